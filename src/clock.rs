@@ -1,0 +1,28 @@
+//! The only place that reads a clock.
+//!
+//! Validity never depends on time: it is decided by positions in the database's log. Time decides
+//! only when an entry is old enough to be refreshed and how long the node has not heard from the
+//! primary, and for both a monotonic clock is right. The wall clock appears once, to tell another
+//! node how old a shared entry was when it was written.
+
+use std::time::{Duration, SystemTime};
+
+pub(crate) use tokio::time::Instant;
+
+/// Now, on the monotonic clock. Tests pause it with `tokio::time::pause`.
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Milliseconds since 1970 on this node's wall clock; 0 for a clock set before that.
+#[allow(clippy::disallowed_methods, reason = "this is the one reader of the wall clock")]
+pub(crate) fn unix_millis() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Whole milliseconds of a duration, saturating.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

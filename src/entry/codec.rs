@@ -1,0 +1,232 @@
+//! The form of an entry outside this process.
+//!
+//! ```text
+//! offset  bytes  what                                      all numbers little-endian
+//!      0      4  magic, "TGE" and the version of the format
+//!      4      4  length of the metadata
+//!      8     16  checksum: the first 16 bytes of BLAKE3 over all that follows
+//!     24      8  epoch
+//!     32      8  as_of
+//!     40      8  when it was made, in milliseconds since 1970
+//!     48      8  TTL in milliseconds
+//!     56      8  how long it is kept, in milliseconds
+//!     64      8  how long it took to make, in microseconds
+//!     72      -  metadata (bincode): canonical key, tag hashes, head
+//!      -      -  the body as it is, up to the end
+//! ```
+//!
+//! The checksum finds damage, not malice: whoever may write to the store is trusted with what the
+//! service answers. Hostile bytes can make an entry undecodable, which is a miss; they can't make
+//! the decoder panic, or reserve more memory than the bytes they came in.
+
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use super::{Entry, Epoch, Life, Position, Tag};
+use crate::clock;
+
+const MAGIC: &[u8; 4] = b"TGE\x01";
+const CHECKED_FROM: usize = 24;
+const HEADER: usize = 72;
+
+/// Why bytes are not an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Fewer bytes than the header has, or than it says.
+    #[error("truncated")]
+    Truncated,
+    /// Not an entry, or one of another version.
+    #[error("of another format or version")]
+    Format,
+    /// Bytes changed since they were written.
+    #[error("checksum does not match")]
+    Checksum,
+    /// The metadata is not what this version writes.
+    #[error("metadata is malformed")]
+    Metadata,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Metadata<'a> {
+    #[serde(borrow)]
+    key: &'a [u8],
+    tags: Vec<u64>,
+    #[serde(borrow)]
+    head: &'a [u8],
+}
+
+/// Writes an entry.
+pub(crate) fn encode(entry: &Entry) -> Bytes {
+    let metadata = Metadata {
+        key: &entry.key,
+        tags: entry.tags.iter().map(|tag| tag.hash()).collect(),
+        head: &entry.head,
+    };
+    let metadata = bincode::serde::encode_to_vec(&metadata, bincode::config::standard())
+        .unwrap_or_else(|_| Vec::new()); // byte slices and integers always encode
+    let mut out = BytesMut::with_capacity(HEADER + metadata.len() + entry.body.len());
+    out.put_slice(MAGIC);
+    out.put_u32_le(u32::try_from(metadata.len()).unwrap_or(u32::MAX));
+    out.put_bytes(0, CHECKED_FROM - out.len());
+    out.put_u64_le(entry.epoch.get());
+    out.put_u64_le(entry.as_of.get());
+    out.put_u64_le(clock::unix_millis().saturating_sub(clock::millis(entry.age())));
+    out.put_u64_le(clock::millis(entry.life.ttl));
+    out.put_u64_le(clock::millis(entry.life.keep));
+    out.put_u64_le(u64::try_from(entry.life.cost.as_micros()).unwrap_or(u64::MAX));
+    out.put_slice(&metadata);
+    out.put_slice(&entry.body);
+    let sum = blake3::hash(&out[CHECKED_FROM..]);
+    out[8..CHECKED_FROM].copy_from_slice(&sum.as_bytes()[..16]);
+    out.freeze()
+}
+
+/// Reads an entry. Key, head and body are slices of `bytes`, not copies.
+pub(crate) fn decode(bytes: &Bytes) -> Result<Entry, DecodeError> {
+    if bytes.len() < HEADER {
+        return Err(DecodeError::Truncated);
+    }
+    let mut header = bytes.slice(..HEADER);
+    let mut magic = [0; 4];
+    header.copy_to_slice(&mut magic);
+    if &magic != MAGIC {
+        return Err(DecodeError::Format);
+    }
+    let metadata_len = header.get_u32_le() as usize;
+    let sum = header.split_to(16);
+    if *sum != blake3::hash(&bytes[CHECKED_FROM..]).as_bytes()[..16] {
+        return Err(DecodeError::Checksum);
+    }
+    let epoch = Epoch::new(header.get_u64_le());
+    let as_of = Position::new(header.get_u64_le());
+    let life = read_life(&mut header);
+    let body_at = HEADER.checked_add(metadata_len).ok_or(DecodeError::Truncated)?;
+    let metadata_bytes = bytes.get(HEADER..body_at).ok_or(DecodeError::Truncated)?;
+    let metadata = read_metadata(metadata_bytes)?;
+    Ok(Entry::from_parts(
+        bytes.slice_ref(metadata.key),
+        (epoch, as_of),
+        metadata.tags.into_iter().map(Tag::from_hash).collect(),
+        life,
+        (bytes.slice_ref(metadata.head), bytes.slice(body_at..)),
+    ))
+}
+
+fn read_life(header: &mut Bytes) -> Life {
+    let made = header.get_u64_le();
+    let ttl = Duration::from_millis(header.get_u64_le());
+    let keep = Duration::from_millis(header.get_u64_le());
+    let cost = Duration::from_micros(header.get_u64_le());
+    let age = Duration::from_millis(clock::unix_millis().saturating_sub(made));
+    Life { age_on_arrival: age, ..Life::starting_now(ttl, keep, cost) }
+}
+
+fn read_metadata(bytes: &[u8]) -> Result<Metadata<'_>, DecodeError> {
+    // A limit above any honest metadata, so that a length in the bytes can't ask for more memory.
+    const LIMIT: usize = 16 << 20;
+    let config = bincode::config::standard().with_limit::<LIMIT>();
+    match bincode::serde::borrow_decode_from_slice(bytes, config) {
+        Ok((metadata, read)) if read == bytes.len() => Ok(metadata),
+        _ => Err(DecodeError::Metadata),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Key;
+
+    fn entry() -> Entry {
+        let life = Life::starting_now(
+            Duration::from_secs(300),
+            Duration::from_secs(360),
+            Duration::from_micros(1500),
+        );
+        let key = Key::new("golden").part("key").finish();
+        let tags = [Tag::table("users"), Tag::from_hash(7)].into();
+        let parts = (Bytes::from_static(b"head"), Bytes::from_static(b"body"));
+        Entry::new(&key, (Epoch::new(0x1122), Position::new(0x16_B374_D848)), tags, life, parts)
+    }
+
+    /// Entries outlive the process that wrote them: this form may change only with the version.
+    #[tokio::test(start_paused = true)]
+    async fn golden_bytes() {
+        let mut bytes = encode(&entry()).to_vec();
+        bytes[8..24].fill(0); // over the time of writing, so never twice the same
+        bytes[40..48].fill(0);
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hex,
+            concat!(
+                "54474501",
+                "2a000000",
+                "00000000000000000000000000000000",
+                "2211000000000000",
+                "48d874b316000000",
+                "0000000000000000",
+                "e093040000000000",
+                "407e050000000000",
+                "dc05000000000000",
+                "19",
+                "0600000000000000",
+                "676f6c64656e",
+                "0300000000000000",
+                "6b6579",
+                "02",
+                "fd3bdfbece85c88153",
+                "07",
+                "04",
+                "68656164",
+                "626f6479",
+            )
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_written_is_read() {
+        let written = entry();
+        let read = decode(&encode(&written)).unwrap();
+        assert_eq!(read.key, written.key);
+        assert_eq!((read.epoch, read.as_of), (written.epoch, written.as_of));
+        assert_eq!(read.tags, written.tags);
+        assert_eq!((read.life.ttl, read.life.keep), (written.life.ttl, written.life.keep));
+        assert_eq!(read.life.cost, written.life.cost);
+        assert_eq!((read.head, read.body), (written.head, written.body));
+    }
+
+    #[test]
+    fn every_changed_byte_and_every_cut_is_noticed() {
+        let good = encode(&entry());
+        for at in 0..good.len() {
+            assert!(decode(&good.slice(..at)).is_err(), "cut at {at}");
+            let mut bad = good.to_vec();
+            bad[at] ^= 0x40;
+            assert!(decode(&bad.into()).is_err(), "changed at {at}");
+        }
+    }
+
+    #[test]
+    fn a_length_bomb_is_refused_and_nothing_is_reserved_for_it() {
+        let mut metadata = vec![0xfd];
+        metadata.extend(u64::MAX.to_le_bytes());
+        let mut bomb = BytesMut::new();
+        bomb.put_slice(MAGIC);
+        bomb.put_u32_le(u32::try_from(metadata.len()).unwrap());
+        bomb.put_bytes(0, HEADER - 8);
+        bomb.put_slice(&metadata);
+        let sum = blake3::hash(&bomb[CHECKED_FROM..]);
+        bomb[8..24].copy_from_slice(&sum.as_bytes()[..16]);
+        assert_eq!(decode(&bomb.freeze()).err(), Some(DecodeError::Metadata));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(&Bytes::from(bytes));
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! One stored answer.
+
+use std::any::Any;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Epoch, Key, Position, Tag};
+use crate::clock::{self, Instant};
+
+/// One stored answer: the bytes, and what decides whether they may be served.
+///
+/// An entry never changes. Whoever holds one shares it; a hit copies no body.
+#[derive(Debug)]
+pub struct Entry {
+    pub(crate) key: Bytes,
+    pub(crate) epoch: Epoch,
+    pub(crate) as_of: Position,
+    pub(crate) tags: Box<[Tag]>,
+    pub(crate) life: Life,
+    pub(crate) head: Bytes,
+    pub(crate) body: Bytes,
+    decoded: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+/// How long an entry lives, and how old it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Life {
+    /// When this node made or received the entry.
+    pub(crate) arrived: Instant,
+    /// How old the entry was then.
+    pub(crate) age_on_arrival: Duration,
+    /// The age up to which it is fresh.
+    pub(crate) ttl: Duration,
+    /// The age up to which it is kept, for use when it is stale. At least the TTL.
+    pub(crate) keep: Duration,
+    /// How long it took to make, for early refresh.
+    pub(crate) cost: Duration,
+}
+
+impl Life {
+    pub(crate) fn starting_now(ttl: Duration, keep: Duration, cost: Duration) -> Self {
+        Self {
+            arrived: clock::now(),
+            age_on_arrival: Duration::ZERO,
+            ttl,
+            keep: keep.max(ttl),
+            cost,
+        }
+    }
+}
+
+impl Entry {
+    pub(crate) fn new(
+        key: &Key,
+        (epoch, as_of): (Epoch, Position),
+        tags: Box<[Tag]>,
+        life: Life,
+        (head, body): (Bytes, Bytes),
+    ) -> Self {
+        Self::from_parts(key.text().clone(), (epoch, as_of), tags, life, (head, body))
+    }
+
+    pub(crate) fn from_parts(
+        key: Bytes,
+        (epoch, as_of): (Epoch, Position),
+        tags: Box<[Tag]>,
+        life: Life,
+        (head, body): (Bytes, Bytes),
+    ) -> Self {
+        Self { key, epoch, as_of, tags, life, head, body, decoded: OnceLock::new() }
+    }
+
+    /// Whether this entry answers `key`. Two keys with one hash are told apart here.
+    pub fn answers(&self, key: &Key) -> bool {
+        self.key == key.text()
+    }
+
+    /// The history that [`as_of`](Self::as_of) is a position in.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// A lower bound: every transaction whose commit ends at or before it is in the answer.
+    pub fn as_of(&self) -> Position {
+        self.as_of
+    }
+
+    /// What the answer depends on.
+    pub fn tags(&self) -> &[Tag] {
+        &self.tags
+    }
+
+    /// Time since the answer was made.
+    pub fn age(&self) -> Duration {
+        self.life.age_on_arrival.saturating_add(self.life.arrived.elapsed())
+    }
+
+    /// The age up to which the answer is fresh.
+    pub fn ttl(&self) -> Duration {
+        self.life.ttl
+    }
+
+    /// What the one who stored the entry put beside the body.
+    pub fn head(&self) -> &Bytes {
+        &self.head
+    }
+
+    /// The answer itself.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Bytes that the entry takes in memory, about.
+    pub fn weight(&self) -> usize {
+        const FIXED: usize = size_of::<Entry>() + 128;
+        FIXED + self.key.len() + size_of_val(&*self.tags) + 2 * self.head.len() + self.body.len()
+    }
+
+    /// The head or body in decoded form, made once per node and entry by `decode`.
+    pub(crate) fn decoded<T, E>(
+        &self,
+        decode: impl FnOnce(&Self) -> Result<T, E>,
+    ) -> Result<Arc<T>, E>
+    where
+        T: Any + Send + Sync,
+    {
+        if let Some(known) = self.decoded.get().cloned().and_then(|any| any.downcast().ok()) {
+            return Ok(known);
+        }
+        let made = Arc::new(decode(self)?);
+        // Lost to another thread, or taken by another type: both work without the shortcut.
+        drop(self.decoded.set(made.clone()));
+        Ok(made)
+    }
+}

@@ -1,0 +1,130 @@
+//! What makes two requests, or two queries, the same.
+
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::position::first_u64;
+
+/// The name of an answer: a BLAKE3 hash over a canonical text, and that text.
+///
+/// Two keys are equal only if their texts are: the hash finds an entry, the text proves that it is
+/// the right one. Each part of the text is preceded by its length, so no choice of separators in
+/// the parts can make two different lists of parts the same text.
+///
+/// ```
+/// use tidegate::Key;
+///
+/// let key = Key::new("report").part("2026").part("emea").finish();
+/// assert_ne!(key, Key::new("report").part("2026emea").part("").finish());
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    hash: [u8; 32],
+    text: Bytes,
+}
+
+impl Key {
+    /// Begins a key in a namespace of its own, such as the name of the function it is for.
+    #[expect(clippy::new_ret_no_self, reason = "a key is begun, then finished")]
+    pub fn new(namespace: &str) -> KeyText {
+        KeyText(BytesMut::with_capacity(128)).part(namespace)
+    }
+
+    /// The hash.
+    pub fn hash(&self) -> &[u8; 32] {
+        &self.hash
+    }
+
+    /// The canonical text that was hashed.
+    pub fn text(&self) -> &Bytes {
+        &self.text
+    }
+
+    /// A short form of the hash for tables and slots on this node.
+    pub(crate) fn short(&self) -> u64 {
+        first_u64(&self.hash)
+    }
+}
+
+impl fmt::Display for Key {
+    /// The hash in hexadecimal. The text may hold personal data and is never printed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&blake3::Hash::from_bytes(self.hash).to_hex())
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({self})")
+    }
+}
+
+/// A key being written, part by part.
+#[derive(Debug)]
+pub struct KeyText(BytesMut);
+
+impl KeyText {
+    /// Adds one part: its length, then its bytes.
+    #[must_use]
+    pub fn part(mut self, bytes: impl AsRef<[u8]>) -> Self {
+        let bytes = bytes.as_ref();
+        self.0.put_u64_le(bytes.len() as u64);
+        self.0.put_slice(bytes);
+        self
+    }
+
+    /// Adds several parts, with their number before them.
+    #[must_use]
+    pub fn list<I>(mut self, parts: I) -> Self
+    where
+        I: IntoIterator<IntoIter: ExactSizeIterator>,
+        I::Item: AsRef<[u8]>,
+    {
+        let parts = parts.into_iter();
+        self.0.put_u64_le(parts.len() as u64);
+        parts.fold(self, Self::part)
+    }
+
+    /// The key.
+    pub fn finish(self) -> Key {
+        let text = self.0.freeze();
+        Key { hash: *blake3::hash(&text).as_bytes(), text }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(parts: &[Vec<u8>]) -> Key {
+        parts.iter().fold(Key::new("t"), |key, part| key.part(part)).finish()
+    }
+
+    proptest! {
+        #[test]
+        fn different_parts_make_different_texts(
+            a in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..4), 0..4),
+            b in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..4), 0..4),
+        ) {
+            prop_assert_eq!(a == b, key(&a) == key(&b));
+            prop_assert_eq!(a == b, key(&a).hash() == key(&b).hash());
+        }
+    }
+
+    #[test]
+    fn a_list_is_not_its_parts() {
+        let listed = Key::new("t").list(["a", "b"]).part("c").finish();
+        let other = Key::new("t").list(["a"]).part("b").part("c").finish();
+        assert_ne!(listed, other);
+    }
+
+    #[test]
+    fn debug_output_hides_the_text() {
+        assert!(
+            !format!("{:?}", Key::new("t").part("alice@example.org").finish()).contains("alice")
+        );
+    }
+}

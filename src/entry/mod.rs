@@ -1,0 +1,19 @@
+//! What is stored, and what it is called.
+//!
+//! An [`Entry`] is one answer: opaque bytes for the one who stored it, and around them what decides
+//! whether it may be served: the [`Key`] that it answers, the [`Tag`]s that it depends on, and the
+//! [`Position`] in the database's log, within an [`Epoch`], up to which it is known to be complete.
+//! `codec` is the form that an entry has outside this process.
+
+pub(crate) mod codec;
+#[expect(clippy::module_inception, reason = "the type that the folder is about")]
+mod entry;
+mod key;
+mod position;
+mod tag;
+
+pub use entry::Entry;
+pub(crate) use entry::Life;
+pub use key::{Key, KeyText};
+pub use position::{Epoch, Position};
+pub use tag::Tag;

@@ -1,0 +1,118 @@
+//! Where in the database's history something happened.
+
+use std::fmt;
+
+/// A place in the totally ordered log of changes: a Postgres LSN, in bytes since the log began
+/// (PostgreSQL manual, "WAL Internals"), or, without Postgres, a local counter.
+///
+/// Positions compare as numbers. They mean something only within one [`Epoch`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(u64);
+
+impl Position {
+    /// Before every change.
+    pub const ZERO: Self = Self(0);
+    /// After every change that can ever be.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// The position at `bytes` of the log.
+    pub const fn new(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
+    /// The number behind the position.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The position just before this one: what a read proves that began after this one was seen.
+    ///
+    /// A commit record can be in the log and not be visible yet, so having seen `W` proves nothing
+    /// about a commit that ends at `W` exactly; everything that ended before is another matter,
+    /// since a commit that the read missed gets its fence later, at `W` or past it.
+    #[must_use]
+    pub const fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+}
+
+impl fmt::Display for Position {
+    /// As Postgres prints an LSN: `16/B374D848`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xffff_ffff)
+    }
+}
+
+/// One uninterrupted history of positions: a database cluster on one timeline, or one process.
+///
+/// Positions of two epochs say nothing about each other, so an entry of another epoch is never
+/// valid. Zero is no epoch at all: the node does not know yet, or not any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    /// No epoch: nothing is valid in it.
+    pub const UNKNOWN: Self = Self(0);
+
+    /// The epoch with this number.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The epoch of a Postgres cluster: its system identifier and its timeline, hashed.
+    pub fn of_cluster(system_identifier: u64, timeline: u32) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"tidegate epoch");
+        hasher.update(&system_identifier.to_le_bytes());
+        hasher.update(&timeline.to_le_bytes());
+        Self(first_u64(hasher.finalize().as_bytes()).max(1))
+    }
+
+    /// The number behind the epoch.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// Whether this is an epoch at all.
+    pub const fn is_known(self) -> bool {
+        self.0 != 0
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// The first eight bytes of a hash, as a number.
+pub(crate) fn first_u64(hash: &[u8; 32]) -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash[..8]);
+    u64::from_le_bytes(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_as_postgres_does() {
+        assert_eq!(Position::new(0x16_B374_D848).to_string(), "16/B374D848");
+        assert_eq!(Position::new(0xFFFF_FFFF).to_string(), "0/FFFFFFFF");
+    }
+
+    #[test]
+    fn before_stops_at_zero() {
+        assert_eq!(Position::new(7).before(), Position::new(6));
+        assert_eq!(Position::ZERO.before(), Position::ZERO);
+    }
+
+    #[test]
+    fn a_new_timeline_is_a_new_epoch() {
+        let before = Epoch::of_cluster(7_300_000_000_000_000_000, 1);
+        assert!(before.is_known());
+        assert_ne!(before, Epoch::of_cluster(7_300_000_000_000_000_000, 2));
+        assert_ne!(before, Epoch::of_cluster(7_300_000_000_000_000_001, 1));
+    }
+}

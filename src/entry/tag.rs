@@ -1,0 +1,145 @@
+//! What an answer depends on.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::position::first_u64;
+
+/// A name for what an answer depends on: a table (`users`), the rows of a table that have a value
+/// in a column (`users:id=42`), or a word of the application's own (`front-page`).
+///
+/// Only a hash of the name is kept. Two names with the same hash share a fence, which can cost a
+/// spare miss and never a stale answer. Values are brought to one form first, so that the path
+/// `/users/042` and the row with `id = 42` are one tag: surrounding white space and letter case do
+/// not count, integers lose their plus sign and leading zeros, UUIDs their punctuation.
+///
+/// ```
+/// use tidegate::Tag;
+///
+/// assert_eq!(Tag::named("users:id=042"), Tag::column("users", "id", "42"));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag(u64);
+
+impl Tag {
+    /// The tag of this name, in any of the three forms.
+    pub fn named(name: &str) -> Self {
+        match name.split_once('=') {
+            Some((column, value)) => Self::of(&[column, "=", &canonical(value)]),
+            None => Self::of(&[name]),
+        }
+    }
+
+    /// Everything in a table.
+    pub fn table(table: &str) -> Self {
+        Self::of(&[table])
+    }
+
+    /// The rows of a table that have `value` in `column`, now or before the change.
+    pub fn column(table: &str, column: &str, value: &str) -> Self {
+        Self::of(&[table, ":", column, "=", &canonical(value)])
+    }
+
+    /// Changes to a table too large to be told row by row, TRUNCATE among them. An answer that
+    /// depends on rows of a table carries this tag as well.
+    pub fn bulk(table: &str) -> Self {
+        Self::of(&[table, "!"])
+    }
+
+    /// The hash of the name.
+    pub const fn hash(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) const fn from_hash(hash: u64) -> Self {
+        Self(hash)
+    }
+
+    fn of(pieces: &[&str]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for piece in pieces {
+            hasher.update(piece.as_bytes());
+        }
+        Self(first_u64(hasher.finalize().as_bytes()))
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tag({:016x})", self.0)
+    }
+}
+
+/// The one form of a value. Merging two values that Postgres tells apart costs a spare miss;
+/// telling apart two that a handler takes for the same would hide a change. So this merges freely.
+fn canonical(value: &str) -> Cow<'_, str> {
+    let value = value.trim();
+    if let Some(integer) = integer(value) {
+        return integer;
+    }
+    if let Some(uuid) = uuid(value) {
+        return uuid.into();
+    }
+    value.to_lowercase().into()
+}
+
+fn integer(value: &str) -> Option<Cow<'_, str>> {
+    let (sign, digits) = match value.as_bytes().first()? {
+        b'-' => ("-", &value[1..]),
+        b'+' => ("", &value[1..]),
+        _ => ("", value),
+    };
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let digits = digits.trim_start_matches('0');
+    Some(match (sign, digits) {
+        (_, "") => "0".into(),
+        ("", digits) => digits.into(),
+        (sign, digits) => format!("{sign}{digits}").into(),
+    })
+}
+
+fn uuid(value: &str) -> Option<String> {
+    let value = value.to_ascii_lowercase();
+    let value = value.strip_prefix("urn:uuid:").unwrap_or(&value);
+    let hex: String = value.chars().filter(|c| !matches!(c, '-' | '{' | '}')).collect();
+    (hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit())).then_some(hex)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_three_forms_agree_with_their_names() {
+        assert_eq!(Tag::named("users"), Tag::table("users"));
+        assert_eq!(Tag::named("users!"), Tag::bulk("users"));
+        assert_eq!(Tag::named("users:id=42"), Tag::column("users", "id", "42"));
+        assert_ne!(Tag::named("users:id=42"), Tag::named("users:id=43"));
+    }
+
+    #[test]
+    fn a_value_has_one_form_however_a_client_writes_it() {
+        for same in ["42", " 42", "+42", "0042"] {
+            assert_eq!(Tag::column("t", "c", same), Tag::column("t", "c", "42"), "{same}");
+        }
+        assert_eq!(Tag::column("t", "c", "-007"), Tag::column("t", "c", "-7"));
+        assert_eq!(Tag::column("t", "c", "-0"), Tag::column("t", "c", "0"));
+        assert_eq!(Tag::column("t", "c", "Ada"), Tag::column("t", "c", "ADA"));
+        let plain = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
+        for same in [
+            "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11",
+            "{a0eebc999c0b4ef8bb6d6bb9bd380a11}",
+            "urn:uuid:a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+        ] {
+            assert_eq!(Tag::column("t", "c", same), Tag::column("t", "c", plain), "{same}");
+        }
+    }
+
+    #[test]
+    fn a_value_may_hold_the_separators() {
+        assert_eq!(Tag::named("t:c=a=b:c"), Tag::column("t", "c", "a=b:c"));
+        assert_eq!(Tag::named("t:c="), Tag::column("t", "c", ""));
+    }
+}

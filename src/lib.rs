@@ -1,0 +1,14 @@
+//! A cache-aside layer for services that read from Postgres.
+
+#![forbid(unsafe_code)]
+
+mod clock;
+mod entry;
+mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use entry::{Entry, Epoch, Key, KeyText, Position, Tag};
+#[cfg(feature = "memory")]
+pub use store::Memory;
+pub use store::{Found, Lease, LeaseToken, Store, StoreError, Tier};

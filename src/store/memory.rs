@@ -1,0 +1,92 @@
+//! The tier in this process.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::{Found, Store, StoreError, Tier};
+use crate::entry::{Entry, Key};
+
+/// Entries in this process, bounded by the bytes that they take.
+///
+/// When it is full, entries that are asked for least go (S3-FIFO, after Yang et al., "FIFO queues
+/// are all you need for cache eviction", SOSP 2023, as the `quick_cache` crate does it). An entry
+/// larger than the share of one of the cache's shards is not kept.
+pub struct Memory {
+    entries: Cache<[u8; 32], Arc<Entry>, Weight>,
+}
+
+impl Memory {
+    /// A tier of at most `capacity` bytes.
+    pub fn new(capacity: u64) -> Self {
+        const TYPICAL_ENTRY: u64 = 2048;
+        let estimated = usize::try_from(capacity / TYPICAL_ENTRY).unwrap_or(usize::MAX).max(16);
+        Self { entries: Cache::with_weighter(estimated, capacity, Weight) }
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes taken, about.
+    pub fn weight(&self) -> u64 {
+        self.entries.weight()
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory")
+            .field("entries", &self.len())
+            .field("bytes", &self.weight())
+            .field("capacity", &self.entries.capacity())
+            .finish()
+    }
+}
+
+impl Store for Memory {
+    fn peek(&self, key: &Key) -> Option<Found> {
+        let entry = self.entries.get(key.hash())?;
+        if entry.age() >= entry.life.keep {
+            self.entries.remove_if(key.hash(), |kept| Arc::ptr_eq(kept, &entry));
+            return None;
+        }
+        entry.answers(key).then_some(Found { entry, tier: Tier::Memory })
+    }
+
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
+        Box::pin(async { Ok(self.peek(key)) })
+    }
+
+    fn put(
+        &self,
+        key: &Key,
+        entry: &Arc<Entry>,
+    ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
+        self.entries.insert(*key.hash(), entry.clone());
+        None
+    }
+
+    fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.entries.remove(key.hash());
+        Box::pin(async { Ok(()) })
+    }
+}
+
+#[derive(Clone)]
+struct Weight;
+
+impl Weighter<[u8; 32], Arc<Entry>> for Weight {
+    fn weight(&self, _: &[u8; 32], entry: &Arc<Entry>) -> u64 {
+        entry.weight() as u64
+    }
+}

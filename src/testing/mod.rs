@@ -1,0 +1,8 @@
+//! Servers for tests: private, on free ports of the loopback interface, gone when dropped.
+//!
+//! A server that is missing on the machine is an error that says what to install; nothing is
+//! skipped. Where we are root, servers run as an unprivileged user, since Postgres refuses root.
+
+mod process;
+
+pub use process::{Process, Scratch, free_port};
