@@ -2,13 +2,24 @@
 
 #![forbid(unsafe_code)]
 
+mod cache;
 mod clock;
 mod entry;
+mod middleware;
+mod outcome;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use cache::{
+    Ask, Bypass, Cache, Fences, Filled, Hit, Lead, Log, LogError, Lookup, Policy, Record, Unfit,
+    Verdict, verdict,
+};
 pub use entry::{Entry, Epoch, Key, KeyText, Position, Tag};
+pub use middleware::{
+    Body, CacheLayer, CacheService, PolicyError, ResponseFuture, SecretError, Sessions,
+};
+pub use outcome::{BypassReason, Counters, Event, MissReason, Outcome, StaleReason};
 #[cfg(feature = "memory")]
 pub use store::Memory;
 pub use store::{Found, Lease, LeaseToken, Store, StoreError, Tier};

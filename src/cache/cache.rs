@@ -1,0 +1,237 @@
+//! The type that users hold.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::Semaphore;
+
+use super::fence::Fences;
+use super::flight::Flights;
+use super::log::{Log, LogError};
+use super::policy::{Policy, PolicyTag};
+use super::record::Record;
+use crate::clock;
+use crate::entry::{Entry, Epoch, Key, Position, Tag};
+use crate::outcome::{Counters, Event};
+use crate::store::{LeaseToken, Store, StoreError};
+
+/// Bytes of the fence table, unless told otherwise: about a million slots.
+const FENCE_BYTES: usize = 8 << 20;
+
+/// Loads at a time, unless told otherwise.
+const LOADS: usize = 512;
+
+/// Answers, kept for as long as they are proven fresh.
+///
+/// Clones share everything. Without a `Listener` the cache is its own source of changes:
+/// [`invalidate`](Self::invalidate) then is the only thing that makes entries invalid before their
+/// TTL, on this node alone, and entries of other processes are never valid here.
+///
+/// ```
+/// use std::time::Duration;
+/// use tidegate::{Cache, Key, Memory, Policy};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let cache = Cache::new(Memory::new(64 << 20));
+/// let policy = Policy::ttl(Duration::from_secs(60)).tag("prices");
+/// let key = Key::new("price").part("tea").finish();
+///
+/// let price = cache.get_or_load(&key, &policy, async || Ok::<_, ()>(350)).await;
+/// assert_eq!(price, Ok(350));
+/// let again = cache.get_or_load(&key, &policy, async || Ok::<_, ()>(999)).await;
+/// assert_eq!(again, Ok(350), "from the cache");
+///
+/// cache.invalidate(["prices"]).await.unwrap();
+/// let fresh = cache.get_or_load(&key, &policy, async || Ok::<_, ()>(375)).await;
+/// assert_eq!(fresh, Ok(375));
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Cache {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) store: Box<dyn Store>,
+    pub(crate) fences: Arc<Fences>,
+    pub(crate) flights: Flights,
+    pub(crate) loads: Arc<Semaphore>,
+    pub(crate) counters: Counters,
+    pub(crate) alone: Alone,
+    log: OnceLock<Arc<dyn Log>>,
+    off: AtomicBool,
+}
+
+impl Cache {
+    /// A cache over a store.
+    pub fn new(store: impl Store) -> Self {
+        Self::with_limits(store, FENCE_BYTES, LOADS)
+    }
+
+    /// A cache whose fence table takes `fence_bytes`, and that makes at most `loads` answers at a
+    /// time, whatever the load: the bound on what a cold start asks of the database.
+    pub fn with_limits(store: impl Store, fence_bytes: usize, loads: usize) -> Self {
+        let fences = Fences::new(fence_bytes);
+        // Ours until a log is attached; another process's entries are of another epoch.
+        fences.begin(Epoch::new(fastrand::u64(1..)), Position::new(1));
+        let shared = Shared {
+            store: Box::new(store),
+            fences: Arc::new(fences),
+            flights: Flights::new(),
+            loads: Arc::new(Semaphore::new(loads.max(1))),
+            counters: Counters::default(),
+            alone: Alone::new(),
+            log: OnceLock::new(),
+            off: AtomicBool::new(false),
+        };
+        shared.fences.confirm(Position::new(2), clock::now());
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Makes every entry invalid that carries one of these tags. With a log, on every node, as soon
+    /// as each has seen it; without, here and at once. A table's name covers its rows.
+    ///
+    /// # Errors
+    ///
+    /// If the database can't be reached; nothing has changed then.
+    pub async fn invalidate<I>(&self, tags: I) -> Result<(), LogError>
+    where
+        I: IntoIterator<Item: Into<String>>,
+    {
+        let tags: Vec<String> = tags.into_iter().map(Into::into).collect();
+        if let Some(log) = self.log() {
+            return log.invalidate(tags).await;
+        }
+        let fences = &self.shared.fences;
+        let fence = fences.seen().map_or(Position::MAX, |(_, seen)| seen);
+        for tag in &tags {
+            fences.raise(Tag::named(tag), fence);
+            fences.raise(Tag::bulk(tag), fence);
+        }
+        fences.confirm(Position::new(fence.get().saturating_add(1)), clock::now());
+        Ok(())
+    }
+
+    /// Switches the cache off, or on again: off, every request goes to its handler. Nothing is
+    /// forgotten, and invalidation goes on.
+    pub fn set_off(&self, off: bool) {
+        self.shared.off.store(off, Ordering::Release);
+    }
+
+    /// Whether the cache is switched off.
+    pub fn is_off(&self) -> bool {
+        self.shared.off.load(Ordering::Acquire)
+    }
+
+    /// What happened so far, counted.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// What this node knows of changes.
+    pub fn fences(&self) -> &Arc<Fences> {
+        &self.shared.fences
+    }
+
+    /// Attaches the source of changes. The cache is empty of valid entries until it begins an epoch.
+    /// A second one is refused.
+    pub(crate) fn attach(&self, log: Arc<dyn Log>) -> Result<(), Arc<dyn Log>> {
+        self.shared.log.set(log)?;
+        self.shared.fences.lose();
+        Ok(())
+    }
+
+    pub(crate) fn log(&self) -> Option<&Arc<dyn Log>> {
+        self.shared.log.get()
+    }
+
+    /// A record for work under a policy.
+    pub(crate) fn record(
+        &self,
+        policy: Option<&Policy>,
+        tags: Vec<PolicyTag>,
+        session: Option<(Epoch, Position)>,
+    ) -> Record {
+        // Without a log there is nobody who could track a read.
+        let untracked = self.log().is_none() || policy.is_some_and(|policy| policy.untracked);
+        Record::new(self.shared.fences.clone(), tags, session, untracked)
+    }
+
+    /// Keeps an entry: at once what can be, the rest in the background, and `lease` is given back
+    /// when it is where the others look.
+    pub(crate) fn keep(&self, key: &Key, entry: &Arc<Entry>, lease: Option<LeaseToken>) {
+        self.shared.counters.note(Event::Stored);
+        let rest = self.shared.store.put(key, entry);
+        if rest.is_none() && lease.is_none() {
+            return;
+        }
+        let (cache, key) = (self.clone(), key.clone());
+        spawn(async move {
+            if let Some(rest) = rest {
+                cache.noted(rest.await);
+            }
+            if let Some(token) = lease {
+                cache.noted(cache.shared.store.release(&key, token).await);
+            }
+        });
+    }
+
+    /// Gives a lease back without an entry.
+    pub(crate) fn give_back(&self, key: &Key, lease: LeaseToken) {
+        let (cache, release) = (self.clone(), self.shared.store.release(key, lease));
+        spawn(async move { cache.noted(release.await) });
+    }
+
+    /// A store's failure is counted and told, and is nobody's error.
+    pub(crate) fn noted(&self, done: Result<(), StoreError>) {
+        if let Err(error) = done {
+            self.shared.counters.note(Event::StoreError);
+            tracing::debug!(%error, "the shared store failed");
+        }
+    }
+}
+
+/// Runs work in the background; nowhere to run it means that the process is ending.
+fn spawn(work: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(work);
+    }
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache")
+            .field("store", &self.shared.store)
+            .field("epoch", &self.shared.fences.epoch())
+            .field("log", &self.log().is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Keys whose answers lately could not be stored, so that requests for them need not wait for one
+/// another. A small table without locks; a key that is taken for another only loses its flight.
+pub(crate) struct Alone(Box<[AtomicU64]>);
+
+impl Alone {
+    fn new() -> Self {
+        Self((0..1024).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    pub(crate) fn has(&self, key: &Key) -> bool {
+        self.slot(key).load(Ordering::Relaxed) == key.short()
+    }
+
+    pub(crate) fn set(&self, key: &Key, alone: bool) {
+        if alone {
+            self.slot(key).store(key.short(), Ordering::Relaxed);
+        } else if self.has(key) {
+            self.slot(key).store(0, Ordering::Relaxed);
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "only the low bits choose the slot")]
+    fn slot(&self, key: &Key) -> &AtomicU64 {
+        &self.0[key.short() as usize % self.0.len()]
+    }
+}

@@ -1,0 +1,317 @@
+//! The fences of all tags, in a table of fixed size that is read without waiting.
+//!
+//! A count-min sketch (Cormode and Muthukrishnan, 2005) with maxima for counts: each tag has a slot
+//! in each of [`ROWS`] rows; raising a fence raises each of its slots, and a tag's fence is the
+//! smallest of its slots. Tags that share a slot can make a fence look higher than it is, never
+//! lower: a spare miss, never a stale hit. The table neither grows nor evicts.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::verdict::{Verdict, verdict};
+use crate::clock::{self, Instant};
+use crate::entry::{Entry, Epoch, Position, Tag};
+
+/// Slots per tag.
+const ROWS: usize = 2;
+
+/// Never heard from the source of changes.
+const NEVER: u64 = u64::MAX;
+
+/// What this node knows of the changes in the database: one fence per tag, the floor under all of
+/// them, how far it has followed the log, and when it last did.
+///
+/// One task writes, any number read. The epoch is written before and after everything else that
+/// changes with it, and read likewise, so that no reader can mix two epochs.
+#[derive(Debug)]
+pub struct Fences {
+    epoch: AtomicU64,
+    floor: AtomicU64,
+    /// A position seen on the primary: the `W` of the protocol.
+    seen: AtomicU64,
+    /// When the last look at the log began, in microseconds since `started`.
+    confirmed: AtomicU64,
+    started: Instant,
+    slots: Box<[AtomicU64]>,
+    sample: Sample,
+}
+
+impl Fences {
+    /// A table of about `bytes`; at least 1 KiB. Nothing is valid until an epoch begins.
+    pub fn new(bytes: usize) -> Self {
+        let per_row = (bytes / size_of::<u64>() / ROWS).max(64).next_power_of_two();
+        Self {
+            epoch: AtomicU64::new(Epoch::UNKNOWN.get()),
+            floor: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
+            confirmed: AtomicU64::new(NEVER),
+            started: clock::now(),
+            slots: (0..per_row * ROWS).map(|_| AtomicU64::new(0)).collect(),
+            sample: Sample::default(),
+        }
+    }
+
+    /// The current epoch, or [`Epoch::UNKNOWN`].
+    pub fn epoch(&self) -> Epoch {
+        Epoch::new(self.epoch.load(Ordering::SeqCst))
+    }
+
+    /// The fence of everything: nothing is known to be complete before it.
+    pub fn floor(&self) -> Position {
+        Position::new(self.floor.load(Ordering::Acquire))
+    }
+
+    /// The fence of one tag, the floor included.
+    pub fn of(&self, tag: Tag) -> Position {
+        let fence = self.slots_of(tag).map(|slot| self.slots[slot].load(Ordering::Acquire)).min();
+        Position::new(fence.unwrap_or(u64::MAX)).max(self.floor())
+    }
+
+    /// The largest fence of several tags, the floor included.
+    pub fn of_all(&self, tags: &[Tag]) -> Position {
+        tags.iter().map(|tag| self.of(*tag)).max().unwrap_or(Position::ZERO).max(self.floor())
+    }
+
+    /// Judges an entry by the fences as they are now.
+    pub fn judge(&self, entry: &Entry) -> Verdict {
+        let epoch = self.epoch();
+        let fence = self.of_all(&entry.tags);
+        // Read again: had an epoch begun meanwhile, the fence could be of neither.
+        if self.epoch() != epoch {
+            return Verdict::OldEpoch;
+        }
+        verdict((entry.epoch, entry.as_of), (epoch, fence))
+    }
+
+    /// The epoch and the position up to which this node has followed the log.
+    pub fn seen(&self) -> Option<(Epoch, Position)> {
+        let epoch = self.epoch();
+        let seen = Position::new(self.seen.load(Ordering::Acquire));
+        (epoch.is_known() && self.epoch() == epoch).then_some((epoch, seen))
+    }
+
+    /// How long ago the last look at the log began: how stale a valid entry can be at most.
+    /// `None` if there was none in this epoch.
+    pub fn age(&self) -> Option<Duration> {
+        match self.confirmed.load(Ordering::Acquire) {
+            NEVER => None,
+            confirmed => Some(self.elapsed().saturating_sub(Duration::from_micros(confirmed))),
+        }
+    }
+
+    /// Whether a fence that is past `as_of` is so only because tags share slots, as far as the
+    /// sample of exactly kept fences can tell.
+    pub(crate) fn is_false_alarm(&self, entry: &Entry) -> Option<bool> {
+        if entry.as_of < self.floor() {
+            return Some(false);
+        }
+        let mut blamed = entry.tags.iter().filter(|tag| self.of(**tag) > entry.as_of).peekable();
+        blamed.peek()?;
+        blamed
+            .map(|tag| self.sample.fence(*tag).map(|exact| exact <= entry.as_of.get()))
+            .try_fold(true, |all, one| one.map(|one| all && one))
+    }
+
+    /// Begins an epoch: all fences are forgotten, and the floor is where it begins.
+    pub fn begin(&self, epoch: Epoch, floor: Position) {
+        self.epoch.store(Epoch::UNKNOWN.get(), Ordering::SeqCst);
+        self.confirmed.store(NEVER, Ordering::Release);
+        for slot in &self.slots {
+            slot.store(0, Ordering::Release);
+        }
+        self.sample.clear();
+        self.floor.store(floor.get(), Ordering::Release);
+        self.seen.store(floor.get(), Ordering::Release);
+        self.epoch.store(epoch.get(), Ordering::SeqCst);
+    }
+
+    /// Forgets the epoch: nothing is valid until one begins.
+    pub fn lose(&self) {
+        self.epoch.store(Epoch::UNKNOWN.get(), Ordering::SeqCst);
+        self.confirmed.store(NEVER, Ordering::Release);
+    }
+
+    /// Raises the fence of a tag to `fence`; a fence never falls.
+    pub fn raise(&self, tag: Tag, fence: Position) {
+        for slot in self.slots_of(tag) {
+            self.slots[slot].fetch_max(fence.get(), Ordering::AcqRel);
+        }
+        self.sample.raise(tag, fence.get());
+    }
+
+    /// Raises the fence of everything.
+    pub fn raise_floor(&self, floor: Position) {
+        self.floor.fetch_max(floor.get(), Ordering::AcqRel);
+    }
+
+    /// Records that the log was followed up to `seen` by a look that began at `began`. Call it after
+    /// the fences that the look found are raised.
+    pub(crate) fn confirm(&self, seen: Position, began: Instant) {
+        self.seen.fetch_max(seen.get(), Ordering::AcqRel);
+        let micros = began.saturating_duration_since(self.started).as_micros();
+        self.confirmed.store(u64::try_from(micros).unwrap_or(NEVER - 1), Ordering::Release);
+    }
+
+    fn elapsed(&self) -> Duration {
+        clock::now().saturating_duration_since(self.started)
+    }
+
+    fn slots_of(&self, tag: Tag) -> impl Iterator<Item = usize> {
+        let per_row = self.slots.len() / ROWS;
+        let hash = tag.hash();
+        (0..ROWS).map(move |row| {
+            // Each row takes 32 bits of its own from the hash; a row has fewer slots than that.
+            let bits = (hash >> (32 * row)) as usize & (per_row - 1);
+            row * per_row + bits
+        })
+    }
+}
+
+/// Exact fences of one tag in 64, to measure how often the table errs.
+#[derive(Debug, Default)]
+struct Sample(Mutex<HashMap<Tag, u64>>);
+
+impl Sample {
+    const LIMIT: usize = 1 << 16;
+
+    fn takes(tag: Tag) -> bool {
+        tag.hash().rotate_left(17).is_multiple_of(64)
+    }
+
+    fn raise(&self, tag: Tag, fence: u64) {
+        if Self::takes(tag) {
+            let mut exact = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if exact.len() < Self::LIMIT || exact.contains_key(&tag) {
+                let known = exact.entry(tag).or_default();
+                *known = fence.max(*known);
+            }
+        }
+    }
+
+    /// The exact fence; `None` if the sample does not have this tag.
+    fn fence(&self, tag: Tag) -> Option<u64> {
+        let exact = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (Self::takes(tag) && exact.len() < Self::LIMIT)
+            .then(|| exact.get(&tag).copied().unwrap_or_default())
+    }
+
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Key;
+    use crate::entry::Life;
+
+    const EPOCH: Epoch = Epoch::new(1);
+
+    fn fences() -> Fences {
+        let fences = Fences::new(1 << 16);
+        fences.begin(EPOCH, Position::ZERO);
+        fences
+    }
+
+    fn entry(as_of: u64, tags: &[Tag]) -> Entry {
+        let life = Life::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
+        let basis = (EPOCH, Position::new(as_of));
+        Entry::new(&Key::new("t").finish(), basis, tags.into(), life, (Bytes::new(), Bytes::new()))
+    }
+
+    proptest! {
+        #[test]
+        fn a_fence_is_never_below_what_it_was_raised_to(
+            raised in proptest::collection::vec((0u64..5000, 1u64..1000), 1..200)
+        ) {
+            let fences = Fences::new(1024);
+            fences.begin(EPOCH, Position::ZERO);
+            for (tag, to) in &raised {
+                fences.raise(Tag::named(&tag.to_string()), Position::new(*to));
+            }
+            for (tag, to) in &raised {
+                prop_assert!(fences.of(Tag::named(&tag.to_string())) >= Position::new(*to));
+            }
+        }
+    }
+
+    #[test]
+    fn a_change_invalidates_what_carries_its_tag_and_nothing_else() {
+        let (fences, users, posts) = (fences(), Tag::table("users"), Tag::table("posts"));
+        let (about_users, about_both) = (entry(10, &[users]), entry(10, &[users, posts]));
+        assert_eq!(fences.judge(&about_users), Verdict::Valid);
+        fences.raise(posts, Position::new(11));
+        assert_eq!(fences.judge(&about_users), Verdict::Valid);
+        assert_eq!(fences.judge(&about_both), Verdict::Fenced);
+    }
+
+    #[test]
+    fn a_fence_that_arrives_late_or_twice_never_lowers_one() {
+        let (fences, tag) = (fences(), Tag::table("users"));
+        for position in [5, 20, 10, 20] {
+            fences.raise(tag, Position::new(position));
+        }
+        assert_eq!(fences.of(tag), Position::new(20));
+    }
+
+    #[test]
+    fn the_floor_is_under_every_tag_and_under_none() {
+        let fences = fences();
+        fences.raise_floor(Position::new(7));
+        assert_eq!(fences.of(Tag::table("users")), Position::new(7));
+        assert_eq!(fences.judge(&entry(6, &[])), Verdict::Fenced);
+        assert_eq!(fences.judge(&entry(7, &[])), Verdict::Valid);
+    }
+
+    #[test]
+    fn an_epoch_forgets_fences_that_its_positions_may_never_reach() {
+        let (fences, tag) = (fences(), Tag::table("users"));
+        fences.raise(tag, Position::new(1_000_000));
+        fences.begin(Epoch::new(2), Position::new(500));
+        assert_eq!(fences.of(tag), Position::new(500));
+        assert_eq!(fences.judge(&entry(2_000_000, &[tag])), Verdict::OldEpoch);
+        assert_eq!(fences.age(), None);
+    }
+
+    #[test]
+    fn nothing_is_valid_once_the_epoch_is_lost() {
+        let fences = fences();
+        fences.lose();
+        assert_eq!(fences.judge(&entry(u64::MAX, &[])), Verdict::OldEpoch);
+        assert_eq!(fences.seen(), None);
+    }
+
+    #[test]
+    fn false_alarms_are_told_from_true_ones() {
+        let fences = Fences::new(1024);
+        fences.begin(EPOCH, Position::ZERO);
+        let sampled: Vec<Tag> = (0..)
+            .map(|n: u32| Tag::named(&n.to_string()))
+            .filter(|t| Sample::takes(*t))
+            .take(9)
+            .collect();
+        for n in 0..5000 {
+            fences.raise(Tag::named(&format!("other{n}")), Position::new(50));
+        }
+        fences.raise(sampled[0], Position::new(60));
+        assert_eq!(fences.is_false_alarm(&entry(10, &sampled[..1])), Some(false));
+        assert_eq!(fences.is_false_alarm(&entry(10, &sampled[1..2])), Some(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_age_counts_from_the_beginning_of_the_last_look() {
+        let fences = fences();
+        assert_eq!(fences.age(), None);
+        let began = clock::now();
+        tokio::time::advance(Duration::from_millis(30)).await;
+        fences.confirm(Position::new(9), began);
+        assert_eq!(fences.age(), Some(Duration::from_millis(30)));
+        assert_eq!(fences.seen(), Some((EPOCH, Position::new(9))));
+    }
+}

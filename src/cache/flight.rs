@@ -1,0 +1,255 @@
+//! One at a time makes the entry for a key; the others wait for it.
+//!
+//! A flight is a semaphore with one permit. The one who holds it leads. Landing closes the
+//! semaphore, which wakes everyone at once; dropping a lead without landing gives the permit to the
+//! next in line, so a leader that fails, panics or is cancelled hands over and nobody hangs.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::entry::Entry;
+
+const SHARDS: usize = 64;
+
+type Hash = [u8; 32];
+type Shard = Mutex<HashMap<Hash, Arc<Flight>>>;
+
+/// All flights of a node.
+#[derive(Debug)]
+pub(crate) struct Flights(Arc<[Shard]>);
+
+/// How a flight ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Landing {
+    /// With an entry, which each follower judges for itself.
+    Entry(Arc<Entry>),
+    /// With an answer that can't be shared: each goes for its own.
+    Nothing,
+}
+
+/// What one who joined a flight is to it.
+#[derive(Debug)]
+pub(crate) enum Joined {
+    Leader(Leader),
+    Follower(Landing),
+}
+
+#[derive(Debug)]
+struct Flight {
+    permit: Arc<Semaphore>,
+    landing: OnceLock<Landing>,
+}
+
+impl Flights {
+    pub(crate) fn new() -> Self {
+        Self((0..SHARDS).map(|_| Shard::default()).collect())
+    }
+
+    /// Joins the flight for a key: at once as its leader, or when it has landed, or as the next
+    /// leader if the present one gives up.
+    pub(crate) async fn join(&self, key: Hash) -> Joined {
+        let seat = self.seat(key);
+        match seat.flight.permit.clone().acquire_owned().await {
+            Ok(permit) => Joined::Leader(Leader { seat, _permit: permit }),
+            Err(_landed) => {
+                Joined::Follower(seat.flight.landing.get().cloned().unwrap_or(Landing::Nothing))
+            }
+        }
+    }
+
+    /// Leads the flight for a key if nobody does.
+    pub(crate) fn try_lead(&self, key: Hash) -> Option<Leader> {
+        let seat = self.seat(key);
+        let permit = seat.flight.permit.clone().try_acquire_owned().ok()?;
+        Some(Leader { seat, _permit: permit })
+    }
+
+    fn seat(&self, key: Hash) -> Seat {
+        let flights = self.0.clone();
+        let flight = lock(&flights[shard(&key)]).entry(key).or_default().clone();
+        Seat { flights, key, flight }
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.0.iter().map(|shard| lock(shard).len()).sum()
+    }
+}
+
+impl Default for Flight {
+    fn default() -> Self {
+        Self { permit: Arc::new(Semaphore::new(1)), landing: OnceLock::new() }
+    }
+}
+
+/// A place in a flight, as leader or waiting. The last to leave closes the door.
+struct Seat {
+    flights: Arc<[Shard]>,
+    key: Hash,
+    flight: Arc<Flight>,
+}
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat").field("flight", &self.flight).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut shard = lock(&self.flights[shard(&self.key)]);
+        if let Slot::Occupied(slot) = shard.entry(self.key) {
+            // The table's and ours: nobody else is in it, and nobody can join under the lock.
+            if Arc::ptr_eq(slot.get(), &self.flight) && Arc::strong_count(slot.get()) == 2 {
+                slot.remove();
+            }
+        }
+    }
+}
+
+/// The lead of a flight. Dropped without landing, it goes to the next who waits.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    // Before the permit: were the permit returned first, a flight could look empty and not be.
+    seat: Seat,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Leader {
+    /// Ends the flight: everyone who waits gets `landing`, and who comes later starts another.
+    pub(crate) fn land(self, landing: Landing) {
+        let Seat { flights, key, flight } = &self.seat;
+        drop(flight.landing.set(landing));
+        let mut shard = lock(&flights[shard(key)]);
+        if shard.get(key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
+            shard.remove(key);
+        }
+        drop(shard);
+        flight.permit.close();
+    }
+}
+
+fn shard(key: &Hash) -> usize {
+    usize::from(key[31]) % SHARDS
+}
+
+fn lock(shard: &Shard) -> std::sync::MutexGuard<'_, HashMap<Hash, Arc<Flight>>> {
+    // Nothing under this lock can panic half-way; a poisoned one is as good as any.
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::entry::Life;
+    use crate::{Epoch, Key, Position};
+
+    const KEY: Hash = [7; 32];
+
+    fn entry() -> Arc<Entry> {
+        let life = Life::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
+        let basis = (Epoch::new(1), Position::ZERO);
+        Arc::new(Entry::new(
+            &Key::new("t").finish(),
+            basis,
+            [].into(),
+            life,
+            (Bytes::new(), Bytes::new()),
+        ))
+    }
+
+    async fn lead(flights: &Flights) -> Leader {
+        match flights.join(KEY).await {
+            Joined::Leader(leader) => leader,
+            Joined::Follower(landing) => panic!("expected to lead, followed to {landing:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_leads_and_a_thousand_get_what_it_made() {
+        let flights = Arc::new(Flights::new());
+        let leader = lead(&flights).await;
+        let mut followers = JoinSet::new();
+        for _ in 0..1000 {
+            let flights = flights.clone();
+            followers.spawn(async move { flights.join(KEY).await });
+        }
+        while Arc::strong_count(&leader.seat.flight) < 1002 {
+            tokio::task::yield_now().await;
+        }
+        let made = entry();
+        leader.land(Landing::Entry(made.clone()));
+        while let Some(joined) = followers.join_next().await {
+            match joined.unwrap() {
+                Joined::Follower(Landing::Entry(got)) => assert!(Arc::ptr_eq(&got, &made)),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(flights.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_gives_up_hands_over() {
+        let flights = Arc::new(Flights::new());
+        let first = lead(&flights).await;
+        let next = tokio::spawn({
+            let flights = flights.clone();
+            async move { lead(&flights).await }
+        });
+        while Arc::strong_count(&first.seat.flight) < 3 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!next.is_finished());
+        drop(first);
+        next.await.unwrap().land(Landing::Nothing);
+        assert_eq!(flights.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_panics_hands_over() {
+        let flights = Arc::new(Flights::new());
+        let leader = lead(&flights).await;
+        let panicked = tokio::spawn(async move {
+            let _leader = leader;
+            panic!("the handler did");
+        });
+        assert!(panicked.await.is_err());
+        drop(lead(&flights).await);
+        assert_eq!(flights.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_leaves_leaves_nothing_behind() {
+        let flights = Flights::new();
+        let leader = lead(&flights).await;
+        assert!(tokio::time::timeout(Duration::ZERO, flights.join(KEY)).await.is_err());
+        drop(leader);
+        assert_eq!(flights.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_comes_after_the_landing_starts_another_flight() {
+        let flights = Flights::new();
+        lead(&flights).await.land(Landing::Nothing);
+        assert!(flights.try_lead(KEY).is_some());
+        assert_eq!(flights.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn only_one_can_lead() {
+        let flights = Flights::new();
+        let leader = flights.try_lead(KEY).unwrap();
+        assert!(flights.try_lead(KEY).is_none());
+        drop(leader);
+        assert!(flights.try_lead(KEY).is_some());
+    }
+}

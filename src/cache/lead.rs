@@ -1,0 +1,146 @@
+//! The duty to make one answer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::cache::Cache;
+use super::flight::{Landing, Leader};
+use super::lookup::Hit;
+use super::policy::Policy;
+use super::record::{Record, Unfit};
+use super::refresh::life;
+use super::verdict::Verdict;
+use crate::clock::{self, Instant};
+use crate::entry::{Entry, Key};
+use crate::outcome::{Event, MissReason, Outcome};
+use crate::store::{Lease, LeaseToken};
+
+/// The duty to make the answer for one key. Do the work in [`record`](Self::record)'s scope, then
+/// [`fill`](Self::fill). Dropping it hands the duty to the next request that waits for it.
+#[derive(Debug)]
+pub struct Lead {
+    cache: Cache,
+    key: Key,
+    policy: Arc<Policy>,
+    record: Record,
+    began: Instant,
+    pub(crate) reason: MissReason,
+    pub(crate) fallback: Option<Hit>,
+    pub(crate) flight: Option<Leader>,
+    pub(crate) lease: Option<LeaseToken>,
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
+}
+
+/// What became of an answer that was made.
+#[derive(Debug)]
+pub enum Filled {
+    /// It is in the cache.
+    Stored(Arc<Entry>),
+    /// It is not, and this is why. It is good for the request that made it all the same.
+    NotStored(Unfit),
+}
+
+impl Lead {
+    pub(crate) fn new(cache: &Cache, key: &Key, policy: &Arc<Policy>, record: Record) -> Self {
+        Self {
+            cache: cache.clone(),
+            key: key.clone(),
+            policy: policy.clone(),
+            record,
+            began: clock::now(),
+            reason: MissReason::Absent,
+            fallback: None,
+            flight: None,
+            lease: None,
+            permit: None,
+        }
+    }
+
+    /// The scope to work in.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Why there is something to make.
+    pub fn outcome(&self) -> Outcome {
+        Outcome::Miss(self.reason)
+    }
+
+    /// What the policy allows to serve if the work fails.
+    pub fn fallback(&mut self) -> Option<Hit> {
+        self.fallback.take()
+    }
+
+    /// For work in the background: asks the other nodes to leave it to us. False if one is at it.
+    pub async fn claim(&mut self) -> bool {
+        if self.policy.lease.is_zero() {
+            return true;
+        }
+        match self.cache.shared.store.lease(&self.key, self.policy.lease).await {
+            Ok(Lease::Granted(token)) => {
+                self.lease = token;
+                true
+            }
+            Ok(Lease::Held) => false,
+            Err(_) => true,
+        }
+    }
+
+    /// Stores the answer if it is proven fresh, and gives it to those who wait. `negative` is for an
+    /// answer that says "there is none".
+    pub fn fill(mut self, negative: bool, head: Bytes, body: Bytes) -> Filled {
+        let basis = match self.record.basis() {
+            Ok(basis) => basis,
+            Err(unfit) => return Filled::NotStored(self.pass(unfit)),
+        };
+        if negative && self.policy.negative_ttl.is_none() {
+            let why = "an answer that says there is none is stored with Policy::negative_ttl only";
+            return Filled::NotStored(self.pass(Unfit::new("negative", why)));
+        }
+        let life = life(&self.policy, negative, self.began.elapsed());
+        let at = (basis.epoch, basis.as_of);
+        let entry = Arc::new(Entry::new(&self.key, at, basis.tags, life, (head, body)));
+        let filled = self.keep(&entry);
+        self.cache.shared.alone.set(&self.key, false);
+        if let Some(flight) = self.flight.take() {
+            // Those who wait judge it by what they ask, even if it can't be kept.
+            flight.land(Landing::Entry(entry));
+        }
+        filled
+    }
+
+    /// Ends the duty with an answer that can't be shared: each who waits makes its own.
+    pub fn pass(mut self, unfit: Unfit) -> Unfit {
+        tracing::debug!(key = %self.key, %unfit, "an answer was not stored");
+        self.cache.shared.counters.note(Event::NotStored);
+        self.cache.shared.alone.set(&self.key, true);
+        if let Some(flight) = self.flight.take() {
+            flight.land(Landing::Nothing);
+        }
+        unfit
+    }
+
+    fn keep(&mut self, entry: &Arc<Entry>) -> Filled {
+        match self.cache.shared.fences.judge(entry) {
+            Verdict::Valid => {
+                self.cache.keep(&self.key, entry, self.lease.take());
+                Filled::Stored(entry.clone())
+            }
+            Verdict::Fenced | Verdict::OldEpoch => {
+                self.cache.shared.counters.note(Event::Overtaken);
+                let why = "what it depends on changed while it was made, or was read too far back";
+                Filled::NotStored(Unfit::new("overtaken", why))
+            }
+        }
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.cache.give_back(&self.key, lease);
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The steps of cache-aside, up to the point where somebody has to make the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{sleep, timeout};
+
+use super::cache::Cache;
+use super::flight::{Joined, Landing, Leader};
+use super::lead::Lead;
+use super::policy::{Policy, PolicyTag};
+use super::record::Record;
+use super::refresh::{Use, decide};
+use crate::entry::{Entry, Epoch, Key, Position};
+use crate::outcome::{BypassReason, Event, MissReason, Outcome};
+use crate::store::{Found, Lease, LeaseToken, StoreError};
+
+/// What a request asks for beyond the key.
+#[derive(Clone, Debug, Default)]
+pub struct Ask {
+    pub(crate) tags: Vec<PolicyTag>,
+    /// What the session has written must be in the answer: everything up to here.
+    pub(crate) session: Option<(Epoch, Position)>,
+}
+
+/// What came of a lookup.
+#[derive(Debug)]
+pub enum Lookup {
+    /// Serve this.
+    Hit(Hit),
+    /// Make the answer.
+    Miss(Box<Lead>),
+    /// Make an answer, and keep it to yourself.
+    Bypass(Bypass),
+}
+
+/// An answer that may be served.
+#[derive(Debug)]
+pub struct Hit {
+    /// The answer.
+    pub found: Found,
+    /// How it came about.
+    pub outcome: Outcome,
+    /// The duty to make it anew in the background, if it is due and nobody else is at it.
+    pub renew: Option<Box<Lead>>,
+}
+
+/// Leave to go past the cache.
+#[derive(Debug)]
+pub struct Bypass {
+    /// Why.
+    pub reason: BypassReason,
+    /// What may be served if no answer can be made.
+    pub fallback: Option<Hit>,
+    /// The scope to work in.
+    pub record: Record,
+    /// Held while the answer is made.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Cache {
+    /// What can be answered at once: an entry in memory, proven fresh, for a session that this node
+    /// need not first catch up with. Waits for nothing and counts only what it answers.
+    pub fn at_hand(
+        &self,
+        key: &Key,
+        policy: &Policy,
+        session: Option<(Epoch, Position)>,
+    ) -> Option<Hit> {
+        if self.is_off() || !self.is_confirmed(policy) || !self.has_followed(session) {
+            return None;
+        }
+        let found = self.shared.store.peek(key)?;
+        let verdict = self.shared.fences.judge(&found.entry);
+        (decide(verdict, &found.entry, policy) == Use::Serve).then(|| {
+            let outcome = Outcome::Hit(found.tier);
+            Hit { found, outcome, renew: None }
+        })
+    }
+
+    /// Finds an answer, or says who makes it.
+    pub async fn lookup(&self, key: &Key, policy: &Arc<Policy>, ask: Ask) -> Lookup {
+        let mut search = Search::new(self, key, policy, ask);
+        if self.is_off() {
+            return Lookup::Bypass(search.bypass(BypassReason::Off, None));
+        }
+        if let Err(reason) = search.can_prove().await {
+            // The store is asked all the same: what it has may be better than an error.
+            search.look().await;
+            return Lookup::Bypass(search.bypass_limited(reason).await);
+        }
+        if let Some(hit) = search.look().await {
+            return Lookup::Hit(hit);
+        }
+        search.make().await
+    }
+
+    /// Whether this node has heard from the source of changes as lately as the policy asks.
+    fn is_confirmed(&self, policy: &Policy) -> bool {
+        self.log().is_none()
+            || self.shared.fences.age().is_some_and(|age| age <= policy.max_staleness)
+    }
+
+    /// Whether the fences hold all that the session wrote. A position of another epoch is one that
+    /// a failover has made meaningless, or that this node has yet to learn of.
+    fn has_followed(&self, session: Option<(Epoch, Position)>) -> bool {
+        let Some((epoch, position)) = session else { return true };
+        self.shared.fences.seen().is_some_and(|seen| seen.0 == epoch && seen.1 >= position)
+    }
+
+    async fn follow(&self, session: Option<(Epoch, Position)>, limit: Duration) -> bool {
+        let (Some((_, position)), Some(log)) = (session, self.log()) else { return true };
+        if self.has_followed(session) {
+            return true;
+        }
+        // Past the drain, a position of another epoch is of one that is over.
+        matches!(timeout(limit, log.catch_up(position)).await, Ok(Ok(())))
+    }
+}
+
+/// One lookup under way: what it was asked, and what it came by.
+struct Search<'a> {
+    cache: &'a Cache,
+    key: &'a Key,
+    policy: &'a Arc<Policy>,
+    ask: Ask,
+    reason: MissReason,
+    /// The youngest entry that was found and may not be served as it is.
+    passed_over: Option<Found>,
+}
+
+impl<'a> Search<'a> {
+    fn new(cache: &'a Cache, key: &'a Key, policy: &'a Arc<Policy>, ask: Ask) -> Self {
+        Self { cache, key, policy, ask, reason: MissReason::Absent, passed_over: None }
+    }
+
+    async fn can_prove(&self) -> Result<(), BypassReason> {
+        if !self.cache.follow(self.ask.session, self.policy.max_staleness).await {
+            return Err(BypassReason::Session);
+        }
+        if !self.cache.is_confirmed(self.policy) {
+            return Err(BypassReason::Unconfirmed);
+        }
+        Ok(())
+    }
+
+    /// Looks in memory, then in the shared store.
+    async fn look(&mut self) -> Option<Hit> {
+        if let Some(hit) = self.peek() {
+            return Some(hit);
+        }
+        let found = self.cache.shared.store.get(self.key).await;
+        self.take(found)
+    }
+
+    fn peek(&mut self) -> Option<Hit> {
+        let found = self.cache.shared.store.peek(self.key)?;
+        let outcome = Outcome::Hit(found.tier);
+        self.judge(found, outcome)
+    }
+
+    fn take(&mut self, found: Result<Option<Found>, StoreError>) -> Option<Hit> {
+        match found {
+            Ok(Some(found)) => {
+                let outcome = Outcome::Hit(found.tier);
+                self.judge(found, outcome)
+            }
+            Ok(None) => None,
+            Err(error) => {
+                self.reason = match error {
+                    StoreError::Decode(_) => MissReason::Undecodable,
+                    _ => MissReason::StoreFailed,
+                };
+                self.cache.noted(Err(error));
+                None
+            }
+        }
+    }
+
+    /// Decides on an entry; one that can't be served is kept in mind.
+    fn judge(&mut self, found: Found, outcome: Outcome) -> Option<Hit> {
+        let verdict = self.cache.shared.fences.judge(&found.entry);
+        match decide(verdict, &found.entry, self.policy) {
+            Use::Serve => Some(Hit { found, outcome, renew: None }),
+            Use::Renew => Some(Hit { renew: self.renewal(), found, outcome }),
+            Use::Stale(reason) => {
+                Some(Hit { renew: self.renewal(), found, outcome: Outcome::Stale(reason) })
+            }
+            Use::Miss(reason) => {
+                self.pass_over(found, reason);
+                None
+            }
+        }
+    }
+
+    fn pass_over(&mut self, found: Found, reason: MissReason) {
+        if self.cache.shared.fences.is_false_alarm(&found.entry) == Some(true) {
+            self.cache.shared.counters.note(Event::FalseAlarm);
+        }
+        self.reason = reason;
+        let known = self.passed_over.as_ref();
+        if known.is_none_or(|known| known.entry.as_of() <= found.entry.as_of()) {
+            self.passed_over = Some(found);
+        }
+    }
+
+    /// Joins those who are making the answer, or begins to.
+    async fn make(mut self) -> Lookup {
+        let alone = self.cache.shared.alone.has(self.key);
+        let mut attempts = if alone { 0 } else { 2 };
+        while attempts > 0 {
+            attempts -= 1;
+            let joined = self.cache.shared.flights.join(*self.key.hash());
+            match timeout(self.policy.wait, joined).await {
+                Ok(Joined::Leader(leader)) => return self.lead(Some(leader)).await,
+                Ok(Joined::Follower(Landing::Entry(entry))) => {
+                    if let Some(hit) = self.collapsed(entry) {
+                        return Lookup::Hit(hit);
+                    }
+                }
+                Ok(Joined::Follower(Landing::Nothing)) | Err(_) => break,
+            }
+        }
+        self.lead(None).await
+    }
+
+    /// What another request was making, judged by what is known now and asked here.
+    fn collapsed(&mut self, entry: Arc<Entry>) -> Option<Hit> {
+        let tier = crate::store::Tier::Memory;
+        self.judge(Found { entry, tier }, Outcome::Collapsed)
+    }
+
+    /// Becomes the one who makes the answer, unless it has turned up meanwhile.
+    async fn lead(mut self, leader: Option<Leader>) -> Lookup {
+        if leader.is_some()
+            && let Some(hit) = self.peek()
+        {
+            return Lookup::Hit(hit);
+        }
+        let lease = match self.claim(leader.is_some()).await {
+            Ok(lease) => lease,
+            Err(hit) => {
+                if let Some(leader) = leader {
+                    leader.land(Landing::Entry(hit.found.entry.clone()));
+                }
+                return Lookup::Hit(hit);
+            }
+        };
+        let permit = self.cache.shared.loads.clone().acquire_owned().await.ok();
+        let mut lead = self.duty(leader, permit);
+        lead.lease = lease;
+        Lookup::Miss(Box::new(lead))
+    }
+
+    /// Asks the other nodes to leave it to us; if one is at it already, waits for what it makes.
+    async fn claim(&mut self, wanted: bool) -> Result<Option<LeaseToken>, Hit> {
+        if !wanted || self.policy.lease.is_zero() {
+            return Ok(None);
+        }
+        match self.cache.shared.store.lease(self.key, self.policy.lease).await {
+            Ok(Lease::Granted(token)) => Ok(token),
+            Ok(Lease::Held) => self.await_other_node().await.map_or(Ok(None), Err),
+            Err(error) => {
+                self.cache.noted(Err(error));
+                Ok(None)
+            }
+        }
+    }
+
+    async fn await_other_node(&mut self) -> Option<Hit> {
+        self.cache.shared.counters.note(Event::LeaseHeld);
+        let limit = self.policy.lease.min(self.policy.wait);
+        let poll = async {
+            let mut pause = Duration::from_millis(2);
+            loop {
+                sleep(pause).await;
+                let found = self.cache.shared.store.get(self.key).await;
+                let failed = found.is_err();
+                if let Some(hit) = self.take(found) {
+                    return Some(hit);
+                }
+                if failed {
+                    return None;
+                }
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
+        };
+        timeout(limit, poll).await.ok().flatten()
+    }
+
+    /// The duty to make an answer anew in the background, if nobody has it and there is room.
+    fn renewal(&self) -> Option<Box<Lead>> {
+        let leader = self.cache.shared.flights.try_lead(*self.key.hash())?;
+        let permit = self.cache.shared.loads.clone().try_acquire_owned().ok()?;
+        Some(Box::new(self.duty(Some(leader), Some(permit))))
+    }
+
+    fn duty(&self, leader: Option<Leader>, permit: Option<OwnedSemaphorePermit>) -> Lead {
+        let mut lead = Lead::new(self.cache, self.key, self.policy, self.record());
+        lead.reason = self.reason;
+        lead.fallback = self.fallback();
+        lead.flight = leader;
+        lead.permit = permit;
+        lead
+    }
+
+    /// What may be served if no answer can be made.
+    fn fallback(&self) -> Option<Hit> {
+        let found = self.passed_over.clone()?;
+        let entry = &found.entry;
+        let window = entry.ttl().saturating_add(self.policy.stale_if_error);
+        let lasts = !self.policy.stale_if_error.is_zero() && entry.age() < window;
+        let has_own_writes = self
+            .ask
+            .session
+            .is_none_or(|(epoch, position)| entry.epoch() == epoch && entry.as_of() >= position);
+        let outcome = Outcome::Stale(crate::outcome::StaleReason::Error);
+        (lasts && has_own_writes).then_some(Hit { found, outcome, renew: None })
+    }
+
+    fn record(&self) -> Record {
+        self.cache.record(Some(self.policy), self.ask.tags.clone(), self.ask.session)
+    }
+
+    fn bypass(&self, reason: BypassReason, permit: Option<OwnedSemaphorePermit>) -> Bypass {
+        Bypass { reason, fallback: self.fallback(), record: self.record(), _permit: permit }
+    }
+
+    /// Goes past a cache that can't prove anything just now, with everybody else: in bounds.
+    async fn bypass_limited(&self, reason: BypassReason) -> Bypass {
+        let permit = self.cache.shared.loads.clone().acquire_owned().await.ok();
+        self.bypass(reason, permit)
+    }
+}

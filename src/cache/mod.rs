@@ -1,0 +1,35 @@
+//! The cache itself, with neither HTTP nor Redis nor Postgres in it.
+//!
+//! ```text
+//! lookup ── at hand? ── in the shared store? ── is another at it? ── Lead: make it, then fill
+//!              │               │                       │
+//!              └── verdict ────┴──────── verdict ──────┘        every time, before it is served
+//! ```
+//!
+//! `fence` keeps what is known of changes, `verdict` is the rule, `record` notes what was read while
+//! an answer was made, `flight` lets one make it while others wait, `refresh` decides by time,
+//! and [`Cache`] puts them together. A [`Lead`] is the duty to make one answer; it is a value, so
+//! that dropping it hands the duty on.
+
+#[expect(clippy::module_inception, reason = "the type that the folder is about")]
+mod cache;
+mod fence;
+mod flight;
+mod lead;
+mod log;
+mod lookup;
+mod policy;
+mod record;
+mod refresh;
+mod typed;
+mod verdict;
+
+pub use cache::Cache;
+pub use fence::Fences;
+pub use lead::{Filled, Lead};
+pub use log::{Log, LogError};
+pub use lookup::{Ask, Bypass, Hit, Lookup};
+pub use policy::Policy;
+pub(crate) use policy::QueryPart;
+pub use record::{Record, Unfit};
+pub use verdict::{Verdict, verdict};

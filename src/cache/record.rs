@@ -1,0 +1,262 @@
+//! What a piece of work read, noted while it runs.
+//!
+//! The cache opens a [`Record`] around each handler or loader. Reads through
+//! `Database::reader()` find it in task-local scope and note the server's position and the tables;
+//! at the end it says whether the answer can be cached, and up to which position it is complete.
+//! Futures joined or selected within the handler are in its scope. A task that the handler spawns
+//! is not: pass it the scope with [`Record::carry`], or its reads make every answer in the making
+//! uncacheable, since nobody can tell which of them they went into.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::task::futures::TaskLocalFuture;
+
+use super::fence::Fences;
+use super::policy::PolicyTag;
+use crate::entry::{Epoch, Position, Tag};
+
+tokio::task_local! {
+    static CURRENT: Record;
+}
+
+/// Reads that were in no record's scope, in this process.
+static STRAY: AtomicU64 = AtomicU64::new(0);
+
+/// Why an answer can't be cached: a token for `Cache-Status`, and the mend for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfit {
+    /// A short word, as in `detail=untracked-table`.
+    pub token: &'static str,
+    /// What it means here and what to do about it.
+    pub why: Cow<'static, str>,
+}
+
+impl Unfit {
+    /// A reason.
+    pub fn new(token: &'static str, why: impl Into<Cow<'static, str>>) -> Self {
+        Self { token, why: why.into() }
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.token, self.why)
+    }
+}
+
+/// What the finished work proves.
+#[derive(Clone, Debug)]
+pub(crate) struct Basis {
+    pub(crate) epoch: Epoch,
+    pub(crate) as_of: Position,
+    pub(crate) tags: Box<[Tag]>,
+}
+
+/// The notes on one piece of work.
+#[derive(Clone, Debug)]
+pub struct Record(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    fences: Arc<Fences>,
+    tags: Vec<PolicyTag>,
+    session: Option<(Epoch, Position)>,
+    untracked: bool,
+    /// What a read of the primary proves that begins with the work.
+    began: Option<(Epoch, Position)>,
+    stray: u64,
+    notes: Mutex<Notes>,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    reads: u32,
+    wrote: bool,
+    as_of: Option<(Epoch, Position)>,
+    tags: BTreeSet<Tag>,
+    unfit: Option<Unfit>,
+    server: Option<Arc<str>>,
+}
+
+impl Record {
+    pub(crate) fn new(
+        fences: Arc<Fences>,
+        tags: Vec<PolicyTag>,
+        session: Option<(Epoch, Position)>,
+        untracked: bool,
+    ) -> Self {
+        let began = fences.seen().map(|(epoch, seen)| (epoch, seen.before()));
+        let stray = STRAY.load(Ordering::Acquire);
+        let notes = Mutex::default();
+        Self(Arc::new(Inner { fences, tags, session, untracked, began, stray, notes }))
+    }
+
+    /// The record of the work that runs now, if it has one.
+    pub fn current() -> Option<Self> {
+        CURRENT.try_with(Self::clone).ok()
+    }
+
+    /// Runs a future in this record's scope.
+    pub fn scope<F: Future>(&self, work: F) -> TaskLocalFuture<Self, F> {
+        CURRENT.scope(self.clone(), work)
+    }
+
+    /// Runs a function in this record's scope.
+    pub fn sync_scope<R>(&self, work: impl FnOnce() -> R) -> R {
+        CURRENT.sync_scope(self.clone(), work)
+    }
+
+    /// Takes the present scope along into a task that is about to be spawned.
+    ///
+    /// ```
+    /// # async fn load() {}
+    /// # async fn handler() {
+    /// let task = tokio::spawn(tidegate::Record::carry(load()));
+    /// # }
+    /// ```
+    pub fn carry<F: Future>(work: F) -> impl Future<Output = F::Output> {
+        let record = Self::current();
+        async move {
+            match record {
+                Some(record) => record.scope(work).await,
+                None => work.await,
+            }
+        }
+    }
+
+    /// Runs a future that is part of no answer, such as a job in the background, so that its reads
+    /// do not count as strays.
+    pub fn detached<F: Future>(work: F) -> impl Future<Output = F::Output> {
+        let nothing = Arc::new(Fences::new(0));
+        Self::new(nothing, Vec::new(), None, false).scope(work)
+    }
+
+    /// Notes a read that is in no record's scope. Whatever answer is in the making might hold it.
+    pub(crate) fn stray() {
+        STRAY.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The tags of a read of `table`: narrower ones where the policy names a column of it that is
+    /// among the `tagged` ones, else the table's.
+    pub fn tags_of(&self, table: &str, tagged: &[String]) -> Vec<Tag> {
+        let narrow = |tag: &&PolicyTag| tag.is_column_of(table, tagged);
+        let mut tags: Vec<Tag> = self.0.tags.iter().filter(narrow).map(PolicyTag::tag).collect();
+        tags.push(if tags.is_empty() { Tag::table(table) } else { Tag::bulk(table) });
+        tags
+    }
+
+    /// The position that a server must have reached for its answer to be of use: past the fences of
+    /// what is read, and past what the session has written.
+    pub fn needs(&self, tags: &[Tag]) -> Position {
+        self.0.fences.of_all(tags).max(self.session())
+    }
+
+    /// The position that the session must see, in the present epoch.
+    pub fn session(&self) -> Position {
+        match self.0.session {
+            Some((epoch, position)) if epoch == self.0.fences.epoch() => position,
+            _ => Position::ZERO,
+        }
+    }
+
+    /// Notes a read: what it proves, what it depends on, and which server it was.
+    pub fn read(&self, basis: (Epoch, Position), tags: &[Tag], server: &Arc<str>) {
+        let mut notes = self.notes();
+        notes.reads += 1;
+        notes.tags.extend(tags);
+        notes.server.get_or_insert_with(|| server.clone());
+        match notes.as_of {
+            None => notes.as_of = Some(basis),
+            Some((epoch, as_of)) if epoch == basis.0 => {
+                notes.as_of = Some((epoch, as_of.min(basis.1)));
+            }
+            Some(_) => drop(notes.unfit.get_or_insert_with(mixed_epochs)),
+        }
+    }
+
+    /// Notes that the answer can't be cached. The first reason stays.
+    pub fn unfit(&self, unfit: Unfit) {
+        self.notes().unfit.get_or_insert(unfit);
+    }
+
+    /// Notes a write.
+    pub fn wrote(&self) {
+        self.notes().wrote = true;
+    }
+
+    /// Whether the work wrote to the database.
+    pub(crate) fn has_written(&self) -> bool {
+        self.notes().wrote
+    }
+
+    /// The first server that was read.
+    pub(crate) fn server(&self) -> Option<Arc<str>> {
+        self.notes().server.clone()
+    }
+
+    /// What the work proves, or why its answer can't be cached.
+    pub(crate) fn basis(&self) -> Result<Basis, Unfit> {
+        let notes = self.notes();
+        if notes.wrote {
+            return Err(Unfit::new("wrote", "the handler wrote to the database"));
+        }
+        let proven = match (notes.as_of, self.0.untracked) {
+            (read, true) => lower(read, self.0.began)?,
+            (read, false) => self.attributed(&notes).and(Ok(read))?,
+        };
+        let (epoch, as_of) = proven.ok_or_else(|| {
+            Unfit::new("no-position", "how far the node has followed the database is unknown")
+        })?;
+        let tags = notes.tags.iter().copied().chain(self.own_tags(&notes.tags)).collect();
+        Ok(Basis { epoch, as_of, tags })
+    }
+
+    /// Whether all that the answer depends on is known.
+    fn attributed(&self, notes: &Notes) -> Result<(), Unfit> {
+        if let Some(unfit) = &notes.unfit {
+            return Err(unfit.clone());
+        }
+        if notes.reads == 0 {
+            let why = "nothing was read through Database::reader(); if the policy's tags cover all \
+                       that the answer depends on, say so with Policy::untracked";
+            return Err(Unfit::new("no-reads", why));
+        }
+        if STRAY.load(Ordering::Acquire) != self.0.stray {
+            let why = "a read outside of any request may have been part of the answer; use \
+                       Record::carry for spawned tasks and Record::detached for background jobs";
+            return Err(Unfit::new("stray-read", why));
+        }
+        Ok(())
+    }
+
+    /// The policy's tags that no read brought in.
+    fn own_tags<'a>(&'a self, read: &'a BTreeSet<Tag>) -> impl Iterator<Item = Tag> + 'a {
+        let all = self.0.tags.iter().flat_map(PolicyTag::with_bulk);
+        all.filter(|tag| !read.contains(tag))
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.0.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The lower of what the reads prove and what was known when the work began.
+fn lower(
+    read: Option<(Epoch, Position)>,
+    began: Option<(Epoch, Position)>,
+) -> Result<Option<(Epoch, Position)>, Unfit> {
+    match (read, began) {
+        (Some(read), Some(began)) if read.0 != began.0 => Err(mixed_epochs()),
+        (Some(read), Some(began)) => Ok(Some((read.0, read.1.min(began.1)))),
+        (_, began) => Ok(began),
+    }
+}
+
+fn mixed_epochs() -> Unfit {
+    Unfit::new("mixed-epochs", "its reads were on different sides of a failover")
+}

@@ -1,0 +1,86 @@
+//! The future of an answer.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_util::future::BoxFuture;
+use http::Response;
+use http_body::Body as HttpBody;
+use pin_project_lite::pin_project;
+use tokio::task::futures::TaskLocalFuture;
+
+use super::body::Body;
+use super::status;
+use crate::cache::Record;
+use crate::outcome::BypassReason;
+
+pin_project! {
+    /// The future of an answer from [`CacheService`](super::CacheService).
+    pub struct ResponseFuture<F, B, E>
+    where
+        B: HttpBody,
+    {
+        #[pin]
+        kind: Kind<F, B, E>,
+    }
+}
+
+pin_project! {
+    #[project = KindProj]
+    enum Kind<F, B, E>
+    where
+        B: HttpBody,
+    {
+        /// Known already.
+        Ready { response: Option<Response<Body<B>>> },
+        /// The handler's.
+        Passed { #[pin] inner: TaskLocalFuture<Record, F>, reason: BypassReason },
+        /// Anything that has to wait.
+        Work { work: BoxFuture<'static, Result<Response<Body<B>>, E>> },
+    }
+}
+
+impl<F, B: HttpBody, E> ResponseFuture<F, B, E> {
+    pub(crate) fn ready(response: Response<Body<B>>) -> Self {
+        Self { kind: Kind::Ready { response: Some(response) } }
+    }
+
+    pub(crate) fn passed(inner: TaskLocalFuture<Record, F>, reason: BypassReason) -> Self {
+        Self { kind: Kind::Passed { inner, reason } }
+    }
+
+    pub(crate) fn work(work: BoxFuture<'static, Result<Response<Body<B>>, E>>) -> Self {
+        Self { kind: Kind::Work { work } }
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F, B, E>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: HttpBody<Data = bytes::Bytes>,
+{
+    type Output = Result<Response<Body<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().kind.project() {
+            KindProj::Ready { response } => match response.take() {
+                Some(response) => Poll::Ready(Ok(response)),
+                None => Poll::Pending, // polled after it was ready
+            },
+            KindProj::Passed { inner, reason } => {
+                let response = ready!(inner.poll(cx))?;
+                let mut response = response.map(Body::passed);
+                status::append(response.headers_mut(), &status::of_bypass(*reason));
+                Poll::Ready(Ok(response))
+            }
+            KindProj::Work { work } => work.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<F, B: HttpBody, E> std::fmt::Debug for ResponseFuture<F, B, E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,231 @@
+//! Which requests are the same.
+//!
+//! Two requests that a handler could tell apart never share a key. What can't be parsed is taken as
+//! it is: the raw bytes, marked as such, make a key of their own.
+
+use std::borrow::Cow;
+
+use http::header::{COOKIE, HOST};
+use http::{HeaderMap, Uri};
+use percent_encoding::percent_decode;
+
+use crate::cache::{Policy, QueryPart};
+use crate::entry::{Key, KeyText};
+
+/// Headers that frameworks and proxies take for the host or the path. They are part of every key, so
+/// that an answer made for one value never reaches a client that sent another.
+const HOST_LIKE: [&str; 6] = [
+    "forwarded",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-prefix",
+    "x-original-url",
+    "x-rewrite-url",
+];
+
+/// The key of a GET request under a policy.
+pub(crate) fn key(namespace: &str, uri: &Uri, headers: &HeaderMap, policy: &Policy) -> Key {
+    let text = Key::new("http").part(namespace);
+    let text = if policy.host { hosts(text, uri, headers) } else { text.part("") };
+    let text = query(text.part(uri.path()), uri.query(), &policy.query);
+    let text = policy.vary.iter().fold(text, |text, name| varied(text, headers, name));
+    let text = policy
+        .vary_cookies
+        .iter()
+        .fold(text, |text, name| text.part(name).list(cookies(headers, name).collect::<Vec<_>>()));
+    text.finish()
+}
+
+fn hosts(text: KeyText, uri: &Uri, headers: &HeaderMap) -> KeyText {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let text = varied(text.part(authority), headers, HOST.as_str());
+    HOST_LIKE.iter().fold(text, |text, name| match headers.contains_key(*name) {
+        true => varied(text, headers, name),
+        false => text,
+    })
+}
+
+/// A header's name and all its values, in order.
+fn varied(text: KeyText, headers: &HeaderMap, name: &str) -> KeyText {
+    let values: Vec<_> = headers.get_all(name).iter().map(http::HeaderValue::as_bytes).collect();
+    text.part(name).list(values)
+}
+
+/// The query, sorted by name; parameters of one name stay in their order.
+fn query(text: KeyText, query: Option<&str>, part: &QueryPart) -> KeyText {
+    let Some(query) = query else { return text.part("none") };
+    let mut pairs: Vec<&str> = query.split('&').collect();
+    if let QueryPart::Only(names) = part {
+        // A name that can't be read might be one that counts.
+        let Some(counting) = only(&pairs, names) else {
+            return text.part("raw").part(query);
+        };
+        pairs = counting;
+    }
+    pairs.sort_by_key(|pair| raw_name(pair));
+    text.part("pairs").list(pairs)
+}
+
+/// The pairs whose names, decoded as a handler would, are among `names`.
+fn only<'q>(pairs: &[&'q str], names: &[String]) -> Option<Vec<&'q str>> {
+    let mut counting = Vec::new();
+    for pair in pairs {
+        let name = decoded(raw_name(pair))?;
+        // `page[]` and `page[size]` are parts of `page` to some parsers.
+        let stem = name.split(['[', '.']).next().unwrap_or_default();
+        if names.iter().any(|wanted| *wanted == name || *wanted == stem) {
+            counting.push(*pair);
+        }
+    }
+    Some(counting)
+}
+
+fn raw_name(pair: &str) -> &str {
+    pair.split_once('=').map_or(pair, |(name, _)| name)
+}
+
+/// A form-encoded name, or `None` if it is malformed.
+fn decoded(raw: &str) -> Option<Cow<'_, str>> {
+    let bytes = raw.as_bytes();
+    let is_whole = |at: usize| {
+        bytes.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit))
+    };
+    let percents = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'%');
+    if raw.contains(';') || !percents.map(|(at, _)| at).all(is_whole) {
+        return None;
+    }
+    let spaced: Cow<'_, [u8]> = match raw.contains('+') {
+        true => raw.replace('+', " ").into_bytes().into(),
+        false => bytes.into(),
+    };
+    let decoded: Vec<u8> = percent_decode(&spaced).collect();
+    String::from_utf8(decoded).ok().map(Into::into)
+}
+
+/// The values of a cookie, however often it is sent.
+pub(crate) fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    all_cookies(headers)
+        .filter_map(move |(found, value)| (found == name.as_bytes()).then_some(value))
+}
+
+/// All cookies of a request: names and values.
+pub(crate) fn all_cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let lines = headers.get_all(COOKIE).into_iter();
+    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).map(|pair| {
+        let at = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
+        let value = pair.get(at + 1..).unwrap_or_default();
+        (pair[..at].trim_ascii(), value.trim_ascii())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn policy() -> Policy {
+        Policy::ttl(Duration::from_secs(1))
+    }
+
+    fn of(uri: &str, policy: &Policy) -> Key {
+        key("", &uri.parse().unwrap(), &HeaderMap::new(), policy)
+    }
+
+    fn with(headers: &[(&'static str, &str)], policy: &Policy) -> Key {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_str(value).unwrap()))
+            .collect::<HeaderMap>();
+        key("", &"/".parse().unwrap(), &headers, policy)
+    }
+
+    #[test]
+    fn the_order_of_parameters_does_not_matter_but_that_of_one_name_does() {
+        assert_eq!(of("/?a=1&b=2", &policy()), of("/?b=2&a=1", &policy()));
+        assert_ne!(of("/?a=1&a=2", &policy()), of("/?a=2&a=1", &policy()));
+        assert_ne!(of("/?a=1", &policy()), of("/?a=1&a=1", &policy()));
+    }
+
+    #[test]
+    fn nothing_that_a_handler_could_tell_apart_shares_a_key() {
+        let all = [
+            "/",
+            "/?",
+            "/?a",
+            "/?a=",
+            "/?=a",
+            "/?a=1",
+            "/?a=1&",
+            "/?&a=1",
+            "/?a=%31",
+            "/?a=1;b=2",
+            "/?a=1&b=2",
+            "/?a=1%26b=2",
+            "/?A=1",
+            "/a",
+            "/A",
+            "/%61",
+            "/a/",
+            "//a",
+            "/a/../a",
+            "/?a=+",
+            "/?a=%20",
+            "/?a=%",
+            "/?a=%zz",
+        ];
+        for (at, one) in all.iter().enumerate() {
+            for other in &all[at + 1..] {
+                assert_ne!(of(one, &policy()), of(other, &policy()), "{one} and {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_listed_parameters_count_however_their_names_are_written() {
+        let policy = policy().query(["page"]);
+        assert_eq!(of("/?page=1&utm_source=x", &policy), of("/?page=1", &policy));
+        assert_ne!(of("/?page=1", &policy), of("/?page=2", &policy));
+        assert_ne!(of("/?utm=1", &policy), of("/?%70age=2", &policy));
+        assert_ne!(of("/?page[]=1", &policy), of("/?page[]=2", &policy));
+        // Malformed names: kept whole, since a lenient parser may see `page` in them.
+        assert_ne!(of("/?x%=1;page=1", &policy), of("/?x%=1;page=2", &policy));
+    }
+
+    #[test]
+    fn hosts_are_apart_even_when_a_proxy_names_them() {
+        let policy = policy();
+        assert_ne!(with(&[("host", "a")], &policy), with(&[("host", "b")], &policy));
+        let poisoned = [("host", "a"), ("x-forwarded-host", "evil")];
+        assert_ne!(with(&poisoned, &policy), with(&[("host", "a")], &policy));
+        let anywhere = policy.host(false);
+        assert_eq!(with(&[("host", "a")], &anywhere), with(&[("host", "b")], &anywhere));
+    }
+
+    #[test]
+    fn varied_headers_and_cookies_tell_answers_apart_and_others_do_not() {
+        let policy = policy().vary(["Accept-Language"]).vary_cookies(["sid"]);
+        let with = |headers: &[(&'static str, &str)]| with(headers, &policy);
+        assert_ne!(with(&[("accept-language", "de")]), with(&[("accept-language", "en")]));
+        assert_ne!(with(&[("accept-language", "de")]), with(&[]));
+        assert_eq!(with(&[("accept", "a")]), with(&[]));
+        assert_ne!(with(&[("cookie", "sid=1")]), with(&[("cookie", "sid=2")]));
+        assert_eq!(with(&[("cookie", "x=1; sid=1")]), with(&[("cookie", "sid=1; y=2")]));
+        assert_ne!(with(&[("cookie", "sid=1; sid=2")]), with(&[("cookie", "sid=1")]));
+    }
+
+    proptest! {
+        #[test]
+        fn different_raw_queries_of_one_name_never_share_a_key(a in "[!-~&&[^#]]{0,12}", b in "[!-~&&[^#]]{0,12}") {
+            let path = |query: &str| format!("/?x={}", query.replace('&', "%26")).parse::<Uri>();
+            if let (Ok(one), Ok(other)) = (path(&a), path(&b)) {
+                let same = one.query() == other.query();
+                let (one, other) = (one.to_string(), other.to_string());
+                prop_assert_eq!(same, of(&one, &policy()) == of(&other, &policy()));
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What users put around their routers.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use tower_layer::Layer;
+
+use super::service::CacheService;
+use super::session::Sessions;
+use crate::cache::{Cache, Policy};
+
+/// Puts a [`Cache`] in front of read handlers.
+///
+/// ```
+/// use std::time::Duration;
+/// use axum::{Router, extract::Path, routing::get};
+/// use tidegate::{Cache, CacheLayer, Memory, Policy};
+///
+/// # async fn user(Path(id): Path<u32>) -> String { format!("user {id}") }
+/// let cache = Cache::new(Memory::new(256 << 20));
+/// let app: Router = Router::new().route("/users/{id}", get(user)).layer(
+///     CacheLayer::new(cache)
+///         .route("/users/{id}", Policy::ttl(Duration::from_secs(300)).tag("users:id={id}")),
+/// );
+/// ```
+///
+/// Routes are named as the outermost router sees them, so with the prefix of a nested one. Requests
+/// for other routes pass, with a [`default`](Self::default_policy) policy or without the cache.
+/// Put the layer inside of compression and CORS, which change an answer for one client, and
+/// outside of nothing that decides who may see it: a layer that checks rights belongs around this one.
+#[derive(Clone, Debug)]
+pub struct CacheLayer {
+    pub(crate) shared: Arc<Routes>,
+}
+
+/// The layer's settings, shared by every service that it made.
+#[derive(Clone)]
+pub(crate) struct Routes {
+    pub(crate) cache: Cache,
+    pub(crate) namespace: String,
+    pub(crate) sessions: Option<Sessions>,
+    routes: HashMap<String, Arc<Policy>>,
+    default: Option<Arc<Policy>>,
+    faults: Vec<String>,
+}
+
+/// Policies that make no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct PolicyError(Vec<String>);
+
+impl CacheLayer {
+    /// A layer without policies: everything passes.
+    pub fn new(cache: Cache) -> Self {
+        let shared = Routes {
+            cache,
+            namespace: String::new(),
+            sessions: None,
+            routes: HashMap::new(),
+            default: None,
+            faults: Vec::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// A layer for one handler, or for any service: this policy for all that it sees.
+    pub fn with_policy(cache: Cache, policy: Policy) -> Self {
+        Self::new(cache).default_policy(policy)
+    }
+
+    /// The policy of a route, by its pattern.
+    #[must_use]
+    pub fn route(mut self, pattern: &str, policy: Policy) -> Self {
+        let shared = Arc::make_mut(&mut self.shared);
+        if let Some(fault) = fault(pattern, &policy) {
+            shared.faults.push(format!("the policy of {pattern} is not used: {fault}"));
+        } else if shared.routes.insert(pattern.to_owned(), Arc::new(policy)).is_some() {
+            shared.faults.push(format!("{pattern} has two policies; the last one counts"));
+        }
+        self
+    }
+
+    /// The policy of what has none of its own.
+    #[must_use]
+    pub fn default_policy(mut self, policy: Policy) -> Self {
+        let shared = Arc::make_mut(&mut self.shared);
+        match policy.fault() {
+            Some(fault) => {
+                shared.faults.push(format!("the default policy is not used: {fault}"));
+            }
+            None => shared.default = Some(Arc::new(policy)),
+        }
+        self
+    }
+
+    /// Lets clients see their own writes: an answer to a request that wrote carries a token, in the
+    /// header `Tidegate-Position` and in a cookie, and a request that brings it back is answered
+    /// with at least all that was written before it.
+    #[must_use]
+    pub fn sessions(mut self, sessions: Sessions) -> Self {
+        Arc::make_mut(&mut self.shared).sessions = Some(sessions);
+        self
+    }
+
+    /// Keeps this layer's entries apart from those of another one over the same cache or Redis whose
+    /// paths mean something else.
+    #[must_use]
+    pub fn namespace(mut self, name: impl Into<String>) -> Self {
+        Arc::make_mut(&mut self.shared).namespace = name.into();
+        self
+    }
+
+    /// Checks the policies. Without this, a policy that makes no sense is logged and not used.
+    ///
+    /// # Errors
+    ///
+    /// If a policy makes no sense: a TTL of zero, a tag with a parameter that the route has not.
+    pub fn validate(self) -> Result<Self, PolicyError> {
+        match self.shared.faults.is_empty() {
+            true => Ok(self),
+            false => Err(PolicyError(self.shared.faults.clone())),
+        }
+    }
+}
+
+impl<S> Layer<S> for CacheLayer {
+    type Service = CacheService<S>;
+
+    fn layer(&self, inner: S) -> CacheService<S> {
+        CacheService::new(inner, self.shared.clone())
+    }
+}
+
+impl Routes {
+    /// The policy for a route's pattern.
+    pub(crate) fn policy(&self, pattern: Option<&str>) -> Option<&Arc<Policy>> {
+        pattern.and_then(|pattern| self.routes.get(pattern)).or(self.default.as_ref())
+    }
+
+    pub(crate) fn report(&self) {
+        for fault in &self.faults {
+            tracing::error!("{fault}");
+        }
+    }
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Routes").field("routes", &self.routes).finish_non_exhaustive()
+    }
+}
+
+fn fault(pattern: &str, policy: &Policy) -> Option<String> {
+    let has = |name: &str| {
+        pattern.contains(&format!("{{{name}}}")) || pattern.contains(&format!("{{*{name}}}"))
+    };
+    let missing = policy.parameters().find(|name| !has(name));
+    let missing = missing.map(|name| format!("a tag uses {{{name}}}, which the route has not"));
+    policy.fault().or(missing)
+}

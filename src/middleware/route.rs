@@ -1,0 +1,71 @@
+//! The parameters of a matched route.
+
+use std::borrow::Cow;
+
+use axum::extract::{MatchedPath, OriginalUri};
+use http::{Request, Uri};
+use percent_encoding::percent_decode_str;
+
+/// The URI as the client sent it. A nested router sees one without its prefix, which two routers
+/// could have in common.
+pub(crate) fn uri<B>(request: &Request<B>) -> &Uri {
+    request.extensions().get::<OriginalUri>().map_or(request.uri(), |original| &original.0)
+}
+
+/// The route's pattern, such as `/users/{id}`, if a router matched one.
+pub(crate) fn pattern<B>(request: &Request<B>) -> Option<&str> {
+    request.extensions().get::<MatchedPath>().map(MatchedPath::as_str)
+}
+
+/// The value of a parameter of a route, decoded as axum does it.
+pub(crate) fn parameter<'a>(pattern: &str, path: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    let mut segments = path.trim_start_matches('/').split('/');
+    for wanted in pattern.trim_start_matches('/').split('/') {
+        let Some((before, wanted, after)) = split(wanted) else {
+            segments.next()?;
+            continue;
+        };
+        if let Some(rest) = wanted.strip_prefix('*') {
+            let at = segments.next().map_or(path.len(), |first| offset(path, first));
+            return (rest == name).then(|| decode(&path[at..]))?;
+        }
+        let segment = segments.next()?;
+        if wanted == name {
+            return decode(segment.strip_prefix(before)?.strip_suffix(after)?);
+        }
+    }
+    None
+}
+
+/// A segment's text before its parameter, the parameter, and the text after.
+fn split(segment: &str) -> Option<(&str, &str, &str)> {
+    let (before, rest) = segment.split_once('{')?;
+    let (name, after) = rest.split_once('}')?;
+    Some((before, name, after))
+}
+
+fn offset(whole: &str, part: &str) -> usize {
+    part.as_ptr() as usize - whole.as_ptr() as usize
+}
+
+fn decode(value: &str) -> Option<Cow<'_, str>> {
+    percent_decode_str(value).decode_utf8().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_come_from_their_place() {
+        let get = |pattern, path, name| parameter(pattern, path, name).map(Cow::into_owned);
+        assert_eq!(get("/users/{id}", "/users/42", "id").as_deref(), Some("42"));
+        assert_eq!(get("/a/{x}/b/{y}", "/a/1/b/2", "y").as_deref(), Some("2"));
+        assert_eq!(get("/users/{id}", "/users/a%2Fb", "id").as_deref(), Some("a/b"));
+        assert_eq!(get("/files/{*path}", "/files/a/b/c", "path").as_deref(), Some("a/b/c"));
+        assert_eq!(get("/v{major}/x", "/v2/x", "major").as_deref(), Some("2"));
+        assert_eq!(get("/users/{id}", "/users/42", "name"), None);
+        assert_eq!(get("/users/{id}", "/users", "id"), None);
+        assert_eq!(get("/users/{id}", "/users/%ff", "id"), None);
+    }
+}

@@ -1,0 +1,79 @@
+//! `Cache-Status` (RFC 9211): what the cache did, and why.
+//!
+//! ```text
+//! Cache-Status: tidegate; hit; ttl=287; detail="memory"
+//! Cache-Status: tidegate; fwd=stale; fwd-status=200; stored; detail="changed, from replica-1"
+//! Cache-Status: tidegate; fwd=miss; fwd-status=200; detail="absent, untracked-table"
+//! ```
+
+use std::fmt::Write;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::cache::{Hit, Record, Unfit};
+use crate::outcome::{BypassReason, MissReason, Outcome};
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// What became of an answer that was made, as far as it is known when its head is sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fate<'a> {
+    Stored,
+    NotStored(&'a Unfit),
+    /// The body is still streaming.
+    Undecided,
+}
+
+pub(crate) fn of_hit(hit: &Hit) -> String {
+    let entry = &hit.found.entry;
+    let ttl = i128::from(entry.ttl().as_secs()) - i128::from(entry.age().as_secs());
+    match hit.outcome {
+        Outcome::Collapsed => "tidegate; fwd=miss; collapsed; detail=\"collapsed\"".into(),
+        outcome => format!("tidegate; hit; ttl={ttl}; detail=\"{}\"", outcome.token()),
+    }
+}
+
+pub(crate) fn of_miss(
+    outcome: Outcome,
+    status: StatusCode,
+    record: &Record,
+    fate: Fate<'_>,
+) -> String {
+    let mut text = format!("tidegate; fwd={}; fwd-status={}", forwarded(outcome), status.as_u16());
+    if matches!(fate, Fate::Stored) {
+        text.push_str("; stored");
+    }
+    let _ = write!(text, "; detail=\"{}", outcome.token());
+    if let Some(server) = record.server() {
+        let _ = write!(text, ", from {server}");
+    }
+    if let Fate::NotStored(unfit) = fate {
+        let _ = write!(text, ", {}", unfit.token);
+    }
+    text.push('"');
+    text
+}
+
+pub(crate) fn of_bypass(reason: BypassReason) -> String {
+    let outcome = Outcome::Bypass(reason);
+    format!("tidegate; fwd={}; detail=\"{}\"", forwarded(outcome), outcome.token())
+}
+
+/// RFC 9211, section 2.2.
+fn forwarded(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Bypass(BypassReason::Method) => "method",
+        Outcome::Bypass(BypassReason::NoStore) => "request",
+        Outcome::Bypass(_) => "bypass",
+        Outcome::Miss(MissReason::Expired | MissReason::Changed | MissReason::OldEpoch) => "stale",
+        Outcome::Miss(MissReason::Absent) => "uri-miss",
+        _ => "miss",
+    }
+}
+
+/// Adds our member after those of caches nearer to the origin (RFC 9211, section 2).
+pub(crate) fn append(headers: &mut HeaderMap, status: &str) {
+    if let Ok(value) = HeaderValue::from_str(status) {
+        headers.append(CACHE_STATUS, value);
+    }
+}

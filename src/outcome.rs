@@ -1,0 +1,259 @@
+//! What became of a request: one value that feeds `Cache-Status`, counters and traces.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::store::Tier;
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Answered from the cache, proven fresh.
+    Hit(Tier),
+    /// Answered with what another request was making at the time.
+    Collapsed,
+    /// Answered from the cache though stale, as the policy allows.
+    Stale(StaleReason),
+    /// Made anew.
+    Miss(MissReason),
+    /// The cache had no part in it.
+    Bypass(BypassReason),
+}
+
+/// Why a stale answer was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StaleReason {
+    /// Its TTL has passed and a new one is being made (RFC 5861, section 3).
+    Revalidating,
+    /// No new one could be made (RFC 5861, section 4).
+    Error,
+    /// It is of before a failover, and a new one is being made.
+    Failover,
+}
+
+/// Why the cache had no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MissReason {
+    /// There is none for the key.
+    Absent,
+    /// Its TTL has passed.
+    Expired,
+    /// Something that it depends on has changed.
+    Changed,
+    /// It is of another epoch.
+    OldEpoch,
+    /// The shared store failed or took too long.
+    StoreFailed,
+    /// What is stored is not an entry of this version.
+    Undecodable,
+}
+
+/// Why the cache was not asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BypassReason {
+    /// The cache is switched off.
+    Off,
+    /// Neither GET nor HEAD.
+    Method,
+    /// No policy for the route.
+    NoPolicy,
+    /// A tag's parameter is not in the route.
+    NoParameter,
+    /// The request is somebody's, and the policy does not say by what answers differ.
+    Personal,
+    /// The request has a body.
+    Body,
+    /// A header asks for another method than the request has.
+    MethodOverride,
+    /// The request asks that its answer not be stored.
+    NoStore,
+    /// The node has not heard from the primary for longer than the policy allows.
+    Unconfirmed,
+    /// The node could not follow the log to where the session has written.
+    Session,
+}
+
+impl Outcome {
+    /// Every outcome, for tables of counters.
+    pub fn all() -> impl Iterator<Item = Self> {
+        use {BypassReason as B, MissReason as M, StaleReason as S};
+        [Self::Hit(Tier::Memory), Self::Hit(Tier::Shared), Self::Collapsed]
+            .into_iter()
+            .chain([S::Revalidating, S::Error, S::Failover].map(Self::Stale))
+            .chain(
+                [M::Absent, M::Expired, M::Changed, M::OldEpoch, M::StoreFailed, M::Undecodable]
+                    .map(Self::Miss),
+            )
+            .chain(
+                [
+                    B::Off,
+                    B::Method,
+                    B::NoPolicy,
+                    B::NoParameter,
+                    B::Personal,
+                    B::Body,
+                    B::MethodOverride,
+                    B::NoStore,
+                    B::Unconfirmed,
+                    B::Session,
+                ]
+                .map(Self::Bypass),
+            )
+    }
+
+    /// Whether the answer came from the cache, without the handler.
+    pub const fn is_hit(self) -> bool {
+        matches!(self, Self::Hit(_) | Self::Collapsed | Self::Stale(_))
+    }
+
+    /// A short word for the reason or the place, unique among outcomes.
+    pub const fn token(self) -> &'static str {
+        match self {
+            Self::Hit(Tier::Memory) => "memory",
+            Self::Hit(Tier::Shared) => "shared",
+            Self::Collapsed => "collapsed",
+            Self::Stale(StaleReason::Revalidating) => "stale-while-revalidate",
+            Self::Stale(StaleReason::Error) => "stale-if-error",
+            Self::Stale(StaleReason::Failover) => "stale-after-failover",
+            Self::Miss(reason) => reason.token(),
+            Self::Bypass(reason) => reason.token(),
+        }
+    }
+
+    const fn index(self) -> usize {
+        match self {
+            Self::Hit(tier) => tier as usize,
+            Self::Collapsed => 2,
+            Self::Stale(reason) => 3 + reason as usize,
+            Self::Miss(reason) => 6 + reason as usize,
+            Self::Bypass(reason) => 12 + reason as usize,
+        }
+    }
+}
+
+impl MissReason {
+    const fn token(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Expired => "expired",
+            Self::Changed => "changed",
+            Self::OldEpoch => "old-epoch",
+            Self::StoreFailed => "store-failed",
+            Self::Undecodable => "undecodable",
+        }
+    }
+}
+
+impl BypassReason {
+    const fn token(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Method => "method",
+            Self::NoPolicy => "no-policy",
+            Self::NoParameter => "no-parameter",
+            Self::Personal => "personal",
+            Self::Body => "request-body",
+            Self::MethodOverride => "method-override",
+            Self::NoStore => "no-store",
+            Self::Unconfirmed => "unconfirmed",
+            Self::Session => "session",
+        }
+    }
+}
+
+/// How often each thing happened since the cache was made.
+#[derive(Debug, Default)]
+pub struct Counters {
+    outcomes: [AtomicU64; 22],
+    events: [AtomicU64; Event::ALL.len()],
+}
+
+/// What else is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// An answer was stored.
+    Stored,
+    /// An answer was made and not stored.
+    NotStored,
+    /// An answer was out of date before it could be stored, since a change came in between.
+    Overtaken,
+    /// The shared store failed.
+    StoreError,
+    /// An entry was made invalid by a change to another tag that shares its slots.
+    FalseAlarm,
+    /// A lease was held by another node.
+    LeaseHeld,
+    /// A session token that was not ours, or not whole.
+    BadToken,
+}
+
+impl Event {
+    const ALL: [Self; 7] = [
+        Self::Stored,
+        Self::NotStored,
+        Self::Overtaken,
+        Self::StoreError,
+        Self::FalseAlarm,
+        Self::LeaseHeld,
+        Self::BadToken,
+    ];
+}
+
+impl Counters {
+    /// How often this became of a request.
+    pub fn outcome(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome.index()].load(Ordering::Relaxed)
+    }
+
+    /// How often this happened.
+    pub fn event(&self, event: Event) -> u64 {
+        self.events[event as usize].load(Ordering::Relaxed)
+    }
+
+    /// The share of requests that were answered from the cache, of those that asked it; 0 to 1.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more")]
+    pub fn hit_ratio(&self) -> f64 {
+        let (mut hits, mut asked) = (0, 0);
+        for outcome in Outcome::all().filter(|outcome| !matches!(outcome, Outcome::Bypass(_))) {
+            let count = self.outcome(outcome);
+            asked += count;
+            hits += if outcome.is_hit() { count } else { 0 };
+        }
+        if asked == 0 { 0.0 } else { hits as f64 / asked as f64 }
+    }
+
+    pub(crate) fn count(&self, outcome: Outcome) {
+        self.outcomes[outcome.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note(&self, event: Event) {
+        self.events[event as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_outcome_has_a_counter_and_a_token_of_its_own() {
+        let counters = Counters::default();
+        let indexes: Vec<usize> = Outcome::all().map(Outcome::index).collect();
+        assert_eq!(indexes, (0..counters.outcomes.len()).collect::<Vec<_>>());
+        let tokens: HashSet<&str> = Outcome::all().map(Outcome::token).collect();
+        assert_eq!(tokens.len(), counters.outcomes.len());
+    }
+
+    #[test]
+    fn the_hit_ratio_is_of_those_who_asked() {
+        let counters = Counters::default();
+        counters.count(Outcome::Bypass(BypassReason::Method));
+        assert!(counters.hit_ratio().abs() < f64::EPSILON);
+        for _ in 0..3 {
+            counters.count(Outcome::Hit(Tier::Memory));
+        }
+        counters.count(Outcome::Miss(MissReason::Absent));
+        assert!((counters.hit_ratio() - 0.75).abs() < f64::EPSILON);
+    }
+}
