@@ -9,8 +9,9 @@ use tokio::sync::Semaphore;
 use super::fence::Fences;
 use super::flight::Flights;
 use super::log::{Log, LogError};
-use super::policy::{Policy, PolicyTag};
-use super::record::Record;
+use super::lookup::Ask;
+use super::policy::Policy;
+use super::record::{Record, Scope};
 use crate::clock;
 use crate::entry::{Entry, Epoch, Key, Position, Tag};
 use crate::outcome::{Counters, Event};
@@ -74,7 +75,7 @@ impl Cache {
     pub fn with_limits(store: impl Store, fence_bytes: usize, loads: usize) -> Self {
         let fences = Fences::new(fence_bytes);
         // Ours until a log is attached; another process's entries are of another epoch.
-        fences.begin(Epoch::new(fastrand::u64(1..)), Position::new(1));
+        fences.begin(Epoch::new(fastrand::u64(1..)), Position::new(1), []);
         let shared = Shared {
             store: Box::new(store),
             fences: Arc::new(fences),
@@ -146,16 +147,17 @@ impl Cache {
         self.shared.log.get()
     }
 
-    /// A record for work under a policy.
-    pub(crate) fn record(
-        &self,
-        policy: Option<&Policy>,
-        tags: Vec<PolicyTag>,
-        session: Option<(Epoch, Position)>,
-    ) -> Record {
-        // Without a log there is nobody who could track a read.
-        let untracked = self.log().is_none() || policy.is_some_and(|policy| policy.untracked);
-        Record::new(self.shared.fences.clone(), tags, session, untracked)
+    /// A record for work under a policy, or under none.
+    pub(crate) fn record(&self, policy: Option<&Policy>, ask: Ask) -> Record {
+        let has_log = self.log().is_some();
+        let scope = Scope {
+            tags: ask.tags,
+            session: ask.session,
+            // Without a log there is nobody who could track a read.
+            untracked: !has_log || policy.is_some_and(|policy| policy.untracked),
+            followed: has_log && policy.is_some(),
+        };
+        Record::new(self.shared.fences.clone(), scope)
     }
 
     /// Keeps an entry: at once what can be, the rest in the background, and `lease` is given back

@@ -114,16 +114,23 @@ impl Fences {
             .try_fold(true, |all, one| one.map(|one| all && one))
     }
 
-    /// Begins an epoch: all fences are forgotten, and the floor is where it begins.
-    pub fn begin(&self, epoch: Epoch, floor: Position) {
-        self.epoch.store(Epoch::UNKNOWN.get(), Ordering::SeqCst);
-        self.confirmed.store(NEVER, Ordering::Release);
+    /// Begins an epoch: fences of before are forgotten, the floor is where what is known begins, and
+    /// `fences` are those that are known already.
+    pub fn begin<I>(&self, epoch: Epoch, floor: Position, fences: I)
+    where
+        I: IntoIterator<Item = (Tag, Position)>,
+    {
+        self.lose();
         for slot in &self.slots {
             slot.store(0, Ordering::Release);
         }
         self.sample.clear();
         self.floor.store(floor.get(), Ordering::Release);
         self.seen.store(floor.get(), Ordering::Release);
+        for (tag, fence) in fences {
+            self.raise(tag, fence);
+        }
+        // Last: with it, what is above becomes the truth.
         self.epoch.store(epoch.get(), Ordering::SeqCst);
     }
 
@@ -215,7 +222,7 @@ mod tests {
 
     fn fences() -> Fences {
         let fences = Fences::new(1 << 16);
-        fences.begin(EPOCH, Position::ZERO);
+        fences.begin(EPOCH, Position::ZERO, []);
         fences
     }
 
@@ -231,7 +238,7 @@ mod tests {
             raised in proptest::collection::vec((0u64..5000, 1u64..1000), 1..200)
         ) {
             let fences = Fences::new(1024);
-            fences.begin(EPOCH, Position::ZERO);
+            fences.begin(EPOCH, Position::ZERO, []);
             for (tag, to) in &raised {
                 fences.raise(Tag::named(&tag.to_string()), Position::new(*to));
             }
@@ -273,7 +280,7 @@ mod tests {
     fn an_epoch_forgets_fences_that_its_positions_may_never_reach() {
         let (fences, tag) = (fences(), Tag::table("users"));
         fences.raise(tag, Position::new(1_000_000));
-        fences.begin(Epoch::new(2), Position::new(500));
+        fences.begin(Epoch::new(2), Position::new(500), []);
         assert_eq!(fences.of(tag), Position::new(500));
         assert_eq!(fences.judge(&entry(2_000_000, &[tag])), Verdict::OldEpoch);
         assert_eq!(fences.age(), None);
@@ -290,7 +297,7 @@ mod tests {
     #[test]
     fn false_alarms_are_told_from_true_ones() {
         let fences = Fences::new(1024);
-        fences.begin(EPOCH, Position::ZERO);
+        fences.begin(EPOCH, Position::ZERO, []);
         let sampled: Vec<Tag> = (0..)
             .map(|n: u32| Tag::named(&n.to_string()))
             .filter(|t| Sample::takes(*t))

@@ -320,7 +320,7 @@ impl<'a> Search<'a> {
     }
 
     fn record(&self) -> Record {
-        self.cache.record(Some(self.policy), self.ask.tags.clone(), self.ask.session)
+        self.cache.record(Some(self.policy), self.ask.clone())
     }
 
     fn bypass(&self, reason: BypassReason, permit: Option<OwnedSemaphorePermit>) -> Bypass {

@@ -57,6 +57,18 @@ pub(crate) struct Basis {
     pub(crate) tags: Box<[Tag]>,
 }
 
+/// What a record is opened with.
+#[derive(Debug, Default)]
+pub(crate) struct Scope {
+    pub(crate) tags: Vec<PolicyTag>,
+    /// What the session has written.
+    pub(crate) session: Option<(Epoch, Position)>,
+    /// The answer may be kept though reads are not known.
+    pub(crate) untracked: bool,
+    /// Reads are worth noting: there is an answer to keep, and a database that can invalidate it.
+    pub(crate) followed: bool,
+}
+
 /// The notes on one piece of work.
 #[derive(Clone, Debug)]
 pub struct Record(Arc<Inner>);
@@ -67,6 +79,7 @@ struct Inner {
     tags: Vec<PolicyTag>,
     session: Option<(Epoch, Position)>,
     untracked: bool,
+    followed: bool,
     /// What a read of the primary proves that begins with the work.
     began: Option<(Epoch, Position)>,
     stray: u64,
@@ -84,16 +97,12 @@ struct Notes {
 }
 
 impl Record {
-    pub(crate) fn new(
-        fences: Arc<Fences>,
-        tags: Vec<PolicyTag>,
-        session: Option<(Epoch, Position)>,
-        untracked: bool,
-    ) -> Self {
-        let began = fences.seen().map(|(epoch, seen)| (epoch, seen.before()));
+    pub(crate) fn new(fences: Arc<Fences>, scope: Scope) -> Self {
+        let Scope { tags, session, untracked, followed } = scope;
+        let began = proven_by_primary(&fences);
         let stray = STRAY.load(Ordering::Acquire);
         let notes = Mutex::default();
-        Self(Arc::new(Inner { fences, tags, session, untracked, began, stray, notes }))
+        Self(Arc::new(Inner { fences, tags, session, untracked, followed, began, stray, notes }))
     }
 
     /// The record of the work that runs now, if it has one.
@@ -133,7 +142,7 @@ impl Record {
     /// do not count as strays.
     pub fn detached<F: Future>(work: F) -> impl Future<Output = F::Output> {
         let nothing = Arc::new(Fences::new(0));
-        Self::new(nothing, Vec::new(), None, false).scope(work)
+        Self::new(nothing, Scope::default()).scope(work)
     }
 
     /// Notes a read that is in no record's scope. Whatever answer is in the making might hold it.
@@ -154,6 +163,16 @@ impl Record {
     /// what is read, and past what the session has written.
     pub fn needs(&self, tags: &[Tag]) -> Position {
         self.0.fences.of_all(tags).max(self.session())
+    }
+
+    /// The present epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.0.fences.epoch()
+    }
+
+    /// What a read of the primary proves that begins now.
+    pub fn primary_basis(&self) -> Option<(Epoch, Position)> {
+        proven_by_primary(&self.0.fences)
     }
 
     /// The position that the session must see, in the present epoch.
@@ -177,6 +196,11 @@ impl Record {
             }
             Some(_) => drop(notes.unfit.get_or_insert_with(mixed_epochs)),
         }
+    }
+
+    /// Whether reads are worth noting.
+    pub fn is_followed(&self) -> bool {
+        self.0.followed
     }
 
     /// Notes that the answer can't be cached. The first reason stays.
@@ -255,6 +279,12 @@ fn lower(
         (Some(read), Some(began)) => Ok(Some((read.0, read.1.min(began.1)))),
         (_, began) => Ok(began),
     }
+}
+
+/// What a read of the primary proves that begins now: all that ended before what was seen of its
+/// log. A commit that ends there exactly may not be visible yet.
+fn proven_by_primary(fences: &Fences) -> Option<(Epoch, Position)> {
+    fences.seen().map(|(epoch, seen)| (epoch, seen.before()))
 }
 
 fn mixed_epochs() -> Unfit {

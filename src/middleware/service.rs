@@ -154,7 +154,7 @@ impl<S> CacheService<S> {
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
         self.routes.cache.shared.counters.count(Outcome::Bypass(reason));
-        let record = self.routes.cache.record(None, Vec::new(), session);
+        let record = self.routes.cache.record(None, Ask { session, ..Ask::default() });
         if self.routes.sessions.is_none() {
             return ResponseFuture::passed(record.scope(self.inner.call(request)), reason);
         }
@@ -290,7 +290,7 @@ impl<S> Steps<S> {
         S: Service<Request<A>, Response = Response<B>>,
         B: HttpBody<Data = Bytes>,
     {
-        let record = self.routes.cache.record(None, Vec::new(), plan.ask.session);
+        let record = self.routes.cache.record(None, plan.ask);
         let mut response = record.scope(self.inner.call(request)).await?.map(Body::passed);
         self.count(Outcome::Bypass(reason));
         status::append(response.headers_mut(), &status::of_bypass(reason));
