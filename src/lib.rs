@@ -4,11 +4,17 @@
 
 mod clock;
 mod entry;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use entry::{Entry, Epoch, Key, KeyText, Position, Tag};
+#[cfg(feature = "postgres")]
+pub use postgres::{
+    LsnError, SchemaError, Status, TableStatus, TriggerState, TriggerStatus, Triggers,
+};
 #[cfg(feature = "memory")]
 pub use store::Memory;
 pub use store::{Found, Lease, LeaseToken, Store, StoreError, Tier};
