@@ -7,6 +7,8 @@ mod clock;
 mod entry;
 mod middleware;
 mod outcome;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -20,6 +22,10 @@ pub use middleware::{
     Body, CacheLayer, CacheService, PolicyError, ResponseFuture, SecretError, Sessions,
 };
 pub use outcome::{BypassReason, Counters, Event, MissReason, Outcome, StaleReason};
+#[cfg(feature = "postgres")]
+pub use postgres::{
+    LsnError, SchemaError, Status, TableStatus, TriggerState, TriggerStatus, Triggers,
+};
 #[cfg(feature = "memory")]
 pub use store::Memory;
 pub use store::{Found, Lease, LeaseToken, Store, StoreError, Tier};

@@ -1,0 +1,163 @@
+//! Reading the log of changes. All of it on one direct connection to the primary.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, Row, postgres::PgRow};
+
+use super::lsn;
+use crate::entry::{Epoch, Position};
+
+#[cfg(all(test, feature = "testing"))]
+mod tests;
+
+/// Which transactions were visible at one moment, as Postgres prints it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Snapshot(String);
+
+/// What has become visible since an earlier snapshot.
+#[derive(Debug)]
+pub(crate) struct Drained {
+    pub(crate) epoch: Epoch,
+    /// Every change that is told of here committed at or before this.
+    pub(crate) fence: Position,
+    pub(crate) snapshot: Snapshot,
+    /// Each tag once.
+    pub(crate) tags: Vec<String>,
+    /// Writers that may commit unheard, since another's wake-up was under way.
+    pub(crate) in_progress: Vec<u64>,
+    /// Rows that were never seen may be gone.
+    pub(crate) trimmed: bool,
+    /// Whether a commit can be counted on to wake the listener.
+    pub(crate) wakeups: bool,
+}
+
+/// What is known at start: the fences of the changes that the log still holds.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) epoch: Epoch,
+    pub(crate) snapshot: Snapshot,
+    /// The fence of every tag without one of its own.
+    pub(crate) floor: Position,
+    pub(crate) fences: Vec<(String, Position)>,
+    /// At or past every change that is told of here.
+    pub(crate) seen: Position,
+    pub(crate) wakeups: bool,
+}
+
+/// Which server answers, and how far it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) system_identifier: u64,
+    /// `None` if a standby does not say, as to a role without `pg_read_all_stats` while it streams.
+    pub(crate) timeline: Option<u32>,
+    pub(crate) standby: bool,
+    /// Where replay is on a standby, where inserts are on a primary.
+    pub(crate) position: Option<Position>,
+    /// Seconds since 1970, on the server's clock. Tells a server from one that took its place.
+    pub(crate) started: i64,
+    pub(crate) address: Option<String>,
+    pub(crate) port: Option<i32>,
+}
+
+/// Makes a connection fit for drains: without statistics the planner would read the whole log.
+pub(crate) async fn prepare(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("set enable_seqscan = off").execute(conn).await.map(drop)
+}
+
+/// What has become visible since `prev`, the snapshot of the drain before.
+pub(crate) async fn drain(
+    conn: &mut PgConnection,
+    prev: &Snapshot,
+) -> Result<Drained, sqlx::Error> {
+    // Planned anew each time: a plan made while the log was empty would be kept when it is large.
+    let query = sqlx::query(include_str!("sql/drain.sql")).persistent(false).bind(&prev.0);
+    let row = query.fetch_one(conn).await?;
+    Ok(Drained {
+        epoch: epoch(&row)?,
+        fence: position(&row, "fence")?,
+        snapshot: Snapshot(row.try_get("snapshot")?),
+        tags: row.try_get("tags")?,
+        in_progress: in_progress(&row)?,
+        trimmed: row.try_get("trimmed")?,
+        wakeups: row.try_get("wakeups")?,
+    })
+}
+
+/// All that the log and its marks tell, for a node that starts.
+pub(crate) async fn load(conn: &mut PgConnection) -> Result<Loaded, sqlx::Error> {
+    let query = sqlx::query(include_str!("sql/load.sql")).persistent(false);
+    let row = query.fetch_one(conn).await?;
+    let seen = position(&row, "fence")?;
+    let or_seen = |text: Option<String>| text.map_or(Ok(seen), |text| lsn::read(&text));
+    let tags: Vec<String> = row.try_get("tags")?;
+    let fences: Vec<Option<String>> = row.try_get("fences")?;
+    let fences = fences.into_iter().map(or_seen).collect::<Result<Vec<_>, _>>()?;
+    Ok(Loaded {
+        epoch: epoch(&row)?,
+        snapshot: Snapshot(row.try_get("snapshot")?),
+        floor: or_seen(row.try_get("floor")?)?,
+        fences: tags.into_iter().zip(fences).collect(),
+        seen,
+        wakeups: row.try_get("wakeups")?,
+    })
+}
+
+/// A position past every fence so far, made by writing a message that nobody reads.
+pub(crate) async fn announce(conn: &mut PgConnection) -> Result<Position, sqlx::Error> {
+    let announced = "select pg_logical_emit_message(false, 'tidegate', '')::text";
+    lsn::read(&sqlx::query_scalar::<_, String>(announced).fetch_one(conn).await?)
+}
+
+/// Notes how far the log has come, if there is news and the newest mark is old enough.
+pub(crate) async fn mark(
+    conn: &mut PgConnection,
+    at_least_every: Duration,
+) -> Result<bool, sqlx::Error> {
+    let mark = "select tidegate.mark(make_interval(secs => $1))";
+    sqlx::query_scalar(mark).bind(at_least_every.as_secs_f64()).fetch_one(conn).await
+}
+
+/// Drops some of the rows that were marked as seen longer ago than `retention`; returns how many.
+pub(crate) async fn trim(conn: &mut PgConnection, retention: Duration) -> Result<i64, sqlx::Error> {
+    const AT_ONCE: i32 = 10_000;
+    let trim = "select tidegate.trim(make_interval(secs => $1), $2)";
+    let query = sqlx::query_scalar(trim).bind(retention.as_secs_f64()).bind(AT_ONCE);
+    query.fetch_one(conn).await
+}
+
+/// A number that is another one when anything about tracked tables, views or functions is.
+pub(crate) async fn fingerprint(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(include_str!("sql/fingerprint.sql")).fetch_one(conn).await
+}
+
+/// Who answers on this connection. For standbys as well.
+pub(crate) async fn identity(conn: &mut PgConnection) -> Result<Identity, sqlx::Error> {
+    let row = sqlx::query(include_str!("sql/identity.sql")).fetch_one(conn).await?;
+    let position: Option<String> = row.try_get("position")?;
+    Ok(Identity {
+        system_identifier: row.try_get::<i64, _>("system_identifier")?.cast_unsigned(),
+        timeline: row.try_get::<Option<i32>, _>("timeline")?.map(i32::cast_unsigned),
+        standby: row.try_get("standby")?,
+        position: position.as_deref().map(lsn::read).transpose()?,
+        started: row.try_get("started")?,
+        address: row.try_get("address")?,
+        port: row.try_get("port")?,
+    })
+}
+
+fn epoch(row: &PgRow) -> Result<Epoch, sqlx::Error> {
+    let system: i64 = row.try_get("system_identifier")?;
+    let file: &str = row.try_get("wal_file")?;
+    let timeline = file.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    let timeline = timeline.ok_or_else(|| sqlx::Error::Decode("no WAL file name".into()))?;
+    Ok(Epoch::of_cluster(system.cast_unsigned(), timeline))
+}
+
+fn position(row: &PgRow, column: &str) -> Result<Position, sqlx::Error> {
+    lsn::read(row.try_get(column)?)
+}
+
+fn in_progress(row: &PgRow) -> Result<Vec<u64>, sqlx::Error> {
+    let ids: Vec<i64> = row.try_get("in_progress")?;
+    Ok(ids.into_iter().map(i64::cast_unsigned).collect())
+}

@@ -1,0 +1,12 @@
+select (select system_identifier from pg_control_system()) as system_identifier,
+    case when pg_is_in_recovery() then coalesce(
+        (select received_tli from pg_stat_wal_receiver),
+        (select nullif(min_recovery_end_timeline, 0) from pg_control_recovery()))
+    else ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int end
+        as timeline,
+    pg_is_in_recovery() as standby,
+    (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+        else pg_current_wal_insert_lsn() end)::text as position,
+    extract(epoch from pg_postmaster_start_time())::bigint as started,
+    host(inet_server_addr()) as address,
+    inet_server_port() as port

@@ -1,0 +1,46 @@
+-- Notes how far the log has come, if it has, and not more often than asked. The lock comes in a
+-- statement before: so snapshots are taken in the order of their marks.
+create or replace function tidegate.mark(every interval) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    newest tidegate.marks;
+begin
+    if not pg_try_advisory_xact_lock(8388065642915395432) then
+        return false;
+    end if;
+    select * into newest from tidegate.marks order by lsn desc limit 1;
+    if found and (newest.at > clock_timestamp() - every or not exists (
+        select from tidegate.log where xid >= pg_snapshot_xmin(newest.snapshot)
+            and not pg_visible_in_snapshot(xid, newest.snapshot)))
+    then
+        return false;
+    end if;
+    insert into tidegate.marks (snapshot, lsn)
+        values (pg_current_snapshot(), pg_current_wal_insert_lsn());
+    return true;
+end $$;
+
+-- Drops rows that a mark older than the retention sees, and marks older than that one, in one
+-- transaction: the oldest mark that is left has seen all that is gone. Rows have no time of their
+-- own that would do: a transaction may commit hours after its row was written.
+create or replace function tidegate.trim(retention interval, most int) returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    keep tidegate.marks;
+    gone bigint;
+begin
+    if not pg_try_advisory_xact_lock(8388065642915395432) then
+        return 0;
+    end if;
+    select * into keep from tidegate.marks where at <= clock_timestamp() - retention
+        order by lsn desc limit 1;
+    if not found then
+        return 0;
+    end if;
+    delete from tidegate.marks where lsn < keep.lsn;
+    delete from tidegate.log where ctid = any (array(
+        select ctid from tidegate.log where xid < pg_snapshot_xmax(keep.snapshot)
+            and pg_visible_in_snapshot(xid, keep.snapshot) order by xid limit most));
+    get diagnostics gone = row_count;
+    return gone;
+end $$;

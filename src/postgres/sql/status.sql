@@ -1,0 +1,46 @@
+with recursive tracked as (
+    select tgrelid, tgname, tgenabled::text as enabled, tgargs
+    from pg_trigger where tgfoid = 'tidegate.changed'::regproc
+),
+upwards (start, member) as (
+    select tgrelid, tgrelid from tracked union
+    select u.start, i.inhparent from upwards u join pg_inherits i on i.inhrelid = u.member
+),
+roots as (
+    select distinct member as root from upwards
+    where not exists (select from pg_inherits where inhrelid = member)
+),
+family (root, member) as (
+    select root, root from roots union
+    select f.root, i.inhrelid from family f join pg_inherits i on i.inhparent = f.member
+),
+names as (
+    select c.oid, case n.nspname when 'public' then '' else n.nspname || '.' end || c.relname as name,
+        c.relpersistence, c.relrowsecurity
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.oid in (select member from family)
+)
+select r.name as root, m.name as member, event, t.enabled,
+    array(select a.attname::text from pg_attribute a
+        where a.attrelid = f.root and not a.attisdropped and a.attnum::text = any (
+            select unnest(string_to_array(split_part(encode(own.tgargs, 'escape'), '\000', 2), ' '))
+            from tracked own where own.tgrelid = f.root)
+        order by a.attnum) as columns,
+    array_remove(array[
+        case when exists (select from pg_subscription_rel where srrelid in
+                (select x.member from family x where x.root = f.root))
+            then 'a subscription writes to it: changes that arrive by logical replication fire no '
+                'statement triggers and are not seen' end,
+        case when r.relpersistence = 'u'
+            then 'it is unlogged: a crash empties it unseen' end,
+        case when r.relrowsecurity
+            then 'it has row security: answers differ by role' end,
+        case when exists (select from pg_inherits where inhrelid in
+                (select x.member from family x where x.root = f.root)
+                group by inhrelid having count(*) > 1)
+            then 'a part of it has several parents: changes go by the name of one of them' end
+    ], null) as warnings
+from family f join names r on r.oid = f.root join names m on m.oid = f.member
+    cross join unnest(array['insert', 'update', 'delete', 'truncate']) event
+    left join tracked t on t.tgrelid = f.member and t.tgname = 'tidegate_' || event
+order by 1, 2, 3

@@ -1,0 +1,204 @@
+//! Which tables note their changes, and in how much detail.
+
+use std::collections::BTreeMap;
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+mod error;
+mod status;
+mod table;
+
+pub use error::SchemaError;
+pub use status::{Status, TableStatus, TriggerState, TriggerStatus};
+
+use error::within;
+use table::Table;
+
+/// The version of the SQL in `sql/`. A change there is a new one.
+pub(crate) const VERSION: i32 = 1;
+
+/// Two installers at once would trip over each other's half-made schema.
+const LOCK: &str = "select pg_advisory_xact_lock(8388065642915395433)";
+
+const SCHEMA: [&str; 5] = [
+    include_str!("sql/schema.sql"),
+    include_str!("sql/changed.sql"),
+    include_str!("sql/wake.sql"),
+    include_str!("sql/marks.sql"),
+    include_str!("sql/track.sql"),
+];
+
+/// The tables whose changes are noted, so that cached answers that depend on them are found stale.
+///
+/// Each change of a tracked table is noted as the table's name; for up to a number of rows in one
+/// statement also as `table:column=value`, for each column of the primary key and each declared
+/// one, with the values before and after. A table of the schema `public` goes by its name, any
+/// other by `schema.name`, without quotes. A partition is tracked with its topmost parent and goes
+/// by the parent's name.
+///
+/// ```no_run
+/// # async fn example(conn: &mut sqlx::PgConnection) -> Result<(), tidegate::SchemaError> {
+/// use tidegate::Triggers;
+///
+/// Triggers::new().table("users").columns("posts", &["author_id"]).install(conn).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Triggers {
+    tables: BTreeMap<String, Vec<String>>,
+    row_limit: u32,
+}
+
+impl Triggers {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self { tables: BTreeMap::new(), row_limit: 100 }
+    }
+
+    /// Tracks a table.
+    #[must_use]
+    pub fn table(self, name: &str) -> Self {
+        self.columns(name, &[])
+    }
+
+    /// Tracks a table, and tells its changes by the values of these columns as well.
+    ///
+    /// A column must be of a type whose text does not depend on a session's settings: an integer,
+    /// `text`, `varchar`, `uuid` or an enum.
+    #[must_use]
+    pub fn columns(mut self, table: &str, columns: &[&str]) -> Self {
+        let declared = self.tables.entry(table.to_owned()).or_default();
+        declared.extend(columns.iter().map(|&column| column.to_owned()));
+        self
+    }
+
+    /// The most rows that one statement's change is told by, 100 if not set; above it counts as a
+    /// change of every row.
+    #[must_use]
+    pub fn row_limit(mut self, rows: u32) -> Self {
+        self.row_limit = rows;
+        self
+    }
+
+    /// Makes the schema `tidegate` and the triggers, where they are not as they should be. Can be
+    /// run by every node at every start: where all is in place, it changes and locks nothing.
+    ///
+    /// # Errors
+    ///
+    /// What can't be tracked, or what right is missing. Then nothing has been changed.
+    pub async fn install(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
+        let mut transaction = conn.begin().await?;
+        check_server(&mut transaction).await?;
+        sqlx::query(LOCK).execute(&mut *transaction).await?;
+        make_schema(&mut transaction).await?;
+        for (name, columns) in &self.tables {
+            let table = Table::find(&mut transaction, name).await?;
+            let columns = table.tagged(&mut transaction, columns).await?;
+            table.track(&mut transaction, &columns, self.row_limit).await?;
+        }
+        transaction.commit().await?;
+        // Only now does a snapshot see the rows that tracking wrote.
+        let first = "select tidegate.mark('0') where not exists (select from tidegate.marks)";
+        sqlx::query(first).execute(conn).await?;
+        Ok(())
+    }
+
+    /// Takes the triggers off these tables. What is cached of them is stale from then on.
+    ///
+    /// # Errors
+    ///
+    /// If a table is not there, or a right is missing.
+    pub async fn uninstall(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
+        let mut transaction = conn.begin().await?;
+        sqlx::query(LOCK).execute(&mut *transaction).await?;
+        for name in self.tables.keys() {
+            Table::find(&mut transaction, name).await?.untrack(&mut transaction).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// Drops the schema `tidegate` and every trigger with it.
+    ///
+    /// # Errors
+    ///
+    /// If a right is missing.
+    pub async fn uninstall_all(conn: &mut PgConnection) -> Result<(), SchemaError> {
+        let drop_all = "drop schema if exists tidegate cascade";
+        sqlx::query(drop_all).execute(conn).await.map_err(within("the schema tidegate"))?;
+        Ok(())
+    }
+
+    /// Lets a role follow the log, as a listener does. Writers and readers need no right at all.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such role or schema.
+    pub async fn grant(conn: &mut PgConnection, role: &str) -> Result<(), SchemaError> {
+        let role = format!("\"{}\"", role.replace('"', "\"\""));
+        let sql = format!(
+            "grant usage on schema tidegate to {role};
+             grant select on tidegate.log, tidegate.marks, tidegate.meta to {role};
+             grant execute on function tidegate.mark(interval), tidegate.trim(interval, int),
+                 tidegate.no_wakeups() to {role};"
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await.map_err(within(&role))?;
+        Ok(())
+    }
+
+    /// What is installed, and what is wrong with it.
+    ///
+    /// # Errors
+    ///
+    /// If the schema is not there.
+    pub async fn status(conn: &mut PgConnection) -> Result<Status, SchemaError> {
+        status::read(conn).await
+    }
+}
+
+impl Default for Triggers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+async fn check_server(conn: &mut PgConnection) -> Result<(), SchemaError> {
+    let query = "select current_setting('server_version_num')::int, pg_is_in_recovery()";
+    let (version, standby): (i32, bool) = sqlx::query_as(query).fetch_one(conn).await?;
+    match (version, standby) {
+        (..140_000, _) => Err(SchemaError::TooOld(version / 10_000)),
+        (_, true) => Err(SchemaError::Standby),
+        _ => Ok(()),
+    }
+}
+
+async fn make_schema(conn: &mut PgConnection) -> Result<(), SchemaError> {
+    match installed_version(conn).await? {
+        Some(version) if version > VERSION => Err(SchemaError::Newer(version)),
+        Some(VERSION) => Ok(()),
+        _ => write_schema(conn).await,
+    }
+}
+
+async fn write_schema(conn: &mut PgConnection) -> Result<(), SchemaError> {
+    for sql in SCHEMA {
+        let made = sqlx::raw_sql(sql).execute(&mut *conn).await;
+        made.map_err(within("the schema tidegate"))?;
+    }
+    sqlx::query("delete from tidegate.meta").execute(&mut *conn).await?;
+    let note = "insert into tidegate.meta (version) values ($1)";
+    sqlx::query(note).bind(VERSION).execute(&mut *conn).await?;
+    // Restored from a dump of another cluster, these would never be old.
+    let foreign = "delete from tidegate.log where xid >= pg_snapshot_xmax(pg_current_snapshot())
+                   and xid <> pg_current_xact_id()";
+    sqlx::query(foreign).execute(conn).await?;
+    Ok(())
+}
+
+async fn installed_version(conn: &mut PgConnection) -> Result<Option<i32>, SchemaError> {
+    let there = "select to_regclass('tidegate.meta') is not null";
+    if !sqlx::query_scalar::<_, bool>(there).fetch_one(&mut *conn).await? {
+        return Ok(None);
+    }
+    let version = sqlx::query_scalar("select max(version) from tidegate.meta").fetch_one(conn);
+    version.await.map_err(within("tidegate.meta"))
+}

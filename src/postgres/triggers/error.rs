@@ -1,0 +1,62 @@
+//! Why tables can't be tracked.
+
+/// Why triggers were not installed, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SchemaError {
+    /// No table has this name.
+    #[error("there is no table `{0}`: write `table` for one of schema public, else `schema.table`")]
+    NoTable(String),
+    /// What has this name can't be tracked.
+    #[error("`{0}` is {1} and can't be tracked: track the tables that its rows come from")]
+    NotATable(String, String),
+    /// Which parent's name would its changes go by?
+    #[error("`{0}` inherits from several tables: track tables with one parent at most")]
+    SeveralParents(String),
+    /// A declared column is not there.
+    #[error("table `{0}` has no column `{1}`")]
+    NoColumn(String, String),
+    /// The text of a value would depend on the session that writes it.
+    #[error(
+        "column `{1}` of `{0}` is of type {2}: only integer, text, varchar, uuid and enum columns, \
+         of a deterministic collation, can be declared; drop it from the columns of `{0}`"
+    )]
+    NotTaggable(String, String, String),
+    /// A right is missing.
+    #[error(
+        "no right to change {what}: install as the owner of the tables, with CREATE on the \
+         database (GRANT CREATE ON DATABASE ... TO ...)"
+    )]
+    NoRights {
+        /// What could not be changed.
+        what: String,
+        /// What Postgres said.
+        source: sqlx::Error,
+    },
+    /// Standbys take no changes.
+    #[error("the server is a standby: connect to the primary")]
+    Standby,
+    /// The schema is not there.
+    #[error("the schema tidegate is not installed: run `tidegate install TABLE...`")]
+    NotInstalled,
+    /// Another version of this crate was here.
+    #[error("the schema tidegate is of version {0}, newer than this crate knows: upgrade tidegate")]
+    Newer(i32),
+    /// Postgres 14 is the first that does.
+    #[error("the server is Postgres {0}: 14 or later is needed")]
+    TooOld(i32),
+    /// Postgres said something else.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Tells a missing right from other errors.
+pub(super) fn within(what: &str) -> impl FnOnce(sqlx::Error) -> SchemaError + use<'_> {
+    move |source| {
+        let code = source.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        if code.as_deref() == Some("42501") {
+            return SchemaError::NoRights { what: what.to_owned(), source };
+        }
+        source.into()
+    }
+}

@@ -1,0 +1,119 @@
+//! What is installed, and whether it does its work.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sqlx::PgConnection;
+
+use super::error::within;
+use super::{SchemaError, VERSION, installed_version};
+
+/// What is installed, and what is wrong with it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Status {
+    /// The version of the schema.
+    pub version: i32,
+    /// Whether this crate would replace it on install.
+    pub outdated: bool,
+    /// Each tracked family of tables.
+    pub tables: Vec<TableStatus>,
+    /// Why commits do not wake listeners at once, if they do not. Changes are then seen at the
+    /// next heartbeat.
+    pub no_wakeups: Option<String>,
+    /// Rows in the log.
+    pub log_rows: i64,
+    /// How far back a node may have been and still start warm.
+    pub oldest_mark: Option<Duration>,
+}
+
+impl Status {
+    /// A tracked table, by the name of its topmost parent.
+    pub fn table(&self, name: &str) -> Option<&TableStatus> {
+        self.tables.iter().find(|table| table.name == name)
+    }
+}
+
+/// A table that is tracked, with all that inherits from it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TableStatus {
+    /// The name in tags, that of the topmost parent.
+    pub name: String,
+    /// The columns that changes are told by.
+    pub columns: Vec<String>,
+    /// Four for each table of the family.
+    pub triggers: Vec<TriggerStatus>,
+    /// What lets changes go unseen: each is to be mended, by another install if nothing else.
+    pub warnings: Vec<String>,
+}
+
+impl TableStatus {
+    /// Whether every change is seen, as far as can be told.
+    pub fn is_sound(&self) -> bool {
+        self.triggers.iter().all(|trigger| trigger.state == TriggerState::Always)
+    }
+}
+
+/// One trigger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TriggerStatus {
+    /// The table or partition, by its own name.
+    pub table: String,
+    /// `insert`, `update`, `delete` or `truncate`.
+    pub event: String,
+    /// Whether it fires.
+    pub state: TriggerState,
+}
+
+/// Whether a trigger fires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TriggerState {
+    /// On every change.
+    Always,
+    /// Not on changes that replication makes, or only on those.
+    Partly,
+    /// Never.
+    Disabled,
+    /// There is none: dropped, or a partition that came after the install.
+    Missing,
+}
+
+/// Root, table, event, how it is enabled, tagged columns and warnings of the root.
+type Trigger = (String, String, String, Option<String>, Vec<String>, Vec<String>);
+
+pub(super) async fn read(conn: &mut PgConnection) -> Result<Status, SchemaError> {
+    let version = installed_version(conn).await?.ok_or(SchemaError::NotInstalled)?;
+    let triggers: Vec<Trigger> =
+        sqlx::query_as(include_str!("../sql/status.sql")).fetch_all(&mut *conn).await?;
+    let facts = "select tidegate.no_wakeups(), (select count(*) from tidegate.log),
+        (select extract(epoch from clock_timestamp() - min(at))::float8 from tidegate.marks)";
+    let facts = sqlx::query_as(facts).fetch_one(conn).await.map_err(within("the schema tidegate"));
+    let (no_wakeups, log_rows, oldest): (_, _, Option<f64>) = facts?;
+    let oldest_mark = oldest.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
+    let (outdated, tables) = (version < VERSION, families(triggers));
+    Ok(Status { version, outdated, tables, no_wakeups, log_rows, oldest_mark })
+}
+
+fn families(triggers: Vec<Trigger>) -> Vec<TableStatus> {
+    let mut families: BTreeMap<String, TableStatus> = BTreeMap::new();
+    for (name, table, event, enabled, columns, warnings) in triggers {
+        let family = families.entry(name.clone());
+        let family =
+            family.or_insert_with(|| TableStatus { name, columns, triggers: Vec::new(), warnings });
+        let state = state(enabled.as_deref());
+        family.triggers.push(TriggerStatus { table, event, state });
+    }
+    families.into_values().collect()
+}
+
+fn state(enabled: Option<&str>) -> TriggerState {
+    match enabled {
+        Some("A") => TriggerState::Always,
+        Some("D") => TriggerState::Disabled,
+        Some(_) => TriggerState::Partly,
+        None => TriggerState::Missing,
+    }
+}

@@ -1,0 +1,95 @@
+//! One table, with all that inherits from it.
+
+use sqlx::PgConnection;
+use sqlx::postgres::types::Oid;
+
+use super::error::{SchemaError, within};
+
+/// The root of a family of tables.
+pub(super) struct Table {
+    root: Oid,
+    name: String,
+}
+
+/// Its root, the root's name, what in the family can't be tracked, whether parents are several.
+type Relation = (Oid, String, Vec<String>, bool);
+
+struct Column {
+    name: String,
+    r#type: String,
+    taggable: bool,
+    key: bool,
+}
+
+impl Table {
+    /// Finds a table by the name that it has in tags.
+    pub(super) async fn find(conn: &mut PgConnection, name: &str) -> Result<Self, SchemaError> {
+        let query = sqlx::query_as(include_str!("../sql/relation.sql")).bind(name);
+        let found: Option<Relation> = query.fetch_optional(conn).await?;
+        let (root, root_name, unfit, several_parents) =
+            found.ok_or_else(|| SchemaError::NoTable(name.to_owned()))?;
+        if let Some(kind) = unfit.into_iter().next() {
+            return Err(SchemaError::NotATable(name.to_owned(), kind));
+        }
+        if several_parents {
+            return Err(SchemaError::SeveralParents(name.to_owned()));
+        }
+        Ok(Self { root, name: root_name })
+    }
+
+    /// The columns that changes are told by: the primary key as far as it can be, then those that
+    /// were declared.
+    pub(super) async fn tagged(
+        &self,
+        conn: &mut PgConnection,
+        declared: &[String],
+    ) -> Result<Vec<String>, SchemaError> {
+        let columns = self.columns(conn).await?;
+        for wanted in declared {
+            self.check(wanted, columns.iter().find(|column| column.name == *wanted))?;
+        }
+        let tagged = columns
+            .into_iter()
+            .filter(|column| declared.contains(&column.name) || (column.key && column.taggable));
+        Ok(tagged.map(|column| column.name).collect())
+    }
+
+    /// Makes the triggers that are not as they should be.
+    pub(super) async fn track(
+        &self,
+        conn: &mut PgConnection,
+        columns: &[String],
+        row_limit: u32,
+    ) -> Result<(), SchemaError> {
+        let limit = i32::try_from(row_limit).unwrap_or(i32::MAX);
+        let track = sqlx::query("select tidegate.track($1, $2, $3)");
+        let track = track.bind(self.root).bind(columns).bind(limit);
+        track.execute(conn).await.map_err(within(&self.name))?;
+        Ok(())
+    }
+
+    /// Drops the triggers.
+    pub(super) async fn untrack(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
+        let untrack = sqlx::query("select tidegate.untrack($1)").bind(self.root);
+        untrack.execute(conn).await.map_err(within(&self.name))?;
+        Ok(())
+    }
+
+    async fn columns(&self, conn: &mut PgConnection) -> Result<Vec<Column>, SchemaError> {
+        let query = sqlx::query_as(include_str!("../sql/columns.sql")).bind(self.root);
+        let rows: Vec<(String, String, bool, bool)> = query.fetch_all(conn).await?;
+        let column = |(name, r#type, taggable, key)| Column { name, r#type, taggable, key };
+        Ok(rows.into_iter().map(column).collect())
+    }
+
+    fn check(&self, wanted: &str, column: Option<&Column>) -> Result<(), SchemaError> {
+        let (table, wanted) = (self.name.clone(), wanted.to_owned());
+        match column {
+            None => Err(SchemaError::NoColumn(table, wanted)),
+            Some(column) if !column.taggable => {
+                Err(SchemaError::NotTaggable(table, wanted, column.r#type.clone()))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}
