@@ -4,6 +4,8 @@
 
 mod clock;
 mod entry;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -1,0 +1,4 @@
+//! What is found in a text, and what a real server says that it depends on.
+
+mod properties;
+mod text;

@@ -1,0 +1,3 @@
+//! Postgres.
+
+pub(crate) mod dependencies;
