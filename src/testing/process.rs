@@ -137,7 +137,7 @@ pub(crate) fn find(program: &str, folders: &[PathBuf], install: &str) -> io::Res
         })
 }
 
-fn command<I>(program: &Path, args: I) -> io::Result<Command>
+pub(super) fn command<I>(program: &Path, args: I) -> io::Result<Command>
 where
     I: IntoIterator<Item: AsRef<OsStr>>,
 {
