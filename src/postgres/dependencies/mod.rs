@@ -4,7 +4,9 @@
 //! SQL have to be known. One rule stands above all: **what is not fully understood is not cached,
 //! with a reason.** A spare miss costs a query; a table overlooked would be a stale answer.
 
+mod catalog;
 mod check;
+mod known;
 mod lex;
 mod name;
 mod parse;
@@ -15,6 +17,8 @@ mod tests;
 mod unfit;
 mod walk;
 
+pub(crate) use catalog::{Dependencies, Table, resolve};
+pub(crate) use known::Known;
 pub(crate) use name::Name;
 pub(crate) use parse::{Analysis, References, analyze};
 pub(crate) use unfit::Unfit;

@@ -125,15 +125,16 @@ fn as_token(token: &Parsed) -> Option<Token> {
 }
 
 /// Says in other words what the parser reads wrongly. It takes three tokens for `TABLE t`,
-/// whatever they are, and takes ONLY before a table for the table's name. Both words are reserved
-/// in Postgres, so they can't be anything else, save a label after AS or a dot.
+/// whatever they are, takes ONLY before a table for the table's name, and doesn't know VARIADIC.
+/// These words are reserved in Postgres, so they can't be anything else, save a label after AS or
+/// a dot.
 fn rewrite(tokens: Vec<Parsed>) -> Vec<Parsed> {
     let mut rewritten: Vec<Parsed> = Vec::with_capacity(tokens.len());
     for token in tokens {
         let before = rewritten.last();
         if is_word(Some(&token), &["table"]) && !is_label(before) {
             rewritten.extend([word("SELECT"), Parsed::Mul, word("FROM")]);
-        } else if !(is_word(Some(&token), &["only"]) && starts_table(before)) {
+        } else if !(is_word(Some(&token), &["only", "variadic"]) && starts_item(before)) {
             rewritten.push(token);
         }
     }
@@ -148,7 +149,7 @@ fn is_label(before: Option<&Parsed>) -> bool {
     before == Some(&Parsed::Period) || is_word(before, &["as"])
 }
 
-fn starts_table(before: Option<&Parsed>) -> bool {
+fn starts_item(before: Option<&Parsed>) -> bool {
     matches!(before, Some(Parsed::Comma | Parsed::LParen)) || is_word(before, &["from", "join"])
 }
 

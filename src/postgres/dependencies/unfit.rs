@@ -64,6 +64,9 @@ pub(crate) enum Unfit {
         "function {0} is stable, so it may read tables unseen; mark it IMMUTABLE if it doesn't"
     )]
     StableFunction(String),
+    /// Stable, of Postgres' own, and not on the list of those that are known to be harmless.
+    #[error("function {0} reads the catalogue or the connection")]
+    SystemFunction(String),
     /// No function by this name on this connection's search path.
     #[error("no function {0} is visible here")]
     UnknownFunction(String),
@@ -101,6 +104,7 @@ impl Unfit {
             Self::UnknownKind(_) => "unknown-kind",
             Self::VolatileFunction(_) => "volatile-function",
             Self::StableFunction(_) => "stable-function",
+            Self::SystemFunction(_) => "system-function",
             Self::UnknownFunction(_) => "unknown-function",
             Self::Operator(_) => "operator",
             Self::Cast(_) => "cast",

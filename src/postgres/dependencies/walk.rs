@@ -48,6 +48,19 @@ struct Walker {
     names: usize,
 }
 
+/// Calls that are grammar and have no function of that name.
+const GRAMMAR: &[&str] = &[
+    "coalesce",
+    "greatest",
+    "grouping",
+    "least",
+    "nullif",
+    "row",
+    "xmlconcat",
+    "xmlelement",
+    "xmlforest",
+];
+
 type Step = ControlFlow<Unfit>;
 
 impl Visitor for Walker {
@@ -177,6 +190,7 @@ impl Walker {
         match function.args {
             // A keyword such as CURRENT_DATE: `check` knows those that matter.
             FunctionArguments::None => Step::Continue(()),
+            _ if is_grammar(&function.name) => Step::Continue(()),
             _ => self.call(&function.name),
         }
     }
@@ -248,6 +262,11 @@ fn is_known(expr: &Expr) -> bool {
             | Expr::Lambda(_)
             | Expr::MemberOf(_)
     )
+}
+
+fn is_grammar(name: &ObjectName) -> bool {
+    matches!(&name.0[..], [ObjectNamePart::Identifier(Ident { value, quote_style: None, .. })]
+        if GRAMMAR.contains(&value.to_ascii_lowercase().as_str()))
 }
 
 fn named(name: &ObjectName) -> ControlFlow<Unfit, Name> {

@@ -49,13 +49,13 @@ proptest! {
     /// Wherever a subquery fits, its table is found or the text is refused.
     #[test]
     fn a_table_in_a_subquery_is_never_overlooked(before in spaced(), after in spaced()) {
-        let sql = format!("select {before} (select 1 from secret) {after}");
+        let sql = format!("select {before} (select 1 from hidden) {after}");
         if let Analysis::Read(found) = analyze(&sql) {
             let lexed = super::super::lex::lex(&sql).expect("it was read");
             let words = |word: &str| lexed.iter().filter(|t| t.keyword() == Some(word)).count();
-            let shadowed = words("with") > 0 || words("secret") == 0;
+            let shadowed = words("with") > 0 || words("hidden") == 0;
             prop_assert!(
-                shadowed || found.relations.iter().any(|name| name.to_string() == "secret"),
+                shadowed || found.relations.iter().any(|name| name.to_string() == "hidden"),
                 "{sql}: {found:?}"
             );
         }
