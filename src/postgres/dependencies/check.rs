@@ -68,6 +68,7 @@ const NO_FUNCTIONS: &[&str] = &[
     "only",
     "or",
     "order",
+    "placing",
     "precision",
     "real",
     "returning",

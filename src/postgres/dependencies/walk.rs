@@ -50,6 +50,7 @@ struct Walker {
 
 /// Calls that are grammar and have no function of that name.
 const GRAMMAR: &[&str] = &[
+    "array",
     "coalesce",
     "greatest",
     "grouping",

@@ -22,13 +22,13 @@ begin
     end loop;
 end $$;";
 
-struct Server {
+pub(super) struct Server {
     _postgres: Postgres,
-    conn: PgConnection,
+    pub(super) conn: PgConnection,
 }
 
 impl Server {
-    async fn start(schema: &str) -> Self {
+    pub(super) async fn start(schema: &str) -> Self {
         let postgres = Postgres::start().await.expect("Postgres");
         let mut conn = PgConnection::connect(&postgres.url()).await.expect("connection");
         run(&mut conn, TRACK).await;
@@ -40,7 +40,7 @@ impl Server {
         run(&mut self.conn, sql).await;
     }
 
-    async fn resolve(&mut self, sql: &str) -> Dependencies {
+    pub(super) async fn resolve(&mut self, sql: &str) -> Dependencies {
         resolve(&mut self.conn, &read(sql)).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
@@ -68,7 +68,7 @@ impl Server {
     }
 }
 
-async fn run(conn: &mut PgConnection, sql: &str) {
+pub(super) async fn run(conn: &mut PgConnection, sql: &str) {
     let sql = sqlx::AssertSqlSafe(sql.to_owned());
     sqlx::raw_sql(sql).execute(conn).await.expect("statement");
 }
