@@ -11,3 +11,6 @@ mod triggers;
 
 pub use lsn::LsnError;
 pub use triggers::{SchemaError, Status, TableStatus, TriggerState, TriggerStatus, Triggers};
+//! Postgres.
+
+pub(crate) mod dependencies;

@@ -1,0 +1,143 @@
+//! What the names in a query stand for, asked of the server at the time.
+//!
+//! Trusted as declared: the volatility of an IMMUTABLE function, the input and output functions
+//! and the index support functions of user-defined types, and the constraints of domains.
+//! Settings that change how a value is written (`TimeZone`, `DateStyle`) and the search path are
+//! taken to be the same on all connections of a pool.
+
+mod functions;
+mod operators;
+mod relations;
+mod tables;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::PgConnection;
+
+use super::parse::{Analysis, References, analyze};
+use super::unfit::Unfit;
+use relations::{Kind, Relation};
+
+/// What the answer to a query depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Dependencies {
+    /// These tables and nothing else.
+    Tables(Vec<Table>),
+    /// Something that we can't follow.
+    Unfit(Unfit),
+}
+
+/// A table whose changes are seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// Its tag, which is that of its topmost parent: `name` in schema public, else `schema.name`.
+    pub(crate) name: String,
+    /// The columns whose values have tags of their own, `name:column=value`. A statement that
+    /// changes many rows moves `name!` in place of them, so who depends on one depends on both.
+    pub(crate) columns: Vec<String>,
+}
+
+/// Finds what `references` stand for on this connection. It runs statements of its own, so the
+/// connection had better not be in a transaction that has failed.
+///
+/// # Errors
+///
+/// If the server can't be asked. What it says about the query is no error.
+pub(crate) async fn resolve(
+    conn: &mut PgConnection,
+    references: &References,
+) -> Result<Dependencies, sqlx::Error> {
+    let mut search = Search { conn, seen: BTreeSet::new(), tables: BTreeMap::new() };
+    match search.run(references.clone()).await {
+        Ok(()) => Ok(Dependencies::Tables(search.tables.into_values().collect())),
+        Err(Stop::Unfit(unfit)) => Ok(Dependencies::Unfit(unfit)),
+        Err(Stop::Database(error)) => Err(error),
+    }
+}
+
+/// Why a search ended early.
+enum Stop {
+    Unfit(Unfit),
+    Database(sqlx::Error),
+}
+
+impl From<Unfit> for Stop {
+    fn from(unfit: Unfit) -> Self {
+        Self::Unfit(unfit)
+    }
+}
+
+impl From<sqlx::Error> for Stop {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+struct Search<'a> {
+    conn: &'a mut PgConnection,
+    /// Relations and functions that were looked at, by oid.
+    seen: BTreeSet<i64>,
+    /// Topmost tables, by oid.
+    tables: BTreeMap<i64, Table>,
+}
+
+impl Search<'_> {
+    /// Follows views and the defaults of arguments until only tables are left.
+    async fn run(&mut self, references: References) -> Result<(), Stop> {
+        operators::settings(self.conn).await?;
+        let mut texts = vec![references];
+        while let Some(references) = texts.pop() {
+            operators::judge(self.conn, &references.operators).await?;
+            let functions = functions::named(self.conn, &references).await?;
+            self.functions(functions, &mut texts)?;
+            let relations = relations::named(self.conn, &references.relations).await?;
+            self.relations(relations, &mut texts).await?;
+        }
+        Ok(())
+    }
+
+    fn functions(
+        &mut self,
+        functions: Vec<functions::Function>,
+        texts: &mut Vec<References>,
+    ) -> Result<(), Stop> {
+        for function in functions {
+            function.judge()?;
+            if let Some(defaults) = function.defaults.filter(|_| self.seen.insert(function.oid)) {
+                texts.push(read(&format!("select {defaults}"))?);
+            }
+        }
+        Ok(())
+    }
+
+    async fn relations(
+        &mut self,
+        mut relations: Vec<Relation>,
+        texts: &mut Vec<References>,
+    ) -> Result<(), Stop> {
+        while let Some(relation) = relations.pop() {
+            match relation.judge()? {
+                _ if !self.seen.insert(relation.oid) => {}
+                Kind::Table => {
+                    let (root, table) = tables::tracked(self.conn, &relation).await?;
+                    self.tables.insert(root, table);
+                }
+                Kind::View => {
+                    let view = relations::view(self.conn, &relation).await?;
+                    let functions = functions::by_oid(self.conn, &view.functions).await?;
+                    self.functions(functions, texts)?;
+                    relations.extend(relations::by_oid(self.conn, &view.relations).await?);
+                    texts.push(read(&view.text)?);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read(sql: &str) -> Result<References, Unfit> {
+    match analyze(sql) {
+        Analysis::Read(references) => Ok(references),
+        Analysis::Other(unfit) => Err(unfit),
+    }
+}

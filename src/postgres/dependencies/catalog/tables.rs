@@ -1,0 +1,97 @@
+//! Tables, their relatives, and whether every change to them is seen.
+//!
+//! A statement fires the triggers of the table that it names, whichever relatives hold the rows.
+//! So a read is covered if the table, all that it inherits from and all that inherits from it
+//! have triggers; the tag is that of the topmost.
+
+use sqlx::PgConnection;
+
+use super::relations::{Relation, tag_name};
+use super::{Stop, Table};
+use crate::postgres::dependencies::Unfit;
+
+const FAMILY: &str = "
+with recursive up (oid) as (
+    select $1::int8::oid
+    union
+    select i.inhparent from pg_catalog.pg_inherits i join up on i.inhrelid = up.oid
+), down (oid) as (
+    select $1::int8::oid
+    union
+    select i.inhrelid from pg_catalog.pg_inherits i join down on i.inhparent = down.oid
+), family as (
+    select oid from up union select oid from down
+)
+select c.oid::int8, s.nspname::text, c.relname::text, c.relkind::text,
+       (select count(*) from pg_catalog.pg_inherits i where i.inhrelid = c.oid),
+       (select count(distinct t.tgname)
+        from pg_catalog.pg_trigger t
+        join pg_catalog.pg_proc p on p.oid = t.tgfoid
+        join pg_catalog.pg_namespace o on o.oid = p.pronamespace
+        where t.tgrelid = c.oid and o.nspname = 'tidegate' and t.tgenabled in ('A', 'O')
+          and t.tgqual is null and cardinality(t.tgattr::int2[]) = 0
+          and t.tgname in ('tidegate_insert', 'tidegate_update', 'tidegate_delete',
+                           'tidegate_truncate')) = 4,
+       array(select a.attname::text
+             from pg_catalog.pg_trigger t
+             join pg_catalog.pg_proc p on p.oid = t.tgfoid
+             join pg_catalog.pg_namespace o on o.oid = p.pronamespace
+             cross join lateral unnest(string_to_array(
+                 split_part(encode(t.tgargs, 'escape'), '\\000', 2), ' ')) number
+             join pg_catalog.pg_attribute a
+               on a.attrelid = t.tgrelid and a.attnum::text = number and not a.attisdropped
+             where t.tgrelid = c.oid and o.nspname = 'tidegate'
+               and t.tgname in ('tidegate_insert', 'tidegate_update', 'tidegate_delete')
+             group by a.attname, a.attnum having count(*) = 3
+             order by a.attnum)
+from family f
+join pg_catalog.pg_class c on c.oid = f.oid
+join pg_catalog.pg_namespace s on s.oid = c.relnamespace";
+
+struct Member {
+    oid: i64,
+    name: String,
+    kind: String,
+    parents: i64,
+    tracked: bool,
+    /// What all its triggers tag, by the second of their arguments.
+    columns: Vec<String>,
+}
+
+/// The topmost parent of a table, by oid and as what an answer depends on.
+pub(super) async fn tracked(
+    conn: &mut PgConnection,
+    table: &Relation,
+) -> Result<(i64, Table), Stop> {
+    let family = family(conn, table.oid).await?;
+    if family.iter().any(|member| member.parents > 1) {
+        return Err(Unfit::SeveralParents(table.name.clone()).into());
+    }
+    let unknown = || Unfit::UnknownRelation(table.name.clone());
+    let root = family.iter().find(|member| member.parents == 0).ok_or_else(unknown)?;
+    for member in &family {
+        if member.kind == "f" {
+            return Err(Unfit::ForeignTable(member.name.clone()).into());
+        }
+        if !member.tracked {
+            return Err(Unfit::UntrackedTable(member.name.clone(), root.name.clone()).into());
+        }
+    }
+    let tagged = |column: &String| family.iter().all(|member| member.columns.contains(column));
+    let columns = root.columns.iter().filter(|column| tagged(column)).cloned().collect();
+    Ok((root.oid, Table { name: root.name.clone(), columns }))
+}
+
+async fn family(conn: &mut PgConnection, oid: i64) -> Result<Vec<Member>, sqlx::Error> {
+    type Row = (i64, String, String, String, i64, bool, Vec<String>);
+    let rows: Vec<Row> = sqlx::query_as(FAMILY).bind(oid).fetch_all(conn).await?;
+    let member = |(oid, schema, name, kind, parents, tracked, columns): Row| Member {
+        oid,
+        name: tag_name(&schema, &name),
+        kind,
+        parents,
+        tracked,
+        columns,
+    };
+    Ok(rows.into_iter().map(member).collect())
+}

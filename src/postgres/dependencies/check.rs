@@ -1,0 +1,278 @@
+//! The second line of defence: what the words alone show must be in the tree.
+//!
+//! Every name before a parenthesis is a call, unless it is a keyword or a label; every name
+//! after FROM or JOIN is a relation. Were the tree to miss one of them, it would be refused here.
+
+use super::lex::Token;
+use super::name::Name;
+use super::unfit::Unfit;
+use super::walk::Found;
+
+/// Unquoted words that can stand before a parenthesis and can't name a function: Postgres'
+/// reserved words and those that can name a column only.
+const NO_FUNCTIONS: &[&str] = &[
+    "all",
+    "and",
+    "any",
+    "array",
+    "as",
+    "asymmetric",
+    "between",
+    "bigint",
+    "bit",
+    "boolean",
+    "both",
+    "by",
+    "case",
+    "cast",
+    "char",
+    "character",
+    "coalesce",
+    "cube",
+    "dec",
+    "decimal",
+    "distinct",
+    "else",
+    "except",
+    "exists",
+    "float",
+    "for",
+    "from",
+    "greatest",
+    "group",
+    "grouping",
+    "having",
+    "ilike",
+    "in",
+    "int",
+    "integer",
+    "intersect",
+    "interval",
+    "into",
+    "is",
+    "join",
+    "lateral",
+    "leading",
+    "least",
+    "like",
+    "limit",
+    "materialized",
+    "national",
+    "nchar",
+    "normalize",
+    "not",
+    "nullif",
+    "numeric",
+    "offset",
+    "on",
+    "only",
+    "or",
+    "order",
+    "placing",
+    "precision",
+    "real",
+    "returning",
+    "rollup",
+    "row",
+    "rows",
+    "select",
+    "sets",
+    "similar",
+    "smallint",
+    "some",
+    "symmetric",
+    "table",
+    "then",
+    "time",
+    "timestamp",
+    "to",
+    "trailing",
+    "trim",
+    "union",
+    "using",
+    "values",
+    "varchar",
+    "variadic",
+    "varying",
+    "when",
+    "where",
+    "window",
+    "with",
+    "xmlattributes",
+    "xmlconcat",
+    "xmlelement",
+    "xmlforest",
+    "zone",
+    "escape",
+    "operator",
+];
+
+/// Words between two parentheses that go on with a call.
+const AFTER_CALL: &[&str] = &["over", "filter", "within", "repeatable"];
+
+/// Keywords whose value is a property of the connection.
+const SESSION: &[&str] = &[
+    "current_user",
+    "session_user",
+    "system_user",
+    "user",
+    "current_role",
+    "current_schema",
+    "current_catalog",
+];
+
+/// Types whose values are names in the catalogue, and columns that no trigger watches.
+const SYSTEM: &[&str] = &[
+    "regclass",
+    "regproc",
+    "regprocedure",
+    "regoper",
+    "regoperator",
+    "regtype",
+    "regrole",
+    "regnamespace",
+    "regcollation",
+    "ctid",
+    "xmin",
+    "xmax",
+    "cmin",
+    "cmax",
+];
+
+/// Calls whose own grammar has a FROM that is followed by a value.
+const FROM_INSIDE: &[&str] = &["extract", "substring", "trim", "overlay"];
+
+/// Compares the words with the tree.
+pub(super) fn check(tokens: &[Token], found: &Found) -> Result<(), Unfit> {
+    let words = Words { tokens, found };
+    let mut open = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        match token {
+            Token::Mark('(') => open.push(at.checked_sub(1).and_then(|at| tokens[at].keyword())),
+            Token::Mark(')') => drop(open.pop()),
+            Token::Word { .. } => words.check(at, open.last().copied().flatten())?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+struct Words<'a> {
+    tokens: &'a [Token],
+    found: &'a Found,
+}
+
+impl<'a> Words<'a> {
+    fn check(&self, at: usize, inside: Option<&str>) -> Result<(), Unfit> {
+        self.system_word(at)?;
+        if self.get(at + 1) == Some(&Token::Mark('(')) && !self.is_known_call(at) {
+            return Err(Unfit::not_understood(format!("{} before a parenthesis", self.name(at))));
+        }
+        match self.relation_after(at, inside) {
+            Some(name) if !self.is_known_relation(&name) => {
+                Err(Unfit::not_understood(format!("{name} after FROM or JOIN")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn system_word(&self, at: usize) -> Result<(), Unfit> {
+        let Token::Word { text, quoted } = &self.tokens[at] else { return Ok(()) };
+        let label = self.before(at) == Some(&Token::Mark('.')) || self.keyword_before(at, &["as"]);
+        if !quoted && !label && SESSION.contains(&text.as_str()) {
+            return Err(Unfit::SessionDependent(text.clone()));
+        }
+        if SYSTEM.contains(&text.as_str()) {
+            return Err(Unfit::System(text.clone()));
+        }
+        Ok(())
+    }
+
+    fn is_known_call(&self, at: usize) -> bool {
+        let name = self.name(at);
+        if self.found.references.functions.contains(&name) {
+            return true;
+        }
+        let Some(bare) = name.as_bare() else { return false };
+        let keyword = self.tokens[at].keyword();
+        keyword.is_some_and(|word| NO_FUNCTIONS.contains(&word))
+            || self.found.labels.contains(bare)
+            // A type, or a label with columns: neither place can hold a call.
+            || self.before(at) == Some(&Token::Cast)
+            || self.keyword_before(at, &["as"])
+            || (self.before(at) == Some(&Token::Mark(')'))
+                && keyword.is_some_and(|word| AFTER_CALL.contains(&word)))
+            || (keyword == Some("group") && self.keyword_before(at, &["within"]))
+    }
+
+    /// The name of the relation that a FROM or JOIN at this place brings.
+    fn relation_after(&self, at: usize, inside: Option<&str>) -> Option<Name> {
+        let word = self.tokens[at].keyword()?;
+        let label = self.before(at) == Some(&Token::Mark('.')) || self.keyword_before(at, &["as"]);
+        let value = word == "from"
+            && (self.keyword_before(at, &["distinct"]) && self.is_comparison(at)
+                || inside.is_some_and(|call| FROM_INSIDE.contains(&call)));
+        if label || value || !matches!(word, "from" | "join" | "table") {
+            return None;
+        }
+        let mut next = at + 1;
+        while self.keyword(next).is_some_and(|word| matches!(word, "only" | "lateral")) {
+            next += 1;
+        }
+        matches!(self.get(next)?, Token::Word { .. }).then(|| self.name_from(next))
+    }
+
+    /// Whether the DISTINCT before this FROM is that of IS [NOT] DISTINCT FROM.
+    fn is_comparison(&self, from: usize) -> bool {
+        from.checked_sub(1).is_some_and(|distinct| self.keyword_before(distinct, &["is", "not"]))
+    }
+
+    fn is_known_relation(&self, name: &Name) -> bool {
+        let Found { references, ctes, .. } = self.found;
+        references.relations.contains(name)
+            || references.functions.contains(name)
+            || ctes.contains(name)
+    }
+
+    /// The dotted name that ends here.
+    fn name(&self, at: usize) -> Name {
+        let mut start = at;
+        while start >= 2
+            && self.tokens[start - 1] == Token::Mark('.')
+            && matches!(self.tokens[start - 2], Token::Word { .. })
+        {
+            start -= 2;
+        }
+        self.name_from(start)
+    }
+
+    /// The dotted name that begins here.
+    fn name_from(&self, start: usize) -> Name {
+        let mut parts = Vec::new();
+        let mut at = start;
+        while let Some(Token::Word { text, .. }) = self.get(at) {
+            parts.push(text.clone());
+            if self.get(at + 1) != Some(&Token::Mark('.')) {
+                break;
+            }
+            at += 2;
+        }
+        Name::new(parts)
+    }
+
+    fn get(&self, at: usize) -> Option<&'a Token> {
+        self.tokens.get(at)
+    }
+
+    fn before(&self, at: usize) -> Option<&'a Token> {
+        at.checked_sub(1).and_then(|at| self.get(at))
+    }
+
+    fn keyword(&self, at: usize) -> Option<&'a str> {
+        self.get(at).and_then(Token::keyword)
+    }
+
+    fn keyword_before(&self, at: usize, among: &[&str]) -> bool {
+        self.before(at).and_then(Token::keyword).is_some_and(|word| among.contains(&word))
+    }
+}

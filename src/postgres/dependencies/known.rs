@@ -1,0 +1,109 @@
+//! What was found out, per text.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use sqlx::PgConnection;
+
+use super::catalog::{Dependencies, resolve};
+use super::parse::{Analysis, SQL_MAX, analyze};
+
+/// How many texts are expected, and how many bytes of text are held at most.
+const TEXTS: usize = 10_000;
+const BYTES: u64 = 16 << 20;
+
+/// Remembers the dependencies of SQL texts, for connections that share a database, a role and a
+/// search path. A text that is known costs one look-up.
+#[derive(Debug)]
+pub(crate) struct Known {
+    texts: Cache<String, Remembered, Bytes>,
+    /// Counts changes of the schema; what was found under an earlier one is not used.
+    generation: AtomicU64,
+}
+
+#[derive(Debug, Clone)]
+struct Remembered {
+    generation: u64,
+    dependencies: Arc<Dependencies>,
+}
+
+impl Known {
+    /// Knows nothing yet.
+    pub(crate) fn new() -> Self {
+        Self { texts: Cache::with_weighter(TEXTS, BYTES, Bytes), generation: AtomicU64::new(0) }
+    }
+
+    /// What a text depends on, if that is known already.
+    pub(crate) fn get(&self, sql: &str) -> Option<Arc<Dependencies>> {
+        self.texts.get(sql).and_then(|remembered| self.current(remembered))
+    }
+
+    /// What a text depends on, found out if need be, once for all who ask at the same time.
+    ///
+    /// # Errors
+    ///
+    /// If the database can't be asked; that is not remembered.
+    pub(crate) async fn learn(
+        &self,
+        conn: &mut PgConnection,
+        sql: &str,
+    ) -> Result<Arc<Dependencies>, sqlx::Error> {
+        if sql.len() > SQL_MAX {
+            return find(conn, sql).await;
+        }
+        loop {
+            let old = |remembered: &Remembered| remembered.generation != self.generation();
+            self.texts.remove_if(sql, old);
+            // Before the catalogue is asked: a change during the asking makes the answer old.
+            let generation = self.generation();
+            match self.texts.get_value_or_guard_async(sql).await {
+                Ok(remembered) => {
+                    if let Some(dependencies) = self.current(remembered) {
+                        return Ok(dependencies);
+                    }
+                }
+                Err(guard) => {
+                    let dependencies = find(conn, sql).await?;
+                    let remembered = Remembered { generation, dependencies };
+                    // Refused when everything was forgotten meanwhile, which is as well.
+                    let _ = guard.insert(remembered.clone());
+                    if let Some(dependencies) = self.current(remembered) {
+                        return Ok(dependencies);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forgets everything, since the schema has changed.
+    pub(crate) fn forget(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.texts.clear();
+    }
+
+    fn current(&self, remembered: Remembered) -> Option<Arc<Dependencies>> {
+        (remembered.generation == self.generation()).then_some(remembered.dependencies)
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+}
+
+async fn find(conn: &mut PgConnection, sql: &str) -> Result<Arc<Dependencies>, sqlx::Error> {
+    Ok(Arc::new(match analyze(sql) {
+        Analysis::Read(references) => resolve(conn, &references).await?,
+        Analysis::Other(unfit) => Dependencies::Unfit(unfit),
+    }))
+}
+
+#[derive(Debug, Clone)]
+struct Bytes;
+
+impl Weighter<String, Remembered> for Bytes {
+    fn weight(&self, sql: &String, _remembered: &Remembered) -> u64 {
+        sql.len() as u64 + 128
+    }
+}

@@ -1,0 +1,230 @@
+//! The words of a statement, read exactly as the server's own scanner reads them.
+//!
+//! The parser has a scanner too, made for many dialects. Where the two disagree about what is a
+//! name and what is a string or a comment, a table could hide; so the second line of defence
+//! reads the text by the rules of the manual's chapter "Lexical Structure", and the readings are
+//! compared. What has changed meaning between versions of Postgres is refused.
+
+use super::name::{NAME_MAX, fold};
+use super::unfit::Unfit;
+
+/// A word, a mark, or a run of operator characters; comments and blanks are dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Token {
+    /// A name or a keyword, folded.
+    Word { text: String, quoted: bool },
+    /// A string of any kind.
+    Text,
+    /// A number or a parameter.
+    Value,
+    /// One of `( ) [ ] , ; . :`.
+    Mark(char),
+    /// `::`
+    Cast,
+    /// Operator characters that touch: one operator, or several.
+    Operator(String),
+}
+
+impl Token {
+    /// The word, if it is an unquoted one.
+    pub(super) fn keyword(&self) -> Option<&str> {
+        match self {
+            Self::Word { text, quoted: false } => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// Reads the whole text.
+pub(super) fn lex(sql: &str) -> Result<Vec<Token>, Unfit> {
+    let mut scanner = Scanner { rest: sql };
+    let mut tokens = Vec::new();
+    while let Some(token) = scanner.next()? {
+        // Two strings in a row are one to Postgres, with the escapes of the first.
+        if token == Token::Text && tokens.last() == Some(&Token::Text) {
+            return Err(Unfit::not_understood("a string continued on another line"));
+        }
+        tokens.push(token);
+    }
+    Ok(tokens)
+}
+
+struct Scanner<'a> {
+    rest: &'a str,
+}
+
+impl Scanner<'_> {
+    fn next(&mut self) -> Result<Option<Token>, Unfit> {
+        self.skip_blanks()?;
+        let Some(first) = self.rest.chars().next() else { return Ok(None) };
+        match first {
+            '\'' => self.string(1, false),
+            '"' => self.quoted_word(),
+            '$' => self.dollar(),
+            '0'..='9' => self.number(),
+            '.' if self.rest[1..].starts_with(|c: char| c.is_ascii_digit()) => self.number(),
+            ':' if self.rest.starts_with("::") => Ok(self.take(2, |_| Token::Cast)),
+            '(' | ')' | '[' | ']' | ',' | ';' | '.' | ':' => {
+                Ok(self.take(1, |_| Token::Mark(first)))
+            }
+            c if is_operator(c) => Ok(self.operator()),
+            c if starts_word(c) => self.word(),
+            _ => Err(Unfit::not_understood("an unknown character")),
+        }
+        .map(Some)
+    }
+
+    fn skip_blanks(&mut self) -> Result<(), Unfit> {
+        loop {
+            self.rest = self.rest.trim_start_matches([' ', '\t', '\n', '\r', '\x0c']);
+            if self.rest.starts_with("--") {
+                let end = self.rest.find(['\n', '\r']).unwrap_or(self.rest.len());
+                self.rest = &self.rest[end..];
+            } else if self.rest.starts_with("/*") {
+                self.block_comment()?;
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    fn block_comment(&mut self) -> Result<(), Unfit> {
+        let mut depth = 0_usize;
+        loop {
+            if self.rest.starts_with("/*") {
+                depth += 1;
+                self.rest = &self.rest[2..];
+            } else if self.rest.starts_with("*/") {
+                depth -= 1;
+                self.rest = &self.rest[2..];
+            } else {
+                let mut chars = self.rest.chars();
+                chars.next().ok_or_else(|| Unfit::not_understood("an open comment"))?;
+                self.rest = chars.as_str();
+            }
+            if depth == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    fn word(&mut self) -> Result<Token, Unfit> {
+        let end = self.rest.find(|c| !continues_word(c)).unwrap_or(self.rest.len());
+        let (word, after) = (&self.rest[..end], &self.rest[end..]);
+        if after.starts_with('\'') && end == 1 {
+            match word {
+                "e" | "E" => return self.string(2, true),
+                "b" | "B" | "x" | "X" | "n" | "N" => return self.string(2, false),
+                _ => {}
+            }
+        }
+        if matches!(word, "u" | "U") && (after.starts_with("&'") || after.starts_with("&\"")) {
+            return Err(Unfit::not_understood("a U& literal"));
+        }
+        let token = word_of(fold(word, false), false)?;
+        self.rest = after;
+        Ok(token)
+    }
+
+    fn quoted_word(&mut self) -> Result<Token, Unfit> {
+        let length = closing(&self.rest[1..], '"', false)?;
+        let word = self.rest[1..=length].replace("\"\"", "\"");
+        self.rest = &self.rest[length + 2..];
+        word_of(word, true)
+    }
+
+    fn string(&mut self, opening: usize, escapes: bool) -> Result<Token, Unfit> {
+        let length = closing(&self.rest[opening..], '\'', escapes)?;
+        self.rest = &self.rest[opening + length + 1..];
+        Ok(Token::Text)
+    }
+
+    fn dollar(&mut self) -> Result<Token, Unfit> {
+        let after = &self.rest[1..];
+        if after.starts_with(|c: char| c.is_ascii_digit()) {
+            let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+            return self.value(1 + digits);
+        }
+        let tag = after.find('$').ok_or_else(|| Unfit::not_understood("a lone $"))?;
+        let inner = &after[..tag];
+        if !(inner.is_empty() || inner.starts_with(starts_word))
+            || !inner.chars().all(continues_word)
+        {
+            return Err(Unfit::not_understood("a lone $"));
+        }
+        let quote = &self.rest[..tag + 2];
+        let body = &self.rest[quote.len()..];
+        let end = body.find(quote).ok_or_else(|| Unfit::not_understood("an open string"))?;
+        self.rest = &body[end + quote.len()..];
+        Ok(Token::Text)
+    }
+
+    fn number(&mut self) -> Result<Token, Unfit> {
+        let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+        let mut length = digits(self.rest);
+        if self.rest[length..].starts_with('.') {
+            length += 1 + digits(&self.rest[length + 1..]);
+        }
+        if self.rest[length..].starts_with(['e', 'E']) {
+            let sign = usize::from(self.rest[length + 1..].starts_with(['+', '-']));
+            length += 1 + sign + digits(&self.rest[length + 1 + sign..]);
+        }
+        self.value(length)
+    }
+
+    /// A number or parameter of so many bytes. Letters that touch it are a new word to some
+    /// versions and an error to others.
+    fn value(&mut self, length: usize) -> Result<Token, Unfit> {
+        self.rest = &self.rest[length..];
+        if self.rest.starts_with(continues_word) {
+            return Err(Unfit::not_understood("letters that touch a number"));
+        }
+        Ok(Token::Value)
+    }
+
+    /// As many operator characters as there are before the next comment.
+    fn operator(&mut self) -> Token {
+        let run = self.rest.find(|c| !is_operator(c)).unwrap_or(self.rest.len());
+        let comment = |mark| self.rest[..run].find(mark).unwrap_or(run);
+        let end = comment("--").min(comment("/*"));
+        self.take(end, |text| Token::Operator(text.to_owned()))
+    }
+
+    fn take(&mut self, length: usize, token: impl FnOnce(&str) -> Token) -> Token {
+        let (text, rest) = self.rest.split_at(length);
+        self.rest = rest;
+        token(text)
+    }
+}
+
+fn word_of(text: String, quoted: bool) -> Result<Token, Unfit> {
+    if text.is_empty() || text.len() > NAME_MAX {
+        return Err(Unfit::not_understood("a name of no length or of more than 63 bytes"));
+    }
+    Ok(Token::Word { text, quoted })
+}
+
+/// How many bytes there are before the quote that closes.
+fn closing(text: &str, quote: char, escapes: bool) -> Result<usize, Unfit> {
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        if escapes && c == '\\' {
+            chars.next();
+        } else if c == quote && chars.next_if(|(_, next)| *next == quote).is_none() {
+            return Ok(at);
+        }
+    }
+    Err(Unfit::not_understood("an open string"))
+}
+
+fn is_operator(c: char) -> bool {
+    "+-*/<>=~!@#%^&|`?".contains(c)
+}
+
+fn starts_word(c: char) -> bool {
+    c.is_ascii_alphabetic() || c == '_' || !c.is_ascii()
+}
+
+fn continues_word(c: char) -> bool {
+    starts_word(c) || c.is_ascii_digit() || c == '$'
+}

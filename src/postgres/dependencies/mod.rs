@@ -1,0 +1,24 @@
+//! What a query depends on, from its text and the catalogue.
+//!
+//! A cached answer must fall with every change to what its query read, so the tables behind any
+//! SQL have to be known. One rule stands above all: **what is not fully understood is not cached,
+//! with a reason.** A spare miss costs a query; a table overlooked would be a stale answer.
+
+mod catalog;
+mod check;
+mod known;
+mod lex;
+mod name;
+mod parse;
+mod scope;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests;
+mod unfit;
+mod walk;
+
+pub(crate) use catalog::{Dependencies, Table, resolve};
+pub(crate) use known::Known;
+pub(crate) use name::Name;
+pub(crate) use parse::{Analysis, References, analyze};
+pub(crate) use unfit::Unfit;

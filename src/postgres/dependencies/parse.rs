@@ -1,0 +1,177 @@
+//! What a statement refers to, from its text alone.
+//!
+//! Three readings, each of which can refuse: the server's own lexical rules ([`super::lex`]), the
+//! parser's tree ([`super::walk`]), and the words beside parentheses and FROM
+//! ([`super::check`]), which the tree must account for.
+
+use std::collections::BTreeSet;
+
+use sqlparser::ast::Statement;
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::{Token as Parsed, Tokenizer, Word};
+
+use super::check::check;
+use super::lex::{Token, lex};
+use super::name::{Name, fold};
+use super::unfit::Unfit;
+use super::walk::walk;
+
+/// Longer statements are not read.
+pub(super) const SQL_MAX: usize = 64 * 1024;
+
+/// More tokens could make a tree that is too deep to be dropped on a small stack.
+pub(super) const TOKENS_MAX: usize = 8_000;
+
+/// What one statement is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Analysis {
+    /// A query that does nothing but read, as far as its text tells.
+    Read(References),
+    /// Not a plain read: it writes, locks, or is not understood.
+    Other(Unfit),
+}
+
+/// The names in a query that the catalogue must explain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct References {
+    /// What it reads rows of: tables, views, whatever the names turn out to be.
+    pub(crate) relations: BTreeSet<Name>,
+    /// What it calls, in expressions and in FROM.
+    pub(crate) functions: BTreeSet<Name>,
+    /// Every name after a dot: `row.name` calls a function of a row if the row has no such column.
+    pub(crate) attributes: BTreeSet<String>,
+    /// Runs of operator characters; an operator of the query is a part of one of them.
+    pub(crate) operators: BTreeSet<String>,
+}
+
+/// Says what a statement refers to, or why that can't be known.
+///
+/// `now()` and its kin are plain reads: what they make of an answer goes old with its time to
+/// live, as everybody who caches by time accepts.
+pub(crate) fn analyze(sql: &str) -> Analysis {
+    match references(sql) {
+        Ok(references) => Analysis::Read(references),
+        Err(unfit) => Analysis::Other(unfit),
+    }
+}
+
+fn references(sql: &str) -> Result<References, Unfit> {
+    if sql.len() > SQL_MAX {
+        return Err(Unfit::TooLarge);
+    }
+    let tokens = lex(sql)?;
+    if tokens.len() > TOKENS_MAX {
+        return Err(Unfit::TooLarge);
+    }
+    let statement = parse(sql, &tokens)?;
+    let Statement::Query(query) = &statement else { return Err(Unfit::NotARead) };
+    let found = walk(query)?;
+    check(&tokens, &found)?;
+    let mut references = found.references;
+    references.attributes = attributes(&tokens);
+    references.operators = operators(&tokens);
+    Ok(references)
+}
+
+fn parse(sql: &str, tokens: &[Token]) -> Result<Statement, Unfit> {
+    let dialect = PostgreSqlDialect {};
+    let parsed = Tokenizer::new(&dialect, sql)
+        .tokenize()
+        .map_err(|error| Unfit::not_understood(error.to_string()))?;
+    let parsed: Vec<_> =
+        parsed.into_iter().filter(|token| !matches!(token, Parsed::Whitespace(_))).collect();
+    if !same_reading(&parsed, tokens) {
+        return Err(Unfit::not_understood("two readings of its words disagree"));
+    }
+    let mut statements = Parser::new(&dialect)
+        .with_tokens(rewrite(parsed))
+        .parse_statements()
+        .map_err(|error| Unfit::not_understood(error.to_string()))?;
+    match (statements.pop(), statements.is_empty()) {
+        (Some(statement), true) => Ok(statement),
+        (Some(_), false) => Err(Unfit::SeveralStatements),
+        (None, _) => Err(Unfit::NotARead),
+    }
+}
+
+/// Whether both scanners saw the same names, strings, brackets and commas in the same order.
+fn same_reading(parsed: &[Parsed], tokens: &[Token]) -> bool {
+    let structural = |token: &&Token| {
+        matches!(token, Token::Word { .. } | Token::Text | Token::Mark('(' | ')' | ',' | ';'))
+    };
+    parsed.iter().filter_map(as_token).eq(tokens.iter().filter(structural).cloned())
+}
+
+/// The parser's token as ours, if it is one that gives a statement its structure.
+fn as_token(token: &Parsed) -> Option<Token> {
+    match token {
+        Parsed::Word(Word { value, quote_style, .. }) => {
+            let quoted = quote_style.is_some();
+            Some(Token::Word { text: fold(value, quoted), quoted })
+        }
+        Parsed::SingleQuotedString(_)
+        | Parsed::EscapedStringLiteral(_)
+        | Parsed::NationalStringLiteral(_)
+        | Parsed::HexStringLiteral(_)
+        | Parsed::SingleQuotedByteStringLiteral(_)
+        | Parsed::DollarQuotedString(_) => Some(Token::Text),
+        Parsed::LParen => Some(Token::Mark('(')),
+        Parsed::RParen => Some(Token::Mark(')')),
+        Parsed::Comma => Some(Token::Mark(',')),
+        Parsed::SemiColon => Some(Token::Mark(';')),
+        _ => None,
+    }
+}
+
+/// Says in other words what the parser reads wrongly. It takes three tokens for `TABLE t`,
+/// whatever they are, takes ONLY before a table for the table's name, and doesn't know VARIADIC.
+/// These words are reserved in Postgres, so they can't be anything else, save a label after AS or
+/// a dot.
+fn rewrite(tokens: Vec<Parsed>) -> Vec<Parsed> {
+    let mut rewritten: Vec<Parsed> = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        let before = rewritten.last();
+        if is_word(Some(&token), &["table"]) && !is_label(before) {
+            rewritten.extend([word("SELECT"), Parsed::Mul, word("FROM")]);
+        } else if !(is_word(Some(&token), &["only", "variadic"]) && starts_item(before)) {
+            rewritten.push(token);
+        }
+    }
+    rewritten
+}
+
+fn word(text: &str) -> Parsed {
+    Parsed::make_word(text, None)
+}
+
+fn is_label(before: Option<&Parsed>) -> bool {
+    before == Some(&Parsed::Period) || is_word(before, &["as"])
+}
+
+fn starts_item(before: Option<&Parsed>) -> bool {
+    matches!(before, Some(Parsed::Comma | Parsed::LParen)) || is_word(before, &["from", "join"])
+}
+
+fn is_word(token: Option<&Parsed>, among: &[&str]) -> bool {
+    matches!(token, Some(Parsed::Word(Word { value, quote_style: None, .. }))
+        if among.iter().any(|word| value.eq_ignore_ascii_case(word)))
+}
+
+fn attributes(tokens: &[Token]) -> BTreeSet<String> {
+    let after_dot = tokens.windows(2).filter(|pair| pair[0] == Token::Mark('.'));
+    after_dot
+        .filter_map(|pair| match &pair[1] {
+            Token::Word { text, .. } => Some(text.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn operators(tokens: &[Token]) -> BTreeSet<String> {
+    let operator = |token: &Token| match token {
+        Token::Operator(run) => Some(run.clone()),
+        _ => None,
+    };
+    tokens.iter().filter_map(operator).collect()
+}

@@ -1,0 +1,118 @@
+//! Why an answer can't be cached.
+
+use thiserror::Error;
+
+/// Why the answer to a query can't be kept. Each says what would mend it, where something would.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum Unfit {
+    /// It writes, or is no query at all.
+    #[error("the statement is not a plain read")]
+    NotARead,
+    /// FOR UPDATE and its kin.
+    #[error("the query locks rows")]
+    Locking,
+    /// TABLESAMPLE.
+    #[error("TABLESAMPLE reads other rows each time")]
+    Sampled,
+    /// More than one statement in one text.
+    #[error("the text holds several statements")]
+    SeveralStatements,
+    /// Longer or deeper than we are ready to read.
+    #[error("the statement is too long or too deeply nested to be analysed")]
+    TooLarge,
+    /// The parser stopped, or two readings of the text disagree.
+    #[error("the statement is not understood: {0}")]
+    NotUnderstood(String),
+    /// The answer depends on who asks or on the settings of the connection.
+    #[error("{0} depends on the connection, not on data")]
+    SessionDependent(String),
+    /// Something of Postgres' own: catalogues, system columns, names of relations as values.
+    #[error("{0} belongs to the system and changes without a trigger")]
+    System(String),
+    /// No triggers, or not all of them.
+    #[error("table {0} is not tracked; run `tidegate install {1}`")]
+    UntrackedTable(String, String),
+    /// Changes only at REFRESH, which fires no trigger.
+    #[error("{0} is a materialized view, whose refresh fires no trigger; read its tables")]
+    MaterializedView(String),
+    /// Its data changes on another server.
+    #[error("{0} is a foreign table, whose changes are not seen here")]
+    ForeignTable(String),
+    /// Seen by one connection only.
+    #[error("{0} is temporary")]
+    TemporaryTable(String),
+    /// What is seen depends on the role.
+    #[error("{0} has row-level security: the answer depends on the role")]
+    RowSecurity(String),
+    /// A tag is that of the one topmost parent.
+    #[error("{0} has a relative with several parents, which can't be tracked")]
+    SeveralParents(String),
+    /// Nothing by this name on this connection's search path.
+    #[error("no relation {0} is visible here")]
+    UnknownRelation(String),
+    /// Advances without a trigger.
+    #[error("{0} is a sequence")]
+    Sequence(String),
+    /// A relation of a kind that we don't know.
+    #[error("{0} is neither a table nor a view")]
+    UnknownKind(String),
+    /// Another answer each time.
+    #[error("function {0} is volatile")]
+    VolatileFunction(String),
+    /// It may read tables that the text doesn't show.
+    #[error(
+        "function {0} is stable, so it may read tables unseen; mark it IMMUTABLE if it doesn't"
+    )]
+    StableFunction(String),
+    /// Stable, of Postgres' own, and not on the list of those that are known to be harmless.
+    #[error("function {0} reads the catalogue or the connection")]
+    SystemFunction(String),
+    /// No function by this name on this connection's search path.
+    #[error("no function {0} is visible here")]
+    UnknownFunction(String),
+    /// An operator whose function is not trusted.
+    #[error("operator {0} runs a function that is not immutable; mark that function IMMUTABLE")]
+    Operator(String),
+    /// A cast whose function is not trusted; casts happen without being written.
+    #[error("the cast {0} runs a function that is not immutable; mark that function IMMUTABLE")]
+    Cast(String),
+    /// Backslashes are read in another way than the analysis reads them.
+    #[error("standard_conforming_strings is off on this connection")]
+    OldStrings,
+}
+
+impl Unfit {
+    /// One word for a header or a label.
+    pub(crate) fn token(&self) -> &'static str {
+        match self {
+            Self::NotARead => "not-a-read",
+            Self::Locking => "locking-read",
+            Self::Sampled => "sampled-read",
+            Self::SeveralStatements => "several-statements",
+            Self::TooLarge => "sql-too-large",
+            Self::NotUnderstood(_) => "sql-not-understood",
+            Self::SessionDependent(_) => "session-dependent",
+            Self::System(_) => "system-catalog",
+            Self::UntrackedTable(..) => "untracked-table",
+            Self::MaterializedView(_) => "materialized-view",
+            Self::ForeignTable(_) => "foreign-table",
+            Self::TemporaryTable(_) => "temporary-table",
+            Self::RowSecurity(_) => "row-security",
+            Self::SeveralParents(_) => "several-parents",
+            Self::UnknownRelation(_) => "unknown-relation",
+            Self::Sequence(_) => "sequence",
+            Self::UnknownKind(_) => "unknown-kind",
+            Self::VolatileFunction(_) => "volatile-function",
+            Self::StableFunction(_) => "stable-function",
+            Self::SystemFunction(_) => "system-function",
+            Self::UnknownFunction(_) => "unknown-function",
+            Self::Operator(_) => "operator",
+            Self::Cast(_) => "cast",
+            Self::OldStrings => "old-strings",
+        }
+    }
+
+    pub(super) fn not_understood(what: impl Into<String>) -> Self {
+        Self::NotUnderstood(what.into())
+    }
+}

@@ -1,0 +1,294 @@
+//! The parser's tree, node by node.
+//!
+//! The tree is made for many dialects. A node that Postgres doesn't have means that the parser
+//! read something else than the server would, so what is not on these lists is refused.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{
+    Expr, Function, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select,
+    SelectFlavor, SetExpr, Statement, TableAlias, TableFactor, Visit, Visitor,
+};
+
+use super::name::{Name, fold};
+use super::parse::References;
+use super::scope::Scopes;
+use super::unfit::Unfit;
+
+/// What the tree shows.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) references: References,
+    /// Names of CTEs and aliases with columns, which may stand before a parenthesis.
+    pub(super) labels: BTreeSet<String>,
+    /// CTEs read as relations.
+    pub(super) ctes: BTreeSet<Name>,
+}
+
+/// Walks a query and everything in it.
+pub(super) fn walk(query: &Query) -> Result<Found, Unfit> {
+    let mut walker = Walker::default();
+    match query.visit(&mut walker) {
+        ControlFlow::Break(unfit) => Err(unfit),
+        // Every relation is met twice, as a node that we know and as a bare name. Were there a
+        // node that we don't know, the numbers would differ.
+        ControlFlow::Continue(()) if walker.nodes != walker.names => {
+            Err(Unfit::not_understood("a relation in an unknown place"))
+        }
+        ControlFlow::Continue(()) => Ok(walker.found),
+    }
+}
+
+#[derive(Default)]
+struct Walker {
+    found: Found,
+    scopes: Scopes,
+    nodes: usize,
+    names: usize,
+}
+
+/// Calls that are grammar and have no function of that name.
+const GRAMMAR: &[&str] = &[
+    "array",
+    "coalesce",
+    "greatest",
+    "grouping",
+    "least",
+    "nullif",
+    "row",
+    "xmlconcat",
+    "xmlelement",
+    "xmlforest",
+];
+
+type Step = ControlFlow<Unfit>;
+
+impl Visitor for Walker {
+    type Break = Unfit;
+
+    fn pre_visit_query(&mut self, query: &Query) -> Step {
+        if !query.locks.is_empty() {
+            return Step::Break(Unfit::Locking);
+        }
+        let foreign = query.for_clause.is_some()
+            || query.settings.is_some()
+            || query.format_clause.is_some()
+            || !query.pipe_operators.is_empty();
+        expect(!foreign, "a clause of another dialect")?;
+        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
+            expect(cte.from.is_none(), "a clause of another dialect")?;
+            self.label(Some(&cte.alias));
+        }
+        self.scopes.enter(query);
+        bodies(&query.body)
+    }
+
+    fn post_visit_query(&mut self, query: &Query) -> Step {
+        self.scopes.leave(query);
+        Step::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> Step {
+        if select.into.is_some() {
+            return Step::Break(Unfit::NotARead);
+        }
+        expect(is_postgres(select), "a clause of another dialect")
+    }
+
+    fn pre_visit_statement(&mut self, _statement: &Statement) -> Step {
+        Step::Break(Unfit::NotARead)
+    }
+
+    fn pre_visit_relation(&mut self, _name: &ObjectName) -> Step {
+        self.names += 1;
+        Step::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> Step {
+        match factor {
+            TableFactor::Table { .. } => self.table(factor),
+            TableFactor::Derived { sample: Some(_), .. } => Step::Break(Unfit::Sampled),
+            TableFactor::Derived { alias, .. } | TableFactor::NestedJoin { alias, .. } => {
+                self.label(alias.as_ref());
+                Step::Continue(())
+            }
+            TableFactor::Function { name, alias, .. } => {
+                self.label(alias.as_ref());
+                self.call(name)
+            }
+            TableFactor::UNNEST { alias, with_offset: false, .. } => {
+                self.label(alias.as_ref());
+                self.keyword_call("unnest")
+            }
+            _ => not_understood("an item of FROM"),
+        }
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> Step {
+        match expr {
+            Expr::Function(function) => self.function(function),
+            Expr::Ceil { .. } => self.keyword_call("ceil"),
+            Expr::Floor { .. } => self.keyword_call("floor"),
+            Expr::Substring { .. } => self.keyword_call("substring"),
+            Expr::Overlay { .. } => self.keyword_call("overlay"),
+            Expr::Position { .. } => self.keyword_call("position"),
+            Expr::Extract { .. } => self.keyword_call("extract"),
+            Expr::AtTimeZone { .. } => self.keyword_call("timezone"),
+            _ => expect(is_known(expr), "an expression"),
+        }
+    }
+}
+
+impl Walker {
+    fn table(&mut self, factor: &TableFactor) -> Step {
+        let TableFactor::Table {
+            name,
+            alias,
+            args,
+            with_hints,
+            version,
+            with_ordinality: _,
+            partitions,
+            json_path,
+            sample,
+            index_hints,
+        } = factor
+        else {
+            return not_understood("an item of FROM");
+        };
+        if sample.is_some() {
+            return Step::Break(Unfit::Sampled);
+        }
+        let plain = with_hints.is_empty()
+            && version.is_none()
+            && partitions.is_empty()
+            && json_path.is_none()
+            && index_hints.is_empty()
+            && args.as_ref().is_none_or(|args| args.settings.is_none());
+        expect(plain, "a clause of another dialect")?;
+        self.nodes += 1;
+        self.label(alias.as_ref());
+        if args.is_some() { self.call(name) } else { self.relation(name) }
+    }
+
+    fn relation(&mut self, name: &ObjectName) -> Step {
+        let name = named(name)?;
+        expect(!name.is_long(), "a name of three parts")?;
+        if name.as_bare().is_some_and(|bare| self.scopes.sees(bare)) {
+            self.found.ctes.insert(name);
+        } else {
+            self.found.references.relations.insert(name);
+        }
+        Step::Continue(())
+    }
+
+    fn function(&mut self, function: &Function) -> Step {
+        let foreign = function.uses_odbc_syntax
+            || function.null_treatment.is_some()
+            || !matches!(function.parameters, FunctionArguments::None);
+        expect(!foreign, "a call of another dialect")?;
+        match function.args {
+            // A keyword such as CURRENT_DATE: `check` knows those that matter.
+            FunctionArguments::None => Step::Continue(()),
+            _ if is_grammar(&function.name) => Step::Continue(()),
+            _ => self.call(&function.name),
+        }
+    }
+
+    fn call(&mut self, name: &ObjectName) -> Step {
+        let name = named(name)?;
+        expect(!name.is_long(), "a name of three parts")?;
+        self.found.references.functions.insert(name);
+        Step::Continue(())
+    }
+
+    fn keyword_call(&mut self, name: &str) -> Step {
+        self.found.references.functions.insert(Name::bare(name));
+        Step::Continue(())
+    }
+
+    fn label(&mut self, alias: Option<&TableAlias>) {
+        self.found.labels.extend(alias.map(|alias| folded(&alias.name)));
+    }
+}
+
+/// Refuses a body that is no query, however many set operations there are.
+fn bodies(body: &SetExpr) -> Step {
+    let mut left = vec![body];
+    while let Some(body) = left.pop() {
+        match body {
+            SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::Values(_) => {}
+            SetExpr::SetOperation { left: one, right: other, .. } => left.extend([&**one, other]),
+            SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
+                return Step::Break(Unfit::NotARead);
+            }
+            SetExpr::Table(_) => return not_understood("TABLE"),
+        }
+    }
+    Step::Continue(())
+}
+
+fn is_postgres(select: &Select) -> bool {
+    select.flavor == SelectFlavor::Standard
+        && select.optimizer_hints.is_empty()
+        && select.select_modifiers.is_none()
+        && select.top.is_none()
+        && select.exclude.is_none()
+        && select.lateral_views.is_empty()
+        && select.prewhere.is_none()
+        && select.connect_by.is_empty()
+        && select.cluster_by.is_empty()
+        && select.distribute_by.is_empty()
+        && select.sort_by.is_empty()
+        && select.qualify.is_none()
+        && select.value_table_mode.is_none()
+}
+
+/// What Postgres has too and has no name of its own to look up.
+fn is_known(expr: &Expr) -> bool {
+    !matches!(
+        expr,
+        Expr::JsonAccess { .. }
+            | Expr::RLike { .. }
+            | Expr::InUnnest { .. }
+            | Expr::Convert { .. }
+            | Expr::Prefixed { .. }
+            | Expr::Struct { .. }
+            | Expr::Dictionary(_)
+            | Expr::Map(_)
+            | Expr::MatchAgainst { .. }
+            | Expr::OuterJoin(_)
+            | Expr::Prior(_)
+            | Expr::Lambda(_)
+            | Expr::MemberOf(_)
+    )
+}
+
+fn is_grammar(name: &ObjectName) -> bool {
+    matches!(&name.0[..], [ObjectNamePart::Identifier(Ident { value, quote_style: None, .. })]
+        if GRAMMAR.contains(&value.to_ascii_lowercase().as_str()))
+}
+
+fn named(name: &ObjectName) -> ControlFlow<Unfit, Name> {
+    let part = |part: &ObjectNamePart| match part {
+        ObjectNamePart::Identifier(ident) => Some(folded(ident)),
+        ObjectNamePart::Function(_) => None,
+    };
+    match name.0.iter().map(part).collect::<Option<Vec<_>>>() {
+        Some(parts) => ControlFlow::Continue(Name::new(parts)),
+        None => ControlFlow::Break(Unfit::not_understood("a name")),
+    }
+}
+
+fn folded(ident: &Ident) -> String {
+    fold(&ident.value, ident.quote_style.is_some())
+}
+
+fn expect(holds: bool, what: &str) -> Step {
+    if holds { Step::Continue(()) } else { not_understood(what) }
+}
+
+fn not_understood(what: &str) -> Step {
+    Step::Break(Unfit::not_understood(what))
+}
