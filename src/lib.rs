@@ -4,6 +4,8 @@
 
 mod clock;
 mod entry;
+#[cfg(any(feature = "redis", feature = "postgres"))]
+mod redact;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -11,4 +13,6 @@ pub mod testing;
 pub use entry::{Entry, Epoch, Key, KeyText, Position, Tag};
 #[cfg(feature = "memory")]
 pub use store::Memory;
-pub use store::{Found, Lease, LeaseToken, Store, StoreError, Tier};
+pub use store::{Found, Guard, Lease, LeaseToken, Store, StoreError, Tier, Tiered};
+#[cfg(feature = "redis")]
+pub use store::{Redis, RedisError, RedisOptions};
