@@ -9,6 +9,8 @@ mod middleware;
 mod outcome;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(any(feature = "redis", feature = "postgres"))]
+mod redact;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -28,4 +30,6 @@ pub use postgres::{
 };
 #[cfg(feature = "memory")]
 pub use store::Memory;
-pub use store::{Found, Lease, LeaseToken, Store, StoreError, Tier};
+pub use store::{Found, Guard, Lease, LeaseToken, Store, StoreError, Tier, Tiered};
+#[cfg(feature = "redis")]
+pub use store::{Redis, RedisError, RedisOptions};

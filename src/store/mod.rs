@@ -15,11 +15,20 @@ use futures_util::future::BoxFuture;
 use crate::entry::codec::DecodeError;
 use crate::entry::{Entry, Key};
 
+mod breaker;
+mod guard;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
+mod tiered;
 
+pub use guard::Guard;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
+#[cfg(feature = "redis")]
+pub use redis::{Redis, RedisError, RedisOptions};
+pub use tiered::Tiered;
 
 /// Keeps entries by key.
 ///
@@ -102,6 +111,9 @@ pub enum StoreError {
     /// Too many failures lately; the store was not asked.
     #[error("the store is not asked while its circuit breaker is open")]
     Open,
+    /// Too much is under way; this was dropped.
+    #[error("too many writes to the store are under way; this one was dropped")]
+    Busy,
     /// What the store holds under the key is not an entry of this version.
     #[error("the stored entry is {0}")]
     Decode(#[from] DecodeError),

@@ -1,0 +1,101 @@
+//! When not to ask.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::StoreError;
+use crate::clock::{Instant, now};
+
+/// A circuit breaker: after a row of failures nobody asks for a while, then one does.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    failures: u32,
+    cool_down: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Closed { failed: u32 },
+    Open { until: Instant },
+    Probing,
+}
+
+impl Breaker {
+    pub(super) fn new(failures: u32, cool_down: Duration) -> Self {
+        Self { failures, cool_down, state: Mutex::new(State::Closed { failed: 0 }) }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !matches!(*self.lock(), State::Closed { .. })
+    }
+
+    /// Leave to ask once.
+    pub(super) fn enter(&self) -> Result<Pass<'_>, StoreError> {
+        let mut state = self.lock();
+        let probe = match *state {
+            State::Closed { .. } => false,
+            State::Open { until } if now() >= until => {
+                *state = State::Probing;
+                true
+            }
+            State::Open { .. } | State::Probing => return Err(StoreError::Open),
+        };
+        Ok(Pass { breaker: self, probe, reported: false })
+    }
+
+    fn succeeded(&self, probe: bool) {
+        let mut state = self.lock();
+        // What was asked before the breaker opened says nothing about now.
+        if probe || matches!(*state, State::Closed { .. }) {
+            *state = State::Closed { failed: 0 };
+        }
+    }
+
+    fn failed(&self, probe: bool) {
+        let mut state = self.lock();
+        let failed = match *state {
+            State::Closed { failed } => failed + 1,
+            _ if probe => self.failures,
+            _ => return,
+        };
+        *state = if failed >= self.failures {
+            State::Open { until: now() + self.pause() }
+        } else {
+            State::Closed { failed }
+        };
+    }
+
+    /// Nodes that lost the server together should not all come back to it together.
+    fn pause(&self) -> Duration {
+        self.cool_down.mul_f64(0.75 + 0.5 * fastrand::f64())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leave to ask; how it went is reported, or it never happened.
+#[derive(Debug)]
+pub(super) struct Pass<'a> {
+    breaker: &'a Breaker,
+    probe: bool,
+    reported: bool,
+}
+
+impl Pass<'_> {
+    pub(super) fn report(mut self, well: bool) {
+        self.reported = true;
+        if well { self.breaker.succeeded(self.probe) } else { self.breaker.failed(self.probe) }
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        // A probe whose caller went away leaves the next one to try.
+        if self.probe && !self.reported {
+            *self.breaker.lock() = State::Open { until: now() };
+        }
+    }
+}

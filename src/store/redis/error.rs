@@ -1,0 +1,69 @@
+//! What can be wrong with Redis when a service starts.
+
+use deadpool_redis::{PoolError, redis};
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why there is no connection to Redis. No form of it shows a password.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RedisError {
+    /// The environment names no server.
+    #[error("REDIS_URL is not set; set it to an address such as redis://127.0.0.1:6379/")]
+    NotSet,
+    /// The address can't be understood.
+    #[error(
+        "{url} is not an address of Redis: {problem}; use redis://host:port/db, \
+         redis+cluster://host:port,host:port/ or redis+sentinel://host:port,host:port/master/db, \
+         with rediss in place of redis for TLS, and percent-encode what is odd in a password"
+    )]
+    Url {
+        /// The address, without its password.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The address asks for what this build leaves out.
+    #[error("{url} needs tidegate's feature `{feature}`: add it in Cargo.toml")]
+    Feature {
+        /// The address, without its password.
+        url: String,
+        /// The feature to switch on.
+        feature: &'static str,
+    },
+    /// The server could not be reached in time.
+    #[error(
+        "can't reach Redis at {url}: {cause}; check that it runs and that the address is right"
+    )]
+    Unreachable {
+        /// The address, without its password.
+        url: String,
+        /// What happened.
+        #[source]
+        cause: Cause,
+    },
+    /// The server was reached and said no.
+    #[error("Redis at {url} refuses the connection: {cause}; check user, password and database")]
+    Refused {
+        /// The address, without its password.
+        url: String,
+        /// What it said.
+        #[source]
+        cause: Cause,
+    },
+}
+
+impl RedisError {
+    /// `url` is shown as it is.
+    pub(super) fn connecting(url: &str, error: PoolError) -> Self {
+        let (url, refused) = (url.to_owned(), is_refusal(&error));
+        let cause = Box::new(error);
+        if refused { Self::Refused { url, cause } } else { Self::Unreachable { url, cause } }
+    }
+}
+
+fn is_refusal(error: &PoolError) -> bool {
+    // A server without a password for us answers with a code that the redis crate has no kind for.
+    let PoolError::Backend(error) = error else { return false };
+    error.kind() == redis::ErrorKind::AuthenticationFailed || error.code().is_some()
+}

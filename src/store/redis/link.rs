@@ -1,0 +1,201 @@
+//! One held connection, and its replacement when it breaks.
+//!
+//! A multiplexed connection matches replies to requests by their order alone. That a reply can
+//! reach no other request than its own rests on the redis crate (1.8.1,
+//! `aio/multiplexed_connection.rs`): each request that was written keeps its place in `in_flight`
+//! until its reply is read, also when the one who asked has timed out or was cancelled, and the
+//! late reply is then dropped (`send_result`); a request whose asker has gone before it was written
+//! is not written (`start_send`); and after an error of the stream the connection ends, and nothing
+//! more is read from it. The connection of a cluster does the same per node. So a connection may
+//! be kept after a timeout, and `tests/redis_faults.rs` tries it.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::time::Duration;
+
+use deadpool_redis::PoolError;
+use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use tokio::time::{sleep, timeout};
+
+use super::topology::{Handle, Held, Pool};
+use crate::clock::{Instant, now};
+use crate::store::StoreError;
+
+/// After this long an answer is of use to nobody. A `Guard` gives up sooner.
+pub(super) const REPLY_WITHIN: Duration = Duration::from_secs(1);
+/// One attempt to connect: name lookup, TLS, login, and in a cluster the map of slots.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A request given up sooner says nothing about the server: its caller may have hung up.
+const SLOW: Duration = Duration::from_millis(20);
+
+/// One request without an answer weighs as much as this many with one, so that a dead node of a
+/// cluster is noticed among the live ones.
+const UNANSWERED: u32 = 8;
+/// A peer that vanished sends no error. Three requests in a row without an answer look like it.
+const STRAINED: u32 = 3 * UNANSWERED;
+
+/// One held connection.
+pub(super) struct Link {
+    pool: Arc<Pool>,
+    held: RwLock<Option<Connection>>,
+    strain: AtomicU32,
+    replacing: AtomicBool,
+}
+
+struct Connection {
+    held: Held,
+    handle: Handle,
+    /// Tells errors of this connection from those of the one before it.
+    number: u64,
+}
+
+impl Link {
+    pub(super) fn new(pool: Arc<Pool>) -> Arc<Self> {
+        let (strain, replacing) = (AtomicU32::new(0), AtomicBool::new(false));
+        Arc::new(Self { pool, held: RwLock::new(None), strain, replacing })
+    }
+
+    /// Connects, once.
+    pub(super) async fn connect(&self) -> Result<(), PoolError> {
+        let timed_out =
+            |_| PoolError::Backend(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+        let held = timeout(CONNECT_WITHIN, self.pool.take()).await.map_err(timed_out)??;
+        let mut slot = self.write();
+        let number = slot.as_ref().map_or(0, |old| old.number) + 1;
+        let handle = held.handle();
+        let old = slot.replace(Connection { held, handle, number });
+        self.strain.store(0, Ordering::Relaxed);
+        drop(slot);
+        if let Some(old) = old {
+            old.held.discard();
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.read().is_some()
+    }
+
+    /// Runs a command, or fails at once where there is no connection.
+    pub(super) async fn run(self: &Arc<Self>, command: &Cmd) -> Result<Value, StoreError> {
+        let Some((mut handle, number)) = self.handle() else {
+            self.replace();
+            return Err(StoreError::Backend("not connected to Redis at present".into()));
+        };
+        let request = Request { link: self, since: now(), answered: false };
+        match timeout(REPLY_WITHIN, handle.ask(command)).await {
+            Err(_) => Err(StoreError::Timeout(REPLY_WITHIN)),
+            Ok(Ok(value)) => {
+                request.answered();
+                Ok(value)
+            }
+            Ok(Err(error)) => {
+                request.failed(&error, number, &handle);
+                Err(StoreError::Backend(Box::new(error)))
+            }
+        }
+    }
+
+    fn handle(&self) -> Option<(Handle, u64)> {
+        self.read().as_ref().map(|connection| (connection.handle.clone(), connection.number))
+    }
+
+    /// Drops a broken connection, so that nobody else waits on it.
+    fn drop_broken(self: &Arc<Self>, number: u64) {
+        let mut slot = self.write();
+        let broken = slot.take_if(|connection| connection.number == number);
+        drop(slot);
+        if let Some(broken) = broken {
+            broken.held.discard();
+        }
+        self.replace();
+    }
+
+    /// Looks for another connection in the background, unless someone does.
+    pub(super) fn replace(self: &Arc<Self>) {
+        if !self.replacing.swap(true, Ordering::AcqRel) {
+            tokio::spawn(replace(Arc::downgrade(self)));
+        }
+    }
+
+    fn strain(self: &Arc<Self>) {
+        if self.strain.fetch_add(UNANSWERED, Ordering::Relaxed) + UNANSWERED >= STRAINED {
+            self.replace();
+        }
+    }
+
+    fn relax(&self) {
+        if self.strain.load(Ordering::Relaxed) > 0 {
+            let less = |strain: u32| Some(strain.saturating_sub(1));
+            let _ = self.strain.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
+    }
+
+    fn is_well(&self) -> bool {
+        self.is_connected() && self.strain.load(Ordering::Relaxed) < STRAINED
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Option<Connection>> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Option<Connection>> {
+        self.held.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tries until there is a connection, the old one answers again, or nobody wants it any more.
+async fn replace(link: Weak<Link>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        // Also before the first attempt, or a server that accepts and hangs up would be flooded.
+        sleep(pause.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
+        pause = (2 * pause).min(LONGEST_PAUSE);
+        let Some(link) = link.upgrade() else { return };
+        match link.connect().await {
+            Ok(()) => tracing::info!("connected to Redis again"),
+            Err(error) => tracing::debug!(%error, "no connection to Redis yet"),
+        }
+        if link.is_well() {
+            link.replacing.store(false, Ordering::Release);
+            return;
+        }
+    }
+}
+
+/// A request under way; dropped without an answer, it counts against the connection.
+struct Request<'a> {
+    link: &'a Arc<Link>,
+    since: Instant,
+    answered: bool,
+}
+
+impl Request<'_> {
+    fn answered(mut self) {
+        self.answered = true;
+        self.link.relax();
+    }
+
+    fn failed(self, error: &RedisError, number: u64, handle: &Handle) {
+        let socket = error.is_io_error() || error.is_unrecoverable_error();
+        if error.is_timeout() || (socket && !handle.ends_with_its_socket()) {
+            self.link.strain();
+        } else if socket {
+            self.link.drop_broken(number);
+        } else if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
+            // Our server is the master no more; another connection leads to the one that is.
+            self.link.replace();
+        }
+        self.answered();
+    }
+}
+
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        if !self.answered && self.since.elapsed() >= SLOW {
+            self.link.strain();
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The tier that nodes share: Redis, or what speaks as it does.
+//!
+//! [`RedisOptions`] and [`Redis::connect`] take one form of address for a single server, a cluster
+//! and Sentinel (`topology`). A few connections are taken from a deadpool pool and held (`link`),
+//! and each command runs on a clone of one of them: taking a connection from the pool per command
+//! would send UNWATCH and PING before each lookup. `store` is what is said on them: GET, SET with an
+//! expiry, DEL; `lease` is one node's claim to make an entry. Each command names one key, so a
+//! cluster needs no hash tags.
+
+mod error;
+mod lease;
+mod link;
+mod options;
+mod store;
+mod topology;
+
+pub use error::RedisError;
+pub use options::RedisOptions;
+pub use store::Redis;

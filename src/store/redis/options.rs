@@ -1,0 +1,83 @@
+//! What a connection to Redis is made with.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+
+use super::{Redis, RedisError};
+use crate::redact::redacted;
+
+/// Where Redis is, and how to use it.
+///
+/// ```no_run
+/// # async fn connect() -> Result<(), tidegate::RedisError> {
+/// let redis = tidegate::RedisOptions::new("redis://127.0.0.1:6379/").prefix("shop").connect().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RedisOptions {
+    pub(super) url: String,
+    pub(super) prefix: String,
+    pub(super) connections: NonZeroUsize,
+    pub(super) lazy: bool,
+}
+
+impl RedisOptions {
+    /// Options for the server or servers at `url`:
+    ///
+    /// - `redis://user:password@host:port/database` for one server,
+    /// - `redis+cluster://user:password@host1:port,host2:port/` for a cluster, by any of its nodes,
+    /// - `redis+sentinel://user:password@host1:port,host2:port/master/database` for the master that
+    ///   the sentinels at these hosts name; user and password are the master's.
+    ///
+    /// With `rediss` in place of `redis` connections are made with TLS.
+    pub fn new(url: impl Into<String>) -> Self {
+        let connections = NonZeroUsize::MIN.saturating_add(1);
+        Self { url: url.into(), prefix: "tidegate".to_owned(), connections, lazy: false }
+    }
+
+    /// What each key begins with; `tidegate` if nothing is said. Services that share a server and
+    /// not their entries need one each.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// How many connections are held, at least one; 2 if nothing is said. All carry many requests
+    /// at a time; more than one keeps a large entry from delaying all others.
+    #[must_use]
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = NonZeroUsize::new(connections).unwrap_or(NonZeroUsize::MIN);
+        self
+    }
+
+    /// Whether to start without the server where it can't be reached, and connect when it can.
+    /// If not, that is an error of [`connect`](Self::connect).
+    #[must_use]
+    pub fn lazy(mut self, lazy: bool) -> Self {
+        self.lazy = lazy;
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// If the address is wrong, and, unless [`lazy`](Self::lazy), if the server can't be reached or
+    /// refuses us.
+    pub async fn connect(self) -> Result<Redis, RedisError> {
+        Redis::with(&self).await
+    }
+}
+
+impl fmt::Debug for RedisOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisOptions")
+            .field("url", &redacted(&self.url))
+            .field("prefix", &self.prefix)
+            .field("connections", &self.connections)
+            .field("lazy", &self.lazy)
+            .finish()
+    }
+}

@@ -1,0 +1,196 @@
+//! What is said to Redis.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use deadpool_redis::redis::{Cmd, Value, cmd};
+use futures_util::future::{BoxFuture, try_join_all};
+
+use super::link::Link;
+use super::topology::Pool;
+use super::{RedisError, RedisOptions};
+use crate::clock::millis;
+use crate::entry::{Entry, Key, codec};
+use crate::redact::redacted;
+use crate::store::{Found, Lease, LeaseToken, Store, StoreError, Tier};
+
+/// Part of each key, so that nodes of two versions never read one another's entries. It goes with
+/// the version in the codec's magic.
+const FORMAT: &str = "1";
+
+/// The tier that nodes share.
+///
+/// It survives the loss of its server: while there is no connection each call fails at once, and
+/// one is looked for in the background. A call that gets no answer waits for a second at most;
+/// put a [`Guard`](crate::Guard) around it to wait less, and not at all when it is in vain.
+#[derive(Clone)]
+pub struct Redis {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    url: String,
+    prefix: String,
+    links: Box<[Arc<Link>]>,
+    turn: AtomicUsize,
+}
+
+impl Redis {
+    /// Connects to the server or servers at `url`; see [`RedisOptions::new`] for its forms.
+    ///
+    /// # Errors
+    ///
+    /// If the address is wrong, or the server can't be reached or refuses us.
+    pub async fn connect(url: impl Into<String>) -> Result<Self, RedisError> {
+        RedisOptions::new(url).connect().await
+    }
+
+    /// Connects to what the environment variable `REDIS_URL` names.
+    ///
+    /// # Errors
+    ///
+    /// If it is not set, and as [`connect`](Self::connect).
+    pub async fn from_env() -> Result<Self, RedisError> {
+        let url = std::env::var("REDIS_URL").map_err(|_| RedisError::NotSet)?;
+        Self::connect(url).await
+    }
+
+    pub(super) async fn with(options: &RedisOptions) -> Result<Self, RedisError> {
+        // Twice as many as are held: a new connection is made before the old one is given up.
+        let pool = Arc::new(Pool::new(&options.url, 2 * options.connections.get())?);
+        let links: Box<[_]> =
+            (0..options.connections.get()).map(|_| Link::new(pool.clone())).collect();
+        let url = redacted(&options.url);
+        if options.lazy {
+            links.iter().for_each(Link::replace);
+        } else {
+            let connected = try_join_all(links.iter().map(|link| link.connect())).await;
+            connected.map_err(|error| RedisError::connecting(&url, error))?;
+        }
+        let prefix = format!("{}:{FORMAT}", options.prefix);
+        Ok(Self { shared: Arc::new(Shared { url, prefix, links, turn: AtomicUsize::new(0) }) })
+    }
+
+    /// Whether there is a connection to the server, as far as is known.
+    pub fn is_connected(&self) -> bool {
+        self.shared.links.iter().any(|link| link.is_connected())
+    }
+
+    pub(super) fn name(&self, key: &Key) -> String {
+        format!("{}:{key}", self.shared.prefix)
+    }
+
+    pub(super) fn lease_name(&self, key: &Key) -> String {
+        format!("{}:lease:{key}", self.shared.prefix)
+    }
+
+    pub(super) async fn run(&self, command: &Cmd) -> Result<Value, StoreError> {
+        self.shared.link().run(command).await
+    }
+
+    async fn find(&self, key: &Key) -> Result<Option<Found>, StoreError> {
+        let bytes = match self.run(cmd("GET").arg(self.name(key))).await? {
+            Value::Nil => return Ok(None),
+            Value::BulkString(bytes) => Bytes::from(bytes),
+            other => return Err(unexpected("GET", &other)),
+        };
+        let entry = Arc::new(codec::decode(&bytes)?);
+        Ok(entry.answers(key).then_some(Found { entry, tier: Tier::Shared }))
+    }
+
+    async fn keep(self, name: String, entry: Arc<Entry>) -> Result<(), StoreError> {
+        let left = millis(entry.life.keep.saturating_sub(entry.age()));
+        if left == 0 {
+            return Ok(());
+        }
+        let encoded = codec::encode(&entry);
+        let mut command = Cmd::with_capacity(5, encoded.len() + 128);
+        command.arg("SET").arg(name).arg(&encoded[..]).arg("PX").arg(left);
+        self.run(&command).await.map(drop)
+    }
+}
+
+impl Shared {
+    /// Connections take turns; one that is down is passed over.
+    fn link(&self) -> &Arc<Link> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.links.len();
+        let (before, from) = self.links.split_at(turn);
+        let connected = from.iter().chain(before).find(|link| link.is_connected());
+        connected.unwrap_or(&self.links[turn])
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("url", &self.shared.url)
+            .field("prefix", &self.shared.prefix)
+            .field("connections", &self.shared.links.len())
+            .field("connected", &self.is_connected())
+            .finish()
+    }
+}
+
+impl Store for Redis {
+    fn peek(&self, _: &Key) -> Option<Found> {
+        None
+    }
+
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
+        Box::pin(self.find(key))
+    }
+
+    fn put(
+        &self,
+        key: &Key,
+        entry: &Arc<Entry>,
+    ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
+        Some(Box::pin(self.clone().keep(self.name(key), entry.clone())))
+    }
+
+    fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async { self.run(cmd("DEL").arg(self.name(key))).await.map(drop) })
+    }
+
+    fn lease<'a>(
+        &'a self,
+        key: &'a Key,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<Lease, StoreError>> {
+        Box::pin(super::lease::take(self, key, ttl))
+    }
+
+    fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
+        Box::pin(super::lease::give_back(self.clone(), self.lease_name(key), token))
+    }
+}
+
+/// An answer that the command can't have. Of what it holds only its type may be shown.
+pub(super) fn unexpected(command: &str, value: &Value) -> StoreError {
+    let kind = match value {
+        Value::Nil => "nothing",
+        Value::Int(_) => "a number",
+        Value::BulkString(_) | Value::SimpleString(_) => "a string",
+        Value::Okay => "OK",
+        _ => "something else",
+    };
+    StoreError::Backend(format!("Redis answered {command} with {kind}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{Epoch, Life, Position};
+
+    #[tokio::test]
+    async fn keys_go_with_the_version_of_the_codec() {
+        let life = Life::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
+        let key = Key::new("k").finish();
+        let parts = (Bytes::new(), Bytes::new());
+        let entry = Entry::new(&key, (Epoch::new(1), Position::ZERO), [].into(), life, parts);
+        assert_eq!(codec::encode(&entry)[3].to_string(), FORMAT);
+    }
+}

@@ -1,0 +1,234 @@
+//! From an address to a pool: one server, a cluster, or whoever Sentinel says is the master.
+
+use deadpool_redis::redis::{self, Cmd, ConnectionInfo, IntoConnectionInfo, Value};
+
+use super::RedisError;
+use super::link::REPLY_WITHIN;
+use crate::redact::redacted;
+
+/// Makes connections.
+pub(super) enum Pool {
+    Single(deadpool_redis::Pool),
+    #[cfg(feature = "redis-cluster")]
+    Cluster(deadpool_redis::cluster::Pool),
+    #[cfg(feature = "redis-sentinel")]
+    Sentinel(deadpool_redis::sentinel::Pool),
+}
+
+/// A connection that the pool has given out.
+pub(super) enum Held {
+    Single(deadpool_redis::Connection),
+    #[cfg(feature = "redis-cluster")]
+    Cluster(deadpool_redis::cluster::Connection),
+    #[cfg(feature = "redis-sentinel")]
+    Sentinel(deadpool_redis::sentinel::Connection),
+}
+
+/// A clone of a held connection, for one command.
+#[derive(Clone)]
+pub(super) enum Handle {
+    One(redis::aio::MultiplexedConnection),
+    #[cfg(feature = "redis-cluster")]
+    Cluster(redis::cluster_async::ClusterConnection),
+}
+
+impl Pool {
+    /// A pool for what `url` names, of at most `size` connections.
+    pub(super) fn new(url: &str, size: usize) -> Result<Self, RedisError> {
+        let address = Address::parse(url)?;
+        let invalid = |error: &dyn std::fmt::Display| problem(url, &error.to_string());
+        match address.kind {
+            Kind::Single => {
+                let server = address.nodes(url)?.swap_remove(0);
+                let manager =
+                    deadpool_redis::Manager::new(server).map_err(|error| invalid(&error))?;
+                let pool = deadpool_redis::Pool::builder(manager).max_size(size).build();
+                Ok(Self::Single(pool.map_err(|error| invalid(&error))?))
+            }
+            #[cfg(feature = "redis-cluster")]
+            Kind::Cluster => {
+                use deadpool_redis::cluster::{Manager, Pool};
+                let manager = Manager::new(address.nodes(url)?, false);
+                let manager = manager.map_err(|error| invalid(&error))?;
+                let pool = Pool::builder(manager).max_size(size).build();
+                Ok(Self::Cluster(pool.map_err(|error| invalid(&error))?))
+            }
+            #[cfg(feature = "redis-sentinel")]
+            Kind::Sentinel => {
+                use deadpool_redis::sentinel::{Manager, Pool, SentinelServerType};
+                let (master, sentinels, servers) = address.sentinels(url)?;
+                let kind = SentinelServerType::Master;
+                let manager = Manager::new(sentinels, master, Some(servers), kind);
+                let manager = manager.map_err(|error| invalid(&error))?;
+                let pool = Pool::builder(manager).max_size(size).build();
+                Ok(Self::Sentinel(pool.map_err(|error| invalid(&error))?))
+            }
+            #[cfg(not(feature = "redis-cluster"))]
+            Kind::Cluster => Err(left_out(url, "redis-cluster")),
+            #[cfg(not(feature = "redis-sentinel"))]
+            Kind::Sentinel => Err(left_out(url, "redis-sentinel")),
+        }
+    }
+
+    /// Takes a connection that has answered once.
+    pub(super) async fn take(&self) -> Result<Held, deadpool_redis::PoolError> {
+        let held = match self {
+            Self::Single(pool) => Held::Single(pool.get().await?),
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(pool) => Held::Cluster(pool.get().await?),
+            #[cfg(feature = "redis-sentinel")]
+            Self::Sentinel(pool) => Held::Sentinel(pool.get().await?),
+        };
+        // A server that wants a password lets anyone connect, and says so only to the first command.
+        held.handle().ask(&redis::cmd("PING")).await?;
+        Ok(held)
+    }
+}
+
+impl Held {
+    pub(super) fn handle(&self) -> Handle {
+        let mut one = match self {
+            Self::Single(held) => redis::aio::MultiplexedConnection::clone(held),
+            #[cfg(feature = "redis-sentinel")]
+            Self::Sentinel(held) => redis::aio::MultiplexedConnection::clone(held),
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(held) => {
+                return Handle::Cluster(redis::cluster_async::ClusterConnection::clone(held));
+            }
+        };
+        one.set_response_timeout(2 * REPLY_WITHIN); // the link's own limit comes first
+        Handle::One(one)
+    }
+
+    /// Drops the connection for good. Were it only dropped, the pool would give it out again.
+    pub(super) fn discard(self) {
+        match self {
+            Self::Single(held) => drop(deadpool_redis::Connection::take(held)),
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(held) => drop(deadpool_redis::cluster::Connection::take(held)),
+            #[cfg(feature = "redis-sentinel")]
+            Self::Sentinel(held) => drop(deadpool_redis::sentinel::Connection::take(held)),
+        }
+    }
+}
+
+impl Handle {
+    pub(super) async fn ask(&mut self, command: &Cmd) -> redis::RedisResult<Value> {
+        match self {
+            Self::One(connection) => command.query_async(connection).await,
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(connection) => command.query_async(connection).await,
+        }
+    }
+
+    /// Whether an I/O error means the end of this connection. That of a cluster has one to each
+    /// node, and replaces them itself.
+    pub(super) fn ends_with_its_socket(&self) -> bool {
+        matches!(self, Self::One(_))
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Single,
+    Cluster,
+    Sentinel,
+}
+
+/// An address in parts.
+struct Address<'a> {
+    kind: Kind,
+    scheme: &'a str,
+    user: &'a str,
+    hosts: &'a str,
+    path: &'a str,
+    options: &'a str,
+}
+
+impl<'a> Address<'a> {
+    fn parse(url: &'a str) -> Result<Self, RedisError> {
+        let (scheme, rest) =
+            url.split_once("://").ok_or_else(|| problem(url, "it has no scheme"))?;
+        let (scheme, kind) = match scheme.split_once('+') {
+            None => (scheme, Kind::Single),
+            Some((scheme, "cluster")) => (scheme, Kind::Cluster),
+            Some((scheme, "sentinel")) => (scheme, Kind::Sentinel),
+            Some(_) => return Err(problem(url, "the scheme is of no known topology")),
+        };
+        match scheme {
+            "redis" => {}
+            "rediss" if cfg!(feature = "tls") => {}
+            "rediss" => return Err(left_out(url, "tls")),
+            _ => return Err(problem(url, "the scheme is neither redis nor rediss")),
+        }
+        let (rest, options) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (user, hosts) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
+        if hosts.split(',').any(str::is_empty) {
+            return Err(problem(url, "a host is missing"));
+        }
+        if matches!(kind, Kind::Single) && hosts.contains(',') {
+            return Err(problem(url, "it names several servers and neither cluster nor sentinel"));
+        }
+        Ok(Self { kind, scheme, user, hosts, path: path.trim_matches('/'), options })
+    }
+
+    /// The address of each server.
+    fn nodes(&self, url: &str) -> Result<Vec<ConnectionInfo>, RedisError> {
+        self.each(url, self.user, self.path)
+    }
+
+    fn each(&self, url: &str, user: &str, path: &str) -> Result<Vec<ConnectionInfo>, RedisError> {
+        let node = |host| format!("{}://{user}{host}/{path}{}", self.scheme, self.options);
+        let parsed = self.hosts.split(',').map(|host| node(host).into_connection_info());
+        parsed.collect::<Result<_, _>>().map_err(|error| problem(url, &error.to_string()))
+    }
+}
+
+#[cfg(feature = "redis-sentinel")]
+impl Address<'_> {
+    /// The master's name, the sentinels, and how to speak to the servers that they name. User and
+    /// password are the servers'.
+    fn sentinels(&self, url: &str) -> Result<(String, Vec<ConnectionInfo>, Servers), RedisError> {
+        const PORT: u16 = 26379;
+        let (master, database) = self.path.split_once('/').unwrap_or((self.path, ""));
+        if master.is_empty() {
+            return Err(problem(url, "the master's name is missing after the hosts"));
+        }
+        let hosts = self.hosts.split(',').map(|host| with_port(host, PORT));
+        let hosts = hosts.collect::<Vec<_>>().join(",");
+        let sentinels = Address { hosts: &hosts, ..*self }.each(url, "", "")?;
+        let server = self.each(url, self.user, database)?.swap_remove(0);
+        let servers = Servers {
+            tls_mode: match server.addr() {
+                redis::ConnectionAddr::TcpTls { insecure: true, .. } => {
+                    Some(deadpool_redis::sentinel::TlsMode::Insecure)
+                }
+                redis::ConnectionAddr::TcpTls { .. } => {
+                    Some(deadpool_redis::sentinel::TlsMode::Secure)
+                }
+                _ => None,
+            },
+            redis_connection_info: Some(server.redis_settings().clone().into()),
+        };
+        Ok((master.to_owned(), sentinels, servers))
+    }
+}
+
+#[cfg(feature = "redis-sentinel")]
+type Servers = deadpool_redis::sentinel::SentinelNodeConnectionInfo;
+
+#[cfg(feature = "redis-sentinel")]
+fn with_port(host: &str, port: u16) -> String {
+    // The colons of an IPv6 address are inside its brackets.
+    let has_port = host.rsplit(']').next().is_some_and(|end| end.contains(':'));
+    if has_port { host.to_owned() } else { format!("{host}:{port}") }
+}
+
+fn problem(url: &str, problem: &str) -> RedisError {
+    RedisError::Url { url: redacted(url), problem: problem.to_owned() }
+}
+
+fn left_out(url: &str, feature: &'static str) -> RedisError {
+    RedisError::Feature { url: redacted(url), feature }
+}

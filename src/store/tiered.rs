@@ -1,0 +1,98 @@
+//! One store in front of another.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::{Found, Guard, Lease, LeaseToken, Store, StoreError};
+use crate::entry::{Entry, Key};
+
+/// A store of this process in front of one that nodes share.
+///
+/// What the shared one has is taken into the near one. If the shared one fails, the near one still
+/// keeps what it is given.
+#[derive(Debug)]
+pub struct Tiered {
+    memory: Arc<dyn Store>,
+    shared: Arc<dyn Store>,
+}
+
+impl Tiered {
+    /// `memory` in front of `shared`, with a [`Guard`] around `shared`.
+    pub fn new(memory: impl Store, shared: impl Store) -> Self {
+        Self::with_guard(memory, Guard::new(shared))
+    }
+
+    /// `memory` in front of a store whose guard is already set up.
+    pub fn with_guard(memory: impl Store, shared: Guard) -> Self {
+        Self::unguarded(memory, shared)
+    }
+
+    /// `memory` in front of `shared`, which may take its time.
+    pub fn unguarded(memory: impl Store, shared: impl Store) -> Self {
+        Self { memory: Arc::new(memory), shared: Arc::new(shared) }
+    }
+
+    async fn find(&self, key: &Key) -> Result<Option<Found>, StoreError> {
+        if let Ok(Some(found)) = self.memory.get(key).await {
+            return Ok(Some(found));
+        }
+        let Some(found) = self.shared.get(key).await? else { return Ok(None) };
+        // The answer may have been under way while a newer entry was put.
+        if let Some(newer) = self.memory.peek(key).filter(|kept| is_newer(kept, &found)) {
+            return Ok(Some(newer));
+        }
+        if let Some(rest) = self.memory.put(key, &found.entry) {
+            let _ = rest.await;
+        }
+        Ok(Some(found))
+    }
+}
+
+fn is_newer(kept: &Found, found: &Found) -> bool {
+    kept.entry.epoch() == found.entry.epoch() && kept.entry.as_of() > found.entry.as_of()
+}
+
+impl Store for Tiered {
+    fn peek(&self, key: &Key) -> Option<Found> {
+        self.memory.peek(key)
+    }
+
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
+        Box::pin(self.find(key))
+    }
+
+    fn put(
+        &self,
+        key: &Key,
+        entry: &Arc<Entry>,
+    ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
+        match (self.memory.put(key, entry), self.shared.put(key, entry)) {
+            (None, rest) | (rest, None) => rest,
+            (Some(memory), Some(shared)) => Some(Box::pin(async {
+                let (memory, shared) = futures_util::future::join(memory, shared).await;
+                memory.and(shared)
+            })),
+        }
+    }
+
+    fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async {
+            let memory = self.memory.remove(key).await;
+            memory.and(self.shared.remove(key).await)
+        })
+    }
+
+    fn lease<'a>(
+        &'a self,
+        key: &'a Key,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<Lease, StoreError>> {
+        self.shared.lease(key, ttl)
+    }
+
+    fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.shared.release(key, token)
+    }
+}
