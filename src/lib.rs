@@ -26,7 +26,8 @@ pub use middleware::{
 pub use outcome::{BypassReason, Counters, Event, MissReason, Outcome, StaleReason};
 #[cfg(feature = "postgres")]
 pub use postgres::{
-    LsnError, SchemaError, Status, TableStatus, TriggerState, TriggerStatus, Triggers,
+    Database, DatabaseError, DatabaseOptions, Listener, LsnError, Reader, ReplicaStatus,
+    SchemaError, Status, TableStatus, TriggerState, TriggerStatus, Triggers, Writer,
 };
 #[cfg(feature = "memory")]
 pub use store::Memory;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use sqlx::{PgExecutor, Row, postgres::PgRow};
 
 use super::lsn;
 use crate::entry::{Epoch, Position};
@@ -60,13 +60,13 @@ pub(crate) struct Identity {
 }
 
 /// Makes a connection fit for drains: without statistics the planner would read the whole log.
-pub(crate) async fn prepare(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub(crate) async fn prepare(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
     sqlx::query("set enable_seqscan = off").execute(conn).await.map(drop)
 }
 
 /// What has become visible since `prev`, the snapshot of the drain before.
 pub(crate) async fn drain(
-    conn: &mut PgConnection,
+    conn: impl PgExecutor<'_>,
     prev: &Snapshot,
 ) -> Result<Drained, sqlx::Error> {
     // Planned anew each time: a plan made while the log was empty would be kept when it is large.
@@ -84,7 +84,7 @@ pub(crate) async fn drain(
 }
 
 /// All that the log and its marks tell, for a node that starts.
-pub(crate) async fn load(conn: &mut PgConnection) -> Result<Loaded, sqlx::Error> {
+pub(crate) async fn load(conn: impl PgExecutor<'_>) -> Result<Loaded, sqlx::Error> {
     let query = sqlx::query(include_str!("sql/load.sql")).persistent(false);
     let row = query.fetch_one(conn).await?;
     let seen = position(&row, "fence")?;
@@ -103,14 +103,14 @@ pub(crate) async fn load(conn: &mut PgConnection) -> Result<Loaded, sqlx::Error>
 }
 
 /// A position past every fence so far, made by writing a message that nobody reads.
-pub(crate) async fn announce(conn: &mut PgConnection) -> Result<Position, sqlx::Error> {
+pub(crate) async fn announce(conn: impl PgExecutor<'_>) -> Result<Position, sqlx::Error> {
     let announced = "select pg_logical_emit_message(false, 'tidegate', '')::text";
     lsn::read(&sqlx::query_scalar::<_, String>(announced).fetch_one(conn).await?)
 }
 
 /// Notes how far the log has come, if there is news and the newest mark is old enough.
 pub(crate) async fn mark(
-    conn: &mut PgConnection,
+    conn: impl PgExecutor<'_>,
     at_least_every: Duration,
 ) -> Result<bool, sqlx::Error> {
     let mark = "select tidegate.mark(make_interval(secs => $1))";
@@ -118,7 +118,10 @@ pub(crate) async fn mark(
 }
 
 /// Drops some of the rows that were marked as seen longer ago than `retention`; returns how many.
-pub(crate) async fn trim(conn: &mut PgConnection, retention: Duration) -> Result<i64, sqlx::Error> {
+pub(crate) async fn trim(
+    conn: impl PgExecutor<'_>,
+    retention: Duration,
+) -> Result<i64, sqlx::Error> {
     const AT_ONCE: i32 = 10_000;
     let trim = "select tidegate.trim(make_interval(secs => $1), $2)";
     let query = sqlx::query_scalar(trim).bind(retention.as_secs_f64()).bind(AT_ONCE);
@@ -126,12 +129,12 @@ pub(crate) async fn trim(conn: &mut PgConnection, retention: Duration) -> Result
 }
 
 /// A number that is another one when anything about tracked tables, views or functions is.
-pub(crate) async fn fingerprint(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+pub(crate) async fn fingerprint(conn: impl PgExecutor<'_>) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(include_str!("sql/fingerprint.sql")).fetch_one(conn).await
 }
 
 /// Who answers on this connection. For standbys as well.
-pub(crate) async fn identity(conn: &mut PgConnection) -> Result<Identity, sqlx::Error> {
+pub(crate) async fn identity(conn: impl PgExecutor<'_>) -> Result<Identity, sqlx::Error> {
     let row = sqlx::query(include_str!("sql/identity.sql")).fetch_one(conn).await?;
     let position: Option<String> = row.try_get("position")?;
     Ok(Identity {
@@ -143,6 +146,18 @@ pub(crate) async fn identity(conn: &mut PgConnection) -> Result<Identity, sqlx::
         address: row.try_get("address")?,
         port: row.try_get("port")?,
     })
+}
+
+/// Writes a change to these tags into the log. A name without a value may be a table's, and then
+/// covers its rows.
+pub(crate) async fn invalidate(
+    conn: impl PgExecutor<'_>,
+    tags: &[String],
+) -> Result<(), sqlx::Error> {
+    let bulk = tags.iter().filter(|tag| !tag.contains('=')).map(|tag| format!("{tag}!"));
+    let all: Vec<String> = tags.iter().cloned().chain(bulk).collect();
+    let insert = sqlx::query("insert into tidegate.log (tags) values ($1)").bind(all);
+    insert.execute(conn).await.map(drop)
 }
 
 fn epoch(row: &PgRow) -> Result<Epoch, sqlx::Error> {

@@ -1,16 +1,29 @@
-//! Invalidation by Postgres.
+//! Postgres: invalidation by its log of changes, and reads routed by position.
 //!
 //! [`Triggers`] installs the schema `tidegate`: statement triggers that note each change of a
-//! tracked table in a log, within the writer's own transaction. `log` reads that log: what has
-//! become visible since the last look, and a position that all of it lies before. `lsn` turns what
-//! Postgres prints into a [`Position`](crate::Position).
+//! tracked table in a log, within the writer's own transaction. [`Listener`] follows that log and
+//! moves the fences. [`Database`] is the primary and its replicas as one: its executors find out
+//! what a statement depends on (`dependencies`), choose a server that is far enough (`plan`,
+//! `sample`), and note in the record of the request what the read proves (`attempt`).
 
+mod attempt;
+mod database;
+mod dependencies;
+mod error;
+mod executor;
+mod link;
+mod listener;
 pub(crate) mod log;
 pub(crate) mod lsn;
+mod monitor;
+mod plan;
+mod sample;
+mod server;
 mod triggers;
 
+pub use database::{Database, DatabaseOptions, ReplicaStatus};
+pub use error::DatabaseError;
+pub use executor::{Reader, Writer};
+pub use listener::Listener;
 pub use lsn::LsnError;
 pub use triggers::{SchemaError, Status, TableStatus, TriggerState, TriggerStatus, Triggers};
-//! Postgres.
-
-pub(crate) mod dependencies;

@@ -1,0 +1,164 @@
+//! A connection to read by, with what the read will prove.
+//!
+//! The position comes from an earlier statement than the read, on the same server: a function in
+//! the same statement runs after the snapshot was taken, and would claim changes that the read
+//! does not have.
+
+use std::ops::DerefMut;
+use std::sync::Arc;
+
+use sqlx::pool::PoolConnection;
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
+
+use super::database::Database;
+use super::log::{Identity, identity};
+use super::plan::{Candidate, Plan};
+use super::sample::At;
+use super::server::Server;
+use crate::cache::Unfit;
+use crate::entry::{Epoch, Position};
+
+/// A connection that is fit for a read, and what the read proves.
+pub(crate) struct Opened {
+    pub(crate) conn: Conn,
+    pub(crate) server: Arc<str>,
+    pub(crate) proof: Proof,
+}
+
+/// What a read proves.
+#[derive(Clone, Debug)]
+pub(crate) enum Proof {
+    Basis((Epoch, Position)),
+    Nothing(Unfit),
+}
+
+/// A connection of its own, or one that a proxy could share out between statements.
+pub(crate) enum Conn {
+    Pooled(PoolConnection<Postgres>),
+    Within(Transaction<'static, Postgres>),
+}
+
+/// Why a candidate does not serve.
+pub(crate) enum Skip {
+    /// It is too far back, or of another epoch.
+    Behind,
+    Failed(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Skip {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Conn {
+    pub(crate) fn get(&mut self) -> &mut PgConnection {
+        match self {
+            Self::Pooled(conn) => conn.deref_mut(),
+            Self::Within(transaction) => transaction.deref_mut(),
+        }
+    }
+
+    /// Ends what was begun. The rows are here, so a failure is nobody's.
+    pub(crate) async fn end(self) {
+        if let Self::Within(transaction) = self {
+            let _ = transaction.commit().await;
+        }
+    }
+}
+
+/// Opens a connection to a candidate.
+pub(crate) async fn open(
+    db: &Database,
+    candidate: &Candidate,
+    plan: &Plan,
+) -> Result<Opened, Skip> {
+    match candidate {
+        Candidate::Primary => open_primary(&db.inner.primary, plan).await,
+        Candidate::Replica(server) => open_replica(server, plan, false).await,
+        Candidate::LastResort(server) => open_replica(server, plan, true).await,
+    }
+}
+
+async fn open_primary(server: &Server, plan: &Plan) -> Result<Opened, Skip> {
+    let before = server.sample();
+    let basis = plan.record.as_ref().and_then(crate::Record::primary_basis);
+    let mut conn = server.acquire().await?;
+    if plan.primary_only && conn.ping().await.is_err() {
+        // A write can't be tried twice, so the connection is tried first.
+        server.renew();
+        drop(conn.close().await);
+        conn = server.acquire().await?;
+    }
+    let after = server.sample();
+    let same = after.at.filter(|_| after.generation == before.generation || before.at.is_none());
+    let proof = match (basis, same) {
+        (Some(basis), Some(at)) if at.epoch == basis.0 => Proof::Basis(basis),
+        _ => {
+            let why = "the node and its connection to the primary are not of one epoch just now";
+            Proof::Nothing(Unfit::new("epoch-changing", why))
+        }
+    };
+    Ok(Opened { conn: Conn::Pooled(conn), server: server.name.clone(), proof })
+}
+
+async fn open_replica(server: &Server, plan: &Plan, anyway: bool) -> Result<Opened, Skip> {
+    let before = server.sample();
+    if before.is_several() {
+        return open_one_of_several(server, plan, anyway).await;
+    }
+    let mut conn = server.acquire().await?;
+    let after = server.sample();
+    let known = before.at.filter(|_| before.generation == after.generation);
+    let at = match known.filter(|at| is_fit(*at, plan)) {
+        Some(at) => Some(at),
+        // It may have got there since it was last asked.
+        None => {
+            let identity = identity(&mut *conn).await?;
+            server.observe(&identity);
+            At::of(&identity)
+        }
+    };
+    finish(Conn::Pooled(conn), server, at, plan, anyway)
+}
+
+/// Each statement might reach another server, so position and read share a transaction; in READ
+/// COMMITTED, the read takes a snapshot of its own, after the position.
+async fn open_one_of_several(server: &Server, plan: &Plan, anyway: bool) -> Result<Opened, Skip> {
+    let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
+    let mut transaction = server.pool().begin_with(begin).await?;
+    let identity: Identity = identity(&mut *transaction).await?;
+    finish(Conn::Within(transaction), server, At::of(&identity), plan, anyway)
+}
+
+fn finish(
+    conn: Conn,
+    server: &Server,
+    at: Option<At>,
+    plan: &Plan,
+    anyway: bool,
+) -> Result<Opened, Skip> {
+    let name = server.name.clone();
+    match at {
+        Some(at) if is_fit(at, plan) => {
+            let proof = Proof::Basis((at.epoch, at.position));
+            Ok(Opened { conn, server: name, proof })
+        }
+        // Never for a session that would miss its own write.
+        Some(at) if anyway && has_own_writes(at, plan) => {
+            let why = "it was read from a replica that may be too far back, as nothing else was up";
+            let proof = Proof::Nothing(Unfit::new("replica-behind", why));
+            Ok(Opened { conn, server: name, proof })
+        }
+        _ => Err(Skip::Behind),
+    }
+}
+
+fn is_fit(at: At, plan: &Plan) -> bool {
+    (!plan.epoch.is_known() || at.epoch == plan.epoch) && at.position >= plan.needs
+}
+
+fn has_own_writes(at: At, plan: &Plan) -> bool {
+    let session = plan.record.as_ref().map_or(Position::ZERO, crate::Record::session);
+    session == Position::ZERO || (at.epoch == plan.epoch && at.position >= session)
+}

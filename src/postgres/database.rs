@@ -1,0 +1,288 @@
+//! The primary and its replicas, as one.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use sqlx::postgres::PgPool;
+use sqlx::{Postgres, Transaction};
+
+use super::dependencies::Known;
+use super::error::DatabaseError;
+use super::executor::{Reader, Writer};
+use super::monitor;
+use super::server::{Limits, Role, Server};
+use crate::cache::Record;
+use crate::entry::{Epoch, Position};
+
+/// How to reach the servers.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), tidegate::DatabaseError> {
+/// use tidegate::DatabaseOptions;
+///
+/// let db = DatabaseOptions::new("postgres://app@db-primary/shop")
+///     .replica("postgres://app@db-replica-1/shop")
+///     .connections(20)
+///     .connect()
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct DatabaseOptions {
+    primary: String,
+    replicas: Vec<String>,
+    listen: Option<String>,
+    limits: Limits,
+    sample_every: Duration,
+}
+
+impl DatabaseOptions {
+    /// A primary, by its URL.
+    pub fn new(primary: impl Into<String>) -> Self {
+        Self {
+            primary: primary.into(),
+            replicas: Vec::new(),
+            listen: None,
+            limits: Limits { connections: 10, wait: Duration::from_secs(3) },
+            sample_every: Duration::from_millis(50),
+        }
+    }
+
+    /// The servers that `POSTGRES_PRIMARY_URL`, `POSTGRES_REPLICA_URL` (several, with commas
+    /// between) and `POSTGRES_LISTEN_URL` name. The last two may be missing.
+    ///
+    /// # Errors
+    ///
+    /// If the first is not set.
+    pub fn from_env() -> Result<Self, DatabaseError> {
+        let primary = std::env::var("POSTGRES_PRIMARY_URL")
+            .map_err(|_unset| DatabaseError::Unset("POSTGRES_PRIMARY_URL"))?;
+        let replicas = std::env::var("POSTGRES_REPLICA_URL").unwrap_or_default();
+        let replicas = replicas.split(',').map(str::trim).filter(|url| !url.is_empty());
+        let options = replicas.fold(Self::new(primary), Self::replica);
+        Ok(match std::env::var("POSTGRES_LISTEN_URL") {
+            Ok(url) => options.listen_url(url),
+            Err(_) => options,
+        })
+    }
+
+    /// Adds a replica, by its URL.
+    #[must_use]
+    pub fn replica(mut self, url: impl Into<String>) -> Self {
+        self.replicas.push(url.into());
+        self
+    }
+
+    /// Where the listener connects to, if that is not the primary's URL: LISTEN needs a direct
+    /// connection, which a transaction-pooling proxy is not.
+    #[must_use]
+    pub fn listen_url(mut self, url: impl Into<String>) -> Self {
+        self.listen = Some(url.into());
+        self
+    }
+
+    /// The most connections to each server; 10 by default.
+    #[must_use]
+    pub fn connections(mut self, most: u32) -> Self {
+        self.limits.connections = most.max(1);
+        self
+    }
+
+    /// How long a read or a write waits for a connection; 3 s by default.
+    #[must_use]
+    pub fn wait(mut self, limit: Duration) -> Self {
+        self.limits.wait = limit;
+        self
+    }
+
+    /// How often each replica is asked how far it is; every 50 ms by default.
+    #[must_use]
+    pub fn sample_every(mut self, interval: Duration) -> Self {
+        self.sample_every = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Connects to all of them and checks that each is what it was said to be.
+    ///
+    /// # Errors
+    ///
+    /// If a URL can't be read, a server can't be reached or is of the other kind, or a replica is of
+    /// another cluster.
+    pub async fn connect(self) -> Result<Database, DatabaseError> {
+        let primary = Server::new("primary", Role::Primary, &self.primary, self.limits)?;
+        let listen = self.listen.as_deref().unwrap_or(&self.primary);
+        let listen = Server::new("listener", Role::Primary, listen, self.limits)?;
+        let cluster = primary.check().await?.system_identifier;
+        let inner = Inner {
+            cluster,
+            primary,
+            listen,
+            replicas: RwLock::default(),
+            known: Known::new(),
+            limits: self.limits,
+            sample_every: self.sample_every,
+        };
+        let db = Database { inner: Arc::new(inner) };
+        for url in &self.replicas {
+            db.add_replica(url).await?;
+        }
+        Ok(db)
+    }
+}
+
+impl fmt::Debug for DatabaseOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatabaseOptions")
+            .field("replicas", &self.replicas.len())
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A primary and any number of replicas, as one database: [`reader`](Self::reader) and
+/// [`writer`](Self::writer) go where an sqlx executor goes.
+///
+/// Clones share everything. A read goes to a replica that has replayed what the cached answer and
+/// the session need; if none has, or none is up, to the primary; if that is down too, to any replica,
+/// and the answer is not cached.
+///
+/// ```no_run
+/// # async fn example(db: tidegate::Database) -> Result<(), sqlx::Error> {
+/// let names: Vec<String> =
+///     sqlx::query_scalar("select name from users").fetch_all(db.reader()).await?;
+/// sqlx::query("delete from users where name = $1").bind("x").execute(db.writer()).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Database {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) primary: Server,
+    pub(crate) listen: Server,
+    pub(crate) known: Known,
+    /// The system identifier of the primary.
+    cluster: u64,
+    replicas: RwLock<Vec<Replica>>,
+    limits: Limits,
+    sample_every: Duration,
+}
+
+struct Replica {
+    server: Arc<Server>,
+    _monitor: monitor::Monitor,
+}
+
+/// What is known of a replica.
+#[derive(Clone, Debug)]
+pub struct ReplicaStatus {
+    /// Its name here: `replica-1` and so on.
+    pub name: Arc<str>,
+    /// How far it has replayed, in which epoch; `None` if it can't be reached.
+    pub replayed: Option<(Epoch, Position)>,
+    /// Whether its name stands for several servers, so that each read asks for its position.
+    pub several: bool,
+}
+
+impl Database {
+    /// The servers that the environment names; see [`DatabaseOptions::from_env`].
+    ///
+    /// # Errors
+    ///
+    /// As [`DatabaseOptions::connect`].
+    pub async fn from_env() -> Result<Self, DatabaseError> {
+        DatabaseOptions::from_env()?.connect().await
+    }
+
+    /// An executor for reads, on whichever server is fit.
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.clone())
+    }
+
+    /// An executor for writes, on the primary.
+    pub fn writer(&self) -> Writer {
+        Writer::new(self.clone())
+    }
+
+    /// Begins a transaction on the primary. An answer that it is part of is not cached.
+    ///
+    /// # Errors
+    ///
+    /// If the primary can't be reached.
+    pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        if let Some(record) = Record::current() {
+            record.wrote();
+        }
+        self.inner.primary.pool().begin().await
+    }
+
+    /// The primary's pool, for what the executors do not cover. Reads by it are not noted.
+    pub fn primary(&self) -> &PgPool {
+        self.inner.primary.pool()
+    }
+
+    /// Takes a replica into use, and returns its name.
+    ///
+    /// # Errors
+    ///
+    /// As [`DatabaseOptions::connect`].
+    pub async fn add_replica(&self, url: &str) -> Result<Arc<str>, DatabaseError> {
+        let name = self.free_name();
+        let server = Arc::new(Server::new(&name, Role::Replica, url, self.inner.limits)?);
+        if server.check().await?.system_identifier != self.inner.cluster {
+            return Err(DatabaseError::OtherCluster(server.label()));
+        }
+        let monitor = monitor::Monitor::spawn(&server, self.inner.sample_every);
+        self.write().push(Replica { server: server.clone(), _monitor: monitor });
+        Ok(server.name.clone())
+    }
+
+    /// Takes a replica out of use. Reads under way on it end in peace. False if there is none of
+    /// this name.
+    pub fn remove_replica(&self, name: &str) -> bool {
+        let mut replicas = self.write();
+        let before = replicas.len();
+        replicas.retain(|replica| &*replica.server.name != name);
+        replicas.len() < before
+    }
+
+    /// The replicas in use.
+    pub fn replicas(&self) -> Vec<ReplicaStatus> {
+        let status = |server: Arc<Server>| {
+            let sample = server.sample();
+            ReplicaStatus {
+                name: server.name.clone(),
+                replayed: sample.at.map(|at| (at.epoch, at.position)),
+                several: sample.is_several(),
+            }
+        };
+        self.servers().into_iter().map(status).collect()
+    }
+
+    pub(crate) fn servers(&self) -> Vec<Arc<Server>> {
+        let replicas = self.inner.replicas.read().unwrap_or_else(PoisonError::into_inner);
+        replicas.iter().map(|replica| replica.server.clone()).collect()
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Replica>> {
+        self.inner.replicas.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn free_name(&self) -> String {
+        let taken = self.servers();
+        let names = (1..).map(|number: u32| format!("replica-{number}"));
+        let mut free = names.filter(|name| taken.iter().all(|server| *server.name != **name));
+        free.next().unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database")
+            .field("primary", &self.inner.primary)
+            .field("replicas", &self.servers())
+            .finish()
+    }
+}

@@ -1,0 +1,80 @@
+//! What can be wrong about the servers.
+
+use super::server::Server;
+
+/// Why the database can't be used as it was set up. Each says what to do; none holds a password.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DatabaseError {
+    /// An environment variable is missing.
+    #[error("{0} is not set: give it a URL such as postgres://user@host/database")]
+    Unset(&'static str),
+    /// An address that can't be read.
+    #[error(
+        "`{0}` is not a Postgres URL: write postgres://user:password@host:port/database, with \
+             odd characters in the password percent-encoded"
+    )]
+    Url(String),
+    /// A server that can't be reached, or refuses.
+    #[error("{server} can't be used: {source}")]
+    Connect {
+        /// Which.
+        server: String,
+        /// What the driver said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The primary is none.
+    #[error("{0} is a standby, not a primary: give the address that takes writes")]
+    PrimaryIsStandby(String),
+    /// A replica is none.
+    #[error("{0} is a primary, not a replica: give the address of a standby, or leave it out")]
+    ReplicaIsPrimary(String),
+    /// A server that does not say how far it is.
+    #[error("{0} does not tell its timeline: `grant pg_read_all_stats to` the role that connects")]
+    Silent(String),
+    /// A replica of another cluster.
+    #[error("{0} follows another cluster than the primary's: its data is not this database's")]
+    OtherCluster(String),
+    /// The schema is not there.
+    #[error(
+        "the schema `tidegate` is missing or incomplete: run `tidegate install TABLE...`, or \
+             use Triggers::install ({0})"
+    )]
+    NoSchema(#[source] sqlx::Error),
+    /// The role may not read the log.
+    #[error(
+        "the role may not read the log of changes: run `grant usage on schema tidegate` and \
+             `grant select on tidegate.log, tidegate.marks` for it ({0})"
+    )]
+    NoRights(#[source] sqlx::Error),
+    /// The connection goes through a pooler.
+    #[error(
+        "LISTEN does not reach Postgres from here, as behind a transaction-pooling proxy: give \
+             the listener a direct address with DatabaseOptions::listen_url"
+    )]
+    Pooled,
+    /// The cache has a listener.
+    #[error("the cache follows a database already; make one cache per database")]
+    Attached,
+    /// Not now.
+    #[error("the log of changes can't be followed: {0}")]
+    Log(#[source] sqlx::Error),
+}
+
+impl DatabaseError {
+    pub(crate) fn connecting(server: &Server, source: sqlx::Error) -> Self {
+        Self::Connect { server: server.label(), source }
+    }
+
+    /// What an error of the log means.
+    pub(crate) fn of_log(source: sqlx::Error) -> Self {
+        let code = source.as_database_error().and_then(|error| error.code());
+        match code.as_deref() {
+            // undefined_table, invalid_schema_name, undefined_function, undefined_column
+            Some("42P01" | "3F000" | "42883" | "42703") => Self::NoSchema(source),
+            Some("42501") => Self::NoRights(source),
+            _ => Self::Log(source),
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The executors that `Database` gives out.
+
+use std::fmt;
+
+use async_stream::try_stream;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
+use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{Either, Error, Execute, Executor, PgConnection, Postgres, SqlStr};
+use sqlx_core::describe::Describe;
+
+use super::attempt::{Opened, Proof, Skip, open};
+use super::database::Database;
+use super::plan::{Candidate, Plan};
+use crate::cache::Unfit;
+
+/// Reads, from a replica or the primary. Made by [`Database::reader`].
+#[derive(Clone)]
+pub struct Reader {
+    db: Database,
+    writer: bool,
+}
+
+/// Writes, to the primary. Made by [`Database::writer`].
+#[derive(Clone, Debug)]
+pub struct Writer(Reader);
+
+/// A statement that can be sent more than once.
+struct Statement {
+    sql: SqlStr,
+    arguments: Option<PgArguments>,
+    persistent: bool,
+}
+
+type Rows<'e> = BoxStream<'e, Result<Either<PgQueryResult, PgRow>, Error>>;
+
+impl Reader {
+    pub(crate) fn new(db: Database) -> Self {
+        Self { db, writer: false }
+    }
+
+    fn run<'e>(self, statement: Result<Statement, Error>) -> Rows<'e> {
+        Box::pin(try_stream! {
+            let statement = statement?;
+            let plan = Plan::of(&self.db, statement.sql.as_str(), self.writer).await;
+            let mut left = self.candidates(&plan);
+            loop {
+                let mut opened = next(&self.db, &plan, &mut left).await?;
+                let mut rows = statement.send(opened.conn.get());
+                let first = rows.next().await;
+                if let Some(Err(error)) = &first
+                    && !left.is_empty()
+                    && is_the_servers(error)
+                {
+                    drop(rows);
+                    give_up(&self.db, &opened);
+                    continue;
+                }
+                note(&plan, &opened.server, &opened.proof);
+                let mut row = first;
+                while let Some(step) = row {
+                    yield noted(&plan, step)?;
+                    row = rows.next().await;
+                }
+                drop(rows);
+                opened.conn.end().await;
+                break;
+            }
+        })
+    }
+
+    /// A write is sent once: what became of it is unknown when its connection breaks.
+    fn candidates(&self, plan: &Plan) -> Vec<Candidate> {
+        let mut candidates = plan.candidates(&self.db);
+        if self.writer {
+            candidates.truncate(1);
+        }
+        candidates.reverse();
+        candidates
+    }
+}
+
+impl Statement {
+    fn take<'q, E: Execute<'q, Postgres>>(mut query: E) -> Result<Self, Error> {
+        let arguments = query.take_arguments().map_err(Error::Encode)?;
+        let persistent = query.persistent();
+        Ok(Self { sql: query.sql(), arguments, persistent })
+    }
+
+    fn send<'e>(&self, conn: &'e mut PgConnection) -> Rows<'e> {
+        let sql = self.sql.clone();
+        match &self.arguments {
+            Some(arguments) => {
+                let query = sqlx::query_with(sql, arguments.clone());
+                conn.fetch_many(query.persistent(self.persistent))
+            }
+            None => conn.fetch_many(sqlx::raw_sql(sql)),
+        }
+    }
+}
+
+/// The next candidate that can be opened; the last error if none is left.
+async fn next(db: &Database, plan: &Plan, left: &mut Vec<Candidate>) -> Result<Opened, Error> {
+    let mut failure = None;
+    while let Some(candidate) = left.pop() {
+        match open(db, &candidate, plan).await {
+            Ok(opened) => return Ok(opened),
+            Err(Skip::Behind) => {}
+            Err(Skip::Failed(error)) => {
+                tracing::debug!(%error, ?candidate, "a server could not be used");
+                if let Candidate::Replica(server) | Candidate::LastResort(server) = &candidate {
+                    server.lose();
+                }
+                // The primary's is the one to tell: its word decides.
+                if failure.is_none() || matches!(candidate, Candidate::Primary) {
+                    failure = Some(error);
+                }
+            }
+        }
+    }
+    Err(failure.unwrap_or(Error::PoolTimedOut))
+}
+
+/// The server failed under the read: its connections are not to be trusted.
+fn give_up(db: &Database, opened: &Opened) {
+    match db.servers().iter().find(|server| server.name == opened.server) {
+        Some(replica) => replica.lose(),
+        None => db.inner.primary.renew(),
+    }
+}
+
+fn note(plan: &Plan, server: &std::sync::Arc<str>, proof: &Proof) {
+    let Some(record) = &plan.record else { return };
+    match proof {
+        Proof::Basis(basis) => record.read(*basis, &plan.tags, server),
+        Proof::Nothing(unfit) => record.unfit(unfit.clone()),
+    }
+}
+
+/// An answer that was made in spite of an error is not for others.
+fn noted<T>(plan: &Plan, step: Result<T, Error>) -> Result<T, Error> {
+    if let (Err(error), Some(record)) = (&step, &plan.record) {
+        record.unfit(Unfit::new("read-failed", format!("a read failed: {error}")));
+    }
+    step
+}
+
+/// Whether an error is the server's and another one might do better. PostgreSQL manual, appendix A.
+fn is_the_servers(error: &Error) -> bool {
+    match error {
+        Error::Io(_)
+        | Error::Tls(_)
+        | Error::Protocol(_)
+        | Error::PoolTimedOut
+        | Error::PoolClosed
+        | Error::WorkerCrashed => true,
+        Error::Database(error) => error.code().is_some_and(|code| {
+            // Connection trouble; shutting down or starting up; a recovery conflict on a standby;
+            // too many connections; a write on a standby.
+            code.starts_with("08")
+                || code.starts_with("57P")
+                || ["40001", "40P01", "53300", "25006"].contains(&&*code)
+        }),
+        _ => false,
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("writer", &self.writer).finish_non_exhaustive()
+    }
+}
+
+impl Writer {
+    pub(crate) fn new(db: Database) -> Self {
+        Self(Reader { db, writer: true })
+    }
+}
+
+impl<'c> Executor<'c> for Reader {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> Rows<'e>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        self.run(Statement::take(query))
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let mut steps = self.fetch_many(query);
+        Box::pin(async move {
+            while let Some(step) = steps.try_next().await? {
+                if let Either::Right(row) = step {
+                    return Ok(Some(row));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, Result<PgStatement, Error>>
+    where
+        'c: 'e,
+    {
+        Box::pin(async move {
+            let mut conn = self.db.inner.primary.acquire().await?;
+            conn.prepare_with(sql, parameters).await
+        })
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, Error>>
+    where
+        'c: 'e,
+    {
+        Box::pin(async move { self.db.inner.primary.acquire().await?.describe(sql).await })
+    }
+}
+
+impl<'c> Executor<'c> for Writer {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> Rows<'e>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        self.0.fetch_many(query)
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        self.0.fetch_optional(query)
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, Result<PgStatement, Error>>
+    where
+        'c: 'e,
+    {
+        self.0.prepare_with(sql, parameters)
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, Error>>
+    where
+        'c: 'e,
+    {
+        self.0.describe(sql)
+    }
+}

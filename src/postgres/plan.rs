@@ -1,0 +1,157 @@
+//! What a read needs, and which servers may serve it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::database::Database;
+use super::dependencies::{Dependencies, Unfit};
+use super::sample::At;
+use super::server::Server;
+use crate::cache::{Record, Unfit as Reason};
+use crate::entry::{Epoch, Position, Tag};
+
+/// What one statement needs.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Where the read is noted, if an answer is in the making that a database can invalidate.
+    pub(crate) record: Option<Record>,
+    pub(crate) tags: Vec<Tag>,
+    pub(crate) needs: Position,
+    /// The epoch that a server must be of; unknown if any will do.
+    pub(crate) epoch: Epoch,
+    /// Not for a replica: it writes, locks, or can't be understood.
+    pub(crate) primary_only: bool,
+}
+
+/// A server to try.
+#[derive(Clone, Debug)]
+pub(crate) enum Candidate {
+    Replica(Arc<Server>),
+    Primary,
+    /// Better than an error, though it may be too far back; the answer is not cached.
+    LastResort(Arc<Server>),
+}
+
+impl Plan {
+    /// Finds out what a statement needs. `writer` is for one that goes to the primary in any case.
+    pub(crate) async fn of(db: &Database, sql: &str, writer: bool) -> Self {
+        let record = Record::current();
+        if record.is_none() {
+            Record::stray();
+        }
+        let Some(record) = record.filter(Record::is_followed) else {
+            return Self::unnoted(Record::current(), writer);
+        };
+        let mut plan = Self {
+            tags: Vec::new(),
+            needs: record.session(),
+            epoch: record.epoch(),
+            primary_only: writer,
+            record: None,
+        };
+        match dependencies(db, sql).await {
+            Ok(found) => plan.take(&record, &found, writer),
+            Err(error) => {
+                let why = format!("what it reads could not be found out: {error}");
+                record.unfit(Reason::new("unknown-dependencies", why));
+            }
+        }
+        plan.record = Some(record);
+        plan
+    }
+
+    /// For a read that nobody keeps the answer of: a statement that a replica refuses finds its way to
+    /// the primary by that.
+    fn unnoted(session: Option<Record>, writer: bool) -> Self {
+        let needs = session.as_ref().map_or(Position::ZERO, Record::session);
+        let bound = session.as_ref().filter(|_| needs > Position::ZERO);
+        if let (Some(record), true) = (&session, writer) {
+            record.wrote();
+        }
+        Self {
+            record: None,
+            tags: Vec::new(),
+            needs,
+            epoch: bound.map_or(Epoch::UNKNOWN, Record::epoch),
+            primary_only: writer,
+        }
+    }
+
+    fn take(&mut self, record: &Record, found: &Dependencies, writer: bool) {
+        match found {
+            Dependencies::Tables(tables) => {
+                let tags =
+                    tables.iter().flat_map(|table| record.tags_of(&table.name, &table.columns));
+                self.tags = tags.collect();
+                self.needs = record.needs(&self.tags);
+            }
+            Dependencies::Unfit(Unfit::NotARead) if writer => record.wrote(),
+            Dependencies::Unfit(unfit) => {
+                self.primary_only |= !may_be_read_anywhere(unfit);
+                record.unfit(Reason::new(unfit.token(), unfit.to_string()));
+            }
+        }
+    }
+
+    /// The servers to try, best first.
+    pub(crate) fn candidates(&self, db: &Database) -> Vec<Candidate> {
+        // Twice, since the first connection may be one that died in the pool.
+        let primary = [Candidate::Primary, Candidate::Primary];
+        if self.primary_only {
+            return primary.into();
+        }
+        let up: Vec<_> = db
+            .servers()
+            .into_iter()
+            .filter_map(|server| server.at().map(|at| (server, at)))
+            .collect();
+        let replicas = self.fit(&up).into_iter().map(Candidate::Replica);
+        let rest = up.iter().map(|(server, _)| Candidate::LastResort(server.clone()));
+        replicas.chain(primary).chain(rest).collect()
+    }
+
+    /// Replicas of the right epoch that are far enough, in turn; then the one that is nearest to it,
+    /// since it may have got there since it was asked.
+    fn fit(&self, up: &[(Arc<Server>, At)]) -> Vec<Arc<Server>> {
+        static TURN: AtomicUsize = AtomicUsize::new(0);
+        let right = up.iter().filter(|(_, at)| !self.epoch.is_known() || at.epoch == self.epoch);
+        let (mut ready, behind): (Vec<_>, Vec<_>) =
+            right.partition(|(_, at)| at.position >= self.needs);
+        if !ready.is_empty() {
+            let turn = TURN.fetch_add(1, Ordering::Relaxed) % ready.len();
+            ready.rotate_left(turn);
+        }
+        let nearest = behind.into_iter().max_by_key(|(_, at)| at.position);
+        ready.into_iter().chain(nearest).map(|(server, _)| server.clone()).collect()
+    }
+}
+
+/// Whether a statement whose answer can't be cached may be run on a replica all the same.
+fn may_be_read_anywhere(unfit: &Unfit) -> bool {
+    !matches!(
+        unfit,
+        Unfit::NotARead
+            | Unfit::Locking
+            | Unfit::SeveralStatements
+            | Unfit::TooLarge
+            | Unfit::NotUnderstood(_)
+            | Unfit::TemporaryTable(_)
+            | Unfit::Sequence(_)
+            | Unfit::VolatileFunction(_)
+    )
+}
+
+/// What a statement depends on: known, or asked of the primary, or else of a replica.
+async fn dependencies(db: &Database, sql: &str) -> Result<Arc<Dependencies>, sqlx::Error> {
+    if let Some(known) = db.inner.known.get(sql) {
+        return Ok(known);
+    }
+    let mut conn = match db.inner.primary.acquire().await {
+        Ok(conn) => conn,
+        Err(error) => {
+            let replica = db.servers().into_iter().find(|server| server.at().is_some());
+            replica.ok_or(error)?.acquire().await?
+        }
+    };
+    db.inner.known.learn(&mut conn, sql).await
+}

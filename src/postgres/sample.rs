@@ -1,0 +1,201 @@
+//! How far a server is, as last seen, and whether it still is the server that was seen.
+//!
+//! A position says something about a read only if both are of the same server. A name can stand for
+//! several (a reader endpoint), for another one than before (a replica that was replaced), or for
+//! one that has fallen back (a restart after a crash). Every new connection tells who is behind it;
+//! each doubt begins a new generation, and connections of earlier ones are closed before use.
+
+use std::time::Duration;
+
+use super::log::Identity;
+use crate::clock::{self, Instant};
+use crate::entry::{Epoch, Position};
+
+/// How long after the last sign of a second server a name is taken to stand for one again.
+const SEVERAL_FOR: Duration = Duration::from_secs(300);
+
+/// What is known of the server behind a name.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    /// Grows with each doubt about who is behind the name.
+    pub(crate) generation: u64,
+    /// Connections opened before this are not of this generation.
+    pub(crate) since: Instant,
+    /// What the server had for certain, last we heard. `None` if it is not known to be up.
+    pub(crate) at: Option<At>,
+    who: Option<Who>,
+    several_until: Option<Instant>,
+}
+
+/// A position that a server has reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct At {
+    pub(crate) epoch: Epoch,
+    pub(crate) position: Position,
+    pub(crate) standby: bool,
+    pub(crate) seen: Instant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Who {
+    address: Option<String>,
+    port: Option<i32>,
+    started: i64,
+    epoch: Epoch,
+}
+
+impl Sample {
+    pub(crate) fn new() -> Self {
+        Self { generation: 0, since: clock::now(), at: None, who: None, several_until: None }
+    }
+
+    /// Whether the name stands for several servers, so that nothing is known of the next connection.
+    pub(crate) fn is_several(&self) -> bool {
+        self.several_until.is_some()
+    }
+
+    /// Takes in what a connection said of itself. `false` if the server does not say enough to be
+    /// relied on.
+    pub(crate) fn observe(&mut self, identity: &Identity) -> bool {
+        let (Some(at), now) = (At::of(identity), clock::now()) else {
+            self.at = None;
+            return false;
+        };
+        let who = Who {
+            address: identity.address.clone(),
+            port: identity.port,
+            started: identity.started,
+            epoch: at.epoch,
+        };
+        let fell_back = self.at.is_some_and(|known| at.position < known.position);
+        match &self.who {
+            None => self.who = Some(who),
+            Some(known) if (&known.address, known.port) != (&who.address, who.port) => {
+                self.doubt();
+                self.several_until = Some(now + SEVERAL_FOR);
+            }
+            // A standby that crashed can come back earlier than it was.
+            Some(known) if *known != who || fell_back => {
+                self.doubt();
+                self.who = Some(who);
+            }
+            Some(_) => {}
+        }
+        if self.several_until.is_some_and(|until| now >= until) {
+            self.several_until = None;
+            self.who = None;
+            self.renew();
+        }
+        self.at = Some(at);
+        true
+    }
+
+    /// Who is behind the name is another than before. Of several, that is no news.
+    fn doubt(&mut self) {
+        if !self.is_several() {
+            self.renew();
+        }
+    }
+
+    /// The server can't be reached: nothing is known of the one that answers next.
+    pub(crate) fn lose(&mut self) {
+        if self.at.take().is_some() {
+            self.renew();
+        }
+    }
+
+    /// Begins a new generation.
+    pub(crate) fn renew(&mut self) {
+        self.generation += 1;
+        self.since = clock::now();
+        self.at = None;
+    }
+}
+
+impl At {
+    /// What a server proves by its own word. On a primary, a commit can be in the log and not be
+    /// visible yet.
+    pub(crate) fn of(identity: &Identity) -> Option<Self> {
+        let position = identity.position?;
+        Some(Self {
+            epoch: Epoch::of_cluster(identity.system_identifier, identity.timeline?),
+            position: if identity.standby { position } else { position.before() },
+            standby: identity.standby,
+            seen: clock::now(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(port: i32, position: u64) -> Identity {
+        Identity {
+            system_identifier: 7,
+            timeline: Some(1),
+            standby: true,
+            position: Some(Position::new(position)),
+            started: 100,
+            address: Some("10.0.0.1".into()),
+            port: Some(port),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_server_that_goes_forward_stays_one_generation() {
+        let mut sample = Sample::new();
+        for position in [10, 10, 11] {
+            assert!(sample.observe(&identity(1, position)));
+        }
+        assert_eq!(sample.generation, 0);
+        assert_eq!(sample.at.unwrap().position, Position::new(11));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_fell_back_or_restarted_or_was_replaced_is_another_generation() {
+        let changes: [fn(&mut Identity); 3] = [
+            |i| i.position = Some(Position::new(5)),
+            |i| i.started = 200,
+            |i| i.timeline = Some(2),
+        ];
+        for change in changes {
+            let mut sample = Sample::new();
+            sample.observe(&identity(1, 10));
+            let mut other = identity(1, 10);
+            change(&mut other);
+            sample.observe(&other);
+            assert_eq!(sample.generation, 1, "{other:?}");
+            assert!(!sample.is_several());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_addresses_are_several_servers_until_only_one_is_seen_for_long() {
+        let mut sample = Sample::new();
+        sample.observe(&identity(1, 10));
+        sample.observe(&identity(2, 11));
+        assert!(sample.is_several());
+        tokio::time::advance(SEVERAL_FOR).await;
+        sample.observe(&identity(2, 12));
+        assert!(!sample.is_several());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_was_lost_begins_anew() {
+        let mut sample = Sample::new();
+        sample.observe(&identity(1, 10));
+        sample.lose();
+        sample.lose();
+        assert_eq!((sample.generation, sample.at), (1, None));
+    }
+
+    #[test]
+    fn a_primary_proves_less_than_it_has_written() {
+        let mut primary = identity(1, 10);
+        primary.standby = false;
+        assert_eq!(At::of(&primary).unwrap().position, Position::new(9));
+        primary.timeline = None;
+        assert_eq!(At::of(&primary), None);
+    }
+}

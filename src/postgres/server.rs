@@ -1,0 +1,170 @@
+//! One name, its pool of connections, and what is known of the server behind it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, PgConnection, Postgres};
+
+use super::error::DatabaseError;
+use super::log::{Identity, identity};
+use super::sample::{At, Sample};
+use crate::clock;
+use crate::redact::redacted;
+
+/// Connections that were idle for this long are tried before they are given out.
+const TRY_AFTER: Duration = Duration::from_secs(10);
+
+/// What a server is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Takes writes.
+    Primary,
+    /// Follows the primary.
+    Replica,
+}
+
+/// A server, by name.
+#[derive(Clone)]
+pub(crate) struct Server {
+    pub(crate) name: Arc<str>,
+    pub(crate) role: Role,
+    pub(crate) options: PgConnectOptions,
+    pool: PgPool,
+    sample: Arc<Mutex<Sample>>,
+}
+
+/// How many connections a server gets, and how long a read waits for one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) connections: u32,
+    pub(crate) wait: Duration,
+}
+
+impl Server {
+    /// Prepares the pool; nothing is connected yet.
+    pub(crate) fn new(
+        name: &str,
+        role: Role,
+        url: &str,
+        limits: Limits,
+    ) -> Result<Self, DatabaseError> {
+        let parsed = PgConnectOptions::from_str(url);
+        let options = parsed
+            .map_err(|_said| DatabaseError::Url(redacted(url)))?
+            .application_name("tidegate")
+            .log_slow_statements(tracing::log::LevelFilter::Off, Duration::ZERO);
+        let sample = Arc::new(Mutex::new(Sample::new()));
+        let pool = pool(role, limits, &sample).connect_lazy_with(options.clone());
+        Ok(Self { name: name.into(), role, options, pool, sample })
+    }
+
+    /// Connects, and checks that the server is what it was said to be.
+    pub(crate) async fn check(&self) -> Result<Identity, DatabaseError> {
+        let failed = |error| DatabaseError::connecting(self, error);
+        let mut conn = self.options.connect().await.map_err(failed)?;
+        let identity = identity(&mut conn).await.map_err(failed)?;
+        self.expect(&identity)?;
+        if !self.observe(&identity) {
+            return Err(DatabaseError::Silent(self.label()));
+        }
+        Ok(identity)
+    }
+
+    /// A connection, from the pool.
+    pub(crate) async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        self.pool.acquire().await
+    }
+
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    pub(crate) fn sample(&self) -> Sample {
+        self.lock().clone()
+    }
+
+    pub(crate) fn at(&self) -> Option<At> {
+        self.lock().at
+    }
+
+    pub(crate) fn observe(&self, identity: &Identity) -> bool {
+        self.lock().observe(identity)
+    }
+
+    pub(crate) fn lose(&self) {
+        self.lock().lose();
+    }
+
+    /// Connections opened before now are not to be used again.
+    pub(crate) fn renew(&self) {
+        self.lock().renew();
+    }
+
+    /// The address, without its secret.
+    pub(crate) fn label(&self) -> String {
+        let at = format!("{}:{}", self.options.get_host(), self.options.get_port());
+        format!("{} ({at})", self.name)
+    }
+
+    fn expect(&self, identity: &Identity) -> Result<(), DatabaseError> {
+        match (self.role, identity.standby) {
+            (Role::Primary, true) => Err(DatabaseError::PrimaryIsStandby(self.label())),
+            (Role::Replica, false) => Err(DatabaseError::ReplicaIsPrimary(self.label())),
+            _ => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sample> {
+        self.sample.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.at();
+        f.debug_struct("Server").field("server", &self.label()).field("at", &at).finish()
+    }
+}
+
+fn pool(role: Role, limits: Limits, sample: &Arc<Mutex<Sample>>) -> PgPoolOptions {
+    let (on_connect, on_acquire) = (sample.clone(), sample.clone());
+    PgPoolOptions::new()
+        .max_connections(limits.connections)
+        .acquire_timeout(limits.wait)
+        // A ping before each use would double the round trips; a connection that turns out to be
+        // dead costs one more attempt instead.
+        .test_before_acquire(false)
+        .after_connect(move |conn, _| {
+            let sample = on_connect.clone();
+            Box::pin(async move { greet(conn, role, &sample).await })
+        })
+        .before_acquire(move |conn, known| {
+            let since = on_acquire.lock().unwrap_or_else(PoisonError::into_inner).since;
+            let present = known.age <= clock::now().saturating_duration_since(since);
+            Box::pin(async move {
+                if present && known.idle_for > TRY_AFTER {
+                    sqlx::Connection::ping(conn).await?;
+                }
+                Ok(present)
+            })
+        })
+}
+
+/// Asks a new connection who is behind it.
+async fn greet(
+    conn: &mut PgConnection,
+    role: Role,
+    sample: &Mutex<Sample>,
+) -> Result<(), sqlx::Error> {
+    let identity = identity(conn).await?;
+    if role == Role::Primary && identity.standby {
+        // A name that points at a standby for now, as in the middle of a failover.
+        return Err(sqlx::Error::Configuration("the primary's address leads to a standby".into()));
+    }
+    sample.lock().unwrap_or_else(PoisonError::into_inner).observe(&identity);
+    Ok(())
+}
