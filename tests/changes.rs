@@ -169,11 +169,11 @@ async fn partitions_go_by_the_name_of_their_root() {
 async fn plain_inheritance_and_several_parents() {
     let setup = "create table base (id int primary key); create table sub (x int) inherits (base);
         create table one (a int); create table two (b int);
-        create table both () inherits (one, two); create view seen as table base;";
+        create table twofold () inherits (one, two); create view seen as table base;";
     let mut bed = Bed::new(setup, Triggers::new().table("base")).await;
     assert_eq!(bed.log("insert into sub values (1, 2)").await, "base base:id=1");
     for (table, message) in [
-        ("both", "several"),
+        ("twofold", "several"),
         ("one", "several"),
         ("none", "no table"),
         ("seen", "a view"),

@@ -196,7 +196,8 @@ async fn write_schema(conn: &mut PgConnection) -> Result<(), SchemaError> {
 
 async fn installed_version(conn: &mut PgConnection) -> Result<Option<i32>, SchemaError> {
     let there = "select to_regclass('tidegate.meta') is not null";
-    if !sqlx::query_scalar::<_, bool>(there).fetch_one(&mut *conn).await? {
+    let there = sqlx::query_scalar(there).fetch_one(&mut *conn).await;
+    if !there.map_err(within("the schema tidegate"))? {
         return Ok(None);
     }
     let version = sqlx::query_scalar("select max(version) from tidegate.meta").fetch_one(conn);
