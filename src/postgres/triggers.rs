@@ -139,7 +139,8 @@ impl Triggers {
             "grant usage on schema tidegate to {role};
              grant select on tidegate.log, tidegate.marks, tidegate.meta to {role};
              grant execute on function tidegate.mark(interval), tidegate.trim(interval, int),
-                 tidegate.no_wakeups() to {role};"
+                 tidegate.no_wakeups(),
+                 tidegate.in_progress(pg_snapshot) to {role};"
         );
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await.map_err(within(&role))?;
         Ok(())

@@ -55,7 +55,9 @@ async fn each_change_is_drained_once_in_whatever_order_transactions_commit() {
     run(&mut late, "begin; savepoint s; insert into t values (2); release s; commit").await;
     let first = bed.drain(&mut prev).await;
     assert_eq!(first.tags, ["t", "t:id=2"]);
-    assert_eq!(first.in_progress.len(), 1);
+    let xid =
+        "select backend_xid::text::bigint from pg_stat_activity where backend_xid is not null";
+    assert_eq!(first.in_progress, [bed.number(xid).await.cast_unsigned()]);
     assert!(first.wakeups && !first.trimmed);
     assert!(bed.drain(&mut prev).await.tags.is_empty());
     run(&mut early, "commit").await;
@@ -150,6 +152,22 @@ async fn what_is_trimmed_is_below_the_floor_and_noticed_by_who_had_not_seen_it()
     assert!(loaded.floor <= committed && loaded.fences.iter().all(|(tag, _)| tag != "t:id=1"));
     bed.server.psql("truncate tidegate.marks").await.unwrap();
     assert!(bed.drain(&mut awake).await.trimmed);
+}
+
+/// A snapshot lists no transaction that is newer than the last one to have ended.
+#[tokio::test]
+async fn the_newest_writer_is_in_progress_too() {
+    let mut bed = Bed::new().await;
+    let mut prev = bed.now().await;
+    let mut open = bed.session().await;
+    run(&mut open, "begin; insert into t values (1)").await;
+    let xid = "select pg_current_xact_id()::text::bigint";
+    let xid: i64 = sqlx::query_scalar(xid).fetch_one(&mut open).await.unwrap();
+    let drained = bed.drain(&mut prev).await;
+    assert!(drained.snapshot.0.ends_with(':'), "{drained:?}");
+    assert_eq!(drained.in_progress, [xid.cast_unsigned()]);
+    run(&mut open, "rollback").await;
+    assert!(bed.drain(&mut prev).await.in_progress.is_empty());
 }
 
 /// The mark sees a transaction that was in progress for the one who slept.
