@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by it")]
+
 use sqlx::Connection;
 use sqlx::postgres::PgListener;
 
