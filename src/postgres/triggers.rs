@@ -139,7 +139,8 @@ impl Triggers {
             "grant usage on schema tidegate to {role};
              grant select on tidegate.log, tidegate.marks, tidegate.meta to {role};
              grant execute on function tidegate.mark(interval), tidegate.trim(interval, int),
-                 tidegate.no_wakeups() to {role};"
+                 tidegate.no_wakeups(),
+                 tidegate.in_progress(pg_snapshot) to {role};"
         );
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await.map_err(within(&role))?;
         Ok(())
@@ -196,7 +197,8 @@ async fn write_schema(conn: &mut PgConnection) -> Result<(), SchemaError> {
 
 async fn installed_version(conn: &mut PgConnection) -> Result<Option<i32>, SchemaError> {
     let there = "select to_regclass('tidegate.meta') is not null";
-    if !sqlx::query_scalar::<_, bool>(there).fetch_one(&mut *conn).await? {
+    let there = sqlx::query_scalar(there).fetch_one(&mut *conn).await;
+    if !there.map_err(within("the schema tidegate"))? {
         return Ok(None);
     }
     let version = sqlx::query_scalar("select max(version) from tidegate.meta").fetch_one(conn);

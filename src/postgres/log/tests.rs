@@ -1,1 +1,306 @@
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by it")]
 
+use sqlx::Connection;
+use sqlx::postgres::PgListener;
+
+use super::*;
+use crate::postgres::Triggers;
+use crate::testing::Postgres;
+
+const SETUP: &str = "create table t (id int primary key, v int); create table other (id int);";
+const SOON: Duration = Duration::from_secs(20);
+
+struct Bed {
+    server: Postgres,
+    conn: PgConnection,
+}
+
+impl Bed {
+    async fn new() -> Self {
+        let server = Postgres::start().await.unwrap();
+        server.psql(SETUP).await.unwrap();
+        let mut conn = PgConnection::connect(&server.url()).await.unwrap();
+        Triggers::new().table("t").install(&mut conn).await.unwrap();
+        prepare(&mut conn).await.unwrap();
+        Self { server, conn }
+    }
+
+    async fn session(&self) -> PgConnection {
+        PgConnection::connect(&self.server.url()).await.unwrap()
+    }
+
+    async fn now(&mut self) -> Snapshot {
+        load(&mut self.conn).await.unwrap().snapshot
+    }
+
+    async fn drain(&mut self, prev: &mut Snapshot) -> Drained {
+        let drained = drain(&mut self.conn, prev).await.unwrap();
+        *prev = drained.snapshot.clone();
+        drained
+    }
+
+    async fn number(&self, sql: &str) -> i64 {
+        self.server.psql(sql).await.unwrap().parse().unwrap()
+    }
+}
+
+async fn run(conn: &mut PgConnection, sql: &'static str) {
+    sqlx::raw_sql(sql).execute(conn).await.unwrap();
+}
+
+#[tokio::test]
+async fn each_change_is_drained_once_in_whatever_order_transactions_commit() {
+    let mut bed = Bed::new().await;
+    let mut prev = bed.now().await;
+    let (mut early, mut late) = (bed.session().await, bed.session().await);
+    run(&mut early, "begin; insert into t values (1)").await;
+    run(&mut late, "begin; savepoint s; insert into t values (2); release s; commit").await;
+    let first = bed.drain(&mut prev).await;
+    assert_eq!(first.tags, ["t", "t:id=2"]);
+    let xid =
+        "select backend_xid::text::bigint from pg_stat_activity where backend_xid is not null";
+    assert_eq!(first.in_progress, [bed.number(xid).await.cast_unsigned()]);
+    assert!(first.wakeups && !first.trimmed);
+    assert!(bed.drain(&mut prev).await.tags.is_empty());
+    run(&mut early, "commit").await;
+    let second = bed.drain(&mut prev).await;
+    assert_eq!(second.tags, ["t", "t:id=1"]);
+    assert!(second.in_progress.is_empty());
+    assert!(bed.drain(&mut prev).await.tags.is_empty());
+}
+
+#[tokio::test]
+async fn a_fence_is_at_or_past_the_commit() {
+    let mut bed = Bed::new().await;
+    let mut prev = bed.now().await;
+    let mut writer = bed.session().await;
+    for _ in 0..50 {
+        run(&mut writer, "insert into t select coalesce(max(id), 0) + 1 from t").await;
+        let end = "select pg_current_wal_insert_lsn()::text";
+        let before: String = sqlx::query_scalar(end).fetch_one(&mut writer).await.unwrap();
+        let drained = bed.drain(&mut prev).await;
+        assert_eq!(drained.tags.len(), 2);
+        assert!(drained.fence >= lsn::read(&before).unwrap());
+        assert!(announce(&mut bed.conn).await.unwrap() > drained.fence);
+    }
+}
+
+/// What Tidegate is about: a commit that is in the WAL and not yet visible.
+#[tokio::test]
+async fn a_commit_that_waits_for_a_standby_is_drained_later_and_fenced_later() {
+    let mut bed = Bed::new().await;
+    let mut prev = bed.now().await;
+    run(&mut bed.conn, "alter system set synchronous_standby_names = 'nobody'").await;
+    run(&mut bed.conn, "select pg_reload_conf()").await;
+    let mut writer = bed.session().await;
+    let hung = tokio::spawn(async move { run(&mut writer, "insert into t values (1)").await });
+    let waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+    until(async || bed.number(waiting).await == 1).await;
+    let between = bed.drain(&mut prev).await;
+    assert!(between.tags.is_empty() && between.in_progress.len() == 1, "{between:?}");
+    let cancel = "select count(pg_cancel_backend(pid)) from pg_stat_activity
+                  where wait_event = 'SyncRep'";
+    bed.number(cancel).await;
+    hung.await.unwrap();
+    let after = bed.drain(&mut prev).await;
+    assert_eq!(after.tags, ["t", "t:id=1"]);
+    assert!(after.fence >= between.fence);
+}
+
+#[tokio::test]
+async fn a_node_that_starts_finds_each_fence_between_the_commit_and_the_next_mark() {
+    let mut bed = Bed::new().await;
+    let installed = load(&mut bed.conn).await.unwrap();
+    assert!(installed.fences.is_empty() && installed.floor <= installed.seen);
+    bed.server.psql("insert into t values (1)").await.unwrap();
+    let mut open = bed.session().await;
+    run(&mut open, "begin; insert into t values (2)").await;
+    let committed = load(&mut bed.conn).await.unwrap().seen;
+    assert!(mark(&mut bed.conn, Duration::ZERO).await.unwrap());
+    let marked = announce(&mut bed.conn).await.unwrap();
+    assert!(!mark(&mut bed.conn, Duration::ZERO).await.unwrap());
+    run(&mut open, "commit").await;
+    assert!(!mark(&mut bed.conn, SOON).await.unwrap());
+    let loaded = load(&mut bed.conn).await.unwrap();
+    let fence = |name: &str| loaded.fences.iter().find(|(tag, _)| tag == name).unwrap().1;
+    assert!(committed <= fence("t:id=1") && fence("t:id=1") < marked);
+    assert_eq!(fence("t:id=2"), loaded.seen);
+    assert_eq!(fence("t"), loaded.seen);
+    assert_eq!(loaded.floor, installed.floor);
+}
+
+#[tokio::test]
+async fn what_is_trimmed_is_below_the_floor_and_noticed_by_who_had_not_seen_it() {
+    let mut bed = Bed::new().await;
+    let mut asleep = bed.now().await;
+    bed.server.psql("insert into t values (1)").await.unwrap();
+    let mut open = bed.session().await;
+    run(&mut open, "begin; insert into t values (2)").await;
+    let mut awake = bed.now().await;
+    assert_eq!(trim(&mut bed.conn, Duration::ZERO).await.unwrap(), 1, "the row of the install");
+    assert!(!bed.drain(&mut asleep.clone()).await.trimmed);
+    mark(&mut bed.conn, Duration::ZERO).await.unwrap();
+    bed.drain(&mut awake).await;
+    let committed = load(&mut bed.conn).await.unwrap().seen;
+    assert_eq!(trim(&mut bed.conn, SOON * 60).await.unwrap(), 0);
+    assert_eq!(trim(&mut bed.conn, Duration::ZERO).await.unwrap(), 1);
+    assert!(bed.drain(&mut asleep).await.trimmed);
+    assert!(!bed.drain(&mut asleep).await.trimmed, "told once");
+    assert!(!bed.drain(&mut awake).await.trimmed);
+    run(&mut open, "commit").await;
+    assert_eq!(trim(&mut bed.conn, Duration::ZERO).await.unwrap(), 0, "no mark has seen it");
+    assert_eq!(bed.drain(&mut awake).await.tags, ["t", "t:id=2"]);
+    let loaded = load(&mut bed.conn).await.unwrap();
+    assert!(loaded.floor <= committed && loaded.fences.iter().all(|(tag, _)| tag != "t:id=1"));
+    bed.server.psql("truncate tidegate.marks").await.unwrap();
+    assert!(bed.drain(&mut awake).await.trimmed);
+}
+
+/// A snapshot lists no transaction that is newer than the last one to have ended.
+#[tokio::test]
+async fn the_newest_writer_is_in_progress_too() {
+    let mut bed = Bed::new().await;
+    let mut prev = bed.now().await;
+    let mut open = bed.session().await;
+    run(&mut open, "begin; insert into t values (1)").await;
+    let xid = "select pg_current_xact_id()::text::bigint";
+    let xid: i64 = sqlx::query_scalar(xid).fetch_one(&mut open).await.unwrap();
+    let drained = bed.drain(&mut prev).await;
+    assert!(drained.snapshot.0.ends_with(':'), "{drained:?}");
+    assert_eq!(drained.in_progress, [xid.cast_unsigned()]);
+    run(&mut open, "rollback").await;
+    assert!(bed.drain(&mut prev).await.in_progress.is_empty());
+}
+
+/// The mark sees a transaction that was in progress for the one who slept.
+#[tokio::test]
+async fn a_transaction_that_was_open_then_and_is_trimmed_now_is_noticed() {
+    let mut bed = Bed::new().await;
+    let mut open = bed.session().await;
+    run(&mut open, "begin; insert into t values (1)").await;
+    bed.server.psql("insert into other values (1)").await.unwrap();
+    let mut asleep = bed.now().await;
+    run(&mut open, "commit").await;
+    mark(&mut bed.conn, Duration::ZERO).await.unwrap();
+    trim(&mut bed.conn, Duration::ZERO).await.unwrap();
+    let drained = bed.drain(&mut asleep).await;
+    assert!(drained.trimmed && drained.tags.is_empty());
+}
+
+#[tokio::test]
+async fn a_commit_wakes_listeners_or_is_still_in_progress_when_another_does() {
+    let bed = Bed::new().await;
+    let mut listener = PgListener::connect(&bed.server.url()).await.unwrap();
+    listener.listen("tidegate").await.unwrap();
+    bed.server
+        .psql("begin; insert into t values (1); insert into t values (2); commit")
+        .await
+        .unwrap();
+    let woken = tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
+    assert_eq!((woken.channel(), woken.payload()), ("tidegate", ""));
+    let back = "begin; savepoint s; insert into t values (3); rollback to s;
+                insert into t values (4); commit";
+    bed.server.psql(back).await.unwrap();
+    tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
+    bed.server.psql("set tidegate.notify = off; insert into t values (5)").await.unwrap();
+    bed.server.psql("notify tidegate, 'mine'").await.unwrap();
+    let next = tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
+    assert_eq!(next.payload(), "mine", "one wake-up for each commit, none for the last");
+}
+
+#[tokio::test]
+async fn no_wakeups_are_promised_where_a_role_or_the_server_forbids_them() {
+    let mut bed = Bed::new().await;
+    let mut prev = bed.now().await;
+    bed.server.psql("create role app; alter role app set tidegate.notify = off").await.unwrap();
+    assert!(!bed.drain(&mut prev).await.wakeups);
+    bed.server.psql("alter role app reset tidegate.notify").await.unwrap();
+    assert!(bed.drain(&mut prev).await.wakeups);
+    bed.server.psql("alter table tidegate.log disable trigger wake").await.unwrap();
+    assert!(!bed.drain(&mut prev).await.wakeups);
+}
+
+#[tokio::test]
+async fn the_fingerprint_follows_the_catalog_and_not_the_data() {
+    let mut bed = Bed::new().await;
+    let mut last = fingerprint(&mut bed.conn).await.unwrap();
+    for quiet in [
+        "insert into t values (1); truncate t; analyze; vacuum full t; vacuum freeze t",
+        "create temp table scratch (id int); create index on t (v); reindex table t",
+    ] {
+        for statement in quiet.split(';') {
+            bed.server.psql(statement).await.unwrap();
+        }
+        assert_eq!(fingerprint(&mut bed.conn).await.unwrap(), last, "{quiet}");
+    }
+    for change in [
+        "alter table t add column w int",
+        "alter table t rename column w to x",
+        "alter table t disable trigger tidegate_insert",
+        "alter table t enable always trigger tidegate_insert",
+        "create view seen as select id from t",
+        "create or replace view seen as select id from t where v = 1",
+        "create function f() returns int language sql as 'select 1'",
+        "create or replace function f() returns int language sql as 'select 2'",
+        "create table kid () inherits (t)",
+        "create policy p on t using (true)",
+        "alter table t enable row level security",
+        "alter schema public rename to private",
+    ] {
+        bed.server.psql(change).await.unwrap();
+        let now = fingerprint(&mut bed.conn).await.unwrap();
+        assert_ne!(now, last, "{change}");
+        last = now;
+    }
+}
+
+#[tokio::test]
+async fn a_promotion_is_another_epoch_and_a_listener_needs_only_what_is_granted() {
+    let mut bed = Bed::new().await;
+    bed.server.psql("create role ear login").await.unwrap();
+    Triggers::grant(&mut bed.conn, "ear").await.unwrap();
+    let url = bed.server.url().replace("postgres@", "ear@");
+    let mut ear = PgConnection::connect(&url).await.unwrap();
+    let before = load(&mut ear).await.unwrap();
+    drain(&mut ear, &before.snapshot).await.unwrap();
+    mark(&mut ear, Duration::ZERO).await.unwrap();
+    trim(&mut ear, Duration::ZERO).await.unwrap();
+    fingerprint(&mut ear).await.unwrap();
+    announce(&mut ear).await.unwrap();
+    let primary = identity(&mut ear).await.unwrap();
+    let standby = bed.server.standby().await.unwrap();
+    let mut conn = PgConnection::connect(&standby.url()).await.unwrap();
+    let follower = identity(&mut conn).await.unwrap();
+    assert!(follower.standby && !primary.standby);
+    assert_eq!(follower.system_identifier, primary.system_identifier);
+    assert_eq!((primary.timeline, follower.timeline), (Some(1), Some(1)));
+    let unprivileged = standby.url().replace("postgres@", "ear@");
+    let mut unprivileged = PgConnection::connect(&unprivileged).await.unwrap();
+    assert!(identity(&mut unprivileged).await.unwrap().standby);
+    standby.promote().await.unwrap();
+    assert_eq!(identity(&mut conn).await.unwrap().timeline, Some(2));
+    assert_ne!(load(&mut conn).await.unwrap().epoch, before.epoch);
+}
+
+#[tokio::test]
+async fn a_drain_reads_only_the_end_of_a_large_log() {
+    let mut bed = Bed::new().await;
+    let fill = "insert into tidegate.log (xid, tags) select '3'::xid8, array['t']
+                from generate_series(1, 200000)";
+    bed.server.psql(fill).await.unwrap();
+    let snapshot = bed.now().await;
+    let sql = include_str!("../sql/drain.sql").replace("$1", &format!("'{}'", snapshot.0));
+    let sql = sqlx::AssertSqlSafe(format!("explain {sql}"));
+    let plan: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut bed.conn).await.unwrap();
+    let plan = plan.join("\n");
+    assert!(!plan.contains("Seq Scan on log"), "{plan}");
+}
+
+async fn until(condition: impl AsyncFn() -> bool) {
+    for _ in 0..1000 {
+        if condition().await {
+            return;
+        }
+    }
+    panic!("it did not come about");
+}

@@ -7,20 +7,6 @@ begin atomic
     where c.oid = relation;
 end;
 
--- The topmost parent, found anew each time: partitions are attached and detached.
-create or replace function tidegate.root_of(relation oid) returns oid
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
-declare
-    up oid;
-begin
-    loop
-        select inhparent into up from pg_inherits where inhrelid = relation order by 1 limit 1;
-        exit when not found;
-        relation := up;
-    end loop;
-    return relation;
-end $$;
-
 -- Runs in the writer's transaction and must never fail there: it names columns by number, which a
 -- rename does not change, and takes their names from the catalog as they are now.
 -- Arguments: the most rows that are told one by one, then the numbers of the tagged columns.
@@ -46,6 +32,7 @@ begin
         return null;
     end if;
 
+    -- The topmost parent, found anew each time: partitions are attached and detached.
     loop
         select inhparent into up from pg_inherits where inhrelid = root order by 1 limit 1;
         exit when not found;

@@ -17,7 +17,7 @@ covered as (
 select pg_current_snapshot()::text as snapshot,
     array(select tag from news order by tag) as tags,
     pg_current_wal_insert_lsn()::text as fence,
-    array(select x::text::bigint from pg_snapshot_xip(pg_current_snapshot()) x) as in_progress,
+    tidegate.in_progress(pg_current_snapshot()) as in_progress,
     not coalesce((select whole from covered), false) as trimmed,
     (select system_identifier from pg_control_system()) as system_identifier,
     pg_walfile_name(pg_current_wal_insert_lsn()) as wal_file,

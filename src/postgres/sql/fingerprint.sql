@@ -24,6 +24,6 @@ parts (part) as (
     from pg_proc where oid >= 16384
     union all
     select hashtextextended(concat_ws(' ', 'schema', oid, nspname), 0)
-    from pg_namespace where oid >= 16384 and nspname !~ '^pg_'
+    from pg_namespace where nspname !~ '^pg_'
 )
 select hashtextextended(coalesce(sum(part), 0)::text, 0) from parts

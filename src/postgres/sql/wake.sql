@@ -47,3 +47,24 @@ begin atomic
             then 'max_prepared_transactions is not 0 and tidegate.notify is not on'
     end;
 end;
+
+-- Writers that a snapshot does not see and that may commit without a wake-up of their own, another
+-- one's being under way. A snapshot lists those of them alone that are older than the newest
+-- transaction to have ended, so the others are asked for; first those that run, then whether one
+-- has ended meanwhile.
+create or replace function tidegate.in_progress(seen pg_snapshot) returns bigint[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    next bigint := pg_snapshot_xmax(seen)::text::bigint;
+    running bigint[] := array(select x::text::bigint from pg_snapshot_xip(seen) x);
+begin
+    -- These numbers have 32 bits and wrap around.
+    running := running || array(
+        select next + (backend_xid::text::bigint - next % 4294967296 + 6442450944) % 4294967296
+            - 2147483648
+        from pg_stat_get_activity(null) where backend_xid is not null);
+    if pg_snapshot_xmax(pg_current_snapshot()) > pg_snapshot_xmax(seen) then
+        running := running || (pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1);
+    end if;
+    return array(select distinct x from unnest(running) x order by x);
+end $$;
