@@ -220,7 +220,7 @@ async fn views_are_followed_through_views() {
 #[tokio::test]
 async fn functions_are_trusted_only_as_far_as_declared() {
     let mut server = Server::start(
-        r#"
+        r"
         create table a (id int); select track('a'); create table bare (id int);
         create schema s;
         create function calm(int) returns int immutable language sql as 'select $1';
@@ -236,7 +236,7 @@ async fn functions_are_trusted_only_as_far_as_declared() {
         create function wild_step(int, int) returns int language sql as 'select 1';
         create aggregate wild_sum(int) (sfunc = wild_step, stype = int);
         create aggregate calm_sum(int) (sfunc = int4pl, stype = int);
-        "#,
+        ",
     )
     .await;
     server

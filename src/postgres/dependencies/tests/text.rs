@@ -258,6 +258,12 @@ fn what_could_be_read_in_two_ways_is_refused() {
     assert_eq!(unfit(&long), "sql-not-understood");
 }
 
+/// The parser's scanner takes a backslash in a bit string for an escape; the server doesn't.
+#[test]
+fn a_string_that_ends_elsewhere_for_the_parser_is_refused() {
+    assert_eq!(unfit("select x'\\', b, ' from a -- '"), "sql-not-understood");
+}
+
 #[test]
 fn a_long_or_deep_text_is_refused_on_a_small_stack() {
     let texts = [
