@@ -107,3 +107,27 @@ impl Weighter<String, Remembered> for Bytes {
         sql.len() as u64 + 128
     }
 }
+
+#[cfg(all(test, feature = "testing"))]
+#[allow(clippy::expect_used)]
+mod tests {
+    use sqlx::Connection;
+
+    use super::*;
+    use crate::postgres::dependencies::Unfit;
+    use crate::testing::Postgres;
+
+    #[tokio::test]
+    async fn what_was_found_before_a_change_is_not_used_though_it_was_kept_after() {
+        let postgres = Postgres::start().await.expect("Postgres");
+        let mut conn = PgConnection::connect(&postgres.url()).await.expect("connection");
+        let known = Known::new();
+        let dependencies = Arc::new(Dependencies::Unfit(Unfit::Locking));
+        known.forget();
+        known.texts.insert("select 1".to_owned(), Remembered { generation: 0, dependencies });
+        assert_eq!(known.get("select 1"), None);
+        let learnt = known.learn(&mut conn, "select 1").await.expect("answer");
+        assert_eq!(*learnt, Dependencies::Tables(Vec::new()));
+        assert_eq!(known.get("select 1"), Some(learnt));
+    }
+}

@@ -2,7 +2,10 @@
 
 #[cfg(feature = "testing")]
 mod differential;
+mod limits;
 mod properties;
+#[cfg(feature = "testing")]
+mod remembered;
 #[cfg(feature = "testing")]
 mod server;
 mod text;

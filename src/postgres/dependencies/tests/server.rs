@@ -2,7 +2,7 @@
 
 use sqlx::{Connection, PgConnection};
 
-use super::super::{Dependencies, Known, Unfit, analyze};
+use super::super::Dependencies;
 use super::text::read;
 use crate::postgres::dependencies::resolve;
 use crate::testing::Postgres;
@@ -36,7 +36,7 @@ impl Server {
         Self { _postgres: postgres, conn }
     }
 
-    async fn run(&mut self, sql: &str) {
+    pub(super) async fn run(&mut self, sql: &str) {
         run(&mut self.conn, sql).await;
     }
 
@@ -220,7 +220,7 @@ async fn views_are_followed_through_views() {
 #[tokio::test]
 async fn functions_are_trusted_only_as_far_as_declared() {
     let mut server = Server::start(
-        r#"
+        r"
         create table a (id int); select track('a'); create table bare (id int);
         create schema s;
         create function calm(int) returns int immutable language sql as 'select $1';
@@ -236,7 +236,7 @@ async fn functions_are_trusted_only_as_far_as_declared() {
         create function wild_step(int, int) returns int language sql as 'select 1';
         create aggregate wild_sum(int) (sfunc = wild_step, stype = int);
         create aggregate calm_sum(int) (sfunc = int4pl, stype = int);
-        "#,
+        ",
     )
     .await;
     server
@@ -293,37 +293,4 @@ async fn operators_casts_and_settings_are_looked_at() {
     server.assert_all(&[("select 1 < 2", "!cast")]).await;
     server.run("drop cast (mood as int); set standard_conforming_strings = off").await;
     server.assert_all(&[("select 1", "!old-strings")]).await;
-}
-
-#[tokio::test]
-async fn what_is_known_is_forgotten_when_the_schema_changes() {
-    let mut server = Server::start("create table a (id int); select track('a')").await;
-    let known = Known::new();
-    let sql = "select * from a";
-    assert!(known.get(sql).is_none());
-    let first = known.learn(&mut server.conn, sql).await.expect("answer");
-    assert!(matches!(&*first, Dependencies::Tables(tables) if tables.len() == 1));
-    server.run("drop trigger tidegate_insert on a").await;
-    assert_eq!(known.get(sql), Some(first));
-    known.forget();
-    assert_eq!(known.get(sql), None);
-    let second = known.learn(&mut server.conn, sql).await.expect("answer");
-    assert!(matches!(&*second, Dependencies::Unfit(Unfit::UntrackedTable(..))));
-    let write = known.learn(&mut server.conn, "delete from a").await.expect("answer");
-    assert_eq!(*write, Dependencies::Unfit(Unfit::NotARead));
-}
-
-#[tokio::test]
-async fn a_database_error_is_not_remembered() {
-    let mut server = Server::start("create table a (id int); select track('a')").await;
-    let known = Known::new();
-    server.run("begin").await;
-    let broken = sqlx::raw_sql("select 1 / 0").execute(&mut server.conn).await;
-    assert!(broken.is_err());
-    assert!(known.learn(&mut server.conn, "select * from a").await.is_err());
-    assert!(known.get("select * from a").is_none());
-    server.run("rollback").await;
-    let found = known.learn(&mut server.conn, "select * from a").await.expect("answer");
-    assert!(matches!(&*found, Dependencies::Tables(_)));
-    assert!(analyze("select * from a") == analyze("SELECT * FROM A"));
 }

@@ -1,0 +1,36 @@
+//! What is kept per text, and when it is dropped.
+
+use super::super::{Dependencies, Known, Unfit};
+use super::server::Server;
+
+#[tokio::test]
+async fn what_is_known_is_forgotten_when_the_schema_changes() {
+    let mut server = Server::start("create table a (id int); select track('a')").await;
+    let known = Known::new();
+    let sql = "select * from a";
+    assert!(known.get(sql).is_none());
+    let first = known.learn(&mut server.conn, sql).await.expect("answer");
+    assert!(matches!(&*first, Dependencies::Tables(tables) if tables.len() == 1));
+    server.run("drop trigger tidegate_insert on a").await;
+    assert_eq!(known.get(sql), Some(first));
+    known.forget();
+    assert_eq!(known.get(sql), None);
+    let second = known.learn(&mut server.conn, sql).await.expect("answer");
+    assert!(matches!(&*second, Dependencies::Unfit(Unfit::UntrackedTable(..))));
+    let write = known.learn(&mut server.conn, "delete from a").await.expect("answer");
+    assert_eq!(*write, Dependencies::Unfit(Unfit::NotARead));
+}
+
+#[tokio::test]
+async fn a_database_error_is_not_remembered() {
+    let mut server = Server::start("create table a (id int); select track('a')").await;
+    let known = Known::new();
+    server.run("begin").await;
+    let broken = sqlx::raw_sql("select 1 / 0").execute(&mut server.conn).await;
+    assert!(broken.is_err());
+    assert!(known.learn(&mut server.conn, "select * from a").await.is_err());
+    assert!(known.get("select * from a").is_none());
+    server.run("rollback").await;
+    let found = known.learn(&mut server.conn, "select * from a").await.expect("answer");
+    assert!(matches!(&*found, Dependencies::Tables(_)));
+}
