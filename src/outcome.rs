@@ -70,6 +70,8 @@ pub enum BypassReason {
     Unconfirmed,
     /// The node could not follow the log to where the session has written.
     Session,
+    /// What is stored is an entry, and no HTTP answer.
+    Unreadable,
 }
 
 impl Outcome {
@@ -95,6 +97,7 @@ impl Outcome {
                     B::NoStore,
                     B::Unconfirmed,
                     B::Session,
+                    B::Unreadable,
                 ]
                 .map(Self::Bypass),
             )
@@ -156,6 +159,7 @@ impl BypassReason {
             Self::NoStore => "no-store",
             Self::Unconfirmed => "unconfirmed",
             Self::Session => "session",
+            Self::Unreadable => "unreadable",
         }
     }
 }
@@ -163,7 +167,7 @@ impl BypassReason {
 /// How often each thing happened since the cache was made.
 #[derive(Debug, Default)]
 pub struct Counters {
-    outcomes: [AtomicU64; 22],
+    outcomes: [AtomicU64; 23],
     events: [AtomicU64; Event::ALL.len()],
 }
 

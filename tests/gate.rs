@@ -1,6 +1,8 @@
 //! The whole path on real servers: an axum app over a primary and a replica, invalidated by writes
 //! that the app knows nothing of.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use axum::Router;
@@ -12,13 +14,12 @@ use std::time::Duration;
 use tidegate::testing::Postgres;
 use tidegate::{Cache, CacheLayer, Database, DatabaseOptions, Listener, Memory, Policy, Triggers};
 
-const TTL: Duration = Duration::from_secs(60);
+const TTL: Duration = Duration::from_mins(1);
 
 struct World {
     primary: Postgres,
     replica: Postgres,
     db: Database,
-    cache: Cache,
     app: Router,
 }
 
@@ -32,8 +33,8 @@ async fn world() -> World {
     Triggers::new().table("users").install(&mut conn).await.unwrap();
     let replica = primary.standby().await.unwrap();
     let db = DatabaseOptions::new(primary.url()).replica(replica.url()).connect().await.unwrap();
-    let (cache, app) = node(&db).await;
-    World { primary, replica, db, cache, app }
+    let (_cache, app) = node(&db).await;
+    World { primary, replica, db, app }
 }
 
 async fn node(db: &Database) -> (Cache, Router) {

@@ -1,5 +1,7 @@
 //! The layer in front of an axum router, without servers.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,7 +19,7 @@ use tidegate::{Cache, CacheLayer, Memory, Policy};
 use tokio::sync::{Notify, Semaphore};
 use tower::ServiceExt;
 
-const TTL: Duration = Duration::from_secs(60);
+const TTL: Duration = Duration::from_mins(1);
 
 /// How often the handler ran.
 #[derive(Clone, Default)]

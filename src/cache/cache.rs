@@ -179,6 +179,11 @@ impl Cache {
         });
     }
 
+    /// Drops an entry that can't be used.
+    pub(crate) async fn forget(&self, key: &Key) {
+        self.noted(self.shared.store.remove(key).await);
+    }
+
     /// Gives a lease back without an entry.
     pub(crate) fn give_back(&self, key: &Key, lease: LeaseToken) {
         let (cache, release) = (self.clone(), self.shared.store.release(key, lease));

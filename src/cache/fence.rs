@@ -170,7 +170,8 @@ impl Fences {
         let hash = tag.hash();
         (0..ROWS).map(move |row| {
             // Each row takes 32 bits of its own from the hash; a row has fewer slots than that.
-            let bits = (hash >> (32 * row)) as usize & (per_row - 1);
+            let bits = usize::try_from((hash >> (32 * row)) & 0xffff_ffff).unwrap_or_default()
+                & (per_row - 1);
             row * per_row + bits
         })
     }

@@ -86,8 +86,12 @@ impl Cache {
             return Lookup::Bypass(search.bypass(BypassReason::Off, None));
         }
         if let Err(reason) = search.can_prove().await {
-            // The store is asked all the same: what it has may be better than an error.
-            search.look().await;
+            // What the store has may be better than an error.
+            if !policy.stale_if_error.is_zero()
+                && let Some(unproven) = search.look().await
+            {
+                search.passed_over = Some(unproven.found);
+            }
             return Lookup::Bypass(search.bypass_limited(reason).await);
         }
         if let Some(hit) = search.look().await {
@@ -283,7 +287,7 @@ impl<'a> Search<'a> {
                 if failed {
                     return None;
                 }
-                pause = (pause * 2).min(Duration::from_millis(50));
+                pause = (pause * 2).min(Duration::from_millis(8));
             }
         };
         timeout(limit, poll).await.ok().flatten()

@@ -18,6 +18,7 @@ use crate::entry::Tag;
 ///     .vary(["accept-language"]);
 /// ```
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Policy {
     pub(crate) ttl: Duration,
     pub(crate) negative_ttl: Option<Duration>,

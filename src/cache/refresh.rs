@@ -96,8 +96,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_shorter_ttl_of_today_counts_for_entries_of_yesterday() {
         let entry = entry(Duration::ZERO);
-        advance(Duration::from_secs(60)).await;
-        let shorter = Policy::ttl(Duration::from_secs(60));
+        advance(Duration::from_mins(1)).await;
+        let shorter = Policy::ttl(Duration::from_mins(1));
         assert_eq!(decide(Verdict::Valid, &entry, &shorter), Use::Miss(MissReason::Expired));
     }
 

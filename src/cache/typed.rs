@@ -40,7 +40,7 @@ impl Cache {
             Lookup::Bypass(bypass) => {
                 self.shared.counters.count(crate::Outcome::Bypass(bypass.reason));
                 let loaded = bypass.record.scope(load()).await;
-                or_fallback(loaded, bypass.fallback)
+                or_fallback(loaded, bypass.fallback.as_ref())
             }
         }
     }
@@ -76,15 +76,15 @@ impl Cache {
         {
             lead.fill(false, Bytes::new(), body.into());
         }
-        or_fallback(loaded, fallback)
+        or_fallback(loaded, fallback.as_ref())
     }
 }
 
-fn or_fallback<T, E>(loaded: Result<T, E>, fallback: Option<Hit>) -> Result<T, E>
+fn or_fallback<T, E>(loaded: Result<T, E>, fallback: Option<&Hit>) -> Result<T, E>
 where
     T: DeserializeOwned + Clone + Send + Sync + 'static,
 {
-    loaded.or_else(|error| fallback.as_ref().and_then(value).ok_or(error))
+    loaded.or_else(|error| fallback.and_then(value).ok_or(error))
 }
 
 fn value<T>(hit: &Hit) -> Option<T>

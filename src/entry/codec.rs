@@ -142,8 +142,8 @@ mod tests {
 
     fn entry() -> Entry {
         let life = Life::starting_now(
-            Duration::from_secs(300),
-            Duration::from_secs(360),
+            Duration::from_mins(5),
+            Duration::from_mins(6),
             Duration::from_micros(1500),
         );
         let key = Key::new("golden").part("key").finish();

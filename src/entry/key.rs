@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     fn key(parts: &[Vec<u8>]) -> Key {
-        parts.iter().fold(Key::new("t"), |key, part| key.part(part)).finish()
+        parts.iter().fold(Key::new("t"), KeyText::part).finish()
     }
 
     proptest! {

@@ -192,22 +192,41 @@ impl<S> Steps<S> {
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
         let cache = self.routes.cache.clone();
-        match cache.lookup(&plan.key, &plan.policy, plan.ask.clone()).await {
-            Lookup::Hit(mut hit) => {
-                let renew = hit.renew.take();
-                match self.serve(&hit, &plan) {
-                    Some(response) => {
-                        if let Some(lead) = renew {
-                            tokio::spawn(self.renew(lead, plan, request));
-                        }
-                        Ok(response)
-                    }
-                    // A head that can't be read is as good as no entry.
-                    None => self.uncached(BypassReason::Unconfirmed, plan, request).await,
+        let mut found = cache.lookup(&plan.key, &plan.policy, plan.ask.clone()).await;
+        if let Lookup::Hit(hit) = &mut found {
+            let renew = hit.renew.take();
+            if let Some(response) = self.serve(hit, &plan) {
+                if let Some(lead) = renew {
+                    tokio::spawn(self.renew(lead, plan, request));
                 }
+                return Ok(response);
             }
+            // A head that can't be read is as good as no entry.
+            drop(renew);
+            cache.forget(&plan.key).await;
+            found = cache.lookup(&plan.key, &plan.policy, plan.ask.clone()).await;
+        }
+        match found {
             Lookup::Miss(lead) => self.make(lead, &plan, request).await,
             Lookup::Bypass(bypass) => self.bypassed(bypass, &plan, request).await,
+            Lookup::Hit(hit) => self.after_all(&hit, plan, request).await,
+        }
+    }
+
+    /// What another request has stored since we found it unreadable; or the handler's answer.
+    async fn after_all<A, B>(
+        self,
+        hit: &Hit,
+        plan: Plan,
+        request: Request<A>,
+    ) -> Result<Response<Body<B>>, S::Error>
+    where
+        S: Service<Request<A>, Response = Response<B>>,
+        B: HttpBody<Data = Bytes>,
+    {
+        match self.serve(hit, &plan) {
+            Some(response) => Ok(response),
+            None => self.uncached(BypassReason::Unreadable, plan, request).await,
         }
     }
 

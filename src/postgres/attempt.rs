@@ -4,7 +4,6 @@
 //! the same statement runs after the snapshot was taken, and would claim changes that the read
 //! does not have.
 
-use std::ops::DerefMut;
 use std::sync::Arc;
 
 use sqlx::pool::PoolConnection;
@@ -54,8 +53,8 @@ impl From<sqlx::Error> for Skip {
 impl Conn {
     pub(crate) fn get(&mut self) -> &mut PgConnection {
         match self {
-            Self::Pooled(conn) => conn.deref_mut(),
-            Self::Within(transaction) => transaction.deref_mut(),
+            Self::Pooled(conn) => conn,
+            Self::Within(transaction) => transaction,
         }
     }
 
@@ -110,15 +109,13 @@ async fn open_replica(server: &Server, plan: &Plan, anyway: bool) -> Result<Open
     let mut conn = server.acquire().await?;
     let after = server.sample();
     let known = before.at.filter(|_| before.generation == after.generation);
-    let at = match known.filter(|at| is_fit(*at, plan)) {
-        Some(at) => Some(at),
+    let mut at = known.filter(|at| is_fit(*at, plan));
+    if at.is_none() {
         // It may have got there since it was last asked.
-        None => {
-            let identity = identity(&mut *conn).await?;
-            server.observe(&identity);
-            At::of(&identity)
-        }
-    };
+        let identity = identity(&mut *conn).await?;
+        server.observe(&identity);
+        at = At::of(&identity);
+    }
     finish(Conn::Pooled(conn), server, at, plan, anyway)
 }
 

@@ -69,7 +69,7 @@ impl DatabaseError {
 
     /// What an error of the log means.
     pub(crate) fn of_log(source: sqlx::Error) -> Self {
-        let code = source.as_database_error().and_then(|error| error.code());
+        let code = source.as_database_error().and_then(sqlx::error::DatabaseError::code);
         match code.as_deref() {
             // undefined_table, invalid_schema_name, undefined_function, undefined_column
             Some("42P01" | "3F000" | "42883" | "42703") => Self::NoSchema(source),

@@ -42,8 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How often the log is marked, how long changes are kept for nodes that were away, and how often
 /// old ones are dropped.
 const MARK_EVERY: Duration = Duration::from_secs(5);
-const RETENTION: Duration = Duration::from_secs(3600);
-const TRIM_EVERY: Duration = Duration::from_secs(60);
+const RETENTION: Duration = Duration::from_hours(1);
+const TRIM_EVERY: Duration = Duration::from_mins(1);
 
 /// Follows a database's log of changes for a cache, until it is stopped.
 ///
@@ -161,7 +161,7 @@ impl Follower {
             conn.listen("tidegate").await?;
             Ok(conn)
         };
-        within(connect).await.map_err(|error| DatabaseError::connecting(server, error))
+        Box::pin(within(connect)).await.map_err(|error| DatabaseError::connecting(server, error))
     }
 
     /// Follows until something goes wrong.
@@ -280,8 +280,11 @@ impl Follower {
         // The primary's connections of before may lead to the server of before.
         self.db.inner.primary.renew();
         self.db.inner.known.forget();
+        // Before the log: what is learnt of the schema after this is noticed as a change of it.
+        let schema = within(log::fingerprint(&mut *conn)).await?;
+        self.schema = Some(schema);
         let began = clock::now();
-        let loaded = within(log::load(&mut *conn)).await?;
+        let loaded = within(log::load(&mut *conn, schema)).await?;
         let fences = loaded.fences.iter().map(|(name, fence)| (Tag::named(name), *fence));
         self.fences.begin(loaded.epoch, loaded.floor, fences);
         self.fences.confirm(loaded.seen, began);
@@ -298,15 +301,17 @@ impl Follower {
         if self.schema.replace(schema).is_some_and(|known| known != schema) {
             self.db.inner.known.forget();
             // Later than what the fingerprint saw, so past the commit that changed it.
+            let began = clock::now();
             let past = within(log::announce(&mut *conn)).await?;
             self.fences.raise_floor(past);
+            self.announce(conn, began).await?;
             tracing::info!("the schema has changed: all entries are made anew");
         }
         Ok(())
     }
 
     async fn keep_house(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
-        within(log::mark(&mut *conn, MARK_EVERY)).await?;
+        within(log::mark(&mut *conn, MARK_EVERY, self.schema)).await?;
         if self.trimmed.elapsed() >= TRIM_EVERY {
             self.trimmed = clock::now();
             within(log::trim(&mut *conn, RETENTION)).await?;

@@ -59,9 +59,11 @@ pub(crate) struct Identity {
     pub(crate) port: Option<i32>,
 }
 
-/// Makes a connection fit for drains: without statistics the planner would read the whole log.
+/// Makes a connection fit for drains: without statistics the planner would read the whole log. With
+/// that forbidden its costs look high enough for JIT, which takes a hundred times as long as a drain.
 pub(crate) async fn prepare(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
-    sqlx::query("set enable_seqscan = off").execute(conn).await.map(drop)
+    let set = "select set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)";
+    sqlx::query(set).execute(conn).await.map(drop)
 }
 
 /// What has become visible since `prev`, the snapshot of the drain before.
@@ -83,9 +85,10 @@ pub(crate) async fn drain(
     })
 }
 
-/// All that the log and its marks tell, for a node that starts.
-pub(crate) async fn load(conn: impl PgExecutor<'_>) -> Result<Loaded, sqlx::Error> {
-    let query = sqlx::query(include_str!("sql/load.sql")).persistent(false);
+/// All that the log and its marks tell, for a node that starts and has found the schema to be as its
+/// fingerprint says.
+pub(crate) async fn load(conn: impl PgExecutor<'_>, schema: i64) -> Result<Loaded, sqlx::Error> {
+    let query = sqlx::query(include_str!("sql/load.sql")).persistent(false).bind(schema);
     let row = query.fetch_one(conn).await?;
     let seen = position(&row, "fence")?;
     let or_seen = |text: Option<String>| text.map_or(Ok(seen), |text| lsn::read(&text));
@@ -112,9 +115,11 @@ pub(crate) async fn announce(conn: impl PgExecutor<'_>) -> Result<Position, sqlx
 pub(crate) async fn mark(
     conn: impl PgExecutor<'_>,
     at_least_every: Duration,
+    schema: Option<i64>,
 ) -> Result<bool, sqlx::Error> {
-    let mark = "select tidegate.mark(make_interval(secs => $1))";
-    sqlx::query_scalar(mark).bind(at_least_every.as_secs_f64()).fetch_one(conn).await
+    let mark = "select tidegate.mark(make_interval(secs => $1), $2)";
+    let query = sqlx::query_scalar(mark).bind(at_least_every.as_secs_f64()).bind(schema);
+    query.fetch_one(conn).await
 }
 
 /// Drops some of the rows that were marked as seen longer ago than `retention`; returns how many.
@@ -156,8 +161,7 @@ pub(crate) async fn invalidate(
 ) -> Result<(), sqlx::Error> {
     let bulk = tags.iter().filter(|tag| !tag.contains('=')).map(|tag| format!("{tag}!"));
     let all: Vec<String> = tags.iter().cloned().chain(bulk).collect();
-    let insert = sqlx::query("insert into tidegate.log (tags) values ($1)").bind(all);
-    insert.execute(conn).await.map(drop)
+    sqlx::query("select tidegate.invalidate($1)").bind(all).execute(conn).await.map(drop)
 }
 
 fn epoch(row: &PgRow) -> Result<Epoch, sqlx::Error> {

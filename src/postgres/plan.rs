@@ -40,7 +40,7 @@ impl Plan {
             Record::stray();
         }
         let Some(record) = record.filter(Record::is_followed) else {
-            return Self::unnoted(Record::current(), writer);
+            return Self::unnoted(Record::current().as_ref(), writer);
         };
         let mut plan = Self {
             tags: Vec::new(),
@@ -62,10 +62,10 @@ impl Plan {
 
     /// For a read that nobody keeps the answer of: a statement that a replica refuses finds its way to
     /// the primary by that.
-    fn unnoted(session: Option<Record>, writer: bool) -> Self {
-        let needs = session.as_ref().map_or(Position::ZERO, Record::session);
-        let bound = session.as_ref().filter(|_| needs > Position::ZERO);
-        if let (Some(record), true) = (&session, writer) {
+    fn unnoted(session: Option<&Record>, writer: bool) -> Self {
+        let needs = session.map_or(Position::ZERO, Record::session);
+        let bound = session.filter(|_| needs > Position::ZERO);
+        if let (Some(record), true) = (session, writer) {
             record.wrote();
         }
         Self {

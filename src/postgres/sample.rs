@@ -12,7 +12,7 @@ use crate::clock::{self, Instant};
 use crate::entry::{Epoch, Position};
 
 /// How long after the last sign of a second server a name is taken to stand for one again.
-const SEVERAL_FOR: Duration = Duration::from_secs(300);
+const SEVERAL_FOR: Duration = Duration::from_mins(5);
 
 /// What is known of the server behind a name.
 #[derive(Clone, Debug)]
@@ -72,6 +72,7 @@ impl Sample {
             None => self.who = Some(who),
             Some(known) if (&known.address, known.port) != (&who.address, who.port) => {
                 self.doubt();
+                self.who = Some(who);
                 self.several_until = Some(now + SEVERAL_FOR);
             }
             // A standby that crashed can come back earlier than it was.

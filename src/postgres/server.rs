@@ -20,7 +20,7 @@ const TRY_AFTER: Duration = Duration::from_secs(10);
 
 /// What a server is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
+pub(crate) enum Role {
     /// Takes writes.
     Primary,
     /// Follows the primary.

@@ -98,7 +98,7 @@ impl Triggers {
         }
         transaction.commit().await?;
         // Only now does a snapshot see the rows that tracking wrote.
-        let first = "select tidegate.mark('0') where not exists (select from tidegate.marks)";
+        let first = "select tidegate.mark('0', null) where not exists (select from tidegate.marks)";
         sqlx::query(first).execute(conn).await?;
         Ok(())
     }
@@ -138,7 +138,7 @@ impl Triggers {
         let sql = format!(
             "grant usage on schema tidegate to {role};
              grant select on tidegate.log, tidegate.marks, tidegate.meta to {role};
-             grant execute on function tidegate.mark(interval), tidegate.trim(interval, int),
+             grant execute on function tidegate.mark(interval, bigint), tidegate.invalidate(text[]), tidegate.trim(interval, int),
                  tidegate.no_wakeups(),
                  tidegate.in_progress(pg_snapshot) to {role};"
         );

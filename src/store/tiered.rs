@@ -10,8 +10,9 @@ use crate::entry::{Entry, Key};
 
 /// A store of this process in front of one that nodes share.
 ///
-/// What the shared one has is taken into the near one. If the shared one fails, the near one still
-/// keeps what it is given.
+/// `peek` looks in the near one, `get` in the shared one: an entry at hand may have been made invalid,
+/// and another node may have made a newer one. What the shared one has is taken into the near one.
+/// If the shared one fails, the near one still keeps what it is given.
 #[derive(Debug)]
 pub struct Tiered {
     memory: Arc<dyn Store>,
@@ -35,10 +36,8 @@ impl Tiered {
     }
 
     async fn find(&self, key: &Key) -> Result<Option<Found>, StoreError> {
-        if let Ok(Some(found)) = self.memory.get(key).await {
-            return Ok(Some(found));
-        }
-        let Some(found) = self.shared.get(key).await? else { return Ok(None) };
+        // Whoever asks has peeked: what is in memory was not good enough, or is not there.
+        let Some(found) = self.shared.get(key).await? else { return self.memory.get(key).await };
         // The answer may have been under way while a newer entry was put.
         if let Some(newer) = self.memory.peek(key).filter(|kept| is_newer(kept, &found)) {
             return Ok(Some(newer));

@@ -1,5 +1,5 @@
 //! What the tests of the whole path have in common.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "each test binary uses a part")]
 
 use std::time::Duration;
 
@@ -10,24 +10,24 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 
 /// Sends a request through a router.
-pub async fn send(app: &Router, request: Request<Body>) -> Response<Body> {
+pub(crate) async fn send(app: &Router, request: Request<Body>) -> Response<Body> {
     app.clone().oneshot(request).await.unwrap()
 }
 
 /// The body and the `Cache-Status` of an answer to a GET.
-pub async fn ask(app: &Router, uri: &str) -> (String, String) {
+pub(crate) async fn ask(app: &Router, uri: &str) -> (String, String) {
     read(send(app, Request::get(uri).body(Body::empty()).unwrap()).await).await
 }
 
 /// The body and the `Cache-Status` of an answer.
-pub async fn read(response: Response<Body>) -> (String, String) {
+pub(crate) async fn read(response: Response<Body>) -> (String, String) {
     let status = response.headers().get("cache-status").map(|s| s.to_str().unwrap().to_owned());
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (String::from_utf8(body.to_vec()).unwrap(), status.unwrap_or_default())
 }
 
 /// Waits until a condition holds; fails when that is out of reach.
-pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+pub(crate) async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
     for _ in 0..3000 {
         if holds().await {
             return;

@@ -17,8 +17,12 @@ mod tests;
 mod unfit;
 mod walk;
 
-pub(crate) use catalog::{Dependencies, Table, resolve};
+pub(crate) use catalog::Dependencies;
+#[cfg(test)]
+use catalog::{Table, resolve};
 pub(crate) use known::Known;
-pub(crate) use name::Name;
-pub(crate) use parse::{Analysis, References, analyze};
+use name::Name;
+use parse::References;
+#[cfg(test)]
+use parse::{Analysis, analyze};
 pub(crate) use unfit::Unfit;

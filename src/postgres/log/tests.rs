@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by it")]
 
-use sqlx::Connection;
 use sqlx::postgres::PgListener;
+use sqlx::{Connection, PgConnection};
 
 use super::*;
 use crate::postgres::Triggers;
@@ -30,7 +30,7 @@ impl Bed {
     }
 
     async fn now(&mut self) -> Snapshot {
-        load(&mut self.conn).await.unwrap().snapshot
+        load(&mut self.conn, 7).await.unwrap().snapshot
     }
 
     async fn drain(&mut self, prev: &mut Snapshot) -> Drained {
@@ -110,23 +110,37 @@ async fn a_commit_that_waits_for_a_standby_is_drained_later_and_fenced_later() {
 #[tokio::test]
 async fn a_node_that_starts_finds_each_fence_between_the_commit_and_the_next_mark() {
     let mut bed = Bed::new().await;
-    let installed = load(&mut bed.conn).await.unwrap();
+    assert!(mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap(), "the schema is known now");
+    let installed = load(&mut bed.conn, 7).await.unwrap();
     assert!(installed.fences.is_empty() && installed.floor <= installed.seen);
     bed.server.psql("insert into t values (1)").await.unwrap();
     let mut open = bed.session().await;
     run(&mut open, "begin; insert into t values (2)").await;
-    let committed = load(&mut bed.conn).await.unwrap().seen;
-    assert!(mark(&mut bed.conn, Duration::ZERO).await.unwrap());
+    let committed = load(&mut bed.conn, 7).await.unwrap().seen;
+    assert!(mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap());
     let marked = announce(&mut bed.conn).await.unwrap();
-    assert!(!mark(&mut bed.conn, Duration::ZERO).await.unwrap());
+    assert!(!mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap());
     run(&mut open, "commit").await;
-    assert!(!mark(&mut bed.conn, SOON).await.unwrap());
-    let loaded = load(&mut bed.conn).await.unwrap();
+    assert!(!mark(&mut bed.conn, SOON, Some(7)).await.unwrap());
+    let loaded = load(&mut bed.conn, 7).await.unwrap();
     let fence = |name: &str| loaded.fences.iter().find(|(tag, _)| tag == name).unwrap().1;
     assert!(committed <= fence("t:id=1") && fence("t:id=1") < marked);
     assert_eq!(fence("t:id=2"), loaded.seen);
     assert_eq!(fence("t"), loaded.seen);
     assert_eq!(loaded.floor, installed.floor);
+}
+
+#[tokio::test]
+async fn what_was_stored_before_the_schema_changed_is_below_the_floor() {
+    let mut bed = Bed::new().await;
+    mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
+    let before = announce(&mut bed.conn).await.unwrap();
+    assert!(load(&mut bed.conn, 7).await.unwrap().floor < before);
+    assert!(load(&mut bed.conn, 8).await.unwrap().floor >= before);
+    assert!(mark(&mut bed.conn, SOON, Some(8)).await.unwrap(), "at once, and without news");
+    let after = announce(&mut bed.conn).await.unwrap();
+    let loaded = load(&mut bed.conn, 8).await.unwrap();
+    assert!(before <= loaded.floor && loaded.floor < after);
 }
 
 #[tokio::test]
@@ -139,9 +153,9 @@ async fn what_is_trimmed_is_below_the_floor_and_noticed_by_who_had_not_seen_it()
     let mut awake = bed.now().await;
     assert_eq!(trim(&mut bed.conn, Duration::ZERO).await.unwrap(), 1, "the row of the install");
     assert!(!bed.drain(&mut asleep.clone()).await.trimmed);
-    mark(&mut bed.conn, Duration::ZERO).await.unwrap();
+    mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
     bed.drain(&mut awake).await;
-    let committed = load(&mut bed.conn).await.unwrap().seen;
+    let committed = load(&mut bed.conn, 7).await.unwrap().seen;
     assert_eq!(trim(&mut bed.conn, SOON * 60).await.unwrap(), 0);
     assert_eq!(trim(&mut bed.conn, Duration::ZERO).await.unwrap(), 1);
     assert!(bed.drain(&mut asleep).await.trimmed);
@@ -150,7 +164,7 @@ async fn what_is_trimmed_is_below_the_floor_and_noticed_by_who_had_not_seen_it()
     run(&mut open, "commit").await;
     assert_eq!(trim(&mut bed.conn, Duration::ZERO).await.unwrap(), 0, "no mark has seen it");
     assert_eq!(bed.drain(&mut awake).await.tags, ["t", "t:id=2"]);
-    let loaded = load(&mut bed.conn).await.unwrap();
+    let loaded = load(&mut bed.conn, 7).await.unwrap();
     assert!(loaded.floor <= committed && loaded.fences.iter().all(|(tag, _)| tag != "t:id=1"));
     bed.server.psql("truncate tidegate.marks").await.unwrap();
     assert!(bed.drain(&mut awake).await.trimmed);
@@ -181,7 +195,7 @@ async fn a_transaction_that_was_open_then_and_is_trimmed_now_is_noticed() {
     bed.server.psql("insert into other values (1)").await.unwrap();
     let mut asleep = bed.now().await;
     run(&mut open, "commit").await;
-    mark(&mut bed.conn, Duration::ZERO).await.unwrap();
+    mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
     trim(&mut bed.conn, Duration::ZERO).await.unwrap();
     let drained = bed.drain(&mut asleep).await;
     assert!(drained.trimmed && drained.tags.is_empty());
@@ -261,9 +275,9 @@ async fn a_promotion_is_another_epoch_and_a_listener_needs_only_what_is_granted(
     Triggers::grant(&mut bed.conn, "ear").await.unwrap();
     let url = bed.server.url().replace("postgres@", "ear@");
     let mut ear = PgConnection::connect(&url).await.unwrap();
-    let before = load(&mut ear).await.unwrap();
+    let before = load(&mut ear, 7).await.unwrap();
     drain(&mut ear, &before.snapshot).await.unwrap();
-    mark(&mut ear, Duration::ZERO).await.unwrap();
+    mark(&mut ear, Duration::ZERO, Some(7)).await.unwrap();
     trim(&mut ear, Duration::ZERO).await.unwrap();
     fingerprint(&mut ear).await.unwrap();
     announce(&mut ear).await.unwrap();
@@ -279,7 +293,7 @@ async fn a_promotion_is_another_epoch_and_a_listener_needs_only_what_is_granted(
     assert!(identity(&mut unprivileged).await.unwrap().standby);
     standby.promote().await.unwrap();
     assert_eq!(identity(&mut conn).await.unwrap().timeline, Some(2));
-    assert_ne!(load(&mut conn).await.unwrap().epoch, before.epoch);
+    assert_ne!(load(&mut conn, 7).await.unwrap().epoch, before.epoch);
 }
 
 #[tokio::test]

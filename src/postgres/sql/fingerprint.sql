@@ -23,6 +23,12 @@ parts (part) as (
     select hashtextextended(concat_ws(' ', 'function', oid, xmin), 0)
     from pg_proc where oid >= 16384
     union all
+    select hashtextextended(concat_ws(' ', 'operator', oid, xmin), 0)
+    from pg_operator where oid >= 16384
+    union all
+    select hashtextextended(concat_ws(' ', 'cast', oid, xmin), 0)
+    from pg_cast where oid >= 16384
+    union all
     select hashtextextended(concat_ws(' ', 'schema', oid, nspname), 0)
     from pg_namespace where nspname !~ '^pg_'
 )

@@ -1,5 +1,10 @@
+-- The first mark since which the schema is what it is now: before that, answers may have had another
+-- shape, which no row of the log tells.
 with oldest as materialized (
-    select snapshot, lsn from tidegate.marks order by lsn limit 1
+    select snapshot, lsn from tidegate.marks
+    where lsn > coalesce((select max(lsn) from tidegate.marks
+        where schema is distinct from $1), '0/0')
+    order by lsn limit 1
 ),
 writers as materialized (
     select distinct l.xid from tidegate.log l

@@ -1,6 +1,7 @@
--- Notes how far the log has come, if it has, and not more often than asked. The lock comes in a
+-- Notes how far the log has come, if it has, and not more often than asked; at once if the schema
+-- is not what it was at the last mark. The lock comes in a
 -- statement before: so snapshots are taken in the order of their marks.
-create or replace function tidegate.mark(every interval) returns boolean
+create or replace function tidegate.mark(every interval, known_schema bigint) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     newest tidegate.marks;
@@ -9,16 +10,24 @@ begin
         return false;
     end if;
     select * into newest from tidegate.marks order by lsn desc limit 1;
-    if found and (newest.at > clock_timestamp() - every or not exists (
-        select from tidegate.log where xid >= pg_snapshot_xmin(newest.snapshot)
-            and not pg_visible_in_snapshot(xid, newest.snapshot)))
+    if found and newest.schema is not distinct from known_schema and (
+        newest.at > clock_timestamp() - every or not exists (
+            select from tidegate.log where xid >= pg_snapshot_xmin(newest.snapshot)
+                and not pg_visible_in_snapshot(xid, newest.snapshot)))
     then
         return false;
     end if;
-    insert into tidegate.marks (snapshot, lsn)
-        values (pg_current_snapshot(), pg_current_wal_insert_lsn());
+    insert into tidegate.marks (snapshot, lsn, schema)
+        values (pg_current_snapshot(), pg_current_wal_insert_lsn(), known_schema);
     return true;
 end $$;
+
+-- Notes a change of something that no trigger tells of, or of an application's own tags.
+create or replace function tidegate.invalidate(tags text[]) returns void
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into tidegate.log (tags) values (tags);
+end;
 
 -- Drops rows that a mark older than the retention sees, and marks older than that one, in one
 -- transaction: the oldest mark that is left has seen all that is gone. Rows have no time of their

@@ -14,6 +14,8 @@ create index if not exists log_xid on tidegate.log (xid);
 create table if not exists tidegate.marks (
     snapshot pg_snapshot not null,
     lsn pg_lsn not null,
-    at timestamptz not null default clock_timestamp()
+    at timestamptz not null default clock_timestamp(),
+    -- The fingerprint of the schema shortly before. Changes of the schema write no row.
+    schema bigint
 );
 create index if not exists marks_lsn on tidegate.marks (lsn);

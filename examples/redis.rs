@@ -1,0 +1,50 @@
+//! Two nodes of one service share what either has made, through Redis; each proves for itself that it
+//! is fresh.
+//!
+//! `POSTGRES_PRIMARY_URL=... REDIS_URL=... cargo run --example redis --features postgres,redis`
+
+use std::time::Duration;
+
+use tidegate::{Cache, Database, Key, Listener, Memory, Policy, Redis, Tiered, Triggers};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let db = Database::from_env().await?;
+    sqlx::raw_sql(
+        "drop table if exists example_stock;
+         create table example_stock (item text primary key, left_over int);
+         insert into example_stock values ('tea', 7)",
+    )
+    .execute(db.writer())
+    .await?;
+    let mut conn = db.primary().acquire().await?;
+    Triggers::new().table("example_stock").install(&mut conn).await?;
+
+    let (first, second) = (node(&db).await?, node(&db).await?);
+    println!("the first node reads: {}", stock(&first, &db).await?);
+    // What is stored in Redis is stored in the background.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    println!("the second node reads: {}", stock(&second, &db).await?);
+    println!("the second node was answered by: {}", answered_by(&second));
+    Ok(())
+}
+
+/// A node: its own memory and its own view of changes, and the Redis that all share.
+async fn node(db: &Database) -> Result<Cache, Box<dyn std::error::Error>> {
+    let cache = Cache::new(Tiered::new(Memory::new(64 << 20), Redis::from_env().await?));
+    Listener::spawn(db, &cache).await?;
+    Ok(cache)
+}
+
+async fn stock(cache: &Cache, db: &Database) -> Result<i32, sqlx::Error> {
+    let key = Key::new("example-stock").part("tea").finish();
+    let policy = Policy::ttl(Duration::from_secs(60)).tag("example_stock:item=tea");
+    let query = "select left_over from example_stock where item = $1";
+    let load = async || sqlx::query_scalar(query).bind("tea").fetch_one(db.reader()).await;
+    cache.get_or_load(&key, &policy, load).await
+}
+
+fn answered_by(cache: &Cache) -> &'static str {
+    let mut outcomes = tidegate::Outcome::all();
+    outcomes.find(|outcome| cache.counters().outcome(*outcome) > 0).map_or("-", |o| o.token())
+}

@@ -1,0 +1,44 @@
+//! Reads go to a replica that has replayed what they need, and to the primary when none has.
+//!
+//! `POSTGRES_PRIMARY_URL=... POSTGRES_REPLICA_URL=... cargo run --example replicas --features postgres`
+
+use std::time::Duration;
+
+use tidegate::{Database, Position};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let db = Database::from_env().await?;
+    println!("a read goes to: {}", server(&db).await?);
+
+    // A replica that replays no more is behind as soon as something is written.
+    for replica in db.replicas() {
+        let (epoch, position) = replica.replayed.unwrap_or_default();
+        println!("{} has replayed up to {position} of epoch {epoch}", replica.name);
+    }
+    for replica in db.replicas() {
+        db.remove_replica(&replica.name);
+    }
+    println!("without replicas, a read goes to: {}", server(&db).await?);
+
+    for url in std::env::var("POSTGRES_REPLICA_URL")?.split(',') {
+        let name = db.add_replica(url.trim()).await?;
+        println!("{name} is back");
+    }
+    while db
+        .replicas()
+        .iter()
+        .any(|replica| replica.replayed.is_none_or(|at| at.1 == Position::ZERO))
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    println!("a read goes to: {}", server(&db).await?);
+    Ok(())
+}
+
+/// Which kind of server answers a read.
+async fn server(db: &Database) -> Result<&'static str, sqlx::Error> {
+    let query = sqlx::query_scalar("select pg_is_in_recovery()");
+    let standby: bool = query.fetch_one(db.reader()).await?;
+    Ok(if standby { "a replica" } else { "the primary" })
+}

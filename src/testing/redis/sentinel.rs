@@ -1,0 +1,106 @@
+//! A master and its replica, watched by Sentinel.
+
+use std::io;
+use std::net::SocketAddr;
+
+use deadpool_redis::redis::{Cmd, cmd};
+
+use super::RedisServer;
+use crate::testing::eventually;
+
+/// A master named `mymaster`, a replica, and one sentinel whose word is enough for a failover.
+#[derive(Debug)]
+pub struct RedisSentinel {
+    servers: Vec<RedisServer>,
+    sentinel: RedisServer,
+}
+
+impl RedisSentinel {
+    /// Starts them, and waits until the sentinel knows a replica that it can promote.
+    ///
+    /// # Errors
+    ///
+    /// If a server does not start, or they do not find together.
+    pub async fn start() -> io::Result<Self> {
+        let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]).await?;
+        let port = master.addr().port().to_string();
+        let replica = ["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"];
+        let replica = RedisServer::start_with(&replica).await?;
+        let sentinel = RedisServer::start_with(&["--sentinel"]).await?;
+        let started = Self { servers: vec![master, replica], sentinel };
+        started.watch(&port).await?;
+        Ok(started)
+    }
+
+    async fn watch(&self, port: &str) -> io::Result<()> {
+        let sentinel = &self.sentinel;
+        sentinel.run::<()>(words("MONITOR mymaster 127.0.0.1").arg(port).arg(1)).await?;
+        for option in ["down-after-milliseconds 500", "failover-timeout 1000"] {
+            sentinel.run::<()>(&words(&format!("SET mymaster {option}"))).await?;
+        }
+        eventually("the replica follows the master, and the sentinel knows it", async || {
+            let link = self.servers[1].run::<String>(cmd("INFO").arg("replication")).await;
+            let known = format!("{:?}", self.replicas().await);
+            link.is_ok_and(|link| link.contains("master_link_status:up"))
+                && known.contains("master-link-status\", \"ok")
+        })
+        .await
+    }
+
+    async fn replicas(&self) -> io::Result<Vec<Vec<String>>> {
+        self.sentinel.run(&words("REPLICAS mymaster")).await
+    }
+
+    /// Its address.
+    pub fn url(&self) -> String {
+        format!("redis+sentinel://{}/mymaster", self.sentinel.addr())
+    }
+
+    /// Who is the master, as the sentinel says.
+    ///
+    /// # Errors
+    ///
+    /// If the sentinel does not answer.
+    pub async fn master(&self) -> io::Result<SocketAddr> {
+        let (host, port): (String, u16) =
+            self.sentinel.run(&words("GET-MASTER-ADDR-BY-NAME mymaster")).await?;
+        Ok((host.parse::<std::net::IpAddr>().map_err(io::Error::other)?, port).into())
+    }
+
+    /// Makes the replica the master, while both live, and waits until the sentinel says so.
+    ///
+    /// # Errors
+    ///
+    /// If the sentinel refuses.
+    pub async fn failover(&self) -> io::Result<()> {
+        let before = self.master().await?;
+        self.sentinel.run::<()>(&words("FAILOVER mymaster")).await?;
+        self.moved_from(before).await
+    }
+
+    /// Kills the master, and waits until the sentinel names another.
+    ///
+    /// # Errors
+    ///
+    /// If it does not.
+    pub async fn kill_master(&mut self) -> io::Result<()> {
+        let before = self.master().await?;
+        for server in self.servers.iter_mut().filter(|server| server.addr() == before) {
+            server.kill().await?;
+        }
+        self.moved_from(before).await
+    }
+
+    async fn moved_from(&self, before: SocketAddr) -> io::Result<()> {
+        eventually("the sentinel names another master", async || {
+            self.master().await.is_ok_and(|master| master != before)
+        })
+        .await
+    }
+}
+
+fn words(words: &str) -> Cmd {
+    let mut command = cmd("SENTINEL");
+    command.arg(words.split(' ').collect::<Vec<_>>());
+    command
+}
