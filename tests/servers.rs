@@ -1,5 +1,7 @@
 //! The servers that other tests rely on.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use tidegate::testing::Postgres;
 
 #[tokio::test]

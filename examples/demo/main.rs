@@ -83,7 +83,9 @@ async fn redis_dies(servers: &mut Servers, a: &Node) -> Result<(), Failure> {
 async fn replica_dies(servers: &mut Servers, a: &Node) -> Result<(), Failure> {
     title("The replica is killed as well: reads go on, from the primary");
     servers.kill_replica().await?;
+    // Everything is changed, so that nothing can be answered from memory.
     servers.psql("update products set cents = cents + 1").await?;
+    until(a, "/products/1", "from primary").await?;
     let (failed, last) = shop::load(a, REQUESTS).await?;
     show(a, &format!("/products/{REQUESTS}"), &last);
     println!("      {REQUESTS} requests for as many products, {failed} failed");
