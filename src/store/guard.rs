@@ -148,3 +148,147 @@ impl Store for Guard {
         Box::pin(async move { guarded(&breaker, limit, release).await })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+    use crate::entry::codec::DecodeError;
+
+    /// A store that does as it is told, and counts how often it is asked.
+    #[derive(Debug, Default)]
+    struct Mock {
+        asked: AtomicUsize,
+        fate: std::sync::Mutex<Fate>,
+    }
+
+    #[derive(Clone, Copy, Debug, Default)]
+    enum Fate {
+        #[default]
+        Well,
+        Slow,
+        Fails,
+        Undecodable,
+    }
+
+    impl Store for Arc<Mock> {
+        fn peek(&self, _: &Key) -> Option<Found> {
+            None
+        }
+
+        fn get<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
+            Box::pin(async {
+                self.asked.fetch_add(1, Ordering::SeqCst);
+                let fate = *self.fate.lock().unwrap();
+                match fate {
+                    Fate::Well => Ok(None),
+                    Fate::Slow => {
+                        sleep(Duration::from_secs(60)).await;
+                        Ok(None)
+                    }
+                    Fate::Fails => Err(StoreError::Backend("down".into())),
+                    Fate::Undecodable => Err(StoreError::Decode(DecodeError::Checksum)),
+                }
+            })
+        }
+
+        fn put(
+            &self,
+            _: &Key,
+            _: &Arc<Entry>,
+        ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
+            Some(Box::pin(std::future::pending()))
+        }
+
+        fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+            Box::pin(async { self.get(key).await.map(drop) })
+        }
+    }
+
+    fn guarded_mock(fate: Fate) -> (Guard, Arc<Mock>, Key) {
+        let mock = Arc::new(Mock::default());
+        *mock.fate.lock().unwrap() = fate;
+        let guard = Guard::new(mock.clone()).breaker(3, COOL_DOWN);
+        (guard, mock, Key::new("t").finish())
+    }
+
+    fn asked(mock: &Mock) -> usize {
+        mock.asked.load(Ordering::SeqCst)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_store_is_given_up_and_then_left_alone() {
+        let (guard, mock, key) = guarded_mock(Fate::Slow);
+        for _ in 0..3 {
+            assert!(matches!(guard.get(&key).await, Err(StoreError::Timeout(_))));
+        }
+        assert!(matches!(guard.get(&key).await, Err(StoreError::Open)));
+        assert_eq!(asked(&mock), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_pause_one_call_tries_for_all() {
+        let (guard, mock, key) = guarded_mock(Fate::Fails);
+        for _ in 0..3 {
+            assert!(guard.get(&key).await.is_err());
+        }
+        advance(COOL_DOWN * 2).await;
+        *mock.fate.lock().unwrap() = Fate::Slow;
+        let probe = tokio::spawn({
+            let (guard, key) = (guard.clone(), key.clone());
+            async move { guard.get(&key).await.is_err() }
+        });
+        while asked(&mock) < 4 {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(guard.get(&key).await, Err(StoreError::Open)), "one at a time");
+        assert!(probe.await.unwrap());
+        assert!(guard.is_open(), "the probe failed");
+        advance(COOL_DOWN * 2).await;
+        *mock.fate.lock().unwrap() = Fate::Well;
+        assert!(guard.get(&key).await.is_ok());
+        assert!(!guard.is_open());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_whose_caller_went_away_leaves_the_next_to_try() {
+        let (guard, mock, key) = guarded_mock(Fate::Fails);
+        for _ in 0..3 {
+            assert!(guard.get(&key).await.is_err());
+        }
+        advance(COOL_DOWN * 2).await;
+        *mock.fate.lock().unwrap() = Fate::Slow;
+        assert!(timeout(Duration::from_millis(1), guard.get(&key)).await.is_err());
+        *mock.fate.lock().unwrap() = Fate::Well;
+        assert!(guard.get(&key).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_can_not_be_read_is_not_the_stores_failure() {
+        let (guard, mock, key) = guarded_mock(Fate::Undecodable);
+        for _ in 0..20 {
+            assert!(matches!(guard.get(&key).await, Err(StoreError::Decode(_))));
+        }
+        assert_eq!(asked(&mock), 20);
+        assert!(!guard.is_open());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_that_pile_up_are_dropped_and_counted() {
+        let (guard, _mock, key) = guarded_mock(Fate::Well);
+        let guard = guard.puts(2);
+        let life = crate::entry::Life::starting_now(COOL_DOWN, COOL_DOWN, COOL_DOWN);
+        let at = (crate::Epoch::new(1), crate::Position::ZERO);
+        let parts = (bytes::Bytes::new(), bytes::Bytes::new());
+        let entry = Arc::new(Entry::new(&key, at, [].into(), life, parts));
+        let held = [guard.put(&key, &entry), guard.put(&key, &entry)];
+        assert!(matches!(guard.put(&key, &entry).unwrap().await, Err(StoreError::Busy)));
+        assert_eq!(guard.dropped_puts(), 1);
+        drop(held);
+        assert!(guard.put(&key, &entry).is_some());
+        assert_eq!(guard.dropped_puts(), 1);
+    }
+}
