@@ -27,7 +27,7 @@ pub(crate) async fn read(response: Response<Body>) -> (String, String) {
 }
 
 /// Waits until a condition holds; fails when that is out of reach.
-pub(crate) async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     for _ in 0..3000 {
         if holds().await {
             return;

@@ -1,0 +1,205 @@
+//! Several nodes of one service over one Redis and one Postgres.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::routing::get;
+use common::{ask, eventually};
+use redis::cmd;
+use sqlx::Connection;
+use tidegate::testing::{Postgres, RedisServer};
+use tidegate::{
+    Cache, CacheLayer, Database, DatabaseOptions, Guard, Listener, Memory, Policy, Redis, Tiered,
+    Triggers,
+};
+
+const TTL: Duration = Duration::from_secs(60);
+
+struct World {
+    postgres: Postgres,
+    redis: RedisServer,
+    db: Database,
+    /// How often a handler ran, on any node.
+    runs: Arc<AtomicUsize>,
+}
+
+#[derive(Clone)]
+struct Node {
+    db: Database,
+    runs: Arc<AtomicUsize>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let postgres = Postgres::start().await.unwrap();
+        postgres
+            .psql("create table t (id int primary key, n int); insert into t select i, 0 from generate_series(1, 999) i")
+            .await
+            .unwrap();
+        let mut conn = sqlx::PgConnection::connect(&postgres.url()).await.unwrap();
+        Triggers::new().table("t").install(&mut conn).await.unwrap();
+        let db = DatabaseOptions::new(postgres.url()).connect().await.unwrap();
+        let redis = RedisServer::start().await.unwrap();
+        Self { postgres, redis, db, runs: Arc::default() }
+    }
+
+    /// A node, with limits for Redis that a busy test machine keeps to.
+    async fn node(&self) -> (Router, Cache) {
+        let redis = Redis::connect(self.redis.url()).await.unwrap();
+        let patient = Guard::new(redis).read_within(Duration::from_secs(5));
+        self.node_over(Tiered::with_guard(Memory::new(16 << 20), patient)).await
+    }
+
+    async fn node_over(&self, store: Tiered) -> (Router, Cache) {
+        let cache = Cache::new(store);
+        Listener::spawn(&self.db, &cache).await.unwrap();
+        let policy = Policy::ttl(TTL).tag("t:id={id}").wait(TTL).lease(TTL);
+        let app = Router::new()
+            .route("/{id}", get(read))
+            .layer(CacheLayer::new(cache.clone()).route("/{id}", policy))
+            .with_state(Node { db: self.db.clone(), runs: self.runs.clone() });
+        (app, cache)
+    }
+
+    fn runs(&self) -> usize {
+        self.runs.load(Ordering::SeqCst)
+    }
+}
+
+async fn read(State(node): State<Node>, Path(id): Path<i32>) -> String {
+    node.runs.fetch_add(1, Ordering::SeqCst);
+    // Slow enough that everyone is there before the first is done.
+    let query = sqlx::query_scalar::<_, i32>("select n from t where id = $1").bind(id);
+    let n = query.fetch_one(node.db.reader()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    n.to_string()
+}
+
+/// 250 requests to each node for one path, all at once.
+async fn storm(nodes: &[&Router], uri: &'static str) {
+    let asks = nodes.iter().flat_map(|node| {
+        (0..250).map(|_| {
+            let node = (*node).clone();
+            tokio::spawn(async move { ask(&node, uri).await.0 })
+        })
+    });
+    let asks: Vec<_> = asks.collect();
+    let mut bodies = Vec::new();
+    for asked in asks {
+        bodies.push(asked.await.unwrap());
+    }
+    bodies.dedup();
+    assert_eq!(bodies.len(), 1, "{bodies:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_on_four_nodes_is_one_run() {
+    let world = World::new().await;
+    let (a, b) = (world.node().await.0, world.node().await.0);
+    let (c, d) = (world.node().await.0, world.node().await.0);
+    storm(&[&a, &b, &c, &d], "/1").await;
+    assert_eq!(world.runs(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_node_made_another_serves_and_a_change_ends_it_on_both() {
+    let world = World::new().await;
+    let ((a, _), (b, _)) = (world.node().await, world.node().await);
+    ask(&a, "/1").await;
+    eventually("b has it from Redis", async || ask(&b, "/1").await.1.contains("shared")).await;
+    assert_eq!(world.runs(), 1);
+    world.postgres.psql("update t set n = 7 where id = 1").await.unwrap();
+    eventually("a sees it", async || ask(&a, "/1").await.0 == "7").await;
+    eventually("b sees it", async || ask(&b, "/1").await.0 == "7").await;
+}
+
+/// A node that starts trusts what the shared store has, as far as the log tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_starts_starts_warm() {
+    let world = World::new().await;
+    let (a, cache) = world.node().await;
+    eventually("a has looked at the log since it was marked", async || {
+        let sql = "select max(lsn) from tidegate.marks where schema is not null";
+        let marked = world.postgres.psql(sql).await.unwrap();
+        let marked = marked.trim().parse::<tidegate::Position>();
+        marked.is_ok_and(|marked| cache.fences().seen().is_some_and(|(_, seen)| seen > marked))
+    })
+    .await;
+    ask(&a, "/1").await;
+    ask(&a, "/2").await;
+    world.postgres.psql("update t set n = 7 where id = 2").await.unwrap();
+    eventually("they are stored", async || {
+        let stored: usize = world.redis.run(&cmd("DBSIZE")).await.unwrap();
+        stored >= 2
+    })
+    .await;
+    let (late, _) = world.node().await;
+    let (body, status) = ask(&late, "/1").await;
+    assert!(body == "0" && status.contains("shared"), "{status}");
+    let (body, status) = ask(&late, "/2").await;
+    assert!(body == "7" && status.contains("changed"), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_fails_however_redis_does() {
+    let mut world = World::new().await;
+    let (app, _) = world
+        .node_over(Tiered::new(
+            Memory::new(16 << 20),
+            Redis::connect(world.redis.url()).await.unwrap(),
+        ))
+        .await;
+    let all_answer = async |from: u32| {
+        for id in from..from + 20 {
+            assert_eq!(ask(&app, &format!("/{id}")).await.0, "0");
+        }
+    };
+    world.redis.pause().unwrap();
+    all_answer(1).await;
+    world.redis.resume().unwrap();
+    world.redis.run::<()>(cmd("CONFIG").arg("SET").arg("maxmemory").arg(1)).await.unwrap();
+    all_answer(100).await;
+    world.redis.kill().await.unwrap();
+    all_answer(200).await;
+    world.redis.restart().await.unwrap();
+    let mut id = 300;
+    eventually("Redis is used again", async || {
+        id += 1;
+        ask(&app, &format!("/{id}")).await;
+        world.redis.run::<usize>(&cmd("DBSIZE")).await.is_ok_and(|stored| stored > 0)
+    })
+    .await;
+}
+
+/// An old dump has entries that were valid once: the fences know better.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_restored_from_an_old_dump_serves_nothing_stale() {
+    let world = World::new().await;
+    let (app, _) = world.node().await;
+    ask(&app, "/1").await;
+    let key: Vec<String> = {
+        let mut keys = Vec::new();
+        eventually("it is stored", async || {
+            world.redis.run::<usize>(&cmd("DBSIZE")).await.unwrap() > 0
+        })
+        .await;
+        keys.extend(world.redis.run::<Vec<String>>(cmd("KEYS").arg("tidegate:1:*")).await.unwrap());
+        keys.retain(|key| !key.contains("lease"));
+        keys
+    };
+    let old: Vec<u8> = world.redis.run(cmd("GET").arg(&key[0])).await.unwrap();
+    world.postgres.psql("update t set n = 7 where id = 1").await.unwrap();
+    eventually("the change is seen", async || ask(&app, "/1").await.0 == "7").await;
+    world.redis.run::<()>(cmd("SET").arg(&key[0]).arg(&old)).await.unwrap();
+    let (fresh, _) = world.node().await;
+    for node in [&app, &fresh] {
+        assert_eq!(ask(node, "/1").await.0, "7");
+    }
+}
