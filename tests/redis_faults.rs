@@ -215,7 +215,7 @@ async fn a_wrong_address_or_password_is_told_and_no_secret_is() {
         ("redis://u:wr0ng-secret@".into(), "redis"),
         ("redis://u:wr0ng-secret@127.0.0.1:1/".into(), "127.0.0.1:1"),
     ] {
-        let error = Redis::connect(url.clone()).await.err().expect("it can't be used");
+        let error = Redis::connect(url.clone()).await.expect_err("it can't be used");
         let mut told = error.to_string();
         let mut source = std::error::Error::source(&error);
         while let Some(cause) = source {
