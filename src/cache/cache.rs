@@ -105,12 +105,11 @@ impl Cache {
             return log.invalidate(tags).await;
         }
         let fences = &self.shared.fences;
-        let fence = fences.seen().map_or(Position::MAX, |(_, seen)| seen);
+        let fence = fences.advance();
         for tag in &tags {
             fences.raise(Tag::named(tag), fence);
             fences.raise(Tag::bulk(tag), fence);
         }
-        fences.confirm(Position::new(fence.get().saturating_add(1)), clock::now());
         Ok(())
     }
 

@@ -161,6 +161,15 @@ impl Fences {
         self.confirmed.store(u64::try_from(micros).unwrap_or(NEVER - 1), Ordering::Release);
     }
 
+    /// Takes a position of our own, where there is no log that has one: returns the fence of a change
+    /// that has just been made. What began to be made before has less, what begins from here on has
+    /// as much.
+    pub(crate) fn advance(&self) -> Position {
+        let fence = self.seen.fetch_add(1, Ordering::AcqRel);
+        self.confirm(Position::ZERO, clock::now());
+        Position::new(fence)
+    }
+
     fn elapsed(&self) -> Duration {
         clock::now().saturating_duration_since(self.started)
     }
@@ -293,6 +302,23 @@ mod tests {
         fences.lose();
         assert_eq!(fences.judge(&entry(u64::MAX, &[])), Verdict::OldEpoch);
         assert_eq!(fences.seen(), None);
+    }
+
+    /// Were the position only read, and raised in the end, two at once would have the same fence,
+    /// and what was begun between them would look as if it had both changes.
+    #[test]
+    fn what_began_between_two_changes_lacks_the_second() {
+        let (fences, tag) = (fences(), Tag::table("users"));
+        let began = |fences: &Fences| fences.seen().unwrap().1.before();
+        fences.confirm(Position::new(5), clock::now());
+        let before = began(&fences);
+        let first = fences.advance();
+        let between = began(&fences);
+        let second = fences.advance();
+        fences.raise(tag, first);
+        assert!(before < fences.of(tag) && between >= fences.of(tag));
+        fences.raise(tag, second);
+        assert!(between < fences.of(tag) && began(&fences) >= fences.of(tag));
     }
 
     #[test]

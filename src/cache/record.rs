@@ -94,6 +94,7 @@ struct Notes {
     tags: BTreeSet<Tag>,
     unfit: Option<Unfit>,
     server: Option<Arc<str>>,
+    passed_over: Option<&'static str>,
 }
 
 impl Record {
@@ -198,6 +199,11 @@ impl Record {
         }
     }
 
+    /// Notes why a read that a replica could have served went to the primary.
+    pub(crate) fn passed_over(&self, why: &'static str) {
+        self.notes().passed_over.get_or_insert(why);
+    }
+
     /// Whether reads are worth noting.
     pub fn is_followed(&self) -> bool {
         self.0.followed
@@ -221,6 +227,11 @@ impl Record {
     /// The first server that was read.
     pub(crate) fn server(&self) -> Option<Arc<str>> {
         self.notes().server.clone()
+    }
+
+    /// Why a read went to the primary, if one did that a replica could have served.
+    pub(crate) fn why_primary(&self) -> Option<&'static str> {
+        self.notes().passed_over
     }
 
     /// What the work proves, or why its answer can't be cached.

@@ -3,7 +3,8 @@
 //! ```text
 //! Cache-Status: tidegate; hit; ttl=287; detail="memory"
 //! Cache-Status: tidegate; fwd=stale; fwd-status=200; stored; detail="changed, from replica-1"
-//! Cache-Status: tidegate; fwd=miss; fwd-status=200; detail="absent, untracked-table"
+//! Cache-Status: tidegate; fwd=uri-miss; fwd-status=200; detail="absent, from primary, replicas-behind"
+//! Cache-Status: tidegate; fwd=uri-miss; fwd-status=200; detail="absent, untracked-table"
 //! ```
 
 use std::fmt::Write;
@@ -46,6 +47,9 @@ pub(crate) fn of_miss(
     let _ = write!(text, "; detail=\"{}", outcome.token());
     if let Some(server) = record.server() {
         let _ = write!(text, ", from {server}");
+    }
+    if let Some(why) = record.why_primary() {
+        let _ = write!(text, ", {why}");
     }
     if let Fate::NotStored(unfit) = fate {
         let _ = write!(text, ", {}", unfit.token);

@@ -12,7 +12,7 @@ use super::error::DatabaseError;
 use super::executor::{Reader, Writer};
 use super::monitor;
 use super::server::{Limits, Role, Server};
-use crate::cache::Record;
+use crate::cache::{Record, Unfit};
 use crate::entry::{Epoch, Position};
 
 /// How to reach the servers.
@@ -218,8 +218,13 @@ impl Database {
         self.inner.primary.pool().begin().await
     }
 
-    /// The primary's pool, for what the executors do not cover. Reads by it are not noted.
+    /// The primary's pool, for what the executors do not cover. What is done by it is not known to
+    /// the cache, so an answer in whose making this is called is not cached.
     pub fn primary(&self) -> &PgPool {
+        if let Some(record) = Record::current() {
+            let why = "Database::primary() was used, and what is read by it is not known";
+            record.unfit(Unfit::new("unnoted-reads", why));
+        }
         self.inner.primary.pool()
     }
 

@@ -44,8 +44,8 @@ pub enum DatabaseError {
     NoSchema(#[source] sqlx::Error),
     /// The role may not read the log.
     #[error(
-        "the role may not read the log of changes: run `grant usage on schema tidegate` and \
-             `grant select on tidegate.log, tidegate.marks` for it ({0})"
+        "the role may not follow the log of changes: run `tidegate grant ROLE` as the owner of \
+             schema tidegate, or use Triggers::grant ({0})"
     )]
     NoRights(#[source] sqlx::Error),
     /// The connection goes through a pooler.

@@ -56,7 +56,7 @@ impl Reader {
                     give_up(&self.db, &opened);
                     continue;
                 }
-                note(&plan, &opened.server, &opened.proof);
+                note(&self.db, &plan, &opened.server, &opened.proof);
                 let mut row = first;
                 while let Some(step) = row {
                     yield noted(&plan, step)?;
@@ -129,8 +129,11 @@ fn give_up(db: &Database, opened: &Opened) {
     }
 }
 
-fn note(plan: &Plan, server: &std::sync::Arc<str>, proof: &Proof) {
+fn note(db: &Database, plan: &Plan, server: &std::sync::Arc<str>, proof: &Proof) {
     let Some(record) = &plan.record else { return };
+    if !plan.primary_only && **server == *db.inner.primary.name {
+        plan.why_primary(db).into_iter().for_each(|why| record.passed_over(why));
+    }
     match proof {
         Proof::Basis(basis) => record.read(*basis, &plan.tags, server),
         Proof::Nothing(unfit) => record.unfit(unfit.clone()),

@@ -45,6 +45,14 @@ const MARK_EVERY: Duration = Duration::from_secs(5);
 const RETENTION: Duration = Duration::from_hours(1);
 const TRIM_EVERY: Duration = Duration::from_mins(1);
 
+/// How many rows are dropped at a time. As long as there are more, the next go with the next
+/// heartbeat, so that the log does not outgrow what is dropped.
+const TRIM_AT_ONCE: i32 = 10_000;
+
+/// How many rows a node that starts reads: about a second's work. What was stored before the first
+/// of them is made anew.
+const LOAD_AT_MOST: i64 = 100_000;
+
 /// Follows a database's log of changes for a cache, until it is stopped.
 ///
 /// Dropping it leaves the task running.
@@ -98,7 +106,7 @@ struct Follower {
     wakeups: bool,
     /// Writers at work when last seen, and how long to wait for them.
     busy: (Vec<u64>, Duration),
-    trimmed: Instant,
+    trim: Instant,
     beat: Instant,
 }
 
@@ -113,7 +121,7 @@ impl Follower {
             schema: None,
             wakeups: true,
             busy: (Vec::new(), HEARTBEAT),
-            trimmed: clock::now(),
+            trim: clock::now() + TRIM_EVERY,
             beat: clock::now(),
         }
     }
@@ -284,7 +292,7 @@ impl Follower {
         let schema = within(log::fingerprint(&mut *conn)).await?;
         self.schema = Some(schema);
         let began = clock::now();
-        let loaded = within(log::load(&mut *conn, schema)).await?;
+        let loaded = within(log::load(&mut *conn, schema, LOAD_AT_MOST)).await?;
         let fences = loaded.fences.iter().map(|(name, fence)| (Tag::named(name), *fence));
         self.fences.begin(loaded.epoch, loaded.floor, fences);
         self.fences.confirm(loaded.seen, began);
@@ -312,9 +320,10 @@ impl Follower {
 
     async fn keep_house(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         within(log::mark(&mut *conn, MARK_EVERY, self.schema)).await?;
-        if self.trimmed.elapsed() >= TRIM_EVERY {
-            self.trimmed = clock::now();
-            within(log::trim(&mut *conn, RETENTION)).await?;
+        if clock::now() >= self.trim
+            && !within(log::trim(&mut *conn, RETENTION, TRIM_AT_ONCE)).await?
+        {
+            self.trim = clock::now() + TRIM_EVERY;
         }
         Ok(())
     }

@@ -61,8 +61,11 @@ pub(crate) struct Identity {
 
 /// Makes a connection fit for drains: without statistics the planner would read the whole log. With
 /// that forbidden its costs look high enough for JIT, which takes a hundred times as long as a drain.
+/// And what we note ourselves waits for no standby: a node must not lose sight of the log when writers
+/// hang on one that is gone.
 pub(crate) async fn prepare(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
-    let set = "select set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)";
+    let set = "select set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false),
+               set_config('synchronous_commit', 'local', false)";
     sqlx::query(set).execute(conn).await.map(drop)
 }
 
@@ -85,10 +88,15 @@ pub(crate) async fn drain(
     })
 }
 
-/// All that the log and its marks tell, for a node that starts and has found the schema to be as its
-/// fingerprint says.
-pub(crate) async fn load(conn: impl PgExecutor<'_>, schema: i64) -> Result<Loaded, sqlx::Error> {
-    let query = sqlx::query(include_str!("sql/load.sql")).persistent(false).bind(schema);
+/// All that the log and its marks tell, as far as `most` rows go back, for a node that starts and has
+/// found the schema to be as its fingerprint says.
+pub(crate) async fn load(
+    conn: impl PgExecutor<'_>,
+    schema: i64,
+    most: i64,
+) -> Result<Loaded, sqlx::Error> {
+    let query = sqlx::query(include_str!("sql/load.sql")).persistent(false);
+    let query = query.bind(schema).bind(most);
     let row = query.fetch_one(conn).await?;
     let seen = position(&row, "fence")?;
     let or_seen = |text: Option<String>| text.map_or(Ok(seen), |text| lsn::read(&text));
@@ -122,15 +130,16 @@ pub(crate) async fn mark(
     query.fetch_one(conn).await
 }
 
-/// Drops some of the rows that were marked as seen longer ago than `retention`; returns how many.
+/// Drops some of the rows that were marked as seen longer ago than `retention`; returns whether there
+/// may be more.
 pub(crate) async fn trim(
     conn: impl PgExecutor<'_>,
     retention: Duration,
-) -> Result<i64, sqlx::Error> {
-    const AT_ONCE: i32 = 10_000;
+    most: i32,
+) -> Result<bool, sqlx::Error> {
     let trim = "select tidegate.trim(make_interval(secs => $1), $2)";
-    let query = sqlx::query_scalar(trim).bind(retention.as_secs_f64()).bind(AT_ONCE);
-    query.fetch_one(conn).await
+    let query = sqlx::query_scalar::<_, i64>(trim).bind(retention.as_secs_f64()).bind(most);
+    Ok(query.fetch_one(conn).await? >= i64::from(most))
 }
 
 /// A number that is another one when anything about tracked tables, views or functions is.

@@ -110,6 +110,14 @@ impl Plan {
         replicas.chain(primary).chain(rest).collect()
     }
 
+    /// Why the primary serves what a replica could, if there are replicas.
+    pub(crate) fn why_primary(&self, db: &Database) -> Option<&'static str> {
+        let replicas = db.servers();
+        let all_down = replicas.iter().all(|server| server.at().is_none());
+        let why = if all_down { "replicas-down" } else { "replicas-behind" };
+        (!replicas.is_empty()).then_some(why)
+    }
+
     /// Replicas of the right epoch that are far enough, in turn; then the one that is nearest to it,
     /// since it may have got there since it was asked.
     fn fit(&self, up: &[(Arc<Server>, At)]) -> Vec<Arc<Server>> {

@@ -98,7 +98,8 @@ impl Triggers {
         }
         transaction.commit().await?;
         // Only now does a snapshot see the rows that tracking wrote.
-        let first = "select tidegate.mark('0', null) where not exists (select from tidegate.marks)";
+        let first =
+            "select tidegate.mark('0', null) where not exists (select from tidegate.own_marks)";
         sqlx::query(first).execute(conn).await?;
         Ok(())
     }
@@ -137,7 +138,7 @@ impl Triggers {
         let role = format!("\"{}\"", role.replace('"', "\"\""));
         let sql = format!(
             "grant usage on schema tidegate to {role};
-             grant select on tidegate.log, tidegate.marks, tidegate.meta to {role};
+             grant select on tidegate.log, tidegate.own_marks, tidegate.meta to {role};
              grant execute on function tidegate.mark(interval, bigint), tidegate.invalidate(text[]), tidegate.trim(interval, int),
                  tidegate.no_wakeups(),
                  tidegate.in_progress(pg_snapshot) to {role};"
@@ -187,11 +188,7 @@ async fn write_schema(conn: &mut PgConnection) -> Result<(), SchemaError> {
     }
     sqlx::query("delete from tidegate.meta").execute(&mut *conn).await?;
     let note = "insert into tidegate.meta (version) values ($1)";
-    sqlx::query(note).bind(VERSION).execute(&mut *conn).await?;
-    // Restored from a dump of another cluster, these would never be old.
-    let foreign = "delete from tidegate.log where xid >= pg_snapshot_xmax(pg_current_snapshot())
-                   and xid <> pg_current_xact_id()";
-    sqlx::query(foreign).execute(conn).await?;
+    sqlx::query(note).bind(VERSION).execute(conn).await?;
     Ok(())
 }
 

@@ -30,7 +30,19 @@ impl Bed {
     }
 
     async fn now(&mut self) -> Snapshot {
-        load(&mut self.conn, 7).await.unwrap().snapshot
+        self.load(7).await.snapshot
+    }
+
+    async fn load(&mut self, schema: i64) -> Loaded {
+        load(&mut self.conn, schema, 1000).await.unwrap()
+    }
+
+    /// Drops what can be; returns how many rows.
+    async fn trim(&mut self, retention: Duration) -> i64 {
+        let rows = "select count(*) from tidegate.log";
+        let before = self.number(rows).await;
+        trim(&mut self.conn, retention, 1000).await.unwrap();
+        before - self.number(rows).await
     }
 
     async fn drain(&mut self, prev: &mut Snapshot) -> Drained {
@@ -111,18 +123,18 @@ async fn a_commit_that_waits_for_a_standby_is_drained_later_and_fenced_later() {
 async fn a_node_that_starts_finds_each_fence_between_the_commit_and_the_next_mark() {
     let mut bed = Bed::new().await;
     assert!(mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap(), "the schema is known now");
-    let installed = load(&mut bed.conn, 7).await.unwrap();
+    let installed = bed.load(7).await;
     assert!(installed.fences.is_empty() && installed.floor <= installed.seen);
     bed.server.psql("insert into t values (1)").await.unwrap();
     let mut open = bed.session().await;
     run(&mut open, "begin; insert into t values (2)").await;
-    let committed = load(&mut bed.conn, 7).await.unwrap().seen;
+    let committed = bed.load(7).await.seen;
     assert!(mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap());
     let marked = announce(&mut bed.conn).await.unwrap();
     assert!(!mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap());
     run(&mut open, "commit").await;
     assert!(!mark(&mut bed.conn, SOON, Some(7)).await.unwrap());
-    let loaded = load(&mut bed.conn, 7).await.unwrap();
+    let loaded = bed.load(7).await;
     let fence = |name: &str| loaded.fences.iter().find(|(tag, _)| tag == name).unwrap().1;
     assert!(committed <= fence("t:id=1") && fence("t:id=1") < marked);
     assert_eq!(fence("t:id=2"), loaded.seen);
@@ -135,11 +147,11 @@ async fn what_was_stored_before_the_schema_changed_is_below_the_floor() {
     let mut bed = Bed::new().await;
     mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
     let before = announce(&mut bed.conn).await.unwrap();
-    assert!(load(&mut bed.conn, 7).await.unwrap().floor < before);
-    assert!(load(&mut bed.conn, 8).await.unwrap().floor >= before);
+    assert!(bed.load(7).await.floor < before);
+    assert!(bed.load(8).await.floor >= before);
     assert!(mark(&mut bed.conn, SOON, Some(8)).await.unwrap(), "at once, and without news");
     let after = announce(&mut bed.conn).await.unwrap();
-    let loaded = load(&mut bed.conn, 8).await.unwrap();
+    let loaded = bed.load(8).await;
     assert!(before <= loaded.floor && loaded.floor < after);
 }
 
@@ -151,23 +163,65 @@ async fn what_is_trimmed_is_below_the_floor_and_noticed_by_who_had_not_seen_it()
     let mut open = bed.session().await;
     run(&mut open, "begin; insert into t values (2)").await;
     let mut awake = bed.now().await;
-    assert_eq!(trim(&mut bed.conn, Duration::ZERO).await.unwrap(), 1, "the row of the install");
+    assert_eq!(bed.trim(Duration::ZERO).await, 1, "the row of the install");
     assert!(!bed.drain(&mut asleep.clone()).await.trimmed);
     mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
     bed.drain(&mut awake).await;
-    let committed = load(&mut bed.conn, 7).await.unwrap().seen;
-    assert_eq!(trim(&mut bed.conn, SOON * 60).await.unwrap(), 0);
-    assert_eq!(trim(&mut bed.conn, Duration::ZERO).await.unwrap(), 1);
+    let committed = bed.load(7).await.seen;
+    assert_eq!(bed.trim(SOON * 60).await, 0);
+    assert_eq!(bed.trim(Duration::ZERO).await, 1);
     assert!(bed.drain(&mut asleep).await.trimmed);
     assert!(!bed.drain(&mut asleep).await.trimmed, "told once");
     assert!(!bed.drain(&mut awake).await.trimmed);
     run(&mut open, "commit").await;
-    assert_eq!(trim(&mut bed.conn, Duration::ZERO).await.unwrap(), 0, "no mark has seen it");
+    assert_eq!(bed.trim(Duration::ZERO).await, 0, "no mark has seen it");
     assert_eq!(bed.drain(&mut awake).await.tags, ["t", "t:id=2"]);
-    let loaded = load(&mut bed.conn, 7).await.unwrap();
+    let loaded = bed.load(7).await;
     assert!(loaded.floor <= committed && loaded.fences.iter().all(|(tag, _)| tag != "t:id=1"));
     bed.server.psql("truncate tidegate.marks").await.unwrap();
     assert!(bed.drain(&mut awake).await.trimmed);
+}
+
+/// However much was written while no node ran, one can start.
+#[tokio::test]
+async fn a_log_too_long_to_be_read_is_read_from_a_later_mark_on() {
+    let mut bed = Bed::new().await;
+    mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
+    bed.server.psql("insert into t values (1)").await.unwrap();
+    mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
+    let marked = announce(&mut bed.conn).await.unwrap();
+    bed.server.psql("insert into t values (2)").await.unwrap();
+    let names = |loaded: &Loaded| -> Vec<String> {
+        loaded.fences.iter().map(|(tag, _)| tag.clone()).collect()
+    };
+    let whole = load(&mut bed.conn, 7, 2).await.unwrap();
+    assert_eq!(names(&whole), ["t", "t:id=1", "t:id=2"]);
+    let end = load(&mut bed.conn, 7, 1).await.unwrap();
+    assert_eq!(names(&end), ["t", "t:id=2"]);
+    assert!(end.floor > whole.floor && end.floor < marked);
+    assert!(end.fences.iter().all(|(_, fence)| *fence > marked));
+    let nothing = load(&mut bed.conn, 7, 0).await.unwrap();
+    assert!(nothing.fences.is_empty() && nothing.floor == nothing.seen);
+}
+
+/// A dump has marks and rows with positions and transactions that may be far ahead of ours.
+#[tokio::test]
+async fn what_came_in_a_dump_of_another_cluster_counts_for_nothing() {
+    let mut bed = Bed::new().await;
+    mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
+    let restore = "insert into tidegate.marks (snapshot, lsn, schema, cluster)
+            values ('9000000:9000000:', 'FF/0', 7, 42), ('3:3:', '0/1', 7, 42);
+        insert into tidegate.log (xid, tags) values ('8999999', '{theirs}')";
+    bed.server.psql(restore).await.unwrap();
+    let loaded = bed.load(7).await;
+    assert!(loaded.floor > Position::new(1) && loaded.floor < loaded.seen, "{loaded:?}");
+    assert!(loaded.fences.iter().all(|(_, fence)| *fence <= loaded.seen));
+    let mut prev = loaded.snapshot;
+    assert!(!bed.drain(&mut prev).await.trimmed);
+    bed.trim(SOON).await;
+    assert_eq!(bed.number("select count(*) from tidegate.marks where cluster = 42").await, 0);
+    let drained = bed.drain(&mut prev).await;
+    assert!(drained.tags.is_empty() && !drained.trimmed, "{drained:?}");
 }
 
 /// A snapshot lists no transaction that is newer than the last one to have ended.
@@ -196,7 +250,7 @@ async fn a_transaction_that_was_open_then_and_is_trimmed_now_is_noticed() {
     let mut asleep = bed.now().await;
     run(&mut open, "commit").await;
     mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
-    trim(&mut bed.conn, Duration::ZERO).await.unwrap();
+    bed.trim(Duration::ZERO).await;
     let drained = bed.drain(&mut asleep).await;
     assert!(drained.trimmed && drained.tags.is_empty());
 }
@@ -275,10 +329,10 @@ async fn a_promotion_is_another_epoch_and_a_listener_needs_only_what_is_granted(
     Triggers::grant(&mut bed.conn, "ear").await.unwrap();
     let url = bed.server.url().replace("postgres@", "ear@");
     let mut ear = PgConnection::connect(&url).await.unwrap();
-    let before = load(&mut ear, 7).await.unwrap();
+    let before = load(&mut ear, 7, 1000).await.unwrap();
     drain(&mut ear, &before.snapshot).await.unwrap();
     mark(&mut ear, Duration::ZERO, Some(7)).await.unwrap();
-    trim(&mut ear, Duration::ZERO).await.unwrap();
+    trim(&mut ear, Duration::ZERO, 1000).await.unwrap();
     fingerprint(&mut ear).await.unwrap();
     announce(&mut ear).await.unwrap();
     let primary = identity(&mut ear).await.unwrap();
@@ -293,7 +347,7 @@ async fn a_promotion_is_another_epoch_and_a_listener_needs_only_what_is_granted(
     assert!(identity(&mut unprivileged).await.unwrap().standby);
     standby.promote().await.unwrap();
     assert_eq!(identity(&mut conn).await.unwrap().timeline, Some(2));
-    assert_ne!(load(&mut conn, 7).await.unwrap().epoch, before.epoch);
+    assert_ne!(load(&mut conn, 7, 1000).await.unwrap().epoch, before.epoch);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ covered as (
     select pg_snapshot_xmax(m.snapshot) <= pg_snapshot_xmax(p.snapshot)
         and not exists (select from pg_snapshot_xip(p.snapshot) x
             where pg_visible_in_snapshot(x, m.snapshot)) as whole
-    from prev p, (select snapshot from tidegate.marks order by lsn limit 1) m
+    from prev p, (select snapshot from tidegate.own_marks order by lsn limit 1) m
 )
 select pg_current_snapshot()::text as snapshot,
     array(select tag from news order by tag) as tags,

@@ -1,24 +1,32 @@
+-- Of a log too long to be read in time only the end is read: the last $2 rows at most, from a mark on.
+with horizon as materialized (
+    select xid from tidegate.log order by xid desc offset $2 limit 1
+),
 -- The first mark since which the schema is what it is now: before that, answers may have had another
 -- shape, which no row of the log tells.
-with oldest as materialized (
-    select snapshot, lsn from tidegate.marks
-    where lsn > coalesce((select max(lsn) from tidegate.marks
-        where schema is distinct from $1), '0/0')
+oldest as materialized (
+    select snapshot, lsn from tidegate.own_marks
+    where lsn > coalesce((select max(lsn) from tidegate.own_marks
+            where schema is distinct from $1), '0/0')
+        and not exists (select from horizon where xid >= pg_snapshot_xmin(snapshot))
     order by lsn limit 1
 ),
-writers as materialized (
-    select distinct l.xid from tidegate.log l
-    where not exists (select from oldest o where pg_visible_in_snapshot(l.xid, o.snapshot))
+news as materialized (
+    select l.xid, l.tags from oldest o, tidegate.log l
+    where l.xid >= pg_snapshot_xmin(o.snapshot)
+        and not pg_visible_in_snapshot(l.xid, o.snapshot)
 ),
+-- A mark that sees a transaction has an xmax past it. Most often the first such mark does.
 firsts as materialized (
-    select w.xid, (select m.lsn from tidegate.marks m
-        where pg_visible_in_snapshot(w.xid, m.snapshot) order by m.lsn limit 1) as lsn
-    from writers w
+    select n.xid, (select m.lsn from tidegate.own_marks m
+        where pg_snapshot_xmax(m.snapshot) > n.xid and pg_visible_in_snapshot(n.xid, m.snapshot)
+        order by pg_snapshot_xmax(m.snapshot), m.lsn limit 1) as lsn
+    from (select distinct xid from news) n
 ),
 -- NULL: no mark has seen the change yet.
 fences as materialized (
     select tag, case when bool_and(f.lsn is not null) then max(f.lsn) end as lsn
-    from tidegate.log l join firsts f using (xid), unnest(l.tags) tag
+    from news n join firsts f using (xid), unnest(n.tags) tag
     group by tag
 )
 select pg_current_snapshot()::text as snapshot,

@@ -4,12 +4,12 @@
 create or replace function tidegate.mark(every interval, known_schema bigint) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-    newest tidegate.marks;
+    newest tidegate.own_marks;
 begin
     if not pg_try_advisory_xact_lock(8388065642915395432) then
         return false;
     end if;
-    select * into newest from tidegate.marks order by lsn desc limit 1;
+    select * into newest from tidegate.own_marks order by lsn desc limit 1;
     if found and newest.schema is not distinct from known_schema and (
         newest.at > clock_timestamp() - every or not exists (
             select from tidegate.log where xid >= pg_snapshot_xmin(newest.snapshot)
@@ -35,13 +35,16 @@ end;
 create or replace function tidegate.trim(retention interval, most int) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-    keep tidegate.marks;
+    keep tidegate.own_marks;
     gone bigint;
 begin
     if not pg_try_advisory_xact_lock(8388065642915395432) then
         return 0;
     end if;
-    select * into keep from tidegate.marks where at <= clock_timestamp() - retention
+    delete from tidegate.marks
+        where cluster <> (select system_identifier from pg_control_system());
+    delete from tidegate.log where xid >= pg_snapshot_xmax(pg_current_snapshot());
+    select * into keep from tidegate.own_marks where at <= clock_timestamp() - retention
         order by lsn desc limit 1;
     if not found then
         return 0;

@@ -89,7 +89,7 @@ pub(super) async fn read(conn: &mut PgConnection) -> Result<Status, SchemaError>
     let triggers: Vec<Trigger> =
         sqlx::query_as(include_str!("../sql/status.sql")).fetch_all(&mut *conn).await?;
     let facts = "select tidegate.no_wakeups(), (select count(*) from tidegate.log),
-        (select extract(epoch from clock_timestamp() - min(at))::float8 from tidegate.marks)";
+        (select extract(epoch from clock_timestamp() - min(at))::float8 from tidegate.own_marks)";
     let facts = sqlx::query_as(facts).fetch_one(conn).await.map_err(within("the schema tidegate"));
     let (no_wakeups, log_rows, oldest): (_, _, Option<f64>) = facts?;
     let oldest_mark = oldest.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));

@@ -1,0 +1,42 @@
+//! A cold start at full load.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use futures_util::future::join_all;
+use tidegate::{Cache, CacheLayer, Memory, Policy};
+
+use super::common::ask;
+use super::world::TTL;
+
+/// How many handlers run, and how many ran at once at most.
+#[derive(Clone, Default)]
+struct Load(Arc<[AtomicUsize; 2]>);
+
+async fn slow(State(Load(load)): State<Load>) -> &'static str {
+    let running = load[0].fetch_add(1, Ordering::SeqCst) + 1;
+    load[1].fetch_max(running, Ordering::SeqCst);
+    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    load[0].fetch_sub(1, Ordering::SeqCst);
+    "made"
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_answers_are_made_at_a_time_than_the_limit_however_many_are_asked_for() {
+    const LIMIT: usize = 8;
+    let (cache, load) =
+        (Cache::with_limits(Memory::new(64 << 20), 1 << 20, LIMIT), Load::default());
+    let app = Router::new()
+        .route("/{key}", get(slow))
+        .layer(CacheLayer::new(cache).route("/{key}", Policy::ttl(TTL)))
+        .with_state(load.clone());
+    let uris: Vec<String> = (0..1000).map(|key| format!("/{key}")).collect();
+    let answers = join_all(uris.iter().map(|uri| ask(&app, uri))).await;
+    assert!(answers.iter().all(|(body, _)| body == "made"));
+    assert_eq!(load.0[1].load(Ordering::SeqCst), LIMIT);
+    let again = join_all(uris.iter().map(|uri| ask(&app, uri))).await;
+    assert!(again.iter().all(|(_, status)| status.contains("hit")));
+}

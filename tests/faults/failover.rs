@@ -1,0 +1,105 @@
+//! Another server becomes the primary, and may lack what the old one had committed.
+
+use std::time::Duration;
+
+use tidegate::testing::{FaultProxy, Postgres};
+use tidegate::{DatabaseOptions, Policy};
+
+use super::common::eventually;
+use super::world::{Node, TTL, address, primary, proxy};
+
+/// A primary behind a name that can be led elsewhere, and a standby.
+struct Pair {
+    primary: Postgres,
+    standby: Postgres,
+    name: FaultProxy,
+    node: Node,
+}
+
+impl Pair {
+    async fn new(policy: &Policy) -> Self {
+        let primary = primary(&[]).await;
+        let standby = primary.standby().await.unwrap();
+        let (name, url) = proxy(&primary).await;
+        let options = DatabaseOptions::new(url).wait(Duration::from_secs(1));
+        let node = Node::start(&options.connect().await.unwrap(), policy).await;
+        Self { primary, standby, name, node }
+    }
+
+    /// Nothing that is committed from here on reaches the standby.
+    async fn part(&self) {
+        let apart = "alter system set primary_conninfo = ''; select pg_reload_conf()";
+        self.standby.psql(apart).await.unwrap();
+        let streaming = "select count(*) from pg_stat_replication";
+        eventually("replication ends", async || self.primary.psql(streaming).await.unwrap() == "0")
+            .await;
+    }
+
+    async fn fail_over(&mut self) {
+        self.primary.kill().await.unwrap();
+        self.standby.promote().await.unwrap();
+        self.name.retarget(address(&self.standby));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failover_lost_is_never_served_again() {
+    let mut pair = Pair::new(&Policy::ttl(TTL)).await;
+    pair.node.warm(&["/users/1", "/users/2"]).await;
+    pair.part().await;
+    pair.primary.psql("update users set name = 'lost' where id = 1").await.unwrap();
+    pair.node.sees("/users/1", "lost").await;
+    pair.node.warm(&["/users/1"]).await;
+    let before = pair.node.cache.fences().epoch();
+    pair.fail_over().await;
+    eventually("the new primary is followed", async || {
+        let now = pair.node.cache.fences().epoch();
+        now.is_known() && now != before
+    })
+    .await;
+    let (body, status) = pair.node.get("/users/1").await;
+    assert!(body == "ada" && status.contains("old-epoch"), "{body}: {status}");
+    assert!(pair.node.get("/users/2").await.1.contains("old-epoch"), "nobody knows if it is whole");
+    pair.node.warm(&["/users/1", "/users/2"]).await;
+    pair.standby.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    pair.node.sees("/users/1", "eve").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_may_serve_what_was_before_while_it_is_made_anew() {
+    let mut pair = Pair::new(&Policy::ttl(TTL).stale_after_failover()).await;
+    pair.node.warm(&["/users/1"]).await;
+    let before = pair.node.cache.fences().epoch();
+    pair.fail_over().await;
+    eventually("the new primary is followed", async || {
+        let now = pair.node.cache.fences().epoch();
+        now.is_known() && now != before
+    })
+    .await;
+    let (body, status) = pair.node.get("/users/1").await;
+    assert!(body == "ada" && status.contains("stale-after-failover"), "{status}");
+    eventually("it was made anew", async || {
+        pair.node.get("/users/1").await.1.contains("\"memory\"")
+    })
+    .await;
+}
+
+/// One of the replicas is promoted by mistake: what is written to it belongs to nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_of_another_timeline_is_not_read() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    let options = super::world::options(&primary).replica(replica.url());
+    let node = Node::start(&options.connect().await.unwrap(), &Policy::ttl(TTL)).await;
+    eventually("it is used", async || node.get("/users").await.1.contains("hit")).await;
+    let token = node.put(2, "bea").await;
+    replica.promote().await.unwrap();
+    replica.psql("update users set name = 'astray'").await.unwrap();
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    node.sees("/users/1", "eve").await;
+    for _ in 0..50 {
+        assert!(!node.get("/users").await.0.contains("astray"));
+        assert!(node.get_with("/plain/2", &token).await.0.starts_with("bea from "));
+        primary.psql("update users set name = name where id = 1").await.unwrap();
+    }
+}

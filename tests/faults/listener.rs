@@ -1,0 +1,110 @@
+//! The connection that follows the log breaks, hangs, or is not woken.
+
+use std::time::Duration;
+
+use tidegate::testing::{FaultProxy, Postgres};
+use tidegate::{DatabaseOptions, Policy};
+
+use super::common::eventually;
+use super::world::{Node, TTL, primary, proxy};
+
+/// A node that follows the log through a proxy, and trusts what it knows for half a second.
+async fn followed() -> (Postgres, FaultProxy, Node) {
+    let primary = primary(&[]).await;
+    let (line, url) = proxy(&primary).await;
+    let options = DatabaseOptions::new(primary.url()).listen_url(url);
+    let policy = Policy::ttl(TTL).max_staleness(Duration::from_millis(1500));
+    let node = Node::start(&options.connect().await.unwrap(), &policy).await;
+    node.warm(&["/users/1", "/users/2"]).await;
+    (primary, line, node)
+}
+
+/// However the line is lost, after its bound a node leaves its entries alone; once the line is
+/// back, what did not change is as good as before.
+async fn survives(primary: &Postgres, node: &Node, heal: impl AsyncFnOnce()) {
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    eventually("it trusts its entries no more", async || {
+        node.get("/users/2").await.1.contains("unconfirmed")
+    })
+    .await;
+    assert_eq!(node.get("/users/1").await.0, "eve");
+    heal().await;
+    eventually("it has caught up", async || node.get("/users/2").await.1.contains("hit")).await;
+    let (body, status) = node.get("/users/1").await;
+    assert!(body == "eve", "{status}");
+    node.warm(&["/users/1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_cut() {
+    let (primary, line, node) = followed().await;
+    line.cut();
+    survives(&primary, &node, async || line.heal().await.unwrap()).await;
+}
+
+/// No error tells of this one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_dead_and_silent() {
+    let (primary, line, node) = followed().await;
+    line.freeze();
+    survives(&primary, &node, async || line.heal().await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_is_terminated() {
+    let (primary, _line, node) = followed().await;
+    let kill = "select pg_terminate_backend(pid) from pg_stat_activity where query ilike '%listen%'
+        or application_name = 'tidegate'";
+    for round in 0..5 {
+        primary.psql(kill).await.unwrap();
+        let name = format!("user {round}");
+        primary.psql(&format!("update users set name = '{name}' where id = 1")).await.unwrap();
+        node.sees("/users/1", &name).await;
+    }
+    node.warm(&["/users/1", "/users/2"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_wakes_nobody_is_seen_by_the_heartbeat() {
+    let (primary, _line, node) = followed().await;
+    primary
+        .psql("set tidegate.notify = off; update users set name = 'eve' where id = 1")
+        .await
+        .unwrap();
+    node.sees("/users/1", "eve").await;
+}
+
+/// Whoever may connect may notify.
+#[tokio::test(flavor = "multi_thread")]
+async fn notifications_of_others_do_no_harm() {
+    let (primary, _line, node) = followed().await;
+    primary
+        .psql("do $$ begin for i in 1..2000 loop perform pg_notify('tidegate', 'users:id=' || i); end loop; end $$")
+        .await
+        .unwrap();
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    node.sees("/users/1", "eve").await;
+    assert!(node.get("/users/2").await.1.contains("hit"), "what did not change is left alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_emptied_makes_everything_anew() {
+    let (primary, _line, node) = followed().await;
+    primary
+        .psql("update users set name = 'eve' where id = 1; truncate tidegate.log, tidegate.marks")
+        .await
+        .unwrap();
+    eventually("nothing is trusted", async || node.get("/users/2").await.1.contains("changed"))
+        .await;
+    node.sees("/users/1", "eve").await;
+    node.warm(&["/users/1", "/users/2"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_schema_makes_everything_anew() {
+    let (primary, _line, node) = followed().await;
+    primary.psql("alter table users add column age int").await.unwrap();
+    eventually("nothing is trusted", async || node.get("/users/2").await.1.contains("changed"))
+        .await;
+    node.warm(&["/users/2"]).await;
+}
