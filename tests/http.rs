@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,15 +11,15 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{Method, Request, Response, StatusCode};
+use axum::http::{Method, Request, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use bytes::Bytes;
+use common::{ask, read, send};
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 use tidegate::{Cache, CacheLayer, Memory, Policy};
 use tokio::sync::{Notify, Semaphore};
-use tower::ServiceExt;
 
 const TTL: Duration = Duration::from_mins(1);
 
@@ -49,20 +51,6 @@ fn app(cache: &Cache, runs: &Runs, policy: Policy) -> Router {
         .route("/", get(counted).post(counted))
         .layer(CacheLayer::new(cache.clone()).route("/", policy))
         .with_state(runs.clone())
-}
-
-async fn send(app: &Router, request: Request<Body>) -> Response<Body> {
-    app.clone().oneshot(request).await.unwrap()
-}
-
-async fn ask(app: &Router, uri: &str) -> (String, String) {
-    read(send(app, Request::get(uri).body(Body::empty()).unwrap()).await).await
-}
-
-async fn read(response: Response<Body>) -> (String, String) {
-    let status = response.headers().get("cache-status").map(|s| s.to_str().unwrap().to_owned());
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    (String::from_utf8(body.to_vec()).unwrap(), status.unwrap_or_default())
 }
 
 #[tokio::test]

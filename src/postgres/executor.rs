@@ -131,7 +131,7 @@ fn give_up(db: &Database, opened: &Opened) {
 
 fn note(db: &Database, plan: &Plan, server: &std::sync::Arc<str>, proof: &Proof) {
     let Some(record) = &plan.record else { return };
-    if !plan.primary_only && **server == *db.inner.primary.name {
+    if **server == *db.inner.primary.name {
         plan.why_primary(db).into_iter().for_each(|why| record.passed_over(why));
     }
     match proof {

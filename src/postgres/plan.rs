@@ -112,6 +112,9 @@ impl Plan {
 
     /// Why the primary serves what a replica could, if there are replicas.
     pub(crate) fn why_primary(&self, db: &Database) -> Option<&'static str> {
+        if self.primary_only {
+            return None;
+        }
         let replicas = db.servers();
         let all_down = replicas.iter().all(|server| server.at().is_none());
         let why = if all_down { "replicas-down" } else { "replicas-behind" };

@@ -52,9 +52,11 @@ impl Server {
         url: &str,
         limits: Limits,
     ) -> Result<Self, DatabaseError> {
-        let parsed = PgConnectOptions::from_str(url);
+        // sqlx takes any scheme.
+        let is_ours = url.starts_with("postgres://") || url.starts_with("postgresql://");
+        let parsed = is_ours.then(|| PgConnectOptions::from_str(url).ok()).flatten();
         let options = parsed
-            .map_err(|_said| DatabaseError::Url(redacted(url)))?
+            .ok_or_else(|| DatabaseError::Url(redacted(url)))?
             .application_name("tidegate")
             .log_slow_statements(tracing::log::LevelFilter::Off, Duration::ZERO);
         let sample = Arc::new(Mutex::new(Sample::new()));

@@ -1,4 +1,4 @@
-//! What goes wrong with the database, done to real servers: the answers stay right, and keep coming.
+//! The whole path on real servers: answers are right, and keep coming, whatever the database does.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,6 +8,7 @@ mod common;
 mod failover;
 mod inputs;
 mod listener;
+mod path;
 mod protocol;
 mod records;
 mod replicas;

@@ -1,0 +1,32 @@
+//! The main job: a miss fills, a hit is fresh, a write by anyone ends it.
+
+use tidegate::Policy;
+
+use super::common::eventually;
+use super::world::{Node, TTL, options, primary};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_by_psql_is_seen_and_nothing_else_is_made_anew() {
+    let primary = primary(&[]).await;
+    let node = Node::alone(&primary).await;
+    assert_eq!(node.get("/users/1").await.0, "ada");
+    node.warm(&["/users", "/users/1", "/users/2"]).await;
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    node.sees("/users/1", "eve").await;
+    assert_eq!(node.get("/users").await.0, "eve bob");
+    let (body, status) = node.get("/users/2").await;
+    assert_eq!(body, "bob");
+    assert!(status.contains("hit"), "another row's answer is as good as before: {status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_is_taken_off_the_primary_when_the_replica_is_far_enough() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    let db = options(&primary).replica(replica.url()).connect().await.unwrap();
+    let node = Node::start(&db, &Policy::ttl(TTL)).await;
+    eventually("the replica is up", async || db.replicas()[0].replayed.is_some()).await;
+    let (_, status) = node.get("/users").await;
+    assert!(status.contains("from replica-1"), "{status}");
+    assert!(status.contains("stored"), "{status}");
+}
