@@ -1,10 +1,29 @@
-//! A cache-aside layer for services that read from Postgres.
+//! A cache-aside layer for services that read from Postgres: answers come from memory or Redis, and
+//! each is proven fresh before it is served.
+//!
+//! ```text
+//!  request ─→ CacheLayer ─→ key ─→ memory ─→ Redis ─→ your handler ─→ db.reader() ─→ a replica that
+//!                │                   │         │            │                        is far enough,
+//!                └── Policy          └─ Fences ┘            └─ Record                or the primary
+//!                                         ↑
+//!                    Listener ── reads the log of changes that Triggers keep in Postgres
+//! ```
+//!
+//! Start with [`CacheLayer`] around a router, or with [`Cache`] for values without HTTP; both work in
+//! memory alone. With Postgres, [`Triggers`] note changes, [`Listener`] follows them, and
+//! [`Database`] reads where it is fresh enough; with Redis, [`Tiered`] shares answers among nodes.
+//! What each feature brings is in `Cargo.toml`, the protocol in `docs/design.md`.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(all(feature = "memory", feature = "redis", feature = "postgres", feature = "testing")),
     allow(dead_code, unused_imports, reason = "parts of the core serve one feature only")
 )]
+
+/// What README shows compiles.
+#[cfg(all(doctest, feature = "postgres", feature = "redis"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod cache;
 mod clock;

@@ -10,8 +10,8 @@ use sqlx::{Postgres, Transaction};
 use super::dependencies::Known;
 use super::error::DatabaseError;
 use super::executor::{Reader, Writer};
-use super::monitor;
 use super::server::{Limits, Role, Server};
+use super::{log, monitor};
 use crate::cache::{Record, Unfit};
 use crate::entry::{Epoch, Position};
 
@@ -226,6 +226,21 @@ impl Database {
             record.unfit(Unfit::new("unnoted-reads", why));
         }
         self.inner.primary.pool()
+    }
+
+    /// Writes a change to these tags into the log, for every node: what `Cache::invalidate` does,
+    /// from a process that has no cache.
+    ///
+    /// # Errors
+    ///
+    /// If the primary can't be reached, the schema is missing, or the role has no right to.
+    pub async fn invalidate<I>(&self, tags: I) -> Result<(), DatabaseError>
+    where
+        I: IntoIterator<Item: Into<String>>,
+    {
+        let tags: Vec<String> = tags.into_iter().map(Into::into).collect();
+        let done = log::invalidate(self.inner.primary.pool(), &tags).await;
+        done.map_err(DatabaseError::of_log)
     }
 
     /// Takes a replica into use, and returns its name.

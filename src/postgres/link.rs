@@ -60,8 +60,7 @@ impl Log for Link {
 
     fn invalidate(&self, tags: Vec<String>) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(async move {
-            let done = log::invalidate(self.db.inner.primary.pool(), &tags).await;
-            done.map_err(|error| LogError(error.into()))?;
+            self.db.invalidate(tags).await.map_err(|error| LogError(error.into()))?;
             // Here at least, it is done when this returns.
             self.look().await
         })

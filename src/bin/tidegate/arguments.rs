@@ -1,0 +1,69 @@
+//! What can be said on the command line.
+
+use std::convert::Infallible;
+use std::str::FromStr;
+
+use clap::{Parser, Subcommand};
+
+/// Makes Postgres note its changes, so that cached answers are found stale.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version)]
+pub(crate) struct Arguments {
+    /// The primary, as postgres://user:password@host:port/database
+    #[arg(long, env = "POSTGRES_PRIMARY_URL", hide_env_values = true)]
+    pub(crate) url: String,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Tracks tables; can be run again at any time
+    Install {
+        /// Tables, as NAME or NAME:COLUMN,COLUMN to tell changes by these columns too
+        #[arg(required = true)]
+        tables: Vec<Table>,
+        /// The most rows that one statement's change is told by
+        #[arg(long, default_value_t = 100)]
+        row_limit: u32,
+    },
+    /// Tracks tables no more
+    Uninstall {
+        /// Their names
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        tables: Vec<Table>,
+        /// Drops the schema tidegate and every trigger with it
+        #[arg(long)]
+        all: bool,
+    },
+    /// Lets a role follow the log, as the service's listener does
+    Grant {
+        /// The role
+        role: String,
+    },
+    /// Shows what is tracked; fails if changes can go unseen
+    Status,
+    /// Makes what depends on these tags stale on every node
+    Invalidate {
+        /// Tags, as TABLE, TABLE:COLUMN=VALUE, or a word of the service's own
+        #[arg(required = true)]
+        tags: Vec<String>,
+    },
+}
+
+/// A table and the columns that its changes are told by, beside the primary key.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    pub(crate) name: String,
+    pub(crate) columns: Vec<String>,
+}
+
+impl FromStr for Table {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        let (name, columns) = text.split_once(':').unwrap_or((text, ""));
+        let columns = columns.split(',').filter(|column| !column.is_empty());
+        Ok(Self { name: name.to_owned(), columns: columns.map(str::to_owned).collect() })
+    }
+}

@@ -1,0 +1,52 @@
+//! The command `tidegate`: installs, inspects and removes what Postgres needs for invalidation.
+
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod status;
+
+use std::process::ExitCode;
+
+use arguments::{Arguments, Command, Table};
+use clap::Parser;
+use tidegate::{DatabaseOptions, Triggers};
+
+type Failure = Box<dyn std::error::Error>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tidegate: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let db = DatabaseOptions::new(arguments.url).connections(1).connect().await?;
+    let mut conn = db.primary().acquire().await?;
+    match arguments.command {
+        Command::Install { tables, row_limit } => {
+            triggers(&tables).row_limit(row_limit).install(&mut conn).await?;
+            return status::show(&mut conn).await;
+        }
+        Command::Uninstall { all: true, .. } => Triggers::uninstall_all(&mut conn).await?,
+        Command::Uninstall { tables, .. } => triggers(&tables).uninstall(&mut conn).await?,
+        Command::Grant { role } => Triggers::grant(&mut conn, &role).await?,
+        Command::Status => return status::show(&mut conn).await,
+        Command::Invalidate { tags } => {
+            drop(conn);
+            db.invalidate(tags).await?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn triggers(tables: &[Table]) -> Triggers {
+    tables.iter().fold(Triggers::new(), |triggers, table| {
+        let columns: Vec<&str> = table.columns.iter().map(String::as_str).collect();
+        triggers.columns(&table.name, &columns)
+    })
+}
