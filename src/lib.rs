@@ -40,7 +40,7 @@ pub mod testing;
 
 pub use cache::{
     Ask, Bypass, Cache, Fences, Filled, Hit, Lead, Log, LogError, Lookup, Policy, Record, Unfit,
-    Verdict, verdict,
+    protocol,
 };
 pub use entry::{Entry, Epoch, Key, KeyText, Position, Tag};
 pub use middleware::{

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::verdict::{Verdict, verdict};
+use super::protocol::{Verdict, verdict};
 use crate::clock::{self, Instant};
 use crate::entry::{Entry, Epoch, Position, Tag};
 
@@ -31,6 +31,8 @@ pub struct Fences {
     floor: AtomicU64,
     /// A position seen on the primary: the `W` of the protocol.
     seen: AtomicU64,
+    /// A position seen on the primary before the last look at the log began.
+    followed: AtomicU64,
     /// When the last look at the log began, in microseconds since `started`.
     confirmed: AtomicU64,
     started: Instant,
@@ -46,6 +48,7 @@ impl Fences {
             epoch: AtomicU64::new(Epoch::UNKNOWN.get()),
             floor: AtomicU64::new(0),
             seen: AtomicU64::new(0),
+            followed: AtomicU64::new(0),
             confirmed: AtomicU64::new(NEVER),
             started: clock::now(),
             slots: (0..per_row * ROWS).map(|_| AtomicU64::new(0)).collect(),
@@ -85,11 +88,21 @@ impl Fences {
         verdict((entry.epoch, entry.as_of), (epoch, fence))
     }
 
-    /// The epoch and the position up to which this node has followed the log.
+    /// The epoch, and a position that its primary's log has reached.
     pub fn seen(&self) -> Option<(Epoch, Position)> {
+        self.in_epoch(&self.seen)
+    }
+
+    /// The epoch, and a position that its primary's log had reached before the last look at it began:
+    /// what was visible when that was seen is known here.
+    pub fn followed(&self) -> Option<(Epoch, Position)> {
+        self.in_epoch(&self.followed)
+    }
+
+    fn in_epoch(&self, position: &AtomicU64) -> Option<(Epoch, Position)> {
         let epoch = self.epoch();
-        let seen = Position::new(self.seen.load(Ordering::Acquire));
-        (epoch.is_known() && self.epoch() == epoch).then_some((epoch, seen))
+        let position = Position::new(position.load(Ordering::Acquire));
+        (epoch.is_known() && self.epoch() == epoch).then_some((epoch, position))
     }
 
     /// How long ago the last look at the log began: how stale a valid entry can be at most.
@@ -127,6 +140,7 @@ impl Fences {
         self.sample.clear();
         self.floor.store(floor.get(), Ordering::Release);
         self.seen.store(floor.get(), Ordering::Release);
+        self.followed.store(0, Ordering::Release);
         for (tag, fence) in fences {
             self.raise(tag, fence);
         }
@@ -156,7 +170,7 @@ impl Fences {
     /// Records that the log was followed up to `seen` by a look that began at `began`. Call it after
     /// the fences that the look found are raised.
     pub(crate) fn confirm(&self, seen: Position, began: Instant) {
-        self.seen.fetch_max(seen.get(), Ordering::AcqRel);
+        self.see(seen);
         let micros = began.saturating_duration_since(self.started).as_micros();
         self.confirmed.store(u64::try_from(micros).unwrap_or(NEVER - 1), Ordering::Release);
     }
@@ -168,6 +182,16 @@ impl Fences {
         let fence = self.seen.fetch_add(1, Ordering::AcqRel);
         self.confirm(Position::ZERO, clock::now());
         Position::new(fence)
+    }
+
+    /// Records that the primary's log has reached a position.
+    pub(crate) fn see(&self, seen: Position) {
+        self.seen.fetch_max(seen.get(), Ordering::AcqRel);
+    }
+
+    /// Records that all is known of what was visible when the log was seen at `from`.
+    pub(crate) fn follow(&self, from: Position) {
+        self.followed.fetch_max(from.get(), Ordering::AcqRel);
     }
 
     fn elapsed(&self) -> Duration {

@@ -10,6 +10,7 @@ use super::cache::Cache;
 use super::flight::{Joined, Landing, Leader};
 use super::lead::Lead;
 use super::policy::{Policy, PolicyTag};
+use super::protocol::has_followed;
 use super::record::Record;
 use super::refresh::{Use, decide};
 use crate::entry::{Entry, Epoch, Key, Position};
@@ -106,11 +107,9 @@ impl Cache {
             || self.shared.fences.age().is_some_and(|age| age <= policy.max_staleness)
     }
 
-    /// Whether the fences hold all that the session wrote. A position of another epoch is one that
-    /// a failover has made meaningless, or that this node has yet to learn of.
+    /// Whether the fences hold all that the session wrote.
     fn has_followed(&self, session: Option<(Epoch, Position)>) -> bool {
-        let Some((epoch, position)) = session else { return true };
-        self.shared.fences.seen().is_some_and(|seen| seen.0 == epoch && seen.1 >= position)
+        session.is_none_or(|session| has_followed(self.shared.fences.followed(), session))
     }
 
     async fn follow(&self, session: Option<(Epoch, Position)>, limit: Duration) -> bool {

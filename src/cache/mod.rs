@@ -6,7 +6,7 @@
 //!              └── verdict ────┴──────── verdict ──────┘        every time, before it is served
 //! ```
 //!
-//! `fence` keeps what is known of changes, `verdict` is the rule, `record` notes what was read while
+//! `fence` keeps what is known of changes, `protocol` is the rule, `record` notes what was read while
 //! an answer was made, `flight` lets one make it while others wait, `refresh` decides by time,
 //! and [`Cache`] puts them together. A [`Lead`] is the duty to make one answer; it is a value, so
 //! that dropping it hands the duty on.
@@ -19,10 +19,10 @@ mod lead;
 mod log;
 mod lookup;
 mod policy;
+pub mod protocol;
 mod record;
 mod refresh;
 mod typed;
-mod verdict;
 
 pub use cache::Cache;
 pub use fence::Fences;
@@ -32,4 +32,3 @@ pub use lookup::{Ask, Bypass, Hit, Lookup};
 pub use policy::Policy;
 pub(crate) use policy::QueryPart;
 pub use record::{Record, Unfit};
-pub use verdict::{Verdict, verdict};

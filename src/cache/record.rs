@@ -18,6 +18,7 @@ use tokio::task::futures::TaskLocalFuture;
 
 use super::fence::Fences;
 use super::policy::PolicyTag;
+use super::protocol::{self, proven_by_both};
 use crate::entry::{Epoch, Position, Tag};
 
 tokio::task_local! {
@@ -190,12 +191,10 @@ impl Record {
         notes.reads += 1;
         notes.tags.extend(tags);
         notes.server.get_or_insert_with(|| server.clone());
-        match notes.as_of {
-            None => notes.as_of = Some(basis),
-            Some((epoch, as_of)) if epoch == basis.0 => {
-                notes.as_of = Some((epoch, as_of.min(basis.1)));
-            }
-            Some(_) => drop(notes.unfit.get_or_insert_with(mixed_epochs)),
+        let together = notes.as_of.map_or(Some(basis), |known| proven_by_both(known, basis));
+        match together {
+            Some(together) => notes.as_of = Some(together),
+            None => drop(notes.unfit.get_or_insert_with(mixed_epochs)),
         }
     }
 
@@ -286,16 +285,14 @@ fn lower(
     began: Option<(Epoch, Position)>,
 ) -> Result<Option<(Epoch, Position)>, Unfit> {
     match (read, began) {
-        (Some(read), Some(began)) if read.0 != began.0 => Err(mixed_epochs()),
-        (Some(read), Some(began)) => Ok(Some((read.0, read.1.min(began.1)))),
+        (Some(read), Some(began)) => proven_by_both(read, began).map(Some).ok_or_else(mixed_epochs),
         (_, began) => Ok(began),
     }
 }
 
-/// What a read of the primary proves that begins now: all that ended before what was seen of its
-/// log. A commit that ends there exactly may not be visible yet.
+/// What a read of the primary proves that begins now.
 fn proven_by_primary(fences: &Fences) -> Option<(Epoch, Position)> {
-    fences.seen().map(|(epoch, seen)| (epoch, seen.before()))
+    fences.seen().map(|(epoch, seen)| (epoch, protocol::proven_by_primary(seen)))
 }
 
 fn mixed_epochs() -> Unfit {

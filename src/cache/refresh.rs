@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::policy::Policy;
-use super::verdict::Verdict;
+use super::protocol::Verdict;
 use crate::entry::{Entry, Life};
 use crate::outcome::{MissReason, StaleReason};
 

@@ -15,6 +15,7 @@ use super::plan::{Candidate, Plan};
 use super::sample::At;
 use super::server::Server;
 use crate::cache::Unfit;
+use crate::cache::protocol::is_far_enough;
 use crate::entry::{Epoch, Position};
 
 /// A connection that is fit for a read, and what the read proves.
@@ -152,7 +153,7 @@ fn finish(
 }
 
 fn is_fit(at: At, plan: &Plan) -> bool {
-    (!plan.epoch.is_known() || at.epoch == plan.epoch) && at.position >= plan.needs
+    is_far_enough((at.epoch, at.position), (plan.epoch, plan.needs))
 }
 
 fn has_own_writes(at: At, plan: &Plan) -> bool {

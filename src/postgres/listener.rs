@@ -24,7 +24,7 @@ use super::link::{Link, Turns};
 use super::log::{self, Drained, Snapshot};
 use crate::cache::{Cache, Fences};
 use crate::clock::{self, Instant};
-use crate::entry::{Epoch, Tag};
+use crate::entry::{Epoch, Position, Tag};
 
 /// The longest time between two looks at the log: what δ of the guarantee is on a healthy node.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -175,27 +175,28 @@ impl Follower {
     /// Follows until something goes wrong.
     async fn follow(&mut self, mut conn: PgListener) -> sqlx::Error {
         loop {
-            if let Err(error) = self.wait(&mut conn).await {
-                return error;
-            }
-            if let Err(error) = self.turn(&mut conn).await {
+            let turned = match self.wait(&mut conn).await {
+                Ok(asked) => self.turn(&mut conn, asked).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = turned {
                 return error;
             }
         }
     }
 
-    /// Waits for a reason to look.
-    async fn wait(&self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
+    /// Waits for a reason to look; returns whether a session asks for it.
+    async fn wait(&self, conn: &mut PgListener) -> Result<bool, sqlx::Error> {
         let next = clock::now() + self.pause();
         tokio::select! {
             heard = conn.try_recv() => {
                 heard?.ok_or_else(lost)?;
                 while conn.next_buffered().is_some() {}
             }
-            () = self.asked.notified() => {}
+            () = self.asked.notified() => return Ok(true),
             () = sleep_until(next.min(self.beat)) => {}
         }
-        Ok(())
+        Ok(false)
     }
 
     fn pause(&self) -> Duration {
@@ -206,9 +207,13 @@ impl Follower {
         }
     }
 
-    /// Looks once; on a heartbeat, at the schema as well.
-    async fn turn(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
+    /// Looks once; on a heartbeat, at the schema as well. For a session, from a position that is past
+    /// all that sessions have seen so far, so that their next requests need no look of their own.
+    async fn turn(&mut self, conn: &mut PgListener, asked: bool) -> Result<(), sqlx::Error> {
         let turn = self.begin_turn();
+        if asked {
+            self.fences.see(within(log::announce(&mut *conn)).await?);
+        }
         let beat = clock::now() >= self.beat;
         if beat {
             self.look_at_schema(conn).await?;
@@ -242,6 +247,7 @@ impl Follower {
     async fn drain(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         let Some((epoch, snapshot)) = self.read.clone() else { return self.load(conn).await };
         let began = clock::now();
+        let from = self.fences.seen();
         let drained = within(log::drain(&mut *conn, &snapshot)).await?;
         if drained.epoch != epoch {
             tracing::warn!(%epoch, now = %drained.epoch, "another server is the primary now");
@@ -249,6 +255,7 @@ impl Follower {
         }
         self.raise(&drained);
         self.fences.confirm(drained.fence, began);
+        self.fences.follow(from.map_or(Position::ZERO, |(_, seen)| seen));
         let moved = !drained.tags.is_empty() || drained.trimmed;
         self.take(drained);
         if moved {

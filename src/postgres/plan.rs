@@ -7,6 +7,7 @@ use super::database::Database;
 use super::dependencies::{Dependencies, Unfit};
 use super::sample::At;
 use super::server::Server;
+use crate::cache::protocol::is_far_enough;
 use crate::cache::{Record, Unfit as Reason};
 use crate::entry::{Epoch, Position, Tag};
 
@@ -125,9 +126,9 @@ impl Plan {
     /// since it may have got there since it was asked.
     fn fit(&self, up: &[(Arc<Server>, At)]) -> Vec<Arc<Server>> {
         static TURN: AtomicUsize = AtomicUsize::new(0);
-        let right = up.iter().filter(|(_, at)| !self.epoch.is_known() || at.epoch == self.epoch);
-        let (mut ready, behind): (Vec<_>, Vec<_>) =
-            right.partition(|(_, at)| at.position >= self.needs);
+        let fits = |at: &At, needs| is_far_enough((at.epoch, at.position), (self.epoch, needs));
+        let right = up.iter().filter(|(_, at)| fits(at, Position::ZERO));
+        let (mut ready, behind): (Vec<_>, Vec<_>) = right.partition(|(_, at)| fits(at, self.needs));
         if !ready.is_empty() {
             let turn = TURN.fetch_add(1, Ordering::Relaxed) % ready.len();
             ready.rotate_left(turn);

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use super::log::Identity;
+use crate::cache::protocol::{proven_by_primary, proven_by_replica};
 use crate::clock::{self, Instant};
 use crate::entry::{Epoch, Position};
 
@@ -114,13 +115,15 @@ impl Sample {
 }
 
 impl At {
-    /// What a server proves by its own word. On a primary, a commit can be in the log and not be
-    /// visible yet.
+    /// What a server proves by its own word.
     pub(crate) fn of(identity: &Identity) -> Option<Self> {
         let position = identity.position?;
         Some(Self {
             epoch: Epoch::of_cluster(identity.system_identifier, identity.timeline?),
-            position: if identity.standby { position } else { position.before() },
+            position: match identity.standby {
+                true => proven_by_replica(position),
+                false => proven_by_primary(position),
+            },
             standby: identity.standby,
             seen: clock::now(),
         })

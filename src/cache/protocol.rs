@@ -1,0 +1,135 @@
+//! The rules of the protocol, as functions of plain numbers.
+//!
+//! Everything that decides whether an answer is fresh goes through these, in the cache as in the model
+//! that explores them (`tests/model`), so neither can drift from the other. The argument for each is in
+//! `docs/design.md`, section 2.
+
+use crate::entry::{Epoch, Position};
+
+/// What the fences say of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Every change known to this node to anything the entry depends on is in the entry.
+    Valid,
+    /// Something that it depends on may have changed since.
+    Fenced,
+    /// Its positions are of another history: another cluster, or one before a failover.
+    OldEpoch,
+}
+
+/// **An entry is valid iff its epoch is the current one and its `as_of` is at or past the fence of
+/// each of its tags.** `fence` is the largest of these.
+pub const fn verdict(
+    (entry_epoch, as_of): (Epoch, Position),
+    (epoch, fence): (Epoch, Position),
+) -> Verdict {
+    if !epoch.is_known() || entry_epoch.get() != epoch.get() {
+        Verdict::OldEpoch
+    } else if as_of.get() < fence.get() {
+        Verdict::Fenced
+    } else {
+        Verdict::Valid
+    }
+}
+
+/// What a read of the primary proves that begins after its log was seen to reach `seen`.
+///
+/// Everything that ended before. A commit that ends there exactly may be in the log and not be visible
+/// yet; one that the read missed becomes visible later, and its fence is taken later still.
+#[must_use]
+pub const fn proven_by_primary(seen: Position) -> Position {
+    seen.before()
+}
+
+/// What a read of a replica proves that begins after the same server had replayed up to `replayed`: all
+/// of it, since on a standby a transaction is visible as soon as its commit is replayed.
+#[must_use]
+pub const fn proven_by_replica(replayed: Position) -> Position {
+    replayed
+}
+
+/// What two reads prove together: the lesser. `None` if they are of two histories.
+pub fn proven_by_both(
+    one: (Epoch, Position),
+    other: (Epoch, Position),
+) -> Option<(Epoch, Position)> {
+    (one.0 == other.0).then(|| (one.0, one.1.min(other.1)))
+}
+
+/// Whether what a server proves is enough for a read that needs everything up to `needs`, in `epoch`; in
+/// any, if that is unknown.
+pub fn is_far_enough(
+    (epoch, proven): (Epoch, Position),
+    (wanted, needs): (Epoch, Position),
+) -> bool {
+    (!wanted.is_known() || epoch == wanted) && proven >= needs
+}
+
+/// Whether a node knows of all that a session has written: `followed` is a position that was seen on the
+/// primary before its last look at the log began, `session` one that was seen after the write.
+///
+/// It must be past the session's: then the look began later than the session saw its position, and so
+/// than its write was visible. An equal one may be of before that, from an idle log with the commit's
+/// record at its end and the commit not visible yet. The position that a look ends with says nothing:
+/// it is past what the look saw, however far.
+///
+/// A position of another epoch is one that a failover has made meaningless, or that the node has yet to
+/// learn of.
+pub fn has_followed(followed: Option<(Epoch, Position)>, session: (Epoch, Position)) -> bool {
+    followed.is_some_and(|(epoch, followed)| epoch == session.0 && followed > session.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Epoch = Epoch::new(1);
+
+    fn judge(as_of: u64, fence: u64) -> Verdict {
+        verdict((NOW, Position::new(as_of)), (NOW, Position::new(fence)))
+    }
+
+    #[test]
+    fn as_of_must_reach_the_fence() {
+        assert_eq!(judge(9, 10), Verdict::Fenced);
+        assert_eq!(judge(10, 10), Verdict::Valid);
+        assert_eq!(judge(11, 10), Verdict::Valid);
+    }
+
+    #[test]
+    fn positions_of_another_epoch_prove_nothing() {
+        let far = (Epoch::new(2), Position::MAX);
+        assert_eq!(verdict(far, (NOW, Position::ZERO)), Verdict::OldEpoch);
+    }
+
+    #[test]
+    fn nothing_is_valid_while_the_epoch_is_unknown() {
+        let entry = (Epoch::UNKNOWN, Position::MAX);
+        assert_eq!(verdict(entry, (Epoch::UNKNOWN, Position::ZERO)), Verdict::OldEpoch);
+    }
+
+    #[test]
+    fn several_reads_prove_the_least_and_of_two_histories_nothing() {
+        let at = |epoch, position| (Epoch::new(epoch), Position::new(position));
+        assert_eq!(proven_by_both(at(1, 7), at(1, 5)), Some(at(1, 5)));
+        assert_eq!(proven_by_both(at(1, 7), at(2, 5)), None);
+    }
+
+    #[test]
+    fn a_session_is_followed_only_past_its_position() {
+        let at = |epoch, position| (Epoch::new(epoch), Position::new(position));
+        assert!(!has_followed(Some(at(1, 7)), at(1, 7)));
+        assert!(has_followed(Some(at(1, 8)), at(1, 7)));
+        assert!(!has_followed(Some(at(2, 8)), at(1, 7)));
+        assert!(!has_followed(None, at(1, 0)));
+    }
+
+    #[test]
+    fn a_server_must_be_of_the_epoch_that_is_wanted_if_one_is() {
+        let far = (Epoch::new(2), Position::new(9));
+        assert!(is_far_enough(far, (Epoch::new(2), Position::new(9))));
+        assert!(!is_far_enough(far, (Epoch::new(2), Position::new(10))));
+        assert!(!is_far_enough(far, (NOW, Position::new(1))));
+        assert!(is_far_enough(far, (Epoch::UNKNOWN, Position::new(1))));
+    }
+}

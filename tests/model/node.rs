@@ -1,0 +1,288 @@
+//! What a node does. Every decision is the protocol's own function.
+
+use tidegate::protocol::{
+    Verdict, has_followed, is_far_enough, proven_by_both, proven_by_primary, proven_by_replica,
+    verdict,
+};
+
+use super::primary::members;
+use super::rules::Mutant;
+use super::state::{
+    Asked, At, Broken, Entry, Fill, Look, Node, Primary, Read, Server, State, Timeline, at, epoch,
+    position,
+};
+
+impl Node {
+    /// The largest fence of what the answer depends on.
+    pub(crate) fn fence(&self) -> At {
+        self.fences[0].max(self.fences[1]).max(self.floor)
+    }
+
+    pub(crate) fn judge(&self, entry: &Entry, mutant: Option<Mutant>) -> bool {
+        if mutant == Some(Mutant::NoFenceCheck) {
+            return true;
+        }
+        let of_entry = match mutant {
+            Some(Mutant::NoEpoch) => epoch(self.timeline),
+            _ => epoch(entry.timeline),
+        };
+        let fence = (epoch(self.timeline), position(self.fence()));
+        verdict((of_entry, position(entry.as_of)), fence) == Verdict::Valid
+    }
+
+    /// Begins a drain: its snapshot is taken.
+    pub(crate) fn look(&mut self, primary: &Primary) {
+        let (snapshot, early) = (primary.visible(), primary.wal);
+        self.look = Some(Look { snapshot, from: self.seen, early });
+    }
+
+    /// Begins one for a session, from a position past all that sessions have seen.
+    pub(crate) fn catch_up(&mut self, primary: &mut Primary) {
+        if self.timeline == primary.timeline {
+            self.seen = primary.write();
+        }
+        self.look(primary);
+    }
+
+    /// Ends a drain: its fence is read.
+    pub(crate) fn drain(&mut self, primary: &mut Primary, mutant: Option<Mutant>) {
+        let Some(look) = self.look.take() else { return };
+        if self.timeline != primary.timeline {
+            self.load(primary, mutant);
+            return;
+        }
+        let (snapshot, fence) = match mutant {
+            Some(Mutant::FenceBeforeSnapshot) => (primary.visible(), look.early),
+            _ => (look.snapshot, primary.wal),
+        };
+        self.followed = self.followed.max(look.from);
+        let rows = snapshot & !primary.trimmed;
+        let greatest = members(self.drained).map(|t| primary.transactions[t].id).max();
+        let news: Vec<usize> = members(rows & !self.drained)
+            .filter(|&t| {
+                mutant != Some(Mutant::DrainByGreatestId)
+                    || greatest.is_none_or(|greatest| primary.transactions[t].id > greatest)
+            })
+            .collect();
+        let missed = primary.trimmed & !self.drained != 0;
+        if missed && mutant != Some(Mutant::NoFloorAfterTrim) {
+            self.floor = self.floor.max(fence);
+        }
+        let first = news.iter().map(|&t| primary.transactions[t].commit).min();
+        for &t in &news {
+            let fence = match mutant {
+                Some(Mutant::FenceOfFirstRow) => first.unwrap(),
+                Some(Mutant::FenceOfTrigger) => primary.transactions[t].wrote,
+                _ => fence,
+            };
+            let part = &mut self.fences[t % 2];
+            *part = fence.max(*part);
+        }
+        self.drained = snapshot;
+        self.seen = self.seen.max(fence);
+        if (missed || !news.is_empty()) && mutant != Some(Mutant::NoAnnouncement) {
+            self.seen = primary.write();
+        }
+    }
+
+    /// Begins an epoch with what log and marks tell.
+    pub(crate) fn load(&mut self, primary: &mut Primary, mutant: Option<Mutant>) {
+        let (now, visible) = (primary.wal, primary.visible());
+        let oldest = primary.marks.first().copied();
+        self.timeline = primary.timeline;
+        self.floor = match mutant {
+            Some(Mutant::NoFloorAtStart) => 0,
+            _ => oldest.map_or(now, |mark| mark.at),
+        };
+        self.fences = [0; 2];
+        let unseen = oldest.map_or(0, |mark| visible & !mark.sees & !primary.trimmed);
+        for t in members(unseen) {
+            let sees = primary.marks.iter().find(|mark| mark.sees & (1 << t) != 0);
+            let fence = match mutant {
+                Some(Mutant::FenceOfOldestMark) => oldest.map_or(now, |mark| mark.at),
+                _ => sees.map_or(now, |mark| mark.at),
+            };
+            let part = &mut self.fences[t % 2];
+            *part = fence.max(*part);
+        }
+        self.drained = visible;
+        self.look = None;
+        self.followed = 0;
+        self.seen = match mutant {
+            Some(Mutant::NoAnnouncement) => now,
+            _ => primary.write(),
+        };
+    }
+}
+
+impl State {
+    /// What a request to a node must find; `None` if the node first has to follow its session.
+    pub(crate) fn ask(&self, node: usize, own: bool, mutant: Option<Mutant>) -> Option<Asked> {
+        let node = &self.nodes[node];
+        let asked = Asked { timeline: node.timeline, drained: node.drained, written: 0 };
+        let Some(session) = self.session.filter(|_| own) else { return Some(asked) };
+        let followed = match mutant {
+            Some(Mutant::FollowedByItsEnd) => node.seen,
+            Some(Mutant::FollowedAtEqual) => node.followed + 1,
+            _ => node.followed,
+        };
+        let followed = Some((epoch(node.timeline), position(followed)));
+        // Past a drain, a position of a history that is over binds nobody.
+        let followed = has_followed(followed, (epoch(session.timeline), position(session.at)))
+            || session.timeline < node.timeline;
+        (followed || mutant == Some(Mutant::NoCatchUp))
+            .then_some(Asked { written: session.written, ..asked })
+    }
+
+    /// The promise that an answer breaks, if it breaks one.
+    pub(crate) fn breaks(&self, content: u8, asked: Asked) -> Option<Broken> {
+        let lost = self.primary.lost();
+        let lacks = |wanted: u8| wanted & !lost & !content != 0;
+        if lacks(asked.written) {
+            Some(Broken::OwnWrite)
+        } else if lacks(asked.drained) {
+            Some(Broken::Stale)
+        } else if content & lost != 0 && asked.timeline == self.primary.timeline {
+            Some(Broken::Lost)
+        } else {
+            None
+        }
+    }
+
+    /// What those break who are served what is kept, here and now.
+    pub(crate) fn hits_break(&self, mutant: Option<Mutant>) -> Option<Broken> {
+        let kept = self.kept.as_ref()?;
+        let pass = (0..self.nodes.len()).filter(|&node| self.nodes[node].judge(kept, mutant));
+        let requests = pass.flat_map(|node| [(node, false), (node, true)]);
+        let asked = requests.filter_map(|(node, own)| self.ask(node, own, mutant));
+        asked.filter_map(|asked| self.breaks(kept.content, asked)).next()
+    }
+
+    /// What is known of a server before it is read, if it may be read at all.
+    pub(crate) fn sample(
+        &self,
+        (node, own): (usize, bool),
+        server: Server,
+        mutant: Option<Mutant>,
+    ) -> Option<(Timeline, At)> {
+        let node = &self.nodes[node];
+        let session = self.session.filter(|_| own);
+        let session = session.filter(|session| session.timeline == node.timeline);
+        let needs = node.fence().max(session.map_or(0, |session| session.at));
+        match server {
+            Server::Primary => {
+                let claims = match mutant {
+                    Some(Mutant::ClaimsTheWholeLog) => position(node.seen),
+                    _ => proven_by_primary(position(node.seen)),
+                };
+                Some((node.timeline, at(claims)))
+            }
+            Server::Replica(index) => {
+                let replica = self.replicas[index];
+                let proven = proven_by_replica(position(replica.replayed));
+                let timeline = match mutant {
+                    Some(Mutant::ReplicaOfAnyTimeline) => replica.timeline,
+                    _ => node.timeline,
+                };
+                let wanted = (epoch(timeline), position(needs));
+                let fit = is_far_enough((epoch(replica.timeline), proven), wanted);
+                (fit || mutant == Some(Mutant::AnyReplica)).then(|| match mutant {
+                    Some(Mutant::PrimaryPositionForReplica) => {
+                        (node.timeline, at(proven_by_primary(position(node.seen))))
+                    }
+                    Some(Mutant::ReplicaOfAnyTimeline) => (node.timeline, at(proven)),
+                    _ => (replica.timeline, at(proven)),
+                })
+            }
+        }
+    }
+
+    /// The read itself, of the next part.
+    pub(crate) fn read(&mut self, parts: u8, mutant: Option<Mutant>) {
+        let fill = self.fill.unwrap();
+        let Read { server, proves } = fill.read.unwrap();
+        let data = self.data(server, mutant);
+        let part = if parts == 1 { u8::MAX } else { 0b0101_0101 << fill.parts };
+        let mut spoilt = fill.spoilt;
+        match server {
+            // The connection says which history it is of.
+            Server::Primary => spoilt |= self.primary.timeline != proves.0,
+            Server::Replica(_) => {}
+        }
+        let together = match (fill.proven, mutant) {
+            (None, _) => Some(proves),
+            (Some(before), Some(Mutant::GreatestOfReads)) => {
+                Some((before.0, before.1.max(proves.1)))
+            }
+            (Some(before), _) => {
+                let of = |(timeline, at): (Timeline, At)| (epoch(timeline), position(at));
+                let both = proven_by_both(of(before), of(proves));
+                both.map(|(_, position)| (proves.0, at(position)))
+            }
+        };
+        self.fill = Some(Fill {
+            parts: fill.parts + 1,
+            read: None,
+            last: Some(server),
+            proven: together.or(fill.proven),
+            content: fill.content | (data & part),
+            spoilt: spoilt || together.is_none(),
+            ..fill
+        });
+    }
+
+    fn data(&self, server: Server, mutant: Option<Mutant>) -> u8 {
+        match server {
+            Server::Primary => self.primary.visible(),
+            Server::Replica(mut index) => {
+                if mutant == Some(Mutant::PositionOfAnotherReplica) {
+                    index = (index + 1) % self.replicas.len();
+                }
+                self.primary.committed_by(self.replicas[index].replayed)
+            }
+        }
+    }
+
+    /// The answer is whole. It goes to the one who asked; to those who came since and wait, if it is what
+    /// they must find; and is kept, if it is valid.
+    pub(crate) fn finish(&mut self, mutant: Option<Mutant>) {
+        let Fill { node, asked, last, proven, content, spoilt, .. } = self.fill.take().unwrap();
+        self.broken = self.breaks(content, asked);
+        let Some((timeline, as_of)) = proven.filter(|_| !spoilt) else { return };
+        let as_of = self.too_late(last, mutant).unwrap_or(as_of);
+        let entry = Entry { timeline, as_of, content };
+        let valid = self.nodes[node].judge(&entry, mutant);
+        if valid || mutant == Some(Mutant::NoCheckAtDelivery) {
+            let waiting = [false, true].into_iter().filter_map(|own| self.ask(node, own, mutant));
+            let broken = waiting.filter_map(|asked| self.breaks(content, asked)).next();
+            self.broken = self.broken.or(broken);
+        }
+        self.kept = valid.then_some(entry);
+    }
+
+    /// A position that is taken when the read is long over.
+    fn too_late(&self, server: Option<Server>, mutant: Option<Mutant>) -> Option<At> {
+        match (server?, mutant?) {
+            (Server::Primary, Mutant::PrimaryPositionAfterRead) => {
+                Some(at(proven_by_primary(position(self.primary.wal))))
+            }
+            (Server::Replica(index), Mutant::ReplicaPositionAfterRead) => {
+                Some(self.replicas.get(index)?.replayed)
+            }
+            _ => None,
+        }
+    }
+
+    /// After whatever happened, could an idle system cache its next answer?
+    pub(crate) fn is_stuck(&self) -> bool {
+        let idle = self.primary.is_idle() && self.primary.lost() == 0;
+        idle && self.nodes.iter().any(|node| {
+            let followed = node.timeline == self.primary.timeline
+                && node.drained == self.primary.visible()
+                && node.look.is_none();
+            let next = (epoch(node.timeline), proven_by_primary(position(node.seen)));
+            let fence = (epoch(node.timeline), position(node.fence()));
+            followed && verdict(next, fence) != Verdict::Valid
+        })
+    }
+}

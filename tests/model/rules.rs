@@ -1,0 +1,83 @@
+//! The rules that can be broken.
+
+use super::worlds::World;
+
+/// One rule broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutant {
+    /// The fence is read before the snapshot of the drain.
+    FenceBeforeSnapshot,
+    /// The fence of a batch is the commit of its first row.
+    FenceOfFirstRow,
+    /// The fence is where the log was when the trigger ran.
+    FenceOfTrigger,
+    /// A fill from the primary claims all that was in the log.
+    ClaimsTheWholeLog,
+    /// The primary's position is taken after the read.
+    PrimaryPositionAfterRead,
+    /// A replica's position is taken after the read.
+    ReplicaPositionAfterRead,
+    /// A replica's read claims the primary's position.
+    PrimaryPositionForReplica,
+    /// The position is of another server behind the same name.
+    PositionOfAnotherReplica,
+    /// A replica is read whether or not it has what the answer needs.
+    AnyReplica,
+    /// Of several reads the greatest position counts.
+    GreatestOfReads,
+    /// Nothing is written after a drain that moved a fence.
+    NoAnnouncement,
+    /// Whoever waited for an answer takes it unseen.
+    NoCheckAtDelivery,
+    /// An entry is kept and served without asking the fences.
+    NoFenceCheck,
+    /// Rows are taken by the greatest transaction id that was seen.
+    DrainByGreatestId,
+    /// A node that missed rows goes on as if it had not.
+    NoFloorAfterTrim,
+    /// A node that starts trusts entries from before the log begins.
+    NoFloorAtStart,
+    /// A node that starts takes the oldest mark for the fence of every row.
+    FenceOfOldestMark,
+    /// A mark's position is read before its snapshot.
+    MarkBeforeSnapshot,
+    /// Entries of another epoch are judged by their positions.
+    NoEpoch,
+    /// A session is served without the node having followed to where it wrote.
+    NoCatchUp,
+    /// A node takes a session for followed if its last look ended past the session's position.
+    FollowedByItsEnd,
+    /// A node takes a session for followed if its last look began at the session's position.
+    FollowedAtEqual,
+    /// A replica is read whatever its timeline.
+    ReplicaOfAnyTimeline,
+}
+
+impl Mutant {
+    /// Each, and the smallest world that catches it.
+    pub(crate) const ALL: [(Self, World); 23] = [
+        (Self::FenceBeforeSnapshot, World::REPLICAS),
+        (Self::FenceOfFirstRow, World::ONE_NODE),
+        (Self::FenceOfTrigger, World::ONE_NODE),
+        (Self::ClaimsTheWholeLog, World::ONE_NODE),
+        (Self::PrimaryPositionAfterRead, World::ONE_NODE),
+        (Self::ReplicaPositionAfterRead, World::REPLICAS),
+        (Self::PrimaryPositionForReplica, World::SESSION),
+        (Self::PositionOfAnotherReplica, World::REPLICAS),
+        (Self::AnyReplica, World::REPLICAS),
+        (Self::GreatestOfReads, World::TWO_READS),
+        (Self::NoAnnouncement, World::ONE_NODE),
+        (Self::NoCheckAtDelivery, World::ONE_NODE),
+        (Self::NoFenceCheck, World::ONE_NODE),
+        (Self::DrainByGreatestId, World::ONE_NODE),
+        (Self::NoFloorAfterTrim, World::MARKS),
+        (Self::NoFloorAtStart, World::MARKS),
+        (Self::FenceOfOldestMark, World::MARKS),
+        (Self::MarkBeforeSnapshot, World::MARKS),
+        (Self::NoEpoch, World::FAILOVER),
+        (Self::NoCatchUp, World::SESSION),
+        (Self::FollowedByItsEnd, World::SESSION),
+        (Self::FollowedAtEqual, World::SESSION),
+        (Self::ReplicaOfAnyTimeline, World::FAILOVER),
+    ];
+}

@@ -1,0 +1,190 @@
+//! What there is.
+
+use tidegate::{Epoch, Position};
+
+/// A set of transactions.
+pub(crate) type Set = u8;
+
+/// A place in the log.
+pub(crate) type At = u8;
+
+/// The number of a timeline; the first is 1.
+pub(crate) type Timeline = u8;
+
+/// Everything at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct State {
+    pub(crate) primary: Primary,
+    pub(crate) replicas: Vec<Replica>,
+    pub(crate) nodes: Vec<Node>,
+    /// The answer, in the making.
+    pub(crate) fill: Option<Fill>,
+    /// The answer, made: every node can find it.
+    pub(crate) kept: Option<Entry>,
+    pub(crate) session: Option<Session>,
+    pub(crate) restarts: u8,
+    pub(crate) broken: Option<Broken>,
+}
+
+/// A promise that an answer broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Broken {
+    /// It lacks a transaction that the node had drained.
+    Stale,
+    /// It lacks a write of its own session.
+    OwnWrite,
+    /// It shows what a failover has lost.
+    Lost,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Primary {
+    pub(crate) timeline: Timeline,
+    /// Where the next record goes.
+    pub(crate) wal: At,
+    pub(crate) transactions: Vec<Transaction>,
+    /// How many have begun: the next transaction id.
+    pub(crate) begun: u8,
+    /// Oldest first.
+    pub(crate) marks: Vec<Mark>,
+    /// How many there have been.
+    pub(crate) marked: u8,
+    /// Rows of these are gone from the log.
+    pub(crate) trimmed: Set,
+    /// A position that a mark is going to have, where it is read too early.
+    pub(crate) early_mark: Option<At>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Transaction {
+    pub(crate) id: u8,
+    /// Where the log was when it wrote its row.
+    pub(crate) wrote: At,
+    /// Where its commit record ends.
+    pub(crate) commit: At,
+    pub(crate) stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Stage {
+    #[default]
+    Idle,
+    Open,
+    /// Its commit record is in the log; nobody on the primary sees it yet.
+    InLog,
+    Visible,
+    RolledBack,
+    /// Committed, and gone with the server.
+    Lost,
+}
+
+/// What a snapshot sees was in the log before `at`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Mark {
+    pub(crate) sees: Set,
+    pub(crate) at: At,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Replica {
+    pub(crate) timeline: Timeline,
+    pub(crate) replayed: At,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Node {
+    pub(crate) timeline: Timeline,
+    /// What the last drain saw.
+    pub(crate) drained: Set,
+    /// A position seen on the primary.
+    pub(crate) seen: At,
+    /// A position seen on the primary before the last drain began.
+    pub(crate) followed: At,
+    pub(crate) floor: At,
+    /// Of each part of the data.
+    pub(crate) fences: [At; 2],
+    /// A drain that has begun.
+    pub(crate) look: Option<Look>,
+}
+
+/// What a drain has before it reads its fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Look {
+    pub(crate) snapshot: Set,
+    /// A position that was seen before.
+    pub(crate) from: At,
+    /// Where the log was, for a mutant that takes the fence first.
+    pub(crate) early: At,
+}
+
+/// An answer that is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Entry {
+    pub(crate) timeline: Timeline,
+    pub(crate) as_of: At,
+    /// Which transactions are in the answer.
+    pub(crate) content: Set,
+}
+
+/// An answer in the making.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Fill {
+    pub(crate) node: usize,
+    /// What the one who asked must find in it.
+    pub(crate) asked: Asked,
+    /// Parts that have been read.
+    pub(crate) parts: u8,
+    /// The read under way: its server, and what was known of it before.
+    pub(crate) read: Option<Read>,
+    /// Whom the last read was of.
+    pub(crate) last: Option<Server>,
+    /// What the reads so far prove; `None` before the first.
+    pub(crate) proven: Option<(Timeline, At)>,
+    pub(crate) content: Set,
+    /// The primary was not what the node took it for, or the reads do not fit together.
+    pub(crate) spoilt: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Read {
+    pub(crate) server: Server,
+    pub(crate) proves: (Timeline, At),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Server {
+    Primary,
+    Replica(usize),
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Asked {
+    /// The history that the node knew when the request came.
+    pub(crate) timeline: Timeline,
+    /// What the node had drained when the request came.
+    pub(crate) drained: Set,
+    /// What its session has written.
+    pub(crate) written: Set,
+}
+
+/// A client that has written, and its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Session {
+    pub(crate) timeline: Timeline,
+    pub(crate) at: At,
+    pub(crate) written: Set,
+}
+
+pub(crate) const fn epoch(timeline: Timeline) -> Epoch {
+    Epoch::new(timeline as u64)
+}
+
+pub(crate) const fn position(at: At) -> Position {
+    Position::new(at as u64)
+}
+
+/// Back from what the protocol says.
+pub(crate) fn at(position: Position) -> At {
+    At::try_from(position.get()).unwrap()
+}

@@ -1,0 +1,269 @@
+//! What can happen next.
+
+use stateright::{Model, Property};
+
+use super::rules::Mutant;
+use super::state::{
+    Broken, Fill, Primary, Read, Replica, Server, Session, Stage, State, Transaction,
+};
+use super::worlds::World;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Step {
+    Begin {
+        transaction: usize,
+    },
+    RollBack {
+        transaction: usize,
+    },
+    /// The commit record is written.
+    Commit {
+        transaction: usize,
+    },
+    /// The commit becomes visible.
+    Show {
+        transaction: usize,
+    },
+    Replay {
+        replica: usize,
+        to: u8,
+    },
+    FailOver {
+        to: usize,
+    },
+    Mark,
+    Trim,
+    /// The writer of a transaction gets a token.
+    Token {
+        transaction: usize,
+    },
+    /// A drain begins.
+    Look {
+        node: usize,
+    },
+    /// A drain begins that a session waits for.
+    CatchUp {
+        node: usize,
+    },
+    /// A drain ends.
+    Drain {
+        node: usize,
+    },
+    Restart {
+        node: usize,
+    },
+    /// A request begins to make the answer, with a read of this server.
+    Miss {
+        node: usize,
+        own: bool,
+        server: Server,
+    },
+    /// The next read is about to be sent, and what is known of its server is noted.
+    Choose {
+        server: Server,
+    },
+    Read,
+    Finish,
+    /// A position is read too early, by a mutant.
+    EarlyMark,
+}
+
+impl Model for World {
+    type State = State;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<State> {
+        let primary = Primary {
+            timeline: 1,
+            wal: 1,
+            transactions: vec![Transaction::default(); self.transactions],
+            ..Primary::default()
+        };
+        let mut state = State {
+            primary,
+            replicas: vec![Replica { timeline: 1, replayed: 1 }; self.replicas],
+            nodes: vec![Default::default(); self.nodes],
+            ..State::default()
+        };
+        state.primary.mark();
+        for node in &mut state.nodes {
+            node.load(&mut state.primary, None);
+        }
+        vec![state]
+    }
+
+    fn actions(&self, state: &State, steps: &mut Vec<Step>) {
+        if self.broken(state).is_some() {
+            return;
+        }
+        self.database_steps(state, steps);
+        if let Some(fill) = &state.fill {
+            self.fill_steps(state, fill, steps);
+        }
+        for node in 0..self.nodes {
+            self.node_steps(state, node, steps);
+        }
+    }
+
+    fn next_state(&self, last: &State, step: Step) -> Option<State> {
+        let mut state = last.clone();
+        self.apply(&mut state, step);
+        Some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let always = Property::always;
+        vec![
+            always("an answer has all that the node has drained", |world: &Self, state| {
+                world.broken(state) != Some(Broken::Stale)
+            }),
+            always("a session reads its own writes", |world: &Self, state| {
+                world.broken(state) != Some(Broken::OwnWrite)
+            }),
+            always("what a failover lost is gone", |world: &Self, state| {
+                world.broken(state) != Some(Broken::Lost)
+            }),
+            always("an idle system can cache", |_, state| !state.is_stuck()),
+        ]
+    }
+}
+
+impl World {
+    fn broken(&self, state: &State) -> Option<Broken> {
+        state.broken.or_else(|| state.hits_break(self.mutant))
+    }
+
+    fn database_steps(&self, state: &State, steps: &mut Vec<Step>) {
+        for (transaction, known) in state.primary.transactions.iter().enumerate() {
+            match known.stage {
+                Stage::Idle => steps.push(Step::Begin { transaction }),
+                Stage::Open => {
+                    steps.extend([Step::Commit { transaction }, Step::RollBack { transaction }]);
+                }
+                Stage::InLog => steps.push(Step::Show { transaction }),
+                Stage::Visible if self.session && state.session.is_none() => {
+                    steps.push(Step::Token { transaction });
+                }
+                Stage::Visible | Stage::RolledBack | Stage::Lost => {}
+            }
+        }
+        for (replica, known) in state.replicas.iter().enumerate() {
+            if known.timeline == state.primary.timeline {
+                let further = known.replayed + 1..=state.primary.wal;
+                steps.extend(further.map(|to| Step::Replay { replica, to }));
+            }
+            if self.fails_over && state.primary.timeline == 1 {
+                steps.push(Step::FailOver { to: replica });
+            }
+        }
+        if state.primary.marked < self.marks {
+            let early = self.mutant == Some(Mutant::MarkBeforeSnapshot);
+            let waits = early && state.primary.early_mark.is_none();
+            steps.push(if waits { Step::EarlyMark } else { Step::Mark });
+        }
+        if state.primary.marks.len() > 1 {
+            steps.push(Step::Trim);
+        }
+    }
+
+    fn node_steps(&self, state: &State, node: usize, steps: &mut Vec<Step>) {
+        let known = &state.nodes[node];
+        if known.look.is_some() {
+            steps.push(Step::Drain { node });
+        } else {
+            steps.push(Step::Look { node });
+            if state.ask(node, true, None).is_none() {
+                steps.push(Step::CatchUp { node });
+            }
+        }
+        if state.restarts < self.restarts {
+            steps.push(Step::Restart { node });
+        }
+        if state.fill.is_none() && state.kept.is_none() {
+            for own in [false, true].into_iter().take(1 + usize::from(state.session.is_some())) {
+                if state.ask(node, own, self.mutant).is_some() {
+                    let servers = self.servers(state, (node, own));
+                    steps.extend(servers.map(|server| Step::Miss { node, own, server }));
+                }
+            }
+        }
+    }
+
+    fn fill_steps(&self, state: &State, fill: &Fill, steps: &mut Vec<Step>) {
+        if fill.read.is_some() {
+            steps.push(Step::Read);
+        } else if fill.parts == self.parts {
+            steps.push(Step::Finish);
+        } else {
+            let servers = self.servers(state, (fill.node, fill.asked.written != 0));
+            steps.extend(servers.map(|server| Step::Choose { server }));
+        }
+    }
+
+    /// Those that may be read.
+    fn servers<'a>(
+        &'a self,
+        state: &'a State,
+        who: (usize, bool),
+    ) -> impl Iterator<Item = Server> + 'a {
+        let replicas = (0..state.replicas.len()).map(Server::Replica);
+        let servers = [Server::Primary].into_iter().chain(replicas);
+        servers.filter(move |server| state.sample(who, *server, self.mutant).is_some())
+    }
+
+    fn apply(&self, state: &mut State, step: Step) {
+        let mutant = self.mutant;
+        match step {
+            Step::Begin { transaction } => state.primary.begin(transaction),
+            Step::RollBack { transaction } => {
+                state.primary.transactions[transaction].stage = Stage::RolledBack;
+            }
+            Step::Commit { transaction } => state.primary.commit(transaction),
+            Step::Show { transaction } => {
+                state.primary.transactions[transaction].stage = Stage::Visible;
+            }
+            Step::Replay { replica, to } => state.replicas[replica].replayed = to,
+            Step::FailOver { to } => state.fail_over(to),
+            Step::Mark => state.primary.mark(),
+            Step::EarlyMark => state.primary.early_mark = Some(state.primary.wal),
+            Step::Trim => state.primary.trim(),
+            Step::Token { transaction } => {
+                state.session = Some(Session {
+                    timeline: state.primary.timeline,
+                    at: state.primary.wal,
+                    written: 1 << transaction,
+                });
+            }
+            Step::Drain { node } => state.nodes[node].drain(&mut state.primary, mutant),
+            Step::Look { node } => state.nodes[node].look(&state.primary),
+            Step::CatchUp { node } => state.nodes[node].catch_up(&mut state.primary),
+            Step::Restart { node } => {
+                state.restarts += 1;
+                state.nodes[node] = Default::default();
+                state.nodes[node].load(&mut state.primary, mutant);
+            }
+            Step::Miss { node, own, server } => {
+                let asked = state.ask(node, own, mutant).unwrap();
+                let proves = state.sample((node, own), server, mutant).unwrap();
+                state.fill = Some(Fill {
+                    node,
+                    asked,
+                    parts: 0,
+                    read: Some(Read { server, proves }),
+                    last: None,
+                    proven: None,
+                    content: 0,
+                    spoilt: false,
+                });
+            }
+            Step::Choose { server } => {
+                let fill = state.fill.unwrap();
+                let who = (fill.node, fill.asked.written != 0);
+                let proves = state.sample(who, server, mutant).unwrap();
+                state.fill = Some(Fill { read: Some(Read { server, proves }), ..fill });
+            }
+            Step::Read => state.read(self.parts, mutant),
+            Step::Finish => state.finish(mutant),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What is explored.
+
+use super::rules::Mutant;
+
+/// Bounds of an exploration. Within them everything can happen in any order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct World {
+    pub(crate) name: &'static str,
+    pub(crate) transactions: usize,
+    pub(crate) nodes: usize,
+    pub(crate) replicas: usize,
+    /// Reads in one answer; transactions take turns in what they change.
+    pub(crate) parts: u8,
+    /// How often the log is marked; as soon as there are two marks it may be trimmed.
+    pub(crate) marks: u8,
+    pub(crate) restarts: u8,
+    pub(crate) fails_over: bool,
+    pub(crate) session: bool,
+    pub(crate) mutant: Option<Mutant>,
+}
+
+impl World {
+    pub(crate) const ONE_NODE: Self = Self {
+        name: "one node",
+        transactions: 2,
+        nodes: 1,
+        replicas: 0,
+        parts: 1,
+        marks: 1,
+        restarts: 0,
+        fails_over: false,
+        session: false,
+        mutant: None,
+    };
+    pub(crate) const REPLICAS: Self = Self { name: "replicas", replicas: 2, ..Self::ONE_NODE };
+    pub(crate) const TWO_READS: Self =
+        Self { name: "two reads in an answer", replicas: 1, parts: 2, ..Self::ONE_NODE };
+    pub(crate) const MARKS: Self =
+        Self { name: "marks and a restart", marks: 2, restarts: 1, ..Self::ONE_NODE };
+    pub(crate) const SESSION: Self = Self {
+        name: "a session on two nodes",
+        transactions: 1,
+        nodes: 2,
+        replicas: 1,
+        session: true,
+        ..Self::ONE_NODE
+    };
+    pub(crate) const FAILOVER: Self =
+        Self { name: "a failover", replicas: 2, fails_over: true, ..Self::ONE_NODE };
+
+    pub(crate) const ALL: [Self; 6] = [
+        Self::ONE_NODE,
+        Self::REPLICAS,
+        Self::TWO_READS,
+        Self::MARKS,
+        Self::SESSION,
+        Self::FAILOVER,
+    ];
+
+    pub(crate) fn with(self, mutant: Mutant) -> Self {
+        Self { mutant: Some(mutant), ..self }
+    }
+}
