@@ -165,5 +165,19 @@ async fn dependencies(db: &Database, sql: &str) -> Result<Arc<Dependencies>, sql
             replica.ok_or(error)?.acquire().await?
         }
     };
-    db.inner.known.learn(&mut conn, sql).await
+    let found = db.inner.known.learn(&mut conn, sql).await?;
+    if let Dependencies::Unfit(unfit) = &*found {
+        tell(unfit);
+    }
+    Ok(found)
+}
+
+/// Says once for each text, when it is first met, why answers that it goes into are not cached. The
+/// text itself may hold personal data.
+fn tell(unfit: &Unfit) {
+    match unfit {
+        Unfit::NotARead => {}
+        Unfit::UntrackedTable(..) => tracing::warn!("answers are not cached: {unfit}"),
+        _ => tracing::info!("answers are not cached: {unfit}"),
+    }
 }
