@@ -63,7 +63,12 @@ impl World {
         let policy = Policy::ttl(TTL).tag("t:id={id}").wait(TTL).lease(TTL);
         let app = Router::new()
             .route("/{id}", get(read))
-            .layer(CacheLayer::new(cache.clone()).route("/{id}", policy))
+            .route("/cookie/{id}", get(cookie))
+            .layer(
+                CacheLayer::new(cache.clone())
+                    .route("/{id}", policy.clone())
+                    .default_policy(Policy::ttl(TTL).wait(TTL).lease(TTL)),
+            )
             .with_state(Node { db: self.db.clone(), runs: self.runs.clone() });
         (app, cache)
     }
@@ -80,6 +85,11 @@ async fn read(State(node): State<Node>, Path(id): Path<i32>) -> String {
     let n = query.fetch_one(node.db.reader()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     n.to_string()
+}
+
+/// An answer that is never stored.
+async fn cookie(node: State<Node>, id: Path<i32>) -> ([(&'static str, &'static str); 1], String) {
+    ([("set-cookie", "a=b")], read(node, id).await)
 }
 
 /// 250 requests to each node for one path, all at once.
@@ -118,6 +128,29 @@ async fn what_one_node_made_another_serves_and_a_change_ends_it_on_both() {
     world.postgres.psql("update t set n = 7 where id = 1").await.unwrap();
     eventually("a sees it", async || ask(&a, "/1").await.0 == "7").await;
     eventually("b sees it", async || ask(&b, "/1").await.0 == "7").await;
+}
+
+/// The lease of a minute is given back, or found to be of no use, long before it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_what_another_node_can_not_give() {
+    let world = World::new().await;
+    let ((a, _), (b, _)) = (world.node().await, world.node().await);
+    let rounds = async {
+        let (one, other) = tokio::join!(ask(&a, "/cookie/1"), ask(&b, "/cookie/1"));
+        assert_eq!((one.0.as_str(), other.0.as_str()), ("0", "0"));
+        for n in 1..20 {
+            tokio::join!(ask(&a, "/1"), ask(&b, "/1"));
+            world.postgres.psql(&format!("update t set n = {n} where id = 1")).await.unwrap();
+            let seen = async |node: &Router| {
+                eventually("it is seen", async || ask(node, "/1").await.0 == n.to_string()).await;
+            };
+            tokio::join!(seen(&a), seen(&b));
+        }
+    };
+    assert!(
+        tokio::time::timeout(TTL / 2, rounds).await.is_ok(),
+        "someone waited for a lease's end"
+    );
 }
 
 /// A node that starts trusts what the shared store has, as far as the log tells.

@@ -256,40 +256,42 @@ impl<'a> Search<'a> {
         Lookup::Miss(Box::new(lead))
     }
 
-    /// Asks the other nodes to leave it to us; if one is at it already, waits for what it makes.
+    /// Asks the other nodes to leave it to us. While one is at it, waits for what it makes, and asks
+    /// again: it may give up, or make what is of no use here.
     async fn claim(&mut self, wanted: bool) -> Result<Option<LeaseToken>, Hit> {
         if !wanted || self.policy.lease.is_zero() {
             return Ok(None);
         }
-        match self.cache.shared.store.lease(self.key, self.policy.lease).await {
-            Ok(Lease::Granted(token)) => Ok(token),
-            Ok(Lease::Held) => self.await_other_node().await.map_or(Ok(None), Err),
-            Err(error) => {
-                self.cache.noted(Err(error));
-                Ok(None)
-            }
-        }
+        let limit = self.policy.lease.min(self.policy.wait);
+        timeout(limit, self.await_lease()).await.unwrap_or(Ok(None))
     }
 
-    async fn await_other_node(&mut self) -> Option<Hit> {
-        self.cache.shared.counters.note(Event::LeaseHeld);
-        let limit = self.policy.lease.min(self.policy.wait);
-        let poll = async {
-            let mut pause = Duration::from_millis(2);
-            loop {
-                sleep(pause).await;
-                let found = self.cache.shared.store.get(self.key).await;
-                let failed = found.is_err();
-                if let Some(hit) = self.take(found) {
-                    return Some(hit);
+    async fn await_lease(&mut self) -> Result<Option<LeaseToken>, Hit> {
+        const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(8)];
+        let mut pause = PAUSES[0];
+        loop {
+            match self.cache.shared.store.lease(self.key, self.policy.lease).await {
+                Ok(Lease::Granted(token)) => return Ok(token),
+                Ok(Lease::Held) if pause == PAUSES[0] => {
+                    self.cache.shared.counters.note(Event::LeaseHeld);
                 }
-                if failed {
-                    return None;
+                Ok(Lease::Held) => {}
+                Err(error) => {
+                    self.cache.noted(Err(error));
+                    return Ok(None);
                 }
-                pause = (pause * 2).min(Duration::from_millis(8));
             }
-        };
-        timeout(limit, poll).await.ok().flatten()
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSES[1]);
+            let found = self.cache.shared.store.get(self.key).await;
+            let failed = found.is_err();
+            if let Some(hit) = self.take(found) {
+                return Err(hit);
+            }
+            if failed {
+                return Ok(None);
+            }
+        }
     }
 
     /// The duty to make an answer anew in the background, if nobody has it and there is room.
