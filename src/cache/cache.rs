@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -155,6 +156,7 @@ impl Cache {
             // Without a log there is nobody who could track a read.
             untracked: !has_log || policy.is_some_and(|policy| policy.untracked),
             followed: has_log && policy.is_some(),
+            max_staleness: policy.map_or(Duration::ZERO, |policy| policy.max_staleness),
         };
         Record::new(self.shared.fences.clone(), scope)
     }

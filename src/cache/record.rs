@@ -13,6 +13,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::task::futures::TaskLocalFuture;
 
@@ -68,6 +69,8 @@ pub(crate) struct Scope {
     pub(crate) untracked: bool,
     /// Reads are worth noting: there is an answer to keep, and a database that can invalidate it.
     pub(crate) followed: bool,
+    /// How old what the node knows of changes may be for it to choose replicas by.
+    pub(crate) max_staleness: Duration,
 }
 
 /// The notes on one piece of work.
@@ -81,6 +84,7 @@ struct Inner {
     session: Option<(Epoch, Position)>,
     untracked: bool,
     followed: bool,
+    max_staleness: Duration,
     /// What a read of the primary proves that begins with the work.
     began: Option<(Epoch, Position)>,
     stray: u64,
@@ -100,11 +104,21 @@ struct Notes {
 
 impl Record {
     pub(crate) fn new(fences: Arc<Fences>, scope: Scope) -> Self {
-        let Scope { tags, session, untracked, followed } = scope;
+        let Scope { tags, session, untracked, followed, max_staleness } = scope;
         let began = proven_by_primary(&fences);
         let stray = STRAY.load(Ordering::Acquire);
         let notes = Mutex::default();
-        Self(Arc::new(Inner { fences, tags, session, untracked, followed, began, stray, notes }))
+        Self(Arc::new(Inner {
+            fences,
+            tags,
+            session,
+            untracked,
+            followed,
+            max_staleness,
+            began,
+            stray,
+            notes,
+        }))
     }
 
     /// The record of the work that runs now, if it has one.
@@ -165,6 +179,11 @@ impl Record {
     /// what is read, and past what the session has written.
     pub fn needs(&self, tags: &[Tag]) -> Position {
         self.0.fences.of_all(tags).max(self.session())
+    }
+
+    /// Whether the node has heard from the primary lately enough to know what a replica must have.
+    pub(crate) fn knows_needs(&self) -> bool {
+        self.0.fences.age().is_some_and(|age| age <= self.0.max_staleness)
     }
 
     /// The present epoch.

@@ -22,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) epoch: Epoch,
     /// Not for a replica: it writes, locks, or can't be understood.
     pub(crate) primary_only: bool,
+    /// What a replica must have is not known just now, so replicas only come after the primary.
+    pub(crate) primary_first: bool,
 }
 
 /// A server to try.
@@ -48,6 +50,7 @@ impl Plan {
             needs: record.session(),
             epoch: record.epoch(),
             primary_only: writer,
+            primary_first: !record.knows_needs(),
             record: None,
         };
         match dependencies(db, sql).await {
@@ -75,6 +78,7 @@ impl Plan {
             needs,
             epoch: bound.map_or(Epoch::UNKNOWN, Record::epoch),
             primary_only: writer,
+            primary_first: false,
         }
     }
 
@@ -108,12 +112,15 @@ impl Plan {
             .collect();
         let replicas = self.fit(&up).into_iter().map(Candidate::Replica);
         let rest = up.iter().map(|(server, _)| Candidate::LastResort(server.clone()));
-        replicas.chain(primary).chain(rest).collect()
+        match self.primary_first {
+            true => primary.into_iter().chain(replicas).chain(rest).collect(),
+            false => replicas.chain(primary).chain(rest).collect(),
+        }
     }
 
     /// Why the primary serves what a replica could, if there are replicas.
     pub(crate) fn why_primary(&self, db: &Database) -> Option<&'static str> {
-        if self.primary_only {
+        if self.primary_only || self.primary_first {
             return None;
         }
         let replicas = db.servers();

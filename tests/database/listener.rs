@@ -50,6 +50,28 @@ async fn a_line_that_is_dead_and_silent() {
     survives(&primary, &node, async || line.heal().await.unwrap()).await;
 }
 
+/// A node that does not know what has changed can't tell what a replica must have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lost_sight_of_the_log_reads_the_primary() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    let (line, url) = proxy(&primary).await;
+    let options = DatabaseOptions::new(primary.url()).listen_url(url).replica(replica.url());
+    let policy = Policy::ttl(TTL).max_staleness(Duration::from_millis(1500));
+    let node = Node::start(&options.connect().await.unwrap(), &policy).await;
+    node.warm(&["/users/1"]).await;
+    replica.pause_replay().await.unwrap();
+    line.cut();
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    eventually("it trusts its entries no more", async || {
+        node.get("/users/1").await.1.contains("unconfirmed")
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(node.get("/users/1").await.0, "eve");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_is_terminated() {
     let (primary, _line, node) = followed().await;
