@@ -18,7 +18,7 @@ impl Node {
         self.fences[0].max(self.fences[1]).max(self.floor)
     }
 
-    pub(crate) fn judge(&self, entry: &Entry, mutant: Option<Mutant>) -> bool {
+    pub(crate) fn judge(&self, entry: Entry, mutant: Option<Mutant>) -> bool {
         if mutant == Some(Mutant::NoFenceCheck) {
             return true;
         }
@@ -151,11 +151,11 @@ impl State {
 
     /// What those break who are served what is kept, here and now.
     pub(crate) fn hits_break(&self, mutant: Option<Mutant>) -> Option<Broken> {
-        let kept = self.kept.as_ref()?;
+        let kept = self.kept?;
         let pass = (0..self.nodes.len()).filter(|&node| self.nodes[node].judge(kept, mutant));
         let requests = pass.flat_map(|node| [(node, false), (node, true)]);
-        let asked = requests.filter_map(|(node, own)| self.ask(node, own, mutant));
-        asked.filter_map(|asked| self.breaks(kept.content, asked)).next()
+        let mut asked = requests.filter_map(|(node, own)| self.ask(node, own, mutant));
+        asked.find_map(|asked| self.breaks(kept.content, asked))
     }
 
     /// What is known of a server before it is read, if it may be read at all.
@@ -251,10 +251,11 @@ impl State {
         let Some((timeline, as_of)) = proven.filter(|_| !spoilt) else { return };
         let as_of = self.too_late(last, mutant).unwrap_or(as_of);
         let entry = Entry { timeline, as_of, content };
-        let valid = self.nodes[node].judge(&entry, mutant);
+        let valid = self.nodes[node].judge(entry, mutant);
         if valid || mutant == Some(Mutant::NoCheckAtDelivery) {
-            let waiting = [false, true].into_iter().filter_map(|own| self.ask(node, own, mutant));
-            let broken = waiting.filter_map(|asked| self.breaks(content, asked)).next();
+            let mut waiting =
+                [false, true].into_iter().filter_map(|own| self.ask(node, own, mutant));
+            let broken = waiting.find_map(|asked| self.breaks(content, asked));
             self.broken = self.broken.or(broken);
         }
         self.kept = valid.then_some(entry);

@@ -4,7 +4,7 @@ use stateright::{Model, Property};
 
 use super::rules::Mutant;
 use super::state::{
-    Broken, Fill, Primary, Read, Replica, Server, Session, Stage, State, Transaction,
+    Broken, Fill, Node, Primary, Read, Replica, Server, Session, Stage, State, Transaction,
 };
 use super::worlds::World;
 
@@ -82,7 +82,7 @@ impl Model for World {
         let mut state = State {
             primary,
             replicas: vec![Replica { timeline: 1, replayed: 1 }; self.replicas],
-            nodes: vec![Default::default(); self.nodes],
+            nodes: vec![Node::default(); self.nodes],
             ..State::default()
         };
         state.primary.mark();
@@ -239,7 +239,7 @@ impl World {
             Step::CatchUp { node } => state.nodes[node].catch_up(&mut state.primary),
             Step::Restart { node } => {
                 state.restarts += 1;
-                state.nodes[node] = Default::default();
+                state.nodes[node] = Node::default();
                 state.nodes[node].load(&mut state.primary, mutant);
             }
             Step::Miss { node, own, server } => {
