@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 pub(crate) struct Arguments {
     /// The primary, as postgres://user:password@host:port/database
     #[arg(long, env = "POSTGRES_PRIMARY_URL", hide_env_values = true)]
-    pub(crate) url: String,
+    pub(crate) url: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -49,6 +49,13 @@ pub(crate) enum Command {
         #[arg(required = true)]
         tags: Vec<String>,
     },
+    /// Checks every answer while servers of its own are killed, cut, and promoted
+    #[cfg(feature = "check")]
+    Check(crate::check::Options),
+    /// One node of the service that is checked
+    #[cfg(feature = "check")]
+    #[command(hide = true)]
+    CheckNode,
 }
 
 /// A table and the columns that its changes are told by, beside the primary key.

@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+#[cfg(feature = "check")]
+mod check;
 mod status;
 
 use std::process::ExitCode;
@@ -25,7 +27,14 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let db = DatabaseOptions::new(arguments.url).connections(1).connect().await?;
+    #[cfg(feature = "check")]
+    match arguments.command {
+        Command::Check(options) => return check::run(options).await,
+        Command::CheckNode => return check::node::serve().await.map(|()| ExitCode::SUCCESS),
+        _ => {}
+    }
+    let url = arguments.url.ok_or("say where the primary is: --url or POSTGRES_PRIMARY_URL")?;
+    let db = DatabaseOptions::new(url).connections(1).connect().await?;
     let mut conn = db.primary().acquire().await?;
     match arguments.command {
         Command::Install { tables, row_limit } => {
@@ -40,6 +49,8 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             drop(conn);
             db.invalidate(tags).await?;
         }
+        #[cfg(feature = "check")]
+        Command::Check(_) | Command::CheckNode => {}
     }
     Ok(ExitCode::SUCCESS)
 }

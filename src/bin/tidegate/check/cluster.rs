@@ -1,0 +1,159 @@
+//! The servers, and the nodes on them.
+
+use std::net::SocketAddr;
+use std::sync::{PoisonError, RwLock};
+
+use fastrand::Rng;
+use sqlx::{Connection, PgConnection};
+use tidegate::testing::{FaultProxy, Postgres, RedisServer, Scratch};
+use tidegate::{Epoch, Triggers};
+use tokio::sync::Mutex;
+
+use super::history::first_group;
+use super::process::NodeProcess;
+use super::{GROUPS, ROWS};
+use crate::Failure;
+
+/// What tasks share of the servers.
+pub(crate) struct Cluster {
+    /// The primary, by the name that follows it.
+    pub(crate) primary_url: String,
+    /// Writers hold it open; a failover closes it.
+    pub(crate) gate: tokio::sync::RwLock<()>,
+    pub(crate) servers: Mutex<Servers>,
+    nodes: RwLock<Vec<Option<String>>>,
+    epoch: RwLock<String>,
+}
+
+/// What faults need for themselves.
+pub(crate) struct Servers {
+    pub(crate) primary: Postgres,
+    pub(crate) standbys: Vec<Postgres>,
+    pub(crate) redis: RedisServer,
+    /// In front of the primary.
+    pub(crate) name: FaultProxy,
+    /// In front of each standby.
+    pub(crate) replica_names: Vec<FaultProxy>,
+    /// In front of the primary, for each node's listener.
+    pub(crate) lines: Vec<FaultProxy>,
+    /// In front of Redis, for each node.
+    pub(crate) redis_lines: Vec<FaultProxy>,
+    pub(crate) processes: Vec<Option<NodeProcess>>,
+    scratch: Scratch,
+}
+
+impl Cluster {
+    pub(crate) async fn start(nodes: usize) -> Result<Self, Failure> {
+        let primary = Postgres::start().await?;
+        set_up(&primary).await?;
+        let standbys = vec![primary.standby().await?, primary.standby().await?];
+        let redis = RedisServer::start().await?;
+        let name = FaultProxy::start(address(&primary)).await?;
+        let mut replica_names = Vec::new();
+        for standby in &standbys {
+            replica_names.push(FaultProxy::start(address(standby)).await?);
+        }
+        let (mut lines, mut redis_lines) = (Vec::new(), Vec::new());
+        for _ in 0..nodes {
+            lines.push(FaultProxy::start(address(&primary)).await?);
+            redis_lines.push(FaultProxy::start(redis.addr()).await?);
+        }
+        let epoch = epoch(&primary).await?;
+        let servers = Servers {
+            primary,
+            standbys,
+            redis,
+            name,
+            replica_names,
+            lines,
+            redis_lines,
+            processes: (0..nodes).map(|_| None).collect(),
+            scratch: Scratch::new()?,
+        };
+        let cluster = Self {
+            primary_url: url(servers.name.addr()),
+            gate: tokio::sync::RwLock::new(()),
+            servers: Mutex::new(servers),
+            nodes: RwLock::new(vec![None; nodes]),
+            epoch: RwLock::new(epoch),
+        };
+        for node in 0..nodes {
+            cluster.start_node(&mut *cluster.servers.lock().await, node).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// The address of a node that is up, any of them.
+    pub(crate) fn node(&self, rng: &mut Rng) -> Option<String> {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        nodes[rng.usize(..nodes.len())].clone()
+    }
+
+    pub(crate) fn is_up(&self, address: &str) -> bool {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        nodes.iter().flatten().any(|node| node == address)
+    }
+
+    /// The epoch of the primary that there is now, as nodes print it.
+    pub(crate) fn epoch(&self) -> String {
+        self.epoch.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_epoch(&self, epoch: String) {
+        *self.epoch.write().unwrap_or_else(PoisonError::into_inner) = epoch;
+    }
+
+    pub(crate) async fn start_node(
+        &self,
+        servers: &mut Servers,
+        node: usize,
+    ) -> Result<(), Failure> {
+        let replicas: Vec<_> = servers.replica_names.iter().map(|name| url(name.addr())).collect();
+        let environment = [
+            ("POSTGRES_PRIMARY_URL", self.primary_url.clone()),
+            ("POSTGRES_LISTEN_URL", url(servers.lines[node].addr())),
+            ("POSTGRES_REPLICA_URL", replicas.join(",")),
+            ("REDIS_URL", format!("redis://{}/", servers.redis_lines[node].addr())),
+        ];
+        let log = servers.scratch.path().join(format!("node-{node}"));
+        let process = NodeProcess::start(&environment, &log).await?;
+        self.announce(node, Some(process.address.clone()));
+        servers.processes[node] = Some(process);
+        Ok(())
+    }
+
+    /// Lets readers know of a node, or forget it.
+    pub(crate) fn announce(&self, node: usize, address: Option<String>) {
+        self.nodes.write().unwrap_or_else(PoisonError::into_inner)[node] = address;
+    }
+}
+
+async fn set_up(primary: &Postgres) -> Result<(), Failure> {
+    let rows = (0..ROWS).map(|row| format!("({row}, 0, {})", first_group(row)));
+    let rows = rows.collect::<Vec<_>>().join(", ");
+    let table = "create table rows (id int primary key, version bigint not null, grp int not null)";
+    primary.psql(&format!("{table}; insert into rows values {rows}")).await?;
+    let mut conn = PgConnection::connect(&primary.url()).await?;
+    // Bulk changes are to be told as such.
+    let limit = GROUPS;
+    Triggers::new().columns("rows", &["grp"]).row_limit(limit).install(&mut conn).await?;
+    Ok(())
+}
+
+/// The epoch of a primary.
+pub(crate) async fn epoch(primary: &Postgres) -> Result<String, Failure> {
+    let sql = "select system_identifier, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)
+        from pg_control_system()";
+    let said = primary.psql(sql).await?;
+    let (system, timeline) = said.split_once('|').ok_or("no identity")?;
+    let timeline = u32::from_str_radix(timeline, 16)?;
+    Ok(Epoch::of_cluster(system.parse()?, timeline).to_string())
+}
+
+pub(crate) fn address(server: &Postgres) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], server.port()))
+}
+
+fn url(address: SocketAddr) -> String {
+    format!("postgres://postgres@{address}/postgres")
+}

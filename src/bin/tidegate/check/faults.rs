@@ -1,0 +1,240 @@
+//! Breaking things, one after another.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use nix::sys::signal::Signal;
+use redis::cmd;
+use tidegate::testing::FaultProxy;
+use tokio::time::sleep;
+
+use super::Run;
+use super::cluster::{Cluster, Servers, address, epoch};
+use crate::Failure;
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    RedisKilled,
+    RedisHangs,
+    RedisFlushed,
+    RedisGoesBack,
+    RedisCut,
+    RedisSlow,
+    ReplicaLags,
+    ReplicaKilled,
+    ReplicaCut,
+    ListenerKilled,
+    ListenerCut,
+    ListenerSilent,
+    NodeKilled,
+    NodeHangs,
+    LogTrimmed,
+    FailedOver,
+}
+
+const ALL: [Fault; 16] = [
+    Fault::RedisKilled,
+    Fault::RedisHangs,
+    Fault::RedisFlushed,
+    Fault::RedisGoesBack,
+    Fault::RedisCut,
+    Fault::RedisSlow,
+    Fault::ReplicaLags,
+    Fault::ReplicaKilled,
+    Fault::ReplicaCut,
+    Fault::ListenerKilled,
+    Fault::ListenerCut,
+    Fault::ListenerSilent,
+    Fault::NodeKilled,
+    Fault::NodeHangs,
+    Fault::LogTrimmed,
+    Fault::FailedOver,
+];
+
+impl Fault {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::RedisKilled => "Redis killed",
+            Self::RedisHangs => "Redis stopped and continued",
+            Self::RedisFlushed => "Redis flushed",
+            Self::RedisGoesBack => "Redis restored to an older state",
+            Self::RedisCut => "a node's connections to Redis cut",
+            Self::RedisSlow => "Redis slow for a node",
+            Self::ReplicaLags => "replay paused",
+            Self::ReplicaKilled => "a replica killed",
+            Self::ReplicaCut => "connections to a replica cut",
+            Self::ListenerKilled => "listeners terminated",
+            Self::ListenerCut => "a listener cut",
+            Self::ListenerSilent => "a listener's connection half open",
+            Self::NodeKilled => "a node killed",
+            Self::NodeHangs => "a node stopped and continued",
+            Self::LogTrimmed => "the log trimmed under a stopped node",
+            Self::FailedOver => "a failover that loses commits",
+        }
+    }
+}
+
+/// Breaks and mends until the run is over. Each kind comes once before any comes again.
+pub(crate) async fn inject(run: &Run, cluster: &Cluster, mut rng: Rng) {
+    let mut left = Vec::new();
+    while !run.is_over() {
+        sleep(Duration::from_millis(rng.u64(100..600))).await;
+        if left.is_empty() {
+            left = ALL.to_vec();
+            rng.shuffle(&mut left);
+        }
+        let Some(fault) = left.pop() else { continue };
+        let hold = Duration::from_millis(rng.u64(200..2500));
+        let mut servers = cluster.servers.lock().await;
+        match strike(run, cluster, &mut servers, fault, hold, &mut rng).await {
+            Ok(()) => run.report.fault(fault.name()),
+            // What can't be broken or mended would make all that follows meaningless.
+            Err(error) => run.report.violation(format!("{}: {error}", fault.name())),
+        }
+    }
+}
+
+async fn strike(
+    run: &Run,
+    cluster: &Cluster,
+    servers: &mut Servers,
+    fault: Fault,
+    hold: Duration,
+    rng: &mut Rng,
+) -> Result<(), Failure> {
+    let (node, replica) = (rng.usize(..servers.lines.len()), rng.usize(..servers.standbys.len()));
+    match fault {
+        Fault::RedisKilled => {
+            servers.redis.kill().await?;
+            sleep(hold).await;
+            servers.redis.restart().await?;
+        }
+        Fault::RedisHangs => {
+            servers.redis.pause()?;
+            sleep(hold).await;
+            servers.redis.resume()?;
+        }
+        Fault::RedisFlushed => servers.redis.run::<()>(&cmd("FLUSHALL")).await?,
+        Fault::RedisGoesBack => go_back(servers, hold).await?,
+        Fault::RedisCut => cut(&servers.redis_lines[node], hold).await?,
+        Fault::RedisSlow => {
+            servers.redis_lines[node].delay(Duration::from_millis(rng.u64(5..200)));
+            sleep(hold).await;
+            servers.redis_lines[node].heal().await?;
+        }
+        Fault::ReplicaLags => {
+            servers.standbys[replica].pause_replay().await?;
+            sleep(hold).await;
+            servers.standbys[replica].resume_replay().await?;
+        }
+        Fault::ReplicaKilled => {
+            servers.standbys[replica].kill().await?;
+            sleep(hold).await;
+            servers.standbys[replica].restart().await?;
+        }
+        Fault::ReplicaCut => cut(&servers.replica_names[replica], hold).await?,
+        Fault::ListenerKilled => {
+            let kill = "select pg_terminate_backend(pid) from pg_stat_activity
+                where application_name = 'tidegate' and pid <> pg_backend_pid()";
+            servers.primary.psql(kill).await?;
+        }
+        Fault::ListenerCut => cut(&servers.lines[node], hold).await?,
+        Fault::ListenerSilent => {
+            servers.lines[node].freeze();
+            sleep(hold).await;
+            servers.lines[node].heal().await?;
+        }
+        Fault::NodeKilled => {
+            cluster.announce(node, None);
+            if let Some(process) = servers.processes[node].take() {
+                process.kill().await?;
+            }
+            sleep(hold).await;
+            cluster.start_node(servers, node).await?;
+        }
+        Fault::NodeHangs => stop_node(servers, node, hold, "select 1").await?,
+        Fault::LogTrimmed => {
+            let trim = "select tidegate.mark('0', null); select tidegate.trim('0', 1000000)";
+            stop_node(servers, node, hold, trim).await?;
+        }
+        Fault::FailedOver => fail_over(run, cluster, servers, hold).await?,
+    }
+    Ok(())
+}
+
+async fn cut(line: &FaultProxy, hold: Duration) -> Result<(), Failure> {
+    line.cut();
+    sleep(hold).await;
+    Ok(line.heal().await?)
+}
+
+/// Entries of now are back later, as from a dump.
+async fn go_back(servers: &mut Servers, hold: Duration) -> Result<(), Failure> {
+    let keys: Vec<String> = servers.redis.run(cmd("KEYS").arg("*")).await?;
+    let mut kept = Vec::new();
+    for key in keys {
+        if let Some(entry) = servers.redis.run::<Option<Vec<u8>>>(cmd("GET").arg(&key)).await? {
+            kept.push((key, entry));
+        }
+    }
+    sleep(hold).await;
+    servers.redis.run::<()>(&cmd("FLUSHALL")).await?;
+    for (key, entry) in kept {
+        let mut set = cmd("SET");
+        set.arg(key).arg(entry).arg("PX").arg(60_000);
+        servers.redis.run::<()>(&set).await?;
+    }
+    Ok(())
+}
+
+/// A node stands still for a while; at its end something is done to the database.
+async fn stop_node(
+    servers: &Servers,
+    node: usize,
+    hold: Duration,
+    sql: &str,
+) -> Result<(), Failure> {
+    let process = servers.processes[node].as_ref().ok_or("the node is gone")?;
+    process.signal(Signal::SIGSTOP)?;
+    sleep(hold).await;
+    let done = servers.primary.psql(sql).await;
+    process.signal(Signal::SIGCONT)?;
+    Ok(done.map(drop)?)
+}
+
+/// A standby that stopped receiving takes over; what was committed since is lost.
+async fn fail_over(
+    run: &Run,
+    cluster: &Cluster,
+    servers: &mut Servers,
+    hold: Duration,
+) -> Result<(), Failure> {
+    let heir = servers.standbys.remove(0);
+    heir.psql("alter system set primary_conninfo = ''; select pg_reload_conf()").await?;
+    sleep(hold).await;
+    servers.primary.kill().await?;
+    let closed = cluster.gate.write().await;
+    heir.promote().await?;
+    // Nobody is led to it before it is known what was lost.
+    let survived = heir.psql("select version from rows order by id").await?;
+    let survived: Vec<u64> = survived.lines().map(str::parse).collect::<Result<_, _>>()?;
+    let new = epoch(&heir).await?;
+    cluster.set_epoch("changing".into());
+    run.history.fail_over(&survived);
+    cluster.set_epoch(new);
+    let mut spare = heir.standby().await?;
+    std::mem::swap(&mut servers.standbys[0], &mut spare);
+    servers.standbys.push(heir.standby().await?);
+    servers.primary = heir;
+    drop(spare);
+    for (name, standby) in servers.replica_names.iter().zip(&servers.standbys) {
+        name.retarget(address(standby));
+        cut(name, Duration::ZERO).await?;
+    }
+    for line in servers.lines.iter().chain([&servers.name]) {
+        line.retarget(address(&servers.primary));
+        cut(line, Duration::ZERO).await?;
+    }
+    drop(closed);
+    Ok(())
+}
