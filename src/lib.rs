@@ -25,6 +25,7 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod broken;
 mod cache;
 mod clock;
 mod entry;

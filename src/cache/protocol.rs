@@ -4,6 +4,7 @@
 //! that explores them (`tests/model`), so neither can drift from the other. The argument for each is in
 //! `docs/design.md`, section 2.
 
+use crate::broken::is_broken;
 use crate::entry::{Epoch, Position};
 
 /// What the fences say of an entry.
@@ -19,13 +20,13 @@ pub enum Verdict {
 
 /// **An entry is valid iff its epoch is the current one and its `as_of` is at or past the fence of
 /// each of its tags.** `fence` is the largest of these.
-pub const fn verdict(
+pub fn verdict(
     (entry_epoch, as_of): (Epoch, Position),
     (epoch, fence): (Epoch, Position),
 ) -> Verdict {
-    if !epoch.is_known() || entry_epoch.get() != epoch.get() {
+    if !epoch.is_known() || (entry_epoch != epoch && !is_broken("epoch")) {
         Verdict::OldEpoch
-    } else if as_of.get() < fence.get() {
+    } else if as_of < fence && !is_broken("fence") {
         Verdict::Fenced
     } else {
         Verdict::Valid
@@ -37,8 +38,8 @@ pub const fn verdict(
 /// Everything that ended before. A commit that ends there exactly may be in the log and not be visible
 /// yet; one that the read missed becomes visible later, and its fence is taken later still.
 #[must_use]
-pub const fn proven_by_primary(seen: Position) -> Position {
-    seen.before()
+pub fn proven_by_primary(seen: Position) -> Position {
+    if is_broken("as-of") { seen } else { seen.before() }
 }
 
 /// What a read of a replica proves that begins after the same server had replayed up to `replayed`: all
@@ -62,7 +63,7 @@ pub fn is_far_enough(
     (epoch, proven): (Epoch, Position),
     (wanted, needs): (Epoch, Position),
 ) -> bool {
-    (!wanted.is_known() || epoch == wanted) && proven >= needs
+    (!wanted.is_known() || epoch == wanted) && (proven >= needs || is_broken("replica"))
 }
 
 /// Whether a node knows of all that a session has written: `followed` is a position that was seen on the
@@ -77,6 +78,7 @@ pub fn is_far_enough(
 /// learn of.
 pub fn has_followed(followed: Option<(Epoch, Position)>, session: (Epoch, Position)) -> bool {
     followed.is_some_and(|(epoch, followed)| epoch == session.0 && followed > session.1)
+        || is_broken("session")
 }
 
 #[cfg(test)]

@@ -222,19 +222,25 @@ async fn fail_over(
     cluster.set_epoch("changing".into());
     run.history.fail_over(&survived);
     cluster.set_epoch(new);
-    let mut spare = heir.standby().await?;
-    std::mem::swap(&mut servers.standbys[0], &mut spare);
-    servers.standbys.push(heir.standby().await?);
     servers.primary = heir;
-    drop(spare);
-    for (name, standby) in servers.replica_names.iter().zip(&servers.standbys) {
-        name.retarget(address(standby));
-        cut(name, Duration::ZERO).await?;
-    }
     for line in servers.lines.iter().chain([&servers.name]) {
         line.retarget(address(&servers.primary));
         cut(line, Duration::ZERO).await?;
     }
+    // For a while there is nothing but what nodes remember, and the other standby is of a history that
+    // is over. Making new ones takes a base backup, which moves the log on by a whole segment.
+    sleep(hold).await;
     drop(closed);
+    sleep(hold).await;
+    for replica in 0..servers.replica_names.len() {
+        let standby = servers.primary.standby().await?;
+        servers.replica_names[replica].retarget(address(&standby));
+        cut(&servers.replica_names[replica], Duration::ZERO).await?;
+        if let Some(old) = servers.standbys.get_mut(replica) {
+            *old = standby;
+        } else {
+            servers.standbys.push(standby);
+        }
+    }
     Ok(())
 }

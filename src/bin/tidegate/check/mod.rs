@@ -81,7 +81,7 @@ impl Run {
 /// Runs the check; the exit code tells whether every promise was kept.
 pub(crate) async fn run(options: Options) -> Result<ExitCode, Failure> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
-    println!("seed {seed}: repeat its faults with --seed {seed}");
+    println!("seed {seed} (the faults come again with --seed {seed})");
     let cluster = Arc::new(Cluster::start(options.nodes).await?);
     let run = Arc::new(Run {
         history: History::new(),
