@@ -10,8 +10,10 @@ use sqlx::{Postgres, Transaction};
 use super::dependencies::Known;
 use super::error::DatabaseError;
 use super::executor::{Reader, Writer};
+use super::lag::Lag;
+use super::log;
+use super::monitor::Monitor;
 use super::server::{Limits, Role, Server};
-use super::{log, monitor};
 use crate::cache::{Record, Unfit};
 use crate::entry::{Epoch, Position};
 
@@ -35,6 +37,7 @@ pub struct DatabaseOptions {
     listen: Option<String>,
     limits: Limits,
     sample_every: Duration,
+    max_lag: Duration,
 }
 
 impl DatabaseOptions {
@@ -46,6 +49,7 @@ impl DatabaseOptions {
             listen: None,
             limits: Limits { connections: 10, wait: Duration::from_secs(3) },
             sample_every: Duration::from_millis(50),
+            max_lag: Duration::from_secs(10),
         }
     }
 
@@ -103,6 +107,15 @@ impl DatabaseOptions {
         self
     }
 
+    /// How far behind a replica may be that is read, 10 s by default: it has all that the primary's log
+    /// had reached that long ago. Answers that are cached ask for more, namely for every change that
+    /// the node knows of.
+    #[must_use]
+    pub fn max_lag(mut self, most: Duration) -> Self {
+        self.max_lag = most;
+        self
+    }
+
     /// Connects to all of them and checks that each is what it was said to be.
     ///
     /// # Errors
@@ -114,8 +127,12 @@ impl DatabaseOptions {
         let listen = self.listen.as_deref().unwrap_or(&self.primary);
         let listen = Server::new("listener", Role::Primary, listen, self.limits)?;
         let cluster = primary.check().await?.system_identifier;
+        let lag = Arc::new(Lag::new(self.max_lag));
+        let _watch = Monitor::of_primary(&primary, &lag);
         let inner = Inner {
             cluster,
+            lag,
+            _watch,
             primary,
             listen,
             replicas: RwLock::default(),
@@ -165,6 +182,8 @@ pub(crate) struct Inner {
     pub(crate) known: Known,
     /// The system identifier of the primary.
     cluster: u64,
+    pub(crate) lag: Arc<Lag>,
+    _watch: Monitor,
     replicas: RwLock<Vec<Replica>>,
     limits: Limits,
     sample_every: Duration,
@@ -172,7 +191,7 @@ pub(crate) struct Inner {
 
 struct Replica {
     server: Arc<Server>,
-    _monitor: monitor::Monitor,
+    _monitor: Monitor,
 }
 
 /// What is known of a replica.
@@ -254,7 +273,7 @@ impl Database {
         if server.check().await?.system_identifier != self.inner.cluster {
             return Err(DatabaseError::OtherCluster(server.label()));
         }
-        let monitor = monitor::Monitor::spawn(&server, self.inner.sample_every);
+        let monitor = Monitor::of_replica(&server, self.inner.sample_every);
         self.write().push(Replica { server: server.clone(), _monitor: monitor });
         Ok(server.name.clone())
     }

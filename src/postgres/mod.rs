@@ -11,6 +11,7 @@ mod database;
 mod dependencies;
 mod error;
 mod executor;
+mod lag;
 mod link;
 mod listener;
 pub(crate) mod log;

@@ -1,4 +1,4 @@
-//! Asking a replica, again and again, how far it is.
+//! Asking servers, again and again, how far they are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,18 +7,42 @@ use sqlx::{ConnectOptions, PgConnection};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::log::identity;
+use super::lag::Lag;
+use super::log::{Identity, identity};
+use super::sample::At;
 use super::server::Server;
 
-/// A replica that takes longer than this to say how far it is counts as down.
+/// A server that takes longer than this to say how far it is counts as down.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The longest pause between two attempts to reach a server that is down.
+const SLOWEST: Duration = Duration::from_secs(1);
 
 /// The task that asks; it ends when this is dropped.
 pub(crate) struct Monitor(JoinHandle<()>);
 
 impl Monitor {
-    pub(crate) fn spawn(server: &Arc<Server>, every: Duration) -> Self {
-        Self(tokio::spawn(watch(server.clone(), every)))
+    pub(crate) fn of_replica(server: &Arc<Server>, every: Duration) -> Self {
+        let server = server.clone();
+        Self(tokio::spawn(async move {
+            watch(&server, every, |said| match said {
+                Some(identity) => drop(server.observe(identity)),
+                None => server.lose(),
+            })
+            .await;
+        }))
+    }
+
+    /// What the primary's log reaches tells which replicas are late.
+    pub(crate) fn of_primary(server: &Server, lag: &Arc<Lag>) -> Self {
+        let (server, lag) = (server.clone(), lag.clone());
+        Self(tokio::spawn(async move {
+            let primary = |said: &Identity| At::of(said).filter(|at| !at.standby);
+            watch(&server, lag.sample_every(), |said| {
+                said.and_then(primary).into_iter().for_each(|at| lag.observe(at));
+            })
+            .await;
+        }))
     }
 }
 
@@ -28,25 +52,29 @@ impl Drop for Monitor {
     }
 }
 
-async fn watch(server: Arc<Server>, every: Duration) {
-    const SLOWEST: Duration = Duration::from_secs(1);
+/// Asks for as long as it is wanted; `None` is told when there is no answer.
+async fn watch(server: &Server, every: Duration, mut told: impl FnMut(Option<&Identity>)) {
     let mut pause = every;
     loop {
         if let Ok(Ok(mut conn)) = timeout(PATIENCE, server.options.connect()).await {
             pause = every;
-            follow(&server, &mut conn, every).await;
+            follow(&mut conn, every, &mut told).await;
+            tracing::warn!(server = %server.label(), "a server does not answer");
         }
-        server.lose();
+        told(None);
         sleep(pause).await;
         pause = (pause * 2).min(SLOWEST);
     }
 }
 
 /// Asks until there is no answer.
-async fn follow(server: &Server, conn: &mut PgConnection, every: Duration) {
+async fn follow(
+    conn: &mut PgConnection,
+    every: Duration,
+    told: &mut impl FnMut(Option<&Identity>),
+) {
     while let Ok(Ok(identity)) = timeout(PATIENCE, identity(&mut *conn)).await {
-        server.observe(&identity);
+        told(Some(&identity));
         sleep(every).await;
     }
-    tracing::warn!(server = %server.label(), "a replica does not answer");
 }

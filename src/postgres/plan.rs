@@ -43,7 +43,7 @@ impl Plan {
             Record::stray();
         }
         let Some(record) = record.filter(Record::is_followed) else {
-            return Self::unnoted(Record::current().as_ref(), writer);
+            return Self::unnoted(Record::current().as_ref(), writer).at_most_late(db);
         };
         let mut plan = Self {
             tags: Vec::new(),
@@ -61,7 +61,19 @@ impl Plan {
             }
         }
         plan.record = Some(record);
-        plan
+        plan.at_most_late(db)
+    }
+
+    /// No replica will do that is further behind than it may be.
+    fn at_most_late(mut self, db: &Database) -> Self {
+        match db.inner.lag.needs() {
+            Some((epoch, needs)) if epoch == self.epoch || !self.epoch.is_known() => {
+                self.epoch = epoch;
+                self.needs = self.needs.max(needs);
+            }
+            _ => {}
+        }
+        self
     }
 
     /// For a read that nobody keeps the answer of: a statement that a replica refuses finds its way to

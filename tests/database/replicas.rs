@@ -67,6 +67,30 @@ async fn a_replica_that_is_behind_is_passed_over_and_cache_status_says_so() {
     assert!(status.contains("from primary, replicas-behind"), "{status}");
 }
 
+/// Nothing else is known of what a read must have that is not cached.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_too_far_behind_serves_no_one() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    let options = options(&primary).replica(replica.url()).max_lag(Duration::from_millis(500));
+    let node = Node::start(&options.connect().await.unwrap(), &Policy::ttl(TTL)).await;
+    let served_by = async |server: &Postgres| {
+        node.get("/plain/1").await.0.ends_with(&server.port().to_string())
+    };
+    eventually("the replica serves", async || served_by(&replica).await).await;
+    replica.pause_replay().await.unwrap();
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    eventually("the primary serves", async || served_by(&primary).await).await;
+    assert!(node.get("/plain/1").await.0.starts_with("eve"));
+    replica.resume_replay().await.unwrap();
+    eventually("the replica serves again", async || served_by(&replica).await).await;
+    // Nobody writes, and the last commit grows old: that makes no replica late.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for _ in 0..20 {
+        assert!(served_by(&replica).await);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_that_die_cost_nobody_an_answer() {
     let (_primary, [mut one, mut two], node) = three(&[]).await;

@@ -1,0 +1,92 @@
+//! How far behind a replica may be that serves reads of which nothing else is known.
+//!
+//! In positions, not in time: the time of the last replayed commit makes every replica of an idle
+//! primary look late. A replica is late that lacks what the primary's log had reached a while ago.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::sample::At;
+use crate::clock;
+use crate::entry::{Epoch, Position};
+
+/// What the primary's log had reached, lately.
+#[derive(Debug)]
+pub(crate) struct Lag {
+    most: Duration,
+    samples: Mutex<VecDeque<At>>,
+}
+
+impl Lag {
+    pub(crate) fn new(most: Duration) -> Self {
+        Self { most, samples: Mutex::default() }
+    }
+
+    /// How often the primary is asked.
+    pub(crate) fn sample_every(&self) -> Duration {
+        (self.most / 10).clamp(Duration::from_millis(50), Duration::from_secs(1))
+    }
+
+    /// Takes in how far the primary is.
+    pub(crate) fn observe(&self, at: At) {
+        let mut samples = self.lock();
+        if samples.back().is_some_and(|known| known.epoch != at.epoch) {
+            samples.clear();
+        }
+        samples.push_back(at);
+        // The newest of those that are old enough is the one that counts.
+        while samples.get(1).is_some_and(|next| next.seen.elapsed() >= self.most) {
+            samples.pop_front();
+        }
+    }
+
+    /// The position that a replica must have reached, in the primary's epoch; none if that is not known
+    /// for long enough.
+    pub(crate) fn needs(&self) -> Option<(Epoch, Position)> {
+        let now = clock::now();
+        let samples = self.lock();
+        let old = |at: &&At| now.saturating_duration_since(at.seen) >= self.most;
+        samples.iter().take_while(old).last().map(|at| (at.epoch, at.position))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<At>> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn at(epoch: u64, position: u64) -> At {
+        let (epoch, position) = (Epoch::new(epoch), Position::new(position));
+        At { epoch, position, standby: false, seen: clock::now() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_must_have_what_there_was_a_while_ago() {
+        let lag = Lag::new(Duration::from_secs(10));
+        assert_eq!(lag.needs(), None);
+        for position in 0..30 {
+            lag.observe(at(1, position));
+            advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(lag.needs(), Some((Epoch::new(1), Position::new(20))));
+        assert!(lag.lock().len() <= 12, "what is too old to count is dropped");
+        advance(Duration::from_secs(60)).await;
+        let last = Some((Epoch::new(1), Position::new(29)));
+        assert_eq!(lag.needs(), last, "a primary that is down leaves its last word");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn positions_before_a_failover_bind_nobody() {
+        let lag = Lag::new(Duration::from_secs(10));
+        lag.observe(at(1, 1000));
+        advance(Duration::from_secs(20)).await;
+        lag.observe(at(2, 5));
+        assert_eq!(lag.needs(), None);
+    }
+}
