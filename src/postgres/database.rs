@@ -128,11 +128,11 @@ impl DatabaseOptions {
         let listen = Server::new("listener", Role::Primary, listen, self.limits)?;
         let cluster = primary.check().await?.system_identifier;
         let lag = Arc::new(Lag::new(self.max_lag));
-        let _watch = Monitor::of_primary(&primary, &lag);
+        let watch = Monitor::of_primary(&primary, &lag);
         let inner = Inner {
             cluster,
             lag,
-            _watch,
+            _watch: watch,
             primary,
             listen,
             replicas: RwLock::default(),

@@ -124,9 +124,17 @@ impl Triggers {
     ///
     /// If a right is missing.
     pub async fn uninstall_all(conn: &mut PgConnection) -> Result<(), SchemaError> {
+        const ATTEMPTS: usize = 10;
         let drop_all = "drop schema if exists tidegate cascade";
-        sqlx::query(drop_all).execute(conn).await.map_err(within("the schema tidegate"))?;
-        Ok(())
+        let mut done = sqlx::query(drop_all).execute(&mut *conn).await;
+        for _ in 1..ATTEMPTS {
+            // Nodes and writers that use the schema lock its tables in an order of their own.
+            if !done.as_ref().is_err_and(is_deadlock) {
+                break;
+            }
+            done = sqlx::query(drop_all).execute(&mut *conn).await;
+        }
+        done.map(drop).map_err(within("the schema tidegate"))
     }
 
     /// Lets a role follow the log, as a listener does. Writers and readers need no right at all.
@@ -161,6 +169,11 @@ impl Default for Triggers {
     fn default() -> Self {
         Self::new()
     }
+}
+
+fn is_deadlock(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.as_deref() == Some("40P01")
 }
 
 async fn check_server(conn: &mut PgConnection) -> Result<(), SchemaError> {

@@ -116,14 +116,14 @@ async fn write(State(db): State<Database>, Path(id): Path<i32>, body: String) ->
     let (version, group) = wanted.ok_or((StatusCode::BAD_REQUEST, String::new()))?;
     let update = sqlx::query(UPDATE).bind(version).bind(group).bind([id]);
     let done = update.execute(db.writer()).await;
-    done.map(|_| String::new()).map_err(unavailable)
+    done.map(|_| String::new()).map_err(|error| unavailable(&error))
 }
 
 fn lines(rows: Rows) -> Answer {
-    let rows = rows.map_err(unavailable)?;
+    let rows = rows.map_err(|error| unavailable(&error))?;
     Ok(rows.iter().map(|(id, version, group)| format!("{id} {version} {group}\n")).collect())
 }
 
-fn unavailable(error: sqlx::Error) -> (StatusCode, String) {
+fn unavailable(error: &sqlx::Error) -> (StatusCode, String) {
     (StatusCode::SERVICE_UNAVAILABLE, error.to_string())
 }

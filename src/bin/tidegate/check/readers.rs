@@ -144,6 +144,7 @@ fn judge(
     asked: Instant,
 ) -> Result<(), Wrong> {
     let mut seen = [false; ROWS];
+    let mut outdated: Option<Instant> = None;
     for line in body.lines() {
         let mut numbers = line.split(' ').map(str::parse::<u64>);
         let (Some(Ok(row)), Some(Ok(version)), Some(Ok(group))) =
@@ -155,9 +156,11 @@ fn judge(
         seen[row] = true;
         let group = u32::try_from(group).unwrap_or(u32::MAX);
         run.history.judge(row, version, group, demand)?;
-        if let Some(since) = run.history.outdated_since(row, version) {
-            run.report.stale(asked.saturating_duration_since(since));
-        }
+        let since = run.history.outdated_since(row, version);
+        outdated = outdated.into_iter().chain(since).min();
+    }
+    if let Some(since) = outdated {
+        run.report.stale(asked.saturating_duration_since(since));
     }
     for row in (0..ROWS).filter(|row| !seen[*row]) {
         match question {

@@ -79,24 +79,16 @@ impl Report {
         println!("taken off the primary: {share:.1} %");
         println!("said of themselves that they may be out of date: {}", counts.unbounded);
         counts.stale.sort_unstable();
-        let at = |share: f64| {
-            // Of all answers: those that were not out of date come first, with zero.
-            let rank = (share * reads as f64) as u64;
-            let fresh = reads.saturating_sub(counts.stale.len() as u64);
-            let index = usize::try_from(rank.saturating_sub(fresh)).unwrap_or_default();
-            if rank < fresh {
-                Duration::ZERO
-            } else {
-                counts.stale.get(index).copied().unwrap_or_default()
-            }
+        // Of all answers: those that were not out of date come first, with zero.
+        let fresh = reads.saturating_sub(counts.stale.len() as u64);
+        let by = |per_mille: u64| {
+            let rank = (reads * per_mille / 1000).checked_sub(fresh);
+            let index = rank.and_then(|rank| usize::try_from(rank).ok());
+            index.and_then(|index| counts.stale.get(index)).copied().unwrap_or_default()
         };
+        let (p50, p99, p999) = (by(500), by(990), by(999));
         let most = counts.stale.last().copied().unwrap_or_default();
-        println!(
-            "out of date by: p50 {:?}, p99 {:?}, p99.9 {:?}, at most {most:?}",
-            at(0.5),
-            at(0.99),
-            at(0.999)
-        );
+        println!("out of date by: p50 {p50:?}, p99 {p99:?}, p99.9 {p999:?}, at most {most:?}");
         println!("violations: {}", counts.violations.len());
         if counts.violations.is_empty() && reads > 0 {
             println!("so fewer than one answer in {} is wrong, with 95 % confidence", reads / 3);

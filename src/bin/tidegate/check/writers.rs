@@ -117,6 +117,8 @@ async fn transact(
         transaction.commit().await?;
         Fate::Committed(Instant::now())
     };
-    rows.iter().for_each(|row| run.history.end(*row, version, fate));
+    for row in rows {
+        run.history.end(row, version, fate);
+    }
     Ok(())
 }
