@@ -36,6 +36,7 @@ mod postgres;
 #[cfg(any(feature = "redis", feature = "postgres"))]
 mod redact;
 mod store;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 

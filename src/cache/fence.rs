@@ -6,16 +6,22 @@
 //! lower: a spare miss, never a stale hit. The table neither grows nor evicts.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::protocol::{Verdict, verdict};
 use crate::clock::{self, Instant};
 use crate::entry::{Entry, Epoch, Position, Tag};
+use crate::sync::{AtomicU64, Ordering};
+
+#[cfg(all(test, tidegate_loom))]
+mod loom;
 
 /// Slots per tag.
 const ROWS: usize = 2;
+
+/// Slots in a row, at least. loom explores each one.
+const LEAST: usize = if cfg!(tidegate_loom) { 2 } else { 64 };
 
 /// Never heard from the source of changes.
 const NEVER: u64 = u64::MAX;
@@ -43,7 +49,7 @@ pub struct Fences {
 impl Fences {
     /// A table of about `bytes`; at least 1 KiB. Nothing is valid until an epoch begins.
     pub fn new(bytes: usize) -> Self {
-        let per_row = (bytes / size_of::<u64>() / ROWS).max(64).next_power_of_two();
+        let per_row = (bytes / size_of::<u64>() / ROWS).max(LEAST).next_power_of_two();
         Self {
             epoch: AtomicU64::new(Epoch::UNKNOWN.get()),
             floor: AtomicU64::new(0),
@@ -243,7 +249,7 @@ impl Sample {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(tidegate_loom)))]
 mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;

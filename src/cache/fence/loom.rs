@@ -1,0 +1,105 @@
+//! How readers and the one writer of fences interleave, explored by loom under the memory model of
+//! C11: `RUSTFLAGS="--cfg tidegate_loom" cargo test --lib --no-default-features --target-dir target/loom
+//! loom`.
+
+use bytes::Bytes;
+use loom::sync::Arc;
+use loom::thread;
+
+use super::*;
+use crate::entry::{Key, Life};
+
+const OLD: Epoch = Epoch::new(1);
+const NEW: Epoch = Epoch::new(2);
+
+fn at(position: u64) -> Position {
+    Position::new(position)
+}
+
+fn tag() -> Tag {
+    Tag::table("users")
+}
+
+fn entry(epoch: Epoch, as_of: u64) -> Entry {
+    let life = Life::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
+    let parts = (Bytes::new(), Bytes::new());
+    Entry::new(&Key::new("t").finish(), (epoch, at(as_of)), [tag()].into(), life, parts)
+}
+
+/// Fences in the old epoch, one tag's raised to 100.
+fn fences() -> Arc<Fences> {
+    let fences = Fences::new(0);
+    fences.begin(OLD, at(1), [(tag(), at(100))]);
+    Arc::new(fences)
+}
+
+/// The new epoch's positions are smaller: what is read of both at once would let anything pass.
+#[test]
+fn no_entry_passes_between_two_epochs() {
+    loom::model(|| {
+        let fences = fences();
+        let writer = thread::spawn({
+            let fences = fences.clone();
+            move || fences.begin(NEW, at(10), [(tag(), at(20))])
+        });
+        for (epoch, as_of) in [(OLD, 50), (NEW, 15)] {
+            assert_ne!(fences.judge(&entry(epoch, as_of)), Verdict::Valid);
+        }
+        writer.join().unwrap();
+        assert_eq!(fences.judge(&entry(NEW, 20)), Verdict::Valid);
+    });
+}
+
+/// Who sees that a drain is done sees the fences that it raised.
+#[test]
+fn a_drain_that_is_seen_is_seen_whole() {
+    loom::model(|| {
+        let fences = fences();
+        let writer = thread::spawn({
+            let fences = fences.clone();
+            move || {
+                fences.raise(tag(), at(200));
+                fences.confirm(at(201), clock::now());
+                fences.follow(at(150));
+            }
+        });
+        let followed = fences.followed().is_some_and(|(_, followed)| followed >= at(150));
+        if followed {
+            assert_ne!(fences.judge(&entry(OLD, 120)), Verdict::Valid);
+        }
+        if fences.age().is_some() {
+            assert_ne!(fences.judge(&entry(OLD, 120)), Verdict::Valid);
+        }
+        writer.join().unwrap();
+    });
+}
+
+/// Two who raise the same fence, in whatever order: the greater stays.
+#[test]
+fn fences_only_rise() {
+    loom::model(|| {
+        let fences = fences();
+        let writers = [150, 200].map(|to| {
+            let fences = fences.clone();
+            thread::spawn(move || fences.raise(tag(), at(to)))
+        });
+        let seen = fences.of(tag());
+        assert!(fences.of(tag()) >= seen);
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        assert_eq!(fences.of(tag()), at(200));
+    });
+}
+
+/// Two changes at once, without a log: what began before the second lacks it.
+#[test]
+fn positions_of_our_own_are_taken_one_by_one() {
+    loom::model(|| {
+        let fences = fences();
+        let other = thread::spawn({
+            let fences = fences.clone();
+            move || fences.advance()
+        });
+        let mine = fences.advance();
+        assert_ne!(mine, other.join().unwrap());
+    });
+}
