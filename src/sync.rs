@@ -1,5 +1,5 @@
 //! Atomics, which loom takes the place of where it explores how threads interleave: see
-//! `cache/fence/loom.rs`.
+//! `cache/fence/interleaved.rs`.
 
 #[cfg(tidegate_loom)]
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};

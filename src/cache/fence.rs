@@ -15,7 +15,7 @@ use crate::entry::{Entry, Epoch, Position, Tag};
 use crate::sync::{AtomicU64, Ordering};
 
 #[cfg(all(test, tidegate_loom))]
-mod loom;
+mod interleaved;
 
 /// Slots per tag.
 const ROWS: usize = 2;

@@ -35,10 +35,17 @@ impl Pair {
             .await;
     }
 
+    /// The standby takes over, and the node knows of it.
     async fn fail_over(&mut self) {
+        let before = self.node.cache.fences().epoch();
         self.primary.kill().await.unwrap();
         self.standby.promote().await.unwrap();
         self.name.retarget(address(&self.standby));
+        eventually("the new primary is followed", async || {
+            let now = self.node.cache.fences().epoch();
+            now.is_known() && now != before
+        })
+        .await;
     }
 }
 
@@ -50,13 +57,7 @@ async fn what_a_failover_lost_is_never_served_again() {
     pair.primary.psql("update users set name = 'lost' where id = 1").await.unwrap();
     pair.node.sees("/users/1", "lost").await;
     pair.node.warm(&["/users/1"]).await;
-    let before = pair.node.cache.fences().epoch();
     pair.fail_over().await;
-    eventually("the new primary is followed", async || {
-        let now = pair.node.cache.fences().epoch();
-        now.is_known() && now != before
-    })
-    .await;
     let (body, status) = pair.node.get("/users/1").await;
     assert!(body == "ada" && status.contains("old-epoch"), "{body}: {status}");
     assert!(pair.node.get("/users/2").await.1.contains("old-epoch"), "nobody knows if it is whole");
@@ -69,13 +70,7 @@ async fn what_a_failover_lost_is_never_served_again() {
 async fn a_policy_may_serve_what_was_before_while_it_is_made_anew() {
     let mut pair = Pair::new(&Policy::ttl(TTL).stale_after_failover()).await;
     pair.node.warm(&["/users/1"]).await;
-    let before = pair.node.cache.fences().epoch();
     pair.fail_over().await;
-    eventually("the new primary is followed", async || {
-        let now = pair.node.cache.fences().epoch();
-        now.is_known() && now != before
-    })
-    .await;
     let (body, status) = pair.node.get("/users/1").await;
     assert!(body == "ada" && status.contains("stale-after-failover"), "{status}");
     eventually("it was made anew", async || {

@@ -1,6 +1,6 @@
 //! How readers and the one writer of fences interleave, explored by loom under the memory model of
 //! C11: `RUSTFLAGS="--cfg tidegate_loom" cargo test --lib --no-default-features --target-dir target/loom
-//! loom`.
+//! interleaved`.
 
 use bytes::Bytes;
 use loom::sync::Arc;
@@ -59,7 +59,7 @@ fn a_drain_that_is_seen_is_seen_whole() {
             let fences = fences.clone();
             move || {
                 fences.raise(tag(), at(200));
-                fences.confirm(at(201), clock::now());
+                fences.confirm(at(201), crate::clock::now());
                 fences.follow(at(150));
             }
         });
