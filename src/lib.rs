@@ -29,6 +29,9 @@ mod broken;
 mod cache;
 mod clock;
 mod entry;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod middleware;
 mod outcome;
 #[cfg(feature = "postgres")]

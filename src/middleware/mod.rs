@@ -9,6 +9,8 @@
 
 mod body;
 mod future;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod keying;
 mod layer;
 mod route;

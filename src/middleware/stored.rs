@@ -77,6 +77,12 @@ fn decode_head(entry: &Entry) -> Result<Head, MalformedHead> {
     Ok(Head { status, headers: headers.collect::<Result<_, MalformedHead>>()? })
 }
 
+/// Whether an entry is an answer.
+#[cfg(fuzzing)]
+pub(crate) fn is_readable(entry: &Entry) -> bool {
+    decode_head(entry).is_ok()
+}
+
 /// The answer that an entry holds, to a request of this method and with these headers.
 pub(crate) fn respond<B: http_body::Body>(
     hit: &Hit,

@@ -11,6 +11,8 @@ mod database;
 mod dependencies;
 mod error;
 mod executor;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod lag;
 mod link;
 mod listener;

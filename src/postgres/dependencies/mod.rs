@@ -26,3 +26,9 @@ use parse::References;
 #[cfg(test)]
 use parse::{Analysis, analyze};
 pub(crate) use unfit::Unfit;
+
+/// Whether a text is a read that is understood.
+#[cfg(fuzzing)]
+pub(crate) fn is_read(sql: &str) -> bool {
+    matches!(parse::analyze(sql), parse::Analysis::Read(_))
+}

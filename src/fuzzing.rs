@@ -1,0 +1,75 @@
+//! What hostile input reaches, and what must hold of it whatever it is; `fuzz/` feeds it.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, VARY};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+
+use crate::Policy;
+use crate::entry::{Entry, codec};
+use crate::middleware::fuzzing as middleware;
+
+fn policy() -> Policy {
+    Policy::ttl(std::time::Duration::from_secs(60)).query(["page"]).vary(["accept"])
+}
+
+/// Bytes in Redis, with a checksum that is right, since guessing one takes too long.
+pub fn entry(data: &[u8]) {
+    let mut bytes = data.to_vec();
+    if let Some(checked) = bytes.get(24..) {
+        let sum = blake3::hash(checked);
+        bytes[8..24].copy_from_slice(&sum.as_bytes()[..16]);
+    }
+    let Ok(entry) = codec::decode(&Bytes::from(bytes)) else { return };
+    assert!(entry.body().len() + entry.head().len() <= data.len(), "more than there was");
+    let again = codec::decode(&codec::encode(&entry));
+    let parts = |entry: &Entry| (entry.as_of(), entry.epoch(), entry.tags().to_vec());
+    assert!(again.is_ok_and(|again| parts(&again) == parts(&entry)));
+    middleware::head(&entry);
+}
+
+/// A request's path and query: the order of parameters of different names makes no difference.
+pub fn key(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(uri) = format!("/x?{text}").parse::<Uri>() else { return };
+    let key = middleware::key(&uri, &HeaderMap::new(), &policy());
+    let Some(query) = uri.query() else { return };
+    let mut names: Vec<&str> = query.split('&').collect();
+    names.sort_by_key(|pair| pair.split('=').next());
+    if let Ok(sorted) = format!("/x?{}", names.join("&")).parse::<Uri>() {
+        let all = Policy::ttl(std::time::Duration::from_secs(60));
+        let of = |uri| middleware::key(uri, &HeaderMap::new(), &all);
+        assert_eq!(of(&uri), of(&sorted));
+        assert_ne!(of(&uri), key, "another policy keys by other parts");
+    }
+}
+
+/// A response's `Cache-Control` and `Vary`: what says `no-store` plainly is never stored.
+pub fn headers(data: &[u8]) {
+    let (control, vary) = data.split_at(data.len() / 2);
+    let mut headers = HeaderMap::new();
+    for (name, value) in [(CACHE_CONTROL, control), (VARY, vary)] {
+        let Ok(value) = HeaderValue::from_bytes(value) else { return };
+        headers.append(name, value);
+    }
+    let stored = middleware::may_store(StatusCode::OK, &headers, &policy());
+    let plain = control.split(|byte| *byte == b',').any(|part| part.trim_ascii() == b"no-store");
+    let star = vary.split(|byte| *byte == b',').any(|part| part.trim_ascii() == b"*");
+    assert!(!(stored && (plain || star)));
+}
+
+/// A session's token: none but ours is worth anything.
+pub fn token(data: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(data) else { return };
+    for name in ["tidegate-position", "cookie"] {
+        let headers = HeaderMap::from_iter([(http::HeaderName::from_static(name), value.clone())]);
+        assert!(!middleware::is_trusted(&headers));
+    }
+}
+
+/// SQL: whatever it is, it is analysed or refused.
+#[cfg(feature = "postgres")]
+pub fn sql(data: &[u8]) {
+    if let Ok(sql) = std::str::from_utf8(data) {
+        crate::postgres::fuzzing::analyze(sql);
+    }
+}
