@@ -5,7 +5,7 @@
 use tokio::process::Command;
 
 /// Long enough for each kind of fault to come once.
-const SECONDS: &str = "60";
+const SECONDS: &str = "90";
 
 #[tokio::test]
 async fn no_answer_is_wrong_while_everything_breaks() {

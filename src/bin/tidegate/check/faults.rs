@@ -75,7 +75,9 @@ impl Fault {
 }
 
 /// Breaks and mends until the run is over. Each kind comes once before any comes again.
-pub(crate) async fn inject(run: &Run, cluster: &Cluster, mut rng: Rng) {
+///
+/// What can't be broken or mended ends the run: all that followed would be meaningless.
+pub(crate) async fn inject(run: &Run, cluster: &Cluster, mut rng: Rng) -> Result<(), Failure> {
     let mut left = Vec::new();
     while !run.is_over() {
         sleep(Duration::from_millis(rng.u64(100..600))).await;
@@ -86,12 +88,11 @@ pub(crate) async fn inject(run: &Run, cluster: &Cluster, mut rng: Rng) {
         let Some(fault) = left.pop() else { continue };
         let hold = Duration::from_millis(rng.u64(200..2500));
         let mut servers = cluster.servers.lock().await;
-        match strike(run, cluster, &mut servers, fault, hold, &mut rng).await {
-            Ok(()) => run.report.fault(fault.name()),
-            // What can't be broken or mended would make all that follows meaningless.
-            Err(error) => run.report.violation(format!("{}: {error}", fault.name())),
-        }
+        let struck = strike(run, cluster, &mut servers, fault, hold, &mut rng).await;
+        struck.map_err(|error| format!("{}: {error}", fault.name()))?;
+        run.report.fault(fault.name());
     }
+    Ok(())
 }
 
 async fn strike(

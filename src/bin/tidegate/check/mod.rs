@@ -98,17 +98,22 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode, Failure> {
         tasks.spawn(readers::read(run.clone(), cluster.clone(), seeds.fork()));
     }
     let faults = async {
-        if !options.calm {
-            faults::inject(&run, &cluster, seeds.fork()).await;
+        let struck = match options.calm {
+            true => Ok(()),
+            false => faults::inject(&run, &cluster, seeds.fork()).await,
+        };
+        if struck.is_err() {
+            run.over.store(true, Ordering::Release);
         }
+        struck
     };
     let ended = async {
         let ended = wait(&run, &options, &mut tasks).await;
         run.over.store(true, Ordering::Release);
         ended
     };
-    let ((), ended) = tokio::join!(faults, ended);
-    ended?;
+    let (struck, ended) = tokio::join!(faults, ended);
+    struck.and(ended)?;
     while let Some(ended) = tasks.join_next().await {
         ended?;
     }
@@ -127,7 +132,7 @@ async fn wait(run: &Run, options: &Options, tasks: &mut JoinSet<()>) -> Result<(
             Some(ended) = tasks.join_next() => ended?,
             () = tokio::time::sleep(Duration::from_millis(100)) => {}
         }
-        let enough = run.reads.load(Ordering::Relaxed) >= options.reads;
+        let enough = run.is_over() || run.reads.load(Ordering::Relaxed) >= options.reads;
         if enough || run.report.violations() > 0 {
             return Ok(());
         }
