@@ -70,6 +70,6 @@ pub fn token(data: &[u8]) {
 #[cfg(feature = "postgres")]
 pub fn sql(data: &[u8]) {
     if let Ok(sql) = std::str::from_utf8(data) {
-        crate::postgres::fuzzing::analyze(sql);
+        crate::postgres::is_read(sql);
     }
 }

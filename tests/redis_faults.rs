@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -216,12 +218,7 @@ async fn a_wrong_address_or_password_is_told_and_no_secret_is() {
         ("redis://u:wr0ng-secret@127.0.0.1:1/".into(), "127.0.0.1:1"),
     ] {
         let error = Redis::connect(url.clone()).await.expect_err("it can't be used");
-        let mut told = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            told = format!("{told}: {cause}");
-            source = cause.source();
-        }
+        let told = common::told(&error);
         assert!(told.contains(mend), "{told}");
         assert!(!told.contains("wr0ng-secret"), "{told}");
     }

@@ -80,11 +80,7 @@ pub struct Record(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     fences: Arc<Fences>,
-    tags: Vec<PolicyTag>,
-    session: Option<(Epoch, Position)>,
-    untracked: bool,
-    followed: bool,
-    max_staleness: Duration,
+    scope: Scope,
     /// What a read of the primary proves that begins with the work.
     began: Option<(Epoch, Position)>,
     stray: u64,
@@ -104,21 +100,9 @@ struct Notes {
 
 impl Record {
     pub(crate) fn new(fences: Arc<Fences>, scope: Scope) -> Self {
-        let Scope { tags, session, untracked, followed, max_staleness } = scope;
         let began = proven_by_primary(&fences);
         let stray = STRAY.load(Ordering::Acquire);
-        let notes = Mutex::default();
-        Self(Arc::new(Inner {
-            fences,
-            tags,
-            session,
-            untracked,
-            followed,
-            max_staleness,
-            began,
-            stray,
-            notes,
-        }))
+        Self(Arc::new(Inner { fences, scope, began, stray, notes: Mutex::default() }))
     }
 
     /// The record of the work that runs now, if it has one.
@@ -170,7 +154,8 @@ impl Record {
     /// among the `tagged` ones, else the table's.
     pub fn tags_of(&self, table: &str, tagged: &[String]) -> Vec<Tag> {
         let narrow = |tag: &&PolicyTag| tag.is_column_of(table, tagged);
-        let mut tags: Vec<Tag> = self.0.tags.iter().filter(narrow).map(PolicyTag::tag).collect();
+        let mut tags: Vec<Tag> =
+            self.0.scope.tags.iter().filter(narrow).map(PolicyTag::tag).collect();
         tags.push(if tags.is_empty() { Tag::table(table) } else { Tag::bulk(table) });
         tags
     }
@@ -183,7 +168,7 @@ impl Record {
 
     /// Whether the node has heard from the primary lately enough to know what a replica must have.
     pub(crate) fn knows_needs(&self) -> bool {
-        self.0.fences.age().is_some_and(|age| age <= self.0.max_staleness)
+        self.0.fences.age().is_some_and(|age| age <= self.0.scope.max_staleness)
     }
 
     /// The present epoch.
@@ -198,7 +183,7 @@ impl Record {
 
     /// The position that the session must see, in the present epoch.
     pub fn session(&self) -> Position {
-        match self.0.session {
+        match self.0.scope.session {
             Some((epoch, position)) if epoch == self.0.fences.epoch() => position,
             _ => Position::ZERO,
         }
@@ -224,7 +209,7 @@ impl Record {
 
     /// Whether reads are worth noting.
     pub fn is_followed(&self) -> bool {
-        self.0.followed
+        self.0.scope.followed
     }
 
     /// Notes that the answer can't be cached. The first reason stays.
@@ -258,7 +243,7 @@ impl Record {
         if notes.wrote {
             return Err(Unfit::new("wrote", "the handler wrote to the database"));
         }
-        let proven = match (notes.as_of, self.0.untracked) {
+        let proven = match (notes.as_of, self.0.scope.untracked) {
             (read, true) => lower(read, self.0.began)?,
             (read, false) => self.attributed(&notes).and(Ok(read))?,
         };
@@ -289,7 +274,7 @@ impl Record {
 
     /// The policy's tags that no read brought in.
     fn own_tags<'a>(&'a self, read: &'a BTreeSet<Tag>) -> impl Iterator<Item = Tag> + 'a {
-        let all = self.0.tags.iter().flat_map(PolicyTag::with_bulk);
+        let all = self.0.scope.tags.iter().flat_map(PolicyTag::with_bulk);
         all.filter(|tag| !read.contains(tag))
     }
 

@@ -1,5 +1,7 @@
 //! What can be wrong about the servers.
 
+use std::borrow::Cow;
+
 use super::server::Server;
 
 /// Why the database can't be used as it was set up. Each says what to do; none holds a password.
@@ -62,6 +64,11 @@ pub enum DatabaseError {
     Log(#[source] sqlx::Error),
 }
 
+/// The SQLSTATE of an error that the server sent (PostgreSQL manual, appendix A).
+pub(crate) fn sql_state(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code)
+}
+
 impl DatabaseError {
     pub(crate) fn connecting(server: &Server, source: sqlx::Error) -> Self {
         Self::Connect { server: server.label(), source }
@@ -69,8 +76,7 @@ impl DatabaseError {
 
     /// What an error of the log means.
     pub(crate) fn of_log(source: sqlx::Error) -> Self {
-        let code = source.as_database_error().and_then(sqlx::error::DatabaseError::code);
-        match code.as_deref() {
+        match sql_state(&source).as_deref() {
             // undefined_table, invalid_schema_name, undefined_function, undefined_column
             Some("42P01" | "3F000" | "42883" | "42703") => Self::NoSchema(source),
             Some("42501") => Self::NoRights(source),

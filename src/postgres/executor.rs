@@ -131,8 +131,10 @@ fn give_up(db: &Database, opened: &Opened) {
 
 fn note(db: &Database, plan: &Plan, server: &std::sync::Arc<str>, proof: &Proof) {
     let Some(record) = &plan.record else { return };
-    if **server == *db.inner.primary.name {
-        plan.why_primary(db).into_iter().for_each(|why| record.passed_over(why));
+    if **server == *db.inner.primary.name
+        && let Some(why) = plan.why_primary(db)
+    {
+        record.passed_over(why);
     }
     match proof {
         Proof::Basis(basis) => record.read(*basis, &plan.tags, server),

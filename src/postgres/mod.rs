@@ -11,8 +11,6 @@ mod database;
 mod dependencies;
 mod error;
 mod executor;
-#[cfg(fuzzing)]
-pub(crate) mod fuzzing;
 mod lag;
 mod link;
 mod listener;
@@ -25,6 +23,8 @@ mod server;
 mod triggers;
 
 pub use database::{Database, DatabaseOptions, ReplicaStatus};
+#[cfg(fuzzing)]
+pub(crate) use dependencies::is_read;
 pub use error::DatabaseError;
 pub use executor::{Reader, Writer};
 pub use listener::Listener;

@@ -11,6 +11,7 @@ mod table;
 pub use error::SchemaError;
 pub use status::{Status, TableStatus, TriggerState, TriggerStatus};
 
+use super::error::sql_state;
 use error::within;
 use table::Table;
 
@@ -129,7 +130,7 @@ impl Triggers {
         let mut done = sqlx::query(drop_all).execute(&mut *conn).await;
         for _ in 1..ATTEMPTS {
             // Nodes and writers that use the schema lock its tables in an order of their own.
-            if !done.as_ref().is_err_and(is_deadlock) {
+            if !done.as_ref().is_err_and(|error| sql_state(error).as_deref() == Some("40P01")) {
                 break;
             }
             done = sqlx::query(drop_all).execute(&mut *conn).await;
@@ -169,11 +170,6 @@ impl Default for Triggers {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn is_deadlock(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.as_deref() == Some("40P01")
 }
 
 async fn check_server(conn: &mut PgConnection) -> Result<(), SchemaError> {

@@ -1,5 +1,6 @@
 //! A private Postgres server, and standbys of it.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -106,6 +107,11 @@ impl Postgres {
     /// The port of 127.0.0.1, the same for the whole life of the server.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The address, for a proxy in front of it.
+    pub fn addr(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
     /// Makes an empty database; returns its URL.

@@ -26,6 +26,12 @@ pub(crate) async fn read(response: Response<Body>) -> (String, String) {
     (String::from_utf8(body.to_vec()).unwrap(), status.unwrap_or_default())
 }
 
+/// An error with all its causes, as a log would show it.
+pub(crate) fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// Waits until a condition holds; fails when that is out of reach.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     for _ in 0..3000 {

@@ -6,7 +6,7 @@ use tidegate::testing::{FaultProxy, Postgres};
 use tidegate::{DatabaseOptions, Policy};
 
 use super::common::eventually;
-use super::world::{Node, TTL, address, primary, proxy};
+use super::world::{Node, TTL, primary, proxy};
 
 /// A primary behind a name that can be led elsewhere, and a standby.
 struct Pair {
@@ -40,7 +40,7 @@ impl Pair {
         let before = self.node.cache.fences().epoch();
         self.primary.kill().await.unwrap();
         self.standby.promote().await.unwrap();
-        self.name.retarget(address(&self.standby));
+        self.name.retarget(self.standby.addr());
         eventually("the new primary is followed", async || {
             let now = self.node.cache.fences().epoch();
             now.is_known() && now != before

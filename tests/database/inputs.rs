@@ -3,7 +3,8 @@
 use tidegate::testing::Postgres;
 use tidegate::{Cache, Database, DatabaseError, DatabaseOptions, Listener, Memory, Triggers};
 
-use super::world::{options, primary};
+use super::common::told;
+use super::world::{connect, options, primary};
 
 fn cache() -> Cache {
     Cache::new(Memory::new(1 << 20))
@@ -32,12 +33,7 @@ async fn addresses_that_can_not_be_read_keep_their_secret() {
         ["postgres://u:wr0ng@", "mysql://u:wr0ng@h/d", "wr0ng", "postgres://u:wr0ng@h:port/d"]
     {
         let error = DatabaseOptions::new(url).connect().await.unwrap_err();
-        let mut told = format!("{error} {error:?}");
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            told = format!("{told} {cause}");
-            source = cause.source();
-        }
+        let told = format!("{} {error:?}", told(&error));
         assert!(matches!(error, DatabaseError::Url(_)), "{told}");
         assert!(!told.contains("wr0ng@"), "{told}");
     }
@@ -60,7 +56,7 @@ async fn what_a_listener_lacks() {
     let app = primary.url().replace("postgres@", "app@");
     let error = listen(&app).await.unwrap_err();
     assert!(error.to_string().contains("tidegate grant"), "{error}");
-    let mut conn = <sqlx::PgConnection as sqlx::Connection>::connect(&primary.url()).await.unwrap();
+    let mut conn = connect(&primary).await;
     Triggers::grant(&mut conn, "app").await.unwrap();
     listen(&app).await.unwrap();
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidegate::{Policy, Position};
 
 use super::common::eventually;
-use super::world::{Node, TTL, options, primary};
+use super::world::{Node, TTL, connect, options, primary};
 
 /// A commit that is in the log and not yet visible: what is read meanwhile lacks it, however far the
 /// log was at the time.
@@ -42,8 +42,7 @@ async fn what_was_read_while_a_commit_was_in_the_log_and_not_visible_is_not_serv
 async fn what_was_read_during_a_long_transaction_falls_with_its_commit() {
     let primary = primary(&[]).await;
     let node = Node::alone(&primary).await;
-    let mut writer =
-        <sqlx::PgConnection as sqlx::Connection>::connect(&primary.url()).await.unwrap();
+    let mut writer = connect(&primary).await;
     let begin = "begin; update users set name = 'eve' where id = 1";
     sqlx::raw_sql(begin).execute(&mut writer).await.unwrap();
     for _ in 0..20 {

@@ -7,7 +7,7 @@ use tidegate::testing::Postgres;
 use tidegate::{Cache, CacheLayer, Database, Listener, Memory, Policy, Record, Triggers};
 
 use super::common::{ask, eventually};
-use super::world::{TTL, options, primary};
+use super::world::{TTL, connect, options, primary};
 
 const MORE: &str = "create table posts (id int primary key, author int, title text);
     insert into posts values (1, 1, 'tides'), (2, 2, 'gates');
@@ -25,8 +25,7 @@ impl Bed {
     async fn new() -> Self {
         let primary = primary(&[]).await;
         primary.psql(MORE).await.unwrap();
-        let mut conn =
-            <sqlx::PgConnection as sqlx::Connection>::connect(&primary.url()).await.unwrap();
+        let mut conn = connect(&primary).await;
         Triggers::new().columns("posts", &["author"]).install(&mut conn).await.unwrap();
         let db = options(&primary).connect().await.unwrap();
         let cache = Cache::new(Memory::new(16 << 20));

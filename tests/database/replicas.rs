@@ -7,7 +7,7 @@ use tidegate::Policy;
 use tidegate::testing::Postgres;
 
 use super::common::eventually;
-use super::world::{Node, TTL, address, options, primary, proxy};
+use super::world::{Node, TTL, options, primary, proxy};
 
 /// A primary with two replicas that are known to be up, and a node.
 async fn three(settings: &[(&str, &str)]) -> (Postgres, [Postgres; 2], Node) {
@@ -181,7 +181,7 @@ async fn a_name_for_several_replicas_is_asked_with_each_read() {
     let node = Node::start(&db, &Policy::ttl(TTL)).await;
     all_up(&node).await;
     node.get("/plain/1").await;
-    endpoint.retarget(address(&two));
+    endpoint.retarget(two.addr());
     eventually("a second server is noticed", async || {
         let many = (0..8).map(|_| node.get("/plain/1"));
         futures_util::future::join_all(many).await;

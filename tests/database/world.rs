@@ -1,6 +1,5 @@
 //! Servers, and a small service on them.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -25,20 +24,20 @@ const SETUP: &str = "create table users (id int primary key, name text);
 pub(crate) async fn primary(settings: &[(&str, &str)]) -> Postgres {
     let primary = Postgres::start_with(settings).await.unwrap();
     primary.psql(SETUP).await.unwrap();
-    let mut conn = PgConnection::connect(&primary.url()).await.unwrap();
-    Triggers::new().table("users").install(&mut conn).await.unwrap();
+    Triggers::new().table("users").install(&mut connect(&primary).await).await.unwrap();
     primary
 }
 
 /// A proxy in front of a server.
 pub(crate) async fn proxy(server: &Postgres) -> (FaultProxy, String) {
-    let proxy = FaultProxy::start(address(server)).await.unwrap();
+    let proxy = FaultProxy::start(server.addr()).await.unwrap();
     let url = format!("postgres://postgres@{}/postgres", proxy.addr());
     (proxy, url)
 }
 
-pub(crate) fn address(server: &Postgres) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], server.port()))
+/// A connection of the superuser's.
+pub(crate) async fn connect(server: &Postgres) -> PgConnection {
+    PgConnection::connect(&server.url()).await.unwrap()
 }
 
 pub(crate) fn options(primary: &Postgres) -> DatabaseOptions {

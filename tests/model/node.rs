@@ -30,6 +30,12 @@ impl Node {
         verdict((of_entry, position(entry.as_of)), fence) == Verdict::Valid
     }
 
+    /// Raises the fence of the part that a transaction changes.
+    fn raise(&mut self, transaction: usize, fence: At) {
+        let part = &mut self.fences[transaction % 2];
+        *part = fence.max(*part);
+    }
+
     /// Begins a drain: its snapshot is taken.
     pub(crate) fn look(&mut self, primary: &Primary) {
         let (snapshot, early) = (primary.visible(), primary.wal);
@@ -75,8 +81,7 @@ impl Node {
                 Some(Mutant::FenceOfTrigger) => primary.transactions[t].wrote,
                 _ => fence,
             };
-            let part = &mut self.fences[t % 2];
-            *part = fence.max(*part);
+            self.raise(t, fence);
         }
         self.drained = snapshot;
         self.seen = self.seen.max(fence);
@@ -102,8 +107,7 @@ impl Node {
                 Some(Mutant::FenceOfOldestMark) => oldest.map_or(now, |mark| mark.at),
                 _ => sees.map_or(now, |mark| mark.at),
             };
-            let part = &mut self.fences[t % 2];
-            *part = fence.max(*part);
+            self.raise(t, fence);
         }
         self.drained = visible;
         self.look = None;
@@ -203,12 +207,8 @@ impl State {
         let Read { server, proves } = fill.read.unwrap();
         let data = self.data(server, mutant);
         let part = if parts == 1 { u8::MAX } else { 0b0101_0101 << fill.parts };
-        let mut spoilt = fill.spoilt;
-        match server {
-            // The connection says which history it is of.
-            Server::Primary => spoilt |= self.primary.timeline != proves.0,
-            Server::Replica(_) => {}
-        }
+        // The connection says which history it is of.
+        let another = server == Server::Primary && self.primary.timeline != proves.0;
         let together = match (fill.proven, mutant) {
             (None, _) => Some(proves),
             (Some(before), Some(Mutant::GreatestOfReads)) => {
@@ -226,7 +226,7 @@ impl State {
             last: Some(server),
             proven: together.or(fill.proven),
             content: fill.content | (data & part),
-            spoilt: spoilt || together.is_none(),
+            spoilt: fill.spoilt || another || together.is_none(),
             ..fill
         });
     }

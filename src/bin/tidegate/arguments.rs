@@ -18,6 +18,20 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[command(flatten)]
+    Schema(SchemaCommand),
+    /// Checks every answer while servers of its own are killed, cut, and promoted
+    #[cfg(feature = "check")]
+    Check(crate::check::Options),
+    /// One node of the service that is checked
+    #[cfg(feature = "check")]
+    #[command(hide = true)]
+    CheckNode,
+}
+
+/// What is done to a database.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SchemaCommand {
     /// Tracks tables; can be run again at any time
     Install {
         /// Tables, as NAME or NAME:COLUMN,COLUMN to tell changes by these columns too
@@ -49,13 +63,6 @@ pub(crate) enum Command {
         #[arg(required = true)]
         tags: Vec<String>,
     },
-    /// Checks every answer while servers of its own are killed, cut, and promoted
-    #[cfg(feature = "check")]
-    Check(crate::check::Options),
-    /// One node of the service that is checked
-    #[cfg(feature = "check")]
-    #[command(hide = true)]
-    CheckNode,
 }
 
 /// A table and the columns that its changes are told by, beside the primary key.

@@ -9,7 +9,7 @@ mod status;
 
 use std::process::ExitCode;
 
-use arguments::{Arguments, Command, Table};
+use arguments::{Arguments, Command, SchemaCommand, Table};
 use clap::Parser;
 use tidegate::{DatabaseOptions, Triggers};
 
@@ -27,30 +27,32 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    #[cfg(feature = "check")]
     match arguments.command {
-        Command::Check(options) => return check::run(options).await,
-        Command::CheckNode => return check::node::serve().await.map(|()| ExitCode::SUCCESS),
-        _ => {}
+        Command::Schema(command) => on_schema(arguments.url, command).await,
+        #[cfg(feature = "check")]
+        Command::Check(options) => check::run(options).await,
+        #[cfg(feature = "check")]
+        Command::CheckNode => check::node::serve().await.map(|()| ExitCode::SUCCESS),
     }
-    let url = arguments.url.ok_or("say where the primary is: --url or POSTGRES_PRIMARY_URL")?;
+}
+
+async fn on_schema(url: Option<String>, command: SchemaCommand) -> Result<ExitCode, Failure> {
+    let url = url.ok_or("say where the primary is: --url or POSTGRES_PRIMARY_URL")?;
     let db = DatabaseOptions::new(url).connections(1).connect().await?;
     let mut conn = db.primary().acquire().await?;
-    match arguments.command {
-        Command::Install { tables, row_limit } => {
+    match command {
+        SchemaCommand::Install { tables, row_limit } => {
             triggers(&tables).row_limit(row_limit).install(&mut conn).await?;
             return status::show(&mut conn).await;
         }
-        Command::Uninstall { all: true, .. } => Triggers::uninstall_all(&mut conn).await?,
-        Command::Uninstall { tables, .. } => triggers(&tables).uninstall(&mut conn).await?,
-        Command::Grant { role } => Triggers::grant(&mut conn, &role).await?,
-        Command::Status => return status::show(&mut conn).await,
-        Command::Invalidate { tags } => {
+        SchemaCommand::Uninstall { all: true, .. } => Triggers::uninstall_all(&mut conn).await?,
+        SchemaCommand::Uninstall { tables, .. } => triggers(&tables).uninstall(&mut conn).await?,
+        SchemaCommand::Grant { role } => Triggers::grant(&mut conn, &role).await?,
+        SchemaCommand::Status => return status::show(&mut conn).await,
+        SchemaCommand::Invalidate { tags } => {
             drop(conn);
             db.invalidate(tags).await?;
         }
-        #[cfg(feature = "check")]
-        Command::Check(_) | Command::CheckNode => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,7 @@
 //! Why tables can't be tracked.
 
+use crate::postgres::error::sql_state;
+
 /// Why triggers were not installed, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -53,8 +55,7 @@ pub enum SchemaError {
 /// Tells a missing right from other errors.
 pub(super) fn within(what: &str) -> impl FnOnce(sqlx::Error) -> SchemaError + use<'_> {
     move |source| {
-        let code = source.as_database_error().and_then(sqlx::error::DatabaseError::code);
-        if code.as_deref() == Some("42501") {
+        if sql_state(&source).as_deref() == Some("42501") {
             return SchemaError::NoRights { what: what.to_owned(), source };
         }
         source.into()

@@ -48,14 +48,14 @@ impl Cluster {
         set_up(&primary).await?;
         let standbys = vec![primary.standby().await?, primary.standby().await?];
         let redis = RedisServer::start().await?;
-        let name = FaultProxy::start(address(&primary)).await?;
+        let name = FaultProxy::start(primary.addr()).await?;
         let mut replica_names = Vec::new();
         for standby in &standbys {
-            replica_names.push(FaultProxy::start(address(standby)).await?);
+            replica_names.push(FaultProxy::start(standby.addr()).await?);
         }
         let (mut lines, mut redis_lines) = (Vec::new(), Vec::new());
         for _ in 0..nodes {
-            lines.push(FaultProxy::start(address(&primary)).await?);
+            lines.push(FaultProxy::start(primary.addr()).await?);
             redis_lines.push(FaultProxy::start(redis.addr()).await?);
         }
         let epoch = epoch(&primary).await?;
@@ -148,10 +148,6 @@ pub(crate) async fn epoch(primary: &Postgres) -> Result<String, Failure> {
     let (system, timeline) = said.split_once('|').ok_or("no identity")?;
     let timeline = u32::from_str_radix(timeline, 16)?;
     Ok(Epoch::of_cluster(system.parse()?, timeline).to_string())
-}
-
-pub(crate) fn address(server: &Postgres) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], server.port()))
 }
 
 fn url(address: SocketAddr) -> String {

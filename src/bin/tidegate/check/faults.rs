@@ -9,7 +9,7 @@ use tidegate::testing::FaultProxy;
 use tokio::time::sleep;
 
 use super::Run;
-use super::cluster::{Cluster, Servers, address, epoch};
+use super::cluster::{Cluster, Servers, epoch};
 use crate::Failure;
 
 #[derive(Clone, Copy, Debug)]
@@ -32,47 +32,25 @@ enum Fault {
     FailedOver,
 }
 
-const ALL: [Fault; 16] = [
-    Fault::RedisKilled,
-    Fault::RedisHangs,
-    Fault::RedisFlushed,
-    Fault::RedisGoesBack,
-    Fault::RedisCut,
-    Fault::RedisSlow,
-    Fault::ReplicaLags,
-    Fault::ReplicaKilled,
-    Fault::ReplicaCut,
-    Fault::ListenerKilled,
-    Fault::ListenerCut,
-    Fault::ListenerSilent,
-    Fault::NodeKilled,
-    Fault::NodeHangs,
-    Fault::LogTrimmed,
-    Fault::FailedOver,
+/// Each, and what the report calls it.
+const ALL: [(Fault, &str); 16] = [
+    (Fault::RedisKilled, "Redis killed"),
+    (Fault::RedisHangs, "Redis stopped and continued"),
+    (Fault::RedisFlushed, "Redis flushed"),
+    (Fault::RedisGoesBack, "Redis restored to an older state"),
+    (Fault::RedisCut, "a node's connections to Redis cut"),
+    (Fault::RedisSlow, "Redis slow for a node"),
+    (Fault::ReplicaLags, "replay paused"),
+    (Fault::ReplicaKilled, "a replica killed"),
+    (Fault::ReplicaCut, "connections to a replica cut"),
+    (Fault::ListenerKilled, "listeners terminated"),
+    (Fault::ListenerCut, "a listener cut"),
+    (Fault::ListenerSilent, "a listener's connection half open"),
+    (Fault::NodeKilled, "a node killed"),
+    (Fault::NodeHangs, "a node stopped and continued"),
+    (Fault::LogTrimmed, "the log trimmed under a stopped node"),
+    (Fault::FailedOver, "a failover that loses commits"),
 ];
-
-impl Fault {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::RedisKilled => "Redis killed",
-            Self::RedisHangs => "Redis stopped and continued",
-            Self::RedisFlushed => "Redis flushed",
-            Self::RedisGoesBack => "Redis restored to an older state",
-            Self::RedisCut => "a node's connections to Redis cut",
-            Self::RedisSlow => "Redis slow for a node",
-            Self::ReplicaLags => "replay paused",
-            Self::ReplicaKilled => "a replica killed",
-            Self::ReplicaCut => "connections to a replica cut",
-            Self::ListenerKilled => "listeners terminated",
-            Self::ListenerCut => "a listener cut",
-            Self::ListenerSilent => "a listener's connection half open",
-            Self::NodeKilled => "a node killed",
-            Self::NodeHangs => "a node stopped and continued",
-            Self::LogTrimmed => "the log trimmed under a stopped node",
-            Self::FailedOver => "a failover that loses commits",
-        }
-    }
-}
 
 /// Breaks and mends until the run is over. Each kind comes once before any comes again.
 ///
@@ -85,12 +63,12 @@ pub(crate) async fn inject(run: &Run, cluster: &Cluster, mut rng: Rng) -> Result
             left = ALL.to_vec();
             rng.shuffle(&mut left);
         }
-        let Some(fault) = left.pop() else { continue };
+        let Some((fault, name)) = left.pop() else { continue };
         let hold = Duration::from_millis(rng.u64(200..2500));
         let mut servers = cluster.servers.lock().await;
         let struck = strike(run, cluster, &mut servers, fault, hold, &mut rng).await;
-        struck.map_err(|error| format!("{}: {error}", fault.name()))?;
-        run.report.fault(fault.name());
+        struck.map_err(|error| format!("{name}: {error}"))?;
+        run.report.fault(name);
     }
     Ok(())
 }
@@ -225,7 +203,7 @@ async fn fail_over(
     cluster.set_epoch(new);
     servers.primary = heir;
     for line in servers.lines.iter().chain([&servers.name]) {
-        line.retarget(address(&servers.primary));
+        line.retarget(servers.primary.addr());
         cut(line, Duration::ZERO).await?;
     }
     // For a while there is nothing but what nodes remember, and the other standby is of a history that
@@ -235,7 +213,7 @@ async fn fail_over(
     sleep(hold).await;
     for replica in 0..servers.replica_names.len() {
         let standby = servers.primary.standby().await?;
-        servers.replica_names[replica].retarget(address(&standby));
+        servers.replica_names[replica].retarget(standby.addr());
         cut(&servers.replica_names[replica], Duration::ZERO).await?;
         if let Some(old) = servers.standbys.get_mut(replica) {
             *old = standby;

@@ -29,10 +29,7 @@ pub(crate) const UPDATE: &str = "update rows set
 pub(crate) async fn serve() -> Result<(), Failure> {
     // It may be started into the middle of a fault.
     let db = insist(async || Database::from_env().await).await;
-    let redis = RedisOptions::new(std::env::var("REDIS_URL")?).lazy(true).connect().await?;
-    let cache = Cache::new(Tiered::new(Memory::new(16 << 20), redis));
-    let first = Listener::spawn(&db, &cache).await;
-    let cache = if first.is_ok() { cache } else { listen(&db).await? };
+    let cache = listen(&db).await?;
     let policy = Policy::ttl(Duration::from_secs(600))
         .max_staleness(Duration::from_secs(2))
         .wait(Duration::from_secs(1))
