@@ -12,6 +12,7 @@ use tidegate::{
     Cache, CacheLayer, Database, Listener, Memory, Policy, RedisOptions, Sessions, Tiered,
 };
 use tokio::net::TcpListener;
+use tokio::time::sleep;
 
 use crate::Failure;
 
@@ -60,7 +61,7 @@ async fn insist<T, E: std::fmt::Display>(mut attempt: impl AsyncFnMut() -> Resul
             Ok(done) => return done,
             Err(error) => eprintln!("not yet: {error}"),
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -94,16 +95,16 @@ type Rows = Result<Vec<(i32, i64, i32)>, sqlx::Error>;
 
 async fn row(State(db): State<Database>, Path(id): Path<i32>) -> Answer {
     let query = sqlx::query_as("select id, version, grp from rows where id = $1").bind(id);
-    lines(query.fetch_all(db.reader()).await)
+    lines(query.fetch_all(db.reader()).await).await
 }
 
 async fn group(State(db): State<Database>, Path(group): Path<i32>) -> Answer {
     let query = sqlx::query_as("select id, version, grp from rows where grp = $1").bind(group);
-    lines(query.fetch_all(db.reader()).await)
+    lines(query.fetch_all(db.reader()).await).await
 }
 
 async fn rows(State(db): State<Database>) -> Answer {
-    lines(sqlx::query_as("select id, version, grp from rows").fetch_all(db.reader()).await)
+    lines(sqlx::query_as("select id, version, grp from rows").fetch_all(db.reader()).await).await
 }
 
 async fn write(State(db): State<Database>, Path(id): Path<i32>, body: String) -> Answer {
@@ -116,8 +117,12 @@ async fn write(State(db): State<Database>, Path(id): Path<i32>, body: String) ->
     done.map(|_| String::new()).map_err(|error| unavailable(&error))
 }
 
-fn lines(rows: Rows) -> Answer {
+/// Renders rows, for which some answers take as long as to be out of date when they are ready.
+async fn lines(rows: Rows) -> Answer {
     let rows = rows.map_err(|error| unavailable(&error))?;
+    if fastrand::u8(..4) == 0 {
+        sleep(Duration::from_millis(fastrand::u64(..40))).await;
+    }
     Ok(rows.iter().map(|(id, version, group)| format!("{id} {version} {group}\n")).collect())
 }
 
