@@ -54,11 +54,11 @@ pub use middleware::{
 pub use outcome::{BypassReason, Counters, Event, MissReason, Outcome, StaleReason};
 #[cfg(feature = "postgres")]
 pub use postgres::{
-    Database, DatabaseError, DatabaseOptions, Listener, LsnError, Reader, ReplicaStatus,
+    Database, DatabaseError, DatabaseOptions, Listener, LsnError, Reader, ReplicaStatus, Role,
     SchemaError, Status, TableStatus, TriggerState, TriggerStatus, Triggers, Writer,
 };
 #[cfg(feature = "memory")]
 pub use store::Memory;
-pub use store::{Found, Guard, Lease, LeaseToken, Store, StoreError, Tier, Tiered};
+pub use store::{Bus, Found, Guard, Lease, LeaseToken, Store, StoreError, Tier, Tiered};
 #[cfg(feature = "redis")]
 pub use store::{Redis, RedisError, RedisOptions};

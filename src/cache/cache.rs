@@ -16,7 +16,7 @@ use super::record::{Record, Scope};
 use crate::clock;
 use crate::entry::{Entry, Epoch, Key, Position, Tag};
 use crate::outcome::{Counters, Event};
-use crate::store::{LeaseToken, Store, StoreError};
+use crate::store::{Bus, LeaseToken, Store, StoreError};
 
 /// Bytes of the fence table, unless told otherwise: about a million slots.
 const FENCE_BYTES: usize = 8 << 20;
@@ -141,6 +141,11 @@ impl Cache {
         self.shared.log.set(log)?;
         self.shared.fences.lose();
         Ok(())
+    }
+
+    /// A way to the nodes that share the store.
+    pub(crate) fn bus(&self) -> Option<Arc<dyn Bus>> {
+        self.shared.store.bus()
     }
 
     pub(crate) fn log(&self) -> Option<&Arc<dyn Log>> {

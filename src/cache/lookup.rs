@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::cache::Cache;
 use super::flight::{Joined, Landing, Leader};
@@ -16,7 +16,9 @@ use super::refresh::{Use, decide};
 use crate::broken::is_broken;
 use crate::entry::{Entry, Epoch, Key, Position};
 use crate::outcome::{BypassReason, Event, MissReason, Outcome};
-use crate::store::{Found, Lease, LeaseToken, StoreError};
+use crate::store::{Found, StoreError};
+
+mod claim;
 
 /// What a request asks for beyond the key.
 #[derive(Clone, Debug, Default)]
@@ -259,44 +261,6 @@ impl<'a> Search<'a> {
         let mut lead = self.duty(leader, permit);
         lead.lease = lease;
         Lookup::Miss(Box::new(lead))
-    }
-
-    /// Asks the other nodes to leave it to us. While one is at it, waits for what it makes, and asks
-    /// again: it may give up, or make what is of no use here.
-    async fn claim(&mut self, wanted: bool) -> Result<Option<LeaseToken>, Hit> {
-        if !wanted || self.policy.lease.is_zero() {
-            return Ok(None);
-        }
-        let limit = self.policy.lease.min(self.policy.wait);
-        timeout(limit, self.await_lease()).await.unwrap_or(Ok(None))
-    }
-
-    async fn await_lease(&mut self) -> Result<Option<LeaseToken>, Hit> {
-        const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(8)];
-        let mut pause = PAUSES[0];
-        loop {
-            match self.cache.shared.store.lease(self.key, self.policy.lease).await {
-                Ok(Lease::Granted(token)) => return Ok(token),
-                Ok(Lease::Held) if pause == PAUSES[0] => {
-                    self.cache.shared.counters.note(Event::LeaseHeld);
-                }
-                Ok(Lease::Held) => {}
-                Err(error) => {
-                    self.cache.noted(Err(error));
-                    return Ok(None);
-                }
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSES[1]);
-            let found = self.cache.shared.store.get(self.key).await;
-            let failed = found.is_err();
-            if let Some(hit) = self.take(found) {
-                return Err(hit);
-            }
-            if failed {
-                return Ok(None);
-            }
-        }
     }
 
     /// The duty to make an answer anew in the background, if nobody has it and there is room.

@@ -81,6 +81,29 @@ pub fn has_followed(followed: Option<(Epoch, Position)>, session: (Epoch, Positi
         || is_broken("session")
 }
 
+/// What another node's news of the log are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Relayed {
+    /// Something before them was missed, or they are of another history.
+    Gap,
+    /// They tell all that happened since what is known.
+    News,
+    /// They tell nothing that is not known.
+    Known,
+}
+
+/// What news are worth that tell, in an epoch, all that became visible between two snapshots, to a node
+/// in `epochs.0` that knows all that the first shows, or the second.
+pub fn relayed(epochs: (Epoch, Epoch), (before, after): (bool, bool)) -> Relayed {
+    if epochs.0 != epochs.1 || !(before || after) {
+        Relayed::Gap
+    } else if after {
+        Relayed::Known
+    } else {
+        Relayed::News
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

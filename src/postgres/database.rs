@@ -300,6 +300,12 @@ impl Database {
         self.servers().into_iter().map(status).collect()
     }
 
+    /// Tells this database from all others, whatever they are called.
+    pub(crate) fn name(&self) -> String {
+        let database = self.inner.listen.options.get_database().unwrap_or_default();
+        format!("{:x}:{database}", self.inner.cluster)
+    }
+
     pub(crate) fn servers(&self) -> Vec<Arc<Server>> {
         let replicas = self.inner.replicas.read().unwrap_or_else(PoisonError::into_inner);
         replicas.iter().map(|replica| replica.server.clone()).collect()

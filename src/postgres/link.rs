@@ -17,6 +17,8 @@ use crate::entry::{Epoch, Position};
 pub(crate) struct Turns {
     pub(crate) begun: u64,
     pub(crate) done: u64,
+    /// How many were looks at the primary.
+    pub(crate) looks: u64,
 }
 
 /// The way from the cache to its listener and the primary.

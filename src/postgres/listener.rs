@@ -9,22 +9,34 @@
 //! A notification is only a reason to look. What is true is in the log, and what a drain says of it
 //! holds whatever was lost in between. While the task is disconnected nothing is confirmed, so the
 //! node's entries age past what their policies allow, and are left alone.
+//!
+//! Where nodes share a store with a way between them, one of them does this for all (`relay`), and the
+//! others only `heed` what it tells.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::database::Database;
 use super::error::DatabaseError;
 use super::link::{Link, Turns};
-use super::log::{self, Drained, Snapshot};
+use super::log::{self, Snapshot};
+use super::relay::{Relay, Role};
 use crate::cache::{Cache, Fences};
 use crate::clock::{self, Instant};
-use crate::entry::{Epoch, Position, Tag};
+use crate::entry::Epoch;
+
+mod look;
+mod questions;
+mod relayed;
+
+use look::TRIM_EVERY;
+use questions::Questions;
+use relayed::{Duty, Next, next_of};
 
 /// The longest time between two looks at the log: what δ of the guarantee is on a healthy node.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -39,26 +51,14 @@ const UNHEARD: Duration = Duration::from_millis(100);
 /// A statement that takes longer means that the primary is lost.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How often the log is marked, how long changes are kept for nodes that were away, and how often
-/// old ones are dropped.
-const MARK_EVERY: Duration = Duration::from_secs(5);
-const RETENTION: Duration = Duration::from_hours(1);
-const TRIM_EVERY: Duration = Duration::from_mins(1);
-
-/// How many rows are dropped at a time. As long as there are more, the next go with the next
-/// heartbeat, so that the log does not outgrow what is dropped.
-const TRIM_AT_ONCE: i32 = 10_000;
-
-/// How many rows a node that starts reads: about a second's work. What was stored before the first
-/// of them is made anew.
-const LOAD_AT_MOST: i64 = 100_000;
-
 /// Follows a database's log of changes for a cache, until it is stopped.
 ///
 /// Dropping it leaves the task running.
 #[derive(Debug)]
 pub struct Listener {
     task: JoinHandle<()>,
+    role: watch::Receiver<Role>,
+    turns: watch::Receiver<Turns>,
 }
 
 impl Listener {
@@ -76,7 +76,19 @@ impl Listener {
         let link = Link::new(db.clone(), follower.asked.clone(), follower.turns.subscribe());
         cache.attach(Arc::new(link)).map_err(|_second| DatabaseError::Attached)?;
         follower.catch_up(&mut conn).await.map_err(DatabaseError::of_log)?;
-        Ok(Self { task: tokio::spawn(follower.run(conn)) })
+        follower.relay = cache.bus().map(|bus| Relay::start(bus, &db.name()));
+        let (role, turns) = (follower.role.subscribe(), follower.turns.subscribe());
+        Ok(Self { task: tokio::spawn(follower.run(conn)), role, turns })
+    }
+
+    /// How this node follows the log just now.
+    pub fn role(&self) -> Role {
+        *self.role.borrow()
+    }
+
+    /// How often this node has looked at the log on the primary.
+    pub fn looks(&self) -> u64 {
+        self.turns.borrow().looks
     }
 
     /// Stops following. The cache's entries stay valid until their policies' `max_staleness` is over.
@@ -99,10 +111,16 @@ struct Follower {
     db: Database,
     fences: Arc<Fences>,
     asked: Arc<Notify>,
-    turns: tokio::sync::watch::Sender<Turns>,
+    turns: watch::Sender<Turns>,
+    role: watch::Sender<Role>,
+    relay: Option<Relay>,
+    duty: Duty,
+    questions: Questions,
     /// Up to where the log was read, in which epoch.
     read: Option<(Epoch, Snapshot)>,
     schema: Option<i64>,
+    /// The schema has changed since the last look.
+    reshaped: bool,
     wakeups: bool,
     /// Writers at work when last seen, and how long to wait for them.
     busy: (Vec<u64>, Duration),
@@ -116,9 +134,14 @@ impl Follower {
             db,
             fences,
             asked: Arc::new(Notify::new()),
-            turns: tokio::sync::watch::Sender::new(Turns::default()),
+            turns: watch::Sender::new(Turns::default()),
+            role: watch::Sender::new(Role::Alone),
+            relay: None,
+            duty: Duty::default(),
+            questions: Questions::new(),
             read: None,
             schema: None,
+            reshaped: false,
             wakeups: true,
             busy: (Vec::new(), HEARTBEAT),
             trim: clock::now() + TRIM_EVERY,
@@ -132,8 +155,17 @@ impl Follower {
         let mut pause = BUSY;
         loop {
             if let Some(conn) = present.take() {
-                let error = self.follow(conn).await;
-                tracing::warn!(%error, "the log of changes was lost; connecting again");
+                match self.follow(conn).await {
+                    Ok(()) => {
+                        let why = self.heed().await;
+                        tracing::debug!(why, "looking at the log of changes for ourselves");
+                        self.questions.clear();
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the log of changes was lost; connecting again");
+                        self.set_fit(false);
+                    }
+                }
                 pause = BUSY;
             }
             sleep(pause).await;
@@ -142,6 +174,14 @@ impl Follower {
                 Ok(conn) => present = Some(conn),
                 Err(error) => tracing::debug!(%error, "the log of changes can't be reached"),
             }
+            self.set_fit(present.is_some());
+        }
+    }
+
+    /// Says whether we can look for others.
+    fn set_fit(&self, fit: bool) {
+        if let Some(relay) = &self.relay {
+            relay.set_fit(fit);
         }
     }
 
@@ -172,31 +212,44 @@ impl Follower {
         Box::pin(within(connect)).await.map_err(|error| DatabaseError::connecting(server, error))
     }
 
-    /// Follows until something goes wrong.
-    async fn follow(&mut self, mut conn: PgListener) -> sqlx::Error {
+    /// Follows until something goes wrong, or another node does so for us.
+    async fn follow(&mut self, mut conn: PgListener) -> Result<(), sqlx::Error> {
+        self.take_role();
+        let mut look = clock::now() + self.pause();
         loop {
-            let turned = match self.wait(&mut conn).await {
-                Ok(asked) => self.turn(&mut conn, asked).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = turned {
-                return error;
+            let next = self.wait(&mut conn, look).await?;
+            match next {
+                Next::Look | Next::LookForSession => {
+                    self.turn(&mut conn, next == Next::LookForSession).await?;
+                    look = clock::now() + self.pause();
+                }
+                Next::Wait => {}
+                Next::Heed => return Ok(()),
             }
         }
     }
 
-    /// Waits for a reason to look; returns whether a session asks for it.
-    async fn wait(&self, conn: &mut PgListener) -> Result<bool, sqlx::Error> {
-        let next = clock::now() + self.pause();
-        tokio::select! {
-            heard = conn.try_recv() => {
-                heard?.ok_or_else(lost)?;
-                while conn.next_buffered().is_some() {}
+    /// Waits for a reason to look, which `look` is.
+    async fn wait(&mut self, conn: &mut PgListener, look: Instant) -> Result<Next, sqlx::Error> {
+        let look = self.duty.due.map_or(look, |due| due.min(look)).min(self.beat);
+        loop {
+            let wake = self.try_relay_at().map_or(look, |at| at.min(look));
+            tokio::select! {
+                heard = conn.try_recv() => {
+                    heard?.ok_or_else(lost)?;
+                    while conn.next_buffered().is_some() {}
+                    return Ok(Next::Look);
+                }
+                () = self.asked.notified() => return Ok(Next::LookForSession),
+                heard = next_of(&mut self.relay) => return Ok(self.hear(heard)),
+                () = sleep_until(wake) => {
+                    if look <= clock::now() {
+                        return Ok(Next::Look);
+                    }
+                    self.try_relay();
+                }
             }
-            () = self.asked.notified() => return Ok(true),
-            () = sleep_until(next.min(self.beat)) => {}
         }
-        Ok(false)
     }
 
     fn pause(&self) -> Duration {
@@ -211,6 +264,7 @@ impl Follower {
     /// all that sessions have seen so far, so that their next requests need no look of their own.
     async fn turn(&mut self, conn: &mut PgListener, asked: bool) -> Result<(), sqlx::Error> {
         let turn = self.begin_turn();
+        let answers = self.duty.take();
         if asked {
             self.fences.see(within(log::announce(&mut *conn)).await?);
         }
@@ -218,8 +272,8 @@ impl Follower {
         if beat {
             self.look_at_schema(conn).await?;
         }
-        self.drain(conn).await?;
-        self.turns.send_modify(|turns| turns.done = turn);
+        self.drain(conn, answers).await?;
+        self.end_turn(turn);
         if beat {
             self.keep_house(conn).await?;
             self.beat = clock::now() + HEARTBEAT;
@@ -232,9 +286,9 @@ impl Follower {
         let turn = self.begin_turn();
         match self.read {
             None => self.load(conn).await?,
-            Some(_) => self.drain(conn).await?,
+            Some(_) => self.drain(conn, Vec::new()).await?,
         }
-        self.turns.send_modify(|turns| turns.done = turn);
+        self.end_turn(turn);
         self.beat = clock::now();
         Ok(())
     }
@@ -244,95 +298,8 @@ impl Follower {
         self.turns.borrow().begun
     }
 
-    async fn drain(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
-        let Some((epoch, snapshot)) = self.read.clone() else { return self.load(conn).await };
-        let began = clock::now();
-        let from = self.fences.seen();
-        let drained = within(log::drain(&mut *conn, &snapshot)).await?;
-        if drained.epoch != epoch {
-            tracing::warn!(%epoch, now = %drained.epoch, "another server is the primary now");
-            return self.load(conn).await;
-        }
-        self.raise(&drained);
-        self.fences.confirm(drained.fence, began);
-        self.fences.follow(from.map_or(Position::ZERO, |(_, seen)| seen));
-        let moved = !drained.tags.is_empty() || drained.trimmed;
-        self.take(drained);
-        if moved {
-            self.announce(conn, began).await?;
-        }
-        Ok(())
-    }
-
-    fn raise(&self, drained: &Drained) {
-        if drained.trimmed {
-            tracing::warn!("changes were dropped from the log unseen: all entries are made anew");
-            self.fences.raise_floor(drained.fence);
-        }
-        for tag in &drained.tags {
-            self.fences.raise(Tag::named(tag), drained.fence);
-        }
-    }
-
-    fn take(&mut self, drained: Drained) {
-        self.wakeups = drained.wakeups;
-        self.busy = match drained.in_progress.iter().all(|writer| self.busy.0.contains(writer)) {
-            true => (drained.in_progress, (self.busy.1 * 2).min(HEARTBEAT)),
-            false => (drained.in_progress, BUSY),
-        };
-        self.read = Some((drained.epoch, drained.snapshot));
-    }
-
-    /// Takes a position past every fence, so that what is read from now on is valid at once.
-    async fn announce(&self, conn: &mut PgListener, began: Instant) -> Result<(), sqlx::Error> {
-        let seen = within(log::announce(&mut *conn)).await?;
-        self.fences.confirm(seen, began);
-        Ok(())
-    }
-
-    /// Begins an epoch with what the log and its marks tell.
-    async fn load(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
-        // The primary's connections of before may lead to the server of before.
-        self.db.inner.primary.renew();
-        self.db.inner.known.forget();
-        // Before the log: what is learnt of the schema after this is noticed as a change of it.
-        let schema = within(log::fingerprint(&mut *conn)).await?;
-        self.schema = Some(schema);
-        let began = clock::now();
-        let loaded = within(log::load(&mut *conn, schema, LOAD_AT_MOST)).await?;
-        let fences = loaded.fences.iter().map(|(name, fence)| (Tag::named(name), *fence));
-        self.fences.begin(loaded.epoch, loaded.floor, fences);
-        self.fences.confirm(loaded.seen, began);
-        self.wakeups = loaded.wakeups;
-        self.read = Some((loaded.epoch, loaded.snapshot));
-        let floor = loaded.floor;
-        tracing::info!(epoch = %loaded.epoch, %floor, fences = loaded.fences.len(), "following");
-        self.announce(conn, began).await
-    }
-
-    /// A change of the schema writes no row into the log: it makes everything invalid.
-    async fn look_at_schema(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
-        let schema = within(log::fingerprint(&mut *conn)).await?;
-        if self.schema.replace(schema).is_some_and(|known| known != schema) {
-            self.db.inner.known.forget();
-            // Later than what the fingerprint saw, so past the commit that changed it.
-            let began = clock::now();
-            let past = within(log::announce(&mut *conn)).await?;
-            self.fences.raise_floor(past);
-            self.announce(conn, began).await?;
-            tracing::info!("the schema has changed: all entries are made anew");
-        }
-        Ok(())
-    }
-
-    async fn keep_house(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
-        within(log::mark(&mut *conn, MARK_EVERY, self.schema)).await?;
-        if clock::now() >= self.trim
-            && !within(log::trim(&mut *conn, RETENTION, TRIM_AT_ONCE)).await?
-        {
-            self.trim = clock::now() + TRIM_EVERY;
-        }
-        Ok(())
+    fn end_turn(&self, turn: u64) {
+        self.turns.send_modify(|turns| turns.done = turns.done.max(turn));
     }
 }
 

@@ -16,6 +16,33 @@ mod tests;
 pub(crate) struct Snapshot(String);
 
 impl Snapshot {
+    pub(crate) fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether all that the other sees is seen by this one. False for what is no snapshot.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let (Some(this), Some(other)) = (self.parts(), other.parts()) else { return false };
+        let hidden = |x: u64| other.1.contains(&x);
+        let unseen = this.1.iter().all(|x| *x >= other.0 || hidden(*x));
+        // What begins past this one's end must be under way for the other.
+        let beyond = other.0.saturating_sub(this.0);
+        let under_way = || other.1.iter().filter(|x| (this.0..other.0).contains(x)).count();
+        unseen && (beyond == 0 || u64::try_from(under_way()).is_ok_and(|n| n == beyond))
+    }
+
+    /// The first transaction not seen with all that follow, and those before it that are not.
+    fn parts(&self) -> Option<(u64, Vec<u64>)> {
+        let mut parts = self.0.splitn(3, ':').skip(1);
+        let end = parts.next()?.parse().ok()?;
+        let list = parts.next()?.split(',').filter(|x| !x.is_empty());
+        Some((end, list.map(str::parse).collect::<Result<_, _>>().ok()?))
+    }
+
     /// As if transactions became visible in the order of their numbers.
     fn with_all_ended(&self) -> Self {
         let xmax = self.0.split(':').nth(1).unwrap_or_default();
@@ -29,6 +56,8 @@ pub(crate) struct Drained {
     pub(crate) epoch: Epoch,
     /// Every change that is told of here committed at or before this.
     pub(crate) fence: Position,
+    /// A position that the log has reached: past the fence, if there is news.
+    pub(crate) seen: Position,
     pub(crate) snapshot: Snapshot,
     /// Each tag once.
     pub(crate) tags: Vec<String>,
@@ -78,18 +107,25 @@ pub(crate) async fn prepare(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error
     sqlx::query(set).execute(conn).await.map(drop)
 }
 
-/// What has become visible since `prev`, the snapshot of the drain before.
+/// What has become visible since `prev`, the snapshot of the drain before. Takes a position past every
+/// fence if there is any news, or on demand.
 pub(crate) async fn drain(
     conn: impl PgExecutor<'_>,
     prev: &Snapshot,
+    announce: bool,
 ) -> Result<Drained, sqlx::Error> {
     // Planned anew each time: a plan made while the log was empty would be kept when it is large.
     let prev = if is_broken("drain") { prev.with_all_ended() } else { prev.clone() };
-    let query = sqlx::query(include_str!("sql/drain.sql")).persistent(false).bind(prev.0);
+    let query =
+        sqlx::query(include_str!("sql/drain.sql")).persistent(false).bind(prev.0).bind(announce);
     let row = query.fetch_one(conn).await?;
     Ok(Drained {
         epoch: epoch(&row)?,
         fence: position(&row, "fence")?,
+        seen: match row.try_get::<Option<&str>, _>("announced")? {
+            Some(announced) => lsn::read(announced)?,
+            None => position(&row, "fence")?,
+        },
         snapshot: Snapshot(row.try_get("snapshot")?),
         tags: row.try_get("tags")?,
         in_progress: in_progress(&row)?,

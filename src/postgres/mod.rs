@@ -2,7 +2,7 @@
 //!
 //! [`Triggers`] installs the schema `tidegate`: statement triggers that note each change of a
 //! tracked table in a log, within the writer's own transaction. [`Listener`] follows that log and
-//! moves the fences. [`Database`] is the primary and its replicas as one: its executors find out
+//! moves the fences; where nodes share a store, one of them does so for all (`relay`). [`Database`] is the primary and its replicas as one: its executors find out
 //! what a statement depends on (`dependencies`), choose a server that is far enough (`plan`,
 //! `sample`), and note in the record of the request what the read proves (`attempt`).
 
@@ -18,6 +18,7 @@ pub(crate) mod log;
 pub(crate) mod lsn;
 mod monitor;
 mod plan;
+mod relay;
 mod sample;
 mod server;
 mod triggers;
@@ -29,4 +30,5 @@ pub use error::DatabaseError;
 pub use executor::{Reader, Writer};
 pub use listener::Listener;
 pub use lsn::LsnError;
+pub use relay::Role;
 pub use triggers::{SchemaError, Status, TableStatus, TriggerState, TriggerStatus, Triggers};

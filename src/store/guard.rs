@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::breaker::Breaker;
-use super::{Found, Lease, LeaseToken, Store, StoreError};
+use super::{Bus, Found, Lease, LeaseToken, Store, StoreError};
 use crate::entry::{Entry, Key};
 
 /// A store that keeps nobody waiting for the store in it.
@@ -140,6 +140,10 @@ impl Store for Guard {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<Lease, StoreError>> {
         Box::pin(guarded(&self.writes, self.read_within, self.store.lease(key, ttl)))
+    }
+
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
+        self.store.bus()
     }
 
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {

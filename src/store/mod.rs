@@ -16,6 +16,7 @@ use crate::entry::codec::DecodeError;
 use crate::entry::{Entry, Key};
 
 mod breaker;
+mod bus;
 mod guard;
 #[cfg(feature = "memory")]
 mod memory;
@@ -23,6 +24,7 @@ mod memory;
 mod redis;
 mod tiered;
 
+pub use bus::Bus;
 pub use guard::Guard;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
@@ -67,6 +69,11 @@ pub trait Store: Debug + Send + Sync + 'static {
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
         let _ = (key, token);
         Box::pin(async { Ok(()) })
+    }
+
+    /// A way to the other nodes that share this store, if there is one.
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
+        None
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::{Found, Guard, Lease, LeaseToken, Store, StoreError};
+use super::{Bus, Found, Guard, Lease, LeaseToken, Store, StoreError};
 use crate::entry::{Entry, Key};
 
 /// A store of this process in front of one that nodes share.
@@ -93,5 +93,9 @@ impl Store for Tiered {
 
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
         self.shared.release(key, token)
+    }
+
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
+        self.shared.bus()
     }
 }

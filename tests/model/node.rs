@@ -1,15 +1,15 @@
 //! What a node does. Every decision is the protocol's own function.
 
 use tidegate::protocol::{
-    Verdict, has_followed, is_far_enough, proven_by_both, proven_by_primary, proven_by_replica,
-    verdict,
+    Relayed, Verdict, has_followed, is_far_enough, proven_by_both, proven_by_primary,
+    proven_by_replica, relayed, verdict,
 };
 
 use super::primary::members;
 use super::rules::Mutant;
 use super::state::{
-    Asked, At, Broken, Entry, Fill, Look, Node, Primary, Read, Server, State, Timeline, at, epoch,
-    position,
+    Asked, At, Broken, Entry, Fill, Look, News, Node, Primary, Read, Server, Set, State, Timeline,
+    at, epoch, position,
 };
 
 impl Node {
@@ -37,45 +37,46 @@ impl Node {
     }
 
     /// Begins a drain: its snapshot is taken.
-    pub(crate) fn look(&mut self, primary: &Primary) {
-        let (snapshot, early) = (primary.visible(), primary.wal);
-        self.look = Some(Look { snapshot, from: self.seen, early });
+    pub(crate) fn look(&mut self, primary: &Primary, mutant: Option<Mutant>) {
+        let early = mutant.filter(|mutant| *mutant == Mutant::FenceBeforeSnapshot);
+        self.look = Some(Look {
+            snapshot: primary.visible(),
+            from: self.seen,
+            early: early.map(|_| primary.wal),
+        });
     }
 
     /// Begins one for a session, from a position past all that sessions have seen.
-    pub(crate) fn catch_up(&mut self, primary: &mut Primary) {
+    pub(crate) fn catch_up(&mut self, primary: &mut Primary, mutant: Option<Mutant>) {
         if self.timeline == primary.timeline {
             self.seen = primary.write();
         }
-        self.look(primary);
+        self.look(primary, mutant);
     }
 
-    /// Ends a drain: its fence is read.
-    pub(crate) fn drain(&mut self, primary: &mut Primary, mutant: Option<Mutant>) {
-        let Some(look) = self.look.take() else { return };
+    /// Ends a drain: its fence is read. Returns what to tell the others.
+    pub(crate) fn drain(&mut self, primary: &mut Primary, mutant: Option<Mutant>) -> Option<News> {
+        let look = self.look.take()?;
         if self.timeline != primary.timeline {
             self.load(primary, mutant);
-            return;
+            return None;
         }
-        let (snapshot, fence) = match mutant {
-            Some(Mutant::FenceBeforeSnapshot) => (primary.visible(), look.early),
-            _ => (look.snapshot, primary.wal),
+        let (snapshot, fence) = match look.early {
+            Some(early) => (primary.visible(), early),
+            None => (look.snapshot, primary.wal),
         };
-        self.followed = self.followed.max(look.from);
         let rows = snapshot & !primary.trimmed;
         let greatest = members(self.drained).map(|t| primary.transactions[t].id).max();
-        let news: Vec<usize> = members(rows & !self.drained)
+        let changed: Set = members(rows & !self.drained)
             .filter(|&t| {
                 mutant != Some(Mutant::DrainByGreatestId)
                     || greatest.is_none_or(|greatest| primary.transactions[t].id > greatest)
             })
-            .collect();
+            .map(|t| 1 << t)
+            .sum();
         let missed = primary.trimmed & !self.drained != 0;
-        if missed && mutant != Some(Mutant::NoFloorAfterTrim) {
-            self.floor = self.floor.max(fence);
-        }
-        let first = news.iter().map(|&t| primary.transactions[t].commit).min();
-        for &t in &news {
+        let first = members(changed).map(|t| primary.transactions[t].commit).min();
+        for t in members(changed) {
             let fence = match mutant {
                 Some(Mutant::FenceOfFirstRow) => first.unwrap(),
                 Some(Mutant::FenceOfTrigger) => primary.transactions[t].wrote,
@@ -83,11 +84,54 @@ impl Node {
             };
             self.raise(t, fence);
         }
+        let announces = (missed || changed != 0) && mutant != Some(Mutant::NoAnnouncement);
+        let news = News {
+            timeline: self.timeline,
+            before: self.drained,
+            after: snapshot,
+            changed,
+            all: missed && mutant != Some(Mutant::NoFloorAfterTrim),
+            fence,
+            seen: if announces { primary.write() } else { fence },
+            from: look.from,
+        };
+        self.note(news, news.from);
         self.drained = snapshot;
-        self.seen = self.seen.max(fence);
-        if (missed || !news.is_empty()) && mutant != Some(Mutant::NoAnnouncement) {
-            self.seen = primary.write();
+        Some(news)
+    }
+
+    /// Takes in what another node's drain found.
+    pub(crate) fn hear(&mut self, news: News, mutant: Option<Mutant>) {
+        let covers = |other: Set| other & !self.drained == 0;
+        let known = match mutant {
+            Some(Mutant::NewsAfterGap) => (true, covers(news.after)),
+            _ => (covers(news.before), covers(news.after)),
+        };
+        let of_news = match mutant {
+            Some(Mutant::NewsOfAnyEpoch) => self.timeline,
+            _ => news.timeline,
+        };
+        match relayed((epoch(self.timeline), epoch(of_news)), known) {
+            Relayed::Gap => return,
+            Relayed::News => self.drained = news.after,
+            Relayed::Known => {}
         }
+        for t in members(news.changed) {
+            self.raise(t, news.fence);
+        }
+        let followed = match mutant {
+            Some(Mutant::NewsFollowedByTheirEnd) => news.seen,
+            _ => news.from,
+        };
+        self.note(news, followed);
+    }
+
+    fn note(&mut self, news: News, followed: At) {
+        if news.all {
+            self.floor = self.floor.max(news.fence);
+        }
+        self.seen = self.seen.max(news.seen);
+        self.followed = self.followed.max(followed);
     }
 
     /// Begins an epoch with what log and marks tell.

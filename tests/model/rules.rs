@@ -51,11 +51,17 @@ pub(crate) enum Mutant {
     FollowedAtEqual,
     /// A replica is read whatever its timeline.
     ReplicaOfAnyTimeline,
+    /// A node takes in another's news though it missed some before them.
+    NewsAfterGap,
+    /// A node takes in news of another history.
+    NewsOfAnyEpoch,
+    /// A node takes a session for followed if the look that it is told of ended past its position.
+    NewsFollowedByTheirEnd,
 }
 
 impl Mutant {
     /// Each, and the smallest world that catches it.
-    pub(crate) const ALL: [(Self, World); 23] = [
+    pub(crate) const ALL: [(Self, World); 26] = [
         (Self::FenceBeforeSnapshot, World::REPLICAS),
         (Self::FenceOfFirstRow, World::ONE_NODE),
         (Self::FenceOfTrigger, World::ONE_NODE),
@@ -79,5 +85,8 @@ impl Mutant {
         (Self::FollowedByItsEnd, World::SESSION),
         (Self::FollowedAtEqual, World::SESSION),
         (Self::ReplicaOfAnyTimeline, World::FAILOVER),
+        (Self::NewsAfterGap, World::RELAY),
+        (Self::NewsOfAnyEpoch, World::RELAY_FAILOVER),
+        (Self::NewsFollowedByTheirEnd, World::RELAY_SESSION),
     ];
 }

@@ -1,5 +1,7 @@
 //! What there is.
 
+use std::collections::BTreeSet;
+
 use tidegate::{Epoch, Position};
 
 /// A set of transactions.
@@ -17,6 +19,8 @@ pub(crate) struct State {
     pub(crate) primary: Primary,
     pub(crate) replicas: Vec<Replica>,
     pub(crate) nodes: Vec<Node>,
+    /// What nodes have told each other: each may be heard at any time, again, or never.
+    pub(crate) news: BTreeSet<News>,
     /// The answer, in the making.
     pub(crate) fill: Option<Fill>,
     /// The answer, made: every node can find it.
@@ -114,7 +118,24 @@ pub(crate) struct Look {
     /// A position that was seen before.
     pub(crate) from: At,
     /// Where the log was, for a mutant that takes the fence first.
-    pub(crate) early: At,
+    pub(crate) early: Option<At>,
+}
+
+/// What one node's drain found, as it tells the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct News {
+    pub(crate) timeline: Timeline,
+    /// What the drain before saw, and what this one did.
+    pub(crate) before: Set,
+    pub(crate) after: Set,
+    pub(crate) changed: Set,
+    /// Whether rows were missed.
+    pub(crate) all: bool,
+    pub(crate) fence: At,
+    /// A position seen on the primary.
+    pub(crate) seen: At,
+    /// One seen before the drain began.
+    pub(crate) from: At,
 }
 
 /// An answer that is kept.

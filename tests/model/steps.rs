@@ -4,7 +4,7 @@ use stateright::{Model, Property};
 
 use super::rules::Mutant;
 use super::state::{
-    Broken, Fill, Node, Primary, Read, Replica, Server, Session, Stage, State, Transaction,
+    Broken, Fill, News, Node, Primary, Read, Replica, Server, Session, Stage, State, Transaction,
 };
 use super::worlds::World;
 
@@ -41,13 +41,23 @@ pub(crate) enum Step {
     Look {
         node: usize,
     },
+    /// A whole drain.
+    LookAtOnce {
+        node: usize,
+    },
     /// A drain begins that a session waits for.
     CatchUp {
         node: usize,
     },
-    /// A drain ends.
+    /// A drain ends, and the other nodes are told, or that is lost.
     Drain {
         node: usize,
+        tells: bool,
+    },
+    /// A node hears what another's drain found.
+    Hear {
+        node: usize,
+        news: News,
     },
     Restart {
         node: usize,
@@ -168,8 +178,17 @@ impl World {
 
     fn node_steps(&self, state: &State, node: usize, steps: &mut Vec<Step>) {
         let known = &state.nodes[node];
-        if known.look.is_some() {
-            steps.push(Step::Drain { node });
+        if self.news > 0 && node > 0 {
+            // How a look of its own goes is explored in other worlds.
+            if self.hearers_look {
+                steps.push(Step::LookAtOnce { node });
+            }
+            steps.extend(state.news.iter().map(|&news| Step::Hear { node, news }));
+        } else if known.look.is_some() {
+            steps.push(Step::Drain { node, tells: false });
+            if state.news.len() < self.news {
+                steps.push(Step::Drain { node, tells: true });
+            }
         } else {
             steps.push(Step::Look { node });
             if state.ask(node, true, None).is_none() {
@@ -234,9 +253,17 @@ impl World {
                     written: 1 << transaction,
                 });
             }
-            Step::Drain { node } => state.nodes[node].drain(&mut state.primary, mutant),
-            Step::Look { node } => state.nodes[node].look(&state.primary),
-            Step::CatchUp { node } => state.nodes[node].catch_up(&mut state.primary),
+            Step::Drain { node, tells } => {
+                let news = state.nodes[node].drain(&mut state.primary, mutant);
+                state.news.extend(news.filter(|_| tells));
+            }
+            Step::Hear { node, news } => state.nodes[node].hear(news, mutant),
+            Step::LookAtOnce { node } => {
+                state.nodes[node].look(&state.primary, mutant);
+                state.nodes[node].drain(&mut state.primary, mutant);
+            }
+            Step::Look { node } => state.nodes[node].look(&state.primary, mutant),
+            Step::CatchUp { node } => state.nodes[node].catch_up(&mut state.primary, mutant),
             Step::Restart { node } => {
                 state.restarts += 1;
                 state.nodes[node] = Node::default();

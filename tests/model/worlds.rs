@@ -16,6 +16,10 @@ pub(crate) struct World {
     pub(crate) restarts: u8,
     pub(crate) fails_over: bool,
     pub(crate) session: bool,
+    /// Of how many drains nodes tell each other.
+    pub(crate) news: usize,
+    /// Whether those who hear look for themselves as well.
+    pub(crate) hearers_look: bool,
     pub(crate) mutant: Option<Mutant>,
 }
 
@@ -30,6 +34,8 @@ impl World {
         restarts: 0,
         fails_over: false,
         session: false,
+        news: 0,
+        hearers_look: false,
         mutant: None,
     };
     pub(crate) const REPLICAS: Self = Self { name: "replicas", replicas: 2, ..Self::ONE_NODE };
@@ -47,14 +53,37 @@ impl World {
     };
     pub(crate) const FAILOVER: Self =
         Self { name: "a failover", replicas: 2, fails_over: true, ..Self::ONE_NODE };
+    pub(crate) const RELAY: Self =
+        Self { name: "a node that is told", nodes: 2, news: 2, ..Self::ONE_NODE };
+    pub(crate) const RELAY_SESSION: Self =
+        Self { name: "a session, and a node that is told", session: true, news: 1, ..Self::RELAY };
+    pub(crate) const RELAY_LOOKS: Self = Self {
+        name: "a node that is told, and looks",
+        news: 1,
+        hearers_look: true,
+        ..Self::SESSION
+    };
+    pub(crate) const RELAY_FAILOVER: Self = Self {
+        name: "a failover, and a node that is told",
+        transactions: 1,
+        replicas: 1,
+        restarts: 1,
+        fails_over: true,
+        news: 1,
+        ..Self::RELAY
+    };
 
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::ONE_NODE,
         Self::REPLICAS,
         Self::TWO_READS,
         Self::MARKS,
         Self::SESSION,
         Self::FAILOVER,
+        Self::RELAY,
+        Self::RELAY_SESSION,
+        Self::RELAY_LOOKS,
+        Self::RELAY_FAILOVER,
     ];
 
     pub(crate) fn with(self, mutant: Mutant) -> Self {

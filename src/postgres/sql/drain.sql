@@ -17,6 +17,10 @@ covered as (
 select pg_current_snapshot()::text as snapshot,
     array(select tag from news order by tag) as tags,
     pg_current_wal_insert_lsn()::text as fence,
+    -- Past the fence, so that what is read from now on is valid at once. After it in this list; the other
+    -- order would cost misses and be right.
+    case when $2 or exists (select from news) or not coalesce((select whole from covered), false)
+        then pg_logical_emit_message(false, 'tidegate', '')::text end as announced,
     tidegate.in_progress(pg_current_snapshot()) as in_progress,
     not coalesce((select whole from covered), false) as trimmed,
     (select system_identifier from pg_control_system()) as system_identifier,

@@ -14,7 +14,7 @@ use crate::entry::Key;
 use crate::store::{Lease, LeaseToken, StoreError};
 
 /// Compares and deletes in one step, or a lease that ran out and is another's now would go.
-const GIVE_BACK: &str =
+pub(super) const GIVE_BACK: &str =
     "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0";
 
 pub(super) async fn take(redis: &Redis, key: &Key, ttl: Duration) -> Result<Lease, StoreError> {

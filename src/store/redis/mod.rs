@@ -4,9 +4,10 @@
 //! and Sentinel (`topology`). A few connections are taken from a deadpool pool and held (`link`),
 //! and each command runs on a clone of one of them: taking a connection from the pool per command
 //! would send UNWATCH and PING before each lookup. `store` is what is said on them: GET, SET with an
-//! expiry, DEL; `lease` is one node's claim to make an entry. Each command names one key, so a
-//! cluster needs no hash tags.
+//! expiry, DEL; `lease` is one node's claim to make an entry; `bus` carries messages between nodes. Each
+//! command names one key, so a cluster needs no hash tags.
 
+mod bus;
 mod error;
 mod lease;
 mod link;

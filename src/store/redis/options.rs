@@ -20,6 +20,7 @@ pub struct RedisOptions {
     pub(super) prefix: String,
     pub(super) connections: NonZeroUsize,
     pub(super) lazy: bool,
+    pub(super) relay: bool,
 }
 
 impl RedisOptions {
@@ -33,7 +34,13 @@ impl RedisOptions {
     /// With `rediss` in place of `redis` connections are made with TLS.
     pub fn new(url: impl Into<String>) -> Self {
         let connections = NonZeroUsize::MIN.saturating_add(1);
-        Self { url: url.into(), prefix: "tidegate".to_owned(), connections, lazy: false }
+        Self {
+            url: url.into(),
+            prefix: "tidegate".to_owned(),
+            connections,
+            lazy: false,
+            relay: true,
+        }
     }
 
     /// What each key begins with; `tidegate` if nothing is said. Services that share a server and
@@ -60,6 +67,15 @@ impl RedisOptions {
         self
     }
 
+    /// Whether the nodes that share this Redis follow the database's log of changes through one of
+    /// them, which tells the others over Redis what it finds; they do if nothing is said. If not, each
+    /// asks the primary itself.
+    #[must_use]
+    pub fn relay(mut self, relay: bool) -> Self {
+        self.relay = relay;
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -78,6 +94,7 @@ impl fmt::Debug for RedisOptions {
             .field("prefix", &self.prefix)
             .field("connections", &self.connections)
             .field("lazy", &self.lazy)
+            .field("relay", &self.relay)
             .finish()
     }
 }

@@ -10,12 +10,12 @@ use deadpool_redis::redis::{Cmd, Value, cmd};
 use futures_util::future::{BoxFuture, try_join_all};
 
 use super::link::Link;
-use super::topology::Pool;
+use super::topology::{Pool, Subscriber};
 use super::{RedisError, RedisOptions};
 use crate::clock::millis;
 use crate::entry::{Entry, Key, codec};
 use crate::redact::redacted;
-use crate::store::{Found, Lease, LeaseToken, Store, StoreError, Tier};
+use crate::store::{Bus, Found, Lease, LeaseToken, Store, StoreError, Tier};
 
 /// Part of each key, so that nodes of two versions never read one another's entries. It goes with
 /// the version in the codec's magic.
@@ -36,6 +36,9 @@ struct Shared {
     prefix: String,
     links: Box<[Arc<Link>]>,
     turn: AtomicUsize,
+    /// How to listen to other nodes, if they are listened to.
+    subscriber: Subscriber,
+    relay: bool,
 }
 
 impl Redis {
@@ -63,6 +66,7 @@ impl Redis {
         let pool = Arc::new(Pool::new(&options.url, 2 * options.connections.get())?);
         let links: Box<[_]> =
             (0..options.connections.get()).map(|_| Link::new(pool.clone())).collect();
+        let subscriber = Subscriber::new(&options.url)?;
         let url = redacted(&options.url);
         if options.lazy {
             links.iter().for_each(Link::replace);
@@ -71,7 +75,9 @@ impl Redis {
             connected.map_err(|error| RedisError::connecting(&url, error))?;
         }
         let prefix = format!("{}:{FORMAT}", options.prefix);
-        Ok(Self { shared: Arc::new(Shared { url, prefix, links, turn: AtomicUsize::new(0) }) })
+        let (turn, relay) = (AtomicUsize::new(0), options.relay);
+        let shared = Shared { url, prefix, links, turn, subscriber, relay };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Whether there is a connection to the server, as far as is known.
@@ -85,6 +91,18 @@ impl Redis {
 
     pub(super) fn lease_name(&self, key: &Key) -> String {
         format!("{}:lease:{key}", self.shared.prefix)
+    }
+
+    pub(super) fn channel_name(&self, channel: &str) -> String {
+        format!("{}:channel:{channel}", self.shared.prefix)
+    }
+
+    pub(super) fn office_name(&self, office: &str) -> String {
+        format!("{}:office:{office}", self.shared.prefix)
+    }
+
+    pub(super) fn subscriber(&self) -> &Subscriber {
+        &self.shared.subscriber
     }
 
     pub(super) async fn run(&self, command: &Cmd) -> Result<Value, StoreError> {
@@ -165,6 +183,10 @@ impl Store for Redis {
 
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
         Box::pin(super::lease::give_back(self.clone(), self.lease_name(key), token))
+    }
+
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
+        self.shared.relay.then(|| Arc::new(self.clone()) as Arc<dyn Bus>)
     }
 }
 

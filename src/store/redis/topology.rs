@@ -85,6 +85,54 @@ impl Pool {
     }
 }
 
+/// Opens connections to hear what other nodes say.
+pub(super) enum Subscriber {
+    /// Any of these.
+    Servers(Vec<ConnectionInfo>),
+    #[cfg(feature = "redis-sentinel")]
+    Master { name: String, sentinels: Vec<ConnectionInfo>, servers: Servers },
+}
+
+impl Subscriber {
+    pub(super) fn new(url: &str) -> Result<Self, RedisError> {
+        let address = Address::parse(url)?;
+        match address.kind {
+            #[cfg(feature = "redis-sentinel")]
+            Kind::Sentinel => {
+                let (name, sentinels, servers) = address.sentinels(url)?;
+                Ok(Self::Master { name, sentinels, servers })
+            }
+            _ => Ok(Self::Servers(address.nodes(url)?)),
+        }
+    }
+
+    /// A connection that has not subscribed to anything yet.
+    pub(super) async fn open(&self) -> redis::RedisResult<redis::aio::PubSub> {
+        match self {
+            Self::Servers(servers) => {
+                let none =
+                    redis::RedisError::from((redis::ErrorKind::InvalidClientConfig, "no server"));
+                let mut opened = Err(none);
+                let first = fastrand::usize(..servers.len().max(1));
+                for server in servers.iter().cycle().skip(first).take(servers.len()) {
+                    opened = redis::Client::open(server.clone())?.get_async_pubsub().await;
+                    if opened.is_ok() {
+                        break;
+                    }
+                }
+                opened
+            }
+            #[cfg(feature = "redis-sentinel")]
+            Self::Master { name, sentinels, servers } => {
+                let mut sentinel = redis::sentinel::Sentinel::build(sentinels.clone())?;
+                let servers = servers.clone().into();
+                let master = sentinel.async_master_for(name, Some(&servers)).await?;
+                master.get_async_pubsub().await
+            }
+        }
+    }
+}
+
 impl Held {
     pub(super) fn handle(&self) -> Handle {
         let mut one = match self {

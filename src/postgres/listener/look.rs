@@ -1,0 +1,125 @@
+//! One look at the log, and what goes with it now and then.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgListener;
+
+use super::relayed::Duty;
+use super::{BUSY, Follower, HEARTBEAT, within};
+use crate::clock;
+use crate::entry::{Position, Tag};
+use crate::postgres::log::{self, Drained};
+use crate::postgres::relay::message::Positions;
+
+/// How often the log is marked, how long changes are kept for nodes that were away, and how often
+/// old ones are dropped.
+const MARK_EVERY: Duration = Duration::from_secs(5);
+const RETENTION: Duration = Duration::from_hours(1);
+pub(super) const TRIM_EVERY: Duration = Duration::from_mins(1);
+
+/// How many rows are dropped at a time. As long as there are more, the next go with the next
+/// heartbeat, so that the log does not outgrow what is dropped.
+const TRIM_AT_ONCE: i32 = 10_000;
+
+/// How many rows a node that starts reads: about a second's work. What was stored before the first
+/// of them is made anew.
+const LOAD_AT_MOST: i64 = 100_000;
+
+impl Follower {
+    /// Looks at the log, and answers these questions of others with what it says.
+    pub(super) async fn drain(
+        &mut self,
+        conn: &mut PgListener,
+        answers: Vec<u64>,
+    ) -> Result<(), sqlx::Error> {
+        let Some((epoch, snapshot)) = self.read.clone() else { return self.load(conn).await };
+        let began = clock::now();
+        let from = self.fences.seen().map_or(Position::ZERO, |(_, seen)| seen);
+        let drained = within(log::drain(&mut *conn, &snapshot, self.reshaped)).await?;
+        self.turns.send_modify(|turns| turns.looks += 1);
+        if drained.epoch != epoch {
+            tracing::warn!(%epoch, now = %drained.epoch, "another server is the primary now");
+            return self.load(conn).await;
+        }
+        let all = drained.trimmed || self.reshaped;
+        self.raise(&drained, all);
+        self.reshaped = false;
+        self.confirm(epoch, drained.seen, began);
+        self.fences.follow(from);
+        let at = Positions { fence: drained.fence, seen: drained.seen, from };
+        self.tell(&drained, &snapshot, (all, at), answers);
+        self.take(drained);
+        Ok(())
+    }
+
+    fn raise(&self, drained: &Drained, all: bool) {
+        if drained.trimmed {
+            tracing::warn!("changes were dropped from the log unseen: all entries are made anew");
+        }
+        if all {
+            self.fences.raise_floor(drained.fence);
+        }
+        for tag in &drained.tags {
+            self.fences.raise(Tag::named(tag), drained.fence);
+        }
+    }
+
+    fn take(&mut self, drained: Drained) {
+        self.wakeups = drained.wakeups;
+        self.busy = match drained.in_progress.iter().all(|writer| self.busy.0.contains(writer)) {
+            true => (drained.in_progress, (self.busy.1 * 2).min(HEARTBEAT)),
+            false => (drained.in_progress, BUSY),
+        };
+        self.read = Some((drained.epoch, drained.snapshot));
+    }
+
+    /// Begins an epoch with what the log and its marks tell.
+    pub(super) async fn load(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
+        // The primary's connections of before may lead to the server of before.
+        self.db.inner.primary.renew();
+        self.db.inner.known.forget();
+        // Before the log: what is learnt of the schema after this is noticed as a change of it.
+        let schema = within(log::fingerprint(&mut *conn)).await?;
+        (self.schema, self.reshaped) = (Some(schema), false);
+        self.duty = Duty::default();
+        let began = clock::now();
+        let loaded = within(log::load(&mut *conn, schema, LOAD_AT_MOST)).await?;
+        let fences = loaded.fences.iter().map(|(name, fence)| (Tag::named(name), *fence));
+        self.fences.begin(loaded.epoch, loaded.floor, fences);
+        self.confirm(loaded.epoch, loaded.seen, began);
+        self.wakeups = loaded.wakeups;
+        self.read = Some((loaded.epoch, loaded.snapshot));
+        let floor = loaded.floor;
+        tracing::info!(epoch = %loaded.epoch, %floor, fences = loaded.fences.len(), "following");
+        // A position past every fence, so that what is read from now on is valid at once.
+        let seen = within(log::announce(&mut *conn)).await?;
+        self.confirm(loaded.epoch, seen, began);
+        Ok(())
+    }
+
+    /// A change of the schema writes no row into the log: it makes everything invalid.
+    pub(super) async fn look_at_schema(
+        &mut self,
+        conn: &mut PgListener,
+    ) -> Result<(), sqlx::Error> {
+        let schema = within(log::fingerprint(&mut *conn)).await?;
+        if self.schema.replace(schema).is_some_and(|known| known != schema) {
+            self.db.inner.known.forget();
+            // The fence of the look that follows is later than what the fingerprint saw, so it is past
+            // the commit that changed it.
+            self.reshaped = true;
+            tracing::info!("the schema has changed: all entries are made anew");
+        }
+        Ok(())
+    }
+
+    pub(super) async fn keep_house(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
+        within(log::mark(&mut *conn, MARK_EVERY, self.schema)).await?;
+        if clock::now() >= self.trim
+            && !within(log::trim(&mut *conn, RETENTION, TRIM_AT_ONCE)).await?
+        {
+            self.trim = clock::now() + TRIM_EVERY;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! A node's questions to the relay, and since when their answers make it confirmed.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::clock::{self, Instant};
+
+/// The pause from one question to the next. With the time that the relay takes, it is the δ of a node
+/// that is relayed.
+const EVERY: Duration = Duration::from_millis(300);
+
+/// A relay that takes longer to answer is taken for lost.
+const UNANSWERED: Duration = Duration::from_secs(1);
+
+/// Questions under way at a time. Sessions that come while so many are, share the next.
+const AT_ONCE: usize = 2;
+
+#[derive(Debug)]
+pub(super) struct Questions {
+    open: VecDeque<Open>,
+    next: Instant,
+}
+
+/// A question under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Open {
+    pub(super) nonce: u64,
+    pub(super) sent: Instant,
+    pub(super) turn: u64,
+}
+
+impl Questions {
+    pub(super) fn new() -> Self {
+        Self { open: VecDeque::new(), next: clock::now() }
+    }
+
+    /// Forgets those under way; the next is due at once.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new();
+    }
+
+    /// Whether there is room for one more.
+    pub(super) fn has_room(&self) -> bool {
+        self.open.len() < AT_ONCE
+    }
+
+    /// When something is to be done: to ask the next, or to give up waiting.
+    pub(super) fn wake(&self) -> Instant {
+        self.open.front().map_or(self.next, |oldest| oldest.sent + UNANSWERED)
+    }
+
+    /// Whether an answer is overdue.
+    pub(super) fn are_unanswered(&self) -> bool {
+        self.open.front().is_some_and(|oldest| oldest.sent + UNANSWERED <= clock::now())
+    }
+
+    /// Notes a question that is about to be sent, and returns what its answer will carry.
+    pub(super) fn ask(&mut self, turn: u64) -> u64 {
+        let (nonce, sent) = (fastrand::u64(..), clock::now());
+        self.open.push_back(Open { nonce, sent, turn });
+        self.next = sent + EVERY;
+        nonce
+    }
+
+    /// The latest of our questions that is answered, if one is. Older ones are answered with it.
+    pub(super) fn answered(&mut self, answers: &[u64]) -> Option<Open> {
+        let latest = self.open.iter().rposition(|open| answers.contains(&open.nonce))?;
+        self.open.drain(..=latest).next_back()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_counts_from_when_its_question_was_sent() {
+        let mut questions = Questions::new();
+        assert!(questions.wake() <= clock::now(), "the first is due at once");
+        let began = clock::now();
+        let first = questions.ask(1);
+        advance(Duration::from_millis(100)).await;
+        let second = questions.ask(2);
+        assert!(!questions.has_room());
+        assert!(questions.answered(&[first ^ second]).is_none());
+        let answered = questions.answered(&[first]).unwrap();
+        assert_eq!((answered.sent, answered.turn), (began, 1));
+        assert!(questions.answered(&[first]).is_none(), "once");
+        assert_eq!(questions.answered(&[7, second]).unwrap().turn, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_later_answer_is_one_to_all_before() {
+        let mut questions = Questions::new();
+        let _lost = questions.ask(1);
+        let second = questions.ask(2);
+        assert_eq!(questions.answered(&[second]).unwrap().turn, 2);
+        assert!(questions.has_room() && !questions.are_unanswered());
+        advance(2 * UNANSWERED).await;
+        assert!(!questions.are_unanswered());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_noticed() {
+        let mut questions = Questions::new();
+        questions.ask(1);
+        advance(UNANSWERED / 2).await;
+        assert!(!questions.are_unanswered());
+        advance(UNANSWERED / 2).await;
+        assert!(questions.are_unanswered() && questions.wake() <= clock::now());
+    }
+}

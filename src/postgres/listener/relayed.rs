@@ -1,0 +1,222 @@
+//! What a node tells of the log, and what it makes of what it is told.
+
+use std::time::Duration;
+
+use tokio::time::sleep_until;
+
+use super::Follower;
+use crate::cache::protocol::{Relayed, relayed};
+use crate::clock::{self, Instant};
+use crate::entry::{Epoch, Position, Tag};
+use crate::postgres::log::{Drained, Snapshot};
+use crate::postgres::relay::message::{News, Positions, Question};
+use crate::postgres::relay::{Heard, Relay, Role};
+use crate::postgres::sample::At;
+
+/// How long questions for which nobody waits are collected.
+const COLLECT: Duration = Duration::from_millis(200);
+
+/// Questions that one look answers at most; one too many is as one that is lost on the way.
+const ANSWERS: usize = 10_000;
+
+/// What is to be done next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Look at the log.
+    Look,
+    /// Look at it for a session, of this node or another.
+    LookForSession,
+    Wait,
+    /// Leave it to the relay, which answers.
+    Heed,
+}
+
+/// What a node is to the others.
+#[derive(Debug, Default)]
+pub(super) struct Duty {
+    /// Other nodes' questions that the next look answers, and when that is due.
+    questions: Vec<u64>,
+    pub(super) due: Option<Instant>,
+    /// Up to where others were told.
+    told: Option<Snapshot>,
+}
+
+impl Duty {
+    /// The questions that were heard before a look that begins now.
+    pub(super) fn take(&mut self) -> Vec<u64> {
+        self.due = None;
+        std::mem::take(&mut self.questions)
+    }
+
+    fn hear(&mut self, question: Question) -> Next {
+        if self.questions.len() < ANSWERS {
+            self.questions.push(question.nonce);
+        }
+        if question.urgent {
+            return Next::LookForSession;
+        }
+        self.due.get_or_insert_with(|| clock::now() + COLLECT);
+        Next::Wait
+    }
+}
+
+/// What comes next from the others; nothing ever where there are none.
+pub(super) async fn next_of(relay: &mut Option<Relay>) -> Option<Heard> {
+    match relay {
+        Some(relay) => relay.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Follower {
+    fn elected(&self) -> Role {
+        self.relay.as_ref().map_or(Role::Alone, Relay::elected)
+    }
+
+    /// While we look for ourselves: what others ask, or tell.
+    pub(super) fn hear(&mut self, heard: Option<Heard>) -> Next {
+        match heard {
+            None => {
+                self.duty = Duty::default();
+                self.questions.clear();
+                self.take_role();
+                Next::Wait
+            }
+            Some(Heard::Question(question)) => self.duty.hear(question),
+            Some(Heard::News(news)) => match self.absorb(&news) {
+                Some(true) => Next::Heed,
+                _ => Next::Wait,
+            },
+        }
+    }
+
+    /// Says what we are to the others, when we look for ourselves.
+    pub(super) fn take_role(&self) {
+        let relays = self.elected() == Role::Relay;
+        self.role.send_replace(if relays { Role::Relay } else { Role::Alone });
+    }
+
+    /// When a relay is to be tried, if there is another one.
+    pub(super) fn try_relay_at(&self) -> Option<Instant> {
+        (self.elected() == Role::Relayed).then(|| self.questions.wake())
+    }
+
+    /// While we look for ourselves: asks the relay, if it is time. Once it answers, we need not look.
+    pub(super) fn try_relay(&mut self) {
+        if self.try_relay_at().is_some_and(|at| at <= clock::now()) {
+            if self.questions.are_unanswered() {
+                self.questions.clear();
+            }
+            self.ask(false);
+        }
+    }
+
+    fn ask(&mut self, urgent: bool) {
+        let nonce = self.questions.ask(self.begin_turn());
+        if let Some(relay) = &self.relay {
+            relay.ask(Question { nonce, urgent });
+        }
+    }
+
+    /// Goes by what the relay tells, until something is amiss; returns what.
+    pub(super) async fn heed(&mut self) -> &'static str {
+        self.role.send_replace(Role::Relayed);
+        self.duty = Duty::default();
+        loop {
+            let heard = tokio::select! {
+                heard = next_of(&mut self.relay) => heard,
+                () = self.asked.notified(), if self.questions.has_room() => {
+                    self.ask(true);
+                    continue;
+                }
+                () = sleep_until(self.questions.wake()) => {
+                    if self.questions.are_unanswered() {
+                        return "the relay does not answer";
+                    }
+                    self.ask(false);
+                    continue;
+                }
+            };
+            match heard {
+                Some(Heard::News(news)) if self.absorb(&news).is_none() => {
+                    return "news were missed";
+                }
+                None if self.elected() != Role::Relayed => return "there is no other relay",
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes in what another node found; returns whether it answers a question of ours, or nothing if
+    /// news were missed before it.
+    fn absorb(&mut self, news: &News) -> Option<bool> {
+        let (epoch, read) = self.read.as_ref()?;
+        let known = (read.covers(&news.before()), read.covers(&news.after()));
+        match relayed((*epoch, news.epoch()), known) {
+            Relayed::Gap => return None,
+            // A change of the schema may be noticed when no transaction has ended since.
+            Relayed::Known => self.learn(news),
+            Relayed::News => {
+                self.learn(news);
+                self.read = Some((news.epoch(), news.after()));
+            }
+        }
+        let at = news.at();
+        self.fences.follow(at.from);
+        let Some(answered) = self.questions.answered(&news.answers) else {
+            self.fences.see(at.seen);
+            return Some(false);
+        };
+        self.confirm(news.epoch(), at.seen, answered.sent);
+        self.turns.send_modify(|turns| turns.done = turns.done.max(answered.turn));
+        Some(true)
+    }
+
+    fn learn(&mut self, news: &News) {
+        let fence = news.at().fence;
+        // Late news may tell of a schema that was.
+        let current = self.fences.seen().is_some_and(|(_, seen)| seen <= news.at().seen);
+        let reshaped = current && news.schema.is_some() && self.schema != news.schema;
+        if reshaped {
+            self.db.inner.known.forget();
+            self.schema = news.schema;
+        }
+        if news.all || reshaped {
+            self.fences.raise_floor(fence);
+        }
+        for tag in &news.tags {
+            self.fences.raise(Tag::from_hash(*tag), fence);
+        }
+    }
+
+    /// All is known that was visible when a look began.
+    pub(super) fn confirm(&self, epoch: Epoch, seen: Position, began: Instant) {
+        self.fences.confirm(seen, began);
+        let at = At { epoch, position: seen, standby: false, seen: began };
+        self.db.inner.lag.observe(at);
+    }
+
+    /// Tells the others what a look found, if that is our office.
+    pub(super) fn tell(
+        &mut self,
+        drained: &Drained,
+        prev: &Snapshot,
+        (all, at): (bool, Positions),
+        answers: Vec<u64>,
+    ) {
+        let Some(relay) = self.relay.as_ref().filter(|relay| relay.elected() == Role::Relay) else {
+            self.duty.told = None;
+            return;
+        };
+        // Looks that found nothing are not told of; the next that is, tells for them too.
+        let before = self.duty.told.get_or_insert_with(|| prev.clone());
+        if !all && drained.tags.is_empty() && answers.is_empty() {
+            return;
+        }
+        let tags = drained.tags.iter().map(|tag| Tag::named(tag).hash()).collect();
+        let mut news = News::new(drained.epoch, (before, &drained.snapshot), at, tags);
+        (news.all, news.schema, news.answers) = (all, self.schema, answers);
+        relay.tell(news);
+        self.duty.told = Some(drained.snapshot.clone());
+    }
+}

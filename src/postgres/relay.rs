@@ -1,0 +1,230 @@
+//! One node that looks at the log for all, elected by the store that they share.
+//!
+//! ```text
+//! primary ── drain ── relay ── news ──→ the other nodes       over the shared store's bus
+//!                       ↑                     │
+//!                       └───── questions ─────┘  "look at the log, and tell me"
+//! ```
+//!
+//! The news say between which two snapshots they tell everything, so a node knows whether it has missed
+//! any, whoever tells it; then it looks for itself. They name the questions that were heard before the
+//! look began, so a node knows, by its own clock, since when it has all of them. So nothing depends on
+//! who was elected, on messages being delivered once, in order or at all, or on a clock that is shared:
+//! two relays at once tell everything twice, and none leaves each node to look for itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::store::{Bus, StoreError};
+
+pub(crate) mod message;
+
+use message::{News, Question, decode, encode};
+
+/// How often the relay renews its office, and others look whether it is free; and how long it lasts.
+const RENEW: Duration = Duration::from_millis(500);
+const OFFICE: Duration = Duration::from_secs(2);
+
+/// Messages under way within the node. One too many is dropped, as one that is lost on the way.
+const QUEUE: usize = 256;
+
+/// How a node follows the log of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// For itself: nothing is shared with other nodes, or the way to them is lost.
+    Alone,
+    /// For itself and for the others.
+    Relay,
+    /// Another node does so, and tells this one.
+    Relayed,
+}
+
+/// What comes from other nodes.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    News(News),
+    Question(Question),
+}
+
+enum Said {
+    News(News),
+    Question(Question),
+}
+
+/// A node's way to the others.
+pub(crate) struct Relay {
+    /// What the node has been elected to. Not whether it is up to it.
+    elected: watch::Receiver<Role>,
+    heard: mpsc::Receiver<Heard>,
+    say: mpsc::Sender<Said>,
+    fit: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+impl Relay {
+    /// Takes part in what nodes that share `bus` tell each other of the log that `name` stands for.
+    pub(crate) fn start(bus: Arc<dyn Bus>, name: &str) -> Self {
+        let (elected, role) = watch::channel(Role::Alone);
+        let (hear, heard) = mpsc::channel(QUEUE);
+        let (say, said) = mpsc::channel(QUEUE);
+        let fit = Arc::new(AtomicBool::new(true));
+        let desk = Desk {
+            bus,
+            office: format!("relay:{name}"),
+            news: format!("news:{name}"),
+            questions: format!("questions:{name}"),
+            number: fastrand::u64(1..),
+            fit: fit.clone(),
+            elected,
+            hear,
+        };
+        Self { elected: role, heard, say, fit, task: tokio::spawn(desk.work(said)) }
+    }
+
+    pub(crate) fn elected(&self) -> Role {
+        *self.elected.borrow()
+    }
+
+    /// Whether this node could be elected: whether it can look at the log, as far as it knows.
+    pub(crate) fn set_fit(&self, fit: bool) {
+        self.fit.store(fit, Ordering::Release);
+    }
+
+    /// What is heard next; `None` when another is elected.
+    pub(crate) async fn next(&mut self) -> Option<Heard> {
+        tokio::select! {
+            Some(heard) = self.heard.recv() => Some(heard),
+            Ok(()) = self.elected.changed() => None,
+            // The task has panicked: the node is on its own.
+            else => std::future::pending().await,
+        }
+    }
+
+    pub(crate) fn tell(&self, news: News) {
+        drop(self.say.try_send(Said::News(news)));
+    }
+
+    pub(crate) fn ask(&self, question: Question) {
+        drop(self.say.try_send(Said::Question(question)));
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+type Messages = BoxStream<'static, Bytes>;
+
+/// The task between the bus and the node.
+struct Desk {
+    bus: Arc<dyn Bus>,
+    office: String,
+    news: String,
+    questions: String,
+    number: u64,
+    fit: Arc<AtomicBool>,
+    elected: watch::Sender<Role>,
+    hear: mpsc::Sender<Heard>,
+}
+
+impl Desk {
+    async fn work(self, mut said: mpsc::Receiver<Said>) {
+        let mut elect = interval(RENEW);
+        elect.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // Each role listens to another channel.
+            let role = *self.elected.borrow();
+            let mut stream = match self.listen(role).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::debug!(%error, "other nodes can't be heard");
+                    self.elected.send_replace(Role::Alone);
+                    sleep(RENEW).await;
+                    continue;
+                }
+            };
+            loop {
+                tokio::select! {
+                    message = hear(&mut stream) => match message {
+                        Some(message) => self.pass(role, &message),
+                        None => break,
+                    },
+                    Some(said) = said.recv() => self.publish(said).await,
+                    _ = elect.tick() => {
+                        if self.run_for_office(role).await != role {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn listen(&self, role: Role) -> Result<Option<Messages>, StoreError> {
+        let channel = match role {
+            Role::Alone => return Ok(None),
+            Role::Relay => &self.questions,
+            Role::Relayed => &self.news,
+        };
+        self.bus.subscribe(channel).await.map(Some)
+    }
+
+    /// Hands a message on. Where too many wait, the oldest questions and news get no answer.
+    fn pass(&self, role: Role, message: &Bytes) {
+        let heard = match role {
+            Role::Relay => decode(message).map(Heard::Question),
+            _ => decode(message).map(Heard::News),
+        };
+        if let Some(heard) = heard {
+            drop(self.hear.try_send(heard));
+        }
+    }
+
+    async fn publish(&self, said: Said) {
+        let (channel, message) = match said {
+            Said::News(news) => (&self.news, encode(&news)),
+            Said::Question(question) => (&self.questions, encode(&question)),
+        };
+        if let Err(error) = self.bus.publish(channel, &message).await {
+            tracing::debug!(%error, "other nodes could not be told");
+        }
+    }
+
+    /// The role from here on.
+    async fn run_for_office(&self, before: Role) -> Role {
+        let role = if self.fit.load(Ordering::Acquire) {
+            match self.bus.hold(&self.office, self.number, OFFICE).await {
+                Ok(true) => Role::Relay,
+                Ok(false) => Role::Relayed,
+                Err(_) => Role::Alone,
+            }
+        } else {
+            if before == Role::Relay {
+                drop(self.bus.resign(&self.office, self.number).await);
+            }
+            Role::Alone
+        };
+        if role != before {
+            self.elected.send_replace(role);
+        }
+        role
+    }
+}
+
+/// The next message; never one where nothing is listened to, none when the connection is lost.
+async fn hear(stream: &mut Option<Messages>) -> Option<Bytes> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => std::future::pending().await,
+    }
+}

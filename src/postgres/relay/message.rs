@@ -1,0 +1,146 @@
+//! What nodes tell each other of the log.
+//!
+//! Four bytes of magic and version, then bincode. Whoever may publish on the channel is trusted as whoever
+//! may write entries is; hostile bytes are dropped.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::entry::{Epoch, Position};
+use crate::postgres::log::Snapshot;
+
+const MAGIC: &[u8; 4] = b"TGR\x01";
+
+/// What one node found in the log, for the others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct News {
+    epoch: u64,
+    /// All that became visible between these two is told of here.
+    before: String,
+    after: String,
+    fence: u64,
+    seen: u64,
+    from: u64,
+    /// Hashes of tags.
+    pub(crate) tags: Vec<u64>,
+    /// Whether everything may have changed.
+    pub(crate) all: bool,
+    /// The fingerprint of the schema.
+    pub(crate) schema: Option<i64>,
+    /// The questions that were heard before the log was looked at.
+    pub(crate) answers: Vec<u64>,
+}
+
+/// Positions of one look at the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Positions {
+    /// At or past the commit of all that is told of.
+    pub(crate) fence: Position,
+    /// Seen on the primary after the look; past the fence, if there was anything to tell.
+    pub(crate) seen: Position,
+    /// Seen on the primary before the look began.
+    pub(crate) from: Position,
+}
+
+/// A node's wish that the log be looked at from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Question {
+    /// What the answer carries.
+    pub(crate) nonce: u64,
+    /// Whether a session waits for it.
+    pub(crate) urgent: bool,
+}
+
+impl News {
+    pub(crate) fn new(
+        epoch: Epoch,
+        (before, after): (&Snapshot, &Snapshot),
+        at: Positions,
+        tags: Vec<u64>,
+    ) -> Self {
+        Self {
+            epoch: epoch.get(),
+            before: before.as_str().to_owned(),
+            after: after.as_str().to_owned(),
+            fence: at.fence.get(),
+            seen: at.seen.get(),
+            from: at.from.get(),
+            tags,
+            all: false,
+            schema: None,
+            answers: Vec::new(),
+        }
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch::new(self.epoch)
+    }
+
+    pub(crate) fn at(&self) -> Positions {
+        let [fence, seen, from] = [self.fence, self.seen, self.from].map(Position::new);
+        Positions { fence, seen, from }
+    }
+
+    pub(crate) fn before(&self) -> Snapshot {
+        Snapshot::new(self.before.clone())
+    }
+
+    pub(crate) fn after(&self) -> Snapshot {
+        Snapshot::new(self.after.clone())
+    }
+}
+
+pub(crate) fn encode(message: &impl Serialize) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    let encoded = bincode::serde::encode_to_vec(message, bincode::config::standard());
+    bytes.extend(encoded.unwrap_or_default()); // numbers and strings always encode
+    bytes
+}
+
+/// A message; none if the bytes are not one of this version.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    // A limit above any honest message, so that a length in the bytes can't ask for more memory.
+    const LIMIT: usize = 64 << 20;
+    let config = bincode::config::standard().with_limit::<LIMIT>();
+    let body = bytes.strip_prefix(MAGIC)?;
+    let (message, read) = bincode::serde::decode_from_slice(body, config).ok()?;
+    (read == body.len()).then_some(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn news() -> News {
+        let snapshots = (&Snapshot::new("5:5:".into()), &Snapshot::new("5:9:6,7".into()));
+        let [fence, seen, from] = [10, 12, 8].map(Position::new);
+        let at = Positions { fence, seen, from };
+        let mut news = News::new(Epoch::new(3), snapshots, at, vec![1, u64::MAX]);
+        (news.all, news.schema, news.answers) = (true, Some(-4), vec![77]);
+        news
+    }
+
+    #[test]
+    fn what_is_told_is_what_is_heard() {
+        let heard: News = decode(&encode(&news())).unwrap();
+        assert_eq!(heard, news());
+        assert_eq!((heard.epoch(), heard.at().seen), (Epoch::new(3), Position::new(12)));
+        assert_eq!(heard.after(), Snapshot::new("5:9:6,7".into()));
+        assert_eq!(decode::<Question>(&encode(&news())), None, "a message of another kind");
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_messages_are_dropped_or_read_and_never_panic(
+            at in 0usize..60, byte: u8, cut in 0usize..60
+        ) {
+            let mut bytes = encode(&news());
+            let len = bytes.len();
+            bytes[at % len] = byte;
+            bytes.truncate(len - cut % len);
+            let _ = decode::<News>(&bytes);
+            let _ = decode::<Question>(&bytes);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Messages between nodes by PUBLISH and SUBSCRIBE, and an office by SET with an expiry.
+//!
+//! In a cluster, PUBLISH reaches the subscribers of every node (Redis manual, "Pub/Sub" and "Redis
+//! cluster specification").
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use deadpool_redis::redis::aio::{PubSubSink, PubSubStream};
+use deadpool_redis::redis::{Value, cmd};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{BoxStream, unfold};
+use tokio::time::timeout;
+
+use super::Redis;
+use super::lease::GIVE_BACK;
+use super::link::REPLY_WITHIN;
+use super::store::unexpected;
+use crate::clock::millis;
+use crate::store::{Bus, StoreError};
+
+/// How long a subscription may be silent before it is asked whether it lives.
+const SILENT: Duration = Duration::from_secs(1);
+
+const HOLD: &str = "local holder = redis.call('get', KEYS[1])
+    if not holder then redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1 end
+    if holder == ARGV[1] then redis.call('pexpire', KEYS[1], ARGV[2]) return 1 end
+    return 0";
+
+impl Bus for Redis {
+    fn publish<'a>(
+        &'a self,
+        channel: &'a str,
+        message: &'a [u8],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut publish = cmd("PUBLISH");
+            publish.arg(self.channel_name(channel)).arg(message);
+            self.run(&publish).await.map(drop)
+        })
+    }
+
+    fn subscribe<'a>(
+        &'a self,
+        channel: &'a str,
+    ) -> BoxFuture<'a, Result<BoxStream<'static, Bytes>, StoreError>> {
+        Box::pin(async move {
+            let subscribed = async {
+                let mut subscription = self.subscriber().open().await?;
+                subscription.subscribe(self.channel_name(channel)).await?;
+                Ok(subscription)
+            };
+            let within = timeout(3 * REPLY_WITHIN, subscribed).await;
+            let subscribed = within.map_err(|_late| StoreError::Timeout(3 * REPLY_WITHIN))?;
+            let failed =
+                |error: deadpool_redis::redis::RedisError| StoreError::Backend(error.into());
+            let parts = subscribed.map_err(failed)?.split();
+            Ok(unfold(parts, |(mut sink, mut stream)| async {
+                let message = next(&mut sink, &mut stream).await?;
+                Some((message, (sink, stream)))
+            })
+            .boxed())
+        })
+    }
+
+    fn hold<'a>(
+        &'a self,
+        office: &'a str,
+        holder: u64,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let mut hold = cmd("EVAL");
+            hold.arg(HOLD).arg(1).arg(self.office_name(office)).arg(holder).arg(millis(ttl));
+            match self.run(&hold).await? {
+                Value::Int(held) => Ok(held == 1),
+                other => Err(unexpected("EVAL", &other)),
+            }
+        })
+    }
+
+    fn resign<'a>(&'a self, office: &'a str, holder: u64) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut resign = cmd("EVAL");
+            resign.arg(GIVE_BACK).arg(1).arg(self.office_name(office)).arg(holder);
+            self.run(&resign).await.map(drop)
+        })
+    }
+}
+
+/// The next message; none when the connection is lost, or does not answer.
+async fn next(sink: &mut PubSubSink, stream: &mut PubSubStream) -> Option<Bytes> {
+    loop {
+        if let Ok(message) = timeout(SILENT, stream.next()).await {
+            return message.map(|message| Bytes::copy_from_slice(message.get_payload_bytes()));
+        }
+        timeout(REPLY_WITHIN, sink.ping::<Value>()).await.ok()?.ok()?;
+    }
+}
