@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::sample::At;
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::entry::{Epoch, Position};
 
 /// What the primary's log had reached, lately.
@@ -16,25 +16,42 @@ use crate::entry::{Epoch, Position};
 pub(crate) struct Lag {
     most: Duration,
     samples: Mutex<VecDeque<At>>,
+    told: Mutex<Option<Instant>>,
 }
 
 impl Lag {
     pub(crate) fn new(most: Duration) -> Self {
-        Self { most, samples: Mutex::default() }
+        Self { most, samples: Mutex::default(), told: Mutex::default() }
     }
 
-    /// How often the primary is asked.
+    /// How often the primary is asked, where nobody tells.
     pub(crate) fn sample_every(&self) -> Duration {
         (self.most / 10).clamp(Duration::from_millis(50), Duration::from_secs(1))
     }
 
+    /// Takes in how far the primary is, from whoever follows its log in any case.
+    pub(crate) fn tell(&self, at: At) {
+        *lock(&self.told) = Some(clock::now());
+        self.observe(at);
+    }
+
+    /// Whether it is told often enough that the primary need not be asked.
+    pub(crate) fn is_told(&self) -> bool {
+        let enough = self.sample_every() * 2;
+        lock(&self.told).is_some_and(|at| at.elapsed() < enough)
+    }
+
     /// Takes in how far the primary is.
     pub(crate) fn observe(&self, at: At) {
-        let mut samples = self.lock();
+        let mut samples = lock(&self.samples);
         if samples.back().is_some_and(|known| known.epoch != at.epoch) {
             samples.clear();
         }
-        samples.push_back(at);
+        // However often it is told, some hundred are enough.
+        let least = self.most / 100;
+        if samples.back().is_none_or(|known| at.seen >= known.seen + least) {
+            samples.push_back(at);
+        }
         // The newest of those that are old enough is the one that counts.
         while samples.get(1).is_some_and(|next| next.seen.elapsed() >= self.most) {
             samples.pop_front();
@@ -45,14 +62,14 @@ impl Lag {
     /// for long enough.
     pub(crate) fn needs(&self) -> Option<(Epoch, Position)> {
         let now = clock::now();
-        let samples = self.lock();
+        let samples = lock(&self.samples);
         let old = |at: &&At| now.saturating_duration_since(at.seen) >= self.most;
         samples.iter().take_while(old).last().map(|at| (at.epoch, at.position))
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<At>> {
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -75,10 +92,27 @@ mod tests {
             advance(Duration::from_secs(1)).await;
         }
         assert_eq!(lag.needs(), Some((Epoch::new(1), Position::new(20))));
-        assert!(lag.lock().len() <= 12, "what is too old to count is dropped");
+        assert!(lock(&lag.samples).len() <= 12, "what is too old to count is dropped");
         advance(Duration::from_secs(60)).await;
         let last = Some((Epoch::new(1), Position::new(29)));
         assert_eq!(lag.needs(), last, "a primary that is down leaves its last word");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_often_it_is_told_it_keeps_little() {
+        let lag = Lag::new(Duration::from_secs(10));
+        assert!(!lag.is_told());
+        for position in 0..30_000 {
+            lag.tell(at(1, position));
+            advance(Duration::from_millis(1)).await;
+        }
+        assert!(lock(&lag.samples).len() <= 102);
+        let (_, needs) = lag.needs().unwrap();
+        assert!((19_900..=20_000).contains(&needs.get()), "{needs}");
+        assert!(lag.is_told());
+        lag.observe(at(1, 40_000));
+        advance(Duration::from_secs(2)).await;
+        assert!(!lag.is_told(), "what the monitor finds itself does not count");
     }
 
     #[tokio::test(start_paused = true)]

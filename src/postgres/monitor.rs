@@ -25,23 +25,30 @@ impl Monitor {
     pub(crate) fn of_replica(server: &Arc<Server>, every: Duration) -> Self {
         let server = server.clone();
         Self(tokio::spawn(async move {
-            watch(&server, every, |said| match said {
-                Some(identity) => drop(server.observe(identity)),
-                None => server.lose(),
-            })
+            watch(
+                &server,
+                every,
+                || true,
+                |said| match said {
+                    Some(identity) => drop(server.observe(identity)),
+                    None => server.lose(),
+                },
+            )
             .await;
         }))
     }
 
-    /// What the primary's log reaches tells which replicas are late.
+    /// What the primary's log reaches tells which replicas are late. While it is told of by whoever
+    /// follows the log, the primary is left in peace: what it is asked must not grow with the number of
+    /// nodes.
     pub(crate) fn of_primary(server: &Server, lag: &Arc<Lag>) -> Self {
         let (server, lag) = (server.clone(), lag.clone());
         Self(tokio::spawn(async move {
             let primary = |said: &Identity| At::of(said).filter(|at| !at.standby);
-            watch(&server, lag.sample_every(), |said| {
+            let observe = |said: Option<&Identity>| {
                 said.and_then(primary).into_iter().for_each(|at| lag.observe(at));
-            })
-            .await;
+            };
+            watch(&server, lag.sample_every(), || !lag.is_told(), observe).await;
         }))
     }
 }
@@ -52,28 +59,41 @@ impl Drop for Monitor {
     }
 }
 
-/// Asks for as long as it is wanted; `None` is told when there is no answer.
-async fn watch(server: &Server, every: Duration, mut told: impl FnMut(Option<&Identity>)) {
+/// Asks whenever it is wanted; `None` is told when there is no answer.
+async fn watch(
+    server: &Server,
+    every: Duration,
+    wanted: impl Fn() -> bool,
+    mut told: impl FnMut(Option<&Identity>),
+) {
     let mut pause = every;
     loop {
-        if let Ok(Ok(mut conn)) = timeout(PATIENCE, server.options.connect()).await {
+        if !wanted() {
             pause = every;
-            follow(&mut conn, every, &mut told).await;
-            tracing::warn!(server = %server.label(), "a server does not answer");
+        } else if let Ok(Ok(mut conn)) = timeout(PATIENCE, server.options.connect()).await {
+            pause = every;
+            follow(&mut conn, every, &wanted, &mut told).await;
+            if wanted() {
+                tracing::warn!(server = %server.label(), "a server does not answer");
+                told(None);
+            }
+        } else {
+            told(None);
         }
-        told(None);
         sleep(pause).await;
         pause = (pause * 2).min(SLOWEST);
     }
 }
 
-/// Asks until there is no answer.
+/// Asks until there is no answer, or none is wanted.
 async fn follow(
     conn: &mut PgConnection,
     every: Duration,
+    wanted: impl Fn() -> bool,
     told: &mut impl FnMut(Option<&Identity>),
 ) {
-    while let Ok(Ok(identity)) = timeout(PATIENCE, identity(&mut *conn)).await {
+    while wanted() {
+        let Ok(Ok(identity)) = timeout(PATIENCE, identity(&mut *conn)).await else { return };
         told(Some(&identity));
         sleep(every).await;
     }

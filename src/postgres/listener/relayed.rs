@@ -193,7 +193,7 @@ impl Follower {
     pub(super) fn confirm(&self, epoch: Epoch, seen: Position, began: Instant) {
         self.fences.confirm(seen, began);
         let at = At { epoch, position: seen, standby: false, seen: began };
-        self.db.inner.lag.observe(at);
+        self.db.inner.lag.tell(at);
     }
 
     /// Tells the others what a look found, if that is our office.
