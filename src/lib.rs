@@ -20,6 +20,9 @@
     allow(dead_code, unused_imports, reason = "parts of the core serve one feature only")
 )]
 
+#[cfg(tidegate_shuttle)]
+extern crate shuttle_tokio as tokio;
+
 /// What README shows compiles.
 #[cfg(all(doctest, feature = "postgres", feature = "redis"))]
 #[doc = include_str!("../README.md")]

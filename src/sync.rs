@@ -1,7 +1,14 @@
-//! Atomics, which loom takes the place of where it explores how threads interleave: see
-//! `cache/fence/interleaved.rs`.
+//! Locks and atomics, which loom or shuttle take the place of where they explore how threads and tasks
+//! interleave: see `cache/fence/interleaved.rs` and `tests/interleaved.rs`.
 
 #[cfg(tidegate_loom)]
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
-#[cfg(not(tidegate_loom))]
+#[cfg(tidegate_shuttle)]
+pub(crate) use shuttle::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering},
+};
+#[cfg(not(any(tidegate_loom, tidegate_shuttle)))]
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(tidegate_shuttle))]
+pub(crate) use std::sync::{Mutex, MutexGuard};

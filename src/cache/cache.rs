@@ -206,7 +206,7 @@ impl Cache {
 }
 
 /// Runs work in the background; nowhere to run it means that the process is ending.
-fn spawn(work: impl Future<Output = ()> + Send + 'static) {
+pub(super) fn spawn(work: impl Future<Output = ()> + Send + 'static) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn(work);
     }

@@ -6,13 +6,13 @@
 //! lower: a spare miss, never a stale hit. The table neither grows nor evicts.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::protocol::{Verdict, verdict};
 use crate::clock::{self, Instant};
 use crate::entry::{Entry, Epoch, Position, Tag};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Mutex, Ordering};
 
 #[cfg(all(test, tidegate_loom))]
 mod interleaved;

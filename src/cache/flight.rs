@@ -7,11 +7,12 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::entry::Entry;
+use crate::sync::{Mutex, MutexGuard};
 
 const SHARDS: usize = 64;
 
@@ -114,7 +115,6 @@ impl Drop for Seat {
 /// The lead of a flight. Dropped without landing, it goes to the next who waits.
 #[derive(Debug)]
 pub(crate) struct Leader {
-    // Before the permit: were the permit returned first, a flight could look empty and not be.
     seat: Seat,
     _permit: OwnedSemaphorePermit,
 }
@@ -137,7 +137,7 @@ fn shard(key: &Hash) -> usize {
     usize::from(key[31]) % SHARDS
 }
 
-fn lock(shard: &Shard) -> std::sync::MutexGuard<'_, HashMap<Hash, Arc<Flight>>> {
+fn lock(shard: &Shard) -> MutexGuard<'_, HashMap<Hash, Arc<Flight>>> {
     // Nothing under this lock can panic half-way; a poisoned one is as good as any.
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

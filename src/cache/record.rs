@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::task::futures::TaskLocalFuture;
@@ -21,6 +21,7 @@ use super::fence::Fences;
 use super::policy::PolicyTag;
 use super::protocol::{self, proven_by_both};
 use crate::entry::{Epoch, Position, Tag};
+use crate::sync::{Mutex, MutexGuard};
 
 tokio::task_local! {
     static CURRENT: Record;

@@ -2,13 +2,55 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::{sleep, timeout};
 
 use super::{Hit, Search};
 use crate::cache::Cache;
+use crate::cache::cache::spawn;
 use crate::entry::Key;
 use crate::outcome::Event;
-use crate::store::{Lease, LeaseToken};
+use crate::store::{Lease, LeaseToken, StoreError};
+
+/// A lease that is asked for. If whoever asks leaves before the answer comes, it is given back then.
+struct Asked {
+    cache: Cache,
+    key: Key,
+    answer: Option<BoxFuture<'static, Result<Lease, StoreError>>>,
+}
+
+impl Asked {
+    fn new(cache: &Cache, key: &Key, ttl: Duration) -> Self {
+        let (cache, key) = (cache.clone(), key.clone());
+        let answer = {
+            let (cache, key) = (cache.clone(), key.clone());
+            async move { cache.shared.store.lease(&key, ttl).await }
+        };
+        Self { cache, key, answer: Some(Box::pin(answer)) }
+    }
+
+    async fn answer(mut self) -> Result<Lease, StoreError> {
+        let answer = match &mut self.answer {
+            Some(answer) => answer.await,
+            None => Ok(Lease::Held),
+        };
+        self.answer = None;
+        answer
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            let (cache, key) = (self.cache.clone(), self.key.clone());
+            spawn(async move {
+                if let Ok(Lease::Granted(Some(token))) = answer.await {
+                    cache.give_back(&key, token);
+                }
+            });
+        }
+    }
+}
 
 /// A lease that is given back, unless it is taken on.
 struct Granted<'a> {
@@ -40,7 +82,7 @@ impl Search<'_> {
         const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(8)];
         let mut pause = PAUSES[0];
         loop {
-            match self.cache.shared.store.lease(self.key, self.policy.lease).await {
+            match Asked::new(self.cache, self.key, self.policy.lease).answer().await {
                 Ok(Lease::Granted(token)) => return self.look_again(token).await,
                 Ok(Lease::Held) if pause == PAUSES[0] => {
                     self.cache.shared.counters.note(Event::LeaseHeld);
