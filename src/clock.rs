@@ -5,6 +5,8 @@
 //! primary, and for both a monotonic clock is right. The wall clock appears once, to tell another
 //! node how old a shared entry was when it was written.
 
+#[cfg(feature = "testing")]
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
 pub(crate) use tokio::time::Instant;
@@ -19,7 +21,27 @@ pub(crate) fn now() -> Instant {
 pub(crate) fn unix_millis() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        .map_or(0, |since| stepped(millis(since)))
+}
+
+/// How far the wall clock was put forward, in milliseconds.
+#[cfg(feature = "testing")]
+static FORWARD: AtomicI64 = AtomicI64::new(0);
+
+/// Puts the wall clock of this process forward by so many milliseconds from what it is in truth, or back.
+#[cfg(feature = "testing")]
+pub(crate) fn put_forward(millis: i64) {
+    FORWARD.store(millis, Ordering::Relaxed);
+}
+
+#[cfg(feature = "testing")]
+fn stepped(millis: u64) -> u64 {
+    millis.saturating_add_signed(FORWARD.load(Ordering::Relaxed))
+}
+
+#[cfg(not(feature = "testing"))]
+const fn stepped(millis: u64) -> u64 {
+    millis
 }
 
 /// Whole milliseconds of a duration, saturating.

@@ -1,16 +1,13 @@
-//! A bounded run of the checker: see `docs/correctness.md` for long ones.
+//! Bounded runs of the checker: see `docs/correctness.md` for long ones.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use tokio::process::Command;
 
-/// Long enough for each kind of fault to come once.
-const SECONDS: &str = "90";
-
-#[tokio::test]
-async fn no_answer_is_wrong_while_everything_breaks() {
+/// Checks for long enough that each kind of fault comes once, and that no answer is wrong.
+async fn check(redis: &str, faults: &[&str]) {
     let mut check = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    check.args(["check", "--seconds", SECONDS, "--reads", "100000000"]);
+    check.args(["check", "--redis", redis, "--seconds", "90", "--reads", "100000000"]);
     let output = check.output().await.unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let complaints = String::from_utf8_lossy(&output.stderr);
@@ -22,7 +19,20 @@ async fn no_answer_is_wrong_while_everything_breaks() {
     };
     assert_eq!(number("violations:"), 0);
     assert!(number("answers checked:") > 1000, "{said}");
-    for fault in ["Redis killed", "a replica killed", "a failover", "the log trimmed", "cut"] {
+    for fault in faults {
         assert!(said.contains(fault), "no `{fault}` in:\n{said}");
     }
+}
+
+#[tokio::test]
+async fn no_answer_is_wrong_while_everything_breaks() {
+    let faults =
+        ["Redis killed", "a replica killed", "a failover", "the log trimmed", "cut", "clock"];
+    check("server", &faults).await;
+}
+
+#[tokio::test]
+async fn no_answer_is_wrong_while_sentinel_moves_redis_about() {
+    let faults = ["Redis failed over", "Redis killed", "Redis stopped and continued", "a failover"];
+    check("sentinel", &faults).await;
 }

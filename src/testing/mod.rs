@@ -24,3 +24,9 @@ pub use redis::RedisCluster;
 pub use redis::RedisSentinel;
 #[cfg(feature = "redis")]
 pub use redis::RedisServer;
+
+/// Puts the wall clock of this process, as the library reads it, so many milliseconds before what it is
+/// in truth, or behind if negative: what an administrator does, or a virtual machine that was asleep.
+pub fn put_clock_forward(millis: i64) {
+    crate::clock::put_forward(millis);
+}

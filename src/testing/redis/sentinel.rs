@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use deadpool_redis::redis::{Cmd, cmd};
+use deadpool_redis::redis::{Cmd, FromRedisValue, cmd};
 
 use super::RedisServer;
 use crate::testing::eventually;
@@ -38,13 +38,33 @@ impl RedisSentinel {
         for option in ["down-after-milliseconds 500", "failover-timeout 1000"] {
             sentinel.run::<()>(&words(&format!("SET mymaster {option}"))).await?;
         }
+        self.settled().await
+    }
+
+    /// Waits until one server follows the other, and the sentinel knows a replica that it can promote.
+    ///
+    /// # Errors
+    ///
+    /// If that does not come about, as while one of them is down.
+    pub async fn settled(&self) -> io::Result<()> {
         eventually("the replica follows the master, and the sentinel knows it", async || {
-            let link = self.servers[1].run::<String>(cmd("INFO").arg("replication")).await;
             let known = format!("{:?}", self.replicas().await);
-            link.is_ok_and(|link| link.contains("master_link_status:up"))
-                && known.contains("master-link-status\", \"ok")
+            let healthy = known.contains("master-link-status\", \"ok\"")
+                && known.contains("flags\", \"slave\"");
+            healthy && self.is_followed().await
         })
         .await
+    }
+
+    async fn is_followed(&self) -> bool {
+        let Ok(master) = self.master().await else { return false };
+        for server in self.servers.iter().filter(|server| server.addr() != master) {
+            let link = server.run::<String>(cmd("INFO").arg("replication")).await;
+            if !link.is_ok_and(|link| link.contains("master_link_status:up")) {
+                return false;
+            }
+        }
+        true
     }
 
     async fn replicas(&self) -> io::Result<Vec<Vec<String>>> {
@@ -89,6 +109,38 @@ impl RedisSentinel {
             server.kill().await?;
         }
         self.moved_from(before).await
+    }
+
+    /// Starts those again that were killed. The sentinel makes replicas of them.
+    ///
+    /// # Errors
+    ///
+    /// If one does not start.
+    pub async fn revive(&mut self) -> io::Result<()> {
+        for server in self.servers.iter_mut().filter(|server| !server.is_running()) {
+            server.restart().await?;
+        }
+        Ok(())
+    }
+
+    /// Runs a command on the master.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be reached or answers with an error.
+    pub async fn run<T: FromRedisValue>(&self, command: &Cmd) -> io::Result<T> {
+        let master = self.master().await?;
+        self.server(master)?.run(command).await
+    }
+
+    /// The server at an address.
+    ///
+    /// # Errors
+    ///
+    /// If none of them is there.
+    pub fn server(&self, address: SocketAddr) -> io::Result<&RedisServer> {
+        let found = self.servers.iter().find(|server| server.addr() == address);
+        found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no server of ours"))
     }
 
     async fn moved_from(&self, before: SocketAddr) -> io::Result<()> {

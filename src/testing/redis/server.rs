@@ -152,6 +152,11 @@ impl RedisServer {
         }
     }
 
+    /// Whether it was started and not killed since.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     fn signal(&self, signal: Signal) -> io::Result<()> {
         let gone = || io::Error::new(io::ErrorKind::NotConnected, "the server was killed");
         self.process.as_ref().ok_or_else(gone)?.signal(signal)

@@ -5,12 +5,13 @@ use std::sync::{PoisonError, RwLock};
 
 use fastrand::Rng;
 use sqlx::{Connection, PgConnection};
-use tidegate::testing::{FaultProxy, Postgres, RedisServer, Scratch};
+use tidegate::testing::{FaultProxy, Postgres, Scratch};
 use tidegate::{Epoch, Triggers};
 use tokio::sync::Mutex;
 
 use super::history::first_group;
 use super::process::NodeProcess;
+use super::redis::{SharedRedis, Topology};
 use super::{GROUPS, ROWS};
 use crate::Failure;
 
@@ -29,34 +30,31 @@ pub(crate) struct Cluster {
 pub(crate) struct Servers {
     pub(crate) primary: Postgres,
     pub(crate) standbys: Vec<Postgres>,
-    pub(crate) redis: RedisServer,
+    pub(crate) redis: SharedRedis,
     /// In front of the primary.
     pub(crate) name: FaultProxy,
     /// In front of each standby.
     pub(crate) replica_names: Vec<FaultProxy>,
     /// In front of the primary, for each node's listener.
     pub(crate) lines: Vec<FaultProxy>,
-    /// In front of Redis, for each node.
-    pub(crate) redis_lines: Vec<FaultProxy>,
     pub(crate) processes: Vec<Option<NodeProcess>>,
     scratch: Scratch,
 }
 
 impl Cluster {
-    pub(crate) async fn start(nodes: usize) -> Result<Self, Failure> {
+    pub(crate) async fn start(nodes: usize, redis: Topology) -> Result<Self, Failure> {
         let primary = Postgres::start().await?;
         set_up(&primary).await?;
         let standbys = vec![primary.standby().await?, primary.standby().await?];
-        let redis = RedisServer::start().await?;
+        let redis = SharedRedis::start(redis, nodes).await?;
         let name = FaultProxy::start(primary.addr()).await?;
         let mut replica_names = Vec::new();
         for standby in &standbys {
             replica_names.push(FaultProxy::start(standby.addr()).await?);
         }
-        let (mut lines, mut redis_lines) = (Vec::new(), Vec::new());
+        let mut lines = Vec::new();
         for _ in 0..nodes {
             lines.push(FaultProxy::start(primary.addr()).await?);
-            redis_lines.push(FaultProxy::start(redis.addr()).await?);
         }
         let epoch = epoch(&primary).await?;
         let servers = Servers {
@@ -66,7 +64,6 @@ impl Cluster {
             name,
             replica_names,
             lines,
-            redis_lines,
             processes: (0..nodes).map(|_| None).collect(),
             scratch: Scratch::new()?,
         };
@@ -113,7 +110,7 @@ impl Cluster {
             ("POSTGRES_PRIMARY_URL", self.primary_url.clone()),
             ("POSTGRES_LISTEN_URL", url(servers.lines[node].addr())),
             ("POSTGRES_REPLICA_URL", replicas.join(",")),
-            ("REDIS_URL", format!("redis://{}/", servers.redis_lines[node].addr())),
+            ("REDIS_URL", servers.redis.url(node)),
         ];
         let log = servers.scratch.path().join(format!("node-{node}"));
         let process = NodeProcess::start(&environment, &log).await?;

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use ::redis::cmd;
+use axum::http::Method;
 use fastrand::Rng;
 use nix::sys::signal::Signal;
-use redis::cmd;
 use tidegate::testing::FaultProxy;
 use tokio::time::sleep;
 
 use super::Run;
+use super::client::Client;
 use super::cluster::{Cluster, Servers, epoch};
+use super::redis::Topology;
 use crate::Failure;
 
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +23,7 @@ enum Fault {
     RedisGoesBack,
     RedisCut,
     RedisSlow,
+    RedisFailedOver,
     ReplicaLags,
     ReplicaKilled,
     ReplicaCut,
@@ -28,18 +32,20 @@ enum Fault {
     ListenerSilent,
     NodeKilled,
     NodeHangs,
+    ClockStepped,
     LogTrimmed,
     FailedOver,
 }
 
 /// Each, and what the report calls it.
-const ALL: [(Fault, &str); 16] = [
+const ALL: [(Fault, &str); 18] = [
     (Fault::RedisKilled, "Redis killed"),
     (Fault::RedisHangs, "Redis stopped and continued"),
     (Fault::RedisFlushed, "Redis flushed"),
     (Fault::RedisGoesBack, "Redis restored to an older state"),
     (Fault::RedisCut, "a node's connections to Redis cut"),
     (Fault::RedisSlow, "Redis slow for a node"),
+    (Fault::RedisFailedOver, "Redis failed over"),
     (Fault::ReplicaLags, "replay paused"),
     (Fault::ReplicaKilled, "a replica killed"),
     (Fault::ReplicaCut, "connections to a replica cut"),
@@ -48,19 +54,36 @@ const ALL: [(Fault, &str); 16] = [
     (Fault::ListenerSilent, "a listener's connection half open"),
     (Fault::NodeKilled, "a node killed"),
     (Fault::NodeHangs, "a node stopped and continued"),
+    (Fault::ClockStepped, "a node's clock stepped"),
     (Fault::LogTrimmed, "the log trimmed under a stopped node"),
     (Fault::FailedOver, "a failover that loses commits"),
 ];
 
+impl Fault {
+    fn is_possible(self, topology: Topology) -> bool {
+        match self {
+            Self::RedisCut | Self::RedisSlow => topology == Topology::Server,
+            Self::RedisFailedOver => topology == Topology::Sentinel,
+            _ => true,
+        }
+    }
+}
+
 /// Breaks and mends until the run is over. Each kind comes once before any comes again.
 ///
 /// What can't be broken or mended ends the run: all that followed would be meaningless.
-pub(crate) async fn inject(run: &Run, cluster: &Cluster, mut rng: Rng) -> Result<(), Failure> {
+pub(crate) async fn inject(
+    run: &Run,
+    cluster: &Cluster,
+    topology: Topology,
+    mut rng: Rng,
+) -> Result<(), Failure> {
     let mut left = Vec::new();
     while !run.is_over() {
         sleep(Duration::from_millis(rng.u64(100..600))).await;
         if left.is_empty() {
             left = ALL.to_vec();
+            left.retain(|(fault, _)| fault.is_possible(topology));
             rng.shuffle(&mut left);
         }
         let Some((fault, name)) = left.pop() else { continue };
@@ -83,23 +106,22 @@ async fn strike(
 ) -> Result<(), Failure> {
     let (node, replica) = (rng.usize(..servers.lines.len()), rng.usize(..servers.standbys.len()));
     match fault {
-        Fault::RedisKilled => {
-            servers.redis.kill().await?;
-            sleep(hold).await;
-            servers.redis.restart().await?;
-        }
-        Fault::RedisHangs => {
-            servers.redis.pause()?;
-            sleep(hold).await;
-            servers.redis.resume()?;
-        }
+        Fault::RedisKilled => servers.redis.kill(hold).await?,
+        Fault::RedisHangs => servers.redis.stop(hold).await?,
+        Fault::RedisFailedOver => servers.redis.fail_over().await?,
         Fault::RedisFlushed => servers.redis.run::<()>(&cmd("FLUSHALL")).await?,
-        Fault::RedisGoesBack => go_back(servers, hold).await?,
-        Fault::RedisCut => cut(&servers.redis_lines[node], hold).await?,
+        Fault::RedisGoesBack => servers.redis.go_back(hold).await?,
+        Fault::RedisCut => {
+            if let Some(line) = servers.redis.line(node) {
+                cut(line, hold).await?;
+            }
+        }
         Fault::RedisSlow => {
-            servers.redis_lines[node].delay(Duration::from_millis(rng.u64(5..200)));
-            sleep(hold).await;
-            servers.redis_lines[node].heal().await?;
+            if let Some(line) = servers.redis.line(node) {
+                line.delay(Duration::from_millis(rng.u64(5..200)));
+                sleep(hold).await;
+                line.heal().await?;
+            }
         }
         Fault::ReplicaLags => {
             servers.standbys[replica].pause_replay().await?;
@@ -132,6 +154,11 @@ async fn strike(
             cluster.start_node(servers, node).await?;
         }
         Fault::NodeHangs => stop_node(servers, node, hold, "select 1").await?,
+        Fault::ClockStepped => {
+            set_clock(servers, node, rng.i64(-900_000..900_000)).await?;
+            sleep(hold).await;
+            set_clock(servers, node, 0).await?;
+        }
         Fault::LogTrimmed => {
             let trim = "select tidegate.mark('0', null); select tidegate.trim('0', 1000000)";
             stop_node(servers, node, hold, trim).await?;
@@ -147,23 +174,13 @@ async fn cut(line: &FaultProxy, hold: Duration) -> Result<(), Failure> {
     Ok(line.heal().await?)
 }
 
-/// Entries of now are back later, as from a dump.
-async fn go_back(servers: &mut Servers, hold: Duration) -> Result<(), Failure> {
-    let keys: Vec<String> = servers.redis.run(cmd("KEYS").arg("*")).await?;
-    let mut kept = Vec::new();
-    for key in keys {
-        if let Some(entry) = servers.redis.run::<Option<Vec<u8>>>(cmd("GET").arg(&key)).await? {
-            kept.push((key, entry));
-        }
-    }
-    sleep(hold).await;
-    servers.redis.run::<()>(&cmd("FLUSHALL")).await?;
-    for (key, entry) in kept {
-        let mut set = cmd("SET");
-        set.arg(key).arg(entry).arg("PX").arg(60_000);
-        servers.redis.run::<()>(&set).await?;
-    }
-    Ok(())
+/// Puts a node's clock so many milliseconds before the others'.
+async fn set_clock(servers: &Servers, node: usize, millis: i64) -> Result<(), Failure> {
+    let process = servers.processes[node].as_ref().ok_or("the node is gone")?;
+    let url = format!("http://{}/clock", process.address);
+    let answer = Client::new().send(Method::PUT, url, millis.to_string(), None).await;
+    let status = answer.ok_or("no answer")?.status;
+    if status.is_success() { Ok(()) } else { Err(format!("the node said {status}").into()) }
 }
 
 /// A node stands still for a while; at its end something is done to the database.

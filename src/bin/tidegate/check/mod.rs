@@ -19,6 +19,7 @@ mod history;
 pub(crate) mod node;
 mod process;
 mod readers;
+mod redis;
 mod report;
 mod writers;
 
@@ -32,6 +33,7 @@ use tokio::task::JoinSet;
 use super::Failure;
 use cluster::Cluster;
 use history::History;
+use redis::Topology;
 use report::Report;
 
 /// How many rows there are, and how many groups they are in.
@@ -59,6 +61,9 @@ pub(crate) struct Options {
     /// Clients that read
     #[arg(long, default_value_t = 8)]
     readers: usize,
+    /// How Redis is run
+    #[arg(long, value_enum, default_value_t = Topology::Server)]
+    redis: Topology,
     /// Breaks nothing
     #[arg(long)]
     calm: bool,
@@ -82,7 +87,7 @@ impl Run {
 pub(crate) async fn run(options: Options) -> Result<ExitCode, Failure> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("seed {seed} (the faults come again with --seed {seed})");
-    let cluster = Arc::new(Cluster::start(options.nodes).await?);
+    let cluster = Arc::new(Cluster::start(options.nodes, options.redis).await?);
     let run = Arc::new(Run {
         history: History::new(),
         report: Report::default(),
@@ -100,7 +105,7 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode, Failure> {
     let faults = async {
         let struck = match options.calm {
             true => Ok(()),
-            false => faults::inject(&run, &cluster, seeds.fork()).await,
+            false => faults::inject(&run, &cluster, options.redis, seeds.fork()).await,
         };
         if struck.is_err() {
             run.over.store(true, Ordering::Release);

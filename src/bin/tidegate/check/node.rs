@@ -7,7 +7,8 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, put};
+use tidegate::testing::put_clock_forward;
 use tidegate::{
     Cache, CacheLayer, Database, Listener, Memory, Policy, RedisOptions, Sessions, Tiered,
 };
@@ -47,6 +48,7 @@ pub(crate) async fn serve() -> Result<(), Failure> {
         .route("/rows", get(rows))
         .layer(layer)
         .layer(from_fn_with_state(cache, note))
+        .route("/clock", put(set_clock))
         .with_state(db);
     let socket = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", socket.local_addr()?);
@@ -88,6 +90,16 @@ async fn note(State(cache): State<Cache>, request: Request, next: Next) -> Respo
         }
     }
     response
+}
+
+async fn set_clock(forward: String) -> StatusCode {
+    match forward.parse() {
+        Ok(millis) => {
+            put_clock_forward(millis);
+            StatusCode::NO_CONTENT
+        }
+        Err(_) => StatusCode::BAD_REQUEST,
+    }
 }
 
 type Answer = Result<String, (StatusCode, String)>;
