@@ -66,6 +66,12 @@ pub fn token(data: &[u8]) {
     }
 }
 
+/// What another node says of the log.
+#[cfg(feature = "postgres")]
+pub fn news(data: &[u8]) {
+    crate::postgres::hear(data);
+}
+
 /// SQL: whatever it is, it is analysed or refused.
 #[cfg(feature = "postgres")]
 pub fn sql(data: &[u8]) {

@@ -2,9 +2,10 @@
 //!
 //! [`Triggers`] installs the schema `tidegate`: statement triggers that note each change of a
 //! tracked table in a log, within the writer's own transaction. [`Listener`] follows that log and
-//! moves the fences; where nodes share a store, one of them does so for all (`relay`). [`Database`] is the primary and its replicas as one: its executors find out
-//! what a statement depends on (`dependencies`), choose a server that is far enough (`plan`,
-//! `sample`), and note in the record of the request what the read proves (`attempt`).
+//! moves the fences; where nodes share a store, one of them does so for all (`relay`). [`Database`] is
+//! the primary and its replicas as one: its executors find out what a statement depends on
+//! (`dependencies`), choose a server that is far enough (`plan`, `sample`), and note in the record of
+//! the request what the read proves (`attempt`).
 
 mod attempt;
 mod database;
@@ -31,4 +32,6 @@ pub use executor::{Reader, Writer};
 pub use listener::Listener;
 pub use lsn::LsnError;
 pub use relay::Role;
+#[cfg(fuzzing)]
+pub(crate) use relay::message::fuzz as hear;
 pub use triggers::{SchemaError, Status, TableStatus, TriggerState, TriggerStatus, Triggers};

@@ -106,6 +106,18 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     (read == body.len()).then_some(message)
 }
 
+/// Takes hostile bytes for what another node says.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(body: &[u8]) {
+    let bytes = [MAGIC, body].concat();
+    if let Some(news) = decode::<News>(&bytes) {
+        assert_eq!(decode(&encode(&news)).as_ref(), Some(&news));
+        let (before, after) = (news.before(), news.after());
+        assert!(!before.covers(&after) || before.covers(&before) && after.covers(&after));
+    }
+    decode::<Question>(&bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
