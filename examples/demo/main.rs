@@ -45,7 +45,9 @@ async fn hits(a: &Node, b: &Node) -> Result<(), Failure> {
 }
 
 async fn invalidation(servers: &Servers, a: &Node, b: &Node) -> Result<(), Failure> {
-    title("Somebody changes the row with psql: both nodes miss, and nobody told them");
+    title(
+        "Somebody changes the row with psql: neither node serves what it had, and nobody told them",
+    );
     until(b, "/products/1", "memory").await?;
     let seen = servers.seen_by_both("update products set cents = 499 where id = 1", a, b).await?;
     println!("  psql: update products set cents = 499 where id = 1");

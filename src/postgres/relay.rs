@@ -33,6 +33,9 @@ use message::{News, Question, decode, encode};
 const RENEW: Duration = Duration::from_millis(500);
 const OFFICE: Duration = Duration::from_secs(2);
 
+/// The pause after a subscription ended, before the next.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// Messages under way within the node. One too many is dropped, as one that is lost on the way.
 const QUEUE: usize = 256;
 
@@ -155,10 +158,13 @@ impl Desk {
             };
             loop {
                 tokio::select! {
-                    message = hear(&mut stream) => match message {
-                        Some(message) => self.pass(role, &message),
-                        None => break,
-                    },
+                    message = hear(&mut stream) => {
+                        let Some(message) = message else {
+                            sleep(AGAIN).await;
+                            break;
+                        };
+                        self.pass(role, &message);
+                    }
                     Some(said) = said.recv() => self.publish(said).await,
                     _ = elect.tick() => {
                         if self.run_for_office(role).await != role {
