@@ -16,6 +16,11 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
+/// Now, on this node's wall clock, for what is said to other machines in dates.
+pub(crate) fn wall() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(unix_millis())
+}
+
 /// Milliseconds since 1970 on this node's wall clock; 0 for a clock set before that.
 #[allow(clippy::disallowed_methods, reason = "this is the one reader of the wall clock")]
 pub(crate) fn unix_millis() -> u64 {

@@ -51,10 +51,13 @@ pub fn headers(data: &[u8]) {
         let Ok(value) = HeaderValue::from_bytes(value) else { return };
         headers.append(name, value);
     }
-    let stored = middleware::may_store(StatusCode::OK, &headers, &policy());
+    let by_author = middleware::may_store(StatusCode::OK, &headers, &policy());
+    let by_headers = middleware::may_store(StatusCode::OK, &headers, &Policy::standard());
     let plain = control.split(|byte| *byte == b',').any(|part| part.trim_ascii() == b"no-store");
     let star = vary.split(|byte| *byte == b',').any(|part| part.trim_ascii() == b"*");
-    assert!(!(stored && (plain || star)));
+    let understood = control.windows(15).any(|part| part.eq_ignore_ascii_case(b"must-understand"));
+    assert!(!(by_author && (plain || star)));
+    assert!(!(by_headers && (plain && !understood || star)));
 }
 
 /// A session's token: none but ours is worth anything.

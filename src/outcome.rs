@@ -28,6 +28,8 @@ pub enum StaleReason {
     Error,
     /// It is of before a failover, and a new one is being made.
     Failover,
+    /// The client takes a stale one (RFC 9111, section 5.2.1.2).
+    Requested,
 }
 
 /// Why the cache had no answer.
@@ -45,6 +47,8 @@ pub enum MissReason {
     StoreFailed,
     /// What is stored is not an entry of this version.
     Undecodable,
+    /// The client asked for a younger one (RFC 9111, section 5.2.1).
+    Requested,
 }
 
 /// Why the cache was not asked.
@@ -72,6 +76,12 @@ pub enum BypassReason {
     Session,
     /// What is stored is an entry, and no HTTP answer.
     Unreadable,
+    /// The request is for a part of an answer that is not stored whole.
+    Range,
+    /// The request is to be carried out only if nothing has changed, which the origin must judge.
+    Precondition,
+    /// The client wants no answer but a stored one, and there is none.
+    OnlyIfCached,
 }
 
 impl Outcome {
@@ -80,10 +90,18 @@ impl Outcome {
         use {BypassReason as B, MissReason as M, StaleReason as S};
         [Self::Hit(Tier::Memory), Self::Hit(Tier::Shared), Self::Collapsed]
             .into_iter()
-            .chain([S::Revalidating, S::Error, S::Failover].map(Self::Stale))
+            .chain([S::Revalidating, S::Error, S::Failover, S::Requested].map(Self::Stale))
             .chain(
-                [M::Absent, M::Expired, M::Changed, M::OldEpoch, M::StoreFailed, M::Undecodable]
-                    .map(Self::Miss),
+                [
+                    M::Absent,
+                    M::Expired,
+                    M::Changed,
+                    M::OldEpoch,
+                    M::StoreFailed,
+                    M::Undecodable,
+                    M::Requested,
+                ]
+                .map(Self::Miss),
             )
             .chain(
                 [
@@ -98,6 +116,9 @@ impl Outcome {
                     B::Unconfirmed,
                     B::Session,
                     B::Unreadable,
+                    B::Range,
+                    B::Precondition,
+                    B::OnlyIfCached,
                 ]
                 .map(Self::Bypass),
             )
@@ -117,6 +138,7 @@ impl Outcome {
             Self::Stale(StaleReason::Revalidating) => "stale-while-revalidate",
             Self::Stale(StaleReason::Error) => "stale-if-error",
             Self::Stale(StaleReason::Failover) => "stale-after-failover",
+            Self::Stale(StaleReason::Requested) => "max-stale",
             Self::Miss(reason) => reason.token(),
             Self::Bypass(reason) => reason.token(),
         }
@@ -127,8 +149,8 @@ impl Outcome {
             Self::Hit(tier) => tier as usize,
             Self::Collapsed => 2,
             Self::Stale(reason) => 3 + reason as usize,
-            Self::Miss(reason) => 6 + reason as usize,
-            Self::Bypass(reason) => 12 + reason as usize,
+            Self::Miss(reason) => 7 + reason as usize,
+            Self::Bypass(reason) => 14 + reason as usize,
         }
     }
 }
@@ -142,6 +164,7 @@ impl MissReason {
             Self::OldEpoch => "old-epoch",
             Self::StoreFailed => "store-failed",
             Self::Undecodable => "undecodable",
+            Self::Requested => "requested",
         }
     }
 }
@@ -160,6 +183,9 @@ impl BypassReason {
             Self::Unconfirmed => "unconfirmed",
             Self::Session => "session",
             Self::Unreadable => "unreadable",
+            Self::Range => "range",
+            Self::Precondition => "precondition",
+            Self::OnlyIfCached => "only-if-cached",
         }
     }
 }
@@ -167,7 +193,7 @@ impl BypassReason {
 /// How often each thing happened since the cache was made.
 #[derive(Debug, Default)]
 pub struct Counters {
-    outcomes: [AtomicU64; 23],
+    outcomes: [AtomicU64; 28],
     events: [AtomicU64; Event::ALL.len()],
 }
 

@@ -169,7 +169,6 @@ impl Cache {
     /// Keeps an entry: at once what can be, the rest in the background, and `lease` is given back
     /// when it is where the others look.
     pub(crate) fn keep(&self, key: &Key, entry: &Arc<Entry>, lease: Option<LeaseToken>) {
-        self.shared.counters.note(Event::Stored);
         let rest = self.shared.store.put(key, entry);
         if rest.is_none() && lease.is_none() {
             return;
@@ -206,7 +205,7 @@ impl Cache {
 }
 
 /// Runs work in the background; nowhere to run it means that the process is ending.
-pub(super) fn spawn(work: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn(work);
     }

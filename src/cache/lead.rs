@@ -1,6 +1,7 @@
 //! The duty to make one answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
@@ -11,9 +12,9 @@ use super::lookup::Hit;
 use super::policy::Policy;
 use super::protocol::Verdict;
 use super::record::{Record, Unfit};
-use super::refresh::life;
+use super::terms::Terms;
 use crate::clock::{self, Instant};
-use crate::entry::{Entry, Key};
+use crate::entry::{Entry, Key, Life};
 use crate::outcome::{Event, MissReason, Outcome};
 use crate::store::{Lease, LeaseToken};
 
@@ -28,9 +29,22 @@ pub struct Lead {
     began: Instant,
     pub(crate) reason: MissReason,
     pub(crate) fallback: Option<Hit>,
+    /// The answer that was found and could not be served as it is, or is due.
+    pub(crate) stale: Option<Arc<Entry>>,
     pub(crate) flight: Option<Leader>,
     pub(crate) lease: Option<LeaseToken>,
     pub(crate) permit: Option<OwnedSemaphorePermit>,
+}
+
+/// An answer that was made, and where it belongs.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) key: Key,
+    pub(crate) terms: Terms,
+    pub(crate) head: Bytes,
+    pub(crate) body: Bytes,
+    /// What to leave under another key, for who looks there: its head says where the answers are.
+    pub(crate) signpost: Option<(Key, Bytes)>,
 }
 
 /// What became of an answer that was made.
@@ -52,6 +66,7 @@ impl Lead {
             began: clock::now(),
             reason: MissReason::Absent,
             fallback: None,
+            stale: None,
             flight: None,
             lease: None,
             permit: None,
@@ -61,6 +76,11 @@ impl Lead {
     /// The scope to work in.
     pub fn record(&self) -> &Record {
         &self.record
+    }
+
+    /// The key of the answer to make.
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
     }
 
     /// Why there is something to make.
@@ -90,25 +110,45 @@ impl Lead {
 
     /// Stores the answer if it is proven fresh, and gives it to those who wait. `negative` is for an
     /// answer that says "there is none".
-    pub fn fill(mut self, negative: bool, head: Bytes, body: Bytes) -> Filled {
-        let basis = match self.record.basis() {
-            Ok(basis) => basis,
-            Err(unfit) => return Filled::NotStored(self.pass(unfit)),
-        };
+    pub fn fill(self, negative: bool, head: Bytes, body: Bytes) -> Filled {
         if negative && self.policy.negative_ttl.is_none() {
             let why = "an answer that says there is none is stored with Policy::negative_ttl only";
             return Filled::NotStored(self.pass(Unfit::new("negative", why)));
         }
-        let life = life(&self.policy, negative, self.began.elapsed());
+        let (key, terms) = (self.key.clone(), Terms::of(&self.policy, negative));
+        self.store(Answer { key, terms, head, body, signpost: None })
+    }
+
+    /// Stores the answer where it belongs, if it is proven fresh, and wakes those who wait.
+    pub(crate) fn store(mut self, answer: Answer) -> Filled {
+        let basis = match self.record.basis() {
+            Ok(basis) => basis,
+            Err(unfit) => return Filled::NotStored(self.pass(unfit)),
+        };
+        let life = answer.terms.life(self.policy.jitter, self.began.elapsed());
         let at = (basis.epoch, basis.as_of);
-        let entry = Arc::new(Entry::new(&self.key, at, basis.tags, life, (head, body)));
-        let filled = self.keep(&entry);
-        self.cache.shared.alone.set(&self.key, false);
+        let parts = (answer.head, answer.body);
+        let entry = Arc::new(Entry::new(&answer.key, at, basis.tags, life, parts));
+        let filled = self.keep(&answer.key, &entry);
+        // One that is never fresh is of no use to those who wait.
+        self.cache.shared.alone.set(&self.key, answer.terms.ttl.is_zero());
+        let signpost = answer.signpost.map(|(key, head)| self.leave(&key, head, &entry));
         if let Some(flight) = self.flight.take() {
             // Those who wait judge it by what they ask, even if it can't be kept.
-            flight.land(Landing::Entry(entry));
+            let found = [Some(entry), signpost].into_iter().flatten();
+            let found = found.into_iter().find(|entry| entry.answers(&self.key));
+            flight.land(found.map_or(Landing::Nothing, Landing::Entry));
         }
         filled
+    }
+
+    /// Leaves a signpost. It says nothing of the data, so no change makes it invalid.
+    fn leave(&self, key: &Key, head: Bytes, answer: &Entry) -> Arc<Entry> {
+        let life = Life::starting_now(answer.life.keep, answer.life.keep, Duration::ZERO);
+        let (at, parts) = ((answer.epoch, answer.as_of), (head, Bytes::new()));
+        let signpost = Arc::new(Entry::new(key, at, [].into(), life, parts).into_signpost());
+        self.cache.keep(key, &signpost, None);
+        signpost
     }
 
     /// Ends the duty with an answer that can't be shared: each who waits makes its own.
@@ -122,10 +162,14 @@ impl Lead {
         unfit
     }
 
-    fn keep(&mut self, entry: &Arc<Entry>) -> Filled {
+    fn keep(&mut self, key: &Key, entry: &Arc<Entry>) -> Filled {
         match self.cache.shared.fences.judge(entry) {
             Verdict::Valid => {
-                self.cache.keep(&self.key, entry, self.lease.take());
+                self.cache.shared.counters.note(Event::Stored);
+                // A lease is on the key that was asked for, and is given back with the lead if the
+                // answer belongs under another.
+                let lease = if *key == self.key { self.lease.take() } else { None };
+                self.cache.keep(key, entry, lease);
                 Filled::Stored(entry.clone())
             }
             Verdict::Fenced | Verdict::OldEpoch => {

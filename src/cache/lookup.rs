@@ -9,10 +9,12 @@ use tokio::time::timeout;
 use super::cache::Cache;
 use super::flight::{Joined, Landing, Leader};
 use super::lead::Lead;
-use super::policy::{Policy, PolicyTag};
+use super::policy::Policy;
 use super::protocol::has_followed;
 use super::record::Record;
 use super::refresh::{Use, decide};
+use super::template::PolicyTag;
+use super::terms::Limits;
 use crate::broken::is_broken;
 use crate::entry::{Entry, Epoch, Key, Position};
 use crate::outcome::{BypassReason, Event, MissReason, Outcome};
@@ -26,6 +28,8 @@ pub struct Ask {
     pub(crate) tags: Vec<PolicyTag>,
     /// What the session has written must be in the answer: everything up to here.
     pub(crate) session: Option<(Epoch, Position)>,
+    /// How old or stale an answer the client takes.
+    pub(crate) limits: Limits,
 }
 
 /// What came of a lookup.
@@ -66,18 +70,13 @@ pub struct Bypass {
 impl Cache {
     /// What can be answered at once: an entry in memory, proven fresh, for a session that this node
     /// need not first catch up with. Waits for nothing and counts only what it answers.
-    pub fn at_hand(
-        &self,
-        key: &Key,
-        policy: &Policy,
-        session: Option<(Epoch, Position)>,
-    ) -> Option<Hit> {
-        if self.is_off() || !self.is_confirmed(policy) || !self.has_followed(session) {
+    pub fn at_hand(&self, key: &Key, policy: &Policy, ask: &Ask) -> Option<Hit> {
+        if self.is_off() || !self.is_confirmed(policy) || !self.has_followed(ask.session) {
             return None;
         }
         let found = self.shared.store.peek(key)?;
         let verdict = self.shared.fences.judge(&found.entry);
-        (decide(verdict, &found.entry, policy) == Use::Serve).then(|| {
+        (decide(verdict, &found.entry, policy, &ask.limits) == Use::Serve).then(|| {
             let outcome = Outcome::Hit(found.tier);
             Hit { found, outcome, renew: None }
         })
@@ -91,7 +90,7 @@ impl Cache {
         }
         if let Err(reason) = search.can_prove().await {
             // What the store has may be better than an error.
-            if !policy.stale_if_error.is_zero()
+            if !policy.longest_if_error().is_zero()
                 && let Some(unproven) = search.look().await
             {
                 search.passed_over = Some(unproven.found);
@@ -102,6 +101,22 @@ impl Cache {
             return Lookup::Hit(hit);
         }
         search.make().await
+    }
+
+    /// Finds an answer, and leaves it at that: on a miss nobody else waits for what the caller makes.
+    pub(crate) async fn look(&self, key: &Key, policy: &Arc<Policy>, ask: Ask) -> Lookup {
+        let mut search = Search::new(self, key, policy, ask);
+        if self.is_off() {
+            return Lookup::Bypass(search.bypass(BypassReason::Off, None));
+        }
+        if let Err(reason) = search.can_prove().await {
+            return Lookup::Bypass(search.bypass_limited(reason).await);
+        }
+        if let Some(hit) = search.look().await {
+            return Lookup::Hit(hit);
+        }
+        let permit = self.shared.loads.clone().acquire_owned().await.ok();
+        Lookup::Miss(Box::new(search.duty(None, permit)))
     }
 
     /// Whether this node has heard from the source of changes as lately as the policy asks.
@@ -187,11 +202,12 @@ impl<'a> Search<'a> {
     /// Decides on an entry; one that can't be served is kept in mind.
     fn judge(&mut self, found: Found, outcome: Outcome) -> Option<Hit> {
         let verdict = self.cache.shared.fences.judge(&found.entry);
-        match decide(verdict, &found.entry, self.policy) {
+        match decide(verdict, &found.entry, self.policy, &self.ask.limits) {
             Use::Serve => Some(Hit { found, outcome, renew: None }),
-            Use::Renew => Some(Hit { renew: self.renewal(), found, outcome }),
+            Use::Renew => Some(Hit { renew: self.renewal(&found), found, outcome }),
             Use::Stale(reason) => {
-                Some(Hit { renew: self.renewal(), found, outcome: Outcome::Stale(reason) })
+                let renew = self.renewal(&found);
+                Some(Hit { renew, found, outcome: Outcome::Stale(reason) })
             }
             Use::Miss(reason) => {
                 self.pass_over(found, reason);
@@ -234,6 +250,9 @@ impl<'a> Search<'a> {
     /// What another request was making, judged by what is known now and asked here.
     fn collapsed(&mut self, entry: Arc<Entry>) -> Option<Hit> {
         let tier = crate::store::Tier::Memory;
+        if !entry.answers(self.key) {
+            return None;
+        }
         if is_broken("delivery") {
             let found = Found { entry, tier };
             return Some(Hit { found, outcome: Outcome::Collapsed, renew: None });
@@ -264,16 +283,19 @@ impl<'a> Search<'a> {
     }
 
     /// The duty to make an answer anew in the background, if nobody has it and there is room.
-    fn renewal(&self) -> Option<Box<Lead>> {
+    fn renewal(&self, due: &Found) -> Option<Box<Lead>> {
         let leader = self.cache.shared.flights.try_lead(*self.key.hash())?;
         let permit = self.cache.shared.loads.clone().try_acquire_owned().ok()?;
-        Some(Box::new(self.duty(Some(leader), Some(permit))))
+        let mut lead = self.duty(Some(leader), Some(permit));
+        lead.stale = Some(due.entry.clone());
+        Some(Box::new(lead))
     }
 
     fn duty(&self, leader: Option<Leader>, permit: Option<OwnedSemaphorePermit>) -> Lead {
         let mut lead = Lead::new(self.cache, self.key, self.policy, self.record());
         lead.reason = self.reason;
         lead.fallback = self.fallback();
+        lead.stale = self.passed_over.as_ref().map(|found| found.entry.clone());
         lead.flight = leader;
         lead.permit = permit;
         lead
@@ -283,8 +305,8 @@ impl<'a> Search<'a> {
     fn fallback(&self) -> Option<Hit> {
         let found = self.passed_over.clone()?;
         let entry = &found.entry;
-        let window = entry.ttl().saturating_add(self.policy.stale_if_error);
-        let lasts = !self.policy.stale_if_error.is_zero() && entry.age() < window;
+        let window = entry.life.if_error.min(self.policy.longest_if_error());
+        let lasts = !window.is_zero() && entry.age() < entry.ttl().saturating_add(window);
         let has_own_writes = self
             .ask
             .session

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::entry::Tag;
+use super::template::{PolicyTag, TagTemplate};
 
 /// What one route wants: how long an answer lives, what it depends on, what tells answers apart,
 /// and what may be served stale.
@@ -17,9 +17,14 @@ use crate::entry::Tag;
 ///     .query(["page"])
 ///     .vary(["accept-language"]);
 /// ```
+///
+/// Who decides how long an answer lives is said by how a policy begins: with [`ttl`](Self::ttl) the
+/// route's author does, and the answer's headers can only forbid; with [`standard`](Self::standard)
+/// the headers do, as RFC 9111 has it. `docs/http.md` has the whole table.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Policy {
+    pub(crate) is_standard: bool,
     pub(crate) ttl: Duration,
     pub(crate) negative_ttl: Option<Duration>,
     pub(crate) jitter: f64,
@@ -31,6 +36,7 @@ pub struct Policy {
     pub(crate) wait: Duration,
     pub(crate) lease: Duration,
     pub(crate) body_limit: usize,
+    pub(crate) finish: Duration,
     pub(crate) untracked: bool,
     pub(crate) tags: Vec<TagTemplate>,
     pub(crate) query: QueryPart,
@@ -52,6 +58,7 @@ impl Policy {
     /// a change in the database makes an answer invalid at once.
     pub fn ttl(ttl: Duration) -> Self {
         Self {
+            is_standard: false,
             ttl,
             negative_ttl: None,
             jitter: 0.1,
@@ -63,6 +70,7 @@ impl Policy {
             wait: Duration::from_secs(3),
             lease: Duration::from_secs(2),
             body_limit: 1 << 20,
+            finish: Duration::from_secs(10),
             untracked: false,
             tags: Vec::new(),
             query: QueryPart::All,
@@ -70,6 +78,23 @@ impl Policy {
             vary_cookies: Vec::new(),
             public: false,
             host: true,
+        }
+    }
+
+    /// The answer's headers decide whether it is stored and for how long, as RFC 9111 has it for a
+    /// shared cache; a client may ask for a younger one with `Cache-Control`. For handlers and origins
+    /// that speak of their own freshness; those that say nothing are not cached. Reads need not be
+    /// [tracked](Self::untracked), and a successful POST, PUT or DELETE invalidates its URI.
+    ///
+    /// What a client may do to an answer that others get stays bounded: one that was made for a request
+    /// with `Authorization` or `Cookie` is stored only if its headers say that it is for everybody.
+    pub fn standard() -> Self {
+        Self {
+            is_standard: true,
+            jitter: 0.0,
+            early_refresh: 0.0,
+            untracked: true,
+            ..Self::ttl(Duration::MAX)
         }
     }
 
@@ -174,6 +199,15 @@ impl Policy {
         self
     }
 
+    /// How long the rest of a body is read for the cache when the client has left before its end;
+    /// 10 s by default. Zero drops the answer with the client. Never more than
+    /// [`body_limit`](Self::body_limit) bytes.
+    #[must_use]
+    pub fn finish(mut self, limit: Duration) -> Self {
+        self.finish = limit;
+        self
+    }
+
     /// Only these query parameters tell answers apart; the handler must not look at others. By
     /// default all do, in any order.
     #[must_use]
@@ -239,10 +273,7 @@ impl Policy {
 
     /// The names of the parameters that the tags use.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = &str> {
-        self.tags.iter().flat_map(|tag| tag.pieces.iter()).filter_map(|piece| match piece {
-            Piece::Parameter(name) => Some(name.as_str()),
-            Piece::Text(_) => None,
-        })
+        self.tags.iter().flat_map(TagTemplate::parameters)
     }
 
     /// The tags with their parameters filled in; `None` if one is missing.
@@ -253,119 +284,25 @@ impl Policy {
         self.tags.iter().map(|template| template.fill(&parameter)).collect()
     }
 
-    /// The time that entries are kept beyond their TTL.
-    pub(crate) fn grace(&self) -> Duration {
-        self.stale_while_revalidate.max(self.stale_if_error)
-    }
-}
-
-/// A tag with places for the route's parameters.
-#[derive(Clone, Debug)]
-pub(crate) struct TagTemplate {
-    source: String,
-    pieces: Vec<Piece>,
-}
-
-#[derive(Clone, Debug)]
-enum Piece {
-    Text(String),
-    Parameter(String),
-}
-
-impl TagTemplate {
-    fn parse(source: &str) -> Self {
-        let mut pieces = Vec::new();
-        let mut rest = source;
-        while let Some((before, after)) = rest.split_once('{') {
-            let Some((name, after)) = after.split_once('}') else { break };
-            pieces.push(Piece::Text(before.into()));
-            pieces.push(Piece::Parameter(name.trim_start_matches('*').into()));
-            rest = after;
-        }
-        pieces.push(Piece::Text(rest.into()));
-        Self { source: source.into(), pieces }
+    /// No entry is fresh for longer, whatever it says.
+    pub(crate) fn longest(&self) -> Duration {
+        self.ttl.max(self.negative_ttl.unwrap_or_default())
     }
 
-    fn fault(&self) -> Option<String> {
-        let unbalanced = self.pieces.iter().any(|piece| match piece {
-            Piece::Text(text) => text.contains(['{', '}']),
-            Piece::Parameter(name) => name.is_empty(),
-        });
-        if self.source.trim().is_empty() {
-            return Some("it has an empty tag".into());
-        }
-        unbalanced.then(|| format!("its tag `{}` has a brace without its match", self.source))
+    /// No entry is served for longer past its TTL while it is made anew, whatever it says.
+    pub(crate) fn longest_while_revalidating(&self) -> Duration {
+        if self.is_standard { Duration::MAX } else { self.stale_while_revalidate }
     }
 
-    fn fill<'a>(
-        &self,
-        parameter: impl Fn(&str) -> Option<std::borrow::Cow<'a, str>>,
-    ) -> Option<PolicyTag> {
-        let mut name = String::new();
-        for piece in &self.pieces {
-            match piece {
-                Piece::Text(text) => name.push_str(text),
-                Piece::Parameter(wanted) => name.push_str(&parameter(wanted)?),
-            }
-        }
-        Some(PolicyTag::new(&name))
-    }
-}
-
-/// A tag that a policy names, with what it narrows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PolicyTag {
-    tag: Tag,
-    /// Table and column, for a tag of that form.
-    column_of: Option<(String, String)>,
-}
-
-impl PolicyTag {
-    pub(crate) fn new(name: &str) -> Self {
-        let column_of = name
-            .split_once('=')
-            .and_then(|(column, _)| column.rsplit_once(':'))
-            .map(|(table, column)| (table.to_owned(), column.to_owned()));
-        Self { tag: Tag::named(name), column_of }
-    }
-
-    pub(crate) fn tag(&self) -> Tag {
-        self.tag
-    }
-
-    /// The tag, and the one of large changes to its table.
-    pub(crate) fn with_bulk(&self) -> impl Iterator<Item = Tag> + use<> {
-        let bulk = self.column_of.as_ref().map(|(table, _)| Tag::bulk(table));
-        [self.tag].into_iter().chain(bulk)
-    }
-
-    /// Whether this names one of the `tagged` columns of `table`.
-    pub(crate) fn is_column_of(&self, table: &str, tagged: &[String]) -> bool {
-        let named = self.column_of.as_ref();
-        named.is_some_and(|(of, column)| of == table && tagged.contains(column))
+    /// No entry is served for longer past its TTL when it can't be made anew, whatever it says.
+    pub(crate) fn longest_if_error(&self) -> Duration {
+        if self.is_standard { Duration::MAX } else { self.stale_if_error }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn fill(template: &str, value: &str) -> Option<PolicyTag> {
-        TagTemplate::parse(template).fill(|name| (name == "id").then(|| value.to_owned().into()))
-    }
-
-    #[test]
-    fn a_template_takes_the_parameters_of_the_route() {
-        assert_eq!(fill("users:id={id}", "42"), Some(PolicyTag::new("users:id=42")));
-        assert_eq!(fill("front-page", "42"), Some(PolicyTag::new("front-page")));
-        assert_eq!(fill("users:id={other}", "42"), None);
-    }
-
-    #[test]
-    fn a_value_can_not_change_what_a_tag_is_about() {
-        let tag = fill("users:id={id}", "1:name=ada").unwrap();
-        assert!(tag.is_column_of("users", &["id".into()]));
-    }
 
     #[test]
     fn policies_that_make_no_sense_say_why() {

@@ -18,8 +18,8 @@ use std::time::Duration;
 use tokio::task::futures::TaskLocalFuture;
 
 use super::fence::Fences;
-use super::policy::PolicyTag;
 use super::protocol::{self, proven_by_both};
+use super::template::PolicyTag;
 use crate::entry::{Epoch, Position, Tag};
 use crate::sync::{Mutex, MutexGuard};
 

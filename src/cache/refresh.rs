@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::policy::Policy;
 use super::protocol::Verdict;
-use crate::entry::{Entry, Life};
+use super::terms::Limits;
+use crate::entry::Entry;
 use crate::outcome::{MissReason, StaleReason};
 
 /// What may be done with an entry that was found.
@@ -21,19 +22,26 @@ pub(crate) enum Use {
 }
 
 /// Decides by the verdict of the fences first, and by time only then.
-pub(crate) fn decide(verdict: Verdict, entry: &Entry, policy: &Policy) -> Use {
+pub(crate) fn decide(verdict: Verdict, entry: &Entry, policy: &Policy, limits: &Limits) -> Use {
     let age = entry.age();
-    let ttl = entry.ttl().min(policy.ttl.max(policy.negative_ttl.unwrap_or_default()));
+    let ttl = entry.ttl().min(policy.longest());
+    let window = entry.life.while_revalidating.min(policy.longest_while_revalidating());
     match verdict {
+        Verdict::Valid if entry.is_signpost => Use::Serve,
         Verdict::Fenced => Use::Miss(MissReason::Changed),
         Verdict::OldEpoch if policy.stale_after_failover && age < ttl => {
             Use::Stale(StaleReason::Failover)
         }
         Verdict::OldEpoch => Use::Miss(MissReason::OldEpoch),
+        Verdict::Valid if limits.refuse(age, ttl) => Use::Miss(match age < ttl {
+            true => MissReason::Requested,
+            false => MissReason::Expired,
+        }),
         Verdict::Valid if age < ttl && is_due(age, ttl, entry, policy) => Use::Renew,
         Verdict::Valid if age < ttl => Use::Serve,
-        Verdict::Valid if age < ttl.saturating_add(policy.stale_while_revalidate) => {
-            Use::Stale(StaleReason::Revalidating)
+        Verdict::Valid if age < ttl.saturating_add(window) => Use::Stale(StaleReason::Revalidating),
+        Verdict::Valid if !entry.life.is_strict && age < ttl.saturating_add(limits.max_stale) => {
+            Use::Stale(StaleReason::Requested)
         }
         Verdict::Valid => Use::Miss(MissReason::Expired),
     }
@@ -50,27 +58,26 @@ fn is_due(age: Duration, ttl: Duration, entry: &Entry, policy: &Policy) -> bool 
     age.as_secs_f64() + ahead >= ttl.as_secs_f64()
 }
 
-/// The life of a new entry under a policy.
-pub(crate) fn life(policy: &Policy, negative: bool, cost: Duration) -> Life {
-    let ttl = if negative { policy.negative_ttl.unwrap_or_default() } else { policy.ttl };
-    let ttl = ttl.mul_f64(1.0 - policy.jitter * fastrand::f64());
-    Life::starting_now(ttl, ttl.saturating_add(policy.grace()), cost)
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
     use tokio::time::advance;
 
     use super::*;
+    use crate::cache::Terms;
+    use crate::entry::Life;
     use crate::{Epoch, Key, Position};
 
     const TTL: Duration = Duration::from_secs(100);
 
     fn entry(cost: Duration) -> Entry {
-        let life = Life::starting_now(TTL, TTL * 2, cost);
+        let life = Life { while_revalidating: TTL, ..Life::starting_now(TTL, TTL * 2, cost) };
         let basis = (Epoch::new(1), Position::ZERO);
         Entry::new(&Key::new("t").finish(), basis, [].into(), life, (Bytes::new(), Bytes::new()))
+    }
+
+    fn decide(verdict: Verdict, entry: &Entry, policy: &Policy) -> Use {
+        super::decide(verdict, entry, policy, &Limits::default())
     }
 
     #[tokio::test(start_paused = true)]
@@ -119,8 +126,35 @@ mod tests {
     fn jitter_only_shortens_and_keeps_to_its_share() {
         let policy = Policy::ttl(TTL).jitter(0.5);
         for _ in 0..1000 {
-            let ttl = life(&policy, false, Duration::ZERO).ttl;
+            let ttl = Terms::of(&policy, false).life(policy.jitter, Duration::ZERO).ttl;
             assert!((TTL / 2..=TTL).contains(&ttl), "{ttl:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_can_ask_for_a_younger_one_or_take_an_older_one() {
+        let policy = Policy::ttl(TTL);
+        let mut entry = entry(Duration::ZERO);
+        let by = |entry: &Entry, limits| super::decide(Verdict::Valid, entry, &policy, &limits);
+        let requested = Use::Miss(MissReason::Requested);
+        let none = Limits::default();
+        advance(TTL / 2).await;
+        assert_eq!(by(&entry, Limits { max_age: Some(TTL / 2), ..none }), Use::Serve);
+        assert_eq!(by(&entry, Limits { max_age: Some(TTL / 4), ..none }), requested);
+        assert_eq!(by(&entry, Limits { min_fresh: TTL / 2, ..none }), Use::Serve);
+        assert_eq!(by(&entry, Limits { min_fresh: TTL, ..none }), requested);
+        assert_eq!(by(&entry, Limits { is_anew: true, ..none }), requested);
+        advance(TTL).await;
+        let lenient = Limits { max_stale: TTL, ..none };
+        assert_eq!(by(&entry, none), Use::Miss(MissReason::Expired));
+        assert_eq!(by(&entry, lenient), Use::Stale(StaleReason::Requested));
+        entry.life.is_strict = true;
+        assert_eq!(by(&entry, lenient), Use::Miss(MissReason::Expired));
+    }
+
+    #[test]
+    fn the_longest_ttl_there_is_can_be_shortened() {
+        let terms = Terms { ttl: Duration::MAX, ..Terms::default() };
+        assert!(terms.life(0.5, Duration::ZERO).ttl > TTL);
     }
 }

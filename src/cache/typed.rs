@@ -31,7 +31,7 @@ impl Cache {
     {
         let tags = policy.tags_with(|_| None).unwrap_or_default();
         let policy = Arc::new(policy.clone());
-        match self.lookup(key, &policy, Ask { tags, session: None }).await {
+        match self.lookup(key, &policy, Ask { tags, ..Ask::default() }).await {
             Lookup::Hit(hit) => match value(&hit) {
                 Some(value) => self.renew_or_serve(hit, value, load).await,
                 None => load().await,

@@ -11,7 +11,10 @@
 //!     48      8  TTL in milliseconds
 //!     56      8  how long it is kept, in milliseconds
 //!     64      8  how long it took to make, in microseconds
-//!     72      -  metadata (bincode): canonical key, tag hashes, head
+//!     72      8  how long past its TTL it is served while it is made anew, in milliseconds
+//!     80      8  how long past its TTL it is served if it can't be made anew, in milliseconds
+//!     88      4  flags: 1 for never past its TTL, 2 for a signpost
+//!     92      -  metadata (bincode): canonical key, tag hashes, head
 //!      -      -  the body as it is, up to the end
 //! ```
 //!
@@ -27,9 +30,11 @@ use serde::{Deserialize, Serialize};
 use super::{Entry, Epoch, Life, Position, Tag};
 use crate::clock;
 
-const MAGIC: &[u8; 4] = b"TGE\x01";
+const MAGIC: &[u8; 4] = b"TGE\x02";
 const CHECKED_FROM: usize = 24;
-const HEADER: usize = 72;
+const HEADER: usize = 92;
+const STRICT: u32 = 1;
+const SIGNPOST: u32 = 2;
 
 /// Why bytes are not an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +81,9 @@ pub(crate) fn encode(entry: &Entry) -> Bytes {
     out.put_u64_le(clock::millis(entry.life.ttl));
     out.put_u64_le(clock::millis(entry.life.keep));
     out.put_u64_le(u64::try_from(entry.life.cost.as_micros()).unwrap_or(u64::MAX));
+    out.put_u64_le(clock::millis(entry.life.while_revalidating));
+    out.put_u64_le(clock::millis(entry.life.if_error));
+    out.put_u32_le(flags(entry));
     out.put_slice(&metadata);
     out.put_slice(&entry.body);
     let sum = blake3::hash(&out[CHECKED_FROM..]);
@@ -102,16 +110,26 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Entry, DecodeError> {
     let epoch = Epoch::new(header.get_u64_le());
     let as_of = Position::new(header.get_u64_le());
     let life = read_life(&mut header);
+    let flags = header.get_u32_le();
     let body_at = HEADER.checked_add(metadata_len).ok_or(DecodeError::Truncated)?;
     let metadata_bytes = bytes.get(HEADER..body_at).ok_or(DecodeError::Truncated)?;
     let metadata = read_metadata(metadata_bytes)?;
-    Ok(Entry::from_parts(
+    let mut entry = Entry::from_parts(
         bytes.slice_ref(metadata.key),
         (epoch, as_of),
         metadata.tags.into_iter().map(Tag::from_hash).collect(),
         life,
         (bytes.slice_ref(metadata.head), bytes.slice(body_at..)),
-    ))
+    );
+    entry.life.is_strict = flags & STRICT != 0;
+    entry.is_signpost = flags & SIGNPOST != 0;
+    Ok(entry)
+}
+
+fn flags(entry: &Entry) -> u32 {
+    let strict = if entry.life.is_strict { STRICT } else { 0 };
+    let signpost = if entry.is_signpost { SIGNPOST } else { 0 };
+    strict | signpost
 }
 
 fn read_life(header: &mut Bytes) -> Life {
@@ -119,8 +137,11 @@ fn read_life(header: &mut Bytes) -> Life {
     let ttl = Duration::from_millis(header.get_u64_le());
     let keep = Duration::from_millis(header.get_u64_le());
     let cost = Duration::from_micros(header.get_u64_le());
+    let while_revalidating = Duration::from_millis(header.get_u64_le());
+    let if_error = Duration::from_millis(header.get_u64_le());
     let age = Duration::from_millis(clock::unix_millis().saturating_sub(made));
-    Life { age_on_arrival: age, ..Life::starting_now(ttl, keep, cost) }
+    let life = Life::starting_now(ttl, keep, cost);
+    Life { age_on_arrival: age, while_revalidating, if_error, ..life }
 }
 
 fn read_metadata(bytes: &[u8]) -> Result<Metadata<'_>, DecodeError> {
@@ -141,15 +162,18 @@ mod tests {
     use crate::Key;
 
     fn entry() -> Entry {
-        let life = Life::starting_now(
-            Duration::from_mins(5),
-            Duration::from_mins(6),
-            Duration::from_micros(1500),
-        );
+        let cost = Duration::from_micros(1500);
+        let life = Life {
+            while_revalidating: Duration::from_secs(30),
+            if_error: Duration::from_mins(1),
+            is_strict: true,
+            ..Life::starting_now(Duration::from_mins(5), Duration::from_mins(6), cost)
+        };
         let key = Key::new("golden").part("key").finish();
         let tags = [Tag::table("users"), Tag::from_hash(7)].into();
         let parts = (Bytes::from_static(b"head"), Bytes::from_static(b"body"));
         Entry::new(&key, (Epoch::new(0x1122), Position::new(0x16_B374_D848)), tags, life, parts)
+            .into_signpost()
     }
 
     /// Entries outlive the process that wrote them: this form may change only with the version.
@@ -162,7 +186,7 @@ mod tests {
         assert_eq!(
             hex,
             concat!(
-                "54474501",
+                "54474502",
                 "2a000000",
                 "00000000000000000000000000000000",
                 "2211000000000000",
@@ -171,6 +195,9 @@ mod tests {
                 "e093040000000000",
                 "407e050000000000",
                 "dc05000000000000",
+                "3075000000000000",
+                "60ea000000000000",
+                "03000000",
                 "19",
                 "0600000000000000",
                 "676f6c64656e",
@@ -195,6 +222,9 @@ mod tests {
         assert_eq!(read.tags, written.tags);
         assert_eq!((read.life.ttl, read.life.keep), (written.life.ttl, written.life.keep));
         assert_eq!(read.life.cost, written.life.cost);
+        let windows = |life: &Life| (life.while_revalidating, life.if_error, life.is_strict);
+        assert_eq!(windows(&read.life), windows(&written.life));
+        assert!(read.is_signpost);
         assert_eq!((read.head, read.body), (written.head, written.body));
     }
 

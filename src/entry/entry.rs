@@ -21,6 +21,7 @@ pub struct Entry {
     pub(crate) life: Life,
     pub(crate) head: Bytes,
     pub(crate) body: Bytes,
+    pub(crate) is_signpost: bool,
     decoded: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -37,6 +38,12 @@ pub(crate) struct Life {
     pub(crate) keep: Duration,
     /// How long it took to make, for early refresh.
     pub(crate) cost: Duration,
+    /// How long past its TTL it may be served while it is made anew.
+    pub(crate) while_revalidating: Duration,
+    /// How long past its TTL it may be served if it can't be made anew.
+    pub(crate) if_error: Duration,
+    /// Nobody gets it past its TTL, whatever they ask for.
+    pub(crate) is_strict: bool,
 }
 
 impl Life {
@@ -47,6 +54,9 @@ impl Life {
             ttl,
             keep: keep.max(ttl),
             cost,
+            while_revalidating: Duration::ZERO,
+            if_error: Duration::ZERO,
+            is_strict: false,
         }
     }
 }
@@ -69,7 +79,14 @@ impl Entry {
         life: Life,
         (head, body): (Bytes, Bytes),
     ) -> Self {
-        Self { key, epoch, as_of, tags, life, head, body, decoded: OnceLock::new() }
+        let decoded = OnceLock::new();
+        Self { key, epoch, as_of, tags, life, head, body, is_signpost: false, decoded }
+    }
+
+    /// An entry that is no answer: its head says where the answers are.
+    pub(crate) fn into_signpost(mut self) -> Self {
+        self.is_signpost = true;
+        self
     }
 
     /// Whether this entry answers `key`. Two keys with one hash are told apart here.

@@ -31,6 +31,11 @@ impl Key {
         KeyText(BytesMut::with_capacity(128)).part(namespace)
     }
 
+    /// Begins the key of one of several answers that a key has.
+    pub(crate) fn variant(of: &Self) -> KeyText {
+        Self::new("variant").part(&of.text)
+    }
+
     /// The hash.
     pub fn hash(&self) -> &[u8; 32] {
         &self.hash
@@ -84,6 +89,15 @@ impl KeyText {
         let parts = parts.into_iter();
         self.0.put_u64_le(parts.len() as u64);
         parts.fold(self, Self::part)
+    }
+
+    /// The key, with one of `places` hashes that belong to `of`: the text chooses which. Two keys with
+    /// one hash are told apart by their texts, as ever.
+    pub(crate) fn finish_among(self, of: &Key, places: u8) -> Key {
+        let text = self.0.freeze();
+        let place = blake3::hash(&text).as_bytes()[0] % places;
+        let hash = *blake3::Hasher::new().update(&of.hash).update(&[place]).finalize().as_bytes();
+        Key { hash, text }
     }
 
     /// The key.

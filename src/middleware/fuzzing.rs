@@ -1,7 +1,11 @@
 //! The layer's parsers, for `crate::fuzzing`.
 
-use http::{HeaderMap, StatusCode, Uri};
+use std::time::{Duration, SystemTime};
 
+use http::{HeaderMap, Request, StatusCode, Uri};
+
+use super::rules::request::Asked;
+use super::rules::storable::{Times, leave};
 use super::session::{Claim, Sessions};
 use crate::cache::Policy;
 use crate::entry::{Entry, Key};
@@ -15,7 +19,10 @@ pub(crate) fn key(uri: &Uri, headers: &HeaderMap, policy: &Policy) -> Key {
 }
 
 pub(crate) fn may_store(status: StatusCode, headers: &HeaderMap, policy: &Policy) -> bool {
-    super::storable::may_store(status, headers, policy).is_ok()
+    let request = Request::new(axum::body::Body::empty());
+    let times = Times { now: SystemTime::UNIX_EPOCH, delay: Duration::ZERO };
+    let asked = Asked::of(&request, policy);
+    asked.is_ok_and(|asked| leave(status, headers, &asked, policy, times).is_ok())
 }
 
 pub(crate) fn is_trusted(headers: &HeaderMap) -> bool {

@@ -6,9 +6,13 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
+use super::capture::Rooms;
 use super::service::CacheService;
 use super::session::Sessions;
 use crate::cache::{Cache, Policy};
+
+/// Bytes of bodies that are being kept at a time, unless told otherwise.
+const CAPTURE_BYTES: usize = 256 << 20;
 
 /// Puts a [`Cache`] in front of read handlers.
 ///
@@ -40,6 +44,7 @@ pub(crate) struct Routes {
     pub(crate) cache: Cache,
     pub(crate) namespace: String,
     pub(crate) sessions: Option<Sessions>,
+    pub(crate) rooms: Rooms,
     routes: HashMap<String, Arc<Policy>>,
     default: Option<Arc<Policy>>,
     faults: Vec<String>,
@@ -57,6 +62,7 @@ impl CacheLayer {
             cache,
             namespace: String::new(),
             sessions: None,
+            rooms: Rooms::new(CAPTURE_BYTES),
             routes: HashMap::new(),
             default: None,
             faults: Vec::new(),
@@ -100,6 +106,14 @@ impl CacheLayer {
     #[must_use]
     pub fn sessions(mut self, sessions: Sessions) -> Self {
         Arc::make_mut(&mut self.shared).sessions = Some(sessions);
+        self
+    }
+
+    /// Bytes that bodies may take which are on their way into the cache, together; 256 MiB by default.
+    /// A body for which there is no room is passed on whole and not stored.
+    #[must_use]
+    pub fn capture_limit(mut self, bytes: usize) -> Self {
+        Arc::make_mut(&mut self.shared).rooms = Rooms::new(bytes);
         self
     }
 

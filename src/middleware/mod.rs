@@ -1,23 +1,28 @@
 //! The Tower layer.
 //!
 //! [`CacheLayer`] finds the [`Policy`](crate::Policy) of a request's route and puts the cache in
-//! front of the handler. `keying` says which requests are the same, `storable` which answers may be
-//! kept, `capture` keeps a body while it streams to the client, `stored` turns an entry back into
-//! an answer, `session` lets a client see its own writes, and `service` is the order of these steps.
+//! front of the handler. `keying` says which requests are the same, `rules` what HTTP says of caches,
+//! `fill` makes an entry of an answer, while `captured` streams its body to the client and `capture`
+//! keeps it, `stored` turns an entry back into an answer, and `session` lets a client see its own
+//! writes. `service` answers what is at hand, and `steps` is the order of all the rest.
 //!
 //! A hit in memory is answered without a boxed future, a lock held, or a copy of the body.
 
 mod body;
+mod capture;
+mod captured;
+mod fill;
 mod future;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod keying;
 mod layer;
 mod route;
+mod rules;
 mod service;
 mod session;
 mod status;
-mod storable;
+mod steps;
 mod stored;
 
 pub use body::Body;

@@ -11,7 +11,7 @@ use std::fmt::Write;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::cache::{Hit, Record, Unfit};
+use crate::cache::{Filled, Hit, Record, Unfit};
 use crate::outcome::{BypassReason, MissReason, Outcome};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -23,6 +23,15 @@ pub(crate) enum Fate<'a> {
     NotStored(&'a Unfit),
     /// The body is still streaming.
     Undecided,
+}
+
+impl<'a> Fate<'a> {
+    pub(crate) fn of(filled: &'a Filled) -> Self {
+        match filled {
+            Filled::Stored(_) => Self::Stored,
+            Filled::NotStored(unfit) => Self::NotStored(unfit),
+        }
+    }
 }
 
 pub(crate) fn of_hit(hit: &Hit) -> String {
@@ -67,7 +76,7 @@ pub(crate) fn of_bypass(reason: BypassReason) -> String {
 fn forwarded(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Bypass(BypassReason::Method) => "method",
-        Outcome::Bypass(BypassReason::NoStore) => "request",
+        Outcome::Bypass(BypassReason::NoStore) | Outcome::Miss(MissReason::Requested) => "request",
         Outcome::Bypass(_) => "bypass",
         Outcome::Miss(MissReason::Expired | MissReason::Changed | MissReason::OldEpoch) => "stale",
         Outcome::Miss(MissReason::Absent) => "uri-miss",

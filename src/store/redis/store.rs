@@ -19,7 +19,7 @@ use crate::store::{Bus, Found, Lease, LeaseToken, Store, StoreError, Tier};
 
 /// Part of each key, so that nodes of two versions never read one another's entries. It goes with
 /// the version in the codec's magic.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// The tier that nodes share.
 ///

@@ -1,0 +1,120 @@
+//! The tags that a policy names.
+
+use crate::entry::Tag;
+
+/// A tag with places for the route's parameters.
+#[derive(Clone, Debug)]
+pub(crate) struct TagTemplate {
+    source: String,
+    pieces: Vec<Piece>,
+}
+
+#[derive(Clone, Debug)]
+enum Piece {
+    Text(String),
+    Parameter(String),
+}
+
+impl TagTemplate {
+    pub(super) fn parse(source: &str) -> Self {
+        let mut pieces = Vec::new();
+        let mut rest = source;
+        while let Some((before, after)) = rest.split_once('{') {
+            let Some((name, after)) = after.split_once('}') else { break };
+            pieces.push(Piece::Text(before.into()));
+            pieces.push(Piece::Parameter(name.trim_start_matches('*').into()));
+            rest = after;
+        }
+        pieces.push(Piece::Text(rest.into()));
+        Self { source: source.into(), pieces }
+    }
+
+    /// The names of its parameters.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Parameter(name) => Some(name.as_str()),
+            Piece::Text(_) => None,
+        })
+    }
+
+    pub(super) fn fault(&self) -> Option<String> {
+        let unbalanced = self.pieces.iter().any(|piece| match piece {
+            Piece::Text(text) => text.contains(['{', '}']),
+            Piece::Parameter(name) => name.is_empty(),
+        });
+        if self.source.trim().is_empty() {
+            return Some("it has an empty tag".into());
+        }
+        unbalanced.then(|| format!("its tag `{}` has a brace without its match", self.source))
+    }
+
+    pub(super) fn fill<'a>(
+        &self,
+        parameter: impl Fn(&str) -> Option<std::borrow::Cow<'a, str>>,
+    ) -> Option<PolicyTag> {
+        let mut name = String::new();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Text(text) => name.push_str(text),
+                Piece::Parameter(wanted) => name.push_str(&parameter(wanted)?),
+            }
+        }
+        Some(PolicyTag::new(&name))
+    }
+}
+
+/// A tag that a policy names, with what it narrows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PolicyTag {
+    tag: Tag,
+    /// Table and column, for a tag of that form.
+    column_of: Option<(String, String)>,
+}
+
+impl PolicyTag {
+    pub(crate) fn new(name: &str) -> Self {
+        let column_of = name
+            .split_once('=')
+            .and_then(|(column, _)| column.rsplit_once(':'))
+            .map(|(table, column)| (table.to_owned(), column.to_owned()));
+        Self { tag: Tag::named(name), column_of }
+    }
+
+    pub(crate) fn tag(&self) -> Tag {
+        self.tag
+    }
+
+    /// The tag, and the one of large changes to its table.
+    pub(crate) fn with_bulk(&self) -> impl Iterator<Item = Tag> + use<> {
+        let bulk = self.column_of.as_ref().map(|(table, _)| Tag::bulk(table));
+        [self.tag].into_iter().chain(bulk)
+    }
+
+    /// Whether this names one of the `tagged` columns of `table`.
+    pub(crate) fn is_column_of(&self, table: &str, tagged: &[String]) -> bool {
+        let named = self.column_of.as_ref();
+        named.is_some_and(|(of, column)| of == table && tagged.contains(column))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(template: &str, value: &str) -> Option<PolicyTag> {
+        TagTemplate::parse(template).fill(|name| (name == "id").then(|| value.to_owned().into()))
+    }
+
+    #[test]
+    fn a_template_takes_the_parameters_of_the_route() {
+        assert_eq!(fill("users:id={id}", "42"), Some(PolicyTag::new("users:id=42")));
+        assert_eq!(fill("front-page", "42"), Some(PolicyTag::new("front-page")));
+        assert_eq!(fill("users:id={other}", "42"), None);
+    }
+
+    #[test]
+    fn a_value_can_not_change_what_a_tag_is_about() {
+        let tag = fill("users:id={id}", "1:name=ada").unwrap();
+        assert!(tag.is_column_of("users", &["id".into()]));
+    }
+}

@@ -1,0 +1,162 @@
+//! What is kept of a body, and where it goes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+use http_body::Frame;
+
+use super::captured::End;
+use super::stored::Head;
+use crate::cache::{Answer, Lead, Record, Terms, Unfit};
+use crate::entry::Key;
+
+/// Where an answer goes once it is whole.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) key: Key,
+    pub(crate) terms: Terms,
+    pub(crate) signpost: Option<(Key, Bytes)>,
+}
+
+/// A body being kept, up to its limit.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    lead: Box<Lead>,
+    head: Head,
+    place: Place,
+    limit: usize,
+    /// How long the rest is read if the client leaves.
+    pub(crate) finish: Duration,
+    taken: Vec<Bytes>,
+    length: usize,
+    room: Room,
+}
+
+impl Capture {
+    pub(crate) fn new(
+        lead: Box<Lead>,
+        (head, place): (Head, Place),
+        (limit, finish): (usize, Duration),
+        room: Room,
+    ) -> Self {
+        Self { lead, head, place, limit, finish, taken: Vec::new(), length: 0, room }
+    }
+
+    pub(crate) fn record(&self) -> &Record {
+        self.lead.record()
+    }
+
+    /// Keeps a frame, or says why the body can't be kept.
+    pub(crate) fn take(&mut self, frame: &Frame<Bytes>) -> Result<(), Unfit> {
+        if let Some(trailers) = frame.trailers_ref() {
+            self.head.trailers.get_or_insert_default().extend(trailers.clone());
+        }
+        let Some(data) = frame.data_ref() else { return Ok(()) };
+        self.length = self.length.saturating_add(data.len());
+        if self.length > self.limit {
+            let why =
+                format!("the body is larger than {} bytes; see Policy::body_limit", self.limit);
+            return Err(Unfit::new("too-large", why));
+        }
+        if !self.room.take(data.len()) {
+            let why = "too much is being kept of other bodies; see CacheLayer::capture_limit";
+            return Err(Unfit::new("no-room", why));
+        }
+        self.taken.push(data.clone());
+        Ok(())
+    }
+
+    /// Whether all that the head promises is there.
+    pub(crate) fn is_whole(&self) -> bool {
+        promised(&self.head.headers) == Some(self.length)
+    }
+
+    /// The body is at its end: stores it.
+    pub(crate) fn end(self) -> End {
+        // RFC 9111, section 3.3.
+        if promised(&self.head.headers).is_some_and(|promised| promised != self.length) {
+            let why = "the body has not the length that its head promised";
+            return End::NotKept(self.refuse(Unfit::new("incomplete", why)));
+        }
+        let body = joined(self.taken, self.length);
+        let Place { key, terms, signpost } = self.place;
+        let (head, kept) = (self.head.encode(), body.clone());
+        End::Whole(self.lead.store(Answer { key, terms, head, body: kept, signpost }), body)
+    }
+
+    /// Gives the duty up, since the body can't be kept.
+    pub(crate) fn refuse(self, unfit: Unfit) -> Unfit {
+        self.lead.pass(unfit)
+    }
+}
+
+fn promised(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn joined(mut parts: Vec<Bytes>, length: usize) -> Bytes {
+    if parts.len() == 1 {
+        return parts.remove(0);
+    }
+    let whole = BytesMut::with_capacity(length);
+    let whole = parts.into_iter().fold(whole, |mut whole, part| {
+        whole.extend_from_slice(&part);
+        whole
+    });
+    whole.freeze()
+}
+
+/// The room that all captures of a layer share, in bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Rooms(Arc<AtomicUsize>);
+
+impl Rooms {
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(bytes)))
+    }
+
+    pub(crate) fn room(&self) -> Room {
+        Room { rooms: self.clone(), taken: 0 }
+    }
+}
+
+/// The room that one capture has taken; given back with it.
+#[derive(Debug)]
+pub(crate) struct Room {
+    rooms: Rooms,
+    taken: usize,
+}
+
+impl Room {
+    fn take(&mut self, bytes: usize) -> bool {
+        let left = &self.rooms.0;
+        let less = |left: usize| left.checked_sub(bytes);
+        let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
+        self.taken += if taken { bytes } else { 0 };
+        taken
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.rooms.0.fetch_add(self.taken, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_bounded_and_given_back() {
+        let rooms = Rooms::new(10);
+        let (mut one, mut other) = (rooms.room(), rooms.room());
+        assert!(one.take(6) && !other.take(5) && other.take(4) && !one.take(1));
+        drop(one);
+        assert!(other.take(6) && !other.take(1));
+    }
+}

@@ -1,0 +1,152 @@
+//! A body that is kept while it streams to the client.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+
+use super::capture::Capture;
+use crate::cache::{Filled, Unfit, spawn};
+
+/// A body on its way to the client and into the cache.
+pub(crate) struct Captured<B: HttpBody> {
+    /// `None` once the rest of it is read elsewhere.
+    body: Option<Pin<Box<B>>>,
+    capture: Option<Capture>,
+    /// Read, and not yet sent.
+    ahead: VecDeque<Result<Frame<Bytes>, B::Error>>,
+    ended: bool,
+    /// Reads the rest for the cache if the client leaves.
+    finish: Option<fn(Self)>,
+}
+
+/// One look at a body that is being captured.
+struct Step<E> {
+    frame: Option<Result<Frame<Bytes>, E>>,
+    /// What became of the capture, if this was its end.
+    end: Option<End>,
+}
+
+/// How a capture ended.
+pub(crate) enum End {
+    /// The body is whole, and this became of it.
+    Whole(Filled, Bytes),
+    /// It can't be kept, and goes on.
+    NotKept(Unfit),
+}
+
+impl<B> Captured<B>
+where
+    B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
+{
+    /// Captures a body; if the client leaves, the rest of it is read for as long as the capture says.
+    pub(crate) fn new(body: B, capture: Capture) -> Self {
+        let finish = (!capture.finish.is_zero()).then_some(Self::finish as fn(Self));
+        let (body, capture) = (Some(Box::pin(body)), Some(capture));
+        Self { body, capture, ahead: VecDeque::new(), ended: false, finish }
+    }
+
+    fn finish(mut self) {
+        let limit = self.capture.as_ref().map_or(Duration::ZERO, |capture| capture.finish);
+        let rest = async move {
+            let read = poll_fn(|cx| {
+                while self.capture.is_some() {
+                    match self.poll_body(cx) {
+                        Poll::Ready(Step { frame: Some(Ok(_)), end: None }) => {}
+                        Poll::Ready(_) => break,
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+                Poll::Ready(())
+            });
+            drop(tokio::time::timeout(limit, read).await);
+        };
+        spawn(rest);
+    }
+}
+
+impl<B: HttpBody<Data = Bytes>> Captured<B> {
+    /// Reads what is there without waiting. What is read is still sent to the client.
+    pub(crate) fn read_ahead(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        while let Poll::Ready(step) = self.poll_body(cx) {
+            let last = step.frame.is_none();
+            self.ahead.extend(step.frame);
+            if step.end.is_some() || last || self.capture.is_none() {
+                return step.end;
+            }
+        }
+        None
+    }
+
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.ahead.pop_front() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None => self.poll_body(cx).map(|step| step.frame),
+        }
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Step<B::Error>> {
+        let Some(body) = self.body.as_mut().filter(|_| !self.ended) else {
+            return Poll::Ready(Step { frame: None, end: None });
+        };
+        let Some(mut capture) = self.capture.take() else {
+            return body.as_mut().poll_frame(cx).map(|frame| Step { frame, end: None });
+        };
+        let record = capture.record().clone();
+        let Poll::Ready(frame) = record.sync_scope(|| body.as_mut().poll_frame(cx)) else {
+            self.capture = Some(capture);
+            return Poll::Pending;
+        };
+        let end = match &frame {
+            None => Some(capture.end()),
+            // Half an answer is none: the next who waits makes a whole one.
+            Some(Err(_)) => None,
+            Some(Ok(frame)) => match capture.take(frame) {
+                // The client may take this frame for the last one as well, and must find the answer
+                // in the cache when it does.
+                Ok(()) if body.is_end_stream() || capture.is_whole() => Some(capture.end()),
+                Ok(()) => {
+                    self.capture = Some(capture);
+                    None
+                }
+                Err(unfit) => Some(End::NotKept(capture.refuse(unfit))),
+            },
+        };
+        self.ended = frame.is_none() || body.is_end_stream();
+        Poll::Ready(Step { frame, end })
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.ended && self.ahead.is_empty()
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        let frames = self.ahead.iter().filter_map(|frame| frame.as_ref().ok());
+        let read: u64 = frames.filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+        let body = self.body.as_ref().filter(|_| !self.ended);
+        let rest = body.map_or(SizeHint::with_exact(0), HttpBody::size_hint);
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(read));
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(read)) {
+            hint.set_upper(upper);
+        }
+        hint
+    }
+}
+
+impl<B: HttpBody> Drop for Captured<B> {
+    fn drop(&mut self) {
+        let (Some(finish), Some(capture)) = (self.finish.take(), self.capture.take()) else {
+            return;
+        };
+        let (body, capture) = (self.body.take(), Some(capture));
+        finish(Self { body, capture, ahead: VecDeque::new(), ended: self.ended, finish: None });
+    }
+}

@@ -1,0 +1,168 @@
+//! From the handler's answer to an entry.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode};
+use http_body::Body as HttpBody;
+
+use super::body::Body;
+use super::capture::{Capture, Place, Rooms};
+use super::captured::{Captured, End};
+use super::rules::precondition::is_known;
+use super::rules::storable::{Leave, Times, leave};
+use super::rules::validation::{is_same, updated};
+use super::rules::vary;
+use super::status::{self, Fate};
+use super::steps::Plan;
+use super::stored::{Head, encode_signpost};
+use crate::cache::{Answer, Cache, Filled, Lead, Record, Unfit};
+use crate::clock;
+use crate::entry::Entry;
+use crate::outcome::Outcome;
+
+/// The duty to fill the cache with an answer, and what there is to do it with.
+pub(crate) struct Fill<'p> {
+    pub(crate) lead: Box<Lead>,
+    pub(crate) plan: &'p Plan,
+    /// Of the request.
+    pub(crate) headers: HeaderMap,
+    /// What is stored and could not be served as it is.
+    pub(crate) stored: Option<(Arc<Head>, Arc<Entry>)>,
+    /// How long the handler took.
+    pub(crate) delay: Duration,
+    pub(crate) rooms: Rooms,
+}
+
+/// What `Cache-Status` tells of an answer.
+struct Told {
+    outcome: Outcome,
+    status: StatusCode,
+    record: Record,
+}
+
+impl Told {
+    fn tell(&self, headers: &mut HeaderMap, fate: Fate<'_>) {
+        let text = status::of_miss(self.outcome, self.status, &self.record, fate);
+        status::append(headers, &text);
+    }
+}
+
+impl Fill<'_> {
+    /// Ends the duty without an answer.
+    pub(crate) fn give_up(self, unfit: Unfit) {
+        self.lead.pass(unfit);
+    }
+
+    /// Stores an answer as it streams to the client; one that is there at once is stored before its
+    /// head is sent, so that `Cache-Status` tells what became of it.
+    pub(crate) async fn with<B>(mut self, response: Response<B>) -> Response<Body<B>>
+    where
+        B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
+    {
+        if response.status() == StatusCode::NOT_MODIFIED
+            && let Some((head, entry)) = self.stored.take()
+        {
+            return self.confirmed(&head, &entry, response.headers());
+        }
+        let told = self.told(response.status());
+        let (mut parts, body) = response.into_parts();
+        let leave = match self.leave(parts.status, &parts.headers) {
+            Ok(leave) => leave,
+            Err(unfit) => {
+                told.tell(&mut parts.headers, Fate::NotStored(&self.lead.pass(unfit)));
+                return Response::from_parts(parts, Body::passed(body));
+            }
+        };
+        let head = Head::kept(parts.status, &parts.headers, &leave.withheld);
+        let place = self.place(&leave);
+        let policy = &self.plan.policy;
+        let limits = (policy.body_limit, policy.finish);
+        let capture = Capture::new(self.lead, (head, place), limits, self.rooms.room());
+        let mut captured = Captured::new(body, capture);
+        match poll_fn(|cx| Poll::Ready(captured.read_ahead(cx))).await {
+            Some(End::Whole(filled, bytes)) => {
+                told.tell(&mut parts.headers, Fate::of(&filled));
+                let conditions = &self.plan.asked.conditions;
+                if parts.status == StatusCode::OK && is_known(conditions, &parts.headers) {
+                    let head = Head::kept(parts.status, &parts.headers, &[]);
+                    return head.answer(&bytes, &self.plan.asked);
+                }
+            }
+            Some(End::NotKept(unfit)) => told.tell(&mut parts.headers, Fate::NotStored(&unfit)),
+            None => told.tell(&mut parts.headers, Fate::Undecided),
+        }
+        Response::from_parts(parts, Body::captured(captured))
+    }
+
+    /// What is stored still holds (RFC 9111, section 4.3.4): keeps it for as long as it says now.
+    fn confirmed<B: HttpBody>(
+        self,
+        head: &Head,
+        entry: &Entry,
+        fresh: &HeaderMap,
+    ) -> Response<Body<B>> {
+        let told = self.told(StatusCode::NOT_MODIFIED);
+        let head = Head { headers: updated(&head.headers, fresh), ..head.clone() };
+        let plan = self.plan;
+        let filled = self.renewed(&head, entry.body());
+        let mut response = head.answer(entry.body(), &plan.asked);
+        told.tell(response.headers_mut(), Fate::of(&filled));
+        response
+    }
+
+    /// What an answer to HEAD tells of what is stored for GET: its fields, if it is that answer; else
+    /// that it is no more.
+    pub(crate) async fn head_told(
+        mut self,
+        status: StatusCode,
+        fresh: &HeaderMap,
+        cache: &Cache,
+    ) -> Option<HeaderMap> {
+        let (head, entry) = self.stored.take()?;
+        if status != head.status {
+            return None;
+        }
+        if !is_same(&head.headers, entry.body().len(), fresh) {
+            cache.forget(self.lead.key()).await;
+            return None;
+        }
+        let headers = updated(&head.headers, fresh);
+        let head = Head { headers: headers.clone(), ..(*head).clone() };
+        self.renewed(&head, entry.body());
+        Some(headers)
+    }
+
+    /// Stores a body again, under a head that is new.
+    fn renewed(self, head: &Head, body: &Bytes) -> Filled {
+        let leave = match self.leave(head.status, &head.headers) {
+            Ok(leave) => leave,
+            Err(unfit) => return Filled::NotStored(self.lead.pass(unfit)),
+        };
+        let kept = Head::kept(head.status, &head.headers, &leave.withheld);
+        let kept = Head { trailers: head.trailers.clone(), ..kept };
+        let Place { key, terms, signpost } = self.place(&leave);
+        let (head, body) = (kept.encode(), body.clone());
+        self.lead.store(Answer { key, terms, head, body, signpost })
+    }
+
+    fn leave(&self, status: StatusCode, headers: &HeaderMap) -> Result<Leave, Unfit> {
+        let times = Times { now: clock::wall(), delay: self.delay };
+        leave(status, headers, &self.plan.asked, &self.plan.policy, times)
+    }
+
+    /// Where the answer goes, by what it varies by.
+    fn place(&self, leave: &Leave) -> Place {
+        let key = vary::key(&self.plan.key, &leave.varies_by, &self.headers);
+        let signpost = (key != self.plan.key)
+            .then(|| (self.plan.key.clone(), encode_signpost(&leave.varies_by)));
+        Place { key, terms: leave.terms, signpost }
+    }
+
+    fn told(&self, status: StatusCode) -> Told {
+        Told { outcome: self.lead.outcome(), status, record: self.lead.record().clone() }
+    }
+}

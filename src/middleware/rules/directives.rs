@@ -1,0 +1,239 @@
+//! `Cache-Control` (RFC 9111, section 5.2).
+
+use std::time::Duration;
+
+use http::header::CACHE_CONTROL;
+use http::{HeaderMap, HeaderName};
+
+use super::list::members;
+
+/// What a `Cache-Control` says. What can't be read is taken for what allows least.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a directive of its own")]
+pub(crate) struct Directives {
+    pub(crate) no_store: bool,
+    pub(crate) no_cache: Option<Fields>,
+    pub(crate) private: Option<Fields>,
+    pub(crate) public: bool,
+    pub(crate) must_revalidate: bool,
+    pub(crate) proxy_revalidate: bool,
+    pub(crate) must_understand: bool,
+    pub(crate) immutable: bool,
+    pub(crate) only_if_cached: bool,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) s_maxage: Option<Duration>,
+    pub(crate) min_fresh: Option<Duration>,
+    /// Without a value it is the longest time there is.
+    pub(crate) max_stale: Option<Duration>,
+    pub(crate) stale_while_revalidate: Option<Duration>,
+    pub(crate) stale_if_error: Option<Duration>,
+}
+
+/// What `no-cache` and `private` are about (RFC 9111, sections 5.2.2.4 and 5.2.2.7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fields {
+    /// The whole answer.
+    All,
+    /// These fields of it.
+    Only(Vec<HeaderName>),
+}
+
+/// RFC 9111, section 1.2.2: what is larger is taken for this.
+const LARGEST: u64 = 1 << 31;
+
+impl Directives {
+    /// What the `Cache-Control` of a message says, over all its lines.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        members(headers, CACHE_CONTROL).fold(Self::default(), |mut known, member| {
+            known.add(member);
+            known
+        })
+    }
+
+    fn add(&mut self, member: &[u8]) {
+        let (name, value) = match member.iter().position(|byte| *byte == b'=') {
+            Some(at) => (&member[..at], Some(&member[at + 1..])),
+            None => (member, None),
+        };
+        let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+        // White space around the equals sign is no syntax: a name is known by it, a number is not.
+        let number = value.filter(|_| name == name.trim_end());
+        match name.trim_end() {
+            "no-store" => self.no_store = true,
+            "no-cache" => Fields::add(&mut self.no_cache, value),
+            "private" => Fields::add(&mut self.private, value),
+            "public" => self.public = true,
+            "must-revalidate" => self.must_revalidate = true,
+            "proxy-revalidate" => self.proxy_revalidate = true,
+            "must-understand" => self.must_understand = true,
+            "immutable" => self.immutable = true,
+            "only-if-cached" => self.only_if_cached = true,
+            "max-age" => lifetime(&mut self.max_age, number),
+            "s-maxage" => lifetime(&mut self.s_maxage, number),
+            "min-fresh" => self.min_fresh = Some(seconds(number).unwrap_or(Duration::MAX)),
+            "max-stale" if value.is_none() => self.max_stale = Some(Duration::MAX),
+            "max-stale" => window(&mut self.max_stale, number),
+            "stale-while-revalidate" => window(&mut self.stale_while_revalidate, number),
+            "stale-if-error" => window(&mut self.stale_if_error, number),
+            _ => {} // RFC 9111, section 5.2.3: what is not known is ignored.
+        }
+    }
+
+    /// Whether the whole answer is for one person.
+    pub(crate) fn is_private(&self) -> bool {
+        self.private == Some(Fields::All)
+    }
+
+    /// Whether the whole answer must be confirmed each time.
+    pub(crate) fn is_no_cache(&self) -> bool {
+        self.no_cache == Some(Fields::All)
+    }
+
+    /// The fields that may not be kept, in answers that otherwise may.
+    pub(crate) fn withheld(&self) -> impl Iterator<Item = &HeaderName> {
+        [&self.no_cache, &self.private].into_iter().flatten().flat_map(|fields| match fields {
+            Fields::All => [].iter(),
+            Fields::Only(names) => names.iter(),
+        })
+    }
+}
+
+impl Fields {
+    /// Adds what one directive says. A list that can't be read is about everything.
+    fn add(known: &mut Option<Self>, value: Option<&[u8]>) {
+        let names = value.map_or(Some(Self::All), Self::named).unwrap_or(Self::All);
+        *known = Some(match (known.take(), names) {
+            (Some(Self::Only(mut known)), Self::Only(more)) => {
+                known.extend(more);
+                Self::Only(known)
+            }
+            (None, names) => names,
+            _ => Self::All,
+        });
+    }
+
+    fn named(value: &[u8]) -> Option<Self> {
+        let list = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+        let names = list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        let names = names.filter(|name| !name.is_empty()).map(HeaderName::from_bytes);
+        names.collect::<Result<Vec<_>, _>>().ok().filter(|names| !names.is_empty()).map(Self::Only)
+    }
+}
+
+/// A lifetime. RFC 9111, section 4.2.1: one that can't be read, or that is said twice and not the same,
+/// makes the answer stale.
+fn lifetime(known: &mut Option<Duration>, value: Option<&[u8]>) {
+    let said = seconds(value).unwrap_or_default();
+    let same = known.is_none_or(|known| known == said);
+    *known = Some(if same { said } else { Duration::ZERO });
+}
+
+/// A time for which something stale will do: the shortest that is said.
+fn window(known: &mut Option<Duration>, value: Option<&[u8]>) {
+    let said = seconds(value).unwrap_or_default();
+    *known = Some(known.map_or(said, |known| known.min(said)));
+}
+
+/// A number of seconds, as a token or quoted (RFC 9111, section 5.2).
+fn seconds(value: Option<&[u8]>) -> Option<Duration> {
+    let value = value?;
+    let value =
+        value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+    delta_seconds(value)
+}
+
+/// A non-negative number of seconds (RFC 9111, section 1.2.2).
+pub(crate) fn delta_seconds(digits: &[u8]) -> Option<Duration> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let digits = std::str::from_utf8(digits).ok()?;
+    Some(Duration::from_secs(digits.parse().unwrap_or(LARGEST).min(LARGEST)))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn of(lines: &[&str]) -> Directives {
+        let lines = lines.iter().map(|line| (CACHE_CONTROL, HeaderValue::from_str(line).unwrap()));
+        Directives::of(&lines.collect())
+    }
+
+    fn max_age(line: &str) -> Option<u64> {
+        of(&[line]).max_age.map(|age| age.as_secs())
+    }
+
+    #[test]
+    fn directives_are_found_over_lines_and_in_any_case() {
+        let found = of(&["Public, MAX-age=5", "s-maxage=\"7\", stale-while-revalidate=9"]);
+        assert!(found.public && !found.no_store);
+        assert_eq!(found.max_age, Some(Duration::from_secs(5)));
+        assert_eq!(found.s_maxage, Some(Duration::from_secs(7)));
+        assert_eq!(found.stale_while_revalidate, Some(Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn a_lifetime_that_can_not_be_read_is_none() {
+        for (line, expected) in [
+            ("max-age=3600", Some(3600)),
+            ("max-age=003600", Some(3600)),
+            ("max-age=99999999999999999999999", Some(LARGEST)),
+            ("max-age=-1", Some(0)),
+            ("max-age=1.5", Some(0)),
+            ("max-age='60'", Some(0)),
+            ("max-age=60a", Some(0)),
+            ("max-age", Some(0)),
+            ("max-age= 60", Some(0)),
+            ("max-age =60", Some(0)),
+            ("max-age=60, max-age=60", Some(60)),
+            ("max-age=60, max-age=1", Some(0)),
+            ("x=\"a, max-age=60\"", None),
+            ("x=\"a, max-age=60", None),
+            ("x-max-age=60", None),
+        ] {
+            assert_eq!(max_age(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_forbids_forbids_however_it_is_written() {
+        for line in ["no-store", "No-Store", "no-store=x", "no-store =\"y\"", "a, ,no-store"] {
+            assert!(of(&[line]).no_store, "{line}");
+        }
+        for line in ["no-cache", "no-cache=x", "no-cache=\"", "no-cache=\"a b\"", "no-cache=\"\""] {
+            assert!(of(&[line]).is_no_cache(), "{line}");
+        }
+        assert!(of(&["no-cache=\"a\", no-cache"]).is_no_cache());
+        assert!(of(&["private, private=\"a\""]).is_private());
+    }
+
+    #[test]
+    fn fields_can_be_withheld_by_name() {
+        let found = of(&["no-cache=\"A, b\"", "private=\"c\", no-cache=\"d\""]);
+        assert!(!found.is_no_cache() && !found.is_private());
+        let withheld: Vec<_> = found.withheld().map(HeaderName::as_str).collect();
+        assert_eq!(withheld, ["a", "b", "d", "c"]);
+    }
+
+    #[test]
+    fn what_a_client_asks_for() {
+        let found = of(&["max-stale, min-fresh=3, only-if-cached"]);
+        assert_eq!(found.max_stale, Some(Duration::MAX));
+        assert_eq!(found.min_fresh, Some(Duration::from_secs(3)));
+        assert!(found.only_if_cached);
+        assert_eq!(of(&["max-stale=x"]).max_stale, Some(Duration::ZERO));
+        assert_eq!(of(&["min-fresh=x"]).min_fresh, Some(Duration::MAX));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_read(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64)) {
+            if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+                Directives::of(&HeaderMap::from_iter([(CACHE_CONTROL, value)]));
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! How old an answer is, and how old it may become (RFC 9111, section 4.2).
+
+use std::time::{Duration, SystemTime};
+
+use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::directives::delta_seconds;
+use super::list::members;
+use super::targeted::Control;
+
+/// The share of its age that an answer is taken to be fresh for if nobody says (RFC 9111, section 4.2.2).
+const HEURISTIC_PART: u32 = 10;
+
+/// However long it has not changed.
+const HEURISTIC_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long an answer is fresh, from when it was made: RFC 9111, section 4.2.1. `None` if nothing says.
+pub(crate) fn lifetime(
+    status: StatusCode,
+    headers: &HeaderMap,
+    control: &Control,
+    now: SystemTime,
+) -> Option<Duration> {
+    let directives = &control.directives;
+    let said = directives.s_maxage.or(directives.max_age);
+    if said.is_some() || control.is_targeted {
+        return said;
+    }
+    let made = date(headers, DATE).unwrap_or(now);
+    if headers.contains_key(EXPIRES) {
+        // Section 5.3: a date that can't be read is one in the past.
+        let until = date(headers, EXPIRES).and_then(|until| until.duration_since(made).ok());
+        return Some(until.unwrap_or_default());
+    }
+    let may_guess = is_heuristically_cacheable(status) || directives.public;
+    let changed = date(headers, LAST_MODIFIED).filter(|_| may_guess)?;
+    let unchanged_for = made.duration_since(changed).ok()?;
+    Some((unchanged_for / HEURISTIC_PART).min(HEURISTIC_LIMIT))
+}
+
+/// How old an answer was when it arrived (RFC 9111, section 4.2.3), `delay` after it was asked for.
+pub(crate) fn age(headers: &HeaderMap, now: SystemTime, delay: Duration) -> Duration {
+    // Section 5.1: the first member counts; one that is no number is ignored.
+    let told = members(headers, AGE).next().and_then(delta_seconds);
+    let corrected = told.map_or(Duration::ZERO, |age| age + delay);
+    let apparent = date(headers, DATE).and_then(|made| now.duration_since(made).ok());
+    let apparent = Duration::from_secs(apparent.unwrap_or_default().as_secs());
+    corrected.max(apparent)
+}
+
+/// RFC 9110, section 15.1.
+pub(crate) fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
+}
+
+/// The date that a field holds, if it holds one date in one of the three forms of RFC 9110, section 5.6.7.
+pub(crate) fn date(headers: &HeaderMap, name: HeaderName) -> Option<SystemTime> {
+    let mut lines = headers.get_all(name).into_iter();
+    let line = lines.next().filter(|_| lines.next().is_none());
+    line.and_then(read_date)
+}
+
+/// The date that a value is.
+pub(crate) fn read_date(value: &HeaderValue) -> Option<SystemTime> {
+    httpdate::parse_http_date(value.to_str().ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: u64 = 24 * 60 * 60;
+
+    fn now() -> SystemTime {
+        httpdate::parse_http_date("Wed, 25 Nov 2026 12:00:00 GMT").unwrap()
+    }
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let lines = lines.iter();
+        lines.map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    fn lifetime(lines: &[(&'static str, &str)]) -> Option<u64> {
+        let headers = headers(lines);
+        let control = Control::of(&headers);
+        super::lifetime(StatusCode::OK, &headers, &control, now()).map(|life| life.as_secs())
+    }
+
+    #[test]
+    fn the_most_particular_lifetime_counts() {
+        let expires = ("expires", "Wed, 25 Nov 2026 12:01:00 GMT");
+        assert_eq!(lifetime(&[expires]), Some(60));
+        assert_eq!(lifetime(&[expires, ("cache-control", "max-age=5")]), Some(5));
+        assert_eq!(lifetime(&[("cache-control", "max-age=5, s-maxage=7")]), Some(7));
+        assert_eq!(lifetime(&[expires, ("cdn-cache-control", "immutable")]), None);
+        assert_eq!(lifetime(&[]), None);
+    }
+
+    #[test]
+    fn expires_is_read_strictly_and_against_the_date() {
+        let date = ("date", "Wed, 25 Nov 2026 11:59:00 GMT");
+        assert_eq!(lifetime(&[date, ("expires", "Wed, 25 Nov 2026 12:00:00 GMT")]), Some(60));
+        for (written, life) in [
+            ("Wednesday, 25-Nov-26 12:00:00 GMT", 60),
+            ("Wed Nov 25 12:00:00 2026", 60),
+            ("0", 0),
+            ("-1", 0),
+            ("Wed, 25 Nov 2026 12:00:00 UTC", 0),
+            ("Wed, 25 Nov 2026 12:00:00 +0100", 0),
+            ("Wed 25 Nov 2026 12:00:00 GMT", 0),
+            ("Wed,  25  Nov 2026 12:00:00 GMT", 0),
+            ("Wed, 25 Nov 26 12:00:00 GMT", 0),
+            ("Wed, 25 Nov 2026 1:00:00 GMT", 0),
+            ("Thu, 25 Nov 2026 12:00:00 GMT", 0),
+        ] {
+            assert_eq!(lifetime(&[date, ("expires", written)]), Some(life), "{written}");
+        }
+        let twice = [("expires", "Wed, 25 Nov 2026 13:00:00 GMT"); 2];
+        assert_eq!(lifetime(&twice), Some(0));
+    }
+
+    #[test]
+    fn a_guess_is_a_tenth_of_the_time_without_a_change_and_a_day_at_most() {
+        let changed = |written| lifetime(&[("last-modified", written)]);
+        assert_eq!(changed("Wed, 25 Nov 2026 11:00:00 GMT"), Some(360));
+        assert_eq!(changed("Mon, 25 Nov 2019 11:00:00 GMT"), Some(DAY));
+        assert_eq!(changed("Thu, 26 Nov 2026 12:00:00 GMT"), None);
+        let headers = headers(&[("last-modified", "Wed, 25 Nov 2026 11:00:00 GMT")]);
+        let guess = |control: &Control| {
+            super::lifetime(StatusCode::from_u16(299).unwrap(), &headers, control, now())
+        };
+        assert_eq!(guess(&Control::default()), None);
+        let mut public = Control::default();
+        public.directives.public = true;
+        assert!(guess(&public).is_some());
+    }
+
+    #[test]
+    fn the_age_is_what_is_told_or_what_the_date_says() {
+        let age = |lines: &[(&'static str, &str)]| {
+            super::age(&headers(lines), now(), Duration::from_secs(2)).as_secs()
+        };
+        assert_eq!(age(&[]), 0);
+        assert_eq!(age(&[("age", "30")]), 32);
+        assert_eq!(age(&[("age", "30, 5")]), 32);
+        assert_eq!(age(&[("age", "old, 5")]), 0);
+        assert_eq!(age(&[("age", "-5")]), 0);
+        assert_eq!(age(&[("age", "5.5")]), 0);
+        assert_eq!(age(&[("date", "Wed, 25 Nov 2026 12:00:00 GMT")]), 0);
+        assert_eq!(age(&[("date", "Wed, 25 Nov 2026 11:00:00 GMT")]), 3600);
+        assert_eq!(age(&[("date", "Wed, 25 Nov 2026 13:00:00 GMT")]), 0);
+        assert_eq!(age(&[("age", "5000"), ("date", "Wed, 25 Nov 2026 11:00:00 GMT")]), 5002);
+    }
+}

@@ -1,0 +1,57 @@
+//! Fields that are lists (RFC 9110, section 5.6.1).
+
+use http::HeaderMap;
+use http::header::AsHeaderName;
+
+/// The members of a field, over all its lines, without those that are empty. A comma within a quoted
+/// string is part of its member.
+pub(crate) fn members(headers: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(name).into_iter();
+    lines.flat_map(|line| split(line.as_bytes()))
+}
+
+/// The members of one line.
+pub(crate) fn split(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut quotes = Quotes::default();
+    line.split(move |byte| !quotes.within(*byte) && *byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|member| !member.is_empty())
+}
+
+/// Where quoted strings begin and end (RFC 9110, section 5.6.4).
+#[derive(Clone, Copy, Default)]
+struct Quotes {
+    open: bool,
+    escaped: bool,
+}
+
+impl Quotes {
+    /// Whether this byte, the next one, is in a quoted string.
+    fn within(&mut self, byte: u8) -> bool {
+        let was_open = self.open;
+        match byte {
+            _ if self.escaped => self.escaped = false,
+            b'\\' if self.open => self.escaped = true,
+            b'"' => self.open = !self.open,
+            _ => {}
+        }
+        was_open
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_split_at_commas_that_are_not_quoted() {
+        let split = |line: &'static str| -> Vec<_> {
+            split(line.as_bytes()).map(|member| std::str::from_utf8(member).unwrap()).collect()
+        };
+        assert_eq!(split("a, b ,,c"), ["a", "b", "c"]);
+        assert_eq!(split(r#"a="x, y", b"#), [r#"a="x, y""#, "b"]);
+        assert_eq!(split(r#"a="x\", y", b"#), [r#"a="x\", y""#, "b"]);
+        assert_eq!(split(r#"a="open, b"#), [r#"a="open, b"#]);
+        assert!(split(" , ,").is_empty());
+    }
+}

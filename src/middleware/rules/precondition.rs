@@ -1,0 +1,135 @@
+//! Whether a client has an answer already (RFC 9110, section 13; RFC 9111, section 4.3.2).
+
+use std::time::SystemTime;
+
+use http::header::{DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED};
+use http::{HeaderMap, HeaderName};
+
+use super::freshness::{date, read_date};
+use super::list::split;
+
+/// Whether a client that asks so has this answer. Only the first of these conditions that there is
+/// counts (RFC 9110, section 13.2.2).
+pub(crate) fn is_known(asked: &HeaderMap, stored: &HeaderMap) -> bool {
+    if asked.contains_key(IF_NONE_MATCH) {
+        return names_etag(asked, stored);
+    }
+    // RFC 9110, section 13.1.3; without `Last-Modified`, RFC 9111 has the date stand in for it.
+    let since = asked.get(IF_MODIFIED_SINCE).and_then(read_date);
+    let changed = date(stored, LAST_MODIFIED).or_else(|| date(stored, DATE));
+    since.zip(changed).is_some_and(|(since, changed)| changed <= since)
+}
+
+/// RFC 9110, section 13.1.2: by the weak comparison.
+fn names_etag(asked: &HeaderMap, stored: &HeaderMap) -> bool {
+    let lines = asked.get_all(IF_NONE_MATCH).into_iter();
+    let mut tags = lines.flat_map(|line| split(line.as_bytes()));
+    let Some(etag) = stored.get(ETAG) else { return tags.any(|tag| tag == b"*") };
+    tags.any(|tag| tag == b"*" || opaque(tag) == opaque(etag.as_bytes()))
+}
+
+/// Whether a range of this answer is of use to a client that has a part of it (RFC 9110, section
+/// 13.1.5): by the strong comparison, or by exactly this date.
+pub(crate) fn range_applies(asked: &HeaderMap, stored: &HeaderMap) -> bool {
+    let Some(condition) = asked.get(IF_RANGE) else { return true };
+    if condition.as_bytes().ends_with(b"\"") {
+        let is_strong = !condition.as_bytes().starts_with(b"W/");
+        return is_strong && stored.get(ETAG) == Some(condition);
+    }
+    let named = read_date(condition);
+    named.is_some() && named == strong_date(stored)
+}
+
+/// A date that can't be that of two answers: RFC 9110, section 8.8.2.2.
+fn strong_date(stored: &HeaderMap) -> Option<SystemTime> {
+    const APART: std::time::Duration = std::time::Duration::from_secs(1);
+    let (changed, made) = (date(stored, LAST_MODIFIED)?, date(stored, DATE)?);
+    (made.duration_since(changed).ok()? >= APART).then_some(changed)
+}
+
+/// An entity tag without its mark of weakness (RFC 9110, section 8.8.3).
+fn opaque(tag: &[u8]) -> &[u8] {
+    tag.strip_prefix(b"W/").unwrap_or(tag)
+}
+
+/// The fields of a stored answer that tell a client that it has it: all but those that describe a body
+/// (RFC 9110, section 15.4.5).
+pub(crate) fn describes_a_body(name: &HeaderName) -> bool {
+    use http::header::{
+        CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    };
+    [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE].contains(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let lines = lines.iter();
+        lines
+            .map(|(name, value)| {
+                let value = http::HeaderValue::from_bytes(value.as_bytes());
+                (HeaderName::from_static(name), value.unwrap())
+            })
+            .collect()
+    }
+
+    const NOON: &str = "Wed, 25 Nov 2026 12:00:00 GMT";
+    const EARLIER: &str = "Wed, 25 Nov 2026 11:00:00 GMT";
+
+    #[test]
+    fn a_tag_is_known_whatever_its_weakness_and_its_place() {
+        let is_known = |asked: &str, etag: &str| {
+            is_known(&headers(&[("if-none-match", asked)]), &headers(&[("etag", etag)]))
+        };
+        assert!(is_known("\"a\"", "\"a\""));
+        assert!(is_known("W/\"a\"", "\"a\""));
+        assert!(is_known("\"a\"", "W/\"a\""));
+        assert!(is_known("\"x\", \"a\", \"y\"", "\"a\""));
+        assert!(is_known("\"x,\", \"a,b\"", "\"a,b\""));
+        assert!(is_known("*", "\"a\""));
+        assert!(is_known("\"ü\"", "\"ü\""));
+        assert!(!is_known("\"b\"", "\"a\""));
+        assert!(!is_known("a", "\"a\""));
+        assert!(!is_known("w/\"a\"", "\"a\""));
+        assert!(!is_known("\"*\"", "\"a\""));
+    }
+
+    #[test]
+    fn a_tag_goes_before_a_date() {
+        let stored = headers(&[("etag", "\"a\""), ("last-modified", EARLIER)]);
+        let by = |tag| headers(&[("if-none-match", tag), ("if-modified-since", NOON)]);
+        assert!(!is_known(&by("\"b\""), &stored));
+        assert!(is_known(&by("\"a\""), &stored));
+    }
+
+    #[test]
+    fn a_date_is_known_if_nothing_changed_since() {
+        let since = |asked, stored: &[(&'static str, &str)]| {
+            is_known(&headers(&[("if-modified-since", asked)]), &headers(stored))
+        };
+        assert!(since(NOON, &[("last-modified", EARLIER)]));
+        assert!(since(NOON, &[("last-modified", NOON)]));
+        assert!(since("Wednesday, 25-Nov-26 12:00:00 GMT", &[("last-modified", NOON)]));
+        assert!(!since(EARLIER, &[("last-modified", NOON)]));
+        assert!(since(NOON, &[("date", EARLIER)]));
+        assert!(!since("yesterday", &[("last-modified", EARLIER)]));
+        assert!(!since(NOON, &[]));
+    }
+
+    #[test]
+    fn a_range_is_of_use_only_with_the_very_same_answer() {
+        let applies = |asked, stored: &[(&'static str, &str)]| {
+            range_applies(&headers(&[("if-range", asked)]), &headers(stored))
+        };
+        assert!(applies("\"a\"", &[("etag", "\"a\"")]));
+        assert!(!applies("W/\"a\"", &[("etag", "W/\"a\"")]));
+        assert!(!applies("\"b\"", &[("etag", "\"a\"")]));
+        assert!(applies(EARLIER, &[("last-modified", EARLIER), ("date", NOON)]));
+        assert!(!applies(EARLIER, &[("last-modified", EARLIER), ("date", EARLIER)]));
+        assert!(!applies(NOON, &[("last-modified", EARLIER), ("date", NOON)]));
+        assert!(!applies("x", &[]));
+        assert!(range_applies(&HeaderMap::new(), &HeaderMap::new()));
+    }
+}

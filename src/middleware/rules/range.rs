@@ -1,0 +1,96 @@
+//! A part of a stored answer (RFC 9110, section 14; RFC 9111, section 3.4).
+
+use http::header::RANGE;
+use http::{HeaderMap, HeaderValue};
+
+/// What to send of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All of it.
+    Whole,
+    /// From this byte up to that one, which is not sent.
+    Bytes(usize, usize),
+    /// The body does not reach as far.
+    None,
+}
+
+/// The part of a body of `length` bytes that a client asks for. A request for several parts gets the
+/// whole (RFC 9110, section 14.2 allows it): many small ones are a way to make a server work.
+pub(crate) fn part(asked: &HeaderMap, length: usize) -> Part {
+    let mut lines = asked.get_all(RANGE).into_iter();
+    match (lines.next().map(HeaderValue::as_bytes), lines.next()) {
+        (Some(line), None) => read(line, length).unwrap_or(Part::Whole),
+        _ => Part::Whole,
+    }
+}
+
+/// A `bytes` range; `None` for what can't be read, which is ignored.
+fn read(line: &[u8], length: usize) -> Option<Part> {
+    let line = std::str::from_utf8(line).ok()?;
+    let (unit, spec) = line.split_once('=')?;
+    let (first, last) = spec.trim().split_once('-')?;
+    if !unit.trim().eq_ignore_ascii_case("bytes") {
+        return None;
+    }
+    Some(match (number(first)?, number(last)?) {
+        (None, None) => return None,
+        (None, Some(0)) => Part::None,
+        (None, Some(count)) if length > 0 => Part::Bytes(length.saturating_sub(count), length),
+        (Some(first), Some(last)) if last < first => return None,
+        (Some(first), last) if first < length => {
+            Part::Bytes(first, last.map_or(length, |last| last.saturating_add(1).min(length)))
+        }
+        _ => Part::None,
+    })
+}
+
+/// `Some(None)` if there is no number, `None` if there is something else.
+#[expect(clippy::option_option, reason = "absent and malformed are two things")]
+fn number(digits: &str) -> Option<Option<usize>> {
+    match digits {
+        "" => Some(None),
+        _ if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Some(Some(digits.parse().unwrap_or(usize::MAX)))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(lines: &[&str], length: usize) -> Part {
+        let lines = lines.iter().map(|line| (RANGE, line.parse().unwrap()));
+        part(&lines.collect(), length)
+    }
+
+    #[test]
+    fn one_range_of_bytes_is_given() {
+        for (line, part) in [
+            ("bytes=0-1", Part::Bytes(0, 2)),
+            ("bytes=1-", Part::Bytes(1, 10)),
+            ("bytes=-3", Part::Bytes(7, 10)),
+            ("bytes=-30", Part::Bytes(0, 10)),
+            ("bytes=9-99999999999999999999999", Part::Bytes(9, 10)),
+            ("Bytes = 2-2", Part::Bytes(2, 3)),
+            ("bytes=10-", Part::None),
+            ("bytes=-0", Part::None),
+            ("bytes=99999999999999999999999-", Part::None),
+        ] {
+            assert_eq!(of(&[line], 10), part, "{line}");
+        }
+        assert_eq!(of(&["bytes=-5"], 0), Part::None);
+    }
+
+    #[test]
+    fn anything_else_gets_the_whole() {
+        for line in
+            ["bytes=0-1,3-4", "bytes=5-1", "bytes=-", "bytes=a-b", "lines=1-2", "bytes", "bytes=1"]
+        {
+            assert_eq!(of(&[line], 10), Part::Whole, "{line}");
+        }
+        assert_eq!(of(&["bytes=0-1", "bytes=2-3"], 10), Part::Whole);
+        assert_eq!(of(&[], 10), Part::Whole);
+    }
+}

@@ -1,0 +1,198 @@
+//! What a request says of the cache (RFC 9111, sections 5.2.1 and 3.5), and whether it may be asked.
+
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, RANGE,
+};
+use http::{HeaderMap, HeaderName, Method, Request};
+use http_body::Body;
+
+use super::directives::Directives;
+use crate::cache::{Limits, Policy};
+use crate::middleware::keying::all_cookies;
+use crate::middleware::session::COOKIE_NAME;
+use crate::outcome::BypassReason;
+
+/// Headers by which a client asks a framework for another method.
+const METHOD_OVERRIDES: [&str; 3] =
+    ["x-http-method-override", "x-http-method", "x-method-override"];
+
+/// The headers by which a client asks for a part of an answer, or for one that it does not have.
+const CONDITIONS: [HeaderName; 4] = [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE, IF_RANGE];
+
+/// What a request wants of an answer, beyond its key.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    /// Its `If-None-Match`, `If-Modified-Since`, `Range` and `If-Range`.
+    pub(crate) conditions: HeaderMap,
+    /// How old or stale an answer it takes.
+    pub(crate) limits: Limits,
+    /// It takes nothing that is not stored.
+    pub(crate) only_if_cached: bool,
+    /// It says who sends it by `Authorization`, and the policy leaves it to the answer what that means.
+    pub(crate) is_authorized: bool,
+    /// The same by cookies.
+    pub(crate) has_cookies: bool,
+}
+
+impl Asked {
+    /// What a request wants; or why the cache must leave it alone.
+    pub(crate) fn of<B: Body>(request: &Request<B>, policy: &Policy) -> Result<Self, BypassReason> {
+        let headers = request.headers();
+        if let Some(reason) = unkeyed(request) {
+            return Err(reason);
+        }
+        let is_authorized = is_authorized(headers, policy);
+        let has_cookies = has_cookies(headers, policy);
+        if !policy.is_standard && (is_authorized || has_cookies) {
+            return Err(BypassReason::Personal);
+        }
+        let mut asked = Self {
+            method: request.method().clone(),
+            conditions: conditions(headers),
+            limits: Limits::default(),
+            only_if_cached: false,
+            is_authorized,
+            has_cookies,
+        };
+        if headers.contains_key(CACHE_CONTROL) {
+            asked.direct(&Directives::of(headers), policy)?;
+        }
+        Ok(asked)
+    }
+
+    /// RFC 9111, section 5.2.1. A route whose author decides takes `no-store` and `only-if-cached`
+    /// only: its answers are proven fresh, and nobody can make it do work by asking for fresher ones.
+    fn direct(&mut self, said: &Directives, policy: &Policy) -> Result<(), BypassReason> {
+        if said.no_store {
+            return Err(BypassReason::NoStore);
+        }
+        self.only_if_cached = said.only_if_cached;
+        if policy.is_standard {
+            self.limits = Limits {
+                max_age: said.max_age,
+                min_fresh: said.min_fresh.unwrap_or_default(),
+                max_stale: said.max_stale.unwrap_or_default(),
+                is_anew: said.is_no_cache(),
+            };
+        }
+        Ok(())
+    }
+
+    /// Whether it is for less than a whole answer.
+    pub(crate) fn is_for_a_part(&self) -> bool {
+        self.method == Method::HEAD || self.conditions.contains_key(RANGE)
+    }
+}
+
+/// Why what the request is about is more than its key says, if it is.
+fn unkeyed<B: Body>(request: &Request<B>) -> Option<BypassReason> {
+    let headers = request.headers();
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Some(BypassReason::Method);
+    }
+    if METHOD_OVERRIDES.iter().any(|name| headers.contains_key(*name)) {
+        return Some(BypassReason::MethodOverride);
+    }
+    // A body could change the answer, and is no part of the key (RFC 9110, section 9.3.1).
+    if !request.body().is_end_stream() {
+        return Some(BypassReason::Body);
+    }
+    // RFC 9111, section 4.3.2: these two are not for a cache to judge.
+    let judged_by_origin = [IF_MATCH, IF_UNMODIFIED_SINCE];
+    let judged_by_origin = judged_by_origin.iter().any(|name| headers.contains_key(name));
+    judged_by_origin.then_some(BypassReason::Precondition)
+}
+
+/// Whether the request says who sends it, and the policy does not say that answers differ by that or
+/// do not differ at all.
+fn is_authorized(headers: &HeaderMap, policy: &Policy) -> bool {
+    !policy.public && headers.contains_key(AUTHORIZATION) && !names(policy, "authorization")
+}
+
+/// The same of cookies, which identify people just as well; those of our own sessions do not.
+fn has_cookies(headers: &HeaderMap, policy: &Policy) -> bool {
+    let mut cookies = all_cookies(headers).filter(|(name, _)| *name != COOKIE_NAME.as_bytes());
+    let named = policy.public || !policy.vary_cookies.is_empty() || names(policy, "cookie");
+    !named && cookies.next().is_some()
+}
+
+fn names(policy: &Policy, header: &str) -> bool {
+    policy.vary.iter().any(|name| name == header)
+}
+
+fn conditions(headers: &HeaderMap) -> HeaderMap {
+    let mut conditions = HeaderMap::new();
+    for name in CONDITIONS {
+        for value in headers.get_all(&name) {
+            conditions.append(name.clone(), value.clone());
+        }
+    }
+    conditions
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::body::Body;
+
+    use super::*;
+
+    fn policy() -> Policy {
+        Policy::ttl(Duration::from_secs(1))
+    }
+
+    fn request(headers: &[(&str, &str)]) -> Request<Body> {
+        let request = headers
+            .iter()
+            .fold(Request::get("/"), |request, (name, value)| request.header(*name, *value));
+        request.body(Body::empty()).unwrap()
+    }
+
+    fn refused(headers: &[(&str, &str)], policy: &Policy) -> Option<BypassReason> {
+        Asked::of(&request(headers), policy).err()
+    }
+
+    #[test]
+    fn requests_that_are_somebodys_need_a_policy_that_says_so() {
+        let personal = Some(BypassReason::Personal);
+        assert_eq!(refused(&[], &policy()), None);
+        assert_eq!(refused(&[("cookie", "sid=1")], &policy()), personal);
+        assert_eq!(refused(&[("authorization", "x")], &policy()), personal);
+        assert_eq!(refused(&[("cookie", "tidegate-position=1")], &policy()), None);
+        assert_eq!(refused(&[("cookie", "sid=1")], &policy().public()), None);
+        assert_eq!(refused(&[("cookie", "sid=1")], &policy().vary_cookies(["sid"])), None);
+        assert_eq!(refused(&[("authorization", "x")], &policy().vary(["Authorization"])), None);
+        let both = [("authorization", "x"), ("cookie", "sid=1")];
+        assert_eq!(refused(&both, &policy().vary_cookies(["sid"])), personal);
+    }
+
+    #[test]
+    fn requests_that_are_more_than_their_key_are_left_alone() {
+        let policy = policy();
+        let refused_as = |request: Request<Body>| Asked::of(&request, &policy).err();
+        let post = Request::post("/").body(Body::empty()).unwrap();
+        assert_eq!(refused_as(post), Some(BypassReason::Method));
+        let fat = Request::get("/").body(Body::from("x")).unwrap();
+        assert_eq!(refused_as(fat), Some(BypassReason::Body));
+        let over = request(&[("x-http-method-override", "DELETE")]);
+        assert_eq!(refused_as(over), Some(BypassReason::MethodOverride));
+        let none = request(&[("cache-control", "max-age=0, No-Store")]);
+        assert_eq!(refused_as(none), Some(BypassReason::NoStore));
+        for name in ["if-match", "if-unmodified-since"] {
+            assert_eq!(refused_as(request(&[(name, "*")])), Some(BypassReason::Precondition));
+        }
+    }
+
+    #[test]
+    fn a_client_can_ask_for_a_fresh_one_only_where_headers_decide() {
+        let reload = request(&[("cache-control", "no-cache, max-age=0")]);
+        assert_eq!(Asked::of(&reload, &policy()).unwrap().limits, Limits::default());
+        let limits = Asked::of(&reload, &Policy::standard()).unwrap().limits;
+        assert!(limits.is_anew && limits.max_age == Some(Duration::ZERO));
+        let stored = request(&[("cache-control", "only-if-cached")]);
+        assert!(Asked::of(&stored, &policy()).unwrap().only_if_cached);
+    }
+}

@@ -1,0 +1,311 @@
+//! Which answers may be kept, and on which terms (RFC 9111, section 3).
+//!
+//! A route's policy says who decides. With [`Policy::ttl`] it is the route's author, whose word it is
+//! that answers may be shared; the answer can only forbid. With [`Policy::standard`] it is the answer.
+//! What is not plainly allowed is refused.
+
+use std::time::{Duration, SystemTime};
+
+use http::header::{ETAG, LAST_MODIFIED, SET_COOKIE};
+use http::{HeaderMap, HeaderName, StatusCode};
+
+use super::freshness::{age, is_heuristically_cacheable, lifetime};
+use super::request::Asked;
+use super::targeted::Control;
+use super::vary;
+use crate::cache::{Policy, Terms, Unfit};
+
+/// How long an answer is kept past its TTL to ask whether it still holds.
+const TO_REVALIDATE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// An answer's leave to be kept.
+#[derive(Debug)]
+pub(crate) struct Leave {
+    pub(crate) terms: Terms,
+    /// Fields that it may not be kept with.
+    pub(crate) withheld: Vec<HeaderName>,
+    /// What else it varies by, beyond what is in its key.
+    pub(crate) varies_by: Vec<HeaderName>,
+}
+
+/// When an answer was asked for and when it came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub(crate) now: SystemTime,
+    pub(crate) delay: Duration,
+}
+
+/// Whether an answer may be kept, and on which terms.
+pub(crate) fn leave(
+    status: StatusCode,
+    headers: &HeaderMap,
+    asked: &Asked,
+    policy: &Policy,
+    times: Times,
+) -> Result<Leave, Unfit> {
+    if status == StatusCode::PARTIAL_CONTENT {
+        return Err(Unfit::new("status", "a part of an answer is not stored"));
+    }
+    if headers.contains_key(SET_COOKIE) {
+        return Err(Unfit::new("set-cookie", "the answer sets a cookie, so it is somebody's"));
+    }
+    let control = Control::of(headers);
+    let varies_by = vary::names(headers, policy)?;
+    let terms = match policy.is_standard {
+        true => by_headers(status, headers, asked, policy, &control, times)?,
+        false => by_author(status, &control, policy)?,
+    };
+    let withheld = control.directives.withheld().cloned().collect();
+    Ok(Leave { terms, withheld, varies_by })
+}
+
+fn by_author(status: StatusCode, control: &Control, policy: &Policy) -> Result<Terms, Unfit> {
+    let negative = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
+    let positive = matches!(
+        status,
+        StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION | StatusCode::NO_CONTENT
+    );
+    if !negative && !positive {
+        return Err(Unfit::new("status", format!("answers of status {status} are not stored")));
+    }
+    if negative && policy.negative_ttl.is_none() {
+        let why = "an answer that says there is none is stored with Policy::negative_ttl only";
+        return Err(Unfit::new("negative", why));
+    }
+    let said = &control.directives;
+    // A part that may not be kept makes the whole unfit here: its author can leave the part out.
+    if said.no_store || said.private.is_some() || said.no_cache.is_some() {
+        return Err(Unfit::new("cache-control", "the answer says no-store, private or no-cache"));
+    }
+    Ok(Terms::of(policy, negative))
+}
+
+fn by_headers(
+    status: StatusCode,
+    headers: &HeaderMap,
+    asked: &Asked,
+    policy: &Policy,
+    control: &Control,
+    times: Times,
+) -> Result<Terms, Unfit> {
+    is_allowed(status, asked, control)?;
+    let said = &control.directives;
+    // Sections 5.2.2.2, 5.2.2.4, 5.2.2.8 and 5.2.2.10.
+    let is_strict = said.must_revalidate
+        || said.proxy_revalidate
+        || said.s_maxage.is_some()
+        || said.is_no_cache();
+    let window = |said: Option<Duration>, policy: Duration| match is_strict {
+        true => Duration::ZERO,
+        false => said.unwrap_or(policy),
+    };
+    let fresh = lifetime(status, headers, control, times.now);
+    let may_guess = is_heuristically_cacheable(status) || said.public;
+    if fresh.is_none() && !may_guess {
+        return Err(Unfit::new("no-lifetime", "the answer does not say how long it is fresh"));
+    }
+    let has_validator = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
+    let terms = Terms {
+        age: age(headers, times.now, times.delay),
+        ttl: if said.is_no_cache() { Duration::ZERO } else { fresh.unwrap_or_default() },
+        while_revalidating: window(said.stale_while_revalidate, policy.stale_while_revalidate),
+        if_error: window(said.stale_if_error, policy.stale_if_error),
+        to_revalidate: if has_validator { TO_REVALIDATE } else { STALE_IS_WORTH },
+        is_strict,
+    };
+    let is_stale = terms.age >= terms.ttl;
+    if is_stale && !has_validator && (is_strict || terms.ttl.is_zero()) {
+        return Err(Unfit::new("stale", "the answer is not fresh, and nothing could confirm it"));
+    }
+    Ok(terms)
+}
+
+/// How long what nothing can confirm is kept past its TTL, for clients that take a stale answer and for
+/// a HEAD that may renew it.
+const STALE_IS_WORTH: Duration = Duration::from_secs(60 * 60);
+
+/// RFC 9111, section 3, but for how long.
+fn is_allowed(status: StatusCode, asked: &Asked, control: &Control) -> Result<(), Unfit> {
+    let said = &control.directives;
+    let refused = |why: &'static str| Err(Unfit::new("cache-control", why));
+    if status.is_informational() || status == StatusCode::NOT_MODIFIED {
+        return Err(Unfit::new("status", format!("answers of status {status} are not stored")));
+    }
+    // Section 5.2.2.3: with it, `no-store` is for caches that do not know the status.
+    if said.must_understand && !is_understood(status) {
+        return refused("the answer says must-understand, and its status is not known");
+    }
+    if said.no_store && !said.must_understand {
+        return refused("the answer says no-store");
+    }
+    if said.is_private() {
+        return refused("the answer says private");
+    }
+    let is_for_all = said.public || said.s_maxage.is_some();
+    // Section 3.5.
+    if asked.is_authorized && !is_for_all && !said.must_revalidate {
+        let why = "it was made for a request with Authorization, and does not say public";
+        return Err(Unfit::new("personal", why));
+    }
+    // Stricter than the RFC: cookies identify people just as well.
+    if asked.has_cookies && !is_for_all {
+        let why = "it was made for a request with cookies, and does not say public";
+        return Err(Unfit::new("personal", why));
+    }
+    Ok(())
+}
+
+/// Whether an answer may go to one who says who it is, though it was made for no one: what
+/// section 3.5 has of storing, the other way round.
+pub(crate) fn is_for_the_authorized(headers: &HeaderMap) -> bool {
+    let said = Control::of(headers).directives;
+    said.public || said.s_maxage.is_some() || said.must_revalidate
+}
+
+/// The status codes of RFC 9110, section 15, and of RFC 6585.
+fn is_understood(status: StatusCode) -> bool {
+    matches!(
+        status.as_u16(),
+        200..=206 | 300..=305 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 428 | 429 | 431
+            | 500..=505 | 511
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    const NOW: &str = "Wed, 25 Nov 2026 12:00:00 GMT";
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let lines = lines.iter();
+        lines.map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    fn asked(lines: &[(&'static str, &str)]) -> Asked {
+        let mut request = Request::new(axum::body::Body::empty());
+        *request.headers_mut() = headers(lines);
+        Asked::of(&request, &Policy::standard()).unwrap()
+    }
+
+    fn of(
+        status: u16,
+        lines: &[(&'static str, &str)],
+        asked: &Asked,
+        policy: &Policy,
+    ) -> Result<Leave, &'static str> {
+        let status = StatusCode::from_u16(status).unwrap();
+        let times = Times { now: httpdate::parse_http_date(NOW).unwrap(), delay: Duration::ZERO };
+        leave(status, &headers(lines), asked, policy, times).map_err(|unfit| unfit.token)
+    }
+
+    fn by_author(status: u16, lines: &[(&'static str, &str)]) -> Result<u64, &'static str> {
+        let policy = Policy::ttl(Duration::from_secs(7));
+        of(status, lines, &asked(&[]), &policy).map(|leave| leave.terms.ttl.as_secs())
+    }
+
+    fn ttl(status: u16, lines: &[(&'static str, &str)]) -> Result<u64, &'static str> {
+        let leave = of(status, lines, &asked(&[]), &Policy::standard());
+        leave.map(|leave| leave.terms.ttl.as_secs())
+    }
+
+    #[test]
+    fn an_answer_can_forbid_what_its_routes_author_allows_and_nothing_else() {
+        assert_eq!(by_author(200, &[]), Ok(7));
+        assert_eq!(by_author(200, &[("cache-control", "public, max-age=9")]), Ok(7));
+        assert_eq!(by_author(200, &[("cache-control", "max-age=0")]), Ok(7));
+        for status in [206, 301, 302, 304, 400, 403, 405, 500, 503, 999] {
+            assert_eq!(by_author(status, &[]), Err("status"), "{status}");
+        }
+        assert_eq!(by_author(404, &[]), Err("negative"));
+        assert_eq!(by_author(200, &[("set-cookie", "a=b")]), Err("set-cookie"));
+        for value in ["no-store", "PRIVATE", "no-cache", "public, no-cache=\"x\"", "private=\"x\""]
+        {
+            let forbidden = [("cache-control", value)];
+            assert_eq!(by_author(200, &forbidden), Err("cache-control"), "{value}");
+            let ours = [("tidegate-cache-control", "max-age=5"), ("cache-control", value)];
+            assert_eq!(by_author(200, &ours), Ok(7), "{value} is for other caches");
+        }
+        for value in ["*", "accept, *", "cookie"] {
+            assert_eq!(by_author(200, &[("vary", value)]), Err("vary"), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_standard_answer_says_for_how_long() {
+        let fresh = [("cache-control", "max-age=60")];
+        for status in [200, 203, 299, 301, 302, 307, 404, 410, 500, 503, 599, 999] {
+            assert_eq!(ttl(status, &fresh), Ok(60), "{status}");
+        }
+        for status in [206, 304] {
+            assert_eq!(ttl(status, &fresh), Err("status"), "{status}");
+        }
+        assert_eq!(ttl(200, &[("etag", "\"a\"")]), Ok(0));
+        assert_eq!(ttl(299, &[("etag", "\"a\"")]), Err("no-lifetime"));
+        assert_eq!(ttl(200, &[]), Err("stale"));
+        assert_eq!(ttl(200, &[("cache-control", "max-age=0")]), Err("stale"));
+        assert_eq!(ttl(200, &[("cache-control", "max-age=9, no-store")]), Err("cache-control"));
+        assert_eq!(ttl(200, &[("cache-control", "max-age=9, private")]), Err("cache-control"));
+        let no_cache = [("cache-control", "max-age=9, no-cache"), ("etag", "\"a\"")];
+        assert_eq!(ttl(200, &no_cache), Ok(0));
+    }
+
+    #[test]
+    fn must_understand_is_for_caches_that_do() {
+        let said = [("cache-control", "max-age=60, no-store, must-understand")];
+        assert_eq!(ttl(200, &said), Ok(60));
+        assert_eq!(ttl(599, &said), Err("cache-control"));
+    }
+
+    #[test]
+    fn fields_may_be_withheld() {
+        let said = [("cache-control", "max-age=60, no-cache=\"a\", private=\"b\"")];
+        let leave = of(200, &said, &asked(&[]), &Policy::standard()).unwrap();
+        assert_eq!(leave.withheld, ["a", "b"]);
+        assert_eq!(leave.terms.ttl.as_secs(), 60);
+    }
+
+    #[test]
+    fn what_was_made_for_somebody_must_say_that_it_is_for_all() {
+        let by = |who, said| {
+            let asked = asked(&[(who, "x=1")]);
+            of(200, &[("cache-control", said)], &asked, &Policy::standard()).is_ok()
+        };
+        for (said, authorized, cookies) in [
+            ("max-age=60", false, false),
+            ("max-age=60, must-revalidate", true, false),
+            ("max-age=60, public", true, true),
+            ("s-maxage=60", true, true),
+        ] {
+            assert_eq!(by("authorization", said), authorized, "{said}");
+            assert_eq!(by("cookie", said), cookies, "{said}");
+        }
+    }
+
+    #[test]
+    fn the_strict_are_never_stale() {
+        let policy = Policy::standard().stale_if_error(Duration::from_secs(5));
+        let windows = |said: &str| {
+            let leave = of(200, &[("cache-control", said)], &asked(&[]), &policy).unwrap();
+            let terms = leave.terms;
+            (terms.while_revalidating.as_secs(), terms.if_error.as_secs(), terms.is_strict)
+        };
+        assert_eq!(windows("max-age=1"), (0, 5, false));
+        assert_eq!(windows("max-age=1, stale-if-error=9, stale-while-revalidate=3"), (3, 9, false));
+        for strict in ["must-revalidate", "proxy-revalidate", "s-maxage=1"] {
+            let said = format!("max-age=1, stale-if-error=9, stale-while-revalidate=3, {strict}");
+            assert_eq!(windows(&said), (0, 0, true), "{strict}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_is_no_text_forbids() {
+        let mut headers = HeaderMap::new();
+        headers.insert("vary", http::HeaderValue::from_bytes(b"\xff").unwrap());
+        let times = Times { now: SystemTime::UNIX_EPOCH, delay: Duration::ZERO };
+        let policy = Policy::ttl(Duration::from_secs(7));
+        assert!(leave(StatusCode::OK, &headers, &asked(&[]), &policy, times).is_err());
+    }
+}

@@ -1,0 +1,123 @@
+//! `Cache-Control` for some caches only (RFC 9213).
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use sfv::{BareItem, Dictionary, ListEntry, Parser};
+
+use super::directives::{Directives, Fields};
+
+/// The fields that are for this cache, the most particular first (RFC 9213, section 2.2).
+const TARGETS: [HeaderName; 2] = [
+    HeaderName::from_static("tidegate-cache-control"),
+    HeaderName::from_static("cdn-cache-control"),
+];
+
+/// What an answer says of itself to this cache.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    pub(crate) directives: Directives,
+    /// From a targeted field, so that `Cache-Control` and `Expires` do not count.
+    pub(crate) is_targeted: bool,
+}
+
+impl Control {
+    /// The first targeted field that can be read, else `Cache-Control`.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        match TARGETS.iter().find_map(|name| targeted(headers, name)) {
+            Some(directives) => Self { directives, is_targeted: true },
+            None => Self { directives: Directives::of(headers), is_targeted: false },
+        }
+    }
+}
+
+/// RFC 9213, section 2.1: a Dictionary of Structured Fields; one that is none, or empty, is ignored.
+fn targeted(headers: &HeaderMap, name: &HeaderName) -> Option<Directives> {
+    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    let field = lines.join(&b", "[..]);
+    let members = Parser::new(&field).parse::<Dictionary>().ok()?;
+    let mut directives = Directives::default();
+    for (name, member) in &members {
+        if let ListEntry::Item(item) = member {
+            set(&mut directives, name.as_str(), &item.bare_item);
+        }
+    }
+    (!members.is_empty()).then_some(directives)
+}
+
+/// A directive with a value that is not of its type is ignored, if it allows something; one that
+/// forbids does so whatever its value is.
+fn set(directives: &mut Directives, name: &str, value: &BareItem) {
+    let seconds = match value {
+        BareItem::Integer(seconds) => u64::try_from(i64::from(*seconds)).ok(),
+        _ => None,
+    };
+    let seconds = seconds.map(Duration::from_secs);
+    let is_set = !matches!(value, BareItem::Boolean(false));
+    match name {
+        "no-store" => directives.no_store = is_set,
+        "no-cache" if is_set => directives.no_cache = Some(Fields::All),
+        "private" if is_set => directives.private = Some(Fields::All),
+        "must-revalidate" => directives.must_revalidate = is_set,
+        "proxy-revalidate" => directives.proxy_revalidate = is_set,
+        "must-understand" => directives.must_understand = is_set,
+        "public" => directives.public = *value == BareItem::Boolean(true),
+        "immutable" => directives.immutable = *value == BareItem::Boolean(true),
+        "max-age" => directives.max_age = seconds,
+        "s-maxage" => directives.s_maxage = seconds,
+        "stale-while-revalidate" => directives.stale_while_revalidate = seconds,
+        "stale-if-error" => directives.stale_if_error = seconds,
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(lines: &[(&'static str, &str)]) -> Control {
+        let lines = lines
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+        Control::of(&lines.collect())
+    }
+
+    fn age(lines: &[(&'static str, &str)]) -> (Option<u64>, bool) {
+        let control = of(lines);
+        (control.directives.max_age.map(|age| age.as_secs()), control.is_targeted)
+    }
+
+    #[test]
+    fn the_most_particular_field_counts_alone() {
+        let general = ("cache-control", "max-age=1");
+        let cdn = ("cdn-cache-control", "max-age=2");
+        let ours = ("tidegate-cache-control", "max-age=3");
+        assert_eq!(age(&[general, cdn, ours]), (Some(3), true));
+        assert_eq!(age(&[general, cdn]), (Some(2), true));
+        assert_eq!(age(&[general]), (Some(1), false));
+        let control = of(&[("cache-control", "no-store"), cdn]);
+        assert!(!control.directives.no_store);
+    }
+
+    #[test]
+    fn a_field_that_is_no_dictionary_is_ignored() {
+        let general = ("cache-control", "max-age=1");
+        for broken in ["max-age=2, &&&", "MaX-aGe=2", "max-age= 2", ""] {
+            assert_eq!(
+                age(&[general, ("cdn-cache-control", broken)]),
+                (Some(1), false),
+                "{broken}"
+            );
+        }
+        assert_eq!(age(&[("cdn-cache-control", "max-age=\"2\"")]), (None, true));
+        assert_eq!(age(&[("cdn-cache-control", "max-age=-2")]), (None, true));
+    }
+
+    #[test]
+    fn what_forbids_forbids_whatever_its_value_is() {
+        for forbidding in ["no-store", "no-store=1", "max-age=5, no-store=\"x\""] {
+            assert!(of(&[("cdn-cache-control", forbidding)]).directives.no_store, "{forbidding}");
+        }
+        assert!(!of(&[("cdn-cache-control", "no-store=?0, a")]).directives.no_store);
+    }
+}

@@ -1,0 +1,92 @@
+//! Whether a stored answer still holds, asked of who made it (RFC 9111, section 4.3).
+
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_MATCH, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
+};
+use http::{HeaderMap, Request};
+
+/// The request for a whole answer: one that can be stored is good for everybody. With a stored one at
+/// hand it asks whether that still holds (section 4.3.1).
+pub(crate) fn unconditional<B>(mut request: Request<B>, stored: Option<&HeaderMap>) -> Request<B> {
+    let headers = request.headers_mut();
+    for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE, RANGE] {
+        headers.remove(name);
+    }
+    for (validator, condition) in [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)] {
+        if let Some(value) = stored.and_then(|stored| stored.get(validator)) {
+            headers.insert(condition, value.clone());
+        }
+    }
+    request
+}
+
+/// The head of a stored answer that was found to hold still, with what has changed of it (section 3.2).
+pub(crate) fn updated(stored: &HeaderMap, fresh: &HeaderMap) -> HeaderMap {
+    let mut updated = stored.clone();
+    for name in fresh.keys().filter(|name| may_update(name)) {
+        updated.remove(name);
+        for value in fresh.get_all(name) {
+            updated.append(name.clone(), value.clone());
+        }
+    }
+    updated
+}
+
+/// Not what the stored body is as it is by, and not what names it.
+fn may_update(name: &HeaderName) -> bool {
+    let about_the_body = [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG];
+    !about_the_body.contains(name) && *name != "content-md5"
+}
+
+/// Whether an answer to HEAD is about the answer that is stored for GET (section 4.3.5).
+pub(crate) fn is_same(stored: &HeaderMap, body: usize, head: &HeaderMap) -> bool {
+    let agrees =
+        |name: HeaderName| head.get(&name).is_none_or(|new| stored.get(&name) == Some(new));
+    let length = head.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    agrees(ETAG) && agrees(LAST_MODIFIED) && length.is_none_or(|length| length == body.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::from_static(name), value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn the_clients_conditions_give_way_to_ours() {
+        let request = Request::get("/").header("if-none-match", "\"theirs\"").header("range", "x");
+        let request = unconditional(request.body(()).unwrap(), None);
+        assert!(request.headers().is_empty());
+        let stored = headers(&[("etag", "W/\"ours\""), ("last-modified", "then")]);
+        let request = unconditional(request, Some(&stored));
+        assert_eq!(request.headers()["if-none-match"], "W/\"ours\"");
+        assert_eq!(request.headers()["if-modified-since"], "then");
+    }
+
+    #[test]
+    fn what_a_304_says_replaces_what_was_stored_but_for_what_the_body_is() {
+        let stored =
+            headers(&[("a", "1"), ("a", "2"), ("b", "1"), ("etag", "x"), ("content-length", "5")]);
+        let fresh = headers(&[("a", "3"), ("c", "4"), ("etag", "y"), ("content-length", "0")]);
+        let expected =
+            headers(&[("b", "1"), ("etag", "x"), ("content-length", "5"), ("a", "3"), ("c", "4")]);
+        assert_eq!(updated(&stored, &fresh), expected);
+    }
+
+    #[test]
+    fn a_head_that_tells_of_another_answer_is_noticed() {
+        let stored = headers(&[("etag", "\"a\"")]);
+        assert!(is_same(&stored, 3, &headers(&[])));
+        assert!(is_same(&stored, 3, &headers(&[("etag", "\"a\""), ("content-length", "3")])));
+        assert!(!is_same(&stored, 3, &headers(&[("etag", "\"b\"")])));
+        assert!(!is_same(&stored, 3, &headers(&[("content-length", "4")])));
+        assert!(!is_same(&stored, 3, &headers(&[("last-modified", "now")])));
+    }
+}

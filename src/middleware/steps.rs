@@ -1,0 +1,348 @@
+//! The order of the steps that have to wait for something.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Body as HttpBody;
+use tower_service::Service;
+
+use super::body::Body;
+use super::fill::Fill;
+use super::layer::Routes;
+use super::route;
+use super::rules::request::Asked;
+use super::rules::unsafe_method::{Target, invalidates};
+use super::rules::validation::unconditional;
+use super::rules::vary;
+use super::status;
+use super::stored::{Head, respond, signpost};
+use crate::cache::{Ask, Bypass, Cache, Hit, Lead, Lookup, Policy, PolicyTag, Record, Unfit};
+use crate::clock;
+use crate::entry::{Entry, Key};
+use crate::outcome::{BypassReason, Outcome};
+
+/// What is known of a request before the cache is asked.
+pub(crate) struct Plan {
+    pub(crate) key: Key,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) ask: Ask,
+    pub(crate) asked: Asked,
+}
+
+impl Plan {
+    /// Whether an answer that was found may go to this client.
+    pub(crate) fn may_have(&self, hit: &Hit) -> bool {
+        // RFC 9111, section 3.5, forbids the other way only; an origin may give more to those it knows.
+        !self.asked.is_authorized
+            || Head::of(&hit.found.entry).is_ok_and(|head| head.is_for_the_authorized)
+    }
+
+    /// Finds an answer under the request's key, or where a signpost there points to; or says who makes
+    /// it. Who wants only a part, or only what is stored, is not asked to.
+    async fn find(&self, cache: &Cache, headers: &HeaderMap) -> Lookup {
+        let found = self.find_under(&self.key, cache).await;
+        let Lookup::Hit(hit) = &found else { return found };
+        match signpost(&hit.found.entry) {
+            Ok(names) if hit.found.entry.is_signpost => {
+                let key = vary::key(&self.key, &names, headers);
+                if key == self.key { found } else { self.find_under(&key, cache).await }
+            }
+            _ => found,
+        }
+    }
+
+    async fn find_under(&self, key: &Key, cache: &Cache) -> Lookup {
+        match self.asked.is_for_a_part() || self.asked.only_if_cached {
+            true => cache.look(key, &self.policy, self.ask.clone()).await,
+            false => cache.lookup(key, &self.policy, self.ask.clone()).await,
+        }
+    }
+}
+
+/// What is known of a request that the cache leaves alone.
+pub(crate) struct Passing {
+    pub(crate) reason: BypassReason,
+    pub(crate) record: Record,
+    /// What it makes invalid if it goes well.
+    pub(crate) target: Option<Target>,
+}
+
+/// A service that is ready for one request, and the settings.
+pub(crate) struct Steps<S> {
+    pub(crate) inner: S,
+    pub(crate) routes: Arc<Routes>,
+}
+
+impl<S> Steps<S> {
+    pub(crate) async fn run<A, B>(
+        mut self,
+        mut plan: Plan,
+        request: Request<A>,
+    ) -> Result<Response<Body<B>>, S::Error>
+    where
+        S: Service<Request<A>, Response = Response<B>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Send,
+        A: Send + 'static,
+        B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
+    {
+        self.tag(&mut plan, &request);
+        let cache = self.routes.cache.clone();
+        let mut found = plan.find(&cache, request.headers()).await;
+        if let Lookup::Hit(hit) = &mut found {
+            if !plan.may_have(hit) {
+                return self.uncached(BypassReason::Personal, plan, request).await;
+            }
+            let renew = hit.renew.take();
+            if let Some(response) = self.serve(hit, &plan) {
+                if let Some(lead) = renew {
+                    tokio::spawn(self.renew(lead, plan, request));
+                }
+                return Ok(response);
+            }
+            // A head that can't be read is as good as no entry.
+            drop(renew);
+            cache.forget(&plan.key).await;
+            found = plan.find(&cache, request.headers()).await;
+        }
+        match found {
+            Lookup::Miss(_) | Lookup::Bypass(_) if plan.asked.only_if_cached => {
+                Ok(self.not_cached())
+            }
+            Lookup::Miss(lead) if plan.asked.is_for_a_part() => {
+                self.make_part(lead, &plan, request).await
+            }
+            Lookup::Miss(lead) => self.make(lead, &plan, request).await,
+            Lookup::Bypass(bypass) => self.bypassed(bypass, &plan, request).await,
+            Lookup::Hit(hit) => self.after_all(&hit, plan, request).await,
+        }
+    }
+
+    /// Where the standard's rules are asked for, a write to an answer's URI makes it invalid.
+    fn tag<A>(&self, plan: &mut Plan, request: &Request<A>) {
+        if plan.policy.is_standard {
+            let target = Target::of(route::uri(request), request.headers(), plan.policy.host);
+            plan.ask.tags.push(PolicyTag::new(&target.tag(&self.routes.namespace)));
+        }
+    }
+
+    /// What another request has stored since we found it unreadable; or the handler's answer.
+    async fn after_all<A, B>(
+        self,
+        hit: &Hit,
+        plan: Plan,
+        request: Request<A>,
+    ) -> Result<Response<Body<B>>, S::Error>
+    where
+        S: Service<Request<A>, Response = Response<B>>,
+        B: HttpBody<Data = Bytes>,
+    {
+        match self.serve(hit, &plan).filter(|_| plan.may_have(hit)) {
+            Some(response) => Ok(response),
+            None => self.uncached(BypassReason::Unreadable, plan, request).await,
+        }
+    }
+
+    fn serve<B: HttpBody>(&self, hit: &Hit, plan: &Plan) -> Option<Response<Body<B>>> {
+        let response = respond(hit, &plan.asked).ok()?;
+        self.count(hit.outcome);
+        Some(response)
+    }
+
+    /// Makes the answer, sends it, and fills the cache.
+    async fn make<A, B>(
+        &mut self,
+        mut lead: Box<Lead>,
+        plan: &Plan,
+        request: Request<A>,
+    ) -> Result<Response<Body<B>>, S::Error>
+    where
+        S: Service<Request<A>, Response = Response<B>>,
+        B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
+    {
+        let (outcome, fallback) = (lead.outcome(), lead.fallback());
+        let (answered, fill) = self.call(lead, plan, request).await;
+        if is_failure(&answered)
+            && let Some(response) =
+                fallback.filter(|hit| plan.may_have(hit)).and_then(|hit| self.serve(&hit, plan))
+        {
+            fill.give_up(Unfit::new("failed", "the handler failed"));
+            return Ok(response);
+        }
+        self.count(outcome);
+        Ok(fill.with(answered?).await)
+    }
+
+    /// Calls the handler, asking whether what is stored still holds.
+    async fn call<'p, A, B>(
+        &mut self,
+        lead: Box<Lead>,
+        plan: &'p Plan,
+        request: Request<A>,
+    ) -> (Result<Response<B>, S::Error>, Fill<'p>)
+    where
+        S: Service<Request<A>, Response = Response<B>>,
+    {
+        let stored = stored(&lead);
+        let headers = request.headers().clone();
+        let request = unconditional(request, stored.as_ref().map(|(head, _)| &head.headers));
+        let (record, began) = (lead.record().clone(), clock::now());
+        let answered = record.scope(self.inner.call(request)).await;
+        let rooms = self.routes.rooms.clone();
+        (answered, Fill { lead, plan, headers, stored, delay: began.elapsed(), rooms })
+    }
+
+    /// Makes an answer anew for others; nobody waits for it.
+    async fn renew<A, B>(mut self, mut lead: Box<Lead>, plan: Plan, request: Request<A>)
+    where
+        S: Service<Request<A>, Response = Response<B>>,
+        B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
+    {
+        if !lead.claim().await {
+            return;
+        }
+        let (Ok(response), fill) = self.call(lead, &plan, request).await else { return };
+        let response = fill.with(response).await;
+        let mut body = pin!(response.into_body());
+        while let Some(Ok(_)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {}
+    }
+
+    /// Leaves a request for a head or a range to the handler. A head may tell that what is stored for
+    /// GET still holds, or does not (RFC 9111, section 4.3.5).
+    async fn make_part<A, B>(
+        &mut self,
+        lead: Box<Lead>,
+        plan: &Plan,
+        request: Request<A>,
+    ) -> Result<Response<Body<B>>, S::Error>
+    where
+        S: Service<Request<A>, Response = Response<B>>,
+        B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
+    {
+        let cache = self.routes.cache.clone();
+        let is_head = plan.asked.method == Method::HEAD;
+        let reason = if is_head { BypassReason::Method } else { BypassReason::Range };
+        self.count(Outcome::Bypass(reason));
+        let (record, headers) = (lead.record().clone(), request.headers().clone());
+        let began = clock::now();
+        let mut response = record.scope(self.inner.call(request)).await?;
+        if is_head && plan.policy.is_standard {
+            let stored = stored(&lead);
+            let (rooms, delay) = (self.routes.rooms.clone(), began.elapsed());
+            let fill = Fill { lead, plan, headers, stored, delay, rooms };
+            if let Some(updated) =
+                fill.head_told(response.status(), response.headers(), &cache).await
+            {
+                *response.headers_mut() = updated;
+            }
+        }
+        let mut response = response.map(Body::passed);
+        status::append(response.headers_mut(), &status::of_bypass(reason));
+        Ok(response)
+    }
+
+    async fn bypassed<A, B>(
+        &mut self,
+        bypass: Bypass,
+        plan: &Plan,
+        request: Request<A>,
+    ) -> Result<Response<Body<B>>, S::Error>
+    where
+        S: Service<Request<A>, Response = Response<B>>,
+        B: HttpBody<Data = Bytes>,
+    {
+        let answered = bypass.record.scope(self.inner.call(request)).await;
+        if is_failure(&answered)
+            && let Some(response) = bypass
+                .fallback
+                .filter(|hit| plan.may_have(hit))
+                .and_then(|hit| self.serve(&hit, plan))
+        {
+            return Ok(response);
+        }
+        self.count(Outcome::Bypass(bypass.reason));
+        let mut response = answered?.map(Body::passed);
+        status::append(response.headers_mut(), &status::of_bypass(bypass.reason));
+        Ok(response)
+    }
+
+    async fn uncached<A, B>(
+        mut self,
+        reason: BypassReason,
+        plan: Plan,
+        request: Request<A>,
+    ) -> Result<Response<Body<B>>, S::Error>
+    where
+        S: Service<Request<A>, Response = Response<B>>,
+        B: HttpBody<Data = Bytes>,
+    {
+        let record = self.routes.cache.record(None, plan.ask);
+        let mut response = record.scope(self.inner.call(request)).await?.map(Body::passed);
+        self.count(Outcome::Bypass(reason));
+        status::append(response.headers_mut(), &status::of_bypass(reason));
+        Ok(response)
+    }
+
+    /// RFC 9111, section 5.2.1.7.
+    fn not_cached<B: HttpBody>(&self) -> Response<Body<B>> {
+        self.count(Outcome::Bypass(BypassReason::OnlyIfCached));
+        let mut response = Response::new(Body::stored(Bytes::new(), None));
+        *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+        status::append(response.headers_mut(), "tidegate; detail=\"only-if-cached\"");
+        response
+    }
+
+    pub(crate) async fn pass<A, B>(
+        mut self,
+        passing: Passing,
+        request: Request<A>,
+    ) -> Result<Response<Body<B>>, S::Error>
+    where
+        S: Service<Request<A>, Response = Response<B>>,
+        B: HttpBody<Data = Bytes>,
+    {
+        let Passing { reason, record, target } = passing;
+        let method = request.method().clone();
+        let response = record.scope(self.inner.call(request)).await?;
+        if let Some(target) = target.filter(|_| invalidates(&method, &response)) {
+            let tags = target.tags(&self.routes.namespace, response.headers());
+            if let Err(error) = self.routes.cache.invalidate(tags).await {
+                tracing::warn!(%error, "a write could not make stored answers invalid");
+            }
+        }
+        let mut response = response.map(Body::passed);
+        status::append(response.headers_mut(), &status::of_bypass(reason));
+        if !method.is_safe() || record.has_written() {
+            give_token(&self.routes, response.headers_mut()).await;
+        }
+        Ok(response)
+    }
+
+    fn count(&self, outcome: Outcome) {
+        self.routes.cache.shared.counters.count(outcome);
+        tracing::Span::current().record("outcome", outcome.token());
+    }
+}
+
+/// What is stored and could not be served as it is.
+fn stored(lead: &Lead) -> Option<(Arc<Head>, Arc<Entry>)> {
+    let entry = lead.stale.clone()?;
+    Some((Head::of(&entry).ok()?, entry))
+}
+
+/// Gives the session a position past what it wrote.
+async fn give_token(routes: &Routes, headers: &mut HeaderMap) {
+    let (Some(sessions), Some(log)) = (&routes.sessions, routes.cache.log()) else { return };
+    match log.position().await {
+        Ok(at) => sessions.write(headers, at),
+        Err(error) => tracing::warn!(%error, "a session got no token for its write"),
+    }
+}
+
+/// Whether the handler could not answer.
+fn is_failure<B, E>(answered: &Result<Response<B>, E>) -> bool {
+    answered.as_ref().map_or(true, |response| response.status().is_server_error())
+}
