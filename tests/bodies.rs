@@ -157,3 +157,33 @@ async fn an_answer_is_found_before_its_client_has_seen_the_last_byte_go_by() {
     response.body_mut().frame().await.unwrap().unwrap();
     assert_eq!(sized.1.counters().event(Event::Stored), 1, "though the end was not asked for");
 }
+
+#[tokio::test]
+async fn what_is_posted_passes_with_its_trailers_both_ways() {
+    // As gRPC does: a stream up, a stream down, and the status in the trailers.
+    let handler = |request: Request<Body>| async move {
+        let sent = request.into_body().collect().await.unwrap();
+        let trailers = sent.trailers().cloned().unwrap_or_default();
+        let frames = [Frame::data(sent.to_bytes()), Frame::trailers(trailers)];
+        (
+            [("content-type", "application/grpc")],
+            Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>)))),
+        )
+    };
+    for policy in [Policy::ttl(TTL), Policy::standard()] {
+        let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), policy);
+        let app = Router::new().fallback(handler).layer(layer);
+        for _ in 0..2 {
+            let trailers =
+                HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+            let frames = [Frame::data(Bytes::from_static(b"message")), Frame::trailers(trailers)];
+            let body = Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>))));
+            let call =
+                Request::post("/health.Health/Check").header("content-type", "application/grpc");
+            let response = send(&app, call.body(body).unwrap()).await;
+            let collected = response.into_body().collect().await.unwrap();
+            assert_eq!(collected.trailers().unwrap()["grpc-status"], "0");
+            assert_eq!(collected.to_bytes(), "message");
+        }
+    }
+}

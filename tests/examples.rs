@@ -2,18 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::PathBuf;
+mod common;
 
+use common::program;
 use tidegate::testing::{Postgres, RedisServer};
 use tokio::process::Command;
-
-/// The example's program, built along with the tests.
-fn program(name: &str) -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    let program = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
-    assert!(program.is_file(), "{} is not built: run `cargo build --examples`", program.display());
-    program
-}
 
 async fn run(name: &str, environment: &[(&str, String)]) -> String {
     let mut command = Command::new(program(name));

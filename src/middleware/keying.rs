@@ -111,7 +111,8 @@ pub(crate) fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<I
 /// All cookies of a request: names and values.
 pub(crate) fn all_cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     let lines = headers.get_all(COOKIE).into_iter();
-    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).map(|pair| {
+    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    pairs.filter(|pair| !pair.trim_ascii().is_empty()).map(|pair| {
         let at = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
         let value = pair.get(at + 1..).unwrap_or_default();
         (pair[..at].trim_ascii(), value.trim_ascii())

@@ -1,6 +1,7 @@
 //! What the tests of the whole path have in common.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "each test binary uses a part")]
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::Router;
@@ -24,6 +25,14 @@ pub(crate) async fn read(response: Response<Body>) -> (String, String) {
     let status = response.headers().get("cache-status").map(|s| s.to_str().unwrap().to_owned());
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (String::from_utf8(body.to_vec()).unwrap(), status.unwrap_or_default())
+}
+
+/// An example's program, built along with the tests.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
+    assert!(program.is_file(), "{} is not built: run `cargo build --examples`", program.display());
+    program
 }
 
 /// An error with all its causes, as a log would show it.

@@ -162,6 +162,7 @@ mod tests {
         assert_eq!(refused(&[("cookie", "sid=1")], &policy()), personal);
         assert_eq!(refused(&[("authorization", "x")], &policy()), personal);
         assert_eq!(refused(&[("cookie", "tidegate-position=1")], &policy()), None);
+        assert_eq!(refused(&[("cookie", " ; ")], &policy()), None);
         assert_eq!(refused(&[("cookie", "sid=1")], &policy().public()), None);
         assert_eq!(refused(&[("cookie", "sid=1")], &policy().vary_cookies(["sid"])), None);
         assert_eq!(refused(&[("authorization", "x")], &policy().vary(["Authorization"])), None);
