@@ -32,6 +32,10 @@ impl Origin {
     }
 
     fn router(&self, policy: Policy) -> Router {
+        self.behind(CacheLayer::with_policy(Cache::new(Memory::new(16 << 20)), policy))
+    }
+
+    fn behind(&self, layer: CacheLayer) -> Router {
         let origin = self.clone();
         let handler = move |request: Request<Body>| {
             let mut asked = origin.asked.lock().unwrap();
@@ -40,8 +44,7 @@ impl Origin {
             let run = format!("run {}", asked.len());
             std::future::ready(next.unwrap_or_else(|| Response::new(run.into())))
         };
-        let cache = Cache::new(Memory::new(16 << 20));
-        Router::new().fallback(handler).layer(CacheLayer::with_policy(cache, policy))
+        Router::new().fallback(handler).layer(layer)
     }
 
     fn runs(&self) -> usize {
@@ -385,4 +388,26 @@ async fn a_reload_is_a_hit_where_the_author_decides() {
     let app = origin.router(Policy::ttl(Duration::from_secs(60)));
     body(&app, get(&[])).await;
     assert_eq!(body_of(&app, "no-cache, max-age=0").await, "one");
+}
+
+#[tokio::test]
+async fn what_a_change_made_invalid_is_not_confirmed_but_made_anew() {
+    let origin = Origin::default().then(200, &[FRESH, TAGGED], "one");
+    let cache = Cache::new(Memory::new(1 << 20));
+    let layer = CacheLayer::with_policy(cache.clone(), Policy::standard().tag("t"));
+    let app = origin.behind(layer);
+    body(&app, get(&[])).await;
+    cache.invalidate(["t"]).await.unwrap();
+    assert_eq!(body(&app, get(&[])).await, "run 2");
+    assert!(!origin.last().contains_key("if-none-match"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_author_decides_the_handler_is_never_asked_to_confirm() {
+    let origin = Origin::default().then(200, &[TAGGED], "one");
+    let app = origin.router(Policy::ttl(Duration::from_secs(10)));
+    body(&app, get(&[])).await;
+    tokio::time::advance(Duration::from_secs(11)).await;
+    assert_eq!(body(&app, get(&[("if-none-match", "\"v1\"")])).await, "run 2");
+    assert!(!origin.last().contains_key("if-none-match"));
 }

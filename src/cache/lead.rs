@@ -29,7 +29,7 @@ pub struct Lead {
     began: Instant,
     pub(crate) reason: MissReason,
     pub(crate) fallback: Option<Hit>,
-    /// The answer that was found and could not be served as it is, or is due.
+    /// The answer that was found and that only time makes stale.
     pub(crate) stale: Option<Arc<Entry>>,
     pub(crate) flight: Option<Leader>,
     pub(crate) lease: Option<LeaseToken>,

@@ -10,7 +10,7 @@ use super::cache::Cache;
 use super::flight::{Joined, Landing, Leader};
 use super::lead::Lead;
 use super::policy::Policy;
-use super::protocol::has_followed;
+use super::protocol::{Verdict, has_followed};
 use super::record::Record;
 use super::refresh::{Use, decide};
 use super::template::PolicyTag;
@@ -287,7 +287,7 @@ impl<'a> Search<'a> {
         let leader = self.cache.shared.flights.try_lead(*self.key.hash())?;
         let permit = self.cache.shared.loads.clone().try_acquire_owned().ok()?;
         let mut lead = self.duty(Some(leader), Some(permit));
-        lead.stale = Some(due.entry.clone());
+        lead.stale = self.confirmable(due);
         Some(Box::new(lead))
     }
 
@@ -295,10 +295,17 @@ impl<'a> Search<'a> {
         let mut lead = Lead::new(self.cache, self.key, self.policy, self.record());
         lead.reason = self.reason;
         lead.fallback = self.fallback();
-        lead.stale = self.passed_over.as_ref().map(|found| found.entry.clone());
+        lead.stale = self.passed_over.as_ref().and_then(|found| self.confirmable(found));
         lead.flight = leader;
         lead.permit = permit;
         lead
+    }
+
+    /// An entry that only time has made stale: who made it may say that it still holds. One that a
+    /// change made invalid is made anew, whatever anybody says of it.
+    fn confirmable(&self, found: &Found) -> Option<Arc<Entry>> {
+        let verdict = self.cache.shared.fences.judge(&found.entry);
+        (verdict == Verdict::Valid).then(|| found.entry.clone())
     }
 
     /// What may be served if no answer can be made.

@@ -30,7 +30,7 @@ pub(crate) struct Fill<'p> {
     pub(crate) plan: &'p Plan,
     /// Of the request.
     pub(crate) headers: HeaderMap,
-    /// What is stored and could not be served as it is.
+    /// What is stored and only stale by time.
     pub(crate) stored: Option<(Arc<Head>, Arc<Entry>)>,
     /// How long the handler took.
     pub(crate) delay: Duration,

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::{ETAG, LAST_MODIFIED};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use tower_service::Service;
@@ -176,7 +177,8 @@ impl<S> Steps<S> {
         Ok(fill.with(answered?).await)
     }
 
-    /// Calls the handler, asking whether what is stored still holds.
+    /// Calls the handler; where headers decide, it is asked whether what is stored still holds. Where the
+    /// author does, answers are proven by the log, and no date of whole seconds has a say.
     async fn call<'p, A, B>(
         &mut self,
         lead: Box<Lead>,
@@ -186,7 +188,8 @@ impl<S> Steps<S> {
     where
         S: Service<Request<A>, Response = Response<B>>,
     {
-        let stored = stored(&lead);
+        let stored =
+            stored(&lead).filter(|(head, _)| plan.policy.is_standard && has_validator(head));
         let headers = request.headers().clone();
         let request = unconditional(request, stored.as_ref().map(|(head, _)| &head.headers));
         let (record, began) = (lead.record().clone(), clock::now());
@@ -327,10 +330,14 @@ impl<S> Steps<S> {
     }
 }
 
-/// What is stored and could not be served as it is.
+/// What is stored and only stale by time.
 fn stored(lead: &Lead) -> Option<(Arc<Head>, Arc<Entry>)> {
     let entry = lead.stale.clone()?;
     Some((Head::of(&entry).ok()?, entry))
+}
+
+fn has_validator(head: &Head) -> bool {
+    head.headers.contains_key(ETAG) || head.headers.contains_key(LAST_MODIFIED)
 }
 
 /// Gives the session a position past what it wrote.
