@@ -197,8 +197,8 @@ async fn an_answer_that_begins_or_ceases_to_vary_is_found_under_its_new_key() {
     assert_eq!(origin.runs(), 3);
 }
 
-#[tokio::test]
-async fn many_variants_at_once_are_made_once_each() {
+/// A handler whose answer varies by `a`, says what that was, and takes its time.
+fn varying() -> (Router, Cache) {
     let handler = |headers: HeaderMap| async move {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let value = headers["a"].to_str().unwrap().to_owned();
@@ -206,16 +206,33 @@ async fn many_variants_at_once_are_made_once_each() {
     };
     let cache = Cache::new(Memory::new(16 << 20));
     let layer = CacheLayer::with_policy(cache.clone(), Policy::standard());
-    let app = Router::new().fallback(handler).layer(layer);
-    let asks = (0..100).map(|at| {
-        let app = app.clone();
-        let value = (at % 5).to_string();
+    (Router::new().fallback(handler).layer(layer), cache)
+}
+
+/// Asks for each of these values of `a`, all at once; each must get its own.
+async fn each_gets_its_own(app: &Router, values: impl Iterator<Item = usize>) {
+    let asks = values.map(|value| {
+        let (app, value) = (app.clone(), value.to_string());
         async move { (body(&app, get(&[("a", &value)])).await, value) }
     });
     for (got, wanted) in futures_util::future::join_all(asks).await {
         assert_eq!(got, wanted);
     }
+}
+
+#[tokio::test]
+async fn many_variants_at_once_are_made_once_each() {
+    let (app, cache) = varying();
+    each_gets_its_own(&app, (0..100).map(|at| at % 5)).await;
     assert_eq!(cache.counters().event(tidegate::Event::Stored), 5);
+}
+
+#[tokio::test]
+async fn variants_that_share_a_place_are_never_taken_for_one_another() {
+    let (app, _) = varying();
+    each_gets_its_own(&app, 0..1).await;
+    each_gets_its_own(&app, 0..500).await;
+    each_gets_its_own(&app, 0..500).await;
 }
 
 #[tokio::test]
