@@ -69,10 +69,7 @@ where
                 None => Poll::Pending, // polled after it was ready
             },
             KindProj::Passed { inner, reason } => {
-                let response = ready!(inner.poll(cx))?;
-                let mut response = response.map(Body::passed);
-                status::append(response.headers_mut(), &status::of_bypass(*reason));
-                Poll::Ready(Ok(response))
+                Poll::Ready(Ok(status::passed(ready!(inner.poll(cx))?, *reason)))
             }
             KindProj::Work { work } => work.as_mut().poll(cx),
         }

@@ -9,8 +9,10 @@
 
 use std::fmt::Write;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http_body::Body as HttpBody;
 
+use super::body::Body;
 use crate::cache::{Filled, Hit, Record, Unfit};
 use crate::outcome::{BypassReason, MissReason, Outcome};
 
@@ -67,7 +69,7 @@ pub(crate) fn of_miss(
     text
 }
 
-pub(crate) fn of_bypass(reason: BypassReason) -> String {
+fn of_bypass(reason: BypassReason) -> String {
     let outcome = Outcome::Bypass(reason);
     format!("tidegate; fwd={}; detail=\"{}\"", forwarded(outcome), outcome.token())
 }
@@ -82,6 +84,16 @@ fn forwarded(outcome: Outcome) -> &'static str {
         Outcome::Miss(MissReason::Absent) => "uri-miss",
         _ => "miss",
     }
+}
+
+/// An answer that the cache had no part in, with the reason.
+pub(crate) fn passed<B: HttpBody>(
+    response: Response<B>,
+    reason: BypassReason,
+) -> Response<Body<B>> {
+    let mut response = response.map(Body::passed);
+    append(response.headers_mut(), &of_bypass(reason));
+    response
 }
 
 /// Adds our member after those of caches nearer to the origin (RFC 9211, section 2).

@@ -242,9 +242,7 @@ impl<S> Steps<S> {
                 *response.headers_mut() = updated;
             }
         }
-        let mut response = response.map(Body::passed);
-        status::append(response.headers_mut(), &status::of_bypass(reason));
-        Ok(response)
+        Ok(status::passed(response, reason))
     }
 
     async fn bypassed<A, B>(
@@ -267,9 +265,7 @@ impl<S> Steps<S> {
             return Ok(response);
         }
         self.count(Outcome::Bypass(bypass.reason));
-        let mut response = answered?.map(Body::passed);
-        status::append(response.headers_mut(), &status::of_bypass(bypass.reason));
-        Ok(response)
+        Ok(status::passed(answered?, bypass.reason))
     }
 
     async fn uncached<A, B>(
@@ -283,10 +279,9 @@ impl<S> Steps<S> {
         B: HttpBody<Data = Bytes>,
     {
         let record = self.routes.cache.record(None, plan.ask);
-        let mut response = record.scope(self.inner.call(request)).await?.map(Body::passed);
+        let response = record.scope(self.inner.call(request)).await?;
         self.count(Outcome::Bypass(reason));
-        status::append(response.headers_mut(), &status::of_bypass(reason));
-        Ok(response)
+        Ok(status::passed(response, reason))
     }
 
     /// RFC 9111, section 5.2.1.7.
@@ -316,8 +311,7 @@ impl<S> Steps<S> {
                 tracing::warn!(%error, "a write could not make stored answers invalid");
             }
         }
-        let mut response = response.map(Body::passed);
-        status::append(response.headers_mut(), &status::of_bypass(reason));
+        let mut response = status::passed(response, reason);
         if !method.is_safe() || record.has_written() {
             give_token(&self.routes, response.headers_mut()).await;
         }

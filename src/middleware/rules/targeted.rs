@@ -62,7 +62,6 @@ fn set(directives: &mut Directives, name: &str, value: &BareItem) {
         "proxy-revalidate" => directives.proxy_revalidate = is_set,
         "must-understand" => directives.must_understand = is_set,
         "public" => directives.public = *value == BareItem::Boolean(true),
-        "immutable" => directives.immutable = *value == BareItem::Boolean(true),
         "max-age" => directives.max_age = seconds,
         "s-maxage" => directives.s_maxage = seconds,
         "stale-while-revalidate" => directives.stale_while_revalidate = seconds,
