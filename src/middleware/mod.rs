@@ -4,7 +4,8 @@
 //! front of the handler. `keying` says which requests are the same, `rules` what HTTP says of caches,
 //! `fill` makes an entry of an answer, while `captured` streams its body to the client and `capture`
 //! keeps it, `stored` turns an entry back into an answer, and `session` lets a client see its own
-//! writes. `service` answers what is at hand, and `steps` is the order of all the rest.
+//! writes. `service` answers what is at hand, `passing` leaves to the handler what is not the cache's, and
+//! `steps` is the order of all the rest.
 //!
 //! A hit in memory is answered without a boxed future, a lock held, or a copy of the body.
 
@@ -15,8 +16,11 @@ mod fill;
 mod future;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
+mod handler;
 mod keying;
 mod layer;
+mod passing;
+mod plan;
 mod route;
 mod rules;
 mod service;

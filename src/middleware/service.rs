@@ -12,14 +12,17 @@ use tracing::Instrument;
 
 use super::body::Body;
 use super::future::ResponseFuture;
+use super::handler::Handler;
 use super::keying;
 use super::layer::Routes;
+use super::passing::Passing;
+use super::plan::Plan;
 use super::route;
 use super::rules::request::Asked;
 use super::rules::unsafe_method::Target;
 use super::rules::vary;
 use super::session::Claim;
-use super::steps::{Passing, Plan, Steps};
+use super::steps::Steps;
 use super::stored::{respond, signpost};
 use crate::cache::{Ask, Hit, Policy};
 use crate::entry::{Epoch, Position};
@@ -100,17 +103,14 @@ impl<S> CacheService<S> {
     }
 
     /// Answers at once if it can, else does the rest in a future.
-    fn ask<A, B>(
+    fn ask<A>(
         &mut self,
         plan: Plan,
         request: Request<A>,
-    ) -> ResponseFuture<S::Future, B, S::Error>
+    ) -> ResponseFuture<S::Future, S::Body, S::Error>
     where
-        S: Service<Request<A>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send,
-        S::Error: Send,
+        S: Handler<A>,
         A: HttpBody + Send + 'static,
-        B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
         if let Some(hit) = self.at_hand(&plan, request.headers())
             && plan.may_have(&hit)
@@ -137,18 +137,15 @@ impl<S> CacheService<S> {
     }
 
     /// Leaves the request to the handler, and sees to what follows from a write.
-    fn pass<A, B>(
+    fn pass<A>(
         &mut self,
         reason: BypassReason,
         session: Option<(Epoch, Position)>,
         request: Request<A>,
-    ) -> ResponseFuture<S::Future, B, S::Error>
+    ) -> ResponseFuture<S::Future, S::Body, S::Error>
     where
-        S: Service<Request<A>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send,
-        S::Error: Send,
+        S: Handler<A>,
         A: HttpBody + Send + 'static,
-        B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
         self.routes.cache.shared.counters.count(Outcome::Bypass(reason));
         let record = self.routes.cache.record(None, Ask { session, ..Ask::default() });

@@ -6,70 +6,23 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ETAG, LAST_MODIFIED};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
-use tower_service::Service;
 
 use super::body::Body;
 use super::fill::Fill;
+use super::handler::{Answered, Handler};
 use super::layer::Routes;
+use super::plan::Plan;
 use super::route;
-use super::rules::request::Asked;
-use super::rules::unsafe_method::{Target, invalidates};
+use super::rules::unsafe_method::Target;
 use super::rules::validation::unconditional;
-use super::rules::vary;
 use super::status;
-use super::stored::{Head, respond, signpost};
-use crate::cache::{Ask, Bypass, Cache, Hit, Lead, Lookup, Policy, PolicyTag, Record, Unfit};
+use super::stored::{Head, respond};
+use crate::cache::{Bypass, Hit, Lead, Lookup, PolicyTag, Unfit};
 use crate::clock;
-use crate::entry::{Entry, Key};
+use crate::entry::Entry;
 use crate::outcome::{BypassReason, Outcome};
-
-/// What is known of a request before the cache is asked.
-pub(crate) struct Plan {
-    pub(crate) key: Key,
-    pub(crate) policy: Arc<Policy>,
-    pub(crate) ask: Ask,
-    pub(crate) asked: Asked,
-}
-
-impl Plan {
-    /// Whether an answer that was found may go to this client.
-    pub(crate) fn may_have(&self, hit: &Hit) -> bool {
-        // RFC 9111, section 3.5, forbids the other way only; an origin may give more to those it knows.
-        !self.asked.is_authorized
-            || Head::of(&hit.found.entry).is_ok_and(|head| head.is_for_the_authorized)
-    }
-
-    /// Finds an answer under the request's key, or where a signpost there points to; or says who makes
-    /// it. Who wants only a part, or only what is stored, is not asked to.
-    async fn find(&self, cache: &Cache, headers: &HeaderMap) -> Lookup {
-        let found = self.find_under(&self.key, cache).await;
-        let Lookup::Hit(hit) = &found else { return found };
-        match signpost(&hit.found.entry) {
-            Ok(names) if hit.found.entry.is_signpost => {
-                let key = vary::key(&self.key, &names, headers);
-                if key == self.key { found } else { self.find_under(&key, cache).await }
-            }
-            _ => found,
-        }
-    }
-
-    async fn find_under(&self, key: &Key, cache: &Cache) -> Lookup {
-        match self.asked.is_for_a_part() || self.asked.only_if_cached {
-            true => cache.look(key, &self.policy, self.ask.clone()).await,
-            false => cache.lookup(key, &self.policy, self.ask.clone()).await,
-        }
-    }
-}
-
-/// What is known of a request that the cache leaves alone.
-pub(crate) struct Passing {
-    pub(crate) reason: BypassReason,
-    pub(crate) record: Record,
-    /// What it makes invalid if it goes well.
-    pub(crate) target: Option<Target>,
-}
 
 /// A service that is ready for one request, and the settings.
 pub(crate) struct Steps<S> {
@@ -78,17 +31,10 @@ pub(crate) struct Steps<S> {
 }
 
 impl<S> Steps<S> {
-    pub(crate) async fn run<A, B>(
-        mut self,
-        mut plan: Plan,
-        request: Request<A>,
-    ) -> Result<Response<Body<B>>, S::Error>
+    pub(crate) async fn run<A>(mut self, mut plan: Plan, request: Request<A>) -> Answered<S, A>
     where
-        S: Service<Request<A>, Response = Response<B>> + Send + 'static,
-        S::Future: Send,
-        S::Error: Send,
+        S: Handler<A>,
         A: Send + 'static,
-        B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
         self.tag(&mut plan, &request);
         let cache = self.routes.cache.clone();
@@ -131,15 +77,9 @@ impl<S> Steps<S> {
     }
 
     /// What another request has stored since we found it unreadable; or the handler's answer.
-    async fn after_all<A, B>(
-        self,
-        hit: &Hit,
-        plan: Plan,
-        request: Request<A>,
-    ) -> Result<Response<Body<B>>, S::Error>
+    async fn after_all<A>(self, hit: &Hit, plan: Plan, request: Request<A>) -> Answered<S, A>
     where
-        S: Service<Request<A>, Response = Response<B>>,
-        B: HttpBody<Data = Bytes>,
+        S: Handler<A>,
     {
         match self.serve(hit, &plan).filter(|_| plan.may_have(hit)) {
             Some(response) => Ok(response),
@@ -154,15 +94,14 @@ impl<S> Steps<S> {
     }
 
     /// Makes the answer, sends it, and fills the cache.
-    async fn make<A, B>(
+    async fn make<A>(
         &mut self,
         mut lead: Box<Lead>,
         plan: &Plan,
         request: Request<A>,
-    ) -> Result<Response<Body<B>>, S::Error>
+    ) -> Answered<S, A>
     where
-        S: Service<Request<A>, Response = Response<B>>,
-        B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
+        S: Handler<A>,
     {
         let (outcome, fallback) = (lead.outcome(), lead.fallback());
         let (answered, fill) = self.call(lead, plan, request).await;
@@ -179,14 +118,14 @@ impl<S> Steps<S> {
 
     /// Calls the handler; where headers decide, it is asked whether what is stored still holds. Where the
     /// author does, answers are proven by the log, and no date of whole seconds has a say.
-    async fn call<'p, A, B>(
+    async fn call<'p, A>(
         &mut self,
         lead: Box<Lead>,
         plan: &'p Plan,
         request: Request<A>,
-    ) -> (Result<Response<B>, S::Error>, Fill<'p>)
+    ) -> (Result<S::Response, S::Error>, Fill<'p>)
     where
-        S: Service<Request<A>, Response = Response<B>>,
+        S: Handler<A>,
     {
         let stored =
             stored(&lead).filter(|(head, _)| plan.policy.is_standard && has_validator(head));
@@ -199,10 +138,9 @@ impl<S> Steps<S> {
     }
 
     /// Makes an answer anew for others; nobody waits for it.
-    async fn renew<A, B>(mut self, mut lead: Box<Lead>, plan: Plan, request: Request<A>)
+    async fn renew<A>(mut self, mut lead: Box<Lead>, plan: Plan, request: Request<A>)
     where
-        S: Service<Request<A>, Response = Response<B>>,
-        B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
+        S: Handler<A>,
     {
         if !lead.claim().await {
             return;
@@ -215,15 +153,14 @@ impl<S> Steps<S> {
 
     /// Leaves a request for a head or a range to the handler. A head may tell that what is stored for
     /// GET still holds, or does not (RFC 9111, section 4.3.5).
-    async fn make_part<A, B>(
+    async fn make_part<A>(
         &mut self,
         lead: Box<Lead>,
         plan: &Plan,
         request: Request<A>,
-    ) -> Result<Response<Body<B>>, S::Error>
+    ) -> Answered<S, A>
     where
-        S: Service<Request<A>, Response = Response<B>>,
-        B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
+        S: Handler<A>,
     {
         let cache = self.routes.cache.clone();
         let is_head = plan.asked.method == Method::HEAD;
@@ -245,15 +182,14 @@ impl<S> Steps<S> {
         Ok(status::passed(response, reason))
     }
 
-    async fn bypassed<A, B>(
+    async fn bypassed<A>(
         &mut self,
         bypass: Bypass,
         plan: &Plan,
         request: Request<A>,
-    ) -> Result<Response<Body<B>>, S::Error>
+    ) -> Answered<S, A>
     where
-        S: Service<Request<A>, Response = Response<B>>,
-        B: HttpBody<Data = Bytes>,
+        S: Handler<A>,
     {
         let answered = bypass.record.scope(self.inner.call(request)).await;
         if is_failure(&answered)
@@ -268,15 +204,14 @@ impl<S> Steps<S> {
         Ok(status::passed(answered?, bypass.reason))
     }
 
-    async fn uncached<A, B>(
+    async fn uncached<A>(
         mut self,
         reason: BypassReason,
         plan: Plan,
         request: Request<A>,
-    ) -> Result<Response<Body<B>>, S::Error>
+    ) -> Answered<S, A>
     where
-        S: Service<Request<A>, Response = Response<B>>,
-        B: HttpBody<Data = Bytes>,
+        S: Handler<A>,
     {
         let record = self.routes.cache.record(None, plan.ask);
         let response = record.scope(self.inner.call(request)).await?;
@@ -293,31 +228,6 @@ impl<S> Steps<S> {
         response
     }
 
-    pub(crate) async fn pass<A, B>(
-        mut self,
-        passing: Passing,
-        request: Request<A>,
-    ) -> Result<Response<Body<B>>, S::Error>
-    where
-        S: Service<Request<A>, Response = Response<B>>,
-        B: HttpBody<Data = Bytes>,
-    {
-        let Passing { reason, record, target } = passing;
-        let method = request.method().clone();
-        let response = record.scope(self.inner.call(request)).await?;
-        if let Some(target) = target.filter(|_| invalidates(&method, &response)) {
-            let tags = target.tags(&self.routes.namespace, response.headers());
-            if let Err(error) = self.routes.cache.invalidate(tags).await {
-                tracing::warn!(%error, "a write could not make stored answers invalid");
-            }
-        }
-        let mut response = status::passed(response, reason);
-        if !method.is_safe() || record.has_written() {
-            give_token(&self.routes, response.headers_mut()).await;
-        }
-        Ok(response)
-    }
-
     fn count(&self, outcome: Outcome) {
         self.routes.cache.shared.counters.count(outcome);
         tracing::Span::current().record("outcome", outcome.token());
@@ -332,15 +242,6 @@ fn stored(lead: &Lead) -> Option<(Arc<Head>, Arc<Entry>)> {
 
 fn has_validator(head: &Head) -> bool {
     head.headers.contains_key(ETAG) || head.headers.contains_key(LAST_MODIFIED)
-}
-
-/// Gives the session a position past what it wrote.
-async fn give_token(routes: &Routes, headers: &mut HeaderMap) {
-    let (Some(sessions), Some(log)) = (&routes.sessions, routes.cache.log()) else { return };
-    match log.position().await {
-        Ok(at) => sessions.write(headers, at),
-        Err(error) => tracing::warn!(%error, "a session got no token for its write"),
-    }
 }
 
 /// Whether the handler could not answer.

@@ -1,0 +1,49 @@
+//! What is known of a request before the cache is asked, and how it is asked.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use super::rules::request::Asked;
+use super::rules::vary;
+use super::stored::{Head, signpost};
+use crate::cache::{Ask, Cache, Hit, Lookup, Policy};
+use crate::entry::Key;
+
+/// What is known of a request before the cache is asked.
+pub(crate) struct Plan {
+    pub(crate) key: Key,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) ask: Ask,
+    pub(crate) asked: Asked,
+}
+
+impl Plan {
+    /// Whether an answer that was found may go to this client.
+    pub(crate) fn may_have(&self, hit: &Hit) -> bool {
+        // RFC 9111, section 3.5, forbids the other way only; an origin may give more to those it knows.
+        !self.asked.is_authorized
+            || Head::of(&hit.found.entry).is_ok_and(|head| head.is_for_the_authorized)
+    }
+
+    /// Finds an answer under the request's key, or where a signpost there points to; or says who makes
+    /// it. Who wants only a part, or only what is stored, is not asked to.
+    pub(crate) async fn find(&self, cache: &Cache, headers: &HeaderMap) -> Lookup {
+        let found = self.find_under(&self.key, cache).await;
+        let Lookup::Hit(hit) = &found else { return found };
+        match signpost(&hit.found.entry) {
+            Ok(names) if hit.found.entry.is_signpost => {
+                let key = vary::key(&self.key, &names, headers);
+                if key == self.key { found } else { self.find_under(&key, cache).await }
+            }
+            _ => found,
+        }
+    }
+
+    async fn find_under(&self, key: &Key, cache: &Cache) -> Lookup {
+        match self.asked.is_for_a_part() || self.asked.only_if_cached {
+            true => cache.look(key, &self.policy, self.ask.clone()).await,
+            false => cache.lookup(key, &self.policy, self.ask.clone()).await,
+        }
+    }
+}
