@@ -13,7 +13,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // A replica that replays no more is behind as soon as something is written.
     for replica in db.replicas() {
-        let (epoch, position) = replica.replayed.unwrap_or_default();
+        let (epoch, position) = replica.reached.unwrap_or_default();
         println!("{} has replayed up to {position} of epoch {epoch}", replica.name);
     }
     for replica in db.replicas() {
@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     while db
         .replicas()
         .iter()
-        .any(|replica| replica.replayed.is_none_or(|at| at.1 == Position::ZERO))
+        .any(|replica| replica.reached.is_none_or(|at| at.1 == Position::ZERO))
     {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -36,6 +36,7 @@ mod entry;
 #[doc(hidden)]
 pub mod fuzzing;
 mod middleware;
+mod observe;
 mod outcome;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -43,6 +44,8 @@ mod postgres;
 mod redact;
 mod store;
 mod sync;
+#[cfg(feature = "metrics")]
+mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -57,11 +60,16 @@ pub use middleware::{
 pub use outcome::{BypassReason, Counters, Event, MissReason, Outcome, StaleReason};
 #[cfg(feature = "postgres")]
 pub use postgres::{
-    Database, DatabaseError, DatabaseOptions, Listener, LsnError, Reader, ReplicaStatus, Role,
-    SchemaError, Status, TableStatus, TriggerState, TriggerStatus, Triggers, Writer,
+    Database, DatabaseError, DatabaseOptions, Listener, LsnError, Reader, ReplicaLag, Role,
+    SchemaError, ServerStatus, Status, TableStatus, TriggerState, TriggerStatus, Triggers, Writer,
 };
 #[cfg(feature = "memory")]
 pub use store::Memory;
-pub use store::{Bus, Found, Guard, Lease, LeaseToken, Store, StoreError, Tier, Tiered};
+pub use store::{
+    Bus, Found, Guard, Lease, LeaseToken, MemoryStatus, Store, StoreError, StoreStatus, Tier,
+    Tiered,
+};
 #[cfg(feature = "redis")]
 pub use store::{Redis, RedisError, RedisOptions};
+#[cfg(feature = "metrics")]
+pub use telemetry::{Metric, MetricKind, Metrics};

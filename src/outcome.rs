@@ -144,6 +144,17 @@ impl Outcome {
         }
     }
 
+    /// What kind of outcome it is, in a word: `hit`, `collapsed`, `stale`, `miss` or `bypass`.
+    pub const fn result(self) -> &'static str {
+        match self {
+            Self::Hit(_) => "hit",
+            Self::Collapsed => "collapsed",
+            Self::Stale(_) => "stale",
+            Self::Miss(_) => "miss",
+            Self::Bypass(_) => "bypass",
+        }
+    }
+
     const fn index(self) -> usize {
         match self {
             Self::Hit(tier) => tier as usize,

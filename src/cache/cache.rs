@@ -16,7 +16,7 @@ use super::record::{Record, Scope};
 use crate::clock;
 use crate::entry::{Entry, Epoch, Key, Position, Tag};
 use crate::outcome::{Counters, Event};
-use crate::store::{Bus, LeaseToken, Store, StoreError};
+use crate::store::{Bus, LeaseToken, Store, StoreError, StoreStatus};
 
 /// Bytes of the fence table, unless told otherwise: about a million slots.
 const FENCE_BYTES: usize = 8 << 20;
@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) fences: Arc<Fences>,
     pub(crate) flights: Flights,
     pub(crate) loads: Arc<Semaphore>,
+    /// How many loads there may be.
+    most_loads: usize,
     pub(crate) counters: Counters,
     pub(crate) alone: Alone,
     log: OnceLock<Arc<dyn Log>>,
@@ -74,14 +76,15 @@ impl Cache {
     /// A cache whose fence table takes `fence_bytes`, and that makes at most `loads` answers at a
     /// time, whatever the load: the bound on what a cold start asks of the database.
     pub fn with_limits(store: impl Store, fence_bytes: usize, loads: usize) -> Self {
-        let fences = Fences::new(fence_bytes);
+        let (fences, loads) = (Fences::new(fence_bytes), loads.clamp(1, Semaphore::MAX_PERMITS));
         // Ours until a log is attached; another process's entries are of another epoch.
         fences.begin(Epoch::new(fastrand::u64(1..)), Position::new(1), []);
         let shared = Shared {
             store: Box::new(store),
             fences: Arc::new(fences),
             flights: Flights::new(),
-            loads: Arc::new(Semaphore::new(loads.max(1))),
+            loads: Arc::new(Semaphore::new(loads)),
+            most_loads: loads,
             counters: Counters::default(),
             alone: Alone::new(),
             log: OnceLock::new(),
@@ -128,6 +131,16 @@ impl Cache {
     /// What happened so far, counted.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    /// How the store does.
+    pub fn store_status(&self) -> StoreStatus {
+        self.shared.store.status()
+    }
+
+    /// Answers that are being made just now; at most as many as [`with_limits`](Self::with_limits) says.
+    pub fn loads(&self) -> usize {
+        self.shared.most_loads - self.shared.loads.available_permits()
     }
 
     /// What this node knows of changes.

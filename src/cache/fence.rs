@@ -44,6 +44,9 @@ pub struct Fences {
     started: Instant,
     slots: Box<[AtomicU64]>,
     sample: Sample,
+    /// The longest that the log was not looked at, in microseconds, since it was asked for. Of no
+    /// consequence, so nothing is ordered by it.
+    gap: std::sync::atomic::AtomicU64,
 }
 
 impl Fences {
@@ -59,6 +62,7 @@ impl Fences {
             started: clock::now(),
             slots: (0..per_row * ROWS).map(|_| AtomicU64::new(0)).collect(),
             sample: Sample::default(),
+            gap: std::sync::atomic::AtomicU64::new(0),
         }
     }
 
@@ -120,6 +124,13 @@ impl Fences {
         }
     }
 
+    /// The longest that [`age`](Self::age) has been since this was last called: how stale a valid entry
+    /// has been at most.
+    pub fn take_longest_age(&self) -> Duration {
+        let gap = self.gap.swap(0, std::sync::atomic::Ordering::Relaxed);
+        Duration::from_micros(gap).max(self.age().unwrap_or_default())
+    }
+
     /// Whether a fence that is past `as_of` is so only because tags share slots, as far as the
     /// sample of exactly kept fences can tell.
     pub(crate) fn is_false_alarm(&self, entry: &Entry) -> Option<bool> {
@@ -177,6 +188,10 @@ impl Fences {
     /// the fences that the look found are raised.
     pub(crate) fn confirm(&self, seen: Position, began: Instant) {
         self.see(seen);
+        if let Some(age) = self.age() {
+            let age = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
+            self.gap.fetch_max(age, std::sync::atomic::Ordering::Relaxed);
+        }
         let micros = began.saturating_duration_since(self.started).as_micros();
         self.confirmed.store(u64::try_from(micros).unwrap_or(NEVER - 1), Ordering::Release);
     }

@@ -16,7 +16,9 @@ use super::refresh::{Use, decide};
 use super::template::PolicyTag;
 use super::terms::Limits;
 use crate::broken::is_broken;
+use crate::clock;
 use crate::entry::{Entry, Epoch, Key, Position};
+use crate::observe;
 use crate::outcome::{BypassReason, Event, MissReason, Outcome};
 use crate::store::{Found, StoreError};
 
@@ -234,7 +236,12 @@ impl<'a> Search<'a> {
         while attempts > 0 {
             attempts -= 1;
             let joined = self.cache.shared.flights.join(*self.key.hash());
-            match timeout(self.policy.wait, joined).await {
+            let began = clock::now();
+            let joined = timeout(self.policy.wait, joined).await;
+            if !matches!(joined, Ok(Joined::Leader(_))) {
+                observe::flight_wait(began.elapsed());
+            }
+            match joined {
                 Ok(Joined::Leader(leader)) => return self.lead(Some(leader)).await,
                 Ok(Joined::Follower(Landing::Entry(entry))) => {
                     if let Some(hit) = self.collapsed(entry) {

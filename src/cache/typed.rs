@@ -10,7 +10,9 @@ use super::cache::Cache;
 use super::lead::Lead;
 use super::lookup::{Ask, Hit, Lookup};
 use super::policy::Policy;
+use crate::clock;
 use crate::entry::{Entry, Key};
+use crate::observe;
 
 impl Cache {
     /// The value for a key: from the cache if it is proven fresh, else from `load`, whose reads
@@ -70,7 +72,9 @@ impl Cache {
         self.shared.counters.count(lead.outcome());
         let record = lead.record().clone();
         let fallback = lead.fallback();
+        let began = clock::now();
         let loaded = record.scope(load()).await;
+        observe::load(began.elapsed());
         if let Ok(value) = &loaded
             && let Ok(body) = bincode::serde::encode_to_vec(value, bincode::config::standard())
         {

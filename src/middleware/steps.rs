@@ -22,6 +22,7 @@ use super::stored::{Head, respond};
 use crate::cache::{Bypass, Hit, Lead, Lookup, PolicyTag, Unfit};
 use crate::clock;
 use crate::entry::Entry;
+use crate::observe;
 use crate::outcome::{BypassReason, Outcome};
 
 /// A service that is ready for one request, and the settings.
@@ -133,8 +134,9 @@ impl<S> Steps<S> {
         let request = unconditional(request, stored.as_ref().map(|(head, _)| &head.headers));
         let (record, began) = (lead.record().clone(), clock::now());
         let answered = record.scope(self.inner.call(request)).await;
-        let rooms = self.routes.rooms.clone();
-        (answered, Fill { lead, plan, headers, stored, delay: began.elapsed(), rooms })
+        let (rooms, delay) = (self.routes.rooms.clone(), began.elapsed());
+        observe::load(delay);
+        (answered, Fill { lead, plan, headers, stored, delay, rooms })
     }
 
     /// Makes an answer anew for others; nobody waits for it.

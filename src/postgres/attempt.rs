@@ -99,7 +99,7 @@ async fn open_primary(server: &Server, plan: &Plan) -> Result<Opened, Skip> {
             Proof::Nothing(Unfit::new("epoch-changing", why))
         }
     };
-    Ok(Opened { conn: Conn::Pooled(conn), server: server.name.clone(), proof })
+    Ok(opened(Conn::Pooled(conn), server, proof))
 }
 
 async fn open_replica(server: &Server, plan: &Plan, anyway: bool) -> Result<Opened, Skip> {
@@ -136,20 +136,25 @@ fn finish(
     plan: &Plan,
     anyway: bool,
 ) -> Result<Opened, Skip> {
-    let name = server.name.clone();
     match at {
         Some(at) if is_fit(at, plan) => {
             let proof = Proof::Basis((at.epoch, at.position));
-            Ok(Opened { conn, server: name, proof })
+            Ok(opened(conn, server, proof))
         }
         // Never for a session that would miss its own write.
         Some(at) if anyway && has_own_writes(at, plan) => {
             let why = "it was read from a replica that may be too far back, as nothing else was up";
             let proof = Proof::Nothing(Unfit::new("replica-behind", why));
-            Ok(Opened { conn, server: name, proof })
+            Ok(opened(conn, server, proof))
         }
         _ => Err(Skip::Behind),
     }
+}
+
+/// Something is about to be sent.
+fn opened(conn: Conn, server: &Server, proof: Proof) -> Opened {
+    server.sends();
+    Opened { conn, server: server.name.clone(), proof }
 }
 
 fn is_fit(at: At, plan: &Plan) -> bool {

@@ -14,8 +14,8 @@ use super::lag::Lag;
 use super::log;
 use super::monitor::Monitor;
 use super::server::{Limits, Role, Server};
+use super::server_status::ServerStatus;
 use crate::cache::{Record, Unfit};
-use crate::entry::{Epoch, Position};
 
 /// How to reach the servers.
 ///
@@ -197,17 +197,6 @@ struct Replica {
     _monitor: Monitor,
 }
 
-/// What is known of a replica.
-#[derive(Clone, Debug)]
-pub struct ReplicaStatus {
-    /// Its name here: `replica-1` and so on.
-    pub name: Arc<str>,
-    /// How far it has replayed, in which epoch; `None` if it can't be reached.
-    pub replayed: Option<(Epoch, Position)>,
-    /// Whether its name stands for several servers, so that each read asks for its position.
-    pub several: bool,
-}
-
 impl Database {
     /// The servers that the environment names; see [`DatabaseOptions::from_env`].
     ///
@@ -290,17 +279,16 @@ impl Database {
         replicas.len() < before
     }
 
-    /// The replicas in use.
-    pub fn replicas(&self) -> Vec<ReplicaStatus> {
-        let status = |server: Arc<Server>| {
-            let sample = server.sample();
-            ReplicaStatus {
-                name: server.name.clone(),
-                replayed: sample.at.map(|at| (at.epoch, at.position)),
-                several: sample.is_several(),
-            }
-        };
+    /// What is known of the replicas in use.
+    pub fn replicas(&self) -> Vec<ServerStatus> {
+        let status = |server: Arc<Server>| ServerStatus::of_replica(&server, &self.inner.lag);
         self.servers().into_iter().map(status).collect()
+    }
+
+    /// What is known of the primary, then of the replicas in use.
+    pub fn status(&self) -> Vec<ServerStatus> {
+        let primary = ServerStatus::of_primary(&self.inner.primary, &self.inner.lag);
+        std::iter::once(primary).chain(self.replicas()).collect()
     }
 
     /// Tells this database from all others, whatever they are called.

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::sample::At;
+use super::server_status::ReplicaLag;
 use crate::clock::{self, Instant};
 use crate::entry::{Epoch, Position};
 
@@ -66,6 +67,21 @@ impl Lag {
         let old = |at: &&At| now.saturating_duration_since(at.seen) >= self.most;
         samples.iter().take_while(old).last().map(|at| (at.epoch, at.position))
     }
+
+    /// The last that is known of the primary.
+    pub(crate) fn newest(&self) -> Option<At> {
+        lock(&self.samples).back().copied()
+    }
+
+    /// How far a replica is behind the primary, if both are of one history.
+    pub(crate) fn of(&self, replica: &At) -> Option<ReplicaLag> {
+        let samples = lock(&self.samples);
+        let newest = samples.back().filter(|at| at.epoch == replica.epoch)?;
+        let bytes = newest.position.get().saturating_sub(replica.position.get());
+        let ahead = samples.iter().find(|at| at.position > replica.position);
+        let time = ahead.map_or(Duration::ZERO, |at| at.seen.elapsed());
+        Some(ReplicaLag { bytes, time })
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -113,6 +129,22 @@ mod tests {
         lag.observe(at(1, 40_000));
         advance(Duration::from_secs(2)).await;
         assert!(!lag.is_told(), "what the monitor finds itself does not count");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replicas_lag_is_told_in_bytes_and_in_time() {
+        let lag = Lag::new(Duration::from_secs(10));
+        assert_eq!(lag.of(&at(1, 5)), None, "the primary is not known");
+        for position in [100, 200, 300] {
+            lag.observe(at(1, position));
+            advance(Duration::from_secs(1)).await;
+        }
+        let of = |position| lag.of(&at(1, position)).map(|lag| (lag.bytes, lag.time.as_secs()));
+        assert_eq!(of(300), Some((0, 0)));
+        assert_eq!(of(301), Some((0, 0)), "it has replayed what the node has yet to hear of");
+        assert_eq!(of(250), Some((50, 1)));
+        assert_eq!(of(99), Some((201, 3)));
+        assert_eq!(lag.of(&at(2, 300)), None, "of another history");
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,9 +22,10 @@ mod plan;
 mod relay;
 mod sample;
 mod server;
+mod server_status;
 mod triggers;
 
-pub use database::{Database, DatabaseOptions, ReplicaStatus};
+pub use database::{Database, DatabaseOptions};
 #[cfg(fuzzing)]
 pub(crate) use dependencies::is_read;
 pub use error::DatabaseError;
@@ -34,4 +35,5 @@ pub use lsn::LsnError;
 pub use relay::Role;
 #[cfg(fuzzing)]
 pub(crate) use relay::message::fuzz as hear;
+pub use server_status::{ReplicaLag, ServerStatus};
 pub use triggers::{SchemaError, Status, TableStatus, TriggerState, TriggerStatus, Triggers};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ pub(crate) struct Server {
     pub(crate) options: PgConnectOptions,
     pool: PgPool,
     sample: Arc<Mutex<Sample>>,
+    statements: Arc<AtomicU64>,
 }
 
 /// How many connections a server gets, and how long a read waits for one.
@@ -61,7 +63,7 @@ impl Server {
             .log_slow_statements(tracing::log::LevelFilter::Off, Duration::ZERO);
         let sample = Arc::new(Mutex::new(Sample::new()));
         let pool = pool(role, limits, &sample).connect_lazy_with(options.clone());
-        Ok(Self { name: name.into(), role, options, pool, sample })
+        Ok(Self { name: name.into(), role, options, pool, sample, statements: Arc::default() })
     }
 
     /// Connects, and checks that the server is what it was said to be.
@@ -83,6 +85,15 @@ impl Server {
 
     pub(crate) fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// Counts a statement that is sent.
+    pub(crate) fn sends(&self) {
+        self.statements.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn statements(&self) -> u64 {
+        self.statements.load(Ordering::Relaxed)
     }
 
     pub(crate) fn sample(&self) -> Sample {

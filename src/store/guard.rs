@@ -10,8 +10,10 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::breaker::Breaker;
-use super::{Bus, Found, Lease, LeaseToken, Store, StoreError};
+use super::{Bus, Found, Lease, LeaseToken, Store, StoreError, StoreStatus};
+use crate::clock::now;
 use crate::entry::{Entry, Key};
+use crate::observe;
 
 /// A store that keeps nobody waiting for the store in it.
 ///
@@ -93,12 +95,15 @@ impl Guard {
 
 /// Runs a call within its limits, and tells the breaker.
 async fn guarded<T>(
+    operation: &'static str,
     breaker: &Breaker,
     limit: Duration,
     call: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
     let pass = breaker.enter()?;
+    let began = now();
     let result = timeout(limit, call).await.unwrap_or(Err(StoreError::Timeout(limit)));
+    observe::store_call(operation, began.elapsed());
     // A store that gives back what can't be read works; what is in it does not.
     pass.report(matches!(result, Ok(_) | Err(StoreError::Decode(_))));
     result
@@ -110,7 +115,7 @@ impl Store for Guard {
     }
 
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
-        Box::pin(guarded(&self.reads, self.read_within, self.store.get(key)))
+        Box::pin(guarded("get", &self.reads, self.read_within, self.store.get(key)))
     }
 
     fn put(
@@ -126,12 +131,12 @@ impl Store for Guard {
         let (breaker, limit) = (self.writes.clone(), self.write_within);
         Some(Box::pin(async move {
             let _permit = permit;
-            guarded(&breaker, limit, rest).await
+            guarded("put", &breaker, limit, rest).await
         }))
     }
 
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(guarded(&self.writes, self.write_within, self.store.remove(key)))
+        Box::pin(guarded("remove", &self.writes, self.write_within, self.store.remove(key)))
     }
 
     fn lease<'a>(
@@ -139,7 +144,16 @@ impl Store for Guard {
         key: &'a Key,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<Lease, StoreError>> {
-        Box::pin(guarded(&self.writes, self.read_within, self.store.lease(key, ttl)))
+        Box::pin(guarded("lease", &self.writes, self.read_within, self.store.lease(key, ttl)))
+    }
+
+    fn status(&self) -> StoreStatus {
+        let own = StoreStatus {
+            breaker_open: Some(self.is_open()),
+            dropped_writes: self.dropped_puts(),
+            ..StoreStatus::default()
+        };
+        own.or(self.store.status())
     }
 
     fn bus(&self) -> Option<Arc<dyn Bus>> {
@@ -149,7 +163,7 @@ impl Store for Guard {
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
         let (breaker, limit) = (self.writes.clone(), self.write_within);
         let release = self.store.release(key, token);
-        Box::pin(async move { guarded(&breaker, limit, release).await })
+        Box::pin(async move { guarded("release", &breaker, limit, release).await })
     }
 }
 

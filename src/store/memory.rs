@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::{Found, Store, StoreError, Tier};
+use super::{Found, MemoryStatus, Store, StoreError, StoreStatus, Tier};
 use crate::entry::{Entry, Key};
 
 /// Entries in this process, bounded by the bytes that they take.
@@ -79,6 +79,15 @@ impl Store for Memory {
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
         self.entries.remove(key.hash());
         Box::pin(async { Ok(()) })
+    }
+
+    fn status(&self) -> StoreStatus {
+        let memory = MemoryStatus {
+            entries: self.len() as u64,
+            bytes: self.weight(),
+            capacity: self.entries.capacity(),
+        };
+        StoreStatus { memory: Some(memory), ..StoreStatus::default() }
     }
 }
 

@@ -71,6 +71,11 @@ pub trait Store: Debug + Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
+    /// How it does.
+    fn status(&self) -> StoreStatus {
+        StoreStatus::default()
+    }
+
     /// A way to the other nodes that share this store, if there is one.
     fn bus(&self) -> Option<Arc<dyn Bus>> {
         None
@@ -93,6 +98,44 @@ pub enum Tier {
     Memory,
     /// In the store that nodes share.
     Shared,
+}
+
+/// How a store does: what it knows of itself and of those in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreStatus {
+    /// The tier in memory.
+    pub memory: Option<MemoryStatus>,
+    /// Whether there is a connection to the shared tier, as far as is known.
+    pub connected: Option<bool>,
+    /// Whether a [`Guard`] keeps all from asking the shared tier just now.
+    pub breaker_open: Option<bool>,
+    /// Writes that a [`Guard`] dropped, since too many were under way.
+    pub dropped_writes: u64,
+}
+
+/// How full a tier in memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryStatus {
+    /// Entries in it.
+    pub entries: u64,
+    /// Bytes that they take, about.
+    pub bytes: u64,
+    /// Bytes that they may take.
+    pub capacity: u64,
+}
+
+impl StoreStatus {
+    /// What two stores know, of which the first is in front.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            memory: self.memory.or(other.memory),
+            connected: self.connected.or(other.connected),
+            breaker_open: self.breaker_open.or(other.breaker_open),
+            dropped_writes: self.dropped_writes + other.dropped_writes,
+        }
+    }
 }
 
 /// The answer to a request for a lease.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::{Bus, Found, Guard, Lease, LeaseToken, Store, StoreError};
+use super::{Bus, Found, Guard, Lease, LeaseToken, Store, StoreError, StoreStatus};
 use crate::entry::{Entry, Key};
 
 /// A store of this process in front of one that nodes share.
@@ -93,6 +93,10 @@ impl Store for Tiered {
 
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
         self.shared.release(key, token)
+    }
+
+    fn status(&self) -> StoreStatus {
+        self.memory.status().or(self.shared.status())
     }
 
     fn bus(&self) -> Option<Arc<dyn Bus>> {

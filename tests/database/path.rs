@@ -25,7 +25,7 @@ async fn a_read_is_taken_off_the_primary_when_the_replica_is_far_enough() {
     let replica = primary.standby().await.unwrap();
     let db = options(&primary).replica(replica.url()).connect().await.unwrap();
     let node = Node::start(&db, &Policy::ttl(TTL)).await;
-    eventually("the replica is up", async || db.replicas()[0].replayed.is_some()).await;
+    eventually("the replica is up", async || db.replicas()[0].reached.is_some()).await;
     let (_, status) = node.get("/users").await;
     assert!(status.contains("from replica-1"), "{status}");
     assert!(status.contains("stored"), "{status}");

@@ -22,7 +22,7 @@ async fn three(settings: &[(&str, &str)]) -> (Postgres, [Postgres; 2], Node) {
 
 async fn all_up(node: &Node) {
     eventually("all replicas are up", async || {
-        node.db.replicas().iter().all(|replica| replica.replayed.is_some())
+        node.db.replicas().iter().all(|replica| replica.reached.is_some())
     })
     .await;
 }
@@ -121,7 +121,7 @@ async fn a_replica_that_hangs_is_given_up() {
     let node = Node::start(&patient.connect().await.unwrap(), &Policy::ttl(TTL)).await;
     all_up(&node).await;
     replica.pause().unwrap();
-    eventually("it is known to be down", async || node.db.replicas()[0].replayed.is_none()).await;
+    eventually("it is known to be down", async || node.db.replicas()[0].reached.is_none()).await;
     for _ in 0..20 {
         assert!(node.get("/plain/1").await.0.ends_with(&primary.port().to_string()));
     }

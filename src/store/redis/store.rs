@@ -15,7 +15,7 @@ use super::{RedisError, RedisOptions};
 use crate::clock::millis;
 use crate::entry::{Entry, Key, codec};
 use crate::redact::redacted;
-use crate::store::{Bus, Found, Lease, LeaseToken, Store, StoreError, Tier};
+use crate::store::{Bus, Found, Lease, LeaseToken, Store, StoreError, StoreStatus, Tier};
 
 /// Part of each key, so that nodes of two versions never read one another's entries. It goes with
 /// the version in the codec's magic.
@@ -183,6 +183,10 @@ impl Store for Redis {
 
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
         Box::pin(super::lease::give_back(self.clone(), self.lease_name(key), token))
+    }
+
+    fn status(&self) -> StoreStatus {
+        StoreStatus { connected: Some(self.is_connected()), ..StoreStatus::default() }
     }
 
     fn bus(&self) -> Option<Arc<dyn Bus>> {
