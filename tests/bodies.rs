@@ -187,3 +187,74 @@ async fn what_is_posted_passes_with_its_trailers_both_ways() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn readers_that_stand_still_keep_nobody_from_making_answers() {
+    let cache = Cache::with_limits(Memory::new(16 << 20), 1 << 16, 1);
+    let gate = Arc::new(Semaphore::new(0));
+    let handler = {
+        let gate = gate.clone();
+        move |uri: axum::http::Uri| {
+            let frames = stream::unfold((0, gate), move |(sent, gate)| async move {
+                (sent < 2).then_some(())?;
+                gate.acquire().await.unwrap().forget();
+                Some((Ok::<_, Infallible>(Bytes::from_static(b"part")), (sent + 1, gate)))
+            });
+            let is_slow = uri.path() == "/slow";
+            std::future::ready(if is_slow {
+                Body::from_stream(frames)
+            } else {
+                Body::from("quick")
+            })
+        }
+    };
+    let layer = CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL)).capture_limit(64);
+    let app = Router::new().fallback(handler).layer(layer);
+    let slow = || Request::get("/slow").body(Body::empty()).unwrap();
+    let mut standing = send(&app, slow()).await;
+    assert_eq!(cache.loads(), 0, "a body that streams has no place among the makers");
+    assert_eq!(ask(&app, "/quick").await.0, "quick");
+
+    // Nothing is read, so nothing is polled; still it is not kept for ever.
+    gate.add_permits(1);
+    standing.body_mut().frame().await.unwrap().unwrap();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    let given_up = async || cache.counters().event(Event::NotStored) == 1;
+    eventually("it is given up", given_up).await;
+    gate.add_permits(1);
+    let rest = standing.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(rest, "part", "the client gets it all the same");
+    assert_eq!(cache.counters().event(Event::Stored), 1, "the quick one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_as_old_as_its_head() {
+    let slow = slow(1, 10, |cache| CacheLayer::with_policy(cache, Policy::ttl(TTL)));
+    let response = send(&slow.app, get()).await;
+    tokio::time::advance(Duration::from_secs(20)).await;
+    slow.gate.add_permits(1);
+    response.into_body().collect().await.unwrap();
+    let hit = send(&slow.app, get()).await;
+    assert_eq!(hit.headers()["age"], "20");
+    tokio::time::advance(Duration::from_secs(40)).await;
+    slow.gate.add_permits(1);
+    ask(&slow.app, "/").await;
+    assert_eq!(slow.runs.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn what_sets_a_cookie_in_its_trailers_is_not_stored() {
+    let handler = || {
+        let trailers =
+            HeaderMap::from_iter([("set-cookie".parse().unwrap(), "a=1".parse().unwrap())]);
+        let frames = [Frame::data(Bytes::from_static(b"body")), Frame::trailers(trailers)];
+        let frames = stream::iter(frames.map(Ok::<_, Infallible>));
+        std::future::ready(Body::new(StreamBody::new(frames)))
+    };
+    let cache = Cache::new(Memory::new(1 << 20));
+    let layer = CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL));
+    let app = Router::new().fallback(handler).layer(layer);
+    let (body, status) = ask(&app, "/").await;
+    assert!(body == "body" && status.contains("set-cookie"), "{status}");
+    assert_eq!(cache.counters().event(Event::Stored), 0);
+}

@@ -4,75 +4,13 @@
 
 mod common;
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
+use common::origin::{FRESH, Origin, TAGGED, body, by, get};
 use common::{read, send};
 use tidegate::{Cache, CacheLayer, Memory, Policy};
-
-/// What the origin is asked, and what it answers: what is written here, in order, then 200s that number
-/// themselves.
-#[derive(Clone, Default)]
-struct Origin {
-    script: Arc<Mutex<VecDeque<Response<Body>>>>,
-    asked: Arc<Mutex<Vec<Request<()>>>>,
-}
-
-impl Origin {
-    fn then(self, status: u16, headers: &[(&str, &str)], body: &'static str) -> Self {
-        let response = Response::builder().status(status);
-        let response =
-            headers.iter().fold(response, |response, (name, value)| response.header(*name, *value));
-        self.script.lock().unwrap().push_back(response.body(Body::from(body)).unwrap());
-        self
-    }
-
-    fn router(&self, policy: Policy) -> Router {
-        self.behind(CacheLayer::with_policy(Cache::new(Memory::new(16 << 20)), policy))
-    }
-
-    fn behind(&self, layer: CacheLayer) -> Router {
-        let origin = self.clone();
-        let handler = move |request: Request<Body>| {
-            let mut asked = origin.asked.lock().unwrap();
-            asked.push(request.map(drop));
-            let next = origin.script.lock().unwrap().pop_front();
-            let run = format!("run {}", asked.len());
-            std::future::ready(next.unwrap_or_else(|| Response::new(run.into())))
-        };
-        Router::new().fallback(handler).layer(layer)
-    }
-
-    fn runs(&self) -> usize {
-        self.asked.lock().unwrap().len()
-    }
-
-    fn last(&self) -> HeaderMap {
-        self.asked.lock().unwrap().last().unwrap().headers().clone()
-    }
-}
-
-fn get(headers: &[(&str, &str)]) -> Request<Body> {
-    by(Method::GET, "/", headers)
-}
-
-fn by(method: Method, uri: &str, headers: &[(&str, &str)]) -> Request<Body> {
-    let request = Request::builder().method(method).uri(uri);
-    let request =
-        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-    request.body(Body::empty()).unwrap()
-}
-
-async fn body(app: &Router, request: Request<Body>) -> String {
-    read(send(app, request).await).await.0
-}
-
-const FRESH: (&str, &str) = ("cache-control", "max-age=60");
-const TAGGED: (&str, &str) = ("etag", "\"v1\"");
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_is_kept_for_as_long_as_it_says_and_its_age_goes_on() {

@@ -27,6 +27,8 @@ pub struct Lead {
     policy: Arc<Policy>,
     record: Record,
     began: Instant,
+    /// How long it took to make, if that is known before the end.
+    cost: Option<Duration>,
     pub(crate) reason: MissReason,
     pub(crate) fallback: Option<Hit>,
     /// The answer that was found and that only time makes stale.
@@ -64,6 +66,7 @@ impl Lead {
             policy: policy.clone(),
             record,
             began: clock::now(),
+            cost: None,
             reason: MissReason::Absent,
             fallback: None,
             stale: None,
@@ -76,6 +79,17 @@ impl Lead {
     /// The scope to work in.
     pub fn record(&self) -> &Record {
         &self.record
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The answer has begun to come; how fast the rest does is up to who it goes to. That is no part of
+    /// what it costs, and makes nobody else wait for a place among the makers.
+    pub(crate) fn streams(&mut self) {
+        self.cost = Some(self.began.elapsed());
+        self.permit = None;
     }
 
     /// The key of the answer to make.
@@ -125,7 +139,8 @@ impl Lead {
             Ok(basis) => basis,
             Err(unfit) => return Filled::NotStored(self.pass(unfit)),
         };
-        let life = answer.terms.life(self.policy.jitter, self.began.elapsed());
+        let cost = self.cost.unwrap_or_else(|| self.began.elapsed());
+        let life = answer.terms.life(self.policy.jitter, cost);
         let at = (basis.epoch, basis.as_of);
         let parts = (answer.head, answer.body);
         let entry = Arc::new(Entry::new(&answer.key, at, basis.tags, life, parts));

@@ -121,6 +121,22 @@ impl Cache {
         Lookup::Miss(Box::new(search.duty(None, permit)))
     }
 
+    /// What is stored under a key, whatever has become of it.
+    pub(crate) async fn stored(&self, key: &Key) -> Option<Found> {
+        let store = &self.shared.store;
+        match store.peek(key) {
+            Some(found) => Some(found),
+            None => store.get(key).await.ok().flatten(),
+        }
+    }
+
+    /// What may be served under a key if no answer can be made.
+    pub(crate) async fn fallback(&self, key: &Key, policy: &Arc<Policy>, ask: &Ask) -> Option<Hit> {
+        let mut search = Search::new(self, key, policy, ask.clone());
+        search.passed_over = self.stored(key).await;
+        search.fallback()
+    }
+
     /// Whether this node has heard from the source of changes as lately as the policy asks.
     fn is_confirmed(&self, policy: &Policy) -> bool {
         self.log().is_none()
@@ -320,7 +336,9 @@ impl<'a> Search<'a> {
         let found = self.passed_over.clone()?;
         let entry = &found.entry;
         let window = entry.life.if_error.min(self.policy.longest_if_error());
-        let lasts = !window.is_zero() && entry.age() < entry.ttl().saturating_add(window);
+        let lasts = !entry.is_signpost
+            && !window.is_zero()
+            && entry.age() < entry.ttl().saturating_add(window);
         let has_own_writes = self
             .ask
             .session

@@ -26,6 +26,9 @@ pub(crate) fn decide(verdict: Verdict, entry: &Entry, policy: &Policy, limits: &
     let age = entry.age();
     let ttl = entry.ttl().min(policy.longest());
     let window = entry.life.while_revalidating.min(policy.longest_while_revalidating());
+    // RFC 9111, section 5.2.1.1: who says how old an answer may be does not take a stale one, but for
+    // `max-stale`.
+    let window = limits.max_age.map_or(window, |_| window.min(limits.max_stale));
     match verdict {
         Verdict::Valid if entry.is_signpost => Use::Serve,
         Verdict::Fenced => Use::Miss(MissReason::Changed),
@@ -150,6 +153,19 @@ mod tests {
         assert_eq!(by(&entry, lenient), Use::Stale(StaleReason::Requested));
         entry.life.is_strict = true;
         assert_eq!(by(&entry, lenient), Use::Miss(MissReason::Expired));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_limits_the_age_takes_nothing_stale() {
+        let policy = Policy::ttl(TTL).stale_while_revalidate(TTL);
+        let entry = entry(Duration::ZERO);
+        advance(TTL + Duration::from_secs(1)).await;
+        let by = |limits| super::decide(Verdict::Valid, &entry, &policy, &limits);
+        let none = Limits::default();
+        assert_eq!(by(none), Use::Stale(StaleReason::Revalidating));
+        let aged = Limits { max_age: Some(TTL * 2), ..none };
+        assert_eq!(by(aged), Use::Miss(MissReason::Expired));
+        assert_eq!(by(Limits { max_stale: TTL, ..aged }), Use::Stale(StaleReason::Revalidating));
     }
 
     #[test]

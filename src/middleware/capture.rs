@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, SET_COOKIE};
 use http_body::Frame;
 
 use super::captured::End;
 use super::stored::Head;
 use crate::cache::{Answer, Lead, Record, Terms, Unfit};
+use crate::clock::{self, Instant};
 use crate::entry::Key;
 
 /// Where an answer goes once it is whole.
@@ -34,6 +35,8 @@ pub(crate) struct Capture {
     taken: Vec<Bytes>,
     length: usize,
     room: Room,
+    /// When the head came: its age counts from then (RFC 9111, section 4.2.3).
+    since: Instant,
 }
 
 impl Capture {
@@ -43,7 +46,13 @@ impl Capture {
         (limit, finish): (usize, Duration),
         room: Room,
     ) -> Self {
-        Self { lead, head, place, limit, finish, taken: Vec::new(), length: 0, room }
+        let (taken, since) = (Vec::new(), clock::now());
+        Self { lead, head, place, limit, finish, taken, length: 0, room, since }
+    }
+
+    /// The rest comes as fast as the client takes it.
+    pub(crate) fn streams(&mut self) {
+        self.lead.streams();
     }
 
     pub(crate) fn record(&self) -> &Record {
@@ -53,6 +62,10 @@ impl Capture {
     /// Keeps a frame, or says why the body can't be kept.
     pub(crate) fn take(&mut self, frame: &Frame<Bytes>) -> Result<(), Unfit> {
         if let Some(trailers) = frame.trailers_ref() {
+            if trailers.contains_key(SET_COOKIE) {
+                let why = "its trailers set a cookie, so it is somebody's";
+                return Err(Unfit::new("set-cookie", why));
+            }
             self.head.trailers.get_or_insert_default().extend(trailers.clone());
         }
         let Some(data) = frame.data_ref() else { return Ok(()) };
@@ -83,7 +96,8 @@ impl Capture {
             return End::NotKept(self.refuse(Unfit::new("incomplete", why)));
         }
         let body = joined(self.taken, self.length);
-        let Place { key, terms, signpost } = self.place;
+        let Place { key, mut terms, signpost } = self.place;
+        terms.age = terms.age.saturating_add(self.since.elapsed());
         let (head, kept) = (self.head.encode(), body.clone());
         End::Whole(self.lead.store(Answer { key, terms, head, body: kept, signpost }), body)
     }
@@ -98,8 +112,10 @@ fn promised(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
+/// In one piece that takes no more than its length: a small one may be a slice of some large buffer.
 fn joined(mut parts: Vec<Bytes>, length: usize) -> Bytes {
-    if parts.len() == 1 {
+    const LARGE: usize = 64 << 10;
+    if parts.len() == 1 && length >= LARGE {
         return parts.remove(0);
     }
     let whole = BytesMut::with_capacity(length);

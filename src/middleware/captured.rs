@@ -4,24 +4,24 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::capture::Capture;
+use super::held::Held;
 use crate::cache::{Filled, Unfit, spawn};
 
 /// A body on its way to the client and into the cache.
 pub(crate) struct Captured<B: HttpBody> {
     /// `None` once the rest of it is read elsewhere.
     body: Option<Pin<Box<B>>>,
-    capture: Option<Capture>,
+    capture: Held,
     /// Read, and not yet sent.
     ahead: VecDeque<Result<Frame<Bytes>, B::Error>>,
     ended: bool,
     /// Reads the rest for the cache if the client leaves.
-    finish: Option<fn(Self)>,
+    finish: Option<fn(Self, Capture)>,
 }
 
 /// One look at a body that is being captured.
@@ -45,13 +45,14 @@ where
 {
     /// Captures a body; if the client leaves, the rest of it is read for as long as the capture says.
     pub(crate) fn new(body: B, capture: Capture) -> Self {
-        let finish = (!capture.finish.is_zero()).then_some(Self::finish as fn(Self));
-        let (body, capture) = (Some(Box::pin(body)), Some(capture));
+        let finish = (!capture.finish.is_zero()).then_some(Self::finish as fn(Self, Capture));
+        let (body, capture) = (Some(Box::pin(body)), Held::new(capture));
         Self { body, capture, ahead: VecDeque::new(), ended: false, finish }
     }
 
-    fn finish(mut self) {
-        let limit = self.capture.as_ref().map_or(Duration::ZERO, |capture| capture.finish);
+    fn finish(mut self, capture: Capture) {
+        let limit = capture.finish;
+        self.capture.put_back(capture);
         let rest = async move {
             let read = poll_fn(|cx| {
                 while self.capture.is_some() {
@@ -75,11 +76,16 @@ impl<B: HttpBody<Data = Bytes>> Captured<B> {
         while let Poll::Ready(step) = self.poll_body(cx) {
             let last = step.frame.is_none();
             self.ahead.extend(step.frame);
-            if step.end.is_some() || last || self.capture.is_none() {
+            if step.end.is_some() || last || !self.capture.is_some() {
                 return step.end;
             }
         }
         None
+    }
+
+    /// Not all of it was there at once.
+    pub(crate) fn streams(&mut self) {
+        self.capture.streams();
     }
 
     pub(crate) fn poll_frame(
@@ -101,7 +107,7 @@ impl<B: HttpBody<Data = Bytes>> Captured<B> {
         };
         let record = capture.record().clone();
         let Poll::Ready(frame) = record.sync_scope(|| body.as_mut().poll_frame(cx)) else {
-            self.capture = Some(capture);
+            self.capture.put_back(capture);
             return Poll::Pending;
         };
         let end = match &frame {
@@ -113,7 +119,7 @@ impl<B: HttpBody<Data = Bytes>> Captured<B> {
                 // in the cache when it does.
                 Ok(()) if body.is_end_stream() || capture.is_whole() => Some(capture.end()),
                 Ok(()) => {
-                    self.capture = Some(capture);
+                    self.capture.put_back(capture);
                     None
                 }
                 Err(unfit) => Some(End::NotKept(capture.refuse(unfit))),
@@ -146,7 +152,8 @@ impl<B: HttpBody> Drop for Captured<B> {
         let (Some(finish), Some(capture)) = (self.finish.take(), self.capture.take()) else {
             return;
         };
-        let (body, capture) = (self.body.take(), Some(capture));
-        finish(Self { body, capture, ahead: VecDeque::new(), ended: self.ended, finish: None });
+        let held = self.capture.hand_over();
+        let (body, ended) = (self.body.take(), self.ended);
+        finish(Self { body, capture: held, ahead: VecDeque::new(), ended, finish: None }, capture);
     }
 }

@@ -6,6 +6,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{AGE, DATE};
+use http::response::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as HttpBody;
 
@@ -14,11 +16,12 @@ use super::capture::{Capture, Place, Rooms};
 use super::captured::{Captured, End};
 use super::plan::Plan;
 use super::rules::precondition::is_known;
+use super::rules::request::Asked;
 use super::rules::storable::{Leave, Times, leave};
-use super::rules::validation::{is_same, updated};
+use super::rules::validation::{is_same, names_another, updated};
 use super::rules::vary;
 use super::status::{self, Fate};
-use super::stored::{Head, encode_signpost};
+use super::stored::{Head, date, encode_signpost};
 use crate::cache::{Answer, Cache, Filled, Lead, Record, Unfit};
 use crate::clock;
 use crate::entry::Entry;
@@ -66,18 +69,21 @@ impl Fill<'_> {
         if response.status() == StatusCode::NOT_MODIFIED
             && let Some((head, entry)) = self.stored.take()
         {
-            return self.confirmed(&head, &entry, response.headers());
+            return self.confirmed(&head, &entry, response.headers()).await;
         }
         let told = self.told(response.status());
+        let asked = &self.plan.asked;
         let (mut parts, body) = response.into_parts();
         let leave = match self.leave(parts.status, &parts.headers) {
             Ok(leave) => leave,
             Err(unfit) => {
                 told.tell(&mut parts.headers, Fate::NotStored(&self.lead.pass(unfit)));
-                return Response::from_parts(parts, Body::passed(body));
+                return known(&parts, asked, &Bytes::new())
+                    .unwrap_or_else(|| Response::from_parts(parts, Body::passed(body)));
             }
         };
-        let head = Head::kept(parts.status, &parts.headers, &leave.withheld);
+        let mut head = Head::kept(parts.status, &parts.headers, &leave.withheld);
+        head.age = leave.age;
         let place = self.place(&leave);
         let policy = &self.plan.policy;
         let limits = (policy.body_limit, policy.finish);
@@ -86,29 +92,35 @@ impl Fill<'_> {
         match poll_fn(|cx| Poll::Ready(captured.read_ahead(cx))).await {
             Some(End::Whole(filled, bytes)) => {
                 told.tell(&mut parts.headers, Fate::of(&filled));
-                let conditions = &self.plan.asked.conditions;
-                if parts.status == StatusCode::OK && is_known(conditions, &parts.headers) {
-                    let head = Head::kept(parts.status, &parts.headers, &[]);
-                    return head.answer(&bytes, &self.plan.asked);
+                if let Some(known) = known(&parts, asked, &bytes) {
+                    return known;
                 }
             }
             Some(End::NotKept(unfit)) => told.tell(&mut parts.headers, Fate::NotStored(&unfit)),
-            None => told.tell(&mut parts.headers, Fate::Undecided),
+            None => {
+                captured.streams();
+                told.tell(&mut parts.headers, Fate::Undecided);
+            }
         }
         Response::from_parts(parts, Body::captured(captured))
     }
 
     /// What is stored still holds (RFC 9111, section 4.3.4): keeps it for as long as it says now.
-    fn confirmed<B: HttpBody>(
+    async fn confirmed<B: HttpBody>(
         self,
         head: &Head,
         entry: &Entry,
         fresh: &HeaderMap,
     ) -> Response<Body<B>> {
         let told = self.told(StatusCode::NOT_MODIFIED);
-        let head = Head { headers: updated(&head.headers, fresh), ..head.clone() };
         let plan = self.plan;
-        let filled = self.renewed(&head, entry.body());
+        let (head, filled) = if names_another(&head.headers, fresh) {
+            (head.clone(), Filled::NotStored(self.disown().await))
+        } else {
+            let head = brought_up_to_date(head, fresh);
+            let filled = self.renewed(&head, entry.body()).await;
+            (head, filled)
+        };
         let mut response = head.answer(entry.body(), &plan.asked);
         told.tell(response.headers_mut(), Fate::of(&filled));
         response
@@ -130,20 +142,33 @@ impl Fill<'_> {
             cache.forget(self.lead.key()).await;
             return None;
         }
-        let headers = updated(&head.headers, fresh);
-        let head = Head { headers: headers.clone(), ..(*head).clone() };
-        self.renewed(&head, entry.body());
-        Some(headers)
+        let head = brought_up_to_date(&head, fresh);
+        self.renewed(&head, entry.body()).await;
+        Some(head.headers)
+    }
+
+    /// What is stored is not what the handler has: the next request makes that.
+    async fn disown(self) -> Unfit {
+        let (cache, key) = (self.lead.cache().clone(), self.lead.key().clone());
+        let unfit = self.lead.pass(Unfit::new("other-etag", "a 304 that names another answer"));
+        cache.forget(&key).await;
+        unfit
     }
 
     /// Stores a body again, under a head that is new.
-    fn renewed(self, head: &Head, body: &Bytes) -> Filled {
+    async fn renewed(self, head: &Head, body: &Bytes) -> Filled {
         let leave = match self.leave(head.status, &head.headers) {
             Ok(leave) => leave,
-            Err(unfit) => return Filled::NotStored(self.lead.pass(unfit)),
+            Err(unfit) => {
+                // Nor may what is stored be served any longer.
+                let (cache, key) = (self.lead.cache().clone(), self.lead.key().clone());
+                let unfit = self.lead.pass(unfit);
+                cache.forget(&key).await;
+                return Filled::NotStored(unfit);
+            }
         };
         let kept = Head::kept(head.status, &head.headers, &leave.withheld);
-        let kept = Head { trailers: head.trailers.clone(), ..kept };
+        let kept = Head { trailers: head.trailers.clone(), age: leave.age, ..kept };
         let Place { key, terms, signpost } = self.place(&leave);
         let (head, body) = (kept.encode(), body.clone());
         self.lead.store(Answer { key, terms, head, body, signpost })
@@ -165,4 +190,27 @@ impl Fill<'_> {
     fn told(&self, status: StatusCode) -> Told {
         Told { outcome: self.lead.outcome(), status, record: self.lead.record().clone() }
     }
+}
+
+/// The head of what is stored, with what a handler says that found it to hold still; of now, if it does not
+/// say of when.
+fn brought_up_to_date(head: &Head, fresh: &HeaderMap) -> Head {
+    let mut headers = updated(&head.headers, fresh);
+    if !fresh.contains_key(DATE) {
+        date(&mut headers);
+    }
+    let kept = Head::kept(head.status, &headers, &[]);
+    Head { trailers: head.trailers.clone(), ..kept }
+}
+
+/// To a client that has this answer already: that it has.
+fn known<B: HttpBody>(parts: &Parts, asked: &Asked, body: &Bytes) -> Option<Response<Body<B>>> {
+    if parts.status != StatusCode::OK || !is_known(&asked.conditions, &parts.headers) {
+        return None;
+    }
+    let mut response = Head::kept(parts.status, &parts.headers, &[]).answer(body, asked);
+    if let Some(age) = parts.headers.get(AGE) {
+        response.headers_mut().insert(AGE, age.clone());
+    }
+    Some(response)
 }

@@ -12,21 +12,19 @@ use percent_encoding::percent_decode;
 use crate::cache::{Policy, QueryPart};
 use crate::entry::{Key, KeyText};
 
-/// Headers that frameworks and proxies take for the host or the path. They are part of every key, so
-/// that an answer made for one value never reaches a client that sent another.
-const HOST_LIKE: [&str; 6] = [
-    "forwarded",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-prefix",
-    "x-original-url",
-    "x-rewrite-url",
-];
+/// Headers that frameworks and proxies take for the host. They are part of the key, so that an answer made
+/// for one value never reaches a client that sent another; unless the policy says that hosts do not count.
+const HOST_LIKE: [&str; 2] = ["forwarded", "x-forwarded-host"];
+
+/// Headers that they take for the path or the scheme: part of every key.
+const PATH_LIKE: [&str; 4] =
+    ["x-forwarded-proto", "x-forwarded-prefix", "x-original-url", "x-rewrite-url"];
 
 /// The key of a GET request under a policy.
 pub(crate) fn key(namespace: &str, uri: &Uri, headers: &HeaderMap, policy: &Policy) -> Key {
     let text = Key::new("http").part(namespace);
     let text = if policy.host { hosts(text, uri, headers) } else { text.part("") };
+    let text = present(text.part(uri.scheme_str().unwrap_or_default()), headers, &PATH_LIKE);
     let text = query(text.part(uri.path()), uri.query(), &policy.query);
     let text = policy.vary.iter().fold(text, |text, name| varied(text, headers, name));
     let text = policy
@@ -39,10 +37,14 @@ pub(crate) fn key(namespace: &str, uri: &Uri, headers: &HeaderMap, policy: &Poli
 fn hosts(text: KeyText, uri: &Uri, headers: &HeaderMap) -> KeyText {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let text = varied(text.part(authority), headers, HOST.as_str());
-    HOST_LIKE.iter().fold(text, |text, name| match headers.contains_key(*name) {
-        true => varied(text, headers, name),
-        false => text,
-    })
+    present(text, headers, &HOST_LIKE)
+}
+
+/// Those of some headers that the request has.
+fn present(text: KeyText, headers: &HeaderMap, names: &[&str]) -> KeyText {
+    let present: Vec<&&str> = names.iter().filter(|name| headers.contains_key(**name)).collect();
+    let text = text.list(&present);
+    present.into_iter().fold(text, |text, name| varied(text, headers, name))
 }
 
 /// A header's name and all its values, in order.
@@ -51,9 +53,13 @@ fn varied(text: KeyText, headers: &HeaderMap, name: &str) -> KeyText {
     text.part(name).list(values)
 }
 
-/// The query, sorted by name; parameters of one name stay in their order.
+/// The query, sorted by name; parameters of one name stay in their order. Where that can't be told, all of it
+/// as it is: some split it at semicolons as well, and a name can be written in several ways.
 fn query(text: KeyText, query: Option<&str>, part: &QueryPart) -> KeyText {
     let Some(query) = query else { return text.part("none") };
+    if query.contains(';') {
+        return text.part("raw").part(query);
+    }
     let mut pairs: Vec<&str> = query.split('&').collect();
     if let QueryPart::Only(names) = part {
         // A name that can't be read might be one that counts.
@@ -62,7 +68,9 @@ fn query(text: KeyText, query: Option<&str>, part: &QueryPart) -> KeyText {
         };
         pairs = counting;
     }
-    pairs.sort_by_key(|pair| raw_name(pair));
+    if !pairs.iter().any(|pair| raw_name(pair).contains(['%', '+'])) {
+        pairs.sort_by_key(|pair| raw_name(pair));
+    }
     text.part("pairs").list(pairs)
 }
 
@@ -91,7 +99,7 @@ fn decoded(raw: &str) -> Option<Cow<'_, str>> {
         bytes.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit))
     };
     let percents = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'%');
-    if raw.contains(';') || !percents.map(|(at, _)| at).all(is_whole) {
+    if !percents.map(|(at, _)| at).all(is_whole) {
         return None;
     }
     let spaced: Cow<'_, [u8]> = match raw.contains('+') {
@@ -193,6 +201,15 @@ mod tests {
         assert_ne!(of("/?page[]=1", &policy), of("/?page[]=2", &policy));
         // Malformed names: kept whole, since a lenient parser may see `page` in them.
         assert_ne!(of("/?x%=1;page=1", &policy), of("/?x%=1;page=2", &policy));
+        assert_ne!(of("/?page=1&utm=x;page=2", &policy), of("/?page=1", &policy));
+    }
+
+    #[test]
+    fn one_name_in_two_spellings_keeps_its_order() {
+        assert_ne!(of("/?a=1&%61=2", &policy()), of("/?%61=2&a=1", &policy()));
+        let only = policy().query(["a"]);
+        assert_ne!(of("/?a=1&%61=2", &only), of("/?%61=2&a=1", &only));
+        assert_ne!(of("/?x=1&a=2;x=3", &policy()), of("/?a=2;x=3&x=1", &policy()));
     }
 
     #[test]
@@ -203,6 +220,9 @@ mod tests {
         assert_ne!(with(&poisoned, &policy), with(&[("host", "a")], &policy));
         let anywhere = policy.host(false);
         assert_eq!(with(&[("host", "a")], &anywhere), with(&[("host", "b")], &anywhere));
+        for name in PATH_LIKE {
+            assert_ne!(with(&[(name, "/other")], &anywhere), with(&[], &anywhere), "{name}");
+        }
     }
 
     #[test]

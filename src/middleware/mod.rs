@@ -17,6 +17,7 @@ mod future;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod handler;
+mod held;
 mod keying;
 mod layer;
 mod passing;

@@ -40,6 +40,19 @@ impl Plan {
         }
     }
 
+    /// What may be served if no answer can be made. A signpost is followed whatever has become of it: it
+    /// says where the answers are, and nothing of the data.
+    pub(crate) async fn fallback(&self, cache: &Cache, headers: &HeaderMap) -> Option<Hit> {
+        if self.policy.longest_if_error().is_zero() {
+            return None;
+        }
+        let found = cache.stored(&self.key).await?;
+        let names = signpost(&found.entry).ok().filter(|_| found.entry.is_signpost)?;
+        let key = vary::key(&self.key, &names, headers);
+        let hit = cache.fallback(&key, &self.policy, &self.ask).await;
+        hit.filter(|hit| self.may_have(hit))
+    }
+
     async fn find_under(&self, key: &Key, cache: &Cache) -> Lookup {
         match self.asked.is_for_a_part() || self.asked.only_if_cached {
             true => cache.look(key, &self.policy, self.ask.clone()).await,

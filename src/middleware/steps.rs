@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ETAG, LAST_MODIFIED};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 
 use super::body::Body;
@@ -42,6 +42,9 @@ impl<S> Steps<S> {
         let mut found = plan.find(&cache, request.headers()).await;
         if let Lookup::Hit(hit) = &mut found {
             if !plan.may_have(hit) {
+                if plan.asked.only_if_cached {
+                    return Ok(self.not_cached());
+                }
                 return self.uncached(BypassReason::Personal, plan, request).await;
             }
             let renew = hit.renew.take();
@@ -107,14 +110,27 @@ impl<S> Steps<S> {
         let (outcome, fallback) = (lead.outcome(), lead.fallback());
         let (answered, fill) = self.call(lead, plan, request).await;
         if is_failure(&answered)
-            && let Some(response) =
-                fallback.filter(|hit| plan.may_have(hit)).and_then(|hit| self.serve(&hit, plan))
+            && let Some(response) = self.instead(fallback, plan, &fill.headers).await
         {
             fill.give_up(Unfit::new("failed", "the handler failed"));
             return Ok(response);
         }
         self.count(outcome);
         Ok(fill.with(answered?).await)
+    }
+
+    /// A stale answer in place of an error, where one is allowed.
+    async fn instead<B: HttpBody>(
+        &mut self,
+        fallback: Option<Hit>,
+        plan: &Plan,
+        headers: &HeaderMap,
+    ) -> Option<Response<Body<B>>> {
+        let hit = match fallback.filter(|hit| plan.may_have(hit)) {
+            Some(hit) => hit,
+            None => plan.fallback(&self.routes.cache, headers).await?,
+        };
+        self.serve(&hit, plan)
     }
 
     /// Calls the handler; where headers decide, it is asked whether what is stored still holds. Where the
@@ -140,13 +156,16 @@ impl<S> Steps<S> {
     }
 
     /// Makes an answer anew for others; nobody waits for it.
-    async fn renew<A>(mut self, mut lead: Box<Lead>, plan: Plan, request: Request<A>)
+    async fn renew<A>(mut self, mut lead: Box<Lead>, mut plan: Plan, mut request: Request<A>)
     where
         S: Handler<A>,
     {
         if !lead.claim().await {
             return;
         }
+        // It may have been found by HEAD, whose answer has no body.
+        *request.method_mut() = Method::GET;
+        plan.asked.method = Method::GET;
         let (Ok(response), fill) = self.call(lead, &plan, request).await else { return };
         let response = fill.with(response).await;
         let mut body = pin!(response.into_body());
@@ -193,12 +212,10 @@ impl<S> Steps<S> {
     where
         S: Handler<A>,
     {
+        let headers = request.headers().clone();
         let answered = bypass.record.scope(self.inner.call(request)).await;
         if is_failure(&answered)
-            && let Some(response) = bypass
-                .fallback
-                .filter(|hit| plan.may_have(hit))
-                .and_then(|hit| self.serve(&hit, plan))
+            && let Some(response) = self.instead(bypass.fallback, plan, &headers).await
         {
             return Ok(response);
         }

@@ -1,9 +1,13 @@
 //! Between an HTTP answer and an entry.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{
+    AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderMap, HeaderName, HeaderValue,
+    VARY,
+};
 use http::{Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +43,8 @@ pub(crate) struct Head {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) trailers: Option<HeaderMap>,
+    /// How old the answer was when it came, if that does not count against its TTL.
+    pub(crate) age: Duration,
     /// May go to one who says who it is, though it was made for no one.
     pub(crate) is_for_the_authorized: bool,
 }
@@ -48,6 +54,7 @@ struct Wire {
     status: u16,
     headers: Vec<(String, Vec<u8>)>,
     trailers: Option<Vec<(String, Vec<u8>)>>,
+    age: u64,
 }
 
 /// Why a stored head can't be used.
@@ -65,20 +72,17 @@ impl Head {
             let mut named = members(headers, "connection");
             named.any(|member| member.eq_ignore_ascii_case(name.as_str().as_bytes()))
         };
-        let mut kept = HeaderMap::with_capacity(headers.len() + 1);
+        let mut kept = HeaderMap::new();
         for (name, value) in headers {
             if !NOT_STORED.contains(&name.as_str()) && !withheld.contains(name) && !named(name) {
                 kept.append(name.clone(), value.clone());
             }
         }
-        // RFC 9110, section 6.6.1: who keeps an answer without a date gives it one.
-        if !kept.contains_key(DATE)
-            && let Ok(now) = httpdate::fmt_http_date(clock::wall()).parse()
-        {
-            kept.insert(DATE, now);
+        if !kept.contains_key(DATE) {
+            date(&mut kept);
         }
         let is_for_the_authorized = is_for_the_authorized(headers);
-        Self { status, headers: kept, trailers: None, is_for_the_authorized }
+        Self { status, headers: kept, trailers: None, age: Duration::ZERO, is_for_the_authorized }
     }
 
     /// Its form in an entry.
@@ -87,6 +91,7 @@ impl Head {
             status: self.status.as_u16(),
             headers: fields(&self.headers),
             trailers: self.trailers.as_ref().map(fields),
+            age: self.age.as_secs(),
         };
         encode(&wire)
     }
@@ -104,8 +109,9 @@ impl Head {
         let status = StatusCode::from_u16(wire.status).map_err(|_invalid| MalformedHead)?;
         let headers = map(wire.headers)?;
         let trailers = wire.trailers.map(map).transpose()?;
+        let age = Duration::from_secs(wire.age);
         let is_for_the_authorized = is_for_the_authorized(&headers);
-        Ok(Self { status, headers, trailers, is_for_the_authorized })
+        Ok(Self { status, headers, trailers, age, is_for_the_authorized })
     }
 
     /// The answer to a request: all of it, a part, or that the client has it.
@@ -120,7 +126,10 @@ impl Head {
         }
         if asked.method == Method::HEAD {
             let mut response = self.with(Body::stored(Bytes::new(), None));
-            response.headers_mut().insert(CONTENT_LENGTH, body.len().into());
+            // RFC 9110, section 8.6.
+            if self.status != StatusCode::NO_CONTENT {
+                response.headers_mut().insert(CONTENT_LENGTH, body.len().into());
+            }
             return response;
         }
         let part = match is_ok && range_applies(&asked.conditions, &self.headers) {
@@ -133,10 +142,7 @@ impl Head {
                 let range = format!("bytes {from}-{}/{}", to - 1, body.len());
                 self.part(StatusCode::PARTIAL_CONTENT, &range, body.slice(from..to))
             }
-            Part::None => {
-                let range = format!("bytes */{}", body.len());
-                self.part(StatusCode::RANGE_NOT_SATISFIABLE, &range, Bytes::new())
-            }
+            Part::None => self.unsatisfiable(body.len()),
         }
     }
 
@@ -159,7 +165,25 @@ impl Head {
         response
     }
 
-    /// RFC 9110, sections 15.3.7 and 15.5.17.
+    /// RFC 9110, section 15.5.17. It says of itself what an error does: a cache nearer to the client
+    /// must not keep it for as long as the answer.
+    fn unsatisfiable<B: http_body::Body>(&self, length: usize) -> Response<Body<B>> {
+        let mut response = Response::new(Body::stored(Bytes::new(), None));
+        *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+        let headers = response.headers_mut();
+        for name in [DATE, VARY] {
+            self.headers.get_all(&name).iter().for_each(|value| {
+                headers.append(&name, value.clone());
+            });
+        }
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Ok(range) = HeaderValue::from_str(&format!("bytes */{length}")) {
+            headers.insert(CONTENT_RANGE, range);
+        }
+        response
+    }
+
+    /// RFC 9110, section 15.3.7.
     fn part<B: http_body::Body>(
         &self,
         status: StatusCode,
@@ -169,6 +193,10 @@ impl Head {
         let length = bytes.len();
         let mut response = self.with(Body::stored(bytes, None));
         *response.status_mut() = status;
+        // Of the whole body, and of another one than is sent (RFC 9530, section 2).
+        for name in ["content-digest", "content-md5"] {
+            response.headers_mut().remove(name);
+        }
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
         if let Ok(range) = HeaderValue::from_str(range) {
             response.headers_mut().insert(CONTENT_RANGE, range);
@@ -183,8 +211,12 @@ pub(crate) fn respond<B: http_body::Body>(
     asked: &Asked,
 ) -> Result<Response<Body<B>>, MalformedHead> {
     let entry = &hit.found.entry;
-    let mut response = Head::of(entry)?.answer(entry.body(), asked);
-    response.headers_mut().insert(AGE, entry.age().as_secs().into());
+    let head = Head::of(entry)?;
+    let mut response = head.answer(entry.body(), asked);
+    if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
+        let age = head.age.saturating_add(entry.age());
+        response.headers_mut().insert(AGE, age.as_secs().into());
+    }
     status::append(response.headers_mut(), &status::of_hit(hit));
     Ok(response)
 }
@@ -225,10 +257,59 @@ fn fields(map: &HeaderMap) -> Vec<(String, Vec<u8>)> {
 }
 
 fn map(fields: Vec<(String, Vec<u8>)>) -> Result<HeaderMap, MalformedHead> {
-    let fields = fields.into_iter().map(|(name, value)| {
+    let mut map = HeaderMap::new();
+    for (name, value) in fields {
         let name = HeaderName::try_from(name).map_err(|_invalid| MalformedHead)?;
         let value = HeaderValue::try_from(value).map_err(|_invalid| MalformedHead)?;
-        Ok((name, value))
-    });
-    fields.collect()
+        // A map has room for so many, and panics otherwise.
+        map.try_append(name, value).map_err(|_full| MalformedHead)?;
+    }
+    Ok(map)
+}
+
+/// RFC 9110, section 6.6.1: who keeps an answer without a date gives it one.
+pub(crate) fn date(headers: &mut HeaderMap) {
+    if let Ok(now) = httpdate::fmt_http_date(clock::wall()).parse() {
+        // One that is full keeps none.
+        drop(headers.try_insert(DATE, now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{Epoch, Key, Life, Position};
+
+    fn entry(head: Bytes) -> Entry {
+        let life = Life::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
+        let at = (Epoch::new(1), Position::ZERO);
+        Entry::new(&Key::new("t").finish(), at, [].into(), life, (head, Bytes::new()))
+    }
+
+    #[test]
+    fn an_answer_without_content_has_no_length() {
+        let request = http::Request::head("/").body(axum::body::Body::empty()).unwrap();
+        let asked = Asked::of(&request, &crate::Policy::standard()).unwrap();
+        let length = |status: StatusCode| {
+            let head = Head::kept(status, &HeaderMap::new(), &[]);
+            let answer = head.answer::<axum::body::Body>(&Bytes::new(), &asked);
+            answer.headers().get(CONTENT_LENGTH).cloned()
+        };
+        assert_eq!(length(StatusCode::OK), Some(HeaderValue::from_static("0")));
+        assert_eq!(length(StatusCode::NO_CONTENT), None);
+    }
+
+    #[test]
+    fn a_head_with_more_fields_than_there_can_be_is_malformed() {
+        let wire = |count: u32| Wire {
+            status: 200,
+            headers: (0..count).map(|name| (format!("x{name}"), Vec::new())).collect(),
+            trailers: None,
+            age: 0,
+        };
+        assert!(Head::of(&entry(encode(&wire(1000)))).is_ok());
+        assert!(Head::of(&entry(encode(&wire(40_000)))).is_err());
+        let trailers = Wire { trailers: Some(wire(40_000).headers), ..wire(1) };
+        assert!(Head::of(&entry(encode(&trailers))).is_err());
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderName};
 
-use super::list::members;
+use super::list::{is_open, members};
 
 /// What a `Cache-Control` says. What can't be read is taken for what allows least.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,10 +43,27 @@ const LARGEST: u64 = 1 << 31;
 impl Directives {
     /// What the `Cache-Control` of a message says, over all its lines.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        members(headers, CACHE_CONTROL).fold(Self::default(), |mut known, member| {
-            known.add(member);
-            known
-        })
+        let mut known = Self::default();
+        members(headers, CACHE_CONTROL).for_each(|member| known.add(member));
+        let open =
+            headers.get_all(CACHE_CONTROL).into_iter().filter(|line| is_open(line.as_bytes()));
+        open.for_each(|line| known.forbid(line.as_bytes()));
+        known
+    }
+
+    /// A quotation that does not end may hide what forbids: takes that from a line, quoted or not.
+    fn forbid(&mut self, line: &[u8]) {
+        let mut hidden = Self::default();
+        line.split(|byte| *byte == b',').for_each(|member| hidden.add(member.trim_ascii()));
+        self.no_store |= hidden.no_store;
+        self.must_revalidate |= hidden.must_revalidate;
+        self.proxy_revalidate |= hidden.proxy_revalidate;
+        if hidden.no_cache.is_some() {
+            self.no_cache = Some(Fields::All);
+        }
+        if hidden.private.is_some() {
+            self.private = Some(Fields::All);
+        }
     }
 
     fn add(&mut self, member: &[u8]) {
@@ -205,6 +222,9 @@ mod tests {
             assert!(of(&[line]).is_no_cache(), "{line}");
         }
         assert!(of(&["no-cache=\"a\", no-cache"]).is_no_cache());
+        let hidden = of(&["max-age=60, x=\"oops, private, no-store"]);
+        assert!(hidden.is_private() && hidden.no_store, "a quotation that does not end");
+        assert!(!of(&["max-age=60, x=\"ok, private\""]).is_private());
         assert!(of(&["private, private=\"a\""]).is_private());
     }
 

@@ -43,7 +43,7 @@ pub(crate) fn lifetime(
 pub(crate) fn age(headers: &HeaderMap, now: SystemTime, delay: Duration) -> Duration {
     // Section 5.1: the first member counts; one that is no number is ignored.
     let told = members(headers, AGE).next().and_then(delta_seconds);
-    let corrected = told.map_or(Duration::ZERO, |age| age + delay);
+    let corrected = told.unwrap_or_default() + delay;
     let apparent = date(headers, DATE).and_then(|made| now.duration_since(made).ok());
     let apparent = Duration::from_secs(apparent.unwrap_or_default().as_secs());
     corrected.max(apparent)
@@ -141,15 +141,15 @@ mod tests {
         let age = |lines: &[(&'static str, &str)]| {
             super::age(&headers(lines), now(), Duration::from_secs(2)).as_secs()
         };
-        assert_eq!(age(&[]), 0);
+        assert_eq!(age(&[]), 2);
         assert_eq!(age(&[("age", "30")]), 32);
         assert_eq!(age(&[("age", "30, 5")]), 32);
-        assert_eq!(age(&[("age", "old, 5")]), 0);
-        assert_eq!(age(&[("age", "-5")]), 0);
-        assert_eq!(age(&[("age", "5.5")]), 0);
-        assert_eq!(age(&[("date", "Wed, 25 Nov 2026 12:00:00 GMT")]), 0);
+        assert_eq!(age(&[("age", "old, 5")]), 2);
+        assert_eq!(age(&[("age", "-5")]), 2);
+        assert_eq!(age(&[("age", "5.5")]), 2);
+        assert_eq!(age(&[("date", "Wed, 25 Nov 2026 12:00:00 GMT")]), 2);
         assert_eq!(age(&[("date", "Wed, 25 Nov 2026 11:00:00 GMT")]), 3600);
-        assert_eq!(age(&[("date", "Wed, 25 Nov 2026 13:00:00 GMT")]), 0);
+        assert_eq!(age(&[("date", "Wed, 25 Nov 2026 13:00:00 GMT")]), 2);
         assert_eq!(age(&[("age", "5000"), ("date", "Wed, 25 Nov 2026 11:00:00 GMT")]), 5002);
     }
 }

@@ -18,6 +18,15 @@ pub(crate) fn split(line: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|member| !member.is_empty())
 }
 
+/// Whether a quoted string begins in a line that does not end there.
+pub(crate) fn is_open(line: &[u8]) -> bool {
+    let mut quotes = Quotes::default();
+    for byte in line {
+        quotes.within(*byte);
+    }
+    quotes.open
+}
+
 /// Where quoted strings begin and end (RFC 9110, section 5.6.4).
 #[derive(Clone, Copy, Default)]
 struct Quotes {

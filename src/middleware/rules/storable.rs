@@ -22,6 +22,8 @@ const TO_REVALIDATE: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug)]
 pub(crate) struct Leave {
     pub(crate) terms: Terms,
+    /// How old it was when it came, if that does not count against its TTL.
+    pub(crate) age: Duration,
     /// Fields that it may not be kept with.
     pub(crate) withheld: Vec<HeaderName>,
     /// What else it varies by, beyond what is in its key.
@@ -51,12 +53,12 @@ pub(crate) fn leave(
     }
     let control = Control::of(headers);
     let varies_by = vary::names(headers, policy)?;
-    let terms = match policy.is_standard {
-        true => by_headers(status, headers, asked, policy, &control, times)?,
-        false => by_author(status, &control, policy)?,
+    let (terms, age) = match policy.is_standard {
+        true => (by_headers(status, headers, asked, policy, &control, times)?, Duration::ZERO),
+        false => (by_author(status, &control, policy)?, age(headers, times.now, times.delay)),
     };
     let withheld = control.directives.withheld().cloned().collect();
-    Ok(Leave { terms, withheld, varies_by })
+    Ok(Leave { terms, age, withheld, varies_by })
 }
 
 fn by_author(status: StatusCode, control: &Control, policy: &Policy) -> Result<Terms, Unfit> {
@@ -141,7 +143,9 @@ fn is_allowed(status: StatusCode, asked: &Asked, control: &Control) -> Result<()
     if said.is_private() {
         return refused("the answer says private");
     }
-    let is_for_all = said.public || said.s_maxage.is_some();
+    // One that can't be read is zero, and gives no leave.
+    let is_shared = said.s_maxage.is_some_and(|age| !age.is_zero());
+    let is_for_all = said.public || is_shared;
     // Section 3.5.
     if asked.is_authorized && !is_for_all && !said.must_revalidate {
         let why = "it was made for a request with Authorization, and does not say public";

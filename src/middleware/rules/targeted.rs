@@ -38,8 +38,10 @@ fn targeted(headers: &HeaderMap, name: &HeaderName) -> Option<Directives> {
     let members = Parser::new(&field).parse::<Dictionary>().ok()?;
     let mut directives = Directives::default();
     for (name, member) in &members {
-        if let ListEntry::Item(item) = member {
-            set(&mut directives, name.as_str(), &item.bare_item);
+        match member {
+            ListEntry::Item(item) => set(&mut directives, name.as_str(), Some(&item.bare_item)),
+            // Of no directive's type: it forbids, if it is one that does.
+            ListEntry::InnerList(_) => set(&mut directives, name.as_str(), None),
         }
     }
     (!members.is_empty()).then_some(directives)
@@ -47,13 +49,13 @@ fn targeted(headers: &HeaderMap, name: &HeaderName) -> Option<Directives> {
 
 /// A directive with a value that is not of its type is ignored, if it allows something; one that
 /// forbids does so whatever its value is.
-fn set(directives: &mut Directives, name: &str, value: &BareItem) {
+fn set(directives: &mut Directives, name: &str, value: Option<&BareItem>) {
     let seconds = match value {
-        BareItem::Integer(seconds) => u64::try_from(i64::from(*seconds)).ok(),
+        Some(BareItem::Integer(seconds)) => u64::try_from(i64::from(*seconds)).ok(),
         _ => None,
     };
     let seconds = seconds.map(Duration::from_secs);
-    let is_set = !matches!(value, BareItem::Boolean(false));
+    let is_set = !matches!(value, Some(BareItem::Boolean(false)));
     match name {
         "no-store" => directives.no_store = is_set,
         "no-cache" if is_set => directives.no_cache = Some(Fields::All),
@@ -61,7 +63,7 @@ fn set(directives: &mut Directives, name: &str, value: &BareItem) {
         "must-revalidate" => directives.must_revalidate = is_set,
         "proxy-revalidate" => directives.proxy_revalidate = is_set,
         "must-understand" => directives.must_understand = is_set,
-        "public" => directives.public = *value == BareItem::Boolean(true),
+        "public" => directives.public = value == Some(&BareItem::Boolean(true)),
         "max-age" => directives.max_age = seconds,
         "s-maxage" => directives.s_maxage = seconds,
         "stale-while-revalidate" => directives.stale_while_revalidate = seconds,
@@ -114,7 +116,7 @@ mod tests {
 
     #[test]
     fn what_forbids_forbids_whatever_its_value_is() {
-        for forbidding in ["no-store", "no-store=1", "max-age=5, no-store=\"x\""] {
+        for forbidding in ["no-store", "no-store=1", "max-age=5, no-store=\"x\"", "no-store=()"] {
             assert!(of(&[("cdn-cache-control", forbidding)]).directives.no_store, "{forbidding}");
         }
         assert!(!of(&[("cdn-cache-control", "no-store=?0, a")]).directives.no_store);

@@ -59,13 +59,36 @@ impl Target {
             [b'/', b'/', ..] => format!("http:{reference}"),
             [b'/', ..] => reference.to_owned(),
             [b'?', ..] => format!("{path}{reference}"),
-            _ if reference.contains("://") => reference.to_owned(),
+            _ if has_scheme(reference) => reference.to_owned(),
             _ => format!("{folder}{reference}"),
         };
         let uri: Uri = whole.parse().ok()?;
         let same = uri.authority().is_none_or(|at| at.as_str().eq_ignore_ascii_case(&self.host));
-        same.then(|| uri.path().to_owned())
+        same.then(|| without_dots(uri.path()))
     }
+}
+
+/// RFC 3986, section 3.1.
+fn has_scheme(reference: &str) -> bool {
+    let (scheme, rest) = reference.split_once(':').unwrap_or_default();
+    let is_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    !scheme.is_empty() && scheme.bytes().all(is_scheme) && rest.starts_with("//")
+}
+
+/// RFC 3986, section 5.2.4.
+fn without_dots(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    for segment in &segments {
+        match *segment {
+            "." => {}
+            ".." => drop(kept.pop()),
+            segment => kept.push(segment),
+        }
+    }
+    // What ends with dots names a folder.
+    let folder = segments.last().is_some_and(|last| [".", ".."].contains(last));
+    format!("/{}{}", kept.join("/"), if folder && !kept.is_empty() { "/" } else { "" })
 }
 
 #[cfg(test)]
@@ -109,6 +132,10 @@ mod tests {
         let of = |place: &str| vec![target(place).tag("")];
         assert_eq!(named("/c"), of("/c"));
         assert_eq!(named("c?y#z"), of("/a/c?y"));
+        assert_eq!(named("../c"), of("/c"));
+        assert_eq!(named("./c"), of("/a/c"));
+        assert_eq!(named("c?u=http://elsewhere.org"), of("/a/c"));
+        assert_eq!(named("."), of("/a/"));
         assert_eq!(named("?y"), of("/a/b?y"));
         assert_eq!(named("http://example.org/c"), of("/c"));
         assert_eq!(named("//example.org/c"), of("/c"));

@@ -33,6 +33,13 @@ pub(crate) fn updated(stored: &HeaderMap, fresh: &HeaderMap) -> HeaderMap {
     updated
 }
 
+/// Whether an answer that says "not modified" names another answer than the one that is stored; then it
+/// says nothing of that one (section 4.3.4).
+pub(crate) fn names_another(stored: &HeaderMap, fresh: &HeaderMap) -> bool {
+    let strong = fresh.get(ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/"));
+    strong.is_some_and(|etag| stored.get(ETAG) != Some(etag))
+}
+
 /// Not what the stored body is as it is by, and not what names it.
 fn may_update(name: &HeaderName) -> bool {
     let about_the_body = [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG];

@@ -59,55 +59,44 @@ pub(crate) fn key(of: &Key, names: &[HeaderName], headers: &HeaderMap) -> Key {
     if names.is_empty() {
         return of.clone();
     }
-    let text = names.iter().fold(Key::variant(of), |text, name| {
-        text.part(name.as_str()).list(value(headers, name).as_deref())
-    });
+    let text = names
+        .iter()
+        .fold(Key::variant(of), |text, name| text.part(name.as_str()).list(lines(headers, name)));
     text.finish_among(of, VARIANTS)
 }
 
-/// A field's value in the one form that all that mean the same have, or none.
-fn value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
-    let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
-    let first = lines.next()?;
-    if *name == ACCEPT_ENCODING {
-        return Some(codings(headers).into());
+/// A field's lines. Those of two fields whose syntax is known are brought into one form where what they
+/// say is the same; nothing is known of others, so a handler may tell any two values apart.
+fn lines<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<Cow<'h, [u8]>> {
+    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    if let [line] = lines[..]
+        && let Some(mut members) = spelled(line, name)
+    {
+        // The order of codings means nothing (RFC 9110, section 12.5.3); that of languages may, where
+        // weights are the same.
+        if *name == ACCEPT_ENCODING {
+            members.sort();
+        }
+        return vec![members.join(&b","[..]).into()];
     }
-    if *name == ACCEPT_LANGUAGE {
-        // Case means nothing in a language tag (RFC 5646, section 2.1.1); order may, where weights are
-        // the same.
-        return Some(spelled(members(headers, name)).join(&b","[..]).into());
-    }
-    let rest: Vec<&[u8]> = lines.collect();
-    // White space at commas means nothing, and several lines are one list (RFC 9110, section 5.3); but
-    // within quotes it does, so what has some is left as it is.
-    let is_plain = |line: &[u8]| !line.iter().any(|byte| matches!(byte, b'"' | b'\\'));
-    if rest.is_empty() && !(first.contains(&b',') && is_plain(first)) {
-        return Some(first.trim_ascii().into());
-    }
-    if !is_plain(first) || !rest.iter().all(|line| is_plain(line)) {
-        return Some([&[first], &rest[..]].concat().join(&b"\0"[..]).into());
-    }
-    let members: Vec<&[u8]> = members(headers, name).collect();
-    Some(members.join(&b","[..]).into())
+    lines.into_iter().map(Cow::from).collect()
 }
 
-/// `Accept-Encoding`, in the order of the codings' names: their order means nothing (RFC 9110, section
-/// 12.5.3), and there are more ways to write it than answers to it.
-fn codings(headers: &HeaderMap) -> Vec<u8> {
-    let mut members = spelled(members(headers, ACCEPT_ENCODING));
-    members.sort();
-    members.dedup();
-    members.join(&b","[..])
-}
-
-/// Members in lower case and without white space.
-fn spelled<'h>(members: impl Iterator<Item = &'h [u8]>) -> Vec<Vec<u8>> {
-    let spelled = members.map(|member| {
-        let mut member = member.to_ascii_lowercase();
-        member.retain(|byte| !byte.is_ascii_whitespace());
-        member
-    });
-    spelled.collect()
+/// The members of one line of a field that lists what a client accepts, in lower case and without the
+/// white space that its syntax allows (RFC 9110, sections 5.6.1 and 12.4.2). `None` for any other field,
+/// and for what is not plainly such a list.
+fn spelled(line: &[u8], name: &HeaderName) -> Option<Vec<Vec<u8>>> {
+    let is_plain = |part: &[u8]| {
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-*=._".contains(byte);
+        !part.is_empty() && part.iter().all(plain)
+    };
+    let member = |member: &[u8]| {
+        let parts: Vec<&[u8]> =
+            member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).collect();
+        parts.iter().all(|part| is_plain(part)).then(|| parts.join(&b";"[..]).to_ascii_lowercase())
+    };
+    let is_known = [ACCEPT_ENCODING, ACCEPT_LANGUAGE].contains(name);
+    is_known.then(|| line.split(|byte| *byte == b',').map(member).collect())?
 }
 
 #[cfg(test)]
@@ -157,23 +146,46 @@ mod tests {
 
     #[test]
     fn values_that_mean_the_same_have_one_key() {
-        assert_eq!(of("foo", &["1, 2"]), of("foo", &["1,2"]));
-        assert_eq!(of("foo", &["1, 2"]), of("foo", &["1", "2"]));
         assert_eq!(
             of("accept-encoding", &["gzip, BR;q=0.5"]),
             of("accept-encoding", &["br; q=0.5,gzip"])
+        );
+        assert_eq!(
+            of("accept-language", &["de-CH, en;q=0.5"]),
+            of("accept-language", &["de-ch,en; q=0.5"])
         );
     }
 
     #[test]
     fn values_that_do_not_have_keys_of_their_own() {
-        let all: &[&[&str]] =
-            &[&[], &[""], &["1"], &["1,2"], &["2,1"], &["\"1, 2\""], &["\"1,2\""], &["\"1", "2\""]];
+        let all: &[&[&str]] = &[
+            &[],
+            &[""],
+            &["1"],
+            &[",1"],
+            &["1,"],
+            &["1,2"],
+            &["1, 2"],
+            &["1", "2"],
+            &["2,1"],
+            &["\"1, 2\""],
+            &["\"1,2\""],
+            &["\"1", "2\""],
+        ];
         for (at, one) in all.iter().enumerate() {
             for other in &all[at + 1..] {
                 assert_ne!(of("foo", one), of("foo", other), "{one:?} and {other:?}");
+                // What is not plainly a list of languages is left as it is.
+                let name = "accept-language";
+                let same = one.join("").replace(' ', "") == other.join("").replace(' ', "");
+                assert!(same || of(name, one) != of(name, other), "{one:?} and {other:?}");
             }
         }
+        for (one, other) in [("de", "d e"), ("de", ",de"), ("de", "de,"), ("a,b", "a,,b")] {
+            assert_ne!(of("accept-language", &[one]), of("accept-language", &[other]), "{other}");
+        }
+        assert_ne!(of("accept-encoding", &["", "gzip"]), of("accept-encoding", &["gzip"]));
+        assert_ne!(of("accept-encoding", &["g zip"]), of("accept-encoding", &["gzip"]));
         assert_ne!(of("foo", &["1"]), of("bar", &["1"]));
         assert_ne!(of("foo", &["1"]), Key::new("t").finish());
     }

@@ -1,0 +1,98 @@
+//! A capture that is given up when its client is too slow.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::{Sleep, sleep};
+
+use super::capture::Capture;
+use crate::cache::Unfit;
+
+/// A body that takes longer than this is not kept. It would hold memory, and those who wait for it, for as
+/// long as its client likes.
+const SLOWEST: Duration = Duration::from_secs(30);
+
+/// A capture, as long as it goes on.
+#[derive(Debug)]
+pub(crate) struct Held {
+    state: Arc<Mutex<State>>,
+    watch: Option<AbortHandle>,
+}
+
+#[derive(Debug)]
+struct State {
+    capture: Option<Capture>,
+    late: bool,
+}
+
+impl Held {
+    pub(crate) fn new(capture: Capture) -> Self {
+        let state = State { capture: Some(capture), late: false };
+        Self { state: Arc::new(Mutex::new(state)), watch: None }
+    }
+
+    /// The rest comes as fast as the client takes it; a client that takes nothing is not heard of, so
+    /// another task looks after it.
+    pub(crate) fn streams(&mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if let Some(capture) = &mut lock(&self.state).capture {
+            capture.streams();
+            let watch = watch(Arc::downgrade(&self.state), sleep(SLOWEST));
+            self.watch = Some(runtime.spawn(watch).abort_handle());
+        }
+    }
+
+    pub(crate) fn is_some(&self) -> bool {
+        lock(&self.state).capture.is_some()
+    }
+
+    pub(crate) fn take(&mut self) -> Option<Capture> {
+        lock(&self.state).capture.take()
+    }
+
+    /// All of it, for whoever reads on in place of the client.
+    pub(crate) fn hand_over(&mut self) -> Self {
+        Self { state: self.state.clone(), watch: self.watch.take() }
+    }
+
+    /// Goes on with it, unless it has become too late meanwhile.
+    pub(crate) fn put_back(&mut self, capture: Capture) {
+        let mut state = lock(&self.state);
+        if state.late {
+            drop(state);
+            capture.refuse(too_slow());
+        } else {
+            state.capture = Some(capture);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(watch) = self.watch.take() {
+            watch.abort();
+        }
+    }
+}
+
+async fn watch(held: Weak<Mutex<State>>, late: Sleep) {
+    late.await;
+    let Some(state) = held.upgrade() else { return };
+    let capture = {
+        let mut state = lock(&state);
+        state.late = true;
+        state.capture.take()
+    };
+    if let Some(capture) = capture {
+        capture.refuse(too_slow());
+    }
+}
+
+fn too_slow() -> Unfit {
+    Unfit::new("slow", format!("the client took longer than {SLOWEST:?} to read the body"))
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
