@@ -60,8 +60,9 @@ pub use middleware::{
 pub use outcome::{BypassReason, Counters, Event, MissReason, Outcome, StaleReason};
 #[cfg(feature = "postgres")]
 pub use postgres::{
-    Database, DatabaseError, DatabaseOptions, Listener, LsnError, Reader, ReplicaLag, Role,
-    SchemaError, ServerStatus, Status, TableStatus, TriggerState, TriggerStatus, Triggers, Writer,
+    Change, Changes, Database, DatabaseError, DatabaseOptions, Listener, LsnError, Reader,
+    ReplicaLag, Role, SchemaError, ServerStatus, Status, TableStatus, TriggerState, TriggerStatus,
+    Triggers, Writer,
 };
 #[cfg(feature = "memory")]
 pub use store::Memory;
@@ -70,6 +71,6 @@ pub use store::{
     Tiered,
 };
 #[cfg(feature = "redis")]
-pub use store::{Redis, RedisError, RedisOptions};
+pub use store::{Redis, RedisError, RedisInfo, RedisOptions};
 #[cfg(feature = "metrics")]
 pub use telemetry::{Metric, MetricKind, Metrics};

@@ -2,14 +2,31 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use tidegate::testing::Postgres;
+use std::process::Stdio;
+
+use serde_json::Value;
+use tidegate::testing::{Postgres, RedisServer};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
+
+fn command(url: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(arguments).env("POSTGRES_PRIMARY_URL", url);
+    for name in ["POSTGRES_REPLICA_URL", "POSTGRES_LISTEN_URL", "REDIS_URL"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// What it printed for programs, and its exit code.
+async fn json(url: &str, arguments: &[&str]) -> (Value, Option<i32>) {
+    let output = command(url, arguments).arg("--json").output().await.unwrap();
+    (serde_json::from_slice(&output.stdout).unwrap(), output.status.code())
+}
 
 /// What it printed on either side, and its exit code.
 async fn tidegate(url: &str, arguments: &[&str]) -> (String, Option<i32>) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    command.args(arguments).env("POSTGRES_PRIMARY_URL", url);
-    let output = command.output().await.unwrap();
+    let output = command(url, arguments).output().await.unwrap();
     let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap());
     (said.concat(), output.status.code())
 }
@@ -56,4 +73,170 @@ async fn says_what_to_do_and_keeps_the_password() {
         assert!(said.contains(mend), "{arguments:?}: {said}");
         assert!(!said.contains("s3cret"), "{arguments:?}: {said}");
     }
+}
+
+#[tokio::test]
+async fn programs_get_the_same_as_json() {
+    let server = Postgres::start().await.unwrap();
+    let standby = server.standby().await.unwrap();
+    server.psql("create table users (id int primary key, org int)").await.unwrap();
+    let url = server.url();
+    let (status, code) = json(&url, &["install", "users:org"]).await;
+    assert_eq!((status["sound"].as_bool(), code), (Some(true), Some(0)), "{status}");
+    assert_eq!(status["tables"][0]["columns"], serde_json::json!(["id", "org"]));
+    assert_eq!(status["replicas"][0]["state"], "streaming", "{status}");
+    assert!(status["replicas"][0]["lag_bytes"].is_i64() && status["log_bytes"].is_i64());
+    server.psql("drop trigger tidegate_insert on users").await.unwrap();
+    let (status, code) = json(&url, &["status"]).await;
+    assert_eq!((status["sound"].as_bool(), code), (Some(false), Some(2)), "{status}");
+    let unsound = serde_json::json!([{"table": "users", "event": "insert", "state": "is missing"}]);
+    assert_eq!(status["tables"][0]["unsound_triggers"], unsound);
+    assert_eq!(json(&url, &["invalidate", "users"]).await.0["done"], true);
+    drop(standby);
+}
+
+#[tokio::test]
+async fn changes_are_shown_as_they_become_visible() {
+    let server = Postgres::start().await.unwrap();
+    server.psql("create table users (id int primary key)").await.unwrap();
+    let url = server.url();
+    tidegate(&url, &["install", "users"]).await;
+    let mut command = command(&url, &["watch", "--count", "2", "--json"]);
+    let mut watch = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut ready = BufReader::new(watch.stderr.take().unwrap()).lines();
+    assert_eq!(ready.next_line().await.unwrap().unwrap(), "watching");
+    server
+        .psql("begin; insert into users values (7); rollback; insert into users values (8)")
+        .await
+        .unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let first: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+    assert_eq!(first["tags"], serde_json::json!(["users", "users:id=8"]), "{first}");
+    assert_eq!(first["all"], false);
+    server.psql("alter table users add n int").await.unwrap();
+    let second: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+    assert_eq!(second["all"], true, "a change of the schema: {second}");
+    assert!(watch.wait().await.unwrap().success(), "it ends after two");
+}
+
+#[tokio::test]
+async fn a_migration_does_what_install_does() {
+    let server = Postgres::start().await.unwrap();
+    let table = "create table users (id int primary key, org int, at timestamptz);
+                 create schema s; create table s.\"it's\" (id uuid primary key)";
+    server.psql(table).await.unwrap();
+    let url = server.url();
+    let made = tidegate(&url, &["migration", "users:org", "s.it's", "--row-limit", "7"]).await.0;
+    server.psql(&format!("begin; {made} commit")).await.unwrap();
+    let (status, _) = json(&url, &["status"]).await;
+    assert_eq!(status["sound"], true, "{status}");
+    assert_eq!(status["tables"][1]["columns"], serde_json::json!(["id", "org"]), "{status}");
+    assert_eq!(status["tables"][0]["name"], "s.it's", "{status}");
+    let triggers = "select string_agg(pg_get_triggerdef(oid), ';' order by tgname) from pg_trigger
+                    where tgrelid = 'users'::regclass and not tgisinternal";
+    let by_migration = server.psql(triggers).await.unwrap();
+    server.psql(&format!("begin; {made} commit")).await.unwrap();
+    tidegate(&url, &["uninstall", "--all"]).await;
+    tidegate(&url, &["install", "users:org", "--row-limit", "7"]).await;
+    assert_eq!(server.psql(triggers).await.unwrap(), by_migration);
+    for (wrong, why) in [
+        ("nothing", "there is no table"),
+        ("users:none", "column `none` of `users`"),
+        ("users:at", "column `at` of `users`"),
+        ("pg_catalog.pg_class", "a table of the system"),
+    ] {
+        let made = tidegate(&url, &["migration", wrong]).await.0;
+        let error = server.psql(&format!("begin; {made} commit")).await.unwrap_err().to_string();
+        assert!(error.contains(why), "{wrong}: {error}");
+    }
+}
+
+/// The state of what was looked at, and all that was said of it.
+fn state<'r>(report: &'r Value, what: &str) -> (&'r str, String) {
+    let checks = report["checks"].as_array().unwrap();
+    let check = checks.iter().find(|check| check["what"] == what);
+    let check = check.unwrap_or_else(|| panic!("nothing was said of {what}: {report}"));
+    (check["state"].as_str().unwrap(), check.to_string())
+}
+
+#[tokio::test]
+async fn the_doctor_finds_what_is_wrong_and_what_is_not() {
+    let server = Postgres::start().await.unwrap();
+    let (standby, other) = (server.standby().await.unwrap(), Postgres::start().await.unwrap());
+    server.psql("create table users (id int primary key)").await.unwrap();
+    let redis =
+        RedisServer::start_with(&["--maxmemory", "20mb", "--maxmemory-policy", "allkeys-lru"]);
+    let full =
+        RedisServer::start_with(&["--maxmemory", "20mb", "--maxmemory-policy", "noeviction"]);
+    let (redis, full) = (redis.await.unwrap(), full.await.unwrap());
+    let url = server.url();
+
+    let (report, code) = json(&url, &["doctor"]).await;
+    assert_eq!(code, Some(2));
+    let (bad, said) = state(&report, "schema tidegate");
+    assert!(bad == "bad" && said.contains("tidegate install"), "{said}");
+    assert_eq!(state(&report, "listener").0, "bad");
+
+    tidegate(&url, &["install", "users"]).await;
+    let replicas = standby.url();
+    let well = ["doctor", "--replica", &replicas, "--redis", &redis.url()];
+    let (report, code) = json(&url, &well).await;
+    assert_eq!((code, report["sound"].as_bool()), (Some(0), Some(true)), "{report}");
+    for what in [
+        "primary",
+        "wal_level",
+        "clock",
+        "schema tidegate",
+        "wake-ups",
+        "log",
+        "table users",
+        "writers",
+        "listener",
+        "replica replica-1",
+        "Redis",
+        "Redis memory",
+    ] {
+        assert_eq!(state(&report, what).0, "good", "{report}");
+    }
+    let (said, code) = tidegate(&url, &well).await;
+    assert!(said.ends_with("nothing stands in the way\n") && code == Some(0), "{said}");
+
+    server.psql("drop trigger tidegate_update on users").await.unwrap();
+    server.psql("alter database postgres set tidegate.notify = off").await.unwrap();
+    let replicas = format!("{},{}", url, other.url());
+    let (report, code) =
+        json(&url, &["doctor", "--replica", &replicas, "--redis", &full.url()]).await;
+    assert_eq!(code, Some(2), "{report}");
+    let (bad, said) = state(&report, "table users");
+    assert!(bad == "bad" && said.contains("tidegate install users:id"), "{said}");
+    let (warned, said) = state(&report, "wake-ups");
+    assert!(warned == "warning" && said.contains("tidegate.notify is off"), "{said}");
+    let (bad, said) = state(&report, "replica");
+    assert!(bad == "bad" && said.contains("is a primary, not a replica"), "{said}");
+    let (bad, said) = state(&report, "Redis memory");
+    assert!(bad == "bad" && said.contains("allkeys-lru"), "{said}");
+
+    let (said, code) = tidegate(
+        "postgres://u:s3cret@127.0.0.1:1/d",
+        &["doctor", "--redis", "redis://:s3cret@127.0.0.1:1/"],
+    )
+    .await;
+    assert!(code == Some(2) && said.matches("BAD").count() == 2, "{said}");
+    assert!(!said.contains("s3cret"), "{said}");
+}
+
+#[tokio::test]
+async fn a_shell_and_man_can_be_told_of_it() {
+    for (shell, word) in
+        [("bash", "_tidegate"), ("zsh", "#compdef tidegate"), ("fish", "complete -c tidegate")]
+    {
+        let (script, code) = tidegate("", &["completions", shell]).await;
+        assert!(script.contains(word) && script.contains("doctor") && code == Some(0), "{script}");
+    }
+    let (page, code) = tidegate("", &["man"]).await;
+    assert!(page.contains(".TH tidegate") && code == Some(0), "{page}");
+    for command in ["install", "watch", "doctor", "migration"] {
+        assert!(page.contains(&format!("tidegate\\-{command}")), "{command} in {page}");
+    }
+    assert!(!page.contains("check\\-node"));
 }

@@ -19,6 +19,7 @@ use tower::{Layer, service_fn};
 
 const STALE: (&str, &str) = ("cache-control", "max-age=60, stale-while-revalidate=60");
 
+#[expect(clippy::disallowed_methods, reason = "what an origin would say")]
 fn ago(seconds: u64) -> String {
     httpdate::fmt_http_date(SystemTime::now() - Duration::from_secs(seconds))
 }

@@ -71,7 +71,7 @@ impl Listener {
     /// does not get through, or the cache has a listener already.
     pub async fn spawn(db: &Database, cache: &Cache) -> Result<Self, DatabaseError> {
         let mut follower = Follower::new(db.clone(), cache.fences().clone());
-        let mut conn = follower.connect().await?;
+        let mut conn = connect(db).await?;
         heard(&mut conn).await?;
         let link = Link::new(db.clone(), follower.asked.clone(), follower.turns.subscribe());
         cache.attach(Arc::new(link)).map_err(|_second| DatabaseError::Attached)?;
@@ -97,8 +97,29 @@ impl Listener {
     }
 }
 
+/// Connects to the primary, past any proxy, and listens.
+pub(super) async fn connect(db: &Database) -> Result<PgListener, DatabaseError> {
+    let server = &db.inner.listen;
+    // sqlx's listener wants a pool to reconnect from; we never let it.
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .acquire_timeout(PATIENCE)
+        .connect_with(server.options.clone());
+    let connect = async {
+        let mut conn = PgListener::connect_with(&pool.await?).await?;
+        conn.eager_reconnect(false);
+        conn.ignore_pool_close_event(true);
+        log::prepare(&mut conn).await?;
+        conn.listen("tidegate").await?;
+        Ok(conn)
+    };
+    Box::pin(within(connect)).await.map_err(|error| DatabaseError::connecting(server, error))
+}
+
 /// Checks that a notification that we send comes back to us.
-async fn heard(conn: &mut PgListener) -> Result<(), DatabaseError> {
+pub(super) async fn heard(conn: &mut PgListener) -> Result<(), DatabaseError> {
     let notify = sqlx::query("select pg_notify('tidegate', '')").execute(&mut *conn).await;
     notify.map_err(DatabaseError::of_log)?;
     match timeout(PATIENCE, conn.try_recv()).await {
@@ -186,30 +207,10 @@ impl Follower {
     }
 
     async fn reconnect(&mut self) -> Result<PgListener, DatabaseError> {
-        let mut conn = self.connect().await?;
+        let mut conn = connect(&self.db).await?;
         self.catch_up(&mut conn).await.map_err(DatabaseError::of_log)?;
         tracing::info!("the log of changes is followed again");
         Ok(conn)
-    }
-
-    async fn connect(&self) -> Result<PgListener, DatabaseError> {
-        let server = &self.db.inner.listen;
-        // sqlx's listener wants a pool to reconnect from; we never let it.
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .max_lifetime(None)
-            .idle_timeout(None)
-            .acquire_timeout(PATIENCE)
-            .connect_with(server.options.clone());
-        let connect = async {
-            let mut conn = PgListener::connect_with(&pool.await?).await?;
-            conn.eager_reconnect(false);
-            conn.ignore_pool_close_event(true);
-            log::prepare(&mut conn).await?;
-            conn.listen("tidegate").await?;
-            Ok(conn)
-        };
-        Box::pin(within(connect)).await.map_err(|error| DatabaseError::connecting(server, error))
     }
 
     /// Follows until something goes wrong, or another node does so for us.
@@ -304,13 +305,15 @@ impl Follower {
 }
 
 /// A statement that takes too long has failed.
-async fn within<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+pub(super) async fn within<T>(
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
     timeout(PATIENCE, work).await.unwrap_or_else(|_late| {
         let why = format!("no answer within {PATIENCE:?}");
         Err(std::io::Error::new(std::io::ErrorKind::TimedOut, why).into())
     })
 }
 
-fn lost() -> sqlx::Error {
+pub(super) fn lost() -> sqlx::Error {
     std::io::Error::new(std::io::ErrorKind::ConnectionReset, "the connection was lost").into()
 }

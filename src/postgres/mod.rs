@@ -8,6 +8,7 @@
 //! the request what the read proves (`attempt`).
 
 mod attempt;
+mod changes;
 mod database;
 mod dependencies;
 mod error;
@@ -25,6 +26,7 @@ mod server;
 mod server_status;
 mod triggers;
 
+pub use changes::{Change, Changes};
 pub use database::{Database, DatabaseOptions};
 #[cfg(fuzzing)]
 pub(crate) use dependencies::is_read;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 mod error;
+mod migration;
 mod status;
 mod table;
 

@@ -29,7 +29,7 @@ pub use guard::Guard;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
 #[cfg(feature = "redis")]
-pub use redis::{Redis, RedisError, RedisOptions};
+pub use redis::{Redis, RedisError, RedisInfo, RedisOptions};
 pub use tiered::Tiered;
 
 /// Keeps entries by key.

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::str::FromStr;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 /// Makes Postgres note its changes, so that cached answers are found stale.
 #[derive(Debug, Parser)]
@@ -12,6 +12,9 @@ pub(crate) struct Arguments {
     /// The primary, as postgres://user:password@host:port/database
     #[arg(long, env = "POSTGRES_PRIMARY_URL", hide_env_values = true)]
     pub(crate) url: Option<String>,
+    /// Prints JSON, for programs
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -20,6 +23,20 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     #[command(flatten)]
     Schema(SchemaCommand),
+    /// Prints what install does as SQL, for tools that run migrations
+    Migration {
+        #[command(flatten)]
+        tables: Tables,
+    },
+    /// Checks the servers, the rights and the settings that a service needs, and says what to mend
+    Doctor(Servers),
+    /// Prints a script that completes commands in a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page, in the form that man reads
+    Man,
     /// Checks every answer while servers of its own are killed, cut, and promoted
     #[cfg(feature = "check")]
     Check(crate::check::Options),
@@ -34,12 +51,8 @@ pub(crate) enum Command {
 pub(crate) enum SchemaCommand {
     /// Tracks tables; can be run again at any time
     Install {
-        /// Tables, as NAME or NAME:COLUMN,COLUMN to tell changes by these columns too
-        #[arg(required = true)]
-        tables: Vec<Table>,
-        /// The most rows that one statement's change is told by
-        #[arg(long, default_value_t = 100)]
-        row_limit: u32,
+        #[command(flatten)]
+        tables: Tables,
     },
     /// Tracks tables no more
     Uninstall {
@@ -55,14 +68,45 @@ pub(crate) enum SchemaCommand {
         /// The role
         role: String,
     },
-    /// Shows what is tracked; fails if changes can go unseen
+    /// Shows what is tracked and how far behind replicas are; fails if changes can go unseen
     Status,
+    /// Shows changes as they become visible
+    Watch {
+        /// Ends after this many
+        #[arg(long)]
+        count: Option<u64>,
+    },
     /// Makes what depends on these tags stale on every node
     Invalidate {
         /// Tags, as TABLE, TABLE:COLUMN=VALUE, or a word of the service's own
         #[arg(required = true)]
         tags: Vec<String>,
     },
+}
+
+/// What to track.
+#[derive(Debug, Args)]
+pub(crate) struct Tables {
+    /// Tables, as NAME or NAME:COLUMN,COLUMN to tell changes by these columns too
+    #[arg(required = true)]
+    pub(crate) tables: Vec<Table>,
+    /// The most rows that one statement's change is told by
+    #[arg(long, default_value_t = 100)]
+    pub(crate) row_limit: u32,
+}
+
+/// What a service connects to beside the primary.
+#[derive(Debug, Args)]
+pub(crate) struct Servers {
+    /// A replica; several with commas between
+    #[arg(long, env = "POSTGRES_REPLICA_URL", hide_env_values = true, value_delimiter = ',')]
+    pub(crate) replica: Vec<String>,
+    /// The primary, past any proxy
+    #[arg(long, env = "POSTGRES_LISTEN_URL", hide_env_values = true)]
+    pub(crate) listen: Option<String>,
+    /// Redis, its cluster or its sentinels
+    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
+    pub(crate) redis: Option<String>,
 }
 
 /// A table and the columns that its changes are told by, beside the primary key.

@@ -1,54 +1,153 @@
-//! What is tracked, for people.
+//! What is tracked, and how far all are that follow.
 
+use std::fmt;
 use std::process::ExitCode;
 
+use serde::Serialize;
 use sqlx::PgConnection;
-use tidegate::{Status, TableStatus, TriggerState, Triggers};
+use tidegate::{Status, TableStatus, TriggerState, TriggerStatus, Triggers};
 
-use super::Failure;
+use super::facts::{Facts, Standby};
+use super::output::Output;
+use super::{Failure, UNSOUND};
+
+/// The status, in the form that `--json` prints.
+#[derive(Serialize)]
+struct Report {
+    version: i32,
+    outdated: bool,
+    /// Whether every change is seen, as far as can be told.
+    sound: bool,
+    log_rows: i64,
+    /// How long a node may have been away and still start warm.
+    warm_start_seconds: Option<u64>,
+    no_wakeups: Option<String>,
+    #[serde(flatten)]
+    facts: Facts,
+    replicas: Vec<Standby>,
+    tables: Vec<Table>,
+}
+
+#[derive(Serialize)]
+struct Table {
+    name: String,
+    columns: Vec<String>,
+    sound: bool,
+    /// Triggers that do not fire on every change.
+    unsound_triggers: Vec<Trigger>,
+    warnings: Vec<String>,
+    /// What mends the triggers.
+    mend: String,
+}
+
+#[derive(Serialize)]
+struct Trigger {
+    table: String,
+    event: String,
+    state: &'static str,
+}
 
 /// Prints the status; the exit code tells whether every change is seen.
-pub(crate) async fn show(conn: &mut PgConnection) -> Result<ExitCode, Failure> {
+pub(crate) async fn show(conn: &mut PgConnection, output: Output) -> Result<ExitCode, Failure> {
     let status = Triggers::status(conn).await?;
-    print(&status);
-    let sound = status.tables.iter().all(TableStatus::is_sound) && !status.outdated;
-    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(2) })
+    let facts = Facts::read(conn).await?;
+    let report = Report::new(status, facts, Standby::all(conn).await?);
+    output.print(&report)?;
+    Ok(if report.sound { ExitCode::SUCCESS } else { ExitCode::from(UNSOUND) })
 }
 
-fn print(status: &Status) {
-    let outdated =
-        if status.outdated { ", outdated: run `tidegate install TABLE...` again" } else { "" };
-    println!("schema version {}{outdated}", status.version);
-    println!("log: {} rows", status.log_rows);
-    if let Some(age) = status.oldest_mark {
-        println!("nodes that were away for less than {} s start warm", age.as_secs());
+impl Report {
+    fn new(status: Status, facts: Facts, replicas: Vec<Standby>) -> Self {
+        let tables: Vec<Table> = status.tables.into_iter().map(Table::from).collect();
+        Self {
+            version: status.version,
+            outdated: status.outdated,
+            sound: !status.outdated && tables.iter().all(|table| table.sound),
+            log_rows: status.log_rows,
+            warm_start_seconds: status.oldest_mark.map(|age| age.as_secs()),
+            no_wakeups: status.no_wakeups,
+            facts,
+            replicas,
+            tables,
+        }
     }
-    if let Some(why) = &status.no_wakeups {
-        println!("commits wake nobody: {why}; changes are seen within 100 ms");
-    }
-    if status.tables.is_empty() {
-        println!("no table is tracked");
-    }
-    status.tables.iter().for_each(print_table);
 }
 
-fn print_table(table: &TableStatus) {
-    let columns = match &table.columns[..] {
-        [] => "as a whole".to_owned(),
-        columns => format!("by {}", columns.join(", ")),
-    };
-    println!("{}: tracked {columns}", table.name);
-    for trigger in &table.triggers {
-        let state = match trigger.state {
-            TriggerState::Always => continue,
+impl From<TableStatus> for Table {
+    fn from(status: TableStatus) -> Self {
+        let sound = status.is_sound();
+        let triggers = status.triggers.into_iter();
+        let unsound = triggers.filter(|trigger| trigger.state != TriggerState::Always);
+        Self {
+            sound,
+            unsound_triggers: unsound.map(Trigger::from).collect(),
+            mend: format!("tidegate install {}:{}", status.name, status.columns.join(",")),
+            name: status.name,
+            columns: status.columns,
+            warnings: status.warnings,
+        }
+    }
+}
+
+impl From<TriggerStatus> for Trigger {
+    fn from(status: TriggerStatus) -> Self {
+        let state = match status.state {
             TriggerState::Partly => "does not fire on every change",
             TriggerState::Disabled => "is disabled",
             _ => "is missing",
         };
-        println!("  {}: the trigger on {} {state}", trigger.table, trigger.event);
-        println!("    mend: tidegate install {}:{}", table.name, table.columns.join(","));
+        Self { table: status.table, event: status.event, state }
     }
-    for warning in &table.warnings {
-        println!("  {warning}");
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outdated =
+            if self.outdated { ", outdated: run `tidegate install TABLE...` again" } else { "" };
+        writeln!(f, "schema version {}{outdated}", self.version)?;
+        writeln!(f, "log: {} rows, {} bytes", self.log_rows, self.facts.log_bytes)?;
+        if let Some(seconds) = self.warm_start_seconds {
+            writeln!(f, "nodes that were away for less than {seconds} s start warm")?;
+        }
+        if let Some(why) = &self.no_wakeups {
+            writeln!(f, "commits wake nobody: {why}; changes are seen within 100 ms")?;
+        }
+        writeln!(f, "connections of nodes: {}", self.facts.connections)?;
+        if let Some((seconds, pid)) =
+            self.facts.oldest_writer_seconds.zip(self.facts.oldest_writer_pid)
+        {
+            writeln!(f, "oldest writing transaction: {seconds:.1} s, process {pid}")?;
+        }
+        self.replicas.iter().try_for_each(|replica| writeln!(f, "{replica}"))?;
+        if self.tables.is_empty() {
+            write!(f, "no table is tracked")?;
+        }
+        let tables: Vec<String> = self.tables.iter().map(ToString::to_string).collect();
+        write!(f, "{}", tables.join("\n"))
+    }
+}
+
+impl fmt::Display for Standby {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.address.as_deref().unwrap_or("local");
+        let state = self.state.as_deref().unwrap_or("state unknown");
+        write!(f, "replica {} ({address}): {state}", self.name)?;
+        if let Some(bytes) = self.lag_bytes {
+            write!(f, ", {bytes} bytes behind")?;
+        }
+        self.lag_seconds.iter().try_for_each(|lag| write!(f, ", replay took {lag:.3} s"))
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.columns[..] {
+            [] => write!(f, "{}: tracked as a whole", self.name)?,
+            columns => write!(f, "{}: tracked by {}", self.name, columns.join(", "))?,
+        }
+        for Trigger { table, event, state } in &self.unsound_triggers {
+            write!(f, "\n  {table}: the trigger on {event} {state}\n    mend: {}", self.mend)?;
+        }
+        self.warnings.iter().try_for_each(|warning| write!(f, "\n  {warning}"))
     }
 }

@@ -9,6 +9,7 @@
 
 mod bus;
 mod error;
+mod info;
 mod lease;
 mod link;
 mod options;
@@ -16,5 +17,6 @@ mod store;
 mod topology;
 
 pub use error::RedisError;
+pub use info::RedisInfo;
 pub use options::RedisOptions;
 pub use store::Redis;

@@ -1,0 +1,97 @@
+//! What a service needs, tried one by one.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::arguments::Servers;
+use super::output::Output;
+use super::{Failure, UNSOUND};
+
+mod postgres;
+mod redis;
+
+/// What one look found.
+#[derive(Serialize)]
+struct Check {
+    /// What was looked at.
+    what: String,
+    state: State,
+    found: String,
+    /// What to do about it.
+    mend: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Good,
+    /// It works, and could be better.
+    Warning,
+    /// It does not work.
+    Bad,
+}
+
+#[derive(Serialize)]
+struct Report {
+    sound: bool,
+    checks: Vec<Check>,
+}
+
+/// Looks at all that a service connects to; the exit code tells whether it would work.
+pub(crate) async fn examine(
+    url: &str,
+    servers: Servers,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let mut checks = postgres::checks(url, &servers).await;
+    match &servers.redis {
+        Some(url) => checks.extend(redis::checks(url).await),
+        None => checks.push(Check::good("Redis", "none is named, so each node caches for itself")),
+    }
+    let sound = checks.iter().all(|check| check.state != State::Bad);
+    output.print(&Report { sound, checks })?;
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(UNSOUND) })
+}
+
+impl Check {
+    fn good(what: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { what: what.into(), state: State::Good, found: found.into(), mend: None }
+    }
+
+    /// What does not work. An error of this crate says what to do itself.
+    fn bad(what: impl Into<String>, found: impl fmt::Display) -> Self {
+        Self { state: State::Bad, ..Self::good(what, found.to_string()) }
+    }
+
+    fn warning(what: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { state: State::Warning, ..Self::good(what, found) }
+    }
+
+    fn mend(self, mend: impl Into<String>) -> Self {
+        Self { mend: Some(mend.into()), ..self }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for check in &self.checks {
+            writeln!(f, "{check}")?;
+        }
+        let end = if self.sound { "nothing stands in the way" } else { "this must be mended" };
+        write!(f, "{end}")
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Good => "ok  ",
+            State::Warning => "warn",
+            State::Bad => "BAD ",
+        };
+        write!(f, "{state} {}: {}", self.what, self.found)?;
+        self.mend.iter().try_for_each(|mend| write!(f, "\n       mend: {mend}"))
+    }
+}

@@ -1,0 +1,149 @@
+//! The primary, its log of changes, and the replicas.
+
+use std::time::{Duration, SystemTime};
+
+use sqlx::PgConnection;
+use tidegate::{Changes, Database, DatabaseOptions, Status, TableStatus, Triggers};
+use tokio::time::Instant;
+
+use super::Check;
+use crate::arguments::Servers;
+use crate::facts::Facts;
+
+/// A log of more rows is one that nobody trims.
+const MANY_ROWS: i64 = 1_000_000;
+
+/// A transaction that has written and runs for longer keeps the log from being trimmed.
+const LONG: f64 = 300.0;
+
+/// Clocks that are further apart make shared answers look older or younger than they are.
+const APART: Duration = Duration::from_secs(1);
+
+pub(super) async fn checks(url: &str, servers: &Servers) -> Vec<Check> {
+    let options = DatabaseOptions::new(url).connections(2).wait(Duration::from_secs(5));
+    let options = match &servers.listen {
+        Some(listen) => options.listen_url(listen),
+        None => options,
+    };
+    let db = match options.connect().await {
+        Ok(db) => db,
+        Err(error) => return vec![Check::bad("primary", error)],
+    };
+    let mut checks = match db.primary().acquire().await {
+        Ok(mut conn) => of_primary(&mut conn).await.unwrap_or_else(failed),
+        Err(error) => failed(error),
+    };
+    checks.push(match Changes::follow(&db).await {
+        Ok(_) => Check::good("listener", "notifications arrive, and the log can be read"),
+        Err(error) => Check::bad("listener", error),
+    });
+    for url in &servers.replica {
+        checks.push(of_replica(&db, url).await);
+    }
+    if servers.replica.is_empty() {
+        checks.push(Check::good("replicas", "none is named, so each miss reads the primary"));
+    }
+    checks
+}
+
+fn failed(error: sqlx::Error) -> Vec<Check> {
+    vec![Check::bad("primary", error)]
+}
+
+async fn of_primary(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> {
+    let settings =
+        "select current_setting('server_version'), current_setting('server_version_num')::int,
+        current_setting('wal_level')";
+    let (version, number, wal): (String, i32, String) =
+        sqlx::query_as(settings).fetch_one(&mut *conn).await?;
+    let primary = match number {
+        ..140_000 => Check::bad("primary", format!("Postgres {version}: 14 or later is needed")),
+        _ => Check::good("primary", format!("Postgres {version}, which takes writes")),
+    };
+    let wal = match wal.as_str() {
+        "minimal" => Check::warning("wal_level", "minimal: no replica can follow")
+            .mend("set wal_level = replica, and restart"),
+        _ => Check::good("wal_level", wal),
+    };
+    let mut checks = vec![primary, wal, of_clock(conn).await?];
+    match Triggers::status(&mut *conn).await {
+        Ok(status) => {
+            of_schema(&status, &mut checks);
+            checks.push(of_writers(&Facts::read(conn).await?));
+        }
+        Err(error) => checks.push(Check::bad("schema tidegate", error)),
+    }
+    Ok(checks)
+}
+
+fn of_schema(status: &Status, checks: &mut Vec<Check>) {
+    let version = format!("version {}", status.version);
+    checks.push(match status.outdated {
+        true => Check::bad("schema tidegate", format!("{version}, older than this command"))
+            .mend("tidegate install TABLE..."),
+        false => Check::good("schema tidegate", version),
+    });
+    checks.push(match &status.no_wakeups {
+        None => Check::good("wake-ups", "commits wake the listener"),
+        Some(why) => Check::warning("wake-ups", format!("{why}: changes are seen within 100 ms")),
+    });
+    checks.push(match status.log_rows > MANY_ROWS {
+        true => Check::warning("log", format!("{} rows, which nobody trims", status.log_rows))
+            .mend("run a node of the service: its listener trims the log"),
+        false => Check::good("log", format!("{} rows", status.log_rows)),
+    });
+    if status.tables.is_empty() {
+        let none = Check::warning("tables", "none is tracked, so nothing can be cached");
+        checks.push(none.mend("tidegate install TABLE..."));
+    }
+    checks.extend(status.tables.iter().flat_map(of_table));
+}
+
+fn of_table(table: &TableStatus) -> Vec<Check> {
+    let what = format!("table {}", table.name);
+    let mend = format!("tidegate install {}:{}", table.name, table.columns.join(","));
+    let triggers = match table.is_sound() {
+        true => Check::good(&what, "every change is noted"),
+        false => Check::bad(&what, "some triggers are missing or off").mend(mend),
+    };
+    let warnings = table.warnings.iter().map(|warning| Check::warning(&what, warning));
+    [triggers].into_iter().chain(warnings).collect()
+}
+
+fn of_writers(facts: &Facts) -> Check {
+    match facts.oldest_writer_seconds.zip(facts.oldest_writer_pid) {
+        Some((seconds, pid)) if seconds > LONG => {
+            let found = format!("process {pid} has been in one transaction for {seconds:.0} s");
+            Check::warning("writers", found).mend("end it: the log can't be trimmed past it")
+        }
+        _ => Check::good("writers", "no transaction has been writing for long"),
+    }
+}
+
+async fn of_clock(conn: &mut PgConnection) -> Result<Check, sqlx::Error> {
+    let (began, before) = (Instant::now(), now());
+    let query = "select extract(epoch from clock_timestamp())::float8";
+    let theirs: f64 = sqlx::query_scalar(query).fetch_one(conn).await?;
+    let ours = before + began.elapsed().as_secs_f64() / 2.0;
+    let apart = ours - theirs;
+    let found = format!("{:.0} ms from the primary's", apart * 1000.0);
+    Ok(match apart.abs() > APART.as_secs_f64() + began.elapsed().as_secs_f64() {
+        true => {
+            Check::warning("clock", found).mend("let NTP set the clocks: TTLs are told by them")
+        }
+        false => Check::good("clock", found),
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "the clock itself is looked at")]
+fn now() -> f64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64()
+}
+
+async fn of_replica(db: &Database, url: &str) -> Check {
+    match db.add_replica(url.trim()).await {
+        Ok(name) => Check::good(format!("replica {name}"), "follows the primary"),
+        Err(error) => Check::bad("replica", error),
+    }
+}

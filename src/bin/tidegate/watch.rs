@@ -1,0 +1,52 @@
+//! Changes, as they become visible.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use serde::Serialize;
+use tidegate::{Change, Changes, Database};
+
+use super::Failure;
+use super::output::Output;
+
+/// What became visible at once.
+#[derive(Serialize)]
+struct Seen {
+    epoch: String,
+    fence: String,
+    all: bool,
+    tags: Vec<String>,
+}
+
+/// Prints changes until there were `count`, or for ever.
+pub(crate) async fn follow(
+    db: &Database,
+    count: Option<u64>,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let mut changes = Changes::follow(db).await?;
+    eprintln!("watching");
+    let mut left = count.unwrap_or(u64::MAX);
+    while left > 0 {
+        output.print(&Seen::from(changes.next().await?))?;
+        left -= 1;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl From<Change> for Seen {
+    fn from(change: Change) -> Self {
+        let Change { epoch, fence, all, tags, .. } = change;
+        Self { epoch: epoch.to_string(), fence: fence.to_string(), all, tags }
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = if self.all { " everything" } else { "" };
+        write!(f, "{}{all}", self.fence)?;
+        // A table with the mark of more than its rows says the same to people.
+        let tags = self.tags.iter().filter(|tag| !tag.ends_with('!'));
+        tags.into_iter().try_for_each(|tag| write!(f, " {tag}"))
+    }
+}

@@ -1,0 +1,91 @@
+//! The log of changes, for those who look on.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgListener;
+use tokio::time::timeout;
+
+use super::database::Database;
+use super::error::DatabaseError;
+use super::listener::{connect, heard, within};
+use super::log::{self, Snapshot};
+use crate::entry::{Epoch, Position};
+
+/// How long a change may go unseen that woke nobody.
+const HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// What changes in tracked tables, as it becomes visible: for people who look on, and for systems that want
+/// to know. Nothing in the cache needs it.
+///
+/// ```no_run
+/// # async fn example(db: tidegate::Database) -> Result<(), tidegate::DatabaseError> {
+/// let mut changes = tidegate::Changes::follow(&db).await?;
+/// loop {
+///     let change = changes.next().await?;
+///     println!("{} {:?}", change.fence, change.tags);
+/// }
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Changes {
+    conn: PgListener,
+    snapshot: Snapshot,
+    schema: i64,
+}
+
+/// What became visible between two looks at the log.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Change {
+    /// The history that the position is of.
+    pub epoch: Epoch,
+    /// The fence: what is as of an earlier position, and depends on one of the tags, may lack the change.
+    pub fence: Position,
+    /// What changed, each once: a table, `table:column=value`, or a tag of the application's own. With `!`
+    /// after a table's name, more than its rows tell.
+    pub tags: Vec<String>,
+    /// All may have changed: the schema did, or changes were dropped from the log unseen.
+    pub all: bool,
+}
+
+impl Changes {
+    /// Begins with what changes from now on, on a connection of its own to the primary.
+    ///
+    /// # Errors
+    ///
+    /// As [`Listener::spawn`](crate::Listener::spawn).
+    pub async fn follow(db: &Database) -> Result<Self, DatabaseError> {
+        let mut conn = connect(db).await?;
+        heard(&mut conn).await?;
+        let schema = within(log::fingerprint(&mut conn)).await.map_err(DatabaseError::of_log)?;
+        let loaded = within(log::load(&mut conn, schema, 0)).await;
+        let snapshot = loaded.map_err(DatabaseError::of_log)?.snapshot;
+        Ok(Self { conn, snapshot, schema })
+    }
+
+    /// Waits for the next change. May be cancelled: no change is lost.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is lost; follow anew then. What changed meanwhile is not told.
+    pub async fn next(&mut self) -> Result<Change, DatabaseError> {
+        loop {
+            if let Some(change) = self.look().await.map_err(DatabaseError::Log)? {
+                return Ok(change);
+            }
+            if let Ok(heard) = timeout(HEARTBEAT, self.conn.try_recv()).await {
+                let lost = || DatabaseError::Log(super::listener::lost());
+                heard.map_err(DatabaseError::Log)?.ok_or_else(lost)?;
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<Option<Change>, sqlx::Error> {
+        let schema = within(log::fingerprint(&mut self.conn)).await?;
+        let drained = within(log::drain(&mut self.conn, &self.snapshot, false)).await?;
+        let all = drained.trimmed || schema != self.schema;
+        (self.snapshot, self.schema) = (drained.snapshot, schema);
+        let change = Change { epoch: drained.epoch, fence: drained.fence, tags: drained.tags, all };
+        Ok((change.all || !change.tags.is_empty()).then_some(change))
+    }
+}

@@ -1,0 +1,31 @@
+do $tidegate$
+declare
+    wanted text := :'table';
+    declared text[] := :'columns';
+    family record;
+    tagged text[];
+    wrong text;
+begin
+    select r.root, r.root_name, r.kinds, r.several_parents into family from (
+:relation
+    ) r;
+    if family.root is null then
+        raise exception 'there is no table `%`: write `table` for one of schema public, else `schema.table`', wanted;
+    elsif cardinality(family.kinds) > 0 then
+        raise exception '`%` is % and can''t be tracked', wanted, family.kinds[1];
+    elsif family.several_parents then
+        raise exception '`%` inherits from several tables', wanted;
+    end if;
+    select array_agg(c.name) filter (where c.name = any (declared) or (c.key and c.taggable)),
+        (select d from unnest(declared) d except
+            select x.name from (
+:columns
+            ) x where x.taggable limit 1)
+        into tagged, wrong from (
+:columns
+        ) c;
+    if wrong is not null then
+        raise exception 'column `%` of `%` is not there, or of a type that can''t be declared', wrong, wanted;
+    end if;
+    perform tidegate.track(family.root, coalesce(tagged, '{}'), :limit);
+end $tidegate$;
