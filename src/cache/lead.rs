@@ -92,6 +92,12 @@ impl Lead {
         self.permit = None;
     }
 
+    /// The same duty, for work that was done in another scope.
+    pub(crate) fn with_record(mut self: Box<Self>, record: Record) -> Self {
+        self.record = record;
+        *self
+    }
+
     /// The key of the answer to make.
     pub(crate) fn key(&self) -> &Key {
         &self.key

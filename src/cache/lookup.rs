@@ -105,6 +105,32 @@ impl Cache {
         search.make().await
     }
 
+    /// Finds an answer, or takes the duty to make it if nobody else has it; `None` if somebody does. Waits
+    /// for nobody's work, and holds no place among the makers.
+    pub(crate) async fn try_lookup(
+        &self,
+        key: &Key,
+        policy: &Arc<Policy>,
+        ask: Ask,
+    ) -> Option<Lookup> {
+        let mut search = Search::new(self, key, policy, ask);
+        if self.is_off() {
+            return Some(Lookup::Bypass(search.bypass(BypassReason::Off, None)));
+        }
+        if let Err(reason) = search.can_prove().await {
+            return Some(Lookup::Bypass(search.bypass(reason, None)));
+        }
+        if let Some(hit) = search.look().await {
+            return Some(Lookup::Hit(hit));
+        }
+        let leader = self.shared.flights.try_lead(*key.hash())?;
+        // It may have turned up meanwhile.
+        if let Some(hit) = search.peek() {
+            return Some(Lookup::Hit(hit));
+        }
+        Some(Lookup::Miss(Box::new(search.duty(Some(leader), None))))
+    }
+
     /// Finds an answer, and leaves it at that: on a miss nobody else waits for what the caller makes.
     pub(crate) async fn look(&self, key: &Key, policy: &Arc<Policy>, ask: Ask) -> Lookup {
         let mut search = Search::new(self, key, policy, ask);

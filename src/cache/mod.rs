@@ -15,9 +15,11 @@
 mod cache;
 mod fence;
 mod flight;
+mod kept;
 mod lead;
 mod log;
 mod lookup;
+mod many;
 mod policy;
 pub mod protocol;
 mod record;

@@ -88,7 +88,7 @@ struct Inner {
     notes: Mutex<Notes>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Notes {
     reads: u32,
     wrote: bool,
@@ -109,6 +109,19 @@ impl Record {
     /// The record of the work that runs now, if it has one.
     pub fn current() -> Option<Self> {
         CURRENT.try_with(Self::clone).ok()
+    }
+
+    /// The part of finished work that has only these of the scope's tags.
+    pub(crate) fn part(&self, tags: Vec<PolicyTag>) -> Self {
+        let Inner { fences, scope, began, stray, .. } = &*self.0;
+        let own: Vec<Tag> = tags.iter().map(PolicyTag::tag).collect();
+        let others = scope.tags.iter().map(PolicyTag::tag).filter(|tag| !own.contains(tag));
+        let others: BTreeSet<Tag> = others.collect();
+        let mut notes = self.notes().clone();
+        notes.tags.retain(|tag| !others.contains(tag));
+        let scope = Scope { tags, session: scope.session, ..*scope };
+        let (fences, notes) = (fences.clone(), Mutex::new(notes));
+        Self(Arc::new(Inner { fences, scope, began: *began, stray: *stray, notes }))
     }
 
     /// Runs a future in this record's scope.

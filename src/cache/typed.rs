@@ -1,17 +1,17 @@
-//! Values of a Rust type, without HTTP.
+//! Values of a Rust type, without HTTP, one at a time.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::cache::Cache;
+use super::kept::{Kept, Maybe, Value};
 use super::lead::Lead;
 use super::lookup::{Ask, Hit, Lookup};
 use super::policy::Policy;
 use crate::clock;
-use crate::entry::{Entry, Key};
+use crate::entry::Key;
 use crate::observe;
 
 impl Cache {
@@ -31,10 +31,54 @@ impl Cache {
         E: Send + 'static,
         F: AsyncFnOnce() -> Result<T, E>,
     {
+        let load = async move || load().await.map(Value);
+        self.obtain(key, policy, load).await.map(|Value(value)| value)
+    }
+
+    /// The value for a key that there may be none for, as [`get_or_load`](Self::get_or_load). That there is
+    /// none is kept for the policy's [`negative_ttl`](Policy::negative_ttl), if it has one.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tidegate::{Cache, Key, Memory, Policy};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let cache = Cache::new(Memory::new(64 << 20));
+    /// let policy = Policy::ttl(Duration::from_secs(60)).negative_ttl(Duration::from_secs(5));
+    /// let key = Key::new("user").part("42").finish();
+    ///
+    /// let user = cache.find_or_load(&key, &policy, async || Ok::<Option<String>, ()>(None)).await;
+    /// assert_eq!(user, Ok(None));
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What `load` returns.
+    pub async fn find_or_load<T, E, F>(
+        &self,
+        key: &Key,
+        policy: &Policy,
+        load: F,
+    ) -> Result<Option<T>, E>
+    where
+        T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
+        E: Send + 'static,
+        F: AsyncFnOnce() -> Result<Option<T>, E>,
+    {
+        let load = async move || load().await.map(Maybe);
+        self.obtain(key, policy, load).await.map(|Maybe(value)| value)
+    }
+
+    async fn obtain<V, E, F>(&self, key: &Key, policy: &Policy, load: F) -> Result<V, E>
+    where
+        V: Kept,
+        F: AsyncFnOnce() -> Result<V, E>,
+    {
         let tags = policy.tags_with(|_| None).unwrap_or_default();
         let policy = Arc::new(policy.clone());
         match self.lookup(key, &policy, Ask { tags, ..Ask::default() }).await {
-            Lookup::Hit(hit) => match value(&hit) {
+            Lookup::Hit(hit) => match V::read(&hit) {
                 Some(value) => self.renew_or_serve(hit, value, load).await,
                 None => load().await,
             },
@@ -48,10 +92,10 @@ impl Cache {
     }
 
     /// A value that is due is made anew by the one who found it so; others get the present one.
-    async fn renew_or_serve<T, E, F>(&self, mut hit: Hit, value: T, load: F) -> Result<T, E>
+    async fn renew_or_serve<V, E, F>(&self, mut hit: Hit, value: V, load: F) -> Result<V, E>
     where
-        T: Serialize + Clone + Send + Sync + DeserializeOwned + 'static,
-        F: AsyncFnOnce() -> Result<T, E>,
+        V: Kept,
+        F: AsyncFnOnce() -> Result<V, E>,
     {
         let Some(mut lead) = hit.renew.take() else {
             self.shared.counters.count(hit.outcome);
@@ -64,10 +108,10 @@ impl Cache {
         Ok(self.load(*lead, load).await.unwrap_or(value))
     }
 
-    async fn load<T, E, F>(&self, mut lead: Lead, load: F) -> Result<T, E>
+    async fn load<V, E, F>(&self, mut lead: Lead, load: F) -> Result<V, E>
     where
-        T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
-        F: AsyncFnOnce() -> Result<T, E>,
+        V: Kept,
+        F: AsyncFnOnce() -> Result<V, E>,
     {
         self.shared.counters.count(lead.outcome());
         let record = lead.record().clone();
@@ -75,32 +119,20 @@ impl Cache {
         let began = clock::now();
         let loaded = record.scope(load()).await;
         observe::load(began.elapsed());
-        if let Ok(value) = &loaded
-            && let Ok(body) = bincode::serde::encode_to_vec(value, bincode::config::standard())
-        {
-            lead.fill(false, Bytes::new(), body.into());
+        if let Ok(value) = &loaded {
+            keep(lead, value);
         }
         or_fallback(loaded, fallback.as_ref())
     }
 }
 
-fn or_fallback<T, E>(loaded: Result<T, E>, fallback: Option<&Hit>) -> Result<T, E>
-where
-    T: DeserializeOwned + Clone + Send + Sync + 'static,
-{
-    loaded.or_else(|error| fallback.and_then(value).ok_or(error))
+/// Fulfils a duty with a value.
+pub(super) fn keep<V: Kept>(lead: Lead, value: &V) {
+    if let Some((head, body)) = value.write() {
+        lead.fill(value.is_negative(), head, body);
+    }
 }
 
-fn value<T>(hit: &Hit) -> Option<T>
-where
-    T: DeserializeOwned + Clone + Send + Sync + 'static,
-{
-    hit.found.entry.decoded(decode::<T>).ok().map(|value| T::clone(&value))
-}
-
-fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<T, bincode::error::DecodeError> {
-    // No more than is there can be asked for; the limit is on what a length in it may claim.
-    const LIMIT: usize = 256 << 20;
-    let config = bincode::config::standard().with_limit::<LIMIT>();
-    bincode::serde::decode_from_slice(entry.body(), config).map(|(value, _)| value)
+fn or_fallback<V: Kept, E>(loaded: Result<V, E>, fallback: Option<&Hit>) -> Result<V, E> {
+    loaded.or_else(|error| fallback.and_then(V::read).ok_or(error))
 }

@@ -1,0 +1,224 @@
+//! Values of a Rust type, many at a time.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::cache::Cache;
+use super::kept::{Kept, Maybe, Type};
+use super::lead::Lead;
+use super::lookup::{Ask, Lookup};
+use super::policy::Policy;
+use super::record::Record;
+use super::template::PolicyTag;
+use super::typed::keep;
+use crate::clock;
+use crate::entry::Key;
+use crate::observe;
+use crate::outcome::Outcome;
+
+/// One value that is wanted.
+struct Wanted<I> {
+    id: I,
+    key: Key,
+    tags: Vec<PolicyTag>,
+}
+
+/// One value that is to be loaded.
+struct Missing<I, T> {
+    wanted: Wanted<I>,
+    lead: Option<Box<Lead>>,
+    /// What will do if it can't be.
+    fallback: Option<Maybe<T>>,
+}
+
+impl Cache {
+    /// The values for many ids: those that are proven fresh from the cache, the others from one call of
+    /// `load` with their ids. It returns those that there are; that there is none for an id is kept for the
+    /// policy's [`negative_ttl`](Policy::negative_ttl), if it has one.
+    ///
+    /// In the policy's tags a parameter, as in `users:id={id}`, stands for the id. Then each value depends on
+    /// its own row only, though one statement reads all of them: `load` must read nothing else of that table.
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    /// use std::time::Duration;
+    /// use tidegate::{Cache, Key, Memory, Policy};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let cache = Cache::new(Memory::new(64 << 20));
+    /// let policy = Policy::ttl(Duration::from_secs(60)).tag("users:id={id}");
+    /// let key = |id: &i32| Key::new("user").part(id.to_string()).finish();
+    ///
+    /// let names = cache.get_many([1, 2, 3], key, &policy, async |missing: Vec<i32>| {
+    ///     // select id, name from users where id = any($1)
+    ///     Ok::<_, ()>(missing.into_iter().map(|id| (id, format!("user {id}"))).collect::<HashMap<_, _>>())
+    /// });
+    /// assert_eq!(names.await.unwrap()[&2], "user 2");
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What `load` returns, unless the policy has a stale value for each id that is missing.
+    pub async fn get_many<I, T, E, F>(
+        &self,
+        ids: impl IntoIterator<Item = I>,
+        key: impl Fn(&I) -> Key,
+        policy: &Policy,
+        mut load: F,
+    ) -> Result<HashMap<I, T>, E>
+    where
+        I: Clone + Display + Eq + Hash,
+        T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
+        F: AsyncFnMut(Vec<I>) -> Result<HashMap<I, T>, E>,
+    {
+        let policy = Arc::new(policy.clone());
+        let wanted = wanted(ids, key, &policy);
+        let mut search = Many { cache: self, policy, found: HashMap::new() };
+        let (missing, late) = search.look(wanted).await;
+        search.load(missing, &mut load).await?;
+        // Only now, with no duty of our own that others wait for: else two could wait for each other.
+        for wanted in late {
+            let missing = search.wait(wanted).await;
+            search.load(missing, &mut load).await?;
+        }
+        Ok(search.found)
+    }
+}
+
+/// Each id once, with its key and tags.
+fn wanted<I>(
+    ids: impl IntoIterator<Item = I>,
+    key: impl Fn(&I) -> Key,
+    policy: &Policy,
+) -> Vec<Wanted<I>>
+where
+    I: Clone + Display + Eq + Hash,
+{
+    let mut seen = std::collections::HashSet::new();
+    let once = ids.into_iter().filter(|id| seen.insert(id.clone()));
+    once.map(|id| {
+        let tags = policy.tags_with(|_| Some(id.to_string().into())).unwrap_or_default();
+        Wanted { key: key(&id), id, tags }
+    })
+    .collect()
+}
+
+/// A search for many values.
+struct Many<'a, I, T> {
+    cache: &'a Cache,
+    policy: Arc<Policy>,
+    found: HashMap<I, T>,
+}
+
+impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
+    /// Finds what is there, and takes on what nobody is making; the rest is what others are.
+    async fn look(&mut self, wanted: Vec<Wanted<I>>) -> (Vec<Missing<I, T>>, Vec<Wanted<I>>) {
+        let (cache, policy) = (self.cache, &self.policy);
+        let lookups = wanted.iter().map(|one| cache.try_lookup(&one.key, policy, one.ask()));
+        let looked_up = join_all(lookups).await;
+        let (mut missing, mut late) = (Vec::new(), Vec::new());
+        for (wanted, lookup) in wanted.into_iter().zip(looked_up) {
+            match lookup {
+                Some(lookup) => missing.extend(self.take(wanted, lookup)),
+                None => late.push(wanted),
+            }
+        }
+        (missing, late)
+    }
+
+    /// Waits for what another is making.
+    async fn wait(&mut self, wanted: Wanted<I>) -> Vec<Missing<I, T>> {
+        let lookup = self.cache.lookup(&wanted.key, &self.policy, wanted.ask()).await;
+        self.take(wanted, lookup).into_iter().collect()
+    }
+
+    fn take(&mut self, wanted: Wanted<I>, lookup: Lookup) -> Option<Missing<I, T>> {
+        let counters = &self.cache.shared.counters;
+        let (lead, fallback) = match lookup {
+            Lookup::Hit(mut hit) => match (Maybe::read(&hit), hit.renew.take()) {
+                (Some(value), None) => {
+                    counters.count(hit.outcome);
+                    self.keep(wanted.id, value);
+                    return None;
+                }
+                // It is due: whoever finds it so makes it anew.
+                (value, renew) => (renew, value),
+            },
+            Lookup::Miss(mut lead) => {
+                let fallback = lead.fallback().as_ref().and_then(Maybe::read);
+                (Some(lead), fallback)
+            }
+            Lookup::Bypass(bypass) => {
+                counters.count(Outcome::Bypass(bypass.reason));
+                (None, bypass.fallback.as_ref().and_then(Maybe::<T>::read))
+            }
+        };
+        if let Some(lead) = &lead {
+            counters.count(lead.outcome());
+        }
+        Some(Missing { wanted, lead, fallback })
+    }
+
+    fn keep(&mut self, id: I, value: Maybe<T>) {
+        self.found.extend(value.0.map(|value| (id, value)));
+    }
+
+    /// Loads what is missing, all at once.
+    async fn load<E, F>(&mut self, missing: Vec<Missing<I, T>>, load: &mut F) -> Result<(), E>
+    where
+        F: AsyncFnMut(Vec<I>) -> Result<HashMap<I, T>, E>,
+    {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let _permit = self.cache.shared.loads.acquire().await;
+        let tags = missing.iter().flat_map(|one| one.wanted.tags.clone()).collect();
+        let ask = Ask { tags, ..Ask::default() };
+        let record = self.cache.record(Some(&self.policy), ask);
+        let ids = missing.iter().map(|one| one.wanted.id.clone()).collect();
+        let began = clock::now();
+        let loaded = record.scope(load(ids)).await;
+        observe::load(began.elapsed());
+        match loaded {
+            Ok(mut loaded) => missing.into_iter().for_each(|one| {
+                let value = Maybe(loaded.remove(&one.wanted.id));
+                self.fill(one, value, &record);
+            }),
+            Err(error) => self.fall_back(missing, error)?,
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, missing: Missing<I, T>, value: Maybe<T>, record: &Record) {
+        if let Some(lead) = missing.lead {
+            // What it depends on is its own part of what all were read by.
+            let part = record.part(missing.wanted.tags);
+            keep(lead.with_record(part), &value);
+        }
+        self.keep(missing.wanted.id, value);
+    }
+
+    fn fall_back<E>(&mut self, missing: Vec<Missing<I, T>>, error: E) -> Result<(), E> {
+        if missing.iter().any(|one| one.fallback.is_none()) {
+            return Err(error);
+        }
+        for one in missing {
+            self.found
+                .extend(one.fallback.and_then(|value| value.0).map(|value| (one.wanted.id, value)));
+        }
+        Ok(())
+    }
+}
+
+impl<I> Wanted<I> {
+    fn ask(&self) -> Ask {
+        Ask { tags: self.tags.clone(), ..Ask::default() }
+    }
+}
