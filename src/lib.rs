@@ -28,6 +28,17 @@ extern crate shuttle_tokio as tokio;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// And what the guide does.
+#[cfg(all(doctest, feature = "postgres", feature = "redis"))]
+mod guide {
+    #[doc = include_str!("../docs/guide/1-start.md")]
+    struct Start;
+    #[doc = include_str!("../docs/guide/2-policies.md")]
+    struct Policies;
+    #[doc = include_str!("../docs/guide/3-invalidation.md")]
+    struct Invalidation;
+}
+
 mod broken;
 mod cache;
 mod clock;
