@@ -8,6 +8,7 @@
 //! the request what the read proves (`attempt`).
 
 mod attempt;
+mod cached;
 mod changes;
 mod database;
 mod dependencies;
@@ -26,6 +27,7 @@ mod server;
 mod server_status;
 mod triggers;
 
+pub use cached::{Cached, Row};
 pub use changes::{Change, Changes};
 pub use database::{Database, DatabaseOptions};
 #[cfg(fuzzing)]
