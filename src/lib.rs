@@ -61,8 +61,8 @@ mod telemetry;
 pub mod testing;
 
 pub use cache::{
-    Ask, Bypass, Cache, Fences, Filled, Hit, Lead, Log, LogError, Lookup, Policy, Record, Unfit,
-    protocol,
+    Ask, Audited, Bypass, Cache, Fences, Filled, Hit, Lead, Log, LogError, Lookup, Policy, Record,
+    Unfit, protocol,
 };
 pub use entry::{Entry, Epoch, Key, KeyText, Position, Tag};
 pub use middleware::{

@@ -82,6 +82,8 @@ pub enum BypassReason {
     Precondition,
     /// The client wants no answer but a stored one, and there is none.
     OnlyIfCached,
+    /// The policy is only tried: there is an answer, and the handler gives its own.
+    Shadow,
 }
 
 impl Outcome {
@@ -119,6 +121,7 @@ impl Outcome {
                     B::Range,
                     B::Precondition,
                     B::OnlyIfCached,
+                    B::Shadow,
                 ]
                 .map(Self::Bypass),
             )
@@ -197,6 +200,7 @@ impl BypassReason {
             Self::Range => "range",
             Self::Precondition => "precondition",
             Self::OnlyIfCached => "only-if-cached",
+            Self::Shadow => "shadow",
         }
     }
 }
@@ -204,7 +208,7 @@ impl BypassReason {
 /// How often each thing happened since the cache was made.
 #[derive(Debug, Default)]
 pub struct Counters {
-    outcomes: [AtomicU64; 28],
+    outcomes: [AtomicU64; 29],
     events: [AtomicU64; Event::ALL.len()],
 }
 

@@ -56,7 +56,11 @@ impl World {
         let metrics = Metrics::new(&cache).database(&db);
         let app = Router::new()
             .route("/{id}", get(read))
-            .layer(CacheLayer::with_policy(cache, Policy::ttl(TTL).wait(TTL)))
+            .route("/audited/{id}", get(read))
+            .layer(
+                CacheLayer::with_policy(cache, Policy::ttl(TTL).wait(TTL))
+                    .route("/audited/{id}", Policy::ttl(TTL).audit(1.0)),
+            )
             .with_state(db.clone());
         Self { postgres, standby, redis, db, app, metrics, prometheus }
     }
@@ -122,6 +126,11 @@ async fn what_is_told_is_so_and_has_the_names_that_are_documented() {
     assert!(world.value("tidegate_log_age_seconds") < 60.0);
     assert!(world.value("tidegate_longest_log_age_seconds") > 0.0);
     assert!(same(world.value("tidegate_epoch_known"), 1));
+
+    ask(&world.app, "/audited/1").await;
+    ask(&world.app, "/audited/1").await;
+    let audited = r#"tidegate_audited_total{route="/audited/{id}",result="same"}"#;
+    eventually("it is compared", async || same(world.value(audited), 1)).await;
 
     // Every name is told, with its help, and none that is not in the list.
     let text = world.scrape();

@@ -1,5 +1,6 @@
 //! The type that users hold.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::audit::{Audited, Audits};
 use super::fence::Fences;
 use super::flight::Flights;
 use super::log::{Log, LogError};
@@ -62,6 +64,7 @@ pub(crate) struct Shared {
     /// How many loads there may be.
     most_loads: usize,
     pub(crate) counters: Counters,
+    pub(crate) audits: Audits,
     pub(crate) alone: Alone,
     log: OnceLock<Arc<dyn Log>>,
     off: AtomicBool,
@@ -86,6 +89,7 @@ impl Cache {
             loads: Arc::new(Semaphore::new(loads)),
             most_loads: loads,
             counters: Counters::default(),
+            audits: Audits::default(),
             alone: Alone::new(),
             log: OnceLock::new(),
             off: AtomicBool::new(false),
@@ -141,6 +145,12 @@ impl Cache {
     /// Answers that are being made just now; at most as many as [`with_limits`](Self::with_limits) says.
     pub fn loads(&self) -> usize {
         self.shared.most_loads - self.shared.loads.available_permits()
+    }
+
+    /// What comparing answers with fresh ones has shown so far, by route; see [`Policy::audit`] and
+    /// [`Policy::shadow`].
+    pub fn audits(&self) -> BTreeMap<String, Audited> {
+        self.shared.audits.all()
     }
 
     /// What this node knows of changes.

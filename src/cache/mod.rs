@@ -11,6 +11,7 @@
 //! and [`Cache`] puts them together. A [`Lead`] is the duty to make one answer; it is a value, so
 //! that dropping it hands the duty on.
 
+mod audit;
 #[expect(clippy::module_inception, reason = "the type that the folder is about")]
 mod cache;
 mod fence;
@@ -28,6 +29,7 @@ mod template;
 mod terms;
 mod typed;
 
+pub use audit::Audited;
 pub use cache::Cache;
 pub(crate) use cache::spawn;
 pub use fence::Fences;

@@ -44,6 +44,8 @@ pub struct Policy {
     pub(crate) vary_cookies: Vec<String>,
     pub(crate) public: bool,
     pub(crate) host: bool,
+    pub(crate) audit: f64,
+    pub(crate) shadow: bool,
 }
 
 /// Which query parameters tell answers apart.
@@ -78,6 +80,8 @@ impl Policy {
             vary_cookies: Vec::new(),
             public: false,
             host: true,
+            audit: 0.0,
+            shadow: false,
         }
     }
 
@@ -257,6 +261,25 @@ impl Policy {
         self
     }
 
+    /// Of this share of hits (0 to 1) the handler is asked as well, in the background, and its answer compared.
+    /// One that differs, though nothing has changed that the cached one depends on, is logged and counted
+    /// ([`Cache::audits`](crate::Cache::audits)): something is read that is not tracked, or the handler gives
+    /// another answer each time, as with a timestamp. Status and body are compared, of GET.
+    #[must_use]
+    pub fn audit(mut self, share: f64) -> Self {
+        self.audit = share;
+        self
+    }
+
+    /// Tries the policy and serves nothing from the cache: answers are made and stored as ever, and what would
+    /// have been a hit is compared with what the handler gives instead, as [`audit`](Self::audit) does. For a
+    /// route that is to go live later.
+    #[must_use]
+    pub fn shadow(mut self) -> Self {
+        self.shadow = true;
+        self
+    }
+
     /// What makes no sense about this policy, if anything.
     pub(crate) fn fault(&self) -> Option<String> {
         if self.ttl.is_zero() {
@@ -267,6 +290,12 @@ impl Policy {
         }
         if !(self.early_refresh.is_finite() && self.early_refresh >= 0.0) {
             return Some(format!("its early refresh β is {}, not 0 or more", self.early_refresh));
+        }
+        if !(0.0..=1.0).contains(&self.audit) {
+            return Some(format!(
+                "its audited share is {}, which is not within 0 and 1",
+                self.audit
+            ));
         }
         self.tags.iter().find_map(TagTemplate::fault)
     }
@@ -282,6 +311,11 @@ impl Policy {
         parameter: impl Fn(&str) -> Option<std::borrow::Cow<'a, str>>,
     ) -> Option<Vec<PolicyTag>> {
         self.tags.iter().map(|template| template.fill(&parameter)).collect()
+    }
+
+    /// Whether a hit is to be compared with a fresh answer.
+    pub(crate) fn audits_this(&self) -> bool {
+        self.audit > 0.0 && fastrand::f64() < self.audit
     }
 
     /// No entry is fresh for longer, whatever it says.

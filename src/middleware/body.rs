@@ -9,6 +9,7 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use super::audit::Audit;
 use super::captured::Captured;
 
 pin_project! {
@@ -31,6 +32,7 @@ pin_project! {
         Stored { bytes: Option<Bytes>, trailers: Option<HeaderMap> },
         Passed { #[pin] body: B },
         Captured { captured: Captured<B> },
+        Compared { #[pin] body: B, audit: Option<Audit> },
     }
 }
 
@@ -42,6 +44,11 @@ impl<B: HttpBody> Body<B> {
 
     pub(crate) fn passed(body: B) -> Self {
         Self { kind: Kind::Passed { body } }
+    }
+
+    /// The handler's, compared with what is stored as it goes by.
+    pub(crate) fn compared(body: B, audit: Audit) -> Self {
+        Self { kind: Kind::Compared { body, audit: Some(audit) } }
     }
 
     pub(crate) fn captured(captured: Captured<B>) -> Self {
@@ -64,13 +71,20 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Body<B> {
             }
             KindProj::Passed { body } => body.poll_frame(cx),
             KindProj::Captured { captured } => captured.poll_frame(cx),
+            KindProj::Compared { mut body, audit } => {
+                let polled = body.as_mut().poll_frame(cx);
+                if let Poll::Ready(frame) = &polled {
+                    compare(audit, frame.as_ref(), body.is_end_stream());
+                }
+                polled
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Stored { bytes, trailers } => bytes.is_none() && trailers.is_none(),
-            Kind::Passed { body } => body.is_end_stream(),
+            Kind::Passed { body } | Kind::Compared { body, .. } => body.is_end_stream(),
             Kind::Captured { captured } => captured.is_end_stream(),
         }
     }
@@ -87,9 +101,24 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Body<B> {
                 }
                 hint
             }
-            Kind::Passed { body } => body.size_hint(),
+            Kind::Passed { body } | Kind::Compared { body, .. } => body.size_hint(),
             Kind::Captured { captured } => captured.size_hint(),
         }
+    }
+}
+
+/// Compares what has come of a body; half of one says nothing.
+fn compare<E>(audit: &mut Option<Audit>, frame: Option<&Result<Frame<Bytes>, E>>, is_last: bool) {
+    let Some(mut compared) = audit.take() else { return };
+    match frame {
+        Some(Err(_)) => return,
+        Some(Ok(frame)) => frame.data_ref().into_iter().for_each(|part| compared.take(part)),
+        None => {}
+    }
+    if frame.is_none() || is_last {
+        compared.end();
+    } else {
+        *audit = Some(compared);
     }
 }
 
@@ -99,6 +128,7 @@ impl<B: HttpBody> fmt::Debug for Body<B> {
             Kind::Stored { .. } => "Body(stored)",
             Kind::Passed { .. } => "Body(passed)",
             Kind::Captured { .. } => "Body(captured)",
+            Kind::Compared { .. } => "Body(compared)",
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 
 use super::rules::request::Asked;
 use super::rules::vary;
@@ -53,8 +53,13 @@ impl Plan {
         hit.filter(|hit| self.may_have(hit))
     }
 
+    /// Whether a whole answer is asked for, as it is stored.
+    pub(crate) fn is_comparable(&self) -> bool {
+        self.asked.method == Method::GET && self.asked.conditions.is_empty()
+    }
+
     async fn find_under(&self, key: &Key, cache: &Cache) -> Lookup {
-        match self.asked.is_for_a_part() || self.asked.only_if_cached {
+        match self.asked.is_for_a_part() || self.asked.only_if_cached || self.policy.shadow {
             true => cache.look(key, &self.policy, self.ask.clone()).await,
             false => cache.lookup(key, &self.policy, self.ask.clone()).await,
         }

@@ -24,7 +24,7 @@ use super::rules::vary;
 use super::session::Claim;
 use super::steps::Steps;
 use super::stored::{respond, signpost};
-use crate::cache::{Ask, Hit, Policy};
+use crate::cache::{Ask, Hit, Policy, spawn};
 use crate::entry::{Epoch, Position};
 use crate::outcome::{BypassReason, Event, Outcome};
 
@@ -112,11 +112,16 @@ impl<S> CacheService<S> {
         S: Handler<A>,
         A: HttpBody + Send + 'static,
     {
-        if let Some(hit) = self.at_hand(&plan, request.headers())
+        if !plan.policy.shadow
+            && let Some(hit) = self.at_hand(&plan, request.headers())
             && plan.may_have(&hit)
             && let Ok(response) = respond(&hit, &plan.asked)
         {
             self.routes.cache.shared.counters.count(hit.outcome);
+            if plan.policy.audits_this() {
+                let steps = Steps { inner: self.ready_inner(), routes: self.routes.clone() };
+                spawn(steps.audit(hit.found.entry, plan, request));
+            }
             return ResponseFuture::ready(response);
         }
         let steps = Steps { inner: self.ready_inner(), routes: self.routes.clone() };

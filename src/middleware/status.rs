@@ -92,8 +92,13 @@ pub(crate) fn passed<B: HttpBody>(
     reason: BypassReason,
 ) -> Response<Body<B>> {
     let mut response = response.map(Body::passed);
-    append(response.headers_mut(), &of_bypass(reason));
+    append_bypass(response.headers_mut(), reason);
     response
+}
+
+/// Says that the cache had no part in an answer, and why.
+pub(crate) fn append_bypass(headers: &mut HeaderMap, reason: BypassReason) {
+    append(headers, &of_bypass(reason));
 }
 
 /// Adds our member after those of caches nearer to the origin (RFC 9211, section 2).

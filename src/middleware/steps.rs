@@ -19,7 +19,7 @@ use super::rules::unsafe_method::Target;
 use super::rules::validation::unconditional;
 use super::status;
 use super::stored::{Head, respond};
-use crate::cache::{Bypass, Hit, Lead, Lookup, PolicyTag, Unfit};
+use crate::cache::{Bypass, Hit, Lead, Lookup, PolicyTag, Unfit, spawn};
 use crate::clock;
 use crate::entry::Entry;
 use crate::observe;
@@ -48,9 +48,15 @@ impl<S> Steps<S> {
                 return self.uncached(BypassReason::Personal, plan, request).await;
             }
             let renew = hit.renew.take();
+            if plan.policy.shadow {
+                let entry = hit.found.entry.clone();
+                return self.shadowed(entry, plan, request).await;
+            }
             if let Some(response) = self.serve(hit, &plan) {
                 if let Some(lead) = renew {
-                    tokio::spawn(self.renew(lead, plan, request));
+                    spawn(self.renew(lead, plan, request));
+                } else if plan.policy.audits_this() {
+                    spawn(self.audit(hit.found.entry.clone(), plan, request));
                 }
                 return Ok(response);
             }
@@ -60,7 +66,9 @@ impl<S> Steps<S> {
             found = plan.find(&cache, request.headers()).await;
         }
         match found {
-            Lookup::Miss(_) | Lookup::Bypass(_) if plan.asked.only_if_cached => {
+            Lookup::Miss(_) | Lookup::Bypass(_)
+                if plan.asked.only_if_cached && !plan.policy.shadow =>
+            {
                 Ok(self.not_cached())
             }
             Lookup::Miss(lead) if plan.asked.is_for_a_part() => {
@@ -126,6 +134,9 @@ impl<S> Steps<S> {
         plan: &Plan,
         headers: &HeaderMap,
     ) -> Option<Response<Body<B>>> {
+        if plan.policy.shadow {
+            return None;
+        }
         let hit = match fallback.filter(|hit| plan.may_have(hit)) {
             Some(hit) => hit,
             None => plan.fallback(&self.routes.cache, headers).await?,
@@ -167,9 +178,7 @@ impl<S> Steps<S> {
         *request.method_mut() = Method::GET;
         plan.asked.method = Method::GET;
         let (Ok(response), fill) = self.call(lead, &plan, request).await else { return };
-        let response = fill.with(response).await;
-        let mut body = pin!(response.into_body());
-        while let Some(Ok(_)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {}
+        drain(fill.with(response).await).await;
     }
 
     /// Leaves a request for a head or a range to the handler. A head may tell that what is stored for
@@ -223,7 +232,7 @@ impl<S> Steps<S> {
         Ok(status::passed(answered?, bypass.reason))
     }
 
-    async fn uncached<A>(
+    pub(crate) async fn uncached<A>(
         mut self,
         reason: BypassReason,
         plan: Plan,
@@ -247,10 +256,16 @@ impl<S> Steps<S> {
         response
     }
 
-    fn count(&self, outcome: Outcome) {
+    pub(crate) fn count(&self, outcome: Outcome) {
         self.routes.cache.shared.counters.count(outcome);
         tracing::Span::current().record("outcome", outcome.token());
     }
+}
+
+/// Reads an answer that nobody waits for.
+pub(crate) async fn drain<B: HttpBody>(response: Response<B>) {
+    let mut body = pin!(response.into_body());
+    while let Some(Ok(_)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {}
 }
 
 /// What is stored and only stale by time.

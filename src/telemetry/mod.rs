@@ -66,6 +66,7 @@ impl Metrics {
     /// Tells how all stands now.
     pub fn record(&self) {
         self.requests();
+        self.audits();
         self.freshness();
         self.store();
         gauge!(names::LOADS).set(float(self.cache.loads() as u64));
@@ -104,6 +105,16 @@ impl Metrics {
             (names::BAD_TOKENS, Event::BadToken),
         ] {
             counter!(name).absolute(counters.event(event));
+        }
+    }
+
+    fn audits(&self) {
+        for (route, audited) in self.cache.audits() {
+            let same = audited.compared - audited.divergent;
+            for (result, count) in [("same", same), ("divergent", audited.divergent)] {
+                counter!(names::AUDITED, "route" => route.clone(), "result" => result)
+                    .absolute(count);
+            }
         }
     }
 

@@ -64,6 +64,8 @@ metrics! {
         "Requests, by what became of them (result: hit, collapsed, stale, miss, bypass) and where or why (reason).";
     FILLS "tidegate_fills_total" Counter
         "Answers that were made, by what became of them: stored, unfit (not to be cached), overtaken (by a change).";
+    AUDITED "tidegate_audited_total" Counter
+        "Answers that were compared with fresh ones, by route and result: same, divergent.";
     LOAD "tidegate_load_seconds" Histogram
         "How long it took to make an answer.";
     LOADS "tidegate_loads" Gauge

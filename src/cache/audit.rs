@@ -1,0 +1,64 @@
+//! Answers compared with fresh ones: how many, and how many were not the same.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// What comparing a route's answers with fresh ones has shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Audited {
+    /// Answers that were compared.
+    pub compared: u64,
+    /// Those that were not what the handler gives, though nothing has changed that they are known to depend on.
+    pub divergent: u64,
+}
+
+impl Audited {
+    /// The share of all answers that may be divergent: what is more can be ruled out with 97.5 %. The upper
+    /// end of the score interval (Wilson, 1927); 1 if nothing was compared.
+    #[expect(clippy::cast_precision_loss, reason = "a bound needs no more")]
+    pub fn bound(&self) -> f64 {
+        const Z: f64 = 1.96;
+        if self.compared == 0 {
+            return 1.0;
+        }
+        let (n, k) = (self.compared as f64, self.divergent as f64);
+        let (share, square) = (k / n, Z * Z);
+        let middle = share + square / (2.0 * n);
+        let half = Z * (share * (1.0 - share) / n + square / (4.0 * n * n)).sqrt();
+        ((middle + half) / (1.0 + square / n)).min(1.0)
+    }
+}
+
+/// The counts of all routes.
+#[derive(Debug, Default)]
+pub(crate) struct Audits(Mutex<BTreeMap<String, Audited>>);
+
+impl Audits {
+    pub(crate) fn note(&self, route: &str, is_divergent: bool) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let audited = all.entry(route.to_owned()).or_default();
+        audited.compared += 1;
+        audited.divergent += u64::from(is_divergent);
+    }
+
+    pub(crate) fn all(&self) -> BTreeMap<String, Audited> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(all(test, not(tidegate_loom), not(tidegate_shuttle)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_falls_with_what_was_compared_and_rises_with_what_was_wrong() {
+        let bound = |compared, divergent| Audited { compared, divergent }.bound();
+        assert!((bound(0, 0) - 1.0).abs() < f64::EPSILON);
+        // Wilson's interval for 0 of 100 ends at 0.0370, for 1 of 100 at 0.0545.
+        assert!((bound(100, 0) - 0.0370).abs() < 0.0001, "{}", bound(100, 0));
+        assert!((bound(100, 1) - 0.0545).abs() < 0.0001, "{}", bound(100, 1));
+        assert!(bound(1_000_000, 0) < 0.000_004);
+        assert!((bound(5, 5) - 1.0).abs() < 0.0001);
+    }
+}

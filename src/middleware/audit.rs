@@ -1,0 +1,140 @@
+//! Comparing what was, or would have been, answered from the cache with what the handler gives.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+
+use super::body::Body;
+use super::handler::{Answered, Handler};
+use super::plan::Plan;
+use super::route;
+use super::rules::validation::unconditional;
+use super::status;
+use super::steps::{Steps, drain};
+use super::stored::Head;
+use crate::cache::protocol::Verdict;
+use crate::cache::{Cache, Record, spawn};
+use crate::clock;
+use crate::entry::Entry;
+use crate::outcome::{BypassReason, Outcome};
+
+/// One comparison, while the handler's body goes by.
+pub(crate) struct Audit {
+    cache: Cache,
+    route: Arc<str>,
+    /// What the cache has.
+    entry: Arc<Entry>,
+    record: Record,
+    /// How much of its body has been the same.
+    same: usize,
+    is_same: bool,
+}
+
+impl Audit {
+    /// To compare an entry with an answer of this status, whose body is to come.
+    pub(crate) fn new(
+        cache: &Cache,
+        route: &Arc<str>,
+        entry: &Arc<Entry>,
+        (status, record): (StatusCode, Record),
+    ) -> Self {
+        let is_same = Head::of(entry).is_ok_and(|head| head.status == status);
+        let (cache, route, entry) = (cache.clone(), route.clone(), entry.clone());
+        Self { cache, route, entry, record, same: 0, is_same }
+    }
+
+    /// The next part of the body.
+    pub(crate) fn take(&mut self, part: &Bytes) {
+        let rest = &self.entry.body()[self.same..];
+        self.is_same &= rest.starts_with(part);
+        self.same += if self.is_same { part.len() } else { 0 };
+    }
+
+    /// The body was whole.
+    pub(crate) fn end(mut self) {
+        self.is_same &= self.same == self.entry.body().len();
+        if self.is_same {
+            self.cache.shared.audits.note(&self.route, false);
+        } else {
+            spawn(self.judge());
+        }
+    }
+
+    /// They differ. That may be so since something has changed between the two; then this node will have heard
+    /// of it after its next look at the log.
+    async fn judge(self) {
+        let fences = self.cache.fences();
+        if let Some(log) = self.cache.log() {
+            let Some((_, seen)) = fences.seen() else { return };
+            if log.catch_up(seen).await.is_err() {
+                return;
+            }
+        }
+        if self.entry.age() >= self.entry.ttl() || fences.judge(&self.entry) != Verdict::Valid {
+            return;
+        }
+        self.cache.shared.audits.note(&self.route, true);
+        let fresh = self.record.basis().ok().map(|basis| basis.as_of.to_string());
+        tracing::error!(
+            route = %self.route,
+            key = %blake3::hash(&self.entry.key).to_hex(),
+            as_of = %self.entry.as_of(),
+            fresh_as_of = fresh.as_deref().unwrap_or("unknown"),
+            age = ?self.entry.age(),
+            at = clock::unix_millis(),
+            "a cached answer is not what the handler gives: it depends on something that is not tracked, or \
+             is another each time"
+        );
+    }
+}
+
+impl<S> Steps<S> {
+    /// Asks the handler for what was answered from the cache; nobody waits for it.
+    pub(crate) async fn audit<A>(mut self, entry: Arc<Entry>, plan: Plan, mut request: Request<A>)
+    where
+        S: Handler<A>,
+    {
+        *request.method_mut() = Method::GET;
+        let request = unconditional(request, None);
+        let Ok(response) = self.compared(&entry, &plan, request).await else { return };
+        drain(response).await;
+    }
+
+    /// The handler's answer, though there is one in the cache.
+    pub(crate) async fn shadowed<A>(
+        mut self,
+        entry: Arc<Entry>,
+        plan: Plan,
+        request: Request<A>,
+    ) -> Answered<S, A>
+    where
+        S: Handler<A>,
+    {
+        if !plan.is_comparable() {
+            return self.uncached(BypassReason::Shadow, plan, request).await;
+        }
+        let mut response = self.compared(&entry, &plan, request).await?;
+        self.count(Outcome::Bypass(BypassReason::Shadow));
+        status::append_bypass(response.headers_mut(), BypassReason::Shadow);
+        Ok(response)
+    }
+
+    async fn compared<A>(
+        &mut self,
+        entry: &Arc<Entry>,
+        plan: &Plan,
+        request: Request<A>,
+    ) -> Answered<S, A>
+    where
+        S: Handler<A>,
+    {
+        let cache = self.routes.cache.clone();
+        let route: Arc<str> =
+            route::pattern(&request).unwrap_or_else(|| request.uri().path()).into();
+        let record = cache.record(Some(&plan.policy), plan.ask.clone());
+        let response = record.scope(self.inner.call(request)).await?;
+        let audit = Audit::new(&cache, &route, entry, (response.status(), record));
+        Ok(response.map(|body| Body::compared(body, audit)))
+    }
+}
