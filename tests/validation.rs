@@ -148,6 +148,24 @@ async fn a_variant_is_served_in_place_of_an_error() {
 }
 
 #[tokio::test]
+async fn a_variant_of_before_a_failover_is_better_than_an_error() {
+    let said = ("cache-control", "max-age=60, stale-if-error=60");
+    let vary = ("vary", "accept-language");
+    let origin = Origin::default()
+        .then(200, &[said, vary], "english")
+        .then(200, &[said, vary], "deutsch")
+        .then(503, &[], "broken");
+    let cache = Cache::new(Memory::new(1 << 20));
+    let app = origin.behind(CacheLayer::with_policy(cache.clone(), Policy::standard()));
+    let (en, de) = (("accept-language", "en"), ("accept-language", "de"));
+    body(&app, get(&[en])).await;
+    body(&app, get(&[de])).await;
+    cache.fences().lose();
+    assert_eq!(body(&app, get(&[de])).await, "deutsch");
+    assert_eq!(origin.runs(), 3);
+}
+
+#[tokio::test]
 async fn a_range_that_there_is_not_says_nothing_of_the_whole() {
     let origin = Origin::default().then(200, &[FRESH, TAGGED, ("content-digest", "x")], "0123");
     let app = origin.router(Policy::standard());
