@@ -45,8 +45,7 @@ impl<T: Type> Kept for Value<T> {
     }
 
     fn write(&self) -> Option<(Bytes, Bytes)> {
-        let body = bincode::serde::encode_to_vec(&self.0, bincode::config::standard()).ok()?;
-        Some((Bytes::new(), body.into()))
+        encode(&self.0)
     }
 
     fn is_negative(&self) -> bool {
@@ -64,7 +63,7 @@ impl<T: Type> Kept for Maybe<T> {
 
     fn write(&self) -> Option<(Bytes, Bytes)> {
         match &self.0 {
-            Some(value) => Value(value.clone()).write(),
+            Some(value) => encode(value),
             None => Some((Bytes::from_static(NONE), Bytes::new())),
         }
     }
@@ -72,6 +71,11 @@ impl<T: Type> Kept for Maybe<T> {
     fn is_negative(&self) -> bool {
         self.0.is_none()
     }
+}
+
+fn encode<T: Serialize>(value: &T) -> Option<(Bytes, Bytes)> {
+    let body = bincode::serde::encode_to_vec(value, bincode::config::standard()).ok()?;
+    Some((Bytes::new(), body.into()))
 }
 
 fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<T, bincode::error::DecodeError> {

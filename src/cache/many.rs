@@ -210,8 +210,9 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
             return Err(error);
         }
         for one in missing {
-            self.found
-                .extend(one.fallback.and_then(|value| value.0).map(|value| (one.wanted.id, value)));
+            if let Some(value) = one.fallback {
+                self.keep(one.wanted.id, value);
+            }
         }
         Ok(())
     }

@@ -115,7 +115,8 @@ impl Fill<'_> {
         let told = self.told(StatusCode::NOT_MODIFIED);
         let plan = self.plan;
         let (head, filled) = if names_another(&head.headers, fresh) {
-            (head.clone(), Filled::NotStored(self.disown().await))
+            let unfit = Unfit::new("other-etag", "a 304 that names another answer");
+            (head.clone(), Filled::NotStored(self.disown(unfit).await))
         } else {
             let head = brought_up_to_date(head, fresh);
             let filled = self.renewed(&head, entry.body()).await;
@@ -147,10 +148,10 @@ impl Fill<'_> {
         Some(head.headers)
     }
 
-    /// What is stored is not what the handler has: the next request makes that.
-    async fn disown(self) -> Unfit {
+    /// What is stored may not be served any longer: the next request makes another.
+    async fn disown(self, unfit: Unfit) -> Unfit {
         let (cache, key) = (self.lead.cache().clone(), self.lead.key().clone());
-        let unfit = self.lead.pass(Unfit::new("other-etag", "a 304 that names another answer"));
+        let unfit = self.lead.pass(unfit);
         cache.forget(&key).await;
         unfit
     }
@@ -159,13 +160,7 @@ impl Fill<'_> {
     async fn renewed(self, head: &Head, body: &Bytes) -> Filled {
         let leave = match self.leave(head.status, &head.headers) {
             Ok(leave) => leave,
-            Err(unfit) => {
-                // Nor may what is stored be served any longer.
-                let (cache, key) = (self.lead.cache().clone(), self.lead.key().clone());
-                let unfit = self.lead.pass(unfit);
-                cache.forget(&key).await;
-                return Filled::NotStored(unfit);
-            }
+            Err(unfit) => return Filled::NotStored(self.disown(unfit).await),
         };
         let kept = Head::kept(head.status, &head.headers, &leave.withheld);
         let kept = Head { trailers: head.trailers.clone(), age: leave.age, ..kept };

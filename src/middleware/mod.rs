@@ -4,8 +4,8 @@
 //! front of the handler. `keying` says which requests are the same, `rules` what HTTP says of caches,
 //! `fill` makes an entry of an answer, while `captured` streams its body to the client and `capture`
 //! keeps it, `stored` turns an entry back into an answer, and `session` lets a client see its own
-//! writes. `audit` compares what is stored with what the handler gives. `service` answers what is at hand, `passing` leaves to the handler what is not the cache's, and
-//! `steps` is the order of all the rest.
+//! writes. `audit` compares what is stored with what the handler gives. `service` answers what is at
+//! hand, `passing` leaves to the handler what is not the cache's, and `steps` is the order of all the rest.
 //!
 //! A hit in memory is answered without a boxed future, a lock held, or a copy of the body.
 

@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::{Error, Execute, FromRow, Postgres, SqlStr};
+use sqlx::postgres::PgRow;
+use sqlx::{Error, Execute, FromRow, Postgres};
 
 use super::database::Database;
+use super::executor::Statement;
 use crate::cache::{Cache, Policy};
 use crate::entry::Key;
 
@@ -72,9 +73,9 @@ impl Cached {
         &self,
         query: impl Execute<'q, Postgres>,
     ) -> Result<Vec<T>, Error> {
-        let query = Query::take(query)?;
-        let key = self.key::<T>("all", &query);
-        self.cache.get_or_load(&key, &self.policy, async || query.all(&self.db).await).await
+        let statement = Statement::take(query)?;
+        let key = self.key::<T>("all", &statement);
+        self.cache.get_or_load(&key, &self.policy, async || all(&statement, &self.db).await).await
     }
 
     /// The first row, if there is one. That there is none is kept if the policy has a
@@ -87,9 +88,9 @@ impl Cached {
         &self,
         query: impl Execute<'q, Postgres>,
     ) -> Result<Option<T>, Error> {
-        let query = Query::take(query)?;
-        let key = self.key::<T>("first", &query);
-        let load = async || Ok(query.all::<T>(&self.db).await?.into_iter().next());
+        let statement = Statement::take(query)?;
+        let key = self.key::<T>("first", &statement);
+        let load = async || Ok(all::<T>(&statement, &self.db).await?.into_iter().next());
         self.cache.find_or_load(&key, &self.policy, load).await
     }
 
@@ -105,7 +106,7 @@ impl Cached {
         self.fetch_optional(query).await?.ok_or(Error::RowNotFound)
     }
 
-    fn key<T>(&self, what: &str, query: &Query) -> Key {
+    fn key<T>(&self, what: &str, statement: &Statement) -> Key {
         let options = &self.db.inner.primary.options;
         Key::new("query")
             .part(self.db.name())
@@ -113,30 +114,16 @@ impl Cached {
             .part(options.get_options().unwrap_or_default())
             .part(what)
             .part(std::any::type_name::<T>())
-            .part(query.sql.as_str())
+            .part(statement.sql.as_str())
             // The encoded values and their types: sqlx shows them no other way.
-            .part(format!("{:?}", query.arguments))
+            .part(format!("{:?}", statement.arguments))
             .finish()
     }
 }
 
-/// A query that can be sent whenever it is needed.
-struct Query {
-    sql: SqlStr,
-    arguments: Option<PgArguments>,
-    persistent: bool,
-}
-
-impl Query {
-    fn take<'q>(mut query: impl Execute<'q, Postgres>) -> Result<Self, Error> {
-        let arguments = query.take_arguments().map_err(Error::Encode)?;
-        let persistent = query.persistent();
-        Ok(Self { sql: query.sql(), arguments, persistent })
-    }
-
-    async fn all<T: Row>(&self, db: &Database) -> Result<Vec<T>, Error> {
-        let arguments = self.arguments.clone().unwrap_or_default();
-        let query = sqlx::query_as_with(self.sql.clone(), arguments);
-        query.persistent(self.persistent).fetch_all(db.reader()).await
-    }
+/// Sends a statement, which may be sent again.
+async fn all<T: Row>(statement: &Statement, db: &Database) -> Result<Vec<T>, Error> {
+    let arguments = statement.arguments.clone().unwrap_or_default();
+    let query = sqlx::query_as_with(statement.sql.clone(), arguments);
+    query.persistent(statement.persistent).fetch_all(db.reader()).await
 }

@@ -26,10 +26,10 @@ pub struct Reader {
 pub struct Writer(Reader);
 
 /// A statement that can be sent more than once.
-struct Statement {
-    sql: SqlStr,
-    arguments: Option<PgArguments>,
-    persistent: bool,
+pub(super) struct Statement {
+    pub(super) sql: SqlStr,
+    pub(super) arguments: Option<PgArguments>,
+    pub(super) persistent: bool,
 }
 
 type Rows<'e> = BoxStream<'e, Result<Either<PgQueryResult, PgRow>, Error>>;
@@ -81,7 +81,7 @@ impl Reader {
 }
 
 impl Statement {
-    fn take<'q, E: Execute<'q, Postgres>>(mut query: E) -> Result<Self, Error> {
+    pub(super) fn take<'q, E: Execute<'q, Postgres>>(mut query: E) -> Result<Self, Error> {
         let arguments = query.take_arguments().map_err(Error::Encode)?;
         let persistent = query.persistent();
         Ok(Self { sql: query.sql(), arguments, persistent })

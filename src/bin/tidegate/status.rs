@@ -73,15 +73,21 @@ impl Report {
     }
 }
 
+/// What mends a table's triggers.
+pub(crate) fn mend(table: &TableStatus) -> String {
+    format!("tidegate install {}:{}", table.name, table.columns.join(","))
+}
+
 impl From<TableStatus> for Table {
     fn from(status: TableStatus) -> Self {
         let sound = status.is_sound();
+        let mend = mend(&status);
         let triggers = status.triggers.into_iter();
         let unsound = triggers.filter(|trigger| trigger.state != TriggerState::Always);
         Self {
             sound,
             unsound_triggers: unsound.map(Trigger::from).collect(),
-            mend: format!("tidegate install {}:{}", status.name, status.columns.join(",")),
+            mend,
             name: status.name,
             columns: status.columns,
             warnings: status.warnings,

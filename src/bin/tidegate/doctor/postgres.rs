@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::Check;
 use crate::arguments::Servers;
 use crate::facts::Facts;
+use crate::status::mend;
 
 /// A log of more rows is one that nobody trims.
 const MANY_ROWS: i64 = 1_000_000;
@@ -101,10 +102,9 @@ fn of_schema(status: &Status, checks: &mut Vec<Check>) {
 
 fn of_table(table: &TableStatus) -> Vec<Check> {
     let what = format!("table {}", table.name);
-    let mend = format!("tidegate install {}:{}", table.name, table.columns.join(","));
     let triggers = match table.is_sound() {
         true => Check::good(&what, "every change is noted"),
-        false => Check::bad(&what, "some triggers are missing or off").mend(mend),
+        false => Check::bad(&what, "some triggers are missing or off").mend(mend(table)),
     };
     let warnings = table.warnings.iter().map(|warning| Check::warning(&what, warning));
     [triggers].into_iter().chain(warnings).collect()
