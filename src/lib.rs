@@ -16,7 +16,7 @@
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
-    not(all(feature = "memory", feature = "redis", feature = "postgres", feature = "testing")),
+    not(all(feature = "admin", feature = "redis", feature = "postgres", feature = "testing")),
     allow(dead_code, unused_imports, reason = "parts of the core serve one feature only")
 )]
 
@@ -37,8 +37,13 @@ mod guide {
     struct Policies;
     #[doc = include_str!("../docs/guide/3-invalidation.md")]
     struct Invalidation;
+    #[cfg(feature = "admin")]
+    #[doc = include_str!("../docs/guide/5-operations.md")]
+    struct Operations;
 }
 
+#[cfg(feature = "admin")]
+mod admin;
 mod broken;
 mod cache;
 mod clock;
@@ -59,7 +64,10 @@ mod sync;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod traffic;
 
+#[cfg(feature = "admin")]
+pub use admin::{Admin, TokenError};
 pub use cache::{
     Ask, Audited, Bypass, Cache, Fences, Filled, Hit, Lead, Log, LogError, Lookup, Policy, Record,
     Unfit, protocol,

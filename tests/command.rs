@@ -3,16 +3,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::process::Stdio;
+use std::time::Duration;
 
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
 use serde_json::Value;
 use tidegate::testing::{Postgres, RedisServer};
+use tidegate::{Admin, Cache, CacheLayer, Database, DatabaseOptions, Listener, Memory, Policy};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 fn command(url: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.args(arguments).env("POSTGRES_PRIMARY_URL", url);
-    for name in ["POSTGRES_REPLICA_URL", "POSTGRES_LISTEN_URL", "REDIS_URL"] {
+    let others = ["POSTGRES_REPLICA_URL", "POSTGRES_LISTEN_URL", "REDIS_URL", "TIDEGATE_ADMIN_URL"];
+    for name in others {
         command.env_remove(name);
     }
     command
@@ -239,4 +245,77 @@ async fn a_shell_and_man_can_be_told_of_it() {
         assert!(page.contains(&format!("tidegate\\-{command}")), "{command} in {page}");
     }
     assert!(!page.contains("check\\-node"));
+}
+
+/// A service with a page for operators; where that is.
+async fn service(url: &str) -> String {
+    async fn count(State(db): State<Database>) -> String {
+        let query = sqlx::query_scalar::<_, i64>("select count(*) from users, orgs");
+        query.fetch_one(db.reader()).await.unwrap().to_string()
+    }
+    let db = DatabaseOptions::new(url).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let layer = CacheLayer::new(cache).route("/count", Policy::ttl(Duration::from_mins(1)));
+    let admin = Admin::new(&layer).database(&db).with_token("a secret of the test's").unwrap();
+    let app = Router::new().route("/count", get(count)).layer(layer).with_state(db);
+    let app = app.nest("/admin", admin);
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", socket.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(socket, app).await });
+    base
+}
+
+/// The status and the body of an answer.
+async fn fetch(url: &str) -> String {
+    let connector = hyper_util::client::legacy::connect::HttpConnector::new();
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new());
+    let client = client.build::<_, http_body_util::Empty<&[u8]>>(connector);
+    let response = client.get(url.parse().unwrap()).await.unwrap();
+    let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
+    String::from_utf8(body.to_bytes().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn a_running_service_says_why_and_what_is_worth_it() {
+    let server = Postgres::start().await.unwrap();
+    server
+        .psql("create table users (id int primary key); create table orgs (id int)")
+        .await
+        .unwrap();
+    let url = server.url();
+    tidegate(&url, &["install", "users"]).await;
+    let base = service(&url).await;
+    let admin = format!("{base}/admin/");
+    let with = async |token: &str, arguments: &[&str]| {
+        let page = ["--admin", &admin, "--admin-token", token];
+        tidegate(&url, &[arguments, &page].concat()).await
+    };
+    assert_eq!(fetch(&format!("{base}/count")).await, "0");
+    let told = async |arguments: &[&str]| with("a secret of the test's", arguments).await;
+    let (said, code) = told(&["explain", "/count"]).await;
+    assert!(said.starts_with("/count: miss (absent)\n") && code == Some(0), "{said}");
+    let (said, _) = told(&["explain", "/count", "-H", "Cookie: a=b", "-H", "Host: x"]).await;
+    assert!(said.contains("bypass (personal)") && said.contains("Policy::public"), "{said}");
+    let (said, code) = told(&["explain", "count"]).await;
+    assert!(said.contains("a path that begins with /") && code == Some(1), "{said}");
+    let (said, _) = told(&["suggest"]).await;
+    assert!(said.contains("1 answers can't be kept: table orgs is not tracked"), "{said}");
+    let (said, code) = told(&["status"]).await;
+    assert!(said.contains("orgs: read by the service, and not tracked"), "{said}");
+    assert!(said.contains("mend: tidegate install orgs") && code == Some(2), "{said}");
+    let page = ["--admin", &admin, "--admin-token", "a secret of the test's"];
+    let (explained, _) = json(&url, &[&["explain", "/count"][..], &page].concat()).await;
+    assert_eq!(explained["reason"], "absent");
+    assert_eq!(json(&url, &[&["status"][..], &page].concat()).await.0["untracked"][0], "orgs");
+    assert!(with("another secret", &["suggest"]).await.0.contains("--admin-token"));
+    for (page, mend) in [
+        (&["suggest"][..], "TIDEGATE_ADMIN_URL"),
+        (&["suggest", "--admin", "localhost/x"], "https://host/path"),
+        (&["suggest", "--admin", "http://127.0.0.1:1/"], "can't be asked"),
+        (&["suggest", "--admin", &base], "is not where the page is mounted"),
+    ] {
+        let (said, code) = tidegate(&url, page).await;
+        assert!(said.contains(mend) && code == Some(1), "{page:?}: {said}");
+    }
 }

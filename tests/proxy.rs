@@ -68,17 +68,22 @@ async fn proxy() -> (Child, String) {
     (proxy, address)
 }
 
-/// One exchange: the head and the body of the answer, in small letters but for what is no text.
+/// One exchange: the head and the body of the answer.
 async fn ask(address: &str, method: &str, path: &str) -> (String, String) {
+    let text = exchange(address, method, path).await;
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text}"));
+    (head.to_owned(), body.to_owned())
+}
+
+/// All that comes until the end of the connection; each byte is a letter.
+async fn exchange(address: &str, method: &str, path: &str) -> String {
     let mut connection = TcpStream::connect(address).await.unwrap();
     let request =
         format!("{method} {path} HTTP/1.1\r\nhost: example.org\r\nconnection: close\r\n\r\n");
     connection.write_all(request.as_bytes()).await.unwrap();
     let mut bytes = Vec::new();
     connection.read_to_end(&mut bytes).await.unwrap();
-    let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text}"));
-    (head.to_owned(), body.to_owned())
+    bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
 #[tokio::test]
@@ -125,9 +130,15 @@ async fn an_origin_that_hangs_up_is_a_502_or_what_is_stored() {
 #[tokio::test]
 async fn a_body_that_is_cut_off_is_not_taken_for_whole() {
     let (_proxy, at) = proxy().await;
-    for _ in 0..2 {
-        let (head, body) = ask(&at, "GET", "/cut").await;
-        assert!(head.contains("content-length: 100") && !head.contains("; hit"), "{head}");
-        assert_eq!(body, "half");
+    let mut told = 0;
+    for _ in 0..10 {
+        let text = exchange(&at, "GET", "/cut").await;
+        // A server may find the body broken before it has sent the head, and just hang up.
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            assert!(head.contains("content-length: 100") && !head.contains("; hit"), "{head}");
+            assert!(body.is_empty() || body == "half", "{body}");
+            told += 1;
+        }
     }
+    assert!(told > 0, "it hung up each time");
 }

@@ -185,6 +185,7 @@ impl Cache {
             untracked: !has_log || policy.is_some_and(|policy| policy.untracked),
             followed: has_log && policy.is_some(),
             max_staleness: policy.map_or(Duration::ZERO, |policy| policy.max_staleness),
+            watch: ask.watch,
         };
         Record::new(self.shared.fences.clone(), scope)
     }

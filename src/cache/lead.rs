@@ -176,6 +176,9 @@ impl Lead {
     pub fn pass(mut self, unfit: Unfit) -> Unfit {
         tracing::debug!(key = %self.key, %unfit, "an answer was not stored");
         self.cache.shared.counters.note(Event::NotStored);
+        if let Some(watch) = self.record.watch() {
+            watch.unfit(&unfit);
+        }
         self.cache.shared.alone.set(&self.key, true);
         if let Some(flight) = self.flight.take() {
             flight.land(Landing::Nothing);

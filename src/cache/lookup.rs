@@ -21,6 +21,7 @@ use crate::entry::{Entry, Epoch, Key, Position};
 use crate::observe;
 use crate::outcome::{BypassReason, Event, MissReason, Outcome};
 use crate::store::{Found, StoreError};
+use crate::traffic::Traffic;
 
 mod claim;
 
@@ -32,6 +33,8 @@ pub struct Ask {
     pub(crate) session: Option<(Epoch, Position)>,
     /// How old or stale an answer the client takes.
     pub(crate) limits: Limits,
+    /// Where what is read is noted for those who look on.
+    pub(crate) watch: Option<Arc<Traffic>>,
 }
 
 /// What came of a lookup.
@@ -164,7 +167,7 @@ impl Cache {
     }
 
     /// Whether this node has heard from the source of changes as lately as the policy asks.
-    fn is_confirmed(&self, policy: &Policy) -> bool {
+    pub(super) fn is_confirmed(&self, policy: &Policy) -> bool {
         self.log().is_none()
             || self.shared.fences.age().is_some_and(|age| age <= policy.max_staleness)
     }

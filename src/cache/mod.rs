@@ -14,6 +14,8 @@
 mod audit;
 #[expect(clippy::module_inception, reason = "the type that the folder is about")]
 mod cache;
+#[cfg(feature = "admin")]
+mod examine;
 mod fence;
 mod flight;
 mod kept;
@@ -32,6 +34,8 @@ mod typed;
 pub use audit::Audited;
 pub use cache::Cache;
 pub(crate) use cache::spawn;
+#[cfg(feature = "admin")]
+pub(crate) use examine::Examined;
 pub use fence::Fences;
 pub(crate) use lead::Answer;
 pub use lead::{Filled, Lead};
@@ -39,6 +43,7 @@ pub use log::{Log, LogError};
 pub use lookup::{Ask, Bypass, Hit, Lookup};
 pub use policy::Policy;
 pub(crate) use policy::QueryPart;
+pub(crate) use record::Rehearsed;
 pub use record::{Record, Unfit};
 pub(crate) use template::PolicyTag;
 pub(crate) use terms::{Limits, Terms};

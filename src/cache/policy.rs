@@ -313,6 +313,14 @@ impl Policy {
         self.tags.iter().map(|template| template.fill(&parameter)).collect()
     }
 
+    /// What the tags are called, with their parameters filled in as far as they are there.
+    pub(crate) fn tag_names_with<'a>(
+        &self,
+        parameter: impl Fn(&str) -> Option<std::borrow::Cow<'a, str>>,
+    ) -> Vec<String> {
+        self.tags.iter().filter_map(|template| template.name(&parameter)).collect()
+    }
+
     /// Whether a hit is to be compared with a fresh answer.
     pub(crate) fn audits_this(&self) -> bool {
         self.audit > 0.0 && fastrand::f64() < self.audit

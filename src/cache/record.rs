@@ -22,6 +22,7 @@ use super::protocol::{self, proven_by_both};
 use super::template::PolicyTag;
 use crate::entry::{Epoch, Position, Tag};
 use crate::sync::{Mutex, MutexGuard};
+use crate::traffic::Traffic;
 
 tokio::task_local! {
     static CURRENT: Record;
@@ -29,6 +30,8 @@ tokio::task_local! {
 
 /// Reads that were in no record's scope, in this process.
 static STRAY: AtomicU64 = AtomicU64::new(0);
+
+const WROTE: &str = "the handler wrote to the database";
 
 /// Why an answer can't be cached: a token for `Cache-Status`, and the mend for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +75,23 @@ pub(crate) struct Scope {
     pub(crate) followed: bool,
     /// How old what the node knows of changes may be for it to choose replicas by.
     pub(crate) max_staleness: Duration,
+    /// Where what is read is noted for those who look on.
+    pub(crate) watch: Option<Arc<Traffic>>,
+}
+
+/// What an answer that is not kept would have been proven by.
+#[derive(Debug)]
+pub(crate) struct Rehearsed {
+    began: (Epoch, Position),
+    tags: Box<[Tag]>,
+}
+
+impl Rehearsed {
+    /// Whether it would be served.
+    pub(crate) fn is_valid(&self, fences: &Fences) -> bool {
+        let now = (fences.epoch(), fences.of_all(&self.tags));
+        protocol::verdict(self.began, now) == protocol::Verdict::Valid
+    }
 }
 
 /// The notes on one piece of work.
@@ -119,7 +139,8 @@ impl Record {
         let others: BTreeSet<Tag> = others.collect();
         let mut notes = self.notes().clone();
         notes.tags.retain(|tag| !others.contains(tag));
-        let scope = Scope { tags, session: scope.session, ..*scope };
+        let (session, watch) = (scope.session, scope.watch.clone());
+        let scope = Scope { tags, session, watch, ..*scope };
         let (fences, notes) = (fences.clone(), Mutex::new(notes));
         Self(Arc::new(Inner { fences, scope, began: *began, stray: *stray, notes }))
     }
@@ -226,6 +247,29 @@ impl Record {
         self.0.scope.followed
     }
 
+    /// Where to tell of reads, if anybody looks on.
+    pub(crate) fn watch(&self) -> Option<&Arc<Traffic>> {
+        self.0.scope.watch.as_ref()
+    }
+
+    /// Notes a read for an answer that is not kept.
+    pub(crate) fn would_depend_on(&self, tags: impl Iterator<Item = Tag>) {
+        let mut notes = self.notes();
+        notes.reads += 1;
+        notes.tags.extend(tags);
+    }
+
+    /// What the answer would be proven by if it were kept, or why it could not be.
+    pub(crate) fn rehearsed(&self) -> Result<Rehearsed, Unfit> {
+        let notes = self.notes();
+        if notes.wrote {
+            return Err(Unfit::new("wrote", WROTE));
+        }
+        self.attributed(&notes)?;
+        let began = self.0.began.ok_or_else(no_position)?;
+        Ok(Rehearsed { began, tags: notes.tags.iter().copied().collect() })
+    }
+
     /// Notes that the answer can't be cached. The first reason stays.
     pub fn unfit(&self, unfit: Unfit) {
         self.notes().unfit.get_or_insert(unfit);
@@ -255,15 +299,13 @@ impl Record {
     pub(crate) fn basis(&self) -> Result<Basis, Unfit> {
         let notes = self.notes();
         if notes.wrote {
-            return Err(Unfit::new("wrote", "the handler wrote to the database"));
+            return Err(Unfit::new("wrote", WROTE));
         }
         let proven = match (notes.as_of, self.0.scope.untracked) {
             (read, true) => lower(read, self.0.began)?,
             (read, false) => self.attributed(&notes).and(Ok(read))?,
         };
-        let (epoch, as_of) = proven.ok_or_else(|| {
-            Unfit::new("no-position", "how far the node has followed the database is unknown")
-        })?;
+        let (epoch, as_of) = proven.ok_or_else(no_position)?;
         let tags = notes.tags.iter().copied().chain(self.own_tags(&notes.tags)).collect();
         Ok(Basis { epoch, as_of, tags })
     }
@@ -311,6 +353,10 @@ fn lower(
 /// What a read of the primary proves that begins now.
 fn proven_by_primary(fences: &Fences) -> Option<(Epoch, Position)> {
     fences.seen().map(|(epoch, seen)| (epoch, protocol::proven_by_primary(seen)))
+}
+
+fn no_position() -> Unfit {
+    Unfit::new("no-position", "how far the node has followed the database is unknown")
 }
 
 fn mixed_epochs() -> Unfit {

@@ -52,6 +52,14 @@ impl TagTemplate {
         &self,
         parameter: impl Fn(&str) -> Option<std::borrow::Cow<'a, str>>,
     ) -> Option<PolicyTag> {
+        self.name(parameter).map(|name| PolicyTag::new(&name))
+    }
+
+    /// The tag's name, with the parameters in it.
+    pub(super) fn name<'a>(
+        &self,
+        parameter: impl Fn(&str) -> Option<std::borrow::Cow<'a, str>>,
+    ) -> Option<String> {
         let mut name = String::new();
         for piece in &self.pieces {
             match piece {
@@ -59,7 +67,7 @@ impl TagTemplate {
                 Piece::Parameter(wanted) => name.push_str(&parameter(wanted)?),
             }
         }
-        Some(PolicyTag::new(&name))
+        Some(name)
     }
 }
 

@@ -10,6 +10,7 @@ use super::capture::Rooms;
 use super::service::CacheService;
 use super::session::Sessions;
 use crate::cache::{Cache, Policy};
+use crate::traffic::{Traffic, Watch};
 
 /// Bytes of bodies that are being kept at a time, unless told otherwise.
 const CAPTURE_BYTES: usize = 256 << 20;
@@ -45,9 +46,26 @@ pub(crate) struct Routes {
     pub(crate) namespace: String,
     pub(crate) sessions: Option<Sessions>,
     pub(crate) rooms: Rooms,
-    routes: HashMap<String, Arc<Policy>>,
-    default: Option<Arc<Policy>>,
+    pub(crate) watch: Arc<Watch>,
+    routes: HashMap<String, Route>,
+    default: Option<Route>,
     faults: Vec<String>,
+}
+
+/// One route: what it asks of the cache, and what it has seen.
+#[derive(Clone, Debug)]
+pub(crate) struct Route {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) traffic: Arc<Traffic>,
+}
+
+/// What stands in place of a pattern for the policy of all that have none of their own.
+pub(crate) const OTHERS: &str = "(default)";
+
+impl Route {
+    fn new(policy: Policy) -> Self {
+        Self { policy: Arc::new(policy), traffic: Arc::default() }
+    }
 }
 
 /// Policies that make no sense.
@@ -63,6 +81,7 @@ impl CacheLayer {
             namespace: String::new(),
             sessions: None,
             rooms: Rooms::new(CAPTURE_BYTES),
+            watch: Arc::default(),
             routes: HashMap::new(),
             default: None,
             faults: Vec::new(),
@@ -81,7 +100,7 @@ impl CacheLayer {
         let shared = Arc::make_mut(&mut self.shared);
         if let Some(fault) = fault(pattern, &policy) {
             shared.faults.push(format!("the policy of {pattern} is not used: {fault}"));
-        } else if shared.routes.insert(pattern.to_owned(), Arc::new(policy)).is_some() {
+        } else if shared.routes.insert(pattern.to_owned(), Route::new(policy)).is_some() {
             shared.faults.push(format!("{pattern} has two policies; the last one counts"));
         }
         self
@@ -95,7 +114,7 @@ impl CacheLayer {
             Some(fault) => {
                 shared.faults.push(format!("the default policy is not used: {fault}"));
             }
-            None => shared.default = Some(Arc::new(policy)),
+            None => shared.default = Some(Route::new(policy)),
         }
         self
     }
@@ -147,9 +166,15 @@ impl<S> Layer<S> for CacheLayer {
 }
 
 impl Routes {
-    /// The policy for a route's pattern.
-    pub(crate) fn policy(&self, pattern: Option<&str>) -> Option<&Arc<Policy>> {
+    /// What is asked for a route's pattern, if it is to be cached.
+    pub(crate) fn route(&self, pattern: Option<&str>) -> Option<&Route> {
         pattern.and_then(|pattern| self.routes.get(pattern)).or(self.default.as_ref())
+    }
+
+    /// The routes that have a policy, and last what is for all others.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, &Route)> {
+        let named = self.routes.iter().map(|(pattern, route)| (pattern.as_str(), route));
+        named.chain(self.default.iter().map(|route| (OTHERS, route)))
     }
 
     pub(crate) fn report(&self) {

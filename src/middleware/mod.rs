@@ -4,7 +4,8 @@
 //! front of the handler. `keying` says which requests are the same, `rules` what HTTP says of caches,
 //! `fill` makes an entry of an answer, while `captured` streams its body to the client and `capture`
 //! keeps it, `stored` turns an entry back into an answer, and `session` lets a client see its own
-//! writes. `audit` compares what is stored with what the handler gives. `service` answers what is at
+//! writes. `audit` compares what is stored with what the handler gives, and
+//! `explain` says what would become of a request. `service` answers what is at
 //! hand, `passing` leaves to the handler what is not the cache's, and `steps` is the order of all the rest.
 //!
 //! A hit in memory is answered without a boxed future, a lock held, or a copy of the body.
@@ -13,6 +14,8 @@ mod audit;
 mod body;
 mod capture;
 mod captured;
+#[cfg(feature = "admin")]
+mod explain;
 mod fill;
 mod future;
 #[cfg(fuzzing)]
@@ -32,7 +35,11 @@ mod steps;
 mod stored;
 
 pub use body::Body;
+#[cfg(feature = "admin")]
+pub(crate) use explain::{Dependency, Explained, Stored};
 pub use future::ResponseFuture;
+#[cfg(feature = "admin")]
+pub(crate) use layer::Routes;
 pub use layer::{CacheLayer, PolicyError};
 pub use service::CacheService;
 pub use session::{SecretError, Sessions};

@@ -1,14 +1,19 @@
 //! Requests that the cache leaves alone, and what follows from them when they write.
 
-use http::{HeaderMap, Request};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method, Request, StatusCode};
 
 use super::handler::{Answered, Handler};
+use super::keying::{self, all_cookies};
 use super::layer::Routes;
+use super::route;
 use super::rules::unsafe_method::{Target, invalidates};
+use super::session::COOKIE_NAME;
 use super::status;
 use super::steps::Steps;
-use crate::cache::Record;
-use crate::outcome::BypassReason;
+use crate::cache::{Policy, Record};
+use crate::outcome::{BypassReason, Outcome};
+use crate::traffic::{Seen, Traffic, rehearsal};
 
 /// What is known of a request that the cache leaves alone.
 pub(crate) struct Passing {
@@ -16,6 +21,8 @@ pub(crate) struct Passing {
     pub(crate) record: Record,
     /// What it makes invalid if it goes well.
     pub(crate) target: Option<Target>,
+    /// The hash that tells its answer from others, if what the cache would do is to be tried.
+    pub(crate) rehearsed: Option<u64>,
 }
 
 impl<S> Steps<S> {
@@ -23,9 +30,18 @@ impl<S> Steps<S> {
     where
         S: Handler<A>,
     {
-        let Passing { reason, record, target } = passing;
+        let Passing { reason, record, target, rehearsed } = passing;
         let method = request.method().clone();
-        let response = record.scope(self.inner.call(request)).await?;
+        let answered = record.scope(self.inner.call(request)).await;
+        if let Some(seen) = &self.seen {
+            seen.end(Outcome::Bypass(reason));
+        }
+        let response = answered?;
+        if let Some((key, seen)) = rehearsed.zip(self.seen.as_ref())
+            && response.status() == StatusCode::OK
+        {
+            self.rehearse(key, &record, &seen.traffic);
+        }
         if let Some(target) = target.filter(|_| invalidates(&method, &response)) {
             let tags = target.tags(&self.routes.namespace, response.headers());
             if let Err(error) = self.routes.cache.invalidate(tags).await {
@@ -37,6 +53,36 @@ impl<S> Steps<S> {
             give_token(&self.routes, response.headers_mut()).await;
         }
         Ok(response)
+    }
+
+    /// Works out what the cache would have done with the answer.
+    fn rehearse(&self, key: u64, record: &Record, traffic: &Traffic) {
+        match record.rehearsed() {
+            Ok(read) => {
+                let fences = self.routes.cache.fences();
+                self.routes.watch.rehearsal.note(key, read, fences, traffic);
+            }
+            Err(unfit) => traffic.unfit(&unfit),
+        }
+    }
+}
+
+impl Routes {
+    /// The hash of what tells a request's answer from others, if it may have been asked before: whoever has a
+    /// cookie or a name gets an answer of their own.
+    pub(crate) fn rehearsed<A>(&self, request: &Request<A>, seen: &Seen) -> Option<u64> {
+        if request.method() != Method::GET {
+            return None;
+        }
+        let headers = request.headers();
+        let cookies = all_cookies(headers).filter(|(name, _)| *name != COOKIE_NAME.as_bytes());
+        let cookies: Vec<_> = cookies.map(|(name, _)| String::from_utf8_lossy(name)).collect();
+        if !cookies.is_empty() || headers.contains_key(AUTHORIZATION) {
+            seen.traffic.rehearsed.is_personal();
+        }
+        let policy =
+            Policy::ttl(rehearsal::TTL).vary([AUTHORIZATION.as_str()]).vary_cookies(cookies);
+        Some(keying::key(&self.namespace, route::uri(request), headers, &policy).short())
     }
 }
 

@@ -37,6 +37,42 @@ pub(crate) fn parameter<'a>(pattern: &str, path: &'a str, name: &str) -> Option<
     None
 }
 
+/// The pattern that a path is of: of several, the one that says most about it, as axum has it.
+pub(crate) fn matching<'p>(patterns: impl Iterator<Item = &'p str>, path: &str) -> Option<&'p str> {
+    // Where two differ first, text goes before a parameter, and that before a wildcard.
+    let rank = |segment: &str| match split(segment) {
+        None => 0,
+        Some((_, name, _)) => {
+            if name.starts_with('*') {
+                2
+            } else {
+                1
+            }
+        }
+    };
+    let ranks = |pattern: &&str| pattern.split('/').map(rank).collect::<Vec<u8>>();
+    patterns.filter(|pattern| matches(pattern, path)).min_by_key(ranks)
+}
+
+fn matches(pattern: &str, path: &str) -> bool {
+    let mut segments = path.split('/');
+    for wanted in pattern.split('/') {
+        let Some(segment) = segments.next() else { return false };
+        let fits = match split(wanted) {
+            None => segment == wanted,
+            Some((_, name, _)) if name.starts_with('*') => return !segment.is_empty(),
+            Some((before, _, after)) => {
+                let middle = segment.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+                middle.is_some_and(|value| !value.is_empty())
+            }
+        };
+        if !fits {
+            return false;
+        }
+    }
+    segments.next().is_none()
+}
+
 /// A segment's text before its parameter, the parameter, and the text after.
 fn split(segment: &str) -> Option<(&str, &str, &str)> {
     let (before, rest) = segment.split_once('{')?;
@@ -67,5 +103,20 @@ mod tests {
         assert_eq!(get("/users/{id}", "/users/42", "name"), None);
         assert_eq!(get("/users/{id}", "/users", "id"), None);
         assert_eq!(get("/users/{id}", "/users/%ff", "id"), None);
+    }
+
+    #[test]
+    fn the_pattern_of_a_path_is_the_one_that_says_most_of_it() {
+        let patterns = ["/a/{x}", "/a/b", "/a/{x}/c", "/{*rest}", "/v{major}/x", "/"];
+        let of = |path| matching(patterns.into_iter(), path);
+        assert_eq!(of("/a/b"), Some("/a/b"));
+        assert_eq!(of("/a/z"), Some("/a/{x}"));
+        assert_eq!(of("/a/z/c"), Some("/a/{x}/c"));
+        assert_eq!(of("/a/z/d"), Some("/{*rest}"));
+        assert_eq!(of("/v2/x"), Some("/v{major}/x"));
+        assert_eq!(of("/v/x"), Some("/{*rest}"));
+        assert_eq!(of("/"), Some("/"));
+        assert_eq!(matching(["/a/{x}"].into_iter(), "/a/"), None);
+        assert_eq!(matching(["/a"].into_iter(), "/a/"), None);
     }
 }

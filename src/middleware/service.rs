@@ -14,7 +14,7 @@ use super::body::Body;
 use super::future::ResponseFuture;
 use super::handler::Handler;
 use super::keying;
-use super::layer::Routes;
+use super::layer::{Route, Routes};
 use super::passing::Passing;
 use super::plan::Plan;
 use super::route;
@@ -27,6 +27,7 @@ use super::stored::{respond, signpost};
 use crate::cache::{Ask, Hit, Policy, spawn};
 use crate::entry::{Epoch, Position};
 use crate::outcome::{BypassReason, Event, Outcome};
+use crate::traffic::Seen;
 
 /// A service with the cache in front of it; made by [`CacheLayer`](super::CacheLayer).
 #[derive(Clone, Debug)]
@@ -60,9 +61,10 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let session = self.session(request.headers());
-        match self.plan(&request, session) {
-            Ok(plan) => self.ask(plan, request),
-            Err(reason) => self.pass(reason, session, request),
+        let (seen, plan) = self.begin(&request, session);
+        match plan {
+            Ok(plan) => self.ask(plan, seen, request),
+            Err(reason) => self.pass(reason, (session, seen), request),
         }
     }
 }
@@ -80,24 +82,40 @@ impl<S> CacheService<S> {
         }
     }
 
-    fn policy<A>(&self, request: &Request<A>) -> Option<&Arc<Policy>> {
-        self.routes.policy(route::pattern(request))
+    fn route<A>(&self, request: &Request<A>) -> Option<&Route> {
+        self.routes.route(route::pattern(request))
+    }
+
+    /// The request for those who look on, if anybody does, and how the cache is asked.
+    fn begin<A: HttpBody>(
+        &self,
+        request: &Request<A>,
+        session: Option<(Epoch, Position)>,
+    ) -> (Option<Seen>, Result<Plan, BypassReason>) {
+        let watch = &self.routes.watch;
+        let Some(Route { policy, traffic }) = self.route(request) else {
+            let seen = watch.other_request(route::pattern(request));
+            return (seen, Err(BypassReason::NoPolicy));
+        };
+        let seen = watch.request(traffic);
+        let watch = seen.as_ref().map(|seen| seen.traffic.clone());
+        (seen, self.plan(request, policy, Ask { session, watch, ..Ask::default() }))
     }
 
     fn plan<A: HttpBody>(
         &self,
         request: &Request<A>,
-        session: Option<(Epoch, Position)>,
+        policy: &Arc<Policy>,
+        ask: Ask,
     ) -> Result<Plan, BypassReason> {
         let (uri, pattern) = (route::uri(request), route::pattern(request));
-        let policy = self.policy(request).ok_or(BypassReason::NoPolicy)?;
         let asked = Asked::of(request, policy)?;
         let parameter = |name: &str| route::parameter(pattern?, uri.path(), name);
         let tags = policy.tags_with(parameter).ok_or(BypassReason::NoParameter)?;
         Ok(Plan {
             key: keying::key(&self.routes.namespace, uri, request.headers(), policy),
             policy: policy.clone(),
-            ask: Ask { tags, session, limits: asked.limits },
+            ask: Ask { tags, limits: asked.limits, ..ask },
             asked,
         })
     }
@@ -106,6 +124,7 @@ impl<S> CacheService<S> {
     fn ask<A>(
         &mut self,
         plan: Plan,
+        seen: Option<Seen>,
         request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
     where
@@ -118,13 +137,16 @@ impl<S> CacheService<S> {
             && let Ok(response) = respond(&hit, &plan.asked)
         {
             self.routes.cache.shared.counters.count(hit.outcome);
+            if let Some(seen) = seen {
+                seen.end(hit.outcome);
+            }
             if plan.policy.audits_this() {
-                let steps = Steps { inner: self.ready_inner(), routes: self.routes.clone() };
+                let steps = self.steps(None);
                 spawn(steps.audit(hit.found.entry, plan, request));
             }
             return ResponseFuture::ready(response);
         }
-        let steps = Steps { inner: self.ready_inner(), routes: self.routes.clone() };
+        let steps = self.steps(seen);
         let span =
             tracing::debug_span!("tidegate", key = %plan.key, outcome = tracing::field::Empty);
         ResponseFuture::work(Box::pin(steps.run(plan, request).instrument(span)))
@@ -145,7 +167,7 @@ impl<S> CacheService<S> {
     fn pass<A>(
         &mut self,
         reason: BypassReason,
-        session: Option<(Epoch, Position)>,
+        (session, seen): (Option<(Epoch, Position)>, Option<Seen>),
         request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
     where
@@ -153,21 +175,31 @@ impl<S> CacheService<S> {
         A: HttpBody + Send + 'static,
     {
         self.routes.cache.shared.counters.count(Outcome::Bypass(reason));
-        let record = self.routes.cache.record(None, Ask { session, ..Ask::default() });
+        let rehearsed = seen.as_ref().filter(|_| reason == BypassReason::NoPolicy);
+        let rehearsed = rehearsed.and_then(|seen| self.routes.rehearsed(&request, seen));
+        let watch = rehearsed.and(seen.as_ref()).map(|seen| seen.traffic.clone());
+        let record = self.routes.cache.record(None, Ask { session, watch, ..Ask::default() });
         let target = self.target(&request);
-        if self.routes.sessions.is_none() && target.is_none() {
+        if self.routes.sessions.is_none() && target.is_none() && seen.is_none() {
             return ResponseFuture::passed(record.scope(self.inner.call(request)), reason);
         }
-        let steps = Steps { inner: self.ready_inner(), routes: self.routes.clone() };
-        let passing = Passing { reason, record, target };
+        let steps = self.steps(seen);
+        let passing = Passing { reason, record, target, rehearsed };
         ResponseFuture::work(Box::pin(steps.pass(passing, request)))
     }
 
     /// What a write makes invalid, where the standard's rules are asked for.
     fn target<A>(&self, request: &Request<A>) -> Option<Target> {
-        let policy = self.policy(request)?;
+        let policy = &self.route(request)?.policy;
         let counts = policy.is_standard && !request.method().is_safe();
         counts.then(|| Target::of(route::uri(request), request.headers(), policy.host))
+    }
+
+    fn steps(&mut self, seen: Option<Seen>) -> Steps<S>
+    where
+        S: Clone,
+    {
+        Steps { inner: self.ready_inner(), routes: self.routes.clone(), seen }
     }
 
     /// The service that was polled ready; a clone of it takes its place.

@@ -24,11 +24,14 @@ use crate::clock;
 use crate::entry::Entry;
 use crate::observe;
 use crate::outcome::{BypassReason, Outcome};
+use crate::traffic::Seen;
 
 /// A service that is ready for one request, and the settings.
 pub(crate) struct Steps<S> {
     pub(crate) inner: S,
     pub(crate) routes: Arc<Routes>,
+    /// The request, if somebody looks on.
+    pub(crate) seen: Option<Seen>,
 }
 
 impl<S> Steps<S> {
@@ -195,10 +198,11 @@ impl<S> Steps<S> {
         let cache = self.routes.cache.clone();
         let is_head = plan.asked.method == Method::HEAD;
         let reason = if is_head { BypassReason::Method } else { BypassReason::Range };
-        self.count(Outcome::Bypass(reason));
         let (record, headers) = (lead.record().clone(), request.headers().clone());
         let began = clock::now();
-        let mut response = record.scope(self.inner.call(request)).await?;
+        let answered = record.scope(self.inner.call(request)).await;
+        self.count(Outcome::Bypass(reason));
+        let mut response = answered?;
         if is_head && plan.policy.is_standard {
             let stored = stored(&lead);
             let (rooms, delay) = (self.routes.rooms.clone(), began.elapsed());
@@ -258,6 +262,9 @@ impl<S> Steps<S> {
 
     pub(crate) fn count(&self, outcome: Outcome) {
         self.routes.cache.shared.counters.count(outcome);
+        if let Some(seen) = &self.seen {
+            seen.end(outcome);
+        }
         tracing::Span::current().record("outcome", outcome.token());
     }
 }

@@ -15,6 +15,7 @@ use super::log;
 use super::monitor::Monitor;
 use super::server::{Limits, Role, Server};
 use super::server_status::ServerStatus;
+use super::statements::Statements;
 use crate::cache::{Record, Unfit};
 
 /// How to reach the servers.
@@ -140,6 +141,7 @@ impl DatabaseOptions {
             listen,
             replicas: RwLock::default(),
             known: Known::new(),
+            statements: Statements::default(),
             limits: self.limits,
             sample_every: self.sample_every,
         };
@@ -183,6 +185,7 @@ pub(crate) struct Inner {
     pub(crate) primary: Server,
     pub(crate) listen: Server,
     pub(crate) known: Known,
+    pub(crate) statements: Statements,
     /// The system identifier of the primary.
     cluster: u64,
     pub(crate) lag: Arc<Lag>,

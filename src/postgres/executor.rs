@@ -43,6 +43,7 @@ impl Reader {
         Box::pin(try_stream! {
             let statement = statement?;
             let plan = Plan::of(&self.db, statement.sql.as_str(), self.writer).await;
+            let began = self.db.inner.statements.begin(&plan);
             let mut left = self.candidates(&plan);
             loop {
                 let mut opened = next(&self.db, &plan, &mut left).await?;
@@ -57,6 +58,7 @@ impl Reader {
                     continue;
                 }
                 note(&self.db, &plan, &opened.server, &opened.proof);
+                self.db.inner.statements.end(began, &statement);
                 let mut row = first;
                 while let Some(step) = row {
                     yield noted(&plan, step)?;

@@ -25,11 +25,13 @@ mod relay;
 mod sample;
 mod server;
 mod server_status;
+mod statements;
 mod triggers;
 
 pub use cached::{Cached, Row};
 pub use changes::{Change, Changes};
 pub use database::{Database, DatabaseOptions};
+pub(crate) use dependencies::Dependencies;
 #[cfg(fuzzing)]
 pub(crate) use dependencies::is_read;
 pub use error::DatabaseError;
@@ -40,4 +42,5 @@ pub use relay::Role;
 #[cfg(fuzzing)]
 pub(crate) use relay::message::fuzz as hear;
 pub use server_status::{ReplicaLag, ServerStatus};
+pub(crate) use statements::Ran;
 pub use triggers::{SchemaError, Status, TableStatus, TriggerState, TriggerStatus, Triggers};

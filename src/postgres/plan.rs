@@ -10,6 +10,7 @@ use super::server::Server;
 use crate::cache::protocol::is_far_enough;
 use crate::cache::{Record, Unfit as Reason};
 use crate::entry::{Epoch, Position, Tag};
+use crate::traffic::Traffic;
 
 /// What one statement needs.
 #[derive(Debug)]
@@ -42,6 +43,9 @@ impl Plan {
         if record.is_none() {
             Record::stray();
         }
+        if let Some(record) = record.as_ref().filter(|record| !record.is_followed()) {
+            rehearse(db, sql, record).await;
+        }
         let Some(record) = record.filter(Record::is_followed) else {
             return Self::unnoted(Record::current().as_ref(), writer).at_most_late(db);
         };
@@ -54,7 +58,12 @@ impl Plan {
             record: None,
         };
         match dependencies(db, sql).await {
-            Ok(found) => plan.take(&record, &found, writer),
+            Ok(found) => {
+                if let Some(watch) = record.watch() {
+                    tell_of(&found, watch);
+                }
+                plan.take(&record, &found, writer);
+            }
             Err(error) => {
                 let why = format!("what it reads could not be found out: {error}");
                 record.unfit(Reason::new("unknown-dependencies", why));
@@ -170,6 +179,28 @@ fn may_be_read_anywhere(unfit: &Unfit) -> bool {
             | Unfit::Sequence(_)
             | Unfit::VolatileFunction(_)
     )
+}
+
+/// Notes what an answer that is not kept would depend on, where somebody looks on.
+async fn rehearse(db: &Database, sql: &str, record: &Record) {
+    let Some(watch) = record.watch() else { return };
+    let Ok(found) = dependencies(db, sql).await else { return };
+    tell_of(&found, watch);
+    match &*found {
+        Dependencies::Tables(tables) => {
+            record.would_depend_on(tables.iter().map(|table| Tag::table(&table.name)));
+        }
+        Dependencies::Unfit(unfit) => record.unfit(Reason::new(unfit.token(), unfit.to_string())),
+    }
+}
+
+/// Tells those who look on which tables a statement reads.
+fn tell_of(found: &Dependencies, watch: &Traffic) {
+    match found {
+        Dependencies::Tables(tables) => watch.reads(tables.iter().map(|table| &*table.name)),
+        Dependencies::Unfit(Unfit::UntrackedTable(table, _)) => watch.reads_untracked(table),
+        Dependencies::Unfit(_) => {}
+    }
 }
 
 /// What a statement depends on: known, or asked of the primary, or else of a replica.

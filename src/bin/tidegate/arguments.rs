@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Makes Postgres note its changes, so that cached answers are found stale.
+use crate::service::Page;
+
+/// Installs what a cache needs in Postgres, checks it, and says what a running service's cache does.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version)]
 pub(crate) struct Arguments {
@@ -30,6 +32,18 @@ pub(crate) enum Command {
     },
     /// Checks the servers, the rights and the settings that a service needs, and says what to mend
     Doctor(Servers),
+    /// Says what would become of a GET request to a running service, and why; nothing changes by it
+    Explain {
+        /// Path and query; with scheme and host, if answers differ by that
+        request: String,
+        /// A header that the request has, as "Name: value"
+        #[arg(short = 'H', long = "header")]
+        headers: Vec<String>,
+        #[command(flatten)]
+        page: Page,
+    },
+    /// Says which routes and queries of a running service are worth caching, by what it has seen
+    Suggest(Page),
     /// Prints a script that completes commands in a shell
     Completions {
         /// Which shell
@@ -68,8 +82,9 @@ pub(crate) enum SchemaCommand {
         /// The role
         role: String,
     },
-    /// Shows what is tracked and how far behind replicas are; fails if changes can go unseen
-    Status,
+    /// Shows what is tracked, how far behind replicas are, and with --admin which tables the service reads that
+    /// are not; fails if changes can go unseen
+    Status(Page),
     /// Shows changes as they become visible
     Watch {
         /// Ends after this many

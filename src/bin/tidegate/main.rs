@@ -1,4 +1,5 @@
-//! The command `tidegate`: installs, inspects and removes what Postgres needs for invalidation.
+//! The command `tidegate`: installs, inspects and removes what Postgres needs for invalidation, and asks a
+//! running service what its cache does.
 
 #![forbid(unsafe_code)]
 
@@ -8,6 +9,7 @@ mod check;
 mod doctor;
 mod facts;
 mod output;
+mod service;
 mod status;
 mod watch;
 
@@ -42,6 +44,10 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Schema(command) => on_schema(arguments.url, command, output).await,
         Command::Migration { tables } => text(&triggers(&tables).migration()),
         Command::Doctor(servers) => doctor::examine(&url(arguments.url)?, servers, output).await,
+        Command::Explain { request, headers, page } => {
+            page.explain(&request, &headers, output).await
+        }
+        Command::Suggest(page) => page.suggest(output).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "tidegate", &mut script);
@@ -65,12 +71,15 @@ async fn on_schema(
     match command {
         SchemaCommand::Install { tables } => {
             triggers(&tables).install(&mut conn).await?;
-            return status::show(&mut conn, output).await;
+            return status::show(&mut conn, None, output).await;
         }
         SchemaCommand::Uninstall { all: true, .. } => Triggers::uninstall_all(&mut conn).await?,
         SchemaCommand::Uninstall { tables, .. } => named(&tables).uninstall(&mut conn).await?,
         SchemaCommand::Grant { role } => Triggers::grant(&mut conn, &role).await?,
-        SchemaCommand::Status => return status::show(&mut conn, output).await,
+        SchemaCommand::Status(page) => {
+            let page = page.is_known().then_some(&page);
+            return status::show(&mut conn, page, output).await;
+        }
         SchemaCommand::Watch { count } => {
             drop(conn);
             return watch::follow(&db, count, output).await;

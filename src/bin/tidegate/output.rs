@@ -19,6 +19,11 @@ impl Output {
         Self { json }
     }
 
+    /// Whether it is for programs.
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Prints one finding, on one line if it is for a program.
     pub(crate) fn print<T: Serialize + Display>(self, found: &T) -> Result<(), Failure> {
         let mut out = stdout().lock();

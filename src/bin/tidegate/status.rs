@@ -9,6 +9,7 @@ use tidegate::{Status, TableStatus, TriggerState, TriggerStatus, Triggers};
 
 use super::facts::{Facts, Standby};
 use super::output::Output;
+use super::service::Page;
 use super::{Failure, UNSOUND};
 
 /// The status, in the form that `--json` prints.
@@ -26,6 +27,8 @@ struct Report {
     facts: Facts,
     replicas: Vec<Standby>,
     tables: Vec<Table>,
+    /// Tables that routes of a running service read and whose changes are not seen.
+    untracked: Option<Vec<String>>,
 }
 
 #[derive(Serialize)]
@@ -48,10 +51,19 @@ struct Trigger {
 }
 
 /// Prints the status; the exit code tells whether every change is seen.
-pub(crate) async fn show(conn: &mut PgConnection, output: Output) -> Result<ExitCode, Failure> {
+pub(crate) async fn show(
+    conn: &mut PgConnection,
+    page: Option<&Page>,
+    output: Output,
+) -> Result<ExitCode, Failure> {
     let status = Triggers::status(conn).await?;
     let facts = Facts::read(conn).await?;
-    let report = Report::new(status, facts, Standby::all(conn).await?);
+    let mut report = Report::new(status, facts, Standby::all(conn).await?);
+    if let Some(page) = page {
+        let untracked = page.untracked().await?;
+        report.sound &= untracked.is_empty();
+        report.untracked = Some(untracked);
+    }
     output.print(&report)?;
     Ok(if report.sound { ExitCode::SUCCESS } else { ExitCode::from(UNSOUND) })
 }
@@ -69,6 +81,7 @@ impl Report {
             facts,
             replicas,
             tables,
+            untracked: None,
         }
     }
 }
@@ -129,7 +142,14 @@ impl fmt::Display for Report {
             write!(f, "no table is tracked")?;
         }
         let tables: Vec<String> = self.tables.iter().map(ToString::to_string).collect();
-        write!(f, "{}", tables.join("\n"))
+        write!(f, "{}", tables.join("\n"))?;
+        let mut untracked = self.untracked.iter().flatten();
+        untracked.try_for_each(|name| {
+            write!(
+                f,
+                "\n{name}: read by the service, and not tracked\n    mend: tidegate install {name}"
+            )
+        })
     }
 }
 

@@ -1,0 +1,29 @@
+//! Answers for programs and for terminals.
+
+use std::fmt::Display;
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::header::ACCEPT;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde::Serialize;
+
+/// JSON, or text for who asks for that.
+pub(crate) fn answer<T: Serialize + Display>(headers: &HeaderMap, found: &T) -> Response {
+    let wants = headers.get(ACCEPT).map(HeaderValue::as_bytes);
+    match wants.is_some_and(|wants| wants.starts_with(b"text/plain")) {
+        true => found.to_string().into_response(),
+        false => Json(found).into_response(),
+    }
+}
+
+/// The request could not be understood, or what it needs could not be reached.
+pub(crate) fn failure(status: StatusCode, why: &impl Display) -> Response {
+    let body = Json(serde_json::json!({ "error": why.to_string() }));
+    (status, body).into_response()
+}
+
+/// A share of 1 in per cent.
+pub(crate) fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}

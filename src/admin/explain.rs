@@ -1,0 +1,297 @@
+//! What would become of a request.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::response::Response;
+use http::header::HOST;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri};
+use serde::{Deserialize, Serialize};
+
+use super::Admin;
+use super::answer::{answer, failure};
+use crate::middleware::{Dependency, Explained, Stored};
+use crate::outcome::Outcome;
+
+/// A request, as far as it matters.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Asked {
+    /// Path and query; with scheme and host, if they matter.
+    url: String,
+    /// Headers, one `Name: value` to a line.
+    #[serde(default)]
+    headers: String,
+}
+
+/// What would become of a request, and why.
+#[derive(Serialize)]
+pub(crate) struct Explanation {
+    url: String,
+    route: Option<String>,
+    result: &'static str,
+    reason: &'static str,
+    why: String,
+    key: Option<String>,
+    /// What tells its answers apart, beyond the path.
+    differs_by: Vec<String>,
+    entry: Option<Entry>,
+    tags: Vec<Tag>,
+    /// Which servers could make the answer.
+    servers: Vec<Server>,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    tier: &'static str,
+    status: Option<u16>,
+    epoch: String,
+    as_of: String,
+    age_seconds: f64,
+    ttl_seconds: f64,
+    bytes: usize,
+}
+
+#[derive(Serialize)]
+struct Tag {
+    /// What it is called, or its hash.
+    name: String,
+    fence: String,
+    /// Whether the stored answer has all changes to it that are known.
+    holds: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct Server {
+    name: String,
+    position: Option<String>,
+    /// Whether it has all changes that are known to what the answer depends on.
+    is_far_enough: bool,
+}
+
+pub(crate) async fn show(
+    State(admin): State<Arc<Admin>>,
+    Query(asked): Query<Asked>,
+    headers: HeaderMap,
+) -> Response {
+    match admin.explain(&asked).await {
+        Ok(explanation) => answer(&headers, &explanation),
+        Err(why) => failure(StatusCode::BAD_REQUEST, &why),
+    }
+}
+
+impl Admin {
+    async fn explain(&self, asked: &Asked) -> Result<Explanation, String> {
+        let mut best = None;
+        for layer in &self.layers {
+            for request in asked.requests()? {
+                let explained = layer.explain(&request).await;
+                // What was stored for a request that came another way, or by another layer, is worth more.
+                let is_better = best.as_ref().is_none_or(|best: &Explained| {
+                    (best.stored.is_some(), best.key.is_some())
+                        < (explained.stored.is_some(), explained.key.is_some())
+                });
+                if is_better {
+                    best = Some(explained);
+                }
+            }
+        }
+        let explained = best.ok_or("there is no layer")?;
+        Ok(Explanation::of(&asked.url, explained, self))
+    }
+
+    #[cfg(feature = "postgres")]
+    fn fit(&self, tags: &[Dependency]) -> Vec<Server> {
+        use crate::cache::protocol::is_far_enough;
+        let fences = self.cache.fences();
+        let needs = tags.iter().map(|tag| tag.fence).max().unwrap_or(fences.floor());
+        let status = self.database.iter().flat_map(crate::postgres::Database::status);
+        let of = |server: crate::postgres::ServerStatus| Server {
+            name: server.name.to_string(),
+            position: server.reached.map(|(_, at)| at.to_string()),
+            is_far_enough: server.reached.is_some_and(|at| {
+                // The primary has all that there is.
+                server.lag.is_none() && &*server.name == "primary"
+                    || is_far_enough(at, (fences.epoch(), needs))
+            }),
+        };
+        status.map(of).collect()
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    #[expect(clippy::unused_self, reason = "as with a database")]
+    fn fit(&self, _tags: &[Dependency]) -> Vec<Server> {
+        Vec::new()
+    }
+}
+
+impl Asked {
+    /// The request as HTTP/1.1 has it, with a header for the host, and as HTTP/2 does.
+    fn requests(&self) -> Result<[Request<String>; 2], String> {
+        let uri: Uri = self.url.parse().map_err(|error| format!("{:?}: {error}", self.url))?;
+        let path = uri.path_and_query().filter(|path| path.as_str().starts_with('/'));
+        let path = path.ok_or("the URL wants a path that begins with /")?.as_str();
+        let mut headers = headers(&self.headers)?;
+        let build = |uri: &str, headers: &HeaderMap| {
+            let mut request =
+                Request::get(uri).body(String::new()).map_err(|error| error.to_string())?;
+            request.headers_mut().clone_from(headers);
+            Ok::<_, String>(request)
+        };
+        let second = build(&self.url, &headers)?;
+        if let Some(authority) = uri.authority() {
+            let host =
+                HeaderValue::from_str(authority.as_str()).map_err(|error| error.to_string())?;
+            headers.entry(HOST).or_insert(host);
+        }
+        Ok([build(path, &headers)?, second])
+    }
+}
+
+fn headers(lines: &str) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    for line in lines.lines().filter(|line| !line.trim().is_empty()) {
+        let parsed = line.split_once(':').and_then(|(name, value)| {
+            let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
+            Some((name, HeaderValue::from_str(value.trim()).ok()?))
+        });
+        let (name, value) = parsed.ok_or_else(|| format!("{line:?} is not `Name: value`"))?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+impl Explanation {
+    fn of(url: &str, explained: Explained, admin: &Admin) -> Self {
+        let servers = match explained.key {
+            Some(_) => admin.fit(&explained.tags),
+            None => Vec::new(),
+        };
+        Self {
+            url: url.to_owned(),
+            result: explained.outcome.result(),
+            reason: explained.outcome.token(),
+            why: why(explained.outcome, explained.route.as_deref()),
+            route: explained.route,
+            key: explained.key.map(|key| key.to_string()),
+            differs_by: explained.differs_by,
+            entry: explained.stored.as_ref().map(Entry::of),
+            tags: explained.tags.into_iter().map(Tag::of).collect(),
+            servers,
+        }
+    }
+}
+
+impl Entry {
+    fn of(stored: &Stored) -> Self {
+        let entry = &stored.entry;
+        Self {
+            tier: Outcome::Hit(stored.tier).token(),
+            status: stored.status.map(|status| status.as_u16()),
+            epoch: entry.epoch().to_string(),
+            as_of: entry.as_of().to_string(),
+            age_seconds: stored.age.as_secs_f64(),
+            ttl_seconds: entry.ttl().as_secs_f64(),
+            bytes: entry.body().len(),
+        }
+    }
+}
+
+impl Tag {
+    fn of(tag: Dependency) -> Self {
+        let name = tag.name.unwrap_or_else(|| format!("{:016x}", tag.tag.hash()));
+        Self { name, fence: tag.fence.to_string(), holds: tag.holds }
+    }
+}
+
+/// The outcome in words.
+fn why(outcome: Outcome, route: Option<&str>) -> String {
+    use crate::outcome::{BypassReason as B, MissReason as M, StaleReason as S};
+    let text = match outcome {
+        Outcome::Hit(_) | Outcome::Collapsed => "it is answered from the cache, proven fresh",
+        Outcome::Stale(S::Revalidating) => {
+            "its TTL has passed: it is answered while a new one is made"
+        }
+        Outcome::Stale(S::Failover) => {
+            "it is of before a failover: it is answered while a new one is made"
+        }
+        Outcome::Stale(_) => "it is answered though its TTL has passed",
+        Outcome::Miss(M::Absent) => "nothing is stored for it",
+        Outcome::Miss(M::Expired) => "what is stored has outlived its TTL",
+        Outcome::Miss(M::Changed) => "something that it depends on has changed since it was made",
+        Outcome::Miss(M::OldEpoch) => {
+            "what is stored is of before a failover, or of another process"
+        }
+        Outcome::Miss(M::StoreFailed) => "the shared store can't be reached",
+        Outcome::Miss(M::Undecodable) => "what is stored can't be read by this version",
+        Outcome::Miss(M::Requested) => "the client asks for a younger one",
+        Outcome::Bypass(B::Off) => "the cache is switched off on this node",
+        Outcome::Bypass(B::NoPolicy) if route.is_none() => {
+            "no route that this layer knows of has this path; those without a policy are known once asked for"
+        }
+        Outcome::Bypass(B::NoPolicy) => "its route has no policy",
+        Outcome::Bypass(B::Personal) => {
+            "it has cookies or credentials, and the policy does not say what they mean: \
+             Policy::public, vary or vary_cookies"
+        }
+        Outcome::Bypass(B::Unconfirmed) => {
+            "this node has not heard from the primary for longer than Policy::max_staleness"
+        }
+        Outcome::Bypass(B::NoParameter) => {
+            "a tag's parameter is missing from the path, or can't be read"
+        }
+        Outcome::Bypass(B::Shadow) => "there is an answer, and the policy only tries it",
+        Outcome::Bypass(_) => "a header of the request keeps the cache out of it",
+    };
+    text.into()
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {} ({})", self.url, self.result, self.reason)?;
+        writeln!(f, "  {}", self.why)?;
+        writeln!(f, "route: {}", self.route.as_deref().unwrap_or("unknown"))?;
+        if let Some(key) = &self.key {
+            writeln!(f, "key: {key}")?;
+        }
+        if !self.differs_by.is_empty() {
+            writeln!(f, "answers differ by: {}", self.differs_by.join(", "))?;
+        }
+        match &self.entry {
+            Some(entry) => writeln!(f, "stored: {entry}")?,
+            None if self.key.is_some() => writeln!(f, "stored: nothing")?,
+            None => {}
+        }
+        self.tags.iter().try_for_each(|tag| writeln!(f, "{tag}"))?;
+        self.servers.iter().try_for_each(|server| writeln!(f, "{server}"))
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = self.status.map_or_else(|| "unreadable".into(), |status| status.to_string());
+        write!(f, "{status}, {} bytes, in {}", self.bytes, self.tier)?;
+        write!(f, ", {:.1} s old of {:.1} s", self.age_seconds, self.ttl_seconds)?;
+        write!(f, ", as of {} in epoch {}", self.as_of, self.epoch)
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tag {}: last change known before {}", self.name, self.fence)?;
+        match self.holds {
+            Some(true) => write!(f, ", which the answer has"),
+            Some(false) => write!(f, ", which the answer may lack"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.position.as_deref().unwrap_or("unreachable");
+        let fit = if self.is_far_enough { "far enough" } else { "not far enough" };
+        write!(f, "server {}: at {at}, {fit} to make it", self.name)
+    }
+}

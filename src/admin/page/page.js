@@ -1,0 +1,251 @@
+"use strict";
+const base = location.pathname.replace(/\/+$/, "");
+const PERIOD = 2000, KEPT = 150;
+const $ = (id) => document.getElementById(id);
+let last = null, busy = false;
+const points = [], seen = new Map();
+
+async function ask(path, body, accept) {
+  const headers = { "Tidegate-Admin": "1", Accept: accept || "application/json" };
+  const options = { headers, cache: "no-store", credentials: "same-origin" };
+  if (body !== undefined) {
+    headers["Content-Type"] = "application/json";
+    Object.assign(options, { method: "POST", body: JSON.stringify(body) });
+  }
+  const answer = await fetch(`${base}/api/${path}`, options);
+  if (answer.ok) return answer;
+  const said = await answer.text();
+  let why = said;
+  try { why = JSON.parse(said).error || said; } catch { /* it is text */ }
+  throw new Error(`${answer.status}: ${why}`);
+}
+
+// Numbers, for people.
+const whole = (n) => n == null ? "–" : Math.round(n).toLocaleString("en");
+const rate = (n) => n == null || !isFinite(n) ? "–" : n >= 100 ? whole(n) : n.toFixed(1);
+const share = (n) => n == null || !isFinite(n) ? "–" : `${(n * 100).toFixed(1)} %`;
+const micros = (n) => n == null ? "–" : n < 1000 ? `${n} µs` : n < 1e6 ? `${(n / 1e3).toFixed(n < 1e4 ? 1 : 0)} ms` : `${(n / 1e6).toFixed(1)} s`;
+const bytes = (n) => n == null ? "–" : n < 1024 ? `${n} B` : n < 1 << 20 ? `${(n / 1024).toFixed(0)} KiB` : n < 1 << 30 ? `${(n / (1 << 20)).toFixed(1)} MiB` : `${(n / (1 << 30)).toFixed(2)} GiB`;
+
+// Histograms: pairs of a bucket's end and its count.
+function less(now, before) {
+  const known = new Map(before);
+  return now.map(([end, n]) => [end, n - (known.get(end) || 0)]).filter(([, n]) => n > 0);
+}
+function merged(all) {
+  const sum = new Map();
+  for (const [end, n] of all.flat()) sum.set(end, (sum.get(end) || 0) + n);
+  return [...sum].sort((a, b) => a[0] - b[0]);
+}
+function quantile(counts, q) {
+  const total = counts.reduce((sum, [, n]) => sum + n, 0);
+  let left = Math.ceil(total * q);
+  for (const [end, n] of counts) if ((left -= n) <= 0) return end;
+  return null;
+}
+const sum = (outcomes, of) => outcomes.filter(of).reduce((sum, o) => sum + o.count, 0);
+const isHit = (o) => ["hit", "collapsed", "stale"].includes(o.result);
+const isAsked = (o) => o.result !== "bypass";
+
+function cell(text, kind, tag) {
+  const cell = document.createElement(tag || "td");
+  if (kind) cell.className = kind;
+  if (tag === "th") cell.scope = "row";
+  cell.textContent = text;
+  return cell;
+}
+function fill(table, rows, empty) {
+  const body = $(table).tBodies[0];
+  if (!rows.length) {
+    const none = cell(empty, "soft");
+    none.colSpan = 20;
+    rows = [[none]];
+  }
+  body.replaceChildren(...rows.map((cells) => {
+    const row = document.createElement("tr");
+    row.append(...cells);
+    return row;
+  }));
+}
+
+function tiles(now, recent) {
+  const store = now.store;
+  const stale = now.follows ? (now.staleness_ms == null ? "unknown" : `${now.staleness_ms.toFixed(0)} ms`) : "no log";
+  const shared = store.shared_connected == null ? "none" : store.breaker_open ? "breaker open" : store.shared_connected ? "connected" : "not connected";
+  const all = [
+    [share(recent.ratio), "of those who ask the cache, lately"],
+    [share(now.hit_ratio), "since the process began"],
+    [rate(recent.perSecond), "requests in a second"],
+    [stale, "an answer can be stale just now"],
+    [bytes(store.memory_bytes), `in memory, of ${bytes(store.memory_capacity)}`],
+    [whole(store.memory_entries), "answers in memory"],
+    [shared, "shared store"],
+    [whole(now.loads), "answers in the making"],
+  ];
+  $("tiles").replaceChildren(...all.map(([value, label]) => {
+    const tile = document.createElement("div"), bold = document.createElement("b"), small = document.createElement("span");
+    tile.className = "tile";
+    bold.textContent = value;
+    small.textContent = label;
+    tile.append(bold, small);
+    return tile;
+  }));
+}
+
+function draw(id, lines, top) {
+  const svg = $(id), of = (name) => document.createElementNS("http://www.w3.org/2000/svg", name);
+  const parts = [0.25, 0.5, 0.75].map((at) => {
+    const line = of("line");
+    for (const [name, value] of Object.entries({ x1: 0, x2: 600, y1: 160 * at, y2: 160 * at })) line.setAttribute(name, value);
+    return line;
+  });
+  for (const [kind, values] of lines) {
+    const path = of("path");
+    let d = "", pen = "M";
+    values.forEach((value, at) => {
+      if (value == null) { pen = "M"; return; }
+      d += `${pen}${(600 - (values.length - 1 - at) * 600 / (KEPT - 1)).toFixed(1)},${(158 - 156 * Math.min(value / top, 1)).toFixed(1)}`;
+      pen = "L";
+    });
+    path.setAttribute("d", d);
+    path.setAttribute("class", kind);
+    parts.push(path);
+  }
+  svg.replaceChildren(...parts);
+}
+
+function charts() {
+  const now = points[points.length - 1];
+  draw("hits", [["served", points.map((p) => p.ratio)]], 1);
+  $("hits-now").textContent = share(now.ratio);
+  const top = Math.max(1000, ...points.flatMap((p) => [p.served || 0, p.made || 0])) * 1.1;
+  draw("times", [["served", points.map((p) => p.served)], ["made", points.map((p) => p.made)]], top);
+  $("times-now").textContent = `${micros(now.served)} and ${micros(now.made)}; top is ${micros(Math.round(top))}`;
+}
+
+function routes(now, before, seconds) {
+  const known = new Map((before ? before.routes : []).map((route) => [route.pattern, route]));
+  fill("routes", now.routes.map((route) => {
+    const old = known.get(route.pattern);
+    const all = sum(route.outcomes, () => true);
+    const asked = sum(route.outcomes, isAsked);
+    const policy = !route.policy ? "none" : [
+      route.policy.ttl_seconds == null ? "as headers say" : `${route.policy.ttl_seconds} s`,
+      ...(route.policy.shadow ? ["in shadow"] : []),
+    ].join(", ");
+    const reasons = route.outcomes.filter((o) => !isHit(o)).map((o) => `${o.reason} ${whole(o.count)}`);
+    const unfit = route.unfit.map((u) => `not kept: ${u.reason} ${whole(u.count)}`);
+    const untracked = Object.keys(route.untracked).map((table) => `${table} (not tracked)`);
+    const audited = route.audited;
+    return [
+      cell(route.pattern, "", "th"),
+      cell(policy, route.policy ? "" : "soft"),
+      cell(whole(all), "n"),
+      cell(rate(old ? (all - sum(old.outcomes, () => true)) / seconds : null), "n"),
+      cell(asked ? share(sum(route.outcomes, isHit) / asked) : "–", "n"),
+      cell(micros(quantile(route.served, 0.99)), "n"),
+      cell(micros(quantile(route.made, 0.5)), "n"),
+      cell([...reasons, ...unfit].join(", ") || "–", "wrap"),
+      cell([...Object.keys(route.tables), ...untracked].join(", ") || "–", untracked.length ? "wrap bad" : "wrap"),
+      audited ? cell(`${whole(audited.divergent)} of ${whole(audited.compared)} differ, at most ${share(audited.bound)}`, audited.divergent ? "bad" : "good") : cell("–", "soft"),
+    ];
+  }), "no request yet");
+}
+
+function servers(now, before, seconds) {
+  const known = new Map((before ? before.servers : []).map((server) => [server.name, server]));
+  fill("servers", now.servers.map((server) => [
+    cell(server.name, "", "th"),
+    cell(server.up ? server.position : "down", server.up ? "" : "bad"),
+    cell(whole(server.lag_bytes), "n"),
+    cell(server.lag_ms == null ? "–" : `${server.lag_ms.toFixed(0)} ms`, "n"),
+    cell(whole(server.statements), "n"),
+    cell(rate(known.has(server.name) ? (server.statements - known.get(server.name).statements) / seconds : null), "n"),
+    cell(`${whole(server.connections)}, ${whole(server.idle_connections)} idle`, "n"),
+  ]), "no database was given to the page");
+}
+
+function changes(rows) {
+  const at = new Date().toLocaleTimeString();
+  const first = seen.size === 0;
+  for (const { xid } of rows) if (!seen.has(xid)) seen.set(xid, first ? "before" : at);
+  fill("changes", rows.map(({ xid, tags }) => [
+    cell(seen.get(xid), "soft"), cell(xid), cell(tags.join(", "), "wrap"),
+  ]), "none in the log");
+}
+
+function show(now) {
+  const before = last && last.now, seconds = last ? (performance.now() - last.at) / 1000 : null;
+  last = { now, at: performance.now() };
+  // Counts of before a restart are of another process.
+  const old = before && before.process === now.process && before.uptime_seconds <= now.uptime_seconds ? before : null;
+  const total = (report, of) => report.routes.reduce((all, route) => all + sum(route.outcomes, of), 0);
+  const diff = (of) => old ? total(now, of) - total(old, of) : null;
+  const times = (kind) => old ? quantile(less(merged(now.routes.map((r) => r[kind])), merged(old.routes.map((r) => r[kind]))), 0.99) : null;
+  const asked = diff(isAsked);
+  const point = { ratio: asked ? diff(isHit) / asked : null, served: times("served"), made: times("made") };
+  if (old) points.push(point);
+  if (points.length > KEPT) points.shift();
+  const every = diff(() => true);
+  tiles(now, { ratio: point.ratio, perSecond: every == null ? null : every / seconds });
+  if (points.length) charts();
+  routes(now, old, seconds);
+  servers(now, old, seconds);
+  $("node").textContent = `${now.version}, process ${now.process}, up ${whole(now.uptime_seconds)} s` +
+    (now.epoch ? `, epoch ${now.epoch}, log seen up to ${now.seen}` : "");
+  const button = $("switch");
+  button.disabled = false;
+  button.setAttribute("aria-pressed", String(now.off));
+  button.textContent = now.off ? "Switch on" : "Switch off";
+  alarm(now.off ? "The cache is switched off on this node: every request goes to its handler." : "");
+}
+
+function alarm(text) {
+  $("alarm").hidden = !text;
+  if ($("alarm").textContent !== text) $("alarm").textContent = text;
+}
+
+async function tick() {
+  if (busy || document.hidden) return;
+  busy = true;
+  try {
+    show(await (await ask("status")).json());
+    changes(await (await ask("changes")).json());
+  } catch (error) {
+    alarm(`The node does not answer: ${error.message}`);
+  } finally {
+    busy = false;
+  }
+}
+
+async function told(id, work) {
+  const place = $(id);
+  place.hidden = false;
+  place.textContent = "…";
+  try { place.textContent = await work(); } catch (error) { place.textContent = error.message; }
+}
+
+$("switch").addEventListener("click", async () => {
+  const off = !last.now.off;
+  if (off && !confirm("Switch the cache off on this node? Every request then goes to its handler.")) return;
+  try { await ask("switch", { off }); } catch (error) { return alarm(error.message); }
+  tick();
+});
+$("explain").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const query = new URLSearchParams({ url: $("url").value, headers: $("headers").value });
+  told("explained", async () => (await ask(`explain?${query}`, undefined, "text/plain")).text());
+});
+$("invalidate").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const tags = $("tags").value.split("\n").map((tag) => tag.trim()).filter(Boolean);
+  if (!confirm(`Make ${tags.length === 1 ? tags[0] : `${tags.length} tags`} invalid on every node?`)) return;
+  told("invalidated", async () => {
+    await ask("invalidate", { tags });
+    return `${tags.join(", ")}: invalid from now on`;
+  });
+});
+$("suggest").addEventListener("click", () => told("suggested", async () => (await ask("suggest", undefined, "text/plain")).text()));
+document.addEventListener("visibilitychange", tick);
+setInterval(tick, PERIOD);
+tick();

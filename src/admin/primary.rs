@@ -1,0 +1,34 @@
+//! What the page asks of the primary.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sqlx::FromRow;
+use sqlx::postgres::PgRow;
+use tokio::time::timeout;
+
+use crate::postgres::Database;
+
+/// Nobody looks at a page for longer.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Rows from the primary, soon or not at all.
+pub(crate) async fn rows<T>(db: &Database, sql: &'static str) -> Result<Vec<T>, sqlx::Error>
+where
+    T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+{
+    let asked = async {
+        let mut conn = db.inner.primary.acquire().await?;
+        sqlx::query_as(sql).fetch_all(&mut *conn).await
+    };
+    timeout(LIMIT, asked).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
+/// Rows written to each table since statistics were reset (PostgreSQL manual, section 27.2.19).
+pub(crate) async fn writes(db: &Database) -> Result<BTreeMap<String, i64>, sqlx::Error> {
+    let sql = "
+        select case schemaname when 'public' then relname else schemaname || '.' || relname end,
+            n_tup_ins + n_tup_upd + n_tup_del
+        from pg_stat_user_tables where schemaname <> 'tidegate'";
+    Ok(rows::<(String, i64)>(db, sql).await?.into_iter().collect())
+}

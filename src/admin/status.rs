@@ -1,0 +1,239 @@
+//! What goes on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+
+use super::Admin;
+use crate::cache::{Audited, Policy};
+use crate::outcome::{Counters, Outcome};
+use crate::store::StoreStatus;
+use crate::traffic::{Reads, Traffic};
+
+/// What goes on in this node.
+#[derive(Serialize)]
+pub(crate) struct Report {
+    version: &'static str,
+    process: u32,
+    uptime_seconds: u64,
+    off: bool,
+    /// Whether it follows a database.
+    follows: bool,
+    epoch: Option<String>,
+    /// How far the primary's log was seen.
+    seen: Option<String>,
+    /// How stale an answer from the cache can be just now, in milliseconds.
+    staleness_ms: Option<f64>,
+    loads: usize,
+    store: Store,
+    /// Since the process began.
+    hit_ratio: f64,
+    outcomes: Vec<Count>,
+    routes: Vec<Route>,
+    servers: Vec<Server>,
+}
+
+#[derive(Serialize)]
+struct Count {
+    result: &'static str,
+    reason: &'static str,
+    count: u64,
+}
+
+#[derive(Serialize)]
+struct Store {
+    memory_entries: Option<u64>,
+    memory_bytes: Option<u64>,
+    memory_capacity: Option<u64>,
+    shared_connected: Option<bool>,
+    breaker_open: Option<bool>,
+    dropped_writes: u64,
+}
+
+/// One route, since the page was made.
+#[derive(Serialize)]
+struct Route {
+    pattern: String,
+    policy: Option<Terms>,
+    outcomes: Vec<Count>,
+    /// How long answers from the cache took: ends of buckets in microseconds, and how many.
+    served: Vec<(u64, u64)>,
+    /// The same of answers that the handler made.
+    made: Vec<(u64, u64)>,
+    /// Tables that it reads, and by how many statements.
+    tables: BTreeMap<String, u64>,
+    /// The same of those whose changes are not seen.
+    untracked: BTreeMap<String, u64>,
+    unfit: Vec<Unfit>,
+    audited: Option<Comparison>,
+}
+
+#[derive(Serialize)]
+struct Terms {
+    /// `None` where the answer's headers decide.
+    ttl_seconds: Option<f64>,
+    shadow: bool,
+    audit: f64,
+}
+
+/// Why answers were not kept.
+#[derive(Serialize)]
+struct Unfit {
+    reason: &'static str,
+    why: String,
+    count: u64,
+}
+
+#[derive(Serialize)]
+struct Comparison {
+    compared: u64,
+    divergent: u64,
+    /// The share of all answers that may be divergent.
+    bound: f64,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Server {
+    name: String,
+    up: bool,
+    position: Option<String>,
+    lag_bytes: Option<u64>,
+    lag_ms: Option<f64>,
+    statements: u64,
+    connections: u32,
+    idle_connections: u32,
+}
+
+pub(crate) async fn show(State(admin): State<Arc<Admin>>) -> Json<Report> {
+    Json(Report::of(&admin))
+}
+
+impl Report {
+    fn of(admin: &Admin) -> Self {
+        let (cache, fences) = (&admin.cache, admin.cache.fences());
+        let seen = fences.seen();
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            process: std::process::id(),
+            uptime_seconds: admin.started.elapsed().as_secs(),
+            off: cache.is_off(),
+            follows: cache.log().is_some(),
+            epoch: seen.map(|(epoch, _)| epoch.to_string()),
+            seen: seen.map(|(_, seen)| seen.to_string()),
+            staleness_ms: fences.age().map(|age| age.as_secs_f64() * 1e3),
+            loads: cache.loads(),
+            store: Store::of(&cache.store_status()),
+            hit_ratio: cache.counters().hit_ratio(),
+            outcomes: counts(cache.counters()),
+            routes: admin.routes(),
+            servers: admin.servers(),
+        }
+    }
+}
+
+impl Admin {
+    fn routes(&self) -> Vec<Route> {
+        let audits = self.cache.audits();
+        let with = self.layers.iter().flat_map(|layer| layer.all()).map(|(pattern, route)| {
+            let terms = Some(Terms::of(&route.policy));
+            Route::of(pattern, terms, &route.traffic, audits.get(pattern))
+        });
+        let without = self.layers.iter().flat_map(|layer| layer.watch.others());
+        let without = without.map(|(pattern, traffic)| Route::of(&pattern, None, &traffic, None));
+        let mut routes: Vec<Route> = with.chain(without).collect();
+        routes.sort_by(|one, other| one.pattern.cmp(&other.pattern));
+        routes
+    }
+
+    #[cfg(feature = "postgres")]
+    fn servers(&self) -> Vec<Server> {
+        let status = self.database.iter().flat_map(crate::postgres::Database::status);
+        status.map(|server| Server::of(&server)).collect()
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    #[expect(clippy::unused_self, reason = "as with a database")]
+    fn servers(&self) -> Vec<Server> {
+        Vec::new()
+    }
+}
+
+impl Route {
+    fn of(
+        pattern: &str,
+        policy: Option<Terms>,
+        traffic: &Traffic,
+        audited: Option<&Audited>,
+    ) -> Self {
+        let Reads { tables, untracked, unfit } = traffic.read();
+        let unfit = unfit.into_iter();
+        Self {
+            pattern: pattern.to_owned(),
+            policy,
+            outcomes: counts(&traffic.outcomes),
+            served: traffic.served.counts(),
+            made: traffic.made.counts(),
+            tables,
+            untracked,
+            unfit: unfit.map(|(reason, (count, why))| Unfit { reason, why, count }).collect(),
+            audited: audited.map(Comparison::of),
+        }
+    }
+}
+
+impl Terms {
+    fn of(policy: &Policy) -> Self {
+        let ttl = (!policy.is_standard).then_some(policy.ttl.as_secs_f64());
+        Self { ttl_seconds: ttl, shadow: policy.shadow, audit: policy.audit }
+    }
+}
+
+impl Comparison {
+    fn of(audited: &Audited) -> Self {
+        let Audited { compared, divergent } = *audited;
+        Self { compared, divergent, bound: audited.bound() }
+    }
+}
+
+impl Store {
+    fn of(status: &StoreStatus) -> Self {
+        let memory = status.memory;
+        Self {
+            memory_entries: memory.map(|memory| memory.entries),
+            memory_bytes: memory.map(|memory| memory.bytes),
+            memory_capacity: memory.map(|memory| memory.capacity),
+            shared_connected: status.connected,
+            breaker_open: status.breaker_open,
+            dropped_writes: status.dropped_writes,
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl Server {
+    fn of(status: &crate::postgres::ServerStatus) -> Self {
+        Self {
+            name: status.name.to_string(),
+            up: status.reached.is_some(),
+            position: status.reached.map(|(_, at)| at.to_string()),
+            lag_bytes: status.lag.map(|lag| lag.bytes),
+            lag_ms: status.lag.map(|lag| lag.time.as_secs_f64() * 1e3),
+            statements: status.statements,
+            connections: status.connections,
+            idle_connections: status.idle_connections,
+        }
+    }
+}
+
+/// What has happened at all.
+fn counts(counters: &Counters) -> Vec<Count> {
+    let of = |outcome: Outcome| Count {
+        result: outcome.result(),
+        reason: outcome.token(),
+        count: counters.outcome(outcome),
+    };
+    Outcome::all().map(of).filter(|counted| counted.count > 0).collect()
+}

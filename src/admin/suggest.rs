@@ -1,0 +1,176 @@
+//! What is worth caching.
+
+mod routes;
+#[cfg(feature = "postgres")]
+mod statements;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::Response;
+use http::HeaderMap;
+use serde::Serialize;
+
+use super::Admin;
+use super::answer::{answer, percent};
+use routes::RouteAdvice;
+
+/// What is worth caching, by what was seen so far.
+#[derive(Serialize)]
+pub(crate) struct Suggestions {
+    /// Since when routes are watched.
+    seconds: f64,
+    /// Requests to all routes.
+    requests: u64,
+    /// The share of them that is answered without their handlers now.
+    offload: f64,
+    /// The share that would be, if all routes below had a policy.
+    expected_offload: f64,
+    /// Those first where the cache would save most.
+    routes: Vec<RouteAdvice>,
+    statements: Vec<Statement>,
+}
+
+/// A statement that no cached answer holds.
+#[derive(Serialize)]
+struct Statement {
+    sql: String,
+    times: u64,
+    /// Until the first row, on average.
+    milliseconds: f64,
+    /// The share that had been run with the same arguments within a minute before: no cache can do better.
+    repeated: f64,
+    /// The tables that it depends on; or why its answers can't be kept.
+    tables: Vec<String>,
+    unfit: Option<String>,
+}
+
+/// Rows written to tables in a while.
+#[derive(Debug, Default)]
+pub(super) struct Writes(BTreeMap<String, f64>);
+
+impl Writes {
+    /// Rows written to a table in each second.
+    pub(super) fn per_second(&self, table: &str) -> Option<f64> {
+        self.0.get(table).copied()
+    }
+
+    #[cfg(feature = "postgres")]
+    #[expect(clippy::cast_precision_loss, reason = "a rate needs no more")]
+    fn between(
+        before: &BTreeMap<String, i64>,
+        after: BTreeMap<String, i64>,
+        time: Duration,
+    ) -> Self {
+        let seconds = time.as_secs_f64().max(f64::MIN_POSITIVE);
+        let rate = |(table, after): (String, i64)| {
+            let written = after - before.get(&table).copied().unwrap_or(after);
+            (table, written.max(0) as f64 / seconds)
+        };
+        Self(after.into_iter().map(rate).collect())
+    }
+}
+
+pub(crate) async fn show(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
+    answer(&headers, &Suggestions::of(&admin).await)
+}
+
+impl Suggestions {
+    #[expect(clippy::cast_precision_loss, reason = "ratios need no more")]
+    async fn of(admin: &Admin) -> Self {
+        let watched = admin.started.elapsed();
+        let writes = admin.writes().await;
+        let mut routes = routes::all(&admin.layers, &writes, watched);
+        let share = |of: f64, all: u64| if all == 0 { 0.0 } else { of / all as f64 };
+        let requests = routes.iter().map(|route| route.requests).sum();
+        let hits: u64 = routes.iter().map(|route| route.hits).sum();
+        let more: f64 = routes.iter().map(RouteAdvice::more_hits).sum();
+        routes.retain(RouteAdvice::is_of_use);
+        routes.sort_by(|one, other| other.saves_seconds.total_cmp(&one.saves_seconds));
+        Self {
+            seconds: watched.as_secs_f64(),
+            requests,
+            offload: share(hits as f64, requests),
+            expected_offload: share(hits as f64 + more, requests),
+            routes,
+            statements: admin.statements(),
+        }
+    }
+}
+
+impl Admin {
+    /// What was written to tables since the page was made; nothing if that can't be told.
+    #[cfg(feature = "postgres")]
+    async fn writes(&self) -> Writes {
+        let Some(db) = &self.database else { return Writes::default() };
+        let Some((since, before)) = self.written().await else { return Writes::default() };
+        match super::primary::writes(db).await {
+            Ok(after) => Writes::between(before, after, since.elapsed()),
+            Err(_) => Writes::default(),
+        }
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    #[expect(clippy::unused_async, clippy::unused_self, reason = "as with a database")]
+    async fn writes(&self) -> Writes {
+        Writes::default()
+    }
+
+    #[cfg(feature = "postgres")]
+    fn statements(&self) -> Vec<Statement> {
+        self.database.as_ref().map(statements::all).unwrap_or_default()
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    #[expect(clippy::unused_self, reason = "as with a database")]
+    fn statements(&self) -> Vec<Statement> {
+        Vec::new()
+    }
+}
+
+impl fmt::Display for Suggestions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (now, then) = (percent(self.offload), percent(self.expected_offload));
+        writeln!(
+            f,
+            "{} requests in {:.0} s; {now} answered from the cache",
+            self.requests, self.seconds
+        )?;
+        if self.routes.iter().any(RouteAdvice::is_new) {
+            writeln!(f, "with the policies below it would be {then}")?;
+        }
+        if self.routes.is_empty() && self.statements.is_empty() {
+            writeln!(f, "nothing to suggest yet")?;
+        }
+        self.routes.iter().try_for_each(|route| write!(f, "\n{route}"))?;
+        self.statements.iter().try_for_each(|statement| write!(f, "\n{statement}"))
+    }
+}
+
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sql = self.sql.split_whitespace().collect::<Vec<_>>().join(" ");
+        writeln!(f, "query {sql}")?;
+        let repeated = percent(self.repeated);
+        writeln!(
+            f,
+            "  run {} times, {:.2} ms each, {repeated} repeated within a minute",
+            self.times, self.milliseconds
+        )?;
+        match &self.unfit {
+            Some(why) => writeln!(f, "  can't be cached: {why}"),
+            None => {
+                writeln!(f, "  depends on {}: db.cached(&cache, policy)", self.tables.join(", "))
+            }
+        }
+    }
+}
+
+/// How often something happens, by how often it did.
+#[expect(clippy::cast_precision_loss, reason = "a rate needs no more")]
+pub(super) fn rate(times: u64, within: Duration) -> f64 {
+    times as f64 / within.as_secs_f64().max(f64::MIN_POSITIVE)
+}

@@ -1,0 +1,222 @@
+//! What routes would gain by a policy, or by another one.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Writes, rate};
+use crate::admin::answer::percent;
+use crate::cache::Policy;
+use crate::middleware::Routes;
+use crate::outcome::{BypassReason, Counters, MissReason, Outcome};
+use crate::traffic::{Reads, Traffic, rehearsal};
+
+/// Fewer requests say nothing.
+const ENOUGH: u64 = 20;
+
+/// A share of requests that is worth a word.
+const WORTH: f64 = 0.2;
+
+/// What a route would gain.
+#[derive(Serialize)]
+pub(super) struct RouteAdvice {
+    pub(super) pattern: String,
+    pub(super) requests: u64,
+    per_second: f64,
+    /// Those that were answered from the cache.
+    pub(super) hits: u64,
+    /// Of routes without a policy: the share of requests that the cache would have answered.
+    expected_hit_ratio: Option<f64>,
+    /// Requests that this is worked out from.
+    sample: u64,
+    /// Time that handlers would not have taken.
+    pub(super) saves_seconds: f64,
+    tables: Vec<Table>,
+    /// The policy to begin with.
+    policy: Option<String>,
+    /// What else there is to know.
+    notes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Table {
+    name: String,
+    rows_written_per_second: Option<f64>,
+}
+
+/// All routes of some layers.
+pub(super) fn all(layers: &[Arc<Routes>], writes: &Writes, watched: Duration) -> Vec<RouteAdvice> {
+    let with = layers.iter().flat_map(|layer| layer.all());
+    let with = with.map(|(pattern, route)| {
+        let notes = about_policy(&route.traffic, &route.policy);
+        RouteAdvice { notes, ..RouteAdvice::of(pattern, &route.traffic, writes, watched) }
+    });
+    let without = layers.iter().flat_map(|layer| layer.watch.others());
+    let without = without.map(|(pattern, traffic)| {
+        RouteAdvice::of(&pattern, &traffic, writes, watched).without_policy(&traffic)
+    });
+    with.chain(without).collect()
+}
+
+impl RouteAdvice {
+    fn of(pattern: &str, traffic: &Traffic, writes: &Writes, watched: Duration) -> Self {
+        let requests = count(&traffic.outcomes, |_| true);
+        let table = |name: String| {
+            let rows_written_per_second = writes.per_second(&name);
+            Table { name, rows_written_per_second }
+        };
+        Self {
+            pattern: pattern.to_owned(),
+            requests,
+            per_second: rate(requests, watched),
+            hits: count(&traffic.outcomes, Outcome::is_hit),
+            expected_hit_ratio: None,
+            sample: 0,
+            saves_seconds: 0.0,
+            tables: traffic.read().tables.into_keys().map(table).collect(),
+            policy: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Adds what the cache would have done.
+    #[expect(clippy::cast_precision_loss, reason = "ratios need no more")]
+    fn without_policy(mut self, traffic: &Traffic) -> Self {
+        let (hit_ratio, sample) = traffic.rehearsed.hit_ratio();
+        self.sample = sample;
+        self.notes = obstacles(&traffic.read());
+        if sample < ENOUGH {
+            return self;
+        }
+        let personal = traffic.rehearsed.personal() as f64 / self.requests.max(1) as f64;
+        self.expected_hit_ratio = Some(hit_ratio);
+        self.saves_seconds = traffic.made.seconds() * hit_ratio;
+        if hit_ratio < WORTH {
+            self.notes.push("few requests ask for what was asked for before".into());
+            return self;
+        }
+        if personal > WORTH {
+            self.notes.push(format!(
+                "{} of requests say who sends them: each client was taken to get its own answer; with \
+                 Policy::public it would be less work still, if all may have the same",
+                percent(personal)
+            ));
+        }
+        self.policy = Some(self.first_policy(personal > 0.0));
+        self
+    }
+
+    /// A policy to begin with.
+    fn first_policy(&self, is_personal: bool) -> String {
+        let mut policy = format!("Policy::ttl(Duration::from_secs({}))", rehearsal::TTL.as_secs());
+        if is_personal {
+            policy.push_str(".vary([\"authorization\", \"cookie\"])");
+        }
+        if let ([table], Some(parameter)) = (&self.tables[..], parameter(&self.pattern)) {
+            policy.push_str(&tag(&table.name, parameter));
+        }
+        format!(".route({:?}, {policy})", self.pattern)
+    }
+
+    /// Requests that the cache would have answered in addition.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate needs no more")]
+    pub(super) fn more_hits(&self) -> f64 {
+        let new = self.policy.as_ref().and(self.expected_hit_ratio);
+        new.unwrap_or_default() * self.requests as f64
+    }
+
+    pub(super) fn is_new(&self) -> bool {
+        self.policy.is_some()
+    }
+
+    pub(super) fn is_of_use(&self) -> bool {
+        self.policy.is_some() || !self.notes.is_empty()
+    }
+}
+
+/// A policy's tag for the rows of a table that a parameter names.
+fn tag(table: &str, parameter: &str) -> String {
+    format!(".tag(\"{table}:{parameter}={{{parameter}}}\")")
+}
+
+/// The one parameter of a pattern, if it has one.
+fn parameter(pattern: &str) -> Option<&str> {
+    let (_, rest) = pattern.split_once('{')?;
+    let (name, rest) = rest.split_once('}')?;
+    (!rest.contains('{') && !name.starts_with('*')).then_some(name)
+}
+
+/// What keeps answers from being kept.
+fn obstacles(reads: &Reads) -> Vec<String> {
+    let told =
+        reads.unfit.values().map(|(times, why)| format!("{times} answers can't be kept: {why}"));
+    told.collect()
+}
+
+/// What a route's policy makes less of than it could.
+fn about_policy(traffic: &Traffic, policy: &Policy) -> Vec<String> {
+    let reads = traffic.read();
+    let mut notes = obstacles(&reads);
+    let asked = count(&traffic.outcomes, |_| true);
+    let is_much = |outcome| asked >= ENOUGH && share(&traffic.outcomes, outcome, asked) > WORTH;
+    if is_much(Outcome::Miss(MissReason::Changed)) {
+        let tables: Vec<&str> = reads.tables.keys().map(String::as_str).collect();
+        let narrowed = policy.parameters().next().is_some();
+        let mend = match narrowed {
+            true => "its rows change as often as they are read: a cache can't help",
+            false => {
+                "narrow it to the rows that it reads, with a tag like `table:column={parameter}`"
+            }
+        };
+        notes.push(format!("many answers fall by changes to {}: {mend}", tables.join(", ")));
+    }
+    if is_much(Outcome::Miss(MissReason::Expired)) {
+        notes.push("many answers outlive their TTL unchanged: a longer one loses nothing".into());
+    }
+    if is_much(Outcome::Bypass(BypassReason::Personal)) {
+        notes.push(
+            "many requests say who sends them, and go past the cache: say what that means to answers by \
+             Policy::public, vary or vary_cookies"
+                .into(),
+        );
+    }
+    notes
+}
+
+fn count(outcomes: &Counters, counts: impl Fn(Outcome) -> bool) -> u64 {
+    Outcome::all().filter(|outcome| counts(*outcome)).map(|outcome| outcomes.outcome(outcome)).sum()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio needs no more")]
+fn share(outcomes: &Counters, outcome: Outcome, of: u64) -> f64 {
+    outcomes.outcome(outcome) as f64 / of.max(1) as f64
+}
+
+impl fmt::Display for RouteAdvice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "route {}: {} requests, {:.1} in a second",
+            self.pattern, self.requests, self.per_second
+        )?;
+        if let Some(ratio) = self.expected_hit_ratio {
+            let ratio = percent(ratio);
+            writeln!(f, "  {ratio} of {} would have been answered from the cache", self.sample)?;
+            writeln!(f, "  saving {:.2} s of handlers' time so far", self.saves_seconds)?;
+        }
+        self.tables.iter().try_for_each(|table| writeln!(f, "  {table}"))?;
+        self.notes.iter().try_for_each(|note| writeln!(f, "  {note}"))?;
+        self.policy.iter().try_for_each(|policy| writeln!(f, "  {policy}"))
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "reads {}", self.name)?;
+        self.rows_written_per_second
+            .iter()
+            .try_for_each(|rate| write!(f, ", {rate:.2} rows written in a second"))
+    }
+}

@@ -1,0 +1,130 @@
+//! What a running service says of itself, by its page for operators.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use axum::http::header::{ACCEPT, AUTHORIZATION};
+use axum::http::{Request, Uri};
+use clap::Args;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+
+use super::Failure;
+use super::output::{Output, text};
+
+/// How long a node has to answer, and in how many bytes.
+const LIMIT: Duration = Duration::from_secs(10);
+const BYTES: usize = 16 << 20;
+
+/// Where a node's page for operators is.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Page {
+    /// A node's page for operators, as `https://host/path`
+    #[arg(long, value_name = "URL", env = "TIDEGATE_ADMIN_URL")]
+    admin: Option<String>,
+    /// Its token
+    #[arg(long, value_name = "TOKEN", env = "TIDEGATE_ADMIN_TOKEN", hide_env_values = true)]
+    admin_token: Option<String>,
+}
+
+impl Page {
+    /// Whether it was said where the page is.
+    pub(crate) fn is_known(&self) -> bool {
+        self.admin.is_some()
+    }
+
+    /// Says what would become of a request.
+    pub(crate) async fn explain(
+        &self,
+        url: &str,
+        headers: &[String],
+        output: Output,
+    ) -> Result<ExitCode, Failure> {
+        let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let (url, headers) = (encoded(url), encoded(&headers.join("\n")));
+        self.show(&format!("explain?url={url}&headers={headers}"), output).await
+    }
+
+    /// Says what is worth caching.
+    pub(crate) async fn suggest(&self, output: Output) -> Result<ExitCode, Failure> {
+        self.show("suggest", output).await
+    }
+
+    /// Tables that routes read and whose changes are not seen.
+    pub(crate) async fn untracked(&self) -> Result<Vec<String>, Failure> {
+        let status: Value = serde_json::from_str(&self.get("status", true).await?)?;
+        let routes = status["routes"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let tables = routes.iter().filter_map(|route| route["untracked"].as_object());
+        let mut names: Vec<String> = tables.flat_map(|tables| tables.keys().cloned()).collect();
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    async fn show(&self, path: &str, output: Output) -> Result<ExitCode, Failure> {
+        let mut found = self.get(path, output.is_json()).await?;
+        if !found.ends_with('\n') {
+            found.push('\n');
+        }
+        text(&found)
+    }
+
+    async fn get(&self, path: &str, json: bool) -> Result<String, Failure> {
+        let base = self
+            .admin
+            .as_deref()
+            .ok_or("say where a node's page for operators is: --admin or TIDEGATE_ADMIN_URL")?;
+        let url = format!("{}/api/{path}", base.trim_end_matches('/')).parse().ok();
+        let is_ours = |url: &Uri| matches!(url.scheme_str(), Some("http" | "https"));
+        let url = url
+            .filter(is_ours)
+            .ok_or_else(|| format!("{base} is no URL of a page: write https://host/path"))?;
+        let accept = if json { "application/json" } else { "text/plain" };
+        let mut request = Request::get(url).header(ACCEPT, accept);
+        if let Some(token) = &self.admin_token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Empty::<&[u8]>::new())?;
+        let fetched = tokio::time::timeout(LIMIT, fetch(request)).await;
+        let (status, body) = fetched
+            .map_err(|_| format!("{base} did not answer within {LIMIT:?}"))?
+            .map_err(|error| format!("{base} can't be asked: {}", causes(&*error)))?;
+        match status {
+            200 => Ok(body),
+            401 => {
+                Err(format!("{base} wants a token: --admin-token or TIDEGATE_ADMIN_TOKEN").into())
+            }
+            404 => Err(format!("{base} is not where the page is mounted").into()),
+            _ => Err(format!("{base} answers {status}: {}", reason(&body)).into()),
+        }
+    }
+}
+
+async fn fetch(request: Request<Empty<&'static [u8]>>) -> Result<(u16, String), Failure> {
+    let https = HttpsConnectorBuilder::new()
+        .with_provider_and_native_roots(rustls::crypto::ring::default_provider())?
+        .https_or_http()
+        .enable_http1()
+        .build();
+    let response = Client::builder(TokioExecutor::new()).build(https).request(request).await?;
+    let status = response.status().as_u16();
+    let body = Limited::new(response.into_body(), BYTES).collect().await;
+    let body = body.map_err(|error| error as Failure)?.to_bytes();
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// The error that an answer tells of.
+fn reason(body: &str) -> String {
+    let parsed: Option<Value> = serde_json::from_str(body).ok();
+    let told = parsed.as_ref().and_then(|value| value["error"].as_str());
+    told.unwrap_or(body.trim()).to_owned()
+}
+
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

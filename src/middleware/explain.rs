@@ -1,0 +1,163 @@
+//! What would become of a request, and why.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Request, StatusCode};
+
+use super::keying;
+use super::layer::{OTHERS, Routes};
+use super::plan::Plan;
+use super::route;
+use super::rules::request::Asked;
+use super::rules::vary;
+use super::stored::{Head, signpost};
+use crate::cache::{Ask, Examined, Policy, PolicyTag};
+use crate::entry::{Entry, Key, Position, Tag};
+use crate::outcome::{BypassReason, Outcome};
+use crate::store::Tier;
+
+/// What would become of a request, and why.
+#[derive(Debug)]
+pub(crate) struct Explained {
+    /// Its route's pattern, as far as the layer knows of it.
+    pub(crate) route: Option<String>,
+    pub(crate) outcome: Outcome,
+    /// The hash under which its answer is kept, and the headers by which answers of the route differ.
+    pub(crate) key: Option<Key>,
+    pub(crate) differs_by: Vec<String>,
+    pub(crate) stored: Option<Stored>,
+    /// What an answer depends on.
+    pub(crate) tags: Vec<Dependency>,
+}
+
+/// An answer that is stored for the request, whether or not it may be served.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) tier: Tier,
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) age: Duration,
+}
+
+/// Something that an answer depends on.
+#[derive(Debug)]
+pub(crate) struct Dependency {
+    pub(crate) tag: Tag,
+    /// What it is called, where that is known here: only its hash is kept.
+    pub(crate) name: Option<String>,
+    pub(crate) fence: Position,
+    /// Whether the stored answer has all changes to it that are known.
+    pub(crate) holds: Option<bool>,
+}
+
+impl Routes {
+    /// What would become of a GET request with this URI and these headers; nothing changes by it.
+    pub(crate) async fn explain(&self, request: &Request<String>) -> Explained {
+        let path = request.uri().path();
+        let others = self.watch.others();
+        let known = self.all().map(|(pattern, _)| pattern).chain(others.keys().map(|name| &**name));
+        let pattern = route::matching(known, path);
+        let Some(found) = self.route(pattern) else {
+            return Explained::bypassed(pattern, BypassReason::NoPolicy);
+        };
+        let shown = pattern.unwrap_or(OTHERS);
+        let parameter = |name: &str| route::parameter(pattern?, path, name);
+        let plan = Asked::of(request, &found.policy).and_then(|asked| {
+            let tags = found.policy.tags_with(parameter).ok_or(BypassReason::NoParameter)?;
+            let key = keying::key(&self.namespace, request.uri(), request.headers(), &found.policy);
+            let ask = Ask { tags, limits: asked.limits, ..Ask::default() };
+            Ok(Plan { key, policy: found.policy.clone(), ask, asked })
+        });
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(reason) => return Explained::bypassed(Some(shown), reason),
+        };
+        let mut names = found.policy.tag_names_with(parameter);
+        names.extend(found.traffic.read().tables.into_keys());
+        self.explain_plan(shown, &plan, request.headers(), &names).await
+    }
+
+    async fn explain_plan(
+        &self,
+        pattern: &str,
+        plan: &Plan,
+        headers: &HeaderMap,
+        names: &[String],
+    ) -> Explained {
+        let cache = &self.cache;
+        let mut key = plan.key.clone();
+        let mut examined = cache.examine(&key, &plan.policy, &plan.ask).await;
+        let mut differs_by = differing(&plan.policy);
+        if let Some(pointed) = examined.found.as_ref().filter(|found| found.entry.is_signpost)
+            && let Ok(headers_named) = signpost(&pointed.entry)
+        {
+            key = vary::key(&plan.key, &headers_named, headers);
+            examined = cache.examine(&key, &plan.policy, &plan.ask).await;
+            differs_by.extend(headers_named.iter().map(ToString::to_string));
+        }
+        let outcome = match examined.outcome {
+            outcome if outcome.is_hit() && plan.policy.shadow => {
+                Outcome::Bypass(BypassReason::Shadow)
+            }
+            outcome => outcome,
+        };
+        let Examined { found, .. } = examined;
+        let stored = found.map(|found| Stored {
+            tier: found.tier,
+            status: Head::of(&found.entry).ok().map(|head| head.status),
+            age: found.entry.age(),
+            entry: found.entry,
+        });
+        let tags = self.dependencies(plan, stored.as_ref(), names);
+        let route = Some(pattern.to_owned());
+        Explained { route, outcome, key: Some(key), differs_by, stored, tags }
+    }
+
+    /// What the stored answer depends on; without one, what the policy says.
+    fn dependencies(
+        &self,
+        plan: &Plan,
+        stored: Option<&Stored>,
+        names: &[String],
+    ) -> Vec<Dependency> {
+        let own: Vec<Tag> = plan.ask.tags.iter().map(PolicyTag::tag).collect();
+        let tags = stored.map_or(&*own, |stored| stored.entry.tags());
+        let fences = self.cache.fences();
+        let of = |tag: &Tag| {
+            let fence = fences.of(*tag);
+            let holds = stored.map(|stored| {
+                fences.epoch() == stored.entry.epoch() && stored.entry.as_of() >= fence
+            });
+            Dependency { tag: *tag, name: name_of(*tag, names), fence, holds }
+        };
+        tags.iter().map(of).collect()
+    }
+}
+
+impl Explained {
+    fn bypassed(pattern: Option<&str>, reason: BypassReason) -> Self {
+        Self {
+            route: pattern.map(str::to_owned),
+            outcome: Outcome::Bypass(reason),
+            key: None,
+            differs_by: Vec::new(),
+            stored: None,
+            tags: Vec::new(),
+        }
+    }
+}
+
+/// What a policy says that answers differ by, beyond the path.
+fn differing(policy: &Policy) -> Vec<String> {
+    let cookies = policy.vary_cookies.iter().map(|name| format!("cookie {name}"));
+    policy.vary.iter().cloned().chain(cookies).collect()
+}
+
+/// The name that a tag is the hash of.
+fn name_of(tag: Tag, names: &[String]) -> Option<String> {
+    let known = names.iter().find(|name| Tag::named(name) == tag).cloned();
+    let table = |name: &String| name.split_once(':').map_or(&**name, |(table, _)| table).to_owned();
+    let bulk = || names.iter().map(table).find(|table| Tag::bulk(table) == tag);
+    known.or_else(|| bulk().map(|table| format!("{table}!")))
+}

@@ -1,0 +1,69 @@
+//! What was seen lately, in bounds: of a sample of all that there is, if need be.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+/// Values by key. When there are too many, only every second key counts, and so on: those that count are
+/// chosen by their hash, so that a key counts always or never, and ratios among those that do are those among
+/// all (Waldspurger and others, "Efficient MRC construction with SHARDS", FAST 2015).
+#[derive(Debug)]
+pub(crate) struct Recent<V> {
+    most: usize,
+    known: Mutex<Known<V>>,
+}
+
+#[derive(Debug)]
+struct Known<V> {
+    values: HashMap<u64, V>,
+    /// Bits of a hash that must be zero for the key to count.
+    mask: u64,
+}
+
+impl<V> Recent<V> {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most, known: Mutex::new(Known { values: HashMap::new(), mask: 0 }) }
+    }
+
+    /// Exchanges the value of a key, which is given by its hash. `None` if it does not count.
+    pub(crate) fn exchange<R>(
+        &self,
+        hash: u64,
+        with: impl FnOnce(&mut Option<V>) -> R,
+    ) -> Option<R> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if hash & known.mask != 0 {
+            return None;
+        }
+        let mut value = known.values.remove(&hash);
+        let result = with(&mut value);
+        if let Some(value) = value {
+            known.values.insert(hash, value);
+        }
+        while known.values.len() > self.most {
+            known.mask = known.mask << 1 | 1;
+            let mask = known.mask;
+            known.values.retain(|hash, _| hash & mask == 0);
+        }
+        Some(result)
+    }
+}
+
+#[cfg(all(test, not(tidegate_loom), not(tidegate_shuttle)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_stays_in_bounds_and_keeps_a_sample_for_good() {
+        let recent = Recent::new(100);
+        let hash = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+        let mut known = |number| {
+            recent.exchange(hash(number), |value: &mut Option<()>| value.replace(()).is_some())
+        };
+        for number in 0..10_000 {
+            assert_ne!(known(number), Some(true));
+        }
+        let again: Vec<_> = (0..10_000).filter_map(&mut known).collect();
+        assert!((20..=100).contains(&again.len()), "{}", again.len());
+        assert!(again.into_iter().all(|known| known), "those that count are remembered");
+    }
+}
