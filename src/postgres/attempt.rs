@@ -83,6 +83,9 @@ pub(crate) async fn open(
 async fn open_primary(server: &Server, plan: &Plan) -> Result<Opened, Skip> {
     let before = server.sample();
     let basis = plan.record.as_ref().and_then(crate::Record::primary_basis);
+    if before.is_pooled && plan.record.is_some() && !plan.primary_only {
+        return open_pooled_primary(server, basis).await;
+    }
     let mut conn = server.acquire().await?;
     if plan.primary_only && conn.ping().await.is_err() {
         // A write can't be tried twice, so the connection is tried first.
@@ -94,12 +97,28 @@ async fn open_primary(server: &Server, plan: &Plan) -> Result<Opened, Skip> {
     let same = after.at.filter(|_| after.generation == before.generation || before.at.is_none());
     let proof = match (basis, same) {
         (Some(basis), Some(at)) if at.epoch == basis.0 => Proof::Basis(basis),
-        _ => {
-            let why = "the node and its connection to the primary are not of one epoch just now";
-            Proof::Nothing(Unfit::new("epoch-changing", why))
-        }
+        _ => Proof::Nothing(epoch_changing()),
     };
     Ok(opened(Conn::Pooled(conn), server, proof))
+}
+
+/// Behind a proxy that pools transactions, each can be on another server: this one says who it is.
+async fn open_pooled_primary(
+    server: &Server,
+    basis: Option<(Epoch, Position)>,
+) -> Result<Opened, Skip> {
+    let mut transaction = server.pool().begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+    let at = At::of(&identity(&mut *transaction).await?);
+    let proof = match (basis, at) {
+        (Some(basis), Some(at)) if at.epoch == basis.0 && !at.standby => Proof::Basis(basis),
+        _ => Proof::Nothing(epoch_changing()),
+    };
+    Ok(opened(Conn::Within(transaction), server, proof))
+}
+
+fn epoch_changing() -> Unfit {
+    let why = "the node and its connection to the primary are not of one epoch just now";
+    Unfit::new("epoch-changing", why)
 }
 
 async fn open_replica(server: &Server, plan: &Plan, anyway: bool) -> Result<Opened, Skip> {

@@ -56,6 +56,12 @@ pub enum DatabaseError {
              the listener a direct address with DatabaseOptions::listen_url"
     )]
     Pooled,
+    /// A proxy that mixes clients' prepared statements up.
+    #[error(
+        "{0} is a proxy that gives one session to several clients and takes one's prepared statements for \
+             another's: use PgBouncer 1.21 or later with max_prepared_statements, RDS Proxy, or session pooling"
+    )]
+    MixedStatements(String),
     /// The cache has a listener.
     #[error("the cache follows a database already; make one cache per database")]
     Attached,

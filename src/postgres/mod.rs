@@ -21,6 +21,7 @@ pub(crate) mod log;
 pub(crate) mod lsn;
 mod monitor;
 mod plan;
+mod pooler;
 mod relay;
 mod sample;
 mod server;

@@ -3,7 +3,8 @@
 //! A position says something about a read only if both are of the same server. A name can stand for
 //! several (a reader endpoint), for another one than before (a replica that was replaced), or for
 //! one that has fallen back (a restart after a crash). Every new connection tells who is behind it;
-//! each doubt begins a new generation, and connections of earlier ones are closed before use.
+//! each doubt begins a new generation, and connections of earlier ones are closed before use. Behind a proxy
+//! that pools transactions, one connection can lead to another server each time: then it always asks.
 
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub(crate) struct Sample {
     pub(crate) since: Instant,
     /// What the server had for certain, last we heard. `None` if it is not known to be up.
     pub(crate) at: Option<At>,
+    /// Whether each transaction may be another session's, and so another server's.
+    pub(crate) is_pooled: bool,
     who: Option<Who>,
     several_until: Option<Instant>,
 }
@@ -47,12 +50,19 @@ struct Who {
 
 impl Sample {
     pub(crate) fn new() -> Self {
-        Self { generation: 0, since: clock::now(), at: None, who: None, several_until: None }
+        Self {
+            generation: 0,
+            since: clock::now(),
+            at: None,
+            is_pooled: false,
+            who: None,
+            several_until: None,
+        }
     }
 
-    /// Whether the name stands for several servers, so that nothing is known of the next connection.
+    /// Whether the name stands for several servers, or may, so that nothing is known of the next transaction.
     pub(crate) fn is_several(&self) -> bool {
-        self.several_until.is_some()
+        self.is_pooled || self.several_until.is_some()
     }
 
     /// Takes in what a connection said of itself. `false` if the server does not say enough to be

@@ -12,6 +12,7 @@ use sqlx::{ConnectOptions, PgConnection, Postgres};
 
 use super::error::DatabaseError;
 use super::log::{Identity, identity};
+use super::pooler::{Sessions, sessions};
 use super::sample::{At, Sample};
 use crate::clock;
 use crate::redact::redacted;
@@ -69,6 +70,11 @@ impl Server {
     /// Connects, and checks that the server is what it was said to be.
     pub(crate) async fn check(&self) -> Result<Identity, DatabaseError> {
         let failed = |error| DatabaseError::connecting(self, error);
+        match sessions(&self.options).await.map_err(failed)? {
+            Sessions::Own => {}
+            Sessions::Shared => self.lock().is_pooled = true,
+            Sessions::Mixed => return Err(DatabaseError::MixedStatements(self.label())),
+        }
         let mut conn = self.options.connect().await.map_err(failed)?;
         let identity = identity(&mut conn).await.map_err(failed)?;
         self.expect(&identity)?;

@@ -6,6 +6,8 @@
 mod entry;
 mod eventually;
 #[cfg(feature = "postgres")]
+mod pgbouncer;
+#[cfg(feature = "postgres")]
 mod postgres;
 mod process;
 mod proxy;
@@ -14,6 +16,8 @@ mod redis;
 
 pub use entry::{encoded, entry};
 pub use eventually::eventually;
+#[cfg(feature = "postgres")]
+pub use pgbouncer::PgBouncer;
 #[cfg(feature = "postgres")]
 pub use postgres::Postgres;
 pub use process::{Process, Scratch, free_port};

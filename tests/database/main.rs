@@ -9,6 +9,8 @@ mod failover;
 mod inputs;
 mod listener;
 mod path;
+mod pooled;
+mod pooler;
 mod protocol;
 mod records;
 mod replicas;

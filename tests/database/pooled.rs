@@ -1,0 +1,77 @@
+//! Proxies that share sessions out among clients.
+
+use std::collections::BTreeSet;
+
+use tidegate::testing::PgBouncer;
+use tidegate::{DatabaseError, Policy};
+
+use super::common::eventually;
+use super::pooler;
+use super::world::{Node, TTL, options, primary};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_changes_servers_between_transactions_leads_to_no_stale_answer() {
+    let primary = primary(&[]).await;
+    let replicas = [primary.standby().await.unwrap(), primary.standby().await.unwrap()];
+    let [late, good] = &replicas;
+    let url = pooler::start(&[late.addr(), good.addr()]).await;
+    let db = options(&primary).replica(url).connect().await.unwrap();
+    assert!(db.replicas()[0].several, "it was found out");
+    let node = Node::start(&db, &Policy::ttl(TTL)).await;
+    let mut ports = BTreeSet::new();
+    let both = async || {
+        ports.insert(node.get("/plain/1").await.0.split_once(" from ").unwrap().1.to_owned());
+        ports.len() == 2
+    };
+    eventually("both replicas are read", both).await;
+    late.pause_replay().await.unwrap();
+    for round in 0..20 {
+        let name = format!("eve {round}");
+        let token = node.put(1, &name).await;
+        node.sees("/users/1", &name).await;
+        for _ in 0..10 {
+            node.cache.invalidate(["users:id=2"]).await.unwrap();
+            node.get("/users").await;
+            assert_eq!(node.get("/users/1").await.0, name, "round {round}");
+            let (own, _) = node.get_with("/plain/1", &token).await;
+            assert!(own.starts_with(&name), "round {round}: {own}");
+            let (all, status) = node.get("/users").await;
+            assert!(all.starts_with(&name), "round {round}: {all}, {status}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_behind_one_is_read_within_transactions() {
+    let primary = primary(&[]).await;
+    let url = pooler::start(&[primary.addr(), primary.addr()]).await;
+    let options = tidegate::DatabaseOptions::new(url).listen_url(primary.url());
+    let node = Node::start(&options.connect().await.unwrap(), &Policy::ttl(TTL)).await;
+    node.warm(&["/users/1", "/users"]).await;
+    node.put(1, "eve").await;
+    node.sees("/users/1", "eve").await;
+    node.sees("/users", "eve bob").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pgbouncer_is_used_where_it_keeps_statements_apart_and_refused_where_not() {
+    let primary = primary(&[]).await;
+    let server = [("shop", primary.addr())];
+    let session = PgBouncer::start("session", &server).await.unwrap();
+    let options = |proxy: &PgBouncer| {
+        tidegate::DatabaseOptions::new(proxy.url("shop")).listen_url(primary.url())
+    };
+    let db = options(&session).connect().await.unwrap();
+    let node = Node::start(&db, &Policy::ttl(TTL)).await;
+    node.warm(&["/users/1"]).await;
+    let shared = PgBouncer::start("transaction", &server).await.unwrap();
+    let connected = options(&shared).connect().await;
+    if PgBouncer::keeps_statements_apart().await.unwrap() {
+        let node = Node::start(&connected.unwrap(), &Policy::ttl(TTL)).await;
+        node.warm(&["/users/1"]).await;
+    } else {
+        let error = connected.unwrap_err();
+        assert!(matches!(error, DatabaseError::MixedStatements(_)), "{error}");
+        assert!(error.to_string().contains("max_prepared_statements"), "{error}");
+    }
+}

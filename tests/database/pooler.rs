@@ -1,0 +1,173 @@
+//! The worst proxy that is still right: each transaction of a connection goes to another server than the one
+//! before. Prepared statements are there on each, as with PgBouncer from 1.21 on and with RDS Proxy.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A message of the frontend/backend protocol, after the start-up (PostgreSQL manual, chapter 54).
+struct Message {
+    kind: u8,
+    body: Vec<u8>,
+}
+
+/// A server's session, and the statements that are prepared on it.
+struct Session {
+    stream: TcpStream,
+    prepared: HashSet<Vec<u8>>,
+}
+
+/// Starts the proxy in front of servers of the superuser's; returns its URL.
+pub(crate) async fn start(servers: &[SocketAddr]) -> String {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://postgres@{}/postgres", socket.local_addr().unwrap());
+    let servers: Arc<[SocketAddr]> = servers.into();
+    tokio::spawn(async move {
+        let turn = Arc::new(AtomicUsize::new(0));
+        while let Ok((client, _)) = socket.accept().await {
+            let (servers, turn) = (servers.clone(), turn.clone());
+            tokio::spawn(async move {
+                // A client that leaves is no error.
+                let _ = serve(client, &servers, &turn).await;
+            });
+        }
+    });
+    url
+}
+
+async fn serve(
+    mut client: TcpStream,
+    servers: &[SocketAddr],
+    turn: &AtomicUsize,
+) -> io::Result<()> {
+    let startup = startup(&mut client).await?;
+    let mut sessions = Vec::new();
+    for server in servers {
+        let mut stream = TcpStream::connect(server).await?;
+        stream.write_all(&startup).await?;
+        let greeting = until_ready(&mut stream).await?;
+        if sessions.is_empty() {
+            send(&mut client, &greeting).await?;
+        }
+        sessions.push(Session { stream, prepared: HashSet::new() });
+    }
+    let mut texts: HashMap<Vec<u8>, Message> = HashMap::new();
+    let (mut at, mut is_open) = (0, false);
+    loop {
+        let batch = batch(&mut client).await?;
+        if !is_open {
+            at = turn.fetch_add(1, Ordering::Relaxed) % sessions.len();
+        }
+        let session = &mut sessions[at];
+        let mut extra = 0;
+        for message in &batch {
+            extra += session.prepare(message, &mut texts).await?;
+        }
+        send(&mut session.stream, &batch).await?;
+        let mut answer = until_ready(&mut session.stream).await?;
+        answer.retain(|message| {
+            message.kind != b'1' || extra == 0 || {
+                extra -= 1;
+                false
+            }
+        });
+        is_open = answer.last().is_some_and(|ready| ready.body != b"I");
+        send(&mut client, &answer).await?;
+    }
+}
+
+impl Session {
+    /// Prepares here what a message is about, if another session has it; how many answers are nobody's.
+    async fn prepare(
+        &mut self,
+        message: &Message,
+        texts: &mut HashMap<Vec<u8>, Message>,
+    ) -> io::Result<u32> {
+        let name = |from: usize| -> Vec<u8> {
+            message.body[from..].iter().copied().take_while(|byte| *byte != 0).collect()
+        };
+        let wanted = match message.kind {
+            b'P' => {
+                let copy = Message { kind: b'P', body: message.body.clone() };
+                texts.insert(name(0), copy);
+                self.prepared.insert(name(0));
+                return Ok(0);
+            }
+            b'B' => name(name(0).len() + 1),
+            b'D' if message.body[0] == b'S' => name(1),
+            _ => return Ok(0),
+        };
+        match texts.get(&wanted) {
+            Some(text) if self.prepared.insert(wanted) => {
+                send(&mut self.stream, std::slice::from_ref(text)).await?;
+                Ok(1)
+            }
+            _ => Ok(0),
+        }
+    }
+}
+
+/// The client's first message; it asks for TLS before, and is told that there is none.
+async fn startup(client: &mut TcpStream) -> io::Result<Vec<u8>> {
+    loop {
+        let length = client.read_u32().await?;
+        let mut body = vec![0; length as usize - 4];
+        client.read_exact(&mut body).await?;
+        if body[..4] == 80_877_103_u32.to_be_bytes() {
+            client.write_all(b"N").await?;
+            continue;
+        }
+        return Ok([&length.to_be_bytes()[..], &body].concat());
+    }
+}
+
+/// What a client sends until it waits for an answer.
+async fn batch(client: &mut TcpStream) -> io::Result<Vec<Message>> {
+    let mut batch = Vec::new();
+    loop {
+        let message = receive(client).await?;
+        match message.kind {
+            b'X' => return Err(io::ErrorKind::UnexpectedEof.into()),
+            b'S' | b'Q' => {
+                batch.push(message);
+                return Ok(batch);
+            }
+            _ => batch.push(message),
+        }
+    }
+}
+
+/// What a server sends until it is ready again.
+async fn until_ready(server: &mut TcpStream) -> io::Result<Vec<Message>> {
+    let mut answer = Vec::new();
+    loop {
+        let message = receive(server).await?;
+        let is_last = message.kind == b'Z';
+        answer.push(message);
+        if is_last {
+            return Ok(answer);
+        }
+    }
+}
+
+async fn receive(stream: &mut TcpStream) -> io::Result<Message> {
+    let kind = stream.read_u8().await?;
+    let mut body = vec![0; stream.read_u32().await? as usize - 4];
+    stream.read_exact(&mut body).await?;
+    Ok(Message { kind, body })
+}
+
+async fn send(stream: &mut TcpStream, messages: &[Message]) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    for Message { kind, body } in messages {
+        bytes.push(*kind);
+        bytes.extend(u32::try_from(body.len() + 4).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.extend(body);
+    }
+    stream.write_all(&bytes).await
+}
