@@ -79,9 +79,9 @@ pub use middleware::{
 pub use outcome::{BypassReason, Counters, Event, MissReason, Outcome, StaleReason};
 #[cfg(feature = "postgres")]
 pub use postgres::{
-    Cached, Change, Changes, Database, DatabaseError, DatabaseOptions, Listener, LsnError, Reader,
-    ReplicaLag, Role, Row, SchemaError, ServerStatus, Status, TableStatus, TriggerState,
-    TriggerStatus, Triggers, Writer,
+    Cached, Change, Changes, Database, DatabaseError, DatabaseOptions, Discovery, Listener,
+    LsnError, Reader, ReplicaLag, Role, Row, SchemaError, ServerStatus, Status, TableStatus,
+    TriggerState, TriggerStatus, Triggers, Writer,
 };
 #[cfg(feature = "memory")]
 pub use store::Memory;

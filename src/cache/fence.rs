@@ -41,6 +41,8 @@ pub struct Fences {
     followed: AtomicU64,
     /// When the last look at the log began, in microseconds since `started`.
     confirmed: AtomicU64,
+    /// The same on the wall clock, in milliseconds since 1970.
+    confirmed_at: AtomicU64,
     started: Instant,
     slots: Box<[AtomicU64]>,
     sample: Sample,
@@ -59,6 +61,7 @@ impl Fences {
             seen: AtomicU64::new(0),
             followed: AtomicU64::new(0),
             confirmed: AtomicU64::new(NEVER),
+            confirmed_at: AtomicU64::new(0),
             started: clock::now(),
             slots: (0..per_row * ROWS).map(|_| AtomicU64::new(0)).collect(),
             sample: Sample::default(),
@@ -117,10 +120,16 @@ impl Fences {
 
     /// How long ago the last look at the log began: how stale a valid entry can be at most.
     /// `None` if there was none in this epoch.
+    ///
+    /// By the clock that went further: the monotonic one may stand still while a virtual machine does.
     pub fn age(&self) -> Option<Duration> {
         match self.confirmed.load(Ordering::Acquire) {
             NEVER => None,
-            confirmed => Some(self.elapsed().saturating_sub(Duration::from_micros(confirmed))),
+            confirmed => {
+                let age = self.elapsed().saturating_sub(Duration::from_micros(confirmed));
+                let at = self.confirmed_at.load(Ordering::Acquire);
+                Some(age.max(Duration::from_millis(clock::unix_millis().saturating_sub(at))))
+            }
         }
     }
 
@@ -192,6 +201,8 @@ impl Fences {
             let age = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
             self.gap.fetch_max(age, std::sync::atomic::Ordering::Relaxed);
         }
+        let ago = clock::millis(began.elapsed());
+        self.confirmed_at.store(clock::unix_millis().saturating_sub(ago), Ordering::Release);
         let micros = began.saturating_duration_since(self.started).as_micros();
         self.confirmed.store(u64::try_from(micros).unwrap_or(NEVER - 1), Ordering::Release);
     }

@@ -196,6 +196,7 @@ pub(crate) struct Inner {
 }
 
 struct Replica {
+    url: String,
     server: Arc<Server>,
     _monitor: Monitor,
 }
@@ -269,7 +270,8 @@ impl Database {
             return Err(DatabaseError::OtherCluster(server.label()));
         }
         let monitor = Monitor::of_replica(&server, self.inner.sample_every);
-        self.write().push(Replica { server: server.clone(), _monitor: monitor });
+        let (url, added) = (url.to_owned(), server.clone());
+        self.write().push(Replica { url, server: added, _monitor: monitor });
         Ok(server.name.clone())
     }
 
@@ -298,6 +300,12 @@ impl Database {
     pub(crate) fn name(&self) -> String {
         let database = self.inner.listen.options.get_database().unwrap_or_default();
         format!("{:x}:{database}", self.inner.cluster)
+    }
+
+    /// The names of replicas in use, and their URLs.
+    pub(crate) fn replica_urls(&self) -> Vec<(Arc<str>, String)> {
+        let replicas = self.inner.replicas.read().unwrap_or_else(PoisonError::into_inner);
+        replicas.iter().map(|replica| (replica.server.name.clone(), replica.url.clone())).collect()
     }
 
     pub(crate) fn servers(&self) -> Vec<Arc<Server>> {

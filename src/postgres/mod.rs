@@ -12,6 +12,7 @@ mod cached;
 mod changes;
 mod database;
 mod dependencies;
+mod discovery;
 mod error;
 mod executor;
 mod lag;
@@ -35,6 +36,7 @@ pub use database::{Database, DatabaseOptions};
 pub(crate) use dependencies::Dependencies;
 #[cfg(fuzzing)]
 pub(crate) use dependencies::is_read;
+pub use discovery::Discovery;
 pub use error::DatabaseError;
 pub use executor::{Reader, Writer};
 pub use listener::Listener;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate::testing::{FaultProxy, Postgres};
+use tidegate::testing::{FaultProxy, Postgres, put_clock_forward};
 use tidegate::{DatabaseOptions, Policy};
 
 use super::common::eventually;
@@ -129,4 +129,24 @@ async fn a_change_of_the_schema_makes_everything_anew() {
     eventually("nothing is trusted", async || node.get("/users/2").await.1.contains("changed"))
         .await;
     node.warm(&["/users/2"]).await;
+}
+
+/// A virtual machine that was asleep: its monotonic clock may have stood still meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_frozen_knows_that_it_has_not_heard_of_changes() {
+    let primary = primary(&[]).await;
+    let (line, url) = proxy(&primary).await;
+    let options = DatabaseOptions::new(primary.url()).listen_url(url);
+    let node = Node::start(&options.connect().await.unwrap(), &Policy::ttl(TTL)).await;
+    node.warm(&["/users/1"]).await;
+    line.freeze();
+    assert!(node.get("/users/1").await.1.contains("hit"));
+    put_clock_forward(60_000);
+    let (body, status) = node.get("/users/1").await;
+    assert!(body == "ada" && status.contains("unconfirmed"), "{status}");
+    put_clock_forward(-60_000);
+    assert!(node.get("/users/1").await.1.contains("hit"), "a clock put back is no reason");
+    put_clock_forward(60_000);
+    line.heal().await.unwrap();
+    node.warm(&["/users/1"]).await;
 }

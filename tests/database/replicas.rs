@@ -1,6 +1,7 @@
 //! Replicas that lag, die, hide behind one name, come and go.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidegate::Policy;
@@ -222,4 +223,44 @@ async fn replicas_come_and_go_while_reads_go_on() {
         assert!(node.db.remove_replica(&name) && !node.db.remove_replica(&name));
     }
     reads.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_discovered_and_forgotten() {
+    let (primary, [one, two], node) = three(&[]).await;
+    let found = Arc::new(Mutex::new(Ok(vec![two.url(), "postgres://nobody@127.0.0.1:1/x".into()])));
+    let discovery = node.db.discover_replicas(Duration::from_millis(20), {
+        let found = found.clone();
+        move || {
+            let found: Result<Vec<String>, String> = found.lock().unwrap().clone();
+            async move { found }
+        }
+    });
+    let names = || node.db.replicas().iter().map(|replica| replica.name.to_string()).collect();
+    let used = async |wanted: &[&str]| {
+        let is_so = async || {
+            let names: Vec<String> = names();
+            names == wanted
+        };
+        eventually(&format!("{wanted:?} are used"), is_so).await;
+    };
+    used(&["replica-2"]).await;
+    *found.lock().unwrap() = Err("the registry is down".into());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    used(&["replica-2"]).await;
+    let three = primary.standby().await.unwrap();
+    *found.lock().unwrap() = Ok(vec![two.url(), three.url()]);
+    used(&["replica-2", "replica-1"]).await;
+    all_up(&node).await;
+    eventually("the new one is read", async || {
+        node.get("/plain/1").await.0.ends_with(&three.port().to_string())
+    })
+    .await;
+    *found.lock().unwrap() = Ok(Vec::new());
+    used(&[]).await;
+    assert!(node.get("/plain/1").await.0.ends_with(&primary.port().to_string()));
+    drop(discovery);
+    *found.lock().unwrap() = Ok(vec![one.url()]);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    used(&[]).await;
 }
