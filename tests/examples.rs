@@ -77,3 +77,17 @@ async fn demo() {
     }
     assert_eq!(said.matches(", 0 failed").count(), 2, "{said}");
 }
+
+/// What `scripts/demo --rds` shows.
+#[tokio::test]
+async fn rds() {
+    let said = run("rds", &[]).await;
+    for shown in
+        ["one is added", "one is removed", "the standby is promoted", "it is back", "unconfirmed"]
+    {
+        assert!(said.contains(shown), "no `{shown}` in:\n{said}");
+    }
+    assert_eq!(said.matches("; 0 stale").count(), 4, "{said}");
+    assert_eq!(said.matches(" kept ").count(), 4, "{said}");
+    assert!(said.contains("the change was seen"), "{said}");
+}

@@ -85,10 +85,20 @@ impl Postgres {
     ///
     /// If the backup fails or the standby does not start.
     pub async fn standby(&self) -> io::Result<Self> {
+        self.standby_named("walreceiver").await
+    }
+
+    /// The same, by a name that `synchronous_standby_names` can tell.
+    ///
+    /// # Errors
+    ///
+    /// As [`standby`](Self::standby).
+    pub async fn standby_named(&self, name: &str) -> io::Result<Self> {
         let mut server = Self::unborn(self.bin.clone(), self.settings.clone())?;
         let data = text(&server.data());
         let options = ["-R", "--checkpoint=fast", "--no-sync", "-X", "stream", "-D", &data];
-        let from = ["-d", &self.url()];
+        let url = format!("{}?application_name={name}", self.url());
+        let from = ["-d", &url];
         Process::run(&self.bin.join("pg_basebackup"), [&options[..], &from].concat()).await?;
         server.launch().await?;
         Ok(server)

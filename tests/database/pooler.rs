@@ -1,5 +1,8 @@
-//! The worst proxy that is still right: each transaction of a connection goes to another server than the one
+//! The worst proxy that is still right: each transaction of a connection may go to another server than the one
 //! before. Prepared statements are there on each, as with PgBouncer from 1.21 on and with RDS Proxy.
+//!
+//! What asks a server how far it is goes to the last one, and what reads users to the first. So it happens where
+//! a proxy gives the session that was used last to who is alone, and further ones to those who come together.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -60,13 +63,21 @@ async fn serve(
     let (mut at, mut is_open) = (0, false);
     loop {
         let batch = batch(&mut client).await?;
+        for message in batch.iter().filter(|message| message.kind == b'P') {
+            texts
+                .insert(name(&message.body, 0), Message { kind: b'P', body: message.body.clone() });
+        }
         if !is_open {
-            at = turn.fetch_add(1, Ordering::Relaxed) % sessions.len();
+            at = match batch.iter().find_map(Message::statement) {
+                Some(statement) if texts.get(&statement).is_some_and(Message::reads_users) => 0,
+                Some(_) => sessions.len() - 1,
+                None => turn.fetch_add(1, Ordering::Relaxed) % sessions.len(),
+            };
         }
         let session = &mut sessions[at];
         let mut extra = 0;
         for message in &batch {
-            extra += session.prepare(message, &mut texts).await?;
+            extra += session.prepare(message, &texts).await?;
         }
         send(&mut session.stream, &batch).await?;
         let mut answer = until_ready(&mut session.stream).await?;
@@ -81,35 +92,44 @@ async fn serve(
     }
 }
 
+impl Message {
+    /// The prepared statement that it is about.
+    fn statement(&self) -> Option<Vec<u8>> {
+        match self.kind {
+            b'P' => Some(name(&self.body, 0)),
+            b'B' => Some(name(&self.body, name(&self.body, 0).len() + 1)),
+            b'D' if self.body[0] == b'S' => Some(name(&self.body, 1)),
+            _ => None,
+        }
+    }
+
+    fn reads_users(&self) -> bool {
+        String::from_utf8_lossy(&self.body).contains("from users")
+    }
+}
+
 impl Session {
     /// Prepares here what a message is about, if another session has it; how many answers are nobody's.
     async fn prepare(
         &mut self,
         message: &Message,
-        texts: &mut HashMap<Vec<u8>, Message>,
+        texts: &HashMap<Vec<u8>, Message>,
     ) -> io::Result<u32> {
-        let name = |from: usize| -> Vec<u8> {
-            message.body[from..].iter().copied().take_while(|byte| *byte != 0).collect()
-        };
-        let wanted = match message.kind {
-            b'P' => {
-                let copy = Message { kind: b'P', body: message.body.clone() };
-                texts.insert(name(0), copy);
-                self.prepared.insert(name(0));
-                return Ok(0);
-            }
-            b'B' => name(name(0).len() + 1),
-            b'D' if message.body[0] == b'S' => name(1),
-            _ => return Ok(0),
-        };
+        let Some(wanted) = message.statement() else { return Ok(0) };
+        let is_new = self.prepared.insert(wanted.clone());
         match texts.get(&wanted) {
-            Some(text) if self.prepared.insert(wanted) => {
+            Some(text) if is_new && message.kind != b'P' => {
                 send(&mut self.stream, std::slice::from_ref(text)).await?;
                 Ok(1)
             }
             _ => Ok(0),
         }
     }
+}
+
+/// A name in a message, up to the zero after it.
+fn name(body: &[u8], from: usize) -> Vec<u8> {
+    body[from..].iter().copied().take_while(|byte| *byte != 0).collect()
 }
 
 /// The client's first message; it asks for TLS before, and is told that there is none.

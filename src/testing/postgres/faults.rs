@@ -18,6 +18,17 @@ impl Postgres {
         self.psql("select pg_promote(true, 60)").await.map(drop)
     }
 
+    /// Makes a standby follow another primary, as after a promotion. It must not be further than that one was.
+    ///
+    /// # Errors
+    ///
+    /// If it is no standby.
+    pub async fn follow(&self, primary: &Self) -> io::Result<()> {
+        let at = format!("host=127.0.0.1 port={} user=postgres", primary.port());
+        self.psql(&format!("alter system set primary_conninfo = '{at}'")).await?;
+        self.psql("select pg_reload_conf()").await.map(drop)
+    }
+
     /// Stops a standby from applying what it receives: it lags from here.
     ///
     /// # Errors

@@ -1,0 +1,104 @@
+//! A policy that adds and removes replicas, by load and lag.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::Failure;
+use super::cloud::Cloud;
+use super::load::{Load, Mix, Window};
+use super::node::{Fleet, Servers};
+
+/// More reads than these in a second on each replica, or more lag: one is added.
+const HIGH: f64 = 60.0;
+const LATE: Duration = Duration::from_secs(1);
+
+/// Fewer: one is removed.
+const LOW: f64 = 40.0;
+
+const LEAST: usize = 2;
+const MOST: usize = 4;
+
+/// How long load must be high or low.
+const TURNS: u32 = 2;
+
+pub(crate) struct Scaling {
+    fleet: Arc<Fleet>,
+    before: Servers,
+    at: Instant,
+    high: u32,
+    low: u32,
+}
+
+impl Scaling {
+    pub(crate) async fn new(fleet: &Arc<Fleet>) -> Result<Self, Failure> {
+        let before = fleet.servers().await?;
+        Ok(Self { fleet: fleet.clone(), before, at: Instant::now(), high: 0, low: 0 })
+    }
+
+    /// Does its work while clients do theirs.
+    pub(crate) async fn while_running(
+        &mut self,
+        cloud: &mut Cloud,
+        clients: impl Future<Output = Result<Window, Failure>>,
+    ) -> Result<Window, Failure> {
+        let mut clients = pin!(clients);
+        loop {
+            tokio::select! {
+                window = &mut clients => return window,
+                () = sleep(Duration::from_secs(1)) => self.look(cloud).await?,
+            }
+        }
+    }
+
+    /// Goes on until there are as few replicas as at first.
+    pub(crate) async fn until_calm(
+        &mut self,
+        cloud: &mut Cloud,
+        load: &Load,
+        mix: Mix,
+    ) -> Result<(), Failure> {
+        for _ in 0..20 {
+            if cloud.replicas() <= LEAST {
+                return Ok(());
+            }
+            self.while_running(cloud, load.run(mix, Duration::from_secs(2))).await?;
+        }
+        Err("the replicas that were added are still there".into())
+    }
+
+    async fn look(&mut self, cloud: &mut Cloud) -> Result<(), Failure> {
+        let now = self.fleet.servers().await?;
+        let reads: u64 = now
+            .since(&self.before)
+            .iter()
+            .filter_map(|(name, reads)| name.starts_with("replica").then_some(*reads))
+            .sum();
+        let replicas = cloud.replicas();
+        let each = rate(reads, self.at.elapsed()) / rate(replicas as u64, Duration::from_secs(1));
+        self.high = if each > HIGH || now.lag() > LATE { self.high + 1 } else { 0 };
+        self.low = if each < LOW { self.low + 1 } else { 0 };
+        (self.before, self.at) = (now, Instant::now());
+        if self.high >= TURNS && replicas < MOST {
+            self.high = 0;
+            println!(
+                "  scaling  {each:.0} reads in a second on each of {replicas} replicas: one is added"
+            );
+            cloud.add_replica().await?;
+        } else if self.low >= TURNS && replicas > LEAST {
+            self.low = 0;
+            println!(
+                "  scaling  {each:.0} reads in a second on each of {replicas} replicas: one is removed"
+            );
+            cloud.remove_replica().await?;
+        }
+        Ok(())
+    }
+}
+
+fn rate(times: u64, within: Duration) -> f64 {
+    f64::from(u32::try_from(times).unwrap_or(u32::MAX)) / within.as_secs_f64()
+}
