@@ -146,3 +146,147 @@ async fn it_can_be_asked_from_any_task_and_narrowed() {
     ask(2).await.unwrap();
     assert_eq!(world.hits(), before + 1, "another row's change leaves it valid");
 }
+
+#[tokio::test]
+async fn a_condition_narrows_by_itself() {
+    let world = World::new().await;
+    let cached = world.cached();
+    let ask = async |id: i64| {
+        let query = sqlx::query("select id, name from users where id = $1 and name <> ''").bind(id);
+        cached.fetch_one::<User>(query).await.unwrap().name
+    };
+    for id in [1, 2, 1, 2] {
+        ask(id).await;
+    }
+    assert_eq!((world.hits(), world.stored()), (2, 2));
+    world.server.psql("update users set name = 'new' where id = 1").await.unwrap();
+    eventually("it is seen", async || ask(1).await == "new").await;
+    let before = world.hits();
+    assert_eq!(ask(2).await, "bob");
+    assert_eq!(world.hits(), before + 1, "another row's change leaves it valid");
+    // A number with a fraction equals rows that are written in another way.
+    let query = || sqlx::query("select name from users where id = $1").bind(2.0);
+    cached.fetch_one::<(String,)>(query()).await.unwrap();
+    world.server.psql("update users set name = 'newer' where id = 2").await.unwrap();
+    let seen = async || cached.fetch_one::<(String,)>(query()).await.unwrap().0 == "newer";
+    eventually("so is this", seen).await;
+}
+
+/// A condition on a column, most of them that it has a value.
+fn condition(random: &mut fastrand::Rng, column: &str) -> String {
+    match random.u8(..6) {
+        0 => format!("{column} = {}", random.i32(0..6)),
+        1 => format!("{} = {column}", random.i32(0..6)),
+        2 => format!("{column} > {}", random.i32(0..6)),
+        3 => format!("({column} = {} and true)", random.i32(0..6)),
+        4 => format!("{column} in ({}, {})", random.i32(0..6), random.i32(0..6)),
+        _ => format!("{column} = $1"),
+    }
+}
+
+/// A query over the tables `a` and `b`, the view `v` and the partitioned table `p`, with one parameter.
+fn query(random: &mut fastrand::Rng) -> String {
+    let joins = ["join", "left join", "right join", "full join"];
+    let join = joins[random.usize(..joins.len())];
+    let text = match random.u8(..12) {
+        0 => format!("select id::text, t from a where {}", condition(random, "id")),
+        1 => format!("select count(*)::text, max(t) from a where {}", condition(random, "g")),
+        2 => format!(
+            "select a.id::text, b.t from a {join} b on b.a = a.id where {}",
+            condition(random, "a.id")
+        ),
+        3 => format!(
+            "select a.id::text, b.t from a {join} b on b.a = a.g where {}",
+            condition(random, "b.a")
+        ),
+        4 => format!(
+            "select x.id::text, y.t from a x {join} a y on y.g = x.id where {}",
+            condition(random, "x.id")
+        ),
+        5 => format!("select id::text, t from v where {}", condition(random, "id")),
+        6 => format!(
+            "select a.id::text, v.t from a {join} v on v.id = a.g where {}",
+            condition(random, "a.id")
+        ),
+        7 => format!("select id::text, t from p where {}", condition(random, "id")),
+        8 => format!(
+            "select id::text, (select max(t) from a i where i.g = a.g) from a where {}",
+            condition(random, "id")
+        ),
+        9 => format!(
+            "with c as (select * from a) select id::text, t from c where {}",
+            condition(random, "id")
+        ),
+        10 => format!(
+            "select id::text, t from a where {} or {}",
+            condition(random, "id"),
+            condition(random, "g")
+        ),
+        _ => format!(
+            "select id::text, t from a where {} union all select id::text, t from b where {}",
+            condition(random, "id"),
+            condition(random, "a")
+        ),
+    };
+    format!("{text} order by 1, 2")
+}
+
+fn write(random: &mut fastrand::Rng) -> String {
+    let table = ["a", "b", "p"][random.usize(..3)];
+    let (id, other, value) = (random.i32(0..6), random.i32(0..6), random.i32(0..99));
+    let (column, key) = if table == "b" { ("a", "id") } else { ("g", "id") };
+    match random.u8(..8) {
+        0 | 1 => format!("update {table} set t = 'v{value}' where {key} = {id}"),
+        2 => format!("update {table} set {column} = {other} where {key} = {id}"),
+        3 => format!(
+            "update {table} set {key} = {other} where {key} = {id} and not exists (select from {table} where {key} = {other})"
+        ),
+        4 => format!("delete from {table} where {key} = {id}"),
+        5 => format!("begin; update {table} set t = 'gone'; rollback"),
+        6 if value < 10 => format!("truncate {table}"),
+        _ => format!(
+            "insert into {table} ({key}, {column}, t) values ({id}, {other}, 'n{value}') on conflict ({key}) do update set t = excluded.t, {column} = excluded.{column}"
+        ),
+    }
+}
+
+/// Whatever is asked and whatever is written: once the node knows of a write, what is cached equals what is fresh.
+#[tokio::test]
+async fn random_queries_are_as_fresh_as_the_database() {
+    let world = World::new().await;
+    let tables = "create table a (id int primary key, g bigint, t text);
+        create table b (id int primary key, a int, t text);
+        create table p (id int primary key, g int, t text) partition by range (id);
+        create table p1 partition of p for values from (0) to (3);
+        create table p2 partition of p for values from (3) to (100);
+        create view v as select a.id, b.t from a left join b on b.a = a.id;
+        create table marks (n int primary key); insert into marks values (0)";
+    world.server.psql(tables).await.unwrap();
+    let mut conn = sqlx::PgConnection::connect(&world.server.url()).await.unwrap();
+    let tracked = Triggers::new().columns("a", &["g"]).columns("b", &["a"]).columns("p", &["g"]);
+    tracked.table("p1").table("p2").table("marks").install(&mut conn).await.unwrap();
+    let cached = world.cached();
+    let mut random = fastrand::Rng::with_seed(20_261_125);
+    let queries: Vec<(String, i32)> =
+        (0..60).map(|_| (query(&mut random), random.i32(0..6))).collect();
+    for round in 1..=120 {
+        let writes: Vec<String> = (0..random.u8(1..4)).map(|_| write(&mut random)).collect();
+        world.server.psql(&writes.join(";\n")).await.unwrap();
+        world.server.psql(&format!("update marks set n = {round}")).await.unwrap();
+        let known =
+            async || cached.fetch_one::<(i32,)>("select n from marks").await.unwrap().0 == round;
+        eventually("the node knows of the write", known).await;
+        for _ in 0..20 {
+            let (sql, argument) = &queries[random.usize(..queries.len())];
+            let safe = || sqlx::query(sqlx::AssertSqlSafe(sql.clone())).bind(*argument);
+            let kept = cached.fetch_all::<(Option<String>, Option<String>)>(safe()).await.unwrap();
+            let fresh = sqlx::query_as_with::<_, (Option<String>, Option<String>), _>(
+                sqlx::AssertSqlSafe(sql.clone()),
+                sqlx::Execute::take_arguments(&mut safe()).unwrap().unwrap(),
+            );
+            let fresh = fresh.fetch_all(&mut conn).await.unwrap();
+            assert_eq!(kept, fresh, "round {round}: {sql} with {argument}, after {writes:?}");
+        }
+    }
+    assert!(world.hits() > 400, "{} of 2,400 were hits", world.hits());
+}

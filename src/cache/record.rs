@@ -114,6 +114,8 @@ struct Notes {
     wrote: bool,
     as_of: Option<(Epoch, Position)>,
     tags: BTreeSet<Tag>,
+    /// What the reads turned out to be of, beyond what the scope says.
+    narrow: Vec<PolicyTag>,
     unfit: Option<Unfit>,
     server: Option<Arc<str>>,
     passed_over: Option<&'static str>,
@@ -189,10 +191,21 @@ impl Record {
     /// among the `tagged` ones, else the table's.
     pub fn tags_of(&self, table: &str, tagged: &[String]) -> Vec<Tag> {
         let narrow = |tag: &&PolicyTag| tag.is_column_of(table, tagged);
-        let mut tags: Vec<Tag> =
-            self.0.scope.tags.iter().filter(narrow).map(PolicyTag::tag).collect();
+        let notes = self.notes();
+        let all = self.0.scope.tags.iter().chain(&notes.narrow);
+        let mut tags: Vec<Tag> = all.filter(narrow).map(PolicyTag::tag).collect();
         tags.push(if tags.is_empty() { Tag::table(table) } else { Tag::bulk(table) });
         tags
+    }
+
+    /// Whether the scope says which rows of a table its reads are of.
+    pub(crate) fn is_narrowed(&self, table: &str, tagged: &[String]) -> bool {
+        self.0.scope.tags.iter().any(|tag| tag.is_column_of(table, tagged))
+    }
+
+    /// Notes that reads of a table are of the rows that a tag names. For one read: those of others are not known.
+    pub(crate) fn narrow(&self, tag: PolicyTag) {
+        self.notes().narrow.push(tag);
     }
 
     /// The position that a server must have reached for its answer to be of use: past the fences of

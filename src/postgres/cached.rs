@@ -3,11 +3,13 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::postgres::PgRow;
-use sqlx::{Error, Execute, FromRow, Postgres};
+use sqlx::{AssertSqlSafe, Error, Execute, FromRow, PgConnection, Postgres};
 
 use super::database::Database;
+use super::dependencies::{COMPARABLE, Dependencies, Equality};
 use super::executor::Statement;
-use crate::cache::{Cache, Policy};
+use super::plan::dependencies;
+use crate::cache::{Cache, Policy, PolicyTag, Record};
 use crate::entry::Key;
 
 /// A database whose reads are answered from a cache, by [`Database::cached`].
@@ -40,9 +42,14 @@ impl Database {
     /// Answers queries from a cache that follows this database.
     ///
     /// A query is told from others by its text and its arguments, by the type that its rows are read as, and by
-    /// the database and the role that it is for. What it depends on is found in its text, as for
-    /// [`reader`](Self::reader); the policy's tags can make that narrower. A query that can't be cached is run
+    /// the database, the role and the connection's options that it is for. A query that can't be cached is run
     /// each time, and its reason is logged.
+    ///
+    /// What it depends on is found in its text, as for [`reader`](Self::reader), and in its arguments: where a
+    /// condition of a plain SELECT says which rows of a table it is about, as `where id = $1 and ...` does, only
+    /// changes to those make the answer invalid. That goes for columns that the triggers tell changes by (see
+    /// [`Triggers`](crate::Triggers)) of integers, texts, UUIDs and booleans, costs a short query more when the answer is
+    /// made, and is left to the policy's tags where those narrow the table already.
     ///
     /// Rows are kept in bincode's form, as with [`Cache::get_or_load`]. Nodes of two versions of a service may share
     /// a Redis: a type whose fields have changed, under the same name and for the same query, wants another
@@ -123,7 +130,45 @@ impl Cached {
 
 /// Sends a statement, which may be sent again.
 async fn all<T: Row>(statement: &Statement, db: &Database) -> Result<Vec<T>, Error> {
+    if let Some(record) = Record::current().filter(Record::is_followed) {
+        // Without it, the answer depends on whole tables.
+        if let Err(error) = narrow(&record, statement, db).await {
+            tracing::debug!(%error, "the rows that a query depends on could not be found out");
+        }
+    }
     let arguments = statement.arguments.clone().unwrap_or_default();
     let query = sqlx::query_as_with(statement.sql.clone(), arguments);
     query.persistent(statement.persistent).fetch_all(db.reader()).await
+}
+
+/// Notes which rows of tables the answer to a statement depends on.
+async fn narrow(record: &Record, statement: &Statement, db: &Database) -> Result<(), Error> {
+    let found = dependencies(db, statement.sql.as_str()).await?;
+    let Dependencies::Tables(tables) = &*found else { return Ok(()) };
+    for table in tables.iter().filter(|table| !record.is_narrowed(&table.name, &table.columns)) {
+        let Some(by) = &table.by else { continue };
+        let replica = db.servers().into_iter().find(|server| server.at().is_some());
+        let server = replica.as_deref().unwrap_or(&db.inner.primary);
+        server.sends();
+        if let Some(value) = value(&mut *server.acquire().await?, by, statement).await? {
+            record.narrow(PolicyTag::new(&format!("{}:{}={value}", table.name, by.column)));
+        }
+    }
+    Ok(())
+}
+
+/// The value that a column must have, as a trigger would write it. `None` if it is NULL, which no row has, or of a
+/// type that is compared in another way.
+async fn value(
+    conn: &mut PgConnection,
+    by: &Equality,
+    statement: &Statement,
+) -> Result<Option<String>, Error> {
+    let Equality { value, kind, .. } = by;
+    let asked = format!("select pg_catalog.pg_typeof({value})::text, ({value})::{kind}::text");
+    let arguments = statement.arguments.clone().unwrap_or_default();
+    let query =
+        sqlx::query_as_with::<_, (String, Option<String>), _>(AssertSqlSafe(asked), arguments);
+    let (given, value) = query.persistent(statement.persistent).fetch_one(conn).await?;
+    Ok(value.filter(|_| COMPARABLE.contains(&&*given)))
 }

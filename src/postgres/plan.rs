@@ -204,7 +204,10 @@ fn tell_of(found: &Dependencies, watch: &Traffic) {
 }
 
 /// What a statement depends on: known, or asked of the primary, or else of a replica.
-async fn dependencies(db: &Database, sql: &str) -> Result<Arc<Dependencies>, sqlx::Error> {
+pub(super) async fn dependencies(
+    db: &Database,
+    sql: &str,
+) -> Result<Arc<Dependencies>, sqlx::Error> {
     if let Some(known) = db.inner.known.get(sql) {
         return Ok(known);
     }

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::PgConnection;
 
+use super::equality::Equality;
 use super::parse::{Analysis, References, analyze};
 use super::unfit::Unfit;
 use relations::{Kind, Relation};
@@ -35,6 +36,8 @@ pub(crate) struct Table {
     /// The columns whose values have tags of their own, `name:column=value`. A statement that
     /// changes many rows moves `name!` in place of them, so who depends on one depends on both.
     pub(crate) columns: Vec<String>,
+    /// What a condition leaves of it, where that is known.
+    pub(crate) by: Option<Equality>,
 }
 
 /// Finds what `references` stand for on this connection. It runs statements of its own, so the

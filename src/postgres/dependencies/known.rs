@@ -8,6 +8,7 @@ use quick_cache::sync::Cache;
 use sqlx::PgConnection;
 
 use super::catalog::{Dependencies, resolve};
+use super::equality::narrow;
 use super::parse::{Analysis, SQL_MAX, analyze};
 
 /// How many texts are expected, and how many bytes of text are held at most.
@@ -94,7 +95,13 @@ impl Known {
 
 async fn find(conn: &mut PgConnection, sql: &str) -> Result<Arc<Dependencies>, sqlx::Error> {
     Ok(Arc::new(match analyze(sql) {
-        Analysis::Read(references) => resolve(conn, &references).await?,
+        Analysis::Read(references) => {
+            let mut found = resolve(conn, &references).await?;
+            if let Dependencies::Tables(tables) = &mut found {
+                narrow(conn, sql, tables).await?;
+            }
+            found
+        }
         Analysis::Other(unfit) => Dependencies::Unfit(unfit),
     }))
 }

@@ -6,6 +6,7 @@
 
 mod catalog;
 mod check;
+mod equality;
 mod known;
 mod lex;
 mod name;
@@ -20,6 +21,7 @@ mod walk;
 pub(crate) use catalog::Dependencies;
 #[cfg(test)]
 use catalog::{Table, resolve};
+pub(crate) use equality::{COMPARABLE, Equality};
 pub(crate) use known::Known;
 use name::Name;
 use parse::References;

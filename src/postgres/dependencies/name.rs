@@ -19,6 +19,12 @@ impl Name {
         Self(vec![name.to_owned()])
     }
 
+    /// The name as SQL.
+    pub(super) fn quoted(&self) -> String {
+        let parts = self.0.iter().map(|part| format!("\"{}\"", part.replace('"', "\"\"")));
+        parts.collect::<Vec<_>>().join(".")
+    }
+
     /// The name when it has no schema.
     pub(super) fn as_bare(&self) -> Option<&str> {
         self.schema().is_none().then(|| self.last())

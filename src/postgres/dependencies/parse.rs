@@ -57,13 +57,7 @@ pub(crate) fn analyze(sql: &str) -> Analysis {
 }
 
 fn references(sql: &str) -> Result<References, Unfit> {
-    if sql.len() > SQL_MAX {
-        return Err(Unfit::TooLarge);
-    }
-    let tokens = lex(sql)?;
-    if tokens.len() > TOKENS_MAX {
-        return Err(Unfit::TooLarge);
-    }
+    let tokens = tokens(sql)?;
     let statement = parse(sql, &tokens)?;
     let Statement::Query(query) = &statement else { return Err(Unfit::NotARead) };
     let found = walk(query)?;
@@ -72,6 +66,22 @@ fn references(sql: &str) -> Result<References, Unfit> {
     references.attributes = attributes(&tokens);
     references.operators = operators(&tokens);
     Ok(references)
+}
+
+/// The tree of one statement.
+pub(super) fn statement(sql: &str) -> Result<Statement, Unfit> {
+    parse(sql, &tokens(sql)?)
+}
+
+fn tokens(sql: &str) -> Result<Vec<Token>, Unfit> {
+    if sql.len() > SQL_MAX {
+        return Err(Unfit::TooLarge);
+    }
+    let tokens = lex(sql)?;
+    if tokens.len() > TOKENS_MAX {
+        return Err(Unfit::TooLarge);
+    }
+    Ok(tokens)
 }
 
 fn parse(sql: &str, tokens: &[Token]) -> Result<Statement, Unfit> {

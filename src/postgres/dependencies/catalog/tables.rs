@@ -79,7 +79,7 @@ pub(super) async fn tracked(
     }
     let tagged = |column: &String| family.iter().all(|member| member.columns.contains(column));
     let columns = root.columns.iter().filter(|column| tagged(column)).cloned().collect();
-    Ok((root.oid, Table { name: root.name.clone(), columns }))
+    Ok((root.oid, Table { name: root.name.clone(), columns, by: None }))
 }
 
 async fn family(conn: &mut PgConnection, oid: i64) -> Result<Vec<Member>, sqlx::Error> {
