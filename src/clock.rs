@@ -2,8 +2,9 @@
 //!
 //! Validity never depends on time: it is decided by positions in the database's log. Time decides
 //! only when an entry is old enough to be refreshed and how long the node has not heard from the
-//! primary, and for both a monotonic clock is right. The wall clock appears once, to tell another
-//! node how old a shared entry was when it was written.
+//! primary. For both a monotonic clock is right, but that it may stand still while a virtual machine
+//! sleeps; how long the node has not heard from the primary is told by the clock that went further. Else
+//! the wall clock tells another node how old a shared entry was when it was written.
 
 #[cfg(feature = "testing")]
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,6 +15,19 @@ pub(crate) use tokio::time::Instant;
 /// Now, on the monotonic clock. Tests pause it with `tokio::time::pause`.
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// A moment, by both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    pub(crate) at: Instant,
+    /// Milliseconds since 1970 on this node's wall clock.
+    pub(crate) wall: u64,
+}
+
+/// Now, by both clocks.
+pub(crate) fn moment() -> Moment {
+    Moment { at: now(), wall: unix_millis() }
 }
 
 /// Now, on this node's wall clock, for what is said to other machines in dates.

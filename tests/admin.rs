@@ -22,6 +22,9 @@ use tidegate::{
 
 const SECRET: &str = "0123456789abcdef";
 
+/// What a request that changes something must have.
+const INTENT: (&str, &str) = ("tidegate-admin", "1");
+
 fn policy() -> Policy {
     Policy::ttl(Duration::from_mins(1)).early_refresh(0.0).jitter(0.0)
 }
@@ -66,11 +69,30 @@ impl Shop {
         Self { server, app }
     }
 
+    /// Asks until it is known what these read, which is found out in the background.
+    async fn learns(&self, uris: &[&str]) {
+        for uri in uris {
+            let known = async || {
+                ask(&self.app, uri).await;
+                let status = json(&self.app, "/admin/api/status").await;
+                let routes = status["routes"].as_array().unwrap();
+                let first = uri.split('/').nth(1).unwrap();
+                let route = routes.iter().find(|route| {
+                    route["pattern"].as_str().unwrap().starts_with(&format!("/{first}"))
+                });
+                let known =
+                    |what| route.is_some_and(|route| !route[what].as_object().unwrap().is_empty());
+                known("tables") || known("untracked")
+            };
+            eventually(uri, known).await;
+        }
+    }
+
     async fn explain(&self, url: &str, headers: &str) -> Value {
-        let encode =
-            |text| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC);
-        let (url, headers) = (encode(url), encode(headers));
-        json(&self.app, &format!("/admin/api/explain?url={url}&headers={headers}")).await
+        let asked = json!({ "url": url, "headers": headers });
+        let response = change(&self.app, "/admin/api/explain", &[INTENT], &asked).await;
+        assert_eq!(response.status(), StatusCode::OK, "{url}");
+        serde_json::from_str(&read(response).await.0).unwrap()
     }
 }
 
@@ -119,7 +141,7 @@ async fn only_who_knows_the_token_sees_anything() {
     let (_, layer) = greeting(policy());
     assert!(Admin::new(&layer).with_token("short").unwrap_err().to_string().contains("16"));
     let page = Admin::new(&layer).with_token(SECRET).unwrap();
-    let paths = ["/", "/api/status", "/api/changes", "/api/suggest", "/api/explain?url=/"];
+    let paths = ["/", "/api/status", "/api/changes", "/api/suggest"];
     for path in paths {
         let none = send(&page, Request::get(path).body(Body::empty()).unwrap()).await;
         assert_eq!(none.status(), StatusCode::UNAUTHORIZED, "{path}");
@@ -280,12 +302,14 @@ async fn why_the_cache_has_no_part_in_a_request_is_told() {
     assert_eq!(reason("/products", "").await, "absent");
     assert_eq!(reason("/products", "Host: shop.example").await, "memory");
     assert_eq!(reason("http://shop.example/products", "").await, "memory");
-    let told = text(&shop.app, "/admin/api/explain?url=/products&headers=Host:shop.example").await;
+    let asked = json!({ "url": "/products", "headers": "Host: shop.example" });
+    let with = [INTENT, ("accept", "text/plain")];
+    let told = read(change(&shop.app, "/admin/api/explain", &with, &asked).await).await.0;
     assert!(told.starts_with("/products: hit (memory)\n  it is answered from the cache"), "{told}");
-    for bad in ["url=products", "url=%2F&headers=x", "url=", "url=http%3A%2F%2F"] {
-        let uri = format!("/admin/api/explain?{bad}");
-        let response = send(&shop.app, Request::get(uri).body(Body::empty()).unwrap()).await;
-        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{bad}");
+    for (url, headers) in [("products", ""), ("/", "x"), ("", ""), ("http://", "")] {
+        let asked = json!({ "url": url, "headers": headers });
+        let response = change(&shop.app, "/admin/api/explain", &[INTENT], &asked).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{url} with {headers}");
     }
 }
 
@@ -309,6 +333,7 @@ async fn a_tag_is_made_invalid_and_the_change_is_shown() {
 #[tokio::test]
 async fn routes_and_tables_are_told_of_and_what_is_worth_caching() {
     let shop = Shop::new().await;
+    shop.learns(&["/plain/1", "/notes"]).await;
     for round in 0..30 {
         ask(&shop.app, &format!("/plain/{}", round % 3)).await;
         ask(&shop.app, "/notes").await;
@@ -318,31 +343,39 @@ async fn routes_and_tables_are_told_of_and_what_is_worth_caching() {
         let routes = all["routes"].as_array().unwrap().clone();
         routes.into_iter().find(|route| route["pattern"] == pattern).unwrap_or_default()
     };
-    // There is no product 0, and what is not found is not kept. The others are asked for ten times each.
+    // There is no product 0, and what is not found is not kept. Of the other two, the first time is a miss.
     let plain = advice("/plain/{id}").await;
-    assert_eq!((&plain["sample"], &plain["expected_hit_ratio"]), (&json!(20), &json!(0.9)));
+    let sample = plain["sample"].as_f64().unwrap();
+    let ratio = plain["expected_hit_ratio"].as_f64().unwrap();
+    assert!(sample >= 20.0 && (ratio - (sample - 2.0) / sample).abs() < 1e-9, "{plain}");
     let policy = plain["policy"].as_str().unwrap();
-    assert!(policy.ends_with(".tag(\"products:id={id}\"))"), "{policy}");
+    assert_eq!(policy, ".route(\"/plain/{id}\", Policy::ttl(Duration::from_secs(60)))");
+    assert!(plain["notes"].to_string().contains("products:id={id}"), "{plain}");
     let notes = advice("/notes").await;
-    assert!(notes["notes"][0].as_str().unwrap().contains("tidegate install notes"), "{notes}");
+    assert!(notes["notes"].to_string().contains("tidegate install notes"), "{notes}");
     assert!(notes["policy"].is_null());
     let status = json(&shop.app, "/admin/api/status").await;
     let routes = status["routes"].as_array().unwrap();
     let of = |pattern: &str| routes.iter().find(|route| route["pattern"] == pattern).unwrap();
-    assert_eq!(of("/notes")["untracked"], json!({ "notes": 30 }));
-    assert_eq!(of("/plain/{id}")["tables"]["products"], 30);
+    assert!(of("/notes")["untracked"]["notes"].as_u64() >= Some(30), "{status}");
+    assert!(of("/plain/{id}")["tables"]["products"].as_u64() >= Some(30), "{status}");
     // Each text is told with how often its arguments came again.
     let all = json(&shop.app, "/admin/api/suggest").await;
     let texts = all["statements"].as_array().unwrap();
     let by_id = texts.iter().find(|one| one["sql"].as_str().unwrap().contains("$1")).unwrap();
-    assert_eq!((&by_id["times"], &by_id["repeated"]), (&json!(30), &json!(0.9)));
+    let (times, repeated) = (by_id["times"].as_f64().unwrap(), by_id["repeated"].as_f64().unwrap());
+    assert!(times >= 30.0 && (repeated - (times - 3.0) / times).abs() < 1e-9, "{by_id}");
     let told = text(&shop.app, "/admin/api/suggest").await;
-    assert!(told.contains("90.0 % of 20 would have been answered from the cache"), "{told}");
+    assert!(
+        told.contains(&format!("of {sample} would have been answered from the cache")),
+        "{told}"
+    );
 }
 
 #[tokio::test]
 async fn a_change_counts_in_what_the_cache_would_have_done() {
     let shop = Shop::new().await;
+    shop.learns(&["/plain/9"]).await;
     // Each read after a write that this node knows of: an answer that was stored before has fallen.
     for round in 0..20 {
         ask(&shop.app, "/plain/1").await;
@@ -356,6 +389,6 @@ async fn a_change_counts_in_what_the_cache_would_have_done() {
     let plain =
         all["routes"].as_array().unwrap().iter().find(|route| route["pattern"] == "/plain/{id}");
     let plain = plain.unwrap();
-    assert_eq!((&plain["sample"], &plain["expected_hit_ratio"]), (&json!(20), &json!(0.0)));
+    assert_eq!(plain["expected_hit_ratio"], 0.0);
     assert!(plain["policy"].is_null() && plain["tables"][0]["name"] == "products", "{plain}");
 }

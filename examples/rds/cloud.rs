@@ -29,6 +29,8 @@ pub(crate) struct Cloud {
     endpoint: FaultProxy,
     redis: RedisCluster,
     folder: tempfile::TempDir,
+    /// The secret of the nodes' pages for operators.
+    pub(crate) token: String,
 }
 
 impl Cloud {
@@ -46,6 +48,7 @@ impl Cloud {
             endpoint: FaultProxy::start(primary.addr()).await?,
             redis: RedisCluster::start().await?,
             folder: tempfile::tempdir()?,
+            token: format!("{:032x}", fastrand::u128(..)),
             standby: Some(standby),
             mode,
             primary,
@@ -71,7 +74,7 @@ impl Cloud {
     }
 
     /// What a node is told.
-    pub(crate) fn environment(&self) -> [(&'static str, String); 5] {
+    pub(crate) fn environment(&self) -> [(&'static str, String); 6] {
         [
             ("POSTGRES_PRIMARY_URL", self.proxy.url("shop")),
             (
@@ -80,6 +83,7 @@ impl Cloud {
             ),
             ("POSTGRES_REPLICA_URL", String::new()),
             ("REDIS_URL", self.redis.url()),
+            ("ADMIN_TOKEN", self.token.clone()),
             ("REPLICAS_FILE", self.registry().display().to_string()),
         ]
     }
@@ -122,14 +126,35 @@ impl Cloud {
             println!(
                 "  +4.0 s   the standby is promoted, the proxy and the primary's name lead to it"
             );
-            for replica in &self.replicas {
-                replica.follow(&self.primary).await?;
-            }
-            println!("           both replicas follow it");
+            self.replicas_follow().await?;
             Ok::<_, Failure>(())
         };
         let (window, done) = tokio::join!(clients, failover);
         done.and(window)
+    }
+
+    /// Leads the replicas to the primary. One that had got further than the standby can't follow it, and is made
+    /// anew.
+    async fn replicas_follow(&mut self) -> Result<(), Failure> {
+        let follows = "select count(*) from pg_stat_wal_receiver where status = 'streaming' and received_tli > 1";
+        for replica in &mut self.replicas {
+            replica.follow(&self.primary).await?;
+            for _ in 0..30 {
+                if replica.psql(follows).await? == "1" {
+                    break;
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
+            if replica.psql(follows).await? == "1" {
+                println!("           a replica follows it");
+            } else {
+                *replica = self.primary.standby().await?;
+                println!(
+                    "           a replica had got further than the standby, and was made anew"
+                );
+            }
+        }
+        self.register()
     }
 
     /// A node of Redis dies while clients work, and comes back with nothing in it.

@@ -1,9 +1,9 @@
 //! Clients: they read products by Zipf's law, write some, and keep book of what they were told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
@@ -38,9 +38,8 @@ pub(crate) struct Load {
 
 /// What is known of prices.
 struct Book {
-    started: Instant,
-    /// Of each product: the last price that was acknowledged, and when, in milliseconds.
-    prices: Vec<(AtomicI64, AtomicU64)>,
+    /// Of each product: prices that were acknowledged, and when; those of late, and the newest before.
+    prices: Vec<Mutex<VecDeque<(Instant, i64)>>>,
     /// How probable products are, summed up.
     zipf: Vec<f64>,
     /// Grows with each write.
@@ -73,9 +72,8 @@ impl Load {
             sum
         });
         let book = Book {
-            started: Instant::now(),
             zipf: zipf.collect(),
-            prices: (0..products).map(|_| (AtomicI64::new(0), AtomicU64::new(0))).collect(),
+            prices: (0..products).map(|_| Mutex::default()).collect(),
             price: AtomicI64::new(100_000),
         };
         Self { fleet: fleet.clone(), book: Arc::new(book) }
@@ -182,17 +180,21 @@ impl Book {
     }
 
     fn acknowledge(&self, product: usize, price: i64) {
-        let (known, at) = &self.prices[product];
-        at.store(millis(self.started.elapsed()), Ordering::SeqCst);
-        known.store(price, Ordering::SeqCst);
+        self.known(product).push_back((Instant::now(), price));
     }
 
     /// The least price that an answer may have which is asked for now.
     fn due(&self, product: usize) -> i64 {
-        let (known, at) = &self.prices[product];
-        let price = known.load(Ordering::SeqCst);
-        let is_old = at.load(Ordering::SeqCst) + millis(BOUND) <= millis(self.started.elapsed());
-        if is_old { price } else { 0 }
+        let mut known = self.known(product);
+        let is_old = |(at, _): &(Instant, i64)| at.elapsed() > BOUND;
+        while known.get(1).is_some_and(is_old) {
+            known.pop_front();
+        }
+        known.front().filter(|known| is_old(known)).map_or(0, |(_, price)| *price)
+    }
+
+    fn known(&self, product: usize) -> MutexGuard<'_, VecDeque<(Instant, i64)>> {
+        self.prices[product].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -264,8 +266,4 @@ impl fmt::Display for Window {
 
 fn is_ok(found: &Result<(StatusCode, String), Failure>) -> bool {
     matches!(found, Ok((StatusCode::OK, _)))
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

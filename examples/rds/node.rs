@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Fleet {
     addresses: Vec<String>,
     client: Client<HttpConnector, Body>,
+    authorization: String,
     _processes: Vec<Child>,
 }
 
@@ -58,7 +59,8 @@ impl Fleet {
             processes.push(process);
         }
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Ok(Arc::new(Self { addresses, client, _processes: processes }))
+        let authorization = format!("Bearer {}", cloud.token);
+        Ok(Arc::new(Self { addresses, client, authorization, _processes: processes }))
     }
 
     pub(crate) fn nodes(&self) -> usize {
@@ -74,11 +76,14 @@ impl Fleet {
         body: String,
     ) -> Result<(StatusCode, String), Failure> {
         let address = &self.addresses[node % self.addresses.len()];
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(format!("http://{address}{uri}"))
-            .header("host", "shop.example")
-            .body(Body::from(body))?;
+            .header("host", "shop.example");
+        if uri.starts_with("/admin/") {
+            request = request.header("authorization", &self.authorization);
+        }
+        let request = request.body(Body::from(body))?;
         let exchange = async {
             let response = self.client.request(request).await?;
             let status = response.status();

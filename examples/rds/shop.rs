@@ -58,7 +58,7 @@ async fn router() -> Result<(Router, Discovery), Failure> {
     let layer = CacheLayer::new(cache)
         .route("/products/{id}", policy.tag("products:id={id}"))
         .validate()?;
-    let admin = Admin::new(&layer).database(&db).unprotected();
+    let admin = Admin::new(&layer).database(&db).with_token(&std::env::var("ADMIN_TOKEN")?)?;
     let router = Router::new()
         .route("/products/{id}", get(product).put(reprice))
         .route("/search/{word}", get(search))

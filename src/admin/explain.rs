@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use axum::extract::{Query, State};
+use axum::Json;
+use axum::extract::State;
 use axum::response::Response;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri};
@@ -14,7 +15,7 @@ use super::answer::{answer, failure};
 use crate::middleware::{Dependency, Explained, Stored};
 use crate::outcome::Outcome;
 
-/// A request, as far as it matters.
+/// A request, as far as it matters. It may hold credentials, so it is no part of a URL.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Asked {
@@ -72,8 +73,8 @@ struct Server {
 
 pub(crate) async fn show(
     State(admin): State<Arc<Admin>>,
-    Query(asked): Query<Asked>,
     headers: HeaderMap,
+    Json(asked): Json<Asked>,
 ) -> Response {
     match admin.explain(&asked).await {
         Ok(explanation) => answer(&headers, &explanation),
@@ -232,8 +233,8 @@ fn why(outcome: Outcome, route: Option<&str>) -> String {
         }
         Outcome::Bypass(B::NoPolicy) => "its route has no policy",
         Outcome::Bypass(B::Personal) => {
-            "it has cookies or credentials, and the policy does not say what they mean: \
-             Policy::public, vary or vary_cookies"
+            "it has cookies or credentials, and neither the policy nor the stored answer says that it may be \
+             had all the same: Policy::public, vary or vary_cookies"
         }
         Outcome::Bypass(B::Unconfirmed) => {
             "this node has not heard from the primary for longer than Policy::max_staleness"
@@ -242,6 +243,10 @@ fn why(outcome: Outcome, route: Option<&str>) -> String {
             "a tag's parameter is missing from the path, or can't be read"
         }
         Outcome::Bypass(B::Shadow) => "there is an answer, and the policy only tries it",
+        Outcome::Bypass(B::OnlyIfCached) => {
+            "nothing that may be served is stored, and the client wants nothing else: 504"
+        }
+        Outcome::Bypass(B::Range) => "it is for a part of an answer that is not stored whole",
         Outcome::Bypass(_) => "a header of the request keeps the cache out of it",
     };
     text.into()

@@ -159,7 +159,7 @@ impl Admin {
             .route("/api/status", get(status::show))
             .route("/api/changes", get(changes::show))
             .route("/api/suggest", get(suggest::show))
-            .route("/api/explain", get(explain::show))
+            .route("/api/explain", post(explain::show))
             .route("/api/invalidate", post(switch::invalidate))
             .route("/api/switch", post(switch::switch))
             .layer(from_fn(access::same_origin))

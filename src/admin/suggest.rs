@@ -41,7 +41,8 @@ struct Statement {
     times: u64,
     /// Until the first row, on average.
     milliseconds: f64,
-    /// The share that had been run with the same arguments within a minute before: no cache can do better.
+    /// The share that had been run with the same arguments within a minute before: with a TTL of a minute, a cache
+    /// can do no better.
     repeated: f64,
     /// The tables that it depends on; or why its answers can't be kept.
     tables: Vec<String>,

@@ -94,7 +94,7 @@ impl Cache {
             log: OnceLock::new(),
             off: AtomicBool::new(false),
         };
-        shared.fences.confirm(Position::new(2), clock::now());
+        shared.fences.confirm(Position::new(2), clock::moment());
         Self { shared: Arc::new(shared) }
     }
 

@@ -26,8 +26,14 @@ impl Cache {
             passed_over => match self.shared.store.get(key).await {
                 Ok(Some(found)) => self.verdict(found, policy, ask),
                 Ok(None) => passed_over.unwrap_or_else(|| Examined::missed(MissReason::Absent)),
-                Err(StoreError::Decode(_)) => Examined::missed(MissReason::Undecodable),
-                Err(_) => passed_over.unwrap_or_else(|| Examined::missed(MissReason::StoreFailed)),
+                Err(error) => {
+                    let reason = match error {
+                        StoreError::Decode(_) => MissReason::Undecodable,
+                        _ => MissReason::StoreFailed,
+                    };
+                    let found = passed_over.and_then(|examined| examined.found);
+                    Examined { found, ..Examined::missed(reason) }
+                }
             },
         };
         match self.why_not_asked(policy) {

@@ -10,7 +10,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::protocol::{Verdict, verdict};
-use crate::clock::{self, Instant};
+use crate::clock::{self, Instant, Moment};
 use crate::entry::{Entry, Epoch, Position, Tag};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
@@ -195,15 +195,14 @@ impl Fences {
 
     /// Records that the log was followed up to `seen` by a look that began at `began`. Call it after
     /// the fences that the look found are raised.
-    pub(crate) fn confirm(&self, seen: Position, began: Instant) {
+    pub(crate) fn confirm(&self, seen: Position, began: Moment) {
         self.see(seen);
         if let Some(age) = self.age() {
             let age = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
             self.gap.fetch_max(age, std::sync::atomic::Ordering::Relaxed);
         }
-        let ago = clock::millis(began.elapsed());
-        self.confirmed_at.store(clock::unix_millis().saturating_sub(ago), Ordering::Release);
-        let micros = began.saturating_duration_since(self.started).as_micros();
+        self.confirmed_at.store(began.wall, Ordering::Release);
+        let micros = began.at.saturating_duration_since(self.started).as_micros();
         self.confirmed.store(u64::try_from(micros).unwrap_or(NEVER - 1), Ordering::Release);
     }
 
@@ -212,7 +211,7 @@ impl Fences {
     /// as much.
     pub(crate) fn advance(&self) -> Position {
         let fence = self.seen.fetch_add(1, Ordering::AcqRel);
-        self.confirm(Position::ZERO, clock::now());
+        self.confirm(Position::ZERO, clock::moment());
         Position::new(fence)
     }
 
@@ -366,7 +365,7 @@ mod tests {
     fn what_began_between_two_changes_lacks_the_second() {
         let (fences, tag) = (fences(), Tag::table("users"));
         let began = |fences: &Fences| fences.seen().unwrap().1.before();
-        fences.confirm(Position::new(5), clock::now());
+        fences.confirm(Position::new(5), clock::moment());
         let before = began(&fences);
         let first = fences.advance();
         let between = began(&fences);
@@ -398,10 +397,18 @@ mod tests {
     async fn the_age_counts_from_the_beginning_of_the_last_look() {
         let fences = fences();
         assert_eq!(fences.age(), None);
-        let began = clock::now();
-        tokio::time::advance(Duration::from_millis(30)).await;
+        let began = clock::moment();
+        tokio::time::advance(Duration::from_secs(30)).await;
         fences.confirm(Position::new(9), began);
-        assert_eq!(fences.age(), Some(Duration::from_millis(30)));
+        assert_eq!(fences.age(), Some(Duration::from_secs(30)));
         assert_eq!(fences.seen(), Some((EPOCH, Position::new(9))));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_a_sleep_came_into_counts_from_before_it() {
+        let fences = fences();
+        let mut began = clock::moment();
+        began.wall -= 3_600_000;
+        fences.confirm(Position::new(9), began);
+        assert!(fences.age() >= Some(Duration::from_secs(3600)));
     }
 }

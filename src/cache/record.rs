@@ -278,7 +278,9 @@ impl Record {
         if notes.wrote {
             return Err(Unfit::new("wrote", WROTE));
         }
-        self.attributed(&notes)?;
+        if !self.0.scope.untracked {
+            self.attributed(&notes)?;
+        }
         let began = self.0.began.ok_or_else(no_position)?;
         Ok(Rehearsed { began, tags: notes.tags.iter().copied().collect() })
     }

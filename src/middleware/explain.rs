@@ -12,7 +12,7 @@ use super::route;
 use super::rules::request::Asked;
 use super::rules::vary;
 use super::stored::{Head, signpost};
-use crate::cache::{Ask, Examined, Policy, PolicyTag};
+use crate::cache::{Ask, Examined, Hit, Policy, PolicyTag};
 use crate::entry::{Entry, Key, Position, Tag};
 use crate::outcome::{BypassReason, Outcome};
 use crate::store::Tier;
@@ -52,7 +52,8 @@ pub(crate) struct Dependency {
 }
 
 impl Routes {
-    /// What would become of a GET request with this URI and these headers; nothing changes by it.
+    /// What would become of a GET request with this URI and these headers. Nothing is counted or made by the question;
+    /// what is found in the shared store only is kept in memory from then on.
     pub(crate) async fn explain(&self, request: &Request<String>) -> Explained {
         let path = request.uri().path();
         let others = self.watch.others();
@@ -89,19 +90,15 @@ impl Routes {
         let mut key = plan.key.clone();
         let mut examined = cache.examine(&key, &plan.policy, &plan.ask).await;
         let mut differs_by = differing(&plan.policy);
-        if let Some(pointed) = examined.found.as_ref().filter(|found| found.entry.is_signpost)
+        if examined.outcome.is_hit()
+            && let Some(pointed) = examined.found.as_ref().filter(|found| found.entry.is_signpost)
             && let Ok(headers_named) = signpost(&pointed.entry)
         {
             key = vary::key(&plan.key, &headers_named, headers);
             examined = cache.examine(&key, &plan.policy, &plan.ask).await;
             differs_by.extend(headers_named.iter().map(ToString::to_string));
         }
-        let outcome = match examined.outcome {
-            outcome if outcome.is_hit() && plan.policy.shadow => {
-                Outcome::Bypass(BypassReason::Shadow)
-            }
-            outcome => outcome,
-        };
+        let outcome = outcome(plan, &examined);
         let Examined { found, .. } = examined;
         let stored = found.map(|found| Stored {
             tier: found.tier,
@@ -146,6 +143,23 @@ impl Explained {
             tags: Vec::new(),
         }
     }
+}
+
+/// What becomes of a request that was examined: the steps that a request takes, in their order.
+fn outcome(plan: &Plan, examined: &Examined) -> Outcome {
+    let bypass = match (&examined.found, examined.outcome) {
+        (Some(found), outcome) if outcome.is_hit() => {
+            let hit = Hit { found: found.clone(), outcome, renew: None };
+            match plan.may_have(&hit) {
+                false => Some(BypassReason::Personal),
+                true => plan.policy.shadow.then_some(BypassReason::Shadow),
+            }
+        }
+        (_, Outcome::Bypass(_)) => None,
+        _ if plan.asked.only_if_cached && !plan.policy.shadow => Some(BypassReason::OnlyIfCached),
+        _ => plan.asked.is_for_a_part().then_some(BypassReason::Range),
+    };
+    bypass.map_or(examined.outcome, Outcome::Bypass)
 }
 
 /// What a policy says that answers differ by, beyond the path.

@@ -1,17 +1,23 @@
 //! Requests that the cache leaves alone, and what follows from them when they write.
 
+use std::time::Duration;
+
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, Response};
+use http_body::Body as HttpBody;
 
 use super::handler::{Answered, Handler};
 use super::keying::{self, all_cookies};
 use super::layer::Routes;
 use super::route;
+use super::rules::request::Asked;
+use super::rules::storable::{Times, leave};
 use super::rules::unsafe_method::{Target, invalidates};
 use super::session::COOKIE_NAME;
 use super::status;
 use super::steps::Steps;
 use crate::cache::{Policy, Record};
+use crate::clock;
 use crate::outcome::{BypassReason, Outcome};
 use crate::traffic::{Seen, Traffic, rehearsal};
 
@@ -22,7 +28,7 @@ pub(crate) struct Passing {
     /// What it makes invalid if it goes well.
     pub(crate) target: Option<Target>,
     /// The hash that tells its answer from others, if what the cache would do is to be tried.
-    pub(crate) rehearsed: Option<u64>,
+    pub(crate) rehearsed: Option<Box<Rehearsing>>,
 }
 
 impl<S> Steps<S> {
@@ -37,10 +43,8 @@ impl<S> Steps<S> {
             seen.end(Outcome::Bypass(reason));
         }
         let response = answered?;
-        if let Some((key, seen)) = rehearsed.zip(self.seen.as_ref())
-            && response.status() == StatusCode::OK
-        {
-            self.rehearse(key, &record, &seen.traffic);
+        if let Some((rehearsing, seen)) = rehearsed.zip(self.seen.as_ref()) {
+            self.rehearse(&rehearsing, &response, &record, &seen.traffic);
         }
         if let Some(target) = target.filter(|_| invalidates(&method, &response)) {
             let tags = target.tags(&self.routes.namespace, response.headers());
@@ -56,21 +60,42 @@ impl<S> Steps<S> {
     }
 
     /// Works out what the cache would have done with the answer.
-    fn rehearse(&self, key: u64, record: &Record, traffic: &Traffic) {
-        match record.rehearsed() {
+    fn rehearse<B>(
+        &self,
+        rehearsing: &Rehearsing,
+        response: &Response<B>,
+        record: &Record,
+        traffic: &Traffic,
+    ) {
+        let Rehearsing { key, asked, policy } = rehearsing;
+        let times = Times { now: clock::wall(), delay: Duration::ZERO };
+        let kept = leave(response.status(), response.headers(), asked, policy, times);
+        match kept.and_then(|_| record.rehearsed()) {
             Ok(read) => {
                 let fences = self.routes.cache.fences();
-                self.routes.watch.rehearsal.note(key, read, fences, traffic);
+                self.routes.watch.rehearsal.note(*key, read, fences, traffic);
             }
             Err(unfit) => traffic.unfit(&unfit),
         }
     }
 }
 
+/// A request for which what the cache would do is tried.
+pub(crate) struct Rehearsing {
+    /// The hash that tells its answer from others.
+    key: u64,
+    asked: Asked,
+    policy: Policy,
+}
+
 impl Routes {
-    /// The hash of what tells a request's answer from others, if it may have been asked before: whoever has a
-    /// cookie or a name gets an answer of their own.
-    pub(crate) fn rehearsed<A>(&self, request: &Request<A>, seen: &Seen) -> Option<u64> {
+    /// What to try for a request that could be answered from a cache: whoever has a cookie or a name gets an
+    /// answer of their own.
+    pub(crate) fn rehearsed<A: HttpBody>(
+        &self,
+        request: &Request<A>,
+        seen: &Seen,
+    ) -> Option<Box<Rehearsing>> {
         if request.method() != Method::GET {
             return None;
         }
@@ -82,7 +107,9 @@ impl Routes {
         }
         let policy =
             Policy::ttl(rehearsal::TTL).vary([AUTHORIZATION.as_str()]).vary_cookies(cookies);
-        Some(keying::key(&self.namespace, route::uri(request), headers, &policy).short())
+        let asked = Asked::of(request, &policy).ok()?;
+        let key = keying::key(&self.namespace, route::uri(request), headers, &policy).short();
+        Some(Box::new(Rehearsing { key, asked, policy }))
     }
 }
 

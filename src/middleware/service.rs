@@ -177,7 +177,7 @@ impl<S> CacheService<S> {
         self.routes.cache.shared.counters.count(Outcome::Bypass(reason));
         let rehearsed = seen.as_ref().filter(|_| reason == BypassReason::NoPolicy);
         let rehearsed = rehearsed.and_then(|seen| self.routes.rehearsed(&request, seen));
-        let watch = rehearsed.and(seen.as_ref()).map(|seen| seen.traffic.clone());
+        let watch = rehearsed.as_ref().and(seen.as_ref()).map(|seen| seen.traffic.clone());
         let record = self.routes.cache.record(None, Ask { session, watch, ..Ask::default() });
         let target = self.target(&request);
         if self.routes.sessions.is_none() && target.is_none() && seen.is_none() {

@@ -18,6 +18,9 @@ use crate::cache::Unfit;
 use crate::cache::protocol::is_far_enough;
 use crate::entry::{Epoch, Position};
 
+/// Each statement takes a snapshot of its own, and none writes.
+const READ_ONLY: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
+
 /// A connection that is fit for a read, and what the read proves.
 pub(crate) struct Opened {
     pub(crate) conn: Conn,
@@ -83,9 +86,14 @@ pub(crate) async fn open(
 async fn open_primary(server: &Server, plan: &Plan) -> Result<Opened, Skip> {
     let before = server.sample();
     let basis = plan.record.as_ref().and_then(crate::Record::primary_basis);
-    if before.is_pooled && plan.record.is_some() && !plan.primary_only {
+    if before.is_pooled
+        && !plan.primary_only
+        && (plan.record.is_some() || plan.needs > Position::ZERO)
+    {
         return open_pooled_primary(server, basis).await;
     }
+    // Nobody says which server a single statement reaches.
+    let basis = basis.filter(|_| !before.is_pooled);
     let mut conn = server.acquire().await?;
     if plan.primary_only && conn.ping().await.is_err() {
         // A write can't be tried twice, so the connection is tried first.
@@ -107,10 +115,15 @@ async fn open_pooled_primary(
     server: &Server,
     basis: Option<(Epoch, Position)>,
 ) -> Result<Opened, Skip> {
-    let mut transaction = server.pool().begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
-    let at = At::of(&identity(&mut *transaction).await?);
+    let mut transaction = server.pool().begin_with(READ_ONLY).await?;
+    let identity: Identity = identity(&mut *transaction).await?;
+    if identity.standby {
+        let why = "the primary's address leads to a standby";
+        return Err(Skip::Failed(sqlx::Error::Configuration(why.into())));
+    }
+    let at = At::of(&identity);
     let proof = match (basis, at) {
-        (Some(basis), Some(at)) if at.epoch == basis.0 && !at.standby => Proof::Basis(basis),
+        (Some(basis), Some(at)) if at.epoch == basis.0 => Proof::Basis(basis),
         _ => Proof::Nothing(epoch_changing()),
     };
     Ok(opened(Conn::Within(transaction), server, proof))
@@ -142,8 +155,7 @@ async fn open_replica(server: &Server, plan: &Plan, anyway: bool) -> Result<Open
 /// Each statement might reach another server, so position and read share a transaction; in READ
 /// COMMITTED, the read takes a snapshot of its own, after the position.
 async fn open_one_of_several(server: &Server, plan: &Plan, anyway: bool) -> Result<Opened, Skip> {
-    let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
-    let mut transaction = server.pool().begin_with(begin).await?;
+    let mut transaction = server.pool().begin_with(READ_ONLY).await?;
     let identity: Identity = identity(&mut *transaction).await?;
     finish(Conn::Within(transaction), server, At::of(&identity), plan, anyway)
 }

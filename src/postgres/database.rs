@@ -48,7 +48,7 @@ impl DatabaseOptions {
             primary: primary.into(),
             replicas: Vec::new(),
             listen: None,
-            limits: Limits { connections: 10, wait: Duration::from_secs(3) },
+            limits: Limits { connections: 10, wait: Duration::from_secs(3), pooled: false },
             sample_every: Duration::from_millis(50),
             max_lag: Duration::from_secs(10),
         }
@@ -98,6 +98,15 @@ impl DatabaseOptions {
     #[must_use]
     pub fn wait(mut self, limit: Duration) -> Self {
         self.limits.wait = limit;
+        self
+    }
+
+    /// Says that a proxy which pools by transaction is in the way of reads and writes. Where one is found out at the
+    /// start, or later by another process of the server that answers on one connection, this need not be said; behind
+    /// several proxies by one name it may not be found out.
+    #[must_use]
+    pub fn pooled(mut self) -> Self {
+        self.limits.pooled = true;
         self
     }
 

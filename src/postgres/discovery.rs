@@ -6,9 +6,12 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::database::Database;
+
+/// A replica that takes longer to answer is tried again at the next look.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Keeps the replicas in use as they are found; made by [`Database::discover_replicas`]. It ends when this is
 /// dropped, and the replicas stay as they are.
@@ -71,9 +74,10 @@ impl Database {
         }
         let is_new = |url: &&String| known.iter().all(|(_, known)| known != *url);
         for url in wanted.iter().filter(is_new) {
-            match self.add_replica(url).await {
-                Ok(name) => tracing::info!(replica = %name, "a replica is taken into use"),
-                Err(error) => tracing::warn!(%error, "a replica can't be used yet"),
+            match timeout(PATIENCE, self.add_replica(url)).await {
+                Ok(Ok(name)) => tracing::info!(replica = %name, "a replica is taken into use"),
+                Ok(Err(error)) => tracing::warn!(%error, "a replica can't be used yet"),
+                Err(_) => tracing::warn!("a replica does not answer within {PATIENCE:?}"),
             }
         }
     }

@@ -95,6 +95,8 @@ pub(crate) struct Identity {
     pub(crate) started: i64,
     pub(crate) address: Option<String>,
     pub(crate) port: Option<i32>,
+    /// The server's process that said so.
+    pub(crate) process: i32,
 }
 
 /// Makes a connection fit for drains: without statistics the planner would read the whole log. With
@@ -205,6 +207,7 @@ pub(crate) async fn identity(conn: impl PgExecutor<'_>) -> Result<Identity, sqlx
         started: row.try_get("started")?,
         address: row.try_get("address")?,
         port: row.try_get("port")?,
+        process: row.try_get("process")?,
     })
 }
 

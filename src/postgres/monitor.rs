@@ -72,7 +72,9 @@ async fn watch(
             pause = every;
         } else if let Ok(Ok(mut conn)) = timeout(PATIENCE, server.options.connect()).await {
             pause = every;
-            follow(&mut conn, every, &wanted, &mut told).await;
+            if follow(&mut conn, every, &wanted, &mut told).await {
+                server.note_shared();
+            }
             if wanted() {
                 tracing::warn!(server = %server.label(), "a server does not answer");
                 told(None);
@@ -85,16 +87,22 @@ async fn watch(
     }
 }
 
-/// Asks until there is no answer, or none is wanted.
+/// Asks until there is no answer, or none is wanted; or until another process of the server answers than before,
+/// which is true: a proxy shares its sessions out.
 async fn follow(
     conn: &mut PgConnection,
     every: Duration,
     wanted: impl Fn() -> bool,
     told: &mut impl FnMut(Option<&Identity>),
-) {
+) -> bool {
+    let mut process = None;
     while wanted() {
-        let Ok(Ok(identity)) = timeout(PATIENCE, identity(&mut *conn)).await else { return };
+        let Ok(Ok(identity)) = timeout(PATIENCE, identity(&mut *conn)).await else { return false };
         told(Some(&identity));
+        if *process.get_or_insert(identity.process) != identity.process {
+            return true;
+        }
         sleep(every).await;
     }
+    false
 }

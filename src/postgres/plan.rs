@@ -44,7 +44,7 @@ impl Plan {
             Record::stray();
         }
         if let Some(record) = record.as_ref().filter(|record| !record.is_followed()) {
-            rehearse(db, sql, record).await;
+            rehearse(db, sql, record);
         }
         let Some(record) = record.filter(Record::is_followed) else {
             return Self::unnoted(Record::current().as_ref(), writer).at_most_late(db);
@@ -182,9 +182,13 @@ fn may_be_read_anywhere(unfit: &Unfit) -> bool {
 }
 
 /// Notes what an answer that is not kept would depend on, where somebody looks on.
-async fn rehearse(db: &Database, sql: &str, record: &Record) {
+fn rehearse(db: &Database, sql: &str, record: &Record) {
     let Some(watch) = record.watch() else { return };
-    let Ok(found) = dependencies(db, sql).await else { return };
+    let Some(found) = db.inner.known.get(sql) else {
+        let why = "what its statements read is being looked up";
+        record.unfit(Reason::new("unknown-dependencies", why));
+        return db.inner.statements.learn(db, sql);
+    };
     tell_of(&found, watch);
     match &*found {
         Dependencies::Tables(tables) => {

@@ -7,8 +7,8 @@
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 
-/// How often both connections are asked. Where nobody else is busy, once does.
-const ROUNDS: u32 = 3;
+/// Connections that are opened to find out: a name may lead to several proxies, and two to each of those.
+const CONNECTIONS: usize = 6;
 
 /// How a name hands out sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,28 +21,52 @@ pub(crate) enum Sessions {
     Mixed,
 }
 
-/// Finds out how a name hands out sessions.
+/// Finds out how a name hands out sessions: connections that lead to one process share it, and so does one that
+/// leads to another than before.
 pub(crate) async fn sessions(options: &PgConnectOptions) -> Result<Sessions, sqlx::Error> {
-    let mut one = options.connect().await?;
-    let mut other = options.connect().await?;
+    let (mut conns, mut seen): (Vec<PgConnection>, Vec<Backend>) = (Vec::new(), Vec::new());
     let mut found = Sessions::Own;
-    let first = backend(&mut one).await?;
-    for _ in 0..ROUNDS {
-        let pair = (backend(&mut one).await?, backend(&mut other).await?);
-        if pair.0 == pair.1 || pair.0 != first {
+    while found == Sessions::Own && conns.len() < CONNECTIONS {
+        let mut conn = options.connect().await?;
+        let behind = backend(&mut conn).await?;
+        if seen.contains(&behind) || backend(&mut conn).await? != behind {
             found = Sessions::Shared;
         }
-        if found == Sessions::Shared && is_mixed(&mut one, &mut other).await? {
-            found = Sessions::Mixed;
-            break;
+        conns.push(conn);
+        seen.push(behind);
+    }
+    // The first may have been served by another's session meanwhile.
+    for (conn, known) in conns.iter_mut().zip(&seen) {
+        if found == Sessions::Own && backend(conn).await? != *known {
+            found = Sessions::Shared;
         }
     }
-    drop((one.close().await, other.close().await));
+    if found == Sessions::Shared && mix(&mut conns).await? {
+        found = Sessions::Mixed;
+    }
+    for conn in conns {
+        // They have served their purpose.
+        let _ = conn.close().await;
+    }
     Ok(found)
 }
 
-/// The server's process behind a connection, and when that server was started.
-async fn backend(conn: &mut PgConnection) -> Result<(i32, i64), sqlx::Error> {
+/// Whether one of some connections could run what another has prepared.
+async fn mix(conns: &mut [PgConnection]) -> Result<bool, sqlx::Error> {
+    let Some((one, others)) = conns.split_last_mut() else { return Ok(false) };
+    for other in others {
+        if is_mixed(one, other).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A server's process, and when that server was started.
+type Backend = (i32, i64);
+
+/// What is behind a connection.
+async fn backend(conn: &mut PgConnection) -> Result<Backend, sqlx::Error> {
     let asked = "select pg_backend_pid() as pid,
         extract(epoch from pg_postmaster_start_time())::int8 as started";
     let row = sqlx::raw_sql(asked).fetch_one(conn).await?;

@@ -153,6 +153,7 @@ mod tests {
             started: 100,
             address: Some("10.0.0.1".into()),
             port: Some(port),
+            process: 1,
         }
     }
 

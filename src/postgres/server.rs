@@ -45,6 +45,8 @@ pub(crate) struct Server {
 pub(crate) struct Limits {
     pub(crate) connections: u32,
     pub(crate) wait: Duration,
+    /// Proxies share sessions out, though that may not be found out.
+    pub(crate) pooled: bool,
 }
 
 impl Server {
@@ -62,7 +64,9 @@ impl Server {
             .ok_or_else(|| DatabaseError::Url(redacted(url)))?
             .application_name("tidegate")
             .log_slow_statements(tracing::log::LevelFilter::Off, Duration::ZERO);
-        let sample = Arc::new(Mutex::new(Sample::new()));
+        let mut sample = Sample::new();
+        sample.is_pooled = limits.pooled;
+        let sample = Arc::new(Mutex::new(sample));
         let pool = pool(role, limits, &sample).connect_lazy_with(options.clone());
         Ok(Self { name: name.into(), role, options, pool, sample, statements: Arc::default() })
     }
@@ -72,7 +76,7 @@ impl Server {
         let failed = |error| DatabaseError::connecting(self, error);
         match sessions(&self.options).await.map_err(failed)? {
             Sessions::Own => {}
-            Sessions::Shared => self.lock().is_pooled = true,
+            Sessions::Shared => self.note_shared(),
             Sessions::Mixed => return Err(DatabaseError::MixedStatements(self.label())),
         }
         let mut conn = self.options.connect().await.map_err(failed)?;
@@ -116,6 +120,11 @@ impl Server {
 
     pub(crate) fn lose(&self) {
         self.lock().lose();
+    }
+
+    /// A proxy shares its sessions out: each transaction may be another server's.
+    pub(crate) fn note_shared(&self) {
+        self.lock().is_pooled = true;
     }
 
     /// Connections opened before now are not to be used again.

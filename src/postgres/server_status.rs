@@ -7,6 +7,9 @@ use super::lag::Lag;
 use super::server::Server;
 use crate::entry::{Epoch, Position};
 
+/// A primary that was not heard of for longer is taken to be down.
+const HEARD: Duration = Duration::from_secs(5);
+
 /// What is known of the primary or a replica.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -39,7 +42,8 @@ pub struct ReplicaLag {
 
 impl ServerStatus {
     pub(crate) fn of_primary(server: &Server, lag: &Lag) -> Self {
-        let reached = lag.newest().map(|at| (at.epoch, at.position));
+        let newest = lag.newest().filter(|at| at.seen.elapsed() < HEARD);
+        let reached = newest.map(|at| (at.epoch, at.position));
         Self { reached, ..Self::of(server) }
     }
 

@@ -1,18 +1,26 @@
 //! Reads that no cached answer holds, for those who ask what is worth caching.
 
 use std::collections::HashMap;
+use std::fmt::{self, Write};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
+use super::database::Database;
 use super::executor::Statement;
 use super::plan::Plan;
+use crate::cache::spawn;
 use crate::clock::{self, Instant};
 use crate::traffic::Recent;
 
 /// Texts that are told apart.
 const MOST: usize = 256;
+
+/// Bytes of arguments, as they are shown, that tell statements apart.
+const MOST_BYTES: usize = 4096;
 
 /// How long a statement counts as seen lately.
 const LATELY: Duration = Duration::from_secs(60);
@@ -23,6 +31,22 @@ pub(crate) struct Statements {
     is_on: AtomicBool,
     texts: Mutex<HashMap<String, Ran>>,
     recent: Recent<Instant>,
+    /// Held by who finds out what a statement depends on.
+    learning: Arc<Semaphore>,
+}
+
+/// A hash of what is written to it, up to a length.
+struct Hashed {
+    hasher: DefaultHasher,
+    left: usize,
+}
+
+impl Write for Hashed {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.left = self.left.checked_sub(text.len()).ok_or(fmt::Error)?;
+        self.hasher.write(text.as_bytes());
+        Ok(())
+    }
 }
 
 /// How often a text was run.
@@ -42,6 +66,7 @@ impl Default for Statements {
             is_on: AtomicBool::new(false),
             texts: Mutex::default(),
             recent: Recent::new(1 << 16),
+            learning: Arc::new(Semaphore::new(1)),
         }
     }
 }
@@ -62,10 +87,11 @@ impl Statements {
     pub(super) fn end(&self, began: Option<Instant>, statement: &Statement) {
         let Some(began) = began else { return };
         let (took, sql) = (began.elapsed(), statement.sql.as_str());
-        let mut hasher = DefaultHasher::new();
-        // sqlx shows arguments no other way.
-        (sql, format!("{:?}", statement.arguments)).hash(&mut hasher);
-        let repeated = self.recent.exchange(hasher.finish(), |last| {
+        let mut hashed = Hashed { hasher: DefaultHasher::new(), left: MOST_BYTES };
+        sql.hash(&mut hashed.hasher);
+        // sqlx shows arguments no other way. Of long ones the beginning has to do.
+        let _ = write!(hashed, "{:?}", statement.arguments);
+        let repeated = self.recent.exchange(hashed.hasher.finish(), |last| {
             let last = last.replace(began);
             last.is_some_and(|last| began.saturating_duration_since(last) < LATELY)
         });
@@ -81,6 +107,19 @@ impl Statements {
         ran.took += took;
         ran.sampled += u64::from(repeated.is_some());
         ran.repeated += u64::from(repeated == Some(true));
+    }
+
+    /// Finds out in the background what a statement depends on, one at a time: nobody waits for it.
+    pub(super) fn learn(&self, db: &Database, sql: &str) {
+        let Ok(turn) = self.learning.clone().try_acquire_owned() else { return };
+        let (db, sql) = (db.clone(), sql.to_owned());
+        spawn(async move {
+            if let Ok(mut conn) = db.inner.primary.acquire().await {
+                // A failure is looked into by the next.
+                let _ = db.inner.known.learn(&mut conn, &sql).await;
+            }
+            drop(turn);
+        });
     }
 
     /// All that were run.

@@ -22,6 +22,7 @@ pub(crate) struct Rehearsal(Recent<(Rehearsed, Instant)>);
 /// How that went for one route.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
+    eligible: AtomicU64,
     asked: AtomicU64,
     hits: AtomicU64,
     personal: AtomicU64,
@@ -36,6 +37,7 @@ impl Default for Rehearsal {
 impl Rehearsal {
     /// A request for a key was answered, with what was read meanwhile.
     pub(crate) fn note(&self, key: u64, read: Rehearsed, fences: &Fences, route: &Traffic) {
+        route.rehearsed.eligible.fetch_add(1, Ordering::Relaxed);
         let is_hit = self.0.exchange(key, |stored| {
             let is_hit = stored.as_ref().is_some_and(|(rehearsed, since)| {
                 since.elapsed() < TTL && rehearsed.is_valid(fences)
@@ -59,6 +61,11 @@ impl Tally {
 
     pub(crate) fn personal(&self) -> u64 {
         self.personal.load(Ordering::Relaxed)
+    }
+
+    /// Requests whose answers could have been kept.
+    pub(crate) fn eligible(&self) -> u64 {
+        self.eligible.load(Ordering::Relaxed)
     }
 
     /// The share of requests that the cache would have answered, 0 to 1; and of how many that is.

@@ -169,6 +169,8 @@ function changes(rows) {
   const at = new Date().toLocaleTimeString();
   const first = seen.size === 0;
   for (const { xid } of rows) if (!seen.has(xid)) seen.set(xid, first ? "before" : at);
+  const present = new Set(rows.map(({ xid }) => xid));
+  for (const xid of seen.keys()) if (!present.has(xid)) seen.delete(xid);
   fill("changes", rows.map(({ xid, tags }) => [
     cell(seen.get(xid), "soft"), cell(xid), cell(tags.join(", "), "wrap"),
   ]), "none in the log");
@@ -210,12 +212,17 @@ async function tick() {
   busy = true;
   try {
     show(await (await ask("status")).json());
-    changes(await (await ask("changes")).json());
   } catch (error) {
     alarm(`The node does not answer: ${error.message}`);
-  } finally {
     busy = false;
+    return;
   }
+  try {
+    changes(await (await ask("changes")).json());
+  } catch (error) {
+    fill("changes", [], `the log can't be read: ${error.message}`);
+  }
+  busy = false;
 }
 
 async function told(id, work) {
@@ -233,8 +240,8 @@ $("switch").addEventListener("click", async () => {
 });
 $("explain").addEventListener("submit", (event) => {
   event.preventDefault();
-  const query = new URLSearchParams({ url: $("url").value, headers: $("headers").value });
-  told("explained", async () => (await ask(`explain?${query}`, undefined, "text/plain")).text());
+  const request = { url: $("url").value, headers: $("headers").value };
+  told("explained", async () => (await ask("explain", request, "text/plain")).text());
 });
 $("invalidate").addEventListener("submit", (event) => {
   event.preventDefault();

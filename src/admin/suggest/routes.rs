@@ -29,7 +29,8 @@ pub(super) struct RouteAdvice {
     pub(super) hits: u64,
     /// Of routes without a policy: the share of requests that the cache would have answered.
     expected_hit_ratio: Option<f64>,
-    /// Requests that this is worked out from.
+    /// Requests that could be answered from a cache, and of how many the ratio is worked out.
+    eligible: u64,
     sample: u64,
     /// Time that handlers would not have taken.
     pub(super) saves_seconds: f64,
@@ -73,6 +74,7 @@ impl RouteAdvice {
             per_second: rate(requests, watched),
             hits: count(&traffic.outcomes, Outcome::is_hit),
             expected_hit_ratio: None,
+            eligible: traffic.rehearsed.eligible(),
             sample: 0,
             saves_seconds: 0.0,
             tables: traffic.read().tables.into_keys().map(table).collect(),
@@ -87,12 +89,14 @@ impl RouteAdvice {
         let (hit_ratio, sample) = traffic.rehearsed.hit_ratio();
         self.sample = sample;
         self.notes = obstacles(&traffic.read());
-        if sample < ENOUGH {
+        // A pattern that stands for several routes is no router's.
+        if sample < ENOUGH || self.pattern.starts_with('(') {
             return self;
         }
         let personal = traffic.rehearsed.personal() as f64 / self.requests.max(1) as f64;
         self.expected_hit_ratio = Some(hit_ratio);
-        self.saves_seconds = traffic.made.seconds() * hit_ratio;
+        let share = self.eligible as f64 / self.requests.max(1) as f64;
+        self.saves_seconds = traffic.made.seconds() * share * hit_ratio;
         if hit_ratio < WORTH {
             self.notes.push("few requests ask for what was asked for before".into());
             return self;
@@ -105,6 +109,7 @@ impl RouteAdvice {
             ));
         }
         self.policy = Some(self.first_policy(personal > 0.0));
+        self.notes.extend(self.narrowing());
         self
     }
 
@@ -112,19 +117,29 @@ impl RouteAdvice {
     fn first_policy(&self, is_personal: bool) -> String {
         let mut policy = format!("Policy::ttl(Duration::from_secs({}))", rehearsal::TTL.as_secs());
         if is_personal {
-            policy.push_str(".vary([\"authorization\", \"cookie\"])");
-        }
-        if let ([table], Some(parameter)) = (&self.tables[..], parameter(&self.pattern)) {
-            policy.push_str(&tag(&table.name, parameter));
+            policy.push_str(
+                ".vary([\"authorization\"]).vary_cookies([/* those that tell people apart */])",
+            );
         }
         format!(".route({:?}, {policy})", self.pattern)
+    }
+
+    /// What would make it narrower, if it is so: what rows a handler reads can't be told from here.
+    fn narrowing(&self) -> Option<String> {
+        let ([table], Some(parameter)) = (&self.tables[..], parameter(&self.pattern)) else {
+            return None;
+        };
+        let (table, tag) = (&table.name, tag(&table.name, parameter));
+        Some(format!(
+            "if all that it reads of {table} are the rows with {parameter} = {{{parameter}}}, add {tag}"
+        ))
     }
 
     /// Requests that the cache would have answered in addition.
     #[expect(clippy::cast_precision_loss, reason = "an estimate needs no more")]
     pub(super) fn more_hits(&self) -> f64 {
         let new = self.policy.as_ref().and(self.expected_hit_ratio);
-        new.unwrap_or_default() * self.requests as f64
+        new.unwrap_or_default() * self.eligible as f64
     }
 
     pub(super) fn is_new(&self) -> bool {
@@ -172,8 +187,8 @@ fn about_policy(traffic: &Traffic, policy: &Policy) -> Vec<String> {
         };
         notes.push(format!("many answers fall by changes to {}: {mend}", tables.join(", ")));
     }
-    if is_much(Outcome::Miss(MissReason::Expired)) {
-        notes.push("many answers outlive their TTL unchanged: a longer one loses nothing".into());
+    if is_much(Outcome::Miss(MissReason::Expired)) && !policy.untracked {
+        notes.push("many answers outlive their TTL with nothing changed that they depend on: a longer one loses nothing".into());
     }
     if is_much(Outcome::Bypass(BypassReason::Personal)) {
         notes.push(

@@ -32,7 +32,7 @@ pub(crate) enum Command {
     },
     /// Checks the servers, the rights and the settings that a service needs, and says what to mend
     Doctor(Servers),
-    /// Says what would become of a GET request to a running service, and why; nothing changes by it
+    /// Says what would become of a GET request to a running service, and why; the request is not sent
     Explain {
         /// Path and query; with scheme and host, if answers differ by that
         request: String,

@@ -3,15 +3,15 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use axum::http::header::{ACCEPT, AUTHORIZATION};
-use axum::http::{Request, Uri};
+use axum::body::Bytes;
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{Method, Request, Uri};
 use clap::Args;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Failure;
 use super::output::{Output, text};
@@ -44,19 +44,18 @@ impl Page {
         headers: &[String],
         output: Output,
     ) -> Result<ExitCode, Failure> {
-        let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-        let (url, headers) = (encoded(url), encoded(&headers.join("\n")));
-        self.show(&format!("explain?url={url}&headers={headers}"), output).await
+        let asked = json!({ "url": url, "headers": headers.join("\n") });
+        self.show("explain", Some(&asked), output).await
     }
 
     /// Says what is worth caching.
     pub(crate) async fn suggest(&self, output: Output) -> Result<ExitCode, Failure> {
-        self.show("suggest", output).await
+        self.show("suggest", None, output).await
     }
 
     /// Tables that routes read and whose changes are not seen.
     pub(crate) async fn untracked(&self) -> Result<Vec<String>, Failure> {
-        let status: Value = serde_json::from_str(&self.get("status", true).await?)?;
+        let status: Value = serde_json::from_str(&self.ask("status", None, true).await?)?;
         let routes = status["routes"].as_array().map(Vec::as_slice).unwrap_or_default();
         let tables = routes.iter().filter_map(|route| route["untracked"].as_object());
         let mut names: Vec<String> = tables.flat_map(|tables| tables.keys().cloned()).collect();
@@ -65,15 +64,21 @@ impl Page {
         Ok(names)
     }
 
-    async fn show(&self, path: &str, output: Output) -> Result<ExitCode, Failure> {
-        let mut found = self.get(path, output.is_json()).await?;
+    async fn show(
+        &self,
+        path: &str,
+        asked: Option<&Value>,
+        output: Output,
+    ) -> Result<ExitCode, Failure> {
+        let mut found = self.ask(path, asked, output.is_json()).await?;
         if !found.ends_with('\n') {
             found.push('\n');
         }
         text(&found)
     }
 
-    async fn get(&self, path: &str, json: bool) -> Result<String, Failure> {
+    /// Asks the page, with a POST if there is something to tell.
+    async fn ask(&self, path: &str, asked: Option<&Value>, json: bool) -> Result<String, Failure> {
         let base = self
             .admin
             .as_deref()
@@ -84,11 +89,13 @@ impl Page {
             .filter(is_ours)
             .ok_or_else(|| format!("{base} is no URL of a page: write https://host/path"))?;
         let accept = if json { "application/json" } else { "text/plain" };
-        let mut request = Request::get(url).header(ACCEPT, accept);
+        let method = if asked.is_some() { Method::POST } else { Method::GET };
+        let mut request = Request::builder().method(method).uri(url).header(ACCEPT, accept);
+        request = request.header(CONTENT_TYPE, "application/json").header("tidegate-admin", "1");
         if let Some(token) = &self.admin_token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request.body(Empty::<&[u8]>::new())?;
+        let request = request.body(Full::from(asked.map(Value::to_string).unwrap_or_default()))?;
         let fetched = tokio::time::timeout(LIMIT, fetch(request)).await;
         let (status, body) = fetched
             .map_err(|_| format!("{base} did not answer within {LIMIT:?}"))?
@@ -104,7 +111,7 @@ impl Page {
     }
 }
 
-async fn fetch(request: Request<Empty<&'static [u8]>>) -> Result<(u16, String), Failure> {
+async fn fetch(request: Request<Full<Bytes>>) -> Result<(u16, String), Failure> {
     let https = HttpsConnectorBuilder::new()
         .with_provider_and_native_roots(rustls::crypto::ring::default_provider())?
         .https_or_http()

@@ -60,9 +60,13 @@ pub(crate) async fn show(
     let facts = Facts::read(conn).await?;
     let mut report = Report::new(status, facts, Standby::all(conn).await?);
     if let Some(page) = page {
-        let untracked = page.untracked().await?;
-        report.sound &= untracked.is_empty();
-        report.untracked = Some(untracked);
+        match page.untracked().await {
+            Ok(untracked) => {
+                report.sound &= untracked.is_empty();
+                report.untracked = Some(untracked);
+            }
+            Err(error) => eprintln!("tidegate: what routes read is not known: {error}"),
+        }
     }
     output.print(&report)?;
     Ok(if report.sound { ExitCode::SUCCESS } else { ExitCode::from(UNSOUND) })

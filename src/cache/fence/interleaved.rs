@@ -59,7 +59,7 @@ fn a_drain_that_is_seen_is_seen_whole() {
             let fences = fences.clone();
             move || {
                 fences.raise(tag(), at(200));
-                fences.confirm(at(201), crate::clock::now());
+                fences.confirm(at(201), crate::clock::moment());
                 fences.follow(at(150));
             }
         });

@@ -33,7 +33,7 @@ impl Follower {
         answers: Vec<u64>,
     ) -> Result<(), sqlx::Error> {
         let Some((epoch, snapshot)) = self.read.clone() else { return self.load(conn).await };
-        let began = clock::now();
+        let began = clock::moment();
         let from = self.fences.seen().map_or(Position::ZERO, |(_, seen)| seen);
         let drained = within(log::drain(&mut *conn, &snapshot, self.reshaped)).await?;
         self.turns.send_modify(|turns| turns.looks += 1);
@@ -82,7 +82,7 @@ impl Follower {
         let schema = within(log::fingerprint(&mut *conn)).await?;
         (self.schema, self.reshaped) = (Some(schema), false);
         self.duty = Duty::default();
-        let began = clock::now();
+        let began = clock::moment();
         let loaded = within(log::load(&mut *conn, schema, LOAD_AT_MOST)).await?;
         let fences = loaded.fences.iter().map(|(name, fence)| (Tag::named(name), *fence));
         self.fences.begin(loaded.epoch, loaded.floor, fences);

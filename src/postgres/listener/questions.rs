@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::clock::{self, Instant};
+use crate::clock::{self, Instant, Moment};
 
 /// The pause from one question to the next. With the time that the relay takes, it is the δ of a node
 /// that is relayed.
@@ -25,7 +25,7 @@ pub(super) struct Questions {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Open {
     pub(super) nonce: u64,
-    pub(super) sent: Instant,
+    pub(super) sent: Moment,
     pub(super) turn: u64,
 }
 
@@ -46,19 +46,19 @@ impl Questions {
 
     /// When something is to be done: to ask the next, or to give up waiting.
     pub(super) fn wake(&self) -> Instant {
-        self.open.front().map_or(self.next, |oldest| oldest.sent + UNANSWERED)
+        self.open.front().map_or(self.next, |oldest| oldest.sent.at + UNANSWERED)
     }
 
     /// Whether an answer is overdue.
     pub(super) fn are_unanswered(&self) -> bool {
-        self.open.front().is_some_and(|oldest| oldest.sent + UNANSWERED <= clock::now())
+        self.open.front().is_some_and(|oldest| oldest.sent.at + UNANSWERED <= clock::now())
     }
 
     /// Notes a question that is about to be sent, and returns what its answer will carry.
     pub(super) fn ask(&mut self, turn: u64) -> u64 {
-        let (nonce, sent) = (fastrand::u64(..), clock::now());
+        let (nonce, sent) = (fastrand::u64(..), clock::moment());
         self.open.push_back(Open { nonce, sent, turn });
-        self.next = sent + EVERY;
+        self.next = sent.at + EVERY;
         nonce
     }
 
@@ -86,7 +86,7 @@ mod tests {
         assert!(!questions.has_room());
         assert!(questions.answered(&[first ^ second]).is_none());
         let answered = questions.answered(&[first]).unwrap();
-        assert_eq!((answered.sent, answered.turn), (began, 1));
+        assert_eq!((answered.sent.at, answered.turn), (began, 1));
         assert!(questions.answered(&[first]).is_none(), "once");
         assert_eq!(questions.answered(&[7, second]).unwrap().turn, 2);
     }

@@ -6,7 +6,7 @@ use tokio::time::sleep_until;
 
 use super::Follower;
 use crate::cache::protocol::{Relayed, relayed};
-use crate::clock::{self, Instant};
+use crate::clock::{self, Instant, Moment};
 use crate::entry::{Epoch, Position, Tag};
 use crate::postgres::log::{Drained, Snapshot};
 use crate::postgres::relay::message::{News, Positions, Question};
@@ -190,9 +190,9 @@ impl Follower {
     }
 
     /// All is known that was visible when a look began.
-    pub(super) fn confirm(&self, epoch: Epoch, seen: Position, began: Instant) {
+    pub(super) fn confirm(&self, epoch: Epoch, seen: Position, began: Moment) {
         self.fences.confirm(seen, began);
-        let at = At { epoch, position: seen, standby: false, seen: began };
+        let at = At { epoch, position: seen, standby: false, seen: began.at };
         self.db.inner.lag.tell(at);
     }
 

@@ -9,4 +9,5 @@ select (select system_identifier from pg_control_system()) as system_identifier,
         else pg_current_wal_insert_lsn() end)::text as position,
     extract(epoch from pg_postmaster_start_time())::bigint as started,
     host(inet_server_addr()) as address,
-    inet_server_port() as port
+    inet_server_port() as port,
+    pg_backend_pid() as process
