@@ -303,11 +303,15 @@ async fn a_running_service_says_why_and_what_is_worth_it() {
     assert!(said.contains("1 answers can't be kept: table orgs is not tracked"), "{said}");
     let (said, code) = told(&["status"]).await;
     assert!(said.contains("orgs: read by the service, and not tracked"), "{said}");
+    assert!(said.contains("has seen the log up to"), "{said}");
     assert!(said.contains("mend: tidegate install orgs") && code == Some(2), "{said}");
     let page = ["--admin", &admin, "--admin-token", "a secret of the test's"];
     let (explained, _) = json(&url, &[&["explain", "/count"][..], &page].concat()).await;
     assert_eq!(explained["reason"], "absent");
-    assert_eq!(json(&url, &[&["status"][..], &page].concat()).await.0["untracked"][0], "orgs");
+    assert_eq!(
+        json(&url, &[&["status"][..], &page].concat()).await.0["node"]["untracked"][0],
+        "orgs"
+    );
     assert!(with("another secret", &["suggest"]).await.0.contains("--admin-token"));
     for (page, mend) in [
         (&["suggest"][..], "TIDEGATE_ADMIN_URL"),

@@ -1,5 +1,7 @@
 //! What a running service says of itself, by its page for operators.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Failure;
@@ -29,6 +32,33 @@ pub(crate) struct Page {
     /// Its token
     #[arg(long, value_name = "TOKEN", env = "TIDEGATE_ADMIN_TOKEN", hide_env_values = true)]
     admin_token: Option<String>,
+}
+
+/// A node of a running service.
+#[derive(Debug, Serialize)]
+pub(crate) struct Node {
+    url: String,
+    /// Whether its cache is switched off.
+    off: bool,
+    /// How far it has seen the primary's log.
+    seen: Option<String>,
+    /// How stale an answer from its cache can be just now.
+    staleness_ms: Option<f64>,
+    /// Tables that routes read and whose changes are not seen.
+    pub(crate) untracked: BTreeSet<String>,
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {}: ", self.url)?;
+        match (&self.seen, self.staleness_ms) {
+            (Some(seen), Some(staleness)) => {
+                write!(f, "has seen the log up to {seen}, {staleness:.0} ms ago")?;
+            }
+            _ => write!(f, "does not follow the log")?,
+        }
+        if self.off { write!(f, "; its cache is switched off") } else { Ok(()) }
+    }
 }
 
 impl Page {
@@ -53,15 +83,20 @@ impl Page {
         self.show("suggest", None, output).await
     }
 
-    /// Tables that routes read and whose changes are not seen.
-    pub(crate) async fn untracked(&self) -> Result<Vec<String>, Failure> {
+    /// What the node says of itself.
+    pub(crate) async fn node(&self) -> Result<Node, Failure> {
         let status: Value = serde_json::from_str(&self.ask("status", None, true).await?)?;
         let routes = status["routes"].as_array().map(Vec::as_slice).unwrap_or_default();
         let tables = routes.iter().filter_map(|route| route["untracked"].as_object());
-        let mut names: Vec<String> = tables.flat_map(|tables| tables.keys().cloned()).collect();
-        names.sort();
-        names.dedup();
-        Ok(names)
+        let untracked: BTreeSet<String> =
+            tables.flat_map(|tables| tables.keys().cloned()).collect();
+        Ok(Node {
+            url: self.admin.clone().unwrap_or_default(),
+            off: status["off"].as_bool().unwrap_or_default(),
+            seen: status["seen"].as_str().map(str::to_owned),
+            staleness_ms: status["staleness_ms"].as_f64(),
+            untracked,
+        })
     }
 
     async fn show(

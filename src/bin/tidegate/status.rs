@@ -9,7 +9,7 @@ use tidegate::{Status, TableStatus, TriggerState, TriggerStatus, Triggers};
 
 use super::facts::{Facts, Standby};
 use super::output::Output;
-use super::service::Page;
+use super::service::{Node, Page};
 use super::{Failure, UNSOUND};
 
 /// The status, in the form that `--json` prints.
@@ -27,8 +27,8 @@ struct Report {
     facts: Facts,
     replicas: Vec<Standby>,
     tables: Vec<Table>,
-    /// Tables that routes of a running service read and whose changes are not seen.
-    untracked: Option<Vec<String>>,
+    /// A node of the running service, if one was named.
+    node: Option<Node>,
 }
 
 #[derive(Serialize)]
@@ -60,12 +60,12 @@ pub(crate) async fn show(
     let facts = Facts::read(conn).await?;
     let mut report = Report::new(status, facts, Standby::all(conn).await?);
     if let Some(page) = page {
-        match page.untracked().await {
-            Ok(untracked) => {
-                report.sound &= untracked.is_empty();
-                report.untracked = Some(untracked);
+        match page.node().await {
+            Ok(node) => {
+                report.sound &= node.untracked.is_empty();
+                report.node = Some(node);
             }
-            Err(error) => eprintln!("tidegate: what routes read is not known: {error}"),
+            Err(error) => eprintln!("tidegate: what the node does is not known: {error}"),
         }
     }
     output.print(&report)?;
@@ -85,7 +85,7 @@ impl Report {
             facts,
             replicas,
             tables,
-            untracked: None,
+            node: None,
         }
     }
 }
@@ -147,7 +147,9 @@ impl fmt::Display for Report {
         }
         let tables: Vec<String> = self.tables.iter().map(ToString::to_string).collect();
         write!(f, "{}", tables.join("\n"))?;
-        let mut untracked = self.untracked.iter().flatten();
+        let Some(node) = &self.node else { return Ok(()) };
+        write!(f, "\n{node}")?;
+        let mut untracked = node.untracked.iter();
         untracked.try_for_each(|name| {
             write!(
                 f,
