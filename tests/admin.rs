@@ -12,13 +12,11 @@ use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{Method, Request, Response, StatusCode};
 use axum::routing::get;
 use axum::{Router, middleware};
+use common::followed::followed;
 use common::{ask, eventually, read, send};
 use serde_json::{Value, json};
-use sqlx::Connection;
 use tidegate::testing::Postgres;
-use tidegate::{
-    Admin, Cache, CacheLayer, Database, DatabaseOptions, Listener, Memory, Policy, Triggers,
-};
+use tidegate::{Admin, Cache, CacheLayer, Database, Memory, Policy};
 
 const SECRET: &str = "0123456789abcdef";
 
@@ -44,16 +42,10 @@ struct Shop {
 
 impl Shop {
     async fn new() -> Self {
-        let server = Postgres::start().await.unwrap();
         let tables = "create table products (id int primary key, name text);
             create table notes (id int primary key);
             insert into products select i, 'product ' || i from generate_series(1, 50) i";
-        server.psql(tables).await.unwrap();
-        let mut conn = sqlx::PgConnection::connect(&server.url()).await.unwrap();
-        Triggers::new().table("products").install(&mut conn).await.unwrap();
-        let db = DatabaseOptions::new(server.url()).connect().await.unwrap();
-        let cache = Cache::new(Memory::new(1 << 20));
-        Listener::spawn(&db, &cache).await.unwrap();
+        let (server, db, cache) = followed(tables).await;
         let layer = CacheLayer::new(cache)
             .route("/products/{id}", policy().tag("products:id={id}"))
             .route("/products", policy());

@@ -7,7 +7,7 @@ use sqlx::FromRow;
 use sqlx::postgres::PgRow;
 use tokio::time::timeout;
 
-use crate::postgres::Database;
+use crate::postgres::{Database, tag_name};
 
 /// Nobody looks at a page for longer.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -27,8 +27,8 @@ where
 /// Rows written to each table since statistics were reset (PostgreSQL manual, section 27.2.19).
 pub(crate) async fn writes(db: &Database) -> Result<BTreeMap<String, i64>, sqlx::Error> {
     let sql = "
-        select case schemaname when 'public' then relname else schemaname || '.' || relname end,
-            n_tup_ins + n_tup_upd + n_tup_del
+        select schemaname::text, relname::text, n_tup_ins + n_tup_upd + n_tup_del
         from pg_stat_user_tables where schemaname <> 'tidegate'";
-    Ok(rows::<(String, i64)>(db, sql).await?.into_iter().collect())
+    let rows = rows::<(String, String, i64)>(db, sql).await?;
+    Ok(rows.into_iter().map(|(schema, table, rows)| (tag_name(&schema, &table), rows)).collect())
 }

@@ -103,7 +103,7 @@ impl Routes {
         let cookies = all_cookies(headers).filter(|(name, _)| *name != COOKIE_NAME.as_bytes());
         let cookies: Vec<_> = cookies.map(|(name, _)| String::from_utf8_lossy(name)).collect();
         if !cookies.is_empty() || headers.contains_key(AUTHORIZATION) {
-            seen.traffic.rehearsed.is_personal();
+            seen.traffic.rehearsed.note_personal();
         }
         let policy =
             Policy::ttl(rehearsal::TTL).vary([AUTHORIZATION.as_str()]).vary_cookies(cookies);

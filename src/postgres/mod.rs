@@ -33,9 +33,9 @@ mod triggers;
 pub use cached::{Cached, Row};
 pub use changes::{Change, Changes};
 pub use database::{Database, DatabaseOptions};
-pub(crate) use dependencies::Dependencies;
 #[cfg(fuzzing)]
 pub(crate) use dependencies::is_read;
+pub(crate) use dependencies::{Dependencies, tag_name};
 pub use discovery::Discovery;
 pub use error::DatabaseError;
 pub use executor::{Reader, Writer};

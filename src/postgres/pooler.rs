@@ -26,7 +26,8 @@ pub(crate) enum Sessions {
 pub(crate) async fn sessions(options: &PgConnectOptions) -> Result<Sessions, sqlx::Error> {
     let (mut conns, mut seen): (Vec<PgConnection>, Vec<Backend>) = (Vec::new(), Vec::new());
     let mut found = Sessions::Own;
-    while found == Sessions::Own && conns.len() < CONNECTIONS {
+    // Two at least: what one prepares is looked for on another.
+    while conns.len() < 2 || (found == Sessions::Own && conns.len() < CONNECTIONS) {
         let mut conn = options.connect().await?;
         let behind = backend(&mut conn).await?;
         if seen.contains(&behind) || backend(&mut conn).await? != behind {

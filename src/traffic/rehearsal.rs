@@ -55,7 +55,7 @@ impl Rehearsal {
 
 impl Tally {
     /// The request said who sends it.
-    pub(crate) fn is_personal(&self) {
+    pub(crate) fn note_personal(&self) {
         self.personal.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -11,13 +11,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::get;
+use common::followed::followed;
 use common::{ask, eventually};
 use driver::Browser;
-use sqlx::Connection;
 use tidegate::testing::Postgres;
-use tidegate::{
-    Admin, Cache, CacheLayer, Database, DatabaseOptions, Listener, Memory, Policy, Triggers,
-};
+use tidegate::{Admin, CacheLayer, Database, Policy};
 use tokio::net::TcpListener;
 
 /// A service with its page, and traffic on it that does not end.
@@ -29,16 +27,10 @@ struct Shop {
 
 impl Shop {
     async fn new() -> Self {
-        let server = Postgres::start().await.unwrap();
         let tables = "create table products (id int primary key, name text);
             create table \"<img src=x onerror=alert(1)>\" (id int);
             insert into products select i, 'product ' || i from generate_series(1, 200) i";
-        server.psql(tables).await.unwrap();
-        let mut conn = sqlx::PgConnection::connect(&server.url()).await.unwrap();
-        Triggers::new().table("products").install(&mut conn).await.unwrap();
-        let db = DatabaseOptions::new(server.url()).connect().await.unwrap();
-        let cache = Cache::new(Memory::new(1 << 20));
-        Listener::spawn(&db, &cache).await.unwrap();
+        let (server, db, cache) = followed(tables).await;
         let policy = Policy::ttl(Duration::from_mins(1)).tag("products:id={id}").audit(0.2);
         let layer = CacheLayer::new(cache).route("/products/{id}", policy);
         let app = Router::new()

@@ -17,6 +17,7 @@ use sqlx::PgConnection;
 use super::equality::Equality;
 use super::parse::{Analysis, References, analyze};
 use super::unfit::Unfit;
+pub(crate) use relations::tag_name;
 use relations::{Kind, Relation};
 
 /// What the answer to a query depends on.

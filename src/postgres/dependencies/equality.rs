@@ -13,7 +13,7 @@ use sqlparser::ast::{
 };
 use sqlx::PgConnection;
 
-use super::catalog::Table;
+use super::catalog::{Table, tag_name};
 use super::name::{Name, fold};
 use super::parse::statement;
 
@@ -91,8 +91,7 @@ async fn column(
     condition: &Condition,
 ) -> Result<Option<(String, String)>, sqlx::Error> {
     let sql = "
-        select case n.nspname when 'public' then c.relname else n.nspname || '.' || c.relname end::text,
-            pg_catalog.format_type(t.oid, null)
+        select n.nspname::text, c.relname::text, pg_catalog.format_type(t.oid, null)
         from pg_catalog.pg_class c
         join pg_catalog.pg_namespace n on n.oid = c.relnamespace
         join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = $2 and a.attnum > 0
@@ -105,7 +104,8 @@ async fn column(
             and not exists (select from pg_catalog.pg_operator p where p.oprname = '='
                 and p.oprnamespace <> 'pg_catalog'::regnamespace and t.oid in (p.oprleft, p.oprright))";
     let query = sqlx::query_as(sql).bind(condition.relation.quoted()).bind(&condition.column);
-    query.fetch_optional(conn).await
+    let found: Option<(String, String, String)> = query.fetch_optional(conn).await?;
+    Ok(found.map(|(schema, table, kind)| (tag_name(&schema, &table), kind)))
 }
 
 /// What a statement says of its tables, if it is plain enough.

@@ -18,7 +18,7 @@ mod tests;
 mod unfit;
 mod walk;
 
-pub(crate) use catalog::Dependencies;
+pub(crate) use catalog::{Dependencies, tag_name};
 #[cfg(test)]
 use catalog::{Table, resolve};
 pub(crate) use equality::{COMPARABLE, Equality};

@@ -134,6 +134,6 @@ impl Relation {
 }
 
 /// The name that a table's tag has.
-pub(super) fn tag_name(schema: &str, name: &str) -> String {
+pub(crate) fn tag_name(schema: &str, name: &str) -> String {
     if schema == "public" { name.to_owned() } else { format!("{schema}.{name}") }
 }
