@@ -12,12 +12,14 @@ use super::cloud::Cloud;
 use super::load::{Load, Mix, Window};
 use super::node::{Fleet, Servers};
 
-/// More reads than these in a second on each replica, or more lag: one is added.
+/// More reads than these in a second on each replica: one is added.
 const HIGH: f64 = 60.0;
-const LATE: Duration = Duration::from_secs(1);
 
-/// Fewer: one is removed.
+/// Fewer: one is removed. Lag doesn't keep it, since a replica that joins or leaves lags without any load.
 const LOW: f64 = 40.0;
+
+/// More lag, with a load that is neither low nor high: one is added.
+const LATE: Duration = Duration::from_secs(1);
 
 const LEAST: usize = 2;
 const MOST: usize = 4;
@@ -79,7 +81,8 @@ impl Scaling {
             .sum();
         let replicas = cloud.replicas();
         let each = rate(reads, self.at.elapsed()) / rate(replicas as u64, Duration::from_secs(1));
-        self.high = if each > HIGH || now.lag() > LATE { self.high + 1 } else { 0 };
+        let high = each > HIGH || (each >= LOW && now.lag() > LATE);
+        self.high = if high { self.high + 1 } else { 0 };
         self.low = if each < LOW { self.low + 1 } else { 0 };
         (self.before, self.at) = (now, Instant::now());
         if self.high >= TURNS && replicas < MOST {

@@ -51,6 +51,10 @@ pub(crate) enum Command {
     },
     /// Prints the manual page, in the form that man reads
     Man,
+    /// Measures a running service, or the cache itself
+    #[cfg(feature = "bench")]
+    #[command(subcommand)]
+    Bench(crate::bench::Bench),
     /// Checks every answer while servers of its own are killed, cut, and promoted
     #[cfg(feature = "check")]
     Check(crate::check::Options),

@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+#[cfg(feature = "bench")]
+mod bench;
 #[cfg(feature = "check")]
 mod check;
 mod doctor;
@@ -54,6 +56,8 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             text(&String::from_utf8_lossy(&script))
         }
         Command::Man => text(&manual()?),
+        #[cfg(feature = "bench")]
+        Command::Bench(bench) => bench::run(bench, output).await,
         #[cfg(feature = "check")]
         Command::Check(options) => check::run(options).await,
         #[cfg(feature = "check")]
