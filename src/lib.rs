@@ -44,6 +44,9 @@ mod guide {
 
 #[cfg(feature = "admin")]
 mod admin;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod benching;
 mod broken;
 mod cache;
 mod clock;

@@ -2,9 +2,13 @@
 
 use std::fmt;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use super::position::first_u64;
+
+/// A canonical text. Those of most requests are no longer than what is kept in place, so that nothing is allocated to
+/// look for their answers.
+type Text = SmallVec<[u8; 192]>;
 
 /// The name of an answer: a BLAKE3 hash over a canonical text, and that text.
 ///
@@ -21,14 +25,14 @@ use super::position::first_u64;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     hash: [u8; 32],
-    text: Bytes,
+    text: Text,
 }
 
 impl Key {
     /// Begins a key in a namespace of its own, such as the name of the function it is for.
     #[expect(clippy::new_ret_no_self, reason = "a key is begun, then finished")]
     pub fn new(namespace: &str) -> KeyText {
-        KeyText(BytesMut::with_capacity(128)).part(namespace)
+        KeyText(Text::new()).part(namespace)
     }
 
     /// Begins the key of one of several answers that a key has.
@@ -42,7 +46,7 @@ impl Key {
     }
 
     /// The canonical text that was hashed.
-    pub fn text(&self) -> &Bytes {
+    pub fn text(&self) -> &[u8] {
         &self.text
     }
 
@@ -67,16 +71,31 @@ impl fmt::Debug for Key {
 
 /// A key being written, part by part.
 #[derive(Debug)]
-pub struct KeyText(BytesMut);
+pub struct KeyText(Text);
 
 impl KeyText {
     /// Adds one part: its length, then its bytes.
     #[must_use]
     pub fn part(mut self, bytes: impl AsRef<[u8]>) -> Self {
-        let bytes = bytes.as_ref();
-        self.0.put_u64_le(bytes.len() as u64);
-        self.0.put_slice(bytes);
+        self.add(bytes.as_ref());
         self
+    }
+
+    /// Adds one part.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        self.number(bytes.len());
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// Adds a number: seven bits to a byte, the lowest first, and a mark on each but the last (LEB128). No number
+    /// is the beginning of another.
+    pub(crate) fn number(&mut self, number: usize) {
+        let mut rest = number;
+        while rest >= 0x80 {
+            self.0.push(rest.to_le_bytes()[0] | 0x80);
+            rest >>= 7;
+        }
+        self.0.push(rest.to_le_bytes()[0]);
     }
 
     /// Adds several parts, with their number before them.
@@ -87,14 +106,15 @@ impl KeyText {
         I::Item: AsRef<[u8]>,
     {
         let parts = parts.into_iter();
-        self.0.put_u64_le(parts.len() as u64);
-        parts.fold(self, Self::part)
+        self.number(parts.len());
+        parts.for_each(|part| self.add(part.as_ref()));
+        self
     }
 
     /// The key, with one of `places` hashes that belong to `of`: the text chooses which. Two keys with
     /// one hash are told apart by their texts, as ever.
     pub(crate) fn finish_among(self, of: &Key, places: u8) -> Key {
-        let text = self.0.freeze();
+        let text = self.0;
         let place = blake3::hash(&text).as_bytes()[0] % places;
         let hash = *blake3::Hasher::new().update(&of.hash).update(&[place]).finalize().as_bytes();
         Key { hash, text }
@@ -102,7 +122,7 @@ impl KeyText {
 
     /// The key.
     pub fn finish(self) -> Key {
-        let text = self.0.freeze();
+        let text = self.0;
         Key { hash: *blake3::hash(&text).as_bytes(), text }
     }
 }
@@ -126,6 +146,14 @@ mod tests {
             prop_assert_eq!(a == b, key(&a) == key(&b));
             prop_assert_eq!(a == b, key(&a).hash() == key(&b).hash());
         }
+    }
+
+    #[test]
+    fn a_long_part_is_not_two_short_ones() {
+        // A length that takes two bytes, and parts that look like it.
+        let long = key(&[vec![7; 300]]);
+        assert_ne!(long, key(&[vec![7; 0x2c], vec![7; 255]]));
+        assert_eq!(long.text().len(), 2 + 2 + 300);
     }
 
     #[test]

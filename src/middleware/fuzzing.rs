@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Request, StatusCode, Uri};
 
+use super::rules::fields::Fields;
 use super::rules::request::Asked;
 use super::rules::storable::{Times, leave};
 use super::session::{Claim, Sessions};
@@ -15,7 +16,7 @@ pub(crate) fn head(entry: &Entry) {
 }
 
 pub(crate) fn key(uri: &Uri, headers: &HeaderMap, policy: &Policy) -> Key {
-    super::keying::key("", uri, headers, policy)
+    super::keying::key("", uri, (headers, Fields::of(headers)), policy)
 }
 
 pub(crate) fn may_store(status: StatusCode, headers: &HeaderMap, policy: &Policy) -> bool {

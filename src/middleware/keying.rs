@@ -5,78 +5,114 @@
 
 use std::borrow::Cow;
 
-use http::header::{COOKIE, HOST};
-use http::{HeaderMap, Uri};
+use http::header::{AsHeaderName, COOKIE, HOST};
+use http::{HeaderMap, HeaderValue, Uri};
 use percent_encoding::percent_decode;
+use smallvec::SmallVec;
 
+use super::rules::fields::{Field, Fields};
 use crate::cache::{Policy, QueryPart};
 use crate::entry::{Key, KeyText};
 
 /// Headers that frameworks and proxies take for the host. They are part of the key, so that an answer made
 /// for one value never reaches a client that sent another; unless the policy says that hosts do not count.
-const HOST_LIKE: [&str; 2] = ["forwarded", "x-forwarded-host"];
+const HOST_LIKE: [Field; 2] = [Field::Forwarded, Field::XForwardedHost];
 
 /// Headers that they take for the path or the scheme: part of every key.
-const PATH_LIKE: [&str; 4] =
-    ["x-forwarded-proto", "x-forwarded-prefix", "x-original-url", "x-rewrite-url"];
+const PATH_LIKE: [Field; 4] =
+    [Field::XForwardedProto, Field::XForwardedPrefix, Field::XOriginalUrl, Field::XRewriteUrl];
+
+/// The parameters of a query; of most, in place.
+type Pairs<'q> = SmallVec<[&'q str; 8]>;
 
 /// The key of a GET request under a policy.
-pub(crate) fn key(namespace: &str, uri: &Uri, headers: &HeaderMap, policy: &Policy) -> Key {
-    let text = Key::new("http").part(namespace);
-    let text = if policy.host { hosts(text, uri, headers) } else { text.part("") };
-    let text = present(text.part(uri.scheme_str().unwrap_or_default()), headers, &PATH_LIKE);
-    let text = query(text.part(uri.path()), uri.query(), &policy.query);
-    let text = policy.vary.iter().fold(text, |text, name| varied(text, headers, name));
-    let text = policy
-        .vary_cookies
-        .iter()
-        .fold(text, |text, name| text.part(name).list(cookies(headers, name).collect::<Vec<_>>()));
+pub(crate) fn key(
+    namespace: &str,
+    uri: &Uri,
+    (headers, fields): (&HeaderMap, Fields),
+    policy: &Policy,
+) -> Key {
+    let mut text = Key::new("http");
+    text.add(namespace.as_bytes());
+    if policy.host {
+        hosts(&mut text, uri, (headers, fields));
+    } else {
+        text.add(b"");
+    }
+    text.add(uri.scheme_str().unwrap_or_default().as_bytes());
+    present(&mut text, (headers, fields), &PATH_LIKE);
+    text.add(uri.path().as_bytes());
+    query(&mut text, uri.query(), &policy.query);
+    for name in &policy.vary {
+        text.add(name.as_bytes());
+        varied(&mut text, headers, name);
+    }
+    for name in &policy.vary_cookies {
+        text.add(name.as_bytes());
+        let sent = || cookies(headers, name);
+        all(&mut text, sent().count(), sent());
+    }
     text.finish()
 }
 
-fn hosts(text: KeyText, uri: &Uri, headers: &HeaderMap) -> KeyText {
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let text = varied(text.part(authority), headers, HOST.as_str());
-    present(text, headers, &HOST_LIKE)
+fn hosts(text: &mut KeyText, uri: &Uri, (headers, fields): (&HeaderMap, Fields)) {
+    text.add(uri.authority().map_or("", |authority| authority.as_str()).as_bytes());
+    varied(text, headers, HOST);
+    present(text, (headers, fields), &HOST_LIKE);
 }
 
-/// Those of some headers that the request has.
-fn present(text: KeyText, headers: &HeaderMap, names: &[&str]) -> KeyText {
-    let present: Vec<&&str> = names.iter().filter(|name| headers.contains_key(**name)).collect();
-    let text = text.list(&present);
-    present.into_iter().fold(text, |text, name| varied(text, headers, name))
+/// Those of some headers that the request has: how many, and of each its name and values.
+fn present(text: &mut KeyText, (headers, fields): (&HeaderMap, Fields), names: &[Field]) {
+    let present = names.iter().filter(|field| fields.has(**field));
+    text.number(present.clone().count());
+    for field in present {
+        text.add(field.name().as_bytes());
+        varied(text, headers, field.name());
+    }
 }
 
-/// A header's name and all its values, in order.
-fn varied(text: KeyText, headers: &HeaderMap, name: &str) -> KeyText {
-    let values: Vec<_> = headers.get_all(name).iter().map(http::HeaderValue::as_bytes).collect();
-    text.part(name).list(values)
+/// How many values a header has, and all of them, in order.
+fn varied<N: AsHeaderName>(text: &mut KeyText, headers: &HeaderMap, name: N) {
+    let values = headers.get_all(name);
+    all(text, values.iter().count(), values.iter().map(HeaderValue::as_bytes));
+}
+
+fn all<'a>(text: &mut KeyText, count: usize, parts: impl Iterator<Item = &'a [u8]>) {
+    text.number(count);
+    parts.for_each(|part| text.add(part));
 }
 
 /// The query, sorted by name; parameters of one name stay in their order. Where that can't be told, all of it
 /// as it is: some split it at semicolons as well, and a name can be written in several ways.
-fn query(text: KeyText, query: Option<&str>, part: &QueryPart) -> KeyText {
-    let Some(query) = query else { return text.part("none") };
-    if query.contains(';') {
-        return text.part("raw").part(query);
-    }
-    let mut pairs: Vec<&str> = query.split('&').collect();
-    if let QueryPart::Only(names) = part {
-        // A name that can't be read might be one that counts.
-        let Some(counting) = only(&pairs, names) else {
-            return text.part("raw").part(query);
-        };
-        pairs = counting;
-    }
+fn query(text: &mut KeyText, query: Option<&str>, part: &QueryPart) {
+    let Some(query) = query else { return text.add(b"none") };
+    let Some(mut pairs) = pairs(query, part) else {
+        text.add(b"raw");
+        return text.add(query.as_bytes());
+    };
     if !pairs.iter().any(|pair| raw_name(pair).contains(['%', '+'])) {
         pairs.sort_by_key(|pair| raw_name(pair));
     }
-    text.part("pairs").list(pairs)
+    text.add(b"pairs");
+    all(text, pairs.len(), pairs.iter().map(|pair| pair.as_bytes()));
+}
+
+/// The parameters that count; `None` if that can't be told.
+fn pairs<'q>(query: &'q str, part: &QueryPart) -> Option<Pairs<'q>> {
+    if query.contains(';') {
+        return None;
+    }
+    let pairs: Pairs<'_> = query.split('&').collect();
+    match part {
+        // A name that can't be read might be one that counts.
+        QueryPart::Only(names) => only(&pairs, names),
+        QueryPart::All => Some(pairs),
+    }
 }
 
 /// The pairs whose names, decoded as a handler would, are among `names`.
-fn only<'q>(pairs: &[&'q str], names: &[String]) -> Option<Vec<&'q str>> {
-    let mut counting = Vec::new();
+fn only<'q>(pairs: &[&'q str], names: &[String]) -> Option<Pairs<'q>> {
+    let mut counting = Pairs::new();
     for pair in pairs {
         let name = decoded(raw_name(pair))?;
         // `page[]` and `page[size]` are parts of `page` to some parsers.
@@ -131,7 +167,6 @@ pub(crate) fn all_cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &
 mod tests {
     use std::time::Duration;
 
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -141,7 +176,7 @@ mod tests {
     }
 
     fn of(uri: &str, policy: &Policy) -> Key {
-        key("", &uri.parse().unwrap(), &HeaderMap::new(), policy)
+        key("", &uri.parse().unwrap(), (&HeaderMap::new(), Fields::of(&HeaderMap::new())), policy)
     }
 
     fn with(headers: &[(&'static str, &str)], policy: &Policy) -> Key {
@@ -149,7 +184,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_str(value).unwrap()))
             .collect::<HeaderMap>();
-        key("", &"/".parse().unwrap(), &headers, policy)
+        key("", &"/".parse().unwrap(), (&headers, Fields::of(&headers)), policy)
     }
 
     #[test]
@@ -220,8 +255,9 @@ mod tests {
         assert_ne!(with(&poisoned, &policy), with(&[("host", "a")], &policy));
         let anywhere = policy.host(false);
         assert_eq!(with(&[("host", "a")], &anywhere), with(&[("host", "b")], &anywhere));
-        for name in PATH_LIKE {
-            assert_ne!(with(&[(name, "/other")], &anywhere), with(&[], &anywhere), "{name}");
+        for field in PATH_LIKE {
+            let other = [(field.name(), "/other")];
+            assert_ne!(with(&other, &anywhere), with(&[], &anywhere), "{field:?}");
         }
     }
 

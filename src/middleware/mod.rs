@@ -30,9 +30,20 @@ mod route;
 mod rules;
 mod service;
 mod session;
+mod stamp;
 mod status;
 mod steps;
 mod stored;
+
+/// The key of a GET request.
+#[cfg(feature = "bench")]
+pub(crate) fn key(
+    uri: &http::Uri,
+    headers: &http::HeaderMap,
+    policy: &crate::cache::Policy,
+) -> crate::entry::Key {
+    keying::key("", uri, (headers, rules::fields::Fields::of(headers)), policy)
+}
 
 pub use body::Body;
 #[cfg(feature = "admin")]

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Request};
 
+use super::route;
 use super::rules::request::Asked;
 use super::rules::vary;
 use super::stored::{Head, signpost};
@@ -19,6 +20,16 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// Fills in the tags that the policy names; `false` if a parameter is missing.
+    pub(crate) fn tag<A>(&mut self, request: &Request<A>) -> bool {
+        let (uri, pattern) = (route::uri(request), route::pattern(request));
+        let parameter = |name: &str| route::parameter(pattern?, uri.path(), name);
+        let tags = self.policy.tags_with(parameter);
+        let is_whole = tags.is_some();
+        self.ask.tags = tags.unwrap_or_default();
+        is_whole
+    }
+
     /// Whether an answer that was found may go to this client.
     pub(crate) fn may_have(&self, hit: &Hit) -> bool {
         // RFC 9111, section 3.5, forbids the other way only; an origin may give more to those it knows.

@@ -108,14 +108,12 @@ impl<S> CacheService<S> {
         policy: &Arc<Policy>,
         ask: Ask,
     ) -> Result<Plan, BypassReason> {
-        let (uri, pattern) = (route::uri(request), route::pattern(request));
         let asked = Asked::of(request, policy)?;
-        let parameter = |name: &str| route::parameter(pattern?, uri.path(), name);
-        let tags = policy.tags_with(parameter).ok_or(BypassReason::NoParameter)?;
+        let headers = (request.headers(), asked.fields);
         Ok(Plan {
-            key: keying::key(&self.routes.namespace, uri, request.headers(), policy),
+            key: keying::key(&self.routes.namespace, route::uri(request), headers, policy),
             policy: policy.clone(),
-            ask: Ask { tags, limits: asked.limits, ..ask },
+            ask: Ask { limits: asked.limits, ..ask },
             asked,
         })
     }
@@ -123,7 +121,7 @@ impl<S> CacheService<S> {
     /// Answers at once if it can, else does the rest in a future.
     fn ask<A>(
         &mut self,
-        plan: Plan,
+        mut plan: Plan,
         seen: Option<Seen>,
         request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
@@ -140,11 +138,15 @@ impl<S> CacheService<S> {
             if let Some(seen) = seen {
                 seen.end(hit.outcome);
             }
-            if plan.policy.audits_this() {
+            if plan.policy.audits_this() && plan.tag(&request) {
                 let steps = self.steps(None);
                 spawn(steps.audit(hit.found.entry, plan, request));
             }
             return ResponseFuture::ready(response);
+        }
+        // An entry has its own tags: those of the policy are for who makes one.
+        if !plan.tag(&request) {
+            return self.pass(BypassReason::NoParameter, (plan.ask.session, seen), request);
         }
         let steps = self.steps(seen);
         let span =

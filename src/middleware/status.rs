@@ -13,10 +13,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::Body as HttpBody;
 
 use super::body::Body;
-use crate::cache::{Filled, Hit, Record, Unfit};
+use crate::cache::{Filled, Record, Unfit};
 use crate::outcome::{BypassReason, MissReason, Outcome};
 
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// What became of an answer that was made, as far as it is known when its head is sent.
 #[derive(Clone, Copy, Debug)]
@@ -36,10 +36,9 @@ impl<'a> Fate<'a> {
     }
 }
 
-pub(crate) fn of_hit(hit: &Hit) -> String {
-    let entry = &hit.found.entry;
-    let ttl = i128::from(entry.ttl().as_secs()) - i128::from(entry.age().as_secs());
-    match hit.outcome {
+/// For an answer that is fresh for `ttl` seconds more; less than none if it is stale.
+pub(crate) fn of_hit(outcome: Outcome, ttl: i64) -> String {
+    match outcome {
         Outcome::Collapsed => "tidegate; fwd=miss; collapsed; detail=\"collapsed\"".into(),
         outcome => format!("tidegate; hit; ttl={ttl}; detail=\"{}\"", outcome.token()),
     }

@@ -17,7 +17,8 @@ use super::rules::precondition::{describes_a_body, is_known, range_applies};
 use super::rules::range::{Part, part};
 use super::rules::request::Asked;
 use super::rules::storable::is_for_the_authorized;
-use super::status;
+use super::stamp::{Moment, Stamp, Stamps};
+use super::status::CACHE_STATUS;
 use crate::cache::Hit;
 use crate::clock;
 use crate::entry::Entry;
@@ -47,6 +48,7 @@ pub(crate) struct Head {
     pub(crate) age: Duration,
     /// May go to one who says who it is, though it was made for no one.
     pub(crate) is_for_the_authorized: bool,
+    pub(crate) stamps: Stamps,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -81,8 +83,8 @@ impl Head {
         if !kept.contains_key(DATE) {
             date(&mut kept);
         }
-        let is_for_the_authorized = is_for_the_authorized(headers);
-        Self { status, headers: kept, trailers: None, age: Duration::ZERO, is_for_the_authorized }
+        let age = Duration::ZERO;
+        Self::new(status, kept, None, age)
     }
 
     /// Its form in an entry.
@@ -110,8 +112,18 @@ impl Head {
         let headers = map(wire.headers)?;
         let trailers = wire.trailers.map(map).transpose()?;
         let age = Duration::from_secs(wire.age);
+        Ok(Self::new(status, headers, trailers, age))
+    }
+
+    fn new(
+        status: StatusCode,
+        headers: HeaderMap,
+        trailers: Option<HeaderMap>,
+        age: Duration,
+    ) -> Self {
         let is_for_the_authorized = is_for_the_authorized(&headers);
-        Ok(Self { status, headers, trailers, age, is_for_the_authorized })
+        let stamps = Stamps::default();
+        Self { status, headers, trailers, age, is_for_the_authorized, stamps }
     }
 
     /// The answer to a request: all of it, a part, or that the client has it.
@@ -146,10 +158,15 @@ impl Head {
         }
     }
 
+    /// With room for what is still to be said of it: by the cache, and of its length by a router.
     fn with<B: http_body::Body>(&self, body: Body<B>) -> Response<Body<B>> {
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers.clone();
+        let mut headers = HeaderMap::with_capacity(self.headers.len() + 3);
+        for (name, value) in &self.headers {
+            headers.append(name, value.clone());
+        }
+        *response.headers_mut() = headers;
         response
     }
 
@@ -213,12 +230,28 @@ pub(crate) fn respond<B: http_body::Body>(
     let entry = &hit.found.entry;
     let head = Head::of(entry)?;
     let mut response = head.answer(entry.body(), asked);
-    if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
-        let age = head.age.saturating_add(entry.age());
-        response.headers_mut().insert(AGE, age.as_secs().into());
+    let is_answer = response.status() != StatusCode::RANGE_NOT_SATISFIABLE;
+    let Stamp { age, status } = head.stamps.at(moment(hit, &head));
+    if is_answer {
+        response.headers_mut().insert(AGE, age);
     }
-    status::append(response.headers_mut(), &status::of_hit(hit));
+    if let Some(status) = status {
+        response.headers_mut().append(CACHE_STATUS, status);
+    }
     Ok(response)
+}
+
+fn moment(hit: &Hit, head: &Head) -> Moment {
+    let (age, ttl) = (hit.found.entry.age(), hit.found.entry.ttl());
+    Moment {
+        age: head.age.saturating_add(age).as_secs(),
+        left: seconds(ttl).saturating_sub(seconds(age)),
+        outcome: hit.outcome,
+    }
+}
+
+fn seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// What a signpost says: by which fields the answers under its key vary.
@@ -257,7 +290,8 @@ fn fields(map: &HeaderMap) -> Vec<(String, Vec<u8>)> {
 }
 
 fn map(fields: Vec<(String, Vec<u8>)>) -> Result<HeaderMap, MalformedHead> {
-    let mut map = HeaderMap::new();
+    // As small as it can be, since it is kept.
+    let mut map = HeaderMap::try_with_capacity(fields.len()).map_err(|_full| MalformedHead)?;
     for (name, value) in fields {
         let name = HeaderName::try_from(name).map_err(|_invalid| MalformedHead)?;
         let value = HeaderValue::try_from(value).map_err(|_invalid| MalformedHead)?;

@@ -124,6 +124,11 @@ impl Postgres {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
+    /// A program of the same version, as `pgbench`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
+    }
+
     /// Makes an empty database; returns its URL.
     ///
     /// # Errors

@@ -15,9 +15,9 @@ pub(crate) fn is_known(asked: &HeaderMap, stored: &HeaderMap) -> bool {
         return names_etag(asked, stored);
     }
     // RFC 9110, section 13.1.3; without `Last-Modified`, RFC 9111 has the date stand in for it.
-    let since = asked.get(IF_MODIFIED_SINCE).and_then(read_date);
+    let Some(since) = asked.get(IF_MODIFIED_SINCE).and_then(read_date) else { return false };
     let changed = date(stored, LAST_MODIFIED).or_else(|| date(stored, DATE));
-    since.zip(changed).is_some_and(|(since, changed)| changed <= since)
+    changed.is_some_and(|changed| changed <= since)
 }
 
 /// RFC 9110, section 13.1.2: by the weak comparison.

@@ -1,21 +1,19 @@
 //! What a request says of the cache (RFC 9111, sections 5.2.1 and 3.5), and whether it may be asked.
 
-use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    IF_UNMODIFIED_SINCE, RANGE,
-};
+use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, Method, Request};
 use http_body::Body;
 
 use super::directives::Directives;
+use super::fields::{Field, Fields};
 use crate::cache::{Limits, Policy};
 use crate::middleware::keying::all_cookies;
 use crate::middleware::session::COOKIE_NAME;
 use crate::outcome::BypassReason;
 
 /// Headers by which a client asks a framework for another method.
-const METHOD_OVERRIDES: [&str; 3] =
-    ["x-http-method-override", "x-http-method", "x-method-override"];
+const METHOD_OVERRIDES: [Field; 3] =
+    [Field::XHttpMethodOverride, Field::XHttpMethod, Field::XMethodOverride];
 
 /// The headers by which a client asks for a part of an answer, or for one that it does not have.
 const CONDITIONS: [HeaderName; 4] = [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE, IF_RANGE];
@@ -24,6 +22,8 @@ const CONDITIONS: [HeaderName; 4] = [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE, IF
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) method: Method,
+    /// Which fields it has of those that concern a cache.
+    pub(crate) fields: Fields,
     /// Its `If-None-Match`, `If-Modified-Since`, `Range` and `If-Range`.
     pub(crate) conditions: HeaderMap,
     /// How old or stale an answer it takes.
@@ -40,23 +40,25 @@ impl Asked {
     /// What a request wants; or why the cache must leave it alone.
     pub(crate) fn of<B: Body>(request: &Request<B>, policy: &Policy) -> Result<Self, BypassReason> {
         let headers = request.headers();
-        if let Some(reason) = unkeyed(request) {
+        let fields = Fields::of(headers);
+        if let Some(reason) = unkeyed(request, fields) {
             return Err(reason);
         }
-        let is_authorized = is_authorized(headers, policy);
-        let has_cookies = has_cookies(headers, policy);
+        let is_authorized = is_authorized(fields, policy);
+        let has_cookies = fields.has(Field::Cookie) && has_cookies(headers, policy);
         if !policy.is_standard && (is_authorized || has_cookies) {
             return Err(BypassReason::Personal);
         }
         let mut asked = Self {
             method: request.method().clone(),
-            conditions: conditions(headers),
+            fields,
+            conditions: conditions(headers, fields),
             limits: Limits::default(),
             only_if_cached: false,
             is_authorized,
             has_cookies,
         };
-        if headers.contains_key(CACHE_CONTROL) {
+        if fields.has(Field::CacheControl) {
             asked.direct(&Directives::of(headers), policy)?;
         }
         Ok(asked)
@@ -87,12 +89,11 @@ impl Asked {
 }
 
 /// Why what the request is about is more than its key says, if it is.
-fn unkeyed<B: Body>(request: &Request<B>) -> Option<BypassReason> {
-    let headers = request.headers();
+fn unkeyed<B: Body>(request: &Request<B>, fields: Fields) -> Option<BypassReason> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Some(BypassReason::Method);
     }
-    if METHOD_OVERRIDES.iter().any(|name| headers.contains_key(*name)) {
+    if fields.has_any(&METHOD_OVERRIDES) {
         return Some(BypassReason::MethodOverride);
     }
     // A body could change the answer, and is no part of the key (RFC 9110, section 9.3.1).
@@ -100,15 +101,14 @@ fn unkeyed<B: Body>(request: &Request<B>) -> Option<BypassReason> {
         return Some(BypassReason::Body);
     }
     // RFC 9111, section 4.3.2: these two are not for a cache to judge.
-    let judged_by_origin = [IF_MATCH, IF_UNMODIFIED_SINCE];
-    let judged_by_origin = judged_by_origin.iter().any(|name| headers.contains_key(name));
-    judged_by_origin.then_some(BypassReason::Precondition)
+    let judged_by_origin = [Field::IfMatch, Field::IfUnmodifiedSince];
+    fields.has_any(&judged_by_origin).then_some(BypassReason::Precondition)
 }
 
 /// Whether the request says who sends it, and the policy does not say that answers differ by that or
 /// do not differ at all.
-fn is_authorized(headers: &HeaderMap, policy: &Policy) -> bool {
-    !policy.public && headers.contains_key(AUTHORIZATION) && !names(policy, "authorization")
+fn is_authorized(fields: Fields, policy: &Policy) -> bool {
+    !policy.public && fields.has(Field::Authorization) && !names(policy, "authorization")
 }
 
 /// The same of cookies, which identify people just as well; those of our own sessions do not.
@@ -122,8 +122,12 @@ fn names(policy: &Policy, header: &str) -> bool {
     policy.vary.iter().any(|name| name == header)
 }
 
-fn conditions(headers: &HeaderMap) -> HeaderMap {
+fn conditions(headers: &HeaderMap, fields: Fields) -> HeaderMap {
     let mut conditions = HeaderMap::new();
+    if !fields.has_any(&[Field::IfNoneMatch, Field::IfModifiedSince, Field::Range, Field::IfRange])
+    {
+        return conditions;
+    }
     for name in CONDITIONS {
         for value in headers.get_all(&name) {
             conditions.append(name.clone(), value.clone());

@@ -1,0 +1,9 @@
+//! The memory of a process.
+
+/// What is resident of a process, or of this one, in bytes; where the system tells (`proc(5)`).
+pub(crate) fn resident(process: Option<u32>) -> Option<u64> {
+    let process = process.map_or_else(|| "self".to_owned(), |id| id.to_string());
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}

@@ -1,0 +1,132 @@
+//! Which of the header fields that concern a cache a request has, found in one pass over its fields.
+//!
+//! Most requests have none but `Host`; asking the map for each of these by name would cost more than all else that a
+//! hit does.
+
+use http::HeaderMap;
+
+/// A header field of requests that concerns a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Field {
+    Authorization,
+    CacheControl,
+    Cookie,
+    Forwarded,
+    IfMatch,
+    IfModifiedSince,
+    IfNoneMatch,
+    IfRange,
+    IfUnmodifiedSince,
+    Range,
+    XForwardedHost,
+    XForwardedPrefix,
+    XForwardedProto,
+    XHttpMethod,
+    XHttpMethodOverride,
+    XMethodOverride,
+    XOriginalUrl,
+    XRewriteUrl,
+}
+
+/// Their names, in the order above.
+const NAMES: [&str; 18] = [
+    "authorization",
+    "cache-control",
+    "cookie",
+    "forwarded",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "range",
+    "x-forwarded-host",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+];
+
+/// A bit for each length that one of the names has.
+const LENGTHS: u32 = {
+    let (mut lengths, mut at) = (0, 0);
+    while at < NAMES.len() {
+        lengths |= 1 << NAMES[at].len();
+        at += 1;
+    }
+    lengths
+};
+
+impl Field {
+    pub(crate) const fn name(self) -> &'static str {
+        NAMES[self as usize]
+    }
+}
+
+/// The fields of one request that concern a cache.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fields(u32);
+
+impl Fields {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        Self(headers.keys().map(|name| bit(name.as_str())).fold(0, |all, one| all | one))
+    }
+
+    pub(crate) fn has(self, field: Field) -> bool {
+        self.0 & (1 << field as u32) != 0
+    }
+
+    pub(crate) fn has_any(self, fields: &[Field]) -> bool {
+        fields.iter().any(|field| self.has(*field))
+    }
+}
+
+fn bit(name: &str) -> u32 {
+    if name.len() >= 32 || LENGTHS & (1 << name.len()) == 0 {
+        return 0;
+    }
+    NAMES.iter().position(|known| *known == name).map_or(0, |at| 1 << at)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn each_field_is_found_by_its_name_and_no_other() {
+        let all = [
+            Field::Authorization,
+            Field::CacheControl,
+            Field::Cookie,
+            Field::Forwarded,
+            Field::IfMatch,
+            Field::IfModifiedSince,
+            Field::IfNoneMatch,
+            Field::IfRange,
+            Field::IfUnmodifiedSince,
+            Field::Range,
+            Field::XForwardedHost,
+            Field::XForwardedPrefix,
+            Field::XForwardedProto,
+            Field::XHttpMethod,
+            Field::XHttpMethodOverride,
+            Field::XMethodOverride,
+            Field::XOriginalUrl,
+            Field::XRewriteUrl,
+        ];
+        assert_eq!(all.len(), NAMES.len());
+        for one in all {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", HeaderValue::from_static("a"));
+            headers.insert(HeaderName::from_static(one.name()), HeaderValue::from_static("b"));
+            let found: Vec<Field> =
+                all.into_iter().filter(|field| Fields::of(&headers).has(*field)).collect();
+            assert_eq!(found, [one]);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What a hit allocates, and what the cache keeps, counted.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../benches/cases/mod.rs"]
+mod cases;
+
+use std::sync::{Mutex, PoisonError};
+
+use cases::{App, is_hit, request};
+
+#[global_allocator]
+static ALLOCATOR: dhat::Alloc = dhat::Alloc;
+
+/// There can be one count at a time.
+static COUNTING: Mutex<()> = Mutex::new(());
+
+/// Allocations of one request, after some that are not counted.
+fn allocations(app: &mut App, path: &str) -> u64 {
+    const REQUESTS: usize = 100;
+    let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    // What changes by the second is made once a second.
+    app.block_on(async { tokio::time::pause() });
+    let counted = dhat::Profiler::builder().testing().build();
+    let batches = (0..5).map(|_| {
+        let requests: Vec<_> = (0..REQUESTS).map(|_| request(path)).collect();
+        let before = dhat::HeapStats::get().total_blocks;
+        for request in requests {
+            app.ask(request);
+        }
+        dhat::HeapStats::get().total_blocks - before
+    });
+    // The first makes the answer; and the test's own thread may have something to do meanwhile.
+    let fewest = batches.min().unwrap_or_default();
+    drop(counted);
+    assert_eq!(fewest % REQUESTS as u64, 0, "{fewest} are not as many for each");
+    fewest / REQUESTS as u64
+}
+
+#[test]
+fn a_hit_allocates_no_more_than_axum_does_for_a_layer_that_does_nothing() {
+    let alone = allocations(&mut App::bare().unwrap(), "/items/1");
+    let layered = allocations(&mut App::layered().unwrap(), "/items/1");
+    let mut app = App::cached().unwrap();
+    let hit = allocations(&mut app, "/items/1");
+    assert!(is_hit(&app.ask(request("/items/1"))));
+    println!("{alone} without a layer, {layered} with one that does nothing, {hit} with a cache");
+    assert!(hit <= layered, "{hit}, and {layered} without a cache");
+}
+
+#[test]
+fn what_is_kept_takes_no_more_than_it_may() {
+    const CAPACITY: usize = 16 << 20;
+    let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let counted = dhat::Profiler::builder().testing().build();
+    let mut app = App::cached_within(CAPACITY as u64).unwrap();
+    let before = dhat::HeapStats::get().curr_bytes;
+    for at in 0..30_000 {
+        let path = format!("/items/{at}");
+        app.ask(request(&path));
+        // One that was found is kept in a form that is ready to be sent, too.
+        app.ask(request(&path));
+    }
+    let status = app.cache.store_status().memory.unwrap();
+    let taken = dhat::HeapStats::get().curr_bytes - before;
+    drop(counted);
+    println!("{taken} bytes for {} entries, said to be {}", status.entries, status.bytes);
+    assert!(
+        status.bytes <= CAPACITY as u64 && status.bytes * 10 >= CAPACITY as u64 * 9,
+        "{status:?}"
+    );
+    assert!(taken <= CAPACITY, "{taken} bytes");
+    assert!(taken * 2 > CAPACITY, "{taken} bytes: what is kept is much less than it may be");
+}
