@@ -235,6 +235,33 @@ async fn writers_never_fail_after_a_table_was_altered() {
     assert_eq!(update.state, TriggerState::Disabled);
 }
 
+/// In the trigger's statements a column's name could mean a variable of the trigger, and the other way round.
+#[tokio::test]
+async fn columns_may_have_the_names_that_the_trigger_gives_to_its_own() {
+    let names =
+        "plain most touched root up base name shown unclear one other tags this n o c t r s";
+    let columns: Vec<String> = names.split(' ').map(|name| format!("\"{name}\" int")).collect();
+    let columns = columns.join(", ");
+    let setup = format!(
+        "create table first (id int primary key, {columns}); create table other ({columns}, id int primary key);"
+    );
+    let tracked = Triggers::new().table("first").columns("other", &["name", "tags"]);
+    let bed = Bed::new(&setup, tracked).await;
+    for (statement, tags) in [
+        ("insert into first (id, name) values (1, 2)", "first first:id=1"),
+        ("update first set name = 3", "first first:id=1"),
+        ("update first set id = 2", "first first:id=1 first:id=2"),
+        ("delete from first", "first first:id=2"),
+        ("insert into first (id) values (1), (2)", "first first:id=1 first:id=2"),
+        ("insert into other (id, name) values (1, 2)", "other other:id=1 other:name=2"),
+        ("update other set name = 3", "other other:id=1 other:name=2 other:name=3"),
+        ("update other set tags = name", "other other:id=1 other:name=3 other:tags=3"),
+        ("delete from other", "other other:id=1 other:name=3 other:tags=3"),
+    ] {
+        assert_eq!(bed.log(statement).await, tags, "{statement}");
+    }
+}
+
 #[tokio::test]
 async fn hostile_names_and_values() {
     let setup = r#"create schema "we""ird.s%1$I";

@@ -45,6 +45,10 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// left out because another's was under way. It doubles until the heartbeat.
 const BUSY: Duration = Duration::from_millis(10);
 
+/// How many times as long as a look the next one waits for, if it is a commit that asks for it, and not for
+/// longer than that: however much is written, looking takes a fifth of a core of the primary at most.
+const REST: u32 = 4;
+
 /// The pause between looks where commits can't wake us.
 const UNHEARD: Duration = Duration::from_millis(100);
 
@@ -145,6 +149,8 @@ struct Follower {
     wakeups: bool,
     /// Writers at work when last seen, and how long to wait for them.
     busy: (Vec<u64>, Duration),
+    /// From when on a wake-up is followed at once.
+    rested: Instant,
     trim: Instant,
     beat: Instant,
 }
@@ -165,6 +171,7 @@ impl Follower {
             reshaped: false,
             wakeups: true,
             busy: (Vec::new(), HEARTBEAT),
+            rested: clock::now(),
             trim: clock::now() + TRIM_EVERY,
             beat: clock::now(),
         }
@@ -232,14 +239,17 @@ impl Follower {
 
     /// Waits for a reason to look, which `look` is.
     async fn wait(&mut self, conn: &mut PgListener, look: Instant) -> Result<Next, sqlx::Error> {
-        let look = self.duty.due.map_or(look, |due| due.min(look)).min(self.beat);
+        let mut look = self.duty.due.map_or(look, |due| due.min(look)).min(self.beat);
         loop {
             let wake = self.try_relay_at().map_or(look, |at| at.min(look));
             tokio::select! {
                 heard = conn.try_recv() => {
                     heard?.ok_or_else(lost)?;
                     while conn.next_buffered().is_some() {}
-                    return Ok(Next::Look);
+                    look = look.min(self.rested);
+                    if look <= clock::now() {
+                        return Ok(Next::Look);
+                    }
                 }
                 () = self.asked.notified() => return Ok(Next::LookForSession),
                 heard = next_of(&mut self.relay) => return Ok(self.hear(heard)),
@@ -264,7 +274,7 @@ impl Follower {
     /// Looks once; on a heartbeat, at the schema as well. For a session, from a position that is past
     /// all that sessions have seen so far, so that their next requests need no look of their own.
     async fn turn(&mut self, conn: &mut PgListener, asked: bool) -> Result<(), sqlx::Error> {
-        let turn = self.begin_turn();
+        let (turn, began) = (self.begin_turn(), clock::now());
         let answers = self.duty.take();
         if asked {
             self.fences.see(within(log::announce(&mut *conn)).await?);
@@ -275,6 +285,7 @@ impl Follower {
         }
         self.drain(conn, answers).await?;
         self.end_turn(turn);
+        self.rested = clock::now() + (began.elapsed() * REST).min(BUSY);
         if beat {
             self.keep_house(conn).await?;
             self.beat = clock::now() + HEARTBEAT;
