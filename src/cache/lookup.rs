@@ -102,7 +102,7 @@ impl Cache {
             }
             return Lookup::Bypass(search.bypass_limited(reason).await);
         }
-        if let Some(hit) = search.look().await {
+        if let Some(hit) = search.peek() {
             return Lookup::Hit(hit);
         }
         search.make().await
@@ -263,6 +263,13 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// Whether an entry can be served, if only while another is made.
+    fn is_of_use(&self, found: &Found) -> bool {
+        let verdict = self.cache.shared.fences.judge(&found.entry);
+        let decided = decide(verdict, &found.entry, self.policy, &self.ask.limits);
+        !matches!(decided, Use::Miss(_))
+    }
+
     fn pass_over(&mut self, found: Found, reason: MissReason) {
         if self.cache.shared.fences.is_false_alarm(&found.entry) == Some(true) {
             self.cache.shared.counters.note(Event::FalseAlarm);
@@ -274,7 +281,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Joins those who are making the answer, or begins to.
+    /// Joins those who are looking for the answer or making it, or begins to. So the shared store is asked
+    /// once, however many want the same at a time.
     async fn make(mut self) -> Lookup {
         let alone = self.cache.shared.alone.has(self.key);
         let mut attempts = if alone { 0 } else { 2 };
@@ -312,11 +320,22 @@ impl<'a> Search<'a> {
         self.judge(Found { entry, tier }, Outcome::Collapsed)
     }
 
-    /// Becomes the one who makes the answer, unless it has turned up meanwhile.
-    async fn lead(mut self, leader: Option<Leader>) -> Lookup {
+    /// Looks in the shared store for all who wait, and becomes the one who makes the answer if it is not there.
+    async fn lead(mut self, mut leader: Option<Leader>) -> Lookup {
         if leader.is_some()
             && let Some(hit) = self.peek()
         {
+            return Lookup::Hit(hit);
+        }
+        let found = self.cache.shared.store.get(self.key).await;
+        if let Ok(Some(found)) = &found
+            && self.is_of_use(found)
+            && let Some(leader) = leader.take()
+        {
+            // Before it is judged: if it is due to be made anew, that is another flight.
+            leader.land(Landing::Entry(found.entry.clone()));
+        }
+        if let Some(hit) = self.take(found) {
             return Lookup::Hit(hit);
         }
         let lease = match self.claim(leader.is_some()).await {
