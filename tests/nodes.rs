@@ -127,6 +127,21 @@ async fn a_storm_on_four_nodes_is_one_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_storm_for_what_redis_has_is_one_look_there() {
+    let world = World::new().await;
+    let (a, b) = (world.node().await.0, world.node().await.0);
+    ask(&a, "/1").await;
+    eventually("it is in Redis", async || !world.stored().await.is_empty()).await;
+    world.redis.run::<()>(cmd("CONFIG").arg("RESETSTAT")).await.unwrap();
+    storm(&[&b], "/1").await;
+    let stats = world.redis.run::<String>(cmd("INFO").arg("commandstats")).await.unwrap();
+    let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_get:calls="));
+    let calls: u32 = calls.and_then(|rest| rest.split(',').next()).unwrap().parse().unwrap();
+    assert!((1..=25).contains(&calls), "{calls} looks for 250 requests");
+    assert_eq!(world.runs(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_one_node_made_another_serves_and_a_change_ends_it_on_both() {
     let world = World::new().await;
     let ((a, _), (b, _)) = (world.node().await, world.node().await);

@@ -4,6 +4,7 @@
 //! Every measurement says what it ran and with which seed; `docs/performance.md` shows results.
 
 mod connections;
+mod hitrate;
 mod pgbench;
 mod resident;
 mod scaling;
@@ -20,6 +21,8 @@ use super::output::Output;
 /// What to measure.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Bench {
+    /// Replays accesses through the cache, and says how many it answers, and how many of them stale
+    Hitrate(hitrate::Options),
     /// Asks for one answer that nobody has, many times at once, and says how often it was made
     Stampede(stampede::Options),
     /// Follows commits, and says how long nodes answer with what was before them
@@ -34,6 +37,7 @@ pub(crate) enum Bench {
 
 pub(crate) async fn run(bench: Bench, output: Output) -> Result<ExitCode, Failure> {
     match bench {
+        Bench::Hitrate(options) => hitrate::run(options, output).await,
         Bench::Stampede(options) => stampede::run(options, output).await,
         Bench::Staleness(options) => staleness::run(options, output).await,
         Bench::Writes(options) => writes::run(options, output).await,
