@@ -361,3 +361,66 @@ async fn measures_writers_and_how_long_answers_outlive_a_commit() {
     assert!(load.iter().all(|of| of["commits"].as_u64() > Some(0)), "{found}");
     assert!(load[1]["writes_per_second"].as_f64() > Some(0.0), "{found}");
 }
+
+/// A service with one answer that is kept and one that is not.
+async fn asked() -> String {
+    let cache = Cache::new(Memory::new(1 << 20));
+    let policy = Policy::ttl(Duration::from_secs(3600)).untracked();
+    let app = Router::new()
+        .route("/kept", get(async || "kept"))
+        .route("/made", get(async || "made"))
+        .layer(CacheLayer::new(cache).route("/kept", policy))
+        .route("/bare", get(async || "bare"));
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", socket.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(socket, app).await.unwrap() });
+    base
+}
+
+#[tokio::test]
+async fn load_is_counted_as_it_was_answered() {
+    let base = asked().await;
+    let kept = format!("{base}/kept");
+    fetch(&kept).await;
+    let urls = ["kept", "made", "bare", "none"].map(|path| format!("{base}/{path}"));
+    let [kept, made, bare, none] = urls.each_ref().map(String::as_str);
+    let load = ["bench", "http", "--requests", "400", "--connections", "7", "--threads", "2"];
+    let (found, code) = json("", &[&load[..], &[kept, made, bare, none]].concat()).await;
+    assert_eq!((found["answers"].as_u64(), code), (Some(400), Some(0)), "{found}");
+    assert_eq!(found["statuses"], serde_json::json!({"200": 300, "404": 100}), "{found}");
+    assert_eq!(found["cache"]["hits"], 100, "{found}");
+    assert_eq!(found["cache"]["none"].as_u64().unwrap() % 100, 0, "{found}");
+    let (found, _) = json("", &[&load[..], &["--rate", "4000", kept]].concat()).await;
+    assert_eq!(
+        (found["cache"]["hits"].as_u64(), found["rate"].as_f64()),
+        (Some(400), Some(4000.0))
+    );
+    assert_eq!(found["cache"]["hit_rate"], 1.0, "{found}");
+    let (said, _) = tidegate("", &[&load[..], &[kept]].concat()).await;
+    assert!(said.contains("400 answers") && said.contains("hits 400 (100.00 %)"), "{said}");
+}
+
+#[tokio::test]
+async fn load_that_can_not_be_made_is_explained() {
+    let cut = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = cut.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = cut.accept().await.unwrap();
+            let mut request = [0; 1000];
+            let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut request).await;
+            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf";
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, head).await;
+        }
+    });
+    let cut = format!("http://{address}/");
+    for (url, why) in [
+        ("http://127.0.0.1:1/", "nothing listens at 127.0.0.1:1"),
+        ("127.0.0.1", "is not a URL"),
+        ("https://127.0.0.1/", "TLS is not measured"),
+        (&cut, "closed in the middle of the answer (20)"),
+    ] {
+        let (said, code) = tidegate("", &["bench", "http", "--requests", "20", url]).await;
+        assert!(said.contains(why) && code == Some(1), "{url}: {said}");
+    }
+}

@@ -5,6 +5,7 @@
 
 mod connections;
 mod hitrate;
+mod http;
 mod pgbench;
 mod resident;
 mod scaling;
@@ -21,6 +22,8 @@ use super::output::Output;
 /// What to measure.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Bench {
+    /// Asks a running service as fast as it answers, or at a steady rate, and says how fast that was
+    Http(http::Options),
     /// Replays accesses through the cache, and says how many it answers, and how many of them stale
     Hitrate(hitrate::Options),
     /// Asks for one answer that nobody has, many times at once, and says how often it was made
@@ -37,6 +40,7 @@ pub(crate) enum Bench {
 
 pub(crate) async fn run(bench: Bench, output: Output) -> Result<ExitCode, Failure> {
     match bench {
+        Bench::Http(options) => http::run(options, output).await,
         Bench::Hitrate(options) => hitrate::run(options, output).await,
         Bench::Stampede(options) => stampede::run(options, output).await,
         Bench::Staleness(options) => staleness::run(options, output).await,
