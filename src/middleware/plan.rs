@@ -42,12 +42,15 @@ impl Plan {
     pub(crate) async fn find(&self, cache: &Cache, headers: &HeaderMap) -> Lookup {
         let found = self.find_under(&self.key, cache).await;
         let Lookup::Hit(hit) = &found else { return found };
+        if !hit.found.entry.is_signpost {
+            return found;
+        }
         match signpost(&hit.found.entry) {
-            Ok(names) if hit.found.entry.is_signpost => {
+            Ok(names) => {
                 let key = vary::key(&self.key, &names, headers);
                 if key == self.key { found } else { self.find_under(&key, cache).await }
             }
-            _ => found,
+            Err(_) => found,
         }
     }
 

@@ -9,7 +9,7 @@ use http::header::{
     VARY,
 };
 use http::{Method, Response, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::body::Body;
 use super::rules::list::members;
@@ -52,11 +52,24 @@ pub(crate) struct Head {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Wire {
+struct Wire<'a> {
     status: u16,
-    headers: Vec<(String, Vec<u8>)>,
-    trailers: Option<Vec<(String, Vec<u8>)>>,
+    #[serde(borrow)]
+    headers: WireFields<'a>,
+    trailers: Option<WireFields<'a>>,
     age: u64,
+}
+
+type WireFields<'a> = Vec<(&'a str, Value<'a>)>;
+
+/// A field's value where it is: read and written in one go, which a slice is not.
+#[derive(Deserialize)]
+struct Value<'a>(&'a [u8]);
+
+impl Serialize for Value<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
 }
 
 /// Why a stored head can't be used.
@@ -109,6 +122,7 @@ impl Head {
         }
         let wire: Wire = decode(entry.head())?;
         let status = StatusCode::from_u16(wire.status).map_err(|_invalid| MalformedHead)?;
+        let map = |fields| map(fields, entry.head());
         let headers = map(wire.headers)?;
         let trailers = wire.trailers.map(map).transpose()?;
         let age = Duration::from_secs(wire.age);
@@ -279,22 +293,24 @@ fn encode<T: Serialize>(wire: &T) -> Bytes {
     bincode::serde::encode_to_vec(wire, bincode::config::standard()).unwrap_or_default().into()
 }
 
-fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, MalformedHead> {
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, MalformedHead> {
     let config = bincode::config::standard().with_limit::<LIMIT>();
-    let decoded = bincode::serde::decode_from_slice(bytes, config);
+    let decoded = bincode::serde::borrow_decode_from_slice(bytes, config);
     decoded.map(|(wire, _)| wire).map_err(|_malformed| MalformedHead)
 }
 
-fn fields(map: &HeaderMap) -> Vec<(String, Vec<u8>)> {
-    map.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
+fn fields(map: &HeaderMap) -> WireFields<'_> {
+    map.iter().map(|(name, value)| (name.as_str(), Value(value.as_bytes()))).collect()
 }
 
-fn map(fields: Vec<(String, Vec<u8>)>) -> Result<HeaderMap, MalformedHead> {
+/// The values are parts of `whole`, and not copied.
+fn map(fields: WireFields<'_>, whole: &Bytes) -> Result<HeaderMap, MalformedHead> {
     // As small as it can be, since it is kept.
     let mut map = HeaderMap::try_with_capacity(fields.len()).map_err(|_full| MalformedHead)?;
-    for (name, value) in fields {
-        let name = HeaderName::try_from(name).map_err(|_invalid| MalformedHead)?;
-        let value = HeaderValue::try_from(value).map_err(|_invalid| MalformedHead)?;
+    for (name, Value(value)) in fields {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_invalid| MalformedHead)?;
+        let value = HeaderValue::from_maybe_shared(whole.slice_ref(value));
+        let value = value.map_err(|_invalid| MalformedHead)?;
         // A map has room for so many, and panics otherwise.
         map.try_append(name, value).map_err(|_full| MalformedHead)?;
     }
@@ -334,10 +350,31 @@ mod tests {
     }
 
     #[test]
+    fn a_head_is_read_as_it_was_written() {
+        let mut headers = HeaderMap::new();
+        headers.insert("etag", HeaderValue::from_static("\"1\""));
+        headers.append("x-odd", HeaderValue::from_bytes(b"\xfe\xff").unwrap());
+        headers.append("x-odd", HeaderValue::from_static(""));
+        let trailers = Some(headers.clone());
+        let written = Head::new(StatusCode::OK, headers, trailers, Duration::from_secs(300));
+        // As owned values have it, which entries in Redis are.
+        let owned = |map: &HeaderMap| -> Vec<(String, Vec<u8>)> {
+            let fields = map.iter();
+            fields.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect()
+        };
+        let (head, tail) = (owned(&written.headers), written.trailers.as_ref().map(owned));
+        assert_eq!(written.encode(), encode(&(200_u16, head, tail, 300_u64)));
+        let read = Head::of(&entry(written.encode())).unwrap();
+        assert_eq!((&read.headers, &read.trailers), (&written.headers, &written.trailers));
+        assert_eq!((read.status, read.age), (written.status, written.age));
+    }
+
+    #[test]
     fn a_head_with_more_fields_than_there_can_be_is_malformed() {
-        let wire = |count: u32| Wire {
+        let names: Vec<String> = (0..40_000).map(|name| format!("x{name}")).collect();
+        let wire = |count| Wire {
             status: 200,
-            headers: (0..count).map(|name| (format!("x{name}"), Vec::new())).collect(),
+            headers: names[..count].iter().map(|name| (name.as_str(), Value(b""))).collect(),
             trailers: None,
             age: 0,
         };

@@ -1,9 +1,11 @@
 //! Tidegate beside other caches: each in a server process of its own, on the same core, under the same load.
 //!
-//! `serve` is one such server; `run` starts them in turn, asks whether each answers as it should, and measures.
+//! `serve` is one such server; `run` starts them in turn, asks whether each answers as it should, and measures; `plot` draws
+//! what it and `tidegate bench` have found.
 
 #![forbid(unsafe_code)]
 
+mod plot;
 mod run;
 mod serve;
 mod variant;
@@ -28,6 +30,8 @@ enum Command {
     Serve(serve::Options),
     /// Starts variants in turn and measures them
     Run(run::Options),
+    /// Draws what was measured
+    Plot(plot::Options),
 }
 
 /// One thread for all: a server under test has one core.
@@ -36,6 +40,7 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Serve(options) => serve::run(options).await,
         Command::Run(options) => run::run(options).await,
+        Command::Plot(options) => plot::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -144,7 +144,7 @@ impl Display for VariantResult {
         let Spread { median, min, max } = ratio;
         write!(f, "| {median:.2} ({min:.2}–{max:.2}) ")?;
         match cpu_us {
-            Some(cpu) => write!(f, "| {:.1} ", cpu.median)?,
+            Some(Spread { median, min, max }) => write!(f, "| {median:.1} ({min:.1}–{max:.1}) ")?,
             None => write!(f, "| ")?,
         }
         write!(f, "| {:.2} | {:.2} |", p50_ms.median, p99_ms.median)
