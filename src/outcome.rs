@@ -9,7 +9,7 @@ use crate::store::Tier;
 pub enum Outcome {
     /// Answered from the cache, proven fresh.
     Hit(Tier),
-    /// Answered with what another request was making at the time.
+    /// Answered with what another request was making at the time, or was looking for in the shared store.
     Collapsed,
     /// Answered from the cache though stale, as the policy allows.
     Stale(StaleReason),

@@ -101,8 +101,9 @@ pub(crate) struct Identity {
 
 /// Makes a connection fit for drains: without statistics the planner would read the whole log. With
 /// that forbidden its costs look high enough for JIT, which takes a hundred times as long as a drain;
-/// and one plan is as good as another, so it is made once, which is half of what a drain takes. And what we note ourselves waits for no standby: a node must not lose sight of the log when writers
-/// hang on one that is gone.
+/// and one plan is as good as another, so it is made once, which is half of what a drain takes. And what
+/// we note ourselves waits for no standby: a node must not lose sight of the log when writers hang on
+/// one that is gone.
 pub(crate) async fn prepare(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
     let set = "select set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false),
                set_config('plan_cache_mode', 'force_generic_plan', false),
