@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -17,7 +18,24 @@ use crate::sync::{Mutex, MutexGuard};
 const SHARDS: usize = 64;
 
 type Hash = [u8; 32];
-type Shard = Mutex<HashMap<Hash, Arc<Flight>>>;
+type Table = HashMap<Hash, Arc<Flight>, BuildHasherDefault<First>>;
+type Shard = Mutex<Table>;
+
+/// A part of a key's hash, which is as good as any hash of it.
+#[derive(Debug, Default)]
+pub(crate) struct First(u64);
+
+impl Hasher for First {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.first_chunk().map_or(0, |first| u64::from_le_bytes(*first));
+    }
+
+    fn write_usize(&mut self, _length: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// All flights of a node.
 #[derive(Debug)]
@@ -72,7 +90,7 @@ impl Flights {
     fn seat(&self, key: Hash) -> Seat {
         let flights = self.0.clone();
         let flight = lock(&flights[shard(&key)]).entry(key).or_default().clone();
-        Seat { flights, key, flight }
+        Seat { flights, key, flight, landed: false }
     }
 
     #[cfg(test)]
@@ -92,6 +110,8 @@ struct Seat {
     flights: Arc<[Shard]>,
     key: Hash,
     flight: Arc<Flight>,
+    /// By us, so that nobody can find it any more.
+    landed: bool,
 }
 
 impl fmt::Debug for Seat {
@@ -102,6 +122,9 @@ impl fmt::Debug for Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        if self.landed {
+            return;
+        }
         let mut shard = lock(&self.flights[shard(&self.key)]);
         if let Slot::Occupied(slot) = shard.entry(self.key) {
             // The table's and ours: nobody else is in it, and nobody can join under the lock.
@@ -121,8 +144,9 @@ pub(crate) struct Leader {
 
 impl Leader {
     /// Ends the flight: everyone who waits gets `landing`, and who comes later starts another.
-    pub(crate) fn land(self, landing: Landing) {
-        let Seat { flights, key, flight } = &self.seat;
+    pub(crate) fn land(mut self, landing: Landing) {
+        self.seat.landed = true;
+        let Seat { flights, key, flight, .. } = &self.seat;
         drop(flight.landing.set(landing));
         let mut shard = lock(&flights[shard(key)]);
         if shard.get(key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
@@ -137,7 +161,7 @@ fn shard(key: &Hash) -> usize {
     usize::from(key[31]) % SHARDS
 }
 
-fn lock(shard: &Shard) -> MutexGuard<'_, HashMap<Hash, Arc<Flight>>> {
+fn lock(shard: &Shard) -> MutexGuard<'_, Table> {
     // Nothing under this lock can panic half-way; a poisoned one is as good as any.
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,6 +12,7 @@ use super::lookup::Hit;
 use super::policy::Policy;
 use super::protocol::Verdict;
 use super::record::{Record, Unfit};
+use super::template::PolicyTag;
 use super::terms::Terms;
 use crate::clock::{self, Instant};
 use crate::entry::{Entry, Key, Life};
@@ -79,6 +80,11 @@ impl Lead {
     /// The scope to work in.
     pub fn record(&self) -> &Record {
         &self.record
+    }
+
+    /// What the answer will depend on beside what is read; to be said before the work begins.
+    pub(crate) fn tag(&mut self, tags: &[PolicyTag]) {
+        self.record.tag(tags);
     }
 
     pub(crate) fn cache(&self) -> &Cache {

@@ -72,6 +72,17 @@ pub struct Bypass {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
+impl Lookup {
+    /// What an answer to be made will depend on, where that was not said when it was asked for.
+    pub(crate) fn tag(&mut self, tags: &[PolicyTag]) {
+        match self {
+            Self::Hit(_) => {}
+            Self::Miss(lead) => lead.tag(tags),
+            Self::Bypass(bypass) => bypass.record.tag(tags),
+        }
+    }
+}
+
 impl Cache {
     /// What can be answered at once: an entry in memory, proven fresh, for a session that this node
     /// need not first catch up with. Waits for nothing and counts only what it answers.
@@ -229,27 +240,35 @@ impl<'a> Search<'a> {
     }
 
     fn take(&mut self, found: Result<Option<Found>, StoreError>) -> Option<Hit> {
-        match found {
-            Ok(Some(found)) => {
-                let outcome = Outcome::Hit(found.tier);
-                self.judge(found, outcome)
-            }
-            Ok(None) => None,
-            Err(error) => {
-                self.reason = match error {
-                    StoreError::Decode(_) => MissReason::Undecodable,
-                    _ => MissReason::StoreFailed,
-                };
-                self.cache.noted(Err(error));
-                None
-            }
-        }
+        let found = self.read(found)?;
+        let outcome = Outcome::Hit(found.tier);
+        self.judge(found, outcome)
     }
 
-    /// Decides on an entry; one that can't be served is kept in mind.
+    fn read(&mut self, found: Result<Option<Found>, StoreError>) -> Option<Found> {
+        found.unwrap_or_else(|error| {
+            self.reason = match error {
+                StoreError::Decode(_) => MissReason::Undecodable,
+                _ => MissReason::StoreFailed,
+            };
+            self.cache.noted(Err(error));
+            None
+        })
+    }
+
     fn judge(&mut self, found: Found, outcome: Outcome) -> Option<Hit> {
+        let decided = self.decide(&found);
+        self.follow_up(decided, found, outcome)
+    }
+
+    fn decide(&self, found: &Found) -> Use {
         let verdict = self.cache.shared.fences.judge(&found.entry);
-        match decide(verdict, &found.entry, self.policy, &self.ask.limits) {
+        decide(verdict, &found.entry, self.policy, &self.ask.limits)
+    }
+
+    /// Does what was decided on an entry; one that can't be served is kept in mind.
+    fn follow_up(&mut self, decided: Use, found: Found, outcome: Outcome) -> Option<Hit> {
+        match decided {
             Use::Serve => Some(Hit { found, outcome, renew: None }),
             Use::Renew => Some(Hit { renew: self.renewal(&found), found, outcome }),
             Use::Stale(reason) => {
@@ -261,13 +280,6 @@ impl<'a> Search<'a> {
                 None
             }
         }
-    }
-
-    /// Whether an entry can be served, if only while another is made.
-    fn is_of_use(&self, found: &Found) -> bool {
-        let verdict = self.cache.shared.fences.judge(&found.entry);
-        let decided = decide(verdict, &found.entry, self.policy, &self.ask.limits);
-        !matches!(decided, Use::Miss(_))
     }
 
     fn pass_over(&mut self, found: Found, reason: MissReason) {
@@ -285,6 +297,9 @@ impl<'a> Search<'a> {
     /// once, however many want the same at a time.
     async fn make(mut self) -> Lookup {
         let alone = self.cache.shared.alone.has(self.key);
+        if !alone && let Some(leader) = self.cache.shared.flights.try_lead(*self.key.hash()) {
+            return self.lead(Some(leader)).await;
+        }
         let mut attempts = if alone { 0 } else { 2 };
         while attempts > 0 {
             attempts -= 1;
@@ -328,15 +343,17 @@ impl<'a> Search<'a> {
             return Lookup::Hit(hit);
         }
         let found = self.cache.shared.store.get(self.key).await;
-        if let Ok(Some(found)) = &found
-            && self.is_of_use(found)
-            && let Some(leader) = leader.take()
-        {
-            // Before it is judged: if it is due to be made anew, that is another flight.
-            leader.land(Landing::Entry(found.entry.clone()));
-        }
-        if let Some(hit) = self.take(found) {
-            return Lookup::Hit(hit);
+        if let Some(found) = self.read(found) {
+            let (decided, outcome) = (self.decide(&found), Outcome::Hit(found.tier));
+            if !matches!(decided, Use::Miss(_))
+                && let Some(leader) = leader.take()
+            {
+                // First of all: if it is due to be made anew, that is another flight.
+                leader.land(Landing::Entry(found.entry.clone()));
+            }
+            if let Some(hit) = self.follow_up(decided, found, outcome) {
+                return Lookup::Hit(hit);
+            }
         }
         let lease = match self.claim(leader.is_some()).await {
             Ok(lease) => lease,

@@ -128,6 +128,14 @@ impl Record {
         Self(Arc::new(Inner { fences, scope, began, stray, notes: Mutex::default() }))
     }
 
+    /// Adds the policy's tags, before any work is in this record's scope.
+    pub(crate) fn tag(&mut self, tags: &[PolicyTag]) {
+        match Arc::get_mut(&mut self.0) {
+            Some(inner) => inner.scope.tags.extend_from_slice(tags),
+            None => self.unfit(Unfit::new("late-tags", "its tags were named after work had begun")),
+        }
+    }
+
     /// The record of the work that runs now, if it has one.
     pub fn current() -> Option<Self> {
         CURRENT.try_with(Self::clone).ok()

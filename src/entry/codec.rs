@@ -4,7 +4,7 @@
 //! offset  bytes  what                                      all numbers little-endian
 //!      0      4  magic, "TGE" and the version of the format
 //!      4      4  length of the metadata
-//!      8     16  checksum: the first 16 bytes of BLAKE3 over all that follows
+//!      8     16  checksum: XXH3, 128 bits, over all that follows
 //!     24      8  epoch
 //!     32      8  as_of
 //!     40      8  when it was made, in milliseconds since 1970
@@ -26,11 +26,12 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Entry, Epoch, Life, Position, Tag};
 use crate::clock;
 
-const MAGIC: &[u8; 4] = b"TGE\x02";
+const MAGIC: &[u8; 4] = b"TGE\x03";
 const CHECKED_FROM: usize = 24;
 const HEADER: usize = 92;
 const STRICT: u32 = 1;
@@ -86,8 +87,8 @@ pub(crate) fn encode(entry: &Entry) -> Bytes {
     out.put_u32_le(flags(entry));
     out.put_slice(&metadata);
     out.put_slice(&entry.body);
-    let sum = blake3::hash(&out[CHECKED_FROM..]);
-    out[8..CHECKED_FROM].copy_from_slice(&sum.as_bytes()[..16]);
+    let sum = checksum(&out);
+    out[8..CHECKED_FROM].copy_from_slice(&sum);
     out.freeze()
 }
 
@@ -96,17 +97,17 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Entry, DecodeError> {
     if bytes.len() < HEADER {
         return Err(DecodeError::Truncated);
     }
-    let mut header = bytes.slice(..HEADER);
+    let mut header = &bytes[..HEADER];
     let mut magic = [0; 4];
     header.copy_to_slice(&mut magic);
     if &magic != MAGIC {
         return Err(DecodeError::Format);
     }
     let metadata_len = header.get_u32_le() as usize;
-    let sum = header.split_to(16);
-    if *sum != blake3::hash(&bytes[CHECKED_FROM..]).as_bytes()[..16] {
+    if header[..16] != checksum(bytes) {
         return Err(DecodeError::Checksum);
     }
+    header.advance(16);
     let epoch = Epoch::new(header.get_u64_le());
     let as_of = Position::new(header.get_u64_le());
     let life = read_life(&mut header);
@@ -126,13 +127,18 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Entry, DecodeError> {
     Ok(entry)
 }
 
+/// Of an entry's bytes, which are all given.
+pub(crate) fn checksum(bytes: &[u8]) -> [u8; 16] {
+    xxh3_128(&bytes[CHECKED_FROM..]).to_le_bytes()
+}
+
 fn flags(entry: &Entry) -> u32 {
     let strict = if entry.life.is_strict { STRICT } else { 0 };
     let signpost = if entry.is_signpost { SIGNPOST } else { 0 };
     strict | signpost
 }
 
-fn read_life(header: &mut Bytes) -> Life {
+fn read_life(header: &mut &[u8]) -> Life {
     let made = header.get_u64_le();
     let ttl = Duration::from_millis(header.get_u64_le());
     let keep = Duration::from_millis(header.get_u64_le());
@@ -186,7 +192,7 @@ mod tests {
         assert_eq!(
             hex,
             concat!(
-                "54474502",
+                "54474503",
                 "1c000000",
                 "00000000000000000000000000000000",
                 "2211000000000000",
@@ -248,8 +254,8 @@ mod tests {
         bomb.put_u32_le(u32::try_from(metadata.len()).unwrap());
         bomb.put_bytes(0, HEADER - 8);
         bomb.put_slice(&metadata);
-        let sum = blake3::hash(&bomb[CHECKED_FROM..]);
-        bomb[8..24].copy_from_slice(&sum.as_bytes()[..16]);
+        let sum = checksum(&bomb);
+        bomb[8..24].copy_from_slice(&sum);
         assert_eq!(decode(&bomb.freeze()).err(), Some(DecodeError::Metadata));
     }
 

@@ -50,6 +50,11 @@ impl Key {
         &self.text
     }
 
+    /// The hash in hexadecimal.
+    pub(crate) fn to_hex(&self) -> impl std::ops::Deref<Target = str> {
+        blake3::Hash::from_bytes(self.hash).to_hex()
+    }
+
     /// A short form of the hash for tables and slots on this node.
     pub(crate) fn short(&self) -> u64 {
         first_u64(&self.hash)
@@ -59,7 +64,7 @@ impl Key {
 impl fmt::Display for Key {
     /// The hash in hexadecimal. The text may hold personal data and is never printed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&blake3::Hash::from_bytes(self.hash).to_hex())
+        f.write_str(&self.to_hex())
     }
 }
 

@@ -91,10 +91,17 @@ impl Audit {
 
 impl<S> Steps<S> {
     /// Asks the handler for what was answered from the cache; nobody waits for it.
-    pub(crate) async fn audit<A>(mut self, entry: Arc<Entry>, plan: Plan, mut request: Request<A>)
-    where
+    pub(crate) async fn audit<A>(
+        mut self,
+        entry: Arc<Entry>,
+        mut plan: Plan,
+        mut request: Request<A>,
+    ) where
         S: Handler<A>,
     {
+        if !self.tag(&mut plan, &request) {
+            return;
+        }
         *request.method_mut() = Method::GET;
         let request = unconditional(request, None);
         let Ok(response) = self.compared(&entry, &plan, request).await else { return };

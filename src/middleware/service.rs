@@ -121,7 +121,7 @@ impl<S> CacheService<S> {
     /// Answers at once if it can, else does the rest in a future.
     fn ask<A>(
         &mut self,
-        mut plan: Plan,
+        plan: Plan,
         seen: Option<Seen>,
         request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
@@ -138,15 +138,11 @@ impl<S> CacheService<S> {
             if let Some(seen) = seen {
                 seen.end(hit.outcome);
             }
-            if plan.policy.audits_this() && plan.tag(&request) {
+            if plan.policy.audits_this() {
                 let steps = self.steps(None);
                 spawn(steps.audit(hit.found.entry, plan, request));
             }
             return ResponseFuture::ready(response);
-        }
-        // An entry has its own tags: those of the policy are for who makes one.
-        if !plan.tag(&request) {
-            return self.pass(BypassReason::NoParameter, (plan.ask.session, seen), request);
         }
         let steps = self.steps(seen);
         let span =

@@ -35,38 +35,62 @@ pub(crate) struct Steps<S> {
 }
 
 impl<S> Steps<S> {
-    pub(crate) async fn run<A>(mut self, mut plan: Plan, request: Request<A>) -> Answered<S, A>
+    /// What was found is answered with here; all else is in another future, since a hit need not make room for
+    /// what a miss may come to.
+    pub(crate) async fn run<A>(self, plan: Plan, request: Request<A>) -> Answered<S, A>
     where
         S: Handler<A>,
         A: Send + 'static,
     {
-        self.tag(&mut plan, &request);
+        let mut found = plan.find(&self.routes.cache, request.headers()).await;
+        if let Lookup::Hit(hit) = &mut found
+            && !plan.policy.shadow
+            && plan.may_have(hit)
+            && let Some(response) = self.serve(hit, &plan)
+        {
+            if let Some(lead) = hit.renew.take() {
+                spawn(self.renew(lead, plan, request));
+            } else if plan.policy.audits_this() {
+                spawn(self.audit(hit.found.entry.clone(), plan, request));
+            }
+            return Ok(response);
+        }
+        Box::pin(self.rest(found, plan, request)).await
+    }
+
+    async fn rest<A>(
+        mut self,
+        mut found: Lookup,
+        mut plan: Plan,
+        request: Request<A>,
+    ) -> Answered<S, A>
+    where
+        S: Handler<A>,
+        A: Send + 'static,
+    {
+        if !self.tag(&mut plan, &request) {
+            drop(found);
+            return self.uncached(BypassReason::NoParameter, plan, request).await;
+        }
         let cache = self.routes.cache.clone();
-        let mut found = plan.find(&cache, request.headers()).await;
-        if let Lookup::Hit(hit) = &mut found {
-            if !plan.may_have(hit) {
+        if let Lookup::Hit(hit) = found {
+            if !plan.may_have(&hit) {
+                drop(hit);
                 if plan.asked.only_if_cached {
                     return Ok(self.not_cached());
                 }
                 return self.uncached(BypassReason::Personal, plan, request).await;
             }
-            let renew = hit.renew.take();
+            let entry = hit.found.entry;
+            drop(hit.renew);
             if plan.policy.shadow {
-                let entry = hit.found.entry.clone();
                 return self.shadowed(entry, plan, request).await;
             }
-            if let Some(response) = self.serve(hit, &plan) {
-                if let Some(lead) = renew {
-                    spawn(self.renew(lead, plan, request));
-                } else if plan.policy.audits_this() {
-                    spawn(self.audit(hit.found.entry.clone(), plan, request));
-                }
-                return Ok(response);
-            }
             // A head that can't be read is as good as no entry.
-            drop(renew);
             cache.forget(&plan.key).await;
             found = plan.find(&cache, request.headers()).await;
+        } else {
+            found.tag(&plan.ask.tags);
         }
         match found {
             Lookup::Miss(_) | Lookup::Bypass(_)
@@ -83,12 +107,15 @@ impl<S> Steps<S> {
         }
     }
 
-    /// Where the standard's rules are asked for, a write to an answer's URI makes it invalid.
-    fn tag<A>(&self, plan: &mut Plan, request: &Request<A>) {
+    /// The policy's tags, for who makes an answer; an entry has its own. Where the standard's rules are asked for,
+    /// a write to an answer's URI makes it invalid. `false` if a parameter is missing.
+    pub(super) fn tag<A>(&self, plan: &mut Plan, request: &Request<A>) -> bool {
+        let is_whole = plan.tag(request);
         if plan.policy.is_standard {
             let target = Target::of(route::uri(request), request.headers(), plan.policy.host);
             plan.ask.tags.push(PolicyTag::new(&target.tag(&self.routes.namespace)));
         }
+        is_whole
     }
 
     /// What another request has stored since we found it unreadable; or the handler's answer.
@@ -174,9 +201,10 @@ impl<S> Steps<S> {
     where
         S: Handler<A>,
     {
-        if !lead.claim().await {
+        if !self.tag(&mut plan, &request) || !lead.claim().await {
             return;
         }
+        lead.tag(&plan.ask.tags);
         // It may have been found by HEAD, whose answer has no body.
         *request.method_mut() = Method::GET;
         plan.asked.method = Method::GET;

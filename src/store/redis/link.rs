@@ -78,13 +78,17 @@ impl Link {
         self.read().is_some()
     }
 
-    /// Runs a command, or fails at once where there is no connection.
-    pub(super) async fn run(self: &Arc<Self>, command: &Cmd) -> Result<Value, StoreError> {
+    /// Runs a command for so many who wait, or fails at once where there is no connection.
+    pub(super) async fn run(
+        self: &Arc<Self>,
+        command: &Cmd,
+        count: u32,
+    ) -> Result<Value, StoreError> {
         let Some((mut handle, number)) = self.handle() else {
             self.replace();
             return Err(StoreError::Backend("not connected to Redis at present".into()));
         };
-        let request = Request { link: self, since: now(), answered: false };
+        let request = Request { link: self, since: now(), count, answered: false };
         match timeout(REPLY_WITHIN, handle.ask(command)).await {
             Err(_) => Err(StoreError::Timeout(REPLY_WITHIN)),
             Ok(Ok(value)) => {
@@ -120,15 +124,16 @@ impl Link {
         }
     }
 
-    fn strain(self: &Arc<Self>) {
-        if self.strain.fetch_add(UNANSWERED, Ordering::Relaxed) + UNANSWERED >= STRAINED {
+    fn strain(self: &Arc<Self>, count: u32) {
+        let more = UNANSWERED.saturating_mul(count.min(STRAINED));
+        if self.strain.fetch_add(more, Ordering::Relaxed).saturating_add(more) >= STRAINED {
             self.replace();
         }
     }
 
-    fn relax(&self) {
+    fn relax(&self, count: u32) {
         if self.strain.load(Ordering::Relaxed) > 0 {
-            let less = |strain: u32| Some(strain.saturating_sub(1));
+            let less = |strain: u32| Some(strain.saturating_sub(count));
             let _ = self.strain.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
     }
@@ -169,19 +174,20 @@ async fn replace(link: Weak<Link>) {
 struct Request<'a> {
     link: &'a Arc<Link>,
     since: Instant,
+    count: u32,
     answered: bool,
 }
 
 impl Request<'_> {
     fn answered(mut self) {
         self.answered = true;
-        self.link.relax();
+        self.link.relax(self.count);
     }
 
     fn failed(self, error: &RedisError, number: u64, handle: &Handle) {
         let socket = error.is_io_error() || error.is_unrecoverable_error();
         if error.is_timeout() || (socket && !handle.ends_with_its_socket()) {
-            self.link.strain();
+            self.link.strain(self.count);
         } else if socket {
             self.link.drop_broken(number);
         } else if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
@@ -195,7 +201,7 @@ impl Request<'_> {
 impl Drop for Request<'_> {
     fn drop(&mut self) {
         if !self.answered && self.since.elapsed() >= SLOW {
-            self.link.strain();
+            self.link.strain(self.count);
         }
     }
 }

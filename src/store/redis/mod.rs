@@ -3,9 +3,10 @@
 //! [`RedisOptions`] and [`Redis::connect`] take one form of address for a single server, a cluster
 //! and Sentinel (`topology`). A few connections are taken from a deadpool pool and held (`link`),
 //! and each command runs on a clone of one of them: taking a connection from the pool per command
-//! would send UNWATCH and PING before each lookup. `store` is what is said on them: GET, SET with an
-//! expiry, DEL; `lease` is one node's claim to make an entry; `bus` carries messages between nodes. Each
-//! command names one key, so a cluster needs no hash tags.
+//! would send UNWATCH and PING before each lookup. `store` is what is said on them: SET with an
+//! expiry, DEL, and GET, which is MGET where several reads come together (`reads`); `lease` is one node's claim
+//! to make an entry; `bus` carries messages between nodes. In a cluster each command names one key, so there
+//! is no need of hash tags.
 
 mod bus;
 mod error;
@@ -13,6 +14,7 @@ mod info;
 mod lease;
 mod link;
 mod options;
+mod reads;
 mod store;
 mod topology;
 

@@ -10,6 +10,7 @@ use deadpool_redis::redis::{Cmd, Value, cmd};
 use futures_util::future::{BoxFuture, try_join_all};
 
 use super::link::Link;
+use super::reads::Reads;
 use super::topology::{Pool, Subscriber};
 use super::{RedisError, RedisOptions};
 use crate::clock::millis;
@@ -19,7 +20,7 @@ use crate::store::{Bus, Found, Lease, LeaseToken, Store, StoreError, StoreStatus
 
 /// Part of each key, so that nodes of two versions never read one another's entries. It goes with
 /// the version in the codec's magic.
-const FORMAT: &str = "2";
+const FORMAT: &str = "3";
 
 /// The tier that nodes share.
 ///
@@ -36,6 +37,7 @@ struct Shared {
     prefix: String,
     links: Box<[Arc<Link>]>,
     turn: AtomicUsize,
+    reads: Reads,
     /// How to listen to other nodes, if they are listened to.
     subscriber: Subscriber,
     relay: bool,
@@ -76,7 +78,8 @@ impl Redis {
         }
         let prefix = format!("{}:{FORMAT}", options.prefix);
         let (turn, relay) = (AtomicUsize::new(0), options.relay);
-        let shared = Shared { url, prefix, links, turn, subscriber, relay };
+        let reads = Reads::new(pool.is_of_one_server());
+        let shared = Shared { url, prefix, links, turn, reads, subscriber, relay };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -86,7 +89,7 @@ impl Redis {
     }
 
     pub(super) fn name(&self, key: &Key) -> String {
-        format!("{}:{key}", self.shared.prefix)
+        [&self.shared.prefix, ":", &key.to_hex()].concat()
     }
 
     pub(super) fn lease_name(&self, key: &Key) -> String {
@@ -105,12 +108,21 @@ impl Redis {
         &self.shared.subscriber
     }
 
+    pub(super) fn reads(&self) -> &Reads {
+        &self.shared.reads
+    }
+
     pub(super) async fn run(&self, command: &Cmd) -> Result<Value, StoreError> {
-        self.shared.link().run(command).await
+        self.run_for(command, 1).await
+    }
+
+    /// Runs a command that stands for several, as far as a connection is judged by its answers.
+    pub(super) async fn run_for(&self, command: &Cmd, count: u32) -> Result<Value, StoreError> {
+        self.shared.link().run(command, count).await
     }
 
     async fn find(&self, key: &Key) -> Result<Option<Found>, StoreError> {
-        let bytes = match self.run(cmd("GET").arg(self.name(key))).await? {
+        let bytes = match self.read(self.name(key)).await? {
             Value::Nil => return Ok(None),
             Value::BulkString(bytes) => Bytes::from(bytes),
             other => return Err(unexpected("GET", &other)),

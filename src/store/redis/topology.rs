@@ -70,6 +70,17 @@ impl Pool {
         }
     }
 
+    /// Whether a server has every key, and not those of some slots.
+    pub(super) fn is_of_one_server(&self) -> bool {
+        match self {
+            Self::Single(_) => true,
+            #[cfg(feature = "redis-sentinel")]
+            Self::Sentinel(_) => true,
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(_) => false,
+        }
+    }
+
     /// Takes a connection that has answered once.
     pub(super) async fn take(&self) -> Result<Held, deadpool_redis::PoolError> {
         let held = match self {

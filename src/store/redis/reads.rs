@@ -1,0 +1,165 @@
+//! Reads that come together are asked for together.
+//!
+//! A read adds itself to a list, and the first one on it starts a task. The task lets all run that is ready
+//! to, which may want something too, and asks for the whole list by one MGET. Under load that is one
+//! command, and one pair of system calls, for many reads; it costs the server less than as many GETs do.
+//! A read that comes alone is a GET, and waits for nobody.
+//!
+//! A cluster has no server for keys of any slot, so there each read is a GET; so it is from then on where a
+//! server refuses MGET.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value, cmd};
+use futures_util::future::join_all;
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
+
+use super::Redis;
+use super::store::unexpected;
+use crate::store::StoreError;
+
+/// The most keys in one command: the first of its answers comes with the last.
+const MOST: usize = 64;
+
+/// Reads that are still to be sent.
+pub(super) struct Reads {
+    waiting: Mutex<Vec<Read>>,
+    together: AtomicBool,
+}
+
+struct Read {
+    name: String,
+    answer: oneshot::Sender<Result<Value, Arc<StoreError>>>,
+}
+
+impl Reads {
+    /// `together` if one command may name several keys.
+    pub(super) fn new(together: bool) -> Self {
+        Self { waiting: Mutex::default(), together: AtomicBool::new(together) }
+    }
+
+    /// Whether this is the first of those who wait.
+    fn add(&self, read: Read) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push(read);
+        waiting.len() == 1
+    }
+
+    fn take(&self) -> Vec<Read> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = Vec::with_capacity(waiting.len());
+        std::mem::replace(&mut *waiting, room)
+    }
+}
+
+impl Redis {
+    /// What is stored under a name.
+    pub(super) async fn read(&self, name: String) -> Result<Value, StoreError> {
+        let reads = self.reads();
+        if !reads.together.load(Ordering::Relaxed) {
+            return self.run(cmd("GET").arg(name)).await;
+        }
+        let (answer, answered) = oneshot::channel();
+        if reads.add(Read { name, answer }) {
+            tokio::spawn(send(self.clone()));
+        }
+        match answered.await {
+            Ok(answer) => answer.map_err(|error| again(&error)),
+            Err(_) => Err(StoreError::Backend("the read was given up".into())),
+        }
+    }
+}
+
+/// Asks for all that wait by now.
+async fn send(redis: Redis) {
+    yield_now().await;
+    let mut reads = redis.reads().take();
+    while reads.len() > MOST {
+        let rest = reads.split_off(MOST);
+        tokio::spawn(ask(redis.clone(), std::mem::replace(&mut reads, rest)));
+    }
+    ask(redis, reads).await;
+}
+
+/// One command, and its answers to those who wait; until nobody does.
+async fn ask(redis: Redis, mut reads: Vec<Read>) {
+    reads.retain(|read| !read.answer.is_closed());
+    let Some(command) = command(&reads) else { return };
+    let count = u32::try_from(reads.len()).unwrap_or(u32::MAX);
+    let answer = tokio::select! {
+        answer = redis.run_for(&command, count) => answer,
+        () = all_gone(&mut reads) => return,
+    };
+    match answer {
+        Ok(Value::Array(values)) if values.len() == reads.len() && count > 1 => {
+            reads.into_iter().zip(values).for_each(|(read, value)| read.end(Ok(value)));
+        }
+        Ok(value) if count == 1 => reads.into_iter().for_each(|read| read.end(Ok(value.clone()))),
+        Ok(other) => fail(reads, unexpected("MGET", &other)),
+        Err(error) if count > 1 && is_refused(&error) => {
+            tracing::info!(%error, "Redis refuses MGET: each key is asked for alone");
+            redis.reads().together.store(false, Ordering::Relaxed);
+            join_all(reads.into_iter().map(|read| alone(&redis, read))).await;
+        }
+        Err(error) => fail(reads, error),
+    }
+}
+
+fn command(reads: &[Read]) -> Option<Cmd> {
+    // With each name goes its length.
+    const AROUND: usize = 8;
+    let bytes = reads.iter().map(|read| read.name.len() + AROUND).sum::<usize>();
+    let mut command = Cmd::with_capacity(1 + reads.len(), bytes + 4 * AROUND);
+    command.arg(if reads.len() == 1 { "GET" } else { "MGET" });
+    for read in reads {
+        command.arg(&read.name);
+    }
+    (!reads.is_empty()).then_some(command)
+}
+
+async fn alone(redis: &Redis, read: Read) {
+    let answer = redis.run(cmd("GET").arg(&read.name)).await;
+    read.end(answer.map_err(Arc::new));
+}
+
+/// When nobody waits for any of them.
+async fn all_gone(reads: &mut [Read]) {
+    for read in reads {
+        read.answer.closed().await;
+    }
+}
+
+fn fail(reads: Vec<Read>, error: StoreError) {
+    let error = Arc::new(error);
+    reads.into_iter().for_each(|read| read.end(Err(error.clone())));
+}
+
+impl Read {
+    fn end(self, answer: Result<Value, Arc<StoreError>>) {
+        // Who asked may have left.
+        drop(self.answer.send(answer));
+    }
+}
+
+/// An error that several get.
+fn again(error: &Arc<StoreError>) -> StoreError {
+    match **error {
+        StoreError::Timeout(limit) => StoreError::Timeout(limit),
+        _ => StoreError::Backend(Box::new(error.clone())),
+    }
+}
+
+/// Whether the server would answer GET: it does not know the command, keeps it from us, or finds the keys in
+/// several slots.
+fn is_refused(error: &StoreError) -> bool {
+    let StoreError::Backend(error) = error else { return false };
+    let kind = error.downcast_ref::<RedisError>().map(RedisError::kind);
+    matches!(
+        kind,
+        Some(ErrorKind::Server(
+            ServerErrorKind::CrossSlot | ServerErrorKind::NoPerm | ServerErrorKind::ResponseError
+        ))
+    )
+}
