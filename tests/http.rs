@@ -113,6 +113,21 @@ async fn invalidating_a_tag_makes_exactly_what_carries_it_anew() {
 }
 
 #[tokio::test]
+async fn what_a_tag_can_not_be_made_of_goes_to_the_handler() {
+    let (cache, runs) = (cache(), Runs::default());
+    let policy = Policy::ttl(TTL).tag("users:id={id}");
+    let app = Router::new()
+        .route("/users/{id}", get(counted))
+        .layer(CacheLayer::new(cache.clone()).route("/users/{id}", policy))
+        .with_state(runs);
+    for run in 1..3 {
+        let (body, status) = ask(&app, "/users/%ff").await;
+        assert_eq!(body, format!("{run} "));
+        assert_eq!(status, "tidegate; fwd=bypass; detail=\"no-parameter\"");
+    }
+}
+
+#[tokio::test]
 async fn a_value_written_otherwise_is_invalidated_all_the_same() {
     let (cache, runs) = (cache(), Runs::default());
     let user =
@@ -223,7 +238,7 @@ async fn a_client_that_leaves_hands_the_work_to_the_next() {
 async fn a_stale_answer_is_served_while_one_is_made_anew() {
     let (cache, runs) = (cache(), Runs::default());
     let policy = Policy::ttl(TTL).jitter(0.0).early_refresh(0.0).stale_while_revalidate(TTL);
-    let app = app(&cache, &runs, policy);
+    let app = app(&cache, &runs, policy.tag("front-page"));
     ask(&app, "/").await;
     tokio::time::advance(TTL + Duration::from_secs(1)).await;
     let (body, status) = ask(&app, "/").await;
@@ -235,6 +250,8 @@ async fn a_stale_answer_is_served_while_one_is_made_anew() {
     tokio::task::yield_now().await;
     assert_eq!(ask(&app, "/").await.0, "2 ");
     assert_eq!(runs.count(), 2);
+    cache.invalidate(["front-page"]).await.unwrap();
+    assert_eq!(ask(&app, "/").await.0, "3 ", "what was made anew has its tags");
 }
 
 /// A handler that fails when told to.
