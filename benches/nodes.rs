@@ -36,9 +36,9 @@ const BETWEEN_READS: Duration = Duration::from_millis(20);
 #[tokio::main]
 async fn main() -> Result<()> {
     println!(
-        "nodes | one looks | asked per s, idle | asked per s, written to | connections | refills per write"
+        "| nodes | one looks for all | asked per s, idle | asked per s, written to | connections | refills per write |"
     );
-    println!("---: | --- | ---: | ---: | ---: | ---:");
+    println!("| ---: | --- | ---: | ---: | ---: | ---: |");
     for relay in [true, false] {
         for nodes in [1, 10, 100] {
             measure(nodes, relay).await?;
@@ -87,7 +87,8 @@ async fn measure(number: usize, relay: bool) -> Result<()> {
     let busy = (asked - f64::from(refills + WRITES)) / (took + 1.0);
     let connections = world.connections().await?;
     let refills = f64::from(refills) / f64::from(WRITES);
-    println!("{number} | {relay} | {idle:.1} | {busy:.1} | {connections} | {refills:.2}");
+    let who = if relay { "yes" } else { "no" };
+    println!("| {number} | {who} | {idle:.1} | {busy:.1} | {connections} | {refills:.2} |");
     Ok(())
 }
 

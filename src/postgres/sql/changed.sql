@@ -43,7 +43,6 @@ declare
     one text;
     other text;
     tags text[];
-    this text := pg_current_xact_id()::text;
 begin
     if tg_op = 'INSERT' then
         select count(*) into touched from (select from tidegate_new limit most + 1) r;
@@ -123,10 +122,5 @@ begin
         tags := tags || (base || '!');
     end if;
     insert into tidegate.log (tags) values (tags);
-    -- The first row of a transaction wakes the listeners; the others queue no deferred event. A
-    -- rollback to a savepoint takes both the event and this setting back.
-    if current_setting('tidegate.queued', true) is distinct from this then
-        perform set_config('tidegate.queued', this, true);
-    end if;
     return null;
 end $$;

@@ -19,15 +19,19 @@ begin
     return null;
 end $$;
 
+-- Each row queues one, and the first of a transaction sends what all would: a condition would be made ready to be
+-- looked at anew for each row, which takes longer than what it would save.
 do $$ begin
+    if exists (select from pg_catalog.pg_trigger
+        where tgrelid = 'tidegate.log'::regclass and tgname = 'wake' and tgqual is not null)
+    then
+        drop trigger wake on tidegate.log;
+    end if;
     if not exists (select from pg_catalog.pg_trigger
         where tgrelid = 'tidegate.log'::regclass and tgname = 'wake')
     then
         create constraint trigger wake after insert on tidegate.log
-            deferrable initially deferred for each row
-            when (current_setting('tidegate.queued', true)
-                is distinct from pg_current_xact_id()::text)
-            execute function tidegate.wake();
+            deferrable initially deferred for each row execute function tidegate.wake();
         alter table tidegate.log enable always trigger wake;
     end if;
 end $$;

@@ -1,7 +1,9 @@
-//! Pictures of what was measured, from the JSON that the measurements print.
+//! Pictures and tables of what was measured, from the JSON that the measurements print.
 
 mod charts;
+mod document;
 mod svg;
+mod tables;
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +16,9 @@ use crate::Failure;
 pub(crate) struct Options {
     /// The folder that scripts/performance fills
     folder: PathBuf,
+    /// A document whose tables are written anew
+    #[arg(long)]
+    document: Option<PathBuf>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
@@ -30,7 +35,32 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         let picture = picture.ok_or_else(|| format!("there is nothing to draw for {name}"))?;
         std::fs::write(folder.join(name), picture)?;
     }
-    Ok(())
+    match &options.document {
+        Some(path) => write_tables(path, folder),
+        None => Ok(()),
+    }
+}
+
+fn write_tables(path: &Path, folder: &Path) -> Result<(), Failure> {
+    let read = |name: &str| read(&folder.join(name).with_extension("json"));
+    let (peers, scaling) = (read("peers")?, read("scaling")?);
+    let places = [
+        ("hitrate", tables::hit_rate(&read("hitrate")?)),
+        ("memory", tables::peers(&peers, "memory")),
+        ("redis", tables::peers(&peers, "redis")),
+        ("miss", tables::peers(&peers, "miss")),
+        ("writes", tables::writes(&read("writes")?, &read("writes-without-fsync")?)),
+        ("staleness", tables::staleness(&read("staleness")?)),
+        ("counts", tables::counts(&read("stampede")?, &read("connections")?, &scaling)),
+        ("scaling", tables::scaling(&scaling)),
+        ("nodes", Some(std::fs::read_to_string(folder.join("nodes.md"))?)),
+    ];
+    let mut document = std::fs::read_to_string(path)?;
+    for (place, text) in places {
+        let text = text.ok_or_else(|| format!("there is nothing to say of {place}"))?;
+        document = document::fill(&document, place, &text)?;
+    }
+    Ok(std::fs::write(path, document)?)
 }
 
 fn read(path: &Path) -> Result<Value, Failure> {

@@ -6,6 +6,7 @@
 mod connections;
 mod hitrate;
 mod http;
+mod peers;
 mod pgbench;
 mod resident;
 mod scaling;
@@ -36,6 +37,8 @@ pub(crate) enum Bench {
     Scaling(scaling::Options),
     /// Holds many connections open, and says what each takes
     Connections(connections::Options),
+    /// Answers the same requests as other caches do, each in a server of its own, and says how fast
+    Peers(peers::Options),
 }
 
 pub(crate) async fn run(bench: Bench, output: Output) -> Result<ExitCode, Failure> {
@@ -47,5 +50,6 @@ pub(crate) async fn run(bench: Bench, output: Output) -> Result<ExitCode, Failur
         Bench::Writes(options) => writes::run(options, output).await,
         Bench::Scaling(options) => scaling::run(options, output).await,
         Bench::Connections(options) => connections::run(options, output).await,
+        Bench::Peers(options) => peers::run(options).await,
     }
 }

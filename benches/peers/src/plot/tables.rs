@@ -1,0 +1,187 @@
+//! Which figure is shown in which table of the document.
+
+use serde_json::Value;
+
+type Rows = Vec<Vec<String>>;
+
+/// The share of reads that the database does not see.
+pub(super) fn hit_rate(found: &Value) -> Option<String> {
+    let percent = |share: &Value| Some(format!("{:.1} %", share.as_f64()? * 100.0));
+    let row = |of: &Value| {
+        let tags = of["tags"].as_array()?;
+        let by = |name: &str| tags.iter().find(|tags| tags["by"] == name);
+        let (row, table, ttl) = (by("row")?, by("table")?, by("ttl")?);
+        Some(vec![
+            format!("{:.0} %", of["writes"].as_f64()? * 100.0),
+            format!("{:.0} %", of["size_percent"].as_f64()?),
+            format!("**{}**", percent(&row["hits"])?),
+            percent(&table["hits"])?,
+            format!("{} ({})", percent(&ttl["hits"])?, percent(&ttl["stale"])?),
+            percent(&of["lru"])?,
+            percent(&of["optimal"])?,
+        ])
+    };
+    let heads = [
+        "writes",
+        "room",
+        "rows' tags",
+        "tables' tags",
+        "TTL alone (of all, stale)",
+        "LRU",
+        "best",
+    ];
+    table(&heads, 0, found["rows"].as_array()?.iter().map(row).collect::<Option<_>>()?)
+}
+
+/// What triggers cost, with the wait for the disk and without.
+pub(super) fn writes(found: &Value, unsynced: &Value) -> Option<String> {
+    let rows = found["clients"].as_array()?.iter().zip(unsynced["clients"].as_array()?);
+    let row = |(synced, unsynced): (&Value, &Value)| {
+        let ratio = |of: &Value, at: usize| spread(&of["tables"][at]["ratio"], 2);
+        let rate = |of: &Value| Some(round(of["tables"][0]["rate"]["median"].as_f64()?, 0));
+        Some(vec![
+            synced["clients"].to_string(),
+            rate(synced)?,
+            ratio(synced, 1)?,
+            ratio(synced, 2)?,
+            rate(unsynced)?,
+            ratio(unsynced, 1)?,
+            ratio(unsynced, 2)?,
+        ])
+    };
+    let heads = [
+        "clients",
+        "untriggered, a second",
+        "tracked",
+        "notifying",
+        "untriggered, without fsync",
+        "tracked, without fsync",
+        "notifying, without fsync",
+    ];
+    table(&heads, 0, rows.map(row).collect::<Option<_>>()?)
+}
+
+/// From a commit until every node has seen it.
+pub(super) fn staleness(found: &Value) -> Option<String> {
+    let row = |of: &Value| {
+        let millis = |of: &Value| Some(format!("{:.1} ms", of.as_f64()?));
+        Some(vec![
+            round(of["writes_per_second"].as_f64()?, 0),
+            of["commits"].to_string(),
+            millis(&of["p50_ms"])?,
+            millis(&of["p99_ms"])?,
+            millis(&of["max_ms"])?,
+        ])
+    };
+    let heads = ["other writes a second", "commits followed", "p50", "p99", "longest"];
+    table(&heads, 0, found["load"].as_array()?.iter().map(row).collect::<Option<_>>()?)
+}
+
+/// What a hit takes as there is more of something.
+pub(super) fn scaling(found: &Value) -> Option<String> {
+    let rows = found["curves"].as_array()?.iter().map(|curve| {
+        let points = curve["points"].as_array()?.iter().map(|point| {
+            let at = round(point["at"].as_f64()?, 0);
+            Some(format!("{at}: {}", round(point["nanos"]["median"].as_f64()?, 0)))
+        });
+        Some(vec![
+            curve["by"].as_str()?.to_owned(),
+            points.collect::<Option<Vec<_>>>()?.join(" · "),
+        ])
+    });
+    table(&["by", "nanoseconds of a hit"], 2, rows.collect::<Option<_>>()?)
+}
+
+/// One group of variants.
+pub(super) fn peers(found: &Value, group: &str) -> Option<String> {
+    let group = found["groups"].as_array()?.iter().find(|of| of["group"] == group)?;
+    let row = |of: &Value| {
+        let median = |of: &Value, digits| Some(round(of["median"].as_f64()?, digits));
+        let cpu = spread(&of["cpu_us"], 1).unwrap_or_default();
+        Some(vec![
+            of["variant"].as_str()?.to_owned(),
+            spread(&of["per_second"], 0)?,
+            spread(&of["ratio"], 2)?,
+            cpu,
+            median(&of["p50_ms"], 2)?,
+            median(&of["p99_ms"], 2)?,
+        ])
+    };
+    let of = format!("of {}", group["reference"].as_str()?);
+    let heads =
+        [group["group"].as_str()?, "requests a second", &of, "CPU, µs each", "p50, ms", "p99, ms"];
+    table(&heads, 1, group["variants"].as_array()?.iter().map(row).collect::<Option<_>>()?)
+}
+
+/// Counts that are said in a sentence each.
+pub(super) fn counts(stampede: &Value, connections: &Value, scaling: &Value) -> Option<String> {
+    let number = |of: &Value| Some(round(of.as_f64()?, 0));
+    let ran = |of: &Value| {
+        let all = of.as_array()?.iter().map(number).collect::<Option<Vec<_>>>()?;
+        Some(all.join(", "))
+    };
+    let bound = &scaling["bound"];
+    Some(format!(
+        "- {} requests at once for one answer that nobody has, over {} nodes with one Redis: in each round the handler \
+         ran so often: {}. Without the cache: {}.\n\
+         - {} connections held open at once, of {} asked for; {} of {} requests over them were hits, and each \
+         connection took {} bytes of the node's memory.\n\
+         - Ten times as much as there is room for: {} bytes of the {} allowed, in {} entries; the process grew by {}.\n",
+        number(&stampede["requests"])?,
+        number(&stampede["nodes"])?,
+        ran(&stampede["with_cache"])?,
+        ran(&stampede["without_cache"])?,
+        number(&connections["held"])?,
+        number(&connections["asked_for"])?,
+        number(&connections["hits"])?,
+        number(&connections["requests"])?,
+        number(&connections["bytes_each"])?,
+        number(&bound["counted"])?,
+        number(&bound["capacity"])?,
+        number(&bound["entries"])?,
+        number(&bound["resident"]).unwrap_or_else(|| "an unknown number".into()),
+    ))
+}
+
+/// Its first columns are of words, the others of numbers.
+fn table(heads: &[&str], words: usize, rows: Rows) -> Option<String> {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let heads: Vec<String> = heads.iter().map(ToString::to_string).collect();
+    let rule = |at| if at < words { "---" } else { "---:" }.to_owned();
+    let rules: Vec<String> = (0..heads.len()).map(rule).collect();
+    let all = [heads, rules].into_iter().chain(rows);
+    Some(all.map(|cells| line(&cells)).collect())
+}
+
+/// A median, with the least and the most.
+fn spread(of: &Value, digits: usize) -> Option<String> {
+    let one = |name: &str| Some(round(of[name].as_f64()?, digits));
+    Some(format!("{} ({}–{})", one("median")?, one("min")?, one("max")?))
+}
+
+/// With commas between thousands.
+fn round(value: f64, digits: usize) -> String {
+    let text = format!("{value:.digits$}");
+    let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
+    let mut shown = String::new();
+    for (at, digit) in whole.chars().enumerate() {
+        if at > 0 && (whole.len() - at).is_multiple_of(3) {
+            shown.push(',');
+        }
+        shown.push(digit);
+    }
+    shown + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_have_commas_and_fractions_have_none() {
+        assert_eq!(round(1_234_567.0, 0), "1,234,567");
+        assert_eq!(round(123.0, 0), "123");
+        assert_eq!(round(1234.567_8, 2), "1,234.57");
+        assert_eq!(round(0.5, 2), "0.50");
+    }
+}
