@@ -52,7 +52,7 @@ impl TagTemplate {
         &self,
         parameter: impl Fn(&str) -> Option<std::borrow::Cow<'a, str>>,
     ) -> Option<PolicyTag> {
-        self.name(parameter).map(|name| PolicyTag::new(&name))
+        self.name(parameter).map(PolicyTag::of)
     }
 
     /// The tag's name, with the parameters in it.
@@ -75,33 +75,41 @@ impl TagTemplate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PolicyTag {
     tag: Tag,
-    /// Table and column, for a tag of that form.
-    column_of: Option<(String, String)>,
+    name: String,
+    /// Where the table ends in the name, and where the column does, for a tag of that form.
+    ends: Option<(usize, usize)>,
 }
 
 impl PolicyTag {
     pub(crate) fn new(name: &str) -> Self {
-        let column_of = name
-            .split_once('=')
-            .and_then(|(column, _)| column.rsplit_once(':'))
-            .map(|(table, column)| (table.to_owned(), column.to_owned()));
-        Self { tag: Tag::named(name), column_of }
+        Self::of(name.to_owned())
+    }
+
+    fn of(name: String) -> Self {
+        let ends = name.find('=').and_then(|column| Some((name[..column].rfind(':')?, column)));
+        Self { tag: Tag::named(&name), name, ends }
     }
 
     pub(crate) fn tag(&self) -> Tag {
         self.tag
     }
 
+    /// Table and column.
+    fn column_of(&self) -> Option<(&str, &str)> {
+        let (table, column) = self.ends?;
+        Some((&self.name[..table], &self.name[table + 1..column]))
+    }
+
     /// The tag, and the one of large changes to its table.
     pub(crate) fn with_bulk(&self) -> impl Iterator<Item = Tag> + use<> {
-        let bulk = self.column_of.as_ref().map(|(table, _)| Tag::bulk(table));
+        let bulk = self.column_of().map(|(table, _)| Tag::bulk(table));
         [self.tag].into_iter().chain(bulk)
     }
 
     /// Whether this names one of the `tagged` columns of `table`.
     pub(crate) fn is_column_of(&self, table: &str, tagged: &[String]) -> bool {
-        let named = self.column_of.as_ref();
-        named.is_some_and(|(of, column)| of == table && tagged.contains(column))
+        self.column_of()
+            .is_some_and(|(of, column)| of == table && tagged.iter().any(|t| t == column))
     }
 }
 

@@ -14,6 +14,7 @@ mod audit;
 mod body;
 mod capture;
 mod captured;
+mod date;
 #[cfg(feature = "admin")]
 mod explain;
 mod fill;

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderMap, HeaderName, HeaderValue,
-    VARY,
+    AGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderMap, HeaderName,
+    HeaderValue, VARY,
 };
 use http::{Method, Response, StatusCode};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::body::Body;
+use super::date::date;
 use super::rules::list::members;
 use super::rules::precondition::{describes_a_body, is_known, range_applies};
 use super::rules::range::{Part, part};
@@ -20,7 +21,6 @@ use super::rules::storable::is_for_the_authorized;
 use super::stamp::{Moment, Stamp, Stamps};
 use super::status::CACHE_STATUS;
 use crate::cache::Hit;
-use crate::clock;
 use crate::entry::Entry;
 
 /// Fields that are about one connection and not about the answer (RFC 9110, section 7.6.1; RFC 9111,
@@ -83,11 +83,12 @@ const LIMIT: usize = 4 << 20;
 impl Head {
     /// The head of an answer, as far as it may be kept.
     pub(crate) fn kept(status: StatusCode, headers: &HeaderMap, withheld: &[HeaderName]) -> Self {
+        let names_some = headers.contains_key(CONNECTION);
         let named = |name: &HeaderName| {
-            let mut named = members(headers, "connection");
-            named.any(|member| member.eq_ignore_ascii_case(name.as_str().as_bytes()))
+            let is_it = |member: &[u8]| member.eq_ignore_ascii_case(name.as_str().as_bytes());
+            names_some && members(headers, "connection").any(is_it)
         };
-        let mut kept = HeaderMap::new();
+        let mut kept = HeaderMap::with_capacity(headers.len() + 1);
         for (name, value) in headers {
             if !NOT_STORED.contains(&name.as_str()) && !withheld.contains(name) && !named(name) {
                 kept.append(name.clone(), value.clone());
@@ -315,14 +316,6 @@ fn map(fields: WireFields<'_>, whole: &Bytes) -> Result<HeaderMap, MalformedHead
         map.try_append(name, value).map_err(|_full| MalformedHead)?;
     }
     Ok(map)
-}
-
-/// RFC 9110, section 6.6.1: who keeps an answer without a date gives it one.
-pub(crate) fn date(headers: &mut HeaderMap) {
-    if let Ok(now) = httpdate::fmt_http_date(clock::wall()).parse() {
-        // One that is full keeps none.
-        drop(headers.try_insert(DATE, now));
-    }
 }
 
 #[cfg(test)]

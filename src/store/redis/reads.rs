@@ -133,7 +133,9 @@ async fn all_gone(reads: &mut [Read]) {
 
 fn fail(reads: Vec<Read>, error: StoreError) {
     let error = Arc::new(error);
-    reads.into_iter().for_each(|read| read.end(Err(error.clone())));
+    for read in reads {
+        read.end(Err(error.clone()));
+    }
 }
 
 impl Read {

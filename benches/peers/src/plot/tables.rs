@@ -30,7 +30,7 @@ pub(super) fn hit_rate(found: &Value) -> Option<String> {
         "LRU",
         "best",
     ];
-    table(&heads, 0, found["rows"].as_array()?.iter().map(row).collect::<Option<_>>()?)
+    Some(table(&heads, 0, found["rows"].as_array()?.iter().map(row).collect::<Option<_>>()?))
 }
 
 /// What triggers cost, with the wait for the disk and without.
@@ -58,7 +58,7 @@ pub(super) fn writes(found: &Value, unsynced: &Value) -> Option<String> {
         "tracked, without fsync",
         "notifying, without fsync",
     ];
-    table(&heads, 0, rows.map(row).collect::<Option<_>>()?)
+    Some(table(&heads, 0, rows.map(row).collect::<Option<_>>()?))
 }
 
 /// From a commit until every node has seen it.
@@ -74,7 +74,7 @@ pub(super) fn staleness(found: &Value) -> Option<String> {
         ])
     };
     let heads = ["other writes a second", "commits followed", "p50", "p99", "longest"];
-    table(&heads, 0, found["load"].as_array()?.iter().map(row).collect::<Option<_>>()?)
+    Some(table(&heads, 0, found["load"].as_array()?.iter().map(row).collect::<Option<_>>()?))
 }
 
 /// What a hit takes as there is more of something.
@@ -89,7 +89,7 @@ pub(super) fn scaling(found: &Value) -> Option<String> {
             points.collect::<Option<Vec<_>>>()?.join(" · "),
         ])
     });
-    table(&["by", "nanoseconds of a hit"], 2, rows.collect::<Option<_>>()?)
+    Some(table(&["by", "nanoseconds of a hit"], 2, rows.collect::<Option<_>>()?))
 }
 
 /// One group of variants.
@@ -110,7 +110,7 @@ pub(super) fn peers(found: &Value, group: &str) -> Option<String> {
     let of = format!("of {}", group["reference"].as_str()?);
     let heads =
         [group["group"].as_str()?, "requests a second", &of, "CPU, µs each", "p50, ms", "p99, ms"];
-    table(&heads, 1, group["variants"].as_array()?.iter().map(row).collect::<Option<_>>()?)
+    Some(table(&heads, 1, group["variants"].as_array()?.iter().map(row).collect::<Option<_>>()?))
 }
 
 /// Counts that are said in a sentence each.
@@ -144,13 +144,13 @@ pub(super) fn counts(stampede: &Value, connections: &Value, scaling: &Value) -> 
 }
 
 /// Its first columns are of words, the others of numbers.
-fn table(heads: &[&str], words: usize, rows: Rows) -> Option<String> {
+fn table(heads: &[&str], words: usize, rows: Rows) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let heads: Vec<String> = heads.iter().map(ToString::to_string).collect();
     let rule = |at| if at < words { "---" } else { "---:" }.to_owned();
     let rules: Vec<String> = (0..heads.len()).map(rule).collect();
     let all = [heads, rules].into_iter().chain(rows);
-    Some(all.map(|cells| line(&cells)).collect())
+    all.map(|cells| line(&cells)).collect()
 }
 
 /// A median, with the least and the most.
@@ -181,7 +181,7 @@ mod tests {
     fn thousands_have_commas_and_fractions_have_none() {
         assert_eq!(round(1_234_567.0, 0), "1,234,567");
         assert_eq!(round(123.0, 0), "123");
-        assert_eq!(round(1234.567_8, 2), "1,234.57");
+        assert_eq!(round(1_234.567_8, 2), "1,234.57");
         assert_eq!(round(0.5, 2), "0.50");
     }
 }
