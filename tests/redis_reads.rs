@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::poll;
 use redis::{Cmd, cmd};
 use tidegate::testing::{RedisServer, encoded, entry};
 use tidegate::{Entry, Key, Redis, Store, StoreError};
@@ -121,6 +122,19 @@ async fn who_leaves_takes_nobody_along() {
     tokio::task::yield_now().await;
     server.resume().unwrap();
     assert_eq!(reads.remove(0).await.unwrap().unwrap().unwrap(), "1");
+}
+
+#[tokio::test]
+async fn a_runtime_that_ends_leaves_others_to_read() {
+    let (_server, redis) = filled().await;
+    let elsewhere = redis.clone();
+    let ended = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let begun = async { poll!(Box::pin(body(&elsewhere, 0))).is_pending() };
+        runtime.block_on(begun)
+    });
+    assert!(ended.join().unwrap(), "it has to wait");
+    assert_eq!(body(&redis, 1).await.unwrap().unwrap(), "1");
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ impl Redis {
         }
         let (answer, answered) = oneshot::channel();
         if reads.add(Read { name, answer }) {
-            tokio::spawn(send(self.clone()));
+            tokio::spawn(send(Sending(Some(self.clone()))));
         }
         match answered.await {
             Ok(answer) => answer.map_err(|error| again(&error)),
@@ -72,9 +72,22 @@ impl Redis {
     }
 }
 
+/// The duty to send what waits. Where it is dropped, since its runtime ends, they are given up: then the next read
+/// is a first one again.
+struct Sending(Option<Redis>);
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if let Some(redis) = self.0.take() {
+            drop(redis.reads().take());
+        }
+    }
+}
+
 /// Asks for all that wait by now.
-async fn send(redis: Redis) {
+async fn send(mut sending: Sending) {
     yield_now().await;
+    let Some(redis) = sending.0.take() else { return };
     let mut reads = redis.reads().take();
     while reads.len() > MOST {
         let rest = reads.split_off(MOST);
