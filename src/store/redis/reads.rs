@@ -5,8 +5,8 @@
 //! command, and one pair of system calls, for many reads; it costs the server less than as many GETs do.
 //! A read that comes alone is a GET, and waits for nobody.
 //!
-//! A cluster has no server for keys of any slot, so there each read is a GET; so it is from then on where a
-//! server refuses MGET.
+//! No server of a cluster has the keys of all slots, so there each read is a GET; and so it is from then on
+//! where a server refuses MGET.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
