@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    AGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderMap, HeaderName,
-    HeaderValue, VARY,
+    AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderMap, HeaderName, HeaderValue,
+    VARY,
 };
 use http::{Method, Response, StatusCode};
 use serde::{Deserialize, Serialize, Serializer};
@@ -83,12 +83,12 @@ const LIMIT: usize = 4 << 20;
 impl Head {
     /// The head of an answer, as far as it may be kept.
     pub(crate) fn kept(status: StatusCode, headers: &HeaderMap, withheld: &[HeaderName]) -> Self {
-        let names_some = headers.contains_key(CONNECTION);
+        let of_connection: Vec<_> = members(headers, "connection").collect();
         let named = |name: &HeaderName| {
-            let is_it = |member: &[u8]| member.eq_ignore_ascii_case(name.as_str().as_bytes());
-            names_some && members(headers, "connection").any(is_it)
+            let name = name.as_str().as_bytes();
+            of_connection.iter().any(|member| member.eq_ignore_ascii_case(name))
         };
-        let mut kept = HeaderMap::with_capacity(headers.len() + 1);
+        let mut kept = with_room(headers.len() + 1);
         for (name, value) in headers {
             if !NOT_STORED.contains(&name.as_str()) && !withheld.contains(name) && !named(name) {
                 kept.append(name.clone(), value.clone());
@@ -177,7 +177,7 @@ impl Head {
     fn with<B: http_body::Body>(&self, body: Body<B>) -> Response<Body<B>> {
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
-        let mut headers = HeaderMap::with_capacity(self.headers.len() + 3);
+        let mut headers = with_room(self.headers.len() + 3);
         for (name, value) in &self.headers {
             headers.append(name, value.clone());
         }
@@ -300,6 +300,11 @@ fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, MalformedHead> {
     decoded.map(|(wire, _)| wire).map_err(|_malformed| MalformedHead)
 }
 
+/// An empty map with room for so many fields, or for none where a map could not have as many names.
+fn with_room(fields: usize) -> HeaderMap {
+    HeaderMap::try_with_capacity(fields).unwrap_or_default()
+}
+
 fn fields(map: &HeaderMap) -> WireFields<'_> {
     map.iter().map(|(name, value)| (name.as_str(), Value(value.as_bytes()))).collect()
 }
@@ -340,6 +345,19 @@ mod tests {
         };
         assert_eq!(length(StatusCode::OK), Some(HeaderValue::from_static("0")));
         assert_eq!(length(StatusCode::NO_CONTENT), None);
+    }
+
+    #[test]
+    fn a_field_may_have_more_values_than_a_map_has_room_for_names() {
+        let mut headers = HeaderMap::new();
+        for _ in 0..40_000 {
+            headers.append("x-many", HeaderValue::from_static("1"));
+        }
+        let request = http::Request::get("/").body(axum::body::Body::empty()).unwrap();
+        let asked = Asked::of(&request, &crate::Policy::standard()).unwrap();
+        let head = Head::kept(StatusCode::OK, &headers, &[]);
+        let answer = head.answer::<axum::body::Body>(&Bytes::new(), &asked);
+        assert_eq!(answer.headers().get_all("x-many").iter().count(), 40_000);
     }
 
     #[test]
