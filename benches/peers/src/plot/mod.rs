@@ -43,17 +43,16 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 
 fn write_tables(path: &Path, folder: &Path) -> Result<(), Failure> {
     let read = |name: &str| read(&folder.join(name).with_extension("json"));
-    let (peers, scaling) = (read("peers")?, read("scaling")?);
+    let written = |name: &str| std::fs::read_to_string(folder.join(name));
+    let scaling = read("scaling")?;
     let places = [
         ("hitrate", tables::hit_rate(&read("hitrate")?)),
-        ("memory", tables::peers(&peers, "memory")),
-        ("redis", tables::peers(&peers, "redis")),
-        ("miss", tables::peers(&peers, "miss")),
+        ("peers", Some(written("peers.md")?)),
         ("writes", tables::writes(&read("writes")?, &read("writes-without-fsync")?)),
         ("staleness", tables::staleness(&read("staleness")?)),
         ("counts", tables::counts(&read("stampede")?, &read("connections")?, &scaling)),
         ("scaling", tables::scaling(&scaling)),
-        ("nodes", Some(std::fs::read_to_string(folder.join("nodes.md"))?)),
+        ("nodes", Some(written("nodes.md")?)),
     ];
     let mut document = std::fs::read_to_string(path)?;
     for (place, text) in places {

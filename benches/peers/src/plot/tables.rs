@@ -30,7 +30,7 @@ pub(super) fn hit_rate(found: &Value) -> Option<String> {
         "LRU",
         "best",
     ];
-    Some(table(&heads, 0, found["rows"].as_array()?.iter().map(row).collect::<Option<_>>()?))
+    Some(table(&heads, "---:", found["rows"].as_array()?.iter().map(row).collect::<Option<_>>()?))
 }
 
 /// What triggers cost, with the wait for the disk and without.
@@ -58,7 +58,7 @@ pub(super) fn writes(found: &Value, unsynced: &Value) -> Option<String> {
         "tracked, without fsync",
         "notifying, without fsync",
     ];
-    Some(table(&heads, 0, rows.map(row).collect::<Option<_>>()?))
+    Some(table(&heads, "---:", rows.map(row).collect::<Option<_>>()?))
 }
 
 /// From a commit until every node has seen it.
@@ -74,7 +74,7 @@ pub(super) fn staleness(found: &Value) -> Option<String> {
         ])
     };
     let heads = ["other writes a second", "commits followed", "p50", "p99", "longest"];
-    Some(table(&heads, 0, found["load"].as_array()?.iter().map(row).collect::<Option<_>>()?))
+    Some(table(&heads, "---:", found["load"].as_array()?.iter().map(row).collect::<Option<_>>()?))
 }
 
 /// What a hit takes as there is more of something.
@@ -89,28 +89,7 @@ pub(super) fn scaling(found: &Value) -> Option<String> {
             points.collect::<Option<Vec<_>>>()?.join(" · "),
         ])
     });
-    Some(table(&["by", "nanoseconds of a hit"], 2, rows.collect::<Option<_>>()?))
-}
-
-/// One group of variants.
-pub(super) fn peers(found: &Value, group: &str) -> Option<String> {
-    let group = found["groups"].as_array()?.iter().find(|of| of["group"] == group)?;
-    let row = |of: &Value| {
-        let median = |of: &Value, digits| Some(round(of["median"].as_f64()?, digits));
-        let cpu = spread(&of["cpu_us"], 1).unwrap_or_default();
-        Some(vec![
-            of["variant"].as_str()?.to_owned(),
-            spread(&of["per_second"], 0)?,
-            spread(&of["ratio"], 2)?,
-            cpu,
-            median(&of["p50_ms"], 2)?,
-            median(&of["p99_ms"], 2)?,
-        ])
-    };
-    let of = format!("of {}", group["reference"].as_str()?);
-    let heads =
-        [group["group"].as_str()?, "requests a second", &of, "CPU, µs each", "p50, ms", "p99, ms"];
-    Some(table(&heads, 1, group["variants"].as_array()?.iter().map(row).collect::<Option<_>>()?))
+    Some(table(&["by", "nanoseconds of a hit"], "---", rows.collect::<Option<_>>()?))
 }
 
 /// Counts that are said in a sentence each.
@@ -143,12 +122,11 @@ pub(super) fn counts(stampede: &Value, connections: &Value, scaling: &Value) -> 
     ))
 }
 
-/// Its first columns are of words, the others of numbers.
-fn table(heads: &[&str], words: usize, rows: Rows) -> String {
+/// Columns are all of words, or all of numbers, as the rule under their heads says.
+fn table(heads: &[&str], rule: &str, rows: Rows) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let heads: Vec<String> = heads.iter().map(ToString::to_string).collect();
-    let rule = |at| if at < words { "---" } else { "---:" }.to_owned();
-    let rules: Vec<String> = (0..heads.len()).map(rule).collect();
+    let rules = vec![rule.to_owned(); heads.len()];
     let all = [heads, rules].into_iter().chain(rows);
     all.map(|cells| line(&cells)).collect()
 }
