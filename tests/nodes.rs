@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::get;
-use common::{ask, eventually};
+use common::{ask, calls, eventually};
 use redis::cmd;
 use sqlx::Connection;
 use tidegate::testing::{Postgres, RedisServer};
@@ -134,13 +134,8 @@ async fn a_storm_for_what_redis_has_is_one_look_there() {
     eventually("it is in Redis", async || !world.stored().await.is_empty()).await;
     world.redis.run::<()>(cmd("CONFIG").arg("RESETSTAT")).await.unwrap();
     storm(&[&b], "/1").await;
-    let stats = world.redis.run::<String>(cmd("INFO").arg("commandstats")).await.unwrap();
-    let calls = ["cmdstat_get:calls=", "cmdstat_mget:calls="].map(|command| {
-        let calls = stats.lines().find_map(|line| line.strip_prefix(command));
-        calls.map_or(0, |rest| rest.split(',').next().unwrap().parse::<u32>().unwrap())
-    });
-    let looks: u32 = calls.iter().sum();
-    assert!((1..=25).contains(&looks), "{calls:?} looks for 250 requests");
+    let looks = calls(&world.redis, "get").await + calls(&world.redis, "mget").await;
+    assert!((1..=25).contains(&looks), "{looks} looks for 250 requests");
     assert_eq!(world.runs(), 1);
 }
 

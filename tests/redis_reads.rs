@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::calls;
 use futures_util::future::join_all;
 use futures_util::poll;
 use redis::{Cmd, cmd};
@@ -49,14 +52,6 @@ async fn spoil(server: &RedisServer, name: usize, command: &str, value: &[u8]) {
 
 async fn run(server: &RedisServer, command: &mut Cmd) {
     server.run::<redis::Value>(command).await.unwrap();
-}
-
-/// How often a command was run since the count began.
-async fn calls(server: &RedisServer, command: &str) -> usize {
-    let stats = server.run::<String>(cmd("INFO").arg("commandstats")).await.unwrap();
-    let begin = format!("cmdstat_{command}:calls=");
-    let rest = stats.lines().find_map(|line| line.strip_prefix(&begin));
-    rest.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ impl Flights {
     fn seat(&self, key: Hash) -> Seat {
         let flights = self.0.clone();
         let flight = lock(&flights[shard(&key)]).entry(key).or_default().clone();
-        Seat { flights, key, flight, landed: false }
+        Seat { flights, key, flight }
     }
 
     #[cfg(test)]
@@ -110,8 +110,6 @@ struct Seat {
     flights: Arc<[Shard]>,
     key: Hash,
     flight: Arc<Flight>,
-    /// By us, so that nobody can find it any more.
-    landed: bool,
 }
 
 impl fmt::Debug for Seat {
@@ -122,7 +120,8 @@ impl fmt::Debug for Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if self.landed {
+        // Who landed it has taken it out of the table, or is about to.
+        if self.flight.landing.get().is_some() {
             return;
         }
         let mut shard = lock(&self.flights[shard(&self.key)]);
@@ -144,9 +143,8 @@ pub(crate) struct Leader {
 
 impl Leader {
     /// Ends the flight: everyone who waits gets `landing`, and who comes later starts another.
-    pub(crate) fn land(mut self, landing: Landing) {
-        self.seat.landed = true;
-        let Seat { flights, key, flight, .. } = &self.seat;
+    pub(crate) fn land(self, landing: Landing) {
+        let Seat { flights, key, flight } = &self.seat;
         drop(flight.landing.set(landing));
         let mut shard = lock(&flights[shard(key)]);
         if shard.get(key).is_some_and(|known| Arc::ptr_eq(known, flight)) {

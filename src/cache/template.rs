@@ -52,7 +52,7 @@ impl TagTemplate {
         &self,
         parameter: impl Fn(&str) -> Option<std::borrow::Cow<'a, str>>,
     ) -> Option<PolicyTag> {
-        self.name(parameter).map(PolicyTag::of)
+        self.name(parameter).map(PolicyTag::new)
     }
 
     /// The tag's name, with the parameters in it.
@@ -81,11 +81,8 @@ pub(crate) struct PolicyTag {
 }
 
 impl PolicyTag {
-    pub(crate) fn new(name: &str) -> Self {
-        Self::of(name.to_owned())
-    }
-
-    fn of(name: String) -> Self {
+    pub(crate) fn new(name: impl Into<String>) -> Self {
+        let name = name.into();
         let ends = name.find('=').and_then(|column| Some((name[..column].rfind(':')?, column)));
         Self { tag: Tag::named(&name), name, ends }
     }

@@ -113,7 +113,7 @@ impl<S> Steps<S> {
         let is_whole = plan.tag(request);
         if plan.policy.is_standard {
             let target = Target::of(route::uri(request), request.headers(), plan.policy.host);
-            plan.ask.tags.push(PolicyTag::new(&target.tag(&self.routes.namespace)));
+            plan.ask.tags.push(PolicyTag::new(target.tag(&self.routes.namespace)));
         }
         is_whole
     }

@@ -151,7 +151,7 @@ async fn narrow(record: &Record, statement: &Statement, db: &Database) -> Result
         let server = replica.as_deref().unwrap_or(&db.inner.primary);
         server.sends();
         if let Some(value) = value(&mut *server.acquire().await?, by, statement).await? {
-            record.narrow(PolicyTag::new(&format!("{}:{}={value}", table.name, by.column)));
+            record.narrow(PolicyTag::new(format!("{}:{}={value}", table.name, by.column)));
         }
     }
     Ok(())

@@ -31,6 +31,15 @@ pub(crate) async fn read(response: Response<Body>) -> (String, String) {
     (String::from_utf8(body.to_vec()).unwrap(), status.unwrap_or_default())
 }
 
+/// How often Redis ran a command since its count began.
+#[cfg(all(feature = "redis", feature = "testing"))]
+pub(crate) async fn calls(server: &tidegate::testing::RedisServer, command: &str) -> usize {
+    let stats = server.run::<String>(redis::cmd("INFO").arg("commandstats")).await.unwrap();
+    let begin = format!("cmdstat_{command}:calls=");
+    let rest = stats.lines().find_map(|line| line.strip_prefix(&begin));
+    rest.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
+}
+
 /// An example's program, built along with the tests.
 pub(crate) fn program(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();

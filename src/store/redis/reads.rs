@@ -9,7 +9,7 @@
 //! where a server refuses MGET.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value, cmd};
 use futures_util::future::join_all;
@@ -42,15 +42,19 @@ impl Reads {
 
     /// Whether this is the first of those who wait.
     fn add(&self, read: Read) -> bool {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.lock();
         waiting.push(read);
         waiting.len() == 1
     }
 
     fn take(&self) -> Vec<Read> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.lock();
         let room = Vec::with_capacity(waiting.len());
         std::mem::replace(&mut *waiting, room)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Read>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -59,7 +63,7 @@ impl Redis {
     pub(super) async fn read(&self, name: String) -> Result<Value, StoreError> {
         let reads = self.reads();
         if !reads.together.load(Ordering::Relaxed) {
-            return self.run(cmd("GET").arg(name)).await;
+            return self.read_alone(&name).await;
         }
         let (answer, answered) = oneshot::channel();
         if reads.add(Read { name, answer }) {
@@ -69,6 +73,10 @@ impl Redis {
             Ok(answer) => answer.map_err(|error| again(&error)),
             Err(_) => Err(StoreError::Backend("the read was given up".into())),
         }
+    }
+
+    async fn read_alone(&self, name: &str) -> Result<Value, StoreError> {
+        self.run(cmd("GET").arg(name)).await
     }
 }
 
@@ -99,17 +107,18 @@ async fn send(mut sending: Sending) {
 /// One command, and its answers to those who wait; until nobody does.
 async fn ask(redis: Redis, mut reads: Vec<Read>) {
     reads.retain(|read| !read.answer.is_closed());
-    let Some(command) = command(&reads) else { return };
+    if reads.is_empty() {
+        return;
+    }
+    let command = command(&reads);
     let count = u32::try_from(reads.len()).unwrap_or(u32::MAX);
     let answer = tokio::select! {
         answer = redis.run_for(&command, count) => answer,
         () = all_gone(&mut reads) => return,
     };
     match answer {
-        Ok(Value::Array(values)) if values.len() == reads.len() && count > 1 => {
-            reads.into_iter().zip(values).for_each(|(read, value)| read.end(Ok(value)));
-        }
-        Ok(value) if count == 1 => reads.into_iter().for_each(|read| read.end(Ok(value.clone()))),
+        Ok(value) if count == 1 => each_its_own(reads, [value]),
+        Ok(Value::Array(values)) if values.len() == reads.len() => each_its_own(reads, values),
         Ok(other) => fail(reads, unexpected("MGET", &other)),
         Err(error) if count > 1 && is_refused(&error) => {
             tracing::info!(%error, "Redis refuses MGET: each key is asked for alone");
@@ -120,7 +129,7 @@ async fn ask(redis: Redis, mut reads: Vec<Read>) {
     }
 }
 
-fn command(reads: &[Read]) -> Option<Cmd> {
+fn command(reads: &[Read]) -> Cmd {
     // With each name goes its length.
     const AROUND: usize = 8;
     let bytes = reads.iter().map(|read| read.name.len() + AROUND).sum::<usize>();
@@ -129,11 +138,11 @@ fn command(reads: &[Read]) -> Option<Cmd> {
     for read in reads {
         command.arg(&read.name);
     }
-    (!reads.is_empty()).then_some(command)
+    command
 }
 
 async fn alone(redis: &Redis, read: Read) {
-    let answer = redis.run(cmd("GET").arg(&read.name)).await;
+    let answer = redis.read_alone(&read.name).await;
     read.end(answer.map_err(Arc::new));
 }
 
@@ -141,6 +150,12 @@ async fn alone(redis: &Redis, read: Read) {
 async fn all_gone(reads: &mut [Read]) {
     for read in reads {
         read.answer.closed().await;
+    }
+}
+
+fn each_its_own(reads: Vec<Read>, values: impl IntoIterator<Item = Value>) {
+    for (read, value) in reads.into_iter().zip(values) {
+        read.end(Ok(value));
     }
 }
 
