@@ -21,7 +21,9 @@ pub(crate) struct Written {
 pub(crate) async fn show(State(admin): State<Arc<Admin>>) -> Response {
     #[cfg(feature = "postgres")]
     if let Some(db) = &admin.database {
-        let sql = "select xid::text as xid, tags[1:20] as tags from tidegate.log order by log.xid desc limit 50";
+        let sql = "select xid::text as xid,
+                array_remove(tidegate.named(relation, tags[1:20], null), null) as tags
+            from tidegate.log order by log.xid desc limit 50";
         return match super::primary::rows::<(String, Vec<String>)>(db, sql).await {
             Ok(rows) => {
                 let written = rows.into_iter().map(|(xid, tags)| Written { xid, tags });

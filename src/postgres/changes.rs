@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::database::Database;
 use super::error::DatabaseError;
 use super::listener::{connect, heard, within};
-use super::log::{self, Snapshot};
+use super::log::{self, Manner, Snapshot};
 use crate::entry::{Epoch, Position};
 
 /// How long a change may go unseen that woke nobody.
@@ -82,8 +82,8 @@ impl Changes {
 
     async fn look(&mut self) -> Result<Option<Change>, sqlx::Error> {
         let schema = within(log::fingerprint(&mut self.conn)).await?;
-        let drained = within(log::drain(&mut self.conn, &self.snapshot, false)).await?;
-        let all = drained.trimmed || schema != self.schema;
+        let drained = within(log::drain(&mut self.conn, &self.snapshot, Manner::default())).await?;
+        let all = drained.trimmed || drained.renamed || schema != self.schema;
         (self.snapshot, self.schema) = (drained.snapshot, schema);
         let change = Change { epoch: drained.epoch, fence: drained.fence, tags: drained.tags, all };
         Ok((change.all || !change.tags.is_empty()).then_some(change))

@@ -151,6 +151,12 @@ struct Follower {
     busy: (Vec<u64>, Duration),
     /// From when on a wake-up is followed at once.
     rested: Instant,
+    /// Commits come faster than we look.
+    pressed: bool,
+    /// They are kept from waking us, or anyone, until the next look.
+    hushed: bool,
+    /// The server's process for our connection, whose notifications are no news to us.
+    process: u32,
     trim: Instant,
     beat: Instant,
 }
@@ -172,6 +178,9 @@ impl Follower {
             wakeups: true,
             busy: (Vec::new(), HEARTBEAT),
             rested: clock::now(),
+            pressed: false,
+            hushed: false,
+            process: 0,
             trim: clock::now() + TRIM_EVERY,
             beat: clock::now(),
         }
@@ -223,13 +232,13 @@ impl Follower {
     /// Follows until something goes wrong, or another node does so for us.
     async fn follow(&mut self, mut conn: PgListener) -> Result<(), sqlx::Error> {
         self.take_role();
-        let mut look = clock::now() + self.pause();
+        let mut look = self.next_look();
         loop {
             let next = self.wait(&mut conn, look).await?;
             match next {
                 Next::Look | Next::LookForSession => {
                     self.turn(&mut conn, next == Next::LookForSession).await?;
-                    look = clock::now() + self.pause();
+                    look = self.next_look();
                 }
                 Next::Wait => {}
                 Next::Heed => return Ok(()),
@@ -244,12 +253,18 @@ impl Follower {
             let wake = self.try_relay_at().map_or(look, |at| at.min(look));
             tokio::select! {
                 heard = conn.try_recv() => {
-                    heard?.ok_or_else(lost)?;
-                    while conn.next_buffered().is_some() {}
+                    let mut by_others = heard?.ok_or_else(lost)?.process_id() != self.process;
+                    while let Some(heard) = conn.next_buffered() {
+                        by_others |= heard.process_id() != self.process;
+                    }
+                    if !by_others {
+                        continue;
+                    }
                     look = look.min(self.rested);
                     if look <= clock::now() {
                         return Ok(Next::Look);
                     }
+                    self.pressed = true;
                 }
                 () = self.asked.notified() => return Ok(Next::LookForSession),
                 heard = next_of(&mut self.relay) => return Ok(self.hear(heard)),
@@ -263,12 +278,14 @@ impl Follower {
         }
     }
 
-    fn pause(&self) -> Duration {
-        match (self.busy.0.is_empty(), self.wakeups) {
+    fn next_look(&self) -> Instant {
+        let pause = match (self.busy.0.is_empty(), self.wakeups) {
             (false, _) => self.busy.1,
             (true, false) => UNHEARD,
             (true, true) => HEARTBEAT,
-        }
+        };
+        let look = clock::now() + pause;
+        if self.hushed { look.min(self.rested) } else { look }
     }
 
     /// Looks once; on a heartbeat, at the schema as well. For a session, from a position that is past
@@ -276,6 +293,10 @@ impl Follower {
     async fn turn(&mut self, conn: &mut PgListener, asked: bool) -> Result<(), sqlx::Error> {
         let (turn, began) = (self.begin_turn(), clock::now());
         let answers = self.duty.take();
+        if std::mem::take(&mut self.hushed) {
+            self.pressed = true;
+            within(log::unhush(&mut *conn)).await?;
+        }
         if asked {
             self.fences.see(within(log::announce(&mut *conn)).await?);
         }
@@ -296,6 +317,8 @@ impl Follower {
     /// On a new connection: goes on from where we were, or begins anew.
     async fn catch_up(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         let turn = self.begin_turn();
+        (self.pressed, self.hushed) = (false, false);
+        self.process = within(log::process(&mut *conn)).await?;
         match self.read {
             None => self.load(conn).await?,
             Some(_) => self.drain(conn, Vec::new()).await?,

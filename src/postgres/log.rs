@@ -65,8 +65,12 @@ pub(crate) struct Drained {
     pub(crate) in_progress: Vec<u64>,
     /// Rows that were never seen may be gone.
     pub(crate) trimmed: bool,
+    /// What changed may have had another name when it did.
+    pub(crate) renamed: bool,
     /// Whether a commit can be counted on to wake the listener.
     pub(crate) wakeups: bool,
+    /// Whether commits are kept from it now.
+    pub(crate) hushed: bool,
 }
 
 /// What is known at start: the fences of the changes that the log still holds.
@@ -111,16 +115,25 @@ pub(crate) async fn prepare(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error
     sqlx::query(set).execute(conn).await.map(drop)
 }
 
+/// How a drain is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Manner {
+    /// Take a position past every fence even if there is no news.
+    pub(crate) announce: bool,
+    /// If there is news, keep commits from waking listeners until [`unhush`].
+    pub(crate) hush: bool,
+}
+
 /// What has become visible since `prev`, the snapshot of the drain before. Takes a position past every
-/// fence if there is any news, or on demand.
+/// fence if there is any news.
 pub(crate) async fn drain(
     conn: impl PgExecutor<'_>,
     prev: &Snapshot,
-    announce: bool,
+    manner: Manner,
 ) -> Result<Drained, sqlx::Error> {
     let prev = if is_broken("drain") { prev.with_all_ended() } else { prev.clone() };
-    let query = sqlx::query(include_str!("sql/drain.sql")).bind(prev.0).bind(announce);
-    let row = query.fetch_one(conn).await?;
+    let query = sqlx::query(include_str!("sql/drain.sql")).bind(prev.0);
+    let row = query.bind(manner.announce).bind(manner.hush).fetch_one(conn).await?;
     Ok(Drained {
         epoch: epoch(&row)?,
         fence: position(&row, "fence")?,
@@ -132,8 +145,18 @@ pub(crate) async fn drain(
         tags: row.try_get("tags")?,
         in_progress: in_progress(&row)?,
         trimmed: row.try_get("trimmed")?,
+        renamed: row.try_get("renamed")?,
         wakeups: row.try_get("wakeups")?,
+        hushed: row.try_get::<Option<bool>, _>("hushed")?.unwrap_or(false),
     })
+}
+
+/// Lets commits wake listeners again, before the next drain, and wakes the others: who was kept from it
+/// has committed, or is under way. There is nothing in it that would have to wait for the disk.
+pub(crate) async fn unhush(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
+    let unhush = "select set_config('synchronous_commit', 'off', true),
+                  pg_advisory_unlock(8388065642915395431), pg_notify('tidegate', '')";
+    sqlx::query(unhush).execute(conn).await.map(drop)
 }
 
 /// All that the log and its marks tell, as far as `most` rows go back, for a node that starts and has
@@ -193,6 +216,12 @@ pub(crate) async fn trim(
 /// A number that is another one when anything about tracked tables, views or functions is.
 pub(crate) async fn fingerprint(conn: impl PgExecutor<'_>) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(include_str!("sql/fingerprint.sql")).fetch_one(conn).await
+}
+
+/// The server's process that answers on this connection, as its notifications name it.
+pub(crate) async fn process(conn: impl PgExecutor<'_>) -> Result<u32, sqlx::Error> {
+    let process: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(conn).await?;
+    Ok(process.cast_unsigned())
 }
 
 /// Who answers on this connection. For standbys as well.

@@ -8,7 +8,7 @@ use super::relayed::Duty;
 use super::{BUSY, Follower, HEARTBEAT, within};
 use crate::clock;
 use crate::entry::{Position, Tag};
-use crate::postgres::log::{self, Drained};
+use crate::postgres::log::{self, Drained, Manner};
 use crate::postgres::relay::message::Positions;
 
 /// How often the log is marked, how long changes are kept for nodes that were away, and how often
@@ -35,13 +35,15 @@ impl Follower {
         let Some((epoch, snapshot)) = self.read.clone() else { return self.load(conn).await };
         let began = clock::moment();
         let from = self.fences.seen().map_or(Position::ZERO, |(_, seen)| seen);
-        let drained = within(log::drain(&mut *conn, &snapshot, self.reshaped)).await?;
+        let manner = Manner { announce: self.reshaped, hush: self.pressed };
+        let drained = within(log::drain(&mut *conn, &snapshot, manner)).await?;
+        (self.hushed, self.pressed) = (drained.hushed, false);
         self.turns.send_modify(|turns| turns.looks += 1);
         if drained.epoch != epoch {
             tracing::warn!(%epoch, now = %drained.epoch, "another server is the primary now");
             return self.load(conn).await;
         }
-        let all = drained.trimmed || self.reshaped;
+        let all = drained.trimmed || drained.renamed || self.reshaped;
         self.raise(&drained, all);
         self.reshaped = false;
         self.confirm(epoch, drained.seen, began);

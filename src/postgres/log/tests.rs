@@ -46,7 +46,7 @@ impl Bed {
     }
 
     async fn drain(&mut self, prev: &mut Snapshot) -> Drained {
-        let drained = drain(&mut self.conn, prev, false).await.unwrap();
+        let drained = drain(&mut self.conn, prev, Manner::default()).await.unwrap();
         *prev = drained.snapshot.clone();
         drained
     }
@@ -277,6 +277,66 @@ async fn a_commit_wakes_listeners_or_is_still_in_progress_when_another_does() {
     assert_eq!(next.payload(), "mine", "one wake-up for each commit, none for the last");
 }
 
+/// A row of the log does not say what its table and columns are called.
+#[tokio::test]
+async fn what_may_have_had_another_name_is_not_told_by_the_one_of_now() {
+    for (alter, back) in [
+        ("alter table t rename to u", "alter table u rename to t"),
+        ("alter table t rename id to nr", "alter table t rename nr to id"),
+        ("alter table t inherit parent", "alter table t no inherit parent"),
+        ("alter schema public rename to private", "alter schema private rename to public"),
+    ] {
+        let mut bed = Bed::new().await;
+        bed.server.psql("create table parent (v int)").await.unwrap();
+        let mut prev = bed.now().await;
+        let table = bed.number("select 't'::regclass::oid::int").await;
+        for (nr, alter) in [alter, back].iter().enumerate() {
+            let write = format!(
+                "do $$ begin execute 'insert into ' || {table}::regclass || ' values ({nr})'; end $$; {alter}"
+            );
+            bed.server.psql(&write).await.unwrap();
+            let drained = bed.drain(&mut prev).await;
+            assert!(drained.renamed && drained.tags.is_empty(), "{alter}: {drained:?}");
+        }
+        bed.server.psql("insert into t values (70)").await.unwrap();
+        let drained = bed.drain(&mut prev).await;
+        assert!(!drained.renamed && drained.tags == ["t", "t:id=70"], "{drained:?}");
+        bed.server.psql("insert into t values (71); drop table t").await.unwrap();
+        let drained = bed.drain(&mut prev).await;
+        assert!(drained.renamed && drained.tags.is_empty(), "{drained:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_looks_anyway_keeps_commits_from_waking_it() {
+    let mut bed = Bed::new().await;
+    let mut prev = bed.now().await;
+    let mut listener = PgListener::connect(&bed.server.url()).await.unwrap();
+    listener.listen("tidegate").await.unwrap();
+    let hush = Manner { hush: true, ..Manner::default() };
+    assert!(!drain(&mut bed.conn, &prev, hush).await.unwrap().hushed, "there is no news");
+    bed.server.psql("insert into t values (1)").await.unwrap();
+    tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
+    let drained = drain(&mut bed.conn, &prev, hush).await.unwrap();
+    assert!(drained.hushed && drained.tags == ["t", "t:id=1"], "{drained:?}");
+    prev = drained.snapshot;
+    bed.server.psql("insert into t values (2)").await.unwrap();
+    bed.server.psql("notify tidegate, 'mine'").await.unwrap();
+    let next = tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
+    assert_eq!(next.payload(), "mine", "the commit woke nobody");
+    unhush(&mut bed.conn).await.unwrap();
+    let next = tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
+    assert_eq!(
+        next.process_id(),
+        process(&mut bed.conn).await.unwrap(),
+        "who was kept from it is woken"
+    );
+    assert_eq!(bed.drain(&mut prev).await.tags, ["t", "t:id=2"]);
+    bed.server.psql("insert into t values (3)").await.unwrap();
+    let next = tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
+    assert_ne!(next.process_id(), process(&mut bed.conn).await.unwrap());
+}
+
 #[tokio::test]
 async fn no_wakeups_are_promised_where_a_role_or_the_server_forbids_them() {
     let mut bed = Bed::new().await;
@@ -331,7 +391,7 @@ async fn a_promotion_is_another_epoch_and_a_listener_needs_only_what_is_granted(
     let url = bed.server.url().replace("postgres@", "ear@");
     let mut ear = PgConnection::connect(&url).await.unwrap();
     let before = load(&mut ear, 7, 1000).await.unwrap();
-    drain(&mut ear, &before.snapshot, false).await.unwrap();
+    drain(&mut ear, &before.snapshot, Manner::default()).await.unwrap();
     mark(&mut ear, Duration::ZERO, Some(7)).await.unwrap();
     trim(&mut ear, Duration::ZERO, 1000).await.unwrap();
     fingerprint(&mut ear).await.unwrap();
@@ -356,13 +416,13 @@ async fn a_drain_reads_only_the_end_of_a_large_log() {
     let mut bed = Bed::new().await;
     // A plan made while the log was empty is kept when it is large.
     let sql = sqlx::AssertSqlSafe(format!(
-        "prepare drain (text, bool) as {}",
+        "prepare drain (text, bool, bool) as {}",
         include_str!("../sql/drain.sql")
     ));
     sqlx::raw_sql(sql).execute(&mut bed.conn).await.unwrap();
     let snapshot = bed.now().await;
     let explain = async |conn: &mut PgConnection| {
-        let sql = format!("explain execute drain ('{}', false)", snapshot.0);
+        let sql = format!("explain execute drain ('{}', false, false)", snapshot.0);
         let sql = sqlx::AssertSqlSafe(sql);
         let plan: Vec<String> = sqlx::query_scalar(sql).fetch_all(conn).await.unwrap();
         plan.join("\n")

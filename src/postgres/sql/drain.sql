@@ -1,11 +1,17 @@
 with prev as materialized (
     select $1::text::pg_snapshot as snapshot
 ),
-news as materialized (
-    select distinct unnest(l.tags) as tag
-    from tidegate.log l
+-- Rows of a dump of another cluster, whose numbers mean nothing here, may be of what is yet to come.
+changes as materialized (
+    select l.relation, array_agg(distinct k) as keys
+    from tidegate.log l, unnest(l.tags) k
     where l.xid >= pg_snapshot_xmin($1::text::pg_snapshot)
         and not pg_visible_in_snapshot(l.xid, $1::text::pg_snapshot)
+        and l.xid < pg_snapshot_xmax(pg_current_snapshot()) and k is not null
+    group by l.relation
+),
+news as materialized (
+    select distinct unnest(tidegate.named(relation, keys, $1::text::pg_snapshot)) as tag from changes
 ),
 -- Whatever is gone was seen by the oldest mark. If prev saw all of that, nothing new is gone.
 covered as (
@@ -15,14 +21,19 @@ covered as (
     from prev p, (select snapshot from tidegate.own_marks order by lsn limit 1) m
 )
 select pg_current_snapshot()::text as snapshot,
-    array(select tag from news order by tag) as tags,
+    array(select tag from news where tag is not null order by tag) as tags,
+    exists (select from news where tag is null) as renamed,
     pg_current_wal_insert_lsn()::text as fence,
     -- Past the fence, so that what is read from now on is valid at once. After it in this list; the other
     -- order would cost misses and be right.
     case when $2 or exists (select from news) or not coalesce((select whole from covered), false)
         then pg_logical_emit_message(false, 'tidegate', '')::text end as announced,
-    tidegate.in_progress(pg_current_snapshot()) as in_progress,
+    tidegate.at_work(pg_current_snapshot()) as in_progress,
     not coalesce((select whole from covered), false) as trimmed,
     (select system_identifier from pg_control_system()) as system_identifier,
     pg_walfile_name(pg_current_wal_insert_lsn()) as wal_file,
-    tidegate.no_wakeups() is null as wakeups
+    tidegate.no_wakeups() is null as wakeups,
+    -- While commits come faster than we look, they need not wake us; should we vanish, not for long.
+    case when $3 and exists (select from news)
+        then set_config('idle_session_timeout', '3s', false) is not null
+            and pg_try_advisory_lock(8388065642915395431) end as hushed

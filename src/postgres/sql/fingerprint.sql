@@ -1,6 +1,7 @@
 with tracked as materialized (
     select oid, tgrelid, xmin, tgenabled from pg_trigger
-    where tgfoid = to_regproc('tidegate.changed')
+    where tgname like 'tidegate\_%'
+        and tgfoid in (select oid from pg_proc where pronamespace = to_regnamespace('tidegate'))
 ),
 parts (part) as (
     select hashtextextended(concat_ws(' ', 'class', oid, relname, relnamespace, relkind,

@@ -12,9 +12,10 @@ oldest as materialized (
     order by lsn limit 1
 ),
 news as materialized (
-    select l.xid, l.tags from oldest o, tidegate.log l
+    select l.xid, l.relation, k as key from oldest o, tidegate.log l, unnest(l.tags) k
     where l.xid >= pg_snapshot_xmin(o.snapshot)
         and not pg_visible_in_snapshot(l.xid, o.snapshot)
+        and l.xid < pg_snapshot_xmax(pg_current_snapshot()) and k is not null
 ),
 -- A mark that sees a transaction has an xmax past it. Most often the first such mark does.
 firsts as materialized (
@@ -24,10 +25,18 @@ firsts as materialized (
     from (select distinct xid from news) n
 ),
 -- NULL: no mark has seen the change yet.
+keys as materialized (
+    select relation, key, case when bool_and(f.lsn is not null) then max(f.lsn) end as lsn
+    from news n join firsts f using (xid)
+    group by relation, key
+),
+-- The schema is what it was when the rows were written. A table that is gone has no answers.
 fences as materialized (
-    select tag, case when bool_and(f.lsn is not null) then max(f.lsn) end as lsn
-    from news n join firsts f using (xid), unnest(n.tags) tag
-    group by tag
+    select n.tag, case when bool_and(n.lsn is not null) then max(n.lsn) end as lsn
+    from (select relation, array_agg(key) as keys, array_agg(lsn) as lsns from keys group by relation) r,
+        unnest(tidegate.named(r.relation, r.keys, null), r.lsns) n (tag, lsn)
+    where n.tag is not null
+    group by n.tag
 )
 select pg_current_snapshot()::text as snapshot,
     array(select tag from fences order by tag) as tags,

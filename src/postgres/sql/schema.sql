@@ -6,9 +6,29 @@ create table if not exists tidegate.meta (version int not null);
 
 create table if not exists tidegate.log (
     xid xid8 not null default pg_current_xact_id(),
-    tags text[] not null
+    -- What changed; NULLs mean nothing.
+    tags text[] not null,
+    -- If there is one, what changed of this table, in the short form that tidegate.named reads.
+    relation oid
 );
 create index if not exists log_xid on tidegate.log (xid);
+
+-- From a version without that. Writers that hold a table's lock wait for the log's, so it is taken last.
+do $$
+declare
+    tracked oid;
+begin
+    if not exists (select from pg_catalog.pg_attribute
+        where attrelid = 'tidegate.log'::regclass and attname = 'relation' and not attisdropped)
+    then
+        for tracked in select distinct tgrelid from pg_catalog.pg_trigger
+            where tgfoid = pg_catalog.to_regproc('tidegate.changed') order by 1
+        loop
+            execute pg_catalog.format('lock table only %s in share row exclusive mode', tracked::regclass);
+        end loop;
+        alter table tidegate.log add column relation oid;
+    end if;
+end $$;
 
 -- What a snapshot sees was in the WAL before lsn, which was read after the snapshot was taken.
 create table if not exists tidegate.marks (

@@ -1,6 +1,7 @@
 with recursive tracked as (
     select tgrelid, tgname, tgenabled::text as enabled, tgargs
-    from pg_trigger where tgfoid = 'tidegate.changed'::regproc
+    from pg_trigger where tgname like 'tidegate\_%'
+        and tgfoid in (select oid from pg_proc where pronamespace = 'tidegate'::regnamespace)
 ),
 upwards (start, member) as (
     select tgrelid, tgrelid from tracked union
@@ -33,6 +34,15 @@ select r.name as root, m.name as member, event, t.enabled,
                 'statement triggers and are not seen' end,
         case when r.relpersistence = 'u'
             then 'it is unlogged: a crash empties it unseen' end,
+        case when exists (select from tracked x where x.tgrelid in
+                (select y.member from family y where y.root = f.root)
+                and split_part(encode(x.tgargs, 'escape'), '\000', 3) <> array_to_string(array(
+                    select c.place from (select attnum, row_number() over (order by attnum) as place
+                        from pg_attribute where attrelid = x.tgrelid and attnum > 0 and not attisdropped) c
+                    where c.attnum::text = any (
+                        string_to_array(split_part(encode(x.tgargs, 'escape'), '\000', 2), ' '))
+                    order by c.attnum), ' '))
+            then 'a column was dropped: each change may count as one of all rows until this is installed again' end,
         case when r.relrowsecurity
             then 'it has row security: answers differ by role' end,
         case when exists (select from pg_inherits where inhrelid in

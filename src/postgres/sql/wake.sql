@@ -1,20 +1,26 @@
 -- NOTIFY only wakes: the listener reads the log in any case, a heartbeat later.
 --
--- It is sent by one transaction at a time, since senders queue on a lock of the whole server. Not
+-- It is sent by one transaction at a time, since senders queue on a lock of the whole server; and by none
+-- while a listener holds the lock, which is going to look anyway, and wakes the others when it does. Not
 -- where transactions can be prepared: NOTIFY makes PREPARE TRANSACTION fail, and a prepared
 -- transaction would keep the lock. There, `tidegate.notify = on` vouches for those who have it set.
 -- And not into a queue that some idle listener fills up: a full one makes commits fail.
+--
+-- Each write pays for it, so it has no search_path of its own, and names the schema of all that it uses.
 create or replace function tidegate.wake() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer as $$
 declare
-    wish text := coalesce(current_setting('tidegate.notify', true), '');
+    wish text := coalesce(pg_catalog.current_setting('tidegate.notify', true), '');
+    sent text;
 begin
-    if wish <> 'off'
-        and (wish = 'on' or current_setting('max_prepared_transactions') = '0')
-        and pg_notification_queue_usage() < 0.5
-        and pg_try_advisory_xact_lock(8388065642915395431)
+    if wish operator(pg_catalog.<>) 'off'
+        and (wish operator(pg_catalog.=) 'on'
+            or pg_catalog.current_setting('max_prepared_transactions') operator(pg_catalog.=) '0')
+        and pg_catalog.pg_try_advisory_xact_lock(8388065642915395431)
+        and pg_catalog.pg_notification_queue_usage() operator(pg_catalog.<) 0.5
     then
-        perform pg_notify('tidegate', '');
+        -- Takes less than a statement.
+        sent := pg_catalog.pg_notify('tidegate', '');
     end if;
     return null;
 end $$;
@@ -38,9 +44,9 @@ end $$;
 
 -- Why wake-ups can't be counted on, or NULL if they can.
 create or replace function tidegate.no_wakeups() returns text
-language sql stable set search_path = pg_catalog, pg_temp
-begin atomic
-    select case
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+    return case
         when current_setting('tidegate.notify', true) = 'off' then 'tidegate.notify is off'
         when exists (select from pg_db_role_setting where 'tidegate.notify=off' = any (setconfig))
             then 'tidegate.notify is off for a role or database'
@@ -50,13 +56,13 @@ begin atomic
             and coalesce(current_setting('tidegate.notify', true), '') <> 'on'
             then 'max_prepared_transactions is not 0 and tidegate.notify is not on'
     end;
-end;
+end $$;
 
 -- Writers that a snapshot does not see and that may commit without a wake-up of their own, another
 -- one's being under way. A snapshot lists those of them alone that are older than the newest
 -- transaction to have ended, so the others are asked for; first those that run, then whether one
 -- has ended meanwhile.
-create or replace function tidegate.in_progress(seen pg_snapshot) returns bigint[]
+create or replace function tidegate.at_work(seen pg_snapshot) returns bigint[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
     next bigint := pg_snapshot_xmax(seen)::text::bigint;
@@ -72,3 +78,6 @@ begin
     end if;
     return array(select distinct x from unnest(running) x order by x);
 end $$;
+
+-- Nodes of a version that can't read the log as it is now fail to, and then leave what is cached alone.
+drop function if exists tidegate.in_progress(pg_snapshot);

@@ -89,12 +89,17 @@ pub(crate) async fn run(options: Options, output: Output) -> Result<ExitCode, Fa
     Ok(ExitCode::SUCCESS)
 }
 
-/// The server, and those who listen to it.
 struct Bench {
     postgres: Postgres,
     scripts: Scratch,
-    _node: Listener,
-    naive: JoinHandle<()>,
+}
+
+/// Who follows a table's changes while it is written to. Nobody else listens then: a notification disturbs
+/// all who do, whatever it is for.
+enum Audience {
+    Nobody,
+    Node(Listener),
+    Naive(JoinHandle<()>),
 }
 
 impl Bench {
@@ -109,12 +114,7 @@ impl Bench {
         for table in TABLES {
             std::fs::write(script(&scripts, table), update(table.name(), options.rows))?;
         }
-        let db = DatabaseOptions::new(postgres.url()).connect().await?;
-        let node = Listener::spawn(&db, &Cache::new(Memory::new(1 << 20))).await?;
-        let mut listener = PgListener::connect(&postgres.url()).await?;
-        listener.listen("naive").await?;
-        let naive = tokio::spawn(async move { while listener.recv().await.is_ok() {} });
-        Ok(Self { postgres, scripts, _node: node, naive })
+        Ok(Self { postgres, scripts })
     }
 
     async fn measure(&self, clients: u32, options: &Options) -> Result<Clients, Failure> {
@@ -144,13 +144,37 @@ impl Bench {
             clients.to_string(),
             seconds.max(1).to_string(),
         );
-        pgbench(&self.postgres, &["-c", &clients, "-T", &seconds, "-f", &script]).await
+        let audience = self.audience(table).await?;
+        let rate = pgbench(&self.postgres, &["-c", &clients, "-T", &seconds, "-f", &script]).await;
+        audience.leave();
+        rate
+    }
+
+    async fn audience(&self, table: Table) -> Result<Audience, Failure> {
+        let url = self.postgres.url();
+        Ok(match table {
+            Table::Untriggered => Audience::Nobody,
+            Table::Tracked => {
+                let db = DatabaseOptions::new(url).connect().await?;
+                let cache = Cache::new(Memory::new(1 << 20));
+                Audience::Node(Listener::spawn(&db, &cache).await?)
+            }
+            Table::Notifying => {
+                let mut listener = PgListener::connect(&url).await?;
+                listener.listen("naive").await?;
+                Audience::Naive(tokio::spawn(async move { while listener.recv().await.is_ok() {} }))
+            }
+        })
     }
 }
 
-impl Drop for Bench {
-    fn drop(&mut self) {
-        self.naive.abort();
+impl Audience {
+    fn leave(self) {
+        match self {
+            Self::Nobody => {}
+            Self::Node(node) => node.stop(),
+            Self::Naive(task) => task.abort(),
+        }
     }
 }
 

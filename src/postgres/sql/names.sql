@@ -1,0 +1,81 @@
+-- The name of a table in tags: without its schema if that is public, and never quoted.
+create or replace function tidegate.tag_of(relation oid) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+    select case n.nspname when 'public' then '' else n.nspname || '.' end || c.relname
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.oid = relation;
+end;
+
+-- Whether a row of the catalog is as a snapshot saw it, by the transaction that wrote it; of which it has
+-- the last 32 bits.
+create or replace function tidegate.as_seen(writer xid, seen pg_snapshot) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+    next bigint := pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
+    behind bigint := (next - writer::text::bigint) % 4294967296;
+begin
+    if behind < 0 then
+        behind := behind + 4294967296;
+    end if;
+    return pg_visible_in_snapshot(greatest(next - behind, 3)::text::xid8, seen);
+end $$;
+
+-- What a row of the log means, in the order of its keys: the tag for each, which is the table itself (nothing),
+-- all of its rows (`!`), or `number/place=value` for a column, which without a value is NULL. The names are those of now. If they may be others
+-- than when the row was written, after the snapshot `since`, they are all NULL, and anything may have changed.
+create or replace function tidegate.named(relation oid, keys text[], since pg_snapshot) returns text[]
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+declare
+    -- From the table to its topmost parent.
+    line oid[] := array[relation];
+    up oid;
+    base text;
+begin
+    if relation is null then
+        return keys;
+    end if;
+    loop
+        select i.inhparent into up from pg_inherits i
+            where i.inhrelid = line[cardinality(line)] order by 1 limit 1;
+        exit when not found;
+        line := line || up;
+    end loop;
+    -- Where a parent comes or goes, the columns have it noted.
+    if not exists (
+        select from pg_class c where c.oid = any (line) and not tidegate.as_seen(c.xmin, since)
+        union all
+        select from pg_attribute a where a.attrelid = relation and not tidegate.as_seen(a.xmin, since)
+        union all
+        select from pg_namespace n join pg_class c on c.relnamespace = n.oid
+        where c.oid = any (line) and not tidegate.as_seen(n.xmin, since))
+    then
+        -- As tidegate.tag_of, whose plan is not kept.
+        select case n.nspname when 'public' then '' else n.nspname || '.' end || c.relname into base
+            from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where c.oid = line[cardinality(line)];
+    end if;
+    -- NULL gets no tag: `column = NULL` finds no row, and `column IS NULL` depends on the table. Nor does what is
+    -- of a column that is gone. One that is not at its place any more, or of a type without a fixed text, counts
+    -- as all rows: who wrote the row could not know.
+    return array(
+        select base || case when key is null then null
+            when key = '!' then '!'
+            when c.number is null then ''
+            when place.place <> c.place or not c.told then '!'
+            when strpos(key, '=') = 0 then ''
+            else ':' || c.attname || '=' || substr(key, strpos(key, '=') + 1) end
+        from unnest(keys) with ordinality k (key, nr)
+            cross join split_part(split_part(key, '=', 1), '/', 1) number
+            cross join split_part(split_part(key, '=', 1), '/', 2) place
+            left join (
+                select a.attname, a.attnum::text as number,
+                    (row_number() over (order by a.attnum))::text as place,
+                    t.typtype = 'e' or t.oid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype,
+                        'oid'::regtype, 'text'::regtype, 'varchar'::regtype, 'uuid'::regtype) as told
+                from pg_attribute a left join pg_type t on t.oid = a.atttypid
+                where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+            ) c on c.number = number.number
+        order by nr);
+end $$;
