@@ -6,7 +6,7 @@ use tidegate::testing::{FaultProxy, Postgres, put_clock_forward};
 use tidegate::{DatabaseOptions, Policy};
 
 use super::common::eventually;
-use super::world::{Node, TTL, primary, proxy};
+use super::world::{Node, TTL, connect, primary, proxy};
 
 /// A node that follows the log through a proxy, and trusts what it knows for half a second.
 async fn followed() -> (Postgres, FaultProxy, Node) {
@@ -149,4 +149,30 @@ async fn a_node_that_was_frozen_knows_that_it_has_not_heard_of_changes() {
     put_clock_forward(60_000);
     line.heal().await.unwrap();
     node.warm(&["/users/1"]).await;
+}
+
+/// Under load a listener keeps commits from waking it and others, and wakes the others itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_commits_come_faster_than_it_looks_they_need_not_wake_it() {
+    const HUSHED: &str = "select count(*) > 0 from pg_locks l join pg_stat_activity a using (pid)
+        where l.locktype = 'advisory' and l.granted and a.query like 'with prev as%'
+            and (l.classid::bigint << 32) + l.objid::bigint = 8388065642915395431";
+    let primary = primary(&[]).await;
+    let nodes = [Node::alone(&primary).await, Node::alone(&primary).await];
+    let mut writer = connect(&primary).await;
+    let load = tokio::spawn(async move {
+        loop {
+            let write = "update users set name = name where id = 2";
+            sqlx::query(write).execute(&mut writer).await.unwrap();
+        }
+    });
+    eventually("it is quiet", async || primary.psql(HUSHED).await.unwrap() == "t").await;
+    for (node, name) in nodes.iter().zip(["eve", "bob"]) {
+        let write = format!("update users set name = '{name}' where id = 1");
+        primary.psql(&write).await.unwrap();
+        node.sees("/users/1", name).await;
+    }
+    nodes[0].sees("/users/1", "bob").await;
+    load.abort();
+    eventually("commits wake again", async || primary.psql(HUSHED).await.unwrap() == "f").await;
 }
