@@ -151,9 +151,7 @@ struct Follower {
     busy: (Vec<u64>, Duration),
     /// From when on a wake-up is followed at once.
     rested: Instant,
-    /// Commits come faster than we look.
-    pressed: bool,
-    /// They are kept from waking us, or anyone, until the next look.
+    /// Commits are kept from waking us, or anyone, until the next look.
     hushed: bool,
     /// The server's process for our connection, whose notifications are no news to us.
     process: u32,
@@ -178,7 +176,6 @@ impl Follower {
             wakeups: true,
             busy: (Vec::new(), HEARTBEAT),
             rested: clock::now(),
-            pressed: false,
             hushed: false,
             process: 0,
             trim: clock::now() + TRIM_EVERY,
@@ -264,7 +261,6 @@ impl Follower {
                     if look <= clock::now() {
                         return Ok(Next::Look);
                     }
-                    self.pressed = true;
                 }
                 () = self.asked.notified() => return Ok(Next::LookForSession),
                 heard = next_of(&mut self.relay) => return Ok(self.hear(heard)),
@@ -294,7 +290,6 @@ impl Follower {
         let (turn, began) = (self.begin_turn(), clock::now());
         let answers = self.duty.take();
         if std::mem::take(&mut self.hushed) {
-            self.pressed = true;
             within(log::unhush(&mut *conn)).await?;
         }
         if asked {
@@ -317,7 +312,7 @@ impl Follower {
     /// On a new connection: goes on from where we were, or begins anew.
     async fn catch_up(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         let turn = self.begin_turn();
-        (self.pressed, self.hushed) = (false, false);
+        self.hushed = false;
         self.process = within(log::process(&mut *conn)).await?;
         match self.read {
             None => self.load(conn).await?,

@@ -120,8 +120,8 @@ pub(crate) async fn prepare(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error
 pub(crate) struct Manner {
     /// Take a position past every fence even if there is no news.
     pub(crate) announce: bool,
-    /// If there is news, keep commits from waking listeners until [`unhush`].
-    pub(crate) hush: bool,
+    /// If it is this many commits that are found, keep the next from waking listeners until [`unhush`].
+    pub(crate) hush: Option<u32>,
 }
 
 /// What has become visible since `prev`, the snapshot of the drain before. Takes a position past every
@@ -133,7 +133,8 @@ pub(crate) async fn drain(
 ) -> Result<Drained, sqlx::Error> {
     let prev = if is_broken("drain") { prev.with_all_ended() } else { prev.clone() };
     let query = sqlx::query(include_str!("sql/drain.sql")).bind(prev.0);
-    let row = query.bind(manner.announce).bind(manner.hush).fetch_one(conn).await?;
+    let hush = manner.hush.map(i64::from);
+    let row = query.bind(manner.announce).bind(hush).fetch_one(conn).await?;
     Ok(Drained {
         epoch: epoch(&row)?,
         fence: position(&row, "fence")?,

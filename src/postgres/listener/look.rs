@@ -25,6 +25,9 @@ const TRIM_AT_ONCE: i32 = 10_000;
 /// of them is made anew.
 const LOAD_AT_MOST: i64 = 100_000;
 
+/// So many commits between two looks that a notification of each is not worth what it takes.
+const MANY: u32 = 8;
+
 impl Follower {
     /// Looks at the log, and answers these questions of others with what it says.
     pub(super) async fn drain(
@@ -35,9 +38,9 @@ impl Follower {
         let Some((epoch, snapshot)) = self.read.clone() else { return self.load(conn).await };
         let began = clock::moment();
         let from = self.fences.seen().map_or(Position::ZERO, |(_, seen)| seen);
-        let manner = Manner { announce: self.reshaped, hush: self.pressed };
+        let manner = Manner { announce: self.reshaped, hush: Some(MANY) };
         let drained = within(log::drain(&mut *conn, &snapshot, manner)).await?;
-        (self.hushed, self.pressed) = (drained.hushed, false);
+        self.hushed = drained.hushed;
         self.turns.send_modify(|turns| turns.looks += 1);
         if drained.epoch != epoch {
             tracing::warn!(%epoch, now = %drained.epoch, "another server is the primary now");

@@ -313,10 +313,12 @@ async fn a_listener_that_looks_anyway_keeps_commits_from_waking_it() {
     let mut prev = bed.now().await;
     let mut listener = PgListener::connect(&bed.server.url()).await.unwrap();
     listener.listen("tidegate").await.unwrap();
-    let hush = Manner { hush: true, ..Manner::default() };
+    let hush = Manner { hush: Some(1), ..Manner::default() };
     assert!(!drain(&mut bed.conn, &prev, hush).await.unwrap().hushed, "there is no news");
     bed.server.psql("insert into t values (1)").await.unwrap();
     tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
+    let more = Manner { hush: Some(2), ..Manner::default() };
+    assert!(!drain(&mut bed.conn, &prev, more).await.unwrap().hushed, "it is one commit");
     let drained = drain(&mut bed.conn, &prev, hush).await.unwrap();
     assert!(drained.hushed && drained.tags == ["t", "t:id=1"], "{drained:?}");
     prev = drained.snapshot;
@@ -416,13 +418,13 @@ async fn a_drain_reads_only_the_end_of_a_large_log() {
     let mut bed = Bed::new().await;
     // A plan made while the log was empty is kept when it is large.
     let sql = sqlx::AssertSqlSafe(format!(
-        "prepare drain (text, bool, bool) as {}",
+        "prepare drain (text, bool, int8) as {}",
         include_str!("../sql/drain.sql")
     ));
     sqlx::raw_sql(sql).execute(&mut bed.conn).await.unwrap();
     let snapshot = bed.now().await;
     let explain = async |conn: &mut PgConnection| {
-        let sql = format!("explain execute drain ('{}', false, false)", snapshot.0);
+        let sql = format!("explain execute drain ('{}', false, 8)", snapshot.0);
         let sql = sqlx::AssertSqlSafe(sql);
         let plan: Vec<String> = sqlx::query_scalar(sql).fetch_all(conn).await.unwrap();
         plan.join("\n")
