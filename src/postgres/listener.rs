@@ -238,7 +238,12 @@ impl Follower {
                     look = self.next_look();
                 }
                 Next::Wait => {}
-                Next::Heed => return Ok(()),
+                Next::Heed => {
+                    if std::mem::take(&mut self.hushed) {
+                        within(log::unhush(&mut conn)).await?;
+                    }
+                    return Ok(());
+                }
             }
         }
     }

@@ -52,6 +52,7 @@ impl Snapshot {
 
 /// What has become visible since an earlier snapshot.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they have nothing to do with each other")]
 pub(crate) struct Drained {
     pub(crate) epoch: Epoch,
     /// Every change that is told of here committed at or before this.

@@ -126,11 +126,14 @@ async fn what_an_earlier_version_tracked_is_tracked_as_this_one_does() {
     bed.server.psql(AS_BEFORE).await.unwrap();
     bed.server.psql("create table late (id int primary key)").await.unwrap();
     let status = Triggers::status(&mut bed.conn).await.unwrap();
-    assert!(status.outdated && status.table("users").unwrap().is_sound());
+    assert!(status.outdated && status.table("users").unwrap().columns == ["id", "org"]);
     Triggers::new().table("late").install(&mut bed.conn).await.unwrap();
     let status = Triggers::status(&mut bed.conn).await.unwrap();
     assert!(!status.outdated && status.table("users").unwrap().columns == ["id", "org"]);
-    assert_eq!(bed.rows().await, "old old:id=1\nusers users!\nlate late!");
+    assert_eq!(bed.rows().await, format!("old old:id=1\n{}late late!", "users users!\n".repeat(4)));
+    let triggers = &status.table("users").unwrap().triggers;
+    let disabled: Vec<_> = triggers.iter().filter(|t| t.state == TriggerState::Disabled).collect();
+    assert!(disabled.len() == 1 && disabled[0].event == "delete", "{triggers:?}");
     assert_eq!(bed.log("insert into users values (30, 2)").await, "users users:id=30 users:org=2");
     let left =
         "select to_regproc('tidegate.changed') is null, to_regproc('tidegate.in_progress') is null";
@@ -150,4 +153,35 @@ const AS_BEFORE: &str = "
                 execute function tidegate.changed(10, ''1 2'')', 'tidegate_' || event, event);
             execute format('alter table users enable always trigger %I', 'tidegate_' || event);
         end loop;
+        alter table users disable trigger tidegate_delete;
+        -- Its parent has no triggers.
+        create table parent (id int); alter table users inherit parent; alter table users no inherit parent;
     end $$;";
+
+/// Of what is selected there can be 1,664 columns, in a table 1,600.
+#[tokio::test]
+async fn a_key_at_the_end_of_a_table_as_wide_as_can_be() {
+    let columns: Vec<String> = (1..1600).map(|i| format!("c{i} bool")).collect();
+    let setup = format!("create table wide ({}, id int primary key)", columns.join(", "));
+    let bed = Bed::new(&setup, Triggers::new().table("wide")).await;
+    assert_eq!(bed.log("insert into wide (id) values (1)").await, "wide wide:id=1");
+    assert_eq!(bed.log("update wide set c1 = true").await, "wide wide:id=1");
+    assert_eq!(bed.log("insert into wide (id) values (2), (3)").await, "wide wide:id=2 wide:id=3");
+}
+
+#[tokio::test]
+async fn a_row_that_an_update_loses_is_told() {
+    let setup = "create table p (id int, k int, primary key (id, k)) partition by list (k);
+        create table p1 partition of p for values in (1);
+        create table p2 partition of p for values in (2);
+        create function nope() returns trigger language plpgsql as 'begin return null; end';
+        create trigger nope before insert on p2 for each row execute function nope();
+        insert into p select g, 1 from generate_series(1, 9) g;";
+    for (limit, one, many) in
+        [(100, "p p:id=5 p:k=1", "p p:id=6 p:id=7 p:k=1"), (0, "p p!", "p p!")]
+    {
+        let bed = Bed::new(setup, Triggers::new().table("p").row_limit(limit)).await;
+        assert_eq!(bed.log("update p set k = 2 where id = 5").await, one);
+        assert_eq!(bed.log("update p set k = 2 where id in (6, 7)").await, many);
+    }
+}

@@ -257,6 +257,30 @@ async fn a_writer_needs_no_rights_and_can_not_mislead_the_trigger() {
     assert!(bed.server.psql_at(&url, "select from tidegate.log").await.is_err());
 }
 
+/// A type of the writer's own is looked at before the system's, and its checks run as whoever uses it.
+#[tokio::test]
+async fn a_writers_types_are_not_the_triggers() {
+    let setup = format!("{USERS} create role app login; grant all on users to app;");
+    let bed = Bed::new(&setup, users()).await;
+    let url = bed.server.url().replace("postgres@", "app@");
+    let types = ["text", "int4", "int8", "bool", "oid", "xid8", "float8", "numeric", "void"];
+    let types: String = types
+        .iter()
+        .filter(|name| **name != "void")
+        .map(|name| {
+            format!("create domain pg_temp.{name} as pg_catalog.{name} check (pg_temp.evil());")
+        })
+        .collect();
+    let attack = format!(
+        "create function pg_temp.evil() returns pg_catalog.bool language plpgsql as $$ begin
+            if current_user <> session_user then raise 'as %', current_user; end if; return true; end $$;
+        {types} update users set org = 5 where id = 1; delete from users where id in (2, 3);
+        insert into users values (40, 1); truncate users;"
+    );
+    bed.server.psql_at(&url, &attack).await.unwrap();
+    assert_eq!(bed.rows().await.lines().count(), 4);
+}
+
 #[tokio::test]
 async fn a_prepared_transaction_is_seen_when_it_commits() {
     let settings = [("max_prepared_transactions", "4")];

@@ -284,10 +284,15 @@ async fn what_may_have_had_another_name_is_not_told_by_the_one_of_now() {
         ("alter table t rename to u", "alter table u rename to t"),
         ("alter table t rename id to nr", "alter table t rename nr to id"),
         ("alter table t inherit parent", "alter table t no inherit parent"),
+        ("alter table t inherit middle", "alter table t no inherit middle"),
+        ("alter table middle inherit parent", "alter table middle no inherit parent"),
         ("alter schema public rename to private", "alter schema private rename to public"),
     ] {
         let mut bed = Bed::new().await;
-        bed.server.psql("create table parent (v int)").await.unwrap();
+        bed.server.psql("create table parent (v int); create table middle (v int)").await.unwrap();
+        if alter.contains("table middle") {
+            bed.server.psql("alter table t inherit middle").await.unwrap();
+        }
         let mut prev = bed.now().await;
         let table = bed.number("select 't'::regclass::oid::int").await;
         for (nr, alter) in [alter, back].iter().enumerate() {
@@ -298,9 +303,15 @@ async fn what_may_have_had_another_name_is_not_told_by_the_one_of_now() {
             let drained = bed.drain(&mut prev).await;
             assert!(drained.renamed && drained.tags.is_empty(), "{alter}: {drained:?}");
         }
-        bed.server.psql("insert into t values (70)").await.unwrap();
+        let quiet = "truncate t; insert into t values (70); grant select on t to public; analyze t";
+        for statement in quiet.split(';') {
+            bed.server.psql(statement).await.unwrap();
+        }
         let drained = bed.drain(&mut prev).await;
-        assert!(!drained.renamed && drained.tags == ["t", "t:id=70"], "{drained:?}");
+        assert!(
+            !drained.renamed && drained.tags.iter().any(|tag| tag.ends_with(":id=70")),
+            "{drained:?}"
+        );
         bed.server.psql("insert into t values (71); drop table t").await.unwrap();
         let drained = bed.drain(&mut prev).await;
         assert!(drained.renamed && drained.tags.is_empty(), "{drained:?}");

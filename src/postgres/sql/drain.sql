@@ -2,13 +2,18 @@ with prev as materialized (
     select $1::text::pg_snapshot as snapshot
 ),
 -- Rows of a dump of another cluster, whose numbers mean nothing here, may be of what is yet to come.
-changes as materialized (
-    select l.relation, array_agg(distinct k) as keys, count(distinct l.xid) as commits
-    from tidegate.log l, unnest(l.tags) k
+recent as materialized (
+    select l.xid, l.relation, l.tags
+    from tidegate.log l
     where l.xid >= pg_snapshot_xmin($1::text::pg_snapshot)
         and not pg_visible_in_snapshot(l.xid, $1::text::pg_snapshot)
-        and l.xid < pg_snapshot_xmax(pg_current_snapshot()) and k is not null
-    group by l.relation
+        and l.xid < pg_snapshot_xmax(pg_current_snapshot())
+),
+changes as materialized (
+    select relation, array_agg(distinct k) as keys
+    from recent, unnest(tags) k
+    where k is not null
+    group by relation
 ),
 news as materialized (
     select distinct unnest(tidegate.named(relation, keys, $1::text::pg_snapshot)) as tag from changes
@@ -34,6 +39,6 @@ select pg_current_snapshot()::text as snapshot,
     pg_walfile_name(pg_current_wal_insert_lsn()) as wal_file,
     tidegate.no_wakeups() is null as wakeups,
     -- If many have committed since the last look, the next that do need not wake us; should we vanish, not for long.
-    case when $3 <= (select sum(commits) from changes)
+    case when $3 <= (select count(distinct xid) from recent)
         then set_config('idle_session_timeout', '3s', false) is not null
             and pg_try_advisory_lock(8388065642915395431) end as hushed

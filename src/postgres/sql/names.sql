@@ -42,13 +42,15 @@ begin
         exit when not found;
         line := line || up;
     end loop;
-    -- Where a parent comes or goes, the columns have it noted.
+    -- A table's type has its name and schema; its own row is written anew by TRUNCATE and GRANT as well. Where a
+    -- parent comes or goes, the columns have it noted.
     if not exists (
-        select from pg_class c where c.oid = any (line) and not tidegate.as_seen(c.xmin, since)
+        select from pg_class c join pg_type t on t.oid = c.reltype
+        where c.oid = any (line) and not tidegate.as_seen(t.xmin, since)
         union all
-        select from pg_attribute a where a.attrelid = relation and not tidegate.as_seen(a.xmin, since)
+        select from pg_attribute a where a.attrelid = any (line) and not tidegate.as_seen(a.xmin, since)
         union all
-        select from pg_namespace n join pg_class c on c.relnamespace = n.oid
+        select from pg_class c join pg_namespace n on n.oid = c.relnamespace
         where c.oid = any (line) and not tidegate.as_seen(n.xmin, since))
     then
         -- As tidegate.tag_of, whose plan is not kept.

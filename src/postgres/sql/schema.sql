@@ -11,7 +11,6 @@ create table if not exists tidegate.log (
     -- If there is one, what changed of this table, in the short form that tidegate.named reads.
     relation oid
 );
-create index if not exists log_xid on tidegate.log (xid);
 
 -- From a version without that. Writers that hold a table's lock wait for the log's, so it is taken last.
 do $$
@@ -27,6 +26,10 @@ begin
             execute pg_catalog.format('lock table only %s in share row exclusive mode', tracked::regclass);
         end loop;
         alter table tidegate.log add column relation oid;
+    end if;
+    -- This locks the table even where there is one.
+    if pg_catalog.to_regclass('tidegate.log_xid') is null then
+        create index log_xid on tidegate.log (xid);
     end if;
 end $$;
 

@@ -7,50 +7,63 @@ begin atomic
     select member from family;
 end;
 
+-- Gives a table the trigger for an event, unless it is there; returns whether it was not. Arguments of a trigger,
+-- for who looks at it: the most rows that are told one by one, the numbers of the columns, and their places.
+create or replace function tidegate.arm(member oid, event text, columns int2[], most int) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    numbers int2[];
+    places int2[];
+    note text;
+    arguments text[];
+begin
+    select coalesce(array_agg(attnum order by attnum), '{}'), coalesce(array_agg(place order by attnum), '{}')
+        into numbers, places from (
+            select attnum, (row_number() over (order by attnum))::int2 as place
+            from pg_attribute where attrelid = member and attnum > 0 and not attisdropped
+        ) c where attnum = any (columns);
+    note := tidegate.note(event, numbers, places, most);
+    arguments := array[most::text, array_to_string(numbers, ' '), array_to_string(places, ' ')];
+    if exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+        where t.tgrelid = member and t.tgname = 'tidegate_' || event and t.tgenabled = 'A'
+        and p.pronamespace = 'tidegate'::regnamespace and p.proname = note
+        and t.tgargs = convert_to(arguments[1], 'UTF8') || '\x00'::bytea
+            || convert_to(arguments[2], 'UTF8') || '\x00'::bytea
+            || convert_to(arguments[3], 'UTF8') || '\x00'::bytea)
+    then
+        return false;
+    end if;
+    execute format('create or replace trigger %I after %s on %s %s for each statement
+            execute function tidegate.%I(%L, %L, %L)',
+        'tidegate_' || event, event, member::regclass,
+        case event
+            when 'insert' then 'referencing new table as tidegate_new'
+            when 'delete' then 'referencing old table as tidegate_old'
+            when 'update' then 'referencing old table as tidegate_old new table as tidegate_new'
+            else '' end,
+        note, arguments[1], arguments[2], arguments[3]);
+    execute format('alter table %s enable always trigger %I', member::regclass, 'tidegate_' || event);
+    return true;
+end $$;
+
 -- Gives a root and its descendants their triggers. What is as it should be is not touched, so that
 -- a second run takes no lock. The row that it writes puts an end to what was cached before.
--- Arguments of a trigger, for who looks at it: the most rows that are told one by one, then the numbers of
--- the columns, then their places.
 create or replace function tidegate.track(root oid, columns text[], most int) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     member oid;
     event text;
-    note text;
-    numbers int2[];
-    places int2[];
-    arguments text[];
     changed boolean := false;
     base text := tidegate.tag_of(root);
 begin
     for member in select * from tidegate.family(root) loop
-        select coalesce(array_agg(attnum order by attnum), '{}'),
-                coalesce(array_agg(place order by attnum), '{}')
-            into numbers, places from (
-                select attname, attnum, (row_number() over (order by attnum))::int2 as place
-                from pg_attribute where attrelid = member and attnum > 0 and not attisdropped
-            ) c where attname = any (columns);
-        arguments := array[most::text, array_to_string(numbers, ' '), array_to_string(places, ' ')];
         foreach event in array array['insert', 'update', 'delete', 'truncate'] loop
-            note := tidegate.note(event, numbers, places, most);
-            continue when exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
-                where t.tgrelid = member and t.tgname = 'tidegate_' || event and t.tgenabled = 'A'
-                and p.pronamespace = 'tidegate'::regnamespace and p.proname = note
-                and t.tgargs = convert_to(arguments[1], 'UTF8') || '\x00'::bytea
-                    || convert_to(arguments[2], 'UTF8') || '\x00'::bytea
-                    || convert_to(arguments[3], 'UTF8') || '\x00'::bytea);
-            changed := true;
-            execute format('create or replace trigger %I after %s on %s %s for each statement
-                    execute function tidegate.%I(%L, %L, %L)',
-                'tidegate_' || event, event, member::regclass,
-                case event
-                    when 'insert' then 'referencing new table as tidegate_new'
-                    when 'delete' then 'referencing old table as tidegate_old'
-                    when 'update' then 'referencing old table as tidegate_old new table as tidegate_new'
-                    else '' end,
-                note, arguments[1], arguments[2], arguments[3]);
-            execute format('alter table %s enable always trigger %I', member::regclass,
-                'tidegate_' || event);
+            if tidegate.arm(member, event, array(
+                select attnum from pg_attribute where attrelid = member and attname = any (columns)
+                    and attnum > 0 and not attisdropped), most)
+            then
+                changed := true;
+            end if;
         end loop;
     end loop;
     if changed then
@@ -75,24 +88,23 @@ begin
     insert into tidegate.log (tags) values (array[base, base || '!']);
 end $$;
 
--- What an earlier version has tracked is tracked as this one does.
+-- Each trigger that an earlier version made is made as this one does, and stays switched off if it is.
 do $$
 declare
-    tracked record;
+    made record;
 begin
-    for tracked in
-        with recursive upwards (member) as (
-            select tgrelid from pg_trigger where tgname = 'tidegate_insert'
-                and tgfoid in (select oid from pg_proc where pronamespace = 'tidegate'::regnamespace)
-            union select i.inhparent from pg_inherits i, upwards u where i.inhrelid = u.member)
-        select t.tgrelid as root, split_part(encode(t.tgargs, 'escape'), '\000', 1)::int as most,
-            array(select a.attname::text from pg_attribute a
-                where a.attrelid = t.tgrelid and not a.attisdropped and a.attnum::text = any (
-                    string_to_array(split_part(encode(t.tgargs, 'escape'), '\000', 2), ' '))) as columns
-        from pg_trigger t where t.tgname = 'tidegate_insert' and t.tgrelid in (select member from upwards)
-            and t.tgrelid not in (select inhrelid from pg_inherits)
+    for made in
+        select tgrelid, tgrelid::regclass as name, tgname, tgenabled, substr(tgname, length('tidegate_') + 1) as event,
+            split_part(encode(tgargs, 'escape'), '\000', 1)::int as most,
+            string_to_array(split_part(encode(tgargs, 'escape'), '\000', 2), ' ')::int2[] as columns
+        from pg_catalog.pg_trigger where tgfoid = pg_catalog.to_regproc('tidegate.changed')
     loop
-        perform tidegate.track(tracked.root, tracked.columns, tracked.most);
+        perform tidegate.arm(made.tgrelid, made.event, made.columns, made.most);
+        if made.tgenabled <> 'A' then
+            execute format('alter table %s %s trigger %I', made.name, case made.tgenabled
+                when 'D' then 'disable' when 'R' then 'enable replica' else 'enable' end, made.tgname);
+        end if;
+        insert into tidegate.log (tags) values (tidegate.named(made.tgrelid, '{"",!}', null));
     end loop;
     drop function if exists tidegate.changed();
     drop function if exists tidegate.is_enum(oid);

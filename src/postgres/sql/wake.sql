@@ -6,12 +6,13 @@
 -- transaction would keep the lock. There, `tidegate.notify = on` vouches for those who have it set.
 -- And not into a queue that some idle listener fills up: a full one makes commits fail.
 --
--- Each write pays for it, so it has no search_path of its own, and names the schema of all that it uses.
+-- Each write pays for it, so it has no search_path of its own, and names the schema of all that it uses:
+-- functions, operators and types, which a writer could have others of.
 create or replace function tidegate.wake() returns trigger
 language plpgsql security definer as $$
 declare
-    wish text := coalesce(pg_catalog.current_setting('tidegate.notify', true), '');
-    sent text;
+    wish pg_catalog.text := coalesce(pg_catalog.current_setting('tidegate.notify', true), '');
+    sent pg_catalog.text;
 begin
     if wish operator(pg_catalog.<>) 'off'
         and (wish operator(pg_catalog.=) 'on'
