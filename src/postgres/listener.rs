@@ -154,7 +154,7 @@ struct Follower {
     /// Commits are kept from waking us, or anyone, until the next look.
     hushed: bool,
     /// The server's process for our connection, whose notifications are no news to us.
-    process: u32,
+    process: i32,
     trim: Instant,
     beat: Instant,
 }
@@ -238,12 +238,7 @@ impl Follower {
                     look = self.next_look();
                 }
                 Next::Wait => {}
-                Next::Heed => {
-                    if std::mem::take(&mut self.hushed) {
-                        within(log::unhush(&mut conn)).await?;
-                    }
-                    return Ok(());
-                }
+                Next::Heed => return self.unhush(&mut conn).await,
             }
         }
     }
@@ -255,9 +250,10 @@ impl Follower {
             let wake = self.try_relay_at().map_or(look, |at| at.min(look));
             tokio::select! {
                 heard = conn.try_recv() => {
-                    let mut by_others = heard?.ok_or_else(lost)?.process_id() != self.process;
+                    let ours = self.process.cast_unsigned();
+                    let mut by_others = heard?.ok_or_else(lost)?.process_id() != ours;
                     while let Some(heard) = conn.next_buffered() {
-                        by_others |= heard.process_id() != self.process;
+                        by_others |= heard.process_id() != ours;
                     }
                     if !by_others {
                         continue;
@@ -294,9 +290,7 @@ impl Follower {
     async fn turn(&mut self, conn: &mut PgListener, asked: bool) -> Result<(), sqlx::Error> {
         let (turn, began) = (self.begin_turn(), clock::now());
         let answers = self.duty.take();
-        if std::mem::take(&mut self.hushed) {
-            within(log::unhush(&mut *conn)).await?;
-        }
+        self.unhush(conn).await?;
         if asked {
             self.fences.see(within(log::announce(&mut *conn)).await?);
         }
@@ -314,11 +308,19 @@ impl Follower {
         Ok(())
     }
 
+    /// Lets commits wake listeners again, if we keep them from it.
+    async fn unhush(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
+        match std::mem::take(&mut self.hushed) {
+            true => within(log::unhush(conn)).await,
+            false => Ok(()),
+        }
+    }
+
     /// On a new connection: goes on from where we were, or begins anew.
     async fn catch_up(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         let turn = self.begin_turn();
         self.hushed = false;
-        self.process = within(log::process(&mut *conn)).await?;
+        self.process = within(log::identity(&mut *conn)).await?.process;
         match self.read {
             None => self.load(conn).await?,
             Some(_) => self.drain(conn, Vec::new()).await?,

@@ -220,12 +220,6 @@ pub(crate) async fn fingerprint(conn: impl PgExecutor<'_>) -> Result<i64, sqlx::
     sqlx::query_scalar(include_str!("sql/fingerprint.sql")).fetch_one(conn).await
 }
 
-/// The server's process that answers on this connection, as its notifications name it.
-pub(crate) async fn process(conn: impl PgExecutor<'_>) -> Result<u32, sqlx::Error> {
-    let process: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(conn).await?;
-    Ok(process.cast_unsigned())
-}
-
 /// Who answers on this connection. For standbys as well.
 pub(crate) async fn identity(conn: impl PgExecutor<'_>) -> Result<Identity, sqlx::Error> {
     let row = sqlx::query(include_str!("sql/identity.sql")).fetch_one(conn).await?;

@@ -263,14 +263,10 @@ async fn a_writers_types_are_not_the_triggers() {
     let setup = format!("{USERS} create role app login; grant all on users to app;");
     let bed = Bed::new(&setup, users()).await;
     let url = bed.server.url().replace("postgres@", "app@");
-    let types = ["text", "int4", "int8", "bool", "oid", "xid8", "float8", "numeric", "void"];
-    let types: String = types
-        .iter()
-        .filter(|name| **name != "void")
-        .map(|name| {
-            format!("create domain pg_temp.{name} as pg_catalog.{name} check (pg_temp.evil());")
-        })
-        .collect();
+    let types = ["text", "int4", "int8", "bool", "oid", "xid8", "float8", "numeric"].map(|name| {
+        format!("create domain pg_temp.{name} as pg_catalog.{name} check (pg_temp.evil());")
+    });
+    let types = types.concat();
     let attack = format!(
         "create function pg_temp.evil() returns pg_catalog.bool language plpgsql as $$ begin
             if current_user <> session_user then raise 'as %', current_user; end if; return true; end $$;

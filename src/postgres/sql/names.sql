@@ -1,11 +1,11 @@
 -- The name of a table in tags: without its schema if that is public, and never quoted.
 create or replace function tidegate.tag_of(relation oid) returns text
-language sql stable set search_path = pg_catalog, pg_temp
-begin atomic
-    select case n.nspname when 'public' then '' else n.nspname || '.' end || c.relname
-    from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.oid = relation;
-end;
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+    return (select case n.nspname when 'public' then '' else n.nspname || '.' end || c.relname
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where c.oid = relation);
+end $$;
 
 -- Whether a row of the catalog is as a snapshot saw it, by the transaction that wrote it; of which it has
 -- the last 32 bits.
@@ -53,10 +53,7 @@ begin
         select from pg_class c join pg_namespace n on n.oid = c.relnamespace
         where c.oid = any (line) and not tidegate.as_seen(n.xmin, since))
     then
-        -- As tidegate.tag_of, whose plan is not kept.
-        select case n.nspname when 'public' then '' else n.nspname || '.' end || c.relname into base
-            from pg_class c join pg_namespace n on n.oid = c.relnamespace
-            where c.oid = line[cardinality(line)];
+        base := tidegate.tag_of(line[cardinality(line)]);
     end if;
     -- NULL gets no tag: `column = NULL` finds no row, and `column IS NULL` depends on the table. Nor does what is
     -- of a column that is gone. One that is not at its place any more, or of a type without a fixed text, counts

@@ -1,5 +1,8 @@
 with recursive tracked as (
-    select tgrelid, tgname, tgenabled::text as enabled, tgargs
+    select tgrelid, tgname, tgenabled::text as enabled,
+        string_to_array(split_part(encode(tgargs, 'escape'), '\000', 2), ' ') as numbers,
+        -- An earlier version's have none.
+        case when tgnargs > 2 then split_part(encode(tgargs, 'escape'), '\000', 3) end as places
     from pg_trigger where tgname like 'tidegate\_%'
         and tgfoid in (select oid from pg_proc where pronamespace = 'tidegate'::regnamespace)
 ),
@@ -24,8 +27,7 @@ names as (
 select r.name as root, m.name as member, event, t.enabled,
     array(select a.attname::text from pg_attribute a
         where a.attrelid = f.root and not a.attisdropped and a.attnum::text = any (
-            select unnest(string_to_array(split_part(encode(own.tgargs, 'escape'), '\000', 2), ' '))
-            from tracked own where own.tgrelid = f.root)
+            select unnest(own.numbers) from tracked own where own.tgrelid = f.root)
         order by a.attnum) as columns,
     array_remove(array[
         case when exists (select from pg_subscription_rel where srrelid in
@@ -36,12 +38,10 @@ select r.name as root, m.name as member, event, t.enabled,
             then 'it is unlogged: a crash empties it unseen' end,
         case when exists (select from tracked x where x.tgrelid in
                 (select y.member from family y where y.root = f.root)
-                and split_part(encode(x.tgargs, 'escape'), '\000', 3) <> array_to_string(array(
+                and x.places <> array_to_string(array(
                     select c.place from (select attnum, row_number() over (order by attnum) as place
                         from pg_attribute where attrelid = x.tgrelid and attnum > 0 and not attisdropped) c
-                    where c.attnum::text = any (
-                        string_to_array(split_part(encode(x.tgargs, 'escape'), '\000', 2), ' '))
-                    order by c.attnum), ' '))
+                    where c.attnum::text = any (x.numbers) order by c.attnum), ' '))
             then 'a column was dropped: each change may count as one of all rows until this is installed again' end,
         case when r.relrowsecurity
             then 'it has row security: answers differ by role' end,

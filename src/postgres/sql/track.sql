@@ -52,16 +52,16 @@ create or replace function tidegate.track(root oid, columns text[], most int) re
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     member oid;
+    numbers int2[];
     event text;
     changed boolean := false;
     base text := tidegate.tag_of(root);
 begin
     for member in select * from tidegate.family(root) loop
+        numbers := array(select attnum from pg_attribute where attrelid = member and attname = any (columns)
+            and attnum > 0 and not attisdropped);
         foreach event in array array['insert', 'update', 'delete', 'truncate'] loop
-            if tidegate.arm(member, event, array(
-                select attnum from pg_attribute where attrelid = member and attname = any (columns)
-                    and attnum > 0 and not attisdropped), most)
-            then
+            if tidegate.arm(member, event, numbers, most) then
                 changed := true;
             end if;
         end loop;
