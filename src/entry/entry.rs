@@ -140,7 +140,7 @@ impl Entry {
     pub fn weight(&self) -> usize {
         // The entry, what counts its users, and its place in a table; a decoded head without its fields.
         const FIXED: usize = size_of::<Entry>() + 192;
-        const HEAD: usize = 512;
+        const HEAD: usize = 640;
         // A field takes about 35 bytes when encoded, and 170 in a map.
         const FIELDS: usize = 5;
         let decoded = match self.head.len() {

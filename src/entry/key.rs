@@ -1,18 +1,16 @@
 //! What makes two requests, or two queries, the same.
 
 use std::fmt;
-
-use smallvec::SmallVec;
+use std::hash::{Hash, Hasher};
+use std::sync::OnceLock;
 
 use super::position::first_u64;
+use super::text::Text;
 
-/// A canonical text. Those of most requests are no longer than what is kept in place, so that nothing is allocated to
-/// look for their answers.
-type Text = SmallVec<[u8; 192]>;
-
-/// The name of an answer: a BLAKE3 hash over a canonical text, and that text.
+/// The name of an answer: a canonical text, and where more than this process must agree on a name, a BLAKE3 hash
+/// over it.
 ///
-/// Two keys are equal only if their texts are: the hash finds an entry, the text proves that it is
+/// Two keys are equal only if their texts are: in a shared store the hash finds an entry, the text proves that it is
 /// the right one. Each part of the text is preceded by its length, so no choice of separators in
 /// the parts can make two different lists of parts the same text.
 ///
@@ -22,10 +20,13 @@ type Text = SmallVec<[u8; 192]>;
 /// let key = Key::new("report").part("2026").part("emea").finish();
 /// assert_ne!(key, Key::new("report").part("2026emea").part("").finish());
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 pub struct Key {
-    hash: [u8; 32],
     text: Text,
+    /// Made when it is first asked for: what is found in memory needs none.
+    hash: OnceLock<[u8; 32]>,
+    /// One of several that share a place.
+    is_variant: bool,
 }
 
 impl Key {
@@ -37,27 +38,47 @@ impl Key {
 
     /// Begins the key of one of several answers that a key has.
     pub(crate) fn variant(of: &Self) -> KeyText {
-        Self::new("variant").part(&of.text)
+        Self::new("variant").part(of.text())
     }
 
     /// The hash.
     pub fn hash(&self) -> &[u8; 32] {
-        &self.hash
+        self.hash.get_or_init(|| *blake3::hash(self.text()).as_bytes())
     }
 
-    /// The canonical text that was hashed.
+    /// The canonical text.
     pub fn text(&self) -> &[u8] {
-        &self.text
+        self.text.as_slice()
+    }
+
+    /// The place in a table of this node, where another key's entry may be that is a variant of the same. Other keys
+    /// have one each.
+    pub(crate) fn place(&self) -> &[u8] {
+        if self.is_variant { self.hash() } else { self.text() }
     }
 
     /// The hash in hexadecimal.
     pub(crate) fn to_hex(&self) -> impl std::ops::Deref<Target = str> {
-        blake3::Hash::from_bytes(self.hash).to_hex()
+        blake3::Hash::from_bytes(*self.hash()).to_hex()
     }
 
     /// A short form of the hash for tables and slots on this node.
     pub(crate) fn short(&self) -> u64 {
-        first_u64(&self.hash)
+        first_u64(self.hash())
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.text() == other.text()
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text().hash(state);
     }
 }
 
@@ -89,7 +110,7 @@ impl KeyText {
     /// Adds one part.
     pub(crate) fn add(&mut self, bytes: &[u8]) {
         self.number(bytes.len());
-        self.0.extend_from_slice(bytes);
+        self.0.extend(bytes);
     }
 
     /// Adds a number: seven bits to a byte, the lowest first, and a mark on each but the last (LEB128). No number
@@ -119,16 +140,14 @@ impl KeyText {
     /// The key, with one of `places` hashes that belong to `of`: the text chooses which. Two keys with
     /// one hash are told apart by their texts, as ever.
     pub(crate) fn finish_among(self, of: &Key, places: u8) -> Key {
-        let text = self.0;
-        let place = blake3::hash(&text).as_bytes()[0] % places;
-        let hash = *blake3::Hasher::new().update(&of.hash).update(&[place]).finalize().as_bytes();
-        Key { hash, text }
+        let place = blake3::hash(self.0.as_slice()).as_bytes()[0] % places;
+        let hash = blake3::Hasher::new().update(of.hash()).update(&[place]).finalize();
+        Key { text: self.0, hash: OnceLock::from(*hash.as_bytes()), is_variant: true }
     }
 
     /// The key.
     pub fn finish(self) -> Key {
-        let text = self.0;
-        Key { hash: *blake3::hash(&text).as_bytes(), text }
+        Key { text: self.0, hash: OnceLock::new(), is_variant: false }
     }
 }
 

@@ -11,6 +11,7 @@ mod entry;
 mod key;
 mod position;
 mod tag;
+mod text;
 
 pub use entry::Entry;
 pub(crate) use entry::Life;

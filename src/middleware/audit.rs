@@ -39,7 +39,7 @@ impl Audit {
         entry: &Arc<Entry>,
         (status, record): (StatusCode, Record),
     ) -> Self {
-        let is_same = Head::of(entry).is_ok_and(|head| head.status == status);
+        let is_same = Head::of(entry, 0).is_ok_and(|head| head.status == status);
         let (cache, route, entry) = (cache.clone(), route.clone(), entry.clone());
         Self { cache, route, entry, record, same: 0, is_same }
     }

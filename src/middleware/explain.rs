@@ -103,7 +103,7 @@ impl Routes {
         let Examined { found, .. } = examined;
         let stored = found.map(|found| Stored {
             tier: found.tier,
-            status: Head::of(&found.entry).ok().map(|head| head.status),
+            status: Head::of(&found.entry, 0).ok().map(|head| head.status),
             age: found.entry.age(),
             entry: found.entry,
         });

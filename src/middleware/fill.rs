@@ -11,6 +11,7 @@ use http::response::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as HttpBody;
 
+use super::answer::Whole;
 use super::body::Body;
 use super::capture::{Capture, Place, Rooms};
 use super::captured::{Captured, End};
@@ -35,7 +36,7 @@ pub(crate) struct Fill<'p> {
     /// Of the request.
     pub(crate) headers: HeaderMap,
     /// What is stored and only stale by time.
-    pub(crate) stored: Option<(Arc<Head>, Arc<Entry>)>,
+    pub(crate) stored: Option<(Head, Arc<Entry>)>,
     /// How long the handler took.
     pub(crate) delay: Duration,
     pub(crate) rooms: Rooms,
@@ -70,7 +71,7 @@ impl Fill<'_> {
         if response.status() == StatusCode::NOT_MODIFIED
             && let Some((head, entry)) = self.stored.take()
         {
-            return self.confirmed(&head, &entry, response.headers()).await;
+            return self.confirmed(head, &entry, response.headers()).await;
         }
         let told = self.told(response.status());
         let asked = &self.plan.asked;
@@ -109,7 +110,7 @@ impl Fill<'_> {
     /// What is stored still holds (RFC 9111, section 4.3.4): keeps it for as long as it says now.
     async fn confirmed<B: HttpBody>(
         self,
-        head: &Head,
+        head: Head,
         entry: &Entry,
         fresh: &HeaderMap,
     ) -> Response<Body<B>> {
@@ -117,13 +118,13 @@ impl Fill<'_> {
         let plan = self.plan;
         let (head, filled) = if names_another(&head.headers, fresh) {
             let unfit = Unfit::new("other-etag", "a 304 that names another answer");
-            (head.clone(), Filled::NotStored(self.disown(unfit).await))
+            (head, Filled::NotStored(self.disown(unfit).await))
         } else {
-            let head = brought_up_to_date(head, fresh);
+            let head = brought_up_to_date(&head, fresh);
             let filled = self.renewed(&head, entry.body()).await;
             (head, filled)
         };
-        let mut response = head.answer(entry.body(), &plan.asked);
+        let mut response = Whole::from(head).answer(entry.body(), &plan.asked);
         told.tell(response.headers_mut(), Fate::of(&filled));
         response
     }
@@ -204,7 +205,8 @@ fn known<B: HttpBody>(parts: &Parts, asked: &Asked, body: &Bytes) -> Option<Resp
     if parts.status != StatusCode::OK || !is_known(&asked.conditions, &parts.headers) {
         return None;
     }
-    let mut response = Head::kept(parts.status, &parts.headers, &[]).answer(body, asked);
+    let head = Head::kept(parts.status, &parts.headers, &[]);
+    let mut response = Whole::from(head).answer(body, asked);
     if let Some(age) = parts.headers.get(AGE) {
         response.headers_mut().insert(AGE, age.clone());
     }

@@ -1,6 +1,6 @@
 //! What users put around their routers.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ pub(crate) struct Routes {
     pub(crate) sessions: Option<Sessions>,
     pub(crate) rooms: Rooms,
     pub(crate) watch: Arc<Watch>,
-    routes: HashMap<String, Route>,
+    routes: BTreeMap<String, Route>,
     default: Option<Route>,
     faults: Vec<String>,
 }
@@ -82,7 +82,7 @@ impl CacheLayer {
             sessions: None,
             rooms: Rooms::new(CAPTURE_BYTES),
             watch: Arc::default(),
-            routes: HashMap::new(),
+            routes: BTreeMap::new(),
             default: None,
             faults: Vec::new(),
         };

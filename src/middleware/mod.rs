@@ -3,13 +3,15 @@
 //! [`CacheLayer`] finds the [`Policy`](crate::Policy) of a request's route and puts the cache in
 //! front of the handler. `keying` says which requests are the same, `rules` what HTTP says of caches,
 //! `fill` makes an entry of an answer, while `captured` streams its body to the client and `capture`
-//! keeps it, `stored` turns an entry back into an answer, and `session` lets a client see its own
+//! keeps it. `stored` is the form of an answer's head in an entry; `ready` makes an answer of an entry
+//! again, and `answer` says how much of it a client gets. `session` lets a client see its own
 //! writes. `audit` compares what is stored with what the handler gives, and
 //! `explain` says what would become of a request. `service` answers what is at
 //! hand, `passing` leaves to the handler what is not the cache's, and `steps` is the order of all the rest.
 //!
-//! A hit in memory is answered without a boxed future, a lock held, or a copy of the body.
+//! A hit in memory is answered without a boxed future, a wait for a lock, or a copy of the body.
 
+mod answer;
 mod audit;
 mod body;
 mod capture;
@@ -27,11 +29,12 @@ mod keying;
 mod layer;
 mod passing;
 mod plan;
+mod ready;
 mod route;
 mod rules;
 mod service;
 mod session;
-mod stamp;
+
 mod status;
 mod steps;
 mod stored;

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method, Request};
 
+use super::ready::Ready;
 use super::route;
 use super::rules::request::Asked;
 use super::rules::vary;
-use super::stored::{Head, signpost};
+use super::stored::signpost;
 use crate::cache::{Ask, Cache, Hit, Lookup, Policy};
 use crate::entry::Key;
 
@@ -34,7 +35,7 @@ impl Plan {
     pub(crate) fn may_have(&self, hit: &Hit) -> bool {
         // RFC 9111, section 3.5, forbids the other way only; an origin may give more to those it knows.
         !self.asked.is_authorized
-            || Head::of(&hit.found.entry).is_ok_and(|head| head.is_for_the_authorized)
+            || Ready::of(&hit.found.entry).is_ok_and(|ready| ready.is_for_the_authorized())
     }
 
     /// Finds an answer under the request's key, or where a signpost there points to; or says who makes

@@ -17,15 +17,16 @@ use super::keying;
 use super::layer::{Route, Routes};
 use super::passing::Passing;
 use super::plan::Plan;
+use super::ready::respond;
 use super::route;
 use super::rules::request::Asked;
 use super::rules::unsafe_method::Target;
 use super::rules::vary;
 use super::session::Claim;
 use super::steps::Steps;
-use super::stored::{respond, signpost};
+use super::stored::signpost;
 use crate::cache::{Ask, Hit, Policy, spawn};
-use crate::entry::{Epoch, Position};
+use crate::entry::{Entry, Epoch, Position};
 use crate::outcome::{BypassReason, Event, Outcome};
 use crate::traffic::Seen;
 
@@ -61,9 +62,26 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let session = self.session(request.headers());
-        let (seen, plan) = self.begin(&request, session);
-        match plan {
-            Ok(plan) => self.ask(plan, seen, request),
+        let Some(Route { policy, traffic }) = self.route(&request) else {
+            let seen = self.routes.watch.other_request(route::pattern(&request));
+            return self.pass(BypassReason::NoPolicy, (session, seen), request);
+        };
+        let seen = self.routes.watch.request(traffic);
+        match Asked::of(&request, policy) {
+            Ok(asked) => {
+                let watch = seen.as_ref().map(|seen| seen.traffic.clone());
+                let ask = Ask { session, watch, limits: asked.limits, ..Ask::default() };
+                let plan = self.plan(&request, policy, (ask, asked));
+                match self.at_once(&plan, seen.as_ref(), request.headers()) {
+                    Some((response, entry)) => {
+                        if plan.policy.audits_this() {
+                            spawn(self.steps(None).audit(entry, plan, request));
+                        }
+                        ResponseFuture::ready(response)
+                    }
+                    None => self.work(plan, seen, request),
+                }
+            }
             Err(reason) => self.pass(reason, (session, seen), request),
         }
     }
@@ -86,40 +104,38 @@ impl<S> CacheService<S> {
         self.routes.route(route::pattern(request))
     }
 
-    /// The request for those who look on, if anybody does, and how the cache is asked.
-    fn begin<A: HttpBody>(
-        &self,
-        request: &Request<A>,
-        session: Option<(Epoch, Position)>,
-    ) -> (Option<Seen>, Result<Plan, BypassReason>) {
-        let watch = &self.routes.watch;
-        let Some(Route { policy, traffic }) = self.route(request) else {
-            let seen = watch.other_request(route::pattern(request));
-            return (seen, Err(BypassReason::NoPolicy));
-        };
-        let seen = watch.request(traffic);
-        let watch = seen.as_ref().map(|seen| seen.traffic.clone());
-        (seen, self.plan(request, policy, Ask { session, watch, ..Ask::default() }))
-    }
-
-    fn plan<A: HttpBody>(
+    fn plan<A>(
         &self,
         request: &Request<A>,
         policy: &Arc<Policy>,
-        ask: Ask,
-    ) -> Result<Plan, BypassReason> {
-        let asked = Asked::of(request, policy)?;
+        (ask, asked): (Ask, Asked),
+    ) -> Plan {
         let headers = (request.headers(), asked.fields);
-        Ok(Plan {
-            key: keying::key(&self.routes.namespace, route::uri(request), headers, policy),
-            policy: policy.clone(),
-            ask: Ask { limits: asked.limits, ..ask },
-            asked,
-        })
+        let key = keying::key(&self.routes.namespace, route::uri(request), headers, policy);
+        Plan { key, policy: policy.clone(), ask, asked }
     }
 
-    /// Answers at once if it can, else does the rest in a future.
-    fn ask<A>(
+    /// The answer that is at hand, if there is one, and what it was made of.
+    fn at_once<B: HttpBody>(
+        &self,
+        plan: &Plan,
+        seen: Option<&Seen>,
+        headers: &HeaderMap,
+    ) -> Option<(Response<Body<B>>, Arc<Entry>)> {
+        if plan.policy.shadow {
+            return None;
+        }
+        let hit = self.at_hand(plan, headers).filter(|hit| plan.may_have(hit))?;
+        let response = respond(&hit, &plan.asked).ok()?;
+        self.routes.cache.shared.counters.count(hit.outcome);
+        if let Some(seen) = seen {
+            seen.end(hit.outcome);
+        }
+        Some((response, hit.found.entry))
+    }
+
+    /// Answers in a future, which can wait.
+    fn work<A>(
         &mut self,
         plan: Plan,
         seen: Option<Seen>,
@@ -129,21 +145,6 @@ impl<S> CacheService<S> {
         S: Handler<A>,
         A: HttpBody + Send + 'static,
     {
-        if !plan.policy.shadow
-            && let Some(hit) = self.at_hand(&plan, request.headers())
-            && plan.may_have(&hit)
-            && let Ok(response) = respond(&hit, &plan.asked)
-        {
-            self.routes.cache.shared.counters.count(hit.outcome);
-            if let Some(seen) = seen {
-                seen.end(hit.outcome);
-            }
-            if plan.policy.audits_this() {
-                let steps = self.steps(None);
-                spawn(steps.audit(hit.found.entry, plan, request));
-            }
-            return ResponseFuture::ready(response);
-        }
         let steps = self.steps(seen);
         let span =
             tracing::debug_span!("tidegate", key = %plan.key, outcome = tracing::field::Empty);

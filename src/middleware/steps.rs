@@ -14,11 +14,12 @@ use super::fill::Fill;
 use super::handler::{Answered, Handler};
 use super::layer::Routes;
 use super::plan::Plan;
+use super::ready::respond;
 use super::route;
 use super::rules::unsafe_method::Target;
 use super::rules::validation::unconditional;
 use super::status;
-use super::stored::{Head, respond};
+use super::stored::Head;
 use crate::cache::{Bypass, Hit, Lead, Lookup, PolicyTag, Unfit, spawn};
 use crate::clock;
 use crate::entry::Entry;
@@ -304,9 +305,9 @@ pub(crate) async fn drain<B: HttpBody>(response: Response<B>) {
 }
 
 /// What is stored and only stale by time.
-fn stored(lead: &Lead) -> Option<(Arc<Head>, Arc<Entry>)> {
+fn stored(lead: &Lead) -> Option<(Head, Arc<Entry>)> {
     let entry = lead.stale.clone()?;
-    Some((Head::of(&entry).ok()?, entry))
+    Some((Head::of(&entry, 0).ok()?, entry))
 }
 
 fn has_validator(head: &Head) -> bool {

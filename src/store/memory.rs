@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
@@ -18,7 +19,8 @@ use crate::entry::{Entry, Key};
 /// a hundred more than its defaults do by a twentieth, with more room as much. An entry
 /// larger than the share of one of the cache's shards is not kept.
 pub struct Memory {
-    entries: Cache<[u8; 32], Arc<Entry>, Weight>,
+    /// By the places of their keys.
+    entries: Cache<Bytes, Arc<Entry>, Weight>,
 }
 
 /// Bytes. By this is known how many of those that went are remembered, which should rather be too many.
@@ -79,9 +81,9 @@ impl fmt::Debug for Memory {
 
 impl Store for Memory {
     fn peek(&self, key: &Key) -> Option<Found> {
-        let entry = self.entries.get(key.hash())?;
+        let entry = self.entries.get(key.place())?;
         if entry.age() >= entry.life.keep {
-            self.entries.remove_if(key.hash(), |kept| Arc::ptr_eq(kept, &entry));
+            self.entries.remove_if(key.place(), |kept| Arc::ptr_eq(kept, &entry));
             return None;
         }
         entry.answers(key).then_some(Found { entry, tier: Tier::Memory })
@@ -96,12 +98,16 @@ impl Store for Memory {
         key: &Key,
         entry: &Arc<Entry>,
     ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
-        self.entries.insert(*key.hash(), entry.clone());
+        let place = match entry.key == key.place() {
+            true => entry.key.clone(),
+            false => Bytes::copy_from_slice(key.place()),
+        };
+        self.entries.insert(place, entry.clone());
         None
     }
 
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.entries.remove(key.hash());
+        self.entries.remove(key.place());
         Box::pin(async { Ok(()) })
     }
 
@@ -118,8 +124,8 @@ impl Store for Memory {
 #[derive(Clone)]
 struct Weight;
 
-impl Weighter<[u8; 32], Arc<Entry>> for Weight {
-    fn weight(&self, _: &[u8; 32], entry: &Arc<Entry>) -> u64 {
+impl Weighter<Bytes, Arc<Entry>> for Weight {
+    fn weight(&self, _: &Bytes, entry: &Arc<Entry>) -> u64 {
         entry.weight() as u64
     }
 }

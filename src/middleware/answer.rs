@@ -1,0 +1,154 @@
+//! What is answered with an answer that is there: all of it, a part, or that the client has it.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, DATE, VARY};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+
+use super::body::Body;
+use super::rules::precondition::{describes_a_body, is_known, range_applies};
+use super::rules::range::{Part, part};
+use super::rules::request::Asked;
+use super::status::CACHE_STATUS;
+use super::stored::{Head, with_room};
+
+/// A whole answer but for its body, with all that there is to be said of it.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) trailers: Option<HeaderMap>,
+}
+
+impl From<Head> for Whole {
+    fn from(head: Head) -> Self {
+        Self { status: head.status, headers: head.headers, trailers: head.trailers }
+    }
+}
+
+impl Whole {
+    /// What a request gets that asked so.
+    pub(crate) fn answer<B: http_body::Body>(
+        self,
+        body: &Bytes,
+        asked: &Asked,
+    ) -> Response<Body<B>> {
+        let is_ok = self.status == StatusCode::OK;
+        if is_ok && is_known(&asked.conditions, &self.headers) {
+            return self.not_modified();
+        }
+        if asked.method == Method::HEAD {
+            return self.head(body.len());
+        }
+        let part = match is_ok && range_applies(&asked.conditions, &self.headers) {
+            true => part(&asked.conditions, body.len()),
+            false => Part::Whole,
+        };
+        match part {
+            Part::Whole => {
+                let Self { status, headers, trailers } = self;
+                of(status, headers, Body::stored(body.clone(), trailers))
+            }
+            Part::Bytes(from, to) => {
+                let range = format!("bytes {from}-{}/{}", to - 1, body.len());
+                self.part(&range, body.slice(from..to))
+            }
+            Part::None => self.unsatisfiable(body.len()),
+        }
+    }
+
+    fn head<B: http_body::Body>(mut self, length: usize) -> Response<Body<B>> {
+        // RFC 9110, section 8.6.
+        if self.status != StatusCode::NO_CONTENT {
+            self.say(CONTENT_LENGTH, length.into());
+        }
+        of(self.status, self.headers, Body::stored(Bytes::new(), None))
+    }
+
+    /// RFC 9110, section 15.4.5.
+    fn not_modified<B: http_body::Body>(mut self) -> Response<Body<B>> {
+        let described: Vec<_> =
+            self.headers.keys().filter(|name| describes_a_body(name)).cloned().collect();
+        for name in described {
+            self.headers.remove(name);
+        }
+        of(StatusCode::NOT_MODIFIED, self.headers, Body::stored(Bytes::new(), None))
+    }
+
+    /// RFC 9110, section 15.5.17. It says of itself what an error does: a cache nearer to the client
+    /// must not keep it for as long as the answer.
+    fn unsatisfiable<B: http_body::Body>(self, length: usize) -> Response<Body<B>> {
+        let mut headers = with_room(5);
+        for name in [DATE, VARY, CACHE_STATUS] {
+            for value in self.headers.get_all(&name) {
+                headers.append(&name, value.clone());
+            }
+        }
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Ok(range) = HeaderValue::from_str(&format!("bytes */{length}")) {
+            headers.insert(CONTENT_RANGE, range);
+        }
+        of(StatusCode::RANGE_NOT_SATISFIABLE, headers, Body::stored(Bytes::new(), None))
+    }
+
+    /// RFC 9110, section 15.3.7.
+    fn part<B: http_body::Body>(mut self, range: &str, bytes: Bytes) -> Response<Body<B>> {
+        // Of the whole body, and of another one than is sent (RFC 9530, section 2).
+        for name in ["content-digest", "content-md5"] {
+            self.headers.remove(name);
+        }
+        self.say(CONTENT_LENGTH, bytes.len().into());
+        if let Ok(range) = HeaderValue::from_str(range) {
+            self.say(CONTENT_RANGE, range);
+        }
+        of(StatusCode::PARTIAL_CONTENT, self.headers, Body::stored(bytes, None))
+    }
+
+    /// Adds a field, if a map can have one more.
+    fn say(&mut self, name: http::HeaderName, value: HeaderValue) {
+        drop(self.headers.try_insert(name, value));
+    }
+}
+
+fn of<B: http_body::Body>(
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Body<B>,
+) -> Response<Body<B>> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(request: http::request::Builder, head: Head) -> HeaderMap {
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        let asked = Asked::of(&request, &crate::Policy::standard()).unwrap();
+        let answer = Whole::from(head).answer::<axum::body::Body>(&Bytes::new(), &asked);
+        answer.headers().clone()
+    }
+
+    #[test]
+    fn an_answer_without_content_has_no_length() {
+        let length = |status| {
+            let head = Head::kept(status, &HeaderMap::new(), &[]);
+            answered(http::Request::head("/"), head).get(CONTENT_LENGTH).cloned()
+        };
+        assert_eq!(length(StatusCode::OK), Some(HeaderValue::from_static("0")));
+        assert_eq!(length(StatusCode::NO_CONTENT), None);
+    }
+
+    #[test]
+    fn a_field_may_have_more_values_than_a_map_has_room_for_names() {
+        let mut headers = HeaderMap::new();
+        for _ in 0..40_000 {
+            headers.append("x-many", HeaderValue::from_static("1"));
+        }
+        let head = Head::kept(StatusCode::OK, &headers, &[]);
+        let headers = answered(http::Request::get("/"), head);
+        assert_eq!(headers.get_all("x-many").iter().count(), 40_000);
+    }
+}

@@ -1,0 +1,270 @@
+//! Stored answers, ready to be sent.
+//!
+//! `Age` and `Cache-Status` say how old an answer is, and how long it lasts, in whole seconds: all that are given of one
+//! entry within a second say the same. So a head is kept with both in it, written anew when they change, and a hit
+//! copies the fields and has nothing to look up.
+
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use http::header::{AGE, CONTENT_LENGTH, Entry as Field};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+use super::answer::Whole;
+use super::body::Body;
+use super::rules::request::Asked;
+use super::rules::storable::is_for_the_authorized;
+use super::status::{self, CACHE_STATUS};
+use super::stored::{Head, MalformedHead};
+use crate::cache::Hit;
+use crate::entry::Entry;
+use crate::outcome::Outcome;
+
+/// The answer that an entry holds, to a request that asked so.
+pub(crate) fn respond<B: http_body::Body>(
+    hit: &Hit,
+    asked: &Asked,
+) -> Result<Response<Body<B>>, MalformedHead> {
+    let entry = &hit.found.entry;
+    // One that nobody else has is used this once.
+    if Arc::strong_count(entry) > 1 {
+        let ready = Ready::of(entry)?;
+        if let Some(whole) = ready.whole(hit) {
+            return Ok(whole.answer(entry.body(), asked));
+        }
+    }
+    Ok(Ready::read(entry)?.into_whole(hit).answer(entry.body(), asked))
+}
+
+/// The head of a stored answer.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    status: StatusCode,
+    trailers: Option<Box<HeaderMap>>,
+    /// How old the answer was when it came, if that does not count against its TTL.
+    age: Duration,
+    is_for_the_authorized: OnceLock<bool>,
+    stamped: RwLock<Stamped>,
+}
+
+/// The fields of an answer, and what those among them say that a cache writes.
+#[derive(Debug)]
+struct Stamped {
+    moment: Option<Moment>,
+    fields: HeaderMap,
+    /// There is one field too many, so that a copy without it has room for another.
+    has_spare: bool,
+}
+
+/// What a cache says of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Moment {
+    /// How old it is, in seconds.
+    age: u64,
+    /// For how many more it is fresh; less than none if it is stale.
+    left: i64,
+    outcome: Outcome,
+}
+
+impl Ready {
+    /// That of an entry, which is kept with it.
+    pub(crate) fn of(entry: &Entry) -> Result<Arc<Self>, MalformedHead> {
+        entry.decoded(|entry| Self::read(entry).map(Self::shrunk))
+    }
+
+    /// In no more room than it takes, which a copy of a map does.
+    fn shrunk(mut self) -> Self {
+        if let Ok(stamped) = self.stamped.get_mut() {
+            stamped.fields = stamped.fields.clone();
+        }
+        self
+    }
+
+    fn read(entry: &Entry) -> Result<Self, MalformedHead> {
+        let Head { status, headers, trailers, age } = Head::of(entry, Stamped::MORE)?;
+        let (trailers, stamped) = (trailers.map(Box::new), RwLock::new(Stamped::new(headers)?));
+        Ok(Self { status, trailers, age, is_for_the_authorized: OnceLock::new(), stamped })
+    }
+
+    /// Whether it may go to one who says who it is, though it was made for no one.
+    pub(crate) fn is_for_the_authorized(&self) -> bool {
+        *self.is_for_the_authorized.get_or_init(|| {
+            self.stamped.read().is_ok_and(|stamped| is_for_the_authorized(&stamped.fields))
+        })
+    }
+
+    /// A copy of it. Waits for nobody: `None` while another thread writes what it says.
+    fn whole(&self, hit: &Hit) -> Option<Whole> {
+        let moment = self.moment(hit);
+        let headers = match self.stamped.try_read() {
+            Ok(stamped) if stamped.moment == Some(moment) => stamped.copy(),
+            reading => {
+                drop(reading);
+                let mut stamped = self.stamped.try_write().ok()?;
+                stamped.stamp(moment);
+                stamped.copy()
+            }
+        };
+        Some(Whole { status: self.status, headers, trailers: self.trailers.as_deref().cloned() })
+    }
+
+    fn into_whole(self, hit: &Hit) -> Whole {
+        let moment = self.moment(hit);
+        let mut stamped = self.stamped.into_inner().unwrap_or_else(PoisonError::into_inner);
+        stamped.stamp(moment);
+        Whole {
+            status: self.status,
+            headers: stamped.into_fields(),
+            trailers: self.trailers.map(|trailers| *trailers),
+        }
+    }
+
+    fn moment(&self, hit: &Hit) -> Moment {
+        let (age, ttl) = (hit.found.entry.age(), hit.found.entry.ttl());
+        Moment {
+            age: self.age.saturating_add(age).as_secs(),
+            left: seconds(ttl).saturating_sub(seconds(age)),
+            outcome: hit.outcome,
+        }
+    }
+}
+
+fn seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
+}
+
+impl Stamped {
+    /// How many fields are added.
+    const MORE: usize = 3;
+
+    /// A map that can't have one more name is no answer's.
+    fn new(mut fields: HeaderMap) -> Result<Self, MalformedHead> {
+        let add = |name, fields: &mut HeaderMap| {
+            let added = fields.try_append(name, HeaderValue::from_static(""));
+            added.map(drop).map_err(|_full| MalformedHead)
+        };
+        add(AGE, &mut fields)?;
+        add(CACHE_STATUS, &mut fields)?;
+        // The one that a router adds to what it is given; last, so that no other moves when it goes.
+        let has_spare = !fields.contains_key(CONTENT_LENGTH);
+        if has_spare {
+            add(CONTENT_LENGTH, &mut fields)?;
+        }
+        Ok(Self { moment: None, fields, has_spare })
+    }
+
+    fn stamp(&mut self, moment: Moment) {
+        self.fields.insert(AGE, moment.age.into());
+        let status = HeaderValue::try_from(status::of_hit(moment.outcome, moment.left));
+        // Ours comes after those of caches nearer to the origin (RFC 9211, section 2).
+        if let (Ok(status), Field::Occupied(mut members)) =
+            (status, self.fields.entry(CACHE_STATUS))
+            && let Some(ours) = members.iter_mut().last()
+        {
+            *ours = status;
+        }
+        self.moment = Some(moment);
+    }
+
+    fn copy(&self) -> HeaderMap {
+        without_spare(self.fields.clone(), self.has_spare)
+    }
+
+    fn into_fields(self) -> HeaderMap {
+        without_spare(self.fields, self.has_spare)
+    }
+}
+
+fn without_spare(mut fields: HeaderMap, has_spare: bool) -> HeaderMap {
+    if has_spare {
+        fields.remove(CONTENT_LENGTH);
+    }
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::HeaderName;
+
+    use super::*;
+    use crate::entry::{Epoch, Key, Life, Position};
+    use crate::store::{Found, Tier};
+
+    fn entry(headers: HeaderMap) -> Arc<Entry> {
+        let head = Head { status: StatusCode::OK, headers, trailers: None, age: Duration::ZERO };
+        let life = Life::starting_now(Duration::from_secs(9), Duration::MAX, Duration::ZERO);
+        let at = (Epoch::new(1), Position::ZERO);
+        let parts = (head.encode(), Bytes::from_static(b"body"));
+        Arc::new(Entry::new(&Key::new("t").finish(), at, [].into(), life, parts))
+    }
+
+    fn answered(entry: Arc<Entry>, outcome: Outcome) -> HeaderMap {
+        let request = http::Request::get("/").body(axum::body::Body::empty()).unwrap();
+        let asked = Asked::of(&request, &crate::Policy::standard()).unwrap();
+        let hit = Hit { found: Found { entry, tier: Tier::Memory }, outcome, renew: None };
+        let answer = respond::<axum::body::Body>(&hit, &asked).unwrap();
+        answer.headers().clone()
+    }
+
+    fn of(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(*name, value.parse().unwrap());
+        }
+        map
+    }
+
+    const STORED: [(&str, &str); 3] = [("etag", "\"1\""), ("cache-status", "other"), ("x-a", "b")];
+
+    #[tokio::test(start_paused = true)]
+    async fn another_second_or_outcome_says_something_else() {
+        let entry = entry(of(&STORED));
+        let said = |outcome, age: &str, said: &str| {
+            let expected = [&STORED[..], &[("age", age), ("cache-status", said)]].concat();
+            // From what is kept, and then from nothing.
+            assert_eq!(answered(entry.clone(), outcome), of(&expected));
+            let alone = Entry::from_parts(
+                entry.key.clone(),
+                (entry.epoch, entry.as_of),
+                [].into(),
+                entry.life,
+                (entry.head.clone(), entry.body.clone()),
+            );
+            assert_eq!(answered(alone.into(), outcome), of(&expected));
+        };
+        let (memory, shared) = (Outcome::Hit(Tier::Memory), Outcome::Hit(Tier::Shared));
+        said(memory, "0", "tidegate; hit; ttl=9; detail=\"memory\"");
+        said(memory, "0", "tidegate; hit; ttl=9; detail=\"memory\"");
+        said(shared, "0", "tidegate; hit; ttl=9; detail=\"shared\"");
+        tokio::time::advance(Duration::from_secs(11)).await;
+        said(memory, "11", "tidegate; hit; ttl=-2; detail=\"memory\"");
+    }
+
+    #[test]
+    fn one_that_another_thread_writes_is_read_from_its_entry() {
+        let entry = entry(of(&STORED));
+        let ready = Ready::of(&entry).unwrap();
+        let written = ready.stamped.write().unwrap();
+        let said = answered(entry.clone(), Outcome::Hit(Tier::Memory));
+        assert_eq!((said.len(), &said["age"]), (5, &HeaderValue::from(0)));
+        drop(written);
+    }
+
+    #[test]
+    fn a_length_that_was_stored_is_sent_and_no_other_is() {
+        let stored = of(&[("content-length", "4")]);
+        let hit = Outcome::Hit(Tier::Memory);
+        assert_eq!(answered(entry(stored), hit)["content-length"], "4");
+        assert!(!answered(entry(of(&STORED)), hit).contains_key("content-length"));
+    }
+
+    #[test]
+    fn a_head_that_has_no_room_for_more_is_no_answers() {
+        let mut headers = HeaderMap::new();
+        let names = (0..).map(|at| HeaderName::try_from(format!("x{at}")).unwrap());
+        let mut full = names.map(|name| headers.try_append(name, HeaderValue::from_static("")));
+        assert!(full.any(|added| added.is_err()));
+        assert!(Ready::of(&entry(headers)).is_err());
+    }
+}
