@@ -10,14 +10,15 @@ mod cases;
 use std::hint::black_box;
 
 use axum::http::Uri;
-use cases::{App, Failure, entry, flight, is_hit, policy, request};
+use cases::{App, Encoded, Failure, entry, flight, is_hit, policy, request};
 use tidegate::{Key, Tag, benching};
 
 /// Every case, by its name.
-const CASES: [(&str, Case); 9] = [
+const CASES: [(&str, Case); 10] = [
     ("axum alone", |runs| ask(App::bare()?, "/items/1", runs)),
     ("memory hit", |runs| ask(App::cached()?, "/items/1", runs)),
     ("memory hit, 5 parameters", |runs| ask(App::cached()?, "/search?e=5&d=4&c=3&b=2&a=1", runs)),
+    ("shared hit", |runs| ask(App::over(Encoded::default())?, "/items/1", runs)),
     ("miss and fill", miss),
     ("flight of 100", flights),
     ("key", key),

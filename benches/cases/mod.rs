@@ -3,8 +3,9 @@
 #![allow(dead_code, reason = "each benchmark takes some")]
 #![allow(clippy::unwrap_used)]
 
+use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -12,8 +13,12 @@ use axum::body::{Body, Bytes};
 use axum::http::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use axum::http::{Request, Response};
 use axum::routing::get;
+use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, Collected};
-use tidegate::{Ask, Cache, CacheLayer, Entry, Key, Lookup, Memory, Policy};
+use tidegate::{
+    Ask, Cache, CacheLayer, Entry, Found, Key, Lookup, Memory, Policy, Store, StoreError, Tier,
+    benching,
+};
 use tokio::runtime::Runtime;
 use tower::Service;
 
@@ -35,12 +40,12 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn bare() -> Result<Self, Failure> {
-        Self::new(0, |router, _| router)
+        Self::new(Memory::new(0), |router, _| router)
     }
 
     /// With a layer that does nothing: what axum takes for any.
     pub(crate) fn layered() -> Result<Self, Failure> {
-        Self::new(0, |router, _| router.layer(tower::layer::util::Identity::new()))
+        Self::new(Memory::new(0), |router, _| router.layer(tower::layer::util::Identity::new()))
     }
 
     pub(crate) fn cached() -> Result<Self, Failure> {
@@ -49,7 +54,12 @@ impl App {
 
     /// With so many bytes of memory.
     pub(crate) fn cached_within(bytes: u64) -> Result<Self, Failure> {
-        Self::new(bytes, |router, cache| {
+        Self::over(Memory::new(bytes))
+    }
+
+    /// Over a store.
+    pub(crate) fn over(store: impl Store) -> Result<Self, Failure> {
+        Self::new(store, |router, cache| {
             let policy = || Policy::ttl(Duration::from_secs(3600)).tag("all").untracked();
             let layer = CacheLayer::new(cache.clone())
                 .route("/items/{id}", policy().tag("items:id={id}"))
@@ -58,9 +68,12 @@ impl App {
         })
     }
 
-    fn new(bytes: u64, wrap: impl FnOnce(Router, &Cache) -> Router) -> Result<Self, Failure> {
+    fn new(
+        store: impl Store,
+        wrap: impl FnOnce(Router, &Cache) -> Router,
+    ) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let cache = Cache::new(Memory::new(bytes));
+        let cache = Cache::new(store);
         let body = body();
         let answer = move || async move { ([(CONTENT_TYPE, "application/json")], body) };
         let router =
@@ -83,6 +96,39 @@ impl App {
 
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime.block_on(future)
+    }
+}
+
+/// Entries in the form that they have in Redis, as if it answered at once.
+#[derive(Debug, Default)]
+pub(crate) struct Encoded(Mutex<HashMap<[u8; 32], Bytes>>);
+
+impl Store for Encoded {
+    fn peek(&self, _: &Key) -> Option<Found> {
+        None
+    }
+
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
+        Box::pin(async {
+            let bytes = self.0.lock().unwrap().get(key.hash()).cloned();
+            let entry = bytes.and_then(|bytes| benching::decode(&bytes)).map(Arc::new);
+            let found = entry.map(|entry| Found { entry, tier: Tier::Shared });
+            Ok(found.filter(|found| found.entry.answers(key)))
+        })
+    }
+
+    fn put(
+        &self,
+        key: &Key,
+        entry: &Arc<Entry>,
+    ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
+        self.0.lock().unwrap().insert(*key.hash(), benching::encode(entry));
+        None
+    }
+
+    fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.0.lock().unwrap().remove(key.hash());
+        Box::pin(async { Ok(()) })
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::cache::Cache;
@@ -295,7 +296,7 @@ impl<'a> Search<'a> {
 
     /// Joins those who are looking for the answer or making it, or begins to. So the shared store is asked
     /// once, however many want the same at a time.
-    async fn make(mut self) -> Lookup {
+    async fn make(&mut self) -> Lookup {
         let alone = self.cache.shared.alone.has(self.key);
         if !alone && let Some(leader) = self.cache.shared.flights.try_lead(*self.key.hash()) {
             return self.lead(Some(leader)).await;
@@ -303,13 +304,7 @@ impl<'a> Search<'a> {
         let mut attempts = if alone { 0 } else { 2 };
         while attempts > 0 {
             attempts -= 1;
-            let joined = self.cache.shared.flights.join(*self.key.hash());
-            let began = clock::now();
-            let joined = timeout(self.policy.wait, joined).await;
-            if !matches!(joined, Ok(Joined::Leader(_))) {
-                observe::flight_wait(began.elapsed());
-            }
-            match joined {
+            match Box::pin(self.join()).await {
                 Ok(Joined::Leader(leader)) => return self.lead(Some(leader)).await,
                 Ok(Joined::Follower(Landing::Entry(entry))) => {
                     if let Some(hit) = self.collapsed(entry) {
@@ -320,6 +315,17 @@ impl<'a> Search<'a> {
             }
         }
         self.lead(None).await
+    }
+
+    /// Waits for what others look for or make, as long as the policy allows; or leads them.
+    async fn join(&self) -> Result<Joined, Elapsed> {
+        let began = clock::now();
+        let joined = self.cache.shared.flights.join(*self.key.hash());
+        let joined = timeout(self.policy.wait, joined).await;
+        if !matches!(joined, Ok(Joined::Leader(_))) {
+            observe::flight_wait(began.elapsed());
+        }
+        joined
     }
 
     /// What another request was making, judged by what is known now and asked here.
@@ -336,7 +342,7 @@ impl<'a> Search<'a> {
     }
 
     /// Looks in the shared store for all who wait, and becomes the one who makes the answer if it is not there.
-    async fn lead(mut self, mut leader: Option<Leader>) -> Lookup {
+    async fn lead(&mut self, mut leader: Option<Leader>) -> Lookup {
         if leader.is_some()
             && let Some(hit) = self.peek()
         {

@@ -1,5 +1,7 @@
 //! The tags that a policy names.
 
+use std::sync::Arc;
+
 use crate::entry::Tag;
 
 /// A tag with places for the route's parameters.
@@ -7,6 +9,8 @@ use crate::entry::Tag;
 pub(crate) struct TagTemplate {
     source: String,
     pieces: Vec<Piece>,
+    /// What it always is, if it has no parameters.
+    fixed: Option<PolicyTag>,
 }
 
 #[derive(Clone, Debug)]
@@ -26,7 +30,8 @@ impl TagTemplate {
             rest = after;
         }
         pieces.push(Piece::Text(rest.into()));
-        Self { source: source.into(), pieces }
+        let fixed = (pieces.len() == 1).then(|| PolicyTag::new(rest));
+        Self { source: source.into(), pieces, fixed }
     }
 
     /// The names of its parameters.
@@ -52,7 +57,10 @@ impl TagTemplate {
         &self,
         parameter: impl Fn(&str) -> Option<std::borrow::Cow<'a, str>>,
     ) -> Option<PolicyTag> {
-        self.name(parameter).map(PolicyTag::new)
+        match &self.fixed {
+            Some(tag) => Some(tag.clone()),
+            None => self.name(parameter).map(PolicyTag::new),
+        }
     }
 
     /// The tag's name, with the parameters in it.
@@ -60,7 +68,7 @@ impl TagTemplate {
         &self,
         parameter: impl Fn(&str) -> Option<std::borrow::Cow<'a, str>>,
     ) -> Option<String> {
-        let mut name = String::new();
+        let mut name = String::with_capacity(2 * self.source.len());
         for piece in &self.pieces {
             match piece {
                 Piece::Text(text) => name.push_str(text),
@@ -75,13 +83,13 @@ impl TagTemplate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PolicyTag {
     tag: Tag,
-    name: String,
+    name: Arc<str>,
     /// Where the table ends in the name, and where the column does, for a tag of that form.
     ends: Option<(usize, usize)>,
 }
 
 impl PolicyTag {
-    pub(crate) fn new(name: impl Into<String>) -> Self {
+    pub(crate) fn new(name: impl Into<Arc<str>>) -> Self {
         let name = name.into();
         let ends = name.find('=').and_then(|column| Some((name[..column].rfind(':')?, column)));
         Self { tag: Tag::named(&name), name, ends }

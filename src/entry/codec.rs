@@ -22,16 +22,19 @@
 //! service answers. Hostile bytes can make an entry undecodable, which is a miss; they can't make
 //! the decoder panic, or reserve more memory than the bytes they came in.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Entry, Epoch, Life, Position, Tag};
 use crate::clock;
 
 const MAGIC: &[u8; 4] = b"TGE\x03";
+const LENGTH: Range<usize> = 4..8;
+const CHECKSUM: Range<usize> = 8..CHECKED_FROM;
 const CHECKED_FROM: usize = 24;
 const HEADER: usize = 92;
 const STRICT: u32 = 1;
@@ -57,24 +60,33 @@ pub enum DecodeError {
 #[derive(Serialize, Deserialize)]
 struct Metadata<'a> {
     #[serde(borrow)]
-    key: &'a [u8],
+    key: Raw<'a>,
     tags: Vec<u64>,
     #[serde(borrow)]
-    head: &'a [u8],
+    head: Raw<'a>,
+}
+
+/// Bytes where they are: written in one go, which a slice is not.
+#[derive(Deserialize)]
+pub(crate) struct Raw<'a>(pub(crate) &'a [u8]);
+
+impl Serialize for Raw<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
 }
 
 /// Writes an entry.
 pub(crate) fn encode(entry: &Entry) -> Bytes {
     let metadata = Metadata {
-        key: &entry.key,
+        key: Raw(&entry.key),
         tags: entry.tags.iter().map(|tag| tag.hash()).collect(),
-        head: &entry.head,
+        head: Raw(&entry.head),
     };
-    let metadata = bincode::serde::encode_to_vec(&metadata, bincode::config::standard())
-        .unwrap_or_else(|_| Vec::new()); // byte slices and integers always encode
-    let mut out = BytesMut::with_capacity(HEADER + metadata.len() + entry.body.len());
+    // The metadata's, with the numbers' marks and lengths.
+    let most = entry.key.len() + 9 * (3 + entry.tags.len()) + entry.head.len();
+    let mut out = BytesMut::with_capacity(HEADER + most + entry.body.len());
     out.put_slice(MAGIC);
-    out.put_u32_le(u32::try_from(metadata.len()).unwrap_or(u32::MAX));
     out.put_bytes(0, CHECKED_FROM - out.len());
     out.put_u64_le(entry.epoch.get());
     out.put_u64_le(entry.as_of.get());
@@ -85,10 +97,15 @@ pub(crate) fn encode(entry: &Entry) -> Bytes {
     out.put_u64_le(clock::millis(entry.life.while_revalidating));
     out.put_u64_le(clock::millis(entry.life.if_error));
     out.put_u32_le(flags(entry));
-    out.put_slice(&metadata);
+    let mut metadata_out = (&mut out).writer();
+    // Byte strings and integers always encode.
+    let config = bincode::config::standard();
+    drop(bincode::serde::encode_into_std_write(&metadata, &mut metadata_out, config));
+    let length = u32::try_from(out.len() - HEADER).unwrap_or(u32::MAX);
+    out[LENGTH].copy_from_slice(&length.to_le_bytes());
     out.put_slice(&entry.body);
     let sum = checksum(&out);
-    out[8..CHECKED_FROM].copy_from_slice(&sum);
+    out[CHECKSUM].copy_from_slice(&sum);
     out.freeze()
 }
 
@@ -116,11 +133,11 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Entry, DecodeError> {
     let metadata_bytes = bytes.get(HEADER..body_at).ok_or(DecodeError::Truncated)?;
     let metadata = read_metadata(metadata_bytes)?;
     let mut entry = Entry::from_parts(
-        bytes.slice_ref(metadata.key),
+        bytes.slice_ref(metadata.key.0),
         (epoch, as_of),
         metadata.tags.into_iter().map(Tag::from_hash).collect(),
         life,
-        (bytes.slice_ref(metadata.head), bytes.slice(body_at..)),
+        (bytes.slice_ref(metadata.head.0), bytes.slice(body_at..)),
     );
     entry.life.is_strict = flags & STRICT != 0;
     entry.is_signpost = flags & SIGNPOST != 0;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::position::first_u64;
+use super::text::Text;
 
 /// A name for what an answer depends on: a table (`users`), the rows of a table that have a value
 /// in a column (`users:id=42`), or a word of the application's own (`front-page`).
@@ -56,11 +57,11 @@ impl Tag {
     }
 
     fn of(pieces: &[&str]) -> Self {
-        let mut hasher = blake3::Hasher::new();
+        let mut text = Text::new();
         for piece in pieces {
-            hasher.update(piece.as_bytes());
+            text.extend(piece.as_bytes());
         }
-        Self(first_u64(hasher.finalize().as_bytes()))
+        Self(first_u64(blake3::hash(text.as_slice()).as_bytes()))
     }
 }
 

@@ -1,11 +1,12 @@
 //! From the handler's answer to an entry.
 
-use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::header::{AGE, DATE};
 use http::response::Parts;
 use http::{HeaderMap, Response, StatusCode};
@@ -42,6 +43,33 @@ pub(crate) struct Fill<'p> {
     pub(crate) rooms: Rooms,
 }
 
+/// An answer on its way into the cache. A future by hand: one by the compiler has room for all of it twice.
+#[expect(clippy::large_enum_variant, reason = "the large one is the one that there mostly is")]
+pub(crate) enum Filling<'p, B: HttpBody> {
+    Answered(Option<(Fill<'p>, Response<B>)>),
+    Confirmed(BoxFuture<'p, Response<Body<B>>>),
+}
+
+/// None of it is pinned in place.
+impl<B: HttpBody> Unpin for Filling<'_, B> {}
+
+impl<B> Future for Filling<'_, B>
+where
+    B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
+{
+    type Output = Response<Body<B>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Answered(answered) => match answered.take() {
+                Some((fill, response)) => Poll::Ready(fill.at_once(response, cx)),
+                None => Poll::Pending, // polled after it was ready
+            },
+            Self::Confirmed(confirmed) => confirmed.as_mut().poll(cx),
+        }
+    }
+}
+
 /// What `Cache-Status` tells of an answer.
 struct Told {
     outcome: Outcome,
@@ -56,7 +84,7 @@ impl Told {
     }
 }
 
-impl Fill<'_> {
+impl<'p> Fill<'p> {
     /// Ends the duty without an answer.
     pub(crate) fn give_up(self, unfit: Unfit) {
         self.lead.pass(unfit);
@@ -64,15 +92,23 @@ impl Fill<'_> {
 
     /// Stores an answer as it streams to the client; one that is there at once is stored before its
     /// head is sent, so that `Cache-Status` tells what became of it.
-    pub(crate) async fn with<B>(mut self, response: Response<B>) -> Response<Body<B>>
+    pub(crate) fn with<B>(mut self, response: Response<B>) -> Filling<'p, B>
     where
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
         if response.status() == StatusCode::NOT_MODIFIED
             && let Some((head, entry)) = self.stored.take()
         {
-            return self.confirmed(head, &entry, response.headers()).await;
+            let fresh = response.into_parts().0.headers;
+            return Filling::Confirmed(Box::pin(self.confirmed(head, entry, fresh)));
         }
+        Filling::Answered(Some((self, response)))
+    }
+
+    fn at_once<B>(self, response: Response<B>, cx: &mut Context<'_>) -> Response<Body<B>>
+    where
+        B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
+    {
         let told = self.told(response.status());
         let asked = &self.plan.asked;
         let (mut parts, body) = response.into_parts();
@@ -91,7 +127,7 @@ impl Fill<'_> {
         let limits = (policy.body_limit, policy.finish);
         let capture = Capture::new(self.lead, (head, place), limits, self.rooms.room());
         let mut captured = Captured::new(body, capture);
-        match poll_fn(|cx| Poll::Ready(captured.read_ahead(cx))).await {
+        match captured.read_ahead(cx) {
             Some(End::Whole(filled, bytes)) => {
                 told.tell(&mut parts.headers, Fate::of(&filled));
                 if let Some(known) = known(&parts, asked, &bytes) {
@@ -111,16 +147,16 @@ impl Fill<'_> {
     async fn confirmed<B: HttpBody>(
         self,
         head: Head,
-        entry: &Entry,
-        fresh: &HeaderMap,
+        entry: Arc<Entry>,
+        fresh: HeaderMap,
     ) -> Response<Body<B>> {
         let told = self.told(StatusCode::NOT_MODIFIED);
         let plan = self.plan;
-        let (head, filled) = if names_another(&head.headers, fresh) {
+        let (head, filled) = if names_another(&head.headers, &fresh) {
             let unfit = Unfit::new("other-etag", "a 304 that names another answer");
             (head, Filled::NotStored(self.disown(unfit).await))
         } else {
-            let head = brought_up_to_date(&head, fresh);
+            let head = brought_up_to_date(&head, &fresh);
             let filled = self.renewed(&head, entry.body()).await;
             (head, filled)
         };

@@ -42,17 +42,19 @@ impl Plan {
     /// it. Who wants only a part, or only what is stored, is not asked to.
     pub(crate) async fn find(&self, cache: &Cache, headers: &HeaderMap) -> Lookup {
         let found = self.find_under(&self.key, cache).await;
-        let Lookup::Hit(hit) = &found else { return found };
-        if !hit.found.entry.is_signpost {
-            return found;
+        match self.pointed_to(&found, headers) {
+            // Apart, since most answers are found at once and need no room for another key.
+            Some(key) => Box::pin(self.find_under(&key, cache)).await,
+            None => found,
         }
-        match signpost(&hit.found.entry) {
-            Ok(names) => {
-                let key = vary::key(&self.key, &names, headers);
-                if key == self.key { found } else { self.find_under(&key, cache).await }
-            }
-            Err(_) => found,
-        }
+    }
+
+    /// The key that a signpost points to, if one was found.
+    fn pointed_to(&self, found: &Lookup, headers: &HeaderMap) -> Option<Box<Key>> {
+        let Lookup::Hit(Hit { found, .. }) = found else { return None };
+        let names = found.entry.is_signpost.then(|| signpost(&found.entry))?.ok()?;
+        let key = vary::key(&self.key, &names, headers);
+        (key != self.key).then(|| Box::new(key))
     }
 
     /// What may be served if no answer can be made. A signpost is followed whatever has become of it: it

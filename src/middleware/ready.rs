@@ -4,7 +4,7 @@
 //! entry within a second say the same. So a head is kept with both in it, written anew when they change, and a hit
 //! copies the fields and has nothing to look up.
 
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::Duration;
 
 use http::header::{AGE, CONTENT_LENGTH, Entry as Field};
@@ -33,7 +33,16 @@ pub(crate) fn respond<B: http_body::Body>(
             return Ok(whole.answer(entry.body(), asked));
         }
     }
-    Ok(Ready::read(entry)?.into_whole(hit).answer(entry.body(), asked))
+    Ok(once(hit)?.answer(entry.body(), asked))
+}
+
+/// An answer of which nothing is kept.
+fn once(hit: &Hit) -> Result<Whole, MalformedHead> {
+    let Head { status, mut headers, trailers, age } = Head::of(&hit.found.entry, Stamped::MORE)?;
+    let moment = Moment::of(hit, age);
+    headers.try_insert(AGE, moment.age.into()).map_err(|_full| MalformedHead)?;
+    headers.try_append(CACHE_STATUS, moment.status()).map_err(|_full| MalformedHead)?;
+    Ok(Whole { status, headers, trailers })
 }
 
 /// The head of a stored answer.
@@ -69,15 +78,7 @@ struct Moment {
 impl Ready {
     /// That of an entry, which is kept with it.
     pub(crate) fn of(entry: &Entry) -> Result<Arc<Self>, MalformedHead> {
-        entry.decoded(|entry| Self::read(entry).map(Self::shrunk))
-    }
-
-    /// In no more room than it takes, which a copy of a map does.
-    fn shrunk(mut self) -> Self {
-        if let Ok(stamped) = self.stamped.get_mut() {
-            stamped.fields = stamped.fields.clone();
-        }
-        self
+        entry.decoded(Self::read)
     }
 
     fn read(entry: &Entry) -> Result<Self, MalformedHead> {
@@ -95,7 +96,7 @@ impl Ready {
 
     /// A copy of it. Waits for nobody: `None` while another thread writes what it says.
     fn whole(&self, hit: &Hit) -> Option<Whole> {
-        let moment = self.moment(hit);
+        let moment = Moment::of(hit, self.age);
         let headers = match self.stamped.try_read() {
             Ok(stamped) if stamped.moment == Some(moment) => stamped.copy(),
             reading => {
@@ -107,25 +108,21 @@ impl Ready {
         };
         Some(Whole { status: self.status, headers, trailers: self.trailers.as_deref().cloned() })
     }
+}
 
-    fn into_whole(self, hit: &Hit) -> Whole {
-        let moment = self.moment(hit);
-        let mut stamped = self.stamped.into_inner().unwrap_or_else(PoisonError::into_inner);
-        stamped.stamp(moment);
-        Whole {
-            status: self.status,
-            headers: stamped.into_fields(),
-            trailers: self.trailers.map(|trailers| *trailers),
+impl Moment {
+    /// `age` is how old the answer was when it came, if that does not count against its TTL.
+    fn of(hit: &Hit, age: Duration) -> Self {
+        let (since, ttl) = (hit.found.entry.age(), hit.found.entry.ttl());
+        Self {
+            age: age.saturating_add(since).as_secs(),
+            left: seconds(ttl).saturating_sub(seconds(since)),
+            outcome: hit.outcome,
         }
     }
 
-    fn moment(&self, hit: &Hit) -> Moment {
-        let (age, ttl) = (hit.found.entry.age(), hit.found.entry.ttl());
-        Moment {
-            age: self.age.saturating_add(age).as_secs(),
-            left: seconds(ttl).saturating_sub(seconds(age)),
-            outcome: hit.outcome,
-        }
+    fn status(self) -> HeaderValue {
+        status::of_hit(self.outcome, self.left)
     }
 }
 
@@ -150,36 +147,28 @@ impl Stamped {
         if has_spare {
             add(CONTENT_LENGTH, &mut fields)?;
         }
-        Ok(Self { moment: None, fields, has_spare })
+        // In no more room than it takes, which a copy of a map does.
+        Ok(Self { moment: None, fields: fields.clone(), has_spare })
     }
 
     fn stamp(&mut self, moment: Moment) {
         self.fields.insert(AGE, moment.age.into());
-        let status = HeaderValue::try_from(status::of_hit(moment.outcome, moment.left));
         // Ours comes after those of caches nearer to the origin (RFC 9211, section 2).
-        if let (Ok(status), Field::Occupied(mut members)) =
-            (status, self.fields.entry(CACHE_STATUS))
+        if let Field::Occupied(mut members) = self.fields.entry(CACHE_STATUS)
             && let Some(ours) = members.iter_mut().last()
         {
-            *ours = status;
+            *ours = moment.status();
         }
         self.moment = Some(moment);
     }
 
     fn copy(&self) -> HeaderMap {
-        without_spare(self.fields.clone(), self.has_spare)
+        let mut fields = self.fields.clone();
+        if self.has_spare {
+            fields.remove(CONTENT_LENGTH);
+        }
+        fields
     }
-
-    fn into_fields(self) -> HeaderMap {
-        without_spare(self.fields, self.has_spare)
-    }
-}
-
-fn without_spare(mut fields: HeaderMap, has_spare: bool) -> HeaderMap {
-    if has_spare {
-        fields.remove(CONTENT_LENGTH);
-    }
-    fields
 }
 
 #[cfg(test)]

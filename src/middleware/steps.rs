@@ -1,10 +1,11 @@
 //! The order of the steps that have to wait for something.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::header::{ETAG, LAST_MODIFIED};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
@@ -36,75 +37,110 @@ pub(crate) struct Steps<S> {
 }
 
 impl<S> Steps<S> {
-    /// What was found is answered with here; all else is in another future, since a hit need not make room for
+    /// What was found is answered with here; all else is in other futures, since a hit need not make room for
     /// what a miss may come to.
-    pub(crate) async fn run<A>(self, plan: Plan, request: Request<A>) -> Answered<S, A>
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "the future of one has room for its arguments twice"
+    )]
+    pub(crate) fn run<A>(
+        self,
+        plan: Plan,
+        request: Request<A>,
+    ) -> impl Future<Output = Answered<S, A>> + Send
     where
         S: Handler<A>,
         A: Send + 'static,
     {
-        let mut found = plan.find(&self.routes.cache, request.headers()).await;
-        if let Lookup::Hit(hit) = &mut found
-            && !plan.policy.shadow
-            && plan.may_have(hit)
-            && let Some(response) = self.serve(hit, &plan)
-        {
-            if let Some(lead) = hit.renew.take() {
-                spawn(self.renew(lead, plan, request));
-            } else if plan.policy.audits_this() {
-                spawn(self.audit(hit.found.entry.clone(), plan, request));
+        async move {
+            let mut found = Box::pin(plan.find(&self.routes.cache, request.headers())).await;
+            if let Lookup::Hit(hit) = &mut found
+                && !plan.policy.shadow
+                && plan.may_have(hit)
+                && let Some(response) = self.serve(hit, &plan)
+            {
+                if let Some(lead) = hit.renew.take() {
+                    spawn(self.renew(lead, plan, request));
+                } else if plan.policy.audits_this() {
+                    spawn(self.audit(hit.found.entry.clone(), plan, request));
+                }
+                return Ok(response);
             }
-            return Ok(response);
+            self.rest(found, plan, request).await
         }
-        Box::pin(self.rest(found, plan, request)).await
     }
 
-    async fn rest<A>(
-        mut self,
+    /// What it takes to answer with something else than what was found. Each way has a future of its own, and none
+    /// makes room for another.
+    fn rest<A>(
+        self,
         mut found: Lookup,
         mut plan: Plan,
         request: Request<A>,
-    ) -> Answered<S, A>
+    ) -> BoxFuture<'static, Answered<S, A>>
     where
         S: Handler<A>,
         A: Send + 'static,
     {
         if !self.tag(&mut plan, &request) {
             drop(found);
-            return self.uncached(BypassReason::NoParameter, plan, request).await;
+            return Box::pin(self.uncached(BypassReason::NoParameter, plan, request));
         }
-        let cache = self.routes.cache.clone();
-        if let Lookup::Hit(hit) = found {
-            if !plan.may_have(&hit) {
-                drop(hit);
-                if plan.asked.only_if_cached {
-                    return Ok(self.not_cached());
-                }
-                return self.uncached(BypassReason::Personal, plan, request).await;
-            }
-            let entry = hit.found.entry;
-            drop(hit.renew);
-            if plan.policy.shadow {
-                return self.shadowed(entry, plan, request).await;
-            }
-            // A head that can't be read is as good as no entry.
-            cache.forget(&plan.key).await;
-            found = plan.find(&cache, request.headers()).await;
-        } else {
-            found.tag(&plan.ask.tags);
-        }
+        found.tag(&plan.ask.tags);
+        self.without(found, plan, request)
+    }
+
+    fn without<A>(
+        self,
+        found: Lookup,
+        plan: Plan,
+        request: Request<A>,
+    ) -> BoxFuture<'static, Answered<S, A>>
+    where
+        S: Handler<A>,
+        A: Send + 'static,
+    {
         match found {
-            Lookup::Miss(_) | Lookup::Bypass(_)
-                if plan.asked.only_if_cached && !plan.policy.shadow =>
-            {
-                Ok(self.not_cached())
+            Lookup::Hit(hit) => Box::pin(self.unserved(hit, plan, request)),
+            _ if plan.asked.only_if_cached && !plan.policy.shadow => {
+                Box::pin(ready(Ok(self.not_cached())))
             }
             Lookup::Miss(lead) if plan.asked.is_for_a_part() => {
-                self.make_part(lead, &plan, request).await
+                Box::pin(self.make_part(lead, plan, request))
             }
-            Lookup::Miss(lead) => self.make(lead, &plan, request).await,
-            Lookup::Bypass(bypass) => self.bypassed(bypass, &plan, request).await,
-            Lookup::Hit(hit) => self.after_all(&hit, plan, request).await,
+            Lookup::Miss(lead) => Box::pin(self.make(lead, plan, request)),
+            Lookup::Bypass(bypass) => Box::pin(self.bypassed(bypass, plan, request)),
+        }
+    }
+
+    /// What was found is not for this client, or is only compared, or can't be read.
+    async fn unserved<A>(self, hit: Hit, plan: Plan, request: Request<A>) -> Answered<S, A>
+    where
+        S: Handler<A>,
+        A: Send + 'static,
+    {
+        if !plan.may_have(&hit) {
+            drop(hit);
+            if plan.asked.only_if_cached {
+                return Ok(self.not_cached());
+            }
+            return self.uncached(BypassReason::Personal, plan, request).await;
+        }
+        let Hit { found, renew, .. } = hit;
+        drop(renew);
+        if plan.policy.shadow {
+            return self.shadowed(found.entry, plan, request).await;
+        }
+        // A head that can't be read is as good as no entry.
+        let cache = self.routes.cache.clone();
+        cache.forget(&plan.key).await;
+        match plan.find(&cache, request.headers()).await {
+            // What another request has stored since.
+            Lookup::Hit(hit) => match self.serve(&hit, &plan).filter(|_| plan.may_have(&hit)) {
+                Some(response) => Ok(response),
+                None => self.uncached(BypassReason::Unreadable, plan, request).await,
+            },
+            found => self.without(found, plan, request).await,
         }
     }
 
@@ -119,17 +155,6 @@ impl<S> Steps<S> {
         is_whole
     }
 
-    /// What another request has stored since we found it unreadable; or the handler's answer.
-    async fn after_all<A>(self, hit: &Hit, plan: Plan, request: Request<A>) -> Answered<S, A>
-    where
-        S: Handler<A>,
-    {
-        match self.serve(hit, &plan).filter(|_| plan.may_have(hit)) {
-            Some(response) => Ok(response),
-            None => self.uncached(BypassReason::Unreadable, plan, request).await,
-        }
-    }
-
     fn serve<B: HttpBody>(&self, hit: &Hit, plan: &Plan) -> Option<Response<Body<B>>> {
         let response = respond(hit, &plan.asked).ok()?;
         self.count(hit.outcome);
@@ -137,25 +162,32 @@ impl<S> Steps<S> {
     }
 
     /// Makes the answer, sends it, and fills the cache.
-    async fn make<A>(
-        &mut self,
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "the future of one has room for its arguments twice"
+    )]
+    fn make<A>(
+        mut self,
         mut lead: Box<Lead>,
-        plan: &Plan,
+        plan: Plan,
         request: Request<A>,
-    ) -> Answered<S, A>
+    ) -> impl Future<Output = Answered<S, A>> + Send
     where
         S: Handler<A>,
+        A: Send + 'static,
     {
-        let (outcome, fallback) = (lead.outcome(), lead.fallback());
-        let (answered, fill) = self.call(lead, plan, request).await;
-        if is_failure(&answered)
-            && let Some(response) = self.instead(fallback, plan, &fill.headers).await
-        {
-            fill.give_up(Unfit::new("failed", "the handler failed"));
-            return Ok(response);
+        async move {
+            let (outcome, fallback) = (lead.outcome(), lead.fallback());
+            let (answered, fill) = self.call(lead, &plan, request).await;
+            if is_failure(&answered)
+                && let Some(response) = Box::pin(self.instead(fallback, &plan, &fill.headers)).await
+            {
+                fill.give_up(Unfit::new("failed", "the handler failed"));
+                return Ok(response);
+            }
+            self.count(outcome);
+            Ok(fill.with(answered?).await)
         }
-        self.count(outcome);
-        Ok(fill.with(answered?).await)
     }
 
     /// A stale answer in place of an error, where one is allowed.
@@ -177,12 +209,12 @@ impl<S> Steps<S> {
 
     /// Calls the handler; where headers decide, it is asked whether what is stored still holds. Where the
     /// author does, answers are proven by the log, and no date of whole seconds has a say.
-    async fn call<'p, A>(
+    fn call<'p, A>(
         &mut self,
         lead: Box<Lead>,
         plan: &'p Plan,
         request: Request<A>,
-    ) -> (Result<S::Response, S::Error>, Fill<'p>)
+    ) -> impl Future<Output = (Result<S::Response, S::Error>, Fill<'p>)> + Send
     where
         S: Handler<A>,
     {
@@ -191,10 +223,14 @@ impl<S> Steps<S> {
         let headers = request.headers().clone();
         let request = unconditional(request, stored.as_ref().map(|(head, _)| &head.headers));
         let (record, began) = (lead.record().clone(), clock::now());
-        let answered = record.scope(self.inner.call(request)).await;
-        let (rooms, delay) = (self.routes.rooms.clone(), began.elapsed());
-        observe::load(delay);
-        (answered, Fill { lead, plan, headers, stored, delay, rooms })
+        let answered = record.scope(self.inner.call(request));
+        let rooms = self.routes.rooms.clone();
+        async move {
+            let answered = answered.await;
+            let delay = began.elapsed();
+            observe::load(delay);
+            (answered, Fill { lead, plan, headers, stored, delay, rooms })
+        }
     }
 
     /// Makes an answer anew for others; nobody waits for it.
@@ -216,9 +252,9 @@ impl<S> Steps<S> {
     /// Leaves a request for a head or a range to the handler. A head may tell that what is stored for
     /// GET still holds, or does not (RFC 9111, section 4.3.5).
     async fn make_part<A>(
-        &mut self,
+        mut self,
         lead: Box<Lead>,
-        plan: &Plan,
+        plan: Plan,
         request: Request<A>,
     ) -> Answered<S, A>
     where
@@ -235,7 +271,7 @@ impl<S> Steps<S> {
         if is_head && plan.policy.is_standard {
             let stored = stored(&lead);
             let (rooms, delay) = (self.routes.rooms.clone(), began.elapsed());
-            let fill = Fill { lead, plan, headers, stored, delay, rooms };
+            let fill = Fill { lead, plan: &plan, headers, stored, delay, rooms };
             if let Some(updated) =
                 fill.head_told(response.status(), response.headers(), &cache).await
             {
@@ -246,9 +282,9 @@ impl<S> Steps<S> {
     }
 
     async fn bypassed<A>(
-        &mut self,
+        mut self,
         bypass: Bypass,
-        plan: &Plan,
+        plan: Plan,
         request: Request<A>,
     ) -> Answered<S, A>
     where
@@ -257,7 +293,7 @@ impl<S> Steps<S> {
         let headers = request.headers().clone();
         let answered = bypass.record.scope(self.inner.call(request)).await;
         if is_failure(&answered)
-            && let Some(response) = self.instead(bypass.fallback, plan, &headers).await
+            && let Some(response) = self.instead(bypass.fallback, &plan, &headers).await
         {
             return Ok(response);
         }

@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{DATE, HeaderMap, HeaderName, HeaderValue};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::date::date;
 use super::rules::list::members;
 use crate::entry::Entry;
+use crate::entry::codec::Raw;
 
 /// Fields that are about one connection and not about the answer (RFC 9110, section 7.6.1; RFC 9111,
 /// section 3.1), and those that each cache writes for itself.
@@ -46,17 +47,7 @@ struct Wire<'a> {
     age: u64,
 }
 
-type WireFields<'a> = Vec<(&'a str, Value<'a>)>;
-
-/// A field's value where it is: read and written in one go, which a slice is not.
-#[derive(Deserialize)]
-struct Value<'a>(&'a [u8]);
-
-impl Serialize for Value<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(self.0)
-    }
-}
+type WireFields<'a> = Vec<(&'a str, Raw<'a>)>;
 
 /// Why a stored head can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -131,8 +122,13 @@ pub(crate) fn is_readable(entry: &Entry) -> bool {
 }
 
 fn encode<T: Serialize>(wire: &T) -> Bytes {
+    // As much as most take.
+    let mut bytes = Vec::with_capacity(256);
     // Integers, strings and byte strings always encode.
-    bincode::serde::encode_to_vec(wire, bincode::config::standard()).unwrap_or_default().into()
+    let config = bincode::config::standard();
+    let encoded = bincode::serde::encode_into_std_write(wire, &mut bytes, config);
+    // It is kept, in no more room than it takes.
+    if encoded.is_ok() { Bytes::copy_from_slice(&bytes) } else { Bytes::new() }
 }
 
 fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, MalformedHead> {
@@ -147,14 +143,14 @@ pub(crate) fn with_room(fields: usize) -> HeaderMap {
 }
 
 fn fields(map: &HeaderMap) -> WireFields<'_> {
-    map.iter().map(|(name, value)| (name.as_str(), Value(value.as_bytes()))).collect()
+    map.iter().map(|(name, value)| (name.as_str(), Raw(value.as_bytes()))).collect()
 }
 
 /// The values are parts of `whole`, and not copied.
 fn map(fields: WireFields<'_>, whole: &Bytes, room: usize) -> Result<HeaderMap, MalformedHead> {
     // As small as it can be, since it is kept.
     let mut map = with_room(fields.len() + room);
-    for (name, Value(value)) in fields {
+    for (name, Raw(value)) in fields {
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_invalid| MalformedHead)?;
         let value = HeaderValue::from_maybe_shared(whole.slice_ref(value));
         let value = value.map_err(|_invalid| MalformedHead)?;
@@ -201,7 +197,7 @@ mod tests {
         let names: Vec<String> = (0..40_000).map(|name| format!("x{name}")).collect();
         let wire = |count| Wire {
             status: 200,
-            headers: names[..count].iter().map(|name| (name.as_str(), Value(b""))).collect(),
+            headers: names[..count].iter().map(|name| (name.as_str(), Raw(b""))).collect(),
             trailers: None,
             age: 0,
         };

@@ -163,6 +163,10 @@ impl Store for Guard {
         Box::pin(guarded("lease", &self.writes, self.read_within, self.store.lease(key, ttl)))
     }
 
+    fn is_shared(&self) -> bool {
+        self.store.is_shared()
+    }
+
     fn status(&self) -> StoreStatus {
         let own = StoreStatus {
             breaker_open: Some(self.is_open()),

@@ -111,6 +111,10 @@ impl Store for Memory {
         Box::pin(async { Ok(()) })
     }
 
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn status(&self) -> StoreStatus {
         let memory = MemoryStatus {
             entries: self.len() as u64,

@@ -65,6 +65,11 @@ pub trait Store: Debug + Send + Sync + 'static {
         Box::pin(async { Ok(Lease::Granted(None)) })
     }
 
+    /// Whether other nodes use this store too, so that a lease is worth asking for.
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     /// Gives a lease back, so that another node need not wait for its end.
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
         let _ = (key, token);

@@ -95,6 +95,10 @@ impl Store for Tiered {
         self.shared.release(key, token)
     }
 
+    fn is_shared(&self) -> bool {
+        self.shared.is_shared()
+    }
+
     fn status(&self) -> StoreStatus {
         self.memory.status().or(self.shared.status())
     }

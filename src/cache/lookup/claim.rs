@@ -15,23 +15,21 @@ use crate::store::{Lease, LeaseToken, StoreError};
 /// A lease that is asked for. If whoever asks leaves before the answer comes, it is given back then.
 struct Asked {
     cache: Cache,
-    key: Key,
-    answer: Option<BoxFuture<'static, Result<Lease, StoreError>>>,
+    answer: Option<BoxFuture<'static, (Result<Lease, StoreError>, Key)>>,
 }
 
 impl Asked {
     fn new(cache: &Cache, key: &Key, ttl: Duration) -> Self {
-        let (cache, key) = (cache.clone(), key.clone());
         let answer = {
             let (cache, key) = (cache.clone(), key.clone());
-            async move { cache.shared.store.lease(&key, ttl).await }
+            async move { (cache.shared.store.lease(&key, ttl).await, key) }
         };
-        Self { cache, key, answer: Some(Box::pin(answer)) }
+        Self { cache: cache.clone(), answer: Some(Box::pin(answer)) }
     }
 
     async fn answer(mut self) -> Result<Lease, StoreError> {
         let answer = match &mut self.answer {
-            Some(answer) => answer.await,
+            Some(answer) => answer.await.0,
             None => Ok(Lease::Held),
         };
         self.answer = None;
@@ -42,9 +40,9 @@ impl Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         if let Some(answer) = self.answer.take() {
-            let (cache, key) = (self.cache.clone(), self.key.clone());
+            let cache = self.cache.clone();
             spawn(async move {
-                if let Ok(Lease::Granted(Some(token))) = answer.await {
+                if let (Ok(Lease::Granted(Some(token))), key) = answer.await {
                     cache.give_back(&key, token);
                 }
             });
@@ -71,11 +69,14 @@ impl Search<'_> {
     /// Asks the other nodes to leave it to us. While one is at it, waits for what it makes, and asks
     /// again: it may give up, or make what is of no use here.
     pub(super) async fn claim(&mut self, wanted: bool) -> Result<Option<LeaseToken>, Hit> {
-        if !wanted || self.policy.lease.is_zero() {
+        let is_alone = !self.cache.shared.store.is_shared();
+        if !wanted || is_alone || self.policy.lease.is_zero() {
             return Ok(None);
         }
         let limit = self.policy.lease.min(self.policy.wait);
-        timeout(limit, self.await_lease()).await.unwrap_or(Ok(None))
+        // Apart, so that what is found needs no room for it.
+        let leased = Box::pin(timeout(limit, self.await_lease()));
+        leased.await.unwrap_or(Ok(None))
     }
 
     async fn await_lease(&mut self) -> Result<Option<LeaseToken>, Hit> {

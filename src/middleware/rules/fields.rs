@@ -61,6 +61,16 @@ const LENGTHS: u32 = {
 };
 
 impl Field {
+    /// Those that make an answer depend on what the client has.
+    pub(crate) const CONDITIONS: [Self; 6] = [
+        Self::IfMatch,
+        Self::IfModifiedSince,
+        Self::IfNoneMatch,
+        Self::IfRange,
+        Self::IfUnmodifiedSince,
+        Self::Range,
+    ];
+
     pub(crate) const fn name(self) -> &'static str {
         NAMES[self as usize]
     }

@@ -24,6 +24,10 @@ pub(crate) struct Control {
 impl Control {
     /// The first targeted field that can be read, else `Cache-Control`.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
+        // Each of the fields that count is one, and most answers have none.
+        if !headers.keys().any(|name| name.as_str().ends_with("cache-control")) {
+            return Self::default();
+        }
         match TARGETS.iter().find_map(|name| targeted(headers, name)) {
             Some(directives) => Self { directives, is_targeted: true },
             None => Self { directives: Directives::of(headers), is_targeted: false },

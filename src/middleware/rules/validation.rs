@@ -6,9 +6,14 @@ use http::header::{
 };
 use http::{HeaderMap, Request};
 
+use super::fields::{Field, Fields};
+
 /// The request for a whole answer: one that can be stored is good for everybody. With a stored one at
 /// hand it asks whether that still holds (section 4.3.1).
 pub(crate) fn unconditional<B>(mut request: Request<B>, stored: Option<&HeaderMap>) -> Request<B> {
+    if stored.is_none() && !Fields::of(request.headers()).has_any(&Field::CONDITIONS) {
+        return request;
+    }
     let headers = request.headers_mut();
     for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE, RANGE] {
         headers.remove(name);
