@@ -24,7 +24,7 @@ pub fn entry(data: &[u8]) {
     let again = codec::decode(&codec::encode(&entry));
     let parts = |entry: &Entry| (entry.as_of(), entry.epoch(), entry.tags().to_vec());
     assert!(again.is_ok_and(|again| parts(&again) == parts(&entry)));
-    middleware::head(&entry);
+    middleware::head(entry);
 }
 
 /// A request's path and query: the order of parameters of different names makes no difference, if it is plain

@@ -50,13 +50,22 @@ fn a_hit_allocates_no_more_than_axum_does_for_a_layer_that_does_nothing() {
 
 #[test]
 fn what_is_kept_takes_no_more_than_it_may() {
+    kept_within_its_bound("items");
+}
+
+#[test]
+fn what_is_kept_takes_no_more_than_it_may_with_a_field_more() {
+    kept_within_its_bound("tagged");
+}
+
+fn kept_within_its_bound(route: &str) {
     const CAPACITY: usize = 16 << 20;
     let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     let counted = dhat::Profiler::builder().testing().build();
     let mut app = App::cached_within(CAPACITY as u64).unwrap();
     let before = dhat::HeapStats::get().curr_bytes;
     for at in 0..30_000 {
-        let path = format!("/items/{at}");
+        let path = format!("/{route}/{at}");
         app.ask(request(&path));
         // One that was found is kept in a form that is ready to be sent, too.
         app.ask(request(&path));

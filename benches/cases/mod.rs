@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::header::{CONTENT_TYPE, HOST, USER_AGENT};
+use axum::http::header::{CONTENT_TYPE, ETAG, HOST, USER_AGENT};
 use axum::http::{Request, Response};
 use axum::routing::get;
 use futures_util::future::BoxFuture;
@@ -63,6 +63,7 @@ impl App {
             let policy = || Policy::ttl(Duration::from_secs(3600)).tag("all").untracked();
             let layer = CacheLayer::new(cache.clone())
                 .route("/items/{id}", policy().tag("items:id={id}"))
+                .route("/tagged/{id}", policy())
                 .route("/search", policy());
             router.layer(layer)
         })
@@ -76,8 +77,12 @@ impl App {
         let cache = Cache::new(store);
         let body = body();
         let answer = move || async move { ([(CONTENT_TYPE, "application/json")], body) };
-        let router =
-            Router::new().route("/items/{id}", get(answer.clone())).route("/search", get(answer));
+        let tagged = answer.clone();
+        let tagged = move || async move { ([(ETAG, "\"1\"")], tagged().await) };
+        let router = Router::new()
+            .route("/items/{id}", get(answer.clone()))
+            .route("/tagged/{id}", get(tagged))
+            .route("/search", get(answer));
         Ok(Self { runtime, router: wrap(router, &cache), cache })
     }
 

@@ -213,6 +213,11 @@ impl Cache {
         self.noted(self.shared.store.remove(key).await);
     }
 
+    /// Whether there are others who have to be asked to leave the making of an answer to us.
+    pub(crate) fn leases(&self, policy: &Policy) -> bool {
+        !policy.lease.is_zero() && self.shared.store.is_shared()
+    }
+
     /// Gives a lease back without an entry.
     pub(crate) fn give_back(&self, key: &Key, lease: LeaseToken) {
         let (cache, release) = (self.clone(), self.shared.store.release(key, lease));

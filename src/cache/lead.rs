@@ -121,7 +121,7 @@ impl Lead {
 
     /// For work in the background: asks the other nodes to leave it to us. False if one is at it.
     pub async fn claim(&mut self) -> bool {
-        if self.policy.lease.is_zero() {
+        if !self.cache.leases(&self.policy) {
             return true;
         }
         match self.cache.shared.store.lease(&self.key, self.policy.lease).await {

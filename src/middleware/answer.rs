@@ -142,6 +142,18 @@ mod tests {
     }
 
     #[test]
+    fn what_other_caches_did_is_told_with_a_range_that_there_is_not_too() {
+        let mut headers = HeaderMap::new();
+        headers.append("cache-status", HeaderValue::from_static("other; hit"));
+        headers.append("cache-status", HeaderValue::from_static("tidegate; hit"));
+        headers.insert("x-other", HeaderValue::from_static("1"));
+        let head = Head::kept(StatusCode::OK, &headers, &[]);
+        let told = answered(http::Request::get("/").header("range", "bytes=7-"), head);
+        let told: Vec<_> = told.get_all(CACHE_STATUS).iter().collect();
+        assert_eq!(told, ["other; hit", "tidegate; hit"]);
+    }
+
+    #[test]
     fn a_field_may_have_more_values_than_a_map_has_room_for_names() {
         let mut headers = HeaderMap::new();
         for _ in 0..40_000 {

@@ -37,7 +37,7 @@ pub(crate) struct Fill<'p> {
     /// Of the request.
     pub(crate) headers: HeaderMap,
     /// What is stored and only stale by time.
-    pub(crate) stored: Option<(Head, Arc<Entry>)>,
+    pub(crate) stored: Option<Box<(Head, Arc<Entry>)>>,
     /// How long the handler took.
     pub(crate) delay: Duration,
     pub(crate) rooms: Rooms,
@@ -62,7 +62,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
             Self::Answered(answered) => match answered.take() {
-                Some((fill, response)) => Poll::Ready(fill.at_once(response, cx)),
+                Some((fill, response)) => Poll::Ready(fill.stream(response, cx)),
                 None => Poll::Pending, // polled after it was ready
             },
             Self::Confirmed(confirmed) => confirmed.as_mut().poll(cx),
@@ -90,22 +90,23 @@ impl<'p> Fill<'p> {
         self.lead.pass(unfit);
     }
 
-    /// Stores an answer as it streams to the client; one that is there at once is stored before its
-    /// head is sent, so that `Cache-Status` tells what became of it.
+    /// Stores an answer, or keeps what is stored if this says that it still holds.
     pub(crate) fn with<B>(mut self, response: Response<B>) -> Filling<'p, B>
     where
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
         if response.status() == StatusCode::NOT_MODIFIED
-            && let Some((head, entry)) = self.stored.take()
+            && let Some(stored) = self.stored.take()
         {
             let fresh = response.into_parts().0.headers;
-            return Filling::Confirmed(Box::pin(self.confirmed(head, entry, fresh)));
+            return Filling::Confirmed(Box::pin(self.confirmed(*stored, fresh)));
         }
         Filling::Answered(Some((self, response)))
     }
 
-    fn at_once<B>(self, response: Response<B>, cx: &mut Context<'_>) -> Response<Body<B>>
+    /// Stores an answer as it streams to the client; one that is there at once is stored before its
+    /// head is sent, so that `Cache-Status` tells what became of it.
+    fn stream<B>(self, response: Response<B>, cx: &mut Context<'_>) -> Response<Body<B>>
     where
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
@@ -146,8 +147,7 @@ impl<'p> Fill<'p> {
     /// What is stored still holds (RFC 9111, section 4.3.4): keeps it for as long as it says now.
     async fn confirmed<B: HttpBody>(
         self,
-        head: Head,
-        entry: Arc<Entry>,
+        (head, entry): (Head, Arc<Entry>),
         fresh: HeaderMap,
     ) -> Response<Body<B>> {
         let told = self.told(StatusCode::NOT_MODIFIED);
@@ -173,7 +173,7 @@ impl<'p> Fill<'p> {
         fresh: &HeaderMap,
         cache: &Cache,
     ) -> Option<HeaderMap> {
-        let (head, entry) = self.stored.take()?;
+        let (head, entry) = *self.stored.take()?;
         if status != head.status {
             return None;
         }

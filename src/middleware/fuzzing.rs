@@ -1,5 +1,6 @@
 //! The layer's parsers, for `crate::fuzzing`.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Request, StatusCode, Uri};
@@ -11,8 +12,9 @@ use super::session::{Claim, Sessions};
 use crate::cache::Policy;
 use crate::entry::{Entry, Key};
 
-pub(crate) fn head(entry: &Entry) {
-    let _ = super::stored::is_readable(entry);
+pub(crate) fn head(entry: Entry) {
+    let entry = Arc::new(entry);
+    let _ = super::ready::is_ready(&entry) || super::stored::signpost(&entry).is_ok();
 }
 
 pub(crate) fn key(uri: &Uri, headers: &HeaderMap, policy: &Policy) -> Key {

@@ -9,7 +9,7 @@
 //! `explain` says what would become of a request. `service` answers what is at
 //! hand, `passing` leaves to the handler what is not the cache's, and `steps` is the order of all the rest.
 //!
-//! A hit in memory is answered without a boxed future, a wait for a lock, or a copy of the body.
+//! A hit in memory is answered without a boxed future, a lock that is held for long, or a copy of the body.
 
 mod answer;
 mod audit;
@@ -34,7 +34,6 @@ mod route;
 mod rules;
 mod service;
 mod session;
-
 mod status;
 mod steps;
 mod stored;

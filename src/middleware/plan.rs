@@ -35,7 +35,7 @@ impl Plan {
     pub(crate) fn may_have(&self, hit: &Hit) -> bool {
         // RFC 9111, section 3.5, forbids the other way only; an origin may give more to those it knows.
         !self.asked.is_authorized
-            || Ready::of(&hit.found.entry).is_ok_and(|ready| ready.is_for_the_authorized())
+            || Ready::of(&hit.found.entry).is_ok_and(|ready| ready.is_for_the_authorized)
     }
 
     /// Finds an answer under the request's key, or where a signpost there points to; or says who makes

@@ -113,6 +113,7 @@ pub(crate) fn append_bypass(headers: &mut HeaderMap, reason: BypassReason) {
 /// Adds our member after those of caches nearer to the origin (RFC 9211, section 2).
 pub(crate) fn append(headers: &mut HeaderMap, status: &str) {
     if let Ok(value) = HeaderValue::from_str(status) {
-        headers.append(CACHE_STATUS, value);
+        // One that is full says nothing of it.
+        drop(headers.try_append(CACHE_STATUS, value));
     }
 }

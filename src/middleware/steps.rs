@@ -87,10 +87,11 @@ impl<S> Steps<S> {
             return Box::pin(self.uncached(BypassReason::NoParameter, plan, request));
         }
         found.tag(&plan.ask.tags);
-        self.without(found, plan, request)
+        self.by_handler(found, plan, request)
     }
 
-    fn without<A>(
+    /// Who the lookup leaves to make the answer makes it.
+    fn by_handler<A>(
         self,
         found: Lookup,
         plan: Plan,
@@ -140,7 +141,7 @@ impl<S> Steps<S> {
                 Some(response) => Ok(response),
                 None => self.uncached(BypassReason::Unreadable, plan, request).await,
             },
-            found => self.without(found, plan, request).await,
+            found => self.by_handler(found, plan, request).await,
         }
     }
 
@@ -218,10 +219,10 @@ impl<S> Steps<S> {
     where
         S: Handler<A>,
     {
-        let stored =
-            stored(&lead).filter(|(head, _)| plan.policy.is_standard && has_validator(head));
+        let stored = plan.policy.is_standard.then(|| stored(&lead)).flatten();
+        let stored = stored.filter(|stored| has_validator(&stored.0)).map(Box::new);
         let headers = request.headers().clone();
-        let request = unconditional(request, stored.as_ref().map(|(head, _)| &head.headers));
+        let request = unconditional(request, stored.as_ref().map(|stored| &stored.0.headers));
         let (record, began) = (lead.record().clone(), clock::now());
         let answered = record.scope(self.inner.call(request));
         let rooms = self.routes.rooms.clone();
@@ -269,7 +270,7 @@ impl<S> Steps<S> {
         self.count(Outcome::Bypass(reason));
         let mut response = answered?;
         if is_head && plan.policy.is_standard {
-            let stored = stored(&lead);
+            let stored = stored(&lead).map(Box::new);
             let (rooms, delay) = (self.routes.rooms.clone(), began.elapsed());
             let fill = Fill { lead, plan: &plan, headers, stored, delay, rooms };
             if let Some(updated) =

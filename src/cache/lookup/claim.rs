@@ -69,8 +69,7 @@ impl Search<'_> {
     /// Asks the other nodes to leave it to us. While one is at it, waits for what it makes, and asks
     /// again: it may give up, or make what is of no use here.
     pub(super) async fn claim(&mut self, wanted: bool) -> Result<Option<LeaseToken>, Hit> {
-        let is_alone = !self.cache.shared.store.is_shared();
-        if !wanted || is_alone || self.policy.lease.is_zero() {
+        if !wanted || !self.cache.leases(self.policy) {
             return Ok(None);
         }
         let limit = self.policy.lease.min(self.policy.wait);
