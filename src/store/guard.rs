@@ -257,6 +257,18 @@ mod tests {
         mock.asked.load(Ordering::SeqCst)
     }
 
+    #[cfg(feature = "memory")]
+    #[test]
+    fn leases_are_for_stores_that_others_use_too() {
+        use crate::store::{Memory, Tiered};
+        let memory = || Memory::new(1 << 20);
+        assert!(!Guard::new(memory()).is_shared());
+        assert!(!Tiered::new(memory(), memory()).is_shared());
+        let mock = || Arc::new(Mock::default());
+        assert!(Guard::new(mock()).is_shared());
+        assert!(Tiered::new(memory(), mock()).is_shared());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_slow_store_is_given_up_and_then_left_alone() {
         let (guard, mock, key) = guarded_mock(Fate::Slow);
