@@ -304,6 +304,7 @@ impl<'a> Search<'a> {
         let mut attempts = if alone { 0 } else { 2 };
         while attempts > 0 {
             attempts -= 1;
+            // Apart, so that who leads needs no room for it.
             match Box::pin(self.join()).await {
                 Ok(Joined::Leader(leader)) => return self.lead(Some(leader)).await,
                 Ok(Joined::Follower(Landing::Entry(entry))) => {

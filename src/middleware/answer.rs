@@ -11,21 +11,7 @@ use super::rules::request::Asked;
 use super::status::CACHE_STATUS;
 use super::stored::{Head, with_room};
 
-/// A whole answer but for its body, with all that there is to be said of it.
-#[derive(Debug)]
-pub(crate) struct Whole {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) trailers: Option<HeaderMap>,
-}
-
-impl From<Head> for Whole {
-    fn from(head: Head) -> Self {
-        Self { status: head.status, headers: head.headers, trailers: head.trailers }
-    }
-}
-
-impl Whole {
+impl Head {
     /// What a request gets that asked so.
     pub(crate) fn answer<B: http_body::Body>(
         self,
@@ -45,7 +31,7 @@ impl Whole {
         };
         match part {
             Part::Whole => {
-                let Self { status, headers, trailers } = self;
+                let Self { status, headers, trailers, .. } = self;
                 of(status, headers, Body::stored(body.clone(), trailers))
             }
             Part::Bytes(from, to) => {
@@ -127,7 +113,7 @@ mod tests {
     fn answered(request: http::request::Builder, head: Head) -> HeaderMap {
         let request = request.body(axum::body::Body::empty()).unwrap();
         let asked = Asked::of(&request, &crate::Policy::standard()).unwrap();
-        let answer = Whole::from(head).answer::<axum::body::Body>(&Bytes::new(), &asked);
+        let answer = head.answer::<axum::body::Body>(&Bytes::new(), &asked);
         answer.headers().clone()
     }
 

@@ -8,11 +8,11 @@ use http::{Method, Request, StatusCode};
 use super::body::Body;
 use super::handler::{Answered, Handler};
 use super::plan::Plan;
+use super::ready::Ready;
 use super::route;
 use super::rules::validation::unconditional;
 use super::status;
 use super::steps::{Steps, drain};
-use super::stored::Head;
 use crate::cache::protocol::Verdict;
 use crate::cache::{Cache, Record, spawn};
 use crate::clock;
@@ -39,7 +39,7 @@ impl Audit {
         entry: &Arc<Entry>,
         (status, record): (StatusCode, Record),
     ) -> Self {
-        let is_same = Head::of(entry, 0).is_ok_and(|head| head.status == status);
+        let is_same = Ready::of(entry).is_ok_and(|ready| ready.status == status);
         let (cache, route, entry) = (cache.clone(), route.clone(), entry.clone());
         Self { cache, route, entry, record, same: 0, is_same }
     }

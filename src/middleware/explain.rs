@@ -8,10 +8,11 @@ use http::{HeaderMap, Request, StatusCode};
 use super::keying;
 use super::layer::{OTHERS, Routes};
 use super::plan::Plan;
+use super::ready::Ready;
 use super::route;
 use super::rules::request::Asked;
 use super::rules::vary;
-use super::stored::{Head, signpost};
+use super::stored::signpost;
 use crate::cache::{Ask, Examined, Hit, Policy, PolicyTag};
 use crate::entry::{Entry, Key, Position, Tag};
 use crate::outcome::{BypassReason, Outcome};
@@ -103,7 +104,7 @@ impl Routes {
         let Examined { found, .. } = examined;
         let stored = found.map(|found| Stored {
             tier: found.tier,
-            status: Head::of(&found.entry, 0).ok().map(|head| head.status),
+            status: Ready::of(&found.entry).ok().map(|ready| ready.status),
             age: found.entry.age(),
             entry: found.entry,
         });

@@ -12,7 +12,6 @@ use http::response::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as HttpBody;
 
-use super::answer::Whole;
 use super::body::Body;
 use super::capture::{Capture, Place, Rooms};
 use super::captured::{Captured, End};
@@ -160,7 +159,7 @@ impl<'p> Fill<'p> {
             let filled = self.renewed(&head, entry.body()).await;
             (head, filled)
         };
-        let mut response = Whole::from(head).answer(entry.body(), &plan.asked);
+        let mut response = head.answer(entry.body(), &plan.asked);
         told.tell(response.headers_mut(), Fate::of(&filled));
         response
     }
@@ -242,7 +241,7 @@ fn known<B: HttpBody>(parts: &Parts, asked: &Asked, body: &Bytes) -> Option<Resp
         return None;
     }
     let head = Head::kept(parts.status, &parts.headers, &[]);
-    let mut response = Whole::from(head).answer(body, asked);
+    let mut response = head.answer(body, asked);
     if let Some(age) = parts.headers.get(AGE) {
         response.headers_mut().insert(AGE, age.clone());
     }

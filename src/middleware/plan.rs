@@ -10,7 +10,7 @@ use super::rules::request::Asked;
 use super::rules::vary;
 use super::stored::signpost;
 use crate::cache::{Ask, Cache, Hit, Lookup, Policy};
-use crate::entry::Key;
+use crate::entry::{Entry, Key};
 
 /// What is known of a request before the cache is asked.
 pub(crate) struct Plan {
@@ -42,19 +42,19 @@ impl Plan {
     /// it. Who wants only a part, or only what is stored, is not asked to.
     pub(crate) async fn find(&self, cache: &Cache, headers: &HeaderMap) -> Lookup {
         let found = self.find_under(&self.key, cache).await;
-        match self.pointed_to(&found, headers) {
+        let Lookup::Hit(hit) = &found else { return found };
+        match self.pointed_to(&hit.found.entry, headers).map(Box::new) {
             // Apart, since most answers are found at once and need no room for another key.
             Some(key) => Box::pin(self.find_under(&key, cache)).await,
             None => found,
         }
     }
 
-    /// The key that a signpost points to, if one was found.
-    fn pointed_to(&self, found: &Lookup, headers: &HeaderMap) -> Option<Box<Key>> {
-        let Lookup::Hit(Hit { found, .. }) = found else { return None };
-        let names = found.entry.is_signpost.then(|| signpost(&found.entry))?.ok()?;
+    /// The key that an entry points to, if it is a signpost.
+    pub(crate) fn pointed_to(&self, entry: &Entry, headers: &HeaderMap) -> Option<Key> {
+        let names = entry.is_signpost.then(|| signpost(entry))?.ok()?;
         let key = vary::key(&self.key, &names, headers);
-        (key != self.key).then(|| Box::new(key))
+        (key != self.key).then_some(key)
     }
 
     /// What may be served if no answer can be made. A signpost is followed whatever has become of it: it
@@ -64,8 +64,7 @@ impl Plan {
             return None;
         }
         let found = cache.stored(&self.key).await?;
-        let names = signpost(&found.entry).ok().filter(|_| found.entry.is_signpost)?;
-        let key = vary::key(&self.key, &names, headers);
+        let key = self.pointed_to(&found.entry, headers)?;
         let hit = cache.fallback(&key, &self.policy, &self.ask).await;
         hit.filter(|hit| self.may_have(hit))
     }

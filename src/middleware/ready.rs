@@ -10,7 +10,6 @@ use std::time::Duration;
 use http::header::{AGE, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::answer::Whole;
 use super::body::Body;
 use super::rules::request::Asked;
 use super::rules::storable::is_for_the_authorized;
@@ -29,20 +28,20 @@ pub(crate) fn respond<B: http_body::Body>(
     // One that nobody else has is used this once.
     if Arc::strong_count(entry) > 1 {
         let ready = Ready::of(entry)?;
-        if let Some(whole) = ready.whole(hit) {
-            return Ok(whole.answer(entry.body(), asked));
+        if let Some(head) = ready.head(hit) {
+            return Ok(head.answer(entry.body(), asked));
         }
     }
     Ok(once(hit)?.answer(entry.body(), asked))
 }
 
 /// An answer of which nothing is kept.
-fn once(hit: &Hit) -> Result<Whole, MalformedHead> {
-    let Head { status, mut headers, trailers, age } = Head::of(&hit.found.entry, Stamped::MORE)?;
-    let moment = Moment::of(hit, age);
-    headers.insert(AGE, moment.age.into());
-    headers.append(CACHE_STATUS, moment.status());
-    Ok(Whole { status, headers, trailers })
+fn once(hit: &Hit) -> Result<Head, MalformedHead> {
+    let mut head = Head::of(&hit.found.entry)?;
+    let moment = Moment::of(hit, head.age);
+    head.headers.insert(AGE, moment.age.into());
+    head.headers.append(CACHE_STATUS, moment.status());
+    Ok(head)
 }
 
 /// Whether an entry holds an answer. Then both ways give the same, but for the time that passes between them.
@@ -53,13 +52,13 @@ pub(crate) fn is_ready(entry: &Arc<Entry>) -> bool {
         outcome: Outcome::Hit(crate::store::Tier::Shared),
         renew: None,
     };
-    let timeless = |Whole { mut headers, .. }: Whole| {
+    let timeless = |Head { mut headers, .. }: Head| {
         assert!(headers.remove(AGE).is_some());
         let told = headers.get_all(CACHE_STATUS).iter().count();
         headers.remove(CACHE_STATUS);
         (headers, told)
     };
-    let kept = Ready::of(entry).ok().and_then(|ready| ready.whole(&hit)).map(timeless);
+    let kept = Ready::of(entry).ok().and_then(|ready| ready.head(&hit)).map(timeless);
     let read = once(&hit).ok().map(timeless);
     assert_eq!(kept, read);
     read.is_some()
@@ -68,7 +67,7 @@ pub(crate) fn is_ready(entry: &Arc<Entry>) -> bool {
 /// The head of a stored answer.
 #[derive(Debug)]
 pub(crate) struct Ready {
-    status: StatusCode,
+    pub(crate) status: StatusCode,
     trailers: Option<Box<HeaderMap>>,
     /// How old the answer was when it came, if that does not count against its TTL.
     age: Duration,
@@ -103,14 +102,14 @@ impl Ready {
     }
 
     fn read(entry: &Entry) -> Result<Self, MalformedHead> {
-        let Head { status, headers, trailers, age } = Head::of(entry, Stamped::MORE)?;
+        let Head { status, headers, trailers, age } = Head::of(entry)?;
         let is_for_the_authorized = is_for_the_authorized(&headers);
         let (trailers, stamped) = (trailers.map(Box::new), RwLock::new(Stamped::new(headers)));
         Ok(Self { status, trailers, age, is_for_the_authorized, stamped })
     }
 
     /// A copy of it. Waits for nobody: `None` while another thread writes what it says.
-    fn whole(&self, hit: &Hit) -> Option<Whole> {
+    fn head(&self, hit: &Hit) -> Option<Head> {
         let moment = Moment::of(hit, self.age);
         let headers = match self.stamped.try_read() {
             Ok(stamped) if stamped.moment == Some(moment) => stamped.copy(),
@@ -121,7 +120,8 @@ impl Ready {
                 stamped.copy()
             }
         };
-        Some(Whole { status: self.status, headers, trailers: self.trailers.as_deref().cloned() })
+        let trailers = self.trailers.as_deref().cloned();
+        Some(Head { status: self.status, headers, trailers, age: self.age })
     }
 }
 
@@ -146,9 +146,6 @@ fn seconds(time: Duration) -> i64 {
 }
 
 impl Stamped {
-    /// How many fields are added.
-    const MORE: usize = 3;
-
     fn new(mut fields: HeaderMap) -> Self {
         let nothing = HeaderValue::from_static("");
         fields.insert(AGE, nothing.clone());

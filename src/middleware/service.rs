@@ -21,10 +21,8 @@ use super::ready::respond;
 use super::route;
 use super::rules::request::Asked;
 use super::rules::unsafe_method::Target;
-use super::rules::vary;
 use super::session::Claim;
 use super::steps::Steps;
-use super::stored::signpost;
 use crate::cache::{Ask, Hit, Policy, spawn};
 use crate::entry::{Entry, Epoch, Position};
 use crate::outcome::{BypassReason, Event, Outcome};
@@ -155,11 +153,10 @@ impl<S> CacheService<S> {
     fn at_hand(&self, plan: &Plan, headers: &HeaderMap) -> Option<Hit> {
         let cache = &self.routes.cache;
         let hit = cache.at_hand(&plan.key, &plan.policy, &plan.ask)?;
-        if !hit.found.entry.is_signpost {
-            return Some(hit);
+        match plan.pointed_to(&hit.found.entry, headers) {
+            Some(key) => cache.at_hand(&key, &plan.policy, &plan.ask),
+            None => Some(hit),
         }
-        let names = signpost(&hit.found.entry).ok()?;
-        cache.at_hand(&vary::key(&plan.key, &names, headers), &plan.policy, &plan.ask)
     }
 
     /// Leaves the request to the handler, and sees to what follows from a write.

@@ -53,7 +53,7 @@ impl<S> Steps<S> {
         A: Send + 'static,
     {
         async move {
-            let mut found = Box::pin(plan.find(&self.routes.cache, request.headers())).await;
+            let mut found = plan.find(&self.routes.cache, request.headers()).await;
             if let Lookup::Hit(hit) = &mut found
                 && !plan.policy.shadow
                 && plan.may_have(hit)
@@ -344,7 +344,7 @@ pub(crate) async fn drain<B: HttpBody>(response: Response<B>) {
 /// What is stored and only stale by time.
 fn stored(lead: &Lead) -> Option<(Head, Arc<Entry>)> {
     let entry = lead.stale.clone()?;
-    Some((Head::of(&entry, 0).ok()?, entry))
+    Some((Head::of(&entry).ok()?, entry))
 }
 
 fn has_validator(head: &Head) -> bool {

@@ -57,6 +57,9 @@ pub(crate) struct MalformedHead;
 /// The most that a head may take.
 const LIMIT: usize = 4 << 20;
 
+/// What is to be added to a stored answer's fields: by the cache, and of its length by a router.
+const ROOM: usize = 3;
+
 /// How many names it may have at most. A map has room for 24,576 and panics at one more; so many may still be added, by
 /// this cache and by what is around it.
 const NAMES: usize = 16_384;
@@ -93,13 +96,13 @@ impl Head {
     }
 
     /// The head of a stored answer, with room for what is to be added to its fields.
-    pub(crate) fn of(entry: &Entry, room: usize) -> Result<Self, MalformedHead> {
+    pub(crate) fn of(entry: &Entry) -> Result<Self, MalformedHead> {
         if entry.is_signpost {
             return Err(MalformedHead);
         }
         let wire: Wire = decode(entry.head())?;
         let status = StatusCode::from_u16(wire.status).map_err(|_invalid| MalformedHead)?;
-        let headers = map(wire.headers, entry.head(), room)?;
+        let headers = map(wire.headers, entry.head(), ROOM)?;
         let trailers = wire.trailers.map(|trailers| map(trailers, entry.head(), 0)).transpose()?;
         Ok(Self { status, headers, trailers, age: Duration::from_secs(wire.age) })
     }
@@ -187,7 +190,7 @@ mod tests {
         };
         let (head, tail) = (owned(&written.headers), written.trailers.as_ref().map(owned));
         assert_eq!(written.encode(), encode(&(200_u16, head, tail, 300_u64)));
-        let read = Head::of(&entry(written.encode()), 0).unwrap();
+        let read = Head::of(&entry(written.encode())).unwrap();
         assert_eq!((&read.headers, &read.trailers), (&written.headers, &written.trailers));
         assert_eq!((read.status, read.age), (written.status, written.age));
     }
@@ -201,10 +204,10 @@ mod tests {
             trailers: None,
             age: 0,
         };
-        assert!(Head::of(&entry(encode(&wire(NAMES))), 0).is_ok());
-        assert!(Head::of(&entry(encode(&wire(NAMES + 1))), 0).is_err());
-        assert!(Head::of(&entry(encode(&wire(40_000))), 0).is_err());
+        assert!(Head::of(&entry(encode(&wire(NAMES)))).is_ok());
+        assert!(Head::of(&entry(encode(&wire(NAMES + 1)))).is_err());
+        assert!(Head::of(&entry(encode(&wire(40_000)))).is_err());
         let trailers = Wire { trailers: Some(wire(40_000).headers), ..wire(1) };
-        assert!(Head::of(&entry(encode(&trailers)), 0).is_err());
+        assert!(Head::of(&entry(encode(&trailers))).is_err());
     }
 }

@@ -1,8 +1,8 @@
 //! Whether a stored answer still holds, asked of who made it (RFC 9111, section 4.3).
 
 use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_MATCH, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, LAST_MODIFIED,
 };
 use http::{HeaderMap, Request};
 
@@ -15,8 +15,8 @@ pub(crate) fn unconditional<B>(mut request: Request<B>, stored: Option<&HeaderMa
         return request;
     }
     let headers = request.headers_mut();
-    for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE, RANGE] {
-        headers.remove(name);
+    for field in Field::CONDITIONS {
+        headers.remove(field.name());
     }
     for (validator, condition) in [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)] {
         if let Some(value) = stored.and_then(|stored| stored.get(validator)) {
