@@ -45,7 +45,8 @@ pub fn key(data: &[u8]) {
     }
 }
 
-/// A response's `Cache-Control` and `Vary`: what says `no-store` plainly is never stored.
+/// A response's `Cache-Control` and `Vary`: what says `no-store` plainly, with no quoted value before it, is never
+/// stored.
 pub fn headers(data: &[u8]) {
     let (control, vary) = data.split_at(data.len() / 2);
     let mut headers = HeaderMap::new();
@@ -55,7 +56,9 @@ pub fn headers(data: &[u8]) {
     }
     let by_author = middleware::may_store(StatusCode::OK, &headers, &policy());
     let by_headers = middleware::may_store(StatusCode::OK, &headers, &Policy::standard());
-    let plain = control.split(|byte| *byte == b',').any(|part| part.trim_ascii() == b"no-store");
+    let unquoted = control.windows(2).position(|pair| pair == b"=\"").unwrap_or(control.len());
+    let mut said = control[..unquoted].split(|byte| *byte == b',');
+    let plain = said.any(|part| part.trim_ascii() == b"no-store");
     let star = vary.split(|byte| *byte == b',').any(|part| part.trim_ascii() == b"*");
     let understood = control.windows(15).any(|part| part.eq_ignore_ascii_case(b"must-understand"));
     assert!(!(by_author && (plain || star)));

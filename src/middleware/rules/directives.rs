@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use http::header::CACHE_CONTROL;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::list::{is_open, members};
+use super::list::{is_well_quoted, members};
 
 /// What a `Cache-Control` says. What can't be read is taken for what allows least.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,13 +45,12 @@ impl Directives {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut known = Self::default();
         members(headers, CACHE_CONTROL).for_each(|member| known.add(member));
-        let open =
-            headers.get_all(CACHE_CONTROL).into_iter().filter(|line| is_open(line.as_bytes()));
-        open.for_each(|line| known.forbid(line.as_bytes()));
+        let lines = headers.get_all(CACHE_CONTROL).into_iter().map(HeaderValue::as_bytes);
+        lines.filter(|line| !is_well_quoted(line)).for_each(|line| known.forbid(line));
         known
     }
 
-    /// A quotation that does not end may hide what forbids: takes that from a line, quoted or not.
+    /// A quotation that does not end, or is no value, may hide what forbids: takes that from a line, quoted or not.
     fn forbid(&mut self, line: &[u8]) {
         let mut hidden = Self::default();
         line.split(|byte| *byte == b',').for_each(|member| hidden.add(member.trim_ascii()));
@@ -168,8 +167,6 @@ pub(crate) fn delta_seconds(digits: &[u8]) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn of(lines: &[&str]) -> Directives {
@@ -224,6 +221,8 @@ mod tests {
         assert!(of(&["no-cache=\"a\", no-cache"]).is_no_cache());
         let hidden = of(&["max-age=60, x=\"oops, private, no-store"]);
         assert!(hidden.is_private() && hidden.no_store, "a quotation that does not end");
+        let hidden = of(&["x\"y, no-store, private, z\"w"]);
+        assert!(hidden.is_private() && hidden.no_store, "a quotation that is no value");
         assert!(!of(&["max-age=60, x=\"ok, private\""]).is_private());
         assert!(of(&["private, private=\"a\""]).is_private());
     }

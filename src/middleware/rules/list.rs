@@ -18,13 +18,16 @@ pub(crate) fn split(line: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|member| !member.is_empty())
 }
 
-/// Whether a quoted string begins in a line that does not end there.
-pub(crate) fn is_open(line: &[u8]) -> bool {
-    let mut quotes = Quotes::default();
-    for byte in line {
-        quotes.within(*byte);
-    }
-    quotes.open
+/// Whether each quoted string of a line of directives is a value: it begins behind an equals sign, and with it ends
+/// its member (RFC 9111, section 5.2). Where one is not, caches differ in what they take to be quoted.
+pub(crate) fn is_well_quoted(line: &[u8]) -> bool {
+    split(line).all(|member| {
+        let Some(at) = member.iter().position(|byte| *byte == b'"') else { return true };
+        let (name, quoted) = member.split_at(at);
+        let mut quotes = Quotes::default();
+        let end = quoted.iter().position(|byte| quotes.within(*byte) && !quotes.open);
+        name.ends_with(b"=") && end == Some(quoted.len() - 1)
+    })
 }
 
 /// Where quoted strings begin and end (RFC 9110, section 5.6.4).
@@ -62,5 +65,23 @@ mod tests {
         assert_eq!(split(r#"a="x\", y", b"#), [r#"a="x\", y""#, "b"]);
         assert_eq!(split(r#"a="open, b"#), [r#"a="open, b"#]);
         assert!(split(" , ,").is_empty());
+    }
+
+    #[test]
+    fn a_quoted_string_is_the_whole_of_a_value() {
+        for line in ["", "a, b=c", r#"a="x, y" , b"#, r#"a="x\", y""#, r#"a="", b="c""#] {
+            assert!(is_well_quoted(line.as_bytes()), "{line}");
+        }
+        for line in [
+            r#"a="x, y"#,
+            r#"a="x\", y"#,
+            r#"a"x, y"z, b"#,
+            r#""x, y""#,
+            r#"a= "x, y""#,
+            r#"a="x, y"z"#,
+            r#"a="x" "y, z""#,
+        ] {
+            assert!(!is_well_quoted(line.as_bytes()), "{line}");
+        }
     }
 }
