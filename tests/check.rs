@@ -26,8 +26,15 @@ async fn check(redis: &str, faults: &[&str]) {
 
 #[tokio::test]
 async fn no_answer_is_wrong_while_everything_breaks() {
-    let faults =
-        ["Redis killed", "a replica killed", "a failover", "the log trimmed", "cut", "clock"];
+    let faults = [
+        "Redis killed",
+        "a replica killed",
+        "the primary crashed",
+        "a failover",
+        "the log trimmed",
+        "cut",
+        "clock",
+    ];
     check("server", &faults).await;
 }
 

@@ -43,7 +43,8 @@ impl fmt::Display for Position {
     }
 }
 
-/// One uninterrupted history of positions: a database cluster on one timeline, or one process.
+/// One uninterrupted history of positions: a database cluster on one timeline from one recovery to the next, or one
+/// process.
 ///
 /// Positions of two epochs say nothing about each other, so an entry of another epoch is never
 /// valid. Zero is no epoch at all: the node does not know yet, or not any more.
@@ -59,12 +60,16 @@ impl Epoch {
         Self(number)
     }
 
-    /// The epoch of a Postgres cluster: its system identifier and its timeline, hashed.
-    pub fn of_cluster(system_identifier: u64, timeline: u32) -> Self {
+    /// The epoch of a Postgres cluster: its system identifier, its timeline and the number of its history, hashed.
+    ///
+    /// A server that crashes loses what it had written to its log and not yet flushed (PostgreSQL manual, 30.1), and then
+    /// gives the same positions to something else, on the same timeline. So nodes draw another number after each recovery.
+    pub fn of_cluster(system_identifier: u64, timeline: u32, history: u64) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"tidegate epoch");
         hasher.update(&system_identifier.to_le_bytes());
         hasher.update(&timeline.to_le_bytes());
+        hasher.update(&history.to_le_bytes());
         Self(first_u64(hasher.finalize().as_bytes()).max(1))
     }
 
@@ -109,10 +114,11 @@ mod tests {
     }
 
     #[test]
-    fn a_new_timeline_is_a_new_epoch() {
-        let before = Epoch::of_cluster(7_300_000_000_000_000_000, 1);
+    fn a_new_timeline_or_history_is_a_new_epoch() {
+        let before = Epoch::of_cluster(7_300_000_000_000_000_000, 1, 1);
         assert!(before.is_known());
-        assert_ne!(before, Epoch::of_cluster(7_300_000_000_000_000_000, 2));
-        assert_ne!(before, Epoch::of_cluster(7_300_000_000_000_000_001, 1));
+        assert_ne!(before, Epoch::of_cluster(7_300_000_000_000_000_000, 2, 1));
+        assert_ne!(before, Epoch::of_cluster(7_300_000_000_000_000_000, 1, 2));
+        assert_ne!(before, Epoch::of_cluster(7_300_000_000_000_000_001, 1, 1));
     }
 }

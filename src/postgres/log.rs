@@ -93,6 +93,8 @@ pub(crate) struct Identity {
     pub(crate) system_identifier: u64,
     /// `None` if a standby does not say, as to a role without `pg_read_all_stats` while it streams.
     pub(crate) timeline: Option<u32>,
+    /// Another one after each recovery; zero before the first node has begun one.
+    pub(crate) history: u64,
     pub(crate) standby: bool,
     /// Where replay is on a standby, where inserts are on a primary.
     pub(crate) position: Option<Position>,
@@ -161,6 +163,12 @@ pub(crate) async fn unhush(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error>
     sqlx::query(unhush).execute(conn).await.map(drop)
 }
 
+/// Begins another history if the server has recovered from a crash, or been promoted, since the last began: positions may
+/// come a second time. To be asked on each new connection before anything is read of the log.
+pub(crate) async fn begin_history(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
+    sqlx::query("select tidegate.begin_history()").execute(conn).await.map(drop)
+}
+
 /// All that the log and its marks tell, as far as `most` rows go back, for a node that starts and has
 /// found the schema to be as its fingerprint says.
 pub(crate) async fn load(
@@ -227,6 +235,7 @@ pub(crate) async fn identity(conn: impl PgExecutor<'_>) -> Result<Identity, sqlx
     Ok(Identity {
         system_identifier: row.try_get::<i64, _>("system_identifier")?.cast_unsigned(),
         timeline: row.try_get::<Option<i32>, _>("timeline")?.map(i32::cast_unsigned),
+        history: row.try_get::<i64, _>("history")?.cast_unsigned(),
         standby: row.try_get("standby")?,
         position: position.as_deref().map(lsn::read).transpose()?,
         started: row.try_get("started")?,
@@ -252,7 +261,8 @@ fn epoch(row: &PgRow) -> Result<Epoch, sqlx::Error> {
     let file: &str = row.try_get("wal_file")?;
     let timeline = file.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
     let timeline = timeline.ok_or_else(|| sqlx::Error::Decode("no WAL file name".into()))?;
-    Ok(Epoch::of_cluster(system.cast_unsigned(), timeline))
+    let history: i64 = row.try_get("history")?;
+    Ok(Epoch::of_cluster(system.cast_unsigned(), timeline, history.cast_unsigned()))
 }
 
 fn position(row: &PgRow, column: &str) -> Result<Position, sqlx::Error> {

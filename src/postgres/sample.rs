@@ -129,7 +129,11 @@ impl At {
     pub(crate) fn of(identity: &Identity) -> Option<Self> {
         let position = identity.position?;
         Some(Self {
-            epoch: Epoch::of_cluster(identity.system_identifier, identity.timeline?),
+            epoch: Epoch::of_cluster(
+                identity.system_identifier,
+                identity.timeline?,
+                identity.history,
+            ),
             position: match identity.standby {
                 true => proven_by_replica(position),
                 false => proven_by_primary(position),
@@ -148,6 +152,7 @@ mod tests {
         Identity {
             system_identifier: 7,
             timeline: Some(1),
+            history: 1,
             standby: true,
             position: Some(Position::new(position)),
             started: 100,
@@ -169,10 +174,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_fell_back_or_restarted_or_was_replaced_is_another_generation() {
-        let changes: [fn(&mut Identity); 3] = [
+        let changes: [fn(&mut Identity); 4] = [
             |i| i.position = Some(Position::new(5)),
             |i| i.started = 200,
             |i| i.timeline = Some(2),
+            |i| i.history = 2,
         ];
         for change in changes {
             let mut sample = Sample::new();

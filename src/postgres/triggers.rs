@@ -17,17 +17,18 @@ use error::within;
 use table::Table;
 
 /// The version of the SQL in `sql/`. A change there is a new one.
-pub(crate) const VERSION: i32 = 3;
+pub(crate) const VERSION: i32 = 4;
 
 /// Two installers at once would trip over each other's half-made schema.
 const LOCK: &str = "select pg_advisory_xact_lock(8388065642915395433)";
 
-const SCHEMA: [&str; 6] = [
+const SCHEMA: [&str; 7] = [
     include_str!("sql/schema.sql"),
     include_str!("sql/names.sql"),
     include_str!("sql/note.sql"),
     include_str!("sql/wake.sql"),
     include_str!("sql/marks.sql"),
+    include_str!("sql/history.sql"),
     include_str!("sql/track.sql"),
 ];
 
@@ -151,7 +152,7 @@ impl Triggers {
             "grant usage on schema tidegate to {role};
              grant select on tidegate.log, tidegate.own_marks, tidegate.meta to {role};
              grant execute on function tidegate.mark(interval, bigint), tidegate.invalidate(text[]), tidegate.trim(interval, int),
-                 tidegate.no_wakeups() to {role};"
+                 tidegate.no_wakeups(), tidegate.begin_history() to {role};"
         );
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await.map_err(within(&role))?;
         Ok(())

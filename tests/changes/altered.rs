@@ -139,10 +139,14 @@ async fn what_an_earlier_version_tracked_is_tracked_as_this_one_does() {
     let left =
         "select to_regproc('tidegate.changed') is null, to_regproc('tidegate.in_progress') is null";
     assert_eq!(bed.server.psql(left).await.unwrap(), "t|t");
+    let follows = "select has_function_privilege('the ear', 'tidegate.begin_history()', 'execute')";
+    assert_eq!(bed.server.psql(follows).await.unwrap(), "t");
 }
 
 const AS_BEFORE: &str = "
     drop function tidegate.at_work;
+    drop function tidegate.begin_history; drop sequence tidegate.history; drop table tidegate.uninterrupted;
+    create role \"the ear\"; grant execute on function tidegate.mark to \"the ear\";
     create function tidegate.in_progress(seen pg_snapshot) returns bigint[] language sql as 'select null::bigint[]';
     update tidegate.meta set version = 2;
     alter table tidegate.log drop relation;

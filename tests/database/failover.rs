@@ -66,6 +66,36 @@ async fn what_a_failover_lost_is_never_served_again() {
     pair.node.sees("/users/1", "eve").await;
 }
 
+/// A crash loses what was written to the log and not flushed: positions come a second time, on the same timeline.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_a_second_time_after_a_crash_is_not_taken_for_the_first() {
+    let mut primary = primary(&[("wal_writer_delay", "10s")]).await;
+    let (name, url) = proxy(&primary).await;
+    let db = DatabaseOptions::new(url).connect().await.unwrap();
+    let node = Node::start(&db, &Policy::ttl(TTL)).await;
+    let fences = node.cache.fences();
+    let epoch = fences.epoch();
+    let marked = "select exists (select from tidegate.own_marks where schema is not null)";
+    eventually("it writes no more", async || primary.psql(marked).await.unwrap() == "t").await;
+    let long = "select pg_logical_emit_message(false, '', repeat('x', 100000)) - '0/0'";
+    let written: u64 = primary.psql(long).await.unwrap().parse().unwrap();
+    eventually("it has seen that", async || {
+        fences.seen().is_some_and(|(_, seen)| seen.get() >= written)
+    })
+    .await;
+    node.warm(&["/users/1"]).await;
+    primary.kill().await.unwrap();
+    name.cut();
+    primary.restart().await.unwrap();
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    let lost = format!("select pg_current_wal_insert_lsn() < '0/0'::pg_lsn + {written}");
+    assert_eq!(primary.psql(&lost).await.unwrap(), "t");
+    name.heal().await.unwrap();
+    node.sees("/users/1", "eve").await;
+    assert_ne!(fences.epoch(), epoch);
+    node.warm(&["/users/1", "/users/2"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_may_serve_what_was_before_while_it_is_made_anew() {
     let mut pair = Pair::new(&Policy::ttl(TTL).stale_after_failover()).await;

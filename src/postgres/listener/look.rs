@@ -83,6 +83,7 @@ impl Follower {
         // The primary's connections of before may lead to the server of before.
         self.db.inner.primary.renew();
         self.db.inner.known.forget();
+        within(log::begin_history(&mut *conn)).await?;
         // Before the log: what is learnt of the schema after this is noticed as a change of it.
         let schema = within(log::fingerprint(&mut *conn)).await?;
         (self.schema, self.reshaped) = (Some(schema), false);

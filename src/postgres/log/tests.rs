@@ -400,6 +400,7 @@ async fn a_promotion_is_another_epoch_and_a_listener_needs_only_what_is_granted(
     Triggers::grant(&mut bed.conn, "ear").await.unwrap();
     let url = bed.server.url().replace("postgres@", "ear@");
     let mut ear = PgConnection::connect(&url).await.unwrap();
+    begin_history(&mut ear).await.unwrap();
     let before = load(&mut ear, 7, 1000).await.unwrap();
     drain(&mut ear, &before.snapshot, Manner::default()).await.unwrap();
     mark(&mut ear, Duration::ZERO, Some(7)).await.unwrap();
@@ -415,10 +416,42 @@ async fn a_promotion_is_another_epoch_and_a_listener_needs_only_what_is_granted(
     assert_eq!((primary.timeline, follower.timeline), (Some(1), Some(1)));
     let unprivileged = standby.url().replace("postgres@", "ear@");
     let mut unprivileged = PgConnection::connect(&unprivileged).await.unwrap();
-    assert!(identity(&mut unprivileged).await.unwrap().standby);
+    let said = identity(&mut unprivileged).await.unwrap();
+    assert!(said.standby && said.history == primary.history && said.history > 0);
     standby.promote().await.unwrap();
     assert_eq!(identity(&mut conn).await.unwrap().timeline, Some(2));
     assert_ne!(load(&mut conn, 7, 1000).await.unwrap().epoch, before.epoch);
+}
+
+#[tokio::test]
+async fn a_recovery_begins_another_history_and_a_restart_does_not() {
+    let mut bed = Bed::new().await;
+    let history = async |bed: &Bed| {
+        let (mut one, mut other) = (bed.session().await, bed.session().await);
+        let before = identity(&mut one).await.unwrap().history;
+        let (first, second) = tokio::join!(begin_history(&mut one), begin_history(&mut other));
+        first.and(second).unwrap();
+        (before, identity(&mut one).await.unwrap().history)
+    };
+    let (none, first) = history(&bed).await;
+    assert!(none == 0 && first > 0);
+    assert_eq!(history(&bed).await, (first, first));
+    bed.server.restart().await.unwrap();
+    assert_eq!(history(&bed).await, (first, first));
+    let before = load(&mut bed.session().await, 7, 1000).await.unwrap();
+    bed.server.kill().await.unwrap();
+    bed.server.restart().await.unwrap();
+    let (last, second) = history(&bed).await;
+    assert!(last == first && second != first);
+    let after = drain(&mut bed.session().await, &before.snapshot, Manner::default()).await;
+    assert_ne!(after.unwrap().epoch, before.epoch);
+    assert_eq!(history(&bed).await, (second, second));
+    let standby = bed.server.standby().await.unwrap();
+    bed.server.kill().await.unwrap();
+    standby.promote().await.unwrap();
+    bed.server = standby;
+    let (last, third) = history(&bed).await;
+    assert!(last == second && third != second);
 }
 
 #[tokio::test]

@@ -7,6 +7,9 @@ select (select system_identifier from pg_control_system()) as system_identifier,
     pg_is_in_recovery() as standby,
     (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
         else pg_current_wal_insert_lsn() end)::text as position,
+    coalesce((select case when has_sequence_privilege(oid, 'select') then pg_sequence_last_value(oid) end
+        from pg_class where relnamespace = to_regnamespace('tidegate') and relname = 'history' and relkind = 'S'),
+        0) as history,
     extract(epoch from pg_postmaster_start_time())::bigint as started,
     host(inet_server_addr()) as address,
     inet_server_port() as port,

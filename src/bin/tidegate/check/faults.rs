@@ -6,7 +6,7 @@ use ::redis::cmd;
 use axum::http::Method;
 use fastrand::Rng;
 use nix::sys::signal::Signal;
-use tidegate::testing::FaultProxy;
+use tidegate::testing::{FaultProxy, Postgres};
 use tokio::time::sleep;
 
 use super::Run;
@@ -34,11 +34,12 @@ enum Fault {
     NodeHangs,
     ClockStepped,
     LogTrimmed,
+    Crashed,
     FailedOver,
 }
 
 /// Each, and what the report calls it.
-const ALL: [(Fault, &str); 18] = [
+const ALL: [(Fault, &str); 19] = [
     (Fault::RedisKilled, "Redis killed"),
     (Fault::RedisHangs, "Redis stopped and continued"),
     (Fault::RedisFlushed, "Redis flushed"),
@@ -56,6 +57,7 @@ const ALL: [(Fault, &str); 18] = [
     (Fault::NodeHangs, "a node stopped and continued"),
     (Fault::ClockStepped, "a node's clock stepped"),
     (Fault::LogTrimmed, "the log trimmed under a stopped node"),
+    (Fault::Crashed, "the primary crashed"),
     (Fault::FailedOver, "a failover that loses commits"),
 ];
 
@@ -163,6 +165,7 @@ async fn strike(
             let trim = "select tidegate.mark('0', null); select tidegate.trim('0', 1000000)";
             stop_node(servers, node, hold, trim).await?;
         }
+        Fault::Crashed => crash(run, cluster, servers, hold).await?,
         Fault::FailedOver => fail_over(run, cluster, servers, hold).await?,
     }
     Ok(())
@@ -198,6 +201,36 @@ async fn stop_node(
     Ok(done.map(drop)?)
 }
 
+/// The primary crashes and recovers. What it had not flushed is lost: no commit, but positions that nodes have seen.
+async fn crash(
+    run: &Run,
+    cluster: &Cluster,
+    servers: &mut Servers,
+    hold: Duration,
+) -> Result<(), Failure> {
+    let message = "select pg_logical_emit_message(false, '', repeat('x', 300000))";
+    servers.primary.psql(message).await?;
+    servers.primary.kill().await?;
+    sleep(hold).await;
+    let closed = cluster.gate.write().await;
+    servers.primary.restart().await?;
+    begin_history(run, cluster, &servers.primary).await?;
+    drop(closed);
+    sleep(hold).await;
+    Ok(())
+}
+
+/// Notes what a new primary, or the old one after a crash, has; to be done before anybody reads there.
+async fn begin_history(run: &Run, cluster: &Cluster, primary: &Postgres) -> Result<(), Failure> {
+    let survived = primary.psql("select version from rows order by id").await?;
+    let survived: Vec<u64> = survived.lines().map(str::parse).collect::<Result<_, _>>()?;
+    let new = epoch(primary).await?;
+    cluster.set_epoch("changing".into());
+    run.history.fail_over(&survived);
+    cluster.set_epoch(new);
+    Ok(())
+}
+
 /// A standby that stopped receiving takes over; what was committed since is lost.
 async fn fail_over(
     run: &Run,
@@ -211,13 +244,7 @@ async fn fail_over(
     servers.primary.kill().await?;
     let closed = cluster.gate.write().await;
     heir.promote().await?;
-    // Nobody is led to it before it is known what was lost.
-    let survived = heir.psql("select version from rows order by id").await?;
-    let survived: Vec<u64> = survived.lines().map(str::parse).collect::<Result<_, _>>()?;
-    let new = epoch(&heir).await?;
-    cluster.set_epoch("changing".into());
-    run.history.fail_over(&survived);
-    cluster.set_epoch(new);
+    begin_history(run, cluster, &heir).await?;
     servers.primary = heir;
     for line in servers.lines.iter().chain([&servers.name]) {
         line.retarget(servers.primary.addr());
