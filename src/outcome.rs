@@ -26,7 +26,7 @@ pub enum StaleReason {
     Revalidating,
     /// No new one could be made (RFC 5861, section 4).
     Error,
-    /// It is of before a failover, and a new one is being made.
+    /// It is of before a failover, or a crash of the primary, and a new one is being made.
     Failover,
     /// The client takes a stale one (RFC 9111, section 5.2.1.2).
     Requested,

@@ -29,7 +29,7 @@ async fn no_answer_is_wrong_while_everything_breaks() {
     let faults = [
         "Redis killed",
         "a replica killed",
-        "the primary crashed",
+        "a crash of the primary",
         "a failover",
         "the log trimmed",
         "cut",

@@ -163,8 +163,8 @@ impl Policy {
         self
     }
 
-    /// After a failover, serves answers of before it until their TTL while new ones are made. They
-    /// may show writes that the failover lost.
+    /// After a failover, or a crash of the primary, serves answers of before it until their TTL while new ones are
+    /// made. They may show writes that were lost by it.
     #[must_use]
     pub fn stale_after_failover(mut self) -> Self {
         self.stale_after_failover = true;

@@ -14,7 +14,7 @@ pub enum Verdict {
     Valid,
     /// Something that it depends on may have changed since.
     Fenced,
-    /// Its positions are of another history: another cluster, or one before a failover.
+    /// Its positions are of another history: another cluster, or one before a failover or a crash.
     OldEpoch,
 }
 
@@ -74,7 +74,7 @@ pub fn is_far_enough(
 /// record at its end and the commit not visible yet. The position that a look ends with says nothing:
 /// it is past what the look saw, however far.
 ///
-/// A position of another epoch is one that a failover has made meaningless, or that the node has yet to
+/// A position of another epoch is one that a failover or a crash has made meaningless, or that the node has yet to
 /// learn of.
 pub fn has_followed(followed: Option<(Epoch, Position)>, session: (Epoch, Position)) -> bool {
     followed.is_some_and(|(epoch, followed)| epoch == session.0 && followed > session.1)

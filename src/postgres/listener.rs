@@ -101,7 +101,8 @@ impl Listener {
     }
 }
 
-/// Connects to the primary, past any proxy, and listens.
+/// Connects to the primary, past any proxy, and listens; what is read of the log from here on is of one history, since
+/// no connection survives a recovery, and a standby refuses to be listened to.
 pub(super) async fn connect(db: &Database) -> Result<PgListener, DatabaseError> {
     let server = &db.inner.listen;
     // sqlx's listener wants a pool to reconnect from; we never let it.
@@ -119,7 +120,10 @@ pub(super) async fn connect(db: &Database) -> Result<PgListener, DatabaseError> 
         conn.listen("tidegate").await?;
         Ok(conn)
     };
-    Box::pin(within(connect)).await.map_err(|error| DatabaseError::connecting(server, error))
+    let connected = Box::pin(within(connect)).await;
+    let mut conn = connected.map_err(|error| DatabaseError::connecting(server, error))?;
+    within(log::begin_history(&mut conn)).await.map_err(DatabaseError::of_log)?;
+    Ok(conn)
 }
 
 /// Checks that a notification that we send comes back to us.
@@ -321,8 +325,6 @@ impl Follower {
         let turn = self.begin_turn();
         self.hushed = false;
         self.process = within(log::identity(&mut *conn)).await?.process;
-        // A drain from a snapshot of another history would take its numbers for those of this one.
-        within(log::begin_history(&mut *conn)).await?;
         self.drain(conn, Vec::new()).await?;
         self.end_turn(turn);
         self.beat = clock::now();

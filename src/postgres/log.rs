@@ -164,7 +164,7 @@ pub(crate) async fn unhush(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error>
 }
 
 /// Begins another history if the server has recovered from a crash, or been promoted, since the last began: positions may
-/// come a second time. To be asked on each new connection before anything is read of the log.
+/// come a second time. To be asked on each new connection, before anything is read of the log.
 pub(crate) async fn begin_history(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
     sqlx::query("select tidegate.begin_history()").execute(conn).await.map(drop)
 }
@@ -261,7 +261,11 @@ fn epoch(row: &PgRow) -> Result<Epoch, sqlx::Error> {
     let file: &str = row.try_get("wal_file")?;
     let timeline = file.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
     let timeline = timeline.ok_or_else(|| sqlx::Error::Decode("no WAL file name".into()))?;
-    let history: i64 = row.try_get("history")?;
+    // Only if it may not be read: one has begun.
+    let history: Option<i64> = row.try_get("history")?;
+    let history = history.ok_or_else(|| {
+        sqlx::Error::Decode("tidegate.history can't be read: `grant select on tidegate.history to` the role that listens".into())
+    })?;
     Ok(Epoch::of_cluster(system.cast_unsigned(), timeline, history.cast_unsigned()))
 }
 

@@ -122,7 +122,7 @@ impl Triggers {
         Ok(transaction.commit().await?)
     }
 
-    /// Drops the schema `tidegate` and every trigger with it.
+    /// Drops the schema `tidegate` and every trigger with it. Stop the nodes first: their reads would wait for it, or fail.
     ///
     /// # Errors
     ///
@@ -150,7 +150,7 @@ impl Triggers {
         let role = format!("\"{}\"", role.replace('"', "\"\""));
         let sql = format!(
             "grant usage on schema tidegate to {role};
-             grant select on tidegate.log, tidegate.own_marks, tidegate.meta to {role};
+             grant select on tidegate.log, tidegate.own_marks, tidegate.meta, tidegate.history to {role};
              grant execute on function tidegate.mark(interval, bigint), tidegate.invalidate(text[]), tidegate.trim(interval, int),
                  tidegate.no_wakeups(), tidegate.begin_history() to {role};"
         );

@@ -96,6 +96,30 @@ async fn what_comes_a_second_time_after_a_crash_is_not_taken_for_the_first() {
     node.warm(&["/users/1", "/users/2"]).await;
 }
 
+/// The pool may be back before the listener: until that has begun another history, a position is of none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_writes_right_after_a_crash_sees_its_write() {
+    let mut primary = primary(&[("wal_writer_delay", "10s")]).await;
+    let (name, url) = proxy(&primary).await;
+    let db = super::world::options(&primary).listen_url(url).connect().await.unwrap();
+    let node = Node::start(&db, &Policy::ttl(TTL)).await;
+    node.warm(&["/users/2"]).await;
+    let long = "select pg_logical_emit_message(false, '', repeat('x', 100000)) - '0/0'";
+    let written: u64 = primary.psql(long).await.unwrap().parse().unwrap();
+    eventually("it has followed to there", async || {
+        node.cache.fences().followed().is_some_and(|(_, followed)| followed.get() >= written)
+    })
+    .await;
+    node.warm(&["/users/1"]).await;
+    name.cut();
+    primary.kill().await.unwrap();
+    primary.restart().await.unwrap();
+    let token = node.put(1, "eve").await;
+    assert_eq!(node.get_with("/users/1", &token).await.0, "eve");
+    name.heal().await.unwrap();
+    node.sees("/users/1", "eve").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_may_serve_what_was_before_while_it_is_made_anew() {
     let mut pair = Pair::new(&Policy::ttl(TTL).stale_after_failover()).await;

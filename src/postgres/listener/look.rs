@@ -43,7 +43,7 @@ impl Follower {
         self.hushed = drained.hushed;
         self.turns.send_modify(|turns| turns.looks += 1);
         if drained.epoch != epoch {
-            tracing::warn!(%epoch, now = %drained.epoch, "another server is the primary now");
+            tracing::warn!(%epoch, now = %drained.epoch, "another epoch: a failover, or a crash of the primary");
             return self.load(conn).await;
         }
         let all = drained.trimmed || drained.renamed || self.reshaped;
@@ -83,7 +83,6 @@ impl Follower {
         // The primary's connections of before may lead to the server of before.
         self.db.inner.primary.renew();
         self.db.inner.known.forget();
-        within(log::begin_history(&mut *conn)).await?;
         // Before the log: what is learnt of the schema after this is noticed as a change of it.
         let schema = within(log::fingerprint(&mut *conn)).await?;
         (self.schema, self.reshaped) = (Some(schema), false);

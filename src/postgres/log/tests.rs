@@ -22,6 +22,7 @@ impl Bed {
         let mut conn = PgConnection::connect(&server.url()).await.unwrap();
         Triggers::new().table("t").install(&mut conn).await.unwrap();
         prepare(&mut conn).await.unwrap();
+        begin_history(&mut conn).await.unwrap();
         Self { server, conn }
     }
 
@@ -433,16 +434,18 @@ async fn a_recovery_begins_another_history_and_a_restart_does_not() {
         first.and(second).unwrap();
         (before, identity(&mut one).await.unwrap().history)
     };
-    let (none, first) = history(&bed).await;
-    assert!(none == 0 && first > 0);
-    assert_eq!(history(&bed).await, (first, first));
+    let (first, same) = history(&bed).await;
+    assert!(first > 0 && same == first);
     bed.server.restart().await.unwrap();
     assert_eq!(history(&bed).await, (first, first));
     let before = load(&mut bed.session().await, 7, 1000).await.unwrap();
     bed.server.kill().await.unwrap();
     bed.server.restart().await.unwrap();
-    let (last, second) = history(&bed).await;
-    assert!(last == first && second != first);
+    let (none, second) = history(&bed).await;
+    assert!(
+        none == 0 && second != first,
+        "a position in between is of no epoch that anybody follows"
+    );
     let after = drain(&mut bed.session().await, &before.snapshot, Manner::default()).await;
     assert_ne!(after.unwrap().epoch, before.epoch);
     assert_eq!(history(&bed).await, (second, second));
@@ -450,8 +453,36 @@ async fn a_recovery_begins_another_history_and_a_restart_does_not() {
     bed.server.kill().await.unwrap();
     standby.promote().await.unwrap();
     bed.server = standby;
-    let (last, third) = history(&bed).await;
-    assert!(last == second && third != second);
+    let (none, third) = history(&bed).await;
+    assert!(none == 0 && third != second);
+    // As on Aurora, where unlogged tables outlive a crash.
+    let aurora =
+        "set allow_system_table_mods = on; create function pg_catalog.aurora_version() returns text
+        language sql as 'select null'";
+    bed.server.psql(aurora).await.unwrap();
+    assert_eq!(history(&bed).await, (third, third));
+    bed.server
+        .psql("update tidegate.uninterrupted set started = started - interval '1 day'")
+        .await
+        .unwrap();
+    let (last, fourth) = history(&bed).await;
+    assert!(last == third && fourth != third);
+    assert_eq!(history(&bed).await, (fourth, fourth));
+}
+
+#[tokio::test]
+async fn who_may_not_read_the_history_is_told() {
+    let mut bed = Bed::new().await;
+    bed.server
+        .psql("revoke select on sequence tidegate.history from public; create role ear login")
+        .await
+        .unwrap();
+    let mut reader =
+        PgConnection::connect(&bed.server.url().replace("postgres@", "ear@")).await.unwrap();
+    assert_eq!(identity(&mut reader).await.unwrap().history, 0);
+    Triggers::grant(&mut bed.conn, "ear").await.unwrap();
+    assert!(identity(&mut reader).await.unwrap().history > 0);
+    load(&mut reader, 7, 1000).await.unwrap();
 }
 
 #[tokio::test]

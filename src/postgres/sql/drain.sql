@@ -37,7 +37,7 @@ select pg_current_snapshot()::text as snapshot,
     not coalesce((select whole from covered), false) as trimmed,
     (select system_identifier from pg_control_system()) as system_identifier,
     pg_walfile_name(pg_current_wal_insert_lsn()) as wal_file,
-    coalesce(pg_sequence_last_value('tidegate.history'::regclass), 0) as history,
+    pg_sequence_last_value('tidegate.history'::regclass) as history,
     tidegate.no_wakeups() is null as wakeups,
     -- If many have committed since the last look, the next that do need not wake us; should we vanish, not for long.
     case when $3 <= (select count(distinct xid) from recent)

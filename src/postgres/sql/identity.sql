@@ -7,9 +7,14 @@ select (select system_identifier from pg_control_system()) as system_identifier,
     pg_is_in_recovery() as standby,
     (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
         else pg_current_wal_insert_lsn() end)::text as position,
-    coalesce((select case when has_sequence_privilege(oid, 'select') then pg_sequence_last_value(oid) end
-        from pg_class where relnamespace = to_regnamespace('tidegate') and relname = 'history' and relkind = 'S'),
-        0) as history,
+    -- Zero while there is none: before the first, and after a recovery until a node has begun another. Each value is
+    -- cast to what a function or operator of the system takes, since one that fits better could be anyone's.
+    coalesce((select case when has_sequence_privilege(h.oid, 'select')
+                and (pg_is_in_recovery() or pg_relation_size(u.oid::regclass) > 0::bigint)
+            then pg_sequence_last_value(h.oid::regclass) end
+        from pg_class h join pg_class u on u.relnamespace = h.relnamespace
+        where h.relnamespace = to_regnamespace('tidegate')::oid and h.relname = 'history' and h.relkind = 'S'
+            and u.relname = 'uninterrupted'), 0::bigint) as history,
     extract(epoch from pg_postmaster_start_time())::bigint as started,
     host(inet_server_addr()) as address,
     inet_server_port() as port,

@@ -45,5 +45,5 @@ select pg_current_snapshot()::text as snapshot,
     pg_current_wal_insert_lsn()::text as fence,
     (select system_identifier from pg_control_system()) as system_identifier,
     pg_walfile_name(pg_current_wal_insert_lsn()) as wal_file,
-    coalesce(pg_sequence_last_value('tidegate.history'::regclass), 0) as history,
+    pg_sequence_last_value('tidegate.history'::regclass) as history,
     tidegate.no_wakeups() is null as wakeups

@@ -43,7 +43,8 @@ pub(crate) struct Servers {
 
 impl Cluster {
     pub(crate) async fn start(nodes: usize, redis: Topology) -> Result<Self, Failure> {
-        let primary = Postgres::start().await?;
+        // What nobody commits is long in the log before it is flushed, so that a crash loses something.
+        let primary = Postgres::start_with(&[("wal_writer_delay", "10s")]).await?;
         set_up(&primary).await?;
         let standbys = vec![primary.standby().await?, primary.standby().await?];
         let redis = SharedRedis::start(redis, nodes).await?;

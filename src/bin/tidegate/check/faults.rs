@@ -6,7 +6,7 @@ use ::redis::cmd;
 use axum::http::Method;
 use fastrand::Rng;
 use nix::sys::signal::Signal;
-use tidegate::testing::{FaultProxy, Postgres};
+use tidegate::testing::FaultProxy;
 use tokio::time::sleep;
 
 use super::Run;
@@ -14,6 +14,9 @@ use super::client::Client;
 use super::cluster::{Cluster, Servers, epoch};
 use super::redis::Topology;
 use crate::Failure;
+
+/// By then each node has looked at the log.
+const SEEN_BY_ALL: Duration = Duration::from_millis(1500);
 
 #[derive(Clone, Copy, Debug)]
 enum Fault {
@@ -57,7 +60,7 @@ const ALL: [(Fault, &str); 19] = [
     (Fault::NodeHangs, "a node stopped and continued"),
     (Fault::ClockStepped, "a node's clock stepped"),
     (Fault::LogTrimmed, "the log trimmed under a stopped node"),
-    (Fault::Crashed, "the primary crashed"),
+    (Fault::Crashed, "a crash of the primary that loses positions"),
     (Fault::FailedOver, "a failover that loses commits"),
 ];
 
@@ -165,7 +168,7 @@ async fn strike(
             let trim = "select tidegate.mark('0', null); select tidegate.trim('0', 1000000)";
             stop_node(servers, node, hold, trim).await?;
         }
-        Fault::Crashed => crash(run, cluster, servers, hold).await?,
+        Fault::Crashed => crash(cluster, servers, hold).await?,
         Fault::FailedOver => fail_over(run, cluster, servers, hold).await?,
     }
     Ok(())
@@ -201,33 +204,28 @@ async fn stop_node(
     Ok(done.map(drop)?)
 }
 
-/// The primary crashes and recovers. What it had not flushed is lost: no commit, but positions that nodes have seen.
-async fn crash(
-    run: &Run,
-    cluster: &Cluster,
-    servers: &mut Servers,
-    hold: Duration,
-) -> Result<(), Failure> {
-    let message = "select pg_logical_emit_message(false, '', repeat('x', 300000))";
-    servers.primary.psql(message).await?;
+/// The primary crashes and recovers. No commit is lost, but positions are that nodes have seen, as long as nobody commits
+/// meanwhile and has them flushed.
+async fn crash(cluster: &Cluster, servers: &mut Servers, hold: Duration) -> Result<(), Failure> {
+    let closed = cluster.gate.write().await;
+    let position = async |sql: &str| -> Result<u64, Failure> {
+        Ok(servers.primary.psql(&format!("select {sql} - '0/0'")).await?.parse()?)
+    };
+    // A node marks the log a last time, which flushes it.
+    for _ in 0..10 {
+        let seen = position("pg_logical_emit_message(false, '', repeat('x', 100000))").await?;
+        sleep(SEEN_BY_ALL).await;
+        if position("pg_current_wal_flush_lsn()").await? < seen {
+            break;
+        }
+    }
     servers.primary.kill().await?;
     sleep(hold).await;
-    let closed = cluster.gate.write().await;
     servers.primary.restart().await?;
-    begin_history(run, cluster, &servers.primary).await?;
+    // Who writes now may do so before a node has begun another history.
     drop(closed);
     sleep(hold).await;
-    Ok(())
-}
-
-/// Notes what a new primary, or the old one after a crash, has; to be done before anybody reads there.
-async fn begin_history(run: &Run, cluster: &Cluster, primary: &Postgres) -> Result<(), Failure> {
-    let survived = primary.psql("select version from rows order by id").await?;
-    let survived: Vec<u64> = survived.lines().map(str::parse).collect::<Result<_, _>>()?;
-    let new = epoch(primary).await?;
-    cluster.set_epoch("changing".into());
-    run.history.fail_over(&survived);
-    cluster.set_epoch(new);
+    cluster.set_epoch(epoch(&servers.primary).await?);
     Ok(())
 }
 
@@ -244,7 +242,13 @@ async fn fail_over(
     servers.primary.kill().await?;
     let closed = cluster.gate.write().await;
     heir.promote().await?;
-    begin_history(run, cluster, &heir).await?;
+    // Nobody is led to it before it is known what was lost.
+    let survived = heir.psql("select version from rows order by id").await?;
+    let survived: Vec<u64> = survived.lines().map(str::parse).collect::<Result<_, _>>()?;
+    let new = epoch(&heir).await?;
+    cluster.set_epoch("changing".into());
+    run.history.fail_over(&survived);
+    cluster.set_epoch(new);
     servers.primary = heir;
     for line in servers.lines.iter().chain([&servers.name]) {
         line.retarget(servers.primary.addr());
