@@ -1,4 +1,5 @@
-//! What the number of nodes costs the primary: `cargo bench --features full --bench nodes`.
+//! What the number of nodes costs the primary: `cargo bench --features full --bench nodes`, which prints JSON; with numbers
+//! behind `--`, for so many nodes.
 //!
 //! Nodes, each with its own cache, listener and pools, on one primary and one Redis, answer one hot key
 //! and are asked all the time, while it is written to. Counted, by the primary itself: what it is asked
@@ -18,6 +19,7 @@ use axum::extract::State;
 use axum::http::Request;
 use axum::routing::get;
 use http_body_util::BodyExt;
+use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tidegate::testing::{Postgres, RedisServer};
 use tidegate::{
@@ -35,15 +37,16 @@ const BETWEEN_READS: Duration = Duration::from_millis(20);
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    println!(
-        "| nodes | one looks for all | asked per s, idle | asked per s, written to | connections | refills per write |"
-    );
-    println!("| ---: | --- | ---: | ---: | ---: | ---: |");
+    let asked: Vec<usize> =
+        std::env::args().skip(1).filter_map(|count| count.parse().ok()).collect();
+    let counts = if asked.is_empty() { vec![1, 10, 100] } else { asked };
+    let mut rows = Vec::new();
     for relay in [true, false] {
-        for nodes in [1, 10, 100] {
-            measure(nodes, relay).await?;
+        for nodes in &counts {
+            rows.push(measure(*nodes, relay).await?);
         }
     }
+    println!("{}", json!({ "bench": "nodes", "rows": rows }));
     Ok(())
 }
 
@@ -61,8 +64,8 @@ struct Node {
     listener: Listener,
 }
 
-/// One line of the table.
-async fn measure(number: usize, relay: bool) -> Result<()> {
+/// What so many nodes cost, of which one looks for all, or each for itself.
+async fn measure(number: usize, relay: bool) -> Result<Value> {
     let redis = RedisServer::start().await?;
     let mut world = World::start().await?;
     for _ in 0..number {
@@ -86,10 +89,14 @@ async fn measure(number: usize, relay: bool) -> Result<()> {
     }
     let busy = (asked - f64::from(refills + WRITES)) / (took + 1.0);
     let connections = world.connections().await?;
-    let refills = f64::from(refills) / f64::from(WRITES);
-    let who = if relay { "yes" } else { "no" };
-    println!("| {number} | {who} | {idle:.1} | {busy:.1} | {connections} | {refills:.2} |");
-    Ok(())
+    Ok(json!({
+        "nodes": number,
+        "one_for_all": relay,
+        "asked_per_second_idle": idle,
+        "asked_per_second_written_to": busy,
+        "connections": connections,
+        "refills_per_write": f64::from(refills) / f64::from(WRITES),
+    }))
 }
 
 impl World {

@@ -74,6 +74,29 @@ pub(super) fn writes(found: &Value) -> Option<String> {
     (!all.is_empty()).then(|| lines("What it costs to write to a tracked table", &x, &y, &all))
 }
 
+/// What the primary is asked, by the number of nodes.
+pub(super) fn nodes(found: &Value) -> Option<String> {
+    let rows = found["rows"].as_array()?;
+    let line = |(one_for_all, what, name): (bool, &str, &str)| {
+        let rows = rows.iter().filter(|row| row["one_for_all"] == one_for_all);
+        let points = rows.filter_map(|row| Some((row["nodes"].as_f64()?, row[what].as_f64()?)));
+        Line { name: name.to_owned(), points: points.collect() }
+    };
+    let all: Vec<Line> = [
+        (true, "asked_per_second_written_to", "one for all, written to"),
+        (true, "asked_per_second_idle", "one for all, idle"),
+        (true, "connections", "one for all, connections"),
+        (false, "asked_per_second_written_to", "each for itself, written to"),
+        (false, "asked_per_second_idle", "each for itself, idle"),
+        (false, "connections", "each for itself, connections"),
+    ]
+    .map(line)
+    .into();
+    let x = Axis::new("nodes", 1.0, 100.0, Scale::Logarithmic);
+    let y = Axis::new("asked a second, or open", 1.0, 10_000.0, Scale::Logarithmic);
+    (!rows.is_empty()).then(|| lines("What more nodes cost the primary", &x, &y, &all))
+}
+
 /// Requests a second of each variant.
 pub(super) fn throughput(found: &Value) -> Option<String> {
     let groups = found["groups"].as_array()?;

@@ -30,6 +30,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         ("writes.svg", charts::writes(&read("writes.json")?)),
         ("throughput.svg", charts::throughput(&read("peers.json")?)),
         ("scaling.svg", charts::scaling(&read("scaling.json")?)),
+        ("nodes.svg", charts::nodes(&read("nodes.json")?)),
     ];
     for (name, picture) in pictures {
         let picture = picture.ok_or_else(|| format!("there is nothing to draw for {name}"))?;
@@ -52,7 +53,7 @@ fn write_tables(path: &Path, folder: &Path) -> Result<(), Failure> {
         ("staleness", tables::staleness(&read("staleness")?)),
         ("counts", tables::counts(&read("stampede")?, &read("connections")?, &scaling)),
         ("scaling", tables::scaling(&scaling)),
-        ("nodes", Some(written("nodes.md")?)),
+        ("nodes", tables::nodes(&read("nodes")?)),
     ];
     let mut document = std::fs::read_to_string(path)?;
     for (place, text) in places {

@@ -92,6 +92,30 @@ pub(super) fn scaling(found: &Value) -> Option<String> {
     Some(table(&["by", "nanoseconds of a hit"], "---", rows.collect::<Option<_>>()?))
 }
 
+/// What the number of nodes costs the primary.
+pub(super) fn nodes(found: &Value) -> Option<String> {
+    let row = |of: &Value| {
+        let number = |name: &str, digits| Some(round(of[name].as_f64()?, digits));
+        Some(vec![
+            number("nodes", 0)?,
+            if of["one_for_all"].as_bool()? { "one for all" } else { "each for itself" }.to_owned(),
+            number("asked_per_second_idle", 1)?,
+            number("asked_per_second_written_to", 1)?,
+            number("connections", 0)?,
+            number("refills_per_write", 2)?,
+        ])
+    };
+    let heads = [
+        "nodes",
+        "who looks",
+        "asked a second, idle",
+        "asked a second, written to",
+        "connections",
+        "refills per write",
+    ];
+    Some(table(&heads, "---:", found["rows"].as_array()?.iter().map(row).collect::<Option<_>>()?))
+}
+
 /// Counts that are said in a sentence each.
 pub(super) fn counts(stampede: &Value, connections: &Value, scaling: &Value) -> Option<String> {
     let number = |of: &Value| Some(round(of.as_f64()?, 0));
