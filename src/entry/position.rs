@@ -62,8 +62,9 @@ impl Epoch {
 
     /// The epoch of a Postgres cluster: its system identifier, its timeline and the number of its history, hashed.
     ///
-    /// A server that crashes loses what it had written to its log and not yet flushed (PostgreSQL manual, 30.1), and then
-    /// gives the same positions to something else, on the same timeline. So nodes draw another number after each recovery.
+    /// A server that crashes loses what it had written to its log and not yet flushed (PostgreSQL manual, "Reliability and
+    /// the Write-Ahead Log"), and then gives the same positions to something else, on the same timeline. So nodes draw
+    /// another number after each recovery.
     pub fn of_cluster(system_identifier: u64, timeline: u32, history: u64) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"tidegate epoch");

@@ -264,7 +264,8 @@ fn epoch(row: &PgRow) -> Result<Epoch, sqlx::Error> {
     // Only if it may not be read: one has begun.
     let history: Option<i64> = row.try_get("history")?;
     let history = history.ok_or_else(|| {
-        sqlx::Error::Decode("tidegate.history can't be read: `grant select on tidegate.history to` the role that listens".into())
+        let why = "tidegate.history can't be read: `grant select on tidegate.history to` the role";
+        sqlx::Error::Decode(why.into())
     })?;
     Ok(Epoch::of_cluster(system.cast_unsigned(), timeline, history.cast_unsigned()))
 }

@@ -66,19 +66,36 @@ async fn what_a_failover_lost_is_never_served_again() {
     pair.node.sees("/users/1", "eve").await;
 }
 
+/// A primary that flushes what nobody commits long after it wrote it to its log.
+async fn slow_to_flush() -> Postgres {
+    primary(&[("wal_writer_delay", "10s")]).await
+}
+
+/// Writes to the log what a crash will lose, once the node writes nothing more that would have it flushed. Returns the
+/// position behind it.
+async fn write_unflushed(primary: &Postgres) -> u64 {
+    let marked = "select exists (select from tidegate.own_marks where schema is not null)";
+    eventually("it writes no more", async || primary.psql(marked).await.unwrap() == "t").await;
+    let long = "select pg_logical_emit_message(false, '', repeat('x', 100000)) - '0/0'";
+    primary.psql(long).await.unwrap().parse().unwrap()
+}
+
+/// Whether that position will come a second time.
+async fn is_lost(primary: &Postgres, written: u64) -> bool {
+    let lost = format!("select pg_current_wal_insert_lsn() < '0/0'::pg_lsn + {written}");
+    primary.psql(&lost).await.unwrap() == "t"
+}
+
 /// A crash loses what was written to the log and not flushed: positions come a second time, on the same timeline.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_a_second_time_after_a_crash_is_not_taken_for_the_first() {
-    let mut primary = primary(&[("wal_writer_delay", "10s")]).await;
+    let mut primary = slow_to_flush().await;
     let (name, url) = proxy(&primary).await;
     let db = DatabaseOptions::new(url).connect().await.unwrap();
     let node = Node::start(&db, &Policy::ttl(TTL)).await;
     let fences = node.cache.fences();
     let epoch = fences.epoch();
-    let marked = "select exists (select from tidegate.own_marks where schema is not null)";
-    eventually("it writes no more", async || primary.psql(marked).await.unwrap() == "t").await;
-    let long = "select pg_logical_emit_message(false, '', repeat('x', 100000)) - '0/0'";
-    let written: u64 = primary.psql(long).await.unwrap().parse().unwrap();
+    let written = write_unflushed(&primary).await;
     eventually("it has seen that", async || {
         fences.seen().is_some_and(|(_, seen)| seen.get() >= written)
     })
@@ -88,8 +105,7 @@ async fn what_comes_a_second_time_after_a_crash_is_not_taken_for_the_first() {
     name.cut();
     primary.restart().await.unwrap();
     primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
-    let lost = format!("select pg_current_wal_insert_lsn() < '0/0'::pg_lsn + {written}");
-    assert_eq!(primary.psql(&lost).await.unwrap(), "t");
+    assert!(is_lost(&primary, written).await);
     name.heal().await.unwrap();
     node.sees("/users/1", "eve").await;
     assert_ne!(fences.epoch(), epoch);
@@ -99,13 +115,12 @@ async fn what_comes_a_second_time_after_a_crash_is_not_taken_for_the_first() {
 /// The pool may be back before the listener: until that has begun another history, a position is of none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_writes_right_after_a_crash_sees_its_write() {
-    let mut primary = primary(&[("wal_writer_delay", "10s")]).await;
+    let mut primary = slow_to_flush().await;
     let (name, url) = proxy(&primary).await;
     let db = super::world::options(&primary).listen_url(url).connect().await.unwrap();
     let node = Node::start(&db, &Policy::ttl(TTL)).await;
     node.warm(&["/users/2"]).await;
-    let long = "select pg_logical_emit_message(false, '', repeat('x', 100000)) - '0/0'";
-    let written: u64 = primary.psql(long).await.unwrap().parse().unwrap();
+    let written = write_unflushed(&primary).await;
     eventually("it has followed to there", async || {
         node.cache.fences().followed().is_some_and(|(_, followed)| followed.get() >= written)
     })
@@ -114,6 +129,7 @@ async fn a_session_that_writes_right_after_a_crash_sees_its_write() {
     name.cut();
     primary.kill().await.unwrap();
     primary.restart().await.unwrap();
+    assert!(is_lost(&primary, written).await);
     let token = node.put(1, "eve").await;
     assert_eq!(node.get_with("/users/1", &token).await.0, "eve");
     name.heal().await.unwrap();

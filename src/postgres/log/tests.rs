@@ -471,7 +471,7 @@ async fn a_recovery_begins_another_history_and_a_restart_does_not() {
 }
 
 #[tokio::test]
-async fn who_may_not_read_the_history_is_told() {
+async fn who_may_not_read_the_history_is_of_none_and_who_listens_is_granted_it() {
     let mut bed = Bed::new().await;
     bed.server
         .psql("revoke select on sequence tidegate.history from public; create role ear login")
