@@ -7,7 +7,7 @@ mod cases;
 use cases::entry;
 use divan::Bencher;
 use divan::counter::BytesCount;
-use tidegate::benching;
+use tidegate::internals;
 
 const SIZES: [usize; 4] = [100, 1 << 10, 64 << 10, 10 << 20];
 
@@ -18,12 +18,12 @@ fn main() {
 #[divan::bench(args = SIZES)]
 fn encode(bencher: Bencher<'_, '_>, size: usize) {
     let (_cache, entry) = entry(size, 5).unwrap();
-    bencher.counter(BytesCount::new(size)).bench_local(|| benching::encode(&entry));
+    bencher.counter(BytesCount::new(size)).bench_local(|| internals::encode(&entry));
 }
 
 #[divan::bench(args = SIZES)]
 fn decode(bencher: Bencher<'_, '_>, size: usize) {
     let (_cache, entry) = entry(size, 5).unwrap();
-    let bytes = benching::encode(&entry);
-    bencher.counter(BytesCount::new(size)).bench_local(|| benching::decode(&bytes));
+    let bytes = internals::encode(&entry);
+    bencher.counter(BytesCount::new(size)).bench_local(|| internals::decode(&bytes));
 }

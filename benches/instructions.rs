@@ -11,7 +11,7 @@ use std::hint::black_box;
 
 use axum::http::Uri;
 use cases::{App, Encoded, Failure, entry, flight, is_hit, policy, request};
-use tidegate::{Key, Tag, benching};
+use tidegate::{Key, Tag, internals};
 
 /// Every case, by its name.
 const CASES: [(&str, Case); 10] = [
@@ -78,7 +78,7 @@ fn key(runs: u64) -> Result<(), Failure> {
     let (request, policy) = (request("/items/1"), policy());
     let uri: Uri = "/items/1".parse()?;
     for _ in 0..runs {
-        black_box(benching::key(black_box(&uri), request.headers(), &policy));
+        black_box(internals::key(black_box(&uri), request.headers(), &policy));
     }
     Ok(())
 }
@@ -86,16 +86,16 @@ fn key(runs: u64) -> Result<(), Failure> {
 fn encode(runs: u64) -> Result<(), Failure> {
     let (_, entry) = entry(1024, 5)?;
     for _ in 0..runs {
-        black_box(benching::encode(black_box(&entry)));
+        black_box(internals::encode(black_box(&entry)));
     }
     Ok(())
 }
 
 fn decode(runs: u64) -> Result<(), Failure> {
     let (_, entry) = entry(1024, 5)?;
-    let bytes = benching::encode(&entry);
+    let bytes = internals::encode(&entry);
     for _ in 0..runs {
-        black_box(benching::decode(black_box(&bytes)).ok_or("unreadable")?);
+        black_box(internals::decode(black_box(&bytes)).ok_or("unreadable")?);
     }
     Ok(())
 }

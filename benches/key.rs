@@ -6,7 +6,7 @@ mod cases;
 
 use cases::{policy, request};
 use divan::{AllocProfiler, Bencher};
-use tidegate::benching;
+use tidegate::internals;
 
 #[global_allocator]
 static ALLOCATOR: AllocProfiler = AllocProfiler::system();
@@ -19,5 +19,5 @@ fn main() {
 fn key(bencher: Bencher<'_, '_>, parameters: u32) {
     let query: Vec<String> = (0..parameters).rev().map(|at| format!("p{at}={at}")).collect();
     let (request, policy) = (request(&format!("/items/1?{}", query.join("&"))), policy());
-    bencher.bench_local(|| benching::key(request.uri(), request.headers(), &policy));
+    bencher.bench_local(|| internals::key(request.uri(), request.headers(), &policy));
 }

@@ -1,6 +1,6 @@
 //! A small shop: one node of a service as it would run in production. `examples/demo` starts two.
 //!
-//! `POSTGRES_PRIMARY_URL=... POSTGRES_REPLICA_URL=... REDIS_URL=... cargo run --example app --all-features`
+//! `POSTGRES_PRIMARY_URL=... POSTGRES_REPLICA_URL=... REDIS_URL=... cargo run --example app --features postgres,redis`
 
 use std::time::Duration;
 

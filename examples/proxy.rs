@@ -1,7 +1,7 @@
 //! A reverse proxy whose cache does as RFC 9111 says: what the origin's headers allow is kept, for as
 //! long as they say.
 //!
-//! `cargo run --example proxy -- http://127.0.0.1:8000 127.0.0.1:8080`: the origin, then where to listen.
+//! `cargo run --example proxy --features proxy -- http://127.0.0.1:8000 127.0.0.1:8080`: the origin, then where to listen.
 
 use std::time::Duration;
 

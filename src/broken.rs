@@ -1,11 +1,17 @@
-//! Guards that can be taken out of a build, to see that the checker notices.
+//! Guards that can be taken out, to see that the checker notices.
 //!
-//! `TIDEGATE_BROKEN=fence cargo build ...` makes a build that breaks its promises; `scripts/broken` does so
-//! for each guard. Builds without debug assertions, as for release, take no notice.
+//! Only a build with `--cfg tidegate_mutants` has this; there `TIDEGATE_MUTANT=fence` takes the guard `fence` out of a
+//! process. `scripts/mutants` tries each.
 
-const BROKEN: Option<&str> = option_env!("TIDEGATE_BROKEN");
-
-/// Whether a guard is left out of this build.
+/// Whether a guard is taken out of this process.
+#[cfg(tidegate_mutants)]
 pub(crate) fn is_broken(guard: &str) -> bool {
-    cfg!(debug_assertions) && BROKEN == Some(guard)
+    static MUTANT: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    MUTANT.get_or_init(|| std::env::var("TIDEGATE_MUTANT").ok()).as_deref() == Some(guard)
+}
+
+/// Every guard is in place.
+#[cfg(not(tidegate_mutants))]
+pub(crate) const fn is_broken(_guard: &str) -> bool {
+    false
 }

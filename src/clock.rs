@@ -6,7 +6,7 @@
 //! sleeps; how long the node has not heard from the primary is told by the clock that went further. Else
 //! the wall clock tells another node how old a shared entry was when it was written.
 
-#[cfg(feature = "testing")]
+#[cfg(feature = "__internals")]
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -44,21 +44,21 @@ pub(crate) fn unix_millis() -> u64 {
 }
 
 /// How far the wall clock was put forward, in milliseconds.
-#[cfg(feature = "testing")]
+#[cfg(feature = "__internals")]
 static FORWARD: AtomicI64 = AtomicI64::new(0);
 
 /// Puts the wall clock of this process forward by so many milliseconds from what it is in truth, or back.
-#[cfg(feature = "testing")]
+#[cfg(feature = "__internals")]
 pub(crate) fn put_forward(millis: i64) {
     FORWARD.store(millis, Ordering::Relaxed);
 }
 
-#[cfg(feature = "testing")]
+#[cfg(feature = "__internals")]
 fn stepped(millis: u64) -> u64 {
     millis.saturating_add_signed(FORWARD.load(Ordering::Relaxed))
 }
 
-#[cfg(not(feature = "testing"))]
+#[cfg(not(feature = "__internals"))]
 const fn stepped(millis: u64) -> u64 {
     millis
 }

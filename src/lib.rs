@@ -16,11 +16,11 @@
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
-    not(all(feature = "admin", feature = "redis", feature = "postgres", feature = "testing")),
+    not(all(feature = "admin", feature = "redis", feature = "postgres", feature = "__internals")),
     allow(dead_code, unused_imports, reason = "parts of the core serve one feature only")
 )]
 
-#[cfg(tidegate_shuttle)]
+#[cfg(all(test, tidegate_shuttle))]
 extern crate shuttle_tokio as tokio;
 
 /// What README shows compiles.
@@ -44,16 +44,15 @@ mod guide {
 
 #[cfg(feature = "admin")]
 mod admin;
-#[cfg(feature = "bench")]
-#[doc(hidden)]
-pub mod benching;
 mod broken;
 mod cache;
 mod clock;
 mod entry;
-#[cfg(fuzzing)]
+#[cfg(all(test, tidegate_shuttle))]
+mod interleaved;
+#[cfg(feature = "__internals")]
 #[doc(hidden)]
-pub mod fuzzing;
+pub mod internals;
 mod middleware;
 mod observe;
 mod outcome;
@@ -65,8 +64,6 @@ mod store;
 mod sync;
 #[cfg(feature = "metrics")]
 mod telemetry;
-#[cfg(feature = "testing")]
-pub mod testing;
 mod traffic;
 
 #[cfg(feature = "admin")]

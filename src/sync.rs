@@ -1,14 +1,14 @@
 //! Locks and atomics, which loom or shuttle take the place of where they explore how threads and tasks
-//! interleave: see `cache/fence/interleaved.rs` and `tests/interleaved.rs`.
+//! interleave: see `cache/fence/interleaved.rs` and `interleaved.rs`.
 
-#[cfg(tidegate_loom)]
+#[cfg(all(test, tidegate_loom))]
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
-#[cfg(tidegate_shuttle)]
+#[cfg(all(test, tidegate_shuttle))]
 pub(crate) use shuttle::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicU64, Ordering},
 };
-#[cfg(not(any(tidegate_loom, tidegate_shuttle)))]
+#[cfg(not(all(test, any(tidegate_loom, tidegate_shuttle))))]
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
-#[cfg(not(tidegate_shuttle))]
+#[cfg(not(all(test, tidegate_shuttle)))]
 pub(crate) use std::sync::{Mutex, MutexGuard};

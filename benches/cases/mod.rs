@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, Collected};
 use tidegate::{
     Ask, Cache, CacheLayer, Entry, Found, Key, Lookup, Memory, Policy, Store, StoreError, Tier,
-    benching,
+    internals,
 };
 use tokio::runtime::Runtime;
 use tower::Service;
@@ -116,7 +116,7 @@ impl Store for Encoded {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
         Box::pin(async {
             let bytes = self.0.lock().unwrap().get(key.hash()).cloned();
-            let entry = bytes.and_then(|bytes| benching::decode(&bytes)).map(Arc::new);
+            let entry = bytes.and_then(|bytes| internals::decode(&bytes)).map(Arc::new);
             let found = entry.map(|entry| Found { entry, tier: Tier::Shared });
             Ok(found.filter(|found| found.entry.answers(key)))
         })
@@ -127,7 +127,7 @@ impl Store for Encoded {
         key: &Key,
         entry: &Arc<Entry>,
     ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
-        self.0.lock().unwrap().insert(*key.hash(), benching::encode(entry));
+        self.0.lock().unwrap().insert(*key.hash(), internals::encode(entry));
         None
     }
 

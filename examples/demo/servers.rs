@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 use tidegate::Triggers;
-use tidegate::testing::{Postgres, RedisServer};
+use tidegate_testing::{Postgres, RedisServer};
 use tokio::process::Command;
 use tokio::time::sleep;
 

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tidegate::fuzzing::entry(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tidegate::internals::fuzzing::entry(data));

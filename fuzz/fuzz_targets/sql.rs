@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tidegate::fuzzing::sql(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tidegate::internals::fuzzing::sql(data));

@@ -1,7 +1,7 @@
 //! The rules of the protocol, as functions of plain numbers.
 //!
 //! Everything that decides whether an answer is fresh goes through these, in the cache as in the model
-//! that explores them (`tests/model`), so neither can drift from the other. The argument for each is in
+//! that explores them (`crates/tidegate-lab/tests/model`), so neither can drift from the other. The argument for each is in
 //! `docs/design.md`, section 2.
 
 use crate::broken::is_broken;

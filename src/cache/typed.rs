@@ -84,7 +84,7 @@ impl Cache {
             },
             Lookup::Miss(lead) => self.load(*lead, load).await,
             Lookup::Bypass(bypass) => {
-                self.shared.counters.count(crate::Outcome::Bypass(bypass.reason));
+                self.shared.counters.count(crate::outcome::Outcome::Bypass(bypass.reason));
                 let loaded = bypass.record.scope(load()).await;
                 or_fallback(loaded, bypass.fallback.as_ref())
             }

@@ -1,4 +1,4 @@
-//! The layer's parsers, for `crate::fuzzing`.
+//! The layer's parsers, for `crate::internals::fuzzing`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

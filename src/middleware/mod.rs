@@ -39,7 +39,7 @@ mod steps;
 mod stored;
 
 /// The key of a GET request.
-#[cfg(feature = "bench")]
+#[cfg(feature = "__internals")]
 pub(crate) fn key(
     uri: &http::Uri,
     headers: &http::HeaderMap,

@@ -85,7 +85,7 @@ pub(crate) async fn open(
 
 async fn open_primary(server: &Server, plan: &Plan) -> Result<Opened, Skip> {
     let before = server.sample();
-    let basis = plan.record.as_ref().and_then(crate::Record::primary_basis);
+    let basis = plan.record.as_ref().and_then(crate::cache::Record::primary_basis);
     if before.is_pooled
         && !plan.primary_only
         && (plan.record.is_some() || plan.needs > Position::ZERO)
@@ -193,6 +193,6 @@ fn is_fit(at: At, plan: &Plan) -> bool {
 }
 
 fn has_own_writes(at: At, plan: &Plan) -> bool {
-    let session = plan.record.as_ref().map_or(Position::ZERO, crate::Record::session);
+    let session = plan.record.as_ref().map_or(Position::ZERO, crate::cache::Record::session);
     session == Position::ZERO || (at.epoch == plan.epoch && at.position >= session)
 }

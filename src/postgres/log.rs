@@ -8,7 +8,7 @@ use super::lsn;
 use crate::broken::is_broken;
 use crate::entry::{Epoch, Position};
 
-#[cfg(all(test, feature = "testing"))]
+#[cfg(test)]
 mod tests;
 
 /// Which transactions were visible at one moment, as Postgres prints it.

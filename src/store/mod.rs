@@ -3,7 +3,7 @@
 //! A [`Store`] finds, keeps and drops entries by key; it knows nothing of validity. `Memory` is
 //! this process, `Redis` is shared by all nodes, `Tiered` is the one in front of the other, and
 //! `Guard` makes any store fail fast: each is a store itself, and all pass the same tests
-//! (`tests/stores.rs`). Nothing that a store does or loses can make a node serve stale data, since
+//! (`tests/redis/stores.rs`). Nothing that a store does or loses can make a node serve stale data, since
 //! each entry carries its own proof.
 
 use std::fmt::Debug;

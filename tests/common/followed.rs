@@ -1,8 +1,8 @@
 //! A database that a cache follows.
 
 use sqlx::Connection;
-use tidegate::testing::Postgres;
 use tidegate::{Cache, Database, DatabaseOptions, Listener, Memory, Triggers};
+use tidegate_testing::Postgres;
 
 /// A primary with these tables, of which `products` is tracked, and a cache that follows it.
 pub(crate) async fn followed(tables: &str) -> (Postgres, Database, Cache) {

@@ -1,11 +1,10 @@
 //! What the tests of the whole path have in common.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "each test binary uses a part")]
 
-#[cfg(all(feature = "postgres", feature = "testing"))]
+#[cfg(feature = "postgres")]
 pub(crate) mod followed;
 pub(crate) mod origin;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::Router;
@@ -32,20 +31,12 @@ pub(crate) async fn read(response: Response<Body>) -> (String, String) {
 }
 
 /// How often Redis ran a command since its count began.
-#[cfg(all(feature = "redis", feature = "testing"))]
-pub(crate) async fn calls(server: &tidegate::testing::RedisServer, command: &str) -> usize {
+#[cfg(feature = "redis")]
+pub(crate) async fn calls(server: &tidegate_testing::RedisServer, command: &str) -> usize {
     let stats = server.run::<String>(redis::cmd("INFO").arg("commandstats")).await.unwrap();
     let begin = format!("cmdstat_{command}:calls=");
     let rest = stats.lines().find_map(|line| line.strip_prefix(&begin));
     rest.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
-}
-
-/// An example's program, built along with the tests.
-pub(crate) fn program(name: &str) -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    let program = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
-    assert!(program.is_file(), "{} is not built: run `cargo build --examples`", program.display());
-    program
 }
 
 /// An error with all its causes, as a log would show it.

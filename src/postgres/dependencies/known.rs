@@ -115,14 +115,14 @@ impl Weighter<String, Remembered> for Bytes {
     }
 }
 
-#[cfg(all(test, feature = "testing"))]
+#[cfg(test)]
 #[allow(clippy::expect_used)]
 mod tests {
     use sqlx::Connection;
 
     use super::*;
     use crate::postgres::dependencies::Unfit;
-    use crate::testing::Postgres;
+    use tidegate_testing::Postgres;
 
     #[tokio::test]
     async fn what_was_found_before_a_change_is_not_used_though_it_was_kept_after() {

@@ -5,7 +5,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::*;
 use crate::postgres::Triggers;
-use crate::testing::Postgres;
+use tidegate_testing::Postgres;
 
 const SETUP: &str = "create table t (id int primary key, v int); create table other (id int);";
 const SOON: Duration = Duration::from_secs(20);

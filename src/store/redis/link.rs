@@ -7,7 +7,7 @@
 //! late reply is then dropped (`send_result`); a request whose asker has gone before it was written
 //! is not written (`start_send`); and after an error of the stream the connection ends, and nothing
 //! more is read from it. The connection of a cluster does the same per node. So a connection may
-//! be kept after a timeout, and `tests/redis_faults.rs` tries it.
+//! be kept after a timeout, and `tests/redis/faults.rs` tries it.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};

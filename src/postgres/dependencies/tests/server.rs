@@ -5,7 +5,7 @@ use sqlx::{Connection, PgConnection};
 use super::super::Dependencies;
 use super::text::read;
 use crate::postgres::dependencies::resolve;
-use crate::testing::Postgres;
+use tidegate_testing::Postgres;
 
 /// Triggers of the names and arguments that tracking gives them.
 const TRACK: &str = "

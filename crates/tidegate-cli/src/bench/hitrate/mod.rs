@@ -1,0 +1,181 @@
+//! How many reads the cache takes off the database, and how many of its answers are stale.
+//!
+//! Accesses are replayed through the cache itself, with writes in between, for several sizes of its memory, and
+//! beside them through two models: a plain LRU and the best that any cache can do. Both models lose a row's
+//! entries when it is written, as row tags do. A TTL counts accesses, since a trace has no clock.
+
+mod bounds;
+mod replay;
+mod trace;
+
+use std::fmt::{Display, Formatter};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::Failure;
+use crate::output::Output;
+use crate::progress::Progress;
+use bounds::{lru, optimal};
+use replay::{By, replay};
+use trace::{Trace, Writes};
+
+/// What is replayed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// A file of accesses: big-endian numbers of 32 bits, packed by xz or not, as benches/data has one
+    #[arg(long, conflicts_with = "zipf", required_unless_present = "zipf")]
+    trace: Option<PathBuf>,
+    /// Accesses by Zipf's law instead, with this exponent, as 0.99
+    #[arg(long)]
+    zipf: Option<f64>,
+    /// Keys, by Zipf's law
+    #[arg(long, default_value_t = 100_000)]
+    keys: u32,
+    /// Accesses, at most
+    #[arg(long, default_value_t = 5_000_000)]
+    requests: usize,
+    /// Entries that there is room for, in per cent of all keys; several with commas between
+    #[arg(long, value_delimiter = ',', default_values_t = [1.0, 10.0, 50.0])]
+    sizes: Vec<f64>,
+    /// Writes for each access; several with commas between
+    #[arg(long, value_delimiter = ',', default_values_t = [0.0, 0.01, 0.05])]
+    writes: Vec<f64>,
+    /// How long entries last that know of no write, in accesses
+    #[arg(long, default_value_t = 60_000)]
+    ttl: usize,
+    /// Of the accesses by Zipf's law, and of what is written
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Found {
+    bench: &'static str,
+    accesses: usize,
+    keys: usize,
+    seed: u64,
+    ttl: usize,
+    rows: Vec<Line>,
+}
+
+/// One size with one share of writes. All but counts are shares of the accesses.
+#[derive(Debug, Serialize)]
+struct Line {
+    writes: f64,
+    size_percent: f64,
+    entries: usize,
+    lru: f64,
+    optimal: f64,
+    tags: Vec<Measured>,
+}
+
+#[derive(Debug, Serialize)]
+struct Measured {
+    by: &'static str,
+    /// Answered from the cache: so many reads fewer for the database.
+    hits: f64,
+    stale: f64,
+    /// How many entries there were at the end.
+    kept: u64,
+}
+
+pub(crate) async fn run(options: Options, output: Output) -> Result<ExitCode, Failure> {
+    let trace = load(&options)?;
+    let mut rows = Vec::new();
+    let progress = Progress::of("replays", (options.writes.len() * options.sizes.len()) as u64)?;
+    for &share in &options.writes {
+        let writes = Writes::draw(&trace, share, options.seed);
+        for &percent in &options.sizes {
+            rows.push(line((&trace, &writes), share, percent, options.ttl).await?);
+            progress.set(rows.len() as u64);
+        }
+    }
+    drop(progress);
+    let is_sound = rows.iter().all(Line::is_sound);
+    output.print(&Found {
+        bench: "hitrate",
+        accesses: trace.accesses.len(),
+        keys: trace.keys(),
+        seed: options.seed,
+        ttl: options.ttl,
+        rows,
+    })?;
+    Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::from(crate::UNSOUND) })
+}
+
+fn load(options: &Options) -> Result<Trace, Failure> {
+    let (keys, requests) = (options.keys, options.requests);
+    match (&options.trace, options.zipf) {
+        (Some(path), _) => Trace::read(path, requests),
+        (None, Some(theta)) if theta.is_finite() && keys > 0 && requests > 0 => {
+            Ok(Trace::zipf(theta, keys, requests, options.seed))
+        }
+        _ => Err("at least one key and one request are needed, and an exponent".into()),
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "shares of counts far below 2^52"
+)]
+async fn line(
+    (trace, writes): (&Trace, &Writes),
+    share: f64,
+    percent: f64,
+    ttl: usize,
+) -> Result<Line, Failure> {
+    let entries = ((trace.keys() as f64 * percent / 100.0) as usize).max(1);
+    let of_all = |count: u64| count as f64 / trace.accesses.len() as f64;
+    let mut tags = Vec::new();
+    for (name, by) in [("ttl", By::Ttl(ttl)), ("table", By::Table), ("row", By::Row)] {
+        let counts = replay((trace, writes), by, entries).await?;
+        let (hits, stale) = (of_all(counts.hits), of_all(counts.stale));
+        tags.push(Measured { by: name, hits, stale, kept: counts.entries });
+    }
+    Ok(Line {
+        writes: share,
+        size_percent: percent,
+        entries,
+        lru: of_all(lru(trace, writes, entries)),
+        optimal: of_all(optimal(trace, writes, entries)),
+        tags,
+    })
+}
+
+impl Line {
+    /// Tags gave no stale answer, and nobody found more than can be found.
+    fn is_sound(&self) -> bool {
+        let tagged = self.tags.iter().filter(|measured| measured.by != "ttl");
+        tagged.clone().all(|measured| measured.stale == 0.0 && measured.hits <= self.optimal)
+    }
+}
+
+impl Display for Found {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let Self { accesses, keys, seed, ttl, .. } = self;
+        writeln!(f, "{accesses} accesses to {keys} keys; seed {seed}; a TTL of {ttl} accesses")?;
+        writeln!(
+            f,
+            "share of the reads that the cache answered, and (of all) how many answers were stale"
+        )?;
+        write!(
+            f,
+            "{:>6} {:>6}  {:>7} {:>7}  {:>7} {:>7} {:>16}",
+            "writes", "size", "LRU", "best", "rows", "tables", "TTL alone"
+        )?;
+        for line in &self.rows {
+            let of = |name: &str| line.tags.iter().find(|measured| measured.by == name);
+            let hits = |name: &str| of(name).map_or(0.0, |measured| measured.hits * 100.0);
+            let stale = of("ttl").map_or(0.0, |measured| measured.stale * 100.0);
+            write!(f, "\n{:>5}% {:>5}%", line.writes * 100.0, line.size_percent)?;
+            write!(f, "  {:>6.2}% {:>6.2}%", line.lru * 100.0, line.optimal * 100.0)?;
+            write!(f, "  {:>6.2}% {:>6.2}%", hits("row"), hits("table"))?;
+            write!(f, " {:>6.2}% ({stale:.2}%)", hits("ttl"))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,426 @@
+//! The command, as a program.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use serde_json::Value;
+use tidegate::{Admin, Cache, CacheLayer, Database, DatabaseOptions, Listener, Memory, Policy};
+use tidegate_testing::{Postgres, RedisServer};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+fn command(url: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(arguments).env("POSTGRES_PRIMARY_URL", url);
+    let others = ["POSTGRES_REPLICA_URL", "POSTGRES_LISTEN_URL", "REDIS_URL", "TIDEGATE_ADMIN_URL"];
+    for name in others {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// What it printed for programs, and its exit code.
+async fn json(url: &str, arguments: &[&str]) -> (Value, Option<i32>) {
+    let output = command(url, arguments).arg("--json").output().await.unwrap();
+    (serde_json::from_slice(&output.stdout).unwrap(), output.status.code())
+}
+
+/// What it printed on either side, and its exit code.
+async fn tidegate(url: &str, arguments: &[&str]) -> (String, Option<i32>) {
+    let output = command(url, arguments).output().await.unwrap();
+    let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap());
+    (said.concat(), output.status.code())
+}
+
+#[tokio::test]
+async fn installs_shows_what_is_wrong_and_mends_it() {
+    let server = Postgres::start().await.unwrap();
+    server.psql("create table users (id int primary key, org int)").await.unwrap();
+    let url = server.url();
+    let (said, code) = tidegate(&url, &["status"]).await;
+    assert!(said.contains("tidegate install") && code == Some(1), "{said}");
+    let (said, code) = tidegate(&url, &["install", "users:org"]).await;
+    assert!(said.contains("users: tracked by id, org") && code == Some(0), "{said}");
+    server.psql("alter table users disable trigger tidegate_update").await.unwrap();
+    let (said, code) = tidegate(&url, &["status"]).await;
+    assert!(said.contains("the trigger on update is disabled") && code == Some(2), "{said}");
+    assert!(said.contains("mend: tidegate install users:id,org"), "{said}");
+    assert_eq!(tidegate(&url, &["install", "users:id,org"]).await.1, Some(0));
+    server.psql("truncate tidegate.log").await.unwrap();
+    assert_eq!(tidegate(&url, &["invalidate", "users", "front page"]).await.1, Some(0));
+    let tags = "select unnest(tags) from tidegate.log order by 1";
+    assert_eq!(server.psql(tags).await.unwrap(), "front page\nfront page!\nusers\nusers!");
+    assert_eq!(tidegate(&url, &["uninstall", "users"]).await.1, Some(0));
+    assert!(tidegate(&url, &["status"]).await.0.contains("no table is tracked"));
+    assert_eq!(tidegate(&url, &["uninstall", "--all"]).await.1, Some(0));
+    let left = server.psql("select to_regnamespace('tidegate') is null").await.unwrap();
+    assert_eq!(left, "t");
+}
+
+#[tokio::test]
+async fn says_what_to_do_and_keeps_the_password() {
+    let server = Postgres::start().await.unwrap();
+    let standby = server.standby().await.unwrap();
+    let url = server.url().replace("postgres@", "postgres:s3cret@");
+    for (url, arguments, mend) in [
+        (url.as_str(), &["install", "nothing"][..], "there is no table `nothing`"),
+        (standby.url().as_str(), &["install", "t"], "is a standby"),
+        ("postgres://u:s3cret@127.0.0.1:1/d", &["status"], "127.0.0.1:1"),
+        ("mysql://u:s3cret@h/d", &["status"], "is not a Postgres URL"),
+        (url.as_str(), &["install"], "TABLES"),
+        (url.as_str(), &["--help"], "POSTGRES_PRIMARY_URL"),
+    ] {
+        let (said, _) = tidegate(url, arguments).await;
+        assert!(said.contains(mend), "{arguments:?}: {said}");
+        assert!(!said.contains("s3cret"), "{arguments:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn programs_get_the_same_as_json() {
+    let server = Postgres::start().await.unwrap();
+    let standby = server.standby().await.unwrap();
+    server.psql("create table users (id int primary key, org int)").await.unwrap();
+    let url = server.url();
+    let (status, code) = json(&url, &["install", "users:org"]).await;
+    assert_eq!((status["sound"].as_bool(), code), (Some(true), Some(0)), "{status}");
+    assert_eq!(status["tables"][0]["columns"], serde_json::json!(["id", "org"]));
+    assert_eq!(status["replicas"][0]["state"], "streaming", "{status}");
+    assert!(status["replicas"][0]["lag_bytes"].is_i64() && status["log_bytes"].is_i64());
+    server.psql("drop trigger tidegate_insert on users").await.unwrap();
+    let (status, code) = json(&url, &["status"]).await;
+    assert_eq!((status["sound"].as_bool(), code), (Some(false), Some(2)), "{status}");
+    let unsound = serde_json::json!([{"table": "users", "event": "insert", "state": "is missing"}]);
+    assert_eq!(status["tables"][0]["unsound_triggers"], unsound);
+    assert_eq!(json(&url, &["invalidate", "users"]).await.0["done"], true);
+    drop(standby);
+}
+
+#[tokio::test]
+async fn changes_are_shown_as_they_become_visible() {
+    let server = Postgres::start().await.unwrap();
+    server.psql("create table users (id int primary key)").await.unwrap();
+    let url = server.url();
+    tidegate(&url, &["install", "users"]).await;
+    let mut command = command(&url, &["watch", "--count", "2", "--json"]);
+    let mut watch = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut ready = BufReader::new(watch.stderr.take().unwrap()).lines();
+    assert_eq!(ready.next_line().await.unwrap().unwrap(), "watching");
+    server
+        .psql("begin; insert into users values (7); rollback; insert into users values (8)")
+        .await
+        .unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let first: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+    assert_eq!(first["tags"], serde_json::json!(["users", "users:id=8"]), "{first}");
+    assert_eq!(first["all"], false);
+    server.psql("alter table users add n int").await.unwrap();
+    let second: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+    assert_eq!(second["all"], true, "a change of the schema: {second}");
+    assert!(watch.wait().await.unwrap().success(), "it ends after two");
+}
+
+#[tokio::test]
+async fn a_migration_does_what_install_does() {
+    let server = Postgres::start().await.unwrap();
+    let table = "create table users (id int primary key, org int, at timestamptz);
+                 create schema s; create table s.\"it's\" (id uuid primary key)";
+    server.psql(table).await.unwrap();
+    let url = server.url();
+    let made = tidegate(&url, &["migration", "users:org", "s.it's", "--row-limit", "7"]).await.0;
+    server.psql(&format!("begin; {made} commit")).await.unwrap();
+    let (status, _) = json(&url, &["status"]).await;
+    assert_eq!(status["sound"], true, "{status}");
+    assert_eq!(status["tables"][1]["columns"], serde_json::json!(["id", "org"]), "{status}");
+    assert_eq!(status["tables"][0]["name"], "s.it's", "{status}");
+    let triggers = "select string_agg(pg_get_triggerdef(oid), ';' order by tgname) from pg_trigger
+                    where tgrelid = 'users'::regclass and not tgisinternal";
+    let by_migration = server.psql(triggers).await.unwrap();
+    server.psql(&format!("begin; {made} commit")).await.unwrap();
+    tidegate(&url, &["uninstall", "--all"]).await;
+    tidegate(&url, &["install", "users:org", "--row-limit", "7"]).await;
+    assert_eq!(server.psql(triggers).await.unwrap(), by_migration);
+    for (wrong, why) in [
+        ("nothing", "there is no table"),
+        ("users:none", "column `none` of `users`"),
+        ("users:at", "column `at` of `users`"),
+        ("pg_catalog.pg_class", "a table of the system"),
+    ] {
+        let made = tidegate(&url, &["migration", wrong]).await.0;
+        let error = server.psql(&format!("begin; {made} commit")).await.unwrap_err().to_string();
+        assert!(error.contains(why), "{wrong}: {error}");
+    }
+}
+
+/// The state of what was looked at, and all that was said of it.
+fn state<'r>(report: &'r Value, what: &str) -> (&'r str, String) {
+    let checks = report["checks"].as_array().unwrap();
+    let check = checks.iter().find(|check| check["what"] == what);
+    let check = check.unwrap_or_else(|| panic!("nothing was said of {what}: {report}"));
+    (check["state"].as_str().unwrap(), check.to_string())
+}
+
+#[tokio::test]
+async fn the_doctor_finds_what_is_wrong_and_what_is_not() {
+    let server = Postgres::start().await.unwrap();
+    let (standby, other) = (server.standby().await.unwrap(), Postgres::start().await.unwrap());
+    server.psql("create table users (id int primary key)").await.unwrap();
+    let redis =
+        RedisServer::start_with(&["--maxmemory", "20mb", "--maxmemory-policy", "allkeys-lru"]);
+    let full =
+        RedisServer::start_with(&["--maxmemory", "20mb", "--maxmemory-policy", "noeviction"]);
+    let (redis, full) = (redis.await.unwrap(), full.await.unwrap());
+    let url = server.url();
+
+    let (report, code) = json(&url, &["doctor"]).await;
+    assert_eq!(code, Some(2));
+    let (bad, said) = state(&report, "schema tidegate");
+    assert!(bad == "bad" && said.contains("tidegate install"), "{said}");
+    assert_eq!(state(&report, "listener").0, "bad");
+
+    tidegate(&url, &["install", "users"]).await;
+    let replicas = standby.url();
+    let well = ["doctor", "--replica", &replicas, "--redis", &redis.url()];
+    let (report, code) = json(&url, &well).await;
+    assert_eq!((code, report["sound"].as_bool()), (Some(0), Some(true)), "{report}");
+    for what in [
+        "primary",
+        "wal_level",
+        "clock",
+        "schema tidegate",
+        "wake-ups",
+        "log",
+        "table users",
+        "writers",
+        "listener",
+        "replica replica-1",
+        "Redis",
+        "Redis memory",
+    ] {
+        assert_eq!(state(&report, what).0, "good", "{report}");
+    }
+    let (said, code) = tidegate(&url, &well).await;
+    assert!(said.ends_with("nothing stands in the way\n") && code == Some(0), "{said}");
+
+    server.psql("drop trigger tidegate_update on users").await.unwrap();
+    server.psql("alter database postgres set tidegate.notify = off").await.unwrap();
+    let replicas = format!("{},{}", url, other.url());
+    let (report, code) =
+        json(&url, &["doctor", "--replica", &replicas, "--redis", &full.url()]).await;
+    assert_eq!(code, Some(2), "{report}");
+    let (bad, said) = state(&report, "table users");
+    assert!(bad == "bad" && said.contains("tidegate install users:id"), "{said}");
+    let (warned, said) = state(&report, "wake-ups");
+    assert!(warned == "warning" && said.contains("tidegate.notify is off"), "{said}");
+    let (bad, said) = state(&report, "replica");
+    assert!(bad == "bad" && said.contains("is a primary, not a replica"), "{said}");
+    let (bad, said) = state(&report, "Redis memory");
+    assert!(bad == "bad" && said.contains("allkeys-lru"), "{said}");
+
+    let (said, code) = tidegate(
+        "postgres://u:s3cret@127.0.0.1:1/d",
+        &["doctor", "--redis", "redis://:s3cret@127.0.0.1:1/"],
+    )
+    .await;
+    assert!(code == Some(2) && said.matches("BAD").count() == 2, "{said}");
+    assert!(!said.contains("s3cret"), "{said}");
+}
+
+#[tokio::test]
+async fn a_shell_and_man_can_be_told_of_it() {
+    for (shell, word) in
+        [("bash", "_tidegate"), ("zsh", "#compdef tidegate"), ("fish", "complete -c tidegate")]
+    {
+        let (script, code) = tidegate("", &["completions", shell]).await;
+        assert!(script.contains(word) && script.contains("doctor") && code == Some(0), "{script}");
+    }
+    let (page, code) = tidegate("", &["man"]).await;
+    assert!(page.contains(".TH tidegate") && code == Some(0), "{page}");
+    for command in ["install", "watch", "doctor", "migration"] {
+        assert!(page.contains(&format!("tidegate\\-{command}")), "{command} in {page}");
+    }
+    assert!(!page.contains("check\\-node"));
+}
+
+/// A service with a page for operators; where that is.
+async fn service(url: &str) -> String {
+    async fn count(State(db): State<Database>) -> String {
+        let query = sqlx::query_scalar::<_, i64>("select count(*) from users, orgs");
+        query.fetch_one(db.reader()).await.unwrap().to_string()
+    }
+    let db = DatabaseOptions::new(url).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let layer = CacheLayer::new(cache).route("/count", Policy::ttl(Duration::from_mins(1)));
+    let admin = Admin::new(&layer).database(&db).with_token("a secret of the test's").unwrap();
+    let app = Router::new().route("/count", get(count)).layer(layer).with_state(db);
+    let app = app.nest("/admin", admin);
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", socket.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(socket, app).await });
+    base
+}
+
+/// The status and the body of an answer.
+async fn fetch(url: &str) -> String {
+    let connector = hyper_util::client::legacy::connect::HttpConnector::new();
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new());
+    let client = client.build::<_, http_body_util::Empty<&[u8]>>(connector);
+    let response = client.get(url.parse().unwrap()).await.unwrap();
+    let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
+    String::from_utf8(body.to_bytes().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn a_running_service_says_why_and_what_is_worth_it() {
+    let server = Postgres::start().await.unwrap();
+    server
+        .psql("create table users (id int primary key); create table orgs (id int)")
+        .await
+        .unwrap();
+    let url = server.url();
+    tidegate(&url, &["install", "users"]).await;
+    let base = service(&url).await;
+    let admin = format!("{base}/admin/");
+    let with = async |token: &str, arguments: &[&str]| {
+        let page = ["--admin", &admin, "--admin-token", token];
+        tidegate(&url, &[arguments, &page].concat()).await
+    };
+    assert_eq!(fetch(&format!("{base}/count")).await, "0");
+    let told = async |arguments: &[&str]| with("a secret of the test's", arguments).await;
+    let (said, code) = told(&["explain", "/count"]).await;
+    assert!(said.starts_with("/count: miss (absent)\n") && code == Some(0), "{said}");
+    let (said, _) = told(&["explain", "/count", "-H", "Cookie: a=b", "-H", "Host: x"]).await;
+    assert!(said.contains("bypass (personal)") && said.contains("Policy::public"), "{said}");
+    let (said, code) = told(&["explain", "count"]).await;
+    assert!(said.contains("a path that begins with /") && code == Some(1), "{said}");
+    let (said, _) = told(&["suggest"]).await;
+    assert!(said.contains("1 answers can't be kept: table orgs is not tracked"), "{said}");
+    let (said, code) = told(&["status"]).await;
+    assert!(said.contains("orgs: read by the service, and not tracked"), "{said}");
+    assert!(said.contains("has seen the log up to"), "{said}");
+    assert!(said.contains("mend: tidegate install orgs") && code == Some(2), "{said}");
+    let page = ["--admin", &admin, "--admin-token", "a secret of the test's"];
+    let (explained, _) = json(&url, &[&["explain", "/count"][..], &page].concat()).await;
+    assert_eq!(explained["reason"], "absent");
+    assert_eq!(
+        json(&url, &[&["status"][..], &page].concat()).await.0["node"]["untracked"][0],
+        "orgs"
+    );
+    assert!(with("another secret", &["suggest"]).await.0.contains("--admin-token"));
+    for (page, mend) in [
+        (&["suggest"][..], "TIDEGATE_ADMIN_URL"),
+        (&["suggest", "--admin", "localhost/x"], "https://host/path"),
+        (&["suggest", "--admin", "http://127.0.0.1:1/"], "can't be asked"),
+        (&["suggest", "--admin", &base], "is not where the page is mounted"),
+    ] {
+        let (said, code) = tidegate(&url, page).await;
+        assert!(said.contains(mend) && code == Some(1), "{page:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn measures_within_what_it_is_told_to() {
+    let nobody = "postgres://127.0.0.1:1/none";
+    let stampede = ["bench", "stampede", "--requests", "200", "--nodes", "2", "--rounds", "2"];
+    let (found, code) = json(nobody, &stampede).await;
+    assert_eq!((&found["with_cache"], code), (&serde_json::json!([1, 1]), Some(0)), "{found}");
+    assert!(found["without_cache"][0].as_u64() == Some(200), "{found}");
+
+    let connections = ["bench", "connections", "--count", "300", "--requests", "2"];
+    let (found, code) = json(nobody, &connections).await;
+    assert_eq!((&found["held"], code), (&300.into(), Some(0)), "{found}");
+    assert!(found["hits"].as_u64().is_some_and(|hits| hits >= 599), "{found}");
+
+    let (found, code) = json(nobody, &["bench", "scaling", "--keys", "1000", "--hits", "10"]).await;
+    assert_eq!((&found["curves"][0]["points"][0]["at"], code), (&1000.into(), Some(0)), "{found}");
+    let bound = &found["bound"];
+    assert!(bound["counted"].as_u64() <= bound["capacity"].as_u64(), "{found}");
+}
+
+#[tokio::test]
+async fn measures_writers_and_how_long_answers_outlive_a_commit() {
+    let nobody = "postgres://127.0.0.1:1/none";
+    let writes = ["bench", "writes", "--clients", "2", "--rounds", "1", "--seconds", "1"];
+    let (found, code) =
+        json(nobody, &[&writes[..], &["--rows", "100", "--no-fsync"]].concat()).await;
+    let tables = found["clients"][0]["tables"].as_array().unwrap();
+    let names: Vec<_> = tables.iter().map(|table| table["table"].as_str().unwrap()).collect();
+    assert_eq!((&names[..], code), (&["untriggered", "tracked", "notifying"][..], Some(0)));
+    assert!(tables.iter().all(|table| table["rate"]["median"].as_f64() > Some(0.0)), "{found}");
+
+    let staleness = ["bench", "staleness", "--seconds", "1", "--rate", "50", "--nodes", "2"];
+    let (found, code) = json(nobody, &staleness).await;
+    let load = found["load"].as_array().unwrap();
+    assert_eq!((load.len(), code), (2, Some(0)), "{found}");
+    assert!(load.iter().all(|of| of["commits"].as_u64() > Some(0)), "{found}");
+    assert!(load[1]["writes_per_second"].as_f64() > Some(0.0), "{found}");
+}
+
+/// A service with one answer that is kept and one that is not.
+async fn asked() -> String {
+    let cache = Cache::new(Memory::new(1 << 20));
+    let policy = Policy::ttl(Duration::from_secs(3600)).untracked();
+    let app = Router::new()
+        .route("/kept", get(async || "kept"))
+        .route("/made", get(async || "made"))
+        .layer(CacheLayer::new(cache).route("/kept", policy))
+        .route("/bare", get(async || "bare"));
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", socket.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(socket, app).await.unwrap() });
+    base
+}
+
+#[tokio::test]
+async fn load_is_counted_as_it_was_answered() {
+    let base = asked().await;
+    let kept = format!("{base}/kept");
+    fetch(&kept).await;
+    let urls = ["kept", "made", "bare", "none"].map(|path| format!("{base}/{path}"));
+    let [kept, made, bare, none] = urls.each_ref().map(String::as_str);
+    let load = ["bench", "http", "--requests", "400", "--connections", "7", "--threads", "2"];
+    let (found, code) = json("", &[&load[..], &[kept, made, bare, none]].concat()).await;
+    assert_eq!((found["answers"].as_u64(), code), (Some(400), Some(0)), "{found}");
+    assert_eq!(found["statuses"], serde_json::json!({"200": 300, "404": 100}), "{found}");
+    assert_eq!(found["cache"]["hits"], 100, "{found}");
+    assert_eq!(found["cache"]["none"].as_u64().unwrap() % 100, 0, "{found}");
+    let (found, _) = json("", &[&load[..], &["--rate", "4000", kept]].concat()).await;
+    assert_eq!(
+        (found["cache"]["hits"].as_u64(), found["rate"].as_f64()),
+        (Some(400), Some(4000.0))
+    );
+    assert_eq!(found["cache"]["hit_rate"], 1.0, "{found}");
+    let (said, _) = tidegate("", &[&load[..], &[kept]].concat()).await;
+    assert!(said.contains("400 answers") && said.contains("hits 400 (100.00 %)"), "{said}");
+}
+
+#[tokio::test]
+async fn load_that_can_not_be_made_is_explained() {
+    let cut = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = cut.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = cut.accept().await.unwrap();
+            let mut request = [0; 1000];
+            let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut request).await;
+            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf";
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, head).await;
+        }
+    });
+    let cut = format!("http://{address}/");
+    for (url, why) in [
+        ("http://127.0.0.1:1/", "nothing listens at 127.0.0.1:1"),
+        ("127.0.0.1", "is not a URL"),
+        ("https://127.0.0.1/", "TLS is not measured"),
+        (&cut, "closed in the middle of the answer (20)"),
+    ] {
+        let (said, code) = tidegate("", &["bench", "http", "--requests", "20", url]).await;
+        assert!(said.contains(why) && code == Some(1), "{url}: {said}");
+    }
+}

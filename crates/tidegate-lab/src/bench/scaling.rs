@@ -1,0 +1,223 @@
+//! What a hit takes as there is more of something: keys, tags, bytes.
+
+use std::fmt::{Display, Formatter};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::routing::get;
+use serde::Serialize;
+use tidegate::{Cache, CacheLayer, Key, Memory, Policy};
+use tokio::time::Instant;
+use tower::Service;
+
+use super::resident::resident;
+use super::spread::Spread;
+use crate::Failure;
+use crate::output::Output;
+
+const ROUNDS: usize = 5;
+
+/// Room for more than is put into it.
+const ROOM: u64 = 1 << 40;
+
+/// How far to go.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The most keys; ten million take about 8 GB of memory
+    #[arg(long, default_value_t = 1_000_000)]
+    keys: u64,
+    /// Hits in each of five rounds
+    #[arg(long, default_value_t = 100_000)]
+    hits: u64,
+    /// Which keys are asked for
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Found {
+    bench: &'static str,
+    seed: u64,
+    curves: Vec<Curve>,
+    bound: Bound,
+}
+
+/// What one hit takes.
+#[derive(Debug, Serialize)]
+struct Curve {
+    by: &'static str,
+    points: Vec<Point>,
+}
+
+#[derive(Debug, Serialize)]
+struct Point {
+    at: u64,
+    nanos: Spread,
+}
+
+/// Ten times as much as there is room for was put into memory.
+#[derive(Debug, Serialize)]
+struct Bound {
+    capacity: u64,
+    /// As the cache counts.
+    counted: u64,
+    entries: u64,
+    /// By which the process grew, where the system tells.
+    resident: Option<u64>,
+}
+
+pub(crate) async fn run(options: Options, output: Output) -> Result<ExitCode, Failure> {
+    if options.keys == 0 || options.hits == 0 {
+        return Err("at least one key and one hit are needed".into());
+    }
+    // First, while the process is small.
+    let bound = bound().await?;
+    let curves =
+        vec![by_keys(&options).await?, by_tags(&options).await?, by_bytes(&options).await?];
+    let is_within = bound.counted <= bound.capacity;
+    output.print(&Found { bench: "scaling", seed: options.seed, curves, bound })?;
+    Ok(if is_within { ExitCode::SUCCESS } else { ExitCode::from(crate::UNSOUND) })
+}
+
+/// By how many there are, asked for at random.
+async fn by_keys(options: &Options) -> Result<Curve, Failure> {
+    let (mut points, mut count) = (Vec::new(), 1000);
+    while count <= options.keys {
+        let cache = Cache::new(Memory::new(ROOM));
+        fill(&cache, count, &policy(1)).await?;
+        points.push(Point { at: count, nanos: hits(&cache, count, 1, options).await? });
+        count *= 10;
+    }
+    Ok(Curve { by: "keys", points })
+}
+
+/// By how many each entry has.
+async fn by_tags(options: &Options) -> Result<Curve, Failure> {
+    let mut points = Vec::new();
+    for tags in [1, 2, 4, 8, 16, 32, 64] {
+        let cache = Cache::new(Memory::new(ROOM));
+        fill(&cache, 1, &policy(tags)).await?;
+        points.push(Point { at: tags, nanos: hits(&cache, 1, tags, options).await? });
+    }
+    Ok(Curve { by: "tags", points })
+}
+
+/// By the size of an answer's body, through the layer.
+async fn by_bytes(options: &Options) -> Result<Curve, Failure> {
+    let mut points = Vec::new();
+    for size in [100, 1 << 10, 10 << 10, 100 << 10, 1 << 20, 10 << 20] {
+        let body = Bytes::from(vec![b'x'; size]);
+        let policy = policy(1).body_limit(size);
+        let layer = CacheLayer::with_policy(Cache::new(Memory::new(ROOM)), policy);
+        let mut app = Router::new().route("/", get(async move || body)).layer(layer);
+        let is_hit = ask(&mut app, size).await? | ask(&mut app, size).await?;
+        if !is_hit {
+            return Err(format!("an answer of {size} bytes is not kept").into());
+        }
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            let start = Instant::now();
+            for _ in 0..options.hits {
+                ask(&mut app, size).await?;
+            }
+            rounds.push(each(start, options.hits));
+        }
+        let nanos = Spread::of(rounds).ok_or("no rounds")?;
+        points.push(Point { at: size as u64, nanos });
+    }
+    Ok(Curve { by: "bytes", points })
+}
+
+/// Whether the answer, of so many bytes, was a hit.
+async fn ask(app: &mut Router, size: usize) -> Result<bool, Failure> {
+    let response = match app.call(Request::get("/").body(Body::empty())?).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    let status = response.headers().get("cache-status").map(|status| status.as_bytes().to_vec());
+    let body = axum::body::to_bytes(response.into_body(), usize::MAX).await?;
+    if body.len() != size {
+        return Err("an answer is not whole".into());
+    }
+    Ok(status.is_some_and(|status| status.starts_with(b"tidegate; hit")))
+}
+
+async fn bound() -> Result<Bound, Failure> {
+    const CAPACITY: u64 = 64 << 20;
+    let before = resident(None);
+    let cache = Cache::new(Memory::new(CAPACITY));
+    for at in 0..CAPACITY * 10 / 1024 {
+        let load = async || Ok::<_, ()>("x".repeat(512));
+        let loaded = cache.get_or_load(&key(at), &policy(1), load).await;
+        loaded.map_err(|()| "no value")?;
+    }
+    let kept = cache.store_status().memory.ok_or("no memory")?;
+    let resident = before.zip(resident(None)).map(|(before, after)| after.saturating_sub(before));
+    Ok(Bound { capacity: CAPACITY, counted: kept.bytes, entries: kept.entries, resident })
+}
+
+async fn fill(cache: &Cache, count: u64, policy: &Policy) -> Result<(), Failure> {
+    for at in 0..count {
+        let load = async || Ok::<_, ()>(at);
+        cache.get_or_load(&key(at), policy, load).await.map_err(|()| "no value")?;
+    }
+    let kept = cache.store_status().memory.map_or(0, |kept| kept.entries);
+    if kept != count {
+        return Err(format!("{kept} of {count} entries were kept").into());
+    }
+    Ok(())
+}
+
+/// What one takes, in nanoseconds.
+async fn hits(cache: &Cache, keys: u64, tags: u64, options: &Options) -> Result<Spread, Failure> {
+    let (mut random, policy) = (fastrand::Rng::with_seed(options.seed), policy(tags));
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        for _ in 0..options.hits {
+            let at = random.u64(..keys);
+            let found = cache.get_or_load(&key(at), &policy, async || Err::<u64, _>(())).await;
+            if found != Ok(at) {
+                return Err("an entry is gone".into());
+            }
+        }
+        rounds.push(each(start, options.hits));
+    }
+    Spread::of(rounds).ok_or_else(|| "no rounds".into())
+}
+
+fn policy(tags: u64) -> Policy {
+    let policy = Policy::ttl(Duration::from_secs(3600)).untracked();
+    (0..tags).fold(policy, |policy, at| policy.tag(&format!("tag-{at}")))
+}
+
+fn key(at: u64) -> Key {
+    Key::new("scaling").part(at.to_le_bytes()).finish()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "as exact as time is")]
+fn each(start: Instant, of: u64) -> f64 {
+    start.elapsed().as_nanos() as f64 / of as f64
+}
+
+impl Display for Found {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "nanoseconds of a hit in memory, median of {ROUNDS} rounds (least to most)")?;
+        for Curve { by, points } in &self.curves {
+            for Point { at, nanos } in points {
+                write!(f, "{at:>10} {by:<6} {:>9.0}", nanos.median)?;
+                writeln!(f, " ({:.0} to {:.0})", nanos.min, nanos.max)?;
+            }
+        }
+        let Bound { capacity, counted, entries, resident } = &self.bound;
+        writeln!(f, "ten times as much as there is room for")?;
+        write!(f, "{counted} bytes of {capacity} in {entries} entries")?;
+        match resident {
+            Some(bytes) => write!(f, "; the process grew by {bytes}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The servers, and the nodes on them.
+
+use std::net::SocketAddr;
+use std::sync::{PoisonError, RwLock};
+
+use fastrand::Rng;
+use sqlx::{Connection, PgConnection};
+use tidegate::{Epoch, Triggers};
+use tidegate_testing::{FaultProxy, Postgres, Scratch};
+use tokio::sync::Mutex;
+
+use super::history::first_group;
+use super::process::NodeProcess;
+use super::redis::{SharedRedis, Topology};
+use super::{GROUPS, ROWS};
+use crate::Failure;
+
+/// What tasks share of the servers.
+pub(crate) struct Cluster {
+    /// The primary, by the name that follows it.
+    pub(crate) primary_url: String,
+    /// Writers hold it open; a failover closes it.
+    pub(crate) gate: tokio::sync::RwLock<()>,
+    pub(crate) servers: Mutex<Servers>,
+    nodes: RwLock<Vec<Option<String>>>,
+    epoch: RwLock<String>,
+}
+
+/// What faults need for themselves.
+pub(crate) struct Servers {
+    pub(crate) primary: Postgres,
+    pub(crate) standbys: Vec<Postgres>,
+    pub(crate) redis: SharedRedis,
+    /// In front of the primary.
+    pub(crate) name: FaultProxy,
+    /// In front of each standby.
+    pub(crate) replica_names: Vec<FaultProxy>,
+    /// In front of the primary, for each node's listener.
+    pub(crate) lines: Vec<FaultProxy>,
+    pub(crate) processes: Vec<Option<NodeProcess>>,
+    scratch: Scratch,
+}
+
+impl Cluster {
+    pub(crate) async fn start(nodes: usize, redis: Topology) -> Result<Self, Failure> {
+        // What nobody commits is long in the log before it is flushed, so that a crash loses something.
+        let primary = Postgres::start_with(&[("wal_writer_delay", "10s")]).await?;
+        set_up(&primary).await?;
+        let standbys = vec![primary.standby().await?, primary.standby().await?];
+        let redis = SharedRedis::start(redis, nodes).await?;
+        let name = FaultProxy::start(primary.addr()).await?;
+        let mut replica_names = Vec::new();
+        for standby in &standbys {
+            replica_names.push(FaultProxy::start(standby.addr()).await?);
+        }
+        let mut lines = Vec::new();
+        for _ in 0..nodes {
+            lines.push(FaultProxy::start(primary.addr()).await?);
+        }
+        let epoch = epoch(&primary).await?;
+        let servers = Servers {
+            primary,
+            standbys,
+            redis,
+            name,
+            replica_names,
+            lines,
+            processes: (0..nodes).map(|_| None).collect(),
+            scratch: Scratch::new()?,
+        };
+        let cluster = Self {
+            primary_url: url(servers.name.addr()),
+            gate: tokio::sync::RwLock::new(()),
+            servers: Mutex::new(servers),
+            nodes: RwLock::new(vec![None; nodes]),
+            epoch: RwLock::new(epoch),
+        };
+        for node in 0..nodes {
+            cluster.start_node(&mut *cluster.servers.lock().await, node).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// The address of a node that is up, any of them.
+    pub(crate) fn node(&self, rng: &mut Rng) -> Option<String> {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        nodes[rng.usize(..nodes.len())].clone()
+    }
+
+    pub(crate) fn is_up(&self, address: &str) -> bool {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        nodes.iter().flatten().any(|node| node == address)
+    }
+
+    /// The epoch of the primary that there is now, as nodes print it.
+    pub(crate) fn epoch(&self) -> String {
+        self.epoch.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_epoch(&self, epoch: String) {
+        *self.epoch.write().unwrap_or_else(PoisonError::into_inner) = epoch;
+    }
+
+    pub(crate) async fn start_node(
+        &self,
+        servers: &mut Servers,
+        node: usize,
+    ) -> Result<(), Failure> {
+        let replicas: Vec<_> = servers.replica_names.iter().map(|name| url(name.addr())).collect();
+        let environment = [
+            ("POSTGRES_PRIMARY_URL", self.primary_url.clone()),
+            ("POSTGRES_LISTEN_URL", url(servers.lines[node].addr())),
+            ("POSTGRES_REPLICA_URL", replicas.join(",")),
+            ("REDIS_URL", servers.redis.url(node)),
+        ];
+        let log = servers.scratch.path().join(format!("node-{node}"));
+        let process = NodeProcess::start(&environment, &log).await?;
+        self.announce(node, Some(process.address.clone()));
+        servers.processes[node] = Some(process);
+        Ok(())
+    }
+
+    /// Lets readers know of a node, or forget it.
+    pub(crate) fn announce(&self, node: usize, address: Option<String>) {
+        self.nodes.write().unwrap_or_else(PoisonError::into_inner)[node] = address;
+    }
+}
+
+async fn set_up(primary: &Postgres) -> Result<(), Failure> {
+    let rows = (0..ROWS).map(|row| format!("({row}, 0, {})", first_group(row)));
+    let rows = rows.collect::<Vec<_>>().join(", ");
+    let table = "create table rows (id int primary key, version bigint not null, grp int not null)";
+    primary.psql(&format!("{table}; insert into rows values {rows}")).await?;
+    let mut conn = PgConnection::connect(&primary.url()).await?;
+    // Bulk changes are to be told as such.
+    let limit = GROUPS;
+    Triggers::new().columns("rows", &["grp"]).row_limit(limit).install(&mut conn).await?;
+    Ok(())
+}
+
+/// The epoch of a primary, which begins here if no node has begun it.
+pub(crate) async fn epoch(primary: &Postgres) -> Result<String, Failure> {
+    primary.psql("select tidegate.begin_history()").await?;
+    let sql = "select system_identifier, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), last_value
+        from pg_control_system(), tidegate.history";
+    let said = primary.psql(sql).await?;
+    let mut said = said.split('|');
+    let mut next = || said.next().ok_or("no identity");
+    let (system, timeline, history) = (next()?, next()?, next()?);
+    let timeline = u32::from_str_radix(timeline, 16)?;
+    Ok(Epoch::of_cluster(system.parse()?, timeline, history.parse()?).to_string())
+}
+
+fn url(address: SocketAddr) -> String {
+    format!("postgres://postgres@{address}/postgres")
+}

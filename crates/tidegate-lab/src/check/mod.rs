@@ -1,0 +1,149 @@
+//! `tidegate-lab check`: whether answers are what was promised, while everything breaks.
+//!
+//! ```text
+//! writers ──→ primary ⇒ standbys        `history` knows what was committed when, as the writers saw it
+//!                │
+//!           nodes of the real service ←── readers ── compare each answer with the history
+//!                │
+//!              Redis           `faults` kills, freezes, cuts and promotes, by a seed that is printed
+//! ```
+//!
+//! Each row of the table has a version that only grows. A node says with each answer how long ago its
+//! last look at the log began; by the guarantee, the answer has every write that was acknowledged before
+//! that. All times are of one monotonic clock. Nothing here looks into a node.
+
+mod client;
+mod cluster;
+mod faults;
+mod history;
+pub(crate) mod node;
+mod process;
+mod readers;
+mod redis;
+mod report;
+mod writers;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::Failure;
+use super::progress::Progress;
+use cluster::Cluster;
+use history::History;
+use redis::Topology;
+use report::Report;
+
+/// How many rows there are, and how many groups they are in.
+pub(crate) const ROWS: usize = 40;
+pub(crate) const GROUPS: u32 = 6;
+
+/// How much is done.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Stops after this many answers were checked
+    #[arg(long, default_value_t = 100_000)]
+    reads: u64,
+    /// Stops after this long, in seconds
+    #[arg(long, default_value_t = 120)]
+    seconds: u64,
+    /// Repeats the faults of an earlier run
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Nodes of the service
+    #[arg(long, default_value_t = 3)]
+    nodes: usize,
+    /// Clients that write
+    #[arg(long, default_value_t = 4)]
+    writers: usize,
+    /// Clients that read
+    #[arg(long, default_value_t = 8)]
+    readers: usize,
+    /// How Redis is run
+    #[arg(long, value_enum, default_value_t = Topology::Server)]
+    redis: Topology,
+    /// Breaks nothing
+    #[arg(long)]
+    calm: bool,
+}
+
+/// What all tasks share.
+pub(crate) struct Run {
+    pub(crate) history: History,
+    pub(crate) report: Report,
+    pub(crate) reads: AtomicU64,
+    over: AtomicBool,
+}
+
+impl Run {
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+}
+
+/// Runs the check; the exit code tells whether every promise was kept.
+pub(crate) async fn run(options: Options) -> Result<ExitCode, Failure> {
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("seed {seed} (the faults come again with --seed {seed})");
+    let cluster = Arc::new(Cluster::start(options.nodes, options.redis).await?);
+    let run = Arc::new(Run {
+        history: History::new(),
+        report: Report::default(),
+        reads: AtomicU64::new(0),
+        over: AtomicBool::new(false),
+    });
+    let mut seeds = fastrand::Rng::with_seed(seed);
+    let mut tasks = JoinSet::new();
+    for _ in 0..options.writers {
+        tasks.spawn(writers::write(run.clone(), cluster.clone(), seeds.fork()));
+    }
+    for _ in 0..options.readers {
+        tasks.spawn(readers::read(run.clone(), cluster.clone(), seeds.fork()));
+    }
+    let faults = async {
+        let struck = match options.calm {
+            true => Ok(()),
+            false => faults::inject(&run, &cluster, options.redis, seeds.fork()).await,
+        };
+        if struck.is_err() {
+            run.over.store(true, Ordering::Release);
+        }
+        struck
+    };
+    let ended = async {
+        let ended = wait(&run, &options, &mut tasks).await;
+        run.over.store(true, Ordering::Release);
+        ended
+    };
+    let (struck, ended) = tokio::join!(faults, ended);
+    struck.and(ended)?;
+    while let Some(ended) = tasks.join_next().await {
+        ended?;
+    }
+    run.report.print(run.reads.load(Ordering::Relaxed));
+    let kept = run.report.violations() == 0;
+    Ok(if kept { ExitCode::SUCCESS } else { ExitCode::from(crate::UNSOUND) })
+}
+
+/// Until enough was read, the time is over, a task failed, or a promise was broken.
+async fn wait(run: &Run, options: &Options, tasks: &mut JoinSet<()>) -> Result<(), Failure> {
+    let limit = tokio::time::sleep(Duration::from_secs(options.seconds));
+    let progress = Progress::of("responses checked", options.reads)?;
+    tokio::pin!(limit);
+    loop {
+        tokio::select! {
+            () = &mut limit => return Ok(()),
+            Some(ended) = tasks.join_next() => ended?,
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+        }
+        let reads = run.reads.load(Ordering::Relaxed);
+        progress.set(reads);
+        let enough = run.is_over() || reads >= options.reads;
+        if enough || run.report.violations() > 0 {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! A private Postgres server, and standbys of it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use std::{fs, io};
+
+use nix::sys::signal::Signal;
+use tokio::process::Command;
+
+use super::process::command;
+use super::{Process, Scratch, free_port};
+
+mod faults;
+mod programs;
+
+/// How often a port may be lost to another process before we give up.
+const STARTS: u32 = 5;
+
+const SETTINGS: [(&str, &str); 9] = [
+    ("listen_addresses", "127.0.0.1"),
+    ("fsync", "off"),
+    ("shared_buffers", "16MB"),
+    ("wal_level", "replica"),
+    ("max_wal_senders", "10"),
+    ("hot_standby", "on"),
+    ("max_prepared_transactions", "0"),
+    ("log_min_messages", "warning"),
+    // A standby lags by what a test asks for, not by a conflict with its own reads.
+    ("max_standby_streaming_delay", "-1"),
+];
+
+/// A Postgres server of a test's own: on a free port of 127.0.0.1, with its data in a scratch
+/// folder, ended when dropped. The superuser is `postgres` and no password is asked for.
+///
+/// ```no_run
+/// # async fn example() -> std::io::Result<()> {
+/// use crate::Postgres;
+///
+/// let primary = Postgres::start().await?;
+/// let standby = primary.standby().await?;
+/// primary.psql("create table t (id int primary key)").await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Postgres {
+    bin: PathBuf,
+    settings: Vec<String>,
+    port: u16,
+    process: Option<Process>,
+    scratch: Scratch,
+}
+
+impl Postgres {
+    /// A new cluster, ready for connections.
+    ///
+    /// # Errors
+    ///
+    /// If Postgres is not installed, with what to install, or does not start, with its log.
+    pub async fn start() -> io::Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// A new cluster with settings of its own, as in `("max_prepared_transactions", "4")`.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn start_with(settings: &[(&str, &str)]) -> io::Result<Self> {
+        let settings = SETTINGS.iter().chain(settings);
+        let settings = settings.map(|(name, value)| format!("{name}={value}")).collect();
+        let mut server = Self::unborn(programs::folder()?, settings)?;
+        let data = server.data();
+        let initdb = server.bin.join("initdb");
+        let options = ["--auth=trust", "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync"];
+        Process::run(&initdb, [&["-D", &text(&data)], &options[..]].concat()).await?;
+        server.launch().await?;
+        Ok(server)
+    }
+
+    /// A streaming standby of this server, made from a base backup and ready for reads.
+    ///
+    /// # Errors
+    ///
+    /// If the backup fails or the standby does not start.
+    pub async fn standby(&self) -> io::Result<Self> {
+        self.standby_named("walreceiver").await
+    }
+
+    /// The same, by a name that `synchronous_standby_names` can tell.
+    ///
+    /// # Errors
+    ///
+    /// As [`standby`](Self::standby).
+    pub async fn standby_named(&self, name: &str) -> io::Result<Self> {
+        let mut server = Self::unborn(self.bin.clone(), self.settings.clone())?;
+        let data = text(&server.data());
+        let options = ["-R", "--checkpoint=fast", "--no-sync", "-X", "stream", "-D", &data];
+        let url = format!("{}?application_name={name}", self.url());
+        let from = ["-d", &url];
+        Process::run(&self.bin.join("pg_basebackup"), [&options[..], &from].concat()).await?;
+        server.launch().await?;
+        Ok(server)
+    }
+
+    /// Where to connect, as the superuser, to the database `postgres`.
+    pub fn url(&self) -> String {
+        self.url_of("postgres")
+    }
+
+    /// Where to connect to another database.
+    pub fn url_of(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The port of 127.0.0.1, the same for the whole life of the server.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The address, for a proxy in front of it.
+    pub fn addr(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    /// A program of the same version, as `pgbench`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
+    }
+
+    /// Makes an empty database; returns its URL.
+    ///
+    /// # Errors
+    ///
+    /// If it is there already.
+    pub async fn create_database(&self, name: &str) -> io::Result<String> {
+        self.psql(&format!("create database \"{}\"", name.replace('"', "\"\""))).await?;
+        Ok(self.url_of(name))
+    }
+
+    /// Runs SQL through the real `psql`, in one session that stops at the first error.
+    ///
+    /// Returns what it printed: rows as lines, columns separated by `|`.
+    ///
+    /// # Errors
+    ///
+    /// If a statement fails; with what the server said.
+    pub async fn psql(&self, sql: &str) -> io::Result<String> {
+        self.psql_at(&self.url(), sql).await
+    }
+
+    /// As [`psql`](Self::psql), with another role or database in the URL.
+    ///
+    /// # Errors
+    ///
+    /// As [`psql`](Self::psql).
+    pub async fn psql_at(&self, url: &str, sql: &str) -> io::Result<String> {
+        use tokio::io::AsyncWriteExt;
+        let mut child = Command::new(self.bin.join("psql"))
+            .args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-d", url, "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut input = child.stdin.take();
+        let feed = async move {
+            // A psql that stopped at an error reads no further, and says so at its end.
+            if let Some(input) = &mut input {
+                let _ = input.write_all(sql.as_bytes()).await;
+            }
+        };
+        let ((), output) = tokio::join!(feed, child.wait_with_output());
+        let output = output?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
+        }
+        Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    }
+
+    fn unborn(bin: PathBuf, settings: Vec<String>) -> io::Result<Self> {
+        Ok(Self { bin, settings, port: free_port()?, process: None, scratch: Scratch::new()? })
+    }
+
+    async fn launch(&mut self) -> io::Result<()> {
+        let mut result = self.run().await;
+        for _ in 1..STARTS {
+            if result.is_ok() || !self.log().contains("Address already in use") {
+                break;
+            }
+            self.port = free_port()?;
+            result = self.run().await;
+        }
+        result
+    }
+
+    /// Starts the server on its port and waits until it takes connections.
+    async fn run(&mut self) -> io::Result<()> {
+        let (port, data, sockets) = (self.port.to_string(), self.data(), self.scratch.path());
+        let mut arguments = vec!["-D".to_owned(), text(&data), "-p".to_owned(), port.clone()];
+        let sockets = format!("unix_socket_directories={}", sockets.display());
+        for setting in self.settings.iter().chain([&sockets]) {
+            arguments.extend(["-c".to_owned(), setting.clone()]);
+        }
+        let program = self.bin.join("postgres");
+        self.process = Some(Process::spawn(&program, arguments, &self.log_path())?);
+        self.wait(&port).await
+    }
+
+    async fn wait(&mut self, port: &str) -> io::Result<()> {
+        // Through our own socket, where no other server can answer.
+        let arguments = ["-q", "-h", &text(self.scratch.path()), "-p", port];
+        let probe = self.bin.join("pg_isready");
+        for _ in 0..ATTEMPTS {
+            if !self.process.as_mut().is_some_and(Process::is_running) {
+                break;
+            }
+            match Process::run(&probe, arguments).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+                Err(_) => breathe().await,
+            }
+        }
+        self.process = None;
+        Err(io::Error::other(format!("the server did not start:\n{}", self.log())))
+    }
+
+    async fn end(&mut self, signal: Signal) -> io::Result<()> {
+        match self.process.take() {
+            Some(process) => process.stop(signal).await,
+            None => Ok(()),
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.scratch.path().join("data")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.scratch.path().join("log")
+    }
+
+    /// What the server has said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+}
+
+impl Drop for Postgres {
+    /// An immediate stop rather than SIGKILL, which would leave backends and a shared memory
+    /// segment behind.
+    fn drop(&mut self) {
+        if self.resume().is_err() {
+            return;
+        }
+        let data = text(&self.data());
+        let stop = ["stop", "-s", "-w", "-m", "immediate", "-t", "10", "-D", &data];
+        if let Ok(mut command) = command(&self.bin.join("pg_ctl"), stop) {
+            let _ = command.as_std_mut().stdout(Stdio::null()).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// At 10 ms or more each, half a minute or more.
+const ATTEMPTS: u32 = 3000;
+
+async fn breathe() {
+    tokio::time::sleep(Duration::from_millis(10)).await;
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,46 @@
+//! The servers that other tests rely on.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use tidegate_testing::Postgres;
+
+#[tokio::test]
+async fn a_standby_follows_pauses_and_is_promoted() {
+    let primary = Postgres::start().await.unwrap();
+    primary.psql("create table t (id int)").await.unwrap();
+    let standby = primary.standby().await.unwrap();
+    assert_eq!(standby.psql("select pg_is_in_recovery()").await.unwrap(), "t");
+    standby.pause_replay().await.unwrap();
+    primary.psql("insert into t values (1)").await.unwrap();
+    assert_eq!(standby.psql("select count(*) from t").await.unwrap(), "0");
+    standby.promote().await.unwrap();
+    standby.psql("insert into t values (2)").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_crashed_comes_back_on_its_port() {
+    let mut server = Postgres::start_with(&[("work_mem", "5MB")]).await.unwrap();
+    server.psql("create table t (id int)").await.unwrap();
+    let url = server.url();
+    server.kill().await.unwrap();
+    assert!(server.psql("select 1").await.is_err());
+    server.restart().await.unwrap();
+    assert_eq!(server.psql_at(&url, "table t; show work_mem").await.unwrap(), "5MB");
+    server.restart().await.unwrap();
+    let other = server.create_database("a \"b\"").await;
+    assert!(other.is_ok());
+    let error = server.psql("select 1; select nonsense; select 2").await.unwrap_err();
+    assert!(error.to_string().contains("nonsense"), "{error}");
+}
+
+#[tokio::test]
+async fn a_paused_server_answers_when_it_is_resumed() {
+    let server = Postgres::start().await.unwrap();
+    server.pause().unwrap();
+    let mut answer = Box::pin(server.psql("select 42"));
+    let waited = tokio::time::timeout(std::time::Duration::from_millis(300), &mut answer).await;
+    assert!(waited.is_err());
+    server.resume().unwrap();
+    assert_eq!(answer.await.unwrap(), "42");
+    server.pause().unwrap();
+}

@@ -1,0 +1,140 @@
+//! The reverse proxy in front of an origin that does what origins do.
+
+use std::process::Stdio;
+
+use crate::program;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+
+/// What the origin writes to each connection, by the path that it is asked for, before it closes it.
+fn raw_answer(path: &str) -> &'static [u8] {
+    match path {
+        "/299" => b"HTTP/1.1 299 Odd\r\ncontent-length: 2\r\n\r\nhi",
+        "/999" => b"HTTP/1.1 999 Odder\r\ncontent-length: 2\r\n\r\nhi",
+        "/latin" => b"HTTP/1.1 200 OK\r\nx-name: caf\xe9\r\ncache-control: max-age=60\r\ncontent-length: 2\r\n\r\nhi",
+        "/close" => b"HTTP/1.0 200 OK\r\ncache-control: max-age=60\r\n\r\nuntil the end",
+        "/chunked" => b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncache-control: max-age=60\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        "/cut" => b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\ncache-control: max-age=60\r\n\r\nhalf",
+        "/hop" => b"HTTP/1.1 200 OK\r\nconnection: x-hop\r\nx-hop: 1\r\nx-end: 1\r\ncontent-length: 0\r\n\r\n",
+        "/once" => b"HTTP/1.1 200 OK\r\ncache-control: max-age=0, stale-if-error=60\r\netag: \"1\"\r\ncontent-length: 4\r\n\r\nonce",
+        _ => b"",
+    }
+}
+
+/// An origin that answers so, and says in a header what it was asked.
+async fn origin() -> std::net::SocketAddr {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut once = 0;
+        while let Ok((connection, _)) = socket.accept().await {
+            let mut connection = BufReader::new(connection);
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") && connection.read_line(&mut head).await.unwrap() > 0
+            {
+            }
+            let mut words = head.split(' ');
+            let (method, path) =
+                (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            once += usize::from(path == "/once");
+            let answer = match path {
+                "/echo" => {
+                    format!("HTTP/1.1 200 OK\r\nx-method: {method}\r\ncontent-length: 0\r\n\r\n")
+                        .into_bytes()
+                }
+                "/once" if once > 1 => Vec::new(),
+                path => raw_answer(path).to_vec(),
+            };
+            connection.write_all(&answer).await.unwrap();
+        }
+    });
+    address
+}
+
+/// The proxy, and where it listens.
+async fn proxy() -> (Child, String) {
+    let origin = format!("http://{}", origin().await);
+    let mut command = Command::new(program("proxy"));
+    let command = command.args([origin.as_str(), "127.0.0.1:0"]);
+    let mut proxy = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(proxy.stdout.take().unwrap()).read_line(&mut said).await.unwrap();
+    let address = said.strip_prefix("http://").unwrap().split(' ').next().unwrap().to_owned();
+    (proxy, address)
+}
+
+/// One exchange: the head and the body of the answer.
+async fn ask(address: &str, method: &str, path: &str) -> (String, String) {
+    let text = exchange(address, method, path).await;
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text}"));
+    (head.to_owned(), body.to_owned())
+}
+
+/// All that comes until the end of the connection; each byte is a letter.
+async fn exchange(address: &str, method: &str, path: &str) -> String {
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nhost: example.org\r\nconnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut bytes = Vec::new();
+    connection.read_to_end(&mut bytes).await.unwrap();
+    bytes.iter().map(|byte| char::from(*byte)).collect()
+}
+
+#[tokio::test]
+async fn what_is_odd_is_forwarded_unchanged() {
+    let (_proxy, at) = proxy().await;
+    for status in ["299", "999"] {
+        let (head, body) = ask(&at, "GET", &format!("/{status}")).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
+        assert_eq!(body, "hi");
+    }
+    for method in ["GET", "OPTIONS", "DELETE", "PATCH", "PROPFIND", "M-SEARCH"] {
+        let (head, _) = ask(&at, method, "/echo").await;
+        assert!(head.contains(&format!("x-method: {method}")), "{head}");
+    }
+    let (head, _) = ask(&at, "GET", "/hop").await;
+    assert!(head.contains("x-end") && !head.contains("x-hop"), "{head}");
+}
+
+#[tokio::test]
+async fn what_is_odd_is_stored_and_found_again() {
+    let (_proxy, at) = proxy().await;
+    for (path, expected) in [("/latin", "hi"), ("/close", "until the end"), ("/chunked", "hi")] {
+        let (_, first) = ask(&at, "GET", path).await;
+        assert!(first.contains(expected), "{first}");
+        let (head, body) = ask(&at, "GET", path).await;
+        assert!(head.contains("tidegate; hit"), "{path}: {head}");
+        assert_eq!(body, expected);
+    }
+    let (head, _) = ask(&at, "GET", "/latin").await;
+    assert!(head.contains("x-name: caf\u{e9}"), "{head}");
+}
+
+#[tokio::test]
+async fn an_origin_that_hangs_up_is_a_502_or_what_is_stored() {
+    let (_proxy, at) = proxy().await;
+    let (head, _) = ask(&at, "GET", "/hang-up").await;
+    assert!(head.starts_with("HTTP/1.1 502"), "{head}");
+    assert_eq!(ask(&at, "GET", "/once").await.1, "once");
+    let (head, body) = ask(&at, "GET", "/once").await;
+    assert!(head.contains("stale-if-error"), "{head}");
+    assert_eq!(body, "once");
+}
+
+#[tokio::test]
+async fn a_body_that_is_cut_off_is_not_taken_for_whole() {
+    let (_proxy, at) = proxy().await;
+    let mut told = 0;
+    for _ in 0..10 {
+        let text = exchange(&at, "GET", "/cut").await;
+        // A server may find the body broken before it has sent the head, and just hang up.
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            assert!(head.contains("content-length: 100") && !head.contains("; hit"), "{head}");
+            assert!(body.is_empty() || body == "half", "{body}");
+            told += 1;
+        }
+    }
+    assert!(told > 0, "it hung up each time");
+}

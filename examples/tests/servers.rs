@@ -1,0 +1,75 @@
+//! Each example does what it says, as its own program on real servers.
+
+use crate::program;
+use tidegate_testing::{Postgres, RedisServer};
+use tokio::process::Command;
+
+async fn run(name: &str, environment: &[(&str, String)]) -> String {
+    let mut command = Command::new(program(name));
+    for unset in ["POSTGRES_PRIMARY_URL", "POSTGRES_REPLICA_URL", "REDIS_URL"] {
+        command.env_remove(unset);
+    }
+    let output = command.envs(environment.iter().cloned()).output().await.unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let failed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name} failed:\n{said}\n{failed}");
+    said
+}
+
+#[tokio::test]
+async fn quickstart() {
+    let said = run("quickstart", &[]).await;
+    let statuses: Vec<&str> = said.lines().filter(|line| line.contains("tidegate;")).collect();
+    assert_eq!(statuses.len(), 4, "{said}");
+    assert!(statuses[0].contains("stored") && statuses[1].contains("hit"), "{said}");
+    assert!(statuses[2].contains("changed") && statuses[3].contains("hit"), "{said}");
+    assert!(said.contains("coffee, looked up by run 3"), "a hundred at once, one run: {said}");
+}
+
+#[tokio::test]
+async fn invalidation() {
+    let primary = Postgres::start().await.unwrap();
+    let said = run("invalidation", &[("POSTGRES_PRIMARY_URL", primary.url())]).await;
+    assert!(said.contains("user 1 is eve"), "{said}");
+    assert!(said.contains("user 2 is bob, from the cache"), "{said}");
+}
+
+#[tokio::test]
+async fn replicas() {
+    let primary = Postgres::start().await.unwrap();
+    let replica = primary.standby().await.unwrap();
+    let environment =
+        [("POSTGRES_PRIMARY_URL", primary.url()), ("POSTGRES_REPLICA_URL", replica.url())];
+    let said = run("replicas", &environment).await;
+    assert!(said.contains("without replicas, a read goes to: the primary"), "{said}");
+    assert_eq!(said.matches("a read goes to: a replica").count(), 2, "{said}");
+}
+
+#[tokio::test]
+async fn redis() {
+    let primary = Postgres::start().await.unwrap();
+    let redis = RedisServer::start().await.unwrap();
+    let environment = [("POSTGRES_PRIMARY_URL", primary.url()), ("REDIS_URL", redis.url())];
+    let said = run("redis", &environment).await;
+    assert!(said.contains("the second node was answered by: shared"), "{said}");
+}
+
+/// What `scripts/demo` shows.
+#[tokio::test]
+async fn demo() {
+    let said = run("demo", &[]).await;
+    for shown in [
+        "stored; detail=\"absent, from replica-1\"",
+        "hit; ttl=",
+        "detail=\"memory\"",
+        "detail=\"shared\"",
+        "ms after psql had its commit",
+        "the new price was seen",
+        "store-failed",
+        "from primary",
+        "Both are back",
+    ] {
+        assert!(said.contains(shown), "no `{shown}` in:\n{said}");
+    }
+    assert_eq!(said.matches(", 0 failed").count(), 2, "{said}");
+}

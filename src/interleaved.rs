@@ -1,0 +1,224 @@
+//! How tasks and nodes interleave that make, wait for and invalidate one answer, explored by shuttle:
+//! `RUSTFLAGS="--cfg tidegate_shuttle" cargo test --lib --no-default-features --features
+//! memory --target-dir target/shuttle interleaved`.
+//!
+//! The flight's locks, the fences, the semaphores and each step of the shared store are points where
+//! another task may go on. Schedules are drawn at random, half of them by PCT (Burckhardt et al., 2010).
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::{
+    Cache, Entry, Epoch, Found, Key, Lease, LeaseToken, Memory, Policy, Position, Store,
+    StoreError, Tier, Tiered,
+};
+use futures_util::future::BoxFuture;
+use shuttle::future::{block_on, spawn};
+use shuttle::scheduler::{PctScheduler, RandomScheduler};
+use tokio::task::yield_now;
+
+const RUNS: usize = 2000;
+
+/// What nodes share: each step of it lets others go first.
+#[derive(Clone, Debug, Default)]
+struct Shared(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    entries: HashMap<Vec<u8>, Arc<Entry>>,
+    leases: HashMap<Vec<u8>, u64>,
+    granted: u64,
+}
+
+impl Shared {
+    async fn step<T>(self, step: impl FnOnce(&mut State) -> T) -> Result<T, StoreError> {
+        yield_now().await;
+        let done = step(&mut self.0.lock().unwrap());
+        yield_now().await;
+        Ok(done)
+    }
+}
+
+impl Store for Shared {
+    fn peek(&self, _key: &Key) -> Option<Found> {
+        None
+    }
+
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
+        Box::pin(self.clone().step(|state| {
+            let entry = state.entries.get(key.hash().as_slice()).cloned();
+            entry.map(|entry| Found { entry, tier: Tier::Shared })
+        }))
+    }
+
+    fn put(
+        &self,
+        key: &Key,
+        entry: &Arc<Entry>,
+    ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
+        let (key, entry) = (key.hash().to_vec(), entry.clone());
+        Some(Box::pin(self.clone().step(move |state| drop(state.entries.insert(key, entry)))))
+    }
+
+    fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.clone().step(|state| drop(state.entries.remove(key.hash().as_slice()))))
+    }
+
+    fn lease<'a>(
+        &'a self,
+        key: &'a Key,
+        _ttl: Duration,
+    ) -> BoxFuture<'a, Result<Lease, StoreError>> {
+        Box::pin(self.clone().step(|state| {
+            if state.leases.contains_key(key.hash().as_slice()) {
+                return Lease::Held;
+            }
+            state.granted += 1;
+            state.leases.insert(key.hash().to_vec(), state.granted);
+            Lease::Granted(Some(LeaseToken(state.granted)))
+        }))
+    }
+
+    fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
+        let key = key.hash().to_vec();
+        Box::pin(self.clone().step(move |state| {
+            if state.leases.get(&key) == Some(&token.0) {
+                state.leases.remove(&key);
+            }
+        }))
+    }
+}
+
+/// What the answer is made from, and how often it was.
+#[derive(Clone, Default)]
+struct Origin {
+    value: Arc<AtomicU64>,
+    reads: Arc<AtomicU64>,
+}
+
+impl Origin {
+    async fn read(&self) -> Result<u64, Infallible> {
+        yield_now().await;
+        let value = self.value.load(Ordering::SeqCst);
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        yield_now().await;
+        Ok(value)
+    }
+
+    async fn ask(self, cache: Cache) -> u64 {
+        let hour = Duration::from_hours(1);
+        let policy = Policy::ttl(hour).tag("t").lease(hour).wait(hour);
+        let read = async || self.read().await;
+        cache.get_or_load(&Key::new("t").finish(), &policy, read).await.unwrap()
+    }
+}
+
+fn cache(store: impl Store) -> Cache {
+    Cache::with_limits(store, 0, 8)
+}
+
+/// Explores schedules of a scenario.
+fn explore<F: Future<Output = ()> + 'static>(scenario: fn() -> F) {
+    let run = move || block_on(scenario());
+    shuttle::Runner::new(RandomScheduler::new(RUNS), shuttle::Config::default()).run(run);
+    shuttle::Runner::new(PctScheduler::new(3, RUNS), shuttle::Config::default()).run(run);
+}
+
+#[test]
+fn one_makes_it_and_all_get_it() {
+    explore(|| async {
+        let (cache, origin) = (cache(Memory::new(1 << 16)), Origin::default());
+        let all: Vec<_> = (0..3).map(|_| spawn(origin.clone().ask(cache.clone()))).collect();
+        for asked in all {
+            assert_eq!(asked.await.unwrap(), 0);
+        }
+        assert_eq!(origin.reads.load(Ordering::SeqCst), 1);
+    });
+}
+
+/// Wherever it is when it leaves.
+#[test]
+fn one_that_leaves_holds_nobody_up() {
+    explore(|| async {
+        let (cache, origin) = (cache(Memory::new(1 << 16)), Origin::default());
+        let mut all: Vec<_> = (0..3).map(|_| spawn(origin.clone().ask(cache.clone()))).collect();
+        yield_now().await;
+        all.remove(0).abort();
+        for asked in all {
+            assert_eq!(asked.await.unwrap(), 0);
+        }
+        assert_eq!(origin.clone().ask(cache).await, 0);
+        assert!(origin.reads.load(Ordering::SeqCst) <= 2, "it, and one for all the others");
+    });
+}
+
+/// Nodes share a log, as far as this goes: the fences of one cache, with two stores.
+#[test]
+fn a_change_is_seen_by_whoever_asks_after_it() {
+    explore(|| async {
+        let shared = Shared::default();
+        let store = Tiered::unguarded(Memory::new(1 << 16), shared);
+        let (cache, origin) = (cache(store), Origin::default());
+        let early = spawn(origin.clone().ask(cache.clone()));
+        let writer = spawn({
+            let (cache, origin) = (cache.clone(), origin.clone());
+            async move {
+                for n in 1..=2 {
+                    origin.value.store(n, Ordering::SeqCst);
+                    cache.invalidate(["t"]).await.unwrap();
+                    let seen = origin.clone().ask(cache.clone()).await;
+                    assert!(seen >= n, "{seen} after {n}");
+                }
+            }
+        });
+        early.await.unwrap();
+        writer.await.unwrap();
+        assert_eq!(origin.ask(cache).await, 2);
+    });
+}
+
+/// Of several nodes one makes it, though each finds the lease free at another time.
+#[test]
+fn one_node_makes_it_for_all() {
+    explore(|| async {
+        let (nodes, origin) = (nodes().await, Origin::default());
+        let all: Vec<_> =
+            nodes.iter().map(|node| spawn(origin.clone().ask(node.clone()))).collect();
+        for asked in all {
+            assert_eq!(asked.await.unwrap(), 0);
+        }
+        assert_eq!(origin.reads.load(Ordering::SeqCst), 1);
+    });
+}
+
+/// Its lease goes to another, wherever it is when it leaves.
+#[test]
+fn a_node_that_leaves_hands_its_lease_over() {
+    explore(|| async {
+        let (nodes, origin) = (nodes().await, Origin::default());
+        let mut all: Vec<_> =
+            nodes.iter().map(|node| spawn(origin.clone().ask(node.clone()))).collect();
+        yield_now().await;
+        all.remove(0).abort();
+        for asked in all {
+            assert_eq!(asked.await.unwrap(), 0);
+        }
+        assert!(origin.reads.load(Ordering::SeqCst) <= 2);
+    });
+}
+
+/// Three caches over one store, in one epoch.
+async fn nodes() -> Vec<Cache> {
+    let shared = Shared::default();
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        let node = cache(Tiered::unguarded(Memory::new(1 << 16), shared.clone()));
+        node.fences().begin(Epoch::new(1), Position::ZERO, []);
+        node.invalidate(["something else"]).await.unwrap();
+        nodes.push(node);
+    }
+    nodes
+}

@@ -1,0 +1,89 @@
+//! What hostile input reaches, and what must hold of it whatever it is; `fuzz/` feeds it.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, VARY};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+
+use crate::cache::Policy;
+use crate::entry::{Entry, codec};
+use crate::middleware::fuzzing as middleware;
+
+fn policy() -> Policy {
+    Policy::ttl(std::time::Duration::from_secs(60)).query(["page"]).vary(["accept"])
+}
+
+/// Bytes in Redis, with a checksum that is right, since guessing one takes too long.
+pub fn entry(data: &[u8]) {
+    let mut bytes = data.to_vec();
+    if bytes.len() >= 24 {
+        let sum = codec::checksum(&bytes);
+        bytes[8..24].copy_from_slice(&sum);
+    }
+    let Ok(entry) = codec::decode(&Bytes::from(bytes)) else { return };
+    assert!(entry.body().len() + entry.head().len() <= data.len(), "more than there was");
+    let again = codec::decode(&codec::encode(&entry));
+    let parts = |entry: &Entry| (entry.as_of(), entry.epoch(), entry.tags().to_vec());
+    assert!(again.is_ok_and(|again| parts(&again) == parts(&entry)));
+    middleware::head(entry);
+}
+
+/// A request's path and query: the order of parameters of different names makes no difference, if it is plain
+/// where they begin and what they are called.
+pub fn key(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(uri) = format!("/x?{text}").parse::<Uri>() else { return };
+    let key = middleware::key(&uri, &HeaderMap::new(), &policy());
+    let Some(query) = uri.query() else { return };
+    let mut names: Vec<&str> = query.split('&').collect();
+    names.sort_by_key(|pair| pair.split('=').next());
+    if let Ok(sorted) = format!("/x?{}", names.join("&")).parse::<Uri>() {
+        let all = Policy::ttl(std::time::Duration::from_secs(60));
+        let of = |uri| middleware::key(uri, &HeaderMap::new(), &all);
+        let is_plain = !query.contains([';', '%', '+']);
+        assert!(!is_plain || of(&uri) == of(&sorted));
+        assert_ne!(of(&uri), key, "another policy keys by other parts");
+    }
+}
+
+/// A response's `Cache-Control` and `Vary`: what says `no-store` plainly, with no quoted value before it, is never
+/// stored.
+pub fn headers(data: &[u8]) {
+    let (control, vary) = data.split_at(data.len() / 2);
+    let mut headers = HeaderMap::new();
+    for (name, value) in [(CACHE_CONTROL, control), (VARY, vary)] {
+        let Ok(value) = HeaderValue::from_bytes(value) else { return };
+        headers.append(name, value);
+    }
+    let by_author = middleware::may_store(StatusCode::OK, &headers, &policy());
+    let by_headers = middleware::may_store(StatusCode::OK, &headers, &Policy::standard());
+    let unquoted = control.windows(2).position(|pair| pair == b"=\"").unwrap_or(control.len());
+    let mut said = control[..unquoted].split(|byte| *byte == b',');
+    let plain = said.any(|part| part.trim_ascii() == b"no-store");
+    let star = vary.split(|byte| *byte == b',').any(|part| part.trim_ascii() == b"*");
+    let understood = control.windows(15).any(|part| part.eq_ignore_ascii_case(b"must-understand"));
+    assert!(!(by_author && (plain || star)));
+    assert!(!(by_headers && (plain && !understood || star)));
+}
+
+/// A session's token: none but ours is worth anything.
+pub fn token(data: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(data) else { return };
+    for name in ["tidegate-position", "cookie"] {
+        let headers = HeaderMap::from_iter([(http::HeaderName::from_static(name), value.clone())]);
+        assert!(!middleware::is_trusted(&headers));
+    }
+}
+
+/// What another node says of the log.
+#[cfg(feature = "postgres")]
+pub fn news(data: &[u8]) {
+    crate::postgres::hear(data);
+}
+
+/// SQL: whatever it is, it is analysed or refused.
+#[cfg(feature = "postgres")]
+pub fn sql(data: &[u8]) {
+    if let Ok(sql) = std::str::from_utf8(data) {
+        crate::postgres::is_read(sql);
+    }
+}

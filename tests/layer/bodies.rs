@@ -1,0 +1,256 @@
+//! Bodies on their way through the layer.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::common::{ask, eventually, send};
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request};
+use bytes::Bytes;
+use futures_util::stream;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use tidegate::{Cache, CacheLayer, Event, Memory, Policy};
+use tokio::sync::Semaphore;
+
+const TTL: Duration = Duration::from_mins(1);
+
+fn get() -> Request<Body> {
+    Request::get("/").body(Body::empty()).unwrap()
+}
+
+/// A handler whose body comes in parts of `part` bytes, each when the gate lets it through; how often
+/// it ran; and the layer around it.
+struct Slow {
+    app: Router,
+    cache: Cache,
+    gate: Arc<Semaphore>,
+    runs: Arc<AtomicUsize>,
+}
+
+fn slow(parts: usize, part: usize, layer: impl FnOnce(Cache) -> CacheLayer) -> Slow {
+    let (gate, runs) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let handler = {
+        let (gate, runs) = (gate.clone(), runs.clone());
+        move || {
+            runs.fetch_add(1, Ordering::SeqCst);
+            let frames = stream::unfold((0, gate), move |(sent, gate)| async move {
+                (sent < parts).then_some(())?;
+                gate.acquire().await.unwrap().forget();
+                Some((Ok::<_, Infallible>(Bytes::from(vec![b'x'; part])), (sent + 1, gate)))
+            });
+            std::future::ready(Body::from_stream(frames))
+        }
+    };
+    let cache = Cache::new(Memory::new(16 << 20));
+    let app = Router::new().fallback(handler).layer(layer(cache.clone()));
+    Slow { app, cache, gate, runs }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_half_way_does_not_lose_the_fill() {
+    let slow = slow(3, 10, |cache| CacheLayer::with_policy(cache, Policy::ttl(TTL)));
+    let mut response = send(&slow.app, get()).await;
+    slow.gate.add_permits(1);
+    response.body_mut().frame().await.unwrap().unwrap();
+    drop(response);
+    slow.gate.add_permits(2);
+    let stored = async || slow.cache.counters().event(Event::Stored) == 1;
+    eventually("the answer is stored", stored).await;
+    assert_eq!(ask(&slow.app, "/").await.0.len(), 30);
+    assert_eq!(slow.runs.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn where_the_policy_says_so_the_fill_goes_with_the_client() {
+    let policy = Policy::ttl(TTL).finish(Duration::ZERO);
+    let slow = slow(2, 10, |cache| CacheLayer::with_policy(cache, policy));
+    let mut response = send(&slow.app, get()).await;
+    slow.gate.add_permits(1);
+    response.body_mut().frame().await.unwrap().unwrap();
+    drop(response);
+    slow.gate.add_permits(10);
+    assert_eq!(ask(&slow.app, "/").await.0.len(), 20);
+    assert_eq!(slow.runs.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_ends_is_not_read_for_ever_for_a_client_that_left() {
+    let slow = slow(2, 10, |cache| CacheLayer::with_policy(cache, Policy::ttl(TTL)));
+    let before = Arc::strong_count(&slow.gate);
+    drop(send(&slow.app, get()).await);
+    assert!(Arc::strong_count(&slow.gate) > before, "the rest is still waited for");
+    let dropped = async || Arc::strong_count(&slow.gate) == before;
+    eventually("the body is dropped", dropped).await;
+    assert_eq!(slow.cache.counters().event(Event::Stored), 0);
+}
+
+#[tokio::test]
+async fn what_all_captures_hold_is_bounded() {
+    let layer = |cache| CacheLayer::with_policy(cache, Policy::ttl(TTL)).capture_limit(25);
+    let slow = slow(3, 10, layer);
+    slow.gate.add_permits(6);
+    let (body, status) = ask(&slow.app, "/").await;
+    assert!(body.len() == 30 && status.contains("no-room"), "{status}");
+    assert_eq!(
+        ask(&slow.app, "/").await.0.len(),
+        30,
+        "the room was given back, and nothing stored"
+    );
+    assert_eq!(slow.cache.counters().event(Event::Stored), 0);
+}
+
+#[tokio::test]
+async fn trailers_are_kept() {
+    let handler = || {
+        let trailers = HeaderMap::from_iter([("sum".parse().unwrap(), "7".parse().unwrap())]);
+        let frames = [Frame::data(Bytes::from_static(b"body")), Frame::trailers(trailers)];
+        let frames = stream::iter(frames.map(Ok::<_, Infallible>));
+        std::future::ready(Body::new(StreamBody::new(frames)))
+    };
+    let cache = Cache::new(Memory::new(1 << 20));
+    let layer = CacheLayer::with_policy(cache, Policy::ttl(TTL));
+    let app = Router::new().fallback(handler).layer(layer);
+    for expected in ["stored", "hit"] {
+        let response = send(&app, get()).await;
+        assert!(response.headers()["cache-status"].to_str().unwrap().contains(expected));
+        let collected = response.into_body().collect().await.unwrap();
+        assert_eq!(collected.trailers().unwrap()["sum"], "7");
+        assert_eq!(collected.to_bytes(), "body");
+    }
+}
+
+#[tokio::test]
+async fn a_body_shorter_than_its_head_promised_is_not_stored() {
+    let handler = || std::future::ready(([("content-length", "10")], Body::from("short")));
+    let cache = Cache::new(Memory::new(1 << 20));
+    let layer = CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL));
+    let app = Router::new().fallback(handler).layer(layer);
+    let (_, status) = ask(&app, "/").await;
+    assert!(status.contains("incomplete"), "{status}");
+    assert_eq!(cache.counters().event(Event::Stored), 0);
+}
+
+#[tokio::test]
+async fn an_answer_is_found_before_its_client_has_seen_the_last_byte_go_by() {
+    let slow = slow(1, 10, |cache| CacheLayer::with_policy(cache, Policy::ttl(TTL)));
+    let length = ("content-length", "10");
+    let sized = {
+        let app = slow.app.clone();
+        let cache = Cache::new(Memory::new(1 << 20));
+        let layer = CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL));
+        let handler = move || {
+            let app = app.clone();
+            async move { ([length], send(&app, get()).await.into_body()) }
+        };
+        (Router::new().fallback(handler).layer(layer), cache)
+    };
+    let mut response = send(&sized.0, get()).await;
+    slow.gate.add_permits(1);
+    response.body_mut().frame().await.unwrap().unwrap();
+    assert_eq!(sized.1.counters().event(Event::Stored), 1, "though the end was not asked for");
+}
+
+#[tokio::test]
+async fn what_is_posted_passes_with_its_trailers_both_ways() {
+    // As gRPC does: a stream up, a stream down, and the status in the trailers.
+    let handler = |request: Request<Body>| async move {
+        let sent = request.into_body().collect().await.unwrap();
+        let trailers = sent.trailers().cloned().unwrap_or_default();
+        let frames = [Frame::data(sent.to_bytes()), Frame::trailers(trailers)];
+        (
+            [("content-type", "application/grpc")],
+            Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>)))),
+        )
+    };
+    for policy in [Policy::ttl(TTL), Policy::standard()] {
+        let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), policy);
+        let app = Router::new().fallback(handler).layer(layer);
+        for _ in 0..2 {
+            let trailers =
+                HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+            let frames = [Frame::data(Bytes::from_static(b"message")), Frame::trailers(trailers)];
+            let body = Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>))));
+            let call =
+                Request::post("/health.Health/Check").header("content-type", "application/grpc");
+            let response = send(&app, call.body(body).unwrap()).await;
+            let collected = response.into_body().collect().await.unwrap();
+            assert_eq!(collected.trailers().unwrap()["grpc-status"], "0");
+            assert_eq!(collected.to_bytes(), "message");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_that_stand_still_keep_nobody_from_making_answers() {
+    let cache = Cache::with_limits(Memory::new(16 << 20), 1 << 16, 1);
+    let gate = Arc::new(Semaphore::new(0));
+    let handler = {
+        let gate = gate.clone();
+        move |uri: axum::http::Uri| {
+            let frames = stream::unfold((0, gate), move |(sent, gate)| async move {
+                (sent < 2).then_some(())?;
+                gate.acquire().await.unwrap().forget();
+                Some((Ok::<_, Infallible>(Bytes::from_static(b"part")), (sent + 1, gate)))
+            });
+            let is_slow = uri.path() == "/slow";
+            std::future::ready(if is_slow {
+                Body::from_stream(frames)
+            } else {
+                Body::from("quick")
+            })
+        }
+    };
+    let layer = CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL)).capture_limit(64);
+    let app = Router::new().fallback(handler).layer(layer);
+    let slow = || Request::get("/slow").body(Body::empty()).unwrap();
+    let mut standing = send(&app, slow()).await;
+    assert_eq!(cache.loads(), 0, "a body that streams has no place among the makers");
+    assert_eq!(ask(&app, "/quick").await.0, "quick");
+
+    // Nothing is read, so nothing is polled; still it is not kept for ever.
+    gate.add_permits(1);
+    standing.body_mut().frame().await.unwrap().unwrap();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    let given_up = async || cache.counters().event(Event::NotStored) == 1;
+    eventually("it is given up", given_up).await;
+    gate.add_permits(1);
+    let rest = standing.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(rest, "part", "the client gets it all the same");
+    assert_eq!(cache.counters().event(Event::Stored), 1, "the quick one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_as_old_as_its_head() {
+    let slow = slow(1, 10, |cache| CacheLayer::with_policy(cache, Policy::ttl(TTL)));
+    let response = send(&slow.app, get()).await;
+    tokio::time::advance(Duration::from_secs(20)).await;
+    slow.gate.add_permits(1);
+    response.into_body().collect().await.unwrap();
+    let hit = send(&slow.app, get()).await;
+    assert_eq!(hit.headers()["age"], "20");
+    tokio::time::advance(Duration::from_secs(40)).await;
+    slow.gate.add_permits(1);
+    ask(&slow.app, "/").await;
+    assert_eq!(slow.runs.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn what_sets_a_cookie_in_its_trailers_is_not_stored() {
+    let handler = || {
+        let trailers =
+            HeaderMap::from_iter([("set-cookie".parse().unwrap(), "a=1".parse().unwrap())]);
+        let frames = [Frame::data(Bytes::from_static(b"body")), Frame::trailers(trailers)];
+        let frames = stream::iter(frames.map(Ok::<_, Infallible>));
+        std::future::ready(Body::new(StreamBody::new(frames)))
+    };
+    let cache = Cache::new(Memory::new(1 << 20));
+    let layer = CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL));
+    let app = Router::new().fallback(handler).layer(layer);
+    let (body, status) = ask(&app, "/").await;
+    assert!(body == "body" && status.contains("set-cookie"), "{status}");
+    assert_eq!(cache.counters().event(Event::Stored), 0);
+}

@@ -1,0 +1,16 @@
+//! The layer by itself: HTTP, bodies, attacks, and other services than axum's. No servers.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bodies;
+mod compression;
+mod http;
+mod hyper;
+mod layering;
+mod security;
+mod standard;
+mod tower;
+mod validation;

@@ -1,0 +1,586 @@
+//! Attacks on caches, one test to each, under both ways to decide. docs/security.md says what the
+//! defaults refuse; the names here are its index.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::common::{ask, read, send};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery};
+use axum::http::{HeaderMap, Method, Request, StatusCode, Uri};
+use axum::response::IntoResponse;
+use axum::routing::{any, get};
+use tidegate::{Cache, CacheLayer, Event, Key, Memory, Policy, Sessions};
+
+const TTL: Duration = Duration::from_mins(1);
+
+fn cache() -> Cache {
+    Cache::new(Memory::new(16 << 20))
+}
+
+fn ttl() -> Policy {
+    Policy::ttl(TTL)
+}
+
+/// Both ways to decide, each as bold as it gets by default.
+fn both() -> [Policy; 2] {
+    [ttl(), Policy::standard()]
+}
+
+/// A handler that shows all that it could see of a request: the worst that a cache can be in front of.
+async fn mirror(method: Method, uri: Uri, headers: HeaderMap, body: String) -> impl IntoResponse {
+    let mut seen: Vec<String> =
+        headers.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+    seen.sort();
+    let fresh = [("cache-control", "max-age=60")];
+    (fresh, format!("{method} {uri} [{}] {body}", seen.join(" ")))
+}
+
+fn mirrored(policy: Policy) -> Router {
+    Router::new().fallback(any(mirror)).layer(CacheLayer::with_policy(cache(), policy))
+}
+
+fn request(
+    method: Method,
+    uri: &str,
+    headers: &[(&str, &str)],
+    body: &'static str,
+) -> Request<Body> {
+    let request = Request::builder().method(method).uri(uri);
+    let request =
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    request.body(Body::from(body)).unwrap()
+}
+
+fn plain(headers: &[(&str, &str)]) -> Request<Body> {
+    request(Method::GET, "/page", headers, "")
+}
+
+/// An attacker sends one request, a victim another; the victim must see nothing of the attacker's.
+async fn never_reaches(attack: impl Fn() -> Request<Body>, victim: impl Fn() -> Request<Body>) {
+    for policy in both() {
+        let app = mirrored(policy);
+        for _ in 0..2 {
+            drop(read(send(&app, attack()).await).await);
+        }
+        let (got, status) = read(send(&app, victim()).await).await;
+        let alone = read(send(&mirrored(ttl()), victim()).await).await.0;
+        assert_eq!(got, alone, "{status}");
+    }
+}
+
+/// A handler with these headers and this status stores nothing, however the policy decides.
+async fn never_stored(
+    status: u16,
+    headers: &[(&'static str, &'static str)],
+    asked: &[(&str, &str)],
+) {
+    for policy in both() {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let handler = {
+            let (runs, headers) = (runs.clone(), headers.to_vec());
+            move || {
+                let run = runs.fetch_add(1, Ordering::SeqCst) + 1;
+                let mut response = run.to_string().into_response();
+                *response.status_mut() = StatusCode::from_u16(status).unwrap();
+                for (name, value) in &headers {
+                    response.headers_mut().append(*name, value.parse().unwrap());
+                }
+                std::future::ready(response)
+            }
+        };
+        let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
+        for run in 1..=2 {
+            assert_eq!(read(send(&app, plain(asked)).await).await.0, run.to_string());
+        }
+    }
+}
+
+const FRESH: (&str, &str) = ("cache-control", "max-age=60");
+
+// Poisoning: what is not in the key must not be in the answer.
+
+#[tokio::test]
+async fn poisoning_by_x_forwarded_host() {
+    never_reaches(|| plain(&[("x-forwarded-host", "evil.example")]), || plain(&[])).await;
+}
+
+#[tokio::test]
+async fn poisoning_by_forwarded() {
+    never_reaches(|| plain(&[("forwarded", "host=evil.example")]), || plain(&[])).await;
+}
+
+#[tokio::test]
+async fn poisoning_by_x_forwarded_proto_and_prefix() {
+    never_reaches(|| plain(&[("x-forwarded-proto", "gopher")]), || plain(&[])).await;
+    never_reaches(|| plain(&[("x-forwarded-prefix", "//evil.example")]), || plain(&[])).await;
+}
+
+#[tokio::test]
+async fn poisoning_by_x_original_url_and_x_rewrite_url() {
+    never_reaches(|| plain(&[("x-original-url", "/admin")]), || plain(&[])).await;
+    never_reaches(|| plain(&[("x-rewrite-url", "/admin")]), || plain(&[])).await;
+}
+
+#[tokio::test]
+async fn poisoning_by_host() {
+    let by = |host| plain(&[("host", host)]);
+    never_reaches(move || by("evil.example"), move || by("example.org")).await;
+}
+
+#[tokio::test]
+async fn poisoning_by_host_and_port() {
+    let by = |host| plain(&[("host", host)]);
+    never_reaches(move || by("example.org:1337"), move || by("example.org")).await;
+}
+
+#[tokio::test]
+async fn poisoning_by_an_absolute_target_that_contradicts_the_host() {
+    let by = |uri| request(Method::GET, uri, &[("host", "example.org")], "");
+    never_reaches(move || by("http://evil.example/page"), move || by("/page")).await;
+}
+
+#[tokio::test]
+async fn poisoning_by_a_body_in_a_get() {
+    never_reaches(|| request(Method::GET, "/page", &[], "evil"), || plain(&[])).await;
+}
+
+#[tokio::test]
+async fn poisoning_by_method_override() {
+    for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
+        never_reaches(|| plain(&[(name, "DELETE")]), || plain(&[])).await;
+    }
+}
+
+#[tokio::test]
+async fn poisoning_by_a_method_that_looks_like_get() {
+    let named =
+        |name: &str| request(Method::from_bytes(name.as_bytes()).unwrap(), "/page", &[], "");
+    for name in ["get", "GETS", "POST", "TRACE", "OPTIONS"] {
+        never_reaches(|| named(name), || plain(&[])).await;
+    }
+}
+
+#[tokio::test]
+async fn poisoning_of_get_by_head() {
+    never_reaches(|| request(Method::HEAD, "/page", &[], ""), || plain(&[])).await;
+}
+
+#[tokio::test]
+async fn poisoning_by_a_range() {
+    never_reaches(|| plain(&[("range", "bytes=0-0")]), || plain(&[])).await;
+}
+
+// Parameter cloaking and key injection: two requests that a handler tells apart have two keys.
+
+/// Each of these is another query to some parser.
+const QUERIES: [&str; 14] = [
+    "a=1",
+    "a=1&a=2",
+    "a=2&a=1",
+    "a=1;b=2",
+    "a=1&b=2",
+    "a=1%26b=2",
+    "a=1%3Bb=2",
+    "a[]=1",
+    "%61=1",
+    "a=1&utm_source=x",
+    "a=1%00",
+    "a=%31",
+    "a=1&",
+    "A=1",
+];
+
+#[tokio::test]
+async fn cloaking_by_separators_duplicates_and_encodings() {
+    let handler = |RawQuery(query): RawQuery| async move { ([FRESH], query.unwrap_or_default()) };
+    for policy in both() {
+        let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
+        for _ in 0..2 {
+            for query in QUERIES {
+                assert_eq!(ask(&app, &format!("/?{query}")).await.0, query);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn cloaking_of_an_allowed_parameter() {
+    let handler = |RawQuery(query): RawQuery| async move { query.unwrap_or_default() };
+    let layer = CacheLayer::with_policy(cache(), ttl().query(["a"]));
+    let app = Router::new().fallback(handler).layer(layer);
+    for query in ["a=1", "utm=x;a=2", "utm=x&%61=3", "utm=%&a=4", "utm=x&a[]=5", "a.b=6"] {
+        assert_eq!(ask(&app, &format!("/?{query}")).await.0, query);
+    }
+}
+
+#[tokio::test]
+async fn key_injection_by_delimiters_in_values() {
+    let by =
+        |a: &'static str, b: &'static str| request(Method::GET, "/", &[("a", a), ("b", b)], "");
+    for vary in [["a", "b"], ["b", "a"]] {
+        let app = mirrored(ttl().vary(vary));
+        let mut seen = std::collections::HashSet::new();
+        for (a, b) in
+            [("x", "y"), ("x:y", ""), ("", "x:y"), ("x\ty", ""), ("x|b=y", ""), ("xy", "")]
+        {
+            let (body, status) = read(send(&app, by(a, b)).await).await;
+            assert!(seen.insert(body) && status.contains("stored"), "{a} {b}: {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn key_injection_by_unicode_that_looks_the_same() {
+    let handler = |Path(name): Path<String>| async move { name };
+    let app =
+        Router::new().route("/{name}", get(handler)).layer(CacheLayer::with_policy(cache(), ttl()));
+    for (path, name) in [("/%C3%A9", "\u{e9}"), ("/e%CC%81", "e\u{301}"), ("/%c3%a9", "\u{e9}")] {
+        let (body, status) = ask(&app, path).await;
+        assert!(body == name && status.contains("absent"), "{path}: {status}");
+    }
+}
+
+#[test]
+fn a_collision_of_hashes_is_no_hit() {
+    // The whole key is kept in each entry; a key of the same hash and another text is not answered.
+    let (one, other) = (Key::new("a").finish(), Key::new("b").finish());
+    let entry = tidegate::internals::entry(&one, "body", 1, TTL);
+    assert!(entry.answers(&one) && !entry.answers(&other));
+}
+
+// Deception: an answer is stored by its route and never by what its path looks like.
+
+fn account() -> Router {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let personal = move |headers: HeaderMap| {
+        let run = runs.fetch_add(1, Ordering::SeqCst);
+        let name = headers.get("cookie").map_or("nobody", |name| name.to_str().unwrap());
+        std::future::ready(([FRESH], format!("{name} {run}")))
+    };
+    let public = || async { "style" };
+    let layer = CacheLayer::new(cache()).route("/static/{*file}", ttl().public());
+    Router::new()
+        .route("/account", get(personal.clone()))
+        .route("/account/{*rest}", get(personal))
+        .route("/static/{*file}", get(public))
+        .layer(layer)
+}
+
+async fn is_never_cached(path: &str) {
+    let app = account();
+    for _ in 0..2 {
+        let (_, status) =
+            read(send(&app, request(Method::GET, path, &[("cookie", "alice")], "")).await).await;
+        assert!(!status.contains("stored") && !status.contains("; hit;"), "{path}: {status}");
+        let (body, status) = ask(&app, path).await;
+        assert!(!body.contains("alice"), "{path}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn deception_by_a_suffix_that_looks_static() {
+    for path in ["/account/x.css", "/account/logo.png", "/account/a/b.js", "/account/robots.txt"] {
+        is_never_cached(path).await;
+    }
+}
+
+#[tokio::test]
+async fn deception_by_path_parameters_and_encoded_delimiters() {
+    for path in ["/account/;x.css", "/account/%3Bx.css", "/account/%0Ax.css", "/account/%00x.css"] {
+        is_never_cached(path).await;
+    }
+}
+
+#[tokio::test]
+async fn deception_by_dot_segments() {
+    for path in ["/account/..%2fstatic/x", "/account/%2e%2e/static/x", "/account/../static/x"] {
+        is_never_cached(path).await;
+    }
+}
+
+#[tokio::test]
+async fn paths_that_only_look_the_same_have_their_own_keys() {
+    let handler = |uri: Uri| async move { ([FRESH], uri.to_string()) };
+    for policy in both() {
+        let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
+        for _ in 0..2 {
+            for path in
+                ["/a", "/a/", "//a", "/./a", "/b/../a", "/%61", "/A", "/a%2F", "/a;x", "/a%20"]
+            {
+                assert_eq!(ask(&app, path).await.0, path);
+            }
+        }
+    }
+}
+
+// Answers that are somebody's.
+
+#[tokio::test]
+async fn an_answer_that_sets_a_cookie_is_never_stored() {
+    never_stored(200, &[FRESH, ("set-cookie", "sid=1")], &[]).await;
+    never_stored(200, &[("cache-control", "public, s-maxage=60"), ("set-cookie", "a=b")], &[])
+        .await;
+}
+
+#[tokio::test]
+async fn an_answer_to_a_request_with_cookies_is_never_stored() {
+    never_stored(200, &[FRESH], &[("cookie", "sid=1")]).await;
+}
+
+#[tokio::test]
+async fn an_answer_to_an_authorized_request_is_never_stored() {
+    never_stored(200, &[FRESH], &[("authorization", "Bearer x")]).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_says_private_is_never_stored() {
+    for said in ["private, max-age=60", "max-age=60, PRIVATE", "private=\"", "no-store, max-age=60"]
+    {
+        never_stored(200, &[("cache-control", said)], &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_varies_by_who_asks_is_never_stored() {
+    for vary in ["cookie", "authorization", "Accept, Cookie", "*", "accept, *"] {
+        never_stored(200, &[FRESH, ("vary", vary)], &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn no_identity_ever_gets_the_answer_of_another() {
+    let handler = |headers: HeaderMap| async move {
+        let who = ["cookie", "authorization"].map(|name| {
+            headers.get(name).map_or(String::new(), |value| value.to_str().unwrap().to_owned())
+        });
+        ([FRESH], who.join("/"))
+    };
+    let policies = [
+        ttl(),
+        Policy::standard(),
+        ttl().vary_cookies(["sid"]),
+        ttl().vary(["authorization"]),
+        Policy::standard().vary_cookies(["sid"]),
+        Policy::standard().vary(["authorization", "cookie"]),
+    ];
+    let people: [&[(&str, &str)]; 6] = [
+        &[("cookie", "sid=alice")],
+        &[("cookie", "sid=bob")],
+        &[("authorization", "alice")],
+        &[("authorization", "bob")],
+        &[("cookie", "sid=alice"), ("authorization", "bob")],
+        &[("cookie", "sid=bob"), ("authorization", "alice")],
+    ];
+    for policy in policies {
+        let layer = CacheLayer::with_policy(cache(), policy.clone());
+        let app = Router::new().fallback(handler).layer(layer);
+        for _ in 0..2 {
+            for person in people {
+                let expected = ["cookie", "authorization"].map(|name| {
+                    person
+                        .iter()
+                        .find(|(header, _)| *header == name)
+                        .map_or("", |(_, value)| *value)
+                });
+                let (body, status) = read(send(&app, plain(person)).await).await;
+                assert_eq!(body, expected.join("/"), "{policy:?}: {status}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_who_says_who_it_is_gets_no_answer_made_for_nobody() {
+    for policy in both() {
+        let app = mirrored(policy);
+        drop(read(send(&app, plain(&[])).await).await);
+        let (body, _) = read(send(&app, plain(&[("authorization", "alice")])).await).await;
+        assert!(body.contains("alice"), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_cookie_sent_twice_or_oddly_is_another_identity() {
+    let handler = |headers: HeaderMap| async move { format!("{:?}", headers.get_all("cookie")) };
+    let layer = CacheLayer::with_policy(cache(), ttl().vary_cookies(["sid"]));
+    let app = Router::new().fallback(handler).layer(layer);
+    for cookies in ["sid=1", "sid=1; sid=2", "sid=2; sid=1", "sid=\"1\"", "sid", "sid=1=2"] {
+        let (body, _) = read(send(&app, plain(&[("cookie", cookies)])).await).await;
+        assert!(body.contains(&format!("{cookies:?}")), "{cookies}: {body}");
+    }
+}
+
+// Denial of service by what is stored.
+
+#[tokio::test]
+async fn errors_are_never_stored_unless_they_say_for_how_long() {
+    for status in [400, 401, 403, 404, 405, 408, 413, 414, 431, 500, 501, 502, 503, 504] {
+        never_stored(status, &[], &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn an_error_provoked_by_an_oversized_header_reaches_nobody_else() {
+    let long = "x".repeat(20_000);
+    let handler = |headers: HeaderMap| async move {
+        let size: usize = headers.values().map(axum::http::HeaderValue::len).sum();
+        let status = if size > 10_000 { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+        (status, "page")
+    };
+    for policy in both() {
+        let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
+        assert_eq!(send(&app, plain(&[("x-long", &long)])).await.status(), 400);
+        assert_eq!(send(&app, plain(&[])).await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn redirects_are_never_stored_unless_they_say_for_how_long() {
+    for status in [301, 302, 303, 307, 308] {
+        never_stored(status, &[("location", "http://evil.example")], &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_part_is_never_stored_as_the_whole() {
+    never_stored(206, &[FRESH, ("content-range", "bytes 0-1/10")], &[]).await;
+}
+
+#[tokio::test]
+async fn variants_without_end_take_a_bounded_place() {
+    let handler = |headers: HeaderMap| async move {
+        ([FRESH, ("vary", "a")], headers["a"].to_str().unwrap().to_owned())
+    };
+    let memory = Memory::new(16 << 20);
+    let cache = Cache::new(memory);
+    let layer = CacheLayer::with_policy(cache.clone(), Policy::standard());
+    let app = Router::new().fallback(handler).layer(layer);
+    for value in 0..1000 {
+        let value = value.to_string();
+        assert_eq!(read(send(&app, plain(&[("a", &value)])).await).await.0, value);
+    }
+    let shown = format!("{cache:?}");
+    let entries = shown.split("entries: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
+    assert!(entries.parse::<usize>().unwrap() <= 65, "{shown}");
+}
+
+#[tokio::test]
+async fn keys_without_end_take_a_bounded_place() {
+    let cache = Cache::new(Memory::new(1 << 20));
+    let layer = CacheLayer::with_policy(cache.clone(), ttl());
+    let app = Router::new().fallback(any(mirror)).layer(layer);
+    for at in 0..5000 {
+        drop(ask(&app, &format!("/?{at}={}", "x".repeat(500))).await);
+    }
+    let shown = format!("{cache:?}");
+    let bytes = shown.split("bytes: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
+    assert!(bytes.parse::<u64>().unwrap() <= 1 << 20, "{shown}");
+}
+
+#[tokio::test]
+async fn many_ranges_are_not_many_parts() {
+    let app = Router::new()
+        .fallback(|| async { ([FRESH], "0123456789") })
+        .layer(CacheLayer::with_policy(cache(), Policy::standard()));
+    drop(ask(&app, "/page").await);
+    let many = format!("bytes={}", vec!["0-"; 1000].join(","));
+    let response = send(&app, plain(&[("range", &many)])).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(read(response).await.0.len(), 10);
+}
+
+#[tokio::test]
+async fn a_client_can_not_make_a_route_work_by_asking_for_the_fresh() {
+    let app = mirrored(ttl());
+    drop(read(send(&app, plain(&[])).await).await);
+    for said in ["no-cache", "max-age=0", "min-fresh=99999"] {
+        let (_, status) = read(send(&app, plain(&[("cache-control", said)])).await).await;
+        assert!(status.contains("; hit;"), "{said}: {status}");
+    }
+}
+
+// Sessions.
+
+fn with_sessions() -> (Router, Cache) {
+    let cache = cache();
+    let sessions = Sessions::new([7; 32]).unwrap();
+    let layer = CacheLayer::with_policy(cache.clone(), ttl()).sessions(sessions);
+    (Router::new().fallback(any(mirror)).layer(layer), cache)
+}
+
+#[tokio::test]
+async fn tokens_that_are_forged_of_the_future_or_oversized_are_counted_and_worth_nothing() {
+    let (app, cache) = with_sessions();
+    let (future, long) = ("f".repeat(64), "0".repeat(10_000));
+    let tokens = ["x", "", &future, &long, &"0".repeat(64)];
+    for token in tokens {
+        for name in ["tidegate-position", "cookie"] {
+            let cookie = format!("tidegate-position={token}");
+            let value = if name == "cookie" { cookie.as_str() } else { token };
+            let (_, status) = read(send(&app, plain(&[(name, value)])).await).await;
+            assert!(!status.contains("session"), "{status}");
+        }
+    }
+    assert_eq!(cache.counters().event(Event::BadToken), 2 * tokens.len() as u64);
+}
+
+// What is echoed, logged and shown.
+
+#[tokio::test]
+async fn a_header_can_not_be_split_by_what_is_echoed() {
+    let handler = |RawQuery(query): RawQuery| async move {
+        let mut headers = HeaderMap::new();
+        if let Ok(value) = query.unwrap_or_default().parse() {
+            headers.insert("x-echo", value);
+        }
+        headers
+    };
+    let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), ttl()));
+    for _ in 0..2 {
+        let ask = request(Method::GET, "/?x%0d%0aset-cookie:%20evil", &[], "");
+        let response = send(&app, ask).await;
+        assert!(!response.headers().contains_key("set-cookie"));
+        assert_eq!(response.headers()["x-echo"], "x%0d%0aset-cookie:%20evil");
+    }
+}
+
+#[tokio::test]
+async fn what_a_connection_names_is_not_stored() {
+    let headers = [FRESH, ("connection", "x-hop, close"), ("x-hop", "1"), ("keep-alive", "5")];
+    for policy in both() {
+        let app = Router::new()
+            .fallback(move || async move { (axum::response::AppendHeaders(headers), "body") })
+            .layer(CacheLayer::with_policy(cache(), policy));
+        drop(ask(&app, "/page").await);
+        let hit = send(&app, plain(&[])).await;
+        assert!(hit.headers()["cache-status"].to_str().unwrap().contains("; hit;"));
+        for name in ["connection", "x-hop", "keep-alive"] {
+            assert!(!hit.headers().contains_key(name), "{name}");
+        }
+    }
+}
+
+#[test]
+fn keys_and_secrets_are_never_shown() {
+    let key = Key::new("t").part("alice@example.org").finish();
+    let sessions = Sessions::new("a secret of many bytes").unwrap();
+    let shown = format!("{key:?} {key} {sessions:?}");
+    assert!(!shown.contains("alice") && !shown.contains("secret"), "{shown}");
+}
+
+#[tokio::test]
+async fn two_layers_over_one_store_can_be_kept_apart() {
+    let cache = cache();
+    let app = |name: &'static str| {
+        let layer = CacheLayer::with_policy(cache.clone(), ttl()).namespace(name);
+        Router::new().fallback(move || async move { name }).layer(layer)
+    };
+    let (one, other) = (app("one"), app("other"));
+    for _ in 0..2 {
+        assert_eq!(ask(&one, "/").await.0, "one");
+        assert_eq!(ask(&other, "/").await.0, "other");
+    }
+}

@@ -1,0 +1,210 @@
+//! What a 304, an answer to HEAD, or a failure makes of what is stored.
+
+use std::convert::Infallible;
+use std::time::{Duration, SystemTime};
+
+use crate::common::origin::{FRESH, Origin, TAGGED, body, by, get};
+use crate::common::{eventually, read, send};
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Method, Request, Response, StatusCode};
+use bytes::Bytes;
+use futures_util::stream;
+use tidegate::{Cache, CacheLayer, Memory, Policy};
+use tower::{Layer, service_fn};
+
+const STALE: (&str, &str) = ("cache-control", "max-age=60, stale-while-revalidate=60");
+
+#[expect(clippy::disallowed_methods, reason = "what an origin would say")]
+fn ago(seconds: u64) -> String {
+    httpdate::fmt_http_date(SystemTime::now() - Duration::from_secs(seconds))
+}
+
+#[tokio::test]
+async fn what_is_confirmed_without_a_date_is_of_now() {
+    let old = ago(100);
+    let origin = Origin::default().then(200, &[FRESH, TAGGED, ("date", &old)], "one").then(
+        304,
+        &[FRESH],
+        "",
+    );
+    let app = origin.router(Policy::standard());
+    for _ in 0..4 {
+        assert_eq!(body(&app, get(&[])).await, "one");
+    }
+    assert_eq!(origin.runs(), 2, "fresh again, once it is confirmed");
+}
+
+#[tokio::test]
+async fn an_answer_to_head_without_a_date_is_of_now() {
+    let old = ago(100);
+    let origin = Origin::default().then(200, &[FRESH, TAGGED, ("date", &old)], "one").then(
+        200,
+        &[FRESH, TAGGED],
+        "",
+    );
+    let app = origin.router(Policy::standard());
+    body(&app, get(&[])).await;
+    send(&app, by(Method::HEAD, "/", &[])).await;
+    assert_eq!(body(&app, get(&[])).await, "one");
+    assert_eq!(origin.runs(), 2);
+}
+
+#[tokio::test]
+async fn a_304_that_names_another_answer_ends_what_is_stored() {
+    let no_cache = ("cache-control", "no-cache");
+    let origin = Origin::default()
+        .then(200, &[no_cache, TAGGED], "one")
+        .then(304, &[("etag", "\"v2\""), ("a", "2")], "")
+        .then(200, &[no_cache, ("etag", "\"v2\"")], "two");
+    let app = origin.router(Policy::standard());
+    body(&app, get(&[])).await;
+    let disowned = send(&app, get(&[])).await;
+    assert!(!disowned.headers().contains_key("a"), "nothing of it is taken over");
+    let (_, status) = read(disowned).await;
+    assert!(status.contains("other-etag"), "{status}");
+    assert_eq!(body(&app, get(&[])).await, "two");
+    let conditions = &origin.all()[2];
+    assert!(!conditions.contains_key("if-none-match"), "it is asked for anew");
+}
+
+#[tokio::test]
+async fn a_304_that_forbids_ends_what_is_stored() {
+    let origin = Origin::default()
+        .then(200, &[FRESH, TAGGED], "one")
+        .then(304, &[("cache-control", "no-store")], "")
+        .then(200, &[FRESH], "two");
+    let app = origin.router(Policy::standard());
+    body(&app, get(&[])).await;
+    assert_eq!(body(&app, get(&[("cache-control", "no-cache")])).await, "one");
+    assert_eq!(body(&app, get(&[])).await, "two");
+}
+
+#[tokio::test]
+async fn what_is_about_the_handlers_connection_stays_there() {
+    let origin = Origin::default().then(200, &[("cache-control", "no-cache"), TAGGED], "one").then(
+        304,
+        &[("connection", "x-hop"), ("x-hop", "1"), ("keep-alive", "timeout=5")],
+        "",
+    );
+    let app = origin.router(Policy::standard());
+    body(&app, get(&[])).await;
+    let confirmed = send(&app, get(&[])).await;
+    for name in ["connection", "keep-alive", "x-hop"] {
+        assert!(!confirmed.headers().contains_key(name), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_finds_a_stale_answer_has_a_whole_one_made() {
+    for policy in [Policy::standard(), stale_policy()] {
+        let origin = Origin::default();
+        let app = headless(&origin, policy);
+        assert_eq!(body(&app, get(&[])).await, "run 1");
+        tokio::time::advance(Duration::from_secs(61)).await;
+        send(&app, by(Method::HEAD, "/", &[])).await;
+        eventually("it is made anew", async || origin.runs() == 2).await;
+        assert_eq!(body(&app, get(&[])).await, "run 2", "and not empty");
+    }
+}
+
+fn stale_policy() -> Policy {
+    Policy::ttl(Duration::from_mins(1)).stale_while_revalidate(Duration::from_mins(1))
+}
+
+#[tokio::test]
+async fn a_client_that_has_what_may_not_be_stored_is_told_so() {
+    let private = ("cache-control", "private, no-cache");
+    let origin = Origin::default().then(200, &[private, TAGGED], "one");
+    let app = origin.router(Policy::standard());
+    let response = send(&app, get(&[("if-none-match", "\"v1\"")])).await;
+    assert_eq!(response.status(), StatusCode::NOT_MODIFIED);
+    assert_eq!(response.headers()["cache-control"], "private, no-cache");
+    let (body, status) = read(response).await;
+    assert!(body.is_empty() && status.contains("cache-control"), "{status}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_variant_is_served_in_place_of_an_error() {
+    let said = ("cache-control", "max-age=1, stale-if-error=60");
+    let vary = ("vary", "accept-language");
+    let origin = Origin::default()
+        .then(200, &[said, vary], "english")
+        .then(200, &[said, vary], "deutsch")
+        .then(503, &[], "broken")
+        .then(503, &[], "broken");
+    let app = origin.router(Policy::standard());
+    let (en, de) = (("accept-language", "en"), ("accept-language", "de"));
+    body(&app, get(&[en])).await;
+    body(&app, get(&[de])).await;
+    tokio::time::advance(Duration::from_secs(5)).await;
+    assert_eq!(body(&app, get(&[de])).await, "deutsch");
+    assert_eq!(body(&app, get(&[en])).await, "english");
+    assert_eq!(origin.runs(), 4);
+}
+
+#[tokio::test]
+async fn a_variant_of_before_a_failover_is_better_than_an_error() {
+    let said = ("cache-control", "max-age=60, stale-if-error=60");
+    let vary = ("vary", "accept-language");
+    let origin = Origin::default()
+        .then(200, &[said, vary], "english")
+        .then(200, &[said, vary], "deutsch")
+        .then(503, &[], "broken");
+    let cache = Cache::new(Memory::new(1 << 20));
+    let app = origin.behind(CacheLayer::with_policy(cache.clone(), Policy::standard()));
+    let (en, de) = (("accept-language", "en"), ("accept-language", "de"));
+    body(&app, get(&[en])).await;
+    body(&app, get(&[de])).await;
+    cache.fences().lose();
+    assert_eq!(body(&app, get(&[de])).await, "deutsch");
+    assert_eq!(origin.runs(), 3);
+}
+
+#[tokio::test]
+async fn a_range_that_there_is_not_says_nothing_of_the_whole() {
+    let origin = Origin::default().then(200, &[FRESH, TAGGED, ("content-digest", "x")], "0123");
+    let app = origin.router(Policy::standard());
+    body(&app, get(&[])).await;
+    let none = send(&app, get(&[("range", "bytes=9-")])).await;
+    assert_eq!(none.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+    assert_eq!(none.headers()["cache-control"], "no-store");
+    assert!(!none.headers().contains_key("etag") && !none.headers().contains_key("age"));
+    let part = send(&app, get(&[("range", "bytes=1-2")])).await;
+    assert!(!part.headers().contains_key("content-digest"), "it is of the whole");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_age_of_an_answer_that_is_passed_on_goes_on_and_costs_it_nothing() {
+    let origin = Origin::default().then(200, &[("age", "590")], "one");
+    let app = origin.router(Policy::ttl(Duration::from_mins(1)));
+    body(&app, get(&[])).await;
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(send(&app, get(&[])).await.headers()["age"], "600");
+}
+
+#[tokio::test]
+async fn who_says_who_it_is_and_wants_only_what_is_stored_makes_nobody_work() {
+    let origin = Origin::default().then(200, &[FRESH], "one");
+    let app = origin.router(Policy::standard());
+    body(&app, get(&[])).await;
+    let asked = [("authorization", "x"), ("cache-control", "only-if-cached")];
+    assert_eq!(send(&app, get(&asked)).await.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(origin.runs(), 1);
+}
+
+/// The layer around a handler that makes no body for HEAD, and whose bodies have no length.
+fn headless(origin: &Origin, policy: Policy) -> Router {
+    let origin = origin.clone();
+    let service = service_fn(move |request: Request<Body>| {
+        let is_head = request.method() == Method::HEAD;
+        let run = origin.asks(request);
+        let text = if is_head { String::new() } else { format!("run {run}") };
+        let parts = [Bytes::new(), text.into()].map(Ok::<_, Infallible>);
+        let response = Response::builder().header(STALE.0, STALE.1);
+        let response = response.body(Body::from_stream(stream::iter(parts))).unwrap();
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    let cache = Cache::new(Memory::new(1 << 20));
+    Router::new().fallback_service(CacheLayer::with_policy(cache, policy).layer(service))
+}

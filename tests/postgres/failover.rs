@@ -1,0 +1,170 @@
+//! Another server becomes the primary, and may lack what the old one had committed.
+
+use std::time::Duration;
+
+use tidegate::{DatabaseOptions, Policy};
+use tidegate_testing::{FaultProxy, Postgres};
+
+use super::common::eventually;
+use super::world::{Node, TTL, primary, proxy};
+
+/// A primary behind a name that can be led elsewhere, and a standby.
+struct Pair {
+    primary: Postgres,
+    standby: Postgres,
+    name: FaultProxy,
+    node: Node,
+}
+
+impl Pair {
+    async fn new(policy: &Policy) -> Self {
+        let primary = primary(&[]).await;
+        let standby = primary.standby().await.unwrap();
+        let (name, url) = proxy(&primary).await;
+        let options = DatabaseOptions::new(url).wait(Duration::from_secs(1));
+        let node = Node::start(&options.connect().await.unwrap(), policy).await;
+        Self { primary, standby, name, node }
+    }
+
+    /// Nothing that is committed from here on reaches the standby.
+    async fn part(&self) {
+        let apart = "alter system set primary_conninfo = ''; select pg_reload_conf()";
+        self.standby.psql(apart).await.unwrap();
+        let streaming = "select count(*) from pg_stat_replication";
+        eventually("replication ends", async || self.primary.psql(streaming).await.unwrap() == "0")
+            .await;
+    }
+
+    /// The standby takes over, and the node knows of it.
+    async fn fail_over(&mut self) {
+        let before = self.node.cache.fences().epoch();
+        self.primary.kill().await.unwrap();
+        self.standby.promote().await.unwrap();
+        self.name.retarget(self.standby.addr());
+        eventually("the new primary is followed", async || {
+            let now = self.node.cache.fences().epoch();
+            now.is_known() && now != before
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failover_lost_is_never_served_again() {
+    let mut pair = Pair::new(&Policy::ttl(TTL)).await;
+    pair.node.warm(&["/users/1", "/users/2"]).await;
+    pair.part().await;
+    pair.primary.psql("update users set name = 'lost' where id = 1").await.unwrap();
+    pair.node.sees("/users/1", "lost").await;
+    pair.node.warm(&["/users/1"]).await;
+    pair.fail_over().await;
+    let (body, status) = pair.node.get("/users/1").await;
+    assert!(body == "ada" && status.contains("old-epoch"), "{body}: {status}");
+    assert!(pair.node.get("/users/2").await.1.contains("old-epoch"), "nobody knows if it is whole");
+    pair.node.warm(&["/users/1", "/users/2"]).await;
+    pair.standby.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    pair.node.sees("/users/1", "eve").await;
+}
+
+/// A primary that flushes what nobody commits long after it wrote it to its log.
+async fn slow_to_flush() -> Postgres {
+    primary(&[("wal_writer_delay", "10s")]).await
+}
+
+/// Writes to the log what a crash will lose, once the node writes nothing more that would have it flushed. Returns the
+/// position behind it.
+async fn write_unflushed(primary: &Postgres) -> u64 {
+    let marked = "select exists (select from tidegate.own_marks where schema is not null)";
+    eventually("it writes no more", async || primary.psql(marked).await.unwrap() == "t").await;
+    let long = "select pg_logical_emit_message(false, '', repeat('x', 100000)) - '0/0'";
+    primary.psql(long).await.unwrap().parse().unwrap()
+}
+
+/// Whether that position will come a second time.
+async fn is_lost(primary: &Postgres, written: u64) -> bool {
+    let lost = format!("select pg_current_wal_insert_lsn() < '0/0'::pg_lsn + {written}");
+    primary.psql(&lost).await.unwrap() == "t"
+}
+
+/// A crash loses what was written to the log and not flushed: positions come a second time, on the same timeline.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_a_second_time_after_a_crash_is_not_taken_for_the_first() {
+    let mut primary = slow_to_flush().await;
+    let (name, url) = proxy(&primary).await;
+    let db = DatabaseOptions::new(url).connect().await.unwrap();
+    let node = Node::start(&db, &Policy::ttl(TTL)).await;
+    let fences = node.cache.fences();
+    let epoch = fences.epoch();
+    let written = write_unflushed(&primary).await;
+    eventually("it has seen that", async || {
+        fences.seen().is_some_and(|(_, seen)| seen.get() >= written)
+    })
+    .await;
+    node.warm(&["/users/1"]).await;
+    primary.kill().await.unwrap();
+    name.cut();
+    primary.restart().await.unwrap();
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    assert!(is_lost(&primary, written).await);
+    name.heal().await.unwrap();
+    node.sees("/users/1", "eve").await;
+    assert_ne!(fences.epoch(), epoch);
+    node.warm(&["/users/1", "/users/2"]).await;
+}
+
+/// The pool may be back before the listener: until that has begun another history, a position is of none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_writes_right_after_a_crash_sees_its_write() {
+    let mut primary = slow_to_flush().await;
+    let (name, url) = proxy(&primary).await;
+    let db = super::world::options(&primary).listen_url(url).connect().await.unwrap();
+    let node = Node::start(&db, &Policy::ttl(TTL)).await;
+    node.warm(&["/users/2"]).await;
+    let written = write_unflushed(&primary).await;
+    eventually("it has followed to there", async || {
+        node.cache.fences().followed().is_some_and(|(_, followed)| followed.get() >= written)
+    })
+    .await;
+    node.warm(&["/users/1"]).await;
+    name.cut();
+    primary.kill().await.unwrap();
+    primary.restart().await.unwrap();
+    assert!(is_lost(&primary, written).await);
+    let token = node.put(1, "eve").await;
+    assert_eq!(node.get_with("/users/1", &token).await.0, "eve");
+    name.heal().await.unwrap();
+    node.sees("/users/1", "eve").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_may_serve_what_was_before_while_it_is_made_anew() {
+    let mut pair = Pair::new(&Policy::ttl(TTL).stale_after_failover()).await;
+    pair.node.warm(&["/users/1"]).await;
+    pair.fail_over().await;
+    let (body, status) = pair.node.get("/users/1").await;
+    assert!(body == "ada" && status.contains("stale-after-failover"), "{status}");
+    eventually("it was made anew", async || {
+        pair.node.get("/users/1").await.1.contains("\"memory\"")
+    })
+    .await;
+}
+
+/// One of the replicas is promoted by mistake: what is written to it belongs to nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_of_another_timeline_is_not_read() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    let options = super::world::options(&primary).replica(replica.url());
+    let node = Node::start(&options.connect().await.unwrap(), &Policy::ttl(TTL)).await;
+    eventually("it is used", async || node.get("/users").await.1.contains("hit")).await;
+    let token = node.put(2, "bea").await;
+    replica.promote().await.unwrap();
+    replica.psql("update users set name = 'astray'").await.unwrap();
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    node.sees("/users/1", "eve").await;
+    for _ in 0..50 {
+        assert!(!node.get("/users").await.0.contains("astray"));
+        assert!(node.get_with("/plain/2", &token).await.0.starts_with("bea from "));
+        primary.psql("update users set name = name where id = 1").await.unwrap();
+    }
+}

@@ -1,0 +1,71 @@
+//! What is set up wrong is told at once, with the mend, and without the password.
+
+use tidegate::{Cache, Database, DatabaseError, DatabaseOptions, Listener, Memory, Triggers};
+use tidegate_testing::Postgres;
+
+use super::common::told;
+use super::world::{connect, options, primary};
+
+fn cache() -> Cache {
+    Cache::new(Memory::new(1 << 20))
+}
+
+async fn refused(options: DatabaseOptions, mend: &str) {
+    let error = options.connect().await.unwrap_err();
+    assert!(error.to_string().contains(mend), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_are_not_what_they_were_said_to_be() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    let other = Postgres::start().await.unwrap();
+    let strange = other.standby().await.unwrap();
+    refused(DatabaseOptions::new(replica.url()), "is a standby, not a primary").await;
+    refused(options(&primary).replica(primary.url()), "is a primary").await;
+    refused(options(&primary).replica(strange.url()), "another cluster").await;
+    refused(DatabaseOptions::new("postgres://postgres@127.0.0.1:1/postgres"), "127.0.0.1:1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_that_can_not_be_read_keep_their_secret() {
+    for url in
+        ["postgres://u:wr0ng@", "mysql://u:wr0ng@h/d", "wr0ng", "postgres://u:wr0ng@h:port/d"]
+    {
+        let error = DatabaseOptions::new(url).connect().await.unwrap_err();
+        let told = format!("{} {error:?}", told(&error));
+        assert!(matches!(error, DatabaseError::Url(_)), "{told}");
+        assert!(!told.contains("wr0ng@"), "{told}");
+    }
+    let primary = primary(&[]).await;
+    let url = primary.url().replace("postgres@", "postgres:wr0ng@");
+    let db = DatabaseOptions::new(url).connect().await.unwrap();
+    assert!(!format!("{db:?}").contains("wr0ng"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_listener_lacks() {
+    let primary = primary(&[]).await;
+    let db = options(&primary).connect().await.unwrap();
+    let cache = cache();
+    Listener::spawn(&db, &cache).await.unwrap();
+    let error = Listener::spawn(&db, &cache).await.unwrap_err();
+    assert!(matches!(error, DatabaseError::Attached), "{error}");
+
+    primary.psql("create role app login").await.unwrap();
+    let app = primary.url().replace("postgres@", "app@");
+    let error = listen(&app).await.unwrap_err();
+    assert!(error.to_string().contains("tidegate grant"), "{error}");
+    let mut conn = connect(&primary).await;
+    Triggers::grant(&mut conn, "app").await.unwrap();
+    listen(&app).await.unwrap();
+
+    Triggers::uninstall_all(&mut conn).await.unwrap();
+    let error = listen(&primary.url()).await.unwrap_err();
+    assert!(error.to_string().contains("tidegate install"), "{error}");
+}
+
+async fn listen(url: &str) -> Result<Listener, DatabaseError> {
+    let db: Database = DatabaseOptions::new(url).connect().await?;
+    Listener::spawn(&db, &cache()).await
+}

@@ -1,0 +1,179 @@
+//! The connection that follows the log breaks, hangs, or is not woken.
+
+use std::time::Duration;
+
+use tidegate::internals::put_clock_forward;
+use tidegate::{DatabaseOptions, Policy};
+use tidegate_testing::{FaultProxy, Postgres};
+
+use super::common::eventually;
+use super::world::{Node, TTL, connect, primary, proxy};
+
+/// A node that follows the log through a proxy, and trusts what it knows for half a second.
+async fn followed() -> (Postgres, FaultProxy, Node) {
+    let primary = primary(&[]).await;
+    let (line, url) = proxy(&primary).await;
+    let options = DatabaseOptions::new(primary.url()).listen_url(url);
+    let policy = Policy::ttl(TTL).max_staleness(Duration::from_millis(1500));
+    let node = Node::start(&options.connect().await.unwrap(), &policy).await;
+    node.warm(&["/users/1", "/users/2"]).await;
+    (primary, line, node)
+}
+
+/// However the line is lost, after its bound a node leaves its entries alone; once the line is
+/// back, what did not change is as good as before.
+async fn survives(primary: &Postgres, node: &Node, heal: impl AsyncFnOnce()) {
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    eventually("it trusts its entries no more", async || {
+        node.get("/users/2").await.1.contains("unconfirmed")
+    })
+    .await;
+    assert_eq!(node.get("/users/1").await.0, "eve");
+    heal().await;
+    eventually("it has caught up", async || node.get("/users/2").await.1.contains("hit")).await;
+    let (body, status) = node.get("/users/1").await;
+    assert!(body == "eve", "{status}");
+    node.warm(&["/users/1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_cut() {
+    let (primary, line, node) = followed().await;
+    line.cut();
+    survives(&primary, &node, async || line.heal().await.unwrap()).await;
+}
+
+/// No error tells of this one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_dead_and_silent() {
+    let (primary, line, node) = followed().await;
+    line.freeze();
+    survives(&primary, &node, async || line.heal().await.unwrap()).await;
+}
+
+/// A node that does not know what has changed can't tell what a replica must have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lost_sight_of_the_log_reads_the_primary() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    let (line, url) = proxy(&primary).await;
+    let options = DatabaseOptions::new(primary.url()).listen_url(url).replica(replica.url());
+    let policy = Policy::ttl(TTL).max_staleness(Duration::from_millis(1500));
+    let node = Node::start(&options.connect().await.unwrap(), &policy).await;
+    node.warm(&["/users/1"]).await;
+    replica.pause_replay().await.unwrap();
+    line.cut();
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    eventually("it trusts its entries no more", async || {
+        node.get("/users/1").await.1.contains("unconfirmed")
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(node.get("/users/1").await.0, "eve");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_is_terminated() {
+    let (primary, _line, node) = followed().await;
+    let kill = "select pg_terminate_backend(pid) from pg_stat_activity
+        where application_name = 'tidegate'";
+    for round in 0..5 {
+        primary.psql(kill).await.unwrap();
+        let name = format!("user {round}");
+        primary.psql(&format!("update users set name = '{name}' where id = 1")).await.unwrap();
+        node.sees("/users/1", &name).await;
+    }
+    node.warm(&["/users/1", "/users/2"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_wakes_nobody_is_seen_by_the_heartbeat() {
+    let (primary, _line, node) = followed().await;
+    primary
+        .psql("set tidegate.notify = off; update users set name = 'eve' where id = 1")
+        .await
+        .unwrap();
+    node.sees("/users/1", "eve").await;
+}
+
+/// Whoever may connect may notify.
+#[tokio::test(flavor = "multi_thread")]
+async fn notifications_of_others_do_no_harm() {
+    let (primary, _line, node) = followed().await;
+    primary
+        .psql("do $$ begin for i in 1..2000 loop perform pg_notify('tidegate', 'users:id=' || i); end loop; end $$")
+        .await
+        .unwrap();
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    node.sees("/users/1", "eve").await;
+    assert!(node.get("/users/2").await.1.contains("hit"), "what did not change is left alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_emptied_makes_everything_anew() {
+    let (primary, _line, node) = followed().await;
+    primary
+        .psql("update users set name = 'eve' where id = 1; truncate tidegate.log, tidegate.marks")
+        .await
+        .unwrap();
+    eventually("nothing is trusted", async || node.get("/users/2").await.1.contains("changed"))
+        .await;
+    node.sees("/users/1", "eve").await;
+    node.warm(&["/users/1", "/users/2"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_schema_makes_everything_anew() {
+    let (primary, _line, node) = followed().await;
+    primary.psql("alter table users add column age int").await.unwrap();
+    eventually("nothing is trusted", async || node.get("/users/2").await.1.contains("changed"))
+        .await;
+    node.warm(&["/users/2"]).await;
+}
+
+/// A virtual machine that was asleep: its monotonic clock may have stood still meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_frozen_knows_that_it_has_not_heard_of_changes() {
+    let primary = primary(&[]).await;
+    let (line, url) = proxy(&primary).await;
+    let options = DatabaseOptions::new(primary.url()).listen_url(url);
+    let node = Node::start(&options.connect().await.unwrap(), &Policy::ttl(TTL)).await;
+    node.warm(&["/users/1"]).await;
+    line.freeze();
+    assert!(node.get("/users/1").await.1.contains("hit"));
+    put_clock_forward(60_000);
+    let (body, status) = node.get("/users/1").await;
+    assert!(body == "ada" && status.contains("unconfirmed"), "{status}");
+    put_clock_forward(-60_000);
+    assert!(node.get("/users/1").await.1.contains("hit"), "a clock put back is no reason");
+    put_clock_forward(60_000);
+    line.heal().await.unwrap();
+    node.warm(&["/users/1"]).await;
+}
+
+/// Under load a listener keeps commits from waking it and others, and wakes the others itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_commits_come_faster_than_it_looks_they_need_not_wake_it() {
+    const HUSHED: &str = "select count(*) > 0 from pg_locks l join pg_stat_activity a using (pid)
+        where l.locktype = 'advisory' and l.granted and a.query like 'with prev as%'
+            and (l.classid::bigint << 32) + l.objid::bigint = 8388065642915395431";
+    let primary = primary(&[]).await;
+    let nodes = [Node::alone(&primary).await, Node::alone(&primary).await];
+    let mut writer = connect(&primary).await;
+    let load = tokio::spawn(async move {
+        loop {
+            let write = "update users set name = name where id = 2";
+            sqlx::query(write).execute(&mut writer).await.unwrap();
+        }
+    });
+    eventually("it is quiet", async || primary.psql(HUSHED).await.unwrap() == "t").await;
+    for (node, name) in nodes.iter().zip(["eve", "bob"]) {
+        let write = format!("update users set name = '{name}' where id = 1");
+        primary.psql(&write).await.unwrap();
+        node.sees("/users/1", name).await;
+    }
+    nodes[0].sees("/users/1", "bob").await;
+    load.abort();
+    eventually("commits wake again", async || primary.psql(HUSHED).await.unwrap() == "f").await;
+}

@@ -1,0 +1,24 @@
+//! The cache on Postgres: what changes, what is read, and what becomes of it when servers fail.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod admin;
+mod audit;
+mod changes;
+mod cold;
+mod failover;
+mod inputs;
+mod listener;
+mod many;
+mod path;
+mod pooled;
+mod pooler;
+mod protocol;
+mod queries;
+mod records;
+mod replicas;
+mod sessions;
+mod world;

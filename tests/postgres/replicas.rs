@@ -1,0 +1,270 @@
+//! Replicas that lag, die, hide behind one name, come and go.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tidegate::Policy;
+use tidegate_testing::Postgres;
+
+use super::common::eventually;
+use super::world::{Node, TTL, options, primary, proxy};
+
+/// A primary with two replicas that are known to be up, and a node.
+async fn three(settings: &[(&str, &str)]) -> (Postgres, [Postgres; 2], Node) {
+    let primary = primary(settings).await;
+    let replicas = [primary.standby().await.unwrap(), primary.standby().await.unwrap()];
+    let [one, two] = &replicas;
+    let db = options(&primary).replica(one.url()).replica(two.url()).connect().await.unwrap();
+    let node = Node::start(&db, &Policy::ttl(TTL)).await;
+    all_up(&node).await;
+    (primary, replicas, node)
+}
+
+async fn all_up(node: &Node) {
+    eventually("all replicas are up", async || {
+        node.db.replicas().iter().all(|replica| replica.reached.is_some())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_never_answered_by_a_replica_that_lacks_its_write() {
+    let (_primary, [late, good], node) = three(&[]).await;
+    late.pause_replay().await.unwrap();
+    let token = node.put(1, "eve").await;
+    let mut ports = BTreeSet::new();
+    let mut ask = async || {
+        let (body, _) = node.get_with("/plain/1", &token).await;
+        let (name, port) = body.split_once(" from ").unwrap();
+        assert_eq!(name, "eve");
+        ports.insert(port.parse::<u16>().unwrap());
+        assert!(!ports.contains(&late.port()));
+        ports.contains(&good.port())
+    };
+    eventually("the one that has caught up is used", &mut ask).await;
+    for _ in 0..1000 {
+        ask().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_behind_is_passed_over_and_cache_status_says_so() {
+    let (primary, [one, two], node) = three(&[]).await;
+    one.pause_replay().await.unwrap();
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    node.sees("/users/1", "eve").await;
+    eventually("the other replica serves it", async || {
+        primary.psql("update users set name = name where id = 1").await.unwrap();
+        node.get("/users/1").await.1.contains("from replica-2")
+    })
+    .await;
+    two.pause_replay().await.unwrap();
+    primary.psql("update users set name = 'eva' where id = 1").await.unwrap();
+    let (mut body, mut status) = node.get("/users/1").await;
+    eventually("the primary serves it", async || {
+        if body != "eva" {
+            (body, status) = node.get("/users/1").await;
+        }
+        body == "eva"
+    })
+    .await;
+    assert!(status.contains("from primary, replicas-behind"), "{status}");
+}
+
+/// Nothing else is known of what a read must have that is not cached.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_too_far_behind_serves_no_one() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    let options = options(&primary).replica(replica.url()).max_lag(Duration::from_millis(500));
+    let node = Node::start(&options.connect().await.unwrap(), &Policy::ttl(TTL)).await;
+    let served_by = async |server: &Postgres| {
+        node.get("/plain/1").await.0.ends_with(&server.port().to_string())
+    };
+    eventually("the replica serves", async || served_by(&replica).await).await;
+    replica.pause_replay().await.unwrap();
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    eventually("the primary serves", async || served_by(&primary).await).await;
+    assert!(node.get("/plain/1").await.0.starts_with("eve"));
+    replica.resume_replay().await.unwrap();
+    eventually("the replica serves again", async || served_by(&replica).await).await;
+    // Nobody writes, and the last commit grows old: that makes no replica late.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for _ in 0..20 {
+        assert!(served_by(&replica).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_die_cost_nobody_an_answer() {
+    let (_primary, [mut one, mut two], node) = three(&[]).await;
+    let answers = async |times: usize| {
+        for _ in 0..times {
+            assert!(node.get("/plain/1").await.0.starts_with("ada from "));
+        }
+    };
+    answers(50).await;
+    one.kill().await.unwrap();
+    answers(50).await;
+    two.kill().await.unwrap();
+    answers(50).await;
+    let (_, status) = node.get("/users").await;
+    assert!(status.contains("from primary, replicas-down"), "{status}");
+    one.restart().await.unwrap();
+    eventually("the replica serves again", async || {
+        node.get("/plain/1").await.0.ends_with(&one.port().to_string())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_hangs_is_given_up() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    let patient = options(&primary).replica(replica.url()).wait(Duration::from_secs(2));
+    let node = Node::start(&patient.connect().await.unwrap(), &Policy::ttl(TTL)).await;
+    all_up(&node).await;
+    replica.pause().unwrap();
+    eventually("it is known to be down", async || node.db.replicas()[0].reached.is_none()).await;
+    for _ in 0..20 {
+        assert!(node.get("/plain/1").await.0.ends_with(&primary.port().to_string()));
+    }
+    replica.resume().unwrap();
+    eventually("it serves again", async || {
+        node.get("/plain/1").await.0.ends_with(&replica.port().to_string())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_go_on_while_the_primary_is_down() {
+    let (mut primary, _replicas, node) = three(&[]).await;
+    node.warm(&["/users/1"]).await;
+    primary.kill().await.unwrap();
+    for _ in 0..20 {
+        assert!(node.get("/plain/2").await.0.starts_with("bob from "));
+        assert_eq!(node.get("/users/2").await.0, "bob");
+        assert_eq!(node.get("/users/1").await.0, "ada");
+    }
+    primary.restart().await.unwrap();
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    node.sees("/users/1", "eve").await;
+    node.warm(&["/users/1"]).await;
+}
+
+/// A standby cancels queries that stand in the way of replay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_replay_cancelled_is_read_elsewhere() {
+    let primary = primary(&[("max_standby_streaming_delay", "0")]).await;
+    let replica = primary.standby().await.unwrap();
+    let db = options(&primary).replica(replica.url()).connect().await.unwrap();
+    let node = Node::start(&db, &Policy::ttl(TTL)).await;
+    all_up(&node).await;
+    let slow = "select count(*) from users, generate_series(1, 5000000)";
+    let reading = tokio::spawn({
+        let db = db.clone();
+        async move { sqlx::query_scalar::<_, i64>(slow).fetch_one(db.reader()).await }
+    });
+    let running = "select count(*) from pg_stat_activity where query like '%generate_series%'
+        and state = 'active' and pid <> pg_backend_pid()";
+    eventually("it runs on the replica", async || replica.psql(running).await.unwrap() == "1")
+        .await;
+    primary.psql("begin; lock table users in access exclusive mode; commit").await.unwrap();
+    assert_eq!(reading.await.unwrap().unwrap(), 10_000_000);
+    let conflicts = "select sum(confl_lock) from pg_stat_database_conflicts";
+    eventually("it was cancelled", async || replica.psql(conflicts).await.unwrap() == "1").await;
+}
+
+/// Behind a reader endpoint the next connection may be anyone's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_for_several_replicas_is_asked_with_each_read() {
+    let primary = primary(&[]).await;
+    let (one, two) = (primary.standby().await.unwrap(), primary.standby().await.unwrap());
+    let (endpoint, url) = proxy(&one).await;
+    let db = options(&primary).replica(url).connect().await.unwrap();
+    let node = Node::start(&db, &Policy::ttl(TTL)).await;
+    all_up(&node).await;
+    node.get("/plain/1").await;
+    endpoint.retarget(two.addr());
+    eventually("a second server is noticed", async || {
+        let many = (0..8).map(|_| node.get("/plain/1"));
+        futures_util::future::join_all(many).await;
+        node.db.replicas()[0].several
+    })
+    .await;
+    one.pause_replay().await.unwrap();
+    for round in 0..50 {
+        let name = format!("user {round}");
+        let token = node.put(1, &name).await;
+        let (body, _) = node.get_with("/plain/1", &token).await;
+        assert!(body.starts_with(&format!("{name} from ")), "round {round}: {body}");
+        node.sees("/users/1", &name).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_come_and_go_while_reads_go_on() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    let node = Node::alone(&primary).await;
+    let reads = tokio::spawn({
+        let app = node.app.clone();
+        async move {
+            let mut replicas = 0;
+            while replicas < 100 {
+                let (body, _) = super::common::ask(&app, "/plain/1").await;
+                assert!(body.starts_with("ada from "), "{body}");
+                replicas += usize::from(!body.ends_with(&primary.port().to_string()));
+            }
+            drop(primary);
+        }
+    });
+    while !reads.is_finished() {
+        let name = node.db.add_replica(&replica.url()).await.unwrap();
+        assert_eq!(&*name, "replica-1");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(node.db.remove_replica(&name) && !node.db.remove_replica(&name));
+    }
+    reads.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_discovered_and_forgotten() {
+    let (primary, [one, two], node) = three(&[]).await;
+    let found = Arc::new(Mutex::new(Ok(vec![two.url(), "postgres://nobody@127.0.0.1:1/x".into()])));
+    let discovery = node.db.discover_replicas(Duration::from_millis(20), {
+        let found = found.clone();
+        move || {
+            let found: Result<Vec<String>, String> = found.lock().unwrap().clone();
+            async move { found }
+        }
+    });
+    let names = || node.db.replicas().iter().map(|replica| replica.name.to_string()).collect();
+    let used = async |wanted: &[&str]| {
+        let is_so = async || {
+            let names: Vec<String> = names();
+            names == wanted
+        };
+        eventually(&format!("{wanted:?} are used"), is_so).await;
+    };
+    used(&["replica-2"]).await;
+    *found.lock().unwrap() = Err("the registry is down".into());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    used(&["replica-2"]).await;
+    let three = primary.standby().await.unwrap();
+    *found.lock().unwrap() = Ok(vec![two.url(), three.url()]);
+    used(&["replica-2", "replica-1"]).await;
+    all_up(&node).await;
+    eventually("the new one is read", async || {
+        node.get("/plain/1").await.0.ends_with(&three.port().to_string())
+    })
+    .await;
+    *found.lock().unwrap() = Ok(Vec::new());
+    used(&[]).await;
+    assert!(node.get("/plain/1").await.0.ends_with(&primary.port().to_string()));
+    drop(discovery);
+    *found.lock().unwrap() = Ok(vec![one.url()]);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    used(&[]).await;
+}

@@ -1,0 +1,220 @@
+//! What becomes of the shared tier when Redis fails, on real servers that do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Cmd, cmd};
+use tidegate::internals::{encode, entry};
+use tidegate::{Entry, Guard, Key, Redis, RedisOptions, Store, StoreError};
+use tidegate_testing::{FaultProxy, RedisCluster, RedisSentinel, RedisServer, eventually};
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn key(name: &str) -> Key {
+    Key::new("faults").part(name).finish()
+}
+
+fn made(name: &str) -> Arc<Entry> {
+    Arc::new(entry(&key(name), name.to_owned(), 100, LONG))
+}
+
+async fn put(store: &dyn Store, name: &str) -> Result<(), StoreError> {
+    store.put(&key(name), &made(name)).expect("Redis is not at hand").await
+}
+
+async fn body(store: &dyn Store, name: &str) -> Result<Option<String>, StoreError> {
+    let found = store.get(&key(name)).await?;
+    Ok(found.map(|found| String::from_utf8(found.entry.body().to_vec()).unwrap()))
+}
+
+async fn has(store: &dyn Store, name: &str) -> bool {
+    matches!(body(store, name).await, Ok(Some(body)) if body == name)
+}
+
+/// Where the entry of a key lies.
+fn place(name: &str) -> String {
+    format!("tidegate:3:{}", key(name))
+}
+
+async fn spoil(server: &RedisServer, command: &mut Cmd) {
+    server.run::<redis::Value>(command).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_not_waited_for_and_is_used_again_when_it_answers() {
+    let server = RedisServer::start().await.unwrap();
+    let redis = Redis::connect(server.url()).await.unwrap();
+    let guard = Guard::new(redis).breaker(3, Duration::from_millis(100));
+    put(&guard, "a").await.unwrap();
+    server.pause().unwrap();
+    for _ in 0..3 {
+        assert!(matches!(body(&guard, "a").await, Err(StoreError::Timeout(_))));
+    }
+    assert!(guard.is_open());
+    assert!(matches!(body(&guard, "a").await, Err(StoreError::Open)));
+    server.resume().unwrap();
+    eventually("a probe closes the breaker", async || has(&guard, "a").await).await.unwrap();
+    assert!(!guard.is_open());
+}
+
+#[tokio::test]
+async fn a_server_that_was_killed_is_found_again_without_being_told() {
+    let mut server = RedisServer::start().await.unwrap();
+    let redis = Redis::connect(server.url()).await.unwrap();
+    put(&redis, "a").await.unwrap();
+    server.kill().await.unwrap();
+    assert!(body(&redis, "a").await.is_err());
+    server.restart().await.unwrap();
+    eventually("it is used again", async || put(&redis, "a").await.is_ok()).await.unwrap();
+    assert!(has(&redis, "a").await);
+}
+
+#[tokio::test]
+async fn what_is_not_an_entry_is_an_error_that_the_next_put_mends() {
+    let server = RedisServer::start().await.unwrap();
+    let redis = Redis::connect(server.url()).await.unwrap();
+    let whole = encode(&made("a"));
+    let mut old = whole.to_vec();
+    old[3] = 0;
+    for hostile in [b"garbage".to_vec(), Vec::new(), whole[..whole.len() - 1].to_vec(), old] {
+        spoil(&server, cmd("SET").arg(place("a")).arg(&hostile)).await;
+        let read = body(&redis, "a").await;
+        assert!(matches!(read, Err(StoreError::Decode(_))), "{hostile:?}: {read:?}");
+        put(&redis, "a").await.unwrap();
+        assert!(has(&redis, "a").await);
+    }
+    spoil(&server, cmd("DEL").arg(place("a"))).await;
+    spoil(&server, cmd("LPUSH").arg(place("a")).arg("x")).await;
+    assert!(matches!(body(&redis, "a").await, Err(StoreError::Backend(_))));
+    put(&redis, "a").await.unwrap();
+    assert!(has(&redis, "a").await);
+}
+
+/// The place of one key with the entry of another: a collision of hashes, or somebody's joke.
+#[tokio::test]
+async fn another_keys_entry_is_no_answer() {
+    let server = RedisServer::start().await.unwrap();
+    let redis = Redis::connect(server.url()).await.unwrap();
+    spoil(&server, cmd("SET").arg(place("a")).arg(&encode(&made("b"))[..])).await;
+    assert_eq!(body(&redis, "a").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_full_server_refuses_what_is_put_and_still_answers() {
+    let server = RedisServer::start().await.unwrap();
+    let redis = Redis::connect(server.url()).await.unwrap();
+    let guard = Guard::new(redis);
+    put(&guard, "a").await.unwrap();
+    spoil(&server, cmd("CONFIG").arg("SET").arg("maxmemory").arg("1")).await;
+    for _ in 0..10 {
+        assert!(put(&guard, "b").await.is_err());
+        assert!(has(&guard, "a").await, "reads have a breaker of their own");
+    }
+}
+
+#[tokio::test]
+async fn a_flushed_server_has_nothing_and_no_error() {
+    let server = RedisServer::start().await.unwrap();
+    let redis = Redis::connect(server.url()).await.unwrap();
+    put(&redis, "a").await.unwrap();
+    spoil(&server, &mut cmd("FLUSHALL")).await;
+    assert_eq!(body(&redis, "a").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_master_that_fails_over_is_followed() {
+    let mut sentinel = RedisSentinel::start().await.unwrap();
+    let redis = Redis::connect(sentinel.url()).await.unwrap();
+    put(&redis, "a").await.unwrap();
+    sentinel.failover().await.unwrap();
+    eventually("the new master takes writes", async || put(&redis, "b").await.is_ok())
+        .await
+        .unwrap();
+    assert!(has(&redis, "b").await);
+    drop(sentinel.kill_master().await);
+}
+
+/// A slot that moves while it is read and written: redirected, and never another key's entry.
+#[tokio::test]
+async fn a_slot_that_moves_loses_nothing_and_mixes_nothing_up() {
+    let mut cluster = RedisCluster::start().await.unwrap();
+    let redis = Redis::connect(cluster.url()).await.unwrap();
+    put(&redis, "a").await.unwrap();
+    let nodes = cluster.nodes();
+    let slot: u16 = nodes[0].run(cmd("CLUSTER").arg("KEYSLOT").arg(place("a"))).await.unwrap();
+    let from = usize::from(slot / 5462).min(2);
+    let to = (from + 1) % 3;
+    let mut ids = Vec::new();
+    for node in nodes.iter() {
+        ids.push(node.run::<String>(cmd("CLUSTER").arg("MYID")).await.unwrap());
+    }
+    let setslot = |state: &str, id: &str| {
+        let mut command = cmd("CLUSTER");
+        command.arg("SETSLOT").arg(slot).arg(state).arg(id);
+        command
+    };
+    spoil(&nodes[to], &mut setslot("IMPORTING", &ids[from])).await;
+    spoil(&nodes[from], &mut setslot("MIGRATING", &ids[to])).await;
+    assert!(has(&redis, "a").await, "not moved yet");
+    let target = nodes[to].addr();
+    let mut migrate = cmd("MIGRATE");
+    migrate.arg(target.ip().to_string()).arg(target.port()).arg(place("a")).arg(0).arg(5000);
+    spoil(&nodes[from], &mut migrate).await;
+    assert!(has(&redis, "a").await, "moved, and asked for where it was");
+    for node in nodes.iter() {
+        spoil(node, &mut setslot("NODE", &ids[to])).await;
+    }
+    assert!(has(&redis, "a").await, "moved for good");
+    put(&redis, "a").await.unwrap();
+}
+
+/// The bug class of a connection whose replies are one request late: the wrong user's data.
+#[tokio::test]
+async fn a_late_reply_never_reaches_another_request() {
+    let server = RedisServer::start().await.unwrap();
+    let proxy = FaultProxy::start(server.addr()).await.unwrap();
+    let options = RedisOptions::new(format!("redis://{}/", proxy.addr())).connections(1);
+    let redis = options.connect().await.unwrap();
+    let names: Vec<String> = (0..50).map(|number| format!("user {number}")).collect();
+    for name in &names {
+        put(&redis, name).await.unwrap();
+    }
+    proxy.delay(Duration::from_millis(30));
+    let hasty = Guard::new(redis.clone()).read_within(Duration::from_millis(10));
+    let hasty = hasty.breaker(u32::MAX, Duration::ZERO);
+    for name in &names[..25] {
+        // Given up before the reply is here.
+        if let Ok(Some(got)) = body(&hasty, name).await {
+            assert_eq!(&got, name);
+        }
+    }
+    proxy.heal().await.unwrap();
+    for name in &names {
+        eventually("the connection is fit again", async || match body(&redis, name).await {
+            Ok(got) => got.as_ref().is_some_and(|got| {
+                assert_eq!(got, name, "a late reply reached another request");
+                true
+            }),
+            Err(_) => false,
+        })
+        .await
+        .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_address_or_password_is_told_and_no_secret_is() {
+    let server = RedisServer::start_with(&["--requirepass", "right:p@ss"]).await.unwrap();
+    let port = server.addr().port();
+    for (url, mend) in [
+        (format!("redis://:wr0ng-secret@127.0.0.1:{port}/"), "password"),
+        ("http://u:wr0ng-secret@127.0.0.1/".into(), "redis://"),
+        ("redis://u:wr0ng-secret@".into(), "redis"),
+        ("redis://u:wr0ng-secret@127.0.0.1:1/".into(), "127.0.0.1:1"),
+    ] {
+        let error = Redis::connect(url.clone()).await.expect_err("it can't be used");
+        let told = crate::common::told(&error);
+        assert!(told.contains(mend), "{told}");
+        assert!(!told.contains("wr0ng-secret"), "{told}");
+    }
+}

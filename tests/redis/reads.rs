@@ -1,0 +1,137 @@
+//! Reads of Redis that come together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::common::calls;
+use futures_util::future::join_all;
+use futures_util::poll;
+use redis::{Cmd, cmd};
+use tidegate::internals::{encode, entry};
+use tidegate::{Entry, Key, Redis, Store, StoreError};
+use tidegate_testing::RedisServer;
+
+const READS: usize = 100;
+
+fn key(name: usize) -> Key {
+    Key::new("reads").part(name.to_string()).finish()
+}
+
+fn made(name: usize) -> Arc<Entry> {
+    Arc::new(entry(&key(name), name.to_string(), 100, Duration::from_secs(60)))
+}
+
+/// A server that has all that is read here.
+async fn filled() -> (RedisServer, Redis) {
+    let server = RedisServer::start().await.unwrap();
+    let redis = Redis::connect(server.url()).await.unwrap();
+    for name in 0..READS {
+        redis.put(&key(name), &made(name)).unwrap().await.unwrap();
+    }
+    (server, redis)
+}
+
+async fn body(redis: &Redis, name: usize) -> Result<Option<String>, StoreError> {
+    let found = redis.get(&key(name)).await?;
+    Ok(found.map(|found| String::from_utf8(found.entry.body().to_vec()).unwrap()))
+}
+
+async fn all(redis: &Redis) -> Vec<Result<Option<String>, StoreError>> {
+    join_all((0..READS).map(|name| body(redis, name))).await
+}
+
+/// The place of what another client puts there.
+async fn spoil(server: &RedisServer, name: usize, command: &str, value: &[u8]) {
+    let place = format!("tidegate:3:{}", key(name));
+    run(server, cmd("DEL").arg(&place)).await;
+    run(server, cmd(command).arg(&place).arg(value)).await;
+}
+
+async fn run(server: &RedisServer, command: &mut Cmd) {
+    server.run::<redis::Value>(command).await.unwrap();
+}
+
+#[tokio::test]
+async fn they_are_few_commands_and_each_gets_its_own_answer() {
+    let (server, redis) = filled().await;
+    spoil(&server, 7, "SET", b"garbage").await;
+    spoil(&server, 8, "SET", &encode(&made(9))).await;
+    spoil(&server, 11, "LPUSH", b"x").await;
+    redis.remove(&key(13)).await.unwrap();
+    run(&server, cmd("CONFIG").arg("RESETSTAT")).await;
+    let answers = all(&redis).await;
+    for (name, answer) in answers.into_iter().enumerate() {
+        match name {
+            7 => assert!(matches!(answer, Err(StoreError::Decode(_))), "{answer:?}"),
+            8 | 11 | 13 => assert_eq!(answer.unwrap(), None, "{name}"),
+            _ => assert_eq!(answer.unwrap().unwrap(), name.to_string()),
+        }
+    }
+    let commands = calls(&server, "mget").await + calls(&server, "get").await;
+    assert!((2..=8).contains(&commands), "{commands} commands for {READS} reads");
+}
+
+#[tokio::test]
+async fn one_that_comes_alone_is_a_get() {
+    let (server, redis) = filled().await;
+    run(&server, cmd("CONFIG").arg("RESETSTAT")).await;
+    for name in 0..5 {
+        assert_eq!(body(&redis, name).await.unwrap().unwrap(), name.to_string());
+    }
+    assert_eq!((calls(&server, "get").await, calls(&server, "mget").await), (5, 0));
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_mget_is_asked_for_each_key() {
+    let (server, redis) = filled().await;
+    run(&server, cmd("ACL").arg(&["SETUSER", "default", "-mget"])).await;
+    for _ in 0..2 {
+        run(&server, cmd("CONFIG").arg("RESETSTAT")).await;
+        for (name, answer) in all(&redis).await.into_iter().enumerate() {
+            assert_eq!(answer.unwrap().unwrap(), name.to_string());
+        }
+        assert_eq!(calls(&server, "get").await, READS);
+    }
+    run(&server, cmd("ACL").arg(&["SETUSER", "default", "-get"])).await;
+    assert!(all(&redis).await.iter().all(|answer| matches!(answer, Err(StoreError::Backend(_)))));
+}
+
+#[tokio::test]
+async fn who_leaves_takes_nobody_along() {
+    let (server, redis) = filled().await;
+    server.pause().unwrap();
+    let mut reads: Vec<_> = (0..3)
+        .map(|name| {
+            let redis = redis.clone();
+            tokio::spawn(async move { body(&redis, name).await })
+        })
+        .collect();
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    reads.remove(0).abort();
+    reads.remove(1).abort();
+    tokio::task::yield_now().await;
+    server.resume().unwrap();
+    assert_eq!(reads.remove(0).await.unwrap().unwrap().unwrap(), "1");
+}
+
+#[tokio::test]
+async fn a_runtime_that_ends_leaves_others_to_read() {
+    let (_server, redis) = filled().await;
+    let elsewhere = redis.clone();
+    let ended = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let begun = async { poll!(Box::pin(body(&elsewhere, 0))).is_pending() };
+        runtime.block_on(begun)
+    });
+    assert!(ended.join().unwrap(), "it has to wait");
+    assert_eq!(body(&redis, 1).await.unwrap().unwrap(), "1");
+}
+
+#[tokio::test]
+async fn a_server_that_dies_is_an_error_for_each() {
+    let (mut server, redis) = filled().await;
+    server.kill().await.unwrap();
+    assert!(all(&redis).await.iter().all(Result::is_err));
+}

@@ -1,0 +1,274 @@
+//! One node looks at the log for all that share a Redis.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::common::{ask, eventually, read, send};
+use axum::Router;
+use axum::extract::State;
+use axum::http::Request;
+use axum::routing::get;
+use sqlx::Connection;
+use tidegate::{
+    Cache, CacheLayer, Database, DatabaseOptions, Guard, Listener, Memory, Policy, RedisOptions,
+    Role, Sessions, Tiered, Triggers,
+};
+use tidegate_testing::{FaultProxy, Postgres, RedisServer};
+
+const TTL: Duration = Duration::from_mins(10);
+
+struct World {
+    postgres: Postgres,
+    redis: RedisServer,
+    db: Database,
+    /// How often the handler ran, on any node.
+    runs: Arc<AtomicUsize>,
+}
+
+struct Node {
+    app: Router,
+    cache: Cache,
+    listener: Listener,
+}
+
+type Shared = (Database, Arc<AtomicUsize>);
+
+impl World {
+    async fn new() -> Self {
+        let postgres = Postgres::start_with(&[("max_connections", "200")]).await.unwrap();
+        postgres.psql("create table t (n bigint); insert into t values (0)").await.unwrap();
+        let mut conn = sqlx::PgConnection::connect(&postgres.url()).await.unwrap();
+        Triggers::new().table("t").install(&mut conn).await.unwrap();
+        let db = DatabaseOptions::new(postgres.url()).connect().await.unwrap();
+        let redis = RedisServer::start().await.unwrap();
+        Self { postgres, redis, db, runs: Arc::default() }
+    }
+
+    async fn node(&self) -> Node {
+        self.node_with(RedisOptions::new(self.redis.url())).await
+    }
+
+    async fn node_with(&self, redis: RedisOptions) -> Node {
+        let redis = redis.connections(1).connect().await.unwrap();
+        // A busy test machine keeps to these limits.
+        let patient = Guard::new(redis).read_within(Duration::from_secs(5));
+        let cache = Cache::new(Tiered::with_guard(Memory::new(1 << 20), patient));
+        let listener = Listener::spawn(&self.db, &cache).await.unwrap();
+        let policy = Policy::ttl(TTL).wait(TTL).lease(TTL);
+        let layer = CacheLayer::new(cache.clone())
+            .default_policy(policy)
+            .sessions(Sessions::new("the same on every node").unwrap());
+        let app = Router::new()
+            .route("/", get(value).put(write))
+            .layer(layer)
+            .with_state((self.db.clone(), self.runs.clone()));
+        Node { app, cache, listener }
+    }
+
+    /// Nodes of which one looks for all.
+    async fn nodes(&self, number: usize) -> Vec<Node> {
+        let mut nodes = Vec::new();
+        for _ in 0..number {
+            nodes.push(self.node().await);
+        }
+        settled(&nodes).await;
+        nodes
+    }
+
+    async fn set(&self, n: usize) {
+        self.postgres.psql(&format!("update t set n = {n}")).await.unwrap();
+    }
+
+    async fn listeners(&self) -> usize {
+        let sql = "select count(*) from pg_stat_activity
+            where datname = 'postgres' and query not like '%pg_stat_activity%'
+            and query ~ 'tidegate|LISTEN'";
+        self.postgres.psql(sql).await.unwrap().parse().unwrap()
+    }
+}
+
+async fn value(State((db, runs)): State<Shared>) -> String {
+    runs.fetch_add(1, Ordering::SeqCst);
+    let n: i64 = sqlx::query_scalar("select n from t").fetch_one(db.reader()).await.unwrap();
+    n.to_string()
+}
+
+async fn write(State((db, _)): State<Shared>, n: String) {
+    let n: i64 = n.parse().unwrap();
+    sqlx::query("update t set n = $1").bind(n).execute(db.writer()).await.unwrap();
+}
+
+fn roles(nodes: &[Node], role: Role) -> usize {
+    nodes.iter().filter(|node| node.listener.role() == role).count()
+}
+
+/// Waits until one looks for all.
+async fn settled(nodes: &[Node]) {
+    eventually("one looks for all", async || {
+        roles(nodes, Role::Relay) == 1 && roles(nodes, Role::Relayed) == nodes.len() - 1
+    })
+    .await;
+}
+
+async fn all_see(nodes: &[Node], n: usize) {
+    for node in nodes {
+        eventually("a write is seen", async || ask(&node.app, "/").await.0 == n.to_string()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_node_looks_for_all() {
+    let world = World::new().await;
+    let nodes = world.nodes(5).await;
+    eventually("the others let go of the primary", async || world.listeners().await <= 2).await;
+    let looks = |nodes: &[Node]| {
+        let relayed = nodes.iter().filter(|node| node.listener.role() == Role::Relayed);
+        relayed.map(|node| node.listener.looks()).sum::<u64>()
+    };
+    let before = looks(&nodes);
+    for n in 1..20 {
+        world.set(n).await;
+        all_see(&nodes, n).await;
+    }
+    assert_eq!(looks(&nodes), before, "a node that is told looked for itself");
+    let ages = nodes.iter().map(|node| node.cache.fences().age());
+    assert!(ages.flatten().all(|age| age < Duration::from_secs(5)));
+}
+
+/// Each node that looked for itself would have a fence of its own for the write, and find what another
+/// made a little too old.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_write_is_one_refill() {
+    let world = World::new().await;
+    let nodes = world.nodes(10).await;
+    all_see(&nodes, 0).await;
+    let before = world.runs.load(Ordering::SeqCst);
+    for n in 1..=20 {
+        world.set(n).await;
+        all_see(&nodes, n).await;
+        // And again, now that each knows of the write for certain.
+        all_see(&nodes, n).await;
+    }
+    assert_eq!(world.runs.load(Ordering::SeqCst) - before, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_stops_is_replaced() {
+    let world = World::new().await;
+    let mut nodes = world.nodes(4).await;
+    let relay = nodes.iter().position(|node| node.listener.role() == Role::Relay).unwrap();
+    nodes.remove(relay).listener.stop();
+    world.set(1).await;
+    all_see(&nodes, 1).await;
+    settled(&nodes).await;
+    world.set(2).await;
+    all_see(&nodes, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_loses_the_primary_gives_its_office_up() {
+    let world = World::new().await;
+    let proxy = FaultProxy::start(world.postgres.addr()).await.unwrap();
+    let listen = format!("postgres://postgres@{}/postgres", proxy.addr());
+    let options = DatabaseOptions::new(world.postgres.url()).listen_url(listen);
+    let behind = World { db: options.connect().await.unwrap(), ..world };
+    let first = behind.node().await;
+    eventually("it is elected", async || first.listener.role() == Role::Relay).await;
+    let direct = DatabaseOptions::new(behind.postgres.url()).connect().await.unwrap();
+    let world = World { db: direct, ..behind };
+    let second = world.node().await;
+    let nodes = [first, second];
+    settled(&nodes).await;
+    proxy.cut();
+    eventually("the other is elected, and tells the first", async || {
+        nodes[1].listener.role() == Role::Relay
+    })
+    .await;
+    world.set(1).await;
+    all_see(&nodes[1..], 1).await;
+    proxy.heal().await.unwrap();
+    settled(&nodes).await;
+    all_see(&nodes, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_each_node_looks_for_itself() {
+    let mut world = World::new().await;
+    let nodes = world.nodes(3).await;
+    world.redis.kill().await.unwrap();
+    eventually("each looks for itself", async || roles(&nodes, Role::Alone) == 3).await;
+    world.set(1).await;
+    all_see(&nodes, 1).await;
+    world.redis.restart().await.unwrap();
+    settled(&nodes).await;
+    world.set(2).await;
+    all_see(&nodes, 2).await;
+}
+
+/// What was told meanwhile never arrives. The node notices that it has a gap, or that nobody answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_hears_nothing_looks_for_itself() {
+    let world = World::new().await;
+    let line = FaultProxy::start(world.redis.addr()).await.unwrap();
+    let url = format!("redis://{}/", line.addr());
+    let mut nodes = world.nodes(2).await;
+    nodes.push(world.node_with(RedisOptions::new(url)).await);
+    settled(&nodes).await;
+    line.freeze();
+    world.set(1).await;
+    all_see(&nodes, 1).await;
+    assert_eq!(nodes[2].listener.role(), Role::Alone);
+    line.heal().await.unwrap();
+    settled(&nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_reads_its_writes_on_every_node() {
+    let world = World::new().await;
+    let nodes = world.nodes(4).await;
+    for n in 1..=50 {
+        let write = Request::put("/").body(n.to_string().into()).unwrap();
+        let written = send(&nodes[n % 4].app, write).await;
+        let token = written.headers()["tidegate-position"].clone();
+        for node in &nodes {
+            let request = Request::get("/").header("tidegate-position", &token);
+            let answer = send(&node.app, request.body(axum::body::Body::empty()).unwrap()).await;
+            assert_eq!(read(answer).await.0, n.to_string());
+        }
+    }
+    assert_eq!(roles(&nodes, Role::Relayed), 3, "all along, one has looked for all");
+}
+
+/// No trigger tells of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_schema_reaches_every_node() {
+    let world = World::new().await;
+    let nodes = world.nodes(3).await;
+    let floors = |nodes: &[Node]| -> Vec<_> {
+        nodes.iter().map(|node| node.cache.fences().floor()).collect()
+    };
+    let before = floors(&nodes);
+    world.postgres.psql("alter table t add column m int").await.unwrap();
+    eventually("everything is made anew", async || {
+        floors(&nodes).iter().zip(&before).all(|(now, before)| now > before)
+    })
+    .await;
+    let after = floors(&nodes);
+    assert!(after.iter().all(|floor| *floor == after[0]), "by one look: {after:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_can_be_told_to_look_each_for_itself() {
+    let world = World::new().await;
+    let alone = || RedisOptions::new(world.redis.url()).relay(false);
+    let nodes = [world.node_with(alone()).await, world.node_with(alone()).await];
+    world.set(1).await;
+    all_see(&nodes, 1).await;
+    let before = nodes.each_ref().map(|node| node.listener.looks());
+    eventually("both look", async || {
+        nodes.iter().zip(before).all(|(node, before)| node.listener.looks() > before)
+    })
+    .await;
+    assert_eq!(roles(&nodes, Role::Alone), 2);
+}

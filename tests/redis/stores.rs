@@ -1,0 +1,204 @@
+//! What every store must do, on every store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate::internals::entry;
+use tidegate::{Entry, Found, Guard, Key, Lease, Memory, Redis, Store, StoreError, Tiered};
+use tidegate_testing::{RedisCluster, RedisSentinel, RedisServer, eventually};
+
+const LONG: Duration = Duration::from_secs(60);
+const SOME: usize = 64 << 20;
+const PATIENT: Duration = Duration::from_secs(10);
+
+fn key(name: &str) -> Key {
+    Key::new("stores").part(name).finish()
+}
+
+fn made(name: &str, body: &str) -> Arc<Entry> {
+    Arc::new(entry(&key(name), body.to_owned(), 100, LONG))
+}
+
+async fn put(store: &dyn Store, key: &Key, entry: &Arc<Entry>) -> Result<(), StoreError> {
+    match store.put(key, entry) {
+        Some(rest) => rest.await,
+        None => Ok(()),
+    }
+}
+
+async fn body(store: &dyn Store, key: &Key) -> Option<String> {
+    let found = store.get(key).await.unwrap()?;
+    Some(String::from_utf8(found.entry.body().to_vec()).unwrap())
+}
+
+/// What a store is tried with: two of one kind that see the same entries, or twice the same.
+async fn conforms(store: impl Store, twin: impl Store, leases: bool) {
+    what_is_put_is_found(&store).await;
+    every_field_survives(&store).await;
+    a_later_put_wins_and_a_removed_entry_is_gone(&store).await;
+    life_ends(&store).await;
+    bodies_of_all_sizes(&store).await;
+    many_at_a_time(Arc::new(store), &twin, leases).await;
+}
+
+async fn what_is_put_is_found(store: &dyn Store) {
+    assert_eq!(body(store, &key("absent")).await, None);
+    put(store, &key("a"), &made("a", "one")).await.unwrap();
+    assert_eq!(body(store, &key("a")).await.as_deref(), Some("one"));
+    assert_eq!(body(store, &key("b")).await, None);
+    // The place of one key with the entry of another, as after a collision of hashes.
+    put(store, &key("c"), &made("a", "one")).await.unwrap();
+    assert_eq!(body(store, &key("c")).await, None);
+}
+
+async fn every_field_survives(store: &dyn Store) {
+    let written = made("fields", "body");
+    put(store, &key("fields"), &written).await.unwrap();
+    let Found { entry: read, .. } = store.get(&key("fields")).await.unwrap().unwrap();
+    assert_eq!((read.epoch(), read.as_of()), (written.epoch(), written.as_of()));
+    assert_eq!((read.tags(), read.ttl()), (written.tags(), written.ttl()));
+    assert_eq!((read.head(), read.body()), (written.head(), written.body()));
+    assert!(read.age() < LONG);
+}
+
+async fn a_later_put_wins_and_a_removed_entry_is_gone(store: &dyn Store) {
+    put(store, &key("w"), &made("w", "one")).await.unwrap();
+    put(store, &key("w"), &made("w", "two")).await.unwrap();
+    assert_eq!(body(store, &key("w")).await.as_deref(), Some("two"));
+    store.remove(&key("w")).await.unwrap();
+    assert_eq!(body(store, &key("w")).await, None);
+    store.remove(&key("w")).await.unwrap();
+}
+
+async fn life_ends(store: &dyn Store) {
+    let brief = entry(&key("brief"), "x", 1, Duration::from_millis(200));
+    put(store, &key("brief"), &Arc::new(brief)).await.unwrap();
+    put(store, &key("long"), &made("long", "x")).await.unwrap();
+    let gone = async || store.get(&key("brief")).await.unwrap().is_none();
+    eventually("the entry is gone at the end of its life", gone).await.unwrap();
+    assert!(body(store, &key("long")).await.is_some());
+    // An entry without any life left is no error, and is not there.
+    let dead = entry(&key("dead"), "x", 1, Duration::ZERO);
+    put(store, &key("dead"), &Arc::new(dead)).await.unwrap();
+    assert_eq!(body(store, &key("dead")).await, None);
+}
+
+async fn bodies_of_all_sizes(store: &dyn Store) {
+    for size in [0, 1, 5 << 20] {
+        let large = Arc::new(entry(&key("size"), vec![b'x'; size], 1, LONG));
+        put(store, &key("size"), &large).await.unwrap();
+        let found = store.get(&key("size")).await.unwrap().unwrap();
+        assert!(found.entry.body() == large.body(), "{size}");
+    }
+    store.remove(&key("size")).await.unwrap();
+}
+
+async fn many_at_a_time(store: Arc<dyn Store>, twin: &dyn Store, leases: bool) {
+    let tasks = (0..200).map(|number| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let name = format!("many {number}");
+            put(&*store, &key(&name), &made(&name, &name)).await.unwrap();
+            assert_eq!(body(&*store, &key(&name)).await, Some(name));
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    if leases {
+        one_holds_the_lease(&*store, twin).await;
+    } else {
+        assert_eq!(store.lease(&key("l"), LONG).await.unwrap(), Lease::Granted(None));
+    }
+}
+
+async fn one_holds_the_lease(store: &dyn Store, twin: &dyn Store) {
+    let key = key("lease");
+    let Lease::Granted(Some(token)) = store.lease(&key, LONG).await.unwrap() else {
+        panic!("no lease, or one that can't be given back");
+    };
+    assert_eq!(twin.lease(&key, LONG).await.unwrap(), Lease::Held);
+    let wrong = tidegate::LeaseToken(token.0.wrapping_add(1));
+    twin.release(&key, wrong).await.unwrap();
+    assert_eq!(twin.lease(&key, LONG).await.unwrap(), Lease::Held);
+    store.release(&key, token).await.unwrap();
+    let brief = Duration::from_millis(200);
+    assert!(matches!(twin.lease(&key, brief).await.unwrap(), Lease::Granted(Some(_))));
+    eventually("the lease ends by itself", async || {
+        matches!(store.lease(&key, LONG).await.unwrap(), Lease::Granted(Some(_)))
+    })
+    .await
+    .unwrap();
+    // Given back by the first holder, late: the lease is another's now.
+    twin.release(&key, token).await.unwrap();
+    assert_eq!(twin.lease(&key, LONG).await.unwrap(), Lease::Held);
+}
+
+fn memory() -> Memory {
+    // Room for the largest entry in each of the cache's shards.
+    Memory::new(SOME as u64 * 16)
+}
+
+fn patient(store: impl Store) -> Guard {
+    Guard::new(store).read_within(PATIENT).write_within(PATIENT)
+}
+
+#[tokio::test]
+async fn memory_conforms() {
+    conforms(memory(), memory(), false).await;
+}
+
+#[tokio::test]
+async fn a_guard_conforms() {
+    conforms(patient(memory()), memory(), false).await;
+}
+
+#[tokio::test]
+async fn one_redis_conforms() {
+    let server = RedisServer::start().await.unwrap();
+    let [a, b] = [Redis::connect(server.url()).await, Redis::connect(server.url()).await];
+    conforms(a.unwrap(), b.unwrap(), true).await;
+}
+
+#[tokio::test]
+async fn a_redis_cluster_conforms() {
+    let cluster = RedisCluster::start().await.unwrap();
+    let [a, b] = [Redis::connect(cluster.url()).await, Redis::connect(cluster.url()).await];
+    conforms(a.unwrap(), b.unwrap(), true).await;
+}
+
+#[tokio::test]
+async fn redis_under_sentinel_conforms() {
+    let sentinel = RedisSentinel::start().await.unwrap();
+    let [a, b] = [Redis::connect(sentinel.url()).await, Redis::connect(sentinel.url()).await];
+    conforms(a.unwrap(), b.unwrap(), true).await;
+}
+
+#[tokio::test]
+async fn tiers_conform() {
+    let server = RedisServer::start().await.unwrap();
+    let redis = Redis::connect(server.url()).await.unwrap();
+    let tiered = Tiered::with_guard(memory(), patient(redis.clone()));
+    conforms(tiered, redis, true).await;
+}
+
+#[tokio::test]
+async fn a_shared_hit_is_near_the_next_time() {
+    let shared = memory();
+    put(&shared, &key("a"), &made("a", "one")).await.unwrap();
+    let tiered = Tiered::new(memory(), shared);
+    assert!(tiered.peek(&key("a")).is_none());
+    assert_eq!(body(&tiered, &key("a")).await.as_deref(), Some("one"));
+    assert!(tiered.peek(&key("a")).is_some());
+}
+
+#[tokio::test]
+async fn memory_keeps_what_redis_can_not_take() {
+    let mut server = RedisServer::start().await.unwrap();
+    let redis = Redis::connect(server.url()).await.unwrap();
+    let tiered = Tiered::new(memory(), redis);
+    server.kill().await.unwrap();
+    assert!(put(&tiered, &key("a"), &made("a", "one")).await.is_err());
+    assert!(tiered.peek(&key("a")).is_some());
+    assert!(tiered.get(&key("b")).await.is_err());
+}
