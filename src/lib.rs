@@ -10,11 +10,12 @@
 //! ```
 //!
 //! Start with [`CacheLayer`] around a router, or with [`Cache`] for values without HTTP; both work in
-//! memory alone. With Postgres, [`Triggers`] note changes, [`Listener`] follows them, and
-//! [`Database`] reads where it is fresh enough; with Redis, [`Tiered`] shares answers among nodes.
+//! memory alone. With Postgres, `Triggers` note changes, `Listener` follows them, and
+//! `Database` reads where it is fresh enough; with Redis, [`Tiered`] shares answers among nodes.
 //! What each feature brings is in `Cargo.toml`, the protocol in `docs/design.md`.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(all(feature = "admin", feature = "redis", feature = "postgres", feature = "__internals")),
     allow(dead_code, unused_imports, reason = "parts of the core serve one feature only")

@@ -35,7 +35,9 @@ fn sources(path: &Path) -> Vec<PathBuf> {
 /// The names that follow `crate::` in a file's code, up to its unit tests.
 fn imports(file: &Path) -> BTreeSet<String> {
     let text = fs::read_to_string(file).unwrap();
-    let code = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+    let is_test =
+        |line: &str| ["#[cfg(test)]", "#[cfg(all(test,"].iter().any(|cfg| line.starts_with(cfg));
+    let code = text.lines().take_while(|line| !is_test(line));
     let code = code.filter(|line| !line.trim_start().starts_with("//"));
     let mut found = BTreeSet::new();
     for line in code {

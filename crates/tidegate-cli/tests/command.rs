@@ -324,44 +324,6 @@ async fn a_running_service_says_why_and_what_is_worth_it() {
     }
 }
 
-#[tokio::test]
-async fn measures_within_what_it_is_told_to() {
-    let nobody = "postgres://127.0.0.1:1/none";
-    let stampede = ["bench", "stampede", "--requests", "200", "--nodes", "2", "--rounds", "2"];
-    let (found, code) = json(nobody, &stampede).await;
-    assert_eq!((&found["with_cache"], code), (&serde_json::json!([1, 1]), Some(0)), "{found}");
-    assert!(found["without_cache"][0].as_u64() == Some(200), "{found}");
-
-    let connections = ["bench", "connections", "--count", "300", "--requests", "2"];
-    let (found, code) = json(nobody, &connections).await;
-    assert_eq!((&found["held"], code), (&300.into(), Some(0)), "{found}");
-    assert!(found["hits"].as_u64().is_some_and(|hits| hits >= 599), "{found}");
-
-    let (found, code) = json(nobody, &["bench", "scaling", "--keys", "1000", "--hits", "10"]).await;
-    assert_eq!((&found["curves"][0]["points"][0]["at"], code), (&1000.into(), Some(0)), "{found}");
-    let bound = &found["bound"];
-    assert!(bound["counted"].as_u64() <= bound["capacity"].as_u64(), "{found}");
-}
-
-#[tokio::test]
-async fn measures_writers_and_how_long_answers_outlive_a_commit() {
-    let nobody = "postgres://127.0.0.1:1/none";
-    let writes = ["bench", "writes", "--clients", "2", "--rounds", "1", "--seconds", "1"];
-    let (found, code) =
-        json(nobody, &[&writes[..], &["--rows", "100", "--no-fsync"]].concat()).await;
-    let tables = found["clients"][0]["tables"].as_array().unwrap();
-    let names: Vec<_> = tables.iter().map(|table| table["table"].as_str().unwrap()).collect();
-    assert_eq!((&names[..], code), (&["untriggered", "tracked", "notifying"][..], Some(0)));
-    assert!(tables.iter().all(|table| table["rate"]["median"].as_f64() > Some(0.0)), "{found}");
-
-    let staleness = ["bench", "staleness", "--seconds", "1", "--rate", "50", "--nodes", "2"];
-    let (found, code) = json(nobody, &staleness).await;
-    let load = found["load"].as_array().unwrap();
-    assert_eq!((load.len(), code), (2, Some(0)), "{found}");
-    assert!(load.iter().all(|of| of["commits"].as_u64() > Some(0)), "{found}");
-    assert!(load[1]["writes_per_second"].as_f64() > Some(0.0), "{found}");
-}
-
 /// A service with one answer that is kept and one that is not.
 async fn asked() -> String {
     let cache = Cache::new(Memory::new(1 << 20));

@@ -169,8 +169,8 @@ mod tests {
 
     #[test]
     fn the_trace_of_the_repository_is_as_its_description_says() {
-        let path =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/data/cache2k-orm-busy.trace.xz");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../benches/data/cache2k-orm-busy.trace.xz");
         let trace = Trace::read(&path, usize::MAX).unwrap();
         assert_eq!((trace.accesses.len(), trace.keys()), (5_000_000, 76_349));
     }
