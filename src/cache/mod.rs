@@ -17,6 +17,7 @@ mod cache;
 #[cfg(feature = "admin")]
 mod examine;
 mod fence;
+mod fingerprint;
 mod flight;
 mod kept;
 mod lead;
