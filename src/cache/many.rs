@@ -79,7 +79,7 @@ impl Cache {
         F: AsyncFnMut(Vec<I>) -> Result<HashMap<I, T>, E>,
     {
         let policy = Arc::new(policy.clone());
-        let wanted = wanted(ids, key, &policy);
+        let wanted = wanted(ids, |id| self.own_key(key(id)), &policy);
         let mut search = Many { cache: self, policy, found: HashMap::new() };
         let (missing, late) = search.look(wanted).await;
         search.load(missing, &mut load).await?;

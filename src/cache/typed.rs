@@ -23,7 +23,8 @@ impl Cache {
     /// a node with another version of the type, is a miss
     /// ([`MissReason::OtherShape`](crate::MissReason::OtherShape)). A value that changes when it is encoded and decoded
     /// is not stored, and a warning names its type: `#[serde(flatten)]`, `untagged`, `skip_serializing_if` and
-    /// `serde_json::Value` do that.
+    /// `serde_json::Value` do that. Where the meaning of a value changes and its type does not, raise the cache's
+    /// [`version`](Cache::version).
     ///
     /// # Errors
     ///
@@ -81,6 +82,7 @@ impl Cache {
     {
         let tags = policy.tags_with(|_| None).unwrap_or_default();
         let policy = Arc::new(policy.clone());
+        let key = &*self.own(key);
         match self.lookup(key, &policy, Ask { tags, holds: Some(V::is_in), ..Ask::default() }).await
         {
             Lookup::Hit(hit) => match V::read(&hit.found.entry) {
