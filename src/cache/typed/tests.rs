@@ -170,6 +170,11 @@ async fn a_value_that_changes_when_decoded_is_not_stored() {
         b: Vec<u8>,
     }
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Halved {
+        #[serde(deserialize_with = "halved")]
+        n: u8,
+    }
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[serde(untagged)]
     enum Untagged {
         Number(u8),
@@ -180,6 +185,9 @@ async fn a_value_that_changes_when_decoded_is_not_stored() {
         #[serde(flatten)]
         rest: BTreeMap<String, u8>,
     }
+    fn halved<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+        u8::deserialize(deserializer).map(|number| number / 2)
+    }
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
     fn is_zero(number: &u8) -> bool {
         *number == 0
@@ -187,8 +195,8 @@ async fn a_value_that_changes_when_decoded_is_not_stored() {
     is_never_stored(Sparse { a: 0, b: vec![1, 7] }).await;
     is_never_stored(Sparse { a: 0, b: vec![] }).await;
     is_found(Sparse { a: 1, b: vec![1, 7] }).await;
+    is_never_stored(Halved { n: 4 }).await;
     is_never_stored(serde_json::json!({ "a": 1 })).await;
-
     is_never_stored(Untagged::Number(1)).await;
     is_never_stored(Flat { rest: [("a".to_owned(), 1)].into() }).await;
 }

@@ -76,6 +76,12 @@ async fn a_type_with_a_field_renamed_or_retyped_is_a_miss() {
         value! { struct Price { cents: u64 } => Price { cents: 5 } },
     )
     .await;
+    // The same byte.
+    is_loaded_anew(
+        value! { struct Price { cents: u8 } => Price { cents: 255 } },
+        value! { struct Price { cents: i8 } => Price { cents: 1 } },
+    )
+    .await;
     is_loaded_anew(
         value! { struct Price { cents: Option<u8> } => Price { cents: Some(5) } },
         value! { struct Price { cents: u8 } => Price { cents: 5 } },
