@@ -71,7 +71,7 @@ mod traffic;
 pub use admin::{Admin, TokenError};
 pub use cache::{
     Ask, Audited, Bypass, Cache, Fences, Filled, Hit, Lead, Log, LogError, Lookup, Policy, Record,
-    Unfit, protocol,
+    Unfit, VersionError, protocol,
 };
 pub use entry::{Entry, Epoch, Key, KeyText, Position, Tag};
 pub use middleware::{

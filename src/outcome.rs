@@ -49,6 +49,8 @@ pub enum MissReason {
     Undecodable,
     /// The client asked for a younger one (RFC 9111, section 5.2.1).
     Requested,
+    /// The stored value is of another type than the requested one, or of another version of it.
+    OtherShape,
 }
 
 /// Why the cache was not asked.
@@ -102,6 +104,7 @@ impl Outcome {
                     M::StoreFailed,
                     M::Undecodable,
                     M::Requested,
+                    M::OtherShape,
                 ]
                 .map(Self::Miss),
             )
@@ -164,7 +167,7 @@ impl Outcome {
             Self::Collapsed => 2,
             Self::Stale(reason) => 3 + reason as usize,
             Self::Miss(reason) => 7 + reason as usize,
-            Self::Bypass(reason) => 14 + reason as usize,
+            Self::Bypass(reason) => 15 + reason as usize,
         }
     }
 }
@@ -179,6 +182,7 @@ impl MissReason {
             Self::StoreFailed => "store-failed",
             Self::Undecodable => "undecodable",
             Self::Requested => "requested",
+            Self::OtherShape => "other-shape",
         }
     }
 }
@@ -208,7 +212,7 @@ impl BypassReason {
 /// How often each thing happened since the cache was made.
 #[derive(Debug, Default)]
 pub struct Counters {
-    outcomes: [AtomicU64; 29],
+    outcomes: [AtomicU64; 30],
     events: [AtomicU64; Event::ALL.len()],
 }
 

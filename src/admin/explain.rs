@@ -227,6 +227,9 @@ fn why(outcome: Outcome, route: Option<&str>) -> String {
         Outcome::Miss(M::StoreFailed) => "the shared store can't be reached",
         Outcome::Miss(M::Undecodable) => "what is stored can't be read by this version",
         Outcome::Miss(M::Requested) => "the client asks for a younger one",
+        Outcome::Miss(M::OtherShape) => {
+            "the stored value is of another type, or of another version of it"
+        }
         Outcome::Bypass(B::Off) => "the cache is switched off on this node",
         Outcome::Bypass(B::NoPolicy) if route.is_none() => {
             "no route that this layer knows of has this path; those without a policy are known once asked for"

@@ -54,6 +54,8 @@ const LOADS: usize = 512;
 #[derive(Clone)]
 pub struct Cache {
     pub(crate) shared: Arc<Shared>,
+    /// Part of every key, if there is one.
+    pub(super) version: Option<Arc<str>>,
 }
 
 pub(crate) struct Shared {
@@ -95,7 +97,7 @@ impl Cache {
             off: AtomicBool::new(false),
         };
         shared.fences.confirm(Position::new(2), clock::moment());
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), version: None }
     }
 
     /// Makes every entry invalid that carries one of these tags. With a log, on every node, as soon

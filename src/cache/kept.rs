@@ -1,27 +1,49 @@
-//! Values of a Rust type, as entries keep them.
+//! Values of a Rust type in entries.
+//!
+//! The body is the value encoded by bincode, which names no fields. The head is a marker byte and the value's
+//! [fingerprint](super::fingerprint), 8 bytes, little-endian. A node that decodes the body, once per entry, compares
+//! the fingerprint of the result with the head; if they differ, the entry holds no value of the requested type.
 
-use std::sync::Arc;
+use std::any::{Any, type_name};
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::lookup::Hit;
-use crate::entry::Entry;
+use super::fingerprint::fingerprint;
+use super::record::Unfit;
+use crate::entry::{Entry, VALUE};
 
-/// What the head of an entry is that says "there is none"; that of a value is empty.
+/// What the head of an entry is that says "there is none".
 const NONE: &[u8] = b"none";
 
-/// What can be kept in an entry and come out of it again.
+/// A value that can be stored in an entry and decoded again.
 pub(super) trait Kept: Clone {
-    /// Out of an entry, if it holds one.
-    fn read(hit: &Hit) -> Option<Self>;
+    /// Decodes the value of an entry, if it holds one of this type.
+    fn read(entry: &Entry) -> Option<Self>;
 
-    /// Head and body, if it can be encoded.
-    fn write(&self) -> Option<(Bytes, Bytes)>;
+    /// Whether an entry holds a value of this type.
+    fn is_in(entry: &Entry) -> bool;
+
+    /// Encodes the value for an entry.
+    ///
+    /// # Errors
+    ///
+    /// If decoding does not give the same value.
+    fn write(&self) -> Result<Written, Unfit>;
 
     /// Whether it says "there is none".
     fn is_negative(&self) -> bool;
+}
+
+/// Head and body of an entry, and the value decoded from them.
+pub(super) struct Written {
+    pub(super) head: Bytes,
+    pub(super) body: Bytes,
+    pub(super) decoded: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// A type that values of can be kept.
@@ -38,14 +60,17 @@ pub(super) struct Value<T>(pub(super) T);
 pub(super) struct Maybe<T>(pub(super) Option<T>);
 
 impl<T: Type> Kept for Value<T> {
-    fn read(hit: &Hit) -> Option<Self> {
-        let entry = &hit.found.entry;
-        let value = entry.head().is_empty().then(|| entry.decoded(decode::<T>).ok()).flatten()?;
+    fn read(entry: &Entry) -> Option<Self> {
+        let value = entry.decoded(decode::<T>).ok()?;
         Some(Self(Arc::unwrap_or_clone(value)))
     }
 
-    fn write(&self) -> Option<(Bytes, Bytes)> {
-        encode(&self.0)
+    fn is_in(entry: &Entry) -> bool {
+        entry.has_decoded::<T>() || entry.decoded(decode::<T>).is_ok()
+    }
+
+    fn write(&self) -> Result<Written, Unfit> {
+        encode(&self.0).map_err(|mismatch| unstorable::<T>(&mismatch))
     }
 
     fn is_negative(&self) -> bool {
@@ -54,17 +79,23 @@ impl<T: Type> Kept for Value<T> {
 }
 
 impl<T: Type> Kept for Maybe<T> {
-    fn read(hit: &Hit) -> Option<Self> {
-        match hit.found.entry.head().as_ref() {
+    fn read(entry: &Entry) -> Option<Self> {
+        match entry.head().as_ref() {
             NONE => Some(Self(None)),
-            _ => Value::read(hit).map(|Value(value)| Self(Some(value))),
+            _ => Value::read(entry).map(|Value(value)| Self(Some(value))),
         }
     }
 
-    fn write(&self) -> Option<(Bytes, Bytes)> {
+    fn is_in(entry: &Entry) -> bool {
+        entry.head() == NONE || Value::<T>::is_in(entry)
+    }
+
+    fn write(&self) -> Result<Written, Unfit> {
         match &self.0 {
-            Some(value) => encode(value),
-            None => Some((Bytes::from_static(NONE), Bytes::new())),
+            Some(value) => encode(value).map_err(|mismatch| unstorable::<T>(&mismatch)),
+            None => {
+                Ok(Written { head: Bytes::from_static(NONE), body: Bytes::new(), decoded: None })
+            }
         }
     }
 
@@ -73,14 +104,66 @@ impl<T: Type> Kept for Maybe<T> {
     }
 }
 
-fn encode<T: Serialize>(value: &T) -> Option<(Bytes, Bytes)> {
-    let body = bincode::serde::encode_to_vec(value, bincode::config::standard()).ok()?;
-    Some((Bytes::new(), body.into()))
+/// Why a value can't be encoded, or bytes can't be decoded as a value of a type.
+#[derive(Debug, thiserror::Error)]
+enum Mismatch {
+    #[error("the entry holds no value")]
+    NoValue,
+    #[error("encoding fails: {0}")]
+    Encode(#[from] bincode::error::EncodeError),
+    #[error("decoding fails: {0}")]
+    Decode(#[from] bincode::error::DecodeError),
+    #[error("decoding leaves {0} bytes over")]
+    LeftOver(usize),
+    #[error("its `Serialize` fails: {0}")]
+    Fingerprint(#[from] super::fingerprint::Failed),
+    #[error("the decoded value has other contents or another shape")]
+    Other,
+    #[error("its `Deserialize` panics")]
+    Panic,
 }
 
-fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<T, bincode::error::DecodeError> {
+fn encode<T: Type>(value: &T) -> Result<Written, Mismatch> {
+    let body: Bytes = bincode::serde::encode_to_vec(value, bincode::config::standard())?.into();
+    let fingerprint = fingerprint(value)?;
+    // Checked here once for all nodes; the first hit on this node needs no decoding.
+    let decoded = decode_body::<T>(&body, fingerprint)?;
+    let head = [&[VALUE], &fingerprint.to_le_bytes()[..]].concat().into();
+    Ok(Written { head, body, decoded: Some(Arc::new(decoded)) })
+}
+
+fn decode<T: Type>(entry: &Entry) -> Result<T, Mismatch> {
+    let Some((&VALUE, rest)) = entry.head().split_first() else { return Err(Mismatch::NoValue) };
+    let fingerprint = rest.try_into().map_err(|_length| Mismatch::NoValue)?;
+    // A constructor may rely on what its own version guarantees, and panic over another version's value.
+    let decoded = || decode_body(entry.body(), u64::from_le_bytes(fingerprint));
+    catch_unwind(AssertUnwindSafe(decoded)).unwrap_or(Err(Mismatch::Panic))
+}
+
+fn decode_body<T: Type>(body: &[u8], expected: u64) -> Result<T, Mismatch> {
     // No more than is there can be asked for; the limit is on what a length in it may claim.
     const LIMIT: usize = 256 << 20;
     let config = bincode::config::standard().with_limit::<LIMIT>();
-    bincode::serde::decode_from_slice(entry.body(), config).map(|(value, _)| value)
+    let (value, read) = bincode::serde::decode_from_slice(body, config)?;
+    if read != body.len() {
+        return Err(Mismatch::LeftOver(body.len().saturating_sub(read)));
+    }
+    if fingerprint(&value)? != expected {
+        return Err(Mismatch::Other);
+    }
+    Ok(value)
+}
+
+/// The reason why a value is not stored; logged as a warning once per type and process.
+fn unstorable<T>(mismatch: &Mismatch) -> Unfit {
+    static WARNED: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+    let name = type_name::<T>();
+    let why = format!(
+        "a value of {name} changes when it is encoded by bincode and decoded again: {mismatch}. Types with `flatten`, \
+         `untagged`, `skip_serializing_if` or `serde_json::Value` do; cache a struct without them"
+    );
+    if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(name) {
+        tracing::warn!("not cached: {why}");
+    }
+    Unfit::new("unstorable-type", why)
 }

@@ -1,5 +1,6 @@
 //! The duty to make one answer.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct Lead {
     pub(crate) flight: Option<Leader>,
     pub(crate) lease: Option<LeaseToken>,
     pub(crate) permit: Option<OwnedSemaphorePermit>,
+    /// The value that the entry to store decodes to, if that is known.
+    pub(crate) decoded: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// An answer that was made, and where it belongs.
@@ -74,6 +77,7 @@ impl Lead {
             flight: None,
             lease: None,
             permit: None,
+            decoded: None,
         }
     }
 
@@ -156,6 +160,10 @@ impl Lead {
         let at = (basis.epoch, basis.as_of);
         let parts = (answer.head, answer.body);
         let entry = Arc::new(Entry::new(&answer.key, at, basis.tags, life, parts));
+        // Before anybody else has it, so that those who wait don't each decode it.
+        if let Some(decoded) = self.decoded.take() {
+            entry.set_decoded(decoded);
+        }
         let filled = self.keep(&answer.key, &entry);
         // One that is never fresh is of no use to those who wait.
         self.cache.shared.alone.set(&self.key, answer.terms.ttl.is_zero());

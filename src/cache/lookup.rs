@@ -36,6 +36,8 @@ pub struct Ask {
     pub(crate) limits: Limits,
     /// Where what is read is noted for those who look on.
     pub(crate) watch: Option<Arc<Traffic>>,
+    /// Whether an entry holds a value of the requested type; `None` where every entry under the key does.
+    pub(crate) holds: Option<fn(&Entry) -> bool>,
 }
 
 /// What came of a lookup.
@@ -264,7 +266,15 @@ impl<'a> Search<'a> {
 
     fn decide(&self, found: &Found) -> Use {
         let verdict = self.cache.shared.fences.judge(&found.entry);
-        decide(verdict, &found.entry, self.policy, &self.ask.limits)
+        match decide(verdict, &found.entry, self.policy, &self.ask.limits) {
+            Use::Miss(reason) => Use::Miss(reason),
+            _ if !self.holds(&found.entry) => Use::Miss(MissReason::OtherShape),
+            used => used,
+        }
+    }
+
+    fn holds(&self, entry: &Entry) -> bool {
+        self.ask.holds.is_none_or(|holds| holds(entry))
     }
 
     /// Does what was decided on an entry; one that can't be served is kept in mind.
@@ -289,7 +299,10 @@ impl<'a> Search<'a> {
         }
         self.reason = reason;
         let known = self.passed_over.as_ref();
-        if known.is_none_or(|known| known.entry.as_of() <= found.entry.as_of()) {
+        if known.is_none_or(|known| known.entry.as_of() <= found.entry.as_of())
+            // Only a policy with `stale_if_error` uses it, and the check may decode.
+            && (self.policy.longest_if_error().is_zero() || self.holds(&found.entry))
+        {
             self.passed_over = Some(found);
         }
     }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::cache::Cache;
 use super::kept::{Kept, Maybe, Type};
 use super::lead::Lead;
-use super::lookup::{Ask, Lookup};
+use super::lookup::{Ask, Hit, Lookup};
 use super::policy::Policy;
 use super::record::Record;
 use super::template::PolicyTag;
@@ -79,7 +79,7 @@ impl Cache {
         F: AsyncFnMut(Vec<I>) -> Result<HashMap<I, T>, E>,
     {
         let policy = Arc::new(policy.clone());
-        let wanted = wanted(ids, key, &policy);
+        let wanted = wanted(ids, |id| self.own_key(key(id)), &policy);
         let mut search = Many { cache: self, policy, found: HashMap::new() };
         let (missing, late) = search.look(wanted).await;
         search.load(missing, &mut load).await?;
@@ -121,7 +121,7 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
     /// Finds what is there, and takes on what nobody is making; the rest is what others are.
     async fn look(&mut self, wanted: Vec<Wanted<I>>) -> (Vec<Missing<I, T>>, Vec<Wanted<I>>) {
         let (cache, policy) = (self.cache, &self.policy);
-        let lookups = wanted.iter().map(|one| cache.try_lookup(&one.key, policy, one.ask()));
+        let lookups = wanted.iter().map(|one| cache.try_lookup(&one.key, policy, one.ask::<T>()));
         let looked_up = join_all(lookups).await;
         let (mut missing, mut late) = (Vec::new(), Vec::new());
         for (wanted, lookup) in wanted.into_iter().zip(looked_up) {
@@ -135,14 +135,14 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
 
     /// Waits for what another is making.
     async fn wait(&mut self, wanted: Wanted<I>) -> Vec<Missing<I, T>> {
-        let lookup = self.cache.lookup(&wanted.key, &self.policy, wanted.ask()).await;
+        let lookup = self.cache.lookup(&wanted.key, &self.policy, wanted.ask::<T>()).await;
         self.take(wanted, lookup).into_iter().collect()
     }
 
     fn take(&mut self, wanted: Wanted<I>, lookup: Lookup) -> Option<Missing<I, T>> {
         let counters = &self.cache.shared.counters;
         let (lead, fallback) = match lookup {
-            Lookup::Hit(mut hit) => match (Maybe::read(&hit), hit.renew.take()) {
+            Lookup::Hit(mut hit) => match (Maybe::read(&hit.found.entry), hit.renew.take()) {
                 (Some(value), None) => {
                     counters.count(hit.outcome);
                     self.keep(wanted.id, value);
@@ -152,12 +152,12 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
                 (value, renew) => (renew, value),
             },
             Lookup::Miss(mut lead) => {
-                let fallback = lead.fallback().as_ref().and_then(Maybe::read);
-                (Some(lead), fallback)
+                let fallback = lead.fallback();
+                (Some(lead), fallback.as_ref().and_then(read))
             }
             Lookup::Bypass(bypass) => {
                 counters.count(Outcome::Bypass(bypass.reason));
-                (None, bypass.fallback.as_ref().and_then(Maybe::<T>::read))
+                (None, bypass.fallback.as_ref().and_then(read))
             }
         };
         if let Some(lead) = &lead {
@@ -219,7 +219,11 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
 }
 
 impl<I> Wanted<I> {
-    fn ask(&self) -> Ask {
-        Ask { tags: self.tags.clone(), ..Ask::default() }
+    fn ask<T: Type>(&self) -> Ask {
+        Ask { tags: self.tags.clone(), holds: Some(Maybe::<T>::is_in), ..Ask::default() }
     }
+}
+
+fn read<T: Type>(hit: &Hit) -> Option<Maybe<T>> {
+    Maybe::read(&hit.found.entry)
 }

@@ -17,6 +17,7 @@ mod cache;
 #[cfg(feature = "admin")]
 mod examine;
 mod fence;
+mod fingerprint;
 mod flight;
 mod kept;
 mod lead;
@@ -30,6 +31,7 @@ mod refresh;
 mod template;
 mod terms;
 mod typed;
+mod version;
 
 pub use audit::Audited;
 pub use cache::Cache;
@@ -47,3 +49,4 @@ pub(crate) use record::Rehearsed;
 pub use record::{Record, Unfit};
 pub(crate) use template::PolicyTag;
 pub(crate) use terms::{Limits, Terms};
+pub use version::VersionError;

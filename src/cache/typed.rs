@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::cache::Cache;
-use super::kept::{Kept, Maybe, Value};
+use super::kept::{Kept, Maybe, Value, Written};
 use super::lead::Lead;
 use super::lookup::{Ask, Hit, Lookup};
 use super::policy::Policy;
@@ -18,8 +18,13 @@ impl Cache {
     /// The value for a key: from the cache if it is proven fresh, else from `load`, whose reads
     /// through `Database::reader()` are noted. Many callers at once cause one load.
     ///
-    /// Values are kept in bincode's form, so `T` must come out of it as it went in: types that
-    /// need a self-describing format, such as `serde_json::Value`, do not.
+    /// An entry holds the value as bincode encodes it, and a fingerprint: of the type's path and of everything that
+    /// serde reports of the value, with the names of fields and variants. An entry that was stored as another type, or by
+    /// a node with another version of the type, is a miss
+    /// ([`MissReason::OtherShape`](crate::MissReason::OtherShape)). A value that changes when it is encoded and decoded
+    /// is not stored, and a warning names its type: `#[serde(flatten)]`, `untagged`, `skip_serializing_if` and
+    /// `serde_json::Value` do that. Where the meaning of a value changes and its type does not, raise the cache's
+    /// [`version`](Cache::version).
     ///
     /// # Errors
     ///
@@ -77,8 +82,10 @@ impl Cache {
     {
         let tags = policy.tags_with(|_| None).unwrap_or_default();
         let policy = Arc::new(policy.clone());
-        match self.lookup(key, &policy, Ask { tags, ..Ask::default() }).await {
-            Lookup::Hit(hit) => match V::read(&hit) {
+        let key = &*self.own(key);
+        match self.lookup(key, &policy, Ask { tags, holds: Some(V::is_in), ..Ask::default() }).await
+        {
+            Lookup::Hit(hit) => match V::read(&hit.found.entry) {
                 Some(value) => self.renew_or_serve(hit, value, load).await,
                 None => load().await,
             },
@@ -127,12 +134,19 @@ impl Cache {
 }
 
 /// Fulfils a duty with a value.
-pub(super) fn keep<V: Kept>(lead: Lead, value: &V) {
-    if let Some((head, body)) = value.write() {
-        lead.fill(value.is_negative(), head, body);
+pub(super) fn keep<V: Kept>(mut lead: Lead, value: &V) {
+    match value.write() {
+        Ok(Written { head, body, decoded }) => {
+            lead.decoded = decoded;
+            lead.fill(value.is_negative(), head, body);
+        }
+        Err(unfit) => drop(lead.pass(unfit)),
     }
 }
 
 fn or_fallback<V: Kept, E>(loaded: Result<V, E>, fallback: Option<&Hit>) -> Result<V, E> {
-    loaded.or_else(|error| fallback.and_then(V::read).ok_or(error))
+    loaded.or_else(|error| fallback.and_then(|hit| V::read(&hit.found.entry)).ok_or(error))
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,9 @@ use bytes::Bytes;
 use super::{Epoch, Key, Position, Tag};
 use crate::clock::{self, Instant};
 
+/// The first byte in the head of a value of a Rust type. The head of an HTTP response begins with its status, never 0.
+pub(crate) const VALUE: u8 = 0;
+
 /// One stored answer: the bytes, and what decides whether they may be served.
 ///
 /// An entry never changes. Whoever holds one shares it; a hit copies no body.
@@ -143,9 +146,9 @@ impl Entry {
         const HEAD: usize = 640;
         // A field takes about 35 bytes when encoded, and 170 in a map.
         const FIELDS: usize = 5;
-        let decoded = match self.head.len() {
-            0 => self.body.len(),
-            length => HEAD + FIELDS * length,
+        let decoded = match self.head.first() {
+            None | Some(&VALUE) => self.body.len(),
+            Some(_) => HEAD + FIELDS * self.head.len(),
         };
         let parts = self.key.len() + size_of_val(&*self.tags) + self.head.len() + self.body.len();
         FIXED + parts + decoded
@@ -166,5 +169,15 @@ impl Entry {
         // Lost to another thread, or taken by another type: both work without the shortcut.
         drop(self.decoded.set(made.clone()));
         Ok(made)
+    }
+
+    /// Whether [`decoded`](Self::decoded) would return without decoding.
+    pub(crate) fn has_decoded<T: Any>(&self) -> bool {
+        self.decoded.get().is_some_and(|any| (**any).is::<T>())
+    }
+
+    /// Sets the decoded form, where the caller has it already.
+    pub(crate) fn set_decoded(&self, made: Arc<dyn Any + Send + Sync>) {
+        drop(self.decoded.set(made));
     }
 }

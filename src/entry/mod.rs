@@ -14,7 +14,7 @@ mod tag;
 mod text;
 
 pub use entry::Entry;
-pub(crate) use entry::Life;
+pub(crate) use entry::{Life, VALUE};
 pub use key::{Key, KeyText};
 pub use position::{Epoch, Position};
 pub use tag::Tag;

@@ -68,7 +68,7 @@ impl Routes {
         let plan = Asked::of(request, &found.policy).and_then(|asked| {
             let tags = found.policy.tags_with(parameter).ok_or(BypassReason::NoParameter)?;
             let headers = (request.headers(), asked.fields);
-            let key = keying::key(&self.namespace, request.uri(), headers, &found.policy);
+            let key = keying::key(self.space(), request.uri(), headers, &found.policy);
             let ask = Ask { tags, limits: asked.limits, ..Ask::default() };
             Ok(Plan { key, policy: found.policy.clone(), ask, asked })
         });

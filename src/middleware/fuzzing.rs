@@ -18,7 +18,7 @@ pub(crate) fn head(entry: Entry) {
 }
 
 pub(crate) fn key(uri: &Uri, headers: &HeaderMap, policy: &Policy) -> Key {
-    super::keying::key("", uri, (headers, Fields::of(headers)), policy)
+    super::keying::key(("", ""), uri, (headers, Fields::of(headers)), policy)
 }
 
 pub(crate) fn may_store(status: StatusCode, headers: &HeaderMap, policy: &Policy) -> bool {

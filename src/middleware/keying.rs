@@ -27,13 +27,14 @@ type Pairs<'q> = SmallVec<[&'q str; 8]>;
 
 /// The key of a GET request under a policy.
 pub(crate) fn key(
-    namespace: &str,
+    (namespace, version): (&str, &str),
     uri: &Uri,
     (headers, fields): (&HeaderMap, Fields),
     policy: &Policy,
 ) -> Key {
     let mut text = Key::new("http");
     text.add(namespace.as_bytes());
+    text.add(version.as_bytes());
     if policy.host {
         hosts(&mut text, uri, (headers, fields));
     } else {
@@ -176,7 +177,12 @@ mod tests {
     }
 
     fn of(uri: &str, policy: &Policy) -> Key {
-        key("", &uri.parse().unwrap(), (&HeaderMap::new(), Fields::of(&HeaderMap::new())), policy)
+        key(
+            ("", ""),
+            &uri.parse().unwrap(),
+            (&HeaderMap::new(), Fields::of(&HeaderMap::new())),
+            policy,
+        )
     }
 
     fn with(headers: &[(&'static str, &str)], policy: &Policy) -> Key {
@@ -184,7 +190,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_str(value).unwrap()))
             .collect::<HeaderMap>();
-        key("", &"/".parse().unwrap(), (&headers, Fields::of(&headers)), policy)
+        key(("", ""), &"/".parse().unwrap(), (&headers, Fields::of(&headers)), policy)
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl CacheLayer {
     }
 
     /// Keeps this layer's entries apart from those of another one over the same cache or Redis whose
-    /// paths mean something else.
+    /// paths mean something else. Versions of one service are kept apart by [`Cache::version`].
     #[must_use]
     pub fn namespace(mut self, name: impl Into<String>) -> Self {
         Arc::make_mut(&mut self.shared).namespace = name.into();
@@ -166,6 +166,11 @@ impl<S> Layer<S> for CacheLayer {
 }
 
 impl Routes {
+    /// The first parts of this layer's keys: its namespace and the cache's version.
+    pub(crate) fn space(&self) -> (&str, &str) {
+        (&self.namespace, self.cache.version_text())
+    }
+
     /// What is asked for a route's pattern, if it is to be cached.
     pub(crate) fn route(&self, pattern: Option<&str>) -> Option<&Route> {
         pattern.and_then(|pattern| self.routes.get(pattern)).or(self.default.as_ref())

@@ -45,7 +45,7 @@ pub(crate) fn key(
     headers: &http::HeaderMap,
     policy: &crate::cache::Policy,
 ) -> crate::entry::Key {
-    keying::key("", uri, (headers, rules::fields::Fields::of(headers)), policy)
+    keying::key(("", ""), uri, (headers, rules::fields::Fields::of(headers)), policy)
 }
 
 pub use body::Body;

@@ -109,7 +109,7 @@ impl Routes {
             Policy::ttl(rehearsal::TTL).vary([AUTHORIZATION.as_str()]).vary_cookies(cookies);
         let asked = Asked::of(request, &policy).ok()?;
         let headers = (headers, asked.fields);
-        let key = keying::key(&self.namespace, route::uri(request), headers, &policy).short();
+        let key = keying::key(self.space(), route::uri(request), headers, &policy).short();
         Some(Box::new(Rehearsing { key, asked, policy }))
     }
 }

@@ -109,7 +109,7 @@ impl<S> CacheService<S> {
         (ask, asked): (Ask, Asked),
     ) -> Plan {
         let headers = (request.headers(), asked.fields);
-        let key = keying::key(&self.routes.namespace, route::uri(request), headers, policy);
+        let key = keying::key(self.routes.space(), route::uri(request), headers, policy);
         Plan { key, policy: policy.clone(), ask, asked }
     }
 

@@ -135,7 +135,10 @@ fn encode<T: Serialize>(wire: &T) -> Bytes {
 fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, MalformedHead> {
     let config = bincode::config::standard().with_limit::<LIMIT>();
     let decoded = bincode::serde::borrow_decode_from_slice(bytes, config);
-    decoded.map(|(wire, _)| wire).map_err(|_malformed| MalformedHead)
+    match decoded {
+        Ok((wire, read)) if read == bytes.len() => Ok(wire),
+        _ => Err(MalformedHead),
+    }
 }
 
 /// An empty map with room for so many fields, or for none where a map could not have as many names.
@@ -193,6 +196,22 @@ mod tests {
         let read = Head::of(&entry(written.encode())).unwrap();
         assert_eq!((&read.headers, &read.trailers), (&written.headers, &written.trailers));
         assert_eq!((read.status, read.age), (written.status, written.age));
+    }
+
+    #[test]
+    fn a_head_with_bytes_left_over_is_malformed() {
+        let names = ["accept".parse().unwrap()];
+        for (head, extra) in
+            [(encode(&(200_u16, 0_u8, 0_u8, 0_u8)), 0), (encode_signpost(&names), 1)]
+        {
+            let longer: Bytes = [&head[..], &[0]].concat().into();
+            let read = |head: Bytes| match extra {
+                0 => Head::of(&entry(head)).is_ok(),
+                _ => signpost(&entry(head)).is_ok(),
+            };
+            assert!(read(head));
+            assert!(!read(longer));
+        }
     }
 
     #[test]

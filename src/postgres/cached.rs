@@ -51,9 +51,9 @@ impl Database {
     /// [`Triggers`](crate::Triggers)) of integers, texts, UUIDs and booleans, costs a short query more when the answer is
     /// made, and is left to the policy's tags where those narrow the table already.
     ///
-    /// Rows are kept in bincode's form, as with [`Cache::get_or_load`]. Nodes of two versions of a service may share
-    /// a Redis: a type whose fields have changed, under the same name and for the same query, wants another
-    /// prefix in Redis.
+    /// Rows are stored as values are by [`Cache::get_or_load`]: rows that a node stored with another version of their
+    /// type are a miss. A change of how columns become fields, such as `#[sqlx(rename)]`, does not show in the type; raise
+    /// the cache's [`version`](Cache::version) with it.
     ///
     /// ```no_run
     /// # async fn example(db: tidegate::Database, cache: tidegate::Cache) -> Result<(), sqlx::Error> {

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod deploys;
 mod faults;
 mod metrics;
 mod nodes;

@@ -1,0 +1,182 @@
+//! Two versions of one service over one Redis and one Postgres, as during a rolling deployment.
+
+use std::any::type_name;
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use crate::common::{ask, eventually};
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use redis::cmd;
+use serde::{Deserialize, Serialize};
+use sqlx::Connection;
+use tidegate::{
+    Cache, CacheLayer, Database, DatabaseOptions, Guard, Key, Listener, Memory, MissReason,
+    Outcome, Policy, Redis, Row, Tier, Tiered, Triggers,
+};
+use tidegate_testing::{Postgres, RedisServer};
+
+const TTL: Duration = Duration::from_mins(1);
+
+struct World {
+    postgres: Postgres,
+    redis: RedisServer,
+    db: Database,
+}
+
+#[derive(Clone)]
+struct Service {
+    db: Database,
+    /// The prefix of its responses.
+    form: &'static str,
+}
+
+impl World {
+    async fn new() -> Self {
+        let postgres = Postgres::start().await.unwrap();
+        let table = "create table accounts (id int primary key, balance int, credit int);
+            insert into accounts values (1, -5, 100000), (2, 3, 4)";
+        postgres.psql(table).await.unwrap();
+        let mut conn = sqlx::PgConnection::connect(&postgres.url()).await.unwrap();
+        Triggers::new().table("accounts").install(&mut conn).await.unwrap();
+        let db = DatabaseOptions::new(postgres.url()).connect().await.unwrap();
+        Self { postgres, redis: RedisServer::start().await.unwrap(), db }
+    }
+
+    async fn node(&self) -> Cache {
+        let redis = Redis::connect(self.redis.url()).await.unwrap();
+        let patient = Guard::new(redis).read_within(Duration::from_secs(5));
+        let cache = Cache::new(Tiered::with_guard(Memory::new(1 << 20), patient));
+        Listener::spawn(&self.db, &cache).await.unwrap();
+        cache
+    }
+
+    async fn service(&self, version: &str, form: &'static str) -> (Router, Cache) {
+        let cache = self.node().await.version(version).unwrap();
+        let layer = CacheLayer::new(cache.clone()).route("/", policy());
+        let service = Service { db: self.db.clone(), form };
+        (Router::new().route("/", get(balance)).layer(layer).with_state(service), cache)
+    }
+
+    /// Waits until so many entries are in Redis.
+    async fn stored(&self, wanted: usize) {
+        let is_entry = |key: &String| !key.contains("lease") && !key.contains("office");
+        eventually("the entries are in Redis", async || {
+            let mut keys = cmd("KEYS");
+            let keys = self.redis.run::<Vec<String>>(keys.arg("tidegate:3:*")).await;
+            keys.unwrap_or_default().iter().filter(|key| is_entry(key)).count() == wanted
+        })
+        .await;
+    }
+}
+
+fn policy() -> Policy {
+    Policy::ttl(TTL).early_refresh(0.0)
+}
+
+async fn balance(State(service): State<Service>) -> String {
+    let query = sqlx::query_scalar::<_, i32>("select balance from accounts where id = 1");
+    format!("{}{}", service.form, query.fetch_one(service.db.reader()).await.unwrap())
+}
+
+fn shared(cache: &Cache) -> u64 {
+    cache.counters().outcome(Outcome::Hit(Tier::Shared))
+}
+
+fn other_shape(cache: &Cache) -> u64 {
+    cache.counters().outcome(Outcome::Miss(MissReason::OtherShape))
+}
+
+#[tokio::test]
+async fn two_versions_that_share_a_redis_never_serve_each_others_responses() {
+    let world = World::new().await;
+    let (old, _) = world.service("1.0.0", "balance: ").await;
+    let (new, _) = world.service("1.0.1", "{\"balance\": ").await;
+    assert_eq!(ask(&old, "/").await.0, "balance: -5");
+    world.stored(1).await;
+    assert_eq!(ask(&new, "/").await.0, "{\"balance\": -5");
+    world.stored(2).await;
+    // Entries of one version are shared by its nodes.
+    let (another, cache) = world.service("1.0.0", "balance: ").await;
+    assert_eq!(ask(&another, "/").await.0, "balance: -5");
+    assert_eq!(shared(&cache), 1);
+    world.postgres.psql("update accounts set balance = 7 where id = 1").await.unwrap();
+    eventually("both see the change", async || {
+        ask(&old, "/").await.0 == "balance: 7" && ask(&new, "/").await.0 == "{\"balance\": 7"
+    })
+    .await;
+}
+
+trait Account: Row + PartialEq + Debug + Send + 'static {}
+
+impl<T: Row + PartialEq + Debug + Send + 'static> Account for T {}
+
+/// The account as a node returns it, by each of the ways to a value.
+async fn read<T: Account>(cache: &Cache, db: &Database) -> Vec<T> {
+    const SQL: &str = "select id, balance, credit from accounts where id = any ($1) order by id";
+    let by_ids =
+        async |ids: Vec<i32>| sqlx::query_as::<_, T>(SQL).bind(ids).fetch_all(db.reader()).await;
+    let one = async || by_ids(vec![1]).await.map(|mut rows| rows.remove(0));
+    let many = async |ids: Vec<i32>| {
+        let rows = by_ids(ids.clone()).await?;
+        let mut sorted = ids;
+        sorted.sort_unstable();
+        Ok::<_, sqlx::Error>(sorted.into_iter().zip(rows).collect::<HashMap<_, _>>())
+    };
+    let key = |id: &i32| Key::new("account").part(id.to_string()).finish();
+    let cached = db.cached(cache, policy());
+    let query = |id: i32| sqlx::query(SQL).bind(vec![id]);
+    let mut all = vec![cache.get_or_load(&key(&0), &policy(), one).await.unwrap()];
+    all.extend(cache.get_many([1], key, &policy(), many).await.unwrap().remove(&1));
+    all.push(cached.fetch_one(query(1)).await.unwrap());
+    all.extend(cached.fetch_all(query(1)).await.unwrap());
+    all
+}
+
+/// A value of a new local type. Local types of one function share a path, as those of two versions of a service do.
+macro_rules! value {
+    ($item:item => $value:expr) => {{
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, sqlx::FromRow)]
+        $item
+        $value
+    }};
+}
+
+async fn is_on<T: Account>(world: &World, cache: &Cache, value: T) -> &'static str {
+    let read = read::<T>(cache, &world.db).await;
+    assert_eq!(read.len(), 4);
+    assert!(read.iter().all(|found| *found == value), "{read:?}, and not {value:?}");
+    type_name::<T>()
+}
+
+#[tokio::test]
+async fn a_node_whose_type_has_its_fields_in_another_order_reloads_what_others_stored() {
+    let world = World::new().await;
+    let (old, new) = (world.node().await, world.node().await);
+    let stored = value! {
+        struct Account { id: i32, balance: i32, credit: i32 }
+        => Account { id: 1, balance: -5, credit: 100_000 }
+    };
+    let asked = value! {
+        struct Account { id: i32, credit: i32, balance: i32 }
+        => Account { id: 1, credit: 100_000, balance: -5 }
+    };
+    let path = is_on(&world, &old, stored.clone()).await;
+    world.stored(4).await;
+    assert_eq!(is_on(&world, &new, asked.clone()).await, path);
+    assert_eq!((shared(&new), other_shape(&new)), (0, 4));
+    // The other way round; and a node of the same version shares what is stored.
+    let (another_old, another_new) = (world.node().await, world.node().await);
+    eventually("all entries in Redis are of the new type", async || {
+        let node = world.node().await;
+        is_on(&world, &node, asked.clone()).await;
+        shared(&node) == 4
+    })
+    .await;
+    is_on(&world, &another_new, asked).await;
+    assert_eq!((shared(&another_new), other_shape(&another_new)), (4, 0));
+    is_on(&world, &another_old, stored).await;
+    assert_eq!((shared(&another_old), other_shape(&another_old)), (0, 4));
+}
