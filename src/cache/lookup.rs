@@ -13,7 +13,7 @@ use super::lead::Lead;
 use super::policy::Policy;
 use super::protocol::{Verdict, has_followed};
 use super::record::Record;
-use super::refresh::{Use, decide};
+use super::refresh::{Use, assess, decide};
 use super::template::PolicyTag;
 use super::terms::Limits;
 use crate::broken::is_broken;
@@ -263,8 +263,7 @@ impl<'a> Search<'a> {
     }
 
     fn decide(&self, found: &Found) -> Use {
-        let verdict = self.cache.shared.fences.judge(&found.entry);
-        decide(verdict, &found.entry, self.policy, &self.ask.limits)
+        assess(&self.cache.shared.fences, &found.entry, self.policy, &self.ask.limits)
     }
 
     /// Does what was decided on an entry; one that can't be served is kept in mind.
