@@ -5,6 +5,7 @@
 mod cold;
 #[path = "../common/mod.rs"]
 mod common;
+mod copies;
 mod failover;
 mod inputs;
 mod listener;
