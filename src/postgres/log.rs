@@ -9,6 +9,8 @@ use crate::broken::is_broken;
 use crate::entry::{Epoch, Position};
 
 #[cfg(all(test, feature = "testing"))]
+mod copies;
+#[cfg(all(test, feature = "testing"))]
 mod tests;
 
 /// Which transactions were visible at one moment, as Postgres prints it.

@@ -14,7 +14,7 @@ use super::{SchemaError, VERSION, installed_version};
 pub struct Status {
     /// The version of the schema.
     pub version: i32,
-    /// Whether this crate would replace it on install.
+    /// Whether this crate would replace it on install, or mend its own tables.
     pub outdated: bool,
     /// Each tracked family of tables.
     pub tables: Vec<TableStatus>,
@@ -88,12 +88,17 @@ pub(super) async fn read(conn: &mut PgConnection) -> Result<Status, SchemaError>
     let version = installed_version(conn).await?.ok_or(SchemaError::NotInstalled)?;
     let triggers: Vec<Trigger> =
         sqlx::query_as(include_str!("../sql/status.sql")).fetch_all(&mut *conn).await?;
+    let guarded = version < 5 || {
+        let guarded =
+            sqlx::query_scalar("select tidegate.is_guarded()").fetch_one(&mut *conn).await;
+        guarded.map_err(within("the schema tidegate"))?
+    };
     let facts = "select tidegate.no_wakeups(), (select count(*) from tidegate.log),
         (select extract(epoch from clock_timestamp() - min(at))::float8 from tidegate.own_marks)";
     let facts = sqlx::query_as(facts).fetch_one(conn).await.map_err(within("the schema tidegate"));
     let (no_wakeups, log_rows, oldest): (_, _, Option<f64>) = facts?;
     let oldest_mark = oldest.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
-    let (outdated, tables) = (version < VERSION, families(triggers));
+    let (outdated, tables) = (version < VERSION || !guarded, families(triggers));
     Ok(Status { version, outdated, tables, no_wakeups, log_rows, oldest_mark })
 }
 
