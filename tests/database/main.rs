@@ -15,5 +15,7 @@ mod pooler;
 mod protocol;
 mod records;
 mod replicas;
+mod restored;
 mod sessions;
+mod subscriptions;
 mod world;

@@ -44,6 +44,9 @@ pub struct TableStatus {
     pub columns: Vec<String>,
     /// Four for each table of the family.
     pub triggers: Vec<TriggerStatus>,
+    /// The subscriptions that write to any table of the family: what they apply fires no statement trigger, so what is
+    /// read of the family is not cached.
+    pub subscriptions: Vec<String>,
     /// What lets changes go unseen: each is to be mended, by another install if nothing else.
     pub warnings: Vec<String>,
 }
@@ -51,7 +54,8 @@ pub struct TableStatus {
 impl TableStatus {
     /// Whether every change is seen, as far as can be told.
     pub fn is_sound(&self) -> bool {
-        self.triggers.iter().all(|trigger| trigger.state == TriggerState::Always)
+        let always = |trigger: &TriggerStatus| trigger.state == TriggerState::Always;
+        self.subscriptions.is_empty() && self.triggers.iter().all(always)
     }
 }
 
@@ -81,8 +85,8 @@ pub enum TriggerState {
     Missing,
 }
 
-/// Root, table, event, how it is enabled, tagged columns and warnings of the root.
-type Trigger = (String, String, String, Option<String>, Vec<String>, Vec<String>);
+/// Root, table, event, how it is enabled; tagged columns, warnings and subscriptions of the root.
+type Trigger = (String, String, String, Option<String>, Vec<String>, Vec<String>, Vec<String>);
 
 pub(super) async fn read(conn: &mut PgConnection) -> Result<Status, SchemaError> {
     let version = installed_version(conn).await?.ok_or(SchemaError::NotInstalled)?;
@@ -104,10 +108,16 @@ pub(super) async fn read(conn: &mut PgConnection) -> Result<Status, SchemaError>
 
 fn families(triggers: Vec<Trigger>) -> Vec<TableStatus> {
     let mut families: BTreeMap<String, TableStatus> = BTreeMap::new();
-    for (name, table, event, enabled, columns, warnings) in triggers {
+    for (name, table, event, enabled, columns, warnings, subscriptions) in triggers {
         let family = families.entry(name.clone());
-        let family =
-            family.or_insert_with(|| TableStatus { name, columns, triggers: Vec::new(), warnings });
+        let triggers = Vec::new();
+        let family = family.or_insert_with(|| TableStatus {
+            name,
+            columns,
+            triggers,
+            subscriptions,
+            warnings,
+        });
         let state = state(enabled.as_deref());
         family.triggers.push(TriggerStatus { table, event, state });
     }
