@@ -230,7 +230,8 @@ impl Database {
         Writer::new(self.clone())
     }
 
-    /// Begins a transaction on the primary. An answer that it is part of is not cached.
+    /// Begins a transaction on the primary. A response that it is part of is not cached. What is done in it is not known
+    /// to the cache, so it counts as a write; [`begin_read_only`](Self::begin_read_only) begins one that does not.
     ///
     /// # Errors
     ///
@@ -240,6 +241,20 @@ impl Database {
             record.wrote();
         }
         self.inner.primary.pool().begin().await
+    }
+
+    /// Begins a transaction on the primary in which the server refuses writes, so that it counts as none: a session gets no
+    /// token for it. What it reads is not known to the cache, so a response that it is part of is not cached.
+    ///
+    /// # Errors
+    ///
+    /// If the primary can't be reached.
+    pub async fn begin_read_only(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        if let Some(record) = Record::current() {
+            let why = "what is read in a transaction is not known";
+            record.unfit(Unfit::new("unnoted-reads", why));
+        }
+        self.inner.primary.pool().begin_with("BEGIN READ ONLY").await
     }
 
     /// The primary's pool, for what the executors do not cover. What is done by it is not known to

@@ -18,4 +18,5 @@ mod replicas;
 mod restored;
 mod sessions;
 mod subscriptions;
+mod transactions;
 mod world;
