@@ -30,16 +30,16 @@ create or replace view tidegate.own_marks as
         and lsn <= (select case when not pg_is_in_recovery() then pg_current_wal_insert_lsn() else 'FFFFFFFF/0' end)
         and pg_snapshot_xmax(snapshot::pg_snapshot) <= (select pg_snapshot_xmax(pg_current_snapshot()));
 
--- Rows of the log that another server wrote do no harm: they are of transactions that a reader has seen already, or make
--- it recompute too much. That rows are deleted here because they were there does, and so does a version that is not ours.
--- So nothing that is replicated is let in.
+-- A foreign row of the log is harmless: nodes have seen its transaction, or recompute more than they must. A replicated
+-- DELETE is not, since it would remove a row of ours that is equal, and a foreign version would hide that an install is
+-- due. So triggers keep out what replication brings.
 alter table tidegate.meta add column if not exists xid xid8;
 alter table tidegate.meta alter column xid set default pg_catalog.pg_current_xact_id();
 
 create or replace function tidegate.keep_out() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-    -- As an ordinary trigger, which pg_restore --disable-triggers leaves it as, it must keep nobody from trimming.
+    -- pg_restore --disable-triggers leaves it as an ordinary trigger, which must not prevent trimming.
     if current_setting('session_replication_role') = 'replica' then
         return null;
     elsif tg_op = 'DELETE' then
@@ -50,8 +50,8 @@ end $$;
 
 -- The triggers of the schema's own tables, and when each is to fire. On those tables that `trim` locks too, in its order.
 --
--- A commit wakes listeners by a trigger that is deferred. What replication applies may have to run without (CREATE
--- SUBSCRIPTION, run_as_owner): there a deferred trigger is an error, and so it is sent with the first row.
+-- A commit wakes listeners by a deferred trigger. Logical replication may apply changes as the table's owner (CREATE
+-- SUBSCRIPTION, run_as_owner), where firing a deferred trigger is an error; there the first row sends the notification.
 create or replace function tidegate.own_triggers()
 returns table (own regclass, trigger name, state "char", definition text)
 language sql stable set search_path = pg_catalog, pg_temp
