@@ -3,7 +3,7 @@
 use super::cache::Cache;
 use super::lookup::Ask;
 use super::policy::Policy;
-use super::refresh::{Use, decide};
+use super::refresh::{Use, assess};
 use crate::entry::Key;
 use crate::outcome::{BypassReason, MissReason, Outcome};
 use crate::store::{Found, StoreError};
@@ -50,8 +50,7 @@ impl Cache {
     }
 
     fn verdict(&self, found: Found, policy: &Policy, ask: &Ask) -> Examined {
-        let verdict = self.shared.fences.judge(&found.entry);
-        let outcome = match decide(verdict, &found.entry, policy, &ask.limits) {
+        let outcome = match assess(&self.shared.fences, &found.entry, policy, &ask.limits) {
             Use::Serve | Use::Renew => Outcome::Hit(found.tier),
             Use::Stale(reason) => Outcome::Stale(reason),
             Use::Miss(reason) => Outcome::Miss(reason),

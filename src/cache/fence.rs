@@ -6,7 +6,7 @@
 //! lower: a spare miss, never a stale hit. The table neither grows nor evicts.
 
 use std::collections::HashMap;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::protocol::{Verdict, verdict};
@@ -14,8 +14,11 @@ use crate::clock::{self, Instant, Moment};
 use crate::entry::{Entry, Epoch, Position, Tag};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
+mod ended;
 #[cfg(all(test, tidegate_loom))]
 mod interleaved;
+
+use ended::Ended;
 
 /// Slots per tag.
 const ROWS: usize = 2;
@@ -49,6 +52,8 @@ pub struct Fences {
     /// The longest that the log was not looked at, in microseconds, since it was asked for. Of no
     /// consequence, so nothing is ordered by it.
     gap: std::sync::atomic::AtomicU64,
+    /// The epoch before. Not looked at for entries of this one.
+    ended: RwLock<Option<Arc<Ended>>>,
 }
 
 impl Fences {
@@ -66,6 +71,7 @@ impl Fences {
             slots: (0..per_row * ROWS).map(|_| AtomicU64::new(0)).collect(),
             sample: Sample::default(),
             gap: std::sync::atomic::AtomicU64::new(0),
+            ended: RwLock::default(),
         }
     }
 
@@ -153,12 +159,17 @@ impl Fences {
             .try_fold(true, |all, one| one.map(|one| all && one))
     }
 
-    /// Begins an epoch: fences of before are forgotten, the floor is where what is known begins, and
+    /// Begins an epoch: fences of before count for entries of before alone, the floor is where what is known begins, and
     /// `fences` are those that are known already.
     pub fn begin<I>(&self, epoch: Epoch, floor: Position, fences: I)
     where
         I: IntoIterator<Item = (Tag, Position)>,
     {
+        let before = self.epoch();
+        if before.is_known() && before != epoch {
+            let ended = Arc::new(Ended::new(self, before, (epoch, floor)));
+            *self.ended.write().unwrap_or_else(PoisonError::into_inner) = Some(ended);
+        }
         self.lose();
         for slot in &self.slots {
             slot.store(0, Ordering::Release);

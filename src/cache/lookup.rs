@@ -13,7 +13,7 @@ use super::lead::Lead;
 use super::policy::Policy;
 use super::protocol::{Verdict, has_followed};
 use super::record::Record;
-use super::refresh::{Use, decide};
+use super::refresh::{Use, assess, decide};
 use super::template::PolicyTag;
 use super::terms::Limits;
 use crate::broken::is_broken;
@@ -265,8 +265,8 @@ impl<'a> Search<'a> {
     }
 
     fn decide(&self, found: &Found) -> Use {
-        let verdict = self.cache.shared.fences.judge(&found.entry);
-        match decide(verdict, &found.entry, self.policy, &self.ask.limits) {
+        let fences = &self.cache.shared.fences;
+        match assess(fences, &found.entry, self.policy, &self.ask.limits) {
             Use::Miss(reason) => Use::Miss(reason),
             _ if !self.holds(&found.entry) => Use::Miss(MissReason::OtherShape),
             used => used,

@@ -163,8 +163,10 @@ impl Policy {
         self
     }
 
-    /// After a failover, or a crash of the primary, serves answers of before it until their TTL while new ones are
-    /// made. They may show writes that were lost by it.
+    /// After a failover, or a crash of the primary, serves responses of before it until their TTL while new ones are
+    /// computed: those that were valid on this node when it came, until the node learns of a change since. They may show
+    /// writes that were lost by the failover, and may lack writes of the moment before it that the node had not seen yet.
+    /// A node that was started since serves none.
     #[must_use]
     pub fn stale_after_failover(mut self) -> Self {
         self.stale_after_failover = true;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::fence::Fences;
 use super::policy::Policy;
 use super::protocol::Verdict;
 use super::terms::Limits;
@@ -19,6 +20,17 @@ pub(crate) enum Use {
     Stale(StaleReason),
     /// Make it anew.
     Miss(MissReason),
+}
+
+/// Decides by the fences as they are now.
+pub(crate) fn assess(fences: &Fences, entry: &Entry, policy: &Policy, limits: &Limits) -> Use {
+    match decide(fences.judge(entry), entry, policy, limits) {
+        // A change that was known before a failover is known after it.
+        Use::Stale(StaleReason::Failover) if !fences.was_valid(entry) => {
+            Use::Miss(MissReason::OldEpoch)
+        }
+        decided => decided,
+    }
 }
 
 /// Decides by the verdict of the fences first, and by time only then.

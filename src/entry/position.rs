@@ -43,8 +43,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// One uninterrupted history of positions: a database cluster on one timeline from one recovery to the next, or one
-/// process.
+/// One uninterrupted history of positions: a database on one timeline from one recovery to the next, or one process.
 ///
 /// Positions of two epochs say nothing about each other, so an entry of another epoch is never
 /// valid. Zero is no epoch at all: the node does not know yet, or not any more.
@@ -60,15 +59,26 @@ impl Epoch {
         Self(number)
     }
 
-    /// The epoch of a Postgres cluster: its system identifier, its timeline and the number of its history, hashed.
+    /// The epoch of a Postgres database: its cluster's system identifier, its own oid, the timeline and the number of its
+    /// history, hashed.
+    ///
+    /// The databases of a cluster share a log and its positions, but each has tables and triggers of its own; one that is
+    /// created from another as its template is a copy in all but the oid.
     ///
     /// A server that crashes loses what it had written to its log and not yet flushed (PostgreSQL manual, "Reliability and
     /// the Write-Ahead Log"), and then gives the same positions to something else, on the same timeline. So nodes draw
     /// another number after each recovery.
-    pub fn of_cluster(system_identifier: u64, timeline: u32, history: u64) -> Self {
+    pub fn for_database(
+        system_identifier: u64,
+        database: u32,
+        timeline: u32,
+        history: u64,
+    ) -> Self {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(b"tidegate epoch");
+        // Never equal to an epoch that was hashed without the database, so an entry or token that bears one proves nothing.
+        hasher.update(b"tidegate epoch of a database");
         hasher.update(&system_identifier.to_le_bytes());
+        hasher.update(&database.to_le_bytes());
         hasher.update(&timeline.to_le_bytes());
         hasher.update(&history.to_le_bytes());
         Self(first_u64(hasher.finalize().as_bytes()).max(1))
@@ -115,11 +125,12 @@ mod tests {
     }
 
     #[test]
-    fn a_new_timeline_or_history_is_a_new_epoch() {
-        let before = Epoch::of_cluster(7_300_000_000_000_000_000, 1, 1);
+    fn another_cluster_database_timeline_or_history_is_a_new_epoch() {
+        let before = Epoch::for_database(7_300_000_000_000_000_000, 1, 1, 1);
         assert!(before.is_known());
-        assert_ne!(before, Epoch::of_cluster(7_300_000_000_000_000_000, 2, 1));
-        assert_ne!(before, Epoch::of_cluster(7_300_000_000_000_000_000, 1, 2));
-        assert_ne!(before, Epoch::of_cluster(7_300_000_000_000_000_001, 1, 1));
+        assert_ne!(before, Epoch::for_database(7_300_000_000_000_000_000, 2, 1, 1));
+        assert_ne!(before, Epoch::for_database(7_300_000_000_000_000_000, 1, 2, 1));
+        assert_ne!(before, Epoch::for_database(7_300_000_000_000_000_000, 1, 1, 2));
+        assert_ne!(before, Epoch::for_database(7_300_000_000_000_000_001, 1, 1, 1));
     }
 }

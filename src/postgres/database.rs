@@ -11,7 +11,7 @@ use super::dependencies::Known;
 use super::error::DatabaseError;
 use super::executor::{Reader, Writer};
 use super::lag::Lag;
-use super::log;
+use super::log::{self, DatabaseIdentity};
 use super::monitor::Monitor;
 use super::server::{Limits, Role, Server};
 use super::server_status::ServerStatus;
@@ -134,16 +134,16 @@ impl DatabaseOptions {
     /// # Errors
     ///
     /// If a URL can't be read, a server can't be reached or is of the other kind, or a replica is of
-    /// another cluster.
+    /// another cluster or database.
     pub async fn connect(self) -> Result<Database, DatabaseError> {
         let primary = Server::new("primary", Role::Primary, &self.primary, self.limits)?;
         let listen = self.listen.as_deref().unwrap_or(&self.primary);
         let listen = Server::new("listener", Role::Primary, listen, self.limits)?;
-        let cluster = primary.check().await?.system_identifier;
+        let identity = primary.check().await?.database();
         let lag = Arc::new(Lag::new(self.max_lag));
         let watch = Monitor::of_primary(&primary, &lag);
         let inner = Inner {
-            cluster,
+            identity,
             lag,
             _watch: watch,
             primary,
@@ -195,8 +195,8 @@ pub(crate) struct Inner {
     pub(crate) listen: Server,
     pub(crate) known: Known,
     pub(crate) statements: Statements,
-    /// The system identifier of the primary.
-    cluster: u64,
+    /// Of the primary when it was connected to.
+    pub(crate) identity: DatabaseIdentity,
     pub(crate) lag: Arc<Lag>,
     _watch: Monitor,
     replicas: RwLock<Vec<Replica>>,
@@ -230,7 +230,8 @@ impl Database {
         Writer::new(self.clone())
     }
 
-    /// Begins a transaction on the primary. An answer that it is part of is not cached.
+    /// Begins a transaction on the primary. A response that it is part of is not cached. What is done in it is not known
+    /// to the cache, so it counts as a write; [`begin_read_only`](Self::begin_read_only) begins one that does not.
     ///
     /// # Errors
     ///
@@ -240,6 +241,20 @@ impl Database {
             record.wrote();
         }
         self.inner.primary.pool().begin().await
+    }
+
+    /// Begins a transaction on the primary in which the server refuses writes, so that it counts as none: a session gets no
+    /// token for it. What it reads is not known to the cache, so a response that it is part of is not cached.
+    ///
+    /// # Errors
+    ///
+    /// If the primary can't be reached.
+    pub async fn begin_read_only(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        if let Some(record) = Record::current() {
+            let why = "what is read in a transaction is not known";
+            record.unfit(Unfit::new("unnoted-reads", why));
+        }
+        self.inner.primary.pool().begin_with("BEGIN READ ONLY").await
     }
 
     /// The primary's pool, for what the executors do not cover. What is done by it is not known to
@@ -275,9 +290,7 @@ impl Database {
     pub async fn add_replica(&self, url: &str) -> Result<Arc<str>, DatabaseError> {
         let name = self.free_name();
         let server = Arc::new(Server::new(&name, Role::Replica, url, self.inner.limits)?);
-        if server.check().await?.system_identifier != self.inner.cluster {
-            return Err(DatabaseError::OtherCluster(server.label()));
-        }
+        server.check().await?.database().expect(self.inner.identity, &server)?;
         let monitor = Monitor::of_replica(&server, self.inner.sample_every);
         let (url, added) = (url.to_owned(), server.clone());
         self.write().push(Replica { url, server: added, _monitor: monitor });
@@ -305,10 +318,10 @@ impl Database {
         std::iter::once(primary).chain(self.replicas()).collect()
     }
 
-    /// Tells this database from all others, whatever they are called.
+    /// Distinguishes this database from all others, whatever they are called.
     pub(crate) fn name(&self) -> String {
-        let database = self.inner.listen.options.get_database().unwrap_or_default();
-        format!("{:x}:{database}", self.inner.cluster)
+        let DatabaseIdentity { system_identifier, oid } = self.inner.identity;
+        format!("{system_identifier:x}:{oid}")
     }
 
     /// The names of replicas in use, and their URLs.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::log::DatabaseIdentity;
 use super::server::Server;
 
 /// Why the database can't be used as it was set up. Each says what to do; none holds a password.
@@ -38,6 +39,11 @@ pub enum DatabaseError {
     /// A replica of another cluster.
     #[error("{0} follows another cluster than the primary's: its data is not this database's")]
     OtherCluster(String),
+    /// A replica or the listener in another database.
+    #[error(
+        "{0} leads to another database of the cluster than the primary's URL: name the same one in each"
+    )]
+    OtherDatabase(String),
     /// The schema is not there.
     #[error(
         "the schema `tidegate` is missing or incomplete: run `tidegate install TABLE...`, or \
@@ -73,6 +79,19 @@ pub enum DatabaseError {
 /// The SQLSTATE of an error that the server sent (PostgreSQL manual, appendix A).
 pub(crate) fn sql_state(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code)
+}
+
+impl DatabaseIdentity {
+    /// Says what is wrong about a server whose database is not the one of the primary.
+    pub(crate) fn expect(self, primary: Self, server: &Server) -> Result<(), DatabaseError> {
+        if self.system_identifier != primary.system_identifier {
+            return Err(DatabaseError::OtherCluster(server.label()));
+        }
+        match self.oid == primary.oid {
+            true => Ok(()),
+            false => Err(DatabaseError::OtherDatabase(server.label())),
+        }
+    }
 }
 
 impl DatabaseError {

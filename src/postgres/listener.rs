@@ -72,10 +72,13 @@ impl Listener {
     /// # Errors
     ///
     /// If the primary can't be reached, the schema is missing or the role may not read it, LISTEN
-    /// does not get through, or the cache has a listener already.
+    /// does not get through or to another database, or the cache has a listener already.
     pub async fn spawn(db: &Database, cache: &Cache) -> Result<Self, DatabaseError> {
         let mut follower = Follower::new(db.clone(), cache.fences().clone());
         let mut conn = connect(db).await?;
+        let database =
+            within(log::identity(&mut conn)).await.map_err(DatabaseError::of_log)?.database();
+        database.expect(db.inner.identity, &db.inner.listen)?;
         heard(&mut conn).await?;
         let link = Link::new(db.clone(), follower.asked.clone(), follower.turns.subscribe());
         cache.attach(Arc::new(link)).map_err(|_second| DatabaseError::Attached)?;

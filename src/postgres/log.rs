@@ -9,6 +9,8 @@ use crate::broken::is_broken;
 use crate::entry::{Epoch, Position};
 
 #[cfg(test)]
+mod copies;
+#[cfg(test)]
 mod tests;
 
 /// Which transactions were visible at one moment, as Postgres prints it.
@@ -91,9 +93,11 @@ pub(crate) struct Loaded {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) system_identifier: u64,
+    /// The oid of the database.
+    pub(crate) database: u32,
     /// `None` if a standby does not say, as to a role without `pg_read_all_stats` while it streams.
     pub(crate) timeline: Option<u32>,
-    /// Another one after each recovery; zero before the first node has begun one.
+    /// Another one after each recovery and in each copy; zero before the first node has begun one.
     pub(crate) history: u64,
     pub(crate) standby: bool,
     /// Where replay is on a standby, where inserts are on a primary.
@@ -104,6 +108,19 @@ pub(crate) struct Identity {
     pub(crate) port: Option<i32>,
     /// The server's process that said so.
     pub(crate) process: i32,
+}
+
+/// Which database of which cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DatabaseIdentity {
+    pub(crate) system_identifier: u64,
+    pub(crate) oid: u32,
+}
+
+impl Identity {
+    pub(crate) fn database(&self) -> DatabaseIdentity {
+        DatabaseIdentity { system_identifier: self.system_identifier, oid: self.database }
+    }
 }
 
 /// Makes a connection fit for drains: without statistics the planner would read the whole log. With
@@ -163,8 +180,9 @@ pub(crate) async fn unhush(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error>
     sqlx::query(unhush).execute(conn).await.map(drop)
 }
 
-/// Begins another history if the server has recovered from a crash, or been promoted, since the last began: positions may
-/// come a second time. To be asked on each new connection, before anything is read of the log.
+/// Begins another history if the server has recovered from a crash, or been promoted, since the last began, so that
+/// positions may come a second time; or if the database is a copy of another. To be asked on each new connection, before
+/// anything is read of the log.
 pub(crate) async fn begin_history(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
     sqlx::query("select tidegate.begin_history()").execute(conn).await.map(drop)
 }
@@ -234,6 +252,7 @@ pub(crate) async fn identity(conn: impl PgExecutor<'_>) -> Result<Identity, sqlx
     let position: Option<String> = row.try_get("position")?;
     Ok(Identity {
         system_identifier: row.try_get::<i64, _>("system_identifier")?.cast_unsigned(),
+        database: oid(&row)?,
         timeline: row.try_get::<Option<i32>, _>("timeline")?.map(i32::cast_unsigned),
         history: row.try_get::<i64, _>("history")?.cast_unsigned(),
         standby: row.try_get("standby")?,
@@ -267,7 +286,12 @@ fn epoch(row: &PgRow) -> Result<Epoch, sqlx::Error> {
         let why = "tidegate.history can't be read: `grant select on tidegate.history to` the role";
         sqlx::Error::Decode(why.into())
     })?;
-    Ok(Epoch::of_cluster(system.cast_unsigned(), timeline, history.cast_unsigned()))
+    Ok(Epoch::for_database(system.cast_unsigned(), oid(row)?, timeline, history.cast_unsigned()))
+}
+
+fn oid(row: &PgRow) -> Result<u32, sqlx::Error> {
+    let oid: i64 = row.try_get("database")?;
+    u32::try_from(oid).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 fn position(row: &PgRow, column: &str) -> Result<Position, sqlx::Error> {

@@ -129,8 +129,9 @@ impl At {
     pub(crate) fn of(identity: &Identity) -> Option<Self> {
         let position = identity.position?;
         Some(Self {
-            epoch: Epoch::of_cluster(
+            epoch: Epoch::for_database(
                 identity.system_identifier,
+                identity.database,
                 identity.timeline?,
                 identity.history,
             ),
@@ -151,6 +152,7 @@ mod tests {
     fn identity(port: i32, position: u64) -> Identity {
         Identity {
             system_identifier: 7,
+            database: 5,
             timeline: Some(1),
             history: 1,
             standby: true,
@@ -174,11 +176,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_fell_back_or_restarted_or_was_replaced_is_another_generation() {
-        let changes: [fn(&mut Identity); 4] = [
+        let changes: [fn(&mut Identity); 5] = [
             |i| i.position = Some(Position::new(5)),
             |i| i.started = 200,
             |i| i.timeline = Some(2),
             |i| i.history = 2,
+            |i| i.database = 6,
         ];
         for change in changes {
             let mut sample = Sample::new();

@@ -13,22 +13,24 @@ pub use error::SchemaError;
 pub use status::{Status, TableStatus, TriggerState, TriggerStatus};
 
 use super::error::sql_state;
+use super::log;
 use error::within;
 use table::Table;
 
 /// The version of the SQL in `sql/`. A change there is a new one.
-pub(crate) const VERSION: i32 = 4;
+pub(crate) const VERSION: i32 = 5;
 
 /// Two installers at once would trip over each other's half-made schema.
 const LOCK: &str = "select pg_advisory_xact_lock(8388065642915395433)";
 
-const SCHEMA: [&str; 7] = [
+const SCHEMA: [&str; 8] = [
     include_str!("sql/schema.sql"),
     include_str!("sql/names.sql"),
     include_str!("sql/note.sql"),
     include_str!("sql/wake.sql"),
-    include_str!("sql/marks.sql"),
     include_str!("sql/history.sql"),
+    include_str!("sql/own.sql"),
+    include_str!("sql/marks.sql"),
     include_str!("sql/track.sql"),
 ];
 
@@ -92,19 +94,30 @@ impl Triggers {
     /// What can't be tracked, or what right is missing. Then nothing has been changed.
     pub async fn install(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
         let mut transaction = conn.begin().await?;
-        check_server(&mut transaction).await?;
-        sqlx::query(LOCK).execute(&mut *transaction).await?;
-        make_schema(&mut transaction).await?;
-        for (name, columns) in &self.tables {
-            let table = Table::find(&mut transaction, name).await?;
-            let columns = table.tagged(&mut transaction, columns).await?;
-            table.track(&mut transaction, &columns, self.row_limit).await?;
+        if let Err(error) = self.make(&mut transaction).await {
+            // When it is only dropped, its locks last until the connection is used again.
+            transaction.rollback().await?;
+            return Err(error);
         }
         transaction.commit().await?;
+        guard(conn).await?;
         // Only now does a snapshot see the rows that tracking wrote.
+        log::begin_history(&mut *conn).await?;
         let first =
             "select tidegate.mark('0', null) where not exists (select from tidegate.own_marks)";
         sqlx::query(first).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn make(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
+        check_server(conn).await?;
+        sqlx::query(LOCK).execute(&mut *conn).await?;
+        make_schema(conn).await?;
+        for (name, columns) in &self.tables {
+            let table = Table::find(conn, name).await?;
+            let columns = table.tagged(conn, columns).await?;
+            table.track(conn, &columns, self.row_limit).await?;
+        }
         Ok(())
     }
 
@@ -201,6 +214,16 @@ async fn write_schema(conn: &mut PgConnection) -> Result<(), SchemaError> {
     let note = "insert into tidegate.meta (version) values ($1)";
     sqlx::query(note).bind(VERSION).execute(conn).await?;
     Ok(())
+}
+
+/// In a transaction of its own: who waits for the log's lock must hold no table's, for which a writer may wait that has
+/// noted something in the log.
+async fn guard(conn: &mut PgConnection) -> Result<(), SchemaError> {
+    let mut transaction = conn.begin().await?;
+    sqlx::query(LOCK).execute(&mut *transaction).await?;
+    let done = sqlx::query("select tidegate.guard()").execute(&mut *transaction).await;
+    done.map_err(within("the tables of the schema tidegate"))?;
+    Ok(transaction.commit().await?)
 }
 
 async fn installed_version(conn: &mut PgConnection) -> Result<Option<i32>, SchemaError> {

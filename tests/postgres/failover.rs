@@ -149,6 +149,27 @@ async fn a_policy_may_serve_what_was_before_while_it_is_made_anew() {
     .await;
 }
 
+/// Which change was known is not forgotten because another server is primary.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_changed_before_a_failover_is_not_served_after_it() {
+    let mut pair = Pair::new(&Policy::ttl(TTL).stale_after_failover()).await;
+    let node = &pair.node;
+    node.warm(&["/users/1", "/users/2", "/users"]).await;
+    pair.primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    node.sees("/users", "eve bob").await;
+    eventually("the standby has it", async || {
+        pair.standby.psql("select name from users where id = 1").await.unwrap() == "eve"
+    })
+    .await;
+    pair.fail_over().await;
+    let (body, status) = pair.node.get("/users/1").await;
+    assert!(body == "eve" && status.contains("old-epoch"), "{body}: {status}");
+    pair.standby.psql("update users set name = 'zoe' where id = 2").await.unwrap();
+    pair.node.sees("/users", "eve zoe").await;
+    let (body, status) = pair.node.get("/users/2").await;
+    assert!(body == "zoe", "changed since: {body}: {status}");
+}
+
 /// One of the replicas is promoted by mistake: what is written to it belongs to nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_of_another_timeline_is_not_read() {

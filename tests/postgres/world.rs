@@ -17,7 +17,7 @@ use crate::common::{ask, eventually, read, send};
 
 pub(crate) const TTL: Duration = Duration::from_mins(10);
 
-const SETUP: &str = "create table users (id int primary key, name text);
+pub(crate) const SETUP: &str = "create table users (id int primary key, name text);
     insert into users values (1, 'ada'), (2, 'bob')";
 
 /// A primary with the table `users` and its triggers.

@@ -38,6 +38,8 @@ struct Table {
     sound: bool,
     /// Triggers that do not fire on every change.
     unsound_triggers: Vec<Trigger>,
+    /// Subscriptions that write to it past the triggers.
+    subscriptions: Vec<String>,
     warnings: Vec<String>,
     /// What mends the triggers.
     mend: String,
@@ -90,8 +92,11 @@ impl Report {
     }
 }
 
-/// What mends a table's triggers.
+/// What lets every change of a table be seen.
 pub(crate) fn mend(table: &TableStatus) -> String {
+    if let Some(subscription) = table.subscriptions.first() {
+        return format!("cache where the rows are written, or drop subscription {subscription}");
+    }
     format!("tidegate install {}:{}", table.name, table.columns.join(","))
 }
 
@@ -104,6 +109,7 @@ impl From<TableStatus> for Table {
         Self {
             sound,
             unsound_triggers: unsound.map(Trigger::from).collect(),
+            subscriptions: status.subscriptions,
             mend,
             name: status.name,
             columns: status.columns,
@@ -179,6 +185,14 @@ impl fmt::Display for Table {
         }
         for Trigger { table, event, state } in &self.unsound_triggers {
             write!(f, "\n  {table}: the trigger on {event} {state}\n    mend: {}", self.mend)?;
+        }
+        for subscription in &self.subscriptions {
+            let why = "what it applies fires no trigger, so nothing is cached";
+            write!(
+                f,
+                "\n  subscription {subscription} writes to it: {why}\n    mend: {}",
+                self.mend
+            )?;
         }
         self.warnings.iter().try_for_each(|warning| write!(f, "\n  {warning}"))
     }

@@ -32,6 +32,11 @@ pub(crate) enum Unfit {
     /// No triggers, or not all of them.
     #[error("table {0} is not tracked; run `tidegate install {1}`")]
     UntrackedTable(String, String),
+    /// What a subscription applies fires no statement trigger.
+    #[error(
+        "a subscription writes to table {0}, and what it applies fires no trigger; cache where the rows are written"
+    )]
+    SubscribedTable(String),
     /// Changes only at REFRESH, which fires no trigger.
     #[error("{0} is a materialized view, whose refresh fires no trigger; read its tables")]
     MaterializedView(String),
@@ -94,6 +99,7 @@ impl Unfit {
             Self::SessionDependent(_) => "session-dependent",
             Self::System(_) => "system-catalog",
             Self::UntrackedTable(..) => "untracked-table",
+            Self::SubscribedTable(_) => "subscribed-table",
             Self::MaterializedView(_) => "materialized-view",
             Self::ForeignTable(_) => "foreign-table",
             Self::TemporaryTable(_) => "temporary-table",

@@ -17,6 +17,8 @@ parts (part) as (
     select hashtextextended(concat_ws(' ', 'rule', oid, xmin), 0)
     from pg_rewrite where oid >= 16384
     union all
+    select hashtextextended(concat_ws(' ', 'subscription', srsubid, srrelid), 0) from pg_subscription_rel
+    union all
     select hashtextextended(concat_ws(' ', 'parent', inhrelid, inhparent), 0) from pg_inherits
     union all
     select hashtextextended(concat_ws(' ', 'policy', oid, xmin), 0) from pg_policy

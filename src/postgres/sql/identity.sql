@@ -1,4 +1,5 @@
 select (select system_identifier from pg_control_system()) as system_identifier,
+    (select d.oid::int8 from pg_database d where d.datname = current_database()) as database,
     case when pg_is_in_recovery() then coalesce(
         (select received_tli from pg_stat_wal_receiver),
         (select nullif(min_recovery_end_timeline, 0) from pg_control_recovery()))

@@ -44,6 +44,7 @@ select pg_current_snapshot()::text as snapshot,
     (select lsn::text from oldest) as floor,
     pg_current_wal_insert_lsn()::text as fence,
     (select system_identifier from pg_control_system()) as system_identifier,
+    (select d.oid::int8 from pg_database d where d.datname = current_database()) as database,
     pg_walfile_name(pg_current_wal_insert_lsn()) as wal_file,
     pg_sequence_last_value('tidegate.history'::regclass) as history,
     tidegate.no_wakeups() is null as wakeups

@@ -41,8 +41,7 @@ begin
     if not pg_try_advisory_xact_lock(8388065642915395432) then
         return 0;
     end if;
-    delete from tidegate.marks
-        where cluster <> (select system_identifier from pg_control_system());
+    delete from tidegate.marks where (lsn, at) not in (select lsn, at from tidegate.own_marks);
     delete from tidegate.log where xid >= pg_snapshot_xmax(pg_current_snapshot());
     select * into keep from tidegate.own_marks where at <= clock_timestamp() - retention
         order by lsn desc limit 1;

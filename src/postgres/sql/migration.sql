@@ -6,7 +6,7 @@ declare
     tagged text[];
     wrong text;
 begin
-    select r.root, r.root_name, r.kinds, r.several_parents into family from (
+    select r.root, r.root_name, r.kinds, r.several_parents, r.subscription into family from (
 :relation
     ) r;
     if family.root is null then
@@ -15,6 +15,9 @@ begin
         raise exception '`%` is % and can''t be tracked', wanted, family.kinds[1];
     elsif family.several_parents then
         raise exception '`%` inherits from several tables', wanted;
+    elsif family.subscription is not null then
+        raise exception 'the subscription `%` writes to `%`, and what it applies fires no statement trigger',
+            family.subscription, wanted;
     end if;
     select array_agg(c.name) filter (where c.name = any (declared) or (c.key and c.taggable)),
         (select d from unnest(declared) d except

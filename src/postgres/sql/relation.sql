@@ -29,5 +29,7 @@ select c.oid as root,
         where f.relkind not in ('r', 'p') or f.relpersistence = 't'
             or fn.nspname in ('pg_catalog', 'information_schema', 'tidegate')) as kinds,
     exists (select from pg_inherits where inhrelid in (select member from family)
-        group by inhrelid having count(*) > 1) as several_parents
+        group by inhrelid having count(*) > 1) as several_parents,
+    (select s.subname::text from pg_subscription_rel r join pg_subscription s on s.oid = r.srsubid
+        where r.srrelid in (select member from family) order by 1 limit 1) as subscription
 from root join pg_class c on c.oid = member join pg_namespace n on n.oid = c.relnamespace

@@ -35,7 +35,8 @@ end $$;
 
 -- What a snapshot sees was in the WAL before lsn, which was read after the snapshot was taken.
 create table if not exists tidegate.marks (
-    snapshot pg_snapshot not null,
+    -- A pg_snapshot. As text it can be compared, which who replicates it does to find the row.
+    snapshot text not null,
     lsn pg_lsn not null,
     at timestamptz not null default clock_timestamp(),
     -- The fingerprint of the schema shortly before. Changes of the schema write no row.
@@ -43,9 +44,4 @@ create table if not exists tidegate.marks (
     cluster bigint not null default (pg_control_system()).system_identifier
 );
 create index if not exists marks_lsn on tidegate.marks (lsn);
-create index if not exists marks_xmax on tidegate.marks (pg_snapshot_xmax(snapshot), lsn);
-
--- Without those that came in a dump of another cluster, whose numbers mean nothing here.
-create or replace view tidegate.own_marks as
-    select snapshot, lsn, at, schema from tidegate.marks
-    where cluster = (select system_identifier from pg_control_system());
+create index if not exists marks_xmax on tidegate.marks (pg_snapshot_xmax(snapshot::pg_snapshot), lsn);

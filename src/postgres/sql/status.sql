@@ -30,10 +30,6 @@ select r.name as root, m.name as member, event, t.enabled,
             select unnest(own.numbers) from tracked own where own.tgrelid = f.root)
         order by a.attnum) as columns,
     array_remove(array[
-        case when exists (select from pg_subscription_rel where srrelid in
-                (select x.member from family x where x.root = f.root))
-            then 'a subscription writes to it: changes that arrive by logical replication fire no '
-                'statement triggers and are not seen' end,
         case when r.relpersistence = 'u'
             then 'it is unlogged: a crash empties it unseen' end,
         case when exists (select from tracked x where x.tgrelid in
@@ -49,7 +45,9 @@ select r.name as root, m.name as member, event, t.enabled,
                 (select x.member from family x where x.root = f.root)
                 group by inhrelid having count(*) > 1)
             then 'a part of it has several parents: changes go by the name of one of them' end
-    ], null) as warnings
+    ], null) as warnings,
+    array(select distinct s.subname::text from pg_subscription_rel r join pg_subscription s on s.oid = r.srsubid
+        where r.srrelid in (select x.member from family x where x.root = f.root) order by 1) as subscriptions
 from family f join names r on r.oid = f.root join names m on m.oid = f.member
     cross join unnest(array['insert', 'update', 'delete', 'truncate']) event
     left join tracked t on t.tgrelid = f.member and t.tgname = 'tidegate_' || event

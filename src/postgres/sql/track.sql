@@ -113,4 +113,5 @@ end $$;
 -- These tell nobody what the catalog does not.
 revoke all on all functions in schema tidegate from public;
 grant execute on function tidegate.named(oid, text[], pg_snapshot), tidegate.tag_of(oid),
-    tidegate.as_seen(xid, pg_snapshot), tidegate.at_work(pg_snapshot) to public;
+    tidegate.as_seen(xid, pg_snapshot), tidegate.at_work(pg_snapshot), tidegate.own_triggers(), tidegate.is_guarded()
+    to public;

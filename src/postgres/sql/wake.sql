@@ -39,7 +39,6 @@ do $$ begin
     then
         create constraint trigger wake after insert on tidegate.log
             deferrable initially deferred for each row execute function tidegate.wake();
-        alter table tidegate.log enable always trigger wake;
     end if;
 end $$;
 
@@ -51,8 +50,10 @@ begin
         when current_setting('tidegate.notify', true) = 'off' then 'tidegate.notify is off'
         when exists (select from pg_db_role_setting where 'tidegate.notify=off' = any (setconfig))
             then 'tidegate.notify is off for a role or database'
-        when not exists (select from pg_trigger where tgname = 'wake' and tgenabled = 'A'
-            and tgrelid = 'tidegate.log'::regclass) then 'the trigger on tidegate.log is disabled'
+        when not exists (select from pg_trigger where tgname = 'wake' and tgenabled in ('A', 'O')
+                and tgrelid = 'tidegate.log'::regclass)
+            or not exists (select from pg_trigger where tgname = 'wake_applied' and tgenabled in ('A', 'R')
+                and tgrelid = 'tidegate.log'::regclass) then 'a trigger on tidegate.log is disabled'
         when current_setting('max_prepared_transactions') <> '0'
             and coalesce(current_setting('tidegate.notify', true), '') <> 'on'
             then 'max_prepared_transactions is not 0 and tidegate.notify is not on'

@@ -15,6 +15,12 @@ pub enum SchemaError {
     /// Which parent's name would its changes go by?
     #[error("`{0}` inherits from several tables: track tables with one parent at most")]
     SeveralParents(String),
+    /// What the subscription applies fires no statement trigger.
+    #[error(
+        "the subscription `{1}` writes to `{0}`, and what it applies fires no statement trigger: cache where the rows \
+         are written, or drop the subscription first"
+    )]
+    Subscribed(String, String),
     /// A declared column is not there.
     #[error("table `{0}` has no column `{1}`")]
     NoColumn(String, String),

@@ -27,6 +27,7 @@ impl Triggers {
             sql.push('\n');
             sql.push_str(&self.of_table(table, columns));
         }
+        sql.push_str("\nselect tidegate.guard();\n");
         sql
     }
 

@@ -14,7 +14,7 @@ use super::{SchemaError, VERSION, installed_version};
 pub struct Status {
     /// The version of the schema.
     pub version: i32,
-    /// Whether this crate would replace it on install.
+    /// Whether this crate would replace it on install, or mend its own tables.
     pub outdated: bool,
     /// Each tracked family of tables.
     pub tables: Vec<TableStatus>,
@@ -44,6 +44,9 @@ pub struct TableStatus {
     pub columns: Vec<String>,
     /// Four for each table of the family.
     pub triggers: Vec<TriggerStatus>,
+    /// The subscriptions that write to any table of the family: what they apply fires no statement trigger, so what is
+    /// read of the family is not cached.
+    pub subscriptions: Vec<String>,
     /// What lets changes go unseen: each is to be mended, by another install if nothing else.
     pub warnings: Vec<String>,
 }
@@ -51,7 +54,8 @@ pub struct TableStatus {
 impl TableStatus {
     /// Whether every change is seen, as far as can be told.
     pub fn is_sound(&self) -> bool {
-        self.triggers.iter().all(|trigger| trigger.state == TriggerState::Always)
+        let always = |trigger: &TriggerStatus| trigger.state == TriggerState::Always;
+        self.subscriptions.is_empty() && self.triggers.iter().all(always)
     }
 }
 
@@ -81,28 +85,39 @@ pub enum TriggerState {
     Missing,
 }
 
-/// Root, table, event, how it is enabled, tagged columns and warnings of the root.
-type Trigger = (String, String, String, Option<String>, Vec<String>, Vec<String>);
+/// Root, table, event, how it is enabled; tagged columns, warnings and subscriptions of the root.
+type Trigger = (String, String, String, Option<String>, Vec<String>, Vec<String>, Vec<String>);
 
 pub(super) async fn read(conn: &mut PgConnection) -> Result<Status, SchemaError> {
     let version = installed_version(conn).await?.ok_or(SchemaError::NotInstalled)?;
     let triggers: Vec<Trigger> =
         sqlx::query_as(include_str!("../sql/status.sql")).fetch_all(&mut *conn).await?;
+    let guarded = version < 5 || {
+        let guarded =
+            sqlx::query_scalar("select tidegate.is_guarded()").fetch_one(&mut *conn).await;
+        guarded.map_err(within("the schema tidegate"))?
+    };
     let facts = "select tidegate.no_wakeups(), (select count(*) from tidegate.log),
         (select extract(epoch from clock_timestamp() - min(at))::float8 from tidegate.own_marks)";
     let facts = sqlx::query_as(facts).fetch_one(conn).await.map_err(within("the schema tidegate"));
     let (no_wakeups, log_rows, oldest): (_, _, Option<f64>) = facts?;
     let oldest_mark = oldest.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
-    let (outdated, tables) = (version < VERSION, families(triggers));
+    let (outdated, tables) = (version < VERSION || !guarded, families(triggers));
     Ok(Status { version, outdated, tables, no_wakeups, log_rows, oldest_mark })
 }
 
 fn families(triggers: Vec<Trigger>) -> Vec<TableStatus> {
     let mut families: BTreeMap<String, TableStatus> = BTreeMap::new();
-    for (name, table, event, enabled, columns, warnings) in triggers {
+    for (name, table, event, enabled, columns, warnings, subscriptions) in triggers {
         let family = families.entry(name.clone());
-        let family =
-            family.or_insert_with(|| TableStatus { name, columns, triggers: Vec::new(), warnings });
+        let triggers = Vec::new();
+        let family = family.or_insert_with(|| TableStatus {
+            name,
+            columns,
+            triggers,
+            subscriptions,
+            warnings,
+        });
         let state = state(enabled.as_deref());
         family.triggers.push(TriggerStatus { table, event, state });
     }

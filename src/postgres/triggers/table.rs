@@ -9,10 +9,12 @@ use super::error::{SchemaError, within};
 pub(super) struct Table {
     root: Oid,
     name: String,
+    subscription: Option<String>,
 }
 
-/// Its root, the root's name, what in the family can't be tracked, whether parents are several.
-type Relation = (Oid, String, Vec<String>, bool);
+/// Its root, the root's name, what in the family can't be tracked, whether parents are several, a subscription that writes
+/// to any of it.
+type Relation = (Oid, String, Vec<String>, bool, Option<String>);
 
 struct Column {
     name: String,
@@ -26,7 +28,7 @@ impl Table {
     pub(super) async fn find(conn: &mut PgConnection, name: &str) -> Result<Self, SchemaError> {
         let query = sqlx::query_as(include_str!("../sql/relation.sql")).bind(name);
         let found: Option<Relation> = query.fetch_optional(conn).await?;
-        let (root, root_name, unfit, several_parents) =
+        let (root, root_name, unfit, several_parents, subscription) =
             found.ok_or_else(|| SchemaError::NoTable(name.to_owned()))?;
         if let Some(kind) = unfit.into_iter().next() {
             return Err(SchemaError::NotATable(name.to_owned(), kind));
@@ -34,7 +36,7 @@ impl Table {
         if several_parents {
             return Err(SchemaError::SeveralParents(name.to_owned()));
         }
-        Ok(Self { root, name: root_name })
+        Ok(Self { root, name: root_name, subscription })
     }
 
     /// The columns that changes are told by: the primary key as far as it can be, then those that
@@ -61,6 +63,9 @@ impl Table {
         columns: &[String],
         row_limit: u32,
     ) -> Result<(), SchemaError> {
+        if let Some(subscription) = &self.subscription {
+            return Err(SchemaError::Subscribed(self.name.clone(), subscription.clone()));
+        }
         let limit = i32::try_from(row_limit).unwrap_or(i32::MAX);
         let track = sqlx::query("select tidegate.track($1, $2, $3)");
         let track = track.bind(self.root).bind(columns).bind(limit);

@@ -145,7 +145,7 @@ async fn what_an_earlier_version_tracked_is_tracked_as_this_one_does() {
 
 const AS_BEFORE: &str = "
     drop function tidegate.at_work;
-    drop function tidegate.begin_history; drop sequence tidegate.history; drop table tidegate.uninterrupted;
+    drop function tidegate.begin_history; drop sequence tidegate.history cascade; drop table tidegate.uninterrupted;
     create role \"the ear\"; grant execute on function tidegate.mark to \"the ear\";
     create function tidegate.in_progress(seen pg_snapshot) returns bigint[] language sql as 'select null::bigint[]';
     update tidegate.meta set version = 2;

@@ -80,8 +80,10 @@ async fn of_primary(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> 
 fn of_schema(status: &Status, checks: &mut Vec<Check>) {
     let version = format!("version {}", status.version);
     checks.push(match status.outdated {
-        true => Check::bad("schema tidegate", format!("{version}, older than this command"))
-            .mend("tidegate install TABLE..."),
+        true => {
+            Check::bad("schema tidegate", format!("{version}, not as this command installs it"))
+                .mend("tidegate install TABLE...")
+        }
         false => Check::good("schema tidegate", version),
     });
     checks.push(match &status.no_wakeups {
@@ -102,9 +104,15 @@ fn of_schema(status: &Status, checks: &mut Vec<Check>) {
 
 fn of_table(table: &TableStatus) -> Vec<Check> {
     let what = format!("table {}", table.name);
-    let triggers = match table.is_sound() {
-        true => Check::good(&what, "every change is noted"),
-        false => Check::bad(&what, "some triggers are missing or off").mend(mend(table)),
+    let triggers = match (table.is_sound(), table.subscriptions.is_empty()) {
+        (true, _) => Check::good(&what, "every change is noted"),
+        (_, true) => {
+            Check::bad(&what, "some triggers are missing, or do not fire always").mend(mend(table))
+        }
+        (_, false) => {
+            let found = "a subscription writes to it, and what it applies fires no trigger";
+            Check::bad(&what, found).mend(mend(table))
+        }
     };
     let warnings = table.warnings.iter().map(|warning| Check::warning(&what, warning));
     [triggers].into_iter().chain(warnings).collect()

@@ -141,14 +141,15 @@ async fn set_up(primary: &Postgres) -> Result<(), Failure> {
 /// The epoch of a primary, which begins here if no node has begun it.
 pub(crate) async fn epoch(primary: &Postgres) -> Result<String, Failure> {
     primary.psql("select tidegate.begin_history()").await?;
-    let sql = "select system_identifier, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), last_value
-        from pg_control_system(), tidegate.history";
+    let sql = "select system_identifier, d.oid, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), last_value
+        from pg_control_system(), tidegate.history, pg_database d where datname = current_database()";
     let said = primary.psql(sql).await?;
     let mut said = said.split('|');
     let mut next = || said.next().ok_or("no identity");
-    let (system, timeline, history) = (next()?, next()?, next()?);
+    let (system, database, timeline, history) = (next()?, next()?, next()?, next()?);
     let timeline = u32::from_str_radix(timeline, 16)?;
-    Ok(Epoch::of_cluster(system.parse()?, timeline, history.parse()?).to_string())
+    let (system, database) = (system.parse()?, database.parse()?);
+    Ok(Epoch::for_database(system, database, timeline, history.parse()?).to_string())
 }
 
 fn url(address: SocketAddr) -> String {

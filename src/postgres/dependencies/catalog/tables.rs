@@ -28,10 +28,11 @@ select c.oid::int8, s.nspname::text, c.relname::text, c.relkind::text,
         from pg_catalog.pg_trigger t
         join pg_catalog.pg_proc p on p.oid = t.tgfoid
         join pg_catalog.pg_namespace o on o.oid = p.pronamespace
-        where t.tgrelid = c.oid and o.nspname = 'tidegate' and t.tgenabled in ('A', 'O')
+        where t.tgrelid = c.oid and o.nspname = 'tidegate' and t.tgenabled = 'A'
           and t.tgqual is null and cardinality(t.tgattr::int2[]) = 0
           and t.tgname in ('tidegate_insert', 'tidegate_update', 'tidegate_delete',
                            'tidegate_truncate')) = 4,
+       exists (select from pg_catalog.pg_subscription_rel s where s.srrelid = c.oid),
        array(select a.attname::text
              from pg_catalog.pg_trigger t
              join pg_catalog.pg_proc p on p.oid = t.tgfoid
@@ -54,6 +55,8 @@ struct Member {
     kind: String,
     parents: i64,
     tracked: bool,
+    /// Whether a subscription writes to it: what it applies fires no statement trigger.
+    subscribed: bool,
     /// What all its triggers tag, by the second of their arguments.
     columns: Vec<String>,
 }
@@ -73,6 +76,9 @@ pub(super) async fn tracked(
         if member.kind == "f" {
             return Err(Unfit::ForeignTable(member.name.clone()).into());
         }
+        if member.subscribed {
+            return Err(Unfit::SubscribedTable(member.name.clone()).into());
+        }
         if !member.tracked {
             return Err(Unfit::UntrackedTable(member.name.clone(), root.name.clone()).into());
         }
@@ -83,14 +89,15 @@ pub(super) async fn tracked(
 }
 
 async fn family(conn: &mut PgConnection, oid: i64) -> Result<Vec<Member>, sqlx::Error> {
-    type Row = (i64, String, String, String, i64, bool, Vec<String>);
+    type Row = (i64, String, String, String, i64, bool, bool, Vec<String>);
     let rows: Vec<Row> = sqlx::query_as(FAMILY).bind(oid).fetch_all(conn).await?;
-    let member = |(oid, schema, name, kind, parents, tracked, columns): Row| Member {
+    let member = |(oid, schema, name, kind, parents, tracked, subscribed, columns): Row| Member {
         oid,
         name: tag_name(&schema, &name),
         kind,
         parents,
         tracked,
+        subscribed,
         columns,
     };
     Ok(rows.into_iter().map(member).collect())

@@ -1,0 +1,114 @@
+-- Which rows of the schema's own tables are this database's. A publication FOR ALL TABLES brings another server's, dumps
+-- bring those of another time, and transactions and positions have the same numbers everywhere.
+
+-- From a version that had snapshots as such. The view keeps who may read it.
+do $$ begin
+    if exists (select from pg_catalog.pg_attribute where attrelid = 'tidegate.marks'::regclass
+        and attname = 'snapshot' and atttypid = 'pg_snapshot'::regtype)
+    then
+        create or replace view tidegate.own_marks as select null::pg_snapshot as snapshot, null::pg_lsn as lsn,
+            null::timestamptz as at, null::bigint as schema;
+        drop index tidegate.marks_xmax;
+        alter table tidegate.marks alter column snapshot type text using snapshot::text;
+        create index marks_xmax on tidegate.marks (pg_snapshot_xmax(snapshot::pg_snapshot), lsn);
+    end if;
+end $$;
+
+-- A mark counts if the transaction that it names wrote it, here and in this history. Not even then if it is ahead of the
+-- server. Those that an earlier version wrote name none.
+alter table tidegate.marks add column if not exists xid xid8;
+alter table tidegate.marks alter column xid set default pg_catalog.pg_current_xact_id();
+alter table tidegate.marks add column if not exists history bigint;
+alter table tidegate.marks alter column history
+    set default pg_catalog.pg_sequence_last_value('tidegate.history'::regclass);
+
+create or replace view tidegate.own_marks as
+    select snapshot::pg_snapshot as snapshot, lsn, at, schema from tidegate.marks
+    where cluster = (select system_identifier from pg_control_system())
+        and history = (select pg_sequence_last_value('tidegate.history'::regclass))
+        and xmin = xid::xid
+        and lsn <= (select case when not pg_is_in_recovery() then pg_current_wal_insert_lsn() else 'FFFFFFFF/0' end)
+        and pg_snapshot_xmax(snapshot::pg_snapshot) <= (select pg_snapshot_xmax(pg_current_snapshot()));
+
+-- A foreign row of the log is harmless: nodes have seen its transaction, or recompute more than they must. A replicated
+-- DELETE is not, since it would remove a row of ours that is equal, and a foreign version would hide that an install is
+-- due. So triggers keep out what replication brings.
+alter table tidegate.meta add column if not exists xid xid8;
+alter table tidegate.meta alter column xid set default pg_catalog.pg_current_xact_id();
+
+create or replace function tidegate.keep_out() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    -- pg_restore --disable-triggers leaves it as an ordinary trigger, which must not prevent trimming.
+    if current_setting('session_replication_role') = 'replica' then
+        return null;
+    elsif tg_op = 'DELETE' then
+        return old;
+    end if;
+    return new;
+end $$;
+
+-- The triggers of the schema's own tables, and when each is to fire. On those tables that `trim` locks too, in its order.
+--
+-- A commit wakes listeners by a deferred trigger. Logical replication may apply changes as the table's owner (CREATE
+-- SUBSCRIPTION, run_as_owner), where firing a deferred trigger is an error; there the first row sends the notification.
+create or replace function tidegate.own_triggers()
+returns table (own regclass, trigger name, state "char", definition text)
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+    select ('tidegate.' || t.own)::regclass, t.trigger, t.state::"char",
+        format('create %s %I %s on tidegate.%I %s',
+            case when t.function = 'wake' then 'constraint trigger' else 'trigger' end, t.trigger, t.event, t.own, t.rest)
+            || format(' execute function tidegate.%I()', t.function)
+    from (
+        select o.own, o.nr, 'keep_out_rows'::name, 'R', 'before insert',
+            'for each row when (new.xid is distinct from pg_catalog.pg_current_xact_id())', 'keep_out'
+        from unnest(array['marks', 'meta', 'log']) with ordinality o (own, nr)
+        union all
+        select o.own, o.nr, 'keep_out_changes', 'R', 'before update or delete', 'for each row', 'keep_out'
+        from unnest(array['marks', 'meta', 'log']) with ordinality o (own, nr)
+        union all
+        select 'log', 4, 'wake', 'O', 'after insert', 'deferrable initially deferred for each row', 'wake'
+        union all
+        select 'log', 5, 'wake_applied', 'R', 'after insert', 'for each row', 'wake'
+    ) t (own, nr, trigger, state, event, rest, function)
+    order by t.nr;
+end;
+
+-- Whether the schema's own tables are as `guard` makes them.
+create or replace function tidegate.is_guarded() returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+    select not exists (select from tidegate.own_triggers() w left join pg_trigger t
+            on t.tgrelid = w.own::oid and t.tgname = w.trigger where t.tgenabled is distinct from w.state)
+        and not exists (select from tidegate.own_triggers() w join pg_class c on c.oid = w.own::oid
+            where c.relreplident <> 'f');
+end;
+
+-- Gives the schema's own tables their triggers, and a replica identity: without one, a publication of all tables makes
+-- each attempt to trim fail. What is as it should be is not touched, so that a second run takes no lock.
+create or replace function tidegate.guard() returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    wanted record;
+    changed boolean := false;
+begin
+    for wanted in
+        select w.*, t.tgenabled as present, c.relreplident from tidegate.own_triggers() w
+            join pg_class c on c.oid = w.own::oid
+            left join pg_trigger t on t.tgrelid = w.own::oid and t.tgname = w.trigger
+    loop
+        if wanted.relreplident <> 'f' then
+            execute format('alter table %s replica identity full', wanted.own);
+            changed := true;
+        end if;
+        continue when wanted.present = wanted.state;
+        if wanted.present is null then
+            execute wanted.definition;
+        end if;
+        execute format('alter table %s enable %s trigger %I', wanted.own,
+            case wanted.state when 'R' then 'replica' else '' end, wanted.trigger);
+        changed := true;
+    end loop;
+    return changed;
+end $$;

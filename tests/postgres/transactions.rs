@@ -1,0 +1,42 @@
+//! Transactions on the primary, whose statements the cache does not see.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::Request;
+use axum::routing::get;
+use tidegate::{Cache, CacheLayer, Database, Listener, Memory, Policy, Sessions};
+
+use super::common::send;
+use super::world::{TTL, options, primary};
+
+const NAME: &str = "select name from users where id = 1";
+
+async fn read(State(db): State<Database>, Path(how): Path<String>) -> String {
+    let begun = if how == "any" { db.begin().await } else { db.begin_read_only().await };
+    sqlx::query_scalar(NAME).fetch_one(&mut *begun.unwrap()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_can_not_write_counts_as_no_write() {
+    let primary = primary(&[]).await;
+    let db = options(&primary).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let layer = CacheLayer::new(cache)
+        .route("/{how}", Policy::ttl(TTL))
+        .sessions(Sessions::new("the same on every node").unwrap())
+        .validate()
+        .unwrap();
+    let app = Router::new().route("/{how}", get(read)).layer(layer).with_state(db.clone());
+    for (uri, has_written, detail) in [("/any", true, "wrote"), ("/only", false, "unnoted-reads")] {
+        let response = send(&app, Request::get(uri).body(Body::empty()).unwrap()).await;
+        let headers = response.headers();
+        assert_eq!(headers.contains_key("tidegate-position"), has_written, "{uri}");
+        let status = headers["cache-status"].to_str().unwrap();
+        assert!(status.contains(detail), "{uri}: {status}");
+    }
+    let mut transaction = db.begin_read_only().await.unwrap();
+    let update = sqlx::query("update users set name = 'eve'").execute(&mut *transaction).await;
+    assert!(update.unwrap_err().to_string().contains("read-only"));
+}
