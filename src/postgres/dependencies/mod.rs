@@ -4,6 +4,7 @@
 //! SQL have to be known. One rule stands above all: **what is not fully understood is not cached,
 //! with a reason.** A spare miss costs a query; a table overlooked would be a stale answer.
 
+mod body;
 mod catalog;
 mod check;
 mod equality;

@@ -1,6 +1,8 @@
 //! What is found in a text, and what a real server says that it depends on.
 
 #[cfg(feature = "testing")]
+mod bodies;
+#[cfg(feature = "testing")]
 mod differential;
 mod limits;
 mod properties;
