@@ -196,13 +196,15 @@ impl Record {
     }
 
     /// The tags of a read of `table`: narrower ones where the policy names a column of it that is
-    /// among the `tagged` ones, else the table's.
+    /// among the `tagged` ones, by values that Postgres writes so, else the table's.
     pub fn tags_of(&self, table: &str, tagged: &[String]) -> Vec<Tag> {
         let narrow = |tag: &&PolicyTag| tag.is_column_of(table, tagged);
         let notes = self.notes();
         let all = self.0.scope.tags.iter().chain(&notes.narrow);
-        let mut tags: Vec<Tag> = all.filter(narrow).map(PolicyTag::tag).collect();
-        tags.push(if tags.is_empty() { Tag::table(table) } else { Tag::bulk(table) });
+        let (exact, others): (Vec<_>, Vec<_>) = all.filter(narrow).partition(|tag| tag.is_exact());
+        let mut tags: Vec<Tag> = exact.into_iter().map(PolicyTag::tag).collect();
+        let is_narrowed = !tags.is_empty() && others.is_empty();
+        tags.push(if is_narrowed { Tag::bulk(table) } else { Tag::table(table) });
         tags
     }
 

@@ -86,13 +86,25 @@ pub(crate) struct PolicyTag {
     name: Arc<str>,
     /// Where the table ends in the name, and where the column does, for a tag of that form.
     ends: Option<(usize, usize)>,
+    /// Whether Postgres writes the value so, up to what a tag's form leaves out. Else the tag that a change of
+    /// these rows has is not known, and what depends on them depends on the table.
+    is_exact: bool,
 }
 
 impl PolicyTag {
     pub(crate) fn new(name: impl Into<Arc<str>>) -> Self {
         let name = name.into();
         let ends = name.find('=').and_then(|column| Some((name[..column].rfind(':')?, column)));
-        Self { tag: Tag::named(&name), name, ends }
+        let is_exact = ends.is_none_or(|(_, column)| Tag::is_exact(&name[column + 1..]));
+        Self { tag: Tag::named(&name), name, ends, is_exact }
+    }
+
+    /// The rows of a table that have a value in a column, written as Postgres writes it.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn of_column(table: &str, column: &str, value: &str) -> Self {
+        let name: Arc<str> = format!("{table}:{column}={value}").into();
+        let ends = Some((table.len(), table.len() + 1 + column.len()));
+        Self { tag: Tag::named(&name), name, ends, is_exact: true }
     }
 
     pub(crate) fn tag(&self) -> Tag {
@@ -105,10 +117,16 @@ impl PolicyTag {
         Some((&self.name[..table], &self.name[table + 1..column]))
     }
 
-    /// The tag, and the one of large changes to its table.
+    /// The tag, and the one of large changes to its table; the table's own, if the rows are not known.
     pub(crate) fn with_bulk(&self) -> impl Iterator<Item = Tag> + use<> {
-        let bulk = self.column_of().map(|(table, _)| Tag::bulk(table));
-        [self.tag].into_iter().chain(bulk)
+        let of_table = if self.is_exact { Tag::bulk } else { Tag::table };
+        let table = self.column_of().map(|(table, _)| of_table(table));
+        [self.tag].into_iter().chain(table)
+    }
+
+    /// Whether the rows that it names are known by it.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.is_exact
     }
 
     /// Whether this names one of the `tagged` columns of `table`.
@@ -137,5 +155,29 @@ mod tests {
     fn a_value_can_not_change_what_a_tag_is_about() {
         let tag = fill("users:id={id}", "1:name=ada").unwrap();
         assert!(tag.is_column_of("users", &["id".into()]));
+    }
+
+    #[test]
+    fn a_value_that_postgres_may_write_otherwise_depends_on_the_table() {
+        for value in ["0x1", "1_000", "-0b1", " 0O7 ", "1e3", "1.0", "+1_0"] {
+            let tag = fill("users:id={id}", value).unwrap();
+            assert!(tag.with_bulk().any(|tag| tag == Tag::table("users")), "{value}");
+            // An application invalidates by the name that it gave.
+            assert!(tag.with_bulk().any(|tag| tag == Tag::named(&format!("users:id={value}"))));
+        }
+        for value in
+            ["1", "-1", " 042 ", "ada", "0xyz", "2024-news", "5f3a9c", "ΟΔΟΣ", "", "-", "_"]
+        {
+            let tag = fill("users:id={id}", value).unwrap();
+            assert!(tag.with_bulk().all(|tag| tag != Tag::table("users")), "{value}");
+        }
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn a_column_of_a_strange_name_is_known_by_its_tag() {
+        let tag = PolicyTag::of_column("a:b", "c=d", "1");
+        assert!(tag.is_column_of("a:b", &["c=d".into()]));
+        assert_eq!(tag.tag(), Tag::named("a:b:c=d=1"));
     }
 }

@@ -32,7 +32,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::{Entry, Epoch, Life, Position, Tag};
 use crate::clock;
 
-const MAGIC: &[u8; 4] = b"TGE\x03";
+const MAGIC: &[u8; 4] = b"TGE\x04";
 const LENGTH: Range<usize> = 4..8;
 const CHECKSUM: Range<usize> = 8..CHECKED_FROM;
 const CHECKED_FROM: usize = 24;
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(
             hex,
             concat!(
-                "54474503",
+                "54474504",
                 "1c000000",
                 "00000000000000000000000000000000",
                 "2211000000000000",

@@ -3,10 +3,10 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Error, Execute, FromRow, PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, Error, Execute, FromRow, Postgres};
 
 use super::database::Database;
-use super::dependencies::{COMPARABLE, Dependencies, Equality};
+use super::dependencies::{Dependencies, Equality, Family, Given, Parameter};
 use super::executor::Statement;
 use super::plan::dependencies;
 use crate::cache::{Cache, Policy, PolicyTag, Record};
@@ -48,8 +48,9 @@ impl Database {
     /// What it depends on is found in its text, as for [`reader`](Self::reader), and in its arguments: where a
     /// condition of a plain SELECT says which rows of a table it is about, as `where id = $1 and ...` does, only
     /// changes to those make the answer invalid. That goes for columns that the triggers tell changes by (see
-    /// [`Triggers`](crate::Triggers)) of integers, texts, UUIDs and booleans, costs a short query more when the answer is
-    /// made, and is left to the policy's tags where those narrow the table already.
+    /// [`Triggers`](crate::Triggers)) of integers, texts and UUIDs, for a parameter costs a short query more when the
+    /// answer is made, and is left to the policy's tags where those narrow the table already. A literal counts if it
+    /// is spelled as Postgres writes the value: `7` and `'ann'`, not `07`, `'it''s'` or `E'ann'`.
     ///
     /// Rows are stored as values are by [`Cache::get_or_load`]: rows that a node stored with another version of their
     /// type are a miss. A change of how columns become fields, such as `#[sqlx(rename)]`, does not show in the type; raise
@@ -146,29 +147,37 @@ async fn narrow(record: &Record, statement: &Statement, db: &Database) -> Result
     let found = dependencies(db, statement.sql.as_str()).await?;
     let Dependencies::Tables(tables) = &*found else { return Ok(()) };
     for table in tables.iter().filter(|table| !record.is_narrowed(&table.name, &table.columns)) {
-        let Some(by) = &table.by else { continue };
-        let replica = db.servers().into_iter().find(|server| server.at().is_some());
-        let server = replica.as_deref().unwrap_or(&db.inner.primary);
-        server.sends();
-        if let Some(value) = value(&mut *server.acquire().await?, by, statement).await? {
-            record.narrow(PolicyTag::new(format!("{}:{}={value}", table.name, by.column)));
+        let Some(Equality { column, family, value }) = &table.by else { continue };
+        let value = match value {
+            Given::Literal(text) => Some(text.clone()),
+            Given::Parameter(parameter) => asked(db, parameter, *family, statement).await?,
+        };
+        if let Some(value) = value {
+            record.narrow(PolicyTag::of_column(&table.name, column, &value));
         }
     }
     Ok(())
 }
 
 /// The value that a column must have, as a trigger would write it. `None` if it is NULL, which no row has, or of a
-/// type that is compared in another way.
-async fn value(
-    conn: &mut PgConnection,
-    by: &Equality,
+/// type that is compared in another way than the column's family.
+async fn asked(
+    db: &Database,
+    parameter: &Parameter,
+    family: Family,
     statement: &Statement,
 ) -> Result<Option<String>, Error> {
-    let Equality { value, kind, .. } = by;
-    let asked = format!("select pg_catalog.pg_typeof({value})::text, ({value})::{kind}::text");
+    let replica = db.servers().into_iter().find(|server| server.at().is_some());
+    let server = replica.as_deref().unwrap_or(&db.inner.primary);
+    server.sends();
     let arguments = statement.arguments.clone().unwrap_or_default();
-    let query =
-        sqlx::query_as_with::<_, (String, Option<String>), _>(AssertSqlSafe(asked), arguments);
-    let (given, value) = query.persistent(statement.persistent).fetch_one(conn).await?;
-    Ok(value.filter(|_| COMPARABLE.contains(&&*given)))
+    // Made of a number and of types from a list.
+    let query = sqlx::query_as_with::<_, (i64, Option<String>), _>(
+        AssertSqlSafe(parameter.query()),
+        arguments,
+    );
+    // A prepared statement is kept by its text alone, and this text is one for parameters of all types.
+    let query = query.persistent(false);
+    let (oid, value) = query.fetch_one(&mut *server.acquire().await?).await?;
+    Ok(value.filter(|_| Family::of(oid) == Some(family)))
 }

@@ -23,6 +23,7 @@ pub(crate) mod lsn;
 mod monitor;
 mod plan;
 mod pooler;
+mod quote;
 mod relay;
 mod sample;
 mod server;

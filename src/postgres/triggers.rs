@@ -14,6 +14,7 @@ pub use status::{Status, TableStatus, TriggerState, TriggerStatus};
 
 use super::error::sql_state;
 use super::log;
+use super::quote::identifier;
 use error::within;
 use table::Table;
 
@@ -160,7 +161,7 @@ impl Triggers {
     ///
     /// If there is no such role or schema.
     pub async fn grant(conn: &mut PgConnection, role: &str) -> Result<(), SchemaError> {
-        let role = format!("\"{}\"", role.replace('"', "\"\""));
+        let role = identifier(role);
         let sql = format!(
             "grant usage on schema tidegate to {role};
              grant select on tidegate.log, tidegate.own_marks, tidegate.meta, tidegate.history to {role};

@@ -1,13 +1,16 @@
 //! What the names in a query stand for, asked of the server at the time.
 //!
-//! Trusted as declared: the volatility of an IMMUTABLE function, the input and output functions
-//! and the index support functions of user-defined types, and the constraints of domains.
+//! Trusted as declared: the volatility of an IMMUTABLE function as far as the catalogue does not show that its
+//! body reads something ([`bodies`]), the input and output functions and the index support functions of
+//! user-defined types, and the constraints of domains.
 //! Settings that change how a value is written (`TimeZone`, `DateStyle`) and the search path are
 //! taken to be the same on all connections of a pool.
 
+mod bodies;
 mod functions;
 mod operators;
 mod relations;
+mod stable;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,25 +96,31 @@ impl Search<'_> {
         while let Some(references) = texts.pop() {
             operators::judge(self.conn, &references.operators).await?;
             let functions = functions::named(self.conn, &references).await?;
-            self.functions(functions, &mut texts)?;
+            self.functions(functions, &references, &mut texts).await?;
             let relations = relations::named(self.conn, &references.relations).await?;
             self.relations(relations, &mut texts).await?;
         }
         Ok(())
     }
 
-    fn functions(
+    async fn functions(
         &mut self,
         functions: Vec<functions::Function>,
+        references: &References,
         texts: &mut Vec<References>,
     ) -> Result<(), Stop> {
+        let mut found = Vec::new();
         for function in functions {
-            function.judge()?;
-            if let Some(defaults) = function.defaults.filter(|_| self.seen.insert(function.oid)) {
+            function.judge(&references.arguments)?;
+            if !self.seen.insert(function.oid) {
+                continue;
+            }
+            found.push(function.oid);
+            if let Some(defaults) = function.defaults {
                 texts.push(read(&format!("select {defaults}"))?);
             }
         }
-        Ok(())
+        bodies::check(self.conn, &found).await
     }
 
     async fn relations(
@@ -129,7 +138,7 @@ impl Search<'_> {
                 Kind::View => {
                     let view = relations::view(self.conn, &relation).await?;
                     let functions = functions::by_oid(self.conn, &view.functions).await?;
-                    self.functions(functions, texts)?;
+                    self.functions(functions, &References::default(), texts).await?;
                     relations.extend(relations::by_oid(self.conn, &view.relations).await?);
                     texts.push(read(&view.text)?);
                 }

@@ -144,7 +144,7 @@ const FROM_INSIDE: &[&str] = &["extract", "substring", "trim", "overlay"];
 
 /// Compares the words with the tree.
 pub(super) fn check(tokens: &[Token], found: &Found) -> Result<(), Unfit> {
-    let words = Words { tokens, found };
+    let words = Words::new(tokens, found);
     let mut open = Vec::new();
     for (at, token) in tokens.iter().enumerate() {
         match token {
@@ -157,12 +157,33 @@ pub(super) fn check(tokens: &[Token], found: &Found) -> Result<(), Unfit> {
     Ok(())
 }
 
-struct Words<'a> {
+/// The words of a text, beside what its tree shows.
+pub(super) struct Words<'a> {
     tokens: &'a [Token],
     found: &'a Found,
 }
 
 impl<'a> Words<'a> {
+    pub(super) fn new(tokens: &'a [Token], found: &'a Found) -> Self {
+        Self { tokens, found }
+    }
+
+    /// Whether an item of FROM comes after this word, within the parenthesis after `inside`.
+    pub(super) fn brings_relation(&self, at: usize, inside: Option<&str>) -> bool {
+        let Some(word) = self.keyword(at) else { return false };
+        let label = self.before(at) == Some(&Token::Mark('.')) || self.keyword_before(at, &["as"]);
+        let value = word == "from"
+            && (self.keyword_before(at, &["distinct"]) && self.is_comparison(at)
+                || inside.is_some_and(|call| FROM_INSIDE.contains(&call)));
+        !label && !value && matches!(word, "from" | "join" | "table")
+    }
+
+    /// Whether the name that begins here is not that of a function that is called.
+    pub(super) fn is_relation(&self, at: usize) -> bool {
+        let parts = self.name_from(at).parts();
+        self.get(at + 2 * parts - 1) != Some(&Token::Mark('('))
+    }
+
     fn check(&self, at: usize, inside: Option<&str>) -> Result<(), Unfit> {
         self.system_word(at)?;
         if self.get(at + 1) == Some(&Token::Mark('(')) && !self.is_known_call(at) {
@@ -207,12 +228,7 @@ impl<'a> Words<'a> {
 
     /// The name of the relation that a FROM or JOIN at this place brings.
     fn relation_after(&self, at: usize, inside: Option<&str>) -> Option<Name> {
-        let word = self.tokens[at].keyword()?;
-        let label = self.before(at) == Some(&Token::Mark('.')) || self.keyword_before(at, &["as"]);
-        let value = word == "from"
-            && (self.keyword_before(at, &["distinct"]) && self.is_comparison(at)
-                || inside.is_some_and(|call| FROM_INSIDE.contains(&call)));
-        if label || value || !matches!(word, "from" | "join" | "table") {
+        if !self.brings_relation(at, inside) {
             return None;
         }
         let mut next = at + 1;
@@ -268,7 +284,7 @@ impl<'a> Words<'a> {
         at.checked_sub(1).and_then(|at| self.get(at))
     }
 
-    fn keyword(&self, at: usize) -> Option<&'a str> {
+    pub(super) fn keyword(&self, at: usize) -> Option<&'a str> {
         self.get(at).and_then(Token::keyword)
     }
 

@@ -8,23 +8,22 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    BinaryOperator, Expr, Ident, Query, Select, SetExpr, Statement, TableFactor, UnaryOperator,
-    Visit, Visitor,
+    BinaryOperator, Expr, Ident, Query, Select, SetExpr, Statement, TableFactor, Visit, Visitor,
 };
 use sqlx::PgConnection;
 
 use super::catalog::{Table, tag_name};
 use super::name::{Name, fold};
 use super::parse::statement;
+use super::value::{Compared, Family, Given, Kind};
 
 /// Rows with this value in this column are all that the answer depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Equality {
     pub(crate) column: String,
-    /// The value, as SQL over the statement's parameters.
-    pub(crate) value: String,
-    /// The column's type, as SQL.
-    pub(crate) kind: String,
+    /// The column's.
+    pub(crate) family: Family,
+    pub(crate) value: Given,
 }
 
 /// A condition of a statement: relation, column, value.
@@ -32,7 +31,7 @@ pub(crate) struct Equality {
 struct Condition {
     relation: Name,
     column: String,
-    value: String,
+    value: Compared,
 }
 
 /// What a plain statement says of its tables.
@@ -42,11 +41,6 @@ struct Plain {
     relations: BTreeMap<String, Name>,
     conditions: Vec<Condition>,
 }
-
-/// Values whose type says in which way they are compared with a column of these types. Of others, such as
-/// floating-point numbers, two that are equal can be written in different ways.
-pub(crate) const COMPARABLE: [&str; 8] =
-    ["smallint", "integer", "bigint", "text", "character varying", "uuid", "boolean", "unknown"];
 
 /// Finds the rows that the answer to a statement depends on, of the tables that it reads.
 pub(super) async fn narrow(
@@ -62,16 +56,17 @@ pub(super) async fn narrow(
         return Ok(());
     }
     for condition in plain.conditions {
-        let Some((name, kind)) = column(conn, &condition).await? else { continue };
+        let Some((name, family)) = column(conn, &condition).await? else { continue };
         let table = tables.iter_mut().find(|table| table.name == name);
         let Some(table) = table.filter(|table| table.columns.contains(&condition.column)) else {
             continue;
         };
         let Condition { column, value, .. } = condition;
+        let Some(value) = value.given(family) else { continue };
         let rank = |column: &String| table.columns.iter().position(|known| known == column);
         // The primary key's columns come first, and tell most.
         if table.by.as_ref().is_none_or(|by| rank(&column) < rank(&by.column)) {
-            table.by = Some(Equality { column, value, kind });
+            table.by = Some(Equality { column, family, value });
         }
     }
     Ok(())
@@ -84,28 +79,34 @@ async fn are_tables(conn: &mut PgConnection, plain: &Plain) -> Result<bool, sqlx
     sqlx::query_scalar(sql).bind(names).fetch_one(conn).await
 }
 
-/// The tag's name of a condition's table, and the column's type: one of those in which values that are equal are
-/// written the same, and that nobody has defined another `=` for.
+/// The tag's name of a condition's table, and the family of the column's type, if it is one. None if somebody has
+/// defined another `=` that could be meant, or a type by the name of one of these.
 async fn column(
     conn: &mut PgConnection,
     condition: &Condition,
-) -> Result<Option<(String, String)>, sqlx::Error> {
+) -> Result<Option<(String, Family)>, sqlx::Error> {
     let sql = "
-        select n.nspname::text, c.relname::text, pg_catalog.format_type(t.oid, null)
+        select n.nspname::text, c.relname::text, a.atttypid::int8
         from pg_catalog.pg_class c
         join pg_catalog.pg_namespace n on n.oid = c.relnamespace
         join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = $2 and a.attnum > 0
             and not a.attisdropped
-        join pg_catalog.pg_type t on t.oid = a.atttypid
         left join pg_catalog.pg_collation o on o.oid = a.attcollation
         where c.oid = pg_catalog.to_regclass($1) and coalesce(o.collisdeterministic, true)
-            and t.oid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'text'::regtype,
-                'varchar'::regtype, 'uuid'::regtype, 'bool'::regtype)
-            and not exists (select from pg_catalog.pg_operator p where p.oprname = '='
-                and p.oprnamespace <> 'pg_catalog'::regnamespace and t.oid in (p.oprleft, p.oprright))";
+            and not exists (select from pg_catalog.pg_operator p
+                join pg_catalog.pg_type t on t.oid in (p.oprleft, p.oprright)
+                where p.oprname = '=' and p.oid >= 16384
+                    and (t.typtype = 'p' or t.typname = any ($3) and t.oid < 16384))
+            and not exists (select from pg_catalog.pg_type t
+                where t.typname = any ($3) and t.oid >= 16384
+                    and pg_catalog.pg_type_is_visible(t.oid))";
     let query = sqlx::query_as(sql).bind(condition.relation.quoted()).bind(&condition.column);
-    let found: Option<(String, String, String)> = query.fetch_optional(conn).await?;
-    Ok(found.map(|(schema, table, kind)| (tag_name(&schema, &table), kind)))
+    let found: Option<(String, String, i64)> =
+        query.bind(Kind::WORDS.as_slice()).fetch_optional(conn).await?;
+    let known = |(schema, table, oid): (String, String, i64)| {
+        Some((tag_name(&schema, &table), Family::of(oid)?))
+    };
+    Ok(found.and_then(known))
 }
 
 /// What a statement says of its tables, if it is plain enough.
@@ -174,22 +175,8 @@ impl Plain {
             },
             _ => return None,
         };
-        let column = folded(column);
-        is_value(value).then(|| Condition {
-            relation: relation.clone(),
-            column,
-            value: value.to_string(),
-        })
-    }
-}
-
-/// A literal, a parameter, or one of these as another type.
-fn is_value(expr: &Expr) -> bool {
-    match expr {
-        Expr::Value(_) => true,
-        Expr::Nested(inner) | Expr::Cast { expr: inner, format: None, .. } => is_value(inner),
-        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => is_value(expr),
-        _ => false,
+        let (relation, column) = (relation.clone(), folded(column));
+        Some(Condition { relation, column, value: Compared::read(value)? })
     }
 }
 
@@ -216,25 +203,75 @@ fn queries_in(query: &Query) -> usize {
 mod tests {
     use super::*;
 
+    /// What a statement says if all columns are of one family.
+    fn of(family: Family, sql: &str) -> Vec<String> {
+        let told = |one: Condition| {
+            let value = match one.value.given(family)? {
+                Given::Literal(text) => text,
+                Given::Parameter(parameter) => format!("{parameter:?}"),
+            };
+            Some(format!("{}.{} = {value}", one.relation, one.column))
+        };
+        plain(sql)
+            .map_or_else(Vec::new, |plain| plain.conditions.into_iter().filter_map(told).collect())
+    }
+
     fn conditions(sql: &str) -> Vec<String> {
-        let told = |one: Condition| format!("{}.{} = {}", one.relation, one.column, one.value);
-        plain(sql).map_or_else(Vec::new, |plain| plain.conditions.into_iter().map(told).collect())
+        of(Family::Integer, sql)
     }
 
     #[test]
     fn what_must_hold_for_each_row_is_found() {
-        assert_eq!(conditions("select * from T where Id = $1"), ["t.id = $1"]);
+        let parameter = "Parameter { number: 1, casts: [] }";
+        assert_eq!(conditions("select * from T where Id = $1"), [format!("t.id = {parameter}")]);
         assert_eq!(conditions("select * from s.t where (7 = id) and n > 1"), ["s.t.id = 7"]);
         assert_eq!(
             conditions(
-                "select * from t a left join u on u.x = a.id where a.id = $1::int and u.k = 'x'"
+                "select * from t a left join u on u.x = a.id where a.id = $1::int and u.k = '3'"
             ),
-            ["t.id = $1::INT", "u.k = 'x'"]
+            ["t.id = Parameter { number: 1, casts: [Int4] }", "u.k = 3"]
         );
         assert_eq!(
             conditions("select count(*) from t where id = -1 group by n having n = 2"),
             ["t.id = -1"]
         );
+        assert_eq!(of(Family::Text, "select * from t where t.k = 'x y'::text"), ["t.k = x y"]);
+    }
+
+    #[test]
+    fn a_value_of_another_spelling_or_type_tells_no_rows_apart() {
+        for value in
+            ["01", "1.0", "'0x1'", "'1_000'", "1::text", "'1'::text", "-(1)", "-$1", "1::oid"]
+                .into_iter()
+                .chain([
+                    "$1::text",
+                    "$1::numeric",
+                    "int '1'",
+                    "null",
+                    "true",
+                    "E'1'",
+                    "$$1$$",
+                    "1 + 0",
+                ])
+        {
+            let sql = format!("select * from t where id = {value}");
+            assert_eq!(conditions(&sql), Vec::<String>::new(), "{value}");
+        }
+        for value in
+            ["'it''s'", r"'a\b'", "E'x'", "N'x'", "$$x$$", "x'00'", "b'1'", "1", "'1'::int"]
+                .into_iter()
+                .chain([
+                    "$1::int",
+                    "$1::char(3)",
+                    "'x'::varchar(1)",
+                    "'x'::name",
+                    "text 'x'",
+                    "'a\nb'",
+                ])
+        {
+            let sql = format!("select * from t where id = {value}");
+            assert_eq!(of(Family::Text, &sql), Vec::<String>::new(), "{value}");
+        }
     }
 
     #[test]

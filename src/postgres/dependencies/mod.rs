@@ -4,6 +4,7 @@
 //! SQL have to be known. One rule stands above all: **what is not fully understood is not cached,
 //! with a reason.** A spare miss costs a query; a table overlooked would be a stale answer.
 
+mod body;
 mod catalog;
 mod check;
 mod equality;
@@ -16,18 +17,20 @@ mod scope;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests;
 mod unfit;
+mod value;
 mod walk;
 
 pub(crate) use catalog::{Dependencies, tag_name};
 #[cfg(test)]
 use catalog::{Table, resolve};
-pub(crate) use equality::{COMPARABLE, Equality};
+pub(crate) use equality::Equality;
 pub(crate) use known::Known;
 use name::Name;
 use parse::References;
 #[cfg(test)]
 use parse::{Analysis, analyze};
 pub(crate) use unfit::Unfit;
+pub(crate) use value::{Family, Given, Parameter};
 
 /// Whether a text is a read that is understood.
 #[cfg(fuzzing)]

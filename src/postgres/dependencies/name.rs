@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::postgres::quote::identifier;
+
 /// Longer names are cut by Postgres, which we don't imitate.
 pub(super) const NAME_MAX: usize = 63;
 
@@ -21,8 +23,12 @@ impl Name {
 
     /// The name as SQL.
     pub(super) fn quoted(&self) -> String {
-        let parts = self.0.iter().map(|part| format!("\"{}\"", part.replace('"', "\"\"")));
-        parts.collect::<Vec<_>>().join(".")
+        self.0.iter().map(|part| identifier(part)).collect::<Vec<_>>().join(".")
+    }
+
+    /// Of how many parts it is.
+    pub(super) fn parts(&self) -> usize {
+        self.0.len()
     }
 
     /// The name when it has no schema.

@@ -39,6 +39,8 @@ pub(crate) struct References {
     pub(crate) relations: BTreeSet<Name>,
     /// What it calls, in expressions and in FROM.
     pub(crate) functions: BTreeSet<Name>,
+    /// With how many arguments it calls each of these; `None` where that is not plain to see.
+    pub(crate) arguments: BTreeSet<(Name, Option<usize>)>,
     /// Every name after a dot: `row.name` calls a function of a row if the row has no such column.
     pub(crate) attributes: BTreeSet<String>,
     /// Runs of operator characters; an operator of the query is a part of one of them.

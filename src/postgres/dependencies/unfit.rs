@@ -70,8 +70,18 @@ pub(crate) enum Unfit {
     )]
     StableFunction(String),
     /// Stable, of Postgres' own, and not on the list of those that are known to be harmless.
-    #[error("function {0} reads the catalogue or the connection")]
+    #[error(
+        "function {0}, which a call may mean, reads the catalogue or the connection; \
+         call one of that name with other arguments, where there is one"
+    )]
     SystemFunction(String),
+    /// Declared IMMUTABLE, which its body contradicts. What Postgres itself made of it may be old: a plan that is
+    /// used again holds what it once returned.
+    #[error(
+        "function {0} is taken for IMMUTABLE, but its body reads tables, the catalogue or the connection, \
+         or can't be understood; have its query in the statement"
+    )]
+    ReadingFunction(String),
     /// No function by this name on this connection's search path.
     #[error("no function {0} is visible here")]
     UnknownFunction(String),
@@ -111,6 +121,7 @@ impl Unfit {
             Self::VolatileFunction(_) => "volatile-function",
             Self::StableFunction(_) => "stable-function",
             Self::SystemFunction(_) => "system-function",
+            Self::ReadingFunction(_) => "reading-function",
             Self::UnknownFunction(_) => "unknown-function",
             Self::Operator(_) => "operator",
             Self::Cast(_) => "cast",

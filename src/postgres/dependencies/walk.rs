@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    Expr, Function, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select,
-    SelectFlavor, SetExpr, Statement, TableAlias, TableFactor, Visit, Visitor,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName,
+    ObjectNamePart, Query, Select, SelectFlavor, SetExpr, Statement, TableAlias, TableFactor,
+    Visit, Visitor,
 };
 
 use super::name::{Name, fold};
@@ -115,7 +116,7 @@ impl Visitor for Walker {
             }
             TableFactor::Function { name, alias, .. } => {
                 self.label(alias.as_ref());
-                self.call(name)
+                self.call(name, None)
             }
             TableFactor::UNNEST { alias, with_offset: false, .. } => {
                 self.label(alias.as_ref());
@@ -169,7 +170,7 @@ impl Walker {
         expect(plain, "a clause of another dialect")?;
         self.nodes += 1;
         self.label(alias.as_ref());
-        if args.is_some() { self.call(name) } else { self.relation(name) }
+        if args.is_some() { self.call(name, None) } else { self.relation(name) }
     }
 
     fn relation(&mut self, name: &ObjectName) -> Step {
@@ -192,18 +193,20 @@ impl Walker {
             // A keyword such as CURRENT_DATE: `check` knows those that matter.
             FunctionArguments::None => Step::Continue(()),
             _ if is_grammar(&function.name) => Step::Continue(()),
-            _ => self.call(&function.name),
+            _ => self.call(&function.name, arguments(function)),
         }
     }
 
-    fn call(&mut self, name: &ObjectName) -> Step {
+    fn call(&mut self, name: &ObjectName, arguments: Option<usize>) -> Step {
         let name = named(name)?;
         expect(!name.is_long(), "a name of three parts")?;
+        self.found.references.arguments.insert((name.clone(), arguments));
         self.found.references.functions.insert(name);
         Step::Continue(())
     }
 
     fn keyword_call(&mut self, name: &str) -> Step {
+        self.found.references.arguments.insert((Name::bare(name), None));
         self.found.references.functions.insert(Name::bare(name));
         Step::Continue(())
     }
@@ -211,6 +214,13 @@ impl Walker {
     fn label(&mut self, alias: Option<&TableAlias>) {
         self.found.labels.extend(alias.map(|alias| folded(&alias.name)));
     }
+}
+
+/// How many arguments a call has, if it is of the plainest form.
+fn arguments(function: &Function) -> Option<usize> {
+    let FunctionArguments::List(list) = &function.args else { return None };
+    let plain = |arg: &FunctionArg| matches!(arg, FunctionArg::Unnamed(FunctionArgExpr::Expr(_)));
+    (function.within_group.is_empty() && list.args.iter().all(plain)).then_some(list.args.len())
 }
 
 /// Refuses a body that is no query, however many set operations there are.

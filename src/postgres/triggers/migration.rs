@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{SCHEMA, Triggers, VERSION};
+use crate::postgres::quote::string;
 
 /// The first mark is made by the first node to start: it must see what the migration has committed.
 const VERSIONED: &str = "delete from tidegate.meta;\ninsert into tidegate.meta (version) values";
@@ -33,18 +34,39 @@ impl Triggers {
 
     fn of_table(&self, table: &str, columns: &[String]) -> String {
         let limit = i32::try_from(self.row_limit).unwrap_or(i32::MAX);
-        let array: Vec<String> = columns.iter().map(|column| literal(column)).collect();
+        let array: Vec<String> = columns.iter().map(|column| string(column)).collect();
         let columns_sql = include_str!("../sql/columns.sql").replace("$1", "family.root");
         include_str!("../sql/migration.sql")
             .replace(":relation", &include_str!("../sql/relation.sql").replace("$1", "wanted"))
             .replace(":columns\n", &columns_sql)
             .replace(":'columns'", &format!("array[{}]::text[]", array.join(", ")))
             .replace(":limit", &limit.to_string())
-            .replace(":'table'", &literal(table))
+            .replace(":'table'", &string(table))
     }
 }
 
-/// A string as SQL has it, whatever `standard_conforming_strings` is (PostgreSQL manual, 4.1.2.2).
-fn literal(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests {
+    use super::*;
+    use tidegate_testing::Postgres;
+
+    #[tokio::test]
+    async fn a_columns_name_does_not_end_the_migration_it_is_in() {
+        let postgres = Postgres::start().await.expect("Postgres");
+        let names =
+            ["$tidegate$; drop table spared; --", ":limit", ":'table'", "it's", r"\'", "$1"];
+        let columns: Vec<String> = names.iter().map(|name| format!("\"{name}\" int")).collect();
+        let schema = format!(
+            "create table \"a'$tidegate$:limit\" (id int primary key, {}); create table spared (id int)",
+            columns.join(", ")
+        );
+        postgres.psql(&schema).await.expect("schema");
+        let sql = Triggers::new().columns("a'$tidegate$:limit", &names).migration();
+        postgres.psql(&sql).await.expect("migration");
+        postgres.psql("table spared").await.expect("it is still there");
+        let told = r"select cardinality(string_to_array(split_part(encode(tgargs, 'escape'), '\000', 2), ' '))
+            from pg_trigger where tgname = 'tidegate_update'";
+        assert_eq!(postgres.psql(told).await.expect("columns"), "7");
+    }
 }

@@ -20,7 +20,7 @@ use crate::store::{Bus, Found, Lease, LeaseToken, Store, StoreError, StoreStatus
 
 /// Part of each key, so that nodes of two versions never read one another's entries. It goes with
 /// the version in the codec's magic.
-const FORMAT: &str = "3";
+const FORMAT: &str = "4";
 
 /// The tier that nodes share.
 ///

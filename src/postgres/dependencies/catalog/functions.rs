@@ -1,89 +1,13 @@
 //! Functions by name: every overload that the connection could call.
 
+use std::collections::BTreeSet;
+
 use sqlx::PgConnection;
 
 use super::Stop;
+use super::bodies::FIRST_OF_USERS;
+use super::stable::STABLE;
 use crate::postgres::dependencies::{Name, References, Unfit};
-
-/// Postgres' own stable functions whose answer depends on their arguments, the time, and settings
-/// that a pool shares. The others read the catalogue or the connection.
-const STABLE: &[&str] = &[
-    "age",
-    "array_to_json",
-    "array_to_string",
-    "concat",
-    "concat_ws",
-    "convert",
-    "convert_from",
-    "convert_to",
-    "date",
-    "date_add",
-    "date_part",
-    "date_subtract",
-    "date_trunc",
-    "extract",
-    "format",
-    "generate_series",
-    "json_agg",
-    "json_agg_strict",
-    "json_build_array",
-    "json_build_object",
-    "json_object_agg",
-    "json_object_agg_strict",
-    "json_object_agg_unique",
-    "json_object_agg_unique_strict",
-    "json_populate_record",
-    "json_populate_recordset",
-    "json_to_record",
-    "json_to_recordset",
-    "json_to_tsvector",
-    "jsonb_agg",
-    "jsonb_agg_strict",
-    "jsonb_build_array",
-    "jsonb_build_object",
-    "jsonb_object_agg",
-    "jsonb_object_agg_strict",
-    "jsonb_object_agg_unique",
-    "jsonb_object_agg_unique_strict",
-    "jsonb_path_exists_tz",
-    "jsonb_path_match_tz",
-    "jsonb_path_query_array_tz",
-    "jsonb_path_query_first_tz",
-    "jsonb_path_query_tz",
-    "jsonb_populate_record",
-    "jsonb_populate_recordset",
-    "jsonb_to_record",
-    "jsonb_to_recordset",
-    "jsonb_to_tsvector",
-    "length",
-    "make_timestamptz",
-    "money",
-    "now",
-    "numeric",
-    "overlaps",
-    "phraseto_tsquery",
-    "plainto_tsquery",
-    "quote_literal",
-    "quote_nullable",
-    "row_to_json",
-    "statement_timestamp",
-    "time",
-    "timestamp",
-    "timestamptz",
-    "timetz",
-    "timezone",
-    "to_char",
-    "to_date",
-    "to_json",
-    "to_jsonb",
-    "to_number",
-    "to_timestamp",
-    "to_tsquery",
-    "to_tsvector",
-    "transaction_timestamp",
-    "ts_headline",
-    "websearch_to_tsquery",
-];
 
 /// A function that a query may call.
 #[derive(Debug)]
@@ -91,12 +15,17 @@ pub(super) struct Function {
     pub(super) oid: i64,
     schema: String,
     name: String,
+    /// With the types of its arguments.
+    signature: String,
     volatility: String,
+    /// How many arguments it takes.
+    least: i16,
+    most: i16,
     /// Expressions that stand in for arguments that are left out, and may call functions too.
     pub(super) defaults: Option<String>,
 }
 
-type Row = (i64, String, String, String, Option<String>);
+type Row = (i64, String, String, String, String, i16, i16, Option<String>);
 
 /// An aggregate is always declared immutable, so its parts are asked. A name after a dot is a
 /// call if it names a function of one row.
@@ -109,13 +38,16 @@ with overload as (
     select * from unnest($1::text[], $2::text[])
 )
 select p.oid::int8, p.nspname::text, p.proname::text,
-       case when p.prokind = 'a' and p.nspname <> 'pg_catalog' and exists (
+       p.proname || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')',
+       case when p.prokind = 'a' and p.oid >= 16384 and exists (
            select from pg_catalog.pg_aggregate a join pg_catalog.pg_proc part on part.oid in
                (a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn,
                 a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn)
            where a.aggfnoid = p.oid and part.provolatile <> 'i'
        ) then 'v' else p.provolatile::text end,
-       case when p.nspname <> 'pg_catalog' then pg_catalog.pg_get_expr(p.proargdefaults, 0) end
+       case when p.provariadic <> 0 then 0 else p.pronargs - p.pronargdefaults end::int2,
+       case when p.provariadic <> 0 then 32767 else p.pronargs end::int2,
+       case when p.oid >= 16384 then pg_catalog.pg_get_expr(p.proargdefaults, 0) end
 from overload p
 where exists (
     select from wanted w
@@ -171,28 +103,36 @@ async fn select(
         .bind(oids)
         .fetch_all(conn)
         .await?;
-    let function = |(oid, schema, name, volatility, defaults)| Function {
-        oid,
-        schema,
-        name,
-        volatility,
-        defaults,
-    };
-    Ok(rows.into_iter().map(function).collect())
+    Ok(rows.into_iter().map(Function::new).collect())
 }
 
 impl Function {
-    /// Says why a query that calls it can't be kept, if it can't.
-    pub(super) fn judge(&self) -> Result<(), Unfit> {
-        let name = format!("{}.{}", self.schema, self.name);
-        let own = self.schema == "pg_catalog";
+    fn new((oid, schema, name, signature, volatility, least, most, defaults): Row) -> Self {
+        Self { oid, schema, name, signature, volatility, least, most, defaults }
+    }
+
+    /// Says why a query that calls it can't be kept, if it can't. `arguments` says with how many the query calls
+    /// functions by their names.
+    pub(super) fn judge(&self, arguments: &BTreeSet<(Name, Option<usize>)>) -> Result<(), Unfit> {
+        let own = self.oid < FIRST_OF_USERS;
+        let name = format!("{}.{}", self.schema, self.signature);
         match self.volatility.as_str() {
             "i" => Ok(()),
-            "s" if own && STABLE.contains(&self.name.as_str()) => Ok(()),
+            _ if own && STABLE.contains(&self.signature.as_str()) => Ok(()),
+            _ if own && !self.takes(arguments) => Ok(()),
             "s" if own => Err(Unfit::SystemFunction(name)),
             "s" => Err(Unfit::StableFunction(name)),
             _ => Err(Unfit::VolatileFunction(name)),
         }
+    }
+
+    /// Whether a call by its name has as many arguments as it can take.
+    fn takes(&self, arguments: &BTreeSet<(Name, Option<usize>)>) -> bool {
+        let mut calls = arguments.iter().filter(|(name, _)| self.is_named(name)).peekable();
+        let fits = |number: usize| {
+            i16::try_from(number).is_ok_and(|number| (self.least..=self.most).contains(&number))
+        };
+        calls.peek().is_none() || calls.any(|(_, number)| number.is_none_or(fits))
     }
 
     fn is_named(&self, name: &Name) -> bool {

@@ -1,8 +1,11 @@
 //! What is found in a text, and what a real server says that it depends on.
 
+mod bodies;
 mod differential;
 mod limits;
+mod narrowed;
 mod properties;
 mod remembered;
 mod server;
+mod spellings;
 mod text;

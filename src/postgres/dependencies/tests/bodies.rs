@@ -1,0 +1,160 @@
+//! Functions that read tables though their names or declarations don't tell.
+
+use super::server::Server;
+
+#[tokio::test]
+async fn an_overload_that_reads_the_server_is_not_taken_for_another_of_its_name() {
+    let mut server = Server::start(
+        "create table a (id int, x xid, at timestamptz); select track('a');
+         create table bare (id int);
+         create function public.date_trunc(int) returns int stable language sql
+             as 'select count(*)::int from bare';",
+    )
+    .await;
+    server
+        .assert_all(&[
+            ("select age(x) from a", "!system-function"),
+            ("select age(at) from a", "!system-function"),
+            ("select pg_catalog.age(x) from a", "!system-function"),
+            ("select age(variadic array[x]) from a", "!system-function"),
+            ("select age(at, now()) from a", "a"),
+            ("select pg_catalog.age(current_date, at) from a", "a"),
+            ("select age(at, now()), age(x) from a", "!system-function"),
+            ("select date_trunc('day', at), date_trunc(id) from a", "!stable-function"),
+        ])
+        .await;
+    server.run("create view old as select age(x) from a").await;
+    server.assert_all(&[("table old", "!system-function")]).await;
+}
+
+#[tokio::test]
+async fn a_function_of_the_users_in_the_servers_own_schema_is_not_the_servers() {
+    let mut server = Server::start(
+        "create table a (id int); select track('a'); create table bare (id int);
+         create function pg_catalog.to_char(text) returns text stable language sql
+             as 'select count(*)::text from public.bare';",
+    )
+    .await;
+    server.assert_all(&[("select to_char('x'::text) from a", "!stable-function")]).await;
+}
+
+const READERS: &str = "
+create table a (id int); select track('a'); create table bare (id int);
+create function atomic() returns bigint immutable begin atomic select count(*) from bare; end;
+create function returned() returns bigint immutable return (select max(id) from bare);
+create function catalogue() returns bigint immutable return (select count(*) from pg_class);
+create function nested() returns bigint immutable return atomic() + 1;
+create function twice_nested() returns bigint immutable begin atomic select nested(); end;
+create function who() returns text immutable return current_user;
+create function setting() returns text immutable return current_setting('x.y');
+create function wild() returns float8 immutable return random();
+create function written() returns bigint immutable language sql as 'select count(*) from bare';
+create function only_written() returns bigint immutable language sql
+    as $$ select count(*) from only public.\"bare\" $$;
+create function joined() returns bigint immutable language sql
+    as 'select count(*) from generate_series(1, 2) join lateral (table bare) b on true';
+create function programmed() returns bigint immutable language plpgsql
+    as 'declare n bigint; begin select count(*) into n from bare; return n; end';
+create function calls_programmed() returns bigint immutable language sql as 'select programmed()';
+create function calls_from_block() returns bigint immutable language plpgsql
+    as 'begin return public.atomic(); end';
+create function stably() returns bigint stable language plpgsql
+    as 'begin return (select count(*) from bare); end';
+create function wraps_stable() returns bigint immutable return stably();
+create function step(bigint, int) returns bigint immutable return $1 + $2 + atomic();
+create function plain_step(bigint, int) returns bigint immutable return $1 + $2;
+create aggregate sums(int) (sfunc = step, stype = bigint, initcond = '0');
+create aggregate plain_sums(int) (sfunc = plain_step, stype = bigint, initcond = '0');
+create function by_default(x bigint default atomic()) returns bigint immutable return x;
+create function compare(int, int) returns boolean immutable return $1 > $2 + atomic();
+create operator >>>> (leftarg = int, rightarg = int, function = compare);
+create function computed(a) returns bigint immutable return atomic();
+create view over_atomic as select id, atomic() from a;
+create view over_sums as select sums(id) from a;
+create operator <<<< (leftarg = text, rightarg = boolean, function = pg_catalog.current_setting);
+create view over_operator as select 1 >>>> 2 as x from a;
+";
+
+#[tokio::test]
+async fn an_immutable_function_whose_body_reads_is_not_trusted() {
+    let mut server = Server::start(READERS).await;
+    server
+        .assert_all(&[
+            ("select atomic() from a", "!reading-function"),
+            ("select public.returned() from a", "!reading-function"),
+            ("select catalogue()", "!reading-function"),
+            ("select nested() from a", "!reading-function"),
+            ("select twice_nested() from a", "!reading-function"),
+            ("select who()", "!reading-function"),
+            ("select setting()", "!reading-function"),
+            ("select wild()", "!volatile-function"),
+            ("select written() from a", "!reading-function"),
+            ("select only_written() from a", "!reading-function"),
+            ("select joined() from a", "!reading-function"),
+            ("select programmed() from a", "!reading-function"),
+            ("select calls_programmed() from a", "!reading-function"),
+            ("select calls_from_block() from a", "!reading-function"),
+            ("select wraps_stable() from a", "!reading-function"),
+            ("select * from a, atomic() x", "!reading-function"),
+            ("select sums(id) from a", "!reading-function"),
+            ("select plain_sums(id) from a", "a"),
+            ("select by_default() from a", "!reading-function"),
+            ("select 1 >>>> 2 from a", "!reading-function"),
+            ("select 'x.y' <<<< true from a", "!operator"),
+            ("select a.computed from a", "!reading-function"),
+            ("select id from a order by atomic()", "!reading-function"),
+            ("table over_atomic", "!reading-function"),
+            ("table over_sums", "!reading-function"),
+            ("table over_operator", "!reading-function"),
+            ("select id from a", "a"),
+        ])
+        .await;
+    server
+        .run(
+            "create type mood as (m int);
+             create function moody(mood) returns bigint immutable return atomic();
+             create cast (mood as bigint) with function moody(mood) as implicit;",
+        )
+        .await;
+    server.assert_all(&[("select id from a", "!reading-function")]).await;
+}
+
+#[tokio::test]
+async fn an_immutable_function_whose_body_reads_nothing_is_trusted() {
+    let mut server = Server::start(
+        r"
+        create table a (id int, name text, at timestamptz); select track('a');
+        create extension unaccent;
+        create function f_unaccent(text) returns text immutable strict parallel safe
+            return public.unaccent('public.unaccent'::regdictionary, $1);
+        create function f_unaccent_text(text) returns text immutable language sql
+            as $$ select public.unaccent('public.unaccent', $1) $$;
+        create function year_of(d timestamptz) returns float8 immutable language sql
+            as 'select extract(year from d at time zone ''utc'')::float8';
+        create function cut(t text) returns text immutable language plpgsql as $$
+            declare r text := '';
+            begin
+                -- from nowhere
+                for i in 1..3 loop r := r || substring(t from i for 1) || trim(both ' ' from t); end loop;
+                return case when r is distinct from 'from b' then r end;
+            end $$;
+        create function parts(t text) returns setof text immutable language sql
+            as 'select p from unnest(string_to_array(t, '','')) p where p <> '''' ';
+        create function series(n int) returns bigint immutable
+            begin atomic select sum(g) from generate_series(1, n) g; end;
+        create function later(t timestamptz) returns timestamptz immutable return t + interval '1 day';
+        ",
+    )
+    .await;
+    server
+        .assert_all(&[
+            ("select f_unaccent(name) from a", "a"),
+            ("select f_unaccent_text(name) from a", "a"),
+            ("select year_of(at) from a", "a"),
+            ("select cut(name) from a", "a"),
+            ("select parts(name) from a", "a"),
+            ("select series(id) from a", "a"),
+            ("select later(at) from a", "a"),
+        ])
+        .await;
+}

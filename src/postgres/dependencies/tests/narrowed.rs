@@ -1,0 +1,148 @@
+//! Values in a statement's text: which rows they narrow it to, and that nothing of them is run.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::{Cache, Cached, Database, DatabaseOptions, Listener, Memory, Policy, Triggers};
+use tidegate_testing::{Postgres, eventually};
+
+struct World {
+    postgres: Postgres,
+    db: Database,
+    cache: Cache,
+}
+
+impl World {
+    async fn new(schema: &str, tables: Triggers) -> Self {
+        let postgres = Postgres::start().await.expect("Postgres");
+        postgres.psql(schema).await.expect("schema");
+        let mut conn = PgConnection::connect(&postgres.url()).await.expect("connection");
+        tables.install(&mut conn).await.expect("triggers");
+        let db = DatabaseOptions::new(postgres.url()).connect().await.expect("database");
+        let cache = Cache::new(Memory::new(1 << 20));
+        Listener::spawn(&db, &cache).await.expect("listener");
+        Self { postgres, db, cache }
+    }
+
+    fn cached(&self) -> Cached {
+        self.db.cached(&self.cache, Policy::ttl(Duration::from_mins(1)).early_refresh(0.0))
+    }
+
+    async fn numbers(&self, sql: &str) -> Vec<(i32,)> {
+        let query = sqlx::query(AssertSqlSafe(sql.to_owned()));
+        self.cached().fetch_all(query).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+}
+
+const PEOPLE: &str = r"
+create table people (name text primary key, n int);
+insert into people values ('a''''b', 0), ('it''s', 0), ('a\''b', 0), ('\', 0), ('a\\b', 0), ('', 0), ('{name}', 0);
+create sequence spied;
+create function spy() returns bigint language sql as $$ select nextval('spied') $$;";
+
+#[tokio::test]
+async fn a_literal_is_not_narrowed_to_another_values_rows() {
+    let world = World::new(PEOPLE, Triggers::new().table("people")).await;
+    let literals = [
+        r"'a''''b'",
+        r"'it''s'",
+        r"'a\''b'",
+        r"'\'",
+        r"'a\\b'",
+        "''",
+        "'{name}'",
+        r"E'a\'\'b'",
+        r"E'it\'s'",
+        r"E'\\'",
+        r"$$it's$$",
+        r"$x$a\'b$x$",
+        r"N'it''s'",
+        r"'it''s'::text",
+        r"cast('a''''b' as text)",
+        r"text 'it''s'",
+        r"('a\\b')",
+        r"'it''s'::varchar",
+        r"'it''s'::name",
+        r"'it''s'::char(9)",
+        r"'it''sx'::varchar(4)",
+    ];
+    for literal in literals {
+        let sql = format!("select n from people where name = {literal}");
+        let before = world.numbers(&sql).await;
+        assert_eq!(before.len(), 1, "{literal} is a row's name");
+        let write = format!("update people set n = n + 1 where name = {literal}");
+        world.postgres.psql(&write).await.expect("update");
+        let seen = async || world.numbers(&sql).await[0].0 == before[0].0 + 1;
+        eventually(&format!("the change is seen through {literal}"), seen).await.expect("seen");
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_a_literal_is_run() {
+    let world = World::new(PEOPLE, Triggers::new().table("people")).await;
+    for literal in [
+        r"'x\'')::text, (select spy()::text) --'",
+        r"'x'''')::text, (select spy()::text) --'",
+        r"'x\'')::text, (select spy()::text) --'::text",
+        r"N'x\'')::text, (select spy()::text) --'",
+        r"E'x\\\')::text, (select spy()::text) --'",
+    ] {
+        world.numbers(&format!("select n from people where name = {literal}")).await;
+        let spied = world.postgres.psql("select is_called from spied").await.expect("spied");
+        assert_eq!(spied, "f", "{literal}");
+    }
+}
+
+#[tokio::test]
+async fn a_statement_reaches_the_server_as_itself_alone() {
+    let world = World::new(PEOPLE, Triggers::new().table("people")).await;
+    for sql in ["alter system set log_statement = 'all'", "select pg_reload_conf()"] {
+        world.postgres.psql(sql).await.expect("log");
+    }
+    let logged = async || world.postgres.log().contains("reloading configuration files");
+    eventually("the log is on", logged).await.expect("log");
+    for literal in [r"'marked'", r"'marked\'''", r"E'marked'", r"$$marked$$", r"'marked'::text"] {
+        let sql = format!("select n as \"marked\" from people where name = {literal} -- marked");
+        world.numbers(&sql).await;
+        let log = world.postgres.log();
+        let marked: Vec<&str> = log.lines().filter(|line| line.contains("marked")).collect();
+        let others =
+            marked.iter().filter(|line| !line.contains(": select n as \"marked\" from people"));
+        assert_eq!(others.count(), 0, "{marked:#?}");
+        assert!(!marked.is_empty(), "the statement itself was run");
+    }
+}
+
+#[tokio::test]
+async fn a_text_as_a_number_is_narrowed_to_the_number() {
+    let schema =
+        "create table a (id int primary key, n int); insert into a values (1, 0), (10, 0), (-1, 0)";
+    let world = World::new(schema, Triggers::new().table("a")).await;
+    for (text, id) in [("1", 1), (" 1 ", 1), ("+1", 1), ("010", 10), ("-1", -1), ("-01", -1)] {
+        let ask = async || {
+            let query = sqlx::query("select n from a where id = $1::int").bind(text);
+            world.cached().fetch_one::<(i32,)>(query).await.expect("row").0
+        };
+        let before = ask().await;
+        let write = format!("update a set n = n + 1 where id = {id}");
+        world.postgres.psql(&write).await.expect("update");
+        eventually(text, async || ask().await == before + 1).await.expect("seen");
+    }
+}
+
+#[tokio::test]
+async fn a_parameter_is_not_read_as_the_type_that_another_statements_had() {
+    // As an `int4`, the four bytes of the text would be another number.
+    let schema = "create table a (id int primary key, n int); insert into a values (1234, 0)";
+    let world = World::new(schema, Triggers::new().table("a")).await;
+    let number = sqlx::query("select n, 1 from a where id = $1::int").bind(1234_i32);
+    assert_eq!(world.cached().fetch_one::<(i32, i32)>(number).await.expect("row").0, 0);
+    let ask = async || {
+        let query = sqlx::query("select n from a where id = $1::int").bind("1234");
+        world.cached().fetch_one::<(i32,)>(query).await.expect("row").0
+    };
+    assert_eq!(ask().await, 0);
+    world.postgres.psql("update a set n = 1").await.expect("update");
+    eventually("the change is seen", async || ask().await == 1).await.expect("seen");
+}

@@ -1,0 +1,35 @@
+//! Names and strings as SQL, for the few statements that can't take them as parameters.
+
+/// A name, whatever is in it (PostgreSQL manual, 4.1.1). A zero byte, which no name has, is the server's to refuse.
+pub(crate) fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A string, whatever `standard_conforming_strings` is (4.1.2.2), in a text that has placeholders after colons and
+/// is itself quoted by dollars: neither mark is in it.
+pub(crate) fn string(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 3);
+    quoted.push_str("E'");
+    for c in text.chars() {
+        match c {
+            '\'' => quoted.push_str("''"),
+            '\\' => quoted.push_str("\\\\"),
+            '$' => quoted.push_str("\\x24"),
+            ':' => quoted.push_str("\\x3a"),
+            _ => quoted.push(c),
+        }
+    }
+    quoted.push('\'');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_of_sql_do_not_end_a_name_or_a_string() {
+        assert_eq!(identifier(r#"a"; drop table b; --"#), r#""a""; drop table b; --""#);
+        assert_eq!(string(r"a'; \' $tidegate$ :limit"), r"E'a''; \\'' \x24tidegate\x24 \x3alimit'");
+    }
+}
