@@ -15,7 +15,7 @@ use crate::postgres::dependencies::{Unfit, body};
 /// The first number that an object of a user's can have (`FirstNormalObjectId`).
 pub(super) const FIRST_OF_USERS: i64 = 16_384;
 
-/// In a tree, `rtekind 0` is a relation that is read, and a SQLVALUEFUNCTION a keyword as `CURRENT_USER`. The tree is
+/// In a tree, `rtekind 0` is a relation that is read, and a `SQLVALUEFUNCTION` a keyword as `CURRENT_USER`. The tree is
 /// text of a fixed form, in which names and strings of the user's have their blanks and braces escaped.
 const BODIES: &str = r"
 select p.oid::int8, n.nspname || '.' || p.proname,
