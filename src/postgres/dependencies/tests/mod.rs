@@ -9,3 +9,5 @@ mod remembered;
 #[cfg(feature = "testing")]
 mod server;
 mod text;
+#[cfg(feature = "testing")]
+mod types;
