@@ -322,6 +322,11 @@ impl Database {
         replicas.iter().map(|replica| replica.server.clone()).collect()
     }
 
+    /// What was learnt of the schema does not hold any more.
+    pub(crate) fn forget_schema(&self) {
+        self.inner.known.forget();
+    }
+
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Replica>> {
         self.inner.replicas.write().unwrap_or_else(PoisonError::into_inner)
     }

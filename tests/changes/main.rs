@@ -7,6 +7,7 @@ use tidegate::testing::Postgres;
 use tidegate::{SchemaError, Triggers};
 
 mod altered;
+mod noted;
 
 struct Bed {
     server: Postgres,

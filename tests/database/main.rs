@@ -14,5 +14,6 @@ mod pooler;
 mod protocol;
 mod records;
 mod replicas;
+mod schema;
 mod sessions;
 mod world;
