@@ -9,6 +9,7 @@ mod failover;
 mod inputs;
 mod listener;
 mod path;
+mod plans;
 mod pooled;
 mod pooler;
 mod protocol;
