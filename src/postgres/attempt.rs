@@ -26,6 +26,8 @@ pub(crate) struct Opened {
     pub(crate) conn: Conn,
     pub(crate) server: Arc<str>,
     pub(crate) proof: Proof,
+    /// See [`Server::plans`].
+    pub(crate) plans: Option<u64>,
 }
 
 /// What a read proves.
@@ -185,7 +187,7 @@ fn finish(
 /// Something is about to be sent.
 fn opened(conn: Conn, server: &Server, proof: Proof) -> Opened {
     server.sends();
-    Opened { conn, server: server.name.clone(), proof }
+    Opened { conn, server: server.name.clone(), proof, plans: server.plans() }
 }
 
 fn is_fit(at: At, plan: &Plan) -> bool {

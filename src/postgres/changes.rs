@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::database::Database;
 use super::error::DatabaseError;
+use super::fingerprint::Fingerprint;
 use super::listener::{connect, heard, within};
 use super::log::{self, Manner, Snapshot};
 use crate::entry::{Epoch, Position};
@@ -31,6 +32,7 @@ pub struct Changes {
     conn: PgListener,
     snapshot: Snapshot,
     schema: i64,
+    fingerprint: Fingerprint,
 }
 
 /// What became visible between two looks at the log.
@@ -57,10 +59,11 @@ impl Changes {
     pub async fn follow(db: &Database) -> Result<Self, DatabaseError> {
         let mut conn = connect(db).await?;
         heard(&mut conn).await?;
-        let schema = within(log::fingerprint(&mut conn)).await.map_err(DatabaseError::of_log)?;
+        let mut fingerprint = Fingerprint::default();
+        let schema = within(fingerprint.read(&mut conn)).await.map_err(DatabaseError::of_log)?;
         let loaded = within(log::load(&mut conn, schema, 0)).await;
         let snapshot = loaded.map_err(DatabaseError::of_log)?.snapshot;
-        Ok(Self { conn, snapshot, schema })
+        Ok(Self { conn, snapshot, schema, fingerprint })
     }
 
     /// Waits for the next change. May be cancelled: no change is lost.
@@ -81,9 +84,10 @@ impl Changes {
     }
 
     async fn look(&mut self) -> Result<Option<Change>, sqlx::Error> {
-        let schema = within(log::fingerprint(&mut self.conn)).await?;
+        let schema = within(self.fingerprint.read(&mut self.conn)).await?;
         let drained = within(log::drain(&mut self.conn, &self.snapshot, Manner::default())).await?;
-        let all = drained.trimmed || drained.renamed || schema != self.schema;
+        let reshaped = drained.reshaped || schema != self.schema;
+        let all = drained.trimmed || drained.renamed || reshaped;
         (self.snapshot, self.schema) = (drained.snapshot, schema);
         let change = Change { epoch: drained.epoch, fence: drained.fence, tags: drained.tags, all };
         Ok((change.all || !change.tags.is_empty()).then_some(change))

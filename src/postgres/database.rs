@@ -335,6 +335,14 @@ impl Database {
         replicas.iter().map(|replica| replica.server.clone()).collect()
     }
 
+    /// What was learnt of the schema does not hold any more: neither what statements depend on, nor the plans of
+    /// statements that connections have prepared.
+    pub(crate) fn forget_schema(&self) {
+        self.inner.known.forget();
+        self.inner.primary.forget_plans();
+        self.servers().iter().for_each(|replica| replica.forget_plans());
+    }
+
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Replica>> {
         self.inner.replicas.write().unwrap_or_else(PoisonError::into_inner)
     }

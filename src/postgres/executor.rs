@@ -5,14 +5,19 @@ use std::fmt;
 use async_stream::try_stream;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
-use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
-use sqlx::{Either, Error, Execute, Executor, PgConnection, Postgres, SqlStr};
+use sqlx::postgres::{PgArguments, PgDatabaseError, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{
+    AssertSqlSafe, Either, Error, Execute, Executor, PgConnection, Postgres, SqlSafeStr, SqlStr,
+};
 use sqlx_core::describe::Describe;
 
 use super::attempt::{Opened, Proof, Skip, open};
 use super::database::Database;
 use super::plan::{Candidate, Plan};
 use crate::cache::Unfit;
+
+/// How often a statement is prepared again because its table has changed since: once, unless it goes on changing.
+const PREPARED_AGAIN: u32 = 3;
 
 /// Reads, from a replica or the primary. Made by [`Database::reader`].
 #[derive(Clone)]
@@ -45,10 +50,21 @@ impl Reader {
             let plan = Plan::of(&self.db, statement.sql.as_str(), self.writer).await;
             let began = self.db.inner.statements.begin(&plan);
             let mut left = self.candidates(&plan);
+            let mut prepared_again = 0;
             loop {
-                let mut opened = next(&self.db, &plan, &mut left).await?;
-                let mut rows = statement.send(opened.conn.get());
+                let (candidate, mut opened) = next(&self.db, &plan, &mut left).await?;
+                let mut rows = statement.send(opened.conn.get(), opened.plans);
                 let first = rows.next().await;
+                if let Some(Err(error)) = &first
+                    && is_outdated_plan(error)
+                    && prepared_again < PREPARED_AGAIN
+                {
+                    drop(rows);
+                    prepared_again += 1;
+                    candidate.server(&self.db).forget_plans();
+                    left.push(candidate);
+                    continue;
+                }
                 if let Some(Err(error)) = &first
                     && !left.is_empty()
                     && is_the_servers(error)
@@ -89,24 +105,38 @@ impl Statement {
         Ok(Self { sql: query.sql(), arguments, persistent })
     }
 
-    fn send<'e>(&self, conn: &'e mut PgConnection) -> Rows<'e> {
-        let sql = self.sql.clone();
+    /// `plans`: what tells the statement's text from the same one's of before a change of the schema.
+    fn send<'e>(&self, conn: &'e mut PgConnection, plans: Option<u64>) -> Rows<'e> {
         match &self.arguments {
             Some(arguments) => {
-                let query = sqlx::query_with(sql, arguments.clone());
+                let query = sqlx::query_with(self.text(plans), arguments.clone());
                 conn.fetch_many(query.persistent(self.persistent))
             }
-            None => conn.fetch_many(sqlx::raw_sql(sql)),
+            None => conn.fetch_many(sqlx::raw_sql(self.sql.clone())),
+        }
+    }
+
+    /// The text, with a comment after it if it is to be told from its like.
+    fn text(&self, plans: Option<u64>) -> SqlStr {
+        match plans.filter(|_| self.persistent) {
+            Some(plans) => {
+                AssertSqlSafe(format!("{}\n/* {plans:x} */", self.sql.as_str())).into_sql_str()
+            }
+            None => self.sql.clone(),
         }
     }
 }
 
 /// The next candidate that can be opened; the last error if none is left.
-async fn next(db: &Database, plan: &Plan, left: &mut Vec<Candidate>) -> Result<Opened, Error> {
+async fn next(
+    db: &Database,
+    plan: &Plan,
+    left: &mut Vec<Candidate>,
+) -> Result<(Candidate, Opened), Error> {
     let mut failure = None;
     while let Some(candidate) = left.pop() {
         match open(db, &candidate, plan).await {
-            Ok(opened) => return Ok(opened),
+            Ok(opened) => return Ok((candidate, opened)),
             Err(Skip::Behind) => {}
             Err(Skip::Failed(error)) => {
                 tracing::debug!(%error, ?candidate, "a server could not be used");
@@ -150,6 +180,16 @@ fn noted<T>(plan: &Plan, step: Result<T, Error>) -> Result<T, Error> {
         record.unfit(Unfit::new("read-failed", format!("a read failed: {error}")));
     }
     step
+}
+
+/// Whether a statement was prepared when its result had other columns. Postgres finds that out before it runs anything
+/// (`RevalidateCachedQuery` in plancache.c), and has no code for this alone; its message is in the server's language.
+fn is_outdated_plan(error: &Error) -> bool {
+    let Error::Database(error) = error else { return false };
+    let postgres = error.try_downcast_ref::<PgDatabaseError>();
+    postgres.is_some_and(|error| {
+        error.code() == "0A000" && error.routine() == Some("RevalidateCachedQuery")
+    })
 }
 
 /// Whether an error is the server's and another one might do better. PostgreSQL manual, appendix A.

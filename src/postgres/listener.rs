@@ -23,6 +23,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use super::database::Database;
 use super::error::DatabaseError;
+use super::fingerprint::Fingerprint;
 use super::link::{Link, Turns};
 use super::log::{self, Snapshot};
 use super::relay::{Relay, Role};
@@ -151,6 +152,7 @@ struct Follower {
     /// Up to where the log was read, in which epoch.
     read: Option<(Epoch, Snapshot)>,
     schema: Option<i64>,
+    fingerprint: Fingerprint,
     /// The schema has changed since the last look.
     reshaped: bool,
     wakeups: bool,
@@ -179,6 +181,7 @@ impl Follower {
             questions: Questions::new(),
             read: None,
             schema: None,
+            fingerprint: Fingerprint::default(),
             reshaped: false,
             wakeups: true,
             busy: (Vec::new(), HEARTBEAT),
@@ -327,6 +330,7 @@ impl Follower {
     async fn catch_up(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         let turn = self.begin_turn();
         self.hushed = false;
+        self.fingerprint = Fingerprint::default();
         self.process = within(log::identity(&mut *conn)).await?.process;
         self.drain(conn, Vec::new()).await?;
         self.end_turn(turn);

@@ -70,6 +70,8 @@ pub(crate) struct Drained {
     pub(crate) trimmed: bool,
     /// What changed may have had another name when it did.
     pub(crate) renamed: bool,
+    /// The schema was changed, as event triggers noted.
+    pub(crate) reshaped: bool,
     /// Whether a commit can be counted on to wake the listener.
     pub(crate) wakeups: bool,
     /// Whether commits are kept from it now.
@@ -167,6 +169,7 @@ pub(crate) async fn drain(
         in_progress: in_progress(&row)?,
         trimmed: row.try_get("trimmed")?,
         renamed: row.try_get("renamed")?,
+        reshaped: row.try_get("reshaped")?,
         wakeups: row.try_get("wakeups")?,
         hushed: row.try_get::<Option<bool>, _>("hushed")?.unwrap_or(false),
     })
@@ -239,11 +242,6 @@ pub(crate) async fn trim(
     let trim = "select tidegate.trim(make_interval(secs => $1), $2)";
     let query = sqlx::query_scalar::<_, i64>(trim).bind(retention.as_secs_f64()).bind(most);
     Ok(query.fetch_one(conn).await? >= i64::from(most))
-}
-
-/// A number that is another one when anything about tracked tables, views or functions is.
-pub(crate) async fn fingerprint(conn: impl PgExecutor<'_>) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(include_str!("sql/fingerprint.sql")).fetch_one(conn).await
 }
 
 /// Who answers on this connection. For standbys as well.

@@ -15,6 +15,7 @@ mod dependencies;
 mod discovery;
 mod error;
 mod executor;
+mod fingerprint;
 mod lag;
 mod link;
 mod listener;

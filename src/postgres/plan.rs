@@ -36,6 +36,15 @@ pub(crate) enum Candidate {
     LastResort(Arc<Server>),
 }
 
+impl Candidate {
+    pub(crate) fn server<'a>(&'a self, db: &'a Database) -> &'a Server {
+        match self {
+            Self::Primary => &db.inner.primary,
+            Self::Replica(server) | Self::LastResort(server) => server,
+        }
+    }
+}
+
 impl Plan {
     /// Finds out what a statement needs. `writer` is for one that goes to the primary in any case.
     pub(crate) async fn of(db: &Database, sql: &str, writer: bool) -> Self {

@@ -27,6 +27,9 @@ pub(crate) struct Sample {
     pub(crate) at: Option<At>,
     /// Whether each transaction may be another session's, and so another server's.
     pub(crate) is_pooled: bool,
+    /// Behind such a proxy, what tells texts of statements from those of before a change of the schema: the proxy may
+    /// keep a statement prepared by its text, for whoever sends it, whichever connection of ours it came by.
+    pub(crate) plans: Option<u64>,
     who: Option<Who>,
     several_until: Option<Instant>,
 }
@@ -55,6 +58,7 @@ impl Sample {
             since: clock::now(),
             at: None,
             is_pooled: false,
+            plans: None,
             who: None,
             several_until: None,
         }
@@ -114,6 +118,13 @@ impl Sample {
         if self.at.take().is_some() {
             self.renew();
         }
+    }
+
+    /// What connections have prepared so far is not to be used again.
+    pub(crate) fn forget_plans(&mut self) {
+        self.since = clock::now();
+        // Of all nodes' texts, as the proxy's statements are shared by them.
+        self.plans = self.is_pooled.then(|| fastrand::u64(..));
     }
 
     /// Begins a new generation.

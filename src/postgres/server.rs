@@ -132,6 +132,17 @@ impl Server {
         self.lock().renew();
     }
 
+    /// Statements that were prepared before now may have plans for another schema: their connections are not to be used
+    /// again. Who is behind the name is as certain as before.
+    pub(crate) fn forget_plans(&self) {
+        self.lock().forget_plans();
+    }
+
+    /// What tells texts of statements from those of before a change of the schema, if that is needed.
+    pub(crate) fn plans(&self) -> Option<u64> {
+        self.lock().plans
+    }
+
     /// The address, without its secret.
     pub(crate) fn label(&self) -> String {
         let at = format!("{}:{}", self.options.get_host(), self.options.get_port());

@@ -24,7 +24,7 @@ pub(crate) const VERSION: i32 = 5;
 /// Two installers at once would trip over each other's half-made schema.
 const LOCK: &str = "select pg_advisory_xact_lock(8388065642915395433)";
 
-const SCHEMA: [&str; 8] = [
+const SCHEMA: [&str; 9] = [
     include_str!("sql/schema.sql"),
     include_str!("sql/names.sql"),
     include_str!("sql/note.sql"),
@@ -32,8 +32,12 @@ const SCHEMA: [&str; 8] = [
     include_str!("sql/history.sql"),
     include_str!("sql/own.sql"),
     include_str!("sql/marks.sql"),
+    include_str!("sql/ddl.sql"),
     include_str!("sql/track.sql"),
 ];
+
+/// What only some roles may make. Where it is made, changes of the schema are noted by it.
+const EVENT_TRIGGERS: &str = include_str!("sql/event_trigger.sql");
 
 /// The tables whose changes are noted, so that cached answers that depend on them are found stale.
 ///
@@ -164,9 +168,9 @@ impl Triggers {
         let role = identifier(role);
         let sql = format!(
             "grant usage on schema tidegate to {role};
-             grant select on tidegate.log, tidegate.own_marks, tidegate.meta, tidegate.history to {role};
+             grant select on tidegate.log, tidegate.own_marks, tidegate.meta, tidegate.history, tidegate.ddl to {role};
              grant execute on function tidegate.mark(interval, bigint), tidegate.invalidate(text[]), tidegate.trim(interval, int),
-                 tidegate.no_wakeups(), tidegate.begin_history() to {role};"
+                 tidegate.no_wakeups(), tidegate.begin_history(), tidegate.no_event_trigger() to {role};"
         );
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await.map_err(within(&role))?;
         Ok(())
@@ -203,7 +207,9 @@ async fn make_schema(conn: &mut PgConnection) -> Result<(), SchemaError> {
         Some(version) if version > VERSION => Err(SchemaError::Newer(version)),
         Some(VERSION) => Ok(()),
         _ => write_schema(conn).await,
-    }
+    }?;
+    let made = sqlx::raw_sql(EVENT_TRIGGERS).execute(conn).await;
+    made.map(drop).map_err(within("the schema tidegate"))
 }
 
 async fn write_schema(conn: &mut PgConnection) -> Result<(), SchemaError> {

@@ -23,6 +23,7 @@ struct Report {
     /// How long a node may have been away and still start warm.
     warm_start_seconds: Option<u64>,
     no_wakeups: Option<String>,
+    no_event_trigger: Option<String>,
     #[serde(flatten)]
     facts: Facts,
     replicas: Vec<Standby>,
@@ -84,6 +85,7 @@ impl Report {
             log_rows: status.log_rows,
             warm_start_seconds: status.oldest_mark.map(|age| age.as_secs()),
             no_wakeups: status.no_wakeups,
+            no_event_trigger: status.no_event_trigger,
             facts,
             replicas,
             tables,
@@ -140,6 +142,12 @@ impl fmt::Display for Report {
         }
         if let Some(why) = &self.no_wakeups {
             writeln!(f, "commits wake nobody: {why}; changes are seen within 100 ms")?;
+        }
+        if let Some(why) = &self.no_event_trigger {
+            writeln!(
+                f,
+                "schema changes are found by comparing the catalogue once a second: {why}"
+            )?;
         }
         writeln!(f, "connections of nodes: {}", self.facts.connections)?;
         if let Some((seconds, pid)) =

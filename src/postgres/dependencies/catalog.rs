@@ -2,7 +2,7 @@
 //!
 //! Trusted as declared: the volatility of an IMMUTABLE function as far as the catalogue does not show that its
 //! body reads something ([`bodies`]), the input and output functions and the index support functions of
-//! user-defined types, and the constraints of domains.
+//! user-defined types, the constraints of domains, and casts from a user-defined type that only a parameter is of.
 //! Settings that change how a value is written (`TimeZone`, `DateStyle`) and the search path are
 //! taken to be the same on all connections of a pool.
 
@@ -20,6 +20,7 @@ use sqlx::PgConnection;
 use super::equality::Equality;
 use super::parse::{Analysis, References, analyze};
 use super::unfit::Unfit;
+use operators::Parts;
 pub(crate) use relations::tag_name;
 use relations::{Kind, Relation};
 
@@ -54,7 +55,8 @@ pub(crate) async fn resolve(
     conn: &mut PgConnection,
     references: &References,
 ) -> Result<Dependencies, sqlx::Error> {
-    let mut search = Search { conn, seen: BTreeSet::new(), tables: BTreeMap::new() };
+    let (seen, tables, parts) = (BTreeSet::new(), BTreeMap::new(), Parts::default());
+    let mut search = Search { conn, seen, tables, parts };
     match search.run(references.clone()).await {
         Ok(()) => Ok(Dependencies::Tables(search.tables.into_values().collect())),
         Err(Stop::Unfit(unfit)) => Ok(Dependencies::Unfit(unfit)),
@@ -86,6 +88,7 @@ struct Search<'a> {
     seen: BTreeSet<i64>,
     /// Topmost tables, by oid.
     tables: BTreeMap<i64, Table>,
+    parts: Parts,
 }
 
 impl Search<'_> {
@@ -94,13 +97,13 @@ impl Search<'_> {
         operators::settings(self.conn).await?;
         let mut texts = vec![references];
         while let Some(references) = texts.pop() {
-            operators::judge(self.conn, &references.operators).await?;
+            self.parts.add(&references);
             let functions = functions::named(self.conn, &references).await?;
             self.functions(functions, &references, &mut texts).await?;
             let relations = relations::named(self.conn, &references.relations).await?;
             self.relations(relations, &mut texts).await?;
         }
-        Ok(())
+        operators::judge(self.conn, &self.parts).await
     }
 
     async fn functions(
@@ -112,6 +115,7 @@ impl Search<'_> {
         let mut found = Vec::new();
         for function in functions {
             function.judge(&references.arguments)?;
+            self.parts.functions.insert(function.oid);
             if !self.seen.insert(function.oid) {
                 continue;
             }
@@ -129,6 +133,7 @@ impl Search<'_> {
         texts: &mut Vec<References>,
     ) -> Result<(), Stop> {
         while let Some(relation) = relations.pop() {
+            self.parts.relations.insert(relation.oid);
             match relation.judge()? {
                 _ if !self.seen.insert(relation.oid) => {}
                 Kind::Table => {

@@ -45,6 +45,8 @@ pub(crate) struct References {
     pub(crate) attributes: BTreeSet<String>,
     /// Runs of operator characters; an operator of the query is a part of one of them.
     pub(crate) operators: BTreeSet<String>,
+    /// Every name, of types too.
+    pub(crate) words: BTreeSet<String>,
 }
 
 /// Says what a statement refers to, or why that can't be known.
@@ -67,6 +69,7 @@ fn references(sql: &str) -> Result<References, Unfit> {
     let mut references = found.references;
     references.attributes = attributes(&tokens);
     references.operators = operators(&tokens);
+    references.words = words(&tokens);
     Ok(references)
 }
 
@@ -178,6 +181,14 @@ fn attributes(tokens: &[Token]) -> BTreeSet<String> {
             _ => None,
         })
         .collect()
+}
+
+fn words(tokens: &[Token]) -> BTreeSet<String> {
+    let word = |token: &Token| match token {
+        Token::Word { text, .. } => Some(text.clone()),
+        _ => None,
+    };
+    tokens.iter().filter_map(word).collect()
 }
 
 fn operators(tokens: &[Token]) -> BTreeSet<String> {

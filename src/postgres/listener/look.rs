@@ -46,7 +46,11 @@ impl Follower {
             tracing::warn!(%epoch, now = %drained.epoch, "another epoch: a failover, or a crash of the primary");
             return self.load(conn).await;
         }
-        let all = drained.trimmed || drained.renamed || self.reshaped;
+        if drained.reshaped {
+            // Before anything is confirmed: what is read from then on must not go by the schema of before.
+            self.forget_schema();
+        }
+        let all = drained.trimmed || drained.renamed || drained.reshaped || self.reshaped;
         self.raise(&drained, all);
         self.reshaped = false;
         self.confirm(epoch, drained.seen, began);
@@ -84,7 +88,7 @@ impl Follower {
         self.db.inner.primary.renew();
         self.db.inner.known.forget();
         // Before the log: what is learnt of the schema after this is noticed as a change of it.
-        let schema = within(log::fingerprint(&mut *conn)).await?;
+        let schema = within(self.fingerprint.read(conn)).await?;
         (self.schema, self.reshaped) = (Some(schema), false);
         self.duty = Duty::default();
         let began = clock::moment();
@@ -102,20 +106,24 @@ impl Follower {
         Ok(())
     }
 
-    /// A change of the schema writes no row into the log: it makes everything invalid.
+    /// Finds changes of the schema that no event trigger has noted. Each makes everything invalid.
     pub(super) async fn look_at_schema(
         &mut self,
         conn: &mut PgListener,
     ) -> Result<(), sqlx::Error> {
-        let schema = within(log::fingerprint(&mut *conn)).await?;
+        let schema = within(self.fingerprint.read(conn)).await?;
         if self.schema.replace(schema).is_some_and(|known| known != schema) {
-            self.db.inner.known.forget();
+            self.forget_schema();
             // The fence of the look that follows is later than what the fingerprint saw, so it is past
             // the commit that changed it.
             self.reshaped = true;
-            tracing::info!("the schema has changed: all entries are made anew");
         }
         Ok(())
+    }
+
+    pub(super) fn forget_schema(&self) {
+        self.db.forget_schema();
+        tracing::info!("the schema has changed: all entries are invalid");
     }
 
     pub(super) async fn keep_house(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {

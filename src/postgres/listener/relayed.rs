@@ -178,10 +178,10 @@ impl Follower {
         let current = self.fences.seen().is_some_and(|(_, seen)| seen <= news.at().seen);
         let reshaped = current && news.schema.is_some() && self.schema != news.schema;
         if reshaped {
-            self.db.inner.known.forget();
             self.schema = news.schema;
         }
         if news.all || reshaped {
+            self.db.forget_schema();
             self.fences.raise_floor(fence);
         }
         for tag in &news.tags {

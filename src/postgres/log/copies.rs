@@ -53,7 +53,8 @@ async fn a_mark_that_replication_brought_is_no_fence_of_this_servers_changes() {
     // Ahead in positions and behind in transactions.
     let ahead = "select count(pg_logical_emit_message(false, '', repeat('x', 100000))) from generate_series(1, 100)";
     green.psql(ahead).await.unwrap();
-    let schema = fingerprint(&mut conn).await.unwrap();
+    // What a fingerprint would say on both.
+    let schema = 1;
     mark(&mut conn, Duration::ZERO, Some(schema)).await.unwrap();
     let before = announce(&mut conn).await.unwrap();
     green.psql("insert into t values (1)").await.unwrap();

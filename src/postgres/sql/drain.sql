@@ -18,6 +18,13 @@ changes as materialized (
 news as materialized (
     select distinct unnest(tidegate.named(relation, keys, $1::text::pg_snapshot)) as tag from changes
 ),
+-- As for the log: what prev does not see, and is not of another cluster.
+reshaped as (
+    select exists (select from tidegate.ddl d
+        where d.xid >= pg_snapshot_xmin($1::text::pg_snapshot)
+            and not pg_visible_in_snapshot(d.xid, $1::text::pg_snapshot)
+            and d.xid < pg_snapshot_xmax(pg_current_snapshot())) as whether
+),
 -- Whatever is gone was seen by the oldest mark. If prev saw all of that, nothing new is gone.
 covered as (
     select pg_snapshot_xmax(m.snapshot) <= pg_snapshot_xmax(p.snapshot)
@@ -28,10 +35,11 @@ covered as (
 select pg_current_snapshot()::text as snapshot,
     array(select tag from news where tag is not null order by tag) as tags,
     exists (select from news where tag is null) as renamed,
+    (select whether from reshaped) as reshaped,
     pg_current_wal_insert_lsn()::text as fence,
     -- Past the fence, so that what is read from now on is valid at once. After it in this list; the other
     -- order would cost misses and be right.
-    case when $2 or exists (select from news) or not coalesce((select whole from covered), false)
+    case when $2 or (select whether from reshaped) or exists (select from news) or not coalesce((select whole from covered), false)
         then pg_logical_emit_message(false, 'tidegate', '')::text end as announced,
     tidegate.at_work(pg_current_snapshot()) as in_progress,
     not coalesce((select whole from covered), false) as trimmed,

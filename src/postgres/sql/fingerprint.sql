@@ -1,38 +1,28 @@
-with tracked as materialized (
-    select oid, tgrelid, xmin, tgenabled from pg_trigger
-    where tgname like 'tidegate\_%'
-        and tgfoid in (select oid from pg_proc where pronamespace = to_regnamespace('tidegate'))
+-- What no event trigger can note of the schema: the event triggers themselves, partitions that are being detached, which
+-- takes two transactions, and settings that connections begin with.
+--
+-- $1: the snapshot at the last look. If none has ended since, all is as it was, and nothing is read.
+with latest as materialized (
+    select pg_current_snapshot()::text as snapshot
 ),
 parts (part) as (
-    select hashtextextended(concat_ws(' ', 'class', oid, relname, relnamespace, relkind,
-        relpersistence, relispartition, relrowsecurity, relforcerowsecurity, relowner), 0)
-    from pg_class where oid >= 16384 and relkind in ('r', 'p', 'v', 'm', 'f')
-        and relpersistence <> 't'
+    select hashtextextended('trigger '::text || oid::text || ' '::text || xmin::text, 0::int8) from pg_event_trigger
+    where evtfoid in (select oid from pg_proc where pronamespace = to_regnamespace('tidegate'::text)::oid)
     union all
-    select hashtextextended(concat_ws(' ', 'trigger', oid, xmin), 0) from tracked
+    select hashtextextended('detached '::text || inhrelid::text || ' '::text || inhparent::text || ' '::text
+        || xmin::text, 0::int8) from pg_inherits
+    where inhdetachpending
     union all
-    select hashtextextended(concat_ws(' ', 'column', attrelid, attnum, xmin), 0)
-    from pg_attribute where attnum > 0 and attrelid in (select tgrelid from tracked)
+    select hashtextextended('subscription '::text || srsubid::text || ' '::text || srrelid::text, 0::int8)
+    from pg_subscription_rel
     union all
-    select hashtextextended(concat_ws(' ', 'rule', oid, xmin), 0)
-    from pg_rewrite where oid >= 16384
-    union all
-    select hashtextextended(concat_ws(' ', 'subscription', srsubid, srrelid), 0) from pg_subscription_rel
-    union all
-    select hashtextextended(concat_ws(' ', 'parent', inhrelid, inhparent), 0) from pg_inherits
-    union all
-    select hashtextextended(concat_ws(' ', 'policy', oid, xmin), 0) from pg_policy
-    union all
-    select hashtextextended(concat_ws(' ', 'function', oid, xmin), 0)
-    from pg_proc where oid >= 16384
-    union all
-    select hashtextextended(concat_ws(' ', 'operator', oid, xmin), 0)
-    from pg_operator where oid >= 16384
-    union all
-    select hashtextextended(concat_ws(' ', 'cast', oid, xmin), 0)
-    from pg_cast where oid >= 16384
-    union all
-    select hashtextextended(concat_ws(' ', 'schema', oid, nspname), 0)
-    from pg_namespace where nspname !~ '^pg_'
+    -- Any role may set its own, so only those count that can read what may be cached.
+    select hashtextextended('setting '::text || setdatabase::text || ' '::text || setrole::text || ' '::text
+        || xmin::text, 0::int8) from pg_db_role_setting s
+    where setdatabase in ('0'::oid, (select oid from pg_database where datname = current_database()))
+        and (setrole = '0'::oid or exists (select from pg_trigger
+            where tgname = 'tidegate_insert' and has_any_column_privilege(setrole, tgrelid, 'select'::text)))
 )
-select hashtextextended(coalesce(sum(part), 0)::text, 0) from parts
+select snapshot, tidegate.no_event_trigger() is null as noted,
+    case when snapshot is distinct from $1::text then (select coalesce(bit_xor(part), 0::int8) from parts) end as unnoted
+from latest

@@ -2,12 +2,15 @@
 with horizon as materialized (
     select xid from tidegate.log order by xid desc offset $2 limit 1
 ),
--- The first mark since which the schema is what it is now: before that, answers may have had another
--- shape, which no row of the log tells.
+-- The first mark since which the schema is what it is now, by its fingerprint and by what event triggers noted: before
+-- that, answers may have had another shape, which no row of the log tells.
 oldest as materialized (
-    select snapshot, lsn from tidegate.own_marks
+    select snapshot, lsn from tidegate.own_marks m
     where lsn > coalesce((select max(lsn) from tidegate.own_marks
             where schema is distinct from $1), '0/0')
+        and not exists (select from tidegate.ddl d
+            where d.xid >= pg_snapshot_xmin(m.snapshot) and not pg_visible_in_snapshot(d.xid, m.snapshot)
+                and d.xid < pg_snapshot_xmax(pg_current_snapshot()))
         and not exists (select from horizon where xid >= pg_snapshot_xmin(snapshot))
     order by lsn limit 1
 ),

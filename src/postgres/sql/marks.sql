@@ -12,7 +12,8 @@ begin
     select * into newest from tidegate.own_marks order by lsn desc limit 1;
     if found and newest.schema is not distinct from known_schema and (
         newest.at > clock_timestamp() - every or not exists (
-            select from tidegate.log where xid >= pg_snapshot_xmin(newest.snapshot)
+            select from (select xid from tidegate.log union all select xid from tidegate.ddl) noted
+            where xid >= pg_snapshot_xmin(newest.snapshot)
                 and not pg_visible_in_snapshot(xid, newest.snapshot)))
     then
         return false;
@@ -43,6 +44,7 @@ begin
     end if;
     delete from tidegate.marks where (lsn, at) not in (select lsn, at from tidegate.own_marks);
     delete from tidegate.log where xid >= pg_snapshot_xmax(pg_current_snapshot());
+    delete from tidegate.ddl where xid >= pg_snapshot_xmax(pg_current_snapshot());
     select * into keep from tidegate.own_marks where at <= clock_timestamp() - retention
         order by lsn desc limit 1;
     if not found then
@@ -53,5 +55,7 @@ begin
         select ctid from tidegate.log where xid < pg_snapshot_xmax(keep.snapshot)
             and pg_visible_in_snapshot(xid, keep.snapshot) order by xid limit most));
     get diagnostics gone = row_count;
+    delete from tidegate.ddl
+        where xid < pg_snapshot_xmax(keep.snapshot) and pg_visible_in_snapshot(xid, keep.snapshot);
     return gone;
 end $$;

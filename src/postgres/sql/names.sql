@@ -50,6 +50,9 @@ begin
         union all
         select from pg_attribute a where a.attrelid = any (line) and not tidegate.as_seen(a.xmin, since)
         union all
+        select from pg_attribute a join pg_enum e on e.enumtypid = a.atttypid
+        where a.attrelid = relation and not tidegate.as_seen(e.xmin, since)
+        union all
         select from pg_class c join pg_namespace n on n.oid = c.relnamespace
         where c.oid = any (line) and not tidegate.as_seen(n.xmin, since))
     then
@@ -57,19 +60,21 @@ begin
     end if;
     -- NULL gets no tag: `column = NULL` finds no row, and `column IS NULL` depends on the table. Nor does what is
     -- of a column that is gone. One that is not at its place any more, or of a type without a fixed text, counts
-    -- as all rows: who wrote the row could not know.
+    -- as all rows: who wrote the row could not know. So does a label that its enum does not have any more.
     return array(
         select base || case when key is null then null
             when key = '!' then '!'
             when c.number is null then ''
             when place.place <> c.place or not c.told then '!'
             when strpos(key, '=') = 0 then ''
+            when c.enum is not null and not exists (select from pg_enum e
+                where e.enumtypid = c.enum and e.enumlabel = substr(key, strpos(key, '=') + 1)) then '!'
             else ':' || c.attname || '=' || substr(key, strpos(key, '=') + 1) end
         from unnest(keys) with ordinality k (key, nr)
             cross join split_part(split_part(key, '=', 1), '/', 1) number
             cross join split_part(split_part(key, '=', 1), '/', 2) place
             left join (
-                select a.attname, a.attnum::text as number,
+                select a.attname, a.attnum::text as number, case t.typtype when 'e' then t.oid end as enum,
                     (row_number() over (order by a.attnum))::text as place,
                     t.typtype = 'e' or t.oid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype,
                         'oid'::regtype, 'text'::regtype, 'varchar'::regtype, 'uuid'::regtype) as told

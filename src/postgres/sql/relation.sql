@@ -14,7 +14,9 @@ root as (
 ),
 family (member) as (
     select member from upwards union
-    select i.inhrelid from pg_inherits i, family f where i.inhparent = f.member
+    -- A temporary child is seen by its own session alone.
+    select i.inhrelid from pg_inherits i, family f, pg_class c
+    where i.inhparent = f.member and c.oid = i.inhrelid and c.relpersistence <> 't'
 )
 select c.oid as root,
     case n.nspname when 'public' then '' else n.nspname || '.' end || c.relname as root_name,

@@ -39,7 +39,7 @@ create table if not exists tidegate.marks (
     snapshot text not null,
     lsn pg_lsn not null,
     at timestamptz not null default clock_timestamp(),
-    -- The fingerprint of the schema shortly before. Changes of the schema write no row.
+    -- The fingerprint of the schema shortly before. Not every change of the schema writes a row.
     schema bigint,
     cluster bigint not null default (pg_control_system()).system_identifier
 );

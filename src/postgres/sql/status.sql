@@ -17,6 +17,7 @@ roots as (
 family (root, member) as (
     select root, root from roots union
     select f.root, i.inhrelid from family f join pg_inherits i on i.inhparent = f.member
+    join pg_class c on c.oid = i.inhrelid and c.relpersistence <> 't'
 ),
 names as (
     select c.oid, case n.nspname when 'public' then '' else n.nspname || '.' end || c.relname as name,

@@ -1,9 +1,10 @@
--- A table and all that inherits from it.
+-- A table and all that inherits from it, without temporary tables.
 create or replace function tidegate.family(root oid) returns setof oid
 language sql stable set search_path = pg_catalog, pg_temp
 begin atomic
     with recursive family (member) as (
-        select root union select i.inhrelid from pg_inherits i, family f where i.inhparent = f.member)
+        select root union select i.inhrelid from pg_inherits i, family f, pg_class c
+        where i.inhparent = f.member and c.oid = i.inhrelid and c.relpersistence <> 't')
     select member from family;
 end;
 

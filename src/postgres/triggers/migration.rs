@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{SCHEMA, Triggers, VERSION};
+use super::{EVENT_TRIGGERS, SCHEMA, Triggers, VERSION};
 use crate::postgres::quote::string;
 
 /// The first mark is made by the first node to start: it must see what the migration has committed.
@@ -18,7 +18,7 @@ impl Triggers {
     /// ```
     pub fn migration(&self) -> String {
         let mut sql = "-- Made by tidegate; run it as the owner of the tables.\n\n".to_owned();
-        for part in SCHEMA {
+        for part in SCHEMA.into_iter().chain([EVENT_TRIGGERS]) {
             sql.push_str(part);
             sql.push('\n');
         }

@@ -8,6 +8,9 @@ use sqlx::PgConnection;
 use super::error::within;
 use super::{SchemaError, VERSION, installed_version};
 
+/// The first version of the schema that has event triggers.
+const WITH_EVENT_TRIGGERS: i32 = 5;
+
 /// What is installed, and what is wrong with it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -21,6 +24,10 @@ pub struct Status {
     /// Why commits do not wake listeners at once, if they do not. Changes are then seen at the
     /// next heartbeat.
     pub no_wakeups: Option<String>,
+    /// Why no event trigger notes changes of the schema as they are made, if none does: only a superuser (on RDS
+    /// `rds_superuser`) may create one, and the schema `tidegate` must be that role's. Nodes then compare the
+    /// catalogue once a second.
+    pub no_event_trigger: Option<String>,
     /// Rows in the log.
     pub log_rows: i64,
     /// How far back a node may have been and still start warm.
@@ -97,13 +104,25 @@ pub(super) async fn read(conn: &mut PgConnection) -> Result<Status, SchemaError>
             sqlx::query_scalar("select tidegate.is_guarded()").fetch_one(&mut *conn).await;
         guarded.map_err(within("the schema tidegate"))?
     };
+    let no_event_trigger = no_event_trigger(&mut *conn, version).await?;
     let facts = "select tidegate.no_wakeups(), (select count(*) from tidegate.log),
         (select extract(epoch from clock_timestamp() - min(at))::float8 from tidegate.own_marks)";
     let facts = sqlx::query_as(facts).fetch_one(conn).await.map_err(within("the schema tidegate"));
     let (no_wakeups, log_rows, oldest): (_, _, Option<f64>) = facts?;
     let oldest_mark = oldest.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
     let (outdated, tables) = (version < VERSION || !guarded, families(triggers));
-    Ok(Status { version, outdated, tables, no_wakeups, log_rows, oldest_mark })
+    Ok(Status { version, outdated, tables, no_wakeups, no_event_trigger, log_rows, oldest_mark })
+}
+
+async fn no_event_trigger(
+    conn: &mut PgConnection,
+    version: i32,
+) -> Result<Option<String>, SchemaError> {
+    if version < WITH_EVENT_TRIGGERS {
+        return Ok(Some("the schema is of a version that has none".to_owned()));
+    }
+    let why = sqlx::query_scalar("select tidegate.no_event_trigger()").fetch_one(conn).await;
+    why.map_err(within("the schema tidegate"))
 }
 
 fn families(triggers: Vec<Trigger>) -> Vec<TableStatus> {

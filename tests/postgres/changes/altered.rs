@@ -146,6 +146,12 @@ async fn what_an_earlier_version_tracked_is_tracked_as_this_one_does() {
 const AS_BEFORE: &str = "
     drop function tidegate.at_work;
     drop function tidegate.begin_history; drop sequence tidegate.history cascade; drop table tidegate.uninterrupted;
+    drop index tidegate.marks_xmax;
+    alter table tidegate.marks drop column xid cascade, drop column if exists history cascade,
+        alter column snapshot type pg_snapshot using snapshot::pg_snapshot;
+    create index marks_xmax on tidegate.marks (pg_snapshot_xmax(snapshot), lsn);
+    create view tidegate.own_marks as select snapshot, lsn, at, schema from tidegate.marks
+        where cluster = (select system_identifier from pg_control_system());
     create role \"the ear\"; grant execute on function tidegate.mark to \"the ear\";
     create function tidegate.in_progress(seen pg_snapshot) returns bigint[] language sql as 'select null::bigint[]';
     update tidegate.meta set version = 2;

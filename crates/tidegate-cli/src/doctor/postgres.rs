@@ -90,6 +90,14 @@ fn of_schema(status: &Status, checks: &mut Vec<Check>) {
         None => Check::good("wake-ups", "commits wake the listener"),
         Some(why) => Check::warning("wake-ups", format!("{why}: changes are seen within 100 ms")),
     });
+    checks.push(match &status.no_event_trigger {
+        None => Check::good("schema changes", "event triggers note them"),
+        // The service works all the same.
+        Some(why) => {
+            let found = format!("found by comparing the catalogue once a second: {why}");
+            Check::good("schema changes", found)
+        }
+    });
     checks.push(match status.log_rows > MANY_ROWS {
         true => Check::warning("log", format!("{} rows, which nobody trims", status.log_rows))
             .mend("run a node of the service: its listener trims the log"),

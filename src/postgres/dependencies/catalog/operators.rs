@@ -5,29 +5,99 @@ use std::collections::BTreeSet;
 use sqlx::PgConnection;
 
 use super::{Stop, bodies};
-use crate::postgres::dependencies::Unfit;
+use crate::postgres::dependencies::{References, Unfit};
 
 /// Operators that a query uses unseen: for LIKE, IN, BETWEEN, CASE, DISTINCT, USING, sorting,
 /// grouping, `GREATEST`, and subtraction in window frames.
 const UNSEEN: &[&str] =
     &["=", "<>", "<", "<=", ">", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~", "+", "-"];
 
-/// User-defined operators and casts whose functions are not trusted. A stable function in C is:
-/// extensions declare operators so that depend on their settings. An immutable one has its body looked at.
+/// User-defined operators and casts whose functions are not trusted, and the two types of each. A stable function in C
+/// is: extensions declare operators so that depend on their settings. An immutable one has its body looked at.
 const SUSPECTS: &str = "
 with suspect as (
     select p.oid, p.provolatile = 'v' or (p.provolatile = 's' and l.lanname <> 'c') as unsafe
     from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
     where p.provolatile = 'v' or l.lanname <> 'c'
 )
-select o.oprname::text, true, s.unsafe, s.oid::int8
+select o.oprname::text, true, s.unsafe, s.oid::int8, array[o.oprleft, o.oprright]::int8[]
 from pg_catalog.pg_operator o join suspect s on s.oid = o.oprcode
 where o.oid >= 16384
 union all
 select pg_catalog.format_type(c.castsource, null) || ' to '
-       || pg_catalog.format_type(c.casttarget, null), false, s.unsafe, s.oid::int8
+       || pg_catalog.format_type(c.casttarget, null), false, s.unsafe, s.oid::int8,
+       array[c.castsource, c.casttarget]::int8[]
 from pg_catalog.pg_cast c join suspect s on s.oid = c.castfunc
 where c.oid >= 16384";
+
+/// Of some types ($6), those that a statement can have values of: each type of the system's own, and what comes of the
+/// columns of its relations ($1), of its functions ($2), of the types that its words may be ($3) and of its operators
+/// ($4, and $5 unseen), by being taken apart, put together or converted unseen. Rather too many than too few.
+const OCCURRING: &str = "
+with recursive own as (
+    select oid from pg_catalog.pg_type where typnamespace = 'pg_catalog'::regnamespace
+), used as (
+    select o.oprleft, o.oprright, o.oprresult from pg_catalog.pg_operator o
+    where o.oprnamespace <> 'pg_catalog'::regnamespace and (o.oprname = any ($5::text[])
+        or exists (select from unnest($4::text[]) run where pg_catalog.strpos(run, o.oprname::text) > 0))
+), occurring (type) as (
+    select a.atttypid from pg_catalog.pg_attribute a
+    where a.attrelid = any (select unnest($1::int8[])::oid) and not a.attisdropped
+    union
+    select c.reltype from pg_catalog.pg_class c where c.oid = any (select unnest($1::int8[])::oid)
+    union
+    select unnest(p.prorettype || p.proargtypes::oid[] || p.proallargtypes) from pg_catalog.pg_proc p
+    where p.oid = any (select unnest($2::int8[])::oid)
+    union
+    select t.oid from pg_catalog.pg_type t where t.typname = any ($3::text[])
+    union
+    select u.oprresult from used u
+    where (u.oprleft = 0 or u.oprleft in (select oid from own)) and u.oprright in (select oid from own)
+    union
+    select c.casttarget from pg_catalog.pg_cast c
+    where c.castcontext = 'i' and c.castsource in (select oid from own)
+      and exists (select from used u where c.casttarget in (u.oprleft, u.oprright))
+    union
+    select next.type from occurring o cross join lateral (
+        select a.atttypid from pg_catalog.pg_type t join pg_catalog.pg_attribute a on a.attrelid = t.typrelid
+        where t.oid = o.type and not a.attisdropped
+        union all
+        select unnest(array[t.typelem, t.typarray, t.typbasetype]) from pg_catalog.pg_type t where t.oid = o.type
+        union all
+        select t.oid from pg_catalog.pg_type t where t.typtype = 'd' and t.typbasetype = o.type
+        union all
+        select unnest(array[r.rngtypid, r.rngsubtype, r.rngmultitypid]) from pg_catalog.pg_range r
+        where o.type in (r.rngtypid, r.rngsubtype, r.rngmultitypid)
+        union all
+        select c.casttarget from pg_catalog.pg_cast c where c.castsource = o.type and c.castcontext = 'i'
+        union all
+        select u.oprresult from used u where o.type in (u.oprleft, u.oprright)
+    ) next (type)
+    where o.type not in (select oid from own)
+)
+select wanted::int8 from unnest($6::int8[]) wanted
+where wanted::oid in (select type from occurring) or wanted::oid in (select oid from own) or wanted = 0";
+
+/// Everything that a statement refers to, that of its views included.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    pub(super) relations: BTreeSet<i64>,
+    pub(super) functions: BTreeSet<i64>,
+    words: BTreeSet<String>,
+    operators: BTreeSet<String>,
+}
+
+impl Parts {
+    /// Adds what a text says.
+    pub(super) fn add(&mut self, references: &References) {
+        self.words.extend(references.words.iter().cloned());
+        self.operators.extend(references.operators.iter().cloned());
+    }
+
+    fn may_use(&self, operator: &str) -> bool {
+        UNSEEN.contains(&operator) || self.operators.iter().any(|run| run.contains(operator))
+    }
+}
 
 /// Refuses a connection that reads strings in the way of before 2010.
 pub(super) async fn settings(conn: &mut PgConnection) -> Result<(), Stop> {
@@ -38,24 +108,46 @@ pub(super) async fn settings(conn: &mut PgConnection) -> Result<(), Stop> {
     if strings == "on" { Ok(()) } else { Err(Unfit::OldStrings.into()) }
 }
 
-/// Refuses operators of the query, and casts, that run what isn't trusted.
-pub(super) async fn judge(
-    conn: &mut PgConnection,
-    operators: &BTreeSet<String>,
-) -> Result<(), Stop> {
-    let suspects: Vec<(String, bool, bool, i64)> =
-        sqlx::query_as(SUSPECTS).fetch_all(&mut *conn).await?;
+/// A row of what [`SUSPECTS`] finds: name, whether it is an operator, whether its function is unsafe, the function, types.
+type Suspect = (String, bool, bool, i64, Vec<i64>);
+
+/// Refuses operators and casts that run what isn't trusted, where the statement can have values of their types.
+pub(super) async fn judge(conn: &mut PgConnection, parts: &Parts) -> Result<(), Stop> {
+    let suspects: Vec<Suspect> = sqlx::query_as(SUSPECTS).fetch_all(&mut *conn).await?;
+    let used = |(name, is_operator, ..): &Suspect| !is_operator || parts.may_use(name);
+    let suspects: Vec<_> = suspects.into_iter().filter(used).collect();
+    if suspects.is_empty() {
+        return Ok(());
+    }
+    let types = suspects.iter().flat_map(|(.., types)| types.iter().copied()).collect();
+    let occurring = occurring(conn, parts, types).await?;
+    let met = |(.., types): &Suspect| types.iter().all(|one| occurring.contains(one));
     let mut bodies = Vec::new();
-    for (name, is_operator, is_unsafe, function) in suspects {
-        let is_used = !is_operator
-            || UNSEEN.contains(&name.as_str())
-            || operators.iter().any(|run| run.contains(&name));
-        match (is_used, is_unsafe) {
-            (false, _) => {}
-            (true, false) => bodies.push(function),
-            (true, true) if is_operator => return Err(Unfit::Operator(name).into()),
-            (true, true) => return Err(Unfit::Cast(name).into()),
+    for (name, is_operator, is_unsafe, function, _) in suspects.into_iter().filter(met) {
+        match (is_unsafe, is_operator) {
+            (false, _) => bodies.push(function),
+            (true, true) => return Err(Unfit::Operator(name).into()),
+            (true, false) => return Err(Unfit::Cast(name).into()),
         }
     }
     bodies::check(conn, &bodies).await
+}
+
+async fn occurring(
+    conn: &mut PgConnection,
+    parts: &Parts,
+    types: Vec<i64>,
+) -> Result<BTreeSet<i64>, sqlx::Error> {
+    let oids = |oids: &BTreeSet<i64>| -> Vec<i64> { oids.iter().copied().collect() };
+    let texts = |texts: &BTreeSet<String>| -> Vec<String> { texts.iter().cloned().collect() };
+    let found: Vec<i64> = sqlx::query_scalar(OCCURRING)
+        .bind(oids(&parts.relations))
+        .bind(oids(&parts.functions))
+        .bind(texts(&parts.words))
+        .bind(texts(&parts.operators))
+        .bind(UNSEEN)
+        .bind(types)
+        .fetch_all(conn)
+        .await?;
+    Ok(found.into_iter().collect())
 }

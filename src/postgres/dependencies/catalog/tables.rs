@@ -20,6 +20,9 @@ with recursive up (oid) as (
     select $1::int8::oid
     union
     select i.inhrelid from pg_catalog.pg_inherits i join down on i.inhparent = down.oid
+    join pg_catalog.pg_class c on c.oid = i.inhrelid
+    -- Which no statement of ours reads.
+    where not pg_catalog.pg_is_other_temp_schema(c.relnamespace)
 ), family as (
     select oid from up union select oid from down
 )

@@ -9,3 +9,4 @@ mod remembered;
 mod server;
 mod spellings;
 mod text;
+mod types;

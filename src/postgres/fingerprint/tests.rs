@@ -1,0 +1,219 @@
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by it")]
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection};
+
+use super::*;
+use crate::postgres::{Triggers, log};
+use tidegate_testing::Postgres;
+
+const SETUP: &str = "create table t (id int primary key, v int);
+    create table other (id int);
+    create table parts (id int, k int) partition by list (k);
+    create table part1 partition of parts for values in (1);
+    create view kept as select id from t;
+    create type mood as enum ('sad');
+    create type pair as (x int, y int);
+    create type range as range (subtype = int);
+    create domain whole as int;
+    create schema away;
+    create text search configuration mine (copy = english);
+    create text search dictionary plain (template = simple);
+    create sequence numbers;
+    create role visitor login;
+    grant select on t to visitor;
+    create role unknown_here login;";
+
+struct Bed {
+    server: Postgres,
+    listener: PgListener,
+    fingerprint: Fingerprint,
+}
+
+impl Bed {
+    /// Without event triggers, if they are not to note anything.
+    async fn new(noted: bool) -> Self {
+        let server = Postgres::start().await.unwrap();
+        server.psql(SETUP).await.unwrap();
+        let mut conn = PgConnection::connect(&server.url()).await.unwrap();
+        Triggers::new().table("t").install(&mut conn).await.unwrap();
+        if !noted {
+            server.psql("drop function tidegate.note_ddl cascade").await.unwrap();
+        }
+        let listener = PgListener::connect(&server.url()).await.unwrap();
+        Self { server, listener, fingerprint: Fingerprint::default() }
+    }
+
+    async fn now(&mut self) -> i64 {
+        self.fingerprint.read(&mut self.listener).await.unwrap()
+    }
+
+    async fn psql(&self, sql: &str) {
+        self.server.psql(sql).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_fingerprint_follows_the_catalog_and_not_the_data() {
+    let mut bed = Bed::new(false).await;
+    let mut last = bed.now().await;
+    for quiet in [
+        "insert into t values (1); truncate t; analyze; vacuum full t; vacuum freeze; vacuum full pg_attribute",
+        "create temp table scratch (id int); create index on t (v); reindex table t; cluster t using t_pkey",
+        "grant select on t to unknown_here; revoke all on t from unknown_here; comment on table t is 'x'",
+        "select nextval('numbers')",
+    ] {
+        for statement in quiet.split(';') {
+            bed.psql(statement).await;
+        }
+        assert_eq!(bed.now().await, last, "{quiet}");
+    }
+    for change in [
+        "alter table t add column w int",
+        "alter table t rename column w to x",
+        "alter table t disable trigger tidegate_insert",
+        "alter table t enable always trigger tidegate_insert",
+        "alter table t set unlogged",
+        "alter table t alter v set default 3",
+        "create view seen as select id from t",
+        "create or replace view seen as select id from t where v = 1",
+        "alter view seen rename column id to nr",
+        "alter view seen rename to shown",
+        "create function f() returns int language sql as 'select 1'",
+        "create or replace function f() returns int language sql as 'select 2'",
+        "create aggregate most (int) (sfunc = int4larger, stype = int)",
+        "create operator ## (function = int4pl, leftarg = int, rightarg = int)",
+        "create cast (pair as text) with inout",
+        "create table kid () inherits (t)",
+        "create policy p on t using (true)",
+        "alter policy p on t using (false)",
+        "alter table t enable row level security",
+        "alter type mood rename value 'sad' to 'blue'",
+        "alter type mood add value 'glad'",
+        "alter type pair rename attribute x to z",
+        "alter type pair drop attribute y",
+        "alter type pair rename to couple",
+        "alter type range set schema away",
+        "alter domain whole set default 3",
+        "alter text search configuration mine alter mapping for asciiword with simple",
+        "alter text search configuration english alter mapping for asciiword with simple",
+        "alter text search dictionary plain (stopwords = english)",
+        "create collation mine from \"C\"",
+        "create default conversion mine for 'LATIN1' to 'UTF8' from iso8859_1_to_utf8",
+        "create sequence away.t",
+        "alter table parts detach partition part1",
+        "alter role visitor set datestyle = 'German'",
+        "alter database postgres set timezone = 'UTC'",
+        "alter schema public rename to private",
+    ] {
+        bed.psql(change).await;
+        let now = bed.now().await;
+        assert_ne!(now, last, "{change}");
+        last = now;
+    }
+}
+
+#[tokio::test]
+async fn what_was_changed_and_changed_back_is_another_fingerprint() {
+    let mut bed = Bed::new(false).await;
+    for (there, back) in [
+        ("alter table t rename to x", "alter table x rename to t"),
+        ("alter table t rename v to x", "alter table t rename x to v"),
+        ("alter table t set schema away", "alter table away.t set schema public"),
+        ("alter schema away rename to x", "alter schema x rename to away"),
+        ("alter view kept rename to x", "alter view x rename to kept"),
+        ("alter type mood rename value 'sad' to 'x'", "alter type mood rename value 'x' to 'sad'"),
+        ("alter type pair rename attribute x to z", "alter type pair rename attribute z to x"),
+        (
+            "alter table t disable trigger tidegate_insert",
+            "alter table t enable always trigger tidegate_insert",
+        ),
+        ("alter table other inherit t", "alter table other no inherit t"),
+        ("alter role visitor set datestyle = 'German'", "alter role visitor set datestyle = 'ISO'"),
+    ] {
+        if there.contains("other inherit") {
+            bed.psql("alter table other add v int, alter id set not null").await;
+        }
+        let before = bed.now().await;
+        bed.psql(there).await;
+        bed.psql(back).await;
+        assert_ne!(bed.now().await, before, "{there}");
+    }
+}
+
+#[tokio::test]
+async fn where_event_triggers_note_changes_the_fingerprint_is_of_what_they_can_t_note() {
+    let mut bed = Bed::new(true).await;
+    let mut last = bed.now().await;
+    for quiet in ["alter table t add column w int", "grant usage on schema away to visitor"] {
+        bed.psql(quiet).await;
+        assert_eq!(bed.now().await, last, "{quiet}");
+    }
+    let mut pending = PgConnection::connect(&bed.server.url()).await.unwrap();
+    sqlx::raw_sql("begin isolation level repeatable read; select from parts")
+        .execute(&mut pending)
+        .await
+        .unwrap();
+    let detach =
+        "set statement_timeout = '100ms'; alter table parts detach partition part1 concurrently";
+    bed.server.psql(detach).await.unwrap_err();
+    assert_ne!(bed.now().await, last, "a partition that is being detached");
+    last = bed.now().await;
+    for change in [
+        "alter role visitor set datestyle = 'German'",
+        "alter role all set datestyle = 'ISO'",
+        "alter event trigger tidegate_ddl disable; alter event trigger tidegate_ddl enable always",
+        "alter event trigger tidegate_drop enable",
+        "alter table t add column x int",
+    ] {
+        bed.psql(change).await;
+        let now = bed.now().await;
+        assert_ne!(now, last, "{change}");
+        last = now;
+    }
+}
+
+#[tokio::test]
+async fn an_idle_server_s_catalogue_is_not_read_again() {
+    let mut bed = Bed::new(false).await;
+    let number = bed.now().await;
+    let (snapshot, _) = bed.fingerprint.last.clone().unwrap();
+    // What was remembered is returned for as long as the snapshot is the same.
+    bed.fingerprint.last = Some((snapshot, number ^ 1));
+    assert_eq!(bed.now().await, number ^ 1);
+    bed.psql("create table another ()").await;
+    let changed = bed.now().await;
+    bed.fingerprint = Fingerprint::default();
+    assert!(bed.now().await == changed && changed != number);
+}
+
+#[tokio::test]
+async fn what_was_stored_before_a_noted_change_is_below_the_floor_of_a_node_that_starts() {
+    let bed = Bed::new(true).await;
+    let mut conn = PgConnection::connect(&bed.server.url()).await.unwrap();
+    log::begin_history(&mut conn).await.unwrap();
+    assert!(log::mark(&mut conn, Duration::ZERO, Some(7)).await.unwrap());
+    let before = log::announce(&mut conn).await.unwrap();
+    let loaded = log::load(&mut conn, 7, 1000).await.unwrap();
+    assert!(loaded.floor < before);
+    bed.psql("create table later ()").await;
+    let changed = log::load(&mut conn, 7, 1000).await.unwrap();
+    assert!(changed.floor == changed.seen && changed.seen > before, "no mark has seen it");
+    let manner = log::Manner::default();
+    assert!(log::drain(&mut conn, &loaded.snapshot, manner).await.unwrap().reshaped);
+    assert!(!log::drain(&mut conn, &changed.snapshot, manner).await.unwrap().reshaped);
+    assert!(
+        log::mark(&mut conn, Duration::ZERO, Some(7)).await.unwrap(),
+        "though the log is empty"
+    );
+    let after = log::announce(&mut conn).await.unwrap();
+    let marked = log::load(&mut conn, 7, 1000).await.unwrap();
+    assert!(before < marked.floor && marked.floor < after, "it starts warm");
+    assert!(!log::mark(&mut conn, Duration::ZERO, Some(7)).await.unwrap());
+    // Of another cluster, in a dump.
+    bed.psql("insert into tidegate.ddl values ('9000000')").await;
+    assert_eq!(log::load(&mut conn, 7, 1000).await.unwrap().floor, marked.floor);
+    log::trim(&mut conn, Duration::ZERO, 1000).await.unwrap();
+    assert_eq!(bed.server.psql("select count(*) from tidegate.ddl").await.unwrap(), "0");
+}

@@ -1,0 +1,92 @@
+-- A number that is another one when anything in the catalogue is that a result can depend on. See fingerprint.rs.
+--
+-- A row counts by its oid and by the transaction that wrote it, so that a change is seen that was undone since. Not so
+-- the rows of pg_class, which TRUNCATE and GRANT write anew as well; a table's name and schema are in its type's row.
+with now as materialized (
+    -- Subtracting ages costs a third of what reading a transaction's number from its text does.
+    select age('3'::xid)::int8 + 3::int8 as xid
+),
+temporary as materialized (
+    select oid from pg_namespace where nspname ~ '^pg_(toast_)?temp_'::text
+),
+relations as materialized (
+    select oid, relkind, relpersistence, relispartition, relrowsecurity, relforcerowsecurity, relname,
+        relnamespace
+    from pg_class
+    where oid >= '16384'::oid and relkind = any ('{r,p,v,m,f,c,S}'::"char"[]) and relpersistence <> 't'
+        and relnamespace not in (select oid from temporary)
+),
+-- Catalogue, object, part of the object, age of the row.
+rows (catalogue, object, part, age) as (
+    select 1, attrelid, attnum::int4, age(a.xmin) from pg_attribute a
+        where attnum > 0 and attrelid = any (array(select oid from relations))
+    union all
+    select 2, oid, 0, age(xmin) from pg_type
+        where oid >= '16384'::oid and typnamespace not in (select oid from temporary)
+    union all
+    select 3, oid, 0, age(xmin) from pg_trigger where tgname like 'tidegate\_%'::text
+        and tgfoid in (select oid from pg_proc where pronamespace = to_regnamespace('tidegate'::text)::oid)
+    union all
+    select 4, oid, 0, age(xmin) from pg_rewrite where oid >= '16384'::oid and ev_class in (select oid from relations)
+    union all
+    select 5, oid, 0, age(xmin) from pg_attrdef where adrelid in (select oid from relations)
+    union all
+    select 6, oid, 0, age(xmin) from pg_policy where polrelid in (select oid from relations)
+    union all
+    select 7, inhrelid, inhseqno, age(xmin) from pg_inherits where inhrelid in (select oid from relations)
+    union all
+    select 8, oid, 0, age(xmin) from pg_proc
+        where oid >= '16384'::oid and pronamespace not in (select oid from temporary)
+    union all
+    select 9, oid, 0, age(xmin) from pg_operator
+        where oid >= '16384'::oid and oprnamespace not in (select oid from temporary)
+    union all
+    select 10, oid, 0, age(xmin) from pg_cast where oid >= '16384'::oid and not exists (
+        select from pg_type t where t.oid in (castsource, casttarget)
+            and t.typnamespace in (select oid from temporary))
+    union all
+    select 11, oid, 0, age(xmin) from pg_enum where not exists (
+        select from pg_type t where t.oid = enumtypid and t.typnamespace in (select oid from temporary))
+    union all
+    select 12, oid, 0, age(xmin) from pg_namespace where nspname !~ '^pg_'::text
+    union all
+    select 13, oid, 0, age(xmin) from pg_collation
+        where oid >= '16384'::oid and collnamespace not in (select oid from temporary)
+    union all
+    select 14, oid, 0, age(xmin) from pg_conversion
+        where oid >= '16384'::oid and connamespace not in (select oid from temporary)
+    union all
+    select 15, oid, 0, age(xmin) from pg_opclass
+        where oid >= '16384'::oid and opcnamespace not in (select oid from temporary)
+    union all
+    select 16, oid, 0, age(xmin) from pg_amop where oid >= '16384'::oid
+    union all
+    select 17, oid, 0, age(xmin) from pg_amproc where oid >= '16384'::oid
+    union all
+    select 18, oid, 0, age(xmin) from pg_transform
+    union all
+    select 19, oid, 0, age(xmin) from pg_ts_config where cfgnamespace not in (select oid from temporary)
+    union all
+    select 20, oid, 0, age(xmin) from pg_ts_dict where dictnamespace not in (select oid from temporary)
+    union all
+    select 21, mapcfg, maptokentype * 256 + mapseqno, age(m.xmin) from pg_ts_config_map m
+        where not exists (select from pg_ts_config c
+            where c.oid = mapcfg and c.cfgnamespace in (select oid from temporary))
+    union all
+    select 22, srrelid, srsubid::int8::int4, 0 from pg_subscription_rel
+),
+parts (part) as (
+    select hashint8extended(object::int8 * 4294967296
+            + case age when 2147483647 then 0 else ((select xid from now) - age) & 4294967295 end,
+        catalogue::int8 * 4294967296 + part)
+    from rows
+    union all
+    select hashint8extended(oid::int8 * 4294967296 + ascii(relkind::text) * 65536 + ascii(relpersistence::text) * 256
+        + relispartition::int4 * 4 + relrowsecurity::int4 * 2 + relforcerowsecurity::int4, 0::int8)
+    from relations
+    -- These have no type.
+    union all
+    select hashtextextended(oid::text || ' '::text || relnamespace::text || ' '::text || relname::text, 0::int8)
+    from relations where relkind = 'S'
+)
+select coalesce(bit_xor(part), 0::int8) from parts

@@ -1,0 +1,51 @@
+-- Changes of the schema, by the transaction that made them, where event triggers note them: exactly, in the order of
+-- commits, and though they were undone at once.
+--
+-- A table of its own: rows in the log queue a deferred trigger, and a table with one can't be dropped in the same
+-- transaction, so a migration that changes a table and then drops the schema tidegate would fail.
+create table if not exists tidegate.ddl (
+    xid xid8 not null default pg_current_xact_id()
+);
+
+do $$ begin
+    if pg_catalog.to_regclass('tidegate.ddl_xid') is null then
+        create index ddl_xid on tidegate.ddl (xid);
+        -- For a publication of all tables. No unique index: a subscriber has rows of its own.
+        alter table tidegate.ddl replica identity full;
+    end if;
+end $$;
+
+-- Why changes of the schema are not noted by event triggers, or NULL if they are. Then nodes compare the catalogue.
+create or replace function tidegate.no_event_trigger() returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+    enabled text[] := array(
+        select e.evtenabled::text from pg_event_trigger e join pg_proc p on p.oid = e.evtfoid
+        where p.pronamespace = 'tidegate'::regnamespace and p.proname = 'note_ddl'
+            and e.evtevent in ('ddl_command_end', 'sql_drop') and e.evttags is null);
+begin
+    return case
+        when cardinality(enabled) < 2
+            then 'there is no event trigger: install as a superuser who owns the schema tidegate'
+        when enabled <> '{A,A}' then 'an event trigger of tidegate is not enabled ALWAYS'
+        when coalesce(current_setting('event_triggers', true), 'on') <> 'on'
+            or exists (select from pg_db_role_setting, unnest(setconfig) s
+                where s like 'event\_triggers=%' and s <> 'event_triggers=on')
+            then 'event_triggers is off'
+    end;
+end $$;
+
+-- Roles that follow the log of an earlier version go on to.
+do $$
+declare
+    follower text;
+begin
+    for follower in
+        select distinct acl.grantee::pg_catalog.regrole::text
+        from pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) acl
+        where p.oid = 'tidegate.mark(interval, bigint)'::pg_catalog.regprocedure::oid and acl.grantee <> 0::oid
+    loop
+        execute pg_catalog.format('grant select on tidegate.ddl to %s', follower);
+        execute pg_catalog.format('grant execute on function tidegate.no_event_trigger() to %s', follower);
+    end loop;
+end $$;

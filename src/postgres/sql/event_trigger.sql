@@ -1,0 +1,82 @@
+-- The event triggers, where the role may create them: a superuser, or on RDS rds_superuser. Run at each install, since
+-- another role may be able to; where all is in place nothing is changed or locked.
+--
+-- The function runs with the rights of its owner at each DDL statement of the database. So it is only made where the
+-- schema, and with it the table that the function writes to, belongs to that same role: whoever owns the schema could
+-- put a table with a trigger of their own in its place.
+do $tidegate$
+declare
+    -- A change of the schema must never fail because of this. What can't be noted is told by a warning.
+    body text := $body$
+declare
+    matters boolean := true;
+begin
+    begin
+        if tg_event = 'sql_drop' then
+            -- What hangs on a temporary table, as a policy does, is not marked as temporary, but named by it.
+            matters := exists (select from pg_event_trigger_dropped_objects() d
+                where not d.is_temporary and d.address_names[1] is distinct from 'pg_temp'
+                    and not (d.object_type = 'cast' and d.object_identity ~ '\mpg_temp\.')
+                    and d.object_type not in ('index', 'statistics object', 'default acl', 'publication',
+                        'publication relation', 'publication namespace', 'user mapping', 'large object'));
+        else
+            matters := exists (select from (
+                    -- Without this some rows have no object to be identified.
+                    select * from pg_event_trigger_ddl_commands() c
+                    where c.command_tag not in ('GRANT', 'REVOKE', 'COMMENT', 'SECURITY LABEL',
+                        'ALTER DEFAULT PRIVILEGES', 'REFRESH MATERIALIZED VIEW', 'CREATE INDEX', 'ALTER INDEX',
+                        'REINDEX', 'CREATE STATISTICS', 'ALTER STATISTICS', 'CREATE PUBLICATION',
+                        'ALTER PUBLICATION', 'CREATE USER MAPPING', 'ALTER USER MAPPING', 'ALTER LARGE OBJECT')
+                    offset 0) c
+                where c.schema_name is distinct from 'pg_temp'
+                    and (pg_identify_object_as_address(c.classid, c.objid, 0)).object_names[1]
+                        is distinct from 'pg_temp'
+                    and not (c.object_type = 'cast' and c.object_identity ~ '\mpg_temp\.'));
+        end if;
+    exception when others then
+        -- Noted, to be safe.
+    end;
+    if matters and not exists (select from tidegate.ddl where xid = pg_current_xact_id()) then
+        insert into tidegate.ddl default values;
+        -- As tidegate.wake() does, but whether or not another transaction is sending: this one may last for long,
+        -- and must not hold the lock that long.
+        if coalesce(current_setting('tidegate.notify', true), '') <> 'off'
+            and (current_setting('tidegate.notify', true) = 'on'
+                or current_setting('max_prepared_transactions') = '0')
+            and pg_notification_queue_usage() < 0.5
+        then
+            perform pg_notify('tidegate', '');
+        end if;
+    end if;
+exception when others then
+    raise warning 'tidegate could not note this change of the schema: %', sqlerrm
+        using hint = 'Results that are cached may be of the schema before: restart the nodes, or remove the event triggers (tidegate status says more).';
+end $body$;
+    wanted record;
+begin
+    if tidegate.no_event_trigger() is null and exists (select from pg_catalog.pg_proc
+        where oid = pg_catalog.to_regproc('tidegate.note_ddl')::oid and prosrc = body)
+    then
+        return;
+    end if;
+    if (select pg_catalog.count(*) from pg_catalog.pg_namespace n
+            join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = 'ddl'
+            join pg_catalog.pg_roles r on r.oid = n.nspowner and r.oid = c.relowner
+            where n.nspname = 'tidegate' and r.rolname = current_user) = 0
+    then
+        return;
+    end if;
+    execute format('create or replace function tidegate.note_ddl() returns event_trigger language plpgsql '
+        'security definer set search_path = pg_catalog, pg_temp as %L', body);
+    revoke all on function tidegate.note_ddl() from public;
+    for wanted in select * from (values ('tidegate_ddl', 'ddl_command_end'), ('tidegate_drop', 'sql_drop')) w (name, event)
+    loop
+        if not exists (select from pg_catalog.pg_event_trigger where evtname = wanted.name) then
+            execute format('create event trigger %I on %s execute function tidegate.note_ddl()', wanted.name, wanted.event);
+        end if;
+        execute format('alter event trigger %I enable always', wanted.name);
+    end loop;
+exception when insufficient_privilege then
+    -- Changes of the schema are found by comparing the catalogue then.
+    null;
+end $tidegate$;

@@ -1,0 +1,248 @@
+//! Changes of the schema: results follow them, also where they are undone at once, and nobody else's temporary objects
+//! count.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::routing::get;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tidegate::{
+    Cache, CacheLayer, Change, Changes, Database, DatabaseOptions, Listener, Memory, Policy,
+    Triggers,
+};
+use tidegate_testing::Postgres;
+
+use super::common::{ask, eventually};
+use super::world::TTL;
+
+/// A service that answers by number with what these queries return.
+struct World {
+    server: Postgres,
+    db: Database,
+    app: Router,
+}
+
+type Shared = State<(Database, Arc<[&'static str]>)>;
+
+impl World {
+    /// `noted`: whether event triggers note changes of the schema.
+    async fn new(noted: bool, setup: &str, tracked: Triggers, queries: &[&'static str]) -> Self {
+        let server = Postgres::start().await.unwrap();
+        server.psql(setup).await.unwrap();
+        let mut conn = PgConnection::connect(&server.url()).await.unwrap();
+        tracked.install(&mut conn).await.unwrap();
+        if !noted {
+            let drop = "drop event trigger if exists tidegate_ddl; drop event trigger if exists tidegate_drop";
+            server.psql(drop).await.unwrap();
+        }
+        let db = DatabaseOptions::new(server.url()).connect().await.unwrap();
+        let cache = Cache::new(Memory::new(16 << 20));
+        Listener::spawn(&db, &cache).await.unwrap();
+        let layer = CacheLayer::new(cache).route("/{query}", Policy::ttl(TTL)).validate().unwrap();
+        let state = (db.clone(), Arc::from(queries));
+        let app = Router::new().route("/{query}", get(answer)).layer(layer).with_state(state);
+        Self { server, db, app }
+    }
+
+    /// Waits until a query's result is served from memory; returns it.
+    async fn warm(&self, query: usize) -> String {
+        let (uri, mut last) = (format!("/{query}"), String::new());
+        eventually("a hit", async || {
+            let (body, status) = ask(&self.app, &uri).await;
+            last = body;
+            status.contains("hit")
+        })
+        .await;
+        last
+    }
+
+    async fn psql(&self, sql: &str) -> String {
+        self.server.psql(sql).await.unwrap()
+    }
+
+    async fn becomes(&self, query: usize, wanted: &str, why: &str) {
+        let uri = format!("/{query}");
+        eventually(why, async || ask(&self.app, &uri).await.0 == wanted).await;
+    }
+}
+
+async fn answer(State((db, queries)): Shared, Path(query): Path<usize>) -> String {
+    let rows = sqlx::query_scalar::<_, String>(AssertSqlSafe(queries[query]));
+    match rows.fetch_all(db.reader()).await {
+        Ok(rows) => rows.join(" "),
+        Err(error) => error.to_string(),
+    }
+}
+
+const SHAPES: &str = "create type mood as enum ('sad', 'glad');
+    create type pair as (x int, y int);
+    create text search configuration mine (copy = english);
+    create table t (id int primary key, m mood, p pair, body text);
+    create view v as select id from t;
+    insert into t values (1, 'sad', (1, 2), 'running');
+    create table parts (id int, k int) partition by list (k);
+    create table part1 partition of parts for values in (1);
+    insert into parts values (1, 1)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_follows_each_thing_in_the_catalogue_that_its_text_shows() {
+    const QUERIES: [&str; 6] = [
+        "select m::text from t where id = 1",
+        "select row_to_json(t.p)::text from t",
+        "select row_to_json(v)::text from v",
+        "select to_tsvector('mine', body)::text from t",
+        "select count(*)::text from parts",
+        "select array_agg(m order by m)::text from t",
+    ];
+    for noted in [false, true] {
+        let tracked = Triggers::new().columns("t", &["m"]).table("parts");
+        let world = World::new(noted, SHAPES, tracked, &QUERIES).await;
+        for (query, change, before, after) in [
+            (0, "alter type mood rename value 'sad' to 'blue'", "sad", "blue"),
+            (1, "alter type pair rename attribute x to z", r#"{"x":1,"y":2}"#, r#"{"z":1,"y":2}"#),
+            (1, "alter type pair drop attribute y", r#"{"z":1,"y":2}"#, r#"{"z":1}"#),
+            (2, "alter view v rename column id to nr", r#"{"id":1}"#, r#"{"nr":1}"#),
+            (
+                3,
+                "alter text search configuration mine alter mapping for asciiword with simple",
+                "'run':1",
+                "'running':1",
+            ),
+            (5, "alter type mood rename value 'blue' to 'low'", "{blue}", "{low}"),
+        ] {
+            assert_eq!(world.warm(query).await, before, "{change}");
+            world.psql(change).await;
+            world.becomes(query, after, change).await;
+        }
+        assert_eq!(world.warm(4).await, "1");
+        let url = world.server.url();
+        let mut reader = PgConnection::connect(&url).await.unwrap();
+        sqlx::raw_sql("begin isolation level repeatable read; select from parts")
+            .execute(&mut reader)
+            .await
+            .unwrap();
+        let detach = tokio::spawn(async move {
+            let mut conn = PgConnection::connect(&url).await.unwrap();
+            let detach = "alter table parts detach partition part1 concurrently";
+            let _ = sqlx::raw_sql(detach).execute(&mut conn).await;
+        });
+        // The partition is away for new queries while the command waits for the old one, and stays so if it is
+        // cancelled.
+        world.becomes(4, "0", "detached").await;
+        detach.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_while_the_schema_was_another_does_not_outlive_its_being_changed_back() {
+    let setup = "create schema away;
+        create table a (v text); insert into a values ('a');
+        create table b (v text); insert into b values ('b');
+        create table away.a (v text); insert into away.a values ('away');";
+    for noted in [false, true] {
+        for (there, back) in [
+            (
+                "begin; alter table a rename to c; alter table b rename to a; commit",
+                "begin; alter table a rename to b; alter table c rename to a; commit",
+            ),
+            (
+                "begin; alter table a rename to c; alter table away.a set schema public; commit",
+                "begin; alter table a set schema away; alter table c rename to a; commit",
+            ),
+            (
+                "begin; alter schema public rename to x; alter schema away rename to public; commit",
+                "begin; alter schema public rename to away; alter schema x rename to public; commit",
+            ),
+        ] {
+            let tracked = Triggers::new().table("a").table("b").table("away.a");
+            let queries = ["select v from a", "select v from a order by 1"];
+            let world = World::new(noted, setup, tracked, &queries).await;
+            world.warm(0).await;
+            world.psql(there).await;
+            let uri = "/1";
+            ask(&world.app, uri).await;
+            world.psql(back).await;
+            world.becomes(1, "a", there).await;
+            world.becomes(0, "a", there).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn temporary_objects_and_rights_and_maintenance_make_nothing_invalid() {
+    let setup = "create table t (id int primary key, v text);
+        create table parent (id int) partition by list (id);
+        create role visitor login; grant select on t to visitor;
+        create role unknown_here login;";
+    for noted in [false, true] {
+        let tracked = Triggers::new().table("t").table("parent");
+        let world = World::new(noted, setup, tracked, &[]).await;
+        let mut changes = Changes::follow(&world.db).await.unwrap();
+        let by = |role: &str| world.server.url().replace("postgres@", &format!("{role}@"));
+        for (role, sql) in [
+            ("visitor", TEMPORARY),
+            ("postgres", TEMPORARY),
+            (
+                "postgres",
+                "create temp table kid () inherits (t); insert into kid values (2); drop table kid",
+            ),
+            ("postgres", "create temp table kid () inherits (t)"),
+            ("postgres", "grant select on t to visitor; revoke select on t from visitor"),
+            ("postgres", "analyze"),
+            ("postgres", "vacuum full t"),
+            ("postgres", "vacuum freeze"),
+            (
+                "postgres",
+                "comment on table t is 'x'; create index on t (v); reindex table t; drop index t_v_idx",
+            ),
+            ("unknown_here", "alter role unknown_here set datestyle = 'German'"),
+            ("unknown_here", "alter default privileges grant select on tables to visitor"),
+        ] {
+            let mut session = PgConnection::connect(&by(role)).await.unwrap();
+            for statement in sql.split(';') {
+                sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut session).await.unwrap();
+            }
+            world.psql("insert into t values (1); delete from t").await;
+            let change = next(&mut changes).await;
+            assert!(!change.all, "{noted} {role}: {sql}");
+        }
+        world.psql("truncate t").await;
+        let change = next(&mut changes).await;
+        assert!(!change.all && change.tags == ["t", "t!"], "{change:?}");
+        for sql in [
+            "alter role visitor set datestyle = 'German'; grant select on t to visitor",
+            "alter database postgres set timezone = 'UTC'",
+            "create table another ()",
+        ] {
+            world.psql(sql).await;
+            assert!(next(&mut changes).await.all, "{noted}: {sql}");
+        }
+    }
+}
+
+/// What a change that is never noticed waits for in vain.
+async fn next(changes: &mut Changes) -> Change {
+    tokio::time::timeout(Duration::from_mins(1), changes.next()).await.unwrap().unwrap()
+}
+
+const TEMPORARY: &str = "create temp table x (a int default 3 primary key, b text);
+    create policy p on x using (true);
+    create rule r as on insert to x do also select 1;
+    create temp table y (a int) partition by list (a);
+    create temp table z partition of y for values in (1);
+    create temp view w as select 1 as one;
+    create function pg_temp.f() returns int language sql as 'select 1';
+    create type pg_temp.mood as enum ('sad');
+    alter type pg_temp.mood rename value 'sad' to 'blue';
+    create type pg_temp.pair as (a int);
+    create cast (pg_temp.pair as text) with inout;
+    create text search configuration pg_temp.mine (copy = english);
+    create operator pg_temp.## (function = int4pl, leftarg = int, rightarg = int);
+    alter table x rename column b to c;
+    alter table x add column d int default 7;
+    drop cast (pg_temp.pair as text);
+    drop policy p on x;
+    drop table x;
+    drop type pg_temp.pair;";
