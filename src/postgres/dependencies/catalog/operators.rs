@@ -28,7 +28,8 @@ select pg_catalog.format_type(c.castsource, null) || ' to '
        || pg_catalog.format_type(c.casttarget, null), false, s.unsafe, s.oid::int8,
        array[c.castsource, c.casttarget]::int8[]
 from pg_catalog.pg_cast c join suspect s on s.oid = c.castfunc
-where c.oid >= 16384";
+where c.oid >= 16384
+order by 2, 1";
 
 /// Of some types ($6), those that a statement can have values of: each type of the system's own, and what comes of the
 /// columns of its relations ($1), of its functions ($2), of the types that its words may be ($3) and of its operators
