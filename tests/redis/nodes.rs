@@ -11,8 +11,8 @@ use axum::routing::get;
 use redis::cmd;
 use sqlx::Connection;
 use tidegate::{
-    Cache, CacheLayer, Database, DatabaseOptions, Guard, Listener, Memory, Policy, Redis, Tiered,
-    Triggers,
+    Cache, CacheLayer, Database, DatabaseOptions, Guard, Key, Listener, Memory, Policy, Redis,
+    Tiered, Triggers,
 };
 use tidegate_testing::{Postgres, RedisServer};
 
@@ -244,4 +244,26 @@ async fn a_redis_restored_from_an_old_dump_serves_nothing_stale() {
     for node in [&app, &fresh] {
         assert_eq!(ask(node, "/1").await.0, "7");
     }
+}
+
+/// Without a mark of the first node's the second knew nothing of the time before it started.
+#[tokio::test]
+async fn a_node_that_starts_right_after_another_serves_what_that_one_stored() {
+    let world = World::new().await;
+    let cache = async || {
+        let redis = Redis::connect(world.redis.url()).await.unwrap();
+        let patient = Guard::new(redis).read_within(Duration::from_secs(5));
+        Cache::new(Tiered::with_guard(Memory::new(16 << 20), patient))
+    };
+    let (key, policy) = (Key::new("first").finish(), Policy::ttl(TTL));
+    let (first, second) = (cache().await, cache().await);
+    // On one thread it is stopped before it looks at the log for a second time.
+    Listener::spawn(&world.db, &first).await.unwrap().stop();
+    let query = "select n from t where id = 1";
+    let load = async || sqlx::query_scalar::<_, i32>(query).fetch_one(world.db.reader()).await;
+    assert_eq!(first.get_or_load(&key, &policy, load).await.unwrap(), 0);
+    eventually("it is stored", async || !world.stored().await.is_empty()).await;
+    Listener::spawn(&world.db, &second).await.unwrap();
+    let load = async || Err::<i32, _>(sqlx::Error::RowNotFound);
+    assert_eq!(second.get_or_load(&key, &policy, load).await.unwrap(), 0);
 }

@@ -100,6 +100,8 @@ impl Follower {
         self.read = Some((loaded.epoch, loaded.snapshot));
         let floor = loaded.floor;
         tracing::info!(epoch = %loaded.epoch, %floor, fences = loaded.fences.len(), "following");
+        // So that a node that starts after this one knows all changes since, and can use what this one stores.
+        within(log::mark(&mut *conn, MARK_EVERY, self.schema)).await?;
         // A position past every fence, so that what is read from now on is valid at once.
         let seen = within(log::announce(&mut *conn)).await?;
         self.confirm(loaded.epoch, seen, began);
