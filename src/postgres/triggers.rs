@@ -31,8 +31,11 @@ const SCHEMA: [&str; 8] = [
     include_str!("sql/history.sql"),
     include_str!("sql/own.sql"),
     include_str!("sql/marks.sql"),
-    include_str!("sql/track.sql"),
+    TRACK,
 ];
+
+/// The last part, which may write to the log.
+const TRACK: &str = include_str!("sql/track.sql");
 
 /// The tables whose changes are noted, so that cached answers that depend on them are found stale.
 ///

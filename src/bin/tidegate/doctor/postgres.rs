@@ -80,8 +80,10 @@ async fn of_primary(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> 
 fn of_schema(status: &Status, checks: &mut Vec<Check>) {
     let version = format!("version {}", status.version);
     checks.push(match status.outdated {
-        true => Check::bad("schema tidegate", format!("{version}, not as this command installs it"))
-            .mend("tidegate install TABLE..."),
+        true => {
+            Check::bad("schema tidegate", format!("{version}, not as this command installs it"))
+                .mend("tidegate install TABLE...")
+        }
         false => Check::good("schema tidegate", version),
     });
     checks.push(match &status.no_wakeups {
