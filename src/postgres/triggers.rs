@@ -33,8 +33,11 @@ const SCHEMA: [&str; 9] = [
     include_str!("sql/own.sql"),
     include_str!("sql/marks.sql"),
     include_str!("sql/ddl.sql"),
-    include_str!("sql/track.sql"),
+    TRACK,
 ];
+
+/// The last part, which may write to the log.
+const TRACK: &str = include_str!("sql/track.sql");
 
 /// What only some roles may make. Where it is made, changes of the schema are noted by it.
 const EVENT_TRIGGERS: &str = include_str!("sql/event_trigger.sql");

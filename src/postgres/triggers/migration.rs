@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{EVENT_TRIGGERS, SCHEMA, Triggers, VERSION};
+use super::{EVENT_TRIGGERS, SCHEMA, TRACK, Triggers, VERSION};
 use crate::postgres::quote::string;
 
 /// The first mark is made by the first node to start: it must see what the migration has committed.
@@ -19,6 +19,10 @@ impl Triggers {
     pub fn migration(&self) -> String {
         let mut sql = "-- Made by tidegate; run it as the owner of the tables.\n\n".to_owned();
         for part in SCHEMA.into_iter().chain([EVENT_TRIGGERS]) {
+            if part == TRACK {
+                // Before the log has rows whose deferred triggers wait for the end of the transaction.
+                sql.push_str("select tidegate.guard();\n\n");
+            }
             sql.push_str(part);
             sql.push('\n');
         }
@@ -28,7 +32,6 @@ impl Triggers {
             sql.push('\n');
             sql.push_str(&self.of_table(table, columns));
         }
-        sql.push_str("\nselect tidegate.guard();\n");
         sql
     }
 

@@ -139,20 +139,20 @@ async fn what_an_earlier_version_tracked_is_tracked_as_this_one_does() {
     let left =
         "select to_regproc('tidegate.changed') is null, to_regproc('tidegate.in_progress') is null";
     assert_eq!(bed.server.psql(left).await.unwrap(), "t|t");
-    let follows = "select has_function_privilege('the ear', 'tidegate.begin_history()', 'execute')";
+    let follows = "select has_function_privilege('the ear', 'tidegate.begin_history()', 'execute')
+        and has_table_privilege('the ear', 'tidegate.own_marks', 'select')";
     assert_eq!(bed.server.psql(follows).await.unwrap(), "t");
 }
 
 const AS_BEFORE: &str = "
     drop function tidegate.at_work;
-    drop function tidegate.begin_history; drop sequence tidegate.history cascade; drop table tidegate.uninterrupted;
-    drop index tidegate.marks_xmax;
-    alter table tidegate.marks drop column xid cascade, drop column if exists history cascade,
-        alter column snapshot type pg_snapshot using snapshot::pg_snapshot;
+    drop function tidegate.begin_history; drop table tidegate.uninterrupted, tidegate.marks cascade;
+    drop sequence tidegate.history;
+    create table tidegate.marks (snapshot pg_snapshot not null, lsn pg_lsn not null, at timestamptz not null default now(),
+        schema bigint, cluster bigint not null default (pg_control_system()).system_identifier);
     create index marks_xmax on tidegate.marks (pg_snapshot_xmax(snapshot), lsn);
-    create view tidegate.own_marks as select snapshot, lsn, at, schema from tidegate.marks
-        where cluster = (select system_identifier from pg_control_system());
-    create role \"the ear\"; grant execute on function tidegate.mark to \"the ear\";
+    create view tidegate.own_marks as select snapshot, lsn, at, schema from tidegate.marks;
+    create role \"the ear\"; grant select on tidegate.own_marks to \"the ear\"; grant execute on function tidegate.mark to \"the ear\";
     create function tidegate.in_progress(seen pg_snapshot) returns bigint[] language sql as 'select null::bigint[]';
     update tidegate.meta set version = 2;
     alter table tidegate.log drop relation;
