@@ -115,7 +115,7 @@ impl Admin {
     }
 
     #[cfg(not(feature = "postgres"))]
-    #[expect(clippy::unused_async, clippy::unused_self, reason = "as with a database")]
+    #[allow(clippy::unused_async, clippy::unused_self, reason = "as with a database")]
     async fn writes(&self) -> Writes {
         Writes::default()
     }

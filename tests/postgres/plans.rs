@@ -63,7 +63,8 @@ async fn select_star_is_prepared_anew_after_each_change_of_a_table() {
     for change in CHANGES {
         everywhere(read(&db)).await;
         everywhere(write(&db)).await;
-        server.psql(change).await.unwrap();
+        // In one transaction: a standby never has a moment without the table.
+        server.psql(&format!("begin; {change}; commit")).await.unwrap();
         for outcome in everywhere(read(&db)).await.into_iter().chain(everywhere(write(&db)).await) {
             outcome.unwrap_or_else(|error| panic!("{change}: {error}"));
         }
