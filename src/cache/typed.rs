@@ -148,5 +148,6 @@ fn or_fallback<V: Kept, E>(loaded: Result<V, E>, fallback: Option<&Hit>) -> Resu
     loaded.or_else(|error| fallback.and_then(|hit| V::read(&hit.found.entry)).ok_or(error))
 }
 
-#[cfg(all(test, feature = "memory", not(tidegate_shuttle)))]
+#[cfg(test)]
+#[cfg(all(feature = "memory", not(tidegate_shuttle)))]
 mod tests;

@@ -92,7 +92,8 @@ fn versioned(key: &Key, version: &str) -> Key {
     Key::new("version").part(version).part(key.text()).finish()
 }
 
-#[cfg(all(test, feature = "memory", not(tidegate_shuttle)))]
+#[cfg(test)]
+#[cfg(all(feature = "memory", not(tidegate_shuttle)))]
 mod tests {
     use std::collections::HashMap;
     use std::time::Duration;
