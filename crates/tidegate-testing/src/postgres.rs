@@ -36,7 +36,7 @@ const SETTINGS: [(&str, &str); 9] = [
 ///
 /// ```no_run
 /// # async fn example() -> std::io::Result<()> {
-/// use crate::Postgres;
+/// use tidegate_testing::Postgres;
 ///
 /// let primary = Postgres::start().await?;
 /// let standby = primary.standby().await?;
