@@ -86,6 +86,8 @@ pub enum BypassReason {
     OnlyIfCached,
     /// The policy is only tried: there is an answer, and the handler gives its own.
     Shadow,
+    /// It was asked for by what computes it, which would wait for itself.
+    Recursive,
 }
 
 impl Outcome {
@@ -125,6 +127,7 @@ impl Outcome {
                     B::Precondition,
                     B::OnlyIfCached,
                     B::Shadow,
+                    B::Recursive,
                 ]
                 .map(Self::Bypass),
             )
@@ -205,6 +208,7 @@ impl BypassReason {
             Self::Precondition => "precondition",
             Self::OnlyIfCached => "only-if-cached",
             Self::Shadow => "shadow",
+            Self::Recursive => "recursive",
         }
     }
 }
@@ -212,7 +216,7 @@ impl BypassReason {
 /// How often each thing happened since the cache was made.
 #[derive(Debug, Default)]
 pub struct Counters {
-    outcomes: [AtomicU64; 30],
+    outcomes: [AtomicU64; 31],
     events: [AtomicU64; Event::ALL.len()],
 }
 

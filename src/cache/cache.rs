@@ -12,12 +12,12 @@ use super::audit::{Audited, Audits};
 use super::fence::Fences;
 use super::flight::Flights;
 use super::log::{Log, LogError};
-use super::lookup::Ask;
+use super::lookup::{Ask, Hit};
 use super::policy::Policy;
-use super::record::{Record, Scope};
+use super::record::{Kind, Record, Scope};
 use crate::clock;
 use crate::entry::{Entry, Epoch, Key, Position, Tag};
-use crate::outcome::{Counters, Event};
+use crate::outcome::{Counters, Event, Outcome};
 use crate::store::{Bus, LeaseToken, Store, StoreError, StoreStatus};
 
 /// Bytes of the fence table, unless told otherwise: about a million slots.
@@ -177,8 +177,37 @@ impl Cache {
         self.shared.log.get()
     }
 
+    /// A record for a request that no policy is for, and that may write by means that nobody sees.
+    pub(crate) fn record_of_write(&self, ask: Ask) -> Record {
+        let scope = Scope {
+            session: ask.session,
+            untracked: self.log().is_none(),
+            watch: ask.watch,
+            kind: Kind::Request { may_write: true },
+            ..Scope::default()
+        };
+        Record::new(self.shared.fences.clone(), scope)
+    }
+
+    /// Counts a hit, and notes in the present scope, if there is one, what it depends on.
+    pub(crate) fn serves(&self, hit: &Hit, policy: &Policy) {
+        self.shared.counters.count(hit.outcome);
+        self.shows(hit, policy);
+    }
+
+    /// Notes in the present scope, if there is one, what that depends on which is about to be served.
+    pub(crate) fn shows(&self, hit: &Hit, policy: &Policy) {
+        let is_stale = matches!(hit.outcome, Outcome::Stale(_));
+        Record::note_served(&hit.found.entry, &self.shared.fences, (policy, is_stale));
+    }
+
     /// A record for work under a policy, or under none.
     pub(crate) fn record(&self, policy: Option<&Policy>, ask: Ask) -> Record {
+        self.record_for(&[], policy, ask)
+    }
+
+    /// A record for work that computes the answers for some keys.
+    pub(crate) fn record_for(&self, keys: &[&Key], policy: Option<&Policy>, ask: Ask) -> Record {
         let has_log = self.log().is_some();
         let scope = Scope {
             tags: ask.tags,
@@ -188,6 +217,9 @@ impl Cache {
             followed: has_log && policy.is_some(),
             max_staleness: policy.map_or(Duration::ZERO, |policy| policy.max_staleness),
             watch: ask.watch,
+            is_kept: policy.is_some(),
+            kind: if ask.is_request { Kind::Request { may_write: false } } else { Kind::Value },
+            keys: keys.iter().map(|key| *key.hash()).collect(),
         };
         Record::new(self.shared.fences.clone(), scope)
     }

@@ -108,6 +108,11 @@ impl Lead {
         *self
     }
 
+    /// The same duty, for work in the background, which is part of nothing.
+    pub(crate) fn set_apart(&mut self) {
+        self.record = self.record.apart();
+    }
+
     /// The key of the answer to make.
     pub(crate) fn key(&self) -> &Key {
         &self.key
@@ -143,7 +148,9 @@ impl Lead {
     pub fn fill(self, negative: bool, head: Bytes, body: Bytes) -> Filled {
         if negative && self.policy.negative_ttl.is_none() {
             let why = "an answer that says there is none is stored with Policy::negative_ttl only";
-            return Filled::NotStored(self.pass(Unfit::new("negative", why)));
+            // What is part of something else is known all the same.
+            self.record.close(None);
+            return Filled::NotStored(self.leave_unshared(Unfit::new("negative", why)));
         }
         let (key, terms) = (self.key.clone(), Terms::of(&self.policy, negative));
         self.store(Answer { key, terms, head, body, signpost: None })
@@ -156,7 +163,11 @@ impl Lead {
             Err(unfit) => return Filled::NotStored(self.pass(unfit)),
         };
         let cost = self.cost.unwrap_or_else(|| self.began.elapsed());
-        let life = answer.terms.life(self.policy.jitter, cost);
+        let mut terms = answer.terms;
+        self.record.limit(&mut terms);
+        self.record.close(Some(terms.ttl.saturating_sub(terms.age)));
+        let is_timed = self.record.is_timed();
+        let life = Life { is_timed, ..terms.life(self.policy.jitter, cost) };
         let at = (basis.epoch, basis.as_of);
         let parts = (answer.head, answer.body);
         let entry = Arc::new(Entry::new(&answer.key, at, basis.tags, life, parts));
@@ -166,7 +177,7 @@ impl Lead {
         }
         let filled = self.keep(&answer.key, &entry);
         // One that is never fresh is of no use to those who wait.
-        self.cache.shared.alone.set(&self.key, answer.terms.ttl.is_zero());
+        self.cache.shared.alone.set(&self.key, terms.ttl.is_zero());
         let signpost = answer.signpost.map(|(key, head)| self.leave(&key, head, &entry));
         if let Some(flight) = self.flight.take() {
             // Those who wait judge it by what they ask, even if it can't be kept.
@@ -187,7 +198,12 @@ impl Lead {
     }
 
     /// Ends the duty with an answer that can't be shared: each who waits makes its own.
-    pub fn pass(mut self, unfit: Unfit) -> Unfit {
+    pub fn pass(self, unfit: Unfit) -> Unfit {
+        self.record.refuse(&unfit);
+        self.leave_unshared(unfit)
+    }
+
+    fn leave_unshared(mut self, unfit: Unfit) -> Unfit {
         tracing::debug!(key = %self.key, %unfit, "an answer was not stored");
         self.cache.shared.counters.note(Event::NotStored);
         if let Some(watch) = self.record.watch() {

@@ -2,9 +2,11 @@
 
 use std::error::Error;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+use super::record::Requirement;
 use crate::entry::{Epoch, Position};
 
 /// A database whose changes move the fences; `Listener` attaches one.
@@ -13,6 +15,12 @@ use crate::entry::{Epoch, Position};
 pub trait Log: Debug + Send + Sync + 'static {
     /// A position at or past every commit that is visible now: a session's token after a write.
     fn position(&self) -> BoxFuture<'_, Result<(Epoch, Position), LogError>>;
+
+    /// What the process has written to the database outside of any scope, if anybody keeps count.
+    #[doc(hidden)]
+    fn own_writes(&self) -> Option<&Arc<Requirement>> {
+        None
+    }
 
     /// Follows the log until it is known up to `position`. Shared by all who ask at once.
     fn catch_up(&self, position: Position) -> BoxFuture<'_, Result<(), LogError>>;

@@ -1,7 +1,6 @@
 //! The steps of cache-aside, up to the point where somebody has to make the answer.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::error::Elapsed;
@@ -11,8 +10,8 @@ use super::cache::Cache;
 use super::flight::{Joined, Landing, Leader};
 use super::lead::Lead;
 use super::policy::Policy;
-use super::protocol::{Verdict, has_followed};
-use super::record::Record;
+use super::protocol::{Verdict, must_see};
+use super::record::{Needs, Record};
 use super::refresh::{Use, assess, decide};
 use super::template::PolicyTag;
 use super::terms::Limits;
@@ -20,11 +19,12 @@ use crate::broken::is_broken;
 use crate::clock;
 use crate::entry::{Entry, Epoch, Key, Position};
 use crate::observe;
-use crate::outcome::{BypassReason, Event, MissReason, Outcome};
+use crate::outcome::{BypassReason, Event, MissReason, Outcome, StaleReason};
 use crate::store::{Found, StoreError};
 use crate::traffic::Traffic;
 
 mod claim;
+mod follow;
 
 /// What a request asks for beyond the key.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +38,8 @@ pub struct Ask {
     pub(crate) watch: Option<Arc<Traffic>>,
     /// Whether an entry holds a value of the requested type; `None` where every entry under the key does.
     pub(crate) holds: Option<fn(&Entry) -> bool>,
+    /// It is a request to a layer: unless it comes from within another, the process's own writes are none of its.
+    pub(crate) is_request: bool,
 }
 
 /// What came of a lookup.
@@ -75,6 +77,13 @@ pub struct Bypass {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
+impl Ask {
+    /// Of a request to a layer.
+    pub(crate) fn of_request(session: Option<(Epoch, Position)>) -> Self {
+        Self { session, is_request: true, ..Self::default() }
+    }
+}
+
 impl Lookup {
     /// What an answer to be made will depend on, where that was not said when it was asked for.
     pub(crate) fn tag(&mut self, tags: &[PolicyTag]) {
@@ -92,6 +101,11 @@ impl Cache {
     pub fn at_hand(&self, key: &Key, policy: &Policy, ask: &Ask) -> Option<Hit> {
         if self.is_off() || !self.is_confirmed(policy) || !self.has_followed(ask.session) {
             return None;
+        }
+        match Record::required() {
+            Some(Needs::Primary) => return None,
+            Some(Needs::Position(required)) if !self.has_followed(required) => return None,
+            _ => {}
         }
         let found = self.shared.store.peek(key)?;
         let verdict = self.shared.fences.judge(&found.entry);
@@ -177,6 +191,8 @@ impl Cache {
     pub(crate) async fn fallback(&self, key: &Key, policy: &Arc<Policy>, ask: &Ask) -> Option<Hit> {
         let mut search = Search::new(self, key, policy, ask.clone());
         search.passed_over = self.stored(key).await;
+        let Needs::Position(own) = self.own_writes_seen(ask) else { return None };
+        search.ask.session = must_see(ask.session, own);
         search.fallback()
     }
 
@@ -184,20 +200,6 @@ impl Cache {
     pub(super) fn is_confirmed(&self, policy: &Policy) -> bool {
         self.log().is_none()
             || self.shared.fences.age().is_some_and(|age| age <= policy.max_staleness)
-    }
-
-    /// Whether the fences hold all that the session wrote.
-    fn has_followed(&self, session: Option<(Epoch, Position)>) -> bool {
-        session.is_none_or(|session| has_followed(self.shared.fences.followed(), session))
-    }
-
-    async fn follow(&self, session: Option<(Epoch, Position)>, limit: Duration) -> bool {
-        let (Some((_, position)), Some(log)) = (session, self.log()) else { return true };
-        if self.has_followed(session) {
-            return true;
-        }
-        // Past the drain, a position of another epoch is of one that is over.
-        matches!(timeout(limit, log.catch_up(position)).await, Ok(Ok(())))
     }
 }
 
@@ -210,17 +212,35 @@ struct Search<'a> {
     reason: MissReason,
     /// The youngest entry that was found and may not be served as it is.
     passed_over: Option<Found>,
+    /// Something was written, and where is not known: nothing that is stored can be proven to have it.
+    is_blind: bool,
 }
 
 impl<'a> Search<'a> {
     fn new(cache: &'a Cache, key: &'a Key, policy: &'a Arc<Policy>, ask: Ask) -> Self {
-        Self { cache, key, policy, ask, reason: MissReason::Absent, passed_over: None }
+        Self {
+            cache,
+            key,
+            policy,
+            ask,
+            reason: MissReason::Absent,
+            passed_over: None,
+            is_blind: false,
+        }
     }
 
-    async fn can_prove(&self) -> Result<(), BypassReason> {
-        if !self.cache.follow(self.ask.session, self.policy.max_staleness).await {
+    async fn can_prove(&mut self) -> Result<(), BypassReason> {
+        let limit = self.policy.max_staleness;
+        let own = self.cache.own_writes(&self.ask, limit).await;
+        let Ok(own) = own else {
+            self.is_blind = true;
+            return Err(BypassReason::Session);
+        };
+        let session = self.ask.session;
+        if !self.cache.follow(session, limit).await || !self.cache.follow(own, limit).await {
             return Err(BypassReason::Session);
         }
+        self.ask.session = must_see(session, own);
         if !self.cache.is_confirmed(self.policy) {
             return Err(BypassReason::Unconfirmed);
         }
@@ -269,6 +289,10 @@ impl<'a> Search<'a> {
         match assess(fences, &found.entry, self.policy, &self.ask.limits) {
             Use::Miss(reason) => Use::Miss(reason),
             _ if !self.holds(&found.entry) => Use::Miss(MissReason::OtherShape),
+            // What was written since is not in it.
+            Use::Stale(StaleReason::Failover) if self.ask.session.is_some() => {
+                Use::Miss(MissReason::OldEpoch)
+            }
             used => used,
         }
     }
@@ -310,6 +334,10 @@ impl<'a> Search<'a> {
     /// Joins those who are looking for the answer or making it, or begins to. So the shared store is asked
     /// once, however many want the same at a time.
     async fn make(&mut self) -> Lookup {
+        if Record::is_computing(&self.cache.shared.fences, self.key.hash()) {
+            tracing::warn!(key = %self.key, "what computes an answer asks for it: it would wait for itself");
+            return Lookup::Bypass(self.bypass(BypassReason::Recursive, None));
+        }
         let alone = self.cache.shared.alone.has(self.key);
         if !alone && let Some(leader) = self.cache.shared.flights.try_lead(*self.key.hash()) {
             return self.lead(Some(leader)).await;
@@ -428,12 +456,12 @@ impl<'a> Search<'a> {
             .ask
             .session
             .is_none_or(|(epoch, position)| entry.epoch() == epoch && entry.as_of() >= position);
-        let outcome = Outcome::Stale(crate::outcome::StaleReason::Error);
-        (lasts && has_own_writes).then_some(Hit { found, outcome, renew: None })
+        let outcome = Outcome::Stale(StaleReason::Error);
+        (lasts && has_own_writes && !self.is_blind).then_some(Hit { found, outcome, renew: None })
     }
 
     fn record(&self) -> Record {
-        self.cache.record(Some(self.policy), self.ask.clone())
+        self.cache.record_for(&[self.key], Some(self.policy), self.ask.clone())
     }
 
     fn bypass(&self, reason: BypassReason, permit: Option<OwnedSemaphorePermit>) -> Bypass {

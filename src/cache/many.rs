@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde::Serialize;
@@ -34,7 +35,12 @@ struct Missing<I, T> {
     wanted: Wanted<I>,
     lead: Option<Box<Lead>>,
     /// What will do if it can't be.
-    fallback: Option<Maybe<T>>,
+    fallback: Option<(Hit, Maybe<T>)>,
+}
+
+fn read<T: Type>(hit: Hit) -> Option<(Hit, Maybe<T>)> {
+    let value = Maybe::read(&hit.found.entry)?;
+    Some((hit, value))
 }
 
 impl Cache {
@@ -78,6 +84,7 @@ impl Cache {
         T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
         F: AsyncFnMut(Vec<I>) -> Result<HashMap<I, T>, E>,
     {
+        Record::note_lookup();
         let policy = Arc::new(policy.clone());
         let wanted = wanted(ids, |id| self.own_key(key(id)), &policy);
         let mut search = Many { cache: self, policy, found: HashMap::new() };
@@ -121,7 +128,11 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
     /// Finds what is there, and takes on what nobody is making; the rest is what others are.
     async fn look(&mut self, wanted: Vec<Wanted<I>>) -> (Vec<Missing<I, T>>, Vec<Wanted<I>>) {
         let (cache, policy) = (self.cache, &self.policy);
-        let lookups = wanted.iter().map(|one| cache.try_lookup(&one.key, policy, one.ask::<T>()));
+        // By no closure: with one, the compiler can't tell that the future may go from thread to thread.
+        let mut lookups = Vec::with_capacity(wanted.len());
+        for one in &wanted {
+            lookups.push(cache.try_lookup(&one.key, policy, one.ask::<T>()));
+        }
         let looked_up = join_all(lookups).await;
         let (mut missing, mut late) = (Vec::new(), Vec::new());
         for (wanted, lookup) in wanted.into_iter().zip(looked_up) {
@@ -144,20 +155,20 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
         let (lead, fallback) = match lookup {
             Lookup::Hit(mut hit) => match (Maybe::read(&hit.found.entry), hit.renew.take()) {
                 (Some(value), None) => {
-                    counters.count(hit.outcome);
+                    self.cache.serves(&hit, &self.policy);
                     self.keep(wanted.id, value);
                     return None;
                 }
                 // It is due: whoever finds it so makes it anew.
-                (value, renew) => (renew, value),
+                (value, renew) => (renew, value.map(|value| (hit, value))),
             },
             Lookup::Miss(mut lead) => {
-                let fallback = lead.fallback();
-                (Some(lead), fallback.as_ref().and_then(read))
+                let fallback = lead.fallback().and_then(read);
+                (Some(lead), fallback)
             }
             Lookup::Bypass(bypass) => {
                 counters.count(Outcome::Bypass(bypass.reason));
-                (None, bypass.fallback.as_ref().and_then(read))
+                (None, bypass.fallback.and_then(read))
             }
         };
         if let Some(lead) = &lead {
@@ -181,11 +192,13 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
         let _permit = self.cache.shared.loads.acquire().await;
         let tags = missing.iter().flat_map(|one| one.wanted.tags.clone()).collect();
         let ask = Ask { tags, ..Ask::default() };
-        let record = self.cache.record(Some(&self.policy), ask);
-        let ids = missing.iter().map(|one| one.wanted.id.clone()).collect();
+        let keys: Vec<&Key> = missing.iter().map(|one| &one.wanted.key).collect();
+        let record = self.cache.record_for(&keys, Some(&self.policy), ask);
+        let ids: Vec<I> = missing.iter().map(|one| one.wanted.id.clone()).collect();
         let began = clock::now();
-        let loaded = record.scope(load(ids)).await;
+        let loaded = record.enter(|| load(ids)).await;
         observe::load(began.elapsed());
+        record.close(loaded.as_ref().ok().and_then(|loaded| self.lasts(&missing, loaded)));
         match loaded {
             Ok(mut loaded) => missing.into_iter().for_each(|one| {
                 let value = Maybe(loaded.remove(&one.wanted.id));
@@ -194,6 +207,13 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
             Err(error) => self.fall_back(missing, error)?,
         }
         Ok(())
+    }
+
+    /// How long what was loaded lasts; `None` if nobody says of some of it.
+    fn lasts(&self, missing: &[Missing<I, T>], loaded: &HashMap<I, T>) -> Option<Duration> {
+        let all = missing.iter().map(|one| !loaded.contains_key(&one.wanted.id));
+        let lasts = all.map(|is_negative| self.policy.lasts(is_negative));
+        lasts.reduce(|one, other| Some(one?.min(other?))).flatten()
     }
 
     fn fill(&mut self, missing: Missing<I, T>, value: Maybe<T>, record: &Record) {
@@ -210,7 +230,8 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
             return Err(error);
         }
         for one in missing {
-            if let Some(value) = one.fallback {
+            if let Some((hit, value)) = one.fallback {
+                self.cache.shows(&hit, &self.policy);
                 self.keep(one.wanted.id, value);
             }
         }
@@ -222,8 +243,4 @@ impl<I> Wanted<I> {
     fn ask<T: Type>(&self) -> Ask {
         Ask { tags: self.tags.clone(), holds: Some(Maybe::<T>::is_in), ..Ask::default() }
     }
-}
-
-fn read<T: Type>(hit: &Hit) -> Option<Maybe<T>> {
-    Maybe::read(&hit.found.entry)
 }

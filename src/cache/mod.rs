@@ -46,6 +46,7 @@ pub use lookup::{Ask, Bypass, Hit, Lookup};
 pub use policy::Policy;
 pub(crate) use policy::QueryPart;
 pub(crate) use record::Rehearsed;
+pub(crate) use record::{Needs, Requirement, Write};
 pub use record::{Record, Unfit};
 pub(crate) use template::PolicyTag;
 pub(crate) use terms::{Limits, Terms};

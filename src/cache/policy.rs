@@ -328,6 +328,14 @@ impl Policy {
         self.audit > 0.0 && fastrand::f64() < self.audit
     }
 
+    /// How long a value lasts, or an answer that has no terms of its own; `None` if nobody says.
+    pub(crate) fn lasts(&self, negative: bool) -> Option<Duration> {
+        match negative {
+            true => self.negative_ttl,
+            false => (!self.is_standard).then_some(self.ttl),
+        }
+    }
+
     /// No entry is fresh for longer, whatever it says.
     pub(crate) fn longest(&self) -> Duration {
         self.ttl.max(self.negative_ttl.unwrap_or_default())

@@ -57,6 +57,35 @@ pub fn proven_by_both(
     (one.0 == other.0).then(|| (one.0, one.1.min(other.1)))
 }
 
+/// What an outer answer proves that uses an inner one: `outer` is what it proved so far, if it read anything. `None`
+/// if nothing: they are of two histories, or the inner one was served stale, and so lacks changes that are known.
+pub fn proven_with_inner(
+    outer: Option<(Epoch, Position)>,
+    inner: (Epoch, Position),
+    is_stale: bool,
+) -> Option<(Epoch, Position)> {
+    if is_stale {
+        return None;
+    }
+    outer.map_or(Some(inner), |outer| proven_by_both(outer, inner))
+}
+
+/// What a read must find, of a request whose session has written up to `session`, and that has itself written: what
+/// it wrote is before `written`, which was seen on the primary after the write. A session's position of another
+/// epoch is then of one that is over.
+pub fn must_see(
+    session: Option<(Epoch, Position)>,
+    written: Option<(Epoch, Position)>,
+) -> Option<(Epoch, Position)> {
+    match (session, written) {
+        (Some(session), Some(written)) if session.0 == written.0 => {
+            Some((written.0, written.1.max(session.1)))
+        }
+        (session, None) => session,
+        (_, written) => written,
+    }
+}
+
 /// Whether what a server proves is enough for a read that needs everything up to `needs`, in `epoch`; in
 /// any, if that is unknown.
 pub fn is_far_enough(
@@ -138,6 +167,24 @@ mod tests {
         let at = |epoch, position| (Epoch::new(epoch), Position::new(position));
         assert_eq!(proven_by_both(at(1, 7), at(1, 5)), Some(at(1, 5)));
         assert_eq!(proven_by_both(at(1, 7), at(2, 5)), None);
+    }
+
+    #[test]
+    fn an_outer_answer_proves_no_more_than_the_inner_ones_that_it_uses() {
+        let at = |epoch, position| (Epoch::new(epoch), Position::new(position));
+        assert_eq!(proven_with_inner(None, at(1, 5), false), Some(at(1, 5)));
+        assert_eq!(proven_with_inner(Some(at(1, 7)), at(1, 5), false), Some(at(1, 5)));
+        assert_eq!(proven_with_inner(Some(at(1, 7)), at(2, 9), false), None);
+        assert_eq!(proven_with_inner(Some(at(1, 7)), at(1, 9), true), None);
+    }
+
+    #[test]
+    fn a_request_must_see_what_its_session_and_what_it_itself_has_written() {
+        let at = |epoch, position| Some((Epoch::new(epoch), Position::new(position)));
+        assert_eq!(must_see(at(1, 7), None), at(1, 7));
+        assert_eq!(must_see(None, at(1, 5)), at(1, 5));
+        assert_eq!(must_see(at(1, 7), at(1, 5)), at(1, 7));
+        assert_eq!(must_see(at(1, 7), at(2, 5)), at(2, 5));
     }
 
     #[test]

@@ -6,6 +6,9 @@
 //! Futures joined or selected within the handler are in its scope. A task that the handler spawns
 //! is not: pass it the scope with [`Record::carry`], or its reads make every answer in the making
 //! uncacheable, since nobody can tell which of them they went into.
+//!
+//! Scopes nest: what an inner one notes, the outer one notes as well (`nesting`), and what one of them writes, later
+//! reads of all of them must see (`requirement`).
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -13,16 +16,23 @@ use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use tokio::task::futures::TaskLocalFuture;
 
 use super::fence::Fences;
-use super::protocol::{self, proven_by_both};
+use super::protocol::{self, proven_by_both, proven_with_inner};
 use super::template::PolicyTag;
+use crate::clock::Instant;
 use crate::entry::{Epoch, Position, Tag};
 use crate::sync::{Mutex, MutexGuard};
 use crate::traffic::Traffic;
+pub(crate) use requirement::{Needs, Requirement, Write};
+use scope::requirement_of;
+pub(crate) use scope::{Kind, Scope};
+
+mod nesting;
+mod requirement;
+mod scope;
 
 tokio::task_local! {
     static CURRENT: Record;
@@ -30,6 +40,9 @@ tokio::task_local! {
 
 /// Reads that were in no record's scope, in this process.
 static STRAY: AtomicU64 = AtomicU64::new(0);
+
+/// Lookups of values that were in no record's scope, in this process.
+static STRAY_LOOKUPS: AtomicU64 = AtomicU64::new(0);
 
 const WROTE: &str = "the handler wrote to the database";
 
@@ -63,22 +76,6 @@ pub(crate) struct Basis {
     pub(crate) tags: Box<[Tag]>,
 }
 
-/// What a record is opened with.
-#[derive(Debug, Default)]
-pub(crate) struct Scope {
-    pub(crate) tags: Vec<PolicyTag>,
-    /// What the session has written.
-    pub(crate) session: Option<(Epoch, Position)>,
-    /// The answer may be kept though reads are not known.
-    pub(crate) untracked: bool,
-    /// Reads are worth noting: there is an answer to keep, and a database that can invalidate it.
-    pub(crate) followed: bool,
-    /// How old what the node knows of changes may be for it to choose replicas by.
-    pub(crate) max_staleness: Duration,
-    /// Where what is read is noted for those who look on.
-    pub(crate) watch: Option<Arc<Traffic>>,
-}
-
 /// What an answer that is not kept would have been proven by.
 #[derive(Debug)]
 pub(crate) struct Rehearsed {
@@ -104,8 +101,15 @@ struct Inner {
     scope: Scope,
     /// What a read of the primary proves that begins with the work.
     began: Option<(Epoch, Position)>,
-    stray: u64,
+    /// Reads and lookups in no scope, when it began.
+    stray: (u64, u64),
     notes: Mutex<Notes>,
+    /// The scope that this one is part of.
+    outer: Option<Record>,
+    /// What reads must see; `None` in no scope but that of a value, where it is the process's.
+    requirement: Option<Arc<Requirement>>,
+    /// A request or a job began it, or what it is part of: lookups in no scope may be of a task that it spawned.
+    is_rooted: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -119,13 +123,32 @@ struct Notes {
     unfit: Option<Unfit>,
     server: Option<Arc<str>>,
     passed_over: Option<&'static str>,
+    /// A part was served stale.
+    stale: bool,
+    /// A read depends on the time of day.
+    reads_clock: bool,
+    /// When the first of those parts expires that only time bounds.
+    until: Option<Instant>,
 }
 
 impl Record {
-    pub(crate) fn new(fences: Arc<Fences>, scope: Scope) -> Self {
+    /// Opens a scope, as part of the present one if there is one.
+    pub(crate) fn new(fences: Arc<Fences>, mut scope: Scope) -> Self {
+        let present = Self::current();
+        // What work apart writes, the present scope may read once it is done.
+        let requirement = requirement_of(&scope, present.as_ref());
+        let outer = present.filter(|_| scope.kind != Kind::Apart);
+        let mut is_rooted = scope.kind != Kind::Value;
+        if let Some(outer) = &outer {
+            is_rooted |= outer.0.is_rooted;
+            scope.followed |= outer.is_followed();
+            if !scope.is_kept {
+                scope.max_staleness = outer.0.scope.max_staleness;
+            }
+        }
         let began = proven_by_primary(&fences);
-        let stray = STRAY.load(Ordering::Acquire);
-        Self(Arc::new(Inner { fences, scope, began, stray, notes: Mutex::default() }))
+        let (stray, notes) = (strays(), Mutex::default());
+        Self(Arc::new(Inner { fences, scope, began, stray, notes, outer, requirement, is_rooted }))
     }
 
     /// Adds the policy's tags, before any work is in this record's scope.
@@ -143,16 +166,25 @@ impl Record {
 
     /// The part of finished work that has only these of the scope's tags.
     pub(crate) fn part(&self, tags: Vec<PolicyTag>) -> Self {
-        let Inner { fences, scope, began, stray, .. } = &*self.0;
+        let Inner { fences, scope, began, stray, requirement, is_rooted, .. } = &*self.0;
         let own: Vec<Tag> = tags.iter().map(PolicyTag::tag).collect();
         let others = scope.tags.iter().map(PolicyTag::tag).filter(|tag| !own.contains(tag));
         let others: BTreeSet<Tag> = others.collect();
         let mut notes = self.notes().clone();
         notes.tags.retain(|tag| !others.contains(tag));
-        let (session, watch) = (scope.session, scope.watch.clone());
-        let scope = Scope { tags, session, watch, ..*scope };
-        let (fences, notes) = (fences.clone(), Mutex::new(notes));
-        Self(Arc::new(Inner { fences, scope, began: *began, stray: *stray, notes }))
+        let (watch, keys) = (scope.watch.clone(), Vec::new());
+        let scope = Scope { tags, watch, keys, ..*scope };
+        Self(Arc::new(Inner {
+            fences: fences.clone(),
+            scope,
+            began: *began,
+            stray: *stray,
+            notes: Mutex::new(notes),
+            // The whole is part of it, and what is part of the whole is noted there.
+            outer: None,
+            requirement: requirement.clone(),
+            is_rooted: *is_rooted,
+        }))
     }
 
     /// Runs a future in this record's scope.
@@ -183,16 +215,23 @@ impl Record {
         }
     }
 
-    /// Runs a future that is part of no answer, such as a job in the background, so that its reads
-    /// do not count as strays.
+    /// Runs a future that is part of no answer, such as a job in the background or a request that no layer sees. Its
+    /// reads do not count as strays, and see what it wrote before, whatever else the process writes.
     pub fn detached<F: Future>(work: F) -> impl Future<Output = F::Output> {
         let nothing = Arc::new(Fences::new(0));
-        Self::new(nothing, Scope::default()).scope(work)
+        Self::new(nothing, Scope { kind: Kind::Apart, ..Scope::default() }).scope(work)
     }
 
     /// Notes a read that is in no record's scope. Whatever answer is in the making might hold it.
     pub(crate) fn stray() {
         STRAY.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Notes a lookup that may be in no record's scope. Whatever a request or a job makes might hold what it finds.
+    pub(crate) fn note_lookup() {
+        if CURRENT.try_with(|_| ()).is_err() {
+            STRAY_LOOKUPS.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     /// The tags of a read of `table`: narrower ones where the policy names a column of it that is
@@ -241,7 +280,8 @@ impl Record {
 
     /// The position that the session must see, in the present epoch.
     pub fn session(&self) -> Position {
-        match self.0.scope.session {
+        let known = self.requirement().and_then(|requirement| requirement.observed_at());
+        match known {
             Some((epoch, position)) if epoch == self.0.fences.epoch() => position,
             _ => Position::ZERO,
         }
@@ -249,12 +289,20 @@ impl Record {
 
     /// Notes a read: what it proves, what it depends on, and which server it was.
     pub fn read(&self, basis: (Epoch, Position), tags: &[Tag], server: &Arc<str>) {
+        self.outward().for_each(|record| record.note(basis, tags, Some(server)));
+    }
+
+    fn note(&self, basis: (Epoch, Position), tags: &[Tag], server: Option<&Arc<str>>) {
         let mut notes = self.notes();
         notes.reads += 1;
+        if let (None, Some(server)) = (&notes.server, server) {
+            notes.server = Some(server.clone());
+        }
+        if !self.0.scope.is_kept && self.0.scope.watch.is_none() {
+            return;
+        }
         notes.tags.extend(tags);
-        notes.server.get_or_insert_with(|| server.clone());
-        let together = notes.as_of.map_or(Some(basis), |known| proven_by_both(known, basis));
-        match together {
+        match proven_with_inner(notes.as_of, basis, false) {
             Some(together) => notes.as_of = Some(together),
             None => drop(notes.unfit.get_or_insert_with(mixed_epochs)),
         }
@@ -262,7 +310,9 @@ impl Record {
 
     /// Notes why a read that a replica could have served went to the primary.
     pub(crate) fn passed_over(&self, why: &'static str) {
-        self.notes().passed_over.get_or_insert(why);
+        for record in self.outward() {
+            record.notes().passed_over.get_or_insert(why);
+        }
     }
 
     /// Whether reads are worth noting.
@@ -285,9 +335,7 @@ impl Record {
     /// What the answer would be proven by if it were kept, or why it could not be.
     pub(crate) fn rehearsed(&self) -> Result<Rehearsed, Unfit> {
         let notes = self.notes();
-        if notes.wrote {
-            return Err(Unfit::new("wrote", WROTE));
-        }
+        notes.is_fit()?;
         if !self.0.scope.untracked {
             self.attributed(&notes)?;
         }
@@ -296,13 +344,29 @@ impl Record {
     }
 
     /// Notes that the answer can't be cached. The first reason stays.
+    #[expect(clippy::needless_pass_by_value, reason = "who says so has no further use for it")]
     pub fn unfit(&self, unfit: Unfit) {
-        self.notes().unfit.get_or_insert(unfit);
+        for record in self.outward() {
+            record.notes().unfit.get_or_insert_with(|| unfit.clone());
+            if record.0.scope.is_kept && record.0.scope.untracked {
+                // What it is part of is bounded by time, as this one is.
+                break;
+            }
+        }
     }
 
-    /// Notes a write.
+    /// Notes a write that was made by other means than `Database`, after it has ended: the answer is not cached, and
+    /// what is read from here on sees the write.
     pub fn wrote(&self) {
-        self.notes().wrote = true;
+        self.note_write();
+        if let Some(requirement) = self.requirement() {
+            requirement.begin().end();
+        }
+    }
+
+    /// Notes that the answer is of a request that writes.
+    pub(crate) fn note_write(&self) {
+        self.outward().for_each(|record| record.notes().wrote = true);
     }
 
     /// Whether the work wrote to the database.
@@ -323,9 +387,7 @@ impl Record {
     /// What the work proves, or why its answer can't be cached.
     pub(crate) fn basis(&self) -> Result<Basis, Unfit> {
         let notes = self.notes();
-        if notes.wrote {
-            return Err(Unfit::new("wrote", WROTE));
-        }
+        notes.is_fit()?;
         let proven = match (notes.as_of, self.0.scope.untracked) {
             (read, true) => lower(read, self.0.began)?,
             (read, false) => self.attributed(&notes).and(Ok(read))?,
@@ -340,15 +402,16 @@ impl Record {
         if let Some(unfit) = &notes.unfit {
             return Err(unfit.clone());
         }
+        let (reads, lookups) = strays();
+        if reads != self.0.stray.0 || self.0.is_rooted && lookups != self.0.stray.1 {
+            let why = "a read outside of any request may have been part of the answer; use \
+                       Record::carry for spawned tasks and Record::detached for background jobs";
+            return Err(Unfit::new("stray-read", why));
+        }
         if notes.reads == 0 {
             let why = "nothing was read through Database::reader(); if the policy's tags cover all \
                        that the answer depends on, say so with Policy::untracked";
             return Err(Unfit::new("no-reads", why));
-        }
-        if STRAY.load(Ordering::Acquire) != self.0.stray {
-            let why = "a read outside of any request may have been part of the answer; use \
-                       Record::carry for spawned tasks and Record::detached for background jobs";
-            return Err(Unfit::new("stray-read", why));
         }
         Ok(())
     }
@@ -362,6 +425,24 @@ impl Record {
     fn notes(&self) -> MutexGuard<'_, Notes> {
         self.0.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Notes {
+    /// Whether nothing forbids to keep the answer, whatever its policy says.
+    fn is_fit(&self) -> Result<(), Unfit> {
+        if self.wrote {
+            return Err(Unfit::new("wrote", WROTE));
+        }
+        if self.stale {
+            let why = "a value or an answer that it holds was served stale";
+            return Err(Unfit::new("stale-part", why));
+        }
+        Ok(())
+    }
+}
+
+fn strays() -> (u64, u64) {
+    (STRAY.load(Ordering::Acquire), STRAY_LOOKUPS.load(Ordering::Acquire))
 }
 
 /// The lower of what the reads prove and what was known when the work began.

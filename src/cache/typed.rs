@@ -10,6 +10,7 @@ use super::kept::{Kept, Maybe, Value, Written};
 use super::lead::Lead;
 use super::lookup::{Ask, Hit, Lookup};
 use super::policy::Policy;
+use super::record::Record;
 use crate::clock;
 use crate::entry::Key;
 use crate::observe;
@@ -80,42 +81,51 @@ impl Cache {
         V: Kept,
         F: AsyncFnOnce() -> Result<V, E>,
     {
+        Record::note_lookup();
         let tags = policy.tags_with(|_| None).unwrap_or_default();
         let policy = Arc::new(policy.clone());
         let key = &*self.own(key);
-        match self.lookup(key, &policy, Ask { tags, holds: Some(V::is_in), ..Ask::default() }).await
-        {
+        let ask = Ask { tags, holds: Some(V::is_in), ..Ask::default() };
+        match self.lookup(key, &policy, ask.clone()).await {
             Lookup::Hit(hit) => match V::read(&hit.found.entry) {
-                Some(value) => self.renew_or_serve(hit, value, load).await,
-                None => load().await,
+                Some(value) => self.renew_or_serve((hit, value), &policy, load).await,
+                None => compute(&self.record(Some(&policy), ask), &policy, load).await,
             },
-            Lookup::Miss(lead) => self.load(*lead, load).await,
+            Lookup::Miss(lead) => self.load(*lead, &policy, load).await,
             Lookup::Bypass(bypass) => {
                 self.shared.counters.count(crate::outcome::Outcome::Bypass(bypass.reason));
-                let loaded = bypass.record.scope(load()).await;
-                or_fallback(loaded, bypass.fallback.as_ref())
+                let loaded = compute(&bypass.record, &policy, load).await;
+                self.or_fallback(loaded, bypass.fallback.as_ref(), &policy)
             }
         }
     }
 
     /// A value that is due is made anew by the one who found it so; others get the present one.
-    async fn renew_or_serve<V, E, F>(&self, mut hit: Hit, value: V, load: F) -> Result<V, E>
+    async fn renew_or_serve<V, E, F>(
+        &self,
+        (mut hit, value): (Hit, V),
+        policy: &Policy,
+        load: F,
+    ) -> Result<V, E>
     where
         V: Kept,
         F: AsyncFnOnce() -> Result<V, E>,
     {
         let Some(mut lead) = hit.renew.take() else {
-            self.shared.counters.count(hit.outcome);
+            self.serves(&hit, policy);
             return Ok(value);
         };
         if !lead.claim().await {
-            self.shared.counters.count(hit.outcome);
+            self.serves(&hit, policy);
             return Ok(value);
         }
-        Ok(self.load(*lead, load).await.unwrap_or(value))
+        Ok(self.load(*lead, policy, load).await.unwrap_or_else(|_failed| {
+            self.shows(&hit, policy);
+            value
+        }))
     }
 
-    async fn load<V, E, F>(&self, mut lead: Lead, load: F) -> Result<V, E>
+    async fn load<V, E, F>(&self, mut lead: Lead, policy: &Policy, load: F) -> Result<V, E>
     where
         V: Kept,
         F: AsyncFnOnce() -> Result<V, E>,
@@ -124,13 +134,38 @@ impl Cache {
         let record = lead.record().clone();
         let fallback = lead.fallback();
         let began = clock::now();
-        let loaded = record.scope(load()).await;
+        let loaded = compute(&record, policy, load).await;
         observe::load(began.elapsed());
         if let Ok(value) = &loaded {
             keep(lead, value);
         }
-        or_fallback(loaded, fallback.as_ref())
+        self.or_fallback(loaded, fallback.as_ref(), policy)
     }
+
+    fn or_fallback<V: Kept, E>(
+        &self,
+        loaded: Result<V, E>,
+        fallback: Option<&Hit>,
+        policy: &Policy,
+    ) -> Result<V, E> {
+        loaded.or_else(|error| {
+            let found = fallback.and_then(|hit| Some((hit, V::read(&hit.found.entry)?)));
+            let (hit, value) = found.ok_or(error)?;
+            self.shows(hit, policy);
+            Ok(value)
+        })
+    }
+}
+
+/// Loads in a scope, and closes it.
+async fn compute<V, E, F>(record: &Record, policy: &Policy, load: F) -> Result<V, E>
+where
+    V: Kept,
+    F: AsyncFnOnce() -> Result<V, E>,
+{
+    let loaded = record.enter(|| load()).await;
+    record.close(loaded.as_ref().ok().and_then(|value| policy.lasts(value.is_negative())));
+    loaded
 }
 
 /// Fulfils a duty with a value.
@@ -142,10 +177,6 @@ pub(super) fn keep<V: Kept>(mut lead: Lead, value: &V) {
         }
         Err(unfit) => drop(lead.pass(unfit)),
     }
-}
-
-fn or_fallback<V: Kept, E>(loaded: Result<V, E>, fallback: Option<&Hit>) -> Result<V, E> {
-    loaded.or_else(|error| fallback.and_then(|hit| V::read(&hit.found.entry)).ok_or(error))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@
 //!     64      8  how long it took to make, in microseconds
 //!     72      8  how long past its TTL it is served while it is made anew, in milliseconds
 //!     80      8  how long past its TTL it is served if it can't be made anew, in milliseconds
-//!     88      4  flags: 1 for never past its TTL, 2 for a signpost
+//!     88      4  flags: 1 for never past its TTL, 2 for a signpost, 4 if only time bounds some of it
 //!     92      -  metadata (bincode): canonical key, tag hashes, head
 //!      -      -  the body as it is, up to the end
 //! ```
@@ -39,6 +39,7 @@ const CHECKED_FROM: usize = 24;
 const HEADER: usize = 92;
 const STRICT: u32 = 1;
 const SIGNPOST: u32 = 2;
+const TIMED: u32 = 4;
 
 /// Why bytes are not an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -140,6 +141,7 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Entry, DecodeError> {
         (bytes.slice_ref(metadata.head.0), bytes.slice(body_at..)),
     );
     entry.life.is_strict = flags & STRICT != 0;
+    entry.life.is_timed = flags & TIMED != 0;
     entry.is_signpost = flags & SIGNPOST != 0;
     Ok(entry)
 }
@@ -152,7 +154,8 @@ pub(crate) fn checksum(bytes: &[u8]) -> [u8; 16] {
 fn flags(entry: &Entry) -> u32 {
     let strict = if entry.life.is_strict { STRICT } else { 0 };
     let signpost = if entry.is_signpost { SIGNPOST } else { 0 };
-    strict | signpost
+    let timed = if entry.life.is_timed { TIMED } else { 0 };
+    strict | signpost | timed
 }
 
 fn read_life(header: &mut &[u8]) -> Life {
@@ -190,6 +193,7 @@ mod tests {
             while_revalidating: Duration::from_secs(30),
             if_error: Duration::from_mins(1),
             is_strict: true,
+            is_timed: true,
             ..Life::starting_now(Duration::from_mins(5), Duration::from_mins(6), cost)
         };
         let key = Key::new("golden").part("key").finish();
@@ -220,7 +224,7 @@ mod tests {
                 "dc05000000000000",
                 "3075000000000000",
                 "60ea000000000000",
-                "03000000",
+                "07000000",
                 "0b",
                 "06",
                 "676f6c64656e",
@@ -247,7 +251,7 @@ mod tests {
         assert_eq!(read.life.cost, written.life.cost);
         let windows = |life: &Life| (life.while_revalidating, life.if_error, life.is_strict);
         assert_eq!(windows(&read.life), windows(&written.life));
-        assert!(read.is_signpost);
+        assert!(read.is_signpost && read.life.is_timed);
         assert_eq!((read.head, read.body), (written.head, written.body));
     }
 

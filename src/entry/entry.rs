@@ -47,6 +47,8 @@ pub(crate) struct Life {
     pub(crate) if_error: Duration,
     /// Nobody gets it past its TTL, whatever they ask for.
     pub(crate) is_strict: bool,
+    /// Nothing but time bounds some of it: what it is part of lasts no longer.
+    pub(crate) is_timed: bool,
 }
 
 impl Life {
@@ -60,6 +62,7 @@ impl Life {
             while_revalidating: Duration::ZERO,
             if_error: Duration::ZERO,
             is_strict: false,
+            is_timed: false,
         }
     }
 }

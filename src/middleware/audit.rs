@@ -25,7 +25,7 @@ pub(crate) struct Audit {
     route: Arc<str>,
     /// What the cache has.
     entry: Arc<Entry>,
-    record: Record,
+    pub(crate) record: Record,
     /// How much of its body has been the same.
     same: usize,
     is_same: bool,
@@ -140,7 +140,8 @@ impl<S> Steps<S> {
         let route: Arc<str> =
             route::pattern(&request).unwrap_or_else(|| request.uri().path()).into();
         let record = cache.record(Some(&plan.policy), plan.ask.clone());
-        let response = record.scope(self.inner.call(request)).await?;
+        let response = record.enter(|| self.inner.call(request)).await?;
+        record.pass_on(plan.policy.lasts(false));
         let audit = Audit::new(&cache, &route, entry, (response.status(), record));
         Ok(response.map(|body| Body::compared(body, audit)))
     }

@@ -11,6 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::audit::Audit;
 use super::captured::Captured;
+use crate::cache::Record;
 
 pin_project! {
     /// The body of an answer from [`CacheService`](super::CacheService).
@@ -30,7 +31,7 @@ pin_project! {
         B: HttpBody,
     {
         Stored { bytes: Option<Bytes>, trailers: Option<HeaderMap> },
-        Passed { #[pin] body: B },
+        Within { record: Record, #[pin] body: B },
         Captured { captured: Captured<B> },
         Compared { #[pin] body: B, audit: Option<Audit> },
     }
@@ -42,8 +43,9 @@ impl<B: HttpBody> Body<B> {
         Self { kind: Kind::Stored { bytes, trailers } }
     }
 
-    pub(crate) fn passed(body: B) -> Self {
-        Self { kind: Kind::Passed { body } }
+    /// The handler's, which may go on reading.
+    pub(crate) fn within(record: Record, body: B) -> Self {
+        Self { kind: Kind::Within { record, body } }
     }
 
     /// The handler's, compared with what is stored as it goes by.
@@ -69,10 +71,14 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Body<B> {
                 let data = bytes.take().map(Frame::data);
                 Poll::Ready(data.or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
             }
-            KindProj::Passed { body } => body.poll_frame(cx),
+            KindProj::Within { record, body } => record.sync_scope(|| body.poll_frame(cx)),
             KindProj::Captured { captured } => captured.poll_frame(cx),
             KindProj::Compared { mut body, audit } => {
-                let polled = body.as_mut().poll_frame(cx);
+                let mut poll = || body.as_mut().poll_frame(cx);
+                let polled = match audit {
+                    Some(audit) => audit.record.clone().sync_scope(poll),
+                    None => poll(),
+                };
                 if let Poll::Ready(frame) = &polled {
                     compare(audit, frame.as_ref(), body.is_end_stream());
                 }
@@ -84,7 +90,7 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Body<B> {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Stored { bytes, trailers } => bytes.is_none() && trailers.is_none(),
-            Kind::Passed { body } | Kind::Compared { body, .. } => body.is_end_stream(),
+            Kind::Within { body, .. } | Kind::Compared { body, .. } => body.is_end_stream(),
             Kind::Captured { captured } => captured.is_end_stream(),
         }
     }
@@ -101,7 +107,7 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Body<B> {
                 }
                 hint
             }
-            Kind::Passed { body } | Kind::Compared { body, .. } => body.size_hint(),
+            Kind::Within { body, .. } | Kind::Compared { body, .. } => body.size_hint(),
             Kind::Captured { captured } => captured.size_hint(),
         }
     }
@@ -126,7 +132,7 @@ impl<B: HttpBody> fmt::Debug for Body<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.kind {
             Kind::Stored { .. } => "Body(stored)",
-            Kind::Passed { .. } => "Body(passed)",
+            Kind::Within { .. } => "Body(passed)",
             Kind::Captured { .. } => "Body(captured)",
             Kind::Compared { .. } => "Body(compared)",
         })

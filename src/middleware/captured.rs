@@ -10,12 +10,14 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::capture::Capture;
 use super::held::Held;
-use crate::cache::{Filled, Unfit, spawn};
+use crate::cache::{Filled, Record, Unfit, spawn};
 
 /// A body on its way to the client and into the cache.
 pub(crate) struct Captured<B: HttpBody> {
     /// `None` once the rest of it is read elsewhere.
     body: Option<Pin<Box<B>>>,
+    /// The scope of what the body still reads.
+    record: Record,
     capture: Held,
     /// Read, and not yet sent.
     ahead: VecDeque<Result<Frame<Bytes>, B::Error>>,
@@ -46,8 +48,9 @@ where
     /// Captures a body; if the client leaves, the rest of it is read for as long as the capture says.
     pub(crate) fn new(body: B, capture: Capture) -> Self {
         let finish = (!capture.finish.is_zero()).then_some(Self::finish as fn(Self, Capture));
+        let record = capture.record().clone();
         let (body, capture) = (Some(Box::pin(body)), Held::new(capture));
-        Self { body, capture, ahead: VecDeque::new(), ended: false, finish }
+        Self { body, record, capture, ahead: VecDeque::new(), ended: false, finish }
     }
 
     fn finish(mut self, capture: Capture) {
@@ -102,18 +105,23 @@ impl<B: HttpBody<Data = Bytes>> Captured<B> {
         let Some(body) = self.body.as_mut().filter(|_| !self.ended) else {
             return Poll::Ready(Step { frame: None, end: None });
         };
-        let Some(mut capture) = self.capture.take() else {
-            return body.as_mut().poll_frame(cx).map(|frame| Step { frame, end: None });
+        let polled = |body: &mut Pin<Box<B>>, cx: &mut Context<'_>| {
+            self.record.sync_scope(|| body.as_mut().poll_frame(cx))
         };
-        let record = capture.record().clone();
-        let Poll::Ready(frame) = record.sync_scope(|| body.as_mut().poll_frame(cx)) else {
+        let Some(mut capture) = self.capture.take() else {
+            return polled(body, cx).map(|frame| Step { frame, end: None });
+        };
+        let Poll::Ready(frame) = polled(body, cx) else {
             self.capture.put_back(capture);
             return Poll::Pending;
         };
         let end = match &frame {
             None => Some(capture.end()),
             // Half an answer is none: the next who waits makes a whole one.
-            Some(Err(_)) => None,
+            Some(Err(_)) => {
+                self.record.refuse(&Unfit::new("incomplete", "the body came to no end"));
+                None
+            }
             Some(Ok(frame)) => match capture.take(frame) {
                 // The client may take this frame for the last one as well, and must find the answer
                 // in the cache when it does.
@@ -153,7 +161,8 @@ impl<B: HttpBody> Drop for Captured<B> {
             return;
         };
         let held = self.capture.hand_over();
-        let (body, ended) = (self.body.take(), self.ended);
-        finish(Self { body, capture: held, ahead: VecDeque::new(), ended, finish: None }, capture);
+        let (body, record, ended) = (self.body.take(), self.record.clone(), self.ended);
+        let ahead = VecDeque::new();
+        finish(Self { body, record, capture: held, ahead, ended, finish: None }, capture);
     }
 }

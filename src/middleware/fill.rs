@@ -116,10 +116,14 @@ impl<'p> Fill<'p> {
             Ok(leave) => leave,
             Err(unfit) => {
                 told.tell(&mut parts.headers, Fate::NotStored(&self.lead.pass(unfit)));
-                return known(&parts, asked, &Bytes::new())
-                    .unwrap_or_else(|| Response::from_parts(parts, Body::passed(body)));
+                return known(&parts, asked, &Bytes::new()).unwrap_or_else(|| {
+                    Response::from_parts(parts, Body::within(told.record, body))
+                });
             }
         };
+        // Whoever called for it may use its head before its body has come to the end.
+        let lasts = leave.terms.ttl.saturating_sub(leave.terms.age);
+        self.lead.record().pass_on(Some(lasts));
         let mut head = Head::kept(parts.status, &parts.headers, &leave.withheld);
         head.age = leave.age;
         let place = self.place(&leave);

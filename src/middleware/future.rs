@@ -35,7 +35,7 @@ pin_project! {
         /// Known already.
         Ready { response: Option<Response<Body<B>>> },
         /// The handler's.
-        Passed { #[pin] inner: TaskLocalFuture<Record, F>, reason: BypassReason },
+        Passed { #[pin] inner: TaskLocalFuture<Record, F>, reason: BypassReason, record: Record },
         /// Anything that has to wait.
         Work { work: BoxFuture<'static, Result<Response<Body<B>>, E>> },
     }
@@ -46,8 +46,12 @@ impl<F, B: HttpBody, E> ResponseFuture<F, B, E> {
         Self { kind: Kind::Ready { response: Some(response) } }
     }
 
-    pub(crate) fn passed(inner: TaskLocalFuture<Record, F>, reason: BypassReason) -> Self {
-        Self { kind: Kind::Passed { inner, reason } }
+    pub(crate) fn passed(
+        inner: TaskLocalFuture<Record, F>,
+        reason: BypassReason,
+        record: Record,
+    ) -> Self {
+        Self { kind: Kind::Passed { inner, reason, record } }
     }
 
     pub(crate) fn work(work: BoxFuture<'static, Result<Response<Body<B>>, E>>) -> Self {
@@ -68,8 +72,9 @@ where
                 Some(response) => Poll::Ready(Ok(response)),
                 None => Poll::Pending, // polled after it was ready
             },
-            KindProj::Passed { inner, reason } => {
-                Poll::Ready(Ok(status::passed(ready!(inner.poll(cx))?, *reason)))
+            KindProj::Passed { inner, reason, record } => {
+                let response = ready!(inner.poll(cx))?;
+                Poll::Ready(Ok(status::passed(response, *reason, record.clone())))
             }
             KindProj::Work { work } => work.as_mut().poll(cx),
         }

@@ -1,6 +1,6 @@
 //! What users put around their routers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -48,6 +48,8 @@ pub(crate) struct Routes {
     pub(crate) rooms: Rooms,
     pub(crate) watch: Arc<Watch>,
     routes: BTreeMap<String, Route>,
+    /// Patterns of routes that only read, whatever the method.
+    only_read: BTreeSet<String>,
     default: Option<Route>,
     faults: Vec<String>,
 }
@@ -83,6 +85,7 @@ impl CacheLayer {
             rooms: Rooms::new(CAPTURE_BYTES),
             watch: Arc::default(),
             routes: BTreeMap::new(),
+            only_read: BTreeSet::new(),
             default: None,
             faults: Vec::new(),
         };
@@ -103,6 +106,15 @@ impl CacheLayer {
         } else if shared.routes.insert(pattern.to_owned(), Route::new(policy)).is_some() {
             shared.faults.push(format!("{pattern} has two policies; the last one counts"));
         }
+        self
+    }
+
+    /// Says that a route only reads, whatever the method: queries of GraphQL, or calls of gRPC, by POST. Other requests
+    /// by POST, PUT, PATCH or DELETE are taken to write, perhaps by a pool that Tidegate does not know of, so what they
+    /// read by [`Database::reader`](crate::Database::reader) is read from the primary.
+    #[must_use]
+    pub fn only_reads(mut self, pattern: &str) -> Self {
+        Arc::make_mut(&mut self.shared).only_read.insert(pattern.to_owned());
         self
     }
 
@@ -174,6 +186,11 @@ impl Routes {
     /// What is asked for a route's pattern, if it is to be cached.
     pub(crate) fn route(&self, pattern: Option<&str>) -> Option<&Route> {
         pattern.and_then(|pattern| self.routes.get(pattern)).or(self.default.as_ref())
+    }
+
+    /// Whether a route's requests only read, whatever their method.
+    pub(crate) fn only_reads(&self, pattern: Option<&str>) -> bool {
+        pattern.is_some_and(|pattern| self.only_read.contains(pattern))
     }
 
     /// The routes that have a policy, and last what is for all others.

@@ -38,7 +38,7 @@ impl<S> Steps<S> {
     {
         let Passing { reason, record, target, rehearsed } = passing;
         let method = request.method().clone();
-        let answered = record.scope(self.inner.call(request)).await;
+        let answered = record.enter(|| self.inner.call(request)).await;
         if let Some(seen) = &self.seen {
             seen.end(Outcome::Bypass(reason));
         }
@@ -52,8 +52,9 @@ impl<S> Steps<S> {
                 tracing::warn!(%error, "a write could not make stored answers invalid");
             }
         }
-        let mut response = status::passed(response, reason);
-        if !method.is_safe() || record.has_written() {
+        let wrote = !method.is_safe() || record.has_written();
+        let mut response = status::passed(response, reason, record);
+        if wrote {
             give_token(&self.routes, response.headers_mut()).await;
         }
         Ok(response)
@@ -115,7 +116,7 @@ impl Routes {
 }
 
 /// Gives the session a position past what it wrote.
-async fn give_token(routes: &Routes, headers: &mut HeaderMap) {
+pub(super) async fn give_token(routes: &Routes, headers: &mut HeaderMap) {
     let (Some(sessions), Some(log)) = (&routes.sessions, routes.cache.log()) else { return };
     match log.position().await {
         Ok(at) => sessions.write(headers, at),

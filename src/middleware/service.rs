@@ -23,7 +23,7 @@ use super::rules::request::Asked;
 use super::rules::unsafe_method::Target;
 use super::session::Claim;
 use super::steps::Steps;
-use crate::cache::{Ask, Hit, Policy, spawn};
+use crate::cache::{Ask, Hit, Policy, Record, spawn};
 use crate::entry::{Entry, Epoch, Position};
 use crate::outcome::{BypassReason, Event, Outcome};
 use crate::traffic::Seen;
@@ -68,7 +68,7 @@ where
         match Asked::of(&request, policy) {
             Ok(asked) => {
                 let watch = seen.as_ref().map(|seen| seen.traffic.clone());
-                let ask = Ask { session, watch, limits: asked.limits, ..Ask::default() };
+                let ask = Ask { watch, limits: asked.limits, ..Ask::of_request(session) };
                 let plan = self.plan(&request, policy, (ask, asked));
                 match self.at_once(&plan, seen.as_ref(), request.headers()) {
                     Some((response, entry)) => {
@@ -125,7 +125,7 @@ impl<S> CacheService<S> {
         }
         let hit = self.at_hand(plan, headers).filter(|hit| plan.may_have(hit))?;
         let response = respond(&hit, &plan.asked).ok()?;
-        self.routes.cache.shared.counters.count(hit.outcome);
+        self.routes.cache.serves(&hit, &plan.policy);
         if let Some(seen) = seen {
             seen.end(hit.outcome);
         }
@@ -174,14 +174,28 @@ impl<S> CacheService<S> {
         let rehearsed = seen.as_ref().filter(|_| reason == BypassReason::NoPolicy);
         let rehearsed = rehearsed.and_then(|seen| self.routes.rehearsed(&request, seen));
         let watch = rehearsed.as_ref().and(seen.as_ref()).map(|seen| seen.traffic.clone());
-        let record = self.routes.cache.record(None, Ask { session, watch, ..Ask::default() });
+        let record = self.record(&request, Ask { watch, ..Ask::of_request(session) });
         let target = self.target(&request);
         if self.routes.sessions.is_none() && target.is_none() && seen.is_none() {
-            return ResponseFuture::passed(record.scope(self.inner.call(request)), reason);
+            let inner = record.enter(|| self.inner.call(request));
+            return ResponseFuture::passed(inner, reason, record);
         }
         let steps = self.steps(seen);
         let passing = Passing { reason, record, target, rehearsed };
         ResponseFuture::work(Box::pin(steps.pass(passing, request)))
+    }
+
+    /// The scope of a request that is left to its handler.
+    fn record<A>(&self, request: &Request<A>, ask: Ask) -> Record {
+        let cache = &self.routes.cache;
+        if !request.method().is_safe() && !self.routes.only_reads(route::pattern(request)) {
+            return cache.record_of_write(ask);
+        }
+        let record = cache.record(None, ask);
+        if let Some(route) = self.route(request) {
+            record.note_policy(&route.policy);
+        }
+        record
     }
 
     /// What a write makes invalid, where the standard's rules are asked for.

@@ -95,12 +95,13 @@ fn forwarded(outcome: Outcome) -> &'static str {
     }
 }
 
-/// An answer that the cache had no part in, with the reason.
+/// An answer that the cache had no part in, with the reason, whose body may read within a scope as it is sent.
 pub(crate) fn passed<B: HttpBody>(
     response: Response<B>,
     reason: BypassReason,
+    record: Record,
 ) -> Response<Body<B>> {
-    let mut response = response.map(Body::passed);
+    let mut response = response.map(|body| Body::within(record, body));
     append_bypass(response.headers_mut(), reason);
     response
 }

@@ -14,6 +14,7 @@ use super::body::Body;
 use super::fill::Fill;
 use super::handler::{Answered, Handler};
 use super::layer::Routes;
+use super::passing::give_token;
 use super::plan::Plan;
 use super::ready::respond;
 use super::route;
@@ -21,7 +22,7 @@ use super::rules::unsafe_method::Target;
 use super::rules::validation::unconditional;
 use super::status;
 use super::stored::Head;
-use crate::cache::{Bypass, Hit, Lead, Lookup, PolicyTag, Unfit, spawn};
+use crate::cache::{Bypass, Hit, Lead, Lookup, PolicyTag, Record, Unfit, spawn};
 use crate::clock;
 use crate::entry::Entry;
 use crate::observe;
@@ -158,6 +159,7 @@ impl<S> Steps<S> {
 
     fn serve<B: HttpBody>(&self, hit: &Hit, plan: &Plan) -> Option<Response<Body<B>>> {
         let response = respond(hit, &plan.asked).ok()?;
+        self.routes.cache.shows(hit, &plan.policy);
         self.count(hit.outcome);
         Some(response)
     }
@@ -187,7 +189,19 @@ impl<S> Steps<S> {
                 return Ok(response);
             }
             self.count(outcome);
-            Ok(fill.with(answered?).await)
+            let record = fill.lead.record().clone();
+            let response = match answered {
+                Ok(response) => response,
+                Err(error) => {
+                    record.close(None);
+                    return Err(error);
+                }
+            };
+            let mut response = fill.with(response).await;
+            if record.has_written() {
+                Box::pin(give_token(&self.routes, response.headers_mut())).await;
+            }
+            Ok(response)
         }
     }
 
@@ -224,7 +238,7 @@ impl<S> Steps<S> {
         let headers = request.headers().clone();
         let request = unconditional(request, stored.as_ref().map(|stored| &stored.0.headers));
         let (record, began) = (lead.record().clone(), clock::now());
-        let answered = record.scope(self.inner.call(request));
+        let answered = record.enter(|| self.inner.call(request));
         let rooms = self.routes.rooms.clone();
         async move {
             let answered = answered.await;
@@ -242,6 +256,7 @@ impl<S> Steps<S> {
         if !self.tag(&mut plan, &request) || !lead.claim().await {
             return;
         }
+        lead.set_apart();
         lead.tag(&plan.ask.tags);
         // It may have been found by HEAD, whose answer has no body.
         *request.method_mut() = Method::GET;
@@ -266,7 +281,8 @@ impl<S> Steps<S> {
         let reason = if is_head { BypassReason::Method } else { BypassReason::Range };
         let (record, headers) = (lead.record().clone(), request.headers().clone());
         let began = clock::now();
-        let answered = record.scope(self.inner.call(request)).await;
+        let answered = record.enter(|| self.inner.call(request)).await;
+        record.close(plan.policy.lasts(false).filter(|_| !is_failure(&answered)));
         self.count(Outcome::Bypass(reason));
         let mut response = answered?;
         if is_head && plan.policy.is_standard {
@@ -279,7 +295,7 @@ impl<S> Steps<S> {
                 *response.headers_mut() = updated;
             }
         }
-        Ok(status::passed(response, reason))
+        Ok(status::passed(response, reason, record))
     }
 
     async fn bypassed<A>(
@@ -292,14 +308,15 @@ impl<S> Steps<S> {
         S: Handler<A>,
     {
         let headers = request.headers().clone();
-        let answered = bypass.record.scope(self.inner.call(request)).await;
+        let answered = bypass.record.enter(|| self.inner.call(request)).await;
+        bypass.record.close(plan.policy.lasts(false).filter(|_| !is_failure(&answered)));
         if is_failure(&answered)
             && let Some(response) = self.instead(bypass.fallback, &plan, &headers).await
         {
             return Ok(response);
         }
         self.count(Outcome::Bypass(bypass.reason));
-        Ok(status::passed(answered?, bypass.reason))
+        Ok(status::passed(answered?, bypass.reason, bypass.record))
     }
 
     pub(crate) async fn uncached<A>(
@@ -312,14 +329,18 @@ impl<S> Steps<S> {
         S: Handler<A>,
     {
         let record = self.routes.cache.record(None, plan.ask);
-        let response = record.scope(self.inner.call(request)).await?;
+        record.note_policy(&plan.policy);
+        let response = record.enter(|| self.inner.call(request)).await?;
         self.count(Outcome::Bypass(reason));
-        Ok(status::passed(response, reason))
+        Ok(status::passed(response, reason, record))
     }
 
     /// RFC 9111, section 5.2.1.7.
     fn not_cached<B: HttpBody>(&self) -> Response<Body<B>> {
         self.count(Outcome::Bypass(BypassReason::OnlyIfCached));
+        if let Some(record) = Record::current() {
+            record.unfit(Unfit::new("not-cached", "a part of it was wanted only if it was cached"));
+        }
         let mut response = Response::new(Body::stored(Bytes::new(), None));
         *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
         status::append(response.headers_mut(), "tidegate; detail=\"only-if-cached\"");

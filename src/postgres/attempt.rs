@@ -195,6 +195,5 @@ fn is_fit(at: At, plan: &Plan) -> bool {
 }
 
 fn has_own_writes(at: At, plan: &Plan) -> bool {
-    let session = plan.record.as_ref().map_or(Position::ZERO, crate::cache::Record::session);
-    session == Position::ZERO || (at.epoch == plan.epoch && at.position >= session)
+    plan.written.is_none_or(|written| is_far_enough((at.epoch, at.position), written))
 }

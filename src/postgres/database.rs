@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgPool;
 use sqlx::{Postgres, Transaction};
+use tokio::sync::Semaphore;
 
 use super::dependencies::Known;
 use super::error::DatabaseError;
@@ -13,10 +14,12 @@ use super::executor::{Reader, Writer};
 use super::lag::Lag;
 use super::log::{self, DatabaseIdentity};
 use super::monitor::Monitor;
+use super::sample::At;
 use super::server::{Limits, Role, Server};
 use super::server_status::ServerStatus;
 use super::statements::Statements;
-use crate::cache::{Record, Unfit};
+use crate::cache::{Record, Requirement, Unfit, spawn};
+use crate::entry::{Epoch, Position};
 
 /// How to reach the servers.
 ///
@@ -145,6 +148,8 @@ impl DatabaseOptions {
         let inner = Inner {
             identity,
             lag,
+            own_writes: Arc::new(Requirement::of_process()),
+            observing: Arc::new(Semaphore::new(1)),
             _watch: watch,
             primary,
             listen,
@@ -198,6 +203,10 @@ pub(crate) struct Inner {
     /// Of the primary when it was connected to.
     pub(crate) identity: DatabaseIdentity,
     pub(crate) lag: Arc<Lag>,
+    /// What code in no scope has written, for code in no scope.
+    pub(crate) own_writes: Arc<Requirement>,
+    /// Held by who observes how far the primary is past that.
+    observing: Arc<Semaphore>,
     _watch: Monitor,
     replicas: RwLock<Vec<Replica>>,
     limits: Limits,
@@ -220,7 +229,9 @@ impl Database {
         DatabaseOptions::from_env()?.connect().await
     }
 
-    /// An executor for reads, on whichever server is fit.
+    /// An executor for reads, on whichever server is fit: one that has all that the scope it is used in has written
+    /// before, by this database, and that the request's session has. In no scope, all that the process has written in
+    /// none.
     pub fn reader(&self) -> Reader {
         Reader::new(self.clone())
     }
@@ -230,17 +241,32 @@ impl Database {
         Writer::new(self.clone())
     }
 
-    /// Begins a transaction on the primary. A response that it is part of is not cached. What is done in it is not known
-    /// to the cache, so it counts as a write; [`begin_read_only`](Self::begin_read_only) begins one that does not.
+    /// Begins a transaction on the primary. A response that it is part of is not cached, and since it may commit at any
+    /// time, what the same scope reads from here on is read from the primary. What is done in it is not known to the
+    /// cache, so it counts as a write; [`begin_read_only`](Self::begin_read_only) begins one that does not.
     ///
     /// # Errors
     ///
     /// If the primary can't be reached.
     pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         if let Some(record) = Record::current() {
-            record.wrote();
+            record.note_write();
         }
-        self.inner.primary.pool().begin().await
+        let requirement = self.requirement();
+        requirement.lend();
+        let transaction = self.inner.primary.pool().begin().await;
+        // Again, now that it has its connection.
+        requirement.lend();
+        transaction
+    }
+
+    /// Says that something was written to this database by other means, such as a pool of the application's own, and
+    /// has been committed: what the same scope reads from here on sees it.
+    pub fn wrote(&self) {
+        if let Some(record) = Record::current() {
+            record.note_write();
+        }
+        self.requirement().begin().end();
     }
 
     /// Begins a transaction on the primary in which the server refuses writes, so that it counts as none: a session gets no
@@ -258,13 +284,51 @@ impl Database {
     }
 
     /// The primary's pool, for what the executors do not cover. What is done by it is not known to
-    /// the cache, so an answer in whose making this is called is not cached.
+    /// the cache, so an answer in whose making this is called is not cached, and what the same scope reads from
+    /// here on is read from the primary. A pool that was taken in another scope is one that Tidegate does not know
+    /// of: see [`wrote`](Self::wrote).
     pub fn primary(&self) -> &PgPool {
         if let Some(record) = Record::current() {
             let why = "Database::primary() was used, and what is read by it is not known";
             record.unfit(Unfit::new("unnoted-reads", why));
         }
+        self.requirement().lend();
         self.inner.primary.pool()
+    }
+
+    /// What reads in the present scope must see; in none, what the process has written in none.
+    pub(crate) fn requirement(&self) -> Arc<Requirement> {
+        let of_scope = Record::current().and_then(|record| record.requirement().cloned());
+        of_scope.unwrap_or_else(|| self.inner.own_writes.clone())
+    }
+
+    /// Observes a position past what the process has written in no scope, so that replicas may serve its reads again.
+    /// In the background, and one at a time.
+    pub(crate) fn observe_own_writes(&self) {
+        if self.servers().is_empty() {
+            return;
+        }
+        let Ok(turn) = self.inner.observing.clone().try_acquire_owned() else { return };
+        let own = &self.inner.own_writes;
+        own.take_back(|| is_idle(self.inner.primary.pool()));
+        if !own.can_be_observed() {
+            return;
+        }
+        let db = self.clone();
+        spawn(async move {
+            // A failure is made good by the next.
+            let _ = db.inner.own_writes.observe(db.observe()).await;
+            drop(turn);
+        });
+    }
+
+    /// The epoch, and a position that the primary's log has reached: at or past every commit that is visible now.
+    pub(crate) async fn observe(&self) -> Result<(Epoch, Position), sqlx::Error> {
+        let mut conn = self.inner.primary.acquire().await?;
+        let identity = log::identity(&mut *conn).await?;
+        let at = At::of(&identity).filter(|at| !at.standby);
+        let at = at.ok_or_else(|| sqlx::Error::Protocol("the primary tells no position".into()))?;
+        Ok((at.epoch, identity.position.unwrap_or(at.position)))
     }
 
     /// Writes a change to these tags into the log, for every node: what `Cache::invalidate` does,
@@ -353,6 +417,12 @@ impl Database {
         let mut free = names.filter(|name| taken.iter().all(|server| *server.name != **name));
         free.next().unwrap_or_default()
     }
+}
+
+/// Whether no connection of a pool is in use. Counted twice, since some may come and go between.
+fn is_idle(pool: &PgPool) -> bool {
+    let (idle, size) = (pool.num_idle(), pool.size());
+    usize::try_from(size).is_ok_and(|size| size == idle) && pool.num_idle() == idle
 }
 
 impl fmt::Debug for Database {

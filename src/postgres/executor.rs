@@ -14,7 +14,7 @@ use sqlx_core::describe::Describe;
 use super::attempt::{Opened, Proof, Skip, open};
 use super::database::Database;
 use super::plan::{Candidate, Plan};
-use crate::cache::Unfit;
+use crate::cache::{Unfit, Write};
 
 /// How often a statement is prepared again because its table has changed since: once, unless it goes on changing.
 const PREPARED_AGAIN: u32 = 3;
@@ -49,10 +49,12 @@ impl Reader {
             let statement = statement?;
             let plan = Plan::of(&self.db, statement.sql.as_str(), self.writer).await;
             let began = self.db.inner.statements.begin(&plan);
+            let mut write = plan.may_write.then(|| plan.own.begin());
             let mut left = self.candidates(&plan);
             let mut prepared_again = 0;
             loop {
-                let (candidate, mut opened) = next(&self.db, &plan, &mut left).await?;
+                let (candidate, mut opened) =
+                    noted(&plan, next(&self.db, &plan, &mut left).await)?;
                 let mut rows = statement.send(opened.conn.get(), opened.plans);
                 let first = rows.next().await;
                 if let Some(Err(error)) = &first
@@ -77,9 +79,13 @@ impl Reader {
                 self.db.inner.statements.end(began, &statement);
                 let mut row = first;
                 while let Some(step) = row {
+                    if matches!(step, Err(Error::Database(_))) {
+                        ended(&mut write);
+                    }
                     yield noted(&plan, step)?;
                     row = rows.next().await;
                 }
+                ended(&mut write);
                 drop(rows);
                 opened.conn.end().await;
                 break;
@@ -90,7 +96,7 @@ impl Reader {
     /// A write is sent once: what became of it is unknown when its connection breaks.
     fn candidates(&self, plan: &Plan) -> Vec<Candidate> {
         let mut candidates = plan.candidates(&self.db);
-        if self.writer {
+        if plan.may_write {
             candidates.truncate(1);
         }
         candidates.reverse();
@@ -151,6 +157,13 @@ async fn next(
         }
     }
     Err(failure.unwrap_or(Error::PoolTimedOut))
+}
+
+/// A write has come to its end. One that is left before, or whose connection breaks, may yet commit.
+fn ended(write: &mut Option<Write<'_>>) {
+    if let Some(write) = write.take() {
+        write.end();
+    }
 }
 
 /// The server failed under the read: its connections are not to be trusted.
@@ -289,7 +302,15 @@ impl<'c> Executor<'c> for Writer {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        self.0.fetch_optional(query)
+        // To the end, which is after the commit; and what the commit refuses is an error of the write.
+        let mut steps = self.fetch_many(query);
+        Box::pin(async move {
+            let mut first = None;
+            while let Some(step) = steps.try_next().await? {
+                first = first.or(step.right());
+            }
+            Ok(first)
+        })
     }
 
     fn prepare_with<'e>(

@@ -7,9 +7,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 
 use super::database::Database;
-use super::log;
-use super::sample::At;
-use crate::cache::{Log, LogError};
+use crate::cache::{Log, LogError, Requirement};
 use crate::entry::{Epoch, Position};
 
 /// Looks at the log, counted: one that is done tells of everything before it was begun.
@@ -41,19 +39,15 @@ impl Link {
         let ended = turns.wait_for(|turns| turns.done >= next).await;
         ended.map(drop).map_err(|stopped| LogError(stopped.into()))
     }
-
-    async fn ask_position(&self) -> Result<(Epoch, Position), sqlx::Error> {
-        let mut conn = self.db.inner.primary.acquire().await?;
-        let identity = log::identity(&mut *conn).await?;
-        let at = At::of(&identity).filter(|at| !at.standby);
-        let at = at.ok_or_else(|| sqlx::Error::Protocol("the primary tells no position".into()))?;
-        Ok((at.epoch, identity.position.unwrap_or(at.position)))
-    }
 }
 
 impl Log for Link {
     fn position(&self) -> BoxFuture<'_, Result<(Epoch, Position), LogError>> {
-        Box::pin(async { self.ask_position().await.map_err(|error| LogError(error.into())) })
+        Box::pin(async { self.db.observe().await.map_err(|error| LogError(error.into())) })
+    }
+
+    fn own_writes(&self) -> Option<&Arc<Requirement>> {
+        Some(&self.db.inner.own_writes)
     }
 
     fn catch_up(&self, _position: Position) -> BoxFuture<'_, Result<(), LogError>> {

@@ -8,12 +8,13 @@ use super::dependencies::{Dependencies, Unfit};
 use super::sample::At;
 use super::server::Server;
 use crate::cache::protocol::is_far_enough;
-use crate::cache::{Record, Unfit as Reason};
+use crate::cache::{Needs, Record, Requirement, Unfit as Reason};
 use crate::entry::{Epoch, Position, Tag};
 use crate::traffic::Traffic;
 
 /// What one statement needs.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub(crate) struct Plan {
     /// Where the read is noted, if an answer is in the making that a database can invalidate.
     pub(crate) record: Option<Record>,
@@ -23,6 +24,14 @@ pub(crate) struct Plan {
     pub(crate) epoch: Epoch,
     /// Not for a replica: it writes, locks, or can't be understood.
     pub(crate) primary_only: bool,
+    /// What the scope must see; servers that may lack it are not read even if no other is up.
+    pub(crate) own: Arc<Requirement>,
+    /// What was written that a read must see, if a position past it is known.
+    pub(crate) written: Option<(Epoch, Position)>,
+    /// What was written that a read must see is known to be on the primary only.
+    pub(crate) sees_on_primary: bool,
+    /// It may change data, and so what later reads must see.
+    pub(crate) may_write: bool,
     /// What a replica must have is not known just now, so replicas only come after the primary.
     pub(crate) primary_first: bool,
 }
@@ -52,26 +61,24 @@ impl Plan {
         if record.is_none() {
             Record::stray();
         }
+        let own = db.requirement();
         if let Some(record) = record.as_ref().filter(|record| !record.is_followed()) {
             rehearse(db, sql, record);
         }
         let Some(record) = record.filter(Record::is_followed) else {
-            return Self::unnoted(Record::current().as_ref(), writer).at_most_late(db);
+            return Self::unnoted((db, sql), own, writer).at_most_late(db);
         };
-        let mut plan = Self {
-            tags: Vec::new(),
-            needs: record.session(),
-            epoch: record.epoch(),
-            primary_only: writer,
-            primary_first: !record.knows_needs(),
-            record: None,
-        };
+        let mut plan = Self { primary_first: !record.knows_needs(), ..Self::new(own, writer) };
+        plan.epoch = record.epoch();
         match dependencies(db, sql).await {
             Ok(found) => {
                 if let Some(watch) = record.watch() {
                     tell_of(&found, watch);
                 }
                 plan.take(&record, &found, writer);
+                if db.inner.known.reads_clock(sql) {
+                    record.note_clock();
+                }
             }
             Err(error) => {
                 let why = format!("what it reads could not be found out: {error}");
@@ -79,7 +86,42 @@ impl Plan {
             }
         }
         plan.record = Some(record);
-        plan.at_most_late(db)
+        plan.must_see(db).at_most_late(db)
+    }
+
+    fn new(own: Arc<Requirement>, writer: bool) -> Self {
+        Self {
+            tags: Vec::new(),
+            needs: Position::ZERO,
+            epoch: Epoch::UNKNOWN,
+            primary_only: writer,
+            own,
+            written: None,
+            sees_on_primary: false,
+            may_write: writer,
+            primary_first: false,
+            record: None,
+        }
+    }
+
+    /// No server will do that may lack what the scope, or its session, has written.
+    fn must_see(mut self, db: &Database) -> Self {
+        match self.own.of_reads() {
+            Needs::Position(None) => {}
+            Needs::Position(Some((epoch, position)))
+                if epoch == self.epoch || !self.epoch.is_known() =>
+            {
+                (self.epoch, self.written) = (epoch, Some((epoch, position)));
+                self.needs = self.needs.max(position);
+            }
+            // Of another history than the node knows of: one that is over, or one that it has yet to hear of.
+            Needs::Position(Some(_)) => self.sees_on_primary = true,
+            Needs::Primary => {
+                self.sees_on_primary = true;
+                db.observe_own_writes();
+            }
+        }
+        self
     }
 
     /// No replica will do that is further behind than it may be.
@@ -96,20 +138,12 @@ impl Plan {
 
     /// For a read that nobody keeps the answer of: a statement that a replica refuses finds its way to
     /// the primary by that.
-    fn unnoted(session: Option<&Record>, writer: bool) -> Self {
-        let needs = session.map_or(Position::ZERO, Record::session);
-        let bound = session.filter(|_| needs > Position::ZERO);
-        if let (Some(record), true) = (session, writer) {
-            record.wrote();
+    fn unnoted((db, sql): (&Database, &str), own: Arc<Requirement>, writer: bool) -> Self {
+        let may_write = writer || looks_like_a_write(sql);
+        if let (Some(record), true) = (Record::current(), may_write) {
+            record.note_write();
         }
-        Self {
-            record: None,
-            tags: Vec::new(),
-            needs,
-            epoch: bound.map_or(Epoch::UNKNOWN, Record::epoch),
-            primary_only: writer,
-            primary_first: false,
-        }
+        Self { may_write, ..Self::new(own, may_write) }.must_see(db)
     }
 
     fn take(&mut self, record: &Record, found: &Dependencies, writer: bool) {
@@ -119,9 +153,11 @@ impl Plan {
                     tables.iter().flat_map(|table| record.tags_of(&table.name, &table.columns));
                 self.tags = tags.collect();
                 self.needs = record.needs(&self.tags);
+                self.may_write = false;
             }
-            Dependencies::Unfit(Unfit::NotARead) if writer => record.wrote(),
+            Dependencies::Unfit(Unfit::NotARead) if writer => record.note_write(),
             Dependencies::Unfit(unfit) => {
+                self.may_write |= !may_be_read_anywhere(unfit);
                 self.primary_only |= !may_be_read_anywhere(unfit);
                 record.unfit(Reason::new(unfit.token(), unfit.to_string()));
             }
@@ -132,7 +168,7 @@ impl Plan {
     pub(crate) fn candidates(&self, db: &Database) -> Vec<Candidate> {
         // Twice, since the first connection may be one that died in the pool.
         let primary = [Candidate::Primary, Candidate::Primary];
-        if self.primary_only {
+        if self.primary_only || self.sees_on_primary {
             return primary.into();
         }
         let up: Vec<_> = db
@@ -150,7 +186,7 @@ impl Plan {
 
     /// Why the primary serves what a replica could, if there are replicas.
     pub(crate) fn why_primary(&self, db: &Database) -> Option<&'static str> {
-        if self.primary_only || self.primary_first {
+        if self.primary_only || self.sees_on_primary || self.primary_first {
             return None;
         }
         let replicas = db.servers();
@@ -172,6 +208,19 @@ impl Plan {
         }
         let nearest = behind.into_iter().max_by_key(|(_, at)| at.position);
         ready.into_iter().chain(nearest).map(|(server, _)| server.clone()).collect()
+    }
+}
+
+/// Whether a statement may change data, as far as its words tell; a function that does is not seen.
+fn looks_like_a_write(sql: &str) -> bool {
+    const READS: [&str; 5] = ["select", "table", "values", "show", "explain"];
+    const WRITES: [&str; 4] = ["insert", "update", "delete", "merge"];
+    let is = |word: &str, among: &[&str]| among.iter().any(|one| one.eq_ignore_ascii_case(word));
+    let mut words = sql.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let first = words.find(|word| !word.is_empty()).unwrap_or_default();
+    match is(first, &["with"]) {
+        true => words.any(|word| is(word, &WRITES)),
+        false => !is(first, &READS),
     }
 }
 
@@ -245,5 +294,26 @@ fn tell(unfit: &Unfit) {
         Unfit::NotARead => {}
         Unfit::UntrackedTable(..) => tracing::warn!("answers are not cached: {unfit}"),
         _ => tracing::info!("answers are not cached: {unfit}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::looks_like_a_write;
+
+    #[test]
+    fn a_statement_that_writes_is_known_by_its_words() {
+        for sql in [
+            "insert into t values (1)",
+            " UPDATE t set a = 1",
+            "with gone as (delete from t returning *) select * from gone",
+            "-- merge\ncall f()",
+            "",
+        ] {
+            assert!(looks_like_a_write(sql), "{sql}");
+        }
+        for sql in ["select 'update'", "with a as (select 1) table a", "(values (1))", "show all"] {
+            assert!(!looks_like_a_write(sql), "{sql}");
+        }
     }
 }

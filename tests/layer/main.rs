@@ -10,6 +10,7 @@ mod compression;
 mod http;
 mod hyper;
 mod layering;
+mod scopes;
 mod security;
 mod standard;
 mod tower;

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::PgConnection;
 
+use super::clock::mentions_clock;
 use super::equality::Equality;
 use super::parse::{Analysis, References, analyze};
 use super::unfit::Unfit;
@@ -45,21 +46,34 @@ pub(crate) struct Table {
     pub(crate) by: Option<Equality>,
 }
 
-/// Finds what `references` stand for on this connection. It runs statements of its own, so the
+/// Finds what `references` stand for, as [`resolve_with_clock`] does.
+#[cfg(test)]
+pub(crate) async fn resolve(
+    conn: &mut PgConnection,
+    references: &References,
+) -> Result<Dependencies, sqlx::Error> {
+    Ok(resolve_with_clock(conn, references).await?.0)
+}
+
+/// Finds what `references` stand for on this connection, and whether the time of day is among what a view or a default
+/// brings in. It runs statements of its own, so the
 /// connection had better not be in a transaction that has failed.
 ///
 /// # Errors
 ///
 /// If the server can't be asked. What it says about the query is no error.
-pub(crate) async fn resolve(
+pub(crate) async fn resolve_with_clock(
     conn: &mut PgConnection,
     references: &References,
-) -> Result<Dependencies, sqlx::Error> {
+) -> Result<(Dependencies, bool), sqlx::Error> {
     let (seen, tables, parts) = (BTreeSet::new(), BTreeMap::new(), Parts::default());
-    let mut search = Search { conn, seen, tables, parts };
+    let mut search = Search { conn, seen, tables, parts, reads_clock: false };
     match search.run(references.clone()).await {
-        Ok(()) => Ok(Dependencies::Tables(search.tables.into_values().collect())),
-        Err(Stop::Unfit(unfit)) => Ok(Dependencies::Unfit(unfit)),
+        Ok(()) => {
+            let tables = search.tables.into_values().collect();
+            Ok((Dependencies::Tables(tables), search.reads_clock))
+        }
+        Err(Stop::Unfit(unfit)) => Ok((Dependencies::Unfit(unfit), false)),
         Err(Stop::Database(error)) => Err(error),
     }
 }
@@ -89,6 +103,8 @@ struct Search<'a> {
     /// Topmost tables, by oid.
     tables: BTreeMap<i64, Table>,
     parts: Parts,
+    /// A view, or the default of an argument, may ask for the time of day.
+    reads_clock: bool,
 }
 
 impl Search<'_> {
@@ -121,6 +137,7 @@ impl Search<'_> {
             }
             found.push(function.oid);
             if let Some(defaults) = function.defaults {
+                self.reads_clock |= mentions_clock(&defaults);
                 texts.push(read(&format!("select {defaults}"))?);
             }
         }
@@ -145,6 +162,7 @@ impl Search<'_> {
                     let functions = functions::by_oid(self.conn, &view.functions).await?;
                     self.functions(functions, &References::default(), texts).await?;
                     relations.extend(relations::by_oid(self.conn, &view.relations).await?);
+                    self.reads_clock |= mentions_clock(&view.text);
                     texts.push(read(&view.text)?);
                 }
             }

@@ -7,7 +7,8 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use sqlx::PgConnection;
 
-use super::catalog::{Dependencies, resolve};
+use super::catalog::{Dependencies, resolve_with_clock};
+use super::clock::mentions_clock;
 use super::equality::narrow;
 use super::parse::{Analysis, SQL_MAX, analyze};
 
@@ -28,6 +29,7 @@ pub(crate) struct Known {
 struct Remembered {
     generation: u64,
     dependencies: Arc<Dependencies>,
+    reads_clock: bool,
 }
 
 impl Known {
@@ -41,6 +43,11 @@ impl Known {
         self.texts.get(sql).and_then(|remembered| self.current(remembered))
     }
 
+    /// Whether what a text gives may depend on the time of day. So it may as long as the text is not known.
+    pub(crate) fn reads_clock(&self, sql: &str) -> bool {
+        self.texts.get(sql).is_none_or(|remembered| remembered.reads_clock)
+    }
+
     /// What a text depends on, found out if need be, once for all who ask at the same time.
     ///
     /// # Errors
@@ -52,7 +59,7 @@ impl Known {
         sql: &str,
     ) -> Result<Arc<Dependencies>, sqlx::Error> {
         if sql.len() > SQL_MAX {
-            return find(conn, sql).await;
+            return Ok(find(conn, sql).await?.0);
         }
         loop {
             let old = |remembered: &Remembered| remembered.generation != self.generation();
@@ -66,8 +73,8 @@ impl Known {
                     }
                 }
                 Err(guard) => {
-                    let dependencies = find(conn, sql).await?;
-                    let remembered = Remembered { generation, dependencies };
+                    let (dependencies, reads_clock) = find(conn, sql).await?;
+                    let remembered = Remembered { generation, dependencies, reads_clock };
                     // Refused when everything was forgotten meanwhile, which is as well.
                     let _ = guard.insert(remembered.clone());
                     if let Some(dependencies) = self.current(remembered) {
@@ -93,17 +100,21 @@ impl Known {
     }
 }
 
-async fn find(conn: &mut PgConnection, sql: &str) -> Result<Arc<Dependencies>, sqlx::Error> {
-    Ok(Arc::new(match analyze(sql) {
+/// What a text depends on, and whether on the time of day.
+async fn find(
+    conn: &mut PgConnection,
+    sql: &str,
+) -> Result<(Arc<Dependencies>, bool), sqlx::Error> {
+    match analyze(sql) {
         Analysis::Read(references) => {
-            let mut found = resolve(conn, &references).await?;
+            let (mut found, reads_clock) = resolve_with_clock(conn, &references).await?;
             if let Dependencies::Tables(tables) = &mut found {
                 narrow(conn, sql, tables).await?;
             }
-            found
+            Ok((Arc::new(found), reads_clock || mentions_clock(sql)))
         }
-        Analysis::Other(unfit) => Dependencies::Unfit(unfit),
-    }))
+        Analysis::Other(unfit) => Ok((Arc::new(Dependencies::Unfit(unfit)), false)),
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -131,7 +142,10 @@ mod tests {
         let known = Known::new();
         let dependencies = Arc::new(Dependencies::Unfit(Unfit::Locking));
         known.forget();
-        known.texts.insert("select 1".to_owned(), Remembered { generation: 0, dependencies });
+        known.texts.insert(
+            "select 1".to_owned(),
+            Remembered { generation: 0, dependencies, reads_clock: false },
+        );
         assert_eq!(known.get("select 1"), None);
         let learnt = known.learn(&mut conn, "select 1").await.expect("answer");
         assert_eq!(*learnt, Dependencies::Tables(Vec::new()));

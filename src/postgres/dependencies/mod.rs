@@ -7,6 +7,7 @@
 mod body;
 mod catalog;
 mod check;
+mod clock;
 mod equality;
 mod known;
 mod lex;

@@ -1,21 +1,49 @@
 //! What a node does. Every decision is the protocol's own function.
 
 use tidegate::protocol::{
-    Relayed, Verdict, has_followed, is_far_enough, proven_by_both, proven_by_primary,
-    proven_by_replica, relayed, verdict,
+    Relayed, Verdict, has_followed, is_far_enough, must_see, proven_by_both, proven_by_primary,
+    proven_by_replica, proven_with_inner, relayed, verdict,
 };
 
 use super::primary::members;
 use super::rules::Mutant;
 use super::state::{
-    Asked, At, Broken, Entry, Fill, Look, News, Node, Primary, Read, Server, Set, State, Timeline,
-    at, epoch, position,
+    Asked, At, Broken, Entry, Fill, Look, News, Node, Primary, Read, Reader, Server, Set, State,
+    Timeline, at, epoch, position,
 };
 
+/// The transactions that change a part of the data.
+const fn part(part: u8) -> Set {
+    0b0101_0101 << part
+}
+
+impl Fill {
+    pub(crate) fn reader(&self) -> Reader {
+        Reader { node: self.node, own: self.asked.written != 0, written: self.written }
+    }
+}
+
 impl Node {
-    /// The largest fence of what the answer depends on.
+    /// The largest fence of the parts of the data.
     pub(crate) fn fence(&self) -> At {
-        self.fences[0].max(self.fences[1]).max(self.floor)
+        self.fence_of(0b11)
+    }
+
+    /// The largest fence of some parts of the data.
+    fn fence_of(&self, tags: u8) -> At {
+        let parts = (0..2).filter(|part| tags & (1 << part) != 0);
+        parts.map(|part| self.fences[part]).max().unwrap_or(0).max(self.floor)
+    }
+
+    /// Whether the node knows of all up to a position: past a drain, one of a history that is over binds nobody.
+    fn has_followed(&self, wanted: (Timeline, At), mutant: Option<Mutant>) -> bool {
+        let followed = match mutant {
+            Some(Mutant::FollowedByItsEnd) => self.seen,
+            Some(Mutant::FollowedAtEqual) => self.followed + 1,
+            _ => self.followed,
+        };
+        let followed = Some((epoch(self.timeline), position(followed)));
+        has_followed(followed, (epoch(wanted.0), position(wanted.1))) || wanted.0 < self.timeline
     }
 
     pub(crate) fn judge(&self, entry: Entry, mutant: Option<Mutant>) -> bool {
@@ -26,7 +54,7 @@ impl Node {
             Some(Mutant::NoEpoch) => epoch(self.timeline),
             _ => epoch(entry.timeline),
         };
-        let fence = (epoch(self.timeline), position(self.fence()));
+        let fence = (epoch(self.timeline), position(self.fence_of(entry.tags)));
         verdict((of_entry, position(entry.as_of)), fence) == Verdict::Valid
     }
 
@@ -169,17 +197,121 @@ impl State {
         let node = &self.nodes[node];
         let asked = Asked { timeline: node.timeline, drained: node.drained, written: 0 };
         let Some(session) = self.session.filter(|_| own) else { return Some(asked) };
-        let followed = match mutant {
-            Some(Mutant::FollowedByItsEnd) => node.seen,
-            Some(Mutant::FollowedAtEqual) => node.followed + 1,
-            _ => node.followed,
-        };
-        let followed = Some((epoch(node.timeline), position(followed)));
-        // Past a drain, a position of a history that is over binds nobody.
-        let followed = has_followed(followed, (epoch(session.timeline), position(session.at)))
-            || session.timeline < node.timeline;
+        let followed = node.has_followed((session.timeline, session.at), mutant);
         (followed || mutant == Some(Mutant::NoCatchUp))
             .then_some(Asked { written: session.written, ..asked })
+    }
+
+    /// What a request must find for which no answer is kept. Nobody follows its session for it.
+    pub(crate) fn ask_past(&self, node: usize, own: bool) -> Asked {
+        let session = self.session.filter(|_| own);
+        let node = &self.nodes[node];
+        let written = session.map_or(0, |session| session.written);
+        Asked { timeline: node.timeline, drained: node.drained, written }
+    }
+
+    /// What the reads of a request must see.
+    fn required(&self, reader: Reader, mutant: Option<Mutant>) -> Option<(Timeline, At)> {
+        let session = self.session.filter(|_| reader.own);
+        let session = session.map(|session| (session.timeline, session.at));
+        let session = session.filter(|_| mutant != Some(Mutant::PassIgnoresSession));
+        let of = |(timeline, at): (Timeline, At)| (epoch(timeline), position(at));
+        let both = must_see(session.map(of), reader.written.map(of))?;
+        let timeline = [session, reader.written].into_iter().flatten();
+        let timeline = timeline.map(|(timeline, _)| timeline).find(|t| epoch(*t) == both.0);
+        Some((timeline.unwrap(), at(both.1)))
+    }
+
+    /// Whether the inner value may be used by a request; if so, whether it is served stale.
+    pub(crate) fn may_use_inner(&self, fill: &Fill, stale: bool, mutant: Option<Mutant>) -> bool {
+        let Some(inner) = self.inner else { return false };
+        let node = &self.nodes[fill.node];
+        let mut reader = fill.reader();
+        reader.own &= mutant != Some(Mutant::InnerIgnoresSession);
+        reader.written = reader.written.filter(|_| mutant != Some(Mutant::InnerIgnoresOwnWrite));
+        let required = self.required(reader, mutant);
+        if stale {
+            // Never to one that has written since.
+            return required.is_none() && !node.judge(inner, mutant);
+        }
+        let followed = required.is_none_or(|required| node.has_followed(required, mutant));
+        followed && node.judge(inner, mutant)
+    }
+
+    /// Uses it for the next part.
+    pub(crate) fn use_inner(&mut self, stale: bool, mutant: Option<Mutant>) {
+        let (fill, inner) = (self.fill.unwrap(), self.inner.unwrap());
+        let of = |(timeline, at): (Timeline, At)| (epoch(timeline), position(at));
+        let basis = (inner.timeline, inner.as_of);
+        let proven = match (mutant, fill.proven) {
+            (Some(Mutant::OuterWithoutPosition), before) => before,
+            (Some(Mutant::StaleInnerIsForgotten), before) if stale => before,
+            (_, before) => proven_with_inner(before.map(of), of(basis), stale)
+                .map(|(_, position)| (inner.timeline, at(position))),
+        };
+        let forgets = match mutant {
+            Some(Mutant::StaleInnerIsForgotten) => stale,
+            Some(Mutant::OuterWithoutPosition) => true,
+            _ => false,
+        };
+        let tags = match mutant {
+            Some(Mutant::OuterWithoutTags) => 0,
+            Some(Mutant::StaleInnerIsForgotten) if stale => 0,
+            _ => inner.tags,
+        };
+        self.take_part(fill, inner.content, (proven, tags, proven.is_none() && !forgets));
+        if let Some(fill) = &mut self.fill {
+            fill.stale |= stale;
+        }
+    }
+
+    /// The next part is there. A write of the request itself must be in it.
+    fn take_part(
+        &mut self,
+        fill: Fill,
+        content: Set,
+        (proven, tags, spoilt): (Option<(Timeline, At)>, u8, bool),
+    ) {
+        let part = part(fill.parts);
+        if fill.wrote & part & !self.primary.lost() & !content != 0 {
+            self.broken = Some(Broken::OwnWrite);
+        }
+        self.fill = Some(Fill {
+            parts: fill.parts + 1,
+            read: None,
+            proven: proven.or(fill.proven),
+            content: fill.content | (content & part),
+            tags: fill.tags | tags,
+            spoilt: fill.spoilt || spoilt,
+            ..fill
+        });
+    }
+
+    /// Another request makes the inner value.
+    pub(crate) fn make_inner(
+        &mut self,
+        (node, server): (usize, Server),
+        of: u8,
+        mutant: Option<Mutant>,
+    ) {
+        let reader = Reader { node, own: false, written: None };
+        let proves = self.sample(reader, server, mutant).unwrap();
+        self.keep_inner(node, (server, proves), of, mutant);
+    }
+
+    fn keep_inner(
+        &mut self,
+        node: usize,
+        (server, proves): (Server, (Timeline, At)),
+        of: u8,
+        mutant: Option<Mutant>,
+    ) {
+        let (content, tags) = (self.data(server, mutant) & part(of), 1 << of);
+        let inner = Entry { timeline: proves.0, as_of: proves.1, content, tags };
+        let another = server == Server::Primary && self.primary.timeline != proves.0;
+        if self.inner.is_none() && !another && self.nodes[node].judge(inner, mutant) {
+            self.inner = Some(inner);
+        }
     }
 
     /// The promise that an answer breaks, if it breaks one.
@@ -209,14 +341,19 @@ impl State {
     /// What is known of a server before it is read, if it may be read at all.
     pub(crate) fn sample(
         &self,
-        (node, own): (usize, bool),
+        reader: Reader,
         server: Server,
         mutant: Option<Mutant>,
     ) -> Option<(Timeline, At)> {
-        let node = &self.nodes[node];
-        let session = self.session.filter(|_| own);
-        let session = session.filter(|session| session.timeline == node.timeline);
-        let needs = node.fence().max(session.map_or(0, |session| session.at));
+        let node = &self.nodes[reader.node];
+        let required = self.required(reader, mutant);
+        if required.is_some_and(|(timeline, _)| timeline != node.timeline)
+            && server != Server::Primary
+        {
+            // Of another history than the node knows of.
+            return None;
+        }
+        let needs = node.fence().max(required.map_or(0, |(_, at)| at));
         match server {
             Server::Primary => {
                 let claims = match mutant {
@@ -246,11 +383,10 @@ impl State {
     }
 
     /// The read itself, of the next part.
-    pub(crate) fn read(&mut self, parts: u8, mutant: Option<Mutant>) {
+    pub(crate) fn read(&mut self, (parts, inner): (u8, Option<u8>), mutant: Option<Mutant>) {
         let fill = self.fill.unwrap();
         let Read { server, proves } = fill.read.unwrap();
         let data = self.data(server, mutant);
-        let part = if parts == 1 { u8::MAX } else { 0b0101_0101 << fill.parts };
         // The connection says which history it is of.
         let another = server == Server::Primary && self.primary.timeline != proves.0;
         let together = match (fill.proven, mutant) {
@@ -258,21 +394,35 @@ impl State {
             (Some(before), Some(Mutant::GreatestOfReads)) => {
                 Some((before.0, before.1.max(proves.1)))
             }
+            (Some(before), Some(Mutant::OuterWithoutEpoch)) => {
+                Some((proves.0, before.1.min(proves.1)))
+            }
             (Some(before), _) => {
                 let of = |(timeline, at): (Timeline, At)| (epoch(timeline), position(at));
                 let both = proven_by_both(of(before), of(proves));
                 both.map(|(_, position)| (proves.0, at(position)))
             }
         };
-        self.fill = Some(Fill {
-            parts: fill.parts + 1,
-            read: None,
-            last: Some(server),
-            proven: together.or(fill.proven),
-            content: fill.content | (data & part),
-            spoilt: fill.spoilt || another || together.is_none(),
-            ..fill
-        });
+        if inner == Some(fill.parts) {
+            // What is missing is loaded, and kept.
+            self.keep_inner(fill.node, (server, proves), fill.parts, mutant);
+        }
+        let spoilt = another || together.is_none();
+        let fill = Fill { last: Some(server), ..fill };
+        match parts {
+            1 => {
+                self.fill = Some(Fill {
+                    parts: 1,
+                    read: None,
+                    proven: together,
+                    content: data,
+                    tags: 0b11,
+                    spoilt,
+                    ..fill
+                });
+            }
+            _ => self.take_part(fill, data, (together, 1 << fill.parts, spoilt)),
+        }
     }
 
     fn data(&self, server: Server, mutant: Option<Mutant>) -> u8 {
@@ -290,11 +440,13 @@ impl State {
     /// The answer is whole. It goes to the one who asked; to those who came since and wait, if it is what
     /// they must find; and is kept, if it is valid.
     pub(crate) fn finish(&mut self, mutant: Option<Mutant>) {
-        let Fill { node, asked, last, proven, content, spoilt, .. } = self.fill.take().unwrap();
-        self.broken = self.breaks(content, asked);
+        let Fill { node, asked, last, proven, content, spoilt, tags, stale, .. } =
+            self.fill.take().unwrap();
+        // Nothing is promised of what is served stale.
+        self.broken = self.broken.or(self.breaks(content, asked).filter(|_| !stale));
         let Some((timeline, as_of)) = proven.filter(|_| !spoilt) else { return };
         let as_of = self.too_late(last, mutant).unwrap_or(as_of);
-        let entry = Entry { timeline, as_of, content };
+        let entry = Entry { timeline, as_of, content, tags };
         let valid = self.nodes[node].judge(entry, mutant);
         if valid || mutant == Some(Mutant::NoCheckAtDelivery) {
             let mut waiting =

@@ -57,11 +57,27 @@ pub(crate) enum Mutant {
     NewsOfAnyEpoch,
     /// A node takes a session for followed if the look that it is told of ended past its position.
     NewsFollowedByTheirEnd,
+    /// What a value depends on is none of the answer's that uses it.
+    OuterWithoutTags,
+    /// An answer claims what its own reads prove, whatever the values prove that it uses.
+    OuterWithoutPosition,
+    /// An answer is of the node's history, whatever those are of that it uses.
+    OuterWithoutEpoch,
+    /// A value that is served stale counts for nothing.
+    StaleInnerIsForgotten,
+    /// A value is used whether or not the node has followed the session.
+    InnerIgnoresSession,
+    /// A replica is read for an answer that nobody keeps, whatever the session has written.
+    PassIgnoresSession,
+    /// What a request writes does not count for what it reads.
+    OwnWriteRaisesNothing,
+    /// What a request writes counts for its reads, and not for values that it uses.
+    InnerIgnoresOwnWrite,
 }
 
 impl Mutant {
     /// Each, and the smallest world that catches it.
-    pub(crate) const ALL: [(Self, World); 26] = [
+    pub(crate) const ALL: [(Self, World); 34] = [
         (Self::FenceBeforeSnapshot, World::REPLICAS),
         (Self::FenceOfFirstRow, World::ONE_NODE),
         (Self::FenceOfTrigger, World::ONE_NODE),
@@ -88,5 +104,13 @@ impl Mutant {
         (Self::NewsAfterGap, World::RELAY),
         (Self::NewsOfAnyEpoch, World::RELAY_FAILOVER),
         (Self::NewsFollowedByTheirEnd, World::RELAY_SESSION),
+        (Self::OuterWithoutTags, World::NESTED),
+        (Self::OuterWithoutPosition, World::NESTED),
+        (Self::OuterWithoutEpoch, World::NESTED_FAILOVER),
+        (Self::StaleInnerIsForgotten, World::NESTED_STALE),
+        (Self::InnerIgnoresSession, World::NESTED_SESSION),
+        (Self::PassIgnoresSession, World::NESTED_SESSION),
+        (Self::OwnWriteRaisesNothing, World::OWN_WRITES),
+        (Self::InnerIgnoresOwnWrite, World::OWN_WRITES),
     ];
 }

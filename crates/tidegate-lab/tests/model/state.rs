@@ -25,6 +25,8 @@ pub(crate) struct State {
     pub(crate) fill: Option<Fill>,
     /// The answer, made: every node can find it.
     pub(crate) kept: Option<Entry>,
+    /// A value that answers use for one of their parts, kept as well.
+    pub(crate) inner: Option<Entry>,
     pub(crate) session: Option<Session>,
     pub(crate) restarts: u8,
     pub(crate) broken: Option<Broken>,
@@ -145,6 +147,8 @@ pub(crate) struct Entry {
     pub(crate) as_of: At,
     /// Which transactions are in the answer.
     pub(crate) content: Set,
+    /// The parts of the data that it depends on.
+    pub(crate) tags: u8,
 }
 
 /// An answer in the making.
@@ -162,6 +166,15 @@ pub(crate) struct Fill {
     /// What the reads so far prove; `None` before the first.
     pub(crate) proven: Option<(Timeline, At)>,
     pub(crate) content: Set,
+    /// The parts of the data that it depends on so far.
+    pub(crate) tags: u8,
+    /// What the request itself has written, and a position seen after that.
+    pub(crate) wrote: Set,
+    pub(crate) written: Option<(Timeline, At)>,
+    /// A part was served stale.
+    pub(crate) stale: bool,
+    /// Its route has no policy: nobody keeps it, and nobody followed its session.
+    pub(crate) passes: bool,
     /// The primary was not what the node took it for, or the reads do not fit together.
     pub(crate) spoilt: bool,
 }
@@ -187,6 +200,16 @@ pub(crate) struct Asked {
     pub(crate) drained: Set,
     /// What its session has written.
     pub(crate) written: Set,
+}
+
+/// Who reads: what decides which servers and which values will do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reader {
+    pub(crate) node: usize,
+    /// Whether the request is the session's.
+    pub(crate) own: bool,
+    /// A position past what the request itself has written.
+    pub(crate) written: Option<(Timeline, At)>,
 }
 
 /// A client that has written, and its token.

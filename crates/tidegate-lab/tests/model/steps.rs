@@ -4,7 +4,8 @@ use stateright::{Model, Property};
 
 use super::rules::Mutant;
 use super::state::{
-    Broken, Fill, News, Node, Primary, Read, Replica, Server, Session, Stage, State, Transaction,
+    Asked, Broken, Fill, News, Node, Primary, Read, Reader, Replica, Server, Session, Stage, State,
+    Transaction,
 };
 use super::worlds::World;
 
@@ -74,6 +75,30 @@ pub(crate) enum Step {
     },
     Read,
     Finish,
+    /// As a miss, on a route whose answers nobody keeps.
+    Pass {
+        node: usize,
+        own: bool,
+        server: Server,
+    },
+    /// The next part is the inner value.
+    UseInner {
+        stale: bool,
+    },
+    /// A request on another route, without a part that is read: the first part is the inner value.
+    BeginWithInner {
+        node: usize,
+        own: bool,
+        passes: bool,
+    },
+    MakeInner {
+        node: usize,
+        server: Server,
+    },
+    /// The request itself has made this transaction.
+    OwnWrite {
+        transaction: usize,
+    },
     /// A position is read too early, by a mutant.
     EarlyMark,
 }
@@ -200,11 +225,24 @@ impl World {
         }
         if state.fill.is_none() && state.kept.is_none() {
             for own in [false, true].into_iter().take(1 + usize::from(state.session.is_some())) {
+                let reader = Reader { node, own, written: None };
                 if state.ask(node, own, self.mutant).is_some() {
-                    let servers = self.servers(state, (node, own));
+                    let servers = self.servers(state, reader);
                     steps.extend(servers.map(|server| Step::Miss { node, own, server }));
+                    if self.inner == Some(0) {
+                        steps.push(Step::BeginWithInner { node, own, passes: false });
+                    }
+                }
+                if self.passes {
+                    let servers = self.servers(state, reader);
+                    steps.extend(servers.map(|server| Step::Pass { node, own, server }));
+                    steps.push(Step::BeginWithInner { node, own, passes: true });
                 }
             }
+        }
+        if self.inner.is_some() && state.inner.is_none() {
+            let servers = self.servers(state, Reader { node, own: false, written: None });
+            steps.extend(servers.map(|server| Step::MakeInner { node, server }));
         }
     }
 
@@ -214,8 +252,37 @@ impl World {
         } else if fill.parts == self.parts {
             steps.push(Step::Finish);
         } else {
-            let servers = self.servers(state, (fill.node, fill.asked.written != 0));
+            let servers = self.servers(state, fill.reader());
             steps.extend(servers.map(|server| Step::Choose { server }));
+            if self.inner == Some(fill.parts) {
+                let ways = [false, true].into_iter().take(1 + usize::from(self.serves_stale));
+                let ways = ways.filter(|stale| state.may_use_inner(fill, *stale, self.mutant));
+                steps.extend(ways.map(|stale| Step::UseInner { stale }));
+            }
+            if self.writes && fill.wrote == 0 {
+                let all = state.primary.transactions.iter().enumerate();
+                let visible = all.filter(|(_, known)| known.stage == Stage::Visible);
+                steps.extend(visible.map(|(transaction, _)| Step::OwnWrite { transaction }));
+            }
+        }
+    }
+
+    /// A request to a node begins to make its answer, with a read under way or none.
+    fn begin(node: usize, (asked, passes): (Asked, bool), read: Option<Read>) -> Fill {
+        Fill {
+            node,
+            asked,
+            parts: 0,
+            read,
+            last: None,
+            proven: None,
+            content: 0,
+            tags: 0,
+            wrote: 0,
+            written: None,
+            stale: false,
+            passes,
+            spoilt: passes,
         }
     }
 
@@ -223,11 +290,11 @@ impl World {
     fn servers<'a>(
         &'a self,
         state: &'a State,
-        who: (usize, bool),
+        reader: Reader,
     ) -> impl Iterator<Item = Server> + 'a {
         let replicas = (0..state.replicas.len()).map(Server::Replica);
         let servers = [Server::Primary].into_iter().chain(replicas);
-        servers.filter(move |server| state.sample(who, *server, self.mutant).is_some())
+        servers.filter(move |server| state.sample(reader, *server, self.mutant).is_some())
     }
 
     fn apply(&self, state: &mut State, step: Step) {
@@ -271,25 +338,42 @@ impl World {
             }
             Step::Miss { node, own, server } => {
                 let asked = state.ask(node, own, mutant).unwrap();
-                let proves = state.sample((node, own), server, mutant).unwrap();
-                state.fill = Some(Fill {
-                    node,
-                    asked,
-                    parts: 0,
-                    read: Some(Read { server, proves }),
-                    last: None,
-                    proven: None,
-                    content: 0,
-                    spoilt: false,
-                });
+                let reader = Reader { node, own, written: None };
+                let proves = state.sample(reader, server, mutant).unwrap();
+                state.fill = Some(Self::begin(node, (asked, false), Some(Read { server, proves })));
+            }
+            Step::Pass { node, own, server } => {
+                let reader = Reader { node, own, written: None };
+                let proves = state.sample(reader, server, mutant).unwrap();
+                let asked = (state.ask_past(node, own), true);
+                state.fill = Some(Self::begin(node, asked, Some(Read { server, proves })));
+            }
+            Step::BeginWithInner { node, own, passes } => {
+                let asked = match passes {
+                    true => state.ask_past(node, own),
+                    false => state.ask(node, own, mutant).unwrap(),
+                };
+                state.fill = Some(Self::begin(node, (asked, passes), None));
+            }
+            Step::UseInner { stale } => state.use_inner(stale, mutant),
+            Step::MakeInner { node, server } => {
+                state.make_inner((node, server), self.inner.unwrap(), mutant);
+            }
+            Step::OwnWrite { transaction } => {
+                let (timeline, wal) = (state.primary.timeline, state.primary.wal);
+                let fill = state.fill.as_mut().unwrap();
+                fill.wrote = 1 << transaction;
+                fill.spoilt = true;
+                if mutant != Some(Mutant::OwnWriteRaisesNothing) {
+                    fill.written = Some((timeline, wal));
+                }
             }
             Step::Choose { server } => {
                 let fill = state.fill.unwrap();
-                let who = (fill.node, fill.asked.written != 0);
-                let proves = state.sample(who, server, mutant).unwrap();
+                let proves = state.sample(fill.reader(), server, mutant).unwrap();
                 state.fill = Some(Fill { read: Some(Read { server, proves }), ..fill });
             }
-            Step::Read => state.read(self.parts, mutant),
+            Step::Read => state.read((self.parts, self.inner), mutant),
             Step::Finish => state.finish(mutant),
         }
     }

@@ -4,6 +4,7 @@ use super::rules::Mutant;
 
 /// Bounds of an exploration. Within them everything can happen in any order.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each switches something on of its own")]
 pub(crate) struct World {
     pub(crate) name: &'static str,
     pub(crate) transactions: usize,
@@ -16,6 +17,14 @@ pub(crate) struct World {
     pub(crate) restarts: u8,
     pub(crate) fails_over: bool,
     pub(crate) session: bool,
+    /// The part of answers that is a value which is kept as well.
+    pub(crate) inner: Option<u8>,
+    /// That may be served stale.
+    pub(crate) serves_stale: bool,
+    /// Whether requests themselves write.
+    pub(crate) writes: bool,
+    /// Whether there are requests for which no answer is kept.
+    pub(crate) passes: bool,
     /// Of how many drains nodes tell each other.
     pub(crate) news: usize,
     /// Whether those who hear look for themselves as well.
@@ -34,6 +43,10 @@ impl World {
         restarts: 0,
         fails_over: false,
         session: false,
+        inner: None,
+        serves_stale: false,
+        writes: false,
+        passes: false,
         news: 0,
         hearers_look: false,
         mutant: None,
@@ -73,7 +86,41 @@ impl World {
         ..Self::RELAY
     };
 
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const NESTED: Self = Self {
+        name: "an answer that uses a value",
+        replicas: 0,
+        inner: Some(0),
+        ..Self::TWO_READS
+    };
+    pub(crate) const NESTED_STALE: Self = Self {
+        name: "an answer that uses a value, which may be stale",
+        serves_stale: true,
+        ..Self::NESTED
+    };
+    pub(crate) const NESTED_FAILOVER: Self = Self {
+        name: "a failover, and an answer that uses a value",
+        transactions: 1,
+        replicas: 1,
+        fails_over: true,
+        ..Self::NESTED
+    };
+    pub(crate) const NESTED_SESSION: Self = Self {
+        name: "a session, and answers that nobody keeps",
+        transactions: 1,
+        replicas: 1,
+        session: true,
+        passes: true,
+        ..Self::NESTED
+    };
+    pub(crate) const OWN_WRITES: Self = Self {
+        name: "a request that writes and reads",
+        transactions: 1,
+        replicas: 1,
+        writes: true,
+        ..Self::NESTED
+    };
+
+    pub(crate) const ALL: [Self; 15] = [
         Self::ONE_NODE,
         Self::REPLICAS,
         Self::TWO_READS,
@@ -84,6 +131,11 @@ impl World {
         Self::RELAY_SESSION,
         Self::RELAY_LOOKS,
         Self::RELAY_FAILOVER,
+        Self::NESTED,
+        Self::NESTED_STALE,
+        Self::NESTED_FAILOVER,
+        Self::NESTED_SESSION,
+        Self::OWN_WRITES,
     ];
 
     pub(crate) fn with(self, mutant: Mutant) -> Self {

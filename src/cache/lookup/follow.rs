@@ -1,0 +1,65 @@
+//! Following the log to where a session, or the scope that asks, has written.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Ask;
+use crate::cache::Cache;
+use crate::cache::log::LogError;
+use crate::cache::protocol::has_followed;
+use crate::cache::record::{Needs, Record};
+use crate::entry::{Epoch, Position};
+
+impl Cache {
+    /// What a lookup must find beyond what its session has written, as far as that is known.
+    pub(super) fn own_writes_seen(&self, ask: &Ask) -> Needs {
+        match Record::required() {
+            Some(needs) => needs,
+            None if ask.is_request => Needs::Position(None),
+            None => {
+                let own = self.log().and_then(|log| log.own_writes());
+                own.map_or(Needs::Position(None), |own| own.of_lookups())
+            }
+        }
+    }
+
+    /// What a lookup must find beyond what its session has written: what the present scope wrote, or in none the
+    /// process.
+    pub(super) async fn own_writes(
+        &self,
+        ask: &Ask,
+        limit: Duration,
+    ) -> Result<Option<(Epoch, Position)>, LogError> {
+        let Some(log) = self.log() else { return Ok(None) };
+        if let Needs::Position(known) = self.own_writes_seen(ask) {
+            return Ok(known);
+        }
+        let of_scope = Record::current().and_then(|record| record.requirement().cloned());
+        match of_scope.or_else(|| log.own_writes().cloned()) {
+            Some(own) => own.observe(within(limit, log.position())).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Whether the fences hold all that the session wrote.
+    pub(super) fn has_followed(&self, session: Option<(Epoch, Position)>) -> bool {
+        session.is_none_or(|session| has_followed(self.shared.fences.followed(), session))
+    }
+
+    pub(super) async fn follow(&self, session: Option<(Epoch, Position)>, limit: Duration) -> bool {
+        let (Some((_, position)), Some(log)) = (session, self.log()) else { return true };
+        if self.has_followed(session) {
+            return true;
+        }
+        // Past the drain, a position of another epoch is of one that is over.
+        matches!(timeout(limit, log.catch_up(position)).await, Ok(Ok(())))
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, LogError>>,
+) -> Result<T, LogError> {
+    timeout(limit, work).await.unwrap_or_else(|late| Err(LogError(late.into())))
+}

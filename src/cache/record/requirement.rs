@@ -1,0 +1,274 @@
+//! What later reads must see: what the session has written, and what the scope itself writes.
+//!
+//! A write raises it. Whoever reads next goes to the primary, or first observes a position there, past the write, that
+//! a replica must have replayed or a cache must have followed. A write under way, a transaction and a pool that was
+//! given out may commit at any time, so from then on there is no such position.
+
+use std::fmt::Debug;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::cache::protocol::must_see;
+use crate::clock::{self, Instant};
+use crate::entry::{Epoch, Position};
+use crate::sync::{Mutex, MutexGuard};
+
+/// How long after it was given out a pool is surely in use, or not going to be.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What the reads of one scope, and of all within it, must see.
+#[derive(Debug, Default)]
+pub struct Requirement {
+    /// A request's method says that it writes, perhaps by a pool of its own.
+    may_write: AtomicBool,
+    /// Of all code that is in no scope, so that what may be open stays so for as long as the process lives.
+    is_of_process: bool,
+    /// Writes that may commit at any time.
+    open: AtomicU64,
+    /// Transactions and pools that code in no scope was given.
+    lent: AtomicU64,
+    /// Writes that have ended.
+    ended: AtomicU64,
+    observed: Mutex<Observed>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Observed {
+    at: Option<(Epoch, Position)>,
+    /// How many writes had ended before it was observed.
+    writes: u64,
+    /// When a transaction or a pool was last given out.
+    lent_at: Option<Instant>,
+}
+
+/// What a read must see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// All up to here: any server will do that has replayed it, and any cache that has followed it.
+    Position(Option<(Epoch, Position)>),
+    /// What was written, and nobody has observed a position past that: the primary has it, and can be asked for one.
+    Primary,
+}
+
+impl Requirement {
+    /// Of a scope: for a session, and for a request that may write unseen.
+    pub(crate) fn new(session: Option<(Epoch, Position)>, may_write: bool) -> Self {
+        let observed = Mutex::new(Observed { at: session, ..Observed::default() });
+        Self { may_write: AtomicBool::new(may_write), observed, ..Self::default() }
+    }
+
+    /// Of all that runs in no scope.
+    pub(crate) fn of_process() -> Self {
+        Self { is_of_process: true, ..Self::default() }
+    }
+
+    /// A write begins. Dropped before its end, it may commit at any time.
+    pub(crate) fn begin(&self) -> Write<'_> {
+        self.open.fetch_add(1, Ordering::AcqRel);
+        Write { of: self, has_ended: false }
+    }
+
+    /// A transaction, or a pool, is given out: what is done with it will not be known.
+    pub(crate) fn lend(&self) {
+        if self.is_of_process {
+            self.observed().lent_at = Some(clock::now());
+            self.lent.fetch_add(1, Ordering::AcqRel);
+        } else {
+            self.open.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Nothing is under way any more of what code in no scope was given, if that was not just now and no connection is
+    /// in use. By one at a time.
+    pub(crate) fn take_back(&self, is_idle: impl FnOnce() -> bool) {
+        let (lent, lent_at) = (self.lent.load(Ordering::Acquire), self.observed().lent_at);
+        if lent > 0 && lent_at.is_some_and(|at| at.elapsed() > GRACE) && is_idle() {
+            self.ended.fetch_add(1, Ordering::AcqRel);
+            self.lent.fetch_sub(lent, Ordering::AcqRel);
+        }
+    }
+
+    /// A request within the scope may write unseen.
+    pub(crate) fn may_write(&self) {
+        self.may_write.store(true, Ordering::Release);
+    }
+
+    /// Takes in what a request within the scope brings of its session.
+    pub(crate) fn join(&self, session: (Epoch, Position)) {
+        let mut observed = self.observed();
+        if observed.at.is_some_and(|(epoch, _)| epoch != session.0) {
+            // Which of the two histories is over is not known here.
+            self.ended.fetch_add(1, Ordering::AcqRel);
+        } else {
+            observed.at = must_see(observed.at, Some(session));
+        }
+    }
+
+    /// What a read of the database needs.
+    pub(crate) fn of_reads(&self) -> Needs {
+        let observed = *self.observed();
+        if self.may_write.load(Ordering::Acquire) || self.is_open() || self.is_ahead_of(observed) {
+            Needs::Primary
+        } else {
+            Needs::Position(observed.at)
+        }
+    }
+
+    /// What a lookup in a cache must find.
+    pub(crate) fn of_lookups(&self) -> Needs {
+        let observed = *self.observed();
+        let is_open = !self.is_of_process && self.is_open();
+        if is_open || self.is_ahead_of(observed) {
+            Needs::Primary
+        } else {
+            Needs::Position(observed.at)
+        }
+    }
+
+    /// Whether observing a position would let replicas serve reads again.
+    pub(crate) fn can_be_observed(&self) -> bool {
+        !self.is_open() && self.is_ahead_of(*self.observed())
+    }
+
+    /// What a lookup in a cache must find; asks for a position on the primary if that is not known.
+    pub(crate) async fn observe<E>(
+        &self,
+        position: impl Future<Output = Result<(Epoch, Position), E>>,
+    ) -> Result<Option<(Epoch, Position)>, E> {
+        if let Needs::Position(known) = self.of_lookups() {
+            return Ok(known);
+        }
+        let writes = self.ended.load(Ordering::Acquire);
+        let at = position.await?;
+        let mut observed = self.observed();
+        observed.at = must_see(observed.at, Some(at));
+        observed.writes = observed.writes.max(writes);
+        Ok(observed.at)
+    }
+
+    /// The last position that is known.
+    pub(crate) fn observed_at(&self) -> Option<(Epoch, Position)> {
+        self.observed().at
+    }
+
+    fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire) > 0 || self.lent.load(Ordering::Acquire) > 0
+    }
+
+    fn is_ahead_of(&self, observed: Observed) -> bool {
+        self.ended.load(Ordering::Acquire) > observed.writes
+    }
+
+    fn observed(&self) -> MutexGuard<'_, Observed> {
+        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A write under way.
+#[derive(Debug)]
+pub(crate) struct Write<'a> {
+    of: &'a Requirement,
+    has_ended: bool,
+}
+
+impl Write<'_> {
+    /// It has ended: nothing of it is going to commit.
+    pub(crate) fn end(mut self) {
+        self.has_ended = true;
+    }
+}
+
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        // Nobody was told of one that did not come to its end. That is no reason to read from the primary for as long
+        // as the process lives.
+        if self.has_ended || self.of.is_of_process {
+            // In this order, so that nobody finds it neither open nor ended.
+            self.of.ended.fetch_add(1, Ordering::AcqRel);
+            self.of.open.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+#[cfg(all(test, not(tidegate_loom), not(tidegate_shuttle)))]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::ready;
+
+    use super::*;
+
+    const PRIMARY: (Needs, Needs) = (Needs::Primary, Needs::Primary);
+
+    fn at(epoch: u64, position: u64) -> (Epoch, Position) {
+        (Epoch::new(epoch), Position::new(position))
+    }
+
+    async fn observe(requirement: &Requirement, to: (Epoch, Position)) {
+        requirement.observe(ready(Ok::<_, Infallible>(to))).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_write_that_has_ended_needs_a_position_that_was_observed_after_it() {
+        let requirement = Requirement::new(Some(at(1, 5)), false);
+        assert_eq!(requirement.of_reads(), Needs::Position(Some(at(1, 5))));
+        let write = requirement.begin();
+        assert_eq!((requirement.of_reads(), requirement.of_lookups()), PRIMARY);
+        observe(&requirement, at(1, 6)).await;
+        write.end();
+        assert_eq!(requirement.of_reads(), Needs::Primary, "it was observed too early");
+        observe(&requirement, at(1, 7)).await;
+        assert_eq!(requirement.of_reads(), Needs::Position(Some(at(1, 7))));
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_left_may_commit_at_any_time() {
+        let requirement = Requirement::new(None, false);
+        drop(requirement.begin());
+        observe(&requirement, at(1, 6)).await;
+        assert_eq!((requirement.of_reads(), requirement.of_lookups()), PRIMARY);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_ends_while_a_position_is_asked_for_is_not_covered_by_it() {
+        let requirement = Requirement::new(None, false);
+        requirement.begin().end();
+        let meanwhile = async {
+            requirement.begin().end();
+            Ok::<_, Infallible>(at(1, 6))
+        };
+        requirement.observe(meanwhile).await.unwrap();
+        assert_eq!(requirement.of_reads(), Needs::Primary);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_given_out_in_no_scope_is_over_once_no_connection_is_in_use() {
+        let requirement = Requirement::of_process();
+        requirement.lend();
+        requirement.take_back(|| true);
+        assert_eq!(requirement.of_reads(), Needs::Primary, "it has hardly begun");
+        tokio::time::advance(GRACE * 2).await;
+        requirement.take_back(|| false);
+        assert!(!requirement.can_be_observed(), "it is in use");
+        requirement.take_back(|| true);
+        assert!(requirement.can_be_observed());
+        observe(&requirement, at(1, 7)).await;
+        assert_eq!(requirement.of_reads(), Needs::Position(Some(at(1, 7))));
+    }
+
+    #[test]
+    fn a_method_that_may_write_sends_reads_to_the_primary_and_leaves_caches_alone() {
+        let requirement = Requirement::new(None, true);
+        assert_eq!(requirement.of_reads(), Needs::Primary);
+        assert_eq!(requirement.of_lookups(), Needs::Position(None));
+    }
+
+    #[test]
+    fn sessions_of_two_histories_need_a_position_of_now() {
+        let requirement = Requirement::new(Some(at(1, 5)), false);
+        requirement.join(at(1, 7));
+        assert_eq!(requirement.of_lookups(), Needs::Position(Some(at(1, 7))));
+        requirement.join(at(2, 3));
+        assert_eq!((requirement.of_reads(), requirement.of_lookups()), PRIMARY);
+    }
+}

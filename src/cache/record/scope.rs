@@ -1,0 +1,61 @@
+//! What a record is opened with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Record, Requirement};
+use crate::cache::template::PolicyTag;
+use crate::entry::{Epoch, Position};
+use crate::traffic::Traffic;
+
+/// What a record is opened with.
+#[derive(Debug, Default)]
+pub(crate) struct Scope {
+    pub(crate) tags: Vec<PolicyTag>,
+    /// What the session has written.
+    pub(crate) session: Option<(Epoch, Position)>,
+    /// The answer may be kept though reads are not known.
+    pub(crate) untracked: bool,
+    /// Reads are worth noting: there is an answer to keep, and a database that can invalidate it.
+    pub(crate) followed: bool,
+    /// How old what the node knows of changes may be for it to choose replicas by.
+    pub(crate) max_staleness: Duration,
+    /// Where what is read is noted for those who look on.
+    pub(crate) watch: Option<Arc<Traffic>>,
+    /// There is a policy by which the answer may be kept. Else the scope only passes on what it notes.
+    pub(crate) is_kept: bool,
+    pub(crate) kind: Kind,
+    /// Hashes of the keys whose answers are computed in it.
+    pub(crate) keys: Vec<[u8; 32]>,
+}
+
+/// Where a scope begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// With a value, within the present scope if there is one.
+    #[default]
+    Value,
+    /// With a request to a layer, within the present scope if there is one.
+    Request {
+        /// It may write by other means than `Database`.
+        may_write: bool,
+    },
+    /// With work that is part of nothing.
+    Apart,
+}
+
+/// What the reads of a scope must see: what those of the outer one must, which hears of this one's session.
+pub(super) fn requirement_of(scope: &Scope, outer: Option<&Record>) -> Option<Arc<Requirement>> {
+    let may_write = scope.kind == Kind::Request { may_write: true };
+    match outer.and_then(Record::requirement) {
+        Some(shared) => {
+            scope.session.into_iter().for_each(|session| shared.join(session));
+            if may_write {
+                shared.may_write();
+            }
+            Some(shared.clone())
+        }
+        None if scope.kind == Kind::Value => None,
+        None => Some(Arc::new(Requirement::new(scope.session, may_write))),
+    }
+}

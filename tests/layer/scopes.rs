@@ -1,0 +1,267 @@
+//! Caches within caches, without servers: what time bounds, what is served stale, and what asks for itself.
+
+use std::collections::HashMap;
+use std::future::ready;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::common::ask;
+use axum::Router;
+use axum::routing::get;
+use futures_util::future::BoxFuture;
+use tidegate::{
+    BypassReason, Cache, CacheLayer, Event, Key, Memory, Outcome, Policy, Record, StaleReason,
+};
+use tokio::time::{Instant, advance};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn lasting(seconds: u64) -> Policy {
+    Policy::ttl(SECOND * u32::try_from(seconds).unwrap()).jitter(0.0).early_refresh(0.0)
+}
+
+fn cache() -> Cache {
+    Cache::new(Memory::new(1 << 20))
+}
+
+fn key(name: &str) -> Key {
+    Key::new("scopes").part(name).finish()
+}
+
+/// A number that is another each time.
+#[derive(Clone, Default)]
+struct Counter(Arc<AtomicUsize>);
+
+impl Counter {
+    fn next(&self) -> usize {
+        self.0.fetch_add(1, Ordering::SeqCst) + 1
+    }
+}
+
+/// Ways to have an inner value that lasts five seconds.
+const WAYS: [&str; 4] = ["one", "maybe", "many", "router"];
+
+fn inner(cache: &Cache, counter: &Counter, way: &'static str) -> BoxFuture<'static, usize> {
+    let (policy, key) = (lasting(5), key(way));
+    let (cache, counter) = (cache.clone(), counter.clone());
+    Box::pin(async move {
+        match way {
+            "one" => {
+                let load = move || ready(Ok::<_, ()>(counter.next()));
+                cache.get_or_load(&key, &policy, load).await.unwrap()
+            }
+            "maybe" => {
+                let load = move || ready(Ok::<_, ()>(Some(counter.next())));
+                cache.find_or_load(&key, &policy, load).await.unwrap().unwrap()
+            }
+            "many" => {
+                let load = move |ids: Vec<i32>| {
+                    let found = ids.into_iter().map(|id| (id, counter.next())).collect();
+                    ready(Ok::<HashMap<_, _>, ()>(found))
+                };
+                let keys = move |_: &i32| key.clone();
+                cache.get_many([1], keys, &policy, load).await.unwrap()[&1]
+            }
+            _ => {
+                let handler = async move || counter.next().to_string();
+                let layer = CacheLayer::with_policy(cache.clone(), policy).namespace("inner");
+                let app = Router::new().route("/", get(handler)).layer(layer);
+                ask(&app, "/").await.0.parse().unwrap()
+            }
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_holds_a_value_that_only_time_bounds_lasts_no_longer_than_it() {
+    for way in WAYS {
+        for head_start in [0, 3] {
+            let (cache, counter) = (cache(), Counter::default());
+            if head_start > 0 {
+                inner(&cache, &counter, way).await;
+                advance(SECOND * head_start).await;
+            }
+            let outer = async || {
+                let compute = async || Ok::<_, ()>(inner(&cache, &counter, way).await);
+                let middle =
+                    async || cache.get_or_load(&key("middle"), &lasting(600), compute).await;
+                cache.get_or_load(&key("outer"), &lasting(600), middle).await.unwrap()
+            };
+            assert_eq!(outer().await, 1);
+            advance((SECOND * (5 - head_start)).saturating_sub(Duration::from_millis(1))).await;
+            assert_eq!(outer().await, 1, "{way} lasts");
+            advance(SECOND).await;
+            assert_eq!(outer().await, 2, "{way}, {head_start} seconds old when it was used");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_lasts_no_longer_than_what_it_holds() {
+    for way in WAYS {
+        let (cache, counter) = (cache(), Counter::default());
+        let handler = {
+            let (cache, counter) = (cache.clone(), counter.clone());
+            async move || inner(&cache, &counter, way).await.to_string()
+        };
+        let app = Router::new()
+            .route("/", get(handler))
+            .layer(CacheLayer::with_policy(cache, lasting(600)));
+        assert_eq!(ask(&app, "/").await.0, "1");
+        let status = ask(&app, "/").await.1;
+        assert!(status.contains("hit; ttl=5"), "{status}");
+        advance(SECOND * 6).await;
+        assert_eq!(ask(&app, "/").await.0, "2", "{way}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tags_of_a_value_are_those_of_what_holds_it() {
+    let (cache, counter) = (cache(), Counter::default());
+    let tagged = lasting(600).tag("prices");
+    let outer = async || {
+        let compute = async || {
+            let load = async || Ok::<_, ()>(counter.next());
+            cache.get_or_load(&key("inner"), &tagged, load).await
+        };
+        cache.get_or_load(&key("outer"), &lasting(600), compute).await.unwrap()
+    };
+    let found = async || {
+        cache.get_or_load(&key("inner"), &tagged, async || Ok::<_, ()>(counter.next())).await
+    };
+    for round in 1..4 {
+        if round > 1 {
+            // This time it is there.
+            found().await.unwrap();
+        }
+        assert_eq!((outer().await, outer().await), (round, round));
+        cache.invalidate(["prices"]).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_holds_a_stale_value_is_not_kept() {
+    let (cache, counter) = (cache(), Counter::default());
+    let policy = lasting(5).stale_if_error(SECOND * 600);
+    let outer = async || {
+        let compute = async || {
+            let load = async || match counter.next() {
+                1 => Ok(1),
+                later if later < 4 => Err("down"),
+                later => Ok(later),
+            };
+            cache.get_or_load(&key("inner"), &policy, load).await
+        };
+        cache.get_or_load(&key("outer"), &lasting(600), compute).await
+    };
+    assert_eq!(outer().await, Ok(1));
+    advance(SECOND * 6).await;
+    assert_eq!((outer().await, outer().await), (Ok(1), Ok(1)), "while it is down");
+    assert_eq!(outer().await, Ok(4));
+    assert_eq!(outer().await, Ok(4));
+}
+
+/// A route within a route, whose answers are served stale while they are made anew.
+#[tokio::test(start_paused = true)]
+async fn what_holds_an_answer_that_is_stale_meanwhile_is_not_kept() {
+    let (cache, counter) = (cache(), Counter::default());
+    let number = {
+        let counter = counter.clone();
+        async move || counter.next().to_string()
+    };
+    let policy = lasting(5).stale_while_revalidate(SECOND * 600);
+    let layer = CacheLayer::with_policy(cache.clone(), policy).namespace("inner");
+    let within = Router::new().route("/", get(number)).layer(layer);
+    let handler = async move || ask(&within, "/").await.0;
+    let layer = CacheLayer::with_policy(cache.clone(), lasting(600));
+    let app = Router::new().route("/", get(handler)).layer(layer);
+    assert_eq!(ask(&app, "/").await.0, "1");
+    advance(SECOND * 6).await;
+    assert_eq!(ask(&app, "/").await.0, "1");
+    let stale = Outcome::Stale(StaleReason::Revalidating);
+    assert_eq!(cache.counters().outcome(stale), 1);
+    crate::common::eventually("it was made anew", async || counter.0.load(Ordering::SeqCst) == 2)
+        .await;
+    crate::common::eventually("it is shown", async || ask(&app, "/").await.0 == "2").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_in_the_background_is_no_part_of_what_set_it_off() {
+    let (cache, counter) = (cache(), Counter::default());
+    let renewed = Arc::new(tokio::sync::Semaphore::new(0));
+    let number = {
+        let (counter, renewed) = (counter.clone(), renewed.clone());
+        async move || {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let number = counter.next();
+            if number > 1 {
+                // It writes: what it is part of is not kept.
+                Record::current().unwrap().wrote();
+                renewed.add_permits(1);
+            }
+            number.to_string()
+        }
+    };
+    let policy = Policy::ttl(SECOND * 600).jitter(0.0).early_refresh(1e9);
+    let layer = CacheLayer::with_policy(cache.clone(), policy).namespace("inner");
+    let within = Router::new().route("/", get(number)).layer(layer);
+    ask(&within, "/").await;
+    let handler = async move || {
+        let number = ask(&within, "/").await.0;
+        renewed.acquire().await.unwrap().forget();
+        number
+    };
+    let layer = CacheLayer::with_policy(cache.clone(), lasting(600));
+    let app = Router::new().route("/", get(handler)).layer(layer);
+    let (number, status) = ask(&app, "/").await;
+    assert!(number == "1" && status.contains("stored"), "{number}: {status}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_asks_for_itself_is_told_at_once() {
+    let (cache, counter) = (cache(), Counter::default());
+    let policy = lasting(600).wait(SECOND * 600);
+    let one = async || {
+        let other = async || {
+            let again = async || Ok::<_, ()>(counter.next());
+            cache.get_or_load(&key("one"), &policy, again).await
+        };
+        cache.get_or_load(&key("other"), &policy, other).await
+    };
+    let began = Instant::now();
+    assert_eq!(cache.get_or_load(&key("one"), &policy, one).await, Ok(1));
+    let many = async |ids: Vec<i32>| {
+        let again = async || Ok::<_, ()>(counter.next());
+        let one = cache.get_or_load(&key("many"), &policy, again).await?;
+        Ok::<_, ()>(ids.into_iter().map(|id| (id, one)).collect::<HashMap<_, _>>())
+    };
+    let found = cache.get_many([7], |_| key("many"), &policy, many).await.unwrap();
+    assert_eq!(found[&7], 2);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(cache.counters().outcome(Outcome::Bypass(BypassReason::Recursive)), 2);
+    assert_eq!(cache.counters().event(Event::Stored), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_that_calls_itself_is_told_at_once() {
+    fn call(app: &Router, uri: &str) -> BoxFuture<'static, String> {
+        let (app, uri) = (app.clone(), uri.to_owned());
+        Box::pin(async move { ask(&app, &uri).await.0 })
+    }
+    let (cache, counter) = (cache(), Counter::default());
+    let whole: Arc<std::sync::OnceLock<Router>> = Arc::default();
+    let handler = {
+        let (whole, counter) = (whole.clone(), counter.clone());
+        async move || match counter.next() {
+            1 => format!("({})", call(whole.get().unwrap(), "/").await),
+            _ => "inside".to_owned(),
+        }
+    };
+    let policy = lasting(600).wait(SECOND * 600);
+    let app = Router::new().route("/", get(handler)).layer(CacheLayer::with_policy(cache, policy));
+    whole.set(app.clone()).unwrap();
+    let began = Instant::now();
+    assert_eq!(ask(&app, "/").await.0, "(inside)");
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}

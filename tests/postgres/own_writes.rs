@@ -1,0 +1,281 @@
+//! Who writes and then reads finds what it wrote, by whatever means, with a replica that has stopped.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, Method, Request};
+use axum::routing::any;
+use sqlx::PgPool;
+use tidegate::{Cache, CacheLayer, Database, Key, Listener, Memory, Policy, Record, Sessions};
+use tidegate_testing::Postgres;
+
+use super::common::{ask, eventually, read, send};
+use super::world::{TTL, options, primary};
+
+/// Ways to write a name.
+const WRITES: [&str; 7] =
+    ["writer", "returning", "reader", "transaction", "primary", "pool", "nested"];
+
+/// Ways to read it.
+const READS: [&str; 4] = ["reader", "cached", "value", "router"];
+
+/// A node on a primary and a replica.
+struct Bed {
+    db: Database,
+    cache: Cache,
+    pool: PgPool,
+}
+
+fn policy() -> Policy {
+    Policy::ttl(TTL).early_refresh(0.0)
+}
+
+impl Bed {
+    async fn on(primary: &Postgres, replica: &Postgres) -> Arc<Self> {
+        let db = options(primary).replica(replica.url()).connect().await.unwrap();
+        let up = async || db.replicas().iter().all(|replica| replica.reached.is_some());
+        eventually("the replica is up", up).await;
+        let cache = Cache::new(Memory::new(16 << 20));
+        Listener::spawn(&db, &cache).await.unwrap();
+        let pool = PgPool::connect(&primary.url()).await.unwrap();
+        Arc::new(Self { db, cache, pool })
+    }
+
+    async fn write(&self, how: &str, name: &str) {
+        let update = "update users set name = $1 where id = 1";
+        let query = || sqlx::query(update).bind(name.to_owned());
+        let returning = || {
+            let sql = "update users set name = $1 where id = 1 returning name";
+            sqlx::query_scalar::<_, String>(sql).bind(name.to_owned())
+        };
+        match how {
+            "writer" => drop(query().execute(self.db.writer()).await.unwrap()),
+            "returning" => drop(returning().fetch_one(self.db.writer()).await.unwrap()),
+            "reader" => drop(returning().fetch_one(self.db.reader()).await.unwrap()),
+            "transaction" => {
+                let mut transaction = self.db.begin().await.unwrap();
+                // Nothing is read too early for having been observed before the commit.
+                self.read("cached").await;
+                query().execute(&mut *transaction).await.unwrap();
+                transaction.commit().await.unwrap();
+            }
+            "primary" => drop(query().execute(self.db.primary()).await.unwrap()),
+            "pool" => drop(query().execute(&self.pool).await.unwrap()),
+            _ => {
+                let (query, db) = (query(), self.db.clone());
+                let load = move || async move {
+                    query.execute(db.writer()).await.unwrap();
+                    Ok::<_, ()>(())
+                };
+                let key = Key::new("nested write").part(name).finish();
+                self.cache.get_or_load(&key, &policy(), load).await.unwrap();
+            }
+        }
+    }
+
+    async fn read(&self, how: &str) -> String {
+        let sql = "select name from users where id = 1";
+        let db = self.db.clone();
+        let fresh = move || async move {
+            sqlx::query_scalar::<_, String>(sql).fetch_one(db.reader()).await
+        };
+        match how {
+            "reader" => fresh().await.unwrap(),
+            "cached" => {
+                let cached = self.db.cached(&self.cache, policy());
+                cached.fetch_one::<(String,)>(sql).await.unwrap().0
+            }
+            "value" => {
+                let key = Key::new("name").finish();
+                self.cache.get_or_load(&key, &policy(), fresh).await.unwrap()
+            }
+            _ => ask(&self.router(), "/cached/reader").await.0,
+        }
+    }
+
+    fn router(&self) -> Router {
+        let db = self.db.clone();
+        let name = async move || {
+            let sql = "select name from users where id = 1";
+            sqlx::query_scalar::<_, String>(sql).fetch_one(db.reader()).await.unwrap()
+        };
+        let layer = CacheLayer::new(self.cache.clone()).route("/cached/reader", policy());
+        Router::new().route("/cached/reader", any(name)).layer(layer)
+    }
+
+    /// Entries of before are there.
+    async fn warm(&self) {
+        for how in READS {
+            Record::detached(self.read(how)).await;
+        }
+    }
+}
+
+async fn servers() -> (Postgres, Postgres) {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    (primary, replica)
+}
+
+/// `/{write}/{read}/{name}`: writes, and answers with what it reads then.
+fn app(bed: &Arc<Bed>, layer: CacheLayer) -> Router {
+    let handler =
+        async |State(bed): State<Arc<Bed>>,
+               Path((write, how, name)): Path<(String, String, String)>| {
+            bed.write(&write, &name).await;
+            bed.read(&how).await
+        };
+    let name = async |State(bed): State<Arc<Bed>>, Path(how): Path<String>| bed.read(&how).await;
+    Router::new()
+        .route("/{write}/{read}/{name}", any(handler))
+        .route("/plain/{how}", any(name))
+        .route("/policy/{how}", any(name))
+        .layer(layer)
+        .with_state(bed.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_reads_what_it_has_written() {
+    let (primary, replica) = servers().await;
+    let bed = Bed::on(&primary, &replica).await;
+    bed.warm().await;
+    replica.pause_replay().await.unwrap();
+    let layers = [
+        ("no policy", CacheLayer::new(bed.cache.clone())),
+        ("a policy", CacheLayer::with_policy(bed.cache.clone(), policy())),
+        ("sessions", CacheLayer::new(bed.cache.clone()).sessions(Sessions::new([7; 32]).unwrap())),
+    ];
+    for (with, layer) in layers {
+        let app = app(&bed, layer);
+        for method in [Method::GET, Method::POST] {
+            for write in WRITES {
+                for how in READS {
+                    // Nobody sees what another pool does in a GET; it has to be said.
+                    // And nothing follows for caches from what another pool does.
+                    if write == "pool" && (method == Method::GET || how != "reader") {
+                        continue;
+                    }
+                    let name = format!("{with}, {method}, {write}, {how}")
+                        .replace(", ", "-")
+                        .replace(' ', "-");
+                    let uri = format!("/{write}/{how}/{name}");
+                    let request = Request::builder().method(&method).uri(uri);
+                    let request = request.body(Body::empty()).unwrap();
+                    assert_eq!(read(send(&app, request).await).await.0, name);
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_outside_of_any_request_reads_what_it_has_written() {
+    let (primary, replica) = servers().await;
+    let bed = Bed::on(&primary, &replica).await;
+    bed.warm().await;
+    replica.pause_replay().await.unwrap();
+    let ports = "select inet_server_port()";
+    let of_replica = i32::from(replica.port());
+    let port =
+        async || sqlx::query_scalar::<_, i32>(ports).fetch_one(bed.db.reader()).await.unwrap();
+    assert_eq!(port().await, of_replica, "nothing was written");
+    for write in ["writer", "returning", "reader"] {
+        for how in READS {
+            if how == "router" {
+                // A request of its own.
+                continue;
+            }
+            let name = format!("{write} {how}");
+            bed.write(write, &name).await;
+            assert_eq!(bed.read(how).await, name);
+        }
+    }
+    bed.write("pool", "by a pool").await;
+    bed.db.wrote();
+    assert_eq!(bed.read("reader").await, "by a pool");
+    // Once the replica has it, it serves.
+    replica.resume_replay().await.unwrap();
+    eventually("the replica serves again", async || port().await == of_replica).await;
+    assert_eq!(bed.read("reader").await, "by a pool");
+    // What is in a scope of its own is none of theirs.
+    replica.pause_replay().await.unwrap();
+    Record::detached(async {
+        bed.write("writer", "in a job").await;
+        assert_eq!(bed.read("reader").await, "in a job");
+    })
+    .await;
+    assert_eq!(port().await, of_replica);
+    // A transaction that may commit at any time.
+    bed.write("transaction", "in a transaction").await;
+    assert_eq!(bed.read("reader").await, "in a transaction");
+    replica.resume_replay().await.unwrap();
+    eventually("once it is over, the replica serves again", async || port().await == of_replica)
+        .await;
+    assert_eq!(bed.read("reader").await, "in a transaction");
+}
+
+/// The row comes before the commit: what returned at the row told of writes that were never made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_returns_a_row_has_been_committed() {
+    let (primary, replica) = servers().await;
+    let bed = Bed::on(&primary, &replica).await;
+    let table = "create table slots (n int unique deferrable initially deferred);
+        insert into slots values (1)";
+    primary.psql(table).await.unwrap();
+    let taken = "insert into slots values (1) returning n";
+    let write = sqlx::query_scalar::<_, i32>(taken).fetch_one(bed.db.writer()).await;
+    assert!(write.unwrap_err().to_string().contains("slots"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_only_reads_is_served_by_replicas_whatever_the_method() {
+    let (primary, replica) = servers().await;
+    let bed = Bed::on(&primary, &replica).await;
+    let port = async |State(bed): State<Arc<Bed>>| {
+        let sql = "select inet_server_port()::text";
+        sqlx::query_scalar::<_, String>(sql).fetch_one(bed.db.reader()).await.unwrap()
+    };
+    let layer = CacheLayer::new(bed.cache.clone()).only_reads("/graphql");
+    let app = Router::new().route("/graphql", any(port)).route("/form", any(port));
+    let app = app.layer(layer).with_state(bed.clone());
+    let of_replica = replica.port().to_string();
+    for (method, uri, is_replica) in
+        [("POST", "/graphql", true), ("GET", "/form", true), ("POST", "/form", false)]
+    {
+        let request = Request::builder().method(method).uri(uri).body(Body::empty()).unwrap();
+        let port = read(send(&app, request).await).await.0;
+        assert_eq!(port == of_replica, is_replica, "{method} {uri}");
+    }
+}
+
+/// Two nodes, a write through one, and a read with its token through the other at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_finds_its_write_in_whatever_a_handler_reads() {
+    let (primary, replica) = servers().await;
+    let (here, there) = (Bed::on(&primary, &replica).await, Bed::on(&primary, &replica).await);
+    let layer = |bed: &Bed| {
+        CacheLayer::new(bed.cache.clone())
+            .route("/policy/{how}", policy())
+            .sessions(Sessions::new([7; 32]).unwrap())
+    };
+    let (here, there) = (app(&here, layer(&here)), app(&there, layer(&there)));
+    replica.pause_replay().await.unwrap();
+    for round in 0..20 {
+        for how in READS {
+            for route in ["plain", "policy"] {
+                let name = format!("{route}-{how}-{round}");
+                let write = Request::post(format!("/writer/reader/{name}")).body(Body::empty());
+                let response = send(&here, write.unwrap()).await;
+                let token = response.headers()["tidegate-position"].clone();
+                let token = HeaderMap::from_iter([("tidegate-position".parse().unwrap(), token)]);
+                let mut request =
+                    Request::get(format!("/{route}/{how}")).body(Body::empty()).unwrap();
+                request.headers_mut().extend(token);
+                let (found, status) = read(send(&there, request).await).await;
+                assert_eq!(found, name, "{status}");
+            }
+        }
+    }
+}
