@@ -4,7 +4,7 @@
 
 mod cases;
 
-use cases::{App, FOLLOWERS, flight, policy};
+use cases::{App, FOLLOWERS, flight, values};
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use tidegate::Key;
@@ -15,7 +15,7 @@ fn main() {
 
 #[divan::bench]
 fn collapsed(bencher: Bencher<'_, '_>) {
-    let (app, policy) = (App::cached().unwrap(), policy());
+    let (app, policy) = (App::cached().unwrap(), values());
     let mut at = 0_u64;
     let another = || {
         at += 1;

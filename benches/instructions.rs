@@ -10,7 +10,7 @@ mod cases;
 use std::hint::black_box;
 
 use axum::http::Uri;
-use cases::{App, Encoded, Failure, entry, flight, is_hit, policy, request};
+use cases::{App, Encoded, Failure, entry, flight, is_hit, policy, request, values};
 use tidegate::{Key, Tag, internals};
 
 /// Every case, by its name.
@@ -66,7 +66,7 @@ fn miss(runs: u64) -> Result<(), Failure> {
 }
 
 fn flights(runs: u64) -> Result<(), Failure> {
-    let (app, policy) = (App::cached()?, policy());
+    let (app, policy) = (App::cached()?, values());
     for run in 0..runs {
         let key = Key::new("flight").part(run.to_le_bytes()).finish();
         assert_eq!(flight(&app, &key, &policy), 1);

@@ -6,7 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use sqlx::Connection;
-use tidegate::{Cache, Database, Key, Listener, Memory, Policy, Triggers};
+use tidegate::{Cache, Database, Key, Listener, Memory, Triggers, ValuePolicy};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -39,12 +39,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-async fn name(cache: &Cache, db: &Database, id: i32) -> Result<String, sqlx::Error> {
+async fn name(cache: &Cache, db: &Database, id: i32) -> Result<String, Box<dyn std::error::Error>> {
     let key = Key::new("example-user").part(id.to_le_bytes()).finish();
-    let policy = Policy::ttl(Duration::from_secs(60)).tag(&format!("example_users:id={id}"));
+    let policy = ValuePolicy::ttl(Duration::from_secs(60)).build()?;
+    let policy = policy.with_tags([format!("example_users:id={id}")]);
     let query = "select name from example_users where id = $1";
     let load = async || sqlx::query_scalar(query).bind(id).fetch_one(db.reader()).await;
-    cache.get_or_load(&key, &policy, load).await
+    Ok(cache.get_or_load(&key, &policy, load).await?)
 }
 
 #[expect(clippy::disallowed_methods, reason = "an example measures")]

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tidegate::{Cache, Database, Key, Listener, Memory, Policy, Redis, Tiered, Triggers};
+use tidegate::{Cache, Database, Key, Listener, Memory, Redis, Tiered, Triggers, ValuePolicy};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -36,12 +36,12 @@ async fn node(db: &Database) -> Result<Cache, Box<dyn std::error::Error>> {
     Ok(cache)
 }
 
-async fn stock(cache: &Cache, db: &Database) -> Result<i32, sqlx::Error> {
+async fn stock(cache: &Cache, db: &Database) -> Result<i32, Box<dyn std::error::Error>> {
     let key = Key::new("example-stock").part("tea").finish();
-    let policy = Policy::ttl(Duration::from_secs(60)).tag("example_stock:item=tea");
+    let policy = ValuePolicy::ttl(Duration::from_secs(60)).tag("example_stock:item=tea").build()?;
     let query = "select left_over from example_stock where item = $1";
     let load = async || sqlx::query_scalar(query).bind("tea").fetch_one(db.reader()).await;
-    cache.get_or_load(&key, &policy, load).await
+    Ok(cache.get_or_load(&key, &policy, load).await?)
 }
 
 fn answered_by(cache: &Cache) -> &'static str {

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::{
-    Cache, Entry, Epoch, Found, Key, Lease, LeaseToken, Memory, Policy, Position, Store,
-    StoreError, Tier, Tiered,
+    Cache, Entry, Epoch, Found, Key, Lease, LeaseToken, Memory, Position, Store, StoreError, Tier,
+    Tiered, ValuePolicy,
 };
 use futures_util::future::BoxFuture;
 use shuttle::future::{block_on, spawn};
@@ -110,7 +110,7 @@ impl Origin {
 
     async fn ask(self, cache: Cache) -> u64 {
         let hour = Duration::from_hours(1);
-        let policy = Policy::ttl(hour).tag("t").lease(hour).wait(hour);
+        let policy = ValuePolicy::ttl(hour).tag("t").lease(hour).wait(hour).build().unwrap();
         let read = async || self.read().await;
         cache.get_or_load(&Key::new("t").finish(), &policy, read).await.unwrap()
     }

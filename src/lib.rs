@@ -70,13 +70,11 @@ mod traffic;
 #[cfg(feature = "admin")]
 pub use admin::{Admin, TokenError};
 pub use cache::{
-    Ask, Audited, Bypass, Cache, Fences, Filled, Hit, Lead, Log, LogError, Lookup, Policy, Record,
-    Unfit, VersionError, protocol,
+    Ask, Audited, Bypass, Cache, Fences, Filled, Hit, Lead, Log, LogError, Lookup, Policy,
+    PolicyError, Record, Unfit, ValuePolicy, ValuePolicyBuilder, VersionError, protocol,
 };
 pub use entry::{Entry, Epoch, Key, KeyText, Position, Tag};
-pub use middleware::{
-    Body, CacheLayer, CacheService, PolicyError, ResponseFuture, SecretError, Sessions,
-};
+pub use middleware::{Body, CacheLayer, CacheService, ResponseFuture, SecretError, Sessions};
 pub use outcome::{BypassReason, Counters, Event, MissReason, Outcome, StaleReason};
 #[cfg(feature = "postgres")]
 pub use postgres::{

@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, Collected};
 use tidegate::{
     Ask, Cache, CacheLayer, Entry, Found, Key, Lookup, Memory, Policy, Store, StoreError, Tier,
-    internals,
+    ValuePolicy, internals,
 };
 use tokio::runtime::Runtime;
 use tower::Service;
@@ -60,7 +60,6 @@ impl App {
     /// Over a store.
     pub(crate) fn over(store: impl Store) -> Result<Self, Failure> {
         Self::new(store, |router, cache| {
-            let policy = || Policy::ttl(Duration::from_secs(3600)).tag("all").untracked();
             let layer = CacheLayer::new(cache.clone())
                 .route("/items/{id}", policy().tag("items:id={id}"))
                 .route("/tagged/{id}", policy())
@@ -156,7 +155,7 @@ pub(crate) fn is_hit(response: &Response<Bytes>) -> bool {
 pub(crate) const FOLLOWERS: usize = 100;
 
 /// Many at once for one key that is not there: one makes it.
-pub(crate) fn flight(app: &App, key: &Key, policy: &Policy) -> usize {
+pub(crate) fn flight(app: &App, key: &Key, policy: &ValuePolicy) -> usize {
     let runs = std::sync::atomic::AtomicUsize::new(0);
     let load = || async {
         runs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -174,17 +173,21 @@ pub(crate) fn policy() -> Policy {
     Policy::ttl(Duration::from_secs(3600)).tag("all").untracked()
 }
 
+pub(crate) fn values() -> ValuePolicy {
+    ValuePolicy::ttl(Duration::from_secs(3600)).tag("all").untracked().build().unwrap()
+}
+
 /// An entry with a body of so many bytes and so many tags, of which one is `tag-0`, and the cache that it is in.
 pub(crate) fn entry(size: usize, tags: usize) -> Result<(Cache, Arc<Entry>), Failure> {
     let app = App::bare()?;
     let cache = Cache::new(Memory::new(1 << 30));
-    let policy = Policy::ttl(Duration::from_secs(3600)).untracked();
-    let policy = (0..tags).fold(policy, |policy, at| policy.tag(&format!("tag-{at}")));
-    let policy = policy.body_limit(1 << 30);
+    let policy = ValuePolicy::ttl(Duration::from_secs(3600)).untracked().build()?;
+    let policy = policy.with_tags((0..tags).map(|at| format!("tag-{at}")));
     let key = Key::new("entry").finish();
     let load = async || Ok::<_, ()>("x".repeat(size));
     app.block_on(cache.get_or_load(&key, &policy, load)).map_err(|()| "no value")?;
-    let found = app.block_on(cache.lookup(&key, &Arc::new(policy), Ask::default()));
+    let policy = Arc::new(Policy::ttl(Duration::from_secs(3600)).untracked());
+    let found = app.block_on(cache.lookup(&key, &policy, Ask::default()));
     let Lookup::Hit(hit) = found else { return Err("it was not stored".into()) };
     assert_eq!(hit.found.entry.tags().len(), tags);
     Ok((cache, hit.found.entry))
@@ -193,7 +196,7 @@ pub(crate) fn entry(size: usize, tags: usize) -> Result<(Cache, Arc<Entry>), Fai
 /// A cache with so many entries that all carry the tag `all`.
 pub(crate) fn carried(entries: u64) -> Cache {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (cache, policy) = (Cache::new(Memory::new(4 << 30)), policy());
+    let (cache, policy) = (Cache::new(Memory::new(4 << 30)), values());
     runtime.block_on(async {
         for at in 0..entries {
             let key = Key::new("carried").part(at.to_le_bytes()).finish();

@@ -34,11 +34,11 @@ const LOADS: usize = 512;
 ///
 /// ```
 /// use std::time::Duration;
-/// use tidegate::{Cache, Key, Memory, Policy};
+/// use tidegate::{Cache, Key, Memory, ValuePolicy};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let cache = Cache::new(Memory::new(64 << 20));
-/// let policy = Policy::ttl(Duration::from_secs(60)).tag("prices");
+/// let policy = ValuePolicy::ttl(Duration::from_secs(60)).tag("prices").build().unwrap();
 /// let key = Key::new("price").part("tea").finish();
 ///
 /// let price = cache.get_or_load(&key, &policy, async || Ok::<_, ()>(350)).await;

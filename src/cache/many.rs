@@ -14,7 +14,7 @@ use super::cache::Cache;
 use super::kept::{Kept, Maybe, Type};
 use super::lead::Lead;
 use super::lookup::{Ask, Hit, Lookup};
-use super::policy::Policy;
+use super::policy::{Policy, ValuePolicy};
 use super::record::Record;
 use super::template::PolicyTag;
 use super::typed::keep;
@@ -46,19 +46,19 @@ fn read<T: Type>(hit: Hit) -> Option<(Hit, Maybe<T>)> {
 impl Cache {
     /// The values for many ids: those that are proven fresh from the cache, the others from one call of
     /// `load` with their ids. It returns those that there are; that there is none for an id is kept for the
-    /// policy's [`negative_ttl`](Policy::negative_ttl), if it has one.
+    /// policy's [`negative_ttl`](crate::ValuePolicyBuilder::negative_ttl), if it has one.
     ///
-    /// In the policy's tags a parameter, as in `users:id={id}`, stands for the id. Then each value depends on
+    /// In the policy's tags `{id}` stands for the id, as in `users:id={id}`. Then each value depends on
     /// its own row only, though one statement reads all of them: `load` must read nothing else of that table.
     ///
     /// ```
     /// use std::collections::HashMap;
     /// use std::time::Duration;
-    /// use tidegate::{Cache, Key, Memory, Policy};
+    /// use tidegate::{Cache, Key, Memory, ValuePolicy};
     ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tidegate::PolicyError> {
     /// let cache = Cache::new(Memory::new(64 << 20));
-    /// let policy = Policy::ttl(Duration::from_secs(60)).tag("users:id={id}");
+    /// let policy = ValuePolicy::ttl(Duration::from_secs(60)).tag("users:id={id}").build()?;
     /// let key = |id: &i32| Key::new("user").part(id.to_string()).finish();
     ///
     /// let names = cache.get_many([1, 2, 3], key, &policy, async |missing: Vec<i32>| {
@@ -66,7 +66,7 @@ impl Cache {
     ///     Ok::<_, ()>(missing.into_iter().map(|id| (id, format!("user {id}"))).collect::<HashMap<_, _>>())
     /// });
     /// assert_eq!(names.await.unwrap()[&2], "user 2");
-    /// # }
+    /// # Ok(()) }
     /// ```
     ///
     /// # Errors
@@ -76,7 +76,7 @@ impl Cache {
         &self,
         ids: impl IntoIterator<Item = I>,
         key: impl Fn(&I) -> Key,
-        policy: &Policy,
+        policy: &ValuePolicy,
         mut load: F,
     ) -> Result<HashMap<I, T>, E>
     where
@@ -85,8 +85,8 @@ impl Cache {
         F: AsyncFnMut(Vec<I>) -> Result<HashMap<I, T>, E>,
     {
         Record::note_lookup();
-        let policy = Arc::new(policy.clone());
-        let wanted = wanted(ids, |id| self.own_key(key(id)), &policy);
+        let wanted = wanted(ids, |id| self.own_key(key(id)), policy);
+        let policy = policy.settings().clone();
         let mut search = Many { cache: self, policy, found: HashMap::new() };
         let (missing, late) = search.look(wanted).await;
         search.load(missing, &mut load).await?;
@@ -103,7 +103,7 @@ impl Cache {
 fn wanted<I>(
     ids: impl IntoIterator<Item = I>,
     key: impl Fn(&I) -> Key,
-    policy: &Policy,
+    policy: &ValuePolicy,
 ) -> Vec<Wanted<I>>
 where
     I: Clone + Display + Eq + Hash,
@@ -111,7 +111,8 @@ where
     let mut seen = std::collections::HashSet::new();
     let once = ids.into_iter().filter(|id| seen.insert(id.clone()));
     once.map(|id| {
-        let tags = policy.tags_with(|_| Some(id.to_string().into())).unwrap_or_default();
+        // There is an id, so nothing is missing.
+        let tags = policy.tags(Some(&id.to_string())).unwrap_or_default();
         Wanted { key: key(&id), id, tags }
     })
     .collect()

@@ -1,8 +1,16 @@
 //! What one route, or one kind of value, wants of the cache.
+//!
+//! Lookups take a [`Policy`] in both cases. A [`ValuePolicy`] is one without what only requests have.
 
 use std::time::Duration;
 
 use super::template::{PolicyTag, TagTemplate};
+
+mod settings;
+mod value;
+
+use settings::freshness_settings;
+pub use value::{ValuePolicy, ValuePolicyBuilder};
 
 /// What one route wants: how long an answer lives, what it depends on, what tells answers apart,
 /// and what may be served stale.
@@ -54,6 +62,13 @@ pub(crate) enum QueryPart {
     All,
     Only(Vec<String>),
 }
+
+/// One or more policies make no sense, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct PolicyError(pub(crate) Vec<String>);
+
+freshness_settings!(Policy);
 
 impl Policy {
     /// Answers live for `ttl`, at most. With tracked reads the TTL only bounds how much is kept;
@@ -110,90 +125,6 @@ impl Policy {
     #[must_use]
     pub fn tag(mut self, template: &str) -> Self {
         self.tags.push(TagTemplate::parse(template));
-        self
-    }
-
-    /// Stores answers though not all that they depend on is tracked: reads by other means than
-    /// `Database::reader()`, tables without triggers, other services. Only the TTL and the
-    /// policy's own tags then bound how stale an answer can be.
-    #[must_use]
-    pub fn untracked(mut self) -> Self {
-        self.untracked = true;
-        self
-    }
-
-    /// Stores answers that say "there is none" (404 and 410, or `None`) for `ttl`. Without it they
-    /// are not stored.
-    #[must_use]
-    pub fn negative_ttl(mut self, ttl: Duration) -> Self {
-        self.negative_ttl = Some(ttl);
-        self
-    }
-
-    /// Shortens each entry's TTL by a random part of it, up to this share (0 to 1; 0.1 by default),
-    /// so that entries made together do not expire together.
-    #[must_use]
-    pub fn jitter(mut self, share: f64) -> Self {
-        self.jitter = share;
-        self
-    }
-
-    /// How eagerly an entry is refreshed before it expires, by the rule of Vattani, Chierichetti and
-    /// Lowenstein, "Optimal probabilistic cache stampede prevention" (VLDB 2015): their β, 1 by
-    /// default; 0 turns it off.
-    #[must_use]
-    pub fn early_refresh(mut self, beta: f64) -> Self {
-        self.early_refresh = beta;
-        self
-    }
-
-    /// Serves an expired answer for this long while a new one is made (RFC 5861, section 3). Only
-    /// the TTL may have passed: an answer that a change has made invalid is never served so.
-    #[must_use]
-    pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
-        self.stale_while_revalidate = window;
-        self
-    }
-
-    /// Serves the last known answer, however it became stale, for this long past its TTL when the
-    /// handler fails (RFC 5861, section 4). Never to a session that wrote something since.
-    #[must_use]
-    pub fn stale_if_error(mut self, window: Duration) -> Self {
-        self.stale_if_error = window;
-        self
-    }
-
-    /// After a failover, or a crash of the primary, serves responses of before it until their TTL while new ones are
-    /// computed: those that were valid on this node when it came, until the node learns of a change since. They may show
-    /// writes that were lost by the failover, and may lack writes of the moment before it that the node had not seen yet.
-    /// A node that was started since serves none.
-    #[must_use]
-    pub fn stale_after_failover(mut self) -> Self {
-        self.stale_after_failover = true;
-        self
-    }
-
-    /// How long the node may not have heard from the primary and still serve from the cache: the
-    /// largest δ of the guarantee. 5 s by default.
-    #[must_use]
-    pub fn max_staleness(mut self, bound: Duration) -> Self {
-        self.max_staleness = bound;
-        self
-    }
-
-    /// How long a request waits for another that is making the same answer, before it makes its
-    /// own. 3 s by default.
-    #[must_use]
-    pub fn wait(mut self, limit: Duration) -> Self {
-        self.wait = limit;
-        self
-    }
-
-    /// How long one node may be the only one that makes an answer: about as long as it takes at
-    /// worst. 2 s by default; zero leaves each node to itself.
-    #[must_use]
-    pub fn lease(mut self, limit: Duration) -> Self {
-        self.lease = limit;
         self
     }
 
@@ -279,6 +210,10 @@ impl Policy {
     #[must_use]
     pub fn shadow(mut self) -> Self {
         self.shadow = true;
+        self
+    }
+
+    fn settings(&mut self) -> &mut Self {
         self
     }
 

@@ -9,8 +9,8 @@ use super::cache::Cache;
 use super::kept::{Kept, Maybe, Value, Written};
 use super::lead::Lead;
 use super::lookup::{Ask, Hit, Lookup};
-use super::policy::Policy;
-use super::record::Record;
+use super::policy::{Policy, ValuePolicy};
+use super::record::{Record, Unfit};
 use crate::clock;
 use crate::entry::Key;
 use crate::observe;
@@ -31,7 +31,12 @@ impl Cache {
     ///
     /// What `load` returns. The cache's own faults never are: a value that can't be encoded or
     /// decoded is loaded.
-    pub async fn get_or_load<T, E, F>(&self, key: &Key, policy: &Policy, load: F) -> Result<T, E>
+    pub async fn get_or_load<T, E, F>(
+        &self,
+        key: &Key,
+        policy: &ValuePolicy,
+        load: F,
+    ) -> Result<T, E>
     where
         T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
         E: Send + 'static,
@@ -42,20 +47,21 @@ impl Cache {
     }
 
     /// The value for a key that there may be none for, as [`get_or_load`](Self::get_or_load). That there is
-    /// none is kept for the policy's [`negative_ttl`](Policy::negative_ttl), if it has one.
+    /// none is kept for the policy's [`negative_ttl`](crate::ValuePolicyBuilder::negative_ttl), if it has one.
     ///
     /// ```
     /// use std::time::Duration;
-    /// use tidegate::{Cache, Key, Memory, Policy};
+    /// use tidegate::{Cache, Key, Memory, ValuePolicy};
     ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tidegate::PolicyError> {
     /// let cache = Cache::new(Memory::new(64 << 20));
-    /// let policy = Policy::ttl(Duration::from_secs(60)).negative_ttl(Duration::from_secs(5));
+    /// let policy =
+    ///     ValuePolicy::ttl(Duration::from_secs(60)).negative_ttl(Duration::from_secs(5)).build()?;
     /// let key = Key::new("user").part("42").finish();
     ///
     /// let user = cache.find_or_load(&key, &policy, async || Ok::<Option<String>, ()>(None)).await;
     /// assert_eq!(user, Ok(None));
-    /// # }
+    /// # Ok(()) }
     /// ```
     ///
     /// # Errors
@@ -64,7 +70,7 @@ impl Cache {
     pub async fn find_or_load<T, E, F>(
         &self,
         key: &Key,
-        policy: &Policy,
+        policy: &ValuePolicy,
         load: F,
     ) -> Result<Option<T>, E>
     where
@@ -76,28 +82,43 @@ impl Cache {
         self.obtain(key, policy, load).await.map(|Maybe(value)| value)
     }
 
-    async fn obtain<V, E, F>(&self, key: &Key, policy: &Policy, load: F) -> Result<V, E>
+    async fn obtain<V, E, F>(&self, key: &Key, policy: &ValuePolicy, load: F) -> Result<V, E>
     where
         V: Kept,
         F: AsyncFnOnce() -> Result<V, E>,
     {
         Record::note_lookup();
-        let tags = policy.tags_with(|_| None).unwrap_or_default();
-        let policy = Arc::new(policy.clone());
+        let tags = policy.tags(None);
+        if tags.is_none() {
+            policy.warn_of_missing_id();
+        }
+        let policy = policy.settings();
+        let Some(tags) = tags else { return self.compute_unstored(policy, load).await };
         let key = &*self.own(key);
         let ask = Ask { tags, holds: Some(V::is_in), ..Ask::default() };
-        match self.lookup(key, &policy, ask.clone()).await {
+        match self.lookup(key, policy, ask.clone()).await {
             Lookup::Hit(hit) => match V::read(&hit.found.entry) {
-                Some(value) => self.renew_or_serve((hit, value), &policy, load).await,
-                None => compute(&self.record(Some(&policy), ask), &policy, load).await,
+                Some(value) => self.renew_or_serve((hit, value), policy, load).await,
+                None => compute(&self.record(Some(policy), ask), policy, load).await,
             },
-            Lookup::Miss(lead) => self.load(*lead, &policy, load).await,
+            Lookup::Miss(lead) => self.load(*lead, policy, load).await,
             Lookup::Bypass(bypass) => {
                 self.shared.counters.count(crate::outcome::Outcome::Bypass(bypass.reason));
-                let loaded = compute(&bypass.record, &policy, load).await;
-                self.or_fallback(loaded, bypass.fallback.as_ref(), &policy)
+                let loaded = compute(&bypass.record, policy, load).await;
+                self.or_fallback(loaded, bypass.fallback.as_ref(), policy)
             }
         }
+    }
+
+    /// Loads a value of which is not known what it depends on.
+    async fn compute_unstored<V, E, F>(&self, policy: &Arc<Policy>, load: F) -> Result<V, E>
+    where
+        V: Kept,
+        F: AsyncFnOnce() -> Result<V, E>,
+    {
+        let record = self.record(Some(policy), Ask::default());
+        record.unfit(Unfit::new("missing-id", "a tag of a value's policy has a place for an id"));
+        compute(&record, policy, load).await
     }
 
     /// A value that is due is made anew by the one who found it so; others get the present one.

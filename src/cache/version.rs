@@ -99,10 +99,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{Memory, Policy};
+    use crate::{Memory, ValuePolicy};
 
     async fn get(cache: &Cache, value: u8) -> (u8, Option<u8>, u8) {
-        let policy = Policy::ttl(Duration::from_mins(1)).early_refresh(0.0).tag("t");
+        let policy =
+            ValuePolicy::ttl(Duration::from_mins(1)).early_refresh(0.0).tag("t").build().unwrap();
         let key = |name: &u8| Key::new("t").part([*name]).finish();
         let load = async || Ok::<_, ()>(value);
         let one = cache.get_or_load(&key(&0), &policy, load).await.unwrap();

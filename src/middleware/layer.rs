@@ -9,7 +9,7 @@ use tower_layer::Layer;
 use super::capture::Rooms;
 use super::service::CacheService;
 use super::session::Sessions;
-use crate::cache::{Cache, Policy};
+use crate::cache::{Cache, Policy, PolicyError};
 use crate::traffic::{Traffic, Watch};
 
 /// Bytes of bodies that are being kept at a time, unless told otherwise.
@@ -69,11 +69,6 @@ impl Route {
         Self { policy: Arc::new(policy), traffic: Arc::default() }
     }
 }
-
-/// Policies that make no sense.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.join("; "))]
-pub struct PolicyError(Vec<String>);
 
 impl CacheLayer {
     /// A layer without policies: everything passes.

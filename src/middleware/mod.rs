@@ -52,8 +52,8 @@ pub use body::Body;
 #[cfg(feature = "admin")]
 pub(crate) use explain::{Dependency, Explained, Stored};
 pub use future::ResponseFuture;
+pub use layer::CacheLayer;
 #[cfg(feature = "admin")]
 pub(crate) use layer::Routes;
-pub use layer::{CacheLayer, PolicyError};
 pub use service::CacheService;
 pub use session::{SecretError, Sessions};

@@ -9,7 +9,7 @@ use super::database::Database;
 use super::dependencies::{Dependencies, Equality, Family, Given, Parameter};
 use super::executor::Statement;
 use super::plan::dependencies;
-use crate::cache::{Cache, Policy, PolicyTag, Record};
+use crate::cache::{Cache, PolicyTag, Record, ValuePolicy};
 use crate::entry::Key;
 
 /// A database whose reads are answered from a cache, by [`Database::cached`].
@@ -17,7 +17,7 @@ use crate::entry::Key;
 pub struct Cached {
     db: Database,
     cache: Cache,
-    policy: Policy,
+    policy: ValuePolicy,
 }
 
 /// What can be read from a row, and kept.
@@ -57,16 +57,16 @@ impl Database {
     /// the cache's [`version`](Cache::version) with it.
     ///
     /// ```no_run
-    /// # async fn example(db: tidegate::Database, cache: tidegate::Cache) -> Result<(), sqlx::Error> {
+    /// # async fn example(db: tidegate::Database, cache: tidegate::Cache) -> Result<(), Box<dyn std::error::Error>> {
     /// use std::time::Duration;
-    /// use tidegate::Policy;
+    /// use tidegate::ValuePolicy;
     ///
-    /// let cached = db.cached(&cache, Policy::ttl(Duration::from_secs(600)));
+    /// let cached = db.cached(&cache, ValuePolicy::ttl(Duration::from_secs(600)).build()?);
     /// let names: Vec<(i32, String)> =
     ///     cached.fetch_all(sqlx::query("select id, name from users where org = $1").bind(7)).await?;
     /// # Ok(()) }
     /// ```
-    pub fn cached(&self, cache: &Cache, policy: Policy) -> Cached {
+    pub fn cached(&self, cache: &Cache, policy: ValuePolicy) -> Cached {
         Cached { db: self.clone(), cache: cache.clone(), policy }
     }
 }
@@ -87,7 +87,7 @@ impl Cached {
     }
 
     /// The first row, if there is one. That there is none is kept if the policy has a
-    /// [`negative_ttl`](Policy::negative_ttl).
+    /// [`negative_ttl`](crate::ValuePolicyBuilder::negative_ttl).
     ///
     /// # Errors
     ///

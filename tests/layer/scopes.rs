@@ -12,6 +12,7 @@ use axum::routing::get;
 use futures_util::future::BoxFuture;
 use tidegate::{
     BypassReason, Cache, CacheLayer, Event, Key, Memory, Outcome, Policy, Record, StaleReason,
+    ValuePolicy, ValuePolicyBuilder,
 };
 use tokio::time::{Instant, advance};
 
@@ -19,6 +20,10 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn lasting(seconds: u64) -> Policy {
     Policy::ttl(SECOND * u32::try_from(seconds).unwrap()).jitter(0.0).early_refresh(0.0)
+}
+
+fn values(seconds: u64) -> ValuePolicyBuilder {
+    ValuePolicy::ttl(SECOND * u32::try_from(seconds).unwrap()).jitter(0.0).early_refresh(0.0)
 }
 
 fn cache() -> Cache {
@@ -43,7 +48,7 @@ impl Counter {
 const WAYS: [&str; 4] = ["one", "maybe", "many", "router"];
 
 fn inner(cache: &Cache, counter: &Counter, way: &'static str) -> BoxFuture<'static, usize> {
-    let (policy, key) = (lasting(5), key(way));
+    let (policy, key) = (values(5).build().unwrap(), key(way));
     let (cache, counter) = (cache.clone(), counter.clone());
     Box::pin(async move {
         match way {
@@ -65,7 +70,7 @@ fn inner(cache: &Cache, counter: &Counter, way: &'static str) -> BoxFuture<'stat
             }
             _ => {
                 let handler = async move || counter.next().to_string();
-                let layer = CacheLayer::with_policy(cache.clone(), policy).namespace("inner");
+                let layer = CacheLayer::with_policy(cache.clone(), lasting(5)).namespace("inner");
                 let app = Router::new().route("/", get(handler)).layer(layer);
                 ask(&app, "/").await.0.parse().unwrap()
             }
@@ -84,9 +89,13 @@ async fn what_holds_a_value_that_only_time_bounds_lasts_no_longer_than_it() {
             }
             let outer = async || {
                 let compute = async || Ok::<_, ()>(inner(&cache, &counter, way).await);
-                let middle =
-                    async || cache.get_or_load(&key("middle"), &lasting(600), compute).await;
-                cache.get_or_load(&key("outer"), &lasting(600), middle).await.unwrap()
+                let middle = async || {
+                    cache.get_or_load(&key("middle"), &values(600).build().unwrap(), compute).await
+                };
+                cache
+                    .get_or_load(&key("outer"), &values(600).build().unwrap(), middle)
+                    .await
+                    .unwrap()
             };
             assert_eq!(outer().await, 1);
             advance((SECOND * (5 - head_start)).saturating_sub(Duration::from_millis(1))).await;
@@ -119,13 +128,13 @@ async fn a_route_lasts_no_longer_than_what_it_holds() {
 #[tokio::test(start_paused = true)]
 async fn tags_of_a_value_are_those_of_what_holds_it() {
     let (cache, counter) = (cache(), Counter::default());
-    let tagged = lasting(600).tag("prices");
+    let tagged = values(600).tag("prices").build().unwrap();
     let outer = async || {
         let compute = async || {
             let load = async || Ok::<_, ()>(counter.next());
             cache.get_or_load(&key("inner"), &tagged, load).await
         };
-        cache.get_or_load(&key("outer"), &lasting(600), compute).await.unwrap()
+        cache.get_or_load(&key("outer"), &values(600).build().unwrap(), compute).await.unwrap()
     };
     let found = async || {
         cache.get_or_load(&key("inner"), &tagged, async || Ok::<_, ()>(counter.next())).await
@@ -143,7 +152,7 @@ async fn tags_of_a_value_are_those_of_what_holds_it() {
 #[tokio::test(start_paused = true)]
 async fn what_holds_a_stale_value_is_not_kept() {
     let (cache, counter) = (cache(), Counter::default());
-    let policy = lasting(5).stale_if_error(SECOND * 600);
+    let policy = values(5).stale_if_error(SECOND * 600).build().unwrap();
     let outer = async || {
         let compute = async || {
             let load = async || match counter.next() {
@@ -153,7 +162,7 @@ async fn what_holds_a_stale_value_is_not_kept() {
             };
             cache.get_or_load(&key("inner"), &policy, load).await
         };
-        cache.get_or_load(&key("outer"), &lasting(600), compute).await
+        cache.get_or_load(&key("outer"), &values(600).build().unwrap(), compute).await
     };
     assert_eq!(outer().await, Ok(1));
     advance(SECOND * 6).await;
@@ -221,7 +230,7 @@ async fn work_in_the_background_is_no_part_of_what_set_it_off() {
 #[tokio::test(start_paused = true)]
 async fn what_asks_for_itself_is_told_at_once() {
     let (cache, counter) = (cache(), Counter::default());
-    let policy = lasting(600).wait(SECOND * 600);
+    let policy = values(600).wait(SECOND * 600).build().unwrap();
     let one = async || {
         let other = async || {
             let again = async || Ok::<_, ()>(counter.next());

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::common::eventually;
 use sqlx::Connection;
 use tidegate::{
-    Cache, Database, DatabaseOptions, Event, Key, Listener, Memory, MissReason, Outcome, Policy,
-    Triggers,
+    Cache, Database, DatabaseOptions, Event, Key, Listener, Memory, MissReason, Outcome, Triggers,
+    ValuePolicy, ValuePolicyBuilder,
 };
 use tidegate_testing::Postgres;
 use tokio::sync::Semaphore;
@@ -20,8 +20,12 @@ fn key(id: &i32) -> Key {
     Key::new("user").part(id.to_string()).finish()
 }
 
-fn by_row() -> Policy {
-    Policy::ttl(TTL).jitter(0.0).early_refresh(0.0).tag("users:id={id}")
+fn by_row() -> ValuePolicy {
+    by_row_builder().build().unwrap()
+}
+
+fn by_row_builder() -> ValuePolicyBuilder {
+    ValuePolicy::ttl(TTL).jitter(0.0).early_refresh(0.0).tag("users:id={id}")
 }
 
 /// What was asked for, call by call.
@@ -64,7 +68,9 @@ async fn what_is_missing_is_loaded_in_one_go_and_each_once() {
 #[tokio::test(start_paused = true)]
 async fn that_there_is_none_is_kept_if_the_policy_says_so() {
     let cache = Cache::new(Memory::new(1 << 20));
-    for (policy, loads) in [(by_row(), 3), (by_row().negative_ttl(Duration::from_secs(5)), 2)] {
+    for (policy, loads) in
+        [(by_row(), 3), (by_row_builder().negative_ttl(Duration::from_secs(5)).build().unwrap(), 2)]
+    {
         let calls = Calls::default();
         let none = Key::new("none").part(loads.to_string()).finish();
         for wait in [0, 0, 6] {
@@ -87,7 +93,7 @@ async fn that_there_is_none_is_kept_if_the_policy_says_so() {
         assert_eq!(calls.lock().unwrap().len(), if loads == 3 { 2 } else { 1 });
     }
     // Who does not know of such answers loads.
-    let policy = by_row().negative_ttl(TTL);
+    let policy = by_row_builder().negative_ttl(TTL).build().unwrap();
     let none = async || Ok::<Option<u32>, ()>(None);
     assert_eq!(cache.find_or_load(&key(&7), &policy, none).await, Ok(None));
     assert_eq!(cache.get_or_load(&key(&7), &policy, async || Ok::<u32, ()>(7)).await, Ok(7));
@@ -105,7 +111,7 @@ async fn two_who_want_the_same_in_another_order_wait_for_each_other_and_not_for_
             Ok::<_, ()>(ids.into_iter().map(|id| (id, id)).collect::<HashMap<_, _>>())
         }
     };
-    let policy = by_row().wait(TTL);
+    let policy = by_row_builder().wait(TTL).build().unwrap();
     let get = |ids: [i32; 3]| cache.get_many(ids, key, &policy, load);
     let opened = async {
         eventually("both load", async || calls.lock().unwrap().len() == 2).await;
@@ -120,7 +126,7 @@ async fn two_who_want_the_same_in_another_order_wait_for_each_other_and_not_for_
 #[tokio::test(start_paused = true)]
 async fn a_load_that_fails_is_an_error_unless_all_that_is_missing_has_a_stale_value() {
     let cache = Cache::new(Memory::new(1 << 20));
-    let policy = by_row().stale_if_error(TTL);
+    let policy = by_row_builder().stale_if_error(TTL).build().unwrap();
     let calls = Calls::default();
     cache.get_many([1, 2], key, &policy, numbered(&calls)).await.unwrap();
     tokio::time::advance(TTL + Duration::from_secs(1)).await;
@@ -142,7 +148,7 @@ async fn a_batch_may_be_larger_than_the_number_of_makers() {
 #[tokio::test(start_paused = true)]
 async fn what_is_due_is_made_anew_by_who_finds_it_so() {
     let cache = Cache::new(Memory::new(1 << 20));
-    let policy = by_row().stale_while_revalidate(TTL);
+    let policy = by_row_builder().stale_while_revalidate(TTL).build().unwrap();
     let calls = Calls::default();
     for after in [0, 61, 1] {
         tokio::time::advance(Duration::from_secs(after)).await;
@@ -167,7 +173,7 @@ async fn a_row_that_changes_makes_its_own_value_invalid_and_no_other() {
     let db = DatabaseOptions::new(server.url()).connect().await.unwrap();
     let cache = Cache::new(Memory::new(1 << 20));
     Listener::spawn(&db, &cache).await.unwrap();
-    let policy = by_row().negative_ttl(TTL);
+    let policy = by_row_builder().negative_ttl(TTL).build().unwrap();
     let get = async || {
         cache.get_many(1..=51, key, &policy, async |ids| names(&db, ids).await).await.unwrap()
     };

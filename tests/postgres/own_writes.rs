@@ -8,7 +8,9 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, Request};
 use axum::routing::any;
 use sqlx::PgPool;
-use tidegate::{Cache, CacheLayer, Database, Key, Listener, Memory, Policy, Record, Sessions};
+use tidegate::{
+    Cache, CacheLayer, Database, Key, Listener, Memory, Policy, Record, Sessions, ValuePolicy,
+};
 use tidegate_testing::Postgres;
 
 use super::common::{ask, eventually, read, send};
@@ -30,6 +32,10 @@ struct Bed {
 
 fn policy() -> Policy {
     Policy::ttl(TTL).early_refresh(0.0)
+}
+
+fn values() -> ValuePolicy {
+    ValuePolicy::ttl(TTL).early_refresh(0.0).build().unwrap()
 }
 
 impl Bed {
@@ -70,7 +76,7 @@ impl Bed {
                     Ok::<_, ()>(())
                 };
                 let key = Key::new("nested write").part(name).finish();
-                self.cache.get_or_load(&key, &policy(), load).await.unwrap();
+                self.cache.get_or_load(&key, &values(), load).await.unwrap();
             }
         }
     }
@@ -84,12 +90,12 @@ impl Bed {
         match how {
             "reader" => fresh().await.unwrap(),
             "cached" => {
-                let cached = self.db.cached(&self.cache, policy());
+                let cached = self.db.cached(&self.cache, values());
                 cached.fetch_one::<(String,)>(sql).await.unwrap().0
             }
             "value" => {
                 let key = Key::new("name").finish();
-                self.cache.get_or_load(&key, &policy(), fresh).await.unwrap()
+                self.cache.get_or_load(&key, &values(), fresh).await.unwrap()
             }
             _ => ask(&self.router(), "/cached/reader").await.0,
         }

@@ -6,8 +6,8 @@ use crate::common::eventually;
 use serde::{Deserialize, Serialize};
 use sqlx::Connection;
 use tidegate::{
-    Cache, Cached, Database, DatabaseOptions, Event, Listener, Memory, Outcome, Policy, Tier,
-    Triggers,
+    Cache, Cached, Database, DatabaseOptions, Event, Listener, Memory, Outcome, Tier, Triggers,
+    ValuePolicy,
 };
 use tidegate_testing::Postgres;
 
@@ -44,7 +44,7 @@ impl World {
     }
 
     fn cached(&self) -> Cached {
-        self.db.cached(&self.cache, Policy::ttl(TTL).early_refresh(0.0))
+        self.db.cached(&self.cache, ValuePolicy::ttl(TTL).early_refresh(0.0).build().unwrap())
     }
 
     fn hits(&self) -> u64 {
@@ -126,7 +126,8 @@ async fn what_is_not_to_be_kept_is_asked_each_time() {
 #[tokio::test]
 async fn it_can_be_asked_from_any_task_and_narrowed() {
     let world = World::new().await;
-    let policy = |id: i32| Policy::ttl(TTL).early_refresh(0.0).tag(&format!("users:id={id}"));
+    let policy = ValuePolicy::ttl(TTL).early_refresh(0.0).build().unwrap();
+    let policy = |id: i32| policy.with_tags([format!("users:id={id}")]);
     let ask = |id: i32| {
         let cached = world.db.cached(&world.cache, policy(id));
         tokio::spawn(async move {

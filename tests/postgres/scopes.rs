@@ -14,6 +14,7 @@ use futures_util::future::BoxFuture;
 use sqlx::PgConnection;
 use tidegate::{
     Cache, CacheLayer, Database, Key, Listener, Memory, Outcome, Policy, Record, Triggers,
+    ValuePolicy,
 };
 use tidegate_testing::Postgres;
 
@@ -50,6 +51,10 @@ const OUTER: [Outer; 4] = [Outer::Route, Outer::One, Outer::Perhaps, Outer::Many
 
 fn policy() -> Policy {
     Policy::ttl(TTL).jitter(0.0).early_refresh(0.0)
+}
+
+fn values() -> ValuePolicy {
+    ValuePolicy::ttl(TTL).jitter(0.0).early_refresh(0.0).build().unwrap()
 }
 
 fn key(of: &str, name: &str) -> Key {
@@ -176,14 +181,14 @@ impl Bed {
 fn value(cache: Cache, key: Key, load: Load) -> BoxFuture<'static, String> {
     Box::pin(async move {
         let load = move || load().map(Ok::<_, ()>);
-        cache.get_or_load(&key, &policy(), load).await.unwrap()
+        cache.get_or_load(&key, &values(), load).await.unwrap()
     })
 }
 
 fn perhaps(cache: Cache, key: Key, load: Load) -> BoxFuture<'static, String> {
     Box::pin(async move {
         let load = move || load().map(|loaded| Ok::<_, ()>(Some(loaded)));
-        cache.find_or_load(&key, &policy(), load).await.unwrap().unwrap()
+        cache.find_or_load(&key, &values(), load).await.unwrap().unwrap()
     })
 }
 
@@ -192,7 +197,7 @@ fn many(cache: Cache, key: Key, load: Load) -> BoxFuture<'static, String> {
     let load = move |ids: Vec<i32>| once.load(ids);
     let keys = move |_: &i32| key.clone();
     Box::pin(async move {
-        let found = cache.get_many([1], keys, &policy(), load).await;
+        let found = cache.get_many([1], keys, &values(), load).await;
         found.unwrap().remove(&1).unwrap()
     })
 }
@@ -221,7 +226,7 @@ impl Future for Loading {
 fn cached(bed: Arc<Bed>, name: String) -> BoxFuture<'static, String> {
     Box::pin(async move {
         let query = sqlx::query("select v::text, $1 from items where id = 1").bind(name);
-        let cached = bed.db.cached(&bed.cache, policy());
+        let cached = bed.db.cached(&bed.cache, values());
         cached.fetch_one::<(String, String)>(query).await.unwrap().0
     })
 }
@@ -326,13 +331,14 @@ async fn what_holds_the_time_of_day_lasts_no_longer_than_the_value_that_brought_
         .psql("create view clocked as select id, now()::text as at from items")
         .await
         .unwrap();
-    let short = || Policy::ttl(std::time::Duration::from_secs(60)).jitter(0.0).early_refresh(0.0);
+    let short = ValuePolicy::ttl(std::time::Duration::from_secs(60)).jitter(0.0).early_refresh(0.0);
+    let short = short.build().unwrap();
     for sql in
         ["select now()::text from items", "select at from clocked", "select v::text from items"]
     {
-        let (db, cache) = (bed.db.clone(), bed.cache.clone());
+        let (db, cache, short) = (bed.db.clone(), bed.cache.clone(), short.clone());
         let handler = async move || {
-            let row: (String,) = db.cached(&cache, short()).fetch_one(sql).await.unwrap();
+            let row: (String,) = db.cached(&cache, short.clone()).fetch_one(sql).await.unwrap();
             row.0
         };
         let layer = CacheLayer::with_policy(bed.cache.clone(), policy()).namespace(sql);

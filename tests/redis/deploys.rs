@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::Connection;
 use tidegate::{
     Cache, CacheLayer, Database, DatabaseOptions, Guard, Key, Listener, Memory, MissReason,
-    Outcome, Policy, Redis, Row, Tier, Tiered, Triggers,
+    Outcome, Policy, Redis, Row, Tier, Tiered, Triggers, ValuePolicy,
 };
 use tidegate_testing::{Postgres, RedisServer};
 
@@ -76,6 +76,10 @@ fn policy() -> Policy {
     Policy::ttl(TTL).early_refresh(0.0)
 }
 
+fn values() -> ValuePolicy {
+    ValuePolicy::ttl(TTL).early_refresh(0.0).build().unwrap()
+}
+
 async fn balance(State(service): State<Service>) -> String {
     let query = sqlx::query_scalar::<_, i32>("select balance from accounts where id = 1");
     format!("{}{}", service.form, query.fetch_one(service.db.reader()).await.unwrap())
@@ -126,10 +130,10 @@ async fn read<T: Account>(cache: &Cache, db: &Database) -> Vec<T> {
         Ok::<_, sqlx::Error>(sorted.into_iter().zip(rows).collect::<HashMap<_, _>>())
     };
     let key = |id: &i32| Key::new("account").part(id.to_string()).finish();
-    let cached = db.cached(cache, policy());
+    let cached = db.cached(cache, values());
     let query = |id: i32| sqlx::query(SQL).bind(vec![id]);
-    let mut all = vec![cache.get_or_load(&key(&0), &policy(), one).await.unwrap()];
-    all.extend(cache.get_many([1], key, &policy(), many).await.unwrap().remove(&1));
+    let mut all = vec![cache.get_or_load(&key(&0), &values(), one).await.unwrap()];
+    all.extend(cache.get_many([1], key, &values(), many).await.unwrap().remove(&1));
     all.push(cached.fetch_one(query(1)).await.unwrap());
     all.extend(cached.fetch_all(query(1)).await.unwrap());
     all

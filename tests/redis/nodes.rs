@@ -12,7 +12,7 @@ use redis::cmd;
 use sqlx::Connection;
 use tidegate::{
     Cache, CacheLayer, Database, DatabaseOptions, Guard, Key, Listener, Memory, Policy, Redis,
-    Tiered, Triggers,
+    Tiered, Triggers, ValuePolicy,
 };
 use tidegate_testing::{Postgres, RedisServer};
 
@@ -255,7 +255,7 @@ async fn a_node_that_starts_right_after_another_serves_what_that_one_stored() {
         let patient = Guard::new(redis).read_within(Duration::from_secs(5));
         Cache::new(Tiered::with_guard(Memory::new(16 << 20), patient))
     };
-    let (key, policy) = (Key::new("first").finish(), Policy::ttl(TTL));
+    let (key, policy) = (Key::new("first").finish(), ValuePolicy::ttl(TTL).build().unwrap());
     let (first, second) = (cache().await, cache().await);
     // On one thread it is stopped before it looks at the log for a second time.
     Listener::spawn(&world.db, &first).await.unwrap().stop();

@@ -10,7 +10,9 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{Cache, Event, Key, Memory, MissReason, Outcome, Policy, Tier};
+use crate::{
+    Cache, Event, Key, Memory, MissReason, Outcome, Tier, ValuePolicy, ValuePolicyBuilder,
+};
 
 trait Value: Serialize + DeserializeOwned + Clone + Send + Sync + PartialEq + Debug + 'static {}
 
@@ -27,8 +29,12 @@ fn key() -> Key {
     Key::new("account").part("7").finish()
 }
 
-fn policy() -> Policy {
-    Policy::ttl(Duration::from_mins(1)).early_refresh(0.0)
+fn policy() -> ValuePolicy {
+    builder().build().unwrap()
+}
+
+fn builder() -> ValuePolicyBuilder {
+    ValuePolicy::ttl(Duration::from_mins(1)).early_refresh(0.0)
 }
 
 async fn get<T: Value>(cache: &Cache, value: &T) -> T {
@@ -237,7 +243,8 @@ async fn get_many_checks_the_shape_of_each_value() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stale_value_of_another_shape_never_replaces_an_error() {
-    let (cache, policy) = (cache(), policy().stale_if_error(Duration::from_mins(9)));
+    let (cache, policy) = (cache(), builder().stale_if_error(Duration::from_mins(9)));
+    let policy = policy.build().unwrap();
     let one = value! { struct Range { from: u8, to: u8 } => Range { from: 1, to: 2 } };
     let mut other = value! { struct Range { to: u8, from: u8 } => Some(Range { from: 1, to: 2 }) };
     let load = async || Ok::<_, &str>(one.clone());
@@ -251,10 +258,30 @@ async fn a_stale_value_of_another_shape_never_replaces_an_error() {
 
 #[tokio::test]
 async fn a_stored_none_is_a_miss_for_a_type_without_none() {
-    let (cache, policy) = (cache(), policy().negative_ttl(Duration::from_mins(1)));
+    let (cache, policy) = (cache(), builder().negative_ttl(Duration::from_mins(1)));
+    let policy = policy.build().unwrap();
     let none = async || Ok::<Option<u32>, ()>(None);
     assert_eq!(cache.find_or_load(&key(), &policy, none).await, Ok(None));
     assert_eq!(get(&cache, &5_u32).await, 5);
     let never = async || Err::<Option<u32>, ()>(());
     assert_eq!(cache.find_or_load(&key(), &policy, never).await, Ok(Some(5)), "it is stored now");
+}
+
+#[tokio::test]
+async fn a_value_whose_tag_lacks_its_id_is_loaded_and_not_stored() {
+    let cache = cache();
+    let policy = builder().untracked().tag("carts").tag("carts:user={id}").build().unwrap();
+    for value in 1..3 {
+        let loaded = cache.get_or_load(&key(), &policy, async || Ok::<_, ()>(value)).await;
+        assert_eq!(loaded, Ok(value));
+    }
+    let many = async |ids: Vec<u8>| Ok::<_, ()>(ids.into_iter().map(|id| (id, 3)).collect());
+    let of_ids = |id: &u8| Key::new("cart").part([*id]).finish();
+    cache.get_many([7], of_ids, &policy, many).await.unwrap();
+    let again = async |_: Vec<u8>| Err::<HashMap<u8, i32>, _>("loaded");
+    assert_eq!(cache.get_many([7], of_ids, &policy, again).await.unwrap()[&7], 3, "it has its id");
+    cache.invalidate(["carts:user=7"]).await.unwrap();
+    let gone = cache
+        .get_many([7], of_ids, &policy, async |_: Vec<u8>| Err::<HashMap<u8, i32>, _>("loaded"));
+    assert_eq!(gone.await, Err("loaded"));
 }

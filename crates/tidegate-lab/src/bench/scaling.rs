@@ -9,7 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::routing::get;
 use serde::Serialize;
-use tidegate::{Cache, CacheLayer, Key, Memory, Policy};
+use tidegate::{Cache, CacheLayer, Key, Memory, Policy, PolicyError, ValuePolicy};
 use tokio::time::Instant;
 use tower::Service;
 
@@ -87,7 +87,7 @@ async fn by_keys(options: &Options) -> Result<Curve, Failure> {
     let (mut points, mut count) = (Vec::new(), 1000);
     while count <= options.keys {
         let cache = Cache::new(Memory::new(ROOM));
-        fill(&cache, count, &policy(1)).await?;
+        fill(&cache, count, &policy(1)?).await?;
         points.push(Point { at: count, nanos: hits(&cache, count, 1, options).await? });
         count *= 10;
     }
@@ -99,7 +99,7 @@ async fn by_tags(options: &Options) -> Result<Curve, Failure> {
     let mut points = Vec::new();
     for tags in [1, 2, 4, 8, 16, 32, 64] {
         let cache = Cache::new(Memory::new(ROOM));
-        fill(&cache, 1, &policy(tags)).await?;
+        fill(&cache, 1, &policy(tags)?).await?;
         points.push(Point { at: tags, nanos: hits(&cache, 1, tags, options).await? });
     }
     Ok(Curve { by: "tags", points })
@@ -110,7 +110,7 @@ async fn by_bytes(options: &Options) -> Result<Curve, Failure> {
     let mut points = Vec::new();
     for size in [100, 1 << 10, 10 << 10, 100 << 10, 1 << 20, 10 << 20] {
         let body = Bytes::from(vec![b'x'; size]);
-        let policy = policy(1).body_limit(size);
+        let policy = Policy::ttl(Duration::from_secs(3600)).untracked().body_limit(size);
         let layer = CacheLayer::with_policy(Cache::new(Memory::new(ROOM)), policy);
         let mut app = Router::new().route("/", get(async move || body)).layer(layer);
         let is_hit = ask(&mut app, size).await? | ask(&mut app, size).await?;
@@ -151,7 +151,7 @@ async fn bound() -> Result<Bound, Failure> {
     let cache = Cache::new(Memory::new(CAPACITY));
     for at in 0..CAPACITY * 10 / 1024 {
         let load = async || Ok::<_, ()>("x".repeat(512));
-        let loaded = cache.get_or_load(&key(at), &policy(1), load).await;
+        let loaded = cache.get_or_load(&key(at), &policy(1)?, load).await;
         loaded.map_err(|()| "no value")?;
     }
     let kept = cache.store_status().memory.ok_or("no memory")?;
@@ -159,7 +159,7 @@ async fn bound() -> Result<Bound, Failure> {
     Ok(Bound { capacity: CAPACITY, counted: kept.bytes, entries: kept.entries, resident })
 }
 
-async fn fill(cache: &Cache, count: u64, policy: &Policy) -> Result<(), Failure> {
+async fn fill(cache: &Cache, count: u64, policy: &ValuePolicy) -> Result<(), Failure> {
     for at in 0..count {
         let load = async || Ok::<_, ()>(at);
         cache.get_or_load(&key(at), policy, load).await.map_err(|()| "no value")?;
@@ -173,7 +173,7 @@ async fn fill(cache: &Cache, count: u64, policy: &Policy) -> Result<(), Failure>
 
 /// What one takes, in nanoseconds.
 async fn hits(cache: &Cache, keys: u64, tags: u64, options: &Options) -> Result<Spread, Failure> {
-    let (mut random, policy) = (fastrand::Rng::with_seed(options.seed), policy(tags));
+    let (mut random, policy) = (fastrand::Rng::with_seed(options.seed), policy(tags)?);
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         let start = Instant::now();
@@ -189,9 +189,9 @@ async fn hits(cache: &Cache, keys: u64, tags: u64, options: &Options) -> Result<
     Spread::of(rounds).ok_or_else(|| "no rounds".into())
 }
 
-fn policy(tags: u64) -> Policy {
-    let policy = Policy::ttl(Duration::from_secs(3600)).untracked();
-    (0..tags).fold(policy, |policy, at| policy.tag(&format!("tag-{at}")))
+fn policy(tags: u64) -> Result<ValuePolicy, PolicyError> {
+    let policy = ValuePolicy::ttl(Duration::from_secs(3600)).untracked().build()?;
+    Ok(policy.with_tags((0..tags).map(|at| format!("tag-{at}"))))
 }
 
 fn key(at: u64) -> Key {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::{Cache, Cached, Database, DatabaseOptions, Listener, Memory, Policy, Triggers};
+use crate::{Cache, Cached, Database, DatabaseOptions, Listener, Memory, Triggers, ValuePolicy};
 use tidegate_testing::{Postgres, eventually};
 
 struct World {
@@ -26,7 +26,10 @@ impl World {
     }
 
     fn cached(&self) -> Cached {
-        self.db.cached(&self.cache, Policy::ttl(Duration::from_mins(1)).early_refresh(0.0))
+        self.db.cached(
+            &self.cache,
+            ValuePolicy::ttl(Duration::from_mins(1)).early_refresh(0.0).build().expect("policy"),
+        )
     }
 
     async fn numbers(&self, sql: &str) -> Vec<(i32,)> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use tidegate::{Cache, Key, Memory, Policy};
+use tidegate::{Cache, Key, Memory, PolicyError, ValuePolicy};
 
 use super::trace::{Trace, Writes};
 use crate::Failure;
@@ -36,7 +36,7 @@ struct Replay<'a> {
     trace: &'a Trace,
     by: By,
     cache: Cache,
-    policies: Vec<Option<Policy>>,
+    policies: Vec<Option<ValuePolicy>>,
     /// How often each row was written.
     versions: Vec<u32>,
     /// When each key's entry was made.
@@ -81,7 +81,10 @@ impl Replay<'_> {
             self.cache.invalidate([format!("k:id={key:010}")]).await?;
         }
         let table = self.trace.tables[row as usize];
-        let policy = self.policies[number].get_or_insert_with(|| policy(by, key, row, table));
+        let policy = match &mut self.policies[number] {
+            Some(policy) => policy,
+            none => none.insert(policy(by, key, row, table)?),
+        };
         let (now, mut is_hit) = (self.versions[row as usize], true);
         let load = async || {
             is_hit = false;
@@ -115,13 +118,14 @@ fn name(key: u32) -> Key {
     Key::new("trace").part(key.to_be_bytes()).finish()
 }
 
-fn policy(by: By, key: u32, row: u32, table: u32) -> Policy {
-    let policy = Policy::ttl(Duration::from_secs(1 << 30)).untracked();
-    policy.tag(&match by {
+fn policy(by: By, key: u32, row: u32, table: u32) -> Result<ValuePolicy, PolicyError> {
+    let policy = ValuePolicy::ttl(Duration::from_secs(1 << 30)).untracked();
+    let tag = match by {
         By::Ttl(_) => format!("k:id={key:010}"),
         By::Table => table_tag(table),
         By::Row => row_tag(table, row),
-    })
+    };
+    policy.tag(&tag).build()
 }
 
 fn table_tag(table: u32) -> String {
@@ -136,7 +140,7 @@ fn row_tag(table: u32, row: u32) -> String {
 async fn weight(by: By) -> Result<u64, Failure> {
     let cache = Cache::new(Memory::new(1 << 30));
     let load = async || Ok::<_, ()>([0_u8; 4]);
-    cache.get_or_load(&name(0), &policy(by, 0, 0, 0), load).await.map_err(|()| "no value")?;
+    cache.get_or_load(&name(0), &policy(by, 0, 0, 0)?, load).await.map_err(|()| "no value")?;
     let kept = cache.store_status().memory.ok_or("there is no memory")?;
     Ok(kept.bytes / kept.entries.max(1))
 }

@@ -1,0 +1,151 @@
+//! What one kind of value wants of the cache.
+
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use super::{Policy, PolicyError, freshness_settings};
+use crate::cache::template::PolicyTag;
+
+/// What stands for the id of one of many values in a tag.
+const ID: &str = "id";
+
+/// How long values live in the cache, what they depend on, and when they may be served stale: for
+/// [`Cache::get_or_load`](crate::Cache::get_or_load), [`find_or_load`](crate::Cache::find_or_load),
+/// [`get_many`](crate::Cache::get_many) and `Database::cached`. Cloning it is cheap.
+///
+/// ```
+/// use std::time::Duration;
+/// use tidegate::ValuePolicy;
+///
+/// # fn main() -> Result<(), tidegate::PolicyError> {
+/// let users = ValuePolicy::ttl(Duration::from_secs(300)).tag("users:id={id}").build()?;
+/// let prices = ValuePolicy::ttl(Duration::from_secs(60))
+///     .untracked()
+///     .stale_while_revalidate(Duration::from_secs(10))
+///     .build()?;
+/// // A tag of one value:
+/// let of_one_shop = prices.with_tags([format!("shop:{}", 7)]);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct ValuePolicy {
+    settings: Arc<Policy>,
+    /// Of single values, as they are.
+    tags: Vec<PolicyTag>,
+    warned: Arc<Once>,
+}
+
+/// Collects the settings of a [`ValuePolicy`]; [`ValuePolicy::ttl`] makes one.
+#[derive(Clone, Debug)]
+pub struct ValuePolicyBuilder(Policy);
+
+freshness_settings!(ValuePolicyBuilder);
+
+impl ValuePolicy {
+    /// Begins a policy whose values live for `ttl`, at most. With tracked reads the TTL only bounds how much is
+    /// stored; a change in the database makes a value invalid at once.
+    pub fn ttl(ttl: Duration) -> ValuePolicyBuilder {
+        ValuePolicyBuilder(Policy::ttl(ttl))
+    }
+
+    /// The same policy with more tags, for one value: names as they are, in which braces mean nothing.
+    #[must_use]
+    pub fn with_tags<I>(&self, tags: I) -> Self
+    where
+        I: IntoIterator<Item: Into<String>>,
+    {
+        let mut policy = self.clone();
+        policy.tags.extend(tags.into_iter().map(|tag| PolicyTag::new(tag.into())));
+        policy
+    }
+
+    pub(crate) fn settings(&self) -> &Arc<Policy> {
+        &self.settings
+    }
+
+    /// The tags of the value with this id; `None` if a tag has a place for an id, and there is none.
+    pub(crate) fn tags(&self, id: Option<&str>) -> Option<Vec<PolicyTag>> {
+        let mut tags = self.settings.tags_with(|_| id.map(Into::into))?;
+        tags.extend(self.tags.iter().cloned());
+        Some(tags)
+    }
+
+    /// Says once that values of this policy are not stored.
+    pub(crate) fn warn_of_missing_id(&self) {
+        self.warned.call_once(|| {
+            let tags = self.settings.tag_names_with(|_| Some("{id}".into()));
+            tracing::error!(
+                ?tags,
+                "values are not stored: a tag has {{id}}, which only get_many fills in; use ValuePolicy::with_tags"
+            );
+        });
+    }
+}
+
+impl ValuePolicyBuilder {
+    /// Adds a tag: what the values depend on. `{id}` stands for the id of each value of
+    /// [`Cache::get_many`](crate::Cache::get_many); where there are no ids, use [`ValuePolicy::with_tags`].
+    ///
+    /// A tag of the form `table:column={id}` narrows: reads of that table then depend on the rows with that value, not on
+    /// the whole table. It must cover all that is read of the table. A column without row tags (see `tidegate
+    /// install`) narrows nothing.
+    #[must_use]
+    pub fn tag(mut self, template: &str) -> Self {
+        self.0 = self.0.tag(template);
+        self
+    }
+
+    /// The policy.
+    ///
+    /// # Errors
+    ///
+    /// If a setting makes no sense: a TTL of zero, a jitter that is no share, a tag with another parameter than `{id}`.
+    pub fn build(self) -> Result<ValuePolicy, PolicyError> {
+        let other = self.0.parameters().find(|name| *name != ID);
+        let other = other
+            .map(|name| format!("a tag uses {{{name}}}, and a value has nothing but {{{ID}}}"));
+        match self.0.fault().or(other) {
+            Some(fault) => {
+                Err(PolicyError(vec![format!("the policy of values makes no sense: {fault}")]))
+            }
+            None => Ok(ValuePolicy {
+                settings: Arc::new(self.0),
+                tags: Vec::new(),
+                warned: Arc::new(Once::new()),
+            }),
+        }
+    }
+
+    fn settings(&mut self) -> &mut Policy {
+        &mut self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_makes_no_sense_is_not_built() {
+        let ttl = || ValuePolicy::ttl(Duration::from_secs(1));
+        for (fault, policy) in [
+            ("TTL", ValuePolicy::ttl(Duration::ZERO)),
+            ("jitter", ttl().jitter(3.0)),
+            ("β", ttl().early_refresh(-1.0)),
+            ("{user}", ttl().tag("carts:user={user}")),
+            ("brace", ttl().tag("carts:user={user")),
+            ("empty", ttl().tag("")),
+        ] {
+            let error = policy.build().expect_err(fault).to_string();
+            assert!(error.contains(fault), "{error}");
+        }
+    }
+
+    #[test]
+    fn tags_of_one_value_are_taken_as_they_are() {
+        let policy = ValuePolicy::ttl(Duration::from_secs(1)).tag("shops").build().expect("policy");
+        let tags = policy.with_tags(["cart:{7}", "user:{id}"]).tags(None).expect("tags");
+        let tags: Vec<_> = tags.iter().map(PolicyTag::tag).collect();
+        assert_eq!(tags, ["shops", "cart:{7}", "user:{id}"].map(crate::Tag::named));
+    }
+}
