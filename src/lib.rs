@@ -70,8 +70,8 @@ mod traffic;
 #[cfg(feature = "admin")]
 pub use admin::{Admin, TokenError};
 pub use cache::{
-    Ask, Audited, Bypass, Cache, Fences, Filled, Hit, Lead, Log, LogError, Lookup, Policy,
-    PolicyError, Record, Unfit, ValuePolicy, ValuePolicyBuilder, VersionError, protocol,
+    Audited, Cache, Fences, LogError, Policy, PolicyError, Record, Unfit, ValuePolicy,
+    ValuePolicyBuilder, VersionError,
 };
 pub use entry::{Entry, Epoch, Key, KeyText, Position, Tag};
 pub use middleware::{Body, CacheLayer, CacheService, ResponseFuture, SecretError, Sessions};

@@ -6,6 +6,7 @@ use crate::store::Tier;
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Outcome {
     /// Answered from the cache, proven fresh.
     Hit(Tier),
@@ -21,6 +22,7 @@ pub enum Outcome {
 
 /// Why a stale answer was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum StaleReason {
     /// Its TTL has passed and a new one is being made (RFC 5861, section 3).
     Revalidating,
@@ -34,6 +36,7 @@ pub enum StaleReason {
 
 /// Why the cache had no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum MissReason {
     /// There is none for the key.
     Absent,
@@ -55,6 +58,7 @@ pub enum MissReason {
 
 /// Why the cache was not asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum BypassReason {
     /// The cache is switched off.
     Off,
@@ -222,6 +226,7 @@ pub struct Counters {
 
 /// What else is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Event {
     /// An answer was stored.
     Stored,

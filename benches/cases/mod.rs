@@ -16,8 +16,8 @@ use axum::routing::get;
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, Collected};
 use tidegate::{
-    Ask, Cache, CacheLayer, Entry, Found, Key, Lookup, Memory, Policy, Store, StoreError, Tier,
-    ValuePolicy, internals,
+    Cache, CacheLayer, Entry, Found, Key, Memory, Policy, Store, StoreError, Tier, ValuePolicy,
+    internals,
 };
 use tokio::runtime::Runtime;
 use tower::Service;
@@ -186,11 +186,9 @@ pub(crate) fn entry(size: usize, tags: usize) -> Result<(Cache, Arc<Entry>), Fai
     let key = Key::new("entry").finish();
     let load = async || Ok::<_, ()>("x".repeat(size));
     app.block_on(cache.get_or_load(&key, &policy, load)).map_err(|()| "no value")?;
-    let policy = Arc::new(Policy::ttl(Duration::from_secs(3600)).untracked());
-    let found = app.block_on(cache.lookup(&key, &policy, Ask::default()));
-    let Lookup::Hit(hit) = found else { return Err("it was not stored".into()) };
-    assert_eq!(hit.found.entry.tags().len(), tags);
-    Ok((cache, hit.found.entry))
+    let entry = app.block_on(internals::stored(&cache, &key)).ok_or("it was not stored")?;
+    assert_eq!(entry.tags().len(), tags);
+    Ok((cache, entry))
 }
 
 /// A cache with so many entries that all carry the tag `all`.

@@ -58,7 +58,7 @@ pub struct Fences {
 
 impl Fences {
     /// A table of about `bytes`; at least 1 KiB. Nothing is valid until an epoch begins.
-    pub fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize) -> Self {
         let per_row = (bytes / size_of::<u64>() / ROWS).max(LEAST).next_power_of_two();
         Self {
             epoch: AtomicU64::new(Epoch::UNKNOWN.get()),
@@ -86,18 +86,18 @@ impl Fences {
     }
 
     /// The fence of one tag, the floor included.
-    pub fn of(&self, tag: Tag) -> Position {
+    pub(crate) fn of(&self, tag: Tag) -> Position {
         let fence = self.slots_of(tag).map(|slot| self.slots[slot].load(Ordering::Acquire)).min();
         Position::new(fence.unwrap_or(u64::MAX)).max(self.floor())
     }
 
     /// The largest fence of several tags, the floor included.
-    pub fn of_all(&self, tags: &[Tag]) -> Position {
+    pub(crate) fn of_all(&self, tags: &[Tag]) -> Position {
         tags.iter().map(|tag| self.of(*tag)).max().unwrap_or(Position::ZERO).max(self.floor())
     }
 
     /// Judges an entry by the fences as they are now.
-    pub fn judge(&self, entry: &Entry) -> Verdict {
+    pub(crate) fn judge(&self, entry: &Entry) -> Verdict {
         let epoch = self.epoch();
         let fence = self.of_all(&entry.tags);
         // Read again: had an epoch begun meanwhile, the fence could be of neither.
@@ -141,7 +141,7 @@ impl Fences {
 
     /// The longest that [`age`](Self::age) has been since this was last called: how stale a valid entry
     /// has been at most.
-    pub fn take_longest_age(&self) -> Duration {
+    pub(crate) fn take_longest_age(&self) -> Duration {
         let gap = self.gap.swap(0, std::sync::atomic::Ordering::Relaxed);
         Duration::from_micros(gap).max(self.age().unwrap_or_default())
     }
@@ -161,7 +161,7 @@ impl Fences {
 
     /// Begins an epoch: fences of before count for entries of before alone, the floor is where what is known begins, and
     /// `fences` are those that are known already.
-    pub fn begin<I>(&self, epoch: Epoch, floor: Position, fences: I)
+    pub(crate) fn begin<I>(&self, epoch: Epoch, floor: Position, fences: I)
     where
         I: IntoIterator<Item = (Tag, Position)>,
     {
@@ -186,13 +186,13 @@ impl Fences {
     }
 
     /// Forgets the epoch: nothing is valid until one begins.
-    pub fn lose(&self) {
+    pub(crate) fn lose(&self) {
         self.epoch.store(Epoch::UNKNOWN.get(), Ordering::SeqCst);
         self.confirmed.store(NEVER, Ordering::Release);
     }
 
     /// Raises the fence of a tag to `fence`; a fence never falls.
-    pub fn raise(&self, tag: Tag, fence: Position) {
+    pub(crate) fn raise(&self, tag: Tag, fence: Position) {
         for slot in self.slots_of(tag) {
             self.slots[slot].fetch_max(fence.get(), Ordering::AcqRel);
         }
@@ -200,7 +200,7 @@ impl Fences {
     }
 
     /// Raises the fence of everything.
-    pub fn raise_floor(&self, floor: Position) {
+    pub(crate) fn raise_floor(&self, floor: Position) {
         self.floor.fetch_max(floor.get(), Ordering::AcqRel);
     }
 

@@ -23,7 +23,7 @@ use crate::store::{Lease, LeaseToken};
 /// The duty to make the answer for one key. Do the work in [`record`](Self::record)'s scope, then
 /// [`fill`](Self::fill). Dropping it hands the duty to the next request that waits for it.
 #[derive(Debug)]
-pub struct Lead {
+pub(crate) struct Lead {
     cache: Cache,
     key: Key,
     policy: Arc<Policy>,
@@ -55,9 +55,9 @@ pub(crate) struct Answer {
 
 /// What became of an answer that was made.
 #[derive(Debug)]
-pub enum Filled {
+pub(crate) enum Filled {
     /// It is in the cache.
-    Stored(Arc<Entry>),
+    Stored,
     /// It is not, and this is why. It is good for the request that made it all the same.
     NotStored(Unfit),
 }
@@ -82,7 +82,7 @@ impl Lead {
     }
 
     /// The scope to work in.
-    pub fn record(&self) -> &Record {
+    pub(crate) fn record(&self) -> &Record {
         &self.record
     }
 
@@ -119,17 +119,17 @@ impl Lead {
     }
 
     /// Why there is something to make.
-    pub fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         Outcome::Miss(self.reason)
     }
 
     /// What the policy allows to serve if the work fails.
-    pub fn fallback(&mut self) -> Option<Hit> {
+    pub(crate) fn fallback(&mut self) -> Option<Hit> {
         self.fallback.take()
     }
 
     /// For work in the background: asks the other nodes to leave it to us. False if one is at it.
-    pub async fn claim(&mut self) -> bool {
+    pub(crate) async fn claim(&mut self) -> bool {
         if !self.cache.leases(&self.policy) {
             return true;
         }
@@ -145,7 +145,7 @@ impl Lead {
 
     /// Stores the answer if it is proven fresh, and gives it to those who wait. `negative` is for an
     /// answer that says "there is none".
-    pub fn fill(self, negative: bool, head: Bytes, body: Bytes) -> Filled {
+    pub(crate) fn fill(self, negative: bool, head: Bytes, body: Bytes) -> Filled {
         if negative && self.policy.negative_ttl.is_none() {
             let why = "an answer that says there is none is stored with Policy::negative_ttl only";
             // What is part of something else is known all the same.
@@ -198,7 +198,7 @@ impl Lead {
     }
 
     /// Ends the duty with an answer that can't be shared: each who waits makes its own.
-    pub fn pass(self, unfit: Unfit) -> Unfit {
+    pub(crate) fn pass(self, unfit: Unfit) -> Unfit {
         self.record.refuse(&unfit);
         self.leave_unshared(unfit)
     }
@@ -224,7 +224,7 @@ impl Lead {
                 // answer belongs under another.
                 let lease = if *key == self.key { self.lease.take() } else { None };
                 self.cache.keep(key, entry, lease);
-                Filled::Stored(entry.clone())
+                Filled::Stored
             }
             Verdict::Fenced | Verdict::OldEpoch => {
                 self.cache.shared.counters.note(Event::Overtaken);

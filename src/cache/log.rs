@@ -12,7 +12,7 @@ use crate::entry::{Epoch, Position};
 /// A database whose changes move the fences; `Listener` attaches one.
 ///
 /// A cache without one is its own: `Cache::invalidate` moves the fences directly.
-pub trait Log: Debug + Send + Sync + 'static {
+pub(crate) trait Log: Debug + Send + Sync + 'static {
     /// A position at or past every commit that is visible now: a session's token after a write.
     fn position(&self) -> BoxFuture<'_, Result<(Epoch, Position), LogError>>;
 

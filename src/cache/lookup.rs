@@ -28,7 +28,7 @@ mod follow;
 
 /// What a request asks for beyond the key.
 #[derive(Clone, Debug, Default)]
-pub struct Ask {
+pub(crate) struct Ask {
     pub(crate) tags: Vec<PolicyTag>,
     /// What the session has written must be in the answer: everything up to here.
     pub(crate) session: Option<(Epoch, Position)>,
@@ -44,7 +44,7 @@ pub struct Ask {
 
 /// What came of a lookup.
 #[derive(Debug)]
-pub enum Lookup {
+pub(crate) enum Lookup {
     /// Serve this.
     Hit(Hit),
     /// Make the answer.
@@ -55,7 +55,7 @@ pub enum Lookup {
 
 /// An answer that may be served.
 #[derive(Debug)]
-pub struct Hit {
+pub(crate) struct Hit {
     /// The answer.
     pub found: Found,
     /// How it came about.
@@ -66,7 +66,7 @@ pub struct Hit {
 
 /// Leave to go past the cache.
 #[derive(Debug)]
-pub struct Bypass {
+pub(crate) struct Bypass {
     /// Why.
     pub reason: BypassReason,
     /// What may be served if no answer can be made.
@@ -98,7 +98,7 @@ impl Lookup {
 impl Cache {
     /// What can be answered at once: an entry in memory, proven fresh, for a session that this node
     /// need not first catch up with. Waits for nothing and counts only what it answers.
-    pub fn at_hand(&self, key: &Key, policy: &Policy, ask: &Ask) -> Option<Hit> {
+    pub(crate) fn at_hand(&self, key: &Key, policy: &Policy, ask: &Ask) -> Option<Hit> {
         if self.is_off() || !self.is_confirmed(policy) || !self.has_followed(ask.session) {
             return None;
         }
@@ -116,7 +116,7 @@ impl Cache {
     }
 
     /// Finds an answer, or says who makes it.
-    pub async fn lookup(&self, key: &Key, policy: &Arc<Policy>, ask: Ask) -> Lookup {
+    pub(crate) async fn lookup(&self, key: &Key, policy: &Arc<Policy>, ask: Ask) -> Lookup {
         let mut search = Search::new(self, key, policy, ask);
         if self.is_off() {
             return Lookup::Bypass(search.bypass(BypassReason::Off, None));

@@ -4,6 +4,11 @@
 //! that explores them (`crates/tidegate-lab/tests/model`), so neither can drift from the other. The argument for each is in
 //! `docs/design.md`, section 2.
 
+#![cfg_attr(
+    not(feature = "__internals"),
+    allow(unreachable_pub, reason = "only the model of the protocol reaches it")
+)]
+
 use crate::broken::is_broken;
 use crate::entry::{Epoch, Position};
 

@@ -236,7 +236,7 @@ impl Record {
 
     /// The tags of a read of `table`: narrower ones where the policy names a column of it that is
     /// among the `tagged` ones, by values that Postgres writes so, else the table's.
-    pub fn tags_of(&self, table: &str, tagged: &[String]) -> Vec<Tag> {
+    pub(crate) fn tags_of(&self, table: &str, tagged: &[String]) -> Vec<Tag> {
         let narrow = |tag: &&PolicyTag| tag.is_column_of(table, tagged);
         let notes = self.notes();
         let all = self.0.scope.tags.iter().chain(&notes.narrow);
@@ -259,7 +259,7 @@ impl Record {
 
     /// The position that a server must have reached for its answer to be of use: past the fences of
     /// what is read, and past what the session has written.
-    pub fn needs(&self, tags: &[Tag]) -> Position {
+    pub(crate) fn needs(&self, tags: &[Tag]) -> Position {
         self.0.fences.of_all(tags).max(self.session())
     }
 
@@ -269,17 +269,17 @@ impl Record {
     }
 
     /// The present epoch.
-    pub fn epoch(&self) -> Epoch {
+    pub(crate) fn epoch(&self) -> Epoch {
         self.0.fences.epoch()
     }
 
     /// What a read of the primary proves that begins now.
-    pub fn primary_basis(&self) -> Option<(Epoch, Position)> {
+    pub(crate) fn primary_basis(&self) -> Option<(Epoch, Position)> {
         proven_by_primary(&self.0.fences)
     }
 
     /// The position that the session must see, in the present epoch.
-    pub fn session(&self) -> Position {
+    pub(crate) fn session(&self) -> Position {
         let known = self.requirement().and_then(|requirement| requirement.observed_at());
         match known {
             Some((epoch, position)) if epoch == self.0.fences.epoch() => position,
@@ -288,7 +288,7 @@ impl Record {
     }
 
     /// Notes a read: what it proves, what it depends on, and which server it was.
-    pub fn read(&self, basis: (Epoch, Position), tags: &[Tag], server: &Arc<str>) {
+    pub(crate) fn read(&self, basis: (Epoch, Position), tags: &[Tag], server: &Arc<str>) {
         self.outward().for_each(|record| record.note(basis, tags, Some(server)));
     }
 
@@ -316,7 +316,7 @@ impl Record {
     }
 
     /// Whether reads are worth noting.
-    pub fn is_followed(&self) -> bool {
+    pub(crate) fn is_followed(&self) -> bool {
         self.0.scope.followed
     }
 

@@ -43,6 +43,7 @@ const TIMED: u32 = 4;
 
 /// Why bytes are not an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DecodeError {
     /// Fewer bytes than the header has, or than it says.
     #[error("truncated")]

@@ -33,6 +33,7 @@ pub struct Sessions {
 
 /// A secret that can't be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SecretError {
     /// Too easy to guess.
     #[error(

@@ -30,7 +30,7 @@ pub(crate) enum Fate<'a> {
 impl<'a> Fate<'a> {
     pub(crate) fn of(filled: &'a Filled) -> Self {
         match filled {
-            Filled::Stored(_) => Self::Stored,
+            Filled::Stored => Self::Stored,
             Filled::NotStored(unfit) => Self::NotStored(unfit),
         }
     }

@@ -41,6 +41,7 @@ const QUEUE: usize = 256;
 
 /// How a node follows the log of changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Role {
     /// For itself: nothing is shared with other nodes, or the way to them is lost.
     Alone,

@@ -98,6 +98,7 @@ pub struct Found {
 
 /// Where an entry was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Tier {
     /// In this process.
     Memory,

@@ -156,7 +156,7 @@ async fn a_variant_of_before_a_failover_is_better_than_an_error() {
     let (en, de) = (("accept-language", "en"), ("accept-language", "de"));
     body(&app, get(&[en])).await;
     body(&app, get(&[de])).await;
-    cache.fences().lose();
+    tidegate::internals::lose(&cache);
     assert_eq!(body(&app, get(&[de])).await, "deutsch");
     assert_eq!(origin.runs(), 3);
 }

@@ -54,8 +54,8 @@ async fn what_is_missing_is_loaded_in_one_go_and_each_once() {
     assert_eq!((found.len(), found[&3].as_str()), (3, "user 3"));
     assert_eq!(*calls.lock().unwrap(), [vec![1, 2], vec![3, 200]]);
     // One at a time they are the same values.
-    let one =
-        cache.get_or_load(&key(&1), &by_row(), async || Ok::<_, ()>("other".to_owned())).await;
+    let policy = by_row().for_id(1);
+    let one = cache.get_or_load(&key(&1), &policy, async || Ok::<_, ()>("other".to_owned())).await;
     assert_eq!(one.unwrap(), "user 1");
     cache.invalidate(["users:id=2"]).await.unwrap();
     get(&[1, 2, 3]).await;
@@ -76,7 +76,7 @@ async fn that_there_is_none_is_kept_if_the_policy_says_so() {
         for wait in [0, 0, 6] {
             tokio::time::advance(Duration::from_secs(wait)).await;
             let found = cache
-                .find_or_load(&none, &policy, async || {
+                .find_or_load(&none, &policy.for_id(0), async || {
                     calls.lock().unwrap().push(vec![]);
                     Ok::<Option<String>, ()>(None)
                 })
@@ -93,7 +93,7 @@ async fn that_there_is_none_is_kept_if_the_policy_says_so() {
         assert_eq!(calls.lock().unwrap().len(), if loads == 3 { 2 } else { 1 });
     }
     // Who does not know of such answers loads.
-    let policy = by_row_builder().negative_ttl(TTL).build().unwrap();
+    let policy = by_row_builder().negative_ttl(TTL).build().unwrap().for_id(7);
     let none = async || Ok::<Option<u32>, ()>(None);
     assert_eq!(cache.find_or_load(&key(&7), &policy, none).await, Ok(None));
     assert_eq!(cache.get_or_load(&key(&7), &policy, async || Ok::<u32, ()>(7)).await, Ok(7));

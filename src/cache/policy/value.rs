@@ -1,5 +1,6 @@
 //! What one kind of value wants of the cache.
 
+use std::fmt;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ const ID: &str = "id";
 ///     .untracked()
 ///     .stale_while_revalidate(Duration::from_secs(10))
 ///     .build()?;
-/// // A tag of one value:
+/// // For one value, by its id or with a tag of its own:
+/// let of_one_user = users.for_id(42);
 /// let of_one_shop = prices.with_tags([format!("shop:{}", 7)]);
 /// # Ok(()) }
 /// ```
@@ -32,6 +34,8 @@ pub struct ValuePolicy {
     settings: Arc<Policy>,
     /// Of single values, as they are.
     tags: Vec<PolicyTag>,
+    /// Of the one value that it is for.
+    id: Option<Arc<str>>,
     warned: Arc<Once>,
 }
 
@@ -59,12 +63,20 @@ impl ValuePolicy {
         policy
     }
 
+    /// The same policy for the value with this id, which `{id}` in its tags stands for: for
+    /// [`get_or_load`](crate::Cache::get_or_load) of a value that [`get_many`](crate::Cache::get_many) loads as well.
+    #[must_use]
+    pub fn for_id(&self, id: impl fmt::Display) -> Self {
+        Self { id: Some(id.to_string().into()), ..self.clone() }
+    }
+
     pub(crate) fn settings(&self) -> &Arc<Policy> {
         &self.settings
     }
 
     /// The tags of the value with this id; `None` if a tag has a place for an id, and there is none.
     pub(crate) fn tags(&self, id: Option<&str>) -> Option<Vec<PolicyTag>> {
+        let id = id.or(self.id.as_deref());
         let mut tags = self.settings.tags_with(|_| id.map(Into::into))?;
         tags.extend(self.tags.iter().cloned());
         Some(tags)
@@ -76,7 +88,7 @@ impl ValuePolicy {
             let tags = self.settings.tag_names_with(|_| Some("{id}".into()));
             tracing::error!(
                 ?tags,
-                "values are not stored: a tag has {{id}}, which only get_many fills in; use ValuePolicy::with_tags"
+                "values are not stored: a tag has {{id}}, which only get_many fills in; use ValuePolicy::for_id"
             );
         });
     }
@@ -84,7 +96,7 @@ impl ValuePolicy {
 
 impl ValuePolicyBuilder {
     /// Adds a tag: what the values depend on. `{id}` stands for the id of each value of
-    /// [`Cache::get_many`](crate::Cache::get_many); where there are no ids, use [`ValuePolicy::with_tags`].
+    /// [`Cache::get_many`](crate::Cache::get_many); elsewhere [`ValuePolicy::for_id`] says it.
     ///
     /// A tag of the form `table:column={id}` narrows: reads of that table then depend on the rows with that value, not on
     /// the whole table. It must cover all that is read of the table. A column without row tags (see `tidegate
@@ -111,6 +123,7 @@ impl ValuePolicyBuilder {
             None => Ok(ValuePolicy {
                 settings: Arc::new(self.0),
                 tags: Vec::new(),
+                id: None,
                 warned: Arc::new(Once::new()),
             }),
         }
@@ -147,5 +160,15 @@ mod tests {
         let tags = policy.with_tags(["cart:{7}", "user:{id}"]).tags(None).expect("tags");
         let tags: Vec<_> = tags.iter().map(PolicyTag::tag).collect();
         assert_eq!(tags, ["shops", "cart:{7}", "user:{id}"].map(crate::Tag::named));
+    }
+
+    #[test]
+    fn an_id_is_filled_in_where_it_is_given() {
+        let policy = ValuePolicy::ttl(Duration::from_secs(1)).tag("users:id={id}");
+        let policy = policy.build().expect("policy");
+        let tag = |tags: Option<Vec<PolicyTag>>| tags.map(|tags| tags[0].tag());
+        assert_eq!(tag(policy.tags(None)), None);
+        assert_eq!(tag(policy.tags(Some("7"))), Some(crate::Tag::named("users:id=7")));
+        assert_eq!(tag(policy.for_id(7).tags(None)), Some(crate::Tag::named("users:id=7")));
     }
 }

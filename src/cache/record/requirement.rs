@@ -19,7 +19,7 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// What the reads of one scope, and of all within it, must see.
 #[derive(Debug, Default)]
-pub struct Requirement {
+pub(crate) struct Requirement {
     /// A request's method says that it writes, perhaps by a pool of its own.
     may_write: AtomicBool,
     /// Of all code that is in no scope, so that what may be open stays so for as long as the process lives.

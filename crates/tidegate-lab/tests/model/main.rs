@@ -2,7 +2,7 @@
 //!
 //! Nodes, a primary whose commits are first in the log and later visible, replicas that replay when they
 //! like, transactions, drains, fills, marks, restarts, a failover that loses commits, a session. What
-//! decides is `tidegate::protocol`, the code that the cache runs on.
+//! decides is `tidegate::internals::protocol`, the code that the cache runs on.
 //!
 //! One answer is followed through each run. Answers do not act on one another, so what can become of any
 //! can become of that one: it may be made by any node at any time, and once made it is where every node

@@ -1,6 +1,6 @@
 //! What a node does. Every decision is the protocol's own function.
 
-use tidegate::protocol::{
+use tidegate::internals::protocol::{
     Relayed, Verdict, has_followed, is_far_enough, must_see, proven_by_both, proven_by_primary,
     proven_by_replica, proven_with_inner, relayed, verdict,
 };
