@@ -25,7 +25,7 @@ use super::database::Database;
 use super::error::DatabaseError;
 use super::fingerprint::Fingerprint;
 use super::link::{Link, Turns};
-use super::log::{self, Snapshot};
+use super::log::{self, Detail, Snapshot};
 use super::relay::{Relay, Role};
 use crate::cache::{Cache, Fences};
 use crate::clock::{self, Instant};
@@ -46,14 +46,16 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// left out because another's was under way. It doubles until the heartbeat.
 const BUSY: Duration = Duration::from_millis(10);
 
-/// How many times as long as a look the next one waits for, if it is a commit that asks for it, and not for
-/// longer than that: however much is written, looking takes a fifth of a core of the primary at most.
+/// How many times as long as a look the next one waits for, if it is a commit that asks for it, and not for longer
+/// than [`BUSY`], or than a longer look took: looking takes a fifth of a core of the primary, or half of one while
+/// looks are long.
 const REST: u32 = 4;
 
 /// The pause between looks where commits can't wake us.
 const UNHEARD: Duration = Duration::from_millis(100);
 
-/// A statement that takes longer means that the primary is lost.
+/// A statement that takes longer means that the primary is lost: it would have ended it itself before
+/// ([`log::STATEMENT_TIMEOUT`]).
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Follows a database's log of changes for a cache, until it is stopped.
@@ -151,6 +153,8 @@ struct Follower {
     questions: Questions,
     /// Up to where the log was read, in which epoch.
     read: Option<(Epoch, Snapshot)>,
+    /// How much detail the next drain begins with.
+    detail: Detail,
     schema: Option<i64>,
     fingerprint: Fingerprint,
     /// The schema has changed since the last look.
@@ -180,6 +184,7 @@ impl Follower {
             duty: Duty::default(),
             questions: Questions::new(),
             read: None,
+            detail: Detail::default(),
             schema: None,
             fingerprint: Fingerprint::default(),
             reshaped: false,
@@ -310,7 +315,8 @@ impl Follower {
         }
         self.drain(conn, answers).await?;
         self.end_turn(turn);
-        self.rested = clock::now() + (began.elapsed() * REST).min(BUSY);
+        let took = began.elapsed();
+        self.rested = clock::now() + (took * REST).min(took.max(BUSY));
         if beat {
             self.keep_house(conn).await?;
             self.beat = clock::now() + HEARTBEAT;

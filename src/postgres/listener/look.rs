@@ -21,10 +21,6 @@ pub(super) const TRIM_EVERY: Duration = Duration::from_mins(1);
 /// heartbeat, so that the log does not outgrow what is dropped.
 const TRIM_AT_ONCE: i32 = 10_000;
 
-/// How many rows a node that starts reads: about a second's work. What was stored before the first
-/// of them is made anew.
-const LOAD_AT_MOST: i64 = 100_000;
-
 /// So many commits between two looks that a notification of each is not worth what it takes.
 const MANY: u32 = 8;
 
@@ -39,7 +35,7 @@ impl Follower {
         let began = clock::moment();
         let from = self.fences.seen().map_or(Position::ZERO, |(_, seen)| seen);
         let manner = Manner { announce: self.reshaped, hush: Some(MANY) };
-        let drained = within(log::drain(&mut *conn, &snapshot, manner)).await?;
+        let drained = log::drain(conn, &snapshot, manner, &mut self.detail).await?;
         self.hushed = drained.hushed;
         self.turns.send_modify(|turns| turns.looks += 1);
         if drained.epoch != epoch {
@@ -50,7 +46,7 @@ impl Follower {
             // Before anything is confirmed: what is read from then on must not go by the schema of before.
             self.forget_schema();
         }
-        let all = drained.trimmed || drained.renamed || drained.reshaped || self.reshaped;
+        let all = drained.is_all() || self.reshaped;
         self.raise(&drained, all);
         self.reshaped = false;
         self.confirm(epoch, drained.seen, began);
@@ -92,7 +88,7 @@ impl Follower {
         (self.schema, self.reshaped) = (Some(schema), false);
         self.duty = Duty::default();
         let began = clock::moment();
-        let loaded = within(log::load(&mut *conn, schema, LOAD_AT_MOST)).await?;
+        let loaded = log::load(conn, schema).await?;
         let fences = loaded.fences.iter().map(|(name, fence)| (Tag::named(name), *fence));
         self.fences.begin(loaded.epoch, loaded.floor, fences);
         self.confirm(loaded.epoch, loaded.seen, began);
