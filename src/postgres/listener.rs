@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
 
+use super::backoff::Backoff;
 use super::database::Database;
 use super::error::DatabaseError;
 use super::fingerprint::Fingerprint;
@@ -31,11 +32,12 @@ use crate::cache::{Cache, Fences};
 use crate::clock::{self, Instant};
 use crate::entry::Epoch;
 
+mod housekeeping;
 mod look;
 mod questions;
 mod relayed;
 
-use look::TRIM_EVERY;
+use housekeeping::Housekeeping;
 use questions::Questions;
 use relayed::{Duty, Next, next_of};
 
@@ -168,7 +170,7 @@ struct Follower {
     hushed: bool,
     /// The server's process for our connection, whose notifications are no news to us.
     process: i32,
-    trim: Instant,
+    housekeeping: Housekeeping,
     beat: Instant,
 }
 
@@ -193,7 +195,7 @@ impl Follower {
             rested: clock::now(),
             hushed: false,
             process: 0,
-            trim: clock::now() + TRIM_EVERY,
+            housekeeping: Housekeeping::new(),
             beat: clock::now(),
         }
     }
@@ -201,24 +203,25 @@ impl Follower {
     /// Follows for as long as the process lives.
     async fn run(mut self, conn: PgListener) {
         let mut present = Some(conn);
-        let mut pause = BUSY;
+        let mut backoff = Backoff::new(BUSY, HEARTBEAT);
         loop {
             if let Some(conn) = present.take() {
+                let began = clock::now();
                 match self.follow(conn).await {
                     Ok(()) => {
                         let why = self.heed().await;
                         tracing::debug!(why, "looking at the log of changes for ourselves");
                         self.questions.clear();
+                        backoff.reset();
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the log of changes was lost; connecting again");
                         self.set_fit(false);
+                        backoff.ended_after(began.elapsed());
                     }
                 }
-                pause = BUSY;
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(HEARTBEAT);
+            sleep(backoff.pause()).await;
             match self.reconnect().await {
                 Ok(conn) => present = Some(conn),
                 Err(error) => tracing::debug!(%error, "the log of changes can't be reached"),
@@ -318,7 +321,7 @@ impl Follower {
         let took = began.elapsed();
         self.rested = clock::now() + (took * REST).min(took.max(BUSY));
         if beat {
-            self.keep_house(conn).await?;
+            self.housekeeping.work(conn, self.schema).await?;
             self.beat = clock::now() + HEARTBEAT;
         }
         Ok(())

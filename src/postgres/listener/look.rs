@@ -1,25 +1,14 @@
-//! One look at the log, and what goes with it now and then.
-
-use std::time::Duration;
+//! One look at the log, and at the schema now and then.
 
 use sqlx::postgres::PgListener;
 
+use super::housekeeping::MARK_EVERY;
 use super::relayed::Duty;
 use super::{BUSY, Follower, HEARTBEAT, within};
 use crate::clock;
 use crate::entry::{Position, Tag};
 use crate::postgres::log::{self, Drained, Manner};
 use crate::postgres::relay::message::Positions;
-
-/// How often the log is marked, how long changes are kept for nodes that were away, and how often
-/// old ones are dropped.
-const MARK_EVERY: Duration = Duration::from_secs(5);
-const RETENTION: Duration = Duration::from_hours(1);
-pub(super) const TRIM_EVERY: Duration = Duration::from_mins(1);
-
-/// How many rows are dropped at a time. As long as there are more, the next go with the next
-/// heartbeat, so that the log does not outgrow what is dropped.
-const TRIM_AT_ONCE: i32 = 10_000;
 
 /// So many commits between two looks that a notification of each is not worth what it takes.
 const MANY: u32 = 8;
@@ -97,7 +86,10 @@ impl Follower {
         let floor = loaded.floor;
         tracing::info!(epoch = %loaded.epoch, %floor, fences = loaded.fences.len(), "following");
         // So that a node that starts after this one knows all changes since, and can use what this one stores.
-        within(log::mark(&mut *conn, MARK_EVERY, self.schema)).await?;
+        match within(log::mark(&mut *conn, MARK_EVERY, self.schema)).await {
+            Err(error @ sqlx::Error::Database(_)) => tracing::debug!(%error, "not marked yet"),
+            marked => drop(marked?),
+        }
         // A position past every fence, so that what is read from now on is valid at once.
         let seen = within(log::announce(&mut *conn)).await?;
         self.confirm(loaded.epoch, seen, began);
@@ -122,15 +114,5 @@ impl Follower {
     pub(super) fn forget_schema(&self) {
         self.db.forget_schema();
         tracing::info!("the schema has changed: all entries are invalid");
-    }
-
-    pub(super) async fn keep_house(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
-        within(log::mark(&mut *conn, MARK_EVERY, self.schema)).await?;
-        if clock::now() >= self.trim
-            && !within(log::trim(&mut *conn, RETENTION, TRIM_AT_ONCE)).await?
-        {
-            self.trim = clock::now() + TRIM_EVERY;
-        }
-        Ok(())
     }
 }
