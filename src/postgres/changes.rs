@@ -9,7 +9,7 @@ use super::database::Database;
 use super::error::DatabaseError;
 use super::fingerprint::Fingerprint;
 use super::listener::{connect, heard, within};
-use super::log::{self, Manner, Snapshot};
+use super::log::{self, Detail, Manner, Snapshot};
 use crate::entry::{Epoch, Position};
 
 /// How long a change may go unseen that woke nobody.
@@ -33,6 +33,7 @@ pub struct Changes {
     snapshot: Snapshot,
     schema: i64,
     fingerprint: Fingerprint,
+    detail: Detail,
 }
 
 /// What became visible between two looks at the log.
@@ -46,7 +47,7 @@ pub struct Change {
     /// What changed, each once: a table, `table:column=value`, or a tag of the application's own. With `!`
     /// after a table's name, more than its rows tell.
     pub tags: Vec<String>,
-    /// All may have changed: the schema did, or changes were dropped from the log unseen.
+    /// All may have changed: the schema did, changes were dropped from the log unseen, or they were too many to be read.
     pub all: bool,
 }
 
@@ -61,9 +62,9 @@ impl Changes {
         heard(&mut conn).await?;
         let mut fingerprint = Fingerprint::default();
         let schema = within(fingerprint.read(&mut conn)).await.map_err(DatabaseError::of_log)?;
-        let loaded = within(log::load(&mut conn, schema, 0)).await;
+        let loaded = within(log::cold(&mut conn)).await;
         let snapshot = loaded.map_err(DatabaseError::of_log)?.snapshot;
-        Ok(Self { conn, snapshot, schema, fingerprint })
+        Ok(Self { conn, snapshot, schema, fingerprint, detail: Detail::default() })
     }
 
     /// Waits for the next change. May be cancelled: no change is lost.
@@ -85,9 +86,10 @@ impl Changes {
 
     async fn look(&mut self) -> Result<Option<Change>, sqlx::Error> {
         let schema = within(self.fingerprint.read(&mut self.conn)).await?;
-        let drained = within(log::drain(&mut self.conn, &self.snapshot, Manner::default())).await?;
+        let (manner, detail) = (Manner::default(), &mut self.detail);
+        let drained = log::drain(&mut self.conn, &self.snapshot, manner, detail).await?;
         let reshaped = drained.reshaped || schema != self.schema;
-        let all = drained.trimmed || drained.renamed || reshaped;
+        let all = drained.is_all() || reshaped;
         (self.snapshot, self.schema) = (drained.snapshot, schema);
         let change = Change { epoch: drained.epoch, fence: drained.fence, tags: drained.tags, all };
         Ok((change.all || !change.tags.is_empty()).then_some(change))

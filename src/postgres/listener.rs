@@ -21,21 +21,23 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
 
+use super::backoff::Backoff;
 use super::database::Database;
 use super::error::DatabaseError;
 use super::fingerprint::Fingerprint;
 use super::link::{Link, Turns};
-use super::log::{self, Snapshot};
+use super::log::{self, Detail, Snapshot};
 use super::relay::{Relay, Role};
 use crate::cache::{Cache, Fences};
 use crate::clock::{self, Instant};
 use crate::entry::Epoch;
 
+mod housekeeping;
 mod look;
 mod questions;
 mod relayed;
 
-use look::TRIM_EVERY;
+use housekeeping::Housekeeping;
 use questions::Questions;
 use relayed::{Duty, Next, next_of};
 
@@ -46,14 +48,16 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// left out because another's was under way. It doubles until the heartbeat.
 const BUSY: Duration = Duration::from_millis(10);
 
-/// How many times as long as a look the next one waits for, if it is a commit that asks for it, and not for
-/// longer than that: however much is written, looking takes a fifth of a core of the primary at most.
+/// How many times as long as a look the next one waits for, if it is a commit that asks for it, and not for longer
+/// than [`BUSY`], or than a longer look took: looking takes a fifth of a core of the primary, or half of one while
+/// looks are long.
 const REST: u32 = 4;
 
 /// The pause between looks where commits can't wake us.
 const UNHEARD: Duration = Duration::from_millis(100);
 
-/// A statement that takes longer means that the primary is lost.
+/// A statement that takes longer means that the primary is lost: it would have ended it itself before
+/// ([`log::STATEMENT_TIMEOUT`]).
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Follows a database's log of changes for a cache, until it is stopped.
@@ -151,6 +155,8 @@ struct Follower {
     questions: Questions,
     /// Up to where the log was read, in which epoch.
     read: Option<(Epoch, Snapshot)>,
+    /// How much detail the next drain begins with.
+    detail: Detail,
     schema: Option<i64>,
     fingerprint: Fingerprint,
     /// The schema has changed since the last look.
@@ -164,7 +170,7 @@ struct Follower {
     hushed: bool,
     /// The server's process for our connection, whose notifications are no news to us.
     process: i32,
-    trim: Instant,
+    housekeeping: Housekeeping,
     beat: Instant,
 }
 
@@ -180,6 +186,7 @@ impl Follower {
             duty: Duty::default(),
             questions: Questions::new(),
             read: None,
+            detail: Detail::default(),
             schema: None,
             fingerprint: Fingerprint::default(),
             reshaped: false,
@@ -188,7 +195,7 @@ impl Follower {
             rested: clock::now(),
             hushed: false,
             process: 0,
-            trim: clock::now() + TRIM_EVERY,
+            housekeeping: Housekeeping::new(),
             beat: clock::now(),
         }
     }
@@ -196,24 +203,25 @@ impl Follower {
     /// Follows for as long as the process lives.
     async fn run(mut self, conn: PgListener) {
         let mut present = Some(conn);
-        let mut pause = BUSY;
+        let mut backoff = Backoff::new(BUSY, HEARTBEAT);
         loop {
             if let Some(conn) = present.take() {
+                let began = clock::now();
                 match self.follow(conn).await {
                     Ok(()) => {
                         let why = self.heed().await;
                         tracing::debug!(why, "looking at the log of changes for ourselves");
                         self.questions.clear();
+                        backoff.reset();
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the log of changes was lost; connecting again");
                         self.set_fit(false);
+                        backoff.ended_after(began.elapsed());
                     }
                 }
-                pause = BUSY;
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(HEARTBEAT);
+            sleep(backoff.pause()).await;
             match self.reconnect().await {
                 Ok(conn) => present = Some(conn),
                 Err(error) => tracing::debug!(%error, "the log of changes can't be reached"),
@@ -310,9 +318,10 @@ impl Follower {
         }
         self.drain(conn, answers).await?;
         self.end_turn(turn);
-        self.rested = clock::now() + (began.elapsed() * REST).min(BUSY);
+        let took = began.elapsed();
+        self.rested = clock::now() + (took * REST).min(took.max(BUSY));
         if beat {
-            self.keep_house(conn).await?;
+            self.housekeeping.work(conn, self.schema).await?;
             self.beat = clock::now() + HEARTBEAT;
         }
         Ok(())

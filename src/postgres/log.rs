@@ -5,13 +5,24 @@ use std::time::Duration;
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 
 use super::lsn;
-use crate::broken::is_broken;
 use crate::entry::{Epoch, Position};
 
+mod budget;
 #[cfg(test)]
 mod copies;
+mod drain;
+#[cfg(test)]
+mod large;
+mod load;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use budget::{Detail, drain, load};
+pub(crate) use drain::{Drained, Manner};
+pub(crate) use load::cold;
+
+/// What the server spends on a statement of a listener at most.
+pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Which transactions were visible at one moment, as Postgres prints it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,45 +63,6 @@ impl Snapshot {
     }
 }
 
-/// What has become visible since an earlier snapshot.
-#[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "they have nothing to do with each other")]
-pub(crate) struct Drained {
-    pub(crate) epoch: Epoch,
-    /// Every change that is told of here committed at or before this.
-    pub(crate) fence: Position,
-    /// A position that the log has reached: past the fence, if there is news.
-    pub(crate) seen: Position,
-    pub(crate) snapshot: Snapshot,
-    /// Each tag once.
-    pub(crate) tags: Vec<String>,
-    /// Writers that may commit unheard, since another's wake-up was under way.
-    pub(crate) in_progress: Vec<u64>,
-    /// Rows that were never seen may be gone.
-    pub(crate) trimmed: bool,
-    /// What changed may have had another name when it did.
-    pub(crate) renamed: bool,
-    /// The schema was changed, as event triggers noted.
-    pub(crate) reshaped: bool,
-    /// Whether a commit can be counted on to wake the listener.
-    pub(crate) wakeups: bool,
-    /// Whether commits are kept from it now.
-    pub(crate) hushed: bool,
-}
-
-/// What is known at start: the fences of the changes that the log still holds.
-#[derive(Debug)]
-pub(crate) struct Loaded {
-    pub(crate) epoch: Epoch,
-    pub(crate) snapshot: Snapshot,
-    /// The fence of every tag without one of its own.
-    pub(crate) floor: Position,
-    pub(crate) fences: Vec<(String, Position)>,
-    /// At or past every change that is told of here.
-    pub(crate) seen: Position,
-    pub(crate) wakeups: bool,
-}
-
 /// Which server answers, and how far it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -129,50 +101,19 @@ impl Identity {
 /// that forbidden its costs look high enough for JIT, which takes a hundred times as long as a drain;
 /// and one plan is as good as another, so it is made once, which is half of what a drain takes. And what
 /// we note ourselves waits for no standby: a node must not lose sight of the log when writers hang on
-/// one that is gone.
+/// one that is gone. A statement that takes too long ends on the server too, before we stop waiting for it: else what is
+/// given up would go on, beside the next attempt. No default of the role or the database may stand in the way.
 pub(crate) async fn prepare(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
     let set = "select set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false),
                set_config('plan_cache_mode', 'force_generic_plan', false),
-               set_config('synchronous_commit', 'local', false)";
-    sqlx::query(set).execute(conn).await.map(drop)
-}
-
-/// How a drain is made.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Manner {
-    /// Take a position past every fence even if there is no news.
-    pub(crate) announce: bool,
-    /// If it is this many commits that are found, keep the next from waking listeners until [`unhush`].
-    pub(crate) hush: Option<u32>,
-}
-
-/// What has become visible since `prev`, the snapshot of the drain before. Takes a position past every
-/// fence if there is any news.
-pub(crate) async fn drain(
-    conn: impl PgExecutor<'_>,
-    prev: &Snapshot,
-    manner: Manner,
-) -> Result<Drained, sqlx::Error> {
-    let prev = if is_broken("drain") { prev.with_all_ended() } else { prev.clone() };
-    let query = sqlx::query(include_str!("sql/drain.sql")).bind(prev.0);
-    let hush = manner.hush.map(i64::from);
-    let row = query.bind(manner.announce).bind(hush).fetch_one(conn).await?;
-    Ok(Drained {
-        epoch: epoch(&row)?,
-        fence: position(&row, "fence")?,
-        seen: match row.try_get::<Option<&str>, _>("announced")? {
-            Some(announced) => lsn::read(announced)?,
-            None => position(&row, "fence")?,
-        },
-        snapshot: Snapshot(row.try_get("snapshot")?),
-        tags: row.try_get("tags")?,
-        in_progress: in_progress(&row)?,
-        trimmed: row.try_get("trimmed")?,
-        renamed: row.try_get("renamed")?,
-        reshaped: row.try_get("reshaped")?,
-        wakeups: row.try_get("wakeups")?,
-        hushed: row.try_get::<Option<bool>, _>("hushed")?.unwrap_or(false),
-    })
+               set_config('enable_bitmapscan', 'off', false),
+               set_config('synchronous_commit', 'local', false),
+               set_config('default_transaction_isolation', 'read committed', false),
+               set_config('default_transaction_read_only', 'off', false),
+               set_config('lock_timeout', '0', false),
+               set_config('statement_timeout', $1, false)";
+    let most = format!("{}ms", STATEMENT_TIMEOUT.as_millis());
+    sqlx::query(set).bind(most).execute(conn).await.map(drop)
 }
 
 /// Lets commits wake listeners again, before the next drain, and wakes the others: who was kept from it
@@ -188,31 +129,6 @@ pub(crate) async fn unhush(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error>
 /// anything is read of the log.
 pub(crate) async fn begin_history(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
     sqlx::query("select tidegate.begin_history()").execute(conn).await.map(drop)
-}
-
-/// All that the log and its marks tell, as far as `most` rows go back, for a node that starts and has
-/// found the schema to be as its fingerprint says.
-pub(crate) async fn load(
-    conn: impl PgExecutor<'_>,
-    schema: i64,
-    most: i64,
-) -> Result<Loaded, sqlx::Error> {
-    let query = sqlx::query(include_str!("sql/load.sql")).persistent(false);
-    let query = query.bind(schema).bind(most);
-    let row = query.fetch_one(conn).await?;
-    let seen = position(&row, "fence")?;
-    let or_seen = |text: Option<String>| text.map_or(Ok(seen), |text| lsn::read(&text));
-    let tags: Vec<String> = row.try_get("tags")?;
-    let fences: Vec<Option<String>> = row.try_get("fences")?;
-    let fences = fences.into_iter().map(or_seen).collect::<Result<Vec<_>, _>>()?;
-    Ok(Loaded {
-        epoch: epoch(&row)?,
-        snapshot: Snapshot(row.try_get("snapshot")?),
-        floor: or_seen(row.try_get("floor")?)?,
-        fences: tags.into_iter().zip(fences).collect(),
-        seen,
-        wakeups: row.try_get("wakeups")?,
-    })
 }
 
 /// A position past every fence so far, made by writing a message that nobody reads.

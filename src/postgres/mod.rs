@@ -8,6 +8,7 @@
 //! the request what the read proves (`attempt`).
 
 mod attempt;
+mod backoff;
 mod cached;
 mod changes;
 mod database;

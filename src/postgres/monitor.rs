@@ -7,10 +7,12 @@ use sqlx::{ConnectOptions, PgConnection};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use super::backoff::Backoff;
 use super::lag::Lag;
 use super::log::{Identity, identity};
 use super::sample::At;
 use super::server::Server;
+use crate::clock;
 
 /// A server that takes longer than this to say how far it is counts as down.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -66,15 +68,16 @@ async fn watch(
     wanted: impl Fn() -> bool,
     mut told: impl FnMut(Option<&Identity>),
 ) {
-    let mut pause = every;
+    let mut backoff = Backoff::new(every, every.max(SLOWEST));
     loop {
         if !wanted() {
-            pause = every;
+            backoff.reset();
         } else if let Ok(Ok(mut conn)) = timeout(PATIENCE, server.options.connect()).await {
-            pause = every;
+            let began = clock::now();
             if follow(&mut conn, every, &wanted, &mut told).await {
                 server.note_shared();
             }
+            backoff.ended_after(began.elapsed());
             if wanted() {
                 tracing::warn!(server = %server.label(), "a server does not answer");
                 told(None);
@@ -82,8 +85,7 @@ async fn watch(
         } else {
             told(None);
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(SLOWEST);
+        sleep(backoff.pause()).await;
     }
 }
 

@@ -23,6 +23,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use super::backoff::Backoff;
+use crate::clock;
 use crate::store::{Bus, StoreError};
 
 pub(crate) mod message;
@@ -33,7 +35,7 @@ use message::{News, Question, decode, encode};
 const RENEW: Duration = Duration::from_millis(500);
 const OFFICE: Duration = Duration::from_secs(2);
 
-/// The pause after a subscription ended, before the next.
+/// The first pause after a subscription ended, or failed, before the next; the longest is that between two elections.
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// Messages under way within the node. One too many is dropped, as one that is lost on the way.
@@ -145,6 +147,7 @@ impl Desk {
     async fn work(self, mut said: mpsc::Receiver<Said>) {
         let mut elect = interval(RENEW);
         elect.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut backoff = Backoff::new(AGAIN, RENEW);
         loop {
             // Each role listens to another channel.
             let role = *self.elected.borrow();
@@ -153,15 +156,17 @@ impl Desk {
                 Err(error) => {
                     tracing::debug!(%error, "other nodes can't be heard");
                     self.elected.send_replace(Role::Alone);
-                    sleep(RENEW).await;
+                    sleep(backoff.pause()).await;
                     continue;
                 }
             };
+            let began = clock::now();
             loop {
                 tokio::select! {
                     message = hear(&mut stream) => {
                         let Some(message) = message else {
-                            sleep(AGAIN).await;
+                            backoff.ended_after(began.elapsed());
+                            sleep(backoff.pause()).await;
                             break;
                         };
                         self.pass(role, &message);

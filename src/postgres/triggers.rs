@@ -19,7 +19,7 @@ use error::within;
 use table::Table;
 
 /// The version of the SQL in `sql/`. A change there is a new one.
-pub(crate) const VERSION: i32 = 5;
+pub(crate) const VERSION: i32 = 6;
 
 /// Two installers at once would trip over each other's half-made schema.
 const LOCK: &str = "select pg_advisory_xact_lock(8388065642915395433)";

@@ -177,3 +177,48 @@ async fn while_commits_come_faster_than_it_looks_they_need_not_wake_it() {
     load.abort();
     eventually("commits wake again", async || primary.psql(HUSHED).await.unwrap() == "f").await;
 }
+
+/// Each attempt to read all of it would take too long, and the next would begin with it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_changes_more_than_a_look_reads() {
+    let (primary, _line, node) = followed().await;
+    let large = "do $$ begin
+            for nr in 10..800 loop
+                insert into users select nr * 100 + g, 'new' from generate_series(0, 99) g;
+            end loop;
+            update users set name = 'eve' where id = 1;
+        end $$";
+    primary.psql(large).await.unwrap();
+    node.sees("/users/1", "eve").await;
+    node.warm(&["/users/1", "/users/2"]).await;
+    primary.psql("update users set name = 'mallory' where id = 1").await.unwrap();
+    node.sees("/users/1", "mallory").await;
+    assert!(node.get("/users/2").await.1.contains("hit"), "rows count one by one again");
+    let late = Node::alone(&primary).await;
+    late.warm(&["/users/1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_can_not_be_marked_is_followed_on_the_same_connection() {
+    let (primary, _line, node) = followed().await;
+    // Sequences keep what is rolled back.
+    let refuse = "create sequence attempts; create sequence process; create sequence moved;
+        create or replace function tidegate.mark(every interval, known_schema bigint) returns boolean
+            language plpgsql security definer as $$ begin
+                perform nextval('public.attempts');
+                if (select is_called and last_value <> pg_backend_pid() from public.process) then
+                    perform nextval('public.moved');
+                end if;
+                perform setval('public.process', pg_backend_pid());
+                raise exception 'refused';
+            end $$";
+    primary.psql(refuse).await.unwrap();
+    eventually("it is tried again", async || {
+        primary.psql("select last_value >= 3 from attempts").await.unwrap() == "t"
+    })
+    .await;
+    assert_eq!(primary.psql("select is_called from moved").await.unwrap(), "f");
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    node.sees("/users/1", "eve").await;
+    node.warm(&["/users/2"]).await;
+}

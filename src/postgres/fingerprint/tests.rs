@@ -195,25 +195,35 @@ async fn what_was_stored_before_a_noted_change_is_below_the_floor_of_a_node_that
     log::begin_history(&mut conn).await.unwrap();
     assert!(log::mark(&mut conn, Duration::ZERO, Some(7)).await.unwrap());
     let before = log::announce(&mut conn).await.unwrap();
-    let loaded = log::load(&mut conn, 7, 1000).await.unwrap();
+    let loaded = log::load(&mut conn, 7).await.unwrap();
     assert!(loaded.floor < before);
     bed.psql("create table later ()").await;
-    let changed = log::load(&mut conn, 7, 1000).await.unwrap();
+    let changed = log::load(&mut conn, 7).await.unwrap();
     assert!(changed.floor == changed.seen && changed.seen > before, "no mark has seen it");
     let manner = log::Manner::default();
-    assert!(log::drain(&mut conn, &loaded.snapshot, manner).await.unwrap().reshaped);
-    assert!(!log::drain(&mut conn, &changed.snapshot, manner).await.unwrap().reshaped);
+    assert!(
+        log::drain(&mut conn, &loaded.snapshot, manner, &mut log::Detail::default())
+            .await
+            .unwrap()
+            .reshaped
+    );
+    assert!(
+        !log::drain(&mut conn, &changed.snapshot, manner, &mut log::Detail::default())
+            .await
+            .unwrap()
+            .reshaped
+    );
     assert!(
         log::mark(&mut conn, Duration::ZERO, Some(7)).await.unwrap(),
         "though the log is empty"
     );
     let after = log::announce(&mut conn).await.unwrap();
-    let marked = log::load(&mut conn, 7, 1000).await.unwrap();
+    let marked = log::load(&mut conn, 7).await.unwrap();
     assert!(before < marked.floor && marked.floor < after, "it starts warm");
     assert!(!log::mark(&mut conn, Duration::ZERO, Some(7)).await.unwrap());
     // Of another cluster, in a dump.
     bed.psql("insert into tidegate.ddl values ('9000000')").await;
-    assert_eq!(log::load(&mut conn, 7, 1000).await.unwrap().floor, marked.floor);
+    assert_eq!(log::load(&mut conn, 7).await.unwrap().floor, marked.floor);
     log::trim(&mut conn, Duration::ZERO, 1000).await.unwrap();
     assert_eq!(bed.server.psql("select count(*) from tidegate.ddl").await.unwrap(), "0");
 }

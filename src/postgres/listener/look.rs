@@ -1,29 +1,14 @@
-//! One look at the log, and what goes with it now and then.
-
-use std::time::Duration;
+//! One look at the log, and at the schema now and then.
 
 use sqlx::postgres::PgListener;
 
+use super::housekeeping::MARK_EVERY;
 use super::relayed::Duty;
 use super::{BUSY, Follower, HEARTBEAT, within};
 use crate::clock;
 use crate::entry::{Position, Tag};
 use crate::postgres::log::{self, Drained, Manner};
 use crate::postgres::relay::message::Positions;
-
-/// How often the log is marked, how long changes are kept for nodes that were away, and how often
-/// old ones are dropped.
-const MARK_EVERY: Duration = Duration::from_secs(5);
-const RETENTION: Duration = Duration::from_hours(1);
-pub(super) const TRIM_EVERY: Duration = Duration::from_mins(1);
-
-/// How many rows are dropped at a time. As long as there are more, the next go with the next
-/// heartbeat, so that the log does not outgrow what is dropped.
-const TRIM_AT_ONCE: i32 = 10_000;
-
-/// How many rows a node that starts reads: about a second's work. What was stored before the first
-/// of them is made anew.
-const LOAD_AT_MOST: i64 = 100_000;
 
 /// So many commits between two looks that a notification of each is not worth what it takes.
 const MANY: u32 = 8;
@@ -39,7 +24,7 @@ impl Follower {
         let began = clock::moment();
         let from = self.fences.seen().map_or(Position::ZERO, |(_, seen)| seen);
         let manner = Manner { announce: self.reshaped, hush: Some(MANY) };
-        let drained = within(log::drain(&mut *conn, &snapshot, manner)).await?;
+        let drained = log::drain(conn, &snapshot, manner, &mut self.detail).await?;
         self.hushed = drained.hushed;
         self.turns.send_modify(|turns| turns.looks += 1);
         if drained.epoch != epoch {
@@ -50,7 +35,7 @@ impl Follower {
             // Before anything is confirmed: what is read from then on must not go by the schema of before.
             self.forget_schema();
         }
-        let all = drained.trimmed || drained.renamed || drained.reshaped || self.reshaped;
+        let all = drained.is_all() || self.reshaped;
         self.raise(&drained, all);
         self.reshaped = false;
         self.confirm(epoch, drained.seen, began);
@@ -92,7 +77,7 @@ impl Follower {
         (self.schema, self.reshaped) = (Some(schema), false);
         self.duty = Duty::default();
         let began = clock::moment();
-        let loaded = within(log::load(&mut *conn, schema, LOAD_AT_MOST)).await?;
+        let loaded = log::load(conn, schema).await?;
         let fences = loaded.fences.iter().map(|(name, fence)| (Tag::named(name), *fence));
         self.fences.begin(loaded.epoch, loaded.floor, fences);
         self.confirm(loaded.epoch, loaded.seen, began);
@@ -101,7 +86,10 @@ impl Follower {
         let floor = loaded.floor;
         tracing::info!(epoch = %loaded.epoch, %floor, fences = loaded.fences.len(), "following");
         // So that a node that starts after this one knows all changes since, and can use what this one stores.
-        within(log::mark(&mut *conn, MARK_EVERY, self.schema)).await?;
+        match within(log::mark(&mut *conn, MARK_EVERY, self.schema)).await {
+            Err(error @ sqlx::Error::Database(_)) => tracing::debug!(%error, "not marked yet"),
+            marked => drop(marked?),
+        }
         // A position past every fence, so that what is read from now on is valid at once.
         let seen = within(log::announce(&mut *conn)).await?;
         self.confirm(loaded.epoch, seen, began);
@@ -126,15 +114,5 @@ impl Follower {
     pub(super) fn forget_schema(&self) {
         self.db.forget_schema();
         tracing::info!("the schema has changed: all entries are invalid");
-    }
-
-    pub(super) async fn keep_house(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
-        within(log::mark(&mut *conn, MARK_EVERY, self.schema)).await?;
-        if clock::now() >= self.trim
-            && !within(log::trim(&mut *conn, RETENTION, TRIM_AT_ONCE)).await?
-        {
-            self.trim = clock::now() + TRIM_EVERY;
-        }
-        Ok(())
     }
 }

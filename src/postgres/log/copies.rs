@@ -64,7 +64,7 @@ async fn a_mark_that_replication_brought_is_no_fence_of_this_servers_changes() {
     let theirs = format!("select tidegate.mark('0', {schema})");
     assert_eq!(blue.psql(&theirs).await.unwrap(), "t");
     applied(&blue, &green).await;
-    let loaded = load(&mut conn, schema, 1000).await.unwrap();
+    let loaded = load(&mut conn, schema).await.unwrap();
     let fence =
         |name: &str| loaded.fences.iter().find(|(tag, _)| tag == name).map(|(_, fence)| *fence);
     assert!(fence("t:id=1").unwrap() >= before, "{before}: {loaded:?}");
@@ -87,13 +87,15 @@ async fn what_another_servers_log_notes_or_drops_changes_nothing_in_this_ones() 
     blue.psql("delete from tidegate.meta; insert into tidegate.meta values (1000)").await.unwrap();
     applied(&blue, &green).await;
     assert_eq!(count(&green).await, before);
-    let loaded = load(&mut conn, 7, 1000).await.unwrap();
+    let loaded = load(&mut conn, 7).await.unwrap();
     green.psql("set session_replication_role = replica; insert into t values (4)").await.unwrap();
     green
         .psql("set session_replication_role = replica; select tidegate.invalidate('{page}')")
         .await
         .unwrap();
-    let drained = drain(&mut conn, &loaded.snapshot, Manner::default()).await.unwrap();
+    let drained = drain(&mut conn, &loaded.snapshot, Manner::default(), &mut Detail::default())
+        .await
+        .unwrap();
     assert_eq!(drained.tags, ["page", "t", "t:id=4"], "what is written here counts");
 }
 
@@ -125,9 +127,9 @@ async fn marks_that_a_dump_puts_back_count_for_nothing() {
     server.psql("insert into t values (1)").await.unwrap();
     mark(&mut conn, Duration::ZERO, Some(7)).await.unwrap();
     trim(&mut conn, Duration::ZERO, 1000).await.unwrap();
-    let floor = load(&mut conn, 7, 1000).await.unwrap().floor;
+    let floor = load(&mut conn, 7).await.unwrap().floor;
     server.psql("insert into tidegate.marks select * from dump").await.unwrap();
-    assert_eq!(load(&mut conn, 7, 1000).await.unwrap().floor, floor);
+    assert_eq!(load(&mut conn, 7).await.unwrap().floor, floor);
     trim(&mut conn, Duration::from_hours(1), 1000).await.unwrap();
     assert_eq!(server.psql("select count(*) from tidegate.marks").await.unwrap(), "1");
 }
@@ -136,11 +138,11 @@ async fn marks_that_a_dump_puts_back_count_for_nothing() {
 async fn a_mark_that_is_ahead_of_the_server_counts_for_nothing() {
     let (server, mut conn) = installed(&[]).await;
     mark(&mut conn, Duration::ZERO, Some(7)).await.unwrap();
-    let floor = load(&mut conn, 7, 1000).await.unwrap().floor;
+    let floor = load(&mut conn, 7).await.unwrap().floor;
     for ahead in ["'3:3:', 'FF/0', 8", "'9000000:9000000:', '0/1', 7"] {
         let insert = format!("insert into tidegate.marks (snapshot, lsn, schema) values ({ahead})");
         server.psql(&insert).await.unwrap();
-        assert_eq!(load(&mut conn, 7, 1000).await.unwrap().floor, floor, "{ahead}");
+        assert_eq!(load(&mut conn, 7).await.unwrap().floor, floor, "{ahead}");
     }
 }
 
@@ -189,6 +191,6 @@ async fn a_copy_draws_a_history_of_its_own_and_keeps_it() {
         let copy = identity(&mut conn).await.unwrap();
         assert!(copy.history != 0 && copy.history != template.history);
     }
-    let loaded = load(&mut conn, 7, 1000).await.unwrap();
+    let loaded = load(&mut conn, 7).await.unwrap();
     assert_eq!(loaded.floor, loaded.seen, "the template's marks");
 }

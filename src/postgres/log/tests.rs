@@ -11,13 +11,13 @@ use tidegate_testing::Postgres;
 const SETUP: &str = "create table t (id int primary key, v int); create table other (id int);";
 const SOON: Duration = Duration::from_secs(20);
 
-struct Bed {
-    server: Postgres,
-    conn: PgConnection,
+pub(super) struct Bed {
+    pub(super) server: Postgres,
+    pub(super) conn: PgConnection,
 }
 
 impl Bed {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let server = Postgres::start().await.unwrap();
         server.psql(SETUP).await.unwrap();
         let mut conn = PgConnection::connect(&server.url()).await.unwrap();
@@ -27,16 +27,16 @@ impl Bed {
         Self { server, conn }
     }
 
-    async fn session(&self) -> PgConnection {
+    pub(super) async fn session(&self) -> PgConnection {
         PgConnection::connect(&self.server.url()).await.unwrap()
     }
 
-    async fn now(&mut self) -> Snapshot {
+    pub(super) async fn now(&mut self) -> Snapshot {
         self.load(7).await.snapshot
     }
 
-    async fn load(&mut self, schema: i64) -> Loaded {
-        load(&mut self.conn, schema, 1000).await.unwrap()
+    pub(super) async fn load(&mut self, schema: i64) -> load::Loaded {
+        load(&mut self.conn, schema).await.unwrap()
     }
 
     /// Drops what can be; returns how many rows.
@@ -47,8 +47,9 @@ impl Bed {
         before - self.number(rows).await
     }
 
-    async fn drain(&mut self, prev: &mut Snapshot) -> Drained {
-        let drained = drain(&mut self.conn, prev, Manner::default()).await.unwrap();
+    pub(super) async fn drain(&mut self, prev: &mut Snapshot) -> Drained {
+        let drained =
+            drain(&mut self.conn, prev, Manner::default(), &mut Detail::default()).await.unwrap();
         *prev = drained.snapshot.clone();
         drained
     }
@@ -58,7 +59,12 @@ impl Bed {
     }
 }
 
-async fn run(conn: &mut PgConnection, sql: &'static str) {
+/// A budget of rows alone.
+fn rows(rows: i64) -> budget::Budget {
+    budget::Budget { rows, bytes: i64::MAX, keys: 1000 }
+}
+
+pub(super) async fn run(conn: &mut PgConnection, sql: &'static str) {
     sqlx::raw_sql(sql).execute(conn).await.unwrap();
 }
 
@@ -194,16 +200,16 @@ async fn a_log_too_long_to_be_read_is_read_from_a_later_mark_on() {
     mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
     let marked = announce(&mut bed.conn).await.unwrap();
     bed.server.psql("insert into t values (2)").await.unwrap();
-    let names = |loaded: &Loaded| -> Vec<String> {
+    let names = |loaded: &load::Loaded| -> Vec<String> {
         loaded.fences.iter().map(|(tag, _)| tag.clone()).collect()
     };
-    let whole = load(&mut bed.conn, 7, 2).await.unwrap();
+    let whole = load::attempt(&mut bed.conn, 7, rows(2)).await.unwrap();
     assert_eq!(names(&whole), ["t", "t:id=1", "t:id=2"]);
-    let end = load(&mut bed.conn, 7, 1).await.unwrap();
+    let end = load::attempt(&mut bed.conn, 7, rows(1)).await.unwrap();
     assert_eq!(names(&end), ["t", "t:id=2"]);
     assert!(end.floor > whole.floor && end.floor < marked);
     assert!(end.fences.iter().all(|(_, fence)| *fence > marked));
-    let nothing = load(&mut bed.conn, 7, 0).await.unwrap();
+    let nothing = load::attempt(&mut bed.conn, 7, rows(0)).await.unwrap();
     assert!(nothing.fences.is_empty() && nothing.floor == nothing.seen);
 }
 
@@ -327,12 +333,18 @@ async fn a_listener_that_looks_anyway_keeps_commits_from_waking_it() {
     let mut listener = PgListener::connect(&bed.server.url()).await.unwrap();
     listener.listen("tidegate").await.unwrap();
     let hush = Manner { hush: Some(1), ..Manner::default() };
-    assert!(!drain(&mut bed.conn, &prev, hush).await.unwrap().hushed, "there is no news");
+    assert!(
+        !drain(&mut bed.conn, &prev, hush, &mut Detail::default()).await.unwrap().hushed,
+        "there is no news"
+    );
     bed.server.psql("insert into t values (1)").await.unwrap();
     tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
     let more = Manner { hush: Some(2), ..Manner::default() };
-    assert!(!drain(&mut bed.conn, &prev, more).await.unwrap().hushed, "it is one commit");
-    let drained = drain(&mut bed.conn, &prev, hush).await.unwrap();
+    assert!(
+        !drain(&mut bed.conn, &prev, more, &mut Detail::default()).await.unwrap().hushed,
+        "it is one commit"
+    );
+    let drained = drain(&mut bed.conn, &prev, hush, &mut Detail::default()).await.unwrap();
     assert!(drained.hushed && drained.tags == ["t", "t:id=1"], "{drained:?}");
     prev = drained.snapshot;
     bed.server.psql("insert into t values (2)").await.unwrap();
@@ -369,8 +381,8 @@ async fn a_promotion_is_another_epoch_and_a_listener_needs_only_what_is_granted(
     let url = bed.server.url().replace("postgres@", "ear@");
     let mut ear = PgConnection::connect(&url).await.unwrap();
     begin_history(&mut ear).await.unwrap();
-    let before = load(&mut ear, 7, 1000).await.unwrap();
-    drain(&mut ear, &before.snapshot, Manner::default()).await.unwrap();
+    let before = load(&mut ear, 7).await.unwrap();
+    drain(&mut ear, &before.snapshot, Manner::default(), &mut Detail::default()).await.unwrap();
     mark(&mut ear, Duration::ZERO, Some(7)).await.unwrap();
     trim(&mut ear, Duration::ZERO, 1000).await.unwrap();
     let mut listener = PgListener::connect(&url).await.unwrap();
@@ -389,7 +401,7 @@ async fn a_promotion_is_another_epoch_and_a_listener_needs_only_what_is_granted(
     assert!(said.standby && said.history == primary.history && said.history > 0);
     standby.promote().await.unwrap();
     assert_eq!(identity(&mut conn).await.unwrap().timeline, Some(2));
-    assert_ne!(load(&mut conn, 7, 1000).await.unwrap().epoch, before.epoch);
+    assert_ne!(load(&mut conn, 7).await.unwrap().epoch, before.epoch);
 }
 
 #[tokio::test]
@@ -406,7 +418,7 @@ async fn a_recovery_begins_another_history_and_a_restart_does_not() {
     assert!(first > 0 && same == first);
     bed.server.restart().await.unwrap();
     assert_eq!(history(&bed).await, (first, first));
-    let before = load(&mut bed.session().await, 7, 1000).await.unwrap();
+    let before = load(&mut bed.session().await, 7).await.unwrap();
     bed.server.kill().await.unwrap();
     bed.server.restart().await.unwrap();
     let (none, second) = history(&bed).await;
@@ -414,7 +426,13 @@ async fn a_recovery_begins_another_history_and_a_restart_does_not() {
         none == 0 && second != first,
         "a position in between is of no epoch that anybody follows"
     );
-    let after = drain(&mut bed.session().await, &before.snapshot, Manner::default()).await;
+    let after = drain(
+        &mut bed.session().await,
+        &before.snapshot,
+        Manner::default(),
+        &mut Detail::default(),
+    )
+    .await;
     assert_ne!(after.unwrap().epoch, before.epoch);
     assert_eq!(history(&bed).await, (second, second));
     let standby = bed.server.standby().await.unwrap();
@@ -450,7 +468,7 @@ async fn who_may_not_read_the_history_is_of_none_and_who_listens_is_granted_it()
     assert_eq!(identity(&mut reader).await.unwrap().history, 0);
     Triggers::grant(&mut bed.conn, "ear").await.unwrap();
     assert!(identity(&mut reader).await.unwrap().history > 0);
-    load(&mut reader, 7, 1000).await.unwrap();
+    load(&mut reader, 7).await.unwrap();
 }
 
 #[tokio::test]
@@ -458,13 +476,16 @@ async fn a_drain_reads_only_the_end_of_a_large_log() {
     let mut bed = Bed::new().await;
     // A plan made while the log was empty is kept when it is large.
     let sql = sqlx::AssertSqlSafe(format!(
-        "prepare drain (text, bool, int8) as {}",
+        "prepare drain (text, bool, int8, int4, int8, int8, int8) as {}",
         include_str!("../sql/drain.sql")
     ));
     sqlx::raw_sql(sql).execute(&mut bed.conn).await.unwrap();
     let snapshot = bed.now().await;
     let explain = async |conn: &mut PgConnection| {
-        let sql = format!("explain execute drain ('{}', false, 8)", snapshot.0);
+        let sql = format!(
+            "explain execute drain ('{}', false, 8, 0, 50000, 8000000, 100000)",
+            snapshot.0
+        );
         let sql = sqlx::AssertSqlSafe(sql);
         let plan: Vec<String> = sqlx::query_scalar(sql).fetch_all(conn).await.unwrap();
         plan.join("\n")

@@ -1,6 +1,11 @@
--- Of a log too long to be read in time only the end is read: the last $2 rows at most, from a mark on.
+-- Of a log too long to be read in time only the end is read: the last $2 rows with $3 keys at most, from a mark on.
 with horizon as materialized (
-    select xid from tidegate.log order by xid desc offset $2 limit 1
+    select xid from (
+        select xid, row_number() over newest as rows, sum(cardinality(tags)) over newest as keys
+        from (select xid, tags from tidegate.log order by xid desc limit $2::int8 + 1) l
+        window newest as (order by xid desc rows unbounded preceding)
+    ) counted where rows > $2::int8 or keys > $3::int8
+    order by xid desc limit 1
 ),
 -- The first mark since which the schema is what it is now, by its fingerprint and by what event triggers noted: before
 -- that, answers may have had another shape, which no row of the log tells.
@@ -9,16 +14,23 @@ oldest as materialized (
     where lsn > coalesce((select max(lsn) from tidegate.own_marks
             where schema is distinct from $1), '0/0')
         and not exists (select from tidegate.ddl d
-            where d.xid >= pg_snapshot_xmin(m.snapshot) and not pg_visible_in_snapshot(d.xid, m.snapshot)
-                and d.xid < pg_snapshot_xmax(pg_current_snapshot()))
-        and not exists (select from horizon where xid >= pg_snapshot_xmin(snapshot))
+            where d.xid >= pg_snapshot_xmax(m.snapshot) and d.xid < pg_snapshot_xmax(pg_current_snapshot()))
+        and not exists (select from tidegate.ddl d where d.xid = any (array(select pg_snapshot_xip(m.snapshot))))
+        and not exists (select from horizon h where h.xid >= pg_snapshot_xmax(m.snapshot)
+            or exists (select from tidegate.log l
+                where l.xid <= h.xid and l.xid = any (array(select pg_snapshot_xip(m.snapshot)))))
     order by lsn limit 1
 ),
+-- What a mark does not see is of transactions that it lists, or that began past its end.
+unseen as materialized (
+    select l.xid, l.relation, l.tags from oldest o, tidegate.log l
+    where l.xid >= pg_snapshot_xmax(o.snapshot) and l.xid < pg_snapshot_xmax(pg_current_snapshot())
+    union all
+    select l.xid, l.relation, l.tags from oldest o, tidegate.log l
+    where l.xid = any (array(select pg_snapshot_xip(o.snapshot)))
+),
 news as materialized (
-    select l.xid, l.relation, k as key from oldest o, tidegate.log l, unnest(l.tags) k
-    where l.xid >= pg_snapshot_xmin(o.snapshot)
-        and not pg_visible_in_snapshot(l.xid, o.snapshot)
-        and l.xid < pg_snapshot_xmax(pg_current_snapshot()) and k is not null
+    select xid, relation, k as key from unseen, unnest(tags) k where k is not null
 ),
 -- A mark that sees a transaction has an xmax past it. Most often the first such mark does.
 firsts as materialized (

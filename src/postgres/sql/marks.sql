@@ -12,9 +12,13 @@ begin
     select * into newest from tidegate.own_marks order by lsn desc limit 1;
     if found and newest.schema is not distinct from known_schema and (
         newest.at > clock_timestamp() - every or not exists (
+            -- What it does not see is of transactions that it lists, or that began past its end. Not looked for by
+            -- its beginning, which a transaction that stays open keeps far back.
             select from (select xid from tidegate.log union all select xid from tidegate.ddl) noted
-            where xid >= pg_snapshot_xmin(newest.snapshot)
-                and not pg_visible_in_snapshot(xid, newest.snapshot)))
+            where xid >= pg_snapshot_xmax(newest.snapshot)
+            union all
+            select from (select xid from tidegate.log union all select xid from tidegate.ddl) noted
+            where xid = any (array(select pg_snapshot_xip(newest.snapshot)))))
     then
         return false;
     end if;

@@ -12,6 +12,11 @@ use super::state::{
     Timeline, at, epoch, position,
 };
 
+/// The first of some rows, alone.
+const fn first_of(rows: Set) -> Set {
+    rows & rows.wrapping_neg()
+}
+
 /// The transactions that change a part of the data.
 const fn part(part: u8) -> Set {
     0b0101_0101 << part
@@ -102,6 +107,13 @@ impl Node {
             })
             .map(|t| 1 << t)
             .sum();
+        let (changed, overflowed) = primary.within_budget(changed);
+        let changed = match mutant {
+            Some(Mutant::DrainsPartly) if overflowed => first_of(rows & !self.drained),
+            _ => changed,
+        };
+        let overflowed =
+            overflowed && !matches!(mutant, Some(Mutant::NoFloorPastBudget | Mutant::DrainsPartly));
         let missed = primary.trimmed & !self.drained != 0;
         let first = members(changed).map(|t| primary.transactions[t].commit).min();
         for t in members(changed) {
@@ -112,13 +124,14 @@ impl Node {
             };
             self.raise(t, fence);
         }
-        let announces = (missed || changed != 0) && mutant != Some(Mutant::NoAnnouncement);
+        let announces =
+            (missed || overflowed || changed != 0) && mutant != Some(Mutant::NoAnnouncement);
         let news = News {
             timeline: self.timeline,
             before: self.drained,
             after: snapshot,
             changed,
-            all: missed && mutant != Some(Mutant::NoFloorAfterTrim),
+            all: (missed && mutant != Some(Mutant::NoFloorAfterTrim)) || overflowed,
             fence,
             seen: if announces { primary.write() } else { fence },
             from: look.from,
@@ -173,6 +186,10 @@ impl Node {
         };
         self.fences = [0; 2];
         let unseen = oldest.map_or(0, |mark| visible & !mark.sees & !primary.trimmed);
+        let (unseen, overflowed) = primary.within_budget(unseen);
+        if overflowed && mutant != Some(Mutant::NoFloorAtStartPastBudget) {
+            self.floor = now;
+        }
         for t in members(unseen) {
             let sees = primary.marks.iter().find(|mark| mark.sees & (1 << t) != 0);
             let fence = match mutant {

@@ -28,6 +28,14 @@ impl Primary {
         stages.filter(|(_, t)| wanted(t.stage)).map(|(index, _)| 1 << index).sum()
     }
 
+    /// What is read of some rows: all, or none if they are more than the budget; and whether they are.
+    pub(crate) fn within_budget(&self, rows: Set) -> (Set, bool) {
+        match self.budget {
+            Some(most) if rows.count_ones() > most.into() => (0, true),
+            _ => (rows, false),
+        }
+    }
+
     /// Writes a record; returns where it ends.
     pub(crate) fn write(&mut self) -> At {
         self.wal += 1;

@@ -37,6 +37,12 @@ pub(crate) enum Mutant {
     NoFloorAfterTrim,
     /// A node that starts trusts entries from before the log begins.
     NoFloorAtStart,
+    /// A drain that finds more than it has a budget for goes on as if it had found nothing.
+    NoFloorPastBudget,
+    /// A drain that finds more than it has a budget for reads as much as it may, and goes on.
+    DrainsPartly,
+    /// A node that starts with less than the log holds trusts entries as far back as the log goes.
+    NoFloorAtStartPastBudget,
     /// A node that starts takes the oldest mark for the fence of every row.
     FenceOfOldestMark,
     /// A mark's position is read before its snapshot.
@@ -77,7 +83,7 @@ pub(crate) enum Mutant {
 
 impl Mutant {
     /// Each, and the smallest world that catches it.
-    pub(crate) const ALL: [(Self, World); 34] = [
+    pub(crate) const ALL: [(Self, World); 37] = [
         (Self::FenceBeforeSnapshot, World::REPLICAS),
         (Self::FenceOfFirstRow, World::ONE_NODE),
         (Self::FenceOfTrigger, World::ONE_NODE),
@@ -94,6 +100,9 @@ impl Mutant {
         (Self::DrainByGreatestId, World::ONE_NODE),
         (Self::NoFloorAfterTrim, World::MARKS),
         (Self::NoFloorAtStart, World::MARKS),
+        (Self::NoFloorPastBudget, World::BUDGET),
+        (Self::DrainsPartly, World::BUDGET_TWO_READS),
+        (Self::NoFloorAtStartPastBudget, World::BUDGET),
         (Self::FenceOfOldestMark, World::MARKS),
         (Self::MarkBeforeSnapshot, World::MARKS),
         (Self::NoEpoch, World::FAILOVER),

@@ -57,6 +57,8 @@ pub(crate) struct Primary {
     pub(crate) marked: u8,
     /// Rows of these are gone from the log.
     pub(crate) trimmed: Set,
+    /// The budget of a drain, and of a node that starts: rows that are read at most.
+    pub(crate) budget: Option<u8>,
     /// A position that a mark is going to have, where it is read too early.
     pub(crate) early_mark: Option<At>,
 }

@@ -112,6 +112,7 @@ impl Model for World {
             timeline: 1,
             wal: 1,
             transactions: vec![Transaction::default(); self.transactions],
+            budget: self.budget,
             ..Primary::default()
         };
         let mut state = State {

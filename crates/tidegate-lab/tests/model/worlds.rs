@@ -14,6 +14,8 @@ pub(crate) struct World {
     pub(crate) parts: u8,
     /// How often the log is marked; as soon as there are two marks it may be trimmed.
     pub(crate) marks: u8,
+    /// Rows that a drain reads at most, and a node that starts.
+    pub(crate) budget: Option<u8>,
     pub(crate) restarts: u8,
     pub(crate) fails_over: bool,
     pub(crate) session: bool,
@@ -40,6 +42,7 @@ impl World {
         replicas: 0,
         parts: 1,
         marks: 1,
+        budget: None,
         restarts: 0,
         fails_over: false,
         session: false,
@@ -56,6 +59,14 @@ impl World {
         Self { name: "two reads in an answer", replicas: 1, parts: 2, ..Self::ONE_NODE };
     pub(crate) const MARKS: Self =
         Self { name: "marks and a restart", marks: 2, restarts: 1, ..Self::ONE_NODE };
+    pub(crate) const BUDGET: Self =
+        Self { name: "more changes than a drain reads", budget: Some(1), ..Self::MARKS };
+    pub(crate) const BUDGET_TWO_READS: Self = Self {
+        name: "two reads, and more changes than a drain reads",
+        replicas: 0,
+        budget: Some(1),
+        ..Self::TWO_READS
+    };
     pub(crate) const SESSION: Self = Self {
         name: "a session on two nodes",
         transactions: 1,
@@ -120,11 +131,13 @@ impl World {
         ..Self::NESTED
     };
 
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::ONE_NODE,
         Self::REPLICAS,
         Self::TWO_READS,
         Self::MARKS,
+        Self::BUDGET,
+        Self::BUDGET_TWO_READS,
         Self::SESSION,
         Self::FAILOVER,
         Self::RELAY,

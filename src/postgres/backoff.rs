@@ -1,0 +1,58 @@
+//! Pauses between attempts that fail.
+
+use std::time::Duration;
+
+/// An attempt that lasted for so many of the longest pauses was no failure.
+const LASTING: u32 = 10;
+
+/// A pause that doubles from one failed attempt to the next, up to a longest one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backoff {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, longest, next: first }
+    }
+
+    /// The pause before the next attempt.
+    pub(crate) fn pause(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(self.longest);
+        pause
+    }
+
+    /// Begins anew: the last attempt succeeded.
+    pub(crate) const fn reset(&mut self) {
+        self.next = self.first;
+    }
+
+    /// Begins anew if the last attempt lasted. A connection that opens and fails at once is no success.
+    pub(crate) fn ended_after(&mut self, lasted: Duration) {
+        if lasted >= self.longest * LASTING {
+            self.reset();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_until_an_attempt_lasts() {
+        let ms = Duration::from_millis;
+        let mut backoff = Backoff::new(ms(10), ms(50));
+        let mut pauses = |lasted| {
+            backoff.ended_after(lasted);
+            backoff.pause()
+        };
+        assert_eq!([1, 2, 3, 4].map(|n| pauses(ms(n))), [10, 20, 40, 50].map(ms));
+        assert_eq!([pauses(ms(499)), pauses(ms(500)), pauses(ms(0))], [50, 10, 20].map(ms));
+        backoff.reset();
+        assert_eq!(backoff.pause(), ms(10));
+    }
+}

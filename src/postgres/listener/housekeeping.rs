@@ -1,0 +1,166 @@
+//! Marking and trimming the log. Whatever goes wrong with it, the log is followed.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgListener;
+
+use super::{HEARTBEAT, within};
+use crate::clock::{self, Instant};
+use crate::postgres::backoff::Backoff;
+use crate::postgres::log;
+
+/// How often the log is marked, how long changes are kept for nodes that were away, and how often
+/// old ones are dropped.
+pub(super) const MARK_EVERY: Duration = Duration::from_secs(5);
+const RETENTION: Duration = Duration::from_hours(1);
+const TRIM_EVERY: Duration = Duration::from_mins(1);
+
+/// How many rows are dropped at a time. As long as there are more, the next go with the next
+/// heartbeat, so that the log does not outgrow what is dropped. Fewer where the server gives so many up.
+const AT_ONCE: i32 = 10_000;
+const AT_ONCE_LEAST: i32 = 100;
+
+/// The longest pause after a failure.
+const LONGEST: Duration = Duration::from_mins(1);
+
+/// What a node does for the log with a heartbeat.
+#[derive(Debug)]
+pub(super) struct Housekeeping {
+    mark: Task,
+    trim: Task,
+    at_once: i32,
+}
+
+/// One kind of it, which has failures of its own.
+#[derive(Debug)]
+struct Task {
+    what: &'static str,
+    due: Instant,
+    backoff: Backoff,
+}
+
+impl Housekeeping {
+    pub(super) fn new() -> Self {
+        let now = clock::now();
+        Self {
+            mark: Task::new("marked", now),
+            trim: Task::new("trimmed", now + TRIM_EVERY),
+            at_once: AT_ONCE,
+        }
+    }
+
+    /// Does what is due.
+    ///
+    /// # Errors
+    ///
+    /// Only if the connection is lost. What the server refuses is tried again later.
+    pub(super) async fn work(
+        &mut self,
+        conn: &mut PgListener,
+        schema: Option<i64>,
+    ) -> Result<(), sqlx::Error> {
+        if self.mark.is_due() {
+            let marked = within(log::mark(&mut *conn, MARK_EVERY, schema)).await;
+            self.mark.ended(marked)?;
+        }
+        if self.trim.is_due() {
+            let trimmed = within(log::trim(&mut *conn, RETENTION, self.at_once)).await;
+            match self.trim.ended(trimmed)? {
+                Some(has_more) => {
+                    self.at_once = (self.at_once * 2).min(AT_ONCE);
+                    self.trim.due =
+                        clock::now() + if has_more { Duration::ZERO } else { TRIM_EVERY };
+                }
+                None => self.at_once = (self.at_once / 2).max(AT_ONCE_LEAST),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Task {
+    fn new(what: &'static str, due: Instant) -> Self {
+        Self { what, due, backoff: Backoff::new(HEARTBEAT, LONGEST) }
+    }
+
+    fn is_due(&self) -> bool {
+        self.due <= clock::now()
+    }
+
+    /// Takes a result in: `None` if the server refused, which puts the next attempt off.
+    fn ended<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<Option<T>, sqlx::Error> {
+        match result {
+            Ok(done) => {
+                self.backoff.reset();
+                Ok(Some(done))
+            }
+            Err(error @ sqlx::Error::Database(_)) => {
+                let again = self.backoff.pause();
+                self.due = clock::now() + again;
+                tracing::warn!(
+                    %error, again_in = ?again,
+                    "the log of changes could not be {}: `tidegate status` and the server's log may say more",
+                    self.what
+                );
+                Ok(None)
+            }
+            Err(lost) => Err(lost),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_fails_is_put_off_for_longer_each_time() {
+        let mut task = Task::new("marked", clock::now());
+        let refused = || Err::<(), _>(sqlx::Error::Database(Box::new(Refused)));
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            assert!(task.is_due() && task.ended(refused()).unwrap().is_none());
+            let failed = clock::now();
+            while !task.is_due() {
+                advance(HEARTBEAT).await;
+            }
+            pauses.push((clock::now() - failed).as_secs());
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(task.ended(Ok(3)).unwrap(), Some(3));
+        assert!(
+            task.ended::<()>(Err(sqlx::Error::WorkerCrashed)).is_err(),
+            "the connection is lost"
+        );
+        task.ended(refused()).unwrap();
+        assert!(task.due <= clock::now() + HEARTBEAT);
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("refused")]
+    struct Refused;
+
+    impl sqlx::error::DatabaseError for Refused {
+        fn message(&self) -> &'static str {
+            "refused"
+        }
+
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> sqlx::error::ErrorKind {
+            sqlx::error::ErrorKind::Other
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Logs and transactions that are larger than what is read of them at a time.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+use super::tests::{Bed, run};
+use super::*;
+
+/// What a statement of 100 rows notes, `rows` times in one transaction.
+async fn note(bed: &Bed, rows: u32) {
+    let note = format!(
+        "insert into tidegate.log (relation, tags) select 't'::regclass, array(
+             select '' union all select '1/1=' || s * 100 + r from generate_series(1, 100) r)
+         from generate_series(1, {rows}) s"
+    );
+    bed.server.psql(&note).await.unwrap();
+}
+
+/// From now on the server gives up what does not fit into memory.
+async fn starve(bed: &mut Bed) {
+    run(&mut bed.conn, "set work_mem = '64kB'; set temp_file_limit = 0").await;
+}
+
+#[tokio::test]
+async fn what_a_large_transaction_changed_is_told_by_its_tables_once() {
+    let mut bed = Bed::new().await;
+    let mut prev = bed.now().await;
+    note(&bed, 10_000).await;
+    bed.server.psql("select tidegate.invalidate('{page}')").await.unwrap();
+    let mut detail = Detail::default();
+    let drained = drain(&mut bed.conn, &prev, Manner::default(), &mut detail).await.unwrap();
+    assert_eq!(drained.tags, ["page", "t", "t!"]);
+    assert!(!drained.is_all() && detail == Detail::Rows, "{drained:?}");
+    prev = drained.snapshot;
+    bed.server.psql("insert into t values (7)").await.unwrap();
+    assert_eq!(bed.drain(&mut prev).await.tags, ["t", "t:id=7"]);
+}
+
+#[tokio::test]
+async fn more_tags_of_the_application_than_are_read_raise_the_floor() {
+    let mut bed = Bed::new().await;
+    let mut prev = bed.now().await;
+    let many =
+        "select tidegate.invalidate(array(select 'page' || g from generate_series(1, 60000) g))";
+    bed.server.psql(many).await.unwrap();
+    let drained = bed.drain(&mut prev).await;
+    assert!(drained.overflowed && drained.tags.is_empty() && drained.seen > drained.fence);
+    assert!(!bed.drain(&mut prev).await.is_all(), "once");
+}
+
+#[tokio::test]
+async fn what_the_server_gave_up_is_not_tried_again() {
+    let mut bed = Bed::new().await;
+    let prev = bed.now().await;
+    note(&bed, 450).await;
+    starve(&mut bed).await;
+    let mut detail = Detail::default();
+    let drained = drain(&mut bed.conn, &prev, Manner::default(), &mut detail).await.unwrap();
+    assert_eq!(drained.tags, ["t", "t!"]);
+    // On a connection that is lost in the midst of it, the next goes on from there.
+    let mut detail = Detail::Nothing;
+    let drained = drain(&mut bed.conn, &prev, Manner::default(), &mut detail).await.unwrap();
+    assert!(drained.overflowed && drained.tags.is_empty(), "{drained:?}");
+    let mut detail = Detail::default();
+    run(&mut bed.conn, "set statement_timeout = '200ms'").await;
+    let mut lock = bed.session().await;
+    run(&mut lock, "begin; lock table tidegate.log in access exclusive mode").await;
+    assert!(drain(&mut bed.conn, &prev, Manner::default(), &mut detail).await.is_err());
+    assert_eq!(detail, Detail::Nothing);
+}
+
+#[tokio::test]
+async fn what_is_given_up_ends_on_the_server() {
+    let mut bed = Bed::new().await;
+    let end = "select setting::int from pg_settings where name = 'statement_timeout'";
+    let most: i32 = sqlx::query_scalar(end).fetch_one(&mut bed.conn).await.unwrap();
+    assert_eq!(u128::try_from(most).unwrap(), STATEMENT_TIMEOUT.as_millis());
+}
+
+/// Rows that a look of `bed.conn` reads of the log.
+async fn rows_read(bed: &mut Bed, prev: &Snapshot, marking: bool) -> i64 {
+    run(&mut bed.conn, "begin").await;
+    match marking {
+        true => drop(mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap()),
+        false => assert!(bed.drain(&mut prev.clone()).await.tags.is_empty()),
+    }
+    let read = "select coalesce(idx_tup_fetch, 0) + coalesce(seq_tup_read, 0)
+        from pg_stat_xact_all_tables where relid = 'tidegate.log'::regclass";
+    let read = sqlx::query_scalar(read).fetch_one(&mut bed.conn).await.unwrap();
+    run(&mut bed.conn, "rollback").await;
+    read
+}
+
+#[tokio::test]
+async fn a_transaction_that_stays_open_has_nothing_read_twice() {
+    let mut bed = Bed::new().await;
+    let mut open = bed.session().await;
+    run(&mut open, "begin; insert into other values (1)").await;
+    note(&bed, 900).await;
+    let mut prev = bed.now().await;
+    bed.drain(&mut prev).await;
+    assert!(mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap());
+    assert_eq!(rows_read(&mut bed, &prev, false).await, 0);
+    assert_eq!(rows_read(&mut bed, &prev, true).await, 0);
+    // Whoever starts may trust a mark that was made beside it.
+    assert!(bed.load(7).await.fences.is_empty());
+    run(&mut open, "insert into t values (1); commit").await;
+    assert_eq!(bed.drain(&mut prev).await.tags, ["t", "t:id=1"]);
+    assert_eq!(bed.load(7).await.fences.len(), 2);
+}
+
+#[tokio::test]
+async fn a_node_starts_within_its_budget_on_any_log() {
+    let mut bed = Bed::new().await;
+    mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
+    let early = announce(&mut bed.conn).await.unwrap();
+    note(&bed, 3000).await;
+    mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
+    bed.server.psql("insert into t values (1)").await.unwrap();
+    let loaded = bed.load(7).await;
+    assert!(loaded.floor > early && loaded.floor < loaded.seen, "from the later mark on");
+    assert_eq!(loaded.fences.len(), 2);
+    note(&bed, 900).await;
+    starve(&mut bed).await;
+    let loaded = bed.load(7).await;
+    assert!(loaded.fences.is_empty() && loaded.seen > loaded.floor);
+    let mut prev = loaded.snapshot;
+    bed.server.psql("insert into t values (2)").await.unwrap();
+    assert_eq!(bed.drain(&mut prev).await.tags, ["t", "t:id=2"]);
+}

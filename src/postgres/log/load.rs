@@ -1,0 +1,64 @@
+//! What a node that starts learns of the log.
+
+use sqlx::{PgExecutor, Row};
+
+use super::budget::{Budget, Detail};
+use super::drain::{self, Manner};
+use super::{Snapshot, epoch, position};
+use crate::entry::{Epoch, Position};
+use crate::postgres::lsn;
+
+/// What is known at start: the fences of the changes that the log still holds.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) epoch: Epoch,
+    pub(crate) snapshot: Snapshot,
+    /// The fence of every tag without one of its own.
+    pub(crate) floor: Position,
+    pub(crate) fences: Vec<(String, Position)>,
+    /// At or past every change that is told of here.
+    pub(crate) seen: Position,
+    pub(crate) wakeups: bool,
+}
+
+/// All that the log and its marks tell, as far as a budget goes back, for a node that starts and has
+/// found the schema to be as its fingerprint says.
+pub(super) async fn attempt(
+    conn: impl PgExecutor<'_>,
+    schema: i64,
+    budget: Budget,
+) -> Result<Loaded, sqlx::Error> {
+    let query = sqlx::query(include_str!("../sql/load.sql")).persistent(false);
+    let query = query.bind(schema).bind(budget.rows).bind(budget.keys);
+    let row = query.fetch_one(conn).await?;
+    let seen = position(&row, "fence")?;
+    let or_seen = |text: Option<String>| text.map_or(Ok(seen), |text| lsn::read(&text));
+    let tags: Vec<String> = row.try_get("tags")?;
+    let fences: Vec<Option<String>> = row.try_get("fences")?;
+    let fences = fences.into_iter().map(or_seen).collect::<Result<Vec<_>, _>>()?;
+    Ok(Loaded {
+        epoch: epoch(&row)?,
+        snapshot: Snapshot(row.try_get("snapshot")?),
+        floor: or_seen(row.try_get("floor")?)?,
+        fences: tags.into_iter().zip(fences).collect(),
+        seen,
+        wakeups: row.try_get("wakeups")?,
+    })
+}
+
+/// A beginning that reads nothing of the log: everything that was stored before is invalid.
+pub(crate) async fn cold(conn: impl PgExecutor<'_>) -> Result<Loaded, sqlx::Error> {
+    let nothing_seen = Snapshot("3:3:".to_owned());
+    let manner = Manner { announce: true, hush: None };
+    let drained = drain::attempt(conn, &nothing_seen, manner, Detail::Nothing).await?;
+    // Nothing is read, so no budget is exceeded.
+    let drained = drained.ok_or(sqlx::Error::RowNotFound)?;
+    Ok(Loaded {
+        epoch: drained.epoch,
+        snapshot: drained.snapshot,
+        floor: drained.fence,
+        fences: Vec::new(),
+        seen: drained.seen,
+        wakeups: drained.wakeups,
+    })
+}
