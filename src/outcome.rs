@@ -86,7 +86,7 @@ pub enum BypassReason {
     OnlyIfCached,
     /// The policy is only tried: there is an answer, and the handler gives its own.
     Shadow,
-    /// It was asked for by what computes it, which would wait for itself.
+    /// What computes it asked for it, or waits for what asked for it: both would wait for ever.
     Recursive,
 }
 

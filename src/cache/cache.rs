@@ -13,6 +13,7 @@ use super::fence::Fences;
 use super::flight::Flights;
 use super::log::{Log, LogError};
 use super::lookup::{Ask, Hit};
+use super::permit::Permit;
 use super::policy::Policy;
 use super::record::{Kind, Record, Scope};
 use crate::clock;
@@ -203,11 +204,16 @@ impl Cache {
 
     /// A record for work under a policy, or under none.
     pub(crate) fn record(&self, policy: Option<&Policy>, ask: Ask) -> Record {
-        self.record_for(&[], policy, ask)
+        self.record_for((&[], None), policy, ask)
     }
 
-    /// A record for work that computes the answers for some keys.
-    pub(crate) fn record_for(&self, keys: &[&Key], policy: Option<&Policy>, ask: Ask) -> Record {
+    /// A record for work that computes the answers for some keys, with a permit.
+    pub(crate) fn record_for(
+        &self,
+        (keys, permit): (&[&Key], Option<&Arc<Permit>>),
+        policy: Option<&Policy>,
+        ask: Ask,
+    ) -> Record {
         let has_log = self.log().is_some();
         let scope = Scope {
             tags: ask.tags,
@@ -220,6 +226,7 @@ impl Cache {
             is_kept: policy.is_some(),
             kind: if ask.is_request { Kind::Request { may_write: false } } else { Kind::Value },
             keys: keys.iter().map(|key| *key.hash()).collect(),
+            permit: permit.map(Arc::downgrade).unwrap_or_default(),
         };
         Record::new(self.shared.fences.clone(), scope)
     }

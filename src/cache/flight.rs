@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::permit::{Loans, Permit};
 use crate::entry::Entry;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -61,6 +62,8 @@ pub(crate) enum Joined {
 struct Flight {
     permit: Arc<Semaphore>,
     landing: OnceLock<Landing>,
+    /// Permits of the fills that wait for it.
+    loans: Loans,
 }
 
 impl Flights {
@@ -69,9 +72,12 @@ impl Flights {
     }
 
     /// Joins the flight for a key: at once as its leader, or when it has landed, or as the next
-    /// leader if the present one gives up.
-    pub(crate) async fn join(&self, key: Hash) -> Joined {
+    /// leader if the present one gives up. A fill that waits lends its permit to the leader.
+    pub(crate) async fn join(&self, key: Hash, lent: Option<&Arc<Permit>>) -> Joined {
         let seat = self.seat(key);
+        if let Some(permit) = lent {
+            seat.flight.loans.offer(permit);
+        }
         match seat.flight.permit.clone().acquire_owned().await {
             Ok(permit) => Joined::Leader(Leader { seat, _permit: permit }),
             Err(_landed) => {
@@ -101,7 +107,8 @@ impl Flights {
 
 impl Default for Flight {
     fn default() -> Self {
-        Self { permit: Arc::new(Semaphore::new(1)), landing: OnceLock::new() }
+        let permit = Arc::new(Semaphore::new(1));
+        Self { permit, landing: OnceLock::new(), loans: Loans::default() }
     }
 }
 
@@ -142,6 +149,11 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
+    /// Permits of the fills that wait for this flight.
+    pub(crate) fn loans(&self) -> &Loans {
+        &self.seat.flight.loans
+    }
+
     /// Ends the flight: everyone who waits gets `landing`, and who comes later starts another.
     pub(crate) fn land(self, landing: Landing) {
         let Seat { flights, key, flight } = &self.seat;
@@ -190,7 +202,7 @@ mod tests {
     }
 
     async fn lead(flights: &Flights) -> Leader {
-        match flights.join(KEY).await {
+        match flights.join(KEY, None).await {
             Joined::Leader(leader) => leader,
             Joined::Follower(landing) => panic!("expected to lead, followed to {landing:?}"),
         }
@@ -203,7 +215,7 @@ mod tests {
         let mut followers = JoinSet::new();
         for _ in 0..1000 {
             let flights = flights.clone();
-            followers.spawn(async move { flights.join(KEY).await });
+            followers.spawn(async move { flights.join(KEY, None).await });
         }
         while Arc::strong_count(&leader.seat.flight) < 1002 {
             tokio::task::yield_now().await;
@@ -253,7 +265,7 @@ mod tests {
     async fn a_follower_that_leaves_leaves_nothing_behind() {
         let flights = Flights::new();
         let leader = lead(&flights).await;
-        assert!(tokio::time::timeout(Duration::ZERO, flights.join(KEY)).await.is_err());
+        assert!(tokio::time::timeout(Duration::ZERO, flights.join(KEY, None)).await.is_err());
         drop(leader);
         assert_eq!(flights.len(), 0);
     }

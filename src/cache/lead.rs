@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::cache::Cache;
 use super::flight::{Landing, Leader};
 use super::lookup::Hit;
+use super::permit::Permit;
 use super::policy::Policy;
 use super::protocol::Verdict;
 use super::record::{Record, Unfit};
@@ -37,7 +37,7 @@ pub struct Lead {
     pub(crate) stale: Option<Arc<Entry>>,
     pub(crate) flight: Option<Leader>,
     pub(crate) lease: Option<LeaseToken>,
-    pub(crate) permit: Option<OwnedSemaphorePermit>,
+    pub(crate) permit: Option<Arc<Permit>>,
     /// The value that the entry to store decodes to, if that is known.
     pub(crate) decoded: Option<Arc<dyn Any + Send + Sync>>,
 }

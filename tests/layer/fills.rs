@@ -1,0 +1,218 @@
+//! Fills within fills, and how many run at a time.
+
+use std::collections::HashMap;
+use std::future::ready;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::routing::get;
+use futures_util::future::{BoxFuture, join_all};
+use tidegate::{BypassReason, Cache, CacheLayer, Key, Memory, Outcome, Policy, Record};
+use tokio::sync::{Barrier, Semaphore};
+use tokio::time::{Instant, sleep};
+
+use crate::common::ask;
+
+/// So long that a test which waits for it shows it.
+const WAIT: Duration = Duration::from_hours(1);
+
+const QUERY: Duration = Duration::from_millis(150);
+
+fn policy() -> Policy {
+    Policy::ttl(Duration::from_hours(24)).wait(WAIT).jitter(0.0).early_refresh(0.0)
+}
+
+/// A cache with so many permits.
+fn cache(permits: usize) -> Cache {
+    Cache::with_limits(Memory::new(16 << 20), 1 << 16, permits)
+}
+
+fn key(name: &str) -> Key {
+    Key::new("fills").part(name).finish()
+}
+
+async fn load(name: &str) -> Result<String, ()> {
+    sleep(QUERY).await;
+    Ok(name.to_owned())
+}
+
+/// Ways to compute with another cached value.
+const WAYS: [&str; 6] = ["one", "maybe", "many", "router", "joined", "carried"];
+
+fn inner(cache: &Cache, way: &'static str, name: String) -> BoxFuture<'static, String> {
+    let cache = cache.clone();
+    Box::pin(async move {
+        let one = async |name: String| {
+            let load = async || load(&name).await;
+            cache.get_or_load(&key(&name), &policy(), load).await.unwrap()
+        };
+        match way {
+            "one" => one(name).await,
+            "maybe" => {
+                let load = async || load(&name).await.map(Some);
+                cache.find_or_load(&key(&name), &policy(), load).await.unwrap().unwrap()
+            }
+            "many" => {
+                let load = async |names: Vec<String>| {
+                    sleep(QUERY).await;
+                    let found = names.into_iter().map(|name| (name.clone(), name));
+                    Ok::<HashMap<_, _>, ()>(found.collect())
+                };
+                let key_of = |name: &String| key(name);
+                let ids = [name.clone(), "all".to_owned()];
+                cache.get_many(ids, key_of, &policy(), load).await.unwrap().remove(&name).unwrap()
+            }
+            "joined" => tokio::join!(one(name.clone()), one("all".to_owned())).0,
+            "carried" => {
+                let load = async move {
+                    let load = async || load(&name).await;
+                    cache.get_or_load(&key(&name), &policy(), load).await.unwrap()
+                };
+                tokio::spawn(Record::carry(load)).await.unwrap()
+            }
+            _ => {
+                let part = async |Path(name): Path<String>| load(&name).await.unwrap();
+                let layer = CacheLayer::with_policy(cache.clone(), policy()).namespace("inner");
+                let app = Router::new().route("/{name}", get(part)).layer(layer);
+                ask(&app, &format!("/{name}")).await.0
+            }
+        }
+    })
+}
+
+async fn page(
+    State((cache, way)): State<(Cache, &'static str)>,
+    Path(name): Path<String>,
+) -> String {
+    inner(&cache, way, format!("part of {name}").replace(' ', "-")).await
+}
+
+fn pages(cache: &Cache, way: &'static str) -> Router {
+    let layer = CacheLayer::with_policy(cache.clone(), policy()).namespace("outer");
+    let state = (cache.clone(), way);
+    Router::new().route("/{name}", get(page)).layer(layer).with_state(state)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_computed_within_a_fill_needs_no_permit_of_its_own() {
+    for way in WAYS {
+        for permits in [1, 8] {
+            let (cache, began) = (cache(permits), Instant::now());
+            let app = pages(&cache, way);
+            let uris: Vec<String> = (0..600).map(|page| format!("/{page}")).collect();
+            let responses = join_all(uris.iter().map(|uri| ask(&app, uri))).await;
+            for (uri, (body, _)) in uris.iter().zip(responses) {
+                assert_eq!(body, format!("part-of-{}", &uri[1..]), "{way}");
+            }
+            assert!(began.elapsed() < WAIT, "{way}: one waited for a permit that it had");
+            assert_eq!(cache.loads(), 0, "{way}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bypass_lends_its_permit_to_what_it_computes() {
+    let (cache, began) = (cache(1), Instant::now());
+    let app = pages(&cache, "one");
+    let by_head = axum::http::Request::head("/1").body(axum::body::Body::empty()).unwrap();
+    let response = crate::common::send(&app, by_head).await;
+    assert_eq!(response.headers()["content-length"], "9");
+    assert_eq!(began.elapsed(), QUERY);
+}
+
+/// The part has been asked for before the page asks for it, and waits for the permit that the page has.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_value_lends_its_permit_to_the_one_who_computes_it() {
+    for many in [false, true] {
+        let (cache, gate) = (cache(1), Arc::new(Semaphore::new(0)));
+        let part = {
+            let cache = cache.clone();
+            move || {
+                let cache = cache.clone();
+                async move { cache.get_or_load(&key("part"), &policy(), || ready(Ok::<_, ()>(1))).await }
+            }
+        };
+        let page = tokio::spawn({
+            let (cache, gate, part) = (cache.clone(), gate.clone(), part.clone());
+            async move {
+                let compute = async || {
+                    gate.acquire().await.unwrap().forget();
+                    part().await
+                };
+                cache.get_or_load(&key("page"), &policy(), compute).await
+            }
+        });
+        while cache.loads() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let began = Instant::now();
+        let direct = tokio::spawn(async move {
+            if many {
+                let load = async |ids: Vec<i32>| {
+                    Ok::<HashMap<_, _>, ()>(ids.into_iter().map(|id| (id, 1)).collect())
+                };
+                let found = cache.get_many([7], |_| key("part"), &policy(), load).await?;
+                Ok(found[&7])
+            } else {
+                part().await
+            }
+        });
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!direct.is_finished(), "the page has the only permit");
+        gate.add_permits(1);
+        assert_eq!(page.await.unwrap(), Ok(1));
+        assert_eq!(direct.await.unwrap(), Ok(1));
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_that_wait_for_each_other_are_told_at_once() {
+    for keys in [2, 3, 7] {
+        let (cache, all) = (cache(64), Arc::new(Barrier::new(keys)));
+        let began = Instant::now();
+        let computed = (0..keys).map(|n| {
+            let (cache, all) = (cache.clone(), all.clone());
+            tokio::spawn(async move {
+                let (own, next) = (key(&n.to_string()), key(&((n + 1) % keys).to_string()));
+                let compute = async || {
+                    all.wait().await;
+                    cache.get_or_load(&next, &policy(), || ready(Ok::<_, ()>(7))).await
+                };
+                cache.get_or_load(&own, &policy(), compute).await
+            })
+        });
+        for value in join_all(computed).await {
+            assert_eq!(value.unwrap(), Ok(7));
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO, "{keys} keys");
+        let recursive = Outcome::Bypass(BypassReason::Recursive);
+        assert_eq!(cache.counters().outcome(recursive), 1, "one breaks the circle of {keys}");
+    }
+}
+
+/// Neither cache alone sees the circle.
+#[tokio::test(start_paused = true)]
+async fn values_of_two_caches_that_wait_for_each_other_are_told_at_once() {
+    let (caches, both) = ([cache(8), cache(8)], Arc::new(Barrier::new(2)));
+    let began = Instant::now();
+    let computed = [0, 1].map(|n| {
+        let (caches, both) = (caches.clone(), both.clone());
+        tokio::spawn(async move {
+            let compute = async || {
+                both.wait().await;
+                let load = || ready(Ok::<_, ()>(7));
+                caches[1 - n].get_or_load(&key("a"), &policy(), load).await
+            };
+            caches[n].get_or_load(&key("a"), &policy(), compute).await
+        })
+    });
+    for value in join_all(computed).await {
+        assert_eq!(value.unwrap(), Ok(7));
+    }
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
