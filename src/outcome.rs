@@ -237,10 +237,12 @@ pub enum Event {
     LeaseHeld,
     /// A session token that was not ours, or not whole.
     BadToken,
+    /// A fill waited for its turn in vain, and went on.
+    NoPermit,
 }
 
 impl Event {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Stored,
         Self::NotStored,
         Self::Overtaken,
@@ -248,6 +250,7 @@ impl Event {
         Self::FalseAlarm,
         Self::LeaseHeld,
         Self::BadToken,
+        Self::NoPermit,
     ];
 }
 

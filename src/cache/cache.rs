@@ -6,14 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use super::audit::{Audited, Audits};
 use super::fence::Fences;
 use super::flight::Flights;
 use super::log::{Log, LogError};
 use super::lookup::{Ask, Hit};
-use super::permit::Permit;
+use super::permit::{Permit, Permits};
 use super::policy::Policy;
 use super::record::{Kind, Record, Scope};
 use crate::clock;
@@ -23,9 +21,6 @@ use crate::store::{Bus, LeaseToken, Store, StoreError, StoreStatus};
 
 /// Bytes of the fence table, unless told otherwise: about a million slots.
 const FENCE_BYTES: usize = 8 << 20;
-
-/// Loads at a time, unless told otherwise.
-const LOADS: usize = 512;
 
 /// Answers, kept for as long as they are proven fresh.
 ///
@@ -63,9 +58,7 @@ pub(crate) struct Shared {
     pub(crate) store: Box<dyn Store>,
     pub(crate) fences: Arc<Fences>,
     pub(crate) flights: Flights,
-    pub(crate) loads: Arc<Semaphore>,
-    /// How many loads there may be.
-    most_loads: usize,
+    pub(crate) permits: Permits,
     pub(crate) counters: Counters,
     pub(crate) audits: Audits,
     pub(crate) alone: Alone,
@@ -74,23 +67,30 @@ pub(crate) struct Shared {
 }
 
 impl Cache {
-    /// A cache over a store.
+    /// A cache over a store. At most 512 fills run at a time; with a [`Listener`](crate::Listener), four for each
+    /// connection that its `Database` may have to the primary.
     pub fn new(store: impl Store) -> Self {
-        Self::with_limits(store, FENCE_BYTES, LOADS)
+        Self::with_bounds(store, FENCE_BYTES, None)
     }
 
-    /// A cache whose fence table takes `fence_bytes`, and that makes at most `loads` answers at a
-    /// time, whatever the load: the bound on what a cold start asks of the database.
+    /// A cache whose fence table takes `fence_bytes`, and in which at most `loads` fills run at a time, whatever the
+    /// load: the bound on what a cold start asks of the database. The fills of one route, or of one policy of values,
+    /// take at most three quarters of them; see [`Policy::fills`]. A fill waits for its turn as long as others end. If
+    /// none ends for as long as the policy's [`wait`](Policy::wait), it goes on all the same, and is counted
+    /// ([`Event::NoPermit`]).
     pub fn with_limits(store: impl Store, fence_bytes: usize, loads: usize) -> Self {
-        let (fences, loads) = (Fences::new(fence_bytes), loads.clamp(1, Semaphore::MAX_PERMITS));
+        Self::with_bounds(store, fence_bytes, Some(loads))
+    }
+
+    fn with_bounds(store: impl Store, fence_bytes: usize, loads: Option<usize>) -> Self {
+        let fences = Fences::new(fence_bytes);
         // Ours until a log is attached; another process's entries are of another epoch.
         fences.begin(Epoch::new(fastrand::u64(1..)), Position::new(1), []);
         let shared = Shared {
             store: Box::new(store),
             fences: Arc::new(fences),
             flights: Flights::new(),
-            loads: Arc::new(Semaphore::new(loads)),
-            most_loads: loads,
+            permits: Permits::new(loads),
             counters: Counters::default(),
             audits: Audits::default(),
             alone: Alone::new(),
@@ -145,9 +145,10 @@ impl Cache {
         self.shared.store.status()
     }
 
-    /// Answers that are being made just now; at most as many as [`with_limits`](Self::with_limits) says.
+    /// Fills that run just now: as many as [`with_limits`](Self::with_limits) says, at most, and those that waited for
+    /// their turn in vain.
     pub fn loads(&self) -> usize {
-        self.shared.most_loads - self.shared.loads.available_permits()
+        self.shared.permits.running()
     }
 
     /// What comparing answers with fresh ones has shown so far, by route; see [`Policy::audit`] and
@@ -164,7 +165,11 @@ impl Cache {
     /// Attaches the source of changes. The cache is empty of valid entries until it begins an epoch.
     /// A second one is refused.
     pub(crate) fn attach(&self, log: Arc<dyn Log>) -> Result<(), Arc<dyn Log>> {
+        let connections = log.connections();
         self.shared.log.set(log)?;
+        if let Some(connections) = connections {
+            self.shared.permits.suit(connections);
+        }
         self.shared.fences.lose();
         Ok(())
     }

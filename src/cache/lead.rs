@@ -197,6 +197,13 @@ impl Lead {
         signpost
     }
 
+    /// Ends the duty with what another one has stored meanwhile.
+    pub(crate) fn found(mut self, hit: &Hit) {
+        if let Some(flight) = self.flight.take() {
+            flight.land(Landing::Entry(hit.found.entry.clone()));
+        }
+    }
+
     /// Ends the duty with an answer that can't be shared: each who waits makes its own.
     pub fn pass(self, unfit: Unfit) -> Unfit {
         self.record.refuse(&unfit);

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::cache::Cache;
 use super::flight::{Joined, Landing, Leader};
 use super::lead::Lead;
-use super::permit::Permit;
+use super::permit::{Permit, Permitted};
 use super::policy::Policy;
 use super::protocol::{Verdict, must_see};
 use super::record::{Needs, Record};
@@ -175,8 +175,11 @@ impl Cache {
         if let Some(hit) = search.look().await {
             return Lookup::Hit(hit);
         }
-        let permit = self.permit([]).await;
-        Lookup::Miss(Box::new(search.duty(None, permit)))
+        let Permitted { permit, has_waited } = self.permit(policy, []).await;
+        if has_waited && let Some(hit) = search.look().await {
+            return Lookup::Hit(hit);
+        }
+        Lookup::Miss(Box::new(search.duty(None, Some(permit))))
     }
 
     /// What is stored under a key, whatever has become of it.
@@ -422,16 +425,21 @@ impl<'a> Search<'a> {
                 return Lookup::Hit(hit);
             }
         };
-        let permit = self.cache.permit(leader.as_ref().map(Leader::loans)).await;
-        let mut lead = self.duty(leader, permit);
+        let loans = leader.as_ref().map(Leader::loans);
+        let Permitted { permit, has_waited } = self.cache.permit(self.policy, loans).await;
+        let mut lead = self.duty(leader, Some(permit));
         lead.lease = lease;
+        if has_waited && let Some(hit) = self.look().await {
+            lead.found(&hit);
+            return Lookup::Hit(hit);
+        }
         Lookup::Miss(Box::new(lead))
     }
 
     /// The duty to make an answer anew in the background, if nobody has it and there is room.
     fn renewal(&self, due: &Found) -> Option<Box<Lead>> {
         let leader = self.cache.shared.flights.try_lead(*self.key.hash())?;
-        let permit = self.cache.try_permit()?;
+        let permit = self.cache.try_permit(self.policy)?;
         let mut lead = self.duty(Some(leader), Some(permit));
         lead.stale = self.confirmable(due);
         Some(Box::new(lead))
@@ -482,7 +490,7 @@ impl<'a> Search<'a> {
 
     /// Goes past a cache that can't prove anything just now, with everybody else: in bounds.
     async fn bypass_limited(&self, reason: BypassReason) -> Bypass {
-        let permit = self.cache.permit([]).await;
-        self.bypass(reason, permit)
+        let permit = self.cache.permit(self.policy, []).await.permit;
+        self.bypass(reason, Some(permit))
     }
 }

@@ -221,7 +221,7 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
         }
         let leads = missing.iter().filter_map(|one| one.lead.as_deref());
         let flights = leads.filter_map(|lead| lead.flight.as_ref());
-        self.cache.permit(flights.map(Leader::loans)).await
+        Some(self.cache.permit(&self.policy, flights.map(Leader::loans)).await.permit)
     }
 
     /// How long what was loaded lasts; `None` if nobody says of some of it.

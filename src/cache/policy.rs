@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::permit::FillBound;
 use super::template::{PolicyTag, TagTemplate};
 
 /// What one route wants: how long an answer lives, what it depends on, what tells answers apart,
@@ -46,6 +47,7 @@ pub struct Policy {
     pub(crate) host: bool,
     pub(crate) audit: f64,
     pub(crate) shadow: bool,
+    pub(crate) fills: FillBound,
 }
 
 /// Which query parameters tell answers apart.
@@ -82,6 +84,7 @@ impl Policy {
             host: true,
             audit: 0.0,
             shadow: false,
+            fills: FillBound::default(),
         }
     }
 
@@ -186,6 +189,15 @@ impl Policy {
     #[must_use]
     pub fn wait(mut self, limit: Duration) -> Self {
         self.wait = limit;
+        self
+    }
+
+    /// How many fills of this policy, of its route or its values, run at a time on a node, at least one. Three quarters of
+    /// what [`Cache::with_limits`](crate::Cache::with_limits) allows to all if nothing is said, so that a handler that
+    /// hangs leaves some to the others. Each route has a bound of its own; clones of a policy of values share one.
+    #[must_use]
+    pub fn fills(mut self, most: usize) -> Self {
+        self.fills = FillBound::new(most);
         self
     }
 

@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 use std::future::ready;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::get;
 use futures_util::future::{BoxFuture, join_all};
-use tidegate::{BypassReason, Cache, CacheLayer, Key, Memory, Outcome, Policy, Record};
+use tidegate::{BypassReason, Cache, CacheLayer, Event, Key, Memory, Outcome, Policy, Record};
 use tokio::sync::{Barrier, Semaphore};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::common::ask;
@@ -215,4 +217,131 @@ async fn values_of_two_caches_that_wait_for_each_other_are_told_at_once() {
         assert_eq!(value.unwrap(), Ok(7));
     }
     assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+/// How often a handler ran, how often it runs now, and how often it ran at a time at most.
+#[derive(Clone, Default)]
+struct Load(Arc<[AtomicUsize; 3]>);
+
+impl Load {
+    async fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        self.0[0].fetch_add(1, Ordering::SeqCst);
+        let running = self.0[1].fetch_add(1, Ordering::SeqCst) + 1;
+        self.0[2].fetch_max(running, Ordering::SeqCst);
+        let done = work.await;
+        self.0[1].fetch_sub(1, Ordering::SeqCst);
+        done
+    }
+
+    fn runs(&self) -> usize {
+        self.0[0].load(Ordering::SeqCst)
+    }
+
+    fn most(&self) -> usize {
+        self.0[2].load(Ordering::SeqCst)
+    }
+}
+
+/// A route of queries, and one whose handler never ends.
+fn routes(cache: &Cache, policy: &Policy) -> (Router, [Load; 2]) {
+    let loads = [Load::default(), Load::default()];
+    let query = {
+        let load = loads[0].clone();
+        async move || load.run(async { sleep(QUERY).await }).await
+    };
+    let hang = {
+        let load = loads[1].clone();
+        async move || load.run(std::future::pending::<()>()).await
+    };
+    let layer = CacheLayer::new(cache.clone())
+        .route("/query/{key}", policy.clone())
+        .route("/hang/{key}", policy.clone());
+    let app = Router::new().route("/query/{key}", get(query)).route("/hang/{key}", get(hang));
+    (app.layer(layer), loads)
+}
+
+fn spawn_all(app: &Router, path: &str, count: usize) -> Vec<JoinHandle<(String, String)>> {
+    let all = (0..count).map(|key| (app.clone(), format!("/{path}/{key}")));
+    all.map(|(app, uri)| tokio::spawn(async move { ask(&app, &uri).await })).collect()
+}
+
+async fn settle() {
+    for _ in 0..5000 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_that_hangs_leaves_permits_to_others() {
+    for permits in [2, 8, 512] {
+        let cache = cache(permits);
+        let (app, [_, hanging]) = routes(&cache, &policy());
+        let all = spawn_all(&app, "hang", 600);
+        settle().await;
+        assert_eq!(hanging.runs(), permits - (permits / 4).max(1));
+        let began = Instant::now();
+        ask(&app, "/query/1").await;
+        assert_eq!(began.elapsed(), QUERY, "{permits} permits");
+        all.iter().for_each(JoinHandle::abort);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_permit_in_vain_goes_on_without_one() {
+    let cache = cache(4);
+    let (app, [_, hanging]) = routes(&cache, &policy().wait(Duration::from_secs(3)));
+    let all = spawn_all(&app, "hang", 10);
+    // Others wait for the same answers, and cause no further runs.
+    let again = spawn_all(&app, "hang", 10);
+    settle().await;
+    assert_eq!((hanging.runs(), cache.loads()), (3, 3));
+    assert_eq!(cache.counters().event(Event::NoPermit), 0);
+    sleep(Duration::from_millis(3001)).await;
+    settle().await;
+    assert_eq!(cache.counters().event(Event::NoPermit), 7);
+    assert_eq!(cache.loads(), hanging.runs());
+    all.iter().chain(&again).for_each(JoinHandle::abort);
+    settle().await;
+    assert_eq!(cache.loads(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_moves_is_waited_in_for_longer() {
+    let cache = cache(8);
+    let (app, [load, _]) = routes(&cache, &policy().wait(Duration::from_secs(3)));
+    let began = Instant::now();
+    for response in spawn_all(&app, "query", 600) {
+        response.await.unwrap();
+    }
+    assert_eq!((load.runs(), load.most()), (600, 6));
+    assert_eq!(began.elapsed(), QUERY * 100, "which is fifteen seconds");
+    assert_eq!(cache.counters().event(Event::NoPermit), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_can_say_how_many_of_its_fills_run_at_a_time() {
+    for (most, expected) in [(0, 1), (2, 2), (7, 7), (100, 8)] {
+        let (app, [load, _]) = routes(&cache(8), &policy().fills(most));
+        for response in spawn_all(&app, "query", 20) {
+            response.await.unwrap();
+        }
+        assert_eq!(load.most(), expected, "of {most}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waited_for_a_permit_looks_once_more() {
+    let cache = cache(1);
+    let (app, [load, _]) = routes(&cache, &policy());
+    let first = spawn_all(&app, "query", 2);
+    settle().await;
+    // It needs a permit of its own, since it shares no flight.
+    let head = axum::http::Request::head("/query/1").body(axum::body::Body::empty()).unwrap();
+    let response = crate::common::send(&app, head).await;
+    let status = response.headers()["cache-status"].to_str().unwrap();
+    assert!(status.contains("hit"), "{status}");
+    assert_eq!(load.runs(), 2);
+    for response in first {
+        response.await.unwrap();
+    }
 }
