@@ -150,7 +150,9 @@ impl Lead {
             let why = "an answer that says there is none is stored with Policy::negative_ttl only";
             // What is part of something else is known all the same.
             self.record.close(None);
-            return Filled::NotStored(self.leave_unshared(Unfit::new("negative", why)));
+            let unfit = Unfit::new("negative", why);
+            self.note_unfit(&unfit);
+            return Filled::NotStored(self.leave_unshared(unfit));
         }
         let (key, terms) = (self.key.clone(), Terms::of(&self.policy, negative));
         self.store(Answer { key, terms, head, body, signpost: None })
@@ -204,18 +206,42 @@ impl Lead {
         }
     }
 
+    /// The work failed, and this is served instead, to others too; if there is nothing, two of them try.
+    pub(crate) fn fail(mut self, instead: Option<&Hit>) {
+        match (self.flight.take(), instead) {
+            (Some(flight), Some(hit)) => flight.land(Landing::Instead(hit.found.entry.clone())),
+            (Some(flight), None) => flight.fail(),
+            (None, _) => {}
+        }
+    }
+
+    /// As [`fail`](Self::fail), for a reason that what this is part of is told.
+    pub(crate) fn fail_for(self, unfit: Unfit, instead: Option<&Hit>) -> Unfit {
+        self.refuse(&unfit);
+        self.fail(instead);
+        unfit
+    }
+
     /// Ends the duty with an answer that can't be shared: each who waits makes its own.
     pub fn pass(self, unfit: Unfit) -> Unfit {
-        self.record.refuse(&unfit);
+        self.refuse(&unfit);
         self.leave_unshared(unfit)
     }
 
-    fn leave_unshared(mut self, unfit: Unfit) -> Unfit {
+    fn refuse(&self, unfit: &Unfit) {
+        self.record.refuse(unfit);
+        self.note_unfit(unfit);
+    }
+
+    fn note_unfit(&self, unfit: &Unfit) {
         tracing::debug!(key = %self.key, %unfit, "an answer was not stored");
         self.cache.shared.counters.note(Event::NotStored);
         if let Some(watch) = self.record.watch() {
-            watch.unfit(&unfit);
+            watch.unfit(unfit);
         }
+    }
+
+    fn leave_unshared(mut self, unfit: Unfit) -> Unfit {
         self.cache.shared.alone.set(&self.key, true);
         if let Some(flight) = self.flight.take() {
             flight.land(Landing::Nothing);

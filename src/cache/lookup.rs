@@ -2,9 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::time::error::Elapsed;
-use tokio::time::timeout;
-
 use super::cache::Cache;
 use super::flight::{Joined, Landing, Leader};
 use super::lead::Lead;
@@ -351,13 +348,18 @@ impl<'a> Search<'a> {
             // Apart, so that who leads needs no room for it.
             match Box::pin(self.join()).await {
                 None => return self.recursive(),
-                Some(Ok(Joined::Leader(leader))) => return self.lead(Some(leader)).await,
-                Some(Ok(Joined::Follower(Landing::Entry(entry)))) => {
+                Some(Joined::Leader(leader)) => return self.lead(Some(leader)).await,
+                Some(Joined::Follower(Landing::Entry(entry))) => {
                     if let Some(hit) = self.collapsed(entry) {
                         return Lookup::Hit(hit);
                     }
                 }
-                Some(Ok(Joined::Follower(Landing::Nothing)) | Err(_)) => break,
+                Some(Joined::Follower(Landing::Instead(entry))) => {
+                    if let Some(hit) = self.instead(entry) {
+                        return Lookup::Hit(hit);
+                    }
+                }
+                Some(Joined::Follower(Landing::Nothing)) => break,
             }
         }
         self.lead(None).await
@@ -369,15 +371,15 @@ impl<'a> Search<'a> {
         Lookup::Bypass(self.bypass(BypassReason::Recursive, None))
     }
 
-    /// Waits for what others look for or make, as long as the policy allows; or leads them. `None` if these wait for
-    /// what the present scope computes.
-    async fn join(&self) -> Option<Result<Joined, Elapsed>> {
+    /// Waits for what others look for or make; or leads them, beside the present leader if that is slower than the
+    /// policy allows. `None` if they wait for what the present scope computes.
+    async fn join(&self) -> Option<Joined> {
         let began = clock::now();
         let _waiting = Waiting::new(Record::computing(), self.cache.place(self.key))?;
         let lent = Record::permit();
-        let joined = self.cache.shared.flights.join(*self.key.hash(), lent.as_ref());
-        let joined = timeout(self.policy.wait, joined).await;
-        if !matches!(joined, Ok(Joined::Leader(_))) {
+        let (flights, key) = (&self.cache.shared.flights, *self.key.hash());
+        let joined = flights.join(key, self.policy.wait, lent.as_ref()).await;
+        if !matches!(joined, Joined::Leader(_)) {
             observe::flight_wait(began.elapsed());
         }
         Some(joined)
@@ -394,6 +396,14 @@ impl<'a> Search<'a> {
             return Some(Hit { found, outcome: Outcome::Collapsed, renew: None });
         }
         self.judge(Found { entry, tier }, Outcome::Collapsed)
+    }
+
+    /// What another request served when its fill failed, if this one may be answered so too.
+    fn instead(&mut self, entry: Arc<Entry>) -> Option<Hit> {
+        if entry.answers(self.key) {
+            self.pass_over(Found { entry, tier: crate::store::Tier::Memory }, self.reason);
+        }
+        self.fallback()
     }
 
     /// Looks in the shared store for all who wait, and becomes the one who makes the answer if it is not there.
@@ -416,7 +426,9 @@ impl<'a> Search<'a> {
                 return Lookup::Hit(hit);
             }
         }
-        let lease = match self.claim(leader.is_some()).await {
+        // Other nodes may have left it to the one that is overtaken here.
+        let is_first = leader.as_ref().is_some_and(|leader| !leader.overtakes());
+        let lease = match self.claim(is_first).await {
             Ok(lease) => lease,
             Err(hit) => {
                 if let Some(leader) = leader {
@@ -425,8 +437,7 @@ impl<'a> Search<'a> {
                 return Lookup::Hit(hit);
             }
         };
-        let loans = leader.as_ref().map(Leader::loans);
-        let Permitted { permit, has_waited } = self.cache.permit(self.policy, loans).await;
+        let Permitted { permit, has_waited } = self.cache.permit(self.policy, &leader).await;
         let mut lead = self.duty(leader, Some(permit));
         lead.lease = lease;
         if has_waited && let Some(hit) = self.look().await {

@@ -11,7 +11,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::cache::Cache;
-use super::flight::Leader;
 use super::kept::{Kept, Maybe, Type};
 use super::lead::Lead;
 use super::lookup::{Ask, Hit, Lookup};
@@ -220,8 +219,8 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
             return held;
         }
         let leads = missing.iter().filter_map(|one| one.lead.as_deref());
-        let flights = leads.filter_map(|lead| lead.flight.as_ref());
-        Some(self.cache.permit(&self.policy, flights.map(Leader::loans)).await.permit)
+        let leaders = leads.filter_map(|lead| lead.flight.as_ref());
+        Some(self.cache.permit(&self.policy, leaders).await.permit)
     }
 
     /// How long what was loaded lasts; `None` if nobody says of some of it.
@@ -241,16 +240,17 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
     }
 
     fn fall_back<E>(&mut self, missing: Vec<Missing<I, T>>, error: E) -> Result<(), E> {
-        if missing.iter().any(|one| one.fallback.is_none()) {
-            return Err(error);
-        }
-        for one in missing {
-            if let Some((hit, value)) = one.fallback {
+        let is_whole = missing.iter().all(|one| one.fallback.is_some());
+        for Missing { wanted, lead, fallback } in missing {
+            if let Some(lead) = lead {
+                lead.fail(fallback.as_ref().map(|(hit, _)| hit));
+            }
+            if let Some((hit, value)) = fallback.filter(|_| is_whole) {
                 self.cache.shows(&hit, &self.policy);
-                self.keep(one.wanted.id, value);
+                self.keep(wanted.id, value);
             }
         }
-        Ok(())
+        if is_whole { Ok(()) } else { Err(error) }
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 use super::cache::Cache;
+use super::flight::Leader;
 use super::policy::Policy;
 use super::record::Record;
 use crate::clock;
@@ -194,14 +195,17 @@ impl Cache {
     pub(super) async fn permit<'a>(
         &self,
         policy: &Policy,
-        loans: impl IntoIterator<Item = &'a Loans>,
+        leaders: impl IntoIterator<Item = &'a Leader>,
     ) -> Permitted {
         if let Some(permit) = Record::permit().or_else(|| self.try_permit(policy)) {
             return Permitted { permit, has_waited: false };
         }
         let permits = &self.shared.permits;
+        let leaders: Vec<_> = leaders.into_iter().collect();
+        let _queued: Vec<_> = leaders.iter().map(|leader| leader.queue()).collect();
         let own = pin!(permits.enter(policy));
-        let lent: FuturesUnordered<_> = loans.into_iter().map(Loans::borrow).collect();
+        let lent: FuturesUnordered<_> =
+            leaders.iter().map(|leader| leader.loans().borrow()).collect();
         let slots = match select(own, lent.into_future()).await {
             Either::Left((slots, _)) => slots,
             Either::Right(((Some(permit), _), _)) => {

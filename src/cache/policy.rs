@@ -184,8 +184,10 @@ impl Policy {
         self
     }
 
-    /// How long a request waits for another that is making the same answer, before it makes its
-    /// own. 3 s by default.
+    /// How long requests wait for the one that computes their answer before one of them computes it too; the rest wait on,
+    /// for the first of both. So a slow handler runs twice for each such time, and not once for each request. Also how long
+    /// a fill waits for its turn while no other one ends (see [`Cache::with_limits`](crate::Cache::with_limits)). 3 s by
+    /// default; with zero each request computes its own.
     #[must_use]
     pub fn wait(mut self, limit: Duration) -> Self {
         self.wait = limit;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use axum::routing::get;
 use futures_util::future::{BoxFuture, join_all};
 use tidegate::{BypassReason, Cache, CacheLayer, Event, Key, Memory, Outcome, Policy, Record};
@@ -344,4 +345,148 @@ async fn who_waited_for_a_permit_looks_once_more() {
     for response in first {
         response.await.unwrap();
     }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Requests for one value at once, which each take so long to compute it; what came of them.
+async fn ask_for_one<T>(
+    count: usize,
+    cache: &Cache,
+    policy: &Policy,
+    load: impl AsyncFn() -> Result<T, usize> + Clone,
+) -> Vec<Result<T, usize>>
+where
+    T: serde::Serialize + serde::de::DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    let key = key("one");
+    join_all((0..count).map(|_| cache.get_or_load(&key, policy, async || load().await))).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_value_is_computed_once_more_for_each_wait_and_not_by_all() {
+    let (cache, load) = (cache(512), Load::default());
+    let policy = policy().wait(SECOND * 3);
+    let slow = async || {
+        load.run(sleep(SECOND * 8)).await;
+        Ok::<_, usize>(1)
+    };
+    let began = Instant::now();
+    let values = ask_for_one(1000, &cache, &policy, slow).await;
+    assert!(values.iter().all(|value| *value == Ok(1)));
+    assert_eq!((load.runs(), began.elapsed()), (3, SECOND * 14), "begun at 0, 3 and 6 s");
+    sleep(SECOND * 60).await;
+    assert_eq!(ask_for_one(1000, &cache, &policy, slow).await.len(), 1000);
+    assert_eq!(load.runs(), 3, "none once it is stored");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_route_is_asked_once_more_for_each_wait_and_not_by_all() {
+    let (cache, load) = (cache(512), Load::default());
+    let slow = {
+        let load = load.clone();
+        async move || load.run(sleep(SECOND * 5)).await
+    };
+    let layer = CacheLayer::with_policy(cache, policy().wait(SECOND * 3));
+    let app = Router::new().route("/", get(slow)).layer(layer);
+    let began = Instant::now();
+    let responses = join_all((0..1000).map(|_| ask(&app, "/"))).await;
+    assert!(responses.iter().all(|(_, status)| !status.contains("bypass")));
+    assert_eq!((load.runs(), began.elapsed()), (2, SECOND * 8), "begun at 0 and 3 s");
+}
+
+/// One that hangs holds nobody up for longer than `wait`, if the next does not.
+#[tokio::test(start_paused = true)]
+async fn a_value_that_hangs_is_computed_by_the_next() {
+    let (cache, load) = (cache(512), Load::default());
+    let policy = policy().wait(SECOND * 3);
+    let first_hangs = async || {
+        let hangs = load.runs() == 0;
+        load.run(sleep(if hangs { SECOND * 1000 } else { Duration::ZERO })).await;
+        Ok::<_, usize>(1)
+    };
+    let mut all = Box::pin(ask_for_one(1000, &cache, &policy, first_hangs));
+    let first = tokio::time::timeout(SECOND * 10, &mut all);
+    assert!(first.await.is_err(), "the first hangs still");
+    assert_eq!(load.runs(), 2);
+    assert_eq!(ask_for_one(1, &cache, &policy, first_hangs).await, [Ok(1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_passes_costs_few_runs() {
+    for failing in [1, 3, 4, 20] {
+        let (cache, load) = (cache(512), Load::default());
+        let flaky = async || {
+            let run = load.runs();
+            load.run(sleep(QUERY)).await;
+            if run < failing { Err(run) } else { Ok(1) }
+        };
+        let values = ask_for_one(1000, &cache, &policy(), flaky).await;
+        assert_eq!(values.iter().filter(|value| value.is_err()).count(), failing);
+        // Twice as many as failed before lead then, one of which stores the value.
+        assert!(load.runs() <= failing * 2 + 1, "{failing}: {}", load.runs());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_lasts_is_everybodys_own_and_soon() {
+    let (small, load) = (cache(40), Load::default());
+    let failing = async || {
+        load.run(sleep(QUERY)).await;
+        Err::<u8, _>(7)
+    };
+    let began = Instant::now();
+    let values = ask_for_one(1000, &small, &policy(), failing).await;
+    assert!(values.iter().all(|value| *value == Err(7)));
+    assert_eq!((load.runs(), load.most()), (1000, 30), "as many at a time as there are permits");
+    assert!(began.elapsed() < QUERY * 40, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_that_fails_is_asked_by_few_at_first() {
+    let (cache, load) = (cache(512), Load::default());
+    let flaky = {
+        let load = load.clone();
+        async move || {
+            let run = load.runs();
+            load.run(sleep(QUERY)).await;
+            (run >= 3).then_some("well").ok_or(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    };
+    let layer = CacheLayer::with_policy(cache, policy());
+    let app = Router::new().route("/", get(flaky)).layer(layer);
+    let responses = join_all((0..1000).map(|_| ask(&app, "/"))).await;
+    assert_eq!(responses.iter().filter(|(body, _)| body == "well").count(), 997);
+    assert!(load.runs() <= 7, "{}", load.runs());
+}
+
+/// All that may be served instead is.
+#[tokio::test(start_paused = true)]
+async fn what_is_served_instead_of_a_failure_is_served_to_all_who_wait() {
+    let (cache, load) = (cache(512), Load::default());
+    let policy = policy().wait(SECOND).stale_if_error(SECOND * 600);
+    let load_value = async || {
+        let run = load.runs();
+        load.run(sleep(QUERY)).await;
+        if run == 0 { Ok(1) } else { Err(run) }
+    };
+    assert_eq!(ask_for_one(1, &cache, &policy, load_value).await, [Ok(1)]);
+    sleep(SECOND * 60 * 60 * 24).await;
+    let values = ask_for_one(1000, &cache, &policy, load_value).await;
+    assert!(values.iter().all(|value| *value == Ok(1)));
+    assert_eq!(load.runs(), 2);
+    let failing = {
+        let load = load.clone();
+        async move || {
+            load.run(sleep(QUERY)).await;
+            (load.runs() == 3).then_some("well").ok_or(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    };
+    let layer = CacheLayer::with_policy(cache, policy);
+    let app = Router::new().route("/", get(failing)).layer(layer);
+    assert_eq!(ask(&app, "/").await.0, "well");
+    sleep(SECOND * 60 * 60 * 24).await;
+    let responses = join_all((0..1000).map(|_| ask(&app, "/"))).await;
+    assert!(responses.iter().all(|(body, _)| body == "well"));
+    assert_eq!(load.runs(), 4);
 }
