@@ -90,7 +90,7 @@ pub enum BypassReason {
     OnlyIfCached,
     /// The policy is only tried: there is an answer, and the handler gives its own.
     Shadow,
-    /// It was asked for by what computes it, which would wait for itself.
+    /// What computes it asked for it, or waits for what asked for it: both would wait for ever.
     Recursive,
 }
 
@@ -242,10 +242,12 @@ pub enum Event {
     LeaseHeld,
     /// A session token that was not ours, or not whole.
     BadToken,
+    /// A fill waited for its turn in vain, and went on.
+    NoPermit,
 }
 
 impl Event {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Stored,
         Self::NotStored,
         Self::Overtaken,
@@ -253,6 +255,7 @@ impl Event {
         Self::FalseAlarm,
         Self::LeaseHeld,
         Self::BadToken,
+        Self::NoPermit,
     ];
 }
 

@@ -249,7 +249,9 @@ fn why(outcome: Outcome, route: Option<&str>) -> String {
         Outcome::Bypass(B::OnlyIfCached) => {
             "nothing that may be served is stored, and the client wants nothing else: 504"
         }
-        Outcome::Bypass(B::Recursive) => "it is asked for by what computes it",
+        Outcome::Bypass(B::Recursive) => {
+            "what computes it asks for it, or waits for what asks for it"
+        }
         Outcome::Bypass(B::Range) => "it is for a part of an answer that is not stored whole",
         Outcome::Bypass(_) => "a header of the request keeps the cache out of it",
     };

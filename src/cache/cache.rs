@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use super::audit::{Audited, Audits};
 use super::fence::Fences;
 use super::flight::Flights;
 use super::log::{Log, LogError};
 use super::lookup::{Ask, Hit};
+use super::permit::{Permit, Permits};
 use super::policy::Policy;
 use super::record::{Kind, Record, Scope};
 use crate::clock;
@@ -22,9 +21,6 @@ use crate::store::{Bus, LeaseToken, Store, StoreError, StoreStatus};
 
 /// Bytes of the fence table, unless told otherwise: about a million slots.
 const FENCE_BYTES: usize = 8 << 20;
-
-/// Loads at a time, unless told otherwise.
-const LOADS: usize = 512;
 
 /// Answers, kept for as long as they are proven fresh.
 ///
@@ -62,9 +58,7 @@ pub(crate) struct Shared {
     pub(crate) store: Box<dyn Store>,
     pub(crate) fences: Arc<Fences>,
     pub(crate) flights: Flights,
-    pub(crate) loads: Arc<Semaphore>,
-    /// How many loads there may be.
-    most_loads: usize,
+    pub(crate) permits: Permits,
     pub(crate) counters: Counters,
     pub(crate) audits: Audits,
     pub(crate) alone: Alone,
@@ -73,23 +67,30 @@ pub(crate) struct Shared {
 }
 
 impl Cache {
-    /// A cache over a store.
+    /// A cache over a store. At most 512 fills run at a time; with a [`Listener`](crate::Listener), four for each
+    /// connection that its `Database` may have to the primary.
     pub fn new(store: impl Store) -> Self {
-        Self::with_limits(store, FENCE_BYTES, LOADS)
+        Self::with_bounds(store, FENCE_BYTES, None)
     }
 
-    /// A cache whose fence table takes `fence_bytes`, and that makes at most `loads` answers at a
-    /// time, whatever the load: the bound on what a cold start asks of the database.
+    /// A cache whose fence table takes `fence_bytes`, and in which at most `loads` fills run at a time, whatever the
+    /// load: the bound on what a cold start asks of the database. The fills of one route, or of one policy of values,
+    /// take at most three quarters of them; see [`Policy::fills`]. A fill waits for its turn as long as others end. If
+    /// none ends for as long as the policy's [`wait`](Policy::wait), it goes on all the same, and is counted
+    /// ([`Event::NoPermit`]).
     pub fn with_limits(store: impl Store, fence_bytes: usize, loads: usize) -> Self {
-        let (fences, loads) = (Fences::new(fence_bytes), loads.clamp(1, Semaphore::MAX_PERMITS));
+        Self::with_bounds(store, fence_bytes, Some(loads))
+    }
+
+    fn with_bounds(store: impl Store, fence_bytes: usize, loads: Option<usize>) -> Self {
+        let fences = Fences::new(fence_bytes);
         // Ours until a log is attached; another process's entries are of another epoch.
         fences.begin(Epoch::new(fastrand::u64(1..)), Position::new(1), []);
         let shared = Shared {
             store: Box::new(store),
             fences: Arc::new(fences),
             flights: Flights::new(),
-            loads: Arc::new(Semaphore::new(loads)),
-            most_loads: loads,
+            permits: Permits::new(loads),
             counters: Counters::default(),
             audits: Audits::default(),
             alone: Alone::new(),
@@ -144,9 +145,10 @@ impl Cache {
         self.shared.store.status()
     }
 
-    /// Answers that are being made just now; at most as many as [`with_limits`](Self::with_limits) says.
+    /// Fills that run just now: as many as [`with_limits`](Self::with_limits) says, at most, and those that waited for
+    /// their turn in vain.
     pub fn loads(&self) -> usize {
-        self.shared.most_loads - self.shared.loads.available_permits()
+        self.shared.permits.running()
     }
 
     /// What comparing answers with fresh ones has shown so far, by route; see [`Policy::audit`] and
@@ -163,7 +165,11 @@ impl Cache {
     /// Attaches the source of changes. The cache is empty of valid entries until it begins an epoch.
     /// A second one is refused.
     pub(crate) fn attach(&self, log: Arc<dyn Log>) -> Result<(), Arc<dyn Log>> {
+        let connections = log.connections();
         self.shared.log.set(log)?;
+        if let Some(connections) = connections {
+            self.shared.permits.suit(connections);
+        }
         self.shared.fences.lose();
         Ok(())
     }
@@ -203,11 +209,16 @@ impl Cache {
 
     /// A record for work under a policy, or under none.
     pub(crate) fn record(&self, policy: Option<&Policy>, ask: Ask) -> Record {
-        self.record_for(&[], policy, ask)
+        self.record_for((&[], None), policy, ask)
     }
 
-    /// A record for work that computes the answers for some keys.
-    pub(crate) fn record_for(&self, keys: &[&Key], policy: Option<&Policy>, ask: Ask) -> Record {
+    /// A record for work that computes the answers for some keys, with a permit.
+    pub(crate) fn record_for(
+        &self,
+        (keys, permit): (&[&Key], Option<&Arc<Permit>>),
+        policy: Option<&Policy>,
+        ask: Ask,
+    ) -> Record {
         let has_log = self.log().is_some();
         let scope = Scope {
             tags: ask.tags,
@@ -220,6 +231,7 @@ impl Cache {
             is_kept: policy.is_some(),
             kind: if ask.is_request { Kind::Request { may_write: false } } else { Kind::Value },
             keys: keys.iter().map(|key| *key.hash()).collect(),
+            permit: permit.map(Arc::downgrade).unwrap_or_default(),
         };
         Record::new(self.shared.fences.clone(), scope)
     }

@@ -2,16 +2,25 @@
 //!
 //! A flight is a semaphore with one permit. The one who holds it leads. Landing closes the
 //! semaphore, which wakes everyone at once; dropping a lead without landing gives the permit to the
-//! next in line, so a leader that fails, panics or is cancelled hands over and nobody hangs.
+//! next in line, so a leader that panics or is cancelled hands over and nobody hangs.
+//!
+//! A leader that is slow is overtaken: whenever one has computed for as long as a request is willing to wait, one more
+//! request leads beside it, and the first to land ends the flight. A leader that fails hands over to two: then, if these
+//! fail, to four. So a failure that passes costs few runs, and one that lasts makes nobody wait for long.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::pin::pin;
 use std::sync::{Arc, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
+use super::permit::{Loans, Permit};
+use crate::clock::{self, Instant};
 use crate::entry::Entry;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -48,6 +57,8 @@ pub(crate) enum Landing {
     Entry(Arc<Entry>),
     /// With an answer that can't be shared: each goes for its own.
     Nothing,
+    /// With a failure, and this was served instead. Others may serve it too, if their policies allow.
+    Instead(Arc<Entry>),
 }
 
 /// What one who joined a flight is to it.
@@ -61,6 +72,18 @@ pub(crate) enum Joined {
 struct Flight {
     permit: Arc<Semaphore>,
     landing: OnceLock<Landing>,
+    /// Permits of the fills that wait for it.
+    loans: Loans,
+    pace: Mutex<Pace>,
+}
+
+/// How far the leaders of a flight are.
+#[derive(Debug)]
+struct Pace {
+    /// When the last of them began to compute.
+    began: Instant,
+    /// How many wait for a permit: to overtake them would be to wait behind them.
+    queued: usize,
 }
 
 impl Flights {
@@ -69,13 +92,27 @@ impl Flights {
     }
 
     /// Joins the flight for a key: at once as its leader, or when it has landed, or as the next
-    /// leader if the present one gives up.
-    pub(crate) async fn join(&self, key: Hash) -> Joined {
+    /// leader if the present one gives up. A fill that waits lends its permit to the leader.
+    /// After `wait`, one of those who wait leads beside a leader that computes for so long.
+    pub(crate) async fn join(
+        &self,
+        key: Hash,
+        wait: Duration,
+        lent: Option<&Arc<Permit>>,
+    ) -> Joined {
         let seat = self.seat(key);
-        match seat.flight.permit.clone().acquire_owned().await {
-            Ok(permit) => Joined::Leader(Leader { seat, _permit: permit }),
-            Err(_landed) => {
-                Joined::Follower(seat.flight.landing.get().cloned().unwrap_or(Landing::Nothing))
+        if let Some(permit) = lent {
+            seat.flight.loans.offer(permit);
+        }
+        let mut permit = pin!(seat.flight.permit.clone().acquire_owned());
+        loop {
+            match timeout(seat.flight.patience(wait), &mut permit).await {
+                Ok(Ok(permit)) => return Joined::Leader(Leader::new(seat, Some(permit))),
+                Ok(Err(_landed)) => return Joined::Follower(seat.flight.landed()),
+                Err(_) if seat.flight.overtake(wait) => {
+                    return Joined::Leader(Leader { seat, permit: None });
+                }
+                Err(_) => {}
             }
         }
     }
@@ -84,7 +121,7 @@ impl Flights {
     pub(crate) fn try_lead(&self, key: Hash) -> Option<Leader> {
         let seat = self.seat(key);
         let permit = seat.flight.permit.clone().try_acquire_owned().ok()?;
-        Some(Leader { seat, _permit: permit })
+        Some(Leader::new(seat, Some(permit)))
     }
 
     fn seat(&self, key: Hash) -> Seat {
@@ -101,7 +138,35 @@ impl Flights {
 
 impl Default for Flight {
     fn default() -> Self {
-        Self { permit: Arc::new(Semaphore::new(1)), landing: OnceLock::new() }
+        let permit = Arc::new(Semaphore::new(1));
+        let pace = Mutex::new(Pace { began: clock::now(), queued: 0 });
+        Self { permit, landing: OnceLock::new(), loans: Loans::default(), pace }
+    }
+}
+
+impl Flight {
+    fn landed(&self) -> Landing {
+        self.landing.get().cloned().unwrap_or(Landing::Nothing)
+    }
+
+    /// How long until the leaders have computed for as long as `wait`.
+    fn patience(&self, wait: Duration) -> Duration {
+        let pace = self.pace();
+        if pace.queued > 0 { wait } else { wait.saturating_sub(pace.began.elapsed()) }
+    }
+
+    /// Whether one more may lead now: one at a time.
+    fn overtake(&self, wait: Duration) -> bool {
+        let mut pace = self.pace();
+        let is_due = pace.queued == 0 && pace.began.elapsed() >= wait;
+        if is_due {
+            pace.began = clock::now();
+        }
+        is_due && self.landing.get().is_none()
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,10 +203,49 @@ impl Drop for Seat {
 #[derive(Debug)]
 pub(crate) struct Leader {
     seat: Seat,
-    _permit: OwnedSemaphorePermit,
+    /// `None` if it overtook another one.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+/// A leader waits for a permit to compute.
+pub(crate) struct Queued<'a>(&'a Flight);
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        let mut pace = self.0.pace();
+        pace.queued -= 1;
+        pace.began = clock::now();
+    }
 }
 
 impl Leader {
+    fn new(seat: Seat, permit: Option<OwnedSemaphorePermit>) -> Self {
+        seat.flight.pace().began = clock::now();
+        Self { seat, permit }
+    }
+
+    /// Whether another one computes, and is slow.
+    pub(crate) fn overtakes(&self) -> bool {
+        self.permit.is_none()
+    }
+
+    /// Until this is dropped, the leader waits for a permit, and is not overtaken.
+    pub(crate) fn queue(&self) -> Queued<'_> {
+        let flight = &*self.seat.flight;
+        flight.pace().queued += 1;
+        Queued(flight)
+    }
+
+    /// Hands over to two of those who wait, where a leader that is only dropped hands over to one.
+    pub(crate) fn fail(self) {
+        self.seat.flight.permit.add_permits(if self.overtakes() { 2 } else { 1 });
+    }
+
+    /// Permits of the fills that wait for this flight.
+    pub(crate) fn loans(&self) -> &Loans {
+        &self.seat.flight.loans
+    }
+
     /// Ends the flight: everyone who waits gets `landing`, and who comes later starts another.
     pub(crate) fn land(self, landing: Landing) {
         let Seat { flights, key, flight } = &self.seat;
@@ -176,6 +280,7 @@ mod tests {
     use crate::{Epoch, Key, Position};
 
     const KEY: Hash = [7; 32];
+    const HOUR: Duration = Duration::from_hours(1);
 
     fn entry() -> Arc<Entry> {
         let life = Life::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
@@ -190,7 +295,7 @@ mod tests {
     }
 
     async fn lead(flights: &Flights) -> Leader {
-        match flights.join(KEY).await {
+        match flights.join(KEY, HOUR, None).await {
             Joined::Leader(leader) => leader,
             Joined::Follower(landing) => panic!("expected to lead, followed to {landing:?}"),
         }
@@ -203,7 +308,7 @@ mod tests {
         let mut followers = JoinSet::new();
         for _ in 0..1000 {
             let flights = flights.clone();
-            followers.spawn(async move { flights.join(KEY).await });
+            followers.spawn(async move { flights.join(KEY, HOUR, None).await });
         }
         while Arc::strong_count(&leader.seat.flight) < 1002 {
             tokio::task::yield_now().await;
@@ -253,7 +358,7 @@ mod tests {
     async fn a_follower_that_leaves_leaves_nothing_behind() {
         let flights = Flights::new();
         let leader = lead(&flights).await;
-        assert!(tokio::time::timeout(Duration::ZERO, flights.join(KEY)).await.is_err());
+        assert!(tokio::time::timeout(Duration::ZERO, flights.join(KEY, HOUR, None)).await.is_err());
         drop(leader);
         assert_eq!(flights.len(), 0);
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::cache::Cache;
 use super::flight::{Landing, Leader};
 use super::lookup::Hit;
+use super::permit::Permit;
 use super::policy::Policy;
 use super::protocol::Verdict;
 use super::record::{Record, Unfit};
@@ -37,7 +37,7 @@ pub(crate) struct Lead {
     pub(crate) stale: Option<Arc<Entry>>,
     pub(crate) flight: Option<Leader>,
     pub(crate) lease: Option<LeaseToken>,
-    pub(crate) permit: Option<OwnedSemaphorePermit>,
+    pub(crate) permit: Option<Arc<Permit>>,
     /// The value that the entry to store decodes to, if that is known.
     pub(crate) decoded: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -150,7 +150,9 @@ impl Lead {
             let why = "an answer that says there is none is stored with Policy::negative_ttl only";
             // What is part of something else is known all the same.
             self.record.close(None);
-            return Filled::NotStored(self.leave_unshared(Unfit::new("negative", why)));
+            let unfit = Unfit::new("negative", why);
+            self.note_unfit(&unfit);
+            return Filled::NotStored(self.leave_unshared(unfit));
         }
         let (key, terms) = (self.key.clone(), Terms::of(&self.policy, negative));
         self.store(Answer { key, terms, head, body, signpost: None })
@@ -197,18 +199,49 @@ impl Lead {
         signpost
     }
 
+    /// Ends the duty with what another one has stored meanwhile.
+    pub(crate) fn found(mut self, hit: &Hit) {
+        if let Some(flight) = self.flight.take() {
+            flight.land(Landing::Entry(hit.found.entry.clone()));
+        }
+    }
+
+    /// The work failed, and this is served instead, to others too; if there is nothing, two of them try.
+    pub(crate) fn fail(mut self, instead: Option<&Hit>) {
+        match (self.flight.take(), instead) {
+            (Some(flight), Some(hit)) => flight.land(Landing::Instead(hit.found.entry.clone())),
+            (Some(flight), None) => flight.fail(),
+            (None, _) => {}
+        }
+    }
+
+    /// As [`fail`](Self::fail), for a reason that what this is part of is told.
+    pub(crate) fn fail_for(self, unfit: Unfit, instead: Option<&Hit>) -> Unfit {
+        self.refuse(&unfit);
+        self.fail(instead);
+        unfit
+    }
+
     /// Ends the duty with an answer that can't be shared: each who waits makes its own.
     pub(crate) fn pass(self, unfit: Unfit) -> Unfit {
-        self.record.refuse(&unfit);
+        self.refuse(&unfit);
         self.leave_unshared(unfit)
     }
 
-    fn leave_unshared(mut self, unfit: Unfit) -> Unfit {
+    fn refuse(&self, unfit: &Unfit) {
+        self.record.refuse(unfit);
+        self.note_unfit(unfit);
+    }
+
+    fn note_unfit(&self, unfit: &Unfit) {
         tracing::debug!(key = %self.key, %unfit, "an answer was not stored");
         self.cache.shared.counters.note(Event::NotStored);
         if let Some(watch) = self.record.watch() {
-            watch.unfit(&unfit);
+            watch.unfit(unfit);
         }
+    }
+
+    fn leave_unshared(mut self, unfit: Unfit) -> Unfit {
         self.cache.shared.alone.set(&self.key, true);
         if let Some(flight) = self.flight.take() {
             flight.land(Landing::Nothing);

@@ -22,6 +22,12 @@ pub(crate) trait Log: Debug + Send + Sync + 'static {
         None
     }
 
+    /// How many connections reads may use at a time, if anybody says.
+    #[doc(hidden)]
+    fn connections(&self) -> Option<usize> {
+        None
+    }
+
     /// Follows the log until it is known up to `position`. Shared by all who ask at once.
     fn catch_up(&self, position: Position) -> BoxFuture<'_, Result<(), LogError>>;
 

@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::error::Elapsed;
-use tokio::time::timeout;
-
 use super::cache::Cache;
 use super::flight::{Joined, Landing, Leader};
 use super::lead::Lead;
+use super::permit::{Permit, Permitted};
 use super::policy::Policy;
 use super::protocol::{Verdict, must_see};
 use super::record::{Needs, Record};
 use super::refresh::{Use, assess, decide};
 use super::template::PolicyTag;
 use super::terms::Limits;
+use super::waits::Waiting;
 use crate::broken::is_broken;
 use crate::clock;
 use crate::entry::{Entry, Epoch, Key, Position};
@@ -74,7 +72,7 @@ pub(crate) struct Bypass {
     /// The scope to work in.
     pub record: Record,
     /// Held while the answer is made.
-    _permit: Option<OwnedSemaphorePermit>,
+    _permit: Option<Arc<Permit>>,
 }
 
 impl Ask {
@@ -174,8 +172,11 @@ impl Cache {
         if let Some(hit) = search.look().await {
             return Lookup::Hit(hit);
         }
-        let permit = self.shared.loads.clone().acquire_owned().await.ok();
-        Lookup::Miss(Box::new(search.duty(None, permit)))
+        let Permitted { permit, has_waited } = self.permit(policy, []).await;
+        if has_waited && let Some(hit) = search.look().await {
+            return Lookup::Hit(hit);
+        }
+        Lookup::Miss(Box::new(search.duty(None, Some(permit))))
     }
 
     /// What is stored under a key, whatever has become of it.
@@ -335,8 +336,7 @@ impl<'a> Search<'a> {
     /// once, however many want the same at a time.
     async fn make(&mut self) -> Lookup {
         if Record::is_computing(&self.cache.shared.fences, self.key.hash()) {
-            tracing::warn!(key = %self.key, "what computes an answer asks for it: it would wait for itself");
-            return Lookup::Bypass(self.bypass(BypassReason::Recursive, None));
+            return self.recursive();
         }
         let alone = self.cache.shared.alone.has(self.key);
         if !alone && let Some(leader) = self.cache.shared.flights.try_lead(*self.key.hash()) {
@@ -347,27 +347,42 @@ impl<'a> Search<'a> {
             attempts -= 1;
             // Apart, so that who leads needs no room for it.
             match Box::pin(self.join()).await {
-                Ok(Joined::Leader(leader)) => return self.lead(Some(leader)).await,
-                Ok(Joined::Follower(Landing::Entry(entry))) => {
+                None => return self.recursive(),
+                Some(Joined::Leader(leader)) => return self.lead(Some(leader)).await,
+                Some(Joined::Follower(Landing::Entry(entry))) => {
                     if let Some(hit) = self.collapsed(entry) {
                         return Lookup::Hit(hit);
                     }
                 }
-                Ok(Joined::Follower(Landing::Nothing)) | Err(_) => break,
+                Some(Joined::Follower(Landing::Instead(entry))) => {
+                    if let Some(hit) = self.instead(entry) {
+                        return Lookup::Hit(hit);
+                    }
+                }
+                Some(Joined::Follower(Landing::Nothing)) => break,
             }
         }
         self.lead(None).await
     }
 
-    /// Waits for what others look for or make, as long as the policy allows; or leads them.
-    async fn join(&self) -> Result<Joined, Elapsed> {
+    /// To wait would be to wait for oneself.
+    fn recursive(&self) -> Lookup {
+        tracing::warn!(key = %self.key, "a value is computed by what asks for it, or waits for it: it is computed twice");
+        Lookup::Bypass(self.bypass(BypassReason::Recursive, None))
+    }
+
+    /// Waits for what others look for or make; or leads them, beside the present leader if that is slower than the
+    /// policy allows. `None` if they wait for what the present scope computes.
+    async fn join(&self) -> Option<Joined> {
         let began = clock::now();
-        let joined = self.cache.shared.flights.join(*self.key.hash());
-        let joined = timeout(self.policy.wait, joined).await;
-        if !matches!(joined, Ok(Joined::Leader(_))) {
+        let _waiting = Waiting::new(Record::computing(), self.cache.place(self.key))?;
+        let lent = Record::permit();
+        let (flights, key) = (&self.cache.shared.flights, *self.key.hash());
+        let joined = flights.join(key, self.policy.wait, lent.as_ref()).await;
+        if !matches!(joined, Joined::Leader(_)) {
             observe::flight_wait(began.elapsed());
         }
-        joined
+        Some(joined)
     }
 
     /// What another request was making, judged by what is known now and asked here.
@@ -381,6 +396,14 @@ impl<'a> Search<'a> {
             return Some(Hit { found, outcome: Outcome::Collapsed, renew: None });
         }
         self.judge(Found { entry, tier }, Outcome::Collapsed)
+    }
+
+    /// What another request served when its fill failed, if this one may be answered so too.
+    fn instead(&mut self, entry: Arc<Entry>) -> Option<Hit> {
+        if entry.answers(self.key) {
+            self.pass_over(Found { entry, tier: crate::store::Tier::Memory }, self.reason);
+        }
+        self.fallback()
     }
 
     /// Looks in the shared store for all who wait, and becomes the one who makes the answer if it is not there.
@@ -403,7 +426,9 @@ impl<'a> Search<'a> {
                 return Lookup::Hit(hit);
             }
         }
-        let lease = match self.claim(leader.is_some()).await {
+        // Other nodes may have left it to the one that is overtaken here.
+        let is_first = leader.as_ref().is_some_and(|leader| !leader.overtakes());
+        let lease = match self.claim(is_first).await {
             Ok(lease) => lease,
             Err(hit) => {
                 if let Some(leader) = leader {
@@ -412,23 +437,28 @@ impl<'a> Search<'a> {
                 return Lookup::Hit(hit);
             }
         };
-        let permit = self.cache.shared.loads.clone().acquire_owned().await.ok();
-        let mut lead = self.duty(leader, permit);
+        let Permitted { permit, has_waited } = self.cache.permit(self.policy, &leader).await;
+        let mut lead = self.duty(leader, Some(permit));
         lead.lease = lease;
+        if has_waited && let Some(hit) = self.look().await {
+            lead.found(&hit);
+            return Lookup::Hit(hit);
+        }
         Lookup::Miss(Box::new(lead))
     }
 
     /// The duty to make an answer anew in the background, if nobody has it and there is room.
     fn renewal(&self, due: &Found) -> Option<Box<Lead>> {
         let leader = self.cache.shared.flights.try_lead(*self.key.hash())?;
-        let permit = self.cache.shared.loads.clone().try_acquire_owned().ok()?;
+        let permit = self.cache.try_permit(self.policy)?;
         let mut lead = self.duty(Some(leader), Some(permit));
         lead.stale = self.confirmable(due);
         Some(Box::new(lead))
     }
 
-    fn duty(&self, leader: Option<Leader>, permit: Option<OwnedSemaphorePermit>) -> Lead {
-        let mut lead = Lead::new(self.cache, self.key, self.policy, self.record());
+    fn duty(&self, leader: Option<Leader>, permit: Option<Arc<Permit>>) -> Lead {
+        let record = self.record(permit.as_ref());
+        let mut lead = Lead::new(self.cache, self.key, self.policy, record);
         lead.reason = self.reason;
         lead.fallback = self.fallback();
         lead.stale = self.passed_over.as_ref().and_then(|found| self.confirmable(found));
@@ -460,17 +490,18 @@ impl<'a> Search<'a> {
         (lasts && has_own_writes && !self.is_blind).then_some(Hit { found, outcome, renew: None })
     }
 
-    fn record(&self) -> Record {
-        self.cache.record_for(&[self.key], Some(self.policy), self.ask.clone())
+    fn record(&self, permit: Option<&Arc<Permit>>) -> Record {
+        self.cache.record_for((&[self.key], permit), Some(self.policy), self.ask.clone())
     }
 
-    fn bypass(&self, reason: BypassReason, permit: Option<OwnedSemaphorePermit>) -> Bypass {
-        Bypass { reason, fallback: self.fallback(), record: self.record(), _permit: permit }
+    fn bypass(&self, reason: BypassReason, permit: Option<Arc<Permit>>) -> Bypass {
+        let record = self.record(permit.as_ref());
+        Bypass { reason, fallback: self.fallback(), record, _permit: permit }
     }
 
     /// Goes past a cache that can't prove anything just now, with everybody else: in bounds.
     async fn bypass_limited(&self, reason: BypassReason) -> Bypass {
-        let permit = self.cache.shared.loads.clone().acquire_owned().await.ok();
-        self.bypass(reason, permit)
+        let permit = self.cache.permit(self.policy, []).await.permit;
+        self.bypass(reason, Some(permit))
     }
 }

@@ -14,6 +14,7 @@ use super::cache::Cache;
 use super::kept::{Kept, Maybe, Type};
 use super::lead::Lead;
 use super::lookup::{Ask, Hit, Lookup};
+use super::permit::Permit;
 use super::policy::{Policy, ValuePolicy};
 use super::record::Record;
 use super::template::PolicyTag;
@@ -183,18 +184,18 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
     }
 
     /// Loads what is missing, all at once.
-    async fn load<E, F>(&mut self, missing: Vec<Missing<I, T>>, load: &mut F) -> Result<(), E>
+    async fn load<E, F>(&mut self, mut missing: Vec<Missing<I, T>>, load: &mut F) -> Result<(), E>
     where
         F: AsyncFnMut(Vec<I>) -> Result<HashMap<I, T>, E>,
     {
         if missing.is_empty() {
             return Ok(());
         }
-        let _permit = self.cache.shared.loads.acquire().await;
+        let permit = self.permit(&mut missing).await;
         let tags = missing.iter().flat_map(|one| one.wanted.tags.clone()).collect();
         let ask = Ask { tags, ..Ask::default() };
         let keys: Vec<&Key> = missing.iter().map(|one| &one.wanted.key).collect();
-        let record = self.cache.record_for(&keys, Some(&self.policy), ask);
+        let record = self.cache.record_for((&keys, permit.as_ref()), Some(&self.policy), ask);
         let ids: Vec<I> = missing.iter().map(|one| one.wanted.id.clone()).collect();
         let began = clock::now();
         let loaded = record.enter(|| load(ids)).await;
@@ -208,6 +209,19 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
             Err(error) => self.fall_back(missing, error)?,
         }
         Ok(())
+    }
+
+    /// One permit for all that is loaded at once.
+    async fn permit(&self, missing: &mut [Missing<I, T>]) -> Option<Arc<Permit>> {
+        let leads = missing.iter_mut().filter_map(|one| one.lead.as_deref_mut());
+        // Those that were due to be made anew have one each.
+        let held = leads.filter_map(|lead| lead.permit.take()).next_back();
+        if held.is_some() {
+            return held;
+        }
+        let leads = missing.iter().filter_map(|one| one.lead.as_deref());
+        let leaders = leads.filter_map(|lead| lead.flight.as_ref());
+        Some(self.cache.permit(&self.policy, leaders).await.permit)
     }
 
     /// How long what was loaded lasts; `None` if nobody says of some of it.
@@ -227,16 +241,17 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
     }
 
     fn fall_back<E>(&mut self, missing: Vec<Missing<I, T>>, error: E) -> Result<(), E> {
-        if missing.iter().any(|one| one.fallback.is_none()) {
-            return Err(error);
-        }
-        for one in missing {
-            if let Some((hit, value)) = one.fallback {
+        let is_whole = missing.iter().all(|one| one.fallback.is_some());
+        for Missing { wanted, lead, fallback } in missing {
+            if let Some(lead) = lead {
+                lead.fail(fallback.as_ref().map(|(hit, _)| hit));
+            }
+            if let Some((hit, value)) = fallback.filter(|_| is_whole) {
                 self.cache.shows(&hit, &self.policy);
-                self.keep(one.wanted.id, value);
+                self.keep(wanted.id, value);
             }
         }
-        Ok(())
+        if is_whole { Ok(()) } else { Err(error) }
     }
 }
 

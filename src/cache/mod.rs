@@ -24,6 +24,7 @@ mod lead;
 mod log;
 mod lookup;
 mod many;
+mod permit;
 mod policy;
 pub mod protocol;
 mod record;
@@ -32,6 +33,7 @@ mod template;
 mod terms;
 mod typed;
 mod version;
+mod waits;
 
 pub use audit::Audited;
 pub use cache::Cache;

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::permit::FillBound;
 use super::template::{PolicyTag, TagTemplate};
 
 mod settings;
@@ -54,6 +55,7 @@ pub struct Policy {
     pub(crate) host: bool,
     pub(crate) audit: f64,
     pub(crate) shadow: bool,
+    pub(crate) fills: FillBound,
 }
 
 /// Which query parameters tell answers apart.
@@ -97,6 +99,7 @@ impl Policy {
             host: true,
             audit: 0.0,
             shadow: false,
+            fills: FillBound::default(),
         }
     }
 

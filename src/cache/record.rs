@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 
 use tokio::task::futures::TaskLocalFuture;
 
@@ -172,8 +172,8 @@ impl Record {
         let others: BTreeSet<Tag> = others.collect();
         let mut notes = self.notes().clone();
         notes.tags.retain(|tag| !others.contains(tag));
-        let (watch, keys) = (scope.watch.clone(), Vec::new());
-        let scope = Scope { tags, watch, keys, ..*scope };
+        let (watch, keys, permit) = (scope.watch.clone(), Vec::new(), Weak::new());
+        let scope = Scope { tags, watch, keys, permit, ..*scope };
         Self(Arc::new(Inner {
             fences: fences.clone(),
             scope,

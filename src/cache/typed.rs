@@ -157,8 +157,9 @@ impl Cache {
         let began = clock::now();
         let loaded = compute(&record, policy, load).await;
         observe::load(began.elapsed());
-        if let Ok(value) = &loaded {
-            keep(lead, value);
+        match &loaded {
+            Ok(value) => keep(lead, value),
+            Err(_) => lead.fail(fallback.as_ref()),
         }
         self.or_fallback(loaded, fallback.as_ref(), policy)
     }

@@ -24,7 +24,7 @@ use super::rules::validation::{is_same, names_another, updated};
 use super::rules::vary;
 use super::status::{self, Fate};
 use super::stored::{Head, encode_signpost};
-use crate::cache::{Answer, Cache, Filled, Lead, Record, Unfit};
+use crate::cache::{Answer, Cache, Filled, Hit, Lead, Record, Unfit};
 use crate::clock;
 use crate::entry::Entry;
 use crate::outcome::Outcome;
@@ -84,9 +84,9 @@ impl Told {
 }
 
 impl<'p> Fill<'p> {
-    /// Ends the duty without an answer.
-    pub(crate) fn give_up(self, unfit: Unfit) {
-        self.lead.pass(unfit);
+    /// Ends the duty without an answer; this is served instead.
+    pub(crate) fn fail(self, instead: Option<&Hit>) {
+        self.lead.fail_for(Unfit::new("failed", "the handler failed"), instead);
     }
 
     /// Stores an answer, or keeps what is stored if this says that it still holds.
@@ -115,7 +115,11 @@ impl<'p> Fill<'p> {
         let leave = match self.leave(parts.status, &parts.headers) {
             Ok(leave) => leave,
             Err(unfit) => {
-                told.tell(&mut parts.headers, Fate::NotStored(&self.lead.pass(unfit)));
+                let unfit = match parts.status.is_server_error() {
+                    true => self.lead.fail_for(unfit, None),
+                    false => self.lead.pass(unfit),
+                };
+                told.tell(&mut parts.headers, Fate::NotStored(&unfit));
                 return known(&parts, asked, &Bytes::new()).unwrap_or_else(|| {
                     Response::from_parts(parts, Body::within(told.record, body))
                 });

@@ -65,7 +65,8 @@ pub(crate) struct Route {
 pub(crate) const OTHERS: &str = "(default)";
 
 impl Route {
-    fn new(policy: Policy) -> Self {
+    fn new(mut policy: Policy) -> Self {
+        policy.fills = policy.fills.apart();
         Self { policy: Arc::new(policy), traffic: Arc::default() }
     }
 }

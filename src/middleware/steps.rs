@@ -183,9 +183,10 @@ impl<S> Steps<S> {
             let (outcome, fallback) = (lead.outcome(), lead.fallback());
             let (answered, fill) = self.call(lead, &plan, request).await;
             if is_failure(&answered)
-                && let Some(response) = Box::pin(self.instead(fallback, &plan, &fill.headers)).await
+                && let Some(response) =
+                    Box::pin(self.instead(fallback.as_ref(), &plan, &fill.headers)).await
             {
-                fill.give_up(Unfit::new("failed", "the handler failed"));
+                fill.fail(fallback.as_ref());
                 return Ok(response);
             }
             self.count(outcome);
@@ -194,6 +195,7 @@ impl<S> Steps<S> {
                 Ok(response) => response,
                 Err(error) => {
                     record.close(None);
+                    fill.lead.fail(None);
                     return Err(error);
                 }
             };
@@ -208,17 +210,17 @@ impl<S> Steps<S> {
     /// A stale answer in place of an error, where one is allowed.
     async fn instead<B: HttpBody>(
         &mut self,
-        fallback: Option<Hit>,
+        fallback: Option<&Hit>,
         plan: &Plan,
         headers: &HeaderMap,
     ) -> Option<Response<Body<B>>> {
         if plan.policy.shadow {
             return None;
         }
-        let hit = match fallback.filter(|hit| plan.may_have(hit)) {
-            Some(hit) => hit,
-            None => plan.fallback(&self.routes.cache, headers).await?,
-        };
+        if let Some(hit) = fallback.filter(|hit| plan.may_have(hit)) {
+            return self.serve(hit, plan);
+        }
+        let hit = plan.fallback(&self.routes.cache, headers).await?;
         self.serve(&hit, plan)
     }
 
@@ -311,7 +313,7 @@ impl<S> Steps<S> {
         let answered = bypass.record.enter(|| self.inner.call(request)).await;
         bypass.record.close(plan.policy.lasts(false).filter(|_| !is_failure(&answered)));
         if is_failure(&answered)
-            && let Some(response) = self.instead(bypass.fallback, &plan, &headers).await
+            && let Some(response) = self.instead(bypass.fallback.as_ref(), &plan, &headers).await
         {
             return Ok(response);
         }

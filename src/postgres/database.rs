@@ -209,7 +209,7 @@ pub(crate) struct Inner {
     observing: Arc<Semaphore>,
     _watch: Monitor,
     replicas: RwLock<Vec<Replica>>,
-    limits: Limits,
+    pub(crate) limits: Limits,
     sample_every: Duration,
 }
 

@@ -50,6 +50,10 @@ impl Log for Link {
         Some(&self.db.inner.own_writes)
     }
 
+    fn connections(&self) -> Option<usize> {
+        usize::try_from(self.db.inner.limits.connections).ok()
+    }
+
     fn catch_up(&self, _position: Position) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(self.look())
     }

@@ -102,6 +102,7 @@ impl Metrics {
             (names::STORE_ERRORS, Event::StoreError),
             (names::COLLISIONS, Event::FalseAlarm),
             (names::LEASES_HELD, Event::LeaseHeld),
+            (names::NO_PERMIT, Event::NoPermit),
             (names::BAD_TOKENS, Event::BadToken),
         ] {
             counter!(name).absolute(counters.event(event));

@@ -74,6 +74,8 @@ metrics! {
         "How long requests waited for an answer that another one was making.";
     LEASES_HELD "tidegate_leases_held_total" Counter
         "Times that another node was found making an answer.";
+    NO_PERMIT "tidegate_fills_without_permit_total" Counter
+        "Fills that waited for their turn in vain, and went on: handlers hang, or the bound is too low.";
     OFF "tidegate_off" Gauge
         "1 while the cache is switched off.";
     EPOCH_KNOWN "tidegate_epoch_known" Gauge

@@ -7,6 +7,7 @@ mod common;
 
 mod bodies;
 mod compression;
+mod fills;
 mod http;
 mod hyper;
 mod layering;

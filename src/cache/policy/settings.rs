@@ -73,11 +73,22 @@ macro_rules! freshness_settings {
                 self
             }
 
-            /// How long a request waits for another that is making the same response, before it makes its
-            /// own. 3 s by default.
+            /// How long requests wait for the one that computes their response before one of them computes it too; the rest
+            /// wait on, for the first of both. So a slow handler runs twice for each such time, and not once for each request.
+            /// Also how long a fill waits for its turn while no other one ends (see
+            /// [`Cache::with_limits`](crate::Cache::with_limits)). 3 s by default; with zero each request computes its own.
             #[must_use]
             pub fn wait(mut self, limit: Duration) -> Self {
                 self.settings().wait = limit;
+                self
+            }
+
+            /// How many fills of this policy, of its route or its values, run at a time on a node, at least one. Three quarters
+            /// of what [`Cache::with_limits`](crate::Cache::with_limits) allows to all if nothing is said, so that a handler
+            /// that hangs leaves some to the others. Each route has a bound of its own; clones of a policy of values share one.
+            #[must_use]
+            pub fn fills(mut self, most: usize) -> Self {
+                self.settings().fills = crate::cache::permit::FillBound::new(most);
                 self
             }
 

@@ -11,8 +11,10 @@ use tokio::task::futures::TaskLocalFuture;
 
 use super::{CURRENT, Kind, Needs, Record, Requirement, Scope, Unfit};
 use crate::cache::fence::Fences;
+use crate::cache::permit::Permit;
 use crate::cache::policy::Policy;
 use crate::cache::terms::Terms;
+use crate::cache::waits::Place;
 use crate::clock;
 use crate::entry::Entry;
 
@@ -35,7 +37,8 @@ impl Record {
         let scope = &self.0.scope;
         let session = self.requirement().and_then(|requirement| requirement.observed_at());
         let (tags, watch, keys) = (scope.tags.clone(), scope.watch.clone(), scope.keys.clone());
-        let scope = Scope { tags, watch, keys, session, kind: Kind::Apart, ..*scope };
+        let permit = scope.permit.clone();
+        let scope = Scope { tags, watch, keys, permit, session, kind: Kind::Apart, ..*scope };
         Self::new(self.0.fences.clone(), scope)
     }
 
@@ -52,6 +55,25 @@ impl Record {
             record.outward().any(|inner| same(inner) && inner.0.scope.keys.contains(key))
         };
         CURRENT.try_with(is_computing).unwrap_or(false)
+    }
+
+    /// The permit of the fill that the present scope is part of.
+    pub(crate) fn permit() -> Option<Arc<Permit>> {
+        let permit =
+            |record: &Self| record.outward().find_map(|inner| inner.0.scope.permit.upgrade());
+        CURRENT.try_with(permit).ok().flatten()
+    }
+
+    /// The keys whose answers are computed in the present scope, and in those that it is part of.
+    pub(crate) fn computing() -> Vec<Place> {
+        let computing = |record: &Self| {
+            let places = |inner: &Self| {
+                let cache = Arc::as_ptr(&inner.0.fences).addr();
+                inner.0.scope.keys.iter().map(|key| (cache, *key)).collect::<Vec<_>>()
+            };
+            record.outward().flat_map(places).collect()
+        };
+        CURRENT.try_with(computing).unwrap_or_default()
     }
 
     /// Notes in the present scope, if there is one, what a cache has found there and is about to serve.

@@ -1,9 +1,10 @@
 //! What a record is opened with.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::{Record, Requirement};
+use crate::cache::permit::Permit;
 use crate::cache::template::PolicyTag;
 use crate::entry::{Epoch, Position};
 use crate::traffic::Traffic;
@@ -27,6 +28,8 @@ pub(crate) struct Scope {
     pub(crate) kind: Kind,
     /// Hashes of the keys whose answers are computed in it.
     pub(crate) keys: Vec<[u8; 32]>,
+    /// What is computed in it holds this permit, until the fill gives it back.
+    pub(crate) permit: Weak<Permit>,
 }
 
 /// Where a scope begins.

@@ -1,0 +1,262 @@
+//! Permits to compute: the bound on how many fills run at a time.
+//!
+//! There is a bound for each route, or policy of values, and one for all; a route's bound is smaller, so that a route
+//! whose handler hangs leaves permits to the others. A fill that waits for a permit while no other one ends goes on
+//! without: the bound protects the database from a rush, and must not make a request fail.
+//!
+//! A fill holds one permit, and so does everything that is computed within it: a lookup in its scope inherits the
+//! permit, however deep. A request that already leads a flight and still waits for a permit takes the permit of a fill
+//! that waits for this flight, since that fill does nothing meanwhile. So no fill waits for a permit that another one
+//! holds while it waits for the first.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
+
+use super::cache::Cache;
+use super::flight::Leader;
+use super::policy::Policy;
+use super::record::Record;
+use crate::clock;
+use crate::outcome::Event;
+use crate::sync::Mutex;
+
+/// Fills at a time, unless something says otherwise.
+const DEFAULT: usize = 512;
+
+/// Fills at a time for each connection to the database: a handler uses its connection for part of its time, and
+/// several short waits for a connection are still a short wait.
+const FOR_EACH_CONNECTION: usize = 4;
+
+/// A queue that moves is waited in for so many times the policy's `wait`, at most.
+const LONGEST: u32 = 10;
+
+/// A bound on fills that run at a time.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    slots: Semaphore,
+    most: AtomicUsize,
+    /// How often a fill ended.
+    ended: AtomicUsize,
+}
+
+impl Gate {
+    fn new(most: usize) -> Arc<Self> {
+        let most = most.clamp(1, Semaphore::MAX_PERMITS);
+        let (slots, most) = (Semaphore::new(most), AtomicUsize::new(most));
+        Arc::new(Self { slots, most, ended: AtomicUsize::new(0) })
+    }
+
+    fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    /// Lowers the bound, before anything runs.
+    fn lower(&self, most: usize) {
+        let less = self.most().saturating_sub(most.max(1));
+        let forgotten = self.slots.forget_permits(less);
+        self.most.fetch_sub(forgotten, Ordering::Relaxed);
+    }
+
+    fn try_enter(self: &Arc<Self>) -> Option<Slot> {
+        self.slots.try_acquire().ok()?.forget();
+        Some(Slot(self.clone()))
+    }
+
+    /// Waits for a slot; `None` if no fill ends for as long as `wait`, or the wait becomes too long.
+    async fn enter(self: &Arc<Self>, wait: Duration) -> Option<Slot> {
+        let (began, mut acquired) = (clock::now(), pin!(self.slots.acquire()));
+        loop {
+            let ended = self.ended.load(Ordering::Relaxed);
+            match timeout(wait, &mut acquired).await {
+                Ok(slot) => {
+                    slot.ok()?.forget();
+                    return Some(Slot(self.clone()));
+                }
+                Err(_) if self.ended.load(Ordering::Relaxed) == ended => return None,
+                Err(_) if began.elapsed() >= wait.saturating_mul(LONGEST) => return None,
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// A place behind a gate.
+#[derive(Debug)]
+struct Slot(Arc<Gate>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+        self.0.slots.add_permits(1);
+    }
+}
+
+/// The bound of one policy; its clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FillBound {
+    most: Option<usize>,
+    gate: Arc<OnceLock<Arc<Gate>>>,
+}
+
+impl FillBound {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most: Some(most), gate: Arc::default() }
+    }
+
+    /// The same bound, for other fills.
+    pub(crate) fn apart(&self) -> Self {
+        Self { most: self.most, gate: Arc::default() }
+    }
+
+    fn gate(&self, all: &Gate) -> &Arc<Gate> {
+        self.gate.get_or_init(|| {
+            let all = all.most();
+            // A quarter is for the other routes.
+            Gate::new(self.most.unwrap_or(all - (all / 4).max(1)))
+        })
+    }
+}
+
+/// The permits of a cache.
+#[derive(Debug)]
+pub(crate) struct Permits {
+    all: Arc<Gate>,
+    /// Nothing said how many.
+    is_default: AtomicBool,
+    running: Arc<AtomicUsize>,
+}
+
+impl Permits {
+    pub(crate) fn new(most: Option<usize>) -> Self {
+        let is_default = AtomicBool::new(most.is_none());
+        Self { all: Gate::new(most.unwrap_or(DEFAULT)), is_default, running: Arc::default() }
+    }
+
+    /// Takes the default from a database's pool, if nothing else says how many.
+    pub(crate) fn suit(&self, connections: usize) {
+        if self.is_default.swap(false, Ordering::AcqRel) {
+            self.all.lower(connections.saturating_mul(FOR_EACH_CONNECTION));
+        }
+    }
+
+    /// How many fills run.
+    pub(crate) fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    fn permit(&self, slots: Option<[Slot; 2]>) -> Arc<Permit> {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Permit { _slots: slots, running: self.running.clone() })
+    }
+
+    /// Waits for a slot of the policy's and one of all.
+    async fn enter(&self, policy: &Policy) -> Option<[Slot; 2]> {
+        let own = policy.fills.gate(&self.all).enter(policy.wait).await?;
+        Some([own, self.all.enter(policy.wait).await?])
+    }
+
+    fn try_enter(&self, policy: &Policy) -> Option<[Slot; 2]> {
+        Some([policy.fills.gate(&self.all).try_enter()?, self.all.try_enter()?])
+    }
+}
+
+/// A permit to compute, shared by a fill and by all that is computed within it.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    /// `None` if the fill goes on without.
+    _slots: Option<[Slot; 2]>,
+    running: Arc<AtomicUsize>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A permit that was asked for.
+pub(crate) struct Permitted {
+    pub(crate) permit: Arc<Permit>,
+    /// It was not there at once.
+    pub(crate) has_waited: bool,
+}
+
+impl Cache {
+    /// A permit to compute: that of the present scope, or one that comes free, or that of a fill that waits for what is
+    /// to be computed. In vain, the fill goes on without.
+    pub(super) async fn permit<'a>(
+        &self,
+        policy: &Policy,
+        leaders: impl IntoIterator<Item = &'a Leader>,
+    ) -> Permitted {
+        if let Some(permit) = Record::permit().or_else(|| self.try_permit(policy)) {
+            return Permitted { permit, has_waited: false };
+        }
+        let permits = &self.shared.permits;
+        let leaders: Vec<_> = leaders.into_iter().collect();
+        let _queued: Vec<_> = leaders.iter().map(|leader| leader.queue()).collect();
+        let own = pin!(permits.enter(policy));
+        let lent: FuturesUnordered<_> =
+            leaders.iter().map(|leader| leader.loans().borrow()).collect();
+        let slots = match select(own, lent.into_future()).await {
+            Either::Left((slots, _)) => slots,
+            Either::Right(((Some(permit), _), _)) => {
+                return Permitted { permit, has_waited: true };
+            }
+            Either::Right(((None, _), own)) => own.await,
+        };
+        if slots.is_none() {
+            self.shared.counters.note(Event::NoPermit);
+        }
+        Permitted { permit: permits.permit(slots), has_waited: true }
+    }
+
+    /// A permit to compute, if one is free.
+    pub(super) fn try_permit(&self, policy: &Policy) -> Option<Arc<Permit>> {
+        let permits = &self.shared.permits;
+        permits.try_enter(policy).map(|slots| permits.permit(Some(slots)))
+    }
+}
+
+/// Permits of the fills that wait for one flight.
+#[derive(Debug, Default)]
+pub(crate) struct Loans {
+    offers: Mutex<Vec<Weak<Permit>>>,
+    offered: Notify,
+}
+
+impl Loans {
+    /// Lends a permit, for as long as the fill holds it that waits.
+    pub(crate) fn offer(&self, permit: &Arc<Permit>) {
+        let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        offers.retain(|offer| offer.strong_count() > 0);
+        offers.push(Arc::downgrade(permit));
+        drop(offers);
+        self.offered.notify_waiters();
+    }
+
+    /// Waits for a permit that a waiting fill lends.
+    async fn borrow(&self) -> Arc<Permit> {
+        loop {
+            // Registered before the look, so that no offer comes in between.
+            let offered = self.offered.notified();
+            if let Some(permit) = self.first() {
+                return permit;
+            }
+            offered.await;
+        }
+    }
+
+    fn first(&self) -> Option<Arc<Permit>> {
+        let offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        offers.iter().find_map(Weak::upgrade)
+    }
+}

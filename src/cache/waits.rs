@@ -1,0 +1,108 @@
+//! Which keys are computed by fills that wait for other keys: a graph in which a circle is found before it closes.
+//!
+//! Only a lookup within a fill has an edge here. Caches share the graph, since a circle may lead through several.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+
+use super::cache::Cache;
+use crate::entry::Key;
+
+/// A key of one cache: where the cache's fences are, and the key's hash.
+pub(crate) type Place = (usize, [u8; 32]);
+
+impl Cache {
+    /// A key's place in the graph.
+    pub(super) fn place(&self, key: &Key) -> Place {
+        (Arc::as_ptr(&self.shared.fences).addr(), *key.hash())
+    }
+}
+
+/// From each key that is computed to those that its fills wait for, as often as they do.
+type Graph = HashMap<Place, Vec<Place>>;
+
+static WAITS: LazyLock<Mutex<Graph>> = LazyLock::new(Mutex::default);
+
+/// A fill waits for a key, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    computing: Vec<Place>,
+    key: Place,
+}
+
+impl Waiting {
+    /// Notes that what computes some keys waits for another one; `None` if that one waits for them.
+    pub(crate) fn new(computing: Vec<Place>, key: Place) -> Option<Self> {
+        if !computing.is_empty() {
+            let mut graph = graph();
+            if leads_back(&graph, key, &computing) {
+                return None;
+            }
+            for computed in &computing {
+                graph.entry(*computed).or_default().push(key);
+            }
+        }
+        Some(Self { computing, key })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.computing.is_empty() {
+            return;
+        }
+        let mut graph = graph();
+        for computed in &self.computing {
+            let Some(awaited) = graph.get_mut(computed) else { continue };
+            if let Some(at) = awaited.iter().position(|key| *key == self.key) {
+                awaited.swap_remove(at);
+            }
+            if awaited.is_empty() {
+                graph.remove(computed);
+            }
+        }
+    }
+}
+
+/// Whether what computes a key waits for one of `computing`, directly or by way of others.
+fn leads_back(graph: &Graph, key: Place, computing: &[Place]) -> bool {
+    let (mut seen, mut next) = (HashSet::new(), vec![key]);
+    while let Some(key) = next.pop() {
+        if computing.contains(&key) {
+            return true;
+        }
+        if seen.insert(key) {
+            next.extend(graph.get(&key).into_iter().flatten());
+        }
+    }
+    false
+}
+
+fn graph() -> MutexGuard<'static, Graph> {
+    WAITS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn circles_are_found_and_what_has_ended_is_in_none() {
+        // Of no cache: addresses are even.
+        let place = |n: u8| (1, [n; 32]);
+        let wait = |computing: u8, key: u8| Waiting::new(vec![place(computing)], place(key));
+        let (one, two) = (wait(1, 2).unwrap(), wait(2, 3).unwrap());
+        assert!(wait(3, 1).is_none());
+        let again = wait(2, 3).unwrap();
+        drop(two);
+        assert!(wait(3, 1).is_none(), "another still waits");
+        drop(again);
+        drop(wait(3, 1).unwrap());
+        drop(one);
+        assert!(graph().keys().all(|(cache, _)| *cache != 1));
+        assert!(
+            Waiting::new(Vec::new(), place(1)).is_some(),
+            "a request that computes nothing yet"
+        );
+    }
+}

@@ -1,0 +1,510 @@
+//! Fills within fills, and how many run at a time.
+
+use std::collections::HashMap;
+use std::future::ready;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use futures_util::future::{BoxFuture, join_all};
+use tidegate::{
+    BypassReason, Cache, CacheLayer, Event, Key, Memory, Outcome, Policy, Record, ValuePolicy,
+    ValuePolicyBuilder,
+};
+use tokio::sync::{Barrier, Semaphore};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use crate::common::ask;
+
+/// So long that a test which waits for it shows it.
+const WAIT: Duration = Duration::from_hours(1);
+
+const QUERY: Duration = Duration::from_millis(150);
+
+fn values() -> ValuePolicyBuilder {
+    ValuePolicy::ttl(Duration::from_hours(24)).wait(WAIT).jitter(0.0).early_refresh(0.0)
+}
+
+fn value_policy() -> ValuePolicy {
+    values().build().unwrap()
+}
+
+fn policy() -> Policy {
+    Policy::ttl(Duration::from_hours(24)).wait(WAIT).jitter(0.0).early_refresh(0.0)
+}
+
+/// A cache with so many permits.
+fn cache(permits: usize) -> Cache {
+    Cache::with_limits(Memory::new(16 << 20), 1 << 16, permits)
+}
+
+fn key(name: &str) -> Key {
+    Key::new("fills").part(name).finish()
+}
+
+async fn load(name: &str) -> Result<String, ()> {
+    sleep(QUERY).await;
+    Ok(name.to_owned())
+}
+
+/// Ways to compute with another cached value.
+const WAYS: [&str; 6] = ["one", "maybe", "many", "router", "joined", "carried"];
+
+fn inner(cache: &Cache, way: &'static str, name: String) -> BoxFuture<'static, String> {
+    let cache = cache.clone();
+    Box::pin(async move {
+        let one = async |name: String| {
+            let load = async || load(&name).await;
+            cache.get_or_load(&key(&name), &value_policy(), load).await.unwrap()
+        };
+        match way {
+            "one" => one(name).await,
+            "maybe" => {
+                let load = async || load(&name).await.map(Some);
+                cache.find_or_load(&key(&name), &value_policy(), load).await.unwrap().unwrap()
+            }
+            "many" => {
+                let load = async |names: Vec<String>| {
+                    sleep(QUERY).await;
+                    let found = names.into_iter().map(|name| (name.clone(), name));
+                    Ok::<HashMap<_, _>, ()>(found.collect())
+                };
+                let key_of = |name: &String| key(name);
+                let ids = [name.clone(), "all".to_owned()];
+                cache
+                    .get_many(ids, key_of, &value_policy(), load)
+                    .await
+                    .unwrap()
+                    .remove(&name)
+                    .unwrap()
+            }
+            "joined" => tokio::join!(one(name.clone()), one("all".to_owned())).0,
+            "carried" => {
+                let load = async move {
+                    let load = async || load(&name).await;
+                    cache.get_or_load(&key(&name), &value_policy(), load).await.unwrap()
+                };
+                tokio::spawn(Record::carry(load)).await.unwrap()
+            }
+            _ => {
+                let part = async |Path(name): Path<String>| load(&name).await.unwrap();
+                let layer = CacheLayer::with_policy(cache.clone(), policy()).namespace("inner");
+                let app = Router::new().route("/{name}", get(part)).layer(layer);
+                ask(&app, &format!("/{name}")).await.0
+            }
+        }
+    })
+}
+
+async fn page(
+    State((cache, way)): State<(Cache, &'static str)>,
+    Path(name): Path<String>,
+) -> String {
+    inner(&cache, way, format!("part of {name}").replace(' ', "-")).await
+}
+
+fn pages(cache: &Cache, way: &'static str) -> Router {
+    let layer = CacheLayer::with_policy(cache.clone(), policy()).namespace("outer");
+    let state = (cache.clone(), way);
+    Router::new().route("/{name}", get(page)).layer(layer).with_state(state)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_computed_within_a_fill_needs_no_permit_of_its_own() {
+    for way in WAYS {
+        for permits in [1, 8] {
+            let (cache, began) = (cache(permits), Instant::now());
+            let app = pages(&cache, way);
+            let uris: Vec<String> = (0..600).map(|page| format!("/{page}")).collect();
+            let responses = join_all(uris.iter().map(|uri| ask(&app, uri))).await;
+            for (uri, (body, _)) in uris.iter().zip(responses) {
+                assert_eq!(body, format!("part-of-{}", &uri[1..]), "{way}");
+            }
+            assert!(began.elapsed() < WAIT, "{way}: one waited for a permit that it had");
+            assert_eq!(cache.loads(), 0, "{way}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bypass_lends_its_permit_to_what_it_computes() {
+    let (cache, began) = (cache(1), Instant::now());
+    let app = pages(&cache, "one");
+    let by_head = axum::http::Request::head("/1").body(axum::body::Body::empty()).unwrap();
+    let response = crate::common::send(&app, by_head).await;
+    assert_eq!(response.headers()["content-length"], "9");
+    assert_eq!(began.elapsed(), QUERY);
+}
+
+/// The part has been asked for before the page asks for it, and waits for the permit that the page has.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_value_lends_its_permit_to_the_one_who_computes_it() {
+    for many in [false, true] {
+        let (cache, gate) = (cache(1), Arc::new(Semaphore::new(0)));
+        let part = {
+            let cache = cache.clone();
+            move || {
+                let cache = cache.clone();
+                async move {
+                    cache.get_or_load(&key("part"), &value_policy(), || ready(Ok::<_, ()>(1))).await
+                }
+            }
+        };
+        let page = tokio::spawn({
+            let (cache, gate, part) = (cache.clone(), gate.clone(), part.clone());
+            async move {
+                let compute = async || {
+                    gate.acquire().await.unwrap().forget();
+                    part().await
+                };
+                cache.get_or_load(&key("page"), &value_policy(), compute).await
+            }
+        });
+        while cache.loads() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let began = Instant::now();
+        let direct = tokio::spawn(async move {
+            if many {
+                let load = async |ids: Vec<i32>| {
+                    Ok::<HashMap<_, _>, ()>(ids.into_iter().map(|id| (id, 1)).collect())
+                };
+                let found = cache.get_many([7], |_| key("part"), &value_policy(), load).await?;
+                Ok(found[&7])
+            } else {
+                part().await
+            }
+        });
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!direct.is_finished(), "the page has the only permit");
+        gate.add_permits(1);
+        assert_eq!(page.await.unwrap(), Ok(1));
+        assert_eq!(direct.await.unwrap(), Ok(1));
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_that_wait_for_each_other_are_told_at_once() {
+    for keys in [2, 3, 7] {
+        let (cache, all) = (cache(64), Arc::new(Barrier::new(keys)));
+        let began = Instant::now();
+        let computed = (0..keys).map(|n| {
+            let (cache, all) = (cache.clone(), all.clone());
+            tokio::spawn(async move {
+                let (own, next) = (key(&n.to_string()), key(&((n + 1) % keys).to_string()));
+                let compute = async || {
+                    all.wait().await;
+                    cache.get_or_load(&next, &value_policy(), || ready(Ok::<_, ()>(7))).await
+                };
+                cache.get_or_load(&own, &value_policy(), compute).await
+            })
+        });
+        for value in join_all(computed).await {
+            assert_eq!(value.unwrap(), Ok(7));
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO, "{keys} keys");
+        let recursive = Outcome::Bypass(BypassReason::Recursive);
+        assert_eq!(cache.counters().outcome(recursive), 1, "one breaks the circle of {keys}");
+    }
+}
+
+/// Neither cache alone sees the circle.
+#[tokio::test(start_paused = true)]
+async fn values_of_two_caches_that_wait_for_each_other_are_told_at_once() {
+    let (caches, both) = ([cache(8), cache(8)], Arc::new(Barrier::new(2)));
+    let began = Instant::now();
+    let computed = [0, 1].map(|n| {
+        let (caches, both) = (caches.clone(), both.clone());
+        tokio::spawn(async move {
+            let compute = async || {
+                both.wait().await;
+                let load = || ready(Ok::<_, ()>(7));
+                caches[1 - n].get_or_load(&key("a"), &value_policy(), load).await
+            };
+            caches[n].get_or_load(&key("a"), &value_policy(), compute).await
+        })
+    });
+    for value in join_all(computed).await {
+        assert_eq!(value.unwrap(), Ok(7));
+    }
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+/// How often a handler ran, how often it runs now, and how often it ran at a time at most.
+#[derive(Clone, Default)]
+struct Load(Arc<[AtomicUsize; 3]>);
+
+impl Load {
+    async fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        self.0[0].fetch_add(1, Ordering::SeqCst);
+        let running = self.0[1].fetch_add(1, Ordering::SeqCst) + 1;
+        self.0[2].fetch_max(running, Ordering::SeqCst);
+        let done = work.await;
+        self.0[1].fetch_sub(1, Ordering::SeqCst);
+        done
+    }
+
+    fn runs(&self) -> usize {
+        self.0[0].load(Ordering::SeqCst)
+    }
+
+    fn most(&self) -> usize {
+        self.0[2].load(Ordering::SeqCst)
+    }
+}
+
+/// A route of queries, and one whose handler never ends.
+fn routes(cache: &Cache, policy: &Policy) -> (Router, [Load; 2]) {
+    let loads = [Load::default(), Load::default()];
+    let query = {
+        let load = loads[0].clone();
+        async move || load.run(async { sleep(QUERY).await }).await
+    };
+    let hang = {
+        let load = loads[1].clone();
+        async move || load.run(std::future::pending::<()>()).await
+    };
+    let layer = CacheLayer::new(cache.clone())
+        .route("/query/{key}", policy.clone())
+        .route("/hang/{key}", policy.clone());
+    let app = Router::new().route("/query/{key}", get(query)).route("/hang/{key}", get(hang));
+    (app.layer(layer), loads)
+}
+
+fn spawn_all(app: &Router, path: &str, count: usize) -> Vec<JoinHandle<(String, String)>> {
+    let all = (0..count).map(|key| (app.clone(), format!("/{path}/{key}")));
+    all.map(|(app, uri)| tokio::spawn(async move { ask(&app, &uri).await })).collect()
+}
+
+async fn settle() {
+    for _ in 0..5000 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_that_hangs_leaves_permits_to_others() {
+    for permits in [2, 8, 512] {
+        let cache = cache(permits);
+        let (app, [_, hanging]) = routes(&cache, &policy());
+        let all = spawn_all(&app, "hang", 600);
+        settle().await;
+        assert_eq!(hanging.runs(), permits - (permits / 4).max(1));
+        let began = Instant::now();
+        ask(&app, "/query/1").await;
+        assert_eq!(began.elapsed(), QUERY, "{permits} permits");
+        all.iter().for_each(JoinHandle::abort);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_permit_in_vain_goes_on_without_one() {
+    let cache = cache(4);
+    let (app, [_, hanging]) = routes(&cache, &policy().wait(Duration::from_secs(3)));
+    let all = spawn_all(&app, "hang", 10);
+    // Others wait for the same answers, and cause no further runs.
+    let again = spawn_all(&app, "hang", 10);
+    settle().await;
+    assert_eq!((hanging.runs(), cache.loads()), (3, 3));
+    assert_eq!(cache.counters().event(Event::NoPermit), 0);
+    sleep(Duration::from_millis(3001)).await;
+    settle().await;
+    assert_eq!(cache.counters().event(Event::NoPermit), 7);
+    assert_eq!(cache.loads(), hanging.runs());
+    all.iter().chain(&again).for_each(JoinHandle::abort);
+    settle().await;
+    assert_eq!(cache.loads(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_moves_is_waited_in_for_longer() {
+    let cache = cache(8);
+    let (app, [load, _]) = routes(&cache, &policy().wait(Duration::from_secs(3)));
+    let began = Instant::now();
+    for response in spawn_all(&app, "query", 600) {
+        response.await.unwrap();
+    }
+    assert_eq!((load.runs(), load.most()), (600, 6));
+    assert_eq!(began.elapsed(), QUERY * 100, "which is fifteen seconds");
+    assert_eq!(cache.counters().event(Event::NoPermit), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_can_say_how_many_of_its_fills_run_at_a_time() {
+    for (most, expected) in [(0, 1), (2, 2), (7, 7), (100, 8)] {
+        let (app, [load, _]) = routes(&cache(8), &policy().fills(most));
+        for response in spawn_all(&app, "query", 20) {
+            response.await.unwrap();
+        }
+        assert_eq!(load.most(), expected, "of {most}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waited_for_a_permit_looks_once_more() {
+    let cache = cache(1);
+    let (app, [load, _]) = routes(&cache, &policy());
+    let first = spawn_all(&app, "query", 2);
+    settle().await;
+    // It needs a permit of its own, since it shares no flight.
+    let head = axum::http::Request::head("/query/1").body(axum::body::Body::empty()).unwrap();
+    let response = crate::common::send(&app, head).await;
+    let status = response.headers()["cache-status"].to_str().unwrap();
+    assert!(status.contains("hit"), "{status}");
+    assert_eq!(load.runs(), 2);
+    for response in first {
+        response.await.unwrap();
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Requests for one value at once, which each take so long to compute it; what came of them.
+async fn ask_for_one<T>(
+    count: usize,
+    cache: &Cache,
+    policy: &ValuePolicy,
+    load: impl AsyncFn() -> Result<T, usize> + Clone,
+) -> Vec<Result<T, usize>>
+where
+    T: serde::Serialize + serde::de::DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    let key = key("one");
+    join_all((0..count).map(|_| cache.get_or_load(&key, policy, async || load().await))).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_value_is_computed_once_more_for_each_wait_and_not_by_all() {
+    let (cache, load) = (cache(512), Load::default());
+    let policy = values().wait(SECOND * 3).build().unwrap();
+    let slow = async || {
+        load.run(sleep(SECOND * 8)).await;
+        Ok::<_, usize>(1)
+    };
+    let began = Instant::now();
+    let values = ask_for_one(1000, &cache, &policy, slow).await;
+    assert!(values.iter().all(|value| *value == Ok(1)));
+    assert_eq!((load.runs(), began.elapsed()), (3, SECOND * 14), "begun at 0, 3 and 6 s");
+    sleep(SECOND * 60).await;
+    assert_eq!(ask_for_one(1000, &cache, &policy, slow).await.len(), 1000);
+    assert_eq!(load.runs(), 3, "none once it is stored");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_route_is_asked_once_more_for_each_wait_and_not_by_all() {
+    let (cache, load) = (cache(512), Load::default());
+    let slow = {
+        let load = load.clone();
+        async move || load.run(sleep(SECOND * 5)).await
+    };
+    let layer = CacheLayer::with_policy(cache, policy().wait(SECOND * 3));
+    let app = Router::new().route("/", get(slow)).layer(layer);
+    let began = Instant::now();
+    let responses = join_all((0..1000).map(|_| ask(&app, "/"))).await;
+    assert!(responses.iter().all(|(_, status)| !status.contains("bypass")));
+    assert_eq!((load.runs(), began.elapsed()), (2, SECOND * 8), "begun at 0 and 3 s");
+}
+
+/// One that hangs holds nobody up for longer than `wait`, if the next does not.
+#[tokio::test(start_paused = true)]
+async fn a_value_that_hangs_is_computed_by_the_next() {
+    let (cache, load) = (cache(512), Load::default());
+    let policy = values().wait(SECOND * 3).build().unwrap();
+    let first_hangs = async || {
+        let hangs = load.runs() == 0;
+        load.run(sleep(if hangs { SECOND * 1000 } else { Duration::ZERO })).await;
+        Ok::<_, usize>(1)
+    };
+    let mut all = Box::pin(ask_for_one(1000, &cache, &policy, first_hangs));
+    let first = tokio::time::timeout(SECOND * 10, &mut all);
+    assert!(first.await.is_err(), "the first hangs still");
+    assert_eq!(load.runs(), 2);
+    assert_eq!(ask_for_one(1, &cache, &policy, first_hangs).await, [Ok(1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_passes_costs_few_runs() {
+    for failing in [1, 3, 4, 20] {
+        let (cache, load) = (cache(512), Load::default());
+        let flaky = async || {
+            let run = load.runs();
+            load.run(sleep(QUERY)).await;
+            if run < failing { Err(run) } else { Ok(1) }
+        };
+        let values = ask_for_one(1000, &cache, &value_policy(), flaky).await;
+        assert_eq!(values.iter().filter(|value| value.is_err()).count(), failing);
+        // Twice as many as failed before lead then, one of which stores the value.
+        assert!(load.runs() <= failing * 2 + 1, "{failing}: {}", load.runs());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_lasts_is_everybodys_own_and_soon() {
+    let (small, load) = (cache(40), Load::default());
+    let failing = async || {
+        load.run(sleep(QUERY)).await;
+        Err::<u8, _>(7)
+    };
+    let began = Instant::now();
+    let values = ask_for_one(1000, &small, &value_policy(), failing).await;
+    assert!(values.iter().all(|value| *value == Err(7)));
+    assert_eq!((load.runs(), load.most()), (1000, 30), "as many at a time as there are permits");
+    assert!(began.elapsed() < QUERY * 40, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_that_fails_is_asked_by_few_at_first() {
+    let (cache, load) = (cache(512), Load::default());
+    let flaky = {
+        let load = load.clone();
+        async move || {
+            let run = load.runs();
+            load.run(sleep(QUERY)).await;
+            (run >= 3).then_some("well").ok_or(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    };
+    let layer = CacheLayer::with_policy(cache, policy());
+    let app = Router::new().route("/", get(flaky)).layer(layer);
+    let responses = join_all((0..1000).map(|_| ask(&app, "/"))).await;
+    assert_eq!(responses.iter().filter(|(body, _)| body == "well").count(), 997);
+    assert!(load.runs() <= 7, "{}", load.runs());
+}
+
+/// All that may be served instead is.
+#[tokio::test(start_paused = true)]
+async fn what_is_served_instead_of_a_failure_is_served_to_all_who_wait() {
+    let (cache, load) = (cache(512), Load::default());
+    let values = values().wait(SECOND).stale_if_error(SECOND * 600).build().unwrap();
+    let load_value = async || {
+        let run = load.runs();
+        load.run(sleep(QUERY)).await;
+        if run == 0 { Ok(1) } else { Err(run) }
+    };
+    assert_eq!(ask_for_one(1, &cache, &values, load_value).await, [Ok(1)]);
+    sleep(SECOND * 60 * 60 * 24).await;
+    let found = ask_for_one(1000, &cache, &values, load_value).await;
+    assert!(found.iter().all(|value| *value == Ok(1)));
+    assert_eq!(load.runs(), 2);
+    let failing = {
+        let load = load.clone();
+        async move || {
+            load.run(sleep(QUERY)).await;
+            (load.runs() == 3).then_some("well").ok_or(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    };
+    let layer = CacheLayer::with_policy(cache, policy().wait(SECOND).stale_if_error(SECOND * 600));
+    let app = Router::new().route("/", get(failing)).layer(layer);
+    assert_eq!(ask(&app, "/").await.0, "well");
+    sleep(SECOND * 60 * 60 * 24).await;
+    let responses = join_all((0..1000).map(|_| ask(&app, "/"))).await;
+    assert!(responses.iter().all(|(body, _)| body == "well"));
+    assert_eq!(load.runs(), 4);
+}
