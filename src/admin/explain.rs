@@ -236,7 +236,7 @@ fn why(outcome: Outcome, route: Option<&str>) -> String {
         }
         Outcome::Bypass(B::NoPolicy) => "its route has no policy",
         Outcome::Bypass(B::Personal) => {
-            "it has cookies or credentials, and neither the policy nor the stored answer says that it may be \
+            "it has cookies, credentials or another header that says who the client is, and neither the policy nor the stored answer says that it may be \
              had all the same: Policy::public, vary or vary_cookies"
         }
         Outcome::Bypass(B::Unconfirmed) => {

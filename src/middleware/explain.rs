@@ -65,7 +65,7 @@ impl Routes {
         };
         let shown = pattern.unwrap_or(OTHERS);
         let parameter = |name: &str| route::parameter(pattern?, path, name);
-        let plan = Asked::of(request, &found.policy).and_then(|asked| {
+        let plan = Asked::of(request, &found.policy, &self.identity).and_then(|asked| {
             let tags = found.policy.tags_with(parameter).ok_or(BypassReason::NoParameter)?;
             let headers = (request.headers(), asked.fields);
             let key = keying::key(self.space(), request.uri(), headers, &found.policy);

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, Request, StatusCode, Uri};
 
 use super::rules::fields::Fields;
+use super::rules::identity::IdentityHeaders;
 use super::rules::request::Asked;
 use super::rules::storable::{Times, leave};
 use super::session::{Claim, Sessions};
@@ -24,7 +25,7 @@ pub(crate) fn key(uri: &Uri, headers: &HeaderMap, policy: &Policy) -> Key {
 pub(crate) fn may_store(status: StatusCode, headers: &HeaderMap, policy: &Policy) -> bool {
     let request = Request::new(axum::body::Body::empty());
     let times = Times { now: SystemTime::UNIX_EPOCH, delay: Duration::ZERO };
-    let asked = Asked::of(&request, policy);
+    let asked = Asked::of(&request, policy, &IdentityHeaders::default());
     asked.is_ok_and(|asked| leave(status, headers, &asked, policy, times).is_ok())
 }
 

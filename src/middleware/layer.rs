@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tower_layer::Layer;
 
 use super::capture::Rooms;
+use super::rules::identity::IdentityHeaders;
 use super::service::CacheService;
 use super::session::Sessions;
 use crate::cache::{Cache, Policy};
@@ -46,6 +47,8 @@ pub(crate) struct Routes {
     pub(crate) namespace: String,
     pub(crate) sessions: Option<Sessions>,
     pub(crate) rooms: Rooms,
+    /// Which headers say who the client is.
+    pub(crate) identity: IdentityHeaders,
     pub(crate) watch: Arc<Watch>,
     routes: BTreeMap<String, Route>,
     /// Patterns of routes that only read, whatever the method.
@@ -83,6 +86,7 @@ impl CacheLayer {
             namespace: String::new(),
             sessions: None,
             rooms: Rooms::new(CAPTURE_BYTES),
+            identity: IdentityHeaders::default(),
             watch: Arc::default(),
             routes: BTreeMap::new(),
             only_read: BTreeSet::new(),
@@ -137,6 +141,20 @@ impl CacheLayer {
     #[must_use]
     pub fn sessions(mut self, sessions: Sessions) -> Self {
         Arc::make_mut(&mut self.shared).sessions = Some(sessions);
+        self
+    }
+
+    /// Adds request headers that say who the client is, beyond `Authorization`, `Cookie` and the well-known ones
+    /// (docs/security.md lists them); a name that ends in `*` stands for all that begin so. A request with one of them
+    /// is answered past the cache, unless the policy names it in [`vary`](Policy::vary) or says
+    /// [`public`](Policy::public); under [`Policy::standard`] its response is stored only if it says `public` or
+    /// `s-maxage`. Name here what a proxy or a layer around this one sends of its own.
+    #[must_use]
+    pub fn identity_headers<I>(mut self, names: I) -> Self
+    where
+        I: IntoIterator<Item: Into<String>>,
+    {
+        Arc::make_mut(&mut self.shared).identity.add(names.into_iter().map(Into::into));
         self
     }
 

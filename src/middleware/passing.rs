@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderName, Method, Request, Response};
 use http_body::Body as HttpBody;
 
 use super::handler::{Answered, Handler};
@@ -103,12 +103,13 @@ impl Routes {
         let headers = request.headers();
         let cookies = all_cookies(headers).filter(|(name, _)| *name != COOKIE_NAME.as_bytes());
         let cookies: Vec<_> = cookies.map(|(name, _)| String::from_utf8_lossy(name)).collect();
-        if !cookies.is_empty() || headers.contains_key(AUTHORIZATION) {
+        let named: Vec<_> = self.identity.of(headers).map(HeaderName::as_str).collect();
+        if !(cookies.is_empty() && named.is_empty()) || headers.contains_key(AUTHORIZATION) {
             seen.traffic.rehearsed.note_personal();
         }
-        let policy =
-            Policy::ttl(rehearsal::TTL).vary([AUTHORIZATION.as_str()]).vary_cookies(cookies);
-        let asked = Asked::of(request, &policy).ok()?;
+        let policy = Policy::ttl(rehearsal::TTL).vary([AUTHORIZATION.as_str()]).vary(named);
+        let policy = policy.vary_cookies(cookies);
+        let asked = Asked::of(request, &policy, &self.identity).ok()?;
         let headers = (headers, asked.fields);
         let key = keying::key(self.space(), route::uri(request), headers, &policy).short();
         Some(Box::new(Rehearsing { key, asked, policy }))

@@ -65,7 +65,7 @@ where
             return self.pass(BypassReason::NoPolicy, (session, seen), request);
         };
         let seen = self.routes.watch.request(traffic);
-        match Asked::of(&request, policy) {
+        match Asked::of(&request, policy, &self.routes.identity) {
             Ok(asked) => {
                 let watch = seen.as_ref().map(|seen| seen.traffic.clone());
                 let ask = Ask { watch, limits: asked.limits, ..Ask::of_request(session) };

@@ -38,6 +38,10 @@ async fn mirror(method: Method, uri: Uri, headers: HeaderMap, body: String) -> i
     (fresh, format!("{method} {uri} [{}] {body}", seen.join(" ")))
 }
 
+async fn read_by(app: &Router, request: Request<Body>) -> (String, String) {
+    read(send(app, request).await).await
+}
+
 fn mirrored(policy: Policy) -> Router {
     Router::new().fallback(any(mirror)).layer(CacheLayer::with_policy(cache(), policy))
 }
@@ -399,6 +403,101 @@ async fn one_who_says_who_it_is_gets_no_answer_made_for_nobody() {
         drop(read(send(&app, plain(&[])).await).await);
         let (body, _) = read(send(&app, plain(&[("authorization", "alice")])).await).await;
         assert!(body.contains("alice"), "{body}");
+    }
+}
+
+/// What gateways, proxies that authenticate and clients send to say who the client is.
+const IDENTITY: [&str; 46] = [
+    "proxy-authorization",
+    "x-api-key",
+    "api-key",
+    "apikey",
+    "x-auth-token",
+    "x-auth-request-user",
+    "x-auth-request-email",
+    "x-auth-request-access-token",
+    "x-authenticated-user",
+    "x-authorization",
+    "x-authentik-username",
+    "x-access-token",
+    "x-amzn-oidc-identity",
+    "x-amzn-oidc-data",
+    "x-amzn-oidc-accesstoken",
+    "x-amz-security-token",
+    "cf-access-jwt-assertion",
+    "cf-access-authenticated-user-email",
+    "cf-access-client-id",
+    "x-goog-iap-jwt-assertion",
+    "x-goog-authenticated-user-email",
+    "x-goog-authenticated-user-id",
+    "x-ms-client-principal",
+    "x-ms-client-principal-id",
+    "x-ms-token-aad-access-token",
+    "x-forwarded-user",
+    "x-forwarded-email",
+    "x-forwarded-preferred-username",
+    "x-forwarded-access-token",
+    "x-forwarded-client-cert",
+    "x-remote-user",
+    "remote-user",
+    "x-user",
+    "x-user-id",
+    "x-user-email",
+    "x-client-cert",
+    "client-cert",
+    "x-ssl-client-s-dn",
+    "ssl-client-cert",
+    "x-tenant-id",
+    "x-session-id",
+    "x-session-token",
+    "x-consumer-username",
+    "x-jwt-assertion",
+    "x-pomerium-jwt-assertion",
+    "tailscale-user-login",
+];
+
+#[tokio::test]
+async fn a_header_that_identifies_clients_is_as_authorization() {
+    for policy in both() {
+        let app = mirrored(policy);
+        let by = |name, path: &str, headers: &[(&str, &str)]| {
+            read_by(&app, request(Method::GET, &format!("/{path}/{name}"), headers, ""))
+        };
+        for name in IDENTITY {
+            for person in ["alice", "bob"] {
+                let (body, status) = by(name, "known", &[(name, person)]).await;
+                assert!(body.contains(person), "{name}: {body} {status}");
+            }
+            // Nor does a known client get what was computed for an unknown one.
+            by(name, "unknown", &[]).await;
+            let (body, status) = by(name, "unknown", &[(name, "bob")]).await;
+            assert!(body.contains("bob"), "{name}: {body} {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_service_says_which_headers_of_its_own_identify_clients() {
+    for policy in both() {
+        let layer = CacheLayer::with_policy(cache(), policy).identity_headers(["X-Badge"]);
+        let app = Router::new().fallback(any(mirror)).layer(layer);
+        for person in ["alice", "bob"] {
+            let (body, _) = read(send(&app, plain(&[("x-badge", person)])).await).await;
+            assert!(body.contains(person), "{body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_policy_says_what_a_header_that_identifies_clients_means() {
+    let named = ttl().vary(["x-user-id"]);
+    for (policy, other) in [(named, "absent"), (ttl().public(), "hit")] {
+        let app = mirrored(policy);
+        let by = |user| send(&app, plain(&[("x-user-id", user)]));
+        drop(read(by("alice").await).await);
+        assert!(read(by("alice").await).await.1.contains("hit"));
+        let (_, status) = read(by("bob").await).await;
+        assert!(status.contains(other), "{status}");
     }
 }
 

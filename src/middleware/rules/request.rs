@@ -6,6 +6,7 @@ use http_body::Body;
 
 use super::directives::Directives;
 use super::fields::{Field, Fields};
+use super::identity::IdentityHeaders;
 use crate::cache::{Limits, Policy};
 use crate::middleware::keying::all_cookies;
 use crate::middleware::session::COOKIE_NAME;
@@ -30,23 +31,53 @@ pub(crate) struct Asked {
     pub(crate) limits: Limits,
     /// It takes nothing that is not stored.
     pub(crate) only_if_cached: bool,
-    /// It says who sends it by `Authorization`, and the policy leaves it to the answer what that means.
+    pub(crate) client: Client,
+}
+
+/// How a request says who the client is, where the policy leaves it to the response what that means.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Client {
+    /// By `Authorization`.
     pub(crate) is_authorized: bool,
-    /// The same by cookies.
+    /// By cookies.
     pub(crate) has_cookies: bool,
+    /// By another header.
+    pub(crate) is_identified: bool,
+}
+
+impl Client {
+    fn of(
+        (headers, fields): (&HeaderMap, Fields),
+        policy: &Policy,
+        identity: &IdentityHeaders,
+    ) -> Self {
+        Self {
+            is_authorized: is_authorized(fields, policy),
+            has_cookies: fields.has(Field::Cookie) && has_cookies(headers, policy),
+            is_identified: is_identified(headers, policy, identity),
+        }
+    }
+
+    /// Whether nothing says who the client is.
+    fn is_unknown(self) -> bool {
+        !(self.is_authorized || self.has_cookies || self.is_identified)
+    }
 }
 
 impl Asked {
     /// What a request wants; or why the cache must leave it alone.
-    pub(crate) fn of<B: Body>(request: &Request<B>, policy: &Policy) -> Result<Self, BypassReason> {
+    pub(crate) fn of<B: Body>(
+        request: &Request<B>,
+        policy: &Policy,
+        identity: &IdentityHeaders,
+    ) -> Result<Self, BypassReason> {
         let headers = request.headers();
         let fields = Fields::of(headers);
         if let Some(reason) = unkeyed(request, fields) {
             return Err(reason);
         }
-        let is_authorized = is_authorized(fields, policy);
-        let has_cookies = fields.has(Field::Cookie) && has_cookies(headers, policy);
-        if !policy.is_standard && (is_authorized || has_cookies) {
+        let client = Client::of((headers, fields), policy, identity);
+        if !policy.is_standard && !client.is_unknown() {
             return Err(BypassReason::Personal);
         }
         let mut asked = Self {
@@ -55,8 +86,7 @@ impl Asked {
             conditions: conditions(headers, fields),
             limits: Limits::default(),
             only_if_cached: false,
-            is_authorized,
-            has_cookies,
+            client,
         };
         if fields.has(Field::CacheControl) {
             asked.direct(&Directives::of(headers), policy)?;
@@ -118,6 +148,11 @@ fn has_cookies(headers: &HeaderMap, policy: &Policy) -> bool {
     !named && cookies.next().is_some()
 }
 
+/// The same of other headers that identify clients.
+fn is_identified(headers: &HeaderMap, policy: &Policy, identity: &IdentityHeaders) -> bool {
+    !policy.public && identity.of(headers).any(|name| !names(policy, name.as_str()))
+}
+
 fn names(policy: &Policy, header: &str) -> bool {
     policy.vary.iter().any(|name| name == header)
 }
@@ -156,7 +191,7 @@ mod tests {
     }
 
     fn refused(headers: &[(&str, &str)], policy: &Policy) -> Option<BypassReason> {
-        Asked::of(&request(headers), policy).err()
+        Asked::of(&request(headers), policy, &IdentityHeaders::default()).err()
     }
 
     #[test]
@@ -177,7 +212,8 @@ mod tests {
     #[test]
     fn requests_that_are_more_than_their_key_are_left_alone() {
         let policy = policy();
-        let refused_as = |request: Request<Body>| Asked::of(&request, &policy).err();
+        let identity = IdentityHeaders::default();
+        let refused_as = |request: Request<Body>| Asked::of(&request, &policy, &identity).err();
         let post = Request::post("/").body(Body::empty()).unwrap();
         assert_eq!(refused_as(post), Some(BypassReason::Method));
         let fat = Request::get("/").body(Body::from("x")).unwrap();
@@ -194,10 +230,13 @@ mod tests {
     #[test]
     fn a_client_can_ask_for_a_fresh_one_only_where_headers_decide() {
         let reload = request(&[("cache-control", "no-cache, max-age=0")]);
-        assert_eq!(Asked::of(&reload, &policy()).unwrap().limits, Limits::default());
-        let limits = Asked::of(&reload, &Policy::standard()).unwrap().limits;
+        let of = |request: &Request<Body>, policy: &Policy| {
+            Asked::of(request, policy, &IdentityHeaders::default()).unwrap()
+        };
+        assert_eq!(of(&reload, &policy()).limits, Limits::default());
+        let limits = of(&reload, &Policy::standard()).limits;
         assert!(limits.is_anew && limits.max_age == Some(Duration::ZERO));
         let stored = request(&[("cache-control", "only-if-cached")]);
-        assert!(Asked::of(&stored, &policy()).unwrap().only_if_cached);
+        assert!(of(&stored, &policy()).only_if_cached);
     }
 }

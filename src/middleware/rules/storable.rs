@@ -147,13 +147,14 @@ fn is_allowed(status: StatusCode, asked: &Asked, control: &Control) -> Result<()
     let is_shared = said.s_maxage.is_some_and(|age| !age.is_zero());
     let is_for_all = said.public || is_shared;
     // Section 3.5.
-    if asked.is_authorized && !is_for_all && !said.must_revalidate {
+    if asked.client.is_authorized && !is_for_all && !said.must_revalidate {
         let why = "it was made for a request with Authorization, and does not say public";
         return Err(Unfit::new("personal", why));
     }
-    // Stricter than the RFC: cookies identify people just as well.
-    if asked.has_cookies && !is_for_all {
-        let why = "it was made for a request with cookies, and does not say public";
+    // Stricter than the RFC: cookies and other headers identify people just as well.
+    if (asked.client.has_cookies || asked.client.is_identified) && !is_for_all {
+        let why = "the request had cookies or another header that says who the client is, and the response does not say \
+                   public";
         return Err(Unfit::new("personal", why));
     }
     Ok(())
@@ -180,6 +181,7 @@ mod tests {
     use http::Request;
 
     use super::*;
+    use crate::middleware::rules::identity::IdentityHeaders;
 
     const NOW: &str = "Wed, 25 Nov 2026 12:00:00 GMT";
 
@@ -191,7 +193,7 @@ mod tests {
     fn asked(lines: &[(&'static str, &str)]) -> Asked {
         let mut request = Request::new(axum::body::Body::empty());
         *request.headers_mut() = headers(lines);
-        Asked::of(&request, &Policy::standard()).unwrap()
+        Asked::of(&request, &Policy::standard(), &IdentityHeaders::default()).unwrap()
     }
 
     fn of(
