@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::identity::Identification;
 use super::template::{PolicyTag, TagTemplate};
 
 /// What one route wants: how long an answer lives, what it depends on, what tells answers apart,
@@ -46,6 +47,7 @@ pub struct Policy {
     pub(crate) host: bool,
     pub(crate) audit: f64,
     pub(crate) shadow: bool,
+    pub(crate) identity: Identification,
 }
 
 /// Which query parameters tell answers apart.
@@ -82,6 +84,7 @@ impl Policy {
             host: true,
             audit: 0.0,
             shadow: false,
+            identity: Identification::default(),
         }
     }
 

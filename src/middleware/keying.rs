@@ -6,11 +6,13 @@
 use std::borrow::Cow;
 
 use http::header::{AsHeaderName, COOKIE, HOST};
-use http::{HeaderMap, HeaderValue, Uri};
+use http::{HeaderMap, HeaderValue, Request, Uri};
 use percent_encoding::percent_decode;
 use smallvec::SmallVec;
 
+use super::route;
 use super::rules::fields::{Field, Fields};
+use super::rules::request::Asked;
 use crate::cache::{Policy, QueryPart};
 use crate::entry::{Key, KeyText};
 
@@ -25,13 +27,33 @@ const PATH_LIKE: [Field; 4] =
 /// The parameters of a query; of most, in place.
 type Pairs<'q> = SmallVec<[&'q str; 8]>;
 
+/// What of a request its key is made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keyed<'r> {
+    uri: &'r Uri,
+    headers: &'r HeaderMap,
+    fields: Fields,
+    /// Who the client is, by the policy's own function.
+    client: Option<&'r str>,
+}
+
+impl<'r> Keyed<'r> {
+    /// Of a request that the layer sees.
+    pub(crate) fn of<B>(request: &'r Request<B>, asked: &'r Asked) -> Self {
+        let client = asked.client_key.as_deref();
+        Self { uri: route::uri(request), headers: request.headers(), fields: asked.fields, client }
+    }
+
+    /// Of these, with nothing else known of the request.
+    #[cfg(any(test, fuzzing, feature = "__internals"))]
+    pub(crate) fn new(uri: &'r Uri, headers: &'r HeaderMap) -> Self {
+        Self { uri, headers, fields: Fields::of(headers), client: None }
+    }
+}
+
 /// The key of a GET request under a policy.
-pub(crate) fn key(
-    (namespace, version): (&str, &str),
-    uri: &Uri,
-    (headers, fields): (&HeaderMap, Fields),
-    policy: &Policy,
-) -> Key {
+pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &Policy) -> Key {
+    let Keyed { uri, headers, fields, client } = *of;
     let mut text = Key::new("http");
     text.add(namespace.as_bytes());
     text.add(version.as_bytes());
@@ -52,6 +74,11 @@ pub(crate) fn key(
         text.add(name.as_bytes());
         let sent = || cookies(headers, name);
         all(&mut text, sent().count(), sent());
+    }
+    // What few requests have comes last, each behind a word of its own.
+    if let Some(client) = client {
+        text.add(b"client");
+        text.add(client.as_bytes());
     }
     text.finish()
 }
@@ -177,12 +204,7 @@ mod tests {
     }
 
     fn of(uri: &str, policy: &Policy) -> Key {
-        key(
-            ("", ""),
-            &uri.parse().unwrap(),
-            (&HeaderMap::new(), Fields::of(&HeaderMap::new())),
-            policy,
-        )
+        key(("", ""), &Keyed::new(&uri.parse().unwrap(), &HeaderMap::new()), policy)
     }
 
     fn with(headers: &[(&'static str, &str)], policy: &Policy) -> Key {
@@ -190,7 +212,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_str(value).unwrap()))
             .collect::<HeaderMap>();
-        key(("", ""), &"/".parse().unwrap(), (&headers, Fields::of(&headers)), policy)
+        key(("", ""), &Keyed::new(&"/".parse().unwrap(), &headers), policy)
     }
 
     #[test]

@@ -7,9 +7,8 @@ use http::{HeaderMap, HeaderName, Method, Request, Response};
 use http_body::Body as HttpBody;
 
 use super::handler::{Answered, Handler};
-use super::keying::{self, all_cookies};
+use super::keying::{self, Keyed, all_cookies};
 use super::layer::Routes;
-use super::route;
 use super::rules::request::Asked;
 use super::rules::storable::{Times, leave};
 use super::rules::unsafe_method::{Target, invalidates};
@@ -103,15 +102,14 @@ impl Routes {
         let headers = request.headers();
         let cookies = all_cookies(headers).filter(|(name, _)| *name != COOKIE_NAME.as_bytes());
         let cookies: Vec<_> = cookies.map(|(name, _)| String::from_utf8_lossy(name)).collect();
-        let named: Vec<_> = self.identity.of(headers).map(HeaderName::as_str).collect();
+        let named: Vec<_> = self.identity.headers.of(headers).map(HeaderName::as_str).collect();
         if !(cookies.is_empty() && named.is_empty()) || headers.contains_key(AUTHORIZATION) {
             seen.traffic.rehearsed.note_personal();
         }
         let policy = Policy::ttl(rehearsal::TTL).vary([AUTHORIZATION.as_str()]).vary(named);
         let policy = policy.vary_cookies(cookies);
-        let asked = Asked::of(request, &policy, &self.identity).ok()?;
-        let headers = (headers, asked.fields);
-        let key = keying::key(self.space(), route::uri(request), headers, &policy).short();
+        let asked = Asked::of(request, &policy, &self.identity, None).ok()?;
+        let key = keying::key(self.space(), &Keyed::of(request, &asked), &policy).short();
         Some(Box::new(Rehearsing { key, asked, policy }))
     }
 }

@@ -12,6 +12,7 @@ mod hyper;
 mod layering;
 mod scopes;
 mod security;
+mod security_identity;
 mod standard;
 mod tower;
 mod validation;

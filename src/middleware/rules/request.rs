@@ -6,8 +6,8 @@ use http_body::Body;
 
 use super::directives::Directives;
 use super::fields::{Field, Fields};
-use super::identity::IdentityHeaders;
 use crate::cache::{Limits, Policy};
+use crate::middleware::identity::Identity;
 use crate::middleware::keying::all_cookies;
 use crate::middleware::session::COOKIE_NAME;
 use crate::outcome::BypassReason;
@@ -32,35 +32,51 @@ pub(crate) struct Asked {
     /// It takes nothing that is not stored.
     pub(crate) only_if_cached: bool,
     pub(crate) client: Client,
+    /// Who the client is, by the policy's own function.
+    pub(crate) client_key: Option<String>,
 }
 
 /// How a request says who the client is, where the policy leaves it to the response what that means.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Client {
     /// By `Authorization`.
     pub(crate) is_authorized: bool,
     /// By cookies.
     pub(crate) has_cookies: bool,
-    /// By another header.
+    /// By another header, or perhaps by what a layer has put into the request's extensions.
     pub(crate) is_identified: bool,
+    /// By the latter.
+    has_unknown_extensions: bool,
 }
 
 impl Client {
-    fn of(
-        (headers, fields): (&HeaderMap, Fields),
-        policy: &Policy,
-        identity: &IdentityHeaders,
-    ) -> Self {
+    fn of<B>(request: &Request<B>, fields: Fields, policy: &Policy, identity: &Identity) -> Self {
+        if policy.public {
+            return Self::default();
+        }
+        let headers = request.headers();
+        let has_unknown_extensions = policy.identity.vary_by.is_none()
+            && identity.extensions.lacks_one_of(request.extensions());
+        let mut named = identity.headers.of(headers);
         Self {
-            is_authorized: is_authorized(fields, policy),
+            is_authorized: fields.has(Field::Authorization) && !names(policy, "authorization"),
             has_cookies: fields.has(Field::Cookie) && has_cookies(headers, policy),
-            is_identified: is_identified(headers, policy, identity),
+            is_identified: has_unknown_extensions
+                || named.any(|name| !names(policy, name.as_str())),
+            has_unknown_extensions,
         }
     }
 
-    /// Whether nothing says who the client is.
-    fn is_unknown(self) -> bool {
-        !(self.is_authorized || self.has_cookies || self.is_identified)
+    /// Whether nothing says who the client is; or how that was said.
+    fn is_anybody(self, identity: &Identity) -> Result<(), BypassReason> {
+        if self.has_unknown_extensions {
+            identity.extensions.warn();
+            return Err(BypassReason::Extensions);
+        }
+        match self.is_authorized || self.has_cookies || self.is_identified {
+            true => Err(BypassReason::Personal),
+            false => Ok(()),
+        }
     }
 }
 
@@ -69,16 +85,20 @@ impl Asked {
     pub(crate) fn of<B: Body>(
         request: &Request<B>,
         policy: &Policy,
-        identity: &IdentityHeaders,
+        identity: &Identity,
+        client_key: Option<String>,
     ) -> Result<Self, BypassReason> {
         let headers = request.headers();
         let fields = Fields::of(headers);
         if let Some(reason) = unkeyed(request, fields) {
             return Err(reason);
         }
-        let client = Client::of((headers, fields), policy, identity);
-        if !policy.is_standard && !client.is_unknown() {
-            return Err(BypassReason::Personal);
+        let client = match client_key {
+            Some(_) => Client::default(),
+            None => Client::of(request, fields, policy, identity),
+        };
+        if !policy.is_standard {
+            client.is_anybody(identity)?;
         }
         let mut asked = Self {
             method: request.method().clone(),
@@ -87,6 +107,7 @@ impl Asked {
             limits: Limits::default(),
             only_if_cached: false,
             client,
+            client_key,
         };
         if fields.has(Field::CacheControl) {
             asked.direct(&Directives::of(headers), policy)?;
@@ -135,22 +156,12 @@ fn unkeyed<B: Body>(request: &Request<B>, fields: Fields) -> Option<BypassReason
     fields.has_any(&judged_by_origin).then_some(BypassReason::Precondition)
 }
 
-/// Whether the request says who sends it, and the policy does not say that answers differ by that or
-/// do not differ at all.
-fn is_authorized(fields: Fields, policy: &Policy) -> bool {
-    !policy.public && fields.has(Field::Authorization) && !names(policy, "authorization")
-}
-
-/// The same of cookies, which identify people just as well; those of our own sessions do not.
+/// Whether a request has cookies and the policy does not say that responses differ by them; those of our own sessions
+/// do not count.
 fn has_cookies(headers: &HeaderMap, policy: &Policy) -> bool {
     let mut cookies = all_cookies(headers).filter(|(name, _)| *name != COOKIE_NAME.as_bytes());
-    let named = policy.public || !policy.vary_cookies.is_empty() || names(policy, "cookie");
+    let named = !policy.vary_cookies.is_empty() || names(policy, "cookie");
     !named && cookies.next().is_some()
-}
-
-/// The same of other headers that identify clients.
-fn is_identified(headers: &HeaderMap, policy: &Policy, identity: &IdentityHeaders) -> bool {
-    !policy.public && identity.of(headers).any(|name| !names(policy, name.as_str()))
 }
 
 fn names(policy: &Policy, header: &str) -> bool {
@@ -191,7 +202,7 @@ mod tests {
     }
 
     fn refused(headers: &[(&str, &str)], policy: &Policy) -> Option<BypassReason> {
-        Asked::of(&request(headers), policy, &IdentityHeaders::default()).err()
+        Asked::of(&request(headers), policy, &Identity::default(), None).err()
     }
 
     #[test]
@@ -212,8 +223,9 @@ mod tests {
     #[test]
     fn requests_that_are_more_than_their_key_are_left_alone() {
         let policy = policy();
-        let identity = IdentityHeaders::default();
-        let refused_as = |request: Request<Body>| Asked::of(&request, &policy, &identity).err();
+        let identity = Identity::default();
+        let refused_as =
+            |request: Request<Body>| Asked::of(&request, &policy, &identity, None).err();
         let post = Request::post("/").body(Body::empty()).unwrap();
         assert_eq!(refused_as(post), Some(BypassReason::Method));
         let fat = Request::get("/").body(Body::from("x")).unwrap();
@@ -231,7 +243,7 @@ mod tests {
     fn a_client_can_ask_for_a_fresh_one_only_where_headers_decide() {
         let reload = request(&[("cache-control", "no-cache, max-age=0")]);
         let of = |request: &Request<Body>, policy: &Policy| {
-            Asked::of(request, policy, &IdentityHeaders::default()).unwrap()
+            Asked::of(request, policy, &Identity::default(), None).unwrap()
         };
         assert_eq!(of(&reload, &policy()).limits, Limits::default());
         let limits = of(&reload, &Policy::standard()).limits;

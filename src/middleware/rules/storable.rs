@@ -181,7 +181,7 @@ mod tests {
     use http::Request;
 
     use super::*;
-    use crate::middleware::rules::identity::IdentityHeaders;
+    use crate::middleware::identity::Identity;
 
     const NOW: &str = "Wed, 25 Nov 2026 12:00:00 GMT";
 
@@ -193,7 +193,7 @@ mod tests {
     fn asked(lines: &[(&'static str, &str)]) -> Asked {
         let mut request = Request::new(axum::body::Body::empty());
         *request.headers_mut() = headers(lines);
-        Asked::of(&request, &Policy::standard(), &IdentityHeaders::default()).unwrap()
+        Asked::of(&request, &Policy::standard(), &Identity::default(), None).unwrap()
     }
 
     fn of(
