@@ -11,6 +11,28 @@ use super::policy::Policy;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Identification {
     pub(crate) vary_by: Option<VaryBy>,
+    /// The handler gets nothing of a request but what the key holds, and what is forwarded.
+    pub(crate) is_strict: bool,
+    /// Headers that the handler gets though the key does not hold them, where it is strict.
+    forwarded: Vec<String>,
+}
+
+/// Headers that the handler gets in any case: the context of tracing (W3C Trace Context).
+const TRACING: [&str; 2] = ["traceparent", "tracestate"];
+
+impl Identification {
+    /// Whether a header is handed over though the key does not hold it.
+    pub(crate) fn forwards(&self, name: &str) -> bool {
+        TRACING.contains(&name) || self.forwarded.iter().any(|forwarded| forwarded == name)
+    }
+
+    /// What makes no sense about it, if anything.
+    pub(super) fn fault(&self) -> Option<String> {
+        let is_idle = !self.is_strict && !self.forwarded.is_empty();
+        is_idle.then(|| {
+            "it forwards headers, which only a strict policy withholds: add Policy::strict".into()
+        })
+    }
 }
 
 /// Finds the client of a request.
@@ -55,6 +77,33 @@ impl Policy {
         F: Fn(&Parts) -> Option<String> + Send + Sync + 'static,
     {
         self.identity.vary_by = Some(VaryBy(Arc::new(client)));
+        self
+    }
+
+    /// Hands the handler nothing of a request but what its key holds, so that no response can depend on anything else: not
+    /// on a header, cookie or query parameter that the policy does not name, and not on an extension of the request that is
+    /// neither axum's own nor declared ([`CacheLayer::extension`](crate::CacheLayer::extension)). The recommended mode.
+    ///
+    /// The key holds the host (unless [`host(false)`](Self::host)), the path, the query (or the parameters of
+    /// [`query`](Self::query)), and what [`vary`](Self::vary), [`vary_cookies`](Self::vary_cookies) and
+    /// [`vary_by`](Self::vary_by) name. [`forward`](Self::forward) adds headers by which no response differs. A header that is
+    /// withheld is withheld from all requests that the cache leads to the handler, whether or not the response is stored; a
+    /// request that bypasses the cache, since it says who the client is, is handed over whole.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.identity.is_strict = true;
+        self
+    }
+
+    /// Request headers that a [`strict`](Self::strict) policy hands over though the key does not hold them; the handler
+    /// must not respond by them. `traceparent` and `tracestate` always are.
+    #[must_use]
+    pub fn forward<I>(mut self, headers: I) -> Self
+    where
+        I: IntoIterator<Item: Into<String>>,
+    {
+        let names = headers.into_iter().map(|name| name.into().to_ascii_lowercase());
+        self.identity.forwarded.extend(names);
         self
     }
 }

@@ -302,7 +302,7 @@ impl Policy {
                 self.audit
             ));
         }
-        self.tags.iter().find_map(TagTemplate::fault)
+        self.identity.fault().or_else(|| self.tags.iter().find_map(TagTemplate::fault))
     }
 
     /// The names of the parameters that the tags use.
@@ -371,6 +371,7 @@ mod tests {
             ("brace", Policy::ttl(ttl).tag("users:id={id")),
             ("brace", Policy::ttl(ttl).tag("users:id=id}")),
             ("empty", Policy::ttl(ttl).tag(" ")),
+            ("strict", Policy::ttl(ttl).forward(["accept"])),
         ] {
             assert!(policy.fault().is_some_and(|text| text.contains(fault)), "{policy:?}");
         }

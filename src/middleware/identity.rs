@@ -13,6 +13,7 @@ use axum::extract::{MatchedPath, NestedPath, OriginalUri};
 use http::{Extensions, Request};
 
 use super::rules::identity::IdentityHeaders;
+use super::strict::carry;
 use crate::cache::Policy;
 
 /// What says who the client is.
@@ -35,6 +36,7 @@ struct Known {
     id: TypeId,
     name: &'static str,
     is_in: fn(&Extensions) -> bool,
+    carry: fn(&Extensions, &mut Extensions),
 }
 
 impl fmt::Debug for Known {
@@ -50,8 +52,18 @@ impl KnownExtensions {
             [TypeId::of::<OriginalUri>(), TypeId::of::<MatchedPath>(), TypeId::of::<NestedPath>()];
         let id = TypeId::of::<T>();
         if !of_axum.contains(&id) && self.known.iter().all(|known| known.id != id) {
-            self.known.push(Known { id, name: type_name::<T>(), is_in: is_in::<T> });
+            self.known.push(Known {
+                id,
+                name: type_name::<T>(),
+                is_in: is_in::<T>,
+                carry: carry::<T>,
+            });
         }
+    }
+
+    /// Copies those of the declared types.
+    pub(crate) fn carry(&self, from: &Extensions, to: &mut Extensions) {
+        self.known.iter().for_each(|known| (known.carry)(from, to));
     }
 
     /// Whether a request has an extension that is neither declared nor one of a router.

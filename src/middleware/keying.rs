@@ -18,10 +18,10 @@ use crate::entry::{Key, KeyText};
 
 /// Headers that frameworks and proxies take for the host. They are part of the key, so that an answer made
 /// for one value never reaches a client that sent another; unless the policy says that hosts do not count.
-const HOST_LIKE: [Field; 2] = [Field::Forwarded, Field::XForwardedHost];
+pub(crate) const HOST_LIKE: [Field; 2] = [Field::Forwarded, Field::XForwardedHost];
 
 /// Headers that they take for the path or the scheme: part of every key.
-const PATH_LIKE: [Field; 4] =
+pub(crate) const PATH_LIKE: [Field; 4] =
     [Field::XForwardedProto, Field::XForwardedPrefix, Field::XOriginalUrl, Field::XRewriteUrl];
 
 /// The parameters of a query; of most, in place.
@@ -75,7 +75,10 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &P
         let sent = || cookies(headers, name);
         all(&mut text, sent().count(), sent());
     }
-    // What few requests have comes last, each behind a word of its own.
+    // What few requests or policies have comes last, each behind a word of its own.
+    if policy.identity.is_strict {
+        text.add(b"strict");
+    }
     if let Some(client) = client {
         text.add(b"client");
         text.add(client.as_bytes());
@@ -136,6 +139,11 @@ fn pairs<'q>(query: &'q str, part: &QueryPart) -> Option<Pairs<'q>> {
         QueryPart::Only(names) => only(&pairs, names),
         QueryPart::All => Some(pairs),
     }
+}
+
+/// A query without the parameters that do not count; all of it where that can't be told.
+pub(crate) fn counting(query: &str, part: &QueryPart) -> String {
+    pairs(query, part).map_or_else(|| query.to_owned(), |pairs| pairs.join("&"))
 }
 
 /// The pairs whose names, decoded as a handler would, are among `names`.

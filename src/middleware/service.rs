@@ -111,7 +111,7 @@ impl<S> CacheService<S> {
         (ask, asked): (Ask, Asked),
     ) -> Plan {
         let key = keying::key(self.routes.space(), &Keyed::of(request, &asked), policy);
-        Plan { key, policy: policy.clone(), ask, asked }
+        Plan { key, policy: policy.clone(), ask, asked, extensions: None }
     }
 
     /// The answer that is at hand, if there is one, and what it was made of.

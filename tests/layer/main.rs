@@ -14,5 +14,6 @@ mod scopes;
 mod security;
 mod security_identity;
 mod standard;
+mod strict;
 mod tower;
 mod validation;

@@ -29,7 +29,7 @@ pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderNa
         // `*` is no name, and neither is what can't be read: both stand for anything.
         let name = HeaderName::from_bytes(member).ok().filter(|_| member != b"*");
         let name = name.ok_or_else(|| Unfit::new("vary", "the answer varies by anything"))?;
-        if is_in_key(&name, policy) {
+        if is_in_key(&name, policy) || is_withheld(&name, policy) {
             continue;
         }
         if [COOKIE, AUTHORIZATION, PROXY_AUTHORIZATION].contains(&name) {
@@ -52,6 +52,11 @@ pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderNa
 fn is_in_key(name: &HeaderName, policy: &Policy) -> bool {
     let cookies = *name == COOKIE && !policy.vary_cookies.is_empty();
     cookies || policy.vary.iter().any(|known| known == name.as_str())
+}
+
+/// Whether the handler did not get this header, so that its response can't differ by it.
+fn is_withheld(name: &HeaderName, policy: &Policy) -> bool {
+    policy.identity.is_strict && !policy.identity.forwards(name.as_str())
 }
 
 /// The key of the answer for a request with these headers.
