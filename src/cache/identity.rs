@@ -37,7 +37,9 @@ impl Identification {
 
 /// Finds the client of a request.
 #[derive(Clone)]
-pub(crate) struct VaryBy(Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>);
+pub(crate) struct VaryBy(Arc<FindClient>);
+
+type FindClient = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
 impl VaryBy {
     /// Who the client is, in the words of the policy's author; `None` for nobody in particular.

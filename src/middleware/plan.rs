@@ -55,7 +55,7 @@ impl Plan {
     /// Whether an answer that was found may go to this client.
     pub(crate) fn may_have(&self, hit: &Hit) -> bool {
         // RFC 9111, section 3.5, forbids the other way only; an origin may give more to those it knows.
-        !(self.asked.client.is_authorized || self.asked.client.is_identified)
+        !(self.asked.client.is_authorized || self.asked.client.is_identified())
             || Ready::of(&hit.found.entry).is_ok_and(|ready| ready.is_for_the_authorized)
     }
 

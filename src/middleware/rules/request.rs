@@ -43,10 +43,17 @@ pub(crate) struct Client {
     pub(crate) is_authorized: bool,
     /// By cookies.
     pub(crate) has_cookies: bool,
-    /// By another header, or perhaps by what a layer has put into the request's extensions.
-    pub(crate) is_identified: bool,
-    /// By the latter.
-    has_unknown_extensions: bool,
+    /// By something else.
+    other: Option<Sign>,
+}
+
+/// What else may say who the client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    /// Another header.
+    Header,
+    /// What a layer has put into the request's extensions.
+    Extension,
 }
 
 impl Client {
@@ -55,27 +62,33 @@ impl Client {
             return Self::default();
         }
         let headers = request.headers();
-        let has_unknown_extensions = policy.identity.vary_by.is_none()
-            && identity.extensions.lacks_one_of(request.extensions());
         let mut named = identity.headers.of(headers);
+        let has_header = named.any(|name| !names(policy, name.as_str()));
+        let has_extension = policy.identity.vary_by.is_none()
+            && identity.extensions.lacks_one_of(request.extensions());
+        let header = has_header.then_some(Sign::Header);
         Self {
             is_authorized: fields.has(Field::Authorization) && !names(policy, "authorization"),
             has_cookies: fields.has(Field::Cookie) && has_cookies(headers, policy),
-            is_identified: has_unknown_extensions
-                || named.any(|name| !names(policy, name.as_str())),
-            has_unknown_extensions,
+            other: header.or(has_extension.then_some(Sign::Extension)),
         }
+    }
+
+    /// By something other than `Authorization` and cookies.
+    pub(crate) fn is_identified(self) -> bool {
+        self.other.is_some()
     }
 
     /// Whether nothing says who the client is; or how that was said.
     fn is_anybody(self, identity: &Identity) -> Result<(), BypassReason> {
-        if self.has_unknown_extensions {
-            identity.extensions.warn();
-            return Err(BypassReason::Extensions);
-        }
-        match self.is_authorized || self.has_cookies || self.is_identified {
-            true => Err(BypassReason::Personal),
-            false => Ok(()),
+        match self.other {
+            _ if self.is_authorized || self.has_cookies => Err(BypassReason::Personal),
+            Some(Sign::Header) => Err(BypassReason::Personal),
+            Some(Sign::Extension) => {
+                identity.extensions.warn();
+                Err(BypassReason::Extensions)
+            }
+            None => Ok(()),
         }
     }
 }

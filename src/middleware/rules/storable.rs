@@ -152,7 +152,7 @@ fn is_allowed(status: StatusCode, asked: &Asked, control: &Control) -> Result<()
         return Err(Unfit::new("personal", why));
     }
     // Stricter than the RFC: cookies and other headers identify people just as well.
-    if (asked.client.has_cookies || asked.client.is_identified) && !is_for_all {
+    if (asked.client.has_cookies || asked.client.is_identified()) && !is_for_all {
         let why = "the request had cookies or another header that says who the client is, and the response does not say \
                    public";
         return Err(Unfit::new("personal", why));
