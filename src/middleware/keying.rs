@@ -31,6 +31,8 @@ type Pairs<'q> = SmallVec<[&'q str; 8]>;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Keyed<'r> {
     uri: &'r Uri,
+    /// The URI that the handler sees, if a layer or a router has made it another one.
+    rewritten: Option<&'r Uri>,
     headers: &'r HeaderMap,
     fields: Fields,
     /// Who the client is, by the policy's own function.
@@ -41,19 +43,21 @@ impl<'r> Keyed<'r> {
     /// Of a request that the layer sees.
     pub(crate) fn of<B>(request: &'r Request<B>, asked: &'r Asked) -> Self {
         let client = asked.client_key.as_deref();
-        Self { uri: route::uri(request), headers: request.headers(), fields: asked.fields, client }
+        let uri = route::uri(request);
+        let rewritten = Some(request.uri()).filter(|seen| *seen != uri);
+        Self { uri, rewritten, headers: request.headers(), fields: asked.fields, client }
     }
 
     /// Of these, with nothing else known of the request.
     #[cfg(any(test, fuzzing, feature = "__internals"))]
     pub(crate) fn new(uri: &'r Uri, headers: &'r HeaderMap) -> Self {
-        Self { uri, headers, fields: Fields::of(headers), client: None }
+        Self { uri, rewritten: None, headers, fields: Fields::of(headers), client: None }
     }
 }
 
 /// The key of a GET request under a policy.
 pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &Policy) -> Key {
-    let Keyed { uri, headers, fields, client } = *of;
+    let Keyed { uri, rewritten, headers, fields, client } = *of;
     let mut text = Key::new("http");
     text.add(namespace.as_bytes());
     text.add(version.as_bytes());
@@ -78,6 +82,13 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &P
     // What few requests or policies have comes last, each behind a word of its own.
     if policy.identity.is_strict {
         text.add(b"strict");
+    }
+    if let Some(seen) = rewritten {
+        text.add(b"rewritten");
+        let authority = seen.authority().filter(|_| policy.host);
+        text.add(authority.map_or("", |authority| authority.as_str()).as_bytes());
+        text.add(seen.path().as_bytes());
+        query(&mut text, seen.query(), &policy.query);
     }
     if let Some(client) = client {
         text.add(b"client");

@@ -143,6 +143,37 @@ async fn credentials_that_the_policys_function_makes_nothing_of_are_somebodys() 
     }
 }
 
+/// Puts a header's value before the path, as a layer does that finds the tenant or the locale.
+async fn prefix(name: &'static str, mut request: Request, next: Next) -> Response {
+    let value = request.headers().get(name).map_or("none", |value| value.to_str().unwrap());
+    let uri = format!("/{value}{}", request.uri());
+    *request.uri_mut() = uri.parse().unwrap();
+    next.run(request).await
+}
+
+#[tokio::test]
+async fn a_path_that_is_rewritten_inside_the_router_is_part_of_the_key() {
+    for name in ["x-site", "accept-language"] {
+        let rewrite = move |request: Request, next: Next| prefix(name, request, next);
+        let page = |request: Request| async move {
+            ([("cache-control", "max-age=60")], request.uri().to_string())
+        };
+        for policy in [ttl(), Policy::standard(), ttl().query(["q"])] {
+            let layer = CacheLayer::with_policy(cache(), policy);
+            let routed = Router::new().route("/report", get(page));
+            let nested = Router::new().nest_service("/report", Router::new().fallback(page));
+            for router in [routed, Router::new().fallback(page), nested] {
+                let app = router.layer(layer.clone()).layer(from_fn(rewrite));
+                for (at, tenant) in ["acme", "globex", "acme"].into_iter().enumerate() {
+                    let request = by(Method::GET, "/report?q=1", &[(name, tenant)]);
+                    let (body, status) = read(send(&app, request).await).await;
+                    assert!(body.starts_with(&format!("/{tenant}/")), "{at}: {body} {status}");
+                }
+            }
+        }
+    }
+}
+
 // The stacks that guide 2 recommends, with small stand-ins for the crates that they are made of.
 
 /// The time, in seconds, by which tokens expire.
