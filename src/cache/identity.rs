@@ -15,6 +15,8 @@ pub(crate) struct Identification {
     pub(crate) is_strict: bool,
     /// Headers that the handler gets though the key does not hold them, where it is strict.
     forwarded: Vec<String>,
+    /// Cookies that say nothing of the client; `*` at the end stands for any rest.
+    ignored_cookies: Vec<String>,
 }
 
 /// Headers that the handler gets in any case: the context of tracing (W3C Trace Context).
@@ -24,6 +26,15 @@ impl Identification {
     /// Whether a header is handed over though the key does not hold it.
     pub(crate) fn forwards(&self, name: &str) -> bool {
         TRACING.contains(&name) || self.forwarded.iter().any(|forwarded| forwarded == name)
+    }
+
+    /// Whether a cookie says nothing of the client.
+    pub(crate) fn ignores_cookie(&self, name: &[u8]) -> bool {
+        let matches = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(stem) => name.starts_with(stem.as_bytes()),
+            None => name == pattern.as_bytes(),
+        };
+        self.ignored_cookies.iter().any(matches)
     }
 
     /// What makes no sense about it, if anything.
@@ -79,6 +90,17 @@ impl Policy {
         F: Fn(&Parts) -> Option<String> + Send + Sync + 'static,
     {
         self.identity.vary_by = Some(VaryBy(Arc::new(client)));
+        self
+    }
+
+    /// Cookies by which no response differs, such as those of trackers (`_ga*`); a name that ends in `*` stands for all that
+    /// begin so. A request with any other cookie that [`vary_cookies`](Self::vary_cookies) does not name is somebody's.
+    #[must_use]
+    pub fn ignore_cookies<I>(mut self, names: I) -> Self
+    where
+        I: IntoIterator<Item: Into<String>>,
+    {
+        self.identity.ignored_cookies.extend(names.into_iter().map(Into::into));
         self
     }
 

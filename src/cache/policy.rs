@@ -239,8 +239,9 @@ impl Policy {
         self
     }
 
-    /// These cookies tell answers apart; others are ignored. Naming the session's cookie makes each
-    /// answer personal.
+    /// These cookies distinguish responses. Naming the session's cookie makes each response personal. A request with other
+    /// cookies is not answered from the cache, since they may identify the client too: unless the policy ignores them
+    /// ([`ignore_cookies`](Self::ignore_cookies)) or says [`public`](Self::public).
     #[must_use]
     pub fn vary_cookies<I>(mut self, names: I) -> Self
     where

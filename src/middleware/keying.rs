@@ -83,6 +83,9 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &P
     if policy.identity.is_strict {
         text.add(b"strict");
     }
+    if !policy.host && fields.has(Field::Forwarded) {
+        forwarded(&mut text, headers);
+    }
     if let Some(seen) = rewritten {
         text.add(b"rewritten");
         let authority = seen.authority().filter(|_| policy.host);
@@ -101,6 +104,27 @@ fn hosts(text: &mut KeyText, uri: &Uri, (headers, fields): (&HeaderMap, Fields))
     text.add(uri.authority().map_or("", |authority| authority.as_str()).as_bytes());
     varied(text, headers, HOST);
     present(text, (headers, fields), &HOST_LIKE);
+}
+
+/// What `Forwarded` (RFC 7239) says beyond the host and the ends of the connection: the scheme, and what nobody knows.
+fn forwarded(text: &mut KeyText, headers: &HeaderMap) {
+    let lines = headers.get_all(Field::Forwarded.name()).into_iter().map(HeaderValue::as_bytes);
+    let pairs = lines.flat_map(|line| {
+        // Where a value is quoted, separators may be in it: the whole line counts.
+        let is_quoted = line.contains(&b'"');
+        line.split(move |byte| !is_quoted && b",;".contains(byte)).map(<[u8]>::trim_ascii)
+    });
+    let is_of_host = |pair: &&[u8]| {
+        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+        !pair.contains(&b'"')
+            && [&b"host"[..], b"for", b"by"]
+                .iter()
+                .any(|of_host| name.eq_ignore_ascii_case(of_host))
+    };
+    text.add(b"forwarded");
+    // None is empty, so an empty part is their end.
+    pairs.filter(|pair| !pair.is_empty() && !is_of_host(pair)).for_each(|pair| text.add(pair));
+    text.add(b"");
 }
 
 /// Those of some headers that the request has: how many, and of each its name and values.
@@ -302,6 +326,13 @@ mod tests {
         assert_ne!(with(&poisoned, &policy), with(&[("host", "a")], &policy));
         let anywhere = policy.host(false);
         assert_eq!(with(&[("host", "a")], &anywhere), with(&[("host", "b")], &anywhere));
+        for said in ["proto=https", "for=1;PROTO=https", "for=\"a\";proto=https", "x=y"] {
+            let other = [("forwarded", said)];
+            assert_ne!(with(&other, &anywhere), with(&[("forwarded", "proto=http")], &anywhere));
+            assert_ne!(with(&other, &anywhere), with(&[], &anywhere), "{said}");
+        }
+        let elsewhere = [("forwarded", "host=a;for=1, by=2;proto=http")];
+        assert_eq!(with(&elsewhere, &anywhere), with(&[("forwarded", "proto=http")], &anywhere));
         for field in PATH_LIKE {
             let other = [(field.name(), "/other")];
             assert_ne!(with(&other, &anywhere), with(&[], &anywhere), "{field:?}");

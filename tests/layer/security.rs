@@ -502,6 +502,63 @@ async fn a_policy_says_what_a_header_that_identifies_clients_means() {
 }
 
 #[tokio::test]
+async fn naming_one_cookie_shares_nothing_between_sessions() {
+    for policy in both() {
+        let app = mirrored(policy.vary_cookies(["theme"]));
+        for person in ["sid=alice; theme=dark", "sid=bob; theme=dark"] {
+            let (body, status) = read_by(&app, plain(&[("cookie", person)])).await;
+            assert!(body.contains(person), "{body} {status}");
+        }
+        for status in ["absent", "hit"] {
+            let (_, said) = read_by(&app, plain(&[("cookie", "theme=dark")])).await;
+            assert!(said.contains(status), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn poisoning_by_forwarded_where_hosts_do_not_count() {
+    for policy in both() {
+        let app = mirrored(policy.host(false));
+        for said in ["proto=gopher", "proto=https", "host=a.example; proto=\"x\""] {
+            let (body, status) = read_by(&app, plain(&[("forwarded", said)])).await;
+            assert!(body.contains(&said.replace('"', "\\\"")), "{body} {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_origin_that_is_allowed_or_a_coding_reaches_no_other_though_nothing_says_vary() {
+    let handler = |headers: HeaderMap| async move {
+        let of = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        let mut response = [FRESH].into_response();
+        if let Some(origin) = of("origin") {
+            response.headers_mut().insert("access-control-allow-origin", origin.parse().unwrap());
+        }
+        if let Some(coding) = of("accept-encoding") {
+            response.headers_mut().insert("content-encoding", coding.parse().unwrap());
+        }
+        response
+    };
+    for policy in both() {
+        let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
+        for (asked, said, values) in [
+            ("origin", "access-control-allow-origin", ["https://a.example", "https://b.example"]),
+            ("accept-encoding", "content-encoding", ["gzip", "br"]),
+        ] {
+            for value in [values[0], values[1], values[0]] {
+                let path = format!("/{asked}");
+                let response = send(&app, request(Method::GET, &path, &[(asked, value)], "")).await;
+                assert_eq!(response.headers()[said], value, "{:?}", response.headers());
+            }
+            let path = format!("/{asked}");
+            let response = send(&app, request(Method::GET, &path, &[], "")).await;
+            assert!(!response.headers().contains_key(said), "{:?}", response.headers());
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_cookie_sent_twice_or_oddly_is_another_identity() {
     let handler = |headers: HeaderMap| async move { format!("{:?}", headers.get_all("cookie")) };
     let layer = CacheLayer::with_policy(cache(), ttl().vary_cookies(["sid"]));

@@ -172,9 +172,11 @@ fn unkeyed<B: Body>(request: &Request<B>, fields: Fields) -> Option<BypassReason
 /// Whether a request has cookies and the policy does not say that responses differ by them; those of our own sessions
 /// do not count.
 fn has_cookies(headers: &HeaderMap, policy: &Policy) -> bool {
-    let mut cookies = all_cookies(headers).filter(|(name, _)| *name != COOKIE_NAME.as_bytes());
-    let named = !policy.vary_cookies.is_empty() || names(policy, "cookie");
-    !named && cookies.next().is_some()
+    let is_named = |name: &[u8]| policy.vary_cookies.iter().any(|known| known.as_bytes() == name);
+    let says_nothing = |name: &[u8]| {
+        name == COOKIE_NAME.as_bytes() || is_named(name) || policy.identity.ignores_cookie(name)
+    };
+    !names(policy, "cookie") && all_cookies(headers).any(|(name, _)| !says_nothing(name))
 }
 
 fn names(policy: &Policy, header: &str) -> bool {
@@ -229,6 +231,12 @@ mod tests {
         assert_eq!(refused(&[("cookie", "sid=1")], &policy().public()), None);
         assert_eq!(refused(&[("cookie", "sid=1")], &policy().vary_cookies(["sid"])), None);
         assert_eq!(refused(&[("authorization", "x")], &policy().vary(["Authorization"])), None);
+        let other = [("cookie", "sid=1; theme=dark; _ga_1=x")];
+        let by_theme = || policy().vary_cookies(["theme"]);
+        assert_eq!(refused(&other, &by_theme()), personal);
+        assert_eq!(refused(&other, &by_theme().ignore_cookies(["sid"])), personal);
+        assert_eq!(refused(&other, &by_theme().ignore_cookies(["sid", "_ga*"])), None);
+        assert_eq!(refused(&other, &by_theme().public()), None);
         let both = [("authorization", "x"), ("cookie", "sid=1")];
         assert_eq!(refused(&both, &policy().vary_cookies(["sid"])), personal);
     }
