@@ -28,6 +28,7 @@ pub struct Policy {
     pub(crate) is_standard: bool,
     pub(crate) ttl: Duration,
     pub(crate) negative_ttl: Option<Duration>,
+    pub(crate) error_ttl: Duration,
     pub(crate) jitter: f64,
     pub(crate) early_refresh: f64,
     pub(crate) stale_while_revalidate: Duration,
@@ -65,6 +66,7 @@ impl Policy {
             is_standard: false,
             ttl,
             negative_ttl: None,
+            error_ttl: Duration::from_secs(10),
             jitter: 0.1,
             early_refresh: 1.0,
             stale_while_revalidate: Duration::ZERO,
@@ -125,7 +127,16 @@ impl Policy {
         self
     }
 
-    /// Stores answers that say "there is none" (404 and 410, or `None`) for `ttl`. Without it they
+    /// Under [`standard`](Self::standard), the longest that an error (4xx and 5xx, but 404 and 410) is fresh, whatever its
+    /// headers say; 10 s by default, zero stores none. Errors are never served stale. Without a cap, one client that provokes
+    /// a 400, 413 or 431 makes the page an error for all, where an origin has one `max-age` for everything.
+    #[must_use]
+    pub fn error_ttl(mut self, longest: Duration) -> Self {
+        self.error_ttl = longest;
+        self
+    }
+
+    /// Stores answers that say "there is none" (204, 404 and 410, or `None`) for `ttl`. Without it they
     /// are not stored.
     #[must_use]
     pub fn negative_ttl(mut self, ttl: Duration) -> Self {
