@@ -46,8 +46,8 @@ impl<S> Steps<S> {
             self.rehearse(&rehearsing, &response, &record, &seen.traffic);
         }
         if let Some(target) = target.filter(|_| invalidates(&method, &response)) {
-            let tags = target.tags(&self.routes.namespace, response.headers());
-            if let Err(error) = self.routes.cache.invalidate(tags).await {
+            let tag = target.tag(&self.routes.namespace);
+            if let Err(error) = self.routes.cache.invalidate([tag]).await {
                 tracing::warn!(%error, "a write could not make stored answers invalid");
             }
         }

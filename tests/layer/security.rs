@@ -658,6 +658,57 @@ async fn a_client_can_not_make_a_route_work_by_asking_for_the_fresh() {
     }
 }
 
+#[tokio::test]
+async fn a_write_empties_no_page_but_its_own() {
+    let handler = |method: Method, headers: HeaderMap| async move {
+        let place = headers.get("x-place").cloned();
+        let place = place.map(|place| [("location", place.clone()), ("content-location", place)]);
+        ([FRESH], place, method.to_string())
+    };
+    let layer = CacheLayer::with_policy(cache(), Policy::standard());
+    let app = Router::new().fallback(any(handler)).layer(layer);
+    let ask = |method: &str, path: &str, place: &str| {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let asked = [("host", "example.org"), ("x-place", place)];
+        read_by(&app, request(method, path, &asked, ""))
+    };
+    drop(ask("GET", "/page", "").await);
+    for method in ["POST", "PUT", "DELETE", "PATCH", "UNKNOWN"] {
+        for place in ["/page", "http://example.org/page", "//example.org/page", "page"] {
+            drop(ask(method, "/other", place).await);
+            let (_, status) = ask("GET", "/page", "").await;
+            assert!(status.contains("hit"), "{method} {place}: {status}");
+        }
+    }
+    for method in ["PROPFIND", "QUERY", "REPORT", "SEARCH", "OPTIONS", "TRACE"] {
+        drop(ask(method, "/page", "").await);
+        assert!(ask("GET", "/page", "").await.1.contains("hit"), "{method}");
+    }
+    drop(ask("POST", "/page", "").await);
+    assert!(ask("GET", "/page", "").await.1.contains("changed"), "its own it must (RFC 9111, 4.4)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_with_a_lifetime_is_soon_gone() {
+    let handler = |headers: HeaderMap| async move {
+        let status =
+            headers.get("x-provoke").map(|status| status.to_str().unwrap().parse::<u16>().unwrap());
+        (StatusCode::from_u16(status.unwrap_or(200)).unwrap(), [("cache-control", "max-age=3600")])
+    };
+    for status in ["400", "405", "413", "414", "431", "500", "501"] {
+        let policy = Policy::standard().stale_if_error(TTL).stale_while_revalidate(TTL);
+        let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
+        drop(send(&app, plain(&[("x-provoke", status)])).await);
+        assert_eq!(
+            send(&app, plain(&[])).await.status(),
+            status.parse::<u16>().unwrap(),
+            "as RFC 9111 has it"
+        );
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert_eq!(send(&app, plain(&[])).await.status(), 200, "{status}");
+    }
+}
+
 // Sessions.
 
 fn with_sessions() -> (Router, Cache) {
