@@ -70,6 +70,8 @@ pub enum BypassReason {
     NoParameter,
     /// The request is somebody's, and the policy does not say by what answers differ.
     Personal,
+    /// The request has an extension that the key does not hold; see [`CacheLayer::extension`](crate::CacheLayer::extension).
+    Extensions,
     /// The request has a body.
     Body,
     /// A header asks for another method than the request has.
@@ -121,6 +123,7 @@ impl Outcome {
                     B::NoPolicy,
                     B::NoParameter,
                     B::Personal,
+                    B::Extensions,
                     B::Body,
                     B::MethodOverride,
                     B::NoStore,
@@ -202,6 +205,7 @@ impl BypassReason {
             Self::NoPolicy => "no-policy",
             Self::NoParameter => "no-parameter",
             Self::Personal => "personal",
+            Self::Extensions => "extensions",
             Self::Body => "request-body",
             Self::MethodOverride => "method-override",
             Self::NoStore => "no-store",
@@ -220,7 +224,7 @@ impl BypassReason {
 /// How often each thing happened since the cache was made.
 #[derive(Debug, Default)]
 pub struct Counters {
-    outcomes: [AtomicU64; 31],
+    outcomes: [AtomicU64; 32],
     events: [AtomicU64; Event::ALL.len()],
 }
 

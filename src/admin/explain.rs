@@ -236,8 +236,12 @@ fn why(outcome: Outcome, route: Option<&str>) -> String {
         }
         Outcome::Bypass(B::NoPolicy) => "its route has no policy",
         Outcome::Bypass(B::Personal) => {
-            "it has cookies or credentials, and neither the policy nor the stored answer says that it may be \
-             had all the same: Policy::public, vary or vary_cookies"
+            "it has cookies, credentials or another header that says who the client is, and neither the policy nor the stored answer says that it may be \
+             had all the same: Policy::public, vary, vary_cookies or vary_by"
+        }
+        Outcome::Bypass(B::Extensions) => {
+            "a layer around the cache adds an extension to requests that the key does not hold: Policy::vary_by, or \
+             CacheLayer::extension"
         }
         Outcome::Bypass(B::Unconfirmed) => {
             "this node has not heard from the primary for longer than Policy::max_staleness"

@@ -19,6 +19,7 @@ mod examine;
 mod fence;
 mod fingerprint;
 mod flight;
+mod identity;
 mod kept;
 mod lead;
 mod log;

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::identity::Identification;
 use super::permit::FillBound;
 use super::template::{PolicyTag, TagTemplate};
 
@@ -36,6 +37,7 @@ pub struct Policy {
     pub(crate) is_standard: bool,
     pub(crate) ttl: Duration,
     pub(crate) negative_ttl: Option<Duration>,
+    pub(crate) error_ttl: Duration,
     pub(crate) jitter: f64,
     pub(crate) early_refresh: f64,
     pub(crate) stale_while_revalidate: Duration,
@@ -56,6 +58,7 @@ pub struct Policy {
     pub(crate) audit: f64,
     pub(crate) shadow: bool,
     pub(crate) fills: FillBound,
+    pub(crate) identity: Identification,
 }
 
 /// Which query parameters tell answers apart.
@@ -80,6 +83,7 @@ impl Policy {
             is_standard: false,
             ttl,
             negative_ttl: None,
+            error_ttl: Duration::from_secs(10),
             jitter: 0.1,
             early_refresh: 1.0,
             stale_while_revalidate: Duration::ZERO,
@@ -100,6 +104,7 @@ impl Policy {
             audit: 0.0,
             shadow: false,
             fills: FillBound::default(),
+            identity: Identification::default(),
         }
     }
 
@@ -128,6 +133,15 @@ impl Policy {
     #[must_use]
     pub fn tag(mut self, template: &str) -> Self {
         self.tags.push(TagTemplate::parse(template));
+        self
+    }
+
+    /// Under [`standard`](Self::standard), the longest that an error (4xx and 5xx, but 404 and 410) is fresh, whatever its
+    /// headers say; 10 s by default, zero stores none. Errors are never served stale. Without a cap, one client that provokes
+    /// a 400, 413 or 431 makes the page an error for all, where an origin has one `max-age` for everything.
+    #[must_use]
+    pub fn error_ttl(mut self, longest: Duration) -> Self {
+        self.error_ttl = longest;
         self
     }
 
@@ -170,8 +184,9 @@ impl Policy {
         self
     }
 
-    /// These cookies tell answers apart; others are ignored. Naming the session's cookie makes each
-    /// answer personal.
+    /// These cookies distinguish responses. Naming the session's cookie makes each response personal. A request with other
+    /// cookies is not answered from the cache, since they may identify the client too: unless the policy ignores them
+    /// ([`ignore_cookies`](Self::ignore_cookies)) or says [`public`](Self::public).
     #[must_use]
     pub fn vary_cookies<I>(mut self, names: I) -> Self
     where
@@ -237,7 +252,7 @@ impl Policy {
                 self.audit
             ));
         }
-        self.tags.iter().find_map(TagTemplate::fault)
+        self.identity.fault().or_else(|| self.tags.iter().find_map(TagTemplate::fault))
     }
 
     /// The names of the parameters that the tags use.
@@ -306,6 +321,7 @@ mod tests {
             ("brace", Policy::ttl(ttl).tag("users:id={id")),
             ("brace", Policy::ttl(ttl).tag("users:id=id}")),
             ("empty", Policy::ttl(ttl).tag(" ")),
+            ("strict", Policy::ttl(ttl).forward(["accept"])),
         ] {
             assert!(policy.fault().is_some_and(|text| text.contains(fault)), "{policy:?}");
         }

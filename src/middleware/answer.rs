@@ -109,10 +109,12 @@ fn of<B: http_body::Body>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::middleware::identity::Identity;
 
     fn answered(request: http::request::Builder, head: Head) -> HeaderMap {
         let request = request.body(axum::body::Body::empty()).unwrap();
-        let asked = Asked::of(&request, &crate::Policy::standard()).unwrap();
+        let asked =
+            Asked::of(&request, &crate::Policy::standard(), &Identity::default(), None).unwrap();
         let answer = head.answer::<axum::body::Body>(&Bytes::new(), &asked);
         answer.headers().clone()
     }

@@ -140,6 +140,7 @@ impl<S> Steps<S> {
         let route: Arc<str> =
             route::pattern(&request).unwrap_or_else(|| request.uri().path()).into();
         let record = cache.record(Some(&plan.policy), plan.ask.clone());
+        let request = plan.hand_over(request);
         let response = record.enter(|| self.inner.call(request)).await?;
         record.pass_on(plan.policy.lasts(false));
         let audit = Audit::new(&cache, &route, entry, (response.status(), record));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, StatusCode};
 
-use super::keying;
+use super::keying::{self, Keyed};
 use super::layer::{OTHERS, Routes};
 use super::plan::Plan;
 use super::ready::Ready;
@@ -65,12 +65,11 @@ impl Routes {
         };
         let shown = pattern.unwrap_or(OTHERS);
         let parameter = |name: &str| route::parameter(pattern?, path, name);
-        let plan = Asked::of(request, &found.policy).and_then(|asked| {
+        let plan = Asked::of(request, &found.policy, &self.identity, None).and_then(|asked| {
             let tags = found.policy.tags_with(parameter).ok_or(BypassReason::NoParameter)?;
-            let headers = (request.headers(), asked.fields);
-            let key = keying::key(self.space(), request.uri(), headers, &found.policy);
+            let key = keying::key(self.space(), &Keyed::of(request, &asked), &found.policy);
             let ask = Ask { tags, limits: asked.limits, ..Ask::default() };
-            Ok(Plan { key, policy: found.policy.clone(), ask, asked })
+            Ok(Plan { key, policy: found.policy.clone(), ask, asked, extensions: None })
         });
         let plan = match plan {
             Ok(plan) => plan,
@@ -167,7 +166,9 @@ fn outcome(plan: &Plan, examined: &Examined) -> Outcome {
 /// What a policy says that answers differ by, beyond the path.
 fn differing(policy: &Policy) -> Vec<String> {
     let cookies = policy.vary_cookies.iter().map(|name| format!("cookie {name}"));
-    policy.vary.iter().cloned().chain(cookies).collect()
+    let by_author =
+        policy.identity.vary_by.as_ref().map(|_| "the client, by Policy::vary_by".to_owned());
+    policy.vary.iter().cloned().chain(cookies).chain(by_author).collect()
 }
 
 /// The name that a tag is the hash of.

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Request, StatusCode, Uri};
 
-use super::rules::fields::Fields;
+use super::identity::Identity;
+use super::keying::{self, Keyed};
 use super::rules::request::Asked;
 use super::rules::storable::{Times, leave};
 use super::session::{Claim, Sessions};
@@ -18,13 +19,13 @@ pub(crate) fn head(entry: Entry) {
 }
 
 pub(crate) fn key(uri: &Uri, headers: &HeaderMap, policy: &Policy) -> Key {
-    super::keying::key(("", ""), uri, (headers, Fields::of(headers)), policy)
+    keying::key(("", ""), &Keyed::new(uri, headers), policy)
 }
 
 pub(crate) fn may_store(status: StatusCode, headers: &HeaderMap, policy: &Policy) -> bool {
     let request = Request::new(axum::body::Body::empty());
     let times = Times { now: SystemTime::UNIX_EPOCH, delay: Duration::ZERO };
-    let asked = Asked::of(&request, policy);
+    let asked = Asked::of(&request, policy, &Identity::default(), None);
     asked.is_ok_and(|asked| leave(status, headers, &asked, policy, times).is_ok())
 }
 

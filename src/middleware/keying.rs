@@ -6,32 +6,58 @@
 use std::borrow::Cow;
 
 use http::header::{AsHeaderName, COOKIE, HOST};
-use http::{HeaderMap, HeaderValue, Uri};
+use http::{HeaderMap, HeaderValue, Request, Uri};
 use percent_encoding::percent_decode;
 use smallvec::SmallVec;
 
+use super::route;
 use super::rules::fields::{Field, Fields};
+use super::rules::request::Asked;
 use crate::cache::{Policy, QueryPart};
 use crate::entry::{Key, KeyText};
 
 /// Headers that frameworks and proxies take for the host. They are part of the key, so that an answer made
 /// for one value never reaches a client that sent another; unless the policy says that hosts do not count.
-const HOST_LIKE: [Field; 2] = [Field::Forwarded, Field::XForwardedHost];
+pub(crate) const HOST_LIKE: [Field; 2] = [Field::Forwarded, Field::XForwardedHost];
 
 /// Headers that they take for the path or the scheme: part of every key.
-const PATH_LIKE: [Field; 4] =
+pub(crate) const PATH_LIKE: [Field; 4] =
     [Field::XForwardedProto, Field::XForwardedPrefix, Field::XOriginalUrl, Field::XRewriteUrl];
 
 /// The parameters of a query; of most, in place.
 type Pairs<'q> = SmallVec<[&'q str; 8]>;
 
+/// What of a request its key is made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keyed<'r> {
+    uri: &'r Uri,
+    /// The URI that the handler sees, if a layer or a router has made it another one.
+    rewritten: Option<&'r Uri>,
+    headers: &'r HeaderMap,
+    fields: Fields,
+    /// Who the client is, by the policy's own function.
+    client: Option<&'r str>,
+}
+
+impl<'r> Keyed<'r> {
+    /// Of a request that the layer sees.
+    pub(crate) fn of<B>(request: &'r Request<B>, asked: &'r Asked) -> Self {
+        let client = asked.client_key.as_deref();
+        let uri = route::uri(request);
+        let rewritten = Some(request.uri()).filter(|seen| *seen != uri);
+        Self { uri, rewritten, headers: request.headers(), fields: asked.fields, client }
+    }
+
+    /// Of these, with nothing else known of the request.
+    #[cfg(any(test, fuzzing, feature = "__internals"))]
+    pub(crate) fn new(uri: &'r Uri, headers: &'r HeaderMap) -> Self {
+        Self { uri, rewritten: None, headers, fields: Fields::of(headers), client: None }
+    }
+}
+
 /// The key of a GET request under a policy.
-pub(crate) fn key(
-    (namespace, version): (&str, &str),
-    uri: &Uri,
-    (headers, fields): (&HeaderMap, Fields),
-    policy: &Policy,
-) -> Key {
+pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &Policy) -> Key {
+    let Keyed { uri, rewritten, headers, fields, client } = *of;
     let mut text = Key::new("http");
     text.add(namespace.as_bytes());
     text.add(version.as_bytes());
@@ -53,6 +79,24 @@ pub(crate) fn key(
         let sent = || cookies(headers, name);
         all(&mut text, sent().count(), sent());
     }
+    // What few requests or policies have comes last, each behind a word of its own.
+    if policy.identity.is_strict {
+        text.add(b"strict");
+    }
+    if !policy.host && fields.has(Field::Forwarded) {
+        forwarded(&mut text, headers);
+    }
+    if let Some(seen) = rewritten {
+        text.add(b"rewritten");
+        let authority = seen.authority().filter(|_| policy.host);
+        text.add(authority.map_or("", |authority| authority.as_str()).as_bytes());
+        text.add(seen.path().as_bytes());
+        query(&mut text, seen.query(), &policy.query);
+    }
+    if let Some(client) = client {
+        text.add(b"client");
+        text.add(client.as_bytes());
+    }
     text.finish()
 }
 
@@ -60,6 +104,27 @@ fn hosts(text: &mut KeyText, uri: &Uri, (headers, fields): (&HeaderMap, Fields))
     text.add(uri.authority().map_or("", |authority| authority.as_str()).as_bytes());
     varied(text, headers, HOST);
     present(text, (headers, fields), &HOST_LIKE);
+}
+
+/// What `Forwarded` (RFC 7239) says beyond the host and the ends of the connection: the scheme, and what nobody knows.
+fn forwarded(text: &mut KeyText, headers: &HeaderMap) {
+    let lines = headers.get_all(Field::Forwarded.name()).into_iter().map(HeaderValue::as_bytes);
+    let pairs = lines.flat_map(|line| {
+        // Where a value is quoted, separators may be in it: the whole line counts.
+        let is_quoted = line.contains(&b'"');
+        line.split(move |byte| !is_quoted && b",;".contains(byte)).map(<[u8]>::trim_ascii)
+    });
+    let is_of_host = |pair: &&[u8]| {
+        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+        !pair.contains(&b'"')
+            && [&b"host"[..], b"for", b"by"]
+                .iter()
+                .any(|of_host| name.eq_ignore_ascii_case(of_host))
+    };
+    text.add(b"forwarded");
+    // None is empty, so an empty part is their end.
+    pairs.filter(|pair| !pair.is_empty() && !is_of_host(pair)).for_each(|pair| text.add(pair));
+    text.add(b"");
 }
 
 /// Those of some headers that the request has: how many, and of each its name and values.
@@ -109,6 +174,11 @@ fn pairs<'q>(query: &'q str, part: &QueryPart) -> Option<Pairs<'q>> {
         QueryPart::Only(names) => only(&pairs, names),
         QueryPart::All => Some(pairs),
     }
+}
+
+/// A query without the parameters that do not count; all of it where that can't be told.
+pub(crate) fn counting(query: &str, part: &QueryPart) -> String {
+    pairs(query, part).map_or_else(|| query.to_owned(), |pairs| pairs.join("&"))
 }
 
 /// The pairs whose names, decoded as a handler would, are among `names`.
@@ -177,12 +247,7 @@ mod tests {
     }
 
     fn of(uri: &str, policy: &Policy) -> Key {
-        key(
-            ("", ""),
-            &uri.parse().unwrap(),
-            (&HeaderMap::new(), Fields::of(&HeaderMap::new())),
-            policy,
-        )
+        key(("", ""), &Keyed::new(&uri.parse().unwrap(), &HeaderMap::new()), policy)
     }
 
     fn with(headers: &[(&'static str, &str)], policy: &Policy) -> Key {
@@ -190,7 +255,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_str(value).unwrap()))
             .collect::<HeaderMap>();
-        key(("", ""), &"/".parse().unwrap(), (&headers, Fields::of(&headers)), policy)
+        key(("", ""), &Keyed::new(&"/".parse().unwrap(), &headers), policy)
     }
 
     #[test]
@@ -261,6 +326,13 @@ mod tests {
         assert_ne!(with(&poisoned, &policy), with(&[("host", "a")], &policy));
         let anywhere = policy.host(false);
         assert_eq!(with(&[("host", "a")], &anywhere), with(&[("host", "b")], &anywhere));
+        for said in ["proto=https", "for=1;PROTO=https", "for=\"a\";proto=https", "x=y"] {
+            let other = [("forwarded", said)];
+            assert_ne!(with(&other, &anywhere), with(&[("forwarded", "proto=http")], &anywhere));
+            assert_ne!(with(&other, &anywhere), with(&[], &anywhere), "{said}");
+        }
+        let elsewhere = [("forwarded", "host=a;for=1, by=2;proto=http")];
+        assert_eq!(with(&elsewhere, &anywhere), with(&[("forwarded", "proto=http")], &anywhere));
         for field in PATH_LIKE {
             let other = [(field.name(), "/other")];
             assert_ne!(with(&other, &anywhere), with(&[], &anywhere), "{field:?}");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tower_layer::Layer;
 
 use super::capture::Rooms;
+use super::identity::Identity;
 use super::service::CacheService;
 use super::session::Sessions;
 use crate::cache::{Cache, Policy, PolicyError};
@@ -33,7 +34,8 @@ const CAPTURE_BYTES: usize = 256 << 20;
 /// Routes are named as the outermost router sees them, so with the prefix of a nested one. Requests
 /// for other routes pass, with a [`default`](Self::default_policy) policy or without the cache.
 /// Put the layer inside of compression and CORS, which change an answer for one client, and
-/// outside of nothing that decides who may see it: a layer that checks rights belongs around this one.
+/// outside of nothing that decides who may see it: a layer that checks rights belongs around this one, so that it runs for
+/// each request. What such a layer adds to the request's extensions must be part of the key, see [`Policy::vary_by`].
 #[derive(Clone, Debug)]
 pub struct CacheLayer {
     pub(crate) shared: Arc<Routes>,
@@ -46,6 +48,8 @@ pub(crate) struct Routes {
     pub(crate) namespace: String,
     pub(crate) sessions: Option<Sessions>,
     pub(crate) rooms: Rooms,
+    /// What says who the client is.
+    pub(crate) identity: Identity,
     pub(crate) watch: Arc<Watch>,
     routes: BTreeMap<String, Route>,
     /// Patterns of routes that only read, whatever the method.
@@ -79,6 +83,7 @@ impl CacheLayer {
             namespace: String::new(),
             sessions: None,
             rooms: Rooms::new(CAPTURE_BYTES),
+            identity: Identity::default(),
             watch: Arc::default(),
             routes: BTreeMap::new(),
             only_read: BTreeSet::new(),
@@ -133,6 +138,33 @@ impl CacheLayer {
     #[must_use]
     pub fn sessions(mut self, sessions: Sessions) -> Self {
         Arc::make_mut(&mut self.shared).sessions = Some(sessions);
+        self
+    }
+
+    /// Adds request headers that say who the client is, beyond `Authorization`, `Cookie` and the well-known ones
+    /// (docs/security.md lists them); a name that ends in `*` stands for all that begin so. A request with one of them
+    /// is answered past the cache, unless the policy names it in [`vary`](Policy::vary) or says
+    /// [`public`](Policy::public); under [`Policy::standard`] its response is stored only if it says `public` or
+    /// `s-maxage`. Name here what a proxy or a layer around this one sends of its own.
+    #[must_use]
+    pub fn identity_headers<I>(mut self, names: I) -> Self
+    where
+        I: IntoIterator<Item: Into<String>>,
+    {
+        Arc::make_mut(&mut self.shared).identity.headers.add(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Declares a type of the request's extensions that a layer around this one adds, and that does not distinguish
+    /// clients by itself: shared state, an id of the request, `ConnectInfo<SocketAddr>` where no response depends on it.
+    ///
+    /// A request with an extension of a type that is not declared, and is none of axum's own, is answered past the cache,
+    /// unless the policy keys by it ([`Policy::vary_by`]) or says [`public`](Policy::public): it may be the client's
+    /// identity, found by an authentication layer. Under [`Policy::standard`] its response is stored only if it says `public`
+    /// or `s-maxage`.
+    #[must_use]
+    pub fn extension<T: Clone + Send + Sync + 'static>(mut self) -> Self {
+        Arc::make_mut(&mut self.shared).identity.extensions.add::<T>();
         self
     }
 

@@ -2,6 +2,7 @@
 //!
 //! [`CacheLayer`] finds the [`Policy`](crate::Policy) of a request's route and puts the cache in
 //! front of the handler. `keying` says which requests are the same, `rules` what HTTP says of caches,
+//! `identity` what else says who the client is, `strict` what a handler gets of a request,
 //! `fill` makes an entry of an answer, while `captured` streams its body to the client and `capture`
 //! keeps it. `stored` is the form of an answer's head in an entry; `ready` makes an answer of an entry
 //! again, and `answer` says how much of it a client gets. `session` lets a client see its own
@@ -25,6 +26,7 @@ mod future;
 pub(crate) mod fuzzing;
 mod handler;
 mod held;
+mod identity;
 mod keying;
 mod layer;
 mod passing;
@@ -37,6 +39,7 @@ mod session;
 mod status;
 mod steps;
 mod stored;
+mod strict;
 
 /// The key of a GET request.
 #[cfg(feature = "__internals")]
@@ -45,7 +48,7 @@ pub(crate) fn key(
     headers: &http::HeaderMap,
     policy: &crate::cache::Policy,
 ) -> crate::entry::Key {
-    keying::key(("", ""), uri, (headers, rules::fields::Fields::of(headers)), policy)
+    keying::key(("", ""), &keying::Keyed::new(uri, headers), policy)
 }
 
 pub use body::Body;

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderName, Method, Request, Response};
 use http_body::Body as HttpBody;
 
 use super::handler::{Answered, Handler};
-use super::keying::{self, all_cookies};
+use super::keying::{self, Keyed, all_cookies};
 use super::layer::Routes;
-use super::route;
 use super::rules::request::Asked;
 use super::rules::storable::{Times, leave};
 use super::rules::unsafe_method::{Target, invalidates};
@@ -47,8 +46,8 @@ impl<S> Steps<S> {
             self.rehearse(&rehearsing, &response, &record, &seen.traffic);
         }
         if let Some(target) = target.filter(|_| invalidates(&method, &response)) {
-            let tags = target.tags(&self.routes.namespace, response.headers());
-            if let Err(error) = self.routes.cache.invalidate(tags).await {
+            let tag = target.tag(&self.routes.namespace);
+            if let Err(error) = self.routes.cache.invalidate([tag]).await {
                 tracing::warn!(%error, "a write could not make stored answers invalid");
             }
         }
@@ -103,14 +102,14 @@ impl Routes {
         let headers = request.headers();
         let cookies = all_cookies(headers).filter(|(name, _)| *name != COOKIE_NAME.as_bytes());
         let cookies: Vec<_> = cookies.map(|(name, _)| String::from_utf8_lossy(name)).collect();
-        if !cookies.is_empty() || headers.contains_key(AUTHORIZATION) {
+        let named: Vec<_> = self.identity.headers.of(headers).map(HeaderName::as_str).collect();
+        if !(cookies.is_empty() && named.is_empty()) || headers.contains_key(AUTHORIZATION) {
             seen.traffic.rehearsed.note_personal();
         }
-        let policy =
-            Policy::ttl(rehearsal::TTL).vary([AUTHORIZATION.as_str()]).vary_cookies(cookies);
-        let asked = Asked::of(request, &policy).ok()?;
-        let headers = (headers, asked.fields);
-        let key = keying::key(self.space(), route::uri(request), headers, &policy).short();
+        let policy = Policy::ttl(rehearsal::TTL).vary([AUTHORIZATION.as_str()]).vary(named);
+        let policy = policy.vary_cookies(cookies);
+        let asked = Asked::of(request, &policy, &self.identity, None).ok()?;
+        let key = keying::key(self.space(), &Keyed::of(request, &asked), &policy).short();
         Some(Box::new(Rehearsing { key, asked, policy }))
     }
 }

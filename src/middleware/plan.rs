@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, Request};
+use http::{Extensions, HeaderMap, Method, Request};
 
+use super::identity::Identity;
 use super::ready::Ready;
 use super::route;
 use super::rules::request::Asked;
 use super::rules::vary;
 use super::stored::signpost;
+use super::strict;
 use crate::cache::{Ask, Cache, Hit, Lookup, Policy};
 use crate::entry::{Entry, Key};
 
@@ -18,6 +20,8 @@ pub(crate) struct Plan {
     pub(crate) policy: Arc<Policy>,
     pub(crate) ask: Ask,
     pub(crate) asked: Asked,
+    /// What the handler gets for the request's extensions, where the policy is strict.
+    pub(crate) extensions: Option<Extensions>,
 }
 
 impl Plan {
@@ -31,10 +35,27 @@ impl Plan {
         is_whole
     }
 
+    /// Prepares what a strict policy hands over; `false` if that can't be done.
+    pub(crate) fn prepare<A>(&mut self, request: &Request<A>, identity: &Identity) -> bool {
+        if !self.policy.identity.is_strict {
+            return true;
+        }
+        self.extensions = strict::extensions(request, identity);
+        self.extensions.is_some()
+    }
+
+    /// The request as the handler gets it.
+    pub(crate) fn hand_over<A>(&self, mut request: Request<A>) -> Request<A> {
+        if let Some(extensions) = &self.extensions {
+            strict::withhold(&mut request, &self.policy, extensions);
+        }
+        request
+    }
+
     /// Whether an answer that was found may go to this client.
     pub(crate) fn may_have(&self, hit: &Hit) -> bool {
         // RFC 9111, section 3.5, forbids the other way only; an origin may give more to those it knows.
-        !self.asked.is_authorized
+        !(self.asked.client.is_authorized || self.asked.client.is_identified())
             || Ready::of(&hit.found.entry).is_ok_and(|ready| ready.is_for_the_authorized)
     }
 

@@ -187,6 +187,7 @@ mod tests {
 
     use super::*;
     use crate::entry::{Epoch, Key, Life, Position};
+    use crate::middleware::identity::Identity;
     use crate::store::{Found, Tier};
 
     fn entry(headers: HeaderMap) -> Arc<Entry> {
@@ -199,7 +200,8 @@ mod tests {
 
     fn answered(entry: Arc<Entry>, outcome: Outcome) -> HeaderMap {
         let request = http::Request::get("/").body(axum::body::Body::empty()).unwrap();
-        let asked = Asked::of(&request, &crate::Policy::standard()).unwrap();
+        let asked =
+            Asked::of(&request, &crate::Policy::standard(), &Identity::default(), None).unwrap();
         let hit = Hit { found: Found { entry, tier: Tier::Memory }, outcome, renew: None };
         let answer = respond::<axum::body::Body>(&hit, &asked).unwrap();
         answer.headers().clone()

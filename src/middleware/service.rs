@@ -13,7 +13,8 @@ use tracing::Instrument;
 use super::body::Body;
 use super::future::ResponseFuture;
 use super::handler::Handler;
-use super::keying;
+use super::identity;
+use super::keying::{self, Keyed};
 use super::layer::{Route, Routes};
 use super::passing::Passing;
 use super::plan::Plan;
@@ -65,7 +66,8 @@ where
             return self.pass(BypassReason::NoPolicy, (session, seen), request);
         };
         let seen = self.routes.watch.request(traffic);
-        match Asked::of(&request, policy) {
+        let (client, request) = identity::client(policy, request);
+        match Asked::of(&request, policy, &self.routes.identity, client) {
             Ok(asked) => {
                 let watch = seen.as_ref().map(|seen| seen.traffic.clone());
                 let ask = Ask { watch, limits: asked.limits, ..Ask::of_request(session) };
@@ -108,9 +110,8 @@ impl<S> CacheService<S> {
         policy: &Arc<Policy>,
         (ask, asked): (Ask, Asked),
     ) -> Plan {
-        let headers = (request.headers(), asked.fields);
-        let key = keying::key(self.routes.space(), route::uri(request), headers, policy);
-        Plan { key, policy: policy.clone(), ask, asked }
+        let key = keying::key(self.routes.space(), &Keyed::of(request, &asked), policy);
+        Plan { key, policy: policy.clone(), ask, asked, extensions: None }
     }
 
     /// The answer that is at hand, if there is one, and what it was made of.

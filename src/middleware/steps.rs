@@ -147,9 +147,9 @@ impl<S> Steps<S> {
     }
 
     /// The policy's tags, for who makes an answer; an entry has its own. Where the standard's rules are asked for,
-    /// a write to an answer's URI makes it invalid. `false` if a parameter is missing.
+    /// a write to an answer's URI makes it invalid. `false` if a parameter of the path is missing.
     pub(super) fn tag<A>(&self, plan: &mut Plan, request: &Request<A>) -> bool {
-        let is_whole = plan.tag(request);
+        let is_whole = plan.tag(request) && plan.prepare(request, &self.routes.identity);
         if plan.policy.is_standard {
             let target = Target::of(route::uri(request), request.headers(), plan.policy.host);
             plan.ask.tags.push(PolicyTag::new(target.tag(&self.routes.namespace)));
@@ -238,6 +238,7 @@ impl<S> Steps<S> {
         let stored = plan.policy.is_standard.then(|| stored(&lead)).flatten();
         let stored = stored.filter(|stored| has_validator(&stored.0)).map(Box::new);
         let headers = request.headers().clone();
+        let request = plan.hand_over(request);
         let request = unconditional(request, stored.as_ref().map(|stored| &stored.0.headers));
         let (record, began) = (lead.record().clone(), clock::now());
         let answered = record.enter(|| self.inner.call(request));
@@ -282,7 +283,7 @@ impl<S> Steps<S> {
         let is_head = plan.asked.method == Method::HEAD;
         let reason = if is_head { BypassReason::Method } else { BypassReason::Range };
         let (record, headers) = (lead.record().clone(), request.headers().clone());
-        let began = clock::now();
+        let (request, began) = (plan.hand_over(request), clock::now());
         let answered = record.enter(|| self.inner.call(request)).await;
         record.close(plan.policy.lasts(false).filter(|_| !is_failure(&answered)));
         self.count(Outcome::Bypass(reason));
@@ -310,6 +311,7 @@ impl<S> Steps<S> {
         S: Handler<A>,
     {
         let headers = request.headers().clone();
+        let request = plan.hand_over(request);
         let answered = bypass.record.enter(|| self.inner.call(request)).await;
         bypass.record.close(plan.policy.lasts(false).filter(|_| !is_failure(&answered)));
         if is_failure(&answered)

@@ -13,6 +13,8 @@ mod hyper;
 mod layering;
 mod scopes;
 mod security;
+mod security_identity;
 mod standard;
+mod strict;
 mod tower;
 mod validation;

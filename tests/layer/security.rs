@@ -38,6 +38,10 @@ async fn mirror(method: Method, uri: Uri, headers: HeaderMap, body: String) -> i
     (fresh, format!("{method} {uri} [{}] {body}", seen.join(" ")))
 }
 
+async fn read_by(app: &Router, request: Request<Body>) -> (String, String) {
+    read(send(app, request).await).await
+}
+
 fn mirrored(policy: Policy) -> Router {
     Router::new().fallback(any(mirror)).layer(CacheLayer::with_policy(cache(), policy))
 }
@@ -402,6 +406,158 @@ async fn one_who_says_who_it_is_gets_no_answer_made_for_nobody() {
     }
 }
 
+/// What gateways, proxies that authenticate and clients send to say who the client is.
+const IDENTITY: [&str; 46] = [
+    "proxy-authorization",
+    "x-api-key",
+    "api-key",
+    "apikey",
+    "x-auth-token",
+    "x-auth-request-user",
+    "x-auth-request-email",
+    "x-auth-request-access-token",
+    "x-authenticated-user",
+    "x-authorization",
+    "x-authentik-username",
+    "x-access-token",
+    "x-amzn-oidc-identity",
+    "x-amzn-oidc-data",
+    "x-amzn-oidc-accesstoken",
+    "x-amz-security-token",
+    "cf-access-jwt-assertion",
+    "cf-access-authenticated-user-email",
+    "cf-access-client-id",
+    "x-goog-iap-jwt-assertion",
+    "x-goog-authenticated-user-email",
+    "x-goog-authenticated-user-id",
+    "x-ms-client-principal",
+    "x-ms-client-principal-id",
+    "x-ms-token-aad-access-token",
+    "x-forwarded-user",
+    "x-forwarded-email",
+    "x-forwarded-preferred-username",
+    "x-forwarded-access-token",
+    "x-forwarded-client-cert",
+    "x-remote-user",
+    "remote-user",
+    "x-user",
+    "x-user-id",
+    "x-user-email",
+    "x-client-cert",
+    "client-cert",
+    "x-ssl-client-s-dn",
+    "ssl-client-cert",
+    "x-tenant-id",
+    "x-session-id",
+    "x-session-token",
+    "x-consumer-username",
+    "x-jwt-assertion",
+    "x-pomerium-jwt-assertion",
+    "tailscale-user-login",
+];
+
+#[tokio::test]
+async fn a_header_that_identifies_clients_is_as_authorization() {
+    for policy in both() {
+        let app = mirrored(policy);
+        let by = |name, path: &str, headers: &[(&str, &str)]| {
+            read_by(&app, request(Method::GET, &format!("/{path}/{name}"), headers, ""))
+        };
+        for name in IDENTITY {
+            for person in ["alice", "bob"] {
+                let (body, status) = by(name, "known", &[(name, person)]).await;
+                assert!(body.contains(person), "{name}: {body} {status}");
+            }
+            // Nor does a known client get what was computed for an unknown one.
+            by(name, "unknown", &[]).await;
+            let (body, status) = by(name, "unknown", &[(name, "bob")]).await;
+            assert!(body.contains("bob"), "{name}: {body} {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_service_says_which_headers_of_its_own_identify_clients() {
+    for policy in both() {
+        let layer = CacheLayer::with_policy(cache(), policy).identity_headers(["X-Badge"]);
+        let app = Router::new().fallback(any(mirror)).layer(layer);
+        for person in ["alice", "bob"] {
+            let (body, _) = read(send(&app, plain(&[("x-badge", person)])).await).await;
+            assert!(body.contains(person), "{body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_policy_says_what_a_header_that_identifies_clients_means() {
+    let named = ttl().vary(["x-user-id"]);
+    for (policy, other) in [(named, "absent"), (ttl().public(), "hit")] {
+        let app = mirrored(policy);
+        let by = |user| send(&app, plain(&[("x-user-id", user)]));
+        drop(read(by("alice").await).await);
+        assert!(read(by("alice").await).await.1.contains("hit"));
+        let (_, status) = read(by("bob").await).await;
+        assert!(status.contains(other), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn naming_one_cookie_shares_nothing_between_sessions() {
+    for policy in both() {
+        let app = mirrored(policy.vary_cookies(["theme"]));
+        for person in ["sid=alice; theme=dark", "sid=bob; theme=dark"] {
+            let (body, status) = read_by(&app, plain(&[("cookie", person)])).await;
+            assert!(body.contains(person), "{body} {status}");
+        }
+        for status in ["absent", "hit"] {
+            let (_, said) = read_by(&app, plain(&[("cookie", "theme=dark")])).await;
+            assert!(said.contains(status), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn poisoning_by_forwarded_where_hosts_do_not_count() {
+    for policy in both() {
+        let app = mirrored(policy.host(false));
+        for said in ["proto=gopher", "proto=https", "host=a.example; proto=\"x\""] {
+            let (body, status) = read_by(&app, plain(&[("forwarded", said)])).await;
+            assert!(body.contains(&said.replace('"', "\\\"")), "{body} {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_origin_that_is_allowed_or_a_coding_reaches_no_other_though_nothing_says_vary() {
+    let handler = |headers: HeaderMap| async move {
+        let of = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        let mut response = [FRESH].into_response();
+        if let Some(origin) = of("origin") {
+            response.headers_mut().insert("access-control-allow-origin", origin.parse().unwrap());
+        }
+        if let Some(coding) = of("accept-encoding") {
+            response.headers_mut().insert("content-encoding", coding.parse().unwrap());
+        }
+        response
+    };
+    for policy in both() {
+        let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
+        for (asked, said, values) in [
+            ("origin", "access-control-allow-origin", ["https://a.example", "https://b.example"]),
+            ("accept-encoding", "content-encoding", ["gzip", "br"]),
+        ] {
+            for value in [values[0], values[1], values[0]] {
+                let path = format!("/{asked}");
+                let response = send(&app, request(Method::GET, &path, &[(asked, value)], "")).await;
+                assert_eq!(response.headers()[said], value, "{:?}", response.headers());
+            }
+            let path = format!("/{asked}");
+            let response = send(&app, request(Method::GET, &path, &[], "")).await;
+            assert!(!response.headers().contains_key(said), "{:?}", response.headers());
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_cookie_sent_twice_or_oddly_is_another_identity() {
     let handler = |headers: HeaderMap| async move { format!("{:?}", headers.get_all("cookie")) };
@@ -499,6 +655,57 @@ async fn a_client_can_not_make_a_route_work_by_asking_for_the_fresh() {
     for said in ["no-cache", "max-age=0", "min-fresh=99999"] {
         let (_, status) = read(send(&app, plain(&[("cache-control", said)])).await).await;
         assert!(status.contains("; hit;"), "{said}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_empties_no_page_but_its_own() {
+    let handler = |method: Method, headers: HeaderMap| async move {
+        let place = headers.get("x-place").cloned();
+        let place = place.map(|place| [("location", place.clone()), ("content-location", place)]);
+        ([FRESH], place, method.to_string())
+    };
+    let layer = CacheLayer::with_policy(cache(), Policy::standard());
+    let app = Router::new().fallback(any(handler)).layer(layer);
+    let ask = |method: &str, path: &str, place: &str| {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let asked = [("host", "example.org"), ("x-place", place)];
+        read_by(&app, request(method, path, &asked, ""))
+    };
+    drop(ask("GET", "/page", "").await);
+    for method in ["POST", "PUT", "DELETE", "PATCH", "UNKNOWN"] {
+        for place in ["/page", "http://example.org/page", "//example.org/page", "page"] {
+            drop(ask(method, "/other", place).await);
+            let (_, status) = ask("GET", "/page", "").await;
+            assert!(status.contains("hit"), "{method} {place}: {status}");
+        }
+    }
+    for method in ["PROPFIND", "QUERY", "REPORT", "SEARCH", "OPTIONS", "TRACE"] {
+        drop(ask(method, "/page", "").await);
+        assert!(ask("GET", "/page", "").await.1.contains("hit"), "{method}");
+    }
+    drop(ask("POST", "/page", "").await);
+    assert!(ask("GET", "/page", "").await.1.contains("changed"), "its own it must (RFC 9111, 4.4)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_with_a_lifetime_is_soon_gone() {
+    let handler = |headers: HeaderMap| async move {
+        let status =
+            headers.get("x-provoke").map(|status| status.to_str().unwrap().parse::<u16>().unwrap());
+        (StatusCode::from_u16(status.unwrap_or(200)).unwrap(), [("cache-control", "max-age=3600")])
+    };
+    for status in ["400", "405", "413", "414", "431", "500", "501"] {
+        let policy = Policy::standard().stale_if_error(TTL).stale_while_revalidate(TTL);
+        let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
+        drop(send(&app, plain(&[("x-provoke", status)])).await);
+        assert_eq!(
+            send(&app, plain(&[])).await.status(),
+            status.parse::<u16>().unwrap(),
+            "as RFC 9111 has it"
+        );
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert_eq!(send(&app, plain(&[])).await.status(), 200, "{status}");
     }
 }
 

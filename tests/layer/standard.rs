@@ -243,21 +243,6 @@ async fn a_write_that_went_well_ends_what_is_stored_under_its_path() {
     assert_eq!(body(&app, get(&[])).await, "two");
 }
 
-#[tokio::test]
-async fn a_write_ends_what_it_names_on_its_own_host_only() {
-    let of_location = |location| {
-        Origin::default().then(200, &[FRESH], "one").then(201, &[("location", location)], "made")
-    };
-    for (location, expected) in [("/list", "run 3"), ("http://elsewhere.org/list", "one")] {
-        let origin = of_location(location);
-        let app = origin.router(Policy::standard());
-        let host = [("host", "example.org")];
-        body(&app, by(Method::GET, "/list", &host)).await;
-        body(&app, by(Method::POST, "/other", &host)).await;
-        assert_eq!(body(&app, by(Method::GET, "/list", &host)).await, expected, "{location}");
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_client_says_how_old_an_answer_it_takes() {
     let origin = Origin::default().then(200, &[FRESH], "one").then(200, &[FRESH], "two");

@@ -14,7 +14,7 @@ macro_rules! freshness_settings {
                 self
             }
 
-            /// Stores responses that say "there is none" (404 and 410, or `None`) for `ttl`. Without it they
+            /// Stores responses that say "there is none" (204, 404 and 410, or `None`) for `ttl`. Without it they
             /// are not stored.
             #[must_use]
             pub fn negative_ttl(mut self, ttl: Duration) -> Self {

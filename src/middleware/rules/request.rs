@@ -7,6 +7,7 @@ use http_body::Body;
 use super::directives::Directives;
 use super::fields::{Field, Fields};
 use crate::cache::{Limits, Policy};
+use crate::middleware::identity::Identity;
 use crate::middleware::keying::all_cookies;
 use crate::middleware::session::COOKIE_NAME;
 use crate::outcome::BypassReason;
@@ -30,24 +31,87 @@ pub(crate) struct Asked {
     pub(crate) limits: Limits,
     /// It takes nothing that is not stored.
     pub(crate) only_if_cached: bool,
-    /// It says who sends it by `Authorization`, and the policy leaves it to the answer what that means.
+    pub(crate) client: Client,
+    /// Who the client is, by the policy's own function.
+    pub(crate) client_key: Option<String>,
+}
+
+/// How a request says who the client is, where the policy leaves it to the response what that means.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Client {
+    /// By `Authorization`.
     pub(crate) is_authorized: bool,
-    /// The same by cookies.
+    /// By cookies.
     pub(crate) has_cookies: bool,
+    /// By something else.
+    other: Option<Sign>,
+}
+
+/// What else may say who the client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    /// Another header.
+    Header,
+    /// What a layer has put into the request's extensions.
+    Extension,
+}
+
+impl Client {
+    fn of<B>(request: &Request<B>, fields: Fields, policy: &Policy, identity: &Identity) -> Self {
+        if policy.public {
+            return Self::default();
+        }
+        let headers = request.headers();
+        let mut named = identity.headers.of(headers);
+        let has_header = named.any(|name| !names(policy, name.as_str()));
+        let has_extension = policy.identity.vary_by.is_none()
+            && identity.extensions.lacks_one_of(request.extensions());
+        let header = has_header.then_some(Sign::Header);
+        Self {
+            is_authorized: fields.has(Field::Authorization) && !names(policy, "authorization"),
+            has_cookies: fields.has(Field::Cookie) && has_cookies(headers, policy),
+            other: header.or(has_extension.then_some(Sign::Extension)),
+        }
+    }
+
+    /// By something other than `Authorization` and cookies.
+    pub(crate) fn is_identified(self) -> bool {
+        self.other.is_some()
+    }
+
+    /// Whether nothing says who the client is; or how that was said.
+    fn is_anybody(self, identity: &Identity) -> Result<(), BypassReason> {
+        match self.other {
+            _ if self.is_authorized || self.has_cookies => Err(BypassReason::Personal),
+            Some(Sign::Header) => Err(BypassReason::Personal),
+            Some(Sign::Extension) => {
+                identity.extensions.warn();
+                Err(BypassReason::Extensions)
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 impl Asked {
     /// What a request wants; or why the cache must leave it alone.
-    pub(crate) fn of<B: Body>(request: &Request<B>, policy: &Policy) -> Result<Self, BypassReason> {
+    pub(crate) fn of<B: Body>(
+        request: &Request<B>,
+        policy: &Policy,
+        identity: &Identity,
+        client_key: Option<String>,
+    ) -> Result<Self, BypassReason> {
         let headers = request.headers();
         let fields = Fields::of(headers);
         if let Some(reason) = unkeyed(request, fields) {
             return Err(reason);
         }
-        let is_authorized = is_authorized(fields, policy);
-        let has_cookies = fields.has(Field::Cookie) && has_cookies(headers, policy);
-        if !policy.is_standard && (is_authorized || has_cookies) {
-            return Err(BypassReason::Personal);
+        let client = match client_key {
+            Some(_) => Client::default(),
+            None => Client::of(request, fields, policy, identity),
+        };
+        if !policy.is_standard {
+            client.is_anybody(identity)?;
         }
         let mut asked = Self {
             method: request.method().clone(),
@@ -55,8 +119,8 @@ impl Asked {
             conditions: conditions(headers, fields),
             limits: Limits::default(),
             only_if_cached: false,
-            is_authorized,
-            has_cookies,
+            client,
+            client_key,
         };
         if fields.has(Field::CacheControl) {
             asked.direct(&Directives::of(headers), policy)?;
@@ -105,17 +169,14 @@ fn unkeyed<B: Body>(request: &Request<B>, fields: Fields) -> Option<BypassReason
     fields.has_any(&judged_by_origin).then_some(BypassReason::Precondition)
 }
 
-/// Whether the request says who sends it, and the policy does not say that answers differ by that or
-/// do not differ at all.
-fn is_authorized(fields: Fields, policy: &Policy) -> bool {
-    !policy.public && fields.has(Field::Authorization) && !names(policy, "authorization")
-}
-
-/// The same of cookies, which identify people just as well; those of our own sessions do not.
+/// Whether a request has cookies and the policy does not say that responses differ by them; those of our own sessions
+/// do not count.
 fn has_cookies(headers: &HeaderMap, policy: &Policy) -> bool {
-    let mut cookies = all_cookies(headers).filter(|(name, _)| *name != COOKIE_NAME.as_bytes());
-    let named = policy.public || !policy.vary_cookies.is_empty() || names(policy, "cookie");
-    !named && cookies.next().is_some()
+    let is_named = |name: &[u8]| policy.vary_cookies.iter().any(|known| known.as_bytes() == name);
+    let says_nothing = |name: &[u8]| {
+        name == COOKIE_NAME.as_bytes() || is_named(name) || policy.identity.ignores_cookie(name)
+    };
+    !names(policy, "cookie") && all_cookies(headers).any(|(name, _)| !says_nothing(name))
 }
 
 fn names(policy: &Policy, header: &str) -> bool {
@@ -156,7 +217,7 @@ mod tests {
     }
 
     fn refused(headers: &[(&str, &str)], policy: &Policy) -> Option<BypassReason> {
-        Asked::of(&request(headers), policy).err()
+        Asked::of(&request(headers), policy, &Identity::default(), None).err()
     }
 
     #[test]
@@ -170,6 +231,12 @@ mod tests {
         assert_eq!(refused(&[("cookie", "sid=1")], &policy().public()), None);
         assert_eq!(refused(&[("cookie", "sid=1")], &policy().vary_cookies(["sid"])), None);
         assert_eq!(refused(&[("authorization", "x")], &policy().vary(["Authorization"])), None);
+        let other = [("cookie", "sid=1; theme=dark; _ga_1=x")];
+        let by_theme = || policy().vary_cookies(["theme"]);
+        assert_eq!(refused(&other, &by_theme()), personal);
+        assert_eq!(refused(&other, &by_theme().ignore_cookies(["sid"])), personal);
+        assert_eq!(refused(&other, &by_theme().ignore_cookies(["sid", "_ga*"])), None);
+        assert_eq!(refused(&other, &by_theme().public()), None);
         let both = [("authorization", "x"), ("cookie", "sid=1")];
         assert_eq!(refused(&both, &policy().vary_cookies(["sid"])), personal);
     }
@@ -177,7 +244,9 @@ mod tests {
     #[test]
     fn requests_that_are_more_than_their_key_are_left_alone() {
         let policy = policy();
-        let refused_as = |request: Request<Body>| Asked::of(&request, &policy).err();
+        let identity = Identity::default();
+        let refused_as =
+            |request: Request<Body>| Asked::of(&request, &policy, &identity, None).err();
         let post = Request::post("/").body(Body::empty()).unwrap();
         assert_eq!(refused_as(post), Some(BypassReason::Method));
         let fat = Request::get("/").body(Body::from("x")).unwrap();
@@ -194,10 +263,13 @@ mod tests {
     #[test]
     fn a_client_can_ask_for_a_fresh_one_only_where_headers_decide() {
         let reload = request(&[("cache-control", "no-cache, max-age=0")]);
-        assert_eq!(Asked::of(&reload, &policy()).unwrap().limits, Limits::default());
-        let limits = Asked::of(&reload, &Policy::standard()).unwrap().limits;
+        let of = |request: &Request<Body>, policy: &Policy| {
+            Asked::of(request, policy, &Identity::default(), None).unwrap()
+        };
+        assert_eq!(of(&reload, &policy()).limits, Limits::default());
+        let limits = of(&reload, &Policy::standard()).limits;
         assert!(limits.is_anew && limits.max_age == Some(Duration::ZERO));
         let stored = request(&[("cache-control", "only-if-cached")]);
-        assert!(Asked::of(&stored, &policy()).unwrap().only_if_cached);
+        assert!(of(&stored, &policy()).only_if_cached);
     }
 }

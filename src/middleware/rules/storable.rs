@@ -62,11 +62,9 @@ pub(crate) fn leave(
 }
 
 fn by_author(status: StatusCode, control: &Control, policy: &Policy) -> Result<Terms, Unfit> {
-    let negative = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
-    let positive = matches!(
-        status,
-        StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION | StatusCode::NO_CONTENT
-    );
+    let negative =
+        matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_FOUND | StatusCode::GONE);
+    let positive = matches!(status, StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION);
     if !negative && !positive {
         return Err(Unfit::new("status", format!("answers of status {status} are not stored")));
     }
@@ -96,7 +94,8 @@ fn by_headers(
     let is_strict = said.must_revalidate
         || said.proxy_revalidate
         || said.s_maxage.is_some()
-        || said.is_no_cache();
+        || said.is_no_cache()
+        || is_error(status);
     let window = |said: Option<Duration>, policy: Duration| match is_strict {
         true => Duration::ZERO,
         false => said.unwrap_or(policy),
@@ -107,9 +106,14 @@ fn by_headers(
         return Err(Unfit::new("no-lifetime", "the answer does not say how long it is fresh"));
     }
     let has_validator = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
+    let longest = if is_error(status) { policy.error_ttl } else { Duration::MAX };
     let terms = Terms {
         age: age(headers, times.now, times.delay),
-        ttl: if said.is_no_cache() { Duration::ZERO } else { fresh.unwrap_or_default() },
+        ttl: if said.is_no_cache() {
+            Duration::ZERO
+        } else {
+            fresh.unwrap_or_default().min(longest)
+        },
         while_revalidating: window(said.stale_while_revalidate, policy.stale_while_revalidate),
         if_error: window(said.stale_if_error, policy.stale_if_error),
         to_revalidate: if has_validator { TO_REVALIDATE } else { STALE_IS_WORTH },
@@ -120,6 +124,12 @@ fn by_headers(
         return Err(Unfit::new("stale", "the answer is not fresh, and nothing could confirm it"));
     }
     Ok(terms)
+}
+
+/// Whether a response is an error that one client may have provoked for all: RFC 9111 lets it be stored.
+fn is_error(status: StatusCode) -> bool {
+    let says_none = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
+    !says_none && (status.is_client_error() || status.is_server_error())
 }
 
 /// How long what nothing can confirm is kept past its TTL, for clients that take a stale answer and for
@@ -147,13 +157,14 @@ fn is_allowed(status: StatusCode, asked: &Asked, control: &Control) -> Result<()
     let is_shared = said.s_maxage.is_some_and(|age| !age.is_zero());
     let is_for_all = said.public || is_shared;
     // Section 3.5.
-    if asked.is_authorized && !is_for_all && !said.must_revalidate {
+    if asked.client.is_authorized && !is_for_all && !said.must_revalidate {
         let why = "it was made for a request with Authorization, and does not say public";
         return Err(Unfit::new("personal", why));
     }
-    // Stricter than the RFC: cookies identify people just as well.
-    if asked.has_cookies && !is_for_all {
-        let why = "it was made for a request with cookies, and does not say public";
+    // Stricter than the RFC: cookies and other headers identify people just as well.
+    if (asked.client.has_cookies || asked.client.is_identified()) && !is_for_all {
+        let why = "the request had cookies or another header that says who the client is, and the response does not say \
+                   public";
         return Err(Unfit::new("personal", why));
     }
     Ok(())
@@ -180,6 +191,7 @@ mod tests {
     use http::Request;
 
     use super::*;
+    use crate::middleware::identity::Identity;
 
     const NOW: &str = "Wed, 25 Nov 2026 12:00:00 GMT";
 
@@ -191,7 +203,7 @@ mod tests {
     fn asked(lines: &[(&'static str, &str)]) -> Asked {
         let mut request = Request::new(axum::body::Body::empty());
         *request.headers_mut() = headers(lines);
-        Asked::of(&request, &Policy::standard()).unwrap()
+        Asked::of(&request, &Policy::standard(), &Identity::default(), None).unwrap()
     }
 
     fn of(
@@ -223,7 +235,9 @@ mod tests {
         for status in [206, 301, 302, 304, 400, 403, 405, 500, 503, 999] {
             assert_eq!(by_author(status, &[]), Err("status"), "{status}");
         }
-        assert_eq!(by_author(404, &[]), Err("negative"));
+        for status in [204, 404, 410] {
+            assert_eq!(by_author(status, &[]), Err("negative"), "{status}");
+        }
         assert_eq!(by_author(200, &[("set-cookie", "a=b")]), Err("set-cookie"));
         for value in ["no-store", "PRIVATE", "no-cache", "public, no-cache=\"x\"", "private=\"x\""]
         {
@@ -240,8 +254,14 @@ mod tests {
     #[test]
     fn a_standard_answer_says_for_how_long() {
         let fresh = [("cache-control", "max-age=60")];
-        for status in [200, 203, 299, 301, 302, 307, 404, 410, 500, 503, 599, 999] {
+        for status in [200, 203, 204, 299, 301, 302, 307, 404, 410, 999] {
             assert_eq!(ttl(status, &fresh), Ok(60), "{status}");
+        }
+        for status in [400, 405, 413, 414, 431, 500, 501, 503, 599] {
+            assert_eq!(ttl(status, &fresh), Ok(10), "{status}: as long as the policy says");
+            let none = Policy::standard().error_ttl(Duration::ZERO);
+            let leave = of(status, &fresh, &asked(&[]), &none).map(|leave| leave.terms.ttl);
+            assert_eq!(leave, Err("stale"), "{status}");
         }
         for status in [206, 304] {
             assert_eq!(ttl(status, &fresh), Err("status"), "{status}");

@@ -1,12 +1,18 @@
 //! What a write makes invalid (RFC 9111, section 4.4).
 
-use http::header::{CONTENT_LOCATION, HOST, LOCATION};
+use http::header::HOST;
 use http::{HeaderMap, Method, Response, Uri};
 
 /// Whether this answer to this method may have changed what its URI stands for.
 pub(crate) fn invalidates<B>(method: &Method, response: &Response<B>) -> bool {
     let status = response.status();
-    !method.is_safe() && (status.is_success() || status.is_redirection())
+    !is_safe(method) && (status.is_success() || status.is_redirection())
+}
+
+/// Whether a method changes nothing. Those that are not known may (section 4.4); beyond those of RFC 9110, the registry of
+/// methods has these as safe.
+fn is_safe(method: &Method) -> bool {
+    method.is_safe() || ["PRI", "PROPFIND", "QUERY", "REPORT", "SEARCH"].contains(&method.as_str())
 }
 
 /// Where a request went: host and path. Not the query, whose parts may count or not by the policy of
@@ -26,21 +32,10 @@ impl Target {
         Self { host: host.to_ascii_lowercase(), uri: uri.clone(), is_host_apart }
     }
 
-    /// The name of the tag that answers from here carry.
+    /// The name of the tag that responses from here carry, and that a write makes invalid. Section 4.4 allows as much of the
+    /// places that `Location` and `Content-Location` name; but then anybody whom a handler lets choose these empties any page.
     pub(crate) fn tag(&self, namespace: &str) -> String {
-        self.tag_of(namespace, self.uri.path())
-    }
-
-    /// The tags of all that an answer to a write makes invalid: its URI, and those of the same host
-    /// that it names.
-    pub(crate) fn tags(&self, namespace: &str, answer: &HeaderMap) -> Vec<String> {
-        let named = [LOCATION, CONTENT_LOCATION].into_iter().filter_map(|name| answer.get(name));
-        let named = named.filter_map(|place| self.resolve(place.to_str().ok()?));
-        let named = named.map(|path| self.tag_of(namespace, &path));
-        [self.tag(namespace)].into_iter().chain(named).collect()
-    }
-
-    fn tag_of(&self, namespace: &str, path: &str) -> String {
+        let path = self.uri.path();
         let host = if self.is_host_apart { self.host.as_str() } else { "" };
         let mut hasher = blake3::Hasher::new();
         for part in [namespace, host, path] {
@@ -48,52 +43,11 @@ impl Target {
         }
         format!("uri:{}", hasher.finalize().to_hex())
     }
-
-    /// The path of a reference, resolved against this (RFC 3986, section 5.2), if it is of the same host.
-    fn resolve(&self, reference: &str) -> Option<String> {
-        let reference = reference.split('#').next().unwrap_or_default();
-        let path = self.uri.path();
-        let folder = path.rfind('/').map_or("/", |at| &path[..=at]);
-        let whole = match reference.as_bytes() {
-            [] => return None,
-            [b'/', b'/', ..] => format!("http:{reference}"),
-            [b'/', ..] => reference.to_owned(),
-            [b'?', ..] => format!("{path}{reference}"),
-            _ if has_scheme(reference) => reference.to_owned(),
-            _ => format!("{folder}{reference}"),
-        };
-        let uri: Uri = whole.parse().ok()?;
-        let same = uri.authority().is_none_or(|at| at.as_str().eq_ignore_ascii_case(&self.host));
-        same.then(|| without_dots(uri.path()))
-    }
-}
-
-/// RFC 3986, section 3.1.
-fn has_scheme(reference: &str) -> bool {
-    let (scheme, rest) = reference.split_once(':').unwrap_or_default();
-    let is_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
-    !scheme.is_empty() && scheme.bytes().all(is_scheme) && rest.starts_with("//")
-}
-
-/// RFC 3986, section 5.2.4.
-fn without_dots(path: &str) -> String {
-    let mut kept: Vec<&str> = Vec::new();
-    let segments: Vec<&str> = path.split('/').skip(1).collect();
-    for segment in &segments {
-        match *segment {
-            "." => {}
-            ".." => drop(kept.pop()),
-            segment => kept.push(segment),
-        }
-    }
-    // What ends with dots names a folder.
-    let folder = segments.last().is_some_and(|last| [".", ".."].contains(last));
-    format!("/{}{}", kept.join("/"), if folder && !kept.is_empty() { "/" } else { "" })
 }
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, StatusCode};
+    use http::StatusCode;
 
     use super::*;
 
@@ -110,7 +64,11 @@ mod tests {
             invalidates(&method, &response)
         };
         assert!(by(Method::POST, 200) && by(Method::DELETE, 204) && by(Method::PUT, 303));
-        assert!(by(Method::from_bytes(b"M-SEARCH").unwrap(), 200), "what is not known may write");
+        let named = |name: &str| Method::from_bytes(name.as_bytes()).unwrap();
+        assert!(by(named("M-SEARCH"), 200), "what is not known may write");
+        for safe in ["PROPFIND", "QUERY", "REPORT", "SEARCH"] {
+            assert!(!by(named(safe), 200), "{safe}");
+        }
         assert!(!by(Method::POST, 500) && !by(Method::PUT, 412) && !by(Method::GET, 200));
     }
 
@@ -121,25 +79,5 @@ mod tests {
         for other in [elsewhere.tag(""), target("/b?x").tag(""), target("/a?x").tag("n")] {
             assert_ne!(target("/a?x").tag(""), other);
         }
-    }
-
-    #[test]
-    fn places_that_the_answer_names_are_made_invalid_if_they_are_of_the_same_host() {
-        let named = |place: &str| {
-            let headers = [(HeaderName::from_static("location"), place.parse().unwrap())];
-            target("/a/b?x").tags("", &headers.into_iter().collect())[1..].to_vec()
-        };
-        let of = |place: &str| vec![target(place).tag("")];
-        assert_eq!(named("/c"), of("/c"));
-        assert_eq!(named("c?y#z"), of("/a/c?y"));
-        assert_eq!(named("../c"), of("/c"));
-        assert_eq!(named("./c"), of("/a/c"));
-        assert_eq!(named("c?u=http://elsewhere.org"), of("/a/c"));
-        assert_eq!(named("."), of("/a/"));
-        assert_eq!(named("?y"), of("/a/b?y"));
-        assert_eq!(named("http://example.org/c"), of("/c"));
-        assert_eq!(named("//example.org/c"), of("/c"));
-        assert!(named("http://elsewhere.org/c").is_empty());
-        assert!(named("#z").is_empty());
     }
 }

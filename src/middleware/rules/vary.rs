@@ -8,7 +8,8 @@
 use std::borrow::Cow;
 
 use http::header::{
-    ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, VARY,
+    ACCEPT_ENCODING, ACCEPT_LANGUAGE, ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION, CONTENT_ENCODING,
+    COOKIE, ORIGIN, PROXY_AUTHORIZATION, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -24,12 +25,12 @@ const NAMES: usize = 16;
 
 /// The names that an answer varies by and that its policy does not know of; sorted.
 pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderName>, Unfit> {
-    let mut names = Vec::new();
+    let mut names = Vec::from_iter(unsaid(headers, policy));
     for member in members(headers, VARY) {
         // `*` is no name, and neither is what can't be read: both stand for anything.
         let name = HeaderName::from_bytes(member).ok().filter(|_| member != b"*");
         let name = name.ok_or_else(|| Unfit::new("vary", "the answer varies by anything"))?;
-        if is_in_key(&name, policy) {
+        if is_in_key(&name, policy) || is_withheld(&name, policy) {
             continue;
         }
         if [COOKIE, AUTHORIZATION, PROXY_AUTHORIZATION].contains(&name) {
@@ -49,9 +50,27 @@ pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderNa
     Ok(names)
 }
 
+/// Names by which a response varies that does not say so: the origin that it allows to read it (Fetch, section 3.3.4), and
+/// the coding that it is in (RFC 9110, section 12.5.3).
+fn unsaid<'p>(
+    headers: &HeaderMap,
+    policy: &'p Policy,
+) -> impl Iterator<Item = HeaderName> + use<'p> {
+    let allowed = headers.get(ACCESS_CONTROL_ALLOW_ORIGIN).is_some_and(|origin| origin != "*");
+    let coded =
+        members(headers, CONTENT_ENCODING).any(|coding| !coding.eq_ignore_ascii_case(b"identity"));
+    let names = [allowed.then_some(ORIGIN), coded.then_some(ACCEPT_ENCODING)].into_iter().flatten();
+    names.filter(|name| !is_in_key(name, policy) && !is_withheld(name, policy))
+}
+
 fn is_in_key(name: &HeaderName, policy: &Policy) -> bool {
     let cookies = *name == COOKIE && !policy.vary_cookies.is_empty();
     cookies || policy.vary.iter().any(|known| known == name.as_str())
+}
+
+/// Whether the handler did not get this header, so that its response can't differ by it.
+fn is_withheld(name: &HeaderName, policy: &Policy) -> bool {
+    policy.identity.is_strict && !policy.identity.forwards(name.as_str())
 }
 
 /// The key of the answer for a request with these headers.
@@ -128,6 +147,22 @@ mod tests {
         assert_eq!(names_of(&["Foo, accept", "FOO"], &policy()), two);
         let knows = policy().vary(["Foo"]).vary_cookies(["sid"]);
         assert_eq!(names_of(&["foo, Cookie, accept"], &knows), Some(vec!["accept".to_owned()]));
+    }
+
+    #[test]
+    fn a_response_varies_by_what_it_does_not_say_as_well() {
+        let names_of = |lines: &[(&'static str, &str)], policy: &Policy| {
+            let names = names(&headers(lines), policy).unwrap();
+            names.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let allowed = ("access-control-allow-origin", "https://a.example");
+        let coded = ("content-encoding", "gzip");
+        let both = [allowed, coded, ("vary", "Origin, foo")];
+        assert_eq!(names_of(&both, &policy()), ["accept-encoding", "foo", "origin"]);
+        assert_eq!(names_of(&both[..2], &policy().vary(["origin"])), ["accept-encoding"]);
+        assert!(names_of(&both, &policy().strict()).is_empty());
+        let open = [("access-control-allow-origin", "*"), ("content-encoding", "identity")];
+        assert!(names_of(&open, &policy()).is_empty());
     }
 
     #[test]

@@ -1,0 +1,104 @@
+//! Who the client of a request is, as far as the layer can see.
+//!
+//! Headers are known by their names. An authentication layer around this one puts what it found into the request's
+//! extensions instead. Their types can't be listed, but they can be counted: if there are more than the layer knows by
+//! type, the handler may see something that the key does not hold.
+
+use std::any::{TypeId, type_name};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::extract::{MatchedPath, NestedPath, OriginalUri};
+use http::{Extensions, Request};
+
+use super::rules::identity::IdentityHeaders;
+use super::strict::carry;
+use crate::cache::Policy;
+
+/// What says who the client is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Identity {
+    pub(crate) headers: IdentityHeaders,
+    pub(crate) extensions: KnownExtensions,
+}
+
+/// The types of extensions that a service has declared.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KnownExtensions {
+    known: Vec<Known>,
+    has_warned: Arc<AtomicBool>,
+}
+
+/// One type of extension.
+#[derive(Clone)]
+struct Known {
+    id: TypeId,
+    name: &'static str,
+    is_in: fn(&Extensions) -> bool,
+    carry: fn(&Extensions, &mut Extensions),
+}
+
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl KnownExtensions {
+    /// Declares a type.
+    pub(crate) fn add<T: Clone + Send + Sync + 'static>(&mut self) {
+        let of_axum =
+            [TypeId::of::<OriginalUri>(), TypeId::of::<MatchedPath>(), TypeId::of::<NestedPath>()];
+        let id = TypeId::of::<T>();
+        if !of_axum.contains(&id) && self.known.iter().all(|known| known.id != id) {
+            self.known.push(Known {
+                id,
+                name: type_name::<T>(),
+                is_in: is_in::<T>,
+                carry: carry::<T>,
+            });
+        }
+    }
+
+    /// Copies those of the declared types.
+    pub(crate) fn carry(&self, from: &Extensions, to: &mut Extensions) {
+        self.known.iter().for_each(|known| (known.carry)(from, to));
+    }
+
+    /// Whether a request has an extension that is neither declared nor one of a router.
+    pub(crate) fn lacks_one_of(&self, extensions: &Extensions) -> bool {
+        if extensions.is_empty() {
+            return false;
+        }
+        // A router of axum adds the path's parameters, of a private type, whenever it adds the URI.
+        let of_axum = 2 * usize::from(is_in::<OriginalUri>(extensions))
+            + usize::from(is_in::<MatchedPath>(extensions))
+            + usize::from(is_in::<NestedPath>(extensions));
+        let declared = self.known.iter().filter(|known| (known.is_in)(extensions)).count();
+        extensions.len() > of_axum + declared
+    }
+
+    /// Tells once what to do about extensions that nobody declared.
+    pub(crate) fn warn(&self) {
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "requests bypass the cache, since a layer around CacheLayer adds extensions that the key does not hold \
+                 and a handler may respond by: key by them with Policy::vary_by, declare those that say nothing of the \
+                 client with CacheLayer::extension, add them inside the CacheLayer, or say Policy::public"
+            );
+        }
+    }
+}
+
+fn is_in<T: Send + Sync + 'static>(extensions: &Extensions) -> bool {
+    extensions.get::<T>().is_some()
+}
+
+/// Who the client is by the policy's own function, which sees the request's head.
+pub(crate) fn client<A>(policy: &Policy, request: Request<A>) -> (Option<String>, Request<A>) {
+    let Some(vary_by) = &policy.identity.vary_by else { return (None, request) };
+    let (parts, body) = request.into_parts();
+    let client = vary_by.client(&parts);
+    (client, Request::from_parts(parts, body))
+}

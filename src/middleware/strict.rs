@@ -1,0 +1,125 @@
+//! What a strict policy hands over of a request: what its key holds, and what the service allows.
+
+use std::future::ready;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::extract::{MatchedPath, NestedPath, OriginalUri};
+use axum::routing::any;
+use futures_util::FutureExt;
+use http::header::{COOKIE, HOST};
+use http::uri::PathAndQuery;
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use tower_service::Service;
+
+use super::identity::Identity;
+use super::keying::{self, HOST_LIKE, PATH_LIKE};
+use super::route;
+use super::rules::fields::Field;
+use crate::cache::Policy;
+
+/// The extensions for a handler: axum's own and those that the service declared. `None` if the path's parameters can't
+/// be found again, as where something else than the router has changed the path.
+pub(crate) fn extensions<A>(request: &Request<A>, identity: &Identity) -> Option<Extensions> {
+    let given = request.extensions();
+    let mut fresh = match given.get::<OriginalUri>() {
+        Some(original) => routed(route::pattern(request), &original.0)?,
+        None => Extensions::new(),
+    };
+    // Those that the router inside sees would make it take this for a nested one.
+    fresh.remove::<MatchedPath>();
+    carry::<OriginalUri>(given, &mut fresh);
+    carry::<MatchedPath>(given, &mut fresh);
+    carry::<NestedPath>(given, &mut fresh);
+    identity.extensions.carry(given, &mut fresh);
+    Some(fresh)
+}
+
+pub(crate) fn carry<T: Clone + Send + Sync + 'static>(from: &Extensions, to: &mut Extensions) {
+    if let Some(extension) = from.get::<T>() {
+        to.insert(extension.clone());
+    }
+}
+
+/// The extensions of a request that a router has matched. The type of the path's parameters is private to axum, so axum
+/// itself makes them: a router with this one route is asked for the path.
+fn routed(pattern: Option<&str>, uri: &Uri) -> Option<Extensions> {
+    let has_parameters = pattern.is_some_and(|pattern| pattern.contains('{'));
+    let (pattern, path) = match pattern.filter(|_| has_parameters) {
+        Some(pattern) => (pattern, PathAndQuery::try_from(uri.path()).ok()?),
+        None => ("/", PathAndQuery::from_static("/")),
+    };
+    let found: Arc<Mutex<Option<Extensions>>> = Arc::default();
+    let place = found.clone();
+    let keep = move |mut request: Request<axum::body::Body>| {
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = Some(std::mem::take(request.extensions_mut()));
+        ready(())
+    };
+    // It matched before, so it is a pattern; what else may be one is its router's to say.
+    let mut router = Router::<()>::new().without_v07_checks().route(pattern, any(keep));
+    let mut request = Request::new(axum::body::Body::empty());
+    *request.uri_mut() = Uri::from(path);
+    drop(router.call(request).now_or_never());
+    found.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Takes off a request what its key does not hold.
+pub(crate) fn withhold<A>(request: &mut Request<A>, policy: &Policy, extensions: &Extensions) {
+    *request.headers_mut() = headers(request.headers(), policy);
+    *request.uri_mut() = reduced(request.uri(), policy);
+    *request.extensions_mut() = extensions.clone();
+    if let Some(original) = request.extensions_mut().get_mut::<OriginalUri>() {
+        original.0 = reduced(&original.0, policy);
+    }
+}
+
+fn headers(given: &HeaderMap, policy: &Policy) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    for (name, value) in given {
+        if is_handed_over(name, policy) {
+            kept.append(name, value.clone());
+        }
+    }
+    if !kept.contains_key(COOKIE)
+        && let Some(cookies) = cookies(given, policy)
+    {
+        kept.insert(COOKIE, cookies);
+    }
+    kept
+}
+
+fn is_handed_over(name: &HeaderName, policy: &Policy) -> bool {
+    let name = name.as_str();
+    let is_of = |fields: &[Field]| fields.iter().any(|field| field.name() == name);
+    let is_host = policy.host && (HOST == name || is_of(&HOST_LIKE));
+    is_host
+        || is_of(&PATH_LIKE)
+        // What the client has is judged by the cache, and left to the handler only with a part.
+        || is_of(&Field::CONDITIONS)
+        || policy.vary.iter().any(|known| known == name)
+        || policy.identity.forwards(name)
+}
+
+/// The cookies that the policy names.
+fn cookies(given: &HeaderMap, policy: &Policy) -> Option<HeaderValue> {
+    let named = |name: &[u8]| policy.vary_cookies.iter().any(|known| known.as_bytes() == name);
+    let kept = keying::all_cookies(given).filter(|(name, _)| named(name));
+    let kept: Vec<Vec<u8>> = kept.map(|(name, value)| [name, b"=", value].concat()).collect();
+    HeaderValue::from_bytes(&kept.join(&b"; "[..])).ok().filter(|cookies| !cookies.is_empty())
+}
+
+/// A URI with the parameters that count, and without a host that does not.
+fn reduced(uri: &Uri, policy: &Policy) -> Uri {
+    let query = uri.query().map(|query| keying::counting(query, &policy.query));
+    let path = match query.as_deref() {
+        None | Some("") if uri.query() != Some("") => uri.path().to_owned(),
+        query => format!("{}?{}", uri.path(), query.unwrap_or_default()),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = PathAndQuery::try_from(path).ok().or(parts.path_and_query);
+    if !policy.host {
+        (parts.scheme, parts.authority) = (None, None);
+    }
+    Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
+}

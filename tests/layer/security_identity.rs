@@ -1,0 +1,280 @@
+//! Who the client is, found by layers around the cache: attacks, and the stacks that docs/guide/2-policies.md recommends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::common::origin::by;
+use crate::common::{read, send};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Path, Request};
+use axum::http::{HeaderName, Method, StatusCode};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tidegate::{Cache, CacheLayer, Memory, Policy};
+
+const TTL: Duration = Duration::from_hours(1);
+
+fn cache() -> Cache {
+    Cache::new(Memory::new(1 << 20))
+}
+
+fn ttl() -> Policy {
+    Policy::ttl(TTL)
+}
+
+/// Who an authentication layer found.
+#[derive(Clone, Debug)]
+struct User(String);
+
+/// The user's id, as a policy keys by it.
+fn by_user(policy: Policy) -> Policy {
+    policy.vary_by(|parts| parts.extensions.get::<User>().map(|user| user.0.clone()))
+}
+
+/// Takes a header off each request, and hands over in its place who sent it.
+async fn authenticate(name: HeaderName, mut request: Request, next: Next) -> Response {
+    if let Some(value) = request.headers_mut().remove(&name) {
+        request.extensions_mut().insert(User(value.to_str().unwrap().to_owned()));
+    }
+    next.run(request).await
+}
+
+/// A page for each user.
+async fn secret(user: Option<Extension<User>>) -> impl IntoResponse {
+    let name = user.map_or_else(|| "nobody".to_owned(), |user| user.0.0);
+    ([("cache-control", "max-age=60")], format!("secret of {name}"))
+}
+
+/// The page, behind a cache, behind authentication by a header.
+fn authenticated(name: &'static str, layer: CacheLayer) -> Router {
+    let authenticate = move |request: Request, next: Next| {
+        authenticate(HeaderName::from_static(name), request, next)
+    };
+    Router::new().route("/", get(secret)).layer(layer).layer(from_fn(authenticate))
+}
+
+async fn ask(app: &Router, headers: &[(&str, &str)]) -> (String, String) {
+    read(send(app, by(Method::GET, "/", headers)).await).await
+}
+
+#[tokio::test]
+async fn a_user_found_by_an_outer_layer_gets_no_response_of_another() {
+    for name in ["authorization", "cookie", "x-badge"] {
+        for policy in [ttl(), Policy::standard(), by_user(ttl()), by_user(Policy::standard())] {
+            let app = authenticated(name, CacheLayer::with_policy(cache(), policy.clone()));
+            for user in ["alice", "bob", "alice"] {
+                let (body, status) = ask(&app, &[(name, user)]).await;
+                assert_eq!(body, format!("secret of {user}"), "{name} {policy:?}: {status}");
+            }
+            assert_eq!(ask(&app, &[]).await.0, "secret of nobody", "{name} {policy:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_response_to_nobody_reaches_no_user_found_by_an_outer_layer() {
+    for policy in [ttl(), Policy::standard(), by_user(ttl()), by_user(Policy::standard())] {
+        let app = authenticated("x-badge", CacheLayer::with_policy(cache(), policy));
+        assert_eq!(ask(&app, &[]).await.0, "secret of nobody");
+        assert!(ask(&app, &[]).await.1.contains("hit"));
+        assert_eq!(ask(&app, &[("x-badge", "alice")]).await.0, "secret of alice");
+    }
+}
+
+#[tokio::test]
+async fn an_extension_of_an_undeclared_type_keeps_requests_from_the_cache() {
+    let layer = || CacheLayer::with_policy(cache(), ttl());
+    let status_with = async |layer: CacheLayer| {
+        let app = Router::new().route("/", get(|| async { "page" })).layer(layer);
+        let app = app.layer(Extension(7_u8)).layer(Extension("state"));
+        drop(ask(&app, &[]).await);
+        ask(&app, &[]).await.1
+    };
+    assert_eq!(status_with(layer()).await, "tidegate; fwd=bypass; detail=\"extensions\"");
+    assert!(status_with(layer().extension::<u8>().extension::<u8>()).await.contains("extensions"));
+    assert!(status_with(layer().extension::<u8>().extension::<&str>()).await.contains("hit"));
+    let public = CacheLayer::with_policy(cache(), ttl().public());
+    assert!(status_with(public).await.contains("hit"));
+}
+
+#[tokio::test]
+async fn the_extensions_of_axum_itself_keep_nothing_from_the_cache() {
+    let of_user = || get(|Path(id): Path<u32>| async move { format!("user {id}") });
+    let layer = || CacheLayer::with_policy(cache(), ttl());
+    let nested = Router::new().nest("/a", Router::new().route("/{id}", of_user()));
+    let inside = Router::new().route("/{id}", of_user()).layer(layer());
+    let serviced = Router::new().nest_service("/a", inside.clone());
+    let plain = Router::new().route("/a/{id}", of_user());
+    let fallback = Router::new().fallback(|| async { "user 7" });
+    let apps = [
+        nested.layer(layer()),
+        Router::new().nest("/a", inside),
+        serviced,
+        plain.layer(layer()),
+        fallback.layer(layer()),
+    ];
+    for (at, app) in apps.into_iter().enumerate() {
+        let get = || by(Method::GET, "/a/7", &[]);
+        assert_eq!(read(send(&app, get()).await).await.0, "user 7", "{at}");
+        let (body, status) = read(send(&app, get()).await).await;
+        assert!(body == "user 7" && status.contains("hit"), "{at}: {body} {status}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_the_policys_function_makes_nothing_of_are_somebodys() {
+    for policy in [ttl(), Policy::standard()] {
+        let nobody = policy.vary_by(|_| None);
+        let layer = CacheLayer::with_policy(cache(), nobody);
+        let echo = |request: Request<Body>| async move {
+            let said = format!("{:?}", request.headers());
+            ([("cache-control", "max-age=60")], said)
+        };
+        let app = Router::new().route("/", get(echo)).layer(layer);
+        for name in ["authorization", "cookie", "x-api-key"] {
+            for user in ["alice", "bob"] {
+                let (body, status) = ask(&app, &[(name, user)]).await;
+                assert!(body.contains(user), "{name}: {body} {status}");
+            }
+        }
+    }
+}
+
+/// Puts a header's value before the path, as a layer does that finds the tenant or the locale.
+async fn prefix(name: &'static str, mut request: Request, next: Next) -> Response {
+    let value = request.headers().get(name).map_or("none", |value| value.to_str().unwrap());
+    let uri = format!("/{value}{}", request.uri());
+    *request.uri_mut() = uri.parse().unwrap();
+    next.run(request).await
+}
+
+#[tokio::test]
+async fn a_path_that_is_rewritten_inside_the_router_is_part_of_the_key() {
+    for name in ["x-site", "accept-language"] {
+        let rewrite = move |request: Request, next: Next| prefix(name, request, next);
+        let page = |request: Request| async move {
+            ([("cache-control", "max-age=60")], request.uri().to_string())
+        };
+        for policy in [ttl(), Policy::standard(), ttl().query(["q"])] {
+            let layer = CacheLayer::with_policy(cache(), policy);
+            let routed = Router::new().route("/report", get(page));
+            let nested = Router::new().nest_service("/report", Router::new().fallback(page));
+            for router in [routed, Router::new().fallback(page), nested] {
+                let app = router.layer(layer.clone()).layer(from_fn(rewrite));
+                for (at, tenant) in ["acme", "globex", "acme"].into_iter().enumerate() {
+                    let request = by(Method::GET, "/report?q=1", &[(name, tenant)]);
+                    let (body, status) = read(send(&app, request).await).await;
+                    assert!(body.starts_with(&format!("/{tenant}/")), "{at}: {body} {status}");
+                }
+            }
+        }
+    }
+}
+
+// The stacks that guide 2 recommends, with small stand-ins for the crates that they are made of.
+
+/// The time, in seconds, by which tokens expire.
+static NOW: AtomicU64 = AtomicU64::new(0);
+
+/// Stands in for the check of a JWT: `Bearer alice.60` is Alice's until 60.
+async fn check_token(mut request: Request, next: Next) -> Response {
+    let header = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+    let token = header.and_then(|value| value.strip_prefix("Bearer ")?.split_once('.'));
+    match token {
+        Some((user, expires)) if expires.parse::<u64>().unwrap() > NOW.load(Ordering::SeqCst) => {
+            let user = User(user.to_owned());
+            request.extensions_mut().insert(user);
+            next.run(request).await
+        }
+        _ => StatusCode::UNAUTHORIZED.into_response(),
+    }
+}
+
+#[tokio::test]
+async fn a_response_does_not_outlive_the_token_that_it_was_given_for() {
+    let layer = CacheLayer::with_policy(cache(), by_user(ttl()));
+    let app = Router::new().route("/", get(secret)).layer(layer).layer(from_fn(check_token));
+    let as_alice = |expires: u64| {
+        let token = format!("Bearer alice.{expires}");
+        let request = by(Method::GET, "/", &[("authorization", &token)]);
+        async { send(&app, request).await }
+    };
+    assert_eq!(read(as_alice(60).await).await.0, "secret of alice");
+    // Another token of the same user: entries are the user's.
+    let (body, status) = read(as_alice(90).await).await;
+    assert!(body == "secret of alice" && status.contains("hit"), "{status}");
+    NOW.store(60, Ordering::SeqCst);
+    assert_eq!(as_alice(60).await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(as_alice(90).await.status(), StatusCode::OK);
+}
+
+/// Stands in for the session of tower-sessions: one for each request, with or without a user in it.
+#[derive(Clone, Debug)]
+struct Session(Arc<Option<String>>);
+
+/// Stands in for its layer: the cookie's value is the user, and each response sets it again.
+async fn with_session(mut request: Request, next: Next) -> Response {
+    let cookie = request.headers().get("cookie").and_then(|cookie| cookie.to_str().ok());
+    let user = cookie.and_then(|cookie| cookie.strip_prefix("id=")).map(str::to_owned);
+    request.extensions_mut().insert(Session(Arc::new(user)));
+    let mut response = next.run(request).await;
+    response.headers_mut().insert("set-cookie", "id=renewed".parse().unwrap());
+    response
+}
+
+#[tokio::test]
+async fn sessions_around_the_cache_have_entries_of_their_user_and_shared_ones_of_nobody() {
+    let layer = CacheLayer::with_policy(
+        cache(),
+        ttl().vary_by(|parts| parts.extensions.get::<Session>()?.0.as_ref().clone()),
+    );
+    let page = |Extension(Session(user)): Extension<Session>| async move { format!("{user:?}") };
+    let app = Router::new().route("/", get(page)).layer(layer).layer(from_fn(with_session));
+    for (cookies, user) in [("id=alice", "Some(\"alice\")"), ("id=bob", "Some(\"bob\")")] {
+        for expected in ["absent", "hit"] {
+            let (body, status) = ask(&app, &[("cookie", cookies)]).await;
+            assert!(body == user && status.contains(expected), "{cookies}: {body} {status}");
+        }
+    }
+    for expected in ["absent", "hit"] {
+        let (body, status) = ask(&app, &[]).await;
+        assert!(body == "None" && status.contains(expected), "{body} {status}");
+    }
+    let response = send(&app, by(Method::GET, "/", &[("cookie", "id=alice")])).await;
+    assert_eq!(
+        response.headers()["set-cookie"],
+        "id=renewed",
+        "the session's own layer still runs"
+    );
+}
+
+/// Stands in for `login_required!` and `permission_required!` of axum-login.
+async fn require_staff(request: Request, next: Next) -> Response {
+    let user = request.extensions().get::<User>().map(|user| user.0.as_str());
+    match user {
+        Some("staff") => next.run(request).await,
+        Some(_) => StatusCode::FORBIDDEN.into_response(),
+        None => StatusCode::UNAUTHORIZED.into_response(),
+    }
+}
+
+#[tokio::test]
+async fn permissions_are_checked_for_each_request_before_the_cache_is_asked() {
+    let layer = CacheLayer::with_policy(cache(), by_user(ttl()));
+    let authenticate = |request: Request, next: Next| {
+        authenticate(HeaderName::from_static("cookie"), request, next)
+    };
+    let app = Router::new().route("/", get(secret)).layer(layer);
+    let app = app.layer(from_fn(require_staff)).layer(from_fn(authenticate));
+    for _ in 0..2 {
+        for (user, status) in [("staff", 200), ("alice", 403)] {
+            let response = send(&app, by(Method::GET, "/", &[("cookie", user)])).await;
+            assert_eq!(response.status(), status, "{user}");
+        }
+        assert_eq!(send(&app, by(Method::GET, "/", &[])).await.status(), 401);
+    }
+    assert!(ask(&app, &[("cookie", "staff")]).await.1.contains("hit"));
+}

@@ -1,0 +1,178 @@
+//! Strict policies: the handler gets nothing of a request but what its key holds.
+
+use std::time::Duration;
+
+use crate::common::origin::{Origin, by, get};
+use crate::common::{read, send};
+use axum::Router;
+use axum::extract::{Extension, MatchedPath, NestedPath, OriginalUri, Path, Request};
+use axum::http::Method;
+use axum::routing;
+use tidegate::{Cache, CacheLayer, Memory, Policy};
+
+fn cache() -> Cache {
+    Cache::new(Memory::new(1 << 20))
+}
+
+fn strict() -> Policy {
+    Policy::ttl(Duration::from_mins(1)).strict()
+}
+
+fn layer(policy: Policy) -> CacheLayer {
+    CacheLayer::with_policy(cache(), policy)
+}
+
+/// Says all that it can see of a request.
+async fn mirror(request: Request) -> String {
+    let (parts, _) = request.into_parts();
+    let original = parts.extensions.get::<OriginalUri>().map(|original| original.0.to_string());
+    let user = parts.extensions.get::<&str>();
+    format!("{} {original:?} {:?} {user:?}", parts.uri, parts.headers)
+}
+
+fn mirrored(policy: Policy) -> Router {
+    Router::new().fallback(mirror).layer(layer(policy)).layer(Extension("alice"))
+}
+
+async fn ask(app: &Router, uri: &str, headers: &[(&str, &str)]) -> (String, String) {
+    read(send(app, by(Method::GET, uri, headers)).await).await
+}
+
+#[tokio::test]
+async fn a_handler_sees_nothing_that_the_key_does_not_hold() {
+    let policy = strict().public().query(["page"]).vary(["accept"]).vary_cookies(["theme"]);
+    let app = mirrored(policy);
+    let headers = [
+        ("host", "example.org"),
+        ("accept", "text/html"),
+        ("accept-language", "de"),
+        ("authorization", "Bearer alice"),
+        ("cookie", "sid=alice; theme=dark"),
+        ("referer", "https://alice.example"),
+        ("user-agent", "alice"),
+        ("x-forwarded-for", "192.0.2.1"),
+        ("x-badge", "alice"),
+    ];
+    let (seen, status) = ask(&app, "/a?page=2&ref=alice", &headers).await;
+    let expected = "/a?page=2 Some(\"/a?page=2\") \
+                    {\"host\": \"example.org\", \"accept\": \"text/html\", \"cookie\": \"theme=dark\"} None";
+    assert_eq!(seen, expected, "{status}");
+    let others = [headers[0], headers[1], ("cookie", "sid=bob; theme=dark")];
+    let (seen, status) = ask(&app, "/a?page=2&ref=bob", &others).await;
+    assert!(seen == expected && status.contains("hit"), "{seen} {status}");
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_count_is_withheld() {
+    let app = mirrored(strict().public().host(false));
+    let headers = [("host", "a.example"), ("x-forwarded-host", "b.example")];
+    assert_eq!(ask(&app, "http://c.example/", &headers).await.0, "/ Some(\"/\") {} None");
+}
+
+#[tokio::test]
+async fn heads_parts_and_renewals_are_handed_over_like_whole_responses() {
+    let origin = Origin::default();
+    let app = origin.behind(layer(strict().public()));
+    let personal = ("referer", "https://alice.example");
+    for request in [
+        by(Method::HEAD, "/", &[personal]),
+        get(&[personal, ("range", "bytes=0-1")]),
+        get(&[personal, ("if-none-match", "\"a\"")]),
+    ] {
+        drop(read(send(&app, request).await).await);
+        assert!(!origin.last().contains_key("referer"), "{:?}", origin.last());
+    }
+    assert_eq!(origin.runs(), 3);
+    assert_eq!(origin.all()[1]["range"], "bytes=0-1");
+}
+
+#[tokio::test]
+async fn forwarded_headers_and_tracing_reach_the_handler_and_make_no_entries() {
+    let app = mirrored(strict().public().forward(["X-Request-Id"]));
+    let (seen, _) = ask(&app, "/", &[("x-request-id", "7"), ("traceparent", "00-1")]).await;
+    assert!(seen.contains("x-request-id") && seen.contains("traceparent"), "{seen}");
+    assert!(ask(&app, "/", &[("x-request-id", "8")]).await.1.contains("hit"));
+}
+
+#[tokio::test]
+async fn a_response_can_not_vary_by_what_was_withheld() {
+    let origin = Origin::default().then(200, &[("vary", "accept-language, cookie")], "one");
+    let app = origin.behind(layer(strict()));
+    for language in ["de", "en"] {
+        let request = get(&[("accept-language", language)]);
+        assert_eq!(read(send(&app, request).await).await.0, "one");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_says_who_the_client_is_is_handed_over_whole() {
+    let app = Router::new().fallback(mirror).layer(layer(strict()));
+    let (seen, status) = ask(&app, "/", &[("x-api-key", "alice"), ("referer", "x")]).await;
+    assert!(seen.contains("alice") && seen.contains("referer"), "{seen}");
+    assert!(status.contains("personal"), "{status}");
+}
+
+#[tokio::test]
+async fn the_extensions_of_axum_are_handed_over() {
+    let page = |Path((a, b)): Path<(String, u32)>,
+                matched: MatchedPath,
+                uri: OriginalUri,
+                nested: Option<Extension<()>>| async move {
+        format!("{a} {b} {} {} {}", matched.as_str(), uri.0, nested.is_some())
+    };
+    let inner = || Router::new().route("/b/{b}", routing::get(page));
+    let layer = || layer(strict().public());
+    let apps = [
+        Router::new().nest("/a/{a}", inner()).layer(layer()),
+        Router::new().nest("/a/{a}", inner().layer(layer())),
+        Router::new().nest_service("/a/{a}", inner().layer(layer())),
+    ];
+    for (at, app) in apps.into_iter().enumerate() {
+        let app = app.layer(Extension(()));
+        let expected = "x y 7 /a/{a}/b/{b} /a/x%20y/b/7?q false";
+        for _ in 0..2 {
+            let (body, status) = ask(&app, "/a/x%20y/b/7?q", &[]).await;
+            assert_eq!(body, expected, "{at}: {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_prefix_of_a_nested_router_is_handed_over() {
+    let page = |nested: NestedPath| async move { nested.as_str().to_owned() };
+    let inner = Router::new().route("/b", routing::get(page)).layer(layer(strict()));
+    let app = Router::new().nest("/a", inner);
+    assert_eq!(ask(&app, "/a/b", &[]).await.0, "/a");
+}
+
+#[derive(Clone)]
+struct User(&'static str);
+
+#[tokio::test]
+async fn a_declared_extension_is_handed_over() {
+    let page = |Extension(user): Extension<User>| async move { user.0 };
+    let policy = strict().vary_by(|parts| Some(parts.extensions.get::<User>()?.0.to_owned()));
+    let layer = layer(policy).extension::<User>();
+    let app = |user| {
+        Router::new()
+            .route("/", routing::get(page))
+            .layer(layer.clone())
+            .layer(Extension(User(user)))
+    };
+    for (user, expected) in [("alice", "absent"), ("bob", "absent"), ("alice", "hit")] {
+        let (body, status) = ask(&app(user), "/", &[]).await;
+        assert!(body == user && status.contains(expected), "{user}: {body} {status}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_policy_that_is_not_strict_stored_is_not_served_by_one_that_is() {
+    let cache = cache();
+    let app = |policy| {
+        let layer = CacheLayer::with_policy(cache.clone(), policy);
+        Router::new().fallback(mirror).layer(layer)
+    };
+    let open = Policy::ttl(Duration::from_mins(1));
+    assert!(ask(&app(open), "/", &[("referer", "evil")]).await.0.contains("evil"));
+    assert!(!ask(&app(strict()), "/", &[]).await.0.contains("evil"));
+}
