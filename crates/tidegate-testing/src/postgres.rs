@@ -12,6 +12,7 @@ use tokio::process::Command;
 use super::process::command;
 use super::{Process, Scratch, free_port};
 
+mod backup;
 mod faults;
 mod programs;
 
@@ -95,11 +96,15 @@ impl Postgres {
     /// As [`standby`](Self::standby).
     pub async fn standby_named(&self, name: &str) -> io::Result<Self> {
         let mut server = Self::unborn(self.bin.clone(), self.settings.clone())?;
-        let data = text(&server.data());
-        let options = ["-R", "--checkpoint=fast", "--no-sync", "-X", "stream", "-D", &data];
-        let url = format!("{}?application_name={name}", self.url());
-        let from = ["-d", &url];
-        Process::run(&self.bin.join("pg_basebackup"), [&options[..], &from].concat()).await?;
+        let program = self.bin.join("pg_basebackup");
+        if program.is_file() {
+            let data = text(&server.data());
+            let options = ["-R", "--checkpoint=fast", "--no-sync", "-X", "stream", "-D", &data];
+            let url = format!("{}?application_name={name}", self.url());
+            Process::run(&program, [&options[..], &["-d", &url]].concat()).await?;
+        } else {
+            self.copy_to(&server.data(), name).await?;
+        }
         server.launch().await?;
         Ok(server)
     }
@@ -124,9 +129,9 @@ impl Postgres {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
-    /// A program of the same version, as `pgbench`.
+    /// A program, as `pgbench`: of the server's version, or an installed one if the server came without.
     pub fn program(&self, name: &str) -> PathBuf {
-        self.bin.join(name)
+        programs::beside(&self.bin, name)
     }
 
     /// Makes an empty database; returns its URL.
@@ -157,7 +162,7 @@ impl Postgres {
     /// As [`psql`](Self::psql).
     pub async fn psql_at(&self, url: &str, sql: &str) -> io::Result<String> {
         use tokio::io::AsyncWriteExt;
-        let mut child = Command::new(self.bin.join("psql"))
+        let mut child = Command::new(self.program("psql"))
             .args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-d", url, "-f", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -211,7 +216,7 @@ impl Postgres {
     async fn wait(&mut self, port: &str) -> io::Result<()> {
         // Through our own socket, where no other server can answer.
         let arguments = ["-q", "-h", &text(self.scratch.path()), "-p", port];
-        let probe = self.bin.join("pg_isready");
+        let probe = self.program("pg_isready");
         for _ in 0..ATTEMPTS {
             if !self.process.as_mut().is_some_and(Process::is_running) {
                 break;

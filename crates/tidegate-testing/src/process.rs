@@ -149,6 +149,14 @@ where
     Ok(command)
 }
 
+/// Gives a file to the user that servers run as.
+pub(crate) fn give_to_servers(path: &Path) -> io::Result<()> {
+    match unprivileged()? {
+        Some(user) => chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())),
+        None => Ok(()),
+    }
+}
+
 /// The user that servers run as, or `None` where that is the present one.
 fn unprivileged() -> io::Result<Option<User>> {
     if !geteuid().is_root() {
