@@ -43,6 +43,7 @@ pub struct Policy {
     pub(crate) tags: Vec<TagTemplate>,
     pub(crate) query: QueryPart,
     pub(crate) any_query_order: bool,
+    pub(crate) s_maxage_allows_stale: bool,
     pub(crate) vary: Vec<String>,
     pub(crate) vary_cookies: Vec<String>,
     pub(crate) public: bool,
@@ -82,6 +83,7 @@ impl Policy {
             tags: Vec::new(),
             query: QueryPart::All,
             any_query_order: false,
+            s_maxage_allows_stale: false,
             vary: Vec::new(),
             vary_cookies: Vec::new(),
             public: false,
@@ -247,6 +249,16 @@ impl Policy {
     #[must_use]
     pub fn any_query_order(mut self) -> Self {
         self.any_query_order = true;
+        self
+    }
+
+    /// Under [`standard`](Self::standard), reads `s-maxage=1, stale-while-revalidate=30` as frameworks that send it mean it: the
+    /// response may be served stale, and goes by its `stale-while-revalidate` and `stale-if-error`. Without this, `s-maxage`
+    /// forbids both, as RFC 9111, section 5.2.2.10, has it. A response with `must-revalidate`, `proxy-revalidate` or
+    /// `no-cache` is never served stale.
+    #[must_use]
+    pub fn s_maxage_allows_stale(mut self) -> Self {
+        self.s_maxage_allows_stale = true;
         self
     }
 

@@ -238,7 +238,11 @@ impl<S> Steps<S> {
         let stored = stored.filter(|stored| has_validator(&stored.0)).map(Box::new);
         let headers = request.headers().clone();
         let request = plan.hand_over(request);
-        let request = unconditional(request, stored.as_ref().map(|stored| &stored.0.headers));
+        // What can't be stored is made for this client alone, who may have it already.
+        let request = match stored.is_none() && lead.is_known_unshared() {
+            true => request,
+            false => unconditional(request, stored.as_ref().map(|stored| &stored.0.headers)),
+        };
         let (record, began) = (lead.record().clone(), clock::now());
         let answered = record.enter(|| self.inner.call(request));
         let rooms = self.routes.rooms.clone();

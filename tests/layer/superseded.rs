@@ -207,6 +207,40 @@ async fn only_errors_of_a_server_that_is_down_bring_the_stale_back() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn s_maxage_with_a_window_is_served_stale_where_the_policy_says_so() {
+    let said = ("cache-control", "s-maxage=1, stale-while-revalidate=30");
+    let lenient = Policy::standard().s_maxage_allows_stale();
+    for (policy, expected) in [(Policy::standard(), "two"), (lenient, "one")] {
+        let origin = Origin::default().then(200, &[said], "one").then(200, &[said], "two");
+        let app = origin.router(policy);
+        body(&app, get(&[])).await;
+        advance(5).await;
+        assert_eq!(body(&app, get(&[])).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn conditions_reach_the_handler_where_nothing_can_be_stored() {
+    let no_store = ("cache-control", "no-store");
+    for policy in both() {
+        let origin = Origin::default()
+            .then(200, &[no_store, TAGGED], "one")
+            .then(304, &[no_store, TAGGED], "")
+            .then(200, &[FRESH, TAGGED], "two");
+        let app = origin.router(policy);
+        let conditional = [("if-none-match", "\"v1\"")];
+        assert_eq!(ask(&app, &conditional).await.0, 304, "judged by the cache");
+        assert!(!origin.last().contains_key("if-none-match"));
+        assert_eq!(ask(&app, &conditional).await.0, 304, "judged by the handler");
+        assert_eq!(origin.last()["if-none-match"], "\"v1\"");
+        // Once it may be stored, it is.
+        assert_eq!(body(&app, get(&[])).await, "two");
+        let (_, body, said) = ask(&app, &[]).await;
+        assert!(body == "two" && said.contains("hit"), "{said}");
+    }
+}
+
 #[tokio::test]
 async fn a_variant_that_is_not_stored_is_a_miss_of_a_variant() {
     let varies = [FRESH, ("vary", "a")];
