@@ -118,6 +118,11 @@ impl Lead {
         &self.key
     }
 
+    /// Whether responses under this key could not be shared of late, so that nobody waits for this one.
+    pub(crate) fn is_known_unshared(&self) -> bool {
+        self.flight.is_none() && self.cache.shared.alone.has(&self.key)
+    }
+
     /// Why there is something to make.
     pub(crate) fn outcome(&self) -> Outcome {
         Outcome::Miss(self.reason)

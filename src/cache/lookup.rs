@@ -479,7 +479,11 @@ impl<'a> Search<'a> {
         let found = self.passed_over.clone()?;
         let entry = &found.entry;
         let window = entry.life.if_error.min(self.policy.longest_if_error());
+        // RFC 9111, section 4.4: a write makes validation mandatory.
+        let must_validate =
+            self.policy.is_standard && self.cache.shared.fences.judge(entry) == Verdict::Fenced;
         let lasts = !entry.is_signpost
+            && !must_validate
             && !window.is_zero()
             && entry.age() < entry.ttl().saturating_add(window);
         let has_own_writes = self

@@ -51,6 +51,8 @@ pub struct Policy {
     pub(crate) untracked: bool,
     pub(crate) tags: Vec<TagTemplate>,
     pub(crate) query: QueryPart,
+    pub(crate) any_query_order: bool,
+    pub(crate) s_maxage_allows_stale: bool,
     pub(crate) vary: Vec<String>,
     pub(crate) vary_cookies: Vec<String>,
     pub(crate) public: bool,
@@ -97,6 +99,8 @@ impl Policy {
             untracked: false,
             tags: Vec::new(),
             query: QueryPart::All,
+            any_query_order: false,
+            s_maxage_allows_stale: false,
             vary: Vec::new(),
             vary_cookies: Vec::new(),
             public: false,
@@ -163,13 +167,32 @@ impl Policy {
     }
 
     /// Only these query parameters tell answers apart; the handler must not look at others. By
-    /// default all do, in any order.
+    /// default all do, in the order in which they are sent.
     #[must_use]
     pub fn query<I>(mut self, names: I) -> Self
     where
         I: IntoIterator<Item: Into<String>>,
     {
         self.query = QueryPart::Only(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// The order of query parameters of different names does not distinguish responses: `?a=1&b=2` is `?b=2&a=1`. The handler
+    /// must not depend on it, nor echo the query. Parameters of one name, and of `i[a]` and `i.b` alike, keep their order.
+    /// Not for [`standard`](Self::standard) policies, where another URI is another resource.
+    #[must_use]
+    pub fn any_query_order(mut self) -> Self {
+        self.any_query_order = true;
+        self
+    }
+
+    /// Under [`standard`](Self::standard), reads `s-maxage=1, stale-while-revalidate=30` as frameworks that send it mean it: the
+    /// response may be served stale, and goes by its `stale-while-revalidate` and `stale-if-error`. Without this, `s-maxage`
+    /// forbids both, as RFC 9111, section 5.2.2.10, has it. A response with `must-revalidate`, `proxy-revalidate` or
+    /// `no-cache` is never served stale.
+    #[must_use]
+    pub fn s_maxage_allows_stale(mut self) -> Self {
+        self.s_maxage_allows_stale = true;
         self
     }
 
@@ -239,6 +262,11 @@ impl Policy {
     pub(crate) fn fault(&self) -> Option<String> {
         if self.ttl.is_zero() {
             return Some("its TTL is zero: leave the route out, or give it a TTL".into());
+        }
+        if self.is_standard && self.any_query_order {
+            return Some(
+                "a standard policy takes each URI as it is: leave out any_query_order".into(),
+            );
         }
         if !(0.0..=1.0).contains(&self.jitter) {
             return Some(format!("its jitter is {}, which is not within 0 and 1", self.jitter));
@@ -321,6 +349,7 @@ mod tests {
             ("brace", Policy::ttl(ttl).tag("users:id={id")),
             ("brace", Policy::ttl(ttl).tag("users:id=id}")),
             ("empty", Policy::ttl(ttl).tag(" ")),
+            ("any_query_order", Policy::standard().any_query_order()),
             ("strict", Policy::ttl(ttl).forward(["accept"])),
         ] {
             assert!(policy.fault().is_some_and(|text| text.contains(fault)), "{policy:?}");

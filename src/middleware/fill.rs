@@ -18,7 +18,7 @@ use super::captured::{Captured, End};
 use super::date::date;
 use super::plan::Plan;
 use super::rules::precondition::is_known;
-use super::rules::request::Asked;
+use super::rules::request::{Asked, Client};
 use super::rules::storable::{Leave, Times, leave};
 use super::rules::validation::{is_same, names_another, updated};
 use super::rules::vary;
@@ -27,7 +27,7 @@ use super::stored::{Head, encode_signpost};
 use crate::cache::{Answer, Cache, Filled, Hit, Lead, Record, Unfit};
 use crate::clock;
 use crate::entry::Entry;
-use crate::outcome::Outcome;
+use crate::outcome::{MissReason, Outcome};
 
 /// The duty to fill the cache with an answer, and what there is to do it with.
 pub(crate) struct Fill<'p> {
@@ -74,11 +74,13 @@ struct Told {
     outcome: Outcome,
     status: StatusCode,
     record: Record,
+    is_variant: bool,
 }
 
 impl Told {
     fn tell(&self, headers: &mut HeaderMap, fate: Fate<'_>) {
-        let text = status::of_miss(self.outcome, self.status, &self.record, fate);
+        let text =
+            status::of_miss((self.outcome, self.is_variant), self.status, &self.record, fate);
         status::append(headers, &text);
     }
 }
@@ -100,7 +102,29 @@ impl<'p> Fill<'p> {
             let fresh = response.into_parts().0.headers;
             return Filling::Confirmed(Box::pin(self.confirmed(*stored, fresh)));
         }
+        if self.is_superseded_by(&response) {
+            return Filling::Confirmed(Box::pin(self.superseded(response)));
+        }
         Filling::Answered(Some((self, response)))
+    }
+
+    /// Whether a response that may not be stored ends what is: a full one does (RFC 9111, section 4.3.3), unless the handler
+    /// failed or was too busy, or the response may be one client's own.
+    fn is_superseded_by<B>(&self, response: &Response<B>) -> bool {
+        let has_stored = self.lead.stale.is_some() || self.lead.reason != MissReason::Absent;
+        has_stored
+            && is_full(response.status())
+            && self.plan.asked.client.is_unknown()
+            && self.leave(response.status(), response.headers()).is_err()
+    }
+
+    /// Passes a response on once what it supersedes is removed.
+    async fn superseded<B>(self, response: Response<B>) -> Response<Body<B>>
+    where
+        B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
+    {
+        self.lead.cache().forget(self.lead.key()).await;
+        Filling::Answered(Some((self, response))).await
     }
 
     /// Stores an answer as it streams to the client; one that is there at once is stored before its
@@ -185,7 +209,9 @@ impl<'p> Fill<'p> {
             return None;
         }
         if !is_same(&head.headers, entry.body().len(), fresh) {
-            cache.forget(self.lead.key()).await;
+            if self.plan.asked.client.is_unknown() {
+                cache.forget(self.lead.key()).await;
+            }
             return None;
         }
         let head = brought_up_to_date(&head, fresh);
@@ -203,7 +229,9 @@ impl<'p> Fill<'p> {
 
     /// Stores a body again, under a head that is new.
     async fn renewed(self, head: &Head, body: &Bytes) -> Filled {
-        let leave = match self.leave(head.status, &head.headers) {
+        // It was stored for all, whoever has it confirmed.
+        let asked = Asked { client: Client::default(), ..self.plan.asked.clone() };
+        let leave = match self.leave_for(&asked, head.status, &head.headers) {
             Ok(leave) => leave,
             Err(unfit) => return Filled::NotStored(self.disown(unfit).await),
         };
@@ -215,8 +243,20 @@ impl<'p> Fill<'p> {
     }
 
     fn leave(&self, status: StatusCode, headers: &HeaderMap) -> Result<Leave, Unfit> {
+        if status.is_server_error() && self.lead.stale.is_some() {
+            return Err(Unfit::new("failed", "what is stored is of more use than an error"));
+        }
+        self.leave_for(&self.plan.asked, status, headers)
+    }
+
+    fn leave_for(
+        &self,
+        asked: &Asked,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Result<Leave, Unfit> {
         let times = Times { now: clock::wall(), delay: self.delay };
-        leave(status, headers, &self.plan.asked, &self.plan.policy, times)
+        leave(status, headers, asked, &self.plan.policy, times)
     }
 
     /// Where the answer goes, by what it varies by.
@@ -228,7 +268,13 @@ impl<'p> Fill<'p> {
     }
 
     fn told(&self, status: StatusCode) -> Told {
-        Told { outcome: self.lead.outcome(), status, record: self.lead.record().clone() }
+        let is_variant = *self.lead.key() != self.plan.key;
+        Told {
+            outcome: self.lead.outcome(),
+            status,
+            record: self.lead.record().clone(),
+            is_variant,
+        }
     }
 }
 
@@ -239,8 +285,25 @@ fn brought_up_to_date(head: &Head, fresh: &HeaderMap) -> Head {
     if !fresh.contains_key(DATE) {
         date(&mut headers);
     }
-    let kept = Head::kept(head.status, &headers, &[]);
+    let mut kept = Head::kept(head.status, &headers, &[]);
+    // A cache between here and the origin may have confirmed it: its age counts (sections 3.2 and 4.2.3).
+    if let Some(age) = fresh.get(AGE) {
+        kept.headers.insert(AGE, age.clone());
+    }
     Head { trailers: head.trailers.clone(), ..kept }
+}
+
+/// Whether a response says all there is to say now of its URI.
+fn is_full(status: StatusCode) -> bool {
+    let says_little = [
+        StatusCode::PARTIAL_CONTENT,
+        StatusCode::NOT_MODIFIED,
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::RANGE_NOT_SATISFIABLE,
+        StatusCode::TOO_EARLY,
+        StatusCode::TOO_MANY_REQUESTS,
+    ];
+    !says_little.contains(&status) && !status.is_informational() && !status.is_server_error()
 }
 
 /// To a client that has this answer already: that it has.

@@ -69,7 +69,7 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &P
     text.add(uri.scheme_str().unwrap_or_default().as_bytes());
     present(&mut text, (headers, fields), &PATH_LIKE);
     text.add(uri.path().as_bytes());
-    query(&mut text, uri.query(), &policy.query);
+    query(&mut text, uri.query(), policy);
     for name in &policy.vary {
         text.add(name.as_bytes());
         varied(&mut text, headers, name);
@@ -91,7 +91,7 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &P
         let authority = seen.authority().filter(|_| policy.host);
         text.add(authority.map_or("", |authority| authority.as_str()).as_bytes());
         text.add(seen.path().as_bytes());
-        query(&mut text, seen.query(), &policy.query);
+        query(&mut text, seen.query(), policy);
     }
     if let Some(client) = client {
         text.add(b"client");
@@ -148,16 +148,17 @@ fn all<'a>(text: &mut KeyText, count: usize, parts: impl Iterator<Item = &'a [u8
     parts.for_each(|part| text.add(part));
 }
 
-/// The query, sorted by name; parameters of one name stay in their order. Where that can't be told, all of it
-/// as it is: some split it at semicolons as well, and a name can be written in several ways.
-fn query(text: &mut KeyText, query: Option<&str>, part: &QueryPart) {
+/// The query in its order, or sorted by name where the policy says that order does not matter; parameters of one name
+/// stay in their order. Where that can't be told, all of it as it is: some split it at semicolons as well, and a name
+/// can be written in several ways.
+fn query(text: &mut KeyText, query: Option<&str>, policy: &Policy) {
     let Some(query) = query else { return text.add(b"none") };
-    let Some(mut pairs) = pairs(query, part) else {
+    let Some(mut pairs) = pairs(query, &policy.query) else {
         text.add(b"raw");
         return text.add(query.as_bytes());
     };
-    if !pairs.iter().any(|pair| raw_name(pair).contains(['%', '+'])) {
-        pairs.sort_by_key(|pair| raw_name(pair));
+    if policy.any_query_order && !pairs.iter().any(|pair| raw_name(pair).contains(['%', '+'])) {
+        pairs.sort_by_key(|pair| stem(raw_name(pair)));
     }
     text.add(b"pairs");
     all(text, pairs.len(), pairs.iter().map(|pair| pair.as_bytes()));
@@ -186,13 +187,16 @@ fn only<'q>(pairs: &[&'q str], names: &[String]) -> Option<Pairs<'q>> {
     let mut counting = Pairs::new();
     for pair in pairs {
         let name = decoded(raw_name(pair))?;
-        // `page[]` and `page[size]` are parts of `page` to some parsers.
-        let stem = name.split(['[', '.']).next().unwrap_or_default();
-        if names.iter().any(|wanted| *wanted == name || *wanted == stem) {
+        if names.iter().any(|wanted| *wanted == name || *wanted == stem(&name)) {
             counting.push(*pair);
         }
     }
     Some(counting)
+}
+
+/// `page[]` and `page[size]` are parts of `page` to some parsers.
+fn stem(name: &str) -> &str {
+    name.split(['[', '.']).next().unwrap_or_default()
 }
 
 fn raw_name(pair: &str) -> &str {
@@ -259,10 +263,24 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_parameters_does_not_matter_but_that_of_one_name_does() {
-        assert_eq!(of("/?a=1&b=2", &policy()), of("/?b=2&a=1", &policy()));
-        assert_ne!(of("/?a=1&a=2", &policy()), of("/?a=2&a=1", &policy()));
-        assert_ne!(of("/?a=1", &policy()), of("/?a=1&a=1", &policy()));
+    fn the_order_of_parameters_matters_unless_the_policy_says_otherwise() {
+        for policy in [policy(), Policy::standard(), policy().query(["a", "b"])] {
+            assert_ne!(of("/?a=1&b=2", &policy), of("/?b=2&a=1", &policy));
+        }
+        assert_ne!(of("/?crop&rotate", &policy()), of("/?rotate&crop", &policy()));
+        let any = policy().any_query_order();
+        assert_eq!(of("/?a=1&b=2", &any), of("/?b=2&a=1", &any));
+    }
+
+    #[test]
+    fn the_order_of_parameters_of_one_name_always_matters() {
+        for policy in [policy(), policy().any_query_order()] {
+            assert_ne!(of("/?a=1&a=2", &policy), of("/?a=2&a=1", &policy));
+            assert_ne!(of("/?a=1", &policy), of("/?a=1&a=1", &policy));
+            let nested = "/?i[][id]=1&i[][q]=2&i[][id]=3";
+            assert_ne!(of(nested, &policy), of("/?i[][id]=1&i[][id]=3&i[][q]=2", &policy));
+            assert_ne!(of("/?i.a=1&i.b=2", &policy), of("/?i.b=2&i.a=1", &policy));
+        }
     }
 
     #[test]

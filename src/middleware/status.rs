@@ -14,7 +14,7 @@ use http_body::Body as HttpBody;
 
 use super::body::Body;
 use crate::cache::{Filled, Record, Unfit};
-use crate::outcome::{BypassReason, MissReason, Outcome};
+use crate::outcome::{BypassReason, MissReason, Outcome, StaleReason};
 
 pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
@@ -43,7 +43,11 @@ pub(crate) fn of_hit(outcome: Outcome, ttl: i64) -> HeaderValue {
     }
     // Put together by hand, which takes a third of what formatting does.
     let mut text = String::with_capacity(80);
-    text.push_str("tidegate; hit; ttl=");
+    // Served in place of an error, for which the request was forwarded: no hit (RFC 9211, section 2.1).
+    text.push_str(match outcome {
+        Outcome::Stale(StaleReason::Error) => "tidegate; fwd=stale; ttl=",
+        _ => "tidegate; hit; ttl=",
+    });
     let _ = write!(text, "{ttl}");
     text.push_str("; detail=\"");
     text.push_str(outcome.token());
@@ -51,8 +55,9 @@ pub(crate) fn of_hit(outcome: Outcome, ttl: i64) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("tidegate; hit"))
 }
 
+/// For a response that the handler gave; the outcome, and whether other variants of it are stored.
 pub(crate) fn of_miss(
-    outcome: Outcome,
+    (outcome, is_variant): (Outcome, bool),
     status: StatusCode,
     record: &Record,
     fate: Fate<'_>,
@@ -64,7 +69,10 @@ pub(crate) fn of_miss(
     };
     let mut text = String::with_capacity(128);
     let mut say = |parts: &[&str]| parts.iter().for_each(|part| text.push_str(part));
-    say(&["tidegate; fwd=", forwarded(outcome), "; fwd-status=", status.as_str()]);
+    let absent = Outcome::Miss(MissReason::Absent);
+    let why_forwarded =
+        if is_variant && outcome == absent { "vary-miss" } else { forwarded(outcome) };
+    say(&["tidegate; fwd=", why_forwarded, "; fwd-status=", status.as_str()]);
     if matches!(fate, Fate::Stored) {
         say(&["; stored"]);
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header::{ETAG, LAST_MODIFIED};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::header::{AUTHORIZATION, COOKIE, ETAG, LAST_MODIFIED};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 
 use super::body::Body;
@@ -22,6 +22,7 @@ use super::rules::unsafe_method::Target;
 use super::rules::validation::unconditional;
 use super::status;
 use super::stored::Head;
+use super::strict;
 use crate::cache::{Bypass, Hit, Lead, Lookup, PolicyTag, Record, Unfit, spawn};
 use crate::clock;
 use crate::entry::Entry;
@@ -182,7 +183,7 @@ impl<S> Steps<S> {
         async move {
             let (outcome, fallback) = (lead.outcome(), lead.fallback());
             let (answered, fill) = self.call(lead, &plan, request).await;
-            if is_failure(&answered)
+            if is_stale_better(&answered)
                 && let Some(response) =
                     Box::pin(self.instead(fallback.as_ref(), &plan, &fill.headers)).await
             {
@@ -239,7 +240,11 @@ impl<S> Steps<S> {
         let stored = stored.filter(|stored| has_validator(&stored.0)).map(Box::new);
         let headers = request.headers().clone();
         let request = plan.hand_over(request);
-        let request = unconditional(request, stored.as_ref().map(|stored| &stored.0.headers));
+        // What can't be stored is made for this client alone, who may have it already.
+        let request = match stored.is_none() && lead.is_known_unshared() {
+            true => request,
+            false => unconditional(request, stored.as_ref().map(|stored| &stored.0.headers)),
+        };
         let (record, began) = (lead.record().clone(), clock::now());
         let answered = record.enter(|| self.inner.call(request));
         let rooms = self.routes.rooms.clone();
@@ -261,6 +266,7 @@ impl<S> Steps<S> {
         }
         lead.set_apart();
         lead.tag(&plan.ask.tags);
+        strip_client(request.headers_mut(), &mut plan);
         // It may have been found by HEAD, whose answer has no body.
         *request.method_mut() = Method::GET;
         plan.asked.method = Method::GET;
@@ -272,7 +278,7 @@ impl<S> Steps<S> {
     /// GET still holds, or does not (RFC 9111, section 4.3.5).
     async fn make_part<A>(
         mut self,
-        lead: Box<Lead>,
+        mut lead: Box<Lead>,
         plan: Plan,
         request: Request<A>,
     ) -> Answered<S, A>
@@ -286,6 +292,11 @@ impl<S> Steps<S> {
         let (request, began) = (plan.hand_over(request), clock::now());
         let answered = record.enter(|| self.inner.call(request)).await;
         record.close(plan.policy.lasts(false).filter(|_| !is_failure(&answered)));
+        if is_stale_better(&answered)
+            && let Some(response) = self.instead(lead.fallback().as_ref(), &plan, &headers).await
+        {
+            return Ok(response);
+        }
         self.count(Outcome::Bypass(reason));
         let mut response = answered?;
         if is_head && plan.policy.is_standard {
@@ -314,7 +325,7 @@ impl<S> Steps<S> {
         let request = plan.hand_over(request);
         let answered = bypass.record.enter(|| self.inner.call(request)).await;
         bypass.record.close(plan.policy.lasts(false).filter(|_| !is_failure(&answered)));
-        if is_failure(&answered)
+        if is_stale_better(&answered)
             && let Some(response) = self.instead(bypass.fallback.as_ref(), &plan, &headers).await
         {
             return Ok(response);
@@ -374,6 +385,30 @@ fn stored(lead: &Lead) -> Option<(Head, Arc<Entry>)> {
 
 fn has_validator(head: &Head) -> bool {
     head.headers.contains_key(ETAG) || head.headers.contains_key(LAST_MODIFIED)
+}
+
+/// Takes off a request what says who the client is, where the stored response does not vary by it: a renewal is for all.
+fn strip_client(headers: &mut HeaderMap, plan: &mut Plan) {
+    if plan.asked.client_key.is_some() {
+        return;
+    }
+    let varies_by = |name: HeaderName| plan.policy.vary.iter().any(|known| name == known.as_str());
+    if !varies_by(AUTHORIZATION) {
+        headers.remove(AUTHORIZATION);
+        plan.asked.client.is_authorized = false;
+    }
+    if !varies_by(COOKIE) {
+        let named = strict::cookies(headers, &plan.policy);
+        headers.remove(COOKIE);
+        headers.extend(named.map(|cookies| (COOKIE, cookies)));
+        plan.asked.client.has_cookies = false;
+    }
+}
+
+/// Whether something stale is better than what came: an error of RFC 5861, section 4, or nothing.
+fn is_stale_better<B, E>(answered: &Result<Response<B>, E>) -> bool {
+    let is_error = |status: StatusCode| matches!(status.as_u16(), 500 | 502 | 503 | 504);
+    answered.as_ref().map_or(true, |response| is_error(response.status()))
 }
 
 /// Whether the handler could not answer.

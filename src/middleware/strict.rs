@@ -102,7 +102,7 @@ fn is_handed_over(name: &HeaderName, policy: &Policy) -> bool {
 }
 
 /// The cookies that the policy names.
-fn cookies(given: &HeaderMap, policy: &Policy) -> Option<HeaderValue> {
+pub(crate) fn cookies(given: &HeaderMap, policy: &Policy) -> Option<HeaderValue> {
     let named = |name: &[u8]| policy.vary_cookies.iter().any(|known| known.as_bytes() == name);
     let kept = keying::all_cookies(given).filter(|(name, _)| named(name));
     let kept: Vec<Vec<u8>> = kept.map(|(name, value)| [name, b"=", value].concat()).collect();

@@ -16,5 +16,6 @@ mod security;
 mod security_identity;
 mod standard;
 mod strict;
+mod superseded;
 mod tower;
 mod validation;

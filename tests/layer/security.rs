@@ -180,11 +180,17 @@ async fn poisoning_by_a_range() {
 // Parameter cloaking and key injection: two requests that a handler tells apart have two keys.
 
 /// Each of these is another query to some parser.
-const QUERIES: [&str; 14] = [
+const QUERIES: [&str; 20] = [
     "a=1",
     "a=1&a=2",
     "a=2&a=1",
     "a=1;b=2",
+    "crop&rotate",
+    "rotate&crop",
+    "i[][id]=1&i[][q]=2&i[][id]=3",
+    "i[][id]=1&i[][id]=3&i[][q]=2",
+    "b=2&a=1",
+    "b=2&a=1&b=3",
     "a=1&b=2",
     "a=1%26b=2",
     "a=1%3Bb=2",

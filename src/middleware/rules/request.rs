@@ -79,6 +79,11 @@ impl Client {
         self.other.is_some()
     }
 
+    /// Whether nothing says who the client is.
+    pub(crate) fn is_unknown(self) -> bool {
+        !self.is_authorized && !self.has_cookies && self.other.is_none()
+    }
+
     /// Whether nothing says who the client is; or how that was said.
     fn is_anybody(self, identity: &Identity) -> Result<(), BypassReason> {
         match self.other {

@@ -93,7 +93,7 @@ fn by_headers(
     // Sections 5.2.2.2, 5.2.2.4, 5.2.2.8 and 5.2.2.10.
     let is_strict = said.must_revalidate
         || said.proxy_revalidate
-        || said.s_maxage.is_some()
+        || said.s_maxage.is_some() && !policy.s_maxage_allows_stale
         || said.is_no_cache()
         || is_error(status);
     let window = |said: Option<Duration>, policy: Duration| match is_strict {
@@ -322,6 +322,20 @@ mod tests {
             let said = format!("max-age=1, stale-if-error=9, stale-while-revalidate=3, {strict}");
             assert_eq!(windows(&said), (0, 0, true), "{strict}");
         }
+    }
+
+    #[test]
+    fn s_maxage_allows_the_stale_where_the_policy_says_so() {
+        let windows = |said: &str, policy: &Policy| {
+            let leave = of(200, &[("cache-control", said)], &asked(&[]), policy).unwrap();
+            (leave.terms.while_revalidating.as_secs(), leave.terms.if_error.as_secs())
+        };
+        let said = "s-maxage=1, stale-while-revalidate=30, stale-if-error=60";
+        assert_eq!(windows(said, &Policy::standard()), (0, 0));
+        let lenient = Policy::standard().s_maxage_allows_stale();
+        assert_eq!(windows(said, &lenient), (30, 60));
+        assert_eq!(windows(&format!("{said}, must-revalidate"), &lenient), (0, 0));
+        assert_eq!(windows("s-maxage=1", &lenient), (0, 0));
     }
 
     #[test]

@@ -25,7 +25,7 @@ const NAMES: usize = 16;
 
 /// The names that an answer varies by and that its policy does not know of; sorted.
 pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderName>, Unfit> {
-    let mut names = Vec::from_iter(unsaid(headers, policy));
+    let mut names: Vec<_> = unsaid(headers, policy).collect();
     for member in members(headers, VARY) {
         // `*` is no name, and neither is what can't be read: both stand for anything.
         let name = HeaderName::from_bytes(member).ok().filter(|_| member != b"*");

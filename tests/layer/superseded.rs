@@ -1,0 +1,253 @@
+//! What a response makes of an older one that is stored: its age, its end, and what is served when the handler fails.
+
+use std::time::Duration;
+
+use crate::common::origin::{FRESH, Origin, TAGGED, body, by, get};
+use crate::common::{eventually, read, send};
+use axum::Router;
+use axum::http::Method;
+use tidegate::{Cache, CacheLayer, Memory, Policy};
+
+/// Windows in which a stale response may be served.
+const STALE: (&str, &str) =
+    ("cache-control", "max-age=60, stale-while-revalidate=600, stale-if-error=600");
+
+/// Both ways to decide, each with windows for stale responses.
+fn both() -> [Policy; 2] {
+    let window = Duration::from_mins(10);
+    let by_author = Policy::ttl(Duration::from_mins(1)).jitter(0.0);
+    [by_author.stale_while_revalidate(window).stale_if_error(window), Policy::standard()]
+}
+
+async fn advance(seconds: u64) {
+    tokio::time::advance(Duration::from_secs(seconds)).await;
+}
+
+async fn ask(app: &Router, headers: &[(&str, &str)]) -> (u16, String, String) {
+    let response = send(app, get(headers)).await;
+    let status = response.status().as_u16();
+    let (body, said) = read(response).await;
+    (status, body, said)
+}
+
+async fn is_age(app: &Router, age: &str, ttl: &str) {
+    let hit = send(app, get(&[])).await;
+    assert_eq!(hit.headers()["age"], age);
+    let said = hit.headers()["cache-status"].to_str().unwrap();
+    assert!(said.contains(&format!("hit; ttl={ttl};")), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_304_is_as_old_as_it_says() {
+    let origin =
+        Origin::default().then(200, &[FRESH, TAGGED], "one").then(304, &[FRESH, ("age", "50")], "");
+    let app = origin.router(Policy::standard());
+    body(&app, get(&[])).await;
+    advance(61).await;
+    assert_eq!(send(&app, get(&[])).await.headers()["age"], "50");
+    is_age(&app, "50", "10").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_updates_is_as_old_as_it_says() {
+    let origin = Origin::default().then(200, &[FRESH, TAGGED], "one").then(
+        200,
+        &[FRESH, TAGGED, ("age", "50")],
+        "",
+    );
+    let app = origin.router(Policy::standard());
+    body(&app, get(&[])).await;
+    advance(61).await;
+    let head = send(&app, by(Method::HEAD, "/", &[])).await;
+    assert_eq!(head.headers()["age"], "50");
+    is_age(&app, "50", "10").await;
+}
+
+/// Full responses that end what is stored, without being stored.
+const ENDS: [(u16, (&str, &str)); 6] = [
+    (410, ("cache-control", "no-store")),
+    (404, ("cache-control", "no-store")),
+    (403, ("cache-control", "no-store")),
+    (302, ("location", "/elsewhere")),
+    (200, ("cache-control", "private")),
+    (200, ("cache-control", "no-store")),
+];
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_may_not_be_stored_ends_what_is() {
+    for policy in both() {
+        for (status, header) in ENDS {
+            let origin =
+                Origin::default().then(200, &[STALE], "one").then(status, &[header], "gone");
+            let app = origin.router(policy.clone());
+            assert_eq!(body(&app, get(&[])).await, "one");
+            advance(61).await;
+            assert_eq!(body(&app, get(&[])).await, "one", "stale, and renewed in the background");
+            eventually("the renewal", async || origin.runs() == 2).await;
+            tokio::task::yield_now().await;
+            assert_eq!(body(&app, get(&[])).await, "run 3", "{status} {header:?} {policy:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_fails_ends_nothing() {
+    for policy in both() {
+        for (status, headers) in [(503, &[][..]), (500, &[FRESH]), (429, &[]), (501, &[])] {
+            let origin = Origin::default().then(200, &[STALE], "one").then(status, headers, "no");
+            let app = origin.router(policy.clone());
+            body(&app, get(&[])).await;
+            advance(61).await;
+            assert_eq!(body(&app, get(&[])).await, "one");
+            eventually("the renewal", async || origin.runs() == 2).await;
+            tokio::task::yield_now().await;
+            let (_, body, said) = ask(&app, &[]).await;
+            assert_eq!(body, "one", "{status} {headers:?}: {said}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_brings_nothing_back_that_a_response_had_ended() {
+    let said = ("cache-control", "max-age=60, stale-if-error=600");
+    let by_author = Policy::ttl(Duration::from_mins(1)).jitter(0.0);
+    for policy in [by_author.stale_if_error(Duration::from_mins(10)), Policy::standard()] {
+        for (status, header) in ENDS {
+            let origin = Origin::default()
+                .then(200, &[said], "one")
+                .then(status, &[header], "gone")
+                .then(503, &[], "broken");
+            let app = origin.router(policy.clone());
+            body(&app, get(&[])).await;
+            advance(61).await;
+            assert_eq!(body(&app, get(&[])).await, "gone");
+            assert_eq!(body(&app, get(&[])).await, "broken", "{status} {header:?} {policy:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_brings_nothing_back_that_a_write_had_ended() {
+    let said = ("cache-control", "max-age=60, stale-if-error=600");
+    let origin = Origin::default().then(200, &[said], "one").then(200, &[], "written").then(
+        503,
+        &[],
+        "broken",
+    );
+    let app = origin.router(Policy::standard());
+    body(&app, get(&[])).await;
+    body(&app, by(Method::POST, "/", &[])).await;
+    assert_eq!(body(&app, get(&[])).await, "broken");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_visitor_with_cookies_renews_what_is_for_all() {
+    let origin = Origin::default().then(200, &[STALE], "one").then(200, &[STALE], "two");
+    let app = origin.router(Policy::standard());
+    body(&app, get(&[])).await;
+    advance(61).await;
+    let visitor = [("cookie", "_ga=1"), ("accept", "text/html")];
+    assert_eq!(ask(&app, &visitor).await.1, "one");
+    eventually("the renewal", async || origin.runs() == 2).await;
+    assert!(!origin.last().contains_key("cookie"), "{:?}", origin.last());
+    tokio::task::yield_now().await;
+    for _ in 0..20 {
+        assert_eq!(ask(&app, &visitor).await.1, "two");
+    }
+    assert_eq!(origin.runs(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_confirmation_for_a_visitor_with_cookies_keeps_what_is_for_all() {
+    let origin = Origin::default().then(200, &[FRESH, TAGGED], "one").then(304, &[FRESH], "");
+    let app = origin.router(Policy::standard());
+    body(&app, get(&[])).await;
+    advance(61).await;
+    for _ in 0..3 {
+        assert_eq!(ask(&app, &[("cookie", "_ga=1")]).await.1, "one");
+    }
+    assert_eq!(origin.runs(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn heads_and_parts_get_the_stale_in_place_of_an_error_too() {
+    let said = ("cache-control", "max-age=60, stale-if-error=600");
+    for policy in [Policy::standard(), both()[0].clone().stale_while_revalidate(Duration::ZERO)] {
+        let broken = |origin: Origin| origin.then(503, &[], "broken");
+        let origin = broken(broken(broken(Origin::default().then(200, &[said], "one"))));
+        let app = origin.router(policy);
+        body(&app, get(&[])).await;
+        advance(61).await;
+        let (status, body, said) = ask(&app, &[]).await;
+        let told = "tidegate; fwd=stale; ttl=-1; detail=\"stale-if-error\"";
+        assert_eq!((status, body.as_str(), said.as_str()), (200, "one", told));
+        assert_eq!(send(&app, by(Method::HEAD, "/", &[])).await.status(), 200);
+        let (status, body, _) = ask(&app, &[("range", "bytes=0-1")]).await;
+        assert_eq!((status, body.as_str()), (206, "on"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_errors_of_a_server_that_is_down_bring_the_stale_back() {
+    let said = ("cache-control", "max-age=60, stale-if-error=600");
+    for (status, expected) in [
+        (500, "one"),
+        (502, "one"),
+        (503, "one"),
+        (504, "one"),
+        (501, "no"),
+        (505, "no"),
+        (400, "no"),
+    ] {
+        let origin = Origin::default().then(200, &[said], "one").then(status, &[], "no");
+        let app = origin.router(Policy::standard());
+        body(&app, get(&[])).await;
+        advance(61).await;
+        assert_eq!(body(&app, get(&[])).await, expected, "{status}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s_maxage_with_a_window_is_served_stale_where_the_policy_says_so() {
+    let said = ("cache-control", "s-maxage=1, stale-while-revalidate=30");
+    let lenient = Policy::standard().s_maxage_allows_stale();
+    for (policy, expected) in [(Policy::standard(), "two"), (lenient, "one")] {
+        let origin = Origin::default().then(200, &[said], "one").then(200, &[said], "two");
+        let app = origin.router(policy);
+        body(&app, get(&[])).await;
+        advance(5).await;
+        assert_eq!(body(&app, get(&[])).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn conditions_reach_the_handler_where_nothing_can_be_stored() {
+    let no_store = ("cache-control", "no-store");
+    for policy in both() {
+        let origin = Origin::default()
+            .then(200, &[no_store, TAGGED], "one")
+            .then(304, &[no_store, TAGGED], "")
+            .then(200, &[FRESH, TAGGED], "two");
+        let app = origin.router(policy);
+        let conditional = [("if-none-match", "\"v1\"")];
+        assert_eq!(ask(&app, &conditional).await.0, 304, "judged by the cache");
+        assert!(!origin.last().contains_key("if-none-match"));
+        assert_eq!(ask(&app, &conditional).await.0, 304, "judged by the handler");
+        assert_eq!(origin.last()["if-none-match"], "\"v1\"");
+        // Once it may be stored, it is.
+        assert_eq!(body(&app, get(&[])).await, "two");
+        let (_, body, said) = ask(&app, &[]).await;
+        assert!(body == "two" && said.contains("hit"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_variant_that_is_not_stored_is_a_miss_of_a_variant() {
+    let varies = [FRESH, ("vary", "a")];
+    let origin = Origin::default().then(200, &varies, "one").then(200, &varies, "two");
+    let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), Policy::standard());
+    let app = origin.behind(layer);
+    assert!(ask(&app, &[("a", "1")]).await.2.contains("fwd=uri-miss"));
+    let said = ask(&app, &[("a", "2")]).await.2;
+    assert!(said.contains("fwd=vary-miss"), "{said}");
+}
