@@ -14,5 +14,6 @@ mod layering;
 mod scopes;
 mod security;
 mod standard;
+mod streams;
 mod tower;
 mod validation;
