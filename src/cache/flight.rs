@@ -5,7 +5,7 @@
 //! next in line, so a leader that panics or is cancelled hands over and nobody hangs.
 //!
 //! A leader that is slow is overtaken: whenever one has computed for as long as a request is willing to wait, one more
-//! request leads beside it, and the first to land ends the flight. A leader that fails hands over to two: then, if these
+//! request leads beside it, and the first to land ends the flight. Nobody waits for a body whose end is not known. A leader that fails hands over to two: then, if these
 //! fail, to four. So a failure that passes costs few runs, and one that lasts makes nobody wait for long.
 
 use std::collections::HashMap;
@@ -16,13 +16,16 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::permit::{Loans, Permit};
-use crate::clock::{self, Instant};
 use crate::entry::Entry;
 use crate::sync::{Mutex, MutexGuard};
+use pace::{Next, Pace, Queued};
+
+mod pace;
 
 const SHARDS: usize = 64;
 
@@ -74,16 +77,7 @@ struct Flight {
     landing: OnceLock<Landing>,
     /// Permits of the fills that wait for it.
     loans: Loans,
-    pace: Mutex<Pace>,
-}
-
-/// How far the leaders of a flight are.
-#[derive(Debug)]
-struct Pace {
-    /// When the last of them began to compute.
-    began: Instant,
-    /// How many wait for a permit: to overtake them would be to wait behind them.
-    queued: usize,
+    pace: Pace,
 }
 
 impl Flights {
@@ -104,17 +98,12 @@ impl Flights {
         if let Some(permit) = lent {
             seat.flight.loans.offer(permit);
         }
-        let mut permit = pin!(seat.flight.permit.clone().acquire_owned());
-        loop {
-            match timeout(seat.flight.patience(wait), &mut permit).await {
-                Ok(Ok(permit)) => return Joined::Leader(Leader::new(seat, Some(permit))),
-                Ok(Err(_landed)) => return Joined::Follower(seat.flight.landed()),
-                Err(_) if seat.flight.overtake(wait) => {
-                    return Joined::Leader(Leader { seat, permit: None });
-                }
-                Err(_) => {}
-            }
-        }
+        let landing = match seat.flight.turn(wait).await {
+            Turn::Lead(permit) => return Joined::Leader(Leader::new(seat, permit)),
+            Turn::Landed => seat.flight.landed(),
+            Turn::Leave => Landing::Nothing,
+        };
+        Joined::Follower(landing)
     }
 
     /// Leads the flight for a key if nobody does.
@@ -139,34 +128,40 @@ impl Flights {
 impl Default for Flight {
     fn default() -> Self {
         let permit = Arc::new(Semaphore::new(1));
-        let pace = Mutex::new(Pace { began: clock::now(), queued: 0 });
-        Self { permit, landing: OnceLock::new(), loans: Loans::default(), pace }
+        Self { permit, landing: OnceLock::new(), loans: Loans::default(), pace: Pace::new() }
     }
 }
 
+/// What one who waited does.
+enum Turn {
+    /// Leads, with the flight's permit or beside a leader that has it.
+    Lead(Option<OwnedSemaphorePermit>),
+    Landed,
+    Leave,
+}
+
 impl Flight {
+    /// Waits for what is to be done.
+    async fn turn(&self, wait: Duration) -> Turn {
+        let mut permit = pin!(self.permit.clone().acquire_owned());
+        loop {
+            // Registered before the look, so that it does not begin to stream in between.
+            let streamed = pin!(self.pace.streamed());
+            match self.pace.next(wait) {
+                _ if self.landing.get().is_some() => return Turn::Landed,
+                Next::Leave => return Turn::Leave,
+                Next::Overtake => return Turn::Lead(None),
+                Next::Wait => {}
+            }
+            let woken = timeout(self.pace.patience(wait), select(&mut permit, streamed));
+            if let Ok(Either::Left((permit, _))) = woken.await {
+                return permit.map_or(Turn::Landed, |permit| Turn::Lead(Some(permit)));
+            }
+        }
+    }
+
     fn landed(&self) -> Landing {
         self.landing.get().cloned().unwrap_or(Landing::Nothing)
-    }
-
-    /// How long until the leaders have computed for as long as `wait`.
-    fn patience(&self, wait: Duration) -> Duration {
-        let pace = self.pace();
-        if pace.queued > 0 { wait } else { wait.saturating_sub(pace.began.elapsed()) }
-    }
-
-    /// Whether one more may lead now: one at a time.
-    fn overtake(&self, wait: Duration) -> bool {
-        let mut pace = self.pace();
-        let is_due = pace.queued == 0 && pace.began.elapsed() >= wait;
-        if is_due {
-            pace.began = clock::now();
-        }
-        is_due && self.landing.get().is_none()
-    }
-
-    fn pace(&self) -> MutexGuard<'_, Pace> {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -207,20 +202,9 @@ pub(crate) struct Leader {
     permit: Option<OwnedSemaphorePermit>,
 }
 
-/// A leader waits for a permit to compute.
-pub(crate) struct Queued<'a>(&'a Flight);
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        let mut pace = self.0.pace();
-        pace.queued -= 1;
-        pace.began = clock::now();
-    }
-}
-
 impl Leader {
     fn new(seat: Seat, permit: Option<OwnedSemaphorePermit>) -> Self {
-        seat.flight.pace().began = clock::now();
+        seat.flight.pace.begin();
         Self { seat, permit }
     }
 
@@ -231,9 +215,12 @@ impl Leader {
 
     /// Until this is dropped, the leader waits for a permit, and is not overtaken.
     pub(crate) fn queue(&self) -> Queued<'_> {
-        let flight = &*self.seat.flight;
-        flight.pace().queued += 1;
-        Queued(flight)
+        self.seat.flight.pace.queue()
+    }
+
+    /// The first byte of a body has come whose end is not known: those who wait soon go on alone.
+    pub(crate) fn stream(&self) {
+        self.seat.flight.pace.stream();
     }
 
     /// Hands over to two of those who wait, where a leader that is only dropped hands over to one.

@@ -102,6 +102,20 @@ impl Lead {
         self.permit = None;
     }
 
+    /// The first byte of a body has come whose end is not known.
+    pub(crate) fn begins_stream(&self) {
+        if let Some(flight) = &self.flight {
+            flight.stream();
+        }
+    }
+
+    /// The end is not near: other nodes need not wait for it.
+    pub(crate) fn release_lease(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.cache.give_back(&self.key, lease);
+        }
+    }
+
     /// The same duty, for work that was done in another scope.
     pub(crate) fn with_record(mut self: Box<Self>, record: Record) -> Self {
         self.record = record;
@@ -275,8 +289,6 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            self.cache.give_back(&self.key, lease);
-        }
+        self.release_lease();
     }
 }

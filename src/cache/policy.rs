@@ -150,7 +150,7 @@ impl Policy {
     }
 
     /// The largest body that is stored, in bytes; 1 MiB by default. A larger one is passed on whole
-    /// and not stored.
+    /// and not stored. Raise `RedisOptions::body_limit` too where nodes are to share larger ones.
     #[must_use]
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;

@@ -34,6 +34,8 @@ pub(crate) struct Capture {
     pub(crate) finish: Duration,
     taken: Vec<Bytes>,
     length: usize,
+    /// It comes bit by bit, and neither its head nor the body itself says how long it is.
+    is_open_ended: bool,
     room: Room,
     /// When the head came: its age counts from then (RFC 9111, section 4.2.3).
     since: Instant,
@@ -47,12 +49,29 @@ impl Capture {
         room: Room,
     ) -> Self {
         let (taken, since) = (Vec::new(), clock::now());
-        Self { lead, head, place, limit, finish, taken, length: 0, room, since }
+        let is_open_ended = false;
+        Self { lead, head, place, limit, finish, taken, length: 0, is_open_ended, room, since }
     }
 
-    /// The rest comes as fast as the client takes it.
-    pub(crate) fn streams(&mut self) {
+    /// The rest comes as fast as the client takes it; how much that is may be known.
+    pub(crate) fn streams(&mut self, is_measured: bool) {
         self.lead.streams();
+        self.is_open_ended = !is_measured && promised(&self.head.headers).is_none();
+        self.note_first_byte();
+    }
+
+    /// Nobody is to wait for a body whose end is not known, once it has begun.
+    fn note_first_byte(&self) {
+        if self.is_open_ended && self.length > 0 {
+            self.lead.begins_stream();
+        }
+    }
+
+    /// It has taken a while.
+    pub(crate) fn lingers(&mut self) {
+        if self.is_open_ended && self.length > 0 {
+            self.lead.release_lease();
+        }
     }
 
     pub(crate) fn record(&self) -> &Record {
@@ -80,6 +99,7 @@ impl Capture {
             return Err(Unfit::new("no-room", why));
         }
         self.taken.push(data.clone());
+        self.note_first_byte();
         Ok(())
     }
 

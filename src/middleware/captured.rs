@@ -88,7 +88,8 @@ impl<B: HttpBody<Data = Bytes>> Captured<B> {
 
     /// Not all of it was there at once.
     pub(crate) fn streams(&mut self) {
-        self.capture.streams();
+        let is_measured = self.size_hint().exact().is_some();
+        self.capture.streams(is_measured);
     }
 
     pub(crate) fn poll_frame(

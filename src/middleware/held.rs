@@ -13,6 +13,9 @@ use crate::cache::Unfit;
 /// long as its client likes.
 const SLOWEST: Duration = Duration::from_secs(30);
 
+/// Other nodes wait for a body whose end is not known no longer than this.
+const LINGERING: Duration = Duration::from_millis(100);
+
 /// A capture, as long as it goes on.
 #[derive(Debug)]
 pub(crate) struct Held {
@@ -34,10 +37,10 @@ impl Held {
 
     /// The rest comes as fast as the client takes it; a client that takes nothing is not heard of, so
     /// another task looks after it.
-    pub(crate) fn streams(&mut self) {
+    pub(crate) fn streams(&mut self, is_measured: bool) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if let Some(capture) = &mut lock(&self.state).capture {
-            capture.streams();
+            capture.streams(is_measured);
             let watch = watch(Arc::downgrade(&self.state), sleep(SLOWEST));
             self.watch = Some(runtime.spawn(watch).abort_handle());
         }
@@ -77,6 +80,12 @@ impl Drop for Held {
 }
 
 async fn watch(held: Weak<Mutex<State>>, late: Sleep) {
+    sleep(LINGERING).await;
+    if let Some(state) = held.upgrade()
+        && let Some(capture) = &mut lock(&state).capture
+    {
+        capture.lingers();
+    }
     late.await;
     let Some(state) = held.upgrade() else { return };
     let capture = {

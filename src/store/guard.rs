@@ -17,7 +17,7 @@ use crate::observe;
 
 /// A store that keeps nobody waiting for the store in it.
 ///
-/// Each call has a time limit. After a row of failures a circuit breaker opens, and for a while
+/// Each call has a time limit. A large value that takes longer is no failure of the store. After a row of failures a circuit breaker opens, and for a while
 /// calls fail at once; then one call tries, and its luck decides for all. Reads and writes have a
 /// breaker each: a Redis that is full refuses every write and answers every read. Writes beyond a
 /// bound are dropped, or those that wait for a slow server would fill memory.
@@ -99,11 +99,15 @@ async fn guarded<T>(
     breaker: &Breaker,
     limit: Duration,
     call: impl Future<Output = Result<T, StoreError>>,
+    is_large: bool,
 ) -> Result<T, StoreError> {
     let pass = breaker.enter()?;
     let began = now();
     let result = within(limit, call).await.unwrap_or(Err(StoreError::Timeout(limit)));
     observe::store_call(operation, began.elapsed());
+    if is_large && matches!(result, Err(StoreError::Timeout(_))) {
+        return result;
+    }
     // A store that gives back what can't be read works; what is in it does not.
     pass.report(matches!(result, Ok(_) | Err(StoreError::Decode(_))));
     result
@@ -131,7 +135,10 @@ impl Store for Guard {
     }
 
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
-        Box::pin(guarded("get", &self.reads, self.read_within, self.store.get(key)))
+        Box::pin(async move {
+            let (get, is_large) = (self.store.get(key), self.store.is_large(key));
+            guarded("get", &self.reads, self.read_within, get, is_large).await
+        })
     }
 
     fn put(
@@ -145,14 +152,15 @@ impl Store for Guard {
             return Some(Box::pin(async { Err(StoreError::Busy) }));
         };
         let (breaker, limit) = (self.writes.clone(), self.write_within);
+        let is_large = self.store.is_large(key);
         Some(Box::pin(async move {
             let _permit = permit;
-            guarded("put", &breaker, limit, rest).await
+            guarded("put", &breaker, limit, rest, is_large).await
         }))
     }
 
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(guarded("remove", &self.writes, self.write_within, self.store.remove(key)))
+        Box::pin(guarded("remove", &self.writes, self.write_within, self.store.remove(key), false))
     }
 
     fn lease<'a>(
@@ -160,7 +168,13 @@ impl Store for Guard {
         key: &'a Key,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<Lease, StoreError>> {
-        Box::pin(guarded("lease", &self.writes, self.read_within, self.store.lease(key, ttl)))
+        Box::pin(guarded(
+            "lease",
+            &self.writes,
+            self.read_within,
+            self.store.lease(key, ttl),
+            false,
+        ))
     }
 
     fn is_shared(&self) -> bool {
@@ -183,7 +197,7 @@ impl Store for Guard {
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
         let (breaker, limit) = (self.writes.clone(), self.write_within);
         let release = self.store.release(key, token);
-        Box::pin(async move { guarded("release", &breaker, limit, release).await })
+        Box::pin(async move { guarded("release", &breaker, limit, release, false).await })
     }
 }
 

@@ -65,6 +65,12 @@ pub trait Store: Debug + Send + Sync + 'static {
         Box::pin(async { Ok(Lease::Granted(None)) })
     }
 
+    /// Whether the value of a key is known to be large: then its time says little of the store.
+    fn is_large(&self, key: &Key) -> bool {
+        let _ = key;
+        false
+    }
+
     /// Whether other nodes use this store too, so that a lease is worth asking for.
     fn is_shared(&self) -> bool {
         true

@@ -15,6 +15,7 @@ mod scopes;
 mod security;
 mod security_identity;
 mod standard;
+mod streams;
 mod strict;
 mod superseded;
 mod tower;

@@ -274,3 +274,81 @@ async fn a_route_that_calls_itself_is_told_at_once() {
     assert_eq!(ask(&app, "/").await.0, "(inside)");
     assert_eq!(began.elapsed(), Duration::ZERO);
 }
+
+/// One cache, one policy and one key, twice around the same handler.
+#[tokio::test(start_paused = true)]
+async fn a_layer_that_is_there_twice_is_told_at_once() {
+    let (cache, counter) = (cache(), Counter::default());
+    let handler = {
+        let counter = counter.clone();
+        async move || counter.next().to_string()
+    };
+    let layer = CacheLayer::with_policy(cache.clone(), lasting(600).wait(SECOND * 600));
+    let app = Router::new().route("/{name}", get(handler)).layer(layer.clone()).layer(layer);
+    let began = Instant::now();
+    let first = futures_util::future::join_all((0..100).map(|_| ask(&app, "/a"))).await;
+    assert!(first.iter().all(|(body, _)| body == "1"));
+    assert_eq!(ask(&app, "/a").await.0, "1");
+    assert_eq!(cache.counters().outcome(Outcome::Hit(tidegate::Tier::Memory)), 100);
+    // A head is asked for by other steps.
+    let head = axum::http::Request::head("/b").body(axum::body::Body::empty()).unwrap();
+    assert!(crate::common::send(&app, head).await.status().is_success());
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(cache.counters().outcome(Outcome::Bypass(BypassReason::Recursive)), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_asks_for_itself_in_a_task_is_told_at_once() {
+    let (cache, counter) = (cache(), Counter::default());
+    let policy = lasting(600).wait(SECOND * 600);
+    for way in ["carried", "joined", "maybe", "many"] {
+        let load = async || {
+            let (cache, policy, counter) = (cache.clone(), policy.clone(), counter.clone());
+            let again = async move {
+                let load = async || Ok::<_, ()>(counter.next());
+                cache.get_or_load(&key(way), &policy, load).await.unwrap()
+            };
+            let number = match way {
+                "carried" => tokio::spawn(Record::carry(again)).await.unwrap(),
+                "joined" => tokio::join!(again, ready(())).0,
+                _ => again.await,
+            };
+            Ok::<_, ()>(number)
+        };
+        let began = Instant::now();
+        let number = match way {
+            "maybe" => {
+                let load = async || load().await.map(Some);
+                cache.find_or_load(&key(way), &policy, load).await.unwrap().unwrap()
+            }
+            "many" => {
+                let load = async |ids: Vec<i32>| {
+                    let number = load().await?;
+                    Ok::<HashMap<_, _>, ()>(ids.into_iter().map(|id| (id, number)).collect())
+                };
+                cache.get_many([1], |_| key(way), &policy, load).await.unwrap()[&1]
+            }
+            _ => cache.get_or_load(&key(way), &policy, load).await.unwrap(),
+        };
+        assert_eq!((number, began.elapsed()), (counter.0.load(Ordering::SeqCst), Duration::ZERO));
+    }
+    assert_eq!(cache.counters().outcome(Outcome::Bypass(BypassReason::Recursive)), 4);
+}
+
+/// A task that did not take its scope along is nobody's: it is waited for, and not for ever.
+#[tokio::test(start_paused = true)]
+async fn what_asks_for_itself_in_no_scope_waits_once() {
+    let (cache, counter) = (cache(), Counter::default());
+    let policy = lasting(600).wait(SECOND * 3);
+    let load = async || {
+        let (cache, policy, counter) = (cache.clone(), policy.clone(), counter.clone());
+        let again = async move {
+            let load = async || Ok::<_, ()>(counter.next());
+            cache.get_or_load(&key("own"), &policy, load).await
+        };
+        tokio::spawn(again).await.unwrap()
+    };
+    let began = Instant::now();
+    assert_eq!(cache.get_or_load(&key("own"), &policy, load).await, Ok(1));
+    assert_eq!(began.elapsed(), SECOND * 3);
+}

@@ -7,6 +7,7 @@ mod common;
 
 mod deploys;
 mod faults;
+mod large;
 mod metrics;
 mod nodes;
 mod reads;

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate::internals::entry;
-use tidegate::{Entry, Found, Guard, Key, Lease, Memory, Redis, Store, StoreError, Tiered};
+use tidegate::{
+    Entry, Found, Guard, Key, Lease, Memory, Redis, RedisError, RedisOptions, Store, StoreError,
+    Tiered,
+};
 use tidegate_testing::{RedisCluster, RedisSentinel, RedisServer, eventually};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -29,6 +32,11 @@ async fn put(store: &dyn Store, key: &Key, entry: &Arc<Entry>) -> Result<(), Sto
 async fn body(store: &dyn Store, key: &Key) -> Option<String> {
     let found = store.get(key).await.unwrap()?;
     Some(String::from_utf8(found.entry.body().to_vec()).unwrap())
+}
+
+/// A Redis that takes the largest of the entries here.
+async fn connect(url: String) -> Result<Redis, RedisError> {
+    RedisOptions::new(url).body_limit(8 << 20).connect().await
 }
 
 /// What a store is tried with: two of one kind that see the same entries, or twice the same.
@@ -156,28 +164,28 @@ async fn a_guard_conforms() {
 #[tokio::test]
 async fn one_redis_conforms() {
     let server = RedisServer::start().await.unwrap();
-    let [a, b] = [Redis::connect(server.url()).await, Redis::connect(server.url()).await];
+    let [a, b] = [connect(server.url()).await, connect(server.url()).await];
     conforms(a.unwrap(), b.unwrap(), true).await;
 }
 
 #[tokio::test]
 async fn a_redis_cluster_conforms() {
     let cluster = RedisCluster::start().await.unwrap();
-    let [a, b] = [Redis::connect(cluster.url()).await, Redis::connect(cluster.url()).await];
+    let [a, b] = [connect(cluster.url()).await, connect(cluster.url()).await];
     conforms(a.unwrap(), b.unwrap(), true).await;
 }
 
 #[tokio::test]
 async fn redis_under_sentinel_conforms() {
     let sentinel = RedisSentinel::start().await.unwrap();
-    let [a, b] = [Redis::connect(sentinel.url()).await, Redis::connect(sentinel.url()).await];
+    let [a, b] = [connect(sentinel.url()).await, connect(sentinel.url()).await];
     conforms(a.unwrap(), b.unwrap(), true).await;
 }
 
 #[tokio::test]
 async fn tiers_conform() {
     let server = RedisServer::start().await.unwrap();
-    let redis = Redis::connect(server.url()).await.unwrap();
+    let redis = connect(server.url()).await.unwrap();
     let tiered = Tiered::with_guard(memory(), patient(redis.clone()));
     conforms(tiered, redis, true).await;
 }
@@ -195,7 +203,7 @@ async fn a_shared_hit_is_near_the_next_time() {
 #[tokio::test]
 async fn memory_keeps_what_redis_can_not_take() {
     let mut server = RedisServer::start().await.unwrap();
-    let redis = Redis::connect(server.url()).await.unwrap();
+    let redis = connect(server.url()).await.unwrap();
     let tiered = Tiered::new(memory(), redis);
     server.kill().await.unwrap();
     assert!(put(&tiered, &key("a"), &made("a", "one")).await.is_err());

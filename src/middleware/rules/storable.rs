@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{ETAG, LAST_MODIFIED, SET_COOKIE};
+use http::header::{CONTENT_TYPE, ETAG, LAST_MODIFIED, SET_COOKIE};
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::freshness::{age, is_heuristically_cacheable, lifetime};
@@ -51,6 +51,10 @@ pub(crate) fn leave(
     if headers.contains_key(SET_COOKIE) {
         return Err(Unfit::new("set-cookie", "the answer sets a cookie, so it is somebody's"));
     }
+    if is_endless(headers) {
+        let why = "it is a stream of events, which has no end to be stored at";
+        return Err(Unfit::new("endless", why));
+    }
     let control = Control::of(headers);
     let varies_by = vary::names(headers, policy)?;
     let (terms, age) = match policy.is_standard {
@@ -59,6 +63,15 @@ pub(crate) fn leave(
     };
     let withheld = control.directives.withheld().cloned().collect();
     Ok(Leave { terms, age, withheld, varies_by })
+}
+
+/// Whether the body is of a type that goes on until somebody leaves.
+fn is_endless(headers: &HeaderMap) -> bool {
+    const ENDLESS: [&str; 2] = ["text/event-stream", "multipart/x-mixed-replace"];
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.and_then(|value| value.split(';').next()).map(str::trim);
+    essence
+        .is_some_and(|essence| ENDLESS.iter().any(|endless| endless.eq_ignore_ascii_case(essence)))
 }
 
 fn by_author(status: StatusCode, control: &Control, policy: &Policy) -> Result<Terms, Unfit> {

@@ -28,7 +28,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A request given up sooner says nothing about the server: its caller may have hung up.
-const SLOW: Duration = Duration::from_millis(20);
+pub(super) const SLOW: Duration = Duration::from_millis(20);
 
 /// One request without an answer weighs as much as this many with one, so that a dead node of a
 /// cluster is noticed among the live ones.

@@ -11,6 +11,7 @@
 mod bus;
 mod error;
 mod info;
+mod large;
 mod lease;
 mod link;
 mod options;

@@ -21,7 +21,11 @@ pub struct RedisOptions {
     pub(super) connections: NonZeroUsize,
     pub(super) lazy: bool,
     pub(super) relay: bool,
+    pub(super) body_limit: usize,
 }
+
+/// The largest body that is sent to Redis, in bytes, unless something else is said.
+const BODY_LIMIT: usize = 1 << 20;
 
 impl RedisOptions {
     /// Options for the server or servers at `url`:
@@ -40,6 +44,7 @@ impl RedisOptions {
             connections,
             lazy: false,
             relay: true,
+            body_limit: BODY_LIMIT,
         }
     }
 
@@ -51,8 +56,8 @@ impl RedisOptions {
         self
     }
 
-    /// How many connections are held, at least one; 2 if nothing is said. All carry many requests
-    /// at a time; more than one keeps a large entry from delaying all others.
+    /// How many connections are held for small values, at least one; 2 if nothing is said. All carry many requests
+    /// at a time. One more is for values of 64 KiB and more, so that these delay only each other.
     #[must_use]
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = NonZeroUsize::new(connections).unwrap_or(NonZeroUsize::MIN);
@@ -76,6 +81,15 @@ impl RedisOptions {
         self
     }
 
+    /// The largest body that is stored in Redis, in bytes; 1 MiB if nothing is said, which is what
+    /// [`Policy::body_limit`](crate::Policy::body_limit) allows by default. A larger one stays in the memory of the node
+    /// that computed it, and what another node has stored that is larger counts as not there.
+    #[must_use]
+    pub fn body_limit(mut self, bytes: usize) -> Self {
+        self.body_limit = bytes;
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -95,6 +109,7 @@ impl fmt::Debug for RedisOptions {
             .field("connections", &self.connections)
             .field("lazy", &self.lazy)
             .field("relay", &self.relay)
+            .field("body_limit", &self.body_limit)
             .finish()
     }
 }

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use deadpool_redis::redis::{Cmd, Value, cmd};
 use futures_util::future::{BoxFuture, try_join_all};
 
+use super::large::{self, LargeKeys, Waiting};
 use super::link::Link;
 use super::reads::Reads;
 use super::topology::{Pool, Subscriber};
 use super::{RedisError, RedisOptions};
-use crate::clock::millis;
+use crate::clock::{millis, now};
 use crate::entry::{Entry, Key, codec};
 use crate::redact::redacted;
 use crate::store::{Bus, Found, Lease, LeaseToken, Store, StoreError, StoreStatus, Tier};
@@ -41,6 +42,11 @@ struct Shared {
     /// How to listen to other nodes, if they are listened to.
     subscriber: Subscriber,
     relay: bool,
+    /// The connection for large values.
+    bulk: Arc<Link>,
+    large: LargeKeys,
+    /// The largest body, in bytes.
+    body_limit: usize,
 }
 
 impl Redis {
@@ -65,21 +71,25 @@ impl Redis {
 
     pub(super) async fn with(options: &RedisOptions) -> Result<Self, RedisError> {
         // Twice as many as are held: a new connection is made before the old one is given up.
-        let pool = Arc::new(Pool::new(&options.url, 2 * options.connections.get())?);
+        let pool = Arc::new(Pool::new(&options.url, 2 * options.connections.get() + 2)?);
+        let bulk = Link::new(pool.clone());
         let links: Box<[_]> =
             (0..options.connections.get()).map(|_| Link::new(pool.clone())).collect();
         let subscriber = Subscriber::new(&options.url)?;
         let url = redacted(&options.url);
         if options.lazy {
-            links.iter().for_each(Link::replace);
+            links.iter().chain([&bulk]).for_each(Link::replace);
         } else {
-            let connected = try_join_all(links.iter().map(|link| link.connect())).await;
+            let connected =
+                try_join_all(links.iter().chain([&bulk]).map(|link| link.connect())).await;
             connected.map_err(|error| RedisError::connecting(&url, error))?;
         }
         let prefix = format!("{}:{FORMAT}", options.prefix);
         let (turn, relay) = (AtomicUsize::new(0), options.relay);
         let reads = Reads::new(pool.is_of_one_server());
-        let shared = Shared { url, prefix, links, turn, reads, subscriber, relay };
+        let (large, body_limit) = (LargeKeys::new(), options.body_limit);
+        let shared =
+            Shared { url, prefix, links, turn, reads, subscriber, relay, bulk, large, body_limit };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -122,13 +132,50 @@ impl Redis {
     }
 
     async fn find(&self, key: &Key) -> Result<Option<Found>, StoreError> {
-        let bytes = match self.read(self.name(key)).await? {
+        let value = match self.shared.large.suspects(key.short()) {
+            true => self.read_suspect(key).await?,
+            false => self.read_small(key).await?,
+        };
+        let bytes = match value {
             Value::Nil => return Ok(None),
             Value::BulkString(bytes) => Bytes::from(bytes),
             other => return Err(unexpected("GET", &other)),
         };
+        let is_large = self.shared.large.note(key.short(), bytes.len());
+        if is_large && bytes.len() > self.longest() {
+            return Ok(None);
+        }
         let entry = Arc::new(codec::decode(&bytes)?);
         Ok(entry.answers(key).then_some(Found { entry, tier: Tier::Shared }))
+    }
+
+    /// Reads what is not expected to be large.
+    async fn read_small(&self, key: &Key) -> Result<Value, StoreError> {
+        let mut waiting = Waiting { large: Some(&self.shared.large), key, since: now() };
+        let value = self.read(self.name(key)).await;
+        waiting.large = None;
+        value
+    }
+
+    /// Reads what may be large, and not if it is larger than it is to be.
+    async fn read_suspect(&self, key: &Key) -> Result<Value, StoreError> {
+        let name = self.name(key);
+        let length = match self.run(cmd("STRLEN").arg(&name)).await? {
+            Value::Int(length) => usize::try_from(length).unwrap_or_default(),
+            other => return Err(unexpected("STRLEN", &other)),
+        };
+        if !self.shared.large.note(key.short(), length) {
+            self.read_small(key).await
+        } else if length > self.longest() {
+            Ok(Value::Nil)
+        } else {
+            self.shared.bulk.run(cmd("GET").arg(&name), 1).await
+        }
+    }
+
+    /// The largest entry, in bytes.
+    fn longest(&self) -> usize {
+        self.shared.body_limit.saturating_add(large::AROUND)
     }
 
     async fn keep(self, name: String, entry: Arc<Entry>) -> Result<(), StoreError> {
@@ -139,7 +186,9 @@ impl Redis {
         let encoded = codec::encode(&entry);
         let mut command = Cmd::with_capacity(5, encoded.len() + 128);
         command.arg("SET").arg(name).arg(&encoded[..]).arg("PX").arg(left);
-        self.run(&command).await.map(drop)
+        let is_large = encoded.len() >= large::LARGE;
+        let link = if is_large { &self.shared.bulk } else { self.shared.link() };
+        link.run(&command, 1).await.map(drop)
     }
 }
 
@@ -178,6 +227,11 @@ impl Store for Redis {
         key: &Key,
         entry: &Arc<Entry>,
     ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
+        if entry.body().len() > self.shared.body_limit {
+            tracing::debug!(%key, "a body is too large for Redis; see RedisOptions::body_limit");
+            return None;
+        }
+        self.shared.large.note(key.short(), entry.body().len());
         Some(Box::pin(self.clone().keep(self.name(key), entry.clone())))
     }
 
@@ -199,6 +253,10 @@ impl Store for Redis {
 
     fn status(&self) -> StoreStatus {
         StoreStatus { connected: Some(self.is_connected()), ..StoreStatus::default() }
+    }
+
+    fn is_large(&self, key: &Key) -> bool {
+        self.shared.large.knows(key.short())
     }
 
     fn bus(&self) -> Option<Arc<dyn Bus>> {

@@ -1,0 +1,108 @@
+//! How far the leaders of a flight are, and what that means for those who wait.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use crate::clock::{self, Instant};
+use crate::sync::{Mutex, MutexGuard};
+
+/// A body of unknown length that is whole so soon after its first byte is still shared.
+const SOON: Duration = Duration::from_millis(100);
+
+/// How far the leaders of a flight are.
+#[derive(Debug)]
+pub(super) struct Pace {
+    state: Mutex<State>,
+    streams: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    /// When the last leader began to compute.
+    began: Instant,
+    /// How many leaders wait for a permit: to overtake them would be to wait behind them.
+    queued: usize,
+    /// When the first byte of a body of unknown length came.
+    streams_since: Option<Instant>,
+}
+
+/// What one who waits does when a time is over.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Wait,
+    /// Lead beside the present leader.
+    Overtake,
+    /// Go on alone: the response may take as long as it likes.
+    Leave,
+}
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        let state = State { began: clock::now(), queued: 0, streams_since: None };
+        Self { state: Mutex::new(state), streams: Notify::new() }
+    }
+
+    /// A leader begins to compute.
+    pub(super) fn begin(&self) {
+        self.state().began = clock::now();
+    }
+
+    /// Until this is dropped, a leader waits for a permit.
+    pub(super) fn queue(&self) -> Queued<'_> {
+        self.state().queued += 1;
+        Queued(self)
+    }
+
+    /// The first byte of a body has come whose end is not known.
+    pub(super) fn stream(&self) {
+        self.state().streams_since.get_or_insert_with(clock::now);
+        self.streams.notify_waiters();
+    }
+
+    /// Resolves when [`patience`](Self::patience) becomes less.
+    pub(super) fn streamed(&self) -> Notified<'_> {
+        self.streams.notified()
+    }
+
+    /// How long one who would wait for so long goes on waiting.
+    pub(super) fn patience(&self, wait: Duration) -> Duration {
+        let state = self.state();
+        let left = if state.queued > 0 { wait } else { less(wait, state.began) };
+        state.streams_since.map_or(left, |since| left.min(less(SOON, since)))
+    }
+
+    /// What is next. One of those who are told to overtake may do so.
+    pub(super) fn next(&self, wait: Duration) -> Next {
+        let mut state = self.state();
+        if state.streams_since.is_some_and(|since| since.elapsed() >= SOON) {
+            Next::Leave
+        } else if state.queued == 0 && state.began.elapsed() >= wait {
+            state.began = clock::now();
+            Next::Overtake
+        } else {
+            Next::Wait
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn less(wait: Duration, since: Instant) -> Duration {
+    wait.saturating_sub(since.elapsed())
+}
+
+/// A leader waits for a permit to compute.
+pub(crate) struct Queued<'a>(&'a Pace);
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.queued -= 1;
+        state.began = clock::now();
+    }
+}

@@ -1,0 +1,130 @@
+//! Large values beside small ones.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis::cmd;
+use tidegate::internals::{encode, entry};
+use tidegate::{Entry, Guard, Key, RedisOptions, Store, StoreError};
+use tidegate_testing::RedisServer;
+
+use crate::common::{calls, eventually};
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn key(name: &str) -> Key {
+    Key::new("large").part(name).finish()
+}
+
+/// An entry with a body of so many bytes.
+fn of_bytes(name: &str, bytes: usize) -> Arc<Entry> {
+    Arc::new(entry(&key(name), "x".repeat(bytes), 100, LONG))
+}
+
+async fn put(store: &dyn Store, name: &str, bytes: usize) {
+    if let Some(rest) = store.put(&key(name), &of_bytes(name, bytes)) {
+        rest.await.unwrap();
+    }
+}
+
+async fn length(store: &dyn Store, name: &str) -> Result<Option<usize>, StoreError> {
+    Ok(store.get(&key(name)).await?.map(|found| found.entry.body().len()))
+}
+
+async fn server() -> (RedisServer, RedisOptions) {
+    let server = RedisServer::start().await.unwrap();
+    let options = RedisOptions::new(server.url());
+    (server, options)
+}
+
+#[tokio::test]
+async fn what_is_larger_than_the_limit_is_not_sent() {
+    let (server, options) = server().await;
+    let default = options.clone().connect().await.unwrap();
+    let more = options.body_limit(4 << 20).connect().await.unwrap();
+    for (redis, limit) in [(&default, 1 << 20), (&more, 4 << 20)] {
+        put(redis, "at", limit).await;
+        assert_eq!(length(redis, "at").await.unwrap(), Some(limit));
+        let sets = calls(&server, "set").await;
+        assert!(redis.put(&key("over"), &of_bytes("over", limit + 1)).is_none());
+        assert_eq!(calls(&server, "set").await, sets);
+    }
+}
+
+/// As a node with another limit has left it.
+#[tokio::test]
+async fn what_another_node_left_that_is_larger_than_the_limit_is_not_there() {
+    let (server, options) = server().await;
+    let redis = options.connect().await.unwrap();
+    let value = encode(&of_bytes("huge", 3 << 20)).to_vec();
+    let place = format!("tidegate:4:{}", key("huge"));
+    server.run::<redis::Value>(cmd("SET").arg(&place).arg(&value)).await.unwrap();
+    // The first comes whole, since nobody knew.
+    length(&redis, "huge").await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(length(&redis, "huge").await.unwrap(), None);
+    }
+    assert_eq!(calls(&server, "strlen").await, 3);
+    put(&redis, "huge", 10).await;
+    assert_eq!(length(&redis, "huge").await.unwrap(), Some(10));
+    assert_eq!(length(&redis, "huge").await.unwrap(), Some(10));
+    assert_eq!(calls(&server, "strlen").await, 3, "it is a small one now");
+}
+
+/// A node with another limit has left values that take a multiple of the time that a lookup may take.
+#[tokio::test]
+async fn small_values_do_not_wait_for_large_ones() {
+    let (server, options) = server().await;
+    let writer = options.clone().body_limit(64 << 20).connect().await.unwrap();
+    let reader = Guard::new(options.connect().await.unwrap());
+    let (huge, small): (Vec<_>, Vec<_>) =
+        (0..50).map(|n| (format!("huge {n}"), format!("small {n}"))).unzip();
+    for name in &small {
+        put(&writer, name, 100).await;
+    }
+    for name in &huge[..4] {
+        put(&writer, name, 32 << 20).await;
+        let known = async || matches!(length(&reader, name).await, Ok(None));
+        eventually("the reader knows that it is large", known).await;
+    }
+    eventually("the breaker is closed", async || !reader.is_open()).await;
+    for name in &huge[4..] {
+        assert!(reader.put(&key(name), &of_bytes(name, 2 << 20)).is_none(), "it is not sent");
+    }
+    // What the reader gave up is still on its way.
+    let all_small = async || {
+        let found = join_all(small.iter().map(|name| length(&reader, name))).await;
+        found.iter().all(|found| matches!(found, Ok(Some(100))))
+    };
+    eventually("it has come", async || all_small().await && all_small().await).await;
+    let output = server.run::<String>(cmd("INFO").arg("stats")).await.unwrap();
+    for _ in 0..10 {
+        let huge = join_all(huge.iter().map(|name| length(&reader, name)));
+        let small = join_all(small.iter().map(|name| length(&reader, name)));
+        let (huge, small) = tokio::join!(huge, small);
+        assert!(huge.iter().all(|found| matches!(found, Ok(None))), "{huge:?}");
+        assert!(small.iter().all(|found| matches!(found, Ok(Some(100)))), "{small:?}");
+        assert!(!reader.is_open());
+    }
+    let after = server.run::<String>(cmd("INFO").arg("stats")).await.unwrap();
+    let sent = |stats: &str| {
+        let line = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:"));
+        line.unwrap().trim().parse::<usize>().unwrap()
+    };
+    assert!(sent(&after) - sent(&output) < 4 * (32 << 20), "none of them came again and again");
+}
+
+/// What is large and within the limit comes as well, on a connection of its own.
+#[tokio::test]
+async fn large_values_within_the_limit_are_found() {
+    let (_server, options) = server().await;
+    let redis = options.connections(1).connect().await.unwrap();
+    let sizes = [100, (64 << 10) - 1, 64 << 10, 512 << 10, 1 << 20];
+    for size in sizes.into_iter().chain(sizes.into_iter().rev()) {
+        put(&redis, "one", size).await;
+        for _ in 0..3 {
+            assert_eq!(length(&redis, "one").await.unwrap(), Some(size));
+        }
+    }
+}
