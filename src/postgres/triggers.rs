@@ -78,7 +78,8 @@ impl Triggers {
     /// Tracks a table, and tells its changes by the values of these columns as well.
     ///
     /// A column must be of a type whose text does not depend on a session's settings: an integer,
-    /// `text`, `varchar`, `uuid` or an enum.
+    /// `text`, `varchar`, `uuid` or an enum. Values of more than 2,000 bytes are not told apart: a change of one counts
+    /// as a change of all such values of its column.
     #[must_use]
     pub fn columns(mut self, table: &str, columns: &[&str]) -> Self {
         let declared = self.tables.entry(table.to_owned()).or_default();
@@ -87,7 +88,8 @@ impl Triggers {
     }
 
     /// The most rows that one statement's change is told by, 100 if not set; above it counts as a
-    /// change of every row.
+    /// change of every row. So does, whatever the number of rows, a statement with more than 10,000 values in key and
+    /// declared columns, or a megabyte of them.
     #[must_use]
     pub fn row_limit(mut self, rows: u32) -> Self {
         self.row_limit = rows;

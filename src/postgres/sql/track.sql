@@ -107,6 +107,16 @@ begin
         end if;
         insert into tidegate.log (tags) values (tidegate.named(made.tgrelid, '{"",!}', null));
     end loop;
+    -- Their functions, too: a function's name says what it is made of, so the triggers stay as they are.
+    for made in
+        select distinct substr(t.tgname, length('tidegate_') + 1) as event, string_to_array(t.arguments, E'\\000') as arguments
+        from (select tgname, tgfoid, encode(tgargs, 'escape') as arguments from pg_catalog.pg_trigger where tgnargs > 2) t
+            join pg_catalog.pg_proc p on p.oid = t.tgfoid
+        where p.pronamespace = 'tidegate'::regnamespace and starts_with(p.proname, 'note_')
+    loop
+        perform tidegate.note(made.event, string_to_array(made.arguments[2], ' ')::int2[],
+            string_to_array(made.arguments[3], ' ')::int2[], made.arguments[1]::int);
+    end loop;
     drop function if exists tidegate.changed();
     drop function if exists tidegate.is_enum(oid);
 end $$;
@@ -114,5 +124,5 @@ end $$;
 -- These tell nobody what the catalog does not.
 revoke all on all functions in schema tidegate from public;
 grant execute on function tidegate.named(oid, text[], pg_snapshot), tidegate.tag_of(oid),
-    tidegate.as_seen(xid, pg_snapshot), tidegate.at_work(pg_snapshot), tidegate.own_triggers(), tidegate.is_guarded()
+    tidegate.as_seen(xid, pg_snapshot), tidegate.running_writers(pg_snapshot), tidegate.own_triggers(), tidegate.is_guarded()
     to public;

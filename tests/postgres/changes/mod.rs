@@ -5,6 +5,7 @@ use tidegate::{SchemaError, Triggers};
 use tidegate_testing::Postgres;
 
 mod altered;
+mod long;
 mod noted;
 
 struct Bed {
