@@ -50,6 +50,11 @@ impl Log for Link {
         Some(&self.db.inner.own_writes)
     }
 
+    fn has_ended(&self) -> bool {
+        // The task that follows the log keeps the other end: it was stopped, or its runtime was.
+        self.turns.has_changed().is_err()
+    }
+
     fn catch_up(&self, _position: Position) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(self.look())
     }

@@ -79,7 +79,7 @@ impl Listener {
     /// # Errors
     ///
     /// If the primary can't be reached, the schema is missing or the role may not read it, LISTEN
-    /// does not get through or to another database, or the cache has a listener already.
+    /// does not get through or to another database, or the cache has a listener that has not ended.
     pub async fn spawn(db: &Database, cache: &Cache) -> Result<Self, DatabaseError> {
         let mut follower = Follower::new(db.clone(), cache.fences().clone());
         let mut conn = connect(db).await?;
