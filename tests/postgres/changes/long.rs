@@ -1,7 +1,13 @@
 //! Values that are too long to be noted, and statements that change too many.
 
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::routing::get;
+use tidegate::{Cache, CacheLayer, Database, DatabaseOptions, Listener, Memory, Policy, Triggers};
+
 use super::Bed;
-use tidegate::Triggers;
+use crate::common::{ask, eventually};
+use crate::world::TTL;
 
 const PAGES: &str = "create table pages (id int primary key, body text)";
 
@@ -57,4 +63,34 @@ async fn past_a_number_of_values_and_bytes_a_statement_changes_every_row() {
     assert_eq!(bed.log(many).await.lines().last().unwrap(), "pages pages!");
     let wide = "update pages set body = repeat('x', 1900) || id where id > 0";
     assert_eq!(bed.log(wide).await, "pages pages!");
+}
+
+async fn count(State(db): State<Database>, Path(body): Path<String>) -> String {
+    let query = sqlx::query_scalar::<_, i64>("select count(*) from pages where body = $1");
+    query.bind(body).fetch_one(db.reader()).await.unwrap().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_depends_on_a_long_value_follows_it_and_no_short_one() {
+    let bed = Bed::new(PAGES, pages()).await;
+    let db = DatabaseOptions::new(bed.server.url()).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let layer = CacheLayer::new(cache.clone())
+        .route("/{body}", Policy::ttl(TTL).tag("pages:body={body}"))
+        .validate()
+        .unwrap();
+    let app = Router::new().route("/{body}", get(count)).layer(layer).with_state(db);
+    let uri = format!("/{}", "x".repeat(3000));
+    let hit = async || eventually("a hit", async || ask(&app, &uri).await.1.contains("hit")).await;
+    hit().await;
+    bed.server.psql("insert into pages values (1, repeat('x', 3000))").await.unwrap();
+    eventually("it is seen", async || ask(&app, &uri).await.0 == "1").await;
+    hit().await;
+    bed.server.psql("insert into pages values (2, 'short')").await.unwrap();
+    cache.invalidate(["past the change"]).await.unwrap();
+    assert!(ask(&app, &uri).await.1.contains("hit"), "another value");
+    // What is stored now is compressed.
+    bed.server.psql("update pages set body = '' where id = 1").await.unwrap();
+    eventually("it is gone", async || ask(&app, &uri).await.0 == "0").await;
 }
