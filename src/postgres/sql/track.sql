@@ -28,9 +28,9 @@ begin
     if exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
         where t.tgrelid = member and t.tgname = 'tidegate_' || event and t.tgenabled = 'A'
         and p.pronamespace = 'tidegate'::regnamespace and p.proname = note
-        and t.tgargs = convert_to(arguments[1], 'UTF8') || '\x00'::bytea
-            || convert_to(arguments[2], 'UTF8') || '\x00'::bytea
-            || convert_to(arguments[3], 'UTF8') || '\x00'::bytea)
+        and t.tgargs = convert_to(arguments[1], 'UTF8') || E'\\x00'::bytea
+            || convert_to(arguments[2], 'UTF8') || E'\\x00'::bytea
+            || convert_to(arguments[3], 'UTF8') || E'\\x00'::bytea)
     then
         return false;
     end if;
@@ -96,8 +96,8 @@ declare
 begin
     for made in
         select tgrelid, tgrelid::regclass as name, tgname, tgenabled, substr(tgname, length('tidegate_') + 1) as event,
-            split_part(encode(tgargs, 'escape'), '\000', 1)::int as most,
-            string_to_array(split_part(encode(tgargs, 'escape'), '\000', 2), ' ')::int2[] as columns
+            split_part(encode(tgargs, 'escape'), E'\\000', 1)::int as most,
+            string_to_array(split_part(encode(tgargs, 'escape'), E'\\000', 2), ' ')::int2[] as columns
         from pg_catalog.pg_trigger where tgfoid = pg_catalog.to_regproc('tidegate.changed')
     loop
         perform tidegate.arm(made.tgrelid, made.event, made.columns, made.most);
