@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::audit::{Audited, Audits};
 use super::fence::Fences;
 use super::flight::Flights;
-use super::log::{Log, LogError};
+use super::log::{Attached, Log, LogError};
 use super::lookup::{Ask, Hit};
 use super::permit::{Permit, Permits};
 use super::policy::Policy;
@@ -62,7 +62,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) audits: Audits,
     pub(crate) alone: Alone,
-    log: OnceLock<Arc<dyn Log>>,
+    log: Attached,
     off: AtomicBool,
 }
 
@@ -94,7 +94,7 @@ impl Cache {
             counters: Counters::default(),
             audits: Audits::default(),
             alone: Alone::new(),
-            log: OnceLock::new(),
+            log: Attached::default(),
             off: AtomicBool::new(false),
         };
         shared.fences.confirm(Position::new(2), clock::moment());
@@ -163,10 +163,10 @@ impl Cache {
     }
 
     /// Attaches the source of changes. The cache is empty of valid entries until it begins an epoch.
-    /// A second one is refused.
+    /// A second one is refused until the first has ended.
     pub(crate) fn attach(&self, log: Arc<dyn Log>) -> Result<(), Arc<dyn Log>> {
         let connections = log.connections();
-        self.shared.log.set(log)?;
+        self.shared.log.attach(log)?;
         if let Some(connections) = connections {
             self.shared.permits.suit(connections);
         }
@@ -180,7 +180,7 @@ impl Cache {
     }
 
     pub(crate) fn log(&self) -> Option<&Arc<dyn Log>> {
-        self.shared.log.get()
+        self.shared.log.log()
     }
 
     /// A record for a request that no policy is for, and that may write by means that nobody sees.

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::future::BoxFuture;
 
@@ -28,11 +28,50 @@ pub(crate) trait Log: Debug + Send + Sync + 'static {
         None
     }
 
+    /// Whether nobody follows the log for this any more: another may be attached in its place.
+    fn has_ended(&self) -> bool {
+        false
+    }
+
     /// Follows the log until it is known up to `position`. Shared by all who ask at once.
     fn catch_up(&self, position: Position) -> BoxFuture<'_, Result<(), LogError>>;
 
     /// Writes a change to these tags into the log, for every node.
     fn invalidate(&self, tags: Vec<String>) -> BoxFuture<'_, Result<(), LogError>>;
+}
+
+/// The log of a cache: the last one attached. Those before it have ended, and stay in place, so that reading which one it
+/// is takes no lock.
+#[derive(Debug, Default)]
+pub(super) struct Attached(OnceLock<Box<Attachment>>);
+
+#[derive(Debug)]
+struct Attachment {
+    log: Arc<dyn Log>,
+    next: Attached,
+}
+
+impl Attached {
+    pub(super) fn log(&self) -> Option<&Arc<dyn Log>> {
+        let mut last = self.0.get()?;
+        while let Some(next) = last.next.0.get() {
+            last = next;
+        }
+        Some(&last.log)
+    }
+
+    /// Attaches a log, unless there is one that has not ended.
+    pub(super) fn attach(&self, log: Arc<dyn Log>) -> Result<(), Arc<dyn Log>> {
+        let mut end = self;
+        while let Some(attachment) = end.0.get() {
+            end = &attachment.next;
+            if end.0.get().is_none() && !attachment.log.has_ended() {
+                return Err(log);
+            }
+        }
+        let attachment = Box::new(Attachment { log, next: Self::default() });
+        end.0.set(attachment).map_err(|another| another.log)
+    }
 }
 
 /// Why the log could not be asked.

@@ -79,6 +79,10 @@ impl TagTemplate {
     }
 }
 
+/// A value of more bytes may be one of those that changes do not tell apart (`postgres/sql/note.sql`): of more than 2,000
+/// in the encoding of the server, where a character has four at most.
+const MAY_BE_LONG: usize = 400;
+
 /// A tag that a policy names, with what it narrows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PolicyTag {
@@ -117,11 +121,18 @@ impl PolicyTag {
         Some((&self.name[..table], &self.name[table + 1..column]))
     }
 
-    /// The tag, and the one of large changes to its table; the table's own, if the rows are not known.
+    /// The tag, and the one of large changes to its table; the table's own, if the rows are not known. If the value
+    /// is long, also the one tag that all long values of its column share.
     pub(crate) fn with_bulk(&self) -> impl Iterator<Item = Tag> + use<> {
         let of_table = if self.is_exact { Tag::bulk } else { Tag::table };
         let table = self.column_of().map(|(table, _)| of_table(table));
-        [self.tag].into_iter().chain(table)
+        [self.tag].into_iter().chain(table).chain(self.long_values())
+    }
+
+    fn long_values(&self) -> Option<Tag> {
+        let (_, column) = self.ends?;
+        let (name, value) = self.name.split_at_checked(column)?;
+        (value.len() > MAY_BE_LONG).then(|| Tag::named(&format!("{name}>")))
     }
 
     /// Whether the rows that it names are known by it.
@@ -155,6 +166,16 @@ mod tests {
     fn a_value_can_not_change_what_a_tag_is_about() {
         let tag = fill("users:id={id}", "1:name=ada").unwrap();
         assert!(tag.is_column_of("users", &["id".into()]));
+    }
+
+    #[test]
+    fn a_long_value_depends_on_all_long_values_of_its_column() {
+        let shared = Tag::named("users:id>");
+        let long = fill("users:id={id}", &"x".repeat(401)).unwrap();
+        assert!(long.with_bulk().any(|tag| tag == shared));
+        assert!(long.with_bulk().any(|tag| tag == long.tag()));
+        let short = fill("users:id={id}", &"x".repeat(399)).unwrap();
+        assert!(short.with_bulk().all(|tag| tag != shared));
     }
 
     #[test]

@@ -54,6 +54,11 @@ impl Log for Link {
         usize::try_from(self.db.inner.limits.connections).ok()
     }
 
+    fn has_ended(&self) -> bool {
+        // The task that follows the log keeps the other end: it was stopped, or its runtime was.
+        self.turns.has_changed().is_err()
+    }
+
     fn catch_up(&self, _position: Position) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(self.look())
     }

@@ -36,10 +36,12 @@ mod housekeeping;
 mod look;
 mod questions;
 mod relayed;
+mod wakeups;
 
 use housekeeping::Housekeeping;
 use questions::Questions;
 use relayed::{Duty, Next, next_of};
+use wakeups::Wakeups;
 
 /// The longest time between two looks at the log: what δ of the guarantee is on a healthy node.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -77,7 +79,7 @@ impl Listener {
     /// # Errors
     ///
     /// If the primary can't be reached, the schema is missing or the role may not read it, LISTEN
-    /// does not get through or to another database, or the cache has a listener already.
+    /// does not get through or to another database, or the cache has a listener that has not ended.
     pub async fn spawn(db: &Database, cache: &Cache) -> Result<Self, DatabaseError> {
         let mut follower = Follower::new(db.clone(), cache.fences().clone());
         let mut conn = connect(db).await?;
@@ -161,7 +163,7 @@ struct Follower {
     fingerprint: Fingerprint,
     /// The schema has changed since the last look.
     reshaped: bool,
-    wakeups: bool,
+    wakeups: Wakeups,
     /// Writers at work when last seen, and how long to wait for them.
     busy: (Vec<u64>, Duration),
     /// From when on a wake-up is followed at once.
@@ -190,7 +192,7 @@ impl Follower {
             schema: None,
             fingerprint: Fingerprint::default(),
             reshaped: false,
-            wakeups: true,
+            wakeups: Wakeups::new(),
             busy: (Vec::new(), HEARTBEAT),
             rested: clock::now(),
             hushed: false,
@@ -276,6 +278,7 @@ impl Follower {
                     if !by_others {
                         continue;
                     }
+                    self.wakeups.came();
                     look = look.min(self.rested);
                     if look <= clock::now() {
                         return Ok(Next::Look);
@@ -294,7 +297,7 @@ impl Follower {
     }
 
     fn next_look(&self) -> Instant {
-        let pause = match (self.busy.0.is_empty(), self.wakeups) {
+        let pause = match (self.busy.0.is_empty(), self.wakeups.are_reliable()) {
             (false, _) => self.busy.1,
             (true, false) => UNHEARD,
             (true, true) => HEARTBEAT,
@@ -308,6 +311,8 @@ impl Follower {
     async fn turn(&mut self, conn: &mut PgListener, asked: bool) -> Result<(), sqlx::Error> {
         let (turn, began) = (self.begin_turn(), clock::now());
         let answers = self.duty.take();
+        let excused = asked || self.hushed || !self.busy.0.is_empty();
+        let unexplained = self.wakeups.begin_look(excused);
         self.unhush(conn).await?;
         if asked {
             self.fences.see(within(log::announce(&mut *conn)).await?);
@@ -316,8 +321,11 @@ impl Follower {
         if beat {
             self.look_at_schema(conn).await?;
         }
-        self.drain(conn, answers).await?;
+        let has_news = self.drain(conn, answers).await?;
         self.end_turn(turn);
+        if has_news && unexplained {
+            self.wakeups.doubt(conn).await;
+        }
         let took = began.elapsed();
         self.rested = clock::now() + (took * REST).min(took.max(BUSY));
         if beat {

@@ -84,7 +84,7 @@ async fn is_mixed(one: &mut PgConnection, other: &mut PgConnection) -> Result<bo
     }
     // The driver's names begin so; a proxy that keeps statements apart gives them others.
     let asked = format!(
-        "select exists (select from pg_prepared_statements where statement = '{text}' and name like 'sqlx\\_%')"
+        "select exists (select from pg_prepared_statements where statement = '{text}' and starts_with(name, 'sqlx_'))"
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(asked)).fetch_one(other).await?.try_get(0)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
 
 mod error;
 mod migration;
@@ -21,8 +21,23 @@ use table::Table;
 /// The version of the SQL in `sql/`. A change there is a new one.
 pub(crate) const VERSION: i32 = 6;
 
-/// Two installers at once would trip over each other's half-made schema.
-const LOCK: &str = "select pg_advisory_xact_lock(8388065642915395433)";
+/// Two installers at once would trip over each other's half-made schema. The lock is on a table, which a role without a
+/// right to it can't take. Before the first install there is none: then one of two installers fails, and tries again.
+const LOCK: &str = "do $$ begin
+        if pg_catalog.to_regclass('tidegate.installation') is not null
+            and pg_catalog.has_table_privilege('tidegate.installation', 'update')
+        then
+            lock table tidegate.installation in share row exclusive mode;
+        end if;
+    end $$";
+
+/// What the settings of a role or a database must not change: a snapshot for each statement, so that what is read after
+/// the lock is as the last installer left it; and names that mean what they say.
+const BEGIN: &str = "begin isolation level read committed read write";
+const SETTINGS: &str = "select set_config('search_path', 'pg_catalog, pg_temp', true)";
+
+/// How often an install is tried that another one got in the way of.
+const ATTEMPTS: usize = 10;
 
 const SCHEMA: [&str; 9] = [
     include_str!("sql/schema.sql"),
@@ -78,7 +93,8 @@ impl Triggers {
     /// Tracks a table, and tells its changes by the values of these columns as well.
     ///
     /// A column must be of a type whose text does not depend on a session's settings: an integer,
-    /// `text`, `varchar`, `uuid` or an enum.
+    /// `text`, `varchar`, `uuid` or an enum. Values of more than 2,000 bytes are not told apart: a change of one counts
+    /// as a change of all such values of its column.
     #[must_use]
     pub fn columns(mut self, table: &str, columns: &[&str]) -> Self {
         let declared = self.tables.entry(table.to_owned()).or_default();
@@ -87,7 +103,8 @@ impl Triggers {
     }
 
     /// The most rows that one statement's change is told by, 100 if not set; above it counts as a
-    /// change of every row.
+    /// change of every row. So does, whatever the number of rows, a statement with more than 10,000 values in key and
+    /// declared columns, or a megabyte of them.
     #[must_use]
     pub fn row_limit(mut self, rows: u32) -> Self {
         self.row_limit = rows;
@@ -101,7 +118,22 @@ impl Triggers {
     ///
     /// What can't be tracked, or what right is missing. Then nothing has been changed.
     pub async fn install(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
-        let mut transaction = conn.begin().await?;
+        let mut left = ATTEMPTS;
+        loop {
+            let done = self.install_once(conn).await;
+            left -= 1;
+            match done {
+                Err(SchemaError::Database(error)) if left > 0 && is_conflict(&error) => {
+                    tracing::debug!(%error, "another install is under way: trying again");
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn install_once(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
+        check_server(conn).await?;
+        let mut transaction = begin(conn).await?;
         if let Err(error) = self.make(&mut transaction).await {
             // When it is only dropped, its locks last until the connection is used again.
             transaction.rollback().await?;
@@ -110,16 +142,16 @@ impl Triggers {
         transaction.commit().await?;
         guard(conn).await?;
         // Only now does a snapshot see the rows that tracking wrote.
-        log::begin_history(&mut *conn).await?;
+        let mut transaction = begin(conn).await?;
+        log::begin_history(&mut *transaction).await?;
         let first =
             "select tidegate.mark('0', null) where not exists (select from tidegate.own_marks)";
-        sqlx::query(first).execute(conn).await?;
-        Ok(())
+        sqlx::query(first).execute(&mut *transaction).await?;
+        Ok(transaction.commit().await?)
     }
 
     async fn make(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
-        check_server(conn).await?;
-        sqlx::query(LOCK).execute(&mut *conn).await?;
+        lock(conn).await?;
         make_schema(conn).await?;
         for (name, columns) in &self.tables {
             let table = Table::find(conn, name).await?;
@@ -135,8 +167,8 @@ impl Triggers {
     ///
     /// If a table is not there, or a right is missing.
     pub async fn uninstall(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
-        let mut transaction = conn.begin().await?;
-        sqlx::query(LOCK).execute(&mut *transaction).await?;
+        let mut transaction = begin(conn).await?;
+        lock(&mut transaction).await?;
         for name in self.tables.keys() {
             Table::find(&mut transaction, name).await?.untrack(&mut transaction).await?;
         }
@@ -149,7 +181,6 @@ impl Triggers {
     ///
     /// If a right is missing.
     pub async fn uninstall_all(conn: &mut PgConnection) -> Result<(), SchemaError> {
-        const ATTEMPTS: usize = 10;
         let drop_all = "drop schema if exists tidegate cascade";
         let mut done = sqlx::query(drop_all).execute(&mut *conn).await;
         for _ in 1..ATTEMPTS {
@@ -195,6 +226,25 @@ impl Default for Triggers {
     }
 }
 
+async fn begin(conn: &mut PgConnection) -> Result<Transaction<'_, Postgres>, SchemaError> {
+    let mut transaction = conn.begin_with(BEGIN).await?;
+    sqlx::query(SETTINGS).execute(&mut *transaction).await?;
+    Ok(transaction)
+}
+
+async fn lock(conn: &mut PgConnection) -> Result<(), SchemaError> {
+    // A block without parameters can't be prepared by name.
+    sqlx::raw_sql(LOCK).execute(conn).await.map(drop).map_err(within("the schema tidegate"))
+}
+
+/// Whether another transaction made what this one was about to make, or waited for it: `unique_violation`,
+/// `duplicate_*`, `deadlock_detected`, `serialization_failure`, and "tuple concurrently updated", which has no code of
+/// its own.
+fn is_conflict(error: &sqlx::Error) -> bool {
+    const CODES: [&str; 7] = ["23505", "42P06", "42P07", "42710", "42723", "40P01", "40001"];
+    sql_state(error).is_some_and(|code| CODES.contains(&code.as_ref()) || code == "XX000")
+}
+
 async fn check_server(conn: &mut PgConnection) -> Result<(), SchemaError> {
     let query = "select current_setting('server_version_num')::int, pg_is_in_recovery()";
     let (version, standby): (i32, bool) = sqlx::query_as(query).fetch_one(conn).await?;
@@ -229,8 +279,8 @@ async fn write_schema(conn: &mut PgConnection) -> Result<(), SchemaError> {
 /// In a transaction of its own: who waits for the log's lock must hold no table's, for which a writer may wait that has
 /// noted something in the log.
 async fn guard(conn: &mut PgConnection) -> Result<(), SchemaError> {
-    let mut transaction = conn.begin().await?;
-    sqlx::query(LOCK).execute(&mut *transaction).await?;
+    let mut transaction = begin(conn).await?;
+    lock(&mut transaction).await?;
     let done = sqlx::query("select tidegate.guard()").execute(&mut *transaction).await;
     done.map_err(within("the tables of the schema tidegate"))?;
     Ok(transaction.commit().await?)

@@ -300,7 +300,7 @@ async fn a_layer_that_is_there_twice_is_told_at_once() {
 #[tokio::test(start_paused = true)]
 async fn what_asks_for_itself_in_a_task_is_told_at_once() {
     let (cache, counter) = (cache(), Counter::default());
-    let policy = lasting(600).wait(SECOND * 600);
+    let policy = values(600).wait(SECOND * 600).build().unwrap();
     for way in ["carried", "joined", "maybe", "many"] {
         let load = async || {
             let (cache, policy, counter) = (cache.clone(), policy.clone(), counter.clone());
@@ -339,7 +339,7 @@ async fn what_asks_for_itself_in_a_task_is_told_at_once() {
 #[tokio::test(start_paused = true)]
 async fn what_asks_for_itself_in_no_scope_waits_once() {
     let (cache, counter) = (cache(), Counter::default());
-    let policy = lasting(600).wait(SECOND * 3);
+    let policy = values(600).wait(SECOND * 3).build().unwrap();
     let load = async || {
         let (cache, policy, counter) = (cache.clone(), policy.clone(), counter.clone());
         let again = async move {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidegate::internals::put_clock_forward;
-use tidegate::{DatabaseOptions, Policy};
+use tidegate::{Cache, DatabaseError, DatabaseOptions, Listener, Memory, Policy};
 use tidegate_testing::{FaultProxy, Postgres};
 
 use super::common::eventually;
@@ -221,4 +221,29 @@ async fn a_log_that_can_not_be_marked_is_followed_on_the_same_connection() {
     primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
     node.sees("/users/1", "eve").await;
     node.warm(&["/users/2"]).await;
+}
+
+/// A process may have several runtimes, one after another, as tests and plug-ins do.
+#[test]
+fn a_cache_whose_listener_s_runtime_has_ended_gets_another() {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let lasting = runtime();
+    let server = lasting.block_on(primary(&[]));
+    let cache = Cache::new(Memory::new(1 << 20));
+    let follow = async || {
+        let db = DatabaseOptions::new(server.url()).connect().await.unwrap();
+        Listener::spawn(&db, &cache).await
+    };
+    let first = runtime();
+    first.block_on(follow()).unwrap();
+    assert!(matches!(first.block_on(follow()), Err(DatabaseError::Attached)));
+    drop(first);
+    let second = runtime();
+    let listener = second.block_on(follow()).unwrap();
+    second.block_on(cache.invalidate(["page"])).unwrap();
+    assert!(matches!(second.block_on(follow()), Err(DatabaseError::Attached)));
+    listener.stop();
+    second.block_on(eventually("stopped, it may be followed", async || follow().await.is_ok()));
+    drop(second);
+    lasting.block_on(async { drop(server) });
 }

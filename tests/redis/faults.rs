@@ -203,6 +203,17 @@ async fn a_late_reply_never_reaches_another_request() {
 }
 
 #[tokio::test]
+async fn a_service_starts_while_redis_is_down_and_uses_it_once_it_is_up() {
+    let mut server = RedisServer::start().await.unwrap();
+    server.kill().await.unwrap();
+    let store = Redis::connect(server.url()).await.unwrap();
+    assert!(!store.is_connected() && put(&store, "one").await.is_err());
+    server.restart().await.unwrap();
+    eventually("it is used", async || put(&store, "two").await.is_ok()).await.unwrap();
+    assert!(has(&store, "two").await);
+}
+
+#[tokio::test]
 async fn a_wrong_address_or_password_is_told_and_no_secret_is() {
     let server = RedisServer::start_with(&["--requirepass", "right:p@ss"]).await.unwrap();
     let port = server.addr().port();
@@ -212,7 +223,8 @@ async fn a_wrong_address_or_password_is_told_and_no_secret_is() {
         ("redis://u:wr0ng-secret@".into(), "redis"),
         ("redis://u:wr0ng-secret@127.0.0.1:1/".into(), "127.0.0.1:1"),
     ] {
-        let error = Redis::connect(url.clone()).await.expect_err("it can't be used");
+        let strict = RedisOptions::new(url.clone()).lazy(false);
+        let error = strict.connect().await.expect_err("it can't be used");
         let told = crate::common::told(&error);
         assert!(told.contains(mend), "{told}");
         assert!(!told.contains("wr0ng-secret"), "{told}");

@@ -14,13 +14,15 @@ use crate::postgres::relay::message::Positions;
 const MANY: u32 = 8;
 
 impl Follower {
-    /// Looks at the log, and answers these questions of others with what it says.
+    /// Looks at the log, and answers these questions of others with what it says. Returns whether rows had changed.
     pub(super) async fn drain(
         &mut self,
         conn: &mut PgListener,
         answers: Vec<u64>,
-    ) -> Result<(), sqlx::Error> {
-        let Some((epoch, snapshot)) = self.read.clone() else { return self.load(conn).await };
+    ) -> Result<bool, sqlx::Error> {
+        let Some((epoch, snapshot)) = self.read.clone() else {
+            return self.load(conn).await.map(|()| false);
+        };
         let began = clock::moment();
         let from = self.fences.seen().map_or(Position::ZERO, |(_, seen)| seen);
         let manner = Manner { announce: self.reshaped, hush: Some(MANY) };
@@ -29,8 +31,9 @@ impl Follower {
         self.turns.send_modify(|turns| turns.looks += 1);
         if drained.epoch != epoch {
             tracing::warn!(%epoch, now = %drained.epoch, "another epoch: a failover, or a crash of the primary");
-            return self.load(conn).await;
+            return self.load(conn).await.map(|()| false);
         }
+        let has_news = !drained.tags.is_empty();
         if drained.reshaped {
             // Before anything is confirmed: what is read from then on must not go by the schema of before.
             self.forget_schema();
@@ -43,7 +46,7 @@ impl Follower {
         let at = Positions { fence: drained.fence, seen: drained.seen, from };
         self.tell(&drained, &snapshot, (all, at), answers);
         self.take(drained);
-        Ok(())
+        Ok(has_news)
     }
 
     fn raise(&self, drained: &Drained, all: bool) {
@@ -59,7 +62,7 @@ impl Follower {
     }
 
     fn take(&mut self, drained: Drained) {
-        self.wakeups = drained.wakeups;
+        self.wakeups.promise(drained.wakeups);
         self.busy = match drained.in_progress.iter().all(|writer| self.busy.0.contains(writer)) {
             true => (drained.in_progress, (self.busy.1 * 2).min(HEARTBEAT)),
             false => (drained.in_progress, BUSY),
@@ -81,7 +84,7 @@ impl Follower {
         let fences = loaded.fences.iter().map(|(name, fence)| (Tag::named(name), *fence));
         self.fences.begin(loaded.epoch, loaded.floor, fences);
         self.confirm(loaded.epoch, loaded.seen, began);
-        self.wakeups = loaded.wakeups;
+        self.wakeups.promise(loaded.wakeups);
         self.read = Some((loaded.epoch, loaded.snapshot));
         let floor = loaded.floor;
         tracing::info!(epoch = %loaded.epoch, %floor, fences = loaded.fences.len(), "following");

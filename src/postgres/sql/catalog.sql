@@ -24,7 +24,7 @@ rows (catalogue, object, part, age) as (
     select 2, oid, 0, age(xmin) from pg_type
         where oid >= '16384'::oid and typnamespace not in (select oid from temporary)
     union all
-    select 3, oid, 0, age(xmin) from pg_trigger where tgname like 'tidegate\_%'::text
+    select 3, oid, 0, age(xmin) from pg_trigger where starts_with(tgname::text, 'tidegate_'::text)
         and tgfoid in (select oid from pg_proc where pronamespace = to_regnamespace('tidegate'::text)::oid)
     union all
     select 4, oid, 0, age(xmin) from pg_rewrite where oid >= '16384'::oid and ev_class in (select oid from relations)

@@ -30,7 +30,7 @@ begin
         when enabled <> '{A,A}' then 'an event trigger of tidegate is not enabled ALWAYS'
         when coalesce(current_setting('event_triggers', true), 'on') <> 'on'
             or exists (select from pg_db_role_setting, unnest(setconfig) s
-                where s like 'event\_triggers=%' and s <> 'event_triggers=on')
+                where starts_with(s, 'event_triggers=') and s <> 'event_triggers=on')
             then 'event_triggers is off'
     end;
 end $$;

@@ -39,7 +39,9 @@ budget as materialized (
     from size
 ),
 changes as materialized (
-    select relation, array_agg(distinct k) as keys
+    -- A long value is one of all long ones; it may be large.
+    select relation, array_agg(distinct case when relation is not null and octet_length(k) > 2100
+        then split_part(k, '=', 1) || '>' else k end) as keys
     from recent, unnest(tags) k
     where not (select exceeded from budget) and k is not null
     group by relation
@@ -71,7 +73,7 @@ select (select exceeded from budget) as over,
     -- order would cost misses and be right.
     case when $2 or $4::int4 = 2 or (select whether from reshaped) or exists (select from news) or not coalesce((select whole from covered), false)
         then pg_logical_emit_message(false, 'tidegate', '')::text end as announced,
-    tidegate.at_work(pg_current_snapshot()) as in_progress,
+    tidegate.running_writers(pg_current_snapshot()) as in_progress,
     not coalesce((select whole from covered), false) as trimmed,
     (select system_identifier from pg_control_system()) as system_identifier,
     (select d.oid::int8 from pg_database d where d.datname = current_database()) as database,

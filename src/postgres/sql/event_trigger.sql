@@ -16,7 +16,7 @@ begin
             -- What hangs on a temporary table, as a policy does, is not marked as temporary, but named by it.
             matters := exists (select from pg_event_trigger_dropped_objects() d
                 where not d.is_temporary and d.address_names[1] is distinct from 'pg_temp'
-                    and not (d.object_type = 'cast' and d.object_identity ~ '\mpg_temp\.')
+                    and not (d.object_type = 'cast' and d.object_identity ~ E'\\mpg_temp\\.')
                     and d.object_type not in ('index', 'statistics object', 'default acl', 'publication',
                         'publication relation', 'publication namespace', 'user mapping', 'large object'));
         else
@@ -31,7 +31,7 @@ begin
                 where c.schema_name is distinct from 'pg_temp'
                     and (pg_identify_object_as_address(c.classid, c.objid, 0)).object_names[1]
                         is distinct from 'pg_temp'
-                    and not (c.object_type = 'cast' and c.object_identity ~ '\mpg_temp\.'));
+                    and not (c.object_type = 'cast' and c.object_identity ~ E'\\mpg_temp\\.'));
         end if;
     exception when others then
         -- Noted, to be safe.

@@ -30,7 +30,9 @@ unseen as materialized (
     where l.xid = any (array(select pg_snapshot_xip(o.snapshot)))
 ),
 news as materialized (
-    select xid, relation, k as key from unseen, unnest(tags) k where k is not null
+    select xid, relation, case when relation is not null and octet_length(k) > 2100
+        then split_part(k, '=', 1) || '>' else k end as key
+    from unseen, unnest(tags) k where k is not null
 ),
 -- A mark that sees a transaction has an xmax past it. Most often the first such mark does.
 firsts as materialized (

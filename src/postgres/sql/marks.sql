@@ -6,9 +6,11 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     newest tidegate.own_marks;
 begin
-    if not pg_try_advisory_xact_lock(8388065642915395432) then
+    begin
+        lock table tidegate.housekeeping in share row exclusive mode nowait;
+    exception when lock_not_available then
         return false;
-    end if;
+    end;
     select * into newest from tidegate.own_marks order by lsn desc limit 1;
     if found and newest.schema is not distinct from known_schema and (
         newest.at > clock_timestamp() - every or not exists (
@@ -43,9 +45,11 @@ declare
     keep tidegate.own_marks;
     gone bigint;
 begin
-    if not pg_try_advisory_xact_lock(8388065642915395432) then
+    begin
+        lock table tidegate.housekeeping in share row exclusive mode nowait;
+    exception when lock_not_available then
         return 0;
-    end if;
+    end;
     delete from tidegate.marks where (lsn, at) not in (select lsn, at from tidegate.own_marks);
     delete from tidegate.log where xid >= pg_snapshot_xmax(pg_current_snapshot());
     delete from tidegate.ddl where xid >= pg_snapshot_xmax(pg_current_snapshot());

@@ -22,7 +22,8 @@ begin
 end $$;
 
 -- What a row of the log means, in the order of its keys: the tag for each, which is the table itself (nothing),
--- all of its rows (`!`), or `number/place=value` for a column, which without a value is NULL. The names are those of now. If they may be others
+-- all of its rows (`!`), `number/place=value` for a column, which without a value is NULL, or `number/place>` for any
+-- value of it that is too long to be noted. The names are those of now. If they may be others
 -- than when the row was written, after the snapshot `since`, they are all NULL, and anything may have changed.
 create or replace function tidegate.named(relation oid, keys text[], since pg_snapshot) returns text[]
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -66,13 +67,14 @@ begin
             when key = '!' then '!'
             when c.number is null then ''
             when place.place <> c.place or not c.told then '!'
+            when octet_length(key) > 2100 or (strpos(key, '=') = 0 and right(key, 1) = '>') then ':' || c.attname || '>'
             when strpos(key, '=') = 0 then ''
             when c.enum is not null and not exists (select from pg_enum e
                 where e.enumtypid = c.enum and e.enumlabel = substr(key, strpos(key, '=') + 1)) then '!'
             else ':' || c.attname || '=' || substr(key, strpos(key, '=') + 1) end
         from unnest(keys) with ordinality k (key, nr)
             cross join split_part(split_part(key, '=', 1), '/', 1) number
-            cross join split_part(split_part(key, '=', 1), '/', 2) place
+            cross join rtrim(split_part(split_part(key, '=', 1), '/', 2), '>') place
             left join (
                 select a.attname, a.attnum::text as number, case t.typtype when 'e' then t.oid end as enum,
                     (row_number() over (order by a.attnum))::text as place,

@@ -4,6 +4,18 @@ create schema if not exists tidegate;
 
 create table if not exists tidegate.meta (version int not null);
 
+-- As `guard` does for all, but before a row of this one is deleted, which a publication of all tables would refuse.
+do $$ begin
+    if exists (select from pg_catalog.pg_class where oid = 'tidegate.meta'::pg_catalog.regclass and relreplident <> 'f') then
+        alter table tidegate.meta replica identity full;
+    end if;
+end $$;
+
+-- Locked by who installs, and by who marks or trims the log. Advisory locks would be open to every role; a table is
+-- locked only by those who may write to it.
+create table if not exists tidegate.installation ();
+create table if not exists tidegate.housekeeping ();
+
 create table if not exists tidegate.log (
     xid xid8 not null default pg_current_xact_id(),
     -- What changed; NULLs mean nothing.

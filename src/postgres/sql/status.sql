@@ -1,9 +1,9 @@
 with recursive tracked as (
     select tgrelid, tgname, tgenabled::text as enabled,
-        string_to_array(split_part(encode(tgargs, 'escape'), '\000', 2), ' ') as numbers,
+        string_to_array(split_part(encode(tgargs, 'escape'), E'\\000', 2), ' ') as numbers,
         -- An earlier version's have none.
-        case when tgnargs > 2 then split_part(encode(tgargs, 'escape'), '\000', 3) end as places
-    from pg_trigger where tgname like 'tidegate\_%'
+        case when tgnargs > 2 then split_part(encode(tgargs, 'escape'), E'\\000', 3) end as places
+    from pg_trigger where starts_with(tgname, 'tidegate_')
         and tgfoid in (select oid from pg_proc where pronamespace = 'tidegate'::regnamespace)
 ),
 upwards (start, member) as (

@@ -28,9 +28,9 @@ begin
     if exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
         where t.tgrelid = member and t.tgname = 'tidegate_' || event and t.tgenabled = 'A'
         and p.pronamespace = 'tidegate'::regnamespace and p.proname = note
-        and t.tgargs = convert_to(arguments[1], 'UTF8') || '\x00'::bytea
-            || convert_to(arguments[2], 'UTF8') || '\x00'::bytea
-            || convert_to(arguments[3], 'UTF8') || '\x00'::bytea)
+        and t.tgargs = convert_to(arguments[1], 'UTF8') || E'\\x00'::bytea
+            || convert_to(arguments[2], 'UTF8') || E'\\x00'::bytea
+            || convert_to(arguments[3], 'UTF8') || E'\\x00'::bytea)
     then
         return false;
     end if;
@@ -96,8 +96,8 @@ declare
 begin
     for made in
         select tgrelid, tgrelid::regclass as name, tgname, tgenabled, substr(tgname, length('tidegate_') + 1) as event,
-            split_part(encode(tgargs, 'escape'), '\000', 1)::int as most,
-            string_to_array(split_part(encode(tgargs, 'escape'), '\000', 2), ' ')::int2[] as columns
+            split_part(encode(tgargs, 'escape'), E'\\000', 1)::int as most,
+            string_to_array(split_part(encode(tgargs, 'escape'), E'\\000', 2), ' ')::int2[] as columns
         from pg_catalog.pg_trigger where tgfoid = pg_catalog.to_regproc('tidegate.changed')
     loop
         perform tidegate.arm(made.tgrelid, made.event, made.columns, made.most);
@@ -107,6 +107,16 @@ begin
         end if;
         insert into tidegate.log (tags) values (tidegate.named(made.tgrelid, '{"",!}', null));
     end loop;
+    -- Their functions, too: a function's name says what it is made of, so the triggers stay as they are.
+    for made in
+        select distinct substr(t.tgname, length('tidegate_') + 1) as event, string_to_array(t.arguments, E'\\000') as arguments
+        from (select tgname, tgfoid, encode(tgargs, 'escape') as arguments from pg_catalog.pg_trigger where tgnargs > 2) t
+            join pg_catalog.pg_proc p on p.oid = t.tgfoid
+        where p.pronamespace = 'tidegate'::regnamespace and starts_with(p.proname, 'note_')
+    loop
+        perform tidegate.note(made.event, string_to_array(made.arguments[2], ' ')::int2[],
+            string_to_array(made.arguments[3], ' ')::int2[], made.arguments[1]::int);
+    end loop;
     drop function if exists tidegate.changed();
     drop function if exists tidegate.is_enum(oid);
 end $$;
@@ -114,5 +124,5 @@ end $$;
 -- These tell nobody what the catalog does not.
 revoke all on all functions in schema tidegate from public;
 grant execute on function tidegate.named(oid, text[], pg_snapshot), tidegate.tag_of(oid),
-    tidegate.as_seen(xid, pg_snapshot), tidegate.at_work(pg_snapshot), tidegate.own_triggers(), tidegate.is_guarded()
+    tidegate.as_seen(xid, pg_snapshot), tidegate.running_writers(pg_snapshot), tidegate.own_triggers(), tidegate.is_guarded()
     to public;

@@ -64,7 +64,7 @@ end $$;
 -- one's being under way. A snapshot lists those of them alone that are older than the newest
 -- transaction to have ended, so the others are asked for; first those that run, then whether one
 -- has ended meanwhile.
-create or replace function tidegate.at_work(seen pg_snapshot) returns bigint[]
+create or replace function tidegate.running_writers(seen pg_snapshot) returns bigint[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
     next bigint := pg_snapshot_xmax(seen)::text::bigint;
@@ -83,3 +83,4 @@ end $$;
 
 -- Nodes of a version that can't read the log as it is now fail to, and then leave what is cached alone.
 drop function if exists tidegate.in_progress(pg_snapshot);
+drop function if exists tidegate.at_work(pg_snapshot);

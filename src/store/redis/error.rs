@@ -63,7 +63,13 @@ impl RedisError {
 }
 
 fn is_refusal(error: &PoolError) -> bool {
+    // What a server says that starts, changes its role, or is at its limit of connections passes by itself.
+    const FOR_NOW: [&str; 6] =
+        ["LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "READONLY"];
     // A server without a password for us answers with a code that the redis crate has no kind for.
     let PoolError::Backend(error) = error else { return false };
-    error.kind() == redis::ErrorKind::AuthenticationFailed || error.code().is_some()
+    let is_at_its_limit =
+        error.detail().is_some_and(|detail| detail.contains("max number of clients"));
+    let says_no = error.code().is_some_and(|code| !FOR_NOW.contains(&code)) && !is_at_its_limit;
+    error.kind() == redis::ErrorKind::AuthenticationFailed || says_no
 }

@@ -42,7 +42,7 @@ impl RedisOptions {
             url: url.into(),
             prefix: "tidegate".to_owned(),
             connections,
-            lazy: false,
+            lazy: true,
             relay: true,
             body_limit: BODY_LIMIT,
         }
@@ -64,8 +64,9 @@ impl RedisOptions {
         self
     }
 
-    /// Whether to start without the server where it can't be reached, and connect when it can.
-    /// If not, that is an error of [`connect`](Self::connect).
+    /// Whether to start without the server where it can't be reached, say so in a warning, and connect when it
+    /// can; so it is if nothing is said, since a service can do without its cache. If not, that is an error of
+    /// [`connect`](Self::connect).
     #[must_use]
     pub fn lazy(mut self, lazy: bool) -> Self {
         self.lazy = lazy;
@@ -94,8 +95,8 @@ impl RedisOptions {
     ///
     /// # Errors
     ///
-    /// If the address is wrong, and, unless [`lazy`](Self::lazy), if the server can't be reached or
-    /// refuses us.
+    /// If the address is wrong, or the server refuses us by user, password or database; unless
+    /// [`lazy`](Self::lazy), also if it can't be reached.
     pub async fn connect(self) -> Result<Redis, RedisError> {
         Redis::with(&self).await
     }

@@ -77,12 +77,17 @@ impl Redis {
             (0..options.connections.get()).map(|_| Link::new(pool.clone())).collect();
         let subscriber = Subscriber::new(&options.url)?;
         let url = redacted(&options.url);
-        if options.lazy {
-            links.iter().chain([&bulk]).for_each(Link::replace);
-        } else {
-            let connected =
-                try_join_all(links.iter().chain([&bulk]).map(|link| link.connect())).await;
-            connected.map_err(|error| RedisError::connecting(&url, error))?;
+        let connected = try_join_all(links.iter().chain([&bulk]).map(|link| link.connect())).await;
+        match connected.map_err(|error| RedisError::connecting(&url, error)) {
+            Err(error @ RedisError::Unreachable { .. }) if options.lazy => {
+                tracing::warn!(%error, "the shared tier is not used until Redis can be reached");
+                links
+                    .iter()
+                    .chain([&bulk])
+                    .filter(|link| !link.is_connected())
+                    .for_each(Link::replace);
+            }
+            connected => drop(connected?),
         }
         let prefix = format!("{}:{FORMAT}", options.prefix);
         let (turn, relay) = (AtomicUsize::new(0), options.relay);

@@ -145,7 +145,7 @@ async fn what_an_earlier_version_tracked_is_tracked_as_this_one_does() {
 }
 
 const AS_BEFORE: &str = "
-    drop function tidegate.at_work;
+    drop function tidegate.running_writers;
     drop function tidegate.begin_history; drop table tidegate.uninterrupted, tidegate.marks cascade;
     drop sequence tidegate.history;
     create table tidegate.marks (snapshot pg_snapshot not null, lsn pg_lsn not null, at timestamptz not null default now(),

@@ -5,7 +5,10 @@ use tidegate::{SchemaError, Triggers};
 use tidegate_testing::Postgres;
 
 mod altered;
+mod long;
 mod noted;
+mod settings;
+mod strangers;
 
 struct Bed {
     server: Postgres,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate::{Redis, RedisInfo};
+use tidegate::{RedisInfo, RedisOptions};
 use tokio::time::Instant;
 
 use super::Check;
@@ -14,7 +14,7 @@ const ASKS: usize = 9;
 const SLOW: Duration = Duration::from_millis(5);
 
 pub(super) async fn checks(url: &str) -> Vec<Check> {
-    let redis = match Redis::connect(url).await {
+    let redis = match RedisOptions::new(url).lazy(false).connect().await {
         Ok(redis) => redis,
         Err(error) => return vec![Check::bad("Redis", error)],
     };

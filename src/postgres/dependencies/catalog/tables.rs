@@ -42,7 +42,7 @@ select c.oid::int8, s.nspname::text, c.relname::text, c.relkind::text,
              join pg_catalog.pg_proc p on p.oid = t.tgfoid
              join pg_catalog.pg_namespace o on o.oid = p.pronamespace
              cross join lateral unnest(string_to_array(
-                 split_part(encode(t.tgargs, 'escape'), '\\000', 2), ' ')) number
+                 split_part(encode(t.tgargs, 'escape'), E'\\\\000', 2), ' ')) number
              join pg_catalog.pg_attribute a
                on a.attrelid = t.tgrelid and a.attnum::text = number and not a.attisdropped
              where t.tgrelid = c.oid and o.nspname = 'tidegate'

@@ -1,0 +1,88 @@
+//! Whether a commit can be counted on to wake the listener.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgListener;
+
+use super::within;
+use crate::clock::{self, Instant};
+
+/// How long looks are frequent after one found changes that no notification had told of.
+const DOUBT: Duration = Duration::from_secs(10);
+
+/// Who holds the lock that whoever sends a notification takes, and neither writes nor follows the log itself. Any role
+/// may take an advisory lock.
+const STRANGER: &str = "
+    select a.pid, coalesce(a.usename::text, '?'), coalesce(a.application_name, '')
+    from pg_locks l join pg_stat_activity a on a.pid = l.pid
+    where l.locktype = 'advisory' and l.granted and l.objsubid = 1 and a.backend_xid is null
+        and (l.classid::int8 << 32) + l.objid::int8 = 8388065642915395431
+        and l.database = (select oid from pg_database where datname = current_database())
+        and a.application_name is distinct from current_setting('application_name') limit 1";
+
+#[derive(Debug)]
+pub(super) struct Wakeups {
+    /// Whether the settings of server and roles let commits notify.
+    promised: bool,
+    /// Whether another session's notification came since the last look.
+    came: bool,
+    doubted_until: Instant,
+}
+
+impl Wakeups {
+    pub(super) fn new() -> Self {
+        Self { promised: true, came: false, doubted_until: clock::now() }
+    }
+
+    pub(super) fn promise(&mut self, promised: bool) {
+        self.promised = promised;
+    }
+
+    pub(super) fn came(&mut self) {
+        self.came = true;
+    }
+
+    pub(super) fn are_reliable(&self) -> bool {
+        self.promised && self.doubted_until <= clock::now()
+    }
+
+    /// A look begins. Returns whether a notification must have told of what it finds; `excused` if there is a known
+    /// reason why none did.
+    pub(super) fn begin_look(&mut self, excused: bool) -> bool {
+        !(std::mem::take(&mut self.came) || excused) && self.promised
+    }
+
+    /// Changes were found that no notification had told of: looks are frequent for a while.
+    pub(super) async fn doubt(&mut self, conn: &mut PgListener) {
+        let is_new = self.are_reliable();
+        self.doubted_until = clock::now() + DOUBT;
+        let stranger = sqlx::query_as::<_, (i32, String, String)>(STRANGER);
+        let held = within(stranger.fetch_optional(&mut *conn)).await;
+        if let (true, Ok(Some((process, role, application)))) = (is_new, held) {
+            tracing::warn!(
+                process,
+                role,
+                application,
+                "a session holds an advisory lock of tidegate's, so commits wake nobody: the log is read every 100 ms \
+                 until it lets go; end it with pg_terminate_backend"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_is_surprised_only_by_what_nothing_explains() {
+        let mut wakeups = Wakeups::new();
+        assert!(wakeups.begin_look(false));
+        assert!(!wakeups.begin_look(true));
+        wakeups.came();
+        assert!(!wakeups.begin_look(false));
+        assert!(wakeups.begin_look(false), "one notification explains one look");
+        wakeups.promise(false);
+        assert!(!wakeups.begin_look(false) && !wakeups.are_reliable());
+    }
+}

@@ -1,0 +1,76 @@
+//! Any role may take advisory locks.
+
+use sqlx::{Connection, PgConnection, raw_sql};
+use tidegate::{Cache, DatabaseOptions, Listener, Memory};
+use tidegate_testing::Postgres;
+
+use super::{Bed, USERS, users};
+
+/// A session of a role without rights that holds every advisory lock whose number the schema's functions show.
+async fn stranger(server: &Postgres) -> PgConnection {
+    server.psql("create role stranger login").await.unwrap();
+    let url = server.url().replace("postgres@", "stranger@");
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    for lock in
+        [8_388_065_642_915_395_431_i64, 8_388_065_642_915_395_432, 8_388_065_642_915_395_433]
+    {
+        let take = sqlx::query("select pg_advisory_lock($1)").bind(lock);
+        take.execute(&mut conn).await.unwrap();
+    }
+    conn
+}
+
+#[tokio::test]
+async fn advisory_locks_of_a_stranger_keep_nobody_from_installing_and_trimming() {
+    let mut bed = Bed::new(USERS, users()).await;
+    let mut stranger = stranger(&bed.server).await;
+    users().install(&mut bed.conn).await.unwrap();
+    bed.server.psql("insert into users values (42)").await.unwrap();
+    assert_eq!(bed.server.psql("select tidegate.mark('0', 7)").await.unwrap(), "t");
+    assert_eq!(bed.server.psql("select tidegate.trim('0', 1000)").await.unwrap(), "1");
+    for table in ["installation", "housekeeping", "log", "marks"] {
+        for mode in ["row share", "share row exclusive", "access exclusive"] {
+            let lock = format!("begin; lock table tidegate.{table} in {mode} mode");
+            assert!(raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut stranger).await.is_err());
+            raw_sql("rollback").execute(&mut stranger).await.unwrap();
+        }
+    }
+}
+
+/// Whoever marks holds the lock until its transaction ends; the others leave it to that one.
+#[tokio::test]
+async fn one_marks_at_a_time() {
+    let mut bed = Bed::new(USERS, users()).await;
+    raw_sql("begin; select tidegate.mark('0', 8)").execute(&mut bed.conn).await.unwrap();
+    assert_eq!(bed.server.psql("select tidegate.mark('0', 7)").await.unwrap(), "f");
+    assert_eq!(bed.server.psql("select tidegate.trim('0', 7)").await.unwrap(), "0");
+    raw_sql("commit").execute(&mut bed.conn).await.unwrap();
+    assert_eq!(bed.server.psql("select tidegate.mark('0', 7)").await.unwrap(), "t");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_wake_ups_a_stranger_suppresses_looks_more_often() {
+    let bed = Bed::new(USERS, users()).await;
+    bed.server.psql("insert into users values (31, 7, 'ada')").await.unwrap();
+    let count = "create sequence beats; create or replace function tidegate.mark(every interval, known_schema bigint)
+        returns boolean language plpgsql security definer as
+        $$ begin perform nextval('public.beats'); return false; end $$";
+    bed.server.psql(count).await.unwrap();
+    let db = DatabaseOptions::new(bed.server.url()).connect().await.unwrap();
+    let listener = Listener::spawn(&db, &Cache::new(Memory::new(1 << 20))).await.unwrap();
+    let _stranger = stranger(&bed.server).await;
+    let beats = async || {
+        bed.server.psql("select last_value from beats").await.unwrap().parse::<u64>().unwrap()
+    };
+    for _beat in 0..20 {
+        bed.server.psql("update users set name = name || 'x' where id = 31").await.unwrap();
+        let (looks, before) = (listener.looks(), beats().await);
+        while beats().await == before {
+            tokio::task::yield_now().await;
+        }
+        if listener.looks() > looks + 4 {
+            return;
+        }
+    }
+    panic!("it looks at each heartbeat alone");
+}
