@@ -12,7 +12,7 @@ pub use entries::entry;
 
 use crate::cache::Cache;
 pub use crate::cache::protocol;
-use crate::{Entry, Key, Position, Tag};
+use crate::entry::{Entry, Key, Position, Tag};
 
 /// What is stored under a key, proven or not.
 pub async fn stored(cache: &Cache, key: &Key) -> Option<Arc<Entry>> {
