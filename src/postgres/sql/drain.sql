@@ -1,7 +1,7 @@
--- What has become visible since the snapshot $1, within a budget: $4 says in how much detail (0: by rows, 1: by tables,
--- 2: nothing is read), and at most $5 rows with $6 bytes and $7 keys are taken. If there are more, `over` says so, and
--- nothing else here counts.
 with prev as materialized (
+    -- What has become visible since the snapshot $1, within a budget: $4 says in how much detail (0: by rows, 1: by tables,
+    -- 2: nothing is read), and at most $5 rows with $6 bytes and $7 keys are taken. If there are more, `over` says so, and
+    -- nothing else here counts.
     select $1::text::pg_snapshot as snapshot
 ),
 -- What $1 does not see is of transactions that it lists, or that began past its end. Looked for by these, nothing is

@@ -12,9 +12,9 @@ use super::state::{
     Timeline, at, epoch, position,
 };
 
-/// The first of some rows, alone.
-const fn first_of(rows: Set) -> Set {
-    rows & rows.wrapping_neg()
+/// The last of some rows, alone.
+fn last_of(rows: Set) -> Set {
+    members(rows).last().map_or(0, |t| 1 << t)
 }
 
 /// The transactions that change a part of the data.
@@ -109,7 +109,7 @@ impl Node {
             .sum();
         let (changed, overflowed) = primary.within_budget(changed);
         let changed = match mutant {
-            Some(Mutant::DrainsPartly) if overflowed => first_of(rows & !self.drained),
+            Some(Mutant::DrainsPartly) if overflowed => last_of(rows & !self.drained),
             _ => changed,
         };
         let overflowed =

@@ -101,7 +101,7 @@ impl Mutant {
         (Self::NoFloorAfterTrim, World::MARKS),
         (Self::NoFloorAtStart, World::MARKS),
         (Self::NoFloorPastBudget, World::BUDGET),
-        (Self::DrainsPartly, World::BUDGET_TWO_READS),
+        (Self::DrainsPartly, World::BUDGET_NESTED),
         (Self::NoFloorAtStartPastBudget, World::BUDGET),
         (Self::FenceOfOldestMark, World::MARKS),
         (Self::MarkBeforeSnapshot, World::MARKS),

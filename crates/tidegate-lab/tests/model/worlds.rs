@@ -61,12 +61,6 @@ impl World {
         Self { name: "marks and a restart", marks: 2, restarts: 1, ..Self::ONE_NODE };
     pub(crate) const BUDGET: Self =
         Self { name: "more changes than a drain reads", budget: Some(1), ..Self::MARKS };
-    pub(crate) const BUDGET_TWO_READS: Self = Self {
-        name: "two reads, and more changes than a drain reads",
-        replicas: 0,
-        budget: Some(1),
-        ..Self::TWO_READS
-    };
     pub(crate) const SESSION: Self = Self {
         name: "a session on two nodes",
         transactions: 1,
@@ -103,6 +97,11 @@ impl World {
         inner: Some(0),
         ..Self::TWO_READS
     };
+    pub(crate) const BUDGET_NESTED: Self = Self {
+        name: "an answer that uses a value, and more changes than a drain reads",
+        budget: Some(1),
+        ..Self::NESTED
+    };
     pub(crate) const NESTED_STALE: Self = Self {
         name: "an answer that uses a value, which may be stale",
         serves_stale: true,
@@ -137,7 +136,7 @@ impl World {
         Self::TWO_READS,
         Self::MARKS,
         Self::BUDGET,
-        Self::BUDGET_TWO_READS,
+        Self::BUDGET_NESTED,
         Self::SESSION,
         Self::FAILOVER,
         Self::RELAY,
