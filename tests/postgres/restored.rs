@@ -12,10 +12,23 @@ async fn run(server: &Postgres, program: &str, arguments: &[&str]) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+async fn is_dump_too_old(server: &Postgres) -> bool {
+    let mut program = tokio::process::Command::new(server.program("pg_dump"));
+    program.arg("--version");
+    let told = String::from_utf8(program.output().await.unwrap().stdout).unwrap();
+    let major = |text: &str| text.split('.').next().unwrap().parse::<u32>().unwrap();
+    major(told.split_whitespace().nth(2).unwrap())
+        < major(&server.psql("show server_version").await.unwrap())
+}
+
 /// `--disable-triggers` switches triggers on again as ordinary ones, which replication and its kin do not fire.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_whose_triggers_do_not_fire_always_is_not_cached_until_it_is_installed_again() {
     let primary = primary(&[]).await;
+    if is_dump_too_old(&primary).await {
+        eprintln!("not tried: the installed pg_dump is older than the server, which it refuses");
+        return;
+    }
     let node = Node::alone(&primary).await;
     node.warm(&["/users/1"]).await;
     let scratch = Scratch::new().unwrap();
