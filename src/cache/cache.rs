@@ -67,7 +67,7 @@ pub(crate) struct Shared {
 }
 
 impl Cache {
-    /// A cache over a store. At most 512 fills run at a time; with a [`Listener`](crate::Listener), four for each
+    /// A cache over a store. At most 512 fills run at a time; with a `Listener`, four for each
     /// connection that its `Database` may have to the primary.
     pub fn new(store: impl Store) -> Self {
         Self::with_bounds(store, FENCE_BYTES, None)

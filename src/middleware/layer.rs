@@ -112,7 +112,7 @@ impl CacheLayer {
 
     /// Says that a route only reads, whatever the method: queries of GraphQL, or calls of gRPC, by POST. Other requests
     /// by POST, PUT, PATCH or DELETE are taken to write, perhaps by a pool that Tidegate does not know of, so what they
-    /// read by [`Database::reader`](crate::Database::reader) is read from the primary.
+    /// read by `Database::reader` is read from the primary.
     #[must_use]
     pub fn only_reads(mut self, pattern: &str) -> Self {
         Arc::make_mut(&mut self.shared).only_read.insert(pattern.to_owned());
