@@ -27,8 +27,8 @@ pub fn entry(data: &[u8]) {
     middleware::head(entry);
 }
 
-/// A request's path and query: the order of parameters counts, unless the policy says that of different names does not and it is plain
-/// where they begin and what they are called.
+/// A request's path and query: the order of parameters counts. Where the policy says that the order of different names
+/// does not, it makes no difference, if it is plain where they begin and what they are called.
 pub fn key(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(uri) = format!("/x?{text}").parse::<Uri>() else { return };
