@@ -4,9 +4,10 @@
 //! semaphore, which wakes everyone at once; dropping a lead without landing gives the permit to the
 //! next in line, so a leader that panics or is cancelled hands over and nobody hangs.
 //!
-//! A leader that is slow is overtaken: whenever one has computed for as long as a request is willing to wait, one more
-//! request leads beside it, and the first to land ends the flight. Nobody waits for a body whose end is not known. A leader that fails hands over to two: then, if these
-//! fail, to four. So a failure that passes costs few runs, and one that lasts makes nobody wait for long.
+//! A slow leader is overtaken: once it has computed for as long as a request is willing to wait, one more request leads
+//! beside it, and the first of them to land ends the flight. No request waits for a body of unknown length. A leader that
+//! fails hands over to two waiting requests, and each of these, if it fails, to two more. So a failure that passes costs
+//! few runs, and under one that lasts no request waits for long.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;

@@ -100,10 +100,9 @@ impl Cache {
         if self.is_off() || !self.is_confirmed(policy) || !self.has_followed(ask.session) {
             return None;
         }
-        match Record::required() {
-            Some(Needs::Primary) => return None,
-            Some(Needs::Position(required)) if !self.has_followed(required) => return None,
-            _ => {}
+        let Needs::Position(own) = self.own_writes_seen(ask) else { return None };
+        if !self.has_followed(own) {
+            return None;
         }
         let found = self.shared.store.peek(key)?;
         let verdict = self.shared.fences.judge(&found.entry);

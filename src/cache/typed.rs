@@ -88,12 +88,11 @@ impl Cache {
         F: AsyncFnOnce() -> Result<V, E>,
     {
         Record::note_lookup();
-        let tags = policy.tags(None);
-        if tags.is_none() {
+        let Some(tags) = policy.tags(None) else {
             policy.warn_of_missing_id();
-        }
+            return self.compute_unstored(policy.settings(), load).await;
+        };
         let policy = policy.settings();
-        let Some(tags) = tags else { return self.compute_unstored(policy, load).await };
         let key = &*self.own(key);
         let ask = Ask { tags, holds: Some(V::is_in), ..Ask::default() };
         match self.lookup(key, policy, ask.clone()).await {
