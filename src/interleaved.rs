@@ -1,6 +1,5 @@
 //! How tasks and nodes interleave that make, wait for and invalidate one answer, explored by shuttle:
-//! `RUSTFLAGS="--cfg tidegate_shuttle" cargo test --lib --no-default-features --features
-//! memory --target-dir target/shuttle interleaved`.
+//! `cargo nextest run -p tidegate-shuttle`.
 //!
 //! The flight's locks, the fences, the semaphores and each step of the shared store are points where
 //! another task may go on. Schedules are drawn at random, half of them by PCT (Burckhardt et al., 2010).

@@ -1,6 +1,5 @@
 //! How readers and the one writer of fences interleave, explored by loom under the memory model of
-//! C11: `RUSTFLAGS="--cfg tidegate_loom" cargo test --lib --no-default-features --target-dir target/loom
-//! interleaved`.
+//! C11: `cargo nextest run -p tidegate-loom`.
 
 use bytes::Bytes;
 use loom::sync::Arc;
