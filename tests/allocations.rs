@@ -59,12 +59,12 @@ fn what_is_kept_takes_no_more_than_it_may_with_a_field_more() {
 }
 
 fn kept_within_its_bound(route: &str) {
-    const CAPACITY: usize = 16 << 20;
+    const CAPACITY: usize = 4 << 20;
     let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     let counted = dhat::Profiler::builder().testing().build();
     let mut app = App::cached_within(CAPACITY as u64).unwrap();
     let before = dhat::HeapStats::get().curr_bytes;
-    for at in 0..30_000 {
+    for at in 0..7_500 {
         let path = format!("/{route}/{at}");
         app.ask(request(&path));
         // One that was found is kept in a form that is ready to be sent, too.

@@ -331,7 +331,17 @@ impl Random {
 /// equals what is fresh.
 #[tokio::test]
 async fn random_queries_are_as_fresh_as_the_database() {
-    for seed in 0..8 {
+    random_queries(0..2).await;
+}
+
+#[tokio::test]
+#[ignore = "minutes: scripts/deep"]
+async fn many_random_queries_are_as_fresh_as_the_database() {
+    random_queries(2..22).await;
+}
+
+async fn random_queries(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
         let mut random = Random::new(seed);
         let world = random.world().await;
         let mut conn = sqlx::PgConnection::connect(&world.server.url()).await.unwrap();

@@ -281,10 +281,20 @@ fn assert_told(sql: &str, rows: &[String], value: &str) {
 
 #[tokio::test]
 async fn a_change_of_any_row_that_a_literal_finds_has_the_tag_of_the_literal() {
+    literals(300).await;
+}
+
+#[tokio::test]
+#[ignore = "minutes: scripts/deep"]
+async fn a_change_of_any_row_that_one_of_many_literals_finds_has_the_tag_of_the_literal() {
+    literals(3_000).await;
+}
+
+async fn literals(cases: usize) {
     let mut server = server().await;
     let mut random = fastrand::Rng::with_seed(18);
     let mut told = 0;
-    for _ in 0..2_000 {
+    for _ in 0..cases {
         let of = column(&mut random);
         let value = random.choice(VALUES).copied().unwrap_or_default();
         let spelled = literal(&mut random, value);
@@ -301,7 +311,7 @@ async fn a_change_of_any_row_that_a_literal_finds_has_the_tag_of_the_literal() {
         assert_told(&sql, &rows, &value);
         told += usize::from(!rows.is_empty());
     }
-    assert!(told > 50, "{told} of the literals told rows apart");
+    assert!(told > cases / 50, "{told} of the literals told rows apart");
 }
 
 async fn bound<'q, T: Bound<'q>>(server: &mut Server, sql: &str, given: T) -> bool {
@@ -329,10 +339,20 @@ async fn bound<'q, T: Bound<'q>>(server: &mut Server, sql: &str, given: T) -> bo
 
 #[tokio::test]
 async fn a_change_of_any_row_that_a_parameter_finds_has_the_tag_of_the_parameter() {
+    parameters(300).await;
+}
+
+#[tokio::test]
+#[ignore = "minutes: scripts/deep"]
+async fn a_change_of_any_row_that_one_of_many_parameters_finds_has_the_tag_of_the_parameter() {
+    parameters(3_000).await;
+}
+
+async fn parameters(cases: usize) {
     let mut server = server().await;
     let mut random = fastrand::Rng::with_seed(16);
     let mut told = 0;
-    for _ in 0..1_500 {
+    for _ in 0..cases {
         let of = column(&mut random);
         let spelled = cast(&mut random, "$1".to_owned());
         let sql = format!("select concat(c) from {} where c = {spelled}", table(of));
@@ -350,7 +370,7 @@ async fn a_change_of_any_row_that_a_parameter_finds_has_the_tag_of_the_parameter
         };
         told += usize::from(tells);
     }
-    assert!(told > 50, "{told} of the parameters told rows apart");
+    assert!(told > cases / 50, "{told} of the parameters told rows apart");
 }
 
 #[tokio::test]
