@@ -68,15 +68,15 @@ async fn what_a_failover_lost_is_never_served_again() {
 
 /// A primary that flushes what nobody commits long after it wrote it to its log.
 async fn slow_to_flush() -> Postgres {
-    primary(&[("wal_writer_delay", "10s")]).await
+    primary(&[("wal_writer_delay", "10s"), ("wal_buffers", "16MB")]).await
 }
 
-/// Writes to the log what a crash will lose, once the node writes nothing more that would have it flushed. Returns the
-/// position behind it.
+/// Writes to the log what a crash will lose, once the node writes nothing more that would have it flushed: more than the
+/// first statements after the crash write, which log whole pages where a server has checksums. Returns the position behind it.
 async fn write_unflushed(primary: &Postgres) -> u64 {
     let marked = "select exists (select from tidegate.own_marks where schema is not null)";
     eventually("it writes no more", async || primary.psql(marked).await.unwrap() == "t").await;
-    let long = "select pg_logical_emit_message(false, '', repeat('x', 100000)) - '0/0'";
+    let long = "select pg_logical_emit_message(false, '', repeat('x', 1000000)) - '0/0'";
     primary.psql(long).await.unwrap().parse().unwrap()
 }
 
