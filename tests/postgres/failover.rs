@@ -9,16 +9,20 @@ use super::common::eventually;
 use super::world::{Node, TTL, primary, proxy};
 
 /// A primary behind a name that can be led elsewhere, and a standby.
-struct Pair {
-    primary: Postgres,
-    standby: Postgres,
+pub(super) struct Pair {
+    pub(super) primary: Postgres,
+    pub(super) standby: Postgres,
     name: FaultProxy,
-    node: Node,
+    pub(super) node: Node,
 }
 
 impl Pair {
     async fn new(policy: &Policy) -> Self {
-        let primary = primary(&[]).await;
+        Self::with(&[], policy).await
+    }
+
+    pub(super) async fn with(settings: &[(&str, &str)], policy: &Policy) -> Self {
+        let primary = primary(settings).await;
         let standby = primary.standby().await.unwrap();
         let (name, url) = proxy(&primary).await;
         let options = DatabaseOptions::new(url).wait(Duration::from_secs(1));
@@ -36,7 +40,7 @@ impl Pair {
     }
 
     /// The standby takes over, and the node knows of it.
-    async fn fail_over(&mut self) {
+    pub(super) async fn fail_over(&mut self) {
         let before = self.node.cache.fences().epoch();
         self.primary.kill().await.unwrap();
         self.standby.promote().await.unwrap();

@@ -14,6 +14,7 @@ mod failover;
 mod inputs;
 mod listener;
 mod many;
+mod newer;
 mod own_writes;
 mod path;
 mod plans;

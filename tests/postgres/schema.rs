@@ -18,7 +18,7 @@ use super::common::{ask, eventually};
 use super::world::TTL;
 
 /// A service that answers by number with what these queries return.
-struct World {
+pub(super) struct World {
     server: Postgres,
     db: Database,
     app: Router,
@@ -28,7 +28,12 @@ type Shared = State<(Database, Arc<[&'static str]>)>;
 
 impl World {
     /// `noted`: whether event triggers note changes of the schema.
-    async fn new(noted: bool, setup: &str, tracked: Triggers, queries: &[&'static str]) -> Self {
+    pub(super) async fn new(
+        noted: bool,
+        setup: &str,
+        tracked: Triggers,
+        queries: &[&'static str],
+    ) -> Self {
         let server = Postgres::start().await.unwrap();
         server.psql(setup).await.unwrap();
         let mut conn = PgConnection::connect(&server.url()).await.unwrap();
@@ -47,7 +52,7 @@ impl World {
     }
 
     /// Waits until a query's result is served from memory; returns it.
-    async fn warm(&self, query: usize) -> String {
+    pub(super) async fn warm(&self, query: usize) -> String {
         let (uri, mut last) = (format!("/{query}"), String::new());
         eventually("a hit", async || {
             let (body, status) = ask(&self.app, &uri).await;
@@ -58,11 +63,11 @@ impl World {
         last
     }
 
-    async fn psql(&self, sql: &str) -> String {
+    pub(super) async fn psql(&self, sql: &str) -> String {
         self.server.psql(sql).await.unwrap()
     }
 
-    async fn becomes(&self, query: usize, wanted: &str, why: &str) {
+    pub(super) async fn becomes(&self, query: usize, wanted: &str, why: &str) {
         let uri = format!("/{query}");
         eventually(why, async || ask(&self.app, &uri).await.0 == wanted).await;
     }

@@ -27,7 +27,7 @@ pub enum SchemaError {
     /// The text of a value would depend on the session that writes it.
     #[error(
         "column `{1}` of `{0}` is of type {2}: only integer, text, varchar, uuid and enum columns, \
-         of a deterministic collation, can be declared; drop it from the columns of `{0}`"
+         of a deterministic collation and not virtual, can be declared; drop it from the columns of `{0}`"
     )]
     NotTaggable(String, String, String),
     /// A right is missing.
