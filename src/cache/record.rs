@@ -118,8 +118,6 @@ struct Notes {
     wrote: bool,
     as_of: Option<(Epoch, Position)>,
     tags: BTreeSet<Tag>,
-    /// What the reads turned out to be of, beyond what the scope says.
-    narrow: Vec<PolicyTag>,
     unfit: Option<Unfit>,
     server: Option<Arc<str>>,
     passed_over: Option<&'static str>,
@@ -234,27 +232,23 @@ impl Record {
         }
     }
 
-    /// The tags of a read of `table`: narrower ones where the policy names a column of it that is
-    /// among the `tagged` ones, by values that Postgres writes so, else the table's.
-    pub(crate) fn tags_of(&self, table: &str, tagged: &[String]) -> Vec<Tag> {
-        let narrow = |tag: &&PolicyTag| tag.is_column_of(table, tagged);
-        let notes = self.notes();
-        let all = self.0.scope.tags.iter().chain(&notes.narrow);
-        let (exact, others): (Vec<_>, Vec<_>) = all.filter(narrow).partition(|tag| tag.is_exact());
-        let mut tags: Vec<Tag> = exact.into_iter().map(PolicyTag::tag).collect();
-        let is_narrowed = !tags.is_empty() && others.is_empty();
-        tags.push(if is_narrowed { Tag::bulk(table) } else { Tag::table(table) });
-        tags
-    }
-
-    /// Whether the scope says which rows of a table its reads are of.
-    pub(crate) fn is_narrowed(&self, table: &str, tagged: &[String]) -> bool {
-        self.0.scope.tags.iter().any(|tag| tag.is_column_of(table, tagged))
-    }
-
-    /// Notes that reads of a table are of the rows that a tag names. For one read: those of others are not known.
-    pub(crate) fn narrow(&self, tag: PolicyTag) {
-        self.notes().narrow.push(tag);
+    /// The tags of a read of `table`: of the `rows` that the statement says, or else of those that the policy says by a
+    /// column that is among the `tagged` ones and a value that Postgres writes so, or else the table's.
+    pub(crate) fn tags_of(
+        &self,
+        table: &str,
+        tagged: &[String],
+        rows: Option<&[PolicyTag]>,
+    ) -> Vec<Tag> {
+        let said = self.0.scope.tags.iter().filter(|tag| tag.is_column_of(table, tagged));
+        let rows: Vec<&PolicyTag> = match rows {
+            Some(rows) => rows.iter().collect(),
+            None => said.collect(),
+        };
+        let is_narrowed = !rows.is_empty() && rows.iter().all(|tag| tag.is_exact());
+        let of_table = if is_narrowed { Tag::bulk(table) } else { Tag::table(table) };
+        let exact = rows.into_iter().filter(|tag| tag.is_exact());
+        exact.flat_map(PolicyTag::with_bulk).chain([of_table]).collect()
     }
 
     /// The position that a server must have reached for its answer to be of use: past the fences of

@@ -3,13 +3,11 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Error, Execute, FromRow, Postgres};
+use sqlx::{Error, Execute, FromRow, Postgres};
 
 use super::database::Database;
-use super::dependencies::{Dependencies, Equality, Family, Given, Parameter};
 use super::executor::Statement;
-use super::plan::dependencies;
-use crate::cache::{Cache, PolicyTag, Record, ValuePolicy};
+use crate::cache::{Cache, ValuePolicy};
 use crate::entry::Key;
 
 /// A database whose reads are answered from a cache, by [`Database::cached`].
@@ -45,12 +43,7 @@ impl Database {
     /// the database, the role and the connection's options that it is for. A query that can't be cached is run
     /// each time, and its reason is logged.
     ///
-    /// What it depends on is found in its text, as for [`reader`](Self::reader), and in its arguments: where a
-    /// condition of a plain SELECT says which rows of a table it is about, as `where id = $1 and ...` does, only
-    /// changes to those make the answer invalid. That goes for columns that the triggers tell changes by (see
-    /// [`Triggers`](crate::Triggers)) of integers, texts and UUIDs, for a parameter costs a short query more when the
-    /// answer is made, and is left to the policy's tags where those narrow the table already. A literal counts if it
-    /// is spelled as Postgres writes the value: `7` and `'ann'`, not `07`, `'it''s'` or `E'ann'`.
+    /// What it depends on is found as for [`reader`](Self::reader): in its text and its arguments.
     ///
     /// Rows are stored as values are by [`Cache::get_or_load`]: rows that a node stored with another version of their
     /// type are a miss. A change of how columns become fields, such as `#[sqlx(rename)]`, does not show in the type; raise
@@ -131,53 +124,7 @@ impl Cached {
 
 /// Sends a statement, which may be sent again.
 async fn all<T: Row>(statement: &Statement, db: &Database) -> Result<Vec<T>, Error> {
-    if let Some(record) = Record::current().filter(Record::is_followed) {
-        // Without it, the answer depends on whole tables.
-        if let Err(error) = narrow(&record, statement, db).await {
-            tracing::debug!(%error, "the rows that a query depends on could not be found out");
-        }
-    }
     let arguments = statement.arguments.clone().unwrap_or_default();
     let query = sqlx::query_as_with(statement.sql.clone(), arguments);
     query.persistent(statement.persistent).fetch_all(db.reader()).await
-}
-
-/// Notes which rows of tables the answer to a statement depends on.
-async fn narrow(record: &Record, statement: &Statement, db: &Database) -> Result<(), Error> {
-    let found = dependencies(db, statement.sql.as_str()).await?;
-    let Dependencies::Tables(tables) = &*found else { return Ok(()) };
-    for table in tables.iter().filter(|table| !record.is_narrowed(&table.name, &table.columns)) {
-        let Some(Equality { column, family, value }) = &table.by else { continue };
-        let value = match value {
-            Given::Literal(text) => Some(text.clone()),
-            Given::Parameter(parameter) => asked(db, parameter, *family, statement).await?,
-        };
-        if let Some(value) = value {
-            record.narrow(PolicyTag::of_column(&table.name, column, &value));
-        }
-    }
-    Ok(())
-}
-
-/// The value that a column must have, as a trigger would write it. `None` if it is NULL, which no row has, or of a
-/// type that is compared in another way than the column's family.
-async fn asked(
-    db: &Database,
-    parameter: &Parameter,
-    family: Family,
-    statement: &Statement,
-) -> Result<Option<String>, Error> {
-    let replica = db.servers().into_iter().find(|server| server.at().is_some());
-    let server = replica.as_deref().unwrap_or(&db.inner.primary);
-    server.sends();
-    let arguments = statement.arguments.clone().unwrap_or_default();
-    // Made of a number and of types from a list.
-    let query = sqlx::query_as_with::<_, (i64, Option<String>), _>(
-        AssertSqlSafe(parameter.query()),
-        arguments,
-    );
-    // A prepared statement is kept by its text alone, and this text is one for parameters of all types.
-    let query = query.persistent(false);
-    let (oid, value) = query.fetch_one(&mut *server.acquire().await?).await?;
-    Ok(value.filter(|_| Family::of(oid) == Some(family)))
 }

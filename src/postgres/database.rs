@@ -232,6 +232,13 @@ impl Database {
     /// An executor for reads, on whichever server is fit: one that has all that the scope it is used in has written
     /// before, by this database, and that the request's session has. In no scope, all that the process has written in
     /// none.
+    ///
+    /// A cached result depends on the tables that a statement reads, views and functions resolved. Where a condition that
+    /// all rows must meet compares a column with a literal or a bound value (`where id = $1`, `in (..)`, `= any ($1)`, in
+    /// `where` or in the `on` of a join), it depends on the rows with those values only. The column must be one that the
+    /// triggers key changes by (see [`Triggers`](crate::Triggers)) and an integer, text or UUID; the statement must name
+    /// the table once; a bound value must be an `i16`, `i32`, `i64`, text, or UUID, or at most 100 of these; a literal
+    /// must be spelled as Postgres writes the value: `7` and `'ann'`, not `07`, `'it''s'` or `E'ann'`.
     pub fn reader(&self) -> Reader {
         Reader::new(self.clone())
     }

@@ -47,7 +47,7 @@ impl Reader {
     fn run<'e>(self, statement: Result<Statement, Error>) -> Rows<'e> {
         Box::pin(try_stream! {
             let statement = statement?;
-            let plan = Plan::of(&self.db, statement.sql.as_str(), self.writer).await;
+            let plan = Plan::of(&self.db, &statement, self.writer).await;
             let began = self.db.inner.statements.begin(&plan);
             let mut write = plan.may_write.then(|| plan.own.begin());
             let mut left = self.candidates(&plan);

@@ -9,6 +9,7 @@
 
 mod attempt;
 mod backoff;
+mod bound;
 mod cached;
 mod changes;
 mod database;

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::bound::Bound;
 use super::database::Database;
-use super::dependencies::{Dependencies, Unfit};
+use super::dependencies::{Dependencies, Table, Unfit};
+use super::executor::Statement;
 use super::sample::At;
 use super::server::Server;
 use crate::cache::protocol::is_far_enough;
@@ -56,7 +58,8 @@ impl Candidate {
 
 impl Plan {
     /// Finds out what a statement needs. `writer` is for one that goes to the primary in any case.
-    pub(crate) async fn of(db: &Database, sql: &str, writer: bool) -> Self {
+    pub(crate) async fn of(db: &Database, statement: &Statement, writer: bool) -> Self {
+        let sql = statement.sql.as_str();
         let record = Record::current();
         if record.is_none() {
             Record::stray();
@@ -75,7 +78,7 @@ impl Plan {
                 if let Some(watch) = record.watch() {
                     tell_of(&found, watch);
                 }
-                plan.take(&record, &found, writer);
+                plan.take(&record, &found, statement, writer);
                 if db.inner.known.reads_clock(sql) {
                     record.note_clock();
                 }
@@ -146,12 +149,10 @@ impl Plan {
         Self { may_write, ..Self::new(own, may_write) }.must_see(db)
     }
 
-    fn take(&mut self, record: &Record, found: &Dependencies, writer: bool) {
+    fn take(&mut self, record: &Record, found: &Dependencies, statement: &Statement, writer: bool) {
         match found {
             Dependencies::Tables(tables) => {
-                let tags =
-                    tables.iter().flat_map(|table| record.tags_of(&table.name, &table.columns));
-                self.tags = tags.collect();
+                self.tags = tags_of(record, tables, statement);
                 self.needs = record.needs(&self.tags);
                 self.may_write = false;
             }
@@ -209,6 +210,19 @@ impl Plan {
         let nearest = behind.into_iter().max_by_key(|(_, at)| at.position);
         ready.into_iter().chain(nearest).map(|(server, _)| server.clone()).collect()
     }
+}
+
+/// The tags of what a statement reads of tables.
+fn tags_of(record: &Record, tables: &[Table], statement: &Statement) -> Vec<Tag> {
+    let is_narrowed = tables.iter().any(|table| table.by.is_some());
+    let arguments = statement.arguments.as_ref().filter(|_| is_narrowed);
+    let bound = arguments.and_then(Bound::of);
+    let tags = |table: &Table| {
+        let rows = |by| Bound::rows(bound.as_ref(), &table.name, by);
+        let rows = table.by.as_ref().and_then(rows);
+        record.tags_of(&table.name, &table.columns, rows.as_deref())
+    };
+    tables.iter().flat_map(tags).collect()
 }
 
 /// Whether a statement may change data, as far as its words tell; a function that does is not seen.

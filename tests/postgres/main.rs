@@ -25,6 +25,7 @@ mod queries;
 mod records;
 mod replicas;
 mod restored;
+mod rows;
 mod schema;
 mod scopes;
 mod sessions;

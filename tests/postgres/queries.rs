@@ -236,7 +236,9 @@ impl Random {
     /// A condition on a column of integers, most of them that it has a value.
     fn on(&mut self, column: &str) -> String {
         let (one, two) = (self.small(), self.small());
-        match self.random.u8(..6) {
+        match self.random.u8(..8) {
+            6 => format!("{column} in ($1, {two})"),
+            7 => format!("{column} = any (array[{one}, {two}])"),
             0 => format!("{column} = {one}"),
             1 => format!("{one} = {column}"),
             2 => format!("{column} > {one}"),
@@ -260,7 +262,39 @@ impl Random {
     fn query(&mut self) -> String {
         let joins = ["join", "left join", "right join", "full join"];
         let join = joins[self.random.usize(..joins.len())];
-        let text = match self.random.u8(..13) {
+        let text = match self.random.u8(..20) {
+            13 => format!(
+                "select a.id::text, b.t from a {join} b on b.a = a.id and {} and {}",
+                self.on("b.a"),
+                self.on("a.id")
+            ),
+            14 => format!(
+                "select id::text, t from a where exists (select from b where b.id = a.id and {})",
+                self.on("b.a")
+            ),
+            15 => format!(
+                "select id::text, (select max(t) from b where {}) from a where {}",
+                self.on("a"),
+                self.on("id")
+            ),
+            16 => format!(
+                "select a.id::text, x.t from a {join} (select * from b where {}) x on x.id = a.id",
+                self.on("a")
+            ),
+            17 => format!(
+                "with c as (select * from b where {}) select a.id::text, c.t from a {join} c on c.a = a.id",
+                self.on("id")
+            ),
+            18 => format!(
+                "select p.id::text, b.t from p {join} b on b.id = p.id {join} a on a.id = b.a and {} where {}",
+                self.on("a.id"),
+                self.on("p.id")
+            ),
+            19 => format!(
+                "select a.id::text, i.t from a {join} a i on i.g = a.g and {} where {}",
+                self.on("i.id"),
+                self.on("a.id")
+            ),
             0 => format!("select id::text, t from a where {}", self.on("id")),
             1 => format!("select count(*)::text, max(t) from a where {}", self.on_g("g")),
             2 => format!(

@@ -8,6 +8,7 @@ mod body;
 mod catalog;
 mod check;
 mod clock;
+mod conditions;
 mod equality;
 mod known;
 mod lex;
@@ -21,9 +22,9 @@ mod unfit;
 mod value;
 mod walk;
 
-pub(crate) use catalog::{Dependencies, tag_name};
 #[cfg(test)]
-use catalog::{Table, resolve};
+use catalog::resolve;
+pub(crate) use catalog::{Dependencies, Table, tag_name};
 pub(crate) use equality::Equality;
 pub(crate) use known::Known;
 use name::Name;
@@ -31,7 +32,9 @@ use parse::References;
 #[cfg(test)]
 use parse::{Analysis, analyze};
 pub(crate) use unfit::Unfit;
-pub(crate) use value::{Family, Given, Parameter};
+#[cfg(test)]
+use value::Family;
+pub(crate) use value::{Given, Kind};
 
 /// Whether a text is a read that is understood.
 #[cfg(fuzzing)]

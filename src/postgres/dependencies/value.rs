@@ -3,9 +3,9 @@
 //! Nothing of a statement's text is ever given to the server but the statement: a literal is read here, and only
 //! if it is spelled in the one way in which Postgres writes that value too. Any other spelling may be of a value
 //! that is written differently (`'0x1'` and `1_000` are integers since Postgres 16, `'a''b'` and `E'a\'b'` are one
-//! string), so it tells no rows apart. A parameter is asked of the server by its number.
+//! string), so it tells no rows apart. What a parameter is bound to is read by `postgres/bound.rs`.
 
-use sqlparser::ast::{CastKind, DataType, Expr, UnaryOperator, Value};
+use sqlparser::ast::{ArrayElemTypeDef, CastKind, DataType, Expr, UnaryOperator, Value};
 
 /// Types whose values are equal if, and only if, Postgres writes them the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,8 @@ enum Spelled {
     String(String),
     Number(String),
     Parameter(u16),
+    /// One whose elements are meant.
+    Array(u16),
 }
 
 /// Where the value's text comes from.
@@ -46,15 +48,18 @@ enum Spelled {
 pub(crate) enum Given {
     /// It is this.
     Literal(String),
-    /// The server says what it makes of a parameter.
+    /// It is what a parameter is bound to.
     Parameter(Parameter),
 }
 
 /// A parameter of the statement, cast to types in turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Parameter {
-    number: u16,
+    /// From 1 on.
+    pub(crate) number: u16,
     casts: Vec<Kind>,
+    /// It is an array, and each of its elements is meant; the casts are of elements.
+    pub(crate) is_array: bool,
 }
 
 impl Family {
@@ -64,6 +69,17 @@ impl Family {
             20 | 21 | 23 => Some(Self::Integer),
             25 | 1043 => Some(Self::Text),
             2950 => Some(Self::Uuid),
+            _ => None,
+        }
+    }
+
+    /// A value's text after a cast from this family to a type, or to an error of the statement's. `None` if Postgres
+    /// may write the value in another way.
+    fn cast(self, text: String, kind: Kind) -> Option<String> {
+        match (self, kind.family()) {
+            (from, to) if from == to => Some(text),
+            (Self::Text, to) => to.written(&text),
+            (_, Self::Text) => Some(text),
             _ => None,
         }
     }
@@ -97,18 +113,7 @@ impl Kind {
         }
     }
 
-    fn sql(self) -> &'static str {
-        match self {
-            Self::Int2 => "pg_catalog.int2",
-            Self::Int4 => "pg_catalog.int4",
-            Self::Int8 => "pg_catalog.int8",
-            Self::Text => "pg_catalog.text",
-            Self::Varchar => "pg_catalog.varchar",
-            Self::Uuid => "pg_catalog.uuid",
-        }
-    }
-
-    fn family(self) -> Family {
+    pub(crate) fn family(self) -> Family {
         match self {
             Self::Int2 | Self::Int4 | Self::Int8 => Family::Integer,
             Self::Text | Self::Varchar => Family::Text,
@@ -142,15 +147,40 @@ impl Compared {
         }
     }
 
+    /// A parameter that is an array, or one of these as an array of another type, for `ANY`.
+    pub(super) fn read_array(expr: &Expr) -> Option<Self> {
+        match expr {
+            Expr::Nested(inner) => Self::read_array(inner),
+            Expr::Cast {
+                kind: CastKind::Cast | CastKind::DoubleColon,
+                expr,
+                data_type: DataType::Array(ArrayElemTypeDef::SquareBracket(element, None)),
+                format: None,
+                ..
+            } => {
+                let mut compared = Self::read_array(expr)?;
+                compared.casts.push(Kind::named(element)?);
+                Some(compared)
+            }
+            _ => match literal(expr)? {
+                Spelled::Parameter(number) => {
+                    Some(Self { value: Spelled::Array(number), casts: Vec::new() })
+                }
+                _ => None,
+            },
+        }
+    }
+
     /// Where the text comes from by which a column of a family is compared; `None` if it is compared as another
     /// type, or the text could differ from what Postgres writes.
     pub(super) fn given(&self, column: Family) -> Option<Given> {
         let is_column = |kind: &Kind| kind.family() == column;
         match &self.value {
-            Spelled::Parameter(number) => {
+            Spelled::Parameter(number) | Spelled::Array(number) => {
+                let is_array = matches!(self.value, Spelled::Array(_));
                 let (number, casts) = (*number, self.casts.clone());
                 let is_comparable = casts.last().is_none_or(is_column);
-                is_comparable.then_some(Given::Parameter(Parameter { number, casts }))
+                is_comparable.then_some(Given::Parameter(Parameter { number, casts, is_array }))
             }
             Spelled::Number(_) if column != Family::Integer => None,
             Spelled::String(text) | Spelled::Number(text) => {
@@ -162,16 +192,14 @@ impl Compared {
 }
 
 impl Parameter {
-    /// A query for the number of the value's type, and for its text as a trigger would write it; made of a number
-    /// and words of ours alone.
-    pub(crate) fn query(&self) -> String {
-        let cast = |value: String, kind: &Kind| format!("({value})::{}", kind.sql());
-        let value = self.casts.iter().fold(format!("${}", self.number), cast);
-        format!(
-            "select pg_catalog.pg_typeof(given.value)::pg_catalog.oid::pg_catalog.int8,
-                case when given.value is not null then pg_catalog.concat(given.value) end
-            from (select {value}) given (value)"
-        )
+    /// The text, as a trigger would write it, of a value that the parameter is bound to; `None` if it is compared in
+    /// another way than the column's family, or may be written in another way.
+    pub(crate) fn text(&self, kind: Kind, text: String, column: Family) -> Option<String> {
+        let cast = |(family, text): (Family, String), to: &Kind| {
+            Some((to.family(), family.cast(text, *to)?))
+        };
+        let (family, text) = self.casts.iter().try_fold((kind.family(), text), cast)?;
+        (family == column).then_some(text)
     }
 }
 
@@ -252,9 +280,24 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_is_asked_for_by_a_number_and_words_of_ours() {
-        let parameter = Parameter { number: 7, casts: vec![Kind::Text, Kind::Uuid] };
-        assert!(parameter.query().contains("(select (($7)::pg_catalog.text)::pg_catalog.uuid)"));
+    fn a_bound_value_is_read_as_the_type_that_it_is_cast_to() {
+        let bound = |casts: &[Kind], kind, text: &str, column| {
+            let parameter = Parameter { number: 1, casts: casts.to_vec(), is_array: false };
+            parameter.text(kind, text.to_owned(), column)
+        };
+        let (integer, text) = (Family::Integer, Family::Text);
+        assert_eq!(bound(&[], Kind::Int8, "7", integer).as_deref(), Some("7"));
+        assert_eq!(bound(&[Kind::Int4], Kind::Int8, "7", integer).as_deref(), Some("7"));
+        assert_eq!(bound(&[Kind::Int4], Kind::Text, "7", integer).as_deref(), Some("7"));
+        assert_eq!(bound(&[Kind::Int4], Kind::Text, "07", integer), None);
+        assert_eq!(bound(&[Kind::Text], Kind::Int4, "7", text).as_deref(), Some("7"));
+        assert_eq!(bound(&[Kind::Uuid], Kind::Int4, "7", Family::Uuid), None);
+        assert_eq!(bound(&[], Kind::Int4, "7", text), None);
+    }
+
+    #[test]
+    fn only_a_dollar_and_a_number_is_a_parameter() {
+        assert_eq!(number("$7"), Some(7));
         for name in ["$0", "$", "$1x", "$+1", "$99999", "?", ":1"] {
             assert_eq!(number(name), None, "{name}");
         }

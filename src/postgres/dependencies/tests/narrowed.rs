@@ -149,3 +149,18 @@ async fn a_parameter_is_not_read_as_the_type_that_another_statements_had() {
     world.postgres.psql("update a set n = 1").await.expect("update");
     eventually("the change is seen", async || ask().await == 1).await.expect("seen");
 }
+
+/// Changes of rows with long values have one tag for all of them.
+#[tokio::test]
+async fn a_long_value_is_narrowed_to_the_rows_with_long_values() {
+    let world = World::new(PEOPLE, Triggers::new().table("people")).await;
+    let long = "x".repeat(2_100);
+    world.postgres.psql(&format!("insert into people values ('{long}', 0)")).await.expect("insert");
+    let read = async || {
+        let query = sqlx::query("select n from people where name = $1").bind(&long);
+        world.cached().fetch_all::<(i32,)>(query).await.expect("rows")[0].0
+    };
+    assert_eq!(read().await, 0);
+    world.postgres.psql("update people set n = 1 where length(name) > 2000").await.expect("update");
+    eventually("the change is seen", async || read().await == 1).await.expect("seen");
+}

@@ -1,0 +1,218 @@
+//! What a statement's text says of the rows that it reads: conditions that each row of a table must meet to have any
+//! part in the result.
+//!
+//! In `select .. from t join u .. where t.c = $1 and ..`, rows of `t` with another `c` have no part in the result:
+//! whatever the join makes of them, the condition drops. The same holds for the condition of an inner join, for what
+//! that of a left join says of its right side, and within each query of a statement for itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{
+    BinaryOperator, Expr, Ident, Join, JoinConstraint, JoinOperator, ObjectName, Query, Select,
+    SetExpr, Statement, TableFactor, Visit, Visitor,
+};
+
+use super::name::{Name, fold};
+use super::parse::statement;
+use super::value::Compared;
+
+/// More values than this tell too little.
+const VALUES: usize = 100;
+
+/// A condition: the column has one of the values.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Condition {
+    pub(super) relation: Name,
+    pub(super) column: String,
+    pub(super) values: Vec<Compared>,
+}
+
+/// What the queries of a statement say of its tables.
+#[derive(Debug, Default)]
+pub(super) struct Conditions {
+    /// The relations that they name, each as often as they do.
+    pub(super) relations: Vec<Name>,
+    pub(super) conditions: Vec<Condition>,
+    /// What WITH defines.
+    ctes: BTreeSet<String>,
+    /// The relations that the parser sees, which must be the same.
+    seen: usize,
+}
+
+/// The relations of one FROM, by what they are called there; `None` for what is no table.
+type From = BTreeMap<String, Option<Name>>;
+
+/// What a statement says of its tables, if all of it is plain.
+pub(super) fn conditions(sql: &str) -> Option<Conditions> {
+    let Statement::Query(query) = statement(sql).ok()? else { return None };
+    let mut conditions = Conditions::default();
+    let _ = query.visit(&mut Ctes(&mut conditions.ctes));
+    if query.visit(&mut conditions).is_break() {
+        return None;
+    }
+    // A name that is a table's in one place and a query's in another.
+    let is_ambiguous = |name: &Name| conditions.ctes.contains(name.last());
+    let is_whole = conditions.seen == 0 && !conditions.relations.iter().any(is_ambiguous);
+    is_whole.then_some(conditions)
+}
+
+struct Ctes<'a>(&'a mut BTreeSet<String>);
+
+impl Visitor for Ctes<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let ctes = query.with.iter().flat_map(|with| &with.cte_tables);
+        self.0.extend(ctes.map(|cte| folded(&cte.alias.name)));
+        ControlFlow::Continue(())
+    }
+}
+
+impl Visitor for Conditions {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        match self.add_set(&query.body) {
+            Some(()) => ControlFlow::Continue(()),
+            None => ControlFlow::Break(()),
+        }
+    }
+
+    fn pre_visit_relation(&mut self, _relation: &ObjectName) -> ControlFlow<()> {
+        match self.seen.checked_sub(1) {
+            Some(left) => self.seen = left,
+            None => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Conditions {
+    fn add_set(&mut self, body: &SetExpr) -> Option<()> {
+        match body {
+            SetExpr::Select(select) => self.add_select(select),
+            SetExpr::SetOperation { left, right, .. } => {
+                self.add_set(left)?;
+                self.add_set(right)
+            }
+            // These are visited as queries.
+            SetExpr::Query(_) | SetExpr::Values(_) => Some(()),
+            _ => None,
+        }
+    }
+
+    fn add_select(&mut self, select: &Select) -> Option<()> {
+        let mut from = From::new();
+        for item in &select.from {
+            self.add_factor(&item.relation, &mut from)?;
+            for join in &item.joins {
+                let called = self.add_factor(&join.relation, &mut from)?;
+                self.add_join(join, &called, &from)?;
+            }
+        }
+        if let Some(condition) = &select.selection {
+            self.add(condition, &from, from.len() == 1);
+        }
+        Some(())
+    }
+
+    /// Returns what the relation is called.
+    fn add_factor(&mut self, factor: &TableFactor, from: &mut From) -> Option<String> {
+        let (called, relation) = match factor {
+            TableFactor::Table { name, alias, args: None, .. } => {
+                let parts: Option<Vec<String>> =
+                    name.0.iter().map(|part| part.as_ident().map(folded)).collect();
+                let name = Name::new(parts?);
+                let called = match alias {
+                    Some(alias) if !alias.columns.is_empty() => return None,
+                    Some(alias) => folded(&alias.name),
+                    None => name.last().to_owned(),
+                };
+                self.seen += 1;
+                let is_cte = name.as_bare().is_some_and(|name| self.ctes.contains(name));
+                (called, (!is_cte).then_some(name))
+            }
+            TableFactor::Derived { alias, .. } => (folded(&alias.as_ref()?.name), None),
+            _ => return None,
+        };
+        self.relations.extend(relation.clone());
+        from.insert(called.clone(), relation).is_none().then_some(called)
+    }
+
+    /// What the condition of a join says.
+    fn add_join(&mut self, join: &Join, called: &str, from: &From) -> Option<()> {
+        let (constraint, side) = match &join.join_operator {
+            JoinOperator::Join(on) | JoinOperator::Inner(on) => (on, from.clone()),
+            // Of rows of the left side it drops none.
+            JoinOperator::Left(on) | JoinOperator::LeftOuter(on) => {
+                let right = from.get(called).cloned().flatten();
+                (on, From::from([(called.to_owned(), right)]))
+            }
+            JoinOperator::CrossJoin(_)
+            | JoinOperator::Right(_)
+            | JoinOperator::RightOuter(_)
+            | JoinOperator::FullOuter(_) => return Some(()),
+            _ => return None,
+        };
+        if let JoinConstraint::On(condition) = constraint {
+            self.add(condition, &side, false);
+        }
+        Some(())
+    }
+
+    /// Adds what a condition says that must hold. `is_alone`: a column without a name before it is of the only relation.
+    fn add(&mut self, condition: &Expr, from: &From, is_alone: bool) {
+        match condition {
+            Expr::Nested(inner) => self.add(inner, from, is_alone),
+            Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+                self.add(left, from, is_alone);
+                self.add(right, from, is_alone);
+            }
+            _ => {
+                let found = among(condition).into_iter();
+                let mut found = found.filter_map(|(column, values)| {
+                    let (relation, column) = column_of(column, from, is_alone)?;
+                    Some(Condition { relation, column, values: values? })
+                });
+                self.conditions.extend(found.next());
+            }
+        }
+    }
+}
+
+/// What may be a column, and the values of which it must have one, in either order of `=`.
+fn among(condition: &Expr) -> Vec<(&Expr, Option<Vec<Compared>>)> {
+    let one = |value| Some(vec![Compared::read(value)?]);
+    match condition {
+        Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
+            vec![(left, one(right)), (right, one(left))]
+        }
+        Expr::InList { expr, list, negated: false } if list.len() <= VALUES => {
+            vec![(expr, list.iter().map(Compared::read).collect())]
+        }
+        Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => {
+            vec![(left, Compared::read_array(right).map(|array| vec![array]))]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn column_of(column: &Expr, from: &From, is_alone: bool) -> Option<(Name, String)> {
+    let (relation, column) = match column {
+        Expr::Identifier(column) if is_alone => (from.values().next()?, column),
+        Expr::CompoundIdentifier(parts) => match &parts[..] {
+            [alias, column] => (from.get(&folded(alias))?, column),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some((relation.clone()?, folded(column)))
+}
+
+fn folded(name: &Ident) -> String {
+    fold(&name.value, name.quote_style.is_some())
+}
+
+#[cfg(test)]
+mod tests;
