@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::keying::cookies;
 use crate::entry::{Epoch, Position};
+use crate::secret::{SecretError, Secrets};
 
 /// The header that carries a token, both ways.
 const HEADER: HeaderName = HeaderName::from_static("tidegate-position");
@@ -21,30 +22,13 @@ pub(crate) const COOKIE_NAME: &str = "tidegate-position";
 /// Seconds that a browser keeps the cookie. After that every node has long followed the log past it.
 const COOKIE_LIFE: u32 = 300;
 
-const SECRET_BYTES: usize = 16;
 const BODY: usize = 16;
 const MAC: usize = 16;
 
 /// Signs and reads the tokens of sessions. All nodes of a service need the same secret.
 #[derive(Clone)]
 pub struct Sessions {
-    key: [u8; 32],
-}
-
-/// A secret that can't be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SecretError {
-    /// Too easy to guess.
-    #[error(
-        "the secret for session tokens has {0} bytes; give it {SECRET_BYTES} or more, at random"
-    )]
-    Short(usize),
-    /// Not set.
-    #[error(
-        "TIDEGATE_SECRET is not set; give it {SECRET_BYTES} or more random bytes, the same on every node"
-    )]
-    Unset,
+    secrets: Secrets,
 }
 
 /// What a request says of its session.
@@ -62,11 +46,7 @@ impl Sessions {
     ///
     /// If the secret is shorter than 16 bytes.
     pub fn new(secret: impl AsRef<[u8]>) -> Result<Self, SecretError> {
-        let secret = secret.as_ref();
-        if secret.len() < SECRET_BYTES {
-            return Err(SecretError::Short(secret.len()));
-        }
-        Ok(Self { key: blake3::derive_key("tidegate 2026 session token", secret) })
+        Ok(Self { secrets: Secrets::derive("tidegate 2026 session token", [secret])? })
     }
 
     /// Sessions with the secret in the environment variable `TIDEGATE_SECRET`.
@@ -102,7 +82,7 @@ impl Sessions {
         let mut body = [0; BODY];
         body[..8].copy_from_slice(&epoch.get().to_be_bytes());
         body[8..].copy_from_slice(&position.get().to_be_bytes());
-        let mac = blake3::keyed_hash(&self.key, &body);
+        let mac = blake3::keyed_hash(self.secrets.first(), &body);
         let whole = body.iter().chain(&mac.as_bytes()[..MAC]);
         whole.map(|byte| format!("{byte:02x}")).collect()
     }
