@@ -11,6 +11,7 @@ use super::fence::Fences;
 use super::flight::Flights;
 use super::log::{Attached, Log, LogError};
 use super::lookup::{Ask, Hit};
+use super::past::PastEpochs;
 use super::permit::{Permit, Permits};
 use super::policy::Policy;
 use super::record::{Kind, Record, Scope};
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) audits: Audits,
     pub(crate) alone: Alone,
+    pub(super) past: PastEpochs,
     log: Attached,
     off: AtomicBool,
 }
@@ -94,6 +96,7 @@ impl Cache {
             counters: Counters::default(),
             audits: Audits::default(),
             alone: Alone::new(),
+            past: PastEpochs::default(),
             log: Attached::default(),
             off: AtomicBool::new(false),
         };

@@ -727,11 +727,11 @@ fn with_sessions() -> (Router, Cache) {
 #[tokio::test]
 async fn tokens_that_are_forged_of_the_future_or_oversized_are_counted_and_worth_nothing() {
     let (app, cache) = with_sessions();
-    let (future, long) = ("f".repeat(64), "0".repeat(10_000));
-    let tokens = ["x", "", &future, &long, &"0".repeat(64)];
+    let (future, long) = ("f".repeat(80), "0".repeat(10_000));
+    let tokens = ["x", "", &future, &long, &"0".repeat(80)];
     for token in tokens {
         for name in ["tidegate-position", "cookie"] {
-            let cookie = format!("tidegate-position={token}");
+            let cookie = format!("__Host-tidegate-position={token}");
             let value = if name == "cookie" { cookie.as_str() } else { token };
             let (_, status) = read(send(&app, plain(&[(name, value)])).await).await;
             assert!(!status.contains("session"), "{status}");
