@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+
 use super::audit::{Audited, Audits};
 use super::fence::Fences;
 use super::flight::Flights;
@@ -260,6 +262,15 @@ impl Cache {
     /// Drops an entry that can't be used.
     pub(crate) async fn forget(&self, key: &Key) {
         self.noted(self.shared.store.remove(key).await);
+    }
+
+    /// Drops an entry: at once what can be, the rest in the background.
+    pub(super) fn forget_soon(&self, key: Key) {
+        let cache = self.clone();
+        let mut forgetting = Box::pin(async move { cache.forget(&key).await });
+        if (&mut forgetting).now_or_never().is_none() {
+            spawn(forgetting);
+        }
     }
 
     /// Whether there are others who have to be asked to leave the making of an answer to us.
