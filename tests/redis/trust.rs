@@ -116,7 +116,11 @@ async fn security_messages_that_are_not_signed_are_ignored() {
     let store = signing(&server, &[SECRET]).await;
     let bus = store.bus().unwrap();
     let mut heard = bus.subscribe("news").await.unwrap();
-    run::<i64>(&server, cmd("PUBLISH").arg("shop:4s:channel:news").arg("TGR\x02forged")).await;
+    run::<i64>(
+        &server,
+        cmd("PUBLISH").arg("shop:4s:channel:news").arg("TGR\x02forged, and long enough for a code"),
+    )
+    .await;
     bus.publish("news", b"true").await.unwrap();
     assert_eq!(heard.next().await.as_deref(), Some(&b"true"[..]));
     assert_eq!(store.status().refused, 1);
