@@ -61,6 +61,7 @@ mod outcome;
 mod postgres;
 #[cfg(any(feature = "redis", feature = "postgres"))]
 mod redact;
+mod secret;
 mod store;
 mod sync;
 #[cfg(feature = "metrics")]
@@ -74,7 +75,7 @@ pub use cache::{
     ValuePolicyBuilder, VersionError,
 };
 pub use entry::{Entry, Epoch, Key, KeyText, Position, Tag};
-pub use middleware::{Body, CacheLayer, CacheService, ResponseFuture, SecretError, Sessions};
+pub use middleware::{Body, CacheLayer, CacheService, ResponseFuture, Sessions};
 pub use outcome::{BypassReason, Counters, Event, MissReason, Outcome, StaleReason};
 #[cfg(feature = "postgres")]
 pub use postgres::{
@@ -82,6 +83,7 @@ pub use postgres::{
     LsnError, Reader, ReplicaLag, Role, Row, SchemaError, ServerStatus, Status, TableStatus,
     TriggerState, TriggerStatus, Triggers, Writer,
 };
+pub use secret::SecretError;
 #[cfg(feature = "memory")]
 pub use store::Memory;
 pub use store::{

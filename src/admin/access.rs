@@ -13,6 +13,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 
+use super::limit::{self, WrongTokens};
+
 /// The header that a request must have to change anything. A page of another origin can't send it: a browser
 /// first asks whether it may, and is not told so.
 const INTENT: &str = "tidegate-admin";
@@ -48,15 +50,31 @@ fn password(credentials: &str) -> Option<Vec<u8>> {
     Some(pair[colon + 1..].to_vec())
 }
 
-/// Lets those through who bring the token.
-pub(crate) async fn check(token: Token, request: Request, next: Next) -> Response {
-    if token.is_in(request.headers()) {
+/// Lets those through who bring the token. A client that has sent many wrong ones gets no more of them looked at.
+pub(crate) async fn check(
+    (token, wrong): (Token, WrongTokens),
+    request: Request,
+    next: Next,
+) -> Response {
+    let client = limit::client(&request);
+    if !wrong.shut_out(client) && token.is_in(request.headers()) {
         return next.run(request).await;
     }
-    let ask = [(WWW_AUTHENTICATE, "Basic realm=\"tidegate\", charset=\"UTF-8\"")];
-    let mut response = (StatusCode::UNAUTHORIZED, ask, "unauthorized\n").into_response();
+    let mut response = match wrong.has_room(client) {
+        true => unauthorized(),
+        false => limit::too_many_tokens(),
+    };
+    // A browser's first request has none.
+    if request.headers().contains_key(AUTHORIZATION) && wrong.has_room(client) {
+        wrong.count(client);
+    }
     hardened(response.headers_mut());
     response
+}
+
+fn unauthorized() -> Response {
+    let ask = [(WWW_AUTHENTICATE, "Basic realm=\"tidegate\", charset=\"UTF-8\"")];
+    (StatusCode::UNAUTHORIZED, ask, "unauthorized\n").into_response()
 }
 
 /// Lets nothing change by a request that a page of another origin made.

@@ -8,6 +8,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::Admin;
+#[cfg(feature = "postgres")]
+use crate::entry::Tag;
 
 /// What one transaction changed.
 #[derive(Serialize)]
@@ -15,6 +17,15 @@ pub(crate) struct Written {
     /// The transaction's number.
     xid: String,
     tags: Vec<String>,
+}
+
+/// A tag without the value of a column that it is about: that may be personal data.
+#[cfg(feature = "postgres")]
+fn hidden(tag: String) -> String {
+    match tag.split_once('=') {
+        Some((column, _)) => format!("{column}=#{:016x}", Tag::named(&tag).hash()),
+        None => tag,
+    }
 }
 
 /// The last rows of the log, newest first; none without a database.
@@ -26,7 +37,11 @@ pub(crate) async fn show(State(admin): State<Arc<Admin>>) -> Response {
             from tidegate.log order by log.xid desc limit 50";
         return match super::primary::rows::<(String, Vec<String>)>(db, sql).await {
             Ok(rows) => {
-                let written = rows.into_iter().map(|(xid, tags)| Written { xid, tags });
+                let shown = |tag: String| if admin.shows_values { tag } else { hidden(tag) };
+                let written = rows.into_iter().map(|(xid, tags)| {
+                    let tags = tags.into_iter().map(shown).collect();
+                    Written { xid, tags }
+                });
                 Json(written.collect::<Vec<_>>()).into_response()
             }
             Err(error) => super::answer::failure(http::StatusCode::BAD_GATEWAY, &error),

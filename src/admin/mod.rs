@@ -8,6 +8,7 @@ mod access;
 mod answer;
 mod changes;
 mod explain;
+mod limit;
 mod page;
 #[cfg(feature = "postgres")]
 mod primary;
@@ -66,6 +67,8 @@ pub struct Admin {
     cache: Cache,
     #[cfg(feature = "postgres")]
     database: Option<Database>,
+    /// Whether recent changes show the values of columns.
+    shows_values: bool,
     /// When, and what had been written to tables by then.
     #[cfg(feature = "postgres")]
     written: tokio::sync::OnceCell<(Instant, std::collections::BTreeMap<String, i64>)>,
@@ -88,6 +91,7 @@ impl Admin {
             cache,
             #[cfg(feature = "postgres")]
             database: None,
+            shows_values: false,
             #[cfg(feature = "postgres")]
             written: tokio::sync::OnceCell::new(),
             started: clock::now(),
@@ -112,6 +116,14 @@ impl Admin {
         self
     }
 
+    /// Shows the values of columns in recent changes: whoever sees the page then sees which rows change. By default, each is
+    /// shown as the hash of its tag, `users:email=#` and 16 hexadecimal digits, as dependencies are whose name is not known.
+    #[must_use]
+    pub fn show_values(mut self) -> Self {
+        self.shows_values = true;
+        self
+    }
+
     /// The router, behind a layer that lets nobody through but those who may see it.
     pub fn behind<L>(self, authentication: L) -> Router
     where
@@ -127,6 +139,10 @@ impl Admin {
     /// The router, for those who know a secret: `Authorization: Bearer SECRET`, or the secret as the password
     /// of any user name, for which browsers ask. Use it over TLS only.
     ///
+    /// Wrong tokens are limited (429): a client whose address the server tells
+    /// (`into_make_service_with_connect_info::<SocketAddr>()`) has ten, and one more each six seconds; until then no token of
+    /// its requests is looked at. Where addresses are not told, a right token always counts.
+    ///
     /// # Errors
     ///
     /// If the secret is shorter than 16 bytes.
@@ -135,7 +151,8 @@ impl Admin {
             return Err(TokenError(secret.len()));
         }
         let token = access::Token::new(secret);
-        let check = move |request, next| access::check(token.clone(), request, next);
+        let known = (token, limit::WrongTokens::default());
+        let check = move |request, next| access::check(known.clone(), request, next);
         Ok(self.router().layer(from_fn(check)))
     }
 
@@ -146,6 +163,8 @@ impl Admin {
 
     fn router(self) -> Router {
         let page = page::Page::new();
+        let requests = limit::Requests::new();
+        let limited = move |request, next| limit::check(requests.clone(), request, next);
         let admin = Arc::new(self);
         #[cfg(feature = "postgres")]
         crate::cache::spawn({
@@ -163,6 +182,7 @@ impl Admin {
             .route("/api/invalidate", post(switch::invalidate))
             .route("/api/switch", post(switch::switch))
             .layer(from_fn(access::same_origin))
+            .layer(from_fn(limited))
             .layer(from_fn(access::harden))
             .with_state(admin)
     }

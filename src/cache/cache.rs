@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+
 use super::audit::{Audited, Audits};
 use super::fence::Fences;
 use super::flight::Flights;
 use super::log::{Attached, Log, LogError};
 use super::lookup::{Ask, Hit};
+use super::past::PastEpochs;
 use super::permit::{Permit, Permits};
 use super::policy::Policy;
 use super::record::{Kind, Record, Scope};
@@ -62,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) audits: Audits,
     pub(crate) alone: Alone,
+    pub(super) past: PastEpochs,
     log: Attached,
     off: AtomicBool,
 }
@@ -94,6 +98,7 @@ impl Cache {
             counters: Counters::default(),
             audits: Audits::default(),
             alone: Alone::new(),
+            past: PastEpochs::default(),
             log: Attached::default(),
             off: AtomicBool::new(false),
         };
@@ -257,6 +262,15 @@ impl Cache {
     /// Drops an entry that can't be used.
     pub(crate) async fn forget(&self, key: &Key) {
         self.noted(self.shared.store.remove(key).await);
+    }
+
+    /// Drops an entry: at once what can be, the rest in the background.
+    pub(super) fn forget_soon(&self, key: Key) {
+        let cache = self.clone();
+        let mut forgetting = Box::pin(async move { cache.forget(&key).await });
+        if (&mut forgetting).now_or_never().is_none() {
+            spawn(forgetting);
+        }
     }
 
     /// Whether there are others who have to be asked to leave the making of an answer to us.

@@ -17,8 +17,10 @@ use crate::sync::{AtomicU64, Mutex, Ordering};
 mod ended;
 #[cfg(all(test, tidegate_loom))]
 mod interleaved;
+mod slots;
 
 use ended::Ended;
+use slots::Slots;
 
 /// Slots per tag.
 const ROWS: usize = 2;
@@ -48,6 +50,7 @@ pub struct Fences {
     confirmed_at: AtomicU64,
     started: Instant,
     slots: Box<[AtomicU64]>,
+    places: Slots,
     sample: Sample,
     /// The longest that the log was not looked at, in microseconds, since it was asked for. Of no
     /// consequence, so nothing is ordered by it.
@@ -69,6 +72,7 @@ impl Fences {
             confirmed_at: AtomicU64::new(0),
             started: clock::now(),
             slots: (0..per_row * ROWS).map(|_| AtomicU64::new(0)).collect(),
+            places: Slots::new(per_row),
             sample: Sample::default(),
             gap: std::sync::atomic::AtomicU64::new(0),
             ended: RwLock::default(),
@@ -87,7 +91,7 @@ impl Fences {
 
     /// The fence of one tag, the floor included.
     pub(crate) fn of(&self, tag: Tag) -> Position {
-        let fence = self.slots_of(tag).map(|slot| self.slots[slot].load(Ordering::Acquire)).min();
+        let fence = self.places.of(tag).map(|slot| self.slots[slot].load(Ordering::Acquire)).min();
         Position::new(fence.unwrap_or(u64::MAX)).max(self.floor())
     }
 
@@ -193,7 +197,7 @@ impl Fences {
 
     /// Raises the fence of a tag to `fence`; a fence never falls.
     pub(crate) fn raise(&self, tag: Tag, fence: Position) {
-        for slot in self.slots_of(tag) {
+        for slot in self.places.of(tag) {
             self.slots[slot].fetch_max(fence.get(), Ordering::AcqRel);
         }
         self.sample.raise(tag, fence.get());
@@ -238,17 +242,6 @@ impl Fences {
 
     fn elapsed(&self) -> Duration {
         clock::now().saturating_duration_since(self.started)
-    }
-
-    fn slots_of(&self, tag: Tag) -> impl Iterator<Item = usize> {
-        let per_row = self.slots.len() / ROWS;
-        let hash = tag.hash();
-        (0..ROWS).map(move |row| {
-            // Each row takes 32 bits of its own from the hash; a row has fewer slots than that.
-            let bits = usize::try_from((hash >> (32 * row)) & 0xffff_ffff).unwrap_or_default()
-                & (per_row - 1);
-            row * per_row + bits
-        })
     }
 }
 
@@ -341,6 +334,22 @@ mod tests {
             fences.raise(tag, Position::new(position));
         }
         assert_eq!(fences.of(tag), Position::new(20));
+    }
+
+    /// Two ids that cover the slots of a tag, found in one process, say nothing of another.
+    #[test]
+    fn security_no_two_ids_are_known_to_hide_a_tag() {
+        let (here, there, hot) = (fences(), fences(), Tag::table("hot"));
+        let slots: Vec<usize> = here.places.of(hot).collect();
+        let covers = |row: usize| {
+            let ids = (0..).map(|id: u64| Tag::column("users", "id", &id.to_string()));
+            ids.into_iter().find(|tag| here.places.of(*tag).nth(row) == Some(slots[row])).unwrap()
+        };
+        for tag in [covers(0), covers(1)] {
+            here.raise(tag, Position::new(9));
+            there.raise(tag, Position::new(9));
+        }
+        assert_eq!((here.of(hot), there.of(hot)), (Position::new(9), Position::ZERO));
     }
 
     #[test]

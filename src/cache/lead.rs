@@ -199,7 +199,8 @@ impl Lead {
         let filled = self.keep(&answer.key, &entry);
         // One that is never fresh is of no use to those who wait.
         self.cache.shared.alone.set(&self.key, terms.ttl.is_zero());
-        let signpost = answer.signpost.map(|(key, head)| self.leave(&key, head, &entry));
+        let signpost =
+            answer.signpost.map(|(key, head)| self.leave(&key, head, (&answer.key, &entry)));
         if let Some(flight) = self.flight.take() {
             // Those who wait judge it by what they ask, even if it can't be kept.
             let found = [Some(entry), signpost].into_iter().flatten();
@@ -209,11 +210,18 @@ impl Lead {
         filled
     }
 
-    /// Leaves a signpost. It says nothing of the data, so no change makes it invalid.
-    fn leave(&self, key: &Key, head: Bytes, answer: &Entry) -> Arc<Entry> {
+    /// Leaves a signpost. It says nothing of the data, so no change makes it invalid. Where one variant too many is
+    /// stored, one that is used least is removed.
+    fn leave(&self, key: &Key, head: Bytes, (variant, answer): (&Key, &Arc<Entry>)) -> Arc<Entry> {
+        let before = self.cache.shared.store.peek(key).filter(|found| found.entry.head == head);
+        let variants = before.and_then(|found| found.entry.variants().cloned()).unwrap_or_default();
+        if let Some(gone) = variants.note(variant, answer) {
+            self.cache.forget_soon(gone);
+        }
         let life = Life::starting_now(answer.life.keep, answer.life.keep, Duration::ZERO);
         let (at, parts) = ((answer.epoch, answer.as_of), (head, Bytes::new()));
-        let signpost = Arc::new(Entry::new(key, at, [].into(), life, parts).into_signpost());
+        let signpost =
+            Arc::new(Entry::new(key, at, [].into(), life, parts).into_signpost(variants));
         self.cache.keep(key, &signpost, None);
         signpost
     }

@@ -481,7 +481,7 @@ impl<'a> Search<'a> {
         // RFC 9111, section 4.4: a write makes validation mandatory.
         let must_validate =
             self.policy.is_standard && self.cache.shared.fences.judge(entry) == Verdict::Fenced;
-        let lasts = !entry.is_signpost
+        let lasts = !entry.is_signpost()
             && !must_validate
             && !window.is_zero()
             && entry.age() < entry.ttl().saturating_add(window);

@@ -25,6 +25,7 @@ mod lead;
 mod log;
 mod lookup;
 mod many;
+mod past;
 mod permit;
 mod policy;
 pub mod protocol;

@@ -42,7 +42,7 @@ pub(crate) fn decide(verdict: Verdict, entry: &Entry, policy: &Policy, limits: &
     // `max-stale`.
     let window = limits.max_age.map_or(window, |_| window.min(limits.max_stale));
     match verdict {
-        Verdict::Valid if entry.is_signpost => Use::Serve,
+        Verdict::Valid if entry.is_signpost() => Use::Serve,
         Verdict::Fenced => Use::Miss(MissReason::Changed),
         Verdict::OldEpoch if policy.stale_after_failover && age < ttl => {
             Use::Stale(StaleReason::Failover)

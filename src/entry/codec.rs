@@ -4,7 +4,7 @@
 //! offset  bytes  what                                      all numbers little-endian
 //!      0      4  magic, "TGE" and the version of the format
 //!      4      4  length of the metadata
-//!      8     16  checksum: XXH3, 128 bits, over all that follows
+//!      8     16  checksum: XXH3, 128 bits, over all that follows; or a code over the whole, where nodes share a secret
 //!     24      8  epoch
 //!     32      8  as_of
 //!     40      8  when it was made, in milliseconds since 1970
@@ -18,11 +18,12 @@
 //!      -      -  the body as it is, up to the end
 //! ```
 //!
-//! The checksum finds damage, not malice: whoever may write to the store is trusted with what the
-//! service answers. Hostile bytes can make an entry undecodable, which is a miss; they can't make
+//! The checksum finds damage, not malice; a store whose writers are not all trusted puts a message authentication code
+//! in its place (`store/redis/seal.rs`). Hostile bytes can make an entry undecodable, which is a miss; they can't make
 //! the decoder panic, or reserve more memory than the bytes they came in.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -36,6 +37,8 @@ const MAGIC: &[u8; 4] = b"TGE\x04";
 const LENGTH: Range<usize> = 4..8;
 const CHECKSUM: Range<usize> = 8..CHECKED_FROM;
 const CHECKED_FROM: usize = 24;
+/// The length of the checksum, or of what is in its place.
+const SEAL: usize = 16;
 const HEADER: usize = 92;
 const STRICT: u32 = 1;
 const SIGNPOST: u32 = 2;
@@ -51,6 +54,9 @@ pub enum DecodeError {
     /// Not an entry, or one of another version.
     #[error("of another format or version")]
     Format,
+    /// Not signed with a secret of this service, or changed since.
+    #[error("not signed with a secret of this service")]
+    Signature,
     /// Bytes changed since they were written.
     #[error("checksum does not match")]
     Checksum,
@@ -80,6 +86,11 @@ impl Serialize for Raw<'_> {
 
 /// Writes an entry.
 pub(crate) fn encode(entry: &Entry) -> Bytes {
+    encode_sealed(entry, checksum)
+}
+
+/// Writes an entry with what `seal` makes of all its bytes in the place of the checksum.
+pub(crate) fn encode_sealed(entry: &Entry, seal: impl FnOnce(&[u8]) -> [u8; SEAL]) -> Bytes {
     let metadata = Metadata {
         key: Raw(&entry.key),
         tags: entry.tags.iter().map(|tag| tag.hash()).collect(),
@@ -106,13 +117,25 @@ pub(crate) fn encode(entry: &Entry) -> Bytes {
     let length = u32::try_from(out.len() - HEADER).unwrap_or(u32::MAX);
     out[LENGTH].copy_from_slice(&length.to_le_bytes());
     out.put_slice(&entry.body);
-    let sum = checksum(&out);
+    let sum = seal(&out);
     out[CHECKSUM].copy_from_slice(&sum);
     out.freeze()
 }
 
 /// Reads an entry. Key, head and body are slices of `bytes`, not copies.
 pub(crate) fn decode(bytes: &Bytes) -> Result<Entry, DecodeError> {
+    let is_whole = |bytes: &[u8], sum: &[u8]| match sum == checksum(bytes) {
+        true => Ok(()),
+        false => Err(DecodeError::Checksum),
+    };
+    decode_sealed(bytes, is_whole)
+}
+
+/// Reads an entry if `check` accepts what is in the place of the checksum, given all bytes and those.
+pub(crate) fn decode_sealed(
+    bytes: &Bytes,
+    check: impl FnOnce(&[u8], &[u8]) -> Result<(), DecodeError>,
+) -> Result<Entry, DecodeError> {
     if bytes.len() < HEADER {
         return Err(DecodeError::Truncated);
     }
@@ -123,10 +146,8 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Entry, DecodeError> {
         return Err(DecodeError::Format);
     }
     let metadata_len = header.get_u32_le() as usize;
-    if header[..16] != checksum(bytes) {
-        return Err(DecodeError::Checksum);
-    }
-    header.advance(16);
+    check(bytes, &bytes[CHECKSUM])?;
+    header.advance(SEAL);
     let epoch = Epoch::new(header.get_u64_le());
     let as_of = Position::new(header.get_u64_le());
     let life = read_life(&mut header);
@@ -143,18 +164,22 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Entry, DecodeError> {
     );
     entry.life.is_strict = flags & STRICT != 0;
     entry.life.is_timed = flags & TIMED != 0;
-    entry.is_signpost = flags & SIGNPOST != 0;
-    Ok(entry)
+    Ok(if flags & SIGNPOST != 0 { entry.into_signpost(Arc::default()) } else { entry })
 }
 
-/// Of an entry's bytes, which are all given.
-pub(crate) fn checksum(bytes: &[u8]) -> [u8; 16] {
+/// The parts of an entry's bytes before and after what protects them.
+pub(crate) fn around_seal(bytes: &[u8]) -> (&[u8], &[u8]) {
+    (&bytes[..CHECKSUM.start], &bytes[CHECKED_FROM..])
+}
+
+/// The checksum of an entry, whose bytes are all given.
+pub(crate) fn checksum(bytes: &[u8]) -> [u8; SEAL] {
     xxh3_128(&bytes[CHECKED_FROM..]).to_le_bytes()
 }
 
 fn flags(entry: &Entry) -> u32 {
     let strict = if entry.life.is_strict { STRICT } else { 0 };
-    let signpost = if entry.is_signpost { SIGNPOST } else { 0 };
+    let signpost = if entry.is_signpost() { SIGNPOST } else { 0 };
     let timed = if entry.life.is_timed { TIMED } else { 0 };
     strict | signpost | timed
 }
@@ -201,7 +226,7 @@ mod tests {
         let tags = [Tag::table("users"), Tag::from_hash(7)].into();
         let parts = (Bytes::from_static(b"head"), Bytes::from_static(b"body"));
         Entry::new(&key, (Epoch::new(0x1122), Position::new(0x16_B374_D848)), tags, life, parts)
-            .into_signpost()
+            .into_signpost(Arc::default())
     }
 
     /// Entries outlive the process that wrote them: this form may change only with the version.
@@ -252,7 +277,7 @@ mod tests {
         assert_eq!(read.life.cost, written.life.cost);
         let windows = |life: &Life| (life.while_revalidating, life.if_error, life.is_strict);
         assert_eq!(windows(&read.life), windows(&written.life));
-        assert!(read.is_signpost && read.life.is_timed);
+        assert!(read.is_signpost() && read.life.is_timed);
         assert_eq!((read.head, read.body), (written.head, written.body));
     }
 

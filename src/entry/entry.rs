@@ -1,12 +1,13 @@
 //! One stored answer.
 
 use std::any::Any;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Epoch, Key, Position, Tag};
+use super::{Epoch, Key, Position, Tag, Variants};
 use crate::clock::{self, Instant};
 
 /// The first byte in the head of a value of a Rust type. The head of an HTTP response begins with its status, never 0.
@@ -24,9 +25,22 @@ pub struct Entry {
     pub(crate) life: Life,
     pub(crate) head: Bytes,
     pub(crate) body: Bytes,
-    pub(crate) is_signpost: bool,
+    variants: Option<Listed>,
+    /// How often it was served of late, as a variant, up to a bound.
+    uses: AtomicU8,
     decoded: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
+
+/// What a signpost knows of the variants that it points to.
+#[derive(Debug)]
+struct Listed {
+    variants: Arc<Variants>,
+    /// Their weight when the signpost was made: what an entry weighs must not change while it is stored.
+    weight: usize,
+}
+
+/// Uses beyond this make no difference, and are not counted, so that threads that serve one entry don't contend for it.
+const MOST_USES: u8 = 32;
 
 /// How long an entry lives, and how old it is.
 #[derive(Clone, Copy, Debug)]
@@ -92,13 +106,42 @@ impl Entry {
         (head, body): (Bytes, Bytes),
     ) -> Self {
         let decoded = OnceLock::new();
-        Self { key, epoch, as_of, tags, life, head, body, is_signpost: false, decoded }
+        let (variants, uses) = (None, AtomicU8::new(0));
+        Self { key, epoch, as_of, tags, life, head, body, variants, uses, decoded }
     }
 
     /// An entry that is no answer: its head says where the answers are.
-    pub(crate) fn into_signpost(mut self) -> Self {
-        self.is_signpost = true;
+    pub(crate) fn into_signpost(mut self, variants: Arc<Variants>) -> Self {
+        let weight = variants.weight();
+        self.variants = Some(Listed { variants, weight });
         self
+    }
+
+    /// Whether it says where the answers are.
+    pub(crate) fn is_signpost(&self) -> bool {
+        self.variants.is_some()
+    }
+
+    /// The variants that this signpost points to, as far as this node has stored them.
+    pub(crate) fn variants(&self) -> Option<&Arc<Variants>> {
+        self.variants.as_ref().map(|listed| &listed.variants)
+    }
+
+    /// Notes that it was served as one of several variants.
+    pub(crate) fn note_use(&self) {
+        let uses = self.uses();
+        if uses < MOST_USES {
+            // One that is lost to another thread makes no difference.
+            self.set_uses(uses + 1);
+        }
+    }
+
+    pub(crate) fn uses(&self) -> u8 {
+        self.uses.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_uses(&self, uses: u8) {
+        self.uses.store(uses, Ordering::Relaxed);
     }
 
     /// Whether this entry answers `key`. Two keys with one hash are told apart here.
@@ -154,7 +197,7 @@ impl Entry {
             Some(_) => HEAD + FIELDS * self.head.len(),
         };
         let parts = self.key.len() + size_of_val(&*self.tags) + self.head.len() + self.body.len();
-        FIXED + parts + decoded
+        FIXED + parts + decoded + self.variants.as_ref().map_or(0, |listed| listed.weight)
     }
 
     /// The head or body in decoded form, made once per node and entry by `decode`.

@@ -25,8 +25,6 @@ pub struct Key {
     text: Text,
     /// Made when it is first asked for: what is found in memory needs none.
     hash: OnceLock<[u8; 32]>,
-    /// One of several that share a place.
-    is_variant: bool,
 }
 
 impl Key {
@@ -49,12 +47,6 @@ impl Key {
     /// The canonical text.
     pub fn text(&self) -> &[u8] {
         self.text.as_slice()
-    }
-
-    /// The place in a table of this node, where another key's entry may be that is a variant of the same. Other keys
-    /// have one each.
-    pub(crate) fn place(&self) -> &[u8] {
-        if self.is_variant { self.hash() } else { self.text() }
     }
 
     /// The hash in hexadecimal.
@@ -137,17 +129,9 @@ impl KeyText {
         self
     }
 
-    /// The key, with one of `places` hashes that belong to `of`: the text chooses which. Two keys with
-    /// one hash are told apart by their texts, as ever.
-    pub(crate) fn finish_among(self, of: &Key, places: u8) -> Key {
-        let place = blake3::hash(self.0.as_slice()).as_bytes()[0] % places;
-        let hash = blake3::Hasher::new().update(of.hash()).update(&[place]).finalize();
-        Key { text: self.0, hash: OnceLock::from(*hash.as_bytes()), is_variant: true }
-    }
-
     /// The key.
     pub fn finish(self) -> Key {
-        Key { text: self.0, hash: OnceLock::new(), is_variant: false }
+        Key { text: self.0, hash: OnceLock::new() }
     }
 }
 

@@ -12,9 +12,11 @@ mod key;
 mod position;
 mod tag;
 mod text;
+mod variants;
 
 pub use entry::Entry;
 pub(crate) use entry::{Life, VALUE};
 pub use key::{Key, KeyText};
 pub use position::{Epoch, Position};
 pub use tag::Tag;
+pub(crate) use variants::Variants;

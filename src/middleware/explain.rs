@@ -92,7 +92,7 @@ impl Routes {
         let mut examined = cache.examine(&key, &plan.policy, &plan.ask).await;
         let mut differs_by = differing(&plan.policy);
         if examined.outcome.is_hit()
-            && let Some(pointed) = examined.found.as_ref().filter(|found| found.entry.is_signpost)
+            && let Some(pointed) = examined.found.as_ref().filter(|found| found.entry.is_signpost())
             && let Ok(headers_named) = signpost(&pointed.entry)
         {
             key = vary::key(&plan.key, &headers_named, headers);

@@ -59,4 +59,4 @@ pub use layer::CacheLayer;
 #[cfg(feature = "admin")]
 pub(crate) use layer::Routes;
 pub use service::CacheService;
-pub use session::{SecretError, Sessions};
+pub use session::Sessions;

@@ -12,7 +12,7 @@ use super::layer::Routes;
 use super::rules::request::Asked;
 use super::rules::storable::{Times, leave};
 use super::rules::unsafe_method::{Target, invalidates};
-use super::session::COOKIE_NAME;
+use super::session::is_session_cookie;
 use super::status;
 use super::steps::Steps;
 use crate::cache::{Policy, Record};
@@ -100,7 +100,7 @@ impl Routes {
             return None;
         }
         let headers = request.headers();
-        let cookies = all_cookies(headers).filter(|(name, _)| *name != COOKIE_NAME.as_bytes());
+        let cookies = all_cookies(headers).filter(|(name, _)| !is_session_cookie(name));
         let cookies: Vec<_> = cookies.map(|(name, _)| String::from_utf8_lossy(name)).collect();
         let named: Vec<_> = self.identity.headers.of(headers).map(HeaderName::as_str).collect();
         if !(cookies.is_empty() && named.is_empty()) || headers.contains_key(AUTHORIZATION) {

@@ -13,6 +13,7 @@ use super::stored::signpost;
 use super::strict;
 use crate::cache::{Ask, Cache, Hit, Lookup, Policy};
 use crate::entry::{Entry, Key};
+use crate::store::{Found, Tier};
 
 /// What is known of a request before the cache is asked.
 pub(crate) struct Plan {
@@ -63,17 +64,23 @@ impl Plan {
     /// it. Who wants only a part, or only what is stored, is not asked to.
     pub(crate) async fn find(&self, cache: &Cache, headers: &HeaderMap) -> Lookup {
         let found = self.find_under(&self.key, cache).await;
-        let Lookup::Hit(hit) = &found else { return found };
-        match self.pointed_to(&hit.found.entry, headers).map(Box::new) {
+        let Lookup::Hit(Hit { found: Found { entry, .. }, .. }) = &found else { return found };
+        match self.pointed_to(entry, headers).map(Box::new) {
             // Apart, since most answers are found at once and need no room for another key.
-            Some(key) => Box::pin(self.find_under(&key, cache)).await,
+            Some(key) => {
+                let found = Box::pin(self.find_under(&key, cache)).await;
+                if let Lookup::Hit(hit) = &found {
+                    note_use(entry, &key, &hit.found);
+                }
+                found
+            }
             None => found,
         }
     }
 
     /// The key that an entry points to, if it is a signpost.
     pub(crate) fn pointed_to(&self, entry: &Entry, headers: &HeaderMap) -> Option<Key> {
-        let names = entry.is_signpost.then(|| signpost(entry))?.ok()?;
+        let names = entry.is_signpost().then(|| signpost(entry))?.ok()?;
         let key = vary::key(&self.key, &names, headers);
         (key != self.key).then_some(key)
     }
@@ -100,5 +107,13 @@ impl Plan {
             true => cache.look(key, &self.policy, self.ask.clone()).await,
             false => cache.lookup(key, &self.policy, self.ask.clone()).await,
         }
+    }
+}
+
+/// Notes that a variant was served to which a signpost points.
+fn note_use(signpost: &Entry, key: &Key, found: &Found) {
+    found.entry.note_use();
+    if let Some(variants) = signpost.variants().filter(|_| found.tier == Tier::Shared) {
+        variants.renew(key, &found.entry);
     }
 }

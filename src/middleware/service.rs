@@ -155,7 +155,11 @@ impl<S> CacheService<S> {
         let cache = &self.routes.cache;
         let hit = cache.at_hand(&plan.key, &plan.policy, &plan.ask)?;
         match plan.pointed_to(&hit.found.entry, headers) {
-            Some(key) => cache.at_hand(&key, &plan.policy, &plan.ask),
+            Some(key) => {
+                let variant = cache.at_hand(&key, &plan.policy, &plan.ask)?;
+                variant.found.entry.note_use();
+                Some(variant)
+            }
             None => Some(hit),
         }
     }

@@ -1,8 +1,9 @@
 //! Sessions that see their own writes.
 //!
-//! After a request that wrote, its answer carries a token: a position in the database's log that is
+//! After a request that wrote, its response carries a token: a position in the database's log that is
 //! past the write. A later request that brings the token is answered with at least all of that. The
-//! token is signed, so that nobody can make up positions that the node would wait for.
+//! token is encrypted and authenticated (`token`), so that nobody can make up positions that the node would wait for, or
+//! learn how much is written to the database.
 
 use std::fmt;
 
@@ -10,41 +11,43 @@ use http::header::SET_COOKIE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::keying::cookies;
+use crate::clock::unix_millis;
 use crate::entry::{Epoch, Position};
+use crate::secret::SecretError;
+
+mod token;
+
+use token::{Token, Tokens};
 
 /// The header that carries a token, both ways.
 const HEADER: HeaderName = HeaderName::from_static("tidegate-position");
 
-/// The cookie that carries it for browsers.
-pub(crate) const COOKIE_NAME: &str = "tidegate-position";
+/// The cookie that carries it for browsers, which by this prefix accept it only from this host, over https, and never
+/// from a subdomain (RFC 6265bis, section 4.1.3.2).
+const SECURE_COOKIE: &str = "__Host-tidegate-position";
 
-/// Seconds that a browser keeps the cookie. After that every node has long followed the log past it.
-const COOKIE_LIFE: u32 = 300;
+/// The cookie of a service that is reached over plain http.
+const PLAIN_COOKIE: &str = "tidegate-position";
 
-const SECRET_BYTES: usize = 16;
-const BODY: usize = 16;
-const MAC: usize = 16;
+/// Seconds for which a token counts, and for which a browser keeps the cookie. After that every node has long followed
+/// the log past it.
+const LIFE: u64 = 300;
 
-/// Signs and reads the tokens of sessions. All nodes of a service need the same secret.
+/// Seconds by which the clocks of two nodes may differ before a token counts for less than its life.
+const SKEW: u64 = 60;
+
+/// Tokens of one request that are read; a client may send any number.
+const MOST: usize = 64;
+
+/// Encrypts and reads the tokens of sessions. All nodes of a service need the same secret.
+///
+/// A token is opaque to clients, counts for five minutes, and travels in the header `Tidegate-Position` and in a cookie
+/// that only this host gets, over https (`__Host-tidegate-position`; `Secure`, `HttpOnly`, `SameSite=Lax`). If a request
+/// brings several, those that are not ours are passed over.
 #[derive(Clone)]
 pub struct Sessions {
-    key: [u8; 32],
-}
-
-/// A secret that can't be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SecretError {
-    /// Too easy to guess.
-    #[error(
-        "the secret for session tokens has {0} bytes; give it {SECRET_BYTES} or more, at random"
-    )]
-    Short(usize),
-    /// Not set.
-    #[error(
-        "TIDEGATE_SECRET is not set; give it {SECRET_BYTES} or more random bytes, the same on every node"
-    )]
-    Unset,
+    tokens: Tokens,
+    is_plain: bool,
 }
 
 /// What a request says of its session.
@@ -55,6 +58,11 @@ pub(crate) enum Claim {
     Position(Epoch, Position),
 }
 
+/// Whether a cookie of this name is ours, and so says nothing of the client.
+pub(crate) fn is_session_cookie(name: &[u8]) -> bool {
+    name == SECURE_COOKIE.as_bytes() || name == PLAIN_COOKIE.as_bytes()
+}
+
 impl Sessions {
     /// Sessions with a secret.
     ///
@@ -62,63 +70,86 @@ impl Sessions {
     ///
     /// If the secret is shorter than 16 bytes.
     pub fn new(secret: impl AsRef<[u8]>) -> Result<Self, SecretError> {
-        let secret = secret.as_ref();
-        if secret.len() < SECRET_BYTES {
-            return Err(SecretError::Short(secret.len()));
-        }
-        Ok(Self { key: blake3::derive_key("tidegate 2026 session token", secret) })
+        Self::with_secrets(&[secret])
     }
 
-    /// Sessions with the secret in the environment variable `TIDEGATE_SECRET`.
+    /// Sessions with several secrets: the first encrypts, all are accepted. To replace a secret, give the nodes
+    /// `[old, new]`, then `[new, old]`, then `[new]`.
     ///
     /// # Errors
     ///
-    /// If it is not set, or too short.
-    pub fn from_env() -> Result<Self, SecretError> {
-        Self::new(std::env::var("TIDEGATE_SECRET").map_err(|_| SecretError::Unset)?)
+    /// If there is none, or one is shorter than 16 bytes.
+    pub fn with_secrets(secrets: &[impl AsRef<[u8]>]) -> Result<Self, SecretError> {
+        Ok(Self { tokens: Tokens::new(secrets)?, is_plain: false })
     }
 
-    /// The session's position, from the header or else from the cookie.
+    /// Sessions with the secret in the environment variable `TIDEGATE_SECRET`. If `TIDEGATE_SECRET_OLD` is set, its
+    /// secret is accepted as well.
+    ///
+    /// # Errors
+    ///
+    /// If it is not set, or one is too short.
+    pub fn from_env() -> Result<Self, SecretError> {
+        let secret = std::env::var("TIDEGATE_SECRET").map_err(|_| SecretError::Unset)?;
+        let secrets: Vec<_> =
+            [secret].into_iter().chain(std::env::var("TIDEGATE_SECRET_OLD")).collect();
+        Self::with_secrets(&secrets)
+    }
+
+    /// Binds tokens to a name, such as that of the service, or of the tenant whose database this is: a token that is bound
+    /// to another name is not ours, though the secret is the same.
+    #[must_use]
+    pub fn bound_to(mut self, name: &str) -> Self {
+        self.tokens.bound_to = name.into();
+        self
+    }
+
+    /// For a service that browsers reach over plain http, as on a developer's machine: the cookie is called
+    /// `tidegate-position` and lacks `Secure`. Browsers don't keep the other one there.
+    #[must_use]
+    pub fn plain_http(mut self) -> Self {
+        self.is_plain = true;
+        self
+    }
+
+    fn cookie_name(&self) -> &'static str {
+        if self.is_plain { PLAIN_COOKIE } else { SECURE_COOKIE }
+    }
+
+    /// The session's position, from headers and cookies. One that is not ours hides none that is.
     pub(crate) fn read(&self, headers: &HeaderMap) -> Claim {
-        let header = headers.get(HEADER).map(HeaderValue::as_bytes);
-        match header.or_else(|| cookies(headers, COOKIE_NAME).next()) {
+        let in_headers = headers.get_all(HEADER).into_iter().map(HeaderValue::as_bytes);
+        let texts = in_headers.chain(cookies(headers, self.cookie_name())).take(MOST);
+        let mut is_forged = false;
+        let tokens = texts.filter_map(|text| {
+            let token = self.tokens.open(text);
+            is_forged |= token.is_none();
+            token
+        });
+        let tokens: Option<Token> = tokens.filter(|token| !is_over(*token)).reduce(Token::or);
+        match tokens {
+            Some(token) => Claim::Position(token.epoch, token.position),
+            None if is_forged => Claim::Forged,
             None => Claim::None,
-            Some(token) => self.verify(token).unwrap_or(Claim::Forged),
         }
     }
 
-    /// Adds a token to an answer.
-    pub(crate) fn write(&self, headers: &mut HeaderMap, at: (Epoch, Position)) {
-        let token = self.sign(at);
+    /// Adds a token to a response.
+    pub(crate) fn write(&self, headers: &mut HeaderMap, (epoch, position): (Epoch, Position)) {
+        let token = self.tokens.seal(Token { epoch, position, written: unix_millis() });
+        let name = self.cookie_name();
+        let secure = if self.is_plain { "" } else { "; Secure" };
         let cookie =
-            format!("{COOKIE_NAME}={token}; Path=/; Max-Age={COOKIE_LIFE}; HttpOnly; SameSite=Lax");
+            format!("{name}={token}; Path=/; Max-Age={LIFE}; HttpOnly; SameSite=Lax{secure}");
         if let (Ok(token), Ok(cookie)) = (token.parse(), cookie.parse()) {
             headers.insert(HEADER, token);
             headers.append(SET_COOKIE, cookie);
         }
     }
+}
 
-    fn sign(&self, (epoch, position): (Epoch, Position)) -> String {
-        let mut body = [0; BODY];
-        body[..8].copy_from_slice(&epoch.get().to_be_bytes());
-        body[8..].copy_from_slice(&position.get().to_be_bytes());
-        let mac = blake3::keyed_hash(&self.key, &body);
-        let whole = body.iter().chain(&mac.as_bytes()[..MAC]);
-        whole.map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    fn verify(&self, token: &[u8]) -> Option<Claim> {
-        let token = std::str::from_utf8(token).ok()?;
-        if token.len() != 2 * (BODY + MAC) || !token.is_ascii() {
-            return None;
-        }
-        let number = |at: usize| u64::from_str_radix(token.get(at..at + 16)?, 16).ok();
-        let (epoch, position) = (Epoch::new(number(0)?), Position::new(number(16)?));
-        let expected = self.sign((epoch, position));
-        // blake3's comparison of hashes takes the same time wherever they differ.
-        let same = blake3::hash(expected.as_bytes()) == blake3::hash(token.as_bytes());
-        same.then_some(Claim::Position(epoch, position))
-    }
+fn is_over(token: Token) -> bool {
+    unix_millis().saturating_sub(token.written) > (LIFE + SKEW) * 1000
 }
 
 impl fmt::Debug for Sessions {
@@ -137,10 +168,19 @@ mod tests {
         Sessions::new([7; 32]).unwrap()
     }
 
+    fn token_at(position: u64, age: u64) -> String {
+        let written = unix_millis() - age * 1000;
+        sessions().tokens.seal(Token { epoch: AT.0, position: Position::new(position), written })
+    }
+
     fn claim(name: &'static str, value: &str) -> Claim {
         let mut headers = HeaderMap::new();
         headers.insert(name, value.parse().unwrap());
         sessions().read(&headers)
+    }
+
+    fn at(position: u64) -> Claim {
+        Claim::Position(AT.0, Position::new(position))
     }
 
     #[test]
@@ -155,27 +195,76 @@ mod tests {
     }
 
     #[test]
+    fn security_the_cookie_is_for_this_host_and_https_unless_the_service_is_plain_http() {
+        let cookie = |sessions: Sessions| {
+            let mut headers = HeaderMap::new();
+            sessions.write(&mut headers, AT);
+            headers[SET_COOKIE].to_str().unwrap().to_owned()
+        };
+        let secure = cookie(sessions());
+        assert!(secure.starts_with("__Host-tidegate-position=") && secure.ends_with("; Secure"));
+        assert!(secure.contains("; Path=/;") && !secure.contains("Domain"), "{secure}");
+        let plain = cookie(sessions().plain_http());
+        assert!(plain.starts_with("tidegate-position=") && !plain.contains("Secure"), "{plain}");
+        let pair = plain.split(';').next().unwrap();
+        assert_eq!(claim("cookie", pair), Claim::None, "a subdomain may have set it");
+    }
+
+    #[test]
+    fn security_a_forged_token_hides_no_valid_one_behind_it() {
+        let (older, newer, forged) = (token_at(7, 9), token_at(8, 1), "f".repeat(80));
+        let cookie = |token: &str| format!("__Host-tidegate-position={token}");
+        let line = [cookie(&forged), cookie(&older), cookie(&newer), cookie(&older)].join("; ");
+        assert_eq!(claim("cookie", &line), at(8));
+        let mut headers = HeaderMap::new();
+        headers.append(HEADER, forged.parse().unwrap());
+        assert_eq!(sessions().read(&headers), Claim::Forged);
+        headers.append("cookie", cookie(&older).parse().unwrap());
+        assert_eq!(sessions().read(&headers), at(7));
+    }
+
+    #[test]
+    fn security_a_token_is_over_after_its_life() {
+        assert_eq!(claim("tidegate-position", &token_at(7, LIFE)), at(7));
+        assert_eq!(claim("tidegate-position", &token_at(7, LIFE + SKEW + 1)), Claim::None);
+    }
+
+    #[test]
+    fn security_a_token_of_another_name_is_worth_nothing() {
+        let (shop, office) = (sessions().bound_to("shop"), sessions().bound_to("office"));
+        let mut headers = HeaderMap::new();
+        shop.write(&mut headers, AT);
+        assert_eq!(shop.read(&headers), Claim::Position(AT.0, AT.1));
+        assert_eq!(
+            (office.read(&headers), sessions().read(&headers)),
+            (Claim::Forged, Claim::Forged)
+        );
+    }
+
+    #[test]
     fn a_token_that_is_not_ours_is_worth_nothing() {
-        let token = sessions().sign(AT);
-        let other = Sessions::new([8; 32]).unwrap().sign(AT);
-        let future = format!("{}{}", &"f".repeat(32), &token[32..]);
-        for forged in [&other, &future, &token[1..], "", &"0".repeat(64), &"é".repeat(32)] {
+        let other = Sessions::new([8; 32]).unwrap().tokens;
+        let other = other.seal(Token { epoch: AT.0, position: AT.1, written: unix_millis() });
+        for forged in [&other, &other[1..], "", &"0".repeat(80), &"0".repeat(64), &"é".repeat(40)]
+        {
             let mut headers = HeaderMap::new();
             headers.insert(HEADER, HeaderValue::from_bytes(forged.as_bytes()).unwrap());
             assert_eq!(sessions().read(&headers), Claim::Forged, "{forged}");
         }
-        for at in 0..token.len() {
-            let mut changed = token.clone().into_bytes();
-            changed[at] = if changed[at] == b'0' { b'1' } else { b'0' };
-            let mut headers = HeaderMap::new();
-            headers.insert(HEADER, HeaderValue::from_bytes(&changed).unwrap());
-            assert_eq!(sessions().read(&headers), Claim::Forged, "digit {at}");
-        }
+    }
+
+    #[test]
+    fn security_secrets_of_sessions_are_replaced_while_nodes_run() {
+        let mut headers = HeaderMap::new();
+        sessions().write(&mut headers, AT);
+        let both = Sessions::with_secrets(&[[8; 32], [7; 32]]).unwrap();
+        assert_eq!(both.read(&headers), Claim::Position(AT.0, AT.1));
     }
 
     #[test]
     fn a_secret_is_long_and_never_shown() {
         assert!(matches!(Sessions::new("short"), Err(SecretError::Short(5))));
+        assert_eq!(Sessions::with_secrets(&[] as &[&str]).err(), Some(SecretError::Missing));
         assert_eq!(format!("{:?}", Sessions::new("a".repeat(16)).unwrap()), "Sessions");
     }
 }

@@ -97,7 +97,7 @@ impl Head {
 
     /// The head of a stored answer, with room for what is to be added to its fields.
     pub(crate) fn of(entry: &Entry) -> Result<Self, MalformedHead> {
-        if entry.is_signpost {
+        if entry.is_signpost() {
             return Err(MalformedHead);
         }
         let wire: Wire = decode(entry.head())?;

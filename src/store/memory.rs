@@ -19,7 +19,7 @@ use crate::entry::{Entry, Key};
 /// a hundred more than its defaults do by a twentieth, with more room as much. An entry
 /// larger than the share of one of the cache's shards is not kept.
 pub struct Memory {
-    /// By the places of their keys.
+    /// By the texts of their keys.
     entries: Cache<Bytes, Arc<Entry>, Weight>,
 }
 
@@ -81,9 +81,9 @@ impl fmt::Debug for Memory {
 
 impl Store for Memory {
     fn peek(&self, key: &Key) -> Option<Found> {
-        let entry = self.entries.get(key.place())?;
+        let entry = self.entries.get(key.text())?;
         if entry.age() >= entry.life.keep {
-            self.entries.remove_if(key.place(), |kept| Arc::ptr_eq(kept, &entry));
+            self.entries.remove_if(key.text(), |kept| Arc::ptr_eq(kept, &entry));
             return None;
         }
         entry.answers(key).then_some(Found { entry, tier: Tier::Memory })
@@ -98,16 +98,16 @@ impl Store for Memory {
         key: &Key,
         entry: &Arc<Entry>,
     ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
-        let place = match entry.key == key.place() {
+        let place = match entry.key == key.text() {
             true => entry.key.clone(),
-            false => Bytes::copy_from_slice(key.place()),
+            false => Bytes::copy_from_slice(key.text()),
         };
         self.entries.insert(place, entry.clone());
         None
     }
 
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.entries.remove(key.place());
+        self.entries.remove(key.text());
         Box::pin(async { Ok(()) })
     }
 

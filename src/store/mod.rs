@@ -124,6 +124,9 @@ pub struct StoreStatus {
     pub breaker_open: Option<bool>,
     /// Writes that a [`Guard`] dropped, since too many were under way.
     pub dropped_writes: u64,
+    /// Entries and messages in the shared tier that were ignored, since they are not signed with a secret of this
+    /// service; 0 where nothing is signed.
+    pub refused: u64,
 }
 
 /// How full a tier in memory is.
@@ -146,6 +149,7 @@ impl StoreStatus {
             connected: self.connected.or(other.connected),
             breaker_open: self.breaker_open.or(other.breaker_open),
             dropped_writes: self.dropped_writes + other.dropped_writes,
+            refused: self.refused + other.refused,
         }
     }
 }

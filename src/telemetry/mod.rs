@@ -142,6 +142,7 @@ impl Metrics {
             gauge!(names::BREAKER_OPEN).set(flag(open));
         }
         counter!(names::DROPPED_WRITES).absolute(status.dropped_writes);
+        counter!(names::REFUSED).absolute(status.refused);
     }
 }
 

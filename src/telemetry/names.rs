@@ -102,6 +102,8 @@ metrics! {
         "1 while the shared store is not asked, after a row of failures.";
     DROPPED_WRITES "tidegate_store_writes_dropped_total" Counter
         "Writes to the shared store that were dropped, since too many were under way.";
+    REFUSED "tidegate_store_refused_total" Counter
+        "Entries and messages in the shared store that are not signed with a secret of this service.";
     BAD_TOKENS "tidegate_bad_tokens_total" Counter
         "Session tokens that were forged, cut, or of another secret.";
     STATEMENTS "tidegate_statements_total" Counter

@@ -629,6 +629,28 @@ async fn variants_without_end_take_a_bounded_place() {
     assert!(entries.parse::<usize>().unwrap() <= 65, "{shown}");
 }
 
+/// As of a client that makes up values of `Accept-Language`.
+#[tokio::test]
+async fn security_made_up_variants_replace_none_that_is_in_use() {
+    let handler = |headers: HeaderMap| async move {
+        let language = headers["accept-language"].to_str().unwrap().to_owned();
+        ([FRESH, ("vary", "accept-language")], language)
+    };
+    let layer = CacheLayer::with_policy(cache(), Policy::standard());
+    let app = Router::new().fallback(handler).layer(layer);
+    let ask = async |language: &str| {
+        read(send(&app, plain(&[("accept-language", language)])).await).await
+    };
+    ask("de").await;
+    for junk in 0..1000 {
+        let (text, status) = ask("de").await;
+        assert!(text == "de" && status.contains("; hit"), "after {junk}: {status}");
+        for n in 0..10 {
+            ask(&format!("x-{junk}-{n}")).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn keys_without_end_take_a_bounded_place() {
     let cache = Cache::new(Memory::new(1 << 20));
@@ -727,11 +749,11 @@ fn with_sessions() -> (Router, Cache) {
 #[tokio::test]
 async fn tokens_that_are_forged_of_the_future_or_oversized_are_counted_and_worth_nothing() {
     let (app, cache) = with_sessions();
-    let (future, long) = ("f".repeat(64), "0".repeat(10_000));
-    let tokens = ["x", "", &future, &long, &"0".repeat(64)];
+    let (future, long) = ("f".repeat(80), "0".repeat(10_000));
+    let tokens = ["x", "", &future, &long, &"0".repeat(80)];
     for token in tokens {
         for name in ["tidegate-position", "cookie"] {
-            let cookie = format!("tidegate-position={token}");
+            let cookie = format!("__Host-tidegate-position={token}");
             let value = if name == "cookie" { cookie.as_str() } else { token };
             let (_, status) = read(send(&app, plain(&[(name, value)])).await).await;
             assert!(!status.contains("session"), "{status}");

@@ -162,11 +162,25 @@ async fn many_variants_at_once_are_made_once_each() {
 }
 
 #[tokio::test]
-async fn variants_that_share_a_place_are_never_taken_for_one_another() {
+async fn variants_that_replace_each_other_are_never_taken_for_one_another() {
     let (app, _) = varying();
     each_gets_its_own(&app, 0..1).await;
     each_gets_its_own(&app, 0..500).await;
     each_gets_its_own(&app, 0..500).await;
+}
+
+/// As many as there may be.
+#[tokio::test]
+async fn sixty_four_variants_are_all_kept() {
+    let (app, cache) = varying();
+    for value in 0..64 {
+        each_gets_its_own(&app, value..=value).await;
+    }
+    for value in 0..64_usize {
+        let (_, status) = read(send(&app, get(&[("a", &value.to_string())])).await).await;
+        assert!(status.contains("; hit"), "{value}: {status}");
+    }
+    assert_eq!(cache.counters().event(tidegate::Event::Stored), 64);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use axum::http::{Method, Request, Response, StatusCode};
 use axum::routing::get;
 use axum::{Router, middleware};
 use serde_json::{Value, json};
-use tidegate::{Admin, Cache, CacheLayer, Database, Memory, Policy};
+use tidegate::{Admin, Cache, CacheLayer, Database, Memory, Policy, Tag};
 use tidegate_testing::Postgres;
 
 const SECRET: &str = "0123456789abcdef";
@@ -128,9 +128,11 @@ async fn get_with(app: &Router, uri: &str, authorization: &str) -> Response<Body
 async fn only_who_knows_the_token_sees_anything() {
     let (_, layer) = greeting(policy());
     assert!(Admin::new(&layer).with_token("short").unwrap_err().to_string().contains("16"));
-    let page = Admin::new(&layer).with_token(SECRET).unwrap();
+    let page = || Admin::new(&layer).with_token(SECRET).unwrap();
     let paths = ["/", "/api/status", "/api/changes", "/api/suggest"];
     for path in paths {
+        // Each has room for ten wrong tokens.
+        let page = page();
         let none = send(&page, Request::get(path).body(Body::empty()).unwrap()).await;
         assert_eq!(none.status(), StatusCode::UNAUTHORIZED, "{path}");
         assert!(none.headers()["www-authenticate"].to_str().unwrap().starts_with("Basic"));
@@ -145,7 +147,7 @@ async fn only_who_knows_the_token_sees_anything() {
         }
     }
     let body = json!({ "off": true });
-    let posted = change(&page, "/api/switch", &[("tidegate-admin", "1")], &body).await;
+    let posted = change(&page(), "/api/switch", &[("tidegate-admin", "1")], &body).await;
     assert_eq!(posted.status(), StatusCode::UNAUTHORIZED);
 }
 
@@ -315,7 +317,8 @@ async fn a_tag_is_made_invalid_and_the_change_is_shown() {
     let fallen = async || shop.explain("/products/7", "").await["reason"] == "changed";
     eventually("the tag has fallen", fallen).await;
     let changes = json(&shop.app, "/admin/api/changes").await;
-    assert_eq!(changes[0]["tags"], json!(["products:id=7"]));
+    let hash = Tag::column("products", "id", "7").hash();
+    assert_eq!(changes[0]["tags"], json!([format!("products:id=#{hash:016x}")]), "no value shows");
 }
 
 #[tokio::test]
@@ -379,4 +382,62 @@ async fn a_change_counts_in_what_the_cache_would_have_done() {
     let plain = plain.unwrap();
     assert_eq!(plain["expected_hit_ratio"], 0.0);
     assert!(plain["policy"].is_null() && plain["tables"][0]["name"] == "products", "{plain}");
+}
+
+/// A request from this address, with this token.
+fn from(address: &str, token: &str) -> Request<Body> {
+    let mut request = Request::get("/api/status").header(AUTHORIZATION, token);
+    let peer: std::net::SocketAddr = address.parse().unwrap();
+    request = request.extension(axum::extract::ConnectInfo(peer));
+    request.body(Body::empty()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn security_wrong_tokens_are_limited() {
+    let (_, layer) = greeting(policy());
+    let page = Admin::new(&layer).with_token(SECRET).unwrap();
+    let right = format!("Bearer {SECRET}");
+    for _ in 0..10 {
+        let status = get_with(&page, "/", "Bearer a wrong one").await.status();
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+    }
+    let limited = get_with(&page, "/", "Bearer a wrong one").await;
+    assert_eq!(limited.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(limited.headers()["retry-after"], "6");
+    assert_eq!(get_with(&page, "/", &right).await.status(), StatusCode::OK, "nobody is shut out");
+
+    let (mallory, alice) = ("192.0.2.1:1000", "192.0.2.2:1000");
+    for _ in 0..10 {
+        let status = send(&page, from(mallory, "Bearer a wrong one")).await.status();
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+    }
+    let status = send(&page, from("192.0.2.1:2000", &right)).await.status();
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "its guesses are not looked at");
+    assert_eq!(send(&page, from(alice, &right)).await.status(), StatusCode::OK);
+    tokio::time::advance(Duration::from_secs(6)).await;
+    assert_eq!(send(&page, from(mallory, &right)).await.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn security_requests_to_the_page_are_limited() {
+    let (_, layer) = greeting(policy());
+    let page = Admin::new(&layer).unprotected();
+    let mut admitted = 0;
+    for _ in 0..300 {
+        let request = Request::get("/api/status").body(Body::empty()).unwrap();
+        admitted += usize::from(send(&page, request).await.status() == StatusCode::OK);
+    }
+    assert_eq!(admitted, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_columns_are_shown_only_if_the_service_says_so() {
+    let (server, db, cache) = followed("create table products (email text primary key)").await;
+    server.psql("insert into products values ('eve@example.org')").await.unwrap();
+    let layer = CacheLayer::new(cache);
+    let page = || Admin::new(&layer).database(&db);
+    let hidden = json(&page().unprotected(), "/api/changes").await.to_string();
+    assert!(hidden.contains("products:email=#") && !hidden.contains("eve"), "{hidden}");
+    let shown = json(&page().show_values().unprotected(), "/api/changes").await.to_string();
+    assert!(shown.contains("products:email=eve@example.org"), "{shown}");
 }

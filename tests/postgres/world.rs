@@ -51,12 +51,13 @@ pub(crate) struct Node {
     pub(crate) db: Database,
     pub(crate) cache: Cache,
     pub(crate) app: Router,
+    pub(crate) listener: Listener,
 }
 
 impl Node {
     pub(crate) async fn start(db: &Database, policy: &Policy) -> Self {
         let cache = Cache::new(Memory::new(16 << 20));
-        Listener::spawn(db, &cache).await.unwrap();
+        let listener = Listener::spawn(db, &cache).await.unwrap();
         let layer = CacheLayer::new(cache.clone())
             .route("/users/{id}", policy.clone().tag("users:id={id}"))
             .route("/users", policy.clone())
@@ -69,7 +70,7 @@ impl Node {
             .route("/plain/{id}", get(plain))
             .layer(layer)
             .with_state(db.clone());
-        Self { db: db.clone(), cache, app }
+        Self { db: db.clone(), cache, app, listener }
     }
 
     /// A node on a database with no replicas.

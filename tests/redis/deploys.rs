@@ -65,7 +65,7 @@ impl World {
         let is_entry = |key: &String| !key.contains("lease") && !key.contains("office");
         eventually("the entries are in Redis", async || {
             let mut keys = cmd("KEYS");
-            let keys = self.redis.run::<Vec<String>>(keys.arg("tidegate:4:*")).await;
+            let keys = self.redis.run::<Vec<String>>(keys.arg("*:4:*")).await;
             keys.unwrap_or_default().iter().filter(|key| is_entry(key)).count() == wanted
         })
         .await;

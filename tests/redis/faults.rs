@@ -33,7 +33,7 @@ async fn has(store: &dyn Store, name: &str) -> bool {
 
 /// Where the entry of a key lies.
 fn place(name: &str) -> String {
-    format!("tidegate:4:{}", key(name))
+    super::place(&key(name))
 }
 
 async fn spoil(server: &RedisServer, command: &mut Cmd) {

@@ -58,7 +58,7 @@ async fn what_another_node_left_that_is_larger_than_the_limit_is_not_there() {
     let (server, options) = server().await;
     let redis = options.connect().await.unwrap();
     let value = encode(&of_bytes("huge", 3 << 20)).to_vec();
-    let place = format!("tidegate:4:{}", key("huge"));
+    let place = super::place(&key("huge"));
     server.run::<redis::Value>(cmd("SET").arg(&place).arg(&value)).await.unwrap();
     // The first comes whole, since nobody knew.
     length(&redis, "huge").await.unwrap();

@@ -13,3 +13,10 @@ mod nodes;
 mod reads;
 mod relay;
 mod stores;
+mod trust;
+
+/// The name in Redis of the entry for `key`, with the prefix of a service that does not name itself.
+fn place(key: &tidegate::Key) -> String {
+    let executable = std::env::current_exe().unwrap();
+    format!("tidegate:{}:4:{key}", executable.file_stem().unwrap().display())
+}

@@ -72,7 +72,7 @@ impl World {
     /// The names of the entries in Redis, if it answers.
     async fn stored(&self) -> Vec<String> {
         let mut keys = cmd("KEYS");
-        let keys = self.redis.run::<Vec<String>>(keys.arg("tidegate:4:*")).await;
+        let keys = self.redis.run::<Vec<String>>(keys.arg("*:4:*")).await;
         let is_entry = |key: &String| !key.contains("lease") && !key.contains("office");
         keys.unwrap_or_default().into_iter().filter(is_entry).collect()
     }

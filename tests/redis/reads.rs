@@ -42,7 +42,7 @@ async fn all(redis: &Redis) -> Vec<Result<Option<String>, StoreError>> {
 
 /// The place of what another client puts there.
 async fn spoil(server: &RedisServer, name: usize, command: &str, value: &[u8]) {
-    let place = format!("tidegate:4:{}", key(name));
+    let place = super::place(&key(name));
     run(server, cmd("DEL").arg(&place)).await;
     run(server, cmd(command).arg(&place).arg(value)).await;
 }

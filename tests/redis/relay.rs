@@ -272,3 +272,28 @@ async fn nodes_can_be_told_to_look_each_for_itself() {
     .await;
     assert_eq!(roles(&nodes, Role::Alone), 2);
 }
+
+/// Forged news and questions, unsigned, on the very channels that the nodes use.
+#[tokio::test(flavor = "multi_thread")]
+async fn security_nodes_that_share_a_secret_ignore_forged_news() {
+    let world = World::new().await;
+    let options = || RedisOptions::new(world.redis.url()).secrets(["the secret of this service"]);
+    let nodes = vec![world.node_with(options()).await, world.node_with(options()).await];
+    settled(&nodes).await;
+    world.set(1).await;
+    all_see(&nodes, 1).await;
+    let refused = || nodes.iter().map(|node| node.cache.store_status().refused).sum::<u64>();
+    assert_eq!(refused(), 0);
+    let channels = redis::cmd("PUBSUB").arg("CHANNELS").arg("*:4s:channel:*").to_owned();
+    let channels: Vec<String> = world.redis.run(&channels).await.unwrap();
+    assert_eq!(channels.len(), 2, "news and questions: {channels:?}");
+    for channel in channels {
+        let forged = [&b"TGR\x02"[..], &[0xff; 34]].concat();
+        let heard: u64 =
+            world.redis.run(redis::cmd("PUBLISH").arg(channel).arg(forged)).await.unwrap();
+        assert_eq!(heard, 1);
+    }
+    eventually("both were refused", async || refused() == 2).await;
+    world.set(2).await;
+    all_see(&nodes, 2).await;
+}

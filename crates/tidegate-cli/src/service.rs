@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -32,6 +33,9 @@ pub(crate) struct Page {
     /// Its token
     #[arg(long, value_name = "TOKEN", env = "TIDEGATE_ADMIN_TOKEN", hide_env_values = true)]
     admin_token: Option<String>,
+    /// Sends the token over plain http to another host, where everybody on the way can read it
+    #[arg(long)]
+    plain_http: bool,
 }
 
 /// A node of a running service.
@@ -123,6 +127,7 @@ impl Page {
         let url = url
             .filter(is_ours)
             .ok_or_else(|| format!("{base} is no URL of a page: write https://host/path"))?;
+        self.may_send_token(&url)?;
         let accept = if json { "application/json" } else { "text/plain" };
         let method = if asked.is_some() { Method::POST } else { Method::GET };
         let mut request = Request::builder().method(method).uri(url).header(ACCEPT, accept);
@@ -144,6 +149,29 @@ impl Page {
             _ => Err(format!("{base} answers {status}: {}", reason(&body)).into()),
         }
     }
+}
+
+impl Page {
+    /// Refuses to show the token to everybody on the way.
+    fn may_send_token(&self, url: &Uri) -> Result<(), Failure> {
+        let is_hidden = url.scheme_str() == Some("https") || is_loopback(url);
+        if is_hidden || self.plain_http || self.admin_token.is_none() {
+            return Ok(());
+        }
+        let host = url.host().unwrap_or_default();
+        let why = format!(
+            "the token would go to {host} over plain http, readable for everybody on the way: use https, or add \
+             --plain-http if the way is safe"
+        );
+        Err(why.into())
+    }
+}
+
+/// Whether a request to this address stays on this machine.
+fn is_loopback(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let address = host.parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 async fn fetch(request: Request<Full<Bytes>>) -> Result<(u16, String), Failure> {

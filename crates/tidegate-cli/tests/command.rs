@@ -317,6 +317,14 @@ async fn a_running_service_says_why_and_what_is_worth_it() {
         (&["suggest"][..], "TIDEGATE_ADMIN_URL"),
         (&["suggest", "--admin", "localhost/x"], "https://host/path"),
         (&["suggest", "--admin", "http://127.0.0.1:1/"], "can't be asked"),
+        (&["suggest", "--admin", "http://127.0.0.1:1/", "--admin-token", "t"], "can't be asked"),
+        (&["suggest", "--admin", "http://[::1]:1/", "--admin-token", "t"], "can't be asked"),
+        (&["suggest", "--admin", "http://node.invalid/", "--admin-token", "t"], "--plain-http"),
+        (&["suggest", "--admin", "http://node.invalid/"], "can't be asked"),
+        (
+            &["suggest", "--admin", "http://node.invalid/", "--admin-token", "t", "--plain-http"],
+            "can't be asked",
+        ),
         (&["suggest", "--admin", &base], "is not where the page is mounted"),
     ] {
         let (said, code) = tidegate(&url, page).await;

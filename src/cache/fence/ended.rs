@@ -22,7 +22,7 @@ impl Ended {
     }
 
     fn fence(&self, fences: &Fences, tag: Tag) -> Position {
-        let fence = fences.slots_of(tag).map(|slot| self.slots[slot]).min();
+        let fence = fences.places.of(tag).map(|slot| self.slots[slot]).min();
         Position::new(fence.unwrap_or(u64::MAX))
     }
 }

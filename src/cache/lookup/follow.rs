@@ -44,16 +44,24 @@ impl Cache {
 
     /// Whether the fences hold all that the session wrote.
     pub(super) fn has_followed(&self, session: Option<(Epoch, Position)>) -> bool {
-        session.is_none_or(|session| has_followed(self.shared.fences.followed(), session))
+        session.is_none_or(|session| {
+            let fences = &self.shared.fences;
+            has_followed(fences.followed(), session)
+                || self.shared.past.contains(session.0, fences.epoch())
+        })
     }
 
     pub(super) async fn follow(&self, session: Option<(Epoch, Position)>, limit: Duration) -> bool {
-        let (Some((_, position)), Some(log)) = (session, self.log()) else { return true };
+        let (Some((epoch, position)), Some(log)) = (session, self.log()) else { return true };
         if self.has_followed(session) {
             return true;
         }
-        // Past the drain, a position of another epoch is of one that is over.
-        matches!(timeout(limit, log.catch_up(position)).await, Ok(Ok(())))
+        let followed = matches!(timeout(limit, log.catch_up(position)).await, Ok(Ok(())));
+        if followed {
+            // Past the drain, a position of another epoch is of one that is over.
+            self.shared.past.note(epoch, self.shared.fences.epoch());
+        }
+        followed
     }
 }
 

@@ -9,7 +9,7 @@ use super::fields::{Field, Fields};
 use crate::cache::{Limits, Policy};
 use crate::middleware::identity::Identity;
 use crate::middleware::keying::all_cookies;
-use crate::middleware::session::COOKIE_NAME;
+use crate::middleware::session::is_session_cookie;
 use crate::outcome::BypassReason;
 
 /// Headers by which a client asks a framework for another method.
@@ -179,7 +179,7 @@ fn unkeyed<B: Body>(request: &Request<B>, fields: Fields) -> Option<BypassReason
 fn has_cookies(headers: &HeaderMap, policy: &Policy) -> bool {
     let is_named = |name: &[u8]| policy.vary_cookies.iter().any(|known| known.as_bytes() == name);
     let says_nothing = |name: &[u8]| {
-        name == COOKIE_NAME.as_bytes() || is_named(name) || policy.identity.ignores_cookie(name)
+        is_session_cookie(name) || is_named(name) || policy.identity.ignores_cookie(name)
     };
     !names(policy, "cookie") && all_cookies(headers).any(|(name, _)| !says_nothing(name))
 }
@@ -231,7 +231,9 @@ mod tests {
         assert_eq!(refused(&[], &policy()), None);
         assert_eq!(refused(&[("cookie", "sid=1")], &policy()), personal);
         assert_eq!(refused(&[("authorization", "x")], &policy()), personal);
-        assert_eq!(refused(&[("cookie", "tidegate-position=1")], &policy()), None);
+        for ours in ["tidegate-position=1", "__Host-tidegate-position=1"] {
+            assert_eq!(refused(&[("cookie", ours)], &policy()), None);
+        }
         assert_eq!(refused(&[("cookie", " ; ")], &policy()), None);
         assert_eq!(refused(&[("cookie", "sid=1")], &policy().public()), None);
         assert_eq!(refused(&[("cookie", "sid=1")], &policy().vary_cookies(["sid"])), None);

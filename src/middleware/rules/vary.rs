@@ -2,8 +2,8 @@
 //!
 //! The names in `Vary` are known only from an answer. So under the key of the request there is a
 //! signpost with the names, and the answer is under a key of its own, made of the first and of the
-//! request's values. One key has at most [`VARIANTS`] such keys, whatever clients send: a value chooses
-//! one by its hash, and the entry's whole key says whether it is the right one.
+//! request's values. A node keeps a bounded number of them for one key, whatever clients send, and removes those that are used
+//! least (`entry/variants.rs`).
 
 use std::borrow::Cow;
 
@@ -16,9 +16,6 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::list::members;
 use crate::cache::{Policy, Unfit};
 use crate::entry::Key;
-
-/// How many variants one key has at most.
-const VARIANTS: u8 = 64;
 
 /// How many names one answer may vary by, beyond those in its key.
 const NAMES: usize = 16;
@@ -81,7 +78,7 @@ pub(crate) fn key(of: &Key, names: &[HeaderName], headers: &HeaderMap) -> Key {
     let text = names
         .iter()
         .fold(Key::variant(of), |text, name| text.part(name.as_str()).list(lines(headers, name)));
-    text.finish_among(of, VARIANTS)
+    text.finish()
 }
 
 /// A field's lines. Those of two fields whose syntax is known are brought into one form where what they
@@ -120,7 +117,6 @@ fn spelled(line: &[u8], name: &HeaderName) -> Option<Vec<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
     use std::time::Duration;
 
     use super::*;
@@ -224,14 +220,5 @@ mod tests {
         assert_ne!(of("accept-encoding", &["g zip"]), of("accept-encoding", &["gzip"]));
         assert_ne!(of("foo", &["1"]), of("bar", &["1"]));
         assert_ne!(of("foo", &["1"]), Key::new("t").finish());
-    }
-
-    #[test]
-    fn however_many_values_there_are_the_places_are_few() {
-        let keys: Vec<Key> = (0..10_000).map(|value| of("foo", &[&value.to_string()])).collect();
-        // In Redis and in memory.
-        let hashes: HashSet<_> = keys.iter().map(Key::hash).collect();
-        let places: HashSet<_> = keys.iter().map(Key::place).collect();
-        assert_eq!((hashes.len(), places.len()), (VARIANTS.into(), VARIANTS.into()));
     }
 }

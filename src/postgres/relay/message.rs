@@ -1,7 +1,7 @@
 //! What nodes tell each other of the log.
 //!
-//! Four bytes of magic and version, then bincode. Whoever may publish on the channel is trusted as whoever
-//! may write entries is; hostile bytes are dropped.
+//! Four bytes of magic and version, then bincode. Whoever may publish on the channel is trusted, unless the bus signs
+//! messages (`store/redis/seal.rs`); hostile bytes are dropped.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use deadpool_redis::redis::aio::{PubSubSink, PubSubStream};
 use deadpool_redis::redis::{Value, cmd};
 use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::{BoxStream, unfold};
 use tokio::time::timeout;
 
@@ -36,7 +36,9 @@ impl Bus for Redis {
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let mut publish = cmd("PUBLISH");
-            publish.arg(self.channel_name(channel)).arg(message);
+            let name = self.channel_name(channel);
+            let signed = self.seal().wrap(&name, message);
+            publish.arg(&name).arg(&*signed);
             self.run(&publish).await.map(drop)
         })
     }
@@ -46,9 +48,10 @@ impl Bus for Redis {
         channel: &'a str,
     ) -> BoxFuture<'a, Result<BoxStream<'static, Bytes>, StoreError>> {
         Box::pin(async move {
+            let name = self.channel_name(channel);
             let subscribed = async {
                 let mut subscription = self.subscriber().open().await?;
-                subscription.subscribe(self.channel_name(channel)).await?;
+                subscription.subscribe(&name).await?;
                 Ok(subscription)
             };
             let within = timeout(3 * REPLY_WITHIN, subscribed).await;
@@ -56,11 +59,12 @@ impl Bus for Redis {
             let failed =
                 |error: deadpool_redis::redis::RedisError| StoreError::Backend(error.into());
             let parts = subscribed.map_err(failed)?.split();
-            Ok(unfold(parts, |(mut sink, mut stream)| async {
+            let messages = unfold(parts, |(mut sink, mut stream)| async {
                 let message = next(&mut sink, &mut stream).await?;
                 Some((message, (sink, stream)))
-            })
-            .boxed())
+            });
+            let seal = self.seal().clone();
+            Ok(messages.filter_map(move |bytes| ready(seal.unwrap(&name, bytes))).boxed())
         })
     }
 

@@ -2,6 +2,8 @@
 
 use deadpool_redis::{PoolError, redis};
 
+use crate::secret::SecretError;
+
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why there is no connection to Redis. No form of it shows a password.
@@ -11,6 +13,9 @@ pub enum RedisError {
     /// The environment names no server.
     #[error("REDIS_URL is not set; set it to an address such as redis://127.0.0.1:6379/")]
     NotSet,
+    /// A secret that can't be used.
+    #[error("the secrets for Redis can't be used: {0}")]
+    Secret(#[from] SecretError),
     /// The address can't be understood.
     #[error(
         "{url} is not an address of Redis: {problem}; use redis://host:port/db, \

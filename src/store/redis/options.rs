@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 
 use super::{Redis, RedisError};
 use crate::redact::redacted;
+use crate::secret::{SecretError, Secrets};
 
 /// Where Redis is, and how to use it.
 ///
@@ -17,11 +18,12 @@ use crate::redact::redacted;
 #[derive(Clone)]
 pub struct RedisOptions {
     pub(super) url: String,
-    pub(super) prefix: String,
+    pub(super) prefix: Option<String>,
     pub(super) connections: NonZeroUsize,
     pub(super) lazy: bool,
     pub(super) relay: bool,
     pub(super) body_limit: usize,
+    pub(super) secrets: Option<Result<Secrets, SecretError>>,
 }
 
 /// The largest body that is sent to Redis, in bytes, unless something else is said.
@@ -40,19 +42,23 @@ impl RedisOptions {
         let connections = NonZeroUsize::MIN.saturating_add(1);
         Self {
             url: url.into(),
-            prefix: "tidegate".to_owned(),
+            prefix: None,
             connections,
             lazy: true,
             relay: true,
             body_limit: BODY_LIMIT,
+            secrets: None,
         }
     }
 
-    /// What each key begins with; `tidegate` if nothing is said. Services that share a server and
-    /// not their entries need one each.
+    /// What the names of keys and channels begin with. Services that share a server need one each, or they would
+    /// serve each other's responses wherever their keys are the same.
+    ///
+    /// By default, it is `tidegate:` and the name of the service: the environment variable `OTEL_SERVICE_NAME`, else
+    /// `AWS_LAMBDA_FUNCTION_NAME`, else the name of the executable.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.prefix = prefix.into();
+        self.prefix = Some(prefix.into());
         self
     }
 
@@ -91,11 +97,35 @@ impl RedisOptions {
         self
     }
 
+    /// Signs entries and messages between nodes, and ignores those that are not signed with one of these secrets, each
+    /// of 16 random bytes or more, the same on every node. By default nothing is signed, and whoever may write to Redis
+    /// decides what clients get.
+    ///
+    /// The first secret signs, all verify. To replace one, give the nodes `[old, new]`, then `[new, old]`, then `[new]`.
+    /// What is signed has names of its own in Redis, so nodes with and without secrets never share entries.
+    ///
+    /// ```
+    /// # let secret = "0123456789abcdef";
+    /// let options = tidegate::RedisOptions::new("redis://127.0.0.1:6379/").prefix("shop").secrets([secret]);
+    /// ```
+    ///
+    /// The code is the keyed mode of BLAKE3, 128 bits, over the name in Redis and all bytes. It proves who wrote an entry,
+    /// and under which key; it hides nothing, and an older entry of the same key that is put back is as valid as when it was
+    /// written: it is judged by its age and by what has changed since.
+    #[must_use]
+    pub fn secrets<I>(mut self, secrets: I) -> Self
+    where
+        I: IntoIterator<Item: AsRef<[u8]>>,
+    {
+        self.secrets = Some(Secrets::derive("tidegate 2026 redis", secrets));
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
     ///
-    /// If the address is wrong, or the server refuses us by user, password or database; unless
+    /// If the address is wrong, a secret is missing or too short, or the server refuses us by user, password or database; unless
     /// [`lazy`](Self::lazy), also if it can't be reached.
     pub async fn connect(self) -> Result<Redis, RedisError> {
         Redis::with(&self).await
@@ -111,6 +141,7 @@ impl fmt::Debug for RedisOptions {
             .field("lazy", &self.lazy)
             .field("relay", &self.relay)
             .field("body_limit", &self.body_limit)
+            .field("secrets", &self.secrets)
             .finish()
     }
 }

@@ -12,16 +12,13 @@ use futures_util::future::{BoxFuture, try_join_all};
 use super::large::{self, LargeKeys, Waiting};
 use super::link::Link;
 use super::reads::Reads;
+use super::seal::Seal;
 use super::topology::{Pool, Subscriber};
-use super::{RedisError, RedisOptions};
+use super::{RedisError, RedisOptions, names};
 use crate::clock::{millis, now};
-use crate::entry::{Entry, Key, codec};
+use crate::entry::{Entry, Key};
 use crate::redact::redacted;
 use crate::store::{Bus, Found, Lease, LeaseToken, Store, StoreError, StoreStatus, Tier};
-
-/// Part of each key, so that nodes of two versions never read one another's entries. It goes with
-/// the version in the codec's magic.
-const FORMAT: &str = "4";
 
 /// The tier that nodes share.
 ///
@@ -47,6 +44,7 @@ struct Shared {
     large: LargeKeys,
     /// The largest body, in bytes.
     body_limit: usize,
+    seal: Arc<Seal>,
 }
 
 impl Redis {
@@ -70,6 +68,7 @@ impl Redis {
     }
 
     pub(super) async fn with(options: &RedisOptions) -> Result<Self, RedisError> {
+        let secrets = options.secrets.clone().transpose()?;
         // Twice as many as are held: a new connection is made before the old one is given up.
         let pool = Arc::new(Pool::new(&options.url, 2 * options.connections.get() + 2)?);
         let bulk = Link::new(pool.clone());
@@ -89,12 +88,24 @@ impl Redis {
             }
             connected => drop(connected?),
         }
-        let prefix = format!("{}:{FORMAT}", options.prefix);
+        let prefix = names::prefix(options);
+        let seal = Arc::new(Seal::new(secrets));
         let (turn, relay) = (AtomicUsize::new(0), options.relay);
         let reads = Reads::new(pool.is_of_one_server());
         let (large, body_limit) = (LargeKeys::new(), options.body_limit);
-        let shared =
-            Shared { url, prefix, links, turn, reads, subscriber, relay, bulk, large, body_limit };
+        let shared = Shared {
+            url,
+            prefix,
+            links,
+            turn,
+            reads,
+            subscriber,
+            relay,
+            bulk,
+            large,
+            body_limit,
+            seal,
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -103,20 +114,12 @@ impl Redis {
         self.shared.links.iter().any(|link| link.is_connected())
     }
 
-    pub(super) fn name(&self, key: &Key) -> String {
-        [&self.shared.prefix, ":", &key.to_hex()].concat()
+    pub(super) fn prefix(&self) -> &str {
+        &self.shared.prefix
     }
 
-    pub(super) fn lease_name(&self, key: &Key) -> String {
-        format!("{}:lease:{key}", self.shared.prefix)
-    }
-
-    pub(super) fn channel_name(&self, channel: &str) -> String {
-        format!("{}:channel:{channel}", self.shared.prefix)
-    }
-
-    pub(super) fn office_name(&self, office: &str) -> String {
-        format!("{}:office:{office}", self.shared.prefix)
+    pub(super) fn seal(&self) -> &Arc<Seal> {
+        &self.shared.seal
     }
 
     pub(super) fn subscriber(&self) -> &Subscriber {
@@ -150,7 +153,7 @@ impl Redis {
         if is_large && bytes.len() > self.longest() {
             return Ok(None);
         }
-        let entry = Arc::new(codec::decode(&bytes)?);
+        let entry = Arc::new(self.seal().decode(&self.name(key), &bytes)?);
         Ok(entry.answers(key).then_some(Found { entry, tier: Tier::Shared }))
     }
 
@@ -188,7 +191,7 @@ impl Redis {
         if left == 0 {
             return Ok(());
         }
-        let encoded = codec::encode(&entry);
+        let encoded = self.seal().encode(&name, &entry);
         let mut command = Cmd::with_capacity(5, encoded.len() + 128);
         command.arg("SET").arg(name).arg(&encoded[..]).arg("PX").arg(left);
         let is_large = encoded.len() >= large::LARGE;
@@ -213,6 +216,7 @@ impl fmt::Debug for Redis {
             .field("url", &self.shared.url)
             .field("prefix", &self.shared.prefix)
             .field("connections", &self.shared.links.len())
+            .field("signed", &self.seal().signs())
             .field("connected", &self.is_connected())
             .finish()
     }
@@ -257,7 +261,8 @@ impl Store for Redis {
     }
 
     fn status(&self) -> StoreStatus {
-        StoreStatus { connected: Some(self.is_connected()), ..StoreStatus::default() }
+        let (connected, refused) = (Some(self.is_connected()), self.seal().refused());
+        StoreStatus { connected, refused, ..StoreStatus::default() }
     }
 
     fn is_large(&self, key: &Key) -> bool {
@@ -284,7 +289,8 @@ pub(super) fn unexpected(command: &str, value: &Value) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::{Epoch, Life, Position};
+    use crate::entry::{Epoch, Life, Position, codec};
+    use crate::store::redis::names::FORMAT;
 
     #[tokio::test]
     async fn keys_go_with_the_version_of_the_codec() {

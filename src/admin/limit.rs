@@ -1,0 +1,190 @@
+//! How often the page is asked.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, Request};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::RETRY_AFTER;
+
+use crate::clock::{self, Instant};
+use crate::sync::Mutex;
+
+/// Requests of all clients together: 50 a second, and 200 at once. A page that is open in a browser sends one a second.
+const REQUESTS: Rate = Rate { every: Duration::from_millis(20), burst: 200 };
+
+/// Wrong tokens of one client: one in six seconds, and ten at once.
+const WRONG_TOKENS: Rate = Rate { every: Duration::from_secs(6), burst: 10 };
+
+/// Clients that are told apart at a time; a client whose wrong tokens are long ago is not one of them.
+const CLIENTS: usize = 1024;
+
+/// From one warning to the next.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    every: Duration,
+    burst: u32,
+}
+
+/// When the next request would be on time: the generic cell rate algorithm (ITU-T I.371), which needs no timer.
+#[derive(Clone, Copy, Debug)]
+struct Meter(Instant);
+
+impl Meter {
+    fn new() -> Self {
+        Self(clock::now())
+    }
+
+    /// Whether one more is within the rate now.
+    fn has_room(self, rate: Rate) -> bool {
+        self.0 <= clock::now() + rate.every * (rate.burst - 1)
+    }
+
+    fn count(&mut self, rate: Rate) {
+        self.0 = self.0.max(clock::now()) + rate.every;
+    }
+}
+
+/// Wrong tokens, by client.
+#[derive(Clone, Debug, Default)]
+pub(super) struct WrongTokens(Arc<Mutex<Clients>>);
+
+#[derive(Debug, Default)]
+struct Clients {
+    /// `None` is for all whose address is not known.
+    meters: HashMap<Option<IpAddr>, Meter>,
+    warned: Option<Instant>,
+    total: u64,
+}
+
+/// The client's address, where the server tells it (`into_make_service_with_connect_info`).
+pub(super) fn client(request: &Request) -> Option<IpAddr> {
+    request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(addr)| addr.ip())
+}
+
+impl WrongTokens {
+    /// Whether a client has sent so many wrong tokens that none of its tokens is looked at. Clients that can't be told
+    /// apart are never shut out: one of them would shut out all.
+    pub(super) fn shut_out(&self, client: Option<IpAddr>) -> bool {
+        client.is_some() && !self.has_room(client)
+    }
+
+    /// Whether a client's wrong tokens are within the rate.
+    pub(super) fn has_room(&self, client: Option<IpAddr>) -> bool {
+        let clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.meters.get(&client).is_none_or(|meter| meter.has_room(WRONG_TOKENS))
+    }
+
+    /// Counts a wrong token, and warns once a minute at most.
+    pub(super) fn count(&self, client: Option<IpAddr>) {
+        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.meters.len() >= CLIENTS {
+            let now = clock::now();
+            clients.meters.retain(|_, meter| meter.0 > now);
+        }
+        // Past the bound, new clients share the place of those that are not known.
+        let is_full = clients.meters.len() >= CLIENTS && !clients.meters.contains_key(&client);
+        let place = if is_full { None } else { client };
+        clients.meters.entry(place).or_insert_with(Meter::new).count(WRONG_TOKENS);
+        clients.total += 1;
+        if clients.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
+            clients.warned = Some(clock::now());
+            let total = clients.total;
+            tracing::warn!(?client, total, "a wrong token for the page for operators");
+        }
+    }
+}
+
+/// All requests.
+#[derive(Clone, Debug)]
+pub(super) struct Requests(Arc<Mutex<Meter>>);
+
+impl Requests {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Meter::new())))
+    }
+
+    fn admit(&self) -> bool {
+        let mut meter = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_room = meter.has_room(REQUESTS);
+        if has_room {
+            meter.count(REQUESTS);
+        }
+        has_room
+    }
+}
+
+/// Answers no more requests than the rate allows: many of them ask the primary.
+pub(super) async fn check(requests: Requests, request: Request, next: Next) -> Response {
+    match requests.admit() {
+        true => next.run(request).await,
+        false => too_many(Duration::from_secs(1)),
+    }
+}
+
+/// What a wrong token gets past its rate.
+pub(super) fn too_many_tokens() -> Response {
+    too_many(WRONG_TOKENS.every)
+}
+
+/// Too many requests (RFC 6585, section 4).
+fn too_many(again: Duration) -> Response {
+    let after = [(RETRY_AFTER, again.as_secs().to_string())];
+    (StatusCode::TOO_MANY_REQUESTS, after, "too many requests\n").into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn address(n: u32) -> IpAddr {
+        Ipv4Addr::from_bits(n).into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_guesses_is_shut_out_for_a_while_and_nobody_else_is() {
+        let wrong = WrongTokens::default();
+        for _ in 0..WRONG_TOKENS.burst {
+            assert!(!wrong.shut_out(Some(address(1))));
+            wrong.count(Some(address(1)));
+        }
+        assert!(wrong.shut_out(Some(address(1))) && !wrong.shut_out(Some(address(2))));
+        advance(WRONG_TOKENS.every).await;
+        assert!(!wrong.shut_out(Some(address(1))), "one more");
+        wrong.count(Some(address(1)));
+        assert!(wrong.shut_out(Some(address(1))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_are_not_known_are_limited_and_never_shut_out() {
+        let wrong = WrongTokens::default();
+        (0..WRONG_TOKENS.burst).for_each(|_| wrong.count(None));
+        assert!(!wrong.has_room(None) && !wrong.shut_out(None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_of_clients_takes_no_more_than_its_room() {
+        let wrong = WrongTokens::default();
+        (0..10_000).for_each(|n| wrong.count(Some(address(n))));
+        assert!(wrong.0.lock().unwrap().meters.len() <= CLIENTS + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_are_admitted_at_their_rate() {
+        let requests = Requests::new();
+        let admitted = (0..1000).filter(|_| requests.admit()).count();
+        assert_eq!(admitted, REQUESTS.burst as usize);
+        advance(REQUESTS.every * 10).await;
+        assert_eq!((0..1000).filter(|_| requests.admit()).count(), 10);
+    }
+}

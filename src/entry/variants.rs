@@ -1,0 +1,148 @@
+//! The variants of one key that this node has stored.
+
+use std::sync::{Arc, PoisonError, Weak};
+
+use super::{Entry, Key};
+use crate::sync::{Mutex, MutexGuard};
+
+/// How many variants of one key a node keeps, whatever clients send.
+const MOST: usize = 64;
+
+/// After how many variants that had to go the uses of all are halved, so that what was in use once goes in the end.
+const HALVE_EVERY: usize = 64;
+
+/// The variants of one key that this node has stored, so that their number is bounded. When there are too many, one goes that
+/// is used least: values that are sent once, as by a client that makes them up, replace each other and nothing that is
+/// in use. It belongs to the signpost of the key, and only says what this node stored itself.
+#[derive(Debug, Default)]
+pub(crate) struct Variants(Mutex<Listed>);
+
+#[derive(Debug, Default)]
+struct Listed {
+    /// The oldest first.
+    all: Vec<Variant>,
+    /// How many had to go.
+    gone: usize,
+}
+
+#[derive(Debug)]
+struct Variant {
+    key: Key,
+    entry: Weak<Entry>,
+}
+
+impl Variant {
+    /// None if the entry is not in memory any more: then it was not in use.
+    fn uses(&self) -> u8 {
+        self.entry.upgrade().map_or(0, |entry| entry.uses())
+    }
+}
+
+impl Variants {
+    /// Notes a variant that is stored under `key`. Returns the key of one that is to be removed for it.
+    pub(crate) fn note(&self, key: &Key, entry: &Arc<Entry>) -> Option<Key> {
+        let mut listed = self.lock();
+        if listed.renew(key, entry) {
+            return None;
+        }
+        let gone = (listed.all.len() >= MOST).then(|| listed.remove_one()).flatten();
+        listed.all.push(Variant { key: key.clone(), entry: Arc::downgrade(entry) });
+        gone
+    }
+
+    /// Notes that the entry for `key` is another one in memory now, such as one that came from the shared store.
+    pub(crate) fn renew(&self, key: &Key, entry: &Arc<Entry>) {
+        self.lock().renew(key, entry);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Listed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that they take, about, without the entries.
+    pub(crate) fn weight(&self) -> usize {
+        let listed = self.lock();
+        listed.all.iter().map(|variant| size_of::<Variant>() + variant.key.text().len()).sum()
+    }
+}
+
+impl Listed {
+    /// Whether `key` is listed; then by this entry.
+    fn renew(&mut self, key: &Key, entry: &Arc<Entry>) -> bool {
+        let Some(known) = self.all.iter_mut().find(|known| known.key == *key) else { return false };
+        entry.set_uses(known.uses().max(entry.uses()));
+        known.entry = Arc::downgrade(entry);
+        true
+    }
+
+    fn remove_one(&mut self) -> Option<Key> {
+        let (at, _) = self.all.iter().enumerate().min_by_key(|(_, variant)| variant.uses())?;
+        let key = self.all.remove(at).key;
+        self.gone += 1;
+        if self.gone.is_multiple_of(HALVE_EVERY) {
+            let entries = self.all.iter().filter_map(|variant| variant.entry.upgrade());
+            entries.for_each(|entry| entry.set_uses(entry.uses() / 2));
+        }
+        Some(key)
+    }
+}
+
+#[cfg(all(test, not(tidegate_loom), not(tidegate_shuttle)))]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::entry::{Epoch, Life, Position};
+
+    fn key(name: usize) -> Key {
+        Key::new("t").part(name.to_string()).finish()
+    }
+
+    fn entry(name: usize) -> Arc<Entry> {
+        let life = Life::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
+        let (at, parts) = ((Epoch::new(1), Position::ZERO), (Bytes::new(), Bytes::new()));
+        Arc::new(Entry::new(&key(name), at, [].into(), life, parts))
+    }
+
+    #[test]
+    fn as_many_are_kept_as_there_may_be() {
+        let (variants, entries) = (Variants::default(), (0..MOST).map(entry).collect::<Vec<_>>());
+        assert!((0..MOST).all(|name| variants.note(&key(name), &entries[name]).is_none()));
+        assert!((0..MOST).all(|name| variants.note(&key(name), &entries[name]).is_none()));
+        assert_eq!(variants.note(&key(MOST), &entry(MOST)), Some(key(0)), "the oldest");
+        assert!(variants.weight() > MOST * 8);
+    }
+
+    #[test]
+    fn what_is_used_stays_whatever_comes_along() {
+        let (variants, hot) = (Variants::default(), entry(0));
+        variants.note(&key(0), &hot);
+        for name in 1..10_000 {
+            if name % 50 == 1 {
+                hot.note_use();
+            }
+            // What is made up is asked for once.
+            assert_ne!(variants.note(&key(name), &entry(name)), Some(key(0)));
+        }
+    }
+
+    #[test]
+    fn what_was_used_once_goes_in_the_end() {
+        let (variants, once) = (Variants::default(), entry(0));
+        (0..1000).for_each(|_| once.note_use());
+        variants.note(&key(0), &once);
+        let gone = |name: usize| variants.note(&key(name), &entry(name)) == Some(key(0));
+        assert!((1..10_000).any(gone));
+    }
+
+    #[test]
+    fn a_variant_that_is_computed_anew_is_as_much_in_use_as_before() {
+        let (variants, first, second) = (Variants::default(), entry(0), entry(0));
+        variants.note(&key(0), &first);
+        first.note_use();
+        variants.note(&key(0), &second);
+        assert_eq!(second.uses(), 1);
+    }
+}

@@ -1,0 +1,92 @@
+//! How keys and channels in Redis are called.
+
+use std::env;
+
+use super::{Redis, RedisOptions};
+use crate::entry::Key;
+
+/// Part of each key, so that nodes of two versions never read one another's entries. It goes with
+/// the version in the codec's magic.
+pub(super) const FORMAT: &str = "4";
+
+/// Follows the format where nodes share a secret, so that nodes that sign and nodes that don't leave each other's
+/// entries and messages alone while a service changes from one to the other.
+const SIGNED: &str = "s";
+
+/// Names of executables that many services have.
+const COMMON: [&str; 10] = [
+    "api",
+    "app",
+    "application",
+    "backend",
+    "bootstrap",
+    "main",
+    "server",
+    "service",
+    "web",
+    "worker",
+];
+
+/// What all names begin with.
+pub(super) fn prefix(options: &RedisOptions) -> String {
+    let chosen = options.prefix.clone().unwrap_or_else(|| default_prefix(&service()));
+    let signed = if options.secrets.is_some() { SIGNED } else { "" };
+    format!("{chosen}:{FORMAT}{signed}")
+}
+
+fn default_prefix(service: &str) -> String {
+    if COMMON.contains(&service) {
+        tracing::warn!(
+            service,
+            "services with an executable of this name would share entries in Redis: name yours by \
+             RedisOptions::prefix"
+        );
+    }
+    format!("tidegate:{service}")
+}
+
+/// The name of this service, as far as the environment tells.
+fn service() -> String {
+    let of_environment = ["OTEL_SERVICE_NAME", "AWS_LAMBDA_FUNCTION_NAME"]
+        .into_iter()
+        .find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()));
+    let of_executable = || {
+        let path = env::current_exe().ok()?;
+        Some(path.file_stem()?.to_string_lossy().into_owned())
+    };
+    of_environment.or_else(of_executable).unwrap_or_else(|| "app".to_owned())
+}
+
+impl Redis {
+    pub(super) fn name(&self, key: &Key) -> String {
+        [self.prefix(), ":", &key.to_hex()].concat()
+    }
+
+    pub(super) fn lease_name(&self, key: &Key) -> String {
+        format!("{}:lease:{key}", self.prefix())
+    }
+
+    pub(super) fn channel_name(&self, channel: &str) -> String {
+        format!("{}:channel:{channel}", self.prefix())
+    }
+
+    pub(super) fn office_name(&self, office: &str) -> String {
+        format!("{}:office:{office}", self.prefix())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_services_and_two_ways_to_trust_have_names_of_their_own() {
+        let options = RedisOptions::new("redis://localhost");
+        let by_default = prefix(&options);
+        assert!(by_default.starts_with("tidegate:") && by_default.ends_with(":4"), "{by_default}");
+        assert_ne!(by_default, "tidegate:4", "it names the executable");
+        let shop = prefix(&options.clone().prefix("shop"));
+        assert_eq!(shop, "shop:4");
+        assert_eq!(prefix(&options.prefix("shop").secrets(["0123456789abcdef"])), "shop:4s");
+    }
+}
