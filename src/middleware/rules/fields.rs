@@ -18,6 +18,7 @@ pub(crate) enum Field {
     IfRange,
     IfUnmodifiedSince,
     Range,
+    Upgrade,
     XForwardedHost,
     XForwardedPrefix,
     XForwardedProto,
@@ -29,7 +30,7 @@ pub(crate) enum Field {
 }
 
 /// Their names, in the order above.
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 19] = [
     "authorization",
     "cache-control",
     "cookie",
@@ -40,6 +41,7 @@ const NAMES: [&str; 18] = [
     "if-range",
     "if-unmodified-since",
     "range",
+    "upgrade",
     "x-forwarded-host",
     "x-forwarded-prefix",
     "x-forwarded-proto",
@@ -120,6 +122,7 @@ mod tests {
             Field::IfRange,
             Field::IfUnmodifiedSince,
             Field::Range,
+            Field::Upgrade,
             Field::XForwardedHost,
             Field::XForwardedPrefix,
             Field::XForwardedProto,
