@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::identity::Identification;
 use super::permit::FillBound;
+use super::streak::UncacheableStreak;
 use super::template::{PolicyTag, TagTemplate};
 
 mod settings;
@@ -60,6 +61,7 @@ pub struct Policy {
     pub(crate) audit: f64,
     pub(crate) shadow: bool,
     pub(crate) fills: FillBound,
+    pub(crate) streak: UncacheableStreak,
     pub(crate) identity: Identification,
 }
 
@@ -108,6 +110,7 @@ impl Policy {
             audit: 0.0,
             shadow: false,
             fills: FillBound::default(),
+            streak: UncacheableStreak::default(),
             identity: Identification::default(),
         }
     }

@@ -397,6 +397,16 @@ impl Record {
         Ok(Basis { epoch, as_of, tags })
     }
 
+    /// Whether nothing that was noted so far forbids to store the response, whatever else is noted.
+    pub(crate) fn can_be_stored(&self) -> Result<(), Unfit> {
+        let notes = self.notes();
+        notes.is_fit()?;
+        match &notes.unfit {
+            Some(unfit) if !self.0.scope.untracked => Err(unfit.clone()),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether all that the answer depends on is known.
     fn attributed(&self, notes: &Notes) -> Result<(), Unfit> {
         if let Some(unfit) = &notes.unfit {

@@ -13,7 +13,7 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as HttpBody;
 
 use super::body::Body;
-use super::capture::{Capture, Place, Rooms};
+use super::capture::{Capture, Place, Rooms, fits};
 use super::captured::{Captured, End};
 use super::date::date;
 use super::plan::Plan;
@@ -136,7 +136,7 @@ impl<'p> Fill<'p> {
         let told = self.told(response.status());
         let asked = &self.plan.asked;
         let (mut parts, body) = response.into_parts();
-        let leave = match self.leave(parts.status, &parts.headers) {
+        let leave = match self.leave_of_head(&parts, &body) {
             Ok(leave) => leave,
             Err(unfit) => {
                 let unfit = match parts.status.is_server_error() {
@@ -247,6 +247,15 @@ impl<'p> Fill<'p> {
             return Err(Unfit::new("failed", "what is stored is of more use than an error"));
         }
         self.leave_for(&self.plan.asked, status, headers)
+    }
+
+    /// As [`leave`](Self::leave), with all else that forbids to store a response and is known before its body comes:
+    /// requests that wait for it can go on then.
+    fn leave_of_head<B: HttpBody>(&self, parts: &Parts, body: &B) -> Result<Leave, Unfit> {
+        let leave = self.leave(parts.status, &parts.headers)?;
+        fits(&parts.headers, body, self.plan.policy.body_limit)?;
+        self.lead.record().can_be_stored()?;
+        Ok(leave)
     }
 
     fn leave_for(

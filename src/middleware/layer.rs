@@ -10,7 +10,7 @@ use super::capture::Rooms;
 use super::identity::Identity;
 use super::service::CacheService;
 use super::session::Sessions;
-use crate::cache::{Cache, Policy, PolicyError};
+use crate::cache::{Cache, Policy, PolicyError, UncacheableStreak};
 use crate::traffic::{Traffic, Watch};
 
 /// Bytes of bodies that are being kept at a time, unless told otherwise.
@@ -71,6 +71,7 @@ pub(crate) const OTHERS: &str = "(default)";
 impl Route {
     fn new(mut policy: Policy) -> Self {
         policy.fills = policy.fills.apart();
+        policy.streak = UncacheableStreak::default();
         Self { policy: Arc::new(policy), traffic: Arc::default() }
     }
 }

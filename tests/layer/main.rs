@@ -19,4 +19,5 @@ mod streams;
 mod strict;
 mod superseded;
 mod tower;
+mod uncacheable;
 mod validation;
