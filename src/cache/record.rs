@@ -325,6 +325,14 @@ impl Record {
         self.0.scope.watch.as_ref()
     }
 
+    /// Notes tags that the response names itself, once the work is done.
+    pub(crate) fn depend_on(&self, tags: impl Iterator<Item = Tag>) {
+        let tags: Vec<Tag> = tags.collect();
+        if !tags.is_empty() {
+            self.outward().for_each(|record| record.notes().tags.extend(&tags));
+        }
+    }
+
     /// Notes a read for an answer that is not kept.
     pub(crate) fn would_depend_on(&self, tags: impl Iterator<Item = Tag>) {
         let mut notes = self.notes();

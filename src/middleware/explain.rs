@@ -69,7 +69,14 @@ impl Routes {
             let tags = found.policy.tags_with(parameter).ok_or(BypassReason::NoParameter)?;
             let key = keying::key(self.space(), &Keyed::of(request, &asked), &found.policy);
             let ask = Ask { tags, limits: asked.limits, ..Ask::default() };
-            Ok(Plan { key, policy: found.policy.clone(), ask, asked, extensions: None })
+            Ok(Plan {
+                key,
+                policy: found.policy.clone(),
+                ask,
+                asked,
+                extensions: None,
+                target: None,
+            })
         });
         let plan = match plan {
             Ok(plan) => plan,

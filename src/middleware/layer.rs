@@ -222,6 +222,11 @@ impl Routes {
         pattern.is_some_and(|pattern| self.only_read.contains(pattern))
     }
 
+    /// Whether headers decide on any route.
+    pub(crate) fn has_standard(&self) -> bool {
+        self.all().any(|(_, route)| route.policy.is_standard)
+    }
+
     /// The routes that have a policy, and last what is for all others.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&str, &Route)> {
         let named = self.routes.iter().map(|(pattern, route)| (pattern.as_str(), route));

@@ -8,6 +8,7 @@ use super::identity::Identity;
 use super::ready::Ready;
 use super::route;
 use super::rules::request::Asked;
+use super::rules::unsafe_method::Target;
 use super::rules::vary;
 use super::stored::signpost;
 use super::strict;
@@ -22,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) asked: Asked,
     /// What the handler gets for the request's extensions, where the policy is strict.
     pub(crate) extensions: Option<Extensions>,
+    /// Where the request goes, once that is known to matter: where headers decide.
+    pub(crate) target: Option<Target>,
 }
 
 impl Plan {

@@ -154,6 +154,7 @@ impl<S> Steps<S> {
         if plan.policy.is_standard {
             let target = Target::of(route::uri(request), request.headers(), plan.policy.host);
             plan.ask.tags.push(PolicyTag::new(target.tag(&self.routes.namespace)));
+            plan.target = Some(target);
         }
         is_whole
     }
@@ -247,12 +248,12 @@ impl<S> Steps<S> {
         };
         let (record, began) = (lead.record().clone(), clock::now());
         let answered = record.enter(|| self.inner.call(request));
-        let rooms = self.routes.rooms.clone();
+        let routes = self.routes.clone();
         async move {
             let answered = answered.await;
             let delay = began.elapsed();
             observe::load(delay);
-            (answered, Fill { lead, plan, headers, stored, delay, rooms })
+            (answered, Fill { lead, plan, headers, stored, delay, routes })
         }
     }
 
@@ -301,8 +302,8 @@ impl<S> Steps<S> {
         let mut response = answered?;
         if is_head && plan.policy.is_standard {
             let stored = stored(&lead).map(Box::new);
-            let (rooms, delay) = (self.routes.rooms.clone(), began.elapsed());
-            let fill = Fill { lead, plan: &plan, headers, stored, delay, rooms };
+            let (routes, delay) = (self.routes.clone(), began.elapsed());
+            let fill = Fill { lead, plan: &plan, headers, stored, delay, routes };
             if let Some(updated) =
                 fill.head_told(response.status(), response.headers(), &cache).await
             {

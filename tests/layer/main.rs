@@ -7,7 +7,9 @@ mod common;
 
 mod bodies;
 mod compression;
+mod dictionaries;
 mod fills;
+mod groups;
 mod http;
 mod hyper;
 mod layering;
