@@ -13,6 +13,8 @@ pub(super) mod groups;
 mod http_date;
 pub(super) mod identity;
 pub(super) mod list;
+#[cfg(test)]
+mod oracle;
 pub(super) mod precondition;
 pub(super) mod range;
 pub(super) mod request;
