@@ -11,7 +11,7 @@ use http_cache_semantics::{CacheOptions, CachePolicy};
 use super::list::members;
 use super::request::Asked;
 use super::storable::{Times, leave};
-use crate::Policy;
+use crate::cache::Policy;
 use crate::middleware::identity::Identity;
 
 const NOW: &str = "Wed, 25 Nov 2026 12:00:00 GMT";
