@@ -21,6 +21,7 @@ use super::plan::Plan;
 use super::rules::groups;
 use super::rules::precondition::is_known;
 use super::rules::request::{Asked, Client};
+use super::rules::search_variance::SearchVariance;
 use super::rules::storable::{Leave, Times, leave};
 use super::rules::validation::{is_same, names_another, updated};
 use super::rules::vary;
@@ -236,7 +237,8 @@ impl<'p> Fill<'p> {
         // The body is that of before, and so is what it depends on.
         self.lead.record().depend_on(entry.tags().iter().copied());
         let leave = self.leave_for(&asked, head.status, &head.headers);
-        let leave = match leave.and_then(|leave| self.note_tags(&head.headers).map(|()| leave)) {
+        let noted = self.note_tags(&head.headers).and_then(|()| self.note_variance(&head.headers));
+        let leave = match leave.and_then(|leave| noted.map(|()| leave)) {
             Ok(leave) => leave,
             Err(unfit) => return Filled::NotStored(self.disown(unfit).await),
         };
@@ -261,16 +263,33 @@ impl<'p> Fill<'p> {
         fits(&parts.headers, body, self.plan.policy.body_limit)?;
         self.lead.record().can_be_stored()?;
         self.note_tags(&parts.headers)?;
+        self.note_variance(&parts.headers)?;
         Ok(leave)
     }
 
     /// Notes the tags that the response names itself. The position that proves it is of before the work began, so an
     /// invalidation in between counts.
     fn note_tags(&self, headers: &HeaderMap) -> Result<(), Unfit> {
-        let Plan { policy, target, .. } = self.plan;
-        let tags = groups::tags(headers, policy, target.as_ref(), &self.routes.namespace)?;
+        let Plan { policy, place, .. } = self.plan;
+        let target = place.as_ref().map(|place| &place.target);
+        let tags = groups::tags(headers, policy, target, &self.routes.namespace)?;
         self.lead.record().depend_on(tags.iter().flat_map(PolicyTag::with_bulk));
         Ok(())
+    }
+
+    /// Notes for later requests which parameters of the query count. Under a key that says so there are only responses that
+    /// say the same.
+    fn note_variance(&self, headers: &HeaderMap) -> Result<(), Unfit> {
+        let Some(place) = &self.plan.place else { return Ok(()) };
+        let said = SearchVariance::of(headers);
+        self.routes.variances.note(&place.path, said.as_ref());
+        match &self.plan.variance {
+            Some(known) if said.as_ref() != Some(&**known) => {
+                let why = "it says of the query something else than the response before it";
+                Err(Unfit::new("no-vary-search", why))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn leave_for(

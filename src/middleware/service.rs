@@ -14,7 +14,7 @@ use super::body::Body;
 use super::future::ResponseFuture;
 use super::handler::Handler;
 use super::identity;
-use super::keying::{self, Keyed};
+use super::keying::Keyed;
 use super::layer::{Route, Routes};
 use super::passing::Passing;
 use super::plan::Plan;
@@ -130,8 +130,9 @@ impl<S> CacheService<S> {
         policy: &Arc<Policy>,
         (ask, asked): (Ask, Asked),
     ) -> Plan {
-        let key = keying::key(self.routes.space(), &Keyed::of(request, &asked), policy);
-        Plan { key, policy: policy.clone(), ask, asked, extensions: None, target: None }
+        let (key, variance) = self.routes.key(&Keyed::of(request, &asked), policy);
+        let (extensions, place) = (None, None);
+        Plan { key, variance, policy: policy.clone(), ask, asked, extensions, place }
     }
 
     /// The answer that is at hand, if there is one, and what it was made of.

@@ -13,9 +13,10 @@ use http_body::Body as HttpBody;
 use super::body::Body;
 use super::fill::Fill;
 use super::handler::{Answered, Handler};
+use super::keying::Keyed;
 use super::layer::Routes;
 use super::passing::give_token;
-use super::plan::Plan;
+use super::plan::{Plan, RequestPlace};
 use super::ready::respond;
 use super::route;
 use super::rules::unsafe_method::Target;
@@ -23,6 +24,7 @@ use super::rules::validation::unconditional;
 use super::status;
 use super::stored::Head;
 use super::strict;
+use super::variances;
 use crate::cache::{Bypass, Hit, Lead, Lookup, PolicyTag, Record, Unfit, spawn};
 use crate::clock;
 use crate::entry::Entry;
@@ -154,7 +156,12 @@ impl<S> Steps<S> {
         if plan.policy.is_standard {
             let target = Target::of(route::uri(request), request.headers(), plan.policy.host);
             plan.ask.tags.push(PolicyTag::new(target.tag(&self.routes.namespace)));
-            plan.target = Some(target);
+            let path = variances::path(
+                self.routes.space(),
+                &Keyed::of(request, &plan.asked),
+                &plan.policy,
+            );
+            plan.place = Some(RequestPlace { target, path });
         }
         is_whole
     }

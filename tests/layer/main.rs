@@ -13,6 +13,7 @@ mod groups;
 mod http;
 mod hyper;
 mod layering;
+mod no_vary_search;
 mod scopes;
 mod security;
 mod security_identity;

@@ -2,7 +2,7 @@
 //!
 //! `fields` finds what a request has of all this, `directives` reads `Cache-Control`, `targeted` the fields that are for some caches only,
 //! `identity` knows the headers that say who the client is, `freshness` reckons ages and lifetimes, from dates as `http_date` reads them, `storable` says what may be kept and for how long,
-//! `vary` which requests an answer is for, `precondition` and `range` what a client has or wants of it,
+//! `vary` and `search_variance` which requests an answer is for, `precondition` and `range` what a client has or wants of it,
 //! `validation` asks the origin whether it still holds, `unsafe_method` what a write makes invalid, and `groups` by which names a response says what it depends on.
 //! All of it is for a shared cache. Nothing here knows the cache itself.
 
@@ -18,6 +18,7 @@ mod oracle;
 pub(super) mod precondition;
 pub(super) mod range;
 pub(super) mod request;
+pub(super) mod search_variance;
 pub(super) mod storable;
 pub(super) mod targeted;
 pub(super) mod unsafe_method;
