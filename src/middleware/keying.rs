@@ -19,11 +19,27 @@ use crate::entry::{Key, KeyText};
 
 /// Headers that frameworks and proxies take for the host. They are part of the key, so that an answer made
 /// for one value never reaches a client that sent another; unless the policy says that hosts do not count.
-pub(crate) const HOST_LIKE: [Field; 2] = [Field::Forwarded, Field::XForwardedHost];
+pub(crate) const HOST_LIKE: [Field; 5] = [
+    Field::Forwarded,
+    Field::XForwardedHost,
+    Field::XForwardedServer,
+    Field::XHost,
+    Field::XOriginalHost,
+];
 
 /// Headers that they take for the path or the scheme: part of every key.
-pub(crate) const PATH_LIKE: [Field; 4] =
-    [Field::XForwardedProto, Field::XForwardedPrefix, Field::XOriginalUrl, Field::XRewriteUrl];
+pub(crate) const PATH_LIKE: [Field; 10] = [
+    Field::XForwardedPath,
+    Field::XForwardedPort,
+    Field::XForwardedPrefix,
+    Field::XForwardedProto,
+    Field::XForwardedScheme,
+    Field::XForwardedSsl,
+    Field::XForwardedUri,
+    Field::XOriginalUrl,
+    Field::XRewriteUrl,
+    Field::XUrlScheme,
+];
 
 /// The parameters of a query; of most, in place.
 type Pairs<'q> = SmallVec<[&'q str; 8]>;

@@ -20,17 +20,26 @@ pub(crate) enum Field {
     Range,
     Upgrade,
     XForwardedHost,
+    XForwardedPath,
+    XForwardedPort,
     XForwardedPrefix,
     XForwardedProto,
+    XForwardedScheme,
+    XForwardedServer,
+    XForwardedSsl,
+    XForwardedUri,
+    XHost,
     XHttpMethod,
     XHttpMethodOverride,
     XMethodOverride,
+    XOriginalHost,
     XOriginalUrl,
     XRewriteUrl,
+    XUrlScheme,
 }
 
 /// Their names, in the order above.
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 28] = [
     "authorization",
     "cache-control",
     "cookie",
@@ -43,13 +52,22 @@ const NAMES: [&str; 19] = [
     "range",
     "upgrade",
     "x-forwarded-host",
+    "x-forwarded-path",
+    "x-forwarded-port",
     "x-forwarded-prefix",
     "x-forwarded-proto",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-forwarded-uri",
+    "x-host",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-original-host",
     "x-original-url",
     "x-rewrite-url",
+    "x-url-scheme",
 ];
 
 /// A bit for each length that one of the names has.
@@ -124,13 +142,22 @@ mod tests {
             Field::Range,
             Field::Upgrade,
             Field::XForwardedHost,
+            Field::XForwardedPath,
+            Field::XForwardedPort,
             Field::XForwardedPrefix,
             Field::XForwardedProto,
+            Field::XForwardedScheme,
+            Field::XForwardedServer,
+            Field::XForwardedSsl,
+            Field::XForwardedUri,
+            Field::XHost,
             Field::XHttpMethod,
             Field::XHttpMethodOverride,
             Field::XMethodOverride,
+            Field::XOriginalHost,
             Field::XOriginalUrl,
             Field::XRewriteUrl,
+            Field::XUrlScheme,
         ];
         assert_eq!(all.len(), NAMES.len());
         for one in all {
