@@ -88,6 +88,8 @@ pub enum BypassReason {
     Range,
     /// The request is to be carried out only if nothing has changed, which the origin must judge.
     Precondition,
+    /// The request asks to switch to another protocol, such as WebSocket.
+    Upgrade,
     /// The client wants no answer but a stored one, and there is none.
     OnlyIfCached,
     /// The policy is only tried: there is an answer, and the handler gives its own.
@@ -132,6 +134,7 @@ impl Outcome {
                     B::Unreadable,
                     B::Range,
                     B::Precondition,
+                    B::Upgrade,
                     B::OnlyIfCached,
                     B::Shadow,
                     B::Recursive,
@@ -214,6 +217,7 @@ impl BypassReason {
             Self::Unreadable => "unreadable",
             Self::Range => "range",
             Self::Precondition => "precondition",
+            Self::Upgrade => "upgrade",
             Self::OnlyIfCached => "only-if-cached",
             Self::Shadow => "shadow",
             Self::Recursive => "recursive",
@@ -222,10 +226,17 @@ impl BypassReason {
 }
 
 /// How often each thing happened since the cache was made.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters {
-    outcomes: [AtomicU64; 32],
+    outcomes: [AtomicU64; 33],
     events: [AtomicU64; Event::ALL.len()],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        let outcomes = [const { AtomicU64::new(0) }; _];
+        Self { outcomes, events: Default::default() }
+    }
 }
 
 /// What else is counted.

@@ -7,6 +7,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
+mod requests;
+mod responses;
+
 /// What the origin writes to each connection, by the path that it is asked for, before it closes it.
 fn raw_answer(path: &str) -> &'static [u8] {
     match path {
@@ -17,6 +20,14 @@ fn raw_answer(path: &str) -> &'static [u8] {
         "/chunked" => b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncache-control: max-age=60\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
         "/cut" => b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\ncache-control: max-age=60\r\n\r\nhalf",
         "/hop" => b"HTTP/1.1 200 OK\r\nconnection: x-hop\r\nx-hop: 1\r\nx-end: 1\r\ncontent-length: 0\r\n\r\n",
+        "/hints" => b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n\
+            HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 2\r\n\r\nhi",
+        "/shared" => b"HTTP/1.1 200 OK\r\nconnection: cache-control, vary, x-hop\r\ncache-control: private, max-age=60\r\n\
+            x-hop: 1\r\ncontent-length: 2\r\n\r\nhi",
+        "/old" => b"HTTP/1.0 200 OK\r\nvia: 1.1 other\r\ncontent-length: 2\r\n\r\nhi",
+        "/upgrade-required" => b"HTTP/1.1 426 Upgrade Required\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+            content-length: 0\r\n\r\n",
+        "/socket" => b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
         "/once" => b"HTTP/1.1 200 OK\r\ncache-control: max-age=0, stale-if-error=60\r\netag: \"1\"\r\ncontent-length: 4\r\n\r\nonce",
         _ => b"",
     }
@@ -44,12 +55,33 @@ async fn origin() -> std::net::SocketAddr {
                         .into_bytes()
                 }
                 "/once" if once > 1 => Vec::new(),
+                "/many" => many(),
+                path if path.starts_with("/head") || path == "*" => echoed(&head),
                 path => raw_answer(path).to_vec(),
             };
             connection.write_all(&answer).await.unwrap();
+            if path == "/socket" {
+                let mut said = [0; 4];
+                connection.read_exact(&mut said).await.unwrap();
+                connection.write_all(&said).await.unwrap();
+            }
         }
     });
     address
+}
+
+/// A response that may be stored, whose body is the head of the request in lower case.
+fn echoed(head: &str) -> Vec<u8> {
+    let length = head.len();
+    let fields =
+        format!("cache-control: max-age=60\r\nvary: accept-language\r\ncontent-length: {length}");
+    format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n{}", head.to_ascii_lowercase()).into_bytes()
+}
+
+/// A response with more fields than most have.
+fn many() -> Vec<u8> {
+    let fields: String = (0..300).map(|name| format!("x-{name}: 1\r\n")).collect();
+    format!("HTTP/1.1 200 OK\r\n{fields}content-length: 0\r\n\r\n").into_bytes()
 }
 
 /// The proxy, and where it listens.
@@ -71,11 +103,16 @@ async fn ask(address: &str, method: &str, path: &str) -> (String, String) {
     (head.to_owned(), body.to_owned())
 }
 
-/// All that comes until the end of the connection; each byte is a letter.
+/// All that comes until the end of the connection.
 async fn exchange(address: &str, method: &str, path: &str) -> String {
+    let line = format!("{method} {path} HTTP/1.1");
+    raw_exchange(address, &[&line, "host: example.org", "connection: close"]).await
+}
+
+/// All that comes in return for these lines of a head, until the end of the connection; each byte is a letter.
+async fn raw_exchange(address: &str, lines: &[&str]) -> String {
     let mut connection = TcpStream::connect(address).await.unwrap();
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nhost: example.org\r\nconnection: close\r\n\r\n");
+    let request = format!("{}\r\n\r\n", lines.join("\r\n"));
     connection.write_all(request.as_bytes()).await.unwrap();
     let mut bytes = Vec::new();
     connection.read_to_end(&mut bytes).await.unwrap();

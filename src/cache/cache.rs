@@ -323,12 +323,15 @@ impl Alone {
         self.slot(key).load(Ordering::Relaxed) == key.short()
     }
 
-    pub(crate) fn set(&self, key: &Key, alone: bool) {
+    /// Notes what a key's last response was; `true` if the one before it was not known to be so.
+    pub(crate) fn set(&self, key: &Key, alone: bool) -> bool {
+        let was_alone = self.has(key);
         if alone {
             self.slot(key).store(key.short(), Ordering::Relaxed);
-        } else if self.has(key) {
+        } else if was_alone {
             self.slot(key).store(0, Ordering::Relaxed);
         }
+        was_alone != alone
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "only the low bits choose the slot")]

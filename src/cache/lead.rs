@@ -198,7 +198,7 @@ impl Lead {
         }
         let filled = self.keep(&answer.key, &entry);
         // One that is never fresh is of no use to those who wait.
-        self.cache.shared.alone.set(&self.key, terms.ttl.is_zero());
+        self.note_shared(!terms.ttl.is_zero());
         let signpost =
             answer.signpost.map(|(key, head)| self.leave(&key, head, (&answer.key, &entry)));
         if let Some(flight) = self.flight.take() {
@@ -269,11 +269,21 @@ impl Lead {
     }
 
     fn leave_unshared(mut self, unfit: Unfit) -> Unfit {
-        self.cache.shared.alone.set(&self.key, true);
+        self.note_shared(false);
         if let Some(flight) = self.flight.take() {
             flight.land(Landing::Nothing);
         }
         unfit
+    }
+
+    /// Notes for later requests whether this response could be shared.
+    fn note_shared(&self, is_shared: bool) {
+        let is_new = self.cache.shared.alone.set(&self.key, !is_shared);
+        match is_shared {
+            true => self.policy.streak.end(),
+            false if is_new => self.policy.streak.extend(),
+            false => {}
+        }
     }
 
     fn keep(&mut self, key: &Key, entry: &Arc<Entry>) -> Filled {

@@ -337,7 +337,7 @@ impl<'a> Search<'a> {
         if Record::is_computing(&self.cache.shared.fences, self.key.hash()) {
             return self.recursive();
         }
-        let alone = self.cache.shared.alone.has(self.key);
+        let alone = self.is_unlikely_shared();
         if !alone && let Some(leader) = self.cache.shared.flights.try_lead(*self.key.hash()) {
             return self.lead(Some(leader)).await;
         }
@@ -362,6 +362,13 @@ impl<'a> Search<'a> {
             }
         }
         self.lead(None).await
+    }
+
+    /// Whether waiting for another request would be in vain: responses here could not be stored of late, or none of the
+    /// policy's was and nothing is known of this one.
+    fn is_unlikely_shared(&self) -> bool {
+        self.cache.shared.alone.has(self.key)
+            || self.passed_over.is_none() && self.policy.streak.is_long()
     }
 
     /// To wait would be to wait for oneself.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::identity::Identification;
 use super::permit::FillBound;
+use super::streak::UncacheableStreak;
 use super::template::{PolicyTag, TagTemplate};
 
 mod settings;
@@ -54,14 +55,19 @@ pub struct Policy {
     pub(crate) any_query_order: bool,
     pub(crate) s_maxage_allows_stale: bool,
     pub(crate) vary: Vec<String>,
+    pub(crate) tag_fields: Vec<String>,
     pub(crate) vary_cookies: Vec<String>,
     pub(crate) public: bool,
     pub(crate) host: bool,
     pub(crate) audit: f64,
     pub(crate) shadow: bool,
     pub(crate) fills: FillBound,
+    pub(crate) streak: UncacheableStreak,
     pub(crate) identity: Identification,
 }
+
+/// The fields that tags can be read from.
+const TAG_FIELDS: [&str; 4] = ["surrogate-key", "xkey", "cache-tag", "edge-cache-tag"];
 
 /// Which query parameters tell answers apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,12 +108,14 @@ impl Policy {
             any_query_order: false,
             s_maxage_allows_stale: false,
             vary: Vec::new(),
+            tag_fields: Vec::new(),
             vary_cookies: Vec::new(),
             public: false,
             host: true,
             audit: 0.0,
             shadow: false,
             fills: FillBound::default(),
+            streak: UncacheableStreak::default(),
             identity: Identification::default(),
         }
     }
@@ -207,6 +215,20 @@ impl Policy {
         self
     }
 
+    /// Reads tags from these fields of responses: `Surrogate-Key` and `xkey`, which separate names with spaces, `Cache-Tag`
+    /// and `Edge-Cache-Tag`, which do so with commas. So an origin in any language says what a response depends on, an
+    /// application's own word ([`Cache::invalidate`](crate::Cache::invalidate)), a table (`users`), or rows of it
+    /// (`users:id=42`). Clients do not get these fields. A response with more than 256 tags is not stored.
+    #[must_use]
+    pub fn tag_fields<I>(mut self, fields: I) -> Self
+    where
+        I: IntoIterator<Item: Into<String>>,
+    {
+        let names = fields.into_iter().map(|name| name.into().to_ascii_lowercase());
+        self.tag_fields.extend(names);
+        self
+    }
+
     /// These cookies distinguish responses. Naming the session's cookie makes each response personal. A request with other
     /// cookies is not answered from the cache, since they may identify the client too: unless the policy ignores them
     /// ([`ignore_cookies`](Self::ignore_cookies)) or says [`public`](Self::public).
@@ -280,6 +302,14 @@ impl Policy {
                 self.audit
             ));
         }
+        if let Some(field) =
+            self.tag_fields.iter().find(|field| !TAG_FIELDS.contains(&field.as_str()))
+        {
+            return Some(format!(
+                "how the field {field} separates tags is not known: name one of {}",
+                TAG_FIELDS.join(", ")
+            ));
+        }
         self.identity.fault().or_else(|| self.tags.iter().find_map(TagTemplate::fault))
     }
 
@@ -351,6 +381,7 @@ mod tests {
             ("empty", Policy::ttl(ttl).tag(" ")),
             ("any_query_order", Policy::standard().any_query_order()),
             ("strict", Policy::ttl(ttl).forward(["accept"])),
+            ("x-tags", Policy::ttl(ttl).tag_fields(["x-tags"])),
         ] {
             assert!(policy.fault().is_some_and(|text| text.contains(fault)), "{policy:?}");
         }

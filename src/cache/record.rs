@@ -319,6 +319,14 @@ impl Record {
         self.0.scope.watch.as_ref()
     }
 
+    /// Notes tags that the response names itself, once the work is done.
+    pub(crate) fn depend_on(&self, tags: impl Iterator<Item = Tag>) {
+        let tags: Vec<Tag> = tags.collect();
+        if !tags.is_empty() {
+            self.outward().for_each(|record| record.notes().tags.extend(&tags));
+        }
+    }
+
     /// Notes a read for an answer that is not kept.
     pub(crate) fn would_depend_on(&self, tags: impl Iterator<Item = Tag>) {
         let mut notes = self.notes();
@@ -389,6 +397,16 @@ impl Record {
         let (epoch, as_of) = proven.ok_or_else(no_position)?;
         let tags = notes.tags.iter().copied().chain(self.own_tags(&notes.tags)).collect();
         Ok(Basis { epoch, as_of, tags })
+    }
+
+    /// Whether nothing that was noted so far forbids to store the response, whatever else is noted.
+    pub(crate) fn can_be_stored(&self) -> Result<(), Unfit> {
+        let notes = self.notes();
+        notes.is_fit()?;
+        match &notes.unfit {
+            Some(unfit) if !self.0.scope.untracked => Err(unfit.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// Whether all that the answer depends on is known.

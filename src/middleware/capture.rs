@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, SET_COOKIE};
-use http_body::Frame;
+use http_body::{Body as HttpBody, Frame};
 
 use super::captured::End;
 use super::stored::Head;
@@ -90,9 +90,7 @@ impl Capture {
         let Some(data) = frame.data_ref() else { return Ok(()) };
         self.length = self.length.saturating_add(data.len());
         if self.length > self.limit {
-            let why =
-                format!("the body is larger than {} bytes; see Policy::body_limit", self.limit);
-            return Err(Unfit::new("too-large", why));
+            return Err(too_large(self.limit));
         }
         if !self.room.take(data.len()) {
             let why = "too much is being kept of other bodies; see CacheLayer::capture_limit";
@@ -126,6 +124,23 @@ impl Capture {
     pub(crate) fn refuse(self, unfit: Unfit) -> Unfit {
         self.lead.pass(unfit)
     }
+}
+
+/// Why a body can't be stored whose head shows that it is larger than the limit.
+pub(crate) fn fits<B: HttpBody>(headers: &HeaderMap, body: &B, limit: usize) -> Result<(), Unfit> {
+    let at_least = body.size_hint().lower();
+    let is_larger = |length: usize| length > limit;
+    match promised(headers).is_some_and(is_larger) || at_least > limit as u64 {
+        true => Err(too_large(limit)),
+        false => Ok(()),
+    }
+}
+
+fn too_large(limit: usize) -> Unfit {
+    Unfit::new(
+        "too-large",
+        format!("the body is larger than {limit} bytes; see Policy::body_limit"),
+    )
 }
 
 fn promised(headers: &HeaderMap) -> Option<usize> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, StatusCode};
 
-use super::keying::{self, Keyed};
+use super::keying::Keyed;
 use super::layer::{OTHERS, Routes};
 use super::plan::Plan;
 use super::ready::Ready;
@@ -67,9 +67,17 @@ impl Routes {
         let parameter = |name: &str| route::parameter(pattern?, path, name);
         let plan = Asked::of(request, &found.policy, &self.identity, None).and_then(|asked| {
             let tags = found.policy.tags_with(parameter).ok_or(BypassReason::NoParameter)?;
-            let key = keying::key(self.space(), &Keyed::of(request, &asked), &found.policy);
+            let (key, variance) = self.key(&Keyed::of(request, &asked), &found.policy);
             let ask = Ask { tags, limits: asked.limits, ..Ask::default() };
-            Ok(Plan { key, policy: found.policy.clone(), ask, asked, extensions: None })
+            Ok(Plan {
+                key,
+                variance,
+                policy: found.policy.clone(),
+                ask,
+                asked,
+                extensions: None,
+                place: None,
+            })
         });
         let plan = match plan {
             Ok(plan) => plan,

@@ -13,18 +13,21 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as HttpBody;
 
 use super::body::Body;
-use super::capture::{Capture, Place, Rooms};
+use super::capture::{Capture, Place, fits};
 use super::captured::{Captured, End};
 use super::date::date;
+use super::layer::Routes;
 use super::plan::Plan;
+use super::rules::groups;
 use super::rules::precondition::is_known;
 use super::rules::request::{Asked, Client};
+use super::rules::search_variance::SearchVariance;
 use super::rules::storable::{Leave, Times, leave};
 use super::rules::validation::{is_same, names_another, updated};
 use super::rules::vary;
 use super::status::{self, Fate};
 use super::stored::{Head, encode_signpost};
-use crate::cache::{Answer, Cache, Filled, Hit, Lead, Record, Unfit};
+use crate::cache::{Answer, Cache, Filled, Hit, Lead, PolicyTag, Record, Unfit};
 use crate::clock;
 use crate::entry::Entry;
 use crate::outcome::{MissReason, Outcome};
@@ -39,7 +42,7 @@ pub(crate) struct Fill<'p> {
     pub(crate) stored: Option<Box<(Head, Arc<Entry>)>>,
     /// How long the handler took.
     pub(crate) delay: Duration,
-    pub(crate) rooms: Rooms,
+    pub(crate) routes: Arc<Routes>,
 }
 
 /// An answer on its way into the cache. A future by hand: one by the compiler has room for all of it twice.
@@ -136,7 +139,7 @@ impl<'p> Fill<'p> {
         let told = self.told(response.status());
         let asked = &self.plan.asked;
         let (mut parts, body) = response.into_parts();
-        let leave = match self.leave(parts.status, &parts.headers) {
+        let leave = match self.leave_of_head(&parts, &body) {
             Ok(leave) => leave,
             Err(unfit) => {
                 let unfit = match parts.status.is_server_error() {
@@ -157,7 +160,7 @@ impl<'p> Fill<'p> {
         let place = self.place(&leave);
         let policy = &self.plan.policy;
         let limits = (policy.body_limit, policy.finish);
-        let capture = Capture::new(self.lead, (head, place), limits, self.rooms.room());
+        let capture = Capture::new(self.lead, (head, place), limits, self.routes.rooms.room());
         let mut captured = Captured::new(body, capture);
         match captured.read_ahead(cx) {
             Some(End::Whole(filled, bytes)) => {
@@ -188,7 +191,7 @@ impl<'p> Fill<'p> {
             (head, Filled::NotStored(self.disown(unfit).await))
         } else {
             let head = brought_up_to_date(&head, &fresh);
-            let filled = self.renewed(&head, entry.body()).await;
+            let filled = self.renewed(&head, &entry).await;
             (head, filled)
         };
         let mut response = head.answer(entry.body(), &plan.asked);
@@ -215,7 +218,7 @@ impl<'p> Fill<'p> {
             return None;
         }
         let head = brought_up_to_date(&head, fresh);
-        self.renewed(&head, entry.body()).await;
+        self.renewed(&head, &entry).await;
         Some(head.headers)
     }
 
@@ -228,17 +231,21 @@ impl<'p> Fill<'p> {
     }
 
     /// Stores a body again, under a head that is new.
-    async fn renewed(self, head: &Head, body: &Bytes) -> Filled {
+    async fn renewed(self, head: &Head, entry: &Entry) -> Filled {
         // It was stored for all, whoever has it confirmed.
         let asked = Asked { client: Client::default(), ..self.plan.asked.clone() };
-        let leave = match self.leave_for(&asked, head.status, &head.headers) {
+        // The body is that of before, and so is what it depends on.
+        self.lead.record().depend_on(entry.tags().iter().copied());
+        let leave = self.leave_for(&asked, head.status, &head.headers);
+        let noted = self.note_tags(&head.headers).and_then(|()| self.note_variance(&head.headers));
+        let leave = match leave.and_then(|leave| noted.map(|()| leave)) {
             Ok(leave) => leave,
             Err(unfit) => return Filled::NotStored(self.disown(unfit).await),
         };
         let kept = Head::kept(head.status, &head.headers, &leave.withheld);
         let kept = Head { trailers: head.trailers.clone(), age: leave.age, ..kept };
         let Place { key, terms, signpost } = self.place(&leave);
-        let (head, body) = (kept.encode(), body.clone());
+        let (head, body) = (kept.encode(), entry.body().clone());
         self.lead.store(Answer { key, terms, head, body, signpost })
     }
 
@@ -247,6 +254,42 @@ impl<'p> Fill<'p> {
             return Err(Unfit::new("failed", "what is stored is of more use than an error"));
         }
         self.leave_for(&self.plan.asked, status, headers)
+    }
+
+    /// As [`leave`](Self::leave), with all else that forbids to store a response and is known before its body comes:
+    /// requests that wait for it can go on then.
+    fn leave_of_head<B: HttpBody>(&self, parts: &Parts, body: &B) -> Result<Leave, Unfit> {
+        let leave = self.leave(parts.status, &parts.headers)?;
+        fits(&parts.headers, body, self.plan.policy.body_limit)?;
+        self.lead.record().can_be_stored()?;
+        self.note_tags(&parts.headers)?;
+        self.note_variance(&parts.headers)?;
+        Ok(leave)
+    }
+
+    /// Notes the tags that the response names itself. The position that proves it is of before the work began, so an
+    /// invalidation in between counts.
+    fn note_tags(&self, headers: &HeaderMap) -> Result<(), Unfit> {
+        let Plan { policy, place, .. } = self.plan;
+        let target = place.as_ref().map(|place| &place.target);
+        let tags = groups::tags(headers, policy, target, &self.routes.namespace)?;
+        self.lead.record().depend_on(tags.iter().flat_map(PolicyTag::with_bulk));
+        Ok(())
+    }
+
+    /// Notes for later requests which parameters of the query count. Under a key that says so there are only responses that
+    /// say the same.
+    fn note_variance(&self, headers: &HeaderMap) -> Result<(), Unfit> {
+        let Some(place) = &self.plan.place else { return Ok(()) };
+        let said = SearchVariance::of(headers);
+        self.routes.variances.note(&place.path, said.as_ref());
+        match &self.plan.variance {
+            Some(known) if said.as_ref() != Some(&**known) => {
+                let why = "it says of the query something else than the response before it";
+                Err(Unfit::new("no-vary-search", why))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn leave_for(

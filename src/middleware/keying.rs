@@ -13,16 +13,33 @@ use smallvec::SmallVec;
 use super::route;
 use super::rules::fields::{Field, Fields};
 use super::rules::request::Asked;
+use super::rules::search_variance::{Counting, SearchVariance};
 use crate::cache::{Policy, QueryPart};
 use crate::entry::{Key, KeyText};
 
 /// Headers that frameworks and proxies take for the host. They are part of the key, so that an answer made
 /// for one value never reaches a client that sent another; unless the policy says that hosts do not count.
-pub(crate) const HOST_LIKE: [Field; 2] = [Field::Forwarded, Field::XForwardedHost];
+pub(crate) const HOST_LIKE: [Field; 5] = [
+    Field::Forwarded,
+    Field::XForwardedHost,
+    Field::XForwardedServer,
+    Field::XHost,
+    Field::XOriginalHost,
+];
 
 /// Headers that they take for the path or the scheme: part of every key.
-pub(crate) const PATH_LIKE: [Field; 4] =
-    [Field::XForwardedProto, Field::XForwardedPrefix, Field::XOriginalUrl, Field::XRewriteUrl];
+pub(crate) const PATH_LIKE: [Field; 10] = [
+    Field::XForwardedPath,
+    Field::XForwardedPort,
+    Field::XForwardedPrefix,
+    Field::XForwardedProto,
+    Field::XForwardedScheme,
+    Field::XForwardedSsl,
+    Field::XForwardedUri,
+    Field::XOriginalUrl,
+    Field::XRewriteUrl,
+    Field::XUrlScheme,
+];
 
 /// The parameters of a query; of most, in place.
 type Pairs<'q> = SmallVec<[&'q str; 8]>;
@@ -37,6 +54,8 @@ pub(crate) struct Keyed<'r> {
     fields: Fields,
     /// Who the client is, by the policy's own function.
     client: Option<&'r str>,
+    /// Which parameters of the query count, if a response has said so.
+    variance: Option<&'r SearchVariance>,
 }
 
 impl<'r> Keyed<'r> {
@@ -45,19 +64,41 @@ impl<'r> Keyed<'r> {
         let client = asked.client_key.as_deref();
         let uri = route::uri(request);
         let rewritten = Some(request.uri()).filter(|seen| *seen != uri);
-        Self { uri, rewritten, headers: request.headers(), fields: asked.fields, client }
+        Self {
+            uri,
+            rewritten,
+            headers: request.headers(),
+            fields: asked.fields,
+            client,
+            variance: None,
+        }
+    }
+
+    /// The same, where a response has said which parameters count.
+    pub(crate) fn varying<'v>(&self, variance: Option<&'v SearchVariance>) -> Keyed<'v>
+    where
+        'r: 'v,
+    {
+        Keyed { variance, ..*self }
     }
 
     /// Of these, with nothing else known of the request.
     #[cfg(any(test, fuzzing, feature = "__internals"))]
     pub(crate) fn new(uri: &'r Uri, headers: &'r HeaderMap) -> Self {
-        Self { uri, rewritten: None, headers, fields: Fields::of(headers), client: None }
+        Self {
+            uri,
+            rewritten: None,
+            headers,
+            fields: Fields::of(headers),
+            client: None,
+            variance: None,
+        }
     }
 }
 
 /// The key of a GET request under a policy.
 pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &Policy) -> Key {
-    let Keyed { uri, rewritten, headers, fields, client } = *of;
+    let Keyed { uri, rewritten, headers, fields, client, variance } = *of;
     let mut text = Key::new("http");
     text.add(namespace.as_bytes());
     text.add(version.as_bytes());
@@ -69,7 +110,10 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &P
     text.add(uri.scheme_str().unwrap_or_default().as_bytes());
     present(&mut text, (headers, fields), &PATH_LIKE);
     text.add(uri.path().as_bytes());
-    query(&mut text, uri.query(), policy);
+    match variance.filter(|_| rewritten.is_none()) {
+        Some(variance) => counting_query(&mut text, uri.query(), variance),
+        None => query(&mut text, uri.query(), policy),
+    }
     for name in &policy.vary {
         text.add(name.as_bytes());
         varied(&mut text, headers, name);
@@ -162,6 +206,23 @@ fn query(text: &mut KeyText, query: Option<&str>, policy: &Policy) {
     }
     text.add(b"pairs");
     all(text, pairs.len(), pairs.iter().map(|pair| pair.as_bytes()));
+}
+
+/// The parameters that count as a response has said, and what it said: only such responses are under this key.
+fn counting_query(text: &mut KeyText, query: Option<&str>, variance: &SearchVariance) {
+    let (mode, names) = match &variance.counting {
+        Counting::AllBut(names) => (&b"all but"[..], names),
+        Counting::Only(names) => (&b"only"[..], names),
+    };
+    text.add(mode);
+    text.number(usize::from(variance.is_ordered));
+    all(text, names.len(), names.iter().map(Vec::as_slice));
+    let pairs = variance.pairs(query.unwrap_or_default());
+    text.number(pairs.len());
+    for (name, value) in &pairs {
+        text.add(name);
+        text.add(value);
+    }
 }
 
 /// The parameters that count; `None` if that can't be told.

@@ -8,9 +8,13 @@ use tower_layer::Layer;
 
 use super::capture::Rooms;
 use super::identity::Identity;
+use super::keying::{self, Keyed};
+use super::rules::search_variance::SearchVariance;
 use super::service::CacheService;
 use super::session::Sessions;
-use crate::cache::{Cache, Policy, PolicyError};
+use super::variances::Variances;
+use crate::cache::{Cache, Policy, PolicyError, UncacheableStreak};
+use crate::entry::Key;
 use crate::traffic::{Traffic, Watch};
 
 /// Bytes of bodies that are being kept at a time, unless told otherwise.
@@ -51,6 +55,7 @@ pub(crate) struct Routes {
     /// What says who the client is.
     pub(crate) identity: Identity,
     pub(crate) watch: Arc<Watch>,
+    pub(crate) variances: Variances,
     routes: BTreeMap<String, Route>,
     /// Patterns of routes that only read, whatever the method.
     only_read: BTreeSet<String>,
@@ -71,6 +76,7 @@ pub(crate) const OTHERS: &str = "(default)";
 impl Route {
     fn new(mut policy: Policy) -> Self {
         policy.fills = policy.fills.apart();
+        policy.streak = UncacheableStreak::default();
         Self { policy: Arc::new(policy), traffic: Arc::default() }
     }
 }
@@ -85,6 +91,7 @@ impl CacheLayer {
             rooms: Rooms::new(CAPTURE_BYTES),
             identity: Identity::default(),
             watch: Arc::default(),
+            variances: Variances::default(),
             routes: BTreeMap::new(),
             only_read: BTreeSet::new(),
             default: None,
@@ -219,6 +226,21 @@ impl Routes {
     /// Whether a route's requests only read, whatever their method.
     pub(crate) fn only_reads(&self, pattern: Option<&str>) -> bool {
         pattern.is_some_and(|pattern| self.only_read.contains(pattern))
+    }
+
+    /// A request's key, and which parameters of the query count in it if a response has said so.
+    pub(crate) fn key(
+        &self,
+        of: &Keyed<'_>,
+        policy: &Policy,
+    ) -> (Key, Option<Arc<SearchVariance>>) {
+        let variance = self.variances.known(self.space(), of, policy);
+        (keying::key(self.space(), &of.varying(variance.as_deref()), policy), variance)
+    }
+
+    /// Whether headers decide on any route.
+    pub(crate) fn has_standard(&self) -> bool {
+        self.all().any(|(_, route)| route.policy.is_standard)
     }
 
     /// The routes that have a policy, and last what is for all others.

@@ -11,7 +11,7 @@ use super::keying::{self, Keyed, all_cookies};
 use super::layer::Routes;
 use super::rules::request::Asked;
 use super::rules::storable::{Times, leave};
-use super::rules::unsafe_method::{Target, invalidates};
+use super::rules::unsafe_method::Written;
 use super::session::is_session_cookie;
 use super::status;
 use super::steps::Steps;
@@ -25,7 +25,7 @@ pub(crate) struct Passing {
     pub(crate) reason: BypassReason,
     pub(crate) record: Record,
     /// What it makes invalid if it goes well.
-    pub(crate) target: Option<Target>,
+    pub(crate) written: Option<Written>,
     /// The hash that tells its answer from others, if what the cache would do is to be tried.
     pub(crate) rehearsed: Option<Box<Rehearsing>>,
 }
@@ -35,7 +35,7 @@ impl<S> Steps<S> {
     where
         S: Handler<A>,
     {
-        let Passing { reason, record, target, rehearsed } = passing;
+        let Passing { reason, record, written, rehearsed } = passing;
         let method = request.method().clone();
         let answered = record.enter(|| self.inner.call(request)).await;
         if let Some(seen) = &self.seen {
@@ -45,11 +45,11 @@ impl<S> Steps<S> {
         if let Some((rehearsing, seen)) = rehearsed.zip(self.seen.as_ref()) {
             self.rehearse(&rehearsing, &response, &record, &seen.traffic);
         }
-        if let Some(target) = target.filter(|_| invalidates(&method, &response)) {
-            let tag = target.tag(&self.routes.namespace);
-            if let Err(error) = self.routes.cache.invalidate([tag]).await {
-                tracing::warn!(%error, "a write could not make stored answers invalid");
-            }
+        let tags = written.map(|written| written.tags(&method, &response, &self.routes.namespace));
+        if let Some(tags) = tags.filter(|tags| !tags.is_empty())
+            && let Err(error) = self.routes.cache.invalidate(tags).await
+        {
+            tracing::warn!(%error, "a write could not make stored answers invalid");
         }
         let wrote = !method.is_safe() || record.has_written();
         let mut response = status::passed(response, reason, record);

@@ -8,6 +8,8 @@ use super::identity::Identity;
 use super::ready::Ready;
 use super::route;
 use super::rules::request::Asked;
+use super::rules::search_variance::SearchVariance;
+use super::rules::unsafe_method::Target;
 use super::rules::vary;
 use super::stored::signpost;
 use super::strict;
@@ -23,6 +25,18 @@ pub(crate) struct Plan {
     pub(crate) asked: Asked,
     /// What the handler gets for the request's extensions, where the policy is strict.
     pub(crate) extensions: Option<Extensions>,
+    /// Which parameters of the query count in the key, if a response has said so.
+    pub(crate) variance: Option<Arc<SearchVariance>>,
+    /// Where the request goes, once that is known to matter: where headers decide.
+    pub(crate) place: Option<RequestPlace>,
+}
+
+/// Where a request goes.
+pub(crate) struct RequestPlace {
+    /// As a write to it has it.
+    pub(crate) target: Target,
+    /// Its key, whatever the query.
+    pub(crate) path: Key,
 }
 
 impl Plan {

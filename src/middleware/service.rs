@@ -14,14 +14,14 @@ use super::body::Body;
 use super::future::ResponseFuture;
 use super::handler::Handler;
 use super::identity;
-use super::keying::{self, Keyed};
+use super::keying::Keyed;
 use super::layer::{Route, Routes};
 use super::passing::Passing;
 use super::plan::Plan;
 use super::ready::respond;
 use super::route;
 use super::rules::request::Asked;
-use super::rules::unsafe_method::Target;
+use super::rules::unsafe_method::{Target, Written};
 use super::session::Claim;
 use super::steps::Steps;
 use crate::cache::{Ask, Hit, Policy, Record, spawn};
@@ -87,6 +87,26 @@ where
     }
 }
 
+/// Takes fields off a response that are not for clients.
+fn withholding<F, B, E>(
+    fields: Vec<String>,
+    work: impl Future<Output = Result<Response<Body<B>>, E>> + Send + 'static,
+) -> ResponseFuture<F, B, E>
+where
+    B: HttpBody,
+{
+    if fields.is_empty() {
+        return ResponseFuture::work(Box::pin(work));
+    }
+    ResponseFuture::work(Box::pin(async move {
+        let mut response = work.await?;
+        for field in &fields {
+            response.headers_mut().remove(field);
+        }
+        Ok(response)
+    }))
+}
+
 impl<S> CacheService<S> {
     /// What the request must see, if it says so and the token is ours.
     fn session(&self, headers: &HeaderMap) -> Option<(Epoch, Position)> {
@@ -110,8 +130,9 @@ impl<S> CacheService<S> {
         policy: &Arc<Policy>,
         (ask, asked): (Ask, Asked),
     ) -> Plan {
-        let key = keying::key(self.routes.space(), &Keyed::of(request, &asked), policy);
-        Plan { key, policy: policy.clone(), ask, asked, extensions: None }
+        let (key, variance) = self.routes.key(&Keyed::of(request, &asked), policy);
+        let (extensions, place) = (None, None);
+        Plan { key, variance, policy: policy.clone(), ask, asked, extensions, place }
     }
 
     /// The answer that is at hand, if there is one, and what it was made of.
@@ -147,7 +168,8 @@ impl<S> CacheService<S> {
         let steps = self.steps(seen);
         let span =
             tracing::debug_span!("tidegate", key = %plan.key, outcome = tracing::field::Empty);
-        ResponseFuture::work(Box::pin(steps.run(plan, request).instrument(span)))
+        let tag_fields = plan.policy.tag_fields.clone();
+        withholding(tag_fields, steps.run(plan, request).instrument(span))
     }
 
     /// What is in memory for a request: under its key, or where a signpost there points to.
@@ -180,14 +202,16 @@ impl<S> CacheService<S> {
         let rehearsed = rehearsed.and_then(|seen| self.routes.rehearsed(&request, seen));
         let watch = rehearsed.as_ref().and(seen.as_ref()).map(|seen| seen.traffic.clone());
         let record = self.record(&request, Ask { watch, ..Ask::of_request(session) });
-        let target = self.target(&request);
-        if self.routes.sessions.is_none() && target.is_none() && seen.is_none() {
+        let written = self.written(&request);
+        let tag_fields = self.tag_fields(&request);
+        let is_looked_at = written.is_some() || !tag_fields.is_empty() || seen.is_some();
+        if self.routes.sessions.is_none() && !is_looked_at {
             let inner = record.enter(|| self.inner.call(request));
             return ResponseFuture::passed(inner, reason, record);
         }
         let steps = self.steps(seen);
-        let passing = Passing { reason, record, target, rehearsed };
-        ResponseFuture::work(Box::pin(steps.pass(passing, request)))
+        let passing = Passing { reason, record, written, rehearsed };
+        withholding(tag_fields, steps.pass(passing, request))
     }
 
     /// The scope of a request that is left to its handler.
@@ -203,11 +227,21 @@ impl<S> CacheService<S> {
         record
     }
 
-    /// What a write makes invalid, where the standard's rules are asked for.
-    fn target<A>(&self, request: &Request<A>) -> Option<Target> {
-        let policy = &self.route(request)?.policy;
-        let counts = policy.is_standard && !request.method().is_safe();
-        counts.then(|| Target::of(route::uri(request), request.headers(), policy.host))
+    /// What a write makes invalid, where the standard's rules are asked for: on its own route as to its path, on any of
+    /// the layer as to cache groups.
+    fn written<A>(&self, request: &Request<A>) -> Option<Written> {
+        if request.method().is_safe() || !self.routes.has_standard() {
+            return None;
+        }
+        let policy = self.route(request).map(|route| &route.policy);
+        let is_host_apart = policy.is_none_or(|policy| policy.host);
+        let target = Target::of(route::uri(request), request.headers(), is_host_apart);
+        Some(Written::new(target, policy.is_some_and(|policy| policy.is_standard)))
+    }
+
+    /// The fields that name tags, which clients do not get.
+    fn tag_fields<A>(&self, request: &Request<A>) -> Vec<String> {
+        self.route(request).map(|route| route.policy.tag_fields.clone()).unwrap_or_default()
     }
 
     fn steps(&mut self, seen: Option<Seen>) -> Steps<S>

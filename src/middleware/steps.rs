@@ -13,9 +13,10 @@ use http_body::Body as HttpBody;
 use super::body::Body;
 use super::fill::Fill;
 use super::handler::{Answered, Handler};
+use super::keying::Keyed;
 use super::layer::Routes;
 use super::passing::give_token;
-use super::plan::Plan;
+use super::plan::{Plan, RequestPlace};
 use super::ready::respond;
 use super::route;
 use super::rules::unsafe_method::Target;
@@ -23,6 +24,7 @@ use super::rules::validation::unconditional;
 use super::status;
 use super::stored::Head;
 use super::strict;
+use super::variances;
 use crate::cache::{Bypass, Hit, Lead, Lookup, PolicyTag, Record, Unfit, spawn};
 use crate::clock;
 use crate::entry::Entry;
@@ -154,6 +156,12 @@ impl<S> Steps<S> {
         if plan.policy.is_standard {
             let target = Target::of(route::uri(request), request.headers(), plan.policy.host);
             plan.ask.tags.push(PolicyTag::new(target.tag(&self.routes.namespace)));
+            let path = variances::path(
+                self.routes.space(),
+                &Keyed::of(request, &plan.asked),
+                &plan.policy,
+            );
+            plan.place = Some(RequestPlace { target, path });
         }
         is_whole
     }
@@ -247,12 +255,12 @@ impl<S> Steps<S> {
         };
         let (record, began) = (lead.record().clone(), clock::now());
         let answered = record.enter(|| self.inner.call(request));
-        let rooms = self.routes.rooms.clone();
+        let routes = self.routes.clone();
         async move {
             let answered = answered.await;
             let delay = began.elapsed();
             observe::load(delay);
-            (answered, Fill { lead, plan, headers, stored, delay, rooms })
+            (answered, Fill { lead, plan, headers, stored, delay, routes })
         }
     }
 
@@ -301,8 +309,8 @@ impl<S> Steps<S> {
         let mut response = answered?;
         if is_head && plan.policy.is_standard {
             let stored = stored(&lead).map(Box::new);
-            let (rooms, delay) = (self.routes.rooms.clone(), began.elapsed());
-            let fill = Fill { lead, plan: &plan, headers, stored, delay, rooms };
+            let (routes, delay) = (self.routes.clone(), began.elapsed());
+            let fill = Fill { lead, plan: &plan, headers, stored, delay, routes };
             if let Some(updated) =
                 fill.head_told(response.status(), response.headers(), &cache).await
             {

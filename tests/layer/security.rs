@@ -123,6 +123,23 @@ async fn poisoning_by_x_forwarded_proto_and_prefix() {
 }
 
 #[tokio::test]
+async fn poisoning_by_what_else_a_proxy_says_of_the_address() {
+    for (name, value) in [
+        ("x-forwarded-port", "1337"),
+        ("x-forwarded-scheme", "nothttps"),
+        ("x-forwarded-server", "evil.example"),
+        ("x-forwarded-ssl", "off"),
+        ("x-forwarded-path", "/admin"),
+        ("x-forwarded-uri", "/admin"),
+        ("x-host", "evil.example"),
+        ("x-original-host", "evil.example"),
+        ("x-url-scheme", "gopher"),
+    ] {
+        never_reaches(move || plain(&[(name, value)]), || plain(&[])).await;
+    }
+}
+
+#[tokio::test]
 async fn poisoning_by_x_original_url_and_x_rewrite_url() {
     never_reaches(|| plain(&[("x-original-url", "/admin")]), || plain(&[])).await;
     never_reaches(|| plain(&[("x-rewrite-url", "/admin")]), || plain(&[])).await;

@@ -6,6 +6,7 @@ use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::directives::delta_seconds;
+use super::http_date;
 use super::list::members;
 use super::targeted::Control;
 
@@ -27,14 +28,15 @@ pub(crate) fn lifetime(
     if said.is_some() || control.is_targeted {
         return said;
     }
-    let made = date(headers, DATE).unwrap_or(now);
+    let date = |name: HeaderName| date_of_response(headers, name, now);
+    let made = date(DATE).unwrap_or(now);
     if headers.contains_key(EXPIRES) {
         // Section 5.3: a date that can't be read is one in the past.
-        let until = date(headers, EXPIRES).and_then(|until| until.duration_since(made).ok());
+        let until = date(EXPIRES).and_then(|until| until.duration_since(made).ok());
         return Some(until.unwrap_or_default());
     }
     let may_guess = is_heuristically_cacheable(status) || directives.public;
-    let changed = date(headers, LAST_MODIFIED).filter(|_| may_guess)?;
+    let changed = date(LAST_MODIFIED).filter(|_| may_guess)?;
     let unchanged_for = made.duration_since(changed).ok()?;
     Some((unchanged_for / HEURISTIC_PART).min(HEURISTIC_LIMIT))
 }
@@ -44,7 +46,8 @@ pub(crate) fn age(headers: &HeaderMap, now: SystemTime, delay: Duration) -> Dura
     // Section 5.1: the first member counts; one that is no number is ignored.
     let told = members(headers, AGE).next().and_then(delta_seconds);
     let corrected = told.unwrap_or_default() + delay;
-    let apparent = date(headers, DATE).and_then(|made| now.duration_since(made).ok());
+    let apparent =
+        date_of_response(headers, DATE, now).and_then(|made| now.duration_since(made).ok());
     let apparent = Duration::from_secs(apparent.unwrap_or_default().as_secs());
     corrected.max(apparent)
 }
@@ -59,6 +62,13 @@ pub(crate) fn date(headers: &HeaderMap, name: HeaderName) -> Option<SystemTime> 
     let mut lines = headers.get_all(name).into_iter();
     let line = lines.next().filter(|_| lines.next().is_none());
     line.and_then(read_date)
+}
+
+/// The date that a field of a response holds, if it holds one date; read without regard to case.
+fn date_of_response(headers: &HeaderMap, name: HeaderName, now: SystemTime) -> Option<SystemTime> {
+    let mut lines = headers.get_all(name).into_iter();
+    let line = lines.next().filter(|_| lines.next().is_none())?;
+    http_date::read(line.to_str().ok()?, now)
 }
 
 /// The date that a value is.
@@ -104,6 +114,7 @@ mod tests {
         for (written, life) in [
             ("Wednesday, 25-Nov-26 12:00:00 GMT", 60),
             ("Wed Nov 25 12:00:00 2026", 60),
+            ("WED, 25 NOV 2026 12:00:00 gmt", 60),
             ("0", 0),
             ("-1", 0),
             ("Wed, 25 Nov 2026 12:00:00 UTC", 0),

@@ -1,19 +1,24 @@
 //! What HTTP says of caches, one file to a topic, each rule with its section beside it.
 //!
 //! `fields` finds what a request has of all this, `directives` reads `Cache-Control`, `targeted` the fields that are for some caches only,
-//! `identity` knows the headers that say who the client is, `freshness` reckons ages and lifetimes, `storable` says what may be kept and for how long,
-//! `vary` which requests an answer is for, `precondition` and `range` what a client has or wants of it,
-//! `validation` asks the origin whether it still holds, and `unsafe_method` what a write makes invalid.
+//! `identity` knows the headers that say who the client is, `freshness` reckons ages and lifetimes, from dates as `http_date` reads them, `storable` says what may be kept and for how long,
+//! `vary` and `search_variance` which requests an answer is for, `precondition` and `range` what a client has or wants of it,
+//! `validation` asks the origin whether it still holds, `unsafe_method` what a write makes invalid, and `groups` by which names a response says what it depends on.
 //! All of it is for a shared cache. Nothing here knows the cache itself.
 
 pub(super) mod directives;
 pub(super) mod fields;
 pub(super) mod freshness;
+pub(super) mod groups;
+mod http_date;
 pub(super) mod identity;
 pub(super) mod list;
+#[cfg(test)]
+mod oracle;
 pub(super) mod precondition;
 pub(super) mod range;
 pub(super) mod request;
+pub(super) mod search_variance;
 pub(super) mod storable;
 pub(super) mod targeted;
 pub(super) mod unsafe_method;

@@ -169,6 +169,10 @@ fn unkeyed<B: Body>(request: &Request<B>, fields: Fields) -> Option<BypassReason
     if !request.body().is_end_stream() {
         return Some(BypassReason::Body);
     }
+    // A response that is stored would answer a WebSocket's handshake, and others would wait for one (RFC 9110, section 7.8).
+    if fields.has(Field::Upgrade) {
+        return Some(BypassReason::Upgrade);
+    }
     // RFC 9111, section 4.3.2: these two are not for a cache to judge.
     let judged_by_origin = [Field::IfMatch, Field::IfUnmodifiedSince];
     fields.has_any(&judged_by_origin).then_some(BypassReason::Precondition)
@@ -260,6 +264,8 @@ mod tests {
         assert_eq!(refused_as(fat), Some(BypassReason::Body));
         let over = request(&[("x-http-method-override", "DELETE")]);
         assert_eq!(refused_as(over), Some(BypassReason::MethodOverride));
+        let socket = request(&[("connection", "upgrade"), ("upgrade", "websocket")]);
+        assert_eq!(refused_as(socket), Some(BypassReason::Upgrade));
         let none = request(&[("cache-control", "max-age=0, No-Store")]);
         assert_eq!(refused_as(none), Some(BypassReason::NoStore));
         for name in ["if-match", "if-unmodified-since"] {

@@ -61,7 +61,8 @@ pub(crate) fn leave(
         true => (by_headers(status, headers, asked, policy, &control, times)?, Duration::ZERO),
         false => (by_author(status, &control, policy)?, age(headers, times.now, times.delay)),
     };
-    let withheld = control.directives.withheld().cloned().collect();
+    let of_tags = policy.tag_fields.iter().filter_map(|name| name.parse().ok());
+    let withheld = control.directives.withheld().cloned().chain(of_tags).collect();
     Ok(Leave { terms, age, withheld, varies_by })
 }
 

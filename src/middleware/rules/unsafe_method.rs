@@ -3,8 +3,10 @@
 use http::header::HOST;
 use http::{HeaderMap, Method, Response, Uri};
 
+use super::groups::invalidated;
+
 /// Whether this answer to this method may have changed what its URI stands for.
-pub(crate) fn invalidates<B>(method: &Method, response: &Response<B>) -> bool {
+fn invalidates<B>(method: &Method, response: &Response<B>) -> bool {
     let status = response.status();
     !is_safe(method) && (status.is_success() || status.is_redirection())
 }
@@ -13,6 +15,37 @@ pub(crate) fn invalidates<B>(method: &Method, response: &Response<B>) -> bool {
 /// methods has these as safe.
 fn is_safe(method: &Method) -> bool {
     method.is_safe() || ["PRI", "PROPFIND", "QUERY", "REPORT", "SEARCH"].contains(&method.as_str())
+}
+
+/// What a response to a write makes invalid.
+#[derive(Clone, Debug)]
+pub(crate) struct Written {
+    target: Target,
+    /// Headers decide under the policy of its route, so that it makes what is stored under its path invalid.
+    is_by_path: bool,
+}
+
+impl Written {
+    pub(crate) fn new(target: Target, is_by_path: bool) -> Self {
+        Self { target, is_by_path }
+    }
+
+    /// The tags of its path, where it went well, and of the cache groups that it names. These count whatever the status.
+    pub(crate) fn tags<B>(
+        &self,
+        method: &Method,
+        response: &Response<B>,
+        namespace: &str,
+    ) -> Vec<String> {
+        if is_safe(method) {
+            // RFC 9875, section 3.
+            return Vec::new();
+        }
+        let of_groups = invalidated(response.headers(), &self.target, namespace);
+        let of_path =
+            (self.is_by_path && invalidates(method, response)).then(|| self.target.tag(namespace));
+        of_groups.into_iter().chain(of_path).collect()
+    }
 }
 
 /// Where a request went: host and path. Not the query, whose parts may count or not by the policy of
@@ -29,19 +62,35 @@ impl Target {
     pub(crate) fn of(uri: &Uri, headers: &HeaderMap, is_host_apart: bool) -> Self {
         let named = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let host = uri.authority().map_or(named, |authority| authority.as_str());
+        // A default port is none (RFC 9110, section 4.2.3).
+        let host = host.strip_suffix(":80").or(host.strip_suffix(":443")).unwrap_or(host);
         Self { host: host.to_ascii_lowercase(), uri: uri.clone(), is_host_apart }
+    }
+
+    /// The same path, whatever the host.
+    pub(crate) fn anywhere(self) -> Self {
+        Self { is_host_apart: false, ..self }
     }
 
     /// The name of the tag that responses from here carry, and that a write makes invalid. Section 4.4 allows as much of the
     /// places that `Location` and `Content-Location` name; but then anybody whom a handler lets choose these empties any page.
     pub(crate) fn tag(&self, namespace: &str) -> String {
-        let path = self.uri.path();
+        format!("uri:{}", self.hash(namespace, self.uri.path()))
+    }
+
+    /// The name of the tag that responses of a cache group carry: groups of two origins are two, whatever they are called
+    /// (RFC 9875, section 2.1). The scheme does not count, since HTTP/1.1 does not send it.
+    pub(crate) fn group_tag(&self, namespace: &str, group: &str) -> String {
+        format!("group:{}", self.hash(namespace, group))
+    }
+
+    fn hash(&self, namespace: &str, name: &str) -> blake3::Hash {
         let host = if self.is_host_apart { self.host.as_str() } else { "" };
         let mut hasher = blake3::Hasher::new();
-        for part in [namespace, host, path] {
+        for part in [namespace, host, name] {
             hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
         }
-        format!("uri:{}", hasher.finalize().to_hex())
+        hasher.finalize()
     }
 }
 

@@ -2,24 +2,35 @@
 //! long as they say.
 //!
 //! `cargo run --example proxy --features proxy -- http://127.0.0.1:8000 127.0.0.1:8080`: the origin, then where to listen.
+//!
+//! The order matters. [`admit`] is around the cache, so that the cache makes its key of the request that the origin
+//! gets; [`forward`] is within.
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::uri::{Authority, Scheme};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use axum::{Router, ServiceExt, middleware};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tidegate::{Cache, CacheLayer, Memory, Policy};
 use tokio::net::TcpListener;
+use tower::Layer;
+
+mod admit;
+mod connection;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long the origin may take to begin its answer.
+/// How long the origin may take to begin its response.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How many fields a response of the origin may have.
+const FIELDS: usize = 1000;
 
 #[derive(Clone)]
 struct Origin {
@@ -34,7 +45,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listen = arguments.next().unwrap_or_else(|| "127.0.0.1:0".into());
     let origin: Uri = origin.parse()?;
     let authority = origin.authority().ok_or("the origin must be a URL such as http://host:80")?;
-    let client = Client::builder(TokioExecutor::new()).build_http();
+    let mut client = Client::builder(TokioExecutor::new());
+    let client = client.http1_max_headers(FIELDS).build_http();
 
     let policy = Policy::standard().stale_if_error(DAY);
     let layer = CacheLayer::with_policy(Cache::new(Memory::new(256 << 20)), policy);
@@ -42,23 +54,28 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .fallback(forward)
         .layer(layer.validate()?)
         .with_state(Origin { authority: authority.clone(), client });
+    let app = middleware::from_fn(admit::admit).layer(app);
 
     let socket = TcpListener::bind(listen).await?;
     println!("http://{} in front of {origin}", socket.local_addr()?);
-    axum::serve(socket, app).await?;
+    axum::serve(socket, ServiceExt::<Request>::into_make_service(app)).await?;
     Ok(())
 }
 
-/// Passes a request on, unchanged but for what is about one connection (RFC 9110, section 7.6).
+/// Sends a request to the origin, and its response back without the fields of that connection.
 async fn forward(State(origin): State<Origin>, mut request: Request) -> Response {
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     (parts.scheme, parts.authority) = (Some(Scheme::HTTP), Some(origin.authority));
     let Ok(uri) = Uri::from_parts(parts) else { return StatusCode::BAD_REQUEST.into_response() };
     *request.uri_mut() = uri;
-    hop(request.headers_mut());
+    let client = hyper::upgrade::on(&mut request);
     match tokio::time::timeout(PATIENCE, origin.client.request(request)).await {
         Ok(Ok(mut response)) => {
-            hop(response.headers_mut());
+            connection::strip_response(&mut response);
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                let server = hyper::upgrade::on(&mut response);
+                tokio::spawn(tunnel(client, server));
+            }
             response.map(Body::new)
         }
         Ok(Err(error)) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
@@ -66,22 +83,11 @@ async fn forward(State(origin): State<Origin>, mut request: Request) -> Response
     }
 }
 
-/// Drops the fields of a connection, and those that it names; says that a proxy was here.
-fn hop(headers: &mut HeaderMap) {
-    const HOP: [HeaderName; 6] = [
-        header::CONNECTION,
-        header::PROXY_AUTHORIZATION,
-        header::PROXY_AUTHENTICATE,
-        header::TE,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ];
-    let lines = headers.get_all(header::CONNECTION).into_iter();
-    let named = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','));
-    let named: Vec<_> = named.filter_map(|name| name.trim().parse::<HeaderName>().ok()).collect();
-    let others = ["keep-alive", "proxy-connection"].map(HeaderName::from_static);
-    for name in named.into_iter().chain(HOP).chain(others) {
-        headers.remove(name);
+/// Passes bytes between two connections that have switched to another protocol, until one of them ends.
+async fn tunnel(client: OnUpgrade, server: OnUpgrade) {
+    if let (Ok(client), Ok(server)) = (client.await, server.await) {
+        let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+        // The end of one is the end of the other, whatever the reason.
+        drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
     }
-    headers.append(header::VIA, HeaderValue::from_static("1.1 tidegate"));
 }

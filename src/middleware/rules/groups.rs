@@ -1,0 +1,154 @@
+//! Names by which a response says what it depends on: cache groups (RFC 9875), and the fields in which origins name tags
+//! for a CDN.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use sfv::{BareItem, List, ListEntry, Parser};
+
+use super::unsafe_method::Target;
+use crate::cache::{Policy, PolicyTag, Unfit};
+
+/// Groups that a response belongs to (RFC 9875, section 2).
+const CACHE_GROUPS: HeaderName = HeaderName::from_static("cache-groups");
+
+/// Groups that a write makes invalid (RFC 9875, section 3).
+const CACHE_GROUP_INVALIDATION: HeaderName = HeaderName::from_static("cache-group-invalidation");
+
+/// How many names a response may have. RFC 9875, section 2, asks for 32 at least; a name that was left out would be one
+/// whose change is missed.
+const NAMES: usize = 256;
+
+/// The tags that a response names. Groups count where headers decide; the other fields where the policy says so.
+pub(crate) fn tags(
+    headers: &HeaderMap,
+    policy: &Policy,
+    target: Option<&Target>,
+    namespace: &str,
+) -> Result<Vec<PolicyTag>, Unfit> {
+    let groups = target.map(|target| {
+        let groups = groups(headers, &CACHE_GROUPS).into_iter();
+        groups.map(|group| PolicyTag::new(target.group_tag(namespace, &group)))
+    });
+    let mut tags: Vec<_> = groups.into_iter().flatten().collect();
+    for field in &policy.tag_fields {
+        for line in headers.get_all(field) {
+            let line = line.to_str().map_err(|_unreadable| unreadable(field))?;
+            tags.extend(names(field, line).map(PolicyTag::new));
+        }
+    }
+    match tags.len() > NAMES {
+        true => Err(Unfit::new("tags", format!("the response names more than {NAMES} tags"))),
+        false => Ok(tags),
+    }
+}
+
+/// The names of tags that a response to a write makes invalid: its groups, of this host and of routes that have no host
+/// in their keys.
+pub(crate) fn invalidated(headers: &HeaderMap, target: &Target, namespace: &str) -> Vec<String> {
+    let of_group = |group: String| {
+        [
+            target.group_tag(namespace, &group),
+            target.clone().anywhere().group_tag(namespace, &group),
+        ]
+    };
+    groups(headers, &CACHE_GROUP_INVALIDATION).into_iter().flat_map(of_group).collect()
+}
+
+/// A List of Strings (RFC 9651, section 3.1), whose parameters do not count; what is none is ignored.
+fn groups(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
+    if !headers.contains_key(name) {
+        return Vec::new();
+    }
+    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    let field = lines.join(&b", "[..]);
+    let Ok(members) = Parser::new(&field).parse::<List>() else { return Vec::new() };
+    let groups = members.iter().map(|member| match member {
+        ListEntry::Item(item) => match &item.bare_item {
+            BareItem::String(group) => Some(group.as_str().to_owned()),
+            _ => None,
+        },
+        ListEntry::InnerList(_) => None,
+    });
+    groups.collect::<Option<_>>().unwrap_or_default()
+}
+
+/// The names on a line: `Cache-Tag` separates them with commas, `Surrogate-Key` with spaces.
+fn names<'l>(field: &str, line: &'l str) -> impl Iterator<Item = &'l str> {
+    let has_commas = field.ends_with("cache-tag");
+    let is_between =
+        move |letter: char| if has_commas { letter == ',' } else { letter.is_ascii_whitespace() };
+    line.split(is_between).map(str::trim).filter(|name| !name.is_empty())
+}
+
+fn unreadable(field: &str) -> Unfit {
+    Unfit::new("tags", format!("the response has a field {field} that can't be read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Uri;
+
+    use super::*;
+    use crate::entry::Tag;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let lines = lines.iter();
+        lines
+            .map(|(name, value)| {
+                (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap())
+            })
+            .collect()
+    }
+
+    fn of(host: &str) -> Target {
+        let host = headers(&[("host", host)]);
+        Target::of(&Uri::from_static("/"), &host, true)
+    }
+
+    #[test]
+    fn groups_are_a_list_of_strings_whose_parameters_do_not_count() {
+        let of = |lines: &[&str]| {
+            let lines: Vec<_> = lines.iter().map(|line| ("cache-groups", *line)).collect();
+            groups(&headers(&lines), &CACHE_GROUPS)
+        };
+        assert_eq!(of(&[r#""a", "B c";x=1"#, r#""d""#]), ["a", "B c", "d"]);
+        for none in ["", "a", r#""a", b"#, r#"("a")"#, r#""a"#, "1", r#""a";;"#] {
+            assert!(of(&[none]).is_empty(), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_group_is_of_its_origin() {
+        let tag = |host: &str, group: &str| of(host).group_tag("", group);
+        assert_eq!(tag("A.example:80", "g"), tag("a.example", "g"));
+        for other in [tag("b.example", "g"), tag("a.example:8080", "g"), tag("a.example", "G")] {
+            assert_ne!(tag("a.example", "g"), other);
+        }
+        assert_ne!(of("a").group_tag("n", "g"), tag("a", "g"));
+        assert_ne!(of("a").tag(""), tag("a", "/"), "a path is no group");
+    }
+
+    #[test]
+    fn names_are_read_from_the_fields_that_the_policy_names() {
+        let lines =
+            [("surrogate-key", " users:id=42  b "), ("cache-tag", "c d,,e ,"), ("xkey", "f")];
+        let tags = |policy: &Policy| -> Vec<Tag> {
+            let tags = tags(&headers(&lines), policy, Some(&of("a")), "").unwrap();
+            tags.iter().map(PolicyTag::tag).collect()
+        };
+        assert!(tags(&Policy::standard()).is_empty());
+        let both = Policy::standard().tag_fields(["Surrogate-Key", "cache-tag"]);
+        let named = |names: &[&str]| names.iter().map(|name| Tag::named(name)).collect::<Vec<_>>();
+        assert_eq!(tags(&both), named(&["users:id=42", "b", "c d", "e"]));
+    }
+
+    #[test]
+    fn names_that_can_not_all_be_kept_keep_the_response_from_being_stored() {
+        let policy = Policy::standard().tag_fields(["surrogate-key"]);
+        let stored = |line: &str| {
+            tags(&headers(&[("surrogate-key", line)]), &policy, None, "").map(|tags| tags.len())
+        };
+        assert_eq!(stored(&"a ".repeat(256)).ok(), Some(256));
+        assert_eq!(stored(&"a ".repeat(257)).map_err(|unfit| unfit.token), Err("tags"));
+        assert_eq!(stored("\u{e9}").map_err(|unfit| unfit.token), Err("tags"));
+    }
+}

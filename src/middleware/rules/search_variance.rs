@@ -1,0 +1,192 @@
+//! Which parameters of a query a response does not depend on (`No-Vary-Search`, draft-ietf-httpbis-no-vary-search-04).
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::percent_decode;
+use sfv::{BareItem, Dictionary, ListEntry, Parser};
+
+const NO_VARY_SEARCH: HeaderName = HeaderName::from_static("no-vary-search");
+
+/// A parameter's name and value, decoded.
+type Pair<'q> = (Cow<'q, [u8]>, Cow<'q, [u8]>);
+
+/// What a response says of the query; never that all of it counts, in its order, which is the default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SearchVariance {
+    /// The order of parameters of different names counts.
+    pub(crate) is_ordered: bool,
+    pub(crate) counting: Counting,
+}
+
+/// Which parameters count, by their decoded names; sorted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Counting {
+    AllBut(Vec<Vec<u8>>),
+    Only(Vec<Vec<u8>>),
+}
+
+impl SearchVariance {
+    /// What a response says; `None` for the default, and for what can't be read or is not known: then all counts.
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+        if !headers.contains_key(NO_VARY_SEARCH) {
+            return None;
+        }
+        let lines: Vec<&[u8]> =
+            headers.get_all(NO_VARY_SEARCH).iter().map(HeaderValue::as_bytes).collect();
+        let field = lines.join(&b", "[..]);
+        let members = Parser::new(&field).parse::<Dictionary>().ok()?;
+        let said = Said::of(&members)?;
+        let counting = match (said.params, said.except) {
+            (Params::All, except) => Counting::Only(except.unwrap_or_default()),
+            // It is about `params` without a list.
+            (_, Some(_)) => return None,
+            (Params::These(names), None) => Counting::AllBut(names),
+            (Params::None, None) => Counting::AllBut(Vec::new()),
+        };
+        let variance = Self { is_ordered: !said.has_key_order, counting };
+        (variance != Self { is_ordered: true, counting: Counting::AllBut(Vec::new()) })
+            .then_some(variance)
+    }
+
+    /// No parameter counts.
+    pub(crate) fn none() -> Self {
+        Self { is_ordered: true, counting: Counting::Only(Vec::new()) }
+    }
+
+    /// The parameters of a query that count, decoded as a form is.
+    pub(crate) fn pairs<'q>(&self, query: &'q str) -> Vec<Pair<'q>> {
+        let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decoded(name), decoded(value))
+        });
+        let mut pairs: Vec<_> = pairs.filter(|(name, _)| self.counts(name)).collect();
+        if !self.is_ordered {
+            pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        }
+        pairs
+    }
+
+    fn counts(&self, name: &[u8]) -> bool {
+        let is_in = |names: &[Vec<u8>]| names.iter().any(|known| known == name);
+        match &self.counting {
+            Counting::AllBut(names) => !is_in(names),
+            Counting::Only(names) => is_in(names),
+        }
+    }
+}
+
+/// The members of the field that are known.
+struct Said {
+    has_key_order: bool,
+    params: Params,
+    except: Option<Vec<Vec<u8>>>,
+}
+
+enum Params {
+    None,
+    All,
+    These(Vec<Vec<u8>>),
+}
+
+impl Said {
+    fn of(members: &Dictionary) -> Option<Self> {
+        let mut said = Self { has_key_order: false, params: Params::None, except: None };
+        for (name, member) in members {
+            match (name.as_str(), flag(member), names(member)) {
+                ("key-order", Some(is_set), _) => said.has_key_order = is_set,
+                ("params", Some(true), _) => said.params = Params::All,
+                ("params", Some(false), _) => said.params = Params::None,
+                ("params", _, Some(names)) => said.params = Params::These(names),
+                ("except", _, Some(names)) => said.except = Some(names),
+                _ => return None,
+            }
+        }
+        Some(said)
+    }
+}
+
+fn flag(member: &ListEntry) -> Option<bool> {
+    match member {
+        ListEntry::Item(item) => match item.bare_item {
+            BareItem::Boolean(is_set) => Some(is_set),
+            _ => None,
+        },
+        ListEntry::InnerList(_) => None,
+    }
+}
+
+/// The names of a list of Strings, decoded and sorted.
+fn names(member: &ListEntry) -> Option<Vec<Vec<u8>>> {
+    let ListEntry::InnerList(list) = member else { return None };
+    let names = list.items.iter().map(|item| match &item.bare_item {
+        BareItem::String(name) => Some(decoded(name.as_str()).into_owned()),
+        _ => None,
+    });
+    let mut names = names.collect::<Option<Vec<_>>>()?;
+    names.sort();
+    names.dedup();
+    Some(names)
+}
+
+/// Form-encoded text: `+` is a space; what is no escape stands for itself.
+fn decoded(text: &str) -> Cow<'_, [u8]> {
+    match text.contains('+') {
+        true => percent_decode(text.replace('+', " ").as_bytes()).collect::<Vec<u8>>().into(),
+        false => percent_decode(text.as_bytes()).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(field: &str) -> Option<SearchVariance> {
+        let value = HeaderValue::from_str(field).unwrap();
+        SearchVariance::of(&HeaderMap::from_iter([(NO_VARY_SEARCH, value)]))
+    }
+
+    fn is_same(field: &str, one: &str, other: &str) -> bool {
+        let variance = of(field).unwrap();
+        variance.pairs(one) == variance.pairs(other)
+    }
+
+    #[test]
+    fn parameters_do_not_count_as_the_response_says() {
+        let but = r#"params=("utm" "a b")"#;
+        assert!(is_same(but, "id=1&utm=2", "utm=3&id=1&a+b=4&a%20b=5&%75tm=6"));
+        assert!(!is_same(but, "id=1", "id=2") && !is_same(but, "a=1&b=2", "b=2&a=1"));
+        assert!(!is_same(but, "id=1", "id=1&id=1") && !is_same(but, "id", "ID"));
+        assert!(is_same(r#"params, except=("id")"#, "id=1&x=2", "y&id=%31"));
+        assert!(!is_same(r#"params, except=("id")"#, "id=1", "x=1"));
+        assert!(is_same("params", "id=1", "") && is_same("params=?1", "a", "b=c&d"));
+    }
+
+    #[test]
+    fn the_order_of_names_may_not_count_but_that_of_values_does() {
+        assert!(is_same("key-order", "a=1&b=2&a=3", "b=2&a=1&a=3"));
+        assert!(!is_same("key-order", "a=1&a=3", "a=3&a=1"));
+        assert!(is_same(r#"key-order, params=("u")"#, "a=1&b=2", "u&b=2&a=1"));
+    }
+
+    #[test]
+    fn what_is_not_known_means_that_all_counts() {
+        for field in [
+            "",
+            "key-order=?0",
+            "params=?0",
+            "params=()",
+            "key-order=1",
+            "params=\"a\"",
+            "params=(a)",
+            "params=(\"a\" 1)",
+            "except=(\"a\")",
+            "params=(\"a\"), except=(\"b\")",
+            "params, except",
+            "params, other",
+            "params, &&",
+        ] {
+            assert_eq!(of(field), None, "{field}");
+        }
+    }
+}

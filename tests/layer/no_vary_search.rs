@@ -1,0 +1,125 @@
+//! `No-Vary-Search`: which parameters of the query a response does not depend on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{HeaderMap, Method, Uri};
+use tidegate::{Cache, CacheLayer, Memory, Policy};
+
+use crate::common::ask;
+use crate::common::origin::{FRESH, Origin, TAGGED, body, by};
+
+const UTM: (&str, &str) = ("no-vary-search", "key-order, params=(\"utm\")");
+
+/// Whether a request to this path and query is answered with the body of another one, from the cache.
+async fn hits(app: &Router, uri: &str) -> Option<String> {
+    let (body, status) = ask(app, uri).await;
+    status.contains("; hit").then_some(body)
+}
+
+/// An origin whose responses carry a field and the query that they were made for.
+fn app(cache: &Cache, field: (&'static str, &'static str)) -> (Router, Arc<AtomicUsize>) {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = runs.clone();
+    let handler = async move |uri: Uri| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        ([FRESH, field], uri.to_string())
+    };
+    let layer = CacheLayer::with_policy(cache.clone(), Policy::standard());
+    (Router::new().fallback(handler).layer(layer), runs)
+}
+
+fn cache() -> Cache {
+    Cache::new(Memory::new(1 << 20))
+}
+
+#[tokio::test]
+async fn parameters_that_a_response_does_not_depend_on_do_not_count() {
+    let (app, runs) = app(&cache(), UTM);
+    ask(&app, "/a?id=1&utm=1").await;
+    ask(&app, "/a?id=1&utm=2").await;
+    assert_eq!(runs.load(Ordering::SeqCst), 2, "nothing was known of the path at first");
+    for uri in ["/a?id=1", "/a?utm=9&id=1", "/a?id=1&utm", "/a?%69d=1"] {
+        assert_eq!(hits(&app, uri).await.as_deref(), Some("/a?id=1&utm=2"), "{uri}");
+    }
+    for uri in ["/a?id=2", "/b?id=1", "/a", "/a?id=1&id=1", "/a?id=1&UTM=1"] {
+        assert_eq!(hits(&app, uri).await, None, "{uri}");
+    }
+    assert_eq!(hits(&app, "/a?utm=5").await.as_deref(), Some("/a"), "no query is an empty one");
+}
+
+#[tokio::test]
+async fn without_the_field_or_with_one_that_is_not_known_all_counts() {
+    for field in
+        [("x-none", "1"), ("no-vary-search", "params, other"), ("no-vary-search", "key-order=?0")]
+    {
+        let (app, _) = app(&cache(), field);
+        ask(&app, "/a?id=1").await;
+        ask(&app, "/a?id=2").await;
+        assert_eq!(hits(&app, "/a?id=3").await, None, "{field:?}");
+        assert!(hits(&app, "/a?id=1").await.is_some(), "{field:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_says_something_else_is_for_its_own_query_alone() {
+    let origin = Origin::default()
+        .then(200, &[FRESH, UTM], "all")
+        .then(200, &[FRESH, UTM], "all")
+        .then(200, &[FRESH], "one")
+        .then(200, &[FRESH, UTM], "all")
+        .then(200, &[FRESH], "two");
+    let app = origin.router(Policy::standard());
+    let read = async |uri: &str| body(&app, by(Method::GET, uri, &[])).await;
+    assert_eq!((read("/?id=1").await, read("/?id=2&utm=1").await), ("all".into(), "all".into()));
+    assert_eq!(read("/?id=2&utm=2").await, "all");
+    assert_eq!(
+        read("/?id=3&utm=1").await,
+        "one",
+        "it is not stored for all values of the parameter"
+    );
+    assert_eq!(read("/?id=4").await, "all", "nothing was known of the path any more");
+    assert_eq!(read("/?id=3&utm=2").await, "two");
+    assert_eq!(origin.runs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_is_confirmed_may_say_something_else() {
+    let origin = Origin::default()
+        .then(200, &[FRESH, TAGGED, UTM], "first")
+        .then(200, &[FRESH, TAGGED, UTM], "first")
+        .then(304, &[FRESH, ("no-vary-search", "key-order")], "")
+        .then(200, &[FRESH], "second");
+    let app = origin.router(Policy::standard());
+    let read = async |uri: &str| body(&app, by(Method::GET, uri, &[])).await;
+    assert_eq!(read("/?id=1").await, "first");
+    assert_eq!(read("/?id=1&utm=1").await, "first");
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert_eq!(read("/?id=1&utm=2").await, "first");
+    assert_eq!(read("/?id=1&utm=3").await, "second", "the parameter counts now");
+}
+
+#[tokio::test]
+async fn other_nodes_and_other_parts_of_the_key_stay_apart() {
+    let shared = cache();
+    let (one, _) = app(&shared, UTM);
+    let (other, _) = app(&shared, UTM);
+    ask(&one, "/?id=1&utm=1").await;
+    ask(&one, "/?id=1&utm=2").await;
+    assert_eq!(hits(&other, "/?id=1&utm=3").await, None, "it does not know of the path yet");
+    assert_eq!(hits(&other, "/?id=1&utm=4").await.as_deref(), Some("/?id=1&utm=2"));
+    let by_host = by(Method::GET, "/?id=1&utm=5", &[("host", "other.example")]);
+    assert_eq!(body(&one, by_host).await, "/?id=1&utm=5");
+}
+
+#[tokio::test]
+async fn a_policy_by_which_the_author_decides_goes_by_its_own_parameters() {
+    let handler = async |uri: Uri, _: HeaderMap| ([UTM], uri.to_string());
+    let policy = Policy::ttl(Duration::from_secs(60)).untracked();
+    let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
+    for uri in ["/?utm=1", "/?utm=2", "/?utm=3"] {
+        assert_eq!(hits(&app, uri).await, None, "{uri}");
+    }
+}

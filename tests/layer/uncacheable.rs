@@ -1,0 +1,128 @@
+//! Responses that can't be stored, and who waits for them.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Path;
+use axum::http::{Request, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
+use tidegate::{Cache, CacheLayer, Memory, Policy, Record};
+use tokio::time::{Instant, sleep};
+
+use crate::common::{ask, send};
+
+/// So long that a test which waits for it shows it.
+const WAIT: Duration = Duration::from_hours(1);
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn layer() -> CacheLayer {
+    let policy = Policy::standard().wait(WAIT);
+    CacheLayer::new(Cache::new(Memory::new(16 << 20))).route("/{id}", policy)
+}
+
+/// A route whose handler takes a second. Ids from a thousand on may be stored.
+fn slow() -> (Router, Arc<AtomicUsize>) {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = runs.clone();
+    let handler = async move |Path(id): Path<u32>| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        sleep(SECOND).await;
+        let said = if id < 1000 { "no-store" } else { "max-age=60" };
+        ([("cache-control", said)], "body")
+    };
+    (Router::new().route("/{id}", get(handler)).layer(layer()), runs)
+}
+
+/// How often the handler runs for ten requests at a time, and how long that takes.
+async fn burst((app, runs): &(Router, Arc<AtomicUsize>), id: u32) -> (usize, Duration) {
+    let (before, began) = (runs.load(Ordering::SeqCst), Instant::now());
+    let uri = format!("/{id}");
+    join_all((0..10).map(|_| ask(app, &uri))).await;
+    (runs.load(Ordering::SeqCst) - before, began.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_that_stores_nothing_keeps_nobody_waiting_at_new_paths() {
+    let route = slow();
+    assert_eq!(burst(&route, 0).await, (10, 2 * SECOND), "nothing is known yet");
+    assert_eq!(burst(&route, 0).await, (10, SECOND), "this path is known");
+    for id in 1..32 {
+        burst(&route, id).await;
+    }
+    assert_eq!(burst(&route, 32).await, (10, SECOND), "the route is known");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_path_says_nothing_of_its_route() {
+    let route = slow();
+    for _ in 0..64 {
+        burst(&route, 0).await;
+    }
+    assert_eq!(burst(&route, 1000).await, (1, SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_response_that_is_stored_has_requests_share_again() {
+    let route = slow();
+    for id in 0..64 {
+        burst(&route, id).await;
+    }
+    assert_eq!(burst(&route, 1000).await, (10, SECOND));
+    assert_eq!(burst(&route, 1001).await, (1, SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_stored_before_is_shared_whatever_its_route_does() {
+    let route = slow();
+    burst(&route, 1000).await;
+    for id in 0..64 {
+        burst(&route, id).await;
+    }
+    sleep(100 * SECOND).await;
+    assert_eq!(burst(&route, 1000).await, (1, SECOND), "it has expired, and is still there");
+}
+
+/// A handler whose response has these fields, and a body that never ends; it may write.
+fn endless(fields: &'static [(&'static str, &'static str)], writes: bool) -> Router {
+    let handler = async move || {
+        if writes {
+            Record::current().unwrap().wrote();
+        }
+        let first = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"part"))]);
+        let body = Body::from_stream(first.chain(stream::pending()));
+        let response = Response::builder().header("cache-control", "max-age=60");
+        fields
+            .iter()
+            .fold(response, |response, field| response.header(field.0, field.1))
+            .body(body)
+            .unwrap()
+    };
+    Router::new().route("/{id}", get(handler)).layer(layer())
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_wait_for_no_body_whose_head_shows_that_it_is_not_stored() {
+    for (fields, writes, token) in [
+        (&[("content-length", "2000000")][..], false, "too-large"),
+        (&[("content-length", "2000")], true, "wrote"),
+        (&[("content-length", "2000"), ("vary", "*")], false, "vary"),
+    ] {
+        let (app, began) = (endless(fields, writes), Instant::now());
+        let get = || Request::get("/1").body(Body::empty()).unwrap();
+        // All are open at once, and none reads its body.
+        let open = join_all((0..10).map(|_| send(&app, get()))).await;
+        assert_eq!(began.elapsed(), Duration::ZERO, "{token}");
+        for response in open {
+            let status = response.headers()["cache-status"].to_str().unwrap();
+            assert!(status.contains(token), "{token}: {status}");
+        }
+    }
+}
