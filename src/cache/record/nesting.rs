@@ -165,7 +165,7 @@ impl Record {
     }
 
     fn note_stale(&self) {
-        self.outward().for_each(|record| record.notes().stale = true);
+        self.outward().for_each(|record| record.notes().caveats.stale = true);
     }
 
     fn note_entry(&self, entry: &Entry, fences: &Arc<Fences>) {
