@@ -145,6 +145,7 @@ impl Fences {
 
     /// The longest that [`age`](Self::age) has been since this was last called: how stale a valid entry
     /// has been at most.
+    #[cfg(any(feature = "metrics", test))]
     pub(crate) fn take_longest_age(&self) -> Duration {
         let gap = self.gap.swap(0, std::sync::atomic::Ordering::Relaxed);
         Duration::from_micros(gap).max(self.age().unwrap_or_default())

@@ -51,6 +51,8 @@ pub use log::LogError;
 pub(crate) use lookup::{Ask, Bypass, Hit, Lookup};
 pub(crate) use policy::QueryPart;
 pub use policy::{Policy, PolicyError, ValuePolicy, ValuePolicyBuilder};
+#[cfg(feature = "postgres")]
+pub(crate) use record::REPLICA_BEHIND;
 pub(crate) use record::Rehearsed;
 pub(crate) use record::{Needs, Requirement, Write};
 pub use record::{Record, Unfit};

@@ -44,6 +44,12 @@ static STRAY: AtomicU64 = AtomicU64::new(0);
 /// Lookups of values that were in no record's scope, in this process.
 static STRAY_LOOKUPS: AtomicU64 = AtomicU64::new(0);
 
+/// The reason of a response for which a replica was read that may be too far back.
+pub(crate) const REPLICA_BEHIND: &str = "replica-behind";
+
+/// The reason of a response with a part that was served stale.
+const STALE_PART: &str = "stale-part";
+
 const WROTE: &str = "the handler wrote to the database";
 
 /// Why an answer can't be cached: a token for `Cache-Status`, and the mend for people.
@@ -121,12 +127,20 @@ struct Notes {
     unfit: Option<Unfit>,
     server: Option<Arc<str>>,
     passed_over: Option<&'static str>,
-    /// A part was served stale.
-    stale: bool,
+    caveats: Caveats,
     /// A read depends on the time of day.
     reads_clock: bool,
     /// When the first of those parts expires that only time bounds.
     until: Option<Instant>,
+}
+
+/// What a response says of itself, whatever else keeps it from being stored.
+#[derive(Clone, Copy, Debug, Default)]
+struct Caveats {
+    /// A part was served stale.
+    stale: bool,
+    /// A replica was read that may be too far back.
+    behind: bool,
 }
 
 impl Record {
@@ -349,7 +363,9 @@ impl Record {
     #[expect(clippy::needless_pass_by_value, reason = "who says so has no further use for it")]
     pub fn unfit(&self, unfit: Unfit) {
         for record in self.outward() {
-            record.notes().unfit.get_or_insert_with(|| unfit.clone());
+            let mut notes = record.notes();
+            notes.caveats.behind |= unfit.token == REPLICA_BEHIND;
+            notes.unfit.get_or_insert_with(|| unfit.clone());
             if record.0.scope.is_kept && record.0.scope.untracked {
                 // What it is part of is bounded by time, as this one is.
                 break;
@@ -379,6 +395,14 @@ impl Record {
     /// The first server that was read.
     pub(crate) fn server(&self) -> Option<Arc<str>> {
         self.notes().server.clone()
+    }
+
+    /// Why the response may be out of date by more than the promise, whatever else keeps it from being stored and
+    /// whether its route has a policy or not.
+    pub(crate) fn caveat(&self) -> Option<&'static str> {
+        let Caveats { stale, behind } = self.notes().caveats;
+        let caveats = [(behind, REPLICA_BEHIND), (stale, STALE_PART)];
+        caveats.into_iter().find(|(is_so, _)| *is_so).map(|(_, caveat)| caveat)
     }
 
     /// Why a read went to the primary, if one did that a replica could have served.
@@ -445,9 +469,9 @@ impl Notes {
         if self.wrote {
             return Err(Unfit::new("wrote", WROTE));
         }
-        if self.stale {
+        if self.caveats.stale {
             let why = "a value or an answer that it holds was served stale";
-            return Err(Unfit::new("stale-part", why));
+            return Err(Unfit::new(STALE_PART, why));
         }
         Ok(())
     }

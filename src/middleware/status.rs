@@ -5,6 +5,7 @@
 //! Cache-Status: tidegate; fwd=stale; fwd-status=200; stored; detail="changed, from replica-1"
 //! Cache-Status: tidegate; fwd=uri-miss; fwd-status=200; detail="absent, from primary, replicas-behind"
 //! Cache-Status: tidegate; fwd=uri-miss; fwd-status=200; detail="absent, untracked-table"
+//! Cache-Status: tidegate; fwd=bypass; detail="no-policy, replica-behind"
 //! ```
 
 use std::fmt::Write;
@@ -77,7 +78,9 @@ pub(crate) fn of_miss(
         say(&["; stored"]);
     }
     say(&["; detail=\"", outcome.token()]);
-    for (before, detail) in [(", from ", server.as_deref()), (", ", why), (", ", unfit)] {
+    let caveat = record.caveat().filter(|caveat| unfit != Some(*caveat));
+    let from = (", from ", server.as_deref());
+    for (before, detail) in [from, (", ", why), (", ", unfit), (", ", caveat)] {
         if let Some(detail) = detail {
             say(&[before, detail]);
         }
@@ -86,9 +89,11 @@ pub(crate) fn of_miss(
     text
 }
 
-fn of_bypass(reason: BypassReason) -> String {
+fn of_bypass(reason: BypassReason, caveat: Option<&str>) -> String {
     let outcome = Outcome::Bypass(reason);
-    format!("tidegate; fwd={}; detail=\"{}\"", forwarded(outcome), outcome.token())
+    let (before, caveat) = caveat.map_or(("", ""), |caveat| (", ", caveat));
+    let (forwarded, token) = (forwarded(outcome), outcome.token());
+    format!("tidegate; fwd={forwarded}; detail=\"{token}{before}{caveat}\"")
 }
 
 /// RFC 9211, section 2.2.
@@ -109,14 +114,15 @@ pub(crate) fn passed<B: HttpBody>(
     reason: BypassReason,
     record: Record,
 ) -> Response<Body<B>> {
+    let status = of_bypass(reason, record.caveat());
     let mut response = response.map(|body| Body::within(record, body));
-    append_bypass(response.headers_mut(), reason);
+    append(response.headers_mut(), &status);
     response
 }
 
 /// Says that the cache had no part in an answer, and why.
 pub(crate) fn append_bypass(headers: &mut HeaderMap, reason: BypassReason) {
-    append(headers, &of_bypass(reason));
+    append(headers, &of_bypass(reason, None));
 }
 
 /// Adds our member after those of caches nearer to the origin (RFC 9211, section 2).

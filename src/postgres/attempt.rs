@@ -14,8 +14,8 @@ use super::log::{Identity, identity};
 use super::plan::{Candidate, Plan};
 use super::sample::At;
 use super::server::Server;
-use crate::cache::Unfit;
 use crate::cache::protocol::is_far_enough;
+use crate::cache::{REPLICA_BEHIND, Unfit};
 use crate::entry::{Epoch, Position};
 
 /// Each statement takes a snapshot of its own, and none writes.
@@ -177,7 +177,7 @@ fn finish(
         // Never for a session that would miss its own write.
         Some(at) if anyway && has_own_writes(at, plan) => {
             let why = "it was read from a replica that may be too far back, as nothing else was up";
-            let proof = Proof::Nothing(Unfit::new("replica-behind", why));
+            let proof = Proof::Nothing(Unfit::new(REPLICA_BEHIND, why));
             Ok(opened(conn, server, proof))
         }
         _ => Err(Skip::Behind),

@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tidegate::Policy;
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use tidegate::{CacheLayer, Database, Policy, ValuePolicy};
 use tidegate_testing::Postgres;
 
-use super::common::eventually;
+use super::common::{ask, eventually};
 use super::world::{Node, TTL, options, primary, proxy};
 
 /// A primary with two replicas that are known to be up, and a node.
@@ -151,6 +154,52 @@ async fn reads_go_on_while_the_primary_is_down() {
     primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
     node.sees("/users/1", "eve").await;
     node.warm(&["/users/1"]).await;
+}
+
+/// A read of users after one of a table that nothing tracks, which is why the response is not stored.
+async fn both(State(db): State<Database>) -> String {
+    let plain = "select count(*)::text from plain";
+    let plain: String = sqlx::query_scalar(plain).fetch_one(db.reader()).await.unwrap();
+    let name = "select lower(name) from users where id = 1";
+    let name: String = sqlx::query_scalar(name).fetch_one(db.reader()).await.unwrap();
+    format!("{name} {plain}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_response_says_that_a_replica_may_be_too_far_back() {
+    let (mut primary, [one, two], node) = three(&[]).await;
+    primary.psql("create table plain (n int)").await.unwrap();
+    for replica in [&one, &two] {
+        let there = async || replica.psql("select from plain").await.is_ok();
+        eventually("the replica has the table", there).await;
+        replica.pause_replay().await.unwrap();
+    }
+    let values = ValuePolicy::ttl(TTL).max_staleness(TTL).build().unwrap();
+    let queries = node.db.cached(&node.cache, values);
+    let value = async move |sql: &'static str| {
+        let name: (String,) = queries.fetch_one(sqlx::query(sql)).await.unwrap();
+        name.0
+    };
+    let late = value.clone();
+    let app = Router::new()
+        .route("/early", get(async move || value("select name from users where id = 1").await))
+        .route("/late", get(async move || late("select upper(name) from users where id = 1").await))
+        .route("/both", get(both))
+        .layer(
+            CacheLayer::new(node.cache.clone()).route("/both", Policy::ttl(TTL).max_staleness(TTL)),
+        )
+        .with_state(node.db.clone());
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    eventually("the change is seen", async || ask(&app, "/early").await.0 == "eve").await;
+    primary.kill().await.unwrap();
+
+    let (body, status) = ask(&app, "/late").await;
+    assert_eq!((&*body, status.contains("replica-behind")), ("ADA", true), "{status}");
+    let (body, status) = ask(&app, "/both").await;
+    assert_eq!((&*body, status.contains("untracked-table")), ("ada 0", true), "{status}");
+    assert!(status.contains("replica-behind"), "{status}");
+    let (body, status) = ask(&app, "/early").await;
+    assert_eq!((&*body, status.contains("replica-behind")), ("eve", false), "{status}");
 }
 
 /// A standby cancels queries that stand in the way of replay.

@@ -17,7 +17,12 @@ pub struct FaultProxy {
     addr: SocketAddr,
     line: watch::Sender<Line>,
     accepting: Mutex<Option<JoinHandle<()>>>,
+    /// The task before, which is about to end.
+    closing: Mutex<Option<JoinHandle<()>>>,
 }
+
+/// How often a port is tried that another process has taken: for ten seconds or more.
+const REBINDS: u32 = 1000;
 
 /// The state of the network.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +46,7 @@ impl FaultProxy {
         let line = Line { target, delay: Duration::ZERO, frozen: false, generation: 0 };
         let line = watch::Sender::new(line);
         let accepting = Mutex::new(Some(tokio::spawn(accept(listener, line.subscribe()))));
-        Ok(Self { addr, line, accepting })
+        Ok(Self { addr, line, accepting, closing: Mutex::default() })
     }
 
     /// Where clients connect.
@@ -58,6 +63,7 @@ impl FaultProxy {
     pub fn cut(&self) {
         if let Some(accepting) = self.accepting().take() {
             accepting.abort();
+            *self.closing.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepting);
         }
         self.line.send_modify(|line| line.generation += 1);
     }
@@ -80,6 +86,11 @@ impl FaultProxy {
     pub async fn heal(&self) -> io::Result<()> {
         self.line.send_modify(|line| (line.frozen, line.delay) = (false, Duration::ZERO));
         if self.accepting().is_none() {
+            let closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(closing) = closing {
+                // The task owns the listener before, so its end closes it.
+                drop(closing.await);
+            }
             let listener = bind_again(self.addr).await?;
             *self.accepting() = Some(tokio::spawn(accept(listener, self.line.subscribe())));
         }
@@ -97,14 +108,14 @@ impl Drop for FaultProxy {
     }
 }
 
-/// The listener before is closed by a task of its own, so not at once.
+/// A connection that another process makes may have been given the port meanwhile, until it ends.
 async fn bind_again(addr: SocketAddr) -> io::Result<TcpListener> {
     let mut result = TcpListener::bind(addr).await;
-    for _ in 0..1000 {
+    for _ in 0..REBINDS {
         if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
             break;
         }
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
         result = TcpListener::bind(addr).await;
     }
     result

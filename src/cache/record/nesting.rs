@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::task::futures::TaskLocalFuture;
 
 use super::{CURRENT, Kind, Needs, Record, Requirement, Scope, Unfit};
+use crate::broken::is_broken;
 use crate::cache::fence::Fences;
 use crate::cache::permit::Permit;
 use crate::cache::policy::Policy;
@@ -165,11 +166,14 @@ impl Record {
     }
 
     fn note_stale(&self) {
-        self.outward().for_each(|record| record.notes().stale = true);
+        self.outward().for_each(|record| record.notes().caveats.stale = true);
     }
 
     fn note_entry(&self, entry: &Entry, fences: &Arc<Fences>) {
         let basis = (entry.epoch(), entry.as_of());
+        if is_broken("nested") {
+            return;
+        }
         for record in self.outward() {
             let is_ours = Arc::ptr_eq(&record.0.fences, fences);
             if !is_ours && entry.life.is_timed && entry.tags().is_empty() {

@@ -81,7 +81,7 @@ pub(super) async fn attempt(
         trimmed: row.try_get("trimmed")?,
         renamed: row.try_get("renamed")?,
         overflowed: detail == Detail::Nothing,
-        reshaped: row.try_get("reshaped")?,
+        reshaped: row.try_get("reshaped")? && !is_broken("schema"),
         wakeups: row.try_get("wakeups")?,
         hushed: row.try_get::<Option<bool>, _>("hushed")?.unwrap_or(false),
     }))

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::{PoisonError, RwLock};
 
-use fastrand::Rng;
 use sqlx::{Connection, PgConnection};
 use tidegate::{Epoch, Triggers};
 use tidegate_testing::{FaultProxy, Postgres, Scratch};
@@ -12,6 +11,7 @@ use tokio::sync::Mutex;
 use super::history::first_group;
 use super::process::NodeProcess;
 use super::redis::{SharedRedis, Topology};
+use super::schema::TABLES;
 use super::{GROUPS, ROWS};
 use crate::Failure;
 
@@ -44,7 +44,9 @@ pub(crate) struct Servers {
 impl Cluster {
     pub(crate) async fn start(nodes: usize, redis: Topology) -> Result<Self, Failure> {
         // What nobody commits is long in the log before it is flushed, so that a crash loses something.
-        let primary = Postgres::start_with(&[("wal_writer_delay", "10s")]).await?;
+        // A standby that was down or did not replay finds all that it missed, whatever checkpoints came between.
+        let settings = [("wal_writer_delay", "10s"), ("wal_keep_size", "1GB")];
+        let primary = Postgres::start_with(&settings).await?;
         set_up(&primary).await?;
         let standbys = vec![primary.standby().await?, primary.standby().await?];
         let redis = SharedRedis::start(redis, nodes).await?;
@@ -81,10 +83,13 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The address of a node that is up, any of them.
-    pub(crate) fn node(&self, rng: &mut Rng) -> Option<String> {
-        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
-        nodes[rng.usize(..nodes.len())].clone()
+    pub(crate) fn nodes(&self) -> usize {
+        self.nodes.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// The address of a node, if it is up.
+    pub(crate) fn node(&self, node: usize) -> Option<String> {
+        self.nodes.read().unwrap_or_else(PoisonError::into_inner)[node].clone()
     }
 
     pub(crate) fn is_up(&self, address: &str) -> bool {
@@ -130,11 +135,12 @@ async fn set_up(primary: &Postgres) -> Result<(), Failure> {
     let rows = (0..ROWS).map(|row| format!("({row}, 0, {})", first_group(row)));
     let rows = rows.collect::<Vec<_>>().join(", ");
     let table = "create table rows (id int primary key, version bigint not null, grp int not null)";
-    primary.psql(&format!("{table}; insert into rows values {rows}")).await?;
+    primary.psql(&format!("{table}; insert into rows values {rows}; {TABLES}")).await?;
     let mut conn = PgConnection::connect(&primary.url()).await?;
     // Bulk changes are to be told as such.
-    let limit = GROUPS;
-    Triggers::new().columns("rows", &["grp"]).row_limit(limit).install(&mut conn).await?;
+    let triggers = Triggers::new().columns("rows", &["grp"]).row_limit(GROUPS);
+    let others = ["labels", "wide", "east", "west"];
+    others.into_iter().fold(triggers, Triggers::table).install(&mut conn).await?;
     Ok(())
 }
 

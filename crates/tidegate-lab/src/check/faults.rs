@@ -1,5 +1,9 @@
 //! Breaking things, one after another.
 
+mod copy;
+mod primary;
+mod schema;
+
 use std::time::Duration;
 
 use ::redis::cmd;
@@ -7,16 +11,17 @@ use axum::http::Method;
 use fastrand::Rng;
 use nix::sys::signal::Signal;
 use tidegate_testing::FaultProxy;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use super::Run;
 use super::client::Client;
-use super::cluster::{Cluster, Servers, epoch};
+use super::cluster::{Cluster, Servers};
 use super::redis::Topology;
+use super::schema::Property;
+use super::{Options, Run};
 use crate::Failure;
 
-/// By then each node has looked at the log.
-const SEEN_BY_ALL: Duration = Duration::from_millis(1500);
+/// How long standbys may take to have what the primary has.
+const CATCH_UP: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug)]
 enum Fault {
@@ -39,10 +44,12 @@ enum Fault {
     LogTrimmed,
     Crashed,
     FailedOver,
+    CopiedBack,
+    SchemaChanged(Property),
 }
 
 /// Each, and what the report calls it.
-const ALL: [(Fault, &str); 19] = [
+const ALL: [(Fault, &str); 23] = [
     (Fault::RedisKilled, "Redis killed"),
     (Fault::RedisHangs, "Redis stopped and continued"),
     (Fault::RedisFlushed, "Redis flushed"),
@@ -62,6 +69,10 @@ const ALL: [(Fault, &str); 19] = [
     (Fault::LogTrimmed, "the log trimmed under a stopped node"),
     (Fault::Crashed, "a crash of the primary that loses positions"),
     (Fault::FailedOver, "a failover that loses commits"),
+    (Fault::CopiedBack, "the database dropped, and put back from a copy"),
+    (Fault::SchemaChanged(Property::Side), "two tables renamed, and back"),
+    (Fault::SchemaChanged(Property::Label), "an enum's label renamed, and back"),
+    (Fault::SchemaChanged(Property::Columns), "a column added, and dropped"),
 ];
 
 impl Fault {
@@ -80,23 +91,26 @@ impl Fault {
 pub(crate) async fn inject(
     run: &Run,
     cluster: &Cluster,
-    topology: Topology,
+    options: &Options,
     mut rng: Rng,
 ) -> Result<(), Failure> {
-    let mut left = Vec::new();
-    while !run.is_over() {
-        sleep(Duration::from_millis(rng.u64(100..600))).await;
-        if left.is_empty() {
-            left = ALL.to_vec();
-            left.retain(|(fault, _)| fault.is_possible(topology));
-            rng.shuffle(&mut left);
+    let mut rounds = 0;
+    while !run.is_over() && options.rounds.is_none_or(|most| rounds < most) {
+        let mut round = ALL.to_vec();
+        round.retain(|(fault, _)| fault.is_possible(options.redis));
+        rng.shuffle(&mut round);
+        for (fault, name) in round {
+            sleep(Duration::from_millis(rng.u64(100..=options.hold.div_ceil(4).max(100)))).await;
+            if run.is_over() {
+                return Ok(());
+            }
+            let hold = Duration::from_millis(rng.u64(options.hold.div_ceil(12)..=options.hold));
+            let mut servers = cluster.servers.lock().await;
+            let struck = strike(run, cluster, &mut servers, fault, hold, &mut rng).await;
+            struck.map_err(|error| format!("{name}: {error}"))?;
+            run.report.fault(name);
         }
-        let Some((fault, name)) = left.pop() else { continue };
-        let hold = Duration::from_millis(rng.u64(200..2500));
-        let mut servers = cluster.servers.lock().await;
-        let struck = strike(run, cluster, &mut servers, fault, hold, &mut rng).await;
-        struck.map_err(|error| format!("{name}: {error}"))?;
-        run.report.fault(name);
+        rounds += 1;
     }
     Ok(())
 }
@@ -168,8 +182,12 @@ async fn strike(
             let trim = "select tidegate.mark('0', null); select tidegate.trim('0', 1000000)";
             stop_node(servers, node, hold, trim).await?;
         }
-        Fault::Crashed => crash(cluster, servers, hold).await?,
-        Fault::FailedOver => fail_over(run, cluster, servers, hold).await?,
+        Fault::Crashed => primary::crash(cluster, servers, hold).await?,
+        Fault::FailedOver => primary::fail_over(run, cluster, servers, hold).await?,
+        Fault::CopiedBack => copy::put_back(run, cluster, servers, hold).await?,
+        Fault::SchemaChanged(property) => {
+            schema::there_and_back(run, servers, property, hold, rng).await?;
+        }
     }
     Ok(())
 }
@@ -204,69 +222,19 @@ async fn stop_node(
     Ok(done.map(drop)?)
 }
 
-/// The primary crashes and recovers. No commit is lost, but positions are that nodes have seen, as long as nobody commits
-/// meanwhile and has them flushed.
-async fn crash(cluster: &Cluster, servers: &mut Servers, hold: Duration) -> Result<(), Failure> {
-    let closed = cluster.gate.write().await;
-    let position = async |sql: &str| -> Result<u64, Failure> {
-        Ok(servers.primary.psql(&format!("select {sql} - '0/0'")).await?.parse()?)
-    };
-    // A node marks the log a last time, which flushes it.
-    for _ in 0..10 {
-        let seen = position("pg_logical_emit_message(false, '', repeat('x', 100000))").await?;
-        sleep(SEEN_BY_ALL).await;
-        if position("pg_current_wal_flush_lsn()").await? < seen {
-            break;
-        }
-    }
-    servers.primary.kill().await?;
-    sleep(hold).await;
-    servers.primary.restart().await?;
-    // Who writes now may do so before a node has begun another history.
-    drop(closed);
-    sleep(hold).await;
-    cluster.set_epoch(epoch(&servers.primary).await?);
-    Ok(())
-}
-
-/// A standby that stopped receiving takes over; what was committed since is lost.
-async fn fail_over(
-    run: &Run,
-    cluster: &Cluster,
-    servers: &mut Servers,
-    hold: Duration,
-) -> Result<(), Failure> {
-    let heir = servers.standbys.remove(0);
-    heir.psql("alter system set primary_conninfo = ''; select pg_reload_conf()").await?;
-    sleep(hold).await;
-    servers.primary.kill().await?;
-    let closed = cluster.gate.write().await;
-    heir.promote().await?;
-    // Nobody is led to it before it is known what was lost.
-    let survived = heir.psql("select version from rows order by id").await?;
-    let survived: Vec<u64> = survived.lines().map(str::parse).collect::<Result<_, _>>()?;
-    let new = epoch(&heir).await?;
-    cluster.set_epoch("changing".into());
-    run.history.fail_over(&survived);
-    cluster.set_epoch(new);
-    servers.primary = heir;
-    for line in servers.lines.iter().chain([&servers.name]) {
-        line.retarget(servers.primary.addr());
-        cut(line, Duration::ZERO).await?;
-    }
-    // For a while there is nothing but what nodes remember, and the other standby is of a history that
-    // is over. Making new ones takes a base backup, which moves the log on by a whole segment.
-    sleep(hold).await;
-    drop(closed);
-    sleep(hold).await;
-    for replica in 0..servers.replica_names.len() {
-        let standby = servers.primary.standby().await?;
-        servers.replica_names[replica].retarget(standby.addr());
-        cut(&servers.replica_names[replica], Duration::ZERO).await?;
-        if let Some(old) = servers.standbys.get_mut(replica) {
-            *old = standby;
-        } else {
-            servers.standbys.push(standby);
+/// Waits until each standby has replayed what the primary has by now.
+async fn caught_up(servers: &Servers) -> Result<(), Failure> {
+    let position = servers.primary.psql("select pg_current_wal_flush_lsn()").await?;
+    let sql = format!("select pg_last_wal_replay_lsn() >= '{position}'");
+    for standby in &servers.standbys {
+        let began = Instant::now();
+        while standby.psql_at(&standby.url_of("template1"), &sql).await? != "t" {
+            if began.elapsed() > CATCH_UP {
+                let log = standby.log();
+                let last: Vec<&str> = log.lines().rev().take(5).collect();
+                return Err(format!("a standby does not catch up; its log ends: {last:?}").into());
+            }
+            sleep(Duration::from_millis(20)).await;
         }
     }
     Ok(())

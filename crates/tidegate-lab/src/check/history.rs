@@ -1,24 +1,45 @@
 //! What was written, as far as the writers know.
+//!
+//! Bounded: of what is older than [`REMEMBERED`], only the last version that was committed by then is kept. A response
+//! that may be older than that is not judged, and none is in practice.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::{GROUPS, ROWS};
 
+/// Longer than any node's last look at the log is ago, by far.
+pub(crate) const REMEMBERED: Duration = Duration::from_secs(60);
+/// How far replicas may lag for reads that nothing caches: the default of `DatabaseOptions::max_lag`.
+const MAX_LAG: Duration = Duration::from_secs(10);
+/// Writes to a row that are kept before old ones are looked for.
+const FEW: usize = 256;
+
 /// Every write to every row.
 pub(crate) struct History {
-    rows: Vec<Mutex<Vec<Write>>>,
+    rows: Vec<Mutex<Row>>,
     versions: AtomicU64,
+}
+
+/// The writes to one row, by version.
+struct Row {
+    writes: BTreeMap<u64, Write>,
+    /// The oldest that is kept, and when it was committed.
+    oldest: (u64, Instant),
+    /// With more writes than this, old ones are dropped.
+    most: usize,
 }
 
 /// One version of one row.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Write {
-    pub(crate) version: u64,
+struct Write {
     /// The group that the row is in from then on.
-    pub(crate) group: u32,
-    pub(crate) fate: Fate,
+    group: u32,
+    fate: Fate,
 }
 
 /// What became of a write.
@@ -38,15 +59,33 @@ pub(crate) enum Fate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wrong {
     /// It lacks a write that it must have.
-    Stale { version: u64, must: u64 },
+    Stale { row: usize, version: u64, must: u64 },
     /// It shows what was never committed.
-    NeverWritten { version: u64 },
+    NeverWritten { row: usize, version: u64 },
     /// It shows what a failover has lost, and the node knew of the failover.
-    Lost { version: u64 },
+    Lost { row: usize, version: u64 },
     /// It shows a row in a group that it was not in.
-    Group { version: u64, group: u32 },
+    Group { row: usize, version: u64, group: u32 },
     /// It lacks a row.
     Missing { row: usize },
+    /// It shows a schema that did not hold.
+    Schema { shows: String, must: String },
+    /// It is not what was asked for.
+    Form { line: String },
+}
+
+impl Wrong {
+    /// The row that is wrong, if it is one.
+    pub(crate) const fn row(&self) -> Option<usize> {
+        match self {
+            Self::Stale { row, .. }
+            | Self::NeverWritten { row, .. }
+            | Self::Lost { row, .. }
+            | Self::Group { row, .. }
+            | Self::Missing { row } => Some(*row),
+            Self::Schema { .. } | Self::Form { .. } => None,
+        }
+    }
 }
 
 /// What an answer has to be.
@@ -60,16 +99,20 @@ pub(crate) struct Demand {
     pub(crate) knows_failover: bool,
 }
 
+impl Demand {
+    /// What is promised of a read by `db.reader()` that nothing caches: all that the primary had for as long as replicas may lag,
+    /// and its client's own writes. A replica of a history that is over is not as far before long.
+    pub(crate) fn of_a_plain_read(self) -> Self {
+        let since = self.since.and_then(|since| since.checked_sub(MAX_LAG));
+        Self { since, knows_failover: false, ..self }
+    }
+}
+
 impl History {
     /// Each row has version 0, in the group that its number gives it.
     pub(crate) fn new() -> Self {
-        let first = |row: usize| Write {
-            version: 0,
-            group: first_group(row),
-            fate: Fate::Committed(Instant::now()),
-        };
         Self {
-            rows: (0..ROWS).map(|row| Mutex::new(vec![first(row)])).collect(),
+            rows: (0..ROWS).map(|row| Mutex::new(Row::new(row))).collect(),
             versions: AtomicU64::new(0),
         }
     }
@@ -81,28 +124,37 @@ impl History {
 
     /// Notes a write that is about to be sent.
     pub(crate) fn begin(&self, row: usize, version: u64, group: u32) {
-        self.row(row).push(Write { version, group, fate: Fate::Open });
+        self.row(row).writes.insert(version, Write { group, fate: Fate::Open });
     }
 
     /// Notes what became of it.
     pub(crate) fn end(&self, row: usize, version: u64, fate: Fate) {
-        let mut writes = self.row(row);
-        if let Some(write) = writes.iter_mut().rev().find(|write| write.version == version)
+        let mut row = self.row(row);
+        if let Some(write) = row.writes.get_mut(&version)
             && write.fate == Fate::Open
         {
             write.fate = fate;
         }
+        if let Fate::Committed(now) = fate {
+            row.drop_old(now);
+        }
     }
 
-    /// After a failover: of each row, nothing past this version is there any more.
-    pub(crate) fn fail_over(&self, survived: &[u64]) {
+    /// After a failover: of each row, nothing past this version is there any more. An error if the checker has forgotten
+    /// what was before.
+    pub(crate) fn fail_over(&self, survived: &[u64]) -> Result<(), String> {
         for (row, survived) in survived.iter().enumerate() {
-            for write in self.row(row).iter_mut().filter(|write| write.version > *survived) {
+            let mut history = self.row(row);
+            if *survived < history.oldest.0 {
+                return Err(format!("row {row} went back to {survived}, which is too long ago"));
+            }
+            for (_, write) in history.writes.range_mut(survived + 1..) {
                 if write.fate != Fate::RolledBack {
                     write.fate = Fate::Lost;
                 }
             }
         }
+        Ok(())
     }
 
     /// Compares one row of an answer.
@@ -113,16 +165,22 @@ impl History {
         group: u32,
         demand: &Demand,
     ) -> Result<(), Wrong> {
-        let writes = self.row(row);
-        let known = writes.iter().find(|write| write.version == version);
-        match known.map(|write| (write.fate, write.group)) {
-            None | Some((Fate::RolledBack, _)) => return Err(Wrong::NeverWritten { version }),
-            Some((Fate::Lost, _)) if demand.knows_failover => return Err(Wrong::Lost { version }),
-            Some((_, is)) if is != group => return Err(Wrong::Group { version, group }),
+        let history = self.row(row);
+        let (oldest, at) = history.oldest;
+        match history.writes.get(&version).map(|write| (write.fate, write.group)) {
+            None if version < oldest && demand.since.is_none_or(|since| since <= at) => {
+                return Ok(());
+            }
+            None if version < oldest => return Err(Wrong::Stale { row, version, must: oldest }),
+            None | Some((Fate::RolledBack, _)) => return Err(Wrong::NeverWritten { row, version }),
+            Some((Fate::Lost, _)) if demand.knows_failover => {
+                return Err(Wrong::Lost { row, version });
+            }
+            Some((_, is)) if is != group => return Err(Wrong::Group { row, version, group }),
             Some(_) => {}
         }
-        let must = must(&writes, row, demand);
-        if version < must { Err(Wrong::Stale { version, must }) } else { Ok(()) }
+        let must = history.must(row, demand);
+        if version < must { Err(Wrong::Stale { row, version, must }) } else { Ok(()) }
     }
 
     /// Judges that a row is not in the answer for a group.
@@ -132,39 +190,76 @@ impl History {
         group: u32,
         demand: &Demand,
     ) -> Result<(), Wrong> {
-        let writes = self.row(row);
-        let must = must(&writes, row, demand);
-        let elsewhere = writes.iter().any(|write| {
-            write.version >= must && write.group != group && write.fate != Fate::RolledBack
-        });
+        let history = self.row(row);
+        if demand.since.is_none_or(|since| since <= history.oldest.1) {
+            // What was dropped may have been in another group.
+            return Ok(());
+        }
+        let must = history.must(row, demand);
+        let elsewhere = |write: &Write| write.group != group && write.fate != Fate::RolledBack;
+        let elsewhere = history.writes.range(must..).any(|(_, write)| elsewhere(write));
         if elsewhere { Ok(()) } else { Err(Wrong::Missing { row }) }
     }
 
     /// When the first version was committed that is newer than this one, if one is.
     pub(crate) fn outdated_since(&self, row: usize, version: u64) -> Option<Instant> {
         let newer = |write: &Write| match write.fate {
-            Fate::Committed(at) if write.version > version => Some(at),
+            Fate::Committed(at) => Some(at),
             _ => None,
         };
-        self.row(row).iter().filter_map(newer).min()
+        self.row(row).writes.range(version + 1..).filter_map(|(_, write)| newer(write)).min()
     }
 
-    fn row(&self, row: usize) -> MutexGuard<'_, Vec<Write>> {
+    /// The last writes to a row, for people.
+    pub(crate) fn excerpt(&self, row: usize) -> String {
+        let history = self.row(row);
+        let last: Vec<_> = history.writes.iter().rev().take(12).collect();
+        last.iter().rev().map(|(version, write)| format!("\n  {version}: {write:?}")).collect()
+    }
+
+    fn row(&self, row: usize) -> MutexGuard<'_, Row> {
         self.rows[row].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The version that an answer must have at least.
-fn must(writes: &[Write], row: usize, demand: &Demand) -> u64 {
-    let committed = |write: &Write| match (write.fate, demand.since) {
-        (Fate::Committed(at), Some(since)) if at < since => Some(write.version),
-        _ => None,
-    };
-    let own = demand.own.filter(|own| own.0 == row).map(|own| own.1).filter(|own| {
-        let written = writes.iter().find(|write| write.version == *own);
-        written.is_some_and(|write| write.fate != Fate::Lost)
-    });
-    writes.iter().filter_map(committed).chain(own).max().unwrap_or(0)
+impl Row {
+    fn new(row: usize) -> Self {
+        let now = Instant::now();
+        let first = Write { group: first_group(row), fate: Fate::Committed(now) };
+        Self { writes: BTreeMap::from([(0, first)]), oldest: (0, now), most: FEW }
+    }
+
+    /// The version that an answer must have at least.
+    fn must(&self, row: usize, demand: &Demand) -> u64 {
+        let is_known = |write: &Write| match (write.fate, demand.since) {
+            (Fate::Committed(at), Some(since)) => at < since,
+            _ => false,
+        };
+        let committed = self.writes.iter().rev().find(|(_, write)| is_known(write));
+        let own = demand
+            .own
+            .filter(|own| own.0 == row)
+            .map(|own| own.1)
+            .filter(|own| self.writes.get(own).is_some_and(|write| write.fate != Fate::Lost));
+        committed.map(|(version, _)| *version).into_iter().chain(own).max().unwrap_or(0)
+    }
+
+    /// Drops what nobody may show any more: versions below one that was committed long ago.
+    fn drop_old(&mut self, now: Instant) {
+        if self.writes.len() <= self.most {
+            return;
+        }
+        let old = now.checked_sub(REMEMBERED);
+        let last = self.writes.iter().rev().find_map(|(version, write)| match (write.fate, old) {
+            (Fate::Committed(at), Some(old)) if at < old => Some((*version, at)),
+            _ => None,
+        });
+        if let Some(last) = last {
+            self.oldest = last;
+            self.writes = self.writes.split_off(&last.0);
+        }
+        self.most = FEW.max(2 * self.writes.len());
+    }
 }
 
 pub(crate) fn first_group(row: usize) -> u32 {
@@ -172,46 +267,4 @@ pub(crate) fn first_group(row: usize) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn since(since: Instant) -> Demand {
-        Demand { since: Some(since), own: None, knows_failover: true }
-    }
-
-    #[test]
-    fn an_answer_must_have_what_was_committed_before() {
-        let history = History::new();
-        let (early, late) = (Instant::now(), Instant::now() + Duration::from_secs(9));
-        history.begin(1, 7, 5);
-        history.end(1, 7, Fate::Committed(Instant::now() + Duration::from_secs(1)));
-        assert_eq!(history.judge(1, 0, 1, &since(early)), Ok(()));
-        let stale = Wrong::Stale { version: 0, must: 7 };
-        assert_eq!(history.judge(1, 0, 1, &since(late)), Err(stale));
-        assert_eq!(history.judge(1, 7, 5, &since(late)), Ok(()));
-        assert_eq!(history.judge_absent(1, 1, &since(late)), Ok(()));
-        assert_eq!(history.judge_absent(1, 5, &since(late)), Err(Wrong::Missing { row: 1 }));
-        let own = Demand { own: Some((1, 7)), ..since(early) };
-        assert_eq!(history.judge(1, 0, 1, &own), Err(Wrong::Stale { version: 0, must: 7 }));
-    }
-
-    #[test]
-    fn an_answer_shows_nothing_that_is_not_there() {
-        let history = History::new();
-        let now = since(Instant::now());
-        history.begin(1, 7, 5);
-        assert_eq!(history.judge(1, 7, 5, &now), Ok(()), "it may be there already");
-        assert_eq!(history.judge(1, 7, 1, &now), Err(Wrong::Group { version: 7, group: 1 }));
-        history.end(1, 7, Fate::RolledBack);
-        assert_eq!(history.judge(1, 7, 5, &now), Err(Wrong::NeverWritten { version: 7 }));
-        assert_eq!(history.judge(1, 8, 5, &now), Err(Wrong::NeverWritten { version: 8 }));
-        history.begin(1, 9, 5);
-        history.end(1, 9, Fate::Committed(Instant::now()));
-        history.fail_over(&[0; ROWS]);
-        assert_eq!(history.judge(1, 9, 5, &now), Err(Wrong::Lost { version: 9 }));
-        let unaware = Demand { knows_failover: false, ..now };
-        assert_eq!(history.judge(1, 9, 5, &unaware), Ok(()));
-    }
-}
+mod tests;

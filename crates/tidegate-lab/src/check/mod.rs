@@ -8,6 +8,10 @@
 //!              Redis           `faults` kills, freezes, cuts and promotes, by a seed that is printed
 //! ```
 //!
+//! A response is one of a cached route, of cached queries and values, of a handler that uses other cached routes, queries and
+//! values, or of one that has just written; it shows the version of each row that it was made of (`question`), and each is
+//! judged by itself (`judge`). A response counts as one check, however many versions it shows.
+//!
 //! Each row of the table has a version that only grows. A node says with each answer how long ago its
 //! last look at the log began; by the guarantee, the answer has every write that was acknowledged before
 //! that. All times are of one monotonic clock. Nothing here looks into a node.
@@ -16,11 +20,14 @@ mod client;
 mod cluster;
 mod faults;
 mod history;
+mod judge;
 pub(crate) mod node;
 mod process;
+mod question;
 mod readers;
 mod redis;
 mod report;
+mod schema;
 mod writers;
 
 use std::process::ExitCode;
@@ -34,8 +41,10 @@ use super::Failure;
 use super::progress::Progress;
 use cluster::Cluster;
 use history::History;
+use readers::Reader;
 use redis::Topology;
 use report::Report;
+use schema::Schema;
 
 /// How many rows there are, and how many groups they are in.
 pub(crate) const ROWS: usize = 40;
@@ -60,8 +69,14 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 4)]
     writers: usize,
     /// Clients that read
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 96)]
     readers: usize,
+    /// How long a fault lasts at most, in milliseconds
+    #[arg(long, default_value_t = 2500)]
+    hold: u64,
+    /// Stops after each kind of fault came this many times
+    #[arg(long)]
+    rounds: Option<u64>,
     /// How Redis is run
     #[arg(long, value_enum, default_value_t = Topology::Server)]
     redis: Topology,
@@ -73,6 +88,7 @@ pub(crate) struct Options {
 /// What all tasks share.
 pub(crate) struct Run {
     pub(crate) history: History,
+    pub(crate) schema: Schema,
     pub(crate) report: Report,
     pub(crate) reads: AtomicU64,
     over: AtomicBool,
@@ -91,6 +107,7 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode, Failure> {
     let cluster = Arc::new(Cluster::start(options.nodes, options.redis).await?);
     let run = Arc::new(Run {
         history: History::new(),
+        schema: Schema::new(),
         report: Report::default(),
         reads: AtomicU64::new(0),
         over: AtomicBool::new(false),
@@ -100,15 +117,16 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode, Failure> {
     for _ in 0..options.writers {
         tasks.spawn(writers::write(run.clone(), cluster.clone(), seeds.fork()));
     }
-    for _ in 0..options.readers {
-        tasks.spawn(readers::read(run.clone(), cluster.clone(), seeds.fork()));
+    for reader in 0..options.readers {
+        let (node, rng) = (reader % options.nodes, seeds.fork());
+        tasks.spawn(Reader::new(run.clone(), cluster.clone(), node, rng).read());
     }
     let faults = async {
         let struck = match options.calm {
             true => Ok(()),
-            false => faults::inject(&run, &cluster, options.redis, seeds.fork()).await,
+            false => faults::inject(&run, &cluster, &options, seeds.fork()).await,
         };
-        if struck.is_err() {
+        if struck.is_err() || options.rounds.is_some() {
             run.over.store(true, Ordering::Release);
         }
         struck
@@ -133,6 +151,8 @@ async fn wait(run: &Run, options: &Options, tasks: &mut JoinSet<()>) -> Result<(
     let limit = tokio::time::sleep(Duration::from_secs(options.seconds));
     let progress = Progress::of("responses checked", options.reads)?;
     tokio::pin!(limit);
+    let began = tokio::time::Instant::now();
+    let mut minutes = 0;
     loop {
         tokio::select! {
             () = &mut limit => return Ok(()),
@@ -141,6 +161,13 @@ async fn wait(run: &Run, options: &Options, tasks: &mut JoinSet<()>) -> Result<(
         }
         let reads = run.reads.load(Ordering::Relaxed);
         progress.set(reads);
+        if began.elapsed().as_secs() / 60 > minutes {
+            minutes += 1;
+            let (faults, failed) = run.report.progress();
+            eprintln!(
+                "{minutes} min: {reads} answers checked, {faults} faults, {failed} not answered"
+            );
+        }
         let enough = run.is_over() || reads >= options.reads;
         if enough || run.report.violations() > 0 {
             return Ok(());

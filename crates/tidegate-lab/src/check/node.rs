@@ -1,16 +1,20 @@
 //! The service that is checked: one node of it, as a process of its own.
 
+mod handlers;
+
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, put};
 use tidegate::internals::put_clock_forward;
 use tidegate::{
-    Cache, CacheLayer, Database, Listener, Memory, Policy, RedisOptions, Sessions, Tiered,
+    Cache, CacheLayer, Cached, Database, Listener, Memory, Policy, RedisOptions, Sessions, Tiered,
+    ValuePolicy,
 };
 use tokio::net::TcpListener;
 use tokio::time::sleep;
@@ -27,33 +31,72 @@ pub(crate) const UPDATE: &str = "update rows set
     grp = case when version < $1 then $2 else grp end, version = greatest(version, $1)
     where id = any ($3)";
 
+const TTL: Duration = Duration::from_secs(600);
+const STALENESS: Duration = Duration::from_secs(2);
+const WAIT: Duration = Duration::from_secs(1);
+
+/// What handlers use.
+#[derive(Clone)]
+struct App {
+    db: Database,
+    cache: Cache,
+    queries: Cached,
+    /// Of rows, by their number.
+    rows: ValuePolicy,
+    /// Of what depends on whatever it reads.
+    values: ValuePolicy,
+    /// The routes once more, which handlers call.
+    routes: Arc<OnceLock<Router>>,
+}
+
 /// Serves until it is killed; prints its address.
 pub(crate) async fn serve() -> Result<(), Failure> {
     // It may be started into the middle of a fault.
     let db = insist(async || Database::from_env().await).await;
     let cache = listen(&db).await?;
-    let policy = Policy::ttl(Duration::from_secs(600))
-        .max_staleness(Duration::from_secs(2))
-        .wait(Duration::from_secs(1))
-        .lease(Duration::from_secs(1));
+    let layer = layer(&cache)?;
+    let app = App::new(db, cache.clone())?;
+    let routes = routes().layer(layer).with_state(app.clone());
+    app.routes.get_or_init(|| routes.clone());
+    let service = routes.layer(from_fn_with_state(cache, note)).route("/clock", put(set_clock));
+    let socket = TcpListener::bind("127.0.0.1:0").await?;
+    println!("{}", socket.local_addr()?);
+    axum::serve(socket, service).await?;
+    Ok(())
+}
+
+impl App {
+    fn new(db: Database, cache: Cache) -> Result<Self, Failure> {
+        let policy = ValuePolicy::ttl(TTL).max_staleness(STALENESS).wait(WAIT).lease(WAIT);
+        let rows = policy.clone().tag("rows:id={id}").build()?;
+        let values = policy.build()?;
+        let queries = db.cached(&cache, values.clone());
+        Ok(Self { db, cache, queries, rows, values, routes: Arc::default() })
+    }
+}
+
+fn layer(cache: &Cache) -> Result<CacheLayer, Failure> {
+    let policy = Policy::ttl(TTL).max_staleness(STALENESS).wait(WAIT).lease(WAIT);
     let layer = CacheLayer::new(cache.clone())
         .route("/rows/{id}", policy.clone().tag("rows:id={id}"))
         .route("/groups/{group}", policy.clone().tag("rows:grp={group}"))
-        .route("/rows", policy)
-        .sessions(Sessions::new("the same on every node")?)
-        .validate()?;
-    let app = Router::new()
-        .route("/rows/{id}", get(row).put(write))
-        .route("/groups/{group}", get(group))
-        .route("/rows", get(rows))
-        .layer(layer)
-        .layer(from_fn_with_state(cache, note))
-        .route("/clock", put(set_clock))
-        .with_state(db);
-    let socket = TcpListener::bind("127.0.0.1:0").await?;
-    println!("{}", socket.local_addr()?);
-    axum::serve(socket, app).await?;
-    Ok(())
+        .route("/rows", policy.clone())
+        .route("/pages/{page}", policy.clone())
+        .route("/schema", policy)
+        .sessions(Sessions::new("the same on every node")?);
+    Ok(layer.validate()?)
+}
+
+/// Those under `/values`, and `/schema/values`, have no policy: only what their handlers call is cached.
+fn routes() -> Router<App> {
+    Router::new()
+        .route("/rows/{id}", get(handlers::row).put(handlers::write))
+        .route("/groups/{group}", get(handlers::group))
+        .route("/rows", get(handlers::rows))
+        .route("/pages/{page}", get(handlers::page))
+        .route("/values/{way}/{number}", get(handlers::value))
+        .route("/schema", get(handlers::schema))
+        .route("/schema/values", get(handlers::schema_values))
 }
 
 /// Tries until it works. The checker ends a node that never does.
@@ -100,44 +143,4 @@ async fn set_clock(forward: String) -> StatusCode {
         }
         Err(_) => StatusCode::BAD_REQUEST,
     }
-}
-
-type Answer = Result<String, (StatusCode, String)>;
-type Rows = Result<Vec<(i32, i64, i32)>, sqlx::Error>;
-
-async fn row(State(db): State<Database>, Path(id): Path<i32>) -> Answer {
-    let query = sqlx::query_as("select id, version, grp from rows where id = $1").bind(id);
-    lines(query.fetch_all(db.reader()).await).await
-}
-
-async fn group(State(db): State<Database>, Path(group): Path<i32>) -> Answer {
-    let query = sqlx::query_as("select id, version, grp from rows where grp = $1").bind(group);
-    lines(query.fetch_all(db.reader()).await).await
-}
-
-async fn rows(State(db): State<Database>) -> Answer {
-    lines(sqlx::query_as("select id, version, grp from rows").fetch_all(db.reader()).await).await
-}
-
-async fn write(State(db): State<Database>, Path(id): Path<i32>, body: String) -> Answer {
-    let wanted = body.split_once(' ').and_then(|(version, group)| {
-        Some((version.parse::<i64>().ok()?, group.parse::<i32>().ok()?))
-    });
-    let (version, group) = wanted.ok_or((StatusCode::BAD_REQUEST, String::new()))?;
-    let update = sqlx::query(UPDATE).bind(version).bind(group).bind([id]);
-    let done = update.execute(db.writer()).await;
-    done.map(|_| String::new()).map_err(|error| unavailable(&error))
-}
-
-/// Renders rows, for which some answers take as long as to be out of date when they are ready.
-async fn lines(rows: Rows) -> Answer {
-    let rows = rows.map_err(|error| unavailable(&error))?;
-    if fastrand::u8(..4) == 0 {
-        sleep(Duration::from_millis(fastrand::u64(..40))).await;
-    }
-    Ok(rows.iter().map(|(id, version, group)| format!("{id} {version} {group}\n")).collect())
-}
-
-fn unavailable(error: &sqlx::Error) -> (StatusCode, String) {
-    (StatusCode::SERVICE_UNAVAILABLE, error.to_string())
 }

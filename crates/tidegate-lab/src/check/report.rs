@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// Reasons of failed requests that are told apart.
+const REASONS: usize = 100;
+
 /// Counts, and the first violations in full.
 #[derive(Default)]
 pub(crate) struct Report(Mutex<Counts>);
@@ -16,11 +19,18 @@ struct Counts {
     failed: BTreeMap<String, u64>,
     unbounded: u64,
     off_primary: u64,
-    stale: Vec<Duration>,
+    kinds: BTreeMap<&'static str, u64>,
+    /// By how much they were out of date, in microseconds of two digits, and how many.
+    stale: BTreeMap<u64, u64>,
     violations: Vec<String>,
 }
 
 impl Report {
+    /// An answer, by what was asked for.
+    pub(crate) fn kind(&self, kind: &'static str) {
+        *self.lock().kinds.entry(kind).or_default() += 1;
+    }
+
     /// An answer, by its `Cache-Status`.
     pub(crate) fn answer(&self, cache_status: &str) {
         let mut counts = self.lock();
@@ -37,7 +47,7 @@ impl Report {
 
     /// How long what the answer shows had been out of date.
     pub(crate) fn stale(&self, by: Duration) {
-        self.lock().stale.push(by);
+        *self.lock().stale.entry(two_digits(by)).or_default() += 1;
     }
 
     /// An answer that says itself that it may be out of date.
@@ -55,7 +65,10 @@ impl Report {
 
     /// A request that was not answered as it should.
     pub(crate) fn failed(&self, why: String) {
-        *self.lock().failed.entry(why).or_default() += 1;
+        let mut counts = self.lock();
+        let is_new = !counts.failed.contains_key(&why);
+        let why = if is_new && counts.failed.len() >= REASONS { "others".into() } else { why };
+        *counts.failed.entry(why).or_default() += 1;
     }
 
     pub(crate) fn violation(&self, what: String) {
@@ -67,10 +80,17 @@ impl Report {
         self.lock().violations.len()
     }
 
+    /// Faults and failed requests so far.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        let counts = self.lock();
+        (counts.faults.values().sum(), counts.failed.values().sum())
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "shares need no more")]
     pub(crate) fn print(&self, reads: u64) {
-        let mut counts = self.lock();
+        let counts = self.lock();
         println!("answers checked: {reads}");
+        table("asked for", &counts.kinds);
         table("answered by", &counts.outcomes);
         table("writes", &counts.writes);
         table("faults", &counts.faults);
@@ -78,26 +98,49 @@ impl Report {
         let share = 100.0 * counts.off_primary as f64 / reads.max(1) as f64;
         println!("taken off the primary: {share:.1} %");
         println!("said of themselves that they may be out of date: {}", counts.unbounded);
-        counts.stale.sort_unstable();
-        // Of all answers: those that were not out of date come first, with zero.
-        let fresh = reads.saturating_sub(counts.stale.len() as u64);
-        let by = |per_mille: u64| {
-            let rank = (reads * per_mille / 1000).checked_sub(fresh);
-            let index = rank.and_then(|rank| usize::try_from(rank).ok());
-            index.and_then(|index| counts.stale.get(index)).copied().unwrap_or_default()
-        };
-        let (p50, p99, p999) = (by(500), by(990), by(999));
-        let most = counts.stale.last().copied().unwrap_or_default();
+        let by = |per_mille| counts.out_of_date(reads, per_mille);
+        let most = counts.stale.keys().next_back().copied().unwrap_or_default();
+        let (p50, p99, p999, most) = (by(500), by(990), by(999), Duration::from_micros(most));
         println!("out of date by: p50 {p50:?}, p99 {p99:?}, p99.9 {p999:?}, at most {most:?}");
         println!("violations: {}", counts.violations.len());
         if counts.violations.is_empty() && reads > 0 {
-            println!("so fewer than one answer in {} is wrong, with 95 % confidence", reads / 3);
+            let share = 3.0 / reads as f64;
+            let one_in = reads / 3;
+            println!(
+                "so fewer than one answer in {one_in} is wrong, with 95 % confidence (3/N = {share:.1e})"
+            );
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Counts {
+    /// By how much this many of a thousand answers were out of date, at most.
+    fn out_of_date(&self, answers: u64, per_mille: u64) -> Duration {
+        // Those that were not come first, with zero.
+        let mut before = answers.saturating_sub(self.stale.values().sum());
+        let rank = answers * per_mille / 1000;
+        if rank < before {
+            return Duration::ZERO;
+        }
+        for (by, count) in &self.stale {
+            before += count;
+            if rank < before {
+                return Duration::from_micros(*by);
+            }
+        }
+        Duration::ZERO
+    }
+}
+
+/// Microseconds, of which only the first two digits count.
+fn two_digits(by: Duration) -> u64 {
+    let micros = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
+    let unit = 10u64.pow(micros.max(10).ilog10() - 1);
+    micros / unit * unit
 }
 
 fn table<K: std::fmt::Display>(title: &str, counts: &BTreeMap<K, u64>) {
