@@ -13,7 +13,8 @@ pub(super) mod groups;
 mod http_date;
 pub(super) mod identity;
 pub(super) mod list;
-#[cfg(test)]
+#[cfg(all(test, not(tidegate_loom), not(tidegate_shuttle)))]
+#[allow(clippy::unwrap_used)]
 mod oracle;
 pub(super) mod precondition;
 pub(super) mod range;
