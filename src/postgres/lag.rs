@@ -4,6 +4,7 @@
 //! primary look late. A replica is late that lacks what the primary's log had reached a while ago.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,11 +19,18 @@ pub(crate) struct Lag {
     most: Duration,
     samples: Mutex<VecDeque<At>>,
     told: Mutex<Option<Instant>>,
+    /// The primary was asked, and did not answer.
+    lost: AtomicBool,
 }
 
 impl Lag {
     pub(crate) fn new(most: Duration) -> Self {
-        Self { most, samples: Mutex::default(), told: Mutex::default() }
+        Self {
+            most,
+            samples: Mutex::default(),
+            told: Mutex::default(),
+            lost: AtomicBool::new(false),
+        }
     }
 
     /// How often the primary is asked, where nobody tells.
@@ -42,8 +50,19 @@ impl Lag {
         lock(&self.told).is_some_and(|at| at.elapsed() < enough)
     }
 
+    /// Takes in that the primary did not answer.
+    pub(crate) fn lose(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the primary did not answer when it was asked last, a second ago or so.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
     /// Takes in how far the primary is.
     pub(crate) fn observe(&self, at: At) {
+        self.lost.store(false, Ordering::Relaxed);
         let mut samples = lock(&self.samples);
         if samples.back().is_some_and(|known| known.epoch != at.epoch) {
             samples.clear();
@@ -59,13 +78,14 @@ impl Lag {
         }
     }
 
-    /// The position that a replica must have reached, in the primary's epoch; none if that is not known
-    /// for long enough.
+    /// The position that a replica must have reached, in the primary's epoch: any, while that is not known for long
+    /// enough. None if nothing is known of the primary.
     pub(crate) fn needs(&self) -> Option<(Epoch, Position)> {
         let now = clock::now();
         let samples = lock(&self.samples);
         let old = |at: &&At| now.saturating_duration_since(at.seen) >= self.most;
-        samples.iter().take_while(old).last().map(|at| (at.epoch, at.position))
+        let needed = samples.iter().take_while(old).last().map(|at| (at.epoch, at.position));
+        needed.or_else(|| samples.back().map(|at| (at.epoch, Position::ZERO)))
     }
 
     /// The last that is known of the primary.
@@ -153,6 +173,6 @@ mod tests {
         lag.observe(at(1, 1000));
         advance(Duration::from_secs(20)).await;
         lag.observe(at(2, 5));
-        assert_eq!(lag.needs(), None);
+        assert_eq!(lag.needs(), Some((Epoch::new(2), Position::ZERO)), "but its history does");
     }
 }

@@ -47,8 +47,9 @@ impl Monitor {
         let (server, lag) = (server.clone(), lag.clone());
         Self(tokio::spawn(async move {
             let primary = |said: &Identity| At::of(said).filter(|at| !at.standby);
-            let observe = |said: Option<&Identity>| {
-                said.and_then(primary).into_iter().for_each(|at| lag.observe(at));
+            let observe = |said: Option<&Identity>| match said.and_then(primary) {
+                Some(at) => lag.observe(at),
+                None => lag.lose(),
             };
             watch(&server, lag.sample_every(), || !lag.is_told(), observe).await;
         }))

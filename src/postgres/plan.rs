@@ -180,6 +180,8 @@ impl Plan {
         let replicas = self.fit(&up).into_iter().map(Candidate::Replica);
         let rest = up.iter().map(|(server, _)| Candidate::LastResort(server.clone()));
         match self.primary_first {
+            // A read would wait for a connection to it in vain.
+            _ if db.inner.lag.is_lost() => replicas.chain(rest).chain(primary).collect(),
             true => primary.into_iter().chain(replicas).chain(rest).collect(),
             false => replicas.chain(primary).chain(rest).collect(),
         }
@@ -287,12 +289,11 @@ pub(super) async fn dependencies(
     if let Some(known) = db.inner.known.get(sql) {
         return Ok(known);
     }
-    let mut conn = match db.inner.primary.acquire().await {
+    let replica = || db.servers().into_iter().find(|server| server.at().is_some());
+    let instead = if db.inner.lag.is_lost() { replica() } else { None };
+    let mut conn = match instead.as_deref().unwrap_or(&db.inner.primary).acquire().await {
         Ok(conn) => conn,
-        Err(error) => {
-            let replica = db.servers().into_iter().find(|server| server.at().is_some());
-            replica.ok_or(error)?.acquire().await?
-        }
+        Err(error) => replica().ok_or(error)?.acquire().await?,
     };
     let found = db.inner.known.learn(&mut conn, sql).await?;
     if let Dependencies::Unfit(unfit) = &*found {

@@ -190,6 +190,12 @@ async fn what_was_changed_before_a_failover_is_not_served_after_it() {
     pair.fail_over().await;
     let (body, status) = pair.node.get("/users/1").await;
     assert!(body == "eve" && status.contains("old-epoch"), "{body}: {status}");
+    // Of the new epoch, so that only news of the change ends it.
+    eventually("a hit that is not stale", async || {
+        let (_, status) = pair.node.get("/users").await;
+        status.contains("hit") && !status.contains("stale")
+    })
+    .await;
     pair.standby.psql("update users set name = 'zoe' where id = 2").await.unwrap();
     pair.node.sees("/users", "eve zoe").await;
     let (body, status) = pair.node.get("/users/2").await;
@@ -213,5 +219,26 @@ async fn a_replica_of_another_timeline_is_not_read() {
         assert!(!node.get("/users").await.0.contains("astray"));
         assert!(node.get_with("/plain/2", &token).await.0.starts_with("bea from "));
         primary.psql("update users set name = name where id = 1").await.unwrap();
+    }
+}
+
+/// Nor by reads that nobody caches, though nobody knows yet where the primary was a while ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_of_another_timeline_is_not_read_for_what_is_not_cached() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    let options = super::world::options(&primary).replica(replica.url());
+    let node = Node::start(&options.connect().await.unwrap(), &Policy::ttl(TTL)).await;
+    let from_replica = format!("ada from {}", replica.port());
+    eventually("it is used", async || node.get("/plain/1").await.0 == from_replica).await;
+    replica.promote().await.unwrap();
+    replica.psql("update users set name = 'astray'").await.unwrap();
+    eventually("the node knows of it", async || {
+        let epochs: Vec<_> = node.db.status().iter().filter_map(|at| Some(at.reached?.0)).collect();
+        matches!(epochs[..], [primary, replica] if primary != replica)
+    })
+    .await;
+    for _ in 0..50 {
+        assert!(node.get("/plain/1").await.0.starts_with("ada from "));
     }
 }

@@ -167,6 +167,7 @@ async fn both(State(db): State<Database>) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_response_says_that_a_replica_may_be_too_far_back() {
+    const LATE: &str = "select upper(name) from users where id = 1";
     let (mut primary, [one, two], node) = three(&[]).await;
     primary.psql("create table plain (n int)").await.unwrap();
     for replica in [&one, &two] {
@@ -181,9 +182,12 @@ async fn every_response_says_that_a_replica_may_be_too_far_back() {
         name.0
     };
     let late = value.clone();
+    // What the statement reads is known before the primary is gone.
+    let known = node.db.cached(&node.cache, ValuePolicy::ttl(TTL).build().unwrap());
+    known.fetch_all::<(String,)>(sqlx::query(LATE)).await.unwrap();
     let app = Router::new()
         .route("/early", get(async move || value("select name from users where id = 1").await))
-        .route("/late", get(async move || late("select upper(name) from users where id = 1").await))
+        .route("/late", get(async move || late(LATE).await))
         .route("/both", get(both))
         .layer(
             CacheLayer::new(node.cache.clone()).route("/both", Policy::ttl(TTL).max_staleness(TTL)),
@@ -200,6 +204,30 @@ async fn every_response_says_that_a_replica_may_be_too_far_back() {
     assert!(status.contains("replica-behind"), "{status}");
     let (body, status) = ask(&app, "/early").await;
     assert_eq!((&*body, status.contains("replica-behind")), ("eve", false), "{status}");
+}
+
+/// What the replica lacks is on the primary, which hangs: once that is known, no read waits for a connection to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_is_known_to_be_down_is_tried_last() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    let options = options(&primary).replica(replica.url()).wait(Duration::from_mins(10));
+    let node = Node::start(&options.connect().await.unwrap(), &Policy::ttl(TTL)).await;
+    all_up(&node).await;
+    replica.pause_replay().await.unwrap();
+    primary.psql("update users set name = 'eve'").await.unwrap();
+    node.sees("/users/1", "eve").await;
+    node.warm(&["/users"]).await;
+    primary.psql("update users set name = 'eva'").await.unwrap();
+    node.sees("/users", "eva eva").await;
+    primary.pause().unwrap();
+    let read = async || tokio::time::timeout(Duration::from_secs(5), node.get("/users/2")).await;
+    eventually("a read without the primary", async || {
+        read().await.is_ok_and(|(body, status)| body == "bob" && status.contains("replica-behind"))
+    })
+    .await;
+    primary.resume().unwrap();
+    eventually("the primary again", async || node.get("/users/2").await.0 == "eva").await;
 }
 
 /// A standby cancels queries that stand in the way of replay.

@@ -88,9 +88,14 @@ fn rest_api(path: &str) -> Value {
         "resource": "/{proxy+}",
         "path": path,
         "httpMethod": "GET",
-        "headers": { "Host": "id.execute-api.eu-central-1.amazonaws.com", "X-Forwarded-Proto": "https" },
+        "headers": {
+            "Host": "id.execute-api.eu-central-1.amazonaws.com",
+            "X-Forwarded-Port": "443",
+            "X-Forwarded-Proto": "https"
+        },
         "multiValueHeaders": {
             "Host": ["id.execute-api.eu-central-1.amazonaws.com"],
+            "X-Forwarded-Port": ["443"],
             "X-Forwarded-Proto": ["https"]
         },
         "queryStringParameters": null,
