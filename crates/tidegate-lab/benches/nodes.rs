@@ -1,4 +1,4 @@
-//! What the number of nodes costs the primary: `cargo bench --features full --bench nodes`, which prints JSON; with numbers
+//! What the number of nodes costs the primary: `cargo bench -p tidegate-lab --bench nodes`, which prints JSON; with numbers
 //! behind `--`, for so many nodes.
 //!
 //! Nodes, each with its own cache, listener and pools, on one primary and one Redis, answer one hot key

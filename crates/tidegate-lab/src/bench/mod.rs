@@ -4,6 +4,7 @@
 //! `docs/performance.md` shows results.
 
 mod connections;
+mod memory;
 mod pgbench;
 mod resident;
 mod scaling;
@@ -31,6 +32,8 @@ pub(crate) enum Bench {
     Scaling(scaling::Options),
     /// Holds many connections open, and says what each takes
     Connections(connections::Options),
+    /// Changes keys, sessions and the schema for a time, and says whether the process grows
+    Memory(memory::Options),
 }
 
 pub(crate) async fn run(bench: Bench, output: Output) -> Result<ExitCode, Failure> {
@@ -41,5 +44,6 @@ pub(crate) async fn run(bench: Bench, output: Output) -> Result<ExitCode, Failur
         Bench::Writes(options) => writes::run(options, output).await,
         Bench::Scaling(options) => scaling::run(options, output).await,
         Bench::Connections(options) => connections::run(options, output).await,
+        Bench::Memory(options) => memory::run(options, output).await,
     }
 }

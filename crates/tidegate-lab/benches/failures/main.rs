@@ -1,10 +1,13 @@
-//! What clients notice when something fails: `cargo bench --features full --bench failures`.
+//! What clients notice when something fails: `cargo bench -p tidegate-lab --bench failures`. With `-- servers` or `-- fills`
+//! it prints one of its two tables.
 //!
 //! Two nodes on a primary, a replica and Redis are asked for a thousand rows by 64 clients, without a
 //! pause, while rows are written. One thing after another fails. For each, it counts requests and those
 //! that failed, how long the slowest answer took, how many answers were in the making at once, how many
-//! were made, each with one read of the database, and for how long no write was done. At last 512 clients come to nodes that know
-//! nothing.
+//! were made, each with one read of the database, and for how long no write was done. Among these things are transactions
+//! that change more than a node reads of the log. At last 512 clients come to nodes that know nothing.
+//!
+//! The second table is about fills: see `fills`.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
@@ -28,6 +31,8 @@ use tidegate_testing::{FaultProxy, Postgres, RedisServer};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
+
+mod fills;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -71,6 +76,19 @@ struct Load {
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    let asked: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let is_asked = |table: &str| asked.is_empty() || asked.iter().any(|word| word == table);
+    if is_asked("servers") {
+        servers().await?;
+    }
+    if is_asked("fills") {
+        fills::run().await?;
+    }
+    Ok(())
+}
+
+/// One thing after another fails, under load.
+async fn servers() -> Result<()> {
     let mut world = World::start().await?;
     let mut tasks = JoinSet::new();
     for _ in 0..CLIENTS {
@@ -125,6 +143,10 @@ impl World {
     async fn run(&mut self) -> Result<()> {
         self.window().await;
         self.print("nothing");
+        self.large(10_000, 100).await?;
+        self.print("a transaction of 10,000 statements of 100 rows, and 5 s after it");
+        self.large(1_000_000, 1).await?;
+        self.print("a transaction of a million statements of one row, and 5 s after it");
         self.redis.kill().await?;
         self.window().await;
         self.print("Redis is killed");
@@ -167,6 +189,22 @@ impl World {
         self.load.over.store(true, Ordering::Relaxed);
         clients.join_all().await;
         self.print("512 clients at once, nodes that have just started");
+        Ok(())
+    }
+
+    /// One transaction with many statements, on the table that clients read, but on other rows.
+    async fn large(&self, statements: u32, rows: u32) -> Result<()> {
+        let large = format!(
+            "do $$ declare first int; begin
+                select max(id) + 1 into first from items;
+                for statement in 1..{statements} loop
+                    insert into items select first + g, 0 from generate_series(0, {rows} - 1) g;
+                    first := first + {rows};
+                end loop;
+            end $$"
+        );
+        self.primary.psql(&large).await?;
+        self.window().await;
         Ok(())
     }
 
