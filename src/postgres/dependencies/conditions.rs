@@ -13,6 +13,7 @@ use sqlparser::ast::{
     SetExpr, Statement, TableFactor, Visit, Visitor,
 };
 
+use super::lex::{Token, lex};
 use super::name::{Name, fold};
 use super::parse::statement;
 use super::value::Compared;
@@ -46,6 +47,9 @@ type From = BTreeMap<String, Option<Name>>;
 /// What a statement says of its tables, if all of it is plain.
 pub(super) fn conditions(sql: &str) -> Option<Conditions> {
     let Statement::Query(query) = statement(sql).ok()? else { return None };
+    if !has_plain_comparisons(sql) {
+        return None;
+    }
     let mut conditions = Conditions::default();
     let _ = query.visit(&mut Ctes(&mut conditions.ctes));
     if query.visit(&mut conditions).is_break() {
@@ -55,6 +59,16 @@ pub(super) fn conditions(sql: &str) -> Option<Conditions> {
     let is_ambiguous = |name: &Name| conditions.ctes.contains(name.last());
     let is_whole = conditions.seen == 0 && !conditions.relations.iter().any(is_ambiguous);
     is_whole.then_some(conditions)
+}
+
+/// Whether `=` is in no operator but those that every server has. The parser takes `==` for `=`, and the first character
+/// of `=@` for it, where Postgres reads one operator, which users can define.
+fn has_plain_comparisons(sql: &str) -> bool {
+    const PLAIN: [&str; 4] = ["=", "<=", ">=", "!="];
+    // A minus sign at the end of an operator is one of its own.
+    let is_plain = |run: &str| !run.contains('=') || PLAIN.contains(&run.trim_end_matches('-'));
+    let is_fit = |token: &Token| !matches!(token, Token::Operator(run) if !is_plain(run));
+    lex(sql).is_ok_and(|tokens| tokens.iter().all(is_fit))
 }
 
 struct Ctes<'a>(&'a mut BTreeSet<String>);

@@ -63,6 +63,9 @@ fn what_need_not_hold_or_may_be_another_tables_is_not() {
         "select * from t where id = $1 or n = 2",
         "select * from t where not id = $1",
         "select * from t where id = n",
+        // An operator that users can define, which is not `=`.
+        "select * from t where id == $1",
+        "select * from t where id == any ($1)",
         "select * from t where id = n + 1",
         "select * from t where id in ($1, n)",
         "select * from t where id not in ($1)",
