@@ -182,6 +182,11 @@ fn note(db: &Database, plan: &Plan, server: &std::sync::Arc<str>, proof: &Proof)
         record.passed_over(why);
     }
     match proof {
+        // A node forgets the schema before it proves more by having seen its change. So what the read proves here, it
+        // proves by what was known when it was planned, or the numbers differ.
+        Proof::Basis(_) if db.inner.known.generation() != plan.schema => {
+            record.unfit(Unfit::new("schema-changing", "the schema changed during the read"));
+        }
         Proof::Basis(basis) => record.read(*basis, &plan.tags, server),
         Proof::Nothing(unfit) => record.unfit(unfit.clone()),
     }
@@ -331,3 +336,7 @@ impl<'c> Executor<'c> for Writer {
         self.0.describe(sql)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::expect_used, clippy::panic)]
+mod tests;

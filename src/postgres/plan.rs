@@ -36,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) may_write: bool,
     /// What a replica must have is not known just now, so replicas only come after the primary.
     pub(crate) primary_first: bool,
+    /// The schema that the tags are of, as `Known` counts them.
+    pub(crate) schema: u64,
 }
 
 /// A server to try.
@@ -72,7 +74,7 @@ impl Plan {
             return Self::unnoted((db, sql), own, writer).at_most_late(db);
         };
         let mut plan = Self { primary_first: !record.knows_needs(), ..Self::new(own, writer) };
-        plan.epoch = record.epoch();
+        (plan.epoch, plan.schema) = (record.epoch(), db.inner.known.generation());
         match dependencies(db, sql).await {
             Ok(found) => {
                 if let Some(watch) = record.watch() {
@@ -103,6 +105,7 @@ impl Plan {
             sees_on_primary: false,
             may_write: writer,
             primary_first: false,
+            schema: 0,
             record: None,
         }
     }

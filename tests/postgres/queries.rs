@@ -236,7 +236,9 @@ impl Random {
     /// A condition on a column of integers, most of them that it has a value.
     fn on(&mut self, column: &str) -> String {
         let (one, two) = (self.small(), self.small());
-        match self.random.u8(..8) {
+        match self.random.u8(..10) {
+            8 => format!("({column}, 1) = ({one}, 1)"),
+            9 => format!("({column}, {two}) in (($1, {two}), ({one}, {two}))"),
             6 => format!("{column} in ($1, {two})"),
             7 => format!("{column} = any (array[{one}, {two}])"),
             0 => format!("{column} = {one}"),
@@ -262,7 +264,28 @@ impl Random {
     fn query(&mut self) -> String {
         let joins = ["join", "left join", "right join", "full join"];
         let join = joins[self.random.usize(..joins.len())];
-        let text = match self.random.u8(..20) {
+        let text = match self.random.u8(..24) {
+            20 => format!(
+                "select a.id::text, b.t from a {join} (b join p on p.id = b.a and {}) on b.id = a.id where {}",
+                self.on("p.id"),
+                self.on("a.id")
+            ),
+            21 => format!(
+                "select a.id::text, x.t from a left join lateral (select b.* from b where b.a = a.id and {}) x on {}",
+                self.on("b.id"),
+                self.on("x.a")
+            ),
+            22 => format!(
+                "select id::text, t from a where not ({} and {}) or id is distinct from 1 and {}",
+                self.on("id"),
+                self.on_g("g"),
+                self.on("id")
+            ),
+            23 => format!(
+                "select id::text, t from a where id between 0 and 4 and {} except select id::text, t from b where {}",
+                self.on("id"),
+                self.on("b.a")
+            ),
             13 => format!(
                 "select a.id::text, b.t from a {join} b on b.a = a.id and {} and {}",
                 self.on("b.a"),

@@ -13,6 +13,7 @@ use sqlparser::ast::{
     SetExpr, Statement, TableFactor, Visit, Visitor,
 };
 
+use super::lex::{Token, lex};
 use super::name::{Name, fold};
 use super::parse::statement;
 use super::value::Compared;
@@ -46,6 +47,9 @@ type From = BTreeMap<String, Option<Name>>;
 /// What a statement says of its tables, if all of it is plain.
 pub(super) fn conditions(sql: &str) -> Option<Conditions> {
     let Statement::Query(query) = statement(sql).ok()? else { return None };
+    if !has_plain_comparisons(sql) {
+        return None;
+    }
     let mut conditions = Conditions::default();
     let _ = query.visit(&mut Ctes(&mut conditions.ctes));
     if query.visit(&mut conditions).is_break() {
@@ -55,6 +59,16 @@ pub(super) fn conditions(sql: &str) -> Option<Conditions> {
     let is_ambiguous = |name: &Name| conditions.ctes.contains(name.last());
     let is_whole = conditions.seen == 0 && !conditions.relations.iter().any(is_ambiguous);
     is_whole.then_some(conditions)
+}
+
+/// Whether `=` is in no operator but those that every server has. The parser takes `==` for `=`, and the first character
+/// of `=@` for it, where Postgres reads one operator, which users can define.
+fn has_plain_comparisons(sql: &str) -> bool {
+    const PLAIN: [&str; 4] = ["=", "<=", ">=", "!="];
+    // A minus sign at the end of an operator is one of its own.
+    let is_plain = |run: &str| !run.contains('=') || PLAIN.contains(&run.trim_end_matches('-'));
+    let is_fit = |token: &Token| !matches!(token, Token::Operator(run) if !is_plain(run));
+    lex(sql).is_ok_and(|tokens| tokens.iter().all(is_fit))
 }
 
 struct Ctes<'a>(&'a mut BTreeSet<String>);
@@ -170,32 +184,53 @@ impl Conditions {
                 self.add(right, from, is_alone);
             }
             _ => {
-                let found = among(condition).into_iter();
-                let mut found = found.filter_map(|(column, values)| {
+                let of = |(column, values): Side<'_>| {
                     let (relation, column) = column_of(column, from, is_alone)?;
                     Some(Condition { relation, column, values: values? })
-                });
-                self.conditions.extend(found.next());
+                };
+                let found = compared(condition).into_iter();
+                self.conditions.extend(found.filter_map(|sides| sides.into_iter().find_map(of)));
             }
         }
     }
 }
 
-/// What may be a column, and the values of which it must have one, in either order of `=`.
-fn among(condition: &Expr) -> Vec<(&Expr, Option<Vec<Compared>>)> {
-    let one = |value| Some(vec![Compared::read(value)?]);
+/// What may be a column, and the values of which it must have one, if they are known.
+type Side<'a> = (&'a Expr, Option<Vec<Compared>>);
+
+/// The comparisons that must all hold for a condition to hold, in either order of `=`.
+fn compared(condition: &Expr) -> Vec<Vec<Side<'_>>> {
     match condition {
-        Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
-            vec![(left, one(right)), (right, one(left))]
-        }
-        Expr::InList { expr, list, negated: false } if list.len() <= VALUES => {
-            vec![(expr, list.iter().map(Compared::read).collect())]
-        }
+        Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => match (&**left, &**right) {
+            (Expr::Tuple(left), Expr::Tuple(right)) if left.len() == right.len() => {
+                left.iter().zip(right).map(|(left, right)| either(left, right)).collect()
+            }
+            (left, right) => vec![either(left, right)],
+        },
+        Expr::InList { expr, list, negated: false } if list.len() <= VALUES => match &**expr {
+            Expr::Tuple(columns) => in_rows(columns, list),
+            column => vec![vec![(column, list.iter().map(Compared::read).collect())]],
+        },
         Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => {
-            vec![(left, Compared::read_array(right).map(|array| vec![array]))]
+            vec![vec![(left, Compared::read_array(right).map(|array| vec![array]))]]
         }
         _ => Vec::new(),
     }
+}
+
+fn either<'a>(left: &'a Expr, right: &'a Expr) -> Vec<Side<'a>> {
+    let one = |value| Some(vec![Compared::read(value)?]);
+    vec![(left, one(right)), (right, one(left))]
+}
+
+/// `(a, b) in ((1, 2), ..)`: each column has one of the values at its place.
+fn in_rows<'a>(columns: &'a [Expr], rows: &[Expr]) -> Vec<Vec<Side<'a>>> {
+    let at = |place: usize, row: &Expr| match row {
+        Expr::Tuple(values) if values.len() == columns.len() => Compared::read(&values[place]),
+        _ => None,
+    };
+    let values = |place| rows.iter().map(|row| at(place, row)).collect();
+    columns.iter().enumerate().map(|(place, column)| vec![(column, values(place))]).collect()
 }
 
 fn column_of(column: &Expr, from: &From, is_alone: bool) -> Option<(Name, String)> {
@@ -203,6 +238,11 @@ fn column_of(column: &Expr, from: &From, is_alone: bool) -> Option<(Name, String
         Expr::Identifier(column) if is_alone => (from.values().next()?, column),
         Expr::CompoundIdentifier(parts) => match &parts[..] {
             [alias, column] => (from.get(&folded(alias))?, column),
+            [schema, table, column] => {
+                let name = Name::new(vec![folded(schema), folded(table)]);
+                let found = from.get(name.last())?;
+                (found.as_ref().is_some_and(|found| *found == name).then_some(found)?, column)
+            }
             _ => return None,
         },
         _ => return None,

@@ -95,7 +95,8 @@ impl Known {
         (remembered.generation == self.generation()).then_some(remembered.dependencies)
     }
 
-    fn generation(&self) -> u64 {
+    /// Counts the changes of the schema that were noticed.
+    pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }
 }

@@ -10,7 +10,8 @@ use super::relations::{Relation, tag_name};
 use super::{Stop, Table};
 use crate::postgres::dependencies::Unfit;
 
-// Columns of type oid tell no rows apart: from version 16 on, '010' is one, and 8.
+// Columns of type oid tell no rows apart: from version 16 on, '010' is one, and 8. Nor do those of a collation by which
+// different texts are equal, which a column can be given after its triggers were made.
 const FAMILY: &str = "
 with recursive up (oid) as (
     select $1::int8::oid
@@ -47,6 +48,8 @@ select c.oid::int8, s.nspname::text, c.relname::text, c.relkind::text,
                on a.attrelid = t.tgrelid and a.attnum::text = number and not a.attisdropped
              where t.tgrelid = c.oid and o.nspname = 'tidegate'
                and a.atttypid <> 'pg_catalog.oid'::pg_catalog.regtype
+               and not exists (select from pg_catalog.pg_collation l
+                               where l.oid = a.attcollation and not l.collisdeterministic)
                and t.tgname in ('tidegate_insert', 'tidegate_update', 'tidegate_delete')
              group by a.attname, a.attnum having count(*) = 3
              order by a.attnum)

@@ -40,6 +40,32 @@ fn what_must_hold_for_each_row_is_found() {
 }
 
 #[test]
+fn statements_of_an_orm_are_narrowed() {
+    for (sql, said) in [
+        (r#"SELECT "users"."id" FROM "users" WHERE "users"."id" = $1 LIMIT $2"#, "users.id = $1"),
+        (r#"SELECT "u"."id" FROM "users" AS "u" WHERE ("u"."id" = $1) LIMIT $2"#, "users.id = $1"),
+        (
+            r#"select "Name" from "Users" where "Id" = $1 and "Org" = $2"#,
+            "Users.Id = $1 Users.Org = $2",
+        ),
+        (
+            r#"SELECT "s"."users"."id" FROM "s"."users" WHERE (("s"."users"."org" = $1) AND ("s"."users"."id" = ANY($2)))"#,
+            "s.users.org = $1 s.users.id = any of $2",
+        ),
+        (
+            r#"SELECT "a"."id" FROM "a" INNER JOIN "b" ON ("b"."a" = "a"."id") WHERE ("b"."id" = $1) ORDER BY "a"."id" ASC"#,
+            "b.id = $1",
+        ),
+        ("select * from t where (a, t.b) = ($1, 2)", "t.a = $1 t.b = 2"),
+        ("select * from t where (1, b) = (a, $2)", "t.a = 1 t.b = $2"),
+        ("select * from t where (a, b) in ((1, $1), (2, $2))", "t.a = 1 or 2 t.b = $1 or $2"),
+        ("select * from t where (a, b) in ((1, $1), (2, n))", "t.a = 1 or 2"),
+    ] {
+        assert_eq!(conditions(sql).join(" "), said, "{sql}");
+    }
+}
+
+#[test]
 fn a_value_of_another_spelling_or_type_tells_no_rows_apart() {
     for value in ["01", "1.0", "'0x1'", "'1_000'", "1::text", "'1'::text", "-(1)", "-$1", "1::oid"]
         .into_iter()
@@ -63,8 +89,18 @@ fn what_need_not_hold_or_may_be_another_tables_is_not() {
         "select * from t where id = $1 or n = 2",
         "select * from t where not id = $1",
         "select * from t where id = n",
+        // An operator that users can define, which is not `=`.
+        "select * from t where id == $1",
+        "select * from t where id == any ($1)",
         "select * from t where id = n + 1",
         "select * from t where id in ($1, n)",
+        "select * from t where (id, k) = (n, n)",
+        "select * from t where (id, k) <> (1, 2)",
+        "select * from t where (id, k) not in ((1, 2))",
+        "select * from t where (id, k) in (select 1, 2)",
+        "select * from t where (id, k) = (select 1, 2)",
+        "select * from t where s.t.id = $1",
+        "select * from s.t where r.t.id = $1",
         "select * from t where id not in ($1)",
         "select * from t where id in (select 1)",
         "select * from t where id = all ($1)",

@@ -6,6 +6,7 @@ mod limits;
 mod narrowed;
 mod properties;
 mod remembered;
+mod rows;
 mod server;
 mod spellings;
 mod text;

@@ -1,5 +1,6 @@
 //! Casts and operators that are not trusted count where a statement can have values of their types.
 
+use super::super::Dependencies;
 use super::server::Server;
 
 const SETUP: &str = "
@@ -62,4 +63,21 @@ async fn a_cast_or_operator_that_is_not_trusted_counts_where_its_types_occur() {
             ("select (null::mood) @@ null from plain", "!operator"),
         ])
         .await;
+}
+
+/// Such as one that was given this collation after triggers were made for it.
+#[tokio::test]
+async fn a_column_in_which_other_texts_are_equal_distinguishes_no_rows() {
+    let setup = "
+        create collation loose (provider = icu, locale = 'und-u-ks-level1', deterministic = false);
+        create table t (c text primary key);
+        select track('t')";
+    let mut server = Server::start(setup).await;
+    let columns = async |server: &mut Server| match server.resolve("select from t").await {
+        Dependencies::Tables(tables) => tables[0].columns.clone(),
+        Dependencies::Unfit(unfit) => panic!("{unfit}"),
+    };
+    assert_eq!(columns(&mut server).await, ["c"]);
+    server.run("alter table t alter c type text collate loose").await;
+    assert_eq!(columns(&mut server).await, Vec::<String>::new());
 }
