@@ -2,7 +2,8 @@
 //!
 //! [`CacheLayer`] finds the [`Policy`](crate::Policy) of a request's route and puts the cache in
 //! front of the handler. `keying` says which requests are the same, `rules` what HTTP says of caches,
-//! `identity` what else says who the client is, `variances` which parameters of a query count at a path, `strict` what a handler gets of a request,
+//! `identity` what else says who the client is, `variances` which parameters of a query count at a path, `strict` what a
+//! handler gets of a request,
 //! `fill` makes an entry of an answer, while `captured` streams its body to the client and `capture`
 //! keeps it. `stored` is the form of an answer's head in an entry; `ready` makes an answer of an entry
 //! again, and `answer` says how much of it a client gets. `session` lets a client see its own

@@ -1,9 +1,10 @@
 //! Names by which a response says what it depends on: cache groups (RFC 9875), and the fields in which origins name tags
 //! for a CDN.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, List, ListEntry, Parser};
 
+use super::list::structured;
 use super::unsafe_method::Target;
 use crate::cache::{Policy, PolicyTag, Unfit};
 
@@ -55,11 +56,7 @@ pub(crate) fn invalidated(headers: &HeaderMap, target: &Target, namespace: &str)
 
 /// A List of Strings (RFC 9651, section 3.1), whose parameters do not count; what is none is ignored.
 fn groups(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
-    if !headers.contains_key(name) {
-        return Vec::new();
-    }
-    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-    let field = lines.join(&b", "[..]);
+    let Some(field) = structured(headers, name) else { return Vec::new() };
     let Ok(members) = Parser::new(&field).parse::<List>() else { return Vec::new() };
     let groups = members.iter().map(|member| match member {
         ListEntry::Item(item) => match &item.bare_item {
@@ -85,7 +82,7 @@ fn unreadable(field: &str) -> Unfit {
 
 #[cfg(test)]
 mod tests {
-    use http::Uri;
+    use http::{HeaderValue, Uri};
 
     use super::*;
     use crate::entry::Tag;

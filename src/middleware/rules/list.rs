@@ -1,7 +1,16 @@
 //! Fields that are lists (RFC 9110, section 5.6.1).
 
-use http::HeaderMap;
 use http::header::AsHeaderName;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The value of a structured field over all its lines (RFC 9651, section 4.2); `None` if there is none.
+pub(crate) fn structured(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+    if !headers.contains_key(name) {
+        return None;
+    }
+    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    Some(lines.join(&b", "[..]))
+}
 
 /// The members of a field, over all its lines, without those that are empty. A comma within a quoted
 /// string is part of its member.

@@ -1,9 +1,11 @@
 //! What HTTP says of caches, one file to a topic, each rule with its section beside it.
 //!
-//! `fields` finds what a request has of all this, `directives` reads `Cache-Control`, `targeted` the fields that are for some caches only,
-//! `identity` knows the headers that say who the client is, `freshness` reckons ages and lifetimes, from dates as `http_date` reads them, `storable` says what may be kept and for how long,
-//! `vary` and `search_variance` which requests an answer is for, `precondition` and `range` what a client has or wants of it,
-//! `validation` asks the origin whether it still holds, `unsafe_method` what a write makes invalid, and `groups` by which names a response says what it depends on.
+//! `fields` finds what a request has of all this, `directives` reads `Cache-Control`, `targeted` the fields that are for
+//! some caches only. `identity` knows the headers that say who the client is. `freshness` computes ages and lifetimes from
+//! dates, which `http_date` reads; `storable` says what may be stored and for how long; `vary` and `search_variance` which
+//! requests a response is for. `precondition` and `range` read what a client has or wants of it, and `validation` asks the
+//! origin whether it still holds. `unsafe_method` says what a write invalidates, and `groups` reads the names by which a
+//! response says what it depends on.
 //! All of it is for a shared cache. Nothing here knows the cache itself.
 
 pub(super) mod directives;

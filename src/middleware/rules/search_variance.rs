@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use percent_encoding::percent_decode;
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
+
+use super::list::structured;
 
 const NO_VARY_SEARCH: HeaderName = HeaderName::from_static("no-vary-search");
 
@@ -29,12 +31,7 @@ pub(crate) enum Counting {
 impl SearchVariance {
     /// What a response says; `None` for the default, and for what can't be read or is not known: then all counts.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
-        if !headers.contains_key(NO_VARY_SEARCH) {
-            return None;
-        }
-        let lines: Vec<&[u8]> =
-            headers.get_all(NO_VARY_SEARCH).iter().map(HeaderValue::as_bytes).collect();
-        let field = lines.join(&b", "[..]);
+        let field = structured(headers, &NO_VARY_SEARCH)?;
         let members = Parser::new(&field).parse::<Dictionary>().ok()?;
         let said = Said::of(&members)?;
         let counting = match (said.params, said.except) {
@@ -139,6 +136,8 @@ fn decoded(text: &str) -> Cow<'_, [u8]> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn of(field: &str) -> Option<SearchVariance> {

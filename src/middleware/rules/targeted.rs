@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
 use super::directives::{Directives, Fields};
+use super::list::structured;
 
 /// The fields that are for this cache, the most particular first (RFC 9213, section 2.2).
 const TARGETS: [HeaderName; 2] = [
@@ -37,8 +38,7 @@ impl Control {
 
 /// RFC 9213, section 2.1: a Dictionary of Structured Fields; one that is none, or empty, is ignored.
 fn targeted(headers: &HeaderMap, name: &HeaderName) -> Option<Directives> {
-    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-    let field = lines.join(&b", "[..]);
+    let field = structured(headers, name)?;
     let members = Parser::new(&field).parse::<Dictionary>().ok()?;
     let mut directives = Directives::default();
     for (name, member) in &members {

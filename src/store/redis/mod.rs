@@ -5,8 +5,8 @@
 //! and each command runs on a clone of one of them: taking a connection from the pool per command
 //! would send UNWATCH and PING before each lookup. `store` is what is said on them: SET with an
 //! expiry, DEL, and GET, which is MGET where several reads come together (`reads`); `lease` is one node's claim
-//! to make an entry; `bus` carries messages between nodes; `seal` is what protects entries and messages. In a cluster each command names one key, so there
-//! is no need of hash tags.
+//! to make an entry; `bus` carries messages between nodes; `seal` is what protects entries and messages. In a cluster each
+//! command names one key, so there is no need of hash tags.
 
 mod bus;
 mod error;
