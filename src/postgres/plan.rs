@@ -1,5 +1,6 @@
 //! What a read needs, and which servers may serve it.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -181,7 +182,7 @@ impl Plan {
             .filter_map(|server| server.at().map(|at| (server, at)))
             .collect();
         let replicas = self.fit(&up).into_iter().map(Candidate::Replica);
-        let rest = up.iter().map(|(server, _)| Candidate::LastResort(server.clone()));
+        let rest = self.last_resorts(up).into_iter().map(Candidate::LastResort);
         match self.primary_first {
             // A read would wait for a connection to it in vain.
             _ if db.inner.lag.is_lost() => replicas.chain(rest).chain(primary).collect(),
@@ -209,6 +210,14 @@ impl Plan {
         let right = up.iter().filter(|(_, at)| fits(at, Position::ZERO));
         let (mut ready, behind): (Vec<_>, Vec<_>) = right.partition(|(_, at)| fits(at, self.needs));
         if !ready.is_empty() {
+    /// Any server, best first: one of a history that is over may show what never was in the present one.
+    fn last_resorts<T>(&self, mut up: Vec<(T, At)>) -> Vec<T> {
+        let is_of_epoch =
+            |at: &At| is_far_enough((at.epoch, at.position), (self.epoch, Position::ZERO));
+        up.sort_by_key(|(_, at)| Reverse((is_of_epoch(at), at.position)));
+        up.into_iter().map(|(server, _)| server).collect()
+    }
+
             let turn = TURN.fetch_add(1, Ordering::Relaxed) % ready.len();
             ready.rotate_left(turn);
         }
@@ -298,8 +307,8 @@ pub(super) async fn dependencies(
         Ok(conn) => conn,
         Err(error) => replica().ok_or(error)?.acquire().await?,
     };
-    let found = db.inner.known.learn(&mut conn, sql).await?;
-    if let Dependencies::Unfit(unfit) = &*found {
+    let found = db.inner.known.learn(&mut conn, sql, instead.is_some()).await?;
+    if let Dependencies::Unfit(unfit) = &*found.dependencies {
         tell(unfit);
     }
     Ok(found)

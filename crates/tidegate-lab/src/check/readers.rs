@@ -141,7 +141,7 @@ impl Reader {
         if since.is_none() {
             self.run.report.unbounded();
         }
-        let knows_failover = answer.header(EPOCH) == Some(&self.cluster.epoch());
+        let knows_failover = bounded && answer.header(EPOCH) == Some(&self.cluster.epoch());
         let mut demand = Demand { since, own: own.filter(|_| bounded), knows_failover };
         if is_plain {
             demand = demand.of_a_plain_read();
