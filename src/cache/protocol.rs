@@ -47,11 +47,14 @@ pub fn proven_by_primary(seen: Position) -> Position {
     if is_broken("as-of") { seen } else { seen.before() }
 }
 
-/// What a read of a replica proves that begins after the same server had replayed up to `replayed`: all
-/// of it, since on a standby a transaction is visible as soon as its commit is replayed.
+/// What a read of a replica proves that begins after the same server had replayed up to `replayed`, and that was
+/// planned after the primary was seen to reach `seen`.
+///
+/// On a standby a transaction is visible as soon as its commit is replayed. But a read past `seen` may be one by a schema
+/// that the node has not heard of, and so depend on other things than it was planned for.
 #[must_use]
-pub const fn proven_by_replica(replayed: Position) -> Position {
-    replayed
+pub fn proven_by_replica(replayed: Position, seen: Position) -> Position {
+    replayed.min(proven_by_primary(seen))
 }
 
 /// What two reads prove together: the lesser. `None` if they are of two histories.

@@ -281,6 +281,11 @@ impl Record {
         self.0.fences.epoch()
     }
 
+    /// A position that the primary has reached, as far as the node knows.
+    pub(crate) fn seen(&self) -> Option<(Epoch, Position)> {
+        self.0.fences.seen()
+    }
+
     /// What a read of the primary proves that begins now.
     pub(crate) fn primary_basis(&self) -> Option<(Epoch, Position)> {
         proven_by_primary(&self.0.fences)

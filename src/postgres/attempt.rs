@@ -9,17 +9,15 @@ use std::sync::Arc;
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
+use super::READ_ONLY;
 use super::database::Database;
 use super::log::{Identity, identity};
 use super::plan::{Candidate, Plan};
 use super::sample::At;
 use super::server::Server;
-use crate::cache::protocol::is_far_enough;
+use crate::cache::protocol::{is_far_enough, proven_by_replica};
 use crate::cache::{REPLICA_BEHIND, Unfit};
 use crate::entry::{Epoch, Position};
-
-/// Each statement takes a snapshot of its own, and none writes.
-const READ_ONLY: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
 
 /// A connection that is fit for a read, and what the read proves.
 pub(crate) struct Opened {
@@ -132,7 +130,7 @@ async fn open_pooled_primary(
 }
 
 fn epoch_changing() -> Unfit {
-    let why = "the node and its connection to the primary are not of one epoch just now";
+    let why = "the node and the server that was read are not of one epoch just now";
     Unfit::new("epoch-changing", why)
 }
 
@@ -171,7 +169,12 @@ fn finish(
 ) -> Result<Opened, Skip> {
     match at {
         Some(at) if is_fit(at, plan) => {
-            let proof = Proof::Basis((at.epoch, at.position));
+            let proof = match plan.seen {
+                Some((epoch, seen)) if epoch == at.epoch => {
+                    Proof::Basis((epoch, proven_by_replica(at.position, seen)))
+                }
+                _ => Proof::Nothing(epoch_changing()),
+            };
             Ok(opened(conn, server, proof))
         }
         // Never for a session that would miss its own write.

@@ -34,6 +34,9 @@ mod server_status;
 mod statements;
 mod triggers;
 
+/// Each statement takes a snapshot of its own, and none writes.
+const READ_ONLY: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
+
 pub use cached::{Cached, Row};
 pub use changes::{Change, Changes};
 pub use database::{Database, DatabaseOptions};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bound::Bound;
 use super::database::Database;
-use super::dependencies::{Dependencies, Table, Unfit};
+use super::dependencies::{Dependencies, Found, Source, Table, Unfit};
 use super::executor::Statement;
 use super::sample::At;
 use super::server::Server;
@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) primary_first: bool,
     /// The schema that the tags are of, as `Known` counts them.
     pub(crate) schema: u64,
+    /// A position of the primary that the node had seen before it was found out what the statement reads.
+    pub(crate) seen: Option<(Epoch, Position)>,
 }
 
 /// A server to try.
@@ -75,14 +77,15 @@ impl Plan {
             return Self::unnoted((db, sql), own, writer).at_most_late(db);
         };
         let mut plan = Self { primary_first: !record.knows_needs(), ..Self::new(own, writer) };
-        (plan.epoch, plan.schema) = (record.epoch(), db.inner.known.generation());
+        (plan.epoch, plan.seen) = (record.epoch(), record.seen());
+        plan.schema = db.inner.known.generation();
         match dependencies(db, sql).await {
             Ok(found) => {
                 if let Some(watch) = record.watch() {
-                    tell_of(&found, watch);
+                    tell_of(&found.dependencies, watch);
                 }
                 plan.take(&record, &found, statement, writer);
-                if db.inner.known.reads_clock(sql) {
+                if found.reads_clock {
                     record.note_clock();
                 }
             }
@@ -107,6 +110,7 @@ impl Plan {
             may_write: writer,
             primary_first: false,
             schema: 0,
+            seen: None,
             record: None,
         }
     }
@@ -153,18 +157,33 @@ impl Plan {
         Self { may_write, ..Self::new(own, may_write) }.must_see(db)
     }
 
-    fn take(&mut self, record: &Record, found: &Dependencies, statement: &Statement, writer: bool) {
-        match found {
+    fn take(&mut self, record: &Record, found: &Found, statement: &Statement, writer: bool) {
+        match &*found.dependencies {
             Dependencies::Tables(tables) => {
                 self.tags = tags_of(record, tables, statement);
                 self.needs = record.needs(&self.tags);
                 self.may_write = false;
+                self.needs_schema(record, found.source);
             }
             Dependencies::Unfit(Unfit::NotARead) if writer => record.note_write(),
             Dependencies::Unfit(unfit) => {
                 self.may_write |= !may_be_read_anywhere(unfit);
                 self.primary_only |= !may_be_read_anywhere(unfit);
                 record.unfit(Reason::new(unfit.token(), unfit.to_string()));
+            }
+        }
+    }
+
+    /// A server that lacks what the primary had when it told what the statement reads may read other things by it.
+    fn needs_schema(&mut self, record: &Record, source: Source) {
+        match source {
+            Source::Text => {}
+            Source::Primary(epoch, position) if epoch == self.epoch => {
+                self.needs = self.needs.max(position);
+            }
+            Source::Primary(..) | Source::Standby => {
+                let why = "what it reads was told by a server that the node does not follow";
+                record.unfit(Reason::new("unknown-dependencies", why));
             }
         }
     }
@@ -191,6 +210,14 @@ impl Plan {
         }
     }
 
+    /// Any server, best first: one of a history that is over may show what never was in the present one.
+    fn last_resorts<T>(&self, mut up: Vec<(T, At)>) -> Vec<T> {
+        let is_of_epoch =
+            |at: &At| is_far_enough((at.epoch, at.position), (self.epoch, Position::ZERO));
+        up.sort_by_key(|(_, at)| Reverse((is_of_epoch(at), at.position)));
+        up.into_iter().map(|(server, _)| server).collect()
+    }
+
     /// Why the primary serves what a replica could, if there are replicas.
     pub(crate) fn why_primary(&self, db: &Database) -> Option<&'static str> {
         if self.primary_only || self.sees_on_primary || self.primary_first {
@@ -210,14 +237,6 @@ impl Plan {
         let right = up.iter().filter(|(_, at)| fits(at, Position::ZERO));
         let (mut ready, behind): (Vec<_>, Vec<_>) = right.partition(|(_, at)| fits(at, self.needs));
         if !ready.is_empty() {
-    /// Any server, best first: one of a history that is over may show what never was in the present one.
-    fn last_resorts<T>(&self, mut up: Vec<(T, At)>) -> Vec<T> {
-        let is_of_epoch =
-            |at: &At| is_far_enough((at.epoch, at.position), (self.epoch, Position::ZERO));
-        up.sort_by_key(|(_, at)| Reverse((is_of_epoch(at), at.position)));
-        up.into_iter().map(|(server, _)| server).collect()
-    }
-
             let turn = TURN.fetch_add(1, Ordering::Relaxed) % ready.len();
             ready.rotate_left(turn);
         }
@@ -275,8 +294,8 @@ fn rehearse(db: &Database, sql: &str, record: &Record) {
         record.unfit(Reason::new("unknown-dependencies", why));
         return db.inner.statements.learn(db, sql);
     };
-    tell_of(&found, watch);
-    match &*found {
+    tell_of(&found.dependencies, watch);
+    match &*found.dependencies {
         Dependencies::Tables(tables) => {
             record.would_depend_on(tables.iter().map(|table| Tag::table(&table.name)));
         }
@@ -294,18 +313,18 @@ fn tell_of(found: &Dependencies, watch: &Traffic) {
 }
 
 /// What a statement depends on: known, or asked of the primary, or else of a replica.
-pub(super) async fn dependencies(
-    db: &Database,
-    sql: &str,
-) -> Result<Arc<Dependencies>, sqlx::Error> {
-    if let Some(known) = db.inner.known.get(sql) {
+pub(super) async fn dependencies(db: &Database, sql: &str) -> Result<Found, sqlx::Error> {
+    let is_lost = db.inner.lag.is_lost();
+    if let Some(known) = db.inner.known.get(sql)
+        && (is_lost || known.source != Source::Standby)
+    {
         return Ok(known);
     }
     let replica = || db.servers().into_iter().find(|server| server.at().is_some());
-    let instead = if db.inner.lag.is_lost() { replica() } else { None };
+    let mut instead = if is_lost { replica() } else { None };
     let mut conn = match instead.as_deref().unwrap_or(&db.inner.primary).acquire().await {
         Ok(conn) => conn,
-        Err(error) => replica().ok_or(error)?.acquire().await?,
+        Err(error) => instead.insert(replica().ok_or(error)?).acquire().await?,
     };
     let found = db.inner.known.learn(&mut conn, sql, instead.is_some()).await?;
     if let Dependencies::Unfit(unfit) = &*found.dependencies {
@@ -326,7 +345,23 @@ fn tell(unfit: &Unfit) {
 
 #[cfg(test)]
 mod tests {
-    use super::looks_like_a_write;
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn a_replica_of_a_history_that_is_over_is_the_last_of_last_resorts() {
+        let at = |epoch, position| At {
+            epoch: Epoch::new(epoch),
+            position: Position::new(position),
+            standby: true,
+            seen: clock::now(),
+        };
+        let up = || vec![("over", at(1, 9)), ("behind", at(2, 5)), ("nearest", at(2, 7))];
+        let plan = Plan { epoch: Epoch::new(2), ..Plan::new(Arc::default(), false) };
+        assert_eq!(plan.last_resorts(up()), ["nearest", "behind", "over"]);
+        let plan = Plan { epoch: Epoch::UNKNOWN, ..plan };
+        assert_eq!(plan.last_resorts(up()), ["over", "nearest", "behind"]);
+    }
 
     #[test]
     fn a_statement_that_writes_is_known_by_its_words() {

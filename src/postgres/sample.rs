@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use super::log::Identity;
-use crate::cache::protocol::{proven_by_primary, proven_by_replica};
+use crate::cache::protocol::proven_by_primary;
 use crate::clock::{self, Instant};
 use crate::entry::{Epoch, Position};
 
@@ -147,7 +147,8 @@ impl At {
                 identity.history,
             ),
             position: match identity.standby {
-                true => proven_by_replica(position),
+                // A transaction is visible there as soon as its commit is replayed.
+                true => position,
                 false => proven_by_primary(position),
             },
             standby: identity.standby,

@@ -193,6 +193,8 @@ async fn every_response_says_that_a_replica_may_be_too_far_back() {
             CacheLayer::new(node.cache.clone()).route("/both", Policy::ttl(TTL).max_staleness(TTL)),
         )
         .with_state(node.db.clone());
+    // So are those of this one: from now on it shows the change only when the node has seen it.
+    ask(&app, "/early").await;
     primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
     eventually("the change is seen", async || ask(&app, "/early").await.0 == "eve").await;
     primary.kill().await.unwrap();

@@ -13,15 +13,17 @@ pub(super) fn all(db: &Database) -> Vec<Statement> {
         db.inner.statements.all().into_iter().filter(|(_, ran)| ran.times > 1).collect();
     ran.sort_by_key(|(_, ran)| std::cmp::Reverse(ran.took));
     let statement = |(sql, ran): (String, crate::postgres::Ran)| {
-        let (tables, unfit) = match db.inner.known.get(&sql).as_deref() {
-            Some(Dependencies::Tables(tables)) => {
-                (tables.iter().map(|table| table.name.clone()).collect(), None)
-            }
-            Some(Dependencies::Unfit(unfit)) => (Vec::new(), Some(unfit.to_string())),
-            None => {
-                (Vec::new(), Some("it was not looked at yet: call it by db.cached to see".into()))
-            }
-        };
+        let (tables, unfit) =
+            match db.inner.known.get(&sql).as_ref().map(|found| &*found.dependencies) {
+                Some(Dependencies::Tables(tables)) => {
+                    (tables.iter().map(|table| table.name.clone()).collect(), None)
+                }
+                Some(Dependencies::Unfit(unfit)) => (Vec::new(), Some(unfit.to_string())),
+                None => (
+                    Vec::new(),
+                    Some("it was not looked at yet: call it by db.cached to see".into()),
+                ),
+            };
         Statement {
             sql,
             times: ran.times,

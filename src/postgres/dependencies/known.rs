@@ -5,12 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use super::catalog::{Dependencies, resolve_with_clock};
 use super::clock::mentions_clock;
 use super::equality::narrow;
 use super::parse::{Analysis, SQL_MAX, analyze};
+use crate::entry::{Epoch, Position};
+use crate::postgres::READ_ONLY;
+use crate::postgres::log::identity;
+use crate::postgres::sample::At;
 
 /// How many texts are expected, and how many bytes of text are held at most.
 const TEXTS: usize = 10_000;
@@ -25,11 +29,30 @@ pub(crate) struct Known {
     generation: AtomicU64,
 }
 
+/// What was found out of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) dependencies: Arc<Dependencies>,
+    /// Whether the result may depend on the time of day.
+    pub(crate) reads_clock: bool,
+    pub(crate) source: Source,
+}
+
+/// Who told it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The text itself: it is so under every schema.
+    Text,
+    /// The primary, with a position past all that was committed then.
+    Primary(Epoch, Position),
+    /// A standby, which may have an older schema than the node knows of.
+    Standby,
+}
+
 #[derive(Debug, Clone)]
 struct Remembered {
     generation: u64,
-    dependencies: Arc<Dependencies>,
-    reads_clock: bool,
+    found: Found,
 }
 
 impl Known {
@@ -39,16 +62,12 @@ impl Known {
     }
 
     /// What a text depends on, if that is known already.
-    pub(crate) fn get(&self, sql: &str) -> Option<Arc<Dependencies>> {
+    pub(crate) fn get(&self, sql: &str) -> Option<Found> {
         self.texts.get(sql).and_then(|remembered| self.current(remembered))
     }
 
-    /// Whether what a text gives may depend on the time of day. So it may as long as the text is not known.
-    pub(crate) fn reads_clock(&self, sql: &str) -> bool {
-        self.texts.get(sql).is_none_or(|remembered| remembered.reads_clock)
-    }
-
-    /// What a text depends on, found out if need be, once for all who ask at the same time.
+    /// What a text depends on, found out if need be, once for all who ask at the same time. What a standby told is asked
+    /// for again, unless it is one that is asked now.
     ///
     /// # Errors
     ///
@@ -57,28 +76,31 @@ impl Known {
         &self,
         conn: &mut PgConnection,
         sql: &str,
-    ) -> Result<Arc<Dependencies>, sqlx::Error> {
+        is_standby: bool,
+    ) -> Result<Found, sqlx::Error> {
         if sql.len() > SQL_MAX {
-            return Ok(find(conn, sql).await?.0);
+            return find(conn, sql).await;
         }
         loop {
-            let old = |remembered: &Remembered| remembered.generation != self.generation();
+            let old = |remembered: &Remembered| {
+                remembered.generation != self.generation()
+                    || (remembered.found.source == Source::Standby && !is_standby)
+            };
             self.texts.remove_if(sql, old);
             // Before the catalogue is asked: a change during the asking makes the answer old.
             let generation = self.generation();
             match self.texts.get_value_or_guard_async(sql).await {
                 Ok(remembered) => {
-                    if let Some(dependencies) = self.current(remembered) {
-                        return Ok(dependencies);
+                    if let Some(found) = self.current(remembered) {
+                        return Ok(found);
                     }
                 }
                 Err(guard) => {
-                    let (dependencies, reads_clock) = find(conn, sql).await?;
-                    let remembered = Remembered { generation, dependencies, reads_clock };
+                    let remembered = Remembered { generation, found: find(conn, sql).await? };
                     // Refused when everything was forgotten meanwhile, which is as well.
                     let _ = guard.insert(remembered.clone());
-                    if let Some(dependencies) = self.current(remembered) {
-                        return Ok(dependencies);
+                    if let Some(found) = self.current(remembered) {
+                        return Ok(found);
                     }
                 }
             }
@@ -91,8 +113,8 @@ impl Known {
         self.texts.clear();
     }
 
-    fn current(&self, remembered: Remembered) -> Option<Arc<Dependencies>> {
-        (remembered.generation == self.generation()).then_some(remembered.dependencies)
+    fn current(&self, remembered: Remembered) -> Option<Found> {
+        (remembered.generation == self.generation()).then_some(remembered.found)
     }
 
     /// Counts the changes of the schema that were noticed.
@@ -101,21 +123,28 @@ impl Known {
     }
 }
 
-/// What a text depends on, and whether on the time of day.
-async fn find(
-    conn: &mut PgConnection,
-    sql: &str,
-) -> Result<(Arc<Dependencies>, bool), sqlx::Error> {
-    match analyze(sql) {
-        Analysis::Read(references) => {
-            let (mut found, reads_clock) = resolve_with_clock(conn, &references).await?;
-            if let Dependencies::Tables(tables) = &mut found {
-                narrow(conn, sql, tables).await?;
-            }
-            Ok((Arc::new(found), reads_clock || mentions_clock(sql)))
+async fn find(conn: &mut PgConnection, sql: &str) -> Result<Found, sqlx::Error> {
+    let references = match analyze(sql) {
+        Analysis::Read(references) => references,
+        Analysis::Other(unfit) => {
+            let dependencies = Arc::new(Dependencies::Unfit(unfit));
+            return Ok(Found { dependencies, reads_clock: false, source: Source::Text });
         }
-        Analysis::Other(unfit) => Ok((Arc::new(Dependencies::Unfit(unfit)), false)),
+    };
+    // Of one server, though its name stand for several.
+    let mut transaction = conn.begin_with(READ_ONLY).await?;
+    let (mut found, reads_clock) = resolve_with_clock(&mut transaction, &references).await?;
+    if let Dependencies::Tables(tables) = &mut found {
+        narrow(&mut transaction, sql, tables).await?;
     }
+    let identity = identity(&mut *transaction).await?;
+    transaction.commit().await?;
+    let source = match (At::of(&identity), identity.position) {
+        (Some(at), Some(position)) if !at.standby => Source::Primary(at.epoch, position),
+        _ => Source::Standby,
+    };
+    let reads_clock = reads_clock || mentions_clock(sql);
+    Ok(Found { dependencies: Arc::new(found), reads_clock, source })
 }
 
 #[derive(Debug, Clone)]
@@ -143,13 +172,11 @@ mod tests {
         let known = Known::new();
         let dependencies = Arc::new(Dependencies::Unfit(Unfit::Locking));
         known.forget();
-        known.texts.insert(
-            "select 1".to_owned(),
-            Remembered { generation: 0, dependencies, reads_clock: false },
-        );
+        let found = Found { dependencies, reads_clock: false, source: Source::Text };
+        known.texts.insert("select 1".to_owned(), Remembered { generation: 0, found });
         assert_eq!(known.get("select 1"), None);
-        let learnt = known.learn(&mut conn, "select 1").await.expect("answer");
-        assert_eq!(*learnt, Dependencies::Tables(Vec::new()));
+        let learnt = known.learn(&mut conn, "select 1", false).await.expect("answer");
+        assert_eq!(*learnt.dependencies, Dependencies::Tables(Vec::new()));
         assert_eq!(known.get("select 1"), Some(learnt));
     }
 }

@@ -1,22 +1,20 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
-use tidegate_testing::{Postgres, eventually};
+use tidegate_testing::{FaultProxy, Postgres, eventually};
 
 use super::*;
 use crate::cache::{Ask, Cache, Policy};
+use crate::postgres::dependencies::Source;
+use crate::postgres::server::Server;
 use crate::{DatabaseOptions, Listener, Memory, Triggers};
 
 /// A first candidate may fail, or a plan be outdated, so a server may be opened long after the plan was made: by then
 /// the node may follow the database past the change.
 #[tokio::test]
 async fn a_read_that_was_planned_before_a_change_of_the_schema_is_not_stored() {
-    let server = Postgres::start().await.expect("Postgres");
-    let setup =
-        "create table a (v text); create table b (v text); create view v as select v from a";
-    server.psql(setup).await.expect("schema");
-    let mut conn = PgConnection::connect(&server.url()).await.expect("connection");
-    Triggers::new().table("a").table("b").install(&mut conn).await.expect("triggers");
+    let server = server_with_view().await;
     let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
     let cache = Cache::new(Memory::new(1 << 20));
     Listener::spawn(&db, &cache).await.expect("listener");
@@ -39,4 +37,123 @@ async fn a_read_that_was_planned_before_a_change_of_the_schema_is_not_stored() {
         let unfit = record.basis().err().map(|unfit| unfit.to_string());
         assert_eq!(unfit.is_some(), is_changed, "{unfit:?}");
     }
+}
+
+async fn server_with_view() -> Postgres {
+    let server = Postgres::start().await.expect("Postgres");
+    let setup =
+        "create table a (v text); create table b (v text); create view v as select v from a";
+    server.psql(setup).await.expect("schema");
+    let mut conn = PgConnection::connect(&server.url()).await.expect("connection");
+    Triggers::new().table("a").table("b").install(&mut conn).await.expect("triggers");
+    server
+}
+
+/// A node that hears nothing from now on; its database, its primary and its replica.
+struct Deaf {
+    cache: Cache,
+    db: Database,
+    replica: Arc<Server>,
+    primary: Postgres,
+    standby: Postgres,
+}
+
+impl Deaf {
+    async fn start() -> Self {
+        let primary = server_with_view().await;
+        let standby = primary.standby().await.expect("standby");
+        let line = FaultProxy::start(primary.addr()).await.expect("proxy");
+        let listen = format!("postgres://postgres@{}/postgres", line.addr());
+        let options = DatabaseOptions::new(primary.url()).listen_url(listen).replica(standby.url());
+        let db = options.connect().await.expect("database");
+        let cache = Cache::new(Memory::new(1 << 20));
+        Listener::spawn(&db, &cache).await.expect("listener");
+        let is_up = async || db.servers().iter().any(|server| server.at().is_some());
+        eventually("the replica is up", is_up).await.expect("up");
+        line.freeze();
+        let replica = db.servers()[0].clone();
+        Self { cache, db, replica, primary, standby }
+    }
+
+    async fn standby_has(&self, position: &str) {
+        let sql = format!("select pg_last_wal_replay_lsn() >= '{position}'");
+        let replayed = async || self.standby.psql(&sql).await.is_ok_and(|said| said == "t");
+        eventually("the standby has replayed it", replayed).await.expect("replayed");
+    }
+}
+
+const VIEW: &str = "create or replace view v as select v from b";
+
+#[tokio::test]
+async fn a_replica_that_has_more_than_the_node_has_heard_of_proves_no_more() {
+    let node = Deaf::start().await;
+    let before = node.primary.psql("select pg_current_wal_insert_lsn()").await.expect("position");
+    let record = node.cache.record(Some(&Policy::ttl(Duration::from_mins(1))), Ask::default());
+    let read = async {
+        let statement = Statement::take("select v from v").expect("a statement");
+        let plan = Plan::of(&node.db, &statement, false).await;
+        node.primary.psql(VIEW).await.expect("view");
+        let after = node.primary.psql("select pg_current_wal_flush_lsn()").await;
+        node.standby_has(&after.expect("position")).await;
+        let candidate = Candidate::Replica(node.replica.clone());
+        let opened = open(&node.db, &candidate, &plan).await;
+        let opened = opened.unwrap_or_else(|_| panic!("the replica is far enough"));
+        note(&node.db, &plan, &opened.server, &opened.proof);
+    };
+    record.scope(read).await;
+    let as_of = record.basis().expect("a position").as_of;
+    let before = crate::postgres::lsn::read(&before).expect("a position");
+    assert!(as_of < before, "{as_of:?} is past {before:?}, and the view has changed since");
+}
+
+#[tokio::test]
+async fn a_replica_that_lacks_the_schema_a_statement_was_looked_up_in_is_not_read() {
+    let node = Deaf::start().await;
+    node.standby.psql("select pg_wal_replay_pause()").await.expect("pause");
+    let paused = async || {
+        let state = node.standby.psql("select pg_get_wal_replay_pause_state()").await;
+        state.is_ok_and(|state| state == "paused")
+    };
+    eventually("replay is paused", paused).await.expect("paused");
+    node.primary.psql(VIEW).await.expect("view");
+    let record = node.cache.record(Some(&Policy::ttl(Duration::from_mins(1))), Ask::default());
+    let read = async {
+        let statement = Statement::take("select v from v").expect("a statement");
+        let plan = Plan::of(&node.db, &statement, false).await;
+        let candidate = Candidate::Replica(node.replica.clone());
+        matches!(open(&node.db, &candidate, &plan).await, Err(Skip::Behind))
+    };
+    assert!(record.scope(read).await);
+}
+
+/// A standby may have an older schema than the one that the node knows of.
+#[tokio::test]
+async fn what_a_standby_told_of_a_statement_is_not_relied_on() {
+    let server = server_with_view().await;
+    let standby = server.standby().await.expect("standby");
+    let name = FaultProxy::start(server.addr()).await.expect("proxy");
+    let url = format!("postgres://postgres@{}/postgres", name.addr());
+    let options = DatabaseOptions::new(url).listen_url(server.url()).replica(standby.url());
+    let db = options.connect().await.expect("database");
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.expect("listener");
+    let is_up = async || db.servers().iter().any(|server| server.at().is_some());
+    eventually("the replica is up", is_up).await.expect("up");
+    let policy = Policy::ttl(Duration::from_mins(1));
+    let read = async || {
+        let record = cache.record(Some(&policy), Ask::default());
+        let read = async {
+            let statement = Statement::take("select v from v").expect("a statement");
+            Plan::of(&db, &statement, false).await;
+        };
+        record.scope(read).await;
+        let found = db.inner.known.get("select v from v").map(|found| found.source);
+        (record.can_be_stored().is_err(), found)
+    };
+    name.cut();
+    let (unfit, source) = read().await;
+    assert!(unfit && source == Some(Source::Standby), "{unfit} {source:?}");
+    name.heal().await.expect("healed");
+    let asked_again = async || matches!(read().await, (false, Some(Source::Primary(..))));
+    eventually("the primary is asked", asked_again).await.expect("asked");
 }

@@ -5,11 +5,11 @@ use tidegate::internals::protocol::{
     proven_by_replica, proven_with_inner, relayed, verdict,
 };
 
-use super::primary::members;
+use super::primary::{members, part};
 use super::rules::Mutant;
 use super::state::{
-    Asked, At, Broken, Entry, Fill, Look, News, Node, Primary, Read, Reader, Server, Set, State,
-    Timeline, at, epoch, position,
+    Asked, At, Broken, Entry, Fill, Known, Look, News, Node, Plan, Primary, Read, Reader, Schema,
+    Server, Set, State, Timeline, at, epoch, position,
 };
 
 /// The last of some rows, alone.
@@ -17,14 +17,10 @@ fn last_of(rows: Set) -> Set {
     members(rows).last().map_or(0, |t| 1 << t)
 }
 
-/// The transactions that change a part of the data.
-const fn part(part: u8) -> Set {
-    0b0101_0101 << part
-}
-
 impl Fill {
     pub(crate) fn reader(&self) -> Reader {
-        Reader { node: self.node, own: self.asked.written != 0, written: self.written }
+        let own = self.asked.written != 0;
+        Reader { node: self.node, own, written: self.written, plan: self.plan }
     }
 }
 
@@ -131,7 +127,10 @@ impl Node {
             before: self.drained,
             after: snapshot,
             changed,
-            all: (missed && mutant != Some(Mutant::NoFloorAfterTrim)) || overflowed,
+            all: (missed && mutant != Some(Mutant::NoFloorAfterTrim))
+                || overflowed
+                || primary.changes_schema(changed),
+            forgets: primary.changes_schema(changed),
             fence,
             seen: if announces { primary.write() } else { fence },
             from: look.from,
@@ -168,6 +167,9 @@ impl Node {
     }
 
     fn note(&mut self, news: News, followed: At) {
+        if news.forgets {
+            self.known = None;
+        }
         if news.all {
             self.floor = self.floor.max(news.fence);
         }
@@ -200,6 +202,7 @@ impl Node {
         }
         self.drained = visible;
         self.look = None;
+        self.known = None;
         self.followed = 0;
         self.seen = match mutant {
             Some(Mutant::NoAnnouncement) => now,
@@ -311,7 +314,7 @@ impl State {
         of: u8,
         mutant: Option<Mutant>,
     ) {
-        let reader = Reader { node, own: false, written: None };
+        let reader = Reader { node, own: false, written: None, plan: None };
         let proves = self.sample(reader, server, mutant).unwrap();
         self.keep_inner(node, (server, proves), of, mutant);
     }
@@ -334,7 +337,8 @@ impl State {
     /// The promise that an answer breaks, if it breaks one.
     pub(crate) fn breaks(&self, content: u8, asked: Asked) -> Option<Broken> {
         let lost = self.primary.lost();
-        let lacks = |wanted: u8| wanted & !lost & !content != 0;
+        let shown = self.primary.shown(content);
+        let lacks = |wanted: u8| wanted & shown & !lost & !content != 0;
         if lacks(asked.written) {
             Some(Broken::OwnWrite)
         } else if lacks(asked.drained) {
@@ -370,7 +374,11 @@ impl State {
             // Of another history than the node knows of.
             return None;
         }
-        let needs = node.fence().max(required.map_or(0, |(_, at)| at));
+        let looked_up = match mutant {
+            Some(Mutant::SchemaPastReplica) => 0,
+            _ => reader.plan.map_or(0, |plan| plan.known.at),
+        };
+        let needs = node.fence().max(required.map_or(0, |(_, at)| at)).max(looked_up);
         match server {
             Server::Primary => {
                 let claims = match mutant {
@@ -381,13 +389,18 @@ impl State {
             }
             Server::Replica(index) => {
                 let replica = self.replicas[index];
-                let proven = proven_by_replica(position(replica.replayed));
+                let seen = reader.plan.map_or(node.seen, |plan| plan.seen);
+                let proven = match mutant {
+                    Some(Mutant::ReplicaPastSeen) => position(replica.replayed),
+                    _ => proven_by_replica(position(replica.replayed), position(seen)),
+                };
                 let timeline = match mutant {
                     Some(Mutant::ReplicaOfAnyTimeline) => replica.timeline,
                     _ => node.timeline,
                 };
                 let wanted = (epoch(timeline), position(needs));
-                let fit = is_far_enough((epoch(replica.timeline), proven), wanted);
+                let replayed = position(replica.replayed);
+                let fit = is_far_enough((epoch(replica.timeline), replayed), wanted);
                 (fit || mutant == Some(Mutant::AnyReplica)).then(|| match mutant {
                     Some(Mutant::PrimaryPositionForReplica) => {
                         (node.timeline, at(proven_by_primary(position(node.seen))))
@@ -397,6 +410,16 @@ impl State {
                 })
             }
         }
+    }
+
+    /// What a read is to be planned for: known, or looked up on the primary.
+    pub(crate) fn plan(&mut self, node: usize) -> Plan {
+        let shows = |schema: Schema| schema.shows(self.primary.visible());
+        let tags = self.primary.schema.map_or(0b11, |schema| 1 << shows(schema));
+        let looked_up = Known { tags, at: self.primary.wal };
+        let node = &mut self.nodes[node];
+        let known = *node.known.get_or_insert(looked_up);
+        Plan { known, seen: node.seen, knew: self.primary.changes_schema(node.drained) }
     }
 
     /// The read itself, of the next part.
@@ -424,7 +447,11 @@ impl State {
             // What is missing is loaded, and kept.
             self.keep_inner(fill.node, (server, proves), fill.parts, mutant);
         }
-        let spoilt = another || together.is_none();
+        // The schema is not the one that the read was planned for.
+        let knows = self.primary.changes_schema(self.nodes[fill.node].drained);
+        let changed = fill.plan.is_some_and(|plan| plan.knew != knows)
+            && mutant != Some(Mutant::ReadAcrossSchemas);
+        let spoilt = another || together.is_none() || changed;
         let fill = Fill { last: Some(server), ..fill };
         match parts {
             1 => {
@@ -433,7 +460,7 @@ impl State {
                     read: None,
                     proven: together,
                     content: data,
-                    tags: 0b11,
+                    tags: fill.plan.map_or(0b11, |plan| plan.known.tags),
                     spoilt,
                     ..fill
                 });
@@ -449,7 +476,7 @@ impl State {
                 if mutant == Some(Mutant::PositionOfAnotherReplica) {
                     index = (index + 1) % self.replicas.len();
                 }
-                self.primary.committed_by(self.replicas[index].replayed)
+                self.primary.shown_by(self.replicas[index])
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What the database does by itself.
 
-use super::state::{At, Mark, Primary, Server, Set, Stage, State};
+use super::state::{At, Mark, Primary, Replica, Schema, Server, Set, Stage, State, Transaction};
 
 impl Primary {
     /// What a snapshot taken now sees.
@@ -17,15 +17,34 @@ impl Primary {
         self.all(|stage| matches!(stage, Stage::Open | Stage::InLog)) == 0
     }
 
-    /// Committed up to a place in the log, visible or not: what a replica shows that has replayed it.
-    pub(crate) fn committed_by(&self, at: At) -> Set {
-        let stages = self.all(|stage| matches!(stage, Stage::InLog | Stage::Visible));
-        members(stages).filter(|&t| self.transactions[t].commit <= at).map(|t| 1 << t).sum()
+    /// What a replica shows: all that is committed up to where it has replayed, visible on the primary or not; of a
+    /// history that is over, what was lost as well, and nothing of the present one.
+    pub(crate) fn shown_by(&self, replica: Replica) -> Set {
+        let is_over = replica.timeline < self.timeline;
+        let stages = self.all(|stage| match stage {
+            Stage::InLog | Stage::Visible => true,
+            Stage::Lost => is_over,
+            Stage::Idle | Stage::Open | Stage::RolledBack => false,
+        });
+        let replayed =
+            |t: &Transaction| t.commit <= replica.replayed && t.timeline <= replica.timeline;
+        members(stages).filter(|&t| replayed(&self.transactions[t])).map(|t| 1 << t).sum()
     }
 
     fn all(&self, wanted: impl Fn(Stage) -> bool) -> Set {
         let stages = self.transactions.iter().enumerate();
         stages.filter(|(_, t)| wanted(t.stage)).map(|(index, _)| 1 << index).sum()
+    }
+
+    /// Of some transactions, those that an answer shows.
+    pub(crate) fn shown(&self, content: Set) -> Set {
+        let Some(schema) = self.schema else { return Set::MAX };
+        part(schema.shows(content)) | schema.change()
+    }
+
+    /// Whether some transactions change the schema.
+    pub(crate) fn changes_schema(&self, set: Set) -> bool {
+        self.schema.is_some_and(|schema| set & schema.change() != 0)
     }
 
     /// What is read of some rows: all, or none if they are more than the budget; and whether they are.
@@ -50,9 +69,14 @@ impl Primary {
     }
 
     pub(crate) fn commit(&mut self, transaction: usize) {
-        let commit = self.write();
+        let (commit, timeline) = (self.write(), self.timeline);
+        // See `docs/correctness.md` for why one that changes the schema is visible at once.
+        let stage = match self.changes_schema(1 << transaction) {
+            true => Stage::Visible,
+            false => Stage::InLog,
+        };
         let transaction = &mut self.transactions[transaction];
-        (transaction.commit, transaction.stage) = (commit, Stage::InLog);
+        (transaction.commit, transaction.timeline, transaction.stage) = (commit, timeline, stage);
     }
 
     pub(crate) fn mark(&mut self) {
@@ -65,6 +89,17 @@ impl Primary {
     pub(crate) fn trim(&mut self) {
         self.marks.remove(0);
         self.trimmed |= self.marks[0].sees;
+    }
+}
+
+impl Schema {
+    fn change(self) -> Set {
+        1 << self.changed_by
+    }
+
+    /// The part of the data that an answer shows that is made of these transactions.
+    pub(crate) fn shows(self, content: Set) -> u8 {
+        self.first ^ u8::from(content & self.change() != 0)
     }
 }
 
@@ -93,6 +128,11 @@ impl State {
             self.fill = None;
         }
     }
+}
+
+/// The transactions that change a part of the data.
+pub(crate) const fn part(part: u8) -> Set {
+    0b0101_0101 << part
 }
 
 /// The members of a set.

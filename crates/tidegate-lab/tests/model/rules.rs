@@ -23,6 +23,12 @@ pub(crate) enum Mutant {
     PositionOfAnotherReplica,
     /// A replica is read whether or not it has what the answer needs.
     AnyReplica,
+    /// A replica's read claims what the node had not seen when the read was planned.
+    ReplicaPastSeen,
+    /// A replica is read by a schema that it may not have yet.
+    SchemaPastReplica,
+    /// A read counts though the node has heard since that the schema changed.
+    ReadAcrossSchemas,
     /// Of several reads the greatest position counts.
     GreatestOfReads,
     /// Nothing is written after a drain that moved a fence.
@@ -83,7 +89,7 @@ pub(crate) enum Mutant {
 
 impl Mutant {
     /// Each, and the smallest world that catches it.
-    pub(crate) const ALL: [(Self, World); 37] = [
+    pub(crate) const ALL: [(Self, World); 40] = [
         (Self::FenceBeforeSnapshot, World::REPLICAS),
         (Self::FenceOfFirstRow, World::ONE_NODE),
         (Self::FenceOfTrigger, World::ONE_NODE),
@@ -93,6 +99,9 @@ impl Mutant {
         (Self::PrimaryPositionForReplica, World::SESSION),
         (Self::PositionOfAnotherReplica, World::REPLICAS),
         (Self::AnyReplica, World::REPLICAS),
+        (Self::ReplicaPastSeen, World::RELAY_SCHEMA),
+        (Self::SchemaPastReplica, World::SCHEMA_AWAY),
+        (Self::ReadAcrossSchemas, World::SCHEMA_TOWARDS),
         (Self::GreatestOfReads, World::TWO_READS),
         (Self::NoAnnouncement, World::ONE_NODE),
         (Self::NoCheckAtDelivery, World::ONE_NODE),

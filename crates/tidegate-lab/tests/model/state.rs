@@ -61,6 +61,15 @@ pub(crate) struct Primary {
     pub(crate) budget: Option<u8>,
     /// A position that a mark is going to have, where it is read too early.
     pub(crate) early_mark: Option<At>,
+    pub(crate) schema: Option<Schema>,
+}
+
+/// What an answer shows is changed by a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Schema {
+    pub(crate) changed_by: usize,
+    /// The part of the data that is shown before; the other is after.
+    pub(crate) first: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -68,8 +77,9 @@ pub(crate) struct Transaction {
     pub(crate) id: u8,
     /// Where the log was when it wrote its row.
     pub(crate) wrote: At,
-    /// Where its commit record ends.
+    /// Where its commit record ends, and on which timeline that is.
     pub(crate) commit: At,
+    pub(crate) timeline: Timeline,
     pub(crate) stage: Stage,
 }
 
@@ -113,6 +123,26 @@ pub(crate) struct Node {
     pub(crate) fences: [At; 2],
     /// A drain that has begun.
     pub(crate) look: Option<Look>,
+    /// What answers are made of, once it was looked up; forgotten when the schema changes.
+    pub(crate) known: Option<Known>,
+}
+
+/// What an answer is made of, as the primary told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Known {
+    pub(crate) tags: u8,
+    /// A position past all that was seen by the one who looked it up.
+    pub(crate) at: At,
+}
+
+/// A read that is going to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Plan {
+    pub(crate) known: Known,
+    /// A position that the node had seen on the primary.
+    pub(crate) seen: At,
+    /// Whether the node knew that the schema had changed.
+    pub(crate) knew: bool,
 }
 
 /// What a drain has before it reads its fence.
@@ -133,8 +163,10 @@ pub(crate) struct News {
     pub(crate) before: Set,
     pub(crate) after: Set,
     pub(crate) changed: Set,
-    /// Whether rows were missed.
+    /// Whether rows were missed, or the schema has changed.
     pub(crate) all: bool,
+    /// Whether the schema has changed.
+    pub(crate) forgets: bool,
     pub(crate) fence: At,
     /// A position seen on the primary.
     pub(crate) seen: At,
@@ -159,6 +191,8 @@ pub(crate) struct Fill {
     pub(crate) node: usize,
     /// What the one who asked must find in it.
     pub(crate) asked: Asked,
+    /// The read that is going to be sent, where the schema can change.
+    pub(crate) plan: Option<Plan>,
     /// Parts that have been read.
     pub(crate) parts: u8,
     /// The read under way: its server, and what was known of it before.
@@ -212,6 +246,7 @@ pub(crate) struct Reader {
     pub(crate) own: bool,
     /// A position past what the request itself has written.
     pub(crate) written: Option<(Timeline, At)>,
+    pub(crate) plan: Option<Plan>,
 }
 
 /// A client that has written, and its token.

@@ -4,8 +4,8 @@ use stateright::{Model, Property};
 
 use super::rules::Mutant;
 use super::state::{
-    Asked, Broken, Fill, News, Node, Primary, Read, Reader, Replica, Server, Session, Stage, State,
-    Transaction,
+    Asked, Broken, Fill, News, Node, Primary, Read, Reader, Replica, Schema, Server, Session,
+    Stage, State, Transaction,
 };
 use super::worlds::World;
 
@@ -69,6 +69,10 @@ pub(crate) enum Step {
         own: bool,
         server: Server,
     },
+    /// A request begins to make the answer, and it is found out what it reads.
+    Plan {
+        node: usize,
+    },
     /// The next read is about to be sent, and what is known of its server is noted.
     Choose {
         server: Server,
@@ -113,6 +117,7 @@ impl Model for World {
             wal: 1,
             transactions: vec![Transaction::default(); self.transactions],
             budget: self.budget,
+            schema: self.schema.map(|first| Schema { changed_by: self.transactions - 1, first }),
             ..Primary::default()
         };
         let mut state = State {
@@ -173,6 +178,7 @@ impl World {
         for (transaction, known) in state.primary.transactions.iter().enumerate() {
             match known.stage {
                 Stage::Idle => steps.push(Step::Begin { transaction }),
+                Stage::Open if self.schema.is_some() => steps.push(Step::Commit { transaction }),
                 Stage::Open => {
                     steps.extend([Step::Commit { transaction }, Step::RollBack { transaction }]);
                 }
@@ -224,9 +230,11 @@ impl World {
         if state.restarts < self.restarts {
             steps.push(Step::Restart { node });
         }
-        if state.fill.is_none() && state.kept.is_none() {
+        if self.schema.is_some() && state.fill.is_none() && state.kept.is_none() {
+            steps.push(Step::Plan { node });
+        } else if state.fill.is_none() && state.kept.is_none() {
             for own in [false, true].into_iter().take(1 + usize::from(state.session.is_some())) {
-                let reader = Reader { node, own, written: None };
+                let reader = Reader { node, own, written: None, plan: None };
                 if state.ask(node, own, self.mutant).is_some() {
                     let servers = self.servers(state, reader);
                     steps.extend(servers.map(|server| Step::Miss { node, own, server }));
@@ -242,7 +250,8 @@ impl World {
             }
         }
         if self.inner.is_some() && state.inner.is_none() {
-            let servers = self.servers(state, Reader { node, own: false, written: None });
+            let servers =
+                self.servers(state, Reader { node, own: false, written: None, plan: None });
             steps.extend(servers.map(|server| Step::MakeInner { node, server }));
         }
     }
@@ -273,6 +282,7 @@ impl World {
         Fill {
             node,
             asked,
+            plan: None,
             parts: 0,
             read,
             last: None,
@@ -337,14 +347,19 @@ impl World {
                 state.nodes[node] = Node::default();
                 state.nodes[node].load(&mut state.primary, mutant);
             }
+            Step::Plan { node } => {
+                let asked = state.ask(node, false, mutant).unwrap();
+                let plan = Some(state.plan(node));
+                state.fill = Some(Fill { plan, ..Self::begin(node, (asked, false), None) });
+            }
             Step::Miss { node, own, server } => {
                 let asked = state.ask(node, own, mutant).unwrap();
-                let reader = Reader { node, own, written: None };
+                let reader = Reader { node, own, written: None, plan: None };
                 let proves = state.sample(reader, server, mutant).unwrap();
                 state.fill = Some(Self::begin(node, (asked, false), Some(Read { server, proves })));
             }
             Step::Pass { node, own, server } => {
-                let reader = Reader { node, own, written: None };
+                let reader = Reader { node, own, written: None, plan: None };
                 let proves = state.sample(reader, server, mutant).unwrap();
                 let asked = (state.ask_past(node, own), true);
                 state.fill = Some(Self::begin(node, asked, Some(Read { server, proves })));

@@ -27,6 +27,8 @@ pub(crate) struct World {
     pub(crate) writes: bool,
     /// Whether there are requests for which no answer is kept.
     pub(crate) passes: bool,
+    /// The part of the data that answers show until the last transaction changes the schema, if it does.
+    pub(crate) schema: Option<u8>,
     /// Of how many drains nodes tell each other.
     pub(crate) news: usize,
     /// Whether those who hear look for themselves as well.
@@ -50,6 +52,7 @@ impl World {
         serves_stale: false,
         writes: false,
         passes: false,
+        schema: None,
         news: 0,
         hearers_look: false,
         mutant: None,
@@ -130,8 +133,26 @@ impl World {
         ..Self::NESTED
     };
 
+    pub(crate) const SCHEMA_AWAY: Self = Self {
+        name: "a change of the schema, away from what is written",
+        replicas: 1,
+        schema: Some(0),
+        ..Self::ONE_NODE
+    };
+    pub(crate) const SCHEMA_TOWARDS: Self = Self {
+        name: "a change of the schema, towards what is written",
+        schema: Some(1),
+        ..Self::SCHEMA_AWAY
+    };
+    pub(crate) const RELAY_SCHEMA: Self = Self {
+        name: "a change of the schema, and a node that is told",
+        nodes: 2,
+        news: 1,
+        ..Self::SCHEMA_TOWARDS
+    };
+
     /// Those of up to three million states, each part of the protocol in one of them at least.
-    pub(crate) const SMALL: [Self; 10] = [
+    pub(crate) const SMALL: [Self; 12] = [
         Self::ONE_NODE,
         Self::REPLICAS,
         Self::TWO_READS,
@@ -142,9 +163,12 @@ impl World {
         Self::NESTED_FAILOVER,
         Self::NESTED_SESSION,
         Self::OWN_WRITES,
+        Self::SCHEMA_AWAY,
+        Self::SCHEMA_TOWARDS,
     ];
 
-    pub(crate) const LARGE: [Self; 7] = [
+    pub(crate) const LARGE: [Self; 8] = [
+        Self::RELAY_SCHEMA,
         Self::MARKS,
         Self::BUDGET,
         Self::SESSION,
