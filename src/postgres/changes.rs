@@ -6,9 +6,10 @@ use sqlx::postgres::PgListener;
 use tokio::time::timeout;
 
 use super::database::Database;
+use super::deadline::within;
 use super::error::DatabaseError;
 use super::fingerprint::Fingerprint;
-use super::listener::{connect, heard, within};
+use super::listener::{connect, heard};
 use super::log::{self, Detail, Manner, Snapshot};
 use crate::entry::{Epoch, Position};
 
@@ -61,7 +62,7 @@ impl Changes {
         let mut conn = connect(db).await?;
         heard(&mut conn).await?;
         let mut fingerprint = Fingerprint::default();
-        let schema = within(fingerprint.read(&mut conn)).await.map_err(DatabaseError::of_log)?;
+        let schema = fingerprint.read(&mut conn).await.map_err(DatabaseError::of_log)?;
         let loaded = within(log::cold(&mut conn)).await;
         let snapshot = loaded.map_err(DatabaseError::of_log)?.snapshot;
         Ok(Self { conn, snapshot, schema, fingerprint, detail: Detail::default() })
@@ -85,7 +86,7 @@ impl Changes {
     }
 
     async fn look(&mut self) -> Result<Option<Change>, sqlx::Error> {
-        let schema = within(self.fingerprint.read(&mut self.conn)).await?;
+        let schema = self.fingerprint.read(&mut self.conn).await?;
         let (manner, detail) = (Manner::default(), &mut self.detail);
         let drained = log::drain(&mut self.conn, &self.snapshot, manner, detail).await?;
         let reshaped = drained.reshaped || schema != self.schema;

@@ -9,36 +9,64 @@
 //! statistics. TRUNCATE, GRANT, ANALYZE and VACUUM of tables do not change the number. Without event triggers GRANT on
 //! other things than tables does: it writes the row of a column, function, type or schema anew.
 
+use std::time::Duration;
+
 use sqlx::Row;
 use sqlx::postgres::PgListener;
 
+use super::deadline::{PATIENCE, within, within_limit};
+use super::log::{STATEMENT_TIMEOUT, limit_statements};
+use crate::clock::{self, Instant};
+
 #[cfg(test)]
 mod tests;
+
+/// How long reading the catalogue may take. It may be large, or locked by a command that changes it.
+const CATALOGUE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For how many times as long as reading the catalogue took it is not read again, and for how long at most, since some of
+/// that may have been a wait for a lock: a tenth of a core of the primary, while reading takes less than half a second.
+const REST: u32 = 9;
+const MOST_REST: Duration = Duration::from_secs(4);
 
 /// The number, and the snapshot that it was read at. To be begun anew on each connection.
 #[derive(Debug, Default)]
 pub(crate) struct Fingerprint {
     last: Option<(String, i64)>,
+    /// Until when the catalogue is not read again.
+    rests: Option<Instant>,
 }
 
 impl Fingerprint {
-    /// The number as it is now. Reads nothing if no transaction has ended since it was last read.
+    /// The number as it is now, or was when the catalogue was read a moment ago. Reads nothing if no transaction has ended
+    /// since it was last read.
     pub(crate) async fn read(&mut self, conn: &mut PgListener) -> Result<i64, sqlx::Error> {
         let at = self.last.as_ref().map(|(snapshot, _)| snapshot.as_str());
         let query = sqlx::query(include_str!("sql/fingerprint.sql")).bind(at);
-        let row = query.fetch_one(&mut *conn).await?;
+        let row = within(query.fetch_one(&mut *conn)).await?;
         let unnoted: Option<i64> = row.try_get("unnoted")?;
         let number = match (unnoted, &self.last) {
             (None, Some((_, number))) => return Ok(*number),
             (unnoted, _) if row.try_get("noted")? => unnoted.unwrap_or_default(),
-            (unnoted, _) => unnoted.unwrap_or_default() ^ catalogue(conn).await?,
+            (_, Some((_, number))) if self.rests.is_some_and(|until| clock::now() < until) => {
+                return Ok(*number);
+            }
+            (unnoted, _) => unnoted.unwrap_or_default() ^ self.read_catalogue(conn).await?,
         };
         // The catalogue is read later than this snapshot is taken. It is the same only if nothing came between.
         self.last = Some((row.try_get("snapshot")?, number));
         Ok(number)
     }
-}
 
-async fn catalogue(conn: &mut PgListener) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(include_str!("sql/catalog.sql")).fetch_one(conn).await
+    async fn read_catalogue(&mut self, conn: &mut PgListener) -> Result<i64, sqlx::Error> {
+        let began = clock::now();
+        within(limit_statements(&mut *conn, CATALOGUE_TIMEOUT)).await?;
+        let query = sqlx::query_scalar(include_str!("sql/catalog.sql"));
+        // Longer than the server would spend on it: the server is gone.
+        let number =
+            within_limit(CATALOGUE_TIMEOUT + PATIENCE, query.fetch_one(&mut *conn)).await?;
+        within(limit_statements(&mut *conn, STATEMENT_TIMEOUT)).await?;
+        self.rests = Some(clock::now() + (began.elapsed() * REST).min(MOST_REST));
+        Ok(number)
+    }
 }

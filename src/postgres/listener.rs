@@ -23,6 +23,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use super::backoff::Backoff;
 use super::database::Database;
+use super::deadline::{PATIENCE, within};
 use super::error::DatabaseError;
 use super::fingerprint::Fingerprint;
 use super::link::{Link, Turns};
@@ -57,10 +58,6 @@ const REST: u32 = 4;
 
 /// The pause between looks where commits can't wake us.
 const UNHEARD: Duration = Duration::from_millis(100);
-
-/// A statement that takes longer means that the primary is lost: it would have ended it itself before
-/// ([`log::STATEMENT_TIMEOUT`]).
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Follows a database's log of changes for a cache, until it is stopped.
 ///
@@ -349,6 +346,10 @@ impl Follower {
         self.hushed = false;
         self.fingerprint = Fingerprint::default();
         self.process = within(log::identity(&mut *conn)).await?.process;
+        if self.read.is_some() {
+            // Before the drain confirms what is stored: the schema may have changed as well.
+            self.look_at_schema(conn).await?;
+        }
         self.drain(conn, Vec::new()).await?;
         self.end_turn(turn);
         self.beat = clock::now();
@@ -363,16 +364,6 @@ impl Follower {
     fn end_turn(&self, turn: u64) {
         self.turns.send_modify(|turns| turns.done = turns.done.max(turn));
     }
-}
-
-/// A statement that takes too long has failed.
-pub(super) async fn within<T>(
-    work: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, sqlx::Error> {
-    timeout(PATIENCE, work).await.unwrap_or_else(|_late| {
-        let why = format!("no answer within {PATIENCE:?}");
-        Err(std::io::Error::new(std::io::ErrorKind::TimedOut, why).into())
-    })
 }
 
 pub(super) fn lost() -> sqlx::Error {

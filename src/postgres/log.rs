@@ -112,8 +112,18 @@ pub(crate) async fn prepare(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error
                set_config('default_transaction_read_only', 'off', false),
                set_config('lock_timeout', '0', false),
                set_config('statement_timeout', $1, false)";
-    let most = format!("{}ms", STATEMENT_TIMEOUT.as_millis());
-    sqlx::query(set).bind(most).execute(conn).await.map(drop)
+    let limit = format!("{}ms", STATEMENT_TIMEOUT.as_millis());
+    sqlx::query(set).bind(limit).execute(conn).await.map(drop)
+}
+
+/// Sets how long the server spends on each statement that follows.
+pub(crate) async fn limit_statements(
+    conn: impl PgExecutor<'_>,
+    limit: Duration,
+) -> Result<(), sqlx::Error> {
+    let set = "select set_config('statement_timeout', $1, false)";
+    let limit = format!("{}ms", limit.as_millis());
+    sqlx::query(set).bind(limit).execute(conn).await.map(drop)
 }
 
 /// Lets commits wake listeners again, before the next drain, and wakes the others: who was kept from it

@@ -13,6 +13,7 @@ mod bound;
 mod cached;
 mod changes;
 mod database;
+mod deadline;
 mod dependencies;
 mod discovery;
 mod error;

@@ -12,15 +12,19 @@ use tidegate::{
     Cache, CacheLayer, Change, Changes, Database, DatabaseOptions, Listener, Memory, Policy,
     Triggers,
 };
-use tidegate_testing::Postgres;
+use tidegate_testing::{FaultProxy, Postgres};
+use tokio::time::Instant;
 
 use super::common::{ask, eventually};
-use super::world::TTL;
+use super::world::{TTL, connect, proxy};
 
 /// A service that answers by number with what these queries return.
 pub(super) struct World {
     server: Postgres,
+    /// Between the node's listener and the server.
+    line: FaultProxy,
     db: Database,
+    cache: Cache,
     app: Router,
 }
 
@@ -42,13 +46,16 @@ impl World {
             let drop = "drop event trigger if exists tidegate_ddl; drop event trigger if exists tidegate_drop";
             server.psql(drop).await.unwrap();
         }
-        let db = DatabaseOptions::new(server.url()).connect().await.unwrap();
+        let (line, listen) = proxy(&server).await;
+        let options = DatabaseOptions::new(server.url()).listen_url(listen);
+        let db = options.connect().await.unwrap();
         let cache = Cache::new(Memory::new(16 << 20));
         Listener::spawn(&db, &cache).await.unwrap();
-        let layer = CacheLayer::new(cache).route("/{query}", Policy::ttl(TTL)).validate().unwrap();
+        let layer = CacheLayer::new(cache.clone()).route("/{query}", Policy::ttl(TTL));
+        let layer = layer.validate().unwrap();
         let state = (db.clone(), Arc::from(queries));
         let app = Router::new().route("/{query}", get(answer)).layer(layer).with_state(state);
-        Self { server, db, app }
+        Self { server, line, db, cache, app }
     }
 
     /// Waits until a query's result is served from memory; returns it.
@@ -173,6 +180,62 @@ async fn what_was_read_while_the_schema_was_another_does_not_outlive_its_being_c
             world.becomes(0, "a", there).await;
         }
     }
+}
+
+/// While it is held, nobody can read the catalogue as a whole, and queries of views can.
+async fn lock_catalogue(world: &World) -> PgConnection {
+    let mut conn = connect(&world.server).await;
+    let lock = "begin; lock table pg_ts_config_map in access exclusive mode";
+    sqlx::raw_sql(lock).execute(&mut conn).await.unwrap();
+    conn
+}
+
+/// Waits until a node has waited that long for the catalogue.
+async fn waits_for_catalogue(world: &World, long: &str) {
+    let waits = format!(
+        "select exists (select from pg_stat_activity where wait_event_type = 'Lock'
+            and query like '-- A number that is another one%' and clock_timestamp() - query_start > '{long}')"
+    );
+    let waits = async || world.psql(&waits).await == "t";
+    eventually("a node waits for the catalogue", waits).await;
+}
+
+const VIEW: &str = "create table a (v text); insert into a values ('a');
+    create table b (v text); insert into b values ('b');
+    create view v as select v from a";
+
+/// A change of the schema that no event trigger has noted is only in the catalogue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_cut_off_reads_the_catalogue_before_it_confirms_what_it_stored() {
+    let tracked = Triggers::new().table("a").table("b");
+    let world = World::new(false, VIEW, tracked, &["select v from v"]).await;
+    assert_eq!(world.warm(0).await, "a");
+    world.line.cut();
+    world.psql("create or replace view v as select v from b").await;
+    let changed = Instant::now();
+    let lock = lock_catalogue(&world).await;
+    world.line.heal().await.unwrap();
+    waits_for_catalogue(&world, "0").await;
+    let confirmed = world.cache.fences().age().map(|age| age >= changed.elapsed());
+    assert_ne!(confirmed, Some(false), "confirmed by a look at the log alone");
+    drop(lock);
+    world.becomes(0, "b", "the view has changed").await;
+}
+
+/// It may have millions of rows, or be locked; the log is a matter of milliseconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalogue_that_takes_long_to_read_is_waited_for() {
+    let tracked = Triggers::new().table("a").table("b");
+    let world = World::new(false, VIEW, tracked, &["select v from v"]).await;
+    assert_eq!(world.warm(0).await, "a");
+    let lock = lock_catalogue(&world).await;
+    world.psql("create or replace view v as select v from b").await;
+    waits_for_catalogue(&world, "4 s").await;
+    drop(lock);
+    world.becomes(0, "b", "the view has changed").await;
+    assert_eq!(world.warm(0).await, "b");
+    world.psql("create or replace view v as select v from a").await;
+    world.becomes(0, "a", "the view has changed back").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,6 +46,7 @@ impl Bed {
     }
 
     async fn now(&mut self) -> i64 {
+        self.fingerprint.rests = None;
         self.fingerprint.read(&mut self.listener).await.unwrap()
     }
 

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use sqlx::postgres::PgListener;
 
-use super::{HEARTBEAT, within};
+use super::HEARTBEAT;
 use crate::clock::{self, Instant};
 use crate::postgres::backoff::Backoff;
+use crate::postgres::deadline::within;
 use crate::postgres::log;
 
 /// How often the log is marked, how long changes are kept for nodes that were away, and how often

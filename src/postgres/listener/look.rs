@@ -4,9 +4,10 @@ use sqlx::postgres::PgListener;
 
 use super::housekeeping::MARK_EVERY;
 use super::relayed::Duty;
-use super::{BUSY, Follower, HEARTBEAT, within};
+use super::{BUSY, Follower, HEARTBEAT};
 use crate::clock;
 use crate::entry::{Position, Tag};
+use crate::postgres::deadline::within;
 use crate::postgres::log::{self, Drained, Manner};
 use crate::postgres::relay::message::Positions;
 
@@ -76,7 +77,7 @@ impl Follower {
         self.db.inner.primary.renew();
         self.db.inner.known.forget();
         // Before the log: what is learnt of the schema after this is noticed as a change of it.
-        let schema = within(self.fingerprint.read(conn)).await?;
+        let schema = self.fingerprint.read(conn).await?;
         (self.schema, self.reshaped) = (Some(schema), false);
         self.duty = Duty::default();
         let began = clock::moment();
@@ -104,7 +105,7 @@ impl Follower {
         &mut self,
         conn: &mut PgListener,
     ) -> Result<(), sqlx::Error> {
-        let schema = within(self.fingerprint.read(conn)).await?;
+        let schema = self.fingerprint.read(conn).await?;
         if self.schema.replace(schema).is_some_and(|known| known != schema) {
             self.forget_schema();
             // The fence of the look that follows is later than what the fingerprint saw, so it is past

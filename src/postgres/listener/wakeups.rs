@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sqlx::postgres::PgListener;
 
-use super::within;
 use crate::clock::{self, Instant};
+use crate::postgres::deadline::within;
 
 /// How long looks are frequent after one found changes that no notification had told of.
 const DOUBT: Duration = Duration::from_secs(10);

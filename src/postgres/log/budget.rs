@@ -8,8 +8,8 @@ use sqlx::PgExecutor;
 use super::drain::{self, Drained, Manner};
 use super::load::{self, Loaded};
 use super::{Snapshot, load::cold};
+use crate::postgres::deadline::within;
 use crate::postgres::error::sql_state;
-use crate::postgres::listener::within;
 
 /// How exactly changes are told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

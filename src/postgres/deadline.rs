@@ -1,0 +1,27 @@
+//! How long the primary may take for what a listener asks of it.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+/// A statement that takes longer means that the primary is lost: it would have ended it itself before
+/// ([`super::log::STATEMENT_TIMEOUT`]).
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A statement that takes too long has failed.
+pub(crate) async fn within<T>(
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    within_limit(PATIENCE, work).await
+}
+
+/// As [`within`], for what may take longer.
+pub(crate) async fn within_limit<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    timeout(limit, work).await.unwrap_or_else(|_late| {
+        let why = format!("no response within {limit:?}");
+        Err(std::io::Error::new(std::io::ErrorKind::TimedOut, why).into())
+    })
+}
