@@ -119,9 +119,10 @@ impl Plan {
     fn must_see(mut self, db: &Database) -> Self {
         match self.own.of_reads() {
             Needs::Position(None) => {}
-            Needs::Position(Some((epoch, position)))
-                if epoch == self.epoch || !self.epoch.is_known() =>
-            {
+            Needs::Position(Some((epoch, position))) if epoch == now || !now.is_known() => {
+        let of_primary = || db.inner.lag.newest().map_or(Epoch::UNKNOWN, |at| at.epoch);
+        let now = if self.epoch.is_known() { self.epoch } else { of_primary() };
+        self.own.begin_epoch(now);
                 (self.epoch, self.written) = (epoch, Some((epoch, position)));
                 self.needs = self.needs.max(position);
             }

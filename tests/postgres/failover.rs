@@ -242,3 +242,41 @@ async fn a_replica_of_another_timeline_is_not_read_for_what_is_not_cached() {
         assert!(node.get("/plain/1").await.0.starts_with("ada from "));
     }
 }
+
+/// What was written in a history that is over says nothing of which servers of the present one have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_before_a_failover_binds_no_read_to_the_history_of_before() {
+    const NAME: &str = "select name || ' from ' || inet_server_port() from users where id = 2";
+    let primary = primary(&[]).await;
+    let (standby, orphan) = (primary.standby().await.unwrap(), primary.standby().await.unwrap());
+    let (name, url) = proxy(&primary).await;
+    let options = DatabaseOptions::new(url).wait(Duration::from_secs(1)).replica(orphan.url());
+    let node = Node::start(&options.connect().await.unwrap(), &Policy::ttl(TTL)).await;
+    let mut pair = Pair { primary, standby, name, node };
+    let token = pair.node.put(1, "bea").await;
+    let (db, cache) = (pair.node.db.clone(), pair.node.cache.clone());
+    // In no scope.
+    sqlx::query("update users set name = 'zoe' where id = 2").execute(db.writer()).await.unwrap();
+    let read = async || sqlx::query_scalar::<_, String>(NAME).fetch_one(db.reader()).await.unwrap();
+    let from_orphan = format!("zoe from {}", orphan.port());
+    eventually("the replica serves it", async || read().await == from_orphan).await;
+    let there = async || pair.standby.psql("select name from users where id = 2").await.unwrap();
+    eventually("the standby has it", async || there().await == "zoe").await;
+    pair.fail_over().await;
+    pair.standby.psql("update users set name = 'eve'").await.unwrap();
+    eventually("the database knows of it", async || {
+        let now = cache.fences().epoch();
+        db.status().iter().any(|at| at.reached.is_some_and(|(epoch, _)| epoch == now))
+    })
+    .await;
+    for _ in 0..20 {
+        let (body, _) = pair.node.get_with("/plain/1", &token).await;
+        assert!(body.starts_with("eve from "), "by its session: {body}");
+        let body = read().await;
+        assert!(body.starts_with("eve from "), "in no scope: {body}");
+    }
+    let fresh = pair.standby.standby().await.unwrap();
+    db.add_replica(&fresh.url()).await.unwrap();
+    let from_fresh = format!("eve from {}", fresh.port());
+    eventually("a replica of now serves it", async || read().await == from_fresh).await;
+}

@@ -19,7 +19,10 @@ impl Cache {
             None if ask.is_request => Needs::Position(None),
             None => {
                 let own = self.log().and_then(|log| log.own_writes());
-                own.map_or(Needs::Position(None), |own| own.of_lookups())
+                own.map_or(Needs::Position(None), |own| {
+                    own.begin_epoch(self.shared.fences.epoch());
+                    own.of_lookups()
+                })
             }
         }
     }

@@ -105,6 +105,17 @@ impl Requirement {
         }
     }
 
+    /// A position of another history than the present one, if that is known, says nothing of servers of now: of what
+    /// code in no scope wrote before a failover, a new one is to be observed.
+    pub(crate) fn begin_epoch(&self, now: Epoch) {
+        let mut observed = self.observed();
+        let is_over = observed.at.is_some_and(|(epoch, _)| epoch != now);
+        if self.is_of_process && now.is_known() && is_over {
+            observed.at = None;
+            self.ended.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
     /// What a read of the database needs.
     pub(crate) fn of_reads(&self) -> Needs {
         let observed = *self.observed();
@@ -254,6 +265,21 @@ mod tests {
         assert!(requirement.can_be_observed());
         observe(&requirement, at(1, 7)).await;
         assert_eq!(requirement.of_reads(), Needs::Position(Some(at(1, 7))));
+    }
+
+    #[tokio::test]
+    async fn what_was_written_in_no_scope_before_a_failover_needs_a_position_of_now() {
+        let requirement = Requirement::of_process();
+        requirement.begin().end();
+        observe(&requirement, at(1, 7)).await;
+        requirement.begin_epoch(Epoch::UNKNOWN);
+        requirement.begin_epoch(Epoch::new(1));
+        assert_eq!(requirement.of_reads(), Needs::Position(Some(at(1, 7))));
+        requirement.begin_epoch(Epoch::new(2));
+        assert_eq!((requirement.of_reads(), requirement.of_lookups()), PRIMARY);
+        observe(&requirement, at(2, 3)).await;
+        requirement.begin_epoch(Epoch::new(2));
+        assert_eq!(requirement.of_reads(), Needs::Position(Some(at(2, 3))));
     }
 
     #[test]
