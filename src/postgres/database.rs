@@ -256,8 +256,9 @@ impl Database {
     ///
     /// If the primary can't be reached.
     pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        if let Some(record) = Record::current() {
-            record.note_write();
+        match Record::current() {
+            Some(record) => record.note_write(),
+            None => Record::stray(),
         }
         let requirement = self.requirement();
         requirement.lend();
@@ -283,10 +284,8 @@ impl Database {
     ///
     /// If the primary can't be reached.
     pub async fn begin_read_only(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        if let Some(record) = Record::current() {
-            let why = "what is read in a transaction is not known";
-            record.unfit(Unfit::new("unnoted-reads", why));
-        }
+        let why = "what is read in a transaction is not known";
+        note_unknown_reads(why);
         self.inner.primary.pool().begin_with("BEGIN READ ONLY").await
     }
 
@@ -295,10 +294,7 @@ impl Database {
     /// here on is read from the primary. A pool that was taken in another scope is one that Tidegate does not know
     /// of: see [`wrote`](Self::wrote).
     pub fn primary(&self) -> &PgPool {
-        if let Some(record) = Record::current() {
-            let why = "Database::primary() was used, and what is read by it is not known";
-            record.unfit(Unfit::new("unnoted-reads", why));
-        }
+        note_unknown_reads("Database::primary() was used, and what is read by it is not known");
         self.requirement().lend();
         self.inner.primary.pool()
     }
@@ -427,6 +423,14 @@ impl Database {
 }
 
 /// Whether no connection of a pool is in use. Counted twice, since some may come and go between.
+/// What is going to be read is not known, nor by whom if no record is current.
+fn note_unknown_reads(why: &'static str) {
+    match Record::current() {
+        Some(record) => record.unfit(Unfit::new("unnoted-reads", why)),
+        None => Record::stray(),
+    }
+}
+
 fn is_idle(pool: &PgPool) -> bool {
     let (idle, size) = (pool.num_idle(), pool.size());
     usize::try_from(size).is_ok_and(|size| size == idle) && pool.num_idle() == idle

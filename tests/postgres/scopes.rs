@@ -362,19 +362,44 @@ async fn a_read_in_a_spawned_task_is_told_apart_from_none() {
     let spawned = |State(bed): State<Arc<Bed>>| async move {
         tokio::spawn(async move { bed.read().await }).await.unwrap()
     };
+    let transaction = |State(bed): State<Arc<Bed>>| async move {
+        bed.read().await;
+        tokio::spawn(async move {
+            let mut transaction = bed.db.begin_read_only().await.unwrap();
+            let query = sqlx::query_scalar::<_, String>("select 'spawned'");
+            query.fetch_one(&mut *transaction).await.unwrap()
+        })
+        .await
+        .unwrap()
+    };
+    let pool = |State(bed): State<Arc<Bed>>| async move {
+        bed.read().await;
+        tokio::spawn(async move {
+            let query = sqlx::query_scalar::<_, String>("select 'spawned'");
+            query.fetch_one(bed.db.primary()).await.unwrap()
+        })
+        .await
+        .unwrap()
+    };
     let looked_up = |State(bed): State<Arc<Bed>>| async move {
         bed.read().await;
         tokio::spawn(async move { bed.item(Inner::One, "spawned").await }).await.unwrap()
     };
     let app = Router::new()
         .route("/spawned", get(spawned))
+        .route("/transaction", get(transaction))
+        .route("/pool", get(pool))
         .route("/looked-up", get(looked_up))
         .route("/none", get(async || "nothing"))
         .layer(CacheLayer::with_policy(bed.cache.clone(), policy()))
         .with_state(bed.clone());
-    for (uri, why) in
-        [("/spawned", "stray-read"), ("/looked-up", "stray-read"), ("/none", "no-reads")]
-    {
+    for (uri, why) in [
+        ("/spawned", "stray-read"),
+        ("/transaction", "stray-read"),
+        ("/pool", "stray-read"),
+        ("/looked-up", "stray-read"),
+        ("/none", "no-reads"),
+    ] {
         for _ in 0..2 {
             let status = ask(&app, uri).await.1;
             assert!(status.contains(why) && !status.contains("stored"), "{uri}: {status}");
