@@ -1,12 +1,17 @@
 //! What a read needs, and which servers may serve it.
 
 use std::cmp::Reverse;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use sqlx::Postgres;
+use sqlx::pool::PoolConnection;
+
 use super::bound::Bound;
 use super::database::Database;
-use super::dependencies::{Dependencies, Found, Source, Table, Unfit};
+use super::deadline::within;
+use super::dependencies::{Dependencies, Found, Lookup, Source, Table, Unfit, Unknown};
 use super::executor::Statement;
 use super::sample::At;
 use super::server::Server;
@@ -117,12 +122,12 @@ impl Plan {
 
     /// No server will do that may lack what the scope, or its session, has written.
     fn must_see(mut self, db: &Database) -> Self {
-        match self.own.of_reads() {
-            Needs::Position(None) => {}
-            Needs::Position(Some((epoch, position))) if epoch == now || !now.is_known() => {
         let of_primary = || db.inner.lag.newest().map_or(Epoch::UNKNOWN, |at| at.epoch);
         let now = if self.epoch.is_known() { self.epoch } else { of_primary() };
         self.own.begin_epoch(now);
+        match self.own.of_reads() {
+            Needs::Position(None) => {}
+            Needs::Position(Some((epoch, position))) if epoch == now || !now.is_known() => {
                 (self.epoch, self.written) = (epoch, Some((epoch, position)));
                 self.needs = self.needs.max(position);
             }
@@ -315,23 +320,54 @@ fn tell_of(found: &Dependencies, watch: &Traffic) {
 
 /// What a statement depends on: known, or asked of the primary, or else of a replica.
 pub(super) async fn dependencies(db: &Database, sql: &str) -> Result<Found, sqlx::Error> {
-    let is_lost = db.inner.lag.is_lost();
-    if let Some(known) = db.inner.known.get(sql)
-        && (is_lost || known.source != Source::Standby)
-    {
-        return Ok(known);
+    let known = &db.inner.known;
+    loop {
+        let is_lost = db.inner.lag.is_lost();
+        if let Some(found) = known.get(sql)
+            && (is_lost || found.source != Source::Standby)
+        {
+            return Ok(found);
+        }
+        match known.lookup(sql, is_lost).await {
+            Lookup::Known(found) => return Ok(found),
+            Lookup::Unknown(_) if known.is_resting() => return Err(sqlx::Error::PoolTimedOut),
+            Lookup::Unknown(unknown) => {
+                if let Some(found) = find(db, sql, unknown).await? {
+                    if let Dependencies::Unfit(unfit) = &*found.dependencies {
+                        tell(unfit);
+                    }
+                    return Ok(found);
+                }
+            }
+        }
     }
+}
+
+/// Asks the catalogue, and waits no longer than for what a listener asks: others wait for the same.
+async fn find(
+    db: &Database,
+    sql: &str,
+    unknown: Unknown<'_>,
+) -> Result<Option<Found>, sqlx::Error> {
     let replica = || db.servers().into_iter().find(|server| server.at().is_some());
-    let mut instead = if is_lost { replica() } else { None };
-    let mut conn = match instead.as_deref().unwrap_or(&db.inner.primary).acquire().await {
-        Ok(conn) => conn,
-        Err(error) => instead.insert(replica().ok_or(error)?).acquire().await?,
-    };
-    let found = db.inner.known.learn(&mut conn, sql, instead.is_some()).await?;
-    if let Dependencies::Unfit(unfit) = &*found.dependencies {
-        tell(unfit);
+    let instead = if db.inner.lag.is_lost() { replica() } else { None };
+    let mut conn: Option<PoolConnection<Postgres>> = None;
+    let found = within(async {
+        let acquired = match instead.as_deref().unwrap_or(&db.inner.primary).acquire().await {
+            Ok(acquired) => acquired,
+            Err(error) => replica().ok_or(error)?.acquire().await?,
+        };
+        unknown.find(&mut *conn.insert(acquired), sql).await
+    })
+    .await;
+    if matches!(&found, Err(sqlx::Error::Io(error)) if error.kind() == ErrorKind::TimedOut) {
+        db.inner.known.rest();
+        if let Some(conn) = &mut conn {
+            // It is in the middle of a statement.
+            conn.close_on_drop();
+        }
     }
-    Ok(found)
+    found
 }
 
 /// Says once for each text, when it is first met, why answers that it goes into are not cached. The

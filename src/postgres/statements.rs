@@ -116,7 +116,7 @@ impl Statements {
         spawn(async move {
             if let Ok(mut conn) = db.inner.primary.acquire().await {
                 // A failure is looked into by the next.
-                let _ = db.inner.known.learn(&mut conn, &sql, false).await;
+                let _ = db.inner.known.learn(&mut conn, &sql).await;
             }
             drop(turn);
         });

@@ -347,3 +347,34 @@ async fn replicas_are_discovered_and_forgotten() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     used(&[]).await;
 }
+
+/// What a statement reads is being asked of the primary when that stops; the replica can tell, and has the rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_is_met_first_while_the_primary_hangs_is_read_from_a_replica() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    let options = options(&primary).replica(replica.url()).wait(Duration::from_mins(10));
+    let node = Node::start(&options.connect().await.unwrap(), &Policy::ttl(TTL)).await;
+    all_up(&node).await;
+    node.warm(&["/users/1"]).await;
+    primary.pause().unwrap();
+    let values = ValuePolicy::ttl(TTL).build().unwrap();
+    let queries = node.db.cached(&node.cache, values);
+    let read = async move || {
+        let query = sqlx::query("select string_agg(name, ' ' order by id) from users");
+        queries.fetch_one::<(String,)>(query).await.unwrap().0
+    };
+    let first = tokio::spawn({
+        let read = read.clone();
+        async move { read().await }
+    });
+    let is_lost = async || node.db.status().iter().any(|server| server.reached.is_none());
+    eventually("it is known that the primary is down", is_lost).await;
+    eventually("a read without the primary", async || {
+        let read = tokio::time::timeout(Duration::from_secs(5), read()).await;
+        read.is_ok_and(|names| names == "ada bob")
+    })
+    .await;
+    assert_eq!(first.await.unwrap(), "ada bob");
+    primary.resume().unwrap();
+}

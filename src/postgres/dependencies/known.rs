@@ -1,16 +1,18 @@
 //! What was found out, per text.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle, PlaceholderGuard};
+use quick_cache::{DefaultHashBuilder, Weighter};
 use sqlx::{Connection, PgConnection};
 
 use super::catalog::{Dependencies, resolve_with_clock};
 use super::clock::mentions_clock;
 use super::equality::narrow;
 use super::parse::{Analysis, SQL_MAX, analyze};
+use crate::clock::{self, Instant};
 use crate::entry::{Epoch, Position};
 use crate::postgres::READ_ONLY;
 use crate::postgres::log::identity;
@@ -27,7 +29,34 @@ pub(crate) struct Known {
     texts: Cache<String, Remembered, Bytes>,
     /// Counts changes of the schema; what was found under an earlier one is not used.
     generation: AtomicU64,
+    /// Until when nothing is asked, since the catalogue did not respond in time.
+    rests: Mutex<Option<Instant>>,
 }
+
+/// How long nothing is asked of a catalogue that did not respond in time: one read waits for it then, and not all in turn.
+const REST: Duration = Duration::from_secs(1);
+
+/// A text, in [`Known`].
+pub(crate) enum Lookup<'a> {
+    Known(Found),
+    /// Whoever has this finds it out, for all who wait.
+    Unknown(Unknown<'a>),
+}
+
+pub(crate) struct Unknown<'a> {
+    known: &'a Known,
+    guard: Option<Guard<'a>>,
+    generation: u64,
+}
+
+type Guard<'a> = PlaceholderGuard<
+    'a,
+    String,
+    Remembered,
+    Bytes,
+    DefaultHashBuilder,
+    DefaultLifecycle<String, Remembered>,
+>;
 
 /// What was found out of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +87,11 @@ struct Remembered {
 impl Known {
     /// Knows nothing yet.
     pub(crate) fn new() -> Self {
-        Self { texts: Cache::with_weighter(TEXTS, BYTES, Bytes), generation: AtomicU64::new(0) }
+        Self {
+            texts: Cache::with_weighter(TEXTS, BYTES, Bytes),
+            generation: AtomicU64::new(0),
+            rests: Mutex::new(None),
+        }
     }
 
     /// What a text depends on, if that is known already.
@@ -66,8 +99,36 @@ impl Known {
         self.texts.get(sql).and_then(|remembered| self.current(remembered))
     }
 
-    /// What a text depends on, found out if need be, once for all who ask at the same time. What a standby told is asked
-    /// for again, unless it is one that is asked now.
+    /// What a text depends on, or the turn to find it out, which one has of all who ask at the same time. What a standby told
+    /// is found out again, unless it is one that is going to be asked.
+    pub(crate) async fn lookup(&self, sql: &str, is_standby: bool) -> Lookup<'_> {
+        if sql.len() > SQL_MAX {
+            let generation = self.generation();
+            return Lookup::Unknown(Unknown { known: self, guard: None, generation });
+        }
+        loop {
+            let old = |remembered: &Remembered| {
+                remembered.generation != self.generation()
+                    || (remembered.found.source == Source::Standby && !is_standby)
+            };
+            self.texts.remove_if(sql, old);
+            // Before the catalogue is asked: a change during the asking makes what it says old.
+            let generation = self.generation();
+            match self.texts.get_value_or_guard_async(sql).await {
+                Ok(remembered) => {
+                    if let Some(found) = self.current(remembered) {
+                        return Lookup::Known(found);
+                    }
+                }
+                Err(guard) => {
+                    let guard = Some(guard);
+                    return Lookup::Unknown(Unknown { known: self, guard, generation });
+                }
+            }
+        }
+    }
+
+    /// What a text depends on, found out on a connection to the primary if need be.
     ///
     /// # Errors
     ///
@@ -76,35 +137,31 @@ impl Known {
         &self,
         conn: &mut PgConnection,
         sql: &str,
-        is_standby: bool,
     ) -> Result<Found, sqlx::Error> {
-        if sql.len() > SQL_MAX {
-            return find(conn, sql).await;
-        }
         loop {
-            let old = |remembered: &Remembered| {
-                remembered.generation != self.generation()
-                    || (remembered.found.source == Source::Standby && !is_standby)
-            };
-            self.texts.remove_if(sql, old);
-            // Before the catalogue is asked: a change during the asking makes the answer old.
-            let generation = self.generation();
-            match self.texts.get_value_or_guard_async(sql).await {
-                Ok(remembered) => {
-                    if let Some(found) = self.current(remembered) {
-                        return Ok(found);
-                    }
-                }
-                Err(guard) => {
-                    let remembered = Remembered { generation, found: find(conn, sql).await? };
-                    // Refused when everything was forgotten meanwhile, which is as well.
-                    let _ = guard.insert(remembered.clone());
-                    if let Some(found) = self.current(remembered) {
+            match self.lookup(sql, false).await {
+                Lookup::Known(found) => return Ok(found),
+                Lookup::Unknown(unknown) => {
+                    if let Some(found) = unknown.find(conn, sql).await? {
                         return Ok(found);
                     }
                 }
             }
         }
+    }
+
+    /// The catalogue did not respond in time.
+    pub(crate) fn rest(&self) {
+        *self.rests() = Some(clock::now() + REST);
+    }
+
+    /// Whether it did not a moment ago.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.rests().is_some_and(|until| clock::now() < until)
+    }
+
+    fn rests(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.rests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets everything, since the schema has changed.
@@ -120,6 +177,24 @@ impl Known {
     /// Counts the changes of the schema that were noticed.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
+    }
+}
+
+impl Unknown<'_> {
+    /// Finds out what the text depends on; `None` if the schema has changed meanwhile, so that somebody has to begin anew.
+    pub(crate) async fn find(
+        self,
+        conn: &mut PgConnection,
+        sql: &str,
+    ) -> Result<Option<Found>, sqlx::Error> {
+        let found = find(conn, sql).await?;
+        let remembered = Remembered { generation: self.generation, found };
+        let found = self.known.current(remembered.clone());
+        if let Some(guard) = self.guard {
+            // Refused when everything was forgotten meanwhile, which is as well.
+            let _ = guard.insert(remembered);
+        }
+        Ok(found)
     }
 }
 
@@ -175,7 +250,7 @@ mod tests {
         let found = Found { dependencies, reads_clock: false, source: Source::Text };
         known.texts.insert("select 1".to_owned(), Remembered { generation: 0, found });
         assert_eq!(known.get("select 1"), None);
-        let learnt = known.learn(&mut conn, "select 1", false).await.expect("answer");
+        let learnt = known.learn(&mut conn, "select 1").await.expect("answer");
         assert_eq!(*learnt.dependencies, Dependencies::Tables(Vec::new()));
         assert_eq!(known.get("select 1"), Some(learnt));
     }

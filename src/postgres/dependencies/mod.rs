@@ -26,7 +26,7 @@ mod walk;
 use catalog::resolve;
 pub(crate) use catalog::{Dependencies, Table, tag_name};
 pub(crate) use equality::Equality;
-pub(crate) use known::{Found, Known, Source};
+pub(crate) use known::{Found, Known, Lookup, Source, Unknown};
 use name::Name;
 use parse::References;
 #[cfg(test)]

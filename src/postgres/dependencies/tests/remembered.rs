@@ -9,15 +9,15 @@ async fn what_is_known_is_forgotten_when_the_schema_changes() {
     let known = Known::new();
     let sql = "select * from a";
     assert!(known.get(sql).is_none());
-    let first = known.learn(&mut server.conn, sql, false).await.expect("answer");
+    let first = known.learn(&mut server.conn, sql).await.expect("answer");
     assert!(matches!(&*first.dependencies, Dependencies::Tables(tables) if tables.len() == 1));
     server.run("drop trigger tidegate_insert on a").await;
     assert_eq!(known.get(sql), Some(first));
     known.forget();
     assert_eq!(known.get(sql), None);
-    let second = known.learn(&mut server.conn, sql, false).await.expect("answer");
+    let second = known.learn(&mut server.conn, sql).await.expect("answer");
     assert!(matches!(&*second.dependencies, Dependencies::Unfit(Unfit::UntrackedTable(..))));
-    let write = known.learn(&mut server.conn, "delete from a", false).await.expect("answer");
+    let write = known.learn(&mut server.conn, "delete from a").await.expect("answer");
     assert_eq!(*write.dependencies, Dependencies::Unfit(Unfit::NotARead));
 }
 
@@ -28,9 +28,9 @@ async fn a_database_error_is_not_remembered() {
     server.run("begin").await;
     let broken = sqlx::raw_sql("select 1 / 0").execute(&mut server.conn).await;
     assert!(broken.is_err());
-    assert!(known.learn(&mut server.conn, "select * from a", false).await.is_err());
+    assert!(known.learn(&mut server.conn, "select * from a").await.is_err());
     assert!(known.get("select * from a").is_none());
     server.run("rollback").await;
-    let found = known.learn(&mut server.conn, "select * from a", false).await.expect("answer");
+    let found = known.learn(&mut server.conn, "select * from a").await.expect("answer");
     assert!(matches!(&*found.dependencies, Dependencies::Tables(_)));
 }

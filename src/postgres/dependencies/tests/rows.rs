@@ -271,7 +271,7 @@ fn changes(table: &str, column: &str, values: &[String]) -> Vec<String> {
 }
 
 async fn check(server: &mut Server, sql: &str) -> bool {
-    let found = Known::new().learn(&mut server.conn, sql, false).await.expect("answer");
+    let found = Known::new().learn(&mut server.conn, sql).await.expect("answer");
     let Dependencies::Tables(tables) = &*found.dependencies else { return false };
     let narrowed = narrowed(tables);
     if narrowed.is_empty() {

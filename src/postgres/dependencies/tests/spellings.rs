@@ -236,7 +236,7 @@ fn cast(random: &mut fastrand::Rng, value: String) -> String {
 
 async fn narrowed(server: &mut Server, sql: &str) -> Option<Equality> {
     // None of it is remembered, since nothing of it is asked for twice.
-    let found = Known::new().learn(&mut server.conn, sql, false).await.expect("answer");
+    let found = Known::new().learn(&mut server.conn, sql).await.expect("answer");
     match &*found.dependencies {
         Dependencies::Tables(tables) => tables.first().and_then(|table| table.by.clone()),
         Dependencies::Unfit(_) => None,
