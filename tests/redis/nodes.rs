@@ -1,13 +1,20 @@
 //! Several nodes of one service over one Redis and one Postgres.
 
+use std::convert::Infallible;
+use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{ask, calls, eventually};
+use crate::common::{ask, calls, eventually, send};
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Path, State};
+use axum::http::Request;
+use axum::response::IntoResponse;
 use axum::routing::get;
+use futures_util::stream::{self, StreamExt};
+use http_body_util::BodyExt;
 use redis::cmd;
 use sqlx::Connection;
 use tidegate::{
@@ -60,6 +67,7 @@ impl World {
         let app = Router::new()
             .route("/{id}", get(read))
             .route("/cookie/{id}", get(cookie))
+            .route("/stream/{id}", get(streaming))
             .layer(
                 CacheLayer::new(cache.clone())
                     .route("/{id}", policy.clone())
@@ -94,6 +102,13 @@ async fn read(State(node): State<Node>, Path(id): Path<i32>) -> String {
 /// An answer that is never stored.
 async fn cookie(node: State<Node>, id: Path<i32>) -> ([(&'static str, &'static str); 1], String) {
     ([("set-cookie", "a=b")], read(node, id).await)
+}
+
+/// A response that goes on for ever.
+async fn streaming(node: State<Node>, id: Path<i32>) -> impl IntoResponse {
+    let line = read(node, id).await + "\n";
+    let lines = stream::once(ready(Ok::<_, Infallible>(line))).chain(stream::pending());
+    ([("content-type", "application/x-ndjson")], Body::from_stream(lines))
 }
 
 /// 250 requests to each node for one path, all at once.
@@ -168,6 +183,24 @@ async fn nobody_waits_for_what_another_node_can_not_give() {
         tokio::time::timeout(TTL / 2, rounds).await.is_ok(),
         "someone waited for a lease's end"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_the_end_of_what_streams_on_another_node() {
+    let world = World::new().await;
+    let ((a, _), (b, _)) = (world.node().await, world.node().await);
+    let first_line = async |node: &Router| {
+        let request = Request::get("/stream/1").body(Body::empty()).unwrap();
+        let mut response = send(node, request).await;
+        let frame = response.body_mut().frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "0\n");
+        response
+    };
+    let on_a = first_line(&a).await;
+    let on_b = tokio::time::timeout(TTL / 2, first_line(&b)).await;
+    assert!(on_b.is_ok(), "someone waited for a lease's end");
+    assert_eq!(world.runs(), 2);
+    drop(on_a);
 }
 
 /// A node that starts trusts what the shared store has, as far as the log tells.
