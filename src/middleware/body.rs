@@ -37,6 +37,13 @@ pin_project! {
     }
 }
 
+/// Empty: what layers such as a timeout respond with in place of the service.
+impl<B: HttpBody> Default for Body<B> {
+    fn default() -> Self {
+        Self::stored(Bytes::new(), None)
+    }
+}
+
 impl<B: HttpBody> Body<B> {
     pub(crate) fn stored(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);

@@ -17,6 +17,7 @@ mod no_vary_search;
 mod scopes;
 mod security;
 mod security_identity;
+mod stack;
 mod standard;
 mod streams;
 mod strict;
