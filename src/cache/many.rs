@@ -49,6 +49,9 @@ impl Cache {
     /// `load` with their ids. It returns those that there are; that there is none for an id is kept for the
     /// policy's [`negative_ttl`](crate::ValuePolicyBuilder::negative_ttl), if it has one.
     ///
+    /// `load` is cloned for each call: as a rule there is one, and another for values that another request was loading
+    /// and could not. An `async` closure can be cloned if what it captures can.
+    ///
     /// In the policy's tags `{id}` stands for the id, as in `users:id={id}`. Then each value depends on
     /// its own row only, though one statement reads all of them: `load` must read nothing else of that table.
     ///
@@ -78,23 +81,23 @@ impl Cache {
         ids: impl IntoIterator<Item = I>,
         key: impl Fn(&I) -> Key,
         policy: &ValuePolicy,
-        mut load: F,
+        load: F,
     ) -> Result<HashMap<I, T>, E>
     where
         I: Clone + Display + Eq + Hash,
         T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
-        F: AsyncFnMut(Vec<I>) -> Result<HashMap<I, T>, E>,
+        F: AsyncFnOnce(Vec<I>) -> Result<HashMap<I, T>, E> + Clone,
     {
         Record::note_lookup();
         let wanted = wanted(ids, |id| self.own_key(key(id)), policy);
         let policy = policy.settings().clone();
         let mut search = Many { cache: self, policy, found: HashMap::new() };
         let (missing, late) = search.look(wanted).await;
-        search.load(missing, &mut load).await?;
+        search.load(missing, &load).await?;
         // Only now, with no duty of our own that others wait for: else two could wait for each other.
         for wanted in late {
             let missing = search.wait(wanted).await;
-            search.load(missing, &mut load).await?;
+            search.load(missing, &load).await?;
         }
         Ok(search.found)
     }
@@ -184,9 +187,9 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
     }
 
     /// Loads what is missing, all at once.
-    async fn load<E, F>(&mut self, mut missing: Vec<Missing<I, T>>, load: &mut F) -> Result<(), E>
+    async fn load<E, F>(&mut self, mut missing: Vec<Missing<I, T>>, load: &F) -> Result<(), E>
     where
-        F: AsyncFnMut(Vec<I>) -> Result<HashMap<I, T>, E>,
+        F: AsyncFnOnce(Vec<I>) -> Result<HashMap<I, T>, E> + Clone,
     {
         if missing.is_empty() {
             return Ok(());
@@ -198,7 +201,7 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
         let record = self.cache.record_for((&keys, permit.as_ref()), Some(&self.policy), ask);
         let ids: Vec<I> = missing.iter().map(|one| one.wanted.id.clone()).collect();
         let began = clock::now();
-        let loaded = record.enter(|| load(ids)).await;
+        let loaded = record.enter(|| load.clone()(ids)).await;
         observe::load(began.elapsed());
         record.close(loaded.as_ref().ok().and_then(|loaded| self.lasts(&missing, loaded)));
         match loaded {

@@ -11,6 +11,7 @@ mod changes;
 mod cold;
 mod copies;
 mod failover;
+mod handlers;
 mod inputs;
 mod listener;
 mod many;

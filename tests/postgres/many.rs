@@ -34,7 +34,7 @@ type Calls = Arc<Mutex<Vec<Vec<i32>>>>;
 /// All there are below 100, each by its number.
 fn numbered(
     calls: &Calls,
-) -> impl AsyncFnMut(Vec<i32>) -> Result<HashMap<i32, String>, &'static str> {
+) -> impl AsyncFnOnce(Vec<i32>) -> Result<HashMap<i32, String>, &'static str> + Clone {
     let calls = calls.clone();
     async move |mut ids: Vec<i32>| {
         ids.sort_unstable();

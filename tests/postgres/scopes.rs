@@ -1,10 +1,8 @@
 //! What is computed of other things that are cached depends on all that they depend on, however they are put together.
 
 use std::collections::HashMap;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -193,34 +191,18 @@ fn perhaps(cache: Cache, key: Key, load: Load) -> BoxFuture<'static, String> {
 }
 
 fn many(cache: Cache, key: Key, load: Load) -> BoxFuture<'static, String> {
-    let mut once = Once(Some(load));
-    let load = move |ids: Vec<i32>| once.load(ids);
+    // There is one load, of one id.
+    let load = Arc::new(Mutex::new(Some(load)));
+    let load = async move |ids: Vec<i32>| {
+        let load = load.lock().unwrap().take().unwrap();
+        let loaded = load().await;
+        Ok::<_, ()>(ids.into_iter().map(|id| (id, loaded.clone())).collect::<HashMap<_, _>>())
+    };
     let keys = move |_: &i32| key.clone();
     Box::pin(async move {
         let found = cache.get_many([1], keys, &values(), load).await;
         found.unwrap().remove(&1).unwrap()
     })
-}
-
-/// A load that there is one of.
-struct Once(Option<Load>);
-
-/// It has begun, for these ids.
-struct Loading(BoxFuture<'static, String>, Vec<i32>);
-
-impl Once {
-    fn load(&mut self, ids: Vec<i32>) -> Loading {
-        Loading(self.0.take().unwrap()(), ids)
-    }
-}
-
-impl Future for Loading {
-    type Output = Result<HashMap<i32, String>, ()>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let loaded = ready!(self.0.as_mut().poll(cx));
-        Poll::Ready(Ok(self.1.iter().map(|id| (*id, loaded.clone())).collect()))
-    }
 }
 
 fn cached(bed: Arc<Bed>, name: String) -> BoxFuture<'static, String> {
