@@ -60,7 +60,7 @@ const UNHEARD: Duration = Duration::from_millis(100);
 
 /// A statement that takes longer means that the primary is lost: it would have ended it itself before
 /// ([`log::STATEMENT_TIMEOUT`]).
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Follows a database's log of changes for a cache, until it is stopped.
 ///
@@ -232,8 +232,9 @@ impl Follower {
         }
     }
 
-    /// Says whether we can look for others.
+    /// Says whether we can look, for ourselves and for others.
     fn set_fit(&self, fit: bool) {
+        self.turns.send_modify(|turns| turns.is_lost = !fit);
         if let Some(relay) = &self.relay {
             relay.set_fit(fit);
         }
