@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, Method, Request, Response};
 use http_body::Body as HttpBody;
 use tokio::time::timeout;
 
+use super::body::Body;
 use super::handler::{Answered, Handler};
 use super::keying::{self, Keyed, all_cookies};
 use super::layer::Routes;
@@ -53,6 +54,7 @@ impl<S> Steps<S> {
         if let Some(tags) = tags.filter(|tags| !tags.is_empty()) {
             invalidate(&self.routes, tags).await;
         }
+        // Where it is not safe, it may have written by other means than `Database`.
         let wrote = !method.is_safe() || record.has_written();
         let mut response = status::passed(response, reason, record);
         if wrote {
@@ -132,6 +134,21 @@ async fn invalidate(routes: &Routes, tags: Vec<String>) {
     } else if timeout(PATIENCE, &mut work).await.is_err() {
         spawn(work);
     }
+}
+
+/// A response that the cache had no part in, with the reason, and with a token if the handler wrote.
+pub(super) async fn passed<B: HttpBody>(
+    routes: &Routes,
+    response: Response<B>,
+    reason: BypassReason,
+    record: Record,
+) -> Response<Body<B>> {
+    let has_written = record.has_written();
+    let mut response = status::passed(response, reason, record);
+    if has_written {
+        give_token(routes, response.headers_mut()).await;
+    }
+    response
 }
 
 /// Gives the session a position past what it wrote.
