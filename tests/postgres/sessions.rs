@@ -8,7 +8,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::routing::get;
 use tidegate::{
-    Cache, CacheLayer, Database, DatabaseOptions, Event, Listener, Memory, Policy, Sessions,
+    Cache, CacheLayer, Database, DatabaseOptions, Event, Key, Listener, Memory, Policy, Record,
+    Sessions, ValuePolicy,
 };
 
 use super::common::{ask, eventually, send};
@@ -162,4 +163,32 @@ async fn a_get_that_writes_gives_a_token_whichever_way_its_response_takes() {
     let is_unconfirmed = async || ask(&app, "/plain").await.1.contains("unconfirmed");
     eventually("it trusts its entries no more", is_unconfirmed).await;
     marks(Method::GET, "/plain", "x", "unconfirmed").await;
+}
+
+/// A node that can't follow the log to the scope's write can't prove that what is stored has the write.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_served_in_place_of_an_error_has_what_its_scope_wrote() {
+    let primary = primary(&[]).await;
+    let (line, url) = proxy(&primary).await;
+    let db = DatabaseOptions::new(primary.url()).listen_url(url).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let policy = ValuePolicy::ttl(TTL).stale_if_error(TTL).max_staleness(Duration::from_secs(2));
+    let (policy, key) = (policy.build().unwrap(), Key::new("name").finish());
+    let query = || sqlx::query_scalar::<_, String>("select name from users where id = 1");
+    let stored = async || {
+        cache.get_or_load(&key, &policy, async || query().fetch_one(db.reader()).await).await
+    };
+    let in_place_of_an_error =
+        async || cache.get_or_load(&key, &policy, async || Err::<String, ()>(())).await;
+    assert_eq!(Record::detached(stored()).await.unwrap(), "ada");
+    line.freeze();
+    let write = async {
+        let update = sqlx::query("update users set name = 'eve' where id = 1");
+        update.execute(db.writer()).await.unwrap();
+        in_place_of_an_error().await
+    };
+    assert_eq!(Record::detached(write).await, Err(()));
+    let other = Record::detached(in_place_of_an_error()).await;
+    assert_eq!(other, Ok("ada".to_owned()), "another scope needs no more than there is");
 }
