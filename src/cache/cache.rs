@@ -107,7 +107,8 @@ impl Cache {
     }
 
     /// Makes every entry invalid that carries one of these tags. With a log, on every node, as soon
-    /// as each has seen it; without, here and at once. A table's name covers its rows.
+    /// as each has seen it; without, here and at once. A table's name covers its rows. This node has seen it when this
+    /// returns, unless it can't follow the log just now: then it waits for 3 s at most, and sees it once it can.
     ///
     /// # Errors
     ///

@@ -286,6 +286,25 @@ impl Lead {
         }
     }
 
+    /// Whether no change that this node knows of has invalidated an entry.
+    pub(crate) fn is_valid(&self, entry: &Entry) -> bool {
+        self.cache.shared.fences.judge(entry) == Verdict::Valid
+    }
+
+    /// Ends the duty since a change invalidated the entry that the handler confirmed. A request that waits takes over,
+    /// and the handler is not asked to confirm that entry again.
+    pub(crate) fn overtaken(self) -> Unfit {
+        let unfit = self.note_overtaken();
+        self.record.refuse(&unfit);
+        unfit
+    }
+
+    fn note_overtaken(&self) -> Unfit {
+        self.cache.shared.counters.note(Event::Overtaken);
+        let why = "what it depends on changed while it was made, or was read too far back";
+        Unfit::new("overtaken", why)
+    }
+
     fn keep(&mut self, key: &Key, entry: &Arc<Entry>) -> Filled {
         match self.cache.shared.fences.judge(entry) {
             Verdict::Valid => {
@@ -296,11 +315,7 @@ impl Lead {
                 self.cache.keep(key, entry, lease);
                 Filled::Stored
             }
-            Verdict::Fenced | Verdict::OldEpoch => {
-                self.cache.shared.counters.note(Event::Overtaken);
-                let why = "what it depends on changed while it was made, or was read too far back";
-                Filled::NotStored(Unfit::new("overtaken", why))
-            }
+            Verdict::Fenced | Verdict::OldEpoch => Filled::NotStored(self.note_overtaken()),
         }
     }
 }

@@ -237,10 +237,11 @@ impl<'a> Search<'a> {
             return Err(BypassReason::Session);
         };
         let session = self.ask.session;
+        // First of all: what is served in place of an error has to have it too.
+        self.ask.session = must_see(session, own);
         if !self.cache.follow(session, limit).await || !self.cache.follow(own, limit).await {
             return Err(BypassReason::Session);
         }
-        self.ask.session = must_see(session, own);
         if !self.cache.is_confirmed(self.policy) {
             return Err(BypassReason::Unconfirmed);
         }

@@ -7,6 +7,7 @@ use http::{Method, Request, StatusCode};
 
 use super::body::Body;
 use super::handler::{Answered, Handler};
+use super::passing::give_token;
 use super::plan::Plan;
 use super::ready::Ready;
 use super::route;
@@ -143,7 +144,12 @@ impl<S> Steps<S> {
         let request = plan.hand_over(request);
         let response = record.enter(|| self.inner.call(request)).await?;
         record.pass_on(plan.policy.lasts(false));
+        let has_written = record.has_written();
         let audit = Audit::new(&cache, &route, entry, (response.status(), record));
-        Ok(response.map(|body| Body::compared(body, audit)))
+        let mut response = response.map(|body| Body::compared(body, audit));
+        if has_written {
+            give_token(&self.routes, response.headers_mut()).await;
+        }
+        Ok(response)
     }
 }

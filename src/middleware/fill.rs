@@ -199,7 +199,7 @@ impl<'p> Fill<'p> {
         response
     }
 
-    /// What an answer to HEAD tells of what is stored for GET: its fields, if it is that answer; else
+    /// What an answer to HEAD tells of what is stored for GET: its fields, if it is that answer and stays stored; else
     /// that it is no more.
     pub(crate) async fn head_told(
         mut self,
@@ -218,8 +218,8 @@ impl<'p> Fill<'p> {
             return None;
         }
         let head = brought_up_to_date(&head, fresh);
-        self.renewed(&head, &entry).await;
-        Some(head.headers)
+        let filled = self.renewed(&head, &entry).await;
+        matches!(filled, Filled::Stored).then_some(head.headers)
     }
 
     /// What is stored may not be served any longer: the next request makes another.
@@ -230,8 +230,13 @@ impl<'p> Fill<'p> {
         unfit
     }
 
-    /// Stores a body again, under a head that is new.
+    /// Stores a body again, under a head that is new. Not after a change to what the body depends on: this record may
+    /// have begun after the change, so its position does not show that the body lacks it, and a handler that compares
+    /// dates of whole seconds, or nothing but a length, can't tell.
     async fn renewed(self, head: &Head, entry: &Entry) -> Filled {
+        if !self.lead.is_valid(entry) {
+            return Filled::NotStored(self.lead.overtaken());
+        }
         // It was stored for all, whoever has it confirmed.
         let asked = Asked { client: Client::default(), ..self.plan.asked.clone() };
         // The body is that of before, and so is what it depends on.

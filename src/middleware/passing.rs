@@ -5,7 +5,9 @@ use std::time::Duration;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, Method, Request, Response};
 use http_body::Body as HttpBody;
+use tokio::time::timeout;
 
+use super::body::Body;
 use super::handler::{Answered, Handler};
 use super::keying::{self, Keyed, all_cookies};
 use super::layer::Routes;
@@ -15,10 +17,13 @@ use super::rules::unsafe_method::Written;
 use super::session::is_session_cookie;
 use super::status;
 use super::steps::Steps;
-use crate::cache::{Policy, Record};
+use crate::cache::{Policy, Record, spawn};
 use crate::clock;
 use crate::outcome::{BypassReason, Outcome};
 use crate::traffic::{Seen, Traffic, rehearsal};
+
+/// How long a response waits for what its write invalidates; as long as for the position of its token.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is known of a request that the cache leaves alone.
 pub(crate) struct Passing {
@@ -46,11 +51,10 @@ impl<S> Steps<S> {
             self.rehearse(&rehearsing, &response, &record, &seen.traffic);
         }
         let tags = written.map(|written| written.tags(&method, &response, &self.routes.namespace));
-        if let Some(tags) = tags.filter(|tags| !tags.is_empty())
-            && let Err(error) = self.routes.cache.invalidate(tags).await
-        {
-            tracing::warn!(%error, "a write could not make stored answers invalid");
+        if let Some(tags) = tags.filter(|tags| !tags.is_empty()) {
+            invalidate(&self.routes, tags).await;
         }
+        // Where it is not safe, it may have written by other means than `Database`.
         let wrote = !method.is_safe() || record.has_written();
         let mut response = status::passed(response, reason, record);
         if wrote {
@@ -112,6 +116,39 @@ impl Routes {
         let key = keying::key(self.space(), &Keyed::of(request, &asked), &policy).short();
         Some(Box::new(Rehearsing { key, asked, policy }))
     }
+}
+
+/// Invalidates what a write has made so. The response does not wait for it longer than [`PATIENCE`], nor is a
+/// failure the client's: the handler's write is committed.
+async fn invalidate(routes: &Routes, tags: Vec<String>) {
+    let cache = routes.cache.clone();
+    let has_log = cache.log().is_some();
+    let mut work = Box::pin(async move {
+        if let Err(error) = cache.invalidate(tags).await {
+            tracing::warn!(%error, "a write could not make stored answers invalid");
+        }
+    });
+    if !has_log {
+        // There is nothing to wait for.
+        work.await;
+    } else if timeout(PATIENCE, &mut work).await.is_err() {
+        spawn(work);
+    }
+}
+
+/// A response that the cache had no part in, with the reason, and with a token if the handler wrote.
+pub(super) async fn passed<B: HttpBody>(
+    routes: &Routes,
+    response: Response<B>,
+    reason: BypassReason,
+    record: Record,
+) -> Response<Body<B>> {
+    let has_written = record.has_written();
+    let mut response = status::passed(response, reason, record);
+    if has_written {
+        give_token(routes, response.headers_mut()).await;
+    }
+    response
 }
 
 /// Gives the session a position past what it wrote.

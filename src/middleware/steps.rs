@@ -15,7 +15,7 @@ use super::fill::Fill;
 use super::handler::{Answered, Handler};
 use super::keying::Keyed;
 use super::layer::Routes;
-use super::passing::give_token;
+use super::passing::{give_token, passed};
 use super::plan::{Plan, RequestPlace};
 use super::ready::respond;
 use super::route;
@@ -191,15 +191,15 @@ impl<S> Steps<S> {
         async move {
             let (outcome, fallback) = (lead.outcome(), lead.fallback());
             let (answered, fill) = self.call(lead, &plan, request).await;
+            let record = fill.lead.record().clone();
             if is_stale_better(&answered)
                 && let Some(response) =
-                    Box::pin(self.instead(fallback.as_ref(), &plan, &fill.headers)).await
+                    Box::pin(self.instead(fallback.as_ref(), &plan, (&fill.headers, &record))).await
             {
                 fill.fail(fallback.as_ref());
                 return Ok(response);
             }
             self.count(outcome);
-            let record = fill.lead.record().clone();
             let response = match answered {
                 Ok(response) => response,
                 Err(error) => {
@@ -216,21 +216,27 @@ impl<S> Steps<S> {
         }
     }
 
-    /// A stale answer in place of an error, where one is allowed.
+    /// A stale answer in place of an error, where one is allowed; with a token, if the handler wrote before it failed.
     async fn instead<B: HttpBody>(
         &mut self,
         fallback: Option<&Hit>,
         plan: &Plan,
-        headers: &HeaderMap,
+        (headers, record): (&HeaderMap, &Record),
     ) -> Option<Response<Body<B>>> {
         if plan.policy.shadow {
             return None;
         }
-        if let Some(hit) = fallback.filter(|hit| plan.may_have(hit)) {
-            return self.serve(hit, plan);
+        let given = fallback.filter(|hit| plan.may_have(hit));
+        let mut response = if let Some(hit) = given {
+            self.serve(hit, plan)?
+        } else {
+            let hit = plan.fallback(&self.routes.cache, headers).await?;
+            self.serve(&hit, plan)?
+        };
+        if record.has_written() {
+            give_token(&self.routes, response.headers_mut()).await;
         }
-        let hit = plan.fallback(&self.routes.cache, headers).await?;
-        self.serve(&hit, plan)
+        Some(response)
     }
 
     /// Calls the handler; where headers decide, it is asked whether what is stored still holds. Where the
@@ -301,7 +307,8 @@ impl<S> Steps<S> {
         let answered = record.enter(|| self.inner.call(request)).await;
         record.close(plan.policy.lasts(false).filter(|_| !is_failure(&answered)));
         if is_stale_better(&answered)
-            && let Some(response) = self.instead(lead.fallback().as_ref(), &plan, &headers).await
+            && let Some(response) =
+                self.instead(lead.fallback().as_ref(), &plan, (&headers, &record)).await
         {
             return Ok(response);
         }
@@ -317,7 +324,7 @@ impl<S> Steps<S> {
                 *response.headers_mut() = updated;
             }
         }
-        Ok(status::passed(response, reason, record))
+        Ok(passed(&self.routes, response, reason, record).await)
     }
 
     async fn bypassed<A>(
@@ -334,12 +341,13 @@ impl<S> Steps<S> {
         let answered = bypass.record.enter(|| self.inner.call(request)).await;
         bypass.record.close(plan.policy.lasts(false).filter(|_| !is_failure(&answered)));
         if is_stale_better(&answered)
-            && let Some(response) = self.instead(bypass.fallback.as_ref(), &plan, &headers).await
+            && let Some(response) =
+                self.instead(bypass.fallback.as_ref(), &plan, (&headers, &bypass.record)).await
         {
             return Ok(response);
         }
         self.count(Outcome::Bypass(bypass.reason));
-        Ok(status::passed(answered?, bypass.reason, bypass.record))
+        Ok(passed(&self.routes, answered?, bypass.reason, bypass.record).await)
     }
 
     pub(crate) async fn uncached<A>(
@@ -355,7 +363,7 @@ impl<S> Steps<S> {
         record.note_policy(&plan.policy);
         let response = record.enter(|| self.inner.call(request)).await?;
         self.count(Outcome::Bypass(reason));
-        Ok(status::passed(response, reason, record))
+        Ok(passed(&self.routes, response, reason, record).await)
     }
 
     /// RFC 9111, section 5.2.1.7.

@@ -12,6 +12,7 @@ use super::dependencies::Known;
 use super::error::DatabaseError;
 use super::executor::{Reader, Writer};
 use super::lag::Lag;
+use super::listener::within;
 use super::log::{self, DatabaseIdentity};
 use super::monitor::Monitor;
 use super::sample::At;
@@ -325,10 +326,11 @@ impl Database {
         });
     }
 
-    /// The epoch, and a position that the primary's log has reached: at or past every commit that is visible now.
+    /// The epoch, and a position that the primary's log has reached: at or past every commit that is visible now. A primary
+    /// that falls silent is an error after 3 s, beside the wait for a connection: responses wait for this.
     pub(crate) async fn observe(&self) -> Result<(Epoch, Position), sqlx::Error> {
         let mut conn = self.inner.primary.acquire().await?;
-        let identity = log::identity(&mut *conn).await?;
+        let identity = within(log::identity(&mut *conn)).await?;
         let at = At::of(&identity).filter(|at| !at.standby);
         let at = at.ok_or_else(|| sqlx::Error::Protocol("the primary tells no position".into()))?;
         Ok((at.epoch, identity.position.unwrap_or(at.position)))

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 use super::database::Database;
+use super::deadline::PATIENCE;
 use crate::cache::{Log, LogError, Requirement};
 use crate::entry::{Epoch, Position};
 
@@ -17,6 +19,8 @@ pub(crate) struct Turns {
     pub(crate) done: u64,
     /// How many were looks at the primary.
     pub(crate) looks: u64,
+    /// The connection to the log is lost, and the last attempt to make another has failed, if there was one.
+    pub(crate) is_lost: bool,
 }
 
 /// The way from the cache to its listener and the primary.
@@ -31,12 +35,12 @@ impl Link {
         Self { db, asked, turns }
     }
 
-    /// Waits for a look that has not begun yet. Everyone who waits shares it.
-    async fn look(&self) -> Result<(), LogError> {
+    /// Waits for a look that has not begun yet, or until `gives_up`. Everyone who waits shares it.
+    async fn look_unless(&self, gives_up: fn(&Turns) -> bool) -> Result<(), LogError> {
         let mut turns = self.turns.clone();
         let next = turns.borrow().begun + 1;
         self.asked.notify_one();
-        let ended = turns.wait_for(|turns| turns.done >= next).await;
+        let ended = turns.wait_for(|turns| turns.done >= next || gives_up(turns)).await;
         ended.map(drop).map_err(|stopped| LogError(stopped.into()))
     }
 }
@@ -60,14 +64,20 @@ impl Log for Link {
     }
 
     fn catch_up(&self, _position: Position) -> BoxFuture<'_, Result<(), LogError>> {
-        Box::pin(self.look())
+        // How long a request waits for it is for its policy to say.
+        Box::pin(self.look_unless(|_| false))
     }
 
     fn invalidate(&self, tags: Vec<String>) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(async move {
             self.db.invalidate(tags).await.map_err(|error| LogError(error.into()))?;
-            // Here at least, it is done when this returns.
-            self.look().await
+            // Here it is done when this returns, unless this node can't look just now. The row is in the log: a look
+            // that comes later finds it, and until then entries are served for `max_staleness` at most.
+            let look = timeout(PATIENCE, self.look_unless(|turns| turns.is_lost)).await;
+            if !matches!(look, Ok(Ok(()))) {
+                tracing::debug!("an invalidation is in the log, and this node has not seen it yet");
+            }
+            Ok(())
         })
     }
 }

@@ -229,8 +229,9 @@ impl Follower {
         }
     }
 
-    /// Says whether we can look for others.
+    /// Says whether we can look, for ourselves and for others.
     fn set_fit(&self, fit: bool) {
+        self.turns.send_modify(|turns| turns.is_lost = !fit);
         if let Some(relay) = &self.relay {
             relay.set_fit(fit);
         }

@@ -7,6 +7,7 @@ mod common;
 
 mod bodies;
 mod compression;
+mod confirmed;
 mod dictionaries;
 mod fills;
 mod groups;

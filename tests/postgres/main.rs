@@ -25,6 +25,7 @@ mod protocol;
 mod queries;
 mod records;
 mod replicas;
+mod responses;
 mod restored;
 mod rows;
 mod schema;

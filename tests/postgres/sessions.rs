@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, Request};
-use tidegate::{DatabaseOptions, Event, Policy};
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use axum::routing::get;
+use tidegate::{
+    Cache, CacheLayer, Database, DatabaseOptions, Event, Key, Listener, Memory, Policy, Record,
+    Sessions, ValuePolicy,
+};
 
-use super::common::{eventually, send};
+use super::common::{ask, eventually, send};
 use super::world::{Node, TTL, options, primary, proxy};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,4 +106,89 @@ async fn security_a_token_of_another_history_does_not_cost_a_look_for_each_reque
     // A session of the present history still needs its look.
     let token = node.put(1, "eve").await;
     assert_eq!(node.get_with("/users/1", &token).await.0, "eve");
+}
+
+/// Reads a name; marks another one first, which invalidates nothing that is stored, or fails then, if the request says so.
+async fn visit(State(db): State<Database>, headers: HeaderMap) -> Result<String, StatusCode> {
+    if headers.contains_key("x-mark") {
+        let mark = sqlx::query("update users set name = name where id = 2");
+        mark.execute(db.writer()).await.unwrap();
+    }
+    let query = sqlx::query_scalar("select name from users where id = 1");
+    let name = query.fetch_one(db.reader()).await.unwrap();
+    if headers.contains_key("x-fail") { Err(StatusCode::SERVICE_UNAVAILABLE) } else { Ok(name) }
+}
+
+/// A GET that marks something as read: the session's next request, on another node, has to see that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_get_that_writes_gives_a_token_whichever_way_its_response_takes() {
+    let primary = primary(&[]).await;
+    let (line, url) = proxy(&primary).await;
+    let db = DatabaseOptions::new(primary.url()).listen_url(url).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let policy = Policy::ttl(TTL).max_staleness(Duration::from_millis(1500));
+    let layer = CacheLayer::new(cache.clone())
+        .route("/plain", policy.clone())
+        .route("/shadow", policy.clone().shadow())
+        .route("/fail", policy.stale_if_error(TTL))
+        .sessions(Sessions::new("the same on every node").unwrap())
+        .validate()
+        .unwrap();
+    let app = ["/plain", "/shadow", "/fail"].into_iter();
+    let app = app.fold(Router::new(), |app, uri| app.route(uri, get(visit)));
+    let app = app.layer(layer).with_state(db);
+    let marks = async |method: Method, uri: &str, header: &'static str, way: &str| {
+        let request = Request::builder().method(method).uri(uri).header("x-mark", "1");
+        let request = request.header(header, "bytes=0-1").body(Body::empty()).unwrap();
+        let response = send(&app, request).await;
+        let status = response.headers()["cache-status"].to_str().unwrap();
+        assert!(status.contains(way), "{way}: {status}");
+        assert!(response.headers().contains_key("tidegate-position"), "{uri}: {status}");
+    };
+    marks(Method::GET, "/plain", "x", "wrote").await;
+    marks(Method::HEAD, "/plain", "x", "method").await;
+    marks(Method::GET, "/plain", "range", "range").await;
+    eventually("stored", async || ask(&app, "/shadow").await.1.contains("shadow")).await;
+    marks(Method::HEAD, "/shadow", "x", "shadow").await;
+    eventually("stored", async || ask(&app, "/shadow").await.1.contains("shadow")).await;
+    marks(Method::GET, "/shadow", "x", "shadow").await;
+    eventually("stored", async || ask(&app, "/fail").await.1.contains("hit")).await;
+    cache.invalidate(["users"]).await.unwrap();
+    marks(Method::GET, "/fail", "x-fail", "stale-if-error").await;
+    cache.set_off(true);
+    marks(Method::GET, "/plain", "x", "off").await;
+    cache.set_off(false);
+    line.freeze();
+    let is_unconfirmed = async || ask(&app, "/plain").await.1.contains("unconfirmed");
+    eventually("it trusts its entries no more", is_unconfirmed).await;
+    marks(Method::GET, "/plain", "x", "unconfirmed").await;
+}
+
+/// A node that can't follow the log to the scope's write can't prove that what is stored has the write.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_served_in_place_of_an_error_has_what_its_scope_wrote() {
+    let primary = primary(&[]).await;
+    let (line, url) = proxy(&primary).await;
+    let db = DatabaseOptions::new(primary.url()).listen_url(url).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let policy = ValuePolicy::ttl(TTL).stale_if_error(TTL).max_staleness(Duration::from_secs(2));
+    let (policy, key) = (policy.build().unwrap(), Key::new("name").finish());
+    let query = || sqlx::query_scalar::<_, String>("select name from users where id = 1");
+    let stored = async || {
+        cache.get_or_load(&key, &policy, async || query().fetch_one(db.reader()).await).await
+    };
+    let in_place_of_an_error =
+        async || cache.get_or_load(&key, &policy, async || Err::<String, ()>(())).await;
+    assert_eq!(Record::detached(stored()).await.unwrap(), "ada");
+    line.freeze();
+    let write = async {
+        let update = sqlx::query("update users set name = 'eve' where id = 1");
+        update.execute(db.writer()).await.unwrap();
+        in_place_of_an_error().await
+    };
+    assert_eq!(Record::detached(write).await, Err(()));
+    let other = Record::detached(in_place_of_an_error()).await;
+    assert_eq!(other, Ok("ada".to_owned()), "another scope needs no more than there is");
 }
