@@ -7,6 +7,7 @@ use http::{Method, Request, StatusCode};
 
 use super::body::Body;
 use super::handler::{Answered, Handler};
+use super::layer::OTHERS;
 use super::passing::give_token;
 use super::plan::Plan;
 use super::ready::Ready;
@@ -138,8 +139,8 @@ impl<S> Steps<S> {
         S: Handler<A>,
     {
         let cache = self.routes.cache.clone();
-        let route: Arc<str> =
-            route::pattern(&request).unwrap_or_else(|| request.uri().path()).into();
+        // A path is no name for a route: clients would make up as many as they like.
+        let route: Arc<str> = route::pattern(&request).unwrap_or(OTHERS).into();
         let record = cache.record(Some(&plan.policy), plan.ask.clone());
         let request = plan.hand_over(request);
         let response = record.enter(|| self.inner.call(request)).await?;

@@ -22,8 +22,8 @@ use super::rules::groups;
 use super::rules::precondition::is_known;
 use super::rules::request::{Asked, Client};
 use super::rules::search_variance::SearchVariance;
-use super::rules::storable::{Leave, Times, leave};
-use super::rules::validation::{is_same, names_another, updated};
+use super::rules::storable::{Leave, PERSONAL, Times, leave};
+use super::rules::validation::{Says, names_another, said_by_head, updated};
 use super::rules::vary;
 use super::status::{self, Fate};
 use super::stored::{Head, encode_signpost};
@@ -190,9 +190,9 @@ impl<'p> Fill<'p> {
             let unfit = Unfit::new("other-etag", "a 304 that names another answer");
             (head, Filled::NotStored(self.disown(unfit).await))
         } else {
-            let head = brought_up_to_date(&head, &fresh);
-            let filled = self.renewed(&head, &entry).await;
-            (head, filled)
+            let new = brought_up_to_date(&head, &fresh);
+            let filled = self.renewed((&head, &new), &entry).await;
+            (new, filled)
         };
         let mut response = head.answer(entry.body(), &plan.asked);
         told.tell(response.headers_mut(), Fate::of(&filled));
@@ -211,15 +211,18 @@ impl<'p> Fill<'p> {
         if status != head.status {
             return None;
         }
-        if !is_same(&head.headers, entry.body().len(), fresh) {
-            if self.plan.asked.client.is_unknown() {
-                cache.forget(self.lead.key()).await;
+        match said_by_head(&head.headers, entry.body().len(), fresh) {
+            Says::Same => {
+                let new = brought_up_to_date(&head, fresh);
+                let filled = self.renewed((&head, &new), &entry).await;
+                matches!(filled, Filled::Stored).then_some(new.headers)
             }
-            return None;
+            Says::Other if self.plan.asked.client.is_unknown() => {
+                cache.forget(self.lead.key()).await;
+                None
+            }
+            Says::Other | Says::Nothing => None,
         }
-        let head = brought_up_to_date(&head, fresh);
-        let filled = self.renewed(&head, &entry).await;
-        matches!(filled, Filled::Stored).then_some(head.headers)
     }
 
     /// What is stored may not be served any longer: the next request makes another.
@@ -233,10 +236,21 @@ impl<'p> Fill<'p> {
     /// Stores a body again, under a head that is new. Not after a change to what the body depends on: this record may
     /// have begun after the change, so its position does not show that the body lacks it, and a handler that compares
     /// dates of whole seconds, or nothing but a length, can't tell.
-    async fn renewed(self, head: &Head, entry: &Entry) -> Filled {
+    ///
+    /// `new` is the stored head with what the handler says now. If it says so to a client that it knows, and not to all,
+    /// nothing of that is stored but when it was said.
+    async fn renewed(self, (stored, new): (&Head, &Head), entry: &Entry) -> Filled {
         if !self.lead.is_valid(entry) {
             return Filled::NotStored(self.lead.overtaken());
         }
+        let for_client = self.leave_for(&self.plan.asked, new.status, &new.headers).err();
+        let is_known = !self.plan.asked.client.is_unknown();
+        let confirmed = match for_client {
+            Some(unfit) if is_known && unfit.token == PERSONAL => confirmed_at(stored, new),
+            Some(unfit) if is_known => return Filled::NotStored(self.lead.pass(unfit)),
+            _ => new.clone(),
+        };
+        let head = &confirmed;
         // It was stored for all, whoever has it confirmed.
         let asked = Asked { client: Client::default(), ..self.plan.asked.clone() };
         // The body is that of before, and so is what it depends on.
@@ -339,6 +353,18 @@ fn brought_up_to_date(head: &Head, fresh: &HeaderMap) -> Head {
         kept.headers.insert(AGE, age.clone());
     }
     Head { trailers: head.trailers.clone(), ..kept }
+}
+
+/// The stored head, with no more of the new one than when it was said.
+fn confirmed_at(stored: &Head, new: &Head) -> Head {
+    let mut confirmed = stored.clone();
+    for name in [DATE, AGE] {
+        confirmed.headers.remove(&name);
+        if let Some(value) = new.headers.get(&name) {
+            confirmed.headers.insert(name, value.clone());
+        }
+    }
+    confirmed
 }
 
 /// Whether a response says all there is to say now of its URI.

@@ -9,6 +9,7 @@ use super::ready::Ready;
 use super::route;
 use super::rules::request::Asked;
 use super::rules::search_variance::SearchVariance;
+use super::rules::storable::Audience;
 use super::rules::unsafe_method::Target;
 use super::rules::vary;
 use super::stored::signpost;
@@ -70,8 +71,14 @@ impl Plan {
     /// Whether an answer that was found may go to this client.
     pub(crate) fn may_have(&self, hit: &Hit) -> bool {
         // RFC 9111, section 3.5, forbids the other way only; an origin may give more to those it knows.
-        !(self.asked.client.is_authorized || self.asked.client.is_identified())
-            || Ready::of(&hit.found.entry).is_ok_and(|ready| ready.is_for_the_authorized)
+        let client = &self.asked.client;
+        if !client.is_authorized && !client.is_identified() {
+            return true;
+        }
+        Ready::of(&hit.found.entry).is_ok_and(|ready| match client.is_identified() {
+            true => ready.audience == Audience::All,
+            false => ready.audience != Audience::Unknown,
+        })
     }
 
     /// Finds an answer under the request's key, or where a signpost there points to; or says who makes

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::Body;
 use super::rules::request::Asked;
-use super::rules::storable::is_for_the_authorized;
+use super::rules::storable::{Audience, audience};
 use super::status::{self, CACHE_STATUS};
 use super::stored::{Head, MalformedHead};
 use crate::cache::Hit;
@@ -72,7 +72,7 @@ pub(crate) struct Ready {
     /// How old the answer was when it came, if that does not count against its TTL.
     age: Duration,
     /// May go to one who says who it is, though it was made for no one.
-    pub(crate) is_for_the_authorized: bool,
+    pub(crate) audience: Audience,
     stamped: RwLock<Stamped>,
 }
 
@@ -103,9 +103,9 @@ impl Ready {
 
     fn read(entry: &Entry) -> Result<Self, MalformedHead> {
         let Head { status, headers, trailers, age } = Head::of(entry)?;
-        let is_for_the_authorized = is_for_the_authorized(&headers);
+        let audience = audience(&headers);
         let (trailers, stamped) = (trailers.map(Box::new), RwLock::new(Stamped::new(headers)));
-        Ok(Self { status, trailers, age, is_for_the_authorized, stamped })
+        Ok(Self { status, trailers, age, audience, stamped })
     }
 
     /// A copy of it. Waits for nobody: `None` while another thread writes what it says.

@@ -8,11 +8,11 @@ use sqlx::postgres::PgPool;
 use sqlx::{Postgres, Transaction};
 use tokio::sync::Semaphore;
 
+use super::deadline::within;
 use super::dependencies::Known;
 use super::error::DatabaseError;
 use super::executor::{Reader, Writer};
 use super::lag::Lag;
-use super::listener::within;
 use super::log::{self, DatabaseIdentity};
 use super::monitor::Monitor;
 use super::sample::At;

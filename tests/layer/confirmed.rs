@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::common::eventually;
-use crate::common::origin::{Origin, body, by, get};
+use crate::common::origin::{FRESH, Origin, TAGGED, body, by, get};
+use crate::common::{eventually, read, send};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
@@ -63,4 +63,91 @@ async fn a_change_before_a_renewal_begins_outlives_its_304() {
     eventually("it is renewed", async || origin.runs() == 2).await;
     assert!(origin.last().contains_key("if-modified-since"));
     assert_eq!(body(&app, get(&[])).await, "two");
+}
+
+async fn advance(seconds: u64) {
+    tokio::time::advance(Duration::from_secs(seconds)).await;
+}
+
+/// RFC 9111, section 3.5: what is said to a client that the handler knows may be for that client alone.
+#[tokio::test(start_paused = true)]
+async fn a_confirmation_for_one_client_adds_nothing_for_others() {
+    for who in ["authorization", "cookie", "x-user"] {
+        for (method, status) in [(Method::GET, 304), (Method::HEAD, 200)] {
+            let origin = Origin::default().then(200, &[FRESH, TAGGED], "one").then(
+                status,
+                &[FRESH, TAGGED, ("x-csrf", "alice")],
+                "",
+            );
+            let app = origin.router(Policy::standard());
+            assert_eq!(body(&app, get(&[])).await, "one");
+            advance(61).await;
+            send(&app, by(method.clone(), "/", &[(who, "a=alice")])).await;
+            let response = send(&app, get(&[])).await;
+            assert!(!response.headers().contains_key("x-csrf"), "{who} {method}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_confirmation_forbids_for_one_client_ends_nothing_for_others() {
+    for forbids in [("set-cookie", "a=1"), ("cache-control", "private")] {
+        let origin = Origin::default().then(200, &[FRESH, TAGGED], "one").then(304, &[forbids], "");
+        let app = origin.router(Policy::standard());
+        assert_eq!(body(&app, get(&[])).await, "one");
+        let confirm = [("authorization", "alice"), ("cache-control", "no-cache")];
+        send(&app, get(&confirm)).await;
+        assert_eq!((body(&app, get(&[])).await.as_str(), origin.runs()), ("one", 2), "{forbids:?}");
+    }
+}
+
+/// Else whoever sends HEAD could keep any response for as long as they like.
+#[tokio::test(start_paused = true)]
+async fn a_head_without_a_validator_keeps_nothing_fresh() {
+    let origin = Origin::default()
+        .then(200, &[FRESH], "v1")
+        .then(200, &[FRESH, ("content-length", "2")], "")
+        .then(200, &[FRESH], "v2");
+    let app = origin.router(Policy::standard());
+    assert_eq!(body(&app, get(&[])).await, "v1");
+    advance(59).await;
+    send(&app, by(Method::HEAD, "/", &[("cache-control", "no-cache")])).await;
+    advance(2).await;
+    assert_eq!(body(&app, get(&[])).await, "v2");
+}
+
+/// RFC 9111, section 4.3.4: also where the tag is weak, or where there is only a date.
+#[tokio::test]
+async fn a_304_about_another_response_confirms_nothing() {
+    const ASKS: (&str, &str) = ("cache-control", "no-cache");
+    for (stored, said) in [
+        (("etag", "W/\"1\""), ("etag", "W/\"2\"")),
+        (DATED, ("last-modified", "Sun, 06 Nov 1994 08:49:38 GMT")),
+    ] {
+        let origin = Origin::default()
+            .then(200, &[ASKS, stored], "one")
+            .then(304, &[ASKS, said], "")
+            .then(200, &[ASKS], "two");
+        let app = origin.router(Policy::standard());
+        assert_eq!(body(&app, get(&[])).await, "one");
+        let status = read(send(&app, get(&[])).await).await.1;
+        assert!(status.contains("other-etag"), "{said:?}: {status}");
+        assert_eq!(body(&app, get(&[])).await, "two");
+    }
+}
+
+/// Whoever asks makes up paths as they like.
+#[tokio::test]
+async fn audits_of_paths_that_match_no_route_are_one() {
+    let cache = Cache::new(Memory::new(16 << 20));
+    let policy = Policy::ttl(Duration::from_mins(1)).untracked().audit(1.0);
+    let layer = CacheLayer::with_policy(cache.clone(), policy);
+    let app = Router::new().fallback(async || "page").layer(layer);
+    for path in 0..100 {
+        for _ in 0..3 {
+            body(&app, by(Method::GET, &format!("/{path}"), &[])).await;
+        }
+    }
+    eventually("they are compared", async || !cache.audits().is_empty()).await;
+    assert_eq!(cache.audits().keys().collect::<Vec<_>>(), ["(default)"]);
 }

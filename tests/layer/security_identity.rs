@@ -60,6 +60,22 @@ async fn ask(app: &Router, headers: &[(&str, &str)]) -> (String, String) {
     read(send(app, by(Method::GET, "/", headers)).await).await
 }
 
+/// It is for clients with `Authorization` (RFC 9111, section 3.5), and says nothing of other signs of who asks.
+#[tokio::test]
+async fn a_response_that_must_be_revalidated_is_for_no_user_that_an_outer_layer_found() {
+    let page = |user: Option<Extension<User>>| async {
+        let name = user.map_or_else(|| "nobody".to_owned(), |user| user.0.0);
+        ([("cache-control", "max-age=60, must-revalidate")], format!("page of {name}"))
+    };
+    let authenticate = |request: Request, next: Next| {
+        authenticate(HeaderName::from_static("x-badge"), request, next)
+    };
+    let layer = CacheLayer::with_policy(cache(), Policy::standard());
+    let app = Router::new().route("/", get(page)).layer(layer).layer(from_fn(authenticate));
+    assert_eq!(ask(&app, &[]).await.0, "page of nobody");
+    assert_eq!(ask(&app, &[("x-badge", "alice")]).await.0, "page of alice");
+}
+
 #[tokio::test]
 async fn a_user_found_by_an_outer_layer_gets_no_response_of_another() {
     for name in ["authorization", "cookie", "x-badge"] {

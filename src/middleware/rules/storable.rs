@@ -18,6 +18,9 @@ use crate::cache::{Policy, Terms, Unfit};
 /// How long an answer is kept past its TTL to ask whether it still holds.
 const TO_REVALIDATE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The reason of a response that was computed for one client, and does not say that it is for others.
+pub(crate) const PERSONAL: &str = "personal";
+
 /// An answer's leave to be kept.
 #[derive(Debug)]
 pub(crate) struct Leave {
@@ -173,22 +176,37 @@ fn is_allowed(status: StatusCode, asked: &Asked, control: &Control) -> Result<()
     // Section 3.5.
     if asked.client.is_authorized && !is_for_all && !said.must_revalidate {
         let why = "it was made for a request with Authorization, and does not say public";
-        return Err(Unfit::new("personal", why));
+        return Err(Unfit::new(PERSONAL, why));
     }
     // Stricter than the RFC: cookies and other headers identify people just as well.
     if (asked.client.has_cookies || asked.client.is_identified()) && !is_for_all {
         let why = "the request had cookies or another header that says who the client is, and the response does not say \
                    public";
-        return Err(Unfit::new("personal", why));
+        return Err(Unfit::new(PERSONAL, why));
     }
     Ok(())
 }
 
-/// Whether an answer may go to one who says who it is, though it was made for no one: what
-/// section 3.5 has of storing, the other way round.
-pub(crate) fn is_for_the_authorized(headers: &HeaderMap) -> bool {
+/// Who may have a response that was computed for a client of which nothing is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// Only clients of which nothing is known either.
+    Unknown,
+    /// Those with `Authorization` as well: what section 3.5 has of storing, the other way round.
+    Authorized,
+    /// Everybody.
+    All,
+}
+
+pub(crate) fn audience(headers: &HeaderMap) -> Audience {
     let said = Control::of(headers).directives;
-    said.public || said.s_maxage.is_some() || said.must_revalidate
+    if said.public || said.s_maxage.is_some_and(|age| !age.is_zero()) {
+        Audience::All
+    } else if said.must_revalidate || said.s_maxage.is_some() {
+        Audience::Authorized
+    } else {
+        Audience::Unknown
+    }
 }
 
 /// The status codes of RFC 9110, section 15, and of RFC 6585.

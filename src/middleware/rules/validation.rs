@@ -4,7 +4,7 @@ use http::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_MODIFIED_SINCE,
     IF_NONE_MATCH, LAST_MODIFIED,
 };
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderValue, Request};
 
 use super::fields::{Field, Fields};
 
@@ -38,11 +38,22 @@ pub(crate) fn updated(stored: &HeaderMap, fresh: &HeaderMap) -> HeaderMap {
     updated
 }
 
-/// Whether an answer that says "not modified" names another answer than the one that is stored; then it
-/// says nothing of that one (section 4.3.4).
+/// Whether a 304 is about another response than the one that is stored; then it says nothing of that one (section
+/// 4.3.4). By its entity tag if it has one, compared weakly, or else by its date.
 pub(crate) fn names_another(stored: &HeaderMap, fresh: &HeaderMap) -> bool {
-    let strong = fresh.get(ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/"));
-    strong.is_some_and(|etag| stored.get(ETAG) != Some(etag))
+    match fresh.get(ETAG) {
+        Some(tag) => stored.get(ETAG).map(opaque) != Some(opaque(tag)),
+        None => match (stored.get(LAST_MODIFIED), fresh.get(LAST_MODIFIED)) {
+            (Some(stored), Some(fresh)) => stored != fresh,
+            _ => false,
+        },
+    }
+}
+
+/// An entity tag without its mark of weakness.
+fn opaque(tag: &HeaderValue) -> &[u8] {
+    let tag = tag.as_bytes();
+    tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
 /// Not what the stored body is as it is by, and not what names it.
@@ -51,12 +62,30 @@ fn may_update(name: &HeaderName) -> bool {
     !about_the_body.contains(name) && *name != "content-md5"
 }
 
-/// Whether an answer to HEAD is about the answer that is stored for GET (section 4.3.5).
-pub(crate) fn is_same(stored: &HeaderMap, body: usize, head: &HeaderMap) -> bool {
-    let agrees =
-        |name: HeaderName| head.get(&name).is_none_or(|new| stored.get(&name) == Some(new));
+/// What a response to HEAD says of the response that is stored for GET.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Says {
+    /// It is about that response.
+    Same,
+    /// It is about another one.
+    Other,
+    /// It has no validator, so it says nothing: else whoever sends HEAD could keep any response fresh.
+    Nothing,
+}
+
+/// Section 4.3.5.
+pub(crate) fn said_by_head(stored: &HeaderMap, body: usize, head: &HeaderMap) -> Says {
+    let received = || [ETAG, LAST_MODIFIED].into_iter().filter(|name| head.contains_key(name));
     let length = head.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    agrees(ETAG) && agrees(LAST_MODIFIED) && length.is_none_or(|length| length == body.to_string())
+    if length.is_some_and(|length| length != body.to_string())
+        || received().any(|name| stored.get(&name) != head.get(&name))
+    {
+        Says::Other
+    } else if received().next().is_some() {
+        Says::Same
+    } else {
+        Says::Nothing
+    }
 }
 
 #[cfg(test)]
@@ -95,10 +124,12 @@ mod tests {
     #[test]
     fn a_head_that_tells_of_another_answer_is_noticed() {
         let stored = headers(&[("etag", "\"a\"")]);
-        assert!(is_same(&stored, 3, &headers(&[])));
-        assert!(is_same(&stored, 3, &headers(&[("etag", "\"a\""), ("content-length", "3")])));
-        assert!(!is_same(&stored, 3, &headers(&[("etag", "\"b\"")])));
-        assert!(!is_same(&stored, 3, &headers(&[("content-length", "4")])));
-        assert!(!is_same(&stored, 3, &headers(&[("last-modified", "now")])));
+        let told = |lines: &[(&'static str, &str)]| said_by_head(&stored, 3, &headers(lines));
+        assert_eq!(told(&[("etag", "\"a\""), ("content-length", "3")]), Says::Same);
+        assert_eq!(told(&[("etag", "\"b\"")]), Says::Other);
+        assert_eq!(told(&[("content-length", "4")]), Says::Other);
+        assert_eq!(told(&[("last-modified", "now")]), Says::Other);
+        assert_eq!(told(&[("content-length", "3")]), Says::Nothing);
+        assert_eq!(told(&[]), Says::Nothing);
     }
 }
