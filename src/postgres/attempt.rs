@@ -88,23 +88,27 @@ pub(crate) async fn open(
 async fn open_primary(server: &Server, plan: &Plan) -> Result<Opened, Skip> {
     let before = server.sample();
     let basis = plan.record.as_ref().and_then(crate::cache::Record::primary_basis);
-    if before.is_pooled
+    if before.is_several()
         && !plan.primary_only
         && (plan.record.is_some() || plan.needs > Position::ZERO)
     {
-        return open_pooled_primary(server, basis).await;
+        return open_one_primary_of_several(server, basis).await;
     }
-    // Nobody says which server a single statement reaches.
-    let basis = basis.filter(|_| !before.is_pooled);
     let conn = connect(server, plan).await?;
     let after = server.sample();
-    let same = after.at.filter(|_| after.generation == before.generation || before.at.is_none());
-    let proof = match (basis, same) {
-        (Some(basis), Some(at)) if at.epoch == basis.0 => Proof::Basis(basis),
-        _ => Proof::Nothing(epoch_changing()),
-    };
+    // Of several, nobody says which one a single statement reaches.
+    let known = after.at.filter(|_| !before.is_several() && !after.is_several());
+    let same = known.filter(|_| after.generation == before.generation || before.at.is_none());
+    let proof = proof_of_primary(basis, same);
     let refuses_writes = matches!(conn, Conn::Within(_));
     Ok(opened(conn, server, proof, refuses_writes))
+}
+
+fn proof_of_primary(basis: Option<(Epoch, Position)>, at: Option<At>) -> Proof {
+    match (basis, at) {
+        (Some(basis), Some(at)) if at.epoch == basis.0 => Proof::Basis(basis),
+        _ => Proof::Nothing(epoch_changing()),
+    }
 }
 
 async fn connect(server: &Server, plan: &Plan) -> Result<Conn, sqlx::Error> {
@@ -121,8 +125,9 @@ async fn connect(server: &Server, plan: &Plan) -> Result<Conn, sqlx::Error> {
     Ok(Conn::Pooled(conn))
 }
 
-/// Behind a proxy that pools transactions, each can be on another server: this one says who it is.
-async fn open_pooled_primary(
+/// Behind a proxy that pools transactions, each can be on another server; so can each connection, where a name leads to
+/// an old primary and a new one by turns. This one says who it is.
+async fn open_one_primary_of_several(
     server: &Server,
     basis: Option<(Epoch, Position)>,
 ) -> Result<Opened, Skip> {
@@ -132,11 +137,7 @@ async fn open_pooled_primary(
         let why = "the primary's address leads to a standby";
         return Err(Skip::Failed(sqlx::Error::Configuration(why.into())));
     }
-    let at = At::of(&identity);
-    let proof = match (basis, at) {
-        (Some(basis), Some(at)) if at.epoch == basis.0 => Proof::Basis(basis),
-        _ => Proof::Nothing(epoch_changing()),
-    };
+    let proof = proof_of_primary(basis, At::of(&identity));
     Ok(opened(Conn::Within(transaction), server, proof, true))
 }
 
