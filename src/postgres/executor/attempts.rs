@@ -4,6 +4,8 @@
 //! read, and that may have committed when its connection broke, is sent again only where the server refuses writes:
 //! to a standby, or in a READ ONLY transaction. What is refused there is a write: it counts as one, and is sent once.
 
+use std::borrow::Cow;
+
 use sqlx::Error;
 use sqlx::postgres::PgDatabaseError;
 
@@ -53,7 +55,7 @@ impl<'a> Attempts<'a> {
                 Err(Skip::Behind) => {}
                 Err(Skip::Failed(error)) => {
                     tracing::debug!(%error, ?candidate, "a server could not be used");
-                    give_up(self.db, &candidate);
+                    give_up(self.db, &candidate, &error);
                     // The primary's is the one to tell: its word decides.
                     if failure.is_none() || matches!(candidate, Candidate::Primary) {
                         failure = Some(error);
@@ -83,8 +85,9 @@ impl<'a> Attempts<'a> {
         if self.left.is_empty() || !is_the_servers(&error) {
             return self.noted(Err(error));
         }
-        give_up(self.db, &candidate);
-        if !opened.refuses_writes && !self.plan.is_read && may_have_committed(&error) {
+        give_up(self.db, &candidate, &error);
+        if !opened.refuses_writes && !self.plan.is_read && has_lost_connection(&error) {
+            // A shutdown, too, may cut short the wait for a synchronous standby, which is after the commit.
             self.plan.read_only = true;
             self.unknown = Some(error);
         }
@@ -133,9 +136,11 @@ impl<'a> Attempts<'a> {
     }
 }
 
-/// The server failed under the read: its connections are not to be trusted.
-fn give_up(db: &Database, candidate: &Candidate) {
+/// If the server failed under the read, its connections are not to be trusted. One that is only busy, that cancelled a
+/// query for replay, or that refuses more connections is as good as before: its reads would all go to the primary.
+fn give_up(db: &Database, candidate: &Candidate, error: &Error) {
     match candidate {
+        _ if !has_lost_connection(error) => {}
         Candidate::Primary => db.inner.primary.renew(),
         Candidate::Replica(server) | Candidate::LastResort(server) => server.lose(),
     }
@@ -153,37 +158,31 @@ fn is_outdated_plan(error: &Error) -> bool {
 
 /// Whether an error is the server's and another one might do better. PostgreSQL manual, appendix A.
 fn is_the_servers(error: &Error) -> bool {
+    // A recovery conflict on a standby; too many connections; a write on a standby.
+    let codes = ["40001", "40P01", "53300", "25006"];
+    has_lost_connection(error)
+        || matches!(error, Error::PoolTimedOut)
+        || code(error).is_some_and(|code| codes.contains(&&*code))
+}
+
+/// Whether the connection broke, or the server is shutting down or starting up.
+fn has_lost_connection(error: &Error) -> bool {
     match error {
         Error::Io(_)
         | Error::Tls(_)
         | Error::Protocol(_)
-        | Error::PoolTimedOut
         | Error::PoolClosed
         | Error::WorkerCrashed => true,
-        Error::Database(error) => error.code().is_some_and(|code| {
-            // Connection trouble; shutting down or starting up; a recovery conflict on a standby;
-            // too many connections; a write on a standby.
-            code.starts_with("08")
-                || code.starts_with("57P")
-                || ["40001", "40P01", "53300", "25006"].contains(&&*code)
-        }),
-        _ => false,
+        _ => code(error).is_some_and(|code| code.starts_with("08") || code.starts_with("57P")),
     }
+}
+
+fn code(error: &Error) -> Option<Cow<'_, str>> {
+    let Error::Database(error) = error else { return None };
+    error.code()
 }
 
 /// Whether a server refused a statement because it writes, or locks rows (`read_only_sql_transaction`).
 fn is_refused_write(error: &Error) -> bool {
-    matches!(error, Error::Database(error) if error.code().as_deref() == Some("25006"))
-}
-
-/// Whether a statement may have committed that ended with such an error of the server's. A shutdown may cut short the
-/// wait for a synchronous standby, which is after the commit; after any other, the transaction is rolled back.
-fn may_have_committed(error: &Error) -> bool {
-    match error {
-        Error::Database(error) => {
-            let lost = |code: &str| code.starts_with("08") || code.starts_with("57P");
-            error.code().is_some_and(|code| lost(&code))
-        }
-        _ => true,
-    }
+    code(error).as_deref() == Some("25006")
 }
