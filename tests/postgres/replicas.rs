@@ -347,6 +347,47 @@ async fn replicas_come_and_go_while_reads_go_on() {
     reads.await.unwrap();
 }
 
+/// It fails after it was taken out, which is nothing to the primary.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_fails_on_a_replica_that_was_taken_out_costs_no_connection_to_others() {
+    let primary = primary(&[]).await;
+    let mut replica = primary.standby().await.unwrap();
+    let options = options(&primary).replica(replica.url()).connections(1);
+    let db = options.connect().await.unwrap();
+    all_known(&db).await;
+    // A write would keep the read from the replica.
+    let on_primary = async || {
+        let mut transaction = db.begin_read_only().await.unwrap();
+        let process = sqlx::query_scalar::<_, i32>("select pg_backend_pid()");
+        process.fetch_one(&mut *transaction).await.unwrap()
+    };
+    let before = on_primary().await;
+    let mut lock = connect(&replica).await;
+    sqlx::query("select pg_advisory_lock(1)").execute(&mut lock).await.unwrap();
+    let reading = tokio::spawn({
+        let db = db.clone();
+        async move { sqlx::query("select pg_advisory_xact_lock(1)").execute(db.reader()).await }
+    });
+    let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+    let waits = async || replica.psql(waiting).await.unwrap() == "1";
+    eventually("it runs on the replica", waits).await;
+    assert!(db.remove_replica("replica-1"));
+    replica.kill().await.unwrap();
+    reading.await.unwrap().unwrap();
+    assert_eq!(on_primary().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_are_added_at_once_have_names_of_their_own() {
+    let primary = primary(&[]).await;
+    let (one, two) = (primary.standby().await.unwrap(), primary.standby().await.unwrap());
+    let db = options(&primary).connect().await.unwrap();
+    let (one, two) = (one.url(), two.url());
+    let (one, two) = tokio::join!(db.add_replica(&one), db.add_replica(&two));
+    let names = BTreeSet::from([one.unwrap(), two.unwrap()]);
+    assert_eq!(names, BTreeSet::from(["replica-1".into(), "replica-2".into()]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_are_discovered_and_forgotten() {
     let (primary, [one, two], node) = three(&[]).await;
