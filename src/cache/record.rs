@@ -472,7 +472,8 @@ impl Notes {
     /// Whether nothing forbids to keep the answer, whatever its policy says.
     fn is_fit(&self) -> Result<(), Unfit> {
         if self.wrote {
-            return Err(Unfit::new("wrote", WROTE));
+            // What it did may say more.
+            return Err(self.unfit.clone().unwrap_or_else(|| Unfit::new("wrote", WROTE)));
         }
         if self.caveats.stale {
             let why = "a value or an answer that it holds was served stale";

@@ -24,6 +24,8 @@ pub(crate) struct Opened {
     pub(crate) conn: Conn,
     pub(crate) server: Arc<str>,
     pub(crate) proof: Proof,
+    /// A standby, or a READ ONLY transaction: nothing commits there.
+    pub(crate) refuses_writes: bool,
     /// See [`Server::plans`].
     pub(crate) plans: Option<u64>,
 }
@@ -86,14 +88,33 @@ pub(crate) async fn open(
 async fn open_primary(server: &Server, plan: &Plan) -> Result<Opened, Skip> {
     let before = server.sample();
     let basis = plan.record.as_ref().and_then(crate::cache::Record::primary_basis);
-    if before.is_pooled
+    if before.is_several()
         && !plan.primary_only
         && (plan.record.is_some() || plan.needs > Position::ZERO)
     {
-        return open_pooled_primary(server, basis).await;
+        return open_one_primary_of_several(server, basis).await;
     }
-    // Nobody says which server a single statement reaches.
-    let basis = basis.filter(|_| !before.is_pooled);
+    let conn = connect(server, plan).await?;
+    let after = server.sample();
+    // Of several, nobody says which one a single statement reaches.
+    let known = after.at.filter(|_| !before.is_several() && !after.is_several());
+    let same = known.filter(|_| after.generation == before.generation || before.at.is_none());
+    let proof = proof_of_primary(basis, same);
+    let refuses_writes = matches!(conn, Conn::Within(_));
+    Ok(opened(conn, server, proof, refuses_writes))
+}
+
+fn proof_of_primary(basis: Option<(Epoch, Position)>, at: Option<At>) -> Proof {
+    match (basis, at) {
+        (Some(basis), Some(at)) if at.epoch == basis.0 => Proof::Basis(basis),
+        _ => Proof::Nothing(epoch_changing()),
+    }
+}
+
+async fn connect(server: &Server, plan: &Plan) -> Result<Conn, sqlx::Error> {
+    if plan.read_only {
+        return server.pool().begin_with(READ_ONLY).await.map(Conn::Within);
+    }
     let mut conn = server.acquire().await?;
     if plan.primary_only && conn.ping().await.is_err() {
         // A write can't be tried twice, so the connection is tried first.
@@ -101,17 +122,12 @@ async fn open_primary(server: &Server, plan: &Plan) -> Result<Opened, Skip> {
         drop(conn.close().await);
         conn = server.acquire().await?;
     }
-    let after = server.sample();
-    let same = after.at.filter(|_| after.generation == before.generation || before.at.is_none());
-    let proof = match (basis, same) {
-        (Some(basis), Some(at)) if at.epoch == basis.0 => Proof::Basis(basis),
-        _ => Proof::Nothing(epoch_changing()),
-    };
-    Ok(opened(Conn::Pooled(conn), server, proof))
+    Ok(Conn::Pooled(conn))
 }
 
-/// Behind a proxy that pools transactions, each can be on another server: this one says who it is.
-async fn open_pooled_primary(
+/// Behind a proxy that pools transactions, each can be on another server; so can each connection, where a name leads to
+/// an old primary and a new one by turns. This one says who it is.
+async fn open_one_primary_of_several(
     server: &Server,
     basis: Option<(Epoch, Position)>,
 ) -> Result<Opened, Skip> {
@@ -121,12 +137,8 @@ async fn open_pooled_primary(
         let why = "the primary's address leads to a standby";
         return Err(Skip::Failed(sqlx::Error::Configuration(why.into())));
     }
-    let at = At::of(&identity);
-    let proof = match (basis, at) {
-        (Some(basis), Some(at)) if at.epoch == basis.0 => Proof::Basis(basis),
-        _ => Proof::Nothing(epoch_changing()),
-    };
-    Ok(opened(Conn::Within(transaction), server, proof))
+    let proof = proof_of_primary(basis, At::of(&identity));
+    Ok(opened(Conn::Within(transaction), server, proof, true))
 }
 
 fn epoch_changing() -> Unfit {
@@ -167,6 +179,7 @@ fn finish(
     plan: &Plan,
     anyway: bool,
 ) -> Result<Opened, Skip> {
+    let refuses_writes = matches!(conn, Conn::Within(_)) || at.is_some_and(|at| at.standby);
     match at {
         Some(at) if is_fit(at, plan) => {
             let proof = match plan.seen {
@@ -175,22 +188,23 @@ fn finish(
                 }
                 _ => Proof::Nothing(epoch_changing()),
             };
-            Ok(opened(conn, server, proof))
+            Ok(opened(conn, server, proof, refuses_writes))
         }
         // Never for a session that would miss its own write.
         Some(at) if anyway && has_own_writes(at, plan) => {
             let why = "it was read from a replica that may be too far back, as nothing else was up";
             let proof = Proof::Nothing(Unfit::new(REPLICA_BEHIND, why));
-            Ok(opened(conn, server, proof))
+            Ok(opened(conn, server, proof, refuses_writes))
         }
         _ => Err(Skip::Behind),
     }
 }
 
 /// Something is about to be sent.
-fn opened(conn: Conn, server: &Server, proof: Proof) -> Opened {
+fn opened(conn: Conn, server: &Server, proof: Proof, refuses_writes: bool) -> Opened {
     server.sends();
-    Opened { conn, server: server.name.clone(), proof, plans: server.plans() }
+    let (name, plans) = (server.name.clone(), server.plans());
+    Opened { conn, server: name, proof, refuses_writes, plans }
 }
 
 fn is_fit(at: At, plan: &Plan) -> bool {

@@ -137,8 +137,8 @@ impl DatabaseOptions {
     ///
     /// # Errors
     ///
-    /// If a URL can't be read, a server can't be reached or is of the other kind, or a replica is of
-    /// another cluster or database.
+    /// If a URL can't be read, a server can't be reached, does not answer within ten seconds or is of the other kind, or
+    /// a replica is of another cluster or database.
     pub async fn connect(self) -> Result<Database, DatabaseError> {
         let primary = Server::new("primary", Role::Primary, &self.primary, self.limits)?;
         let listen = self.listen.as_deref().unwrap_or(&self.primary);
@@ -357,13 +357,17 @@ impl Database {
     ///
     /// As [`DatabaseOptions::connect`].
     pub async fn add_replica(&self, url: &str) -> Result<Arc<str>, DatabaseError> {
-        let name = self.free_name();
-        let server = Arc::new(Server::new(&name, Role::Replica, url, self.inner.limits)?);
+        let name = free_name(&self.servers());
+        let mut server = Server::new(&name, Role::Replica, url, self.inner.limits)?;
         server.check().await?.database().expect(self.inner.identity, &server)?;
+        let mut replicas = self.write();
+        // Another one may have been given it meanwhile.
+        let taken: Vec<_> = replicas.iter().map(|replica| replica.server.clone()).collect();
+        server.name = free_name(&taken).into();
+        let (name, server) = (server.name.clone(), Arc::new(server));
         let monitor = Monitor::of_replica(&server, self.inner.sample_every);
-        let (url, added) = (url.to_owned(), server.clone());
-        self.write().push(Replica { url, server: added, _monitor: monitor });
-        Ok(server.name.clone())
+        replicas.push(Replica { url: url.to_owned(), server, _monitor: monitor });
+        Ok(name)
     }
 
     /// Takes a replica out of use. Reads under way on it end in peace. False if there is none of
@@ -415,13 +419,12 @@ impl Database {
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Replica>> {
         self.inner.replicas.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn free_name(&self) -> String {
-        let taken = self.servers();
-        let names = (1..).map(|number: u32| format!("replica-{number}"));
-        let mut free = names.filter(|name| taken.iter().all(|server| *server.name != **name));
-        free.next().unwrap_or_default()
-    }
+fn free_name(taken: &[Arc<Server>]) -> String {
+    let names = (1..).map(|number: u32| format!("replica-{number}"));
+    let mut free = names.filter(|name| taken.iter().all(|server| *server.name != **name));
+    free.next().unwrap_or_default()
 }
 
 /// Whether no connection of a pool is in use. Counted twice, since some may come and go between.

@@ -5,19 +5,19 @@ use std::fmt;
 use async_stream::try_stream;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
-use sqlx::postgres::{PgArguments, PgDatabaseError, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{
     AssertSqlSafe, Either, Error, Execute, Executor, PgConnection, Postgres, SqlSafeStr, SqlStr,
 };
 use sqlx_core::describe::Describe;
 
-use super::attempt::{Opened, Proof, Skip, open};
+use super::attempt::Proof;
 use super::database::Database;
-use super::plan::{Candidate, Plan};
-use crate::cache::{Unfit, Write};
+use super::plan::Plan;
+use crate::cache::Unfit;
+use attempts::Attempts;
 
-/// How often a statement is prepared again because its table has changed since: once, unless it goes on changing.
-const PREPARED_AGAIN: u32 = 3;
+mod attempts;
 
 /// Reads, from a replica or the primary. Made by [`Database::reader`].
 #[derive(Clone)]
@@ -49,58 +49,29 @@ impl Reader {
             let statement = statement?;
             let plan = Plan::of(&self.db, &statement, self.writer).await;
             let began = self.db.inner.statements.begin(&plan);
-            let mut write = plan.may_write.then(|| plan.own.begin());
-            let mut left = self.candidates(&plan);
-            let mut prepared_again = 0;
+            let own = plan.own.clone();
+            let mut attempts = Attempts::new(&self.db, plan, &own);
             loop {
-                let (candidate, mut opened) =
-                    noted(&plan, next(&self.db, &plan, &mut left).await)?;
+                let (candidate, mut opened) = attempts.next().await?;
                 let mut rows = statement.send(opened.conn.get(), opened.plans);
-                let first = rows.next().await;
-                if let Some(Err(error)) = &first
-                    && is_outdated_plan(error)
-                    && prepared_again < PREPARED_AGAIN
-                {
+                let mut row = rows.next().await;
+                if let Some(Err(error)) = row {
                     drop(rows);
-                    prepared_again += 1;
-                    candidate.server(&self.db).forget_plans();
-                    left.push(candidate);
+                    attempts.failed(error, candidate, &opened)?;
                     continue;
                 }
-                if let Some(Err(error)) = &first
-                    && !left.is_empty()
-                    && is_the_servers(error)
-                {
-                    drop(rows);
-                    give_up(&self.db, &opened);
-                    continue;
-                }
-                note(&self.db, &plan, &opened.server, &opened.proof);
+                note(&self.db, &attempts.plan, &opened.server, &opened.proof);
                 self.db.inner.statements.end(began, &statement);
-                let mut row = first;
                 while let Some(step) = row {
-                    if matches!(step, Err(Error::Database(_))) {
-                        ended(&mut write);
-                    }
-                    yield noted(&plan, step)?;
+                    yield attempts.noted(step)?;
                     row = rows.next().await;
                 }
-                ended(&mut write);
+                attempts.end();
                 drop(rows);
                 opened.conn.end().await;
                 break;
             }
         })
-    }
-
-    /// A write is sent once: what became of it is unknown when its connection breaks.
-    fn candidates(&self, plan: &Plan) -> Vec<Candidate> {
-        let mut candidates = plan.candidates(&self.db);
-        if plan.may_write {
-            candidates.truncate(1);
-        }
-        candidates.reverse();
-        candidates
     }
 }
 
@@ -133,47 +104,6 @@ impl Statement {
     }
 }
 
-/// The next candidate that can be opened; the last error if none is left.
-async fn next(
-    db: &Database,
-    plan: &Plan,
-    left: &mut Vec<Candidate>,
-) -> Result<(Candidate, Opened), Error> {
-    let mut failure = None;
-    while let Some(candidate) = left.pop() {
-        match open(db, &candidate, plan).await {
-            Ok(opened) => return Ok((candidate, opened)),
-            Err(Skip::Behind) => {}
-            Err(Skip::Failed(error)) => {
-                tracing::debug!(%error, ?candidate, "a server could not be used");
-                if let Candidate::Replica(server) | Candidate::LastResort(server) = &candidate {
-                    server.lose();
-                }
-                // The primary's is the one to tell: its word decides.
-                if failure.is_none() || matches!(candidate, Candidate::Primary) {
-                    failure = Some(error);
-                }
-            }
-        }
-    }
-    Err(failure.unwrap_or(Error::PoolTimedOut))
-}
-
-/// A write has come to its end. One that is left before, or whose connection breaks, may yet commit.
-fn ended(write: &mut Option<Write<'_>>) {
-    if let Some(write) = write.take() {
-        write.end();
-    }
-}
-
-/// The server failed under the read: its connections are not to be trusted.
-fn give_up(db: &Database, opened: &Opened) {
-    match db.servers().iter().find(|server| server.name == opened.server) {
-        Some(replica) => replica.lose(),
-        None => db.inner.primary.renew(),
-    }
-}
-
 fn note(db: &Database, plan: &Plan, server: &std::sync::Arc<str>, proof: &Proof) {
     let Some(record) = &plan.record else { return };
     if **server == *db.inner.primary.name
@@ -189,44 +119,6 @@ fn note(db: &Database, plan: &Plan, server: &std::sync::Arc<str>, proof: &Proof)
         }
         Proof::Basis(basis) => record.read(*basis, &plan.tags, server),
         Proof::Nothing(unfit) => record.unfit(unfit.clone()),
-    }
-}
-
-/// An answer that was made in spite of an error is not for others.
-fn noted<T>(plan: &Plan, step: Result<T, Error>) -> Result<T, Error> {
-    if let (Err(error), Some(record)) = (&step, &plan.record) {
-        record.unfit(Unfit::new("read-failed", format!("a read failed: {error}")));
-    }
-    step
-}
-
-/// Whether a statement was prepared when its result had other columns. Postgres finds that out before it runs anything
-/// (`RevalidateCachedQuery` in plancache.c), and has no code for this alone; its message is in the server's language.
-fn is_outdated_plan(error: &Error) -> bool {
-    let Error::Database(error) = error else { return false };
-    let postgres = error.try_downcast_ref::<PgDatabaseError>();
-    postgres.is_some_and(|error| {
-        error.code() == "0A000" && error.routine() == Some("RevalidateCachedQuery")
-    })
-}
-
-/// Whether an error is the server's and another one might do better. PostgreSQL manual, appendix A.
-fn is_the_servers(error: &Error) -> bool {
-    match error {
-        Error::Io(_)
-        | Error::Tls(_)
-        | Error::Protocol(_)
-        | Error::PoolTimedOut
-        | Error::PoolClosed
-        | Error::WorkerCrashed => true,
-        Error::Database(error) => error.code().is_some_and(|code| {
-            // Connection trouble; shutting down or starting up; a recovery conflict on a standby;
-            // too many connections; a write on a standby.
-            code.starts_with("08")
-                || code.starts_with("57P")
-                || ["40001", "40P01", "53300", "25006"].contains(&&*code)
-        }),
-        _ => false,
     }
 }
 

@@ -75,11 +75,9 @@ async fn watch(
             backoff.reset();
         } else if let Ok(Ok(mut conn)) = timeout(PATIENCE, server.options.connect()).await {
             let began = clock::now();
-            if follow(&mut conn, every, &wanted, &mut told).await {
-                server.note_shared();
-            }
+            let end = follow(server, &mut conn, every, &wanted, &mut told).await;
             backoff.ended_after(began.elapsed());
-            if wanted() {
+            if end == End::Silence && wanted() {
                 tracing::warn!(server = %server.label(), "a server does not answer");
                 told(None);
             }
@@ -90,22 +88,34 @@ async fn watch(
     }
 }
 
-/// Asks until there is no answer, or none is wanted; or until another process of the server answers than before,
-/// which is true: a proxy shares its sessions out.
+/// Why a connection is no longer asked.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// There was no answer.
+    Silence,
+    /// No answer is wanted.
+    Unwanted,
+}
+
+/// Asks until there is no answer, or none is wanted. Where another process of the server answers than before, a proxy
+/// shares its sessions out.
 async fn follow(
+    server: &Server,
     conn: &mut PgConnection,
     every: Duration,
     wanted: impl Fn() -> bool,
     told: &mut impl FnMut(Option<&Identity>),
-) -> bool {
+) -> End {
     let mut process = None;
     while wanted() {
-        let Ok(Ok(identity)) = timeout(PATIENCE, identity(&mut *conn)).await else { return false };
-        told(Some(&identity));
+        let Ok(Ok(identity)) = timeout(PATIENCE, identity(&mut *conn)).await else {
+            return End::Silence;
+        };
         if *process.get_or_insert(identity.process) != identity.process {
-            return true;
+            server.note_shared();
         }
+        told(Some(&identity));
         sleep(every).await;
     }
-    false
+    End::Unwanted
 }

@@ -40,6 +40,10 @@ pub(crate) struct Plan {
     pub(crate) sees_on_primary: bool,
     /// It may change data, and so what later reads must see.
     pub(crate) may_write: bool,
+    /// It is known to change nothing, so it may be sent again whatever became of it.
+    pub(crate) is_read: bool,
+    /// It is to be run where the server refuses writes: whether it writes is not known, and would go unnoticed.
+    pub(crate) read_only: bool,
     /// What a replica must have is not known just now, so replicas only come after the primary.
     pub(crate) primary_first: bool,
     /// The schema that the tags are of, as `Known` counts them.
@@ -113,6 +117,8 @@ impl Plan {
             written: None,
             sees_on_primary: false,
             may_write: writer,
+            is_read: false,
+            read_only: false,
             primary_first: false,
             schema: 0,
             seen: None,
@@ -160,7 +166,12 @@ impl Plan {
         if let (Some(record), true) = (Record::current(), may_write) {
             record.note_write();
         }
-        Self { may_write, ..Self::new(own, may_write) }.must_see(db)
+        let is_read = db
+            .inner
+            .known
+            .get(sql)
+            .is_some_and(|found| matches!(*found.dependencies, Dependencies::Tables(_)));
+        Self { may_write, is_read, ..Self::new(own, may_write) }.must_see(db)
     }
 
     fn take(&mut self, record: &Record, found: &Found, statement: &Statement, writer: bool) {
@@ -168,14 +179,16 @@ impl Plan {
             Dependencies::Tables(tables) => {
                 self.tags = tags_of(record, tables, statement);
                 self.needs = record.needs(&self.tags);
-                self.may_write = false;
+                (self.may_write, self.is_read) = (false, true);
                 self.needs_schema(record, found.source);
             }
             Dependencies::Unfit(Unfit::NotARead) if writer => record.note_write(),
             Dependencies::Unfit(unfit) => {
-                self.may_write |= !may_be_read_anywhere(unfit);
-                self.primary_only |= !may_be_read_anywhere(unfit);
                 record.unfit(Reason::new(unfit.token(), unfit.to_string()));
+                if !may_be_read_anywhere(unfit) {
+                    record.note_write();
+                    (self.may_write, self.primary_only) = (true, true);
+                }
             }
         }
     }

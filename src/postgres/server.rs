@@ -1,6 +1,7 @@
 //! One name, its pool of connections, and what is known of the server behind it.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection, Postgres};
+use tokio::time::timeout;
 
 use super::error::DatabaseError;
 use super::log::{Identity, identity};
@@ -19,6 +21,9 @@ use crate::redact::redacted;
 
 /// Connections that were idle for this long are tried before they are given out.
 const TRY_AFTER: Duration = Duration::from_secs(10);
+
+/// How long a server may take to be checked, over up to seven connections, before it counts as down.
+const CHECK_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a server is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +78,14 @@ impl Server {
 
     /// Connects, and checks that the server is what it was said to be.
     pub(crate) async fn check(&self) -> Result<Identity, DatabaseError> {
+        timeout(CHECK_WITHIN, self.introduce()).await.unwrap_or_else(|_elapsed| {
+            let why = format!("no answer within {CHECK_WITHIN:?}");
+            let error = io::Error::new(io::ErrorKind::TimedOut, why);
+            Err(DatabaseError::connecting(self, sqlx::Error::Io(error)))
+        })
+    }
+
+    async fn introduce(&self) -> Result<Identity, DatabaseError> {
         let failed = |error| DatabaseError::connecting(self, error);
         match sessions(&self.options).await.map_err(failed)? {
             Sessions::Own => {}

@@ -70,6 +70,63 @@ async fn what_a_failover_lost_is_never_served_again() {
     pair.node.sees("/users/1", "eve").await;
 }
 
+/// The old primary is still up, and the name leads to it again for a moment: connections to both are in one pool.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_the_old_primary_has_is_not_stored_while_its_name_goes_back_and_forth() {
+    const ROWS: i32 = 8;
+    let pair = Pair::new(&Policy::ttl(TTL)).await;
+    let rows = format!("insert into users select n, 'good' from generate_series(3, {ROWS}) n");
+    pair.primary.psql(&rows).await.unwrap();
+    let has_them = format!("select count(*) = {ROWS} from users");
+    eventually("the standby has the rows", async || {
+        pair.standby.psql(&has_them).await.unwrap() == "t"
+    })
+    .await;
+    pair.part().await;
+    pair.standby.promote().await.unwrap();
+    pair.primary.psql("update users set name = 'lost'").await.unwrap();
+    pair.name.retarget(pair.standby.addr());
+    let before = pair.node.cache.fences().epoch();
+    let leave = "select pg_terminate_backend(pid) from pg_stat_activity
+        where application_name = 'tidegate' and pid <> pg_backend_pid()";
+    pair.primary.psql(leave).await.unwrap();
+    eventually("the new primary is followed", async || {
+        let now = pair.node.cache.fences().epoch();
+        now.is_known() && now != before
+    })
+    .await;
+    // One connection more each time, the last one to the new primary.
+    let grow = async |most: i32, to: &Postgres| {
+        pair.name.retarget(to.addr());
+        let count = "select count(*) from pg_stat_activity where application_name = 'tidegate'";
+        let there = async || to.psql(count).await.unwrap().parse::<i32>().unwrap();
+        let had = there().await;
+        let more = async || {
+            futures_util::future::join_all((0..most).map(|_| pair.node.get("/plain/1"))).await;
+            there().await > had
+        };
+        eventually("the pool has grown", more).await;
+    };
+    grow(2, &pair.standby).await;
+    pair.node.warm(&["/users/1"]).await;
+    grow(6, &pair.primary).await;
+    grow(10, &pair.standby).await;
+    let mut stored = 0;
+    for _ in 0..10 {
+        pair.standby.psql("update users set name = name").await.unwrap();
+        let all = async || {
+            let one = async |id| pair.node.get(&format!("/users/{id}")).await;
+            futures_util::future::join_all((1..=ROWS).map(one)).await
+        };
+        all().await;
+        for (body, status) in all().await.into_iter().filter(|(_, status)| status.contains("hit")) {
+            assert_ne!(body, "lost", "{status}");
+            stored += 1;
+        }
+    }
+    assert!(stored > 0, "nothing was stored");
+}
+
 /// A primary that flushes what nobody commits long after it wrote it to its log.
 async fn slow_to_flush() -> Postgres {
     primary(&[("wal_writer_delay", "10s"), ("wal_buffers", "16MB")]).await

@@ -1,5 +1,7 @@
 //! What is set up wrong is told at once, with the mend, and without the password.
 
+use std::time::Duration;
+
 use tidegate::{Cache, Database, DatabaseError, DatabaseOptions, Listener, Memory, Triggers};
 use tidegate_testing::Postgres;
 
@@ -25,6 +27,17 @@ async fn servers_that_are_not_what_they_were_said_to_be() {
     refused(options(&primary).replica(primary.url()), "is a primary").await;
     refused(options(&primary).replica(strange.url()), "another cluster").await;
     refused(DatabaseOptions::new("postgres://postgres@127.0.0.1:1/postgres"), "127.0.0.1:1").await;
+}
+
+/// Its connection is accepted, by the system, and nobody answers.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_answer_is_told_of_and_does_not_stop_the_start_for_ever() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://postgres@{}/postgres", silent.local_addr().unwrap());
+    let connect = DatabaseOptions::new(url).connect();
+    let outcome = tokio::time::timeout(Duration::from_mins(10), connect).await;
+    let error = told(&outcome.expect("a limit").unwrap_err());
+    assert!(error.contains("127.0.0.1") && error.contains("no answer within"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ mod changes;
 mod cold;
 mod copies;
 mod failover;
+mod functions;
 mod handlers;
 mod inputs;
 mod listener;

@@ -108,7 +108,7 @@ async fn a_node_that_knows_of_the_change_hands_out_no_connection_of_before() {
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_proxy_a_statement_is_told_by_its_text_from_the_same_one_of_before() {
     let server = primary(&[("log_statement", "all")]).await;
-    let db = options(&server).pooled().connect().await.unwrap();
+    let db = options(&server).pooled().connections(1).connect().await.unwrap();
     let read = async || {
         let rows = sqlx::query("select * from users -- all").fetch_all(db.reader()).await.unwrap();
         rows[0].len()

@@ -35,6 +35,27 @@ async fn a_proxy_that_changes_servers_between_transactions_leads_to_no_stale_ans
     }
 }
 
+/// The one who asks how far the replica is meets another process each time, and the replica answers all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_behind_a_proxy_whose_sessions_take_turns_stays_up() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    let url = pooler::start_by_turns(&[replica.addr(), replica.addr()]).await;
+    let db = options(&primary).replica(url).connect().await.unwrap();
+    let is_up = || db.replicas()[0].reached.is_some();
+    eventually("the replica is up", async || is_up()).await;
+    let mut served = 0;
+    for _ in 0..20 {
+        // Some time, in which it is asked.
+        replica.psql("select 1").await.unwrap();
+        let port = sqlx::query_scalar::<_, i32>("select inet_server_port()");
+        let port = port.fetch_one(db.reader()).await.unwrap();
+        served += usize::from(is_up() && port == i32::from(replica.port()));
+    }
+    // On a busy machine an answer may come too late.
+    assert!(served > 15, "it was up {served} times of 20");
+}
+
 /// As after a failover that went wrong: some transactions reach a standby.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_behind_the_primarys_name_is_never_read() {

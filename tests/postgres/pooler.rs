@@ -25,8 +25,26 @@ struct Session {
     prepared: HashSet<Vec<u8>>,
 }
 
+/// Which server a transaction goes to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    /// What reads users goes to the first, any other to the last.
+    ByText,
+    /// The next one each time.
+    ByTurns,
+}
+
 /// Starts the proxy in front of servers of the superuser's; returns its URL.
 pub(crate) async fn start(servers: &[SocketAddr]) -> String {
+    start_with(servers, Choice::ByText).await
+}
+
+/// The same, of sessions that take turns, whatever the statement.
+pub(crate) async fn start_by_turns(servers: &[SocketAddr]) -> String {
+    start_with(servers, Choice::ByTurns).await
+}
+
+async fn start_with(servers: &[SocketAddr], choice: Choice) -> String {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgres://postgres@{}/postgres", socket.local_addr().unwrap());
     let servers: Arc<[SocketAddr]> = servers.into();
@@ -36,7 +54,7 @@ pub(crate) async fn start(servers: &[SocketAddr]) -> String {
             let (servers, turn) = (servers.clone(), turn.clone());
             tokio::spawn(async move {
                 // A client that leaves is no error.
-                let _ = serve(client, &servers, &turn).await;
+                let _ = serve(client, &servers, &turn, choice).await;
             });
         }
     });
@@ -47,6 +65,7 @@ async fn serve(
     mut client: TcpStream,
     servers: &[SocketAddr],
     turn: &AtomicUsize,
+    choice: Choice,
 ) -> io::Result<()> {
     let startup = startup(&mut client).await?;
     let mut sessions = Vec::new();
@@ -69,6 +88,7 @@ async fn serve(
         }
         if !is_open {
             at = match batch.iter().find_map(Message::statement) {
+                _ if choice == Choice::ByTurns => (at + 1) % sessions.len(),
                 Some(statement) if texts.get(&statement).is_some_and(Message::reads_users) => 0,
                 Some(_) => sessions.len() - 1,
                 None => turn.fetch_add(1, Ordering::Relaxed) % sessions.len(),

@@ -7,11 +7,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
+use sqlx::Connection;
 use tidegate::{CacheLayer, Database, Policy, ValuePolicy};
 use tidegate_testing::Postgres;
 
 use super::common::{ask, eventually};
-use super::world::{Node, TTL, options, primary, proxy};
+use super::world::{Node, TTL, connect, options, primary, proxy};
 
 /// A primary with two replicas that are known to be up, and a node.
 async fn three(settings: &[(&str, &str)]) -> (Postgres, [Postgres; 2], Node) {
@@ -25,10 +26,7 @@ async fn three(settings: &[(&str, &str)]) -> (Postgres, [Postgres; 2], Node) {
 }
 
 async fn all_up(node: &Node) {
-    eventually("all replicas are up", async || {
-        node.db.replicas().iter().all(|replica| replica.reached.is_some())
-    })
-    .await;
+    all_known(&node.db).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,14 +230,55 @@ async fn a_primary_that_is_known_to_be_down_is_tried_last() {
     eventually("the primary again", async || node.get("/users/2").await.0 == "eva").await;
 }
 
+/// The port and the process of the server that a read reaches. In no node, which gives up plans as it starts.
+async fn reached(db: &Database) -> (i32, i32) {
+    let sql = "select inet_server_port(), pg_backend_pid()";
+    sqlx::query_as(sql).fetch_one(db.reader()).await.unwrap()
+}
+
+async fn all_known(db: &Database) {
+    let known = async || db.replicas().iter().all(|replica| replica.reached.is_some());
+    eventually("all replicas are up", known).await;
+}
+
+/// What is busy is not down: its connections are kept, so that reads do not all go to the primary at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_connections_are_all_in_use_is_not_given_up() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    // It is not asked again, so that no slow answer gives it up.
+    let options = options(&primary).replica(replica.url()).sample_every(TTL);
+    let options = options.connections(1).wait(Duration::from_millis(200));
+    let db = options.connect().await.unwrap();
+    all_known(&db).await;
+    let before = reached(&db).await;
+    let mut lock = connect(&replica).await;
+    sqlx::query("select pg_advisory_lock(1)").execute(&mut lock).await.unwrap();
+    let reading = tokio::spawn({
+        let db = db.clone();
+        async move { sqlx::query("select pg_advisory_xact_lock(1)").execute(db.reader()).await }
+    });
+    let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+    let waits = async || replica.psql(waiting).await.unwrap() == "1";
+    eventually("the connection to the replica is in use", waits).await;
+    for _ in 0..2 {
+        assert_eq!(reached(&db).await.0, i32::from(primary.port()));
+        assert!(db.replicas()[0].reached.is_some(), "it is up");
+    }
+    lock.close().await.unwrap();
+    reading.await.unwrap().unwrap();
+    assert_eq!(reached(&db).await, before, "the connection of before");
+}
+
 /// A standby cancels queries that stand in the way of replay.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_replay_cancelled_is_read_elsewhere() {
     let primary = primary(&[("max_standby_streaming_delay", "0")]).await;
     let replica = primary.standby().await.unwrap();
-    let db = options(&primary).replica(replica.url()).connect().await.unwrap();
-    let node = Node::start(&db, &Policy::ttl(TTL)).await;
-    all_up(&node).await;
+    // It is not asked again: what is given up stays so.
+    let options = options(&primary).replica(replica.url()).sample_every(TTL);
+    let db = options.connect().await.unwrap();
+    all_known(&db).await;
     let slow = "select count(*) from users, generate_series(1, 5000000)";
     let reading = tokio::spawn({
         let db = db.clone();
@@ -251,6 +290,7 @@ async fn a_query_that_replay_cancelled_is_read_elsewhere() {
         .await;
     primary.psql("begin; lock table users in access exclusive mode; commit").await.unwrap();
     assert_eq!(reading.await.unwrap().unwrap(), 10_000_000);
+    assert!(db.replicas()[0].reached.is_some(), "the replica is as good as before");
     let conflicts = "select sum(confl_lock) from pg_stat_database_conflicts";
     eventually("it was cancelled", async || replica.psql(conflicts).await.unwrap() == "1").await;
 }
@@ -306,6 +346,47 @@ async fn replicas_come_and_go_while_reads_go_on() {
         assert!(node.db.remove_replica(&name) && !node.db.remove_replica(&name));
     }
     reads.await.unwrap();
+}
+
+/// It fails after it was taken out, which is nothing to the primary.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_fails_on_a_replica_that_was_taken_out_costs_no_connection_to_others() {
+    let primary = primary(&[]).await;
+    let mut replica = primary.standby().await.unwrap();
+    let options = options(&primary).replica(replica.url()).connections(1);
+    let db = options.connect().await.unwrap();
+    all_known(&db).await;
+    // A write would keep the read from the replica.
+    let on_primary = async || {
+        let mut transaction = db.begin_read_only().await.unwrap();
+        let process = sqlx::query_scalar::<_, i32>("select pg_backend_pid()");
+        process.fetch_one(&mut *transaction).await.unwrap()
+    };
+    let before = on_primary().await;
+    let mut lock = connect(&replica).await;
+    sqlx::query("select pg_advisory_lock(1)").execute(&mut lock).await.unwrap();
+    let reading = tokio::spawn({
+        let db = db.clone();
+        async move { sqlx::query("select pg_advisory_xact_lock(1)").execute(db.reader()).await }
+    });
+    let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+    let waits = async || replica.psql(waiting).await.unwrap() == "1";
+    eventually("it runs on the replica", waits).await;
+    assert!(db.remove_replica("replica-1"));
+    replica.kill().await.unwrap();
+    reading.await.unwrap().unwrap();
+    assert_eq!(on_primary().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_are_added_at_once_have_names_of_their_own() {
+    let primary = primary(&[]).await;
+    let (one, two) = (primary.standby().await.unwrap(), primary.standby().await.unwrap());
+    let db = options(&primary).connect().await.unwrap();
+    let (one, two) = (one.url(), two.url());
+    let (one, two) = tokio::join!(db.add_replica(&one), db.add_replica(&two));
+    let names = BTreeSet::from([one.unwrap(), two.unwrap()]);
+    assert_eq!(names, BTreeSet::from(["replica-1".into(), "replica-2".into()]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -94,6 +94,11 @@ impl Requirement {
         self.may_write.store(true, Ordering::Release);
     }
 
+    /// Whether all reads of the scope go to the primary, whatever it writes.
+    pub(crate) fn stays_on_primary(&self) -> bool {
+        self.may_write.load(Ordering::Acquire)
+    }
+
     /// Takes in what a request within the scope brings of its session.
     pub(crate) fn join(&self, session: (Epoch, Position)) {
         let mut observed = self.observed();

@@ -6,7 +6,9 @@ use tidegate_testing::{FaultProxy, Postgres, eventually};
 
 use super::*;
 use crate::cache::{Ask, Cache, Policy};
+use crate::postgres::attempt::{Skip, open};
 use crate::postgres::dependencies::Source;
+use crate::postgres::plan::Candidate;
 use crate::postgres::server::Server;
 use crate::{DatabaseOptions, Listener, Memory, Triggers};
 

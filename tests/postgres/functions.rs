@@ -1,0 +1,111 @@
+//! Functions that write, called through the reader, whose text shows no write.
+
+use std::time::Duration;
+
+use sqlx::Row;
+use tidegate::{Database, DatabaseOptions, Record};
+use tidegate_testing::Postgres;
+
+use super::common::eventually;
+use super::world::{options, primary, proxy};
+
+const ORDERS: &str = "create table orders (id serial, item text);
+    create function place_order(item text) returns int language sql
+    as 'insert into orders (item) values (item) returning id'";
+
+const PLACE_ORDER: &str = "select place_order('tea') as id";
+
+async fn shop() -> Postgres {
+    let primary = primary(&[]).await;
+    primary.psql(ORDERS).await.unwrap();
+    primary
+}
+
+async fn orders(primary: &Postgres) -> String {
+    primary.psql("select count(*) from orders").await.unwrap()
+}
+
+/// The order is in the log when the connection breaks, and commits. More than once, since it depends on the moment
+/// whether the proxy lets the next connection through.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_writes_is_not_called_again_when_its_connection_breaks() {
+    let primary = shop().await;
+    let (line, url) = proxy(&primary).await;
+    let db = DatabaseOptions::new(url).connect().await.unwrap();
+    let waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+    let waiting = async || primary.psql(waiting).await.unwrap();
+    for round in 1..=5 {
+        let nobody =
+            "alter system set synchronous_standby_names = 'nobody'; select pg_reload_conf()";
+        primary.psql(nobody).await.unwrap();
+        eventually("a connection is up", async || reads(&db).await).await;
+        let db = db.clone();
+        let call =
+            tokio::spawn(async move { sqlx::query(PLACE_ORDER).fetch_one(db.reader()).await });
+        eventually("the commit hangs", async || waiting().await == "1").await;
+        line.cut();
+        line.heal().await.unwrap();
+        let is_over = async || call.is_finished() || waiting().await == "2";
+        eventually("it fails, or is sent again", is_over).await;
+        let reset = "alter system reset synchronous_standby_names; select pg_reload_conf()";
+        primary.psql(reset).await.unwrap();
+        let outcome = call.await.unwrap();
+        eventually("all have committed", async || waiting().await == "0").await;
+        assert_eq!(orders(&primary).await, round.to_string());
+        assert!(matches!(outcome, Err(sqlx::Error::Io(_))), "what broke it: {outcome:?}");
+    }
+}
+
+async fn reads(db: &Database) -> bool {
+    sqlx::query("select 1").execute(db.reader()).await.is_ok()
+}
+
+async fn read(db: &Database, sql: &'static str) -> i32 {
+    sqlx::query(sql).fetch_one(db.reader()).await.unwrap().get(0)
+}
+
+/// The connection died in the pool. Nothing shows whether the statement ran, and it may as well run again.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_are_sent_again_when_their_connection_breaks_whatever_they_call() {
+    let primary = shop().await;
+    let db = options(&primary).connect().await.unwrap();
+    for sql in [
+        "select id from users where id = 1",
+        "select id from users where id = 1 order by random()",
+        "select (select count(*)::int from orders) + 1",
+    ] {
+        assert_eq!(read(&db, sql).await, 1);
+        let kill = "select count(pg_terminate_backend(pid, 10000)) from pg_stat_activity
+            where application_name = 'tidegate'";
+        assert_ne!(primary.psql(kill).await.unwrap(), "0");
+        assert_eq!(read(&db, sql).await, 1);
+    }
+}
+
+/// The replica is down during the call, and serves again without the order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_writes_on_the_primary_counts_as_a_write() {
+    let primary = shop().await;
+    let replica = primary.standby().await.unwrap();
+    let options = options(&primary).replica(replica.url()).max_lag(Duration::from_mins(10));
+    let db = options.connect().await.unwrap();
+    let is_up = || db.replicas()[0].reached.is_some();
+    let count = "select count(*)::int from orders";
+    for in_scope in [true, false] {
+        replica.pause_replay().await.unwrap();
+        let work = async {
+            replica.pause().unwrap();
+            eventually("the replica is down", async || !is_up()).await;
+            let before = read(&db, count).await;
+            read(&db, PLACE_ORDER).await;
+            replica.resume().unwrap();
+            eventually("the replica is up", async || is_up()).await;
+            assert_eq!(read(&db, count).await, before + 1, "in a scope: {in_scope}");
+        };
+        match in_scope {
+            true => Record::detached(work).await,
+            false => work.await,
+        }
+        replica.resume_replay().await.unwrap();
+    }
+}
