@@ -261,7 +261,7 @@ impl Database {
         }
         let requirement = self.requirement();
         requirement.lend();
-        let transaction = self.inner.primary.pool().begin().await;
+        let transaction = self.inner.primary.begin("BEGIN").await;
         // Again, now that it has its connection.
         requirement.lend();
         transaction
@@ -287,7 +287,7 @@ impl Database {
             let why = "what is read in a transaction is not known";
             record.unfit(Unfit::new("unnoted-reads", why));
         }
-        self.inner.primary.pool().begin_with("BEGIN READ ONLY").await
+        self.inner.primary.begin("BEGIN READ ONLY").await
     }
 
     /// The primary's pool, for what the executors do not cover. What is done by it is not known to

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bound::Bound;
+use super::cancel::CloseOnCancel;
 use super::database::Database;
 use super::dependencies::{Dependencies, Found, Source, Table, Unfit};
 use super::executor::Statement;
@@ -326,7 +327,10 @@ pub(super) async fn dependencies(db: &Database, sql: &str) -> Result<Found, sqlx
         Ok(conn) => conn,
         Err(error) => instead.insert(replica().ok_or(error)?).acquire().await?,
     };
-    let found = db.inner.known.learn(&mut conn, sql, instead.is_some()).await?;
+    let mut conn = CloseOnCancel::new(&mut conn);
+    let found = db.inner.known.learn(conn.get(), sql, instead.is_some()).await;
+    conn.done();
+    let found = found?;
     if let Dependencies::Unfit(unfit) = &*found.dependencies {
         tell(unfit);
     }
