@@ -131,7 +131,7 @@ async fn open_one_primary_of_several(
     server: &Server,
     basis: Option<(Epoch, Position)>,
 ) -> Result<Opened, Skip> {
-    let mut transaction = server.pool().begin_with(READ_ONLY).await?;
+    let mut transaction = server.begin(READ_ONLY).await?;
     let identity: Identity = identity(&mut *transaction).await?;
     if identity.standby {
         let why = "the primary's address leads to a standby";
@@ -167,7 +167,7 @@ async fn open_replica(server: &Server, plan: &Plan, anyway: bool) -> Result<Open
 /// Each statement might reach another server, so position and read share a transaction; in READ
 /// COMMITTED, the read takes a snapshot of its own, after the position.
 async fn open_one_of_several(server: &Server, plan: &Plan, anyway: bool) -> Result<Opened, Skip> {
-    let mut transaction = server.pool().begin_with(READ_ONLY).await?;
+    let mut transaction = server.begin(READ_ONLY).await?;
     let identity: Identity = identity(&mut *transaction).await?;
     finish(Conn::Within(transaction), server, At::of(&identity), plan, anyway)
 }

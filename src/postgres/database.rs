@@ -263,7 +263,7 @@ impl Database {
         }
         let requirement = self.requirement();
         requirement.lend();
-        let transaction = self.inner.primary.pool().begin().await;
+        let transaction = self.inner.primary.begin("BEGIN").await;
         // Again, now that it has its connection.
         requirement.lend();
         transaction
@@ -285,9 +285,8 @@ impl Database {
     ///
     /// If the primary can't be reached.
     pub async fn begin_read_only(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        let why = "what is read in a transaction is not known";
-        note_unknown_reads(why);
-        self.inner.primary.pool().begin_with("BEGIN READ ONLY").await
+        note_unknown_reads("what is read in a transaction is not known");
+        self.inner.primary.begin("BEGIN READ ONLY").await
     }
 
     /// The primary's pool, for what the executors do not cover. What is done by it is not known to

@@ -5,10 +5,8 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sqlx::Postgres;
-use sqlx::pool::PoolConnection;
-
 use super::bound::Bound;
+use super::cancel::CloseOnCancel;
 use super::database::Database;
 use super::deadline::within;
 use super::dependencies::{Dependencies, Found, Lookup, Source, Table, Unfit, Unknown};
@@ -364,21 +362,19 @@ async fn find(
 ) -> Result<Option<Found>, sqlx::Error> {
     let replica = || db.servers().into_iter().find(|server| server.at().is_some());
     let instead = if db.inner.lag.is_lost() { replica() } else { None };
-    let mut conn: Option<PoolConnection<Postgres>> = None;
     let found = within(async {
-        let acquired = match instead.as_deref().unwrap_or(&db.inner.primary).acquire().await {
+        let mut acquired = match instead.as_deref().unwrap_or(&db.inner.primary).acquire().await {
             Ok(acquired) => acquired,
             Err(error) => replica().ok_or(error)?.acquire().await?,
         };
-        unknown.find(&mut *conn.insert(acquired), sql).await
+        let mut conn = CloseOnCancel::new(&mut acquired);
+        let found = unknown.find(conn.get(), sql).await;
+        conn.done();
+        found
     })
     .await;
     if matches!(&found, Err(sqlx::Error::Io(error)) if error.kind() == ErrorKind::TimedOut) {
         db.inner.known.rest();
-        if let Some(conn) = &mut conn {
-            // It is in the middle of a statement.
-            conn.close_on_drop();
-        }
     }
     found
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, PgConnection, Postgres};
+use sqlx::{ConnectOptions, PgConnection, Postgres, Transaction};
 use tokio::time::timeout;
 
+use super::cancel::begin;
 use super::error::DatabaseError;
 use super::log::{Identity, identity};
 use super::pooler::{Sessions, sessions};
@@ -104,6 +105,14 @@ impl Server {
     /// A connection, from the pool.
     pub(crate) async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
         self.pool.acquire().await
+    }
+
+    /// A transaction, by a connection from the pool.
+    pub(crate) async fn begin(
+        &self,
+        sql: &'static str,
+    ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        begin(&self.pool, sql).await
     }
 
     pub(crate) fn pool(&self) -> &PgPool {

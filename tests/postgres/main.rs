@@ -7,6 +7,7 @@ mod common;
 
 mod admin;
 mod audit;
+mod cancelled;
 mod changes;
 mod cold;
 mod copies;

@@ -10,7 +10,7 @@ use ::redis::cmd;
 use axum::http::Method;
 use fastrand::Rng;
 use nix::sys::signal::Signal;
-use tidegate_testing::FaultProxy;
+use tidegate_testing::{FaultProxy, Postgres};
 use tokio::time::{Instant, sleep};
 
 use super::client::Client;
@@ -230,12 +230,21 @@ async fn caught_up(servers: &Servers) -> Result<(), Failure> {
         let began = Instant::now();
         while standby.psql_at(&standby.url_of("template1"), &sql).await? != "t" {
             if began.elapsed() > CATCH_UP {
-                let log = standby.log();
-                let last: Vec<&str> = log.lines().rev().take(5).collect();
-                return Err(format!("a standby does not catch up; its log ends: {last:?}").into());
+                return Err(stuck(standby).await?.into());
             }
             sleep(Duration::from_millis(20)).await;
         }
     }
     Ok(())
+}
+
+/// Why a standby does not go on, as far as it tells.
+async fn stuck(standby: &Postgres) -> Result<String, Failure> {
+    const SESSIONS: &str = "select pg_last_wal_replay_lsn(), pg_get_wal_replay_pause_state(), backend_type, datname, state,
+            wait_event_type, wait_event, pg_blocking_pids(pid), now() - xact_start, now() - query_start, left(query, 200)
+        from pg_stat_activity where backend_type in ('startup', 'walreceiver', 'client backend')";
+    let sessions = standby.psql_at(&standby.url_of("template1"), SESSIONS).await?;
+    let log = standby.log();
+    let last: Vec<&str> = log.lines().rev().take(5).collect();
+    Ok(format!("a standby does not catch up; its sessions:\n{sessions}\nits log ends: {last:?}"))
 }

@@ -16,7 +16,9 @@
 //! last look at the log began; by the guarantee, the answer has every write that was acknowledged before
 //! that. All times are of one monotonic clock. Nothing here looks into a node.
 
+mod batch;
 mod client;
+mod clock;
 mod cluster;
 mod faults;
 mod history;
@@ -35,10 +37,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use tokio::task::JoinSet;
 
 use super::Failure;
 use super::progress::Progress;
+use clock::Monotonic;
 use cluster::Cluster;
 use history::History;
 use readers::Reader;
@@ -69,8 +73,11 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 4)]
     writers: usize,
     /// Clients that read
-    #[arg(long, default_value_t = 96)]
+    #[arg(long, default_value_t = 120)]
     readers: usize,
+    /// Requests that a client sends as one; every fourth client sends one at a time
+    #[arg(long, default_value_t = 32, value_parser = RangedU64ValueParser::<usize>::new().range(1..=batch::MOST as u64))]
+    batch: usize,
     /// How long a fault lasts at most, in milliseconds
     #[arg(long, default_value_t = 2500)]
     hold: u64,
@@ -91,6 +98,8 @@ pub(crate) struct Run {
     pub(crate) schema: Schema,
     pub(crate) report: Report,
     pub(crate) reads: AtomicU64,
+    /// What nodes say of the clock that they share with the checker.
+    pub(crate) clock: Monotonic,
     over: AtomicBool,
 }
 
@@ -110,6 +119,7 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode, Failure> {
         schema: Schema::new(),
         report: Report::default(),
         reads: AtomicU64::new(0),
+        clock: Monotonic::new(),
         over: AtomicBool::new(false),
     });
     let mut seeds = fastrand::Rng::with_seed(seed);
@@ -118,8 +128,9 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode, Failure> {
         tasks.spawn(writers::write(run.clone(), cluster.clone(), seeds.fork()));
     }
     for reader in 0..options.readers {
-        let (node, rng) = (reader % options.nodes, seeds.fork());
-        tasks.spawn(Reader::new(run.clone(), cluster.clone(), node, rng).read());
+        let (run, cluster, batch, rng) =
+            (run.clone(), cluster.clone(), options.batch, seeds.fork());
+        tasks.spawn(Reader::new(run, cluster, reader, batch, rng).read());
     }
     let faults = async {
         let struck = match options.calm {

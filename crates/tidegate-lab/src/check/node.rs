@@ -1,5 +1,6 @@
 //! The service that is checked: one node of it, as a process of its own.
 
+mod batch;
 mod handlers;
 
 use std::sync::{Arc, OnceLock};
@@ -10,7 +11,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use tidegate::internals::put_clock_forward;
 use tidegate::{
     Cache, CacheLayer, Cached, Database, Listener, Memory, Policy, RedisOptions, Sessions, Tiered,
@@ -19,9 +20,13 @@ use tidegate::{
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
+use super::batch::PATH;
+use super::clock::monotonic_nanos;
 use crate::Failure;
 
-/// How long ago the node's last look at the log began, in microseconds, when the request came.
+/// When the request came, in nanoseconds of `CLOCK_MONOTONIC`.
+pub(crate) const ASKED: &str = "check-asked";
+/// How long ago the node's last look at the log began, in nanoseconds, when the request came.
 pub(crate) const AGE: &str = "check-age";
 /// The epoch that the node was in then.
 pub(crate) const EPOCH: &str = "check-epoch";
@@ -58,7 +63,9 @@ pub(crate) async fn serve() -> Result<(), Failure> {
     let app = App::new(db, cache.clone())?;
     let routes = routes().layer(layer).with_state(app.clone());
     app.routes.get_or_init(|| routes.clone());
-    let service = routes.layer(from_fn_with_state(cache, note)).route("/clock", put(set_clock));
+    let service = routes.layer(from_fn_with_state(cache, note));
+    let batches = post(batch::serve).with_state(service.clone());
+    let service = service.route("/clock", put(set_clock)).route(PATH, batches);
     let socket = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", socket.local_addr()?);
     axum::serve(socket, service).await?;
@@ -124,10 +131,12 @@ async fn listen(db: &Database) -> Result<Cache, Failure> {
 }
 
 async fn note(State(cache): State<Cache>, request: Request, next: Next) -> Response {
-    let age = cache.fences().age().map_or("none".into(), |age| age.as_micros().to_string());
+    // Before the age: a look that begins between the two makes the response newer than the checker demands.
+    let asked = monotonic_nanos().to_string();
+    let age = cache.fences().age().map_or("none".into(), |age| age.as_nanos().to_string());
     let epoch = cache.fences().epoch().to_string();
     let mut response = next.run(request).await;
-    for (name, value) in [(AGE, age), (EPOCH, epoch)] {
+    for (name, value) in [(ASKED, asked), (AGE, age), (EPOCH, epoch)] {
         if let Ok(value) = HeaderValue::try_from(value) {
             response.headers_mut().insert(name, value);
         }

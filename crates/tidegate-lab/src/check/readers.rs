@@ -8,21 +8,32 @@ use axum::http::{Method, StatusCode};
 use fastrand::Rng;
 use tokio::time::Instant;
 
+use super::batch::Ask;
 use super::client::{Answer, Client};
 use super::cluster::Cluster;
 use super::history::{Demand, Fate};
 use super::judge::judge;
-use super::node::{AGE, EPOCH};
+use super::node::{AGE, ASKED, EPOCH};
 use super::question::{PAGES, Part, Piece, Question};
 use super::{GROUPS, ROWS, Run};
 
 /// Requests of a thousand that write; as many leave their session.
 const WRITES: u16 = 8;
+/// Of so many readers of a node, one sends its requests one at a time.
+const ALONE: usize = 4;
 
 /// A client that has written.
 struct Session {
     token: String,
     own: (usize, u64),
+}
+
+/// A request that is about to be sent.
+struct Wanted {
+    question: Question,
+    /// Of the session in which it is sent: what it has written, and its token.
+    own: Option<(usize, u64)>,
+    ask: Ask,
 }
 
 /// One reader: of one node, so that a node that is stopped stops no reader of another.
@@ -31,26 +42,56 @@ pub(crate) struct Reader {
     cluster: Arc<Cluster>,
     client: Client,
     node: usize,
+    /// The requests that it sends as one.
+    at_once: usize,
     session: Option<Session>,
     rng: Rng,
 }
 
 impl Reader {
-    pub(crate) fn new(run: Arc<Run>, cluster: Arc<Cluster>, node: usize, rng: Rng) -> Self {
-        Self { run, cluster, client: Client::new(), node, session: None, rng }
+    /// Of `batch` requests at once; of each node's readers every [`ALONE`]th sends one at a time, as clients do.
+    pub(crate) fn new(
+        run: Arc<Run>,
+        cluster: Arc<Cluster>,
+        number: usize,
+        batch: usize,
+        rng: Rng,
+    ) -> Self {
+        let node = number % cluster.nodes();
+        let at_once = if (number / cluster.nodes()).is_multiple_of(ALONE) { 1 } else { batch };
+        Self { run, cluster, client: Client::new(), node, at_once, session: None, rng }
     }
 
     /// Reads until the run is over.
     pub(crate) async fn read(mut self) {
         while !self.run.is_over() {
-            let chance = self.rng.u16(..1000);
-            if chance < WRITES {
-                self.session = self.write().await;
-            } else if chance < 2 * WRITES {
-                self.session = None;
+            let mut wanted = Vec::with_capacity(self.at_once);
+            let mut writes = false;
+            while wanted.len() < self.at_once && !writes {
+                match self.rng.u16(..1000) {
+                    ..WRITES => writes = true,
+                    chance => {
+                        if chance < 2 * WRITES {
+                            self.session = None;
+                        }
+                        wanted.push(self.want());
+                    }
+                }
             }
-            let question = self.question();
-            self.ask(question).await;
+            self.ask(&wanted).await;
+            if writes {
+                self.session = self.write().await;
+            }
+        }
+    }
+
+    fn want(&mut self) -> Wanted {
+        let question = self.question();
+        let token = self.session.as_ref().map(|session| session.token.clone());
+        Wanted {
+            question,
+            own: self.session.as_ref().map(|session| session.own),
+            ask: Ask { path: question.path(), token: token.unwrap_or_default() },
         }
     }
 
@@ -82,7 +123,7 @@ impl Reader {
         let version = self.run.history.next_version();
         self.run.history.begin(row, version, group);
         let url = format!("http://{node}{}", Question::Row(row).path());
-        let asked = Instant::now();
+        let sent = Instant::now();
         let answer = self.client.send(Method::PUT, url, format!("{version} {group}"), None);
         let answer = answer.await?;
         if answer.status != StatusCode::OK {
@@ -94,33 +135,65 @@ impl Reader {
             Session { token: answer.header("tidegate-position")?.to_owned(), own: (row, version) };
         self.run.reads.fetch_add(1, Ordering::Relaxed);
         let parts = [Part::Row(row), Part::Group(group)];
-        self.check(None, &parts, Some(session.own), asked, &answer);
+        self.check(None, &parts, Some(session.own), sent, &answer);
         Some(session)
     }
 
-    async fn ask(&self, question: Question) {
+    async fn ask(&self, wanted: &[Wanted]) {
+        if wanted.is_empty() {
+            return;
+        }
         let Some(node) = self.cluster.node(self.node) else {
             tokio::time::sleep(Duration::from_millis(10)).await;
             return;
         };
-        let asked = Instant::now();
-        let token = self.session.as_ref().map(|session| session.token.as_str());
-        let url = format!("http://{node}{}", question.path());
-        let Some(answer) = self.client.send(Method::GET, url, String::new(), token).await else {
+        let sent = Instant::now();
+        let answers = match wanted {
+            [one] if self.at_once == 1 => self.send(&node, &one.ask).await,
+            _ => self.send_batch(&node, wanted).await,
+        };
+        let Some(answers) = answers else {
             let expected =
                 if self.cluster.is_up(&node) { "no answer" } else { "its node was killed" };
-            self.run.report.failed(expected.into());
+            self.run.report.failed(expected, wanted.len());
             return;
         };
+        for (wanted, answer) in wanted.iter().zip(&answers) {
+            self.receive(wanted, sent, answer);
+        }
+    }
+
+    async fn send(&self, node: &str, ask: &Ask) -> Option<Vec<Answer>> {
+        let url = format!("http://{node}{}", ask.path);
+        let token = Some(&*ask.token).filter(|token| !token.is_empty());
+        Some(vec![self.client.send(Method::GET, url, String::new(), token).await?])
+    }
+
+    async fn send_batch(&self, node: &str, wanted: &[Wanted]) -> Option<Vec<Answer>> {
+        let asks = wanted.iter().map(|wanted| &wanted.ask);
+        let answers = self.client.send_batch(node, asks).await?;
+        match answers {
+            Ok(answers) => {
+                self.run.report.batch(answers.len());
+                Some(answers)
+            }
+            Err(wrong) => {
+                self.run.report.violation(wrong.into());
+                Some(Vec::new())
+            }
+        }
+    }
+
+    fn receive(&self, wanted: &Wanted, sent: Instant, answer: &Answer) {
         if answer.status != StatusCode::OK {
             let body = answer.body.lines().next().unwrap_or_default();
-            self.run.report.failed(format!("{}: {body}", answer.status));
+            self.run.report.failed(&format!("{}: {body}", answer.status), 1);
             return;
         }
         self.run.reads.fetch_add(1, Ordering::Relaxed);
-        self.run.report.kind(question.kind());
-        let own = self.session.as_ref().map(|session| session.own);
-        self.check(Some(question), &question.parts(), own, asked, &answer);
+        self.run.report.kind(wanted.question.kind());
+        let parts = wanted.question.parts();
+        self.check(Some(wanted.question), &parts, wanted.own, sent, answer);
     }
 
     fn check(
@@ -128,13 +201,14 @@ impl Reader {
         question: Option<Question>,
         parts: &[Part],
         own: Option<(usize, u64)>,
-        asked: Instant,
+        sent: Instant,
         answer: &Answer,
     ) {
+        let asked = self.asked(sent, answer);
         let status = answer.header("cache-status").unwrap_or_default();
         let is_plain = matches!(question, Some(Question::Value(Piece::Read(_))));
         self.run.report.answer(status);
-        let age = answer.header(AGE).and_then(|age| age.parse().ok()).map(Duration::from_micros);
+        let age = answer.header(AGE).and_then(|age| age.parse().ok()).map(Duration::from_nanos);
         // Where nothing else is up, a replica that may be behind is better than an error.
         let bounded = !status.contains("replica-behind");
         let since = age.filter(|_| bounded).and_then(|age| asked.checked_sub(age));
@@ -156,6 +230,12 @@ impl Reader {
                 self.run.history.excerpt(wrong.row().or(own.map(|own| own.0)).unwrap_or(0)),
             )),
         }
+    }
+
+    /// When the request came to the node, by the clock that it shares with the checker: not before it was sent.
+    fn asked(&self, sent: Instant, answer: &Answer) -> Instant {
+        let asked = answer.header(ASKED).and_then(|asked| asked.parse().ok());
+        asked.map_or(sent, |asked| self.run.clock.instant(asked).max(sent))
     }
 }
 

@@ -17,6 +17,7 @@ struct Counts {
     writes: BTreeMap<&'static str, u64>,
     faults: BTreeMap<&'static str, u64>,
     failed: BTreeMap<String, u64>,
+    in_batches: u64,
     unbounded: u64,
     off_primary: u64,
     kinds: BTreeMap<&'static str, u64>,
@@ -63,12 +64,17 @@ impl Report {
         *self.lock().faults.entry(kind).or_default() += 1;
     }
 
-    /// A request that was not answered as it should.
-    pub(crate) fn failed(&self, why: String) {
+    /// So many requests that were not answered as they should.
+    pub(crate) fn failed(&self, why: &str, requests: usize) {
         let mut counts = self.lock();
-        let is_new = !counts.failed.contains_key(&why);
-        let why = if is_new && counts.failed.len() >= REASONS { "others".into() } else { why };
-        *counts.failed.entry(why).or_default() += 1;
+        let is_new = !counts.failed.contains_key(why);
+        let why = if is_new && counts.failed.len() >= REASONS { "others" } else { why };
+        *counts.failed.entry(why.into()).or_default() += requests as u64;
+    }
+
+    /// So many responses that came as one.
+    pub(crate) fn batch(&self, responses: usize) {
+        self.lock().in_batches += responses as u64;
     }
 
     pub(crate) fn violation(&self, what: String) {
@@ -90,6 +96,7 @@ impl Report {
     pub(crate) fn print(&self, reads: u64) {
         let counts = self.lock();
         println!("answers checked: {reads}");
+        println!("in batches: {}", counts.in_batches);
         table("asked for", &counts.kinds);
         table("answered by", &counts.outcomes);
         table("writes", &counts.writes);
