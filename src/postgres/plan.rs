@@ -86,7 +86,7 @@ impl Plan {
         let mut plan = Self { primary_first: !record.knows_needs(), ..Self::new(own, writer) };
         (plan.epoch, plan.seen) = (record.epoch(), record.seen());
         plan.schema = db.inner.known.generation();
-        match dependencies(db, sql).await {
+        match dependencies(db, sql, plan.epoch).await {
             Ok(found) => {
                 if let Some(watch) = record.watch() {
                     tell_of(&found.dependencies, watch);
@@ -330,16 +330,20 @@ fn tell_of(found: &Dependencies, watch: &Traffic) {
 }
 
 /// What a statement depends on: known, or asked of the primary, or else of a replica.
-pub(super) async fn dependencies(db: &Database, sql: &str) -> Result<Found, sqlx::Error> {
+pub(super) async fn dependencies(
+    db: &Database,
+    sql: &str,
+    now: Epoch,
+) -> Result<Found, sqlx::Error> {
     let known = &db.inner.known;
     loop {
         let is_lost = db.inner.lag.is_lost();
         if let Some(found) = known.get(sql)
-            && (is_lost || found.source != Source::Standby)
+            && found.source.is_good(is_lost, now)
         {
             return Ok(found);
         }
-        match known.lookup(sql, is_lost).await {
+        match known.lookup(sql, is_lost, now).await {
             Lookup::Known(found) => return Ok(found),
             Lookup::Unknown(_) if known.is_resting() => return Err(sqlx::Error::PoolTimedOut),
             Lookup::Unknown(unknown) => {

@@ -78,6 +78,17 @@ pub(crate) enum Source {
     Standby,
 }
 
+impl Source {
+    /// Whether what it told may be used: by one who could ask a standby only, or in this epoch.
+    pub(crate) fn is_good(self, is_standby: bool, now: Epoch) -> bool {
+        match self {
+            Self::Text => true,
+            Self::Primary(epoch, _) => !now.is_known() || epoch == now,
+            Self::Standby => is_standby,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Remembered {
     generation: u64,
@@ -100,8 +111,8 @@ impl Known {
     }
 
     /// What a text depends on, or the turn to find it out, which one has of all who ask at the same time. What a standby told
-    /// is found out again, unless it is one that is going to be asked.
-    pub(crate) async fn lookup(&self, sql: &str, is_standby: bool) -> Lookup<'_> {
+    /// is found out again, unless it is one that is going to be asked; so is what a primary told that is none in epoch `now`.
+    pub(crate) async fn lookup(&self, sql: &str, is_standby: bool, now: Epoch) -> Lookup<'_> {
         if sql.len() > SQL_MAX {
             let generation = self.generation();
             return Lookup::Unknown(Unknown { known: self, guard: None, generation });
@@ -109,7 +120,7 @@ impl Known {
         loop {
             let old = |remembered: &Remembered| {
                 remembered.generation != self.generation()
-                    || (remembered.found.source == Source::Standby && !is_standby)
+                    || !remembered.found.source.is_good(is_standby, now)
             };
             self.texts.remove_if(sql, old);
             // Before the catalogue is asked: a change during the asking makes what it says old.
@@ -139,7 +150,7 @@ impl Known {
         sql: &str,
     ) -> Result<Found, sqlx::Error> {
         loop {
-            match self.lookup(sql, false).await {
+            match self.lookup(sql, false, Epoch::UNKNOWN).await {
                 Lookup::Known(found) => return Ok(found),
                 Lookup::Unknown(unknown) => {
                     if let Some(found) = unknown.find(conn, sql).await? {
@@ -253,5 +264,19 @@ mod tests {
         let learnt = known.learn(&mut conn, "select 1").await.expect("answer");
         assert_eq!(*learnt.dependencies, Dependencies::Tables(Vec::new()));
         assert_eq!(known.get("select 1"), Some(learnt));
+    }
+
+    #[tokio::test]
+    async fn what_a_primary_told_that_is_none_any_more_is_asked_for_again() {
+        let known = Known::new();
+        let of_old = Source::Primary(Epoch::new(1), Position::new(5));
+        let dependencies = Arc::new(Dependencies::Tables(Vec::new()));
+        let found = Found { dependencies, reads_clock: false, source: of_old };
+        known.texts.insert("select 1".to_owned(), Remembered { generation: 0, found });
+        let is_known =
+            async |now| matches!(known.lookup("select 1", false, now).await, Lookup::Known(_));
+        assert!(is_known(Epoch::UNKNOWN).await);
+        assert!(is_known(Epoch::new(1)).await);
+        assert!(!is_known(Epoch::new(2)).await);
     }
 }
