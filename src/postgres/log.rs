@@ -105,7 +105,8 @@ impl Identity {
 /// given up would go on, beside the next attempt. No default of the role or the database may stand in the way.
 ///
 /// Names mean what is in `pg_catalog`: a function in another schema of the path, with the very types of the arguments,
-/// would be preferred to a polymorphic one of the system (PostgreSQL manual, section 10.3).
+/// would be preferred to a polymorphic one of the system (PostgreSQL manual, section 10.3). Row security on a table of the
+/// log is an error, where it would hide changes without one (section 5.9).
 pub(crate) async fn prepare(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
     let set = "select pg_catalog.set_config(name, value, false) from (values
                    ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'), ('jit', 'off'),
@@ -113,7 +114,7 @@ pub(crate) async fn prepare(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error
                    ('synchronous_commit', 'local'),
                    ('default_transaction_isolation', 'read committed'),
                    ('default_transaction_read_only', 'off'),
-                   ('search_path', 'pg_catalog, pg_temp'),
+                   ('search_path', 'pg_catalog, pg_temp'), ('row_security', 'off'),
                    ('lock_timeout', '0'),
                    ('statement_timeout', $1)) settings (name, value)";
     let limit = format!("{}ms", STATEMENT_TIMEOUT.as_millis());
