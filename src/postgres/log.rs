@@ -199,7 +199,9 @@ pub(crate) async fn invalidate(
     conn: impl PgExecutor<'_>,
     tags: &[String],
 ) -> Result<(), sqlx::Error> {
-    let bulk = tags.iter().filter(|tag| !tag.contains('=')).map(|tag| format!("{tag}!"));
+    // A table's name may have a `=`; behind a column's colon it begins a value.
+    let has_value = |tag: &str| tag.split_once('=').is_some_and(|(name, _)| name.contains(':'));
+    let bulk = tags.iter().filter(|tag| !has_value(tag)).map(|tag| format!("{tag}!"));
     let all: Vec<String> = tags.iter().cloned().chain(bulk).collect();
     sqlx::query("select tidegate.invalidate($1)").bind(all).execute(conn).await.map(drop)
 }
