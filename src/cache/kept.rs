@@ -119,11 +119,17 @@ enum Mismatch {
     Fingerprint(#[from] super::fingerprint::Failed),
     #[error("the decoded value has other contents or another shape")]
     Other,
-    #[error("its `Deserialize` panics")]
+    #[error("its `Serialize` or `Deserialize` panics")]
     Panic,
 }
 
+/// The value has been loaded: what its type does when it is encoded, and decoded again, is not the request's error.
 fn encode<T: Type>(value: &T) -> Result<Written, Mismatch> {
+    let encoded = || encode_checked(value);
+    catch_unwind(AssertUnwindSafe(encoded)).unwrap_or(Err(Mismatch::Panic))
+}
+
+fn encode_checked<T: Type>(value: &T) -> Result<Written, Mismatch> {
     let body: Bytes = bincode::serde::encode_to_vec(value, bincode::config::standard())?.into();
     let fingerprint = fingerprint(value)?;
     // Checked here once for all nodes; the first hit on this node needs no decoding.

@@ -23,27 +23,34 @@ use super::text::Text;
 pub struct Tag(u64);
 
 impl Tag {
-    /// The tag of this name, in any of the three forms.
+    /// The tag of this name, in any of the three forms. A change is told by its name alone, so the other constructors
+    /// give the same tag, also for a table or a column whose name has a `=`: what follows the first one counts as values.
     pub fn named(name: &str) -> Self {
         match name.split_once('=') {
-            Some((column, value)) => Self::of(&[column, "=", &canonical(value)]),
+            Some((column, value)) => Self::of(&[column, "=", &canonical_parts(value)]),
             None => Self::of(&[name]),
         }
     }
 
     /// Everything in a table.
     pub fn table(table: &str) -> Self {
-        Self::of(&[table])
+        Self::named(table)
     }
 
     /// The rows of a table that have `value` in `column`, now or before the change.
     pub fn column(table: &str, column: &str, value: &str) -> Self {
-        Self::of(&[table, ":", column, "=", &canonical(value)])
+        if table.contains('=') || column.contains('=') {
+            return Self::named(&[table, ":", column, "=", value].concat());
+        }
+        Self::of(&[table, ":", column, "=", &canonical_parts(value)])
     }
 
     /// Changes to a table too large to be told row by row, TRUNCATE among them. An answer that
     /// depends on rows of a table carries this tag as well.
     pub fn bulk(table: &str) -> Self {
+        if table.contains('=') {
+            return Self::named(&[table, "!"].concat());
+        }
         Self::of(&[table, "!"])
     }
 
@@ -92,6 +99,15 @@ impl fmt::Debug for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tag({:016x})", self.0)
     }
+}
+
+/// The one form of a value, each part between two `=` by itself: the first may be the rest of a name.
+fn canonical_parts(value: &str) -> Cow<'_, str> {
+    if !value.contains('=') {
+        return canonical(value);
+    }
+    let parts: Vec<Cow<'_, str>> = value.split('=').map(canonical).collect();
+    parts.join("=").into()
 }
 
 /// The one form of a value. Merging two values that Postgres tells apart costs a spare miss;
@@ -200,5 +216,24 @@ mod tests {
     fn a_value_may_hold_the_separators() {
         assert_eq!(Tag::named("t:c=a=b:c"), Tag::column("t", "c", "a=b:c"));
         assert_eq!(Tag::named("t:c="), Tag::column("t", "c", ""));
+    }
+
+    #[test]
+    fn the_forms_agree_with_their_names_whatever_those_hold() {
+        for table in ["a=B", "s.a=007", "a=", "=", "a:b=C", "A= b =c", "users"] {
+            assert_eq!(Tag::named(table), Tag::table(table), "{table}");
+            assert_eq!(Tag::named(&format!("{table}!")), Tag::bulk(table), "{table}");
+            for column in ["id", "X=Y", "="] {
+                for value in ["042", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", " Ada", "a=B", ""] {
+                    let name = format!("{table}:{column}={value}");
+                    assert_eq!(Tag::named(&name), Tag::column(table, column, value), "{name}");
+                }
+                let (long, plain) =
+                    (Tag::column(table, column, "+042"), Tag::column(table, column, "42"));
+                assert_eq!(long, plain, "{table}:{column}");
+            }
+        }
+        assert_ne!(Tag::table("a=B"), Tag::bulk("a=B"));
+        assert_ne!(Tag::column("a=B", "id", "1"), Tag::column("a=B", "id", "2"));
     }
 }

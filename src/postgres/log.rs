@@ -103,15 +103,20 @@ impl Identity {
 /// we note ourselves waits for no standby: a node must not lose sight of the log when writers hang on
 /// one that is gone. A statement that takes too long ends on the server too, before we stop waiting for it: else what is
 /// given up would go on, beside the next attempt. No default of the role or the database may stand in the way.
+///
+/// Names mean what is in `pg_catalog`: a function in another schema of the path, with the very types of the arguments,
+/// would be preferred to a polymorphic one of the system (PostgreSQL manual, section 10.3). Row security on a table of the
+/// log is an error, where it would hide changes without one (section 5.9).
 pub(crate) async fn prepare(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
-    let set = "select set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false),
-               set_config('plan_cache_mode', 'force_generic_plan', false),
-               set_config('enable_bitmapscan', 'off', false),
-               set_config('synchronous_commit', 'local', false),
-               set_config('default_transaction_isolation', 'read committed', false),
-               set_config('default_transaction_read_only', 'off', false),
-               set_config('lock_timeout', '0', false),
-               set_config('statement_timeout', $1, false)";
+    let set = "select pg_catalog.set_config(name, value, false) from (values
+                   ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'), ('jit', 'off'),
+                   ('plan_cache_mode', 'force_generic_plan'),
+                   ('synchronous_commit', 'local'),
+                   ('default_transaction_isolation', 'read committed'),
+                   ('default_transaction_read_only', 'off'),
+                   ('search_path', 'pg_catalog, pg_temp'), ('row_security', 'off'),
+                   ('lock_timeout', '0'),
+                   ('statement_timeout', $1)) settings (name, value)";
     let limit = format!("{}ms", STATEMENT_TIMEOUT.as_millis());
     sqlx::query(set).bind(limit).execute(conn).await.map(drop)
 }
@@ -121,7 +126,7 @@ pub(crate) async fn limit_statements(
     conn: impl PgExecutor<'_>,
     limit: Duration,
 ) -> Result<(), sqlx::Error> {
-    let set = "select set_config('statement_timeout', $1, false)";
+    let set = "select pg_catalog.set_config('statement_timeout', $1, false)";
     let limit = format!("{}ms", limit.as_millis());
     sqlx::query(set).bind(limit).execute(conn).await.map(drop)
 }
@@ -194,7 +199,9 @@ pub(crate) async fn invalidate(
     conn: impl PgExecutor<'_>,
     tags: &[String],
 ) -> Result<(), sqlx::Error> {
-    let bulk = tags.iter().filter(|tag| !tag.contains('=')).map(|tag| format!("{tag}!"));
+    // A table's name may have a `=`; behind a column's colon it begins a value.
+    let has_value = |tag: &str| tag.split_once('=').is_some_and(|(name, _)| name.contains(':'));
+    let bulk = tags.iter().filter(|tag| !has_value(tag)).map(|tag| format!("{tag}!"));
     let all: Vec<String> = tags.iter().cloned().chain(bulk).collect();
     sqlx::query("select tidegate.invalidate($1)").bind(all).execute(conn).await.map(drop)
 }

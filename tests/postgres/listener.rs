@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidegate::internals::put_clock_forward;
-use tidegate::{Cache, DatabaseError, DatabaseOptions, Listener, Memory, Policy};
+use tidegate::{Cache, DatabaseError, DatabaseOptions, Listener, Memory, Policy, Triggers};
 use tidegate_testing::{FaultProxy, Postgres};
 
 use super::common::eventually;
@@ -108,6 +108,32 @@ async fn notifications_of_others_do_no_harm() {
     primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
     node.sees("/users/1", "eve").await;
     assert!(node.get("/users/2").await.1.contains("hit"), "what did not change is left alone");
+}
+
+/// Row security would hide every change from a node whose role does not own the log, without an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_row_security_hides_confirms_nothing() {
+    for table in ["log", "ddl"] {
+        let primary = primary(&[]).await;
+        primary.psql("create role node login; grant select on users to node").await.unwrap();
+        Triggers::grant(&mut connect(&primary).await, "node").await.unwrap();
+        let url = primary.url().replace("postgres@", "node@");
+        let options = DatabaseOptions::new(primary.url()).listen_url(url);
+        let policy = Policy::ttl(TTL).max_staleness(Duration::from_millis(1500));
+        let node = Node::start(&options.connect().await.unwrap(), &policy).await;
+        node.warm(&["/users/1"]).await;
+        let hide = format!("alter table tidegate.{table} enable row level security");
+        primary.psql(&hide).await.unwrap();
+        primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+        node.sees("/users/1", "eve").await;
+        eventually("it trusts its entries no more", async || {
+            node.get("/users/2").await.1.contains("unconfirmed")
+        })
+        .await;
+        let show = format!("alter table tidegate.{table} disable row level security");
+        primary.psql(&show).await.unwrap();
+        node.warm(&["/users/1", "/users/2"]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -207,6 +207,46 @@ async fn a_value_that_changes_when_decoded_is_not_stored() {
     is_never_stored(Flat { rest: [("a".to_owned(), 1)].into() }).await;
 }
 
+/// The request has its value, whatever becomes of storing it.
+#[tokio::test]
+async fn a_value_whose_encoding_or_decoding_panics_is_not_stored() {
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(from = "Parts")]
+    struct List {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        chosen: Option<u8>,
+        first: u8,
+        all: Vec<u8>,
+    }
+    #[derive(Deserialize)]
+    struct Parts {
+        chosen: Option<u8>,
+        first: u8,
+        all: Vec<u8>,
+    }
+    impl From<Parts> for List {
+        fn from(Parts { chosen, first, all }: Parts) -> Self {
+            assert!(chosen.is_none_or(|chosen| all.contains(&chosen)));
+            Self { chosen, first, all }
+        }
+    }
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Odd {
+        #[serde(serialize_with = "odd")]
+        n: u8,
+    }
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
+    fn odd<S: serde::Serializer>(n: &u8, serializer: S) -> Result<S::Ok, S::Error> {
+        assert!(n % 2 == 1);
+        serializer.serialize_u8(*n)
+    }
+    // Decoding takes `first` for the beginning of `Some`, and what follows for other fields.
+    is_never_stored(List { chosen: None, first: 1, all: vec![5, 1, 7] }).await;
+    is_found(List { chosen: Some(9), first: 1, all: vec![9] }).await;
+    is_never_stored(Odd { n: 2 }).await;
+    is_found(Odd { n: 1 }).await;
+}
+
 #[tokio::test]
 async fn a_waiter_never_gets_the_value_of_another_type_that_is_loaded_meanwhile() {
     let cache = cache();

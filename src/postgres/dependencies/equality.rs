@@ -65,8 +65,8 @@ async fn tags_of(
     names: &[Name],
 ) -> Result<Option<BTreeMap<String, usize>>, sqlx::Error> {
     let sql = "select case when c.relkind in ('r', 'p') then s.nspname::text end, c.relname::text
-        from unnest($1::text[]) n
-        left join pg_catalog.pg_class c on c.oid = pg_catalog.to_regclass(n)
+        from pg_catalog.unnest($1::text[]) n
+        left join pg_catalog.pg_class c on c.oid = pg_catalog.to_regclass(n)::oid
         left join pg_catalog.pg_namespace s on s.oid = c.relnamespace";
     let names: Vec<String> = names.iter().map(Name::quoted).collect();
     let found: Vec<(Option<String>, Option<String>)> =
@@ -93,15 +93,15 @@ async fn column(
         join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = $2 and a.attnum > 0
             and not a.attisdropped
         left join pg_catalog.pg_collation o on o.oid = a.attcollation
-        where c.oid = pg_catalog.to_regclass($1) and coalesce(o.collisdeterministic, true)
-            and (a.atttypid not in (25, 1043)
+        where c.oid = pg_catalog.to_regclass($1)::oid and coalesce(o.collisdeterministic, true)
+            and (a.atttypid not in ('25'::oid, '1043'::oid)
                 or pg_catalog.current_setting('server_encoding') = 'UTF8')
             and not exists (select from pg_catalog.pg_operator p
                 join pg_catalog.pg_type t on t.oid in (p.oprleft, p.oprright)
-                where p.oprname = '=' and p.oid >= 16384
-                    and (t.typtype = 'p' or t.typname = any ($3) and t.oid < 16384))
+                where p.oprname = '=' and p.oid >= '16384'::oid
+                    and (t.typtype = 'p' or t.typname = any ($3) and t.oid < '16384'::oid))
             and not exists (select from pg_catalog.pg_type t
-                where t.typname = any ($3) and t.oid >= 16384
+                where t.typname = any ($3) and t.oid >= '16384'::oid
                     and pg_catalog.pg_type_is_visible(t.oid))";
     let query = sqlx::query_as(sql).bind(condition.relation.quoted()).bind(&condition.column);
     let found: Option<(String, String, i64)> =

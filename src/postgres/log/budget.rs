@@ -83,7 +83,7 @@ where
         };
         let Some(less) = detail.less() else { return Err(sqlx::Error::Protocol(why)) };
         *detail = less;
-        tracing::warn!(why, detail = ?less, "too many changes at once: they are told in less detail");
+        tracing::warn!(why, detail = ?less, "changes can't be read as they are: they are told in less detail");
     }
 }
 
@@ -94,7 +94,7 @@ where
 {
     match within(load::attempt(&mut *conn, schema, LOAD)).await {
         Err(error) if is_too_much(&error) => {
-            tracing::warn!(%error, "the log of changes is too long to be read: all that was stored before is invalid");
+            tracing::warn!(%error, "the log of changes can't be read: all that was stored before is invalid");
             within(cold(conn)).await
         }
         loaded => loaded,
@@ -102,9 +102,11 @@ where
 }
 
 /// Whether the server gave a statement up for what it takes: time (`57014`), memory or disk (class 53), or a limit of its
-/// own (class 54; some have no code but `XX000`). See "PostgreSQL Error Codes", appendix A of its documentation.
+/// own (class 54; some have no code but `XX000`); or could not write a value in UTF-8 (`22021`, `22P05`), which it would
+/// give up each time. See "PostgreSQL Error Codes", appendix A of its documentation.
 fn is_too_much(error: &sqlx::Error) -> bool {
+    const CODES: [&str; 4] = ["57014", "XX000", "22021", "22P05"];
     sql_state(error).is_some_and(|code| {
-        code == "57014" || code == "XX000" || code.starts_with("53") || code.starts_with("54")
+        CODES.contains(&&*code) || code.starts_with("53") || code.starts_with("54")
     })
 }

@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+use sqlx::{Connection, PgConnection};
+use tidegate_testing::Postgres;
+
 use super::tests::{Bed, run};
 use super::*;
+use crate::postgres::Triggers;
 
 /// What a statement of 100 rows notes, `rows` times in one transaction.
 async fn note(bed: &Bed, rows: u32) {
@@ -126,4 +130,39 @@ async fn a_node_starts_within_its_budget_on_any_log() {
     let mut prev = loaded.snapshot;
     bed.server.psql("insert into t values (2)").await.unwrap();
     assert_eq!(bed.drain(&mut prev).await.tags, ["t", "t:id=2"]);
+}
+
+/// In `SQL_ASCII` any byte is a character, and WIN1252 has one that Unicode lacks.
+#[tokio::test]
+async fn what_has_no_form_in_utf_8_is_told_in_less_detail() {
+    for encoding in ["SQL_ASCII", "WIN1252"] {
+        let server = Postgres::start().await.unwrap();
+        let create = format!(
+            "create database legacy encoding '{encoding}' lc_collate 'C' lc_ctype 'C' template template0"
+        );
+        server.psql(&create).await.unwrap();
+        let url = server.url_of("legacy");
+        let psql = async |sql| server.psql_at(&url, sql).await.unwrap();
+        psql("create table t (id text primary key)").await;
+        let mut conn = PgConnection::connect(&url).await.unwrap();
+        Triggers::new().table("t").install(&mut conn).await.unwrap();
+        prepare(&mut conn).await.unwrap();
+        begin_history(&mut conn).await.unwrap();
+        mark(&mut conn, Duration::ZERO, Some(7)).await.unwrap();
+        let mut prev = load(&mut conn, 7).await.unwrap().snapshot;
+        let mut detail = Detail::default();
+        let mut told = async |conn: &mut PgConnection| {
+            let drained = drain(conn, &prev, Manner::default(), &mut detail).await.unwrap();
+            prev = drained.snapshot;
+            (drained.tags, drained.overflowed)
+        };
+        psql("insert into t values (E'\\x81')").await;
+        assert_eq!(told(&mut conn).await, (vec!["t".to_owned(), "t!".to_owned()], false));
+        psql("select tidegate.invalidate(array[E'\\x81'])").await;
+        assert!(told(&mut conn).await.1, "an application's own tag is no table's");
+        psql("insert into t values ('a')").await;
+        assert_eq!(told(&mut conn).await, (vec!["t".to_owned(), "t:id=a".to_owned()], false));
+        let loaded = load(&mut conn, 7).await.unwrap();
+        assert!(loaded.fences.is_empty() && loaded.floor < loaded.seen, "{loaded:?}");
+    }
 }

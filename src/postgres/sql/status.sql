@@ -1,10 +1,10 @@
 with recursive tracked as (
     select tgrelid, tgname, tgenabled::text as enabled,
-        string_to_array(split_part(encode(tgargs, 'escape'), E'\\000', 2), ' ') as numbers,
+        pg_catalog.string_to_array(pg_catalog.split_part(pg_catalog.encode(tgargs, 'escape'), E'\\000', 2), ' ') as numbers,
         -- An earlier version's have none.
-        case when tgnargs > 2 then split_part(encode(tgargs, 'escape'), E'\\000', 3) end as places
-    from pg_trigger where starts_with(tgname, 'tidegate_')
-        and tgfoid in (select oid from pg_proc where pronamespace = 'tidegate'::regnamespace)
+        case when tgnargs > 2 then pg_catalog.split_part(pg_catalog.encode(tgargs, 'escape'), E'\\000', 3) end as places
+    from pg_trigger where pg_catalog.starts_with(tgname::text, 'tidegate_')
+        and tgfoid in (select oid from pg_proc where pronamespace = 'tidegate'::regnamespace::oid)
 ),
 upwards (start, member) as (
     select tgrelid, tgrelid from tracked union
@@ -20,7 +20,7 @@ family (root, member) as (
     join pg_class c on c.oid = i.inhrelid and c.relpersistence <> 't'
 ),
 names as (
-    select c.oid, case n.nspname when 'public' then '' else n.nspname || '.' end || c.relname as name,
+    select c.oid, case n.nspname when 'public' then '' else n.nspname::text || '.' end || c.relname::text as name,
         c.relpersistence, c.relrowsecurity
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where c.oid in (select member from family)
@@ -28,15 +28,15 @@ names as (
 select r.name as root, m.name as member, event, t.enabled,
     array(select a.attname::text from pg_attribute a
         where a.attrelid = f.root and not a.attisdropped and a.attnum::text = any (
-            select unnest(own.numbers) from tracked own where own.tgrelid = f.root)
+            select pg_catalog.unnest(own.numbers) from tracked own where own.tgrelid = f.root)
         order by a.attnum) as columns,
-    array_remove(array[
+    pg_catalog.array_remove(array[
         case when r.relpersistence = 'u'
             then 'it is unlogged: a crash empties it unseen' end,
         case when exists (select from tracked x where x.tgrelid in
                 (select y.member from family y where y.root = f.root)
-                and x.places <> array_to_string(array(
-                    select c.place from (select attnum, row_number() over (order by attnum) as place
+                and x.places <> pg_catalog.array_to_string(array(
+                    select c.place from (select attnum, pg_catalog.row_number() over (order by attnum) as place
                         from pg_attribute where attrelid = x.tgrelid and attnum > 0 and not attisdropped) c
                     where c.attnum::text = any (x.numbers) order by c.attnum), ' '))
             then 'a column was dropped: each change may count as one of all rows until this is installed again' end,
@@ -44,12 +44,12 @@ select r.name as root, m.name as member, event, t.enabled,
             then 'it has row security: answers differ by role' end,
         case when exists (select from pg_inherits where inhrelid in
                 (select x.member from family x where x.root = f.root)
-                group by inhrelid having count(*) > 1)
+                group by inhrelid having pg_catalog.count(*) > 1)
             then 'a part of it has several parents: changes go by the name of one of them' end
     ], null) as warnings,
     array(select distinct s.subname::text from pg_subscription_rel r join pg_subscription s on s.oid = r.srsubid
         where r.srrelid in (select x.member from family x where x.root = f.root) order by 1) as subscriptions
 from family f join names r on r.oid = f.root join names m on m.oid = f.member
-    cross join unnest(array['insert', 'update', 'delete', 'truncate']) event
+    cross join pg_catalog.unnest(array['insert', 'update', 'delete', 'truncate']) event
     left join tracked t on t.tgrelid = f.member and t.tgname = 'tidegate_' || event
 order by 1, 2, 3

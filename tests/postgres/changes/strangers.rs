@@ -1,10 +1,25 @@
-//! Any role may take advisory locks.
+//! What others may do in the database: take advisory locks, and create functions in `public`.
 
 use sqlx::{Connection, PgConnection, raw_sql};
 use tidegate::{Cache, DatabaseOptions, Listener, Memory};
 use tidegate_testing::Postgres;
 
 use super::{Bed, USERS, users};
+use crate::world::{Node, primary};
+
+/// For arrays and names as such, which the functions of `pg_catalog` take only as any type. Postgres prefers an exact
+/// match wherever it is (PostgreSQL manual, section 10.3).
+const EXACT: &str = "
+    create function public.unnest(text[]) returns setof text language sql as 'select null where false';
+    create function public.unnest(int8[]) returns setof int8 language sql as 'select 0::int8 where false';
+    create function public.unnest(oid[]) returns setof oid language sql as 'select 0::oid where false';
+    create function public.cardinality(text[]) returns int language sql as 'select 1000000';
+    create function public.cardinality(int2[]) returns int language sql as 'select 1';
+    create function public.pg_column_size(text[]) returns int language sql as 'select 1000000000';
+    create function public.same(text[], text) returns text[] language sql as 'select $1';
+    create function public.same(int8, name) returns int8 language sql as 'select $1';
+    create aggregate public.array_agg(text) (sfunc = public.same, stype = text[]);
+    create aggregate public.count(name) (sfunc = public.same, stype = int8, initcond = 0);";
 
 /// A session of a role without rights that holds every advisory lock whose number the schema's functions show.
 async fn stranger(server: &Postgres) -> PgConnection {
@@ -73,4 +88,16 @@ async fn a_node_whose_wake_ups_a_stranger_suppresses_looks_more_often() {
         }
     }
     panic!("it looks at each heartbeat alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_in_public_replaces_none_of_the_system() {
+    let primary = primary(&[]).await;
+    primary.psql(EXACT).await.unwrap();
+    let node = Node::alone(&primary).await;
+    node.warm(&["/users/1", "/users/2", "/users"]).await;
+    primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
+    node.sees("/users/1", "eve").await;
+    node.sees("/users", "eve bob").await;
+    assert!(node.get("/users/2").await.1.contains("hit"), "its row has not changed");
 }

@@ -18,32 +18,32 @@ pub(super) const FIRST_OF_USERS: i64 = 16_384;
 /// In a tree, `rtekind 0` is a relation that is read, and a `SQLVALUEFUNCTION` a keyword as `CURRENT_USER`. The tree is
 /// text of a fixed form, in which names and strings of the user's have their blanks and braces escaped.
 const BODIES: &str = r"
-select p.oid::int8, n.nspname || '.' || p.proname,
-       p.proname || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')',
+select p.oid::int8, n.nspname::text || '.' || p.proname::text,
+       p.proname::text || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')',
        p.provolatile::text, l.lanname::text,
-       case when p.prosqlbody is null and p.oid >= 16384 then p.prosrc end,
+       case when p.prosqlbody is null and p.oid >= '16384'::oid then p.prosrc end,
        tree.text ~ '(:rtekind 0 |[{]SQLVALUEFUNCTION )',
        array(
-           select part::int8 from pg_catalog.pg_aggregate a cross join lateral unnest(array[
+           select part::int8 from pg_catalog.pg_aggregate a cross join lateral pg_catalog.unnest(array[
                a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn,
                a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]::oid[]) part
-           where a.aggfnoid = p.oid and p.oid >= 16384 and part <> 0
+           where a.aggfnoid::oid = p.oid and p.oid >= '16384'::oid and part <> '0'::oid
            union
            select case when m[1] in ('opno', 'eqop', 'sortop') then o.oprcode::oid::int8 else m[2]::int8 end
            from pg_catalog.regexp_matches(tree.text,
                ':(funcid|aggfnoid|winfnoid|opno|eqop|sortop) (\d+)', 'g') m
            left join pg_catalog.pg_operator o on o.oid = m[2]::oid
-           where m[1] not in ('opno', 'eqop', 'sortop') or o.oprcode::oid >= 16384
+           where m[1] not in ('opno', 'eqop', 'sortop') or o.oprcode::oid >= '16384'::oid
        )
 from pg_catalog.pg_proc p
 join pg_catalog.pg_namespace n on n.oid = p.pronamespace
 join pg_catalog.pg_language l on l.oid = p.prolang
 cross join lateral (
     select coalesce(p.prosqlbody::text, '') || coalesce(p.proargdefaults::text, '') as text
-    where p.oid >= 16384 union all select '' where p.oid < 16384
+    where p.oid >= '16384'::oid union all select '' where p.oid < '16384'::oid
 ) tree
-where p.oid = any (select unnest($1::int8[])::oid)
-   or (p.proname = any ($2::text[]) and p.oid >= 16384)";
+where p.oid = any (select pg_catalog.unnest($1::int8[])::oid)
+   or (p.proname = any ($2::text[]) and p.oid >= '16384'::oid)";
 
 type Row = (i64, String, String, String, String, Option<String>, bool, Vec<i64>);
 

@@ -33,21 +33,22 @@ const NAMED: &str = "
 with overload as (
     select p.*, s.nspname from pg_catalog.pg_proc p
     join pg_catalog.pg_namespace s on s.oid = p.pronamespace
-    where p.proname = any ($2::text[] || $3::text[]) or p.oid = any (select unnest($4::int8[])::oid)
+    where p.proname = any (pg_catalog.array_cat($2::text[], $3::text[]))
+        or p.oid = any (select pg_catalog.unnest($4::int8[])::oid)
 ), wanted (schema, name) as (
     select * from unnest($1::text[], $2::text[])
 )
 select p.oid::int8, p.nspname::text, p.proname::text,
-       p.proname || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')',
-       case when p.prokind = 'a' and p.oid >= 16384 and exists (
-           select from pg_catalog.pg_aggregate a join pg_catalog.pg_proc part on part.oid in
-               (a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn,
-                a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn)
-           where a.aggfnoid = p.oid and part.provolatile <> 'i'
+       p.proname::text || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')',
+       case when p.prokind = 'a' and p.oid >= '16384'::oid and exists (
+           select from pg_catalog.pg_aggregate a join pg_catalog.pg_proc part on part.oid = any (array[
+                a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn,
+                a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]::oid[])
+           where a.aggfnoid::oid = p.oid and part.provolatile <> 'i'
        ) then 'v' else p.provolatile::text end,
-       case when p.provariadic <> 0 then 0 else p.pronargs - p.pronargdefaults end::int2,
-       case when p.provariadic <> 0 then 32767 else p.pronargs end::int2,
-       case when p.oid >= 16384 then pg_catalog.pg_get_expr(p.proargdefaults, 0) end
+       case when p.provariadic <> '0'::oid then 0 else p.pronargs - p.pronargdefaults end::int2,
+       case when p.provariadic <> '0'::oid then 32767 else p.pronargs end::int2,
+       case when p.oid >= '16384'::oid then pg_catalog.pg_get_expr(p.proargdefaults, 0) end
 from overload p
 where exists (
     select from wanted w
@@ -59,7 +60,7 @@ where exists (
     and pg_catalog.pg_function_is_visible(p.oid)
     and exists (select from pg_catalog.pg_type t
                 where t.oid = p.proargtypes[0] and t.typtype in ('c', 'p', 'd'))
-) or p.oid = any (select unnest($4::int8[])::oid)";
+) or p.oid = any (select pg_catalog.unnest($4::int8[])::oid)";
 
 /// The functions that a query's names can mean to this connection.
 pub(super) async fn named(

@@ -21,14 +21,14 @@ with suspect as (
     where p.provolatile = 'v' or l.lanname <> 'c'
 )
 select o.oprname::text, true, s.unsafe, s.oid::int8, array[o.oprleft, o.oprright]::int8[]
-from pg_catalog.pg_operator o join suspect s on s.oid = o.oprcode
-where o.oid >= 16384
+from pg_catalog.pg_operator o join suspect s on s.oid = o.oprcode::oid
+where o.oid >= '16384'::oid
 union all
 select pg_catalog.format_type(c.castsource, null) || ' to '
        || pg_catalog.format_type(c.casttarget, null), false, s.unsafe, s.oid::int8,
        array[c.castsource, c.casttarget]::int8[]
 from pg_catalog.pg_cast c join suspect s on s.oid = c.castfunc
-where c.oid >= 16384
+where c.oid >= '16384'::oid
 order by 2, 1";
 
 /// Of some types ($6), those that a statement can have values of: each type of the system's own, and what comes of the
@@ -36,24 +36,25 @@ order by 2, 1";
 /// ($4, and $5 unseen), by being taken apart, put together or converted unseen. Rather too many than too few.
 const OCCURRING: &str = "
 with recursive own as (
-    select oid from pg_catalog.pg_type where typnamespace = 'pg_catalog'::regnamespace
+    select oid from pg_catalog.pg_type where typnamespace = 'pg_catalog'::regnamespace::oid
 ), used as (
     select o.oprleft, o.oprright, o.oprresult from pg_catalog.pg_operator o
-    where o.oprnamespace <> 'pg_catalog'::regnamespace and (o.oprname = any ($5::text[])
-        or exists (select from unnest($4::text[]) run where pg_catalog.strpos(run, o.oprname::text) > 0))
+    where o.oprnamespace <> 'pg_catalog'::regnamespace::oid and (o.oprname = any ($5::text[])
+        or exists (select from pg_catalog.unnest($4::text[]) run where pg_catalog.strpos(run, o.oprname::text) > 0))
 ), occurring (type) as (
     select a.atttypid from pg_catalog.pg_attribute a
-    where a.attrelid = any (select unnest($1::int8[])::oid) and not a.attisdropped
+    where a.attrelid = any (select pg_catalog.unnest($1::int8[])::oid) and not a.attisdropped
     union
-    select c.reltype from pg_catalog.pg_class c where c.oid = any (select unnest($1::int8[])::oid)
+    select c.reltype from pg_catalog.pg_class c where c.oid = any (select pg_catalog.unnest($1::int8[])::oid)
     union
-    select unnest(p.prorettype || p.proargtypes::oid[] || p.proallargtypes) from pg_catalog.pg_proc p
-    where p.oid = any (select unnest($2::int8[])::oid)
+    select pg_catalog.unnest(pg_catalog.array_cat(
+        pg_catalog.array_prepend(p.prorettype, p.proargtypes::oid[]), p.proallargtypes)) from pg_catalog.pg_proc p
+    where p.oid = any (select pg_catalog.unnest($2::int8[])::oid)
     union
     select t.oid from pg_catalog.pg_type t where t.typname = any ($3::text[])
     union
     select u.oprresult from used u
-    where (u.oprleft = 0 or u.oprleft in (select oid from own)) and u.oprright in (select oid from own)
+    where (u.oprleft = '0'::oid or u.oprleft in (select oid from own)) and u.oprright in (select oid from own)
     union
     select c.casttarget from pg_catalog.pg_cast c
     where c.castcontext = 'i' and c.castsource in (select oid from own)
@@ -63,11 +64,12 @@ with recursive own as (
         select a.atttypid from pg_catalog.pg_type t join pg_catalog.pg_attribute a on a.attrelid = t.typrelid
         where t.oid = o.type and not a.attisdropped
         union all
-        select unnest(array[t.typelem, t.typarray, t.typbasetype]) from pg_catalog.pg_type t where t.oid = o.type
+        select pg_catalog.unnest(array[t.typelem, t.typarray, t.typbasetype])
+        from pg_catalog.pg_type t where t.oid = o.type
         union all
         select t.oid from pg_catalog.pg_type t where t.typtype = 'd' and t.typbasetype = o.type
         union all
-        select unnest(array[r.rngtypid, r.rngsubtype, r.rngmultitypid]) from pg_catalog.pg_range r
+        select pg_catalog.unnest(array[r.rngtypid, r.rngsubtype, r.rngmultitypid]) from pg_catalog.pg_range r
         where o.type in (r.rngtypid, r.rngsubtype, r.rngmultitypid)
         union all
         select c.casttarget from pg_catalog.pg_cast c where c.castsource = o.type and c.castcontext = 'i'
@@ -76,7 +78,7 @@ with recursive own as (
     ) next (type)
     where o.type not in (select oid from own)
 )
-select wanted::int8 from unnest($6::int8[]) wanted
+select wanted::int8 from pg_catalog.unnest($6::int8[]) wanted
 where wanted::oid in (select type from occurring) or wanted::oid in (select oid from own) or wanted = 0";
 
 /// Everything that a statement refers to, that of its views included.

@@ -52,20 +52,20 @@ const BY_OID: &str = "
 select c.oid::int8, c.relname::text, s.nspname::text, c.relkind::text, c.relpersistence::text,
        c.relrowsecurity
 from pg_catalog.pg_class c join pg_catalog.pg_namespace s on s.oid = c.relnamespace
-where c.oid = any (select unnest($1::int8[])::oid)";
+where c.oid = any (select pg_catalog.unnest($1::int8[])::oid)";
 
 const VIEW: &str = "
 select coalesce(pg_catalog.pg_get_viewdef($1::int8::oid), ''),
        array(select distinct d.refobjid::int8
              from pg_catalog.pg_rewrite r join pg_catalog.pg_depend d
-               on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = r.oid
+               on d.classid = 'pg_catalog.pg_rewrite'::regclass::oid and d.objid = r.oid
              where r.ev_class = $1::int8::oid and r.ev_type = '1'
-               and d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid <> r.ev_class),
+               and d.refclassid = 'pg_catalog.pg_class'::regclass::oid and d.refobjid <> r.ev_class),
        array(select distinct d.refobjid::int8
              from pg_catalog.pg_rewrite r join pg_catalog.pg_depend d
-               on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = r.oid
+               on d.classid = 'pg_catalog.pg_rewrite'::regclass::oid and d.objid = r.oid
              where r.ev_class = $1::int8::oid and r.ev_type = '1'
-               and d.refclassid = 'pg_catalog.pg_proc'::regclass)";
+               and d.refclassid = 'pg_catalog.pg_proc'::regclass::oid)";
 
 /// The relations that these names mean to this connection.
 pub(super) async fn named(

@@ -28,13 +28,13 @@ with recursive up (oid) as (
     select oid from up union select oid from down
 )
 select c.oid::int8, s.nspname::text, c.relname::text, c.relkind::text,
-       (select count(*) from pg_catalog.pg_inherits i where i.inhrelid = c.oid),
-       (select count(distinct t.tgname)
+       (select pg_catalog.count(*) from pg_catalog.pg_inherits i where i.inhrelid = c.oid),
+       (select pg_catalog.count(distinct t.tgname)
         from pg_catalog.pg_trigger t
         join pg_catalog.pg_proc p on p.oid = t.tgfoid
         join pg_catalog.pg_namespace o on o.oid = p.pronamespace
         where t.tgrelid = c.oid and o.nspname = 'tidegate' and t.tgenabled = 'A'
-          and t.tgqual is null and cardinality(t.tgattr::int2[]) = 0
+          and t.tgqual is null and pg_catalog.cardinality(t.tgattr::int2[]) = 0
           and t.tgname in ('tidegate_insert', 'tidegate_update', 'tidegate_delete',
                            'tidegate_truncate')) = 4,
        exists (select from pg_catalog.pg_subscription_rel s where s.srrelid = c.oid),
@@ -42,16 +42,16 @@ select c.oid::int8, s.nspname::text, c.relname::text, c.relkind::text,
              from pg_catalog.pg_trigger t
              join pg_catalog.pg_proc p on p.oid = t.tgfoid
              join pg_catalog.pg_namespace o on o.oid = p.pronamespace
-             cross join lateral unnest(string_to_array(
-                 split_part(encode(t.tgargs, 'escape'), E'\\\\000', 2), ' ')) number
+             cross join lateral pg_catalog.unnest(pg_catalog.string_to_array(
+                 pg_catalog.split_part(pg_catalog.encode(t.tgargs, 'escape'), E'\\\\000', 2), ' ')) number
              join pg_catalog.pg_attribute a
                on a.attrelid = t.tgrelid and a.attnum::text = number and not a.attisdropped
              where t.tgrelid = c.oid and o.nspname = 'tidegate'
-               and a.atttypid <> 'pg_catalog.oid'::pg_catalog.regtype
+               and a.atttypid <> 'pg_catalog.oid'::pg_catalog.regtype::oid
                and not exists (select from pg_catalog.pg_collation l
                                where l.oid = a.attcollation and not l.collisdeterministic)
                and t.tgname in ('tidegate_insert', 'tidegate_update', 'tidegate_delete')
-             group by a.attname, a.attnum having count(*) = 3
+             group by a.attname, a.attnum having pg_catalog.count(*) = 3
              order by a.attnum)
 from family f
 join pg_catalog.pg_class c on c.oid = f.oid

@@ -8,6 +8,7 @@ mod properties;
 mod remembered;
 mod rows;
 mod server;
+mod shadowed;
 mod spellings;
 mod text;
 mod types;

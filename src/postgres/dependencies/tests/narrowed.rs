@@ -164,3 +164,34 @@ async fn a_long_value_is_narrowed_to_the_rows_with_long_values() {
     world.postgres.psql("update people set n = 1 where length(name) > 2000").await.expect("update");
     eventually("the change is seen", async || read().await == 1).await.expect("seen");
 }
+
+const STRANGE: &str = r#"
+create table "a=B" (id text primary key, "X=Y" text, n int);
+insert into "a=B" values ('A', '042', 0), ('C', '7', 0);"#;
+
+/// Changes are told by names alone, which are read by one rule with those that reads are noted under.
+#[tokio::test]
+async fn a_name_that_holds_the_separators_of_tags_is_one_name_for_reads_and_changes() {
+    let columns = Triggers::new().columns("a=B", &["X=Y"]);
+    let world = World::new(STRANGE, columns).await;
+    let reads = [
+        r#"select n from "a=B" where id = 'A'"#,
+        r#"select n from "a=B" where "X=Y" = '042'"#,
+        r#"select sum(n)::int from "a=B""#,
+    ];
+    let sees = async |n: i32| {
+        for sql in reads {
+            let what = format!("{n} by {sql}");
+            let seen = eventually(&what, async || world.numbers(sql).await == [(n,)]).await;
+            seen.unwrap_or_else(|error| panic!("{error}"));
+        }
+    };
+    sees(0).await;
+    for (n, change) in [
+        (1, r#"update "a=B" set n = 1 where id = 'A'"#),
+        (2, r#"truncate "a=B"; insert into "a=B" values ('A', '042', 2)"#),
+    ] {
+        world.postgres.psql(change).await.expect(change);
+        sees(n).await;
+    }
+}
