@@ -113,7 +113,7 @@ fn proof_of_primary(basis: Option<(Epoch, Position)>, at: Option<At>) -> Proof {
 
 async fn connect(server: &Server, plan: &Plan) -> Result<Conn, sqlx::Error> {
     if plan.read_only {
-        return server.pool().begin_with(READ_ONLY).await.map(Conn::Within);
+        return server.begin(READ_ONLY).await.map(Conn::Within);
     }
     let mut conn = server.acquire().await?;
     if plan.primary_only && conn.ping().await.is_err() {

@@ -15,6 +15,7 @@ pub(super) async fn begin(
     sql: &'static str,
 ) -> Result<Transaction<'static, Postgres>, Error> {
     let pool = pool.clone();
+    #[expect(clippy::disallowed_methods, reason = "this is where it is allowed")]
     let begun = tokio::spawn(async move { pool.begin_with(sql).await });
     // The task does not panic, so the runtime is ending.
     begun.await.unwrap_or(Err(Error::WorkerCrashed))
