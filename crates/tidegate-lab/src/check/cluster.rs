@@ -45,7 +45,13 @@ impl Cluster {
     pub(crate) async fn start(nodes: usize, redis: Topology) -> Result<Self, Failure> {
         // What nobody commits is long in the log before it is flushed, so that a crash loses something.
         // A standby that was down or did not replay finds all that it missed, whatever checkpoints came between.
-        let settings = [("wal_writer_delay", "10s"), ("wal_keep_size", "1GB")];
+        // A standby that replays a TRUNCATE holds its lock until the commit. If it waits meanwhile for a query's snapshot to end,
+        // and the query for that lock, only this limit ends it: Postgres looks for no deadlock there.
+        let settings = [
+            ("wal_writer_delay", "10s"),
+            ("wal_keep_size", "1GB"),
+            ("max_standby_streaming_delay", "2s"),
+        ];
         let primary = Postgres::start_with(&settings).await?;
         set_up(&primary).await?;
         let standbys = vec![primary.standby().await?, primary.standby().await?];
