@@ -23,7 +23,7 @@ use super::text::Text;
 pub struct Tag(u64);
 
 impl Tag {
-    /// The tag of this name, in any of the three forms. A change is told by its name alone, so the other constructors
+    /// The tag of this name, in any of the three forms. A change names its tags as text, so the other constructors
     /// give the same tag, also for a table or a column whose name has a `=`: what follows the first one counts as values.
     pub fn named(name: &str) -> Self {
         match name.split_once('=') {

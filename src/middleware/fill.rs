@@ -243,12 +243,14 @@ impl<'p> Fill<'p> {
         if !self.lead.is_valid(entry) {
             return Filled::NotStored(self.lead.overtaken());
         }
-        let for_client = self.leave_for(&self.plan.asked, new.status, &new.headers).err();
-        let is_known = !self.plan.asked.client.is_unknown();
-        let confirmed = match for_client {
-            Some(unfit) if is_known && unfit.token == PERSONAL => confirmed_at(stored, new),
-            Some(unfit) if is_known => return Filled::NotStored(self.lead.pass(unfit)),
-            _ => new.clone(),
+        let refused = match self.plan.asked.client.is_unknown() {
+            true => None,
+            false => self.leave_for(&self.plan.asked, new.status, &new.headers).err(),
+        };
+        let confirmed = match refused {
+            None => new.clone(),
+            Some(unfit) if unfit.token == PERSONAL => confirmed_at(stored, new),
+            Some(unfit) => return Filled::NotStored(self.lead.pass(unfit)),
         };
         let head = &confirmed;
         // It was stored for all, whoever has it confirmed.

@@ -191,7 +191,8 @@ impl Plan {
         }
     }
 
-    /// A server that lacks what the primary had when it told what the statement reads may read other things by it.
+    /// What the statement reads was looked up on the primary. A server that lacks what the primary had then may have an
+    /// older schema, and read other tables.
     fn needs_schema(&mut self, record: &Record, source: Source) {
         match source {
             Source::Text => {}
@@ -199,7 +200,7 @@ impl Plan {
                 self.needs = self.needs.max(position);
             }
             Source::Primary(..) | Source::Standby => {
-                let why = "what it reads was told by a server that the node does not follow";
+                let why = "what it reads was looked up on a server that the node does not follow";
                 record.unfit(Reason::new("unknown-dependencies", why));
             }
         }
@@ -358,7 +359,8 @@ pub(super) async fn dependencies(
     }
 }
 
-/// Asks the catalogue, and waits no longer than for what a listener asks: others wait for the same.
+/// Looks it up in the catalogue, within the time limit of the listener's statements, since other requests wait for the
+/// same lookup.
 async fn find(
     db: &Database,
     sql: &str,

@@ -110,12 +110,14 @@ impl Requirement {
         }
     }
 
-    /// A position of another history than the present one, if that is known, says nothing of servers of now: of what
-    /// code in no scope wrote before a failover, a new one is to be observed.
+    /// Discards the position past what code outside any scope has written, if it is of another epoch than the present
+    /// one: it can't be compared with positions of servers now, so the next read or lookup observes another.
     pub(crate) fn begin_epoch(&self, now: Epoch) {
+        if !self.is_of_process || !now.is_known() {
+            return;
+        }
         let mut observed = self.observed();
-        let is_over = observed.at.is_some_and(|(epoch, _)| epoch != now);
-        if self.is_of_process && now.is_known() && is_over {
+        if observed.at.is_some_and(|(epoch, _)| epoch != now) {
             observed.at = None;
             self.ended.fetch_add(1, Ordering::AcqRel);
         }

@@ -169,7 +169,7 @@ const STRANGE: &str = r#"
 create table "a=B" (id text primary key, "X=Y" text, n int);
 insert into "a=B" values ('A', '042', 0), ('C', '7', 0);"#;
 
-/// Changes are told by names alone, which are read by one rule with those that reads are noted under.
+/// A change names its tags as text; the same rule gives the tags of reads.
 #[tokio::test]
 async fn a_name_that_holds_the_separators_of_tags_is_one_name_for_reads_and_changes() {
     let columns = Triggers::new().columns("a=B", &["X=Y"]);
