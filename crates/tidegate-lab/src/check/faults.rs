@@ -4,6 +4,7 @@ mod copy;
 mod primary;
 mod schema;
 
+use std::io;
 use std::time::Duration;
 
 use ::redis::cmd;
@@ -143,9 +144,10 @@ async fn strike(
             }
         }
         Fault::ReplicaLags => {
-            servers.standbys[replica].pause_replay().await?;
+            let standby = &servers.standbys[replica];
+            unless_cancelled(async || standby.pause_replay().await).await?;
             sleep(hold).await;
-            servers.standbys[replica].resume_replay().await?;
+            unless_cancelled(async || standby.resume_replay().await).await?;
         }
         Fault::ReplicaKilled => {
             servers.standbys[replica].kill().await?;
@@ -222,13 +224,28 @@ async fn stop_node(
     Ok(done.map(drop)?)
 }
 
+/// Asks a standby again as long as replay cancels what is asked.
+///
+/// Its limit on waiting for queries counts from when the log was received: where replay was paused, none is left.
+async fn unless_cancelled<T>(mut ask: impl AsyncFnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match ask().await {
+            Err(error) if error.to_string().contains("conflict with recovery") => {
+                sleep(Duration::from_millis(20)).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
 /// Waits until each standby has replayed what the primary has by now.
 async fn caught_up(servers: &Servers) -> Result<(), Failure> {
     let position = servers.primary.psql("select pg_current_wal_flush_lsn()").await?;
     let sql = format!("select pg_last_wal_replay_lsn() >= '{position}'");
     for standby in &servers.standbys {
         let began = Instant::now();
-        while standby.psql_at(&standby.url_of("template1"), &sql).await? != "t" {
+        let template = standby.url_of("template1");
+        while unless_cancelled(async || standby.psql_at(&template, &sql).await).await? != "t" {
             if began.elapsed() > CATCH_UP {
                 return Err(stuck(standby).await?.into());
             }
@@ -243,7 +260,8 @@ async fn stuck(standby: &Postgres) -> Result<String, Failure> {
     const SESSIONS: &str = "select pg_last_wal_replay_lsn(), pg_get_wal_replay_pause_state(), backend_type, datname, state,
             wait_event_type, wait_event, pg_blocking_pids(pid), now() - xact_start, now() - query_start, left(query, 200)
         from pg_stat_activity where backend_type in ('startup', 'walreceiver', 'client backend')";
-    let sessions = standby.psql_at(&standby.url_of("template1"), SESSIONS).await?;
+    let template = standby.url_of("template1");
+    let sessions = unless_cancelled(async || standby.psql_at(&template, SESSIONS).await).await?;
     let log = standby.log();
     let last: Vec<&str> = log.lines().rev().take(5).collect();
     Ok(format!("a standby does not catch up; its sessions:\n{sessions}\nits log ends: {last:?}"))

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::super::Run;
 use super::super::cluster::{Cluster, Servers, epoch};
-use super::cut;
+use super::{cut, unless_cancelled};
 use crate::Failure;
 
 /// By then each node has looked at the log.
@@ -49,7 +49,8 @@ pub(super) async fn fail_over(
     hold: Duration,
 ) -> Result<(), Failure> {
     let heir = servers.standbys.remove(0);
-    heir.psql("alter system set primary_conninfo = ''; select pg_reload_conf()").await?;
+    let unfollow = "alter system set primary_conninfo = ''; select pg_reload_conf()";
+    unless_cancelled(async || heir.psql(unfollow).await).await?;
     sleep(hold).await;
     servers.primary.kill().await?;
     let closed = cluster.gate.write().await;

@@ -10,7 +10,7 @@ use super::super::Run;
 use super::super::cluster::Servers;
 use super::super::history::Fate;
 use super::super::schema::Property;
-use super::caught_up;
+use super::{caught_up, unless_cancelled};
 use crate::Failure;
 
 /// Changes a property of the schema and changes it back: at once or after a while, while a node is stopped, a standby does not
@@ -30,7 +30,7 @@ pub(super) async fn there_and_back(
         node.signal(Signal::SIGSTOP)?;
     }
     if let Some(standby) = lagging {
-        standby.pause_replay().await?;
+        unless_cancelled(async || standby.pause_replay().await).await?;
     }
     let mut changed = change(run, servers, property, &there, &sql).await;
     if changed.is_ok() {
@@ -39,7 +39,7 @@ pub(super) async fn there_and_back(
     }
     if let Some(standby) = lagging {
         sleep(hold).await;
-        standby.resume_replay().await?;
+        unless_cancelled(async || standby.resume_replay().await).await?;
     }
     if let Some(node) = stopped {
         node.signal(Signal::SIGCONT)?;
