@@ -7,12 +7,15 @@ use crate::clock::{self, Instant};
 use crate::entry::Epoch;
 use crate::sync::Mutex;
 
-/// How long it is remembered that an epoch is over. It is over for good, unless this node is connected to an old primary
+/// How long a drain proves that an epoch is over. It is over for good, unless this node is connected to an old primary
 /// beside the present one; then a drain finds out, and each session still causes one this often.
-const REMEMBERED: Duration = Duration::from_secs(1);
+const PROVEN: Duration = Duration::from_secs(1);
 
-/// Epochs that are remembered at a time. Only as many are over as there were failovers within the life of a session's
-/// token, and nobody can make one up.
+/// How long it proves that for a position that seems old, by the clocks of two nodes.
+const PROVEN_OF_OLD: Duration = Duration::from_secs(300);
+
+/// Epochs that are remembered at a time. Only as many are over as there were failovers of late, and nobody can make one
+/// up.
 const MOST: usize = 16;
 
 /// Epochs that a drain has shown to be over: it began after a session's position in that epoch had been seen, and found
@@ -36,16 +39,27 @@ impl PastEpochs {
             return;
         }
         let mut past = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        past.retain(|known| known.epoch != epoch && known.found.elapsed() < REMEMBERED);
-        past.truncate(MOST - 1);
+        past.retain(|known| known.epoch != epoch && known.found.elapsed() < PROVEN_OF_OLD);
+        if past.len() == MOST {
+            past.remove(0);
+        }
         past.push(Past { epoch, current, found: clock::now() });
     }
 
-    /// Whether `epoch` was lately found to be over, by a node that still follows `current`.
+    /// Whether `epoch` was found to be over within the last second, by a node that still follows `current`.
     pub(super) fn contains(&self, epoch: Epoch, current: Epoch) -> bool {
+        self.found(epoch, current).is_some_and(|found| found.elapsed() < PROVEN)
+    }
+
+    /// The same, for a position in it that seems old.
+    pub(super) fn contains_old(&self, epoch: Epoch, current: Epoch) -> bool {
+        self.found(epoch, current).is_some_and(|found| found.elapsed() < PROVEN_OF_OLD)
+    }
+
+    fn found(&self, epoch: Epoch, current: Epoch) -> Option<Instant> {
         let past = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = past.iter().find(|known| known.epoch == epoch && known.current == current);
-        known.is_some_and(|known| known.found.elapsed() < REMEMBERED)
+        known.map(|known| known.found)
     }
 }
 
@@ -64,8 +78,10 @@ mod tests {
         past.note(OLD, NEW);
         assert!(past.contains(OLD, NEW));
         assert!(!past.contains(OLD, Epoch::new(3)) && !past.contains(NEW, NEW));
-        advance(REMEMBERED).await;
-        assert!(!past.contains(OLD, NEW));
+        advance(PROVEN).await;
+        assert!(!past.contains(OLD, NEW) && past.contains_old(OLD, NEW));
+        advance(PROVEN_OF_OLD).await;
+        assert!(!past.contains_old(OLD, NEW));
     }
 
     #[test]
@@ -81,6 +97,6 @@ mod tests {
         let past = PastEpochs::default();
         (10..100).for_each(|epoch| past.note(Epoch::new(epoch), NEW));
         assert_eq!(past.0.lock().unwrap().len(), MOST);
-        assert!(past.contains(Epoch::new(99), NEW));
+        assert!(past.contains(Epoch::new(99), NEW) && past.contains(Epoch::new(84), NEW));
     }
 }

@@ -31,5 +31,5 @@ pub(crate) fn may_store(status: StatusCode, headers: &HeaderMap, policy: &Policy
 
 pub(crate) fn is_trusted(headers: &HeaderMap) -> bool {
     let sessions = Sessions::new("a secret that nobody guesses");
-    sessions.is_ok_and(|sessions| matches!(sessions.read(headers), Claim::Position(..)))
+    sessions.is_ok_and(|sessions| matches!(sessions.read(headers), Claim::Position { .. }))
 }

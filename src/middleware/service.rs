@@ -110,11 +110,13 @@ where
 impl<S> CacheService<S> {
     /// What the request must see, if it says so and the token is ours.
     fn session(&self, headers: &HeaderMap) -> Option<(Epoch, Position)> {
+        let cache = &self.routes.cache;
         match self.routes.sessions.as_ref()?.read(headers) {
             Claim::None => None,
-            Claim::Position(epoch, position) => Some((epoch, position)),
+            Claim::Position { at, is_old: true } if cache.is_obsolete(at) => None,
+            Claim::Position { at, .. } => Some(at),
             Claim::Forged => {
-                self.routes.cache.shared.counters.note(Event::BadToken);
+                cache.shared.counters.note(Event::BadToken);
                 None
             }
         }

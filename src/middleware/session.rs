@@ -29,21 +29,18 @@ const SECURE_COOKIE: &str = "__Host-tidegate-position";
 /// The cookie of a service that is reached over plain http.
 const PLAIN_COOKIE: &str = "tidegate-position";
 
-/// Seconds for which a token counts, and for which a browser keeps the cookie. After that every node has long followed
-/// the log past it.
+/// Seconds for which a browser keeps the cookie. After that every node has long followed the log past it.
 const LIFE: u64 = 300;
-
-/// Seconds by which the clocks of two nodes may differ before a token counts for less than its life.
-const SKEW: u64 = 60;
 
 /// Tokens of one request that are read; a client may send any number.
 const MOST: usize = 64;
 
 /// Encrypts and reads the tokens of sessions. All nodes of a service need the same secret.
 ///
-/// A token is opaque to clients, counts for five minutes, and travels in the header `Tidegate-Position` and in a cookie
-/// that only this host gets, over https (`__Host-tidegate-position`; `Secure`, `HttpOnly`, `SameSite=Lax`). If a request
-/// brings several, those that are not ours are passed over.
+/// A token is opaque to clients, and travels in the header `Tidegate-Position` and in a cookie that only this host gets,
+/// over https, for five minutes (`__Host-tidegate-position`; `Secure`, `HttpOnly`, `SameSite=Lax`). If a request brings
+/// several tokens, all that are ours count. A token that is older than five minutes costs nothing: every node has followed
+/// the log past its position, or finds out once that the history of that position is over.
 #[derive(Clone)]
 pub struct Sessions {
     tokens: Tokens,
@@ -55,7 +52,12 @@ pub struct Sessions {
 pub(crate) enum Claim {
     None,
     Forged,
-    Position(Epoch, Position),
+    Position {
+        at: (Epoch, Position),
+        /// By this node's clock it was written longer ago than a token lives. The clock of the node that wrote it may
+        /// differ.
+        is_old: bool,
+    },
 }
 
 /// Whether a cookie of this name is ours, and so says nothing of the client.
@@ -126,9 +128,10 @@ impl Sessions {
             is_forged |= token.is_none();
             token
         });
-        let tokens: Option<Token> = tokens.filter(|token| !is_over(*token)).reduce(Token::or);
-        match tokens {
-            Some(token) => Claim::Position(token.epoch, token.position),
+        match tokens.reduce(Token::and) {
+            Some(token) => {
+                Claim::Position { at: (token.epoch, token.position), is_old: is_old(token) }
+            }
             None if is_forged => Claim::Forged,
             None => Claim::None,
         }
@@ -148,8 +151,8 @@ impl Sessions {
     }
 }
 
-fn is_over(token: Token) -> bool {
-    unix_millis().saturating_sub(token.written) > (LIFE + SKEW) * 1000
+fn is_old(token: Token) -> bool {
+    unix_millis().saturating_sub(token.written) > LIFE * 1000
 }
 
 impl fmt::Debug for Sessions {
@@ -180,7 +183,7 @@ mod tests {
     }
 
     fn at(position: u64) -> Claim {
-        Claim::Position(AT.0, Position::new(position))
+        Claim::Position { at: (AT.0, Position::new(position)), is_old: false }
     }
 
     #[test]
@@ -188,9 +191,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         sessions().write(&mut headers, AT);
         let token = headers[HEADER].to_str().unwrap();
-        assert_eq!(claim("tidegate-position", token), Claim::Position(AT.0, AT.1));
+        assert_eq!(claim("tidegate-position", token), at(AT.1.get()));
         let cookie = headers[SET_COOKIE].to_str().unwrap().split(';').next().unwrap();
-        assert_eq!(claim("cookie", cookie), Claim::Position(AT.0, AT.1));
+        assert_eq!(claim("cookie", cookie), at(AT.1.get()));
         assert_eq!(sessions().read(&HeaderMap::new()), Claim::None);
     }
 
@@ -224,9 +227,32 @@ mod tests {
     }
 
     #[test]
-    fn security_a_token_is_over_after_its_life() {
-        assert_eq!(claim("tidegate-position", &token_at(7, LIFE)), at(7));
-        assert_eq!(claim("tidegate-position", &token_at(7, LIFE + SKEW + 1)), Claim::None);
+    fn security_a_token_is_old_after_its_life_and_counts_all_the_same() {
+        assert_eq!(claim("tidegate-position", &token_at(7, LIFE - 1)), at(7));
+        let old = Claim::Position { at: (AT.0, Position::new(7)), is_old: true };
+        assert_eq!(claim("tidegate-position", &token_at(7, LIFE + 1)), old);
+    }
+
+    #[test]
+    fn tokens_of_two_histories_require_a_position_in_neither() {
+        let session = |tokens: &[(u64, u64, u64)]| {
+            let mut headers = HeaderMap::new();
+            for &(epoch, position, age) in tokens {
+                let (epoch, position) = (Epoch::new(epoch), Position::new(position));
+                let written = unix_millis() - age * 1000;
+                let token = sessions().tokens.seal(Token { epoch, position, written });
+                headers.append(HEADER, token.parse().unwrap());
+            }
+            sessions().read(&headers)
+        };
+        let of_both = session(&[(3, 7, 0), (4, 5, 0)]);
+        assert_eq!(session(&[(4, 5, 9), (3, 7, 900)]), of_both, "whatever the clocks said");
+        let Claim::Position { at: (epoch, _), is_old: false } = of_both else {
+            panic!("{of_both:?}")
+        };
+        assert!(![Epoch::new(3), Epoch::new(4), Epoch::UNKNOWN].contains(&epoch));
+        assert_ne!(session(&[(3, 8, 0), (4, 5, 0)]), of_both, "it is of these two positions");
+        assert_ne!(session(&[(3, 7, 0), (4, 5, 0), (5, 1, 0)]), of_both);
     }
 
     #[test]
@@ -234,7 +260,7 @@ mod tests {
         let (shop, office) = (sessions().bound_to("shop"), sessions().bound_to("office"));
         let mut headers = HeaderMap::new();
         shop.write(&mut headers, AT);
-        assert_eq!(shop.read(&headers), Claim::Position(AT.0, AT.1));
+        assert_eq!(shop.read(&headers), at(AT.1.get()));
         assert_eq!(
             (office.read(&headers), sessions().read(&headers)),
             (Claim::Forged, Claim::Forged)
@@ -258,7 +284,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         sessions().write(&mut headers, AT);
         let both = Sessions::with_secrets(&[[8; 32], [7; 32]]).unwrap();
-        assert_eq!(both.read(&headers), Claim::Position(AT.0, AT.1));
+        assert_eq!(both.read(&headers), at(AT.1.get()));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::routing::get;
+use tidegate::internals::put_clock_forward;
 use tidegate::{
     Cache, CacheLayer, Database, DatabaseOptions, Event, Key, Listener, Memory, Policy, Record,
     Sessions, ValuePolicy,
@@ -83,6 +84,43 @@ async fn a_session_gets_its_write_from_a_node_that_lost_sight_of_the_log() {
     line.heal().await.unwrap();
     eventually("it follows again", async || {
         blind.get_with("/users/1", &token).await.1.contains("hit")
+    })
+    .await;
+}
+
+/// A clock decides how long something is used, and never whether it is valid.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_counts_however_far_the_clocks_of_nodes_are_apart() {
+    let primary = primary(&[]).await;
+    let (line, url) = proxy(&primary).await;
+    let db = DatabaseOptions::new(primary.url()).listen_url(url).connect().await.unwrap();
+    let policy = Policy::ttl(TTL).max_staleness(Duration::from_secs(5));
+    let blind = Node::start(&db, &policy).await;
+    let other = Node::alone(&primary).await;
+    blind.warm(&["/users/1"]).await;
+    line.freeze();
+    put_clock_forward(-1_200_000);
+    let token = other.put(1, "eve").await;
+    put_clock_forward(0);
+    let (body, status) = blind.get_with("/users/1", &token).await;
+    assert_eq!(body, "eve", "{status}");
+    assert!(status.contains("\"session\""), "{status}");
+}
+
+/// One that a client never replaces would otherwise send its reads to the primary for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_token_of_a_history_that_is_over_keeps_no_read_from_replicas() {
+    let before = primary(&[]).await;
+    put_clock_forward(-1_200_000);
+    let token = Node::alone(&before).await.put(1, "eve").await;
+    put_clock_forward(0);
+    let now = primary(&[]).await;
+    let replica = now.standby().await.unwrap();
+    let db = options(&now).replica(replica.url()).connect().await.unwrap();
+    let node = Node::start(&db, &Policy::ttl(TTL)).await;
+    let of_replica = format!("ada from {}", replica.port());
+    eventually("the replica serves it", async || {
+        node.get_with("/plain/1", &token).await.0 == of_replica
     })
     .await;
 }

@@ -6,10 +6,14 @@ use tokio::time::timeout;
 
 use super::Ask;
 use crate::cache::Cache;
+use crate::cache::cache::spawn;
 use crate::cache::log::LogError;
 use crate::cache::protocol::has_followed;
 use crate::cache::record::{Needs, Record};
 use crate::entry::{Epoch, Position};
+
+/// How long a drain for a position that seems old is waited for; nobody waits for it.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 impl Cache {
     /// What a lookup must find beyond what its session has written, as far as that is known.
@@ -52,6 +56,24 @@ impl Cache {
             has_followed(fences.followed(), session)
                 || self.shared.past.contains(session.0, fences.epoch())
         })
+    }
+
+    /// Whether a position that by this node's clock was given out long ago need not be followed. The clocks of two nodes
+    /// differ by any amount, so its age alone proves nothing: it must be of a history that a drain has shown to be over.
+    /// Until then it counts, and a drain is started.
+    pub(crate) fn is_obsolete(&self, old: (Epoch, Position)) -> bool {
+        let current = self.shared.fences.epoch();
+        if old.0 == current || self.log().is_none() {
+            return false;
+        }
+        let is_over = self.shared.past.contains_old(old.0, current);
+        if !is_over {
+            let cache = self.clone();
+            spawn(async move {
+                cache.follow(Some(old), DRAIN_LIMIT).await;
+            });
+        }
+        is_over
     }
 
     pub(super) async fn follow(&self, session: Option<(Epoch, Position)>, limit: Duration) -> bool {

@@ -87,14 +87,29 @@ impl Token {
         Self { epoch: Epoch::new(epoch), position: Position::new(position), written }
     }
 
-    /// What two tokens of one client require: in one history the later position, else what was written later.
-    pub(super) fn or(self, other: Self) -> Self {
-        let by_time = |token: &Self| token.written;
+    /// What two tokens of one client require: in one history the later position. Which of two histories is over can't be
+    /// known here, and clocks of nodes don't tell: then it is a position in no history that there is, which a node takes
+    /// for one of a history that it has yet to hear of.
+    pub(super) fn and(self, other: Self) -> Self {
+        let written = self.written.max(other.written);
         match self.epoch == other.epoch {
-            true => std::cmp::max_by_key(self, other, |token| token.position),
-            false => std::cmp::max_by_key(self, other, by_time),
+            true => Self { position: self.position.max(other.position), written, ..self },
+            false => Self { epoch: neither(self, other), position: Position::MAX, written },
         }
     }
+}
+
+/// An epoch of what two tokens say, in either order.
+fn neither(one: Token, other: Token) -> Epoch {
+    let numbers = |token: Token| (token.epoch.get(), token.position.get());
+    let (first, second) = (numbers(one).min(numbers(other)), numbers(one).max(numbers(other)));
+    let mut hasher = blake3::Hasher::new_derive_key("tidegate 2026 tokens of two histories");
+    for number in [first.0, first.1, second.0, second.1] {
+        hasher.update(&number.to_be_bytes());
+    }
+    let mut number = [0; 8];
+    hasher.finalize_xof().fill(&mut number);
+    Epoch::new(u64::from_be_bytes(number).max(1))
 }
 
 fn stream(key: &[u8; 32], code: &[u8; MAC]) -> [u8; CONTENT] {
