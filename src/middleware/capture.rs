@@ -147,12 +147,9 @@ fn promised(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// In one piece that takes no more than its length: a small one may be a slice of some large buffer.
-fn joined(mut parts: Vec<Bytes>, length: usize) -> Bytes {
-    const LARGE: usize = 64 << 10;
-    if parts.len() == 1 && length >= LARGE {
-        return parts.remove(0);
-    }
+/// In one piece that takes no more than its length: a part may be a slice of a much larger buffer, all of which it would
+/// keep in memory, and nothing tells how large that is.
+fn joined(parts: Vec<Bytes>, length: usize) -> Bytes {
     let whole = BytesMut::with_capacity(length);
     let whole = parts.into_iter().fold(whole, |mut whole, part| {
         whole.extend_from_slice(&part);
@@ -201,6 +198,14 @@ impl Drop for Room {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_kept_is_no_part_of_a_larger_buffer() {
+        let buffer = Bytes::from(vec![7; 1 << 20]);
+        let kept = joined(vec![buffer.slice(1000..200_000)], 199_000);
+        assert_eq!(kept, buffer.slice(1000..200_000));
+        assert!(!buffer.as_ptr_range().contains(&kept.as_ptr()));
+    }
 
     #[test]
     fn room_is_bounded_and_given_back() {
