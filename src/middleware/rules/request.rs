@@ -115,13 +115,17 @@ impl Asked {
             Some(_) => Client::default(),
             None => Client::of(request, fields, policy, identity),
         };
+        let mut conditions = conditions(headers, fields);
         if !policy.is_standard {
             client.is_anybody(identity)?;
+            // A date of whole seconds does not tell two responses of one second apart, and a client that has the first
+            // would keep it. That is for an author of headers to weigh, who decides here about nothing but time.
+            conditions.remove(IF_MODIFIED_SINCE);
         }
         let mut asked = Self {
             method: request.method().clone(),
             fields,
-            conditions: conditions(headers, fields),
+            conditions,
             limits: Limits::default(),
             only_if_cached: false,
             client,
