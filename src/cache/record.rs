@@ -128,6 +128,8 @@ struct Notes {
     server: Option<Arc<str>>,
     passed_over: Option<&'static str>,
     caveats: Caveats,
+    /// It has a part of which nothing is known, not even the tags of its policy.
+    has_unknown_part: bool,
     /// A read depends on the time of day.
     reads_clock: bool,
     /// When the first of those parts expires that only time bounds.
@@ -478,6 +480,12 @@ impl Notes {
         if self.caveats.stale {
             let why = "a value or an answer that it holds was served stale";
             return Err(Unfit::new(STALE_PART, why));
+        }
+        if self.has_unknown_part {
+            let why = "what a response that it holds depends on is not known: its service was called in another task, such as \
+                       that of tower::buffer (call it in the handler's own, or with Record::carry), or it is of a route whose \
+                       tags could not be read";
+            return Err(Unfit::new("unknown-part", why));
         }
         Ok(())
     }

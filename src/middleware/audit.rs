@@ -12,6 +12,7 @@ use super::passing::give_token;
 use super::plan::Plan;
 use super::ready::Ready;
 use super::route;
+use super::rules::groups::names_tags;
 use super::rules::validation::unconditional;
 use super::status;
 use super::steps::{Steps, drain};
@@ -145,6 +146,9 @@ impl<S> Steps<S> {
         let request = plan.hand_over(request);
         let response = record.enter(|| self.inner.call(request)).await?;
         record.pass_on(plan.policy.lasts(false));
+        if names_tags(response.headers(), &plan.policy) {
+            record.note_unread_tags();
+        }
         let has_written = record.has_written();
         let audit = Audit::new(&cache, &route, entry, (response.status(), record));
         let mut response = response.map(|body| Body::compared(body, audit));

@@ -1,5 +1,6 @@
 //! Requests that the cache leaves alone, and what follows from them when they write.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
@@ -11,6 +12,7 @@ use super::body::Body;
 use super::handler::{Answered, Handler};
 use super::keying::{self, Keyed, all_cookies};
 use super::layer::Routes;
+use super::rules::groups::names_tags;
 use super::rules::request::Asked;
 use super::rules::storable::{Times, leave};
 use super::rules::unsafe_method::Written;
@@ -29,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) struct Passing {
     pub(crate) reason: BypassReason,
     pub(crate) record: Record,
+    /// That of its route, if its response is a part of another one.
+    pub(crate) policy: Option<Arc<Policy>>,
     /// What it makes invalid if it goes well.
     pub(crate) written: Option<Written>,
     /// The hash that tells its answer from others, if what the cache would do is to be tried.
@@ -40,13 +44,16 @@ impl<S> Steps<S> {
     where
         S: Handler<A>,
     {
-        let Passing { reason, record, written, rehearsed } = passing;
+        let Passing { reason, record, policy, written, rehearsed } = passing;
         let method = request.method().clone();
         let answered = record.enter(|| self.inner.call(request)).await;
         if let Some(seen) = &self.seen {
             seen.end(Outcome::Bypass(reason));
         }
         let response = answered?;
+        if policy.is_some_and(|policy| names_tags(response.headers(), &policy)) {
+            record.note_unread_tags();
+        }
         if let Some((rehearsing, seen)) = rehearsed.zip(self.seen.as_ref()) {
             self.rehearse(&rehearsing, &response, &record, &seen.traffic);
         }

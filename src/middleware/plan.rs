@@ -43,9 +43,7 @@ pub(crate) struct RequestPlace {
 impl Plan {
     /// Fills in the tags that the policy names; `false` if a parameter is missing.
     pub(crate) fn tag<A>(&mut self, request: &Request<A>) -> bool {
-        let (uri, pattern) = (route::uri(request), route::pattern(request));
-        let parameter = |name: &str| route::parameter(pattern?, uri.path(), name);
-        let tags = self.policy.tags_with(parameter);
+        let tags = route::tags(request, &self.policy);
         let is_whole = tags.is_some();
         self.ask.tags = tags.unwrap_or_default();
         is_whole

@@ -6,6 +6,8 @@ use axum::extract::{MatchedPath, OriginalUri};
 use http::{Request, Uri};
 use percent_encoding::percent_decode_str;
 
+use crate::cache::{Policy, PolicyTag};
+
 /// The URI as the client sent it. A nested router sees one without its prefix, which two routers
 /// could have in common.
 pub(crate) fn uri<B>(request: &Request<B>) -> &Uri {
@@ -15,6 +17,12 @@ pub(crate) fn uri<B>(request: &Request<B>) -> &Uri {
 /// The route's pattern, such as `/users/{id}`, if a router matched one.
 pub(crate) fn pattern<B>(request: &Request<B>) -> Option<&str> {
     request.extensions().get::<MatchedPath>().map(MatchedPath::as_str)
+}
+
+/// The tags that a policy names for a request; `None` if a parameter of the path is missing.
+pub(crate) fn tags<B>(request: &Request<B>, policy: &Policy) -> Option<Vec<PolicyTag>> {
+    let (uri, pattern) = (uri(request), pattern(request));
+    policy.tags_with(|name| parameter(pattern?, uri.path(), name))
 }
 
 /// The value of a parameter of a route, decoded as axum does it.

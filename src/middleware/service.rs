@@ -24,7 +24,7 @@ use super::rules::request::Asked;
 use super::rules::unsafe_method::{Target, Written};
 use super::session::Claim;
 use super::steps::Steps;
-use crate::cache::{Ask, Hit, Policy, Record, spawn};
+use crate::cache::{Ask, Hit, Policy, PolicyTag, Record, spawn};
 use crate::entry::{Entry, Epoch, Position};
 use crate::outcome::{BypassReason, Event, Outcome};
 use crate::traffic::Seen;
@@ -206,14 +206,18 @@ impl<S> CacheService<S> {
         let record = self.record(&request, Ask { watch, ..Ask::of_request(session) });
         let written = self.written(&request);
         let tag_fields = self.tag_fields(&request);
-        let is_looked_at = written.is_some() || !tag_fields.is_empty() || seen.is_some();
+        // Within the response of another route, which depends on all that this one names.
+        let policy = self.route(&request).filter(|_| !Record::is_in_none());
+        let policy = policy.map(|route| route.policy.clone());
+        let is_part = policy.as_ref().is_some_and(|policy| policy.is_standard);
+        let is_looked_at = written.is_some() || !tag_fields.is_empty() || seen.is_some() || is_part;
         if self.routes.sessions.is_none() && !is_looked_at {
             let inner = record.enter(|| self.inner.call(request));
             return ResponseFuture::passed(inner, reason, record);
         }
         let steps = self.steps(seen);
-        let passing = Passing { reason, record, written, rehearsed };
-        withholding(tag_fields, steps.pass(passing, request))
+        let passing = Passing { reason, record, policy, written, rehearsed };
+        withholding(tag_fields, steps.pass(passing, request)).begun()
     }
 
     /// The scope of a request that is left to its handler.
@@ -223,8 +227,14 @@ impl<S> CacheService<S> {
             return cache.record_of_write(ask);
         }
         let record = cache.record(None, ask);
-        if let Some(route) = self.route(request) {
-            record.note_policy(&route.policy);
+        if let Some(route) = self.route(request).filter(|_| !Record::is_in_none()) {
+            let policy = &route.policy;
+            let mut tags = route::tags(request, policy);
+            if let Some(tags) = tags.as_mut().filter(|_| policy.is_standard) {
+                let target = Target::of(route::uri(request), request.headers(), policy.host);
+                tags.push(PolicyTag::new(target.tag(&self.routes.namespace)));
+            }
+            record.note_policy(policy, tags.as_deref());
         }
         record
     }

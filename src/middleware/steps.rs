@@ -19,6 +19,7 @@ use super::passing::{give_token, passed};
 use super::plan::{Plan, RequestPlace};
 use super::ready::respond;
 use super::route;
+use super::rules::groups::names_tags;
 use super::rules::unsafe_method::Target;
 use super::rules::validation::unconditional;
 use super::status;
@@ -314,6 +315,9 @@ impl<S> Steps<S> {
         }
         self.count(Outcome::Bypass(reason));
         let mut response = answered?;
+        if names_tags(response.headers(), &plan.policy) {
+            record.note_unread_tags();
+        }
         if is_head && plan.policy.is_standard {
             let stored = stored(&lead).map(Box::new);
             let (routes, delay) = (self.routes.clone(), began.elapsed());
@@ -347,7 +351,11 @@ impl<S> Steps<S> {
             return Ok(response);
         }
         self.count(Outcome::Bypass(bypass.reason));
-        Ok(passed(&self.routes, answered?, bypass.reason, bypass.record).await)
+        let response = answered?;
+        if names_tags(response.headers(), &plan.policy) {
+            bypass.record.note_unread_tags();
+        }
+        Ok(passed(&self.routes, response, bypass.reason, bypass.record).await)
     }
 
     pub(crate) async fn uncached<A>(
@@ -359,9 +367,14 @@ impl<S> Steps<S> {
     where
         S: Handler<A>,
     {
+        let tags = plan.ask.tags.clone();
         let record = self.routes.cache.record(None, plan.ask);
-        record.note_policy(&plan.policy);
+        let is_known = reason != BypassReason::NoParameter;
+        record.note_policy(&plan.policy, is_known.then_some(&tags));
         let response = record.enter(|| self.inner.call(request)).await?;
+        if names_tags(response.headers(), &plan.policy) {
+            record.note_unread_tags();
+        }
         self.count(Outcome::Bypass(reason));
         Ok(passed(&self.routes, response, reason, record).await)
     }
