@@ -5,9 +5,12 @@
 #[path = "../benches/cases/mod.rs"]
 mod cases;
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use cases::{App, is_hit, request};
+use serde::de::DeserializeOwned;
+use tidegate::internals::decode_value;
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
@@ -80,4 +83,31 @@ fn kept_within_its_bound(route: &str) {
     );
     assert!(taken <= CAPACITY, "{taken} bytes");
     assert!(taken * 2 > CAPACITY, "{taken} bytes: what is kept is much less than it may be");
+}
+
+/// Bytes from Redis or another node may claim any length: of a text, a sequence or a map, and of each in another.
+#[test]
+fn a_claimed_length_reserves_no_memory() {
+    for length in [1000, 1 << 16, 1 << 20, 200 << 20, 1 << 40, u64::MAX] {
+        let claim = bincode::serde::encode_to_vec(length, bincode::config::standard()).unwrap();
+        reserves_nothing::<String>(&claim);
+        reserves_nothing::<Vec<u64>>(&claim);
+        reserves_nothing::<HashMap<u64, [u64; 8]>>(&claim);
+        // An outer sequence of one element, and the claim within.
+        let nested = [&[1], &claim[..]].concat();
+        reserves_nothing::<Vec<Vec<String>>>(&nested);
+        reserves_nothing::<Vec<Option<String>>>(&[&[1], &nested[..]].concat());
+    }
+}
+
+fn reserves_nothing<T: DeserializeOwned>(bytes: &[u8]) {
+    // For the outer sequence, and an error's text.
+    const SOME: u64 = 512;
+    let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let counted = dhat::Profiler::builder().testing().build();
+    let before = dhat::HeapStats::get().total_bytes;
+    assert!(decode_value::<T>(bytes).is_none());
+    let reserved = dhat::HeapStats::get().total_bytes - before;
+    drop(counted);
+    assert!(reserved <= SOME, "{reserved} bytes for {bytes:?} as {}", std::any::type_name::<T>());
 }

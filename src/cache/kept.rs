@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::fingerprint::fingerprint;
 use super::record::Unfit;
-use crate::entry::{Entry, VALUE};
+use crate::entry::{Entry, VALUE, decoder};
 
 /// What the head of an entry is that says "there is none".
 const NONE: &[u8] = b"none";
@@ -113,8 +113,6 @@ enum Mismatch {
     Encode(#[from] bincode::error::EncodeError),
     #[error("decoding fails: {0}")]
     Decode(#[from] bincode::error::DecodeError),
-    #[error("decoding leaves {0} bytes over")]
-    LeftOver(usize),
     #[error("its `Serialize` fails: {0}")]
     Fingerprint(#[from] super::fingerprint::Failed),
     #[error("the decoded value has other contents or another shape")]
@@ -147,13 +145,7 @@ fn decode<T: Type>(entry: &Entry) -> Result<T, Mismatch> {
 }
 
 fn decode_body<T: Type>(body: &[u8], expected: u64) -> Result<T, Mismatch> {
-    // No more than is there can be asked for; the limit is on what a length in it may claim.
-    const LIMIT: usize = 256 << 20;
-    let config = bincode::config::standard().with_limit::<LIMIT>();
-    let (value, read) = bincode::serde::decode_from_slice(body, config)?;
-    if read != body.len() {
-        return Err(Mismatch::LeftOver(body.len().saturating_sub(read)));
-    }
+    let value = decoder::decode(body)?;
     if fingerprint(&value)? != expected {
         return Err(Mismatch::Other);
     }
