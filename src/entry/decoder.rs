@@ -17,8 +17,10 @@ use bincode::{BorrowDecode, Decode};
 use serde::de::{Deserialize, Deserializer, Visitor};
 
 mod compound;
+mod weight;
 
 use compound::{Elements, Fields};
+use weight::{Container, Kind, Owned};
 
 /// How many values may be nested in each other.
 const DEPTH: usize = 256;
@@ -32,10 +34,17 @@ const EMPTY: usize = 1 << 16;
 ///
 /// If the bytes are not what this version of the type writes, or nest more than 256 values.
 pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, DecodeError> {
+    decode_weighed(bytes).map(|(value, _weight)| value)
+}
+
+/// Decodes a value as [`decode`] does, and estimates how many bytes it takes in memory with all that it owns.
+pub(crate) fn decode_weighed<'de, T: Deserialize<'de>>(
+    bytes: &'de [u8],
+) -> Result<(T, usize), DecodeError> {
     let mut input = Input::new(bytes);
-    let value = T::deserialize(Part(&mut input))?;
+    let value = T::deserialize(Part { input: &mut input, place: size_of::<T>() })?;
     match input.holds(1) {
-        false => Ok(value),
+        false => Ok((value, size_of::<T>().saturating_add(input.owned.bytes()))),
         true => Err(DecodeError::Other("bytes are left over")),
     }
 }
@@ -47,12 +56,15 @@ struct Input<'de> {
     elements: usize,
     /// How many more values may be nested.
     depth: usize,
+    /// What has been decoded so far takes on the heap.
+    owned: Owned,
 }
 
 impl<'de> Input<'de> {
     fn new(bytes: &'de [u8]) -> Self {
         let decoder = DecoderImpl::new(SliceReader::new(bytes), standard(), ());
-        Self { decoder, elements: bytes.len().saturating_add(EMPTY), depth: DEPTH }
+        let elements = bytes.len().saturating_add(EMPTY);
+        Self { decoder, elements, depth: DEPTH, owned: Owned::default() }
     }
 
     /// Whether so many bytes are left.
@@ -72,38 +84,37 @@ impl<'de> Input<'de> {
         <&[u8]>::borrow_decode(&mut self.decoder)
     }
 
-    /// Decodes a value within another.
+    /// Decodes the parts of a `T` that goes into a place of so many bytes.
     fn nest<T>(
         &mut self,
-        decode: impl FnOnce(&mut Self) -> Result<T, DecodeError>,
+        place: usize,
+        decode: impl FnOnce(Part<'_, 'de>) -> Result<T, DecodeError>,
     ) -> Result<T, DecodeError> {
         self.depth = self.depth.checked_sub(1).ok_or(DecodeError::LimitExceeded)?;
-        let value = decode(self)?;
+        let place = self.owned.place::<T>(place);
+        let value = decode(Part { input: self, place })?;
         self.depth += 1;
         Ok(value)
     }
 
-    /// Elements whose number the bytes claim.
-    fn claimed(&mut self) -> Result<Claim, DecodeError> {
-        let left = self.number()?;
-        Ok(Claim { left, is_plausible: self.holds(left) })
+    /// A container whose bytes claim how many elements it has.
+    fn container(&mut self, kind: Kind) -> Result<Container, DecodeError> {
+        let length = self.number()?;
+        Ok(Container { length, kind, is_plausible: self.holds(length) })
     }
 }
 
-/// Elements that are still to be decoded.
-struct Claim {
-    left: usize,
-    /// Whether there was a byte for each.
-    is_plausible: bool,
-}
-
 /// The next value.
-struct Part<'a, 'de>(&'a mut Input<'de>);
+struct Part<'a, 'de> {
+    input: &'a mut Input<'de>,
+    /// The bytes of the place that the value goes into.
+    place: usize,
+}
 
 macro_rules! numbers {
     ($($deserialize:ident $visit:ident)*) => { $(
         fn $deserialize<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-            visitor.$visit(self.0.number()?)
+            visitor.$visit(self.input.number()?)
         }
     )* };
 }
@@ -144,27 +155,35 @@ impl<'de> Deserializer<'de> for Part<'_, 'de> {
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        visitor.visit_borrowed_str(self.0.text()?)
+        let text = self.input.text()?;
+        self.input.owned.text::<V::Value>(text.len());
+        visitor.visit_borrowed_str(text)
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        visitor.visit_string(self.0.text()?.to_owned())
+        let text = self.input.text()?;
+        self.input.owned.text::<V::Value>(text.len());
+        visitor.visit_string(text.to_owned())
     }
 
     fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        visitor.visit_borrowed_bytes(self.0.bytes()?)
+        let bytes = self.input.bytes()?;
+        self.input.owned.text::<V::Value>(bytes.len());
+        visitor.visit_borrowed_bytes(bytes)
     }
 
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        visitor.visit_byte_buf(self.0.bytes()?.to_vec())
+        let bytes = self.input.bytes()?;
+        self.input.owned.text::<V::Value>(bytes.len());
+        visitor.visit_byte_buf(bytes.to_vec())
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        match self.0.number::<u8>()? {
+        self.input.nest(self.place, |part| match part.input.number::<u8>()? {
             0 => visitor.visit_none(),
-            1 => self.0.nest(|input| visitor.visit_some(Part(input))),
+            1 => visitor.visit_some(part),
             _ => Err(DecodeError::Other("an option is neither none nor some")),
-        }
+        })
     }
 
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
@@ -184,13 +203,13 @@ impl<'de> Deserializer<'de> for Part<'_, 'de> {
         _: &'static str,
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        self.0.nest(|input| visitor.visit_newtype_struct(Part(input)))
+        self.input.nest(self.place, |part| visitor.visit_newtype_struct(part))
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        self.0.nest(|input| {
-            let claim = input.claimed()?;
-            visitor.visit_seq(Elements { input, claim })
+        self.input.nest(self.place, |Part { input, .. }| {
+            let container = input.container(Kind::of::<V::Value>())?;
+            visitor.visit_seq(Elements::new(input, container))
         })
     }
 
@@ -199,7 +218,7 @@ impl<'de> Deserializer<'de> for Part<'_, 'de> {
         left: usize,
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        self.0.nest(|input| visitor.visit_seq(Fields { input, left }))
+        self.input.nest(self.place, |Part { input, .. }| visitor.visit_seq(Fields { input, left }))
     }
 
     fn deserialize_tuple_struct<V: Visitor<'de>>(
@@ -212,9 +231,9 @@ impl<'de> Deserializer<'de> for Part<'_, 'de> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        self.0.nest(|input| {
-            let claim = input.claimed()?;
-            visitor.visit_map(Elements { input, claim })
+        self.input.nest(self.place, |Part { input, .. }| {
+            let container = input.container(Kind::of::<V::Value>())?;
+            visitor.visit_map(Elements::new(input, container))
         })
     }
 
@@ -233,7 +252,7 @@ impl<'de> Deserializer<'de> for Part<'_, 'de> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        self.0.nest(|input| visitor.visit_enum(Part(input)))
+        self.input.nest(self.place, |part| visitor.visit_enum(part))
     }
 
     fn is_human_readable(&self) -> bool {

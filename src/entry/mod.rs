@@ -13,11 +13,13 @@ mod key;
 mod position;
 mod tag;
 mod text;
+mod value;
 mod variants;
 
 pub use entry::Entry;
-pub(crate) use entry::{Life, VALUE};
+pub(crate) use entry::Life;
 pub use key::{Key, KeyText};
 pub use position::{Epoch, Position};
 pub use tag::Tag;
+pub(crate) use value::ValueHead;
 pub(crate) use variants::Variants;

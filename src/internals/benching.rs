@@ -22,7 +22,7 @@ pub fn decode(bytes: &Bytes) -> Option<Entry> {
     codec::decode(bytes).ok()
 }
 
-/// A value that another node has encoded.
-pub fn decode_value<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    decoder::decode(bytes).ok()
+/// A value that another node has encoded, and the bytes that it takes, as estimated.
+pub fn decode_value<T: DeserializeOwned>(bytes: &[u8]) -> Option<(T, usize)> {
+    decoder::decode_weighed(bytes).ok()
 }

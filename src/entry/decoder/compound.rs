@@ -6,27 +6,40 @@ use serde::de::{
     VariantAccess, Visitor,
 };
 
-use super::{Claim, Input, Part};
+use super::weight::Container;
+use super::{Input, Part};
 
 /// The elements of a sequence or a map.
 pub(super) struct Elements<'a, 'de> {
-    pub(super) input: &'a mut Input<'de>,
-    pub(super) claim: Claim,
+    input: &'a mut Input<'de>,
+    container: Container,
+    left: usize,
 }
 
-impl Elements<'_, '_> {
-    /// Whether there is one more.
-    fn advance(&mut self) -> Result<bool, DecodeError> {
-        let Some(left) = self.claim.left.checked_sub(1) else { return Ok(false) };
-        self.claim.left = left;
+impl<'a, 'de> Elements<'a, 'de> {
+    pub(super) fn new(input: &'a mut Input<'de>, container: Container) -> Self {
+        Self { input, container, left: container.length }
+    }
+
+    /// Whether there is one more, of so many bytes as the others.
+    fn advance(&mut self, size: usize) -> Result<bool, DecodeError> {
+        let Some(left) = self.left.checked_sub(1) else { return Ok(false) };
+        if self.left == self.container.length {
+            self.input.owned.container(self.container, size);
+        }
+        self.left = left;
         let elements = self.input.elements.checked_sub(1);
         self.input.elements = elements.ok_or(DecodeError::LimitExceeded)?;
         Ok(true)
     }
 
+    fn decode<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, DecodeError> {
+        seed.deserialize(Part { input: self.input, place: size_of::<S::Value>() })
+    }
+
     /// For how many elements memory may be reserved.
     fn hint(&self) -> usize {
-        if self.claim.is_plausible { self.claim.left } else { 0 }
+        if self.container.is_plausible { self.left } else { 0 }
     }
 }
 
@@ -37,8 +50,8 @@ impl<'de> SeqAccess<'de> for Elements<'_, 'de> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, DecodeError> {
-        match self.advance()? {
-            true => seed.deserialize(Part(self.input)).map(Some),
+        match self.advance(size_of::<S::Value>())? {
+            true => self.decode(seed).map(Some),
             false => Ok(None),
         }
     }
@@ -55,6 +68,7 @@ impl<'de> MapAccess<'de> for Elements<'_, 'de> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, DecodeError> {
+        // The size of the value that goes with it is not known here.
         self.next_element_seed(seed)
     }
 
@@ -62,7 +76,18 @@ impl<'de> MapAccess<'de> for Elements<'_, 'de> {
         &mut self,
         seed: S,
     ) -> Result<S::Value, DecodeError> {
-        seed.deserialize(Part(self.input))
+        self.decode(seed)
+    }
+
+    fn next_entry_seed<K: DeserializeSeed<'de>, V: DeserializeSeed<'de>>(
+        &mut self,
+        key: K,
+        value: V,
+    ) -> Result<Option<(K::Value, V::Value)>, DecodeError> {
+        match self.advance(size_of::<(K::Value, V::Value)>())? {
+            true => Ok(Some((self.decode(key)?, self.decode(value)?))),
+            false => Ok(None),
+        }
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -85,7 +110,7 @@ impl<'de> SeqAccess<'de> for Fields<'_, 'de> {
     ) -> Result<Option<S::Value>, DecodeError> {
         let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
         self.left = left;
-        seed.deserialize(Part(self.input)).map(Some)
+        seed.deserialize(Part { input: self.input, place: size_of::<S::Value>() }).map(Some)
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -101,7 +126,7 @@ impl<'de> EnumAccess<'de> for Part<'_, 'de> {
         self,
         seed: S,
     ) -> Result<(S::Value, Self), DecodeError> {
-        let index: u32 = self.0.number()?;
+        let index: u32 = self.input.number()?;
         Ok((seed.deserialize(index.into_deserializer())?, self))
     }
 }
@@ -117,7 +142,7 @@ impl<'de> VariantAccess<'de> for Part<'_, 'de> {
         self,
         seed: S,
     ) -> Result<S::Value, DecodeError> {
-        seed.deserialize(self)
+        seed.deserialize(Part { place: size_of::<S::Value>(), ..self })
     }
 
     fn tuple_variant<V: Visitor<'de>>(
