@@ -73,7 +73,9 @@ pub(crate) struct Shared {
 
 impl Cache {
     /// A cache over a store. At most 512 fills run at a time; with a `Listener`, four for each
-    /// connection that its `Database` may have to the primary.
+    /// connection that its `Database` may have to the primary. Connections to replicas do not count, since all fills read
+    /// the primary while no replica has what was written last. A service whose replicas are seldom behind may allow more
+    /// by [`with_limits`](Self::with_limits).
     pub fn new(store: impl Store) -> Self {
         Self::with_bounds(store, FENCE_BYTES, None)
     }
