@@ -22,6 +22,7 @@ mod flight;
 mod identity;
 mod kept;
 mod lead;
+mod lease;
 mod log;
 mod lookup;
 mod many;
