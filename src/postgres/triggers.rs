@@ -105,6 +105,10 @@ impl Triggers {
     /// The most rows that one statement's change is told by, 100 if not set; above it counts as a
     /// change of every row. So does, whatever the number of rows, a statement with more than 10,000 values in key and
     /// declared columns, or a megabyte of them.
+    ///
+    /// With zero each statement counts as such, also one that changes no row. Then the triggers ask for no transition
+    /// tables, in which Postgres holds all rows that a statement changes: in temporary files beyond `work_mem`, so that a
+    /// large statement fails at `temp_file_limit`.
     #[must_use]
     pub fn row_limit(mut self, rows: u32) -> Self {
         self.row_limit = rows;

@@ -9,6 +9,10 @@
 -- most: how many rows of a statement are told one by one, at most; and as long as they have no more than 10,000 keys of a
 -- megabyte together.
 --
+-- Where the limit is zero, the trigger asks for no transition tables: they would hold all rows of a statement, in
+-- temporary files beyond work_mem, so that a large statement would fail at temp_file_limit. Then each statement counts as a
+-- change of all rows, also one that changes none.
+--
 -- The function has no search_path of its own, which takes as long as to write the row; so it names the schema
 -- of all that it uses: functions, operators and types, which a writer could have others of.
 --
@@ -70,11 +74,8 @@ begin
         single_source := (select string_agg(format(source, t), $$,
             $$) from unnest(tables) t);
     end if;
-    body := case when event = 'truncate' then $$
+    body := case when event = 'truncate' or most = 0 then $$
     insert into tidegate.log (relation, tags) values (tg_relid, array['', '!']);$$
-    when most = 0 then format($$
-    insert into tidegate.log (relation, tags)
-        select tg_relid, array['', '!'] where exists (select from tidegate_%s);$$, touched)
     else format($$
     insert into tidegate.log (relation, tags)
         select tg_relid, array[%1$s]

@@ -17,6 +17,7 @@ declare
     places int2[];
     note text;
     arguments text[];
+    is_whole boolean := event = 'truncate' or most = 0;
 begin
     select coalesce(array_agg(attnum order by attnum), '{}'), coalesce(array_agg(place order by attnum), '{}')
         into numbers, places from (
@@ -27,6 +28,7 @@ begin
     arguments := array[most::text, array_to_string(numbers, ' '), array_to_string(places, ' ')];
     if exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
         where t.tgrelid = member and t.tgname = 'tidegate_' || event and t.tgenabled = 'A'
+        and (t.tgoldtable is null and t.tgnewtable is null) = is_whole
         and p.pronamespace = 'tidegate'::regnamespace and p.proname = note
         and t.tgargs = convert_to(arguments[1], 'UTF8') || E'\\x00'::bytea
             || convert_to(arguments[2], 'UTF8') || E'\\x00'::bytea
@@ -37,11 +39,10 @@ begin
     execute format('create or replace trigger %I after %s on %s %s for each statement
             execute function tidegate.%I(%L, %L, %L)',
         'tidegate_' || event, event, member::regclass,
-        case event
-            when 'insert' then 'referencing new table as tidegate_new'
-            when 'delete' then 'referencing old table as tidegate_old'
-            when 'update' then 'referencing old table as tidegate_old new table as tidegate_new'
-            else '' end,
+        case when is_whole then ''
+            when event = 'insert' then 'referencing new table as tidegate_new'
+            when event = 'delete' then 'referencing old table as tidegate_old'
+            else 'referencing old table as tidegate_old new table as tidegate_new' end,
         note, arguments[1], arguments[2], arguments[3]);
     execute format('alter table %s enable always trigger %I', member::regclass, 'tidegate_' || event);
     return true;

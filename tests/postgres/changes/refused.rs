@@ -58,3 +58,15 @@ async fn a_listening_session_s_write_can_be_prepared() {
         commit prepared 'x'";
     assert_eq!(bed.log(sql).await, "users users:id=1 users:org=1");
 }
+
+/// Transition tables of many rows go to temporary files.
+#[tokio::test]
+async fn without_a_row_limit_a_statement_needs_no_temporary_files() {
+    let settings = [("temp_file_limit", "64kB"), ("work_mem", "64kB")];
+    let many = "insert into users select generate_series(100, 20000), 1, repeat('n', 100)";
+    let bed = Bed::with(&settings, USERS, users().row_limit(0)).await;
+    // As a role that may not exceed the limit.
+    bed.server.psql("create role app login; grant all on users to app").await.unwrap();
+    let sql = format!("set role app; {many}");
+    assert_eq!(bed.log(&sql).await, "users users!");
+}
