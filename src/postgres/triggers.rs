@@ -158,7 +158,7 @@ impl Triggers {
         lock(conn).await?;
         make_schema(conn).await?;
         for (name, columns) in &self.tables {
-            let table = Table::find(conn, name).await?;
+            let table = Table::find(conn, name).await?.trackable()?;
             let columns = table.tagged(conn, columns).await?;
             table.track(conn, &columns, self.row_limit).await?;
         }

@@ -41,6 +41,8 @@ struct Table {
     unsound_triggers: Vec<Trigger>,
     /// Subscriptions that write to it past the triggers.
     subscriptions: Vec<String>,
+    /// Foreign tables below it, which may change unseen.
+    foreign_tables: Vec<String>,
     warnings: Vec<String>,
     /// What mends the triggers.
     mend: String,
@@ -99,6 +101,9 @@ pub(crate) fn mend(table: &TableStatus) -> String {
     if let Some(subscription) = table.subscriptions.first() {
         return format!("cache where the rows are written, or drop subscription {subscription}");
     }
+    if !table.foreign_tables.is_empty() {
+        return format!("tidegate uninstall {}", table.name);
+    }
     format!("tidegate install {}:{}", table.name, table.columns.join(","))
 }
 
@@ -112,6 +117,7 @@ impl From<TableStatus> for Table {
             sound,
             unsound_triggers: unsound.map(Trigger::from).collect(),
             subscriptions: status.subscriptions,
+            foreign_tables: status.foreign_tables,
             mend,
             name: status.name,
             columns: status.columns,
@@ -201,6 +207,10 @@ impl fmt::Display for Table {
                 "\n  subscription {subscription} writes to it: {why}\n    mend: {}",
                 self.mend
             )?;
+        }
+        for foreign in &self.foreign_tables {
+            let why = "its server may change it unseen, so nothing is cached";
+            write!(f, "\n  {foreign} is a foreign table: {why}\n    mend: {}", self.mend)?;
         }
         self.warnings.iter().try_for_each(|warning| write!(f, "\n  {warning}"))
     }

@@ -54,7 +54,9 @@ pub struct TableStatus {
     /// The subscriptions that write to any table of the family: what they apply fires no statement trigger, so what is
     /// read of the family is not cached.
     pub subscriptions: Vec<String>,
-    /// What lets changes go unseen: each is to be mended, by another install if nothing else.
+    /// The foreign tables of the family: their server may change them unseen, so what is read of the family is not cached.
+    pub foreign_tables: Vec<String>,
+    /// What lets changes go unseen, or makes writes fail: each is to be mended, by another install if nothing else.
     pub warnings: Vec<String>,
 }
 
@@ -62,7 +64,9 @@ impl TableStatus {
     /// Whether every change is seen, as far as can be told.
     pub fn is_sound(&self) -> bool {
         let always = |trigger: &TriggerStatus| trigger.state == TriggerState::Always;
-        self.subscriptions.is_empty() && self.triggers.iter().all(always)
+        self.subscriptions.is_empty()
+            && self.foreign_tables.is_empty()
+            && self.triggers.iter().all(always)
     }
 }
 
@@ -92,8 +96,18 @@ pub enum TriggerState {
     Missing,
 }
 
-/// Root, table, event, how it is enabled; tagged columns, warnings and subscriptions of the root.
-type Trigger = (String, String, String, Option<String>, Vec<String>, Vec<String>, Vec<String>);
+/// A trigger that a table should have, with what is known of the table's family.
+#[derive(sqlx::FromRow)]
+struct Trigger {
+    root: String,
+    member: String,
+    event: String,
+    enabled: Option<String>,
+    columns: Vec<String>,
+    warnings: Vec<String>,
+    subscriptions: Vec<String>,
+    foreign_tables: Vec<String>,
+}
 
 pub(super) async fn read(conn: &mut PgConnection) -> Result<Status, SchemaError> {
     let version = installed_version(conn).await?.ok_or(SchemaError::NotInstalled)?;
@@ -127,18 +141,17 @@ async fn no_event_trigger(
 
 fn families(triggers: Vec<Trigger>) -> Vec<TableStatus> {
     let mut families: BTreeMap<String, TableStatus> = BTreeMap::new();
-    for (name, table, event, enabled, columns, warnings, subscriptions) in triggers {
-        let family = families.entry(name.clone());
-        let triggers = Vec::new();
-        let family = family.or_insert_with(|| TableStatus {
-            name,
-            columns,
-            triggers,
-            subscriptions,
-            warnings,
+    for trigger in triggers {
+        let family = families.entry(trigger.root.clone()).or_insert_with(|| TableStatus {
+            name: trigger.root,
+            columns: trigger.columns,
+            triggers: Vec::new(),
+            subscriptions: trigger.subscriptions,
+            foreign_tables: trigger.foreign_tables,
+            warnings: trigger.warnings,
         });
-        let state = state(enabled.as_deref());
-        family.triggers.push(TriggerStatus { table, event, state });
+        let state = state(trigger.enabled.as_deref());
+        family.triggers.push(TriggerStatus { table: trigger.member, event: trigger.event, state });
     }
     families.into_values().collect()
 }

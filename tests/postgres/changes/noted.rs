@@ -117,7 +117,7 @@ async fn event_triggers_are_made_by_whom_may_and_go_with_the_schema() {
     let mut bed = Bed::new(USERS, users()).await;
     assert_eq!(Triggers::status(&mut bed.conn).await.unwrap().no_event_trigger, None);
     let triggers = "select count(*) from pg_event_trigger";
-    assert_eq!(bed.server.psql(triggers).await.unwrap(), "2");
+    assert_eq!(bed.server.psql(triggers).await.unwrap(), "3");
     bed.server.psql("alter event trigger tidegate_ddl disable").await.unwrap();
     let why = Triggers::status(&mut bed.conn).await.unwrap().no_event_trigger.unwrap();
     assert!(why.contains("ALWAYS"), "{why}");

@@ -1,5 +1,7 @@
 //! Where Postgres refuses what triggers do in general: no write may fail by that.
 
+use tidegate::{SchemaError, Triggers};
+
 use super::{Bed, USERS, users};
 
 /// A view whose query writes, and what else runs functions within a security-restricted operation.
@@ -57,6 +59,66 @@ async fn a_listening_session_s_write_can_be_prepared() {
         "listen news; begin; update users set name = 'y' where id = 1; prepare transaction 'x';
         commit prepared 'x'";
     assert_eq!(bed.log(sql).await, "users users:id=1 users:org=1");
+}
+
+/// A foreign table is none that a trigger could follow, and no reason for writes to its parent to fail.
+#[tokio::test]
+async fn a_foreign_partition_makes_no_write_fail() {
+    let setup = "create extension postgres_fdw;
+        do $$ begin execute format('create server self foreign data wrapper postgres_fdw options (host %L, port %L)',
+            split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port')); end $$;
+        create user mapping for public server self;
+        create table remote (id int, org int);
+        create table parts (id int, org int) partition by list (org);
+        create table parts_1 partition of parts for values in (1);
+        create table kids (id int primary key, org int);";
+    let triggers = || Triggers::new().columns("parts", &["org"]).columns("kids", &["org"]);
+    let mut bed = Bed::new(setup, triggers()).await;
+    let attach =
+        "create foreign table far (id int, org int) server self options (table_name 'remote');
+        alter table parts attach partition far for values in (2);
+        create foreign table far_kid () inherits (kids) server self options (table_name 'remote')";
+    bed.server.psql(attach).await.unwrap();
+    for (sql, tags) in [
+        ("insert into parts values (1, 1), (2, 2)", "parts parts!"),
+        ("update parts set id = id + 1", "parts parts!"),
+        ("insert into kids values (1)", "kids kids!"),
+        ("update kids set org = 7", "kids kids!"),
+        ("delete from parts", "parts parts!"),
+        ("insert into parts_1 values (5, 1)", "parts parts:org=1"),
+    ] {
+        assert_eq!(bed.log(sql).await, tags, "{sql}");
+    }
+    let status = Triggers::status(&mut bed.conn).await.unwrap();
+    let parts = status.table("parts").unwrap();
+    assert!(!parts.is_sound() && parts.foreign_tables == ["far"], "{parts:?}");
+    assert!(parts.warnings.is_empty(), "{parts:?}");
+    let refused = triggers().install(&mut bed.conn).await.unwrap_err();
+    assert!(matches!(refused, SchemaError::NotATable(..)), "{refused}");
+    bed.server
+        .psql("alter table parts detach partition far; drop table kids cascade")
+        .await
+        .unwrap();
+    Triggers::new().columns("parts", &["org"]).install(&mut bed.conn).await.unwrap();
+    assert_eq!(bed.log("insert into parts values (6, 1)").await, "parts parts:org=1");
+}
+
+/// Without event triggers nobody can see to it in time; then the status says what is wrong, and uninstalling mends it.
+#[tokio::test]
+async fn where_a_foreign_partition_makes_writes_fail_the_status_says_so() {
+    let setup = "create table parts (id int, org int) partition by list (org);
+        create table parts_1 partition of parts for values in (1);
+        create foreign data wrapper nothing; create server nowhere foreign data wrapper nothing;";
+    let mut bed = Bed::new(setup, Triggers::new().columns("parts", &["org"])).await;
+    let attach = "alter event trigger tidegate_foreign disable;
+        create foreign table far partition of parts for values in (2) server nowhere";
+    bed.server.psql(attach).await.unwrap();
+    let status = Triggers::status(&mut bed.conn).await.unwrap();
+    let warnings = &status.table("parts").unwrap().warnings;
+    assert!(warnings.iter().any(|why| why.contains("fail")), "{warnings:?}");
+    Triggers::new().table("parts").uninstall(&mut bed.conn).await.unwrap();
+    let left = "select count(*) from pg_trigger where tgname like 'tidegate%'";
+    assert_eq!(bed.server.psql(left).await.unwrap(), "0");
 }
 
 /// Transition tables of many rows go to temporary files.
