@@ -36,7 +36,9 @@ begin
     exception when others then
         -- Noted, to be safe.
     end;
-    if matters and not exists (select from tidegate.ddl where xid = pg_current_xact_id()) then
+    if matters then
+        -- Whether the transaction has a row already is not looked for: two SERIALIZABLE ones that read the table and
+        -- write to it can't both commit.
         insert into tidegate.ddl default values;
         -- As tidegate.wake() does, but whether or not another transaction is sending: this one may last for long,
         -- and must not hold the lock that long.
