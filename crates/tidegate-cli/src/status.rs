@@ -24,6 +24,8 @@ struct Report {
     warm_start_seconds: Option<u64>,
     no_wakeups: Option<String>,
     no_event_trigger: Option<String>,
+    /// Tables of the schema `tidegate` that have row security.
+    row_security: Vec<String>,
     #[serde(flatten)]
     facts: Facts,
     replicas: Vec<Standby>,
@@ -88,6 +90,7 @@ impl Report {
             warm_start_seconds: status.oldest_mark.map(|age| age.as_secs()),
             no_wakeups: status.no_wakeups,
             no_event_trigger: status.no_event_trigger,
+            row_security: status.row_security,
             facts,
             replicas,
             tables,
@@ -154,6 +157,9 @@ impl fmt::Display for Report {
                 f,
                 "schema changes are found by comparing the catalogue once a second: {why}"
             )?;
+        }
+        for table in &self.row_security {
+            writeln!(f, "{table} has row security, which hides changes and makes writes fail")?;
         }
         writeln!(f, "connections of nodes: {}", self.facts.connections)?;
         if let Some((seconds, pid)) =

@@ -28,6 +28,9 @@ pub struct Status {
     /// `rds_superuser`) may create one, and the schema `tidegate` must be that role's. Nodes then compare the
     /// catalogue once a second.
     pub no_event_trigger: Option<String>,
+    /// Tables of the schema `tidegate` that have row security, which hides changes from nodes. Where it is forced, it makes
+    /// writes to tracked tables fail. The next install takes it off.
+    pub row_security: Vec<String>,
     /// Rows in the log.
     pub log_rows: i64,
     /// How far back a node may have been and still start warm.
@@ -120,12 +123,23 @@ pub(super) async fn read(conn: &mut PgConnection) -> Result<Status, SchemaError>
     };
     let no_event_trigger = no_event_trigger(&mut *conn, version).await?;
     let facts = "select tidegate.no_wakeups(), (select count(*) from tidegate.log),
-        (select extract(epoch from clock_timestamp() - min(at))::float8 from tidegate.own_marks)";
+        (select extract(epoch from clock_timestamp() - min(at))::float8 from tidegate.own_marks),
+        array(select 'tidegate.' || relname from pg_catalog.pg_class where relnamespace = 'tidegate'::regnamespace
+            and relkind = 'r' and (relrowsecurity or relforcerowsecurity) order by 1)";
     let facts = sqlx::query_as(facts).fetch_one(conn).await.map_err(within("the schema tidegate"));
-    let (no_wakeups, log_rows, oldest): (_, _, Option<f64>) = facts?;
+    let (no_wakeups, log_rows, oldest, row_security): (_, _, Option<f64>, _) = facts?;
     let oldest_mark = oldest.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
     let (outdated, tables) = (version < VERSION || !guarded, families(triggers));
-    Ok(Status { version, outdated, tables, no_wakeups, no_event_trigger, log_rows, oldest_mark })
+    Ok(Status {
+        version,
+        outdated,
+        tables,
+        no_wakeups,
+        no_event_trigger,
+        row_security,
+        log_rows,
+        oldest_mark,
+    })
 }
 
 async fn no_event_trigger(

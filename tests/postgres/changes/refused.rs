@@ -132,3 +132,24 @@ async fn without_a_row_limit_a_statement_needs_no_temporary_files() {
     let sql = format!("set role app; {many}");
     assert_eq!(bed.log(&sql).await, "users users!");
 }
+
+#[tokio::test]
+async fn row_security_on_the_log_is_said_and_taken_off() {
+    let mut bed = Bed::new(USERS, users()).await;
+    assert!(Triggers::status(&mut bed.conn).await.unwrap().row_security.is_empty());
+    let owner = "create role app login; grant create on database postgres to app; alter table users owner to app;
+        alter schema tidegate owner to app";
+    bed.server.psql(owner).await.unwrap();
+    for table in ["log", "meta", "marks", "ddl", "housekeeping"] {
+        let name = format!("tidegate.{table}");
+        let secure = format!(
+            "alter table {name} enable row level security; alter table {name} force row level security"
+        );
+        bed.server.psql(&secure).await.unwrap();
+        let status = Triggers::status(&mut bed.conn).await.unwrap();
+        assert!(status.outdated && status.row_security == [name], "{status:?}");
+        users().install(&mut bed.conn).await.unwrap();
+        let status = Triggers::status(&mut bed.conn).await.unwrap();
+        assert!(!status.outdated && status.row_security.is_empty(), "{status:?}");
+    }
+}

@@ -86,6 +86,10 @@ fn of_schema(status: &Status, checks: &mut Vec<Check>) {
         }
         false => Check::good("schema tidegate", version),
     });
+    for table in &status.row_security {
+        let found = format!("{table} has row security, which hides changes and makes writes fail");
+        checks.push(Check::bad("row security", found).mend("tidegate install TABLE..."));
+    }
     checks.push(match &status.no_wakeups {
         None => Check::good("wake-ups", "commits wake the listener"),
         Some(why) => Check::warning("wake-ups", format!("{why}: changes are seen within 100 ms")),
