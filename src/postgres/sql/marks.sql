@@ -31,10 +31,26 @@ end $$;
 
 -- Notes a change of something that no trigger tells of, or of an application's own tags.
 create or replace function tidegate.invalidate(tags text[]) returns void
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-begin atomic
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+declare
+    wish text;
+begin
+    -- As the functions that `note` makes.
+    begin
+        unlisten tidegate_nothing;
+        if current_setting('max_prepared_transactions') <> '0' then
+            raise exception 'taken back';
+        end if;
+    exception
+        when insufficient_privilege then wish := tidegate.wake_at_once();
+        when others then null;
+    end;
     insert into tidegate.log (tags) values (tags);
-end;
+    if wish is not null then
+        perform tidegate.wake_at_commit(wish);
+    end if;
+end $$;
 
 -- Drops rows that a mark older than the retention sees, and marks older than that one, in one
 -- transaction: the oldest mark that is left has seen all that is gone. Rows have no time of their

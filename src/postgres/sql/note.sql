@@ -9,8 +9,17 @@
 -- most: how many rows of a statement are told one by one, at most; and as long as they have no more than 10,000 keys of a
 -- megabyte together.
 --
+-- Where the limit is zero, the trigger asks for no transition tables: they would hold all rows of a statement, in
+-- temporary files beyond work_mem, so that a large statement would fail at temp_file_limit. Then each statement counts as a
+-- change of all rows, also one that changes none.
+--
 -- The function has no search_path of its own, which takes as long as to write the row; so it names the schema
 -- of all that it uses: functions, operators and types, which a writer could have others of.
+--
+-- A deferred trigger, as the log has, is an error within a security-restricted operation (REFRESH MATERIALIZED VIEW, an
+-- index's expression), and nothing tells a function whether it runs in one. UNLISTEN is refused there, and does nothing
+-- elsewhere: its channel is none. After LISTEN in the same session it would keep a transaction from being prepared, so it
+-- is taken back where transactions can be. It costs a write a microsecond.
 create or replace function tidegate.note(event text, numbers int2[], places int2[], most int) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $note$
 declare
@@ -65,11 +74,8 @@ begin
         single_source := (select string_agg(format(source, t), $$,
             $$) from unnest(tables) t);
     end if;
-    body := case when event = 'truncate' then $$
+    body := case when event = 'truncate' or most = 0 then $$
     insert into tidegate.log (relation, tags) values (tg_relid, array['', '!']);$$
-    when most = 0 then format($$
-    insert into tidegate.log (relation, tags)
-        select tg_relid, array['', '!'] where exists (select from tidegate_%s);$$, touched)
     else format($$
     insert into tidegate.log (relation, tags)
         select tg_relid, array[%1$s]
@@ -99,7 +105,22 @@ begin
     end;
     body := format($$
 #variable_conflict use_variable
-begin%s
+declare
+    -- Set within a security-restricted operation.
+    wish pg_catalog.text;
+begin
+    begin
+        unlisten tidegate_nothing;
+        if pg_catalog.current_setting('max_prepared_transactions') operator(pg_catalog.<>) '0' then
+            raise exception 'taken back';
+        end if;
+    exception
+        when insufficient_privilege then wish := tidegate.wake_at_once();
+        when others then null;
+    end;%s
+    if wish is not null then
+        perform tidegate.wake_at_commit(wish);
+    end if;
     return null;
 end$$, body);
     if not exists (select from pg_proc where pronamespace = 'tidegate'::regnamespace and proname = name

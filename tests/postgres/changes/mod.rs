@@ -7,6 +7,7 @@ use tidegate_testing::Postgres;
 mod altered;
 mod long;
 mod noted;
+mod refused;
 mod settings;
 mod strangers;
 
