@@ -174,7 +174,7 @@ impl Policy {
         self
     }
 
-    /// Only these query parameters tell answers apart; the handler must not look at others. By
+    /// Only these query parameters tell answers apart, and the cache hands no others to the handler. By
     /// default all do, in the order in which they are sent.
     #[must_use]
     pub fn query<I>(mut self, names: I) -> Self
@@ -186,7 +186,7 @@ impl Policy {
     }
 
     /// The order of query parameters of different names does not distinguish responses: `?a=1&b=2` is `?b=2&a=1`. The handler
-    /// must not depend on it, nor echo the query. Parameters of one name, and of `i[a]` and `i.b` alike, keep their order.
+    /// gets them sorted by name. Parameters of one name, and of `i[a]` and `i.b` alike, keep their order.
     /// Not for [`standard`](Self::standard) policies, where another URI is another resource.
     #[must_use]
     pub fn any_query_order(mut self) -> Self {
@@ -229,7 +229,8 @@ impl Policy {
         self
     }
 
-    /// These cookies distinguish responses. Naming the session's cookie makes each response personal. A request with other
+    /// These cookies distinguish responses. Naming the session's cookie makes each response personal. The handler gets them in
+    /// one line that is written from the key, without the cookies that do not count. A request with other
     /// cookies is not answered from the cache, since they may identify the client too: unless the policy ignores them
     /// ([`ignore_cookies`](Self::ignore_cookies)) or says [`public`](Self::public).
     #[must_use]

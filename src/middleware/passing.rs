@@ -8,8 +8,9 @@ use http_body::Body as HttpBody;
 use tokio::time::timeout;
 
 use super::body::Body;
+use super::cookies;
 use super::handler::{Answered, Handler};
-use super::keying::{self, Keyed, all_cookies};
+use super::keying::{self, Keyed};
 use super::layer::Routes;
 use super::rules::request::Asked;
 use super::rules::storable::{Times, leave};
@@ -104,7 +105,7 @@ impl Routes {
             return None;
         }
         let headers = request.headers();
-        let cookies = all_cookies(headers).filter(|(name, _)| !is_session_cookie(name));
+        let cookies = cookies::all(headers).filter(|(name, _)| !is_session_cookie(name));
         let cookies: Vec<_> = cookies.map(|(name, _)| String::from_utf8_lossy(name)).collect();
         let named: Vec<_> = self.identity.headers.of(headers).map(HeaderName::as_str).collect();
         if !(cookies.is_empty() && named.is_empty()) || headers.contains_key(AUTHORIZATION) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{Extensions, HeaderMap, Method, Request};
 
+use super::canonical;
 use super::identity::Identity;
 use super::ready::Ready;
 use super::route;
@@ -65,6 +66,7 @@ impl Plan {
         if let Some(extensions) = &self.extensions {
             strict::withhold(&mut request, &self.policy, extensions);
         }
+        canonical::rewrite(&mut request, &self.policy, &self.asked);
         request
     }
 

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 
 use super::body::Body;
+use super::cookies;
 use super::fill::Fill;
 use super::handler::{Answered, Handler};
 use super::keying::Keyed;
@@ -23,7 +24,6 @@ use super::rules::unsafe_method::Target;
 use super::rules::validation::unconditional;
 use super::status;
 use super::stored::Head;
-use super::strict;
 use super::variances;
 use crate::cache::{Bypass, Hit, Lead, Lookup, PolicyTag, Record, Unfit, spawn};
 use crate::clock;
@@ -414,7 +414,7 @@ fn strip_client(headers: &mut HeaderMap, plan: &mut Plan) {
         plan.asked.client.is_authorized = false;
     }
     if !varies_by(COOKIE) {
-        let named = strict::cookies(headers, &plan.policy);
+        let named = cookies::line(headers, &plan.policy);
         headers.remove(COOKIE);
         headers.extend(named.map(|cookies| (COOKIE, cookies)));
         plan.asked.client.has_cookies = false;

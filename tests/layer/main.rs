@@ -6,6 +6,7 @@
 mod common;
 
 mod bodies;
+mod canonical;
 mod compression;
 mod confirmed;
 mod dictionaries;

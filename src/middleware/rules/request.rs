@@ -7,8 +7,8 @@ use http_body::Body;
 use super::directives::Directives;
 use super::fields::{Field, Fields};
 use crate::cache::{Limits, Policy};
+use crate::middleware::cookies;
 use crate::middleware::identity::Identity;
-use crate::middleware::keying::all_cookies;
 use crate::middleware::session::is_session_cookie;
 use crate::outcome::BypassReason;
 
@@ -118,6 +118,10 @@ impl Asked {
         if !policy.is_standard {
             client.is_anybody(identity)?;
         }
+        let needs_others = client_key.is_some() || client.has_cookies;
+        if cookies::are_ambiguous(headers, policy, needs_others) {
+            return Err(BypassReason::Personal);
+        }
         let mut asked = Self {
             method: request.method().clone(),
             fields,
@@ -185,7 +189,7 @@ fn has_cookies(headers: &HeaderMap, policy: &Policy) -> bool {
     let says_nothing = |name: &[u8]| {
         is_session_cookie(name) || is_named(name) || policy.identity.ignores_cookie(name)
     };
-    !names(policy, "cookie") && all_cookies(headers).any(|(name, _)| !says_nothing(name))
+    !names(policy, "cookie") && cookies::all(headers).any(|(name, _)| !says_nothing(name))
 }
 
 fn names(policy: &Policy, header: &str) -> bool {
