@@ -53,6 +53,7 @@ pub struct Policy {
     pub(crate) tags: Vec<TagTemplate>,
     pub(crate) query: QueryPart,
     pub(crate) any_query_order: bool,
+    pub(crate) query_content: Option<usize>,
     pub(crate) s_maxage_allows_stale: bool,
     pub(crate) vary: Vec<String>,
     pub(crate) tag_fields: Vec<String>,
@@ -106,6 +107,7 @@ impl Policy {
             tags: Vec::new(),
             query: QueryPart::All,
             any_query_order: false,
+            query_content: None,
             s_maxage_allows_stale: false,
             vary: Vec::new(),
             tag_fields: Vec::new(),
@@ -191,6 +193,19 @@ impl Policy {
     #[must_use]
     pub fn any_query_order(mut self) -> Self {
         self.any_query_order = true;
+        self
+    }
+
+    /// Caches responses to requests by QUERY (RFC 10008) whose content is `bytes` long at most. Without this they bypass the
+    /// cache. The content is part of the key, with the fields that describe it (`Content-Type`, `Content-Encoding` and all
+    /// others that begin so), so it is read before anything is looked up; the handler gets it whole. Larger content, and
+    /// content that can't be read to its end within 30 s, is handed on as it comes, and the response is not stored.
+    ///
+    /// For services whose request body is [`axum::body::Body`]: with another type of body, QUERY bypasses the cache. The
+    /// content counts toward [`CacheLayer::capture_limit`](crate::CacheLayer::capture_limit) while it is read.
+    #[must_use]
+    pub fn query_content(mut self, bytes: usize) -> Self {
+        self.query_content = Some(bytes);
         self
     }
 

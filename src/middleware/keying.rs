@@ -12,9 +12,9 @@ use smallvec::SmallVec;
 
 use super::rules::fields::{Field, Fields};
 use super::rules::list::is_token;
-use super::rules::request::Asked;
+use super::rules::request::{Asked, describes_content};
 use super::rules::search_variance::{Counting, SearchVariance};
-use super::{cookies, route};
+use super::{content, cookies, route};
 use crate::cache::{Policy, QueryPart};
 use crate::entry::{Key, KeyText};
 
@@ -57,6 +57,8 @@ pub(crate) struct Keyed<'r> {
     client: Option<&'r str>,
     /// Which parameters of the query count, if a response has said so.
     variance: Option<&'r SearchVariance>,
+    /// Of a request by QUERY.
+    content: Option<&'r content::Hash>,
 }
 
 impl<'r> Keyed<'r> {
@@ -72,6 +74,7 @@ impl<'r> Keyed<'r> {
             fields: asked.fields,
             client,
             variance: None,
+            content: asked.content.as_ref(),
         }
     }
 
@@ -93,13 +96,14 @@ impl<'r> Keyed<'r> {
             fields: Fields::of(headers),
             client: None,
             variance: None,
+            content: None,
         }
     }
 }
 
-/// The key of a GET request under a policy.
+/// The key of a request under a policy: by GET and HEAD, or by QUERY.
 pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &Policy) -> Key {
-    let Keyed { uri, rewritten, headers, fields, client, variance } = *of;
+    let Keyed { uri, rewritten, headers, fields, client, variance, content } = *of;
     let mut text = Key::new("http");
     text.add(namespace.as_bytes());
     text.add(version.as_bytes());
@@ -142,7 +146,23 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &P
         text.add(b"client");
         text.add(client.as_bytes());
     }
+    if let Some(content) = content {
+        text.add(b"query");
+        text.add(content.as_bytes());
+        description(&mut text, headers);
+    }
     text.finish()
+}
+
+/// What the fields say of a request's content, whatever their order.
+fn description(text: &mut KeyText, headers: &HeaderMap) {
+    let mut names: Vec<_> = headers.keys().filter(|name| describes_content(name)).collect();
+    names.sort_by_key(|name| name.as_str());
+    text.number(names.len());
+    for name in names {
+        text.add(name.as_str().as_bytes());
+        varied(text, headers, name);
+    }
 }
 
 fn hosts(text: &mut KeyText, uri: &Uri, (headers, fields): (&HeaderMap, Fields)) {

@@ -14,7 +14,7 @@ use super::keying::{self, Keyed};
 use super::layer::Routes;
 use super::rules::request::Asked;
 use super::rules::storable::{Times, leave};
-use super::rules::unsafe_method::Written;
+use super::rules::unsafe_method::{Written, is_safe};
 use super::session::is_session_cookie;
 use super::status;
 use super::steps::Steps;
@@ -56,7 +56,7 @@ impl<S> Steps<S> {
             invalidate(&self.routes, tags).await;
         }
         // Where it is not safe, it may have written by other means than `Database`.
-        let wrote = !method.is_safe() || record.has_written();
+        let wrote = !is_safe(&method) || record.has_written();
         let mut response = status::passed(response, reason, record);
         if wrote {
             give_token(&self.routes, response.headers_mut()).await;

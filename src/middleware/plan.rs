@@ -122,7 +122,7 @@ impl Plan {
 
     /// Whether a whole answer is asked for, as it is stored.
     pub(crate) fn is_comparable(&self) -> bool {
-        self.asked.method == Method::GET && self.asked.conditions.is_empty()
+        self.asked.method != Method::HEAD && self.asked.conditions.is_empty()
     }
 
     async fn find_under(&self, key: &Key, cache: &Cache) -> Lookup {

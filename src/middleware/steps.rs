@@ -281,9 +281,8 @@ impl<S> Steps<S> {
         lead.set_apart();
         lead.tag(&plan.ask.tags);
         strip_client(request.headers_mut(), &mut plan);
-        // It may have been found by HEAD, whose answer has no body.
-        *request.method_mut() = Method::GET;
-        plan.asked.method = Method::GET;
+        whole(request.method_mut());
+        whole(&mut plan.asked.method);
         let (Ok(response), fill) = self.call(lead, &plan, request).await else { return };
         drain(fill.with(response).await).await;
     }
@@ -384,6 +383,13 @@ impl<S> Steps<S> {
             seen.end(outcome);
         }
         tracing::Span::current().record("outcome", outcome.token());
+    }
+}
+
+/// Makes a request one for a whole response: what is stored may have been found by HEAD, whose response has no body.
+pub(crate) fn whole(method: &mut Method) {
+    if *method == Method::HEAD {
+        *method = Method::GET;
     }
 }
 

@@ -15,6 +15,7 @@ use tower_service::Service;
 use super::identity::Identity;
 use super::keying::{HOST_LIKE, PATH_LIKE};
 use super::rules::fields::Field;
+use super::rules::request::{describes_content, is_query};
 use super::{cookies, route};
 use crate::cache::Policy;
 
@@ -66,7 +67,8 @@ fn routed(pattern: Option<&str>, uri: &Uri) -> Option<Extensions> {
 
 /// Takes off a request what its key does not hold. What it holds of the query is [`canonical`](super::canonical)'s.
 pub(crate) fn withhold<A>(request: &mut Request<A>, policy: &Policy, extensions: &Extensions) {
-    *request.headers_mut() = headers(request.headers(), policy);
+    let has_content = is_query(request.method());
+    *request.headers_mut() = headers(request.headers(), policy, has_content);
     *request.uri_mut() = reduced(request.uri(), policy);
     *request.extensions_mut() = extensions.clone();
     if let Some(original) = request.extensions_mut().get_mut::<OriginalUri>() {
@@ -74,10 +76,10 @@ pub(crate) fn withhold<A>(request: &mut Request<A>, policy: &Policy, extensions:
     }
 }
 
-fn headers(given: &HeaderMap, policy: &Policy) -> HeaderMap {
+fn headers(given: &HeaderMap, policy: &Policy, has_content: bool) -> HeaderMap {
     let mut kept = HeaderMap::new();
     for (name, value) in given {
-        if is_handed_over(name, policy) {
+        if is_handed_over(name, policy) || has_content && describes_content(name) {
             kept.append(name, value.clone());
         }
     }

@@ -16,6 +16,7 @@ mod http;
 mod hyper;
 mod layering;
 mod no_vary_search;
+mod query;
 mod scopes;
 mod security;
 mod security_identity;
