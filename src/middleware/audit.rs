@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 
 use super::body::Body;
 use super::handler::{Answered, Handler};
@@ -15,7 +15,7 @@ use super::route;
 use super::rules::groups::names_tags;
 use super::rules::validation::unconditional;
 use super::status;
-use super::steps::{Steps, drain};
+use super::steps::{Steps, drain, whole};
 use crate::cache::protocol::Verdict;
 use crate::cache::{Cache, Record, spawn};
 use crate::clock;
@@ -105,7 +105,7 @@ impl<S> Steps<S> {
         if !self.tag(&mut plan, &request) {
             return;
         }
-        *request.method_mut() = Method::GET;
+        whole(request.method_mut());
         let request = unconditional(request, None);
         let Ok(response) = self.compared(&entry, &plan, request).await else { return };
         drain(response).await;

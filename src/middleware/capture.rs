@@ -158,7 +158,7 @@ fn joined(parts: Vec<Bytes>, length: usize) -> Bytes {
     whole.freeze()
 }
 
-/// The room that all captures of a layer share, in bytes.
+/// The room that all bodies share which a layer keeps at a time, in bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Rooms(Arc<AtomicUsize>);
 
@@ -172,7 +172,7 @@ impl Rooms {
     }
 }
 
-/// The room that one capture has taken; given back with it.
+/// The room that one body has taken; given back with it.
 #[derive(Debug)]
 pub(crate) struct Room {
     rooms: Rooms,
@@ -180,7 +180,8 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    fn take(&mut self, bytes: usize) -> bool {
+    /// Takes room for so many bytes, if there is as much.
+    pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let left = &self.rooms.0;
         let less = |left: usize| left.checked_sub(bytes);
         let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();

@@ -9,13 +9,14 @@ use http_body::Body as HttpBody;
 use tokio::time::timeout;
 
 use super::body::Body;
+use super::cookies;
 use super::handler::{Answered, Handler};
-use super::keying::{self, Keyed, all_cookies};
+use super::keying::{self, Keyed};
 use super::layer::Routes;
 use super::rules::groups::names_tags;
 use super::rules::request::Asked;
 use super::rules::storable::{Times, leave};
-use super::rules::unsafe_method::Written;
+use super::rules::unsafe_method::{Written, is_safe};
 use super::session::is_session_cookie;
 use super::status;
 use super::steps::Steps;
@@ -62,7 +63,7 @@ impl<S> Steps<S> {
             invalidate(&self.routes, tags).await;
         }
         // Where it is not safe, it may have written by other means than `Database`.
-        let wrote = !method.is_safe() || record.has_written();
+        let wrote = !is_safe(&method) || record.has_written();
         let mut response = status::passed(response, reason, record);
         if wrote {
             give_token(&self.routes, response.headers_mut()).await;
@@ -111,7 +112,7 @@ impl Routes {
             return None;
         }
         let headers = request.headers();
-        let cookies = all_cookies(headers).filter(|(name, _)| !is_session_cookie(name));
+        let cookies = cookies::all(headers).filter(|(name, _)| !is_session_cookie(name));
         let cookies: Vec<_> = cookies.map(|(name, _)| String::from_utf8_lossy(name)).collect();
         let named: Vec<_> = self.identity.headers.of(headers).map(HeaderName::as_str).collect();
         if !(cookies.is_empty() && named.is_empty()) || headers.contains_key(AUTHORIZATION) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{Extensions, HeaderMap, Method, Request};
 
+use super::canonical;
 use super::identity::Identity;
 use super::ready::Ready;
 use super::route;
@@ -63,6 +64,7 @@ impl Plan {
         if let Some(extensions) = &self.extensions {
             strict::withhold(&mut request, &self.policy, extensions);
         }
+        canonical::rewrite(&mut request, &self.policy, &self.asked);
         request
     }
 
@@ -118,7 +120,7 @@ impl Plan {
 
     /// Whether a whole answer is asked for, as it is stored.
     pub(crate) fn is_comparable(&self) -> bool {
-        self.asked.method == Method::GET && self.asked.conditions.is_empty()
+        self.asked.method != Method::HEAD && self.asked.conditions.is_empty()
     }
 
     async fn find_under(&self, key: &Key, cache: &Cache) -> Lookup {

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 
 use super::body::Body;
+use super::cookies;
 use super::fill::Fill;
 use super::handler::{Answered, Handler};
 use super::keying::Keyed;
@@ -24,7 +25,6 @@ use super::rules::unsafe_method::Target;
 use super::rules::validation::unconditional;
 use super::status;
 use super::stored::Head;
-use super::strict;
 use super::variances;
 use crate::cache::{Bypass, Hit, Lead, Lookup, PolicyTag, Record, Unfit, spawn};
 use crate::clock;
@@ -282,9 +282,8 @@ impl<S> Steps<S> {
         lead.set_apart();
         lead.tag(&plan.ask.tags);
         strip_client(request.headers_mut(), &mut plan);
-        // It may have been found by HEAD, whose answer has no body.
-        *request.method_mut() = Method::GET;
-        plan.asked.method = Method::GET;
+        whole(request.method_mut());
+        whole(&mut plan.asked.method);
         let (Ok(response), fill) = self.call(lead, &plan, request).await else { return };
         drain(fill.with(response).await).await;
     }
@@ -400,6 +399,13 @@ impl<S> Steps<S> {
     }
 }
 
+/// Makes a request one for a whole response: what is stored may have been found by HEAD, whose response has no body.
+pub(crate) fn whole(method: &mut Method) {
+    if *method == Method::HEAD {
+        *method = Method::GET;
+    }
+}
+
 /// Reads an answer that nobody waits for.
 pub(crate) async fn drain<B: HttpBody>(response: Response<B>) {
     let mut body = pin!(response.into_body());
@@ -427,7 +433,7 @@ fn strip_client(headers: &mut HeaderMap, plan: &mut Plan) {
         plan.asked.client.is_authorized = false;
     }
     if !varies_by(COOKIE) {
-        let named = strict::cookies(headers, &plan.policy);
+        let named = cookies::line(headers, &plan.policy);
         headers.remove(COOKIE);
         headers.extend(named.map(|cookies| (COOKIE, cookies)));
         plan.asked.client.has_cookies = false;

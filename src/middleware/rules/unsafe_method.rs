@@ -13,7 +13,7 @@ fn invalidates<B>(method: &Method, response: &Response<B>) -> bool {
 
 /// Whether a method changes nothing. Those that are not known may (section 4.4); beyond those of RFC 9110, the registry of
 /// methods has these as safe.
-fn is_safe(method: &Method) -> bool {
+pub(crate) fn is_safe(method: &Method) -> bool {
     method.is_safe() || ["PRI", "PROPFIND", "QUERY", "REPORT", "SEARCH"].contains(&method.as_str())
 }
 
