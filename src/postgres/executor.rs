@@ -68,7 +68,11 @@ impl Reader {
                 }
                 attempts.end();
                 drop(rows);
-                opened.conn.end().await;
+                // The rows of a read are complete without the commit; a notification is sent only by it.
+                let committed = opened.conn.end().await;
+                if !attempts.plan.is_read {
+                    attempts.noted(committed)?;
+                }
                 break;
             }
         })
@@ -150,14 +154,15 @@ impl<'c> Executor<'c> for Reader {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
+        // Reads to the end, which is after the commit: a row comes before deferred constraints are checked, and a stream
+        // that is dropped rolls its transaction back.
         let mut steps = self.fetch_many(query);
         Box::pin(async move {
+            let mut first = None;
             while let Some(step) = steps.try_next().await? {
-                if let Either::Right(row) = step {
-                    return Ok(Some(row));
-                }
+                first = first.or(step.right());
             }
-            Ok(None)
+            Ok(first)
         })
     }
 
@@ -199,15 +204,7 @@ impl<'c> Executor<'c> for Writer {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        // To the end, which is after the commit; and what the commit refuses is an error of the write.
-        let mut steps = self.fetch_many(query);
-        Box::pin(async move {
-            let mut first = None;
-            while let Some(step) = steps.try_next().await? {
-                first = first.or(step.right());
-            }
-            Ok(first)
-        })
+        self.0.fetch_optional(query)
     }
 
     fn prepare_with<'e>(
