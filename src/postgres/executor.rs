@@ -18,6 +18,7 @@ use crate::cache::Unfit;
 use attempts::Attempts;
 
 mod attempts;
+mod failures;
 
 /// Reads, from a replica or the primary. Made by [`Database::reader`].
 #[derive(Clone)]

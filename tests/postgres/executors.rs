@@ -86,6 +86,81 @@ async fn replicas_serve_again_what_a_scope_reads_after_a_write_that_returns_a_ro
     .await;
 }
 
+/// The replica lacks a migration, and can't read what is not in the WAL.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_standby_refuses_is_read_from_the_primary() {
+    let primary = primary(&[]).await;
+    primary
+        .psql("create unlogged table carts (id int); insert into carts values (3)")
+        .await
+        .unwrap();
+    let (replica, db) = with_replica(&primary).await;
+    replica.pause_replay().await.unwrap();
+    let migration = "create table fresh (id int); insert into fresh values (4);
+        alter table users add age int default 5; create type mood as enum ('happy');
+        create function six() returns int language sql immutable as 'select 6'";
+    primary.psql(migration).await.unwrap();
+    for (sql, expected) in [
+        ("select id from carts", 3),
+        ("select id from fresh", 4),
+        ("select min(age) from users", 5),
+        ("select six()", 6),
+        ("select (pg_current_wal_insert_lsn() > '0/0')::int", 1),
+    ] {
+        let read = sqlx::query_scalar::<_, i32>(sql).fetch_one(db.reader()).await;
+        assert_eq!(read.unwrap(), expected, "{sql}");
+    }
+    let read = sqlx::query_scalar::<_, bool>("select $1 = 'happy'").bind(Mood::Happy);
+    assert!(read.fetch_one(db.reader()).await.unwrap(), "a type that the replica lacks");
+    assert!(db.replicas()[0].reached.is_some(), "the replica is as good as before");
+}
+
+#[derive(sqlx::Type)]
+#[sqlx(type_name = "mood", rename_all = "lowercase")]
+enum Mood {
+    Happy,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_of_the_statement_costs_the_primary_nothing() {
+    let primary = primary(&[]).await;
+    let raise =
+        "create function refuse() returns int language plpgsql as $$ begin raise 'no'; end $$";
+    primary.psql(raise).await.unwrap();
+    let (_replica, db) = with_replica(&primary).await;
+    let sent = || db.status()[0].statements;
+    let before = sent();
+    for (sql, code) in [
+        ("select 1 / 0", "22012"),
+        ("select (select generate_series(1, 2))", "21000"),
+        ("select refuse()", "P0001"),
+        ("select", ""),
+        ("select 1 +", "42601"),
+    ] {
+        let outcome = sqlx::query(sql).fetch_all(db.reader()).await;
+        let found =
+            outcome.err().and_then(|error| error.as_database_error()?.code().map(String::from));
+        assert_eq!(found.unwrap_or_default(), code, "{sql}");
+    }
+    assert_eq!(sent(), before);
+    assert!(sqlx::query("select missing from users").fetch_all(db.reader()).await.is_err());
+    assert_eq!(sent(), before + 1, "once, where the primary might know better");
+}
+
+/// The primary can't be asked, so what the replica says is all there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_primary_the_error_of_the_replica_is_passed_on() {
+    let mut primary = primary(&[]).await;
+    let (_replica, db) = with_replica(&primary).await;
+    primary.kill().await.unwrap();
+    for _ in 0..3 {
+        let outcome = sqlx::query("select missing from users").fetch_all(db.reader()).await;
+        let error = outcome.unwrap_err();
+        let code = error.as_database_error().and_then(|error| error.code().map(String::from));
+        assert_eq!(code.as_deref(), Some("42703"), "{error}");
+    }
+}
+
 /// Counts what a client sends: each flush is one round trip, since the client waits for the response.
 async fn counted(server: &Postgres) -> (String, Arc<AtomicUsize>) {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
