@@ -7,7 +7,8 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{
-    AssertSqlSafe, Either, Error, Execute, Executor, PgConnection, Postgres, SqlSafeStr, SqlStr,
+    Arguments, AssertSqlSafe, Either, Error, Execute, Executor, PgConnection, Postgres, SqlSafeStr,
+    SqlStr,
 };
 use sqlx_core::describe::Describe;
 
@@ -37,6 +38,9 @@ pub(super) struct Statement {
     pub(super) arguments: Option<PgArguments>,
     pub(super) persistent: bool,
 }
+
+/// Parameters of one statement: the protocol counts them in 16 bits (PostgreSQL manual, "Message Formats": Bind).
+const MOST_PARAMETERS: usize = u16::MAX as usize;
 
 type Rows<'e> = BoxStream<'e, Result<Either<PgQueryResult, PgRow>, Error>>;
 
@@ -83,6 +87,16 @@ impl Reader {
 impl Statement {
     pub(super) fn take<'q, E: Execute<'q, Postgres>>(mut query: E) -> Result<Self, Error> {
         let arguments = query.take_arguments().map_err(Error::Encode)?;
+        // The driver would take this for a failure of the protocol.
+        if let Some(count) =
+            arguments.as_ref().map(PgArguments::len).filter(|count| *count > MOST_PARAMETERS)
+        {
+            let why = format!(
+                "a statement takes {MOST_PARAMETERS} parameters at most and this one has {count}: send it in parts, or \
+                 bind arrays and use unnest"
+            );
+            return Err(Error::Encode(why.into()));
+        }
         let persistent = query.persistent();
         Ok(Self { sql: query.sql(), arguments, persistent })
     }

@@ -161,6 +161,30 @@ async fn without_the_primary_the_error_of_the_replica_is_passed_on() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_parameters_cost_no_server_its_connections() {
+    let primary = primary(&[]).await;
+    let (_replica, db) = with_replica(&primary).await;
+    let pids = async || {
+        let pid = || sqlx::query_scalar::<_, i32>("select pg_backend_pid()");
+        let of_replica = pid().fetch_one(db.reader()).await.unwrap();
+        // In a scope of its own, so that the next read is not the primary's.
+        let of_primary = Record::detached(pid().fetch_one(db.writer())).await.unwrap();
+        (of_replica, of_primary)
+    };
+    let before = pids().await;
+    let many = || (0..65_536).fold(sqlx::query("select 1"), |query, _| query.bind(true));
+    let errors = [
+        many().execute(db.reader()).await.unwrap_err(),
+        many().execute(db.writer()).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert!(error.to_string().contains("65535 parameters at most"), "{error}");
+    }
+    assert!(db.replicas()[0].reached.is_some());
+    assert_eq!(pids().await, before);
+}
+
 /// Counts what a client sends: each flush is one round trip, since the client waits for the response.
 async fn counted(server: &Postgres) -> (String, Arc<AtomicUsize>) {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();

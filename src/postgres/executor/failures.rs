@@ -9,7 +9,8 @@ use crate::postgres::database::Database;
 use crate::postgres::plan::Candidate;
 
 /// If the server failed under the read, its connections are not to be trusted. One that is only busy, that cancelled a
-/// query for replay, or that refuses more connections is as good as before: its reads would all go to the primary.
+/// query for replay, or that refuses more connections is as good as before: its reads would all go to the primary. A
+/// message that the driver can't read or write is a matter of one connection.
 pub(super) fn give_up(db: &Database, candidate: &Candidate, error: &Error) {
     match candidate {
         _ if !has_lost_connection(error) => {}
