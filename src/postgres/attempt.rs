@@ -64,10 +64,11 @@ impl Conn {
         }
     }
 
-    /// Ends what was begun. The rows are here, so a failure is nobody's.
-    pub(crate) async fn end(self) {
-        if let Self::Within(transaction) = self {
-            let _ = transaction.commit().await;
+    /// Commits what was begun.
+    pub(crate) async fn end(self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Within(transaction) => transaction.commit().await,
+            Self::Pooled(_) => Ok(()),
         }
     }
 }

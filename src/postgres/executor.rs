@@ -7,7 +7,8 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{
-    AssertSqlSafe, Either, Error, Execute, Executor, PgConnection, Postgres, SqlSafeStr, SqlStr,
+    Arguments, AssertSqlSafe, Either, Error, Execute, Executor, PgConnection, Postgres, SqlSafeStr,
+    SqlStr,
 };
 use sqlx_core::describe::Describe;
 
@@ -18,6 +19,7 @@ use crate::cache::Unfit;
 use attempts::Attempts;
 
 mod attempts;
+mod failures;
 
 /// Reads, from a replica or the primary. Made by [`Database::reader`].
 #[derive(Clone)]
@@ -36,6 +38,9 @@ pub(super) struct Statement {
     pub(super) arguments: Option<PgArguments>,
     pub(super) persistent: bool,
 }
+
+/// Parameters of one statement: the protocol counts them in 16 bits (PostgreSQL manual, "Message Formats": Bind).
+const MOST_PARAMETERS: usize = u16::MAX as usize;
 
 type Rows<'e> = BoxStream<'e, Result<Either<PgQueryResult, PgRow>, Error>>;
 
@@ -68,7 +73,11 @@ impl Reader {
                 }
                 attempts.end();
                 drop(rows);
-                opened.conn.end().await;
+                // The rows of a read are complete without the commit; a notification is sent only by it.
+                let committed = opened.conn.end().await;
+                if !attempts.plan.is_read {
+                    attempts.noted(committed)?;
+                }
                 break;
             }
         })
@@ -78,6 +87,16 @@ impl Reader {
 impl Statement {
     pub(super) fn take<'q, E: Execute<'q, Postgres>>(mut query: E) -> Result<Self, Error> {
         let arguments = query.take_arguments().map_err(Error::Encode)?;
+        // The driver would take this for a failure of the protocol.
+        if let Some(count) =
+            arguments.as_ref().map(PgArguments::len).filter(|count| *count > MOST_PARAMETERS)
+        {
+            let why = format!(
+                "a statement takes {MOST_PARAMETERS} parameters at most and this one has {count}: send it in parts, or \
+                 bind arrays and use unnest"
+            );
+            return Err(Error::Encode(why.into()));
+        }
         let persistent = query.persistent();
         Ok(Self { sql: query.sql(), arguments, persistent })
     }
@@ -150,14 +169,15 @@ impl<'c> Executor<'c> for Reader {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
+        // Reads to the end, which is after the commit: a row comes before deferred constraints are checked, and a stream
+        // that is dropped rolls its transaction back.
         let mut steps = self.fetch_many(query);
         Box::pin(async move {
+            let mut first = None;
             while let Some(step) = steps.try_next().await? {
-                if let Either::Right(row) = step {
-                    return Ok(Some(row));
-                }
+                first = first.or(step.right());
             }
-            Ok(None)
+            Ok(first)
         })
     }
 
@@ -199,15 +219,7 @@ impl<'c> Executor<'c> for Writer {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        // To the end, which is after the commit; and what the commit refuses is an error of the write.
-        let mut steps = self.fetch_many(query);
-        Box::pin(async move {
-            let mut first = None;
-            while let Some(step) = steps.try_next().await? {
-                first = first.or(step.right());
-            }
-            Ok(first)
-        })
+        self.0.fetch_optional(query)
     }
 
     fn prepare_with<'e>(

@@ -4,11 +4,12 @@
 //! read, and that may have committed when its connection broke, is sent again only where the server refuses writes:
 //! to a standby, or in a READ ONLY transaction. What is refused there is a write: it counts as one, and is sent once.
 
-use std::borrow::Cow;
-
 use sqlx::Error;
-use sqlx::postgres::PgDatabaseError;
 
+use super::failures::{
+    give_up, has_lost_connection, is_outdated_plan, is_refused_write, is_the_servers,
+    is_the_statements,
+};
 use crate::cache::{Record, Requirement, Unfit, Write};
 use crate::postgres::attempt::{Opened, Skip, open};
 use crate::postgres::database::Database;
@@ -28,6 +29,8 @@ pub(super) struct Attempts<'a> {
     prepared_again: u32,
     /// The error of an attempt that may have committed.
     unknown: Option<Error>,
+    /// The error of a standby, if only the primary can do better.
+    of_standby: Option<Error>,
 }
 
 impl<'a> Attempts<'a> {
@@ -43,7 +46,7 @@ impl<'a> Attempts<'a> {
         plan.read_only =
             !plan.may_write && !plan.is_read && !own.stays_on_primary() && !db.servers().is_empty();
         let write = plan.may_write.then(|| own.begin());
-        Self { plan, db, own, write, left, prepared_again: 0, unknown: None }
+        Self { plan, db, own, write, left, prepared_again: 0, unknown: None, of_standby: None }
     }
 
     /// Opens a connection to the next server that can be used; the last error if none is left.
@@ -63,6 +66,7 @@ impl<'a> Attempts<'a> {
                 }
             }
         }
+        let failure = self.of_standby.take().or(failure);
         Err(self.failure(failure.unwrap_or(Error::PoolTimedOut)))
     }
 
@@ -82,7 +86,10 @@ impl<'a> Attempts<'a> {
         if opened.refuses_writes && !self.plan.may_write && is_refused_write(&error) {
             return self.must_write();
         }
-        if self.left.is_empty() || !is_the_servers(&error) {
+        if !is_the_servers(&error) {
+            return self.ask_primary(error, &candidate);
+        }
+        if self.left.is_empty() {
             return self.noted(Err(error));
         }
         give_up(self.db, &candidate, &error);
@@ -91,6 +98,21 @@ impl<'a> Attempts<'a> {
             self.plan.read_only = true;
             self.unknown = Some(error);
         }
+        Ok(())
+    }
+
+    /// A standby failed at what the primary may do: it can't read unlogged and temporary tables, may not have replayed a
+    /// migration, and its disk or memory may be full. So the primary runs the statement once more, if it is up.
+    fn ask_primary(&mut self, error: Error, candidate: &Candidate) -> Result<(), Error> {
+        self.left.retain(|left| matches!(left, Candidate::Primary));
+        if self.left.is_empty()
+            || matches!(candidate, Candidate::Primary)
+            || is_the_statements(&error)
+            || self.db.inner.lag.is_lost()
+        {
+            return self.noted(Err(error));
+        }
+        self.of_standby = Some(error);
         Ok(())
     }
 
@@ -134,55 +156,4 @@ impl<'a> Attempts<'a> {
         }
         error
     }
-}
-
-/// If the server failed under the read, its connections are not to be trusted. One that is only busy, that cancelled a
-/// query for replay, or that refuses more connections is as good as before: its reads would all go to the primary.
-fn give_up(db: &Database, candidate: &Candidate, error: &Error) {
-    match candidate {
-        _ if !has_lost_connection(error) => {}
-        Candidate::Primary => db.inner.primary.renew(),
-        Candidate::Replica(server) | Candidate::LastResort(server) => server.lose(),
-    }
-}
-
-/// Whether a statement was prepared when its result had other columns. Postgres finds that out before it runs anything
-/// (`RevalidateCachedQuery` in plancache.c), and has no code for this alone; its message is in the server's language.
-fn is_outdated_plan(error: &Error) -> bool {
-    let Error::Database(error) = error else { return false };
-    let postgres = error.try_downcast_ref::<PgDatabaseError>();
-    postgres.is_some_and(|error| {
-        error.code() == "0A000" && error.routine() == Some("RevalidateCachedQuery")
-    })
-}
-
-/// Whether an error is the server's and another one might do better. PostgreSQL manual, appendix A.
-fn is_the_servers(error: &Error) -> bool {
-    // A recovery conflict on a standby; too many connections; a write on a standby.
-    let codes = ["40001", "40P01", "53300", "25006"];
-    has_lost_connection(error)
-        || matches!(error, Error::PoolTimedOut)
-        || code(error).is_some_and(|code| codes.contains(&&*code))
-}
-
-/// Whether the connection broke, or the server is shutting down or starting up.
-fn has_lost_connection(error: &Error) -> bool {
-    match error {
-        Error::Io(_)
-        | Error::Tls(_)
-        | Error::Protocol(_)
-        | Error::PoolClosed
-        | Error::WorkerCrashed => true,
-        _ => code(error).is_some_and(|code| code.starts_with("08") || code.starts_with("57P")),
-    }
-}
-
-fn code(error: &Error) -> Option<Cow<'_, str>> {
-    let Error::Database(error) = error else { return None };
-    error.code()
-}
-
-/// Whether a server refused a statement because it writes, or locks rows (`read_only_sql_transaction`).
-fn is_refused_write(error: &Error) -> bool {
-    code(error).as_deref() == Some("25006")
 }

@@ -1,0 +1,76 @@
+//! What an error says about the server, the connection and the statement.
+
+use std::borrow::Cow;
+
+use sqlx::Error;
+use sqlx::postgres::PgDatabaseError;
+
+use crate::postgres::database::Database;
+use crate::postgres::plan::Candidate;
+
+/// If the server failed under the read, its connections are not to be trusted. One that is only busy, that cancelled a
+/// query for replay, or that refuses more connections is as good as before: its reads would all go to the primary. A
+/// message that the driver can't read or write is a matter of one connection.
+pub(super) fn give_up(db: &Database, candidate: &Candidate, error: &Error) {
+    match candidate {
+        _ if !has_lost_connection(error) => {}
+        Candidate::Primary => db.inner.primary.renew(),
+        Candidate::Replica(server) | Candidate::LastResort(server) => server.lose(),
+    }
+}
+
+/// Whether a statement was prepared when its result had other columns. Postgres finds that out before it runs anything
+/// (`RevalidateCachedQuery` in plancache.c), and has no code for this alone; its message is in the server's language.
+pub(super) fn is_outdated_plan(error: &Error) -> bool {
+    let Error::Database(error) = error else { return false };
+    let postgres = error.try_downcast_ref::<PgDatabaseError>();
+    postgres.is_some_and(|error| {
+        error.code() == "0A000" && error.routine() == Some("RevalidateCachedQuery")
+    })
+}
+
+/// Whether an error is the server's and another one might do better. PostgreSQL manual, appendix A.
+pub(super) fn is_the_servers(error: &Error) -> bool {
+    // A recovery conflict on a standby; too many connections; a write on a standby.
+    let codes = ["40001", "40P01", "53300", "25006"];
+    has_lost_connection(error)
+        || matches!(error, Error::PoolTimedOut)
+        || code(error).is_some_and(|code| codes.contains(&&*code))
+}
+
+/// Whether the primary would surely say the same as a standby, after as much work: the driver's own errors, syntax, values
+/// that a function or operator does not take, errors that a function raises, and statements that take longer than the
+/// application allows.
+pub(super) fn is_the_statements(error: &Error) -> bool {
+    match code(error) {
+        Some(code) => {
+            let classes = ["21", "22", "P0"];
+            classes.contains(&code.get(..2).unwrap_or_default())
+                || ["42601", "57014"].contains(&&*code)
+        }
+        // A type is looked up on the server by its name, and may be part of a migration.
+        None => !matches!(error, Error::TypeNotFound { .. }),
+    }
+}
+
+/// Whether the connection broke, or the server is shutting down or starting up.
+pub(super) fn has_lost_connection(error: &Error) -> bool {
+    match error {
+        Error::Io(_)
+        | Error::Tls(_)
+        | Error::Protocol(_)
+        | Error::PoolClosed
+        | Error::WorkerCrashed => true,
+        _ => code(error).is_some_and(|code| code.starts_with("08") || code.starts_with("57P")),
+    }
+}
+
+/// Whether a server refused a statement because it writes, or locks rows (`read_only_sql_transaction`).
+pub(super) fn is_refused_write(error: &Error) -> bool {
+    code(error).as_deref() == Some("25006")
+}
+
+fn code(error: &Error) -> Option<Cow<'_, str>> {
+    let Error::Database(error) = error else { return None };
+    error.code()
+}
