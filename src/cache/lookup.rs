@@ -7,7 +7,7 @@ use super::flight::{Joined, Landing, Leader};
 use super::lead::Lead;
 use super::permit::{Permit, Permitted};
 use super::policy::Policy;
-use super::protocol::{Verdict, must_see};
+use super::protocol::{Verdict, has_all_since, must_see};
 use super::record::{Needs, Record};
 use super::refresh::{Use, assess, decide};
 use super::template::PolicyTag;
@@ -214,6 +214,8 @@ struct Search<'a> {
     passed_over: Option<Found>,
     /// Something was written, and where is not known: nothing that is stored can be proven to have it.
     is_blind: bool,
+    /// A position that this node had seen on the primary when the request came, past all that it knew of.
+    since: Option<(Epoch, Position)>,
 }
 
 impl<'a> Search<'a> {
@@ -226,6 +228,7 @@ impl<'a> Search<'a> {
             reason: MissReason::Absent,
             passed_over: None,
             is_blind: false,
+            since: None,
         }
     }
 
@@ -245,6 +248,8 @@ impl<'a> Search<'a> {
         if !self.cache.is_confirmed(self.policy) {
             return Err(BypassReason::Unconfirmed);
         }
+        // Only now, so that it is past what the session wrote.
+        self.since = self.cache.shared.fences.seen();
         Ok(())
     }
 
@@ -392,7 +397,9 @@ impl<'a> Search<'a> {
         Some(joined)
     }
 
-    /// What another request was making, judged by what is known now and asked here.
+    /// What another request was making, judged by what is known now and asked here. If what it depends on has changed
+    /// meanwhile, it will do as well for a request that came before: else, where changes come faster than one can compute,
+    /// each of those who wait would compute it for itself.
     fn collapsed(&mut self, entry: Arc<Entry>) -> Option<Hit> {
         let tier = crate::store::Tier::Memory;
         if !entry.answers(self.key) {
@@ -402,7 +409,20 @@ impl<'a> Search<'a> {
             let found = Found { entry, tier };
             return Some(Hit { found, outcome: Outcome::Collapsed, renew: None });
         }
-        self.judge(Found { entry, tier }, Outcome::Collapsed)
+        let found = Found { entry, tier };
+        let decided = match self.decide(&found) {
+            Use::Miss(MissReason::Changed) if self.was_computed_since(&found.entry) => Use::Serve,
+            decided => decided,
+        };
+        self.follow_up(decided, found, Outcome::Collapsed)
+    }
+
+    /// Whether a response has all that was known when this request came, and is in use otherwise.
+    fn was_computed_since(&self, entry: &Entry) -> bool {
+        let computed = (entry.epoch(), entry.as_of());
+        self.since.is_some_and(|since| has_all_since(computed, since))
+            && self.holds(entry)
+            && decide(Verdict::Valid, entry, self.policy, &self.ask.limits) == Use::Serve
     }
 
     /// What another request served when its fill failed, if this one may be answered so too.
