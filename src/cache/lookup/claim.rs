@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::{Hit, Search};
+use super::Hit;
+use super::search::Search;
 use crate::cache::lease::{Claimed, LeaseGuard, PendingLease};
 use crate::outcome::Event;
 
