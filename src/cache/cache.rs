@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::sync::oneshot;
 
 use super::audit::{Audited, Audits};
 use super::fence::Fences;
@@ -263,18 +264,15 @@ impl Cache {
         });
     }
 
-    /// Drops an entry that can't be used.
+    /// Drops an entry that can't be used, even if whoever waits for that is gone before.
     pub(crate) async fn forget(&self, key: &Key) {
-        self.noted(self.shared.store.remove(key).await);
+        let (cache, key) = (self.clone(), key.clone());
+        to_the_end(async move { cache.noted(cache.shared.store.remove(&key).await) }).await;
     }
 
     /// Drops an entry: at once what can be, the rest in the background.
-    pub(super) fn forget_soon(&self, key: Key) {
-        let cache = self.clone();
-        let mut forgetting = Box::pin(async move { cache.forget(&key).await });
-        if (&mut forgetting).now_or_never().is_none() {
-            spawn(forgetting);
-        }
+    pub(super) fn forget_soon(&self, key: &Key) {
+        let _ = self.forget(key).now_or_never();
     }
 
     /// Whether there are others who have to be asked to leave the making of an answer to us.
@@ -296,6 +294,22 @@ pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn(work);
     }
+}
+
+/// Does work to its end. A client that leaves drops all that its request waits for; work that has begun goes on in the
+/// background.
+pub(crate) async fn to_the_end(work: impl Future<Output = ()> + Send + 'static) {
+    let mut work = Box::pin(work);
+    if (&mut work).now_or_never().is_some() {
+        return;
+    }
+    let (done, end) = oneshot::channel::<()>();
+    spawn(async move {
+        work.await;
+        drop(done);
+    });
+    // The sender says nothing; it is gone when the work is done.
+    drop(end.await);
 }
 
 impl fmt::Debug for Cache {

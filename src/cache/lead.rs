@@ -214,7 +214,7 @@ impl Lead {
         let before = self.cache.shared.store.peek(key).filter(|found| found.entry.head == head);
         let variants = before.and_then(|found| found.entry.variants().cloned()).unwrap_or_default();
         if let Some(gone) = variants.note(variant, answer) {
-            self.cache.forget_soon(gone);
+            self.cache.forget_soon(&gone);
         }
         let life = Life::starting_now(answer.life.keep, answer.life.keep, Duration::ZERO);
         let (at, parts) = ((answer.epoch, answer.as_of), (head, Bytes::new()));

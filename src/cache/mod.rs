@@ -41,7 +41,7 @@ mod waits;
 
 pub use audit::Audited;
 pub use cache::Cache;
-pub(crate) use cache::spawn;
+pub(crate) use cache::{spawn, to_the_end};
 #[cfg(feature = "admin")]
 pub(crate) use examine::Examined;
 pub use fence::Fences;

@@ -20,7 +20,7 @@ use super::rules::unsafe_method::{Written, is_safe};
 use super::session::is_session_cookie;
 use super::status;
 use super::steps::Steps;
-use crate::cache::{Policy, Record, spawn};
+use crate::cache::{Policy, Record, to_the_end};
 use crate::clock;
 use crate::outcome::{BypassReason, Outcome};
 use crate::traffic::{Seen, Traffic, rehearsal};
@@ -126,21 +126,20 @@ impl Routes {
     }
 }
 
-/// Invalidates what a write has made so. The response does not wait for it longer than [`PATIENCE`], nor is a
-/// failure the client's: the handler's write is committed.
+/// Invalidates what a write has made so, even if the client is gone before its end. The response does not wait for it longer
+/// than [`PATIENCE`], nor is a failure the client's: the handler's write is committed.
 async fn invalidate(routes: &Routes, tags: Vec<String>) {
     let cache = routes.cache.clone();
     let has_log = cache.log().is_some();
-    let mut work = Box::pin(async move {
+    let work = to_the_end(async move {
         if let Err(error) = cache.invalidate(tags).await {
             tracing::warn!(%error, "a write could not make stored answers invalid");
         }
     });
-    if !has_log {
+    match has_log {
+        true => drop(timeout(PATIENCE, work).await),
         // There is nothing to wait for.
-        work.await;
-    } else if timeout(PATIENCE, &mut work).await.is_err() {
-        spawn(work);
+        false => work.await,
     }
 }
 

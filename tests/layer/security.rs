@@ -740,6 +740,20 @@ async fn a_write_empties_no_page_but_its_own() {
     assert!(ask("GET", "/page", "").await.1.contains("changed"), "its own it must (RFC 9111, 4.4)");
 }
 
+#[tokio::test]
+async fn a_write_ends_its_page_however_the_path_is_spelled() {
+    let handler = |Path(id): Path<String>| async move { ([FRESH], id) };
+    let layer = CacheLayer::with_policy(cache(), Policy::standard());
+    let app = Router::new().route("/users/{id}", any(handler)).layer(layer);
+    for (page, write) in [("%34", "4"), ("4", "%34"), ("a%2fb", "a%2Fb"), ("%c3%a9", "%C3%A9")] {
+        let page = format!("/users/{page}");
+        drop(ask(&app, &page).await);
+        assert!(ask(&app, &page).await.1.contains("hit"));
+        drop(send(&app, request(Method::PUT, &format!("/users/{write}"), &[], "")).await);
+        assert!(ask(&app, &page).await.1.contains("changed"), "{page} {write}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_error_with_a_lifetime_is_soon_gone() {
     let handler = |headers: HeaderMap| async move {
