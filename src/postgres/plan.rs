@@ -1,14 +1,13 @@
 //! What a read needs, and which servers may serve it.
 
 use std::cmp::Reverse;
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bound::Bound;
 use super::cancel::CloseOnCancel;
 use super::database::Database;
-use super::deadline::within;
+use super::deadline::{is_late, late, within};
 use super::dependencies::{Dependencies, Found, Lookup, Source, Table, Unfit, Unknown};
 use super::executor::Statement;
 use super::sample::At;
@@ -346,7 +345,9 @@ pub(super) async fn dependencies(
         }
         match known.lookup(sql, is_lost, now).await {
             Lookup::Known(found) => return Ok(found),
-            Lookup::Unknown(_) if known.is_resting() => return Err(sqlx::Error::PoolTimedOut),
+            Lookup::Unknown(_) if known.is_resting() => {
+                return Err(late("the catalogue did not respond to the lookup before".to_owned()));
+            }
             Lookup::Unknown(unknown) => {
                 if let Some(found) = find(db, sql, unknown).await? {
                     if let Dependencies::Unfit(unfit) = &*found.dependencies {
@@ -379,7 +380,7 @@ async fn find(
         found
     })
     .await;
-    if matches!(&found, Err(sqlx::Error::Io(error)) if error.kind() == ErrorKind::TimedOut) {
+    if found.as_ref().is_err_and(is_late) {
         db.inner.known.rest();
     }
     found
