@@ -8,7 +8,7 @@ use sqlx::postgres::PgPool;
 use sqlx::{Postgres, Transaction};
 use tokio::sync::Semaphore;
 
-use super::deadline::within;
+use super::attempt::identify;
 use super::dependencies::Known;
 use super::error::DatabaseError;
 use super::executor::{Reader, Writer};
@@ -329,7 +329,7 @@ impl Database {
     /// that falls silent is an error after 3 s, beside the wait for a connection: responses wait for this.
     pub(crate) async fn observe(&self) -> Result<(Epoch, Position), sqlx::Error> {
         let mut conn = self.inner.primary.acquire().await?;
-        let identity = within(log::identity(&mut *conn)).await?;
+        let identity = identify(&mut conn).await?;
         let at = At::of(&identity).filter(|at| !at.standby);
         let at = at.ok_or_else(|| sqlx::Error::Protocol("the primary tells no position".into()))?;
         Ok((at.epoch, identity.position.unwrap_or(at.position)))
