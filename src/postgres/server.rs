@@ -139,6 +139,20 @@ impl Server {
         self.lock().observe(identity)
     }
 
+    /// Takes in what a connection said of its server. `false` if that is another server than the newest of those that the
+    /// name leads to just now.
+    pub(crate) fn observe_newest(&self, identity: &Identity) -> bool {
+        let mut sample = self.lock();
+        if sample.knows(identity) {
+            // Not its position: those of statements that ran at the same time come in any order.
+            return sample.is_newest(identity);
+        }
+        let before = sample.generation;
+        sample.observe(identity);
+        // Another one behind the same address has no order until it is the one that is known.
+        sample.is_newest(identity) && (sample.is_several() || sample.generation == before)
+    }
+
     pub(crate) fn lose(&self) {
         self.lock().lose();
     }

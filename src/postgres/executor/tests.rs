@@ -155,6 +155,35 @@ async fn a_server_that_falls_silent_when_it_is_asked_is_given_up() {
     eventually("its place in the pool is free", closed).await.expect("free");
 }
 
+/// What was written to the new primary may be past any position of the old one.
+#[tokio::test]
+async fn no_position_is_observed_on_an_old_primary() {
+    let old = server_with_view().await;
+    let new = old.standby().await.expect("standby");
+    let name = FaultProxy::start(old.addr()).await.expect("proxy");
+    let url = format!("postgres://postgres@{}/postgres", name.addr());
+    let db = DatabaseOptions::new(url).connect().await.expect("database");
+    let (of_old, _) = db.observe().await.expect("a position");
+    new.promote().await.expect("promoted");
+    name.retarget(new.addr());
+    // Each is busy, so that the next one is another connection.
+    let first = db
+        .inner
+        .primary
+        .acquire()
+        .await
+        .expect("the old primary, before it is known that there are two");
+    let to_new = db.inner.primary.acquire().await.expect("the new primary");
+    name.retarget(old.addr());
+    let to_old = db.inner.primary.acquire().await.expect("the old primary again");
+    drop(to_old);
+    assert!(db.observe().await.is_err(), "only the old primary can be asked");
+    drop((first, to_new));
+    name.retarget(new.addr());
+    let observed = async || db.observe().await.is_ok_and(|(epoch, _)| epoch != of_old);
+    eventually("the new primary is asked", observed).await.expect("asked");
+}
+
 /// A standby may have an older schema than the one that the node knows of.
 #[tokio::test]
 async fn what_a_standby_told_of_a_statement_is_not_relied_on() {
