@@ -8,7 +8,7 @@ use sqlx::postgres::PgPool;
 use sqlx::{Postgres, Transaction};
 use tokio::sync::Semaphore;
 
-use super::deadline::within;
+use super::attempt::identify;
 use super::dependencies::Known;
 use super::error::DatabaseError;
 use super::executor::{Reader, Writer};
@@ -326,10 +326,18 @@ impl Database {
     }
 
     /// The epoch, and a position that the primary's log has reached: at or past every commit that is visible now. A primary
-    /// that falls silent is an error after 3 s, beside the wait for a connection: responses wait for this.
+    /// that falls silent is an error after 3 s, beside the wait for a connection: responses wait for this. So is an old
+    /// primary, where the primary's name leads to it and to the new one in turn: what was written may be on the other.
     pub(crate) async fn observe(&self) -> Result<(Epoch, Position), sqlx::Error> {
-        let mut conn = self.inner.primary.acquire().await?;
-        let identity = within(log::identity(&mut *conn)).await?;
+        let primary = &self.inner.primary;
+        let mut conn = primary.acquire().await?;
+        let identity = identify(&mut conn).await?;
+        if !primary.observe_newest(&identity) {
+            // Nor is anything else to be read by it.
+            conn.close_on_drop();
+            let why = "the primary's name leads to an old primary in turn";
+            return Err(sqlx::Error::Protocol(why.into()));
+        }
         let at = At::of(&identity).filter(|at| !at.standby);
         let at = at.ok_or_else(|| sqlx::Error::Protocol("the primary tells no position".into()))?;
         Ok((at.epoch, identity.position.unwrap_or(at.position)))

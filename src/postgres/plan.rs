@@ -1,14 +1,14 @@
 //! What a read needs, and which servers may serve it.
 
 use std::cmp::Reverse;
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bound::Bound;
+use super::calls::may_write_unseen;
 use super::cancel::CloseOnCancel;
 use super::database::Database;
-use super::deadline::within;
+use super::deadline::{is_late, late, within};
 use super::dependencies::{Dependencies, Found, Lookup, Source, Table, Unfit, Unknown};
 use super::executor::Statement;
 use super::sample::At;
@@ -38,6 +38,9 @@ pub(crate) struct Plan {
     pub(crate) sees_on_primary: bool,
     /// It may change data, and so what later reads must see.
     pub(crate) may_write: bool,
+    /// Nothing would show that it changes data: neither its words nor a server that refuses to. What later reads of the
+    /// scope must see counts as changed.
+    pub(crate) may_write_unseen: bool,
     /// It is known to change nothing, so it may be sent again whatever became of it.
     pub(crate) is_read: bool,
     /// It is to be run where the server refuses writes: whether it writes is not known, and would go unnoticed.
@@ -115,6 +118,7 @@ impl Plan {
             written: None,
             sees_on_primary: false,
             may_write: writer,
+            may_write_unseen: false,
             is_read: false,
             read_only: false,
             primary_first: false,
@@ -164,12 +168,10 @@ impl Plan {
         if let (Some(record), true) = (Record::current(), may_write) {
             record.note_write();
         }
-        let is_read = db
-            .inner
-            .known
-            .get(sql)
-            .is_some_and(|found| matches!(*found.dependencies, Dependencies::Tables(_)));
-        Self { may_write, is_read, ..Self::new(own, may_write) }.must_see(db)
+        let found = db.inner.known.get(sql).map(|found| found.dependencies);
+        let is_read = matches!(found.as_deref(), Some(Dependencies::Tables(_)));
+        let may_write_unseen = !may_write && may_write_unseen((db, sql), &own, found.as_deref());
+        Self { may_write, may_write_unseen, is_read, ..Self::new(own, may_write) }.must_see(db)
     }
 
     fn take(&mut self, record: &Record, found: &Found, statement: &Statement, writer: bool) {
@@ -290,7 +292,7 @@ fn looks_like_a_write(sql: &str) -> bool {
 }
 
 /// Whether a statement whose answer can't be cached may be run on a replica all the same.
-fn may_be_read_anywhere(unfit: &Unfit) -> bool {
+pub(super) fn may_be_read_anywhere(unfit: &Unfit) -> bool {
     !matches!(
         unfit,
         Unfit::NotARead
@@ -346,7 +348,9 @@ pub(super) async fn dependencies(
         }
         match known.lookup(sql, is_lost, now).await {
             Lookup::Known(found) => return Ok(found),
-            Lookup::Unknown(_) if known.is_resting() => return Err(sqlx::Error::PoolTimedOut),
+            Lookup::Unknown(_) if known.is_resting() => {
+                return Err(late("the catalogue did not respond to the lookup before".to_owned()));
+            }
             Lookup::Unknown(unknown) => {
                 if let Some(found) = find(db, sql, unknown).await? {
                     if let Dependencies::Unfit(unfit) = &*found.dependencies {
@@ -379,7 +383,7 @@ async fn find(
         found
     })
     .await;
-    if matches!(&found, Err(sqlx::Error::Io(error)) if error.kind() == ErrorKind::TimedOut) {
+    if found.as_ref().is_err_and(is_late) {
         db.inner.known.rest();
     }
     found

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::cancel::CloseOnCancel;
 use super::database::Database;
+use super::deadline::{is_late, within};
 use super::executor::Statement;
 use super::plan::Plan;
 use crate::cache::spawn;
@@ -114,9 +116,13 @@ impl Statements {
         let Ok(turn) = self.learning.clone().try_acquire_owned() else { return };
         let (db, sql) = (db.clone(), sql.to_owned());
         spawn(async move {
-            if let Ok(mut conn) = db.inner.primary.acquire().await {
-                // A failure is looked into by the next.
-                let _ = db.inner.known.learn(&mut conn, &sql).await;
+            // A failure is looked into by the next.
+            if let Ok(mut acquired) = db.inner.primary.acquire().await {
+                let mut conn = CloseOnCancel::new(&mut acquired);
+                let learnt = within(db.inner.known.learn(conn.get(), &sql)).await;
+                if !learnt.is_err_and(|error| is_late(&error)) {
+                    conn.done();
+                }
             }
             drop(turn);
         });

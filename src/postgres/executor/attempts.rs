@@ -45,7 +45,7 @@ impl<'a> Attempts<'a> {
         // A write must not go unnoticed where later reads may go to a replica.
         plan.read_only =
             !plan.may_write && !plan.is_read && !own.stays_on_primary() && !db.servers().is_empty();
-        let write = plan.may_write.then(|| own.begin());
+        let write = (plan.may_write || plan.may_write_unseen).then(|| own.begin());
         Self { plan, db, own, write, left, prepared_again: 0, unknown: None, of_standby: None }
     }
 
@@ -121,7 +121,9 @@ impl<'a> Attempts<'a> {
         if let Some(record) = Record::current() {
             record.note_write();
         }
-        self.write = Some(self.own.begin());
+        if self.write.is_none() {
+            self.write = Some(self.own.begin());
+        }
         if let Some(error) = self.unknown.take() {
             return Err(self.failure(error));
         }

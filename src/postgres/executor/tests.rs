@@ -7,6 +7,7 @@ use tidegate_testing::{FaultProxy, Postgres, eventually};
 use super::*;
 use crate::cache::{Ask, Cache, Policy};
 use crate::postgres::attempt::{Skip, open};
+use crate::postgres::deadline::is_late;
 use crate::postgres::dependencies::Source;
 use crate::postgres::plan::Candidate;
 use crate::postgres::server::Server;
@@ -126,6 +127,61 @@ async fn a_replica_that_lacks_the_schema_a_statement_was_looked_up_in_is_not_rea
         matches!(open(&node.db, &candidate, &plan).await, Err(Skip::Behind))
     };
     assert!(record.scope(read).await);
+}
+
+/// A server that lacks what a read needs, as far as the node knows, is asked first how far it is.
+#[tokio::test]
+async fn a_server_that_falls_silent_when_it_is_asked_is_given_up() {
+    let primary = server_with_view().await;
+    let standby = primary.standby().await.expect("standby");
+    let name = FaultProxy::start(standby.addr()).await.expect("proxy");
+    let url = format!("postgres://postgres@{}/postgres", name.addr());
+    let options = DatabaseOptions::new(primary.url()).replica(url).connections(1);
+    let db = options.connect().await.expect("database");
+    let replica = db.servers()[0].clone();
+    drop(replica.acquire().await.expect("a connection"));
+    let is_back = async || replica.pool().num_idle() == 1;
+    eventually("it is in the pool", is_back).await.expect("idle");
+    let statement = Statement::take("select v from v").expect("a statement");
+    let mut plan = Plan::of(&db, &statement, false).await;
+    plan.needs = crate::entry::Position::new(u64::MAX);
+    name.freeze();
+    let candidate = Candidate::Replica(replica.clone());
+    let opening = tokio::time::timeout(Duration::from_mins(1), open(&db, &candidate, &plan));
+    let opened = opening.await.expect("it is given up");
+    assert!(matches!(opened, Err(Skip::Failed(error)) if is_late(&error)));
+    name.heal().await.expect("healed");
+    let closed = async || replica.acquire().await.is_ok() && replica.pool().size() == 1;
+    eventually("its place in the pool is free", closed).await.expect("free");
+}
+
+/// What was written to the new primary may be past any position of the old one.
+#[tokio::test]
+async fn no_position_is_observed_on_an_old_primary() {
+    let old = server_with_view().await;
+    let new = old.standby().await.expect("standby");
+    let name = FaultProxy::start(old.addr()).await.expect("proxy");
+    let url = format!("postgres://postgres@{}/postgres", name.addr());
+    let db = DatabaseOptions::new(url).connect().await.expect("database");
+    let (of_old, _) = db.observe().await.expect("a position");
+    new.promote().await.expect("promoted");
+    name.retarget(new.addr());
+    // Each is busy, so that the next one is another connection.
+    let first = db
+        .inner
+        .primary
+        .acquire()
+        .await
+        .expect("the old primary, before it is known that there are two");
+    let to_new = db.inner.primary.acquire().await.expect("the new primary");
+    name.retarget(old.addr());
+    let to_old = db.inner.primary.acquire().await.expect("the old primary again");
+    drop(to_old);
+    assert!(db.observe().await.is_err(), "only the old primary can be asked");
+    drop((first, to_new));
+    name.retarget(new.addr());
+    let observed = async || db.observe().await.is_ok_and(|(epoch, _)| epoch != of_old);
+    eventually("the new primary is asked", observed).await.expect("asked");
 }
 
 /// A standby may have an older schema than the one that the node knows of.
