@@ -6,6 +6,7 @@ use tidegate_testing::Postgres;
 
 mod altered;
 mod long;
+mod moved;
 mod noted;
 mod settings;
 mod strangers;
