@@ -29,11 +29,17 @@ begin
     return true;
 end $$;
 
--- Notes a change of something that no trigger tells of, or of an application's own tags.
+-- Notes a change of something that no trigger tells of, or of an application's own tags. A tag without a value may be a
+-- table's name, and then stands for its rows as well (`!`). A value follows a `=` behind a column's colon; the name of a
+-- table may have a `=` too.
 create or replace function tidegate.invalidate(tags text[]) returns void
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 begin atomic
-    insert into tidegate.log (tags) values (tags);
+    insert into tidegate.log (tags) values (array(
+        select tag from unnest(invalidate.tags) tag where tag is not null
+        union
+        select tag || '!' from unnest(invalidate.tags) tag
+        where right(tag, 1) <> '!' and (strpos(tag, '=') = 0 or strpos(split_part(tag, '=', 1), ':') = 0)));
 end;
 
 -- Drops rows that a mark older than the retention sees, and marks older than that one, in one

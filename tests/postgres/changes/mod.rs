@@ -101,6 +101,22 @@ async fn plain_statements() {
 }
 
 #[tokio::test]
+async fn a_tag_without_a_value_stands_for_a_tables_rows_as_well() {
+    let bed = Bed::new(USERS, users()).await;
+    for (tags, logged) in [
+        ("{users}", "users users!"),
+        ("{users, users!}", "users users!"),
+        ("{users:id=1, front page}", "front page front page! users:id=1"),
+        (r#"{"a=b", users:id=a=b}"#, "a=b a=b! users:id=a=b"),
+        ("{users:id=1, null}", "users:id=1"),
+        ("{}", ""),
+    ] {
+        let sql = format!("select tidegate.invalidate('{tags}')");
+        assert_eq!(bed.log(&sql).await, logged, "{tags}");
+    }
+}
+
+#[tokio::test]
 async fn merge() {
     let bed = Bed::new(USERS, users()).await;
     if bed.server.psql("show server_version_num").await.unwrap().as_str() < "150000" {
