@@ -29,7 +29,9 @@ begin
     return true;
 end $$;
 
--- Notes a change of something that no trigger tells of, or of an application's own tags.
+-- Notes a change of something that no trigger tells of, or of an application's own tags. A tag without a value may be a
+-- table's name, and then stands for its rows as well (`!`). A value follows a `=` behind a column's colon; the name of a
+-- table may have a `=` too.
 create or replace function tidegate.invalidate(tags text[]) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
@@ -46,7 +48,11 @@ begin
         when insufficient_privilege then wish := tidegate.wake_at_once();
         when others then null;
     end;
-    insert into tidegate.log (tags) values (tags);
+    insert into tidegate.log (tags) values (array(
+        select tag from unnest(tags) tag where tag is not null
+        union
+        select tag || '!' from unnest(tags) tag
+        where right(tag, 1) <> '!' and (strpos(tag, '=') = 0 or strpos(split_part(tag, '=', 1), ':') = 0)));
     if wish is not null then
         perform tidegate.wake_at_commit(wish);
     end if;

@@ -24,7 +24,8 @@ begin
             select attnum, (row_number() over (order by attnum))::int2 as place
             from pg_attribute where attrelid = member and attnum > 0 and not attisdropped
         ) c where attnum = any (columns);
-    note := tidegate.note(event, numbers, places, most);
+    note := tidegate.note(event, numbers, places, most,
+        event = 'update' and (select relkind = 'p' from pg_class where oid = member));
     arguments := array[most::text, array_to_string(numbers, ' '), array_to_string(places, ' ')];
     if exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
         where t.tgrelid = member and t.tgname = 'tidegate_' || event and t.tgenabled = 'A'
@@ -146,7 +147,20 @@ begin
         where p.pronamespace = 'tidegate'::regnamespace and starts_with(p.proname, 'note_')
     loop
         perform tidegate.note(made.event, string_to_array(made.arguments[2], ' ')::int2[],
-            string_to_array(made.arguments[3], ' ')::int2[], made.arguments[1]::int);
+            string_to_array(made.arguments[3], ' ')::int2[], made.arguments[1]::int, false);
+    end loop;
+    -- An earlier version gave a partitioned table's UPDATE trigger the same function as any table's.
+    for made in
+        select t.tgrelid, split_part(encode(t.tgargs, 'escape'), E'\\000', 1)::int as most,
+            string_to_array(split_part(encode(t.tgargs, 'escape'), E'\\000', 2), ' ')::int2[] as columns
+        from pg_catalog.pg_trigger t join pg_catalog.pg_class c on c.oid = t.tgrelid
+            join pg_catalog.pg_proc p on p.oid = t.tgfoid
+        where t.tgname = 'tidegate_update' and t.tgenabled = 'A' and c.relkind = 'p'
+            and p.pronamespace = 'tidegate'::regnamespace
+    loop
+        if tidegate.arm(made.tgrelid, 'update', made.columns, made.most) then
+            insert into tidegate.log (tags) values (tidegate.named(made.tgrelid, '{"",!}', null));
+        end if;
     end loop;
     drop function if exists tidegate.changed();
     drop function if exists tidegate.is_enum(oid);
@@ -156,5 +170,5 @@ end $$;
 revoke all on all functions in schema tidegate from public;
 grant execute on function tidegate.named(oid, text[], pg_snapshot), tidegate.tag_of(oid),
     tidegate.as_seen(xid, pg_snapshot), tidegate.running_writers(pg_snapshot), tidegate.own_triggers(), tidegate.is_guarded(),
-    tidegate.with_row_security(), tidegate.wake_at_once(), tidegate.wake_at_commit(text)
-    to public;
+    tidegate.with_row_security(), tidegate.wake_at_once(), tidegate.wake_at_commit(text),
+    tidegate.may_have_moved(oid) to public;
