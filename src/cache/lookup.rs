@@ -8,7 +8,7 @@ use super::lead::Lead;
 use super::permit::{Permit, Permitted};
 use super::policy::Policy;
 use super::protocol::{Verdict, must_see};
-use super::record::{Needs, Record};
+use super::record::{EndedStrays, Needs, Record, Stray};
 use super::refresh::{Use, assess, decide};
 use super::template::PolicyTag;
 use super::terms::Limits;
@@ -38,6 +38,8 @@ pub(crate) struct Ask {
     pub(crate) holds: Option<fn(&Entry) -> bool>,
     /// It is a request to a layer: unless it comes from within another, the process's own writes are none of its.
     pub(crate) is_request: bool,
+    /// Reads and lookups in no scope that had ended when it was asked; as of the lookup where that is not said.
+    pub(crate) strays: Option<EndedStrays>,
 }
 
 /// What came of a lookup.
@@ -79,6 +81,11 @@ impl Ask {
     /// Of a request to a layer.
     pub(crate) fn of_request(session: Option<(Epoch, Position)>) -> Self {
         Self { session, is_request: true, ..Self::default() }
+    }
+
+    /// Of a value, by a lookup that is marked if it is in no scope.
+    pub(crate) fn of_value(stray: Option<&Stray>) -> Self {
+        Self { strays: Some(EndedStrays::within(stray)), ..Self::default() }
     }
 }
 
@@ -217,7 +224,9 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(cache: &'a Cache, key: &'a Key, policy: &'a Arc<Policy>, ask: Ask) -> Self {
+    fn new(cache: &'a Cache, key: &'a Key, policy: &'a Arc<Policy>, mut ask: Ask) -> Self {
+        // Now, before anything is waited for: what begins meanwhile may be used by what is computed.
+        ask.strays.get_or_insert_with(EndedStrays::now);
         Self {
             cache,
             key,
