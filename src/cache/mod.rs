@@ -45,6 +45,7 @@ pub(crate) use cache::spawn;
 #[cfg(feature = "admin")]
 pub(crate) use examine::Examined;
 pub use fence::Fences;
+pub(crate) use fence::schema_changes;
 pub(crate) use lead::Answer;
 pub(crate) use lead::{Filled, Lead};
 pub(crate) use log::Log;

@@ -275,6 +275,11 @@ impl Record {
         self.0.fences.epoch()
     }
 
+    /// The last change of the schema that is known to what this record, or one that it is part of, is proven by.
+    pub(crate) fn schema(&self) -> u64 {
+        self.outward().map(|record| record.0.fences.schema()).max().unwrap_or_default()
+    }
+
     /// A position that the primary has reached, as far as the node knows.
     pub(crate) fn seen(&self) -> Option<(Epoch, Position)> {
         self.0.fences.seen()

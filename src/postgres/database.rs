@@ -412,12 +412,13 @@ impl Database {
         replicas.iter().map(|replica| replica.server.clone()).collect()
     }
 
-    /// What was learnt of the schema does not hold any more: neither what statements depend on, nor the plans of
-    /// statements that connections have prepared.
-    pub(crate) fn forget_schema(&self) {
-        self.inner.known.forget();
-        self.inner.primary.forget_plans();
-        self.servers().iter().for_each(|replica| replica.forget_plans());
+    /// What was learnt before this change of the schema does not hold any more: neither what statements depend on, nor
+    /// the plans of statements that connections have prepared.
+    pub(crate) fn follow_schema(&self, change: u64) {
+        if self.inner.known.forget_before(change) {
+            self.inner.primary.forget_plans();
+            self.servers().iter().for_each(|replica| replica.forget_plans());
+        }
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Replica>> {

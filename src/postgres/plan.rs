@@ -44,7 +44,7 @@ pub(crate) struct Plan {
     pub(crate) read_only: bool,
     /// What a replica must have is not known just now, so replicas only come after the primary.
     pub(crate) primary_first: bool,
-    /// The schema that the tags are of, as `Known` counts them.
+    /// The last change of the schema that was known when it was looked up what the statement reads.
     pub(crate) schema: u64,
     /// A position of the primary that the node had seen before it was found out what the statement reads.
     pub(crate) seen: Option<(Epoch, Position)>,
@@ -85,7 +85,8 @@ impl Plan {
         };
         let mut plan = Self { primary_first: !record.knows_needs(), ..Self::new(own, writer) };
         (plan.epoch, plan.seen) = (record.epoch(), record.seen());
-        plan.schema = db.inner.known.generation();
+        plan.schema = record.schema();
+        db.follow_schema(plan.schema);
         match dependencies(db, sql, plan.epoch).await {
             Ok(found) => {
                 if let Some(watch) = record.watch() {
