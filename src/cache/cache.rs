@@ -242,6 +242,7 @@ impl Cache {
             kind: if ask.is_request { Kind::Request { may_write: false } } else { Kind::Value },
             keys: keys.iter().map(|key| *key.hash()).collect(),
             permit: permit.map(Arc::downgrade).unwrap_or_default(),
+            strays: ask.strays,
         };
         Record::new(self.shared.fences.clone(), scope)
     }

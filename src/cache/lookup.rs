@@ -10,7 +10,7 @@ use super::lead::Lead;
 use super::permit::{Permit, Permitted};
 use super::policy::Policy;
 use super::protocol::must_see;
-use super::record::{Needs, Record};
+use super::record::{EndedStrays, Needs, Record, Stray};
 use super::refresh::{Use, decide};
 use super::template::PolicyTag;
 use super::terms::Limits;
@@ -41,6 +41,8 @@ pub(crate) struct Ask {
     pub(crate) holds: Option<fn(&Entry) -> bool>,
     /// It is a request to a layer: unless it comes from within another, the process's own writes are none of its.
     pub(crate) is_request: bool,
+    /// Reads and lookups in no scope that had ended when it was asked; as of the lookup where that is not said.
+    pub(crate) strays: Option<EndedStrays>,
 }
 
 /// What came of a lookup.
@@ -82,6 +84,11 @@ impl Ask {
     /// Of a request to a layer.
     pub(crate) fn of_request(session: Option<(Epoch, Position)>) -> Self {
         Self { session, is_request: true, ..Self::default() }
+    }
+
+    /// Of a value, by a lookup that is marked if it is in no scope.
+    pub(crate) fn of_value(stray: Option<&Stray>) -> Self {
+        Self { strays: Some(EndedStrays::within(stray)), ..Self::default() }
     }
 }
 

@@ -19,7 +19,7 @@ use super::sample::At;
 use super::server::{Limits, Role, Server};
 use super::server_status::ServerStatus;
 use super::statements::Statements;
-use crate::cache::{Record, Requirement, Unfit, spawn};
+use crate::cache::{Record, Requirement, Stray, Unfit, spawn};
 use crate::entry::{Epoch, Position};
 
 /// How to reach the servers.
@@ -253,13 +253,17 @@ impl Database {
     /// time, what the same scope reads from here on is read from the primary. What is done in it is not known to the
     /// cache, so it counts as a write; [`begin_read_only`](Self::begin_read_only) begins one that does not.
     ///
+    /// Begin it in the scope of the response that it is part of. In no scope, responses that are being computed when it
+    /// begins are not stored; when it ends is not known, so one whose computation begins later and uses its rows is.
+    ///
     /// # Errors
     ///
     /// If the primary can't be reached.
     pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         match Record::current() {
             Some(record) => record.note_write(),
-            None => Record::stray(),
+            // When it ends is not known.
+            None => drop(Stray::read()),
         }
         let requirement = self.requirement();
         requirement.lend();
@@ -279,7 +283,8 @@ impl Database {
     }
 
     /// Begins a transaction on the primary in which the server refuses writes, so that it counts as none: a session gets no
-    /// token for it. What it reads is not known to the cache, so a response that it is part of is not cached.
+    /// token for it. What it reads is not known to the cache, so a response that it is part of is not cached; as for
+    /// [`begin`](Self::begin), that holds if it is begun in the response's scope.
     ///
     /// # Errors
     ///
@@ -415,12 +420,13 @@ impl Database {
         replicas.iter().map(|replica| replica.server.clone()).collect()
     }
 
-    /// What was learnt of the schema does not hold any more: neither what statements depend on, nor the plans of
-    /// statements that connections have prepared.
-    pub(crate) fn forget_schema(&self) {
-        self.inner.known.forget();
-        self.inner.primary.forget_plans();
-        self.servers().iter().for_each(|replica| replica.forget_plans());
+    /// What was learnt before this change of the schema does not hold any more: neither what statements depend on, nor
+    /// the plans of statements that connections have prepared.
+    pub(crate) fn follow_schema(&self, change: u64) {
+        if self.inner.known.forget_before(change) {
+            self.inner.primary.forget_plans();
+            self.servers().iter().for_each(|replica| replica.forget_plans());
+        }
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Replica>> {
@@ -434,15 +440,16 @@ fn free_name(taken: &[Arc<Server>]) -> String {
     free.next().unwrap_or_default()
 }
 
-/// Whether no connection of a pool is in use. Counted twice, since some may come and go between.
 /// What is going to be read is not known, nor by whom if no record is current.
 fn note_unknown_reads(why: &'static str) {
     match Record::current() {
         Some(record) => record.unfit(Unfit::new("unnoted-reads", why)),
-        None => Record::stray(),
+        // When that ends is not known.
+        None => drop(Stray::read()),
     }
 }
 
+/// Whether no connection of a pool is in use. Counted twice, since some may come and go between.
 fn is_idle(pool: &PgPool) -> bool {
     let (idle, size) = (pool.num_idle(), pool.size());
     usize::try_from(size).is_ok_and(|size| size == idle) && pool.num_idle() == idle

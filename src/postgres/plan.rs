@@ -14,7 +14,7 @@ use super::executor::Statement;
 use super::sample::At;
 use super::server::Server;
 use crate::cache::protocol::is_far_enough;
-use crate::cache::{Needs, Record, Requirement, Unfit as Reason};
+use crate::cache::{Needs, Record, Requirement, Stray, Unfit as Reason};
 use crate::entry::{Epoch, Position, Tag};
 use crate::traffic::Traffic;
 
@@ -47,10 +47,12 @@ pub(crate) struct Plan {
     pub(crate) read_only: bool,
     /// What a replica must have is not known just now, so replicas only come after the primary.
     pub(crate) primary_first: bool,
-    /// The schema that the tags are of, as `Known` counts them.
+    /// The last change of the schema that was known when it was looked up what the statement reads.
     pub(crate) schema: u64,
     /// A position of the primary that the node had seen before it was found out what the statement reads.
     pub(crate) seen: Option<(Epoch, Position)>,
+    /// It is in no scope, until all its rows were read.
+    pub(crate) _stray: Option<Stray>,
 }
 
 /// A server to try.
@@ -75,20 +77,19 @@ impl Plan {
     /// Finds out what a statement needs. `writer` is for one that goes to the primary in any case.
     pub(crate) async fn of(db: &Database, statement: &Statement, writer: bool) -> Self {
         let sql = statement.sql.as_str();
-        let record = Record::current();
-        if record.is_none() {
-            Record::stray();
-        }
+        let (stray, record) = (Stray::read(), Record::current());
         let own = db.requirement();
         if let Some(record) = record.as_ref().filter(|record| !record.is_followed()) {
             rehearse(db, sql, record);
         }
         let Some(record) = record.filter(Record::is_followed) else {
-            return Self::unnoted((db, sql), own, writer).at_most_late(db);
+            let unnoted = Self::unnoted((db, sql), own, writer).at_most_late(db);
+            return Self { _stray: stray, ..unnoted };
         };
         let mut plan = Self { primary_first: !record.knows_needs(), ..Self::new(own, writer) };
         (plan.epoch, plan.seen) = (record.epoch(), record.seen());
-        plan.schema = db.inner.known.generation();
+        plan.schema = record.schema();
+        db.follow_schema(plan.schema);
         match dependencies(db, sql, plan.epoch).await {
             Ok(found) => {
                 if let Some(watch) = record.watch() {
@@ -125,6 +126,7 @@ impl Plan {
             schema: 0,
             seen: None,
             record: None,
+            _stray: None,
         }
     }
 

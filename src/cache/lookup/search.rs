@@ -6,6 +6,7 @@ use super::{Ask, Hit};
 use crate::cache::Cache;
 use crate::cache::policy::Policy;
 use crate::cache::protocol::must_see;
+use crate::cache::record::EndedStrays;
 use crate::cache::refresh::{Use, assess};
 use crate::entry::{Entry, Epoch, Key, Position};
 use crate::outcome::{BypassReason, Event, MissReason, Outcome, StaleReason};
@@ -27,7 +28,14 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(cache: &'a Cache, key: &'a Key, policy: &'a Arc<Policy>, ask: Ask) -> Self {
+    pub(super) fn new(
+        cache: &'a Cache,
+        key: &'a Key,
+        policy: &'a Arc<Policy>,
+        mut ask: Ask,
+    ) -> Self {
+        // Now, before anything is waited for: what begins meanwhile may be used by what is computed.
+        ask.strays.get_or_insert_with(EndedStrays::now);
         Self {
             cache,
             key,
