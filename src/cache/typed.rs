@@ -24,7 +24,7 @@ impl Cache {
     /// a node with another version of the type, is a miss
     /// ([`MissReason::OtherShape`](crate::MissReason::OtherShape)). A value that changes when it is encoded and decoded
     /// is not stored, and a warning names its type: `#[serde(flatten)]`, `untagged`, `skip_serializing_if` and
-    /// `serde_json::Value` do that. Where the meaning of a value changes and its type does not, raise the cache's
+    /// `serde_json::Value` do that. Nor is a value stored that nests more than 256 others in each other. Where the meaning of a value changes and its type does not, raise the cache's
     /// [`version`](Cache::version).
     ///
     /// `load` may use nothing that was read before this call, unless it is part of the key: rows that the caller read, or

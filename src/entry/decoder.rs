@@ -28,6 +28,9 @@ const DEPTH: usize = 256;
 /// How many elements of sequences and maps may take no bytes.
 const EMPTY: usize = 1 << 16;
 
+const TOO_DEEP: DecodeError = DecodeError::Other("more than 256 values are nested in each other");
+const TOO_MANY: DecodeError = DecodeError::Other("more than 65,536 elements take no bytes");
+
 /// Decodes a value from bytes of which none may be left over.
 ///
 /// # Errors
@@ -90,7 +93,7 @@ impl<'de> Input<'de> {
         place: usize,
         decode: impl FnOnce(Part<'_, 'de>) -> Result<T, DecodeError>,
     ) -> Result<T, DecodeError> {
-        self.depth = self.depth.checked_sub(1).ok_or(DecodeError::LimitExceeded)?;
+        self.depth = self.depth.checked_sub(1).ok_or(TOO_DEEP)?;
         let place = self.owned.place::<T>(place);
         let value = decode(Part { input: self, place })?;
         self.depth += 1;

@@ -7,7 +7,7 @@ use serde::de::{
 };
 
 use super::weight::Container;
-use super::{Input, Part};
+use super::{Input, Part, TOO_MANY};
 
 /// The elements of a sequence or a map.
 pub(super) struct Elements<'a, 'de> {
@@ -29,7 +29,7 @@ impl<'a, 'de> Elements<'a, 'de> {
         }
         self.left = left;
         let elements = self.input.elements.checked_sub(1);
-        self.input.elements = elements.ok_or(DecodeError::LimitExceeded)?;
+        self.input.elements = elements.ok_or(TOO_MANY)?;
         Ok(true)
     }
 

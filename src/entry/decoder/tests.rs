@@ -95,13 +95,17 @@ fn length(length: u64) -> Vec<u8> {
     encode(&length)
 }
 
+fn refuses<T>(decoded: Result<T, DecodeError>, reason: &DecodeError) -> bool {
+    decoded.is_err_and(|error| error.to_string() == reason.to_string())
+}
+
 #[test]
 fn elements_that_take_no_bytes_are_bounded() {
     assert_eq!(decode::<Vec<()>>(&encode(&vec![(); 1000])).unwrap().len(), 1000);
-    assert!(matches!(decode::<Vec<()>>(&length(u64::MAX)), Err(DecodeError::LimitExceeded)));
+    assert!(refuses(decode::<Vec<()>>(&length(u64::MAX)), &TOO_MANY));
     #[expect(clippy::zero_sized_map_values, reason = "that is the point")]
     let entries = decode::<HashMap<(), ()>>(&length(u64::MAX));
-    assert!(matches!(entries, Err(DecodeError::LimitExceeded)));
+    assert!(refuses(entries, &TOO_MANY));
 }
 
 #[test]
@@ -109,7 +113,7 @@ fn values_that_are_nested_too_deep_are_refused() {
     // Each tree has a leaf and one branch, and takes a structure and a sequence.
     let nested = |depth: usize| [[0, 1].repeat(depth), vec![0, 0]].concat();
     assert!(decode::<Tree>(&nested(100)).is_ok());
-    assert!(matches!(decode::<Tree>(&nested(1_000_000)), Err(DecodeError::LimitExceeded)));
+    assert!(refuses(decode::<Tree>(&nested(1_000_000)), &TOO_DEEP));
 }
 
 #[test]
