@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
-use sqlx::pool::PoolConnection;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use super::READ_ONLY;
+use super::checkout::Checkout;
 use super::database::Database;
+use super::deadline::within;
 use super::log::{Identity, identity};
 use super::plan::{Candidate, Plan};
 use super::sample::At;
@@ -39,7 +40,7 @@ pub(crate) enum Proof {
 
 /// A connection of its own, or one that a proxy could share out between statements.
 pub(crate) enum Conn {
-    Pooled(PoolConnection<Postgres>),
+    Pooled(Checkout),
     Within(Transaction<'static, Postgres>),
 }
 
@@ -117,10 +118,11 @@ async fn connect(server: &Server, plan: &Plan) -> Result<Conn, sqlx::Error> {
         return server.begin(READ_ONLY).await.map(Conn::Within);
     }
     let mut conn = server.acquire().await?;
-    if plan.primary_only && conn.ping().await.is_err() {
+    if plan.primary_only && within(conn.ping()).await.is_err() {
         // A write can't be tried twice, so the connection is tried first.
         server.renew();
-        drop(conn.close().await);
+        conn.close();
+        drop(conn);
         conn = server.acquire().await?;
     }
     Ok(Conn::Pooled(conn))

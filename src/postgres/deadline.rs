@@ -20,8 +20,11 @@ pub(crate) async fn within_limit<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    timeout(limit, work).await.unwrap_or_else(|_late| {
-        let why = format!("no response within {limit:?}");
-        Err(std::io::Error::new(std::io::ErrorKind::TimedOut, why).into())
-    })
+    timeout(limit, work).await.unwrap_or_else(|_late| Err(late(limit)))
+}
+
+/// That a server did not respond in time.
+pub(crate) fn late(limit: Duration) -> sqlx::Error {
+    let why = format!("no response within {limit:?}");
+    std::io::Error::new(std::io::ErrorKind::TimedOut, why).into()
 }

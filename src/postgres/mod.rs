@@ -13,6 +13,7 @@ mod bound;
 mod cached;
 mod cancel;
 mod changes;
+mod checkout;
 mod database;
 mod deadline;
 mod dependencies;
