@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use sqlx::pool::PoolConnection;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use super::READ_ONLY;
 use super::cancel::CloseOnCancel;
+use super::checkout::Checkout;
 use super::database::Database;
 use super::deadline::{PATIENCE, within, within_limit};
 use super::log::{Identity, identity};
@@ -41,7 +41,7 @@ pub(crate) enum Proof {
 
 /// A connection of its own, or one that a proxy could share out between statements.
 pub(crate) enum Conn {
-    Pooled(PoolConnection<Postgres>),
+    Pooled(Checkout),
     Within(Transaction<'static, Postgres>),
 }
 
@@ -122,7 +122,8 @@ async fn connect(server: &Server, plan: &Plan) -> Result<Conn, sqlx::Error> {
     if plan.primary_only && within(conn.ping()).await.is_err() {
         // A write can't be tried twice, so the connection is tried first.
         server.renew();
-        conn.close_on_drop();
+        conn.close();
+        drop(conn);
         conn = server.acquire().await?;
     }
     Ok(Conn::Pooled(conn))
@@ -152,7 +153,7 @@ async fn begin(server: &Server) -> Result<Transaction<'static, Postgres>, sqlx::
 
 /// Asks a connection who is behind it. If the response does not come in time, the connection is closed: back in its pool,
 /// it would wait for that response and take up a place.
-pub(crate) async fn identify(conn: &mut PoolConnection<Postgres>) -> Result<Identity, sqlx::Error> {
+pub(crate) async fn identify(conn: &mut Checkout) -> Result<Identity, sqlx::Error> {
     let mut lent = CloseOnCancel::new(conn);
     let identity = within(identity(lent.get())).await?;
     lent.done();

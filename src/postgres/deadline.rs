@@ -21,9 +21,12 @@ pub(crate) async fn within_limit<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    timeout(limit, work)
-        .await
-        .unwrap_or_else(|_late| Err(late(format!("no response within {limit:?}"))))
+    timeout(limit, work).await.unwrap_or_else(|_late| Err(no_response(limit)))
+}
+
+/// That a server did not respond in time.
+pub(crate) fn no_response(limit: Duration) -> sqlx::Error {
+    late(format!("no response within {limit:?}"))
 }
 
 /// The error of a statement that took too long.

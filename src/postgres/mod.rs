@@ -14,6 +14,7 @@ mod cached;
 mod calls;
 mod cancel;
 mod changes;
+mod checkout;
 mod database;
 mod deadline;
 mod dependencies;

@@ -6,22 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection, Postgres, Transaction};
 use tokio::time::timeout;
 
 use super::cancel::begin;
-use super::deadline::late;
+use super::checkout::{Checkout, Shared, after_release, before_acquire};
+use super::deadline::no_response;
 use super::error::DatabaseError;
 use super::log::{Identity, identity};
 use super::pooler::{Sessions, sessions};
 use super::sample::{At, Sample};
-use crate::clock;
 use crate::redact::redacted;
-
-/// Connections that were idle for this long are tried before they are given out.
-const TRY_AFTER: Duration = Duration::from_secs(10);
 
 /// How long a server may take to be checked, over up to seven connections, before it counts as down.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
@@ -42,7 +38,7 @@ pub(crate) struct Server {
     pub(crate) role: Role,
     pub(crate) options: PgConnectOptions,
     pool: PgPool,
-    sample: Arc<Mutex<Sample>>,
+    sample: Shared,
     statements: Arc<AtomicU64>,
 }
 
@@ -80,8 +76,7 @@ impl Server {
     /// Connects, and checks that the server is what it was said to be.
     pub(crate) async fn check(&self) -> Result<Identity, DatabaseError> {
         timeout(CHECK_WITHIN, self.introduce()).await.unwrap_or_else(|_elapsed| {
-            let error = late(format!("no response within {CHECK_WITHIN:?}"));
-            Err(DatabaseError::connecting(self, error))
+            Err(DatabaseError::connecting(self, no_response(CHECK_WITHIN)))
         })
     }
 
@@ -102,8 +97,8 @@ impl Server {
     }
 
     /// A connection, from the pool.
-    pub(crate) async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        self.pool.acquire().await
+    pub(crate) async fn acquire(&self) -> Result<Checkout, sqlx::Error> {
+        Ok(Checkout::new(self.pool.acquire().await?, &self.sample))
     }
 
     /// A transaction, by a connection from the pool.
@@ -111,7 +106,7 @@ impl Server {
         &self,
         sql: &'static str,
     ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        begin(&self.pool, sql).await
+        begin(self, sql).await
     }
 
     pub(crate) fn pool(&self) -> &PgPool {
@@ -204,8 +199,8 @@ impl fmt::Debug for Server {
     }
 }
 
-fn pool(role: Role, limits: Limits, sample: &Arc<Mutex<Sample>>) -> PgPoolOptions {
-    let (on_connect, on_acquire) = (sample.clone(), sample.clone());
+fn pool(role: Role, limits: Limits, sample: &Shared) -> PgPoolOptions {
+    let (on_connect, on_acquire, on_release) = (sample.clone(), sample.clone(), sample.clone());
     PgPoolOptions::new()
         .max_connections(limits.connections)
         .acquire_timeout(limits.wait)
@@ -217,23 +212,17 @@ fn pool(role: Role, limits: Limits, sample: &Arc<Mutex<Sample>>) -> PgPoolOption
             Box::pin(async move { greet(conn, role, &sample).await })
         })
         .before_acquire(move |conn, known| {
-            let since = on_acquire.lock().unwrap_or_else(PoisonError::into_inner).since;
-            let present = known.age <= clock::now().saturating_duration_since(since);
-            Box::pin(async move {
-                if present && known.idle_for > TRY_AFTER {
-                    sqlx::Connection::ping(conn).await?;
-                }
-                Ok(present)
-            })
+            let sample = on_acquire.clone();
+            Box::pin(async move { before_acquire(conn, known, &sample).await })
+        })
+        .after_release(move |conn, known| {
+            let sample = on_release.clone();
+            Box::pin(async move { after_release(conn, known, &sample).await })
         })
 }
 
 /// Asks a new connection who is behind it.
-async fn greet(
-    conn: &mut PgConnection,
-    role: Role,
-    sample: &Mutex<Sample>,
-) -> Result<(), sqlx::Error> {
+async fn greet(conn: &mut PgConnection, role: Role, sample: &Shared) -> Result<(), sqlx::Error> {
     let identity = identity(conn).await?;
     if role == Role::Primary && identity.standby {
         // A name that points at a standby for now, as in the middle of a failover.

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::common::eventually;
-use super::world::{TTL, options, primary};
+use super::world::{TTL, options, primary, proxy};
 
 /// Of each unique constraint that is checked at the commit, and so after the row.
 const SLOTS: &str = "create table slots (n int unique deferrable initially deferred);
@@ -183,6 +183,45 @@ async fn too_many_parameters_cost_no_server_its_connections() {
     }
     assert!(db.replicas()[0].reached.is_some());
     assert_eq!(pids().await, before);
+}
+
+/// All connections hang, and those who waited for them have given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_succeed_after_the_primarys_host_has_vanished() {
+    let primary = primary(&[]).await;
+    let standby = primary.standby().await.unwrap();
+    let (line, url) = proxy(&primary).await;
+    let db = DatabaseOptions::new(url).connections(6).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    let _listener = Listener::spawn(&db, &cache).await.unwrap();
+    let sleep = "select pg_sleep(0.2)";
+    let warm = (0..6).map(|_| sqlx::query(sleep).execute(db.reader()));
+    futures_util::future::try_join_all(warm).await.unwrap();
+    eventually("all are idle", async || db.status()[0].idle_connections == 6).await;
+    line.strand();
+    let give_up = async |kind: usize| {
+        let work = async {
+            match kind % 3 {
+                0 => drop(sqlx::query("select 1").execute(db.reader()).await),
+                1 => drop(sqlx::query("select 2").execute(db.writer()).await),
+                _ => drop(db.begin().await),
+            }
+        };
+        let _late = tokio::time::timeout(Duration::from_secs(1), work).await;
+    };
+    futures_util::future::join_all((0..6).map(give_up)).await;
+    standby.promote().await.unwrap();
+    line.retarget(standby.addr());
+    let read = || {
+        let query = sqlx::query_scalar::<_, String>("select name from users where id = 1");
+        async { query.fetch_one(db.reader()).await.is_ok_and(|name| name == "ada") }
+    };
+    eventually("a read succeeds", read).await;
+    let all = async || {
+        let all = (0..6).map(|_| sqlx::query(sleep).execute(db.writer()));
+        futures_util::future::try_join_all(all).await.is_ok() && db.status()[0].connections == 6
+    };
+    eventually("all permits are free", all).await;
 }
 
 /// Counts what a client sends: each flush is one round trip, since the client waits for the response.

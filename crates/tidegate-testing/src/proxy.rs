@@ -30,6 +30,8 @@ struct Line {
     target: SocketAddr,
     delay: Duration,
     frozen: bool,
+    /// Connections of an earlier era stay frozen.
+    era: u64,
     /// Connections of an earlier generation are closed.
     generation: u64,
 }
@@ -43,7 +45,7 @@ impl FaultProxy {
     pub async fn start(target: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = listener.local_addr()?;
-        let line = Line { target, delay: Duration::ZERO, frozen: false, generation: 0 };
+        let line = Line { target, delay: Duration::ZERO, frozen: false, era: 0, generation: 0 };
         let line = watch::Sender::new(line);
         let accepting = Mutex::new(Some(tokio::spawn(accept(listener, line.subscribe()))));
         Ok(Self { addr, line, accepting, closing: Mutex::default() })
@@ -71,6 +73,12 @@ impl FaultProxy {
     /// Keeps connections open, also new ones, and forwards nothing: a peer that has vanished.
     pub fn freeze(&self) {
         self.line.send_modify(|line| line.frozen = true);
+    }
+
+    /// Keeps the connections of now open and forwards nothing on them, even after [`heal`](Self::heal): a host that has
+    /// vanished, and another one that is soon behind its name. New connections work.
+    pub fn strand(&self) {
+        self.line.send_modify(|line| line.era += 1);
     }
 
     /// Holds back what the server answers by `delay`.
@@ -129,14 +137,15 @@ async fn accept(listener: TcpListener, line: watch::Receiver<Line>) {
 
 async fn carry(client: TcpStream, mut line: watch::Receiver<Line>) {
     let (target, generation) = (line.borrow().target, line.borrow().generation);
+    let era = line.borrow().era;
     let Ok(server) = TcpStream::connect(target).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let (there, back) = (line.clone(), line.clone());
     tokio::select! {
-        () = forward(from_client, to_server, there, false) => {}
-        () = forward(from_server, to_client, back, true) => {}
+        () = forward(from_client, to_server, there, (era, false)) => {}
+        () = forward(from_server, to_client, back, (era, true)) => {}
         _ = line.wait_for(|line| line.generation != generation) => {}
     }
 }
@@ -145,7 +154,7 @@ async fn forward(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut line: watch::Receiver<Line>,
-    delayed: bool,
+    (era, delayed): (u64, bool),
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -155,7 +164,7 @@ async fn forward(
             tokio::time::sleep(delay).await;
         }
         // An end of the stream stays hidden too: a peer that has vanished closes nothing.
-        if line.wait_for(|line| !line.frozen).await.is_err() || read == 0 {
+        if line.wait_for(|line| !line.frozen && line.era == era).await.is_err() || read == 0 {
             return;
         }
         if to.write_all(&buffer[..read]).await.is_err() {

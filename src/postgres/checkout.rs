@@ -1,0 +1,143 @@
+//! Connections that are checked out of a pool, and how they come back.
+//!
+//! sqlx pings each connection that comes back, without a limit, and keeps its permit until then (`return_to_pool` in
+//! sqlx-core 0.9.0, pool/connection.rs). If a server's host vanishes without a word, the ping is answered when the
+//! operating system gives the connection up, a quarter of an hour later, and no connection to another server behind the
+//! name takes its place. So what comes back has a limit here, and what was opened to the server of before is closed.
+
+use std::ops::{Deref, DerefMut};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::pool::{PoolConnection, PoolConnectionMetadata};
+use sqlx::{Connection, Error, PgConnection, Postgres};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use super::deadline::{no_response, within_limit};
+use super::sample::Sample;
+use crate::clock::{self, Instant};
+
+/// How long a connection may take to come back: until the server has ended the statement of a request that was cancelled.
+/// It is closed then, though the server may work on at the statement.
+pub(crate) const RETURN_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often a connection that takes long to come back is compared with what is known of its server.
+const RECHECK: Duration = Duration::from_millis(500);
+
+/// How long a server may take to respond on a connection that has been idle, before another one is opened.
+const PING_WITHIN: Duration = Duration::from_secs(1);
+
+/// Connections that were idle for this long are tried before they are given out.
+const TRY_AFTER: Duration = Duration::from_secs(10);
+
+tokio::task_local! {
+    /// A connection comes back by [`Checkout`], which limits the time.
+    static IS_LIMITED: ();
+}
+
+/// What is known of the server behind a pool.
+pub(crate) type Shared = Arc<Mutex<Sample>>;
+
+/// A connection that goes back to its pool when this is dropped, within a limit.
+pub(crate) struct Checkout {
+    conn: PoolConnection<Postgres>,
+    sample: Shared,
+    since: Instant,
+    is_closing: bool,
+}
+
+impl Checkout {
+    pub(crate) fn new(conn: PoolConnection<Postgres>, sample: &Shared) -> Self {
+        Self { conn, sample: sample.clone(), since: clock::now(), is_closing: false }
+    }
+
+    /// Closes the connection once this is dropped.
+    pub(crate) fn close(&mut self) {
+        self.is_closing = true;
+    }
+}
+
+impl Deref for Checkout {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.conn
+    }
+}
+
+impl DerefMut for Checkout {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.conn
+    }
+}
+
+impl Drop for Checkout {
+    fn drop(&mut self) {
+        if self.is_closing {
+            // sqlx limits the time that this takes.
+            return self.conn.close_on_drop();
+        }
+        let returned = IS_LIMITED.scope((), self.conn.return_to_pool());
+        let (sample, since) = (self.sample.clone(), self.since);
+        // Without a runtime, which is ending then, the connection is closed.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { in_time(&sample, since, returned).await });
+        }
+    }
+}
+
+/// Waits for what a server has to respond to on a connection that was in use since then: not for longer than the limit,
+/// nor once another server is behind the name. What is dropped at that closes its connection and releases its permit.
+async fn in_time<T>(sample: &Shared, since: Instant, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    let until = clock::now() + RETURN_WITHIN;
+    loop {
+        if let Ok(done) = timeout(RECHECK, &mut work).await {
+            return Some(done);
+        }
+        if clock::now() >= until || renewed_at(sample) > since {
+            return None;
+        }
+    }
+}
+
+/// Whether a connection, by its age, leads to what is behind the name now.
+fn is_present(sample: &Shared, age: Duration) -> bool {
+    age <= clock::now().saturating_duration_since(renewed_at(sample))
+}
+
+fn renewed_at(sample: &Shared) -> Instant {
+    sample.lock().unwrap_or_else(PoisonError::into_inner).since
+}
+
+/// Whether a connection may be given out: not if it was opened to the server of before.
+pub(super) async fn before_acquire(
+    conn: &mut PgConnection,
+    known: PoolConnectionMetadata,
+    sample: &Shared,
+) -> Result<bool, Error> {
+    let is_present = is_present(sample, known.age);
+    if is_present && known.idle_for > TRY_AFTER {
+        within_limit(PING_WITHIN, conn.ping()).await?;
+    }
+    Ok(is_present)
+}
+
+/// Whether a connection may go back: not if it was opened to the server of before. One that the application was given, in
+/// a transaction or by the pool, is tried here, since sqlx does so without a limit afterwards.
+pub(super) async fn after_release(
+    conn: &mut PgConnection,
+    known: PoolConnectionMetadata,
+    sample: &Shared,
+) -> Result<bool, Error> {
+    if !is_present(sample, known.age) {
+        return Ok(false);
+    }
+    if IS_LIMITED.try_with(|()| ()).is_ok() {
+        return Ok(true);
+    }
+    let pinged = in_time(sample, clock::now(), conn.ping()).await;
+    pinged.unwrap_or_else(|| Err(no_response(RETURN_WITHIN))).map(|()| true)
+}
