@@ -158,3 +158,49 @@ async fn an_immutable_function_whose_body_reads_nothing_is_trusted() {
         ])
         .await;
 }
+
+/// `(value).name` and `item.name` are calls as well as `name(value)`, whatever the type of the value.
+#[tokio::test]
+async fn a_function_of_a_value_after_a_dot_is_looked_at() {
+    let mut server = Server::start(
+        "create table bare (id int);
+         create type mood as enum ('sad');
+         create type pair as (x int, y int);
+         create table a (id int, age int, item int, m mood, r int4range, list int[], p pair); select track('a');
+         create function price(int) returns bigint stable language sql as 'select count(*) from bare';
+         create function wild(text) returns int language sql as 'select 1';
+         create function felt(mood) returns bigint stable language sql as 'select count(*) from bare';
+         create function spread(int4range) returns bigint stable language sql as 'select count(*) from bare';
+         create function total(int[]) returns bigint stable language sql as 'select count(*) from bare';
+         create function plain(int) returns int immutable return $1;
+         create function sum_of(a) returns int immutable language plpgsql as 'begin return $1.id + $1.item; end';
+         create function to_number(a) returns int immutable return 1;
+         create function doubled(int) returns int stable language sql as 'select count(*)::int from bare';
+         create cast (a as int) with function to_number(a) as implicit;",
+    )
+    .await;
+    server
+        .assert_all(&[
+            ("select (o.item).price from a o", "!stable-function"),
+            ("select (item).price from a", "!stable-function"),
+            ("select ('s').nextval", "!volatile-function"),
+            ("select ('s'::text).wild", "!volatile-function"),
+            ("select (m).felt from a", "!stable-function"),
+            ("select (r).spread from a", "!stable-function"),
+            ("select (list).total from a", "!stable-function"),
+            ("select a.list[1].price from a", "!stable-function"),
+            ("select g.price from generate_series(1, 2) g", "!stable-function"),
+            ("select x.price from unnest(array[1]) as x", "!stable-function"),
+            ("select generate_series.price from generate_series(1, 2)", "!stable-function"),
+            ("select ($1::int).price from a", "!stable-function"),
+            ("select age(now(), now()), ('1'::xid).age", "!system-function"),
+            ("select a.doubled from a", "!stable-function"),
+            ("select (item).plain from a", "a"),
+            ("select (p).x from a", "a"),
+            ("select a.age, a.id from a, generate_series(1, 2) g (n) where g.n = a.id", "a"),
+            ("select sum_of(a) from a", "a"),
+        ])
+        .await;
+    server.run("create view priced as select (item).price from a").await;
+    server.assert_all(&[("table priced", "!stable-function")]).await;
+}
