@@ -9,7 +9,7 @@ use crate::postgres::dependencies::{References, Unfit};
 
 /// Operators that a query uses unseen: for LIKE, IN, BETWEEN, CASE, DISTINCT, USING, sorting,
 /// grouping, `GREATEST`, and subtraction in window frames.
-const UNSEEN: &[&str] =
+pub(super) const UNSEEN: &[&str] =
     &["=", "<>", "<", "<=", ">", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~", "+", "-"];
 
 /// User-defined operators and casts whose functions are not trusted, and the two types of each. A stable function in C
