@@ -152,9 +152,7 @@ impl<S> Steps<S> {
         let has_written = record.has_written();
         let audit = Audit::new(&cache, &route, entry, (response.status(), record));
         let mut response = response.map(|body| Body::compared(body, audit));
-        if has_written {
-            give_token(&self.routes, response.headers_mut()).await;
-        }
+        give_token(&self.routes, has_written, response.headers_mut()).await;
         Ok(response)
     }
 }

@@ -86,6 +86,15 @@ impl<'r> Keyed<'r> {
         Keyed { variance, ..*self }
     }
 
+    /// The same, where routers around the layer have left this of the URI.
+    #[cfg(feature = "admin")]
+    pub(crate) fn nested<'n>(&self, seen: &'n Uri) -> Keyed<'n>
+    where
+        'r: 'n,
+    {
+        Keyed { rewritten: Some(seen), ..*self }
+    }
+
     /// Of these, with nothing else known of the request.
     #[cfg(any(test, fuzzing, feature = "__internals"))]
     pub(crate) fn new(uri: &'r Uri, headers: &'r HeaderMap) -> Self {

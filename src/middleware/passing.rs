@@ -65,9 +65,7 @@ impl<S> Steps<S> {
         // Where it is not safe, it may have written by other means than `Database`.
         let wrote = !is_safe(&method) || record.has_written();
         let mut response = status::passed(response, reason, record);
-        if wrote {
-            give_token(&self.routes, response.headers_mut()).await;
-        }
+        give_token(&self.routes, wrote, response.headers_mut()).await;
         Ok(response)
     }
 
@@ -152,14 +150,18 @@ pub(super) async fn passed<B: HttpBody>(
 ) -> Response<Body<B>> {
     let has_written = record.has_written();
     let mut response = status::passed(response, reason, record);
-    if has_written {
-        give_token(routes, response.headers_mut()).await;
-    }
+    give_token(routes, has_written, response.headers_mut()).await;
     response
 }
 
-/// Gives the session a position past what it wrote.
-pub(super) async fn give_token(routes: &Routes, headers: &mut HeaderMap) {
+/// Gives the session a position past what it wrote, if it did. A request that did not needs no room for that.
+pub(super) async fn give_token(routes: &Routes, wrote: bool, headers: &mut HeaderMap) {
+    if wrote {
+        Box::pin(write_token(routes, headers)).await;
+    }
+}
+
+async fn write_token(routes: &Routes, headers: &mut HeaderMap) {
     let (Some(sessions), Some(log)) = (&routes.sessions, routes.cache.log()) else { return };
     match log.position().await {
         Ok(at) => sessions.write(headers, at),

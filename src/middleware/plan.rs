@@ -72,12 +72,19 @@ impl Plan {
     pub(crate) fn may_have(&self, hit: &Hit) -> bool {
         // RFC 9111, section 3.5, forbids the other way only; an origin may give more to those it knows.
         let client = &self.asked.client;
-        if !client.is_authorized && !client.is_identified() {
+        let has_other_cookies = self.asked.has_other_cookies(&self.policy);
+        if !client.is_authorized && !client.is_identified() && !has_other_cookies {
             return true;
         }
-        Ready::of(&hit.found.entry).is_ok_and(|ready| match client.is_identified() {
-            true => ready.audience == Audience::All,
-            false => ready.audience != Audience::Unknown,
+        Ready::of(&hit.found.entry).is_ok_and(|ready| {
+            // Section 4.1: what was computed for other cookies is another variant.
+            let is_of_these_cookies = !has_other_cookies || !ready.varies_by_cookies;
+            is_of_these_cookies
+                && match (client.is_identified(), client.is_authorized) {
+                    (true, _) => ready.audience == Audience::All,
+                    (false, true) => ready.audience != Audience::Unknown,
+                    (false, false) => true,
+                }
         })
     }
 

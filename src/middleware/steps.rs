@@ -210,9 +210,7 @@ impl<S> Steps<S> {
                 }
             };
             let mut response = fill.with(response).await;
-            if record.has_written() {
-                Box::pin(give_token(&self.routes, response.headers_mut())).await;
-            }
+            give_token(&self.routes, record.has_written(), response.headers_mut()).await;
             Ok(response)
         }
     }
@@ -234,9 +232,7 @@ impl<S> Steps<S> {
             let hit = plan.fallback(&self.routes.cache, headers).await?;
             self.serve(&hit, plan)?
         };
-        if record.has_written() {
-            give_token(&self.routes, response.headers_mut()).await;
-        }
+        give_token(&self.routes, record.has_written(), response.headers_mut()).await;
         Some(response)
     }
 

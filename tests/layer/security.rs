@@ -547,6 +547,24 @@ async fn naming_one_cookie_shares_nothing_between_sessions() {
 }
 
 #[tokio::test]
+async fn a_response_that_varies_by_cookies_is_for_requests_with_no_others_than_the_named() {
+    let handler = |headers: HeaderMap| async move {
+        let cookies = headers["cookie"].to_str().unwrap().to_owned();
+        ([("cache-control", "public, max-age=60"), ("vary", "cookie")], cookies)
+    };
+    let (anybody, bob) = ("lang=de", "lang=de; sid=bob");
+    for order in [[anybody, bob, anybody], [bob, anybody, bob]] {
+        let policy = Policy::standard().vary_cookies(["lang"]);
+        let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
+        for cookies in order {
+            let (body, status) = read_by(&app, plain(&[("cookie", cookies)])).await;
+            assert_eq!(body, cookies, "{status}");
+        }
+        assert!(read_by(&app, plain(&[("cookie", anybody)])).await.1.contains("hit"));
+    }
+}
+
+#[tokio::test]
 async fn poisoning_by_forwarded_where_hosts_do_not_count() {
     for policy in both() {
         let app = mirrored(policy.host(false));

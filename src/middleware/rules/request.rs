@@ -162,6 +162,11 @@ impl Asked {
         Ok(())
     }
 
+    /// Whether it has cookies besides those that the key holds one by one.
+    pub(crate) fn has_other_cookies(&self, policy: &Policy) -> bool {
+        self.client.has_cookies && !policy.vary_cookies.is_empty()
+    }
+
     /// Whether it is for less than a whole answer.
     pub(crate) fn is_for_a_part(&self) -> bool {
         self.method == Method::HEAD || self.conditions.contains_key(RANGE)

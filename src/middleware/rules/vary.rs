@@ -47,6 +47,11 @@ pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderNa
     Ok(names)
 }
 
+/// Whether a response says that it varies by cookies: by all that the request has, whichever the policy names.
+pub(crate) fn by_cookies(headers: &HeaderMap) -> bool {
+    members(headers, VARY).any(|member| member.eq_ignore_ascii_case(COOKIE.as_str().as_bytes()))
+}
+
 /// Names by which a response varies that does not say so: the origin that it allows to read it (Fetch, section 3.3.4), and
 /// the coding that it is in (RFC 9110, section 12.5.3).
 fn unsaid<'p>(
