@@ -339,7 +339,7 @@ impl Database {
         let identity = identify(&mut conn).await?;
         if !primary.observe_newest(&identity) {
             // Nor is anything else to be read by it.
-            conn.close_on_drop();
+            conn.close();
             let why = "the primary's name leads to an old primary in turn";
             return Err(sqlx::Error::Protocol(why.into()));
         }
