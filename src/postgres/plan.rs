@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::bound::Bound;
+use super::bound::{Bound, mentions_clock};
 use super::cancel::CloseOnCancel;
 use super::database::Database;
 use super::deadline::within;
@@ -92,7 +92,7 @@ impl Plan {
                     tell_of(&found.dependencies, watch);
                 }
                 plan.take(&record, &found, statement, writer);
-                if found.reads_clock {
+                if found.reads_clock || statement.arguments.as_ref().is_some_and(mentions_clock) {
                     record.note_clock();
                 }
             }
