@@ -13,11 +13,24 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgTypeInfo};
 use sqlx::{Arguments, Encode, Postgres, Type};
 
-use super::dependencies::{Equality, Given, Kind};
+use super::dependencies::{Equality, Given, Kind, value_mentions_clock};
 use crate::cache::PolicyTag;
 
 /// Elements of an array that tags are made of, at most.
 const ELEMENTS: usize = 100;
+
+/// Whether any of the arguments may ask for the time of day, as `today` does that is bound to `$1::date`.
+pub(super) fn mentions_clock(arguments: &PgArguments) -> bool {
+    // What can't be read may.
+    written(arguments).is_none_or(|buffer| value_mentions_clock(&buffer))
+}
+
+/// All arguments as they are sent, each after its length.
+fn written(arguments: &PgArguments) -> Option<Vec<u8>> {
+    let buffer = RefCell::new(Vec::new());
+    arguments.clone().add(Probe(&buffer)).ok()?;
+    Some(buffer.into_inner())
+}
 
 /// The arguments of a statement.
 #[derive(Debug)]
@@ -30,9 +43,8 @@ pub(super) struct Bound {
 impl Bound {
     pub(super) fn of(arguments: &PgArguments) -> Option<Self> {
         let kinds = kinds(arguments)?;
-        let buffer = RefCell::new(Vec::new());
-        arguments.clone().add(Probe(&buffer)).ok()?;
-        (kinds.len() == arguments.len()).then(|| Self { kinds, buffer: buffer.into_inner() })
+        let buffer = written(arguments)?;
+        (kinds.len() == arguments.len()).then_some(Self { kinds, buffer })
     }
 
     /// The tags of the rows that a condition leaves of a table; `None` if they are not known, or are too many.
@@ -230,6 +242,17 @@ mod tests {
         assert_eq!(texts(7), Some((Kind::Int2, vec![])));
         assert_eq!(texts(9), None, "there are too many");
         assert_eq!(texts(1), None, "it is no array");
+    }
+
+    #[test]
+    fn an_argument_that_becomes_a_date_may_ask_for_the_time_of_day() {
+        let mut arguments = PgArguments::default();
+        assert!(!mentions_clock(&arguments));
+        arguments.add(7_i32).unwrap();
+        arguments.add(vec!["2026-11-29"]).unwrap();
+        assert!(!mentions_clock(&arguments));
+        arguments.add(vec!["2026-11-29", "Today"]).unwrap();
+        assert!(mentions_clock(&arguments));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::bound::Bound;
+use super::bound::{Bound, mentions_clock};
 use super::calls::may_write_unseen;
 use super::cancel::CloseOnCancel;
 use super::database::Database;
@@ -95,8 +95,8 @@ impl Plan {
                 if let Some(watch) = record.watch() {
                     tell_of(&found.dependencies, watch);
                 }
-                plan.take(&record, &found, statement, writer);
-                if found.reads_clock {
+                plan.take((db, &record), &found, statement, writer);
+                if found.reads_clock || statement.arguments.as_ref().is_some_and(mentions_clock) {
                     record.note_clock();
                 }
             }
@@ -176,7 +176,17 @@ impl Plan {
         Self { may_write, may_write_unseen, is_read, ..Self::new(own, may_write) }.must_see(db)
     }
 
-    fn take(&mut self, record: &Record, found: &Found, statement: &Statement, writer: bool) {
+    fn take(
+        &mut self,
+        (db, record): (&Database, &Record),
+        found: &Found,
+        statement: &Statement,
+        writer: bool,
+    ) {
+        // As without a policy: what may write is refused where only reads are allowed, and counts as a write then.
+        // Without replicas there is no such place.
+        let counts_as_write =
+            |sql: &str| writer || db.servers().is_empty() || looks_like_a_write(sql);
         match &*found.dependencies {
             Dependencies::Tables(tables) => {
                 self.tags = tags_of(record, tables, statement);
@@ -187,7 +197,7 @@ impl Plan {
             Dependencies::Unfit(Unfit::NotARead) if writer => record.note_write(),
             Dependencies::Unfit(unfit) => {
                 record.unfit(Reason::new(unfit.token(), unfit.to_string()));
-                if !may_be_read_anywhere(unfit) {
+                if !may_be_read_anywhere(unfit) && counts_as_write(statement.sql.as_str()) {
                     record.note_write();
                     (self.may_write, self.primary_only) = (true, true);
                 }
@@ -293,7 +303,7 @@ fn looks_like_a_write(sql: &str) -> bool {
     }
 }
 
-/// Whether a statement whose answer can't be cached may be run on a replica all the same.
+/// Whether a statement whose answer can't be cached is known to write nothing, so that it may be run on a replica.
 pub(super) fn may_be_read_anywhere(unfit: &Unfit) -> bool {
     !matches!(
         unfit,

@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
 use sqlx::{Connection, PgConnection, Row};
-use tidegate::{Cache, Database, DatabaseOptions, Listener, Memory, Record, Triggers, ValuePolicy};
+use tidegate::{
+    Cache, CacheLayer, Database, DatabaseOptions, Listener, Memory, Policy, Record, Triggers,
+    ValuePolicy,
+};
 use tidegate_testing::Postgres;
 
-use super::common::eventually;
+use super::common::{ask, eventually};
 use super::world::{TTL, options, primary, proxy};
 
 const ORDERS: &str = "create table orders (id serial, item text);
@@ -133,5 +139,53 @@ async fn a_lookup_after_a_function_that_may_write_finds_what_it_wrote() {
             assert_eq!(count().await, before + 1);
         };
         Record::detached(work).await;
+    }
+}
+
+/// A node behind a proxy to the primary, with a replica; each path has a policy.
+async fn behind_a_policy(url: String, replica: &Postgres) -> (Database, Router) {
+    let db = DatabaseOptions::new(url).replica(replica.url()).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let policy = Policy::ttl(TTL);
+    let layer = CacheLayer::new(cache).route("/port", policy.clone()).route("/order", policy);
+    let port = async |State(db): State<Database>| {
+        read(&db, "select inet_server_port() from users where random() >= 0 limit 1")
+            .await
+            .to_string()
+    };
+    let order = async |State(db): State<Database>| {
+        let before = read(&db, "select count(*)::int from orders").await;
+        read(&db, PLACE_ORDER).await;
+        (read(&db, "select count(*)::int from orders").await - before).to_string()
+    };
+    let app = Router::new().route("/port", get(port)).route("/order", get(order));
+    let app = app.layer(layer).with_state(db.clone());
+    eventually("the replica is up", async || db.replicas()[0].reached.is_some()).await;
+    (db, app)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_keeps_no_volatile_read_from_a_replica() {
+    let primary = shop().await;
+    let replica = primary.standby().await.unwrap();
+    let (line, url) = proxy(&primary).await;
+    let (_db, app) = behind_a_policy(url, &replica).await;
+    let port = replica.port().to_string();
+    eventually("the replica serves it", async || ask(&app, "/port").await.0 == port).await;
+    line.cut();
+    for _ in 0..3 {
+        assert_eq!(ask(&app, "/port").await.0, port, "while the primary is down");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_writes_within_a_policy_writes_once_and_is_seen() {
+    let primary = shop().await;
+    let replica = primary.standby().await.unwrap();
+    let (_db, app) = behind_a_policy(primary.url(), &replica).await;
+    for round in 1..=3 {
+        assert_eq!(ask(&app, "/order").await.0, "1");
+        assert_eq!(orders(&primary).await, round.to_string());
     }
 }

@@ -4,7 +4,8 @@
 //! body reads something ([`bodies`]), the input and output functions and the index support functions of
 //! user-defined types, the constraints of domains, and casts from a user-defined type that only a parameter is of.
 //! Settings that change how a value is written (`TimeZone`, `DateStyle`) and the search path are
-//! taken to be the same on all connections of a pool.
+//! taken to be the same on all connections of a pool, and no connection to have a temporary table that hides a real one
+//! or inherits from one.
 
 mod bodies;
 mod functions;

@@ -1,7 +1,7 @@
 //! Whether a statement may ask for the time of day.
 
 /// What a text can call it by (PostgreSQL manual, "Current Date/Time" and "Special Values").
-const WORDS: [&str; 12] = [
+const WORDS: [&str; 9] = [
     "now",
     "age",
     "current_date",
@@ -11,17 +11,32 @@ const WORDS: [&str; 12] = [
     "localtimestamp",
     "statement_timestamp",
     "transaction_timestamp",
-    "today",
-    "tomorrow",
-    "yesterday",
 ];
+
+/// What a string can call it by when it becomes a date or a time. Digits may follow: `today10:00` is one.
+const SPECIAL_VALUES: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
 
 /// Whether a text may ask for the time of day. By its words, wherever they are: a column of that name, or a word in a
 /// string, only bounds how long an answer lasts that the answer is part of.
 pub(super) fn mentions_clock(sql: &str) -> bool {
-    let words = sql.split(|c: char| !(c.is_alphanumeric() || c == '_'));
-    let is_one = |word: &str| WORDS.iter().any(|one| one.eq_ignore_ascii_case(word));
-    words.into_iter().any(is_one)
+    let is_among =
+        |words: &[&str], word: &str| words.iter().any(|one| one.eq_ignore_ascii_case(word));
+    let mut words = sql.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+    let mut runs = sql.split(|c: char| !c.is_alphabetic());
+    words.any(|word| is_among(&WORDS, word)) || runs.any(|run| is_among(&SPECIAL_VALUES, run))
+}
+
+/// Whether a value that is bound to a parameter may ask for the time of day, as a text does that becomes a date. By its
+/// bytes in whatever form: other letters may touch the word (the length of an element, say).
+pub(crate) fn value_mentions_clock(value: &[u8]) -> bool {
+    let starts = |at: usize| {
+        let from_here = &value[at..];
+        SPECIAL_VALUES.iter().any(|word| {
+            let here = from_here.get(..word.len());
+            here.is_some_and(|here| here.eq_ignore_ascii_case(word.as_bytes()))
+        })
+    };
+    (0..value.len()).any(starts)
 }
 
 #[cfg(test)]
@@ -37,11 +52,22 @@ mod tests {
             "select 'today'::date",
             "select a from t where b > LocalTimestamp(3)",
             "select age(born)",
+            "select 'Now'::time, 'today10:00'::timestamp",
         ] {
             assert!(mentions_clock(sql), "{sql}");
         }
         for sql in ["select known from pages", "select current_user_id", "select nowhere"] {
             assert!(!mentions_clock(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_value_asks_for_the_time_of_day_by_its_bytes() {
+        for value in [&b"today"[..], b"\0\0\0\x08TOMORROW", b"\0\0\0ayesterday 10:00", b"(1,now)"] {
+            assert!(value_mentions_clock(value), "{value:?}");
+        }
+        for value in [&b""[..], b"no", b"2026-11-29", b"to day"] {
+            assert!(!value_mentions_clock(value), "{value:?}");
         }
     }
 }

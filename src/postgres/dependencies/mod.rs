@@ -25,6 +25,7 @@ mod walk;
 #[cfg(test)]
 use catalog::resolve;
 pub(crate) use catalog::{Dependencies, Table, tag_name};
+pub(crate) use clock::value_mentions_clock;
 pub(crate) use equality::Equality;
 pub(crate) use known::{Found, Known, Lookup, Source, Unknown};
 use name::Name;

@@ -24,7 +24,7 @@ async fn a_write_within_a_restricted_operation_is_noted() {
         for (sql, tags) in [
             ("refresh materialized view touching", touched),
             ("create materialized view another as select touch()", touched),
-            ("refresh materialized view marking", "page"),
+            ("refresh materialized view marking", "page page!"),
             ("create index on indexed (touch(id))", touched),
             ("reindex table indexed", touched),
             ("analyze indexed", touched),
