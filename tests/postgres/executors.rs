@@ -224,6 +224,32 @@ async fn requests_succeed_after_the_primarys_host_has_vanished() {
     eventually("all permits are free", all).await;
 }
 
+/// The primary is down before anything is sent to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_was_never_sent_keeps_nobody_from_replicas() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    let (line, url) = proxy(&primary).await;
+    let options = DatabaseOptions::new(url).replica(replica.url()).wait(Duration::from_millis(200));
+    let db = options.connect().await.unwrap();
+    eventually("the replica is up", async || db.replicas()[0].reached.is_some()).await;
+    line.cut();
+    for what in ["writer", "reader", "transaction"] {
+        Record::detached(async {
+            let write = sqlx::query("insert into users values (7, 'eve')");
+            let is_refused = match what {
+                "writer" => write.execute(db.writer()).await.is_err(),
+                "reader" => write.execute(db.reader()).await.is_err(),
+                _ => db.begin().await.is_err(),
+            };
+            assert!(is_refused, "{what}");
+            let read = sqlx::query_scalar::<_, i64>("select count(*) from users");
+            assert_eq!(read.fetch_one(db.reader()).await.unwrap(), 2, "{what}");
+        })
+        .await;
+    }
+}
+
 /// Counts what a client sends: each flush is one round trip, since the client waits for the response.
 async fn counted(server: &Postgres) -> (String, Arc<AtomicUsize>) {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -45,8 +45,16 @@ impl<'a> Attempts<'a> {
         // A write must not go unnoticed where later reads may go to a replica.
         plan.read_only =
             !plan.may_write && !plan.is_read && !own.stays_on_primary() && !db.servers().is_empty();
-        let write = plan.may_write.then(|| own.begin());
-        Self { plan, db, own, write, left, prepared_again: 0, unknown: None, of_standby: None }
+        Self {
+            plan,
+            db,
+            own,
+            write: None,
+            left,
+            prepared_again: 0,
+            unknown: None,
+            of_standby: None,
+        }
     }
 
     /// Opens a connection to the next server that can be used; the last error if none is left.
@@ -54,7 +62,10 @@ impl<'a> Attempts<'a> {
         let mut failure = None;
         while let Some(candidate) = self.left.pop() {
             match open(self.db, &candidate, &self.plan).await {
-                Ok(opened) => return Ok((candidate, opened)),
+                Ok(opened) => {
+                    self.begin();
+                    return Ok((candidate, opened));
+                }
                 Err(Skip::Behind) => {}
                 Err(Skip::Failed(error)) => {
                     tracing::debug!(%error, ?candidate, "a server could not be used");
@@ -66,6 +77,8 @@ impl<'a> Attempts<'a> {
                 }
             }
         }
+        // Nothing was sent, or all that was is known to have failed.
+        self.end();
         let failure = self.of_standby.take().or(failure);
         Err(self.failure(failure.unwrap_or(Error::PoolTimedOut)))
     }
@@ -121,11 +134,11 @@ impl<'a> Attempts<'a> {
         if let Some(record) = Record::current() {
             record.note_write();
         }
-        self.write = Some(self.own.begin());
+        (self.plan.may_write, self.plan.primary_only) = (true, true);
         if let Some(error) = self.unknown.take() {
+            self.begin();
             return Err(self.failure(error));
         }
-        (self.plan.may_write, self.plan.primary_only) = (true, true);
         self.plan.read_only = false;
         self.left = vec![Candidate::Primary];
         Ok(())
@@ -139,6 +152,13 @@ impl<'a> Attempts<'a> {
             }
             self.failure(error)
         })
+    }
+
+    /// Something is about to be sent, or was: if it may write, what is read from now on must see it.
+    fn begin(&mut self) {
+        if self.plan.may_write && self.write.is_none() {
+            self.write = Some(self.own.begin());
+        }
     }
 
     /// A write has come to its end. One that is left before, or whose connection breaks, may yet commit.
