@@ -159,3 +159,27 @@ async fn what_a_standby_told_of_a_statement_is_not_relied_on() {
     let asked_again = async || matches!(read().await, (false, Some(Source::Primary(..))));
     eventually("the primary is asked", asked_again).await.expect("asked");
 }
+
+/// A write shows in the text, and `writer` says so: neither needs the catalogue.
+#[tokio::test]
+async fn a_write_is_noted_though_the_catalogue_can_not_be_asked() {
+    let server = server_with_view().await;
+    let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.expect("listener");
+    let policy = Policy::ttl(Duration::from_mins(1));
+    for (sql, writer, may_write) in [
+        ("insert into a values ('1')", false, true),
+        ("select length(v) from v", true, true),
+        ("select length(v) from v", false, false),
+    ] {
+        db.inner.known.rest();
+        let record = cache.record(Some(&policy), Ask::default());
+        let plan = async {
+            let statement = Statement::take(sql).expect("a statement");
+            Plan::of(&db, &statement, writer).await
+        };
+        let plan = record.scope(plan).await;
+        assert_eq!((plan.may_write, record.has_written()), (may_write, may_write), "{sql}");
+    }
+}
