@@ -337,6 +337,11 @@ pub(super) async fn dependencies(
     look_up(db, sql, now, tell).await
 }
 
+/// Looks up what a statement depends on, for later reads by it.
+pub(super) async fn learn(db: &Database, sql: &str) -> Result<(), sqlx::Error> {
+    look_up(db, sql, Epoch::UNKNOWN, |_| {}).await.map(drop)
+}
+
 async fn look_up(
     db: &Database,
     sql: &str,
@@ -363,7 +368,8 @@ async fn look_up(
 }
 
 /// Looks it up in the catalogue, within the time limit of the listener's statements, since other requests wait for the
-/// same lookup.
+/// same lookup. If the primary does not respond in time, or gives no connection in time, the next ones do not ask it for a
+/// while: each of them would wait as long, one after the other.
 async fn find(
     db: &Database,
     sql: &str,
@@ -374,7 +380,10 @@ async fn find(
     let found = within(async {
         let mut acquired = match instead.as_deref().unwrap_or(&db.inner.primary).acquire().await {
             Ok(acquired) => acquired,
-            Err(error) => replica().ok_or(error)?.acquire().await?,
+            Err(error) => {
+                db.inner.known.rest();
+                replica().ok_or(error)?.acquire().await?
+            }
         };
         let mut conn = CloseOnCancel::new(&mut acquired);
         let found = unknown.find(conn.get(), sql).await;

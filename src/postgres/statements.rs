@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::database::Database;
 use super::executor::Statement;
-use super::plan::Plan;
+use super::plan::{Plan, learn};
 use crate::cache::spawn;
 use crate::clock::{self, Instant};
 use crate::traffic::Recent;
@@ -114,10 +114,8 @@ impl Statements {
         let Ok(turn) = self.learning.clone().try_acquire_owned() else { return };
         let (db, sql) = (db.clone(), sql.to_owned());
         spawn(async move {
-            if let Ok(mut conn) = db.inner.primary.acquire().await {
-                // A failure is looked into by the next.
-                let _ = db.inner.known.learn(&mut conn, &sql).await;
-            }
+            // A failure is looked into by the next.
+            let _ = learn(&db, &sql).await;
             drop(turn);
         });
     }

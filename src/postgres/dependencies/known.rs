@@ -144,6 +144,7 @@ impl Known {
     /// # Errors
     ///
     /// If the database can't be asked; that is not remembered.
+    #[cfg(test)]
     pub(crate) async fn learn(
         &self,
         conn: &mut PgConnection,
