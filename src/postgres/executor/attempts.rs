@@ -18,6 +18,9 @@ use crate::postgres::plan::{Candidate, Plan};
 /// How often a statement is prepared again because its table has changed since: once, unless it goes on changing.
 const PREPARED_AGAIN: u32 = 3;
 
+/// Rows that are not passed on before more is known, where the server may yet refuse the statement as a write.
+const WITHHELD: usize = 100;
+
 /// The attempts to run one statement.
 pub(super) struct Attempts<'a> {
     pub(super) plan: Plan,
@@ -83,7 +86,13 @@ impl<'a> Attempts<'a> {
         Err(self.failure(failure.unwrap_or(Error::PoolTimedOut)))
     }
 
-    /// An attempt failed before its first row: `Ok` if there is to be another one.
+    /// How many rows are read before the first is passed on, since a statement of which rows were passed on can't be sent
+    /// again: a function may write for a later row than the first.
+    pub(super) fn withheld(&self, opened: &Opened) -> usize {
+        if opened.refuses_writes && !self.plan.is_read { WITHHELD } else { 1 }
+    }
+
+    /// An attempt failed before a row was passed on: `Ok` if there is to be another one.
     pub(super) fn failed(
         &mut self,
         error: Error,
