@@ -265,12 +265,10 @@ impl Database {
             // When it ends is not known.
             None => drop(Stray::read()),
         }
-        let requirement = self.requirement();
-        requirement.lend();
-        let transaction = self.inner.primary.begin("BEGIN").await;
-        // Again, now that it has its connection.
-        requirement.lend();
-        transaction
+        let transaction = self.inner.primary.begin("BEGIN").await?;
+        // Only now: before it had a connection, nothing could be done in it.
+        self.requirement().lend();
+        Ok(transaction)
     }
 
     /// Says that something was written to this database by other means, such as a pool of the application's own, and

@@ -42,7 +42,10 @@ pub(super) struct Statement {
 /// Parameters of one statement: the protocol counts them in 16 bits (PostgreSQL manual, "Message Formats": Bind).
 const MOST_PARAMETERS: usize = u16::MAX as usize;
 
-type Rows<'e> = BoxStream<'e, Result<Either<PgQueryResult, PgRow>, Error>>;
+/// A row, or the result of one statement at its end.
+type Row = Either<PgQueryResult, PgRow>;
+
+type Rows<'e> = BoxStream<'e, Result<Row, Error>>;
 
 impl Reader {
     pub(crate) fn new(db: Database) -> Self {
@@ -58,18 +61,21 @@ impl Reader {
             let mut attempts = Attempts::new(&self.db, plan, &own);
             loop {
                 let (candidate, mut opened) = attempts.next().await?;
+                let withheld = attempts.withheld(&opened);
                 let mut rows = statement.send(opened.conn.get(), opened.plans);
-                let mut row = rows.next().await;
-                if let Some(Err(error)) = row {
+                let (first, error) = first_rows(&mut rows, withheld).await;
+                if let Some(error) = error {
                     drop(rows);
                     attempts.failed(error, candidate, &opened)?;
                     continue;
                 }
                 note(&self.db, &attempts.plan, &opened.server, &opened.proof);
                 self.db.inner.statements.end(began, &statement);
-                while let Some(step) = row {
+                for step in first {
+                    yield step;
+                }
+                while let Some(step) = rows.next().await {
                     yield attempts.noted(step)?;
-                    row = rows.next().await;
                 }
                 attempts.end();
                 drop(rows);
@@ -82,6 +88,19 @@ impl Reader {
             }
         })
     }
+}
+
+/// Reads so many rows and results, or to the end, or to an error.
+async fn first_rows(rows: &mut Rows<'_>, most: usize) -> (Vec<Row>, Option<Error>) {
+    let mut first = Vec::new();
+    while first.len() < most {
+        match rows.next().await {
+            Some(Ok(row)) => first.push(row),
+            Some(Err(error)) => return (first, Some(error)),
+            None => break,
+        }
+    }
+    (first, None)
 }
 
 impl Statement {

@@ -37,6 +37,7 @@ mod server;
 mod server_status;
 mod statements;
 mod triggers;
+mod words;
 
 /// Each statement takes a snapshot of its own, and none writes.
 const READ_ONLY: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";

@@ -13,6 +13,7 @@ use super::dependencies::{Dependencies, Found, Lookup, Source, Table, Unfit, Unk
 use super::executor::Statement;
 use super::sample::At;
 use super::server::Server;
+use super::words::may_write;
 use crate::cache::protocol::is_far_enough;
 use crate::cache::{Needs, Record, Requirement, Stray, Unfit as Reason};
 use crate::entry::{Epoch, Position, Tag};
@@ -103,6 +104,10 @@ impl Plan {
             Err(error) => {
                 let why = format!("what it reads could not be found out: {error}");
                 record.unfit(Reason::new("unknown-dependencies", why));
+                if writer || may_write(sql) {
+                    record.note_write();
+                    (plan.may_write, plan.primary_only) = (true, true);
+                }
             }
         }
         plan.record = Some(record);
@@ -166,7 +171,7 @@ impl Plan {
     /// For a read that nobody keeps the answer of: a statement that a replica refuses finds its way to
     /// the primary by that.
     fn unnoted((db, sql): (&Database, &str), own: Arc<Requirement>, writer: bool) -> Self {
-        let may_write = writer || looks_like_a_write(sql);
+        let may_write = writer || may_write(sql);
         if let (Some(record), true) = (Record::current(), may_write) {
             record.note_write();
         }
@@ -185,8 +190,7 @@ impl Plan {
     ) {
         // As without a policy: what may write is refused where only reads are allowed, and counts as a write then.
         // Without replicas there is no such place.
-        let counts_as_write =
-            |sql: &str| writer || db.servers().is_empty() || looks_like_a_write(sql);
+        let counts_as_write = |sql: &str| writer || db.servers().is_empty() || may_write(sql);
         match &*found.dependencies {
             Dependencies::Tables(tables) => {
                 self.tags = tags_of(record, tables, statement);
@@ -290,19 +294,6 @@ fn tags_of(record: &Record, tables: &[Table], statement: &Statement) -> Vec<Tag>
     tables.iter().flat_map(tags).collect()
 }
 
-/// Whether a statement may change data, as far as its words tell; a function that does is not seen.
-fn looks_like_a_write(sql: &str) -> bool {
-    const READS: [&str; 5] = ["select", "table", "values", "show", "explain"];
-    const WRITES: [&str; 4] = ["insert", "update", "delete", "merge"];
-    let is = |word: &str, among: &[&str]| among.iter().any(|one| one.eq_ignore_ascii_case(word));
-    let mut words = sql.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-    let first = words.find(|word| !word.is_empty()).unwrap_or_default();
-    match is(first, &["with"]) {
-        true => words.any(|word| is(word, &WRITES)),
-        false => !is(first, &READS),
-    }
-}
-
 /// Whether a statement whose answer can't be cached is known to write nothing, so that it may be run on a replica.
 pub(super) fn may_be_read_anywhere(unfit: &Unfit) -> bool {
     !matches!(
@@ -350,33 +341,52 @@ pub(super) async fn dependencies(
     sql: &str,
     now: Epoch,
 ) -> Result<Found, sqlx::Error> {
+    let is_lost = db.inner.lag.is_lost();
+    if let Some(found) = db.inner.known.get(sql)
+        && found.source.is_good(is_lost, now)
+    {
+        return Ok(found);
+    }
+    look_up(db, sql, now, tell).await
+}
+
+/// Looks up what a statement depends on, for later reads by it.
+pub(super) async fn learn(db: &Database, sql: &str) -> Result<(), sqlx::Error> {
+    look_up(db, sql, Epoch::UNKNOWN, |_| {}).await.map(drop)
+}
+
+async fn look_up(
+    db: &Database,
+    sql: &str,
+    now: Epoch,
+    tell: impl Fn(&Unfit),
+) -> Result<Found, sqlx::Error> {
     let known = &db.inner.known;
     loop {
-        let is_lost = db.inner.lag.is_lost();
-        if let Some(found) = known.get(sql)
-            && found.source.is_good(is_lost, now)
-        {
-            return Ok(found);
-        }
-        match known.lookup(sql, is_lost, now).await {
+        let found = match known.lookup(sql, db.inner.lag.is_lost(), now).await {
             Lookup::Known(found) => return Ok(found),
-            Lookup::Unknown(_) if known.is_resting() => {
-                return Err(late("the catalogue did not respond to the lookup before".to_owned()));
-            }
-            Lookup::Unknown(unknown) => {
-                if let Some(found) = find(db, sql, unknown).await? {
-                    if let Dependencies::Unfit(unfit) = &*found.dependencies {
-                        tell(unfit);
-                    }
-                    return Ok(found);
+            Lookup::Unknown(unknown) => match unknown.by_text(sql) {
+                Ok(found) => Some(found),
+                Err(_) if known.is_resting() => {
+                    return Err(late(
+                        "the catalogue did not respond to the lookup before".to_owned(),
+                    ));
                 }
+                Err(unknown) => find(db, sql, unknown).await?,
+            },
+        };
+        if let Some(found) = found {
+            if let Dependencies::Unfit(unfit) = &*found.dependencies {
+                tell(unfit);
             }
+            return Ok(found);
         }
     }
 }
 
 /// Looks it up in the catalogue, within the time limit of the listener's statements, since other requests wait for the
-/// same lookup.
+/// same lookup. If the primary does not respond in time, or gives no connection in time, the next ones do not ask it for a
+/// while: each of them would wait as long, one after the other.
 async fn find(
     db: &Database,
     sql: &str,
@@ -387,7 +397,10 @@ async fn find(
     let found = within(async {
         let mut acquired = match instead.as_deref().unwrap_or(&db.inner.primary).acquire().await {
             Ok(acquired) => acquired,
-            Err(error) => replica().ok_or(error)?.acquire().await?,
+            Err(error) => {
+                db.inner.known.rest();
+                replica().ok_or(error)?.acquire().await?
+            }
         };
         let mut conn = CloseOnCancel::new(&mut acquired);
         let found = unknown.find(conn.get(), sql).await;
@@ -429,21 +442,5 @@ mod tests {
         assert_eq!(plan.last_resorts(up()), ["nearest", "behind", "over"]);
         let plan = Plan { epoch: Epoch::UNKNOWN, ..plan };
         assert_eq!(plan.last_resorts(up()), ["over", "nearest", "behind"]);
-    }
-
-    #[test]
-    fn a_statement_that_writes_is_known_by_its_words() {
-        for sql in [
-            "insert into t values (1)",
-            " UPDATE t set a = 1",
-            "with gone as (delete from t returning *) select * from gone",
-            "-- merge\ncall f()",
-            "",
-        ] {
-            assert!(looks_like_a_write(sql), "{sql}");
-        }
-        for sql in ["select 'update'", "with a as (select 1) table a", "(values (1))", "show all"] {
-            assert!(!looks_like_a_write(sql), "{sql}");
-        }
     }
 }

@@ -9,11 +9,9 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::cancel::CloseOnCancel;
 use super::database::Database;
-use super::deadline::{is_late, within};
 use super::executor::Statement;
-use super::plan::Plan;
+use super::plan::{Plan, learn};
 use crate::cache::spawn;
 use crate::clock::{self, Instant};
 use crate::traffic::Recent;
@@ -117,13 +115,7 @@ impl Statements {
         let (db, sql) = (db.clone(), sql.to_owned());
         spawn(async move {
             // A failure is looked into by the next.
-            if let Ok(mut acquired) = db.inner.primary.acquire().await {
-                let mut conn = CloseOnCancel::new(&mut acquired);
-                let learnt = within(db.inner.known.learn(conn.get(), &sql)).await;
-                if !learnt.is_err_and(|error| is_late(&error)) {
-                    conn.done();
-                }
-            }
+            let _ = learn(&db, &sql).await;
             drop(turn);
         });
     }

@@ -224,6 +224,64 @@ async fn requests_succeed_after_the_primarys_host_has_vanished() {
     eventually("all permits are free", all).await;
 }
 
+/// The primary is down before anything is sent to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_was_never_sent_keeps_nobody_from_replicas() {
+    let primary = primary(&[]).await;
+    let replica = primary.standby().await.unwrap();
+    let (line, url) = proxy(&primary).await;
+    let options = DatabaseOptions::new(url).replica(replica.url()).wait(Duration::from_millis(200));
+    let db = options.connect().await.unwrap();
+    eventually("the replica is up", async || db.replicas()[0].reached.is_some()).await;
+    line.cut();
+    for what in ["writer", "reader", "transaction"] {
+        Record::detached(async {
+            let write = sqlx::query("insert into users values (7, 'eve')");
+            let is_refused = match what {
+                "writer" => write.execute(db.writer()).await.is_err(),
+                "reader" => write.execute(db.reader()).await.is_err(),
+                _ => db.begin().await.is_err(),
+            };
+            assert!(is_refused, "{what}");
+            let read = sqlx::query_scalar::<_, i64>("select count(*) from users");
+            assert_eq!(read.fetch_one(db.reader()).await.unwrap(), 2, "{what}");
+        })
+        .await;
+    }
+}
+
+/// The replica gives a row before it refuses the write of the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_after_the_first_row_is_sent_to_the_primary_once() {
+    let primary = primary(&[]).await;
+    let log = "create table seen (n int);
+        create function see(n int) returns int language plpgsql as $$ begin
+            if n > 1 then insert into seen values (n); end if;
+            return n;
+        end $$";
+    primary.psql(log).await.unwrap();
+    let (_replica, db) = with_replica(&primary).await;
+    let count = async || primary.psql("select count(*) from seen").await.unwrap();
+    for in_scope in [true, false] {
+        primary.psql("truncate seen").await.unwrap();
+        let work = async {
+            let see = "select see(n) from generate_series(1, 3) as n";
+            let seen = sqlx::query_scalar::<_, i32>(see).fetch_all(db.reader()).await;
+            assert_eq!(seen.unwrap(), [1, 2, 3]);
+            assert_eq!(count().await, "2");
+            let two = sqlx::raw_sql("select 1; insert into seen values (9)");
+            two.execute(db.reader()).await.unwrap();
+            assert_eq!(count().await, "3");
+            let own = sqlx::query_scalar::<_, i64>("select count(*) from seen");
+            assert_eq!(own.fetch_one(db.reader()).await.unwrap(), 3, "in a scope: {in_scope}");
+        };
+        match in_scope {
+            true => Record::detached(work).await,
+            false => work.await,
+        }
+    }
+}
+
 /// Counts what a client sends: each flush is one round trip, since the client waits for the response.
 async fn counted(server: &Postgres) -> (String, Arc<AtomicUsize>) {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();

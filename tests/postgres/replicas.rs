@@ -297,7 +297,8 @@ async fn a_query_that_replay_cancelled_is_read_elsewhere() {
     assert_eq!(reading.await.unwrap().unwrap(), 2, "it was read on the primary");
     assert!(db.replicas()[0].reached.is_some(), "the replica is as good as before");
     let conflicts = "select sum(confl_lock) from pg_stat_database_conflicts";
-    eventually("it was cancelled", async || replica.psql(conflicts).await.unwrap() == "1").await;
+    // The server may signal more than once before the query has ended, and counts each time.
+    eventually("it was cancelled", async || replica.psql(conflicts).await.unwrap() != "0").await;
 }
 
 /// Behind a reader endpoint the next connection may be anyone's.

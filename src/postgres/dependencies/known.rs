@@ -147,6 +147,7 @@ impl Known {
     /// # Errors
     ///
     /// If the database can't be asked; that is not remembered.
+    #[cfg(test)]
     pub(crate) async fn learn(
         &self,
         conn: &mut PgConnection,
@@ -197,6 +198,29 @@ impl Known {
 }
 
 impl Unknown<'_> {
+    /// What the text itself tells, under every schema: that it is no read which the catalogue could explain.
+    pub(crate) fn by_text(self, sql: &str) -> Result<Found, Self> {
+        match analyze(sql) {
+            Analysis::Read(_) => Err(self),
+            Analysis::Other(unfit) => {
+                let dependencies = Arc::new(Dependencies::Unfit(unfit));
+                let found = Found { dependencies, reads_clock: false, source: Source::Text };
+                self.remember(&found);
+                Ok(found)
+            }
+        }
+    }
+
+    fn remember(self, found: &Found) -> Option<Found> {
+        let remembered = Remembered { schema: self.schema, found: found.clone() };
+        let found = self.known.current(remembered.clone());
+        if let Some(guard) = self.guard {
+            // Refused when everything was forgotten meanwhile, which is as well.
+            let _ = guard.insert(remembered);
+        }
+        found
+    }
+
     /// Finds out what the text depends on; `None` if the schema has changed meanwhile, so that somebody has to begin anew.
     pub(crate) async fn find(
         self,
@@ -204,13 +228,7 @@ impl Unknown<'_> {
         sql: &str,
     ) -> Result<Option<Found>, sqlx::Error> {
         let found = find(conn, sql).await?;
-        let remembered = Remembered { schema: self.schema, found };
-        let found = self.known.current(remembered.clone());
-        if let Some(guard) = self.guard {
-            // Refused when everything was forgotten meanwhile, which is as well.
-            let _ = guard.insert(remembered);
-        }
-        Ok(found)
+        Ok(self.remember(&found))
     }
 }
 

@@ -37,6 +37,19 @@ pub(crate) use unfit::Unfit;
 use value::Family;
 pub(crate) use value::{Given, Kind};
 
+/// The words of a text, folded and without those in quotes; `None` if it holds several statements, or can't be read.
+pub(crate) fn words_of_one(sql: &str) -> Option<Vec<String>> {
+    let mut tokens = lex::lex(sql).ok()?;
+    let end = lex::Token::Mark(';');
+    while tokens.last() == Some(&end) {
+        tokens.pop();
+    }
+    if tokens.contains(&end) {
+        return None;
+    }
+    Some(tokens.iter().filter_map(lex::Token::keyword).map(str::to_owned).collect())
+}
+
 /// Whether a text is a read that is understood.
 #[cfg(fuzzing)]
 pub(crate) fn is_read(sql: &str) -> bool {

@@ -18,6 +18,9 @@ use crate::postgres::plan::{Candidate, Plan};
 /// How often a statement is prepared again because its table has changed since: once, unless it goes on changing.
 const PREPARED_AGAIN: u32 = 3;
 
+/// Rows that are not passed on before more is known, where the server may yet refuse the statement as a write.
+const WITHHELD: usize = 100;
+
 /// The attempts to run one statement.
 pub(super) struct Attempts<'a> {
     pub(super) plan: Plan,
@@ -45,8 +48,16 @@ impl<'a> Attempts<'a> {
         // A write must not go unnoticed where later reads may go to a replica.
         plan.read_only =
             !plan.may_write && !plan.is_read && !own.stays_on_primary() && !db.servers().is_empty();
-        let write = (plan.may_write || plan.may_write_unseen).then(|| own.begin());
-        Self { plan, db, own, write, left, prepared_again: 0, unknown: None, of_standby: None }
+        Self {
+            plan,
+            db,
+            own,
+            write: None,
+            left,
+            prepared_again: 0,
+            unknown: None,
+            of_standby: None,
+        }
     }
 
     /// Opens a connection to the next server that can be used; the last error if none is left.
@@ -54,7 +65,10 @@ impl<'a> Attempts<'a> {
         let mut failure = None;
         while let Some(candidate) = self.left.pop() {
             match open(self.db, &candidate, &self.plan).await {
-                Ok(opened) => return Ok((candidate, opened)),
+                Ok(opened) => {
+                    self.begin();
+                    return Ok((candidate, opened));
+                }
                 Err(Skip::Behind) => {}
                 Err(Skip::Failed(error)) => {
                     tracing::debug!(%error, ?candidate, "a server could not be used");
@@ -66,11 +80,19 @@ impl<'a> Attempts<'a> {
                 }
             }
         }
+        // Nothing was sent, or all that was is known to have failed.
+        self.end();
         let failure = self.of_standby.take().or(failure);
         Err(self.failure(failure.unwrap_or(Error::PoolTimedOut)))
     }
 
-    /// An attempt failed before its first row: `Ok` if there is to be another one.
+    /// How many rows are read before the first is passed on, since a statement of which rows were passed on can't be sent
+    /// again: a function may write for a later row than the first.
+    pub(super) fn withheld(&self, opened: &Opened) -> usize {
+        if opened.refuses_writes && !self.plan.is_read { WITHHELD } else { 1 }
+    }
+
+    /// An attempt failed before a row was passed on: `Ok` if there is to be another one.
     pub(super) fn failed(
         &mut self,
         error: Error,
@@ -121,13 +143,11 @@ impl<'a> Attempts<'a> {
         if let Some(record) = Record::current() {
             record.note_write();
         }
-        if self.write.is_none() {
-            self.write = Some(self.own.begin());
-        }
+        (self.plan.may_write, self.plan.primary_only) = (true, true);
         if let Some(error) = self.unknown.take() {
+            self.begin();
             return Err(self.failure(error));
         }
-        (self.plan.may_write, self.plan.primary_only) = (true, true);
         self.plan.read_only = false;
         self.left = vec![Candidate::Primary];
         Ok(())
@@ -141,6 +161,14 @@ impl<'a> Attempts<'a> {
             }
             self.failure(error)
         })
+    }
+
+    /// Something is about to be sent, or was: if it may write, what is read from now on must see it.
+    fn begin(&mut self) {
+        let may_write = self.plan.may_write || self.plan.may_write_unseen;
+        if may_write && self.write.is_none() {
+            self.write = Some(self.own.begin());
+        }
     }
 
     /// A write has come to its end. One that is left before, or whose connection breaks, may yet commit.

@@ -6,11 +6,11 @@ use tidegate_testing::{FaultProxy, Postgres, eventually};
 
 use super::*;
 use crate::cache::{Ask, Cache, Policy};
-use crate::entry::Tag;
+use crate::entry::{Epoch, Tag};
 use crate::postgres::attempt::{Skip, open};
 use crate::postgres::deadline::is_late;
 use crate::postgres::dependencies::Source;
-use crate::postgres::plan::Candidate;
+use crate::postgres::plan::{Candidate, dependencies};
 use crate::postgres::server::Server;
 use crate::{DatabaseOptions, Listener, Memory, Triggers};
 
@@ -264,4 +264,60 @@ async fn what_was_looked_up_while_a_listener_starts_is_looked_up_again() {
     sqlx::raw_sql("commit").execute(&mut holder).await.expect("commit");
     starts.await.expect("a task").expect("listener");
     assert_eq!(tables_of_view(&db, &cache).await, ["b"]);
+}
+
+/// A write shows in the text, and `writer` says so: neither needs the catalogue.
+#[tokio::test]
+async fn a_write_is_noted_though_the_catalogue_can_not_be_asked() {
+    let server = server_with_view().await;
+    let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.expect("listener");
+    let policy = Policy::ttl(Duration::from_mins(1));
+    for (sql, writer, may_write) in [
+        ("insert into a values ('1')", false, true),
+        ("select length(v) from v", true, true),
+        ("select length(v) from v", false, false),
+    ] {
+        db.inner.known.rest();
+        let record = cache.record(Some(&policy), Ask::default());
+        let plan = async {
+            let statement = Statement::take(sql).expect("a statement");
+            Plan::of(&db, &statement, writer).await
+        };
+        let plan = record.scope(plan).await;
+        assert_eq!((plan.may_write, record.has_written()), (may_write, may_write), "{sql}");
+    }
+}
+
+/// Each of those who wait for the same look-up would wait as long again.
+#[tokio::test]
+async fn a_pool_that_gives_no_connection_in_time_is_not_waited_for_in_turn() {
+    let server = server_with_view().await;
+    let options = DatabaseOptions::new(server.url()).connections(1).wait(Duration::from_millis(50));
+    let db = options.connect().await.expect("database");
+    let taken = db.inner.primary.acquire().await.expect("connection");
+    let find = async || dependencies(&db, "select v from v", Epoch::UNKNOWN).await;
+    assert!(find().await.is_err());
+    assert!(db.inner.known.is_resting());
+    drop(taken);
+    let found = async || find().await.is_ok();
+    eventually("it is asked again", found).await.expect("found");
+}
+
+#[tokio::test]
+async fn a_look_up_in_the_background_keeps_nobody_waiting_for_a_primary_that_hangs() {
+    let server = server_with_view().await;
+    let line = FaultProxy::start(server.addr()).await.expect("proxy");
+    let url = format!("postgres://postgres@{}/postgres", line.addr());
+    let db = DatabaseOptions::new(url).connect().await.expect("database");
+    let idle = || db.inner.primary.pool().num_idle();
+    drop(db.inner.primary.acquire().await.expect("connection"));
+    eventually("it is idle", async || idle() == 1).await.expect("idle");
+    line.freeze();
+    db.inner.statements.learn(&db, "select v from v");
+    eventually("the look-up has begun", async || idle() == 0).await.expect("begun");
+    let find = dependencies(&db, "select v from v", Epoch::UNKNOWN);
+    let found = tokio::time::timeout(Duration::from_secs(30), find).await;
+    assert!(found.expect("it hangs").is_err());
 }

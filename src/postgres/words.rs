@@ -1,0 +1,80 @@
+//! Whether a statement may write, as far as its words tell. A function that writes is not seen.
+
+use super::dependencies::words_of_one;
+
+const READS: [&str; 6] = ["select", "table", "values", "show", "explain", "with"];
+
+/// What makes a write of a statement that begins like a read: in WITH, under EXPLAIN ANALYZE, and as SELECT INTO.
+const WRITES: [&str; 5] = ["insert", "update", "delete", "merge", "into"];
+
+/// Besides these, what EXPLAIN ANALYZE runs.
+const EXPLAINED: [&str; 3] = ["create", "execute", "refresh"];
+
+/// A longer text is not lexed each time that it is sent.
+const LEXED_MAX: usize = 64 * 1024;
+
+/// Whether a statement may change data. Several statements in one text count as a write, since they can't be sent to
+/// another server once the first has given rows; so does a text that begins like a read and can't be lexed.
+pub(super) fn may_write(sql: &str) -> bool {
+    let has = |part: &str| {
+        sql.as_bytes().windows(part.len()).any(|found| found.eq_ignore_ascii_case(part.as_bytes()))
+    };
+    let has_comment = || has("--") || has("/*");
+    let words = sql.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let mut words = words.filter(|word| !word.is_empty()).peekable();
+    let begins_as_read = words.peek().is_some_and(|first| is(first, &READS));
+    if sql.len() > LEXED_MAX || !(has_comment() || begins_as_read && (has(";") || has("into"))) {
+        return do_write(words);
+    }
+    words_of_one(sql).is_none_or(|words| do_write(words.iter().map(String::as_str)))
+}
+
+fn do_write<'a>(mut words: impl Iterator<Item = &'a str>) -> bool {
+    let first = words.next().unwrap_or_default();
+    if is(first, &["explain"]) {
+        return words.any(|word| is(word, &WRITES) || is(word, &EXPLAINED));
+    }
+    let writes: &[&str] = if is(first, &["with"]) { &WRITES } else { &["into"] };
+    !is(first, &READS) || words.any(|word| is(word, writes))
+}
+
+fn is(word: &str, among: &[&str]) -> bool {
+    among.iter().any(|one| one.eq_ignore_ascii_case(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_that_writes_is_known_by_its_words() {
+        for sql in [
+            "insert into t values (1)",
+            " UPDATE t set a = 1",
+            "with gone as (delete from t returning *) select * from gone",
+            "-- merge\ncall f()",
+            "",
+            "explain analyze insert into t values (1)",
+            "EXPLAIN (ANALYZE) create table u as select 1",
+            "select a Into u from t",
+            "with a as (select 1) select * into u from a",
+            "select 1; insert into t values (1)",
+            "/* select */ delete from t",
+        ] {
+            assert!(may_write(sql), "{sql}");
+        }
+        for sql in [
+            "select 'update'",
+            "with a as (select 1) table a",
+            "(values (1))",
+            "show all",
+            "explain select 1",
+            "select 'into'; ",
+            "select \"into\" from t -- insert; delete",
+            "/* insert */ select 1",
+            "select ';'",
+        ] {
+            assert!(!may_write(sql), "{sql}");
+        }
+    }
+}
