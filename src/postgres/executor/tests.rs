@@ -265,3 +265,24 @@ async fn what_was_looked_up_while_a_listener_starts_is_looked_up_again() {
     starts.await.expect("a task").expect("listener");
     assert_eq!(tables_of_view(&db, &cache).await, ["b"]);
 }
+
+/// Whether a statement writes that is not known to be a read is for the server to say.
+#[tokio::test]
+async fn a_replica_that_was_promoted_refuses_what_may_write() {
+    let primary = server_with_view().await;
+    let standby = primary.standby().await.expect("standby");
+    let options = DatabaseOptions::new(primary.url()).replica(standby.url());
+    let db = options.connect().await.expect("database");
+    standby.psql("select pg_promote()").await.expect("promotion");
+    let replica = db.servers().remove(0);
+    let is_promoted = async || replica.at().is_some_and(|at| !at.standby);
+    eventually("the promotion is known", is_promoted).await.expect("promoted");
+    let statement = Statement::take("select f()").expect("a statement");
+    let mut plan = Plan::of(&db, &statement, false).await;
+    (plan.read_only, plan.epoch) = (true, crate::entry::Epoch::UNKNOWN);
+    let opened = open(&db, &Candidate::Replica(replica.clone()), &plan).await;
+    let mut opened = opened.unwrap_or_else(|_| panic!("it is up"));
+    let write = sqlx::query("insert into a values ('x')").execute(opened.conn.get()).await;
+    let code = write.err().and_then(|error| error.into_database_error()?.code().map(String::from));
+    assert_eq!((code.as_deref(), opened.refuses_writes), (Some("25006"), true));
+}
