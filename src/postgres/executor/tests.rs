@@ -286,3 +286,19 @@ async fn a_replica_that_was_promoted_refuses_what_may_write() {
     let code = write.err().and_then(|error| error.into_database_error()?.code().map(String::from));
     assert_eq!((code.as_deref(), opened.refuses_writes), (Some("25006"), true));
 }
+
+#[tokio::test]
+async fn a_read_that_nobody_stores_says_that_a_replica_may_be_too_far_back() {
+    let db = DatabaseOptions::new(server_with_view().await.url()).connect().await.expect("db");
+    let cache = Cache::new(Memory::new(1 << 20));
+    let statement = Statement::take("select v from v").expect("a statement");
+    let record = cache.record(None, Ask::of_request(None));
+    let read = async {
+        let plan = Plan::of(&db, &statement, false).await;
+        assert!(plan.record.is_none());
+        let behind = Proof::Nothing(Unfit::new(REPLICA_BEHIND, "it was read from a replica"));
+        note(&db, &plan, &"replica-1".into(), &behind);
+    };
+    record.scope(read).await;
+    assert_eq!(record.caveat(), Some(REPLICA_BEHIND));
+}
