@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::task::futures::TaskLocalFuture;
 
-use super::{CURRENT, Kind, Needs, Record, Requirement, Scope, Unfit};
+use super::{CURRENT, DatabaseId, Kind, Needs, Record, Requirement, Scope, Unfit};
 use crate::broken::is_broken;
 use crate::cache::fence::Fences;
 use crate::cache::permit::Permit;
@@ -21,10 +21,10 @@ use crate::clock;
 use crate::entry::Entry;
 
 impl Record {
-    /// What a lookup here must find of what the present scope's session and the scope itself have written; `None` in
-    /// no scope.
-    pub(crate) fn required() -> Option<Needs> {
-        let required = |record: &Self| Some(record.requirement()?.of_lookups());
+    /// What a lookup here, in a cache that follows the database, must find of what the present scope's session and the
+    /// scope itself have written; `None` in no scope.
+    pub(crate) fn required(database: DatabaseId) -> Option<Needs> {
+        let required = |record: &Self| Some(record.requirement()?.of_lookups(database));
         CURRENT.try_with(required).ok().flatten()
     }
 
@@ -48,7 +48,8 @@ impl Record {
     /// A scope as this one that is part of nothing: for work in the background.
     pub(crate) fn apart(&self) -> Self {
         let scope = &self.0.scope;
-        let session = self.requirement().and_then(|requirement| requirement.observed_at());
+        let session =
+            self.requirement().and_then(|requirement| requirement.observed_at(scope.database));
         let (tags, watch, keys) = (scope.tags.clone(), scope.watch.clone(), scope.keys.clone());
         let permit = scope.permit.clone();
         let scope = Scope { tags, watch, keys, permit, session, kind: Kind::Apart, ..*scope };
