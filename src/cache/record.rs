@@ -342,9 +342,7 @@ impl Record {
     /// Notes tags that the response names itself, once the work is done.
     pub(crate) fn depend_on(&self, tags: impl Iterator<Item = Tag>) {
         let tags: Vec<Tag> = tags.collect();
-        if !tags.is_empty() {
-            self.outward().for_each(|record| record.notes().tags.extend(&tags));
-        }
+        self.outward().for_each(|record| self.note_tags(record, &tags));
     }
 
     /// Notes a read for an answer that is not kept.
