@@ -18,7 +18,7 @@ use super::lookup::{Ask, Hit};
 use super::past::PastEpochs;
 use super::permit::{Permit, Permits};
 use super::policy::Policy;
-use super::record::{Kind, Record, Scope};
+use super::record::{DatabaseId, Kind, Record, Scope};
 use crate::clock;
 use crate::entry::{Entry, Epoch, Key, Position, Tag};
 use crate::outcome::{Counters, Event, Outcome};
@@ -193,9 +193,15 @@ impl Cache {
         self.shared.log.log()
     }
 
+    /// The database that the log is of.
+    pub(super) fn database(&self) -> DatabaseId {
+        self.log().map(|log| log.database()).unwrap_or_default()
+    }
+
     /// A record for a request that no policy is for, and that may write by means that nobody sees.
     pub(crate) fn record_of_write(&self, ask: Ask) -> Record {
         let scope = Scope {
+            database: self.database(),
             session: ask.session,
             untracked: self.log().is_none(),
             watch: ask.watch,
@@ -232,6 +238,7 @@ impl Cache {
         let has_log = self.log().is_some();
         let scope = Scope {
             tags: ask.tags,
+            database: self.database(),
             session: ask.session,
             // Without a log there is nobody who could track a read.
             untracked: !has_log || policy.is_some_and(|policy| policy.untracked),

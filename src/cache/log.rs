@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures_util::future::BoxFuture;
 
-use super::record::Requirement;
+use super::record::{DatabaseId, Requirement};
 use crate::entry::{Epoch, Position};
 
 /// A database whose changes move the fences; `Listener` attaches one.
@@ -15,6 +15,11 @@ use crate::entry::{Epoch, Position};
 pub(crate) trait Log: Debug + Send + Sync + 'static {
     /// A position at or past every commit that is visible now: a session's token after a write.
     fn position(&self) -> BoxFuture<'_, Result<(Epoch, Position), LogError>>;
+
+    /// Which database it is of.
+    fn database(&self) -> DatabaseId {
+        DatabaseId::default()
+    }
 
     /// What the process has written to the database outside of any scope, if anybody keeps count.
     #[doc(hidden)]

@@ -56,7 +56,7 @@ pub use policy::{Policy, PolicyError, ValuePolicy, ValuePolicyBuilder};
 #[cfg(feature = "postgres")]
 pub(crate) use record::REPLICA_BEHIND;
 pub(crate) use record::Rehearsed;
-pub(crate) use record::{Needs, Requirement, Stray, Write};
+pub(crate) use record::{DatabaseId, Needs, Requirement, Stray, Write};
 pub use record::{Record, Unfit};
 pub(crate) use streak::UncacheableStreak;
 pub(crate) use template::PolicyTag;

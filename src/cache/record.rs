@@ -25,7 +25,7 @@ use crate::clock::Instant;
 use crate::entry::{Epoch, Position, Tag};
 use crate::sync::{Mutex, MutexGuard};
 use crate::traffic::Traffic;
-pub(crate) use requirement::{Needs, Requirement, Write};
+pub(crate) use requirement::{DatabaseId, Needs, Requirement, Write};
 pub(crate) use scope::{Kind, Scope};
 use scope::{requirement_of, strays_of};
 pub(crate) use stray::{EndedStrays, Stray};
@@ -292,7 +292,9 @@ impl Record {
 
     /// The position that the session must see, in the present epoch.
     pub(crate) fn session(&self) -> Position {
-        let known = self.requirement().and_then(|requirement| requirement.observed_at());
+        let known = self
+            .requirement()
+            .and_then(|requirement| requirement.observed_at(self.0.scope.database));
         match known {
             Some((epoch, position)) if epoch == self.0.fences.epoch() => position,
             _ => Position::ZERO,
@@ -340,9 +342,7 @@ impl Record {
     /// Notes tags that the response names itself, once the work is done.
     pub(crate) fn depend_on(&self, tags: impl Iterator<Item = Tag>) {
         let tags: Vec<Tag> = tags.collect();
-        if !tags.is_empty() {
-            self.outward().for_each(|record| record.notes().tags.extend(&tags));
-        }
+        self.outward().for_each(|record| self.note_tags(record, &tags));
     }
 
     /// Notes a read for an answer that is not kept.

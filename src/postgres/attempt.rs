@@ -167,7 +167,7 @@ fn epoch_changing() -> Unfit {
 
 async fn open_replica(server: &Server, plan: &Plan, anyway: bool) -> Result<Opened, Skip> {
     let before = server.sample();
-    if before.is_several() {
+    if before.is_several() || plan.read_only && !before.at.is_some_and(|at| at.standby) {
         return open_one_of_several(server, plan, anyway).await;
     }
     let mut conn = server.acquire().await?;
@@ -179,6 +179,11 @@ async fn open_replica(server: &Server, plan: &Plan, anyway: bool) -> Result<Open
         let identity = identify(&mut conn).await?;
         server.observe(&identity);
         at = At::of(&identity);
+        if plan.read_only && !identity.standby {
+            // It was promoted, and takes writes: they would go unnoticed.
+            drop(conn);
+            return open_one_of_several(server, plan, anyway).await;
+        }
     }
     finish(Conn::Pooled(conn), server, at, plan, anyway)
 }

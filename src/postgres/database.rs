@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use sqlx::postgres::PgPool;
 use sqlx::{Postgres, Transaction};
-use tokio::sync::Semaphore;
 
 use super::attempt::identify;
 use super::dependencies::Known;
@@ -15,11 +14,12 @@ use super::executor::{Reader, Writer};
 use super::lag::Lag;
 use super::log::{self, DatabaseIdentity};
 use super::monitor::Monitor;
+use super::peers::{self, OwnWrites};
 use super::sample::At;
 use super::server::{Limits, Role, Server};
 use super::server_status::ServerStatus;
 use super::statements::Statements;
-use crate::cache::{Record, Requirement, Stray, Unfit, spawn};
+use crate::cache::{DatabaseId, Record, Requirement, Stray, Unfit, spawn};
 use crate::entry::{Epoch, Position};
 
 /// How to reach the servers.
@@ -146,11 +146,10 @@ impl DatabaseOptions {
         let identity = primary.check().await?.database();
         let lag = Arc::new(Lag::new(self.max_lag));
         let watch = Monitor::of_primary(&primary, &lag);
-        let inner = Inner {
+        let inner = peers::join(identity, |own_writes| Inner {
             identity,
             lag,
-            own_writes: Arc::new(Requirement::of_process()),
-            observing: Arc::new(Semaphore::new(1)),
+            own_writes,
             _watch: watch,
             primary,
             listen,
@@ -159,8 +158,8 @@ impl DatabaseOptions {
             statements: Statements::default(),
             limits: self.limits,
             sample_every: self.sample_every,
-        };
-        let db = Database { inner: Arc::new(inner) };
+        });
+        let db = Database { inner };
         for url in &self.replicas {
             db.add_replica(url).await?;
         }
@@ -205,9 +204,7 @@ pub(crate) struct Inner {
     pub(crate) identity: DatabaseIdentity,
     pub(crate) lag: Arc<Lag>,
     /// What code in no scope has written, for code in no scope.
-    pub(crate) own_writes: Arc<Requirement>,
-    /// Held by who observes how far the primary is past that.
-    observing: Arc<Semaphore>,
+    pub(super) own_writes: OwnWrites,
     _watch: Monitor,
     replicas: RwLock<Vec<Replica>>,
     pub(crate) limits: Limits,
@@ -305,7 +302,7 @@ impl Database {
     /// What reads in the present scope must see; in none, what the process has written in none.
     pub(crate) fn requirement(&self) -> Arc<Requirement> {
         let of_scope = Record::current().and_then(|record| record.requirement().cloned());
-        of_scope.unwrap_or_else(|| self.inner.own_writes.clone())
+        of_scope.unwrap_or_else(|| self.inner.own_writes.requirement.clone())
     }
 
     /// Observes a position past what the process has written in no scope, so that replicas may serve its reads again.
@@ -314,16 +311,16 @@ impl Database {
         if self.servers().is_empty() {
             return;
         }
-        let Ok(turn) = self.inner.observing.clone().try_acquire_owned() else { return };
+        let Ok(turn) = self.inner.own_writes.observing.clone().try_acquire_owned() else { return };
         let own = &self.inner.own_writes;
-        own.take_back(|| is_idle(self.inner.primary.pool()));
-        if !own.can_be_observed() {
+        own.requirement.take_back(|| own.are_pools_idle());
+        if !own.requirement.can_be_observed(self.id()) {
             return;
         }
         let db = self.clone();
         spawn(async move {
             // A failure is made good by the next.
-            let _ = db.inner.own_writes.observe(db.observe()).await;
+            let _ = db.inner.own_writes.requirement.observe(db.id(), db.observe()).await;
             drop(turn);
         });
     }
@@ -401,6 +398,12 @@ impl Database {
         std::iter::once(primary).chain(self.replicas()).collect()
     }
 
+    /// Which database its positions are of.
+    pub(crate) fn id(&self) -> DatabaseId {
+        let DatabaseIdentity { system_identifier, oid } = self.inner.identity;
+        DatabaseId { system_identifier, oid }
+    }
+
     /// Distinguishes this database from all others, whatever they are called.
     pub(crate) fn name(&self) -> String {
         let DatabaseIdentity { system_identifier, oid } = self.inner.identity;
@@ -445,12 +448,6 @@ fn note_unknown_reads(why: &'static str) {
         // When that ends is not known.
         None => drop(Stray::read()),
     }
-}
-
-/// Whether no connection of a pool is in use. Counted twice, since some may come and go between.
-fn is_idle(pool: &PgPool) -> bool {
-    let (idle, size) = (pool.num_idle(), pool.size());
-    usize::try_from(size).is_ok_and(|size| size == idle) && pool.num_idle() == idle
 }
 
 impl fmt::Debug for Database {

@@ -15,7 +15,7 @@ use sqlx_core::describe::Describe;
 use super::attempt::Proof;
 use super::database::Database;
 use super::plan::Plan;
-use crate::cache::Unfit;
+use crate::cache::{REPLICA_BEHIND, Record, Unfit};
 use attempts::Attempts;
 
 mod attempts;
@@ -143,7 +143,15 @@ impl Statement {
 }
 
 fn note(db: &Database, plan: &Plan, server: &std::sync::Arc<str>, proof: &Proof) {
-    let Some(record) = &plan.record else { return };
+    let Some(record) = &plan.record else {
+        // The response says so whether it has a policy or not.
+        if let (Proof::Nothing(unfit), Some(record)) = (proof, Record::current())
+            && unfit.token == REPLICA_BEHIND
+        {
+            record.unfit(unfit.clone());
+        }
+        return;
+    };
     if **server == *db.inner.primary.name
         && let Some(why) = plan.why_primary(db)
     {

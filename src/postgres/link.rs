@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::database::Database;
 use super::deadline::PATIENCE;
-use crate::cache::{Log, LogError, Requirement};
+use crate::cache::{DatabaseId, Log, LogError, Requirement};
 use crate::entry::{Epoch, Position};
 
 /// Looks at the log, counted: one that is done tells of everything before it was begun.
@@ -50,8 +50,12 @@ impl Log for Link {
         Box::pin(async { self.db.observe().await.map_err(|error| LogError(error.into())) })
     }
 
+    fn database(&self) -> DatabaseId {
+        self.db.id()
+    }
+
     fn own_writes(&self) -> Option<&Arc<Requirement>> {
-        Some(&self.db.inner.own_writes)
+        Some(&self.db.inner.own_writes.requirement)
     }
 
     fn connections(&self) -> Option<usize> {

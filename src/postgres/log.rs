@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 
 use super::lsn;
+use crate::clock::{self, Instant};
 use crate::entry::{Epoch, Position};
 
 mod budget;
@@ -82,6 +83,8 @@ pub(crate) struct Identity {
     pub(crate) port: Option<i32>,
     /// The server's process that said so.
     pub(crate) process: i32,
+    /// When it was asked.
+    pub(crate) asked: Instant,
 }
 
 /// Which database of which cluster.
@@ -177,6 +180,7 @@ pub(crate) async fn trim(
 
 /// Who answers on this connection. For standbys as well.
 pub(crate) async fn identity(conn: impl PgExecutor<'_>) -> Result<Identity, sqlx::Error> {
+    let asked = clock::now();
     let row = sqlx::query(include_str!("sql/identity.sql")).fetch_one(conn).await?;
     let position: Option<String> = row.try_get("position")?;
     Ok(Identity {
@@ -190,6 +194,7 @@ pub(crate) async fn identity(conn: impl PgExecutor<'_>) -> Result<Identity, sqlx
         address: row.try_get("address")?,
         port: row.try_get("port")?,
         process: row.try_get("process")?,
+        asked,
     })
 }
 

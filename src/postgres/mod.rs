@@ -28,6 +28,7 @@ mod listener;
 pub(crate) mod log;
 pub(crate) mod lsn;
 mod monitor;
+mod peers;
 mod plan;
 mod pooler;
 mod quote;

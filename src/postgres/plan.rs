@@ -139,8 +139,8 @@ impl Plan {
     fn must_see(mut self, db: &Database) -> Self {
         let of_primary = || db.inner.lag.newest().map_or(Epoch::UNKNOWN, |at| at.epoch);
         let now = if self.epoch.is_known() { self.epoch } else { of_primary() };
-        self.own.begin_epoch(now);
-        match self.own.of_reads() {
+        self.own.begin_epoch(db.id(), now);
+        match self.own.of_reads(db.id()) {
             Needs::Position(None) => {}
             Needs::Position(Some((epoch, position))) if epoch == now || !now.is_known() => {
                 (self.epoch, self.written) = (epoch, Some((epoch, position)));

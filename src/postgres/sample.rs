@@ -31,6 +31,8 @@ pub(crate) struct Sample {
     /// keep a statement prepared by its text, for whoever sends it, whichever connection of ours it came by.
     pub(crate) plans: Option<u64>,
     who: Option<Who>,
+    /// When the server was asked for `at`.
+    asked: Option<Instant>,
     several_until: Option<Instant>,
     /// Of the servers that the name leads to by turns, the cluster and timeline of the one that was promoted last.
     newest: Option<(u64, u32)>,
@@ -69,6 +71,7 @@ impl Sample {
             is_pooled: false,
             plans: None,
             who: None,
+            asked: None,
             several_until: None,
             newest: None,
         }
@@ -87,7 +90,12 @@ impl Sample {
             return false;
         };
         let who = Who::new(identity, at.epoch);
-        let fell_back = self.at.is_some_and(|known| at.position < known.position);
+        let is_lower = self.at.is_some_and(|known| at.position < known.position);
+        // Two connections' answers may come in either order: the lower one to the earlier question is no news.
+        let is_late = is_lower && self.asked.is_some_and(|asked| identity.asked < asked);
+        if is_late && self.who.as_ref() == Some(&who) {
+            return true;
+        }
         match &self.who {
             None => self.who = Some(who),
             Some(known) if (&known.address, known.port) != (&who.address, who.port) => {
@@ -96,7 +104,7 @@ impl Sample {
                 self.several_until = Some(now + SEVERAL_FOR);
             }
             // A standby that crashed can come back earlier than it was.
-            Some(known) if *known != who || fell_back => {
+            Some(known) if *known != who || is_lower => {
                 self.doubt();
                 self.who = Some(who);
             }
@@ -109,6 +117,7 @@ impl Sample {
         }
         self.note_newest(identity);
         self.at = Some(at);
+        self.asked = Some(identity.asked);
         true
     }
 
@@ -201,6 +210,7 @@ mod tests {
             address: Some("10.0.0.1".into()),
             port: Some(port),
             process: 1,
+            asked: clock::now(),
         }
     }
 
@@ -232,6 +242,17 @@ mod tests {
             assert_eq!(sample.generation, 1, "{other:?}");
             assert!(!sample.is_several());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lower_position_in_the_answer_to_an_earlier_question_is_no_fall() {
+        let (mut sample, earlier) = (Sample::new(), identity(1, 10));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        sample.observe(&identity(1, 12));
+        assert!(sample.observe(&earlier));
+        assert_eq!((sample.generation, sample.at.unwrap().position), (0, Position::new(12)));
+        sample.observe(&identity(1, 11));
+        assert_eq!((sample.generation, sample.at.unwrap().position), (1, Position::new(11)));
     }
 
     #[tokio::test(start_paused = true)]

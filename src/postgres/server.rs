@@ -113,6 +113,12 @@ impl Server {
         &self.pool
     }
 
+    /// Whether no connection of the pool is in use. Counted twice, since some may come and go between.
+    pub(crate) fn is_idle(&self) -> bool {
+        let (idle, size) = (self.pool.num_idle(), self.pool.size());
+        usize::try_from(size).is_ok_and(|size| size == idle) && self.pool.num_idle() == idle
+    }
+
     /// Counts a statement that is sent.
     pub(crate) fn sends(&self) {
         self.statements.fetch_add(1, Ordering::Relaxed);

@@ -11,6 +11,7 @@ mod cancelled;
 mod changes;
 mod cold;
 mod copies;
+mod databases;
 mod executors;
 mod failover;
 mod functions;

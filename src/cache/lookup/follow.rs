@@ -18,14 +18,14 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 impl Cache {
     /// What a lookup must find beyond what its session has written, as far as that is known.
     pub(super) fn own_writes_seen(&self, ask: &Ask) -> Needs {
-        match Record::required() {
+        match Record::required(self.database()) {
             Some(needs) => needs,
             None if ask.is_request => Needs::Position(None),
             None => {
                 let own = self.log().and_then(|log| log.own_writes());
                 own.map_or(Needs::Position(None), |own| {
-                    own.begin_epoch(self.shared.fences.epoch());
-                    own.of_lookups()
+                    own.begin_epoch(self.database(), self.shared.fences.epoch());
+                    own.of_lookups(self.database())
                 })
             }
         }
@@ -44,7 +44,7 @@ impl Cache {
         }
         let of_scope = Record::current().and_then(|record| record.requirement().cloned());
         match of_scope.or_else(|| log.own_writes().cloned()) {
-            Some(own) => own.observe(within(limit, log.position())).await,
+            Some(own) => own.observe(log.database(), within(limit, log.position())).await,
             None => Ok(None),
         }
     }

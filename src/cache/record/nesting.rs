@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::task::futures::TaskLocalFuture;
 
-use super::{CURRENT, Kind, Needs, Record, Requirement, Scope, Unfit};
+use super::{CURRENT, DatabaseId, Kind, Needs, Record, Requirement, Scope, Unfit, no_position};
 use crate::broken::is_broken;
 use crate::cache::fence::Fences;
 use crate::cache::permit::Permit;
@@ -18,13 +18,13 @@ use crate::cache::template::PolicyTag;
 use crate::cache::terms::Terms;
 use crate::cache::waits::Place;
 use crate::clock;
-use crate::entry::Entry;
+use crate::entry::{Entry, Tag};
 
 impl Record {
-    /// What a lookup here must find of what the present scope's session and the scope itself have written; `None` in
-    /// no scope.
-    pub(crate) fn required() -> Option<Needs> {
-        let required = |record: &Self| Some(record.requirement()?.of_lookups());
+    /// What a lookup here, in a cache that follows the database, must find of what the present scope's session and the
+    /// scope itself have written; `None` in no scope.
+    pub(crate) fn required(database: DatabaseId) -> Option<Needs> {
+        let required = |record: &Self| Some(record.requirement()?.of_lookups(database));
         CURRENT.try_with(required).ok().flatten()
     }
 
@@ -48,7 +48,8 @@ impl Record {
     /// A scope as this one that is part of nothing: for work in the background.
     pub(crate) fn apart(&self) -> Self {
         let scope = &self.0.scope;
-        let session = self.requirement().and_then(|requirement| requirement.observed_at());
+        let session =
+            self.requirement().and_then(|requirement| requirement.observed_at(scope.database));
         let (tags, watch, keys) = (scope.tags.clone(), scope.watch.clone(), scope.keys.clone());
         let permit = scope.permit.clone();
         let scope = Scope { tags, watch, keys, permit, session, kind: Kind::Apart, ..*scope };
@@ -121,7 +122,7 @@ impl Record {
     pub(crate) fn pass_on(&self, ttl: Option<Duration>) {
         let Some(outer) = &self.0.outer else { return };
         let tags: Vec<_> = self.own_tags(&self.notes().tags).collect();
-        outer.outward().for_each(|record| record.notes().tags.extend(&tags));
+        outer.outward().for_each(|record| self.note_tags(record, &tags));
         if self.is_timed() {
             outer.bound_or_refuse(ttl.map(|ttl| self.left().map_or(ttl, |left| left.min(ttl))));
         }
@@ -133,7 +134,10 @@ impl Record {
     pub(crate) fn note_policy(&self, policy: &Policy, tags: Option<&[PolicyTag]>) {
         let Some(outer) = &self.0.outer else { return };
         match tags {
-            Some(tags) => outer.depend_on(tags.iter().flat_map(PolicyTag::with_bulk)),
+            Some(tags) => {
+                let tags: Vec<_> = tags.iter().flat_map(PolicyTag::with_bulk).collect();
+                outer.outward().for_each(|record| self.note_tags(record, &tags));
+            }
             None => outer.has_unknown_part(),
         }
         if policy.untracked {
@@ -211,6 +215,18 @@ impl Record {
             } else {
                 record.note(basis, entry.tags(), None);
             }
+        }
+    }
+
+    /// Notes in this scope, or one that it is part of, tags of this scope's cache. If the other is of another cache, whose
+    /// positions need not be comparable, with what the work proves, as on a hit (`note_entry`).
+    pub(super) fn note_tags(&self, record: &Self, tags: &[Tag]) {
+        if tags.is_empty() || Arc::ptr_eq(&record.0.fences, &self.0.fences) {
+            return record.notes().tags.extend(tags);
+        }
+        match self.0.began {
+            Some(basis) => record.note(basis, tags, None),
+            None => drop(record.notes().unfit.get_or_insert_with(no_position)),
         }
     }
 

@@ -3,6 +3,9 @@
 //! A write raises it. Whoever reads next goes to the primary, or first observes a position there, past the write, that
 //! a replica must have replayed or a cache must have followed. A write under way, a transaction and a pool that was
 //! given out may commit at any time, so from then on there is no such position.
+//!
+//! Positions are of one database each. A scope may use several: a write to any of them counts for all, and each has to
+//! be asked for a position of its own.
 
 use std::fmt::Debug;
 use std::sync::PoisonError;
@@ -17,6 +20,13 @@ use crate::sync::{Mutex, MutexGuard};
 /// How long after it was given out a pool is surely in use, or not going to be.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// A database: one of the positions that a scope must see is of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DatabaseId {
+    pub(crate) system_identifier: u64,
+    pub(crate) oid: u32,
+}
+
 /// What the reads of one scope, and of all within it, must see.
 #[derive(Debug, Default)]
 pub(crate) struct Requirement {
@@ -30,16 +40,17 @@ pub(crate) struct Requirement {
     lent: AtomicU64,
     /// Writes that have ended.
     ended: AtomicU64,
-    observed: Mutex<Observed>,
+    /// When a transaction or a pool was last given out.
+    lent_at: Mutex<Option<Instant>>,
+    /// Of each database that was asked for a position, or that the session has written to.
+    observed: Mutex<Vec<(DatabaseId, Observed)>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Observed {
     at: Option<(Epoch, Position)>,
-    /// How many writes had ended before it was observed.
+    /// How many writes, to whichever database, had ended before it was observed.
     writes: u64,
-    /// When a transaction or a pool was last given out.
-    lent_at: Option<Instant>,
 }
 
 /// What a read must see.
@@ -52,10 +63,17 @@ pub(crate) enum Needs {
 }
 
 impl Requirement {
-    /// Of a scope: for a session, and for a request that may write unseen.
-    pub(crate) fn new(session: Option<(Epoch, Position)>, may_write: bool) -> Self {
-        let observed = Mutex::new(Observed { at: session, ..Observed::default() });
-        Self { may_write: AtomicBool::new(may_write), observed, ..Self::default() }
+    /// Of a scope: for a session that has written to a database, and for a request that may write unseen.
+    pub(crate) fn new(
+        database: DatabaseId,
+        session: Option<(Epoch, Position)>,
+        may_write: bool,
+    ) -> Self {
+        let new = Self { may_write: AtomicBool::new(may_write), ..Self::default() };
+        if let Some(session) = session {
+            new.join(database, session);
+        }
+        new
     }
 
     /// Of all that runs in no scope.
@@ -72,7 +90,7 @@ impl Requirement {
     /// A transaction, or a pool, is given out: what is done with it will not be known.
     pub(crate) fn lend(&self) {
         if self.is_of_process {
-            self.observed().lent_at = Some(clock::now());
+            *self.lent_at() = Some(clock::now());
             self.lent.fetch_add(1, Ordering::AcqRel);
         } else {
             self.open.fetch_add(1, Ordering::AcqRel);
@@ -82,7 +100,7 @@ impl Requirement {
     /// Nothing is under way any more of what code in no scope was given, if that was not just now and no connection is
     /// in use. By one at a time.
     pub(crate) fn take_back(&self, is_idle: impl FnOnce() -> bool) {
-        let (lent, lent_at) = (self.lent.load(Ordering::Acquire), self.observed().lent_at);
+        let (lent, lent_at) = (self.lent.load(Ordering::Acquire), *self.lent_at());
         if lent > 0 && lent_at.is_some_and(|at| at.elapsed() > GRACE) && is_idle() {
             self.ended.fetch_add(1, Ordering::AcqRel);
             self.lent.fetch_sub(lent, Ordering::AcqRel);
@@ -100,32 +118,34 @@ impl Requirement {
     }
 
     /// Takes in what a request within the scope brings of its session.
-    pub(crate) fn join(&self, session: (Epoch, Position)) {
-        let mut observed = self.observed();
-        if observed.at.is_some_and(|(epoch, _)| epoch != session.0) {
-            // Which of the two histories is over is not known here.
-            self.ended.fetch_add(1, Ordering::AcqRel);
-        } else {
-            observed.at = must_see(observed.at, Some(session));
-        }
+    pub(crate) fn join(&self, database: DatabaseId, session: (Epoch, Position)) {
+        self.update(database, |observed| {
+            if observed.at.is_some_and(|(epoch, _)| epoch != session.0) {
+                // Which of the two histories is over is not known here.
+                self.ended.fetch_add(1, Ordering::AcqRel);
+            } else {
+                observed.at = must_see(observed.at, Some(session));
+            }
+        });
     }
 
     /// Discards the position past what code outside any scope has written, if it is of another epoch than the present
     /// one: it can't be compared with positions of servers now, so the next read or lookup observes another.
-    pub(crate) fn begin_epoch(&self, now: Epoch) {
+    pub(crate) fn begin_epoch(&self, database: DatabaseId, now: Epoch) {
         if !self.is_of_process || !now.is_known() {
             return;
         }
-        let mut observed = self.observed();
-        if observed.at.is_some_and(|(epoch, _)| epoch != now) {
-            observed.at = None;
-            self.ended.fetch_add(1, Ordering::AcqRel);
-        }
+        self.update(database, |observed| {
+            if observed.at.is_some_and(|(epoch, _)| epoch != now) {
+                observed.at = None;
+                self.ended.fetch_add(1, Ordering::AcqRel);
+            }
+        });
     }
 
     /// What a read of the database needs.
-    pub(crate) fn of_reads(&self) -> Needs {
-        let observed = *self.observed();
+    pub(crate) fn of_reads(&self, database: DatabaseId) -> Needs {
+        let observed = self.observed(database);
         if self.may_write.load(Ordering::Acquire) || self.is_open() || self.is_ahead_of(observed) {
             Needs::Primary
         } else {
@@ -133,9 +153,9 @@ impl Requirement {
         }
     }
 
-    /// What a lookup in a cache must find.
-    pub(crate) fn of_lookups(&self) -> Needs {
-        let observed = *self.observed();
+    /// What a lookup in a cache that follows the database must find.
+    pub(crate) fn of_lookups(&self, database: DatabaseId) -> Needs {
+        let observed = self.observed(database);
         let is_open = !self.is_of_process && self.is_open();
         if is_open || self.is_ahead_of(observed) {
             Needs::Primary
@@ -145,29 +165,32 @@ impl Requirement {
     }
 
     /// Whether observing a position would let replicas serve reads again.
-    pub(crate) fn can_be_observed(&self) -> bool {
-        !self.is_open() && self.is_ahead_of(*self.observed())
+    pub(crate) fn can_be_observed(&self, database: DatabaseId) -> bool {
+        !self.is_open() && self.is_ahead_of(self.observed(database))
     }
 
-    /// What a lookup in a cache must find; asks for a position on the primary if that is not known.
+    /// What a lookup in a cache that follows the database must find; asks for a position on its primary if that is not
+    /// known.
     pub(crate) async fn observe<E>(
         &self,
+        database: DatabaseId,
         position: impl Future<Output = Result<(Epoch, Position), E>>,
     ) -> Result<Option<(Epoch, Position)>, E> {
-        if let Needs::Position(known) = self.of_lookups() {
+        if let Needs::Position(known) = self.of_lookups(database) {
             return Ok(known);
         }
         let writes = self.ended.load(Ordering::Acquire);
         let at = position.await?;
-        let mut observed = self.observed();
-        observed.at = must_see(observed.at, Some(at));
-        observed.writes = observed.writes.max(writes);
-        Ok(observed.at)
+        Ok(self.update(database, |observed| {
+            observed.at = must_see(observed.at, Some(at));
+            observed.writes = observed.writes.max(writes);
+            observed.at
+        }))
     }
 
-    /// The last position that is known.
-    pub(crate) fn observed_at(&self) -> Option<(Epoch, Position)> {
-        self.observed().at
+    /// The last position of the database that is known.
+    pub(crate) fn observed_at(&self, database: DatabaseId) -> Option<(Epoch, Position)> {
+        self.observed(database).at
     }
 
     fn is_open(&self) -> bool {
@@ -178,8 +201,25 @@ impl Requirement {
         self.ended.load(Ordering::Acquire) > observed.writes
     }
 
-    fn observed(&self) -> MutexGuard<'_, Observed> {
-        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn observed(&self, database: DatabaseId) -> Observed {
+        let all = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = all.iter().find(|(of, _)| *of == database);
+        of.map(|(_, observed)| *observed).unwrap_or_default()
+    }
+
+    fn update<T>(&self, database: DatabaseId, update: impl FnOnce(&mut Observed) -> T) -> T {
+        let mut all = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, observed)) = all.iter_mut().find(|(of, _)| *of == database) {
+            return update(observed);
+        }
+        let mut observed = Observed::default();
+        let updated = update(&mut observed);
+        all.push((database, observed));
+        updated
+    }
+
+    fn lent_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.lent_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -216,6 +256,8 @@ mod tests {
 
     use super::*;
 
+    const A: DatabaseId = DatabaseId { system_identifier: 7, oid: 5 };
+    const B: DatabaseId = DatabaseId { system_identifier: 7, oid: 6 };
     const PRIMARY: (Needs, Needs) = (Needs::Primary, Needs::Primary);
 
     fn at(epoch: u64, position: u64) -> (Epoch, Position) {
@@ -223,40 +265,40 @@ mod tests {
     }
 
     async fn observe(requirement: &Requirement, to: (Epoch, Position)) {
-        requirement.observe(ready(Ok::<_, Infallible>(to))).await.unwrap();
+        requirement.observe(A, ready(Ok::<_, Infallible>(to))).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_write_that_has_ended_needs_a_position_that_was_observed_after_it() {
-        let requirement = Requirement::new(Some(at(1, 5)), false);
-        assert_eq!(requirement.of_reads(), Needs::Position(Some(at(1, 5))));
+        let requirement = Requirement::new(A, Some(at(1, 5)), false);
+        assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 5))));
         let write = requirement.begin();
-        assert_eq!((requirement.of_reads(), requirement.of_lookups()), PRIMARY);
+        assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
         observe(&requirement, at(1, 6)).await;
         write.end();
-        assert_eq!(requirement.of_reads(), Needs::Primary, "it was observed too early");
+        assert_eq!(requirement.of_reads(A), Needs::Primary, "it was observed too early");
         observe(&requirement, at(1, 7)).await;
-        assert_eq!(requirement.of_reads(), Needs::Position(Some(at(1, 7))));
+        assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 7))));
     }
 
     #[tokio::test]
     async fn a_write_that_is_left_may_commit_at_any_time() {
-        let requirement = Requirement::new(None, false);
+        let requirement = Requirement::new(A, None, false);
         drop(requirement.begin());
         observe(&requirement, at(1, 6)).await;
-        assert_eq!((requirement.of_reads(), requirement.of_lookups()), PRIMARY);
+        assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
     }
 
     #[tokio::test]
     async fn a_write_that_ends_while_a_position_is_asked_for_is_not_covered_by_it() {
-        let requirement = Requirement::new(None, false);
+        let requirement = Requirement::new(A, None, false);
         requirement.begin().end();
         let meanwhile = async {
             requirement.begin().end();
             Ok::<_, Infallible>(at(1, 6))
         };
-        requirement.observe(meanwhile).await.unwrap();
-        assert_eq!(requirement.of_reads(), Needs::Primary);
+        requirement.observe(A, meanwhile).await.unwrap();
+        assert_eq!(requirement.of_reads(A), Needs::Primary);
     }
 
     #[tokio::test(start_paused = true)]
@@ -264,14 +306,14 @@ mod tests {
         let requirement = Requirement::of_process();
         requirement.lend();
         requirement.take_back(|| true);
-        assert_eq!(requirement.of_reads(), Needs::Primary, "it has hardly begun");
+        assert_eq!(requirement.of_reads(A), Needs::Primary, "it has hardly begun");
         tokio::time::advance(GRACE * 2).await;
         requirement.take_back(|| false);
-        assert!(!requirement.can_be_observed(), "it is in use");
+        assert!(!requirement.can_be_observed(A), "it is in use");
         requirement.take_back(|| true);
-        assert!(requirement.can_be_observed());
+        assert!(requirement.can_be_observed(A));
         observe(&requirement, at(1, 7)).await;
-        assert_eq!(requirement.of_reads(), Needs::Position(Some(at(1, 7))));
+        assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 7))));
     }
 
     #[tokio::test]
@@ -279,29 +321,41 @@ mod tests {
         let requirement = Requirement::of_process();
         requirement.begin().end();
         observe(&requirement, at(1, 7)).await;
-        requirement.begin_epoch(Epoch::UNKNOWN);
-        requirement.begin_epoch(Epoch::new(1));
-        assert_eq!(requirement.of_reads(), Needs::Position(Some(at(1, 7))));
-        requirement.begin_epoch(Epoch::new(2));
-        assert_eq!((requirement.of_reads(), requirement.of_lookups()), PRIMARY);
+        requirement.begin_epoch(A, Epoch::UNKNOWN);
+        requirement.begin_epoch(A, Epoch::new(1));
+        assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 7))));
+        requirement.begin_epoch(A, Epoch::new(2));
+        assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
         observe(&requirement, at(2, 3)).await;
-        requirement.begin_epoch(Epoch::new(2));
-        assert_eq!(requirement.of_reads(), Needs::Position(Some(at(2, 3))));
+        requirement.begin_epoch(A, Epoch::new(2));
+        assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(2, 3))));
     }
 
     #[test]
     fn a_method_that_may_write_sends_reads_to_the_primary_and_leaves_caches_alone() {
-        let requirement = Requirement::new(None, true);
-        assert_eq!(requirement.of_reads(), Needs::Primary);
-        assert_eq!(requirement.of_lookups(), Needs::Position(None));
+        let requirement = Requirement::new(A, None, true);
+        assert_eq!(requirement.of_reads(A), Needs::Primary);
+        assert_eq!(requirement.of_lookups(A), Needs::Position(None));
     }
 
     #[test]
     fn sessions_of_two_histories_need_a_position_of_now() {
-        let requirement = Requirement::new(Some(at(1, 5)), false);
-        requirement.join(at(1, 7));
-        assert_eq!(requirement.of_lookups(), Needs::Position(Some(at(1, 7))));
-        requirement.join(at(2, 3));
-        assert_eq!((requirement.of_reads(), requirement.of_lookups()), PRIMARY);
+        let requirement = Requirement::new(A, Some(at(1, 5)), false);
+        requirement.join(A, at(1, 7));
+        assert_eq!(requirement.of_lookups(A), Needs::Position(Some(at(1, 7))));
+        requirement.join(A, at(2, 3));
+        assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
+    }
+
+    #[tokio::test]
+    async fn a_position_of_one_database_is_not_past_a_write_to_another() {
+        let requirement = Requirement::new(A, Some(at(1, 5)), false);
+        requirement.begin().end();
+        observe(&requirement, at(1, 7)).await;
+        assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 7))));
+        assert_eq!((requirement.of_reads(B), requirement.of_lookups(B)), PRIMARY);
+        requirement.observe(B, ready(Ok::<_, Infallible>(at(2, 3)))).await.unwrap();
+        assert_eq!(requirement.of_lookups(B), Needs::Position(Some(at(2, 3))));
+        assert_eq!(requirement.of_lookups(A), Needs::Position(Some(at(1, 7))));
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::{EndedStrays, Record, Requirement};
+use super::{DatabaseId, EndedStrays, Record, Requirement};
 use crate::cache::permit::Permit;
 use crate::cache::template::PolicyTag;
 use crate::entry::{Epoch, Position};
@@ -13,7 +13,9 @@ use crate::traffic::Traffic;
 #[derive(Debug, Default)]
 pub(crate) struct Scope {
     pub(crate) tags: Vec<PolicyTag>,
-    /// What the session has written.
+    /// The database that the cache follows.
+    pub(crate) database: DatabaseId,
+    /// What the session has written there.
     pub(crate) session: Option<(Epoch, Position)>,
     /// The answer may be kept though reads are not known.
     pub(crate) untracked: bool,
@@ -54,14 +56,14 @@ pub(super) fn requirement_of(scope: &Scope, outer: Option<&Record>) -> Option<Ar
     let may_write = scope.kind == Kind::Request { may_write: true };
     match outer.and_then(Record::requirement) {
         Some(shared) => {
-            scope.session.into_iter().for_each(|session| shared.join(session));
+            scope.session.into_iter().for_each(|session| shared.join(scope.database, session));
             if may_write {
                 shared.may_write();
             }
             Some(shared.clone())
         }
         None if scope.kind == Kind::Value => None,
-        None => Some(Arc::new(Requirement::new(scope.session, may_write))),
+        None => Some(Arc::new(Requirement::new(scope.database, scope.session, may_write))),
     }
 }
 

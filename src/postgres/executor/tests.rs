@@ -321,3 +321,40 @@ async fn a_look_up_in_the_background_keeps_nobody_waiting_for_a_primary_that_han
     let found = tokio::time::timeout(Duration::from_secs(30), find).await;
     assert!(found.expect("it hangs").is_err());
 }
+
+/// Whether a statement writes that is not known to be a read is for the server to say.
+#[tokio::test]
+async fn a_replica_that_was_promoted_refuses_what_may_write() {
+    let primary = server_with_view().await;
+    let standby = primary.standby().await.expect("standby");
+    let options = DatabaseOptions::new(primary.url()).replica(standby.url());
+    let db = options.connect().await.expect("database");
+    standby.psql("select pg_promote()").await.expect("promotion");
+    let replica = db.servers().remove(0);
+    let is_promoted = async || replica.at().is_some_and(|at| !at.standby);
+    eventually("the promotion is known", is_promoted).await.expect("promoted");
+    let statement = Statement::take("select f()").expect("a statement");
+    let mut plan = Plan::of(&db, &statement, false).await;
+    (plan.read_only, plan.epoch) = (true, crate::entry::Epoch::UNKNOWN);
+    let opened = open(&db, &Candidate::Replica(replica.clone()), &plan).await;
+    let mut opened = opened.unwrap_or_else(|_| panic!("it is up"));
+    let write = sqlx::query("insert into a values ('x')").execute(opened.conn.get()).await;
+    let code = write.err().and_then(|error| error.into_database_error()?.code().map(String::from));
+    assert_eq!((code.as_deref(), opened.refuses_writes), (Some("25006"), true));
+}
+
+#[tokio::test]
+async fn a_read_that_nobody_stores_says_that_a_replica_may_be_too_far_back() {
+    let db = DatabaseOptions::new(server_with_view().await.url()).connect().await.expect("db");
+    let cache = Cache::new(Memory::new(1 << 20));
+    let statement = Statement::take("select v from v").expect("a statement");
+    let record = cache.record(None, Ask::of_request(None));
+    let read = async {
+        let plan = Plan::of(&db, &statement, false).await;
+        assert!(plan.record.is_none());
+        let behind = Proof::Nothing(Unfit::new(REPLICA_BEHIND, "it was read from a replica"));
+        note(&db, &plan, &"replica-1".into(), &behind);
+    };
+    record.scope(read).await;
+    assert_eq!(record.caveat(), Some(REPLICA_BEHIND));
+}

@@ -1,0 +1,69 @@
+//! Several `Database`s, and several caches, in one process.
+
+use tidegate::{Cache, Database, Event, Key, Listener, Memory, Record, ValuePolicy};
+
+use super::world::{TTL, options, primary};
+
+fn values() -> ValuePolicy {
+    ValuePolicy::ttl(TTL).jitter(0.0).early_refresh(0.0).build().unwrap()
+}
+
+fn memory() -> Memory {
+    Memory::new(16 << 20)
+}
+
+async fn cached(db: &Database, cache: &Cache) -> String {
+    let sql = "select name from users where id = 1";
+    db.cached(cache, values()).fetch_one::<(String,)>(sql).await.unwrap().0
+}
+
+async fn rename(db: &Database, name: &str) {
+    let query = sqlx::query("update users set name = $1 where id = 1").bind(name.to_owned());
+    query.execute(db.writer()).await.unwrap();
+}
+
+fn counted(cache: &Cache) -> (u64, u64) {
+    (cache.counters().event(Event::Stored), cache.counters().event(Event::NotStored))
+}
+
+#[tokio::test]
+async fn what_was_written_by_another_database_is_found_in_a_cache() {
+    let server = primary(&[]).await;
+    let db = options(&server).connect().await.unwrap();
+    let other = options(&server).connect().await.unwrap();
+    let cache = Cache::new(memory());
+    let listener = Listener::spawn(&db, &cache).await.unwrap();
+    assert_eq!(cached(&db, &cache).await, "ada");
+    assert_eq!(counted(&cache), (1, 0));
+    // From here on, nobody tells the cache of a change.
+    listener.stop();
+    rename(&other, "eve").await;
+    assert_eq!(cached(&db, &cache).await, "eve", "in no scope");
+    let write_and_read = async {
+        rename(&other, "dan").await;
+        cached(&db, &cache).await
+    };
+    assert_eq!(Record::detached(write_and_read).await, "dan", "in one scope");
+}
+
+/// On a hit, its position can't be compared with those of the reads.
+#[tokio::test]
+async fn a_value_of_a_cache_without_a_log_is_refused_when_it_is_loaded_as_when_it_is_found() {
+    let server = primary(&[]).await;
+    let db = options(&server).connect().await.unwrap();
+    let (cache, plain) = (Cache::new(memory()), Cache::new(memory()));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let policy = ValuePolicy::ttl(TTL).jitter(0.0).early_refresh(0.0).tag("word").build().unwrap();
+    let key = Key::new("inner").finish();
+    for name in ["loaded", "found"] {
+        let load = async || {
+            let sql = "select name from users where id = 1";
+            let user: String = sqlx::query_scalar(sql).fetch_one(db.reader()).await.unwrap();
+            let word = async || Ok::<_, ()>("word".to_owned());
+            Ok::<_, ()>(user + &plain.get_or_load(&key, &policy, word).await.unwrap())
+        };
+        let outer = Key::new("outer").part(name).finish();
+        assert_eq!(cache.get_or_load(&outer, &values(), load).await.unwrap(), "adaword");
+    }
+    assert_eq!((counted(&cache), counted(&plain)), ((0, 2), (1, 0)));
+}
