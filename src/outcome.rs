@@ -62,7 +62,7 @@ pub enum MissReason {
 pub enum BypassReason {
     /// The cache is switched off.
     Off,
-    /// Neither GET nor HEAD.
+    /// Neither GET nor HEAD, nor QUERY where the policy says [`query_content`](crate::Policy::query_content).
     Method,
     /// No policy for the route.
     NoPolicy,
@@ -72,7 +72,7 @@ pub enum BypassReason {
     Personal,
     /// The request has an extension that the key does not hold; see [`CacheLayer::extension`](crate::CacheLayer::extension).
     Extensions,
-    /// The request has a body.
+    /// The request has a body that is no part of its key.
     Body,
     /// A header asks for another method than the request has.
     MethodOverride,

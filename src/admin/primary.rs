@@ -18,8 +18,13 @@ where
     T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
 {
     let asked = async {
-        let mut conn = db.inner.primary.acquire().await?;
-        sqlx::query_as(sql).fetch_all(&mut *conn).await
+        let mut transaction = db.inner.primary.begin("BEGIN READ ONLY").await?;
+        // The application's path may have other schemas before pg_catalog.
+        let path = "select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)";
+        sqlx::query(path).execute(&mut *transaction).await?;
+        let rows = sqlx::query_as(sql).fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(rows)
     };
     timeout(LIMIT, asked).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }

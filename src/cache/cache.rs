@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::sync::oneshot;
 
 use super::audit::{Audited, Audits};
 use super::fence::Fences;
 use super::flight::Flights;
+use super::lease::LeaseGuard;
 use super::log::{Attached, Log, LogError};
 use super::lookup::{Ask, Hit};
 use super::past::PastEpochs;
@@ -20,7 +22,7 @@ use super::record::{Kind, Record, Scope};
 use crate::clock;
 use crate::entry::{Entry, Epoch, Key, Position, Tag};
 use crate::outcome::{Counters, Event, Outcome};
-use crate::store::{Bus, LeaseToken, Store, StoreError, StoreStatus};
+use crate::store::{Bus, Store, StoreError, StoreStatus};
 
 /// Bytes of the fence table, unless told otherwise: about a million slots.
 const FENCE_BYTES: usize = 8 << 20;
@@ -72,7 +74,9 @@ pub(crate) struct Shared {
 
 impl Cache {
     /// A cache over a store. At most 512 fills run at a time; with a `Listener`, four for each
-    /// connection that its `Database` may have to the primary.
+    /// connection that its `Database` may have to the primary. Connections to replicas do not count, since all fills read
+    /// the primary while no replica has what was written last. A service whose replicas are seldom behind may allow more
+    /// by [`with_limits`](Self::with_limits).
     pub fn new(store: impl Store) -> Self {
         Self::with_bounds(store, FENCE_BYTES, None)
     }
@@ -238,51 +242,43 @@ impl Cache {
             kind: if ask.is_request { Kind::Request { may_write: false } } else { Kind::Value },
             keys: keys.iter().map(|key| *key.hash()).collect(),
             permit: permit.map(Arc::downgrade).unwrap_or_default(),
+            strays: ask.strays,
         };
         Record::new(self.shared.fences.clone(), scope)
     }
 
-    /// Keeps an entry: at once what can be, the rest in the background, and `lease` is given back
-    /// when it is where the others look.
-    pub(crate) fn keep(&self, key: &Key, entry: &Arc<Entry>, lease: Option<LeaseToken>) {
+    /// Keeps an entry: at once what can be, the rest in the background, and releases `lease` when the entry is where
+    /// other nodes look.
+    pub(crate) fn keep(&self, key: &Key, entry: &Arc<Entry>, lease: Option<Box<LeaseGuard>>) {
         let rest = self.shared.store.put(key, entry);
         if rest.is_none() && lease.is_none() {
             return;
         }
-        let (cache, key) = (self.clone(), key.clone());
+        let cache = self.clone();
         spawn(async move {
             if let Some(rest) = rest {
                 cache.noted(rest.await);
             }
-            if let Some(token) = lease {
-                cache.noted(cache.shared.store.release(&key, token).await);
+            if let Some(lease) = lease {
+                cache.noted(lease.release().await);
             }
         });
     }
 
-    /// Drops an entry that can't be used.
+    /// Drops an entry that can't be used, even if whoever waits for that is gone before.
     pub(crate) async fn forget(&self, key: &Key) {
-        self.noted(self.shared.store.remove(key).await);
+        let (cache, key) = (self.clone(), key.clone());
+        to_the_end(async move { cache.noted(cache.shared.store.remove(&key).await) }).await;
     }
 
     /// Drops an entry: at once what can be, the rest in the background.
-    pub(super) fn forget_soon(&self, key: Key) {
-        let cache = self.clone();
-        let mut forgetting = Box::pin(async move { cache.forget(&key).await });
-        if (&mut forgetting).now_or_never().is_none() {
-            spawn(forgetting);
-        }
+    pub(super) fn forget_soon(&self, key: &Key) {
+        let _ = self.forget(key).now_or_never();
     }
 
     /// Whether there are others who have to be asked to leave the making of an answer to us.
     pub(crate) fn leases(&self, policy: &Policy) -> bool {
         !policy.lease.is_zero() && self.shared.store.is_shared()
-    }
-
-    /// Gives a lease back without an entry.
-    pub(crate) fn give_back(&self, key: &Key, lease: LeaseToken) {
-        let (cache, release) = (self.clone(), self.shared.store.release(key, lease));
-        spawn(async move { cache.noted(release.await) });
     }
 
     /// A store's failure is counted and told, and is nobody's error.
@@ -299,6 +295,22 @@ pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn(work);
     }
+}
+
+/// Does work to its end. A client that leaves drops all that its request waits for; work that has begun goes on in the
+/// background.
+pub(crate) async fn to_the_end(work: impl Future<Output = ()> + Send + 'static) {
+    let mut work = Box::pin(work);
+    if (&mut work).now_or_never().is_some() {
+        return;
+    }
+    let (done, end) = oneshot::channel::<()>();
+    spawn(async move {
+        work.await;
+        drop(done);
+    });
+    // The sender says nothing; it is gone when the work is done.
+    drop(end.await);
 }
 
 impl fmt::Debug for Cache {

@@ -17,9 +17,12 @@ use crate::sync::{AtomicU64, Mutex, Ordering};
 mod ended;
 #[cfg(all(test, tidegate_loom))]
 mod interleaved;
+mod schema;
 mod slots;
 
 use ended::Ended;
+use schema::LastChange;
+pub(crate) use schema::schema_changes;
 use slots::Slots;
 
 /// Slots per tag.
@@ -57,6 +60,7 @@ pub struct Fences {
     gap: std::sync::atomic::AtomicU64,
     /// The epoch before. Not looked at for entries of this one.
     ended: RwLock<Option<Arc<Ended>>>,
+    schema: LastChange,
 }
 
 impl Fences {
@@ -76,6 +80,7 @@ impl Fences {
             sample: Sample::default(),
             gap: std::sync::atomic::AtomicU64::new(0),
             ended: RwLock::default(),
+            schema: LastChange::default(),
         }
     }
 
@@ -229,6 +234,17 @@ impl Fences {
         let fence = self.seen.fetch_add(1, Ordering::AcqRel);
         self.confirm(Position::ZERO, clock::moment());
         Position::new(fence)
+    }
+
+    /// The last change of the schema that was noticed: what was looked up in the catalogue before counts no more.
+    pub(crate) fn schema(&self) -> u64 {
+        self.schema.get()
+    }
+
+    /// Records that the schema has changed, and returns the number of the change. To be called before anything is proven
+    /// by having seen it.
+    pub(crate) fn change_schema(&self) -> u64 {
+        self.schema.notice()
     }
 
     /// Records that the primary's log has reached a position.

@@ -31,7 +31,7 @@ mod pace;
 const SHARDS: usize = 64;
 
 type Hash = [u8; 32];
-type Table = HashMap<Hash, Arc<Flight>, BuildHasherDefault<First>>;
+type Table = HashMap<Hash, Open, BuildHasherDefault<First>>;
 type Shard = Mutex<Table>;
 
 /// A part of a key's hash, which is as good as any hash of it.
@@ -81,6 +81,14 @@ struct Flight {
     pace: Pace,
 }
 
+/// A flight that others can join.
+#[derive(Debug, Default)]
+struct Open {
+    flight: Arc<Flight>,
+    /// How many lead it or wait for it. References tell less: who leaves gives its own back after the lock.
+    seats: usize,
+}
+
 impl Flights {
     pub(crate) fn new() -> Self {
         Self((0..SHARDS).map(|_| Shard::default()).collect())
@@ -116,7 +124,11 @@ impl Flights {
 
     fn seat(&self, key: Hash) -> Seat {
         let flights = self.0.clone();
-        let flight = lock(&flights[shard(&key)]).entry(key).or_default().clone();
+        let mut shard = lock(&flights[shard(&key)]);
+        let open = shard.entry(key).or_default();
+        open.seats += 1;
+        let flight = open.flight.clone();
+        drop(shard);
         Seat { flights, key, flight }
     }
 
@@ -166,7 +178,7 @@ impl Flight {
     }
 }
 
-/// A place in a flight, as leader or waiting. The last to leave closes the door.
+/// A place in a flight, as leader or waiting. Dropping the last one removes the flight from the table.
 struct Seat {
     flights: Arc<[Shard]>,
     key: Hash,
@@ -186,9 +198,10 @@ impl Drop for Seat {
             return;
         }
         let mut shard = lock(&self.flights[shard(&self.key)]);
-        if let Slot::Occupied(slot) = shard.entry(self.key) {
-            // The table's and ours: nobody else is in it, and nobody can join under the lock.
-            if Arc::ptr_eq(slot.get(), &self.flight) && Arc::strong_count(slot.get()) == 2 {
+        let Slot::Occupied(mut slot) = shard.entry(self.key) else { return };
+        if Arc::ptr_eq(&slot.get().flight, &self.flight) {
+            slot.get_mut().seats -= 1;
+            if slot.get().seats == 0 {
                 slot.remove();
             }
         }
@@ -239,7 +252,7 @@ impl Leader {
         let Seat { flights, key, flight } = &self.seat;
         drop(flight.landing.set(landing));
         let mut shard = lock(&flights[shard(key)]);
-        if shard.get(key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
+        if shard.get(key).is_some_and(|open| Arc::ptr_eq(&open.flight, flight)) {
             shard.remove(key);
         }
         drop(shard);
@@ -366,5 +379,19 @@ mod tests {
         assert!(flights.try_lead(KEY).is_none());
         drop(leader);
         assert!(flights.try_lead(KEY).is_some());
+    }
+
+    /// A thread that leaves gives its reference back after the lock. Another one that leaves meanwhile is the last in the
+    /// flight, but holds not the last reference.
+    #[tokio::test]
+    async fn the_last_to_leave_removes_the_flight_whoever_still_refers_to_it() {
+        let flights = Flights::new();
+        let (first, second) = (flights.seat(KEY), flights.seat(KEY));
+        let reference = first.flight.clone();
+        drop(first);
+        assert_eq!(flights.len(), 1);
+        drop(second);
+        assert_eq!(flights.len(), 0);
+        drop(reference);
     }
 }

@@ -94,7 +94,8 @@ impl Policy {
     }
 
     /// Cookies by which no response differs, such as those of trackers (`_ga*`); a name that ends in `*` stands for all that
-    /// begin so. A request with any other cookie that [`vary_cookies`](Self::vary_cookies) does not name is somebody's.
+    /// begin so. A request with any other cookie that [`vary_cookies`](Self::vary_cookies) does not name is somebody's. A
+    /// handler that computes a response for others does not get them.
     #[must_use]
     pub fn ignore_cookies<I>(mut self, names: I) -> Self
     where

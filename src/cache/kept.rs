@@ -1,8 +1,8 @@
 //! Values of a Rust type in entries.
 //!
-//! The body is the value encoded by bincode, which names no fields. The head is a marker byte and the value's
-//! [fingerprint](super::fingerprint), 8 bytes, little-endian. A node that decodes the body, once per entry, compares
-//! the fingerprint of the result with the head; if they differ, the entry holds no value of the requested type.
+//! The body is the value encoded by bincode, which names no fields. The head ([`ValueHead`]) has the value's
+//! [fingerprint](super::fingerprint). A node that decodes the body, once per entry, compares the fingerprint of the
+//! result with the head; if they differ, the entry holds no value of the requested type.
 
 use std::any::{Any, type_name};
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::fingerprint::fingerprint;
 use super::record::Unfit;
-use crate::entry::{Entry, VALUE};
+use crate::entry::{Entry, ValueHead, decoder};
 
 /// What the head of an entry is that says "there is none".
 const NONE: &[u8] = b"none";
@@ -61,12 +61,12 @@ pub(super) struct Maybe<T>(pub(super) Option<T>);
 
 impl<T: Type> Kept for Value<T> {
     fn read(entry: &Entry) -> Option<Self> {
-        let value = entry.decoded(decode::<T>).ok()?;
+        let value = value::<T>(entry).ok()?;
         Some(Self(Arc::unwrap_or_clone(value)))
     }
 
     fn is_in(entry: &Entry) -> bool {
-        entry.has_decoded::<T>() || entry.decoded(decode::<T>).is_ok()
+        entry.has_decoded::<T>() || value::<T>(entry).is_ok()
     }
 
     fn write(&self) -> Result<Written, Unfit> {
@@ -113,8 +113,6 @@ enum Mismatch {
     Encode(#[from] bincode::error::EncodeError),
     #[error("decoding fails: {0}")]
     Decode(#[from] bincode::error::DecodeError),
-    #[error("decoding leaves {0} bytes over")]
-    LeftOver(usize),
     #[error("its `Serialize` fails: {0}")]
     Fingerprint(#[from] super::fingerprint::Failed),
     #[error("the decoded value has other contents or another shape")]
@@ -133,31 +131,40 @@ fn encode_checked<T: Type>(value: &T) -> Result<Written, Mismatch> {
     let body: Bytes = bincode::serde::encode_to_vec(value, bincode::config::standard())?.into();
     let fingerprint = fingerprint(value)?;
     // Checked here once for all nodes; the first hit on this node needs no decoding.
-    let decoded = decode_body::<T>(&body, fingerprint)?;
-    let head = [&[VALUE], &fingerprint.to_le_bytes()[..]].concat().into();
-    Ok(Written { head, body, decoded: Some(Arc::new(decoded)) })
+    let (decoded, weight) = decode_body::<T>(&body, fingerprint)?;
+    let head = ValueHead { fingerprint, weight: u32::try_from(weight).unwrap_or(u32::MAX) };
+    Ok(Written { head: head.encode(), body, decoded: Some(Arc::new(decoded)) })
 }
 
-fn decode<T: Type>(entry: &Entry) -> Result<T, Mismatch> {
-    let Some((&VALUE, rest)) = entry.head().split_first() else { return Err(Mismatch::NoValue) };
-    let fingerprint = rest.try_into().map_err(|_length| Mismatch::NoValue)?;
+/// The value of an entry, which is decoded once, unless it takes more than the entry weighs.
+fn value<T: Type>(entry: &Entry) -> Result<Arc<T>, Mismatch> {
+    if let Some(known) = entry.known() {
+        return Ok(known);
+    }
+    let (value, weight) = decode::<T>(entry)?;
+    let value = Arc::new(value);
+    if entry.may_keep(weight) {
+        entry.set_decoded(value.clone());
+    }
+    Ok(value)
+}
+
+fn decode<T: Type>(entry: &Entry) -> Result<(T, usize), Mismatch> {
+    let head = ValueHead::decode(entry.head()).ok_or(Mismatch::NoValue)?;
     // A constructor may rely on what its own version guarantees, and panic over another version's value.
-    let decoded = || decode_body(entry.body(), u64::from_le_bytes(fingerprint));
+    let decoded = || decode_body(entry.body(), head.fingerprint);
     catch_unwind(AssertUnwindSafe(decoded)).unwrap_or(Err(Mismatch::Panic))
 }
 
-fn decode_body<T: Type>(body: &[u8], expected: u64) -> Result<T, Mismatch> {
-    // No more than is there can be asked for; the limit is on what a length in it may claim.
-    const LIMIT: usize = 256 << 20;
-    let config = bincode::config::standard().with_limit::<LIMIT>();
-    let (value, read) = bincode::serde::decode_from_slice(body, config)?;
-    if read != body.len() {
-        return Err(Mismatch::LeftOver(body.len().saturating_sub(read)));
-    }
+/// Decodes a value, and estimates the bytes that it takes in an `Arc` of its own.
+fn decode_body<T: Type>(body: &[u8], expected: u64) -> Result<(T, usize), Mismatch> {
+    // Two counters, and the allocator's header.
+    const SHARED: usize = 32;
+    let (value, weight) = decoder::decode_weighed(body)?;
     if fingerprint(&value)? != expected {
         return Err(Mismatch::Other);
     }
-    Ok(value)
+    Ok((value, weight.saturating_add(SHARED)))
 }
 
 /// The reason why a value is not stored; logged as a warning once per type and process.
@@ -172,4 +179,29 @@ fn unstorable<T>(mismatch: &Mismatch) -> Unfit {
         tracing::warn!("not cached: {why}");
     }
     Unfit::new("unstorable-type", why)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::entry::{Epoch, Key, Life, Position};
+
+    #[test]
+    fn a_decoded_value_that_takes_more_than_its_entry_weighs_is_not_kept() {
+        type Sparse = Vec<Option<[u64; 8]>>;
+        let written = encode::<Sparse>(&vec![None; 100]).unwrap();
+        let honest = ValueHead::decode(&written.head).unwrap();
+        assert!(honest.weight > 100 * 8 * 8, "{honest:?}");
+        for (weight, is_kept) in [(honest.weight, true), (honest.weight - 1, false), (0, false)] {
+            let head = ValueHead { weight, ..honest }.encode();
+            let life = Life::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
+            let (key, at) = (Key::new("k").finish(), (Epoch::new(1), Position::ZERO));
+            let entry = Entry::new(&key, at, [].into(), life, (head, written.body.clone()));
+            assert_eq!(value::<Sparse>(&entry).unwrap().len(), 100);
+            assert_eq!(entry.has_decoded::<Sparse>(), is_kept, "{weight}");
+            assert!(entry.weight() >= weight as usize + written.body.len());
+        }
+    }
 }

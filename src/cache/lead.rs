@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::cache::Cache;
 use super::flight::{Landing, Leader};
+use super::lease::{Claimed, LeaseGuard, PendingLease};
 use super::lookup::Hit;
 use super::permit::Permit;
 use super::policy::Policy;
@@ -18,7 +19,6 @@ use super::terms::Terms;
 use crate::clock::{self, Instant};
 use crate::entry::{Entry, Key, Life};
 use crate::outcome::{Event, MissReason, Outcome};
-use crate::store::{Lease, LeaseToken};
 
 /// The duty to make the answer for one key. Do the work in [`record`](Self::record)'s scope, then
 /// [`fill`](Self::fill). Dropping it hands the duty to the next request that waits for it.
@@ -35,8 +35,9 @@ pub(crate) struct Lead {
     pub(crate) fallback: Option<Hit>,
     /// The answer that was found and that only time makes stale.
     pub(crate) stale: Option<Arc<Entry>>,
+    /// Before the flight, so that it is released first: the request that takes over asks for it.
+    pub(super) lease: Option<Box<LeaseGuard>>,
     pub(crate) flight: Option<Leader>,
-    pub(crate) lease: Option<LeaseToken>,
     pub(crate) permit: Option<Arc<Permit>>,
     /// The value that the entry to store decodes to, if that is known.
     pub(crate) decoded: Option<Arc<dyn Any + Send + Sync>>,
@@ -74,8 +75,8 @@ impl Lead {
             reason: MissReason::Absent,
             fallback: None,
             stale: None,
-            flight: None,
             lease: None,
+            flight: None,
             permit: None,
             decoded: None,
         }
@@ -111,9 +112,7 @@ impl Lead {
 
     /// The end is not near: other nodes need not wait for it.
     pub(crate) fn release_lease(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            self.cache.give_back(&self.key, lease);
-        }
+        self.lease = None;
     }
 
     /// The same duty, for work that was done in another scope.
@@ -152,14 +151,13 @@ impl Lead {
         if !self.cache.leases(&self.policy) {
             return true;
         }
-        match self.cache.shared.store.lease(&self.key, self.policy.lease).await {
-            Ok(Lease::Granted(token)) => {
-                self.lease = token;
-                true
-            }
-            Ok(Lease::Held) => false,
-            Err(_) => true,
+        match PendingLease::new(&self.cache, &self.key, self.policy.lease).claim().await {
+            Ok(Claimed::Granted(lease)) => self.lease = Some(lease),
+            Ok(Claimed::Unneeded) => {}
+            Ok(Claimed::Held) => return false,
+            Err(error) => self.cache.noted(Err(error)),
         }
+        true
     }
 
     /// Stores the answer if it is proven fresh, and gives it to those who wait. `negative` is for an
@@ -216,7 +214,7 @@ impl Lead {
         let before = self.cache.shared.store.peek(key).filter(|found| found.entry.head == head);
         let variants = before.and_then(|found| found.entry.variants().cloned()).unwrap_or_default();
         if let Some(gone) = variants.note(variant, answer) {
-            self.cache.forget_soon(gone);
+            self.cache.forget_soon(&gone);
         }
         let life = Life::starting_now(answer.life.keep, answer.life.keep, Duration::ZERO);
         let (at, parts) = ((answer.epoch, answer.as_of), (head, Bytes::new()));
@@ -309,7 +307,7 @@ impl Lead {
         match self.cache.shared.fences.judge(entry) {
             Verdict::Valid => {
                 self.cache.shared.counters.note(Event::Stored);
-                // A lease is on the key that was asked for, and is given back with the lead if the
+                // A lease is on the key that was asked for, and is released with the lead if the
                 // answer belongs under another.
                 let lease = if *key == self.key { self.lease.take() } else { None };
                 self.cache.keep(key, entry, lease);
@@ -317,11 +315,5 @@ impl Lead {
             }
             Verdict::Fenced | Verdict::OldEpoch => Filled::NotStored(self.note_overtaken()),
         }
-    }
-}
-
-impl Drop for Lead {
-    fn drop(&mut self) {
-        self.release_lease();
     }
 }

@@ -16,7 +16,7 @@ use super::lead::Lead;
 use super::lookup::{Ask, Hit, Lookup};
 use super::permit::Permit;
 use super::policy::{Policy, ValuePolicy};
-use super::record::Record;
+use super::record::{Record, Stray};
 use super::template::PolicyTag;
 use super::typed::keep;
 use crate::clock;
@@ -53,7 +53,8 @@ impl Cache {
     /// and could not. An `async` closure can be cloned if what it captures can.
     ///
     /// In the policy's tags `{id}` stands for the id, as in `users:id={id}`. Then each value depends on
-    /// its own row only, though one statement reads all of them: `load` must read nothing else of that table.
+    /// its own row only, though one statement reads all of them: `load` must read nothing else of that table. Like the
+    /// loader of [`get_or_load`](Self::get_or_load), it may use nothing but the ids that was read before this call.
     ///
     /// ```
     /// use std::collections::HashMap;
@@ -88,10 +89,11 @@ impl Cache {
         T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
         F: AsyncFnOnce(Vec<I>) -> Result<HashMap<I, T>, E> + Clone,
     {
-        Record::note_lookup();
+        let stray = Stray::lookup();
         let wanted = wanted(ids, |id| self.own_key(key(id)), policy);
         let policy = policy.settings().clone();
-        let mut search = Many { cache: self, policy, found: HashMap::new() };
+        let ask = Ask::of_value(stray.as_ref());
+        let mut search = Many { cache: self, policy, ask, found: HashMap::new() };
         let (missing, late) = search.look(wanted).await;
         search.load(missing, &load).await?;
         // Only now, with no duty of our own that others wait for: else two could wait for each other.
@@ -126,6 +128,8 @@ where
 struct Many<'a, I, T> {
     cache: &'a Cache,
     policy: Arc<Policy>,
+    /// What all of them ask for.
+    ask: Ask,
     found: HashMap<I, T>,
 }
 
@@ -136,7 +140,7 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
         // By no closure: with one, the compiler can't tell that the future may go from thread to thread.
         let mut lookups = Vec::with_capacity(wanted.len());
         for one in &wanted {
-            lookups.push(cache.try_lookup(&one.key, policy, one.ask::<T>()));
+            lookups.push(cache.try_lookup(&one.key, policy, one.ask::<T>(&self.ask)));
         }
         let looked_up = join_all(lookups).await;
         let (mut missing, mut late) = (Vec::new(), Vec::new());
@@ -151,7 +155,7 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
 
     /// Waits for what another is making.
     async fn wait(&mut self, wanted: Wanted<I>) -> Vec<Missing<I, T>> {
-        let lookup = self.cache.lookup(&wanted.key, &self.policy, wanted.ask::<T>()).await;
+        let lookup = self.cache.lookup(&wanted.key, &self.policy, wanted.ask::<T>(&self.ask)).await;
         self.take(wanted, lookup).into_iter().collect()
     }
 
@@ -196,7 +200,7 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
         }
         let permit = self.permit(&mut missing).await;
         let tags = missing.iter().flat_map(|one| one.wanted.tags.clone()).collect();
-        let ask = Ask { tags, ..Ask::default() };
+        let ask = Ask { tags, ..self.ask.clone() };
         let keys: Vec<&Key> = missing.iter().map(|one| &one.wanted.key).collect();
         let record = self.cache.record_for((&keys, permit.as_ref()), Some(&self.policy), ask);
         let ids: Vec<I> = missing.iter().map(|one| one.wanted.id.clone()).collect();
@@ -259,7 +263,7 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
 }
 
 impl<I> Wanted<I> {
-    fn ask<T: Type>(&self) -> Ask {
-        Ask { tags: self.tags.clone(), holds: Some(Maybe::<T>::is_in), ..Ask::default() }
+    fn ask<T: Type>(&self, of_all: &Ask) -> Ask {
+        Ask { tags: self.tags.clone(), holds: Some(Maybe::<T>::is_in), ..of_all.clone() }
     }
 }

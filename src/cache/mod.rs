@@ -22,6 +22,7 @@ mod flight;
 mod identity;
 mod kept;
 mod lead;
+mod lease;
 mod log;
 mod lookup;
 mod many;
@@ -40,10 +41,11 @@ mod waits;
 
 pub use audit::Audited;
 pub use cache::Cache;
-pub(crate) use cache::spawn;
+pub(crate) use cache::{spawn, to_the_end};
 #[cfg(feature = "admin")]
 pub(crate) use examine::Examined;
 pub use fence::Fences;
+pub(crate) use fence::schema_changes;
 pub(crate) use lead::Answer;
 pub(crate) use lead::{Filled, Lead};
 pub(crate) use log::Log;
@@ -54,7 +56,7 @@ pub use policy::{Policy, PolicyError, ValuePolicy, ValuePolicyBuilder};
 #[cfg(feature = "postgres")]
 pub(crate) use record::REPLICA_BEHIND;
 pub(crate) use record::Rehearsed;
-pub(crate) use record::{Needs, Requirement, Write};
+pub(crate) use record::{Needs, Requirement, Stray, Write};
 pub use record::{Record, Unfit};
 pub(crate) use streak::UncacheableStreak;
 pub(crate) use template::PolicyTag;

@@ -31,8 +31,9 @@ use crate::sync::Mutex;
 /// Fills at a time, unless something says otherwise.
 const DEFAULT: usize = 512;
 
-/// Fills at a time for each connection to the database: a handler uses its connection for part of its time, and
-/// several short waits for a connection are still a short wait.
+/// Fills at a time for each connection to the primary: a handler uses its connection for part of its time, and several
+/// short waits for a connection are still a short wait. Connections to replicas do not count. Most fills begin after a
+/// change or a failover, when no replica may be far enough, and then all of them read the primary.
 const FOR_EACH_CONNECTION: usize = 4;
 
 /// A queue that moves is waited in for so many times the policy's `wait`, at most.

@@ -53,6 +53,7 @@ pub struct Policy {
     pub(crate) tags: Vec<TagTemplate>,
     pub(crate) query: QueryPart,
     pub(crate) any_query_order: bool,
+    pub(crate) query_content: Option<usize>,
     pub(crate) s_maxage_allows_stale: bool,
     pub(crate) vary: Vec<String>,
     pub(crate) tag_fields: Vec<String>,
@@ -106,6 +107,7 @@ impl Policy {
             tags: Vec::new(),
             query: QueryPart::All,
             any_query_order: false,
+            query_content: None,
             s_maxage_allows_stale: false,
             vary: Vec::new(),
             tag_fields: Vec::new(),
@@ -174,7 +176,7 @@ impl Policy {
         self
     }
 
-    /// Only these query parameters tell answers apart; the handler must not look at others. By
+    /// Only these query parameters tell answers apart, and the cache hands no others to the handler. By
     /// default all do, in the order in which they are sent.
     #[must_use]
     pub fn query<I>(mut self, names: I) -> Self
@@ -186,11 +188,24 @@ impl Policy {
     }
 
     /// The order of query parameters of different names does not distinguish responses: `?a=1&b=2` is `?b=2&a=1`. The handler
-    /// must not depend on it, nor echo the query. Parameters of one name, and of `i[a]` and `i.b` alike, keep their order.
+    /// gets them sorted by name. Parameters of one name, and of `i[a]` and `i.b` alike, keep their order.
     /// Not for [`standard`](Self::standard) policies, where another URI is another resource.
     #[must_use]
     pub fn any_query_order(mut self) -> Self {
         self.any_query_order = true;
+        self
+    }
+
+    /// Caches responses to requests by QUERY (RFC 10008) whose content is `bytes` long at most. Without this they bypass the
+    /// cache. The content is part of the key, with the fields that describe it (`Content-Type`, `Content-Encoding` and all
+    /// others that begin so), so it is read before anything is looked up; the handler gets it whole. Larger content, and
+    /// content that can't be read to its end within 30 s, is handed on as it comes, and the response is not stored.
+    ///
+    /// For services whose request body is [`axum::body::Body`]: with another type of body, QUERY bypasses the cache. The
+    /// content counts toward [`CacheLayer::capture_limit`](crate::CacheLayer::capture_limit) while it is read.
+    #[must_use]
+    pub fn query_content(mut self, bytes: usize) -> Self {
+        self.query_content = Some(bytes);
         self
     }
 
@@ -229,7 +244,8 @@ impl Policy {
         self
     }
 
-    /// These cookies distinguish responses. Naming the session's cookie makes each response personal. A request with other
+    /// These cookies distinguish responses. Naming the session's cookie makes each response personal. The handler gets them in
+    /// one line that is written from the key, without the cookies that do not count. A request with other
     /// cookies is not answered from the cache, since they may identify the client too: unless the policy ignores them
     /// ([`ignore_cookies`](Self::ignore_cookies)) or says [`public`](Self::public).
     #[must_use]

@@ -57,6 +57,15 @@ pub fn proven_by_replica(replayed: Position, seen: Position) -> Position {
     replayed.min(proven_by_primary(seen))
 }
 
+/// Whether a request may be answered by what was computed for others while it waited, though something that this depends
+/// on has changed since: `since` is the position that the node had seen on the primary when the request came. Every fence
+/// that the node knew then is at or before it, so what is proven from there on has all that was known, and a response
+/// must have no more.
+#[must_use]
+pub fn has_all_since((epoch, as_of): (Epoch, Position), since: (Epoch, Position)) -> bool {
+    epoch.is_known() && epoch == since.0 && as_of >= since.1
+}
+
 /// What two reads prove together: the lesser. `None` if they are of two histories.
 pub fn proven_by_both(
     one: (Epoch, Position),

@@ -5,7 +5,7 @@
 //! at the end it says whether the answer can be cached, and up to which position it is complete.
 //! Futures joined or selected within the handler are in its scope. A task that the handler spawns
 //! is not: pass it the scope with [`Record::carry`], or its reads make every answer in the making
-//! uncacheable, since nobody can tell which of them they went into.
+//! uncacheable, since nobody can tell which of them they went into (`stray`).
 //!
 //! Scopes nest: what an inner one notes, the outer one notes as well (`nesting`), and what one of them writes, later
 //! reads of all of them must see (`requirement`).
@@ -14,7 +14,6 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 
 use tokio::task::futures::TaskLocalFuture;
@@ -27,22 +26,18 @@ use crate::entry::{Epoch, Position, Tag};
 use crate::sync::{Mutex, MutexGuard};
 use crate::traffic::Traffic;
 pub(crate) use requirement::{Needs, Requirement, Write};
-use scope::requirement_of;
 pub(crate) use scope::{Kind, Scope};
+use scope::{requirement_of, strays_of};
+pub(crate) use stray::{EndedStrays, Stray};
 
 mod nesting;
 mod requirement;
 mod scope;
+mod stray;
 
 tokio::task_local! {
     static CURRENT: Record;
 }
-
-/// Reads that were in no record's scope, in this process.
-static STRAY: AtomicU64 = AtomicU64::new(0);
-
-/// Lookups of values that were in no record's scope, in this process.
-static STRAY_LOOKUPS: AtomicU64 = AtomicU64::new(0);
 
 /// The reason of a response for which a replica was read that may be too far back.
 pub(crate) const REPLICA_BEHIND: &str = "replica-behind";
@@ -107,8 +102,8 @@ struct Inner {
     scope: Scope,
     /// What a read of the primary proves that begins with the work.
     began: Option<(Epoch, Position)>,
-    /// Reads and lookups in no scope, when it began.
-    stray: (u64, u64),
+    /// Reads and lookups in no scope that had ended when the work began.
+    strays: EndedStrays,
     notes: Mutex<Notes>,
     /// The scope that this one is part of.
     outer: Option<Record>,
@@ -128,6 +123,8 @@ struct Notes {
     server: Option<Arc<str>>,
     passed_over: Option<&'static str>,
     caveats: Caveats,
+    /// It has a part of which nothing is known, not even the tags of its policy.
+    has_unknown_part: bool,
     /// A read depends on the time of day.
     reads_clock: bool,
     /// When the first of those parts expires that only time bounds.
@@ -147,6 +144,7 @@ impl Record {
     /// Opens a scope, as part of the present one if there is one.
     pub(crate) fn new(fences: Arc<Fences>, mut scope: Scope) -> Self {
         let present = Self::current();
+        let strays = strays_of(&scope, present.as_ref());
         // What work apart writes, the present scope may read once it is done.
         let requirement = requirement_of(&scope, present.as_ref());
         let outer = present.filter(|_| scope.kind != Kind::Apart);
@@ -159,8 +157,16 @@ impl Record {
             }
         }
         let began = proven_by_primary(&fences);
-        let (stray, notes) = (strays(), Mutex::default());
-        Self(Arc::new(Inner { fences, scope, began, stray, notes, outer, requirement, is_rooted }))
+        Self(Arc::new(Inner {
+            fences,
+            scope,
+            began,
+            strays,
+            notes: Mutex::default(),
+            outer,
+            requirement,
+            is_rooted,
+        }))
     }
 
     /// Adds the policy's tags, before any work is in this record's scope.
@@ -178,7 +184,7 @@ impl Record {
 
     /// The part of finished work that has only these of the scope's tags.
     pub(crate) fn part(&self, tags: Vec<PolicyTag>) -> Self {
-        let Inner { fences, scope, began, stray, requirement, is_rooted, .. } = &*self.0;
+        let Inner { fences, scope, began, strays, requirement, .. } = &*self.0;
         let own: Vec<Tag> = tags.iter().map(PolicyTag::tag).collect();
         let others = scope.tags.iter().map(PolicyTag::tag).filter(|tag| !own.contains(tag));
         let others: BTreeSet<Tag> = others.collect();
@@ -190,12 +196,12 @@ impl Record {
             fences: fences.clone(),
             scope,
             began: *began,
-            stray: *stray,
+            strays: *strays,
             notes: Mutex::new(notes),
             // The whole is part of it, and what is part of the whole is noted there.
             outer: None,
             requirement: requirement.clone(),
-            is_rooted: *is_rooted,
+            is_rooted: self.0.is_rooted,
         }))
     }
 
@@ -234,18 +240,6 @@ impl Record {
         Self::new(nothing, Scope { kind: Kind::Apart, ..Scope::default() }).scope(work)
     }
 
-    /// Notes a read that is in no record's scope. Whatever answer is in the making might hold it.
-    pub(crate) fn stray() {
-        STRAY.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Notes a lookup that may be in no record's scope. Whatever a request or a job makes might hold what it finds.
-    pub(crate) fn note_lookup() {
-        if CURRENT.try_with(|_| ()).is_err() {
-            STRAY_LOOKUPS.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-
     /// The tags of a read of `table`: of the `rows` that the statement says, or else of those that the policy says by a
     /// column that is among the `tagged` ones and a value that Postgres writes so, or else the table's.
     pub(crate) fn tags_of(
@@ -279,6 +273,11 @@ impl Record {
     /// The present epoch.
     pub(crate) fn epoch(&self) -> Epoch {
         self.0.fences.epoch()
+    }
+
+    /// The last change of the schema that is known to what this record, or one that it is part of, is proven by.
+    pub(crate) fn schema(&self) -> u64 {
+        self.outward().map(|record| record.0.fences.schema()).max().unwrap_or_default()
     }
 
     /// A position that the primary has reached, as far as the node knows.
@@ -443,8 +442,7 @@ impl Record {
         if let Some(unfit) = &notes.unfit {
             return Err(unfit.clone());
         }
-        let (reads, lookups) = strays();
-        if reads != self.0.stray.0 || self.0.is_rooted && lookups != self.0.stray.1 {
+        if self.may_hold_strays() {
             let why = "a read outside of any request may have been part of the answer; use \
                        Record::carry for spawned tasks and Record::detached for background jobs";
             return Err(Unfit::new("stray-read", why));
@@ -479,12 +477,14 @@ impl Notes {
             let why = "a value or an answer that it holds was served stale";
             return Err(Unfit::new(STALE_PART, why));
         }
+        if self.has_unknown_part {
+            let why = "what a response that it holds depends on is not known: its service was called in another task, such as \
+                       that of tower::buffer (call it in the handler's own, or with Record::carry), or it is of a route whose \
+                       tags could not be read";
+            return Err(Unfit::new("unknown-part", why));
+        }
         Ok(())
     }
-}
-
-fn strays() -> (u64, u64) {
-    (STRAY.load(Ordering::Acquire), STRAY_LOOKUPS.load(Ordering::Acquire))
 }
 
 /// The lower of what the reads prove and what was known when the work began.

@@ -10,7 +10,7 @@ use super::kept::{Kept, Maybe, Value, Written};
 use super::lead::Lead;
 use super::lookup::{Ask, Hit, Lookup};
 use super::policy::{Policy, ValuePolicy};
-use super::record::{Record, Unfit};
+use super::record::{Record, Stray, Unfit};
 use crate::clock;
 use crate::entry::Key;
 use crate::observe;
@@ -24,8 +24,12 @@ impl Cache {
     /// a node with another version of the type, is a miss
     /// ([`MissReason::OtherShape`](crate::MissReason::OtherShape)). A value that changes when it is encoded and decoded
     /// is not stored, and a warning names its type: `#[serde(flatten)]`, `untagged`, `skip_serializing_if` and
-    /// `serde_json::Value` do that. Where the meaning of a value changes and its type does not, raise the cache's
+    /// `serde_json::Value` do that. Nor is a value stored that nests more than 256 others in each other. Where the meaning of a value changes and its type does not, raise the cache's
     /// [`version`](Cache::version).
+    ///
+    /// `load` may use nothing that was read before this call, unless it is part of the key: rows that the caller read, or
+    /// the result of a task that it spawned. The value would be stored without the tags of those reads. What `load` reads
+    /// counts for whatever the caller computes, and not the other way round.
     ///
     /// # Errors
     ///
@@ -87,14 +91,14 @@ impl Cache {
         V: Kept,
         F: AsyncFnOnce() -> Result<V, E>,
     {
-        Record::note_lookup();
+        let stray = Stray::lookup();
         let Some(tags) = policy.tags(None) else {
             policy.warn_of_missing_id();
             return self.compute_unstored(policy.settings(), load).await;
         };
         let policy = policy.settings();
         let key = &*self.own(key);
-        let ask = Ask { tags, holds: Some(V::is_in), ..Ask::default() };
+        let ask = Ask { tags, holds: Some(V::is_in), ..Ask::of_value(stray.as_ref()) };
         match self.lookup(key, policy, ask.clone()).await {
             Lookup::Hit(hit) => match V::read(&hit.found.entry) {
                 Some(value) => self.renew_or_serve((hit, value), policy, load).await,

@@ -30,7 +30,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, Serializer};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Entry, Epoch, Life, Position, Tag};
+use super::{Entry, Epoch, Life, Position, Tag, decoder};
 use crate::clock;
 
 const MAGIC: &[u8; 4] = b"TGE\x04";
@@ -154,7 +154,8 @@ pub(crate) fn decode_sealed(
     let flags = header.get_u32_le();
     let body_at = HEADER.checked_add(metadata_len).ok_or(DecodeError::Truncated)?;
     let metadata_bytes = bytes.get(HEADER..body_at).ok_or(DecodeError::Truncated)?;
-    let metadata = read_metadata(metadata_bytes)?;
+    let metadata: Metadata<'_> =
+        decoder::decode(metadata_bytes).map_err(|_malformed| DecodeError::Metadata)?;
     let mut entry = Entry::from_parts(
         bytes.slice_ref(metadata.key.0),
         (epoch, as_of),
@@ -194,16 +195,6 @@ fn read_life(header: &mut &[u8]) -> Life {
     let age = Duration::from_millis(clock::unix_millis().saturating_sub(made));
     let life = Life::starting_now(ttl, keep, cost);
     Life { age_on_arrival: age, while_revalidating, if_error, ..life }
-}
-
-fn read_metadata(bytes: &[u8]) -> Result<Metadata<'_>, DecodeError> {
-    // A limit above any honest metadata, so that a length in the bytes can't ask for more memory.
-    const LIMIT: usize = 16 << 20;
-    let config = bincode::config::standard().with_limit::<LIMIT>();
-    match bincode::serde::borrow_decode_from_slice(bytes, config) {
-        Ok((metadata, read)) if read == bytes.len() => Ok(metadata),
-        _ => Err(DecodeError::Metadata),
-    }
 }
 
 #[cfg(test)]

@@ -7,11 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Epoch, Key, Position, Tag, Variants};
+use super::{Epoch, Key, Position, Tag, ValueHead, Variants};
 use crate::clock::{self, Instant};
-
-/// The first byte in the head of a value of a Rust type. The head of an HTTP response begins with its status, never 0.
-pub(crate) const VALUE: u8 = 0;
 
 /// One stored answer: the bytes, and what decides whether they may be served.
 ///
@@ -184,20 +181,27 @@ impl Entry {
         &self.body
     }
 
-    /// Bytes that the entry takes in memory, about; with the form that it is decoded into when it is first served,
-    /// which is kept: of an answer that of its head, of a value the value itself.
+    /// Bytes that the entry takes in memory, about. This includes the decoded form that is kept once the entry is served: of
+    /// a response, that of its head; of a value, the value itself, as far as [`may_keep`](Self::may_keep) allows.
     pub fn weight(&self) -> usize {
         // The entry, what counts its users, and its place in a table; a decoded head without its fields.
         const FIXED: usize = size_of::<Entry>() + 192;
         const HEAD: usize = 640;
         // A field takes about 35 bytes when encoded, and 170 in a map.
         const FIELDS: usize = 5;
-        let decoded = match self.head.first() {
-            None | Some(&VALUE) => self.body.len(),
-            Some(_) => HEAD + FIELDS * self.head.len(),
+        let decoded = match ValueHead::decode(&self.head) {
+            Some(value) => value.weight as usize,
+            None if self.head.is_empty() => 0,
+            None => HEAD + FIELDS * self.head.len(),
         };
         let parts = self.key.len() + size_of_val(&*self.tags) + self.head.len() + self.body.len();
         FIXED + parts + decoded + self.variants.as_ref().map_or(0, |listed| listed.weight)
+    }
+
+    /// Whether a decoded value of this many bytes is within what the entry weighs. The entry says how much the value took
+    /// on the node that stored it; another version of its type may take more.
+    pub(crate) fn may_keep(&self, weight: usize) -> bool {
+        ValueHead::decode(&self.head).is_some_and(|head| weight <= head.weight as usize)
     }
 
     /// The head or body in decoded form, made once per node and entry by `decode`.
@@ -208,13 +212,18 @@ impl Entry {
     where
         T: Any + Send + Sync,
     {
-        if let Some(known) = self.decoded.get().cloned().and_then(|any| any.downcast().ok()) {
+        if let Some(known) = self.known() {
             return Ok(known);
         }
         let made = Arc::new(decode(self)?);
         // Lost to another thread, or taken by another type: both work without the shortcut.
         drop(self.decoded.set(made.clone()));
         Ok(made)
+    }
+
+    /// The decoded form, if it has been made and is of this type.
+    pub(crate) fn known<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.decoded.get().cloned()?.downcast().ok()
     }
 
     /// Whether [`decoded`](Self::decoded) would return without decoding.

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Uri};
+use serde::de::DeserializeOwned;
 
 use crate::cache::Policy;
-use crate::entry::{Entry, Key, codec};
+use crate::entry::{Entry, Key, codec, decoder};
 
 /// The key of a GET request.
 pub fn key(uri: &Uri, headers: &HeaderMap, policy: &Policy) -> Key {
@@ -19,4 +20,9 @@ pub fn encode(entry: &Entry) -> Bytes {
 /// And back.
 pub fn decode(bytes: &Bytes) -> Option<Entry> {
     codec::decode(bytes).ok()
+}
+
+/// A value that another node has encoded, and the bytes that it takes, as estimated.
+pub fn decode_value<T: DeserializeOwned>(bytes: &[u8]) -> Option<(T, usize)> {
+    decoder::decode_weighed(bytes).ok()
 }

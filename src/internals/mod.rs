@@ -7,7 +7,7 @@ pub mod fuzzing;
 
 use std::sync::Arc;
 
-pub use benching::{decode, encode, key};
+pub use benching::{decode, decode_value, encode, key};
 pub use entries::entry;
 
 use crate::cache::Cache;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 
 use super::body::Body;
 use super::handler::{Answered, Handler};
@@ -12,9 +12,10 @@ use super::passing::give_token;
 use super::plan::Plan;
 use super::ready::Ready;
 use super::route;
+use super::rules::groups::names_tags;
 use super::rules::validation::unconditional;
 use super::status;
-use super::steps::{Steps, drain};
+use super::steps::{Steps, drain, whole};
 use crate::cache::protocol::Verdict;
 use crate::cache::{Cache, Record, spawn};
 use crate::clock;
@@ -104,7 +105,7 @@ impl<S> Steps<S> {
         if !self.tag(&mut plan, &request) {
             return;
         }
-        *request.method_mut() = Method::GET;
+        whole(request.method_mut());
         let request = unconditional(request, None);
         let Ok(response) = self.compared(&entry, &plan, request).await else { return };
         drain(response).await;
@@ -145,12 +146,13 @@ impl<S> Steps<S> {
         let request = plan.hand_over(request);
         let response = record.enter(|| self.inner.call(request)).await?;
         record.pass_on(plan.policy.lasts(false));
+        if names_tags(response.headers(), &plan.policy) {
+            record.note_unread_tags();
+        }
         let has_written = record.has_written();
         let audit = Audit::new(&cache, &route, entry, (response.status(), record));
         let mut response = response.map(|body| Body::compared(body, audit));
-        if has_written {
-            give_token(&self.routes, response.headers_mut()).await;
-        }
+        give_token(&self.routes, has_written, response.headers_mut()).await;
         Ok(response)
     }
 }

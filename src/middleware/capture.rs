@@ -147,12 +147,9 @@ fn promised(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// In one piece that takes no more than its length: a small one may be a slice of some large buffer.
-fn joined(mut parts: Vec<Bytes>, length: usize) -> Bytes {
-    const LARGE: usize = 64 << 10;
-    if parts.len() == 1 && length >= LARGE {
-        return parts.remove(0);
-    }
+/// In one piece that takes no more than its length: a part may be a slice of a much larger buffer, all of which it would
+/// keep in memory, and nothing tells how large that is.
+fn joined(parts: Vec<Bytes>, length: usize) -> Bytes {
     let whole = BytesMut::with_capacity(length);
     let whole = parts.into_iter().fold(whole, |mut whole, part| {
         whole.extend_from_slice(&part);
@@ -161,7 +158,7 @@ fn joined(mut parts: Vec<Bytes>, length: usize) -> Bytes {
     whole.freeze()
 }
 
-/// The room that all captures of a layer share, in bytes.
+/// The room that all bodies share which a layer keeps at a time, in bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Rooms(Arc<AtomicUsize>);
 
@@ -175,7 +172,7 @@ impl Rooms {
     }
 }
 
-/// The room that one capture has taken; given back with it.
+/// The room that one body has taken; given back with it.
 #[derive(Debug)]
 pub(crate) struct Room {
     rooms: Rooms,
@@ -183,7 +180,8 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    fn take(&mut self, bytes: usize) -> bool {
+    /// Takes room for so many bytes, if there is as much.
+    pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let left = &self.rooms.0;
         let less = |left: usize| left.checked_sub(bytes);
         let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
@@ -201,6 +199,14 @@ impl Drop for Room {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_kept_is_no_part_of_a_larger_buffer() {
+        let buffer = Bytes::from(vec![7; 1 << 20]);
+        let kept = joined(vec![buffer.slice(1000..200_000)], 199_000);
+        assert_eq!(kept, buffer.slice(1000..200_000));
+        assert!(!buffer.as_ptr_range().contains(&kept.as_ptr()));
+    }
 
     #[test]
     fn room_is_bounded_and_given_back() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode, Uri};
 
 use super::keying::Keyed;
 use super::layer::{OTHERS, Routes};
@@ -17,6 +17,9 @@ use crate::cache::{Ask, Examined, Hit, Policy, PolicyTag};
 use crate::entry::{Entry, Key, Position, Tag};
 use crate::outcome::{BypassReason, Outcome};
 use crate::store::Tier;
+
+/// How many prefixes of nested routers are tried.
+const MOST_NESTED: usize = 16;
 
 /// What would become of a request, and why.
 #[derive(Debug)]
@@ -58,7 +61,8 @@ impl Routes {
     pub(crate) async fn explain(&self, request: &Request<String>) -> Explained {
         let path = request.uri().path();
         let others = self.watch.others();
-        let known = self.all().map(|(pattern, _)| pattern).chain(others.keys().map(|name| &**name));
+        // Where two say the same of the path, the one that a router has matched is its own.
+        let known = others.keys().map(|name| &**name).chain(self.all().map(|(pattern, _)| pattern));
         let pattern = route::matching(known, path);
         let Some(found) = self.route(pattern) else {
             return Explained::bypassed(pattern, BypassReason::NoPolicy);
@@ -79,13 +83,32 @@ impl Routes {
                 place: None,
             })
         });
-        let plan = match plan {
+        let mut plan = match plan {
             Ok(plan) => plan,
             Err(reason) => return Explained::bypassed(Some(shown), reason),
         };
+        if let Some(key) = self.nested_key(request, &plan).await {
+            plan.key = key;
+        }
         let mut names = found.policy.tag_names_with(parameter);
         names.extend(found.traffic.read().tables.into_keys());
         self.explain_plan(shown, &plan, request.headers(), &names).await
+    }
+
+    /// The key of a request that a layer within nested routers sees. These cut their prefixes off its URI, and how many there
+    /// are is not known here: a response that is stored shows it.
+    async fn nested_key(&self, request: &Request<String>, plan: &Plan) -> Option<Key> {
+        if self.cache.examine(&plan.key, &plan.policy, &plan.ask).await.found.is_some() {
+            return None;
+        }
+        let keyed = Keyed::of(request, &plan.asked);
+        for seen in within_routers(request.uri()) {
+            let (key, _) = self.key(&keyed.nested(&seen), &plan.policy);
+            if self.cache.examine(&key, &plan.policy, &plan.ask).await.found.is_some() {
+                return Some(key);
+            }
+        }
+        None
     }
 
     async fn explain_plan(
@@ -154,6 +177,19 @@ impl Explained {
     }
 }
 
+/// What nested routers may leave of a URI: it without its first segment, without the first two, and so on.
+fn within_routers(uri: &Uri) -> impl Iterator<Item = Uri> {
+    let path = uri.path();
+    let rests = path.match_indices('/').skip(1).map(|(at, _)| &path[at..]);
+    let all = (!path.ends_with('/')).then_some("/");
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    rests.chain(all).take(MOST_NESTED).filter_map(move |rest| {
+        let mut parts = uri.clone().into_parts();
+        parts.path_and_query = Some(format!("{rest}{query}").parse().ok()?);
+        Uri::from_parts(parts).ok()
+    })
+}
+
 /// What becomes of a request that was examined: the steps that a request takes, in their order.
 fn outcome(plan: &Plan, examined: &Examined) -> Outcome {
     let bypass = match (&examined.found, examined.outcome) {
@@ -185,4 +221,70 @@ fn name_of(tag: Tag, names: &[String]) -> Option<String> {
     let table = |name: &String| name.split_once(':').map_or(&**name, |(table, _)| table).to_owned();
     let bulk = || names.iter().map(table).find(|table| Tag::bulk(table) == tag);
     known.or_else(|| bulk().map(|table| format!("{table}!")))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::cache::Cache;
+    use crate::middleware::CacheLayer;
+    use crate::store::Memory;
+
+    fn layer(pattern: &str) -> CacheLayer {
+        let policy = Policy::ttl(Duration::from_secs(60)).tag("users:id={id}");
+        CacheLayer::new(Cache::new(Memory::new(1 << 20))).route(pattern, policy)
+    }
+
+    async fn explained(layer: &CacheLayer, uri: &str) -> Explained {
+        layer.shared.explain(&Request::get(uri).body(String::new()).unwrap()).await
+    }
+
+    #[tokio::test]
+    async fn a_layer_within_nested_routers_is_explained_as_it_sees_requests() {
+        let nestings: [fn(Router) -> Router; 4] = [
+            |inner| Router::new().nest("/api/{version}", inner),
+            |inner| Router::new().nest("/api", Router::new().nest("/{version}", inner)),
+            |inner| Router::new().nest_service("/api/{version}", inner),
+            |inner| Router::new().nest("/api", Router::new().nest_service("/{version}", inner)),
+        ];
+        for (at, nest) in nestings.into_iter().enumerate() {
+            for (route, pattern, uri) in [
+                ("/users/{id}", "/api/{version}/users/{id}", "/api/1/users/7?q"),
+                ("/", "/api/{version}", "/api/1"),
+            ] {
+                let policy = Policy::ttl(Duration::from_secs(60));
+                let layer = CacheLayer::new(Cache::new(Memory::new(1 << 20)));
+                let layer =
+                    layer.route(pattern, policy.clone()).route(&format!("{pattern}/"), policy);
+                let inner = Router::new().route(route, get(|| async { "user" }));
+                let app = nest(inner.layer(layer.clone()));
+                assert!(explained(&layer, uri).await.stored.is_none());
+                let request = Request::get(uri).body(Body::empty()).unwrap();
+                let response = app.oneshot(request).await.unwrap();
+                let status = response.headers()["cache-status"].to_str().unwrap();
+                assert!(status.contains("stored"), "{at} {uri}: {status}");
+                let explained = explained(&layer, uri).await;
+                assert!(explained.outcome.is_hit() && explained.stored.is_some(), "{at} {uri}");
+                assert_eq!(explained.route.as_deref(), Some(pattern), "{at} {uri}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_route_that_was_matched_hides_a_policy_that_no_route_has() {
+        let layer = layer("/api/users/{id}");
+        layer.shared.watch.turn_on();
+        let inner = Router::new().route("/users/{name}", get(|| async { "user" }));
+        let app = Router::new().nest("/api", inner.layer(layer.clone()));
+        let request = Request::get("/api/users/7").body(Body::empty()).unwrap();
+        let response = app.oneshot(request).await.unwrap();
+        assert!(response.headers()["cache-status"].to_str().unwrap().contains("no-policy"));
+        let explained = explained(&layer, "/api/users/7").await;
+        assert_eq!(explained.outcome, Outcome::Bypass(BypassReason::NoPolicy));
+    }
 }

@@ -1,5 +1,6 @@
 //! From the handler's answer to an entry.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -247,12 +248,11 @@ impl<'p> Fill<'p> {
             true => None,
             false => self.leave_for(&self.plan.asked, new.status, &new.headers).err(),
         };
-        let confirmed = match refused {
-            None => new.clone(),
-            Some(unfit) if unfit.token == PERSONAL => confirmed_at(stored, new),
+        let head = match refused {
+            None => Cow::Borrowed(new),
+            Some(unfit) if unfit.token == PERSONAL => Cow::Owned(confirmed_at(stored, new)),
             Some(unfit) => return Filled::NotStored(self.lead.pass(unfit)),
         };
-        let head = &confirmed;
         // It was stored for all, whoever has it confirmed.
         let asked = Asked { client: Client::default(), ..self.plan.asked.clone() };
         // The body is that of before, and so is what it depends on.

@@ -23,6 +23,8 @@ pin_project! {
     {
         #[pin]
         kind: Kind<F, B, E>,
+        // What the response depends on was noted, if anywhere, when the service was called, and that was in no scope.
+        unnoted: bool,
     }
 }
 
@@ -43,7 +45,7 @@ pin_project! {
 
 impl<F, B: HttpBody, E> ResponseFuture<F, B, E> {
     pub(crate) fn ready(response: Response<Body<B>>) -> Self {
-        Self { kind: Kind::Ready { response: Some(response) } }
+        Self { kind: Kind::Ready { response: Some(response) }, unnoted: Record::is_in_none() }
     }
 
     pub(crate) fn passed(
@@ -51,11 +53,16 @@ impl<F, B: HttpBody, E> ResponseFuture<F, B, E> {
         reason: BypassReason,
         record: Record,
     ) -> Self {
-        Self { kind: Kind::Passed { inner, reason, record } }
+        Self { kind: Kind::Passed { inner, reason, record }, unnoted: Record::is_in_none() }
     }
 
     pub(crate) fn work(work: BoxFuture<'static, Result<Response<Body<B>>, E>>) -> Self {
-        Self { kind: Kind::Work { work } }
+        Self { kind: Kind::Work { work }, unnoted: false }
+    }
+
+    /// Work whose scope was opened when the service was called.
+    pub(crate) fn begun(self) -> Self {
+        Self { unnoted: Record::is_in_none(), ..self }
     }
 }
 
@@ -67,7 +74,11 @@ where
     type Output = Result<Response<Body<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().kind.project() {
+        let this = self.project();
+        if std::mem::take(this.unnoted) {
+            Record::note_unknown_part();
+        }
+        match this.kind.project() {
             KindProj::Ready { response } => match response.take() {
                 Some(response) => Poll::Ready(Ok(response)),
                 None => Poll::Pending, // polled after it was ready

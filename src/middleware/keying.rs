@@ -5,15 +5,16 @@
 
 use std::borrow::Cow;
 
-use http::header::{AsHeaderName, COOKIE, HOST};
+use http::header::{AsHeaderName, HOST};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 use percent_encoding::percent_decode;
 use smallvec::SmallVec;
 
-use super::route;
 use super::rules::fields::{Field, Fields};
-use super::rules::request::Asked;
+use super::rules::list::is_token;
+use super::rules::request::{Asked, describes_content};
 use super::rules::search_variance::{Counting, SearchVariance};
+use super::{content, cookies, route};
 use crate::cache::{Policy, QueryPart};
 use crate::entry::{Key, KeyText};
 
@@ -56,6 +57,8 @@ pub(crate) struct Keyed<'r> {
     client: Option<&'r str>,
     /// Which parameters of the query count, if a response has said so.
     variance: Option<&'r SearchVariance>,
+    /// Of a request by QUERY.
+    content: Option<&'r content::Hash>,
 }
 
 impl<'r> Keyed<'r> {
@@ -71,6 +74,7 @@ impl<'r> Keyed<'r> {
             fields: asked.fields,
             client,
             variance: None,
+            content: asked.content.as_ref(),
         }
     }
 
@@ -80,6 +84,15 @@ impl<'r> Keyed<'r> {
         'r: 'v,
     {
         Keyed { variance, ..*self }
+    }
+
+    /// The same, where routers around the layer have left this of the URI.
+    #[cfg(feature = "admin")]
+    pub(crate) fn nested<'n>(&self, seen: &'n Uri) -> Keyed<'n>
+    where
+        'r: 'n,
+    {
+        Keyed { rewritten: Some(seen), ..*self }
     }
 
     /// Of these, with nothing else known of the request.
@@ -92,13 +105,14 @@ impl<'r> Keyed<'r> {
             fields: Fields::of(headers),
             client: None,
             variance: None,
+            content: None,
         }
     }
 }
 
-/// The key of a GET request under a policy.
+/// The key of a request under a policy: by GET and HEAD, or by QUERY.
 pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &Policy) -> Key {
-    let Keyed { uri, rewritten, headers, fields, client, variance } = *of;
+    let Keyed { uri, rewritten, headers, fields, client, variance, content } = *of;
     let mut text = Key::new("http");
     text.add(namespace.as_bytes());
     text.add(version.as_bytes());
@@ -120,7 +134,7 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &P
     }
     for name in &policy.vary_cookies {
         text.add(name.as_bytes());
-        let sent = || cookies(headers, name);
+        let sent = || cookies::named(headers, name);
         all(&mut text, sent().count(), sent());
     }
     // What few requests or policies have comes last, each behind a word of its own.
@@ -141,7 +155,23 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &P
         text.add(b"client");
         text.add(client.as_bytes());
     }
+    if let Some(content) = content {
+        text.add(b"query");
+        text.add(content.as_bytes());
+        description(&mut text, headers);
+    }
     text.finish()
+}
+
+/// What the fields say of a request's content, whatever their order.
+fn description(text: &mut KeyText, headers: &HeaderMap) {
+    let mut names: Vec<_> = headers.keys().filter(|name| describes_content(name)).collect();
+    names.sort_by_key(|name| name.as_str());
+    text.number(names.len());
+    for name in names {
+        text.add(name.as_str().as_bytes());
+        varied(text, headers, name);
+    }
 }
 
 fn hosts(text: &mut KeyText, uri: &Uri, (headers, fields): (&HeaderMap, Fields)) {
@@ -150,25 +180,36 @@ fn hosts(text: &mut KeyText, uri: &Uri, (headers, fields): (&HeaderMap, Fields))
     present(text, (headers, fields), &HOST_LIKE);
 }
 
-/// What `Forwarded` (RFC 7239) says beyond the host and the ends of the connection: the scheme, and what nobody knows.
+/// What `Forwarded` (RFC 7239) says beyond the host and the ends of the connection: the scheme, and what nobody knows. Line
+/// by line and element by element, since a handler may read only the first or the last.
 fn forwarded(text: &mut KeyText, headers: &HeaderMap) {
-    let lines = headers.get_all(Field::Forwarded.name()).into_iter().map(HeaderValue::as_bytes);
-    let pairs = lines.flat_map(|line| {
+    let lines = headers.get_all(Field::Forwarded.name());
+    text.add(b"forwarded");
+    text.number(lines.iter().count());
+    for line in lines.iter().map(HeaderValue::as_bytes) {
         // Where a value is quoted, separators may be in it: the whole line counts.
         let is_quoted = line.contains(&b'"');
-        line.split(move |byte| !is_quoted && b",;".contains(byte)).map(<[u8]>::trim_ascii)
-    });
-    let is_of_host = |pair: &&[u8]| {
-        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
-        !pair.contains(&b'"')
-            && [&b"host"[..], b"for", b"by"]
-                .iter()
-                .any(|of_host| name.eq_ignore_ascii_case(of_host))
-    };
-    text.add(b"forwarded");
-    // None is empty, so an empty part is their end.
-    pairs.filter(|pair| !pair.is_empty() && !is_of_host(pair)).for_each(|pair| text.add(pair));
-    text.add(b"");
+        let elements = line.split(move |byte| !is_quoted && *byte == b',');
+        text.number(elements.clone().count());
+        for element in elements {
+            let pairs = element.split(|byte| !is_quoted && *byte == b';').map(<[u8]>::trim_ascii);
+            let kept = pairs.filter(|pair| !pair.is_empty() && !is_of_host(pair));
+            // None is empty, so an empty part is their end.
+            kept.for_each(|pair| text.add(pair));
+            text.add(b"");
+        }
+    }
+}
+
+/// Whether a pair of `Forwarded` names a host or an end of the connection by a token, which every parser reads. For any other
+/// value a parser may drop the whole line.
+fn is_of_host(pair: &[u8]) -> bool {
+    let Some(at) = pair.iter().position(|byte| *byte == b'=') else { return false };
+    let (name, value) = (&pair[..at], &pair[at + 1..]);
+    let mut names = [&b"host"[..], b"for", b"by"].into_iter();
+    !value.is_empty()
+        && value.iter().copied().all(is_token)
+        && names.any(|of_host| name.eq_ignore_ascii_case(of_host))
 }
 
 /// Those of some headers that the request has: how many, and of each its name and values.
@@ -192,18 +233,13 @@ fn all<'a>(text: &mut KeyText, count: usize, parts: impl Iterator<Item = &'a [u8
     parts.for_each(|part| text.add(part));
 }
 
-/// The query in its order, or sorted by name where the policy says that order does not matter; parameters of one name
-/// stay in their order. Where that can't be told, all of it as it is: some split it at semicolons as well, and a name
-/// can be written in several ways.
+/// The parameters of the query that count; where that can't be told, all of it as it is.
 fn query(text: &mut KeyText, query: Option<&str>, policy: &Policy) {
     let Some(query) = query else { return text.add(b"none") };
-    let Some(mut pairs) = pairs(query, &policy.query) else {
+    let Some(pairs) = pairs(query, policy) else {
         text.add(b"raw");
         return text.add(query.as_bytes());
     };
-    if policy.any_query_order && !pairs.iter().any(|pair| raw_name(pair).contains(['%', '+'])) {
-        pairs.sort_by_key(|pair| stem(raw_name(pair)));
-    }
     text.add(b"pairs");
     all(text, pairs.len(), pairs.iter().map(|pair| pair.as_bytes()));
 }
@@ -225,22 +261,33 @@ fn counting_query(text: &mut KeyText, query: Option<&str>, variance: &SearchVari
     }
 }
 
-/// The parameters that count; `None` if that can't be told.
-fn pairs<'q>(query: &'q str, part: &QueryPart) -> Option<Pairs<'q>> {
+/// The parameters that count, in their order, or sorted by name where the policy says that order does not matter;
+/// parameters of one name stay in their order. `None` if that can't be told: some split a query at semicolons as well, and a
+/// name can be written in several ways.
+fn pairs<'q>(query: &'q str, policy: &Policy) -> Option<Pairs<'q>> {
     if query.contains(';') {
         return None;
     }
-    let pairs: Pairs<'_> = query.split('&').collect();
-    match part {
+    let all: Pairs<'_> = query.split('&').collect();
+    let mut pairs = match &policy.query {
         // A name that can't be read might be one that counts.
-        QueryPart::Only(names) => only(&pairs, names),
-        QueryPart::All => Some(pairs),
+        QueryPart::Only(names) => only(&all, names)?,
+        QueryPart::All => all,
+    };
+    if policy.any_query_order && !pairs.iter().any(|pair| raw_name(pair).contains(['%', '+'])) {
+        pairs.sort_by_key(|pair| stem(raw_name(pair)));
     }
+    Some(pairs)
 }
 
-/// A query without the parameters that do not count; all of it where that can't be told.
-pub(crate) fn counting(query: &str, part: &QueryPart) -> String {
-    pairs(query, part).map_or_else(|| query.to_owned(), |pairs| pairs.join("&"))
+/// Whether a query counts as it was sent, whatever it holds.
+pub(crate) fn counts_all(policy: &Policy) -> bool {
+    policy.query == QueryPart::All && !policy.any_query_order
+}
+
+/// A query without the parameters that do not count, in the order of the key; all of it where that can't be told.
+pub(crate) fn counting(query: &str, policy: &Policy) -> String {
+    pairs(query, policy).map_or_else(|| query.to_owned(), |pairs| pairs.join("&"))
 }
 
 /// The pairs whose names, decoded as a handler would, are among `names`.
@@ -280,23 +327,6 @@ fn decoded(raw: &str) -> Option<Cow<'_, str>> {
     };
     let decoded: Vec<u8> = percent_decode(&spaced).collect();
     String::from_utf8(decoded).ok().map(Into::into)
-}
-
-/// The values of a cookie, however often it is sent.
-pub(crate) fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a [u8]> {
-    all_cookies(headers)
-        .filter_map(move |(found, value)| (found == name.as_bytes()).then_some(value))
-}
-
-/// All cookies of a request: names and values.
-pub(crate) fn all_cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let lines = headers.get_all(COOKIE).into_iter();
-    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    pairs.filter(|pair| !pair.trim_ascii().is_empty()).map(|pair| {
-        let at = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
-        let value = pair.get(at + 1..).unwrap_or_default();
-        (pair[..at].trim_ascii(), value.trim_ascii())
-    })
 }
 
 #[cfg(test)]
@@ -410,8 +440,17 @@ mod tests {
             assert_ne!(with(&other, &anywhere), with(&[("forwarded", "proto=http")], &anywhere));
             assert_ne!(with(&other, &anywhere), with(&[], &anywhere), "{said}");
         }
-        let elsewhere = [("forwarded", "host=a;for=1, by=2;proto=http")];
+        let elsewhere = [("forwarded", "host=a;for=192.0.2.1; by=_2;proto=http")];
         assert_eq!(with(&elsewhere, &anywhere), with(&[("forwarded", "proto=http")], &anywhere));
+        // A handler may read one line, or one element, or drop a line that is malformed.
+        for line in ["for=1, proto=http", "proto=http, for=1", "for=[;proto=http", "for;proto=http"]
+        {
+            assert_ne!(
+                with(&[("forwarded", line)], &anywhere),
+                with(&elsewhere, &anywhere),
+                "{line}"
+            );
+        }
         for field in PATH_LIKE {
             let other = [(field.name(), "/other")];
             assert_ne!(with(&other, &anywhere), with(&[], &anywhere), "{field:?}");

@@ -2,8 +2,8 @@
 //!
 //! [`CacheLayer`] finds the [`Policy`](crate::Policy) of a request's route and puts the cache in
 //! front of the handler. `keying` says which requests are the same, `rules` what HTTP says of caches,
-//! `identity` what else says who the client is, `variances` which parameters of a query count at a path, `strict` what a
-//! handler gets of a request,
+//! `identity` what else says who the client is, `variances` which parameters of a query count at a path, `canonical` and `strict`
+//! what a handler gets of a request, `cookies` how its cookies are read, `content` how that of a QUERY is,
 //! `fill` makes an entry of an answer, while `captured` streams its body to the client and `capture`
 //! keeps it. `stored` is the form of an answer's head in an entry; `ready` makes an answer of an entry
 //! again, and `answer` says how much of it a client gets. `session` lets a client see its own
@@ -16,8 +16,11 @@
 mod answer;
 mod audit;
 mod body;
+mod canonical;
 mod capture;
 mod captured;
+mod content;
+mod cookies;
 mod date;
 #[cfg(feature = "admin")]
 mod explain;

@@ -1,5 +1,6 @@
 //! Requests that the cache leaves alone, and what follows from them when they write.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
@@ -8,16 +9,18 @@ use http_body::Body as HttpBody;
 use tokio::time::timeout;
 
 use super::body::Body;
+use super::cookies;
 use super::handler::{Answered, Handler};
-use super::keying::{self, Keyed, all_cookies};
+use super::keying::{self, Keyed};
 use super::layer::Routes;
+use super::rules::groups::names_tags;
 use super::rules::request::Asked;
 use super::rules::storable::{Times, leave};
-use super::rules::unsafe_method::Written;
+use super::rules::unsafe_method::{Written, is_safe};
 use super::session::is_session_cookie;
 use super::status;
 use super::steps::Steps;
-use crate::cache::{Policy, Record, spawn};
+use crate::cache::{Policy, Record, to_the_end};
 use crate::clock;
 use crate::outcome::{BypassReason, Outcome};
 use crate::traffic::{Seen, Traffic, rehearsal};
@@ -29,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) struct Passing {
     pub(crate) reason: BypassReason,
     pub(crate) record: Record,
+    /// That of its route, if its response is a part of another one.
+    pub(crate) policy: Option<Arc<Policy>>,
     /// What it makes invalid if it goes well.
     pub(crate) written: Option<Written>,
     /// The hash that tells its answer from others, if what the cache would do is to be tried.
@@ -40,13 +45,16 @@ impl<S> Steps<S> {
     where
         S: Handler<A>,
     {
-        let Passing { reason, record, written, rehearsed } = passing;
+        let Passing { reason, record, policy, written, rehearsed } = passing;
         let method = request.method().clone();
         let answered = record.enter(|| self.inner.call(request)).await;
         if let Some(seen) = &self.seen {
             seen.end(Outcome::Bypass(reason));
         }
         let response = answered?;
+        if policy.is_some_and(|policy| names_tags(response.headers(), &policy)) {
+            record.note_unread_tags();
+        }
         if let Some((rehearsing, seen)) = rehearsed.zip(self.seen.as_ref()) {
             self.rehearse(&rehearsing, &response, &record, &seen.traffic);
         }
@@ -55,11 +63,9 @@ impl<S> Steps<S> {
             invalidate(&self.routes, tags).await;
         }
         // Where it is not safe, it may have written by other means than `Database`.
-        let wrote = !method.is_safe() || record.has_written();
+        let wrote = !is_safe(&method) || record.has_written();
         let mut response = status::passed(response, reason, record);
-        if wrote {
-            give_token(&self.routes, response.headers_mut()).await;
-        }
+        give_token(&self.routes, wrote, response.headers_mut()).await;
         Ok(response)
     }
 
@@ -104,7 +110,7 @@ impl Routes {
             return None;
         }
         let headers = request.headers();
-        let cookies = all_cookies(headers).filter(|(name, _)| !is_session_cookie(name));
+        let cookies = cookies::all(headers).filter(|(name, _)| !is_session_cookie(name));
         let cookies: Vec<_> = cookies.map(|(name, _)| String::from_utf8_lossy(name)).collect();
         let named: Vec<_> = self.identity.headers.of(headers).map(HeaderName::as_str).collect();
         if !(cookies.is_empty() && named.is_empty()) || headers.contains_key(AUTHORIZATION) {
@@ -118,21 +124,20 @@ impl Routes {
     }
 }
 
-/// Invalidates what a write has made so. The response does not wait for it longer than [`PATIENCE`], nor is a
-/// failure the client's: the handler's write is committed.
+/// Invalidates what a write has made so, even if the client is gone before its end. The response does not wait for it longer
+/// than [`PATIENCE`], nor is a failure the client's: the handler's write is committed.
 async fn invalidate(routes: &Routes, tags: Vec<String>) {
     let cache = routes.cache.clone();
     let has_log = cache.log().is_some();
-    let mut work = Box::pin(async move {
+    let work = to_the_end(async move {
         if let Err(error) = cache.invalidate(tags).await {
             tracing::warn!(%error, "a write could not make stored answers invalid");
         }
     });
-    if !has_log {
+    match has_log {
+        true => drop(timeout(PATIENCE, work).await),
         // There is nothing to wait for.
-        work.await;
-    } else if timeout(PATIENCE, &mut work).await.is_err() {
-        spawn(work);
+        false => work.await,
     }
 }
 
@@ -145,14 +150,18 @@ pub(super) async fn passed<B: HttpBody>(
 ) -> Response<Body<B>> {
     let has_written = record.has_written();
     let mut response = status::passed(response, reason, record);
-    if has_written {
-        give_token(routes, response.headers_mut()).await;
-    }
+    give_token(routes, has_written, response.headers_mut()).await;
     response
 }
 
-/// Gives the session a position past what it wrote.
-pub(super) async fn give_token(routes: &Routes, headers: &mut HeaderMap) {
+/// Gives the session a position past what it wrote, if it did. A request that did not needs no room for that.
+pub(super) async fn give_token(routes: &Routes, wrote: bool, headers: &mut HeaderMap) {
+    if wrote {
+        Box::pin(write_token(routes, headers)).await;
+    }
+}
+
+async fn write_token(routes: &Routes, headers: &mut HeaderMap) {
     let (Some(sessions), Some(log)) = (&routes.sessions, routes.cache.log()) else { return };
     match log.position().await {
         Ok(at) => sessions.write(headers, at),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{Extensions, HeaderMap, Method, Request};
 
+use super::canonical;
 use super::identity::Identity;
 use super::ready::Ready;
 use super::route;
@@ -43,9 +44,7 @@ pub(crate) struct RequestPlace {
 impl Plan {
     /// Fills in the tags that the policy names; `false` if a parameter is missing.
     pub(crate) fn tag<A>(&mut self, request: &Request<A>) -> bool {
-        let (uri, pattern) = (route::uri(request), route::pattern(request));
-        let parameter = |name: &str| route::parameter(pattern?, uri.path(), name);
-        let tags = self.policy.tags_with(parameter);
+        let tags = route::tags(request, &self.policy);
         let is_whole = tags.is_some();
         self.ask.tags = tags.unwrap_or_default();
         is_whole
@@ -65,6 +64,7 @@ impl Plan {
         if let Some(extensions) = &self.extensions {
             strict::withhold(&mut request, &self.policy, extensions);
         }
+        canonical::rewrite(&mut request, &self.policy, &self.asked);
         request
     }
 
@@ -72,12 +72,19 @@ impl Plan {
     pub(crate) fn may_have(&self, hit: &Hit) -> bool {
         // RFC 9111, section 3.5, forbids the other way only; an origin may give more to those it knows.
         let client = &self.asked.client;
-        if !client.is_authorized && !client.is_identified() {
+        let has_other_cookies = self.asked.has_other_cookies(&self.policy);
+        if !client.is_authorized && !client.is_identified() && !has_other_cookies {
             return true;
         }
-        Ready::of(&hit.found.entry).is_ok_and(|ready| match client.is_identified() {
-            true => ready.audience == Audience::All,
-            false => ready.audience != Audience::Unknown,
+        Ready::of(&hit.found.entry).is_ok_and(|ready| {
+            // Section 4.1: what was computed for other cookies is another variant.
+            let is_of_these_cookies = !has_other_cookies || !ready.varies_by_cookies;
+            is_of_these_cookies
+                && match (client.is_identified(), client.is_authorized) {
+                    (true, _) => ready.audience == Audience::All,
+                    (false, true) => ready.audience != Audience::Unknown,
+                    (false, false) => true,
+                }
         })
     }
 
@@ -120,7 +127,7 @@ impl Plan {
 
     /// Whether a whole answer is asked for, as it is stored.
     pub(crate) fn is_comparable(&self) -> bool {
-        self.asked.method == Method::GET && self.asked.conditions.is_empty()
+        self.asked.method != Method::HEAD && self.asked.conditions.is_empty()
     }
 
     async fn find_under(&self, key: &Key, cache: &Cache) -> Lookup {

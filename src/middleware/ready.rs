@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use super::body::Body;
 use super::rules::request::Asked;
 use super::rules::storable::{Audience, audience};
+use super::rules::vary::by_cookies;
 use super::status::{self, CACHE_STATUS};
 use super::stored::{Head, MalformedHead};
 use crate::cache::Hit;
@@ -73,6 +74,7 @@ pub(crate) struct Ready {
     age: Duration,
     /// May go to one who says who it is, though it was made for no one.
     pub(crate) audience: Audience,
+    pub(crate) varies_by_cookies: bool,
     stamped: RwLock<Stamped>,
 }
 
@@ -103,9 +105,9 @@ impl Ready {
 
     fn read(entry: &Entry) -> Result<Self, MalformedHead> {
         let Head { status, headers, trailers, age } = Head::of(entry)?;
-        let audience = audience(&headers);
+        let (audience, varies_by_cookies) = (audience(&headers), by_cookies(&headers));
         let (trailers, stamped) = (trailers.map(Box::new), RwLock::new(Stamped::new(headers)));
-        Ok(Self { status, trailers, age, audience, stamped })
+        Ok(Self { status, trailers, age, audience, varies_by_cookies, stamped })
     }
 
     /// A copy of it. Waits for nobody: `None` while another thread writes what it says.

@@ -6,6 +6,8 @@ use axum::extract::{MatchedPath, OriginalUri};
 use http::{Request, Uri};
 use percent_encoding::percent_decode_str;
 
+use crate::cache::{Policy, PolicyTag};
+
 /// The URI as the client sent it. A nested router sees one without its prefix, which two routers
 /// could have in common.
 pub(crate) fn uri<B>(request: &Request<B>) -> &Uri {
@@ -17,19 +19,24 @@ pub(crate) fn pattern<B>(request: &Request<B>) -> Option<&str> {
     request.extensions().get::<MatchedPath>().map(MatchedPath::as_str)
 }
 
-/// The value of a parameter of a route, decoded as axum does it.
+/// The tags that a policy names for a request; `None` if a parameter of the path is missing.
+pub(crate) fn tags<B>(request: &Request<B>, policy: &Policy) -> Option<Vec<PolicyTag>> {
+    let (uri, pattern) = (uri(request), pattern(request));
+    policy.tags_with(|name| parameter(pattern?, uri.path(), name))
+}
+
+/// The value of a parameter of a route, decoded, as axum gives it to the handler: an empty segment is one, so the wildcard of
+/// `/{*path}` is `/a` in `//a`.
 pub(crate) fn parameter<'a>(pattern: &str, path: &'a str, name: &str) -> Option<Cow<'a, str>> {
-    let mut segments = path.trim_start_matches('/').split('/');
-    for wanted in pattern.trim_start_matches('/').split('/') {
-        let Some((before, wanted, after)) = split(wanted) else {
-            segments.next()?;
-            continue;
-        };
-        if let Some(rest) = wanted.strip_prefix('*') {
-            let at = segments.next().map_or(path.len(), |first| offset(path, first));
-            return (rest == name).then(|| decode(&path[at..]))?;
+    let mut rest = path.strip_prefix('/');
+    for wanted in pattern.strip_prefix('/')?.split('/') {
+        let here = rest?;
+        let (segment, next) = cut(here);
+        rest = next;
+        let Some((before, wanted, after)) = split(wanted) else { continue };
+        if let Some(wildcard) = wanted.strip_prefix('*') {
+            return (wildcard == name).then(|| decode(here))?;
         }
-        let segment = segments.next()?;
         if wanted == name {
             return decode(segment.strip_prefix(before)?.strip_suffix(after)?);
         }
@@ -55,22 +62,28 @@ pub(crate) fn matching<'p>(patterns: impl Iterator<Item = &'p str>, path: &str) 
 }
 
 fn matches(pattern: &str, path: &str) -> bool {
-    let mut segments = path.split('/');
+    let (mut rest, Some(pattern)) = (path.strip_prefix('/'), pattern.strip_prefix('/')) else {
+        return false;
+    };
     for wanted in pattern.split('/') {
-        let Some(segment) = segments.next() else { return false };
+        let Some(here) = rest else { return false };
+        let (segment, next) = cut(here);
+        rest = next;
         let fits = match split(wanted) {
             None => segment == wanted,
-            Some((_, name, _)) if name.starts_with('*') => return !segment.is_empty(),
+            Some((_, name, _)) if name.starts_with('*') => return !here.is_empty(),
             Some((before, _, after)) => {
-                let middle = segment.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
-                middle.is_some_and(|value| !value.is_empty())
+                let value = segment.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+                // A parameter that is a whole segment is empty anywhere but at the end.
+                let may_be_empty = segment.is_empty() && next.is_some();
+                value.is_some_and(|value| !value.is_empty() || may_be_empty)
             }
         };
         if !fits {
             return false;
         }
     }
-    segments.next().is_none()
+    rest.is_none()
 }
 
 /// A segment's text before its parameter, the parameter, and the text after.
@@ -80,16 +93,24 @@ fn split(segment: &str) -> Option<(&str, &str, &str)> {
     Some((before, name, after))
 }
 
-fn offset(whole: &str, part: &str) -> usize {
-    part.as_ptr() as usize - whole.as_ptr() as usize
-}
-
 fn decode(value: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(value).decode_utf8().ok()
 }
 
+/// The first segment of a path, and the rest if there is one.
+fn cut(path: &str) -> (&str, Option<&str>) {
+    path.split_once('/').map_or((path, None), |(segment, rest)| (segment, Some(rest)))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+    use std::future::ready;
+
+    use axum::extract::Path;
+    use axum::extract::rejection::PathRejection;
+    use tower::ServiceExt;
+
     use super::*;
 
     #[test]
@@ -103,6 +124,60 @@ mod tests {
         assert_eq!(get("/users/{id}", "/users/42", "name"), None);
         assert_eq!(get("/users/{id}", "/users", "id"), None);
         assert_eq!(get("/users/{id}", "/users/%ff", "id"), None);
+    }
+
+    #[tokio::test]
+    async fn parameters_are_those_that_the_handler_gets() {
+        let patterns = ["/{*path}", "/a/{id}", "/a/{id}/b", "/a/{id}/{*path}", "/files/{*path}"];
+        let paths = [
+            "/a",
+            "//a",
+            "///a//",
+            "/a/",
+            "/a//",
+            "/a//b",
+            "/a///b",
+            "/a/1",
+            "/a/1/",
+            "/a/1/b",
+            "/a/1//b",
+            "/a/%2F",
+            "/a/%20/b",
+            "/a/%ff",
+            "/a/%2f/%2F//",
+            "/files//",
+            "/files//a",
+            "/files/%2e%2e/a",
+            "/files",
+            "/",
+        ];
+        for pattern in patterns {
+            for path in paths {
+                let Some(got) = of_axum(pattern, path).await else {
+                    assert!(!matches(pattern, path), "{pattern} {path}");
+                    continue;
+                };
+                assert!(matches(pattern, path), "{pattern} {path}");
+                for name in ["id", "path"] {
+                    let theirs = got.as_ref().ok().and_then(|got| got.get(name));
+                    let ours = parameter(pattern, path, name).filter(|_| got.is_ok());
+                    assert_eq!(ours.as_deref(), theirs.map(String::as_str), "{pattern} {path}");
+                }
+            }
+        }
+    }
+
+    type Parameters = HashMap<String, String>;
+
+    /// The parameters of a path that axum matches, if it can decode them.
+    async fn of_axum(pattern: &str, path: &str) -> Option<Result<Parameters, ()>> {
+        let handler = |found: Result<Path<Parameters>, PathRejection>| {
+            ready(axum::Extension(found.map(|Path(found)| found).map_err(drop)))
+        };
+        let router = axum::Router::new().route(pattern, axum::routing::get(handler));
+        let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let mut response = router.oneshot(request).await.unwrap();
+        response.extensions_mut().remove()
     }
 
     #[test]

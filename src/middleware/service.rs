@@ -11,6 +11,7 @@ use tower_service::Service;
 use tracing::Instrument;
 
 use super::body::Body;
+use super::content;
 use super::future::ResponseFuture;
 use super::handler::Handler;
 use super::identity;
@@ -20,11 +21,11 @@ use super::passing::Passing;
 use super::plan::Plan;
 use super::ready::respond;
 use super::route;
-use super::rules::request::Asked;
-use super::rules::unsafe_method::{Target, Written};
+use super::rules::request::{Asked, is_query};
+use super::rules::unsafe_method::{Target, Written, is_safe};
 use super::session::Claim;
 use super::steps::Steps;
-use crate::cache::{Ask, Hit, Policy, Record, spawn};
+use crate::cache::{Ask, Hit, Policy, PolicyTag, Record, spawn};
 use crate::entry::{Entry, Epoch, Position};
 use crate::outcome::{BypassReason, Event, Outcome};
 use crate::traffic::Seen;
@@ -67,25 +68,23 @@ where
         };
         let seen = self.routes.watch.request(traffic);
         let (client, request) = identity::client(policy, request);
-        match Asked::of(&request, policy, &self.routes.identity, client) {
-            Ok(asked) => {
-                let watch = seen.as_ref().map(|seen| seen.traffic.clone());
-                let ask = Ask { watch, limits: asked.limits, ..Ask::of_request(session) };
-                let plan = self.plan(&request, policy, (ask, asked));
-                match self.at_once(&plan, seen.as_ref(), request.headers()) {
-                    Some((response, entry)) => {
-                        if plan.policy.audits_this() {
-                            spawn(self.steps(None).audit(entry, plan, request));
-                        }
-                        ResponseFuture::ready(response)
-                    }
-                    None => self.work(plan, seen, request),
-                }
+        let asked = Asked::of(&request, policy, &self.routes.identity, client);
+        match (asked, policy.query_content) {
+            (Ok(asked), Some(limit)) if is_query(&asked.method) => {
+                let policy = policy.clone();
+                self.by_content((policy, limit), asked, (session, seen), request)
             }
-            Err(reason) => self.pass(reason, (session, seen), request),
+            (Ok(asked), _) => {
+                let policy = policy.clone();
+                self.answer(policy, asked, (session, seen), request)
+            }
+            (Err(reason), _) => self.pass(reason, (session, seen), request),
         }
     }
 }
+
+/// What the session of a request must see, and the request as it is watched.
+type Met = (Option<(Epoch, Position)>, Option<Seen>);
 
 /// Takes fields off a response that are not for clients.
 fn withholding<F, B, E>(
@@ -129,12 +128,65 @@ impl<S> CacheService<S> {
     fn plan<A>(
         &self,
         request: &Request<A>,
-        policy: &Arc<Policy>,
+        policy: Arc<Policy>,
         (ask, asked): (Ask, Asked),
     ) -> Plan {
-        let (key, variance) = self.routes.key(&Keyed::of(request, &asked), policy);
+        let (key, variance) = self.routes.key(&Keyed::of(request, &asked), &policy);
         let (extensions, place) = (None, None);
-        Plan { key, variance, policy: policy.clone(), ask, asked, extensions, place }
+        Plan { key, policy, ask, asked, extensions, variance, place }
+    }
+
+    /// Answers from the cache, or fills it.
+    fn answer<A>(
+        &mut self,
+        policy: Arc<Policy>,
+        asked: Asked,
+        (session, seen): Met,
+        request: Request<A>,
+    ) -> ResponseFuture<S::Future, S::Body, S::Error>
+    where
+        S: Handler<A>,
+        A: HttpBody + Send + 'static,
+    {
+        let watch = seen.as_ref().map(|seen| seen.traffic.clone());
+        let ask = Ask { watch, limits: asked.limits, ..Ask::of_request(session) };
+        let plan = self.plan(&request, policy, (ask, asked));
+        match self.at_once(&plan, seen.as_ref(), request.headers()) {
+            Some((response, entry)) => {
+                if plan.policy.audits_this() {
+                    spawn(self.steps(None).audit(entry, plan, request));
+                }
+                ResponseFuture::ready(response)
+            }
+            None => self.work(plan, seen, request),
+        }
+    }
+
+    /// Reads the content of a request by QUERY, which is part of its key; then answers as ever.
+    fn by_content<A>(
+        &mut self,
+        (policy, limit): (Arc<Policy>, usize),
+        mut asked: Asked,
+        met: Met,
+        mut request: Request<A>,
+    ) -> ResponseFuture<S::Future, S::Body, S::Error>
+    where
+        S: Handler<A>,
+        A: HttpBody + Send + 'static,
+    {
+        if !content::can_be_read::<A>() {
+            return self.pass(BypassReason::Body, met, request);
+        }
+        let mut service = Self { inner: self.ready_inner(), routes: self.routes.clone() };
+        ResponseFuture::work(Box::pin(async move {
+            let room = service.routes.rooms.room();
+            asked.content = content::read(&mut request, (limit, room)).await;
+            let answered = match asked.content {
+                Some(_) => service.answer(policy, asked, met, request),
+                None => service.pass(BypassReason::Body, met, request),
+            };
+            answered.await
+        }))
     }
 
     /// The answer that is at hand, if there is one, and what it was made of.
@@ -192,7 +244,7 @@ impl<S> CacheService<S> {
     fn pass<A>(
         &mut self,
         reason: BypassReason,
-        (session, seen): (Option<(Epoch, Position)>, Option<Seen>),
+        (session, seen): Met,
         request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
     where
@@ -206,25 +258,35 @@ impl<S> CacheService<S> {
         let record = self.record(&request, Ask { watch, ..Ask::of_request(session) });
         let written = self.written(&request);
         let tag_fields = self.tag_fields(&request);
-        let is_looked_at = written.is_some() || !tag_fields.is_empty() || seen.is_some();
+        // Within the response of another route, which depends on all that this one names.
+        let policy = self.route(&request).filter(|_| !Record::is_in_none());
+        let policy = policy.map(|route| route.policy.clone());
+        let is_part = policy.as_ref().is_some_and(|policy| policy.is_standard);
+        let is_looked_at = written.is_some() || !tag_fields.is_empty() || seen.is_some() || is_part;
         if self.routes.sessions.is_none() && !is_looked_at {
             let inner = record.enter(|| self.inner.call(request));
             return ResponseFuture::passed(inner, reason, record);
         }
         let steps = self.steps(seen);
-        let passing = Passing { reason, record, written, rehearsed };
-        withholding(tag_fields, steps.pass(passing, request))
+        let passing = Passing { reason, record, policy, written, rehearsed };
+        withholding(tag_fields, steps.pass(passing, request)).begun()
     }
 
     /// The scope of a request that is left to its handler.
     fn record<A>(&self, request: &Request<A>, ask: Ask) -> Record {
         let cache = &self.routes.cache;
-        if !request.method().is_safe() && !self.routes.only_reads(route::pattern(request)) {
+        if !is_safe(request.method()) && !self.routes.only_reads(route::pattern(request)) {
             return cache.record_of_write(ask);
         }
         let record = cache.record(None, ask);
-        if let Some(route) = self.route(request) {
-            record.note_policy(&route.policy);
+        if let Some(route) = self.route(request).filter(|_| !Record::is_in_none()) {
+            let policy = &route.policy;
+            let mut tags = route::tags(request, policy);
+            if let Some(tags) = tags.as_mut().filter(|_| policy.is_standard) {
+                let target = Target::of(route::uri(request), request.headers(), policy.host);
+                tags.push(PolicyTag::new(target.tag(&self.routes.namespace)));
+            }
+            record.note_policy(policy, tags.as_deref());
         }
         record
     }
@@ -232,7 +294,7 @@ impl<S> CacheService<S> {
     /// What a write makes invalid, where the standard's rules are asked for: on its own route as to its path, on any of
     /// the layer as to cache groups.
     fn written<A>(&self, request: &Request<A>) -> Option<Written> {
-        if request.method().is_safe() || !self.routes.has_standard() {
+        if is_safe(request.method()) || !self.routes.has_standard() {
             return None;
         }
         let policy = self.route(request).map(|route| &route.policy);

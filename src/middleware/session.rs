@@ -10,7 +10,7 @@ use std::fmt;
 use http::header::SET_COOKIE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::keying::cookies;
+use super::cookies;
 use crate::clock::unix_millis;
 use crate::entry::{Epoch, Position};
 use crate::secret::SecretError;
@@ -121,7 +121,7 @@ impl Sessions {
     /// The session's position, from headers and cookies. One that is not ours hides none that is.
     pub(crate) fn read(&self, headers: &HeaderMap) -> Claim {
         let in_headers = headers.get_all(HEADER).into_iter().map(HeaderValue::as_bytes);
-        let texts = in_headers.chain(cookies(headers, self.cookie_name())).take(MOST);
+        let texts = in_headers.chain(cookies::named(headers, self.cookie_name())).take(MOST);
         let mut is_forged = false;
         let tokens = texts.filter_map(|text| {
             let token = self.tokens.open(text);

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 
 use super::body::Body;
+use super::cookies;
 use super::fill::Fill;
 use super::handler::{Answered, Handler};
 use super::keying::Keyed;
@@ -19,11 +20,11 @@ use super::passing::{give_token, passed};
 use super::plan::{Plan, RequestPlace};
 use super::ready::respond;
 use super::route;
+use super::rules::groups::names_tags;
 use super::rules::unsafe_method::Target;
 use super::rules::validation::unconditional;
 use super::status;
 use super::stored::Head;
-use super::strict;
 use super::variances;
 use crate::cache::{Bypass, Hit, Lead, Lookup, PolicyTag, Record, Unfit, spawn};
 use crate::clock;
@@ -209,9 +210,7 @@ impl<S> Steps<S> {
                 }
             };
             let mut response = fill.with(response).await;
-            if record.has_written() {
-                Box::pin(give_token(&self.routes, response.headers_mut())).await;
-            }
+            give_token(&self.routes, record.has_written(), response.headers_mut()).await;
             Ok(response)
         }
     }
@@ -233,9 +232,7 @@ impl<S> Steps<S> {
             let hit = plan.fallback(&self.routes.cache, headers).await?;
             self.serve(&hit, plan)?
         };
-        if record.has_written() {
-            give_token(&self.routes, response.headers_mut()).await;
-        }
+        give_token(&self.routes, record.has_written(), response.headers_mut()).await;
         Some(response)
     }
 
@@ -281,9 +278,8 @@ impl<S> Steps<S> {
         lead.set_apart();
         lead.tag(&plan.ask.tags);
         strip_client(request.headers_mut(), &mut plan);
-        // It may have been found by HEAD, whose answer has no body.
-        *request.method_mut() = Method::GET;
-        plan.asked.method = Method::GET;
+        whole(request.method_mut());
+        whole(&mut plan.asked.method);
         let (Ok(response), fill) = self.call(lead, &plan, request).await else { return };
         drain(fill.with(response).await).await;
     }
@@ -314,6 +310,9 @@ impl<S> Steps<S> {
         }
         self.count(Outcome::Bypass(reason));
         let mut response = answered?;
+        if names_tags(response.headers(), &plan.policy) {
+            record.note_unread_tags();
+        }
         if is_head && plan.policy.is_standard {
             let stored = stored(&lead).map(Box::new);
             let (routes, delay) = (self.routes.clone(), began.elapsed());
@@ -347,7 +346,11 @@ impl<S> Steps<S> {
             return Ok(response);
         }
         self.count(Outcome::Bypass(bypass.reason));
-        Ok(passed(&self.routes, answered?, bypass.reason, bypass.record).await)
+        let response = answered?;
+        if names_tags(response.headers(), &plan.policy) {
+            bypass.record.note_unread_tags();
+        }
+        Ok(passed(&self.routes, response, bypass.reason, bypass.record).await)
     }
 
     pub(crate) async fn uncached<A>(
@@ -359,9 +362,14 @@ impl<S> Steps<S> {
     where
         S: Handler<A>,
     {
+        let tags = plan.ask.tags.clone();
         let record = self.routes.cache.record(None, plan.ask);
-        record.note_policy(&plan.policy);
+        let is_known = reason != BypassReason::NoParameter;
+        record.note_policy(&plan.policy, is_known.then_some(&tags));
         let response = record.enter(|| self.inner.call(request)).await?;
+        if names_tags(response.headers(), &plan.policy) {
+            record.note_unread_tags();
+        }
         self.count(Outcome::Bypass(reason));
         Ok(passed(&self.routes, response, reason, record).await)
     }
@@ -384,6 +392,13 @@ impl<S> Steps<S> {
             seen.end(outcome);
         }
         tracing::Span::current().record("outcome", outcome.token());
+    }
+}
+
+/// Makes a request one for a whole response: what is stored may have been found by HEAD, whose response has no body.
+pub(crate) fn whole(method: &mut Method) {
+    if *method == Method::HEAD {
+        *method = Method::GET;
     }
 }
 
@@ -414,7 +429,7 @@ fn strip_client(headers: &mut HeaderMap, plan: &mut Plan) {
         plan.asked.client.is_authorized = false;
     }
     if !varies_by(COOKIE) {
-        let named = strict::cookies(headers, &plan.policy);
+        let named = cookies::line(headers, &plan.policy);
         headers.remove(COOKIE);
         headers.extend(named.map(|cookies| (COOKIE, cookies)));
         plan.asked.client.has_cookies = false;

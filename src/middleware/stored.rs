@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::date::date;
 use super::rules::list::members;
-use crate::entry::Entry;
 use crate::entry::codec::Raw;
+use crate::entry::{Entry, decoder};
 
 /// Fields that are about one connection and not about the answer (RFC 9110, section 7.6.1; RFC 9111,
 /// section 3.1), and those that each cache writes for itself.
@@ -53,9 +53,6 @@ type WireFields<'a> = Vec<(&'a str, Raw<'a>)>;
 #[derive(Debug, thiserror::Error)]
 #[error("the stored head of an answer is malformed")]
 pub(crate) struct MalformedHead;
-
-/// The most that a head may take.
-const LIMIT: usize = 4 << 20;
 
 /// What is to be added to a stored answer's fields: by the cache, and of its length by a router.
 const ROOM: usize = 3;
@@ -133,12 +130,7 @@ fn encode<T: Serialize>(wire: &T) -> Bytes {
 }
 
 fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, MalformedHead> {
-    let config = bincode::config::standard().with_limit::<LIMIT>();
-    let decoded = bincode::serde::borrow_decode_from_slice(bytes, config);
-    match decoded {
-        Ok((wire, read)) if read == bytes.len() => Ok(wire),
-        _ => Err(MalformedHead),
-    }
+    decoder::decode(bytes).map_err(|_malformed| MalformedHead)
 }
 
 /// An empty map with room for so many fields, or for none where a map could not have as many names.

@@ -9,13 +9,14 @@ use axum::routing::any;
 use futures_util::FutureExt;
 use http::header::{COOKIE, HOST};
 use http::uri::PathAndQuery;
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use http::{Extensions, HeaderMap, HeaderName, Request, Uri};
 use tower_service::Service;
 
 use super::identity::Identity;
-use super::keying::{self, HOST_LIKE, PATH_LIKE};
-use super::route;
+use super::keying::{HOST_LIKE, PATH_LIKE};
 use super::rules::fields::Field;
+use super::rules::request::{describes_content, is_query};
+use super::{cookies, route};
 use crate::cache::Policy;
 
 /// The extensions for a handler: axum's own and those that the service declared. `None` if the path's parameters can't
@@ -64,9 +65,10 @@ fn routed(pattern: Option<&str>, uri: &Uri) -> Option<Extensions> {
     found.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Takes off a request what its key does not hold.
+/// Takes off a request what its key does not hold. What it holds of the query is [`canonical`](super::canonical)'s.
 pub(crate) fn withhold<A>(request: &mut Request<A>, policy: &Policy, extensions: &Extensions) {
-    *request.headers_mut() = headers(request.headers(), policy);
+    let has_content = is_query(request.method());
+    *request.headers_mut() = headers(request.headers(), policy, has_content);
     *request.uri_mut() = reduced(request.uri(), policy);
     *request.extensions_mut() = extensions.clone();
     if let Some(original) = request.extensions_mut().get_mut::<OriginalUri>() {
@@ -74,15 +76,15 @@ pub(crate) fn withhold<A>(request: &mut Request<A>, policy: &Policy, extensions:
     }
 }
 
-fn headers(given: &HeaderMap, policy: &Policy) -> HeaderMap {
+fn headers(given: &HeaderMap, policy: &Policy, has_content: bool) -> HeaderMap {
     let mut kept = HeaderMap::new();
     for (name, value) in given {
-        if is_handed_over(name, policy) {
+        if is_handed_over(name, policy) || has_content && describes_content(name) {
             kept.append(name, value.clone());
         }
     }
     if !kept.contains_key(COOKIE)
-        && let Some(cookies) = cookies(given, policy)
+        && let Some(cookies) = cookies::line(given, policy)
     {
         kept.insert(COOKIE, cookies);
     }
@@ -101,25 +103,12 @@ fn is_handed_over(name: &HeaderName, policy: &Policy) -> bool {
         || policy.identity.forwards(name)
 }
 
-/// The cookies that the policy names.
-pub(crate) fn cookies(given: &HeaderMap, policy: &Policy) -> Option<HeaderValue> {
-    let named = |name: &[u8]| policy.vary_cookies.iter().any(|known| known.as_bytes() == name);
-    let kept = keying::all_cookies(given).filter(|(name, _)| named(name));
-    let kept: Vec<Vec<u8>> = kept.map(|(name, value)| [name, b"=", value].concat()).collect();
-    HeaderValue::from_bytes(&kept.join(&b"; "[..])).ok().filter(|cookies| !cookies.is_empty())
-}
-
-/// A URI with the parameters that count, and without a host that does not.
+/// A URI without a host that does not count.
 fn reduced(uri: &Uri, policy: &Policy) -> Uri {
-    let query = uri.query().map(|query| keying::counting(query, &policy.query));
-    let path = match query.as_deref() {
-        None | Some("") if uri.query() != Some("") => uri.path().to_owned(),
-        query => format!("{}?{}", uri.path(), query.unwrap_or_default()),
-    };
-    let mut parts = uri.clone().into_parts();
-    parts.path_and_query = PathAndQuery::try_from(path).ok().or(parts.path_and_query);
-    if !policy.host {
-        (parts.scheme, parts.authority) = (None, None);
+    if policy.host {
+        return uri.clone();
     }
+    let mut parts = uri.clone().into_parts();
+    (parts.scheme, parts.authority) = (None, None);
     Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
 }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use super::READ_ONLY;
+use super::cancel::CloseOnCancel;
 use super::checkout::Checkout;
 use super::database::Database;
-use super::deadline::within;
+use super::deadline::{PATIENCE, within, within_limit};
 use super::log::{Identity, identity};
 use super::plan::{Candidate, Plan};
 use super::sample::At;
@@ -115,7 +116,7 @@ fn proof_of_primary(basis: Option<(Epoch, Position)>, at: Option<At>) -> Proof {
 
 async fn connect(server: &Server, plan: &Plan) -> Result<Conn, sqlx::Error> {
     if plan.read_only {
-        return server.begin(READ_ONLY).await.map(Conn::Within);
+        return begin(server).await.map(Conn::Within);
     }
     let mut conn = server.acquire().await?;
     if plan.primary_only && within(conn.ping()).await.is_err() {
@@ -134,14 +135,29 @@ async fn open_one_primary_of_several(
     server: &Server,
     basis: Option<(Epoch, Position)>,
 ) -> Result<Opened, Skip> {
-    let mut transaction = server.begin(READ_ONLY).await?;
-    let identity: Identity = identity(&mut *transaction).await?;
+    let mut transaction = begin(server).await?;
+    let identity: Identity = within(identity(&mut *transaction)).await?;
     if identity.standby {
         let why = "the primary's address leads to a standby";
         return Err(Skip::Failed(sqlx::Error::Configuration(why.into())));
     }
     let proof = proof_of_primary(basis, At::of(&identity));
     Ok(opened(Conn::Within(transaction), server, proof, true))
+}
+
+/// Begins a transaction, within the pool's wait for a connection and the time limit for a response.
+async fn begin(server: &Server) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let limit = server.pool().options().get_acquire_timeout() + PATIENCE;
+    within_limit(limit, server.begin(READ_ONLY)).await
+}
+
+/// Asks a connection who is behind it. If the response does not come in time, the connection is closed: back in its pool,
+/// it would wait for that response and take up a place.
+pub(crate) async fn identify(conn: &mut Checkout) -> Result<Identity, sqlx::Error> {
+    let mut lent = CloseOnCancel::new(conn);
+    let identity = within(identity(lent.get())).await?;
+    lent.done();
+    Ok(identity)
 }
 
 fn epoch_changing() -> Unfit {
@@ -160,7 +176,7 @@ async fn open_replica(server: &Server, plan: &Plan, anyway: bool) -> Result<Open
     let mut at = known.filter(|at| is_fit(*at, plan));
     if at.is_none() {
         // It may have got there since it was last asked.
-        let identity = identity(&mut *conn).await?;
+        let identity = identify(&mut conn).await?;
         server.observe(&identity);
         at = At::of(&identity);
     }
@@ -170,8 +186,8 @@ async fn open_replica(server: &Server, plan: &Plan, anyway: bool) -> Result<Open
 /// Each statement might reach another server, so position and read share a transaction; in READ
 /// COMMITTED, the read takes a snapshot of its own, after the position.
 async fn open_one_of_several(server: &Server, plan: &Plan, anyway: bool) -> Result<Opened, Skip> {
-    let mut transaction = server.begin(READ_ONLY).await?;
-    let identity: Identity = identity(&mut *transaction).await?;
+    let mut transaction = begin(server).await?;
+    let identity: Identity = within(identity(&mut *transaction)).await?;
     finish(Conn::Within(transaction), server, At::of(&identity), plan, anyway)
 }
 

@@ -43,7 +43,8 @@ impl Database {
     /// the database, the role and the connection's options that it is for. A query that can't be cached is run
     /// each time, and its reason is logged.
     ///
-    /// What it depends on is found as for [`reader`](Self::reader): in its text and its arguments.
+    /// What it depends on is found as for [`reader`](Self::reader): in its text and its arguments. Both are part of the
+    /// key, so they may contain what was read before: the rows are stored for exactly these arguments.
     ///
     /// Rows are stored as values are by [`Cache::get_or_load`]: rows that a node stored with another version of their
     /// type are a miss. A change of how columns become fields, such as `#[sqlx(rename)]`, does not show in the type; raise

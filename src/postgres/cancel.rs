@@ -9,7 +9,7 @@ use sqlx::{Error, PgConnection, Postgres, SqlSafeStr, Transaction};
 use tokio::time::timeout;
 
 use super::checkout::{Checkout, RETURN_WITHIN};
-use super::deadline::late;
+use super::deadline::no_response;
 use super::server::Server;
 
 /// Begins a transaction, in a task of its own: if the caller is cancelled, the task goes on to the response, and rolls
@@ -26,7 +26,7 @@ pub(super) async fn begin(
         timeout(RETURN_WITHIN, &mut begun).await.unwrap_or_else(|_late| {
             // Before the connection is dropped.
             server.renew();
-            Err(late(RETURN_WITHIN))
+            Err(no_response(RETURN_WITHIN))
         })
     });
     // The task does not panic, so the runtime is ending.

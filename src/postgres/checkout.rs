@@ -15,7 +15,7 @@ use sqlx::{Connection, Error, PgConnection, Postgres};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::deadline::{late, within_limit};
+use super::deadline::{no_response, within_limit};
 use super::sample::Sample;
 use crate::clock::{self, Instant};
 
@@ -139,5 +139,5 @@ pub(super) async fn after_release(
         return Ok(true);
     }
     let pinged = in_time(sample, clock::now(), conn.ping()).await;
-    pinged.unwrap_or_else(|| Err(late(RETURN_WITHIN))).map(|()| true)
+    pinged.unwrap_or_else(|| Err(no_response(RETURN_WITHIN))).map(|()| true)
 }

@@ -8,7 +8,7 @@ use sqlx::postgres::PgPool;
 use sqlx::{Postgres, Transaction};
 use tokio::sync::Semaphore;
 
-use super::deadline::within;
+use super::attempt::identify;
 use super::dependencies::Known;
 use super::error::DatabaseError;
 use super::executor::{Reader, Writer};
@@ -19,7 +19,7 @@ use super::sample::At;
 use super::server::{Limits, Role, Server};
 use super::server_status::ServerStatus;
 use super::statements::Statements;
-use crate::cache::{Record, Requirement, Unfit, spawn};
+use crate::cache::{Record, Requirement, Stray, Unfit, spawn};
 use crate::entry::{Epoch, Position};
 
 /// How to reach the servers.
@@ -253,13 +253,17 @@ impl Database {
     /// time, what the same scope reads from here on is read from the primary. What is done in it is not known to the
     /// cache, so it counts as a write; [`begin_read_only`](Self::begin_read_only) begins one that does not.
     ///
+    /// Begin it in the scope of the response that it is part of. In no scope, responses that are being computed when it
+    /// begins are not stored; when it ends is not known, so one whose computation begins later and uses its rows is.
+    ///
     /// # Errors
     ///
     /// If the primary can't be reached.
     pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         match Record::current() {
             Some(record) => record.note_write(),
-            None => Record::stray(),
+            // When it ends is not known.
+            None => drop(Stray::read()),
         }
         let transaction = self.inner.primary.begin("BEGIN").await?;
         // Only now: before it had a connection, nothing could be done in it.
@@ -277,7 +281,8 @@ impl Database {
     }
 
     /// Begins a transaction on the primary in which the server refuses writes, so that it counts as none: a session gets no
-    /// token for it. What it reads is not known to the cache, so a response that it is part of is not cached.
+    /// token for it. What it reads is not known to the cache, so a response that it is part of is not cached; as for
+    /// [`begin`](Self::begin), that holds if it is begun in the response's scope.
     ///
     /// # Errors
     ///
@@ -324,10 +329,18 @@ impl Database {
     }
 
     /// The epoch, and a position that the primary's log has reached: at or past every commit that is visible now. A primary
-    /// that falls silent is an error after 3 s, beside the wait for a connection: responses wait for this.
+    /// that falls silent is an error after 3 s, beside the wait for a connection: responses wait for this. So is an old
+    /// primary, where the primary's name leads to it and to the new one in turn: what was written may be on the other.
     pub(crate) async fn observe(&self) -> Result<(Epoch, Position), sqlx::Error> {
-        let mut conn = self.inner.primary.acquire().await?;
-        let identity = within(log::identity(&mut *conn)).await?;
+        let primary = &self.inner.primary;
+        let mut conn = primary.acquire().await?;
+        let identity = identify(&mut conn).await?;
+        if !primary.observe_newest(&identity) {
+            // Nor is anything else to be read by it.
+            conn.close();
+            let why = "the primary's name leads to an old primary in turn";
+            return Err(sqlx::Error::Protocol(why.into()));
+        }
         let at = At::of(&identity).filter(|at| !at.standby);
         let at = at.ok_or_else(|| sqlx::Error::Protocol("the primary tells no position".into()))?;
         Ok((at.epoch, identity.position.unwrap_or(at.position)))
@@ -405,12 +418,13 @@ impl Database {
         replicas.iter().map(|replica| replica.server.clone()).collect()
     }
 
-    /// What was learnt of the schema does not hold any more: neither what statements depend on, nor the plans of
-    /// statements that connections have prepared.
-    pub(crate) fn forget_schema(&self) {
-        self.inner.known.forget();
-        self.inner.primary.forget_plans();
-        self.servers().iter().for_each(|replica| replica.forget_plans());
+    /// What was learnt before this change of the schema does not hold any more: neither what statements depend on, nor
+    /// the plans of statements that connections have prepared.
+    pub(crate) fn follow_schema(&self, change: u64) {
+        if self.inner.known.forget_before(change) {
+            self.inner.primary.forget_plans();
+            self.servers().iter().for_each(|replica| replica.forget_plans());
+        }
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Replica>> {
@@ -424,15 +438,16 @@ fn free_name(taken: &[Arc<Server>]) -> String {
     free.next().unwrap_or_default()
 }
 
-/// Whether no connection of a pool is in use. Counted twice, since some may come and go between.
 /// What is going to be read is not known, nor by whom if no record is current.
 fn note_unknown_reads(why: &'static str) {
     match Record::current() {
         Some(record) => record.unfit(Unfit::new("unnoted-reads", why)),
-        None => Record::stray(),
+        // When that ends is not known.
+        None => drop(Stray::read()),
     }
 }
 
+/// Whether no connection of a pool is in use. Counted twice, since some may come and go between.
 fn is_idle(pool: &PgPool) -> bool {
     let (idle, size) = (pool.num_idle(), pool.size());
     usize::try_from(size).is_ok_and(|size| size == idle) && pool.num_idle() == idle

@@ -1,5 +1,6 @@
 //! How long the primary may take for what a listener asks of it.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -20,11 +21,20 @@ pub(crate) async fn within_limit<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    timeout(limit, work).await.unwrap_or_else(|_late| Err(late(limit)))
+    timeout(limit, work).await.unwrap_or_else(|_late| Err(no_response(limit)))
 }
 
 /// That a server did not respond in time.
-pub(crate) fn late(limit: Duration) -> sqlx::Error {
-    let why = format!("no response within {limit:?}");
-    std::io::Error::new(std::io::ErrorKind::TimedOut, why).into()
+pub(crate) fn no_response(limit: Duration) -> sqlx::Error {
+    late(format!("no response within {limit:?}"))
+}
+
+/// The error of a statement that took too long.
+pub(crate) fn late(why: String) -> sqlx::Error {
+    io::Error::new(io::ErrorKind::TimedOut, why).into()
+}
+
+/// Whether a statement took too long.
+pub(crate) fn is_late(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut)
 }

@@ -152,7 +152,7 @@ fn note(db: &Database, plan: &Plan, server: &std::sync::Arc<str>, proof: &Proof)
     match proof {
         // A node forgets the schema before it proves more by having seen its change. So what the read proves here, it
         // proves by what was known when it was planned, or the numbers differ.
-        Proof::Basis(_) if db.inner.known.generation() != plan.schema => {
+        Proof::Basis(_) if record.schema() != plan.schema => {
             record.unfit(Unfit::new("schema-changing", "the schema changed during the read"));
         }
         Proof::Basis(basis) => record.read(*basis, &plan.tags, server),

@@ -194,16 +194,12 @@ pub(crate) async fn identity(conn: impl PgExecutor<'_>) -> Result<Identity, sqlx
 }
 
 /// Writes a change to these tags into the log. A name without a value may be a table's, and then
-/// covers its rows.
+/// covers its rows: `tidegate.invalidate` adds their tag.
 pub(crate) async fn invalidate(
     conn: impl PgExecutor<'_>,
     tags: &[String],
 ) -> Result<(), sqlx::Error> {
-    // A table's name may have a `=`; behind a column's colon it begins a value.
-    let has_value = |tag: &str| tag.split_once('=').is_some_and(|(name, _)| name.contains(':'));
-    let bulk = tags.iter().filter(|tag| !has_value(tag)).map(|tag| format!("{tag}!"));
-    let all: Vec<String> = tags.iter().cloned().chain(bulk).collect();
-    sqlx::query("select tidegate.invalidate($1)").bind(all).execute(conn).await.map(drop)
+    sqlx::query("select tidegate.invalidate($1)").bind(tags).execute(conn).await.map(drop)
 }
 
 fn epoch(row: &PgRow) -> Result<Epoch, sqlx::Error> {

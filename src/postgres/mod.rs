@@ -11,6 +11,7 @@ mod attempt;
 mod backoff;
 mod bound;
 mod cached;
+mod calls;
 mod cancel;
 mod changes;
 mod checkout;

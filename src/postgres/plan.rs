@@ -1,21 +1,21 @@
 //! What a read needs, and which servers may serve it.
 
 use std::cmp::Reverse;
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bound::Bound;
+use super::calls::may_write_unseen;
 use super::cancel::CloseOnCancel;
 use super::database::Database;
-use super::deadline::within;
+use super::deadline::{is_late, late, within};
 use super::dependencies::{Dependencies, Found, Lookup, Source, Table, Unfit, Unknown};
 use super::executor::Statement;
 use super::sample::At;
 use super::server::Server;
 use super::words::may_write;
 use crate::cache::protocol::is_far_enough;
-use crate::cache::{Needs, Record, Requirement, Unfit as Reason};
+use crate::cache::{Needs, Record, Requirement, Stray, Unfit as Reason};
 use crate::entry::{Epoch, Position, Tag};
 use crate::traffic::Traffic;
 
@@ -39,16 +39,21 @@ pub(crate) struct Plan {
     pub(crate) sees_on_primary: bool,
     /// It may change data, and so what later reads must see.
     pub(crate) may_write: bool,
+    /// Nothing would show that it changes data: neither its words nor a server that refuses to. What later reads of the
+    /// scope must see counts as changed.
+    pub(crate) may_write_unseen: bool,
     /// It is known to change nothing, so it may be sent again whatever became of it.
     pub(crate) is_read: bool,
     /// It is to be run where the server refuses writes: whether it writes is not known, and would go unnoticed.
     pub(crate) read_only: bool,
     /// What a replica must have is not known just now, so replicas only come after the primary.
     pub(crate) primary_first: bool,
-    /// The schema that the tags are of, as `Known` counts them.
+    /// The last change of the schema that was known when it was looked up what the statement reads.
     pub(crate) schema: u64,
     /// A position of the primary that the node had seen before it was found out what the statement reads.
     pub(crate) seen: Option<(Epoch, Position)>,
+    /// It is in no scope, until all its rows were read.
+    pub(crate) _stray: Option<Stray>,
 }
 
 /// A server to try.
@@ -73,20 +78,19 @@ impl Plan {
     /// Finds out what a statement needs. `writer` is for one that goes to the primary in any case.
     pub(crate) async fn of(db: &Database, statement: &Statement, writer: bool) -> Self {
         let sql = statement.sql.as_str();
-        let record = Record::current();
-        if record.is_none() {
-            Record::stray();
-        }
+        let (stray, record) = (Stray::read(), Record::current());
         let own = db.requirement();
         if let Some(record) = record.as_ref().filter(|record| !record.is_followed()) {
             rehearse(db, sql, record);
         }
         let Some(record) = record.filter(Record::is_followed) else {
-            return Self::unnoted((db, sql), own, writer).at_most_late(db);
+            let unnoted = Self::unnoted((db, sql), own, writer).at_most_late(db);
+            return Self { _stray: stray, ..unnoted };
         };
         let mut plan = Self { primary_first: !record.knows_needs(), ..Self::new(own, writer) };
         (plan.epoch, plan.seen) = (record.epoch(), record.seen());
-        plan.schema = db.inner.known.generation();
+        plan.schema = record.schema();
+        db.follow_schema(plan.schema);
         match dependencies(db, sql, plan.epoch).await {
             Ok(found) => {
                 if let Some(watch) = record.watch() {
@@ -120,12 +124,14 @@ impl Plan {
             written: None,
             sees_on_primary: false,
             may_write: writer,
+            may_write_unseen: false,
             is_read: false,
             read_only: false,
             primary_first: false,
             schema: 0,
             seen: None,
             record: None,
+            _stray: None,
         }
     }
 
@@ -169,12 +175,10 @@ impl Plan {
         if let (Some(record), true) = (Record::current(), may_write) {
             record.note_write();
         }
-        let is_read = db
-            .inner
-            .known
-            .get(sql)
-            .is_some_and(|found| matches!(*found.dependencies, Dependencies::Tables(_)));
-        Self { may_write, is_read, ..Self::new(own, may_write) }.must_see(db)
+        let found = db.inner.known.get(sql).map(|found| found.dependencies);
+        let is_read = matches!(found.as_deref(), Some(Dependencies::Tables(_)));
+        let may_write_unseen = !may_write && may_write_unseen((db, sql), &own, found.as_deref());
+        Self { may_write, may_write_unseen, is_read, ..Self::new(own, may_write) }.must_see(db)
     }
 
     fn take(&mut self, record: &Record, found: &Found, statement: &Statement, writer: bool) {
@@ -282,7 +286,7 @@ fn tags_of(record: &Record, tables: &[Table], statement: &Statement) -> Vec<Tag>
 }
 
 /// Whether a statement whose answer can't be cached may be run on a replica all the same.
-fn may_be_read_anywhere(unfit: &Unfit) -> bool {
+pub(super) fn may_be_read_anywhere(unfit: &Unfit) -> bool {
     !matches!(
         unfit,
         Unfit::NotARead
@@ -354,7 +358,10 @@ async fn look_up(
             Lookup::Known(found) => return Ok(found),
             Lookup::Unknown(unknown) => match unknown.by_text(sql) {
                 Ok(found) => Some(found),
-                Err(_) if known.is_resting() => return Err(sqlx::Error::PoolTimedOut),
+                Err(_) if known.is_resting() => {
+                    let why = "the catalogue did not respond to the lookup before";
+                    return Err(late(why.to_owned()));
+                }
                 Err(unknown) => find(db, sql, unknown).await?,
             },
         };
@@ -391,7 +398,7 @@ async fn find(
         found
     })
     .await;
-    if matches!(&found, Err(sqlx::Error::Io(error)) if error.kind() == ErrorKind::TimedOut) {
+    if found.as_ref().is_err_and(is_late) {
         db.inner.known.rest();
     }
     found

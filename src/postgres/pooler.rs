@@ -68,15 +68,15 @@ type Backend = (i32, i64);
 
 /// What is behind a connection.
 async fn backend(conn: &mut PgConnection) -> Result<Backend, sqlx::Error> {
-    let asked = "select pg_backend_pid() as pid,
-        extract(epoch from pg_postmaster_start_time())::int8 as started";
+    let asked = "select pg_catalog.pg_backend_pid() as pid,
+        extract(epoch from pg_catalog.pg_postmaster_start_time())::bigint as started";
     let row = sqlx::raw_sql(asked).fetch_one(conn).await?;
     Ok((row.try_get("pid")?, row.try_get("started")?))
 }
 
 /// Whether `other` could run what `one` has prepared, by the name that it goes by for `one`.
 async fn is_mixed(one: &mut PgConnection, other: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    let text = format!("select $1::int4 as tidegate_{:016x}", fastrand::u64(..));
+    let text = format!("select $1::int as tidegate_{:016x}", fastrand::u64(..));
     let prepared = sqlx::query(sqlx::AssertSqlSafe(text.clone())).bind(1).execute(one).await;
     if prepared.is_err_and(|error| error.as_database_error().is_some()) {
         // The name is taken, by somebody else's statement, or is not there for the next message.
@@ -84,7 +84,8 @@ async fn is_mixed(one: &mut PgConnection, other: &mut PgConnection) -> Result<bo
     }
     // The driver's names begin so; a proxy that keeps statements apart gives them others.
     let asked = format!(
-        "select exists (select from pg_prepared_statements where statement = '{text}' and starts_with(name, 'sqlx_'))"
+        "select exists (select from pg_catalog.pg_prepared_statements
+            where statement operator(pg_catalog.=) '{text}' and pg_catalog.starts_with(name, 'sqlx_'))"
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(asked)).fetch_one(other).await?.try_get(0)
 }

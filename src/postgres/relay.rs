@@ -19,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -89,6 +90,7 @@ impl Relay {
             questions: format!("questions:{name}"),
             number: fastrand::u64(1..),
             fit: fit.clone(),
+            may_lead: AtomicBool::new(false),
             elected,
             hear,
         };
@@ -139,8 +141,23 @@ struct Desk {
     questions: String,
     number: u64,
     fit: Arc<AtomicBool>,
+    /// Whether the bus may take this node for the leader.
+    may_lead: AtomicBool,
     elected: watch::Sender<Role>,
     hear: mpsc::Sender<Heard>,
+}
+
+impl Drop for Desk {
+    /// Releases the leadership, so that no other node waits until it expires.
+    fn drop(&mut self) {
+        // Without a runtime the process is ending.
+        if self.may_lead.load(Ordering::Relaxed)
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let (bus, office, number) = (self.bus.clone(), self.office.clone(), self.number);
+            runtime.spawn(async move { drop(bus.resign(&office, number).await) });
+        }
+    }
 }
 
 impl Desk {
@@ -215,21 +232,33 @@ impl Desk {
     /// The role from here on.
     async fn run_for_office(&self, before: Role) -> Role {
         let role = if self.fit.load(Ordering::Acquire) {
+            // Also if the reply is lost, or this task ends before it comes.
+            self.may_lead.store(true, Ordering::Relaxed);
             match self.bus.hold(&self.office, self.number, OFFICE).await {
                 Ok(true) => Role::Relay,
-                Ok(false) => Role::Relayed,
+                Ok(false) => {
+                    self.may_lead.store(false, Ordering::Relaxed);
+                    Role::Relayed
+                }
                 Err(_) => Role::Alone,
             }
         } else {
-            if before == Role::Relay {
-                drop(self.bus.resign(&self.office, self.number).await);
-            }
+            self.resign().await;
             Role::Alone
         };
         if role != before {
             self.elected.send_replace(role);
         }
         role
+    }
+
+    /// Releases the leadership, if the bus may take this node for the leader.
+    async fn resign(&self) {
+        if self.may_lead.load(Ordering::Relaxed)
+            && self.bus.resign(&self.office, self.number).await.is_ok()
+        {
+            self.may_lead.store(false, Ordering::Relaxed);
+        }
     }
 }
 
@@ -240,3 +269,6 @@ async fn hear(stream: &mut Option<Messages>) -> Option<Bytes> {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,8 @@ pub(crate) struct Sample {
     pub(crate) plans: Option<u64>,
     who: Option<Who>,
     several_until: Option<Instant>,
+    /// Of the servers that the name leads to by turns, the cluster and timeline of the one that was promoted last.
+    newest: Option<(u64, u32)>,
 }
 
 /// A position that a server has reached.
@@ -51,6 +53,13 @@ struct Who {
     epoch: Epoch,
 }
 
+impl Who {
+    fn new(identity: &Identity, epoch: Epoch) -> Self {
+        let (address, port) = (identity.address.clone(), identity.port);
+        Self { address, port, started: identity.started, epoch }
+    }
+}
+
 impl Sample {
     pub(crate) fn new() -> Self {
         Self {
@@ -61,6 +70,7 @@ impl Sample {
             plans: None,
             who: None,
             several_until: None,
+            newest: None,
         }
     }
 
@@ -76,12 +86,7 @@ impl Sample {
             self.at = None;
             return false;
         };
-        let who = Who {
-            address: identity.address.clone(),
-            port: identity.port,
-            started: identity.started,
-            epoch: at.epoch,
-        };
+        let who = Who::new(identity, at.epoch);
         let fell_back = self.at.is_some_and(|known| at.position < known.position);
         match &self.who {
             None => self.who = Some(who),
@@ -102,8 +107,31 @@ impl Sample {
             self.who = None;
             self.renew();
         }
+        self.note_newest(identity);
         self.at = Some(at);
         true
+    }
+
+    /// Whether a connection is to the server that the last one was to.
+    pub(crate) fn knows(&self, identity: &Identity) -> bool {
+        let who = At::of(identity).map(|at| Who::new(identity, at.epoch));
+        who.is_some() && self.who == who
+    }
+
+    /// A promotion begins another timeline. Servers of different clusters have no order, so the last one counts.
+    fn note_newest(&mut self, identity: &Identity) {
+        let Some(timeline) = identity.timeline else { return };
+        let this = (identity.system_identifier, timeline);
+        let is_older = |newest: (u64, u32)| newest.0 == this.0 && newest.1 > timeline;
+        if self.several_until.is_none() || !self.newest.is_some_and(is_older) {
+            self.newest = Some(this);
+        }
+    }
+
+    /// Whether none of the servers that the name leads to by turns was promoted after this one.
+    pub(crate) fn is_newest(&self, identity: &Identity) -> bool {
+        let this = identity.timeline.map(|timeline| (identity.system_identifier, timeline));
+        self.newest == this
     }
 
     /// Who is behind the name is another than before. Of several, that is no news.
@@ -215,6 +243,21 @@ mod tests {
         tokio::time::advance(SEVERAL_FOR).await;
         sample.observe(&identity(2, 12));
         assert!(!sample.is_several());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_primary_is_not_the_newest_of_two_that_a_name_leads_to() {
+        let on = |port, timeline| Identity { timeline: Some(timeline), ..identity(port, 10) };
+        let mut sample = Sample::new();
+        for (port, timeline, newest) in [(1, 1, true), (2, 2, true), (1, 1, false), (2, 2, true)] {
+            sample.observe(&on(port, timeline));
+            assert_eq!(sample.is_newest(&on(port, timeline)), newest, "{port} {timeline}");
+        }
+        tokio::time::advance(SEVERAL_FOR).await;
+        sample.observe(&on(1, 1));
+        tokio::time::advance(SEVERAL_FOR).await;
+        sample.observe(&on(1, 1));
+        assert!(sample.is_newest(&on(1, 1)), "it alone was seen for long");
     }
 
     #[tokio::test(start_paused = true)]

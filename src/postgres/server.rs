@@ -1,7 +1,6 @@
 //! One name, its pool of connections, and what is known of the server behind it.
 
 use std::fmt;
-use std::io;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +12,7 @@ use tokio::time::timeout;
 
 use super::cancel::begin;
 use super::checkout::{Checkout, Shared, after_release, before_acquire};
+use super::deadline::no_response;
 use super::error::DatabaseError;
 use super::log::{Identity, identity};
 use super::pooler::{Sessions, sessions};
@@ -76,9 +76,7 @@ impl Server {
     /// Connects, and checks that the server is what it was said to be.
     pub(crate) async fn check(&self) -> Result<Identity, DatabaseError> {
         timeout(CHECK_WITHIN, self.introduce()).await.unwrap_or_else(|_elapsed| {
-            let why = format!("no answer within {CHECK_WITHIN:?}");
-            let error = io::Error::new(io::ErrorKind::TimedOut, why);
-            Err(DatabaseError::connecting(self, sqlx::Error::Io(error)))
+            Err(DatabaseError::connecting(self, no_response(CHECK_WITHIN)))
         })
     }
 
@@ -134,6 +132,20 @@ impl Server {
 
     pub(crate) fn observe(&self, identity: &Identity) -> bool {
         self.lock().observe(identity)
+    }
+
+    /// Takes in what a connection said of its server. `false` if that is another server than the newest of those that the
+    /// name leads to just now.
+    pub(crate) fn observe_newest(&self, identity: &Identity) -> bool {
+        let mut sample = self.lock();
+        if sample.knows(identity) {
+            // Not its position: those of statements that ran at the same time come in any order.
+            return sample.is_newest(identity);
+        }
+        let before = sample.generation;
+        sample.observe(identity);
+        // Another one behind the same address has no order until it is the one that is known.
+        sample.is_newest(identity) && (sample.is_several() || sample.generation == before)
     }
 
     pub(crate) fn lose(&self) {

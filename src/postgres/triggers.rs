@@ -19,7 +19,7 @@ use error::within;
 use table::Table;
 
 /// The version of the SQL in `sql/`. A change there is a new one.
-pub(crate) const VERSION: i32 = 6;
+pub(crate) const VERSION: i32 = 7;
 
 /// Two installers at once would trip over each other's half-made schema. The lock is on a table, which a role without a
 /// right to it can't take. Before the first install there is none: then one of two installers fails, and tries again.
@@ -105,6 +105,10 @@ impl Triggers {
     /// The most rows that one statement's change is told by, 100 if not set; above it counts as a
     /// change of every row. So does, whatever the number of rows, a statement with more than 10,000 values in key and
     /// declared columns, or a megabyte of them.
+    ///
+    /// With zero each statement counts as such, also one that changes no row. Then the triggers ask for no transition
+    /// tables, in which Postgres holds all rows that a statement changes: in temporary files beyond `work_mem`, so that a
+    /// large statement fails at `temp_file_limit`.
     #[must_use]
     pub fn row_limit(mut self, rows: u32) -> Self {
         self.row_limit = rows;
@@ -154,7 +158,7 @@ impl Triggers {
         lock(conn).await?;
         make_schema(conn).await?;
         for (name, columns) in &self.tables {
-            let table = Table::find(conn, name).await?;
+            let table = Table::find(conn, name).await?.trackable()?;
             let columns = table.tagged(conn, columns).await?;
             table.track(conn, &columns, self.row_limit).await?;
         }

@@ -11,7 +11,8 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use super::{Found, MemoryStatus, Store, StoreError, StoreStatus, Tier};
 use crate::entry::{Entry, Key};
 
-/// Entries in this process, bounded by the bytes that they take.
+/// Entries in this process, bounded by the bytes that they take. A value of a Rust type is kept decoded too, and what it
+/// takes is estimated: at most three times too high, and too low only for linked lists and boxes of a few bytes.
 ///
 /// When it is full, entries that are asked for least go (S3-FIFO, after Yang et al., "FIFO queues
 /// are all you need for cache eviction", SOSP 2023, as the `quick_cache` crate does it). Its shares are

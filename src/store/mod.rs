@@ -55,7 +55,9 @@ pub trait Store: Debug + Send + Sync + 'static {
 
     /// Asks to be the only node that makes the entry for `key`, for at most `ttl`.
     ///
-    /// A lease saves work; nothing depends on it. A store that no other node shares grants it.
+    /// A lease saves work; nothing depends on it. A store that no other node shares grants it. If the reply of the server
+    /// is lost (the future fails or is dropped), a lease may have been taken that nobody holds, and other nodes wait until
+    /// it expires: the store should then release it.
     fn lease<'a>(
         &'a self,
         key: &'a Key,

@@ -135,6 +135,22 @@ async fn a_body_shorter_than_its_head_promised_is_not_stored() {
 }
 
 #[tokio::test]
+async fn of_a_body_longer_than_its_head_promised_no_more_is_stored_than_that() {
+    let status = async |frames: [&'static str; 2]| {
+        let body = move || Body::from_stream(stream::iter(frames.map(Ok::<_, Infallible>)));
+        let handler = move || std::future::ready(([("content-length", "4")], body()));
+        let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), Policy::ttl(TTL));
+        let app = Router::new().fallback(handler).layer(layer);
+        assert_eq!(ask(&app, "/").await.0, frames.concat());
+        ask(&app, "/").await
+    };
+    let (body, at_a_frame) = status(["body", " and more"]).await;
+    assert!(body == "body" && at_a_frame.contains("; hit;"), "{body} {at_a_frame}");
+    let (body, within_a_frame) = status(["bo", "dy and more"]).await;
+    assert!(body == "body and more" && !within_a_frame.contains("; hit;"), "{within_a_frame}");
+}
+
+#[tokio::test]
 async fn an_answer_is_found_before_its_client_has_seen_the_last_byte_go_by() {
     let slow = slow(1, 10, |cache| CacheLayer::with_policy(cache, Policy::ttl(TTL)));
     let length = ("content-length", "10");

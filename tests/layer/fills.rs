@@ -508,3 +508,40 @@ async fn what_is_served_instead_of_a_failure_is_served_to_all_who_wait() {
     assert!(responses.iter().all(|(body, _)| body == "well"));
     assert_eq!(load.runs(), 4);
 }
+
+/// Where changes come faster than one can compute, nothing is stored; what was computed since a request came is for it
+/// all the same.
+#[tokio::test(start_paused = true)]
+async fn a_value_that_changes_while_it_is_computed_is_for_all_who_came_before() {
+    const COMPUTE: Duration = Duration::from_millis(300);
+    const CHANGE: Duration = Duration::from_millis(70);
+    let (cache, load, changes) = (cache(512), Load::default(), AtomicUsize::new(0));
+    let policy = values().tag("rows").build().unwrap();
+    let compute = async || {
+        let seen = changes.load(Ordering::SeqCst);
+        load.run(sleep(COMPUTE)).await;
+        Ok::<_, usize>(seen)
+    };
+    let change = async {
+        loop {
+            sleep(CHANGE).await;
+            changes.fetch_add(1, Ordering::SeqCst);
+            cache.invalidate(["rows"]).await.unwrap();
+        }
+    };
+    let waves = join_all((0..5).map(async |wave| {
+        sleep(Duration::from_millis(110) * wave).await;
+        let known = changes.load(Ordering::SeqCst);
+        (known, ask_for_one(200, &cache, &policy, compute).await)
+    }));
+    let began = Instant::now();
+    let waves = tokio::select! {
+        waves = waves => waves,
+        () = change => unreachable!("it has no end"),
+    };
+    for (known, values) in &waves {
+        assert!(values.iter().all(|value| value.as_ref().unwrap() >= known), "{known}: {values:?}");
+    }
+    assert!(load.runs() <= 5, "{} runs for 1,000 requests", load.runs());
+    assert!(began.elapsed() <= COMPUTE * 5, "{:?}", began.elapsed());
+}

@@ -448,6 +448,32 @@ async fn a_client_that_has_the_answer_is_told_so() {
     assert_eq!(send(&app, conditional("\"v2\"").unwrap()).await.status(), StatusCode::OK);
 }
 
+/// Two responses of one second have one date, and a client that has the first would keep it.
+#[tokio::test]
+async fn where_the_author_decides_no_date_tells_a_client_that_it_has_the_response() {
+    let dated = |name, date: &'static str| {
+        let response = [("date", "Sun, 06 Nov 1994 08:49:40 GMT"), (name, date)];
+        get(async move || (response, "body"))
+    };
+    let of_noon = "Sun, 06 Nov 1994 08:49:37 GMT";
+    let app = Router::new()
+        .route("/changed", dated("last-modified", of_noon))
+        .route("/undated", dated("x-other", "value"))
+        .layer(
+            CacheLayer::new(cache())
+                .route("/changed", Policy::ttl(TTL))
+                .route("/undated", Policy::ttl(TTL)),
+        );
+    for path in ["/changed", "/undated"] {
+        for since in [of_noon, "Sun, 06 Nov 1994 08:49:40 GMT", "Sun, 06 Nov 2044 08:49:40 GMT"] {
+            let request = Request::get(path).header("if-modified-since", since);
+            let response = send(&app, request.body(Body::empty()).unwrap()).await;
+            assert_eq!(response.status(), StatusCode::OK, "{path} {since}");
+        }
+        assert!(ask(&app, path).await.1.contains("hit"));
+    }
+}
+
 #[tokio::test]
 async fn a_policy_that_makes_no_sense_is_told_and_not_used() {
     let layer = CacheLayer::new(cache())

@@ -6,6 +6,7 @@
 mod common;
 
 mod bodies;
+mod canonical;
 mod compression;
 mod confirmed;
 mod dictionaries;
@@ -15,6 +16,7 @@ mod http;
 mod hyper;
 mod layering;
 mod no_vary_search;
+mod query;
 mod scopes;
 mod security;
 mod security_identity;

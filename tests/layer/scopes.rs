@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::ask;
+use crate::common::{ask, read};
 use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
 use axum::routing::get;
 use futures_util::future::BoxFuture;
 use tidegate::{
@@ -15,6 +17,8 @@ use tidegate::{
     ValuePolicy, ValuePolicyBuilder,
 };
 use tokio::time::{Instant, advance};
+use tower::buffer::Buffer;
+use tower::{Layer, ServiceExt};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -351,4 +355,75 @@ async fn what_asks_for_itself_in_no_scope_waits_once() {
     let began = Instant::now();
     assert_eq!(cache.get_or_load(&key("own"), &policy, load).await, Ok(1));
     assert_eq!(began.elapsed(), SECOND * 3);
+}
+
+/// A service that is called in a task of its own, as by `tower::buffer`, notes what it depends on in no scope.
+#[tokio::test]
+async fn what_holds_a_response_of_a_service_that_was_called_elsewhere_is_not_kept() {
+    let (cache, counter) = (cache(), Counter::default());
+    let inner = {
+        let counter = counter.clone();
+        Router::new().route("/part", get(async move || counter.next().to_string()))
+    };
+    let layer = CacheLayer::new(cache.clone()).route("/part", lasting(60).tag("part"));
+    // Not within another router, which calls what is in it only when its future is polled.
+    let by_policy = layer.layer(inner.clone());
+    let by_none = CacheLayer::new(cache.clone()).layer(inner);
+    for (path, inner) in [("/one", by_policy), ("/other", by_none)] {
+        // What is computed within the page's scope is noted there: what is found in memory is not.
+        let request = || Request::get("/part").body(Body::empty()).unwrap();
+        inner.clone().oneshot(request()).await.unwrap();
+        let buffered = Buffer::new(inner, 8);
+        let page = async move || {
+            let response = buffered.oneshot(request()).await.unwrap();
+            read(response.map(Body::new)).await.0
+        };
+        let layer = CacheLayer::new(cache.clone()).route(path, lasting(60));
+        let outer = Router::new().route(path, get(page)).layer(layer);
+        for _ in 0..3 {
+            let (_, status) = ask(&outer, path).await;
+            assert!(!status.contains("hit") && !status.contains("stored"), "{path}: {status}");
+        }
+    }
+}
+
+/// However little the cache has to do with a part, the whole depends on what the part's policy names.
+#[tokio::test]
+async fn tags_of_a_part_that_is_left_to_its_handler_are_those_of_the_whole() {
+    let (cache, counter) = (cache(), Counter::default());
+    let policy = lasting(60).tag("front page").tag_fields(["surrogate-key"]);
+    let named = async |counter: Counter| ([("surrogate-key", "front")], counter.next().to_string());
+    let parts = {
+        let counter = counter.clone();
+        Router::new()
+            .route("/plain", get(async move || counter.next().to_string()))
+            .layer(CacheLayer::new(cache.clone()).route("/plain", policy.clone()))
+    };
+    let naming = Router::new()
+        .route("/named", get(async move || named(counter.clone()).await))
+        .layer(CacheLayer::new(cache.clone()).route("/named", policy));
+    for (path, parts) in [("/plain", parts), ("/named", naming)] {
+        for (header, value) in
+            [("cookie", "a=b"), ("authorization", "Basic x"), ("upgrade", "h2c"), ("if-match", "*")]
+        {
+            let page = {
+                let parts = parts.clone();
+                async move || {
+                    let request = Request::get(path).header(header, value);
+                    read(parts.oneshot(request.body(Body::empty()).unwrap()).await.unwrap()).await.0
+                }
+            };
+            let whole = format!("/{header}{path}");
+            let layer = CacheLayer::new(cache.clone()).route(&whole, lasting(60));
+            let app = Router::new().route(&whole, get(page)).layer(layer);
+            let (before, _) = ask(&app, &whole).await;
+            for tag in
+                ["front page", "front"].into_iter().take(if path == "/named" { 2 } else { 1 })
+            {
+                cache.invalidate([tag]).await.unwrap();
+                let (after, status) = ask(&app, &whole).await;
+                assert_ne!(after, before, "{whole}, {tag}: {status}");
+            }
+        }
+    }
 }

@@ -238,8 +238,15 @@ async fn cloaking_of_an_allowed_parameter() {
     let handler = |RawQuery(query): RawQuery| async move { query.unwrap_or_default() };
     let layer = CacheLayer::with_policy(cache(), ttl().query(["a"]));
     let app = Router::new().fallback(handler).layer(layer);
-    for query in ["a=1", "utm=x;a=2", "utm=x&%61=3", "utm=%&a=4", "utm=x&a[]=5", "a.b=6"] {
-        assert_eq!(ask(&app, &format!("/?{query}")).await.0, query);
+    for (query, counting) in [
+        ("a=1", "a=1"),
+        ("utm=x;a=2", "utm=x;a=2"),
+        ("utm=x&%61=3", "%61=3"),
+        ("utm=%&a=4", "a=4"),
+        ("utm=x&a[]=5", "a[]=5"),
+        ("a.b=6", "a.b=6"),
+    ] {
+        assert_eq!(ask(&app, &format!("/?{query}")).await.0, counting);
     }
 }
 
@@ -540,6 +547,24 @@ async fn naming_one_cookie_shares_nothing_between_sessions() {
 }
 
 #[tokio::test]
+async fn a_response_that_varies_by_cookies_is_for_requests_with_no_others_than_the_named() {
+    let handler = |headers: HeaderMap| async move {
+        let cookies = headers["cookie"].to_str().unwrap().to_owned();
+        ([("cache-control", "public, max-age=60"), ("vary", "cookie")], cookies)
+    };
+    let (anybody, bob) = ("lang=de", "lang=de; sid=bob");
+    for order in [[anybody, bob, anybody], [bob, anybody, bob]] {
+        let policy = Policy::standard().vary_cookies(["lang"]);
+        let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
+        for cookies in order {
+            let (body, status) = read_by(&app, plain(&[("cookie", cookies)])).await;
+            assert_eq!(body, cookies, "{status}");
+        }
+        assert!(read_by(&app, plain(&[("cookie", anybody)])).await.1.contains("hit"));
+    }
+}
+
+#[tokio::test]
 async fn poisoning_by_forwarded_where_hosts_do_not_count() {
     for policy in both() {
         let app = mirrored(policy.host(false));
@@ -731,6 +756,20 @@ async fn a_write_empties_no_page_but_its_own() {
     }
     drop(ask("POST", "/page", "").await);
     assert!(ask("GET", "/page", "").await.1.contains("changed"), "its own it must (RFC 9111, 4.4)");
+}
+
+#[tokio::test]
+async fn a_write_ends_its_page_however_the_path_is_spelled() {
+    let handler = |Path(id): Path<String>| async move { ([FRESH], id) };
+    let layer = CacheLayer::with_policy(cache(), Policy::standard());
+    let app = Router::new().route("/users/{id}", any(handler)).layer(layer);
+    for (page, write) in [("%34", "4"), ("4", "%34"), ("a%2fb", "a%2Fb"), ("%c3%a9", "%C3%A9")] {
+        let page = format!("/users/{page}");
+        drop(ask(&app, &page).await);
+        assert!(ask(&app, &page).await.1.contains("hit"));
+        drop(send(&app, request(Method::PUT, &format!("/users/{write}"), &[], "")).await);
+        assert!(ask(&app, &page).await.1.contains("changed"), "{page} {write}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,12 +1,15 @@
 //! What a response makes of an older one that is stored: its age, its end, and what is served when the handler fails.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::origin::{FRESH, Origin, TAGGED, body, by, get};
 use crate::common::{eventually, read, send};
 use axum::Router;
 use axum::http::Method;
-use tidegate::{Cache, CacheLayer, Memory, Policy};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tidegate::{Cache, CacheLayer, Entry, Found, Key, Memory, Policy, Store, StoreError};
 
 /// Windows in which a stale response may be served.
 const STALE: (&str, &str) =
@@ -250,4 +253,52 @@ async fn a_variant_that_is_not_stored_is_a_miss_of_a_variant() {
     assert!(ask(&app, &[("a", "1")]).await.2.contains("fwd=uri-miss"));
     let said = ask(&app, &[("a", "2")]).await.2;
     assert!(said.contains("fwd=vary-miss"), "{said}");
+}
+
+/// A store that takes a moment to remove an entry, as one across a network does.
+#[derive(Debug)]
+struct Slow(Memory);
+
+impl Store for Slow {
+    fn peek(&self, key: &Key) -> Option<Found> {
+        self.0.peek(key)
+    }
+
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
+        self.0.get(key)
+    }
+
+    fn put(
+        &self,
+        key: &Key,
+        entry: &Arc<Entry>,
+    ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
+        self.0.put(key, entry)
+    }
+
+    fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async {
+            tokio::task::yield_now().await;
+            self.0.remove(key).await
+        })
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_does_not_stop_the_end_of_what_is_stored() {
+    let origin =
+        Origin::default().then(200, &[], "one").then(410, &[], "gone").then(500, &[], "failed");
+    let policy = Policy::ttl(Duration::from_mins(1)).stale_if_error(Duration::from_mins(10));
+    let cache = Cache::new(Slow(Memory::new(1 << 20)));
+    let app = origin.behind(CacheLayer::with_policy(cache, policy));
+    body(&app, get(&[])).await;
+    advance(61).await;
+    assert!(send(&app, get(&[])).now_or_never().is_none(), "it waits for the store");
+    assert_eq!(origin.runs(), 2);
+    advance(1).await;
+    assert_eq!(ask(&app, &[]).await.1, "failed", "and nothing older in place of the error");
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use sqlx::Row;
-use tidegate::{Database, DatabaseOptions, Record};
+use sqlx::{Connection, PgConnection, Row};
+use tidegate::{Cache, Database, DatabaseOptions, Listener, Memory, Record, Triggers, ValuePolicy};
 use tidegate_testing::Postgres;
 
 use super::common::eventually;
-use super::world::{options, primary, proxy};
+use super::world::{TTL, options, primary, proxy};
 
 const ORDERS: &str = "create table orders (id serial, item text);
     create function place_order(item text) returns int language sql
@@ -107,5 +107,31 @@ async fn a_function_that_writes_on_the_primary_counts_as_a_write() {
             false => work.await,
         }
         replica.resume_replay().await.unwrap();
+    }
+}
+
+/// Nothing refuses the call or shows that it writes, and the node does not hear of the order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lookup_after_a_function_that_may_write_finds_what_it_wrote() {
+    let primary = shop().await;
+    let mut conn = PgConnection::connect(&primary.url()).await.unwrap();
+    Triggers::new().table("orders").install(&mut conn).await.unwrap();
+    let (line, listen) = proxy(&primary).await;
+    let db = options(&primary).listen_url(listen).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let cached = db.cached(&cache, ValuePolicy::ttl(TTL).early_refresh(0.0).build().unwrap());
+    let count = async || {
+        let query = sqlx::query("select count(*) from orders");
+        cached.fetch_one::<(i64,)>(query).await.unwrap().0
+    };
+    line.freeze();
+    for _ in 0..2 {
+        let work = async {
+            let before = count().await;
+            read(&db, PLACE_ORDER).await;
+            assert_eq!(count().await, before + 1);
+        };
+        Record::detached(work).await;
     }
 }

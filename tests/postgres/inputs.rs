@@ -37,7 +37,7 @@ async fn a_server_that_does_not_answer_is_told_of_and_does_not_stop_the_start_fo
     let connect = DatabaseOptions::new(url).connect();
     let outcome = tokio::time::timeout(Duration::from_mins(10), connect).await;
     let error = told(&outcome.expect("a limit").unwrap_err());
-    assert!(error.contains("127.0.0.1") && error.contains("no answer within"), "{error}");
+    assert!(error.contains("127.0.0.1") && error.contains("no response within"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

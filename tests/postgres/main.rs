@@ -34,6 +34,7 @@ mod rows;
 mod schema;
 mod scopes;
 mod sessions;
+mod strays;
 mod subscriptions;
 mod transactions;
 mod world;

@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, Response, StatusCode};
 use axum::routing::{get, put};
+use futures_util::FutureExt;
 use tidegate::{Cache, CacheLayer, Database, DatabaseOptions, Listener, Memory, Policy, Sessions};
 use tidegate_testing::FaultProxy;
 use tokio::time::timeout;
@@ -51,6 +52,39 @@ async fn a_write_is_responded_to_while_the_log_can_not_be_followed() {
             body != stored && status.contains("hit")
         })
         .await;
+    }
+}
+
+/// The handler is done when its request is polled first, and the client is gone right after that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_after_its_write_does_not_stop_the_invalidation() {
+    let primary = primary(&[]).await;
+    let db = DatabaseOptions::new(primary.url()).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let layer = CacheLayer::new(cache).route("/run", Policy::standard()).validate().unwrap();
+    let (runs, writes) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let run = async move || {
+        let run = runs.fetch_add(1, Ordering::SeqCst);
+        let headers = [("cache-control", "max-age=600"), ("cache-groups", "\"runs\"")];
+        (headers, format!("run {run}"))
+    };
+    let write = {
+        let writes = writes.clone();
+        async move || {
+            writes.fetch_add(1, Ordering::SeqCst);
+            [("cache-group-invalidation", "\"runs\"")]
+        }
+    };
+    let app = Router::new().route("/run", get(run).put(write.clone())).route("/other", put(write));
+    let app = app.layer(layer);
+    for (at, path) in ["/run", "/other"].into_iter().enumerate() {
+        eventually("stored", async || ask(&app, "/run").await.1.contains("hit")).await;
+        let stored = ask(&app, "/run").await.0;
+        let request = Request::put(path).body(Body::empty()).unwrap();
+        assert!(send(&app, request).now_or_never().is_none(), "it waits for the log");
+        assert_eq!(writes.load(Ordering::SeqCst), u32::try_from(at).unwrap() + 1);
+        eventually("invalid", async || ask(&app, "/run").await.0 != stored).await;
     }
 }
 

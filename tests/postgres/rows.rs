@@ -149,3 +149,15 @@ async fn what_is_not_a_condition_on_the_only_reading_of_a_table_narrows_nothing(
         assert!(!world.is_hit(uri).await, "{uri} depends on all users");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_name_of_a_table_invalidates_its_rows_from_sql_too() {
+    let world = World::new().await;
+    for uri in ["/one/1", "/among/2"] {
+        world.warm(uri).await;
+        world.change("select tidegate.invalidate('{users:id=7,articles}')").await;
+        assert!(world.is_hit(uri).await, "{uri}");
+        world.change("select tidegate.invalidate('{users}')").await;
+        assert!(!world.is_hit(uri).await, "{uri}");
+    }
+}

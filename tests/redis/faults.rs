@@ -213,6 +213,26 @@ async fn a_service_starts_while_redis_is_down_and_uses_it_once_it_is_up() {
     assert!(has(&store, "two").await);
 }
 
+/// Settings are often read by a runtime of their own.
+#[tokio::test]
+async fn a_connection_is_looked_for_though_the_runtime_that_began_to_has_ended() {
+    let mut server = RedisServer::start().await.unwrap();
+    server.kill().await.unwrap();
+    let url = server.url();
+    let elsewhere = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = Redis::connect(url).await.unwrap();
+            assert!(put(&store, "one").await.is_err());
+            store
+        })
+    });
+    let store = elsewhere.join().unwrap();
+    server.restart().await.unwrap();
+    eventually("it is used", async || put(&store, "two").await.is_ok()).await.unwrap();
+    assert!(has(&store, "two").await);
+}
+
 #[tokio::test]
 async fn a_wrong_address_or_password_is_told_and_no_secret_is() {
     let server = RedisServer::start_with(&["--requirepass", "right:p@ss"]).await.unwrap();

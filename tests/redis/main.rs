@@ -8,6 +8,7 @@ mod common;
 mod deploys;
 mod faults;
 mod large;
+mod leases;
 mod metrics;
 mod nodes;
 mod reads;

@@ -24,6 +24,8 @@ struct Report {
     warm_start_seconds: Option<u64>,
     no_wakeups: Option<String>,
     no_event_trigger: Option<String>,
+    /// Tables of the schema `tidegate` that have row security.
+    row_security: Vec<String>,
     #[serde(flatten)]
     facts: Facts,
     replicas: Vec<Standby>,
@@ -41,6 +43,8 @@ struct Table {
     unsound_triggers: Vec<Trigger>,
     /// Subscriptions that write to it past the triggers.
     subscriptions: Vec<String>,
+    /// Foreign tables below it, which may change unseen.
+    foreign_tables: Vec<String>,
     warnings: Vec<String>,
     /// What mends the triggers.
     mend: String,
@@ -86,6 +90,7 @@ impl Report {
             warm_start_seconds: status.oldest_mark.map(|age| age.as_secs()),
             no_wakeups: status.no_wakeups,
             no_event_trigger: status.no_event_trigger,
+            row_security: status.row_security,
             facts,
             replicas,
             tables,
@@ -98,6 +103,9 @@ impl Report {
 pub(crate) fn mend(table: &TableStatus) -> String {
     if let Some(subscription) = table.subscriptions.first() {
         return format!("cache where the rows are written, or drop subscription {subscription}");
+    }
+    if !table.foreign_tables.is_empty() {
+        return format!("tidegate uninstall {}", table.name);
     }
     format!("tidegate install {}:{}", table.name, table.columns.join(","))
 }
@@ -112,6 +120,7 @@ impl From<TableStatus> for Table {
             sound,
             unsound_triggers: unsound.map(Trigger::from).collect(),
             subscriptions: status.subscriptions,
+            foreign_tables: status.foreign_tables,
             mend,
             name: status.name,
             columns: status.columns,
@@ -148,6 +157,9 @@ impl fmt::Display for Report {
                 f,
                 "schema changes are found by comparing the catalogue once a second: {why}"
             )?;
+        }
+        for table in &self.row_security {
+            writeln!(f, "{table} has row security, which hides changes and makes writes fail")?;
         }
         writeln!(f, "connections of nodes: {}", self.facts.connections)?;
         if let Some((seconds, pid)) =
@@ -201,6 +213,10 @@ impl fmt::Display for Table {
                 "\n  subscription {subscription} writes to it: {why}\n    mend: {}",
                 self.mend
             )?;
+        }
+        for foreign in &self.foreign_tables {
+            let why = "its server may change it unseen, so nothing is cached";
+            write!(f, "\n  {foreign} is a foreign table: {why}\n    mend: {}", self.mend)?;
         }
         self.warnings.iter().try_for_each(|warning| write!(f, "\n  {warning}"))
     }

@@ -14,6 +14,7 @@ use crate::broken::is_broken;
 use crate::cache::fence::Fences;
 use crate::cache::permit::Permit;
 use crate::cache::policy::Policy;
+use crate::cache::template::PolicyTag;
 use crate::cache::terms::Terms;
 use crate::cache::waits::Place;
 use crate::clock;
@@ -25,6 +26,17 @@ impl Record {
     pub(crate) fn required() -> Option<Needs> {
         let required = |record: &Self| Some(record.requirement()?.of_lookups());
         CURRENT.try_with(required).ok().flatten()
+    }
+
+    /// Whether the present code is in no scope.
+    pub(crate) fn is_in_none() -> bool {
+        CURRENT.try_with(|_| ()).is_err()
+    }
+
+    /// A response is about to be handed to the present scope, if there is one, whose service was called in none, such as
+    /// by the worker of `tower::buffer`: what it depends on is noted nowhere.
+    pub(crate) fn note_unknown_part() {
+        let _ = CURRENT.try_with(Self::has_unknown_part);
     }
 
     /// Makes a future and runs it, both in this record's scope: what a service does when it is called counts as well.
@@ -115,12 +127,29 @@ impl Record {
         }
     }
 
-    /// A request is left to its handler that has a policy. Where that says that not all is tracked, only time bounds
-    /// what comes of it.
-    pub(crate) fn note_policy(&self, policy: &Policy) {
-        if let Some(outer) = self.0.outer.as_ref().filter(|_| policy.untracked) {
+    /// A request is left to its handler that has a policy, with these tags: what comes of it depends on them as if it were
+    /// stored. Where the policy says that not all is tracked, only time bounds what comes of it. Without tags, since a
+    /// parameter of the path is missing, what it depends on is not known.
+    pub(crate) fn note_policy(&self, policy: &Policy, tags: Option<&[PolicyTag]>) {
+        let Some(outer) = &self.0.outer else { return };
+        match tags {
+            Some(tags) => outer.depend_on(tags.iter().flat_map(PolicyTag::with_bulk)),
+            None => outer.has_unknown_part(),
+        }
+        if policy.untracked {
             outer.bound_or_refuse(policy.lasts(false));
         }
+    }
+
+    /// The response names tags itself, and is not stored, so nobody has read them.
+    pub(crate) fn note_unread_tags(&self) {
+        if let Some(outer) = &self.0.outer {
+            outer.has_unknown_part();
+        }
+    }
+
+    fn has_unknown_part(&self) {
+        self.outward().for_each(|record| record.notes().has_unknown_part = true);
     }
 
     /// What came of the work is not for others, and so neither is what it is part of.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::{Record, Requirement};
+use super::{EndedStrays, Record, Requirement};
 use crate::cache::permit::Permit;
 use crate::cache::template::PolicyTag;
 use crate::entry::{Epoch, Position};
@@ -30,6 +30,8 @@ pub(crate) struct Scope {
     pub(crate) keys: Vec<[u8; 32]>,
     /// What is computed in it holds this permit, until the fill gives it back.
     pub(crate) permit: Weak<Permit>,
+    /// Reads and lookups in no scope that had ended when the lookup began that opens it.
+    pub(crate) strays: Option<EndedStrays>,
 }
 
 /// Where a scope begins.
@@ -61,4 +63,12 @@ pub(super) fn requirement_of(scope: &Scope, outer: Option<&Record>) -> Option<Ar
         None if scope.kind == Kind::Value => None,
         None => Some(Arc::new(Requirement::new(scope.session, may_write))),
     }
+}
+
+/// The reads and lookups in no scope that had ended when the work began. It began with what it is part of, which may
+/// have spawned what it uses; but a job in the background may go on for as long as the process.
+pub(super) fn strays_of(scope: &Scope, present: Option<&Record>) -> EndedStrays {
+    let is_apart = |kind| kind == Kind::Apart;
+    let outer = present.filter(|outer| !is_apart(scope.kind) && !is_apart(outer.0.scope.kind));
+    outer.map(|outer| outer.0.strays).or(scope.strays).unwrap_or_else(EndedStrays::now)
 }

@@ -42,6 +42,12 @@ pub(crate) fn tags(
     }
 }
 
+/// Whether a response names tags.
+pub(crate) fn names_tags(headers: &HeaderMap, policy: &Policy) -> bool {
+    policy.is_standard && headers.contains_key(CACHE_GROUPS)
+        || policy.tag_fields.iter().any(|field| headers.contains_key(field))
+}
+
 /// The names of tags that a response to a write makes invalid: its groups, of this host and of routes that have no host
 /// in their keys.
 pub(crate) fn invalidated(headers: &HeaderMap, target: &Target, namespace: &str) -> Vec<String> {

@@ -39,6 +39,11 @@ pub(crate) fn is_well_quoted(line: &[u8]) -> bool {
     })
 }
 
+/// Whether a byte may be in a token (RFC 9110, section 5.6.2).
+pub(crate) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// Where quoted strings begin and end (RFC 9110, section 5.6.4).
 #[derive(Clone, Copy, Default)]
 struct Quotes {

@@ -1,6 +1,6 @@
 //! What a request says of the cache (RFC 9111, sections 5.2.1 and 3.5), and whether it may be asked.
 
-use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::header::{CONTENT_LENGTH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, Method, Request};
 use http_body::Body;
 
@@ -8,8 +8,8 @@ use super::directives::Directives;
 use super::fields::{Field, Fields};
 use crate::cache::{Limits, Policy};
 use crate::middleware::identity::Identity;
-use crate::middleware::keying::all_cookies;
 use crate::middleware::session::is_session_cookie;
+use crate::middleware::{content, cookies};
 use crate::outcome::BypassReason;
 
 /// Headers by which a client asks a framework for another method.
@@ -34,6 +34,8 @@ pub(crate) struct Asked {
     pub(crate) client: Client,
     /// Who the client is, by the policy's own function.
     pub(crate) client_key: Option<String>,
+    /// What came in a request by QUERY, once it is read.
+    pub(crate) content: Option<content::Hash>,
 }
 
 /// How a request says who the client is, where the policy leaves it to the response what that means.
@@ -108,24 +110,33 @@ impl Asked {
     ) -> Result<Self, BypassReason> {
         let headers = request.headers();
         let fields = Fields::of(headers);
-        if let Some(reason) = unkeyed(request, fields) {
+        if let Some(reason) = unkeyed(request, fields, policy) {
             return Err(reason);
         }
         let client = match client_key {
             Some(_) => Client::default(),
             None => Client::of(request, fields, policy, identity),
         };
+        let mut conditions = conditions(headers, fields);
         if !policy.is_standard {
             client.is_anybody(identity)?;
+            // A date of whole seconds does not tell two responses of one second apart, and a client that has the first
+            // would keep it. That is for an author of headers to weigh, who decides here about nothing but time.
+            conditions.remove(IF_MODIFIED_SINCE);
+        }
+        let needs_others = client_key.is_some() || client.has_cookies;
+        if cookies::are_ambiguous(headers, policy, needs_others) {
+            return Err(BypassReason::Personal);
         }
         let mut asked = Self {
             method: request.method().clone(),
             fields,
-            conditions: conditions(headers, fields),
+            conditions,
             limits: Limits::default(),
             only_if_cached: false,
             client,
             client_key,
+            content: None,
         };
         if fields.has(Field::CacheControl) {
             asked.direct(&Directives::of(headers), policy)?;
@@ -151,22 +162,39 @@ impl Asked {
         Ok(())
     }
 
+    /// Whether it has cookies besides those that the key holds one by one.
+    pub(crate) fn has_other_cookies(&self, policy: &Policy) -> bool {
+        self.client.has_cookies && !policy.vary_cookies.is_empty()
+    }
+
     /// Whether it is for less than a whole answer.
     pub(crate) fn is_for_a_part(&self) -> bool {
         self.method == Method::HEAD || self.conditions.contains_key(RANGE)
     }
 }
 
+/// Whether a method is QUERY (RFC 10008). Not every version of `http` that will do has a name for it.
+pub(crate) fn is_query(method: &Method) -> bool {
+    method.as_str() == "QUERY"
+}
+
+/// Whether a field says how a request's content is to be read (RFC 9110, section 8): each one counts, known or not, but for
+/// the length.
+pub(crate) fn describes_content(name: &HeaderName) -> bool {
+    name.as_str().starts_with("content-") && *name != CONTENT_LENGTH
+}
+
 /// Why what the request is about is more than its key says, if it is.
-fn unkeyed<B: Body>(request: &Request<B>, fields: Fields) -> Option<BypassReason> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+fn unkeyed<B: Body>(request: &Request<B>, fields: Fields, policy: &Policy) -> Option<BypassReason> {
+    let is_by_content = is_query(request.method()) && policy.query_content.is_some();
+    if !is_by_content && !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Some(BypassReason::Method);
     }
     if fields.has_any(&METHOD_OVERRIDES) {
         return Some(BypassReason::MethodOverride);
     }
     // A body could change the answer, and is no part of the key (RFC 9110, section 9.3.1).
-    if !request.body().is_end_stream() {
+    if !is_by_content && !request.body().is_end_stream() {
         return Some(BypassReason::Body);
     }
     // A response that is stored would answer a WebSocket's handshake, and others would wait for one (RFC 9110, section 7.8).
@@ -185,7 +213,7 @@ fn has_cookies(headers: &HeaderMap, policy: &Policy) -> bool {
     let says_nothing = |name: &[u8]| {
         is_session_cookie(name) || is_named(name) || policy.identity.ignores_cookie(name)
     };
-    !names(policy, "cookie") && all_cookies(headers).any(|(name, _)| !says_nothing(name))
+    !names(policy, "cookie") && cookies::all(headers).any(|(name, _)| !says_nothing(name))
 }
 
 fn names(policy: &Policy, header: &str) -> bool {

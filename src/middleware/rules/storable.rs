@@ -60,6 +60,10 @@ pub(crate) fn leave(
     }
     let control = Control::of(headers);
     let varies_by = vary::names(headers, policy)?;
+    if asked.has_other_cookies(policy) && vary::by_cookies(headers) {
+        let why = "the answer varies by cookies, and the request has others than the policy names";
+        return Err(Unfit::new("vary", why));
+    }
     let (terms, age) = match policy.is_standard {
         true => (by_headers(status, headers, asked, policy, &control, times)?, Duration::ZERO),
         false => (by_author(status, &control, policy)?, age(headers, times.now, times.delay)),

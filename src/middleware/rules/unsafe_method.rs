@@ -2,6 +2,7 @@
 
 use http::header::HOST;
 use http::{HeaderMap, Method, Response, Uri};
+use percent_encoding::percent_decode_str;
 
 use super::groups::invalidated;
 
@@ -13,7 +14,7 @@ fn invalidates<B>(method: &Method, response: &Response<B>) -> bool {
 
 /// Whether a method changes nothing. Those that are not known may (section 4.4); beyond those of RFC 9110, the registry of
 /// methods has these as safe.
-fn is_safe(method: &Method) -> bool {
+pub(crate) fn is_safe(method: &Method) -> bool {
     method.is_safe() || ["PRI", "PROPFIND", "QUERY", "REPORT", "SEARCH"].contains(&method.as_str())
 }
 
@@ -74,21 +75,24 @@ impl Target {
 
     /// The name of the tag that responses from here carry, and that a write makes invalid. Section 4.4 allows as much of the
     /// places that `Location` and `Content-Location` name; but then anybody whom a handler lets choose these empties any page.
+    ///
+    /// Spellings of one path have one tag: routers decode parameters, so `/users/%34` may be what a write to `/users/4` changed.
     pub(crate) fn tag(&self, namespace: &str) -> String {
-        format!("uri:{}", self.hash(namespace, self.uri.path()))
+        let path: Vec<u8> = percent_decode_str(self.uri.path()).collect();
+        format!("uri:{}", self.hash(namespace, &path))
     }
 
     /// The name of the tag that responses of a cache group carry: groups of two origins are two, whatever they are called
     /// (RFC 9875, section 2.1). The scheme does not count, since HTTP/1.1 does not send it.
     pub(crate) fn group_tag(&self, namespace: &str, group: &str) -> String {
-        format!("group:{}", self.hash(namespace, group))
+        format!("group:{}", self.hash(namespace, group.as_bytes()))
     }
 
-    fn hash(&self, namespace: &str, name: &str) -> blake3::Hash {
+    fn hash(&self, namespace: &str, name: &[u8]) -> blake3::Hash {
         let host = if self.is_host_apart { self.host.as_str() } else { "" };
         let mut hasher = blake3::Hasher::new();
-        for part in [namespace, host, name] {
-            hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        for part in [namespace.as_bytes(), host.as_bytes(), name] {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
         }
         hasher.finalize()
     }

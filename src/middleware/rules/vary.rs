@@ -47,6 +47,11 @@ pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderNa
     Ok(names)
 }
 
+/// Whether a response says that it varies by cookies: by all that the request has, whichever the policy names.
+pub(crate) fn by_cookies(headers: &HeaderMap) -> bool {
+    members(headers, VARY).any(|member| member.eq_ignore_ascii_case(COOKIE.as_str().as_bytes()))
+}
+
 /// Names by which a response varies that does not say so: the origin that it allows to read it (Fetch, section 3.3.4), and
 /// the coding that it is in (RFC 9110, section 12.5.3).
 fn unsaid<'p>(
@@ -84,35 +89,67 @@ pub(crate) fn key(of: &Key, names: &[HeaderName], headers: &HeaderMap) -> Key {
 /// A field's lines. Those of two fields whose syntax is known are brought into one form where what they
 /// say is the same; nothing is known of others, so a handler may tell any two values apart.
 fn lines<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<Cow<'h, [u8]>> {
-    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-    if let [line] = lines[..]
-        && let Some(mut members) = spelled(line, name)
-    {
-        // The order of codings means nothing (RFC 9110, section 12.5.3); that of languages may, where
-        // weights are the same.
-        if *name == ACCEPT_ENCODING {
-            members.sort();
-        }
-        return vec![members.join(&b","[..]).into()];
+    match spelled(headers, name) {
+        Some(line) => vec![line.into()],
+        None => headers.get_all(name).iter().map(|line| line.as_bytes().into()).collect(),
     }
-    lines.into_iter().map(Cow::from).collect()
 }
 
-/// The members of one line of a field that lists what a client accepts, in lower case and without the
-/// white space that its syntax allows (RFC 9110, sections 5.6.1 and 12.4.2). `None` for any other field,
-/// and for what is not plainly such a list.
-fn spelled(line: &[u8], name: &HeaderName) -> Option<Vec<Vec<u8>>> {
+/// The value that a handler gets for a field of which several spellings have one key, if it is not the one that was sent: the
+/// handler may distinguish them.
+pub(crate) fn respelled(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    let line = spelled(headers, name)?;
+    let is_other = headers.get(name).is_some_and(|sent| sent.as_bytes() != line);
+    HeaderValue::from_bytes(&line).ok().filter(|_| is_other)
+}
+
+/// The one line of a field that lists what a client accepts, without the white space that its syntax allows (RFC 9110,
+/// sections 5.6.1 and 12.4.2), and in the usual case. `None` for any other field, and for what is not plainly such a list.
+fn spelled(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+    let case: fn(&[u8]) -> Vec<u8> = match *name {
+        ACCEPT_ENCODING => <[u8]>::to_ascii_lowercase,
+        ACCEPT_LANGUAGE => language,
+        _ => return None,
+    };
+    let mut sent = headers.get_all(name).iter();
+    let (Some(line), None) = (sent.next(), sent.next()) else { return None };
+    let members = line.as_bytes().split(|byte| *byte == b',').map(|member| respell(member, case));
+    let mut members = members.collect::<Option<Vec<_>>>()?;
+    // The order of codings means nothing (RFC 9110, section 12.5.3); that of languages may, where
+    // weights are the same.
+    if *name == ACCEPT_ENCODING {
+        members.sort();
+    }
+    Some(members.join(&b","[..]))
+}
+
+/// A member of such a list, with its weight.
+fn respell(member: &[u8], case: fn(&[u8]) -> Vec<u8>) -> Option<Vec<u8>> {
     let is_plain = |part: &[u8]| {
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-*=._".contains(byte);
         !part.is_empty() && part.iter().all(plain)
     };
-    let member = |member: &[u8]| {
-        let parts: Vec<&[u8]> =
-            member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).collect();
-        parts.iter().all(|part| is_plain(part)).then(|| parts.join(&b";"[..]).to_ascii_lowercase())
-    };
-    let is_known = [ACCEPT_ENCODING, ACCEPT_LANGUAGE].contains(name);
-    is_known.then(|| line.split(|byte| *byte == b',').map(member).collect())?
+    let mut parts = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let what = parts.next().filter(|part| is_plain(part)).map(case)?;
+    parts.try_fold(what, |whole, part| {
+        is_plain(part).then(|| [whole, b";".to_vec(), part.to_ascii_lowercase()].concat())
+    })
+}
+
+/// A range of languages in the case that browsers use, and that some handlers expect (RFC 5646, section 2.1.1): `zh-Hant-TW`.
+fn language(range: &[u8]) -> Vec<u8> {
+    let mut is_extension = false;
+    let subtags = range.split(|byte| *byte == b'-').enumerate().map(|(at, subtag)| {
+        is_extension |= subtag.len() == 1 && subtag != b"*";
+        let mut subtag = subtag.to_ascii_lowercase();
+        match subtag.len() {
+            2 if at > 0 && !is_extension => subtag.make_ascii_uppercase(),
+            4 if at > 0 && !is_extension => subtag[..1].make_ascii_uppercase(),
+            _ => {}
+        }
+        subtag
+    });
+    subtags.collect::<Vec<_>>().join(&b"-"[..])
 }
 
 #[cfg(test)]
@@ -186,6 +223,25 @@ mod tests {
             of("accept-language", &["de-CH, en;q=0.5"]),
             of("accept-language", &["de-ch,en; q=0.5"])
         );
+    }
+
+    #[test]
+    fn a_handler_gets_the_one_spelling_that_the_key_holds() {
+        let given = |name: &'static str, line: &str| {
+            let value = respelled(&headers(&[(name, line)]), &HeaderName::from_static(name));
+            value.map(|value| value.to_str().unwrap().to_owned())
+        };
+        for (sent, expected) in [
+            ("DE-ch, zh-hANT-tw; Q=0.5", "de-CH,zh-Hant-TW;q=0.5"),
+            ("EN-us-U-CA-buddhist-x-ABCD", "en-US-u-ca-buddhist-x-abcd"),
+            ("ab, *;q=0.1", "ab,*;q=0.1"),
+        ] {
+            assert_eq!(given("accept-language", sent).as_deref(), Some(expected));
+            assert_eq!(given("accept-language", expected), None, "it is one already");
+        }
+        assert_eq!(given("accept-encoding", "GZIP, br").as_deref(), Some("br,gzip"));
+        assert_eq!(given("accept-language", "de,,en"), None);
+        assert_eq!(given("accept", "Text/HTML, a"), None);
     }
 
     #[test]

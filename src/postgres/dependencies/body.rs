@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::check::Words;
 use super::lex::{Token, lex};
-use super::parse::{Analysis, analyze};
+use super::parse::{Analysis, analyze, attributes, operators};
 use super::walk::Found;
 
 /// Words that end a list of FROM, in SQL or in PL/pgSQL.
@@ -32,17 +32,32 @@ const ENDS: &[&str] = &[
 /// Words that begin a query within parentheses; any other there is a relation's name.
 const QUERIES: &[&str] = &["select", "values", "with", "table"];
 
-/// The names of the functions that a body calls, without their schemas; `None` if it reads a relation, or may.
+/// What a body may call, without schemas and types, which its text does not tell for sure.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Calls {
+    /// Names before a parenthesis.
+    pub(super) functions: BTreeSet<String>,
+    /// Names after a dot, which may be those of functions of one argument.
+    pub(super) attributes: BTreeSet<String>,
+    /// Runs of operator characters.
+    pub(super) operators: BTreeSet<String>,
+}
+
+/// What a body calls; `None` if it reads a relation, or may.
 ///
 /// A text that Postgres would run as one query is read as such. Of any other the words must do, by which a CTE
 /// counts as a relation.
-pub(super) fn calls(body: &str) -> Option<BTreeSet<String>> {
+pub(super) fn calls(body: &str) -> Option<Calls> {
     let tokens = lex(body).ok()?;
     let reads = match analyze(body) {
         Analysis::Read(references) => !references.relations.is_empty(),
         Analysis::Other(_) => names_a_relation(&tokens),
     };
-    (!reads).then(|| called(&tokens))
+    (!reads).then(|| Calls {
+        functions: called(&tokens),
+        attributes: attributes(&tokens, |_| true),
+        operators: operators(&tokens),
+    })
 }
 
 fn called(tokens: &[Token]) -> BTreeSet<String> {
@@ -137,7 +152,8 @@ mod tests {
             ),
             ("begin return 'select * from t'; -- from t\n end", ""),
         ] {
-            let names = calls(body).map(|names| names.into_iter().collect::<Vec<_>>().join(" "));
+            let names = |calls: Calls| calls.functions.into_iter().collect::<Vec<_>>().join(" ");
+            let names = calls(body).map(names);
             assert_eq!(names.as_deref(), Some(called), "{body}");
         }
     }

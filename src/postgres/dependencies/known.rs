@@ -12,6 +12,7 @@ use super::catalog::{Dependencies, resolve_with_clock};
 use super::clock::mentions_clock;
 use super::equality::narrow;
 use super::parse::{Analysis, SQL_MAX, analyze};
+use crate::cache::schema_changes;
 use crate::clock::{self, Instant};
 use crate::entry::{Epoch, Position};
 use crate::postgres::READ_ONLY;
@@ -27,8 +28,8 @@ const BYTES: u64 = 16 << 20;
 #[derive(Debug)]
 pub(crate) struct Known {
     texts: Cache<String, Remembered, Bytes>,
-    /// Counts changes of the schema; what was found under an earlier one is not used.
-    generation: AtomicU64,
+    /// The number of the last change of the schema that is known here; what was looked up before it is not used.
+    schema: AtomicU64,
     /// Until when nothing is asked, since the catalogue did not respond in time.
     rests: Mutex<Option<Instant>>,
 }
@@ -46,7 +47,8 @@ pub(crate) enum Lookup<'a> {
 pub(crate) struct Unknown<'a> {
     known: &'a Known,
     guard: Option<Guard<'a>>,
-    generation: u64,
+    /// How many changes of the schema had been noticed before it was asked for.
+    schema: u64,
 }
 
 type Guard<'a> = PlaceholderGuard<
@@ -91,7 +93,8 @@ impl Source {
 
 #[derive(Debug, Clone)]
 struct Remembered {
-    generation: u64,
+    /// How many changes of the schema had been noticed before it was asked for.
+    schema: u64,
     found: Found,
 }
 
@@ -100,7 +103,7 @@ impl Known {
     pub(crate) fn new() -> Self {
         Self {
             texts: Cache::with_weighter(TEXTS, BYTES, Bytes),
-            generation: AtomicU64::new(0),
+            schema: AtomicU64::new(0),
             rests: Mutex::new(None),
         }
     }
@@ -114,17 +117,17 @@ impl Known {
     /// is found out again, unless it is one that is going to be asked; so is what a primary told that is none in epoch `now`.
     pub(crate) async fn lookup(&self, sql: &str, is_standby: bool, now: Epoch) -> Lookup<'_> {
         if sql.len() > SQL_MAX {
-            let generation = self.generation();
-            return Lookup::Unknown(Unknown { known: self, guard: None, generation });
+            let schema = schema_changes();
+            return Lookup::Unknown(Unknown { known: self, guard: None, schema });
         }
         loop {
             let old = |remembered: &Remembered| {
-                remembered.generation != self.generation()
+                remembered.schema < self.schema()
                     || !remembered.found.source.is_good(is_standby, now)
             };
             self.texts.remove_if(sql, old);
             // Before the catalogue is asked: a change during the asking makes what it says old.
-            let generation = self.generation();
+            let schema = schema_changes();
             match self.texts.get_value_or_guard_async(sql).await {
                 Ok(remembered) => {
                     if let Some(found) = self.current(remembered) {
@@ -133,7 +136,7 @@ impl Known {
                 }
                 Err(guard) => {
                     let guard = Some(guard);
-                    return Lookup::Unknown(Unknown { known: self, guard, generation });
+                    return Lookup::Unknown(Unknown { known: self, guard, schema });
                 }
             }
         }
@@ -176,19 +179,21 @@ impl Known {
         self.rests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets everything, since the schema has changed.
-    pub(crate) fn forget(&self) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        self.texts.clear();
+    /// Forgets what was looked up before this change of the schema; returns whether the change is news here.
+    pub(crate) fn forget_before(&self, change: u64) -> bool {
+        let is_news = self.schema.fetch_max(change, Ordering::SeqCst) < change;
+        if is_news {
+            self.texts.clear();
+        }
+        is_news
     }
 
     fn current(&self, remembered: Remembered) -> Option<Found> {
-        (remembered.generation == self.generation()).then_some(remembered.found)
+        (remembered.schema >= self.schema()).then_some(remembered.found)
     }
 
-    /// Counts the changes of the schema that were noticed.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::SeqCst)
+    fn schema(&self) -> u64 {
+        self.schema.load(Ordering::SeqCst)
     }
 }
 
@@ -207,7 +212,7 @@ impl Unknown<'_> {
     }
 
     fn remember(self, found: &Found) -> Option<Found> {
-        let remembered = Remembered { generation: self.generation, found: found.clone() };
+        let remembered = Remembered { schema: self.schema, found: found.clone() };
         let found = self.known.current(remembered.clone());
         if let Some(guard) = self.guard {
             // Refused when everything was forgotten meanwhile, which is as well.
@@ -275,9 +280,9 @@ mod tests {
         let mut conn = PgConnection::connect(&postgres.url()).await.expect("connection");
         let known = Known::new();
         let dependencies = Arc::new(Dependencies::Unfit(Unfit::Locking));
-        known.forget();
+        known.forget_before(crate::cache::Fences::new(0).change_schema());
         let found = Found { dependencies, reads_clock: false, source: Source::Text };
-        known.texts.insert("select 1".to_owned(), Remembered { generation: 0, found });
+        known.texts.insert("select 1".to_owned(), Remembered { schema: 0, found });
         assert_eq!(known.get("select 1"), None);
         let learnt = known.learn(&mut conn, "select 1").await.expect("answer");
         assert_eq!(*learnt.dependencies, Dependencies::Tables(Vec::new()));
@@ -290,7 +295,7 @@ mod tests {
         let of_old = Source::Primary(Epoch::new(1), Position::new(5));
         let dependencies = Arc::new(Dependencies::Tables(Vec::new()));
         let found = Found { dependencies, reads_clock: false, source: of_old };
-        known.texts.insert("select 1".to_owned(), Remembered { generation: 0, found });
+        known.texts.insert("select 1".to_owned(), Remembered { schema: 0, found });
         let is_known =
             async |now| matches!(known.lookup("select 1", false, now).await, Lookup::Known(_));
         assert!(is_known(Epoch::UNKNOWN).await);

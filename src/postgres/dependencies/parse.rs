@@ -43,6 +43,9 @@ pub(crate) struct References {
     pub(crate) arguments: BTreeSet<(Name, Option<usize>)>,
     /// Every name after a dot: `row.name` calls a function of a row if the row has no such column.
     pub(crate) attributes: BTreeSet<String>,
+    /// Those that may follow a value of any type, as in `(value).name` and `item.name`, where the item is a function in
+    /// FROM: these call a function of one argument of any type.
+    pub(crate) attributes_of_values: BTreeSet<String>,
     /// Runs of operator characters; an operator of the query is a part of one of them.
     pub(crate) operators: BTreeSet<String>,
     /// Every name, of types too.
@@ -67,7 +70,13 @@ fn references(sql: &str) -> Result<References, Unfit> {
     let found = walk(query)?;
     check(&tokens, &found)?;
     let mut references = found.references;
-    references.attributes = attributes(&tokens);
+    references.attributes = attributes(&tokens, |_| true);
+    references.attributes_of_values = attributes(&tokens, |before| match before {
+        Some(Token::Word { text, .. }) => found.function_items.contains(text),
+        _ => true,
+    });
+    let calls = references.attributes_of_values.iter();
+    references.arguments.extend(calls.map(|name| (Name::bare(name), Some(1))));
     references.operators = operators(&tokens);
     references.words = words(&tokens);
     Ok(references)
@@ -173,13 +182,18 @@ fn is_word(token: Option<&Parsed>, among: &[&str]) -> bool {
         if among.iter().any(|word| value.eq_ignore_ascii_case(word)))
 }
 
-fn attributes(tokens: &[Token]) -> BTreeSet<String> {
-    let after_dot = tokens.windows(2).filter(|pair| pair[0] == Token::Mark('.'));
-    after_dot
-        .filter_map(|pair| match &pair[1] {
-            Token::Word { text, .. } => Some(text.clone()),
-            _ => None,
-        })
+/// The names after a dot, of those that follow what is asked for.
+pub(super) fn attributes(
+    tokens: &[Token],
+    follows: impl Fn(Option<&Token>) -> bool,
+) -> BTreeSet<String> {
+    let dots = (0..tokens.len()).filter(|&at| tokens[at] == Token::Mark('.'));
+    let name = |at: usize| match tokens.get(at + 1) {
+        Some(Token::Word { text, .. }) => Some(text.clone()),
+        _ => None,
+    };
+    dots.filter(|at| follows(at.checked_sub(1).map(|before| &tokens[before])))
+        .filter_map(name)
         .collect()
 }
 
@@ -191,7 +205,8 @@ fn words(tokens: &[Token]) -> BTreeSet<String> {
     tokens.iter().filter_map(word).collect()
 }
 
-fn operators(tokens: &[Token]) -> BTreeSet<String> {
+/// The runs of operator characters.
+pub(super) fn operators(tokens: &[Token]) -> BTreeSet<String> {
     let operator = |token: &Token| match token {
         Token::Operator(run) => Some(run.clone()),
         _ => None,

@@ -94,6 +94,12 @@ pub(crate) enum Unfit {
     /// Backslashes are read in another way than the analysis reads them.
     #[error("standard_conforming_strings is off on this connection")]
     OldStrings,
+    /// What names of the system's mean, in a statement and in the queries of ours, is up to another schema.
+    #[error(
+        "search_path has schema {0} before pg_catalog, so what {0} holds may stand for anything of the system's; \
+         leave pg_catalog out of search_path, or name it first"
+    )]
+    SystemLater(String),
 }
 
 impl Unfit {
@@ -126,6 +132,7 @@ impl Unfit {
             Self::Operator(_) => "operator",
             Self::Cast(_) => "cast",
             Self::OldStrings => "old-strings",
+            Self::SystemLater(_) => "search-path",
         }
     }
 

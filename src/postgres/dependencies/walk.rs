@@ -25,6 +25,8 @@ pub(super) struct Found {
     pub(super) labels: BTreeSet<String>,
     /// CTEs read as relations.
     pub(super) ctes: BTreeSet<Name>,
+    /// What functions in FROM are called by, whose rows may be plain values.
+    pub(super) function_items: BTreeSet<String>,
 }
 
 /// Walks a query and everything in it.
@@ -114,13 +116,10 @@ impl Visitor for Walker {
                 self.label(alias.as_ref());
                 Step::Continue(())
             }
-            TableFactor::Function { name, alias, .. } => {
-                self.label(alias.as_ref());
-                self.call(name, None)
-            }
+            TableFactor::Function { name, alias, .. } => self.function_item(name, alias.as_ref()),
             TableFactor::UNNEST { alias, with_offset: false, .. } => {
-                self.label(alias.as_ref());
-                self.keyword_call("unnest")
+                let name = ObjectName::from(vec![Ident::new("unnest")]);
+                self.function_item(&name, alias.as_ref())
             }
             _ => not_understood("an item of FROM"),
         }
@@ -169,8 +168,19 @@ impl Walker {
             && args.as_ref().is_none_or(|args| args.settings.is_none());
         expect(plain, "a clause of another dialect")?;
         self.nodes += 1;
+        if args.is_some() {
+            return self.function_item(name, alias.as_ref());
+        }
         self.label(alias.as_ref());
-        if args.is_some() { self.call(name, None) } else { self.relation(name) }
+        self.relation(name)
+    }
+
+    fn function_item(&mut self, name: &ObjectName, alias: Option<&TableAlias>) -> Step {
+        self.label(alias);
+        let called = named(name)?.last().to_owned();
+        let item = alias.map_or(called, |alias| folded(&alias.name));
+        self.found.function_items.insert(item);
+        self.call(name, None)
     }
 
     fn relation(&mut self, name: &ObjectName) -> Step {

@@ -80,8 +80,10 @@ impl<'a> Attempts<'a> {
                 }
             }
         }
-        // Nothing was sent, or all that was is known to have failed.
-        self.end();
+        if self.unknown.is_none() {
+            // Nothing was sent, or all that was is known to have failed.
+            self.end();
+        }
         let failure = self.of_standby.take().or(failure);
         Err(self.failure(failure.unwrap_or(Error::PoolTimedOut)))
     }
@@ -165,7 +167,8 @@ impl<'a> Attempts<'a> {
 
     /// Something is about to be sent, or was: if it may write, what is read from now on must see it.
     fn begin(&mut self) {
-        if self.plan.may_write && self.write.is_none() {
+        let may_write = self.plan.may_write || self.plan.may_write_unseen;
+        if may_write && self.write.is_none() {
             self.write = Some(self.own.begin());
         }
     }

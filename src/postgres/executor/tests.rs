@@ -6,8 +6,9 @@ use tidegate_testing::{FaultProxy, Postgres, eventually};
 
 use super::*;
 use crate::cache::{Ask, Cache, Policy};
-use crate::entry::Epoch;
+use crate::entry::{Epoch, Tag};
 use crate::postgres::attempt::{Skip, open};
+use crate::postgres::deadline::is_late;
 use crate::postgres::dependencies::Source;
 use crate::postgres::plan::{Candidate, dependencies};
 use crate::postgres::server::Server;
@@ -129,6 +130,61 @@ async fn a_replica_that_lacks_the_schema_a_statement_was_looked_up_in_is_not_rea
     assert!(record.scope(read).await);
 }
 
+/// A server that lacks what a read needs, as far as the node knows, is asked first how far it is.
+#[tokio::test]
+async fn a_server_that_falls_silent_when_it_is_asked_is_given_up() {
+    let primary = server_with_view().await;
+    let standby = primary.standby().await.expect("standby");
+    let name = FaultProxy::start(standby.addr()).await.expect("proxy");
+    let url = format!("postgres://postgres@{}/postgres", name.addr());
+    let options = DatabaseOptions::new(primary.url()).replica(url).connections(1);
+    let db = options.connect().await.expect("database");
+    let replica = db.servers()[0].clone();
+    drop(replica.acquire().await.expect("a connection"));
+    let is_back = async || replica.pool().num_idle() == 1;
+    eventually("it is in the pool", is_back).await.expect("idle");
+    let statement = Statement::take("select v from v").expect("a statement");
+    let mut plan = Plan::of(&db, &statement, false).await;
+    plan.needs = crate::entry::Position::new(u64::MAX);
+    name.freeze();
+    let candidate = Candidate::Replica(replica.clone());
+    let opening = tokio::time::timeout(Duration::from_mins(1), open(&db, &candidate, &plan));
+    let opened = opening.await.expect("it is given up");
+    assert!(matches!(opened, Err(Skip::Failed(error)) if is_late(&error)));
+    name.heal().await.expect("healed");
+    let closed = async || replica.acquire().await.is_ok() && replica.pool().size() == 1;
+    eventually("its place in the pool is free", closed).await.expect("free");
+}
+
+/// What was written to the new primary may be past any position of the old one.
+#[tokio::test]
+async fn no_position_is_observed_on_an_old_primary() {
+    let old = server_with_view().await;
+    let new = old.standby().await.expect("standby");
+    let name = FaultProxy::start(old.addr()).await.expect("proxy");
+    let url = format!("postgres://postgres@{}/postgres", name.addr());
+    let db = DatabaseOptions::new(url).connect().await.expect("database");
+    let (of_old, _) = db.observe().await.expect("a position");
+    new.promote().await.expect("promoted");
+    name.retarget(new.addr());
+    // Each is busy, so that the next one is another connection.
+    let first = db
+        .inner
+        .primary
+        .acquire()
+        .await
+        .expect("the old primary, before it is known that there are two");
+    let to_new = db.inner.primary.acquire().await.expect("the new primary");
+    name.retarget(old.addr());
+    let to_old = db.inner.primary.acquire().await.expect("the old primary again");
+    drop(to_old);
+    assert!(db.observe().await.is_err(), "only the old primary can be asked");
+    drop((first, to_new));
+    name.retarget(new.addr());
+    let observed = async || db.observe().await.is_ok_and(|(epoch, _)| epoch != of_old);
+    eventually("the new primary is asked", observed).await.expect("asked");
+}
+
 /// A standby may have an older schema than the one that the node knows of.
 #[tokio::test]
 async fn what_a_standby_told_of_a_statement_is_not_relied_on() {
@@ -215,4 +271,53 @@ async fn a_look_up_in_the_background_keeps_nobody_waiting_for_a_primary_that_han
     let find = dependencies(&db, "select v from v", Epoch::UNKNOWN);
     let found = tokio::time::timeout(Duration::from_secs(30), find).await;
     assert!(found.expect("it hangs").is_err());
+}
+
+/// Which of the tables `a` and `b` a result of the view depends on.
+async fn tables_of_view(db: &Database, cache: &Cache) -> Vec<&'static str> {
+    let record = cache.record(Some(&Policy::ttl(Duration::from_mins(1))), Ask::default());
+    let read = sqlx::query("select v from v").fetch_all(db.reader());
+    record.scope(read).await.expect("rows");
+    let basis = record.basis();
+    let depends = |table| basis.as_ref().is_ok_and(|it| it.tags.contains(&Tag::table(table)));
+    ["a", "b"].into_iter().filter(|table| depends(table)).collect()
+}
+
+#[tokio::test]
+async fn a_second_database_of_a_cache_learns_of_a_change_of_the_schema() {
+    let server = server_with_view().await;
+    let cache = Cache::new(Memory::new(1 << 20));
+    let of_listener = DatabaseOptions::new(server.url()).connect().await.expect("database");
+    Listener::spawn(&of_listener, &cache).await.expect("listener");
+    let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
+    assert_eq!(tables_of_view(&db, &cache).await, ["a"]);
+    let known = cache.fences().schema();
+    server.psql(VIEW).await.expect("view");
+    let is_noticed = async || cache.fences().schema() > known;
+    eventually("the change is known", is_noticed).await.expect("known");
+    assert_eq!(tables_of_view(&db, &cache).await, ["b"]);
+}
+
+/// Event triggers note the change, but a node that starts takes it as known: its first snapshot has it.
+#[tokio::test]
+async fn what_was_looked_up_while_a_listener_starts_is_looked_up_again() {
+    let server = server_with_view().await;
+    let cache = Cache::new(Memory::new(1 << 20));
+    let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
+    let mut holder = PgConnection::connect(&server.url()).await.expect("connection");
+    let hold = "begin; lock table tidegate.log in access exclusive mode";
+    sqlx::raw_sql(hold).execute(&mut holder).await.expect("lock");
+    let starts = {
+        let (db, cache) = (db.clone(), cache.clone());
+        tokio::spawn(async move { Listener::spawn(&db, &cache).await })
+    };
+    let waits = "select count(*) from pg_locks where not granted";
+    let is_held = async || server.psql(waits).await.is_ok_and(|count| count == "1");
+    eventually("the log is about to be read", is_held).await.expect("held");
+    let mut conn = PgConnection::connect(&server.url()).await.expect("connection");
+    db.inner.known.learn(&mut conn, "select v from v").await.expect("dependencies");
+    server.psql(VIEW).await.expect("view");
+    sqlx::raw_sql("commit").execute(&mut holder).await.expect("commit");
+    starts.await.expect("a task").expect("listener");
+    assert_eq!(tables_of_view(&db, &cache).await, ["b"]);
 }

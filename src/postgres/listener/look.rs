@@ -75,13 +75,15 @@ impl Follower {
     pub(super) async fn load(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         // The primary's connections of before may lead to the server of before.
         self.db.inner.primary.renew();
-        self.db.inner.known.forget();
-        // Before the log: what is learnt of the schema after this is noticed as a change of it.
+        // Before the log: what is learnt of the schema after this is noticed as a change of it, where event triggers do
+        // not note all changes.
         let schema = self.fingerprint.read(conn).await?;
         (self.schema, self.reshaped) = (Some(schema), false);
         self.duty = Duty::default();
         let began = clock::moment();
         let loaded = log::load(conn, schema).await?;
+        // Only now: what was looked up before this snapshot may be of a schema that it does not show as changed.
+        self.db.follow_schema(self.fences.change_schema());
         let fences = loaded.fences.iter().map(|(name, fence)| (Tag::named(name), *fence));
         self.fences.begin(loaded.epoch, loaded.floor, fences);
         self.confirm(loaded.epoch, loaded.seen, began);
@@ -116,7 +118,7 @@ impl Follower {
     }
 
     pub(super) fn forget_schema(&self) {
-        self.db.forget_schema();
+        self.db.follow_schema(self.fences.change_schema());
         tracing::info!("the schema has changed: all entries are invalid");
     }
 }

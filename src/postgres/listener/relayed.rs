@@ -181,7 +181,7 @@ impl Follower {
             self.schema = news.schema;
         }
         if news.all || reshaped {
-            self.db.forget_schema();
+            self.db.follow_schema(self.fences.change_schema());
             self.fences.raise_floor(fence);
         }
         for tag in &news.tags {

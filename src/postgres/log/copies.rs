@@ -96,7 +96,7 @@ async fn what_another_servers_log_notes_or_drops_changes_nothing_in_this_ones() 
     let drained = drain(&mut conn, &loaded.snapshot, Manner::default(), &mut Detail::default())
         .await
         .unwrap();
-    assert_eq!(drained.tags, ["page", "t", "t:id=4"], "what is written here counts");
+    assert_eq!(drained.tags, ["page", "page!", "t", "t:id=4"], "what is written here counts");
 }
 
 /// A publication of all tables has those of the schema `tidegate` too.

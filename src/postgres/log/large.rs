@@ -32,7 +32,7 @@ async fn what_a_large_transaction_changed_is_told_by_its_tables_once() {
     bed.server.psql("select tidegate.invalidate('{page}')").await.unwrap();
     let mut detail = Detail::default();
     let drained = drain(&mut bed.conn, &prev, Manner::default(), &mut detail).await.unwrap();
-    assert_eq!(drained.tags, ["page", "t", "t!"]);
+    assert_eq!(drained.tags, ["page", "page!", "t", "t!"]);
     assert!(!drained.is_all() && detail == Detail::Rows, "{drained:?}");
     prev = drained.snapshot;
     bed.server.psql("insert into t values (7)").await.unwrap();

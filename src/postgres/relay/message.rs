@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::entry::{Epoch, Position};
+use crate::entry::{Epoch, Position, decoder};
 use crate::postgres::log::Snapshot;
 
 const MAGIC: &[u8; 4] = b"TGR\x02";
@@ -98,12 +98,7 @@ pub(crate) fn encode(message: &impl Serialize) -> Vec<u8> {
 
 /// A message; none if the bytes are not one of this version.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    // A limit above any honest message, so that a length in the bytes can't ask for more memory.
-    const LIMIT: usize = 64 << 20;
-    let config = bincode::config::standard().with_limit::<LIMIT>();
-    let body = bytes.strip_prefix(MAGIC)?;
-    let (message, read) = bincode::serde::decode_from_slice(body, config).ok()?;
-    (read == body.len()).then_some(message)
+    decoder::decode(bytes.strip_prefix(MAGIC)?).ok()
 }
 
 /// Takes hostile bytes for what another node says.

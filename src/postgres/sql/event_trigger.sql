@@ -36,7 +36,9 @@ begin
     exception when others then
         -- Noted, to be safe.
     end;
-    if matters and not exists (select from tidegate.ddl where xid = pg_current_xact_id()) then
+    if matters then
+        -- Whether the transaction has a row already is not looked for: two SERIALIZABLE ones that read the table and
+        -- write to it can't both commit.
         insert into tidegate.ddl default values;
         -- As tidegate.wake() does, but whether or not another transaction is sending: this one may last for long,
         -- and must not hold the lock that long.
@@ -52,10 +54,27 @@ exception when others then
     raise warning 'tidegate could not note this change of the schema: %', sqlerrm
         using hint = 'Results that are cached may be of the schema before: restart the nodes, or remove the event triggers (tidegate status says more).';
 end $body$;
+    -- A command that made a foreign table a partition must not make writes to its parent fail.
+    spare text := $body$
+begin
+    -- Not for what it does itself.
+    if coalesce(current_setting('tidegate.sparing', true), '') <> 'on' then
+        perform set_config('tidegate.sparing', 'on', true);
+        perform tidegate.spare_foreign();
+        perform set_config('tidegate.sparing', '', true);
+    end if;
+exception when undefined_function or invalid_schema_name then
+    -- Nothing is tracked any more.
+when others then
+    raise warning 'writes to a table fail, since a foreign table was added below it: %', sqlerrm
+        using hint = 'Run `tidegate uninstall` for the table, or detach the foreign table.';
+end $body$;
     wanted record;
 begin
-    if tidegate.no_event_trigger() is null and exists (select from pg_catalog.pg_proc
-        where oid = pg_catalog.to_regproc('tidegate.note_ddl')::oid and prosrc = body)
+    if tidegate.no_event_trigger() is null and (select pg_catalog.count(*) from pg_catalog.pg_proc
+        where (oid = pg_catalog.to_regproc('tidegate.note_ddl')::oid and prosrc = body)
+            or (oid = pg_catalog.to_regproc('tidegate.note_foreign')::oid and prosrc = spare)) = 2
+        and exists (select from pg_catalog.pg_event_trigger where evtname = 'tidegate_foreign' and evtenabled = 'A')
     then
         return;
     end if;
@@ -68,11 +87,17 @@ begin
     end if;
     execute format('create or replace function tidegate.note_ddl() returns event_trigger language plpgsql '
         'security definer set search_path = pg_catalog, pg_temp as %L', body);
-    revoke all on function tidegate.note_ddl() from public;
-    for wanted in select * from (values ('tidegate_ddl', 'ddl_command_end'), ('tidegate_drop', 'sql_drop')) w (name, event)
+    execute format('create or replace function tidegate.note_foreign() returns event_trigger language plpgsql '
+        'security definer set search_path = pg_catalog, pg_temp as %L', spare);
+    revoke all on function tidegate.note_ddl(), tidegate.note_foreign() from public;
+    for wanted in
+        select * from (values ('tidegate_ddl', 'ddl_command_end', 'note_ddl'), ('tidegate_drop', 'sql_drop', 'note_ddl'),
+            ('tidegate_foreign', 'ddl_command_end when tag in (''ALTER TABLE'', ''CREATE FOREIGN TABLE'', '
+                '''ALTER FOREIGN TABLE'')', 'note_foreign')) w (name, event, function)
     loop
         if not exists (select from pg_catalog.pg_event_trigger where evtname = wanted.name) then
-            execute format('create event trigger %I on %s execute function tidegate.note_ddl()', wanted.name, wanted.event);
+            execute format('create event trigger %I on %s execute function tidegate.%I()', wanted.name, wanted.event,
+                wanted.function);
         end if;
         execute format('alter event trigger %I enable always', wanted.name);
     end loop;

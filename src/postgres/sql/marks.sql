@@ -29,12 +29,34 @@ begin
     return true;
 end $$;
 
--- Notes a change of something that no trigger tells of, or of an application's own tags.
+-- Notes a change of something that no trigger tells of, or of an application's own tags. A tag without a value may be a
+-- table's name, and then stands for its rows as well (`!`). A value follows a `=` behind a column's colon; the name of a
+-- table may have a `=` too.
 create or replace function tidegate.invalidate(tags text[]) returns void
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-begin atomic
-    insert into tidegate.log (tags) values (tags);
-end;
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+declare
+    wish text;
+begin
+    -- As the functions that `note` makes.
+    begin
+        unlisten tidegate_nothing;
+        if current_setting('max_prepared_transactions') <> '0' then
+            raise exception 'taken back';
+        end if;
+    exception
+        when insufficient_privilege then wish := tidegate.wake_at_once();
+        when others then null;
+    end;
+    insert into tidegate.log (tags) values (array(
+        select tag from unnest(tags) tag where tag is not null
+        union
+        select tag || '!' from unnest(tags) tag
+        where right(tag, 1) <> '!' and (strpos(tag, '=') = 0 or strpos(split_part(tag, '=', 1), ':') = 0)));
+    if wish is not null then
+        perform tidegate.wake_at_commit(wish);
+    end if;
+end $$;
 
 -- Drops rows that a mark older than the retention sees, and marks older than that one, in one
 -- transaction: the oldest mark that is left has seen all that is gone. Rows have no time of their

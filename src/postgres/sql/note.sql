@@ -1,3 +1,20 @@
+-- Whether the statement whose UPDATE trigger asks may have moved rows of a partitioned table that the trigger does not see.
+-- Postgres gives a row that MERGE moves to the transition tables of DELETE and INSERT, whose triggers fire only if the
+-- MERGE has such actions. Moving a row deletes one from a partition, so a transaction that has deleted none has moved
+-- none. Each transaction counts what it deletes, unless that is switched off, or the partition's access method does not.
+--
+-- Most UPDATEs need not ask: a trigger trusts its tables if no other function is running (its context is one line) and
+-- the client's text has neither the word MERGE nor EXECUTE, which runs a prepared MERGE.
+create or replace function tidegate.may_have_moved(root oid) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    return current_setting('track_counts') <> 'on' or exists (
+        with recursive partition (oid) as (
+            select root union select i.inhrelid from pg_inherits i join partition p on i.inhparent = p.oid)
+        select from partition p join pg_class c on c.oid = p.oid left join pg_am m on m.oid = c.relam
+        where c.relkind = 'r' and m.amname <> 'heap' or pg_stat_get_xact_tuples_deleted(p.oid) > 0);
+end $$;
+
 -- Makes the function for a trigger and returns its name: what notes a statement's change, in the writer's
 -- transaction, which it must never make fail. Every write pays for it. So it is made for the columns that
 -- changes are told by, and for a single row does no more than copy their values into the log; what the table
@@ -8,15 +25,28 @@
 -- places: theirs among the columns that there are. Whatever a column is called, a statement can read it by that.
 -- most: how many rows of a statement are told one by one, at most; and as long as they have no more than 10,000 keys of a
 -- megabyte together.
+-- partitioned: whether the statement can move rows to other partitions (see `tidegate.may_have_moved`).
+--
+-- Where the limit is zero, the trigger asks for no transition tables: they would hold all rows of a statement, in
+-- temporary files beyond work_mem, so that a large statement would fail at temp_file_limit. Then each statement counts as a
+-- change of all rows, also one that changes none.
 --
 -- The function has no search_path of its own, which takes as long as to write the row; so it names the schema
 -- of all that it uses: functions, operators and types, which a writer could have others of.
-create or replace function tidegate.note(event text, numbers int2[], places int2[], most int) returns text
+--
+-- A deferred trigger, as the log has, is an error within a security-restricted operation (REFRESH MATERIALIZED VIEW, an
+-- index's expression), and nothing tells a function whether it runs in one. UNLISTEN is refused there, and does nothing
+-- elsewhere: its channel is none. After LISTEN in the same session it would keep a transaction from being prepared, so it
+-- is taken back where transactions can be. It costs a write a microsecond.
+drop function if exists tidegate.note(text, int2[], int2[], int);
+create or replace function tidegate.note(event text, numbers int2[], places int2[], most int, partitioned boolean)
+returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $note$
 declare
     suffix text := case when event = 'truncate' then '' when most = 0 then '_all' else coalesce((
         select '_' || string_agg(number || case when place <> number then 'at' || place else '' end, '_')
-        from unnest(numbers, places) c (number, place)), '') || '_of_' || most end;
+        from unnest(numbers, places) c (number, place)), '') || '_of_' || most end
+        || case when partitioned then '_partitioned' else '' end;
     name text := 'note_' || event || case when length(suffix) < 40 then suffix else '_' || md5(suffix) end;
     tables text[] := case event when 'insert' then '{new}' when 'delete' then '{old}' else '{new,old}' end;
     -- What was written, or was there. An UPDATE may have fewer new rows than old ones, if a partition's trigger
@@ -65,11 +95,8 @@ begin
         single_source := (select string_agg(format(source, t), $$,
             $$) from unnest(tables) t);
     end if;
-    body := case when event = 'truncate' then $$
+    body := case when event = 'truncate' or most = 0 then $$
     insert into tidegate.log (relation, tags) values (tg_relid, array['', '!']);$$
-    when most = 0 then format($$
-    insert into tidegate.log (relation, tags)
-        select tg_relid, array['', '!'] where exists (select from tidegate_%s);$$, touched)
     else format($$
     insert into tidegate.log (relation, tags)
         select tg_relid, array[%1$s]
@@ -97,11 +124,38 @@ begin
                     from %s$$, format(value, t), format(source, t)), ' union all') from unnest(tables) t),
         most, most::bigint + 1)
     end;
+    if partitioned then
+        body := $$
+    get diagnostics context = pg_context;
+    if (pg_catalog.strpos(context, pg_catalog.chr(10)) operator(pg_catalog.>) 0
+            or coalesce(pg_catalog.current_query() operator(pg_catalog.~*) 'merge|execute' collate pg_catalog."C", true))
+        and tidegate.may_have_moved(tg_relid)
+    then
+        insert into tidegate.log (relation, tags) values (tg_relid, array['', '!']);
+    else$$ || body || $$
+    end if;$$;
+    end if;
     body := format($$
 #variable_conflict use_variable
-begin%s
+declare%s
+    -- Set within a security-restricted operation.
+    wish pg_catalog.text;
+begin
+    begin
+        unlisten tidegate_nothing;
+        if pg_catalog.current_setting('max_prepared_transactions') operator(pg_catalog.<>) '0' then
+            raise exception 'taken back';
+        end if;
+    exception
+        when insufficient_privilege then wish := tidegate.wake_at_once();
+        when others then null;
+    end;%s
+    if wish is not null then
+        perform tidegate.wake_at_commit(wish);
+    end if;
     return null;
-end$$, body);
+end$$, case when partitioned then $$
+    context pg_catalog.text;$$ end, body);
     if not exists (select from pg_proc where pronamespace = 'tidegate'::regnamespace and proname = name
         and prosrc = body)
     then

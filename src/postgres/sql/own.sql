@@ -75,6 +75,16 @@ begin atomic
     order by t.nr;
 end;
 
+-- The schema's own tables that have row security. It hides rows from nodes, and where it is forced on the owner too, it
+-- makes each write to a tracked table fail.
+create or replace function tidegate.with_row_security() returns setof regclass
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+    select c.oid::regclass from pg_class c where c.relnamespace = 'tidegate'::regnamespace and c.relkind = 'r'
+        and (c.relrowsecurity or c.relforcerowsecurity)
+    order by 1;
+end;
+
 -- Whether the schema's own tables are as `guard` makes them.
 create or replace function tidegate.is_guarded() returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
@@ -82,17 +92,24 @@ begin atomic
     select not exists (select from tidegate.own_triggers() w left join pg_trigger t
             on t.tgrelid = w.own::oid and t.tgname = w.trigger where t.tgenabled is distinct from w.state)
         and not exists (select from tidegate.own_triggers() w join pg_class c on c.oid = w.own::oid
-            where c.relreplident <> 'f');
+            where c.relreplident <> 'f')
+        and not exists (select from tidegate.with_row_security());
 end;
 
 -- Gives the schema's own tables their triggers, and a replica identity: without one, a publication of all tables makes
--- each attempt to trim fail. What is as it should be is not touched, so that a second run takes no lock.
+-- each attempt to trim fail. Takes row security off them. What is as it should be is not touched, so that a second run
+-- takes no lock.
 create or replace function tidegate.guard() returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     wanted record;
+    secured regclass;
     changed boolean := false;
 begin
+    for secured in select * from tidegate.with_row_security() loop
+        execute format('alter table %s disable row level security, no force row level security', secured);
+        changed := true;
+    end loop;
     for wanted in
         select w.*, t.tgenabled as present, c.relreplident from tidegate.own_triggers() w
             join pg_class c on c.oid = w.own::oid

@@ -9,6 +9,10 @@ do $$ begin
     if exists (select from pg_catalog.pg_class where oid = 'tidegate.meta'::pg_catalog.regclass and relreplident <> 'f') then
         alter table tidegate.meta replica identity full;
     end if;
+    -- Which would hide the version from its owner.
+    if exists (select from pg_catalog.pg_class where oid = 'tidegate.meta'::pg_catalog.regclass and relforcerowsecurity) then
+        alter table tidegate.meta no force row level security;
+    end if;
 end $$;
 
 -- Locked by who installs, and by who marks or trims the log. Advisory locks would be open to every role; a table is

@@ -1,5 +1,5 @@
 with recursive tracked as (
-    select tgrelid, tgname, tgenabled::text as enabled,
+    select tgrelid, tgname, tgenabled::text as enabled, tgoldtable is not null or tgnewtable is not null as transitions,
         pg_catalog.string_to_array(pg_catalog.split_part(pg_catalog.encode(tgargs, 'escape'), E'\\000', 2), ' ') as numbers,
         -- An earlier version's have none.
         case when tgnargs > 2 then pg_catalog.split_part(pg_catalog.encode(tgargs, 'escape'), E'\\000', 3) end as places
@@ -18,6 +18,12 @@ family (root, member) as (
     select root, root from roots union
     select f.root, i.inhrelid from family f join pg_inherits i on i.inhparent = f.member
     join pg_class c on c.oid = i.inhrelid and c.relpersistence <> 't'
+),
+above_foreign (root, member) as (
+    select f.root, i.inhparent from family f join pg_foreign_table t on t.ftrelid = f.member
+        join pg_inherits i on i.inhrelid = f.member
+    union
+    select a.root, i.inhparent from above_foreign a join pg_inherits i on i.inhrelid = a.member
 ),
 names as (
     select c.oid, case n.nspname when 'public' then '' else n.nspname::text || '.' end || c.relname::text as name,
@@ -42,14 +48,20 @@ select r.name as root, m.name as member, event, t.enabled,
             then 'a column was dropped: each change may count as one of all rows until this is installed again' end,
         case when r.relrowsecurity
             then 'it has row security: answers differ by role' end,
+        case when exists (select from above_foreign a join tracked x on x.tgrelid = a.member
+                where a.root = f.root and x.transitions)
+            then 'writes to it fail, since its triggers ask for transition tables and it has a foreign table below it' end,
         case when exists (select from pg_inherits where inhrelid in
                 (select x.member from family x where x.root = f.root)
                 group by inhrelid having pg_catalog.count(*) > 1)
             then 'a part of it has several parents: changes go by the name of one of them' end
     ], null) as warnings,
     array(select distinct s.subname::text from pg_subscription_rel r join pg_subscription s on s.oid = r.srsubid
-        where r.srrelid in (select x.member from family x where x.root = f.root) order by 1) as subscriptions
+        where r.srrelid in (select x.member from family x where x.root = f.root) order by 1) as subscriptions,
+    array(select x.name from family y join names x on x.oid = y.member join pg_foreign_table t on t.ftrelid = y.member
+        where y.root = f.root order by 1) as foreign_tables
 from family f join names r on r.oid = f.root join names m on m.oid = f.member
+    join pg_class c on c.oid = f.member and c.relkind <> 'f'
     cross join pg_catalog.unnest(array['insert', 'update', 'delete', 'truncate']) event
     left join tracked t on t.tgrelid = f.member and t.tgname = 'tidegate_' || event
 order by 1, 2, 3

@@ -17,16 +17,19 @@ declare
     places int2[];
     note text;
     arguments text[];
+    is_whole boolean := event = 'truncate' or most = 0;
 begin
     select coalesce(array_agg(attnum order by attnum), '{}'), coalesce(array_agg(place order by attnum), '{}')
         into numbers, places from (
             select attnum, (row_number() over (order by attnum))::int2 as place
             from pg_attribute where attrelid = member and attnum > 0 and not attisdropped
         ) c where attnum = any (columns);
-    note := tidegate.note(event, numbers, places, most);
+    note := tidegate.note(event, numbers, places, most,
+        event = 'update' and (select relkind = 'p' from pg_class where oid = member));
     arguments := array[most::text, array_to_string(numbers, ' '), array_to_string(places, ' ')];
     if exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
         where t.tgrelid = member and t.tgname = 'tidegate_' || event and t.tgenabled = 'A'
+        and (t.tgoldtable is null and t.tgnewtable is null) = is_whole
         and p.pronamespace = 'tidegate'::regnamespace and p.proname = note
         and t.tgargs = convert_to(arguments[1], 'UTF8') || E'\\x00'::bytea
             || convert_to(arguments[2], 'UTF8') || E'\\x00'::bytea
@@ -37,14 +40,23 @@ begin
     execute format('create or replace trigger %I after %s on %s %s for each statement
             execute function tidegate.%I(%L, %L, %L)',
         'tidegate_' || event, event, member::regclass,
-        case event
-            when 'insert' then 'referencing new table as tidegate_new'
-            when 'delete' then 'referencing old table as tidegate_old'
-            when 'update' then 'referencing old table as tidegate_old new table as tidegate_new'
-            else '' end,
+        case when is_whole then ''
+            when event = 'insert' then 'referencing new table as tidegate_new'
+            when event = 'delete' then 'referencing old table as tidegate_old'
+            else 'referencing old table as tidegate_old new table as tidegate_new' end,
         note, arguments[1], arguments[2], arguments[3]);
     execute format('alter table %s enable always trigger %I', member::regclass, 'tidegate_' || event);
     return true;
+end $$;
+
+-- Leaves a trigger that was made anew as the one before it was.
+create or replace function tidegate.enable_as(member regclass, made name, state "char") returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    if state <> 'A' then
+        execute format('alter table %s %s trigger %I', member,
+            case state when 'D' then 'disable' when 'R' then 'enable replica' else 'enable' end, made);
+    end if;
 end $$;
 
 -- Gives a root and its descendants their triggers. What is as it should be is not touched, so that
@@ -71,6 +83,29 @@ begin
         insert into tidegate.log (tags) values (array[base, base || '!']);
     end if;
     return changed;
+end $$;
+
+-- A statement on a table that has foreign tables among its descendants fails, if a trigger asks for transition tables
+-- ("cannot collect transition tuples from child foreign tables"). Such tables get triggers that ask for none, by which each
+-- statement counts as a change of all rows. Nothing that reads them is cached. A lock that is not to be had must not keep
+-- other writers waiting for long.
+create or replace function tidegate.spare_foreign() returns void
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s' as $$
+declare
+    spared record;
+begin
+    for spared in
+        with recursive above (oid) as (
+            select i.inhparent from pg_foreign_table f join pg_inherits i on i.inhrelid = f.ftrelid
+            union
+            select i.inhparent from above join pg_inherits i on i.inhrelid = above.oid)
+        select t.tgrelid, t.tgrelid::regclass as name, t.tgname, t.tgenabled, substr(t.tgname, length('tidegate_') + 1) as event
+        from above join pg_trigger t on t.tgrelid = above.oid join pg_proc p on p.oid = t.tgfoid
+        where p.pronamespace = 'tidegate'::regnamespace and (t.tgoldtable is not null or t.tgnewtable is not null)
+    loop
+        perform tidegate.arm(spared.tgrelid, spared.event, '{}', 0);
+        perform tidegate.enable_as(spared.name, spared.tgname, spared.tgenabled);
+    end loop;
 end $$;
 
 create or replace function tidegate.untrack(root oid) returns void
@@ -101,10 +136,7 @@ begin
         from pg_catalog.pg_trigger where tgfoid = pg_catalog.to_regproc('tidegate.changed')
     loop
         perform tidegate.arm(made.tgrelid, made.event, made.columns, made.most);
-        if made.tgenabled <> 'A' then
-            execute format('alter table %s %s trigger %I', made.name, case made.tgenabled
-                when 'D' then 'disable' when 'R' then 'enable replica' else 'enable' end, made.tgname);
-        end if;
+        perform tidegate.enable_as(made.name, made.tgname, made.tgenabled);
         insert into tidegate.log (tags) values (tidegate.named(made.tgrelid, '{"",!}', null));
     end loop;
     -- Their functions, too: a function's name says what it is made of, so the triggers stay as they are.
@@ -115,7 +147,20 @@ begin
         where p.pronamespace = 'tidegate'::regnamespace and starts_with(p.proname, 'note_')
     loop
         perform tidegate.note(made.event, string_to_array(made.arguments[2], ' ')::int2[],
-            string_to_array(made.arguments[3], ' ')::int2[], made.arguments[1]::int);
+            string_to_array(made.arguments[3], ' ')::int2[], made.arguments[1]::int, false);
+    end loop;
+    -- An earlier version gave a partitioned table's UPDATE trigger the same function as any table's.
+    for made in
+        select t.tgrelid, split_part(encode(t.tgargs, 'escape'), E'\\000', 1)::int as most,
+            string_to_array(split_part(encode(t.tgargs, 'escape'), E'\\000', 2), ' ')::int2[] as columns
+        from pg_catalog.pg_trigger t join pg_catalog.pg_class c on c.oid = t.tgrelid
+            join pg_catalog.pg_proc p on p.oid = t.tgfoid
+        where t.tgname = 'tidegate_update' and t.tgenabled = 'A' and c.relkind = 'p'
+            and p.pronamespace = 'tidegate'::regnamespace
+    loop
+        if tidegate.arm(made.tgrelid, 'update', made.columns, made.most) then
+            insert into tidegate.log (tags) values (tidegate.named(made.tgrelid, '{"",!}', null));
+        end if;
     end loop;
     drop function if exists tidegate.changed();
     drop function if exists tidegate.is_enum(oid);
@@ -124,5 +169,6 @@ end $$;
 -- These tell nobody what the catalog does not.
 revoke all on all functions in schema tidegate from public;
 grant execute on function tidegate.named(oid, text[], pg_snapshot), tidegate.tag_of(oid),
-    tidegate.as_seen(xid, pg_snapshot), tidegate.running_writers(pg_snapshot), tidegate.own_triggers(), tidegate.is_guarded()
-    to public;
+    tidegate.as_seen(xid, pg_snapshot), tidegate.running_writers(pg_snapshot), tidegate.own_triggers(), tidegate.is_guarded(),
+    tidegate.with_row_security(), tidegate.wake_at_once(), tidegate.wake_at_commit(text),
+    tidegate.may_have_moved(oid) to public;

@@ -42,6 +42,37 @@ do $$ begin
     end if;
 end $$;
 
+-- For rows that are written within a security-restricted operation, where a deferred trigger is an error: the trigger
+-- fires with each row, and does nothing, since the notification is sent here. Without the lock, which would be held to the
+-- end of a transaction that may last for long. Returns what `wake_at_commit` needs.
+create or replace function tidegate.wake_at_once() returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    wish text := coalesce(current_setting('tidegate.notify', true), '');
+begin
+    if wish <> 'off' and (wish = 'on' or current_setting('max_prepared_transactions') = '0')
+        and pg_notification_queue_usage() < 0.5
+    then
+        perform pg_notify('tidegate', '');
+    end if;
+    perform set_config('tidegate.notify', 'off', true);
+    set constraints tidegate.wake immediate;
+    return wish;
+exception when others then
+    -- There is no such trigger.
+    return wish;
+end $$;
+
+-- After that, lets the trigger wait for the commit again.
+create or replace function tidegate.wake_at_commit(wish text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    perform set_config('tidegate.notify', wish, true);
+    set constraints tidegate.wake deferred;
+exception when others then
+    null;
+end $$;
+
 -- Why wake-ups can't be counted on, or NULL if they can.
 create or replace function tidegate.no_wakeups() returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$

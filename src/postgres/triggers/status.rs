@@ -28,6 +28,9 @@ pub struct Status {
     /// `rds_superuser`) may create one, and the schema `tidegate` must be that role's. Nodes then compare the
     /// catalogue once a second.
     pub no_event_trigger: Option<String>,
+    /// Tables of the schema `tidegate` that have row security, which hides changes from nodes. Where it is forced, it makes
+    /// writes to tracked tables fail. The next install takes it off.
+    pub row_security: Vec<String>,
     /// Rows in the log.
     pub log_rows: i64,
     /// How far back a node may have been and still start warm.
@@ -54,7 +57,9 @@ pub struct TableStatus {
     /// The subscriptions that write to any table of the family: what they apply fires no statement trigger, so what is
     /// read of the family is not cached.
     pub subscriptions: Vec<String>,
-    /// What lets changes go unseen: each is to be mended, by another install if nothing else.
+    /// The foreign tables of the family: their server may change them unseen, so what is read of the family is not cached.
+    pub foreign_tables: Vec<String>,
+    /// What lets changes go unseen, or makes writes fail: each is to be mended, by another install if nothing else.
     pub warnings: Vec<String>,
 }
 
@@ -62,7 +67,9 @@ impl TableStatus {
     /// Whether every change is seen, as far as can be told.
     pub fn is_sound(&self) -> bool {
         let always = |trigger: &TriggerStatus| trigger.state == TriggerState::Always;
-        self.subscriptions.is_empty() && self.triggers.iter().all(always)
+        self.subscriptions.is_empty()
+            && self.foreign_tables.is_empty()
+            && self.triggers.iter().all(always)
     }
 }
 
@@ -92,8 +99,18 @@ pub enum TriggerState {
     Missing,
 }
 
-/// Root, table, event, how it is enabled; tagged columns, warnings and subscriptions of the root.
-type Trigger = (String, String, String, Option<String>, Vec<String>, Vec<String>, Vec<String>);
+/// A trigger that a table should have, with what is known of the table's family.
+#[derive(sqlx::FromRow)]
+struct Trigger {
+    root: String,
+    member: String,
+    event: String,
+    enabled: Option<String>,
+    columns: Vec<String>,
+    warnings: Vec<String>,
+    subscriptions: Vec<String>,
+    foreign_tables: Vec<String>,
+}
 
 pub(super) async fn read(conn: &mut PgConnection) -> Result<Status, SchemaError> {
     let version = installed_version(conn).await?.ok_or(SchemaError::NotInstalled)?;
@@ -106,12 +123,23 @@ pub(super) async fn read(conn: &mut PgConnection) -> Result<Status, SchemaError>
     };
     let no_event_trigger = no_event_trigger(&mut *conn, version).await?;
     let facts = "select tidegate.no_wakeups(), (select count(*) from tidegate.log),
-        (select extract(epoch from clock_timestamp() - min(at))::float8 from tidegate.own_marks)";
+        (select extract(epoch from clock_timestamp() - min(at))::float8 from tidegate.own_marks),
+        array(select 'tidegate.' || relname from pg_catalog.pg_class where relnamespace = 'tidegate'::regnamespace
+            and relkind = 'r' and (relrowsecurity or relforcerowsecurity) order by 1)";
     let facts = sqlx::query_as(facts).fetch_one(conn).await.map_err(within("the schema tidegate"));
-    let (no_wakeups, log_rows, oldest): (_, _, Option<f64>) = facts?;
+    let (no_wakeups, log_rows, oldest, row_security): (_, _, Option<f64>, _) = facts?;
     let oldest_mark = oldest.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
     let (outdated, tables) = (version < VERSION || !guarded, families(triggers));
-    Ok(Status { version, outdated, tables, no_wakeups, no_event_trigger, log_rows, oldest_mark })
+    Ok(Status {
+        version,
+        outdated,
+        tables,
+        no_wakeups,
+        no_event_trigger,
+        row_security,
+        log_rows,
+        oldest_mark,
+    })
 }
 
 async fn no_event_trigger(
@@ -127,18 +155,17 @@ async fn no_event_trigger(
 
 fn families(triggers: Vec<Trigger>) -> Vec<TableStatus> {
     let mut families: BTreeMap<String, TableStatus> = BTreeMap::new();
-    for (name, table, event, enabled, columns, warnings, subscriptions) in triggers {
-        let family = families.entry(name.clone());
-        let triggers = Vec::new();
-        let family = family.or_insert_with(|| TableStatus {
-            name,
-            columns,
-            triggers,
-            subscriptions,
-            warnings,
+    for trigger in triggers {
+        let family = families.entry(trigger.root.clone()).or_insert_with(|| TableStatus {
+            name: trigger.root,
+            columns: trigger.columns,
+            triggers: Vec::new(),
+            subscriptions: trigger.subscriptions,
+            foreign_tables: trigger.foreign_tables,
+            warnings: trigger.warnings,
         });
-        let state = state(enabled.as_deref());
-        family.triggers.push(TriggerStatus { table, event, state });
+        let state = state(trigger.enabled.as_deref());
+        family.triggers.push(TriggerStatus { table: trigger.member, event: trigger.event, state });
     }
     families.into_values().collect()
 }

@@ -9,7 +9,8 @@ use super::error::{SchemaError, within};
 pub(super) struct Table {
     root: Oid,
     name: String,
-    subscription: Option<String>,
+    /// Why it can't be tracked.
+    unfit: Option<SchemaError>,
 }
 
 /// Its root, the root's name, what in the family can't be tracked, whether parents are several, a subscription that writes
@@ -30,13 +31,20 @@ impl Table {
         let found: Option<Relation> = query.fetch_optional(conn).await?;
         let (root, root_name, unfit, several_parents, subscription) =
             found.ok_or_else(|| SchemaError::NoTable(name.to_owned()))?;
-        if let Some(kind) = unfit.into_iter().next() {
-            return Err(SchemaError::NotATable(name.to_owned(), kind));
-        }
-        if several_parents {
-            return Err(SchemaError::SeveralParents(name.to_owned()));
-        }
-        Ok(Self { root, name: root_name, subscription })
+        let name = name.to_owned();
+        let unfit = if let Some(kind) = unfit.into_iter().next() {
+            Some(SchemaError::NotATable(name, kind))
+        } else if several_parents {
+            Some(SchemaError::SeveralParents(name))
+        } else {
+            subscription.map(|by| SchemaError::Subscribed(root_name.clone(), by))
+        };
+        Ok(Self { root, name: root_name, unfit })
+    }
+
+    /// The same, unless it can't be tracked.
+    pub(super) fn trackable(mut self) -> Result<Self, SchemaError> {
+        self.unfit.take().map_or(Ok(self), Err)
     }
 
     /// The columns that changes are told by: the primary key as far as it can be, then those that
@@ -63,9 +71,6 @@ impl Table {
         columns: &[String],
         row_limit: u32,
     ) -> Result<(), SchemaError> {
-        if let Some(subscription) = &self.subscription {
-            return Err(SchemaError::Subscribed(self.name.clone(), subscription.clone()));
-        }
         let limit = i32::try_from(row_limit).unwrap_or(i32::MAX);
         let track = sqlx::query("select tidegate.track($1, $2, $3)");
         let track = track.bind(self.root).bind(columns).bind(limit);

@@ -2,14 +2,21 @@
 //!
 //! SET NX with an expiry, and a token to give back only what is ours. No more is needed than one
 //! server's word: two nodes that both hold a lease make the entry twice, and no worse.
+//!
+//! A request for a lease whose reply is lost may have taken the lease, and other nodes would wait until it expires. So a
+//! request that ends without a reply (it is cancelled, takes too long, or loses its connection) releases its token.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_redis::redis::{Value, cmd};
+use deadpool_redis::redis::{Cmd, RedisError, Value, cmd};
+use tokio::runtime::Handle;
+use tokio::time::sleep;
 
 use super::Redis;
+use super::link::Link;
 use super::store::unexpected;
-use crate::clock::millis;
+use crate::clock::{Instant, millis, now};
 use crate::entry::Key;
 use crate::store::{Lease, LeaseToken, StoreError};
 
@@ -17,14 +24,26 @@ use crate::store::{Lease, LeaseToken, StoreError};
 pub(super) const GIVE_BACK: &str =
     "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0";
 
+/// Pauses between attempts to release a lease: the first, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+
 pub(super) async fn take(redis: &Redis, key: &Key, ttl: Duration) -> Result<Lease, StoreError> {
-    let token = fastrand::u64(..);
+    let request = Request::new(redis, key, ttl);
     let mut command = cmd("SET");
-    command.arg(redis.lease_name(key)).arg(token).arg("NX").arg("PX").arg(millis(ttl).max(1));
-    match redis.run(&command).await? {
-        Value::Okay => Ok(Lease::Granted(Some(LeaseToken(token)))),
-        Value::Nil => Ok(Lease::Held),
-        other => Err(unexpected("SET", &other)),
+    command.arg(&request.name).arg(request.token.0).arg("NX").arg("PX").arg(millis(ttl).max(1));
+    match request.link.run(&command, 1).await {
+        Ok(Value::Okay) => Ok(Lease::Granted(Some(request.settle()))),
+        Ok(Value::Nil) => {
+            request.settle();
+            Ok(Lease::Held)
+        }
+        Ok(other) => Err(unexpected("SET", &other)),
+        Err(error) => {
+            if !may_be_taken(&error) {
+                request.settle();
+            }
+            Err(error)
+        }
     }
 }
 
@@ -33,7 +52,84 @@ pub(super) async fn give_back(
     name: String,
     token: LeaseToken,
 ) -> Result<(), StoreError> {
+    redis.run(&releasing(&name, token)).await.map(drop)
+}
+
+fn releasing(name: &str, token: LeaseToken) -> Cmd {
     let mut command = cmd("EVAL");
     command.arg(GIVE_BACK).arg(1).arg(name).arg(token.0);
-    redis.run(&command).await.map(drop)
+    command
+}
+
+/// A request for a lease; dropped before [`settle`](Self::settle), it releases its token in the background.
+struct Request {
+    redis: Redis,
+    link: Arc<Link>,
+    name: String,
+    token: LeaseToken,
+    since: Instant,
+    ttl: Duration,
+    is_settled: bool,
+}
+
+impl Request {
+    fn new(redis: &Redis, key: &Key, ttl: Duration) -> Self {
+        let token = LeaseToken(fastrand::u64(..));
+        Self {
+            redis: redis.clone(),
+            link: redis.link().clone(),
+            name: redis.lease_name(key),
+            token,
+            since: now(),
+            ttl,
+            is_settled: false,
+        }
+    }
+
+    /// The reply has come.
+    fn settle(mut self) -> LeaseToken {
+        self.is_settled = true;
+        self.token
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        // Without a runtime the process is ending.
+        if !self.is_settled
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let (redis, link) = (self.redis.clone(), self.link.clone());
+            let command = releasing(&self.name, self.token);
+            runtime.spawn(release((redis, link), command, (self.since, self.ttl)));
+        }
+    }
+}
+
+/// Releases a lease that may have been taken, until the server confirms it or the lease has expired.
+async fn release(
+    (redis, link): (Redis, Arc<Link>),
+    command: Cmd,
+    (since, ttl): (Instant, Duration),
+) {
+    // On the connection of the request, so that the server receives the release second.
+    let mut released = link.run(&command, 1).await;
+    let mut pause = PAUSES[0];
+    while released.is_err() && since.elapsed() < ttl {
+        sleep(pause).await;
+        pause = (2 * pause).min(PAUSES[1]);
+        released = redis.run(&command).await;
+    }
+}
+
+/// Whether the server may have taken the lease although there was no reply. It has not if it replied with an error, or
+/// if nothing was sent.
+fn may_be_taken(error: &StoreError) -> bool {
+    match error {
+        StoreError::Timeout(_) => true,
+        StoreError::Backend(error) => {
+            error.downcast_ref::<RedisError>().is_some_and(|error| error.code().is_none())
+        }
+        _ => false,
+    }
 }

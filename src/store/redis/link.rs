@@ -120,7 +120,7 @@ impl Link {
     /// Looks for another connection in the background, unless someone does.
     pub(super) fn replace(self: &Arc<Self>) {
         if !self.replacing.swap(true, Ordering::AcqRel) {
-            tokio::spawn(replace(Arc::downgrade(self)));
+            tokio::spawn(replace(Replacing(Arc::downgrade(self))));
         }
     }
 
@@ -151,8 +151,20 @@ impl Link {
     }
 }
 
+/// Lets another look for a connection once this one has ended, and be it because its runtime has.
+struct Replacing(Weak<Link>);
+
+impl Drop for Replacing {
+    fn drop(&mut self) {
+        if let Some(link) = self.0.upgrade() {
+            link.replacing.store(false, Ordering::Release);
+        }
+    }
+}
+
 /// Tries until there is a connection, the old one answers again, or nobody wants it any more.
-async fn replace(link: Weak<Link>) {
+async fn replace(replacing: Replacing) {
+    let link = replacing.0.clone();
     let mut pause = FIRST_PAUSE;
     loop {
         // Also before the first attempt, or a server that accepts and hangs up would be flooded.
@@ -164,7 +176,6 @@ async fn replace(link: Weak<Link>) {
             Err(error) => tracing::debug!(%error, "no connection to Redis yet"),
         }
         if link.is_well() {
-            link.replacing.store(false, Ordering::Release);
             return;
         }
     }

@@ -130,6 +130,11 @@ impl Redis {
         &self.shared.reads
     }
 
+    /// A connection, as far as there is one.
+    pub(super) fn link(&self) -> &Arc<Link> {
+        self.shared.link()
+    }
+
     pub(super) async fn run(&self, command: &Cmd) -> Result<Value, StoreError> {
         self.run_for(command, 1).await
     }

@@ -6,7 +6,9 @@ use tidegate_testing::Postgres;
 
 mod altered;
 mod long;
+mod moved;
 mod noted;
+mod refused;
 mod settings;
 mod strangers;
 
@@ -96,6 +98,22 @@ async fn plain_statements() {
         said.sort();
         wanted.sort();
         assert_eq!(said, wanted, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_tag_without_a_value_stands_for_a_tables_rows_as_well() {
+    let bed = Bed::new(USERS, users()).await;
+    for (tags, logged) in [
+        ("{users}", "users users!"),
+        ("{users, users!}", "users users!"),
+        ("{users:id=1, front page}", "front page front page! users:id=1"),
+        (r#"{"a=b", users:id=a=b}"#, "a=b a=b! users:id=a=b"),
+        ("{users:id=1, null}", "users:id=1"),
+        ("{}", ""),
+    ] {
+        let sql = format!("select tidegate.invalidate('{tags}')");
+        assert_eq!(bed.log(&sql).await, logged, "{tags}");
     }
 }
 

@@ -1,11 +1,11 @@
 //! What others may do in the database: take advisory locks, and create functions in `public`.
 
 use sqlx::{Connection, PgConnection, raw_sql};
-use tidegate::{Cache, DatabaseOptions, Listener, Memory};
+use tidegate::{Cache, DatabaseOptions, Listener, Memory, Policy};
 use tidegate_testing::Postgres;
 
 use super::{Bed, USERS, users};
-use crate::world::{Node, primary};
+use crate::world::{Node, TTL, primary};
 
 /// For arrays and names as such, which the functions of `pg_catalog` take only as any type. Postgres prefers an exact
 /// match wherever it is (PostgreSQL manual, section 10.3).
@@ -100,4 +100,27 @@ async fn a_function_in_public_replaces_none_of_the_system() {
     node.sees("/users/1", "eve").await;
     node.sees("/users", "eve bob").await;
     assert!(node.get("/users/2").await.1.contains("hit"), "its row has not changed");
+}
+
+/// What each connection of the pool is asked, where its path has `public` before `pg_catalog`.
+const CAPTURING: &str = "
+    create function public.pg_is_in_recovery() returns boolean language sql as 'select not pg_catalog.pg_is_in_recovery()';
+    create function public.pg_backend_pid() returns int language sql as 'select 1';
+    create function public.current_database() returns name language sql as 'select null::name';
+    create function public.host(inet) returns text language sql as 'select pg_catalog.random()::text';
+    create function public.never(name, name) returns boolean language sql as 'select false';
+    create operator public.= (leftarg = name, rightarg = name, function = public.never);
+    create domain public.int8 as text; create domain public.text as int;";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_in_public_is_meant_by_what_a_connection_is_asked() {
+    let primary = primary(&[]).await;
+    primary.psql(CAPTURING).await.unwrap();
+    let url = format!("{}?options=-csearch_path%3Dpublic,pg_catalog", primary.url());
+    let db = DatabaseOptions::new(url).connect().await.unwrap();
+    assert!(!db.status()[0].several);
+    let node = Node::start(&db, &Policy::ttl(TTL)).await;
+    let (body, status) = node.get("/users/1").await;
+    assert_eq!(body, "ada");
+    assert!(status.contains("search-path"), "{status}");
 }

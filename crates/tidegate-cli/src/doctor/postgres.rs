@@ -86,6 +86,10 @@ fn of_schema(status: &Status, checks: &mut Vec<Check>) {
         }
         false => Check::good("schema tidegate", version),
     });
+    for table in &status.row_security {
+        let found = format!("{table} has row security, which hides changes and makes writes fail");
+        checks.push(Check::bad("row security", found).mend("tidegate install TABLE..."));
+    }
     checks.push(match &status.no_wakeups {
         None => Check::good("wake-ups", "commits wake the listener"),
         Some(why) => Check::warning("wake-ups", format!("{why}: changes are seen within 100 ms")),
@@ -112,15 +116,17 @@ fn of_schema(status: &Status, checks: &mut Vec<Check>) {
 
 fn of_table(table: &TableStatus) -> Vec<Check> {
     let what = format!("table {}", table.name);
-    let triggers = match (table.is_sound(), table.subscriptions.is_empty()) {
-        (true, _) => Check::good(&what, "every change is noted"),
-        (_, true) => {
-            Check::bad(&what, "some triggers are missing, or do not fire always").mend(mend(table))
-        }
-        (_, false) => {
-            let found = "a subscription writes to it, and what it applies fires no trigger";
-            Check::bad(&what, found).mend(mend(table))
-        }
+    let triggers = if table.is_sound() {
+        Check::good(&what, "every change is noted")
+    } else {
+        let found = if !table.subscriptions.is_empty() {
+            "a subscription writes to it, and what it applies fires no trigger"
+        } else if !table.foreign_tables.is_empty() {
+            "it has a foreign table below it, whose server may change it unseen"
+        } else {
+            "some triggers are missing, or do not fire always"
+        };
+        Check::bad(&what, found).mend(mend(table))
     };
     let warnings = table.warnings.iter().map(|warning| Check::warning(&what, warning));
     [triggers].into_iter().chain(warnings).collect()

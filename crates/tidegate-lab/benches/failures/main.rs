@@ -7,6 +7,8 @@
 //! were made, each with one read of the database, and for how long no write was done. Among these things are transactions
 //! that change more than a node reads of the log. At last 512 clients come to nodes that know nothing.
 //!
+//! The bench fails if a request failed, or if more responses were computed at once than the nodes have permits for.
+//!
 //! The second table is about fills: see `fills`.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
@@ -65,6 +67,8 @@ struct World {
     /// The primary, by the name that follows it.
     name: FaultProxy,
     load: Arc<Load>,
+    /// The rows that show an error.
+    wrong: Vec<String>,
 }
 
 /// What clients and the writer share.
@@ -102,7 +106,8 @@ async fn servers() -> Result<()> {
     world.run().await?;
     world.load.over.store(true, Ordering::Relaxed);
     tasks.join_all().await;
-    world.cold_start().await
+    world.cold_start().await?;
+    if world.wrong.is_empty() { Ok(()) } else { Err(world.wrong.join("\n").into()) }
 }
 
 impl World {
@@ -117,7 +122,8 @@ impl World {
         let (redis, name) = (RedisServer::start().await?, FaultProxy::start(primary.addr()).await?);
         let counts = Arc::new(Counts::default());
         let load = Load { nodes: RwLock::default(), counts, over: AtomicBool::new(false) };
-        let world = Self { primary, replica, heir, redis, name, load: Arc::new(load) };
+        let (load, wrong) = (Arc::new(load), Vec::new());
+        let world = Self { primary, replica, heir, redis, name, load, wrong };
         world.start_nodes(&world.replica.url()).await?;
         Ok(world)
     }
@@ -153,6 +159,12 @@ impl World {
         self.redis.restart().await?;
         self.window().await;
         self.print("Redis is back, empty");
+        self.redis.pause()?;
+        self.window().await;
+        self.print("Redis hangs");
+        self.redis.resume()?;
+        self.window().await;
+        self.print("Redis goes on");
         self.replica.kill().await?;
         self.window().await;
         self.print("the replica is killed");
@@ -178,7 +190,7 @@ impl World {
     }
 
     /// All at once come to nodes that know nothing.
-    async fn cold_start(&self) -> Result<()> {
+    async fn cold_start(&mut self) -> Result<()> {
         let replica = self.heir.standby().await?;
         self.redis.run::<()>(&redis::cmd("FLUSHALL")).await?;
         self.start_nodes(&replica.url()).await?;
@@ -212,12 +224,17 @@ impl World {
         sleep(WINDOW).await;
     }
 
-    fn print(&self, what: &str) {
+    fn print(&mut self, what: &str) {
         let [requests, failed, slowest, most, made, unwritten] = self.load.counts.take();
         let [slowest, unwritten] = [slowest, unwritten].map(|micros| micros / 1000);
         println!(
             "{what} | {requests} | {failed} | {slowest} ms | {most} | {made} | {unwritten} ms"
         );
+        let permits = (NODES * LOADS) as u64;
+        if failed > 0 || most > permits {
+            self.wrong
+                .push(format!("{what}: expected none to fail, and at most {permits} at once"));
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a node does. Every decision is the protocol's own function.
 
 use tidegate::internals::protocol::{
-    Relayed, Verdict, has_followed, is_far_enough, must_see, proven_by_both, proven_by_primary,
-    proven_by_replica, proven_with_inner, relayed, verdict,
+    Relayed, Verdict, has_all_since, has_followed, is_far_enough, must_see, proven_by_both,
+    proven_by_primary, proven_by_replica, proven_with_inner, relayed, verdict,
 };
 
 use super::primary::{members, part};
@@ -498,7 +498,24 @@ impl State {
             let broken = waiting.find_map(|asked| self.breaks(content, asked));
             self.broken = self.broken.or(broken);
         }
+        self.deliver(node, entry, mutant);
         self.kept = valid.then_some(entry);
+    }
+
+    /// Who came before the last change of what the answer depends on may have it all the same, if it has all that the node
+    /// knew when that request came.
+    fn deliver(&mut self, node: usize, entry: Entry, mutant: Option<Mutant>) {
+        let Some(waiter) = self.waiter.filter(|waiter| waiter.node == node) else { return };
+        let since = match mutant {
+            Some(Mutant::WaiterTakesAnything) => (waiter.since.0, 0),
+            Some(Mutant::WaiterOfAnyEpoch) => (entry.timeline, waiter.since.1),
+            _ => waiter.since,
+        };
+        let since = (epoch(since.0), position(since.1));
+        if has_all_since((epoch(entry.timeline), position(entry.as_of)), since) {
+            self.broken = self.broken.or(self.breaks(entry.content, waiter.asked));
+            self.waiter = None;
+        }
     }
 
     /// A position that is taken when the read is long over.

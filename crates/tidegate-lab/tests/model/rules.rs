@@ -35,6 +35,10 @@ pub(crate) enum Mutant {
     NoAnnouncement,
     /// Whoever waited for an answer takes it unseen.
     NoCheckAtDelivery,
+    /// Whoever came before takes whatever has been computed since.
+    WaiterTakesAnything,
+    /// Whoever came before takes what another history proves.
+    WaiterOfAnyEpoch,
     /// An entry is kept and served without asking the fences.
     NoFenceCheck,
     /// Rows are taken by the greatest transaction id that was seen.
@@ -89,7 +93,7 @@ pub(crate) enum Mutant {
 
 impl Mutant {
     /// Each, and the smallest world that catches it.
-    pub(crate) const ALL: [(Self, World); 40] = [
+    pub(crate) const ALL: [(Self, World); 42] = [
         (Self::FenceBeforeSnapshot, World::REPLICAS),
         (Self::FenceOfFirstRow, World::ONE_NODE),
         (Self::FenceOfTrigger, World::ONE_NODE),
@@ -105,6 +109,8 @@ impl Mutant {
         (Self::GreatestOfReads, World::TWO_READS),
         (Self::NoAnnouncement, World::ONE_NODE),
         (Self::NoCheckAtDelivery, World::ONE_NODE),
+        (Self::WaiterTakesAnything, World::WAITS),
+        (Self::WaiterOfAnyEpoch, World::WAITS_FAILOVER),
         (Self::NoFenceCheck, World::ONE_NODE),
         (Self::DrainByGreatestId, World::ONE_NODE),
         (Self::NoFloorAfterTrim, World::MARKS),

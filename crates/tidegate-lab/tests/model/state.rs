@@ -28,6 +28,8 @@ pub(crate) struct State {
     /// A value that answers use for one of their parts, kept as well.
     pub(crate) inner: Option<Entry>,
     pub(crate) session: Option<Session>,
+    /// A request that waits for what another one computes.
+    pub(crate) waiter: Option<Waiter>,
     pub(crate) restarts: u8,
     pub(crate) broken: Option<Broken>,
 }
@@ -236,6 +238,15 @@ pub(crate) struct Asked {
     pub(crate) drained: Set,
     /// What its session has written.
     pub(crate) written: Set,
+}
+
+/// A request that came to a node and waits there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Waiter {
+    pub(crate) node: usize,
+    pub(crate) asked: Asked,
+    /// The position that the node had seen on the primary.
+    pub(crate) since: (Timeline, At),
 }
 
 /// Who reads: what decides which servers and which values will do.

@@ -5,7 +5,7 @@ use stateright::{Model, Property};
 use super::rules::Mutant;
 use super::state::{
     Asked, Broken, Fill, News, Node, Primary, Read, Reader, Replica, Schema, Server, Session,
-    Stage, State, Transaction,
+    Stage, State, Transaction, Waiter,
 };
 use super::worlds::World;
 
@@ -79,6 +79,11 @@ pub(crate) enum Step {
     },
     Read,
     Finish,
+    /// A request comes and waits.
+    Wait {
+        node: usize,
+        own: bool,
+    },
     /// As a miss, on a route whose answers nobody keeps.
     Pass {
         node: usize,
@@ -210,6 +215,11 @@ impl World {
 
     fn node_steps(&self, state: &State, node: usize, steps: &mut Vec<Step>) {
         let known = &state.nodes[node];
+        if self.waits && state.waiter.is_none() && state.kept.is_none() {
+            let sessions = [false, true].into_iter().take(1 + usize::from(state.session.is_some()));
+            let asked = sessions.filter(|&own| state.ask(node, own, self.mutant).is_some());
+            steps.extend(asked.map(|own| Step::Wait { node, own }));
+        }
         if self.news > 0 && node > 0 {
             // How a look of its own goes is explored in other worlds.
             if self.hearers_look {
@@ -344,6 +354,7 @@ impl World {
             Step::CatchUp { node } => state.nodes[node].catch_up(&mut state.primary, mutant),
             Step::Restart { node } => {
                 state.restarts += 1;
+                state.waiter = state.waiter.filter(|waiter| waiter.node != node);
                 state.nodes[node] = Node::default();
                 state.nodes[node].load(&mut state.primary, mutant);
             }
@@ -391,6 +402,11 @@ impl World {
             }
             Step::Read => state.read((self.parts, self.inner), mutant),
             Step::Finish => state.finish(mutant),
+            Step::Wait { node, own } => {
+                let asked = state.ask(node, own, mutant).unwrap();
+                let since = (state.nodes[node].timeline, state.nodes[node].seen);
+                state.waiter = Some(Waiter { node, asked, since });
+            }
         }
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct World {
     pub(crate) writes: bool,
     /// Whether there are requests for which no answer is kept.
     pub(crate) passes: bool,
+    /// Whether requests wait for what others compute, whatever changes meanwhile.
+    pub(crate) waits: bool,
     /// The part of the data that answers show until the last transaction changes the schema, if it does.
     pub(crate) schema: Option<u8>,
     /// Of how many drains nodes tell each other.
@@ -52,6 +54,7 @@ impl World {
         serves_stale: false,
         writes: false,
         passes: false,
+        waits: false,
         schema: None,
         news: 0,
         hearers_look: false,
@@ -71,6 +74,21 @@ impl World {
         replicas: 1,
         session: true,
         ..Self::ONE_NODE
+    };
+    pub(crate) const WAITS: Self =
+        Self { name: "requests that wait", replicas: 1, waits: true, ..Self::ONE_NODE };
+    pub(crate) const WAITS_SESSION: Self = Self {
+        name: "a session that waits",
+        transactions: 2,
+        session: true,
+        replicas: 0,
+        ..Self::WAITS
+    };
+    pub(crate) const WAITS_FAILOVER: Self = Self {
+        name: "a failover, and requests that wait",
+        transactions: 1,
+        fails_over: true,
+        ..Self::WAITS
     };
     pub(crate) const FAILOVER: Self =
         Self { name: "a failover", replicas: 2, fails_over: true, ..Self::ONE_NODE };
@@ -152,7 +170,7 @@ impl World {
     };
 
     /// Those of up to three million states, each part of the protocol in one of them at least.
-    pub(crate) const SMALL: [Self; 12] = [
+    pub(crate) const SMALL: [Self; 15] = [
         Self::ONE_NODE,
         Self::REPLICAS,
         Self::TWO_READS,
@@ -163,6 +181,9 @@ impl World {
         Self::NESTED_FAILOVER,
         Self::NESTED_SESSION,
         Self::OWN_WRITES,
+        Self::WAITS,
+        Self::WAITS_SESSION,
+        Self::WAITS_FAILOVER,
         Self::SCHEMA_AWAY,
         Self::SCHEMA_TOWARDS,
     ];

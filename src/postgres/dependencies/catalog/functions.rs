@@ -27,13 +27,13 @@ pub(super) struct Function {
 
 type Row = (i64, String, String, String, String, i16, i16, Option<String>);
 
-/// An aggregate is always declared immutable, so its parts are asked. A name after a dot is a
-/// call if it names a function of one row.
+/// An aggregate is always declared immutable, so its parts are asked. A name after a dot is a call if it names a
+/// function of one argument: of a row ($3), or of what a row can be converted to; or of any value ($5).
 const NAMED: &str = "
 with overload as (
     select p.*, s.nspname from pg_catalog.pg_proc p
     join pg_catalog.pg_namespace s on s.oid = p.pronamespace
-    where p.proname = any (pg_catalog.array_cat($2::text[], $3::text[]))
+    where p.proname = any (pg_catalog.array_cat(pg_catalog.array_cat($2::text[], $3::text[]), $5::text[]))
         or p.oid = any (select pg_catalog.unnest($4::int8[])::oid)
 ), wanted (schema, name) as (
     select * from unnest($1::text[], $2::text[])
@@ -56,10 +56,12 @@ where exists (
       and case when w.schema is null then pg_catalog.pg_function_is_visible(p.oid)
                else p.nspname = w.schema end
 ) or (
-    p.proname = any ($3::text[]) and p.pronargs >= 1 and p.pronargs - p.pronargdefaults <= 1
-    and pg_catalog.pg_function_is_visible(p.oid)
-    and exists (select from pg_catalog.pg_type t
+    p.pronargs >= 1 and p.pronargs - p.pronargdefaults <= 1 and pg_catalog.pg_function_is_visible(p.oid)
+    and (p.proname = any ($5::text[]) or p.proname = any ($3::text[]) and (
+        exists (select from pg_catalog.pg_type t
                 where t.oid = p.proargtypes[0] and t.typtype in ('c', 'p', 'd'))
+        or exists (select from pg_catalog.pg_cast c join pg_catalog.pg_type t on t.oid = c.castsource
+                where c.casttarget = p.proargtypes[0] and t.typtype = 'c')))
 ) or p.oid = any (select pg_catalog.unnest($4::int8[])::oid)";
 
 /// The functions that a query's names can mean to this connection.
@@ -68,11 +70,10 @@ pub(super) async fn named(
     references: &References,
 ) -> Result<Vec<Function>, Stop> {
     let names = &references.functions;
-    let attributes: Vec<String> = references.attributes.iter().cloned().collect();
-    if names.is_empty() && attributes.is_empty() {
+    if names.is_empty() && references.attributes.is_empty() {
         return Ok(Vec::new());
     }
-    let functions = select(conn, names.iter(), attributes, &[]).await?;
+    let functions = select(conn, references, &[]).await?;
     for name in names {
         if !functions.iter().any(|function| function.is_named(name)) {
             return Err(Unfit::UnknownFunction(name.to_string()).into());
@@ -86,22 +87,24 @@ pub(super) async fn by_oid(
     conn: &mut PgConnection,
     oids: &[i64],
 ) -> Result<Vec<Function>, sqlx::Error> {
-    select(conn, std::iter::empty(), Vec::new(), oids).await
+    select(conn, &References::default(), oids).await
 }
 
 async fn select(
     conn: &mut PgConnection,
-    names: impl Iterator<Item = &Name>,
-    attributes: Vec<String>,
+    references: &References,
     oids: &[i64],
 ) -> Result<Vec<Function>, sqlx::Error> {
+    let names = references.functions.iter();
     let (schemas, lasts): (Vec<Option<String>>, Vec<String>) =
         names.map(|name| (name.schema().map(str::to_owned), name.last().to_owned())).unzip();
+    let texts = |texts: &BTreeSet<String>| -> Vec<String> { texts.iter().cloned().collect() };
     let rows: Vec<Row> = sqlx::query_as(NAMED)
         .bind(schemas)
         .bind(lasts)
-        .bind(attributes)
+        .bind(texts(&references.attributes))
         .bind(oids)
+        .bind(texts(&references.attributes_of_values))
         .fetch_all(conn)
         .await?;
     Ok(rows.into_iter().map(Function::new).collect())

@@ -9,7 +9,7 @@ use crate::postgres::dependencies::{References, Unfit};
 
 /// Operators that a query uses unseen: for LIKE, IN, BETWEEN, CASE, DISTINCT, USING, sorting,
 /// grouping, `GREATEST`, and subtraction in window frames.
-const UNSEEN: &[&str] =
+pub(super) const UNSEEN: &[&str] =
     &["=", "<>", "<", "<=", ">", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~", "+", "-"];
 
 /// User-defined operators and casts whose functions are not trusted, and the two types of each. A stable function in C
@@ -102,13 +102,20 @@ impl Parts {
     }
 }
 
-/// Refuses a connection that reads strings in the way of before 2010.
+/// Refuses a connection that reads strings in the way of before 2010, or where names of the system's may mean others.
 pub(super) async fn settings(conn: &mut PgConnection) -> Result<(), Stop> {
-    let strings: String =
-        sqlx::query_scalar("select pg_catalog.current_setting('standard_conforming_strings')")
-            .fetch_one(conn)
-            .await?;
-    if strings == "on" { Ok(()) } else { Err(Unfit::OldStrings.into()) }
+    let asked = "select pg_catalog.current_setting('standard_conforming_strings'), \
+        pg_catalog.current_schemas(true)";
+    let (strings, path): (String, Vec<String>) = sqlx::query_as(asked).fetch_one(conn).await?;
+    if strings != "on" {
+        return Err(Unfit::OldStrings.into());
+    }
+    // A temporary schema is searched for no function or operator, and its tables and types are looked for.
+    let is_temporary = |schema: &&String| schema.starts_with("pg_temp_");
+    match path.iter().find(|schema| !is_temporary(schema)) {
+        Some(first) if first != "pg_catalog" => Err(Unfit::SystemLater(first.clone()).into()),
+        _ => Ok(()),
+    }
 }
 
 /// A row of what [`SUSPECTS`] finds: name, whether it is an operator, whether its function is unsafe, the function, types.

@@ -158,3 +158,114 @@ async fn an_immutable_function_whose_body_reads_nothing_is_trusted() {
         ])
         .await;
 }
+
+/// `(value).name` and `item.name` are calls as well as `name(value)`, whatever the type of the value.
+#[tokio::test]
+async fn a_function_of_a_value_after_a_dot_is_looked_at() {
+    let mut server = Server::start(
+        "create table bare (id int);
+         create type mood as enum ('sad');
+         create type pair as (x int, y int);
+         create table a (id int, age int, item int, m mood, r int4range, list int[], p pair); select track('a');
+         create function price(int) returns bigint stable language sql as 'select count(*) from bare';
+         create function wild(text) returns int language sql as 'select 1';
+         create function felt(mood) returns bigint stable language sql as 'select count(*) from bare';
+         create function spread(int4range) returns bigint stable language sql as 'select count(*) from bare';
+         create function total(int[]) returns bigint stable language sql as 'select count(*) from bare';
+         create function plain(int) returns int immutable return $1;
+         create function whole(int) returns bigint immutable language sql as 'select count(*) from bare';
+         create function half(int) returns bigint immutable language sql as 'select ($1).whole';
+         create function sum_of(a) returns int immutable language plpgsql as 'begin return $1.id + $1.item; end';
+         create function to_number(a) returns int immutable return 1;
+         create function doubled(int) returns int stable language sql as 'select count(*)::int from bare';
+         create cast (a as int) with function to_number(a) as implicit;",
+    )
+    .await;
+    server
+        .assert_all(&[
+            ("select (o.item).price from a o", "!stable-function"),
+            ("select (item).price from a", "!stable-function"),
+            ("select ('s').nextval", "!volatile-function"),
+            ("select ('s'::text).wild", "!volatile-function"),
+            ("select (m).felt from a", "!stable-function"),
+            ("select (r).spread from a", "!stable-function"),
+            ("select (list).total from a", "!stable-function"),
+            ("select a.list[1].price from a", "!stable-function"),
+            ("select g.price from generate_series(1, 2) g", "!stable-function"),
+            ("select x.price from unnest(array[1]) as x", "!stable-function"),
+            ("select generate_series.price from generate_series(1, 2)", "!stable-function"),
+            ("select ($1::int).price from a", "!stable-function"),
+            ("select age(now(), now()), ('1'::xid).age", "!system-function"),
+            ("select (item).half from a", "!reading-function"),
+            ("select a.doubled from a", "!stable-function"),
+            ("select (item).plain from a", "a"),
+            ("select (p).x from a", "a"),
+            ("select a.age, a.id from a, generate_series(1, 2) g (n) where g.n = a.id", "a"),
+            ("select sum_of(a) from a", "a"),
+        ])
+        .await;
+    server.run("create view priced as select (item).price from a").await;
+    server.assert_all(&[("table priced", "!stable-function")]).await;
+}
+
+const HIDDEN_READERS: &str = "
+create table a (id int, name text); select track('a'); create table bare (id int);
+create type own as (n int);
+create function reads(own, own) returns boolean immutable language sql as 'select count(*) > 0 from bare';
+create function plain(own, own) returns boolean immutable return ($1).n < ($2).n;
+create operator < (leftarg = own, rightarg = own, function = reads);
+create operator <= (leftarg = own, rightarg = own, function = plain);
+create operator = (leftarg = own, rightarg = own, function = plain);
+create operator >= (leftarg = own, rightarg = own, function = plain);
+create operator > (leftarg = own, rightarg = own, function = plain);
+create function compared(own, own) returns int immutable language sql as 'select 0';
+create operator class own_ops default for type own using btree
+    as operator 1 <, operator 2 <=, operator 3 =, operator 4 >=, operator 5 >, function 1 compared(own, own);
+create function row_less(int) returns boolean immutable
+    begin atomic select (row($1)::own, 1) < (row(2)::own, 2); end;
+create function row_more(int) returns boolean immutable
+    begin atomic select (row($1)::own, 1) > (row(2)::own, 2); end;
+";
+
+#[tokio::test]
+async fn the_operators_of_a_row_comparison_in_a_body_are_looked_at() {
+    let mut server = Server::start(HIDDEN_READERS).await;
+    server
+        .assert_all(&[
+            ("select row_less(id) from a", "!reading-function"),
+            ("select row_more(id) from a", "a"),
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn operators_and_casts_in_the_text_of_a_body_are_looked_at() {
+    let mut server = Server::start(
+        "create table a (id int); select track('a'); create table bare (id int);
+         create function reads(int, int) returns boolean immutable language sql as 'select count(*) > 0 from bare';
+         create operator >>>> (leftarg = int, rightarg = int, function = reads);
+         create operator @+ (leftarg = int, rightarg = int, function = int4pl);
+         create function uses(int) returns boolean immutable language sql as 'select $1>>>>-1';
+         create function adds(int) returns int immutable language plpgsql as 'begin return $1 @+ 1; end';
+         create function programmed(int) returns boolean immutable language plpgsql
+             as 'begin return $1 operator(public.>>>>) 1; end';",
+    )
+    .await;
+    server
+        .assert_all(&[
+            ("select uses(id) from a", "!reading-function"),
+            ("select programmed(id) from a", "!reading-function"),
+            ("select adds(id) from a", "a"),
+        ])
+        .await;
+    server
+        .run(
+            "create type own as (n int);
+             create function number(own) returns int immutable language sql as 'select count(*)::int from bare';
+             create cast (own as int) with function number(own) as assignment;
+             create function assigns() returns int immutable language plpgsql
+                 as 'declare n int; begin n := row(1)::own; return n; end';",
+        )
+        .await;
+    server.assert_all(&[("select assigns() from a", "!reading-function")]).await;
+}

@@ -52,6 +52,33 @@ async fn what_a_statement_depends_on_is_found_by_functions_of_the_system() {
     }
 }
 
+/// There anything of the system's may be meant by a name that the analysis takes for the system's, and the analysis itself
+/// asks by such names.
+#[tokio::test]
+async fn where_pg_catalog_comes_later_nothing_is_cached() {
+    let mut server = Server::start(SCHEMA).await;
+    server
+        .run("create function lower(text) returns text immutable language sql as 'select $1'")
+        .await;
+    for (path, is_refused) in [
+        ("public", false),
+        ("pg_catalog, public", false),
+        ("pg_temp, pg_catalog, public", false),
+        ("pg_temp, public", false),
+        ("public, pg_catalog", true),
+        ("nowhere, pg_catalog", false),
+        ("pg_temp, public, pg_catalog", true),
+    ] {
+        server
+            .run(&format!("set search_path = {path}; create temp table if not exists x ()"))
+            .await;
+        let found = server.resolve("select lower(t) from public.a").await;
+        let refused =
+            matches!(&found, Dependencies::Unfit(unfit) if unfit.token() == "search-path");
+        assert_eq!(refused, is_refused, "{path}: {found:?}");
+    }
+}
+
 /// What a statement depends on, by rows where it says which.
 async fn shown(server: &mut Server, sql: &str) -> String {
     let mut found = server.resolve(sql).await;

@@ -1,0 +1,112 @@
+//! Leases: the right of one node to fill an entry while the others wait.
+//!
+//! Other nodes wait for a lease until it expires, unless its holder releases it. So each lease has a guard from before
+//! the request for it is sent: [`PendingLease`] until the store replies, then [`LeaseGuard`]. Wherever the request that
+//! fills the entry is cancelled, dropping the guard releases the lease.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::cache::{Cache, spawn};
+use crate::entry::Key;
+use crate::store::{Lease, LeaseToken, StoreError};
+
+/// The result of a request for a lease.
+#[derive(Debug)]
+pub(super) enum Claimed {
+    /// This node fills the entry.
+    Granted(Box<LeaseGuard>),
+    /// This node fills the entry, and the store makes no other node wait.
+    Unneeded,
+    /// Another node holds the lease.
+    Held,
+}
+
+/// A lease that this node holds; dropping it releases the lease.
+#[derive(Debug)]
+pub(crate) struct LeaseGuard {
+    cache: Cache,
+    key: Key,
+    token: Option<LeaseToken>,
+}
+
+impl LeaseGuard {
+    /// Releases the lease and waits until the store has done so.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails; then the lease lasts until it expires.
+    pub(super) async fn release(mut self: Box<Self>) -> Result<(), StoreError> {
+        let Some(token) = self.token else { return Ok(()) };
+        let released = self.cache.shared.store.release(&self.key, token).await;
+        self.token = None;
+        released
+    }
+}
+
+impl Drop for LeaseGuard {
+    fn drop(&mut self) {
+        if let Some(token) = self.token.take() {
+            let (cache, release) =
+                (self.cache.clone(), self.cache.shared.store.release(&self.key, token));
+            spawn(async move { cache.noted(release.await) });
+        }
+    }
+}
+
+/// A request for a lease. If it is dropped before the store replies, it reads the reply in the background and releases
+/// a lease that was granted.
+pub(super) struct PendingLease {
+    cache: Cache,
+    key: Key,
+    reply: Option<BoxFuture<'static, Result<Lease, StoreError>>>,
+}
+
+impl PendingLease {
+    /// A request for the lease of `key`, which expires after `ttl`.
+    pub(super) fn new(cache: &Cache, key: &Key, ttl: Duration) -> Self {
+        let (cache, key) = (cache.clone(), key.clone());
+        let reply = {
+            let (cache, key) = (cache.clone(), key.clone());
+            async move { cache.shared.store.lease(&key, ttl).await }
+        };
+        Self { cache, key, reply: Some(Box::pin(reply)) }
+    }
+
+    /// Sends the request and waits for the reply.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails; the store then releases a lease that it may have granted.
+    pub(super) async fn claim(mut self) -> Result<Claimed, StoreError> {
+        let Some(reply) = &mut self.reply else { return Ok(Claimed::Unneeded) };
+        let lease = reply.await;
+        self.reply = None;
+        Ok(match lease? {
+            Lease::Granted(Some(token)) => {
+                let (cache, key) = (self.cache.clone(), self.key.clone());
+                Claimed::Granted(Box::new(LeaseGuard { cache, key, token: Some(token) }))
+            }
+            Lease::Granted(None) => Claimed::Unneeded,
+            Lease::Held => Claimed::Held,
+        })
+    }
+}
+
+impl Drop for PendingLease {
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            let (cache, key) = (self.cache.clone(), self.key.clone());
+            spawn(async move {
+                if let Ok(Lease::Granted(token)) = reply.await {
+                    drop(LeaseGuard { cache, key, token });
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(all(feature = "memory", not(tidegate_shuttle)))]
+mod tests;

@@ -1,0 +1,79 @@
+//! What a lookup that found nothing hands out: leave to compute the response, for all or for one, and what may be served
+//! if that fails.
+
+use std::sync::Arc;
+
+use super::search::Search;
+use super::{Bypass, Hit};
+use crate::cache::flight::Leader;
+use crate::cache::lead::Lead;
+use crate::cache::permit::Permit;
+use crate::cache::protocol::Verdict;
+use crate::cache::record::Record;
+use crate::entry::Entry;
+use crate::outcome::{BypassReason, Outcome, StaleReason};
+use crate::store::Found;
+
+impl Search<'_> {
+    /// The duty to make an answer anew in the background, if nobody has it and there is room.
+    pub(super) fn renewal(&self, due: &Found) -> Option<Box<Lead>> {
+        let leader = self.cache.shared.flights.try_lead(*self.key.hash())?;
+        let permit = self.cache.try_permit(self.policy)?;
+        let mut lead = self.duty(Some(leader), Some(permit));
+        lead.stale = self.confirmable(due);
+        Some(Box::new(lead))
+    }
+
+    pub(super) fn duty(&self, leader: Option<Leader>, permit: Option<Arc<Permit>>) -> Lead {
+        let record = self.record(permit.as_ref());
+        let mut lead = Lead::new(self.cache, self.key, self.policy, record);
+        lead.reason = self.reason;
+        lead.fallback = self.fallback();
+        lead.stale = self.passed_over.as_ref().and_then(|found| self.confirmable(found));
+        lead.flight = leader;
+        lead.permit = permit;
+        lead
+    }
+
+    /// An entry that only time has made stale: who made it may say that it still holds. One that a
+    /// change made invalid is made anew, whatever anybody says of it.
+    fn confirmable(&self, found: &Found) -> Option<Arc<Entry>> {
+        let verdict = self.cache.shared.fences.judge(&found.entry);
+        (verdict == Verdict::Valid).then(|| found.entry.clone())
+    }
+
+    /// What may be served if no answer can be made.
+    pub(super) fn fallback(&self) -> Option<Hit> {
+        let found = self.passed_over.clone()?;
+        let entry = &found.entry;
+        let window = entry.life.if_error.min(self.policy.longest_if_error());
+        // RFC 9111, section 4.4: a write makes validation mandatory.
+        let must_validate =
+            self.policy.is_standard && self.cache.shared.fences.judge(entry) == Verdict::Fenced;
+        let lasts = !entry.is_signpost()
+            && !must_validate
+            && !window.is_zero()
+            && entry.age() < entry.ttl().saturating_add(window);
+        let has_own_writes = self
+            .ask
+            .session
+            .is_none_or(|(epoch, position)| entry.epoch() == epoch && entry.as_of() >= position);
+        let outcome = Outcome::Stale(StaleReason::Error);
+        (lasts && has_own_writes && !self.is_blind).then_some(Hit { found, outcome, renew: None })
+    }
+
+    fn record(&self, permit: Option<&Arc<Permit>>) -> Record {
+        self.cache.record_for((&[self.key], permit), Some(self.policy), self.ask.clone())
+    }
+
+    pub(super) fn bypass(&self, reason: BypassReason, permit: Option<Arc<Permit>>) -> Bypass {
+        let record = self.record(permit.as_ref());
+        Bypass { reason, fallback: self.fallback(), record, _permit: permit }
+    }
+
+    /// Goes past a cache that can't prove anything just now, with everybody else: in bounds.
+    pub(super) async fn bypass_limited(&self, reason: BypassReason) -> Bypass {
+        let permit = self.cache.permit(self.policy, []).await.permit;
+        self.bypass(reason, Some(permit))
+    }
+}

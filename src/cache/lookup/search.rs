@@ -1,0 +1,160 @@
+//! One lookup: what is stored, judged by what was requested.
+
+use std::sync::Arc;
+
+use super::{Ask, Hit};
+use crate::cache::Cache;
+use crate::cache::policy::Policy;
+use crate::cache::protocol::must_see;
+use crate::cache::record::EndedStrays;
+use crate::cache::refresh::{Use, assess};
+use crate::entry::{Entry, Epoch, Key, Position};
+use crate::outcome::{BypassReason, Event, MissReason, Outcome, StaleReason};
+use crate::store::{Found, StoreError};
+
+/// One lookup under way: what it was asked, and what it came by.
+pub(super) struct Search<'a> {
+    pub(super) cache: &'a Cache,
+    pub(super) key: &'a Key,
+    pub(super) policy: &'a Arc<Policy>,
+    pub(super) ask: Ask,
+    pub(super) reason: MissReason,
+    /// The youngest entry that was found and may not be served as it is.
+    pub(super) passed_over: Option<Found>,
+    /// Something was written, and where is not known: nothing that is stored can be proven to have it.
+    pub(super) is_blind: bool,
+    /// A position that this node had seen on the primary when the request came, past all that it knew of.
+    pub(super) since: Option<(Epoch, Position)>,
+}
+
+impl<'a> Search<'a> {
+    pub(super) fn new(
+        cache: &'a Cache,
+        key: &'a Key,
+        policy: &'a Arc<Policy>,
+        mut ask: Ask,
+    ) -> Self {
+        // Now, before anything is waited for: what begins meanwhile may be used by what is computed.
+        ask.strays.get_or_insert_with(EndedStrays::now);
+        Self {
+            cache,
+            key,
+            policy,
+            ask,
+            reason: MissReason::Absent,
+            passed_over: None,
+            is_blind: false,
+            since: None,
+        }
+    }
+
+    pub(super) async fn can_prove(&mut self) -> Result<(), BypassReason> {
+        let limit = self.policy.max_staleness;
+        let own = self.cache.own_writes(&self.ask, limit).await;
+        let Ok(own) = own else {
+            self.is_blind = true;
+            return Err(BypassReason::Session);
+        };
+        let session = self.ask.session;
+        // First of all: what is served in place of an error has to have it too.
+        self.ask.session = must_see(session, own);
+        if !self.cache.follow(session, limit).await || !self.cache.follow(own, limit).await {
+            return Err(BypassReason::Session);
+        }
+        if !self.cache.is_confirmed(self.policy) {
+            return Err(BypassReason::Unconfirmed);
+        }
+        // Only now, so that it is past what the session wrote.
+        self.since = self.cache.shared.fences.seen();
+        Ok(())
+    }
+
+    /// Looks in memory, then in the shared store.
+    pub(super) async fn look(&mut self) -> Option<Hit> {
+        if let Some(hit) = self.peek() {
+            return Some(hit);
+        }
+        let found = self.cache.shared.store.get(self.key).await;
+        self.take(found)
+    }
+
+    pub(super) fn peek(&mut self) -> Option<Hit> {
+        let found = self.cache.shared.store.peek(self.key)?;
+        let outcome = Outcome::Hit(found.tier);
+        self.judge(found, outcome)
+    }
+
+    pub(super) fn take(&mut self, found: Result<Option<Found>, StoreError>) -> Option<Hit> {
+        let found = self.read(found)?;
+        let outcome = Outcome::Hit(found.tier);
+        self.judge(found, outcome)
+    }
+
+    pub(super) fn read(&mut self, found: Result<Option<Found>, StoreError>) -> Option<Found> {
+        found.unwrap_or_else(|error| {
+            self.reason = match error {
+                StoreError::Decode(_) => MissReason::Undecodable,
+                _ => MissReason::StoreFailed,
+            };
+            self.cache.noted(Err(error));
+            None
+        })
+    }
+
+    pub(super) fn judge(&mut self, found: Found, outcome: Outcome) -> Option<Hit> {
+        let decided = self.decide(&found);
+        self.follow_up(decided, found, outcome)
+    }
+
+    pub(super) fn decide(&self, found: &Found) -> Use {
+        let fences = &self.cache.shared.fences;
+        match assess(fences, &found.entry, self.policy, &self.ask.limits) {
+            Use::Miss(reason) => Use::Miss(reason),
+            _ if !self.holds(&found.entry) => Use::Miss(MissReason::OtherShape),
+            // What was written since is not in it.
+            Use::Stale(StaleReason::Failover) if self.ask.session.is_some() => {
+                Use::Miss(MissReason::OldEpoch)
+            }
+            used => used,
+        }
+    }
+
+    pub(super) fn holds(&self, entry: &Entry) -> bool {
+        self.ask.holds.is_none_or(|holds| holds(entry))
+    }
+
+    /// Does what was decided on an entry; one that can't be served is kept in mind.
+    pub(super) fn follow_up(
+        &mut self,
+        decided: Use,
+        found: Found,
+        outcome: Outcome,
+    ) -> Option<Hit> {
+        match decided {
+            Use::Serve => Some(Hit { found, outcome, renew: None }),
+            Use::Renew => Some(Hit { renew: self.renewal(&found), found, outcome }),
+            Use::Stale(reason) => {
+                let renew = self.renewal(&found);
+                Some(Hit { renew, found, outcome: Outcome::Stale(reason) })
+            }
+            Use::Miss(reason) => {
+                self.pass_over(found, reason);
+                None
+            }
+        }
+    }
+
+    pub(super) fn pass_over(&mut self, found: Found, reason: MissReason) {
+        if self.cache.shared.fences.is_false_alarm(&found.entry) == Some(true) {
+            self.cache.shared.counters.note(Event::FalseAlarm);
+        }
+        self.reason = reason;
+        let known = self.passed_over.as_ref();
+        if known.is_none_or(|known| known.entry.as_of() <= found.entry.as_of())
+            // Only a policy with `stale_if_error` uses it, and the check may decode.
+            && (self.policy.longest_if_error().is_zero() || self.holds(&found.entry))
+        {
+            self.passed_over = Some(found);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The content of requests by QUERY (RFC 10008), which belongs to the key (section 2.7).
+//!
+//! It is read before anything is looked up, up to a limit, and the handler gets it as it came. A layer is generic over the
+//! bodies of requests, and most types of bodies can't be made of bytes. So this works where the body is axum's, which is
+//! found out when a request comes; nothing is asked of the type of other bodies.
+
+use std::any::{Any, TypeId};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Once;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http::Request;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::timeout;
+
+use super::capture::Room;
+
+/// Content that takes longer than this to come is not waited for: it would hold memory for as long as its client likes.
+const SLOWEST: Duration = Duration::from_secs(30);
+
+/// What the key holds of a request's content.
+pub(crate) type Hash = blake3::Hash;
+
+/// Whether content can be read of bodies of this type, and handed on.
+pub(crate) fn can_be_read<A: 'static>() -> bool {
+    static WARNED: Once = Once::new();
+    let can = TypeId::of::<A>() == TypeId::of::<Body>();
+    if !can {
+        WARNED.call_once(|| {
+            tracing::warn!(
+                "requests by QUERY bypass the cache, since the service's request body is not axum::body::Body: map it \
+                 around the CacheLayer, as in `.map_request(|request: Request<_>| request.map(axum::body::Body::new))`"
+            );
+        });
+    }
+    can
+}
+
+/// Reads a request's content, of no more than `limit` bytes. `None` if it is larger, can't be read, has trailers, or finds no
+/// room. The request has its whole body in any case: what was read, and the rest.
+pub(crate) async fn read<A: 'static>(
+    request: &mut Request<A>,
+    (limit, room): (usize, Room),
+) -> Option<Hash> {
+    let body = as_axum(request.body_mut())?;
+    if body.size_hint().lower() > limit as u64 {
+        return None;
+    }
+    let mut reading = Reading::new(std::mem::take(body), (limit, room));
+    let is_whole = timeout(SLOWEST, reading.run()).await.unwrap_or(false);
+    let hash = is_whole.then(|| blake3::hash(&reading.read));
+    *body = reading.into_body(is_whole);
+    hash
+}
+
+fn as_axum<A: 'static>(body: &mut A) -> Option<&mut Body> {
+    (body as &mut dyn Any).downcast_mut()
+}
+
+type Read = Result<Frame<Bytes>, axum::Error>;
+
+/// A body that is being read. What was read is in one piece, since each frame may be a single byte.
+struct Reading {
+    rest: Body,
+    read: BytesMut,
+    /// What can't be kept, and is handed on.
+    last: Option<Read>,
+    limit: usize,
+    room: Room,
+}
+
+impl Reading {
+    fn new(rest: Body, (limit, room): (usize, Room)) -> Self {
+        Self { rest, read: BytesMut::new(), last: None, limit, room }
+    }
+
+    /// Reads on; whether it came to the end.
+    async fn run(&mut self) -> bool {
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut self.rest).poll_frame(cx)).await {
+            self.last = self.keep(frame);
+            if self.last.is_some() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Keeps a frame, or gives it back.
+    fn keep(&mut self, frame: Read) -> Option<Read> {
+        let data = frame.as_ref().ok().and_then(Frame::data_ref);
+        let data = data.filter(|data| data.len() <= self.limit - self.read.len());
+        match data.filter(|data| self.room.take(data.len())) {
+            Some(data) => {
+                self.read.extend_from_slice(data);
+                None
+            }
+            None => Some(frame),
+        }
+    }
+
+    /// The body as it came.
+    fn into_body(self, is_whole: bool) -> Body {
+        let read = self.read.freeze();
+        if is_whole {
+            return Body::from(read);
+        }
+        let read = (!read.is_empty()).then(|| Ok(Frame::data(read)));
+        Body::new(Resumed { read: read.into_iter().chain(self.last).collect(), rest: self.rest })
+    }
+}
+
+/// A body whose beginning has been read already.
+struct Resumed {
+    read: VecDeque<Read>,
+    rest: Body,
+}
+
+impl HttpBody for Resumed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Read>> {
+        match self.read.pop_front() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let frames = self.read.iter().filter_map(|frame| frame.as_ref().ok());
+        let read: u64 = frames.filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+        let rest = self.rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(read));
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(read)) {
+            hint.set_upper(upper);
+        }
+        hint
+    }
+}

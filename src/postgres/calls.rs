@@ -1,0 +1,83 @@
+//! Whether a statement may call a function that writes, as far as its words tell.
+
+use super::database::Database;
+use super::dependencies::{Dependencies, Unfit};
+use super::plan::may_be_read_anywhere;
+use crate::cache::{Record, Requirement};
+
+/// What stands before a parenthesis in most reads: words of the grammar, and functions of the system.
+const HARMLESS: &str = "
+    all and any array array_agg as avg between by case cast coalesce concat count date date_trunc
+    distinct else except exists extract filter from greatest group having in intersect join json_agg
+    json_build_object jsonb_agg jsonb_build_object lateral least length like limit lower materialized
+    max min not now nullif offset on or order over row row_number select some sum to_char union unnest
+    upper using values where";
+
+/// Whether a statement in a scope may call a function that writes, where no server refuses that: for a request that may
+/// write, and where there are no replicas. One that is not known counts until it was looked up, in the background.
+pub(super) fn may_write_unseen(
+    (db, sql): (&Database, &str),
+    own: &Requirement,
+    found: Option<&Dependencies>,
+) -> bool {
+    let is_refused = !own.stays_on_primary() && !db.servers().is_empty();
+    if is_refused || Record::current().is_none() || !calls_a_function(sql) {
+        return false;
+    }
+    match found {
+        Some(Dependencies::Tables(_)) => false,
+        Some(Dependencies::Unfit(Unfit::VolatileFunction(name))) => {
+            !name.starts_with("pg_catalog.")
+        }
+        Some(Dependencies::Unfit(unfit)) => !may_be_read_anywhere(unfit),
+        None => {
+            db.inner.statements.learn(db, sql);
+            true
+        }
+    }
+}
+
+/// Whether a text calls a function that is not known to be harmless. One in a string or a comment counts too, and one that
+/// only a view, an operator or a cast calls does not.
+fn calls_a_function(sql: &str) -> bool {
+    let befores = sql.match_indices('(').filter_map(|(at, _)| sql.get(..at));
+    befores.map(str::trim_end).any(|before| {
+        let is_of_word = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+        let (rest, word) = before.split_at(before.trim_end_matches(is_of_word).len());
+        let is_harmless = || HARMLESS.split_whitespace().any(|one| one.eq_ignore_ascii_case(word));
+        match word {
+            "" => before.ends_with('"'),
+            // Of any schema.
+            _ => rest.ends_with('.') || !is_harmless(),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_found_and_a_list_is_none() {
+        for sql in [
+            "select place_order('tea')",
+            "select shop.place_order ('tea')",
+            "select \"place order\"('tea')",
+            "select count(*), f(x) from t",
+            "select shop.count('tea')",
+            "select größe(1)",
+        ] {
+            assert!(calls_a_function(sql), "{sql}");
+        }
+        for sql in [
+            "select a from t where b = $1",
+            "SELECT COUNT (*) FROM t WHERE a IN (1, 2) AND (b = $1)",
+            "with a as (select 1) select lower(x) from a where exists (select)",
+            "select ((1))",
+            "(",
+            "",
+        ] {
+            assert!(!calls_a_function(sql), "{sql}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Leadership of a node that stops.
+
+use std::sync::atomic::AtomicUsize;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use futures_util::stream::pending;
+use tokio::task::yield_now;
+
+use super::*;
+
+/// A bus on which this node becomes the leader, if `elects`, and otherwise learns nothing of it.
+#[derive(Debug, Default)]
+struct Mock {
+    elects: bool,
+    held: AtomicUsize,
+    released: AtomicUsize,
+}
+
+impl Bus for Mock {
+    fn publish<'a>(&'a self, _: &'a str, _: &'a [u8]) -> BoxFuture<'a, Result<(), StoreError>> {
+        ready(Ok(())).boxed()
+    }
+
+    fn subscribe<'a>(
+        &'a self,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<BoxStream<'static, Bytes>, StoreError>> {
+        ready(Ok(pending().boxed())).boxed()
+    }
+
+    fn hold<'a>(
+        &'a self,
+        _: &'a str,
+        _: u64,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.held.fetch_add(1, Ordering::SeqCst);
+        if self.elects { ready(Ok(true)).boxed() } else { std::future::pending().boxed() }
+    }
+
+    fn resign<'a>(&'a self, _: &'a str, _: u64) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.released.fetch_add(1, Ordering::SeqCst);
+        ready(Ok(())).boxed()
+    }
+}
+
+async fn releases(elects: bool) -> usize {
+    let bus = Arc::new(Mock { elects, ..Mock::default() });
+    let relay = Relay::start(bus.clone(), "test");
+    while bus.held.load(Ordering::SeqCst) == 0 {
+        yield_now().await;
+    }
+    drop(relay);
+    for _ in 0..100 {
+        yield_now().await;
+    }
+    bus.released.load(Ordering::SeqCst)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_stops_releases_its_leadership() {
+    assert_eq!(releases(true).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stops_while_it_asks_for_leadership_releases_it() {
+    assert_eq!(releases(false).await, 1);
+}

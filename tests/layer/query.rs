@@ -1,0 +1,260 @@
+//! QUERY (RFC 10008): responses are stored by the request's content.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use futures_util::{FutureExt, StreamExt, stream};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
+use tidegate::{Cache, CacheLayer, Memory, Policy};
+use tower::{Layer, ServiceExt, service_fn};
+
+use crate::common::origin::{FRESH, by};
+use crate::common::{eventually, read, send};
+
+const LIMIT: usize = 16;
+
+fn ttl() -> Policy {
+    Policy::ttl(Duration::from_mins(1)).jitter(0.0).query_content(LIMIT)
+}
+
+/// Both ways to decide.
+fn both() -> [Policy; 2] {
+    [ttl(), Policy::standard().query_content(LIMIT)]
+}
+
+/// What a handler was given, in order.
+#[derive(Clone, Default)]
+struct Given(Arc<Mutex<Vec<String>>>);
+
+impl Given {
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// A router that responds with all that it was given.
+    fn behind(&self, layer: CacheLayer) -> Router {
+        let given = self.clone();
+        let handler = async move |method: Method, uri: Uri, headers: HeaderMap, body: Body| {
+            let content = match body.collect().await {
+                Ok(content) => {
+                    let trailers = content.trailers().is_some();
+                    let text = String::from_utf8(content.to_bytes().to_vec()).unwrap();
+                    format!("{text}{}", if trailers { " with trailers" } else { "" })
+                }
+                Err(error) => format!("error: {error}"),
+            };
+            let of = |name: &str| headers.get(name).map_or("", |value| value.to_str().unwrap());
+            let said =
+                format!("{method} {uri} [{}{}] {content}", of("content-type"), of("x-other"));
+            given.0.lock().unwrap().push(said.clone());
+            ([FRESH, ("etag", "\"v1\"")], said)
+        };
+        Router::new().fallback(handler).layer(layer)
+    }
+
+    fn router(&self, policy: Policy) -> Router {
+        self.behind(CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), policy))
+    }
+}
+
+fn query(content: impl Into<Body>, headers: &[(&str, &str)]) -> Request<Body> {
+    let method = Method::from_bytes(b"QUERY").unwrap();
+    by(method, "/search", headers).map(|_| content.into())
+}
+
+async fn ask(app: &Router, request: Request<Body>) -> (String, String) {
+    read(send(app, request).await).await
+}
+
+const SQL: (&str, &str) = ("content-type", "application/sql");
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+#[tokio::test]
+async fn a_response_is_stored_by_content_and_what_describes_it() {
+    for policy in both() {
+        let given = Given::default();
+        let app = given.router(policy);
+        let different: [(&str, &[(&str, &str)]); 7] = [
+            ("select 1", &[SQL]),
+            ("select 2", &[SQL]),
+            ("select 1", &[JSON]),
+            ("select 1", &[]),
+            ("select 1", &[SQL, ("content-encoding", "gzip")]),
+            ("select 1", &[SQL, ("content-language", "de")]),
+            ("", &[SQL]),
+        ];
+        for (at, (content, headers)) in different.into_iter().enumerate() {
+            let (first, status) = ask(&app, query(content, headers)).await;
+            assert!(status.contains("stored") && given.all().len() == at + 1, "{at}: {status}");
+            assert!(first.ends_with(content), "{first}");
+            for spelled in [content, content] {
+                let (again, status) = ask(&app, query(spelled, headers)).await;
+                assert!(again == first && status.contains("; hit;"), "{at}: {status}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_get_at_the_same_place_is_another_request() {
+    let given = Given::default();
+    let app = given.router(ttl());
+    assert!(ask(&app, query("", &[])).await.1.contains("stored"));
+    assert!(ask(&app, by(Method::GET, "/search", &[])).await.1.contains("stored"));
+    assert!(ask(&app, query("", &[])).await.0.starts_with("QUERY"));
+}
+
+#[tokio::test]
+async fn a_client_that_has_the_response_gets_a_304_and_may_get_a_part() {
+    for policy in both() {
+        let app = Given::default().router(policy);
+        ask(&app, query("a", &[SQL])).await;
+        let known = send(&app, query("a", &[SQL, ("if-none-match", "\"v1\"")])).await;
+        assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
+        let part = send(&app, query("a", &[SQL, ("range", "bytes=0-4")])).await;
+        assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
+        assert_eq!(read(part).await.0, "QUERY");
+    }
+}
+
+#[tokio::test]
+async fn without_the_setting_it_bypasses_the_cache() {
+    let given = Given::default();
+    let app = given.router(Policy::ttl(Duration::from_mins(1)));
+    for _ in 0..2 {
+        assert!(ask(&app, query("a", &[SQL])).await.1.contains("fwd=method"));
+    }
+    assert_eq!(given.all().len(), 2);
+}
+
+/// A body that comes in these parts, of which none says how long it is.
+fn streamed(parts: &[&'static str], then: Option<Result<Frame<Bytes>, &'static str>>) -> Body {
+    let frames = parts.iter().map(|part| Ok(Frame::data(Bytes::from_static(part.as_bytes()))));
+    Body::new(StreamBody::new(stream::iter(frames.chain(then).collect::<Vec<_>>())))
+}
+
+#[tokio::test]
+async fn content_in_parts_is_the_same_as_in_one() {
+    let given = Given::default();
+    let app = given.router(ttl());
+    ask(&app, query("select 1", &[SQL])).await;
+    let (_, status) = ask(&app, query(streamed(&["sel", "", "ect 1"], None), &[SQL])).await;
+    assert!(status.contains("; hit;"), "{status}");
+}
+
+type MakeBody = fn(HeaderMap) -> Body;
+
+#[tokio::test]
+async fn content_that_can_not_be_keyed_reaches_the_handler_as_it_came() {
+    let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), "1".parse().unwrap())]);
+    let bodies: [(&str, MakeBody); 5] = [
+        ("0123456789abcdefg", |_| Body::from("0123456789abcdefg")),
+        ("0123456789abcdefg", |_| streamed(&["0123456789abcdef", "g"], None)),
+        ("0123456789abcdef0123456789abcdef", |_| streamed(&["0123456789abcdef"; 2], None)),
+        ("error: broken off", |_| streamed(&["01"], Some(Err("broken off")))),
+        ("01 with trailers", |trailers| streamed(&["01"], Some(Ok(Frame::trailers(trailers))))),
+    ];
+    for (at, (expected, body)) in bodies.into_iter().enumerate() {
+        let given = Given::default();
+        let app = given.router(ttl());
+        for _ in 0..2 {
+            let (got, status) = ask(&app, query(body(trailers.clone()), &[SQL])).await;
+            assert_eq!(got, format!("QUERY /search [application/sql] {expected}"), "{at}");
+            assert!(status.contains("fwd=bypass; detail=\"request-body\""), "{at}: {status}");
+        }
+        assert_eq!(given.all().len(), 2, "{at}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_read_finds_room_or_is_not_stored() {
+    let given = Given::default();
+    let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), ttl());
+    let app = given.behind(layer.capture_limit(4));
+    let (got, status) = ask(&app, query("01234", &[])).await;
+    assert!(got.ends_with(" 01234") && status.contains("request-body"), "{got} {status}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_or_dawdles_holds_nothing() {
+    let given = Given::default();
+    let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), ttl()).capture_limit(200);
+    let app = given.behind(layer);
+    let unfinished = || {
+        let first = Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"01")));
+        Body::new(StreamBody::new(stream::iter([first]).chain(stream::pending())))
+    };
+    for _ in 0..200 {
+        assert!(send(&app, query(unfinished(), &[])).now_or_never().is_none());
+    }
+    assert!(given.all().is_empty(), "nothing was computed");
+    let (_, status) = ask(&app, query("01", &[])).await;
+    assert!(status.contains("stored"), "all room was given back: {status}");
+    // The handler gets what there is, and waits for the rest by itself.
+    let slow = tokio::spawn(async move { send(&app, query(unfinished(), &[])).await });
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert!(!slow.is_finished() && given.all().len() == 1);
+    slow.abort();
+}
+
+#[tokio::test]
+async fn a_write_ends_it_and_it_ends_nothing() {
+    let given = Given::default();
+    let app = given.router(Policy::standard().query_content(LIMIT));
+    let get = || by(Method::GET, "/search", &[]);
+    ask(&app, get()).await;
+    ask(&app, query("a", &[])).await;
+    assert!(ask(&app, query("b", &[])).await.1.contains("stored"));
+    assert!(ask(&app, get()).await.1.contains("; hit;"));
+    ask(&app, by(Method::POST, "/search", &[])).await;
+    for request in [query("a", &[]), query("b", &[]), get()] {
+        assert!(ask(&app, request).await.1.contains("changed"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_in_the_background_runs_with_the_content() {
+    let window = Duration::from_mins(10);
+    for policy in [ttl().stale_while_revalidate(window), ttl().audit(1.0)] {
+        let given = Given::default();
+        let app = given.router(policy);
+        ask(&app, query("select 1", &[SQL])).await;
+        tokio::time::advance(Duration::from_secs(61)).await;
+        for _ in 0..2 {
+            assert!(ask(&app, query("select 1", &[SQL])).await.0.ends_with("select 1"));
+        }
+        eventually("it ran again", async || given.all().len() > 1).await;
+        for given in given.all() {
+            assert_eq!(given, "QUERY /search [application/sql] select 1");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_strict_policy_hands_over_the_content_and_what_describes_it() {
+    let given = Given::default();
+    let app = given.router(ttl().strict());
+    ask(&app, query("a", &[SQL, ("x-other", "x")])).await;
+    assert_eq!(given.all(), ["QUERY /search [application/sql] a"]);
+}
+
+#[tokio::test]
+async fn another_type_of_body_is_handed_on() {
+    let service = service_fn(async |request: Request<Full<Bytes>>| {
+        let content = request.into_body().collect().await?.to_bytes();
+        Ok::<_, Infallible>(Response::new(Full::new(content)))
+    });
+    let cache = Cache::new(Memory::new(1 << 20));
+    let service = CacheLayer::with_policy(cache, ttl()).layer(service);
+    for _ in 0..2 {
+        let request = query("", &[]).map(|_| Full::new(Bytes::from_static(b"a")));
+        let response = service.clone().oneshot(request).await.unwrap();
+        assert!(response.headers()["cache-status"].to_str().unwrap().contains("request-body"));
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "a");
+    }
+}
