@@ -368,9 +368,8 @@ async fn look_up(
             Lookup::Unknown(unknown) => match unknown.by_text(sql) {
                 Ok(found) => Some(found),
                 Err(_) if known.is_resting() => {
-                    return Err(late(
-                        "the catalogue did not respond to the lookup before".to_owned(),
-                    ));
+                    let why = "the catalogue did not respond to the lookup before";
+                    return Err(late(why.to_owned()));
                 }
                 Err(unknown) => find(db, sql, unknown).await?,
             },

@@ -217,55 +217,6 @@ async fn what_a_standby_told_of_a_statement_is_not_relied_on() {
     eventually("the primary is asked", asked_again).await.expect("asked");
 }
 
-/// Which of the tables `a` and `b` a result of the view depends on.
-async fn tables_of_view(db: &Database, cache: &Cache) -> Vec<&'static str> {
-    let record = cache.record(Some(&Policy::ttl(Duration::from_mins(1))), Ask::default());
-    let read = sqlx::query("select v from v").fetch_all(db.reader());
-    record.scope(read).await.expect("rows");
-    let basis = record.basis();
-    let depends = |table| basis.as_ref().is_ok_and(|it| it.tags.contains(&Tag::table(table)));
-    ["a", "b"].into_iter().filter(|table| depends(table)).collect()
-}
-
-#[tokio::test]
-async fn a_second_database_of_a_cache_learns_of_a_change_of_the_schema() {
-    let server = server_with_view().await;
-    let cache = Cache::new(Memory::new(1 << 20));
-    let of_listener = DatabaseOptions::new(server.url()).connect().await.expect("database");
-    Listener::spawn(&of_listener, &cache).await.expect("listener");
-    let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
-    assert_eq!(tables_of_view(&db, &cache).await, ["a"]);
-    let known = cache.fences().schema();
-    server.psql(VIEW).await.expect("view");
-    let is_noticed = async || cache.fences().schema() > known;
-    eventually("the change is known", is_noticed).await.expect("known");
-    assert_eq!(tables_of_view(&db, &cache).await, ["b"]);
-}
-
-/// Event triggers note the change, but a node that starts takes it as known: its first snapshot has it.
-#[tokio::test]
-async fn what_was_looked_up_while_a_listener_starts_is_looked_up_again() {
-    let server = server_with_view().await;
-    let cache = Cache::new(Memory::new(1 << 20));
-    let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
-    let mut holder = PgConnection::connect(&server.url()).await.expect("connection");
-    let hold = "begin; lock table tidegate.log in access exclusive mode";
-    sqlx::raw_sql(hold).execute(&mut holder).await.expect("lock");
-    let starts = {
-        let (db, cache) = (db.clone(), cache.clone());
-        tokio::spawn(async move { Listener::spawn(&db, &cache).await })
-    };
-    let waits = "select count(*) from pg_locks where not granted";
-    let is_held = async || server.psql(waits).await.is_ok_and(|count| count == "1");
-    eventually("the log is about to be read", is_held).await.expect("held");
-    let mut conn = PgConnection::connect(&server.url()).await.expect("connection");
-    db.inner.known.learn(&mut conn, "select v from v").await.expect("dependencies");
-    server.psql(VIEW).await.expect("view");
-    sqlx::raw_sql("commit").execute(&mut holder).await.expect("commit");
-    starts.await.expect("a task").expect("listener");
-    assert_eq!(tables_of_view(&db, &cache).await, ["b"]);
-}
-
 /// A write shows in the text, and `writer` says so: neither needs the catalogue.
 #[tokio::test]
 async fn a_write_is_noted_though_the_catalogue_can_not_be_asked() {
@@ -357,4 +308,53 @@ async fn a_read_that_nobody_stores_says_that_a_replica_may_be_too_far_back() {
     };
     record.scope(read).await;
     assert_eq!(record.caveat(), Some(REPLICA_BEHIND));
+}
+
+/// Which of the tables `a` and `b` a result of the view depends on.
+async fn tables_of_view(db: &Database, cache: &Cache) -> Vec<&'static str> {
+    let record = cache.record(Some(&Policy::ttl(Duration::from_mins(1))), Ask::default());
+    let read = sqlx::query("select v from v").fetch_all(db.reader());
+    record.scope(read).await.expect("rows");
+    let basis = record.basis();
+    let depends = |table| basis.as_ref().is_ok_and(|it| it.tags.contains(&Tag::table(table)));
+    ["a", "b"].into_iter().filter(|table| depends(table)).collect()
+}
+
+#[tokio::test]
+async fn a_second_database_of_a_cache_learns_of_a_change_of_the_schema() {
+    let server = server_with_view().await;
+    let cache = Cache::new(Memory::new(1 << 20));
+    let of_listener = DatabaseOptions::new(server.url()).connect().await.expect("database");
+    Listener::spawn(&of_listener, &cache).await.expect("listener");
+    let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
+    assert_eq!(tables_of_view(&db, &cache).await, ["a"]);
+    let known = cache.fences().schema();
+    server.psql(VIEW).await.expect("view");
+    let is_noticed = async || cache.fences().schema() > known;
+    eventually("the change is known", is_noticed).await.expect("known");
+    assert_eq!(tables_of_view(&db, &cache).await, ["b"]);
+}
+
+/// Event triggers note the change, but a node that starts takes it as known: its first snapshot has it.
+#[tokio::test]
+async fn what_was_looked_up_while_a_listener_starts_is_looked_up_again() {
+    let server = server_with_view().await;
+    let cache = Cache::new(Memory::new(1 << 20));
+    let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
+    let mut holder = PgConnection::connect(&server.url()).await.expect("connection");
+    let hold = "begin; lock table tidegate.log in access exclusive mode";
+    sqlx::raw_sql(hold).execute(&mut holder).await.expect("lock");
+    let starts = {
+        let (db, cache) = (db.clone(), cache.clone());
+        tokio::spawn(async move { Listener::spawn(&db, &cache).await })
+    };
+    let waits = "select count(*) from pg_locks where not granted";
+    let is_held = async || server.psql(waits).await.is_ok_and(|count| count == "1");
+    eventually("the log is about to be read", is_held).await.expect("held");
+    let mut conn = PgConnection::connect(&server.url()).await.expect("connection");
+    db.inner.known.learn(&mut conn, "select v from v").await.expect("dependencies");
+    server.psql(VIEW).await.expect("view");
+    sqlx::raw_sql("commit").execute(&mut holder).await.expect("commit");
+    starts.await.expect("a task").expect("listener");
+    assert_eq!(tables_of_view(&db, &cache).await, ["b"]);
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgConnection, Row};
 
 use super::error::within;
 use super::{SchemaError, VERSION, installed_version};
@@ -100,7 +101,6 @@ pub enum TriggerState {
 }
 
 /// A trigger that a table should have, with what is known of the table's family.
-#[derive(sqlx::FromRow)]
 struct Trigger {
     root: String,
     member: String,
@@ -110,6 +110,21 @@ struct Trigger {
     warnings: Vec<String>,
     subscriptions: Vec<String>,
     foreign_tables: Vec<String>,
+}
+
+impl FromRow<'_, PgRow> for Trigger {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            root: row.try_get("root")?,
+            member: row.try_get("member")?,
+            event: row.try_get("event")?,
+            enabled: row.try_get("enabled")?,
+            columns: row.try_get("columns")?,
+            warnings: row.try_get("warnings")?,
+            subscriptions: row.try_get("subscriptions")?,
+            foreign_tables: row.try_get("foreign_tables")?,
+        })
+    }
 }
 
 pub(super) async fn read(conn: &mut PgConnection) -> Result<Status, SchemaError> {
