@@ -80,8 +80,10 @@ impl<'a> Attempts<'a> {
                 }
             }
         }
-        // Nothing was sent, or all that was is known to have failed.
-        self.end();
+        if self.unknown.is_none() {
+            // Nothing was sent, or all that was is known to have failed.
+            self.end();
+        }
         let failure = self.of_standby.take().or(failure);
         Err(self.failure(failure.unwrap_or(Error::PoolTimedOut)))
     }
