@@ -182,7 +182,7 @@ impl Entry {
     }
 
     /// Bytes that the entry takes in memory, about. This includes the decoded form that is kept once the entry is served: of
-    /// a response, that of its head; of a value, the value itself, as far as [`may_keep`](Self::may_keep) allows.
+    /// a response, that of its head; of a value, the value itself, unless that takes more than its entry claims.
     pub fn weight(&self) -> usize {
         // The entry, what counts its users, and its place in a table; a decoded head without its fields.
         const FIXED: usize = size_of::<Entry>() + 192;
