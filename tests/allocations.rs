@@ -173,12 +173,17 @@ fn the_estimate_of_what_a_value_takes_is_a_bound() {
 fn is_bounded<T: Serialize + DeserializeOwned>(value: &T) {
     let bytes = bincode::serde::encode_to_vec(value, bincode::config::standard()).unwrap();
     let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
-    let counted = dhat::Profiler::builder().testing().build();
-    let before = dhat::HeapStats::get().curr_bytes;
-    let (value, weight) = decode_value::<T>(&bytes).unwrap();
-    let taken = dhat::HeapStats::get().curr_bytes - before + size_of::<T>();
-    drop(counted);
-    drop(value);
+    // The least of some: the test's own thread may have something to do meanwhile.
+    let measured = (0..3).map(|_| {
+        let counted = dhat::Profiler::builder().testing().build();
+        let before = dhat::HeapStats::get().curr_bytes;
+        let (value, weight) = decode_value::<T>(&bytes).unwrap();
+        let taken = dhat::HeapStats::get().curr_bytes - before + size_of::<T>();
+        drop(counted);
+        drop(value);
+        (taken, weight)
+    });
+    let (taken, weight) = measured.min().unwrap();
     let name = type_name::<T>();
     println!("{weight} for {taken} bytes, from {}: {name}", bytes.len());
     assert!(taken <= weight, "{taken} bytes, not {weight}: {name}");
