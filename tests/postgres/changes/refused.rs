@@ -4,14 +4,15 @@ use tidegate::{SchemaError, Triggers};
 
 use super::{Bed, USERS, users};
 
-/// A view whose query writes, and what else runs functions within a security-restricted operation.
+/// A view whose query writes, and what else runs functions within a security-restricted operation: from version 17 of
+/// Postgres on by a search path without `public`.
 const WRITING: &str = "create function touch() returns int language plpgsql as $$ begin
-        update users set name = 'x' where id = 1; return 1; end $$;
+        update public.users set name = 'x' where id = 1; return 1; end $$;
     create function mark() returns int language plpgsql as $$ begin
         perform tidegate.invalidate('{page}'); return 1; end $$;
-    create function touch(int) returns int language sql immutable as 'select touch()';
-    create materialized view touching as select touch() with no data;
-    create materialized view marking as select mark() with no data;
+    create function touch(int) returns int language sql immutable as 'select public.touch()';
+    create materialized view touching as select public.touch() with no data;
+    create materialized view marking as select public.mark() with no data;
     create table indexed (id int primary key); insert into indexed values (1);";
 
 #[tokio::test]
@@ -23,7 +24,7 @@ async fn a_write_within_a_restricted_operation_is_noted() {
         let touched = "users users:id=1 users:org=1";
         for (sql, tags) in [
             ("refresh materialized view touching", touched),
-            ("create materialized view another as select touch()", touched),
+            ("create materialized view another as select public.touch()", touched),
             ("refresh materialized view marking", "page page!"),
             ("create index on indexed (touch(id))", touched),
             ("reindex table indexed", touched),
