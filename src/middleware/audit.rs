@@ -12,7 +12,7 @@ use super::passing::give_token;
 use super::plan::Plan;
 use super::ready::Ready;
 use super::route;
-use super::rules::groups::names_tags;
+use super::rules::groups::note_unread;
 use super::rules::validation::unconditional;
 use super::status;
 use super::steps::{Steps, drain, whole};
@@ -146,9 +146,7 @@ impl<S> Steps<S> {
         let request = plan.hand_over(request);
         let response = record.enter(|| self.inner.call(request)).await?;
         record.pass_on(plan.policy.lasts(false));
-        if names_tags(response.headers(), &plan.policy) {
-            record.note_unread_tags();
-        }
+        note_unread(&record, response.headers(), &plan.policy);
         let has_written = record.has_written();
         let audit = Audit::new(&cache, &route, entry, (response.status(), record));
         let mut response = response.map(|body| Body::compared(body, audit));

@@ -13,7 +13,7 @@ use super::cookies;
 use super::handler::{Answered, Handler};
 use super::keying::{self, Keyed};
 use super::layer::Routes;
-use super::rules::groups::names_tags;
+use super::rules::groups::note_unread;
 use super::rules::request::Asked;
 use super::rules::storable::{Times, leave};
 use super::rules::unsafe_method::{Written, is_safe};
@@ -52,8 +52,8 @@ impl<S> Steps<S> {
             seen.end(Outcome::Bypass(reason));
         }
         let response = answered?;
-        if policy.is_some_and(|policy| names_tags(response.headers(), &policy)) {
-            record.note_unread_tags();
+        if let Some(policy) = policy {
+            note_unread(&record, response.headers(), &policy);
         }
         if let Some((rehearsing, seen)) = rehearsed.zip(self.seen.as_ref()) {
             self.rehearse(&rehearsing, &response, &record, &seen.traffic);

@@ -20,7 +20,7 @@ use super::passing::{give_token, passed};
 use super::plan::{Plan, RequestPlace};
 use super::ready::respond;
 use super::route;
-use super::rules::groups::names_tags;
+use super::rules::groups::note_unread;
 use super::rules::unsafe_method::Target;
 use super::rules::validation::unconditional;
 use super::status;
@@ -310,9 +310,7 @@ impl<S> Steps<S> {
         }
         self.count(Outcome::Bypass(reason));
         let mut response = answered?;
-        if names_tags(response.headers(), &plan.policy) {
-            record.note_unread_tags();
-        }
+        note_unread(&record, response.headers(), &plan.policy);
         if is_head && plan.policy.is_standard {
             let stored = stored(&lead).map(Box::new);
             let (routes, delay) = (self.routes.clone(), began.elapsed());
@@ -347,9 +345,7 @@ impl<S> Steps<S> {
         }
         self.count(Outcome::Bypass(bypass.reason));
         let response = answered?;
-        if names_tags(response.headers(), &plan.policy) {
-            bypass.record.note_unread_tags();
-        }
+        note_unread(&bypass.record, response.headers(), &plan.policy);
         Ok(passed(&self.routes, response, bypass.reason, bypass.record).await)
     }
 
@@ -367,9 +363,7 @@ impl<S> Steps<S> {
         let is_known = reason != BypassReason::NoParameter;
         record.note_policy(&plan.policy, is_known.then_some(&tags));
         let response = record.enter(|| self.inner.call(request)).await?;
-        if names_tags(response.headers(), &plan.policy) {
-            record.note_unread_tags();
-        }
+        note_unread(&record, response.headers(), &plan.policy);
         self.count(Outcome::Bypass(reason));
         Ok(passed(&self.routes, response, reason, record).await)
     }

@@ -6,7 +6,7 @@ use sfv::{BareItem, List, ListEntry, Parser};
 
 use super::list::structured;
 use super::unsafe_method::Target;
-use crate::cache::{Policy, PolicyTag, Unfit};
+use crate::cache::{Policy, PolicyTag, Record, Unfit};
 
 /// Groups that a response belongs to (RFC 9875, section 2).
 const CACHE_GROUPS: HeaderName = HeaderName::from_static("cache-groups");
@@ -42,10 +42,12 @@ pub(crate) fn tags(
     }
 }
 
-/// Whether a response names tags.
-pub(crate) fn names_tags(headers: &HeaderMap, policy: &Policy) -> bool {
-    policy.is_standard && headers.contains_key(CACHE_GROUPS)
-        || policy.tag_fields.iter().any(|field| headers.contains_key(field))
+/// Notes for the scopes around a response that is not stored if it names tags: nobody has read them.
+pub(crate) fn note_unread(record: &Record, headers: &HeaderMap, policy: &Policy) {
+    let in_groups = policy.is_standard && headers.contains_key(CACHE_GROUPS);
+    if in_groups || policy.tag_fields.iter().any(|field| headers.contains_key(field)) {
+        record.note_unread_tags();
+    }
 }
 
 /// The names of tags that a response to a write makes invalid: its groups, of this host and of routes that have no host
