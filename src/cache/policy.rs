@@ -176,8 +176,8 @@ impl Policy {
         self
     }
 
-    /// Only these query parameters tell answers apart, and the cache hands no others to the handler. By
-    /// default all do, in the order in which they are sent.
+    /// Only these query parameters are part of the key, and the cache hands no others to the handler. By
+    /// default all are, in the order in which they are sent.
     #[must_use]
     pub fn query<I>(mut self, names: I) -> Self
     where

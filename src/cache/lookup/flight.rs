@@ -127,7 +127,7 @@ impl Search<'_> {
             if !matches!(decided, Use::Miss(_))
                 && let Some(leader) = leader.take()
             {
-                // First of all: if it is due to be made anew, that is another flight.
+                // First of all: if it is due to be recomputed, that is another flight.
                 leader.land(Landing::Entry(found.entry.clone()));
             }
             if let Some(hit) = self.follow_up(decided, found, outcome) {

@@ -36,7 +36,7 @@ impl Search<'_> {
     }
 
     /// An entry that only time has made stale: who made it may say that it still holds. One that a
-    /// change made invalid is made anew, whatever anybody says of it.
+    /// change made invalid is recomputed, even if the handler would confirm it.
     fn confirmable(&self, found: &Found) -> Option<Arc<Entry>> {
         let verdict = self.cache.shared.fences.judge(&found.entry);
         (verdict == Verdict::Valid).then(|| found.entry.clone())

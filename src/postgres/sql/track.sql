@@ -49,7 +49,7 @@ begin
     return true;
 end $$;
 
--- Leaves a trigger that was made anew as the one before it was.
+-- Gives a trigger that was replaced the state (enabled, replica, always, disabled) of the one before it.
 create or replace function tidegate.enable_as(member regclass, made name, state "char") returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
