@@ -312,14 +312,16 @@ impl Follower {
         let excused = asked || self.hushed || !self.busy.0.is_empty();
         let unexplained = self.wakeups.begin_look(excused);
         self.unhush(conn).await?;
-        if asked {
-            self.fences.see(within(log::announce(&mut *conn)).await?);
-        }
+        // It counts as seen only with all that this look finds: before that, what is read goes by the schema of before.
+        let from = match asked {
+            true => within(log::announce(&mut *conn)).await?,
+            false => self.seen(),
+        };
         let beat = clock::now() >= self.beat;
         if beat {
             self.look_at_schema(conn).await?;
         }
-        let has_news = self.drain(conn, answers).await?;
+        let has_news = self.drain(conn, from, answers).await?;
         self.end_turn(turn);
         if has_news && unexplained {
             self.wakeups.doubt(conn).await;
@@ -351,7 +353,7 @@ impl Follower {
             // Before the drain confirms what is stored: the schema may have changed as well.
             self.look_at_schema(conn).await?;
         }
-        self.drain(conn, Vec::new()).await?;
+        self.drain(conn, self.seen(), Vec::new()).await?;
         self.end_turn(turn);
         self.beat = clock::now();
         Ok(())

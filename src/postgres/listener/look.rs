@@ -15,17 +15,18 @@ use crate::postgres::relay::message::Positions;
 const MANY: u32 = 8;
 
 impl Follower {
-    /// Looks at the log, and answers these questions of others with what it says. Returns whether rows had changed.
+    /// Looks at the log, and answers these questions of others with what it says. `from` was seen on the primary before.
+    /// Returns whether rows had changed.
     pub(super) async fn drain(
         &mut self,
         conn: &mut PgListener,
+        from: Position,
         answers: Vec<u64>,
     ) -> Result<bool, sqlx::Error> {
         let Some((epoch, snapshot)) = self.read.clone() else {
             return self.load(conn).await.map(|()| false);
         };
         let began = clock::moment();
-        let from = self.fences.seen().map_or(Position::ZERO, |(_, seen)| seen);
         let manner = Manner { announce: self.reshaped, hush: Some(MANY) };
         let drained = log::drain(conn, &snapshot, manner, &mut self.detail).await?;
         self.hushed = drained.hushed;
@@ -48,6 +49,11 @@ impl Follower {
         self.tell(&drained, &snapshot, (all, at), answers);
         self.take(drained);
         Ok(has_news)
+    }
+
+    /// The last position that was seen on the primary.
+    pub(super) fn seen(&self) -> Position {
+        self.fences.seen().map_or(Position::ZERO, |(_, seen)| seen)
     }
 
     fn raise(&self, drained: &Drained, all: bool) {

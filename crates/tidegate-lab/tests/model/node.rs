@@ -67,20 +67,25 @@ impl Node {
 
     /// Begins a drain: its snapshot is taken.
     pub(crate) fn look(&mut self, primary: &Primary, mutant: Option<Mutant>) {
+        self.look_from(self.seen, primary, mutant);
+    }
+
+    fn look_from(&mut self, from: At, primary: &Primary, mutant: Option<Mutant>) {
         let early = mutant.filter(|mutant| *mutant == Mutant::FenceBeforeSnapshot);
-        self.look = Some(Look {
-            snapshot: primary.visible(),
-            from: self.seen,
-            early: early.map(|_| primary.wal),
-        });
+        self.look =
+            Some(Look { snapshot: primary.visible(), from, early: early.map(|_| primary.wal) });
     }
 
     /// Begins one for a session, from a position past all that sessions have seen.
     pub(crate) fn catch_up(&mut self, primary: &mut Primary, mutant: Option<Mutant>) {
-        if self.timeline == primary.timeline {
-            self.seen = primary.write();
+        if self.timeline != primary.timeline {
+            return self.look(primary, mutant);
         }
-        self.look(primary, mutant);
+        let from = primary.write();
+        if mutant == Some(Mutant::SeenBeforeDrain) {
+            self.seen = from;
+        }
+        self.look_from(from, primary, mutant);
     }
 
     /// Ends a drain: its fence is read. Returns what to tell the others.

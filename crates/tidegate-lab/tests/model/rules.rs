@@ -29,6 +29,8 @@ pub(crate) enum Mutant {
     SchemaPastReplica,
     /// A read counts though the node has heard since that the schema changed.
     ReadAcrossSchemas,
+    /// A position that a drain begins with counts as seen before the drain has told of the schema.
+    SeenBeforeDrain,
     /// Of several reads the greatest position counts.
     GreatestOfReads,
     /// Nothing is written after a drain that moved a fence.
@@ -93,7 +95,7 @@ pub(crate) enum Mutant {
 
 impl Mutant {
     /// Each, and the smallest world that catches it.
-    pub(crate) const ALL: [(Self, World); 42] = [
+    pub(crate) const ALL: [(Self, World); 43] = [
         (Self::FenceBeforeSnapshot, World::REPLICAS),
         (Self::FenceOfFirstRow, World::ONE_NODE),
         (Self::FenceOfTrigger, World::ONE_NODE),
@@ -106,6 +108,7 @@ impl Mutant {
         (Self::ReplicaPastSeen, World::RELAY_SCHEMA),
         (Self::SchemaPastReplica, World::SCHEMA_AWAY),
         (Self::ReadAcrossSchemas, World::SCHEMA_TOWARDS),
+        (Self::SeenBeforeDrain, World::SCHEMA_SESSION),
         (Self::GreatestOfReads, World::TWO_READS),
         (Self::NoAnnouncement, World::ONE_NODE),
         (Self::NoCheckAtDelivery, World::ONE_NODE),

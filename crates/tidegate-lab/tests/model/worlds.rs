@@ -169,6 +169,14 @@ impl World {
         ..Self::SCHEMA_TOWARDS
     };
 
+    pub(crate) const SCHEMA_SESSION: Self = Self {
+        name: "a change of the schema, and a session",
+        nodes: 2,
+        replicas: 0,
+        session: true,
+        ..Self::SCHEMA_TOWARDS
+    };
+
     /// Those of up to three million states, each part of the protocol in one of them at least.
     pub(crate) const SMALL: [Self; 15] = [
         Self::ONE_NODE,
@@ -188,8 +196,9 @@ impl World {
         Self::SCHEMA_TOWARDS,
     ];
 
-    pub(crate) const LARGE: [Self; 8] = [
+    pub(crate) const LARGE: [Self; 9] = [
         Self::RELAY_SCHEMA,
+        Self::SCHEMA_SESSION,
         Self::MARKS,
         Self::BUDGET,
         Self::SESSION,
