@@ -43,6 +43,8 @@ const NEVER: u64 = u64::MAX;
 pub struct Fences {
     epoch: AtomicU64,
     floor: AtomicU64,
+    /// The largest of all fences.
+    highest: AtomicU64,
     /// A position seen on the primary: the `W` of the protocol.
     seen: AtomicU64,
     /// A position seen on the primary before the last look at the log began.
@@ -70,6 +72,7 @@ impl Fences {
         Self {
             epoch: AtomicU64::new(Epoch::UNKNOWN.get()),
             floor: AtomicU64::new(0),
+            highest: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             followed: AtomicU64::new(0),
             confirmed: AtomicU64::new(NEVER),
@@ -103,6 +106,11 @@ impl Fences {
     /// The largest fence of several tags, the floor included.
     pub(crate) fn of_all(&self, tags: &[Tag]) -> Position {
         tags.iter().map(|tag| self.of(*tag)).max().unwrap_or(Position::ZERO).max(self.floor())
+    }
+
+    /// The largest fence of all tags, the floor included.
+    pub(crate) fn highest(&self) -> Position {
+        Position::new(self.highest.load(Ordering::Acquire))
     }
 
     /// Judges an entry by the fences as they are now.
@@ -186,6 +194,7 @@ impl Fences {
         }
         self.sample.clear();
         self.floor.store(floor.get(), Ordering::Release);
+        self.highest.store(floor.get(), Ordering::Release);
         self.seen.store(floor.get(), Ordering::Release);
         self.followed.store(0, Ordering::Release);
         for (tag, fence) in fences {
@@ -206,12 +215,14 @@ impl Fences {
         for slot in self.places.of(tag) {
             self.slots[slot].fetch_max(fence.get(), Ordering::AcqRel);
         }
+        self.highest.fetch_max(fence.get(), Ordering::AcqRel);
         self.sample.raise(tag, fence.get());
     }
 
     /// Raises the fence of everything.
     pub(crate) fn raise_floor(&self, floor: Position) {
         self.floor.fetch_max(floor.get(), Ordering::AcqRel);
+        self.highest.fetch_max(floor.get(), Ordering::AcqRel);
     }
 
     /// Records that the log was followed up to `seen` by a look that began at `began`. Call it after

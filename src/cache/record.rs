@@ -265,6 +265,11 @@ impl Record {
         self.0.fences.of_all(tags).max(self.session())
     }
 
+    /// The same for what may depend on anything.
+    pub(crate) fn needs_all(&self) -> Position {
+        self.0.fences.highest().max(self.session())
+    }
+
     /// Whether the node has heard from the primary lately enough to know what a replica must have.
     pub(crate) fn knows_needs(&self) -> bool {
         self.0.fences.age().is_some_and(|age| age <= self.0.scope.max_staleness)

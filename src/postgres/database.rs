@@ -122,8 +122,8 @@ impl DatabaseOptions {
     }
 
     /// How far behind a replica may be that is read, 10 s by default: it has all that the primary's log
-    /// had reached that long ago, or up to two seconds before. Answers that are cached ask for more, namely for
-    /// every change that the node knows of.
+    /// had reached that long ago, or up to two seconds before. Reads on routes with a policy ask for more, namely
+    /// for every change that the node knows of.
     ///
     /// Below 5 s, and without a [`Listener`](crate::Listener), each node asks the primary now and then how
     /// far it is.

@@ -89,6 +89,8 @@ impl Plan {
         };
         let mut plan = Self { primary_first: !record.knows_needs(), ..Self::new(own, writer) };
         (plan.epoch, plan.seen) = (record.epoch(), record.seen());
+        // Unless it is found out what it depends on.
+        plan.needs = record.needs_all();
         plan.schema = record.schema();
         db.follow_schema(plan.schema);
         match dependencies(db, sql, plan.epoch).await {

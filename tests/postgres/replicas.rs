@@ -14,6 +14,10 @@ use tidegate_testing::Postgres;
 use super::common::{ask, eventually};
 use super::world::{Node, TTL, connect, options, primary, proxy};
 
+/// Waits on the server that it is called on, as long as somebody holds a lock there.
+const WAIT: &str =
+    "create function wait() returns void language sql as 'select pg_advisory_xact_lock(1)'";
+
 /// A primary with two replicas that are known to be up, and a node.
 async fn three(settings: &[(&str, &str)]) -> (Postgres, [Postgres; 2], Node) {
     let primary = primary(settings).await;
@@ -245,6 +249,7 @@ async fn all_known(db: &Database) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_whose_connections_are_all_in_use_is_not_given_up() {
     let primary = primary(&[]).await;
+    primary.psql(WAIT).await.unwrap();
     let replica = primary.standby().await.unwrap();
     // It is not asked again, so that no slow answer gives it up.
     let options = options(&primary).replica(replica.url()).sample_every(TTL);
@@ -256,7 +261,7 @@ async fn a_replica_whose_connections_are_all_in_use_is_not_given_up() {
     sqlx::query("select pg_advisory_lock(1)").execute(&mut lock).await.unwrap();
     let reading = tokio::spawn({
         let db = db.clone();
-        async move { sqlx::query("select pg_advisory_xact_lock(1)").execute(db.reader()).await }
+        async move { sqlx::query("select wait()").execute(db.reader()).await }
     });
     let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
     let waits = async || replica.psql(waiting).await.unwrap() == "1";
@@ -358,6 +363,7 @@ async fn replicas_come_and_go_while_reads_go_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_that_fails_on_a_replica_that_was_taken_out_costs_no_connection_to_others() {
     let primary = primary(&[]).await;
+    primary.psql(WAIT).await.unwrap();
     let mut replica = primary.standby().await.unwrap();
     let options = options(&primary).replica(replica.url()).connections(1);
     let db = options.connect().await.unwrap();
@@ -373,7 +379,7 @@ async fn a_read_that_fails_on_a_replica_that_was_taken_out_costs_no_connection_t
     sqlx::query("select pg_advisory_lock(1)").execute(&mut lock).await.unwrap();
     let reading = tokio::spawn({
         let db = db.clone();
-        async move { sqlx::query("select pg_advisory_xact_lock(1)").execute(db.reader()).await }
+        async move { sqlx::query("select wait()").execute(db.reader()).await }
     });
     let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
     let waits = async || replica.psql(waiting).await.unwrap() == "1";
@@ -464,4 +470,34 @@ async fn a_statement_that_is_met_first_while_the_primary_hangs_is_read_from_a_re
     .await;
     assert_eq!(first.await.unwrap(), "ada bob");
     primary.resume().unwrap();
+}
+
+/// What a statement depends on may be unknown: it is read by an operator that reads a table unseen, or it can't be looked
+/// up. Its response is not stored, and promises as much as any other of its route.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_depends_on_anything_is_read_where_all_known_changes_are() {
+    let (primary, replicas, node) = three(&[]).await;
+    primary
+        .psql(
+            "create function first() returns text stable language plpgsql as $$ begin
+        return (select name from users where id = 1); end $$",
+        )
+        .await
+        .unwrap();
+    let layer =
+        CacheLayer::new(node.cache.clone()).route("/", Policy::ttl(TTL)).validate().unwrap();
+    let first = async |State(db): State<Database>| -> String {
+        sqlx::query_scalar("select first()").fetch_one(db.reader()).await.unwrap()
+    };
+    let app = Router::new().route("/", get(first)).layer(layer).with_state(node.db.clone());
+    eventually("replicas serve it", async || ask(&app, "/").await.1.contains("from replica")).await;
+    for replica in &replicas {
+        replica.pause_replay().await.unwrap();
+    }
+    for name in ["eve", "eva", "eve"] {
+        primary.psql(&format!("update users set name = '{name}' where id = 1")).await.unwrap();
+        node.sees("/users/1", name).await;
+        let (body, status) = ask(&app, "/").await;
+        assert_eq!(body, name, "{status}");
+    }
 }
