@@ -26,7 +26,7 @@ pub(crate) struct Opened {
     pub(crate) conn: Conn,
     pub(crate) server: Arc<str>,
     pub(crate) proof: Proof,
-    /// A standby, or a READ ONLY transaction: nothing commits there.
+    /// Nothing commits there: a READ ONLY transaction, or a standby for what calls no function.
     pub(crate) refuses_writes: bool,
     /// See [`Server::plans`].
     pub(crate) plans: Option<u64>,
@@ -81,11 +81,17 @@ pub(crate) async fn open(
     candidate: &Candidate,
     plan: &Plan,
 ) -> Result<Opened, Skip> {
-    match candidate {
+    let mut opened = match candidate {
         Candidate::Primary => open_primary(&db.inner.primary, plan).await,
         Candidate::Replica(server) => open_replica(server, plan, false).await,
         Candidate::LastResort(server) => open_replica(server, plan, true).await,
+    }?;
+    if let Conn::Pooled(conn) = &mut opened.conn
+        && (plan.may_write || plan.may_write_unseen || plan.may_call)
+    {
+        conn.may_change();
     }
+    Ok(opened)
 }
 
 async fn open_primary(server: &Server, plan: &Plan) -> Result<Opened, Skip> {
@@ -167,7 +173,9 @@ fn epoch_changing() -> Unfit {
 
 async fn open_replica(server: &Server, plan: &Plan, anyway: bool) -> Result<Opened, Skip> {
     let before = server.sample();
-    if before.is_several() || plan.read_only && !before.at.is_some_and(|at| at.standby) {
+    // A standby keeps its sessions when it is promoted, and takes writes from then on: they would go unnoticed.
+    let is_standby = before.at.is_some_and(|at| at.standby);
+    if before.is_several() || plan.read_only && (plan.may_call || !is_standby) {
         return open_one_of_several(server, plan, anyway).await;
     }
     let mut conn = server.acquire().await?;
@@ -180,7 +188,6 @@ async fn open_replica(server: &Server, plan: &Plan, anyway: bool) -> Result<Open
         server.observe(&identity);
         at = At::of(&identity);
         if plan.read_only && !identity.standby {
-            // It was promoted, and takes writes: they would go unnoticed.
             drop(conn);
             return open_one_of_several(server, plan, anyway).await;
         }
@@ -203,7 +210,8 @@ fn finish(
     plan: &Plan,
     anyway: bool,
 ) -> Result<Opened, Skip> {
-    let refuses_writes = matches!(conn, Conn::Within(_)) || at.is_some_and(|at| at.standby);
+    let refuses_writes =
+        matches!(conn, Conn::Within(_)) || !plan.may_call && at.is_some_and(|at| at.standby);
     match at {
         Some(at) if is_fit(at, plan) => {
             let proof = match plan.seen {

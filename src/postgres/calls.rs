@@ -39,7 +39,7 @@ pub(super) fn may_write_unseen(
 
 /// Whether a text calls a function that is not known to be harmless. One in a string or a comment counts too, and one that
 /// only a view, an operator or a cast calls does not.
-fn calls_a_function(sql: &str) -> bool {
+pub(super) fn calls_a_function(sql: &str) -> bool {
     let befores = sql.match_indices('(').filter_map(|(at, _)| sql.get(..at));
     befores.map(str::trim_end).any(|before| {
         let is_of_word = |c: char| c.is_alphanumeric() || c == '_' || c == '$';

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::deadline::{no_response, within_limit};
+use super::reset::reset;
 use super::sample::Sample;
 use crate::clock::{self, Instant};
 
@@ -33,8 +34,8 @@ const PING_WITHIN: Duration = Duration::from_secs(1);
 const TRY_AFTER: Duration = Duration::from_secs(10);
 
 tokio::task_local! {
-    /// A connection comes back by [`Checkout`], which limits the time.
-    static IS_LIMITED: ();
+    /// A connection comes back by [`Checkout`], which limits the time: whether its session may have changed.
+    static MAY_HAVE_CHANGED: bool;
 }
 
 /// What is known of the server behind a pool.
@@ -46,11 +47,18 @@ pub(crate) struct Checkout {
     sample: Shared,
     since: Instant,
     is_closing: bool,
+    may_have_changed: bool,
 }
 
 impl Checkout {
     pub(crate) fn new(conn: PoolConnection<Postgres>, sample: &Shared) -> Self {
-        Self { conn, sample: sample.clone(), since: clock::now(), is_closing: false }
+        let (sample, since) = (sample.clone(), clock::now());
+        Self { conn, sample, since, is_closing: false, may_have_changed: false }
+    }
+
+    /// Something is sent that may leave more behind than its result: it writes, or calls a function that may.
+    pub(crate) fn may_change(&mut self) {
+        self.may_have_changed = true;
     }
 
     /// Closes the connection once this is dropped.
@@ -79,7 +87,7 @@ impl Drop for Checkout {
             // sqlx limits the time that this takes.
             return self.conn.close_on_drop();
         }
-        let returned = IS_LIMITED.scope((), self.conn.return_to_pool());
+        let returned = MAY_HAVE_CHANGED.scope(self.may_have_changed, self.conn.return_to_pool());
         let (sample, since) = (self.sample.clone(), self.since);
         // Without a runtime, which is ending then, the connection is closed.
         if let Ok(runtime) = Handle::try_current() {
@@ -125,8 +133,9 @@ pub(super) async fn before_acquire(
     Ok(is_present)
 }
 
-/// Whether a connection may go back: not if it was opened to the server of before. One that the application was given, in
-/// a transaction or by the pool, is tried here, since sqlx does so without a limit afterwards.
+/// Whether a connection may go back: not if it was opened to the server of before, nor if its session can't be
+/// reset. One that the application was given, in a transaction or by the pool, responds within a limit here, since sqlx
+/// pings it without one afterwards.
 pub(super) async fn after_release(
     conn: &mut PgConnection,
     known: PoolConnectionMetadata,
@@ -135,9 +144,32 @@ pub(super) async fn after_release(
     if !is_present(sample, known.age) {
         return Ok(false);
     }
-    if IS_LIMITED.try_with(|()| ()).is_ok() {
-        return Ok(true);
+    match MAY_HAVE_CHANGED.try_with(|may_have_changed| *may_have_changed) {
+        Ok(false) => Ok(true),
+        Ok(true) => is_reset(conn, sample).await,
+        Err(_) => {
+            let checked = in_time(sample, clock::now(), is_reset(conn, sample)).await;
+            checked.unwrap_or_else(|| Err(no_response(RETURN_WITHIN)))
+        }
     }
-    let pinged = in_time(sample, clock::now(), conn.ping()).await;
-    pinged.unwrap_or_else(|| Err(no_response(RETURN_WITHIN))).map(|()| true)
+}
+
+/// Resets what statements have changed in a session; `false` if it is to be closed instead. Behind a proxy that shares
+/// sessions out, it may be another's.
+async fn is_reset(conn: &mut PgConnection, sample: &Shared) -> Result<bool, Error> {
+    let (is_pooled, is_resettable) = {
+        let sample = sample.lock().unwrap_or_else(PoisonError::into_inner);
+        (sample.is_pooled, sample.is_resettable)
+    };
+    if is_pooled {
+        return conn.ping().await.map(|()| true);
+    }
+    let left = reset(conn, is_resettable).await?;
+    if let Some(left) = left {
+        tracing::debug!(
+            left,
+            "a connection is closed: a statement has left something in its session"
+        );
+    }
+    Ok(left.is_none())
 }

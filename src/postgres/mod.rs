@@ -33,6 +33,7 @@ mod plan;
 mod pooler;
 mod quote;
 mod relay;
+mod reset;
 mod sample;
 mod server;
 mod server_status;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bound::{Bound, mentions_clock};
-use super::calls::may_write_unseen;
+use super::calls::{calls_a_function, may_write_unseen};
 use super::cancel::CloseOnCancel;
 use super::database::Database;
 use super::deadline::{is_late, late, within};
@@ -42,6 +42,8 @@ pub(crate) struct Plan {
     /// Nothing would show that it changes data: neither its words nor a server that refuses to. What later reads of the
     /// scope must see counts as changed.
     pub(crate) may_write_unseen: bool,
+    /// It calls a function that is not known to write nothing. A standby that is promoted takes what it writes.
+    pub(crate) may_call: bool,
     /// It is known to change nothing, so it may be sent again whatever became of it.
     pub(crate) is_read: bool,
     /// It is to be run where the server refuses writes: whether it writes is not known, and would go unnoticed.
@@ -105,6 +107,7 @@ impl Plan {
             }
             Err(error) => {
                 let why = format!("what it reads could not be found out: {error}");
+                plan.may_call = calls_a_function(sql);
                 record.unfit(Reason::new("unknown-dependencies", why));
                 if writer || may_write(sql) {
                     record.note_write();
@@ -127,6 +130,7 @@ impl Plan {
             sees_on_primary: false,
             may_write: writer,
             may_write_unseen: false,
+            may_call: false,
             is_read: false,
             read_only: false,
             primary_first: false,
@@ -179,8 +183,19 @@ impl Plan {
         }
         let found = db.inner.known.get(sql).map(|found| found.dependencies);
         let is_read = matches!(found.as_deref(), Some(Dependencies::Tables(_)));
+        let writes_nothing = match found.as_deref() {
+            Some(Dependencies::Tables(_)) => true,
+            Some(Dependencies::Unfit(unfit)) => may_be_read_anywhere(unfit),
+            None => false,
+        };
+        let may_call = !may_write && !writes_nothing && calls_a_function(sql);
+        if may_call && found.is_none() {
+            // If it is known to be a read, it needs no transaction on a replica, and its session no reset.
+            db.inner.statements.learn(db, sql);
+        }
         let may_write_unseen = !may_write && may_write_unseen((db, sql), &own, found.as_deref());
-        Self { may_write, may_write_unseen, is_read, ..Self::new(own, may_write) }.must_see(db)
+        Self { may_write, may_write_unseen, may_call, is_read, ..Self::new(own, may_write) }
+            .must_see(db)
     }
 
     fn take(
@@ -203,7 +218,9 @@ impl Plan {
             Dependencies::Unfit(Unfit::NotARead) if writer => record.note_write(),
             Dependencies::Unfit(unfit) => {
                 record.unfit(Reason::new(unfit.token(), unfit.to_string()));
-                if !may_be_read_anywhere(unfit) && counts_as_write(statement.sql.as_str()) {
+                let (sql, writes_nothing) = (statement.sql.as_str(), may_be_read_anywhere(unfit));
+                self.may_call = !writes_nothing && calls_a_function(sql);
+                if !writes_nothing && counts_as_write(sql) {
                     record.note_write();
                     (self.may_write, self.primary_only) = (true, true);
                 }

@@ -16,6 +16,7 @@ use super::deadline::no_response;
 use super::error::DatabaseError;
 use super::log::{Identity, identity};
 use super::pooler::{Sessions, sessions};
+use super::reset::is_resettable;
 use super::sample::{At, Sample};
 use crate::redact::redacted;
 
@@ -229,11 +230,14 @@ fn pool(role: Role, limits: Limits, sample: &Shared) -> PgPoolOptions {
 
 /// Asks a new connection who is behind it.
 async fn greet(conn: &mut PgConnection, role: Role, sample: &Shared) -> Result<(), sqlx::Error> {
-    let identity = identity(conn).await?;
+    let identity = identity(&mut *conn).await?;
     if role == Role::Primary && identity.standby {
         // A name that points at a standby for now, as in the middle of a failover.
         return Err(sqlx::Error::Configuration("the primary's address leads to a standby".into()));
     }
-    sample.lock().unwrap_or_else(PoisonError::into_inner).observe(&identity);
+    let is_resettable = is_resettable(conn).await?;
+    let mut sample = sample.lock().unwrap_or_else(PoisonError::into_inner);
+    sample.observe(&identity);
+    sample.is_resettable = is_resettable;
     Ok(())
 }

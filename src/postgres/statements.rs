@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 
 use super::database::Database;
 use super::executor::Statement;
@@ -109,13 +110,16 @@ impl Statements {
         ran.repeated += u64::from(repeated == Some(true));
     }
 
-    /// Finds out in the background what a statement depends on, one at a time: nobody waits for it.
+    /// Finds out in the background what a statement depends on, one at a time, and for a tenth of the time at most, since
+    /// there is no end of texts: nobody waits for it.
     pub(super) fn learn(&self, db: &Database, sql: &str) {
         let Ok(turn) = self.learning.clone().try_acquire_owned() else { return };
         let (db, sql) = (db.clone(), sql.to_owned());
         spawn(async move {
+            let began = clock::now();
             // A failure is looked into by the next.
             let _ = learn(&db, &sql).await;
+            sleep(began.elapsed() * 9).await;
             drop(turn);
         });
     }

@@ -7,13 +7,18 @@ const READS: [&str; 6] = ["select", "table", "values", "show", "explain", "with"
 /// What makes a write of a statement that begins like a read: in WITH, under EXPLAIN ANALYZE, and as SELECT INTO.
 const WRITES: [&str; 5] = ["insert", "update", "delete", "merge", "into"];
 
+/// What begins the names of functions that act on the server that runs them: a lock is held there alone, and a process is
+/// one of that server's (PostgreSQL manual, "System Administration Functions").
+const OF_SERVER: [&str; 4] =
+    ["pg_advisory_", "pg_try_advisory_", "pg_cancel_backend", "pg_terminate_backend"];
+
 /// Besides these, what EXPLAIN ANALYZE runs.
 const EXPLAINED: [&str; 3] = ["create", "execute", "refresh"];
 
 /// A longer text is not lexed each time that it is sent.
 const LEXED_MAX: usize = 64 * 1024;
 
-/// Whether a statement may change data. Several statements in one text count as a write, since they can't be sent to
+/// Whether a statement may change data, or what else the primary has: its advisory locks. Several statements in one text count as a write, since they can't be sent to
 /// another server once the first has given rows; so does a text that begins like a read and can't be lexed.
 pub(super) fn may_write(sql: &str) -> bool {
     let has = |part: &str| {
@@ -32,10 +37,15 @@ pub(super) fn may_write(sql: &str) -> bool {
 fn do_write<'a>(mut words: impl Iterator<Item = &'a str>) -> bool {
     let first = words.next().unwrap_or_default();
     if is(first, &["explain"]) {
-        return words.any(|word| is(word, &WRITES) || is(word, &EXPLAINED));
+        return words.any(|word| is(word, &WRITES) || is(word, &EXPLAINED) || is_of_server(word));
     }
     let writes: &[&str] = if is(first, &["with"]) { &WRITES } else { &["into"] };
-    !is(first, &READS) || words.any(|word| is(word, writes))
+    !is(first, &READS) || words.any(|word| is(word, writes) || is_of_server(word))
+}
+
+fn is_of_server(word: &str) -> bool {
+    let begins = |with: &str| word.get(..with.len()).is_some_and(|begin| is(begin, &[with]));
+    OF_SERVER.iter().any(|one| begins(one))
 }
 
 fn is(word: &str, among: &[&str]) -> bool {
@@ -60,6 +70,9 @@ mod tests {
             "with a as (select 1) select * into u from a",
             "select 1; insert into t values (1)",
             "/* select */ delete from t",
+            "select pg_try_advisory_lock(7)",
+            "select a, PG_CATALOG.PG_ADVISORY_XACT_LOCK(7) from t",
+            "select pg_terminate_backend(pid) from pg_stat_activity",
         ] {
             assert!(may_write(sql), "{sql}");
         }
@@ -73,6 +86,7 @@ mod tests {
             "select \"into\" from t -- insert; delete",
             "/* insert */ select 1",
             "select ';'",
+            "select pg_é, pg_advisor from t",
         ] {
             assert!(!may_write(sql), "{sql}");
         }

@@ -164,7 +164,9 @@ async fn without_the_primary_the_error_of_the_replica_is_passed_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_parameters_cost_no_server_its_connections() {
     let primary = primary(&[]).await;
-    let (_replica, db) = with_replica(&primary).await;
+    let replica = primary.standby().await.unwrap();
+    let db = options(&primary).replica(replica.url()).connections(1).connect().await.unwrap();
+    eventually("the replica is up", async || db.replicas()[0].reached.is_some()).await;
     let pids = async || {
         let pid = || sqlx::query_scalar::<_, i32>("select pg_backend_pid()");
         let of_replica = pid().fetch_one(db.reader()).await.unwrap();

@@ -29,6 +29,7 @@ mod protocol;
 mod queries;
 mod records;
 mod replicas;
+mod resets;
 mod responses;
 mod restored;
 mod rows;

@@ -80,10 +80,7 @@ impl<'a> Attempts<'a> {
                 }
             }
         }
-        if self.unknown.is_none() {
-            // Nothing was sent, or all that was is known to have failed.
-            self.end();
-        }
+        self.end();
         let failure = self.of_standby.take().or(failure);
         Err(self.failure(failure.unwrap_or(Error::PoolTimedOut)))
     }
@@ -107,7 +104,8 @@ impl<'a> Attempts<'a> {
             self.left.push(candidate);
             return Ok(());
         }
-        if opened.refuses_writes && !self.plan.may_write && is_refused_write(&error) {
+        let may_refuse = opened.refuses_writes || !matches!(candidate, Candidate::Primary);
+        if may_refuse && !self.plan.may_write && is_refused_write(&error) {
             return self.must_write();
         }
         if !is_the_servers(&error) {
@@ -173,9 +171,12 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// A write has come to its end. One that is left before, or whose connection breaks, may yet commit.
+    /// A write has come to its end. One that is left before, or whose connection breaks, may yet commit, whatever becomes
+    /// of an attempt that follows.
     pub(super) fn end(&mut self) {
-        if let Some(write) = self.write.take() {
+        if self.unknown.is_none()
+            && let Some(write) = self.write.take()
+        {
             write.end();
         }
     }

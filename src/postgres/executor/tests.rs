@@ -5,7 +5,7 @@ use sqlx::{Connection, PgConnection};
 use tidegate_testing::{FaultProxy, Postgres, eventually};
 
 use super::*;
-use crate::cache::{Ask, Cache, Policy};
+use crate::cache::{Ask, Cache, Needs, Policy};
 use crate::entry::{Epoch, Tag};
 use crate::postgres::attempt::{Skip, open};
 use crate::postgres::deadline::is_late;
@@ -292,6 +292,53 @@ async fn a_replica_that_was_promoted_refuses_what_may_write() {
     let write = sqlx::query("insert into a values ('x')").execute(opened.conn.get()).await;
     let code = write.err().and_then(|error| error.into_database_error()?.code().map(String::from));
     assert_eq!((code.as_deref(), opened.refuses_writes), (Some("25006"), true));
+}
+
+/// Its sessions outlive the promotion, and nothing tells when it was.
+#[tokio::test]
+async fn a_function_that_is_called_on_a_replica_writes_nothing_once_it_is_promoted() {
+    let primary = server_with_view().await;
+    let standby = primary.standby().await.expect("standby");
+    let options = DatabaseOptions::new(primary.url()).replica(standby.url());
+    let db = options.connect().await.expect("database");
+    let replica = db.servers().remove(0);
+    let is_known = async || replica.at().is_some_and(|at| at.standby);
+    eventually("the standby is known", is_known).await.expect("known");
+    let statement = Statement::take("select f()").expect("a statement");
+    let plan = Plan::of(&db, &statement, false).await;
+    let own = plan.own.clone();
+    let attempts = Attempts::new(&db, plan, &own);
+    let opened = open(&db, &Candidate::Replica(replica), &attempts.plan).await;
+    let mut opened = opened.unwrap_or_else(|_| panic!("it is up"));
+    standby.psql("select pg_promote()").await.expect("promotion");
+    let write = sqlx::query("insert into a values ('x')").execute(opened.conn.get()).await;
+    let code = write.err().and_then(|error| error.into_database_error()?.code().map(String::from));
+    assert_eq!((code.as_deref(), opened.refuses_writes), (Some("25006"), true));
+}
+
+/// Its own end is unknown for good, whatever the attempt after it comes to.
+#[tokio::test]
+async fn an_attempt_that_may_have_committed_stays_open_after_the_next_one_has_ended() {
+    let server = server_with_view().await;
+    let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
+    let cache = Cache::new(Memory::new(1 << 20));
+    let statement = Statement::take("select f()").expect("a statement");
+    let record = cache.record(None, Ask::of_request(None));
+    record
+        .scope(async {
+            let plan = Plan::of(&db, &statement, false).await;
+            let own = plan.own.clone();
+            let mut attempts = Attempts::new(&db, plan, &own);
+            let (candidate, opened) = attempts.next().await.unwrap_or_else(|_| panic!("it is up"));
+            let lost = Error::Io(std::io::ErrorKind::ConnectionReset.into());
+            attempts.failed(lost, candidate, &opened).expect("another attempt");
+            attempts.next().await.map_or_else(|_| panic!("it is up"), drop);
+            attempts.end();
+            drop(attempts);
+            assert!(matches!(own.of_reads(db.id()), Needs::Primary));
+            assert!(!own.can_be_observed(db.id()), "no position is past what may commit yet");
+        })
+        .await;
 }
 
 #[tokio::test]
