@@ -35,6 +35,10 @@ pub(super) trait Kept: Clone {
     /// If decoding does not give the same value.
     fn write(&self) -> Result<Written, Unfit>;
 
+    /// The value as it was written, if it is at hand. It may differ from what was encoded: a type may skip a field, or
+    /// write a time in whole seconds.
+    fn written(written: &Written) -> Option<Self>;
+
     /// Whether it says "there is none".
     fn is_negative(&self) -> bool;
 }
@@ -73,6 +77,10 @@ impl<T: Type> Kept for Value<T> {
         encode(&self.0).map_err(|mismatch| unstorable::<T>(&mismatch))
     }
 
+    fn written(written: &Written) -> Option<Self> {
+        written.decoded.as_ref()?.downcast_ref().cloned().map(Self)
+    }
+
     fn is_negative(&self) -> bool {
         false
     }
@@ -97,6 +105,10 @@ impl<T: Type> Kept for Maybe<T> {
                 Ok(Written { head: Bytes::from_static(NONE), body: Bytes::new(), decoded: None })
             }
         }
+    }
+
+    fn written(written: &Written) -> Option<Self> {
+        Value::written(written).map(|Value(value)| Self(Some(value)))
     }
 
     fn is_negative(&self) -> bool {

@@ -238,11 +238,11 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
         lasts.reduce(|one, other| Some(one?.min(other?))).flatten()
     }
 
-    fn fill(&mut self, missing: Missing<I, T>, value: Maybe<T>, record: &Record) {
+    fn fill(&mut self, missing: Missing<I, T>, mut value: Maybe<T>, record: &Record) {
         if let Some(lead) = missing.lead {
             // What it depends on is its own part of what all were read by.
             let part = record.part(missing.wanted.tags);
-            keep(lead.with_record(part), &value);
+            value = keep(lead.with_record(part), value);
         }
         self.keep(missing.wanted.id, value);
     }

@@ -47,6 +47,9 @@ const STALE_PART: &str = "stale-part";
 
 const WROTE: &str = "the handler wrote to the database";
 
+/// A response that depends on more than this is not stored: each hit looks at all of them.
+const TAGS_MAX: usize = 10_000;
+
 /// Why an answer can't be cached: a token for `Cache-Status`, and the mend for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfit {
@@ -320,7 +323,7 @@ impl Record {
         if !self.0.scope.is_kept && self.0.scope.watch.is_none() {
             return;
         }
-        notes.tags.extend(tags);
+        notes.add(tags);
         match proven_with_inner(notes.as_of, basis, false) {
             Some(together) => notes.as_of = Some(together),
             None => drop(notes.unfit.get_or_insert_with(mixed_epochs)),
@@ -351,10 +354,10 @@ impl Record {
     }
 
     /// Notes a read for an answer that is not kept.
-    pub(crate) fn would_depend_on(&self, tags: impl Iterator<Item = Tag>) {
+    pub(crate) fn would_depend_on(&self, tags: &[Tag]) {
         let mut notes = self.notes();
         notes.reads += 1;
-        notes.tags.extend(tags);
+        notes.add(tags);
     }
 
     /// What the answer would be proven by if it were kept, or why it could not be.
@@ -472,6 +475,16 @@ impl Record {
 }
 
 impl Notes {
+    /// Adds tags, up to a bound: what streams without an end may read without one.
+    fn add(&mut self, tags: &[Tag]) {
+        if self.tags.len() < TAGS_MAX {
+            self.tags.extend(tags);
+        } else {
+            let why = || format!("it depends on more than {TAGS_MAX} rows and tables");
+            self.unfit.get_or_insert_with(|| Unfit::new("too-many-tags", why()));
+        }
+    }
+
     /// Whether nothing forbids to keep the answer, whatever its policy says.
     fn is_fit(&self) -> Result<(), Unfit> {
         if self.wrote {

@@ -44,7 +44,9 @@ pub(crate) fn decide(verdict: Verdict, entry: &Entry, policy: &Policy, limits: &
     match verdict {
         Verdict::Valid if entry.is_signpost() => Use::Serve,
         Verdict::Fenced => Use::Miss(MissReason::Changed),
-        Verdict::OldEpoch if policy.stale_after_failover && age < ttl => {
+        Verdict::OldEpoch
+            if policy.stale_after_failover && age < ttl && !limits.refuse(age, ttl) =>
+        {
             Use::Stale(StaleReason::Failover)
         }
         Verdict::OldEpoch => Use::Miss(MissReason::OldEpoch),
@@ -180,9 +182,21 @@ mod tests {
         assert_eq!(by(Limits { max_stale: TTL, ..aged }), Use::Stale(StaleReason::Revalidating));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_for_a_younger_one_gets_none_of_before_a_failover() {
+        let policy = Policy::ttl(TTL).stale_after_failover();
+        let entry = entry(Duration::ZERO);
+        let by = |limits| super::decide(Verdict::OldEpoch, &entry, &policy, &limits);
+        assert_eq!(by(Limits::default()), Use::Stale(StaleReason::Failover));
+        let anew = Limits { is_anew: true, ..Limits::default() };
+        assert_eq!(by(anew), Use::Miss(MissReason::OldEpoch));
+    }
+
     #[test]
-    fn the_longest_ttl_there_is_can_be_shortened() {
-        let terms = Terms { ttl: Duration::MAX, ..Terms::default() };
-        assert!(terms.life(0.5, Duration::ZERO).ttl > TTL);
+    fn the_longest_times_there_are_can_be_shortened_and_stored() {
+        let terms = Terms { ttl: Duration::MAX, if_error: Duration::MAX, ..Terms::default() };
+        let life = terms.life(0.5, Duration::ZERO);
+        assert!(life.ttl > TTL);
+        assert!(i64::try_from(life.keep.as_millis()).is_ok(), "{life:?}");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::policy::Policy;
 use crate::entry::Life;
 
-/// A TTL of more is as good as this: a hundred years.
+/// A time of more is as good as this: a hundred years. Redis takes no more milliseconds than 63 bits hold.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// How long an answer may be used, as the one who made it says.
@@ -40,7 +40,8 @@ impl Terms {
     /// The life of an entry that begins now, its TTL shortened by a random part of `jitter`.
     pub(super) fn life(&self, jitter: f64, cost: Duration) -> Life {
         let ttl = self.ttl.min(LONGEST).mul_f64(1.0 - jitter * fastrand::f64());
-        let beyond = self.while_revalidating.max(self.if_error).max(self.to_revalidate);
+        let beyond =
+            self.while_revalidating.max(self.if_error).max(self.to_revalidate).min(LONGEST);
         Life {
             age_on_arrival: self.age,
             while_revalidating: self.while_revalidating,

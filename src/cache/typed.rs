@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::cache::Cache;
-use super::kept::{Kept, Maybe, Value, Written};
+use super::kept::{Kept, Maybe, Value};
 use super::lead::Lead;
 use super::lookup::{Ask, Hit, Lookup};
 use super::policy::{Policy, ValuePolicy};
@@ -24,7 +24,9 @@ impl Cache {
     /// a node with another version of the type, is a miss
     /// ([`MissReason::OtherShape`](crate::MissReason::OtherShape)). A value that changes when it is encoded and decoded
     /// is not stored, and a warning names its type: `#[serde(flatten)]`, `untagged`, `skip_serializing_if` and
-    /// `serde_json::Value` do that. Nor is a value stored that nests more than 256 others in each other. Where the meaning of a value changes and its type does not, raise the cache's
+    /// `serde_json::Value` do that. Nor is a value stored that nests more than 256 others in each other. What the type's
+    /// `Serialize` leaves out or rounds (`#[serde(skip)]`, a time in whole seconds) is lost, and the caller that loads the
+    /// value gets it as it was stored. Where the meaning of a value changes and its type does not, raise the cache's
     /// [`version`](Cache::version).
     ///
     /// `load` may use nothing that was read before this call, unless it is part of the key: rows that the caller read, or
@@ -160,11 +162,13 @@ impl Cache {
         let began = clock::now();
         let loaded = compute(&record, policy, load).await;
         observe::load(began.elapsed());
-        match &loaded {
-            Ok(value) => keep(lead, value),
-            Err(_) => lead.fail(fallback.as_ref()),
+        match loaded {
+            Ok(value) => Ok(keep(lead, value)),
+            Err(error) => {
+                lead.fail(fallback.as_ref());
+                self.or_fallback(Err(error), fallback.as_ref(), policy)
+            }
         }
-        self.or_fallback(loaded, fallback.as_ref(), policy)
     }
 
     fn or_fallback<V: Kept, E>(
@@ -193,14 +197,19 @@ where
     loaded
 }
 
-/// Fulfils a duty with a value.
-pub(super) fn keep<V: Kept>(mut lead: Lead, value: &V) {
+/// Fulfils a duty with a value. Returns it as it was stored, so that whoever loads it gets what others will.
+pub(super) fn keep<V: Kept>(mut lead: Lead, value: V) -> V {
     match value.write() {
-        Ok(Written { head, body, decoded }) => {
-            lead.decoded = decoded;
-            lead.fill(value.is_negative(), head, body);
+        Ok(written) => {
+            let (is_negative, stored) = (value.is_negative(), V::written(&written));
+            lead.decoded = written.decoded;
+            lead.fill(is_negative, written.head, written.body);
+            stored.unwrap_or(value)
         }
-        Err(unfit) => drop(lead.pass(unfit)),
+        Err(unfit) => {
+            drop(lead.pass(unfit));
+            value
+        }
     }
 }
 

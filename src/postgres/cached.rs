@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::QueryAs;
 use sqlx::{Error, Execute, FromRow, Postgres};
 
 use super::database::Database;
@@ -77,7 +78,8 @@ impl Cached {
     ) -> Result<Vec<T>, Error> {
         let statement = Statement::take(query)?;
         let key = self.key::<T>("all", &statement);
-        self.cache.get_or_load(&key, &self.policy, async || all(&statement, &self.db).await).await
+        let load = async || resent(&statement).fetch_all(self.db.reader()).await;
+        self.cache.get_or_load(&key, &self.policy, load).await
     }
 
     /// The first row, if there is one. That there is none is kept if the policy has a
@@ -92,7 +94,7 @@ impl Cached {
     ) -> Result<Option<T>, Error> {
         let statement = Statement::take(query)?;
         let key = self.key::<T>("first", &statement);
-        let load = async || Ok(all::<T>(&statement, &self.db).await?.into_iter().next());
+        let load = async || resent::<T>(&statement).fetch_optional(self.db.reader()).await;
         self.cache.find_or_load(&key, &self.policy, load).await
     }
 
@@ -123,9 +125,8 @@ impl Cached {
     }
 }
 
-/// Sends a statement, which may be sent again.
-async fn all<T: Row>(statement: &Statement, db: &Database) -> Result<Vec<T>, Error> {
+/// A query by a statement, which may be sent again.
+fn resent<T: Row>(statement: &Statement) -> QueryAs<'_, Postgres, T, PgArguments> {
     let arguments = statement.arguments.clone().unwrap_or_default();
-    let query = sqlx::query_as_with(statement.sql.clone(), arguments);
-    query.persistent(statement.persistent).fetch_all(db.reader()).await
+    sqlx::query_as_with(statement.sql.clone(), arguments).persistent(statement.persistent)
 }

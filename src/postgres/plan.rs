@@ -83,7 +83,7 @@ impl Plan {
         let (stray, record) = (Stray::read(), Record::current());
         let own = db.requirement();
         if let Some(record) = record.as_ref().filter(|record| !record.is_followed()) {
-            rehearse(db, sql, record);
+            rehearse(db, statement, record);
         }
         let Some(record) = record.filter(Record::is_followed) else {
             let unnoted = Self::unnoted((db, sql), own, writer).at_most_late(db);
@@ -329,8 +329,8 @@ pub(super) fn may_be_read_anywhere(unfit: &Unfit) -> bool {
 }
 
 /// Notes what an answer that is not kept would depend on, where somebody looks on.
-fn rehearse(db: &Database, sql: &str, record: &Record) {
-    let Some(watch) = record.watch() else { return };
+fn rehearse(db: &Database, statement: &Statement, record: &Record) {
+    let (Some(watch), sql) = (record.watch(), statement.sql.as_str()) else { return };
     let Some(found) = db.inner.known.get(sql) else {
         let why = "what its statements read is being looked up";
         record.unfit(Reason::new("unknown-dependencies", why));
@@ -339,7 +339,7 @@ fn rehearse(db: &Database, sql: &str, record: &Record) {
     tell_of(&found.dependencies, watch);
     match &*found.dependencies {
         Dependencies::Tables(tables) => {
-            record.would_depend_on(tables.iter().map(|table| Tag::table(&table.name)));
+            record.would_depend_on(&tags_of(record, tables, statement));
         }
         Dependencies::Unfit(unfit) => record.unfit(Reason::new(unfit.token(), unfit.to_string())),
     }

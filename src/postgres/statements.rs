@@ -17,8 +17,11 @@ use crate::cache::spawn;
 use crate::clock::{self, Instant};
 use crate::traffic::Recent;
 
-/// Texts that are told apart.
+/// Texts that are told apart: those that took longest.
 const MOST: usize = 256;
+
+/// A longer text is not noted.
+const LONGEST: usize = 64 * 1024;
 
 /// Bytes of arguments, as they are shown, that tell statements apart.
 const MOST_BYTES: usize = 4096;
@@ -88,6 +91,9 @@ impl Statements {
     pub(super) fn end(&self, began: Option<Instant>, statement: &Statement) {
         let Some(began) = began else { return };
         let (took, sql) = (began.elapsed(), statement.sql.as_str());
+        if sql.len() > LONGEST {
+            return;
+        }
         let mut hashed = Hashed { hasher: DefaultHasher::new(), left: MOST_BYTES };
         sql.hash(&mut hashed.hasher);
         // sqlx shows arguments no other way. Of long ones the beginning has to do.
@@ -99,7 +105,9 @@ impl Statements {
         let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
         if !texts.contains_key(sql) {
             if texts.len() >= MOST {
-                return;
+                let least =
+                    texts.iter().min_by_key(|(_, ran)| ran.took).map(|(sql, _)| sql.clone());
+                least.map(|least| texts.remove(&least));
             }
             texts.insert(sql.to_owned(), Ran::default());
         }
@@ -127,5 +135,30 @@ impl Statements {
     /// All that were run.
     pub(crate) fn all(&self) -> HashMap<String, Ran> {
         self.texts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_that_take_long_are_noted_however_many_were_noted_before() {
+        let statements = Statements::default();
+        let run = |sql: String, ago: u64| {
+            let began = clock::now().checked_sub(Duration::from_millis(ago));
+            let statement = Statement::take(sqlx::query(sqlx::AssertSqlSafe(sql)));
+            statements.end(began, &statement.expect("a statement"));
+        };
+        for number in 0..MOST {
+            run(format!("select {number}"), 1);
+        }
+        run("select slow()".to_owned(), 1000);
+        run("select 'x'".to_owned(), 1);
+        run(format!("select '{}'", "x".repeat(LONGEST)), 1000);
+        let all = statements.all();
+        assert_eq!(all.len(), MOST);
+        assert_eq!(all["select slow()"].times, 1);
+        assert!(all.keys().all(|sql| sql.len() <= LONGEST));
     }
 }

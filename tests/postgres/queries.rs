@@ -77,6 +77,17 @@ async fn a_query_is_answered_until_what_it_reads_changes() {
     eventually("it is seen", async || read().await[1].1 == "two").await;
 }
 
+/// As where nothing is cached: a later row is not decoded.
+#[tokio::test]
+async fn of_one_row_only_that_row_is_decoded() {
+    let world = World::new().await;
+    world.server.psql("insert into users values (3, null, 1)").await.unwrap();
+    let (one, cached) = ("select name from users order by id", world.cached());
+    assert_eq!(cached.fetch_one::<(String,)>(sqlx::query(one)).await.unwrap().0, "ann");
+    let optional = cached.fetch_optional::<(String,)>(sqlx::query(one)).await.unwrap();
+    assert_eq!(optional.unwrap().0, "ann");
+}
+
 #[tokio::test]
 async fn queries_that_differ_in_anything_are_others() {
     let world = World::new().await;

@@ -222,7 +222,7 @@ impl Record {
     /// positions need not be comparable, with what the work proves, as on a hit (`note_entry`).
     pub(super) fn note_tags(&self, record: &Self, tags: &[Tag]) {
         if tags.is_empty() || Arc::ptr_eq(&record.0.fences, &self.0.fences) {
-            return record.notes().tags.extend(tags);
+            return record.notes().add(tags);
         }
         match self.0.began {
             Some(basis) => record.note(basis, tags, None),

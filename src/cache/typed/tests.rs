@@ -119,6 +119,28 @@ async fn types_that_serde_cannot_distinguish_are_two_types() {
     is_loaded(Cents(100), Dollars(1)).await;
 }
 
+/// What a type does not write is lost, for whoever loads it as for everybody after.
+#[tokio::test]
+async fn who_loads_a_value_gets_it_as_it_was_stored() {
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct User {
+        id: u8,
+        #[serde(skip)]
+        is_blocked: bool,
+    }
+    let cache = cache();
+    let user = User { id: 1, is_blocked: true };
+    let loaded = get(&cache, &user).await;
+    assert_eq!(loaded, get(&cache, &user).await);
+    let load = async |ids: Vec<u8>| {
+        Ok::<_, ()>(ids.into_iter().map(|id| (id, user.clone())).collect::<HashMap<_, _>>())
+    };
+    let of = policy();
+    let key = |id: &u8| Key::new("user").part(id.to_string()).finish();
+    let many = async || cache.get_many([2_u8], key, &of, load).await.unwrap();
+    assert_eq!(many().await, many().await);
+}
+
 #[tokio::test]
 async fn values_of_every_kind_are_stored_and_found() {
     #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
