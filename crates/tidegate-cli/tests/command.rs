@@ -303,7 +303,7 @@ async fn a_running_service_says_why_and_what_is_worth_it() {
     assert!(said.contains("1 answers can't be kept: table orgs is not tracked"), "{said}");
     let (said, code) = told(&["status"]).await;
     assert!(said.contains("orgs: read by the service, and not tracked"), "{said}");
-    assert!(said.contains("has seen the log up to"), "{said}");
+    assert!(said.contains("has read the log up to"), "{said}");
     assert!(said.contains("mend: tidegate install orgs") && code == Some(2), "{said}");
     let page = ["--admin", &admin, "--admin-token", "a secret of the test's"];
     let (explained, _) = json(&url, &[&["explain", "/count"][..], &page].concat()).await;
@@ -316,16 +316,19 @@ async fn a_running_service_says_why_and_what_is_worth_it() {
     for (page, mend) in [
         (&["suggest"][..], "TIDEGATE_ADMIN_URL"),
         (&["suggest", "--admin", "localhost/x"], "https://host/path"),
-        (&["suggest", "--admin", "http://127.0.0.1:1/"], "can't be asked"),
-        (&["suggest", "--admin", "http://127.0.0.1:1/", "--admin-token", "t"], "can't be asked"),
-        (&["suggest", "--admin", "http://[::1]:1/", "--admin-token", "t"], "can't be asked"),
+        (&["suggest", "--admin", "http://127.0.0.1:1/"], "the request to http"),
+        (
+            &["suggest", "--admin", "http://127.0.0.1:1/", "--admin-token", "t"],
+            "the request to http",
+        ),
+        (&["suggest", "--admin", "http://[::1]:1/", "--admin-token", "t"], "the request to http"),
         (&["suggest", "--admin", "http://node.invalid/", "--admin-token", "t"], "--plain-http"),
-        (&["suggest", "--admin", "http://node.invalid/"], "can't be asked"),
+        (&["suggest", "--admin", "http://node.invalid/"], "the request to http"),
         (
             &["suggest", "--admin", "http://node.invalid/", "--admin-token", "t", "--plain-http"],
-            "can't be asked",
+            "the request to http",
         ),
-        (&["suggest", "--admin", &base], "is not where the page is mounted"),
+        (&["suggest", "--admin", &base], "no operator page at"),
     ] {
         let (said, code) = tidegate(&url, page).await;
         assert!(said.contains(mend) && code == Some(1), "{page:?}: {said}");
