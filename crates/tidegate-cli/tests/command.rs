@@ -49,7 +49,7 @@ async fn installs_shows_what_is_wrong_and_mends_it() {
     server.psql("alter table users disable trigger tidegate_update").await.unwrap();
     let (said, code) = tidegate(&url, &["status"]).await;
     assert!(said.contains("the trigger on update is disabled") && code == Some(2), "{said}");
-    assert!(said.contains("mend: tidegate install users:id,org"), "{said}");
+    assert!(said.contains("fix: tidegate install users:id,org"), "{said}");
     assert_eq!(tidegate(&url, &["install", "users:id,org"]).await.1, Some(0));
     server.psql("truncate tidegate.log").await.unwrap();
     assert_eq!(tidegate(&url, &["invalidate", "users", "front page"]).await.1, Some(0));
@@ -302,9 +302,9 @@ async fn a_running_service_says_why_and_what_is_worth_it() {
     let (said, _) = told(&["suggest"]).await;
     assert!(said.contains("1 answers can't be kept: table orgs is not tracked"), "{said}");
     let (said, code) = told(&["status"]).await;
-    assert!(said.contains("orgs: read by the service, and not tracked"), "{said}");
+    assert!(said.contains("orgs: read by the service, but not tracked"), "{said}");
     assert!(said.contains("has read the log up to"), "{said}");
-    assert!(said.contains("mend: tidegate install orgs") && code == Some(2), "{said}");
+    assert!(said.contains("fix: tidegate install orgs") && code == Some(2), "{said}");
     let page = ["--admin", &admin, "--admin-token", "a secret of the test's"];
     let (explained, _) = json(&url, &[&["explain", "/count"][..], &page].concat()).await;
     assert_eq!(explained["reason"], "absent");
