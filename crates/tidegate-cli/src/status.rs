@@ -209,10 +209,10 @@ impl fmt::Display for Table {
             write!(f, "\n  {table}: the trigger on {event} {state}\n    fix: {}", self.mend)?;
         }
         for subscription in &self.subscriptions {
-            let why = "its changes fire no trigger, so reads of the table are not cached";
+            let why = "without firing triggers, so reads of the table are not cached";
             write!(
                 f,
-                "\n  subscription {subscription} writes to it: {why}\n    fix: {}",
+                "\n  subscription {subscription} writes to it {why}\n    fix: {}",
                 self.mend
             )?;
         }
