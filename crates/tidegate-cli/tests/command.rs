@@ -370,7 +370,7 @@ async fn load_is_counted_as_it_was_answered() {
     );
     assert_eq!(found["cache"]["hit_rate"], 1.0, "{found}");
     let (said, _) = tidegate("", &[&load[..], &[kept]].concat()).await;
-    assert!(said.contains("400 answers") && said.contains("hits 400 (100.00 %)"), "{said}");
+    assert!(said.contains("400 responses") && said.contains("hits 400 (100.00 %)"), "{said}");
 }
 
 #[tokio::test]
@@ -391,7 +391,7 @@ async fn load_that_can_not_be_made_is_explained() {
         ("http://127.0.0.1:1/", "nothing listens at 127.0.0.1:1"),
         ("127.0.0.1", "is not a URL"),
         ("https://127.0.0.1/", "TLS is not measured"),
-        (&cut, "closed in the middle of the answer (20)"),
+        (&cut, "closed in the middle of the response (20)"),
     ] {
         let (said, code) = tidegate("", &["bench", "http", "--requests", "20", url]).await;
         assert!(said.contains(why) && code == Some(1), "{url}: {said}");
