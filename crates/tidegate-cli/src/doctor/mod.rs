@@ -48,9 +48,7 @@ pub(crate) async fn examine(
     let mut checks = postgres::checks(url, &servers).await;
     match &servers.redis {
         Some(url) => checks.extend(redis::checks(url).await),
-        None => {
-            checks.push(Check::good("Redis", "no server is named, so each node caches for itself"))
-        }
+        None => checks.push(Check::good("Redis", "no URL given: each node caches by itself")),
     }
     let sound = checks.iter().all(|check| check.state != State::Bad);
     output.print(&Report { sound, checks })?;
