@@ -160,7 +160,7 @@ impl Display for Found {
         writeln!(f, "{accesses} accesses to {keys} keys; seed {seed}; TTL of {ttl} accesses")?;
         writeln!(
             f,
-            "share of the reads that the cache served, and in parentheses the share of all reads that got a stale value"
+            "share of reads served from the cache; in parentheses, share of all reads that got a stale value"
         )?;
         write!(
             f,
