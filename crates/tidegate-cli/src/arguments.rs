@@ -1,4 +1,4 @@
-//! What can be said on the command line.
+//! The command-line arguments.
 
 use std::convert::Infallible;
 use std::str::FromStr;
@@ -7,14 +7,14 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::service::Page;
 
-/// Installs what a cache needs in Postgres, checks it, and says what a running service's cache does.
+/// Install and check what the cache needs in Postgres, and inspect the cache of a running service.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version)]
 pub(crate) struct Arguments {
-    /// The primary, as postgres://user:password@host:port/database
+    /// URL of the primary, as postgres://user:password@host:port/database
     #[arg(long, env = "POSTGRES_PRIMARY_URL", hide_env_values = true)]
     pub(crate) url: Option<String>,
-    /// Prints JSON, for programs
+    /// Print JSON instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
@@ -25,102 +25,102 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     #[command(flatten)]
     Schema(SchemaCommand),
-    /// Prints what install does as SQL, for tools that run migrations
+    /// Print SQL that does the same as install, for migration tools
     Migration {
         #[command(flatten)]
         tables: Tables,
     },
-    /// Checks the servers, the rights and the settings that a service needs, and says what to mend
+    /// Check the servers, rights and settings that a service needs, and say what to fix
     Doctor(Servers),
-    /// Says what would become of a GET request to a running service, and why; the request is not sent
+    /// Explain how a running service's cache would handle a GET request, without sending the request
     Explain {
-        /// Path and query; with scheme and host, if answers differ by that
+        /// Path and query; add scheme and host if responses differ by them
         request: String,
-        /// A header that the request has, as "Name: value"
+        /// A request header, as "Name: value"; can be repeated
         #[arg(short = 'H', long = "header")]
         headers: Vec<String>,
         #[command(flatten)]
         page: Page,
     },
-    /// Says which routes and queries of a running service are worth caching, by what it has seen
+    /// Suggest which routes and queries of a running service are worth caching, judging by its traffic so far
     Suggest(Page),
-    /// Prints a script that completes commands in a shell
+    /// Print a completion script for a shell
     Completions {
-        /// Which shell
+        /// The shell
         shell: clap_complete::Shell,
     },
-    /// Prints the manual page, in the form that man reads
+    /// Print the manual page, in man's format
     Man,
-    /// Measures a running service, or replays recorded accesses
+    /// Measure a running service, or replay recorded accesses
     #[command(subcommand)]
     Bench(crate::bench::Bench),
 }
 
-/// What is done to a database.
+/// Commands that connect to the primary.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SchemaCommand {
-    /// Tracks tables; can be run again at any time
+    /// Track tables; can be run again at any time
     Install {
         #[command(flatten)]
         tables: Tables,
     },
-    /// Tracks tables no more
+    /// Stop tracking tables
     Uninstall {
-        /// Their names
+        /// Names of the tables
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         tables: Vec<Table>,
-        /// Drops the schema tidegate and every trigger with it
+        /// Drop the schema tidegate, and every trigger with it
         #[arg(long)]
         all: bool,
     },
-    /// Lets a role follow the log, as the service's listener does
+    /// Grant a role the rights to follow the log, as a service's listener does
     Grant {
-        /// The role
+        /// Name of the role
         role: String,
     },
-    /// Shows what is tracked, how far behind replicas are, and with --admin which tables the service reads that
-    /// are not; fails if changes can go unseen
+    /// Show tracked tables and replica lag, and with --admin also the untracked tables that the service reads; fail if
+    /// changes can go unseen
     Status(Page),
-    /// Shows changes as they become visible
+    /// Print changes as they become visible
     Watch {
-        /// Ends after this many
+        /// Exit after this many; changes that become visible together count as one
         #[arg(long)]
         count: Option<u64>,
     },
-    /// Makes what depends on these tags stale on every node
+    /// Invalidate everything that depends on these tags, on every node
     Invalidate {
-        /// Tags, as TABLE, TABLE:COLUMN=VALUE, or a word of the service's own
+        /// Tags, as TABLE, TABLE:COLUMN=VALUE, or a tag that the service defines
         #[arg(required = true)]
         tags: Vec<String>,
     },
 }
 
-/// What to track.
+/// The tables to track.
 #[derive(Debug, Args)]
 pub(crate) struct Tables {
-    /// Tables, as NAME or NAME:COLUMN,COLUMN to tell changes by these columns too
+    /// Tables, as NAME, or as NAME:COLUMN,COLUMN to record changes by these columns as well as by primary key
     #[arg(required = true)]
     pub(crate) tables: Vec<Table>,
-    /// The most rows that one statement's change is told by
+    /// Record changes row by row up to this many rows per statement; a larger change counts as one of every row
     #[arg(long, default_value_t = 100)]
     pub(crate) row_limit: u32,
 }
 
-/// What a service connects to beside the primary.
+/// The servers that a service connects to, besides the primary.
 #[derive(Debug, Args)]
 pub(crate) struct Servers {
-    /// A replica; several with commas between
+    /// URL of a replica; separate several with commas
     #[arg(long, env = "POSTGRES_REPLICA_URL", hide_env_values = true, value_delimiter = ',')]
     pub(crate) replica: Vec<String>,
-    /// The primary, past any proxy
+    /// URL of the primary for the listener, bypassing any proxy
     #[arg(long, env = "POSTGRES_LISTEN_URL", hide_env_values = true)]
     pub(crate) listen: Option<String>,
-    /// Redis, its cluster or its sentinels
+    /// URL of Redis: one server, a cluster or sentinels
     #[arg(long, env = "REDIS_URL", hide_env_values = true)]
     pub(crate) redis: Option<String>,
 }
 
-/// A table and the columns that its changes are told by, beside the primary key.
+/// A table, and the columns by which its changes are recorded, besides the primary key.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     pub(crate) name: String,

@@ -90,7 +90,7 @@ async fn on_schema(
 }
 
 fn url(given: Option<String>) -> Result<String, Failure> {
-    Ok(given.ok_or("say where the primary is: --url or POSTGRES_PRIMARY_URL")?)
+    Ok(given.ok_or("name the primary with --url or POSTGRES_PRIMARY_URL")?)
 }
 
 fn triggers(tables: &Tables) -> Triggers {

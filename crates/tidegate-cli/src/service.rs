@@ -27,13 +27,13 @@ const BYTES: usize = 16 << 20;
 /// Where a node's page for operators is.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Page {
-    /// A node's page for operators, as `https://host/path`
+    /// URL of a node's operator page, as https://host/path
     #[arg(long, value_name = "URL", env = "TIDEGATE_ADMIN_URL")]
     admin: Option<String>,
-    /// Its token
+    /// Token for the operator page
     #[arg(long, value_name = "TOKEN", env = "TIDEGATE_ADMIN_TOKEN", hide_env_values = true)]
     admin_token: Option<String>,
-    /// Sends the token over plain http to another host, where everybody on the way can read it
+    /// Send the token over plain http even to another host; anyone on the network path can read it
     #[arg(long)]
     plain_http: bool,
 }
@@ -57,7 +57,7 @@ impl fmt::Display for Node {
         write!(f, "node {}: ", self.url)?;
         match (&self.seen, self.staleness_ms) {
             (Some(seen), Some(staleness)) => {
-                write!(f, "has seen the log up to {seen}, {staleness:.0} ms ago")?;
+                write!(f, "has read the log up to {seen}, {staleness:.0} ms ago")?;
             }
             _ => write!(f, "does not follow the log")?,
         }
@@ -121,12 +121,12 @@ impl Page {
         let base = self
             .admin
             .as_deref()
-            .ok_or("say where a node's page for operators is: --admin or TIDEGATE_ADMIN_URL")?;
+            .ok_or("name a node's operator page with --admin or TIDEGATE_ADMIN_URL")?;
         let url = format!("{}/api/{path}", base.trim_end_matches('/')).parse().ok();
         let is_ours = |url: &Uri| matches!(url.scheme_str(), Some("http" | "https"));
-        let url = url
-            .filter(is_ours)
-            .ok_or_else(|| format!("{base} is no URL of a page: write https://host/path"))?;
+        let url = url.filter(is_ours).ok_or_else(|| {
+            format!("{base} is not the URL of an operator page: write https://host/path")
+        })?;
         self.may_send_token(&url)?;
         let accept = if json { "application/json" } else { "text/plain" };
         let method = if asked.is_some() { Method::POST } else { Method::GET };
@@ -138,15 +138,16 @@ impl Page {
         let request = request.body(Full::from(asked.map(Value::to_string).unwrap_or_default()))?;
         let fetched = tokio::time::timeout(LIMIT, fetch(request)).await;
         let (status, body) = fetched
-            .map_err(|_| format!("{base} did not answer within {LIMIT:?}"))?
-            .map_err(|error| format!("{base} can't be asked: {}", causes(&*error)))?;
+            .map_err(|_| format!("{base} did not respond within {LIMIT:?}"))?
+            .map_err(|error| format!("the request to {base} failed: {}", causes(&*error)))?;
         match status {
             200 => Ok(body),
             401 => {
-                Err(format!("{base} wants a token: --admin-token or TIDEGATE_ADMIN_TOKEN").into())
+                Err(format!("{base} requires a valid token: --admin-token or TIDEGATE_ADMIN_TOKEN")
+                    .into())
             }
-            404 => Err(format!("{base} is not where the page is mounted").into()),
-            _ => Err(format!("{base} answers {status}: {}", reason(&body)).into()),
+            404 => Err(format!("there is no operator page at {base}").into()),
+            _ => Err(format!("{base} responded with status {status}: {}", reason(&body)).into()),
         }
     }
 }
@@ -160,8 +161,8 @@ impl Page {
         }
         let host = url.host().unwrap_or_default();
         let why = format!(
-            "the token would go to {host} over plain http, readable for everybody on the way: use https, or add \
-             --plain-http if the way is safe"
+            "the token would go to {host} over plain http, and anyone on the network path could read it: use https, or \
+             add --plain-http if the network is safe"
         );
         Err(why.into())
     }

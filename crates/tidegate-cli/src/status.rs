@@ -72,7 +72,7 @@ pub(crate) async fn show(
                 report.sound &= node.untracked.is_empty();
                 report.node = Some(node);
             }
-            Err(error) => eprintln!("tidegate: what the node does is not known: {error}"),
+            Err(error) => eprintln!("tidegate: the node's status is unknown: {error}"),
         }
     }
     output.print(&report)?;
@@ -102,7 +102,9 @@ impl Report {
 /// What lets every change of a table be seen.
 pub(crate) fn mend(table: &TableStatus) -> String {
     if let Some(subscription) = table.subscriptions.first() {
-        return format!("cache where the rows are written, or drop subscription {subscription}");
+        return format!(
+            "cache on the server where the rows are written, or drop subscription {subscription}"
+        );
     }
     if !table.foreign_tables.is_empty() {
         return format!("tidegate uninstall {}", table.name);
@@ -147,25 +149,25 @@ impl fmt::Display for Report {
         writeln!(f, "schema version {}{outdated}", self.version)?;
         writeln!(f, "log: {} rows, {} bytes", self.log_rows, self.facts.log_bytes)?;
         if let Some(seconds) = self.warm_start_seconds {
-            writeln!(f, "nodes that were away for less than {seconds} s start warm")?;
+            writeln!(f, "nodes that were down for less than {seconds} s start warm")?;
         }
         if let Some(why) = &self.no_wakeups {
-            writeln!(f, "commits wake nobody: {why}; changes are seen within 100 ms")?;
+            writeln!(f, "commits do not wake nodes: {why}; nodes see changes within 100 ms")?;
         }
         if let Some(why) = &self.no_event_trigger {
             writeln!(
                 f,
-                "schema changes are found by comparing the catalogue once a second: {why}"
+                "nodes detect schema changes by comparing the catalogue once a second: {why}"
             )?;
         }
         for table in &self.row_security {
             writeln!(f, "{table} has row security, which hides changes and makes writes fail")?;
         }
-        writeln!(f, "connections of nodes: {}", self.facts.connections)?;
+        writeln!(f, "connections from nodes: {}", self.facts.connections)?;
         if let Some((seconds, pid)) =
             self.facts.oldest_writer_seconds.zip(self.facts.oldest_writer_pid)
         {
-            writeln!(f, "oldest writing transaction: {seconds:.1} s, process {pid}")?;
+            writeln!(f, "oldest transaction with writes: open for {seconds:.1} s, process {pid}")?;
         }
         self.replicas.iter().try_for_each(|replica| writeln!(f, "{replica}"))?;
         if self.tables.is_empty() {
@@ -179,7 +181,7 @@ impl fmt::Display for Report {
         untracked.try_for_each(|name| {
             write!(
                 f,
-                "\n{name}: read by the service, and not tracked\n    mend: tidegate install {name}"
+                "\n{name}: read by the service, but not tracked\n    fix: tidegate install {name}"
             )
         })
     }
@@ -193,7 +195,7 @@ impl fmt::Display for Standby {
         if let Some(bytes) = self.lag_bytes {
             write!(f, ", {bytes} bytes behind")?;
         }
-        self.lag_seconds.iter().try_for_each(|lag| write!(f, ", replay took {lag:.3} s"))
+        self.lag_seconds.iter().try_for_each(|lag| write!(f, ", replay lag {lag:.3} s"))
     }
 }
 
@@ -204,19 +206,19 @@ impl fmt::Display for Table {
             columns => write!(f, "{}: tracked by {}", self.name, columns.join(", "))?,
         }
         for Trigger { table, event, state } in &self.unsound_triggers {
-            write!(f, "\n  {table}: the trigger on {event} {state}\n    mend: {}", self.mend)?;
+            write!(f, "\n  {table}: the trigger on {event} {state}\n    fix: {}", self.mend)?;
         }
         for subscription in &self.subscriptions {
-            let why = "what it applies fires no trigger, so nothing is cached";
+            let why = "without firing triggers, so reads of the table are not cached";
             write!(
                 f,
-                "\n  subscription {subscription} writes to it: {why}\n    mend: {}",
+                "\n  subscription {subscription} writes to it {why}\n    fix: {}",
                 self.mend
             )?;
         }
         for foreign in &self.foreign_tables {
-            let why = "its server may change it unseen, so nothing is cached";
-            write!(f, "\n  {foreign} is a foreign table: {why}\n    mend: {}", self.mend)?;
+            let why = "its server may change it unnoticed, so reads are not cached";
+            write!(f, "\n  {foreign} is a foreign table: {why}\n    fix: {}", self.mend)?;
         }
         self.warnings.iter().try_for_each(|warning| write!(f, "\n  {warning}"))
     }

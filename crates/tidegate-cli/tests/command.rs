@@ -49,7 +49,7 @@ async fn installs_shows_what_is_wrong_and_mends_it() {
     server.psql("alter table users disable trigger tidegate_update").await.unwrap();
     let (said, code) = tidegate(&url, &["status"]).await;
     assert!(said.contains("the trigger on update is disabled") && code == Some(2), "{said}");
-    assert!(said.contains("mend: tidegate install users:id,org"), "{said}");
+    assert!(said.contains("fix: tidegate install users:id,org"), "{said}");
     assert_eq!(tidegate(&url, &["install", "users:id,org"]).await.1, Some(0));
     server.psql("truncate tidegate.log").await.unwrap();
     assert_eq!(tidegate(&url, &["invalidate", "users", "front page"]).await.1, Some(0));
@@ -205,7 +205,7 @@ async fn the_doctor_finds_what_is_wrong_and_what_is_not() {
         assert_eq!(state(&report, what).0, "good", "{report}");
     }
     let (said, code) = tidegate(&url, &well).await;
-    assert!(said.ends_with("nothing stands in the way\n") && code == Some(0), "{said}");
+    assert!(said.ends_with("no check has failed\n") && code == Some(0), "{said}");
 
     server.psql("drop trigger tidegate_update on users").await.unwrap();
     server.psql("alter database postgres set tidegate.notify = off").await.unwrap();
@@ -302,9 +302,9 @@ async fn a_running_service_says_why_and_what_is_worth_it() {
     let (said, _) = told(&["suggest"]).await;
     assert!(said.contains("1 answers can't be kept: table orgs is not tracked"), "{said}");
     let (said, code) = told(&["status"]).await;
-    assert!(said.contains("orgs: read by the service, and not tracked"), "{said}");
-    assert!(said.contains("has seen the log up to"), "{said}");
-    assert!(said.contains("mend: tidegate install orgs") && code == Some(2), "{said}");
+    assert!(said.contains("orgs: read by the service, but not tracked"), "{said}");
+    assert!(said.contains("has read the log up to"), "{said}");
+    assert!(said.contains("fix: tidegate install orgs") && code == Some(2), "{said}");
     let page = ["--admin", &admin, "--admin-token", "a secret of the test's"];
     let (explained, _) = json(&url, &[&["explain", "/count"][..], &page].concat()).await;
     assert_eq!(explained["reason"], "absent");
@@ -316,16 +316,19 @@ async fn a_running_service_says_why_and_what_is_worth_it() {
     for (page, mend) in [
         (&["suggest"][..], "TIDEGATE_ADMIN_URL"),
         (&["suggest", "--admin", "localhost/x"], "https://host/path"),
-        (&["suggest", "--admin", "http://127.0.0.1:1/"], "can't be asked"),
-        (&["suggest", "--admin", "http://127.0.0.1:1/", "--admin-token", "t"], "can't be asked"),
-        (&["suggest", "--admin", "http://[::1]:1/", "--admin-token", "t"], "can't be asked"),
+        (&["suggest", "--admin", "http://127.0.0.1:1/"], "the request to http"),
+        (
+            &["suggest", "--admin", "http://127.0.0.1:1/", "--admin-token", "t"],
+            "the request to http",
+        ),
+        (&["suggest", "--admin", "http://[::1]:1/", "--admin-token", "t"], "the request to http"),
         (&["suggest", "--admin", "http://node.invalid/", "--admin-token", "t"], "--plain-http"),
-        (&["suggest", "--admin", "http://node.invalid/"], "can't be asked"),
+        (&["suggest", "--admin", "http://node.invalid/"], "the request to http"),
         (
             &["suggest", "--admin", "http://node.invalid/", "--admin-token", "t", "--plain-http"],
-            "can't be asked",
+            "the request to http",
         ),
-        (&["suggest", "--admin", &base], "is not where the page is mounted"),
+        (&["suggest", "--admin", &base], "no operator page at"),
     ] {
         let (said, code) = tidegate(&url, page).await;
         assert!(said.contains(mend) && code == Some(1), "{page:?}: {said}");
@@ -367,7 +370,7 @@ async fn load_is_counted_as_it_was_answered() {
     );
     assert_eq!(found["cache"]["hit_rate"], 1.0, "{found}");
     let (said, _) = tidegate("", &[&load[..], &[kept]].concat()).await;
-    assert!(said.contains("400 answers") && said.contains("hits 400 (100.00 %)"), "{said}");
+    assert!(said.contains("400 responses") && said.contains("hits 400 (100.00 %)"), "{said}");
 }
 
 #[tokio::test]
@@ -388,7 +391,7 @@ async fn load_that_can_not_be_made_is_explained() {
         ("http://127.0.0.1:1/", "nothing listens at 127.0.0.1:1"),
         ("127.0.0.1", "is not a URL"),
         ("https://127.0.0.1/", "TLS is not measured"),
-        (&cut, "closed in the middle of the answer (20)"),
+        (&cut, "closed in the middle of the response (20)"),
     ] {
         let (said, code) = tidegate("", &["bench", "http", "--requests", "20", url]).await;
         assert!(said.contains(why) && code == Some(1), "{url}: {said}");

@@ -1,7 +1,7 @@
 //! `tidegate bench`: what a cache gains, measured on a running service or on recorded accesses.
 //!
-//! Load goes where it is told to, and is bounded in count or time. Every measurement prints what it ran and with
-//! which seed.
+//! Load goes only to the given server, and is bounded by a count or by time. Every measurement prints what it ran, and
+//! its seed.
 
 mod hitrate;
 mod http;
@@ -14,9 +14,9 @@ use super::output::Output;
 /// What to measure.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Bench {
-    /// Asks a running service as fast as it answers, or at a steady rate, and says how fast that was
+    /// Load a running service, as fast as it responds or at a steady rate, and report throughput and latency
     Http(http::Options),
-    /// Replays accesses through the cache, and says how many it answers, and how many of them stale
+    /// Replay accesses through the cache, and report the shares of hits and of stale values
     Hitrate(hitrate::Options),
 }
 

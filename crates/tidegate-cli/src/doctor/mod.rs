@@ -48,7 +48,7 @@ pub(crate) async fn examine(
     let mut checks = postgres::checks(url, &servers).await;
     match &servers.redis {
         Some(url) => checks.extend(redis::checks(url).await),
-        None => checks.push(Check::good("Redis", "none is named, so each node caches for itself")),
+        None => checks.push(Check::good("Redis", "no URL given: each node caches by itself")),
     }
     let sound = checks.iter().all(|check| check.state != State::Bad);
     output.print(&Report { sound, checks })?;
@@ -79,7 +79,8 @@ impl fmt::Display for Report {
         for check in &self.checks {
             writeln!(f, "{check}")?;
         }
-        let end = if self.sound { "nothing stands in the way" } else { "this must be mended" };
+        let end =
+            if self.sound { "no check has failed" } else { "the failed checks must be fixed" };
         write!(f, "{end}")
     }
 }
@@ -92,6 +93,6 @@ impl fmt::Display for Check {
             State::Bad => "BAD ",
         };
         write!(f, "{state} {}: {}", self.what, self.found)?;
-        self.mend.iter().try_for_each(|mend| write!(f, "\n       mend: {mend}"))
+        self.mend.iter().try_for_each(|mend| write!(f, "\n       fix: {mend}"))
     }
 }

@@ -42,7 +42,7 @@ pub(super) async fn checks(url: &str, servers: &Servers) -> Vec<Check> {
         checks.push(of_replica(&db, url).await);
     }
     if servers.replica.is_empty() {
-        checks.push(Check::good("replicas", "none is named, so each miss reads the primary"));
+        checks.push(Check::good("replicas", "no replica is named, so each miss reads the primary"));
     }
     checks
 }
@@ -58,12 +58,12 @@ async fn of_primary(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> 
     let (version, number, wal): (String, i32, String) =
         sqlx::query_as(settings).fetch_one(&mut *conn).await?;
     let primary = match number {
-        ..140_000 => Check::bad("primary", format!("Postgres {version}: 14 or later is needed")),
-        _ => Check::good("primary", format!("Postgres {version}, which takes writes")),
+        ..140_000 => Check::bad("primary", format!("Postgres {version}: 14 or later is required")),
+        _ => Check::good("primary", format!("Postgres {version}, accepts writes")),
     };
     let wal = match wal.as_str() {
-        "minimal" => Check::warning("wal_level", "minimal: no replica can follow")
-            .mend("set wal_level = replica, and restart"),
+        "minimal" => Check::warning("wal_level", "minimal: no replica can follow the primary")
+            .mend("set wal_level = replica, and restart Postgres"),
         _ => Check::good("wal_level", wal),
     };
     let mut checks = vec![primary, wal, of_clock(conn).await?];
@@ -80,10 +80,11 @@ async fn of_primary(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> 
 fn of_schema(status: &Status, checks: &mut Vec<Check>) {
     let version = format!("version {}", status.version);
     checks.push(match status.outdated {
-        true => {
-            Check::bad("schema tidegate", format!("{version}, not as this command installs it"))
-                .mend("tidegate install TABLE...")
-        }
+        true => Check::bad(
+            "schema tidegate",
+            format!("{version}, which differs from what this command installs"),
+        )
+        .mend("tidegate install TABLE..."),
         false => Check::good("schema tidegate", version),
     });
     for table in &status.row_security {
@@ -92,23 +93,24 @@ fn of_schema(status: &Status, checks: &mut Vec<Check>) {
     }
     checks.push(match &status.no_wakeups {
         None => Check::good("wake-ups", "commits wake the listener"),
-        Some(why) => Check::warning("wake-ups", format!("{why}: changes are seen within 100 ms")),
+        Some(why) => Check::warning("wake-ups", format!("{why}: nodes see changes within 100 ms")),
     });
     checks.push(match &status.no_event_trigger {
-        None => Check::good("schema changes", "event triggers note them"),
+        None => Check::good("schema changes", "event triggers record them"),
         // The service works all the same.
         Some(why) => {
-            let found = format!("found by comparing the catalogue once a second: {why}");
+            let found =
+                format!("nodes detect them by comparing the catalogue once a second: {why}");
             Check::good("schema changes", found)
         }
     });
     checks.push(match status.log_rows > MANY_ROWS {
-        true => Check::warning("log", format!("{} rows, which nobody trims", status.log_rows))
+        true => Check::warning("log", format!("{} rows; no node trims it", status.log_rows))
             .mend("run a node of the service: its listener trims the log"),
         false => Check::good("log", format!("{} rows", status.log_rows)),
     });
     if status.tables.is_empty() {
-        let none = Check::warning("tables", "none is tracked, so nothing can be cached");
+        let none = Check::warning("tables", "no table is tracked, so nothing can be cached");
         checks.push(none.mend("tidegate install TABLE..."));
     }
     checks.extend(status.tables.iter().flat_map(of_table));
@@ -117,14 +119,14 @@ fn of_schema(status: &Status, checks: &mut Vec<Check>) {
 fn of_table(table: &TableStatus) -> Vec<Check> {
     let what = format!("table {}", table.name);
     let triggers = if table.is_sound() {
-        Check::good(&what, "every change is noted")
+        Check::good(&what, "every change is recorded")
     } else {
         let found = if !table.subscriptions.is_empty() {
-            "a subscription writes to it, and what it applies fires no trigger"
+            "a subscription writes to it without firing triggers"
         } else if !table.foreign_tables.is_empty() {
-            "it has a foreign table below it, whose server may change it unseen"
+            "a child or partition of it is a foreign table, whose server may change it unnoticed"
         } else {
-            "some triggers are missing, or do not fire always"
+            "some triggers are missing, or do not fire on every change"
         };
         Check::bad(&what, found).mend(mend(table))
     };
@@ -135,10 +137,10 @@ fn of_table(table: &TableStatus) -> Vec<Check> {
 fn of_writers(facts: &Facts) -> Check {
     match facts.oldest_writer_seconds.zip(facts.oldest_writer_pid) {
         Some((seconds, pid)) if seconds > LONG => {
-            let found = format!("process {pid} has been in one transaction for {seconds:.0} s");
-            Check::warning("writers", found).mend("end it: the log can't be trimmed past it")
+            let found = format!("process {pid} has had one transaction open for {seconds:.0} s");
+            Check::warning("writers", found).mend("end it: it keeps the log from being trimmed")
         }
-        _ => Check::good("writers", "no transaction has been writing for long"),
+        _ => Check::good("writers", "no transaction with writes has been open for long"),
     }
 }
 
@@ -148,11 +150,10 @@ async fn of_clock(conn: &mut PgConnection) -> Result<Check, sqlx::Error> {
     let theirs: f64 = sqlx::query_scalar(query).fetch_one(conn).await?;
     let ours = before + began.elapsed().as_secs_f64() / 2.0;
     let apart = ours - theirs;
-    let found = format!("{:.0} ms from the primary's", apart * 1000.0);
+    let found = format!("{:.0} ms from the primary's clock", apart * 1000.0);
     Ok(match apart.abs() > APART.as_secs_f64() + began.elapsed().as_secs_f64() {
-        true => {
-            Check::warning("clock", found).mend("let NTP set the clocks: TTLs are told by them")
-        }
+        true => Check::warning("clock", found)
+            .mend("synchronize the clocks with NTP: TTLs depend on them"),
         false => Check::good("clock", found),
     })
 }

@@ -30,9 +30,11 @@ pub(super) async fn checks(url: &str) -> Vec<Check> {
     }
     times.sort();
     let median = times[ASKS / 2];
-    let found = format!("answers within {:.1} ms (median of {ASKS})", median.as_secs_f64() * 1e3);
+    let found = format!("responds within {:.1} ms (median of {ASKS})", median.as_secs_f64() * 1e3);
     let time = match median > SLOW {
-        true => Check::warning("Redis", found).mend("move it nearer: each miss in memory asks it"),
+        true => {
+            Check::warning("Redis", found).mend("move Redis closer: each miss in memory calls it")
+        }
         false => Check::good("Redis", found),
     };
     [time].into_iter().chain(infos.iter().flat_map(of_server)).collect()
@@ -41,7 +43,9 @@ pub(super) async fn checks(url: &str) -> Vec<Check> {
 fn of_server(info: &RedisInfo) -> Vec<Check> {
     let major = info.version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     let version = match major {
-        Some(..6) => Check::bad("Redis", format!("version {}: 6 or later is needed", info.version)),
+        Some(..6) => {
+            Check::bad("Redis", format!("version {}: 6 or later is required", info.version))
+        }
         _ => Check::good("Redis", format!("version {}", info.version)),
     };
     vec![version, of_memory(info)]
@@ -54,12 +58,12 @@ fn of_memory(info: &RedisInfo) -> Check {
     if info.max_memory == 0 {
         let found = format!("{} bytes used, without a limit", info.used_memory);
         return Check::warning(what, found).mend(
-            "set maxmemory, and maxmemory-policy allkeys-lru: the system kills what takes all",
+            "set maxmemory, and maxmemory-policy allkeys-lru: the system kills a process that takes all memory",
         );
     }
     if policy == "noeviction" {
-        return Check::bad(what, format!("{used}: writes are refused once it is full"))
-            .mend("set maxmemory-policy allkeys-lru (or volatile-lru if others keep data there)");
+        return Check::bad(what, format!("{used}: Redis refuses writes once it is full"))
+            .mend("set maxmemory-policy allkeys-lru (or volatile-lru if others store data there)");
     }
     Check::good(what, used)
 }

@@ -21,31 +21,31 @@ use bounds::{lru, optimal};
 use replay::{By, replay};
 use trace::{Trace, Writes};
 
-/// What is replayed.
+/// The accesses and writes to replay.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// A file of accesses: big-endian numbers of 32 bits, packed by xz or not, as benches/data has one
+    /// File of accesses: big-endian 32-bit numbers, compressed by xz or not; benches/data has an example
     #[arg(long, conflicts_with = "zipf", required_unless_present = "zipf")]
     trace: Option<PathBuf>,
-    /// Accesses by Zipf's law instead, with this exponent, as 0.99
+    /// Draw the accesses by Zipf's law instead, with this exponent, such as 0.99
     #[arg(long)]
     zipf: Option<f64>,
-    /// Keys, by Zipf's law
+    /// Number of keys, with --zipf
     #[arg(long, default_value_t = 100_000)]
     keys: u32,
-    /// Accesses, at most
+    /// Maximum number of accesses
     #[arg(long, default_value_t = 5_000_000)]
     requests: usize,
-    /// Entries that there is room for, in per cent of all keys; several with commas between
+    /// Cache sizes in entries, as percentages of the number of keys; separate several with commas
     #[arg(long, value_delimiter = ',', default_values_t = [1.0, 10.0, 50.0])]
     sizes: Vec<f64>,
-    /// Writes for each access; several with commas between
+    /// Writes per access; separate several with commas
     #[arg(long, value_delimiter = ',', default_values_t = [0.0, 0.01, 0.05])]
     writes: Vec<f64>,
-    /// How long entries last that know of no write, in accesses
+    /// TTL, in accesses, for the variant in which writes invalidate nothing
     #[arg(long, default_value_t = 60_000)]
     ttl: usize,
-    /// Of the accesses by Zipf's law, and of what is written
+    /// Seed for the accesses by Zipf's law, and for the writes
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -112,7 +112,7 @@ fn load(options: &Options) -> Result<Trace, Failure> {
         (None, Some(theta)) if theta.is_finite() && keys > 0 && requests > 0 => {
             Ok(Trace::zipf(theta, keys, requests, options.seed))
         }
-        _ => Err("at least one key and one request are needed, and an exponent".into()),
+        _ => Err("--zipf needs a finite exponent, and at least one key and one request".into()),
     }
 }
 
@@ -157,10 +157,10 @@ impl Line {
 impl Display for Found {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let Self { accesses, keys, seed, ttl, .. } = self;
-        writeln!(f, "{accesses} accesses to {keys} keys; seed {seed}; a TTL of {ttl} accesses")?;
+        writeln!(f, "{accesses} accesses to {keys} keys; seed {seed}; TTL of {ttl} accesses")?;
         writeln!(
             f,
-            "share of the reads that the cache answered, and (of all) how many answers were stale"
+            "share of reads served from the cache; in parentheses, share of all reads that got a stale value"
         )?;
         write!(
             f,

@@ -42,7 +42,7 @@ impl Trace {
         read.map_err(|error| format!("{} is damaged: {error}", path.display()))?;
         let (numbers, rest) = bytes.as_chunks::<4>();
         if numbers.is_empty() || !rest.is_empty() {
-            let what = "is no trace: it must be numbers of four bytes each, packed by xz or not";
+            let what = "is not a trace: it must consist of numbers of four bytes each, compressed by xz or not";
             return Err(format!("{} {what}", path.display()).into());
         }
         Ok(Self::of(
@@ -155,8 +155,8 @@ mod tests {
 
     #[test]
     fn what_is_no_trace_is_refused() {
-        assert!(said(b"").contains("is no trace"));
-        assert!(said(b"12345").contains("is no trace"));
+        assert!(said(b"").contains("is not a trace"));
+        assert!(said(b"12345").contains("is not a trace"));
         assert!(
             said(&[&XZ[..], b"garbage that is no xz stream at all"].concat())
                 .contains("is damaged")

@@ -12,8 +12,8 @@ use crate::Failure;
 
 /// What latency means without a rate.
 const CLOSED: &str =
-    "each connection asks when it has been answered: a stall keeps requests from being sent, so
-latency is less than users would see; give a --rate to see it";
+    "each connection waits for a response before its next request: a stall delays those requests, so the
+measured latency is lower than users would see; measure with --rate to include the delay";
 
 #[derive(Debug, Serialize)]
 pub(super) struct Found {
@@ -99,7 +99,7 @@ impl Found {
 fn unanswered(url: &str, failures: &BTreeMap<&str, u64>) -> String {
     let why: Vec<String> = failures.iter().map(|(why, n)| format!("{why} ({n})")).collect();
     let why = if why.is_empty() { "no request was due".to_owned() } else { why.join(", ") };
-    format!("{url} has answered nothing: {why}")
+    format!("no response from {url}: {why}")
 }
 
 impl Latency {
@@ -137,7 +137,7 @@ impl Display for Found {
         let mib = decimal(self.bytes) / seconds / f64::from(1 << 20);
         writeln!(
             f,
-            "{answers} answers in {seconds:.2} s: {per_second:.0} a second, {mib:.1} MiB/s"
+            "{answers} responses in {seconds:.2} s: {per_second:.0} per second, {mib:.1} MiB/s"
         )?;
         let Latency { p50, p90, p99, p99_9, max } = self.latency_ms;
         writeln!(
@@ -158,10 +158,13 @@ impl Found {
         if *urls > 1 {
             write!(f, " and {} more", urls - 1)?;
         }
-        writeln!(f, ", by {connections} connections on {}", plural(*threads, "thread"))?;
+        writeln!(f, ", over {connections} connections on {}", plural(*threads, "thread"))?;
         match self.rate {
             Some(rate) => {
-                writeln!(f, "{rate} requests a second; latency counts from when each was due")
+                writeln!(
+                    f,
+                    "{rate} requests per second; latency is measured from the time at which each was due"
+                )
             }
             None => writeln!(f, "{CLOSED}"),
         }
@@ -170,7 +173,10 @@ impl Found {
     fn fmt_rest(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         if self.missed > 0 {
             let missed = self.missed;
-            write!(f, "\nmissed    {missed} were due and not sent: all connections waited")?;
+            write!(
+                f,
+                "\nmissed    {missed} were due but not sent, because all connections were busy"
+            )?;
         }
         match self.reopened {
             0 => Ok(()),
@@ -182,12 +188,12 @@ impl Found {
 impl Display for Cache {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         match self.hit_rate {
-            None => write!(f, "no answer has a Cache-Status"),
+            None => write!(f, "no response has a Cache-Status"),
             Some(rate) => {
                 let Self { hits, misses, none, .. } = self;
                 write!(
                     f,
-                    "hits {hits} ({:.2} %); misses {}; says nothing {none}",
+                    "hits {hits} ({:.2} %); misses {}; without Cache-Status {none}",
                     100.0 * rate,
                     listed(misses)
                 )

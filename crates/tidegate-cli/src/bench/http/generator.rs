@@ -40,7 +40,7 @@ pub(super) async fn run(load: &Load, streams: Vec<TcpStream>) -> Result<Tally, F
     let mut all = Tally::new()?;
     for thread in threads {
         let joined = spawn_blocking(|| thread.join()).await?;
-        all.add(&joined.map_err(|_| "a thread that asks has panicked")??)?;
+        all.add(&joined.map_err(|_| "a thread that sends requests has panicked")??)?;
     }
     Ok(all)
 }

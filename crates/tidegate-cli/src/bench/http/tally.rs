@@ -31,10 +31,10 @@ impl Failed {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Connecting => "can't connect",
-            Self::ClosedBefore => "closed before the answer",
-            Self::ClosedMidway => "closed in the middle of the answer",
-            Self::NotHttp => "not an answer of HTTP/1",
-            Self::Unanswered => "not answered",
+            Self::ClosedBefore => "closed before the response",
+            Self::ClosedMidway => "closed in the middle of the response",
+            Self::NotHttp => "not an HTTP/1 response",
+            Self::Unanswered => "no response",
         }
     }
 }

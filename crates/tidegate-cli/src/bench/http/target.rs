@@ -31,9 +31,11 @@ impl Target {
     ) -> Result<Self, Failure> {
         let urls: Vec<Uri> = urls.iter().map(|url| parsed(url)).collect::<Result<_, _>>()?;
         let authorities: Vec<String> = urls.iter().filter_map(authority).collect();
-        let authority = authorities.first().ok_or("there is no URL to ask for")?.clone();
+        let authority = authorities.first().ok_or("there is no URL to request")?.clone();
         if let Some(other) = authorities.iter().find(|other| **other != authority) {
-            return Err(format!("{authority} and {other} are two servers: measure one").into());
+            return Err(
+                format!("{authority} and {other} are two servers: measure one at a time").into()
+            );
         }
         let fields = fields(&authority, headers)?;
         let paths = match paths {
@@ -60,7 +62,7 @@ impl Target {
         let server = &self.authority;
         match error.kind() {
             std::io::ErrorKind::ConnectionRefused => format!("nothing listens at {server}"),
-            _ => format!("{server} can't be connected to: {error}"),
+            _ => format!("can't connect to {server}: {error}"),
         }
     }
 
@@ -78,13 +80,14 @@ pub(super) async fn open(address: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 fn parsed(url: &str) -> Result<Uri, Failure> {
-    let wrong = || format!("{url} is not a URL as http://host:port/path");
+    let wrong = || format!("{url} is not a URL of the form http://host:port/path");
     let uri: Uri = url.parse().map_err(|_| wrong())?;
     match uri.scheme_str() {
         Some("http") => Ok(uri),
-        Some("https") => {
-            Err(format!("{url}: TLS is not measured here, ask behind it by http://").into())
-        }
+        Some("https") => Err(format!(
+            "{url}: TLS is not measured here; use an http:// URL of the server behind it"
+        )
+        .into()),
         _ => Err(wrong().into()),
     }
 }
@@ -120,7 +123,7 @@ fn fields(authority: &str, headers: &[String]) -> Result<String, Failure> {
 }
 
 fn field(header: &str) -> Result<(HeaderName, HeaderValue), Failure> {
-    let wrong = || format!("`{header}` is not a header as \"Name: value\"");
+    let wrong = || format!("`{header}` is not a header of the form \"Name: value\"");
     let (name, value) = header.split_once(':').ok_or_else(wrong)?;
     let value = HeaderValue::from_str(value.trim()).map_err(|_| wrong())?;
     Ok((name.trim().parse().map_err(|_| wrong())?, value))
