@@ -27,7 +27,7 @@ const BYTES: usize = 16 << 20;
 /// Where a node's page for operators is.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Page {
-    /// URL of a node's operator page, as https://host/path
+    /// URL of a node's operator page, as `https://host/path`
     #[arg(long, value_name = "URL", env = "TIDEGATE_ADMIN_URL")]
     admin: Option<String>,
     /// Token for the operator page
