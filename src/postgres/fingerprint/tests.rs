@@ -175,6 +175,45 @@ async fn where_event_triggers_note_changes_the_fingerprint_is_of_what_they_can_t
     }
 }
 
+/// A view is read with the rights of its owner, and a role that inherits nothing can become another.
+#[tokio::test]
+async fn settings_count_of_each_role_that_can_read_what_may_be_cached() {
+    for noted in [false, true] {
+        let mut bed = Bed::new(noted).await;
+        bed.psql(ROLES).await;
+        let mut last = bed.now().await;
+        for role in ["of_view", "of_column", "becomes", "becomes_in_turn", "reads_all"] {
+            bed.psql(&format!("alter role {role} set search_path = away")).await;
+            let now = bed.now().await;
+            assert_ne!(now, last, "{noted}: {role}");
+            last = now;
+        }
+        let url = bed.server.url().replace("postgres@", "unknown_here@");
+        let mut stranger = PgConnection::connect(&url).await.unwrap();
+        for sql in [
+            "alter role unknown_here set search_path = away",
+            "create temp table own (id int); create temp view over_own as select id from own",
+            "create temp view over_kept as select id from kept",
+            "alter role unknown_here set search_path = public",
+        ] {
+            sqlx::raw_sql(sql).execute(&mut stranger).await.unwrap();
+            assert_eq!(bed.now().await, last, "{noted}: {sql}");
+        }
+        bed.psql("alter role member set search_path = away").await;
+        assert_eq!(bed.now().await, last, "{noted}: it can read nothing");
+    }
+}
+
+const ROLES: &str = "create role reader; grant select on t to reader;
+    create role of_view login; grant select on kept to of_view;
+    create role of_column login; grant select (v) on t to of_column;
+    create role becomes login noinherit; grant reader to becomes;
+    create role between noinherit; grant reader to between;
+    create role becomes_in_turn login noinherit; grant between to becomes_in_turn;
+    create role reads_all login noinherit; grant pg_read_all_data to reads_all;
+    create role harmless; create role member login; grant harmless to member;
+    create view of_no_table as select 1 as one; grant select on of_no_table to public";
+
 #[tokio::test]
 async fn an_idle_server_s_catalogue_is_not_read_again() {
     let mut bed = Bed::new(false).await;
