@@ -106,6 +106,9 @@ async fn the_fingerprint_follows_the_catalog_and_not_the_data() {
         "alter table parts detach partition part1",
         "alter role visitor set datestyle = 'German'",
         "alter database postgres set timezone = 'UTC'",
+        // As SECURITY LABEL does, for which an extension is needed.
+        "set allow_system_table_mods = on;
+         insert into pg_seclabel values ('t'::regclass, 'pg_class'::regclass, 2, 'x', 'masked')",
         "alter schema public rename to private",
     ] {
         bed.psql(change).await;
