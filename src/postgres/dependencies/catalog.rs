@@ -10,6 +10,7 @@
 mod bodies;
 mod functions;
 mod operators;
+mod printed;
 mod relations;
 mod stable;
 mod tables;
@@ -120,6 +121,7 @@ impl Search<'_> {
             let relations = relations::named(self.conn, &references.relations).await?;
             self.relations(relations, &mut texts).await?;
         }
+        printed::judge(self.conn, &self.parts).await?;
         self.reads_clock |= operators::judge(self.conn, &self.parts).await?;
         Ok(())
     }

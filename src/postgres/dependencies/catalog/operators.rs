@@ -86,7 +86,7 @@ where wanted::oid in (select type from occurring) or wanted::oid in (select oid 
 pub(super) struct Parts {
     pub(super) relations: BTreeSet<i64>,
     pub(super) functions: BTreeSet<i64>,
-    words: BTreeSet<String>,
+    pub(super) words: BTreeSet<String>,
     operators: BTreeSet<String>,
 }
 
