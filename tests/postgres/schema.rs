@@ -323,6 +323,27 @@ async fn the_search_path_of_a_role_that_reads_only_views_is_followed() {
     }
 }
 
+/// What a role has no right to use is left out of its search path.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_a_role_may_use_from_now_on_is_found_on_its_search_path() {
+    let setup = "create table a (v text); insert into a values ('a');
+        create table b (v text); insert into b values ('b');
+        create schema one create view shown as select v from public.a;
+        create schema two create view shown as select v from public.b;
+        create role api login; alter role api set search_path = two, one;
+        grant usage on schema one to api; grant select on one.shown, two.shown to api";
+    for noted in [false, true] {
+        let tracked = Triggers::new().table("a").table("b");
+        let world = World::of_role("api", noted, setup, tracked, &["select v from shown"]).await;
+        assert_eq!(world.warm(0).await, "a");
+        world.psql("grant usage on schema two to api").await;
+        world.becomes(0, "b", "the other view").await;
+        assert_eq!(world.warm(0).await, "b");
+        world.psql("update b set v = 'c'").await;
+        world.becomes(0, "c", "its table has changed").await;
+    }
+}
+
 /// What a change that is never noticed waits for in vain.
 async fn next(changes: &mut Changes) -> Change {
     tokio::time::timeout(Duration::from_mins(1), changes.next()).await.unwrap().unwrap()

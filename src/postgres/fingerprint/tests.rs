@@ -150,7 +150,12 @@ async fn what_was_changed_and_changed_back_is_another_fingerprint() {
 async fn where_event_triggers_note_changes_the_fingerprint_is_of_what_they_can_t_note() {
     let mut bed = Bed::new(true).await;
     let mut last = bed.now().await;
-    for quiet in ["alter table t add column w int", "grant usage on schema away to visitor"] {
+    for quiet in [
+        "alter table t add column w int",
+        "grant select on t to unknown_here",
+        // A warning says that nothing was granted.
+        "set role unknown_here; grant usage on schema public to visitor",
+    ] {
         bed.psql(quiet).await;
         assert_eq!(bed.now().await, last, "{quiet}");
     }
@@ -167,6 +172,8 @@ async fn where_event_triggers_note_changes_the_fingerprint_is_of_what_they_can_t
     for change in [
         "alter role visitor set datestyle = 'German'",
         "alter role all set datestyle = 'ISO'",
+        "grant usage on schema away to visitor",
+        "revoke usage on schema away from visitor",
         "alter event trigger tidegate_ddl disable; alter event trigger tidegate_ddl enable always",
         "alter event trigger tidegate_drop enable",
         "alter table t add column x int",

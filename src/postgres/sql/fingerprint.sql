@@ -1,5 +1,5 @@
 -- What no event trigger can note of the schema: the event triggers themselves, partitions that are being detached, which
--- takes two transactions, and settings that connections begin with.
+-- takes two transactions, rights on schemas, and settings that connections begin with.
 --
 -- $1: the snapshot at the last look. If none has ended since, all is as it was, and nothing is read.
 with latest as materialized (
@@ -27,6 +27,11 @@ parts (part) as (
     union all
     select hashtextextended('subscription '::text || srsubid::text || ' '::text || srrelid::text, 0::int8)
     from pg_subscription_rel
+    union all
+    -- A search path leaves out schemas that the role may not use. Their rights count and not their rows, which who may use
+    -- a schema can write anew by a GRANT that grants nothing.
+    select hashtextextended('schema '::text || oid::text || ' '::text || nspacl::text, 0::int8) from pg_namespace
+    where nspname !~ '^pg_'::text and nspacl is not null
     union all
     -- Any role may set its own, so only those count that can read what may be cached, or can become a role that can: SET
     -- ROLE leaves the settings as they are.
