@@ -6,8 +6,9 @@
 //! not found so: an object that came and went, and row security that was on for that long.
 //!
 //! Left out are temporary objects, which any role may make, and what no result shows: rights, comments, indexes and
-//! statistics. TRUNCATE, GRANT, ANALYZE and VACUUM of tables do not change the number. Without event triggers GRANT on
-//! other things than tables does: it writes the row of a column, function, type or schema anew.
+//! statistics. Rights on schemas count, since a role's search path depends on them. TRUNCATE, GRANT, ANALYZE and VACUUM of
+//! tables do not change the number. Without event triggers GRANT on other things than tables does: it writes the row of a
+//! column, function, type or schema anew.
 
 use std::time::Duration;
 

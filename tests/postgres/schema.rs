@@ -38,6 +38,17 @@ impl World {
         tracked: Triggers,
         queries: &[&'static str],
     ) -> Self {
+        Self::of_role("postgres", noted, setup, tracked, queries).await
+    }
+
+    /// One that reads as this role.
+    async fn of_role(
+        role: &str,
+        noted: bool,
+        setup: &str,
+        tracked: Triggers,
+        queries: &[&'static str],
+    ) -> Self {
         let server = Postgres::start().await.unwrap();
         server.psql(setup).await.unwrap();
         let mut conn = PgConnection::connect(&server.url()).await.unwrap();
@@ -47,7 +58,8 @@ impl World {
             server.psql(drop).await.unwrap();
         }
         let (line, listen) = proxy(&server).await;
-        let options = DatabaseOptions::new(server.url()).listen_url(listen);
+        let url = server.url().replace("postgres@", &format!("{role}@"));
+        let options = DatabaseOptions::new(url).listen_url(listen);
         let db = options.connect().await.unwrap();
         let cache = Cache::new(Memory::new(16 << 20));
         Listener::spawn(&db, &cache).await.unwrap();
@@ -287,6 +299,48 @@ async fn temporary_objects_and_rights_and_maintenance_make_nothing_invalid() {
             world.psql(sql).await;
             assert!(next(&mut changes).await.all, "{noted}: {sql}");
         }
+    }
+}
+
+/// It has no right to the tables, and what its connections begin with is no change of the schema.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_search_path_of_a_role_that_reads_only_views_is_followed() {
+    let setup = "create table a (v text); insert into a values ('a');
+        create table b (v text); insert into b values ('b');
+        create schema one create view shown as select v from public.a;
+        create schema two create view shown as select v from public.b;
+        create role api login; alter role api set search_path = one;
+        grant usage on schema one, two to api; grant select on one.shown, two.shown to api";
+    for noted in [false, true] {
+        let tracked = Triggers::new().table("a").table("b");
+        let world = World::of_role("api", noted, setup, tracked, &["select v from shown"]).await;
+        assert_eq!(world.warm(0).await, "a");
+        world.psql("alter role api set search_path = two").await;
+        world.becomes(0, "b", "the other view").await;
+        assert_eq!(world.warm(0).await, "b");
+        world.psql("update b set v = 'c'").await;
+        world.becomes(0, "c", "its table has changed").await;
+    }
+}
+
+/// What a role has no right to use is left out of its search path.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_a_role_may_use_from_now_on_is_found_on_its_search_path() {
+    let setup = "create table a (v text); insert into a values ('a');
+        create table b (v text); insert into b values ('b');
+        create schema one create view shown as select v from public.a;
+        create schema two create view shown as select v from public.b;
+        create role api login; alter role api set search_path = two, one;
+        grant usage on schema one to api; grant select on one.shown, two.shown to api";
+    for noted in [false, true] {
+        let tracked = Triggers::new().table("a").table("b");
+        let world = World::of_role("api", noted, setup, tracked, &["select v from shown"]).await;
+        assert_eq!(world.warm(0).await, "a");
+        world.psql("grant usage on schema two to api").await;
+        world.becomes(0, "b", "the other view").await;
+        assert_eq!(world.warm(0).await, "b");
+        world.psql("update b set v = 'c'").await;
+        world.becomes(0, "c", "its table has changed").await;
     }
 }
 

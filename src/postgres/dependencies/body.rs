@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::check::Words;
+use super::clock::mentions_clock;
 use super::lex::{Token, lex};
-use super::parse::{Analysis, analyze, attributes, operators};
+use super::parse::{Analysis, analyze, operators};
 use super::walk::Found;
 
 /// Words that end a list of FROM, in SQL or in PL/pgSQL.
@@ -32,46 +33,91 @@ const ENDS: &[&str] = &[
 /// Words that begin a query within parentheses; any other there is a relation's name.
 const QUERIES: &[&str] = &["select", "values", "with", "table"];
 
-/// What a body may call, without schemas and types, which its text does not tell for sure.
+/// What a body may call, without types, which its text does not tell for sure.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Calls {
-    /// Names before a parenthesis.
-    pub(super) functions: BTreeSet<String>,
-    /// Names after a dot, which may be those of functions of one argument.
-    pub(super) attributes: BTreeSet<String>,
+    pub(super) functions: BTreeSet<Call>,
     /// Runs of operator characters.
     pub(super) operators: BTreeSet<String>,
+    /// Whether it may ask for the time of day.
+    pub(super) reads_clock: bool,
 }
 
-/// What a body calls; `None` if it reads a relation, or may.
+/// A name in a body that may be a call.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Call {
+    pub(super) name: String,
+    /// The schema, if there is one before the name.
+    pub(super) schema: Option<String>,
+    pub(super) arguments: usize,
+    /// Whether it is a name after a dot without a parenthesis: a function of one argument, or a column.
+    pub(super) is_attribute: bool,
+}
+
+/// What a body calls; `None` if it reads a relation or the connection, or may.
 ///
 /// A text that Postgres would run as one query is read as such. Of any other the words must do, by which a CTE
 /// counts as a relation.
 pub(super) fn calls(body: &str) -> Option<Calls> {
     let tokens = lex(body).ok()?;
+    let found = Found::default();
+    let words = Words::new(&tokens, &found);
     let reads = match analyze(body) {
         Analysis::Read(references) => !references.relations.is_empty(),
-        Analysis::Other(_) => names_a_relation(&tokens),
+        Analysis::Other(_) => names_a_relation(&tokens, &words),
     };
+    let reads = reads || (0..tokens.len()).any(|at| words.is_of_server(at));
     (!reads).then(|| Calls {
         functions: called(&tokens),
-        attributes: attributes(&tokens, |_| true),
         operators: operators(&tokens),
+        reads_clock: mentions_clock(body),
     })
 }
 
-fn called(tokens: &[Token]) -> BTreeSet<String> {
-    let call = |pair: &[Token]| match pair {
-        [Token::Word { text, .. }, Token::Mark('(')] => Some(text.clone()),
+fn called(tokens: &[Token]) -> BTreeSet<Call> {
+    let mut calls = BTreeSet::new();
+    // The open brackets, and how many commas there were in each.
+    let mut open: Vec<(usize, usize)> = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        match token {
+            Token::Mark('(' | '[') => open.push((at, 0)),
+            Token::Mark(')' | ']') => {
+                calls.extend(open.pop().and_then(|(from, commas)| call(tokens, from, at, commas)));
+            }
+            Token::Mark(',') => open.last_mut().into_iter().for_each(|(_, commas)| *commas += 1),
+            Token::Mark('.') => calls.extend(attribute(tokens, at)),
+            _ => {}
+        }
+    }
+    // Such a body can't run, or is not understood.
+    calls.extend(
+        open.into_iter().filter_map(|(from, commas)| call(tokens, from, tokens.len(), commas)),
+    );
+    calls
+}
+
+/// The call whose arguments are between these two brackets.
+fn call(tokens: &[Token], from: usize, to: usize, commas: usize) -> Option<Call> {
+    let at = from.checked_sub(1).filter(|_| tokens[from] == Token::Mark('('))?;
+    let Token::Word { text, .. } = &tokens[at] else { return None };
+    let schema = match &tokens[..at] {
+        [.., Token::Word { text, .. }, Token::Mark('.')] => Some(text.clone()),
         _ => None,
     };
-    tokens.windows(2).filter_map(call).collect()
+    let arguments = if to == from + 1 { 0 } else { commas + 1 };
+    Some(Call { name: text.clone(), schema, arguments, is_attribute: false })
+}
+
+/// What the name after this dot calls, if it is no column's.
+fn attribute(tokens: &[Token], dot: usize) -> Option<Call> {
+    let Some(Token::Word { text, .. }) = tokens.get(dot + 1) else { return None };
+    let is_called = tokens.get(dot + 2) == Some(&Token::Mark('('));
+    let call = Call { name: text.clone(), schema: None, arguments: 1, is_attribute: true };
+    (!is_called).then_some(call)
 }
 
 /// Whether any name stands where a relation does.
-fn names_a_relation(tokens: &[Token]) -> bool {
-    let found = Found::default();
-    let words = Words::new(tokens, &found);
+fn names_a_relation(tokens: &[Token], words: &Words<'_>) -> bool {
     // For each open parenthesis, the keyword before it and whether a list of FROM goes on in it.
     let mut open: Vec<(Option<&str>, bool)> = vec![(None, false)];
     let mut item = false;
@@ -129,6 +175,10 @@ mod tests {
             "begin x := y is distinct from (select z from t); end",
             "begin delete from t; end",
             "begin return U&'x'; end",
+            "select current_user::text",
+            "begin return session_user; end",
+            "select $1::regrole::text",
+            "begin return cast($1 as \"regclass\"); end",
         ] {
             assert_eq!(calls(body), None, "{body}");
         }
@@ -151,10 +201,40 @@ mod tests {
                 "b d from values",
             ),
             ("begin return 'select * from t'; -- from t\n end", ""),
+            ("begin return xmin + new.user; end", ""),
         ] {
-            let names = |calls: Calls| calls.functions.into_iter().collect::<Vec<_>>().join(" ");
-            let names = calls(body).map(names);
+            let name = |call: Call| (!call.is_attribute).then_some(call.name);
+            let names = calls(body)
+                .map(|calls| calls.functions.into_iter().filter_map(name).collect::<BTreeSet<_>>());
+            let names = names.map(|names| names.into_iter().collect::<Vec<_>>().join(" "));
             assert_eq!(names.as_deref(), Some(called), "{body}");
         }
+    }
+
+    #[test]
+    fn a_call_is_told_by_its_schema_and_the_number_of_its_arguments() {
+        let shown = |body: &str| -> Vec<String> {
+            let shown = |call: Call| match (call.is_attribute, call.schema) {
+                (true, _) => format!(".{}", call.name),
+                (false, Some(schema)) => format!("{schema}.{}/{}", call.name, call.arguments),
+                (false, None) => format!("{}/{}", call.name, call.arguments),
+            };
+            calls(body)
+                .map(|calls| calls.functions.into_iter().map(shown).collect())
+                .unwrap_or_default()
+        };
+        assert_eq!(
+            shown("select f(), g(1), h(a[1, 2], i(1, (2), 3))"),
+            ["f/0", "g/1", "h/2", "i/3"]
+        );
+        assert_eq!(shown("begin return s.f(new.id, ($1).g); end"), ["s.f/2", ".g", ".id"]);
+        assert_eq!(shown("begin return f(1, 2"), ["f/2"]);
+    }
+
+    #[test]
+    fn a_body_may_ask_for_the_time_of_day() {
+        let asks = |body| calls(body).is_some_and(|calls| calls.reads_clock);
+        assert!(asks("select current_date") && asks("begin return 'today'::date; end"));
+        assert!(!asks("select $1 * 2"));
     }
 }

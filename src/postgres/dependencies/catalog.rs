@@ -10,6 +10,7 @@
 mod bodies;
 mod functions;
 mod operators;
+mod printed;
 mod relations;
 mod stable;
 mod tables;
@@ -56,8 +57,8 @@ pub(crate) async fn resolve(
     Ok(resolve_with_clock(conn, references).await?.0)
 }
 
-/// Finds what `references` stand for on this connection, and whether the time of day is among what a view or a default
-/// brings in. It runs statements of its own, so the
+/// Finds what `references` stand for on this connection, and whether the time of day is among what a view, a default
+/// or the body of a function brings in. It runs statements of its own, so the
 /// connection had better not be in a transaction that has failed.
 ///
 /// # Errors
@@ -104,7 +105,7 @@ struct Search<'a> {
     /// Topmost tables, by oid.
     tables: BTreeMap<i64, Table>,
     parts: Parts,
-    /// A view, or the default of an argument, may ask for the time of day.
+    /// A view, the default of an argument or the body of a function may ask for the time of day.
     reads_clock: bool,
 }
 
@@ -120,7 +121,9 @@ impl Search<'_> {
             let relations = relations::named(self.conn, &references.relations).await?;
             self.relations(relations, &mut texts).await?;
         }
-        operators::judge(self.conn, &self.parts).await
+        printed::judge(self.conn, &self.parts).await?;
+        self.reads_clock |= operators::judge(self.conn, &self.parts).await?;
+        Ok(())
     }
 
     async fn functions(
@@ -142,7 +145,8 @@ impl Search<'_> {
                 texts.push(read(&format!("select {defaults}"))?);
             }
         }
-        bodies::check(self.conn, &found).await
+        self.reads_clock |= bodies::check(self.conn, &found).await?;
+        Ok(())
     }
 
     async fn relations(

@@ -121,8 +121,8 @@ const SESSION: &[&str] = &[
     "current_catalog",
 ];
 
-/// Types whose values are names in the catalogue, and columns that no trigger watches.
-const SYSTEM: &[&str] = &[
+/// Types whose values are names in the catalogue.
+const TYPES: &[&str] = &[
     "regclass",
     "regproc",
     "regprocedure",
@@ -132,12 +132,10 @@ const SYSTEM: &[&str] = &[
     "regrole",
     "regnamespace",
     "regcollation",
-    "ctid",
-    "xmin",
-    "xmax",
-    "cmin",
-    "cmax",
 ];
+
+/// Columns that no trigger watches.
+const COLUMNS: &[&str] = &["ctid", "xmin", "xmax", "cmin", "cmax"];
 
 /// Calls whose own grammar has a FROM that is followed by a value.
 const FROM_INSIDE: &[&str] = &["extract", "substring", "trim", "overlay"];
@@ -197,16 +195,30 @@ impl<'a> Words<'a> {
         }
     }
 
+    /// Whether the word here is a property of the connection, or a type whose values are names in the catalogue.
+    pub(super) fn is_of_server(&self, at: usize) -> bool {
+        self.is_of_session(at) || self.is_word(at, TYPES)
+    }
+
     fn system_word(&self, at: usize) -> Result<(), Unfit> {
-        let Token::Word { text, quoted } = &self.tokens[at] else { return Ok(()) };
-        let label = self.before(at) == Some(&Token::Mark('.')) || self.keyword_before(at, &["as"]);
-        if !quoted && !label && SESSION.contains(&text.as_str()) {
+        let Token::Word { text, .. } = &self.tokens[at] else { return Ok(()) };
+        if self.is_of_session(at) {
             return Err(Unfit::SessionDependent(text.clone()));
         }
-        if SYSTEM.contains(&text.as_str()) {
+        if self.is_word(at, TYPES) || self.is_word(at, COLUMNS) {
             return Err(Unfit::System(text.clone()));
         }
         Ok(())
+    }
+
+    fn is_of_session(&self, at: usize) -> bool {
+        let label = self.before(at) == Some(&Token::Mark('.')) || self.keyword_before(at, &["as"]);
+        !label && self.keyword(at).is_some_and(|word| SESSION.contains(&word))
+    }
+
+    /// Whether the word here, in quotes or not, is one of these.
+    fn is_word(&self, at: usize, among: &[&str]) -> bool {
+        matches!(self.get(at), Some(Token::Word { text, .. }) if among.contains(&text.as_str()))
     }
 
     fn is_known_call(&self, at: usize) -> bool {

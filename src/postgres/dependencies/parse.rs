@@ -183,10 +183,7 @@ fn is_word(token: Option<&Parsed>, among: &[&str]) -> bool {
 }
 
 /// The names after a dot, of those that follow what is asked for.
-pub(super) fn attributes(
-    tokens: &[Token],
-    follows: impl Fn(Option<&Token>) -> bool,
-) -> BTreeSet<String> {
+fn attributes(tokens: &[Token], follows: impl Fn(Option<&Token>) -> bool) -> BTreeSet<String> {
     let dots = (0..tokens.len()).filter(|&at| tokens[at] == Token::Mark('.'));
     let name = |at: usize| match tokens.get(at + 1) {
         Some(Token::Word { text, .. }) => Some(text.clone()),

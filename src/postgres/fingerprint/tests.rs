@@ -106,6 +106,9 @@ async fn the_fingerprint_follows_the_catalog_and_not_the_data() {
         "alter table parts detach partition part1",
         "alter role visitor set datestyle = 'German'",
         "alter database postgres set timezone = 'UTC'",
+        // As SECURITY LABEL does, for which an extension is needed.
+        "set allow_system_table_mods = on;
+         insert into pg_seclabel values ('t'::regclass, 'pg_class'::regclass, 2, 'x', 'masked')",
         "alter schema public rename to private",
     ] {
         bed.psql(change).await;
@@ -147,7 +150,12 @@ async fn what_was_changed_and_changed_back_is_another_fingerprint() {
 async fn where_event_triggers_note_changes_the_fingerprint_is_of_what_they_can_t_note() {
     let mut bed = Bed::new(true).await;
     let mut last = bed.now().await;
-    for quiet in ["alter table t add column w int", "grant usage on schema away to visitor"] {
+    for quiet in [
+        "alter table t add column w int",
+        "grant select on t to unknown_here",
+        // A warning says that nothing was granted.
+        "set role unknown_here; grant usage on schema public to visitor",
+    ] {
         bed.psql(quiet).await;
         assert_eq!(bed.now().await, last, "{quiet}");
     }
@@ -164,6 +172,8 @@ async fn where_event_triggers_note_changes_the_fingerprint_is_of_what_they_can_t
     for change in [
         "alter role visitor set datestyle = 'German'",
         "alter role all set datestyle = 'ISO'",
+        "grant usage on schema away to visitor",
+        "revoke usage on schema away from visitor",
         "alter event trigger tidegate_ddl disable; alter event trigger tidegate_ddl enable always",
         "alter event trigger tidegate_drop enable",
         "alter table t add column x int",
@@ -174,6 +184,45 @@ async fn where_event_triggers_note_changes_the_fingerprint_is_of_what_they_can_t
         last = now;
     }
 }
+
+/// A view is read with the rights of its owner, and a role that inherits nothing can become another.
+#[tokio::test]
+async fn settings_count_of_each_role_that_can_read_what_may_be_cached() {
+    for noted in [false, true] {
+        let mut bed = Bed::new(noted).await;
+        bed.psql(ROLES).await;
+        let mut last = bed.now().await;
+        for role in ["of_view", "of_column", "becomes", "becomes_in_turn", "reads_all"] {
+            bed.psql(&format!("alter role {role} set search_path = away")).await;
+            let now = bed.now().await;
+            assert_ne!(now, last, "{noted}: {role}");
+            last = now;
+        }
+        let url = bed.server.url().replace("postgres@", "unknown_here@");
+        let mut stranger = PgConnection::connect(&url).await.unwrap();
+        for sql in [
+            "alter role unknown_here set search_path = away",
+            "create temp table own (id int); create temp view over_own as select id from own",
+            "create temp view over_kept as select id from kept",
+            "alter role unknown_here set search_path = public",
+        ] {
+            sqlx::raw_sql(sql).execute(&mut stranger).await.unwrap();
+            assert_eq!(bed.now().await, last, "{noted}: {sql}");
+        }
+        bed.psql("alter role member set search_path = away").await;
+        assert_eq!(bed.now().await, last, "{noted}: it can read nothing");
+    }
+}
+
+const ROLES: &str = "create role reader; grant select on t to reader;
+    create role of_view login; grant select on kept to of_view;
+    create role of_column login; grant select (v) on t to of_column;
+    create role becomes login noinherit; grant reader to becomes;
+    create role between noinherit; grant reader to between;
+    create role becomes_in_turn login noinherit; grant between to becomes_in_turn;
+    create role reads_all login noinherit; grant pg_read_all_data to reads_all;
+    create role harmless; create role member login; grant harmless to member;
+    create view of_no_table as select 1 as one; grant select on of_no_table to public";
 
 #[tokio::test]
 async fn an_idle_server_s_catalogue_is_not_read_again() {

@@ -74,6 +74,10 @@ rows (catalogue, object, part, age) as (
             where c.oid = mapcfg and c.cfgnamespace in (select oid from temporary))
     union all
     select 22, srrelid, srsubid::int8::int4, 0 from pg_subscription_rel
+    union all
+    -- By which an extension may let a role see other values.
+    select 23, objoid, objsubid, age(xmin) from pg_seclabel
+        where classoid = 'pg_class'::regclass::oid and objoid = any (array(select oid from relations))
 ),
 parts (part) as (
     select hashint8extended(object::int8 * 4294967296

@@ -1,9 +1,21 @@
 -- What no event trigger can note of the schema: the event triggers themselves, partitions that are being detached, which
--- takes two transactions, and settings that connections begin with.
+-- takes two transactions, rights on schemas, and settings that connections begin with.
 --
 -- $1: the snapshot at the last look. If none has ended since, all is as it was, and nothing is read.
 with latest as materialized (
     select pg_current_snapshot()::text as snapshot
+),
+-- What results can be cached of: tracked tables, and views of tables, which are read with the rights of their owners. Any
+-- role may create temporary ones, and may read a view that is of no table, as extensions have them.
+readable (relation) as materialized (
+    select tgrelid from pg_trigger
+    where tgname = 'tidegate_insert' and (select relpersistence <> 't' from pg_class where oid = tgrelid)
+    union all
+    select ev_class from pg_rewrite w
+    where w.oid >= '16384'::oid and (select relkind = 'v' and relpersistence <> 't' from pg_class where oid = ev_class)
+        and exists (select from pg_depend
+            where classid = 'pg_rewrite'::regclass::oid and objid = w.oid and refclassid = 'pg_class'::regclass::oid
+                and refobjid >= '16384'::oid and refobjid <> ev_class)
 ),
 parts (part) as (
     select hashtextextended('trigger '::text || oid::text || ' '::text || xmin::text, 0::int8) from pg_event_trigger
@@ -16,12 +28,23 @@ parts (part) as (
     select hashtextextended('subscription '::text || srsubid::text || ' '::text || srrelid::text, 0::int8)
     from pg_subscription_rel
     union all
-    -- Any role may set its own, so only those count that can read what may be cached.
+    -- A search path leaves out schemas that the role may not use. Their rights count and not their rows, which who may use
+    -- a schema can write anew by a GRANT that grants nothing.
+    select hashtextextended('schema '::text || oid::text || ' '::text || nspacl::text, 0::int8) from pg_namespace
+    where nspname !~ '^pg_'::text and nspacl is not null
+    union all
+    -- Any role may set its own, so only those count that can read what may be cached, or can become a role that can: SET
+    -- ROLE leaves the settings as they are.
     select hashtextextended('setting '::text || setdatabase::text || ' '::text || setrole::text || ' '::text
-        || xmin::text, 0::int8) from pg_db_role_setting s
+        || xmin::text, 0::int8) from pg_db_role_setting
     where setdatabase in ('0'::oid, (select oid from pg_database where datname = current_database()))
-        and (setrole = '0'::oid or exists (select from pg_trigger
-            where tgname = 'tidegate_insert' and has_any_column_privilege(setrole, tgrelid, 'select'::text)))
+        and (setrole = '0'::oid or exists (
+            with recursive roles (role) as (
+                select setrole
+                union
+                select m.roleid from pg_auth_members m join roles on m.member = role
+            )
+            select from roles cross join readable where has_any_column_privilege(role, relation, 'select'::text)))
 )
 select snapshot, tidegate.no_event_trigger() is null as noted,
     case when snapshot is distinct from $1::text then (select coalesce(bit_xor(part), 0::int8) from parts) end as unnoted

@@ -48,6 +48,20 @@ async fn a_transaction_that_changes_the_schema_is_noted_once_and_with_it() {
         ("grant usage on schema public to public; grant usage on type mood to public", "0"),
         ("comment on table users is 'x'; comment on type mood is 'x'", "0"),
         ("create index on users (org); reindex table users; drop index users_org_idx", "0"),
+        // It renames what else has a name, too.
+        ("alter index users rename to people", "1"),
+        ("alter index people rename to users", "1"),
+        ("create view seen as select id from users", "1"),
+        ("alter index seen rename to shown", "1"),
+        ("drop view shown", "1"),
+        (
+            "create index on users (org); alter index users_org_idx rename to x; alter table x rename to y; drop index y",
+            "0",
+        ),
+        (
+            "create publication p for table users; alter publication p set table users; drop publication p",
+            "0",
+        ),
         ("create statistics st on id, org from users; drop statistics st", "0"),
         ("alter default privileges grant select on tables to public", "0"),
         (

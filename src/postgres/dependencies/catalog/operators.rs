@@ -86,7 +86,7 @@ where wanted::oid in (select type from occurring) or wanted::oid in (select oid 
 pub(super) struct Parts {
     pub(super) relations: BTreeSet<i64>,
     pub(super) functions: BTreeSet<i64>,
-    words: BTreeSet<String>,
+    pub(super) words: BTreeSet<String>,
     operators: BTreeSet<String>,
 }
 
@@ -121,13 +121,14 @@ pub(super) async fn settings(conn: &mut PgConnection) -> Result<(), Stop> {
 /// A row of what [`SUSPECTS`] finds: name, whether it is an operator, whether its function is unsafe, the function, types.
 type Suspect = (String, bool, bool, i64, Vec<i64>);
 
-/// Refuses operators and casts that run what isn't trusted, where the statement can have values of their types.
-pub(super) async fn judge(conn: &mut PgConnection, parts: &Parts) -> Result<(), Stop> {
+/// Refuses operators and casts that run what isn't trusted, where the statement can have values of their types. Returns
+/// whether one may ask for the time of day.
+pub(super) async fn judge(conn: &mut PgConnection, parts: &Parts) -> Result<bool, Stop> {
     let suspects: Vec<Suspect> = sqlx::query_as(SUSPECTS).fetch_all(&mut *conn).await?;
     let used = |(name, is_operator, ..): &Suspect| !is_operator || parts.may_use(name);
     let suspects: Vec<_> = suspects.into_iter().filter(used).collect();
     if suspects.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let types = suspects.iter().flat_map(|(.., types)| types.iter().copied()).collect();
     let occurring = occurring(conn, parts, types).await?;

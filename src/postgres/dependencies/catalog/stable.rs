@@ -1,8 +1,8 @@
 //! Functions of Postgres' own that are stable and harmless.
 
-/// Those whose answer depends on their arguments, the time, and settings that a pool shares, with the types of
-/// their arguments: another function of such a name may read the server, as `age(xid)` does. The others read the
-/// catalogue or the connection. All that any version from 14 to 18 has under these names, as its catalogue
+/// Those whose answer depends on their arguments, the time, settings that a pool shares, and the labels of enums, whose
+/// changes are noticed as changes of the schema. With the types of their arguments: another function of such a name may
+/// read the server, as `age(xid)` does. The others read the catalogue or the connection. All that any version from 14 to 18 has under these names, as its catalogue
 /// writes them.
 pub(super) const STABLE: &[&str] = &[
     "age(timestamp with time zone)",
@@ -22,6 +22,10 @@ pub(super) const STABLE: &[&str] = &[
     "date_subtract(timestamp with time zone, interval)",
     "date_trunc(text, timestamp with time zone)",
     "date_trunc(text, timestamp with time zone, text)",
+    "enum_first(anyenum)",
+    "enum_last(anyenum)",
+    "enum_range(anyenum)",
+    "enum_range(anyenum, anyenum)",
     "extract(text, timestamp with time zone)",
     "format(text)",
     "format(text, \"any\")",

@@ -1,6 +1,9 @@
 //! Functions that read tables though their names or declarations don't tell.
 
 use super::server::Server;
+use super::text::read;
+use crate::postgres::dependencies::Dependencies;
+use crate::postgres::dependencies::catalog::resolve_with_clock;
 
 #[tokio::test]
 async fn an_overload_that_reads_the_server_is_not_taken_for_another_of_its_name() {
@@ -206,6 +209,107 @@ async fn a_function_of_a_value_after_a_dot_is_looked_at() {
         .await;
     server.run("create view priced as select (item).price from a").await;
     server.assert_all(&[("table priced", "!stable-function")]).await;
+}
+
+const CALLERS: &str = "
+create table a (id int, name text, born date, at timestamptz); select track('a');
+create extension pgcrypto; create schema app;
+create function app.version() returns text immutable language sql as $$ select '1'::text $$;
+create function nextval(a) returns int immutable return 1;
+create function tenant() returns int immutable language sql as $$ select current_setting('app.tenant')::int $$;
+create function tenant_or_none() returns int immutable language plpgsql
+    as $$ begin return pg_catalog.current_setting('app.tenant', true)::int; end $$;
+create function chance() returns float8 immutable language sql as 'select random()';
+create function chance_in_turn() returns float8 immutable language plpgsql as 'begin return chance() + 1; end';
+create function watch() returns timestamptz immutable language plpgsql as 'begin return clock_timestamp(); end';
+create function next_one(text) returns bigint immutable language sql as 'select ($1).nextval';
+create function next_of(text) returns bigint immutable language sql as 'select nextval($1)';
+create function server() returns text immutable language sql as 'select version()';
+create function salt() returns bytea immutable language sql as 'select gen_random_bytes(8)';
+create function who() returns text immutable language sql as 'select current_user::text';
+create function place() returns text immutable language plpgsql as 'begin return current_schema; end';
+create function role_name(oid) returns text immutable language sql as 'select $1::regrole::text';
+create function atomic_role_name(oid) returns text immutable return $1::regrole::text;
+create function atomic_rights(text) returns text immutable return $1::aclitem[]::text;
+create function atomic_default(oid) returns text immutable return acldefault('r', $1)::text;
+create function label(text) returns text immutable language sql as $$ select app.version() || lower($1) $$;
+create function written(timestamp, numeric) returns text immutable language sql
+    as $$ select format('%s %s', to_char($1, 'YYYY'), concat(to_char($2, '9.9'), date_trunc('day', $1))) $$;
+create function words(text) returns tsvector immutable language sql as $$ select to_tsvector('english', $1) $$;
+create function own_words(text) returns tsvector immutable language sql as $$ select to_tsvector($1) $$;
+create function list(text[]) returns text immutable language sql as $$ select array_to_string($1, ',') $$;
+create function cut(text) returns text immutable language plpgsql
+    as $$ begin return substring($1 from 2 for position('x' in $1)) || overlay($1 placing 'y' from 1); end $$;
+create function hashed(text) returns text immutable language sql as $$ select encode(digest($1, 'sha1'), 'hex') $$;
+create function years(date) returns int immutable language sql as $$ select extract(year from age($1))::int $$;
+create type mood as enum ('sad', 'glad');
+create function moods() returns mood[] immutable language sql as 'select enum_range(null::mood)';
+create function box_width(xmin float8, xmax float8) returns float8 immutable language plpgsql
+    as 'begin return xmax - xmin; end';
+";
+
+/// A text tells neither the types of arguments nor, without a schema, whose function is meant.
+#[tokio::test]
+async fn functions_of_the_system_s_in_the_text_of_a_body_are_looked_at() {
+    let mut server = Server::start(CALLERS).await;
+    server
+        .assert_all(&[
+            ("select tenant() from a", "!reading-function"),
+            ("select tenant_or_none() from a", "!reading-function"),
+            ("select chance() from a", "!reading-function"),
+            ("select chance_in_turn() from a", "!reading-function"),
+            ("select watch() from a", "!reading-function"),
+            ("select next_one(name) from a", "!reading-function"),
+            ("select next_of(name) from a", "!reading-function"),
+            ("select server() from a", "!reading-function"),
+            ("select salt() from a", "!reading-function"),
+            ("select who() from a", "!reading-function"),
+            ("select place() from a", "!reading-function"),
+            ("select role_name(1) from a", "!reading-function"),
+            ("select atomic_role_name(1) from a", "!reading-function"),
+            ("select atomic_rights(name) from a", "!reading-function"),
+            ("select atomic_default(1) from a", "!reading-function"),
+            ("select label(name) from a", "a"),
+            ("select written(at::timestamp, id) from a", "a"),
+            ("select words(name), own_words(name) from a", "a"),
+            ("select list(array[name]), cut(name), hashed(name) from a", "a"),
+            ("select years(born), box_width(1, 2), moods() from a", "a"),
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn a_body_that_asks_for_the_time_of_day_is_noticed() {
+    let mut server = Server::start(
+        "create table a (id int, at timestamptz, born date); select track('a');
+         create function today() returns date immutable language sql as 'select current_date';
+         create function in_turn() returns date immutable language plpgsql as 'begin return today(); end';
+         create function atomic() returns timestamptz immutable return now();
+         create function of_atomic() returns timestamptz immutable begin atomic select atomic(); end;
+         create function years(date) returns int immutable language sql as 'select extract(year from age($1))::int';
+         create function is_past(timestamptz, int) returns bool immutable language sql as 'select $1 < now()';
+         create operator <% (leftarg = timestamptz, rightarg = int, function = is_past);
+         create view seen as select today() as day from a;
+         create function twice(int) returns int immutable language sql as 'select $1 * 2';",
+    )
+    .await;
+    for (sql, reads_clock) in [
+        ("select today() from a", true),
+        ("select in_turn() from a", true),
+        ("select atomic() from a", true),
+        ("select of_atomic() from a", true),
+        ("select years(born) from a", true),
+        ("select at <% 1 from a", true),
+        ("table seen", true),
+        ("select twice(id) from a", false),
+    ] {
+        let found = resolve_with_clock(&mut server.conn, &read(sql)).await.expect("response");
+        assert!(
+            matches!(&found.0, Dependencies::Tables(tables) if tables.len() == 1),
+            "{sql}: {found:?}"
+        );
+        assert_eq!(found.1, reads_clock, "{sql}");
+    }
 }
 
 const HIDDEN_READERS: &str = "

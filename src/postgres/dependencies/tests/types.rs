@@ -65,6 +65,52 @@ async fn a_cast_or_operator_that_is_not_trusted_counts_where_its_types_occur() {
         .await;
 }
 
+/// A role's or an index's new name changes the text of a value that is stored as a number.
+#[tokio::test]
+async fn a_value_that_is_written_as_a_name_of_the_catalogue_is_refused() {
+    let setup = "
+        create domain actor as regrole;
+        create type act as (by actor, at int);
+        create type acts as range (subtype = actor);
+        create table plain (id int primary key, n name, o oid);
+        create table configured (id int primary key, c regconfig, t regtype, p regprocedure);
+        create table roles (id int, by regrole);
+        create table indexes (id int, of regclass);
+        create table rights (id int, acl aclitem[]);
+        create table domains (id int, by actor);
+        create table nested (id int, acts act[]);
+        create table ranges (id int, acts acts);
+        create view seen as select id from roles;
+        create function acted(int) returns actor immutable language plpgsql as 'begin return $1; end';
+        create function found(int, out by actor, out n int) immutable language plpgsql as 'begin n := 1; end';";
+    let mut server = Server::start(setup).await;
+    let refused = ["roles", "indexes", "rights", "domains", "nested", "ranges"];
+    for table in refused.iter().chain(&["plain", "configured"]) {
+        server.run(&format!("select track('{table}')")).await;
+    }
+    for table in refused {
+        server.assert_all(&[(&format!("select id from {table}"), "!system-catalog")]).await;
+    }
+    server
+        .assert_all(&[
+            ("select id from seen", "!system-catalog"),
+            ("select acted(id) from plain", "!system-catalog"),
+            ("select n from plain, found(1)", "!system-catalog"),
+            ("select o::actor from plain", "!system-catalog"),
+            ("select '{10}'::_regrole from plain", "!system-catalog"),
+            ("select '{postgres=r/postgres}'::aclitem[] from plain", "!system-catalog"),
+            ("select acldefault('r', o) from plain", "!system-catalog"),
+            ("select id, n, o from plain", "plain"),
+            ("select * from configured", "configured"),
+        ])
+        .await;
+    let Dependencies::Unfit(unfit) = server.resolve("select id from domains").await else {
+        panic!()
+    };
+    let text = "type regrole (domains.by) belongs to the system and changes without a trigger";
+    assert_eq!(unfit.to_string(), text);
+}
+
 /// Such as one that was given this collation after triggers were made for it.
 #[tokio::test]
 async fn a_column_in_which_other_texts_are_equal_distinguishes_no_rows() {

@@ -1,0 +1,72 @@
+//! What the texts of bodies call by name, whichever function of that name is meant.
+
+use std::collections::BTreeSet;
+
+use super::Body;
+use crate::postgres::dependencies::Unfit;
+use crate::postgres::dependencies::body::{Call, Calls};
+use crate::postgres::dependencies::catalog::operators::UNSEEN;
+
+/// What texts call by name. Any text may use the operators of [`UNSEEN`].
+#[derive(Default)]
+pub(super) struct Texts {
+    /// Each call, with the name of the function that makes it.
+    calls: BTreeSet<(Call, String)>,
+    pub(super) operators: Vec<String>,
+    /// Whether one may ask for the time of day.
+    pub(super) reads_clock: bool,
+}
+
+impl Texts {
+    /// Adds what the text of a body calls, if it has one.
+    pub(super) fn add(&mut self, body: &Body, calls: Option<Calls>) {
+        let Some(calls) = calls else { return };
+        self.calls.extend(calls.functions.into_iter().map(|call| (call, body.full_name())));
+        self.operators.extend(calls.operators);
+        self.operators.extend(UNSEEN.iter().map(|&operator| operator.to_owned()));
+        self.reads_clock |= calls.reads_clock;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.operators.is_empty()
+    }
+
+    /// The names that are called, before a parenthesis or after a dot.
+    pub(super) fn names(&self, after_dot: bool) -> Vec<&str> {
+        let calls = self.calls.iter().filter(|(call, _)| call.is_attribute == after_dot);
+        calls.map(|(call, _)| call.name.as_str()).collect()
+    }
+
+    /// Refuses a call if no function that it can mean is harmless, or none of the system's: these come first on the search
+    /// path. The types of its arguments, by which some could be ruled out, are not known.
+    pub(super) fn judge(&self, bodies: &[Body]) -> Result<(), Unfit> {
+        for (call, caller) in &self.calls {
+            let meant = || bodies.iter().filter(|body| body.is_meant_by(call));
+            if are_harmful(meant()) || are_harmful(meant().filter(|body| body.is_own())) {
+                return Err(Unfit::ReadingFunction(caller.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether there are any and all of them may read something.
+fn are_harmful<'a>(bodies: impl Iterator<Item = &'a Body>) -> bool {
+    let mut bodies = bodies.peekable();
+    bodies.peek().is_some() && bodies.all(|body| !body.is_harmless_by_name())
+}
+
+impl Body {
+    fn is_meant_by(&self, call: &Call) -> bool {
+        let takes = i16::try_from(call.arguments)
+            .is_ok_and(|number| (self.least..=self.most).contains(&number));
+        takes
+            && self.name == call.name
+            && call.schema.as_ref().is_none_or(|schema| *schema == self.schema)
+    }
+
+    /// As [`Body::is_harmless`], where what its body shows is looked at as well.
+    fn is_harmless_by_name(&self) -> bool {
+        self.is_harmless() || (!self.is_own() && self.is_shown())
+    }
+}
