@@ -53,6 +53,17 @@ impl ExpiringLock {
     }
 }
 
+impl ExpiringGuard {
+    /// Holds the lock for at most `limit` from now on. `false` if another task has taken it.
+    pub(crate) fn extend(&self, limit: Duration) -> bool {
+        let mut state = self.lock.state();
+        if state.taken == self.number {
+            state.until = Some(now() + limit);
+        }
+        state.taken == self.number
+    }
+}
+
 impl Drop for ExpiringGuard {
     fn drop(&mut self) {
         let mut state = self.lock.state();
@@ -76,7 +87,9 @@ mod tests {
         let held = lock.try_lock(LIMIT).unwrap();
         assert_eq!(lock.try_lock(LIMIT).unwrap_err(), LIMIT);
         drop(held);
-        let _held = lock.try_lock(LIMIT).unwrap();
+        let held = lock.try_lock(LIMIT).unwrap();
+        advance(LIMIT / 2).await;
+        assert!(held.extend(LIMIT));
         advance(LIMIT / 2).await;
         assert_eq!(lock.try_lock(LIMIT).unwrap_err(), LIMIT / 2);
         advance(LIMIT / 2).await;
@@ -88,7 +101,8 @@ mod tests {
         let lock = ExpiringLock::default();
         let late = lock.try_lock(LIMIT).unwrap();
         advance(LIMIT).await;
-        let _held = lock.try_lock(LIMIT).unwrap();
+        let held = lock.try_lock(LIMIT).unwrap();
+        assert!(!late.extend(LIMIT) && held.extend(LIMIT));
         drop(late);
         assert!(lock.try_lock(LIMIT).is_err());
     }
