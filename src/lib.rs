@@ -49,6 +49,7 @@ mod broken;
 mod cache;
 mod clock;
 mod entry;
+mod expiring;
 #[cfg(all(test, tidegate_shuttle))]
 mod interleaved;
 #[cfg(feature = "__internals")]

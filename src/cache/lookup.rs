@@ -10,7 +10,7 @@ use super::lead::Lead;
 use super::permit::{Permit, Permitted};
 use super::policy::Policy;
 use super::protocol::must_see;
-use super::record::{EndedStrays, Needs, Record, Stray};
+use super::record::{Arrival, EndedStrays, Needs, Record, Stray};
 use super::refresh::{Use, decide};
 use super::template::PolicyTag;
 use super::terms::Limits;
@@ -43,6 +43,8 @@ pub(crate) struct Ask {
     pub(crate) is_request: bool,
     /// Reads and lookups in no scope that had ended when it was asked; as of the lookup where that is not said.
     pub(crate) strays: Option<EndedStrays>,
+    /// When the call began that this is one lookup of; with the lookup where that is not said.
+    pub(crate) arrival: Option<Arrival>,
 }
 
 /// What came of a lookup.

@@ -92,7 +92,8 @@ impl Cache {
         let stray = Stray::lookup();
         let wanted = wanted(ids, |id| self.own_key(key(id)), policy);
         let policy = policy.settings().clone();
-        let ask = Ask::of_value(stray.as_ref());
+        let mut ask = Ask::of_value(stray.as_ref());
+        ask.arrival = self.arrival(&ask);
         let mut search = Many { cache: self, policy, ask, found: HashMap::new() };
         let (missing, late) = search.look(wanted).await;
         search.load(missing, &load).await?;

@@ -25,7 +25,7 @@ use crate::clock::Instant;
 use crate::entry::{Epoch, Position, Tag};
 use crate::sync::{Mutex, MutexGuard};
 use crate::traffic::Traffic;
-pub(crate) use requirement::{DatabaseId, Needs, Requirement, Write};
+pub(crate) use requirement::{Arrival, DatabaseId, Needs, Requirement, Write};
 pub(crate) use scope::{Kind, Scope};
 use scope::{requirement_of, strays_of};
 pub(crate) use stray::{EndedStrays, Stray};

@@ -14,7 +14,7 @@ use super::executor::{Reader, Writer};
 use super::lag::Lag;
 use super::log::{self, DatabaseIdentity};
 use super::monitor::Monitor;
-use super::peers::{self, OwnWrites};
+use super::peers;
 use super::sample::At;
 use super::server::{Limits, Role, Server};
 use super::server_status::ServerStatus;
@@ -204,7 +204,7 @@ pub(crate) struct Inner {
     pub(crate) identity: DatabaseIdentity,
     pub(crate) lag: Arc<Lag>,
     /// What code in no scope has written, for code in no scope.
-    pub(super) own_writes: OwnWrites,
+    pub(super) own_writes: Arc<Requirement>,
     _watch: Monitor,
     replicas: RwLock<Vec<Replica>>,
     pub(crate) limits: Limits,
@@ -302,26 +302,22 @@ impl Database {
     /// What reads in the present scope must see; in none, what the process has written in none.
     pub(crate) fn requirement(&self) -> Arc<Requirement> {
         let of_scope = Record::current().and_then(|record| record.requirement().cloned());
-        of_scope.unwrap_or_else(|| self.inner.own_writes.requirement.clone())
+        of_scope.unwrap_or_else(|| self.inner.own_writes.clone())
     }
 
     /// Observes a position past what the process has written in no scope, so that replicas may serve its reads again.
-    /// In the background, and one at a time.
+    /// In the background, unless one is being observed.
     pub(crate) fn observe_own_writes(&self) {
         if self.servers().is_empty() {
             return;
         }
-        let Ok(turn) = self.inner.own_writes.observing.clone().try_acquire_owned() else { return };
         let own = &self.inner.own_writes;
-        own.requirement.take_back(|| own.are_pools_idle());
-        if !own.requirement.can_be_observed(self.id()) {
-            return;
-        }
+        own.take_back(|| peers::are_pools_idle(own));
+        let Some(observation) = own.try_observe(self.id()) else { return };
         let db = self.clone();
         spawn(async move {
             // A failure is made good by the next.
-            let _ = db.inner.own_writes.requirement.observe(db.id(), db.observe()).await;
-            drop(turn);
+            let _ = db.inner.own_writes.finish(db.id(), observation, db.observe()).await;
         });
     }
 

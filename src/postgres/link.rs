@@ -55,7 +55,7 @@ impl Log for Link {
     }
 
     fn own_writes(&self) -> Option<&Arc<Requirement>> {
-        Some(&self.db.inner.own_writes.requirement)
+        Some(&self.db.inner.own_writes)
     }
 
     fn connections(&self) -> Option<usize> {

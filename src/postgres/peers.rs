@@ -2,26 +2,16 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::Semaphore;
-
 use super::database::Inner;
 use super::log::DatabaseIdentity;
 use crate::cache::Requirement;
 
 static ALL: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
 
-/// What code in no scope has written to one database.
-#[derive(Clone)]
-pub(super) struct OwnWrites {
-    pub(super) requirement: Arc<Requirement>,
-    /// Held by who observes how far the primary is past that.
-    pub(super) observing: Arc<Semaphore>,
-}
-
 /// Makes a `Database` that shares what is written in no scope with those of the same database.
 pub(super) fn join(
     identity: DatabaseIdentity,
-    make: impl FnOnce(OwnWrites) -> Inner,
+    make: impl FnOnce(Arc<Requirement>) -> Inner,
 ) -> Arc<Inner> {
     let mut all = all();
     all.retain(|one| one.strong_count() > 0);
@@ -29,23 +19,16 @@ pub(super) fn join(
     let peer = others.find(|other| other.identity == identity);
     let own = peer.map(|peer| peer.own_writes.clone());
     drop(others);
-    let inner = Arc::new(make(own.unwrap_or_else(OwnWrites::new)));
+    let inner = Arc::new(make(own.unwrap_or_else(|| Arc::new(Requirement::of_process()))));
     all.push(Arc::downgrade(&inner));
     inner
 }
 
-impl OwnWrites {
-    fn new() -> Self {
-        let requirement = Arc::new(Requirement::of_process());
-        Self { requirement, observing: Arc::new(Semaphore::new(1)) }
-    }
-
-    /// Whether no connection is in use by which any of those who share this could write.
-    pub(super) fn are_pools_idle(&self) -> bool {
-        let shares = |one: &Arc<Inner>| Arc::ptr_eq(&one.own_writes.requirement, &self.requirement);
-        let of_these = all().iter().filter_map(Weak::upgrade).filter(shares).collect::<Vec<_>>();
-        of_these.iter().all(|one| one.primary.is_idle())
-    }
+/// Whether no connection is in use by which any of those could write that share what is written in no scope.
+pub(super) fn are_pools_idle(own_writes: &Arc<Requirement>) -> bool {
+    let shares = |one: &Arc<Inner>| Arc::ptr_eq(&one.own_writes, own_writes);
+    let of_these = all().iter().filter_map(Weak::upgrade).filter(shares).collect::<Vec<_>>();
+    of_these.iter().all(|one| one.primary.is_idle())
 }
 
 fn all() -> MutexGuard<'static, Vec<Weak<Inner>>> {

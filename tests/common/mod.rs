@@ -55,3 +55,27 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
     }
     panic!("never came true: {what}");
 }
+
+/// Runs a future to its end on a runtime whose tasks do not run any more from then on, until it is dropped.
+pub(crate) fn standing_still<T: Send>(
+    future: impl Future<Output = T> + Send,
+) -> (T, StandingStill) {
+    let run = || {
+        let builder = &mut tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().build().unwrap();
+        let output = runtime.block_on(future);
+        (output, StandingStill(Some(runtime)))
+    };
+    std::thread::scope(|scope| scope.spawn(run).join().unwrap())
+}
+
+/// A runtime that nobody drives.
+pub(crate) struct StandingStill(Option<tokio::runtime::Runtime>);
+
+impl Drop for StandingStill {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,19 +1,24 @@
 //! Who writes and then reads finds what it wrote, by whatever means, with a replica that has stopped.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, Request};
 use axum::routing::any;
+use futures_util::future::join_all;
+use futures_util::poll;
 use sqlx::PgPool;
 use tidegate::{
     Cache, CacheLayer, Database, Key, Listener, Memory, Policy, Record, Sessions, ValuePolicy,
 };
 use tidegate_testing::Postgres;
+use tokio::sync::Semaphore;
 
-use super::common::{ask, eventually, read, send};
+use super::common::{ask, eventually, read, send, standing_still};
 use super::world::{TTL, options, primary};
 
 /// Ways to write a name.
@@ -336,4 +341,160 @@ async fn a_function_that_writes_is_called_for_a_session_behind_a_proxy() {
         let response = send(&app, write).await;
         token.insert("tidegate-position", response.headers()["tidegate-position"].clone());
     }
+}
+
+/// Users in memory, in a cache that follows a server which logs each statement.
+struct Users {
+    server: Postgres,
+    db: Database,
+    cache: Cache,
+    loaded: AtomicUsize,
+}
+
+const USERS: i32 = 500;
+
+impl Users {
+    async fn start() -> Arc<Self> {
+        let server = primary(&[("log_statement", "all")]).await;
+        let more = "insert into users select i, 'user ' || i from generate_series(3, 500) i";
+        server.psql(more).await.unwrap();
+        let db = options(&server).connections(2).connect().await.unwrap();
+        let cache = Cache::new(Memory::new(16 << 20));
+        Listener::spawn(&db, &cache).await.unwrap();
+        Arc::new(Self { server, db, cache, loaded: AtomicUsize::new(0) })
+    }
+
+    /// The names of these users, and how many were loaded.
+    async fn names(&self, ids: impl IntoIterator<Item = i32>) -> (HashMap<i32, String>, usize) {
+        let before = self.loaded.load(Ordering::SeqCst);
+        let load = async |ids: Vec<i32>| {
+            self.loaded.fetch_add(ids.len(), Ordering::SeqCst);
+            let query = sqlx::query_as("select id, name from users where id = any ($1)").bind(ids);
+            let rows: Vec<(i32, String)> = query.fetch_all(self.db.reader()).await?;
+            Ok::<_, sqlx::Error>(rows.into_iter().collect())
+        };
+        let names = self.cache.get_many(ids, user, &by_row(), load).await.unwrap();
+        (names, self.loaded.load(Ordering::SeqCst) - before)
+    }
+
+    async fn rename(&self, name: &str) {
+        let update = sqlx::query("update users set name = $1 where id = 1").bind(name.to_owned());
+        update.execute(self.db.writer()).await.unwrap();
+    }
+
+    /// How often the server was asked for its position, by whomever.
+    fn asked(&self) -> usize {
+        self.server.log().matches("It runs on connections of the application's").count()
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "ids of any size are passed so")]
+fn user(id: &i32) -> Key {
+    Key::new("user").part(id.to_string()).finish()
+}
+
+fn by_row() -> ValuePolicy {
+    let policy = ValuePolicy::ttl(TTL).jitter(0.0).early_refresh(0.0).wait(TTL);
+    policy.tag("users:id={id}").build().unwrap()
+}
+
+/// Each of two new connections is asked once as well, and so is the primary after two rounds of lookups at most.
+const FEW: usize = 4;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_values_after_a_write_need_one_position() {
+    let users = Users::start().await;
+    let all = async || users.names(1..=USERS).await;
+    Record::detached(all()).await;
+    for how in ["written", "open", "no scope"] {
+        let before = users.asked();
+        let work = async {
+            let mut transaction = None;
+            if how == "open" {
+                transaction = Some(users.db.begin().await.unwrap());
+            }
+            users.rename(how).await;
+            let (names, loaded) = all().await;
+            assert_eq!((names.len(), loaded), (500, 1), "{how}");
+            assert_eq!(names[&1], how);
+            drop(transaction);
+        };
+        match how {
+            "no scope" => work.await,
+            _ => Record::detached(work).await,
+        }
+        let asked = users.asked() - before;
+        assert!(asked <= FEW, "{how}: the primary was asked {asked} times");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_at_the_same_time_after_a_write_share_positions() {
+    let users = Users::start().await;
+    Record::detached(users.names(1..=USERS)).await;
+    let before = users.asked();
+    Record::detached(async {
+        let _transaction = users.db.begin().await.unwrap();
+        let policy = by_row();
+        let one = async |id: i32| {
+            let load = async || Err::<String, _>("it is in memory");
+            users.cache.get_or_load(&user(&id), &policy.for_id(id), load).await.unwrap()
+        };
+        let all = join_all((1..=USERS).map(one)).await;
+        assert_eq!(all[6], "user 7");
+    })
+    .await;
+    let asked = users.asked() - before;
+    assert!(asked <= FEW, "the primary was asked {asked} times");
+}
+
+/// Each of them is looked up again once it is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_another_request_computes_need_no_position_each() {
+    let users = Users::start().await;
+    let (gate, begun) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let computing = tokio::spawn(Record::detached({
+        let (users, gate, begun) = (users.clone(), gate.clone(), begun.clone());
+        async move {
+            let load = async |ids: Vec<i32>| {
+                begun.add_permits(1);
+                gate.acquire().await.unwrap().forget();
+                let query = sqlx::query_as("select id, name from users where id = any ($1)");
+                let rows: Vec<(i32, String)> = query.bind(ids).fetch_all(users.db.reader()).await?;
+                Ok::<_, sqlx::Error>(rows.into_iter().collect::<HashMap<_, _>>())
+            };
+            users.cache.get_many(1..=USERS, user, &by_row(), load).await.unwrap().len()
+        }
+    }));
+    begun.acquire().await.unwrap().forget();
+    let before = users.asked();
+    Record::detached(async {
+        let _transaction = users.db.begin().await.unwrap();
+        let opened = async {
+            eventually("a position was asked for", async || users.asked() > before).await;
+            gate.add_permits(1);
+        };
+        let ((names, loaded), ()) = tokio::join!(users.names(1..=USERS), opened);
+        assert_eq!((names.len(), loaded), (500, 0));
+    })
+    .await;
+    assert_eq!(computing.await.unwrap(), 500);
+    let asked = users.asked() - before;
+    assert!(asked <= FEW, "the primary was asked {asked} times");
+}
+
+/// Settings are often read, and jobs are often run, by a runtime of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_serve_again_though_the_runtime_that_was_to_observe_stands_still() {
+    let (primary, replica) = servers().await;
+    let bed = Bed::on(&primary, &replica).await;
+    bed.write("writer", "in no scope").await;
+    let read = async { poll!(Box::pin(bed.read("reader"))).is_pending() };
+    let (waits, _runtime) = standing_still(read);
+    assert!(waits, "for a connection");
+    let ports = "select inet_server_port()";
+    let of_replica = i32::from(replica.port());
+    let port =
+        async || sqlx::query_scalar::<_, i32>(ports).fetch_one(bed.db.reader()).await.unwrap();
+    eventually("the replica serves again", async || port().await == of_replica).await;
 }

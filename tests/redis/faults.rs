@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::standing_still;
+use futures_util::poll;
 use redis::{Cmd, cmd};
 use tidegate::internals::{encode, entry};
 use tidegate::{Entry, Guard, Key, Redis, RedisOptions, Store, StoreError};
@@ -231,6 +233,40 @@ async fn a_connection_is_looked_for_though_the_runtime_that_began_to_has_ended()
     server.restart().await.unwrap();
     eventually("it is used", async || put(&store, "two").await.is_ok()).await.unwrap();
     assert!(has(&store, "two").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_looked_for_though_the_runtime_that_began_to_stands_still() {
+    let mut server = RedisServer::start().await.unwrap();
+    server.kill().await.unwrap();
+    let connecting = async {
+        let store = Redis::connect(server.url()).await.unwrap();
+        assert!(put(&store, "one").await.is_err());
+        store
+    };
+    let (store, _runtime) = standing_still(connecting);
+    server.restart().await.unwrap();
+    eventually("it is used", async || put(&store, "two").await.is_ok()).await.unwrap();
+    assert!(has(&store, "two").await);
+}
+
+/// A request that is dropped without a reply counts against its connection, wherever it is dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_may_be_dropped_where_there_is_no_runtime() {
+    let server = RedisServer::start().await.unwrap();
+    let store = RedisOptions::new(server.url()).connections(1).connect().await.unwrap();
+    server.pause().unwrap();
+    let keys = ["a", "b", "c"].map(key);
+    let mut requests: Vec<_> = keys.iter().map(|key| store.remove(key)).collect();
+    for request in &mut requests {
+        assert!(poll!(request).is_pending());
+    }
+    // As long as it takes for a request to count as slow.
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let dropped = std::thread::scope(|scope| scope.spawn(|| drop(requests)).join());
+    assert!(dropped.is_ok());
+    server.resume().unwrap();
+    eventually("it is used again", async || put(&store, "a").await.is_ok()).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,15 +1,18 @@
 //! Reads of Redis that come together.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use crate::common::calls;
+use crate::common::{calls, standing_still};
 use futures_util::future::join_all;
 use futures_util::poll;
 use redis::{Cmd, cmd};
 use tidegate::internals::{encode, entry};
 use tidegate::{Entry, Key, Redis, Store, StoreError};
 use tidegate_testing::RedisServer;
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
+use tokio::time::timeout;
 
 const READS: usize = 100;
 
@@ -107,11 +110,11 @@ async fn who_leaves_takes_nobody_along() {
         })
         .collect();
     for _ in 0..20 {
-        tokio::task::yield_now().await;
+        yield_now().await;
     }
     reads.remove(0).abort();
     reads.remove(1).abort();
-    tokio::task::yield_now().await;
+    yield_now().await;
     server.resume().unwrap();
     assert_eq!(reads.remove(0).await.unwrap().unwrap().unwrap(), "1");
 }
@@ -121,7 +124,7 @@ async fn a_runtime_that_ends_leaves_others_to_read() {
     let (_server, redis) = filled().await;
     let elsewhere = redis.clone();
     let ended = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let begun = async { poll!(Box::pin(body(&elsewhere, 0))).is_pending() };
         runtime.block_on(begun)
     });
@@ -134,4 +137,49 @@ async fn a_server_that_dies_is_an_error_for_each() {
     let (mut server, redis) = filled().await;
     server.kill().await.unwrap();
     assert!(all(&redis).await.iter().all(Result::is_err));
+}
+
+/// Longer than anything here takes that comes to its end.
+const NEVER: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_stands_still_leaves_others_to_read() {
+    let (_server, redis) = filled().await;
+    let begun = async { poll!(Box::pin(body(&redis, 0))).is_pending() };
+    let (waits, _runtime) = standing_still(begun);
+    assert!(waits);
+    let all = timeout(NEVER, all(&redis)).await.expect("they wait for it");
+    for (name, answer) in all.into_iter().enumerate() {
+        assert_eq!(answer.unwrap().unwrap(), name.to_string());
+    }
+}
+
+/// The read of one runtime was sent by the task of another, which does not run any more when the reply comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_was_sent_is_not_waited_for_without_a_limit() {
+    let (server, redis) = filled().await;
+    server.pause().unwrap();
+    let ((has_begun, begun), (joined, has_joined)) = (oneshot::channel(), mpsc::channel());
+    let elsewhere = redis.clone();
+    let sending = tokio::task::spawn_blocking(move || {
+        standing_still(async move {
+            let mut first = Box::pin(body(&elsewhere, 0));
+            assert!(poll!(&mut first).is_pending());
+            has_begun.send(()).unwrap();
+            // Blocking, so that the list is not sent before.
+            has_joined.recv().unwrap();
+            for _ in 0..9 {
+                yield_now().await;
+            }
+        })
+    });
+    begun.await.unwrap();
+    let mut second = Box::pin(body(&redis, 1));
+    assert!(poll!(&mut second).is_pending());
+    joined.send(()).unwrap();
+    let _runtime = sending.await.unwrap();
+    server.resume().unwrap();
+    let answer = timeout(NEVER, second).await.expect("it waits for the other runtime");
+    assert!(matches!(answer, Err(StoreError::Timeout(_))), "{answer:?}");
+    assert_eq!(body(&redis, 1).await.unwrap().unwrap(), "1", "and the next read does not");
 }

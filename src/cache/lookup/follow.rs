@@ -1,5 +1,6 @@
 //! Following the log to where a session, or the scope that asks, has written.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -7,13 +8,15 @@ use tokio::time::timeout;
 use super::Ask;
 use crate::cache::Cache;
 use crate::cache::cache::spawn;
-use crate::cache::log::LogError;
 use crate::cache::protocol::has_followed;
-use crate::cache::record::{Needs, Record};
+use crate::cache::record::{Arrival, Needs, Record, Requirement};
 use crate::entry::{Epoch, Position};
 
 /// How long a drain for a position that seems old is waited for; nobody waits for it.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// A position that a lookup must find, if there is one.
+type Needed = Option<(Epoch, Position)>;
 
 impl Cache {
     /// What a lookup must find beyond what its session has written, as far as that is known.
@@ -32,21 +35,30 @@ impl Cache {
     }
 
     /// What a lookup must find beyond what its session has written: what the present scope wrote, or in none the
-    /// process.
-    pub(super) async fn own_writes(
-        &self,
-        ask: &Ask,
-        limit: Duration,
-    ) -> Result<Option<(Epoch, Position)>, LogError> {
-        let Some(log) = self.log() else { return Ok(None) };
+    /// process. `None` if that could not be observed within the limit.
+    pub(super) async fn own_writes(&self, ask: &Ask, limit: Duration) -> Option<Needed> {
         if let Needs::Position(known) = self.own_writes_seen(ask) {
-            return Ok(known);
+            return Some(known);
         }
+        let (Some(log), Some(own)) = (self.log(), self.requirement()) else { return Some(None) };
+        let observed = own.observe(log.database(), ask.arrival, log.position());
+        // Apart, so that a lookup that need not observe has no room for it.
+        Box::pin(timeout(limit, observed)).await.ok()?.ok()
+    }
+
+    /// The moment when a call that makes several lookups began, so that one position will do for all of them; `None` if they
+    /// need none.
+    pub(crate) fn arrival(&self, ask: &Ask) -> Option<Arrival> {
+        match self.own_writes_seen(ask) {
+            Needs::Position(_) => None,
+            Needs::Primary => Some(self.requirement()?.arrive(self.database())),
+        }
+    }
+
+    /// What the lookups of the present scope must find, or in none those of the process.
+    fn requirement(&self) -> Option<Arc<Requirement>> {
         let of_scope = Record::current().and_then(|record| record.requirement().cloned());
-        match of_scope.or_else(|| log.own_writes().cloned()) {
-            Some(own) => own.observe(log.database(), within(limit, log.position())).await,
-            None => Ok(None),
-        }
+        of_scope.or_else(|| self.log()?.own_writes().cloned())
     }
 
     /// Whether the fences hold all that the session wrote.
@@ -88,11 +100,4 @@ impl Cache {
         }
         followed
     }
-}
-
-async fn within<T>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, LogError>>,
-) -> Result<T, LogError> {
-    timeout(limit, work).await.unwrap_or_else(|late| Err(LogError(late.into())))
 }

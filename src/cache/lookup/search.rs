@@ -51,7 +51,7 @@ impl<'a> Search<'a> {
     pub(super) async fn can_prove(&mut self) -> Result<(), BypassReason> {
         let limit = self.policy.max_staleness;
         let own = self.cache.own_writes(&self.ask, limit).await;
-        let Ok(own) = own else {
+        let Some(own) = own else {
             self.is_blind = true;
             return Err(BypassReason::Session);
         };

@@ -16,6 +16,11 @@ use crate::cache::protocol::must_see;
 use crate::clock::{self, Instant};
 use crate::entry::{Epoch, Position};
 use crate::sync::{Mutex, MutexGuard};
+use observations::Observations;
+pub(crate) use observe::Arrival;
+
+mod observations;
+mod observe;
 
 /// How long after it was given out a pool is surely in use, or not going to be.
 const GRACE: Duration = Duration::from_secs(1);
@@ -43,7 +48,14 @@ pub(crate) struct Requirement {
     /// When a transaction or a pool was last given out.
     lent_at: Mutex<Option<Instant>>,
     /// Of each database that was asked for a position, or that the session has written to.
-    observed: Mutex<Vec<(DatabaseId, Observed)>>,
+    observed: Mutex<Vec<OfDatabase>>,
+}
+
+#[derive(Debug, Default)]
+struct OfDatabase {
+    id: DatabaseId,
+    observed: Observed,
+    observations: Observations,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -90,7 +102,8 @@ impl Requirement {
     /// A transaction, or a pool, is given out: what is done with it will not be known.
     pub(crate) fn lend(&self) {
         if self.is_of_process {
-            *self.lent_at() = Some(clock::now());
+            let mut lent_at = self.lent_at();
+            *lent_at = Some(clock::now());
             self.lent.fetch_add(1, Ordering::AcqRel);
         } else {
             self.open.fetch_add(1, Ordering::AcqRel);
@@ -98,9 +111,11 @@ impl Requirement {
     }
 
     /// Nothing is under way any more of what code in no scope was given, if that was not just now and no connection is
-    /// in use. By one at a time.
+    /// in use.
     pub(crate) fn take_back(&self, is_idle: impl FnOnce() -> bool) {
-        let (lent, lent_at) = (self.lent.load(Ordering::Acquire), *self.lent_at());
+        // By one at a time.
+        let lent_at = self.lent_at();
+        let lent = self.lent.load(Ordering::Acquire);
         if lent > 0 && lent_at.is_some_and(|at| at.elapsed() > GRACE) && is_idle() {
             self.ended.fetch_add(1, Ordering::AcqRel);
             self.lent.fetch_sub(lent, Ordering::AcqRel);
@@ -164,30 +179,6 @@ impl Requirement {
         }
     }
 
-    /// Whether observing a position would let replicas serve reads again.
-    pub(crate) fn can_be_observed(&self, database: DatabaseId) -> bool {
-        !self.is_open() && self.is_ahead_of(self.observed(database))
-    }
-
-    /// What a lookup in a cache that follows the database must find; asks for a position on its primary if that is not
-    /// known.
-    pub(crate) async fn observe<E>(
-        &self,
-        database: DatabaseId,
-        position: impl Future<Output = Result<(Epoch, Position), E>>,
-    ) -> Result<Option<(Epoch, Position)>, E> {
-        if let Needs::Position(known) = self.of_lookups(database) {
-            return Ok(known);
-        }
-        let writes = self.ended.load(Ordering::Acquire);
-        let at = position.await?;
-        Ok(self.update(database, |observed| {
-            observed.at = must_see(observed.at, Some(at));
-            observed.writes = observed.writes.max(writes);
-            observed.at
-        }))
-    }
-
     /// The last position of the database that is known.
     pub(crate) fn observed_at(&self, database: DatabaseId) -> Option<(Epoch, Position)> {
         self.observed(database).at
@@ -198,24 +189,36 @@ impl Requirement {
     }
 
     fn is_ahead_of(&self, observed: Observed) -> bool {
-        self.ended.load(Ordering::Acquire) > observed.writes
+        self.ended() > observed.writes
+    }
+
+    fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Acquire)
     }
 
     fn observed(&self, database: DatabaseId) -> Observed {
         let all = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = all.iter().find(|(of, _)| *of == database);
-        of.map(|(_, observed)| *observed).unwrap_or_default()
+        let of = all.iter().find(|of| of.id == database);
+        of.map(|of| of.observed).unwrap_or_default()
+    }
+
+    fn observations(&self, database: DatabaseId) -> Observations {
+        self.with(database, |of| of.observations.clone())
     }
 
     fn update<T>(&self, database: DatabaseId, update: impl FnOnce(&mut Observed) -> T) -> T {
+        self.with(database, |of| update(&mut of.observed))
+    }
+
+    fn with<T>(&self, database: DatabaseId, with: impl FnOnce(&mut OfDatabase) -> T) -> T {
         let mut all = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, observed)) = all.iter_mut().find(|(of, _)| *of == database) {
-            return update(observed);
+        if let Some(of) = all.iter_mut().find(|of| of.id == database) {
+            return with(of);
         }
-        let mut observed = Observed::default();
-        let updated = update(&mut observed);
-        all.push((database, observed));
-        updated
+        let mut of = OfDatabase { id: database, ..OfDatabase::default() };
+        let done = with(&mut of);
+        all.push(of);
+        done
     }
 
     fn lent_at(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -250,112 +253,4 @@ impl Drop for Write<'_> {
 }
 
 #[cfg(all(test, not(tidegate_loom), not(tidegate_shuttle)))]
-mod tests {
-    use std::convert::Infallible;
-    use std::future::ready;
-
-    use super::*;
-
-    const A: DatabaseId = DatabaseId { system_identifier: 7, oid: 5 };
-    const B: DatabaseId = DatabaseId { system_identifier: 7, oid: 6 };
-    const PRIMARY: (Needs, Needs) = (Needs::Primary, Needs::Primary);
-
-    fn at(epoch: u64, position: u64) -> (Epoch, Position) {
-        (Epoch::new(epoch), Position::new(position))
-    }
-
-    async fn observe(requirement: &Requirement, to: (Epoch, Position)) {
-        requirement.observe(A, ready(Ok::<_, Infallible>(to))).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_write_that_has_ended_needs_a_position_that_was_observed_after_it() {
-        let requirement = Requirement::new(A, Some(at(1, 5)), false);
-        assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 5))));
-        let write = requirement.begin();
-        assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
-        observe(&requirement, at(1, 6)).await;
-        write.end();
-        assert_eq!(requirement.of_reads(A), Needs::Primary, "it was observed too early");
-        observe(&requirement, at(1, 7)).await;
-        assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 7))));
-    }
-
-    #[tokio::test]
-    async fn a_write_that_is_left_may_commit_at_any_time() {
-        let requirement = Requirement::new(A, None, false);
-        drop(requirement.begin());
-        observe(&requirement, at(1, 6)).await;
-        assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
-    }
-
-    #[tokio::test]
-    async fn a_write_that_ends_while_a_position_is_asked_for_is_not_covered_by_it() {
-        let requirement = Requirement::new(A, None, false);
-        requirement.begin().end();
-        let meanwhile = async {
-            requirement.begin().end();
-            Ok::<_, Infallible>(at(1, 6))
-        };
-        requirement.observe(A, meanwhile).await.unwrap();
-        assert_eq!(requirement.of_reads(A), Needs::Primary);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_given_out_in_no_scope_is_over_once_no_connection_is_in_use() {
-        let requirement = Requirement::of_process();
-        requirement.lend();
-        requirement.take_back(|| true);
-        assert_eq!(requirement.of_reads(A), Needs::Primary, "it has hardly begun");
-        tokio::time::advance(GRACE * 2).await;
-        requirement.take_back(|| false);
-        assert!(!requirement.can_be_observed(A), "it is in use");
-        requirement.take_back(|| true);
-        assert!(requirement.can_be_observed(A));
-        observe(&requirement, at(1, 7)).await;
-        assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 7))));
-    }
-
-    #[tokio::test]
-    async fn what_was_written_in_no_scope_before_a_failover_needs_a_position_of_now() {
-        let requirement = Requirement::of_process();
-        requirement.begin().end();
-        observe(&requirement, at(1, 7)).await;
-        requirement.begin_epoch(A, Epoch::UNKNOWN);
-        requirement.begin_epoch(A, Epoch::new(1));
-        assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 7))));
-        requirement.begin_epoch(A, Epoch::new(2));
-        assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
-        observe(&requirement, at(2, 3)).await;
-        requirement.begin_epoch(A, Epoch::new(2));
-        assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(2, 3))));
-    }
-
-    #[test]
-    fn a_method_that_may_write_sends_reads_to_the_primary_and_leaves_caches_alone() {
-        let requirement = Requirement::new(A, None, true);
-        assert_eq!(requirement.of_reads(A), Needs::Primary);
-        assert_eq!(requirement.of_lookups(A), Needs::Position(None));
-    }
-
-    #[test]
-    fn sessions_of_two_histories_need_a_position_of_now() {
-        let requirement = Requirement::new(A, Some(at(1, 5)), false);
-        requirement.join(A, at(1, 7));
-        assert_eq!(requirement.of_lookups(A), Needs::Position(Some(at(1, 7))));
-        requirement.join(A, at(2, 3));
-        assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
-    }
-
-    #[tokio::test]
-    async fn a_position_of_one_database_is_not_past_a_write_to_another() {
-        let requirement = Requirement::new(A, Some(at(1, 5)), false);
-        requirement.begin().end();
-        observe(&requirement, at(1, 7)).await;
-        assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 7))));
-        assert_eq!((requirement.of_reads(B), requirement.of_lookups(B)), PRIMARY);
-        requirement.observe(B, ready(Ok::<_, Infallible>(at(2, 3)))).await.unwrap();
-        assert_eq!(requirement.of_lookups(B), Needs::Position(Some(at(2, 3))));
-        assert_eq!(requirement.of_lookups(A), Needs::Position(Some(at(1, 7))));
-    }
-}
+mod tests;

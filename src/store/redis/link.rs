@@ -9,16 +9,18 @@
 //! more is read from it. The connection of a cluster does the same per node. So a connection may
 //! be kept after a timeout, and `tests/redis/faults.rs` tries it.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
 use deadpool_redis::PoolError;
 use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use tokio::runtime::Handle as Runtime;
 use tokio::time::{sleep, timeout};
 
 use super::topology::{Handle, Held, Pool};
 use crate::clock::{Instant, now};
+use crate::expiring::{ExpiringGuard, ExpiringLock};
 use crate::store::StoreError;
 
 /// After this long an answer is of use to nobody. A `Guard` gives up sooner.
@@ -27,6 +29,8 @@ pub(super) const REPLY_WITHIN: Duration = Duration::from_secs(1);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A task that is so late does not run, and another one takes over.
+const LATE: Duration = Duration::from_millis(500);
 /// A request given up sooner says nothing about the server: its caller may have hung up.
 pub(super) const SLOW: Duration = Duration::from_millis(20);
 
@@ -41,7 +45,8 @@ pub(super) struct Link {
     pool: Arc<Pool>,
     held: RwLock<Option<Connection>>,
     strain: AtomicU32,
-    replacing: AtomicBool,
+    /// Held by the task that looks for another connection.
+    replacing: ExpiringLock,
 }
 
 struct Connection {
@@ -53,7 +58,7 @@ struct Connection {
 
 impl Link {
     pub(super) fn new(pool: Arc<Pool>) -> Arc<Self> {
-        let (strain, replacing) = (AtomicU32::new(0), AtomicBool::new(false));
+        let (strain, replacing) = (AtomicU32::new(0), ExpiringLock::default());
         Arc::new(Self { pool, held: RwLock::new(None), strain, replacing })
     }
 
@@ -119,8 +124,10 @@ impl Link {
 
     /// Looks for another connection in the background, unless someone does.
     pub(super) fn replace(self: &Arc<Self>) {
-        if !self.replacing.swap(true, Ordering::AcqRel) {
-            tokio::spawn(replace(Replacing(Arc::downgrade(self))));
+        // A request may be dropped where there is no runtime, and the next one looks.
+        let Ok(runtime) = Runtime::try_current() else { return };
+        if let Ok(lock) = self.replacing.try_lock(FIRST_PAUSE + LATE) {
+            runtime.spawn(replace(Arc::downgrade(self), lock));
         }
     }
 
@@ -151,26 +158,22 @@ impl Link {
     }
 }
 
-/// Lets another look for a connection once this one has ended, and be it because its runtime has.
-struct Replacing(Weak<Link>);
-
-impl Drop for Replacing {
-    fn drop(&mut self) {
-        if let Some(link) = self.0.upgrade() {
-            link.replacing.store(false, Ordering::Release);
-        }
-    }
-}
-
-/// Tries until there is a connection, the old one answers again, or nobody wants it any more.
-async fn replace(replacing: Replacing) {
-    let link = replacing.0.clone();
+/// Tries until there is a connection, the old one answers again, or nobody wants it any more; or until another task does,
+/// since this one's runtime did not run it in time.
+async fn replace(link: Weak<Link>, lock: ExpiringGuard) {
     let mut pause = FIRST_PAUSE;
     loop {
+        let pause_now = pause.mul_f64(0.75 + 0.5 * fastrand::f64());
+        if !lock.extend(pause_now + LATE) {
+            return;
+        }
         // Also before the first attempt, or a server that accepts and hangs up would be flooded.
-        sleep(pause.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
+        sleep(pause_now).await;
         pause = (2 * pause).min(LONGEST_PAUSE);
         let Some(link) = link.upgrade() else { return };
+        if !lock.extend(CONNECT_WITHIN + LATE) {
+            return;
+        }
         match link.connect().await {
             Ok(()) => tracing::info!("connected to Redis again"),
             Err(error) => tracing::debug!(%error, "no connection to Redis yet"),

@@ -5,28 +5,45 @@
 //! command, and one pair of system calls, for many reads; it costs the server less than as many GETs do.
 //! A read that comes alone is a GET, and waits for nobody.
 //!
+//! The task runs on the runtime of the first read, and that may stop running it at any time. So a read that is still on
+//! the list after [`LATE`] sends the list itself, and one that was sent waits for as long as a command may take.
+//!
 //! No server of a cluster has the keys of all slots, so there each read is a GET; and so it is from then on
 //! where a server refuses MGET.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value, cmd};
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
+use tokio::time::timeout;
 
 use super::Redis;
+use super::link::REPLY_WITHIN;
 use super::store::unexpected;
+use crate::clock::{Instant, now};
 use crate::store::StoreError;
 
 /// The most keys in one command: the first of its answers comes with the last.
 const MOST: usize = 64;
 
+/// How long a list may wait to be sent by the task of its first read. A `Guard` waits several times as long.
+const LATE: Duration = Duration::from_millis(10);
+
 /// Reads that are still to be sent.
 pub(super) struct Reads {
-    waiting: Mutex<Vec<Read>>,
+    waiting: Mutex<Waiting>,
     together: AtomicBool,
+}
+
+#[derive(Default)]
+struct Waiting {
+    reads: Vec<Read>,
+    /// When the first of them came.
+    since: Option<Instant>,
 }
 
 struct Read {
@@ -43,18 +60,35 @@ impl Reads {
     /// Whether this is the first of those who wait.
     fn add(&self, read: Read) -> bool {
         let mut waiting = self.lock();
-        waiting.push(read);
-        waiting.len() == 1
+        waiting.reads.push(read);
+        let is_first = waiting.reads.len() == 1;
+        if is_first {
+            waiting.since = Some(now());
+        }
+        is_first
     }
 
     fn take(&self) -> Vec<Read> {
-        let mut waiting = self.lock();
-        let room = Vec::with_capacity(waiting.len());
-        std::mem::replace(&mut *waiting, room)
+        self.lock().take()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Read>> {
+    /// Takes the list if it should have been sent by now.
+    fn take_late(&self) -> Vec<Read> {
+        let mut waiting = self.lock();
+        let is_late = waiting.since.is_some_and(|since| since.elapsed() >= LATE);
+        if is_late { waiting.take() } else { Vec::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn take(&mut self) -> Vec<Read> {
+        self.since = None;
+        let room = Vec::with_capacity(self.reads.len());
+        std::mem::replace(&mut self.reads, room)
     }
 }
 
@@ -67,12 +101,29 @@ impl Redis {
         }
         let (answer, answered) = oneshot::channel();
         if reads.add(Read { name, answer }) {
-            tokio::spawn(send(Sending(Some(self.clone()))));
+            tokio::spawn(send(self.clone()));
         }
-        match answered.await {
+        match self.answered(answered).await? {
             Ok(answer) => answer.map_err(|error| again(&error)),
             Err(_) => Err(StoreError::Backend("the read was given up".into())),
         }
+    }
+
+    /// Waits for the answer to a read on the list.
+    async fn answered<T>(
+        &self,
+        mut answered: oneshot::Receiver<T>,
+    ) -> Result<Answered<T>, StoreError> {
+        if let Ok(answered) = timeout(LATE, &mut answered).await {
+            return Ok(answered);
+        }
+        let late = self.reads().take_late();
+        if !late.is_empty() {
+            tokio::spawn(ask_all(self.clone(), late));
+        }
+        timeout(REPLY_WITHIN + LATE, answered)
+            .await
+            .map_err(|_late| StoreError::Timeout(REPLY_WITHIN))
     }
 
     async fn read_alone(&self, name: &str) -> Result<Value, StoreError> {
@@ -80,23 +131,14 @@ impl Redis {
     }
 }
 
-/// The duty to send what waits. Where it is dropped, since its runtime ends, they are given up: then the next read
-/// is a first one again.
-struct Sending(Option<Redis>);
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        if let Some(redis) = self.0.take() {
-            drop(redis.reads().take());
-        }
-    }
+/// Asks for all that wait by now.
+async fn send(redis: Redis) {
+    yield_now().await;
+    let reads = redis.reads().take();
+    ask_all(redis, reads).await;
 }
 
-/// Asks for all that wait by now.
-async fn send(mut sending: Sending) {
-    yield_now().await;
-    let Some(redis) = sending.0.take() else { return };
-    let mut reads = redis.reads().take();
+async fn ask_all(redis: Redis, mut reads: Vec<Read>) {
     while reads.len() > MOST {
         let rest = reads.split_off(MOST);
         tokio::spawn(ask(redis.clone(), std::mem::replace(&mut reads, rest)));
@@ -172,6 +214,8 @@ impl Read {
         drop(self.answer.send(answer));
     }
 }
+
+type Answered<T> = Result<T, oneshot::error::RecvError>;
 
 /// An error that several get.
 fn again(error: &Arc<StoreError>) -> StoreError {

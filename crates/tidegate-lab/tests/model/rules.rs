@@ -89,6 +89,8 @@ pub(crate) enum Mutant {
     PassIgnoresSession,
     /// What a request writes does not count for what it reads.
     OwnWriteRaisesNothing,
+    /// What a request writes is taken to be before a position whose observation began before the write.
+    OwnWritePastItsPosition,
     /// What a request writes counts for its reads, and not for values that it uses.
     InnerIgnoresOwnWrite,
 }
@@ -138,6 +140,7 @@ impl Mutant {
         (Self::InnerIgnoresSession, World::NESTED_SESSION),
         (Self::PassIgnoresSession, World::NESTED_SESSION),
         (Self::OwnWriteRaisesNothing, World::OWN_WRITES),
+        (Self::OwnWritePastItsPosition, World::OWN_WRITES),
         (Self::InnerIgnoresOwnWrite, World::OWN_WRITES),
     ];
 }

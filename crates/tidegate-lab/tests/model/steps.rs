@@ -388,12 +388,15 @@ impl World {
             }
             Step::OwnWrite { transaction } => {
                 let (timeline, wal) = (state.primary.timeline, state.primary.wal);
+                let before = state.primary.transactions[transaction].wrote;
                 let fill = state.fill.as_mut().unwrap();
                 fill.wrote = 1 << transaction;
                 fill.spoilt = true;
-                if mutant != Some(Mutant::OwnWriteRaisesNothing) {
-                    fill.written = Some((timeline, wal));
-                }
+                fill.written = match mutant {
+                    Some(Mutant::OwnWriteRaisesNothing) => fill.written,
+                    Some(Mutant::OwnWritePastItsPosition) => Some((timeline, before)),
+                    _ => Some((timeline, wal)),
+                };
             }
             Step::Choose { server } => {
                 let fill = state.fill.unwrap();

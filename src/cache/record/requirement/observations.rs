@@ -1,0 +1,122 @@
+//! Observing one position of a primary for all who need one.
+//!
+//! A lookup may use any position that was observed after the lookup began: what had been written by then was visible
+//! when it was observed. One whose observation had begun before may have been observed before the write. So of all lookups
+//! that begin during an observation, one makes the next observation and the others wait for it.
+//!
+//! A lookup observes within its own task. If it is cancelled, one that waits takes over at once; if its task does not run,
+//! after [`OVERTAKE`].
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use crate::entry::{Epoch, Position};
+use crate::expiring::{ExpiringGuard, ExpiringLock};
+use crate::sync::{Mutex, MutexGuard};
+
+/// How long an observation may take before another is made beside it.
+pub(super) const OVERTAKE: Duration = Duration::from_millis(250);
+
+/// The observations of one primary that share their results.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Observations(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Held by the task that observes.
+    lock: ExpiringLock,
+    /// One has ended, or was abandoned.
+    ended: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// How many have begun.
+    begun: u64,
+    /// The number of the last one that has ended.
+    done: u64,
+    /// Its result; `None` if it failed.
+    found: Option<(Epoch, Position)>,
+}
+
+/// What a lookup does that needs a position.
+pub(super) enum Next {
+    /// Use this result, `None` of an observation that failed.
+    Use(Option<(Epoch, Position)>),
+    Observe(Observation),
+    /// Wait until an observation ends, and for this long at most.
+    Wait(Duration),
+}
+
+/// The one observation that is made now. Dropped before its end, it is left to another task.
+#[derive(Debug)]
+pub(crate) struct Observation {
+    all: Observations,
+    lock: Option<ExpiringGuard>,
+    number: u64,
+}
+
+impl Observations {
+    /// How many have begun: those that begin from now on have larger numbers.
+    pub(super) fn begun(&self) -> u64 {
+        self.state().begun
+    }
+
+    /// What a lookup does that may use the observations with numbers larger than `after`.
+    pub(super) fn next(&self, after: u64) -> Next {
+        let mut state = self.state();
+        if state.done > after {
+            return Next::Use(state.found);
+        }
+        match self.0.lock.try_lock(OVERTAKE) {
+            Ok(lock) => {
+                state.begun += 1;
+                Next::Observe(Observation {
+                    all: self.clone(),
+                    lock: Some(lock),
+                    number: state.begun,
+                })
+            }
+            Err(left) => Next::Wait(left),
+        }
+    }
+
+    /// Begins an observation unless one is being made.
+    pub(super) fn try_begin(&self) -> Option<Observation> {
+        match self.next(u64::MAX) {
+            Next::Observe(observation) => Some(observation),
+            _ => None,
+        }
+    }
+
+    /// When an observation ends after this call, or is abandoned.
+    pub(super) fn ended(&self) -> Notified<'_> {
+        self.0.ended.notified()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observation {
+    /// Ends it, with its result or as failed, for all who wait.
+    pub(super) fn end(self, found: Option<(Epoch, Position)>) {
+        let mut state = self.all.state();
+        // One that was overtaken may end after the one that overtook it.
+        if state.done < self.number {
+            (state.done, state.found) = (self.number, found);
+        }
+    }
+}
+
+impl Drop for Observation {
+    fn drop(&mut self) {
+        self.lock = None;
+        self.all.0.ended.notify_waiters();
+    }
+}

@@ -1,0 +1,98 @@
+//! What a lookup must find of what was written, observed on the primary where it is not known.
+
+use std::fmt::Display;
+
+use tokio::time::timeout;
+
+use super::observations::{Next, Observation};
+use super::{DatabaseId, Needs, Requirement};
+use crate::cache::protocol::must_see;
+use crate::entry::{Epoch, Position};
+
+/// The moment when a lookup began, or a call that makes several: any position that was observed later will do for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    /// How many writes had ended.
+    ended: u64,
+    /// How many observations of the primary had begun.
+    begun: u64,
+}
+
+/// No position could be observed on the primary.
+#[derive(Debug, thiserror::Error)]
+#[error("the primary told no position")]
+pub(crate) struct Unobserved;
+
+impl Requirement {
+    /// Begins to observe a position, if that would let replicas serve reads again and nobody observes one.
+    pub(crate) fn try_observe(&self, database: DatabaseId) -> Option<Observation> {
+        let can_be_observed = !self.is_open() && self.is_ahead_of(self.observed(database));
+        can_be_observed.then(|| self.observations(database).try_begin()).flatten()
+    }
+
+    /// The present moment, for lookups in a cache that follows the database.
+    pub(crate) fn arrive(&self, database: DatabaseId) -> Arrival {
+        // In this order: an observation that begins later counts at least the writes that are counted here.
+        let ended = self.ended();
+        Arrival { ended, begun: self.observations(database).begun() }
+    }
+
+    /// What a lookup in a cache that follows the database must find. If that is not known, a position is observed on its
+    /// primary by `position`, or by another lookup after `arrival`: the moment when this one began, if that is not now.
+    ///
+    /// # Errors
+    ///
+    /// If no position could be observed.
+    pub(crate) async fn observe<E: Display>(
+        &self,
+        database: DatabaseId,
+        arrival: Option<Arrival>,
+        position: impl Future<Output = Result<(Epoch, Position), E>>,
+    ) -> Result<Option<(Epoch, Position)>, Unobserved> {
+        // What has been written since has to be found as well.
+        let arrival = arrival.filter(|arrival| arrival.ended == self.ended());
+        let after = arrival.unwrap_or_else(|| self.arrive(database)).begun;
+        let observations = self.observations(database);
+        loop {
+            // Before the look, so that none ends in between.
+            let ended = observations.ended();
+            if let Needs::Position(known) = self.of_lookups(database) {
+                return Ok(known);
+            }
+            match observations.next(after) {
+                Next::Use(None) => return Err(Unobserved),
+                Next::Use(found) => return Ok(must_see(self.observed_at(database), found)),
+                Next::Observe(observation) => {
+                    return self.finish(database, observation, position).await;
+                }
+                Next::Wait(limit) => drop(timeout(limit, ended).await),
+            }
+        }
+    }
+
+    /// Observes a position, for this and all other lookups that wait for it.
+    ///
+    /// # Errors
+    ///
+    /// If `position` fails.
+    pub(crate) async fn finish<E: Display>(
+        &self,
+        database: DatabaseId,
+        observation: Observation,
+        position: impl Future<Output = Result<(Epoch, Position), E>>,
+    ) -> Result<Option<(Epoch, Position)>, Unobserved> {
+        let writes = self.ended();
+        let found = position.await.inspect_err(|error| {
+            tracing::debug!(%error, "no position could be observed on the primary");
+        });
+        let found = found.ok().and_then(|at| {
+            self.update(database, |observed| {
+                observed.at = must_see(observed.at, Some(at));
+                observed.writes = observed.writes.max(writes);
+                observed.at
+            })
+        });
+        observation.end(found);
+        found.map(Some).ok_or(Unobserved)
+    }
+}

@@ -1,0 +1,243 @@
+//! What reads must see after writes.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::{pending, ready};
+use std::pin::pin;
+
+use futures_util::future::join_all;
+use futures_util::poll;
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
+
+use super::observations::OVERTAKE;
+use super::*;
+
+const A: DatabaseId = DatabaseId { system_identifier: 7, oid: 5 };
+const B: DatabaseId = DatabaseId { system_identifier: 7, oid: 6 };
+const PRIMARY: (Needs, Needs) = (Needs::Primary, Needs::Primary);
+
+fn at(epoch: u64, position: u64) -> (Epoch, Position) {
+    (Epoch::new(epoch), Position::new(position))
+}
+
+async fn observe(requirement: &Requirement, to: (Epoch, Position)) {
+    requirement.observe(A, None, ready(Ok::<_, Infallible>(to))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_write_that_has_ended_needs_a_position_that_was_observed_after_it() {
+    let requirement = Requirement::new(A, Some(at(1, 5)), false);
+    assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 5))));
+    let write = requirement.begin();
+    assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
+    observe(&requirement, at(1, 6)).await;
+    write.end();
+    assert_eq!(requirement.of_reads(A), Needs::Primary, "it was observed too early");
+    observe(&requirement, at(1, 7)).await;
+    assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 7))));
+}
+
+#[tokio::test]
+async fn a_write_that_is_left_may_commit_at_any_time() {
+    let requirement = Requirement::new(A, None, false);
+    drop(requirement.begin());
+    observe(&requirement, at(1, 6)).await;
+    assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
+}
+
+#[tokio::test]
+async fn a_write_that_ends_while_a_position_is_asked_for_is_not_covered_by_it() {
+    let requirement = Requirement::new(A, None, false);
+    requirement.begin().end();
+    let meanwhile = async {
+        requirement.begin().end();
+        Ok::<_, Infallible>(at(1, 6))
+    };
+    requirement.observe(A, None, meanwhile).await.unwrap();
+    assert_eq!(requirement.of_reads(A), Needs::Primary);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_given_out_in_no_scope_is_over_once_no_connection_is_in_use() {
+    let requirement = Requirement::of_process();
+    requirement.lend();
+    requirement.take_back(|| true);
+    assert_eq!(requirement.of_reads(A), Needs::Primary, "it has hardly begun");
+    tokio::time::advance(GRACE * 2).await;
+    requirement.take_back(|| false);
+    assert!(requirement.try_observe(A).is_none(), "it is in use");
+    requirement.take_back(|| true);
+    assert!(requirement.try_observe(A).is_some());
+    observe(&requirement, at(1, 7)).await;
+    assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 7))));
+}
+
+#[tokio::test]
+async fn what_was_written_in_no_scope_before_a_failover_needs_a_position_of_now() {
+    let requirement = Requirement::of_process();
+    requirement.begin().end();
+    observe(&requirement, at(1, 7)).await;
+    requirement.begin_epoch(A, Epoch::UNKNOWN);
+    requirement.begin_epoch(A, Epoch::new(1));
+    assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 7))));
+    requirement.begin_epoch(A, Epoch::new(2));
+    assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
+    observe(&requirement, at(2, 3)).await;
+    requirement.begin_epoch(A, Epoch::new(2));
+    assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(2, 3))));
+}
+
+#[test]
+fn a_method_that_may_write_sends_reads_to_the_primary_and_leaves_caches_alone() {
+    let requirement = Requirement::new(A, None, true);
+    assert_eq!(requirement.of_reads(A), Needs::Primary);
+    assert_eq!(requirement.of_lookups(A), Needs::Position(None));
+}
+
+#[test]
+fn sessions_of_two_histories_need_a_position_of_now() {
+    let requirement = Requirement::new(A, Some(at(1, 5)), false);
+    requirement.join(A, at(1, 7));
+    assert_eq!(requirement.of_lookups(A), Needs::Position(Some(at(1, 7))));
+    requirement.join(A, at(2, 3));
+    assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
+}
+
+#[tokio::test]
+async fn a_position_of_one_database_is_not_past_a_write_to_another() {
+    let requirement = Requirement::new(A, Some(at(1, 5)), false);
+    requirement.begin().end();
+    observe(&requirement, at(1, 7)).await;
+    assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 7))));
+    assert_eq!((requirement.of_reads(B), requirement.of_lookups(B)), PRIMARY);
+    requirement.observe(B, None, ready(Ok::<_, Infallible>(at(2, 3)))).await.unwrap();
+    assert_eq!(requirement.of_lookups(B), Needs::Position(Some(at(2, 3))));
+    assert_eq!(requirement.of_lookups(A), Needs::Position(Some(at(1, 7))));
+}
+
+/// A scope that has written: all of it has ended, or some may be committed at any time.
+fn written(is_open: bool) -> Requirement {
+    let requirement = Requirement::new(A, None, false);
+    requirement.begin().end();
+    if is_open {
+        requirement.lend();
+    }
+    requirement
+}
+
+/// A primary that counts how often it is asked for a position, and gives a larger one each time.
+#[derive(Default)]
+struct Primary {
+    asked: Cell<u64>,
+    is_down: Cell<bool>,
+}
+
+impl Primary {
+    async fn position(&self) -> Result<(Epoch, Position), &'static str> {
+        self.asked.set(self.asked.get() + 1);
+        let position = self.asked.get();
+        yield_now().await;
+        if self.is_down.get() { Err("it is down") } else { Ok(at(1, position)) }
+    }
+
+    /// The position that a lookup must find, or `None` if none could be observed.
+    async fn observed(&self, of: &Requirement, arrival: Option<Arrival>) -> Option<u64> {
+        let observed = of.observe(A, arrival, self.position()).await.ok()?;
+        observed.map(|(_, position)| position.get())
+    }
+}
+
+#[tokio::test]
+async fn lookups_at_the_same_time_observe_one_position() {
+    for is_open in [false, true] {
+        let (requirement, primary) = (written(is_open), Primary::default());
+        let arrival = requirement.arrive(A);
+        let one = || primary.observed(&requirement, Some(arrival));
+        let all = join_all((0..100).map(|_| one())).await;
+        assert!(all.iter().all(|observed| *observed == Some(1)), "{all:?}");
+        // Later ones of the same call as well.
+        assert_eq!((one().await, primary.asked.get()), (Some(1), 1));
+    }
+}
+
+/// The transaction may be committed before the second lookup, and after the primary has told the first its position.
+#[tokio::test]
+async fn a_position_whose_observation_began_before_a_lookup_is_not_used_while_a_write_is_open() {
+    let (requirement, primary) = (written(true), Primary::default());
+    let (tell, told) = oneshot::channel();
+    let mut first = pin!(requirement.observe(A, None, told));
+    assert!(poll!(&mut first).is_pending());
+    let others = join_all((0..100).map(|_| primary.observed(&requirement, None)));
+    let mut others = pin!(others);
+    assert!(poll!(&mut others).is_pending());
+    assert_eq!(primary.asked.get(), 0, "one at a time");
+    tell.send(at(1, 0)).unwrap();
+    assert_eq!(first.await.unwrap(), Some(at(1, 0)));
+    assert!(others.await.iter().all(|observed| *observed == Some(1)));
+    assert_eq!(primary.asked.get(), 1);
+}
+
+#[tokio::test]
+async fn what_was_written_after_a_call_began_is_before_the_position_that_its_later_lookups_use() {
+    let (requirement, primary) = (written(true), Primary::default());
+    let arrival = Some(requirement.arrive(A));
+    assert_eq!(primary.observed(&requirement, arrival).await, Some(1));
+    requirement.begin().end();
+    assert_eq!(primary.observed(&requirement, arrival).await, Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_that_is_cancelled_leaves_its_observation_to_another_at_once() {
+    let (requirement, primary) = (written(true), Primary::default());
+    let began = clock::now();
+    let mut second = pin!(primary.observed(&requirement, None));
+    {
+        let mut first = pin!(requirement.observe(A, None, pending::<Result<_, Infallible>>()));
+        assert!(poll!(&mut first).is_pending());
+        assert!(poll!(&mut second).is_pending());
+    }
+    assert_eq!(second.await, Some(1));
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_whose_task_does_not_run_is_overtaken() {
+    let (requirement, primary) = (written(true), Primary::default());
+    let (tell, told) = oneshot::channel();
+    let mut first = pin!(requirement.observe(A, None, told));
+    assert!(poll!(&mut first).is_pending());
+    let both = join_all((0..2).map(|_| primary.observed(&requirement, None)));
+    assert_eq!(both.await, [Some(1), Some(1)]);
+    // Its own result comes too late for others.
+    tell.send(at(1, 0)).unwrap();
+    assert_eq!(first.await.unwrap(), Some(at(1, 1)));
+    assert_eq!((primary.observed(&requirement, None).await, primary.asked.get()), (Some(2), 2));
+}
+
+#[tokio::test]
+async fn a_primary_that_is_down_is_asked_once_for_all_who_wait() {
+    let (requirement, primary) = (written(false), Primary::default());
+    primary.is_down.set(true);
+    let arrival = Some(requirement.arrive(A));
+    let all = join_all((0..100).map(|_| primary.observed(&requirement, arrival))).await;
+    assert!(all.iter().all(Option::is_none), "{all:?}");
+    assert_eq!(primary.asked.get(), 1);
+    primary.is_down.set(false);
+    assert_eq!(primary.observed(&requirement, None).await, Some(2), "it is asked again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_task_at_a_time_observes_for_replicas_while_it_runs() {
+    let (requirement, primary) = (written(false), Primary::default());
+    let observation = requirement.try_observe(A).unwrap();
+    assert!(requirement.try_observe(A).is_none());
+    // It was begun on a runtime that does not run it.
+    tokio::time::advance(OVERTAKE).await;
+    let next = requirement.try_observe(A).unwrap();
+    drop(observation);
+    assert!(requirement.try_observe(A).is_none());
+    requirement.finish(A, next, primary.position()).await.unwrap();
+    assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 1))));
+    assert!(requirement.try_observe(A).is_none(), "nothing was written since");
+}

@@ -1,0 +1,109 @@
+//! A lock on work that one task at a time does for all.
+//!
+//! The task runs on some caller's runtime, and that may stop running it for as long as it likes: a `current_thread`
+//! runtime between two calls of `block_on`, or one whose thread is blocked. So the lock expires, and another task takes
+//! the work over.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use crate::clock::{Instant, now};
+use crate::sync::{Mutex, MutexGuard};
+
+/// A lock that expires.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ExpiringLock(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// How often it was taken.
+    taken: u64,
+    /// When it expires, while it is held.
+    until: Option<Instant>,
+}
+
+/// The lock, held. Dropping this releases it, unless it has expired and another task has taken it.
+#[derive(Debug)]
+pub(crate) struct ExpiringGuard {
+    lock: ExpiringLock,
+    number: u64,
+}
+
+impl ExpiringLock {
+    /// Takes the lock for at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// If it is held: the time until it expires.
+    pub(crate) fn try_lock(&self, limit: Duration) -> Result<ExpiringGuard, Duration> {
+        let mut state = self.state();
+        let now = now();
+        if let Some(until) = state.until
+            && now < until
+        {
+            return Err(until - now);
+        }
+        state.until = Some(now + limit);
+        state.taken += 1;
+        Ok(ExpiringGuard { lock: self.clone(), number: state.taken })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ExpiringGuard {
+    /// Holds the lock for at most `limit` from now on. `false` if another task has taken it.
+    pub(crate) fn extend(&self, limit: Duration) -> bool {
+        let mut state = self.lock.state();
+        if state.taken == self.number {
+            state.until = Some(now() + limit);
+        }
+        state.taken == self.number
+    }
+}
+
+impl Drop for ExpiringGuard {
+    fn drop(&mut self) {
+        let mut state = self.lock.state();
+        if state.taken == self.number {
+            state.until = None;
+        }
+    }
+}
+
+#[cfg(all(test, not(tidegate_loom), not(tidegate_shuttle)))]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn one_task_holds_it_until_it_releases_it_or_it_expires() {
+        let lock = ExpiringLock::default();
+        let held = lock.try_lock(LIMIT).unwrap();
+        assert_eq!(lock.try_lock(LIMIT).unwrap_err(), LIMIT);
+        drop(held);
+        let held = lock.try_lock(LIMIT).unwrap();
+        advance(LIMIT / 2).await;
+        assert!(held.extend(LIMIT));
+        advance(LIMIT / 2).await;
+        assert_eq!(lock.try_lock(LIMIT).unwrap_err(), LIMIT / 2);
+        advance(LIMIT / 2).await;
+        assert!(lock.try_lock(LIMIT).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_whose_lock_has_expired_does_not_release_that_of_the_next() {
+        let lock = ExpiringLock::default();
+        let late = lock.try_lock(LIMIT).unwrap();
+        advance(LIMIT).await;
+        let held = lock.try_lock(LIMIT).unwrap();
+        assert!(!late.extend(LIMIT) && held.extend(LIMIT));
+        drop(late);
+        assert!(lock.try_lock(LIMIT).is_err());
+    }
+}
