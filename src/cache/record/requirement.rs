@@ -38,7 +38,7 @@ pub(crate) struct Requirement {
     open: AtomicU64,
     /// Transactions and pools that code in no scope was given.
     lent: AtomicU64,
-    /// Writes that have ended.
+    /// Writes that have ended, and sessions: each may have written to any database.
     ended: AtomicU64,
     /// When a transaction or a pool was last given out.
     lent_at: Mutex<Option<Instant>>,
@@ -117,14 +117,20 @@ impl Requirement {
         self.may_write.load(Ordering::Acquire)
     }
 
-    /// Takes in what a request within the scope brings of its session.
+    /// Takes in what a request within the scope brings of its session. The position is past what the session wrote to this
+    /// database. That the session wrote to others too is not known, nor when: it counts as a write that has ended, and each
+    /// of them has to be asked for a position of its own.
     pub(crate) fn join(&self, database: DatabaseId, session: (Epoch, Position)) {
         self.update(database, |observed| {
+            let before = self.ended.fetch_add(1, Ordering::AcqRel);
             if observed.at.is_some_and(|(epoch, _)| epoch != session.0) {
                 // Which of the two histories is over is not known here.
-                self.ended.fetch_add(1, Ordering::AcqRel);
-            } else {
-                observed.at = must_see(observed.at, Some(session));
+                return;
+            }
+            observed.at = must_see(observed.at, Some(session));
+            // A write of the scope's own may be past the session's position.
+            if observed.writes == before {
+                observed.writes = before + 1;
             }
         });
     }
@@ -344,6 +350,29 @@ mod tests {
         requirement.join(A, at(1, 7));
         assert_eq!(requirement.of_lookups(A), Needs::Position(Some(at(1, 7))));
         requirement.join(A, at(2, 3));
+        assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
+    }
+
+    /// Its token has a position of one database, and says that it wrote, to whichever.
+    #[tokio::test]
+    async fn what_a_session_wrote_to_another_database_needs_a_position_of_that_one() {
+        let requirement = Requirement::new(A, Some(at(1, 5)), false);
+        let of = |database| (requirement.of_reads(database), requirement.of_lookups(database));
+        assert_eq!(requirement.of_lookups(A), Needs::Position(Some(at(1, 5))));
+        assert_eq!(of(B), PRIMARY);
+        requirement.observe(B, ready(Ok::<_, Infallible>(at(2, 3)))).await.unwrap();
+        assert_eq!(requirement.of_lookups(B), Needs::Position(Some(at(2, 3))));
+        requirement.join(A, at(1, 7));
+        assert_eq!(requirement.of_lookups(A), Needs::Position(Some(at(1, 7))));
+        assert_eq!(of(B), PRIMARY, "the session may have written to it since");
+    }
+
+    /// What the scope itself wrote is not behind the position that a session brings.
+    #[tokio::test]
+    async fn a_session_s_position_covers_no_write_of_the_scope_that_it_joins() {
+        let requirement = Requirement::new(A, None, false);
+        requirement.begin().end();
+        requirement.join(A, at(1, 7));
         assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
     }
 
