@@ -1,5 +1,7 @@
 //! Several `Database`s, and several caches, in one process.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request};
@@ -11,7 +13,7 @@ use tidegate::{
 use tidegate_testing::Postgres;
 
 use super::common::{eventually, read, send};
-use super::world::{TTL, options, primary};
+use super::world::{TTL, options, primary, proxy};
 
 fn values() -> ValuePolicy {
     ValuePolicy::ttl(TTL).jitter(0.0).early_refresh(0.0).build().unwrap()
@@ -124,4 +126,21 @@ async fn a_session_finds_what_it_wrote_to_another_database_than_its_layer_s() {
     let response = send(&app, write).await;
     assert_eq!(get(None).await, "ada", "others read by the replica");
     assert_eq!(get(Some(&response.headers()["tidegate-position"])).await, "eve");
+}
+
+/// Nobody can cancel what goes on in the background: it has an end, and its connection comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalidation_on_a_primary_that_falls_silent_fails_and_holds_no_connection() {
+    let server = primary(&[]).await;
+    let (proxy, url) = proxy(&server).await;
+    let db = DatabaseOptions::new(url).connections(1).connect().await.unwrap();
+    db.invalidate(["a"]).await.unwrap();
+    eventually("its connection is back", async || db.primary().num_idle() == 1).await;
+    // The connections of now never hear from the server again; others do.
+    proxy.strand();
+    let error = tokio::time::timeout(Duration::from_mins(1), db.invalidate(["b"])).await;
+    error.expect("it has an end").unwrap_err();
+    eventually("its connection is back", async || db.invalidate(["c"]).await.is_ok()).await;
+    let told = "select count(*) from tidegate.log where tags @> '{c}'";
+    assert_ne!(server.psql(told).await.unwrap(), "0");
 }
