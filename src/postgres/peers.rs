@@ -1,14 +1,31 @@
-//! The `Database`s of this process that are of one database: code in no scope finds what it wrote by any of them.
+//! What code in no scope has written, by database: it finds that by any `Database` of the same database.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use futures_util::FutureExt;
+use sqlx::pool::CloseEvent;
 use tokio::sync::Semaphore;
 
 use super::database::Inner;
 use super::log::DatabaseIdentity;
 use crate::cache::Requirement;
 
-static ALL: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
+/// One for each database that the process has connected to. They stay when the last `Database` is dropped: a replica may
+/// still lack what was written by it.
+static ALL: Mutex<Vec<Shared>> = Mutex::new(Vec::new());
+
+struct Shared {
+    identity: DatabaseIdentity,
+    own: OwnWrites,
+    peers: Vec<Peer>,
+}
+
+/// One `Database`.
+struct Peer {
+    inner: Weak<Inner>,
+    /// Of the primary's pool, which may be in use for longer than the `Database`: by a transaction, or a clone of the pool.
+    closed: CloseEvent,
+}
 
 /// What code in no scope has written to one database.
 #[derive(Clone)]
@@ -24,14 +41,21 @@ pub(super) fn join(
     make: impl FnOnce(OwnWrites) -> Inner,
 ) -> Arc<Inner> {
     let mut all = all();
-    all.retain(|one| one.strong_count() > 0);
-    let mut others = all.iter().filter_map(Weak::upgrade);
-    let peer = others.find(|other| other.identity == identity);
-    let own = peer.map(|peer| peer.own_writes.clone());
-    drop(others);
-    let inner = Arc::new(make(own.unwrap_or_else(OwnWrites::new)));
-    all.push(Arc::downgrade(&inner));
+    let shared = find(&mut all, identity);
+    let inner = Arc::new(make(shared.own.clone()));
+    let closed = inner.primary.pool().close_event();
+    shared.peers.retain_mut(|peer| !peer.is_gone());
+    shared.peers.push(Peer { inner: Arc::downgrade(&inner), closed });
     inner
+}
+
+fn find(all: &mut Vec<Shared>, identity: DatabaseIdentity) -> &mut Shared {
+    let at = all.iter().position(|shared| shared.identity == identity);
+    let at = at.unwrap_or_else(|| {
+        all.push(Shared { identity, own: OwnWrites::new(), peers: Vec::new() });
+        all.len() - 1
+    });
+    &mut all[at]
 }
 
 impl OwnWrites {
@@ -42,12 +66,26 @@ impl OwnWrites {
 
     /// Whether no connection is in use by which any of those who share this could write.
     pub(super) fn are_pools_idle(&self) -> bool {
-        let shares = |one: &Arc<Inner>| Arc::ptr_eq(&one.own_writes.requirement, &self.requirement);
-        let of_these = all().iter().filter_map(Weak::upgrade).filter(shares).collect::<Vec<_>>();
-        of_these.iter().all(|one| one.primary.is_idle())
+        let mut all = all();
+        let shares = |shared: &&mut Shared| Arc::ptr_eq(&shared.own.requirement, &self.requirement);
+        all.iter_mut().find(shares).is_none_or(|shared| shared.peers.iter_mut().all(Peer::is_idle))
     }
 }
 
-fn all() -> MutexGuard<'static, Vec<Weak<Inner>>> {
+impl Peer {
+    fn is_idle(&mut self) -> bool {
+        match self.inner.upgrade() {
+            Some(inner) => inner.primary.is_idle(),
+            None => self.is_gone(),
+        }
+    }
+
+    /// Whether neither the `Database` nor its pool is in use any more.
+    fn is_gone(&mut self) -> bool {
+        self.inner.strong_count() == 0 && (&mut self.closed).now_or_never().is_some()
+    }
+}
+
+fn all() -> MutexGuard<'static, Vec<Shared>> {
     ALL.lock().unwrap_or_else(PoisonError::into_inner)
 }

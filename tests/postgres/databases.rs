@@ -128,6 +128,41 @@ async fn a_session_finds_what_it_wrote_to_another_database_than_its_layer_s() {
     assert_eq!(get(Some(&response.headers()["tidegate-position"])).await, "eve");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_in_no_scope_is_found_by_a_database_that_is_connected_to_later() {
+    let server = primary(&[]).await;
+    let db = options(&server).connect().await.unwrap();
+    let replica = server.standby().await.unwrap();
+    replica.pause_replay().await.unwrap();
+    rename(&db, "eve").await;
+    drop(db);
+    let db = options(&server).replica(replica.url()).connect().await.unwrap();
+    let up = async || db.replicas().iter().all(|replica| replica.reached.is_some());
+    eventually("the replica is up", up).await;
+    assert_eq!(name(&db).await, "eve");
+}
+
+/// It may still write when its `Database` is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_in_no_scope_outlives_its_database() {
+    let server = primary(&[]).await;
+    let db = options(&server).connect().await.unwrap();
+    let mut transaction = db.begin().await.unwrap();
+    drop(db);
+    let (_replica, db) = behind(&server, "postgres").await;
+    // Longer than what was given out is surely taken to be in use.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // Each read may find that nothing is under way any more.
+    for _ in 0..3 {
+        assert_eq!(name(&db).await, "ada");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let sql = "update users set name = 'eve' where id = 1";
+    sqlx::query(sql).execute(&mut *transaction).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(name(&db).await, "eve");
+}
+
 /// Nobody can cancel what goes on in the background: it has an end, and its connection comes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invalidation_on_a_primary_that_falls_silent_fails_and_holds_no_connection() {
