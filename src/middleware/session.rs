@@ -46,8 +46,9 @@ const MOST: usize = 64;
 ///
 /// A token is opaque to clients, and travels in the header `Tidegate-Position` and in a cookie that only this host gets,
 /// over https, for five minutes (`__Host-tidegate-position`; `Secure`, `HttpOnly`, `SameSite=Lax`). If a request brings
-/// several tokens, on one line of the header (with commas between) or on several, all that are ours count. A token that is older than five minutes costs nothing: every node has followed
-/// the log past its position, or finds out once that the history of that position is over.
+/// several tokens, on one line of the header (with commas between) or on several, all that are ours count. A token that is
+/// older than five minutes costs nothing: every node has followed the log past its position, or finds out once that the
+/// history of that position is over. Only reads of other databases than the layer's go to their primaries for it.
 #[derive(Clone)]
 pub struct Sessions {
     tokens: Tokens,
@@ -107,17 +108,25 @@ impl Sessions {
         Ok(Self { tokens: Tokens::new(secrets)?, is_plain: false, cookie })
     }
 
-    /// Sessions with the secret in the environment variable `TIDEGATE_SECRET`. If `TIDEGATE_SECRET_OLD` is set, its
-    /// secret is accepted as well.
+    /// Sessions with the secret in the environment variable `TIDEGATE_SECRET`. If `TIDEGATE_SECRET_OLD` is set and not
+    /// empty, its secret is accepted as well.
+    ///
+    /// To replace a secret without losing a session's token, deploy three times: first all nodes must accept the new
+    /// secret (`TIDEGATE_SECRET` = old, `TIDEGATE_SECRET_OLD` = new), then they encrypt with it (`TIDEGATE_SECRET` = new,
+    /// `TIDEGATE_SECRET_OLD` = old), and five minutes later `TIDEGATE_SECRET_OLD` can go.
     ///
     /// # Errors
     ///
-    /// If it is not set, or one is too short.
+    /// If `TIDEGATE_SECRET` is not set, or a secret is shorter than 16 bytes.
     pub fn from_env() -> Result<Self, SecretError> {
         let secret = std::env::var("TIDEGATE_SECRET").map_err(|_| SecretError::Unset)?;
-        let secrets: Vec<_> =
-            [secret].into_iter().chain(std::env::var("TIDEGATE_SECRET_OLD")).collect();
-        Self::with_secrets(&secrets)
+        Self::with_old(secret, std::env::var("TIDEGATE_SECRET_OLD").ok())
+    }
+
+    fn with_old(secret: String, old: Option<String>) -> Result<Self, SecretError> {
+        // Where variables can't be removed, they are emptied.
+        let old = old.filter(|old| !old.is_empty());
+        Self::with_secrets(&[secret].into_iter().chain(old).collect::<Vec<_>>())
     }
 
     /// Binds tokens to a name, such as that of the service, or of the tenant whose database this is: a token that is bound

@@ -173,6 +173,13 @@ fn security_secrets_of_sessions_are_replaced_while_nodes_run() {
 }
 
 #[test]
+fn an_empty_old_secret_is_none_and_a_short_one_an_error() {
+    let with_old = |old: &str| Sessions::with_old("a".repeat(16), Some(old.to_owned()));
+    assert!(with_old("").is_ok() && with_old(&"b".repeat(16)).is_ok());
+    assert_eq!(with_old("short").err(), Some(SecretError::Short(5)));
+}
+
+#[test]
 fn a_secret_is_long_and_never_shown() {
     assert!(matches!(Sessions::new("short"), Err(SecretError::Short(5))));
     assert_eq!(Sessions::with_secrets(&[] as &[&str]).err(), Some(SecretError::Missing));
