@@ -135,8 +135,8 @@ pub(super) async fn connect(db: &Database) -> Result<PgListener, DatabaseError> 
 
 /// Checks that a notification that we send comes back to us.
 pub(super) async fn heard(conn: &mut PgListener) -> Result<(), DatabaseError> {
-    let notify = sqlx::query("select pg_notify('tidegate', '')").execute(&mut *conn).await;
-    notify.map_err(DatabaseError::of_log)?;
+    let notify = sqlx::query("select pg_notify('tidegate', '')").execute(&mut *conn);
+    within(notify).await.map_err(DatabaseError::of_log)?;
     match timeout(PATIENCE, conn.try_recv()).await {
         Ok(Ok(Some(_))) => Ok(()),
         _ => Err(DatabaseError::Pooled),
