@@ -37,6 +37,8 @@ mod housekeeping;
 mod look;
 mod questions;
 mod relayed;
+#[cfg(test)]
+mod tests;
 mod wakeups;
 
 use housekeeping::Housekeeping;
@@ -308,7 +310,8 @@ impl Follower {
     /// all that sessions have seen so far, so that their next requests need no look of their own.
     async fn turn(&mut self, conn: &mut PgListener, asked: bool) -> Result<(), sqlx::Error> {
         let (turn, began) = (self.begin_turn(), clock::now());
-        let answers = self.duty.take();
+        let (answers, is_urgent) = self.take_questions();
+        let asked = asked || is_urgent;
         let excused = asked || self.hushed || !self.busy.0.is_empty();
         let unexplained = self.wakeups.begin_look(excused);
         self.unhush(conn).await?;
