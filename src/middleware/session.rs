@@ -6,6 +6,7 @@
 //! learn how much is written to the database.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::header::SET_COOKIE;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -15,6 +16,8 @@ use crate::clock::unix_millis;
 use crate::entry::{Epoch, Position};
 use crate::secret::SecretError;
 
+#[cfg(test)]
+mod tests;
 mod token;
 
 use token::{Token, Tokens};
@@ -24,10 +27,14 @@ const HEADER: HeaderName = HeaderName::from_static("tidegate-position");
 
 /// The cookie that carries it for browsers, which by this prefix accept it only from this host, over https, and never
 /// from a subdomain (RFC 6265bis, section 4.1.3.2).
-const SECURE_COOKIE: &str = "__Host-tidegate-position";
+const SECURE_PREFIX: &str = "__Host-";
 
-/// The cookie of a service that is reached over plain http.
-const PLAIN_COOKIE: &str = "tidegate-position";
+/// The cookie of a service that is reached over plain http. Where sessions are bound to a name, a hash of it follows, so
+/// that services on one host have cookies of their own.
+const COOKIE: &str = "tidegate-position";
+
+/// The hexadecimal digits of that hash.
+const HASH: usize = 8;
 
 /// Seconds for which a browser keeps the cookie. After that every node has long followed the log past it.
 const LIFE: u64 = 300;
@@ -39,12 +46,14 @@ const MOST: usize = 64;
 ///
 /// A token is opaque to clients, and travels in the header `Tidegate-Position` and in a cookie that only this host gets,
 /// over https, for five minutes (`__Host-tidegate-position`; `Secure`, `HttpOnly`, `SameSite=Lax`). If a request brings
-/// several tokens, all that are ours count. A token that is older than five minutes costs nothing: every node has followed
-/// the log past its position, or finds out once that the history of that position is over.
+/// several tokens, on one line of the header (with commas between) or on several, all that are ours count. A token that is
+/// older than five minutes costs nothing: every node has followed the log past its position, or finds out once that the
+/// history of that position is over. Only reads of other databases than the layer's go to their primaries for it.
 #[derive(Clone)]
 pub struct Sessions {
     tokens: Tokens,
     is_plain: bool,
+    cookie: Arc<str>,
 }
 
 /// What a request says of its session.
@@ -62,7 +71,20 @@ pub(crate) enum Claim {
 
 /// Whether a cookie of this name is ours, and so says nothing of the client.
 pub(crate) fn is_session_cookie(name: &[u8]) -> bool {
-    name == SECURE_COOKIE.as_bytes() || name == PLAIN_COOKIE.as_bytes()
+    let name = name.strip_prefix(SECURE_PREFIX.as_bytes()).unwrap_or(name);
+    name.strip_prefix(COOKIE.as_bytes()).is_some_and(|rest| match rest.strip_prefix(b"-") {
+        Some(hash) => hash.len() == HASH && hash.iter().all(u8::is_ascii_hexdigit),
+        None => rest.is_empty(),
+    })
+}
+
+fn cookie_name(bound_to: &str, is_plain: bool) -> String {
+    let prefix = if is_plain { "" } else { SECURE_PREFIX };
+    match bound_to {
+        // The name that a service without a name of its own has always had.
+        "" => format!("{prefix}{COOKIE}"),
+        name => format!("{prefix}{COOKIE}-{}", &blake3::hash(name.as_bytes()).to_hex()[..HASH]),
+    }
 }
 
 impl Sessions {
@@ -82,28 +104,40 @@ impl Sessions {
     ///
     /// If there is none, or one is shorter than 16 bytes.
     pub fn with_secrets(secrets: &[impl AsRef<[u8]>]) -> Result<Self, SecretError> {
-        Ok(Self { tokens: Tokens::new(secrets)?, is_plain: false })
+        let cookie = cookie_name("", false).into();
+        Ok(Self { tokens: Tokens::new(secrets)?, is_plain: false, cookie })
     }
 
-    /// Sessions with the secret in the environment variable `TIDEGATE_SECRET`. If `TIDEGATE_SECRET_OLD` is set, its
-    /// secret is accepted as well.
+    /// Sessions with the secret in the environment variable `TIDEGATE_SECRET`. If `TIDEGATE_SECRET_OLD` is set and not
+    /// empty, its secret is accepted as well.
+    ///
+    /// To replace a secret without losing a session's token, deploy three times: first all nodes must accept the new
+    /// secret (`TIDEGATE_SECRET` = old, `TIDEGATE_SECRET_OLD` = new), then they encrypt with it (`TIDEGATE_SECRET` = new,
+    /// `TIDEGATE_SECRET_OLD` = old), and five minutes later `TIDEGATE_SECRET_OLD` can go.
     ///
     /// # Errors
     ///
-    /// If it is not set, or one is too short.
+    /// If `TIDEGATE_SECRET` is not set, or a secret is shorter than 16 bytes.
     pub fn from_env() -> Result<Self, SecretError> {
         let secret = std::env::var("TIDEGATE_SECRET").map_err(|_| SecretError::Unset)?;
-        let secrets: Vec<_> =
-            [secret].into_iter().chain(std::env::var("TIDEGATE_SECRET_OLD")).collect();
-        Self::with_secrets(&secrets)
+        Self::with_old(secret, std::env::var("TIDEGATE_SECRET_OLD").ok())
+    }
+
+    fn with_old(secret: String, old: Option<String>) -> Result<Self, SecretError> {
+        // Where variables can't be removed, they are emptied.
+        let old = old.filter(|old| !old.is_empty());
+        Self::with_secrets(&[secret].into_iter().chain(old).collect::<Vec<_>>())
     }
 
     /// Binds tokens to a name, such as that of the service, or of the tenant whose database this is: a token that is bound
-    /// to another name is not ours, though the secret is the same.
+    /// to another name is not ours, though the secret is the same. The cookie's name ends with a hash of this name.
+    ///
+    /// Services on one host, and layers with databases of their own, need a name each: without one their cookies have the
+    /// same name, so that a browser keeps only the token that it got last.
     #[must_use]
     pub fn bound_to(mut self, name: &str) -> Self {
         self.tokens.bound_to = name.into();
-        self
+        self.with_cookie()
     }
 
     /// For a service that browsers reach over plain http, as on a developer's machine: the cookie is called
@@ -111,17 +145,21 @@ impl Sessions {
     #[must_use]
     pub fn plain_http(mut self) -> Self {
         self.is_plain = true;
-        self
+        self.with_cookie()
     }
 
-    fn cookie_name(&self) -> &'static str {
-        if self.is_plain { PLAIN_COOKIE } else { SECURE_COOKIE }
+    fn with_cookie(mut self) -> Self {
+        self.cookie = cookie_name(&self.tokens.bound_to, self.is_plain).into();
+        self
     }
 
     /// The session's position, from headers and cookies. One that is not ours hides none that is.
     pub(crate) fn read(&self, headers: &HeaderMap) -> Claim {
-        let in_headers = headers.get_all(HEADER).into_iter().map(HeaderValue::as_bytes);
-        let texts = in_headers.chain(cookies::named(headers, self.cookie_name())).take(MOST);
+        // A proxy may join the lines of a header into one (RFC 9110, section 5.3).
+        let lines = headers.get_all(HEADER).into_iter().map(HeaderValue::as_bytes);
+        let in_headers = lines.flat_map(|line| line.split(|byte| *byte == b','));
+        let in_headers = in_headers.map(<[u8]>::trim_ascii);
+        let texts = in_headers.chain(cookies::named(headers, &self.cookie)).take(MOST);
         let mut is_forged = false;
         let tokens = texts.filter_map(|text| {
             let token = self.tokens.open(text);
@@ -140,14 +178,25 @@ impl Sessions {
     /// Adds a token to a response.
     pub(crate) fn write(&self, headers: &mut HeaderMap, (epoch, position): (Epoch, Position)) {
         let token = self.tokens.seal(Token { epoch, position, written: unix_millis() });
-        let name = self.cookie_name();
+        let name = &self.cookie;
         let secure = if self.is_plain { "" } else { "; Secure" };
         let cookie =
             format!("{name}={token}; Path=/; Max-Age={LIFE}; HttpOnly; SameSite=Lax{secure}");
         if let (Ok(token), Ok(cookie)) = (token.parse(), cookie.parse()) {
+            let others = self.others(headers, epoch);
             headers.insert(HEADER, token);
+            headers.extend(others.into_iter().map(|other| (HEADER, other)));
             headers.append(SET_COOKIE, cookie);
         }
+    }
+
+    /// The tokens in a response that a new token of this epoch does not replace: those of other services, whose responses
+    /// may be part of this one, and those of other databases.
+    fn others(&self, headers: &HeaderMap, epoch: Epoch) -> Vec<HeaderValue> {
+        let is_other = |value: &&HeaderValue| {
+            self.tokens.open(value.as_bytes()).is_none_or(|token| token.epoch != epoch)
+        };
+        headers.get_all(HEADER).into_iter().filter(is_other).cloned().collect()
     }
 }
 
@@ -158,139 +207,5 @@ fn is_old(token: Token) -> bool {
 impl fmt::Debug for Sessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Sessions")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const AT: (Epoch, Position) = (Epoch::new(3), Position::new(0x16_B374_D848));
-
-    fn sessions() -> Sessions {
-        Sessions::new([7; 32]).unwrap()
-    }
-
-    fn token_at(position: u64, age: u64) -> String {
-        let written = unix_millis() - age * 1000;
-        sessions().tokens.seal(Token { epoch: AT.0, position: Position::new(position), written })
-    }
-
-    fn claim(name: &'static str, value: &str) -> Claim {
-        let mut headers = HeaderMap::new();
-        headers.insert(name, value.parse().unwrap());
-        sessions().read(&headers)
-    }
-
-    fn at(position: u64) -> Claim {
-        Claim::Position { at: (AT.0, Position::new(position)), is_old: false }
-    }
-
-    #[test]
-    fn what_is_written_is_read_by_header_and_by_cookie() {
-        let mut headers = HeaderMap::new();
-        sessions().write(&mut headers, AT);
-        let token = headers[HEADER].to_str().unwrap();
-        assert_eq!(claim("tidegate-position", token), at(AT.1.get()));
-        let cookie = headers[SET_COOKIE].to_str().unwrap().split(';').next().unwrap();
-        assert_eq!(claim("cookie", cookie), at(AT.1.get()));
-        assert_eq!(sessions().read(&HeaderMap::new()), Claim::None);
-    }
-
-    #[test]
-    fn security_the_cookie_is_for_this_host_and_https_unless_the_service_is_plain_http() {
-        let cookie = |sessions: Sessions| {
-            let mut headers = HeaderMap::new();
-            sessions.write(&mut headers, AT);
-            headers[SET_COOKIE].to_str().unwrap().to_owned()
-        };
-        let secure = cookie(sessions());
-        assert!(secure.starts_with("__Host-tidegate-position=") && secure.ends_with("; Secure"));
-        assert!(secure.contains("; Path=/;") && !secure.contains("Domain"), "{secure}");
-        let plain = cookie(sessions().plain_http());
-        assert!(plain.starts_with("tidegate-position=") && !plain.contains("Secure"), "{plain}");
-        let pair = plain.split(';').next().unwrap();
-        assert_eq!(claim("cookie", pair), Claim::None, "a subdomain may have set it");
-    }
-
-    #[test]
-    fn security_a_forged_token_hides_no_valid_one_behind_it() {
-        let (older, newer, forged) = (token_at(7, 9), token_at(8, 1), "f".repeat(80));
-        let cookie = |token: &str| format!("__Host-tidegate-position={token}");
-        let line = [cookie(&forged), cookie(&older), cookie(&newer), cookie(&older)].join("; ");
-        assert_eq!(claim("cookie", &line), at(8));
-        let mut headers = HeaderMap::new();
-        headers.append(HEADER, forged.parse().unwrap());
-        assert_eq!(sessions().read(&headers), Claim::Forged);
-        headers.append("cookie", cookie(&older).parse().unwrap());
-        assert_eq!(sessions().read(&headers), at(7));
-    }
-
-    #[test]
-    fn security_a_token_is_old_after_its_life_and_counts_all_the_same() {
-        assert_eq!(claim("tidegate-position", &token_at(7, LIFE - 1)), at(7));
-        let old = Claim::Position { at: (AT.0, Position::new(7)), is_old: true };
-        assert_eq!(claim("tidegate-position", &token_at(7, LIFE + 1)), old);
-    }
-
-    #[test]
-    fn tokens_of_two_histories_require_a_position_in_neither() {
-        let session = |tokens: &[(u64, u64, u64)]| {
-            let mut headers = HeaderMap::new();
-            for &(epoch, position, age) in tokens {
-                let (epoch, position) = (Epoch::new(epoch), Position::new(position));
-                let written = unix_millis() - age * 1000;
-                let token = sessions().tokens.seal(Token { epoch, position, written });
-                headers.append(HEADER, token.parse().unwrap());
-            }
-            sessions().read(&headers)
-        };
-        let of_both = session(&[(3, 7, 0), (4, 5, 0)]);
-        assert_eq!(session(&[(4, 5, 9), (3, 7, 900)]), of_both, "whatever the clocks said");
-        let Claim::Position { at: (epoch, _), is_old: false } = of_both else {
-            panic!("{of_both:?}")
-        };
-        assert!(![Epoch::new(3), Epoch::new(4), Epoch::UNKNOWN].contains(&epoch));
-        assert_ne!(session(&[(3, 8, 0), (4, 5, 0)]), of_both, "it is of these two positions");
-        assert_ne!(session(&[(3, 7, 0), (4, 5, 0), (5, 1, 0)]), of_both);
-    }
-
-    #[test]
-    fn security_a_token_of_another_name_is_worth_nothing() {
-        let (shop, office) = (sessions().bound_to("shop"), sessions().bound_to("office"));
-        let mut headers = HeaderMap::new();
-        shop.write(&mut headers, AT);
-        assert_eq!(shop.read(&headers), at(AT.1.get()));
-        assert_eq!(
-            (office.read(&headers), sessions().read(&headers)),
-            (Claim::Forged, Claim::Forged)
-        );
-    }
-
-    #[test]
-    fn a_token_that_is_not_ours_is_worth_nothing() {
-        let other = Sessions::new([8; 32]).unwrap().tokens;
-        let other = other.seal(Token { epoch: AT.0, position: AT.1, written: unix_millis() });
-        for forged in [&other, &other[1..], "", &"0".repeat(80), &"0".repeat(64), &"é".repeat(40)]
-        {
-            let mut headers = HeaderMap::new();
-            headers.insert(HEADER, HeaderValue::from_bytes(forged.as_bytes()).unwrap());
-            assert_eq!(sessions().read(&headers), Claim::Forged, "{forged}");
-        }
-    }
-
-    #[test]
-    fn security_secrets_of_sessions_are_replaced_while_nodes_run() {
-        let mut headers = HeaderMap::new();
-        sessions().write(&mut headers, AT);
-        let both = Sessions::with_secrets(&[[8; 32], [7; 32]]).unwrap();
-        assert_eq!(both.read(&headers), at(AT.1.get()));
-    }
-
-    #[test]
-    fn a_secret_is_long_and_never_shown() {
-        assert!(matches!(Sessions::new("short"), Err(SecretError::Short(5))));
-        assert_eq!(Sessions::with_secrets(&[] as &[&str]).err(), Some(SecretError::Missing));
-        assert_eq!(format!("{:?}", Sessions::new("a".repeat(16)).unwrap()), "Sessions");
     }
 }

@@ -8,6 +8,7 @@ use sqlx::postgres::PgPool;
 use sqlx::{Postgres, Transaction};
 
 use super::attempt::identify;
+use super::deadline::within;
 use super::dependencies::Known;
 use super::error::DatabaseError;
 use super::executor::{Reader, Writer};
@@ -344,14 +345,18 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// If the primary can't be reached, the schema is missing, or the role has no right to.
+    /// If the primary can't be reached or does not respond within 3 s, the schema is missing, or the role has no right to.
     pub async fn invalidate<I>(&self, tags: I) -> Result<(), DatabaseError>
     where
         I: IntoIterator<Item: Into<String>>,
     {
         let tags: Vec<String> = tags.into_iter().map(Into::into).collect();
-        let done = log::invalidate(self.inner.primary.pool(), &tags).await;
-        done.map_err(DatabaseError::of_log)
+        let write = async {
+            let mut conn = self.inner.primary.acquire().await?;
+            // A background task has no client that could cancel it, so the limit is here.
+            within(log::invalidate(&mut *conn, &tags)).await
+        };
+        write.await.map_err(DatabaseError::of_log)
     }
 
     /// Takes a replica into use, and returns its name.

@@ -37,6 +37,8 @@ mod housekeeping;
 mod look;
 mod questions;
 mod relayed;
+#[cfg(test)]
+mod tests;
 mod wakeups;
 
 use housekeeping::Housekeeping;
@@ -135,8 +137,8 @@ pub(super) async fn connect(db: &Database) -> Result<PgListener, DatabaseError> 
 
 /// Checks that a notification that we send comes back to us.
 pub(super) async fn heard(conn: &mut PgListener) -> Result<(), DatabaseError> {
-    let notify = sqlx::query("select pg_notify('tidegate', '')").execute(&mut *conn).await;
-    notify.map_err(DatabaseError::of_log)?;
+    let notify = sqlx::query("select pg_notify('tidegate', '')").execute(&mut *conn);
+    within(notify).await.map_err(DatabaseError::of_log)?;
     match timeout(PATIENCE, conn.try_recv()).await {
         Ok(Ok(Some(_))) => Ok(()),
         _ => Err(DatabaseError::Pooled),
@@ -308,7 +310,8 @@ impl Follower {
     /// all that sessions have seen so far, so that their next requests need no look of their own.
     async fn turn(&mut self, conn: &mut PgListener, asked: bool) -> Result<(), sqlx::Error> {
         let (turn, began) = (self.begin_turn(), clock::now());
-        let answers = self.duty.take();
+        let (answers, is_urgent) = self.take_questions();
+        let asked = asked || is_urgent;
         let excused = asked || self.hushed || !self.busy.0.is_empty();
         let unexplained = self.wakeups.begin_look(excused);
         self.unhush(conn).await?;

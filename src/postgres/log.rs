@@ -142,6 +142,15 @@ pub(crate) async fn unhush(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error>
     sqlx::query(unhush).execute(conn).await.map(drop)
 }
 
+/// Releases all advisory locks of this session, which are those that suppress notifications, however often they were taken.
+/// Without a warning in the server's log if there is none. Listeners are woken as by [`unhush`], since a commit may have
+/// found the lock.
+async fn release_locks(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
+    let release = "select set_config('synchronous_commit', 'off', true),
+                   pg_advisory_unlock_all(), pg_notify('tidegate', '')";
+    sqlx::query(release).execute(conn).await.map(drop)
+}
+
 /// Begins another history if the server has recovered from a crash, or been promoted, since the last began, so that
 /// positions may come a second time; or if the database is a copy of another. To be asked on each new connection, before
 /// anything is read of the log.

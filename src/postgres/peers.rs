@@ -1,12 +1,30 @@
-//! The `Database`s of this process that are of one database: code in no scope finds what it wrote by any of them.
+//! What code in no scope has written, by database: it finds that by any `Database` of the same database.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use futures_util::FutureExt;
+use sqlx::pool::CloseEvent;
 
 use super::database::Inner;
 use super::log::DatabaseIdentity;
 use crate::cache::Requirement;
 
-static ALL: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
+/// One for each database that the process has connected to. They stay when the last `Database` is dropped: a replica may
+/// still lack what was written by it.
+static ALL: Mutex<Vec<Shared>> = Mutex::new(Vec::new());
+
+struct Shared {
+    identity: DatabaseIdentity,
+    own_writes: Arc<Requirement>,
+    peers: Vec<Peer>,
+}
+
+/// One `Database`.
+struct Peer {
+    inner: Weak<Inner>,
+    /// Of the primary's pool, which may be in use for longer than the `Database`: by a transaction, or a clone of the pool.
+    closed: CloseEvent,
+}
 
 /// Makes a `Database` that shares what is written in no scope with those of the same database.
 pub(super) fn join(
@@ -14,23 +32,45 @@ pub(super) fn join(
     make: impl FnOnce(Arc<Requirement>) -> Inner,
 ) -> Arc<Inner> {
     let mut all = all();
-    all.retain(|one| one.strong_count() > 0);
-    let mut others = all.iter().filter_map(Weak::upgrade);
-    let peer = others.find(|other| other.identity == identity);
-    let own = peer.map(|peer| peer.own_writes.clone());
-    drop(others);
-    let inner = Arc::new(make(own.unwrap_or_else(|| Arc::new(Requirement::of_process()))));
-    all.push(Arc::downgrade(&inner));
+    let shared = find(&mut all, identity);
+    let inner = Arc::new(make(shared.own_writes.clone()));
+    let closed = inner.primary.pool().close_event();
+    shared.peers.retain_mut(|peer| !peer.is_gone());
+    shared.peers.push(Peer { inner: Arc::downgrade(&inner), closed });
     inner
+}
+
+fn find(all: &mut Vec<Shared>, identity: DatabaseIdentity) -> &mut Shared {
+    let at = all.iter().position(|shared| shared.identity == identity);
+    let at = at.unwrap_or_else(|| {
+        let own_writes = Arc::new(Requirement::of_process());
+        all.push(Shared { identity, own_writes, peers: Vec::new() });
+        all.len() - 1
+    });
+    &mut all[at]
 }
 
 /// Whether no connection is in use by which any of those could write that share what is written in no scope.
 pub(super) fn are_pools_idle(own_writes: &Arc<Requirement>) -> bool {
-    let shares = |one: &Arc<Inner>| Arc::ptr_eq(&one.own_writes, own_writes);
-    let of_these = all().iter().filter_map(Weak::upgrade).filter(shares).collect::<Vec<_>>();
-    of_these.iter().all(|one| one.primary.is_idle())
+    let mut all = all();
+    let shares = |shared: &&mut Shared| Arc::ptr_eq(&shared.own_writes, own_writes);
+    all.iter_mut().find(shares).is_none_or(|shared| shared.peers.iter_mut().all(Peer::is_idle))
 }
 
-fn all() -> MutexGuard<'static, Vec<Weak<Inner>>> {
+impl Peer {
+    fn is_idle(&mut self) -> bool {
+        match self.inner.upgrade() {
+            Some(inner) => inner.primary.is_idle(),
+            None => self.is_gone(),
+        }
+    }
+
+    /// Whether neither the `Database` nor its pool is in use any more.
+    fn is_gone(&mut self) -> bool {
+        self.inner.strong_count() == 0 && (&mut self.closed).now_or_never().is_some()
+    }
+}
+
+fn all() -> MutexGuard<'static, Vec<Shared>> {
     ALL.lock().unwrap_or_else(PoisonError::into_inner)
 }

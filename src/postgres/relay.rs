@@ -116,6 +116,11 @@ impl Relay {
         }
     }
 
+    /// What has come already and was not taken yet.
+    pub(crate) fn try_next(&mut self) -> Option<Heard> {
+        self.heard.try_recv().ok()
+    }
+
     pub(crate) fn tell(&self, news: News) {
         drop(self.say.try_send(Said::News(news)));
     }
@@ -271,4 +276,4 @@ async fn hear(stream: &mut Option<Messages>) -> Option<Bytes> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -16,7 +16,7 @@ use super::error::sql_state;
 use super::log;
 use super::quote::identifier;
 use error::within;
-use table::Table;
+use table::{Table, families};
 
 /// The version of the SQL in `sql/`. A change there is a new one.
 pub(crate) const VERSION: i32 = 7;
@@ -63,7 +63,7 @@ const EVENT_TRIGGERS: &str = include_str!("sql/event_trigger.sql");
 /// statement also as `table:column=value`, for each column of the primary key and each declared
 /// one, with the values before and after. A table of the schema `public` goes by its name, any
 /// other by `schema.name`, without quotes. A partition is tracked with its topmost parent and goes
-/// by the parent's name.
+/// by the parent's name; if several tables of one such family are named, their columns count for all of it.
 ///
 /// ```no_run
 /// # async fn example(conn: &mut sqlx::PgConnection) -> Result<(), tidegate::SchemaError> {
@@ -157,9 +157,8 @@ impl Triggers {
     async fn make(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
         lock(conn).await?;
         make_schema(conn).await?;
-        for (name, columns) in &self.tables {
-            let table = Table::find(conn, name).await?.trackable()?;
-            let columns = table.tagged(conn, columns).await?;
+        for (table, declared) in families(conn, &self.tables).await? {
+            let columns = table.tagged(conn, &declared).await?;
             table.track(conn, &columns, self.row_limit).await?;
         }
         Ok(())

@@ -1,8 +1,19 @@
 //! Several `Database`s, and several caches, in one process.
 
-use tidegate::{Cache, Database, Event, Key, Listener, Memory, Record, ValuePolicy};
+use std::time::Duration;
 
-use super::world::{TTL, options, primary};
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Request};
+use axum::routing::get;
+use tidegate::{
+    Cache, CacheLayer, Database, DatabaseOptions, Event, Key, Listener, Memory, Record, Sessions,
+    ValuePolicy,
+};
+use tidegate_testing::Postgres;
+
+use super::common::{eventually, read, send};
+use super::world::{TTL, options, primary, proxy};
 
 fn values() -> ValuePolicy {
     ValuePolicy::ttl(TTL).jitter(0.0).early_refresh(0.0).build().unwrap()
@@ -66,4 +77,105 @@ async fn a_value_of_a_cache_without_a_log_is_refused_when_it_is_loaded_as_when_i
         assert_eq!(cache.get_or_load(&outer, &values(), load).await.unwrap(), "adaword");
     }
     assert_eq!((counted(&cache), counted(&plain)), ((0, 2), (1, 0)));
+}
+
+/// A standby that replays nothing from now on, and a database that reads by it.
+async fn behind(primary: &Postgres, database: &str) -> (Postgres, Database) {
+    let replica = primary.standby().await.unwrap();
+    let options = DatabaseOptions::new(primary.url_of(database));
+    let db = options.replica(replica.url_of(database)).connect().await.unwrap();
+    let up = async || db.replicas().iter().all(|replica| replica.reached.is_some());
+    eventually("the replica is up", up).await;
+    replica.pause_replay().await.unwrap();
+    (replica, db)
+}
+
+async fn name(db: &Database) -> String {
+    let sql = "select name from users where id = 1";
+    sqlx::query_scalar(sql).fetch_one(db.reader()).await.unwrap()
+}
+
+/// The token's position is of the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_finds_what_it_wrote_to_another_database_than_its_layer_s() {
+    let server = primary(&[]).await;
+    let other = server.create_database("other").await.unwrap();
+    let users =
+        "create table users (id int primary key, name text); insert into users values (1, 'ada')";
+    server.psql_at(&other, users).await.unwrap();
+    let (_replica, other) = behind(&server, "other").await;
+    let db = options(&server).connect().await.unwrap();
+    let cache = Cache::new(memory());
+    Listener::spawn(&db, &cache).await.unwrap();
+    let read_other = {
+        let db = other.clone();
+        async move || name(&db).await
+    };
+    let write_other = async move |name: String| rename(&other, &name).await;
+    let app = Router::new()
+        .route("/name", get(read_other).post(write_other))
+        .layer(CacheLayer::new(cache).sessions(Sessions::new([7; 32]).unwrap()));
+    let get = async |token: Option<&HeaderValue>| {
+        let mut request = Request::get("/name").body(Body::empty()).unwrap();
+        if let Some(token) = token {
+            request.headers_mut().insert("tidegate-position", token.clone());
+        }
+        read(send(&app, request).await).await.0
+    };
+    let write = Request::post("/name").body(Body::from("eve")).unwrap();
+    let response = send(&app, write).await;
+    assert_eq!(get(None).await, "ada", "others read by the replica");
+    assert_eq!(get(Some(&response.headers()["tidegate-position"])).await, "eve");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_in_no_scope_is_found_by_a_database_that_is_connected_to_later() {
+    let server = primary(&[]).await;
+    let db = options(&server).connect().await.unwrap();
+    let replica = server.standby().await.unwrap();
+    replica.pause_replay().await.unwrap();
+    rename(&db, "eve").await;
+    drop(db);
+    let db = options(&server).replica(replica.url()).connect().await.unwrap();
+    let up = async || db.replicas().iter().all(|replica| replica.reached.is_some());
+    eventually("the replica is up", up).await;
+    assert_eq!(name(&db).await, "eve");
+}
+
+/// It may still write when its `Database` is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_in_no_scope_outlives_its_database() {
+    let server = primary(&[]).await;
+    let db = options(&server).connect().await.unwrap();
+    let mut transaction = db.begin().await.unwrap();
+    drop(db);
+    let (_replica, db) = behind(&server, "postgres").await;
+    // Longer than what was given out is surely taken to be in use.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // Each read may find that nothing is under way any more.
+    for _ in 0..3 {
+        assert_eq!(name(&db).await, "ada");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let sql = "update users set name = 'eve' where id = 1";
+    sqlx::query(sql).execute(&mut *transaction).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(name(&db).await, "eve");
+}
+
+/// Nobody can cancel what goes on in the background: it has an end, and its connection comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalidation_on_a_primary_that_falls_silent_fails_and_holds_no_connection() {
+    let server = primary(&[]).await;
+    let (proxy, url) = proxy(&server).await;
+    let db = DatabaseOptions::new(url).connections(1).connect().await.unwrap();
+    db.invalidate(["a"]).await.unwrap();
+    eventually("its connection is back", async || db.primary().num_idle() == 1).await;
+    // The connections of now never hear from the server again; others do.
+    proxy.strand();
+    let error = tokio::time::timeout(Duration::from_mins(1), db.invalidate(["b"])).await;
+    error.expect("it has an end").unwrap_err();
+    eventually("its connection is back", async || db.invalidate(["c"]).await.is_ok()).await;
+    let told = "select count(*) from tidegate.log where tags @> '{c}'";
+    assert_ne!(server.psql(told).await.unwrap(), "0");
 }

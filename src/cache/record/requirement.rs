@@ -43,7 +43,7 @@ pub(crate) struct Requirement {
     open: AtomicU64,
     /// Transactions and pools that code in no scope was given.
     lent: AtomicU64,
-    /// Writes that have ended.
+    /// Writes that have ended, and sessions: each may have written to any database.
     ended: AtomicU64,
     /// When a transaction or a pool was last given out.
     lent_at: Mutex<Option<Instant>>,
@@ -132,14 +132,20 @@ impl Requirement {
         self.may_write.load(Ordering::Acquire)
     }
 
-    /// Takes in what a request within the scope brings of its session.
+    /// Takes in what a request within the scope brings of its session. The position is past what the session wrote to this
+    /// database. That the session wrote to others too is not known, nor when: it counts as a write that has ended, and each
+    /// of them has to be asked for a position of its own.
     pub(crate) fn join(&self, database: DatabaseId, session: (Epoch, Position)) {
         self.update(database, |observed| {
+            let before = self.ended.fetch_add(1, Ordering::AcqRel);
             if observed.at.is_some_and(|(epoch, _)| epoch != session.0) {
                 // Which of the two histories is over is not known here.
-                self.ended.fetch_add(1, Ordering::AcqRel);
-            } else {
-                observed.at = must_see(observed.at, Some(session));
+                return;
+            }
+            observed.at = must_see(observed.at, Some(session));
+            // A write of the scope's own may be past the session's position.
+            if observed.writes == before {
+                observed.writes = before + 1;
             }
         });
     }

@@ -336,7 +336,7 @@ async fn an_attempt_that_may_have_committed_stays_open_after_the_next_one_has_en
             attempts.end();
             drop(attempts);
             assert!(matches!(own.of_reads(db.id()), Needs::Primary));
-            assert!(!own.can_be_observed(db.id()), "no position is past what may commit yet");
+            assert!(own.try_observe(db.id()).is_none(), "no position is past what may commit yet");
         })
         .await;
 }

@@ -118,6 +118,34 @@ async fn the_fingerprint_follows_the_catalog_and_not_the_data() {
     }
 }
 
+/// An oid is unsigned: half of them are past the largest number of the type of the same size.
+#[tokio::test]
+async fn a_catalogue_with_oids_past_two_billion_has_a_fingerprint() {
+    for noted in [false, true] {
+        let mut bed = Bed::new(noted).await;
+        bed.server.restart_at_oid(4_294_000_000).await.unwrap();
+        bed.listener = PgListener::connect(&bed.server.url()).await.unwrap();
+        let mut last = bed.now().await;
+        for change in [
+            "create table far (id int primary key, v int)",
+            "create view far_kept as select id from far",
+            "create sequence far_numbers",
+            "create policy p on far using (true)",
+            "create text search configuration far (copy = english)",
+            "create subscription far connection 'dbname=nowhere' publication p with (connect = false);
+                set allow_system_table_mods = on; insert into pg_subscription_rel (srsubid, srrelid, srsubstate)
+                select s.oid, 't'::regclass, 'r' from pg_subscription s",
+        ] {
+            bed.psql(change).await;
+            let now = bed.now().await;
+            assert!(now != last || noted, "{change}");
+            last = now;
+        }
+        let oids = "select min(oid::int8) > 2147483647 from pg_class where relname like 'far%'";
+        assert_eq!(bed.server.psql(oids).await.unwrap(), "t");
+    }
+}
+
 #[tokio::test]
 async fn what_was_changed_and_changed_back_is_another_fingerprint() {
     let mut bed = Bed::new(false).await;

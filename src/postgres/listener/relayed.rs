@@ -73,6 +73,18 @@ impl Follower {
         self.relay.as_ref().map_or(Role::Alone, Relay::elected)
     }
 
+    /// All that other nodes have asked so far, so that one look answers it, and whether any of it is for a session.
+    pub(super) fn take_questions(&mut self) -> (Vec<u64>, bool) {
+        let mut is_urgent = false;
+        // Others hear the news of the relay, each of which counts by itself.
+        while self.elected() == Role::Relay
+            && let Some(heard) = self.relay.as_mut().and_then(Relay::try_next)
+        {
+            is_urgent |= self.hear(Some(heard)) == Next::LookForSession;
+        }
+        (self.duty.take(), is_urgent)
+    }
+
     /// While we look for ourselves: what others ask, or tell.
     pub(super) fn hear(&mut self, heard: Option<Heard>) -> Next {
         match heard {

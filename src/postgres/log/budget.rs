@@ -7,7 +7,7 @@ use sqlx::PgExecutor;
 
 use super::drain::{self, Drained, Manner};
 use super::load::{self, Loaded};
-use super::{Snapshot, load::cold};
+use super::{Snapshot, load::cold, release_locks};
 use crate::postgres::deadline::within;
 use crate::postgres::error::sql_state;
 
@@ -81,6 +81,10 @@ where
             Err(error) if is_too_much(&error) => error.to_string(),
             Err(error) => return Err(error),
         };
+        if manner.hush.is_some() {
+            // The lock belongs to the session, so it outlives the statement that took it and then failed.
+            within(release_locks(&mut *conn)).await?;
+        }
         let Some(less) = detail.less() else { return Err(sqlx::Error::Protocol(why)) };
         *detail = less;
         tracing::warn!(why, detail = ?less, "changes can't be read as they are: they are told in less detail");

@@ -166,3 +166,31 @@ async fn what_has_no_form_in_utf_8_is_told_in_less_detail() {
         assert!(loaded.fences.is_empty() && loaded.floor < loaded.seen, "{loaded:?}");
     }
 }
+
+/// A session's advisory lock outlives the statement that takes it, though that fails when its row is written.
+#[tokio::test]
+async fn a_drain_that_failed_keeps_no_commit_from_waking_listeners() {
+    let server = Postgres::start().await.unwrap();
+    let create = "create database legacy encoding 'SQL_ASCII' template template0";
+    server.psql(create).await.unwrap();
+    let url = server.url_of("legacy");
+    let psql = async |sql| server.psql_at(&url, sql).await.unwrap();
+    psql("create table t (id text primary key)").await;
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    Triggers::new().table("t").install(&mut conn).await.unwrap();
+    prepare(&mut conn).await.unwrap();
+    begin_history(&mut conn).await.unwrap();
+    let mut prev = load(&mut conn, 7).await.unwrap().snapshot;
+    let manner = Manner { hush: Some(1), ..Manner::default() };
+    let mut detail = Detail::default();
+    let locks = "select count(*) from pg_locks where locktype = 'advisory'";
+    for (text, is_hushed) in [(r"E'\x81'", false), ("'a'", true)] {
+        server.psql_at(&url, &format!("insert into t values ({text})")).await.unwrap();
+        let drained = drain(&mut conn, &prev, manner, &mut detail).await.unwrap();
+        prev = drained.snapshot;
+        assert_eq!(drained.hushed, is_hushed, "{text}");
+        assert_eq!(psql(locks).await, if is_hushed { "1" } else { "0" }, "{text}");
+    }
+    unhush(&mut conn).await.unwrap();
+    assert_eq!(psql(locks).await, "0", "it is taken once");
+}

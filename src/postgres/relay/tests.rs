@@ -4,17 +4,19 @@ use std::sync::atomic::AtomicUsize;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
-use futures_util::stream::pending;
+use futures_util::stream::{iter, pending};
 use tokio::task::yield_now;
 
 use super::*;
 
 /// A bus on which this node becomes the leader, if `elects`, and otherwise learns nothing of it.
 #[derive(Debug, Default)]
-struct Mock {
-    elects: bool,
-    held: AtomicUsize,
-    released: AtomicUsize,
+pub(crate) struct Mock {
+    pub(crate) elects: bool,
+    /// What others have said before.
+    pub(crate) says: Vec<Bytes>,
+    pub(crate) held: AtomicUsize,
+    pub(crate) released: AtomicUsize,
 }
 
 impl Bus for Mock {
@@ -26,7 +28,7 @@ impl Bus for Mock {
         &'a self,
         _: &'a str,
     ) -> BoxFuture<'a, Result<BoxStream<'static, Bytes>, StoreError>> {
-        ready(Ok(pending().boxed())).boxed()
+        ready(Ok(iter(self.says.clone()).chain(pending()).boxed())).boxed()
     }
 
     fn hold<'a>(

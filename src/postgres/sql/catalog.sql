@@ -73,19 +73,20 @@ rows (catalogue, object, part, age) as (
         where not exists (select from pg_ts_config c
             where c.oid = mapcfg and c.cfgnamespace in (select oid from temporary))
     union all
-    select 22, srrelid, srsubid::int8::int4, 0 from pg_subscription_rel
+    select 22, srrelid, (srsubid::int8 - 2147483648)::int4, 0 from pg_subscription_rel
     union all
     -- By which an extension may let a role see other values.
     select 23, objoid, objsubid, age(xmin) from pg_seclabel
         where classoid = 'pg_class'::regclass::oid and objoid = any (array(select oid from relations))
 ),
+-- An oid is unsigned, and half of all oids are too large for the upper half of an int8 or for an int4: hence the subtraction.
 parts (part) as (
-    select hashint8extended(object::int8 * 4294967296
+    select hashint8extended((object::int8 - 2147483648) * 4294967296
             + case age when 2147483647 then 0 else ((select xid from now) - age) & 4294967295 end,
         catalogue::int8 * 4294967296 + part)
     from rows
     union all
-    select hashint8extended(oid::int8 * 4294967296 + ascii(relkind::text) * 65536 + ascii(relpersistence::text) * 256
+    select hashint8extended((oid::int8 - 2147483648) * 4294967296 + ascii(relkind::text) * 65536 + ascii(relpersistence::text) * 256
         + relispartition::int4 * 4 + relrowsecurity::int4 * 2 + relforcerowsecurity::int4, 0::int8)
     from relations
     -- These have no type.

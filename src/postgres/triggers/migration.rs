@@ -28,31 +28,85 @@ impl Triggers {
         }
         // A string can be written to without fail.
         let _ = writeln!(sql, "{VERSIONED} ({VERSION});");
-        for (table, columns) in &self.tables {
+        if !self.tables.is_empty() {
             sql.push('\n');
-            sql.push_str(&self.of_table(table, columns));
+            sql.push_str(&self.of_tables());
         }
         sql
     }
 
-    fn of_table(&self, table: &str, columns: &[String]) -> String {
+    fn of_tables(&self) -> String {
         let limit = i32::try_from(self.row_limit).unwrap_or(i32::MAX);
-        let array: Vec<String> = columns.iter().map(|column| string(column)).collect();
+        let relation = include_str!("../sql/relation.sql");
         let columns_sql = include_str!("../sql/columns.sql").replace("$1", "family.root");
+        let declared = self.tables.iter().flat_map(|(table, columns)| {
+            columns.iter().map(move |column| (table.as_str(), column.as_str()))
+        });
+        let (owners, columns): (Vec<_>, Vec<_>) = declared.unzip();
         include_str!("../sql/migration.sql")
-            .replace(":relation", &include_str!("../sql/relation.sql").replace("$1", "wanted"))
+            .replace(":relation_of_owner", &relation.replace("$1", "d.owner"))
+            .replace(":relation", &relation.replace("$1", "wanted"))
             .replace(":columns\n", &columns_sql)
-            .replace(":'columns'", &format!("array[{}]::text[]", array.join(", ")))
             .replace(":limit", &limit.to_string())
-            .replace(":'table'", &string(table))
+            .replace(
+                ":names",
+                &format!(
+                    "    tables text[] := {};\n    owners text[] := {};\n    columns text[] := {};",
+                    array(self.tables.keys().map(String::as_str)),
+                    array(owners),
+                    array(columns),
+                ),
+            )
     }
+}
+
+/// An array of texts, as SQL.
+fn array<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let texts: Vec<_> = texts.into_iter().map(string).collect();
+    format!("array[{}]::text[]", texts.join(", "))
 }
 
 #[cfg(test)]
 #[allow(clippy::expect_used)]
 mod tests {
+    use sqlx::{Connection, PgConnection};
+
     use super::*;
     use tidegate_testing::Postgres;
+
+    /// A table and its partition, each by its name, have the columns of both, and a second run changes nothing.
+    #[tokio::test]
+    async fn names_of_one_family_add_to_each_other() {
+        let triggers = Triggers::new().columns("orders", &["customer_id"]).table("orders_2024");
+        let triggers = triggers.columns("orders_2025", &["shop_id"]);
+        let setup =
+            "create table orders (id int, customer_id int, shop_id int, primary key (id, shop_id))
+                partition by range (id);
+            create table orders_2024 partition of orders for values from (0) to (9);
+            create table orders_2025 partition of orders for values from (9) to (99)";
+        let told = r"select distinct split_part(encode(tgargs, 'escape'), '\000', 2)
+            from pg_trigger where tgname like 'tidegate_%' and tgname <> 'tidegate_truncate' order by 1";
+        let made =
+            "select string_agg(xmin::text, ' ' order by oid), (select count(*) from tidegate.log)
+            from pg_trigger where tgname like 'tidegate_%'";
+        for by_migration in [false, true] {
+            let postgres = Postgres::start().await.expect("Postgres");
+            postgres.psql(setup).await.expect("tables");
+            let mut before = None;
+            for _ in 0..2 {
+                if by_migration {
+                    postgres.psql(&triggers.migration()).await.expect("migration");
+                } else {
+                    let mut conn =
+                        PgConnection::connect(&postgres.url()).await.expect("connection");
+                    triggers.install(&mut conn).await.expect("install");
+                }
+                assert_eq!(postgres.psql(told).await.expect("columns"), "1 2 3");
+                let made = postgres.psql(made).await.expect("triggers");
+                assert_eq!(before.get_or_insert(made.clone()), &made, "{by_migration}");
+            }
+        }
+    }
 
     #[tokio::test]
     async fn a_columns_name_does_not_end_the_migration_it_is_in() {

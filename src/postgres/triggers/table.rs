@@ -1,5 +1,7 @@
 //! One table, with all that inherits from it.
 
+use std::collections::BTreeMap;
+
 use sqlx::PgConnection;
 use sqlx::postgres::types::Oid;
 
@@ -22,6 +24,23 @@ struct Column {
     r#type: String,
     taggable: bool,
     key: bool,
+}
+
+/// The tables with their columns, each family once: a table and its partition may both be named, and both have the columns
+/// that are declared for either.
+pub(super) async fn families(
+    conn: &mut PgConnection,
+    tables: &BTreeMap<String, Vec<String>>,
+) -> Result<Vec<(Table, Vec<String>)>, SchemaError> {
+    let mut families: Vec<(Table, Vec<String>)> = Vec::new();
+    for (name, columns) in tables {
+        let table = Table::find(conn, name).await?.trackable()?;
+        match families.iter_mut().find(|(known, _)| known.root == table.root) {
+            Some((_, declared)) => declared.extend_from_slice(columns),
+            None => families.push((table, columns.clone())),
+        }
+    }
+    Ok(families)
 }
 
 impl Table {

@@ -105,12 +105,19 @@ fn of_schema(status: &Status, checks: &mut Vec<Check>) {
         }
     });
     checks.push(match status.log_rows > MANY_ROWS {
-        true => Check::warning("log", format!("{} rows: no node trims it, or a transaction has been open for long", status.log_rows))
-            .mend("run a node of the service: its listener trims the log"),
+        true => Check::warning(
+            "log",
+            format!(
+                "{} rows: no node trims it, or a transaction has been open for long",
+                status.log_rows
+            ),
+        )
+        .mend("run a node of the service: its listener trims the log"),
         false => Check::good("log", format!("{} rows", status.log_rows)),
     });
     if status.tables.is_empty() {
-        let none = Check::warning("tables", "no table is tracked, so only untracked policies can cache");
+        let none =
+            Check::warning("tables", "no table is tracked, so only untracked policies can cache");
         checks.push(none.mend("tidegate install TABLE..."));
     }
     checks.extend(status.tables.iter().flat_map(of_table));

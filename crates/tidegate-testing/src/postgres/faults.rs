@@ -5,7 +5,7 @@ use std::{fs, io};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{ATTEMPTS, Postgres, breathe};
+use super::{ATTEMPTS, Postgres, breathe, text};
 use crate::Process;
 
 impl Postgres {
@@ -92,6 +92,19 @@ impl Postgres {
     /// If it does not start, with its log.
     pub async fn restart(&mut self) -> io::Result<()> {
         self.end(Signal::SIGINT).await?;
+        self.run().await
+    }
+
+    /// Stops the server in order and starts it again with `oid` as the next object identifier, as on a server that has
+    /// made that many objects. Run it before the objects that are to have such an oid are created.
+    ///
+    /// # Errors
+    ///
+    /// If `pg_resetwal` is not installed, or the server does not start, with its log.
+    pub async fn restart_at_oid(&mut self, oid: u32) -> io::Result<()> {
+        self.end(Signal::SIGINT).await?;
+        let (program, oid) = (self.program("pg_resetwal"), oid.to_string());
+        Process::run(&program, ["-o", &oid, &text(&self.data())]).await?;
         self.run().await
     }
 

@@ -241,3 +241,26 @@ async fn one_task_at_a_time_observes_for_replicas_while_it_runs() {
     assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 1))));
     assert!(requirement.try_observe(A).is_none(), "nothing was written since");
 }
+
+/// Its token has a position of one database, and says that it wrote, to whichever.
+#[tokio::test]
+async fn what_a_session_wrote_to_another_database_needs_a_position_of_that_one() {
+    let requirement = Requirement::new(A, Some(at(1, 5)), false);
+    let of = |database| (requirement.of_reads(database), requirement.of_lookups(database));
+    assert_eq!(requirement.of_lookups(A), Needs::Position(Some(at(1, 5))));
+    assert_eq!(of(B), PRIMARY);
+    requirement.observe(B, None, ready(Ok::<_, Infallible>(at(2, 3)))).await.unwrap();
+    assert_eq!(requirement.of_lookups(B), Needs::Position(Some(at(2, 3))));
+    requirement.join(A, at(1, 7));
+    assert_eq!(requirement.of_lookups(A), Needs::Position(Some(at(1, 7))));
+    assert_eq!(of(B), PRIMARY, "the session may have written to it since");
+}
+
+/// What the scope itself wrote is not behind the position that a session brings.
+#[tokio::test]
+async fn a_session_s_position_covers_no_write_of_the_scope_that_it_joins() {
+    let requirement = Requirement::new(A, None, false);
+    requirement.begin().end();
+    requirement.join(A, at(1, 7));
+    assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
+}

@@ -1,0 +1,187 @@
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by it")]
+
+use super::*;
+
+const AT: (Epoch, Position) = (Epoch::new(3), Position::new(0x16_B374_D848));
+
+fn sessions() -> Sessions {
+    Sessions::new([7; 32]).unwrap()
+}
+
+fn token_at(position: u64, age: u64) -> String {
+    let written = unix_millis() - age * 1000;
+    sessions().tokens.seal(Token { epoch: AT.0, position: Position::new(position), written })
+}
+
+fn claim(name: &'static str, value: &str) -> Claim {
+    let mut headers = HeaderMap::new();
+    headers.insert(name, value.parse().unwrap());
+    sessions().read(&headers)
+}
+
+fn at(position: u64) -> Claim {
+    Claim::Position { at: (AT.0, Position::new(position)), is_old: false }
+}
+
+#[test]
+fn what_is_written_is_read_by_header_and_by_cookie() {
+    let mut headers = HeaderMap::new();
+    sessions().write(&mut headers, AT);
+    let token = headers[HEADER].to_str().unwrap();
+    assert_eq!(claim("tidegate-position", token), at(AT.1.get()));
+    let cookie = headers[SET_COOKIE].to_str().unwrap().split(';').next().unwrap();
+    assert_eq!(claim("cookie", cookie), at(AT.1.get()));
+    assert_eq!(sessions().read(&HeaderMap::new()), Claim::None);
+}
+
+#[test]
+fn security_the_cookie_is_for_this_host_and_https_unless_the_service_is_plain_http() {
+    let cookie = |sessions: Sessions| {
+        let mut headers = HeaderMap::new();
+        sessions.write(&mut headers, AT);
+        headers[SET_COOKIE].to_str().unwrap().to_owned()
+    };
+    let secure = cookie(sessions());
+    assert!(secure.starts_with("__Host-tidegate-position=") && secure.ends_with("; Secure"));
+    assert!(secure.contains("; Path=/;") && !secure.contains("Domain"), "{secure}");
+    let plain = cookie(sessions().plain_http());
+    assert!(plain.starts_with("tidegate-position=") && !plain.contains("Secure"), "{plain}");
+    let pair = plain.split(';').next().unwrap();
+    assert_eq!(claim("cookie", pair), Claim::None, "a subdomain may have set it");
+}
+
+#[test]
+fn security_a_forged_token_hides_no_valid_one_behind_it() {
+    let (older, newer, forged) = (token_at(7, 9), token_at(8, 1), "f".repeat(80));
+    let cookie = |token: &str| format!("__Host-tidegate-position={token}");
+    let line = [cookie(&forged), cookie(&older), cookie(&newer), cookie(&older)].join("; ");
+    assert_eq!(claim("cookie", &line), at(8));
+    let mut headers = HeaderMap::new();
+    headers.append(HEADER, forged.parse().unwrap());
+    assert_eq!(sessions().read(&headers), Claim::Forged);
+    headers.append("cookie", cookie(&older).parse().unwrap());
+    assert_eq!(sessions().read(&headers), at(7));
+}
+
+#[test]
+fn security_a_token_is_old_after_its_life_and_counts_all_the_same() {
+    assert_eq!(claim("tidegate-position", &token_at(7, LIFE - 1)), at(7));
+    let old = Claim::Position { at: (AT.0, Position::new(7)), is_old: true };
+    assert_eq!(claim("tidegate-position", &token_at(7, LIFE + 1)), old);
+}
+
+#[test]
+fn tokens_of_two_histories_require_a_position_in_neither() {
+    let session = |tokens: &[(u64, u64, u64)]| {
+        let mut headers = HeaderMap::new();
+        for &(epoch, position, age) in tokens {
+            let (epoch, position) = (Epoch::new(epoch), Position::new(position));
+            let written = unix_millis() - age * 1000;
+            let token = sessions().tokens.seal(Token { epoch, position, written });
+            headers.append(HEADER, token.parse().unwrap());
+        }
+        sessions().read(&headers)
+    };
+    let of_both = session(&[(3, 7, 0), (4, 5, 0)]);
+    assert_eq!(session(&[(4, 5, 9), (3, 7, 900)]), of_both, "whatever the clocks said");
+    let Claim::Position { at: (epoch, _), is_old: false } = of_both else { panic!("{of_both:?}") };
+    assert!(![Epoch::new(3), Epoch::new(4), Epoch::UNKNOWN].contains(&epoch));
+    assert_ne!(session(&[(3, 8, 0), (4, 5, 0)]), of_both, "it is of these two positions");
+    assert_ne!(session(&[(3, 7, 0), (4, 5, 0), (5, 1, 0)]), of_both);
+}
+
+#[test]
+fn security_a_token_of_another_name_is_worth_nothing() {
+    let (shop, office) = (sessions().bound_to("shop"), sessions().bound_to("office"));
+    let mut headers = HeaderMap::new();
+    shop.write(&mut headers, AT);
+    assert_eq!(shop.read(&headers), at(AT.1.get()));
+    assert_eq!((office.read(&headers), sessions().read(&headers)), (Claim::Forged, Claim::Forged));
+}
+
+/// The `Cookie` line of a browser that has got these responses, in this order.
+fn jar(responses: &[HeaderMap]) -> String {
+    let mut jar = std::collections::BTreeMap::new();
+    for cookie in responses.iter().flat_map(|headers| headers.get_all(SET_COOKIE)) {
+        let pair = cookie.to_str().unwrap().split(';').next().unwrap();
+        jar.extend(pair.split_once('='));
+    }
+    jar.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn services_on_one_host_that_are_bound_to_names_have_cookies_of_their_own() {
+    let bound = ["shop", "office"].map(|name| sessions().bound_to(name));
+    let both = [bound.clone(), bound.map(Sessions::plain_http)];
+    for [shop, office] in both {
+        let mut responses = [HeaderMap::new(), HeaderMap::new()];
+        shop.write(&mut responses[0], AT);
+        office.write(&mut responses[1], (AT.0, Position::new(7)));
+        let mut headers = HeaderMap::new();
+        headers.insert("cookie", jar(&responses).parse().unwrap());
+        assert_eq!((shop.read(&headers), office.read(&headers)), (at(AT.1.get()), at(7)));
+        assert!(cookies::all(&headers).all(|(name, _)| is_session_cookie(name)), "{headers:?}");
+    }
+    for other in ["tidegate-positions", "tidegate-position-", "tidegate-position-user", "id"] {
+        assert!(!is_session_cookie(other.as_bytes()), "{other}");
+    }
+}
+
+#[test]
+fn a_header_carries_the_tokens_of_several_services_on_one_line_or_on_many() {
+    let (shop, office) = (sessions().bound_to("shop"), sessions().bound_to("office"));
+    let mut headers = HeaderMap::new();
+    shop.write(&mut headers, AT);
+    shop.write(&mut headers, (AT.0, Position::new(AT.1.get() + 1)));
+    office.write(&mut headers, (AT.0, Position::new(7)));
+    let tokens: Vec<_> = headers.get_all(HEADER).iter().cloned().collect();
+    assert_eq!(tokens.len(), 2, "a service's later token is past its earlier one");
+    let lines = tokens.iter().map(|token| token.to_str().unwrap()).collect::<Vec<_>>();
+    let folded = HeaderMap::from_iter([(HEADER, lines.join(" , ").parse().unwrap())]);
+    let many: HeaderMap = tokens.into_iter().map(|token| (HEADER, token)).collect();
+    for headers in [folded, many] {
+        assert_eq!(shop.read(&headers), at(AT.1.get() + 1));
+        assert_eq!(office.read(&headers), at(7));
+    }
+}
+
+#[test]
+fn a_token_of_another_database_stays_beside_a_later_one() {
+    let mut headers = HeaderMap::new();
+    sessions().write(&mut headers, AT);
+    sessions().write(&mut headers, (Epoch::new(4), AT.1));
+    assert_eq!(headers.get_all(HEADER).iter().count(), 2);
+}
+
+#[test]
+fn a_token_that_is_not_ours_is_worth_nothing() {
+    let other = Sessions::new([8; 32]).unwrap().tokens;
+    let other = other.seal(Token { epoch: AT.0, position: AT.1, written: unix_millis() });
+    for forged in [&other, &other[1..], "", &"0".repeat(80), &"0".repeat(64), &"é".repeat(40)] {
+        let mut headers = HeaderMap::new();
+        headers.insert(HEADER, HeaderValue::from_bytes(forged.as_bytes()).unwrap());
+        assert_eq!(sessions().read(&headers), Claim::Forged, "{forged}");
+    }
+}
+
+#[test]
+fn security_secrets_of_sessions_are_replaced_while_nodes_run() {
+    let mut headers = HeaderMap::new();
+    sessions().write(&mut headers, AT);
+    let both = Sessions::with_secrets(&[[8; 32], [7; 32]]).unwrap();
+    assert_eq!(both.read(&headers), at(AT.1.get()));
+}
+
+#[test]
+fn an_empty_old_secret_is_none_and_a_short_one_an_error() {
+    let with_old = |old: &str| Sessions::with_old("a".repeat(16), Some(old.to_owned()));
+    assert!(with_old("").is_ok() && with_old(&"b".repeat(16)).is_ok());
+    assert_eq!(with_old("short").err(), Some(SecretError::Short(5)));
+}
+
+#[test]
+fn a_secret_is_long_and_never_shown() {
+    assert!(matches!(Sessions::new("short"), Err(SecretError::Short(5))));
+    assert_eq!(Sessions::with_secrets(&[] as &[&str]).err(), Some(SecretError::Missing));
+    assert_eq!(format!("{:?}", Sessions::new("a".repeat(16)).unwrap()), "Sessions");
+}

@@ -1,0 +1,35 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+use tidegate_testing::Postgres;
+use tokio::task::yield_now;
+
+use super::*;
+use crate::postgres::relay::message::{Question, encode};
+use crate::postgres::relay::tests::Mock;
+use crate::postgres::{DatabaseOptions, Triggers};
+
+/// Each on a look of its own, they would wait for each other while more come.
+#[tokio::test]
+async fn one_look_answers_all_that_other_nodes_have_asked() {
+    let server = Postgres::start().await.unwrap();
+    let url = server.url();
+    let mut setup = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    Triggers::new().install(&mut setup).await.unwrap();
+    let db = DatabaseOptions::new(url).connect().await.unwrap();
+    let mut conn = connect(&db).await.unwrap();
+    let mut follower = Follower::new(db, Arc::new(Fences::new(64)));
+    follower.catch_up(&mut conn).await.unwrap();
+    let question = |nonce| encode(&Question { nonce, urgent: nonce == 7 }).into();
+    let bus = Mock { elects: true, says: (0..9).map(question).collect(), ..Mock::default() };
+    follower.relay = Some(Relay::start(Arc::new(bus), "test"));
+    while follower.relay.as_ref().unwrap().elected() != Role::Relay {
+        yield_now().await;
+    }
+    for _ in 0..1000 {
+        yield_now().await;
+    }
+    let (mut answers, is_urgent) = follower.take_questions();
+    answers.sort_unstable();
+    assert_eq!((answers, is_urgent), ((0..9).collect(), true));
+    assert!(follower.relay.as_mut().unwrap().try_next().is_none());
+}
