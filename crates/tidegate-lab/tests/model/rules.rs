@@ -97,7 +97,7 @@ pub(crate) enum Mutant {
 
 impl Mutant {
     /// Each, and the smallest world that catches it.
-    pub(crate) const ALL: [(Self, World); 43] = [
+    pub(crate) const ALL: [(Self, World); 44] = [
         (Self::FenceBeforeSnapshot, World::REPLICAS),
         (Self::FenceOfFirstRow, World::ONE_NODE),
         (Self::FenceOfTrigger, World::ONE_NODE),
