@@ -4,16 +4,15 @@ use std::collections::HashMap;
 use std::fmt::{self, Write};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-
-use tokio::sync::Semaphore;
 
 use super::database::Database;
 use super::executor::Statement;
 use super::plan::{Plan, learn};
 use crate::cache::spawn;
 use crate::clock::{self, Instant};
+use crate::expiring::ExpiringLock;
 use crate::traffic::Recent;
 
 /// Texts that are told apart.
@@ -25,6 +24,9 @@ const MOST_BYTES: usize = 4096;
 /// How long a statement counts as seen lately.
 const LATELY: Duration = Duration::from_secs(60);
 
+/// A task that takes longer to find out what a statement depends on does not run.
+const LEARNS_WITHIN: Duration = Duration::from_secs(10);
+
 /// Statements that were run by the reader, for no answer that is kept. Nothing is noted before somebody looks on.
 #[derive(Debug)]
 pub(crate) struct Statements {
@@ -32,7 +34,7 @@ pub(crate) struct Statements {
     texts: Mutex<HashMap<String, Ran>>,
     recent: Recent<Instant>,
     /// Held by who finds out what a statement depends on.
-    learning: Arc<Semaphore>,
+    learning: ExpiringLock,
 }
 
 /// A hash of what is written to it, up to a length.
@@ -66,7 +68,7 @@ impl Default for Statements {
             is_on: AtomicBool::new(false),
             texts: Mutex::default(),
             recent: Recent::new(1 << 16),
-            learning: Arc::new(Semaphore::new(1)),
+            learning: ExpiringLock::default(),
         }
     }
 }
@@ -111,12 +113,12 @@ impl Statements {
 
     /// Finds out in the background what a statement depends on, one at a time: nobody waits for it.
     pub(super) fn learn(&self, db: &Database, sql: &str) {
-        let Ok(turn) = self.learning.clone().try_acquire_owned() else { return };
+        let Ok(lock) = self.learning.try_lock(LEARNS_WITHIN) else { return };
         let (db, sql) = (db.clone(), sql.to_owned());
         spawn(async move {
             // A failure is looked into by the next.
             let _ = learn(&db, &sql).await;
-            drop(turn);
+            drop(lock);
         });
     }
 
