@@ -71,7 +71,7 @@ pub struct Admin {
     shows_values: bool,
     /// When, and what had been written to tables by then.
     #[cfg(feature = "postgres")]
-    written: tokio::sync::OnceCell<(Instant, std::collections::BTreeMap<String, i64>)>,
+    written: std::sync::OnceLock<(Instant, std::collections::BTreeMap<String, i64>)>,
     started: Instant,
 }
 
@@ -93,7 +93,7 @@ impl Admin {
             database: None,
             shows_values: false,
             #[cfg(feature = "postgres")]
-            written: tokio::sync::OnceCell::new(),
+            written: std::sync::OnceLock::new(),
             started: clock::now(),
         };
         admin.layer(layer)
@@ -191,7 +191,11 @@ impl Admin {
     #[cfg(feature = "postgres")]
     async fn written(&self) -> Option<&(Instant, std::collections::BTreeMap<String, i64>)> {
         let db = self.database.as_ref()?;
-        let ask = async || Ok::<_, sqlx::Error>((clock::now(), primary::writes(db).await?));
-        self.written.get_or_try_init(ask).await.ok()
+        if self.written.get().is_none() {
+            // Whoever asks at the same time waits for its own response: the other's runtime may not run it.
+            let first = (clock::now(), primary::writes(db).await.ok()?);
+            return Some(self.written.get_or_init(|| first));
+        }
+        self.written.get()
     }
 }

@@ -21,6 +21,7 @@ use super::policy::Policy;
 use super::record::{DatabaseId, Kind, Record, Scope};
 use crate::clock;
 use crate::entry::{Entry, Epoch, Key, Position, Tag};
+use crate::expiring::ExpiringLock;
 use crate::outcome::{Counters, Event, Outcome};
 use crate::store::{Bus, Store, StoreError, StoreStatus};
 
@@ -68,6 +69,8 @@ pub(crate) struct Shared {
     pub(crate) audits: Audits,
     pub(crate) alone: Alone,
     pub(super) past: PastEpochs,
+    /// Held by the task that drains the log to show that an old position's epoch is over.
+    pub(super) proving: ExpiringLock,
     log: Attached,
     off: AtomicBool,
 }
@@ -103,6 +106,7 @@ impl Cache {
             audits: Audits::default(),
             alone: Alone::new(),
             past: PastEpochs::default(),
+            proving: ExpiringLock::default(),
             log: Attached::default(),
             off: AtomicBool::new(false),
         };

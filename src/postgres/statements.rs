@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::fmt::{self, Write};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use super::database::Database;
@@ -15,6 +14,7 @@ use super::executor::Statement;
 use super::plan::{Plan, learn};
 use crate::cache::spawn;
 use crate::clock::{self, Instant};
+use crate::expiring::ExpiringLock;
 use crate::traffic::Recent;
 
 /// Texts that are told apart: those that took longest.
@@ -29,6 +29,9 @@ const MOST_BYTES: usize = 4096;
 /// How long a statement counts as seen lately.
 const LATELY: Duration = Duration::from_secs(60);
 
+/// A task that takes longer to find out what a statement depends on does not run.
+const LEARNS_WITHIN: Duration = Duration::from_secs(10);
+
 /// Statements that were run by the reader, for no answer that is kept. Nothing is noted before somebody looks on.
 #[derive(Debug)]
 pub(crate) struct Statements {
@@ -36,7 +39,7 @@ pub(crate) struct Statements {
     texts: Mutex<HashMap<String, Ran>>,
     recent: Recent<Instant>,
     /// Held by who finds out what a statement depends on.
-    learning: Arc<Semaphore>,
+    learning: ExpiringLock,
 }
 
 /// A hash of what is written to it, up to a length.
@@ -70,7 +73,7 @@ impl Default for Statements {
             is_on: AtomicBool::new(false),
             texts: Mutex::default(),
             recent: Recent::new(1 << 16),
-            learning: Arc::new(Semaphore::new(1)),
+            learning: ExpiringLock::default(),
         }
     }
 }
@@ -121,14 +124,16 @@ impl Statements {
     /// Finds out in the background what a statement depends on, one at a time, and for a tenth of the time at most, since
     /// there is no end of texts: nobody waits for it.
     pub(super) fn learn(&self, db: &Database, sql: &str) {
-        let Ok(turn) = self.learning.clone().try_acquire_owned() else { return };
+        let Ok(lock) = self.learning.try_lock(LEARNS_WITHIN) else { return };
         let (db, sql) = (db.clone(), sql.to_owned());
         spawn(async move {
             let began = clock::now();
             // A failure is looked into by the next.
             let _ = learn(&db, &sql).await;
-            sleep(began.elapsed() * 9).await;
-            drop(turn);
+            let rest = began.elapsed() * 9;
+            lock.extend(rest);
+            sleep(rest).await;
+            drop(lock);
         });
     }
 

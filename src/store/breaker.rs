@@ -6,6 +6,9 @@ use std::time::Duration;
 use super::StoreError;
 use crate::clock::{Instant, now};
 
+/// A probe that takes longer does not run any more, as on a runtime that nobody drives, and another call is let through.
+const PROBE_WITHIN: Duration = Duration::from_secs(2);
+
 /// A circuit breaker: after a row of failures nobody asks for a while, then one does.
 #[derive(Debug)]
 pub(super) struct Breaker {
@@ -16,9 +19,16 @@ pub(super) struct Breaker {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    Closed { failed: u32 },
-    Open { until: Instant },
-    Probing,
+    Closed {
+        failed: u32,
+    },
+    Open {
+        until: Instant,
+    },
+    /// One asks; from then on another one may.
+    Probing {
+        until: Instant,
+    },
 }
 
 impl Breaker {
@@ -35,11 +45,11 @@ impl Breaker {
         let mut state = self.lock();
         let probe = match *state {
             State::Closed { .. } => false,
-            State::Open { until } if now() >= until => {
-                *state = State::Probing;
+            State::Open { until } | State::Probing { until } if now() >= until => {
+                *state = State::Probing { until: now() + PROBE_WITHIN };
                 true
             }
-            State::Open { .. } | State::Probing => return Err(StoreError::Open),
+            State::Open { .. } | State::Probing { .. } => return Err(StoreError::Open),
         };
         Ok(Pass { breaker: self, probe, reported: false })
     }
@@ -93,9 +103,12 @@ impl Pass<'_> {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        // A probe whose caller went away leaves the next one to try.
         if self.probe && !self.reported {
-            *self.breaker.lock() = State::Open { until: now() };
+            let mut state = self.breaker.lock();
+            // A probe whose caller went away leaves the next one to try, unless another one has done so.
+            if matches!(*state, State::Probing { .. }) {
+                *state = State::Open { until: now() };
+            }
         }
     }
 }

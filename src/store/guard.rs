@@ -339,6 +339,25 @@ mod tests {
         assert!(guard.get(&key).await.is_ok());
     }
 
+    /// As one is that was begun on a runtime which nobody drives any more.
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_does_not_run_lets_another_one_through() {
+        let (guard, mock, key) = guarded_mock(Fate::Fails);
+        for _ in 0..3 {
+            assert!(guard.get(&key).await.is_err());
+        }
+        advance(COOL_DOWN * 2).await;
+        *mock.fate.lock().unwrap() = Fate::Slow;
+        let mut probe = guard.get(&key);
+        assert!(futures_util::poll!(&mut probe).is_pending());
+        *mock.fate.lock().unwrap() = Fate::Well;
+        assert!(matches!(guard.get(&key).await, Err(StoreError::Open)), "one at a time");
+        advance(COOL_DOWN * 2).await;
+        assert!(guard.get(&key).await.is_ok());
+        drop(probe);
+        assert!(!guard.is_open(), "the store has answered since");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_can_not_be_read_is_not_the_stores_failure() {
         let (guard, mock, key) = guarded_mock(Fate::Undecodable);

@@ -72,17 +72,18 @@ impl Cache {
 
     /// Whether a position that by this node's clock was given out long ago need not be followed. The clocks of two nodes
     /// differ by any amount, so its age alone proves nothing: it must be of a history that a drain has shown to be over.
-    /// Until then it counts, and a drain is started.
+    /// Until then it counts, and a drain is started, one for all such positions at a time.
     pub(crate) fn is_obsolete(&self, old: (Epoch, Position)) -> bool {
         let current = self.shared.fences.epoch();
         if old.0 == current || self.log().is_none() {
             return false;
         }
         let is_over = self.shared.past.contains_old(old.0, current);
-        if !is_over {
+        if !is_over && let Ok(lock) = self.shared.proving.try_lock(DRAIN_LIMIT) {
             let cache = self.clone();
             spawn(async move {
                 cache.follow(Some(old), DRAIN_LIMIT).await;
+                drop(lock);
             });
         }
         is_over
@@ -99,5 +100,52 @@ impl Cache {
             self.shared.past.note(epoch, self.shared.fences.epoch());
         }
         followed
+    }
+}
+
+#[cfg(all(test, feature = "memory", not(tidegate_loom), not(tidegate_shuttle)))]
+mod tests {
+    use std::future::pending;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::BoxFuture;
+    use tokio::task::yield_now;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::cache::log::{Log, LogError};
+    use crate::store::Memory;
+
+    /// A log that nobody can read just now; counts how often somebody waits for a look at it.
+    #[derive(Debug, Default)]
+    struct Lost(AtomicUsize);
+
+    impl Log for Lost {
+        fn position(&self) -> BoxFuture<'_, Result<(Epoch, Position), LogError>> {
+            Box::pin(pending())
+        }
+
+        fn catch_up(&self, _position: Position) -> BoxFuture<'_, Result<(), LogError>> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Box::pin(pending())
+        }
+
+        fn invalidate(&self, _tags: Vec<String>) -> BoxFuture<'_, Result<(), LogError>> {
+            Box::pin(pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn old_tokens_cost_one_look_at_the_log_however_many_requests_bring_them() {
+        let (cache, log) = (Cache::new(Memory::new(1 << 20)), Arc::new(Lost::default()));
+        cache.attach(log.clone()).unwrap();
+        for looks in 1..3 {
+            for position in 0..100 {
+                assert!(!cache.is_obsolete((Epoch::new(1), Position::new(position))));
+                yield_now().await;
+            }
+            assert_eq!(log.0.load(Ordering::SeqCst), looks);
+            advance(DRAIN_LIMIT).await;
+        }
     }
 }

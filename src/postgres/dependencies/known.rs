@@ -7,6 +7,7 @@ use std::time::Duration;
 use quick_cache::sync::{Cache, DefaultLifecycle, PlaceholderGuard};
 use quick_cache::{DefaultHashBuilder, Weighter};
 use sqlx::{Connection, PgConnection};
+use tokio::time::timeout;
 
 use super::catalog::{Dependencies, resolve_with_clock};
 use super::clock::mentions_clock;
@@ -16,6 +17,7 @@ use crate::cache::schema_changes;
 use crate::clock::{self, Instant};
 use crate::entry::{Epoch, Position};
 use crate::postgres::READ_ONLY;
+use crate::postgres::deadline::PATIENCE;
 use crate::postgres::log::identity;
 use crate::postgres::sample::At;
 
@@ -37,6 +39,10 @@ pub(crate) struct Known {
 /// How long nothing is asked of a catalogue that did not respond in time: one read waits for it then, and not all in turn.
 const REST: Duration = Duration::from_secs(1);
 
+/// A lookup of the catalogue that takes longer does not run, as on a runtime that nobody drives, and another one is made: the
+/// server has [`PATIENCE`] for it.
+const OVERTAKE: Duration = PATIENCE.saturating_add(Duration::from_secs(1));
+
 /// A text, in [`Known`].
 pub(crate) enum Lookup<'a> {
     Known(Found),
@@ -46,9 +52,18 @@ pub(crate) enum Lookup<'a> {
 
 pub(crate) struct Unknown<'a> {
     known: &'a Known,
-    guard: Option<Guard<'a>>,
+    turn: Turn<'a>,
     /// How many changes of the schema had been noticed before it was asked for.
     schema: u64,
+}
+
+enum Turn<'a> {
+    /// Others wait for what is found.
+    First(Guard<'a>),
+    /// The first one does not run.
+    Overtaking,
+    /// The text is too long to be remembered.
+    Alone,
 }
 
 type Guard<'a> = PlaceholderGuard<
@@ -118,7 +133,7 @@ impl Known {
     pub(crate) async fn lookup(&self, sql: &str, is_standby: bool, now: Epoch) -> Lookup<'_> {
         if sql.len() > SQL_MAX {
             let schema = schema_changes();
-            return Lookup::Unknown(Unknown { known: self, guard: None, schema });
+            return Lookup::Unknown(Unknown { known: self, turn: Turn::Alone, schema });
         }
         loop {
             let old = |remembered: &Remembered| {
@@ -128,17 +143,15 @@ impl Known {
             self.texts.remove_if(sql, old);
             // Before the catalogue is asked: a change during the asking makes what it says old.
             let schema = schema_changes();
-            match self.texts.get_value_or_guard_async(sql).await {
-                Ok(remembered) => {
-                    if let Some(found) = self.current(remembered) {
-                        return Lookup::Known(found);
-                    }
-                }
-                Err(guard) => {
-                    let guard = Some(guard);
-                    return Lookup::Unknown(Unknown { known: self, guard, schema });
-                }
-            }
+            let turn = match timeout(OVERTAKE, self.texts.get_value_or_guard_async(sql)).await {
+                Ok(Ok(remembered)) => match self.current(remembered) {
+                    Some(found) => return Lookup::Known(found),
+                    None => continue,
+                },
+                Ok(Err(guard)) => Turn::First(guard),
+                Err(_late) => Turn::Overtaking,
+            };
+            return Lookup::Unknown(Unknown { known: self, turn, schema });
         }
     }
 
@@ -205,18 +218,20 @@ impl Unknown<'_> {
             Analysis::Other(unfit) => {
                 let dependencies = Arc::new(Dependencies::Unfit(unfit));
                 let found = Found { dependencies, reads_clock: false, source: Source::Text };
-                self.remember(&found);
+                self.remember(sql, &found);
                 Ok(found)
             }
         }
     }
 
-    fn remember(self, found: &Found) -> Option<Found> {
+    fn remember(self, sql: &str, found: &Found) -> Option<Found> {
         let remembered = Remembered { schema: self.schema, found: found.clone() };
         let found = self.known.current(remembered.clone());
-        if let Some(guard) = self.guard {
-            // Refused when everything was forgotten meanwhile, which is as well.
-            let _ = guard.insert(remembered);
+        match self.turn {
+            // Refused when everything was forgotten meanwhile, or it was overtaken, which is as well.
+            Turn::First(guard) => drop(guard.insert(remembered)),
+            Turn::Overtaking => self.known.texts.insert(sql.to_owned(), remembered),
+            Turn::Alone => {}
         }
         found
     }
@@ -228,7 +243,7 @@ impl Unknown<'_> {
         sql: &str,
     ) -> Result<Option<Found>, sqlx::Error> {
         let found = find(conn, sql).await?;
-        Ok(self.remember(&found))
+        Ok(self.remember(sql, &found))
     }
 }
 
@@ -287,6 +302,24 @@ mod tests {
         let learnt = known.learn(&mut conn, "select 1").await.expect("answer");
         assert_eq!(*learnt.dependencies, Dependencies::Tables(Vec::new()));
         assert_eq!(known.get("select 1"), Some(learnt));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lookup_whose_task_does_not_run_is_overtaken() {
+        let (known, sql) = (Known::new(), "select v from t");
+        let unknown = async || match known.lookup(sql, false, Epoch::UNKNOWN).await {
+            Lookup::Unknown(unknown) => unknown,
+            Lookup::Known(found) => panic!("nobody found {found:?}"),
+        };
+        let found = |unfit| {
+            let dependencies = Arc::new(Dependencies::Unfit(unfit));
+            Found { dependencies, reads_clock: false, source: Source::Text }
+        };
+        let (late, next) = (unknown().await, unknown().await);
+        next.remember(sql, &found(Unfit::Locking));
+        assert_eq!(known.get(sql), Some(found(Unfit::Locking)));
+        late.remember(sql, &found(Unfit::TooLarge));
+        assert_eq!(known.get(sql), Some(found(Unfit::Locking)), "its result is older");
     }
 
     #[tokio::test]
