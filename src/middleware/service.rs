@@ -199,7 +199,7 @@ impl<S> CacheService<S> {
         if plan.policy.shadow {
             return None;
         }
-        let hit = self.at_hand(plan, headers).filter(|hit| plan.may_have(hit))?;
+        let hit = self.at_hand(plan, headers).filter(|hit| plan.may_have(&hit.found.entry))?;
         let response = respond(&hit, &plan.asked).ok()?;
         self.routes.cache.serves(&hit, &plan.policy);
         if let Some(seen) = seen {
