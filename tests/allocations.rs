@@ -87,6 +87,15 @@ fn security_a_simulated_request_allocates_in_proportion_to_its_cookies() {
 }
 
 #[test]
+fn security_a_miss_allocates_in_proportion_to_what_the_client_accepts() {
+    for name in ["accept-language", "accept-encoding"] {
+        for part in ["a;", "a,", "a-"] {
+            is_in_proportion(App::cached().unwrap(), name, &format!("{part}a"));
+        }
+    }
+}
+
+#[test]
 fn what_is_kept_takes_no_more_than_it_may() {
     kept_within_its_bound("items");
 }
