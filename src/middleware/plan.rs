@@ -73,7 +73,7 @@ impl Plan {
     pub(crate) fn may_have(&self, entry: &Entry) -> bool {
         // RFC 9111, section 3.5, forbids the other way only; an origin may give more to those it knows.
         let client = &self.asked.client;
-        let has_other_cookies = self.asked.has_other_cookies(&self.policy);
+        let has_other_cookies = self.asked.has_other_cookies;
         if !client.is_authorized && !client.is_identified() && !has_other_cookies {
             return true;
         }

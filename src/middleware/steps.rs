@@ -431,6 +431,7 @@ fn strip_client(headers: &mut HeaderMap, plan: &mut Plan) {
         headers.remove(COOKIE);
         headers.extend(named.map(|cookies| (COOKIE, cookies)));
         plan.asked.client.has_cookies = false;
+        plan.asked.has_other_cookies = false;
     }
 }
 
