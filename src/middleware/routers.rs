@@ -1,11 +1,19 @@
 //! What axum's routers have found out about a request.
 //!
 //! A router adds to a request's extensions, in part with types that are private to axum: the path's parameters are of one.
-//! Only axum can read these, so its own extractors are asked.
+//! Only axum can read and write these, so its own extractors and routers are asked.
 
-use axum::extract::{FromRequestParts, RawPathParams};
+use std::future::ready;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{FromRequestParts, MatchedPath, OriginalUri, RawPathParams};
+use axum::routing::any;
 use futures_util::FutureExt;
-use http::{Extensions, Request};
+use http::{Extensions, Request, Response, StatusCode, Uri};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tower_service::Service;
 
 /// The parameters of a path, decoded: of all routers around the layer, in the order in which these have matched the path, and
 /// as handlers get them. A layer between two routers may have changed the path, so the URI of the client does not tell them.
@@ -15,11 +23,7 @@ pub(crate) struct PathParameters(RawPathParams);
 impl PathParameters {
     /// Those of a request. `None` if no router has matched it, or if one of them is not UTF-8.
     pub(crate) fn of(extensions: &Extensions) -> Option<Self> {
-        let (mut parts, ()) = Request::new(()).into_parts();
-        parts.extensions = extensions.clone();
-        // It waits for nothing.
-        let read = RawPathParams::from_request_parts(&mut parts, &()).now_or_never()?;
-        read.ok().map(Self)
+        read(extensions)?.ok().map(Self)
     }
 
     /// The value of a parameter. `None` if there is none of this name, or more than one: a handler may use either.
@@ -29,5 +33,88 @@ impl PathParameters {
             (Some((_, value)), None) => Some(value),
             _ => None,
         }
+    }
+}
+
+/// The parameters of a path, if there are any, even none. A request that no router has matched has not.
+fn read(extensions: &Extensions) -> Option<Result<RawPathParams, RawPathParamsRejection>> {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.extensions = extensions.clone();
+    // It waits for nothing.
+    match RawPathParams::from_request_parts(&mut parts, &()).now_or_never()? {
+        Err(RawPathParamsRejection::MissingPathParams(_)) => None,
+        read => Some(read),
+    }
+}
+
+/// Extensions with the path's parameters and nothing else; `None` if they can't be written.
+pub(crate) fn parameters_alone(given: &Extensions) -> Option<Extensions> {
+    let Some(parameters) = read(given) else { return Some(Extensions::new()) };
+    // Where a router has matched a path without parameters, a handler finds that there are none.
+    let mut written = matched("/", "/", Extensions::new())?;
+    // Each by a router of its own, as two may have one name, and each router adds its parameters to those that there are.
+    for (name, value) in &parameters.ok()? {
+        let is_name = !name.is_empty() && !name.contains(['{', '}', '/', '*']);
+        let pattern = is_name.then(|| format!("/{{{name}}}/-"))?;
+        let path = format!("/{}/-", utf8_percent_encode(value, NON_ALPHANUMERIC));
+        written = matched(&pattern, &path, written)?;
+    }
+    // With these, the router inside would take this for a nested one.
+    written.remove::<MatchedPath>();
+    written.remove::<OriginalUri>();
+    Some(written)
+}
+
+/// What a router with one route makes of extensions when it matches a path; `None` if it doesn't.
+fn matched(pattern: &str, path: &str, extensions: Extensions) -> Option<Extensions> {
+    let give_back = |mut request: Request<Body>| {
+        let mut response = Response::new(Body::empty());
+        *response.extensions_mut() = std::mem::take(request.extensions_mut());
+        ready(response)
+    };
+    let mut router = Router::<()>::new().without_v07_checks().route(pattern, any(give_back));
+    let mut request = Request::new(Body::empty());
+    *request.uri_mut() = Uri::try_from(path).ok()?;
+    *request.extensions_mut() = extensions;
+    let response = router.call(request).now_or_never()?.ok()?;
+    let (parts, _) = response.into_parts();
+    (parts.status == StatusCode::OK).then_some(parts.extensions)
+}
+
+// loom and shuttle have no services.
+#[cfg(all(test, not(tidegate_loom), not(tidegate_shuttle)))]
+mod tests {
+    use super::*;
+
+    fn all(extensions: &Extensions) -> Option<Vec<(String, String)>> {
+        let read = PathParameters::of(extensions)?;
+        Some(read.0.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+
+    #[test]
+    fn parameters_are_written_as_they_were() {
+        let path = "/%2F%20%25/x%7B%7D";
+        let once = matched("/{a}/{*rest}", path, Extensions::new()).unwrap();
+        let twice = matched("/{a}/-", "//-", once).unwrap();
+        let written = parameters_alone(&twice).unwrap();
+        let expected = [("a", "/ %"), ("rest", "x{}"), ("a", "")];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(all(&twice), Some(expected.to_vec()));
+        assert_eq!(all(&written), Some(expected.to_vec()));
+        assert_eq!(written.len(), 1, "and nothing else is");
+    }
+
+    #[test]
+    fn what_no_router_has_matched_has_no_parameters_and_what_one_has_may_have_none() {
+        assert!(PathParameters::of(&Extensions::new()).is_none());
+        assert!(parameters_alone(&Extensions::new()).unwrap().is_empty());
+        let matched = matched("/a", "/a", Extensions::new()).unwrap();
+        assert_eq!(all(&parameters_alone(&matched).unwrap()), Some(Vec::new()));
+    }
+
+    #[test]
+    fn parameters_that_are_no_text_are_not_written() {
+        let odd = matched("/{a}", "/%ff", Extensions::new()).unwrap();
+        assert!(PathParameters::of(&odd).is_none() && parameters_alone(&odd).is_none());
     }
 }

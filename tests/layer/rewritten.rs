@@ -49,7 +49,7 @@ fn users(layer: CacheLayer) -> Router {
 #[tokio::test]
 async fn a_tag_has_the_parameter_that_the_handler_gets() {
     for path in ["/de/users/7", "/users/me", "/de/users/me", "/users/7"] {
-        for policy in [ttl(), Policy::standard()] {
+        for policy in [ttl(), ttl().strict(), Policy::standard(), Policy::standard().strict()] {
             let cache = cache();
             let layer = CacheLayer::new(cache.clone());
             let app = users(layer.route("/users/{id}", policy.tag("users:id={id}")));
