@@ -1,7 +1,8 @@
 //! What axum's routers have found out about a request.
 //!
-//! A router adds to a request's extensions, in part with types that are private to axum: the path's parameters are of one.
-//! Only axum can read and write these, so its own extractors and routers are asked.
+//! A router adds to a request's extensions: the URI as it was, the pattern of the route, the prefix that it takes off, and two
+//! things of types that are private to axum. These are the path's parameters, and, where the route is that of a nested service,
+//! the pattern so far. Only axum can read and write them, so its own extractors and routers are asked.
 
 use std::future::ready;
 
@@ -45,6 +46,31 @@ fn read(extensions: &Extensions) -> Option<Result<RawPathParams, RawPathParamsRe
         Err(RawPathParamsRejection::MissingPathParams(_)) => None,
         read => Some(read),
     }
+}
+
+/// Whether axum's routers have added all of so many extensions whose types are private to axum or not known.
+pub(crate) fn have_added(extensions: &Extensions, unknown: usize) -> bool {
+    // A router that has found a route adds its pattern together with the path's parameters, and removes what a router
+    // around it has noted of a nested service.
+    if unknown <= usize::from(is_in::<MatchedPath>(extensions)) {
+        return true;
+    }
+    if unknown > 2 || is_in::<MatchedPath>(extensions) {
+        return false;
+    }
+    let parameters = usize::from(read(extensions).is_some());
+    unknown <= parameters || unknown <= parameters + usize::from(is_in_nested_service(extensions))
+}
+
+/// Whether a router's route is that of a nested service. A router further in puts this pattern before its own.
+fn is_in_nested_service(extensions: &Extensions) -> bool {
+    let mut inside = matched("/", "/", extensions.clone());
+    let pattern = inside.as_mut().and_then(Extensions::remove::<MatchedPath>);
+    pattern.is_some_and(|pattern| pattern.as_str() != "/")
+}
+
+pub(crate) fn is_in<T: Send + Sync + 'static>(extensions: &Extensions) -> bool {
+    extensions.get::<T>().is_some()
 }
 
 /// Extensions with the path's parameters and nothing else; `None` if they can't be written.
