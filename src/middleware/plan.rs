@@ -6,6 +6,7 @@ use http::{Extensions, HeaderMap, Method, Request};
 
 use super::canonical;
 use super::identity::Identity;
+use super::layer::Routes;
 use super::ready::Ready;
 use super::route;
 use super::rules::request::Asked;
@@ -15,7 +16,7 @@ use super::rules::unsafe_method::Target;
 use super::rules::vary;
 use super::stored::signpost;
 use super::strict;
-use crate::cache::{Ask, Cache, Hit, Lookup, Policy};
+use crate::cache::{Ask, Cache, Hit, Lookup, Policy, PolicyTag};
 use crate::entry::{Entry, Key};
 use crate::store::{Found, Tier};
 
@@ -39,6 +40,23 @@ pub(crate) struct RequestPlace {
     pub(crate) target: Target,
     /// Its key, whatever the query.
     pub(crate) path: Key,
+}
+
+impl Routes {
+    /// Where a request goes, and the tag by which a write to it makes its responses invalid: under policies by which headers
+    /// decide.
+    pub(crate) fn page<A>(
+        &self,
+        request: &Request<A>,
+        policy: &Policy,
+    ) -> Option<(Target, PolicyTag)> {
+        if !policy.is_standard {
+            return None;
+        }
+        let target = Target::of(route::uri(request), request.headers(), policy.host);
+        let tag = PolicyTag::new(target.tag(&self.namespace));
+        Some((target, tag))
+    }
 }
 
 impl Plan {

@@ -19,14 +19,12 @@ use super::layer::Routes;
 use super::passing::{give_token, passed};
 use super::plan::{Plan, RequestPlace};
 use super::ready::respond;
-use super::route;
 use super::rules::groups::note_unread;
-use super::rules::unsafe_method::Target;
 use super::rules::validation::unconditional;
 use super::status;
 use super::stored::Head;
 use super::variances;
-use crate::cache::{Bypass, Hit, Lead, Lookup, PolicyTag, Record, Unfit, spawn};
+use crate::cache::{Bypass, Hit, Lead, Lookup, Record, Unfit, spawn};
 use crate::clock;
 use crate::entry::Entry;
 use crate::observe;
@@ -157,9 +155,8 @@ impl<S> Steps<S> {
     /// a write to an answer's URI makes it invalid. `false` if a parameter of the path is missing.
     pub(super) fn tag<A>(&self, plan: &mut Plan, request: &Request<A>) -> bool {
         let is_whole = plan.tag(request) && plan.prepare(request, &self.routes.identity);
-        if plan.policy.is_standard {
-            let target = Target::of(route::uri(request), request.headers(), plan.policy.host);
-            plan.ask.tags.push(PolicyTag::new(target.tag(&self.routes.namespace)));
+        if let Some((target, tag)) = self.routes.page(request, &plan.policy) {
+            plan.ask.tags.push(tag);
             let path = variances::path(
                 self.routes.space(),
                 &Keyed::of(request, &plan.asked),
