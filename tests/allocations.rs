@@ -55,6 +55,46 @@ fn a_hit_allocates_no_more_than_axum_does_for_a_layer_that_does_nothing() {
     assert!(hit <= layered, "{hit}, and {layered} without a cache");
 }
 
+/// The bytes that one request allocates, with one field more than most.
+fn allocated(app: &mut App, name: &'static str, value: &str) -> u64 {
+    let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    app.ask(request("/items/1"));
+    let mut request = request("/items/2");
+    request.headers_mut().insert(name, value.parse().unwrap());
+    let counted = dhat::Profiler::builder().testing().build();
+    let before = dhat::HeapStats::get().total_bytes;
+    app.ask(request);
+    let allocated = dhat::HeapStats::get().total_bytes - before;
+    drop(counted);
+    allocated
+}
+
+/// Some bytes for each that the client sends; not some for each pair of its parts.
+fn is_in_proportion(mut app: App, name: &'static str, part: &str) {
+    const PARTS: usize = 8_000;
+    let value = part.repeat(PARTS);
+    let allocated = allocated(&mut app, name, &value);
+    println!("{allocated} bytes for {} of {name}", value.len());
+    assert!(allocated <= 32 * value.len() as u64, "{allocated} bytes for {}", value.len());
+}
+
+#[test]
+#[cfg(feature = "admin")]
+fn security_a_simulated_request_allocates_in_proportion_to_its_cookies() {
+    for part in ["a;", "a=1; "] {
+        is_in_proportion(App::observed().unwrap(), "cookie", part);
+    }
+}
+
+#[test]
+fn security_a_miss_allocates_in_proportion_to_what_the_client_accepts() {
+    for name in ["accept-language", "accept-encoding"] {
+        for part in ["a;", "a,", "a-"] {
+            is_in_proportion(App::cached().unwrap(), name, &format!("{part}a"));
+        }
+    }
+}
+
 #[test]
 fn what_is_kept_takes_no_more_than_it_may() {
     kept_within_its_bound("items");

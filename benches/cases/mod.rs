@@ -68,6 +68,16 @@ impl App {
         })
     }
 
+    /// With a layer that has no policies, and a page for operators that counts what the cache would do.
+    #[cfg(feature = "admin")]
+    pub(crate) fn observed() -> Result<Self, Failure> {
+        Self::new(Memory::new(0), |router, cache| {
+            let layer = CacheLayer::new(cache.clone());
+            drop(tidegate::Admin::new(&layer));
+            router.layer(layer)
+        })
+    }
+
     fn new(
         store: impl Store,
         wrap: impl FnOnce(Router, &Cache) -> Router,

@@ -63,6 +63,22 @@ struct Clients {
     total: u64,
 }
 
+impl Clients {
+    /// Whose meter counts for a client: its own. Past the bound, new clients share that of those whose address is not known.
+    fn place(&mut self, client: Option<IpAddr>) -> Option<IpAddr> {
+        if self.meters.len() >= CLIENTS {
+            let now = clock::now();
+            self.meters.retain(|_, meter| meter.0 > now);
+        }
+        let is_full = self.meters.len() >= CLIENTS && !self.meters.contains_key(&client);
+        if is_full { None } else { client }
+    }
+
+    fn has_room(&self, place: Option<IpAddr>) -> bool {
+        self.meters.get(&place).is_none_or(|meter| meter.has_room(WRONG_TOKENS))
+    }
+}
+
 /// The client's address, where the server tells it (`into_make_service_with_connect_info`).
 pub(super) fn client(request: &Request) -> Option<IpAddr> {
     request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(addr)| addr.ip())
@@ -72,25 +88,21 @@ impl WrongTokens {
     /// Whether a client has sent so many wrong tokens that none of its tokens is looked at. Clients that can't be told
     /// apart are never shut out: one of them would shut out all.
     pub(super) fn shut_out(&self, client: Option<IpAddr>) -> bool {
-        client.is_some() && !self.has_room(client)
+        let clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        client.is_some() && !clients.has_room(client)
     }
 
-    /// Whether a client's wrong tokens are within the rate.
+    /// Whether a client's wrong tokens are within the rate: its own, or that of all who share a meter.
     pub(super) fn has_room(&self, client: Option<IpAddr>) -> bool {
-        let clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        clients.meters.get(&client).is_none_or(|meter| meter.has_room(WRONG_TOKENS))
+        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = clients.place(client);
+        clients.has_room(place)
     }
 
     /// Counts a wrong token, and warns once a minute at most.
     pub(super) fn count(&self, client: Option<IpAddr>) {
         let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if clients.meters.len() >= CLIENTS {
-            let now = clock::now();
-            clients.meters.retain(|_, meter| meter.0 > now);
-        }
-        // Past the bound, new clients share the place of those that are not known.
-        let is_full = clients.meters.len() >= CLIENTS && !clients.meters.contains_key(&client);
-        let place = if is_full { None } else { client };
+        let place = clients.place(client);
         clients.meters.entry(place).or_insert_with(Meter::new).count(WRONG_TOKENS);
         clients.total += 1;
         if clients.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
@@ -177,6 +189,28 @@ mod tests {
         let wrong = WrongTokens::default();
         (0..10_000).for_each(|n| wrong.count(Some(address(n))));
         assert!(wrong.0.lock().unwrap().meters.len() <= CLIENTS + 1);
+    }
+
+    /// What `access` does for a wrong token: whether it was looked at.
+    fn tries(wrong: &WrongTokens, n: u32) -> bool {
+        let is_within = wrong.has_room(Some(address(n)));
+        if is_within {
+            wrong.count(Some(address(n)));
+        }
+        is_within
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn security_clients_past_the_bound_are_limited_together_and_never_shut_out() {
+        let wrong = WrongTokens::default();
+        let known = u32::try_from(CLIENTS).unwrap();
+        assert!((0..known).all(|n| tries(&wrong, n)));
+        let within = (known..known + 1000).filter(|n| tries(&wrong, *n)).count();
+        assert_eq!(within, WRONG_TOKENS.burst as usize, "of one that none of them has a place for");
+        assert!(!wrong.shut_out(Some(address(known + 1))), "a correct token is looked at");
+        assert!(tries(&wrong, 1), "a client that is known has a rate of its own");
+        advance(WRONG_TOKENS.every * 2).await;
+        assert!(tries(&wrong, known + 2000), "there is a place again");
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use super::route;
 use super::rules::request::Asked;
 use super::rules::vary;
 use super::stored::signpost;
-use crate::cache::{Ask, Examined, Hit, Policy, PolicyTag};
+use crate::cache::{Ask, Examined, Policy, PolicyTag};
 use crate::entry::{Entry, Key, Position, Tag};
 use crate::outcome::{BypassReason, Outcome};
 use crate::store::Tier;
@@ -193,13 +193,10 @@ fn within_routers(uri: &Uri) -> impl Iterator<Item = Uri> {
 /// What becomes of a request that was examined: the steps that a request takes, in their order.
 fn outcome(plan: &Plan, examined: &Examined) -> Outcome {
     let bypass = match (&examined.found, examined.outcome) {
-        (Some(found), outcome) if outcome.is_hit() => {
-            let hit = Hit { found: found.clone(), outcome, renew: None };
-            match plan.may_have(&hit) {
-                false => Some(BypassReason::Personal),
-                true => plan.policy.shadow.then_some(BypassReason::Shadow),
-            }
-        }
+        (Some(found), outcome) if outcome.is_hit() => match plan.may_have(&found.entry) {
+            false => Some(BypassReason::Personal),
+            true => plan.policy.shadow.then_some(BypassReason::Shadow),
+        },
         (_, Outcome::Bypass(_)) => None,
         _ if plan.asked.only_if_cached && !plan.policy.shadow => Some(BypassReason::OnlyIfCached),
         _ => plan.asked.is_for_a_part().then_some(BypassReason::Range),

@@ -118,7 +118,7 @@ impl<'p> Fill<'p> {
         let has_stored = self.lead.stale.is_some() || self.lead.reason != MissReason::Absent;
         has_stored
             && is_full(response.status())
-            && self.plan.asked.client.is_unknown()
+            && self.plan.asked.is_of_anybody()
             && self.leave(response.status(), response.headers()).is_err()
     }
 
@@ -218,7 +218,7 @@ impl<'p> Fill<'p> {
                 let filled = self.renewed((&head, &new), &entry).await;
                 matches!(filled, Filled::Stored).then_some(new.headers)
             }
-            Says::Other if self.plan.asked.client.is_unknown() => {
+            Says::Other if self.plan.asked.is_of_anybody() => {
                 cache.forget(self.lead.key()).await;
                 None
             }
@@ -244,7 +244,7 @@ impl<'p> Fill<'p> {
         if !self.lead.is_valid(entry) {
             return Filled::NotStored(self.lead.overtaken());
         }
-        let refused = match self.plan.asked.client.is_unknown() {
+        let refused = match self.plan.asked.is_of_anybody() {
             true => None,
             false => self.leave_for(&self.plan.asked, new.status, &new.headers).err(),
         };
@@ -254,7 +254,11 @@ impl<'p> Fill<'p> {
             Some(unfit) => return Filled::NotStored(self.lead.pass(unfit)),
         };
         // It was stored for all, whoever has it confirmed.
-        let asked = Asked { client: Client::default(), ..self.plan.asked.clone() };
+        let asked = Asked {
+            client: Client::default(),
+            has_other_cookies: false,
+            ..self.plan.asked.clone()
+        };
         // The body is that of before, and so is what it depends on.
         self.lead.record().depend_on(entry.tags().iter().copied());
         let leave = self.leave_for(&asked, head.status, &head.headers);

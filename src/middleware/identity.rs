@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::extract::{MatchedPath, NestedPath, OriginalUri};
 use http::{Extensions, Request};
 
+use super::routers::{self, is_in};
 use super::rules::identity::IdentityHeaders;
 use super::strict::carry;
 use crate::cache::Policy;
@@ -71,12 +72,11 @@ impl KnownExtensions {
         if extensions.is_empty() {
             return false;
         }
-        // A router of axum adds the path's parameters, of a private type, whenever it adds the URI.
-        let of_axum = 2 * usize::from(is_in::<OriginalUri>(extensions))
+        let of_axum = usize::from(is_in::<OriginalUri>(extensions))
             + usize::from(is_in::<MatchedPath>(extensions))
             + usize::from(is_in::<NestedPath>(extensions));
         let declared = self.known.iter().filter(|known| (known.is_in)(extensions)).count();
-        extensions.len() > of_axum + declared
+        !routers::have_added(extensions, extensions.len() - of_axum - declared)
     }
 
     /// Tells once what to do about extensions that nobody declared.
@@ -89,10 +89,6 @@ impl KnownExtensions {
             );
         }
     }
-}
-
-fn is_in<T: Send + Sync + 'static>(extensions: &Extensions) -> bool {
-    extensions.get::<T>().is_some()
 }
 
 /// Who the client is by the policy's own function, which sees the request's head.

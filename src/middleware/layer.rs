@@ -9,6 +9,7 @@ use tower_layer::Layer;
 use super::capture::Rooms;
 use super::identity::Identity;
 use super::keying::{self, Keyed};
+use super::route;
 use super::rules::search_variance::SearchVariance;
 use super::service::CacheService;
 use super::session::Sessions;
@@ -195,7 +196,7 @@ impl CacheLayer {
     ///
     /// # Errors
     ///
-    /// If a policy makes no sense: a TTL of zero, a tag with a parameter that the route has not.
+    /// If a policy makes no sense: a TTL of zero, a tag with a parameter that the route has not, or has twice.
     pub fn validate(self) -> Result<Self, PolicyError> {
         match self.shared.faults.is_empty() {
             true => Ok(self),
@@ -263,10 +264,14 @@ impl fmt::Debug for Routes {
 }
 
 fn fault(pattern: &str, policy: &Policy) -> Option<String> {
-    let has = |name: &str| {
-        pattern.contains(&format!("{{{name}}}")) || pattern.contains(&format!("{{*{name}}}"))
-    };
-    let missing = policy.parameters().find(|name| !has(name));
-    let missing = missing.map(|name| format!("a tag uses {{{name}}}, which the route has not"));
-    policy.fault().or(missing)
+    let wrong = policy.parameters().find_map(|name| {
+        match route::names(pattern).filter(|known| *known == name).count() {
+            0 => Some(format!("a tag uses {{{name}}}, which the route has not")),
+            1 => None,
+            _ => Some(format!(
+                "a tag uses {{{name}}}, which the route has more than once: give its parameters different names"
+            )),
+        }
+    });
+    policy.fault().or(wrong)
 }

@@ -2,7 +2,8 @@
 //!
 //! [`CacheLayer`] finds the [`Policy`](crate::Policy) of a request's route and puts the cache in
 //! front of the handler. `keying` says which requests are the same, `rules` what HTTP says of caches,
-//! `identity` what else says who the client is, `variances` which parameters of a query count at a path, `canonical` and `strict`
+//! `identity` what else says who the client is, `routers` what axum's
+//! routers know of it, `variances` which parameters of a query count at a path, `canonical` and `strict`
 //! what a handler gets of a request, `cookies` how its cookies are read, `content` how that of a QUERY is,
 //! `fill` makes an entry of an answer, while `captured` streams its body to the client and `capture`
 //! keeps it. `stored` is the form of an answer's head in an entry; `ready` makes an answer of an entry
@@ -37,6 +38,7 @@ mod passing;
 mod plan;
 mod ready;
 mod route;
+mod routers;
 mod rules;
 mod service;
 mod session;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderName, Method, Request, Response};
 use http_body::Body as HttpBody;
 use tokio::time::timeout;
@@ -22,6 +22,7 @@ use super::status;
 use super::steps::Steps;
 use crate::cache::{Policy, Record, to_the_end};
 use crate::clock;
+use crate::entry::Key;
 use crate::outcome::{BypassReason, Outcome};
 use crate::traffic::{Seen, Traffic, rehearsal};
 
@@ -109,18 +110,39 @@ impl Routes {
         if request.method() != Method::GET {
             return None;
         }
-        let headers = request.headers();
-        let cookies = cookies::all(headers).filter(|(name, _)| !is_session_cookie(name));
-        let cookies: Vec<_> = cookies.map(|(name, _)| String::from_utf8_lossy(name)).collect();
-        let named: Vec<_> = self.identity.headers.of(headers).map(HeaderName::as_str).collect();
-        if !(cookies.is_empty() && named.is_empty()) || headers.contains_key(AUTHORIZATION) {
+        let client = self.client(request.headers());
+        if client.is_some() {
             seen.traffic.rehearsed.note_personal();
         }
-        let policy = Policy::ttl(rehearsal::TTL).vary([AUTHORIZATION.as_str()]).vary(named);
-        let policy = policy.vary_cookies(cookies);
-        let asked = Asked::of(request, &policy, &self.identity, None).ok()?;
+        // An extension of an unknown type may identify the client too, and can't be keyed by.
+        if self.identity.extensions.lacks_one_of(request.extensions()) {
+            return None;
+        }
+        let policy = Policy::ttl(rehearsal::TTL);
+        let asked = Asked::of(request, &policy, &self.identity, client).ok()?;
         let key = keying::key(self.space(), &Keyed::of(request, &asked), &policy).short();
+        // The client's part of the key holds them, so a response may vary by them.
+        let policy = policy.vary([AUTHORIZATION, COOKIE].iter().map(HeaderName::as_str));
         Some(Box::new(Rehearsing { key, asked, policy }))
+    }
+
+    /// A hash of what may identify the client of a request: its credentials, the headers that say who the client is, and all
+    /// cookies but those of our sessions; `None` if it has none of these. Each part is read once, since a client may send any
+    /// number of them.
+    fn client(&self, headers: &HeaderMap) -> Option<String> {
+        let is_sign =
+            |name: &HeaderName| *name == AUTHORIZATION || self.identity.headers.has(name.as_str());
+        let signs = headers.iter().filter(|(name, _)| is_sign(name));
+        let signs =
+            signs.map(|(name, value)| ("header", name.as_str().as_bytes(), value.as_bytes()));
+        let cookies = cookies::all(headers).filter(|(name, _)| !is_session_cookie(name));
+        let cookies = cookies.map(|(name, value)| ("cookie", name, value));
+        let mut parts = signs.chain(cookies).peekable();
+        parts.peek()?;
+        let text = parts.fold(Key::new("client"), |text, (kind, name, value)| {
+            text.part(kind).part(name).part(value)
+        });
+        Some(text.finish().to_hex().to_owned())
     }
 }
 
@@ -166,5 +188,46 @@ async fn write_token(routes: &Routes, headers: &mut HeaderMap) {
     match log.position().await {
         Ok(at) => sessions.write(headers, at),
         Err(error) => tracing::warn!(%error, "a session got no token for its write"),
+    }
+}
+
+// loom and shuttle have no services.
+#[cfg(all(test, feature = "memory", not(tidegate_loom), not(tidegate_shuttle)))]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+    use crate::cache::Cache;
+    use crate::middleware::CacheLayer;
+    use crate::store::Memory;
+
+    /// The hash of a GET request with one more field.
+    fn simulated(layer: &CacheLayer, name: &str, value: &str) -> Option<u64> {
+        let seen = layer.shared.watch.other_request(None)?;
+        let request = Request::get("/").header(name, value).body(Body::empty()).ok()?;
+        Some(layer.shared.rehearsed(&request, &seen)?.key)
+    }
+
+    #[test]
+    fn a_simulated_request_is_keyed_by_all_that_identifies_its_client() {
+        let layer = CacheLayer::new(Cache::new(Memory::new(0)));
+        layer.shared.watch.turn_on();
+        let anybody = simulated(&layer, "accept", "*/*");
+        assert!(anybody.is_some());
+        assert_eq!(simulated(&layer, "cookie", "__Host-tidegate-position=1"), anybody);
+        let alice = simulated(&layer, "cookie", "sid=alice");
+        assert_eq!(simulated(&layer, "cookie", "tidegate-position=1; sid=alice"), alice);
+        let others = [
+            ("cookie", "sid=bob"),
+            ("cookie", "sid"),
+            ("cookie", "sid=alice; a=1"),
+            ("authorization", "alice"),
+            ("x-user", "alice"),
+        ];
+        let mut all = others.map(|(name, value)| simulated(&layer, name, value)).to_vec();
+        all.extend([anybody, alice]);
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), others.len() + 2, "each has a key of its own");
     }
 }

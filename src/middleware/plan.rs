@@ -6,6 +6,7 @@ use http::{Extensions, HeaderMap, Method, Request};
 
 use super::canonical;
 use super::identity::Identity;
+use super::layer::Routes;
 use super::ready::Ready;
 use super::route;
 use super::rules::request::Asked;
@@ -15,7 +16,7 @@ use super::rules::unsafe_method::Target;
 use super::rules::vary;
 use super::stored::signpost;
 use super::strict;
-use crate::cache::{Ask, Cache, Hit, Lookup, Policy};
+use crate::cache::{Ask, Cache, Hit, Lookup, Policy, PolicyTag};
 use crate::entry::{Entry, Key};
 use crate::store::{Found, Tier};
 
@@ -39,6 +40,23 @@ pub(crate) struct RequestPlace {
     pub(crate) target: Target,
     /// Its key, whatever the query.
     pub(crate) path: Key,
+}
+
+impl Routes {
+    /// Where a request goes, and the tag by which a write to it makes its responses invalid: under policies by which headers
+    /// decide.
+    pub(crate) fn page<A>(
+        &self,
+        request: &Request<A>,
+        policy: &Policy,
+    ) -> Option<(Target, PolicyTag)> {
+        if !policy.is_standard {
+            return None;
+        }
+        let target = Target::of(route::uri(request), request.headers(), policy.host);
+        let tag = PolicyTag::new(target.tag(&self.namespace));
+        Some((target, tag))
+    }
 }
 
 impl Plan {
@@ -68,15 +86,16 @@ impl Plan {
         request
     }
 
-    /// Whether an answer that was found may go to this client.
-    pub(crate) fn may_have(&self, hit: &Hit) -> bool {
+    /// Whether a stored response may go to this client. One that may not is no validator for its request either: a 304 would
+    /// confirm the client's own response.
+    pub(crate) fn may_have(&self, entry: &Entry) -> bool {
         // RFC 9111, section 3.5, forbids the other way only; an origin may give more to those it knows.
         let client = &self.asked.client;
-        let has_other_cookies = self.asked.has_other_cookies(&self.policy);
+        let has_other_cookies = self.asked.has_other_cookies;
         if !client.is_authorized && !client.is_identified() && !has_other_cookies {
             return true;
         }
-        Ready::of(&hit.found.entry).is_ok_and(|ready| {
+        Ready::of(entry).is_ok_and(|ready| {
             // Section 4.1: what was computed for other cookies is another variant.
             let is_of_these_cookies = !has_other_cookies || !ready.varies_by_cookies;
             is_of_these_cookies
@@ -122,7 +141,7 @@ impl Plan {
         let found = cache.stored(&self.key).await?;
         let key = self.pointed_to(&found.entry, headers)?;
         let hit = cache.fallback(&key, &self.policy, &self.ask).await;
-        hit.filter(|hit| self.may_have(hit))
+        hit.filter(|hit| self.may_have(&hit.found.entry))
     }
 
     /// Whether a whole answer is asked for, as it is stored.

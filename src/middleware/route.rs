@@ -6,6 +6,7 @@ use axum::extract::{MatchedPath, OriginalUri};
 use http::{Request, Uri};
 use percent_encoding::percent_decode_str;
 
+use super::routers::PathParameters;
 use crate::cache::{Policy, PolicyTag};
 
 /// The URI as the client sent it. A nested router sees one without its prefix, which two routers
@@ -19,15 +20,25 @@ pub(crate) fn pattern<B>(request: &Request<B>) -> Option<&str> {
     request.extensions().get::<MatchedPath>().map(MatchedPath::as_str)
 }
 
-/// The tags that a policy names for a request; `None` if a parameter of the path is missing.
+/// The tags that a policy names for a request, with the parameters that the handler gets; `None` if one of these is missing.
 pub(crate) fn tags<B>(request: &Request<B>, policy: &Policy) -> Option<Vec<PolicyTag>> {
-    let (uri, pattern) = (uri(request), pattern(request));
-    policy.tags_with(|name| parameter(pattern?, uri.path(), name))
+    let parameters =
+        policy.parameters().next().and_then(|_| PathParameters::of(request.extensions()));
+    policy.tags_with(|name| parameters.as_ref()?.get(name).map(Cow::Borrowed))
 }
 
-/// The value of a parameter of a route, decoded, as axum gives it to the handler: an empty segment is one, so the wildcard of
-/// `/{*path}` is `/a` in `//a`.
+/// The names of a pattern's parameters, in their order.
+pub(crate) fn names(pattern: &str) -> impl Iterator<Item = &str> {
+    let names = pattern.split('/').filter_map(split).map(|(_, name, _)| name);
+    names.map(|name| name.strip_prefix('*').unwrap_or(name))
+}
+
+/// The value of a parameter of a route, decoded, for a path that no router has matched. As axum gives it to the handler: an
+/// empty segment is one, so the wildcard of `/{*path}` is `/a` in `//a`. `None` if two parameters have this name.
 pub(crate) fn parameter<'a>(pattern: &str, path: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    if names(pattern).filter(|known| *known == name).count() > 1 {
+        return None;
+    }
     let mut rest = path.strip_prefix('/');
     for wanted in pattern.strip_prefix('/')?.split('/') {
         let here = rest?;
@@ -125,6 +136,7 @@ mod tests {
         assert_eq!(get("/users/{id}", "/users/42", "name"), None);
         assert_eq!(get("/users/{id}", "/users", "id"), None);
         assert_eq!(get("/users/{id}", "/users/%ff", "id"), None);
+        assert_eq!(get("/a/{id}/b/{id}", "/a/1/b/2", "id"), None, "nothing says which");
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ use super::rules::request::{Asked, is_query};
 use super::rules::unsafe_method::{Target, Written, is_safe};
 use super::session::Claim;
 use super::steps::Steps;
-use crate::cache::{Ask, Hit, Policy, PolicyTag, Record, spawn};
+use crate::cache::{Ask, Hit, Policy, Record, spawn};
 use crate::entry::{Entry, Epoch, Position};
 use crate::outcome::{BypassReason, Event, Outcome};
 use crate::traffic::Seen;
@@ -199,7 +199,7 @@ impl<S> CacheService<S> {
         if plan.policy.shadow {
             return None;
         }
-        let hit = self.at_hand(plan, headers).filter(|hit| plan.may_have(hit))?;
+        let hit = self.at_hand(plan, headers).filter(|hit| plan.may_have(&hit.found.entry))?;
         let response = respond(&hit, &plan.asked).ok()?;
         self.routes.cache.serves(&hit, &plan.policy);
         if let Some(seen) = seen {
@@ -255,12 +255,14 @@ impl<S> CacheService<S> {
         let rehearsed = seen.as_ref().filter(|_| reason == BypassReason::NoPolicy);
         let rehearsed = rehearsed.and_then(|seen| self.routes.rehearsed(&request, seen));
         let watch = rehearsed.as_ref().and(seen.as_ref()).map(|seen| seen.traffic.clone());
-        let record = self.record(&request, Ask { watch, ..Ask::of_request(session) });
-        let written = self.written(&request);
-        let tag_fields = self.tag_fields(&request);
+        let policy = self.route(&request).map(|route| route.policy.clone());
+        let ask = Ask { watch, ..Ask::of_request(session) };
+        let record = self.record(&request, policy.as_deref(), ask);
+        let written = self.written(&request, policy.as_deref());
+        let tag_fields =
+            policy.as_ref().map(|policy| policy.tag_fields.clone()).unwrap_or_default();
         // Within the response of another route, which depends on all that this one names.
-        let policy = self.route(&request).filter(|_| !Record::is_in_none());
-        let policy = policy.map(|route| route.policy.clone());
+        let policy = policy.filter(|_| !Record::is_in_none());
         let is_part = policy.as_ref().is_some_and(|policy| policy.is_standard);
         let is_looked_at = written.is_some() || !tag_fields.is_empty() || seen.is_some() || is_part;
         if self.routes.sessions.is_none() && !is_looked_at {
@@ -273,18 +275,16 @@ impl<S> CacheService<S> {
     }
 
     /// The scope of a request that is left to its handler.
-    fn record<A>(&self, request: &Request<A>, ask: Ask) -> Record {
+    fn record<A>(&self, request: &Request<A>, policy: Option<&Policy>, ask: Ask) -> Record {
         let cache = &self.routes.cache;
         if !is_safe(request.method()) && !self.routes.only_reads(route::pattern(request)) {
             return cache.record_of_write(ask);
         }
         let record = cache.record(None, ask);
-        if let Some(route) = self.route(request).filter(|_| !Record::is_in_none()) {
-            let policy = &route.policy;
+        if let Some(policy) = policy.filter(|_| !Record::is_in_none()) {
             let mut tags = route::tags(request, policy);
-            if let Some(tags) = tags.as_mut().filter(|_| policy.is_standard) {
-                let target = Target::of(route::uri(request), request.headers(), policy.host);
-                tags.push(PolicyTag::new(target.tag(&self.routes.namespace)));
+            if let Some(tags) = &mut tags {
+                tags.extend(self.routes.page(request, policy).map(|(_, tag)| tag));
             }
             record.note_policy(policy, tags.as_deref());
         }
@@ -293,19 +293,13 @@ impl<S> CacheService<S> {
 
     /// What a write makes invalid, where the standard's rules are asked for: on its own route as to its path, on any of
     /// the layer as to cache groups.
-    fn written<A>(&self, request: &Request<A>) -> Option<Written> {
+    fn written<A>(&self, request: &Request<A>, policy: Option<&Policy>) -> Option<Written> {
         if is_safe(request.method()) || !self.routes.has_standard() {
             return None;
         }
-        let policy = self.route(request).map(|route| &route.policy);
         let is_host_apart = policy.is_none_or(|policy| policy.host);
         let target = Target::of(route::uri(request), request.headers(), is_host_apart);
         Some(Written::new(target, policy.is_some_and(|policy| policy.is_standard)))
-    }
-
-    /// The fields that name tags, which clients do not get.
-    fn tag_fields<A>(&self, request: &Request<A>) -> Vec<String> {
-        self.route(request).map(|route| route.policy.tag_fields.clone()).unwrap_or_default()
     }
 
     fn steps(&mut self, seen: Option<Seen>) -> Steps<S>

@@ -19,14 +19,12 @@ use super::layer::Routes;
 use super::passing::{give_token, passed};
 use super::plan::{Plan, RequestPlace};
 use super::ready::respond;
-use super::route;
 use super::rules::groups::note_unread;
-use super::rules::unsafe_method::Target;
 use super::rules::validation::unconditional;
 use super::status;
 use super::stored::Head;
 use super::variances;
-use crate::cache::{Bypass, Hit, Lead, Lookup, PolicyTag, Record, Unfit, spawn};
+use crate::cache::{Bypass, Hit, Lead, Lookup, Record, Unfit, spawn};
 use crate::clock;
 use crate::entry::Entry;
 use crate::observe;
@@ -61,7 +59,7 @@ impl<S> Steps<S> {
             let mut found = plan.find(&self.routes.cache, request.headers()).await;
             if let Lookup::Hit(hit) = &mut found
                 && !plan.policy.shadow
-                && plan.may_have(hit)
+                && plan.may_have(&hit.found.entry)
                 && let Some(response) = self.serve(hit, &plan)
             {
                 if let Some(lead) = hit.renew.take() {
@@ -125,7 +123,7 @@ impl<S> Steps<S> {
         S: Handler<A>,
         A: Send + 'static,
     {
-        if !plan.may_have(&hit) {
+        if !plan.may_have(&hit.found.entry) {
             drop(hit);
             if plan.asked.only_if_cached {
                 return Ok(self.not_cached());
@@ -142,10 +140,13 @@ impl<S> Steps<S> {
         cache.forget(&plan.key).await;
         match plan.find(&cache, request.headers()).await {
             // What another request has stored since.
-            Lookup::Hit(hit) => match self.serve(&hit, &plan).filter(|_| plan.may_have(&hit)) {
-                Some(response) => Ok(response),
-                None => self.uncached(BypassReason::Unreadable, plan, request).await,
-            },
+            Lookup::Hit(hit) => {
+                let given = Some(&hit).filter(|hit| plan.may_have(&hit.found.entry));
+                match given.and_then(|hit| self.serve(hit, &plan)) {
+                    Some(response) => Ok(response),
+                    None => self.uncached(BypassReason::Unreadable, plan, request).await,
+                }
+            }
             found => self.by_handler(found, plan, request).await,
         }
     }
@@ -154,9 +155,8 @@ impl<S> Steps<S> {
     /// a write to an answer's URI makes it invalid. `false` if a parameter of the path is missing.
     pub(super) fn tag<A>(&self, plan: &mut Plan, request: &Request<A>) -> bool {
         let is_whole = plan.tag(request) && plan.prepare(request, &self.routes.identity);
-        if plan.policy.is_standard {
-            let target = Target::of(route::uri(request), request.headers(), plan.policy.host);
-            plan.ask.tags.push(PolicyTag::new(target.tag(&self.routes.namespace)));
+        if let Some((target, tag)) = self.routes.page(request, &plan.policy) {
+            plan.ask.tags.push(tag);
             let path = variances::path(
                 self.routes.space(),
                 &Keyed::of(request, &plan.asked),
@@ -225,7 +225,7 @@ impl<S> Steps<S> {
         if plan.policy.shadow {
             return None;
         }
-        let given = fallback.filter(|hit| plan.may_have(hit));
+        let given = fallback.filter(|hit| plan.may_have(&hit.found.entry));
         let mut response = if let Some(hit) = given {
             self.serve(hit, plan)?
         } else {
@@ -247,7 +247,7 @@ impl<S> Steps<S> {
     where
         S: Handler<A>,
     {
-        let stored = plan.policy.is_standard.then(|| stored(&lead)).flatten();
+        let stored = plan.policy.is_standard.then(|| stored(&lead, plan)).flatten();
         let stored = stored.filter(|stored| has_validator(&stored.0)).map(Box::new);
         let headers = request.headers().clone();
         let request = plan.hand_over(request);
@@ -312,7 +312,7 @@ impl<S> Steps<S> {
         let mut response = answered?;
         note_unread(&record, response.headers(), &plan.policy);
         if is_head && plan.policy.is_standard {
-            let stored = stored(&lead).map(Box::new);
+            let stored = stored(&lead, &plan).map(Box::new);
             let (routes, delay) = (self.routes.clone(), began.elapsed());
             let fill = Fill { lead, plan: &plan, headers, stored, delay, routes };
             if let Some(updated) =
@@ -402,9 +402,10 @@ pub(crate) async fn drain<B: HttpBody>(response: Response<B>) {
     while let Some(Ok(_)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {}
 }
 
-/// What is stored and only stale by time.
-fn stored(lead: &Lead) -> Option<(Head, Arc<Entry>)> {
-    let entry = lead.stale.clone()?;
+/// The stored response, if it is stale by time only and this client may have it: else it was not selected for the request,
+/// and nothing that the handler says to this client is about it (RFC 9111, section 4.3.1).
+fn stored(lead: &Lead, plan: &Plan) -> Option<(Head, Arc<Entry>)> {
+    let entry = lead.stale.clone().filter(|entry| plan.may_have(entry))?;
     Some((Head::of(&entry).ok()?, entry))
 }
 
@@ -427,6 +428,7 @@ fn strip_client(headers: &mut HeaderMap, plan: &mut Plan) {
         headers.remove(COOKIE);
         headers.extend(named.map(|cookies| (COOKIE, cookies)));
         plan.asked.client.has_cookies = false;
+        plan.asked.has_other_cookies = false;
     }
 }
 

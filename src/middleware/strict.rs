@@ -1,34 +1,21 @@
 //! What a strict policy hands over of a request: what its key holds, and what the service allows.
 
-use std::future::ready;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use axum::Router;
 use axum::extract::{MatchedPath, NestedPath, OriginalUri};
-use axum::routing::any;
-use futures_util::FutureExt;
 use http::header::{COOKIE, HOST};
-use http::uri::PathAndQuery;
 use http::{Extensions, HeaderMap, HeaderName, Request, Uri};
-use tower_service::Service;
 
 use super::identity::Identity;
 use super::keying::{HOST_LIKE, PATH_LIKE};
 use super::rules::fields::Field;
 use super::rules::request::{describes_content, is_query};
-use super::{cookies, route};
+use super::{cookies, routers};
 use crate::cache::Policy;
 
-/// The extensions for a handler: axum's own and those that the service declared. `None` if the path's parameters can't
-/// be found again, as where something else than the router has changed the path.
+/// The extensions for a handler: axum's own and those that the service declared. `None` if the path's parameters can't be
+/// written again, as where one of them is not UTF-8.
 pub(crate) fn extensions<A>(request: &Request<A>, identity: &Identity) -> Option<Extensions> {
     let given = request.extensions();
-    let mut fresh = match given.get::<OriginalUri>() {
-        Some(original) => routed(route::pattern(request), &original.0)?,
-        None => Extensions::new(),
-    };
-    // Those that the router inside sees would make it take this for a nested one.
-    fresh.remove::<MatchedPath>();
+    let mut fresh = routers::parameters_alone(given)?;
     carry::<OriginalUri>(given, &mut fresh);
     carry::<MatchedPath>(given, &mut fresh);
     carry::<NestedPath>(given, &mut fresh);
@@ -40,29 +27,6 @@ pub(crate) fn carry<T: Clone + Send + Sync + 'static>(from: &Extensions, to: &mu
     if let Some(extension) = from.get::<T>() {
         to.insert(extension.clone());
     }
-}
-
-/// The extensions of a request that a router has matched. The type of the path's parameters is private to axum, so axum
-/// itself makes them: a router with this one route is asked for the path.
-fn routed(pattern: Option<&str>, uri: &Uri) -> Option<Extensions> {
-    let has_parameters = pattern.is_some_and(|pattern| pattern.contains('{'));
-    let (pattern, path) = match pattern.filter(|_| has_parameters) {
-        Some(pattern) => (pattern, PathAndQuery::try_from(uri.path()).ok()?),
-        None => ("/", PathAndQuery::from_static("/")),
-    };
-    let found: Arc<Mutex<Option<Extensions>>> = Arc::default();
-    let place = found.clone();
-    let keep = move |mut request: Request<axum::body::Body>| {
-        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
-        *place = Some(std::mem::take(request.extensions_mut()));
-        ready(())
-    };
-    // It matched before, so it is a pattern; what else may be one is its router's to say.
-    let mut router = Router::<()>::new().without_v07_checks().route(pattern, any(keep));
-    let mut request = Request::new(axum::body::Body::empty());
-    *request.uri_mut() = Uri::from(path);
-    drop(router.call(request).now_or_never());
-    found.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// Takes off a request what its key does not hold. What it holds of the query is [`canonical`](super::canonical)'s.

@@ -89,6 +89,72 @@ async fn a_confirmation_for_one_client_adds_nothing_for_others() {
     }
 }
 
+/// Responds by the cookies and the credentials of a request, with one date for all; 304 to a request with a date.
+async fn dated_by_client(
+    State((origin, vary)): State<(Origin, &'static str)>,
+    request: Request,
+) -> Response {
+    let headers = request.headers().clone();
+    let run = origin.asks(request);
+    let of = |name: &str| headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
+    let said = [("cache-control", "max-age=1"), DATED, ("vary", vary)];
+    match headers.contains_key("if-modified-since") {
+        true => (StatusCode::NOT_MODIFIED, said).into_response(),
+        false => (said, format!("{}{} {run}", of("cookie"), of("authorization"))).into_response(),
+    }
+}
+
+type Field = (&'static str, &'static str);
+
+/// A stored response that the client may not have: by its cookies (RFC 9111, section 4.1), and by its credentials (section
+/// 3.5).
+const OF_NOBODY: [(Option<Field>, Field, &str); 2] = [
+    (Some(("cookie", "theme=dark")), ("cookie", "theme=dark; sid=bob"), "cookie"),
+    (None, ("authorization", "bob"), "accept"),
+];
+
+#[tokio::test(start_paused = true)]
+async fn a_304_to_one_client_confirms_no_response_that_the_client_may_not_have() {
+    for (nobody, bob, vary) in OF_NOBODY {
+        for reload in [false, true] {
+            let origin = Origin::default();
+            let layer = CacheLayer::with_policy(
+                Cache::new(Memory::new(1 << 20)),
+                Policy::standard().vary_cookies(["theme"]),
+            );
+            let app = Router::new().fallback(dated_by_client).layer(layer);
+            let app = app.with_state((origin.clone(), vary));
+            body(&app, get(nobody.as_slice())).await;
+            let mut headers = vec![bob];
+            match reload {
+                true => headers.push(("cache-control", "no-cache")),
+                false => advance(2).await,
+            }
+            let got = body(&app, get(&headers)).await;
+            assert_eq!(got, format!("{} 2", bob.1), "{vary}, reload: {reload}");
+            assert!(!origin.last().contains_key("if-modified-since"), "{vary}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_by_one_client_keeps_no_response_fresh_that_the_client_may_not_have() {
+    for (nobody, bob, vary) in OF_NOBODY {
+        let origin = Origin::default();
+        let layer = CacheLayer::with_policy(
+            Cache::new(Memory::new(1 << 20)),
+            Policy::standard().vary_cookies(["theme"]),
+        );
+        let app = Router::new().fallback(dated_by_client).layer(layer);
+        let app = app.with_state((origin.clone(), vary));
+        body(&app, get(nobody.as_slice())).await;
+        advance(2).await;
+        send(&app, by(Method::HEAD, "/", &[bob])).await;
+        body(&app, get(nobody.as_slice())).await;
+        assert_eq!(origin.runs(), 3, "{vary}: the stored response is as stale as before");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_confirmation_forbids_for_one_client_ends_nothing_for_others() {
     for forbids in [("set-cookie", "a=1"), ("cache-control", "private")] {

@@ -478,10 +478,12 @@ async fn where_the_author_decides_no_date_tells_a_client_that_it_has_the_respons
 async fn a_policy_that_makes_no_sense_is_told_and_not_used() {
     let layer = CacheLayer::new(cache())
         .route("/a", Policy::ttl(Duration::ZERO))
-        .route("/users/{id}", Policy::ttl(TTL).tag("users:id={user}"));
+        .route("/users/{id}", Policy::ttl(TTL).tag("users:id={user}"))
+        .route("/shops/{id}/users/{id}", Policy::ttl(TTL).tag("users:id={id}"));
     let told = layer.clone().validate().unwrap_err().to_string();
     assert!(told.contains("/a") && told.contains("TTL"), "{told}");
     assert!(told.contains("/users/{id}") && told.contains("{user}"), "{told}");
+    assert!(told.contains("/shops/{id}/users/{id}") && told.contains("more than once"), "{told}");
     let runs = Runs::default();
     let app = Router::new().route("/a", get(counted)).layer(layer).with_state(runs);
     assert_eq!(ask(&app, "/a").await.1, "tidegate; fwd=bypass; detail=\"no-policy\"");

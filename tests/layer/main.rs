@@ -17,6 +17,7 @@ mod hyper;
 mod layering;
 mod no_vary_search;
 mod query;
+mod rewritten;
 mod scopes;
 mod security;
 mod security_identity;

@@ -565,6 +565,27 @@ async fn a_response_that_varies_by_cookies_is_for_requests_with_no_others_than_t
 }
 
 #[tokio::test]
+async fn a_response_that_varies_by_cookies_is_for_no_other_client_of_the_same_key() {
+    let handler = |headers: HeaderMap| async move {
+        let cookies = headers["cookie"].to_str().unwrap().to_owned();
+        ([("cache-control", "public, max-age=60"), ("vary", "cookie")], cookies)
+    };
+    let tenant = |parts: &axum::http::request::Parts| {
+        Some(parts.headers.get("x-tenant")?.to_str().unwrap().to_owned())
+    };
+    let by = |cookies| plain(&[("x-tenant", "acme"), ("cookie", cookies)]);
+    for policy in both() {
+        let policy = policy.vary_by(tenant).vary_cookies(["lang"]);
+        let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
+        for cookies in ["lang=de", "lang=de; sid=alice", "lang=de; sid=bob", "lang=de"] {
+            let (body, status) = read_by(&app, by(cookies)).await;
+            assert_eq!(body, cookies, "{status}");
+        }
+        assert!(read_by(&app, by("lang=de")).await.1.contains("hit"), "nothing has removed it");
+    }
+}
+
+#[tokio::test]
 async fn poisoning_by_forwarded_where_hosts_do_not_count() {
     for policy in both() {
         let app = mirrored(policy.host(false));

@@ -8,12 +8,13 @@ use crate::common::origin::by;
 use crate::common::{read, send};
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Path, Request};
+use axum::extract::{Extension, OriginalUri, Path, Request};
 use axum::http::{HeaderName, Method, StatusCode};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, map_request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tidegate::{Cache, CacheLayer, Memory, Policy};
+use tower::Layer;
 
 const TTL: Duration = Duration::from_hours(1);
 
@@ -124,20 +125,57 @@ async fn the_extensions_of_axum_itself_keep_nothing_from_the_cache() {
     let inside = Router::new().route("/{id}", of_user()).layer(layer());
     let serviced = Router::new().nest_service("/a", inside.clone());
     let plain = Router::new().route("/a/{id}", of_user());
-    let fallback = Router::new().fallback(|| async { "user 7" });
+    let fallback = || Router::new().fallback(|| async { "user 7" });
+    let unmatched = fallback().route("/b", of_user());
     let apps = [
         nested.layer(layer()),
         Router::new().nest("/a", inside),
         serviced,
         plain.layer(layer()),
-        fallback.layer(layer()),
+        fallback().layer(layer()),
+        Router::new().nest("/a", unmatched.clone().layer(layer())),
+        Router::new().nest_service("/a", unmatched.clone().layer(layer())),
+        Router::new().nest_service("/a", unmatched.clone()).layer(layer()),
+        Router::new().nest_service("/a", layer().layer(unmatched.clone())),
+        Router::new().nest_service("/{tenant}", unmatched.clone().layer(layer())),
     ];
     for (at, app) in apps.into_iter().enumerate() {
         let get = || by(Method::GET, "/a/7", &[]);
         assert_eq!(read(send(&app, get()).await).await.0, "user 7", "{at}");
         let (body, status) = read(send(&app, get()).await).await;
         assert!(body == "user 7" && status.contains("hit"), "{at}: {body} {status}");
+        let known = app.layer(Extension(User("alice".into())));
+        let (_, status) = read(send(&known, get()).await).await;
+        assert!(status.contains("extensions"), "{at}: an undeclared one: {status}");
     }
+}
+
+/// A router adds no parameters where the URI has no path (RFC 9112, section 3.2.4).
+#[tokio::test]
+async fn an_undeclared_extension_is_noticed_whatever_a_router_adds() {
+    let app = Router::new().fallback(secret).layer(CacheLayer::with_policy(cache(), ttl()));
+    // Or somebody else than a router adds its URI.
+    let bare = CacheLayer::with_policy(cache(), ttl()).layer(get(secret));
+    let bare = Router::new().fallback_service(map_request(unrouted).layer(bare));
+    for (app, uri) in [(app, "*"), (bare, "/")] {
+        for user in ["alice", "bob"] {
+            let app = app.clone().layer(Extension(User(user.into())));
+            let (body, status) = read(send(&app, by(Method::GET, uri, &[])).await).await;
+            assert_eq!(body, format!("secret of {user}"), "{uri}: {status}");
+        }
+    }
+}
+
+/// Takes off a request all that routers have added but the URI.
+async fn unrouted(mut request: Request) -> Request {
+    let user = request.extensions().get::<User>().cloned();
+    let uri = OriginalUri(request.uri().clone());
+    request.extensions_mut().clear();
+    request.extensions_mut().insert(uri);
+    if let Some(user) = user {
+        request.extensions_mut().insert(user);
+    }
+    request
 }
 
 #[tokio::test]

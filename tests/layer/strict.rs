@@ -9,6 +9,7 @@ use axum::extract::{Extension, MatchedPath, NestedPath, OriginalUri, Path, Reque
 use axum::http::Method;
 use axum::routing;
 use tidegate::{Cache, CacheLayer, Memory, Policy};
+use tower::Layer;
 
 fn cache() -> Cache {
     Cache::new(Memory::new(1 << 20))
@@ -133,6 +134,28 @@ async fn the_extensions_of_axum_are_handed_over() {
         for _ in 0..2 {
             let (body, status) = ask(&app, "/a/x%20y/b/7?q", &[]).await;
             assert_eq!(body, expected, "{at}: {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_parameters_of_routers_around_are_handed_over_where_none_inside_has_matched() {
+    let page = |Path(shop): Path<String>| async move { shop };
+    let layer = || layer(strict().public());
+    let fallback = || Router::new().fallback(page);
+    let apps = [
+        Router::new().nest_service("/shops/{shop}", fallback().layer(layer())),
+        Router::new().nest_service("/shops/{shop}", layer().layer(fallback())),
+        Router::new().nest_service("/shops/{shop}", fallback()).layer(layer()),
+        Router::new().nest("/shops/{shop}", fallback().layer(layer())),
+        Router::new().nest("/shops/{shop}", fallback()).layer(layer()),
+    ];
+    for (at, app) in apps.into_iter().enumerate() {
+        for uri in ["/shops/x%20y/a/b", "/shops/x%20y/a"] {
+            for expected in ["absent", "hit"] {
+                let (body, status) = ask(&app, uri, &[]).await;
+                assert!(body == "x y" && status.contains(expected), "{at} {uri}: {body} {status}");
+            }
         }
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Asked {
     /// It takes nothing that is not stored.
     pub(crate) only_if_cached: bool,
     pub(crate) client: Client,
+    /// It has cookies besides those that the key holds one by one, and the handler gets them: whoever the client is.
+    pub(crate) has_other_cookies: bool,
     /// Who the client is, by the policy's own function.
     pub(crate) client_key: Option<String>,
     /// What came in a request by QUERY, once it is read.
@@ -59,7 +61,12 @@ enum Sign {
 }
 
 impl Client {
-    fn of<B>(request: &Request<B>, fields: Fields, policy: &Policy, identity: &Identity) -> Self {
+    fn of<B>(
+        request: &Request<B>,
+        (fields, has_cookies): (Fields, bool),
+        policy: &Policy,
+        identity: &Identity,
+    ) -> Self {
         if policy.public {
             return Self::default();
         }
@@ -71,7 +78,7 @@ impl Client {
         let header = has_header.then_some(Sign::Header);
         Self {
             is_authorized: fields.has(Field::Authorization) && !names(policy, "authorization"),
-            has_cookies: fields.has(Field::Cookie) && has_cookies(headers, policy),
+            has_cookies,
             other: header.or(has_extension.then_some(Sign::Extension)),
         }
     }
@@ -113,10 +120,13 @@ impl Asked {
         if let Some(reason) = unkeyed(request, fields, policy) {
             return Err(reason);
         }
+        let has_cookies =
+            fields.has(Field::Cookie) && !policy.public && has_cookies(headers, policy);
         let client = match client_key {
             Some(_) => Client::default(),
-            None => Client::of(request, fields, policy, identity),
+            None => Client::of(request, (fields, has_cookies), policy, identity),
         };
+        let is_read_by_name = !policy.vary_cookies.is_empty() && !policy.identity.is_strict;
         let mut conditions = conditions(headers, fields);
         if !policy.is_standard {
             client.is_anybody(identity)?;
@@ -135,6 +145,7 @@ impl Asked {
             limits: Limits::default(),
             only_if_cached: false,
             client,
+            has_other_cookies: has_cookies && is_read_by_name,
             client_key,
             content: None,
         };
@@ -162,9 +173,10 @@ impl Asked {
         Ok(())
     }
 
-    /// Whether it has cookies besides those that the key holds one by one.
-    pub(crate) fn has_other_cookies(&self, policy: &Policy) -> bool {
-        self.client.has_cookies && !policy.vary_cookies.is_empty()
+    /// Whether the key holds all that distinguishes the client, as far as the request says: then the response is that of all
+    /// requests with this key.
+    pub(crate) fn is_of_anybody(&self) -> bool {
+        self.client.is_unknown() && !self.has_other_cookies
     }
 
     /// Whether it is for less than a whole answer.

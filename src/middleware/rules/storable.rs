@@ -60,7 +60,7 @@ pub(crate) fn leave(
     }
     let control = Control::of(headers);
     let varies_by = vary::names(headers, policy)?;
-    if asked.has_other_cookies(policy) && vary::by_cookies(headers) {
+    if asked.has_other_cookies && vary::by_cookies(headers) {
         let why = "the answer varies by cookies, and the request has others than the policy names";
         return Err(Unfit::new("vary", why));
     }

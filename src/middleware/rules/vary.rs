@@ -20,6 +20,10 @@ use crate::entry::Key;
 /// How many names one answer may vary by, beyond those in its key.
 const NAMES: usize = 16;
 
+/// The longest line, in bytes, of which spellings are compared. A longer one is compared as it was sent: no browser sends one,
+/// and a client shall not choose how much work it is.
+const LONGEST_LIST: usize = 1024;
+
 /// The names that an answer varies by and that its policy does not know of; sorted.
 pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderName>, Unfit> {
     let mut names: Vec<_> = unsaid(headers, policy).collect();
@@ -104,7 +108,8 @@ pub(crate) fn respelled(headers: &HeaderMap, name: &HeaderName) -> Option<Header
 }
 
 /// The one line of a field that lists what a client accepts, without the white space that its syntax allows (RFC 9110,
-/// sections 5.6.1 and 12.4.2), and in the usual case. `None` for any other field, and for what is not plainly such a list.
+/// sections 5.6.1 and 12.4.2), and in the usual case. `None` for any other field, for a line that is not plainly such a list, and
+/// for a long one.
 fn spelled(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     let case: fn(&[u8]) -> Vec<u8> = match *name {
         ACCEPT_ENCODING => <[u8]>::to_ascii_lowercase,
@@ -113,6 +118,9 @@ fn spelled(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     };
     let mut sent = headers.get_all(name).iter();
     let (Some(line), None) = (sent.next(), sent.next()) else { return None };
+    if line.len() > LONGEST_LIST {
+        return None;
+    }
     let members = line.as_bytes().split(|byte| *byte == b',').map(|member| respell(member, case));
     let mut members = members.collect::<Option<Vec<_>>>()?;
     // The order of codings means nothing (RFC 9110, section 12.5.3); that of languages may, where
@@ -130,10 +138,15 @@ fn respell(member: &[u8], case: fn(&[u8]) -> Vec<u8>) -> Option<Vec<u8>> {
         !part.is_empty() && part.iter().all(plain)
     };
     let mut parts = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-    let what = parts.next().filter(|part| is_plain(part)).map(case)?;
-    parts.try_fold(what, |whole, part| {
-        is_plain(part).then(|| [whole, b";".to_vec(), part.to_ascii_lowercase()].concat())
-    })
+    let mut whole = parts.next().filter(|part| is_plain(part)).map(case)?;
+    for part in parts {
+        if !is_plain(part) {
+            return None;
+        }
+        whole.push(b';');
+        whole.extend(part.iter().map(u8::to_ascii_lowercase));
+    }
+    Some(whole)
 }
 
 /// A range of languages in the case that browsers use, and that some handlers expect (RFC 5646, section 2.1.1): `zh-Hant-TW`.
@@ -242,6 +255,21 @@ mod tests {
         assert_eq!(given("accept-encoding", "GZIP, br").as_deref(), Some("br,gzip"));
         assert_eq!(given("accept-language", "de,,en"), None);
         assert_eq!(given("accept", "Text/HTML, a"), None);
+    }
+
+    #[test]
+    fn security_a_long_list_is_compared_as_it_was_sent() {
+        let list = |bytes: usize| "de, ".repeat(bytes / 4);
+        let (longest, longer) = (list(LONGEST_LIST) + "en", list(LONGEST_LIST + 4) + "en");
+        let name = HeaderName::from_static("accept-language");
+        for (line, is_same) in [(&longest[4..], true), (longer.as_str(), false)] {
+            let tight = line.replace(' ', "");
+            let given = respelled(&headers(&[("accept-language", line)]), &name);
+            assert_eq!(given.is_some(), is_same, "{} bytes", line.len());
+            let one = of("accept-language", &[line]);
+            // Of the longer one, the tight spelling is short enough to be respelled.
+            assert_eq!(one == of("accept-language", &[&tight]), is_same, "{} bytes", line.len());
+        }
     }
 
     #[test]

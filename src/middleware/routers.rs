@@ -1,0 +1,146 @@
+//! What axum's routers have found out about a request.
+//!
+//! A router adds to a request's extensions: the URI as it was, the pattern of the route, the prefix that it takes off, and two
+//! things of types that are private to axum. These are the path's parameters, and, where the route is that of a nested service,
+//! the pattern so far. Only axum can read and write them, so its own extractors and routers are asked.
+
+use std::future::ready;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{FromRequestParts, MatchedPath, OriginalUri, RawPathParams};
+use axum::routing::any;
+use futures_util::FutureExt;
+use http::{Extensions, Request, Response, StatusCode, Uri};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tower_service::Service;
+
+/// The parameters of a path, decoded: of all routers around the layer, in the order in which these have matched the path, and
+/// as handlers get them. A layer between two routers may have changed the path, so the URI of the client does not tell them.
+#[derive(Debug)]
+pub(crate) struct PathParameters(RawPathParams);
+
+impl PathParameters {
+    /// Those of a request. `None` if no router has matched it, or if one of them is not UTF-8.
+    pub(crate) fn of(extensions: &Extensions) -> Option<Self> {
+        read(extensions)?.ok().map(Self)
+    }
+
+    /// The value of a parameter. `None` if there is none of this name, or more than one: a handler may use either.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        let mut named = self.0.iter().filter(|(found, _)| *found == name);
+        match (named.next(), named.next()) {
+            (Some((_, value)), None) => Some(value),
+            _ => None,
+        }
+    }
+}
+
+/// The parameters of a path, if there are any, even none. A request that no router has matched has not.
+fn read(extensions: &Extensions) -> Option<Result<RawPathParams, RawPathParamsRejection>> {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.extensions = extensions.clone();
+    // It waits for nothing.
+    match RawPathParams::from_request_parts(&mut parts, &()).now_or_never()? {
+        Err(RawPathParamsRejection::MissingPathParams(_)) => None,
+        read => Some(read),
+    }
+}
+
+/// Whether axum's routers have added all of so many extensions whose types are private to axum or not known.
+pub(crate) fn have_added(extensions: &Extensions, unknown: usize) -> bool {
+    // A router that has found a route adds its pattern together with the path's parameters, and removes what a router
+    // around it has noted of a nested service.
+    if unknown <= usize::from(is_in::<MatchedPath>(extensions)) {
+        return true;
+    }
+    if unknown > 2 || is_in::<MatchedPath>(extensions) {
+        return false;
+    }
+    let parameters = usize::from(read(extensions).is_some());
+    unknown <= parameters || unknown <= parameters + usize::from(is_in_nested_service(extensions))
+}
+
+/// Whether a router's route is that of a nested service. A router further in puts this pattern before its own.
+fn is_in_nested_service(extensions: &Extensions) -> bool {
+    let mut inside = matched("/", "/", extensions.clone());
+    let pattern = inside.as_mut().and_then(Extensions::remove::<MatchedPath>);
+    pattern.is_some_and(|pattern| pattern.as_str() != "/")
+}
+
+pub(crate) fn is_in<T: Send + Sync + 'static>(extensions: &Extensions) -> bool {
+    extensions.get::<T>().is_some()
+}
+
+/// Extensions with the path's parameters and nothing else; `None` if they can't be written.
+pub(crate) fn parameters_alone(given: &Extensions) -> Option<Extensions> {
+    let Some(parameters) = read(given) else { return Some(Extensions::new()) };
+    // Where a router has matched a path without parameters, a handler finds that there are none.
+    let mut written = matched("/", "/", Extensions::new())?;
+    // Each by a router of its own, as two may have one name, and each router adds its parameters to those that there are.
+    for (name, value) in &parameters.ok()? {
+        let is_name = !name.is_empty() && !name.contains(['{', '}', '/', '*']);
+        let pattern = is_name.then(|| format!("/{{{name}}}/-"))?;
+        let path = format!("/{}/-", utf8_percent_encode(value, NON_ALPHANUMERIC));
+        written = matched(&pattern, &path, written)?;
+    }
+    // With these, the router inside would take this for a nested one.
+    written.remove::<MatchedPath>();
+    written.remove::<OriginalUri>();
+    Some(written)
+}
+
+/// What a router with one route makes of extensions when it matches a path; `None` if it doesn't.
+fn matched(pattern: &str, path: &str, extensions: Extensions) -> Option<Extensions> {
+    let give_back = |mut request: Request<Body>| {
+        let mut response = Response::new(Body::empty());
+        *response.extensions_mut() = std::mem::take(request.extensions_mut());
+        ready(response)
+    };
+    let mut router = Router::<()>::new().without_v07_checks().route(pattern, any(give_back));
+    let mut request = Request::new(Body::empty());
+    *request.uri_mut() = Uri::try_from(path).ok()?;
+    *request.extensions_mut() = extensions;
+    let response = router.call(request).now_or_never()?.ok()?;
+    let (parts, _) = response.into_parts();
+    (parts.status == StatusCode::OK).then_some(parts.extensions)
+}
+
+// loom and shuttle have no services.
+#[cfg(all(test, not(tidegate_loom), not(tidegate_shuttle)))]
+mod tests {
+    use super::*;
+
+    fn all(extensions: &Extensions) -> Option<Vec<(String, String)>> {
+        let read = PathParameters::of(extensions)?;
+        Some(read.0.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+
+    #[test]
+    fn parameters_are_written_as_they_were() {
+        let path = "/%2F%20%25/x%7B%7D";
+        let once = matched("/{a}/{*rest}", path, Extensions::new()).unwrap();
+        let twice = matched("/{a}/-", "//-", once).unwrap();
+        let written = parameters_alone(&twice).unwrap();
+        let expected = [("a", "/ %"), ("rest", "x{}"), ("a", "")];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(all(&twice), Some(expected.to_vec()));
+        assert_eq!(all(&written), Some(expected.to_vec()));
+        assert_eq!(written.len(), 1, "and nothing else is");
+    }
+
+    #[test]
+    fn what_no_router_has_matched_has_no_parameters_and_what_one_has_may_have_none() {
+        assert!(PathParameters::of(&Extensions::new()).is_none());
+        assert!(parameters_alone(&Extensions::new()).unwrap().is_empty());
+        let matched = matched("/a", "/a", Extensions::new()).unwrap();
+        assert_eq!(all(&parameters_alone(&matched).unwrap()), Some(Vec::new()));
+    }
+
+    #[test]
+    fn parameters_that_are_no_text_are_not_written() {
+        let odd = matched("/{a}", "/%ff", Extensions::new()).unwrap();
+        assert!(PathParameters::of(&odd).is_none() && parameters_alone(&odd).is_none());
+    }
+}
