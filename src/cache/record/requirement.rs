@@ -258,5 +258,6 @@ impl Drop for Write<'_> {
     }
 }
 
-#[cfg(all(test, not(tidegate_loom), not(tidegate_shuttle)))]
+#[cfg(test)]
+#[cfg(not(any(tidegate_loom, tidegate_shuttle)))]
 mod tests;
