@@ -79,14 +79,13 @@ async fn a_value_of_a_cache_without_a_log_is_refused_when_it_is_loaded_as_when_i
     assert_eq!((counted(&cache), counted(&plain)), ((0, 2), (1, 0)));
 }
 
-/// A standby that replays nothing from now on, and a database that reads by it.
-async fn behind(primary: &Postgres, database: &str) -> (Postgres, Database) {
+/// A standby, and a database that reads by it.
+async fn with_replica(primary: &Postgres, database: &str) -> (Postgres, Database) {
     let replica = primary.standby().await.unwrap();
     let options = DatabaseOptions::new(primary.url_of(database));
     let db = options.replica(replica.url_of(database)).connect().await.unwrap();
     let up = async || db.replicas().iter().all(|replica| replica.reached.is_some());
     eventually("the replica is up", up).await;
-    replica.pause_replay().await.unwrap();
     (replica, db)
 }
 
@@ -103,7 +102,8 @@ async fn a_session_finds_what_it_wrote_to_another_database_than_its_layer_s() {
     let users =
         "create table users (id int primary key, name text); insert into users values (1, 'ada')";
     server.psql_at(&other, users).await.unwrap();
-    let (_replica, other) = behind(&server, "other").await;
+    let (replica, other) = with_replica(&server, "other").await;
+    replica.pause_replay().await.unwrap();
     let db = options(&server).connect().await.unwrap();
     let cache = Cache::new(memory());
     Listener::spawn(&db, &cache).await.unwrap();
@@ -149,7 +149,7 @@ async fn a_transaction_in_no_scope_outlives_its_database() {
     let db = options(&server).connect().await.unwrap();
     let mut transaction = db.begin().await.unwrap();
     drop(db);
-    let (_replica, db) = behind(&server, "postgres").await;
+    let (replica, db) = with_replica(&server, "postgres").await;
     // Longer than what was given out is surely taken to be in use.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     // Each read may find that nothing is under way any more.
@@ -157,6 +157,8 @@ async fn a_transaction_in_no_scope_outlives_its_database() {
         assert_eq!(name(&db).await, "ada");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    // What was observed so far, the replica has.
+    replica.pause_replay().await.unwrap();
     let sql = "update users set name = 'eve' where id = 1";
     sqlx::query(sql).execute(&mut *transaction).await.unwrap();
     transaction.commit().await.unwrap();
