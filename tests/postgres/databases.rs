@@ -150,6 +150,7 @@ async fn a_transaction_in_no_scope_outlives_its_database() {
     let mut transaction = db.begin().await.unwrap();
     drop(db);
     let (replica, db) = with_replica(&server, "postgres").await;
+    Listener::spawn(&db, &Cache::new(memory())).await.unwrap();
     // Longer than what was given out is surely taken to be in use.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     // Each read may find that nothing is under way any more.
@@ -158,6 +159,7 @@ async fn a_transaction_in_no_scope_outlives_its_database() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     // What was observed so far, the replica has.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     replica.pause_replay().await.unwrap();
     let sql = "update users set name = 'eve' where id = 1";
     sqlx::query(sql).execute(&mut *transaction).await.unwrap();
