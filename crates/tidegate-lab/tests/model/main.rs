@@ -57,10 +57,9 @@ fn the_promises_hold_in_every_state_of_large_worlds() {
     the_promises_hold_in(&World::LARGE);
 }
 
-#[test]
-fn every_mutant_is_caught() {
+fn are_caught(mutants: impl Iterator<Item = (Mutant, World)>) {
     let mut survivors = Vec::new();
-    for (mutant, world) in Mutant::ALL {
+    for (mutant, world) in mutants {
         let name = world.name;
         let (states, broken) = explore(world.with(mutant));
         println!("{mutant:?}, {name}: {} after {states} states", broken.join(", "));
@@ -69,4 +68,15 @@ fn every_mutant_is_caught() {
         }
     }
     assert!(survivors.is_empty(), "not caught: {survivors:?}");
+}
+
+#[test]
+fn every_mutant_is_caught() {
+    are_caught(Mutant::ALL.into_iter().filter(|(_, world)| !world.is_huge()));
+}
+
+#[test]
+#[ignore = "several GiB of states: scripts/deep, and after each change of the protocol"]
+fn the_mutants_of_huge_worlds_are_caught() {
+    are_caught(Mutant::ALL.into_iter().filter(|(_, world)| world.is_huge()));
 }

@@ -208,6 +208,11 @@ impl World {
         Self::RELAY_LOOKS,
     ];
 
+    /// Whether even a mutant is caught after tens of millions of states only.
+    pub(crate) fn is_huge(&self) -> bool {
+        self.name == Self::SCHEMA_SESSION.name
+    }
+
     pub(crate) fn with(self, mutant: Mutant) -> Self {
         Self { mutant: Some(mutant), ..self }
     }
