@@ -37,9 +37,19 @@ pub(super) fn may_write_unseen(
     }
 }
 
+/// Whether a statement calls a function that may write, though its words show no write.
+pub(super) fn may_call(sql: &str, found: Option<&Dependencies>) -> bool {
+    let writes_nothing = match found {
+        Some(Dependencies::Tables(_)) => true,
+        Some(Dependencies::Unfit(unfit)) => may_be_read_anywhere(unfit),
+        None => false,
+    };
+    !writes_nothing && calls_a_function(sql)
+}
+
 /// Whether a text calls a function that is not known to be harmless. One in a string or a comment counts too, and one that
 /// only a view, an operator or a cast calls does not.
-pub(super) fn calls_a_function(sql: &str) -> bool {
+fn calls_a_function(sql: &str) -> bool {
     let befores = sql.match_indices('(').filter_map(|(at, _)| sql.get(..at));
     befores.map(str::trim_end).any(|before| {
         let is_of_word = |c: char| c.is_alphanumeric() || c == '_' || c == '$';

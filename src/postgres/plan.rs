@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bound::{Bound, mentions_clock};
-use super::calls::{calls_a_function, may_write_unseen};
+use super::calls::{may_call, may_write_unseen};
 use super::cancel::CloseOnCancel;
 use super::database::Database;
 use super::deadline::{is_late, late, within};
@@ -107,7 +107,7 @@ impl Plan {
             }
             Err(error) => {
                 let why = format!("what it reads could not be found out: {error}");
-                plan.may_call = calls_a_function(sql);
+                plan.may_call = may_call(sql, None);
                 record.unfit(Reason::new("unknown-dependencies", why));
                 if writer || may_write(sql) {
                     record.note_write();
@@ -183,12 +183,7 @@ impl Plan {
         }
         let found = db.inner.known.get(sql).map(|found| found.dependencies);
         let is_read = matches!(found.as_deref(), Some(Dependencies::Tables(_)));
-        let writes_nothing = match found.as_deref() {
-            Some(Dependencies::Tables(_)) => true,
-            Some(Dependencies::Unfit(unfit)) => may_be_read_anywhere(unfit),
-            None => false,
-        };
-        let may_call = !may_write && !writes_nothing && calls_a_function(sql);
+        let may_call = !may_write && may_call(sql, found.as_deref());
         if may_call && found.is_none() {
             // If it is known to be a read, it needs no transaction on a replica, and its session no reset.
             db.inner.statements.learn(db, sql);
@@ -218,9 +213,9 @@ impl Plan {
             Dependencies::Unfit(Unfit::NotARead) if writer => record.note_write(),
             Dependencies::Unfit(unfit) => {
                 record.unfit(Reason::new(unfit.token(), unfit.to_string()));
-                let (sql, writes_nothing) = (statement.sql.as_str(), may_be_read_anywhere(unfit));
-                self.may_call = !writes_nothing && calls_a_function(sql);
-                if !writes_nothing && counts_as_write(sql) {
+                let sql = statement.sql.as_str();
+                self.may_call = may_call(sql, Some(&found.dependencies));
+                if !may_be_read_anywhere(unfit) && counts_as_write(sql) {
                     record.note_write();
                     (self.may_write, self.primary_only) = (true, true);
                 }

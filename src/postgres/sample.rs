@@ -27,11 +27,11 @@ pub(crate) struct Sample {
     pub(crate) at: Option<At>,
     /// Whether each transaction may be another session's, and so another server's.
     pub(crate) is_pooled: bool,
-    /// Whether `reset all` gives a session the settings that it was opened with.
-    pub(crate) is_resettable: bool,
     /// Behind such a proxy, what tells texts of statements from those of before a change of the schema: the proxy may
     /// keep a statement prepared by its text, for whoever sends it, whichever connection of ours it came by.
     pub(crate) plans: Option<u64>,
+    /// Whether `reset all` gives a session the settings that it was opened with.
+    pub(crate) is_resettable: bool,
     who: Option<Who>,
     /// When the server was asked for `at`.
     asked: Option<Instant>,

@@ -113,17 +113,20 @@ const OF_NOBODY: [(Option<Field>, Field, &str); 2] = [
     (None, ("authorization", "bob"), "accept"),
 ];
 
+/// An app whose responses vary by a header, keyed by the cookie `theme`.
+fn dated(origin: &Origin, vary: &'static str) -> Router {
+    let policy = Policy::standard().vary_cookies(["theme"]);
+    let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), policy);
+    let app = Router::new().fallback(dated_by_client).layer(layer);
+    app.with_state((origin.clone(), vary))
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_304_to_one_client_confirms_no_response_that_the_client_may_not_have() {
     for (nobody, bob, vary) in OF_NOBODY {
         for reload in [false, true] {
             let origin = Origin::default();
-            let layer = CacheLayer::with_policy(
-                Cache::new(Memory::new(1 << 20)),
-                Policy::standard().vary_cookies(["theme"]),
-            );
-            let app = Router::new().fallback(dated_by_client).layer(layer);
-            let app = app.with_state((origin.clone(), vary));
+            let app = dated(&origin, vary);
             body(&app, get(nobody.as_slice())).await;
             let mut headers = vec![bob];
             match reload {
@@ -141,12 +144,7 @@ async fn a_304_to_one_client_confirms_no_response_that_the_client_may_not_have()
 async fn a_head_by_one_client_keeps_no_response_fresh_that_the_client_may_not_have() {
     for (nobody, bob, vary) in OF_NOBODY {
         let origin = Origin::default();
-        let layer = CacheLayer::with_policy(
-            Cache::new(Memory::new(1 << 20)),
-            Policy::standard().vary_cookies(["theme"]),
-        );
-        let app = Router::new().fallback(dated_by_client).layer(layer);
-        let app = app.with_state((origin.clone(), vary));
+        let app = dated(&origin, vary);
         body(&app, get(nobody.as_slice())).await;
         advance(2).await;
         send(&app, by(Method::HEAD, "/", &[bob])).await;

@@ -29,7 +29,7 @@ pub(crate) enum Mutant {
     SchemaPastReplica,
     /// A read counts though the node has heard since that the schema changed.
     ReadAcrossSchemas,
-    /// A position that a drain begins with counts as seen before the drain has told of the schema.
+    /// A position that a drain begins with counts as seen before the drain has found changes of the schema.
     SeenBeforeDrain,
     /// Of several reads the greatest position counts.
     GreatestOfReads,
