@@ -259,10 +259,12 @@ pub enum Event {
     BadToken,
     /// A fill waited for its turn in vain, and went on.
     NoPermit,
+    /// A handler was called in the background, to renew a stored response or to audit it.
+    BackgroundLoad,
 }
 
 impl Event {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Stored,
         Self::NotStored,
         Self::Overtaken,
@@ -271,6 +273,7 @@ impl Event {
         Self::LeaseHeld,
         Self::BadToken,
         Self::NoPermit,
+        Self::BackgroundLoad,
     ];
 }
 

@@ -20,7 +20,7 @@ use crate::cache::protocol::Verdict;
 use crate::cache::{Cache, Record, spawn};
 use crate::clock;
 use crate::entry::Entry;
-use crate::outcome::{BypassReason, Outcome};
+use crate::outcome::{BypassReason, Event, Outcome};
 
 /// One comparison, while the handler's body goes by.
 pub(crate) struct Audit {
@@ -105,6 +105,7 @@ impl<S> Steps<S> {
         if !self.tag(&mut plan, &request) {
             return;
         }
+        self.routes.cache.shared.counters.note(Event::BackgroundLoad);
         whole(request.method_mut());
         let request = unconditional(request, None);
         let Ok(response) = self.compared(&entry, &plan, request).await else { return };

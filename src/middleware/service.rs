@@ -24,7 +24,7 @@ use super::route;
 use super::rules::request::{Asked, is_query};
 use super::rules::unsafe_method::{Target, Written, is_safe};
 use super::session::Claim;
-use super::steps::Steps;
+use super::steps::{Steps, unattended};
 use crate::cache::{Ask, Hit, Policy, Record, spawn};
 use crate::entry::{Entry, Epoch, Position};
 use crate::outcome::{BypassReason, Event, Outcome};
@@ -154,7 +154,8 @@ impl<S> CacheService<S> {
         match self.at_once(&plan, seen.as_ref(), request.headers()) {
             Some((response, entry)) => {
                 if plan.policy.audits_this() {
-                    spawn(self.steps(None).audit(entry, plan, request));
+                    let cost = entry.life.cost;
+                    spawn(unattended(cost, self.steps(None).audit(entry, plan, request)));
                 }
                 ResponseFuture::ready(response)
             }

@@ -3,12 +3,14 @@
 use std::future::{poll_fn, ready};
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, COOKIE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
+use tokio::time::timeout;
 
 use super::body::Body;
 use super::cookies;
@@ -28,7 +30,7 @@ use crate::cache::{Bypass, Hit, Lead, Lookup, Record, Unfit, spawn};
 use crate::clock;
 use crate::entry::Entry;
 use crate::observe;
-use crate::outcome::{BypassReason, Outcome};
+use crate::outcome::{BypassReason, Event, Outcome};
 use crate::traffic::Seen;
 
 /// A service that is ready for one request, and the settings.
@@ -62,10 +64,12 @@ impl<S> Steps<S> {
                 && plan.may_have(&hit.found.entry)
                 && let Some(response) = self.serve(hit, &plan)
             {
+                let cost = hit.found.entry.life.cost;
                 if let Some(lead) = hit.renew.take() {
-                    spawn(self.renew(lead, plan, request));
+                    spawn(unattended(cost, self.renew(lead, plan, request)));
                 } else if plan.policy.audits_this() {
-                    spawn(self.audit(hit.found.entry.clone(), plan, request));
+                    let entry = hit.found.entry.clone();
+                    spawn(unattended(cost, self.audit(entry, plan, request)));
                 }
                 return Ok(response);
             }
@@ -275,6 +279,7 @@ impl<S> Steps<S> {
         if !self.tag(&mut plan, &request) || !lead.claim().await {
             return;
         }
+        self.routes.cache.shared.counters.note(Event::BackgroundLoad);
         lead.set_apart();
         lead.tag(&plan.ask.tags);
         strip_client(request.headers_mut(), &mut plan);
@@ -393,6 +398,22 @@ impl<S> Steps<S> {
 pub(crate) fn whole(method: &mut Method) {
     if *method == Method::HEAD {
         *method = Method::GET;
+    }
+}
+
+/// How long the handler may take in the background, at least.
+const UNATTENDED_LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs work that no client waits for, for at most ten times as long as the stored response took to compute, or for
+/// [`UNATTENDED_LIMIT`] if that is longer. A client that waits leaves at some time, which ends the work; without a limit,
+/// a statement on a host that has vanished would hold a permit and a connection for as long as the process runs.
+pub(super) async fn unattended(cost: Duration, work: impl Future<Output = ()>) {
+    let limit = UNATTENDED_LIMIT.max(cost.saturating_mul(10));
+    if timeout(limit, work).await.is_err() {
+        tracing::warn!(
+            ?limit,
+            "the handler did not return in the background, and is called again by a later request"
+        );
     }
 }
 

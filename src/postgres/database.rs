@@ -1,7 +1,9 @@
 //! The primary and its replicas, as one.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use sqlx::postgres::PgPool;
@@ -155,6 +157,7 @@ impl DatabaseOptions {
             primary,
             listen,
             replicas: RwLock::default(),
+            sent: Mutex::default(),
             known: Known::new(),
             statements: Statements::default(),
             limits: self.limits,
@@ -208,6 +211,9 @@ pub(crate) struct Inner {
     pub(super) own_writes: Arc<Requirement>,
     _watch: Monitor,
     replicas: RwLock<Vec<Replica>>,
+    /// How many statements were sent to each replica by name, whether or not it has left: where a name is given again, its
+    /// counter goes on, as monitoring expects.
+    sent: Mutex<HashMap<Arc<str>, Arc<AtomicU64>>>,
     pub(crate) limits: Limits,
     sample_every: Duration,
 }
@@ -372,6 +378,9 @@ impl Database {
         // Another one may have been given it meanwhile.
         let taken: Vec<_> = replicas.iter().map(|replica| replica.server.clone()).collect();
         server.name = free_name(&taken).into();
+        let mut sent = self.inner.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        server.count_by(sent.entry(server.name.clone()).or_default());
+        drop(sent);
         let (name, server) = (server.name.clone(), Arc::new(server));
         let monitor = Monitor::of_replica(&server, self.inner.sample_every);
         replicas.push(Replica { url: url.to_owned(), server, _monitor: monitor });

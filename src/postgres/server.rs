@@ -125,6 +125,11 @@ impl Server {
         self.statements.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts statements where others were counted before.
+    pub(crate) fn count_by(&mut self, statements: &Arc<AtomicU64>) {
+        self.statements = statements.clone();
+    }
+
     pub(crate) fn statements(&self) -> u64 {
         self.statements.load(Ordering::Relaxed)
     }

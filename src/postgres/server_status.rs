@@ -22,7 +22,7 @@ pub struct ServerStatus {
     pub lag: Option<ReplicaLag>,
     /// Whether its name stands for several servers, so that each read asks for its position.
     pub several: bool,
-    /// How many reads and writes were sent to it by the executors, since this process knows it.
+    /// How many statements the executors have sent to it, and to servers that had its name before.
     pub statements: u64,
     /// Connections that are open.
     pub connections: u32,

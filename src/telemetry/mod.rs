@@ -5,8 +5,14 @@
 //! (a call of the shared store, a load, a wait) is told as it happens (`observe`).
 
 use std::time::Duration;
+#[cfg(feature = "postgres")]
+use std::{
+    collections::BTreeSet,
+    mem::replace,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use metrics::{counter, gauge};
+use metrics::{Counter, Gauge, Label, counter, gauge};
 use tokio::task::JoinHandle;
 
 use crate::cache::Cache;
@@ -40,8 +46,12 @@ pub use names::{Metric, MetricKind};
 #[derive(Clone, Debug)]
 pub struct Metrics {
     cache: Cache,
+    labels: Vec<Label>,
     #[cfg(feature = "postgres")]
     db: Option<Database>,
+    /// The servers that the recorder has series of.
+    #[cfg(feature = "postgres")]
+    servers: Arc<Mutex<BTreeSet<Arc<str>>>>,
 }
 
 impl Metrics {
@@ -50,9 +60,20 @@ impl Metrics {
         Self::ALL.iter().for_each(Metric::describe);
         Self {
             cache: cache.clone(),
+            labels: Vec::new(),
             #[cfg(feature = "postgres")]
             db: None,
+            #[cfg(feature = "postgres")]
+            servers: Arc::default(),
         }
+    }
+
+    /// Adds a label to every counter and gauge. A process with two caches, or two databases, gives each [`Metrics`] a label
+    /// of its own; without one both write the same series. Histograms are those of the whole process, and do not have it.
+    #[must_use]
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.push(Label::new(name.into(), value.into()));
+        self
     }
 
     /// And of its database.
@@ -69,10 +90,12 @@ impl Metrics {
         self.audits();
         self.freshness();
         self.store();
-        gauge!(names::LOADS).set(float(self.cache.loads() as u64));
-        gauge!(names::OFF).set(flag(self.cache.is_off()));
+        self.gauge(names::LOADS, []).set(float(self.cache.loads() as u64));
+        self.gauge(names::OFF, []).set(flag(self.cache.is_off()));
         #[cfg(feature = "postgres")]
-        self.db.iter().flat_map(Database::status).for_each(|server| of_server(&server));
+        if let Some(db) = &self.db {
+            self.servers(&db.status());
+        }
     }
 
     /// Does so again and again, for recorders that push. Ends when the task is aborted.
@@ -85,18 +108,39 @@ impl Metrics {
         })
     }
 
+    fn counter<const N: usize>(
+        &self,
+        name: &'static str,
+        labels: [(&'static str, &str); N],
+    ) -> Counter {
+        counter!(name, self.labels(labels))
+    }
+
+    fn gauge<const N: usize>(
+        &self,
+        name: &'static str,
+        labels: [(&'static str, &str); N],
+    ) -> Gauge {
+        gauge!(name, self.labels(labels))
+    }
+
+    fn labels<const N: usize>(&self, labels: [(&'static str, &str); N]) -> Vec<Label> {
+        let own = labels.map(|(name, value)| Label::new(name, value.to_owned()));
+        self.labels.iter().cloned().chain(own).collect()
+    }
+
     fn requests(&self) {
         let counters = self.cache.counters();
         for outcome in Outcome::all() {
             let labels = [("result", outcome.result()), ("reason", outcome.token())];
-            counter!(names::REQUESTS, &labels).absolute(counters.outcome(outcome));
+            self.counter(names::REQUESTS, labels).absolute(counters.outcome(outcome));
         }
         for (result, event) in [
             ("stored", Event::Stored),
             ("unfit", Event::NotStored),
             ("overtaken", Event::Overtaken),
         ] {
-            counter!(names::FILLS, "result" => result).absolute(counters.event(event));
+            self.counter(names::FILLS, [("result", result)]).absolute(counters.event(event));
         }
         for (name, event) in [
             (names::STORE_ERRORS, Event::StoreError),
@@ -104,8 +148,9 @@ impl Metrics {
             (names::LEASES_HELD, Event::LeaseHeld),
             (names::NO_PERMIT, Event::NoPermit),
             (names::BAD_TOKENS, Event::BadToken),
+            (names::BACKGROUND_LOADS, Event::BackgroundLoad),
         ] {
-            counter!(name).absolute(counters.event(event));
+            self.counter(name, []).absolute(counters.event(event));
         }
     }
 
@@ -113,56 +158,78 @@ impl Metrics {
         for (route, audited) in self.cache.audits() {
             let same = audited.compared - audited.divergent;
             for (result, count) in [("same", same), ("divergent", audited.divergent)] {
-                counter!(names::AUDITED, "route" => route.clone(), "result" => result)
-                    .absolute(count);
+                let labels = [("route", &*route), ("result", result)];
+                self.counter(names::AUDITED, labels).absolute(count);
             }
         }
     }
 
     fn freshness(&self) {
         let fences = self.cache.fences();
-        gauge!(names::EPOCH_KNOWN).set(flag(fences.epoch().is_known()));
+        self.gauge(names::EPOCH_KNOWN, []).set(flag(fences.epoch().is_known()));
         if let Some(age) = fences.age() {
-            gauge!(names::LOG_AGE).set(age);
+            self.gauge(names::LOG_AGE, []).set(age);
         }
-        gauge!(names::LONGEST_LOG_AGE).set(fences.take_longest_age());
+        self.gauge(names::LONGEST_LOG_AGE, []).set(fences.take_longest_age());
     }
 
     fn store(&self) {
         let status = self.cache.store_status();
         if let Some(memory) = status.memory {
-            gauge!(names::MEMORY_ENTRIES).set(float(memory.entries));
-            gauge!(names::MEMORY_BYTES).set(float(memory.bytes));
-            gauge!(names::MEMORY_CAPACITY).set(float(memory.capacity));
+            self.gauge(names::MEMORY_ENTRIES, []).set(float(memory.entries));
+            self.gauge(names::MEMORY_BYTES, []).set(float(memory.bytes));
+            self.gauge(names::MEMORY_CAPACITY, []).set(float(memory.capacity));
         }
         if let Some(connected) = status.connected {
-            gauge!(names::STORE_CONNECTED).set(flag(connected));
+            self.gauge(names::STORE_CONNECTED, []).set(flag(connected));
         }
         if let Some(open) = status.breaker_open {
-            gauge!(names::BREAKER_OPEN).set(flag(open));
+            self.gauge(names::BREAKER_OPEN, []).set(flag(open));
         }
-        counter!(names::DROPPED_WRITES).absolute(status.dropped_writes);
-        counter!(names::REFUSED).absolute(status.refused);
+        self.counter(names::DROPPED_WRITES, []).absolute(status.dropped_writes);
+        self.counter(names::REFUSED, []).absolute(status.refused);
     }
-}
 
-#[cfg(feature = "postgres")]
-fn of_server(server: &ServerStatus) {
-    let label = || server.name.to_string();
-    counter!(names::STATEMENTS, "server" => label()).absolute(server.statements);
-    gauge!(names::SERVER_UP, "server" => label()).set(flag(server.reached.is_some()));
-    let idle = server.idle_connections.min(server.connections);
-    for (state, count) in [("idle", idle), ("used", server.connections - idle)] {
-        gauge!(names::CONNECTIONS, "server" => label(), "state" => state).set(count);
+    #[cfg(feature = "postgres")]
+    fn servers(&self, servers: &[ServerStatus]) {
+        servers.iter().for_each(|server| self.server(server));
+        let present: BTreeSet<_> = servers.iter().map(|server| server.name.clone()).collect();
+        let mut known = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in replace(&mut *known, present.clone()).difference(&present) {
+            self.server_left(name);
+        }
     }
-    // A lag that is not known must not look like the last that was.
-    if server.name.starts_with("replica") {
-        let (bytes, time) = match server.lag {
-            Some(lag) => (float(lag.bytes), lag.time.as_secs_f64()),
-            None => (f64::NAN, f64::NAN),
-        };
-        gauge!(names::LAG_BYTES, "server" => label()).set(bytes);
-        gauge!(names::LAG_SECONDS, "server" => label()).set(time);
+
+    #[cfg(feature = "postgres")]
+    fn server(&self, server: &ServerStatus) {
+        let label = ("server", &*server.name);
+        self.counter(names::STATEMENTS, [label]).absolute(server.statements);
+        self.gauge(names::SERVER_UP, [label]).set(flag(server.reached.is_some()));
+        let idle = server.idle_connections.min(server.connections);
+        for (state, count) in [("idle", idle), ("used", server.connections - idle)] {
+            self.gauge(names::CONNECTIONS, [label, ("state", state)]).set(count);
+        }
+        // A lag that is not known must not look like the last that was.
+        if server.name.starts_with("replica") {
+            let (bytes, time) = match server.lag {
+                Some(lag) => (float(lag.bytes), lag.time.as_secs_f64()),
+                None => (f64::NAN, f64::NAN),
+            };
+            self.gauge(names::LAG_BYTES, [label]).set(bytes);
+            self.gauge(names::LAG_SECONDS, [label]).set(time);
+        }
+    }
+
+    /// A recorder removes no series, so those of a replica that was taken out of use tell nothing from here on.
+    #[cfg(feature = "postgres")]
+    fn server_left(&self, name: &str) {
+        let label = ("server", name);
+        for name in [names::SERVER_UP, names::LAG_BYTES, names::LAG_SECONDS] {
+            self.gauge(name, [label]).set(f64::NAN);
+        }
+        for state in ["idle", "used"] {
+            self.gauge(names::CONNECTIONS, [label, ("state", state)]).set(0);
+        }
     }
 }
 

@@ -76,6 +76,8 @@ metrics! {
         "Times that another node was found making an answer.";
     NO_PERMIT "tidegate_fills_without_permit_total" Counter
         "Fills that waited for their turn in vain, and went on: handlers hang, or the bound is too low.";
+    BACKGROUND_LOADS "tidegate_background_loads_total" Counter
+        "Calls of handlers that no client waited for: stored responses that were renewed or audited.";
     OFF "tidegate_off" Gauge
         "1 while the cache is switched off.";
     EPOCH_KNOWN "tidegate_epoch_known" Gauge
@@ -109,7 +111,7 @@ metrics! {
     STATEMENTS "tidegate_statements_total" Counter
         "Statements that the executors sent, by server.";
     SERVER_UP "tidegate_server_up" Gauge
-        "1 while the node knows how far a server is.";
+        "1 while the node knows how far a server is; NaN once a replica has been taken out of use.";
     LAG_BYTES "tidegate_replica_lag_bytes" Gauge
         "Bytes of the primary's log that a replica has yet to replay; NaN if that is not known.";
     LAG_SECONDS "tidegate_replica_lag_seconds" Gauge

@@ -545,3 +545,49 @@ async fn a_value_that_changes_while_it_is_computed_is_for_all_who_came_before() 
     assert!(load.runs() <= 5, "{} runs for 1,000 requests", load.runs());
     assert!(began.elapsed() <= COMPUTE * 5, "{:?}", began.elapsed());
 }
+
+/// Counts the calls that have not ended.
+struct Running(Arc<AtomicUsize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// As a handler does whose statement waits for a host that has vanished.
+#[tokio::test(start_paused = true)]
+async fn work_in_the_background_is_given_up_if_its_handler_does_not_return() {
+    let day = Duration::from_hours(24);
+    for policy in [
+        Policy::ttl(QUERY).jitter(0.0).early_refresh(0.0).stale_while_revalidate(day),
+        policy().audit(1.0),
+    ] {
+        let (cache, running) = (cache(1), Arc::new(AtomicUsize::new(0)));
+        let calls = Arc::new(AtomicUsize::new(0));
+        let handler = {
+            let (running, calls) = (running.clone(), calls.clone());
+            async move || {
+                running.fetch_add(1, Ordering::SeqCst);
+                let _running = Running(running);
+                match calls.fetch_add(1, Ordering::SeqCst) {
+                    0 => "computed",
+                    _ => std::future::pending().await,
+                }
+            }
+        };
+        let layer = CacheLayer::with_policy(cache.clone(), policy.untracked());
+        let app = Router::new().route("/", get(handler)).layer(layer);
+        ask(&app, "/").await;
+        for in_the_background in 1..3 {
+            sleep(QUERY * 2).await;
+            assert_eq!(ask(&app, "/").await.0, "computed");
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(calls.load(Ordering::SeqCst), 1 + in_the_background);
+            assert_eq!(running.load(Ordering::SeqCst), 1);
+            sleep(Duration::from_mins(1)).await;
+            assert_eq!(running.load(Ordering::SeqCst), 0, "it waits for ever");
+        }
+        assert_eq!(cache.loads(), 0);
+    }
+}

@@ -127,6 +127,7 @@ async fn what_is_told_is_so_and_has_the_names_that_are_documented() {
     ask(&world.app, "/audited/1").await;
     let audited = r#"tidegate_audited_total{route="/audited/{id}",result="same"}"#;
     eventually("it is compared", async || same(world.value(audited), 1)).await;
+    assert!(same(world.value("tidegate_background_loads_total"), 1));
 
     // Every name is told, with its help, and none that is not in the list.
     let text = world.scrape();
@@ -173,6 +174,51 @@ async fn trouble_is_told() {
     let down = async || same(world.value(&format!(r#"tidegate_server_up{{server="{name}"}}"#)), 0);
     eventually("the replica is gone", down).await;
     assert!(world.value(lag).is_nan(), "and its lag not what it was");
+}
+
+#[tokio::test]
+async fn a_replica_that_left_is_no_longer_told_and_its_counter_goes_on_with_its_name() {
+    let world = World::new().await;
+    let up = r#"tidegate_server_up{server="replica-1"}"#;
+    let sent = r#"tidegate_statements_total{server="replica-1"}"#;
+    eventually("it is up", async || same(world.value(up), 1)).await;
+    let read = async || {
+        let query = sqlx::query_scalar::<_, i32>("select n from t where id = 1");
+        query.fetch_one(world.db.reader()).await.unwrap();
+    };
+    read().await;
+    assert!(same(world.value(sent), 1), "{}", world.scrape());
+    assert!(world.db.remove_replica("replica-1"));
+    assert!(world.value(up).is_nan());
+    assert!(world.value(r#"tidegate_replica_lag_bytes{server="replica-1"}"#).is_nan());
+    for state in ["idle", "used"] {
+        let connections = format!(r#"tidegate_connections{{server="replica-1",state="{state}"}}"#);
+        assert!(same(world.value(&connections), 0), "{}", world.scrape());
+    }
+    world.db.add_replica(&world.standby.url()).await.unwrap();
+    eventually("it is up again", async || same(world.value(up), 1)).await;
+    read().await;
+    assert!(same(world.value(sent), 2), "{}", world.scrape());
+}
+
+#[test]
+fn two_caches_in_one_process_are_told_apart_by_a_label() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let scraped = recorder.handle();
+    metrics::with_local_recorder(&recorder, || {
+        for (name, size) in [("users", 1 << 20), ("orders", 2 << 20)] {
+            let cache = Cache::new(Memory::new(size));
+            Metrics::new(&cache).label("cache", name).record();
+        }
+    });
+    let text = scraped.render();
+    for line in [
+        r#"tidegate_memory_capacity_bytes{cache="users"} 1048576"#,
+        r#"tidegate_memory_capacity_bytes{cache="orders"} 2097152"#,
+        r#"tidegate_fills_total{cache="orders",result="stored"} 0"#,
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
 }
 
 #[test]
