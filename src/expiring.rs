@@ -12,10 +12,10 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// A lock that expires.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ExpiringLock(Arc<Mutex<State>>);
+pub(crate) struct ExpiringLock(Arc<Mutex<ExpiringState>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct ExpiringState {
     /// How often it was taken.
     taken: u64,
     /// When it expires, while it is held.
@@ -48,7 +48,7 @@ impl ExpiringLock {
         Ok(ExpiringGuard { lock: self.clone(), number: state.taken })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ExpiringState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -72,7 +72,7 @@ mod traffic;
 #[cfg(feature = "admin")]
 pub use admin::{Admin, TokenError};
 pub use cache::{
-    Audited, Cache, Fences, LogError, Policy, PolicyError, Record, Unfit, ValuePolicy,
+    AuditReport, Cache, Fences, LogError, Policy, PolicyError, Record, Uncacheable, ValuePolicy,
     ValuePolicyBuilder, VersionError,
 };
 pub use entry::{Entry, Epoch, Key, KeyText, Position, Tag};
@@ -81,8 +81,8 @@ pub use outcome::{BypassReason, Counters, Event, MissReason, Outcome, StaleReaso
 #[cfg(feature = "postgres")]
 pub use postgres::{
     Cached, Change, Changes, Database, DatabaseError, DatabaseOptions, Discovery, Listener,
-    LsnError, Reader, ReplicaLag, Role, Row, SchemaError, ServerStatus, Status, TableStatus,
-    TriggerState, TriggerStatus, Triggers, Writer,
+    LsnError, Reader, RelayRole, ReplicaLag, Row, SchemaError, SchemaStatus, ServerStatus,
+    TableStatus, TriggerState, TriggerStatus, Triggers, Writer,
 };
 pub use secret::SecretError;
 #[cfg(feature = "memory")]

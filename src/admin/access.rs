@@ -21,9 +21,9 @@ const INTENT: &str = "tidegate-admin";
 
 /// A secret, as its hash.
 #[derive(Clone)]
-pub(crate) struct Token(Arc<blake3::Hash>);
+pub(crate) struct TokenHash(Arc<blake3::Hash>);
 
-impl Token {
+impl TokenHash {
     pub(crate) fn new(secret: &str) -> Self {
         Self(Arc::new(blake3::hash(secret.as_bytes())))
     }
@@ -52,7 +52,7 @@ fn password(credentials: &str) -> Option<Vec<u8>> {
 
 /// Lets those through who bring the token. A client that has sent many wrong ones gets no more of them looked at.
 pub(crate) async fn check(
-    (token, wrong): (Token, WrongTokens),
+    (token, wrong): (TokenHash, WrongTokens),
     request: Request,
     next: Next,
 ) -> Response {

@@ -13,7 +13,7 @@ use crate::entry::Tag;
 
 /// What one transaction changed.
 #[derive(Serialize)]
-pub(crate) struct Written {
+pub(crate) struct TransactionChange {
     /// The transaction's number.
     xid: String,
     tags: Vec<String>,
@@ -40,7 +40,7 @@ pub(crate) async fn show(State(admin): State<Arc<Admin>>) -> Response {
                 let shown = |tag: String| if admin.shows_values { tag } else { hidden(tag) };
                 let written = rows.into_iter().map(|(xid, tags)| {
                     let tags = tags.into_iter().map(shown).collect();
-                    Written { xid, tags }
+                    TransactionChange { xid, tags }
                 });
                 Json(written.collect::<Vec<_>>()).into_response()
             }
@@ -48,5 +48,5 @@ pub(crate) async fn show(State(admin): State<Arc<Admin>>) -> Response {
         };
     }
     let _ = admin;
-    Json(Vec::<Written>::new()).into_response()
+    Json(Vec::<TransactionChange>::new()).into_response()
 }

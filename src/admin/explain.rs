@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::Admin;
 use super::answer::{answer, failure};
-use crate::middleware::{Dependency, Explained, Stored};
+use crate::middleware::{Dependency, RequestExplanation, StoredExplanation};
 use crate::outcome::Outcome;
 
 /// A request, as far as it matters. It may hold credentials, so it is no part of a URL.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Asked {
+pub(crate) struct ExplainRequest {
     /// Path and query; with scheme and host, if they matter.
     url: String,
     /// Headers, one `Name: value` to a line.
@@ -37,14 +37,14 @@ pub(crate) struct Explanation {
     key: Option<String>,
     /// What tells its answers apart, beyond the path.
     differs_by: Vec<String>,
-    entry: Option<Entry>,
-    tags: Vec<Tag>,
+    entry: Option<EntryReport>,
+    tags: Vec<TagReport>,
     /// Which servers could make the answer.
-    servers: Vec<Server>,
+    servers: Vec<ServerChoice>,
 }
 
 #[derive(Serialize)]
-struct Entry {
+struct EntryReport {
     tier: &'static str,
     status: Option<u16>,
     epoch: String,
@@ -55,7 +55,7 @@ struct Entry {
 }
 
 #[derive(Serialize)]
-struct Tag {
+struct TagReport {
     /// What it is called, or its hash.
     name: String,
     fence: String,
@@ -64,7 +64,7 @@ struct Tag {
 }
 
 #[derive(Serialize)]
-struct Server {
+struct ServerChoice {
     name: String,
     position: Option<String>,
     /// Whether it has all changes that are known to what the answer depends on.
@@ -74,7 +74,7 @@ struct Server {
 pub(crate) async fn show(
     State(admin): State<Arc<Admin>>,
     headers: HeaderMap,
-    Json(asked): Json<Asked>,
+    Json(asked): Json<ExplainRequest>,
 ) -> Response {
     match admin.explain(&asked).await {
         Ok(explanation) => answer(&headers, &explanation),
@@ -83,13 +83,13 @@ pub(crate) async fn show(
 }
 
 impl Admin {
-    async fn explain(&self, asked: &Asked) -> Result<Explanation, String> {
+    async fn explain(&self, asked: &ExplainRequest) -> Result<Explanation, String> {
         let mut best = None;
         for layer in &self.layers {
             for request in asked.requests()? {
                 let explained = layer.explain(&request).await;
                 // What was stored for a request that came another way, or by another layer, is worth more.
-                let is_better = best.as_ref().is_none_or(|best: &Explained| {
+                let is_better = best.as_ref().is_none_or(|best: &RequestExplanation| {
                     (best.stored.is_some(), best.key.is_some())
                         < (explained.stored.is_some(), explained.key.is_some())
                 });
@@ -103,12 +103,12 @@ impl Admin {
     }
 
     #[cfg(feature = "postgres")]
-    fn fit(&self, tags: &[Dependency]) -> Vec<Server> {
+    fn fit(&self, tags: &[Dependency]) -> Vec<ServerChoice> {
         use crate::cache::protocol::is_far_enough;
         let fences = self.cache.fences();
         let needs = tags.iter().map(|tag| tag.fence).max().unwrap_or(fences.floor());
         let status = self.database.iter().flat_map(crate::postgres::Database::status);
-        let of = |server: crate::postgres::ServerStatus| Server {
+        let of = |server: crate::postgres::ServerStatus| ServerChoice {
             name: server.name.to_string(),
             position: server.reached.map(|(_, at)| at.to_string()),
             is_far_enough: server.reached.is_some_and(|at| {
@@ -122,12 +122,12 @@ impl Admin {
 
     #[cfg(not(feature = "postgres"))]
     #[expect(clippy::unused_self, reason = "as with a database")]
-    fn fit(&self, _tags: &[Dependency]) -> Vec<Server> {
+    fn fit(&self, _tags: &[Dependency]) -> Vec<ServerChoice> {
         Vec::new()
     }
 }
 
-impl Asked {
+impl ExplainRequest {
     /// The request as HTTP/1.1 has it, with a header for the host, and as HTTP/2 does.
     fn requests(&self) -> Result<[Request<String>; 2], String> {
         let uri: Uri = self.url.parse().map_err(|error| format!("{:?}: {error}", self.url))?;
@@ -164,7 +164,7 @@ fn headers(lines: &str) -> Result<HeaderMap, String> {
 }
 
 impl Explanation {
-    fn of(url: &str, explained: Explained, admin: &Admin) -> Self {
+    fn of(url: &str, explained: RequestExplanation, admin: &Admin) -> Self {
         let servers = match explained.key {
             Some(_) => admin.fit(&explained.tags),
             None => Vec::new(),
@@ -177,15 +177,15 @@ impl Explanation {
             route: explained.route,
             key: explained.key.map(|key| key.to_string()),
             differs_by: explained.differs_by,
-            entry: explained.stored.as_ref().map(Entry::of),
-            tags: explained.tags.into_iter().map(Tag::of).collect(),
+            entry: explained.stored.as_ref().map(EntryReport::of),
+            tags: explained.tags.into_iter().map(TagReport::of).collect(),
             servers,
         }
     }
 }
 
-impl Entry {
-    fn of(stored: &Stored) -> Self {
+impl EntryReport {
+    fn of(stored: &StoredExplanation) -> Self {
         let entry = &stored.entry;
         Self {
             tier: Outcome::Hit(stored.tier).token(),
@@ -199,7 +199,7 @@ impl Entry {
     }
 }
 
-impl Tag {
+impl TagReport {
     fn of(tag: Dependency) -> Self {
         let name = tag.name.unwrap_or_else(|| format!("{:016x}", tag.tag.hash()));
         Self { name, fence: tag.fence.to_string(), holds: tag.holds }
@@ -283,7 +283,7 @@ impl fmt::Display for Explanation {
     }
 }
 
-impl fmt::Display for Entry {
+impl fmt::Display for EntryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = self.status.map_or_else(|| "unreadable".into(), |status| status.to_string());
         write!(f, "{status}, {} bytes, in {}", self.bytes, self.tier)?;
@@ -292,7 +292,7 @@ impl fmt::Display for Entry {
     }
 }
 
-impl fmt::Display for Tag {
+impl fmt::Display for TagReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "tag {}: last change known before {}", self.name, self.fence)?;
         match self.holds {
@@ -303,7 +303,7 @@ impl fmt::Display for Tag {
     }
 }
 
-impl fmt::Display for Server {
+impl fmt::Display for ServerChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.position.as_deref().unwrap_or("unreachable");
         let fit = if self.is_far_enough { "far enough" } else { "not far enough" };

@@ -53,17 +53,17 @@ impl Meter {
 
 /// Wrong tokens, by client.
 #[derive(Clone, Debug, Default)]
-pub(super) struct WrongTokens(Arc<Mutex<Clients>>);
+pub(super) struct WrongTokens(Arc<Mutex<ClientLimiter>>);
 
 #[derive(Debug, Default)]
-struct Clients {
+struct ClientLimiter {
     /// `None` is for all whose address is not known.
     meters: HashMap<Option<IpAddr>, Meter>,
     warned: Option<Instant>,
     total: u64,
 }
 
-impl Clients {
+impl ClientLimiter {
     /// Whose meter counts for a client: its own. Past the bound, new clients share that of those whose address is not known.
     fn place(&mut self, client: Option<IpAddr>) -> Option<IpAddr> {
         if self.meters.len() >= CLIENTS {
@@ -115,9 +115,9 @@ impl WrongTokens {
 
 /// All requests.
 #[derive(Clone, Debug)]
-pub(super) struct Requests(Arc<Mutex<Meter>>);
+pub(super) struct RequestLimiter(Arc<Mutex<Meter>>);
 
-impl Requests {
+impl RequestLimiter {
     pub(super) fn new() -> Self {
         Self(Arc::new(Mutex::new(Meter::new())))
     }
@@ -133,7 +133,7 @@ impl Requests {
 }
 
 /// Answers no more requests than the rate allows: many of them ask the primary.
-pub(super) async fn check(requests: Requests, request: Request, next: Next) -> Response {
+pub(super) async fn check(requests: RequestLimiter, request: Request, next: Next) -> Response {
     match requests.admit() {
         true => next.run(request).await,
         false => too_many(Duration::from_secs(1)),
@@ -215,7 +215,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_are_admitted_at_their_rate() {
-        let requests = Requests::new();
+        let requests = RequestLimiter::new();
         let admitted = (0..1000).filter(|_| requests.admit()).count();
         assert_eq!(admitted, REQUESTS.burst as usize);
         advance(REQUESTS.every * 10).await;

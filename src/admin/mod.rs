@@ -29,7 +29,7 @@ use tower_service::Service;
 
 use crate::cache::Cache;
 use crate::clock::{self, Instant};
-use crate::middleware::{CacheLayer, Routes};
+use crate::middleware::{CacheLayer, LayerSettings};
 #[cfg(feature = "postgres")]
 use crate::postgres::Database;
 
@@ -63,7 +63,7 @@ use crate::postgres::Database;
 /// ```
 #[derive(Debug)]
 pub struct Admin {
-    layers: Vec<Arc<Routes>>,
+    layers: Vec<Arc<LayerSettings>>,
     cache: Cache,
     #[cfg(feature = "postgres")]
     database: Option<Database>,
@@ -150,7 +150,7 @@ impl Admin {
         if secret.len() < 16 {
             return Err(TokenError(secret.len()));
         }
-        let token = access::Token::new(secret);
+        let token = access::TokenHash::new(secret);
         let known = (token, limit::WrongTokens::default());
         let check = move |request, next| access::check(known.clone(), request, next);
         Ok(self.router().layer(from_fn(check)))
@@ -163,7 +163,7 @@ impl Admin {
 
     fn router(self) -> Router {
         let page = page::Page::new();
-        let requests = limit::Requests::new();
+        let requests = limit::RequestLimiter::new();
         let limited = move |request, next| limit::check(requests.clone(), request, next);
         let admin = Arc::new(self);
         #[cfg(feature = "postgres")]

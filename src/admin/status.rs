@@ -8,14 +8,14 @@ use axum::extract::State;
 use serde::Serialize;
 
 use super::Admin;
-use crate::cache::{Audited, Policy};
+use crate::cache::{AuditReport, Policy};
 use crate::outcome::{Counters, Outcome};
 use crate::store::StoreStatus;
-use crate::traffic::{Reads, Traffic};
+use crate::traffic::{RouteReads, Traffic};
 
 /// What goes on in this node.
 #[derive(Serialize)]
-pub(crate) struct Report {
+pub(crate) struct StatusReport {
     version: &'static str,
     process: u32,
     uptime_seconds: u64,
@@ -28,23 +28,23 @@ pub(crate) struct Report {
     /// How stale an answer from the cache can be just now, in milliseconds.
     staleness_ms: Option<f64>,
     loads: usize,
-    store: Store,
+    store: StoreReport,
     /// Since the process began.
     hit_ratio: f64,
-    outcomes: Vec<Count>,
-    routes: Vec<Route>,
-    servers: Vec<Server>,
+    outcomes: Vec<EventCount>,
+    routes: Vec<RouteReport>,
+    servers: Vec<ServerHealth>,
 }
 
 #[derive(Serialize)]
-struct Count {
+struct EventCount {
     result: &'static str,
     reason: &'static str,
     count: u64,
 }
 
 #[derive(Serialize)]
-struct Store {
+struct StoreReport {
     memory_entries: Option<u64>,
     memory_bytes: Option<u64>,
     memory_capacity: Option<u64>,
@@ -55,10 +55,10 @@ struct Store {
 
 /// One route, since the page was made.
 #[derive(Serialize)]
-struct Route {
+struct RouteReport {
     pattern: String,
-    policy: Option<Terms>,
-    outcomes: Vec<Count>,
+    policy: Option<PolicyReport>,
+    outcomes: Vec<EventCount>,
     /// How long answers from the cache took: ends of buckets in microseconds, and how many.
     served: Vec<(u64, u64)>,
     /// The same of answers that the handler made.
@@ -67,12 +67,12 @@ struct Route {
     tables: BTreeMap<String, u64>,
     /// The same of those whose changes are not seen.
     untracked: BTreeMap<String, u64>,
-    unfit: Vec<Unfit>,
-    audited: Option<Comparison>,
+    unfit: Vec<UncacheableCount>,
+    audited: Option<AuditStatus>,
 }
 
 #[derive(Serialize)]
-struct Terms {
+struct PolicyReport {
     /// `None` where the answer's headers decide.
     ttl_seconds: Option<f64>,
     shadow: bool,
@@ -81,14 +81,14 @@ struct Terms {
 
 /// Why answers were not kept.
 #[derive(Serialize)]
-struct Unfit {
+struct UncacheableCount {
     reason: &'static str,
     why: String,
     count: u64,
 }
 
 #[derive(Serialize)]
-struct Comparison {
+struct AuditStatus {
     compared: u64,
     divergent: u64,
     /// The share of all answers that may be divergent.
@@ -96,7 +96,7 @@ struct Comparison {
 }
 
 #[derive(Serialize)]
-pub(crate) struct Server {
+pub(crate) struct ServerHealth {
     name: String,
     up: bool,
     position: Option<String>,
@@ -107,11 +107,11 @@ pub(crate) struct Server {
     idle_connections: u32,
 }
 
-pub(crate) async fn show(State(admin): State<Arc<Admin>>) -> Json<Report> {
-    Json(Report::of(&admin))
+pub(crate) async fn show(State(admin): State<Arc<Admin>>) -> Json<StatusReport> {
+    Json(StatusReport::of(&admin))
 }
 
-impl Report {
+impl StatusReport {
     fn of(admin: &Admin) -> Self {
         let (cache, fences) = (&admin.cache, admin.cache.fences());
         let seen = fences.seen();
@@ -125,7 +125,7 @@ impl Report {
             seen: seen.map(|(_, seen)| seen.to_string()),
             staleness_ms: fences.age().map(|age| age.as_secs_f64() * 1e3),
             loads: cache.loads(),
-            store: Store::of(&cache.store_status()),
+            store: StoreReport::of(&cache.store_status()),
             hit_ratio: cache.counters().hit_ratio(),
             outcomes: counts(cache.counters()),
             routes: admin.routes(),
@@ -135,40 +135,41 @@ impl Report {
 }
 
 impl Admin {
-    fn routes(&self) -> Vec<Route> {
+    fn routes(&self) -> Vec<RouteReport> {
         let audits = self.cache.audits();
         let with = self.layers.iter().flat_map(|layer| layer.all()).map(|(pattern, route)| {
-            let terms = Some(Terms::of(&route.policy));
-            Route::of(pattern, terms, &route.traffic, audits.get(pattern))
+            let terms = Some(PolicyReport::of(&route.policy));
+            RouteReport::of(pattern, terms, &route.traffic, audits.get(pattern))
         });
         let without = self.layers.iter().flat_map(|layer| layer.watch.others());
-        let without = without.map(|(pattern, traffic)| Route::of(&pattern, None, &traffic, None));
-        let mut routes: Vec<Route> = with.chain(without).collect();
+        let without =
+            without.map(|(pattern, traffic)| RouteReport::of(&pattern, None, &traffic, None));
+        let mut routes: Vec<RouteReport> = with.chain(without).collect();
         routes.sort_by(|one, other| one.pattern.cmp(&other.pattern));
         routes
     }
 
     #[cfg(feature = "postgres")]
-    fn servers(&self) -> Vec<Server> {
+    fn servers(&self) -> Vec<ServerHealth> {
         let status = self.database.iter().flat_map(crate::postgres::Database::status);
-        status.map(|server| Server::of(&server)).collect()
+        status.map(|server| ServerHealth::of(&server)).collect()
     }
 
     #[cfg(not(feature = "postgres"))]
     #[expect(clippy::unused_self, reason = "as with a database")]
-    fn servers(&self) -> Vec<Server> {
+    fn servers(&self) -> Vec<ServerHealth> {
         Vec::new()
     }
 }
 
-impl Route {
+impl RouteReport {
     fn of(
         pattern: &str,
-        policy: Option<Terms>,
+        policy: Option<PolicyReport>,
         traffic: &Traffic,
-        audited: Option<&Audited>,
+        audited: Option<&AuditReport>,
     ) -> Self {
-        let Reads { tables, untracked, unfit } = traffic.read();
+        let RouteReads { tables, untracked, unfit } = traffic.read();
         let unfit = unfit.into_iter();
         Self {
             pattern: pattern.to_owned(),
@@ -178,27 +179,29 @@ impl Route {
             made: traffic.made.counts(),
             tables,
             untracked,
-            unfit: unfit.map(|(reason, (count, why))| Unfit { reason, why, count }).collect(),
-            audited: audited.map(Comparison::of),
+            unfit: unfit
+                .map(|(reason, (count, why))| UncacheableCount { reason, why, count })
+                .collect(),
+            audited: audited.map(AuditStatus::of),
         }
     }
 }
 
-impl Terms {
+impl PolicyReport {
     fn of(policy: &Policy) -> Self {
         let ttl = (!policy.is_standard).then_some(policy.ttl.as_secs_f64());
         Self { ttl_seconds: ttl, shadow: policy.shadow, audit: policy.audit }
     }
 }
 
-impl Comparison {
-    fn of(audited: &Audited) -> Self {
-        let Audited { compared, divergent } = *audited;
+impl AuditStatus {
+    fn of(audited: &AuditReport) -> Self {
+        let AuditReport { compared, divergent } = *audited;
         Self { compared, divergent, bound: audited.bound() }
     }
 }
 
-impl Store {
+impl StoreReport {
     fn of(status: &StoreStatus) -> Self {
         let memory = status.memory;
         Self {
@@ -213,7 +216,7 @@ impl Store {
 }
 
 #[cfg(feature = "postgres")]
-impl Server {
+impl ServerHealth {
     fn of(status: &crate::postgres::ServerStatus) -> Self {
         Self {
             name: status.name.to_string(),
@@ -229,8 +232,8 @@ impl Server {
 }
 
 /// What has happened at all.
-fn counts(counters: &Counters) -> Vec<Count> {
-    let of = |outcome: Outcome| Count {
+fn counts(counters: &Counters) -> Vec<EventCount> {
+    let of = |outcome: Outcome| EventCount {
         result: outcome.result(),
         reason: outcome.token(),
         count: counters.outcome(outcome),

@@ -31,12 +31,12 @@ pub(crate) struct Suggestions {
     expected_offload: f64,
     /// Those first where the cache would save most.
     routes: Vec<RouteAdvice>,
-    statements: Vec<Statement>,
+    statements: Vec<UncachedStatement>,
 }
 
 /// A statement that no cached answer holds.
 #[derive(Serialize)]
-struct Statement {
+struct UncachedStatement {
     sql: String,
     times: u64,
     /// Until the first row, on average.
@@ -121,13 +121,13 @@ impl Admin {
     }
 
     #[cfg(feature = "postgres")]
-    fn statements(&self) -> Vec<Statement> {
+    fn statements(&self) -> Vec<UncachedStatement> {
         self.database.as_ref().map(statements::all).unwrap_or_default()
     }
 
     #[cfg(not(feature = "postgres"))]
     #[expect(clippy::unused_self, reason = "as with a database")]
-    fn statements(&self) -> Vec<Statement> {
+    fn statements(&self) -> Vec<UncachedStatement> {
         Vec::new()
     }
 }
@@ -151,7 +151,7 @@ impl fmt::Display for Suggestions {
     }
 }
 
-impl fmt::Display for Statement {
+impl fmt::Display for UncachedStatement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sql = self.sql.split_whitespace().collect::<Vec<_>>().join(" ");
         writeln!(f, "query {sql}")?;

@@ -6,14 +6,14 @@ use std::sync::{Mutex, PoisonError};
 /// What comparing a route's answers with fresh ones has shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Audited {
+pub struct AuditReport {
     /// Answers that were compared.
     pub compared: u64,
     /// Those that were not what the handler gives, though nothing has changed that they are known to depend on.
     pub divergent: u64,
 }
 
-impl Audited {
+impl AuditReport {
     /// The share of all answers that may be divergent: what is more can be ruled out with 97.5 %. The upper
     /// end of the score interval (Wilson, 1927); 1 if nothing was compared.
     #[expect(clippy::cast_precision_loss, reason = "a bound needs no more")]
@@ -32,9 +32,9 @@ impl Audited {
 
 /// The counts of all routes.
 #[derive(Debug, Default)]
-pub(crate) struct Audits(Mutex<BTreeMap<String, Audited>>);
+pub(crate) struct AuditCounters(Mutex<BTreeMap<String, AuditReport>>);
 
-impl Audits {
+impl AuditCounters {
     pub(crate) fn note(&self, route: &str, is_divergent: bool) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let audited = all.entry(route.to_owned()).or_default();
@@ -42,7 +42,7 @@ impl Audits {
         audited.divergent += u64::from(is_divergent);
     }
 
-    pub(crate) fn all(&self) -> BTreeMap<String, Audited> {
+    pub(crate) fn all(&self) -> BTreeMap<String, AuditReport> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn the_bound_falls_with_what_was_compared_and_rises_with_what_was_wrong() {
-        let bound = |compared, divergent| Audited { compared, divergent }.bound();
+        let bound = |compared, divergent| AuditReport { compared, divergent }.bound();
         assert!((bound(0, 0) - 1.0).abs() < f64::EPSILON);
         // Wilson's interval for 0 of 100 ends at 0.0370, for 1 of 100 at 0.0545.
         assert!((bound(100, 0) - 0.0370).abs() < 0.0001, "{}", bound(100, 0));

@@ -9,16 +9,16 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
-use super::audit::{Audited, Audits};
+use super::audit::{AuditCounters, AuditReport};
 use super::fence::Fences;
 use super::flight::Flights;
 use super::lease::LeaseGuard;
-use super::log::{Attached, Log, LogError};
-use super::lookup::{Ask, Hit};
+use super::log::{AttachedLog, Log, LogError};
+use super::lookup::{Hit, LookupOptions};
 use super::past::PastEpochs;
 use super::permit::{Permit, Permits};
 use super::policy::Policy;
-use super::record::{DatabaseId, Kind, Record, Scope};
+use super::record::{DatabaseId, Record, RecordScope, ScopeKind};
 use crate::clock;
 use crate::entry::{Entry, Epoch, Key, Position, Tag};
 use crate::expiring::ExpiringLock;
@@ -55,23 +55,23 @@ const FENCE_BYTES: usize = 8 << 20;
 /// ```
 #[derive(Clone)]
 pub struct Cache {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<CacheInner>,
     /// Part of every key, if there is one.
     pub(super) version: Option<Arc<str>>,
 }
 
-pub(crate) struct Shared {
+pub(crate) struct CacheInner {
     pub(crate) store: Box<dyn Store>,
     pub(crate) fences: Arc<Fences>,
     pub(crate) flights: Flights,
     pub(crate) permits: Permits,
     pub(crate) counters: Counters,
-    pub(crate) audits: Audits,
-    pub(crate) alone: Alone,
+    pub(crate) audits: AuditCounters,
+    pub(crate) alone: HitForPass,
     pub(super) past: PastEpochs,
     /// Held by the task that drains the log to show that an old position's epoch is over.
     pub(super) proving: ExpiringLock,
-    log: Attached,
+    log: AttachedLog,
     off: AtomicBool,
 }
 
@@ -97,17 +97,17 @@ impl Cache {
         let fences = Fences::new(fence_bytes);
         // Ours until a log is attached; another process's entries are of another epoch.
         fences.begin(Epoch::new(fastrand::u64(1..)), Position::new(1), []);
-        let shared = Shared {
+        let shared = CacheInner {
             store: Box::new(store),
             fences: Arc::new(fences),
             flights: Flights::new(),
             permits: Permits::new(loads),
             counters: Counters::default(),
-            audits: Audits::default(),
-            alone: Alone::new(),
+            audits: AuditCounters::default(),
+            alone: HitForPass::new(),
             past: PastEpochs::default(),
             proving: ExpiringLock::default(),
-            log: Attached::default(),
+            log: AttachedLog::default(),
             off: AtomicBool::new(false),
         };
         shared.fences.confirm(Position::new(2), clock::moment());
@@ -167,7 +167,7 @@ impl Cache {
 
     /// What comparing answers with fresh ones has shown so far, by route; see [`Policy::audit`] and
     /// [`Policy::shadow`].
-    pub fn audits(&self) -> BTreeMap<String, Audited> {
+    pub fn audits(&self) -> BTreeMap<String, AuditReport> {
         self.shared.audits.all()
     }
 
@@ -203,14 +203,14 @@ impl Cache {
     }
 
     /// A record for a request that no policy is for, and that may write by means that nobody sees.
-    pub(crate) fn record_of_write(&self, ask: Ask) -> Record {
-        let scope = Scope {
+    pub(crate) fn record_of_write(&self, ask: LookupOptions) -> Record {
+        let scope = RecordScope {
             database: self.database(),
             session: ask.session,
             untracked: self.log().is_none(),
             watch: ask.watch,
-            kind: Kind::Request { may_write: true },
-            ..Scope::default()
+            kind: ScopeKind::Request { may_write: true },
+            ..RecordScope::default()
         };
         Record::new(self.shared.fences.clone(), scope)
     }
@@ -228,7 +228,7 @@ impl Cache {
     }
 
     /// A record for work under a policy, or under none.
-    pub(crate) fn record(&self, policy: Option<&Policy>, ask: Ask) -> Record {
+    pub(crate) fn record(&self, policy: Option<&Policy>, ask: LookupOptions) -> Record {
         self.record_for((&[], None), policy, ask)
     }
 
@@ -237,10 +237,10 @@ impl Cache {
         &self,
         (keys, permit): (&[&Key], Option<&Arc<Permit>>),
         policy: Option<&Policy>,
-        ask: Ask,
+        ask: LookupOptions,
     ) -> Record {
         let has_log = self.log().is_some();
-        let scope = Scope {
+        let scope = RecordScope {
             tags: ask.tags,
             database: self.database(),
             session: ask.session,
@@ -250,7 +250,11 @@ impl Cache {
             max_staleness: policy.map_or(Duration::ZERO, |policy| policy.max_staleness),
             watch: ask.watch,
             is_kept: policy.is_some(),
-            kind: if ask.is_request { Kind::Request { may_write: false } } else { Kind::Value },
+            kind: if ask.is_request {
+                ScopeKind::Request { may_write: false }
+            } else {
+                ScopeKind::Value
+            },
             keys: keys.iter().map(|key| *key.hash()).collect(),
             permit: permit.map(Arc::downgrade).unwrap_or_default(),
             strays: ask.strays,
@@ -336,9 +340,9 @@ impl fmt::Debug for Cache {
 
 /// Keys whose answers lately could not be stored, so that requests for them need not wait for one
 /// another. A small table without locks; a key that is taken for another only loses its flight.
-pub(crate) struct Alone(Box<[AtomicU64]>);
+pub(crate) struct HitForPass(Box<[AtomicU64]>);
 
-impl Alone {
+impl HitForPass {
     fn new() -> Self {
         Self((0..1024).map(|_| AtomicU64::new(0)).collect())
     }

@@ -20,7 +20,7 @@ mod interleaved;
 mod schema;
 mod slots;
 
-use ended::Ended;
+use ended::EndedFences;
 use schema::LastChange;
 pub(crate) use schema::schema_changes;
 use slots::Slots;
@@ -56,12 +56,12 @@ pub struct Fences {
     started: Instant,
     slots: Box<[AtomicU64]>,
     places: Slots,
-    sample: Sample,
+    sample: ExactSample,
     /// The longest that the log was not looked at, in microseconds, since it was asked for. Of no
     /// consequence, so nothing is ordered by it.
     gap: std::sync::atomic::AtomicU64,
     /// The epoch before. Not looked at for entries of this one.
-    ended: RwLock<Option<Arc<Ended>>>,
+    ended: RwLock<Option<Arc<EndedFences>>>,
     schema: LastChange,
 }
 
@@ -80,7 +80,7 @@ impl Fences {
             started: clock::now(),
             slots: (0..per_row * ROWS).map(|_| AtomicU64::new(0)).collect(),
             places: Slots::new(per_row),
-            sample: Sample::default(),
+            sample: ExactSample::default(),
             gap: std::sync::atomic::AtomicU64::new(0),
             ended: RwLock::default(),
             schema: LastChange::default(),
@@ -185,7 +185,7 @@ impl Fences {
     {
         let before = self.epoch();
         if before.is_known() && before != epoch {
-            let ended = Arc::new(Ended::new(self, before, (epoch, floor)));
+            let ended = Arc::new(EndedFences::new(self, before, (epoch, floor)));
             *self.ended.write().unwrap_or_else(PoisonError::into_inner) = Some(ended);
         }
         self.lose();
@@ -275,9 +275,9 @@ impl Fences {
 
 /// Exact fences of one tag in 64, to measure how often the table errs.
 #[derive(Debug, Default)]
-struct Sample(Mutex<HashMap<Tag, u64>>);
+struct ExactSample(Mutex<HashMap<Tag, u64>>);
 
-impl Sample {
+impl ExactSample {
     const LIMIT: usize = 1 << 16;
 
     fn takes(tag: Tag) -> bool {
@@ -313,7 +313,7 @@ mod tests {
 
     use super::*;
     use crate::Key;
-    use crate::entry::Life;
+    use crate::entry::Lifetime;
 
     const EPOCH: Epoch = Epoch::new(1);
 
@@ -324,7 +324,7 @@ mod tests {
     }
 
     fn entry(as_of: u64, tags: &[Tag]) -> Entry {
-        let life = Life::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
+        let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
         let basis = (EPOCH, Position::new(as_of));
         Entry::new(&Key::new("t").finish(), basis, tags.into(), life, (Bytes::new(), Bytes::new()))
     }
@@ -430,7 +430,7 @@ mod tests {
         fences.begin(EPOCH, Position::ZERO, []);
         let sampled: Vec<Tag> = (0..)
             .map(|n: u32| Tag::named(&n.to_string()))
-            .filter(|t| Sample::takes(*t))
+            .filter(|t| ExactSample::takes(*t))
             .take(9)
             .collect();
         for n in 0..5000 {

@@ -20,7 +20,7 @@ mod children;
 /// # Errors
 ///
 /// The error of its `Serialize`.
-pub(super) fn fingerprint<T: Serialize>(value: &T) -> Result<u64, Failed> {
+pub(super) fn fingerprint<T: Serialize>(value: &T) -> Result<u64, SerializeError> {
     let seen = value.serialize(Hasher)?;
     // Two types that serde can't distinguish may still differ in meaning, such as cents and dollars.
     Ok(text(std::any::type_name::<T>(), seen))
@@ -29,9 +29,9 @@ pub(super) fn fingerprint<T: Serialize>(value: &T) -> Result<u64, Failed> {
 /// The error of a value's own `Serialize`.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Failed(String);
+pub(super) struct SerializeError(String);
 
-impl ser::Error for Failed {
+impl ser::Error for SerializeError {
     fn custom<T: fmt::Display>(message: T) -> Self {
         Self(message.to_string())
     }
@@ -39,7 +39,7 @@ impl ser::Error for Failed {
 
 /// The seed of a hash, so that equal bytes of two kinds of values have two hashes.
 #[derive(Clone, Copy)]
-enum Kind {
+enum HashKind {
     Bool,
     I8,
     I16,
@@ -67,7 +67,7 @@ enum Kind {
     Struct,
 }
 
-fn leaf(kind: Kind, bytes: &[u8]) -> u64 {
+fn leaf(kind: HashKind, bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, kind as u64)
 }
 
@@ -81,18 +81,18 @@ fn follow(hash: u64, before: u64) -> u64 {
     xxh3_64_with_seed(&hash.to_le_bytes(), before)
 }
 
-fn named(kind: Kind, name: &str) -> u64 {
+fn named(kind: HashKind, name: &str) -> u64 {
     text(name, kind as u64)
 }
 
 fn variant(name: &str, variant: &str) -> u64 {
-    text(variant, named(Kind::Enum, name))
+    text(variant, named(HashKind::Enum, name))
 }
 
 macro_rules! numbers {
     ($($method:ident: $number:ty => $kind:ident),*) => {$(
-        fn $method(self, number: $number) -> Result<u64, Failed> {
-            Ok(leaf(Kind::$kind, &number.to_le_bytes()))
+        fn $method(self, number: $number) -> Result<u64, SerializeError> {
+            Ok(leaf(HashKind::$kind, &number.to_le_bytes()))
         }
     )*};
 }
@@ -103,7 +103,7 @@ struct Hasher;
 
 impl Serializer for Hasher {
     type Ok = u64;
-    type Error = Failed;
+    type Error = SerializeError;
     type SerializeSeq = Unordered;
     type SerializeTuple = Ordered;
     type SerializeTupleStruct = Ordered;
@@ -119,36 +119,36 @@ impl Serializer for Hasher {
         serialize_u128: u128 => U128, serialize_f32: f32 => F32, serialize_f64: f64 => F64
     );
 
-    fn serialize_bool(self, value: bool) -> Result<u64, Failed> {
-        Ok(leaf(Kind::Bool, &[value.into()]))
+    fn serialize_bool(self, value: bool) -> Result<u64, SerializeError> {
+        Ok(leaf(HashKind::Bool, &[value.into()]))
     }
 
-    fn serialize_char(self, value: char) -> Result<u64, Failed> {
-        Ok(leaf(Kind::Char, &u32::from(value).to_le_bytes()))
+    fn serialize_char(self, value: char) -> Result<u64, SerializeError> {
+        Ok(leaf(HashKind::Char, &u32::from(value).to_le_bytes()))
     }
 
-    fn serialize_str(self, value: &str) -> Result<u64, Failed> {
-        Ok(leaf(Kind::Text, value.as_bytes()))
+    fn serialize_str(self, value: &str) -> Result<u64, SerializeError> {
+        Ok(leaf(HashKind::Text, value.as_bytes()))
     }
 
-    fn serialize_bytes(self, value: &[u8]) -> Result<u64, Failed> {
-        Ok(leaf(Kind::Bytes, value))
+    fn serialize_bytes(self, value: &[u8]) -> Result<u64, SerializeError> {
+        Ok(leaf(HashKind::Bytes, value))
     }
 
-    fn serialize_none(self) -> Result<u64, Failed> {
-        Ok(leaf(Kind::None, &[]))
+    fn serialize_none(self) -> Result<u64, SerializeError> {
+        Ok(leaf(HashKind::None, &[]))
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<u64, Failed> {
-        Ok(follow(value.serialize(self)?, Kind::Some as u64))
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<u64, SerializeError> {
+        Ok(follow(value.serialize(self)?, HashKind::Some as u64))
     }
 
-    fn serialize_unit(self) -> Result<u64, Failed> {
-        Ok(leaf(Kind::Unit, &[]))
+    fn serialize_unit(self) -> Result<u64, SerializeError> {
+        Ok(leaf(HashKind::Unit, &[]))
     }
 
-    fn serialize_unit_struct(self, name: &'static str) -> Result<u64, Failed> {
-        Ok(named(Kind::Unit, name))
+    fn serialize_unit_struct(self, name: &'static str) -> Result<u64, SerializeError> {
+        Ok(named(HashKind::Unit, name))
     }
 
     fn serialize_unit_variant(
@@ -156,7 +156,7 @@ impl Serializer for Hasher {
         name: &'static str,
         _: u32,
         chosen: &'static str,
-    ) -> Result<u64, Failed> {
+    ) -> Result<u64, SerializeError> {
         Ok(variant(name, chosen))
     }
 
@@ -164,8 +164,8 @@ impl Serializer for Hasher {
         self,
         name: &'static str,
         value: &T,
-    ) -> Result<u64, Failed> {
-        Ok(follow(value.serialize(self)?, named(Kind::Newtype, name)))
+    ) -> Result<u64, SerializeError> {
+        Ok(follow(value.serialize(self)?, named(HashKind::Newtype, name)))
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
@@ -174,20 +174,24 @@ impl Serializer for Hasher {
         _: u32,
         chosen: &'static str,
         value: &T,
-    ) -> Result<u64, Failed> {
-        Ok(follow(value.serialize(self)?, follow(Kind::Newtype as u64, variant(name, chosen))))
+    ) -> Result<u64, SerializeError> {
+        Ok(follow(value.serialize(self)?, follow(HashKind::Newtype as u64, variant(name, chosen))))
     }
 
-    fn serialize_seq(self, _: Option<usize>) -> Result<Unordered, Failed> {
-        Ok(Unordered::new(Kind::Seq))
+    fn serialize_seq(self, _: Option<usize>) -> Result<Unordered, SerializeError> {
+        Ok(Unordered::new(HashKind::Seq))
     }
 
-    fn serialize_tuple(self, _: usize) -> Result<Ordered, Failed> {
-        Ok(Ordered(Kind::Tuple as u64))
+    fn serialize_tuple(self, _: usize) -> Result<Ordered, SerializeError> {
+        Ok(Ordered(HashKind::Tuple as u64))
     }
 
-    fn serialize_tuple_struct(self, name: &'static str, _: usize) -> Result<Ordered, Failed> {
-        Ok(Ordered(named(Kind::Tuple, name)))
+    fn serialize_tuple_struct(
+        self,
+        name: &'static str,
+        _: usize,
+    ) -> Result<Ordered, SerializeError> {
+        Ok(Ordered(named(HashKind::Tuple, name)))
     }
 
     fn serialize_tuple_variant(
@@ -196,16 +200,16 @@ impl Serializer for Hasher {
         _: u32,
         chosen: &'static str,
         _: usize,
-    ) -> Result<Ordered, Failed> {
-        Ok(Ordered(follow(Kind::Tuple as u64, variant(name, chosen))))
+    ) -> Result<Ordered, SerializeError> {
+        Ok(Ordered(follow(HashKind::Tuple as u64, variant(name, chosen))))
     }
 
-    fn serialize_map(self, _: Option<usize>) -> Result<Unordered, Failed> {
-        Ok(Unordered::new(Kind::Map))
+    fn serialize_map(self, _: Option<usize>) -> Result<Unordered, SerializeError> {
+        Ok(Unordered::new(HashKind::Map))
     }
 
-    fn serialize_struct(self, name: &'static str, _: usize) -> Result<Ordered, Failed> {
-        Ok(Ordered(named(Kind::Struct, name)))
+    fn serialize_struct(self, name: &'static str, _: usize) -> Result<Ordered, SerializeError> {
+        Ok(Ordered(named(HashKind::Struct, name)))
     }
 
     fn serialize_struct_variant(
@@ -214,8 +218,8 @@ impl Serializer for Hasher {
         _: u32,
         chosen: &'static str,
         _: usize,
-    ) -> Result<Ordered, Failed> {
-        Ok(Ordered(follow(Kind::Struct as u64, variant(name, chosen))))
+    ) -> Result<Ordered, SerializeError> {
+        Ok(Ordered(follow(HashKind::Struct as u64, variant(name, chosen))))
     }
 
     fn is_human_readable(&self) -> bool {

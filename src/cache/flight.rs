@@ -21,24 +21,24 @@ use futures_util::future::{Either, select};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::permit::{Loans, Permit};
+use super::permit::{LentPermits, Permit};
 use crate::entry::Entry;
 use crate::sync::{Mutex, MutexGuard};
-use pace::{Next, Pace, Queued};
+use pace::{Pace, QueuedFill, WaitStep};
 
 mod pace;
 
 const SHARDS: usize = 64;
 
-type Hash = [u8; 32];
-type Table = HashMap<Hash, Open, BuildHasherDefault<First>>;
-type Shard = Mutex<Table>;
+type KeyHash = [u8; 32];
+type FlightTable = HashMap<KeyHash, Open, BuildHasherDefault<HashPrefix>>;
+type Shard = Mutex<FlightTable>;
 
 /// A part of a key's hash, which is as good as any hash of it.
 #[derive(Debug, Default)]
-pub(crate) struct First(u64);
+pub(crate) struct HashPrefix(u64);
 
-impl Hasher for First {
+impl Hasher for HashPrefix {
     fn write(&mut self, bytes: &[u8]) {
         self.0 = bytes.first_chunk().map_or(0, |first| u64::from_le_bytes(*first));
     }
@@ -56,7 +56,7 @@ pub(crate) struct Flights(Arc<[Shard]>);
 
 /// How a flight ended.
 #[derive(Clone, Debug)]
-pub(crate) enum Landing {
+pub(crate) enum FlightResult {
     /// With an entry, which each follower judges for itself.
     Entry(Arc<Entry>),
     /// With an answer that can't be shared: each goes for its own.
@@ -67,17 +67,17 @@ pub(crate) enum Landing {
 
 /// What one who joined a flight is to it.
 #[derive(Debug)]
-pub(crate) enum Joined {
-    Leader(Leader),
-    Follower(Landing),
+pub(crate) enum FlightRole {
+    Leader(FlightLeader),
+    Follower(FlightResult),
 }
 
 #[derive(Debug)]
 struct Flight {
     permit: Arc<Semaphore>,
-    landing: OnceLock<Landing>,
+    landing: OnceLock<FlightResult>,
     /// Permits of the fills that wait for it.
-    loans: Loans,
+    loans: LentPermits,
     pace: Pace,
 }
 
@@ -99,37 +99,39 @@ impl Flights {
     /// After `wait`, one of those who wait leads beside a leader that computes for so long.
     pub(crate) async fn join(
         &self,
-        key: Hash,
+        key: KeyHash,
         wait: Duration,
         lent: Option<&Arc<Permit>>,
-    ) -> Joined {
+    ) -> FlightRole {
         let seat = self.seat(key);
         if let Some(permit) = lent {
             seat.flight.loans.offer(permit);
         }
         let landing = match seat.flight.turn(wait).await {
-            Turn::Lead(permit) => return Joined::Leader(Leader::new(seat, permit)),
-            Turn::Landed => seat.flight.landed(),
-            Turn::Leave => Landing::Nothing,
+            WaitOutcome::Lead(permit) => {
+                return FlightRole::Leader(FlightLeader::new(seat, permit));
+            }
+            WaitOutcome::Landed => seat.flight.landed(),
+            WaitOutcome::Leave => FlightResult::Nothing,
         };
-        Joined::Follower(landing)
+        FlightRole::Follower(landing)
     }
 
     /// Leads the flight for a key if nobody does.
-    pub(crate) fn try_lead(&self, key: Hash) -> Option<Leader> {
+    pub(crate) fn try_lead(&self, key: KeyHash) -> Option<FlightLeader> {
         let seat = self.seat(key);
         let permit = seat.flight.permit.clone().try_acquire_owned().ok()?;
-        Some(Leader::new(seat, Some(permit)))
+        Some(FlightLeader::new(seat, Some(permit)))
     }
 
-    fn seat(&self, key: Hash) -> Seat {
+    fn seat(&self, key: KeyHash) -> FlightGuard {
         let flights = self.0.clone();
         let mut shard = lock(&flights[shard(&key)]);
         let open = shard.entry(key).or_default();
         open.seats += 1;
         let flight = open.flight.clone();
         drop(shard);
-        Seat { flights, key, flight }
+        FlightGuard { flights, key, flight }
     }
 
     #[cfg(test)]
@@ -141,12 +143,12 @@ impl Flights {
 impl Default for Flight {
     fn default() -> Self {
         let permit = Arc::new(Semaphore::new(1));
-        Self { permit, landing: OnceLock::new(), loans: Loans::default(), pace: Pace::new() }
+        Self { permit, landing: OnceLock::new(), loans: LentPermits::default(), pace: Pace::new() }
     }
 }
 
 /// What one who waited does.
-enum Turn {
+enum WaitOutcome {
     /// Leads, with the flight's permit or beside a leader that has it.
     Lead(Option<OwnedSemaphorePermit>),
     Landed,
@@ -155,43 +157,44 @@ enum Turn {
 
 impl Flight {
     /// Waits for what is to be done.
-    async fn turn(&self, wait: Duration) -> Turn {
+    async fn turn(&self, wait: Duration) -> WaitOutcome {
         let mut permit = pin!(self.permit.clone().acquire_owned());
         loop {
             // Registered before the look, so that it does not begin to stream in between.
             let streamed = pin!(self.pace.streamed());
             match self.pace.next(wait) {
-                _ if self.landing.get().is_some() => return Turn::Landed,
-                Next::Leave => return Turn::Leave,
-                Next::Overtake => return Turn::Lead(None),
-                Next::Wait => {}
+                _ if self.landing.get().is_some() => return WaitOutcome::Landed,
+                WaitStep::Leave => return WaitOutcome::Leave,
+                WaitStep::Overtake => return WaitOutcome::Lead(None),
+                WaitStep::Wait => {}
             }
             let woken = timeout(self.pace.patience(wait), select(&mut permit, streamed));
             if let Ok(Either::Left((permit, _))) = woken.await {
-                return permit.map_or(Turn::Landed, |permit| Turn::Lead(Some(permit)));
+                return permit
+                    .map_or(WaitOutcome::Landed, |permit| WaitOutcome::Lead(Some(permit)));
             }
         }
     }
 
-    fn landed(&self) -> Landing {
-        self.landing.get().cloned().unwrap_or(Landing::Nothing)
+    fn landed(&self) -> FlightResult {
+        self.landing.get().cloned().unwrap_or(FlightResult::Nothing)
     }
 }
 
 /// A place in a flight, as leader or waiting. Dropping the last one removes the flight from the table.
-struct Seat {
+struct FlightGuard {
     flights: Arc<[Shard]>,
-    key: Hash,
+    key: KeyHash,
     flight: Arc<Flight>,
 }
 
-impl fmt::Debug for Seat {
+impl fmt::Debug for FlightGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Seat").field("flight", &self.flight).finish_non_exhaustive()
     }
 }
 
-impl Drop for Seat {
+impl Drop for FlightGuard {
     fn drop(&mut self) {
         // Who landed it has taken it out of the table, or is about to.
         if self.flight.landing.get().is_some() {
@@ -210,14 +213,14 @@ impl Drop for Seat {
 
 /// The lead of a flight. Dropped without landing, it goes to the next who waits.
 #[derive(Debug)]
-pub(crate) struct Leader {
-    seat: Seat,
+pub(crate) struct FlightLeader {
+    seat: FlightGuard,
     /// `None` if it overtook another one.
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Leader {
-    fn new(seat: Seat, permit: Option<OwnedSemaphorePermit>) -> Self {
+impl FlightLeader {
+    fn new(seat: FlightGuard, permit: Option<OwnedSemaphorePermit>) -> Self {
         seat.flight.pace.begin();
         Self { seat, permit }
     }
@@ -228,7 +231,7 @@ impl Leader {
     }
 
     /// Until this is dropped, the leader waits for a permit, and is not overtaken.
-    pub(crate) fn queue(&self) -> Queued<'_> {
+    pub(crate) fn queue(&self) -> QueuedFill<'_> {
         self.seat.flight.pace.queue()
     }
 
@@ -243,13 +246,13 @@ impl Leader {
     }
 
     /// Permits of the fills that wait for this flight.
-    pub(crate) fn loans(&self) -> &Loans {
+    pub(crate) fn loans(&self) -> &LentPermits {
         &self.seat.flight.loans
     }
 
     /// Ends the flight: everyone who waits gets `landing`, and who comes later starts another.
-    pub(crate) fn land(self, landing: Landing) {
-        let Seat { flights, key, flight } = &self.seat;
+    pub(crate) fn land(self, landing: FlightResult) {
+        let FlightGuard { flights, key, flight } = &self.seat;
         drop(flight.landing.set(landing));
         let mut shard = lock(&flights[shard(key)]);
         if shard.get(key).is_some_and(|open| Arc::ptr_eq(&open.flight, flight)) {
@@ -260,11 +263,11 @@ impl Leader {
     }
 }
 
-fn shard(key: &Hash) -> usize {
+fn shard(key: &KeyHash) -> usize {
     usize::from(key[31]) % SHARDS
 }
 
-fn lock(shard: &Shard) -> MutexGuard<'_, Table> {
+fn lock(shard: &Shard) -> MutexGuard<'_, FlightTable> {
     // Nothing under this lock can panic half-way; a poisoned one is as good as any.
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -277,14 +280,14 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
-    use crate::entry::Life;
+    use crate::entry::Lifetime;
     use crate::{Epoch, Key, Position};
 
-    const KEY: Hash = [7; 32];
+    const KEY: KeyHash = [7; 32];
     const HOUR: Duration = Duration::from_hours(1);
 
     fn entry() -> Arc<Entry> {
-        let life = Life::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
+        let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
         let basis = (Epoch::new(1), Position::ZERO);
         Arc::new(Entry::new(
             &Key::new("t").finish(),
@@ -295,10 +298,10 @@ mod tests {
         ))
     }
 
-    async fn lead(flights: &Flights) -> Leader {
+    async fn lead(flights: &Flights) -> FlightLeader {
         match flights.join(KEY, HOUR, None).await {
-            Joined::Leader(leader) => leader,
-            Joined::Follower(landing) => panic!("expected to lead, followed to {landing:?}"),
+            FlightRole::Leader(leader) => leader,
+            FlightRole::Follower(landing) => panic!("expected to lead, followed to {landing:?}"),
         }
     }
 
@@ -315,10 +318,10 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let made = entry();
-        leader.land(Landing::Entry(made.clone()));
+        leader.land(FlightResult::Entry(made.clone()));
         while let Some(joined) = followers.join_next().await {
             match joined.unwrap() {
-                Joined::Follower(Landing::Entry(got)) => assert!(Arc::ptr_eq(&got, &made)),
+                FlightRole::Follower(FlightResult::Entry(got)) => assert!(Arc::ptr_eq(&got, &made)),
                 other => panic!("{other:?}"),
             }
         }
@@ -338,7 +341,7 @@ mod tests {
         }
         assert!(!next.is_finished());
         drop(first);
-        next.await.unwrap().land(Landing::Nothing);
+        next.await.unwrap().land(FlightResult::Nothing);
         assert_eq!(flights.len(), 0);
     }
 
@@ -367,7 +370,7 @@ mod tests {
     #[tokio::test]
     async fn who_comes_after_the_landing_starts_another_flight() {
         let flights = Flights::new();
-        lead(&flights).await.land(Landing::Nothing);
+        lead(&flights).await.land(FlightResult::Nothing);
         assert!(flights.try_lead(KEY).is_some());
         assert_eq!(flights.len(), 0);
     }

@@ -9,7 +9,7 @@ use super::policy::Policy;
 
 /// How a policy distinguishes clients beyond headers and cookies.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Identification {
+pub(crate) struct ClientKeying {
     pub(crate) vary_by: Option<VaryBy>,
     /// The handler gets nothing of a request but what the key holds, and what is forwarded.
     pub(crate) is_strict: bool,
@@ -22,7 +22,7 @@ pub(crate) struct Identification {
 /// Headers that the handler gets in any case: the context of tracing (W3C Trace Context).
 const TRACING: [&str; 2] = ["traceparent", "tracestate"];
 
-impl Identification {
+impl ClientKeying {
     /// Whether a header is handed over though the key does not hold it.
     pub(crate) fn forwards(&self, name: &str) -> bool {
         TRACING.contains(&name) || self.forwarded.iter().any(|forwarded| forwarded == name)

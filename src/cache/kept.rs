@@ -14,14 +14,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::fingerprint::fingerprint;
-use super::record::Unfit;
+use super::record::Uncacheable;
 use crate::entry::{Entry, ValueHead, decoder};
 
 /// What the head of an entry is that says "there is none".
 const NONE: &[u8] = b"none";
 
 /// A value that can be stored in an entry and decoded again.
-pub(super) trait Kept: Clone {
+pub(super) trait StoredValue: Clone {
     /// Decodes the value of an entry, if it holds one of this type.
     fn read(entry: &Entry) -> Option<Self>;
 
@@ -33,37 +33,40 @@ pub(super) trait Kept: Clone {
     /// # Errors
     ///
     /// If decoding does not give the same value.
-    fn write(&self) -> Result<Written, Unfit>;
+    fn write(&self) -> Result<EncodedValue, Uncacheable>;
 
     /// The value as it was written, if it is at hand. It may differ from what was encoded: a type may skip a field, or
     /// write a time in whole seconds.
-    fn written(written: &Written) -> Option<Self>;
+    fn written(written: &EncodedValue) -> Option<Self>;
 
     /// Whether it says "there is none".
     fn is_negative(&self) -> bool;
 }
 
 /// Head and body of an entry, and the value decoded from them.
-pub(super) struct Written {
+pub(super) struct EncodedValue {
     pub(super) head: Bytes,
     pub(super) body: Bytes,
     pub(super) decoded: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// A type that values of can be kept.
-pub(super) trait Type: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {}
+pub(super) trait ValueType:
+    Serialize + DeserializeOwned + Clone + Send + Sync + 'static
+{
+}
 
-impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> Type for T {}
+impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> ValueType for T {}
 
 /// A value.
 #[derive(Clone)]
-pub(super) struct Value<T>(pub(super) T);
+pub(super) struct PlainValue<T>(pub(super) T);
 
 /// A value, or that there is none.
 #[derive(Clone)]
-pub(super) struct Maybe<T>(pub(super) Option<T>);
+pub(super) struct OptionalValue<T>(pub(super) Option<T>);
 
-impl<T: Type> Kept for Value<T> {
+impl<T: ValueType> StoredValue for PlainValue<T> {
     fn read(entry: &Entry) -> Option<Self> {
         let value = value::<T>(entry).ok()?;
         Some(Self(Arc::unwrap_or_clone(value)))
@@ -73,11 +76,11 @@ impl<T: Type> Kept for Value<T> {
         entry.has_decoded::<T>() || value::<T>(entry).is_ok()
     }
 
-    fn write(&self) -> Result<Written, Unfit> {
+    fn write(&self) -> Result<EncodedValue, Uncacheable> {
         encode(&self.0).map_err(|mismatch| unstorable::<T>(&mismatch))
     }
 
-    fn written(written: &Written) -> Option<Self> {
+    fn written(written: &EncodedValue) -> Option<Self> {
         written.decoded.as_ref()?.downcast_ref().cloned().map(Self)
     }
 
@@ -86,29 +89,31 @@ impl<T: Type> Kept for Value<T> {
     }
 }
 
-impl<T: Type> Kept for Maybe<T> {
+impl<T: ValueType> StoredValue for OptionalValue<T> {
     fn read(entry: &Entry) -> Option<Self> {
         match entry.head().as_ref() {
             NONE => Some(Self(None)),
-            _ => Value::read(entry).map(|Value(value)| Self(Some(value))),
+            _ => PlainValue::read(entry).map(|PlainValue(value)| Self(Some(value))),
         }
     }
 
     fn is_in(entry: &Entry) -> bool {
-        entry.head() == NONE || Value::<T>::is_in(entry)
+        entry.head() == NONE || PlainValue::<T>::is_in(entry)
     }
 
-    fn write(&self) -> Result<Written, Unfit> {
+    fn write(&self) -> Result<EncodedValue, Uncacheable> {
         match &self.0 {
             Some(value) => encode(value).map_err(|mismatch| unstorable::<T>(&mismatch)),
-            None => {
-                Ok(Written { head: Bytes::from_static(NONE), body: Bytes::new(), decoded: None })
-            }
+            None => Ok(EncodedValue {
+                head: Bytes::from_static(NONE),
+                body: Bytes::new(),
+                decoded: None,
+            }),
         }
     }
 
-    fn written(written: &Written) -> Option<Self> {
-        Value::written(written).map(|Value(value)| Self(Some(value)))
+    fn written(written: &EncodedValue) -> Option<Self> {
+        PlainValue::written(written).map(|PlainValue(value)| Self(Some(value)))
     }
 
     fn is_negative(&self) -> bool {
@@ -126,7 +131,7 @@ enum Mismatch {
     #[error("decoding fails: {0}")]
     Decode(#[from] bincode::error::DecodeError),
     #[error("its `Serialize` fails: {0}")]
-    Fingerprint(#[from] super::fingerprint::Failed),
+    Fingerprint(#[from] super::fingerprint::SerializeError),
     #[error("the decoded value has other contents or another shape")]
     Other,
     #[error("its `Serialize` or `Deserialize` panics")]
@@ -134,22 +139,22 @@ enum Mismatch {
 }
 
 /// The value has been loaded: what its type does when it is encoded, and decoded again, is not the request's error.
-fn encode<T: Type>(value: &T) -> Result<Written, Mismatch> {
+fn encode<T: ValueType>(value: &T) -> Result<EncodedValue, Mismatch> {
     let encoded = || encode_checked(value);
     catch_unwind(AssertUnwindSafe(encoded)).unwrap_or(Err(Mismatch::Panic))
 }
 
-fn encode_checked<T: Type>(value: &T) -> Result<Written, Mismatch> {
+fn encode_checked<T: ValueType>(value: &T) -> Result<EncodedValue, Mismatch> {
     let body: Bytes = bincode::serde::encode_to_vec(value, bincode::config::standard())?.into();
     let fingerprint = fingerprint(value)?;
     // Checked here once for all nodes; the first hit on this node needs no decoding.
     let (decoded, weight) = decode_body::<T>(&body, fingerprint)?;
     let head = ValueHead { fingerprint, weight: u32::try_from(weight).unwrap_or(u32::MAX) };
-    Ok(Written { head: head.encode(), body, decoded: Some(Arc::new(decoded)) })
+    Ok(EncodedValue { head: head.encode(), body, decoded: Some(Arc::new(decoded)) })
 }
 
 /// The value of an entry, which is decoded once, unless it takes more than the entry weighs.
-fn value<T: Type>(entry: &Entry) -> Result<Arc<T>, Mismatch> {
+fn value<T: ValueType>(entry: &Entry) -> Result<Arc<T>, Mismatch> {
     if let Some(known) = entry.known() {
         return Ok(known);
     }
@@ -161,7 +166,7 @@ fn value<T: Type>(entry: &Entry) -> Result<Arc<T>, Mismatch> {
     Ok(value)
 }
 
-fn decode<T: Type>(entry: &Entry) -> Result<(T, usize), Mismatch> {
+fn decode<T: ValueType>(entry: &Entry) -> Result<(T, usize), Mismatch> {
     let head = ValueHead::decode(entry.head()).ok_or(Mismatch::NoValue)?;
     // A constructor may rely on what its own version guarantees, and panic over another version's value.
     let decoded = || decode_body(entry.body(), head.fingerprint);
@@ -169,7 +174,7 @@ fn decode<T: Type>(entry: &Entry) -> Result<(T, usize), Mismatch> {
 }
 
 /// Decodes a value, and estimates the bytes that it takes in an `Arc` of its own.
-fn decode_body<T: Type>(body: &[u8], expected: u64) -> Result<(T, usize), Mismatch> {
+fn decode_body<T: ValueType>(body: &[u8], expected: u64) -> Result<(T, usize), Mismatch> {
     // Two counters, and the allocator's header.
     const SHARED: usize = 32;
     let (value, weight) = decoder::decode_weighed(body)?;
@@ -180,7 +185,7 @@ fn decode_body<T: Type>(body: &[u8], expected: u64) -> Result<(T, usize), Mismat
 }
 
 /// The reason why a value is not stored; logged as a warning once per type and process.
-fn unstorable<T>(mismatch: &Mismatch) -> Unfit {
+fn unstorable<T>(mismatch: &Mismatch) -> Uncacheable {
     static WARNED: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
     let name = type_name::<T>();
     let why = format!(
@@ -190,7 +195,7 @@ fn unstorable<T>(mismatch: &Mismatch) -> Unfit {
     if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(name) {
         tracing::warn!("not cached: {why}");
     }
-    Unfit::new("unstorable-type", why)
+    Uncacheable::new("unstorable-type", why)
 }
 
 #[cfg(test)]
@@ -198,7 +203,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::entry::{Epoch, Key, Life, Position};
+    use crate::entry::{Epoch, Key, Lifetime, Position};
 
     #[test]
     fn a_decoded_value_that_takes_more_than_its_entry_weighs_is_not_kept() {
@@ -208,7 +213,7 @@ mod tests {
         assert!(honest.weight > 100 * 8 * 8, "{honest:?}");
         for (weight, is_kept) in [(honest.weight, true), (honest.weight - 1, false), (0, false)] {
             let head = ValueHead { weight, ..honest }.encode();
-            let life = Life::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
+            let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
             let (key, at) = (Key::new("k").finish(), (Epoch::new(1), Position::ZERO));
             let entry = Entry::new(&key, at, [].into(), life, (head, written.body.clone()));
             assert_eq!(value::<Sparse>(&entry).unwrap().len(), 100);

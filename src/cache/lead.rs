@@ -7,23 +7,23 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::cache::Cache;
-use super::flight::{Landing, Leader};
+use super::flight::{FlightLeader, FlightResult};
 use super::lease::{Claimed, LeaseGuard, PendingLease};
 use super::lookup::Hit;
 use super::permit::Permit;
 use super::policy::Policy;
 use super::protocol::Verdict;
-use super::record::{Record, Unfit};
+use super::record::{Record, Uncacheable};
 use super::template::PolicyTag;
-use super::terms::Terms;
+use super::terms::Freshness;
 use crate::clock::{self, Instant};
-use crate::entry::{Entry, Key, Life};
+use crate::entry::{Entry, Key, Lifetime};
 use crate::outcome::{Event, MissReason, Outcome};
 
 /// The duty to make the answer for one key. Do the work in [`record`](Self::record)'s scope, then
 /// [`fill`](Self::fill). Dropping it hands the duty to the next request that waits for it.
 #[derive(Debug)]
-pub(crate) struct Lead {
+pub(crate) struct FillGuard {
     cache: Cache,
     key: Key,
     policy: Arc<Policy>,
@@ -37,7 +37,7 @@ pub(crate) struct Lead {
     pub(crate) stale: Option<Arc<Entry>>,
     /// Before the flight, so that it is released first: the request that takes over asks for it.
     pub(super) lease: Option<Box<LeaseGuard>>,
-    pub(crate) flight: Option<Leader>,
+    pub(crate) flight: Option<FlightLeader>,
     pub(crate) permit: Option<Arc<Permit>>,
     /// The value that the entry to store decodes to, if that is known.
     pub(crate) decoded: Option<Arc<dyn Any + Send + Sync>>,
@@ -45,9 +45,9 @@ pub(crate) struct Lead {
 
 /// An answer that was made, and where it belongs.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct ComputedEntry {
     pub(crate) key: Key,
-    pub(crate) terms: Terms,
+    pub(crate) terms: Freshness,
     pub(crate) head: Bytes,
     pub(crate) body: Bytes,
     /// What to leave under another key, for who looks there: its head says where the answers are.
@@ -56,14 +56,14 @@ pub(crate) struct Answer {
 
 /// What became of an answer that was made.
 #[derive(Debug)]
-pub(crate) enum Filled {
+pub(crate) enum FillOutcome {
     /// It is in the cache.
     Stored,
     /// It is not, and this is why. It is good for the request that made it all the same.
-    NotStored(Unfit),
+    NotStored(Uncacheable),
 }
 
-impl Lead {
+impl FillGuard {
     pub(crate) fn new(cache: &Cache, key: &Key, policy: &Arc<Policy>, record: Record) -> Self {
         Self {
             cache: cache.clone(),
@@ -162,31 +162,31 @@ impl Lead {
 
     /// Stores the answer if it is proven fresh, and gives it to those who wait. `negative` is for an
     /// answer that says "there is none".
-    pub(crate) fn fill(self, negative: bool, head: Bytes, body: Bytes) -> Filled {
+    pub(crate) fn fill(self, negative: bool, head: Bytes, body: Bytes) -> FillOutcome {
         if negative && self.policy.negative_ttl.is_none() {
             let why = "an answer that says there is none is stored with Policy::negative_ttl only";
             // What is part of something else is known all the same.
             self.record.close(None);
-            let unfit = Unfit::new("negative", why);
+            let unfit = Uncacheable::new("negative", why);
             self.note_unfit(&unfit);
-            return Filled::NotStored(self.leave_unshared(unfit));
+            return FillOutcome::NotStored(self.leave_unshared(unfit));
         }
-        let (key, terms) = (self.key.clone(), Terms::of(&self.policy, negative));
-        self.store(Answer { key, terms, head, body, signpost: None })
+        let (key, terms) = (self.key.clone(), Freshness::of(&self.policy, negative));
+        self.store(ComputedEntry { key, terms, head, body, signpost: None })
     }
 
     /// Stores the answer where it belongs, if it is proven fresh, and wakes those who wait.
-    pub(crate) fn store(mut self, answer: Answer) -> Filled {
+    pub(crate) fn store(mut self, answer: ComputedEntry) -> FillOutcome {
         let basis = match self.record.basis() {
             Ok(basis) => basis,
-            Err(unfit) => return Filled::NotStored(self.pass(unfit)),
+            Err(unfit) => return FillOutcome::NotStored(self.pass(unfit)),
         };
         let cost = self.cost.unwrap_or_else(|| self.began.elapsed());
         let mut terms = answer.terms;
         self.record.limit(&mut terms);
         self.record.close(Some(terms.ttl.saturating_sub(terms.age)));
         let is_timed = self.record.is_timed();
-        let life = Life { is_timed, ..terms.life(self.policy.jitter, cost) };
+        let life = Lifetime { is_timed, ..terms.life(self.policy.jitter, cost) };
         let at = (basis.epoch, basis.as_of);
         let parts = (answer.head, answer.body);
         let entry = Arc::new(Entry::new(&answer.key, at, basis.tags, life, parts));
@@ -203,7 +203,7 @@ impl Lead {
             // Those who wait judge it by what they ask, even if it can't be kept.
             let found = [Some(entry), signpost].into_iter().flatten();
             let found = found.into_iter().find(|entry| entry.answers(&self.key));
-            flight.land(found.map_or(Landing::Nothing, Landing::Entry));
+            flight.land(found.map_or(FlightResult::Nothing, FlightResult::Entry));
         }
         filled
     }
@@ -216,7 +216,7 @@ impl Lead {
         if let Some(gone) = variants.note(variant, answer) {
             self.cache.forget_soon(&gone);
         }
-        let life = Life::starting_now(answer.life.keep, answer.life.keep, Duration::ZERO);
+        let life = Lifetime::starting_now(answer.life.keep, answer.life.keep, Duration::ZERO);
         let (at, parts) = ((answer.epoch, answer.as_of), (head, Bytes::new()));
         let signpost =
             Arc::new(Entry::new(key, at, [].into(), life, parts).into_signpost(variants));
@@ -227,38 +227,40 @@ impl Lead {
     /// Ends the duty with what another one has stored meanwhile.
     pub(crate) fn found(mut self, hit: &Hit) {
         if let Some(flight) = self.flight.take() {
-            flight.land(Landing::Entry(hit.found.entry.clone()));
+            flight.land(FlightResult::Entry(hit.found.entry.clone()));
         }
     }
 
     /// The work failed, and this is served instead, to others too; if there is nothing, two of them try.
     pub(crate) fn fail(mut self, instead: Option<&Hit>) {
         match (self.flight.take(), instead) {
-            (Some(flight), Some(hit)) => flight.land(Landing::Instead(hit.found.entry.clone())),
+            (Some(flight), Some(hit)) => {
+                flight.land(FlightResult::Instead(hit.found.entry.clone()));
+            }
             (Some(flight), None) => flight.fail(),
             (None, _) => {}
         }
     }
 
     /// As [`fail`](Self::fail), for a reason that what this is part of is told.
-    pub(crate) fn fail_for(self, unfit: Unfit, instead: Option<&Hit>) -> Unfit {
+    pub(crate) fn fail_for(self, unfit: Uncacheable, instead: Option<&Hit>) -> Uncacheable {
         self.refuse(&unfit);
         self.fail(instead);
         unfit
     }
 
     /// Ends the duty with an answer that can't be shared: each who waits makes its own.
-    pub(crate) fn pass(self, unfit: Unfit) -> Unfit {
+    pub(crate) fn pass(self, unfit: Uncacheable) -> Uncacheable {
         self.refuse(&unfit);
         self.leave_unshared(unfit)
     }
 
-    fn refuse(&self, unfit: &Unfit) {
+    fn refuse(&self, unfit: &Uncacheable) {
         self.record.refuse(unfit);
         self.note_unfit(unfit);
     }
 
-    fn note_unfit(&self, unfit: &Unfit) {
+    fn note_unfit(&self, unfit: &Uncacheable) {
         tracing::debug!(key = %self.key, %unfit, "an answer was not stored");
         self.cache.shared.counters.note(Event::NotStored);
         if let Some(watch) = self.record.watch() {
@@ -266,10 +268,10 @@ impl Lead {
         }
     }
 
-    fn leave_unshared(mut self, unfit: Unfit) -> Unfit {
+    fn leave_unshared(mut self, unfit: Uncacheable) -> Uncacheable {
         self.note_shared(false);
         if let Some(flight) = self.flight.take() {
-            flight.land(Landing::Nothing);
+            flight.land(FlightResult::Nothing);
         }
         unfit
     }
@@ -291,19 +293,19 @@ impl Lead {
 
     /// Ends the duty since a change invalidated the entry that the handler confirmed. A request that waits takes over,
     /// and the handler is not asked to confirm that entry again.
-    pub(crate) fn overtaken(self) -> Unfit {
+    pub(crate) fn overtaken(self) -> Uncacheable {
         let unfit = self.note_overtaken();
         self.record.refuse(&unfit);
         unfit
     }
 
-    fn note_overtaken(&self) -> Unfit {
+    fn note_overtaken(&self) -> Uncacheable {
         self.cache.shared.counters.note(Event::Overtaken);
         let why = "what it depends on changed while it was made, or was read too far back";
-        Unfit::new("overtaken", why)
+        Uncacheable::new("overtaken", why)
     }
 
-    fn keep(&mut self, key: &Key, entry: &Arc<Entry>) -> Filled {
+    fn keep(&mut self, key: &Key, entry: &Arc<Entry>) -> FillOutcome {
         match self.cache.shared.fences.judge(entry) {
             Verdict::Valid => {
                 self.cache.shared.counters.note(Event::Stored);
@@ -311,9 +313,9 @@ impl Lead {
                 // answer belongs under another.
                 let lease = if *key == self.key { self.lease.take() } else { None };
                 self.cache.keep(key, entry, lease);
-                Filled::Stored
+                FillOutcome::Stored
             }
-            Verdict::Fenced | Verdict::OldEpoch => Filled::NotStored(self.note_overtaken()),
+            Verdict::Fenced | Verdict::OldEpoch => FillOutcome::NotStored(self.note_overtaken()),
         }
     }
 }

@@ -48,15 +48,15 @@ pub(crate) trait Log: Debug + Send + Sync + 'static {
 /// The log of a cache: the last one attached. Those before it have ended, and stay in place, so that reading which one it
 /// is takes no lock.
 #[derive(Debug, Default)]
-pub(super) struct Attached(OnceLock<Box<Attachment>>);
+pub(super) struct AttachedLog(OnceLock<Box<LogAttachment>>);
 
 #[derive(Debug)]
-struct Attachment {
+struct LogAttachment {
     log: Arc<dyn Log>,
-    next: Attached,
+    next: AttachedLog,
 }
 
-impl Attached {
+impl AttachedLog {
     pub(super) fn log(&self) -> Option<&Arc<dyn Log>> {
         let mut last = self.0.get()?;
         while let Some(next) = last.next.0.get() {
@@ -74,7 +74,7 @@ impl Attached {
                 return Err(log);
             }
         }
-        let attachment = Box::new(Attachment { log, next: Self::default() });
+        let attachment = Box::new(LogAttachment { log, next: Self::default() });
         end.0.set(attachment).map_err(|another| another.log)
     }
 }

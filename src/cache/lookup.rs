@@ -6,14 +6,14 @@
 use std::sync::Arc;
 
 use super::cache::Cache;
-use super::lead::Lead;
-use super::permit::{Permit, Permitted};
+use super::lead::FillGuard;
+use super::permit::{PendingPermit, Permit};
 use super::policy::Policy;
 use super::protocol::must_see;
 use super::record::{Arrival, EndedStrays, Needs, Record, Stray};
-use super::refresh::{Use, decide};
+use super::refresh::{EntryUse, decide};
 use super::template::PolicyTag;
-use super::terms::Limits;
+use super::terms::AgeLimits;
 use crate::entry::{Entry, Epoch, Key, Position};
 use crate::outcome::{BypassReason, Outcome};
 use crate::store::Found;
@@ -25,16 +25,16 @@ mod follow;
 mod result;
 mod search;
 
-use search::Search;
+use search::LookupTask;
 
 /// What a request asks for beyond the key.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Ask {
+pub(crate) struct LookupOptions {
     pub(crate) tags: Vec<PolicyTag>,
     /// What the session has written must be in the answer: everything up to here.
     pub(crate) session: Option<(Epoch, Position)>,
     /// How old or stale an answer the client takes.
-    pub(crate) limits: Limits,
+    pub(crate) limits: AgeLimits,
     /// Where what is read is noted for those who look on.
     pub(crate) watch: Option<Arc<Traffic>>,
     /// Whether an entry holds a value of the requested type; `None` where every entry under the key does.
@@ -49,11 +49,11 @@ pub(crate) struct Ask {
 
 /// What came of a lookup.
 #[derive(Debug)]
-pub(crate) enum Lookup {
+pub(crate) enum LookupResult {
     /// Serve this.
     Hit(Hit),
     /// Make the answer.
-    Miss(Box<Lead>),
+    Miss(Box<FillGuard>),
     /// Make an answer, and keep it to yourself.
     Bypass(Bypass),
 }
@@ -66,7 +66,7 @@ pub(crate) struct Hit {
     /// How it came about.
     pub outcome: Outcome,
     /// The duty to make it anew in the background, if it is due and nobody else is at it.
-    pub renew: Option<Box<Lead>>,
+    pub renew: Option<Box<FillGuard>>,
 }
 
 /// Leave to go past the cache.
@@ -82,7 +82,7 @@ pub(crate) struct Bypass {
     _permit: Option<Arc<Permit>>,
 }
 
-impl Ask {
+impl LookupOptions {
     /// Of a request to a layer.
     pub(crate) fn of_request(session: Option<(Epoch, Position)>) -> Self {
         Self { session, is_request: true, ..Self::default() }
@@ -94,7 +94,7 @@ impl Ask {
     }
 }
 
-impl Lookup {
+impl LookupResult {
     /// What an answer to be made will depend on, where that was not said when it was asked for.
     pub(crate) fn tag(&mut self, tags: &[PolicyTag]) {
         match self {
@@ -108,7 +108,7 @@ impl Lookup {
 impl Cache {
     /// What can be answered at once: an entry in memory, proven fresh, for a session that this node
     /// need not first catch up with. Waits for nothing and counts only what it answers.
-    pub(crate) fn at_hand(&self, key: &Key, policy: &Policy, ask: &Ask) -> Option<Hit> {
+    pub(crate) fn at_hand(&self, key: &Key, policy: &Policy, ask: &LookupOptions) -> Option<Hit> {
         if self.is_off() || !self.is_confirmed(policy) || !self.has_followed(ask.session) {
             return None;
         }
@@ -118,17 +118,22 @@ impl Cache {
         }
         let found = self.shared.store.peek(key)?;
         let verdict = self.shared.fences.judge(&found.entry);
-        (decide(verdict, &found.entry, policy, &ask.limits) == Use::Serve).then(|| {
+        (decide(verdict, &found.entry, policy, &ask.limits) == EntryUse::Serve).then(|| {
             let outcome = Outcome::Hit(found.tier);
             Hit { found, outcome, renew: None }
         })
     }
 
     /// Finds an answer, or says who makes it.
-    pub(crate) async fn lookup(&self, key: &Key, policy: &Arc<Policy>, ask: Ask) -> Lookup {
-        let mut search = Search::new(self, key, policy, ask);
+    pub(crate) async fn lookup(
+        &self,
+        key: &Key,
+        policy: &Arc<Policy>,
+        ask: LookupOptions,
+    ) -> LookupResult {
+        let mut search = LookupTask::new(self, key, policy, ask);
         if self.is_off() {
-            return Lookup::Bypass(search.bypass(BypassReason::Off, None));
+            return LookupResult::Bypass(search.bypass(BypassReason::Off, None));
         }
         if let Err(reason) = search.can_prove().await {
             // What the store has may be better than an error.
@@ -137,10 +142,10 @@ impl Cache {
             {
                 search.passed_over = Some(unproven.found);
             }
-            return Lookup::Bypass(search.bypass_limited(reason).await);
+            return LookupResult::Bypass(search.bypass_limited(reason).await);
         }
         if let Some(hit) = search.peek() {
-            return Lookup::Hit(hit);
+            return LookupResult::Hit(hit);
         }
         search.make().await
     }
@@ -151,43 +156,48 @@ impl Cache {
         &self,
         key: &Key,
         policy: &Arc<Policy>,
-        ask: Ask,
-    ) -> Option<Lookup> {
-        let mut search = Search::new(self, key, policy, ask);
+        ask: LookupOptions,
+    ) -> Option<LookupResult> {
+        let mut search = LookupTask::new(self, key, policy, ask);
         if self.is_off() {
-            return Some(Lookup::Bypass(search.bypass(BypassReason::Off, None)));
+            return Some(LookupResult::Bypass(search.bypass(BypassReason::Off, None)));
         }
         if let Err(reason) = search.can_prove().await {
-            return Some(Lookup::Bypass(search.bypass(reason, None)));
+            return Some(LookupResult::Bypass(search.bypass(reason, None)));
         }
         if let Some(hit) = search.look().await {
-            return Some(Lookup::Hit(hit));
+            return Some(LookupResult::Hit(hit));
         }
         let leader = self.shared.flights.try_lead(*key.hash())?;
         // It may have turned up meanwhile.
         if let Some(hit) = search.peek() {
-            return Some(Lookup::Hit(hit));
+            return Some(LookupResult::Hit(hit));
         }
-        Some(Lookup::Miss(Box::new(search.duty(Some(leader), None))))
+        Some(LookupResult::Miss(Box::new(search.duty(Some(leader), None))))
     }
 
     /// Finds an answer, and leaves it at that: on a miss nobody else waits for what the caller makes.
-    pub(crate) async fn look(&self, key: &Key, policy: &Arc<Policy>, ask: Ask) -> Lookup {
-        let mut search = Search::new(self, key, policy, ask);
+    pub(crate) async fn look(
+        &self,
+        key: &Key,
+        policy: &Arc<Policy>,
+        ask: LookupOptions,
+    ) -> LookupResult {
+        let mut search = LookupTask::new(self, key, policy, ask);
         if self.is_off() {
-            return Lookup::Bypass(search.bypass(BypassReason::Off, None));
+            return LookupResult::Bypass(search.bypass(BypassReason::Off, None));
         }
         if let Err(reason) = search.can_prove().await {
-            return Lookup::Bypass(search.bypass_limited(reason).await);
+            return LookupResult::Bypass(search.bypass_limited(reason).await);
         }
         if let Some(hit) = search.look().await {
-            return Lookup::Hit(hit);
+            return LookupResult::Hit(hit);
         }
-        let Permitted { permit, has_waited } = self.permit(policy, []).await;
+        let PendingPermit { permit, has_waited } = self.permit(policy, []).await;
         if has_waited && let Some(hit) = search.look().await {
-            return Lookup::Hit(hit);
+            return LookupResult::Hit(hit);
         }
-        Lookup::Miss(Box::new(search.duty(None, Some(permit))))
+        LookupResult::Miss(Box::new(search.duty(None, Some(permit))))
     }
 
     /// What is stored under a key, whatever has become of it.
@@ -200,8 +210,13 @@ impl Cache {
     }
 
     /// What may be served under a key if no answer can be made.
-    pub(crate) async fn fallback(&self, key: &Key, policy: &Arc<Policy>, ask: &Ask) -> Option<Hit> {
-        let mut search = Search::new(self, key, policy, ask.clone());
+    pub(crate) async fn fallback(
+        &self,
+        key: &Key,
+        policy: &Arc<Policy>,
+        ask: &LookupOptions,
+    ) -> Option<Hit> {
+        let mut search = LookupTask::new(self, key, policy, ask.clone());
         search.passed_over = self.stored(key).await;
         let Needs::Position(own) = self.own_writes_seen(ask) else { return None };
         search.ask.session = must_see(ask.session, own);

@@ -11,9 +11,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::cache::Cache;
-use super::kept::{Kept, Maybe, Type};
-use super::lead::Lead;
-use super::lookup::{Ask, Hit, Lookup};
+use super::kept::{OptionalValue, StoredValue, ValueType};
+use super::lead::FillGuard;
+use super::lookup::{Hit, LookupOptions, LookupResult};
 use super::permit::Permit;
 use super::policy::{Policy, ValuePolicy};
 use super::record::{Record, Stray};
@@ -25,22 +25,22 @@ use crate::observe;
 use crate::outcome::Outcome;
 
 /// One value that is wanted.
-struct Wanted<I> {
+struct RequestedValue<I> {
     id: I,
     key: Key,
     tags: Vec<PolicyTag>,
 }
 
 /// One value that is to be loaded.
-struct Missing<I, T> {
-    wanted: Wanted<I>,
-    lead: Option<Box<Lead>>,
+struct MissingValue<I, T> {
+    wanted: RequestedValue<I>,
+    lead: Option<Box<FillGuard>>,
     /// What will do if it can't be.
-    fallback: Option<(Hit, Maybe<T>)>,
+    fallback: Option<(Hit, OptionalValue<T>)>,
 }
 
-fn read<T: Type>(hit: Hit) -> Option<(Hit, Maybe<T>)> {
-    let value = Maybe::read(&hit.found.entry)?;
+fn read<T: ValueType>(hit: Hit) -> Option<(Hit, OptionalValue<T>)> {
+    let value = OptionalValue::read(&hit.found.entry)?;
     Some((hit, value))
 }
 
@@ -92,9 +92,9 @@ impl Cache {
         let stray = Stray::lookup();
         let wanted = wanted(ids, |id| self.own_key(key(id)), policy);
         let policy = policy.settings().clone();
-        let mut ask = Ask::of_value(stray.as_ref());
+        let mut ask = LookupOptions::of_value(stray.as_ref());
         ask.arrival = self.arrival(&ask);
-        let mut search = Many { cache: self, policy, ask, found: HashMap::new() };
+        let mut search = BatchLookup { cache: self, policy, ask, found: HashMap::new() };
         let (missing, late) = search.look(wanted).await;
         search.load(missing, &load).await?;
         // Only now, with no duty of our own that others wait for: else two could wait for each other.
@@ -111,7 +111,7 @@ fn wanted<I>(
     ids: impl IntoIterator<Item = I>,
     key: impl Fn(&I) -> Key,
     policy: &ValuePolicy,
-) -> Vec<Wanted<I>>
+) -> Vec<RequestedValue<I>>
 where
     I: Clone + Display + Eq + Hash,
 {
@@ -120,23 +120,26 @@ where
     once.map(|id| {
         // There is an id, so nothing is missing.
         let tags = policy.tags(Some(&id.to_string())).unwrap_or_default();
-        Wanted { key: key(&id), id, tags }
+        RequestedValue { key: key(&id), id, tags }
     })
     .collect()
 }
 
 /// A search for many values.
-struct Many<'a, I, T> {
+struct BatchLookup<'a, I, T> {
     cache: &'a Cache,
     policy: Arc<Policy>,
     /// What all of them ask for.
-    ask: Ask,
+    ask: LookupOptions,
     found: HashMap<I, T>,
 }
 
-impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
+impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
     /// Finds what is there, and takes on what nobody is making; the rest is what others are.
-    async fn look(&mut self, wanted: Vec<Wanted<I>>) -> (Vec<Missing<I, T>>, Vec<Wanted<I>>) {
+    async fn look(
+        &mut self,
+        wanted: Vec<RequestedValue<I>>,
+    ) -> (Vec<MissingValue<I, T>>, Vec<RequestedValue<I>>) {
         let (cache, policy) = (self.cache, &self.policy);
         // By no closure: with one, the compiler can't tell that the future may go from thread to thread.
         let mut lookups = Vec::with_capacity(wanted.len());
@@ -155,28 +158,34 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
     }
 
     /// Waits for what another is making.
-    async fn wait(&mut self, wanted: Wanted<I>) -> Vec<Missing<I, T>> {
+    async fn wait(&mut self, wanted: RequestedValue<I>) -> Vec<MissingValue<I, T>> {
         let lookup = self.cache.lookup(&wanted.key, &self.policy, wanted.ask::<T>(&self.ask)).await;
         self.take(wanted, lookup).into_iter().collect()
     }
 
-    fn take(&mut self, wanted: Wanted<I>, lookup: Lookup) -> Option<Missing<I, T>> {
+    fn take(
+        &mut self,
+        wanted: RequestedValue<I>,
+        lookup: LookupResult,
+    ) -> Option<MissingValue<I, T>> {
         let counters = &self.cache.shared.counters;
         let (lead, fallback) = match lookup {
-            Lookup::Hit(mut hit) => match (Maybe::read(&hit.found.entry), hit.renew.take()) {
-                (Some(value), None) => {
-                    self.cache.serves(&hit, &self.policy);
-                    self.keep(wanted.id, value);
-                    return None;
+            LookupResult::Hit(mut hit) => {
+                match (OptionalValue::read(&hit.found.entry), hit.renew.take()) {
+                    (Some(value), None) => {
+                        self.cache.serves(&hit, &self.policy);
+                        self.keep(wanted.id, value);
+                        return None;
+                    }
+                    // It is due: whoever finds it so makes it anew.
+                    (value, renew) => (renew, value.map(|value| (hit, value))),
                 }
-                // It is due: whoever finds it so makes it anew.
-                (value, renew) => (renew, value.map(|value| (hit, value))),
-            },
-            Lookup::Miss(mut lead) => {
+            }
+            LookupResult::Miss(mut lead) => {
                 let fallback = lead.fallback().and_then(read);
                 (Some(lead), fallback)
             }
-            Lookup::Bypass(bypass) => {
+            LookupResult::Bypass(bypass) => {
                 counters.count(Outcome::Bypass(bypass.reason));
                 (None, bypass.fallback.and_then(read))
             }
@@ -184,15 +193,15 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
         if let Some(lead) = &lead {
             counters.count(lead.outcome());
         }
-        Some(Missing { wanted, lead, fallback })
+        Some(MissingValue { wanted, lead, fallback })
     }
 
-    fn keep(&mut self, id: I, value: Maybe<T>) {
+    fn keep(&mut self, id: I, value: OptionalValue<T>) {
         self.found.extend(value.0.map(|value| (id, value)));
     }
 
     /// Loads what is missing, all at once.
-    async fn load<E, F>(&mut self, mut missing: Vec<Missing<I, T>>, load: &F) -> Result<(), E>
+    async fn load<E, F>(&mut self, mut missing: Vec<MissingValue<I, T>>, load: &F) -> Result<(), E>
     where
         F: AsyncFnOnce(Vec<I>) -> Result<HashMap<I, T>, E> + Clone,
     {
@@ -201,7 +210,7 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
         }
         let permit = self.permit(&mut missing).await;
         let tags = missing.iter().flat_map(|one| one.wanted.tags.clone()).collect();
-        let ask = Ask { tags, ..self.ask.clone() };
+        let ask = LookupOptions { tags, ..self.ask.clone() };
         let keys: Vec<&Key> = missing.iter().map(|one| &one.wanted.key).collect();
         let record = self.cache.record_for((&keys, permit.as_ref()), Some(&self.policy), ask);
         let ids: Vec<I> = missing.iter().map(|one| one.wanted.id.clone()).collect();
@@ -211,7 +220,7 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
         record.close(loaded.as_ref().ok().and_then(|loaded| self.lasts(&missing, loaded)));
         match loaded {
             Ok(mut loaded) => missing.into_iter().for_each(|one| {
-                let value = Maybe(loaded.remove(&one.wanted.id));
+                let value = OptionalValue(loaded.remove(&one.wanted.id));
                 self.fill(one, value, &record);
             }),
             Err(error) => self.fall_back(missing, error)?,
@@ -220,7 +229,7 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
     }
 
     /// One permit for all that is loaded at once.
-    async fn permit(&self, missing: &mut [Missing<I, T>]) -> Option<Arc<Permit>> {
+    async fn permit(&self, missing: &mut [MissingValue<I, T>]) -> Option<Arc<Permit>> {
         let leads = missing.iter_mut().filter_map(|one| one.lead.as_deref_mut());
         // Those that were due to be made anew have one each.
         let held = leads.filter_map(|lead| lead.permit.take()).next_back();
@@ -233,13 +242,13 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
     }
 
     /// How long what was loaded lasts; `None` if nobody says of some of it.
-    fn lasts(&self, missing: &[Missing<I, T>], loaded: &HashMap<I, T>) -> Option<Duration> {
+    fn lasts(&self, missing: &[MissingValue<I, T>], loaded: &HashMap<I, T>) -> Option<Duration> {
         let all = missing.iter().map(|one| !loaded.contains_key(&one.wanted.id));
         let lasts = all.map(|is_negative| self.policy.lasts(is_negative));
         lasts.reduce(|one, other| Some(one?.min(other?))).flatten()
     }
 
-    fn fill(&mut self, missing: Missing<I, T>, mut value: Maybe<T>, record: &Record) {
+    fn fill(&mut self, missing: MissingValue<I, T>, mut value: OptionalValue<T>, record: &Record) {
         if let Some(lead) = missing.lead {
             // What it depends on is its own part of what all were read by.
             let part = record.part(missing.wanted.tags);
@@ -248,9 +257,9 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
         self.keep(missing.wanted.id, value);
     }
 
-    fn fall_back<E>(&mut self, missing: Vec<Missing<I, T>>, error: E) -> Result<(), E> {
+    fn fall_back<E>(&mut self, missing: Vec<MissingValue<I, T>>, error: E) -> Result<(), E> {
         let is_whole = missing.iter().all(|one| one.fallback.is_some());
-        for Missing { wanted, lead, fallback } in missing {
+        for MissingValue { wanted, lead, fallback } in missing {
             if let Some(lead) = lead {
                 lead.fail(fallback.as_ref().map(|(hit, _)| hit));
             }
@@ -263,8 +272,12 @@ impl<I: Clone + Eq + Hash, T: Type> Many<'_, I, T> {
     }
 }
 
-impl<I> Wanted<I> {
-    fn ask<T: Type>(&self, of_all: &Ask) -> Ask {
-        Ask { tags: self.tags.clone(), holds: Some(Maybe::<T>::is_in), ..of_all.clone() }
+impl<I> RequestedValue<I> {
+    fn ask<T: ValueType>(&self, of_all: &LookupOptions) -> LookupOptions {
+        LookupOptions {
+            tags: self.tags.clone(),
+            holds: Some(OptionalValue::<T>::is_in),
+            ..of_all.clone()
+        }
     }
 }

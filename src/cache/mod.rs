@@ -8,7 +8,7 @@
 //!
 //! `fence` keeps what is known of changes, `protocol` is the rule, `record` notes what was read while
 //! an answer was made, `flight` lets one make it while others wait, `refresh` decides by time,
-//! and [`Cache`] puts them together. A [`Lead`] is the duty to make one answer; it is a value, so
+//! and [`Cache`] puts them together. A [`FillGuard`] is the duty to make one answer; it is a value, so
 //! that dropping it hands the duty on.
 
 mod audit;
@@ -39,26 +39,26 @@ mod typed;
 mod version;
 mod waits;
 
-pub use audit::Audited;
+pub use audit::AuditReport;
 pub use cache::Cache;
 pub(crate) use cache::{spawn, to_the_end};
 #[cfg(feature = "admin")]
-pub(crate) use examine::Examined;
+pub(crate) use examine::LookupPreview;
 pub use fence::Fences;
 pub(crate) use fence::schema_changes;
-pub(crate) use lead::Answer;
-pub(crate) use lead::{Filled, Lead};
+pub(crate) use lead::ComputedEntry;
+pub(crate) use lead::{FillGuard, FillOutcome};
 pub(crate) use log::Log;
 pub use log::LogError;
-pub(crate) use lookup::{Ask, Bypass, Hit, Lookup};
+pub(crate) use lookup::{Bypass, Hit, LookupOptions, LookupResult};
 pub(crate) use policy::QueryPart;
 pub use policy::{Policy, PolicyError, ValuePolicy, ValuePolicyBuilder};
 #[cfg(feature = "postgres")]
 pub(crate) use record::REPLICA_BEHIND;
-pub(crate) use record::Rehearsed;
-pub(crate) use record::{DatabaseId, Needs, Requirement, Stray, Write};
-pub use record::{Record, Unfit};
+pub(crate) use record::SimulatedProof;
+pub(crate) use record::{DatabaseId, Needs, Requirement, Stray, WriteInProgress};
+pub use record::{Record, Uncacheable};
 pub(crate) use streak::UncacheableStreak;
 pub(crate) use template::PolicyTag;
-pub(crate) use terms::{Limits, Terms};
+pub(crate) use terms::{AgeLimits, Freshness};
 pub use version::VersionError;

@@ -22,10 +22,10 @@ const MOST: usize = 16;
 /// the primary in another one. Sessions of such an epoch need no drain of their own, which after a failover would be one
 /// for each of their requests.
 #[derive(Debug, Default)]
-pub(super) struct PastEpochs(Mutex<Vec<Past>>);
+pub(super) struct PastEpochs(Mutex<Vec<PastEpoch>>);
 
 #[derive(Clone, Copy, Debug)]
-struct Past {
+struct PastEpoch {
     epoch: Epoch,
     /// The epoch that the drain found.
     current: Epoch,
@@ -43,7 +43,7 @@ impl PastEpochs {
         if past.len() == MOST {
             past.remove(0);
         }
-        past.push(Past { epoch, current, found: clock::now() });
+        past.push(PastEpoch { epoch, current, found: clock::now() });
     }
 
     /// Whether `epoch` was found to be over within the last second, by a node that still follows `current`.

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 use super::cache::Cache;
-use super::flight::Leader;
+use super::flight::FlightLeader;
 use super::policy::Policy;
 use super::record::Record;
 use crate::clock;
@@ -41,14 +41,14 @@ const LONGEST: u32 = 10;
 
 /// A bound on fills that run at a time.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct FillGate {
     slots: Semaphore,
     most: AtomicUsize,
     /// How often a fill ended.
     ended: AtomicUsize,
 }
 
-impl Gate {
+impl FillGate {
     fn new(most: usize) -> Arc<Self> {
         let most = most.clamp(1, Semaphore::MAX_PERMITS);
         let (slots, most) = (Semaphore::new(most), AtomicUsize::new(most));
@@ -69,20 +69,20 @@ impl Gate {
         }
     }
 
-    fn try_enter(self: &Arc<Self>) -> Option<Slot> {
+    fn try_enter(self: &Arc<Self>) -> Option<PermitSlot> {
         self.slots.try_acquire().ok()?.forget();
-        Some(Slot(self.clone()))
+        Some(PermitSlot(self.clone()))
     }
 
     /// Waits for a slot; `None` if no fill ends for as long as `wait`, or the wait becomes too long.
-    async fn enter(self: &Arc<Self>, wait: Duration) -> Option<Slot> {
+    async fn enter(self: &Arc<Self>, wait: Duration) -> Option<PermitSlot> {
         let (began, mut acquired) = (clock::now(), pin!(self.slots.acquire()));
         loop {
             let ended = self.ended.load(Ordering::Relaxed);
             match timeout(wait, &mut acquired).await {
                 Ok(slot) => {
                     slot.ok()?.forget();
-                    return Some(Slot(self.clone()));
+                    return Some(PermitSlot(self.clone()));
                 }
                 Err(_) if self.ended.load(Ordering::Relaxed) == ended => return None,
                 Err(_) if began.elapsed() >= wait.saturating_mul(LONGEST) => return None,
@@ -94,9 +94,9 @@ impl Gate {
 
 /// A place behind a gate.
 #[derive(Debug)]
-struct Slot(Arc<Gate>);
+struct PermitSlot(Arc<FillGate>);
 
-impl Drop for Slot {
+impl Drop for PermitSlot {
     fn drop(&mut self) {
         self.0.ended.fetch_add(1, Ordering::Relaxed);
         self.0.slots.add_permits(1);
@@ -107,7 +107,7 @@ impl Drop for Slot {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FillBound {
     most: Option<usize>,
-    gate: Arc<OnceLock<Arc<Gate>>>,
+    gate: Arc<OnceLock<Arc<FillGate>>>,
 }
 
 impl FillBound {
@@ -120,11 +120,11 @@ impl FillBound {
         Self { most: self.most, gate: Arc::default() }
     }
 
-    fn gate(&self, all: &Gate) -> &Arc<Gate> {
+    fn gate(&self, all: &FillGate) -> &Arc<FillGate> {
         self.gate.get_or_init(|| {
             let all = all.most();
             // A quarter is for the other routes.
-            Gate::new(self.most.unwrap_or(all - (all / 4).max(1)))
+            FillGate::new(self.most.unwrap_or(all - (all / 4).max(1)))
         })
     }
 }
@@ -132,7 +132,7 @@ impl FillBound {
 /// The permits of a cache.
 #[derive(Debug)]
 pub(crate) struct Permits {
-    all: Arc<Gate>,
+    all: Arc<FillGate>,
     /// Nothing said how many.
     is_default: AtomicBool,
     running: Arc<AtomicUsize>,
@@ -141,7 +141,7 @@ pub(crate) struct Permits {
 impl Permits {
     pub(crate) fn new(most: Option<usize>) -> Self {
         let is_default = AtomicBool::new(most.is_none());
-        Self { all: Gate::new(most.unwrap_or(DEFAULT)), is_default, running: Arc::default() }
+        Self { all: FillGate::new(most.unwrap_or(DEFAULT)), is_default, running: Arc::default() }
     }
 
     /// Takes the default from a database's pool, if nothing else says how many.
@@ -156,18 +156,18 @@ impl Permits {
         self.running.load(Ordering::Relaxed)
     }
 
-    fn permit(&self, slots: Option<[Slot; 2]>) -> Arc<Permit> {
+    fn permit(&self, slots: Option<[PermitSlot; 2]>) -> Arc<Permit> {
         self.running.fetch_add(1, Ordering::Relaxed);
         Arc::new(Permit { _slots: slots, running: self.running.clone() })
     }
 
     /// Waits for a slot of the policy's and one of all.
-    async fn enter(&self, policy: &Policy) -> Option<[Slot; 2]> {
+    async fn enter(&self, policy: &Policy) -> Option<[PermitSlot; 2]> {
         let own = policy.fills.gate(&self.all).enter(policy.wait).await?;
         Some([own, self.all.enter(policy.wait).await?])
     }
 
-    fn try_enter(&self, policy: &Policy) -> Option<[Slot; 2]> {
+    fn try_enter(&self, policy: &Policy) -> Option<[PermitSlot; 2]> {
         Some([policy.fills.gate(&self.all).try_enter()?, self.all.try_enter()?])
     }
 }
@@ -176,7 +176,7 @@ impl Permits {
 #[derive(Debug)]
 pub(crate) struct Permit {
     /// `None` if the fill goes on without.
-    _slots: Option<[Slot; 2]>,
+    _slots: Option<[PermitSlot; 2]>,
     running: Arc<AtomicUsize>,
 }
 
@@ -187,7 +187,7 @@ impl Drop for Permit {
 }
 
 /// A permit that was asked for.
-pub(crate) struct Permitted {
+pub(crate) struct PendingPermit {
     pub(crate) permit: Arc<Permit>,
     /// It was not there at once.
     pub(crate) has_waited: bool,
@@ -199,10 +199,10 @@ impl Cache {
     pub(super) async fn permit<'a>(
         &self,
         policy: &Policy,
-        leaders: impl IntoIterator<Item = &'a Leader>,
-    ) -> Permitted {
+        leaders: impl IntoIterator<Item = &'a FlightLeader>,
+    ) -> PendingPermit {
         if let Some(permit) = Record::permit().or_else(|| self.try_permit(policy)) {
-            return Permitted { permit, has_waited: false };
+            return PendingPermit { permit, has_waited: false };
         }
         let permits = &self.shared.permits;
         let leaders: Vec<_> = leaders.into_iter().collect();
@@ -213,14 +213,14 @@ impl Cache {
         let slots = match select(own, lent.into_future()).await {
             Either::Left((slots, _)) => slots,
             Either::Right(((Some(permit), _), _)) => {
-                return Permitted { permit, has_waited: true };
+                return PendingPermit { permit, has_waited: true };
             }
             Either::Right(((None, _), own)) => own.await,
         };
         if slots.is_none() {
             self.shared.counters.note(Event::NoPermit);
         }
-        Permitted { permit: permits.permit(slots), has_waited: true }
+        PendingPermit { permit: permits.permit(slots), has_waited: true }
     }
 
     /// A permit to compute, if one is free.
@@ -232,12 +232,12 @@ impl Cache {
 
 /// Permits of the fills that wait for one flight.
 #[derive(Debug, Default)]
-pub(crate) struct Loans {
+pub(crate) struct LentPermits {
     offers: Mutex<Vec<Weak<Permit>>>,
     offered: Notify,
 }
 
-impl Loans {
+impl LentPermits {
     /// Lends a permit, for as long as the fill holds it that waits.
     pub(crate) fn offer(&self, permit: &Arc<Permit>) {
         let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);

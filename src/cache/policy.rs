@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::identity::Identification;
+use super::identity::ClientKeying;
 use super::permit::FillBound;
 use super::streak::UncacheableStreak;
 use super::template::{PolicyTag, TagTemplate};
@@ -64,7 +64,7 @@ pub struct Policy {
     pub(crate) shadow: bool,
     pub(crate) fills: FillBound,
     pub(crate) streak: UncacheableStreak,
-    pub(crate) identity: Identification,
+    pub(crate) identity: ClientKeying,
 }
 
 /// The fields that tags can be read from.
@@ -118,7 +118,7 @@ impl Policy {
             shadow: false,
             fills: FillBound::default(),
             streak: UncacheableStreak::default(),
-            identity: Identification::default(),
+            identity: ClientKeying::default(),
         }
     }
 

@@ -25,8 +25,8 @@ use crate::clock::Instant;
 use crate::entry::{Epoch, Position, Tag};
 use crate::sync::{Mutex, MutexGuard};
 use crate::traffic::Traffic;
-pub(crate) use requirement::{Arrival, DatabaseId, Needs, Requirement, Write};
-pub(crate) use scope::{Kind, Scope};
+pub(crate) use requirement::{Arrival, DatabaseId, Needs, Requirement, WriteInProgress};
+pub(crate) use scope::{RecordScope, ScopeKind};
 use scope::{requirement_of, strays_of};
 pub(crate) use stray::{EndedStrays, Stray};
 
@@ -52,21 +52,21 @@ const TAGS_MAX: usize = 10_000;
 
 /// Why an answer can't be cached: a token for `Cache-Status`, and the mend for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfit {
+pub struct Uncacheable {
     /// A short word, as in `detail=untracked-table`.
     pub token: &'static str,
     /// What it means here and what to do about it.
     pub why: Cow<'static, str>,
 }
 
-impl Unfit {
+impl Uncacheable {
     /// A reason.
     pub fn new(token: &'static str, why: impl Into<Cow<'static, str>>) -> Self {
         Self { token, why: why.into() }
     }
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for Uncacheable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.token, self.why)
     }
@@ -74,7 +74,7 @@ impl fmt::Display for Unfit {
 
 /// What the finished work proves.
 #[derive(Clone, Debug)]
-pub(crate) struct Basis {
+pub(crate) struct RecordProof {
     pub(crate) epoch: Epoch,
     pub(crate) as_of: Position,
     pub(crate) tags: Box<[Tag]>,
@@ -82,12 +82,12 @@ pub(crate) struct Basis {
 
 /// What an answer that is not kept would have been proven by.
 #[derive(Debug)]
-pub(crate) struct Rehearsed {
+pub(crate) struct SimulatedProof {
     began: (Epoch, Position),
     tags: Box<[Tag]>,
 }
 
-impl Rehearsed {
+impl SimulatedProof {
     /// Whether it would be served.
     pub(crate) fn is_valid(&self, fences: &Fences) -> bool {
         let now = (fences.epoch(), fences.of_all(&self.tags));
@@ -97,17 +97,17 @@ impl Rehearsed {
 
 /// The notes on one piece of work.
 #[derive(Clone, Debug)]
-pub struct Record(Arc<Inner>);
+pub struct Record(Arc<RecordInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct RecordInner {
     fences: Arc<Fences>,
-    scope: Scope,
+    scope: RecordScope,
     /// What a read of the primary proves that begins with the work.
     began: Option<(Epoch, Position)>,
     /// Reads and lookups in no scope that had ended when the work began.
     strays: EndedStrays,
-    notes: Mutex<Notes>,
+    notes: Mutex<RecordNotes>,
     /// The scope that this one is part of.
     outer: Option<Record>,
     /// What reads must see; `None` in no scope but that of a value, where it is the process's.
@@ -117,12 +117,12 @@ struct Inner {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Notes {
+struct RecordNotes {
     reads: u32,
     wrote: bool,
     as_of: Option<(Epoch, Position)>,
     tags: BTreeSet<Tag>,
-    unfit: Option<Unfit>,
+    unfit: Option<Uncacheable>,
     server: Option<Arc<str>>,
     passed_over: Option<&'static str>,
     caveats: Caveats,
@@ -145,13 +145,13 @@ struct Caveats {
 
 impl Record {
     /// Opens a scope, as part of the present one if there is one.
-    pub(crate) fn new(fences: Arc<Fences>, mut scope: Scope) -> Self {
+    pub(crate) fn new(fences: Arc<Fences>, mut scope: RecordScope) -> Self {
         let present = Self::current();
         let strays = strays_of(&scope, present.as_ref());
         // What work apart writes, the present scope may read once it is done.
         let requirement = requirement_of(&scope, present.as_ref());
-        let outer = present.filter(|_| scope.kind != Kind::Apart);
-        let mut is_rooted = scope.kind != Kind::Value;
+        let outer = present.filter(|_| scope.kind != ScopeKind::Apart);
+        let mut is_rooted = scope.kind != ScopeKind::Value;
         if let Some(outer) = &outer {
             is_rooted |= outer.0.is_rooted;
             scope.followed |= outer.is_followed();
@@ -160,7 +160,7 @@ impl Record {
             }
         }
         let began = proven_by_primary(&fences);
-        Self(Arc::new(Inner {
+        Self(Arc::new(RecordInner {
             fences,
             scope,
             began,
@@ -176,7 +176,8 @@ impl Record {
     pub(crate) fn tag(&mut self, tags: &[PolicyTag]) {
         match Arc::get_mut(&mut self.0) {
             Some(inner) => inner.scope.tags.extend_from_slice(tags),
-            None => self.unfit(Unfit::new("late-tags", "its tags were named after work had begun")),
+            None => self
+                .unfit(Uncacheable::new("late-tags", "its tags were named after work had begun")),
         }
     }
 
@@ -187,15 +188,15 @@ impl Record {
 
     /// The part of finished work that has only these of the scope's tags.
     pub(crate) fn part(&self, tags: Vec<PolicyTag>) -> Self {
-        let Inner { fences, scope, began, strays, requirement, .. } = &*self.0;
+        let RecordInner { fences, scope, began, strays, requirement, .. } = &*self.0;
         let own: Vec<Tag> = tags.iter().map(PolicyTag::tag).collect();
         let others = scope.tags.iter().map(PolicyTag::tag).filter(|tag| !own.contains(tag));
         let others: BTreeSet<Tag> = others.collect();
         let mut notes = self.notes().clone();
         notes.tags.retain(|tag| !others.contains(tag));
         let (watch, keys, permit) = (scope.watch.clone(), Vec::new(), Weak::new());
-        let scope = Scope { tags, watch, keys, permit, ..*scope };
-        Self(Arc::new(Inner {
+        let scope = RecordScope { tags, watch, keys, permit, ..*scope };
+        Self(Arc::new(RecordInner {
             fences: fences.clone(),
             scope,
             began: *began,
@@ -240,7 +241,8 @@ impl Record {
     /// reads do not count as strays, and see what it wrote before, whatever else the process writes.
     pub fn detached<F: Future>(work: F) -> impl Future<Output = F::Output> {
         let nothing = Arc::new(Fences::new(0));
-        Self::new(nothing, Scope { kind: Kind::Apart, ..Scope::default() }).scope(work)
+        Self::new(nothing, RecordScope { kind: ScopeKind::Apart, ..RecordScope::default() })
+            .scope(work)
     }
 
     /// The tags of a read of `table`: of the `rows` that the statement says, or else of those that the policy says by a
@@ -361,19 +363,19 @@ impl Record {
     }
 
     /// What the answer would be proven by if it were kept, or why it could not be.
-    pub(crate) fn rehearsed(&self) -> Result<Rehearsed, Unfit> {
+    pub(crate) fn rehearsed(&self) -> Result<SimulatedProof, Uncacheable> {
         let notes = self.notes();
         notes.is_fit()?;
         if !self.0.scope.untracked {
             self.attributed(&notes)?;
         }
         let began = self.0.began.ok_or_else(no_position)?;
-        Ok(Rehearsed { began, tags: notes.tags.iter().copied().collect() })
+        Ok(SimulatedProof { began, tags: notes.tags.iter().copied().collect() })
     }
 
     /// Notes that the answer can't be cached. The first reason stays.
     #[expect(clippy::needless_pass_by_value, reason = "who says so has no further use for it")]
-    pub fn unfit(&self, unfit: Unfit) {
+    pub fn unfit(&self, unfit: Uncacheable) {
         for record in self.outward() {
             let mut notes = record.notes();
             notes.caveats.behind |= unfit.token == REPLICA_BEHIND;
@@ -423,7 +425,7 @@ impl Record {
     }
 
     /// What the work proves, or why its answer can't be cached.
-    pub(crate) fn basis(&self) -> Result<Basis, Unfit> {
+    pub(crate) fn basis(&self) -> Result<RecordProof, Uncacheable> {
         let notes = self.notes();
         notes.is_fit()?;
         let proven = match (notes.as_of, self.0.scope.untracked) {
@@ -432,11 +434,11 @@ impl Record {
         };
         let (epoch, as_of) = proven.ok_or_else(no_position)?;
         let tags = notes.tags.iter().copied().chain(self.own_tags(&notes.tags)).collect();
-        Ok(Basis { epoch, as_of, tags })
+        Ok(RecordProof { epoch, as_of, tags })
     }
 
     /// Whether nothing that was noted so far forbids to store the response, whatever else is noted.
-    pub(crate) fn can_be_stored(&self) -> Result<(), Unfit> {
+    pub(crate) fn can_be_stored(&self) -> Result<(), Uncacheable> {
         let notes = self.notes();
         notes.is_fit()?;
         match &notes.unfit {
@@ -446,19 +448,19 @@ impl Record {
     }
 
     /// Whether all that the answer depends on is known.
-    fn attributed(&self, notes: &Notes) -> Result<(), Unfit> {
+    fn attributed(&self, notes: &RecordNotes) -> Result<(), Uncacheable> {
         if let Some(unfit) = &notes.unfit {
             return Err(unfit.clone());
         }
         if self.may_hold_strays() {
             let why = "a read outside of any request may have been part of the answer; use \
                        Record::carry for spawned tasks and Record::detached for background jobs";
-            return Err(Unfit::new("stray-read", why));
+            return Err(Uncacheable::new("stray-read", why));
         }
         if notes.reads == 0 {
             let why = "nothing was read through Database::reader(); if the policy's tags cover all \
                        that the answer depends on, say so with Policy::untracked";
-            return Err(Unfit::new("no-reads", why));
+            return Err(Uncacheable::new("no-reads", why));
         }
         Ok(())
     }
@@ -469,37 +471,37 @@ impl Record {
         all.filter(|tag| !read.contains(tag))
     }
 
-    fn notes(&self) -> MutexGuard<'_, Notes> {
+    fn notes(&self) -> MutexGuard<'_, RecordNotes> {
         self.0.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Notes {
+impl RecordNotes {
     /// Adds tags, up to a bound: what streams without an end may read without one.
     fn add(&mut self, tags: &[Tag]) {
         if self.tags.len() < TAGS_MAX {
             self.tags.extend(tags);
         } else {
             let why = || format!("it depends on more than {TAGS_MAX} rows and tables");
-            self.unfit.get_or_insert_with(|| Unfit::new("too-many-tags", why()));
+            self.unfit.get_or_insert_with(|| Uncacheable::new("too-many-tags", why()));
         }
     }
 
     /// Whether nothing forbids to keep the answer, whatever its policy says.
-    fn is_fit(&self) -> Result<(), Unfit> {
+    fn is_fit(&self) -> Result<(), Uncacheable> {
         if self.wrote {
             // What it did may say more.
-            return Err(self.unfit.clone().unwrap_or_else(|| Unfit::new("wrote", WROTE)));
+            return Err(self.unfit.clone().unwrap_or_else(|| Uncacheable::new("wrote", WROTE)));
         }
         if self.caveats.stale {
             let why = "a value or an answer that it holds was served stale";
-            return Err(Unfit::new(STALE_PART, why));
+            return Err(Uncacheable::new(STALE_PART, why));
         }
         if self.has_unknown_part {
             let why = "what a response that it holds depends on is not known: its service was called in another task, such as \
                        that of tower::buffer (call it in the handler's own, or with Record::carry), or it is of a route whose \
                        tags could not be read";
-            return Err(Unfit::new("unknown-part", why));
+            return Err(Uncacheable::new("unknown-part", why));
         }
         Ok(())
     }
@@ -509,7 +511,7 @@ impl Notes {
 fn lower(
     read: Option<(Epoch, Position)>,
     began: Option<(Epoch, Position)>,
-) -> Result<Option<(Epoch, Position)>, Unfit> {
+) -> Result<Option<(Epoch, Position)>, Uncacheable> {
     match (read, began) {
         (Some(read), Some(began)) => proven_by_both(read, began).map(Some).ok_or_else(mixed_epochs),
         (_, began) => Ok(began),
@@ -521,10 +523,10 @@ fn proven_by_primary(fences: &Fences) -> Option<(Epoch, Position)> {
     fences.seen().map(|(epoch, seen)| (epoch, protocol::proven_by_primary(seen)))
 }
 
-fn no_position() -> Unfit {
-    Unfit::new("no-position", "how far the node has followed the database is unknown")
+fn no_position() -> Uncacheable {
+    Uncacheable::new("no-position", "how far the node has followed the database is unknown")
 }
 
-fn mixed_epochs() -> Unfit {
-    Unfit::new("mixed-epochs", "its reads were on different sides of a failover")
+fn mixed_epochs() -> Uncacheable {
+    Uncacheable::new("mixed-epochs", "its reads were on different sides of a failover")
 }

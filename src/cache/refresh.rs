@@ -5,13 +5,13 @@ use std::time::Duration;
 use super::fence::Fences;
 use super::policy::Policy;
 use super::protocol::Verdict;
-use super::terms::Limits;
+use super::terms::AgeLimits;
 use crate::entry::Entry;
 use crate::outcome::{MissReason, StaleReason};
 
 /// What may be done with an entry that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Use {
+pub(crate) enum EntryUse {
     /// Serve it.
     Serve,
     /// Serve it, and make it anew before it expires.
@@ -23,18 +23,28 @@ pub(crate) enum Use {
 }
 
 /// Decides by the fences as they are now.
-pub(crate) fn assess(fences: &Fences, entry: &Entry, policy: &Policy, limits: &Limits) -> Use {
+pub(crate) fn assess(
+    fences: &Fences,
+    entry: &Entry,
+    policy: &Policy,
+    limits: &AgeLimits,
+) -> EntryUse {
     match decide(fences.judge(entry), entry, policy, limits) {
         // A change that was known before a failover is known after it.
-        Use::Stale(StaleReason::Failover) if !fences.was_valid(entry) => {
-            Use::Miss(MissReason::OldEpoch)
+        EntryUse::Stale(StaleReason::Failover) if !fences.was_valid(entry) => {
+            EntryUse::Miss(MissReason::OldEpoch)
         }
         decided => decided,
     }
 }
 
 /// Decides by the verdict of the fences first, and by time only then.
-pub(crate) fn decide(verdict: Verdict, entry: &Entry, policy: &Policy, limits: &Limits) -> Use {
+pub(crate) fn decide(
+    verdict: Verdict,
+    entry: &Entry,
+    policy: &Policy,
+    limits: &AgeLimits,
+) -> EntryUse {
     let age = entry.age();
     let ttl = entry.ttl().min(policy.longest());
     let window = entry.life.while_revalidating.min(policy.longest_while_revalidating());
@@ -42,25 +52,27 @@ pub(crate) fn decide(verdict: Verdict, entry: &Entry, policy: &Policy, limits: &
     // `max-stale`.
     let window = limits.max_age.map_or(window, |_| window.min(limits.max_stale));
     match verdict {
-        Verdict::Valid if entry.is_signpost() => Use::Serve,
-        Verdict::Fenced => Use::Miss(MissReason::Changed),
+        Verdict::Valid if entry.is_signpost() => EntryUse::Serve,
+        Verdict::Fenced => EntryUse::Miss(MissReason::Changed),
         Verdict::OldEpoch
             if policy.stale_after_failover && age < ttl && !limits.refuse(age, ttl) =>
         {
-            Use::Stale(StaleReason::Failover)
+            EntryUse::Stale(StaleReason::Failover)
         }
-        Verdict::OldEpoch => Use::Miss(MissReason::OldEpoch),
-        Verdict::Valid if limits.refuse(age, ttl) => Use::Miss(match age < ttl {
+        Verdict::OldEpoch => EntryUse::Miss(MissReason::OldEpoch),
+        Verdict::Valid if limits.refuse(age, ttl) => EntryUse::Miss(match age < ttl {
             true => MissReason::Requested,
             false => MissReason::Expired,
         }),
-        Verdict::Valid if age < ttl && is_due(age, ttl, entry, policy) => Use::Renew,
-        Verdict::Valid if age < ttl => Use::Serve,
-        Verdict::Valid if age < ttl.saturating_add(window) => Use::Stale(StaleReason::Revalidating),
-        Verdict::Valid if !entry.life.is_strict && age < ttl.saturating_add(limits.max_stale) => {
-            Use::Stale(StaleReason::Requested)
+        Verdict::Valid if age < ttl && is_due(age, ttl, entry, policy) => EntryUse::Renew,
+        Verdict::Valid if age < ttl => EntryUse::Serve,
+        Verdict::Valid if age < ttl.saturating_add(window) => {
+            EntryUse::Stale(StaleReason::Revalidating)
         }
-        Verdict::Valid => Use::Miss(MissReason::Expired),
+        Verdict::Valid if !entry.life.is_strict && age < ttl.saturating_add(limits.max_stale) => {
+            EntryUse::Stale(StaleReason::Requested)
+        }
+        Verdict::Valid => EntryUse::Miss(MissReason::Expired),
     }
 }
 
@@ -81,40 +93,44 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::cache::Terms;
-    use crate::entry::Life;
+    use crate::cache::Freshness;
+    use crate::entry::Lifetime;
     use crate::{Epoch, Key, Position};
 
     const TTL: Duration = Duration::from_secs(100);
 
     fn entry(cost: Duration) -> Entry {
-        let life = Life { while_revalidating: TTL, ..Life::starting_now(TTL, TTL * 2, cost) };
+        let life =
+            Lifetime { while_revalidating: TTL, ..Lifetime::starting_now(TTL, TTL * 2, cost) };
         let basis = (Epoch::new(1), Position::ZERO);
         Entry::new(&Key::new("t").finish(), basis, [].into(), life, (Bytes::new(), Bytes::new()))
     }
 
-    fn decide(verdict: Verdict, entry: &Entry, policy: &Policy) -> Use {
-        super::decide(verdict, entry, policy, &Limits::default())
+    fn decide(verdict: Verdict, entry: &Entry, policy: &Policy) -> EntryUse {
+        super::decide(verdict, entry, policy, &AgeLimits::default())
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_entry_is_fresh_then_stale_then_gone() {
         let policy = Policy::ttl(TTL).stale_while_revalidate(Duration::from_secs(10));
         let entry = entry(Duration::ZERO);
-        assert_eq!(decide(Verdict::Valid, &entry, &policy), Use::Serve);
+        assert_eq!(decide(Verdict::Valid, &entry, &policy), EntryUse::Serve);
         advance(TTL).await;
-        let stale = Use::Stale(StaleReason::Revalidating);
+        let stale = EntryUse::Stale(StaleReason::Revalidating);
         assert_eq!(decide(Verdict::Valid, &entry, &policy), stale);
         advance(Duration::from_secs(10)).await;
-        assert_eq!(decide(Verdict::Valid, &entry, &policy), Use::Miss(MissReason::Expired));
+        assert_eq!(decide(Verdict::Valid, &entry, &policy), EntryUse::Miss(MissReason::Expired));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_a_change_made_invalid_is_not_served_while_it_is_made_anew() {
         let policy = Policy::ttl(TTL).stale_while_revalidate(TTL).stale_after_failover();
         let entry = entry(Duration::ZERO);
-        assert_eq!(decide(Verdict::Fenced, &entry, &policy), Use::Miss(MissReason::Changed));
-        assert_eq!(decide(Verdict::OldEpoch, &entry, &policy), Use::Stale(StaleReason::Failover));
+        assert_eq!(decide(Verdict::Fenced, &entry, &policy), EntryUse::Miss(MissReason::Changed));
+        assert_eq!(
+            decide(Verdict::OldEpoch, &entry, &policy),
+            EntryUse::Stale(StaleReason::Failover)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -122,7 +138,7 @@ mod tests {
         let entry = entry(Duration::ZERO);
         advance(Duration::from_mins(1)).await;
         let shorter = Policy::ttl(Duration::from_mins(1));
-        assert_eq!(decide(Verdict::Valid, &entry, &shorter), Use::Miss(MissReason::Expired));
+        assert_eq!(decide(Verdict::Valid, &entry, &shorter), EntryUse::Miss(MissReason::Expired));
     }
 
     #[tokio::test(start_paused = true)]
@@ -131,7 +147,7 @@ mod tests {
             let policy = Policy::ttl(TTL).early_refresh(beta);
             let entry = entry(Duration::from_secs(1));
             advance(Duration::from_secs(age)).await;
-            (0..1000).filter(|_| decide(Verdict::Valid, &entry, &policy) == Use::Renew).count()
+            (0..1000).filter(|_| decide(Verdict::Valid, &entry, &policy) == EntryUse::Renew).count()
         };
         assert_eq!(renewed(50, 1.0).await, 0);
         assert_eq!(renewed(99, 0.0).await, 0);
@@ -143,7 +159,7 @@ mod tests {
     fn jitter_only_shortens_and_keeps_to_its_share() {
         let policy = Policy::ttl(TTL).jitter(0.5);
         for _ in 0..1000 {
-            let ttl = Terms::of(&policy, false).life(policy.jitter, Duration::ZERO).ttl;
+            let ttl = Freshness::of(&policy, false).life(policy.jitter, Duration::ZERO).ttl;
             assert!((TTL / 2..=TTL).contains(&ttl), "{ttl:?}");
         }
     }
@@ -153,20 +169,20 @@ mod tests {
         let policy = Policy::ttl(TTL);
         let mut entry = entry(Duration::ZERO);
         let by = |entry: &Entry, limits| super::decide(Verdict::Valid, entry, &policy, &limits);
-        let requested = Use::Miss(MissReason::Requested);
-        let none = Limits::default();
+        let requested = EntryUse::Miss(MissReason::Requested);
+        let none = AgeLimits::default();
         advance(TTL / 2).await;
-        assert_eq!(by(&entry, Limits { max_age: Some(TTL / 2), ..none }), Use::Serve);
-        assert_eq!(by(&entry, Limits { max_age: Some(TTL / 4), ..none }), requested);
-        assert_eq!(by(&entry, Limits { min_fresh: TTL / 2, ..none }), Use::Serve);
-        assert_eq!(by(&entry, Limits { min_fresh: TTL, ..none }), requested);
-        assert_eq!(by(&entry, Limits { is_anew: true, ..none }), requested);
+        assert_eq!(by(&entry, AgeLimits { max_age: Some(TTL / 2), ..none }), EntryUse::Serve);
+        assert_eq!(by(&entry, AgeLimits { max_age: Some(TTL / 4), ..none }), requested);
+        assert_eq!(by(&entry, AgeLimits { min_fresh: TTL / 2, ..none }), EntryUse::Serve);
+        assert_eq!(by(&entry, AgeLimits { min_fresh: TTL, ..none }), requested);
+        assert_eq!(by(&entry, AgeLimits { is_anew: true, ..none }), requested);
         advance(TTL).await;
-        let lenient = Limits { max_stale: TTL, ..none };
-        assert_eq!(by(&entry, none), Use::Miss(MissReason::Expired));
-        assert_eq!(by(&entry, lenient), Use::Stale(StaleReason::Requested));
+        let lenient = AgeLimits { max_stale: TTL, ..none };
+        assert_eq!(by(&entry, none), EntryUse::Miss(MissReason::Expired));
+        assert_eq!(by(&entry, lenient), EntryUse::Stale(StaleReason::Requested));
         entry.life.is_strict = true;
-        assert_eq!(by(&entry, lenient), Use::Miss(MissReason::Expired));
+        assert_eq!(by(&entry, lenient), EntryUse::Miss(MissReason::Expired));
     }
 
     #[tokio::test(start_paused = true)]
@@ -175,11 +191,14 @@ mod tests {
         let entry = entry(Duration::ZERO);
         advance(TTL + Duration::from_secs(1)).await;
         let by = |limits| super::decide(Verdict::Valid, &entry, &policy, &limits);
-        let none = Limits::default();
-        assert_eq!(by(none), Use::Stale(StaleReason::Revalidating));
-        let aged = Limits { max_age: Some(TTL * 2), ..none };
-        assert_eq!(by(aged), Use::Miss(MissReason::Expired));
-        assert_eq!(by(Limits { max_stale: TTL, ..aged }), Use::Stale(StaleReason::Revalidating));
+        let none = AgeLimits::default();
+        assert_eq!(by(none), EntryUse::Stale(StaleReason::Revalidating));
+        let aged = AgeLimits { max_age: Some(TTL * 2), ..none };
+        assert_eq!(by(aged), EntryUse::Miss(MissReason::Expired));
+        assert_eq!(
+            by(AgeLimits { max_stale: TTL, ..aged }),
+            EntryUse::Stale(StaleReason::Revalidating)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -187,14 +206,15 @@ mod tests {
         let policy = Policy::ttl(TTL).stale_after_failover();
         let entry = entry(Duration::ZERO);
         let by = |limits| super::decide(Verdict::OldEpoch, &entry, &policy, &limits);
-        assert_eq!(by(Limits::default()), Use::Stale(StaleReason::Failover));
-        let anew = Limits { is_anew: true, ..Limits::default() };
-        assert_eq!(by(anew), Use::Miss(MissReason::OldEpoch));
+        assert_eq!(by(AgeLimits::default()), EntryUse::Stale(StaleReason::Failover));
+        let anew = AgeLimits { is_anew: true, ..AgeLimits::default() };
+        assert_eq!(by(anew), EntryUse::Miss(MissReason::OldEpoch));
     }
 
     #[test]
     fn the_longest_times_there_are_can_be_shortened_and_stored() {
-        let terms = Terms { ttl: Duration::MAX, if_error: Duration::MAX, ..Terms::default() };
+        let terms =
+            Freshness { ttl: Duration::MAX, if_error: Duration::MAX, ..Freshness::default() };
         let life = terms.life(0.5, Duration::ZERO);
         assert!(life.ttl > TTL);
         assert!(i64::try_from(life.keep.as_millis()).is_ok(), "{life:?}");

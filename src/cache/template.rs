@@ -8,13 +8,13 @@ use crate::entry::Tag;
 #[derive(Clone, Debug)]
 pub(crate) struct TagTemplate {
     source: String,
-    pieces: Vec<Piece>,
+    pieces: Vec<TemplatePiece>,
     /// What it always is, if it has no parameters.
     fixed: Option<PolicyTag>,
 }
 
 #[derive(Clone, Debug)]
-enum Piece {
+enum TemplatePiece {
     Text(String),
     Parameter(String),
 }
@@ -25,11 +25,11 @@ impl TagTemplate {
         let mut rest = source;
         while let Some((before, after)) = rest.split_once('{') {
             let Some((name, after)) = after.split_once('}') else { break };
-            pieces.push(Piece::Text(before.into()));
-            pieces.push(Piece::Parameter(name.trim_start_matches('*').into()));
+            pieces.push(TemplatePiece::Text(before.into()));
+            pieces.push(TemplatePiece::Parameter(name.trim_start_matches('*').into()));
             rest = after;
         }
-        pieces.push(Piece::Text(rest.into()));
+        pieces.push(TemplatePiece::Text(rest.into()));
         let fixed = (pieces.len() == 1).then(|| PolicyTag::new(rest));
         Self { source: source.into(), pieces, fixed }
     }
@@ -37,15 +37,15 @@ impl TagTemplate {
     /// The names of its parameters.
     pub(super) fn parameters(&self) -> impl Iterator<Item = &str> {
         self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Parameter(name) => Some(name.as_str()),
-            Piece::Text(_) => None,
+            TemplatePiece::Parameter(name) => Some(name.as_str()),
+            TemplatePiece::Text(_) => None,
         })
     }
 
     pub(super) fn fault(&self) -> Option<String> {
         let unbalanced = self.pieces.iter().any(|piece| match piece {
-            Piece::Text(text) => text.contains(['{', '}']),
-            Piece::Parameter(name) => name.is_empty(),
+            TemplatePiece::Text(text) => text.contains(['{', '}']),
+            TemplatePiece::Parameter(name) => name.is_empty(),
         });
         if self.source.trim().is_empty() {
             return Some("it has an empty tag".into());
@@ -71,8 +71,8 @@ impl TagTemplate {
         let mut name = String::with_capacity(2 * self.source.len());
         for piece in &self.pieces {
             match piece {
-                Piece::Text(text) => name.push_str(text),
-                Piece::Parameter(wanted) => name.push_str(&parameter(wanted)?),
+                TemplatePiece::Text(text) => name.push_str(text),
+                TemplatePiece::Parameter(wanted) => name.push_str(&parameter(wanted)?),
             }
         }
         Some(name)

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::policy::Policy;
-use crate::entry::Life;
+use crate::entry::Lifetime;
 
 /// A time of more is as good as this: a hundred years. Redis takes no more milliseconds than 63 bits hold.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// How long an answer may be used, as the one who made it says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Terms {
+pub(crate) struct Freshness {
     /// How old it is already.
     pub(crate) age: Duration,
     /// The age up to which it is fresh.
@@ -25,7 +25,7 @@ pub(crate) struct Terms {
     pub(crate) is_strict: bool,
 }
 
-impl Terms {
+impl Freshness {
     /// The terms of a policy, for an answer that has none of its own.
     pub(crate) fn of(policy: &Policy, negative: bool) -> Self {
         let ttl = if negative { policy.negative_ttl.unwrap_or_default() } else { policy.ttl };
@@ -38,23 +38,23 @@ impl Terms {
     }
 
     /// The life of an entry that begins now, its TTL shortened by a random part of `jitter`.
-    pub(super) fn life(&self, jitter: f64, cost: Duration) -> Life {
+    pub(super) fn life(&self, jitter: f64, cost: Duration) -> Lifetime {
         let ttl = self.ttl.min(LONGEST).mul_f64(1.0 - jitter * fastrand::f64());
         let beyond =
             self.while_revalidating.max(self.if_error).max(self.to_revalidate).min(LONGEST);
-        Life {
+        Lifetime {
             age_on_arrival: self.age,
             while_revalidating: self.while_revalidating,
             if_error: self.if_error,
             is_strict: self.is_strict,
-            ..Life::starting_now(ttl, ttl.saturating_add(beyond), cost)
+            ..Lifetime::starting_now(ttl, ttl.saturating_add(beyond), cost)
         }
     }
 }
 
 /// How old or stale an answer may be, as the one who asks for it says (RFC 9111, section 5.2.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Limits {
+pub(crate) struct AgeLimits {
     /// None that is older.
     pub(crate) max_age: Option<Duration>,
     /// None that expires sooner.
@@ -65,7 +65,7 @@ pub(crate) struct Limits {
     pub(crate) is_anew: bool,
 }
 
-impl Limits {
+impl AgeLimits {
     /// Whether an answer of this age and TTL is not good enough, though fresh.
     pub(super) fn refuse(&self, age: Duration, ttl: Duration) -> bool {
         self.is_anew

@@ -6,11 +6,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::cache::Cache;
-use super::kept::{Kept, Maybe, Value};
-use super::lead::Lead;
-use super::lookup::{Ask, Hit, Lookup};
+use super::kept::{OptionalValue, PlainValue, StoredValue};
+use super::lead::FillGuard;
+use super::lookup::{Hit, LookupOptions, LookupResult};
 use super::policy::{Policy, ValuePolicy};
-use super::record::{Record, Stray, Unfit};
+use super::record::{Record, Stray, Uncacheable};
 use crate::clock;
 use crate::entry::Key;
 use crate::observe;
@@ -24,7 +24,7 @@ impl Cache {
     /// a node with another version of the type, is a miss
     /// ([`MissReason::OtherShape`](crate::MissReason::OtherShape)). A value that changes when it is encoded and decoded
     /// is not stored, and a warning names its type: `#[serde(flatten)]`, `untagged`, `skip_serializing_if` and
-    /// `serde_json::Value` do that. Nor is a value stored that nests more than 256 others in each other. What the type's
+    /// `serde_json::PlainValue` do that. Nor is a value stored that nests more than 256 others in each other. What the type's
     /// `Serialize` leaves out or rounds (`#[serde(skip)]`, a time in whole seconds) is lost, and the caller that loads the
     /// value gets it as it was stored. Where the meaning of a value changes and its type does not, raise the cache's
     /// [`version`](Cache::version).
@@ -48,8 +48,8 @@ impl Cache {
         E: Send + 'static,
         F: AsyncFnOnce() -> Result<T, E>,
     {
-        let load = async move || load().await.map(Value);
-        self.obtain(key, policy, load).await.map(|Value(value)| value)
+        let load = async move || load().await.map(PlainValue);
+        self.obtain(key, policy, load).await.map(|PlainValue(value)| value)
     }
 
     /// The value for a key that there may be none for, as [`get_or_load`](Self::get_or_load). That there is
@@ -84,13 +84,13 @@ impl Cache {
         E: Send + 'static,
         F: AsyncFnOnce() -> Result<Option<T>, E>,
     {
-        let load = async move || load().await.map(Maybe);
-        self.obtain(key, policy, load).await.map(|Maybe(value)| value)
+        let load = async move || load().await.map(OptionalValue);
+        self.obtain(key, policy, load).await.map(|OptionalValue(value)| value)
     }
 
     async fn obtain<V, E, F>(&self, key: &Key, policy: &ValuePolicy, load: F) -> Result<V, E>
     where
-        V: Kept,
+        V: StoredValue,
         F: AsyncFnOnce() -> Result<V, E>,
     {
         let stray = Stray::lookup();
@@ -100,14 +100,18 @@ impl Cache {
         };
         let policy = policy.settings();
         let key = &*self.own(key);
-        let ask = Ask { tags, holds: Some(V::is_in), ..Ask::of_value(stray.as_ref()) };
+        let ask = LookupOptions {
+            tags,
+            holds: Some(V::is_in),
+            ..LookupOptions::of_value(stray.as_ref())
+        };
         match self.lookup(key, policy, ask.clone()).await {
-            Lookup::Hit(hit) => match V::read(&hit.found.entry) {
+            LookupResult::Hit(hit) => match V::read(&hit.found.entry) {
                 Some(value) => self.renew_or_serve((hit, value), policy, load).await,
                 None => compute(&self.record(Some(policy), ask), policy, load).await,
             },
-            Lookup::Miss(lead) => self.load(*lead, policy, load).await,
-            Lookup::Bypass(bypass) => {
+            LookupResult::Miss(lead) => self.load(*lead, policy, load).await,
+            LookupResult::Bypass(bypass) => {
                 self.shared.counters.count(crate::outcome::Outcome::Bypass(bypass.reason));
                 let loaded = compute(&bypass.record, policy, load).await;
                 self.or_fallback(loaded, bypass.fallback.as_ref(), policy)
@@ -118,11 +122,14 @@ impl Cache {
     /// Loads a value of which is not known what it depends on.
     async fn compute_unstored<V, E, F>(&self, policy: &Arc<Policy>, load: F) -> Result<V, E>
     where
-        V: Kept,
+        V: StoredValue,
         F: AsyncFnOnce() -> Result<V, E>,
     {
-        let record = self.record(Some(policy), Ask::default());
-        record.unfit(Unfit::new("missing-id", "a tag of a value's policy has a place for an id"));
+        let record = self.record(Some(policy), LookupOptions::default());
+        record.unfit(Uncacheable::new(
+            "missing-id",
+            "a tag of a value's policy has a place for an id",
+        ));
         compute(&record, policy, load).await
     }
 
@@ -134,7 +141,7 @@ impl Cache {
         load: F,
     ) -> Result<V, E>
     where
-        V: Kept,
+        V: StoredValue,
         F: AsyncFnOnce() -> Result<V, E>,
     {
         let Some(mut lead) = hit.renew.take() else {
@@ -151,9 +158,9 @@ impl Cache {
         }))
     }
 
-    async fn load<V, E, F>(&self, mut lead: Lead, policy: &Policy, load: F) -> Result<V, E>
+    async fn load<V, E, F>(&self, mut lead: FillGuard, policy: &Policy, load: F) -> Result<V, E>
     where
-        V: Kept,
+        V: StoredValue,
         F: AsyncFnOnce() -> Result<V, E>,
     {
         self.shared.counters.count(lead.outcome());
@@ -171,7 +178,7 @@ impl Cache {
         }
     }
 
-    fn or_fallback<V: Kept, E>(
+    fn or_fallback<V: StoredValue, E>(
         &self,
         loaded: Result<V, E>,
         fallback: Option<&Hit>,
@@ -189,7 +196,7 @@ impl Cache {
 /// Loads in a scope, and closes it.
 async fn compute<V, E, F>(record: &Record, policy: &Policy, load: F) -> Result<V, E>
 where
-    V: Kept,
+    V: StoredValue,
     F: AsyncFnOnce() -> Result<V, E>,
 {
     let loaded = record.enter(|| load()).await;
@@ -198,7 +205,7 @@ where
 }
 
 /// Fulfils a duty with a value. Returns it as it was stored, so that whoever loads it gets what others will.
-pub(super) fn keep<V: Kept>(mut lead: Lead, value: V) -> V {
+pub(super) fn keep<V: StoredValue>(mut lead: FillGuard, value: V) -> V {
     match value.write() {
         Ok(written) => {
             let (is_negative, stored) = (value.is_negative(), V::written(&written));

@@ -9,30 +9,30 @@ use super::cache::Cache;
 use crate::entry::Key;
 
 /// A key of one cache: where the cache's fences are, and the key's hash.
-pub(crate) type Place = (usize, [u8; 32]);
+pub(crate) type WaitKey = (usize, [u8; 32]);
 
 impl Cache {
     /// A key's place in the graph.
-    pub(super) fn place(&self, key: &Key) -> Place {
+    pub(super) fn place(&self, key: &Key) -> WaitKey {
         (Arc::as_ptr(&self.shared.fences).addr(), *key.hash())
     }
 }
 
 /// From each key that is computed to those that its fills wait for, as often as they do.
-type Graph = HashMap<Place, Vec<Place>>;
+type WaitGraph = HashMap<WaitKey, Vec<WaitKey>>;
 
-static WAITS: LazyLock<Mutex<Graph>> = LazyLock::new(Mutex::default);
+static WAITS: LazyLock<Mutex<WaitGraph>> = LazyLock::new(Mutex::default);
 
 /// A fill waits for a key, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Waiting {
-    computing: Vec<Place>,
-    key: Place,
+pub(crate) struct WaitGuard {
+    computing: Vec<WaitKey>,
+    key: WaitKey,
 }
 
-impl Waiting {
+impl WaitGuard {
     /// Notes that what computes some keys waits for another one; `None` if that one waits for them.
-    pub(crate) fn new(computing: Vec<Place>, key: Place) -> Option<Self> {
+    pub(crate) fn new(computing: Vec<WaitKey>, key: WaitKey) -> Option<Self> {
         if !computing.is_empty() {
             let mut graph = graph();
             if leads_back(&graph, key, &computing) {
@@ -46,7 +46,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for WaitGuard {
     fn drop(&mut self) {
         if self.computing.is_empty() {
             return;
@@ -65,7 +65,7 @@ impl Drop for Waiting {
 }
 
 /// Whether what computes a key waits for one of `computing`, directly or by way of others.
-fn leads_back(graph: &Graph, key: Place, computing: &[Place]) -> bool {
+fn leads_back(graph: &WaitGraph, key: WaitKey, computing: &[WaitKey]) -> bool {
     let (mut seen, mut next) = (HashSet::new(), vec![key]);
     while let Some(key) = next.pop() {
         if computing.contains(&key) {
@@ -78,7 +78,7 @@ fn leads_back(graph: &Graph, key: Place, computing: &[Place]) -> bool {
     false
 }
 
-fn graph() -> MutexGuard<'static, Graph> {
+fn graph() -> MutexGuard<'static, WaitGraph> {
     WAITS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -90,7 +90,7 @@ mod tests {
     fn circles_are_found_and_what_has_ended_is_in_none() {
         // Of no cache: addresses are even.
         let place = |n: u8| (1, [n; 32]);
-        let wait = |computing: u8, key: u8| Waiting::new(vec![place(computing)], place(key));
+        let wait = |computing: u8, key: u8| WaitGuard::new(vec![place(computing)], place(key));
         let (one, two) = (wait(1, 2).unwrap(), wait(2, 3).unwrap());
         assert!(wait(3, 1).is_none());
         let again = wait(2, 3).unwrap();
@@ -101,7 +101,7 @@ mod tests {
         drop(one);
         assert!(graph().keys().all(|(cache, _)| *cache != 1));
         assert!(
-            Waiting::new(Vec::new(), place(1)).is_some(),
+            WaitGuard::new(Vec::new(), place(1)).is_some(),
             "a request that computes nothing yet"
         );
     }

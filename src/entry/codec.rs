@@ -30,7 +30,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, Serializer};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Entry, Epoch, Life, Position, Tag, decoder};
+use super::{Entry, Epoch, Lifetime, Position, Tag, decoder};
 use crate::clock;
 
 const MAGIC: &[u8; 4] = b"TGE\x04";
@@ -185,7 +185,7 @@ fn flags(entry: &Entry) -> u32 {
     strict | signpost | timed
 }
 
-fn read_life(header: &mut &[u8]) -> Life {
+fn read_life(header: &mut &[u8]) -> Lifetime {
     let made = header.get_u64_le();
     let ttl = Duration::from_millis(header.get_u64_le());
     let keep = Duration::from_millis(header.get_u64_le());
@@ -193,8 +193,8 @@ fn read_life(header: &mut &[u8]) -> Life {
     let while_revalidating = Duration::from_millis(header.get_u64_le());
     let if_error = Duration::from_millis(header.get_u64_le());
     let age = Duration::from_millis(clock::unix_millis().saturating_sub(made));
-    let life = Life::starting_now(ttl, keep, cost);
-    Life { age_on_arrival: age, while_revalidating, if_error, ..life }
+    let life = Lifetime::starting_now(ttl, keep, cost);
+    Lifetime { age_on_arrival: age, while_revalidating, if_error, ..life }
 }
 
 #[cfg(test)]
@@ -206,12 +206,12 @@ mod tests {
 
     fn entry() -> Entry {
         let cost = Duration::from_micros(1500);
-        let life = Life {
+        let life = Lifetime {
             while_revalidating: Duration::from_secs(30),
             if_error: Duration::from_mins(1),
             is_strict: true,
             is_timed: true,
-            ..Life::starting_now(Duration::from_mins(5), Duration::from_mins(6), cost)
+            ..Lifetime::starting_now(Duration::from_mins(5), Duration::from_mins(6), cost)
         };
         let key = Key::new("golden").part("key").finish();
         let tags = [Tag::table("users"), Tag::from_hash(7)].into();
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(read.tags, written.tags);
         assert_eq!((read.life.ttl, read.life.keep), (written.life.ttl, written.life.keep));
         assert_eq!(read.life.cost, written.life.cost);
-        let windows = |life: &Life| (life.while_revalidating, life.if_error, life.is_strict);
+        let windows = |life: &Lifetime| (life.while_revalidating, life.if_error, life.is_strict);
         assert_eq!(windows(&read.life), windows(&written.life));
         assert!(read.is_signpost() && read.life.is_timed);
         assert_eq!((read.head, read.body), (written.head, written.body));

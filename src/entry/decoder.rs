@@ -20,7 +20,7 @@ mod compound;
 mod weight;
 
 use compound::{Elements, Fields};
-use weight::{Container, Kind, Owned};
+use weight::{Container, ContainerKind, Owned};
 
 /// How many values may be nested in each other.
 const DEPTH: usize = 256;
@@ -101,7 +101,7 @@ impl<'de> Input<'de> {
     }
 
     /// A container whose bytes claim how many elements it has.
-    fn container(&mut self, kind: Kind) -> Result<Container, DecodeError> {
+    fn container(&mut self, kind: ContainerKind) -> Result<Container, DecodeError> {
         let length = self.number()?;
         Ok(Container { length, kind, is_plausible: self.holds(length) })
     }
@@ -211,7 +211,7 @@ impl<'de> Deserializer<'de> for Part<'_, 'de> {
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         self.input.nest(self.place, |Part { input, .. }| {
-            let container = input.container(Kind::of::<V::Value>())?;
+            let container = input.container(ContainerKind::of::<V::Value>())?;
             visitor.visit_seq(Elements::new(input, container))
         })
     }
@@ -235,7 +235,7 @@ impl<'de> Deserializer<'de> for Part<'_, 'de> {
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         self.input.nest(self.place, |Part { input, .. }| {
-            let container = input.container(Kind::of::<V::Value>())?;
+            let container = input.container(ContainerKind::of::<V::Value>())?;
             visitor.visit_map(Elements::new(input, container))
         })
     }

@@ -19,10 +19,10 @@ pub struct Entry {
     pub(crate) epoch: Epoch,
     pub(crate) as_of: Position,
     pub(crate) tags: Box<[Tag]>,
-    pub(crate) life: Life,
+    pub(crate) life: Lifetime,
     pub(crate) head: Bytes,
     pub(crate) body: Bytes,
-    variants: Option<Listed>,
+    variants: Option<VariantRef>,
     /// How often it was served of late, as a variant, up to a bound.
     uses: AtomicU8,
     decoded: OnceLock<Arc<dyn Any + Send + Sync>>,
@@ -30,7 +30,7 @@ pub struct Entry {
 
 /// What a signpost knows of the variants that it points to.
 #[derive(Debug)]
-struct Listed {
+struct VariantRef {
     variants: Arc<Variants>,
     /// Their weight when the signpost was made: what an entry weighs must not change while it is stored.
     weight: usize,
@@ -41,7 +41,7 @@ const MOST_USES: u8 = 32;
 
 /// How long an entry lives, and how old it is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Life {
+pub(crate) struct Lifetime {
     /// When this node made or received the entry.
     pub(crate) arrived: Instant,
     /// How old the entry was then.
@@ -62,7 +62,7 @@ pub(crate) struct Life {
     pub(crate) is_timed: bool,
 }
 
-impl Life {
+impl Lifetime {
     pub(crate) fn starting_now(ttl: Duration, keep: Duration, cost: Duration) -> Self {
         Self {
             arrived: clock::now(),
@@ -83,7 +83,7 @@ impl Entry {
         key: &Key,
         (epoch, as_of): (Epoch, Position),
         tags: Box<[Tag]>,
-        life: Life,
+        life: Lifetime,
         (head, body): (Bytes, Bytes),
     ) -> Self {
         Self::from_parts(
@@ -99,7 +99,7 @@ impl Entry {
         key: Bytes,
         (epoch, as_of): (Epoch, Position),
         tags: Box<[Tag]>,
-        life: Life,
+        life: Lifetime,
         (head, body): (Bytes, Bytes),
     ) -> Self {
         let decoded = OnceLock::new();
@@ -110,7 +110,7 @@ impl Entry {
     /// An entry that is no answer: its head says where the answers are.
     pub(crate) fn into_signpost(mut self, variants: Arc<Variants>) -> Self {
         let weight = variants.weight();
-        self.variants = Some(Listed { variants, weight });
+        self.variants = Some(VariantRef { variants, weight });
         self
     }
 

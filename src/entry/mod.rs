@@ -17,7 +17,7 @@ mod value;
 mod variants;
 
 pub use entry::Entry;
-pub(crate) use entry::Life;
+pub(crate) use entry::Lifetime;
 pub use key::{Key, KeyText};
 pub use position::{Epoch, Position};
 pub use tag::Tag;

@@ -15,23 +15,23 @@ const HALVE_EVERY: usize = 64;
 /// is used least: values that are sent once, as by a client that makes them up, replace each other and nothing that is
 /// in use. It belongs to the signpost of the key, and only says what this node stored itself.
 #[derive(Debug, Default)]
-pub(crate) struct Variants(Mutex<Listed>);
+pub(crate) struct Variants(Mutex<VariantList>);
 
 #[derive(Debug, Default)]
-struct Listed {
+struct VariantList {
     /// The oldest first.
-    all: Vec<Variant>,
+    all: Vec<StoredVariant>,
     /// How many had to go.
     gone: usize,
 }
 
 #[derive(Debug)]
-struct Variant {
+struct StoredVariant {
     key: Key,
     entry: Weak<Entry>,
 }
 
-impl Variant {
+impl StoredVariant {
     /// None if the entry is not in memory any more: then it was not in use.
     fn uses(&self) -> u8 {
         self.entry.upgrade().map_or(0, |entry| entry.uses())
@@ -46,7 +46,7 @@ impl Variants {
             return None;
         }
         let gone = (listed.all.len() >= MOST).then(|| listed.remove_one()).flatten();
-        listed.all.push(Variant { key: key.clone(), entry: Arc::downgrade(entry) });
+        listed.all.push(StoredVariant { key: key.clone(), entry: Arc::downgrade(entry) });
         gone
     }
 
@@ -55,18 +55,18 @@ impl Variants {
         self.lock().renew(key, entry);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Listed> {
+    fn lock(&self) -> MutexGuard<'_, VariantList> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes that they take, about, without the entries.
     pub(crate) fn weight(&self) -> usize {
         let listed = self.lock();
-        listed.all.iter().map(|variant| size_of::<Variant>() + variant.key.text().len()).sum()
+        listed.all.iter().map(|variant| size_of::<StoredVariant>() + variant.key.text().len()).sum()
     }
 }
 
-impl Listed {
+impl VariantList {
     /// Whether `key` is listed; then by this entry.
     fn renew(&mut self, key: &Key, entry: &Arc<Entry>) -> bool {
         let Some(known) = self.all.iter_mut().find(|known| known.key == *key) else { return false };
@@ -94,14 +94,14 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::entry::{Epoch, Life, Position};
+    use crate::entry::{Epoch, Lifetime, Position};
 
     fn key(name: usize) -> Key {
         Key::new("t").part(name.to_string()).finish()
     }
 
     fn entry(name: usize) -> Arc<Entry> {
-        let life = Life::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
+        let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
         let (at, parts) = ((Epoch::new(1), Position::ZERO), (Bytes::new(), Bytes::new()));
         Arc::new(Entry::new(&key(name), at, [].into(), life, parts))
     }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::entry::{Entry, Epoch, Key, Life, Position, Tag};
+use crate::entry::{Entry, Epoch, Key, Lifetime, Position, Tag};
 
 /// An entry for `key` that is kept for `keep`, of epoch 7, with a body and something in every field.
 pub fn entry(key: &Key, body: impl Into<Bytes>, as_of: u64, keep: Duration) -> Entry {
-    let life = Life::starting_now(keep / 2, keep, Duration::from_micros(1500));
+    let life = Lifetime::starting_now(keep / 2, keep, Duration::from_micros(1500));
     let tags = [Tag::table("users"), Tag::column("users", "id", "42")].into();
     let parts = (Bytes::from_static(b"head"), body.into());
     Entry::new(key, (Epoch::new(7), Position::new(as_of)), tags, life, parts)

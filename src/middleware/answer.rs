@@ -6,17 +6,17 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use super::body::Body;
 use super::rules::precondition::{describes_a_body, is_known, range_applies};
-use super::rules::range::{Part, part};
-use super::rules::request::Asked;
+use super::rules::range::{RangePart, part};
+use super::rules::request::RequestDirectives;
 use super::status::CACHE_STATUS;
-use super::stored::{Head, with_room};
+use super::stored::{StoredHead, with_room};
 
-impl Head {
+impl StoredHead {
     /// What a request gets that asked so.
     pub(crate) fn answer<B: http_body::Body>(
         self,
         body: &Bytes,
-        asked: &Asked,
+        asked: &RequestDirectives,
     ) -> Response<Body<B>> {
         let is_ok = self.status == StatusCode::OK;
         if is_ok && is_known(&asked.conditions, &self.headers) {
@@ -27,18 +27,18 @@ impl Head {
         }
         let part = match is_ok && range_applies(&asked.conditions, &self.headers) {
             true => part(&asked.conditions, body.len()),
-            false => Part::Whole,
+            false => RangePart::Whole,
         };
         match part {
-            Part::Whole => {
+            RangePart::Whole => {
                 let Self { status, headers, trailers, .. } = self;
                 of(status, headers, Body::stored(body.clone(), trailers))
             }
-            Part::Bytes(from, to) => {
+            RangePart::Bytes(from, to) => {
                 let range = format!("bytes {from}-{}/{}", to - 1, body.len());
                 self.part(&range, body.slice(from..to))
             }
-            Part::None => self.unsatisfiable(body.len()),
+            RangePart::None => self.unsatisfiable(body.len()),
         }
     }
 
@@ -109,12 +109,17 @@ fn of<B: http_body::Body>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::middleware::identity::Identity;
+    use crate::middleware::identity::IdentitySource;
 
-    fn answered(request: http::request::Builder, head: Head) -> HeaderMap {
+    fn answered(request: http::request::Builder, head: StoredHead) -> HeaderMap {
         let request = request.body(axum::body::Body::empty()).unwrap();
-        let asked =
-            Asked::of(&request, &crate::Policy::standard(), &Identity::default(), None).unwrap();
+        let asked = RequestDirectives::of(
+            &request,
+            &crate::Policy::standard(),
+            &IdentitySource::default(),
+            None,
+        )
+        .unwrap();
         let answer = head.answer::<axum::body::Body>(&Bytes::new(), &asked);
         answer.headers().clone()
     }
@@ -122,7 +127,7 @@ mod tests {
     #[test]
     fn an_answer_without_content_has_no_length() {
         let length = |status| {
-            let head = Head::kept(status, &HeaderMap::new(), &[]);
+            let head = StoredHead::kept(status, &HeaderMap::new(), &[]);
             answered(http::Request::head("/"), head).get(CONTENT_LENGTH).cloned()
         };
         assert_eq!(length(StatusCode::OK), Some(HeaderValue::from_static("0")));
@@ -135,7 +140,7 @@ mod tests {
         headers.append("cache-status", HeaderValue::from_static("other; hit"));
         headers.append("cache-status", HeaderValue::from_static("tidegate; hit"));
         headers.insert("x-other", HeaderValue::from_static("1"));
-        let head = Head::kept(StatusCode::OK, &headers, &[]);
+        let head = StoredHead::kept(StatusCode::OK, &headers, &[]);
         let told = answered(http::Request::get("/").header("range", "bytes=7-"), head);
         let told: Vec<_> = told.get_all(CACHE_STATUS).iter().collect();
         assert_eq!(told, ["other; hit", "tidegate; hit"]);
@@ -147,7 +152,7 @@ mod tests {
         for _ in 0..40_000 {
             headers.append("x-many", HeaderValue::from_static("1"));
         }
-        let head = Head::kept(StatusCode::OK, &headers, &[]);
+        let head = StoredHead::kept(StatusCode::OK, &headers, &[]);
         let headers = answered(http::Request::get("/"), head);
         assert_eq!(headers.get_all("x-many").iter().count(), 40_000);
     }

@@ -6,16 +6,16 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 
 use super::body::Body;
-use super::handler::{Answered, Handler};
+use super::handler::{Handler, HandlerResult};
 use super::layer::OTHERS;
 use super::passing::give_token;
-use super::plan::Plan;
-use super::ready::Ready;
+use super::plan::RequestContext;
+use super::ready::RenderedHead;
 use super::route;
 use super::rules::groups::note_unread;
 use super::rules::validation::unconditional;
 use super::status;
-use super::steps::{Steps, drain, whole};
+use super::steps::{Exchange, drain, whole};
 use crate::cache::protocol::Verdict;
 use crate::cache::{Cache, Record, spawn};
 use crate::clock;
@@ -42,7 +42,7 @@ impl Audit {
         entry: &Arc<Entry>,
         (status, record): (StatusCode, Record),
     ) -> Self {
-        let is_same = Ready::of(entry).is_ok_and(|ready| ready.status == status);
+        let is_same = RenderedHead::of(entry).is_ok_and(|ready| ready.status == status);
         let (cache, route, entry) = (cache.clone(), route.clone(), entry.clone());
         Self { cache, route, entry, record, same: 0, is_same }
     }
@@ -92,12 +92,12 @@ impl Audit {
     }
 }
 
-impl<S> Steps<S> {
+impl<S> Exchange<S> {
     /// Asks the handler for what was answered from the cache; nobody waits for it.
     pub(crate) async fn audit<A>(
         mut self,
         entry: Arc<Entry>,
-        mut plan: Plan,
+        mut plan: RequestContext,
         mut request: Request<A>,
     ) where
         S: Handler<A>,
@@ -116,9 +116,9 @@ impl<S> Steps<S> {
     pub(crate) async fn shadowed<A>(
         mut self,
         entry: Arc<Entry>,
-        plan: Plan,
+        plan: RequestContext,
         request: Request<A>,
-    ) -> Answered<S, A>
+    ) -> HandlerResult<S, A>
     where
         S: Handler<A>,
     {
@@ -134,9 +134,9 @@ impl<S> Steps<S> {
     async fn compared<A>(
         &mut self,
         entry: &Arc<Entry>,
-        plan: &Plan,
+        plan: &RequestContext,
         request: Request<A>,
-    ) -> Answered<S, A>
+    ) -> HandlerResult<S, A>
     where
         S: Handler<A>,
     {

@@ -10,7 +10,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::audit::Audit;
-use super::captured::Captured;
+use super::captured::TeeBody;
 use crate::cache::Record;
 
 pin_project! {
@@ -20,19 +20,19 @@ pin_project! {
         B: HttpBody,
     {
         #[pin]
-        kind: Kind<B>,
+        kind: BodyKind<B>,
     }
 }
 
 pin_project! {
     #[project = KindProj]
-    enum Kind<B>
+    enum BodyKind<B>
     where
         B: HttpBody,
     {
         Stored { bytes: Option<Bytes>, trailers: Option<HeaderMap> },
         Within { record: Record, #[pin] body: B },
-        Captured { captured: Captured<B> },
+        Captured { captured: TeeBody<B> },
         Compared { #[pin] body: B, audit: Option<Audit> },
     }
 }
@@ -47,21 +47,21 @@ impl<B: HttpBody> Default for Body<B> {
 impl<B: HttpBody> Body<B> {
     pub(crate) fn stored(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
-        Self { kind: Kind::Stored { bytes, trailers } }
+        Self { kind: BodyKind::Stored { bytes, trailers } }
     }
 
     /// The handler's, which may go on reading.
     pub(crate) fn within(record: Record, body: B) -> Self {
-        Self { kind: Kind::Within { record, body } }
+        Self { kind: BodyKind::Within { record, body } }
     }
 
     /// The handler's, compared with what is stored as it goes by.
     pub(crate) fn compared(body: B, audit: Audit) -> Self {
-        Self { kind: Kind::Compared { body, audit: Some(audit) } }
+        Self { kind: BodyKind::Compared { body, audit: Some(audit) } }
     }
 
-    pub(crate) fn captured(captured: Captured<B>) -> Self {
-        Self { kind: Kind::Captured { captured } }
+    pub(crate) fn captured(captured: TeeBody<B>) -> Self {
+        Self { kind: BodyKind::Captured { captured } }
     }
 }
 
@@ -96,15 +96,15 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Body<B> {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Stored { bytes, trailers } => bytes.is_none() && trailers.is_none(),
-            Kind::Within { body, .. } | Kind::Compared { body, .. } => body.is_end_stream(),
-            Kind::Captured { captured } => captured.is_end_stream(),
+            BodyKind::Stored { bytes, trailers } => bytes.is_none() && trailers.is_none(),
+            BodyKind::Within { body, .. } | BodyKind::Compared { body, .. } => body.is_end_stream(),
+            BodyKind::Captured { captured } => captured.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Stored { bytes, trailers } => {
+            BodyKind::Stored { bytes, trailers } => {
                 let length = bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
                 let mut hint = SizeHint::with_exact(length);
                 if trailers.is_some() {
@@ -114,8 +114,8 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Body<B> {
                 }
                 hint
             }
-            Kind::Within { body, .. } | Kind::Compared { body, .. } => body.size_hint(),
-            Kind::Captured { captured } => captured.size_hint(),
+            BodyKind::Within { body, .. } | BodyKind::Compared { body, .. } => body.size_hint(),
+            BodyKind::Captured { captured } => captured.size_hint(),
         }
     }
 }
@@ -138,10 +138,10 @@ fn compare<E>(audit: &mut Option<Audit>, frame: Option<&Result<Frame<Bytes>, E>>
 impl<B: HttpBody> fmt::Debug for Body<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.kind {
-            Kind::Stored { .. } => "Body(stored)",
-            Kind::Within { .. } => "Body(passed)",
-            Kind::Captured { .. } => "Body(captured)",
-            Kind::Compared { .. } => "Body(compared)",
+            BodyKind::Stored { .. } => "Body(stored)",
+            BodyKind::Within { .. } => "Body(passed)",
+            BodyKind::Captured { .. } => "Body(captured)",
+            BodyKind::Compared { .. } => "Body(compared)",
         })
     }
 }

@@ -9,16 +9,16 @@ use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE};
 use http::uri::PathAndQuery;
 use http::{Request, Uri};
 
-use super::rules::fields::Field;
-use super::rules::request::Asked;
+use super::rules::fields::RequestField;
+use super::rules::request::RequestDirectives;
 use super::rules::vary;
 use super::{cookies, keying};
 use crate::cache::Policy;
 
 /// Writes these parts of a request anew.
-pub(crate) fn rewrite<A>(request: &mut Request<A>, policy: &Policy, asked: &Asked) {
+pub(crate) fn rewrite<A>(request: &mut Request<A>, policy: &Policy, asked: &RequestDirectives) {
     let headers = request.headers_mut();
-    if asked.fields.has(Field::Cookie) {
+    if asked.fields.has(RequestField::Cookie) {
         cookies::rewrite(headers, policy, asked);
     }
     for name in [ACCEPT_ENCODING, ACCEPT_LANGUAGE] {

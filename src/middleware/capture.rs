@@ -9,26 +9,26 @@ use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, SET_COOKIE};
 use http_body::{Body as HttpBody, Frame};
 
-use super::captured::End;
-use super::stored::Head;
-use crate::cache::{Answer, Lead, Record, Terms, Unfit};
+use super::captured::BufferOutcome;
+use super::stored::StoredHead;
+use crate::cache::{ComputedEntry, FillGuard, Freshness, Record, Uncacheable};
 use crate::clock::{self, Instant};
 use crate::entry::Key;
 
 /// Where an answer goes once it is whole.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct StoreTarget {
     pub(crate) key: Key,
-    pub(crate) terms: Terms,
+    pub(crate) terms: Freshness,
     pub(crate) signpost: Option<(Key, Bytes)>,
 }
 
 /// A body being kept, up to its limit.
 #[derive(Debug)]
-pub(crate) struct Capture {
-    lead: Box<Lead>,
-    head: Head,
-    place: Place,
+pub(crate) struct BodyBuffer {
+    lead: Box<FillGuard>,
+    head: StoredHead,
+    place: StoreTarget,
     limit: usize,
     /// How long the rest is read if the client leaves.
     pub(crate) finish: Duration,
@@ -36,17 +36,17 @@ pub(crate) struct Capture {
     length: usize,
     /// It comes bit by bit, and neither its head nor the body itself says how long it is.
     is_open_ended: bool,
-    room: Room,
+    room: BudgetShare,
     /// When the head came: its age counts from then (RFC 9111, section 4.2.3).
     since: Instant,
 }
 
-impl Capture {
+impl BodyBuffer {
     pub(crate) fn new(
-        lead: Box<Lead>,
-        (head, place): (Head, Place),
+        lead: Box<FillGuard>,
+        (head, place): (StoredHead, StoreTarget),
         (limit, finish): (usize, Duration),
-        room: Room,
+        room: BudgetShare,
     ) -> Self {
         let (taken, since) = (Vec::new(), clock::now());
         let is_open_ended = false;
@@ -79,11 +79,11 @@ impl Capture {
     }
 
     /// Keeps a frame, or says why the body can't be kept.
-    pub(crate) fn take(&mut self, frame: &Frame<Bytes>) -> Result<(), Unfit> {
+    pub(crate) fn take(&mut self, frame: &Frame<Bytes>) -> Result<(), Uncacheable> {
         if let Some(trailers) = frame.trailers_ref() {
             if trailers.contains_key(SET_COOKIE) {
                 let why = "its trailers set a cookie, so it is somebody's";
-                return Err(Unfit::new("set-cookie", why));
+                return Err(Uncacheable::new("set-cookie", why));
             }
             self.head.trailers.get_or_insert_default().extend(trailers.clone());
         }
@@ -94,7 +94,7 @@ impl Capture {
         }
         if !self.room.take(data.len()) {
             let why = "too much is being kept of other bodies; see CacheLayer::capture_limit";
-            return Err(Unfit::new("no-room", why));
+            return Err(Uncacheable::new("no-room", why));
         }
         self.taken.push(data.clone());
         self.note_first_byte();
@@ -107,27 +107,34 @@ impl Capture {
     }
 
     /// The body is at its end: stores it.
-    pub(crate) fn end(self) -> End {
+    pub(crate) fn end(self) -> BufferOutcome {
         // RFC 9111, section 3.3.
         if promised(&self.head.headers).is_some_and(|promised| promised != self.length) {
             let why = "the body has not the length that its head promised";
-            return End::NotKept(self.refuse(Unfit::new("incomplete", why)));
+            return BufferOutcome::NotKept(self.refuse(Uncacheable::new("incomplete", why)));
         }
         let body = joined(self.taken, self.length);
-        let Place { key, mut terms, signpost } = self.place;
+        let StoreTarget { key, mut terms, signpost } = self.place;
         terms.age = terms.age.saturating_add(self.since.elapsed());
         let (head, kept) = (self.head.encode(), body.clone());
-        End::Whole(self.lead.store(Answer { key, terms, head, body: kept, signpost }), body)
+        BufferOutcome::Whole(
+            self.lead.store(ComputedEntry { key, terms, head, body: kept, signpost }),
+            body,
+        )
     }
 
     /// Gives the duty up, since the body can't be kept.
-    pub(crate) fn refuse(self, unfit: Unfit) -> Unfit {
+    pub(crate) fn refuse(self, unfit: Uncacheable) -> Uncacheable {
         self.lead.pass(unfit)
     }
 }
 
 /// Why a body can't be stored whose head shows that it is larger than the limit.
-pub(crate) fn fits<B: HttpBody>(headers: &HeaderMap, body: &B, limit: usize) -> Result<(), Unfit> {
+pub(crate) fn fits<B: HttpBody>(
+    headers: &HeaderMap,
+    body: &B,
+    limit: usize,
+) -> Result<(), Uncacheable> {
     let at_least = body.size_hint().lower();
     let is_larger = |length: usize| length > limit;
     match promised(headers).is_some_and(is_larger) || at_least > limit as u64 {
@@ -136,8 +143,8 @@ pub(crate) fn fits<B: HttpBody>(headers: &HeaderMap, body: &B, limit: usize) -> 
     }
 }
 
-fn too_large(limit: usize) -> Unfit {
-    Unfit::new(
+fn too_large(limit: usize) -> Uncacheable {
+    Uncacheable::new(
         "too-large",
         format!("the body is larger than {limit} bytes; see Policy::body_limit"),
     )
@@ -160,26 +167,26 @@ fn joined(parts: Vec<Bytes>, length: usize) -> Bytes {
 
 /// The room that all bodies share which a layer keeps at a time, in bytes.
 #[derive(Clone, Debug)]
-pub(crate) struct Rooms(Arc<AtomicUsize>);
+pub(crate) struct ByteBudget(Arc<AtomicUsize>);
 
-impl Rooms {
+impl ByteBudget {
     pub(crate) fn new(bytes: usize) -> Self {
         Self(Arc::new(AtomicUsize::new(bytes)))
     }
 
-    pub(crate) fn room(&self) -> Room {
-        Room { rooms: self.clone(), taken: 0 }
+    pub(crate) fn room(&self) -> BudgetShare {
+        BudgetShare { rooms: self.clone(), taken: 0 }
     }
 }
 
 /// The room that one body has taken; given back with it.
 #[derive(Debug)]
-pub(crate) struct Room {
-    rooms: Rooms,
+pub(crate) struct BudgetShare {
+    rooms: ByteBudget,
     taken: usize,
 }
 
-impl Room {
+impl BudgetShare {
     /// Takes room for so many bytes, if there is as much.
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let left = &self.rooms.0;
@@ -190,7 +197,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for BudgetShare {
     fn drop(&mut self) {
         self.rooms.0.fetch_add(self.taken, Ordering::Relaxed);
     }
@@ -210,7 +217,7 @@ mod tests {
 
     #[test]
     fn room_is_bounded_and_given_back() {
-        let rooms = Rooms::new(10);
+        let rooms = ByteBudget::new(10);
         let (mut one, mut other) = (rooms.room(), rooms.room());
         assert!(one.take(6) && !other.take(5) && other.take(4) && !one.take(1));
         drop(one);

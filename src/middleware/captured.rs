@@ -8,59 +8,59 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::capture::Capture;
-use super::held::Held;
-use crate::cache::{Filled, Record, Unfit, spawn};
+use super::capture::BodyBuffer;
+use super::held::TimedBuffer;
+use crate::cache::{FillOutcome, Record, Uncacheable, spawn};
 
 /// A body on its way to the client and into the cache.
-pub(crate) struct Captured<B: HttpBody> {
+pub(crate) struct TeeBody<B: HttpBody> {
     /// `None` once the rest of it is read elsewhere.
     body: Option<Pin<Box<B>>>,
     /// The scope of what the body still reads.
     record: Record,
-    capture: Held,
+    capture: TimedBuffer,
     /// Read, and not yet sent.
     ahead: VecDeque<Result<Frame<Bytes>, B::Error>>,
     ended: bool,
     /// Reads the rest for the cache if the client leaves.
-    finish: Option<fn(Self, Capture)>,
+    finish: Option<fn(Self, BodyBuffer)>,
 }
 
 /// One look at a body that is being captured.
-struct Step<E> {
+struct TeeStep<E> {
     frame: Option<Result<Frame<Bytes>, E>>,
     /// What became of the capture, if this was its end.
-    end: Option<End>,
+    end: Option<BufferOutcome>,
 }
 
 /// How a capture ended.
-pub(crate) enum End {
+pub(crate) enum BufferOutcome {
     /// The body is whole, and this became of it.
-    Whole(Filled, Bytes),
+    Whole(FillOutcome, Bytes),
     /// It can't be kept, and goes on.
-    NotKept(Unfit),
+    NotKept(Uncacheable),
 }
 
-impl<B> Captured<B>
+impl<B> TeeBody<B>
 where
     B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
 {
     /// Captures a body; if the client leaves, the rest of it is read for as long as the capture says.
-    pub(crate) fn new(body: B, capture: Capture) -> Self {
-        let finish = (!capture.finish.is_zero()).then_some(Self::finish as fn(Self, Capture));
+    pub(crate) fn new(body: B, capture: BodyBuffer) -> Self {
+        let finish = (!capture.finish.is_zero()).then_some(Self::finish as fn(Self, BodyBuffer));
         let record = capture.record().clone();
-        let (body, capture) = (Some(Box::pin(body)), Held::new(capture));
+        let (body, capture) = (Some(Box::pin(body)), TimedBuffer::new(capture));
         Self { body, record, capture, ahead: VecDeque::new(), ended: false, finish }
     }
 
-    fn finish(mut self, capture: Capture) {
+    fn finish(mut self, capture: BodyBuffer) {
         let limit = capture.finish;
         self.capture.put_back(capture);
         let rest = async move {
             let read = poll_fn(|cx| {
                 while self.capture.is_some() {
                     match self.poll_body(cx) {
-                        Poll::Ready(Step { frame: Some(Ok(_)), end: None }) => {}
+                        Poll::Ready(TeeStep { frame: Some(Ok(_)), end: None }) => {}
                         Poll::Ready(_) => break,
                         Poll::Pending => return Poll::Pending,
                     }
@@ -73,9 +73,9 @@ where
     }
 }
 
-impl<B: HttpBody<Data = Bytes>> Captured<B> {
+impl<B: HttpBody<Data = Bytes>> TeeBody<B> {
     /// Reads what is there without waiting. What is read is still sent to the client.
-    pub(crate) fn read_ahead(&mut self, cx: &mut Context<'_>) -> Option<End> {
+    pub(crate) fn read_ahead(&mut self, cx: &mut Context<'_>) -> Option<BufferOutcome> {
         while let Poll::Ready(step) = self.poll_body(cx) {
             let last = step.frame.is_none();
             self.ahead.extend(step.frame);
@@ -102,15 +102,15 @@ impl<B: HttpBody<Data = Bytes>> Captured<B> {
         }
     }
 
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Step<B::Error>> {
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<TeeStep<B::Error>> {
         let Some(body) = self.body.as_mut().filter(|_| !self.ended) else {
-            return Poll::Ready(Step { frame: None, end: None });
+            return Poll::Ready(TeeStep { frame: None, end: None });
         };
         let polled = |body: &mut Pin<Box<B>>, cx: &mut Context<'_>| {
             self.record.sync_scope(|| body.as_mut().poll_frame(cx))
         };
         let Some(mut capture) = self.capture.take() else {
-            return polled(body, cx).map(|frame| Step { frame, end: None });
+            return polled(body, cx).map(|frame| TeeStep { frame, end: None });
         };
         let Poll::Ready(frame) = polled(body, cx) else {
             self.capture.put_back(capture);
@@ -120,7 +120,7 @@ impl<B: HttpBody<Data = Bytes>> Captured<B> {
             None => Some(capture.end()),
             // Half an answer is none: the next who waits makes a whole one.
             Some(Err(_)) => {
-                self.record.refuse(&Unfit::new("incomplete", "the body came to no end"));
+                self.record.refuse(&Uncacheable::new("incomplete", "the body came to no end"));
                 None
             }
             Some(Ok(frame)) => match capture.take(frame) {
@@ -131,11 +131,11 @@ impl<B: HttpBody<Data = Bytes>> Captured<B> {
                     self.capture.put_back(capture);
                     None
                 }
-                Err(unfit) => Some(End::NotKept(capture.refuse(unfit))),
+                Err(unfit) => Some(BufferOutcome::NotKept(capture.refuse(unfit))),
             },
         };
         self.ended = frame.is_none() || body.is_end_stream();
-        Poll::Ready(Step { frame, end })
+        Poll::Ready(TeeStep { frame, end })
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
@@ -156,7 +156,7 @@ impl<B: HttpBody<Data = Bytes>> Captured<B> {
     }
 }
 
-impl<B: HttpBody> Drop for Captured<B> {
+impl<B: HttpBody> Drop for TeeBody<B> {
     fn drop(&mut self) {
         let (Some(finish), Some(capture)) = (self.finish.take(), self.capture.take()) else {
             return;

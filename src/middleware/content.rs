@@ -18,13 +18,13 @@ use http::Request;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::timeout;
 
-use super::capture::Room;
+use super::capture::BudgetShare;
 
 /// Content that takes longer than this to come is not waited for: it would hold memory for as long as its client likes.
 const SLOWEST: Duration = Duration::from_secs(30);
 
 /// What the key holds of a request's content.
-pub(crate) type Hash = blake3::Hash;
+pub(crate) type ContentHash = blake3::Hash;
 
 /// Whether content can be read of bodies of this type, and handed on.
 pub(crate) fn can_be_read<A: 'static>() -> bool {
@@ -45,8 +45,8 @@ pub(crate) fn can_be_read<A: 'static>() -> bool {
 /// room. The request has its whole body in any case: what was read, and the rest.
 pub(crate) async fn read<A: 'static>(
     request: &mut Request<A>,
-    (limit, room): (usize, Room),
-) -> Option<Hash> {
+    (limit, room): (usize, BudgetShare),
+) -> Option<ContentHash> {
     let body = as_axum(request.body_mut())?;
     if body.size_hint().lower() > limit as u64 {
         return None;
@@ -71,11 +71,11 @@ struct Reading {
     /// What can't be kept, and is handed on.
     last: Option<Read>,
     limit: usize,
-    room: Room,
+    room: BudgetShare,
 }
 
 impl Reading {
-    fn new(rest: Body, (limit, room): (usize, Room)) -> Self {
+    fn new(rest: Body, (limit, room): (usize, BudgetShare)) -> Self {
         Self { rest, read: BytesMut::new(), last: None, limit, room }
     }
 

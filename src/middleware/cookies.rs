@@ -8,7 +8,7 @@ use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 
 use super::rules::list::is_token;
-use super::rules::request::Asked;
+use super::rules::request::RequestDirectives;
 use crate::cache::Policy;
 
 /// All cookies of a request: names and values. A pair without `=` is a value without a name, as browsers have it (RFC
@@ -41,7 +41,7 @@ pub(crate) fn line(headers: &HeaderMap, policy: &Policy) -> Option<HeaderValue> 
 /// Replaces the cookies of a request for the handler: by those that the key holds, or by all of them in one line (RFC 9113,
 /// section 8.2.3) where the handler needs others too. Leaves them alone where the key holds the lines themselves, and where
 /// neither the key nor the policy looks at them.
-pub(crate) fn rewrite(headers: &mut HeaderMap, policy: &Policy, asked: &Asked) {
+pub(crate) fn rewrite(headers: &mut HeaderMap, policy: &Policy, asked: &RequestDirectives) {
     let is_read = !policy.vary_cookies.is_empty();
     let needs_others = asked.client_key.is_some() || asked.client.has_cookies;
     if holds_lines(policy) || !is_read && (needs_others || policy.public) {

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, StatusCode, Uri};
 
-use super::keying::Keyed;
-use super::layer::{OTHERS, Routes};
-use super::plan::Plan;
-use super::ready::Ready;
+use super::keying::KeySource;
+use super::layer::{LayerSettings, OTHERS};
+use super::plan::RequestContext;
+use super::ready::RenderedHead;
 use super::route;
-use super::rules::request::Asked;
+use super::rules::request::RequestDirectives;
 use super::rules::vary;
 use super::stored::signpost;
-use crate::cache::{Ask, Examined, Policy, PolicyTag};
+use crate::cache::{LookupOptions, LookupPreview, Policy, PolicyTag};
 use crate::entry::{Entry, Key, Position, Tag};
 use crate::outcome::{BypassReason, Outcome};
 use crate::store::Tier;
@@ -23,21 +23,21 @@ const MOST_NESTED: usize = 16;
 
 /// What would become of a request, and why.
 #[derive(Debug)]
-pub(crate) struct Explained {
+pub(crate) struct RequestExplanation {
     /// Its route's pattern, as far as the layer knows of it.
     pub(crate) route: Option<String>,
     pub(crate) outcome: Outcome,
     /// The hash under which its answer is kept, and the headers by which answers of the route differ.
     pub(crate) key: Option<Key>,
     pub(crate) differs_by: Vec<String>,
-    pub(crate) stored: Option<Stored>,
+    pub(crate) stored: Option<StoredExplanation>,
     /// What an answer depends on.
     pub(crate) tags: Vec<Dependency>,
 }
 
 /// An answer that is stored for the request, whether or not it may be served.
 #[derive(Debug)]
-pub(crate) struct Stored {
+pub(crate) struct StoredExplanation {
     pub(crate) tier: Tier,
     pub(crate) entry: Arc<Entry>,
     pub(crate) status: Option<StatusCode>,
@@ -55,37 +55,38 @@ pub(crate) struct Dependency {
     pub(crate) holds: Option<bool>,
 }
 
-impl Routes {
+impl LayerSettings {
     /// What would become of a GET request with this URI and these headers. Nothing is counted or made by the question;
     /// what is found in the shared store only is kept in memory from then on.
-    pub(crate) async fn explain(&self, request: &Request<String>) -> Explained {
+    pub(crate) async fn explain(&self, request: &Request<String>) -> RequestExplanation {
         let path = request.uri().path();
         let others = self.watch.others();
         // Where two say the same of the path, the one that a router has matched is its own.
         let known = others.keys().map(|name| &**name).chain(self.all().map(|(pattern, _)| pattern));
         let pattern = route::matching(known, path);
         let Some(found) = self.route(pattern) else {
-            return Explained::bypassed(pattern, BypassReason::NoPolicy);
+            return RequestExplanation::bypassed(pattern, BypassReason::NoPolicy);
         };
         let shown = pattern.unwrap_or(OTHERS);
         let parameter = |name: &str| route::parameter(pattern?, path, name);
-        let plan = Asked::of(request, &found.policy, &self.identity, None).and_then(|asked| {
-            let tags = found.policy.tags_with(parameter).ok_or(BypassReason::NoParameter)?;
-            let (key, variance) = self.key(&Keyed::of(request, &asked), &found.policy);
-            let ask = Ask { tags, limits: asked.limits, ..Ask::default() };
-            Ok(Plan {
-                key,
-                variance,
-                policy: found.policy.clone(),
-                ask,
-                asked,
-                extensions: None,
-                place: None,
-            })
-        });
+        let plan =
+            RequestDirectives::of(request, &found.policy, &self.identity, None).and_then(|asked| {
+                let tags = found.policy.tags_with(parameter).ok_or(BypassReason::NoParameter)?;
+                let (key, variance) = self.key(&KeySource::of(request, &asked), &found.policy);
+                let ask = LookupOptions { tags, limits: asked.limits, ..LookupOptions::default() };
+                Ok(RequestContext {
+                    key,
+                    variance,
+                    policy: found.policy.clone(),
+                    ask,
+                    asked,
+                    extensions: None,
+                    place: None,
+                })
+            });
         let mut plan = match plan {
             Ok(plan) => plan,
-            Err(reason) => return Explained::bypassed(Some(shown), reason),
+            Err(reason) => return RequestExplanation::bypassed(Some(shown), reason),
         };
         if let Some(key) = self.nested_key(request, &plan).await {
             plan.key = key;
@@ -97,11 +98,11 @@ impl Routes {
 
     /// The key of a request that a layer within nested routers sees. These cut their prefixes off its URI, and how many there
     /// are is not known here: a response that is stored shows it.
-    async fn nested_key(&self, request: &Request<String>, plan: &Plan) -> Option<Key> {
+    async fn nested_key(&self, request: &Request<String>, plan: &RequestContext) -> Option<Key> {
         if self.cache.examine(&plan.key, &plan.policy, &plan.ask).await.found.is_some() {
             return None;
         }
-        let keyed = Keyed::of(request, &plan.asked);
+        let keyed = KeySource::of(request, &plan.asked);
         for seen in within_routers(request.uri()) {
             let (key, _) = self.key(&keyed.nested(&seen), &plan.policy);
             if self.cache.examine(&key, &plan.policy, &plan.ask).await.found.is_some() {
@@ -114,10 +115,10 @@ impl Routes {
     async fn explain_plan(
         &self,
         pattern: &str,
-        plan: &Plan,
+        plan: &RequestContext,
         headers: &HeaderMap,
         names: &[String],
-    ) -> Explained {
+    ) -> RequestExplanation {
         let cache = &self.cache;
         let mut key = plan.key.clone();
         let mut examined = cache.examine(&key, &plan.policy, &plan.ask).await;
@@ -131,23 +132,23 @@ impl Routes {
             differs_by.extend(headers_named.iter().map(ToString::to_string));
         }
         let outcome = outcome(plan, &examined);
-        let Examined { found, .. } = examined;
-        let stored = found.map(|found| Stored {
+        let LookupPreview { found, .. } = examined;
+        let stored = found.map(|found| StoredExplanation {
             tier: found.tier,
-            status: Ready::of(&found.entry).ok().map(|ready| ready.status),
+            status: RenderedHead::of(&found.entry).ok().map(|ready| ready.status),
             age: found.entry.age(),
             entry: found.entry,
         });
         let tags = self.dependencies(plan, stored.as_ref(), names);
         let route = Some(pattern.to_owned());
-        Explained { route, outcome, key: Some(key), differs_by, stored, tags }
+        RequestExplanation { route, outcome, key: Some(key), differs_by, stored, tags }
     }
 
     /// What the stored answer depends on; without one, what the policy says.
     fn dependencies(
         &self,
-        plan: &Plan,
-        stored: Option<&Stored>,
+        plan: &RequestContext,
+        stored: Option<&StoredExplanation>,
         names: &[String],
     ) -> Vec<Dependency> {
         let own: Vec<Tag> = plan.ask.tags.iter().map(PolicyTag::tag).collect();
@@ -164,7 +165,7 @@ impl Routes {
     }
 }
 
-impl Explained {
+impl RequestExplanation {
     fn bypassed(pattern: Option<&str>, reason: BypassReason) -> Self {
         Self {
             route: pattern.map(str::to_owned),
@@ -191,7 +192,7 @@ fn within_routers(uri: &Uri) -> impl Iterator<Item = Uri> {
 }
 
 /// What becomes of a request that was examined: the steps that a request takes, in their order.
-fn outcome(plan: &Plan, examined: &Examined) -> Outcome {
+fn outcome(plan: &RequestContext, examined: &LookupPreview) -> Outcome {
     let bypass = match (&examined.found, examined.outcome) {
         (Some(found), outcome) if outcome.is_hit() => match plan.may_have(&found.entry) {
             false => Some(BypassReason::Personal),
@@ -237,7 +238,7 @@ mod tests {
         CacheLayer::new(Cache::new(Memory::new(1 << 20))).route(pattern, policy)
     }
 
-    async fn explained(layer: &CacheLayer, uri: &str) -> Explained {
+    async fn explained(layer: &CacheLayer, uri: &str) -> RequestExplanation {
         layer.shared.explain(&Request::get(uri).body(String::new()).unwrap()).await
     }
 

@@ -14,49 +14,51 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as HttpBody;
 
 use super::body::Body;
-use super::capture::{Capture, Place, fits};
-use super::captured::{Captured, End};
+use super::capture::{BodyBuffer, StoreTarget, fits};
+use super::captured::{BufferOutcome, TeeBody};
 use super::date::date;
-use super::layer::Routes;
-use super::plan::Plan;
+use super::layer::LayerSettings;
+use super::plan::RequestContext;
 use super::rules::groups;
 use super::rules::precondition::is_known;
-use super::rules::request::{Asked, Client};
+use super::rules::request::{Client, RequestDirectives};
 use super::rules::search_variance::SearchVariance;
-use super::rules::storable::{Leave, PERSONAL, Times, leave};
-use super::rules::validation::{Says, names_another, said_by_head, updated};
+use super::rules::storable::{Cacheability, PERSONAL, Times, leave};
+use super::rules::validation::{HeadComparison, names_another, said_by_head, updated};
 use super::rules::vary;
-use super::status::{self, Fate};
-use super::stored::{Head, encode_signpost};
-use crate::cache::{Answer, Cache, Filled, Hit, Lead, PolicyTag, Record, Unfit};
+use super::status::{self, StoreOutcome};
+use super::stored::{StoredHead, encode_signpost};
+use crate::cache::{
+    Cache, ComputedEntry, FillGuard, FillOutcome, Hit, PolicyTag, Record, Uncacheable,
+};
 use crate::clock;
 use crate::entry::Entry;
 use crate::outcome::{MissReason, Outcome};
 
 /// The duty to fill the cache with an answer, and what there is to do it with.
-pub(crate) struct Fill<'p> {
-    pub(crate) lead: Box<Lead>,
-    pub(crate) plan: &'p Plan,
+pub(crate) struct ResponseFill<'p> {
+    pub(crate) lead: Box<FillGuard>,
+    pub(crate) plan: &'p RequestContext,
     /// Of the request.
     pub(crate) headers: HeaderMap,
     /// What is stored and only stale by time.
-    pub(crate) stored: Option<Box<(Head, Arc<Entry>)>>,
+    pub(crate) stored: Option<Box<(StoredHead, Arc<Entry>)>>,
     /// How long the handler took.
     pub(crate) delay: Duration,
-    pub(crate) routes: Arc<Routes>,
+    pub(crate) routes: Arc<LayerSettings>,
 }
 
 /// An answer on its way into the cache. A future by hand: one by the compiler has room for all of it twice.
 #[expect(clippy::large_enum_variant, reason = "the large one is the one that there mostly is")]
-pub(crate) enum Filling<'p, B: HttpBody> {
-    Answered(Option<(Fill<'p>, Response<B>)>),
+pub(crate) enum FillFuture<'p, B: HttpBody> {
+    Answered(Option<(ResponseFill<'p>, Response<B>)>),
     Confirmed(BoxFuture<'p, Response<Body<B>>>),
 }
 
 /// None of it is pinned in place.
-impl<B: HttpBody> Unpin for Filling<'_, B> {}
+impl<B: HttpBody> Unpin for FillFuture<'_, B> {}
 
-impl<B> Future for Filling<'_, B>
+impl<B> Future for FillFuture<'_, B>
 where
     B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
 {
@@ -74,29 +76,29 @@ where
 }
 
 /// What `Cache-Status` tells of an answer.
-struct Told {
+struct FillStatus {
     outcome: Outcome,
     status: StatusCode,
     record: Record,
     is_variant: bool,
 }
 
-impl Told {
-    fn tell(&self, headers: &mut HeaderMap, fate: Fate<'_>) {
+impl FillStatus {
+    fn tell(&self, headers: &mut HeaderMap, fate: StoreOutcome<'_>) {
         let text =
             status::of_miss((self.outcome, self.is_variant), self.status, &self.record, fate);
         status::append(headers, &text);
     }
 }
 
-impl<'p> Fill<'p> {
+impl<'p> ResponseFill<'p> {
     /// Ends the duty without an answer; this is served instead.
     pub(crate) fn fail(self, instead: Option<&Hit>) {
-        self.lead.fail_for(Unfit::new("failed", "the handler failed"), instead);
+        self.lead.fail_for(Uncacheable::new("failed", "the handler failed"), instead);
     }
 
     /// Stores an answer, or keeps what is stored if this says that it still holds.
-    pub(crate) fn with<B>(mut self, response: Response<B>) -> Filling<'p, B>
+    pub(crate) fn with<B>(mut self, response: Response<B>) -> FillFuture<'p, B>
     where
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
@@ -104,12 +106,12 @@ impl<'p> Fill<'p> {
             && let Some(stored) = self.stored.take()
         {
             let fresh = response.into_parts().0.headers;
-            return Filling::Confirmed(Box::pin(self.confirmed(*stored, fresh)));
+            return FillFuture::Confirmed(Box::pin(self.confirmed(*stored, fresh)));
         }
         if self.is_superseded_by(&response) {
-            return Filling::Confirmed(Box::pin(self.superseded(response)));
+            return FillFuture::Confirmed(Box::pin(self.superseded(response)));
         }
-        Filling::Answered(Some((self, response)))
+        FillFuture::Answered(Some((self, response)))
     }
 
     /// Whether a response that may not be stored ends what is: a full one does (RFC 9111, section 4.3.3), unless the handler
@@ -128,7 +130,7 @@ impl<'p> Fill<'p> {
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
         self.lead.cache().forget(self.lead.key()).await;
-        Filling::Answered(Some((self, response))).await
+        FillFuture::Answered(Some((self, response))).await
     }
 
     /// Stores an answer as it streams to the client; one that is there at once is stored before its
@@ -147,7 +149,7 @@ impl<'p> Fill<'p> {
                     true => self.lead.fail_for(unfit, None),
                     false => self.lead.pass(unfit),
                 };
-                told.tell(&mut parts.headers, Fate::NotStored(&unfit));
+                told.tell(&mut parts.headers, StoreOutcome::NotStored(&unfit));
                 return known(&parts, asked, &Bytes::new()).unwrap_or_else(|| {
                     Response::from_parts(parts, Body::within(told.record, body))
                 });
@@ -156,24 +158,26 @@ impl<'p> Fill<'p> {
         // Whoever called for it may use its head before its body has come to the end.
         let lasts = leave.terms.ttl.saturating_sub(leave.terms.age);
         self.lead.record().pass_on(Some(lasts));
-        let mut head = Head::kept(parts.status, &parts.headers, &leave.withheld);
+        let mut head = StoredHead::kept(parts.status, &parts.headers, &leave.withheld);
         head.age = leave.age;
         let place = self.place(&leave);
         let policy = &self.plan.policy;
         let limits = (policy.body_limit, policy.finish);
-        let capture = Capture::new(self.lead, (head, place), limits, self.routes.rooms.room());
-        let mut captured = Captured::new(body, capture);
+        let capture = BodyBuffer::new(self.lead, (head, place), limits, self.routes.rooms.room());
+        let mut captured = TeeBody::new(body, capture);
         match captured.read_ahead(cx) {
-            Some(End::Whole(filled, bytes)) => {
-                told.tell(&mut parts.headers, Fate::of(&filled));
+            Some(BufferOutcome::Whole(filled, bytes)) => {
+                told.tell(&mut parts.headers, StoreOutcome::of(&filled));
                 if let Some(known) = known(&parts, asked, &bytes) {
                     return known;
                 }
             }
-            Some(End::NotKept(unfit)) => told.tell(&mut parts.headers, Fate::NotStored(&unfit)),
+            Some(BufferOutcome::NotKept(unfit)) => {
+                told.tell(&mut parts.headers, StoreOutcome::NotStored(&unfit));
+            }
             None => {
                 captured.streams();
-                told.tell(&mut parts.headers, Fate::Undecided);
+                told.tell(&mut parts.headers, StoreOutcome::Undecided);
             }
         }
         Response::from_parts(parts, Body::captured(captured))
@@ -182,21 +186,21 @@ impl<'p> Fill<'p> {
     /// What is stored still holds (RFC 9111, section 4.3.4): keeps it for as long as it says now.
     async fn confirmed<B: HttpBody>(
         self,
-        (head, entry): (Head, Arc<Entry>),
+        (head, entry): (StoredHead, Arc<Entry>),
         fresh: HeaderMap,
     ) -> Response<Body<B>> {
         let told = self.told(StatusCode::NOT_MODIFIED);
         let plan = self.plan;
         let (head, filled) = if names_another(&head.headers, &fresh) {
-            let unfit = Unfit::new("other-etag", "a 304 that names another answer");
-            (head, Filled::NotStored(self.disown(unfit).await))
+            let unfit = Uncacheable::new("other-etag", "a 304 that names another answer");
+            (head, FillOutcome::NotStored(self.disown(unfit).await))
         } else {
             let new = brought_up_to_date(&head, &fresh);
             let filled = self.renewed((&head, &new), &entry).await;
             (new, filled)
         };
         let mut response = head.answer(entry.body(), &plan.asked);
-        told.tell(response.headers_mut(), Fate::of(&filled));
+        told.tell(response.headers_mut(), StoreOutcome::of(&filled));
         response
     }
 
@@ -213,21 +217,21 @@ impl<'p> Fill<'p> {
             return None;
         }
         match said_by_head(&head.headers, entry.body().len(), fresh) {
-            Says::Same => {
+            HeadComparison::Same => {
                 let new = brought_up_to_date(&head, fresh);
                 let filled = self.renewed((&head, &new), &entry).await;
-                matches!(filled, Filled::Stored).then_some(new.headers)
+                matches!(filled, FillOutcome::Stored).then_some(new.headers)
             }
-            Says::Other if self.plan.asked.is_of_anybody() => {
+            HeadComparison::Other if self.plan.asked.is_of_anybody() => {
                 cache.forget(self.lead.key()).await;
                 None
             }
-            Says::Other | Says::Nothing => None,
+            HeadComparison::Other | HeadComparison::Nothing => None,
         }
     }
 
     /// What is stored may not be served any longer: the next request makes another.
-    async fn disown(self, unfit: Unfit) -> Unfit {
+    async fn disown(self, unfit: Uncacheable) -> Uncacheable {
         let (cache, key) = (self.lead.cache().clone(), self.lead.key().clone());
         let unfit = self.lead.pass(unfit);
         cache.forget(&key).await;
@@ -240,9 +244,13 @@ impl<'p> Fill<'p> {
     ///
     /// `new` is the stored head with what the handler says now. If it says so to a client that it knows, and not to all,
     /// nothing of that is stored but when it was said.
-    async fn renewed(self, (stored, new): (&Head, &Head), entry: &Entry) -> Filled {
+    async fn renewed(
+        self,
+        (stored, new): (&StoredHead, &StoredHead),
+        entry: &Entry,
+    ) -> FillOutcome {
         if !self.lead.is_valid(entry) {
-            return Filled::NotStored(self.lead.overtaken());
+            return FillOutcome::NotStored(self.lead.overtaken());
         }
         let refused = match self.plan.asked.is_of_anybody() {
             true => None,
@@ -251,10 +259,10 @@ impl<'p> Fill<'p> {
         let head = match refused {
             None => Cow::Borrowed(new),
             Some(unfit) if unfit.token == PERSONAL => Cow::Owned(confirmed_at(stored, new)),
-            Some(unfit) => return Filled::NotStored(self.lead.pass(unfit)),
+            Some(unfit) => return FillOutcome::NotStored(self.lead.pass(unfit)),
         };
         // It was stored for all, whoever has it confirmed.
-        let asked = Asked {
+        let asked = RequestDirectives {
             client: Client::default(),
             has_other_cookies: false,
             ..self.plan.asked.clone()
@@ -265,25 +273,29 @@ impl<'p> Fill<'p> {
         let noted = self.note_tags(&head.headers).and_then(|()| self.note_variance(&head.headers));
         let leave = match leave.and_then(|leave| noted.map(|()| leave)) {
             Ok(leave) => leave,
-            Err(unfit) => return Filled::NotStored(self.disown(unfit).await),
+            Err(unfit) => return FillOutcome::NotStored(self.disown(unfit).await),
         };
-        let kept = Head::kept(head.status, &head.headers, &leave.withheld);
-        let kept = Head { trailers: head.trailers.clone(), age: leave.age, ..kept };
-        let Place { key, terms, signpost } = self.place(&leave);
+        let kept = StoredHead::kept(head.status, &head.headers, &leave.withheld);
+        let kept = StoredHead { trailers: head.trailers.clone(), age: leave.age, ..kept };
+        let StoreTarget { key, terms, signpost } = self.place(&leave);
         let (head, body) = (kept.encode(), entry.body().clone());
-        self.lead.store(Answer { key, terms, head, body, signpost })
+        self.lead.store(ComputedEntry { key, terms, head, body, signpost })
     }
 
-    fn leave(&self, status: StatusCode, headers: &HeaderMap) -> Result<Leave, Unfit> {
+    fn leave(&self, status: StatusCode, headers: &HeaderMap) -> Result<Cacheability, Uncacheable> {
         if status.is_server_error() && self.lead.stale.is_some() {
-            return Err(Unfit::new("failed", "what is stored is of more use than an error"));
+            return Err(Uncacheable::new("failed", "what is stored is of more use than an error"));
         }
         self.leave_for(&self.plan.asked, status, headers)
     }
 
     /// As [`leave`](Self::leave), with all else that forbids to store a response and is known before its body comes:
     /// requests that wait for it can go on then.
-    fn leave_of_head<B: HttpBody>(&self, parts: &Parts, body: &B) -> Result<Leave, Unfit> {
+    fn leave_of_head<B: HttpBody>(
+        &self,
+        parts: &Parts,
+        body: &B,
+    ) -> Result<Cacheability, Uncacheable> {
         let leave = self.leave(parts.status, &parts.headers)?;
         fits(&parts.headers, body, self.plan.policy.body_limit)?;
         self.lead.record().can_be_stored()?;
@@ -294,8 +306,8 @@ impl<'p> Fill<'p> {
 
     /// Notes the tags that the response names itself. The position that proves it is of before the work began, so an
     /// invalidation in between counts.
-    fn note_tags(&self, headers: &HeaderMap) -> Result<(), Unfit> {
-        let Plan { policy, place, .. } = self.plan;
+    fn note_tags(&self, headers: &HeaderMap) -> Result<(), Uncacheable> {
+        let RequestContext { policy, place, .. } = self.plan;
         let target = place.as_ref().map(|place| &place.target);
         let tags = groups::tags(headers, policy, target, &self.routes.namespace)?;
         self.lead.record().depend_on(tags.iter().flat_map(PolicyTag::with_bulk));
@@ -304,14 +316,14 @@ impl<'p> Fill<'p> {
 
     /// Notes for later requests which parameters of the query count. Under a key that says so there are only responses that
     /// say the same.
-    fn note_variance(&self, headers: &HeaderMap) -> Result<(), Unfit> {
+    fn note_variance(&self, headers: &HeaderMap) -> Result<(), Uncacheable> {
         let Some(place) = &self.plan.place else { return Ok(()) };
         let said = SearchVariance::of(headers);
         self.routes.variances.note(&place.path, said.as_ref());
         match &self.plan.variance {
             Some(known) if said.as_ref() != Some(&**known) => {
                 let why = "it says of the query something else than the response before it";
-                Err(Unfit::new("no-vary-search", why))
+                Err(Uncacheable::new("no-vary-search", why))
             }
             _ => Ok(()),
         }
@@ -319,25 +331,25 @@ impl<'p> Fill<'p> {
 
     fn leave_for(
         &self,
-        asked: &Asked,
+        asked: &RequestDirectives,
         status: StatusCode,
         headers: &HeaderMap,
-    ) -> Result<Leave, Unfit> {
+    ) -> Result<Cacheability, Uncacheable> {
         let times = Times { now: clock::wall(), delay: self.delay };
         leave(status, headers, asked, &self.plan.policy, times)
     }
 
     /// Where the answer goes, by what it varies by.
-    fn place(&self, leave: &Leave) -> Place {
+    fn place(&self, leave: &Cacheability) -> StoreTarget {
         let key = vary::key(&self.plan.key, &leave.varies_by, &self.headers);
         let signpost = (key != self.plan.key)
             .then(|| (self.plan.key.clone(), encode_signpost(&leave.varies_by)));
-        Place { key, terms: leave.terms, signpost }
+        StoreTarget { key, terms: leave.terms, signpost }
     }
 
-    fn told(&self, status: StatusCode) -> Told {
+    fn told(&self, status: StatusCode) -> FillStatus {
         let is_variant = *self.lead.key() != self.plan.key;
-        Told {
+        FillStatus {
             outcome: self.lead.outcome(),
             status,
             record: self.lead.record().clone(),
@@ -348,21 +360,21 @@ impl<'p> Fill<'p> {
 
 /// The head of what is stored, with what a handler says that found it to hold still; of now, if it does not
 /// say of when.
-fn brought_up_to_date(head: &Head, fresh: &HeaderMap) -> Head {
+fn brought_up_to_date(head: &StoredHead, fresh: &HeaderMap) -> StoredHead {
     let mut headers = updated(&head.headers, fresh);
     if !fresh.contains_key(DATE) {
         date(&mut headers);
     }
-    let mut kept = Head::kept(head.status, &headers, &[]);
+    let mut kept = StoredHead::kept(head.status, &headers, &[]);
     // A cache between here and the origin may have confirmed it: its age counts (sections 3.2 and 4.2.3).
     if let Some(age) = fresh.get(AGE) {
         kept.headers.insert(AGE, age.clone());
     }
-    Head { trailers: head.trailers.clone(), ..kept }
+    StoredHead { trailers: head.trailers.clone(), ..kept }
 }
 
 /// The stored head, with no more of the new one than when it was said.
-fn confirmed_at(stored: &Head, new: &Head) -> Head {
+fn confirmed_at(stored: &StoredHead, new: &StoredHead) -> StoredHead {
     let mut confirmed = stored.clone();
     for name in [DATE, AGE] {
         confirmed.headers.remove(&name);
@@ -387,11 +399,15 @@ fn is_full(status: StatusCode) -> bool {
 }
 
 /// To a client that has this answer already: that it has.
-fn known<B: HttpBody>(parts: &Parts, asked: &Asked, body: &Bytes) -> Option<Response<Body<B>>> {
+fn known<B: HttpBody>(
+    parts: &Parts,
+    asked: &RequestDirectives,
+    body: &Bytes,
+) -> Option<Response<Body<B>>> {
     if parts.status != StatusCode::OK || !is_known(&asked.conditions, &parts.headers) {
         return None;
     }
-    let head = Head::kept(parts.status, &parts.headers, &[]);
+    let head = StoredHead::kept(parts.status, &parts.headers, &[]);
     let mut response = head.answer(body, asked);
     if let Some(age) = parts.headers.get(AGE) {
         response.headers_mut().insert(AGE, age.clone());

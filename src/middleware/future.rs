@@ -22,7 +22,7 @@ pin_project! {
         B: HttpBody,
     {
         #[pin]
-        kind: Kind<F, B, E>,
+        kind: FutureKind<F, B, E>,
         // What the response depends on was noted, if anywhere, when the service was called, and that was in no scope.
         unnoted: bool,
     }
@@ -30,7 +30,7 @@ pin_project! {
 
 pin_project! {
     #[project = KindProj]
-    enum Kind<F, B, E>
+    enum FutureKind<F, B, E>
     where
         B: HttpBody,
     {
@@ -45,7 +45,7 @@ pin_project! {
 
 impl<F, B: HttpBody, E> ResponseFuture<F, B, E> {
     pub(crate) fn ready(response: Response<Body<B>>) -> Self {
-        Self { kind: Kind::Ready { response: Some(response) }, unnoted: Record::is_in_none() }
+        Self { kind: FutureKind::Ready { response: Some(response) }, unnoted: Record::is_in_none() }
     }
 
     pub(crate) fn passed(
@@ -53,11 +53,11 @@ impl<F, B: HttpBody, E> ResponseFuture<F, B, E> {
         reason: BypassReason,
         record: Record,
     ) -> Self {
-        Self { kind: Kind::Passed { inner, reason, record }, unnoted: Record::is_in_none() }
+        Self { kind: FutureKind::Passed { inner, reason, record }, unnoted: Record::is_in_none() }
     }
 
     pub(crate) fn work(work: BoxFuture<'static, Result<Response<Body<B>>, E>>) -> Self {
-        Self { kind: Kind::Work { work }, unnoted: false }
+        Self { kind: FutureKind::Work { work }, unnoted: false }
     }
 
     /// Work whose scope was opened when the service was called.

@@ -28,5 +28,5 @@ where
 }
 
 /// What becomes of a request.
-pub(crate) type Answered<S, A> =
+pub(crate) type HandlerResult<S, A> =
     Result<Response<super::body::Body<<S as Handler<A>>::Body>>, <S as Service<Request<A>>>::Error>;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::{Sleep, sleep};
 
-use super::capture::Capture;
-use crate::cache::Unfit;
+use super::capture::BodyBuffer;
+use crate::cache::Uncacheable;
 
 /// A body that takes longer than this is not kept. It would hold memory, and those who wait for it, for as
 /// long as its client likes.
@@ -18,20 +18,20 @@ const LINGERING: Duration = Duration::from_millis(100);
 
 /// A capture, as long as it goes on.
 #[derive(Debug)]
-pub(crate) struct Held {
-    state: Arc<Mutex<State>>,
+pub(crate) struct TimedBuffer {
+    state: Arc<Mutex<TimedBufferState>>,
     watch: Option<AbortHandle>,
 }
 
 #[derive(Debug)]
-struct State {
-    capture: Option<Capture>,
+struct TimedBufferState {
+    capture: Option<BodyBuffer>,
     late: bool,
 }
 
-impl Held {
-    pub(crate) fn new(capture: Capture) -> Self {
-        let state = State { capture: Some(capture), late: false };
+impl TimedBuffer {
+    pub(crate) fn new(capture: BodyBuffer) -> Self {
+        let state = TimedBufferState { capture: Some(capture), late: false };
         Self { state: Arc::new(Mutex::new(state)), watch: None }
     }
 
@@ -50,7 +50,7 @@ impl Held {
         lock(&self.state).capture.is_some()
     }
 
-    pub(crate) fn take(&mut self) -> Option<Capture> {
+    pub(crate) fn take(&mut self) -> Option<BodyBuffer> {
         lock(&self.state).capture.take()
     }
 
@@ -60,7 +60,7 @@ impl Held {
     }
 
     /// Goes on with it, unless it has become too late meanwhile.
-    pub(crate) fn put_back(&mut self, capture: Capture) {
+    pub(crate) fn put_back(&mut self, capture: BodyBuffer) {
         let mut state = lock(&self.state);
         if state.late {
             drop(state);
@@ -71,7 +71,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for TimedBuffer {
     fn drop(&mut self) {
         if let Some(watch) = self.watch.take() {
             watch.abort();
@@ -79,7 +79,7 @@ impl Drop for Held {
     }
 }
 
-async fn watch(held: Weak<Mutex<State>>, late: Sleep) {
+async fn watch(held: Weak<Mutex<TimedBufferState>>, late: Sleep) {
     sleep(LINGERING).await;
     if let Some(state) = held.upgrade()
         && let Some(capture) = &mut lock(&state).capture
@@ -98,10 +98,10 @@ async fn watch(held: Weak<Mutex<State>>, late: Sleep) {
     }
 }
 
-fn too_slow() -> Unfit {
-    Unfit::new("slow", format!("the client took longer than {SLOWEST:?} to read the body"))
+fn too_slow() -> Uncacheable {
+    Uncacheable::new("slow", format!("the client took longer than {SLOWEST:?} to read the body"))
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock(state: &Mutex<TimedBufferState>) -> MutexGuard<'_, TimedBufferState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }

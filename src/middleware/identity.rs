@@ -19,7 +19,7 @@ use crate::cache::Policy;
 
 /// What says who the client is.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Identity {
+pub(crate) struct IdentitySource {
     pub(crate) headers: IdentityHeaders,
     pub(crate) extensions: KnownExtensions,
 }
@@ -27,20 +27,20 @@ pub(crate) struct Identity {
 /// The types of extensions that a service has declared.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KnownExtensions {
-    known: Vec<Known>,
+    known: Vec<KnownExtension>,
     has_warned: Arc<AtomicBool>,
 }
 
 /// One type of extension.
 #[derive(Clone)]
-struct Known {
+struct KnownExtension {
     id: TypeId,
     name: &'static str,
     is_in: fn(&Extensions) -> bool,
     carry: fn(&Extensions, &mut Extensions),
 }
 
-impl fmt::Debug for Known {
+impl fmt::Debug for KnownExtension {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
     }
@@ -53,7 +53,7 @@ impl KnownExtensions {
             [TypeId::of::<OriginalUri>(), TypeId::of::<MatchedPath>(), TypeId::of::<NestedPath>()];
         let id = TypeId::of::<T>();
         if !of_axum.contains(&id) && self.known.iter().all(|known| known.id != id) {
-            self.known.push(Known {
+            self.known.push(KnownExtension {
                 id,
                 name: type_name::<T>(),
                 is_in: is_in::<T>,

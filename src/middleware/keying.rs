@@ -10,60 +10,60 @@ use http::{HeaderMap, HeaderValue, Request, Uri};
 use percent_encoding::percent_decode;
 use smallvec::SmallVec;
 
-use super::rules::fields::{Field, Fields};
+use super::rules::fields::{RequestField, RequestFields};
 use super::rules::list::is_token;
-use super::rules::request::{Asked, describes_content};
-use super::rules::search_variance::{Counting, SearchVariance};
+use super::rules::request::{RequestDirectives, describes_content};
+use super::rules::search_variance::{CountedParams, SearchVariance};
 use super::{content, cookies, route};
 use crate::cache::{Policy, QueryPart};
 use crate::entry::{Key, KeyText};
 
 /// Headers that frameworks and proxies take for the host. They are part of the key, so that an answer made
 /// for one value never reaches a client that sent another; unless the policy says that hosts do not count.
-pub(crate) const HOST_LIKE: [Field; 5] = [
-    Field::Forwarded,
-    Field::XForwardedHost,
-    Field::XForwardedServer,
-    Field::XHost,
-    Field::XOriginalHost,
+pub(crate) const HOST_LIKE: [RequestField; 5] = [
+    RequestField::Forwarded,
+    RequestField::XForwardedHost,
+    RequestField::XForwardedServer,
+    RequestField::XHost,
+    RequestField::XOriginalHost,
 ];
 
 /// Headers that they take for the path or the scheme: part of every key.
-pub(crate) const PATH_LIKE: [Field; 10] = [
-    Field::XForwardedPath,
-    Field::XForwardedPort,
-    Field::XForwardedPrefix,
-    Field::XForwardedProto,
-    Field::XForwardedScheme,
-    Field::XForwardedSsl,
-    Field::XForwardedUri,
-    Field::XOriginalUrl,
-    Field::XRewriteUrl,
-    Field::XUrlScheme,
+pub(crate) const PATH_LIKE: [RequestField; 10] = [
+    RequestField::XForwardedPath,
+    RequestField::XForwardedPort,
+    RequestField::XForwardedPrefix,
+    RequestField::XForwardedProto,
+    RequestField::XForwardedScheme,
+    RequestField::XForwardedSsl,
+    RequestField::XForwardedUri,
+    RequestField::XOriginalUrl,
+    RequestField::XRewriteUrl,
+    RequestField::XUrlScheme,
 ];
 
 /// The parameters of a query; of most, in place.
-type Pairs<'q> = SmallVec<[&'q str; 8]>;
+type QueryPairs<'q> = SmallVec<[&'q str; 8]>;
 
 /// What of a request its key is made of.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Keyed<'r> {
+pub(crate) struct KeySource<'r> {
     uri: &'r Uri,
     /// The URI that the handler sees, if a layer or a router has made it another one.
     rewritten: Option<&'r Uri>,
     headers: &'r HeaderMap,
-    fields: Fields,
+    fields: RequestFields,
     /// Who the client is, by the policy's own function.
     client: Option<&'r str>,
     /// Which parameters of the query count, if a response has said so.
     variance: Option<&'r SearchVariance>,
     /// Of a request by QUERY.
-    content: Option<&'r content::Hash>,
+    content: Option<&'r content::ContentHash>,
 }
 
-impl<'r> Keyed<'r> {
+impl<'r> KeySource<'r> {
     /// Of a request that the layer sees.
-    pub(crate) fn of<B>(request: &'r Request<B>, asked: &'r Asked) -> Self {
+    pub(crate) fn of<B>(request: &'r Request<B>, asked: &'r RequestDirectives) -> Self {
         let client = asked.client_key.as_deref();
         let uri = route::uri(request);
         let rewritten = Some(request.uri()).filter(|seen| *seen != uri);
@@ -79,20 +79,20 @@ impl<'r> Keyed<'r> {
     }
 
     /// The same, where a response has said which parameters count.
-    pub(crate) fn varying<'v>(&self, variance: Option<&'v SearchVariance>) -> Keyed<'v>
+    pub(crate) fn varying<'v>(&self, variance: Option<&'v SearchVariance>) -> KeySource<'v>
     where
         'r: 'v,
     {
-        Keyed { variance, ..*self }
+        KeySource { variance, ..*self }
     }
 
     /// The same, where routers around the layer have left this of the URI.
     #[cfg(feature = "admin")]
-    pub(crate) fn nested<'n>(&self, seen: &'n Uri) -> Keyed<'n>
+    pub(crate) fn nested<'n>(&self, seen: &'n Uri) -> KeySource<'n>
     where
         'r: 'n,
     {
-        Keyed { rewritten: Some(seen), ..*self }
+        KeySource { rewritten: Some(seen), ..*self }
     }
 
     /// Of these, with nothing else known of the request.
@@ -102,7 +102,7 @@ impl<'r> Keyed<'r> {
             uri,
             rewritten: None,
             headers,
-            fields: Fields::of(headers),
+            fields: RequestFields::of(headers),
             client: None,
             variance: None,
             content: None,
@@ -111,8 +111,8 @@ impl<'r> Keyed<'r> {
 }
 
 /// The key of a request under a policy: by GET and HEAD, or by QUERY.
-pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &Policy) -> Key {
-    let Keyed { uri, rewritten, headers, fields, client, variance, content } = *of;
+pub(crate) fn key((namespace, version): (&str, &str), of: &KeySource<'_>, policy: &Policy) -> Key {
+    let KeySource { uri, rewritten, headers, fields, client, variance, content } = *of;
     let mut text = Key::new("http");
     text.add(namespace.as_bytes());
     text.add(version.as_bytes());
@@ -141,7 +141,7 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &Keyed<'_>, policy: &P
     if policy.identity.is_strict {
         text.add(b"strict");
     }
-    if !policy.host && fields.has(Field::Forwarded) {
+    if !policy.host && fields.has(RequestField::Forwarded) {
         forwarded(&mut text, headers);
     }
     if let Some(seen) = rewritten {
@@ -174,7 +174,7 @@ fn description(text: &mut KeyText, headers: &HeaderMap) {
     }
 }
 
-fn hosts(text: &mut KeyText, uri: &Uri, (headers, fields): (&HeaderMap, Fields)) {
+fn hosts(text: &mut KeyText, uri: &Uri, (headers, fields): (&HeaderMap, RequestFields)) {
     text.add(uri.authority().map_or("", |authority| authority.as_str()).as_bytes());
     varied(text, headers, HOST);
     present(text, (headers, fields), &HOST_LIKE);
@@ -183,7 +183,7 @@ fn hosts(text: &mut KeyText, uri: &Uri, (headers, fields): (&HeaderMap, Fields))
 /// What `Forwarded` (RFC 7239) says beyond the host and the ends of the connection: the scheme, and what nobody knows. Line
 /// by line and element by element, since a handler may read only the first or the last.
 fn forwarded(text: &mut KeyText, headers: &HeaderMap) {
-    let lines = headers.get_all(Field::Forwarded.name());
+    let lines = headers.get_all(RequestField::Forwarded.name());
     text.add(b"forwarded");
     text.number(lines.iter().count());
     for line in lines.iter().map(HeaderValue::as_bytes) {
@@ -213,7 +213,11 @@ fn is_of_host(pair: &[u8]) -> bool {
 }
 
 /// Those of some headers that the request has: how many, and of each its name and values.
-fn present(text: &mut KeyText, (headers, fields): (&HeaderMap, Fields), names: &[Field]) {
+fn present(
+    text: &mut KeyText,
+    (headers, fields): (&HeaderMap, RequestFields),
+    names: &[RequestField],
+) {
     let present = names.iter().filter(|field| fields.has(**field));
     text.number(present.clone().count());
     for field in present {
@@ -247,8 +251,8 @@ fn query(text: &mut KeyText, query: Option<&str>, policy: &Policy) {
 /// The parameters that count as a response has said, and what it said: only such responses are under this key.
 fn counting_query(text: &mut KeyText, query: Option<&str>, variance: &SearchVariance) {
     let (mode, names) = match &variance.counting {
-        Counting::AllBut(names) => (&b"all but"[..], names),
-        Counting::Only(names) => (&b"only"[..], names),
+        CountedParams::AllBut(names) => (&b"all but"[..], names),
+        CountedParams::Only(names) => (&b"only"[..], names),
     };
     text.add(mode);
     text.number(usize::from(variance.is_ordered));
@@ -264,11 +268,11 @@ fn counting_query(text: &mut KeyText, query: Option<&str>, variance: &SearchVari
 /// The parameters that count, in their order, or sorted by name where the policy says that order does not matter;
 /// parameters of one name stay in their order. `None` if that can't be told: some split a query at semicolons as well, and a
 /// name can be written in several ways.
-fn pairs<'q>(query: &'q str, policy: &Policy) -> Option<Pairs<'q>> {
+fn pairs<'q>(query: &'q str, policy: &Policy) -> Option<QueryPairs<'q>> {
     if query.contains(';') {
         return None;
     }
-    let all: Pairs<'_> = query.split('&').collect();
+    let all: QueryPairs<'_> = query.split('&').collect();
     let mut pairs = match &policy.query {
         // A name that can't be read might be one that counts.
         QueryPart::Only(names) => only(&all, names)?,
@@ -291,8 +295,8 @@ pub(crate) fn counting(query: &str, policy: &Policy) -> String {
 }
 
 /// The pairs whose names, decoded as a handler would, are among `names`.
-fn only<'q>(pairs: &[&'q str], names: &[String]) -> Option<Pairs<'q>> {
-    let mut counting = Pairs::new();
+fn only<'q>(pairs: &[&'q str], names: &[String]) -> Option<QueryPairs<'q>> {
+    let mut counting = QueryPairs::new();
     for pair in pairs {
         let name = decoded(raw_name(pair))?;
         if names.iter().any(|wanted| *wanted == name || *wanted == stem(&name)) {
@@ -342,7 +346,7 @@ mod tests {
     }
 
     fn of(uri: &str, policy: &Policy) -> Key {
-        key(("", ""), &Keyed::new(&uri.parse().unwrap(), &HeaderMap::new()), policy)
+        key(("", ""), &KeySource::new(&uri.parse().unwrap(), &HeaderMap::new()), policy)
     }
 
     fn with(headers: &[(&'static str, &str)], policy: &Policy) -> Key {
@@ -350,7 +354,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_str(value).unwrap()))
             .collect::<HeaderMap>();
-        key(("", ""), &Keyed::new(&"/".parse().unwrap(), &headers), policy)
+        key(("", ""), &KeySource::new(&"/".parse().unwrap(), &headers), policy)
     }
 
     #[test]

@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
-use super::capture::Rooms;
-use super::identity::Identity;
-use super::keying::{self, Keyed};
+use super::capture::ByteBudget;
+use super::identity::IdentitySource;
+use super::keying::{self, KeySource};
 use super::route;
 use super::rules::search_variance::SearchVariance;
 use super::service::CacheService;
 use super::session::Sessions;
-use super::variances::Variances;
+use super::variances::VarianceTable;
 use crate::cache::{Cache, Policy, PolicyError, UncacheableStreak};
 use crate::entry::Key;
-use crate::traffic::{Traffic, Watch};
+use crate::traffic::{Traffic, TrafficRecorder};
 
 /// Bytes of bodies that are being kept at a time, unless told otherwise.
 const CAPTURE_BYTES: usize = 256 << 20;
@@ -43,30 +43,30 @@ const CAPTURE_BYTES: usize = 256 << 20;
 /// each request. What such a layer adds to the request's extensions must be part of the key, see [`Policy::vary_by`].
 #[derive(Clone, Debug)]
 pub struct CacheLayer {
-    pub(crate) shared: Arc<Routes>,
+    pub(crate) shared: Arc<LayerSettings>,
 }
 
 /// The layer's settings, shared by every service that it made.
 #[derive(Clone)]
-pub(crate) struct Routes {
+pub(crate) struct LayerSettings {
     pub(crate) cache: Cache,
     pub(crate) namespace: String,
     pub(crate) sessions: Option<Sessions>,
-    pub(crate) rooms: Rooms,
+    pub(crate) rooms: ByteBudget,
     /// What says who the client is.
-    pub(crate) identity: Identity,
-    pub(crate) watch: Arc<Watch>,
-    pub(crate) variances: Variances,
-    routes: BTreeMap<String, Route>,
+    pub(crate) identity: IdentitySource,
+    pub(crate) watch: Arc<TrafficRecorder>,
+    pub(crate) variances: VarianceTable,
+    routes: BTreeMap<String, RouteSettings>,
     /// Patterns of routes that only read, whatever the method.
     only_read: BTreeSet<String>,
-    default: Option<Route>,
+    default: Option<RouteSettings>,
     faults: Vec<String>,
 }
 
 /// One route: what it asks of the cache, and what it has seen.
 #[derive(Clone, Debug)]
-pub(crate) struct Route {
+pub(crate) struct RouteSettings {
     pub(crate) policy: Arc<Policy>,
     pub(crate) traffic: Arc<Traffic>,
 }
@@ -74,7 +74,7 @@ pub(crate) struct Route {
 /// What stands in place of a pattern for the policy of all that have none of their own.
 pub(crate) const OTHERS: &str = "(default)";
 
-impl Route {
+impl RouteSettings {
     fn new(mut policy: Policy) -> Self {
         policy.fills = policy.fills.apart();
         policy.streak = UncacheableStreak::default();
@@ -85,14 +85,14 @@ impl Route {
 impl CacheLayer {
     /// A layer without policies: everything passes.
     pub fn new(cache: Cache) -> Self {
-        let shared = Routes {
+        let shared = LayerSettings {
             cache,
             namespace: String::new(),
             sessions: None,
-            rooms: Rooms::new(CAPTURE_BYTES),
-            identity: Identity::default(),
+            rooms: ByteBudget::new(CAPTURE_BYTES),
+            identity: IdentitySource::default(),
             watch: Arc::default(),
-            variances: Variances::default(),
+            variances: VarianceTable::default(),
             routes: BTreeMap::new(),
             only_read: BTreeSet::new(),
             default: None,
@@ -112,7 +112,7 @@ impl CacheLayer {
         let shared = Arc::make_mut(&mut self.shared);
         if let Some(fault) = fault(pattern, &policy) {
             shared.faults.push(format!("the policy of {pattern} is not used: {fault}"));
-        } else if shared.routes.insert(pattern.to_owned(), Route::new(policy)).is_some() {
+        } else if shared.routes.insert(pattern.to_owned(), RouteSettings::new(policy)).is_some() {
             shared.faults.push(format!("{pattern} has two policies; the last one counts"));
         }
         self
@@ -135,7 +135,7 @@ impl CacheLayer {
             Some(fault) => {
                 shared.faults.push(format!("the default policy is not used: {fault}"));
             }
-            None => shared.default = Some(Route::new(policy)),
+            None => shared.default = Some(RouteSettings::new(policy)),
         }
         self
     }
@@ -180,7 +180,7 @@ impl CacheLayer {
     /// A body for which there is no room is passed on whole and not stored.
     #[must_use]
     pub fn capture_limit(mut self, bytes: usize) -> Self {
-        Arc::make_mut(&mut self.shared).rooms = Rooms::new(bytes);
+        Arc::make_mut(&mut self.shared).rooms = ByteBudget::new(bytes);
         self
     }
 
@@ -213,14 +213,14 @@ impl<S> Layer<S> for CacheLayer {
     }
 }
 
-impl Routes {
+impl LayerSettings {
     /// The first parts of this layer's keys: its namespace and the cache's version.
     pub(crate) fn space(&self) -> (&str, &str) {
         (&self.namespace, self.cache.version_text())
     }
 
     /// What is asked for a route's pattern, if it is to be cached.
-    pub(crate) fn route(&self, pattern: Option<&str>) -> Option<&Route> {
+    pub(crate) fn route(&self, pattern: Option<&str>) -> Option<&RouteSettings> {
         pattern.and_then(|pattern| self.routes.get(pattern)).or(self.default.as_ref())
     }
 
@@ -232,7 +232,7 @@ impl Routes {
     /// A request's key, and which parameters of the query count in it if a response has said so.
     pub(crate) fn key(
         &self,
-        of: &Keyed<'_>,
+        of: &KeySource<'_>,
         policy: &Policy,
     ) -> (Key, Option<Arc<SearchVariance>>) {
         let variance = self.variances.known(self.space(), of, policy);
@@ -245,7 +245,7 @@ impl Routes {
     }
 
     /// The routes that have a policy, and last what is for all others.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, &Route)> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, &RouteSettings)> {
         let named = self.routes.iter().map(|(pattern, route)| (pattern.as_str(), route));
         named.chain(self.default.iter().map(|route| (OTHERS, route)))
     }
@@ -257,7 +257,7 @@ impl Routes {
     }
 }
 
-impl fmt::Debug for Routes {
+impl fmt::Debug for LayerSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Routes").field("routes", &self.routes).finish_non_exhaustive()
     }

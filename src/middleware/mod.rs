@@ -55,15 +55,15 @@ pub(crate) fn key(
     headers: &http::HeaderMap,
     policy: &crate::cache::Policy,
 ) -> crate::entry::Key {
-    keying::key(("", ""), &keying::Keyed::new(uri, headers), policy)
+    keying::key(("", ""), &keying::KeySource::new(uri, headers), policy)
 }
 
 pub use body::Body;
 #[cfg(feature = "admin")]
-pub(crate) use explain::{Dependency, Explained, Stored};
+pub(crate) use explain::{Dependency, RequestExplanation, StoredExplanation};
 pub use future::ResponseFuture;
 pub use layer::CacheLayer;
 #[cfg(feature = "admin")]
-pub(crate) use layer::Routes;
+pub(crate) use layer::LayerSettings;
 pub use service::CacheService;
 pub use session::Sessions;

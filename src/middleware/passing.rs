@@ -10,43 +10,47 @@ use tokio::time::timeout;
 
 use super::body::Body;
 use super::cookies;
-use super::handler::{Answered, Handler};
-use super::keying::{self, Keyed};
-use super::layer::Routes;
+use super::handler::{Handler, HandlerResult};
+use super::keying::{self, KeySource};
+use super::layer::LayerSettings;
 use super::rules::groups::note_unread;
-use super::rules::request::Asked;
+use super::rules::request::RequestDirectives;
 use super::rules::storable::{Times, leave};
-use super::rules::unsafe_method::{Written, is_safe};
+use super::rules::unsafe_method::{InvalidatedByWrite, is_safe};
 use super::session::is_session_cookie;
 use super::status;
-use super::steps::Steps;
+use super::steps::Exchange;
 use crate::cache::{Policy, Record, to_the_end};
 use crate::clock;
 use crate::entry::Key;
 use crate::outcome::{BypassReason, Outcome};
-use crate::traffic::{Seen, Traffic, rehearsal};
+use crate::traffic::{RequestTimer, Traffic, rehearsal};
 
 /// How long a response waits for what its write invalidates; as long as for the position of its token.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is known of a request that the cache leaves alone.
-pub(crate) struct Passing {
+pub(crate) struct BypassContext {
     pub(crate) reason: BypassReason,
     pub(crate) record: Record,
     /// That of its route, if its response is a part of another one.
     pub(crate) policy: Option<Arc<Policy>>,
     /// What it makes invalid if it goes well.
-    pub(crate) written: Option<Written>,
+    pub(crate) written: Option<InvalidatedByWrite>,
     /// The hash that tells its answer from others, if what the cache would do is to be tried.
-    pub(crate) rehearsed: Option<Box<Rehearsing>>,
+    pub(crate) rehearsed: Option<Box<SimulatedRequest>>,
 }
 
-impl<S> Steps<S> {
-    pub(crate) async fn pass<A>(mut self, passing: Passing, request: Request<A>) -> Answered<S, A>
+impl<S> Exchange<S> {
+    pub(crate) async fn pass<A>(
+        mut self,
+        passing: BypassContext,
+        request: Request<A>,
+    ) -> HandlerResult<S, A>
     where
         S: Handler<A>,
     {
-        let Passing { reason, record, policy, written, rehearsed } = passing;
+        let BypassContext { reason, record, policy, written, rehearsed } = passing;
         let method = request.method().clone();
         let answered = record.enter(|| self.inner.call(request)).await;
         if let Some(seen) = &self.seen {
@@ -73,12 +77,12 @@ impl<S> Steps<S> {
     /// Works out what the cache would have done with the answer.
     fn rehearse<B>(
         &self,
-        rehearsing: &Rehearsing,
+        rehearsing: &SimulatedRequest,
         response: &Response<B>,
         record: &Record,
         traffic: &Traffic,
     ) {
-        let Rehearsing { key, asked, policy } = rehearsing;
+        let SimulatedRequest { key, asked, policy } = rehearsing;
         let times = Times { now: clock::wall(), delay: Duration::ZERO };
         let kept = leave(response.status(), response.headers(), asked, policy, times);
         match kept.and_then(|_| record.rehearsed()) {
@@ -92,21 +96,21 @@ impl<S> Steps<S> {
 }
 
 /// A request for which what the cache would do is tried.
-pub(crate) struct Rehearsing {
+pub(crate) struct SimulatedRequest {
     /// The hash that tells its answer from others.
     key: u64,
-    asked: Asked,
+    asked: RequestDirectives,
     policy: Policy,
 }
 
-impl Routes {
+impl LayerSettings {
     /// What to try for a request that could be answered from a cache: whoever has a cookie or a name gets an
     /// answer of their own.
     pub(crate) fn rehearsed<A: HttpBody>(
         &self,
         request: &Request<A>,
-        seen: &Seen,
-    ) -> Option<Box<Rehearsing>> {
+        seen: &RequestTimer,
+    ) -> Option<Box<SimulatedRequest>> {
         if request.method() != Method::GET {
             return None;
         }
@@ -119,11 +123,11 @@ impl Routes {
             return None;
         }
         let policy = Policy::ttl(rehearsal::TTL);
-        let asked = Asked::of(request, &policy, &self.identity, client).ok()?;
-        let key = keying::key(self.space(), &Keyed::of(request, &asked), &policy).short();
+        let asked = RequestDirectives::of(request, &policy, &self.identity, client).ok()?;
+        let key = keying::key(self.space(), &KeySource::of(request, &asked), &policy).short();
         // The client's part of the key holds them, so a response may vary by them.
         let policy = policy.vary([AUTHORIZATION, COOKIE].iter().map(HeaderName::as_str));
-        Some(Box::new(Rehearsing { key, asked, policy }))
+        Some(Box::new(SimulatedRequest { key, asked, policy }))
     }
 
     /// A hash of what may identify the client of a request: its credentials, the headers that say who the client is, and all
@@ -148,7 +152,7 @@ impl Routes {
 
 /// Invalidates what a write has made so, even if the client is gone before its end. The response does not wait for it longer
 /// than [`PATIENCE`], nor is a failure the client's: the handler's write is committed.
-async fn invalidate(routes: &Routes, tags: Vec<String>) {
+async fn invalidate(routes: &LayerSettings, tags: Vec<String>) {
     let cache = routes.cache.clone();
     let has_log = cache.log().is_some();
     let work = to_the_end(async move {
@@ -165,7 +169,7 @@ async fn invalidate(routes: &Routes, tags: Vec<String>) {
 
 /// A response that the cache had no part in, with the reason, and with a token if the handler wrote.
 pub(super) async fn passed<B: HttpBody>(
-    routes: &Routes,
+    routes: &LayerSettings,
     response: Response<B>,
     reason: BypassReason,
     record: Record,
@@ -177,13 +181,13 @@ pub(super) async fn passed<B: HttpBody>(
 }
 
 /// Gives the session a position past what it wrote, if it did. A request that did not needs no room for that.
-pub(super) async fn give_token(routes: &Routes, wrote: bool, headers: &mut HeaderMap) {
+pub(super) async fn give_token(routes: &LayerSettings, wrote: bool, headers: &mut HeaderMap) {
     if wrote {
         Box::pin(write_token(routes, headers)).await;
     }
 }
 
-async fn write_token(routes: &Routes, headers: &mut HeaderMap) {
+async fn write_token(routes: &LayerSettings, headers: &mut HeaderMap) {
     let (Some(sessions), Some(log)) = (&routes.sessions, routes.cache.log()) else { return };
     match log.position().await {
         Ok(at) => sessions.write(headers, at),

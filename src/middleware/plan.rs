@@ -5,27 +5,27 @@ use std::sync::Arc;
 use http::{Extensions, HeaderMap, Method, Request};
 
 use super::canonical;
-use super::identity::Identity;
-use super::layer::Routes;
-use super::ready::Ready;
+use super::identity::IdentitySource;
+use super::layer::LayerSettings;
+use super::ready::RenderedHead;
 use super::route;
-use super::rules::request::Asked;
+use super::rules::request::RequestDirectives;
 use super::rules::search_variance::SearchVariance;
 use super::rules::storable::Audience;
-use super::rules::unsafe_method::Target;
+use super::rules::unsafe_method::InvalidationTarget;
 use super::rules::vary;
 use super::stored::signpost;
 use super::strict;
-use crate::cache::{Ask, Cache, Hit, Lookup, Policy, PolicyTag};
+use crate::cache::{Cache, Hit, LookupOptions, LookupResult, Policy, PolicyTag};
 use crate::entry::{Entry, Key};
 use crate::store::{Found, Tier};
 
 /// What is known of a request before the cache is asked.
-pub(crate) struct Plan {
+pub(crate) struct RequestContext {
     pub(crate) key: Key,
     pub(crate) policy: Arc<Policy>,
-    pub(crate) ask: Ask,
-    pub(crate) asked: Asked,
+    pub(crate) ask: LookupOptions,
+    pub(crate) asked: RequestDirectives,
     /// What the handler gets for the request's extensions, where the policy is strict.
     pub(crate) extensions: Option<Extensions>,
     /// Which parameters of the query count in the key, if a response has said so.
@@ -37,29 +37,29 @@ pub(crate) struct Plan {
 /// Where a request goes.
 pub(crate) struct RequestPlace {
     /// As a write to it has it.
-    pub(crate) target: Target,
+    pub(crate) target: InvalidationTarget,
     /// Its key, whatever the query.
     pub(crate) path: Key,
 }
 
-impl Routes {
+impl LayerSettings {
     /// Where a request goes, and the tag by which a write to it makes its responses invalid: under policies by which headers
     /// decide.
     pub(crate) fn page<A>(
         &self,
         request: &Request<A>,
         policy: &Policy,
-    ) -> Option<(Target, PolicyTag)> {
+    ) -> Option<(InvalidationTarget, PolicyTag)> {
         if !policy.is_standard {
             return None;
         }
-        let target = Target::of(route::uri(request), request.headers(), policy.host);
+        let target = InvalidationTarget::of(route::uri(request), request.headers(), policy.host);
         let tag = PolicyTag::new(target.tag(&self.namespace));
         Some((target, tag))
     }
 }
 
-impl Plan {
+impl RequestContext {
     /// Fills in the tags that the policy names; `false` if a parameter is missing.
     pub(crate) fn tag<A>(&mut self, request: &Request<A>) -> bool {
         let tags = route::tags(request, &self.policy);
@@ -69,7 +69,7 @@ impl Plan {
     }
 
     /// Prepares what a strict policy hands over; `false` if that can't be done.
-    pub(crate) fn prepare<A>(&mut self, request: &Request<A>, identity: &Identity) -> bool {
+    pub(crate) fn prepare<A>(&mut self, request: &Request<A>, identity: &IdentitySource) -> bool {
         if !self.policy.identity.is_strict {
             return true;
         }
@@ -95,7 +95,7 @@ impl Plan {
         if !client.is_authorized && !client.is_identified() && !has_other_cookies {
             return true;
         }
-        Ready::of(entry).is_ok_and(|ready| {
+        RenderedHead::of(entry).is_ok_and(|ready| {
             // Section 4.1: what was computed for other cookies is another variant.
             let is_of_these_cookies = !has_other_cookies || !ready.varies_by_cookies;
             is_of_these_cookies
@@ -109,14 +109,16 @@ impl Plan {
 
     /// Finds an answer under the request's key, or where a signpost there points to; or says who makes
     /// it. Who wants only a part, or only what is stored, is not asked to.
-    pub(crate) async fn find(&self, cache: &Cache, headers: &HeaderMap) -> Lookup {
+    pub(crate) async fn find(&self, cache: &Cache, headers: &HeaderMap) -> LookupResult {
         let found = self.find_under(&self.key, cache).await;
-        let Lookup::Hit(Hit { found: Found { entry, .. }, .. }) = &found else { return found };
+        let LookupResult::Hit(Hit { found: Found { entry, .. }, .. }) = &found else {
+            return found;
+        };
         match self.pointed_to(entry, headers).map(Box::new) {
             // Apart, since most answers are found at once and need no room for another key.
             Some(key) => {
                 let found = Box::pin(self.find_under(&key, cache)).await;
-                if let Lookup::Hit(hit) = &found {
+                if let LookupResult::Hit(hit) = &found {
                     note_use(entry, &key, &hit.found);
                 }
                 found
@@ -149,7 +151,7 @@ impl Plan {
         self.asked.method != Method::HEAD && self.asked.conditions.is_empty()
     }
 
-    async fn find_under(&self, key: &Key, cache: &Cache) -> Lookup {
+    async fn find_under(&self, key: &Key, cache: &Cache) -> LookupResult {
         match self.asked.is_for_a_part() || self.asked.only_if_cached || self.policy.shadow {
             true => cache.look(key, &self.policy, self.ask.clone()).await,
             false => cache.lookup(key, &self.policy, self.ask.clone()).await,

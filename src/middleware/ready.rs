@@ -11,11 +11,11 @@ use http::header::{AGE, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::Body;
-use super::rules::request::Asked;
+use super::rules::request::RequestDirectives;
 use super::rules::storable::{Audience, audience};
 use super::rules::vary::by_cookies;
 use super::status::{self, CACHE_STATUS};
-use super::stored::{Head, MalformedHead};
+use super::stored::{MalformedHead, StoredHead};
 use crate::cache::Hit;
 use crate::entry::Entry;
 use crate::outcome::Outcome;
@@ -23,12 +23,12 @@ use crate::outcome::Outcome;
 /// The answer that an entry holds, to a request that asked so.
 pub(crate) fn respond<B: http_body::Body>(
     hit: &Hit,
-    asked: &Asked,
+    asked: &RequestDirectives,
 ) -> Result<Response<Body<B>>, MalformedHead> {
     let entry = &hit.found.entry;
     // One that nobody else has is used this once.
     if Arc::strong_count(entry) > 1 {
-        let ready = Ready::of(entry)?;
+        let ready = RenderedHead::of(entry)?;
         if let Some(head) = ready.head(hit) {
             return Ok(head.answer(entry.body(), asked));
         }
@@ -37,9 +37,9 @@ pub(crate) fn respond<B: http_body::Body>(
 }
 
 /// An answer of which nothing is kept.
-fn once(hit: &Hit) -> Result<Head, MalformedHead> {
-    let mut head = Head::of(&hit.found.entry)?;
-    let moment = Moment::of(hit, head.age);
+fn once(hit: &Hit) -> Result<StoredHead, MalformedHead> {
+    let mut head = StoredHead::of(&hit.found.entry)?;
+    let moment = AgeStamp::of(hit, head.age);
     head.headers.insert(AGE, moment.age.into());
     head.headers.append(CACHE_STATUS, moment.status());
     Ok(head)
@@ -53,13 +53,13 @@ pub(crate) fn is_ready(entry: &Arc<Entry>) -> bool {
         outcome: Outcome::Hit(crate::store::Tier::Shared),
         renew: None,
     };
-    let timeless = |Head { mut headers, .. }: Head| {
+    let timeless = |StoredHead { mut headers, .. }: StoredHead| {
         assert!(headers.remove(AGE).is_some());
         let told = headers.get_all(CACHE_STATUS).iter().count();
         headers.remove(CACHE_STATUS);
         (headers, told)
     };
-    let kept = Ready::of(entry).ok().and_then(|ready| ready.head(&hit)).map(timeless);
+    let kept = RenderedHead::of(entry).ok().and_then(|ready| ready.head(&hit)).map(timeless);
     let read = once(&hit).ok().map(timeless);
     assert_eq!(kept, read);
     read.is_some()
@@ -67,7 +67,7 @@ pub(crate) fn is_ready(entry: &Arc<Entry>) -> bool {
 
 /// The head of a stored answer.
 #[derive(Debug)]
-pub(crate) struct Ready {
+pub(crate) struct RenderedHead {
     pub(crate) status: StatusCode,
     trailers: Option<Box<HeaderMap>>,
     /// How old the answer was when it came, if that does not count against its TTL.
@@ -75,13 +75,13 @@ pub(crate) struct Ready {
     /// May go to one who says who it is, though it was made for no one.
     pub(crate) audience: Audience,
     pub(crate) varies_by_cookies: bool,
-    stamped: RwLock<Stamped>,
+    stamped: RwLock<RenderedFields>,
 }
 
 /// The fields of an answer, and what those among them say that a cache writes.
 #[derive(Debug)]
-struct Stamped {
-    moment: Option<Moment>,
+struct RenderedFields {
+    moment: Option<AgeStamp>,
     fields: HeaderMap,
     /// There is one field too many, so that a copy without it has room for another.
     has_spare: bool,
@@ -89,7 +89,7 @@ struct Stamped {
 
 /// What a cache says of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Moment {
+struct AgeStamp {
     /// How old it is, in seconds.
     age: u64,
     /// For how many more it is fresh; less than none if it is stale.
@@ -97,22 +97,23 @@ struct Moment {
     outcome: Outcome,
 }
 
-impl Ready {
+impl RenderedHead {
     /// That of an entry, which is kept with it.
     pub(crate) fn of(entry: &Entry) -> Result<Arc<Self>, MalformedHead> {
         entry.decoded(Self::read)
     }
 
     fn read(entry: &Entry) -> Result<Self, MalformedHead> {
-        let Head { status, headers, trailers, age } = Head::of(entry)?;
+        let StoredHead { status, headers, trailers, age } = StoredHead::of(entry)?;
         let (audience, varies_by_cookies) = (audience(&headers), by_cookies(&headers));
-        let (trailers, stamped) = (trailers.map(Box::new), RwLock::new(Stamped::new(headers)));
+        let (trailers, stamped) =
+            (trailers.map(Box::new), RwLock::new(RenderedFields::new(headers)));
         Ok(Self { status, trailers, age, audience, varies_by_cookies, stamped })
     }
 
     /// A copy of it. Waits for nobody: `None` while another thread writes what it says.
-    fn head(&self, hit: &Hit) -> Option<Head> {
-        let moment = Moment::of(hit, self.age);
+    fn head(&self, hit: &Hit) -> Option<StoredHead> {
+        let moment = AgeStamp::of(hit, self.age);
         let headers = match self.stamped.try_read() {
             Ok(stamped) if stamped.moment == Some(moment) => stamped.copy(),
             reading => {
@@ -123,11 +124,11 @@ impl Ready {
             }
         };
         let trailers = self.trailers.as_deref().cloned();
-        Some(Head { status: self.status, headers, trailers, age: self.age })
+        Some(StoredHead { status: self.status, headers, trailers, age: self.age })
     }
 }
 
-impl Moment {
+impl AgeStamp {
     /// `age` is how old the answer was when it came, if that does not count against its TTL.
     fn of(hit: &Hit, age: Duration) -> Self {
         let (since, ttl) = (hit.found.entry.age(), hit.found.entry.ttl());
@@ -147,7 +148,7 @@ fn seconds(time: Duration) -> i64 {
     i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
-impl Stamped {
+impl RenderedFields {
     fn new(mut fields: HeaderMap) -> Self {
         let nothing = HeaderValue::from_static("");
         fields.insert(AGE, nothing.clone());
@@ -162,7 +163,7 @@ impl Stamped {
     }
 
     /// Writes over what is there: what makes room for a field does so though there is one.
-    fn stamp(&mut self, moment: Moment) {
+    fn stamp(&mut self, moment: AgeStamp) {
         if let Some(age) = self.fields.get_mut(AGE) {
             *age = moment.age.into();
         }
@@ -188,13 +189,14 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::entry::{Epoch, Key, Life, Position};
-    use crate::middleware::identity::Identity;
+    use crate::entry::{Epoch, Key, Lifetime, Position};
+    use crate::middleware::identity::IdentitySource;
     use crate::store::{Found, Tier};
 
     fn entry(headers: HeaderMap) -> Arc<Entry> {
-        let head = Head { status: StatusCode::OK, headers, trailers: None, age: Duration::ZERO };
-        let life = Life::starting_now(Duration::from_secs(9), Duration::MAX, Duration::ZERO);
+        let head =
+            StoredHead { status: StatusCode::OK, headers, trailers: None, age: Duration::ZERO };
+        let life = Lifetime::starting_now(Duration::from_secs(9), Duration::MAX, Duration::ZERO);
         let at = (Epoch::new(1), Position::ZERO);
         let parts = (head.encode(), Bytes::from_static(b"body"));
         Arc::new(Entry::new(&Key::new("t").finish(), at, [].into(), life, parts))
@@ -202,8 +204,13 @@ mod tests {
 
     fn answered(entry: Arc<Entry>, outcome: Outcome) -> HeaderMap {
         let request = http::Request::get("/").body(axum::body::Body::empty()).unwrap();
-        let asked =
-            Asked::of(&request, &crate::Policy::standard(), &Identity::default(), None).unwrap();
+        let asked = RequestDirectives::of(
+            &request,
+            &crate::Policy::standard(),
+            &IdentitySource::default(),
+            None,
+        )
+        .unwrap();
         let hit = Hit { found: Found { entry, tier: Tier::Memory }, outcome, renew: None };
         let answer = respond::<axum::body::Body>(&hit, &asked).unwrap();
         answer.headers().clone()
@@ -246,7 +253,7 @@ mod tests {
     #[test]
     fn one_that_another_thread_writes_is_read_from_its_entry() {
         let entry = entry(of(&STORED));
-        let ready = Ready::of(&entry).unwrap();
+        let ready = RenderedHead::of(&entry).unwrap();
         let written = ready.stamped.write().unwrap();
         let said = answered(entry.clone(), Outcome::Hit(Tier::Memory));
         assert_eq!((said.len(), &said["age"]), (5, &HeaderValue::from(0)));
@@ -261,10 +268,10 @@ mod tests {
                 let name = http::HeaderName::try_from(format!("x{at}")).unwrap();
                 headers.insert(name, HeaderValue::from_static("1"));
             }
-            let ready = Ready::of(&entry(headers)).unwrap();
+            let ready = RenderedHead::of(&entry(headers)).unwrap();
             let mut stamped = ready.stamped.write().unwrap();
             let before = stamped.fields.capacity();
-            stamped.stamp(Moment { age: 1, left: 2, outcome: Outcome::Hit(Tier::Memory) });
+            stamped.stamp(AgeStamp { age: 1, left: 2, outcome: Outcome::Hit(Tier::Memory) });
             assert_eq!(stamped.fields.capacity(), before, "{names}");
         }
     }

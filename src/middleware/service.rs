@@ -1,5 +1,5 @@
 //! The service that users' routers become: answers at once what is at hand, and leaves the rest to
-//! [`Steps`].
+//! [`Exchange`].
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,30 +15,30 @@ use super::content;
 use super::future::ResponseFuture;
 use super::handler::Handler;
 use super::identity;
-use super::keying::Keyed;
-use super::layer::{Route, Routes};
-use super::passing::Passing;
-use super::plan::Plan;
+use super::keying::KeySource;
+use super::layer::{LayerSettings, RouteSettings};
+use super::passing::BypassContext;
+use super::plan::RequestContext;
 use super::ready::respond;
 use super::route;
-use super::rules::request::{Asked, is_query};
-use super::rules::unsafe_method::{Target, Written, is_safe};
-use super::session::Claim;
-use super::steps::{Steps, unattended};
-use crate::cache::{Ask, Hit, Policy, Record, spawn};
+use super::rules::request::{RequestDirectives, is_query};
+use super::rules::unsafe_method::{InvalidatedByWrite, InvalidationTarget, is_safe};
+use super::session::SessionClaim;
+use super::steps::{Exchange, unattended};
+use crate::cache::{Hit, LookupOptions, Policy, Record, spawn};
 use crate::entry::{Entry, Epoch, Position};
 use crate::outcome::{BypassReason, Event, Outcome};
-use crate::traffic::Seen;
+use crate::traffic::RequestTimer;
 
 /// A service with the cache in front of it; made by [`CacheLayer`](super::CacheLayer).
 #[derive(Clone, Debug)]
 pub struct CacheService<S> {
     inner: S,
-    routes: Arc<Routes>,
+    routes: Arc<LayerSettings>,
 }
 
 impl<S> CacheService<S> {
-    pub(crate) fn new(inner: S, routes: Arc<Routes>) -> Self {
+    pub(crate) fn new(inner: S, routes: Arc<LayerSettings>) -> Self {
         routes.report();
         Self { inner, routes }
     }
@@ -62,13 +62,13 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let session = self.session(request.headers());
-        let Some(Route { policy, traffic }) = self.route(&request) else {
+        let Some(RouteSettings { policy, traffic }) = self.route(&request) else {
             let seen = self.routes.watch.other_request(route::pattern(&request));
             return self.pass(BypassReason::NoPolicy, (session, seen), request);
         };
         let seen = self.routes.watch.request(traffic);
         let (client, request) = identity::client(policy, request);
-        let asked = Asked::of(&request, policy, &self.routes.identity, client);
+        let asked = RequestDirectives::of(&request, policy, &self.routes.identity, client);
         match (asked, policy.query_content) {
             (Ok(asked), Some(limit)) if is_query(&asked.method) => {
                 let policy = policy.clone();
@@ -84,7 +84,7 @@ where
 }
 
 /// What the session of a request must see, and the request as it is watched.
-type Met = (Option<(Epoch, Position)>, Option<Seen>);
+type Met = (Option<(Epoch, Position)>, Option<RequestTimer>);
 
 /// Takes fields off a response that are not for clients.
 fn withholding<F, B, E>(
@@ -111,17 +111,17 @@ impl<S> CacheService<S> {
     fn session(&self, headers: &HeaderMap) -> Option<(Epoch, Position)> {
         let cache = &self.routes.cache;
         match self.routes.sessions.as_ref()?.read(headers) {
-            Claim::None => None,
-            Claim::Position { at, is_old: true } if cache.is_obsolete(at) => None,
-            Claim::Position { at, .. } => Some(at),
-            Claim::Forged => {
+            SessionClaim::None => None,
+            SessionClaim::Position { at, is_old: true } if cache.is_obsolete(at) => None,
+            SessionClaim::Position { at, .. } => Some(at),
+            SessionClaim::Forged => {
                 cache.shared.counters.note(Event::BadToken);
                 None
             }
         }
     }
 
-    fn route<A>(&self, request: &Request<A>) -> Option<&Route> {
+    fn route<A>(&self, request: &Request<A>) -> Option<&RouteSettings> {
         self.routes.route(route::pattern(request))
     }
 
@@ -129,18 +129,18 @@ impl<S> CacheService<S> {
         &self,
         request: &Request<A>,
         policy: Arc<Policy>,
-        (ask, asked): (Ask, Asked),
-    ) -> Plan {
-        let (key, variance) = self.routes.key(&Keyed::of(request, &asked), &policy);
+        (ask, asked): (LookupOptions, RequestDirectives),
+    ) -> RequestContext {
+        let (key, variance) = self.routes.key(&KeySource::of(request, &asked), &policy);
         let (extensions, place) = (None, None);
-        Plan { key, policy, ask, asked, extensions, variance, place }
+        RequestContext { key, policy, ask, asked, extensions, variance, place }
     }
 
     /// Answers from the cache, or fills it.
     fn answer<A>(
         &mut self,
         policy: Arc<Policy>,
-        asked: Asked,
+        asked: RequestDirectives,
         (session, seen): Met,
         request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
@@ -149,7 +149,8 @@ impl<S> CacheService<S> {
         A: HttpBody + Send + 'static,
     {
         let watch = seen.as_ref().map(|seen| seen.traffic.clone());
-        let ask = Ask { watch, limits: asked.limits, ..Ask::of_request(session) };
+        let ask =
+            LookupOptions { watch, limits: asked.limits, ..LookupOptions::of_request(session) };
         let plan = self.plan(&request, policy, (ask, asked));
         match self.at_once(&plan, seen.as_ref(), request.headers()) {
             Some((response, entry)) => {
@@ -167,7 +168,7 @@ impl<S> CacheService<S> {
     fn by_content<A>(
         &mut self,
         (policy, limit): (Arc<Policy>, usize),
-        mut asked: Asked,
+        mut asked: RequestDirectives,
         met: Met,
         mut request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
@@ -193,8 +194,8 @@ impl<S> CacheService<S> {
     /// The answer that is at hand, if there is one, and what it was made of.
     fn at_once<B: HttpBody>(
         &self,
-        plan: &Plan,
-        seen: Option<&Seen>,
+        plan: &RequestContext,
+        seen: Option<&RequestTimer>,
         headers: &HeaderMap,
     ) -> Option<(Response<Body<B>>, Arc<Entry>)> {
         if plan.policy.shadow {
@@ -212,8 +213,8 @@ impl<S> CacheService<S> {
     /// Answers in a future, which can wait.
     fn work<A>(
         &mut self,
-        plan: Plan,
-        seen: Option<Seen>,
+        plan: RequestContext,
+        seen: Option<RequestTimer>,
         request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
     where
@@ -228,7 +229,7 @@ impl<S> CacheService<S> {
     }
 
     /// What is in memory for a request: under its key, or where a signpost there points to.
-    fn at_hand(&self, plan: &Plan, headers: &HeaderMap) -> Option<Hit> {
+    fn at_hand(&self, plan: &RequestContext, headers: &HeaderMap) -> Option<Hit> {
         let cache = &self.routes.cache;
         let hit = cache.at_hand(&plan.key, &plan.policy, &plan.ask)?;
         match plan.pointed_to(&hit.found.entry, headers) {
@@ -257,7 +258,7 @@ impl<S> CacheService<S> {
         let rehearsed = rehearsed.and_then(|seen| self.routes.rehearsed(&request, seen));
         let watch = rehearsed.as_ref().and(seen.as_ref()).map(|seen| seen.traffic.clone());
         let policy = self.route(&request).map(|route| route.policy.clone());
-        let ask = Ask { watch, ..Ask::of_request(session) };
+        let ask = LookupOptions { watch, ..LookupOptions::of_request(session) };
         let record = self.record(&request, policy.as_deref(), ask);
         let written = self.written(&request, policy.as_deref());
         let tag_fields =
@@ -271,12 +272,17 @@ impl<S> CacheService<S> {
             return ResponseFuture::passed(inner, reason, record);
         }
         let steps = self.steps(seen);
-        let passing = Passing { reason, record, policy, written, rehearsed };
+        let passing = BypassContext { reason, record, policy, written, rehearsed };
         withholding(tag_fields, steps.pass(passing, request)).begun()
     }
 
     /// The scope of a request that is left to its handler.
-    fn record<A>(&self, request: &Request<A>, policy: Option<&Policy>, ask: Ask) -> Record {
+    fn record<A>(
+        &self,
+        request: &Request<A>,
+        policy: Option<&Policy>,
+        ask: LookupOptions,
+    ) -> Record {
         let cache = &self.routes.cache;
         if !is_safe(request.method()) && !self.routes.only_reads(route::pattern(request)) {
             return cache.record_of_write(ask);
@@ -294,20 +300,24 @@ impl<S> CacheService<S> {
 
     /// What a write makes invalid, where the standard's rules are asked for: on its own route as to its path, on any of
     /// the layer as to cache groups.
-    fn written<A>(&self, request: &Request<A>, policy: Option<&Policy>) -> Option<Written> {
+    fn written<A>(
+        &self,
+        request: &Request<A>,
+        policy: Option<&Policy>,
+    ) -> Option<InvalidatedByWrite> {
         if is_safe(request.method()) || !self.routes.has_standard() {
             return None;
         }
         let is_host_apart = policy.is_none_or(|policy| policy.host);
-        let target = Target::of(route::uri(request), request.headers(), is_host_apart);
-        Some(Written::new(target, policy.is_some_and(|policy| policy.is_standard)))
+        let target = InvalidationTarget::of(route::uri(request), request.headers(), is_host_apart);
+        Some(InvalidatedByWrite::new(target, policy.is_some_and(|policy| policy.is_standard)))
     }
 
-    fn steps(&mut self, seen: Option<Seen>) -> Steps<S>
+    fn steps(&mut self, seen: Option<RequestTimer>) -> Exchange<S>
     where
         S: Clone,
     {
-        Steps { inner: self.ready_inner(), routes: self.routes.clone(), seen }
+        Exchange { inner: self.ready_inner(), routes: self.routes.clone(), seen }
     }
 
     /// The service that was polled ready; a clone of it takes its place.

@@ -20,7 +20,7 @@ use crate::secret::SecretError;
 mod tests;
 mod token;
 
-use token::{Token, Tokens};
+use token::{SessionToken, TokenCodec};
 
 /// The header that carries a token, both ways.
 const HEADER: HeaderName = HeaderName::from_static("tidegate-position");
@@ -51,14 +51,14 @@ const MOST: usize = 64;
 /// history of that position is over. Only reads of other databases than the layer's go to their primaries for it.
 #[derive(Clone)]
 pub struct Sessions {
-    tokens: Tokens,
+    tokens: TokenCodec,
     is_plain: bool,
     cookie: Arc<str>,
 }
 
 /// What a request says of its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Claim {
+pub(crate) enum SessionClaim {
     None,
     Forged,
     Position {
@@ -105,7 +105,7 @@ impl Sessions {
     /// If there is none, or one is shorter than 16 bytes.
     pub fn with_secrets(secrets: &[impl AsRef<[u8]>]) -> Result<Self, SecretError> {
         let cookie = cookie_name("", false).into();
-        Ok(Self { tokens: Tokens::new(secrets)?, is_plain: false, cookie })
+        Ok(Self { tokens: TokenCodec::new(secrets)?, is_plain: false, cookie })
     }
 
     /// Sessions with the secret in the environment variable `TIDEGATE_SECRET`. If `TIDEGATE_SECRET_OLD` is set and not
@@ -154,7 +154,7 @@ impl Sessions {
     }
 
     /// The session's position, from headers and cookies. One that is not ours hides none that is.
-    pub(crate) fn read(&self, headers: &HeaderMap) -> Claim {
+    pub(crate) fn read(&self, headers: &HeaderMap) -> SessionClaim {
         // A proxy may join the lines of a header into one (RFC 9110, section 5.3).
         let lines = headers.get_all(HEADER).into_iter().map(HeaderValue::as_bytes);
         let in_headers = lines.flat_map(|line| line.split(|byte| *byte == b','));
@@ -166,18 +166,18 @@ impl Sessions {
             is_forged |= token.is_none();
             token
         });
-        match tokens.reduce(Token::and) {
+        match tokens.reduce(SessionToken::and) {
             Some(token) => {
-                Claim::Position { at: (token.epoch, token.position), is_old: is_old(token) }
+                SessionClaim::Position { at: (token.epoch, token.position), is_old: is_old(token) }
             }
-            None if is_forged => Claim::Forged,
-            None => Claim::None,
+            None if is_forged => SessionClaim::Forged,
+            None => SessionClaim::None,
         }
     }
 
     /// Adds a token to a response.
     pub(crate) fn write(&self, headers: &mut HeaderMap, (epoch, position): (Epoch, Position)) {
-        let token = self.tokens.seal(Token { epoch, position, written: unix_millis() });
+        let token = self.tokens.seal(SessionToken { epoch, position, written: unix_millis() });
         let name = &self.cookie;
         let secure = if self.is_plain { "" } else { "; Secure" };
         let cookie =
@@ -200,7 +200,7 @@ impl Sessions {
     }
 }
 
-fn is_old(token: Token) -> bool {
+fn is_old(token: SessionToken) -> bool {
     unix_millis().saturating_sub(token.written) > LIFE * 1000
 }
 

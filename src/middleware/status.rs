@@ -14,25 +14,25 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::Body as HttpBody;
 
 use super::body::Body;
-use crate::cache::{Filled, Record, Unfit};
+use crate::cache::{FillOutcome, Record, Uncacheable};
 use crate::outcome::{BypassReason, MissReason, Outcome, StaleReason};
 
 pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// What became of an answer that was made, as far as it is known when its head is sent.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Fate<'a> {
+pub(crate) enum StoreOutcome<'a> {
     Stored,
-    NotStored(&'a Unfit),
+    NotStored(&'a Uncacheable),
     /// The body is still streaming.
     Undecided,
 }
 
-impl<'a> Fate<'a> {
-    pub(crate) fn of(filled: &'a Filled) -> Self {
+impl<'a> StoreOutcome<'a> {
+    pub(crate) fn of(filled: &'a FillOutcome) -> Self {
         match filled {
-            Filled::Stored => Self::Stored,
-            Filled::NotStored(unfit) => Self::NotStored(unfit),
+            FillOutcome::Stored => Self::Stored,
+            FillOutcome::NotStored(unfit) => Self::NotStored(unfit),
         }
     }
 }
@@ -61,12 +61,12 @@ pub(crate) fn of_miss(
     (outcome, is_variant): (Outcome, bool),
     status: StatusCode,
     record: &Record,
-    fate: Fate<'_>,
+    fate: StoreOutcome<'_>,
 ) -> String {
     let (server, why) = (record.server(), record.why_primary());
     let unfit = match fate {
-        Fate::NotStored(unfit) => Some(unfit.token),
-        Fate::Stored | Fate::Undecided => None,
+        StoreOutcome::NotStored(unfit) => Some(unfit.token),
+        StoreOutcome::Stored | StoreOutcome::Undecided => None,
     };
     let mut text = String::with_capacity(128);
     let mut say = |parts: &[&str]| parts.iter().for_each(|part| text.push_str(part));
@@ -74,7 +74,7 @@ pub(crate) fn of_miss(
     let why_forwarded =
         if is_variant && outcome == absent { "vary-miss" } else { forwarded(outcome) };
     say(&["tidegate; fwd=", why_forwarded, "; fwd-status=", status.as_str()]);
-    if matches!(fate, Fate::Stored) {
+    if matches!(fate, StoreOutcome::Stored) {
         say(&["; stored"]);
     }
     say(&["; detail=\"", outcome.token()]);

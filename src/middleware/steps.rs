@@ -14,34 +14,34 @@ use tokio::time::timeout;
 
 use super::body::Body;
 use super::cookies;
-use super::fill::Fill;
-use super::handler::{Answered, Handler};
-use super::keying::Keyed;
-use super::layer::Routes;
+use super::fill::ResponseFill;
+use super::handler::{Handler, HandlerResult};
+use super::keying::KeySource;
+use super::layer::LayerSettings;
 use super::passing::{give_token, passed};
-use super::plan::{Plan, RequestPlace};
+use super::plan::{RequestContext, RequestPlace};
 use super::ready::respond;
 use super::rules::groups::note_unread;
 use super::rules::validation::unconditional;
 use super::status;
-use super::stored::Head;
+use super::stored::StoredHead;
 use super::variances;
-use crate::cache::{Bypass, Hit, Lead, Lookup, Record, Unfit, spawn};
+use crate::cache::{Bypass, FillGuard, Hit, LookupResult, Record, Uncacheable, spawn};
 use crate::clock;
 use crate::entry::Entry;
 use crate::observe;
 use crate::outcome::{BypassReason, Event, Outcome};
-use crate::traffic::Seen;
+use crate::traffic::RequestTimer;
 
 /// A service that is ready for one request, and the settings.
-pub(crate) struct Steps<S> {
+pub(crate) struct Exchange<S> {
     pub(crate) inner: S,
-    pub(crate) routes: Arc<Routes>,
+    pub(crate) routes: Arc<LayerSettings>,
     /// The request, if somebody looks on.
-    pub(crate) seen: Option<Seen>,
+    pub(crate) seen: Option<RequestTimer>,
 }
 
-impl<S> Steps<S> {
+impl<S> Exchange<S> {
     /// What was found is answered with here; all else is in other futures, since a hit need not make room for
     /// what a miss may come to.
     #[expect(
@@ -50,16 +50,16 @@ impl<S> Steps<S> {
     )]
     pub(crate) fn run<A>(
         self,
-        plan: Plan,
+        plan: RequestContext,
         request: Request<A>,
-    ) -> impl Future<Output = Answered<S, A>> + Send
+    ) -> impl Future<Output = HandlerResult<S, A>> + Send
     where
         S: Handler<A>,
         A: Send + 'static,
     {
         async move {
             let mut found = plan.find(&self.routes.cache, request.headers()).await;
-            if let Lookup::Hit(hit) = &mut found
+            if let LookupResult::Hit(hit) = &mut found
                 && !plan.policy.shadow
                 && plan.may_have(&hit.found.entry)
                 && let Some(response) = self.serve(hit, &plan)
@@ -81,10 +81,10 @@ impl<S> Steps<S> {
     /// makes room for another.
     fn rest<A>(
         self,
-        mut found: Lookup,
-        mut plan: Plan,
+        mut found: LookupResult,
+        mut plan: RequestContext,
         request: Request<A>,
-    ) -> BoxFuture<'static, Answered<S, A>>
+    ) -> BoxFuture<'static, HandlerResult<S, A>>
     where
         S: Handler<A>,
         A: Send + 'static,
@@ -100,29 +100,34 @@ impl<S> Steps<S> {
     /// Who the lookup leaves to make the answer makes it.
     fn by_handler<A>(
         self,
-        found: Lookup,
-        plan: Plan,
+        found: LookupResult,
+        plan: RequestContext,
         request: Request<A>,
-    ) -> BoxFuture<'static, Answered<S, A>>
+    ) -> BoxFuture<'static, HandlerResult<S, A>>
     where
         S: Handler<A>,
         A: Send + 'static,
     {
         match found {
-            Lookup::Hit(hit) => Box::pin(self.unserved(hit, plan, request)),
+            LookupResult::Hit(hit) => Box::pin(self.unserved(hit, plan, request)),
             _ if plan.asked.only_if_cached && !plan.policy.shadow => {
                 Box::pin(ready(Ok(self.not_cached())))
             }
-            Lookup::Miss(lead) if plan.asked.is_for_a_part() => {
+            LookupResult::Miss(lead) if plan.asked.is_for_a_part() => {
                 Box::pin(self.make_part(lead, plan, request))
             }
-            Lookup::Miss(lead) => Box::pin(self.make(lead, plan, request)),
-            Lookup::Bypass(bypass) => Box::pin(self.bypassed(bypass, plan, request)),
+            LookupResult::Miss(lead) => Box::pin(self.make(lead, plan, request)),
+            LookupResult::Bypass(bypass) => Box::pin(self.bypassed(bypass, plan, request)),
         }
     }
 
     /// What was found is not for this client, or is only compared, or can't be read.
-    async fn unserved<A>(self, hit: Hit, plan: Plan, request: Request<A>) -> Answered<S, A>
+    async fn unserved<A>(
+        self,
+        hit: Hit,
+        plan: RequestContext,
+        request: Request<A>,
+    ) -> HandlerResult<S, A>
     where
         S: Handler<A>,
         A: Send + 'static,
@@ -144,7 +149,7 @@ impl<S> Steps<S> {
         cache.forget(&plan.key).await;
         match plan.find(&cache, request.headers()).await {
             // What another request has stored since.
-            Lookup::Hit(hit) => {
+            LookupResult::Hit(hit) => {
                 let given = Some(&hit).filter(|hit| plan.may_have(&hit.found.entry));
                 match given.and_then(|hit| self.serve(hit, &plan)) {
                     Some(response) => Ok(response),
@@ -157,13 +162,13 @@ impl<S> Steps<S> {
 
     /// The policy's tags, for who makes an answer; an entry has its own. Where the standard's rules are asked for,
     /// a write to an answer's URI makes it invalid. `false` if a parameter of the path is missing.
-    pub(super) fn tag<A>(&self, plan: &mut Plan, request: &Request<A>) -> bool {
+    pub(super) fn tag<A>(&self, plan: &mut RequestContext, request: &Request<A>) -> bool {
         let is_whole = plan.tag(request) && plan.prepare(request, &self.routes.identity);
         if let Some((target, tag)) = self.routes.page(request, &plan.policy) {
             plan.ask.tags.push(tag);
             let path = variances::path(
                 self.routes.space(),
-                &Keyed::of(request, &plan.asked),
+                &KeySource::of(request, &plan.asked),
                 &plan.policy,
             );
             plan.place = Some(RequestPlace { target, path });
@@ -171,7 +176,7 @@ impl<S> Steps<S> {
         is_whole
     }
 
-    fn serve<B: HttpBody>(&self, hit: &Hit, plan: &Plan) -> Option<Response<Body<B>>> {
+    fn serve<B: HttpBody>(&self, hit: &Hit, plan: &RequestContext) -> Option<Response<Body<B>>> {
         let response = respond(hit, &plan.asked).ok()?;
         self.routes.cache.shows(hit, &plan.policy);
         self.count(hit.outcome);
@@ -185,10 +190,10 @@ impl<S> Steps<S> {
     )]
     fn make<A>(
         mut self,
-        mut lead: Box<Lead>,
-        plan: Plan,
+        mut lead: Box<FillGuard>,
+        plan: RequestContext,
         request: Request<A>,
-    ) -> impl Future<Output = Answered<S, A>> + Send
+    ) -> impl Future<Output = HandlerResult<S, A>> + Send
     where
         S: Handler<A>,
         A: Send + 'static,
@@ -223,7 +228,7 @@ impl<S> Steps<S> {
     async fn instead<B: HttpBody>(
         &mut self,
         fallback: Option<&Hit>,
-        plan: &Plan,
+        plan: &RequestContext,
         (headers, record): (&HeaderMap, &Record),
     ) -> Option<Response<Body<B>>> {
         if plan.policy.shadow {
@@ -244,10 +249,10 @@ impl<S> Steps<S> {
     /// author does, answers are proven by the log, and no date of whole seconds has a say.
     fn call<'p, A>(
         &mut self,
-        lead: Box<Lead>,
-        plan: &'p Plan,
+        lead: Box<FillGuard>,
+        plan: &'p RequestContext,
         request: Request<A>,
-    ) -> impl Future<Output = (Result<S::Response, S::Error>, Fill<'p>)> + Send
+    ) -> impl Future<Output = (Result<S::Response, S::Error>, ResponseFill<'p>)> + Send
     where
         S: Handler<A>,
     {
@@ -267,13 +272,17 @@ impl<S> Steps<S> {
             let answered = answered.await;
             let delay = began.elapsed();
             observe::load(delay);
-            (answered, Fill { lead, plan, headers, stored, delay, routes })
+            (answered, ResponseFill { lead, plan, headers, stored, delay, routes })
         }
     }
 
     /// Makes an answer anew for others; nobody waits for it.
-    async fn renew<A>(mut self, mut lead: Box<Lead>, mut plan: Plan, mut request: Request<A>)
-    where
+    async fn renew<A>(
+        mut self,
+        mut lead: Box<FillGuard>,
+        mut plan: RequestContext,
+        mut request: Request<A>,
+    ) where
         S: Handler<A>,
     {
         if !self.tag(&mut plan, &request) || !lead.claim().await {
@@ -293,10 +302,10 @@ impl<S> Steps<S> {
     /// GET still holds, or does not (RFC 9111, section 4.3.5).
     async fn make_part<A>(
         mut self,
-        mut lead: Box<Lead>,
-        plan: Plan,
+        mut lead: Box<FillGuard>,
+        plan: RequestContext,
         request: Request<A>,
-    ) -> Answered<S, A>
+    ) -> HandlerResult<S, A>
     where
         S: Handler<A>,
     {
@@ -319,7 +328,7 @@ impl<S> Steps<S> {
         if is_head && plan.policy.is_standard {
             let stored = stored(&lead, &plan).map(Box::new);
             let (routes, delay) = (self.routes.clone(), began.elapsed());
-            let fill = Fill { lead, plan: &plan, headers, stored, delay, routes };
+            let fill = ResponseFill { lead, plan: &plan, headers, stored, delay, routes };
             if let Some(updated) =
                 fill.head_told(response.status(), response.headers(), &cache).await
             {
@@ -332,9 +341,9 @@ impl<S> Steps<S> {
     async fn bypassed<A>(
         mut self,
         bypass: Bypass,
-        plan: Plan,
+        plan: RequestContext,
         request: Request<A>,
-    ) -> Answered<S, A>
+    ) -> HandlerResult<S, A>
     where
         S: Handler<A>,
     {
@@ -357,9 +366,9 @@ impl<S> Steps<S> {
     pub(crate) async fn uncached<A>(
         mut self,
         reason: BypassReason,
-        plan: Plan,
+        plan: RequestContext,
         request: Request<A>,
-    ) -> Answered<S, A>
+    ) -> HandlerResult<S, A>
     where
         S: Handler<A>,
     {
@@ -377,7 +386,10 @@ impl<S> Steps<S> {
     fn not_cached<B: HttpBody>(&self) -> Response<Body<B>> {
         self.count(Outcome::Bypass(BypassReason::OnlyIfCached));
         if let Some(record) = Record::current() {
-            record.unfit(Unfit::new("not-cached", "a part of it was wanted only if it was cached"));
+            record.unfit(Uncacheable::new(
+                "not-cached",
+                "a part of it was wanted only if it was cached",
+            ));
         }
         let mut response = Response::new(Body::stored(Bytes::new(), None));
         *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
@@ -425,17 +437,17 @@ pub(crate) async fn drain<B: HttpBody>(response: Response<B>) {
 
 /// The stored response, if it is stale by time only and this client may have it: else it was not selected for the request,
 /// and nothing that the handler says to this client is about it (RFC 9111, section 4.3.1).
-fn stored(lead: &Lead, plan: &Plan) -> Option<(Head, Arc<Entry>)> {
+fn stored(lead: &FillGuard, plan: &RequestContext) -> Option<(StoredHead, Arc<Entry>)> {
     let entry = lead.stale.clone().filter(|entry| plan.may_have(entry))?;
-    Some((Head::of(&entry).ok()?, entry))
+    Some((StoredHead::of(&entry).ok()?, entry))
 }
 
-fn has_validator(head: &Head) -> bool {
+fn has_validator(head: &StoredHead) -> bool {
     head.headers.contains_key(ETAG) || head.headers.contains_key(LAST_MODIFIED)
 }
 
 /// Takes off a request what says who the client is, where the stored response does not vary by it: a renewal is for all.
-fn strip_client(headers: &mut HeaderMap, plan: &mut Plan) {
+fn strip_client(headers: &mut HeaderMap, plan: &mut RequestContext) {
     if plan.asked.client_key.is_some() {
         return;
     }

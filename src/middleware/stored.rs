@@ -30,7 +30,7 @@ const NOT_STORED: [&str; 10] = [
 
 /// Status and fields of an answer, as far as they are kept.
 #[derive(Clone, Debug)]
-pub(crate) struct Head {
+pub(crate) struct StoredHead {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) trailers: Option<HeaderMap>,
@@ -61,7 +61,7 @@ const ROOM: usize = 3;
 /// this cache and by what is around it.
 const NAMES: usize = 16_384;
 
-impl Head {
+impl StoredHead {
     /// The head of an answer, as far as it may be kept.
     pub(crate) fn kept(status: StatusCode, headers: &HeaderMap, withheld: &[HeaderName]) -> Self {
         let of_connection: Vec<_> = members(headers, "connection").collect();
@@ -161,10 +161,10 @@ fn map(fields: WireFields<'_>, whole: &Bytes, room: usize) -> Result<HeaderMap, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::{Epoch, Key, Life, Position};
+    use crate::entry::{Epoch, Key, Lifetime, Position};
 
     fn entry(head: Bytes) -> Entry {
-        let life = Life::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
+        let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
         let at = (Epoch::new(1), Position::ZERO);
         Entry::new(&Key::new("t").finish(), at, [].into(), life, (head, Bytes::new()))
     }
@@ -177,7 +177,7 @@ mod tests {
         headers.append("x-odd", HeaderValue::from_static(""));
         let trailers = Some(headers.clone());
         let age = Duration::from_secs(300);
-        let written = Head { status: StatusCode::OK, headers, trailers, age };
+        let written = StoredHead { status: StatusCode::OK, headers, trailers, age };
         // As owned values have it, which entries in Redis are.
         let owned = |map: &HeaderMap| -> Vec<(String, Vec<u8>)> {
             let fields = map.iter();
@@ -185,7 +185,7 @@ mod tests {
         };
         let (head, tail) = (owned(&written.headers), written.trailers.as_ref().map(owned));
         assert_eq!(written.encode(), encode(&(200_u16, head, tail, 300_u64)));
-        let read = Head::of(&entry(written.encode())).unwrap();
+        let read = StoredHead::of(&entry(written.encode())).unwrap();
         assert_eq!((&read.headers, &read.trailers), (&written.headers, &written.trailers));
         assert_eq!((read.status, read.age), (written.status, written.age));
     }
@@ -198,7 +198,7 @@ mod tests {
         {
             let longer: Bytes = [&head[..], &[0]].concat().into();
             let read = |head: Bytes| match extra {
-                0 => Head::of(&entry(head)).is_ok(),
+                0 => StoredHead::of(&entry(head)).is_ok(),
                 _ => signpost(&entry(head)).is_ok(),
             };
             assert!(read(head));
@@ -215,10 +215,10 @@ mod tests {
             trailers: None,
             age: 0,
         };
-        assert!(Head::of(&entry(encode(&wire(NAMES)))).is_ok());
-        assert!(Head::of(&entry(encode(&wire(NAMES + 1)))).is_err());
-        assert!(Head::of(&entry(encode(&wire(40_000)))).is_err());
+        assert!(StoredHead::of(&entry(encode(&wire(NAMES)))).is_ok());
+        assert!(StoredHead::of(&entry(encode(&wire(NAMES + 1)))).is_err());
+        assert!(StoredHead::of(&entry(encode(&wire(40_000)))).is_err());
         let trailers = Wire { trailers: Some(wire(40_000).headers), ..wire(1) };
-        assert!(Head::of(&entry(encode(&trailers))).is_err());
+        assert!(StoredHead::of(&entry(encode(&trailers))).is_err());
     }
 }

@@ -4,16 +4,16 @@ use axum::extract::{MatchedPath, NestedPath, OriginalUri};
 use http::header::{COOKIE, HOST};
 use http::{Extensions, HeaderMap, HeaderName, Request, Uri};
 
-use super::identity::Identity;
+use super::identity::IdentitySource;
 use super::keying::{HOST_LIKE, PATH_LIKE};
-use super::rules::fields::Field;
+use super::rules::fields::RequestField;
 use super::rules::request::{describes_content, is_query};
 use super::{cookies, routers};
 use crate::cache::Policy;
 
 /// The extensions for a handler: axum's own and those that the service declared. `None` if the path's parameters can't be
 /// written again, as where one of them is not UTF-8.
-pub(crate) fn extensions<A>(request: &Request<A>, identity: &Identity) -> Option<Extensions> {
+pub(crate) fn extensions<A>(request: &Request<A>, identity: &IdentitySource) -> Option<Extensions> {
     let given = request.extensions();
     let mut fresh = routers::parameters_alone(given)?;
     carry::<OriginalUri>(given, &mut fresh);
@@ -57,12 +57,12 @@ fn headers(given: &HeaderMap, policy: &Policy, has_content: bool) -> HeaderMap {
 
 fn is_handed_over(name: &HeaderName, policy: &Policy) -> bool {
     let name = name.as_str();
-    let is_of = |fields: &[Field]| fields.iter().any(|field| field.name() == name);
+    let is_of = |fields: &[RequestField]| fields.iter().any(|field| field.name() == name);
     let is_host = policy.host && (HOST == name || is_of(&HOST_LIKE));
     is_host
         || is_of(&PATH_LIKE)
         // What the client has is judged by the cache, and left to the handler only with a part.
-        || is_of(&Field::CONDITIONS)
+        || is_of(&RequestField::CONDITIONS)
         || policy.vary.iter().any(|known| known == name)
         || policy.identity.forwards(name)
 }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::keying::{self, Keyed};
+use super::keying::{self, KeySource};
 use super::rules::search_variance::SearchVariance;
 use crate::cache::Policy;
 use crate::entry::Key;
@@ -17,14 +17,14 @@ const PATHS: usize = 10_000;
 
 /// What the last response at each path said, where it was not that all counts.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Variances(Arc<RwLock<HashMap<[u8; 32], Arc<SearchVariance>>>>);
+pub(crate) struct VarianceTable(Arc<RwLock<HashMap<[u8; 32], Arc<SearchVariance>>>>);
 
-impl Variances {
+impl VarianceTable {
     /// What is known for a path, under policies by which headers decide. Most layers know of none, and need no hash.
     pub(crate) fn known(
         &self,
         space: (&str, &str),
-        of: &Keyed<'_>,
+        of: &KeySource<'_>,
         policy: &Policy,
     ) -> Option<Arc<SearchVariance>> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -58,7 +58,7 @@ impl Variances {
 }
 
 /// A request's key, whatever its query.
-pub(crate) fn path(space: (&str, &str), of: &Keyed<'_>, policy: &Policy) -> Key {
+pub(crate) fn path(space: (&str, &str), of: &KeySource<'_>, policy: &Policy) -> Key {
     let any = SearchVariance::none();
     keying::key(space, &of.varying(Some(&any)), policy)
 }

@@ -13,19 +13,19 @@ use super::cancel::CloseOnCancel;
 use super::checkout::Checkout;
 use super::database::Database;
 use super::deadline::{PATIENCE, within, within_limit};
-use super::log::{Identity, identity};
-use super::plan::{Candidate, Plan};
-use super::sample::At;
+use super::log::{ServerIdentity, identity};
+use super::plan::{Candidate, RoutePlan};
+use super::sample::ServerPosition;
 use super::server::Server;
 use crate::cache::protocol::{is_far_enough, proven_by_replica};
-use crate::cache::{REPLICA_BEHIND, Unfit};
+use crate::cache::{REPLICA_BEHIND, Uncacheable};
 use crate::entry::{Epoch, Position};
 
 /// A connection that is fit for a read, and what the read proves.
-pub(crate) struct Opened {
+pub(crate) struct OpenedConnection {
     pub(crate) conn: Conn,
     pub(crate) server: Arc<str>,
-    pub(crate) proof: Proof,
+    pub(crate) proof: ReadProof,
     /// Nothing commits there: a READ ONLY transaction, or a standby for what calls no function.
     pub(crate) refuses_writes: bool,
     /// See [`Server::plans`].
@@ -34,9 +34,9 @@ pub(crate) struct Opened {
 
 /// What a read proves.
 #[derive(Clone, Debug)]
-pub(crate) enum Proof {
+pub(crate) enum ReadProof {
     Basis((Epoch, Position)),
-    Nothing(Unfit),
+    Nothing(Uncacheable),
 }
 
 /// A connection of its own, or one that a proxy could share out between statements.
@@ -46,13 +46,13 @@ pub(crate) enum Conn {
 }
 
 /// Why a candidate does not serve.
-pub(crate) enum Skip {
+pub(crate) enum SkipReason {
     /// It is too far back, or of another epoch.
     Behind,
     Failed(sqlx::Error),
 }
 
-impl From<sqlx::Error> for Skip {
+impl From<sqlx::Error> for SkipReason {
     fn from(error: sqlx::Error) -> Self {
         Self::Failed(error)
     }
@@ -79,8 +79,8 @@ impl Conn {
 pub(crate) async fn open(
     db: &Database,
     candidate: &Candidate,
-    plan: &Plan,
-) -> Result<Opened, Skip> {
+    plan: &RoutePlan,
+) -> Result<OpenedConnection, SkipReason> {
     let mut opened = match candidate {
         Candidate::Primary => open_primary(&db.inner.primary, plan).await,
         Candidate::Replica(server) => open_replica(server, plan, false).await,
@@ -94,7 +94,7 @@ pub(crate) async fn open(
     Ok(opened)
 }
 
-async fn open_primary(server: &Server, plan: &Plan) -> Result<Opened, Skip> {
+async fn open_primary(server: &Server, plan: &RoutePlan) -> Result<OpenedConnection, SkipReason> {
     let before = server.sample();
     let basis = plan.record.as_ref().and_then(crate::cache::Record::primary_basis);
     if before.is_several()
@@ -113,14 +113,14 @@ async fn open_primary(server: &Server, plan: &Plan) -> Result<Opened, Skip> {
     Ok(opened(conn, server, proof, refuses_writes))
 }
 
-fn proof_of_primary(basis: Option<(Epoch, Position)>, at: Option<At>) -> Proof {
+fn proof_of_primary(basis: Option<(Epoch, Position)>, at: Option<ServerPosition>) -> ReadProof {
     match (basis, at) {
-        (Some(basis), Some(at)) if at.epoch == basis.0 => Proof::Basis(basis),
-        _ => Proof::Nothing(epoch_changing()),
+        (Some(basis), Some(at)) if at.epoch == basis.0 => ReadProof::Basis(basis),
+        _ => ReadProof::Nothing(epoch_changing()),
     }
 }
 
-async fn connect(server: &Server, plan: &Plan) -> Result<Conn, sqlx::Error> {
+async fn connect(server: &Server, plan: &RoutePlan) -> Result<Conn, sqlx::Error> {
     if plan.read_only {
         return begin(server).await.map(Conn::Within);
     }
@@ -140,14 +140,14 @@ async fn connect(server: &Server, plan: &Plan) -> Result<Conn, sqlx::Error> {
 async fn open_one_primary_of_several(
     server: &Server,
     basis: Option<(Epoch, Position)>,
-) -> Result<Opened, Skip> {
+) -> Result<OpenedConnection, SkipReason> {
     let mut transaction = begin(server).await?;
-    let identity: Identity = within(identity(&mut *transaction)).await?;
+    let identity: ServerIdentity = within(identity(&mut *transaction)).await?;
     if identity.standby {
         let why = "the primary's address leads to a standby";
-        return Err(Skip::Failed(sqlx::Error::Configuration(why.into())));
+        return Err(SkipReason::Failed(sqlx::Error::Configuration(why.into())));
     }
-    let proof = proof_of_primary(basis, At::of(&identity));
+    let proof = proof_of_primary(basis, ServerPosition::of(&identity));
     Ok(opened(Conn::Within(transaction), server, proof, true))
 }
 
@@ -159,19 +159,23 @@ async fn begin(server: &Server) -> Result<Transaction<'static, Postgres>, sqlx::
 
 /// Asks a connection who is behind it. If the response does not come in time, the connection is closed: back in its pool,
 /// it would wait for that response and take up a place.
-pub(crate) async fn identify(conn: &mut Checkout) -> Result<Identity, sqlx::Error> {
+pub(crate) async fn identify(conn: &mut Checkout) -> Result<ServerIdentity, sqlx::Error> {
     let mut lent = CloseOnCancel::new(conn);
     let identity = within(identity(lent.get())).await?;
     lent.done();
     Ok(identity)
 }
 
-fn epoch_changing() -> Unfit {
+fn epoch_changing() -> Uncacheable {
     let why = "the node and the server that was read are not of one epoch just now";
-    Unfit::new("epoch-changing", why)
+    Uncacheable::new("epoch-changing", why)
 }
 
-async fn open_replica(server: &Server, plan: &Plan, anyway: bool) -> Result<Opened, Skip> {
+async fn open_replica(
+    server: &Server,
+    plan: &RoutePlan,
+    anyway: bool,
+) -> Result<OpenedConnection, SkipReason> {
     let before = server.sample();
     // A standby keeps its sessions when it is promoted, and takes writes from then on: they would go unnoticed.
     let is_standby = before.at.is_some_and(|at| at.standby);
@@ -186,7 +190,7 @@ async fn open_replica(server: &Server, plan: &Plan, anyway: bool) -> Result<Open
         // It may have got there since it was last asked.
         let identity = identify(&mut conn).await?;
         server.observe(&identity);
-        at = At::of(&identity);
+        at = ServerPosition::of(&identity);
         if plan.read_only && !identity.standby {
             drop(conn);
             return open_one_of_several(server, plan, anyway).await;
@@ -197,52 +201,56 @@ async fn open_replica(server: &Server, plan: &Plan, anyway: bool) -> Result<Open
 
 /// Each statement might reach another server, so position and read share a transaction; in READ
 /// COMMITTED, the read takes a snapshot of its own, after the position.
-async fn open_one_of_several(server: &Server, plan: &Plan, anyway: bool) -> Result<Opened, Skip> {
+async fn open_one_of_several(
+    server: &Server,
+    plan: &RoutePlan,
+    anyway: bool,
+) -> Result<OpenedConnection, SkipReason> {
     let mut transaction = begin(server).await?;
-    let identity: Identity = within(identity(&mut *transaction)).await?;
-    finish(Conn::Within(transaction), server, At::of(&identity), plan, anyway)
+    let identity: ServerIdentity = within(identity(&mut *transaction)).await?;
+    finish(Conn::Within(transaction), server, ServerPosition::of(&identity), plan, anyway)
 }
 
 fn finish(
     conn: Conn,
     server: &Server,
-    at: Option<At>,
-    plan: &Plan,
+    at: Option<ServerPosition>,
+    plan: &RoutePlan,
     anyway: bool,
-) -> Result<Opened, Skip> {
+) -> Result<OpenedConnection, SkipReason> {
     let refuses_writes =
         matches!(conn, Conn::Within(_)) || !plan.may_call && at.is_some_and(|at| at.standby);
     match at {
         Some(at) if is_fit(at, plan) => {
             let proof = match plan.seen {
                 Some((epoch, seen)) if epoch == at.epoch => {
-                    Proof::Basis((epoch, proven_by_replica(at.position, seen)))
+                    ReadProof::Basis((epoch, proven_by_replica(at.position, seen)))
                 }
-                _ => Proof::Nothing(epoch_changing()),
+                _ => ReadProof::Nothing(epoch_changing()),
             };
             Ok(opened(conn, server, proof, refuses_writes))
         }
         // Never for a session that would miss its own write.
         Some(at) if anyway && has_own_writes(at, plan) => {
             let why = "it was read from a replica that may be too far back, as nothing else was up";
-            let proof = Proof::Nothing(Unfit::new(REPLICA_BEHIND, why));
+            let proof = ReadProof::Nothing(Uncacheable::new(REPLICA_BEHIND, why));
             Ok(opened(conn, server, proof, refuses_writes))
         }
-        _ => Err(Skip::Behind),
+        _ => Err(SkipReason::Behind),
     }
 }
 
 /// Something is about to be sent.
-fn opened(conn: Conn, server: &Server, proof: Proof, refuses_writes: bool) -> Opened {
+fn opened(conn: Conn, server: &Server, proof: ReadProof, refuses_writes: bool) -> OpenedConnection {
     server.sends();
     let (name, plans) = (server.name.clone(), server.plans());
-    Opened { conn, server: name, proof, refuses_writes, plans }
+    OpenedConnection { conn, server: name, proof, refuses_writes, plans }
 }
 
-fn is_fit(at: At, plan: &Plan) -> bool {
+fn is_fit(at: ServerPosition, plan: &RoutePlan) -> bool {
     is_far_enough((at.epoch, at.position), (plan.epoch, plan.needs))
 }
 
-fn has_own_writes(at: At, plan: &Plan) -> bool {
+fn has_own_writes(at: ServerPosition, plan: &RoutePlan) -> bool {
     plan.written.is_none_or(|written| is_far_enough((at.epoch, at.position), written))
 }

@@ -13,7 +13,7 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgTypeInfo};
 use sqlx::{Arguments, Encode, Postgres, Type};
 
-use super::dependencies::{Equality, Given, Kind, value_mentions_clock};
+use super::dependencies::{CastType, Equality, ValueSource, value_mentions_clock};
 use crate::cache::PolicyTag;
 
 /// Elements of an array that tags are made of, at most.
@@ -34,13 +34,13 @@ fn written(arguments: &PgArguments) -> Option<Vec<u8>> {
 
 /// The arguments of a statement.
 #[derive(Debug)]
-pub(super) struct Bound {
+pub(super) struct BoundArguments {
     /// `None` for types that tell nothing; whether it is an array.
-    kinds: Vec<Option<(Kind, bool)>>,
+    kinds: Vec<Option<(CastType, bool)>>,
     buffer: Vec<u8>,
 }
 
-impl Bound {
+impl BoundArguments {
     pub(super) fn of(arguments: &PgArguments) -> Option<Self> {
         let kinds = kinds(arguments)?;
         let buffer = written(arguments)?;
@@ -52,8 +52,8 @@ impl Bound {
         let mut rows = Vec::new();
         for given in &by.values {
             let texts = match given {
-                Given::Literal(text) => vec![text.clone()],
-                Given::Parameter(parameter) => {
+                ValueSource::Literal(text) => vec![text.clone()],
+                ValueSource::Parameter(parameter) => {
                     let (kind, texts) = bound?.texts(parameter.number, parameter.is_array)?;
                     let text = |text| parameter.text(kind, text, by.family);
                     texts.into_iter().map(text).collect::<Option<_>>()?
@@ -65,10 +65,10 @@ impl Bound {
     }
 
     /// The type of a parameter's value, or of its elements, and how Postgres writes it, or them. NULL is no value.
-    fn texts(&self, number: u16, is_array: bool) -> Option<(Kind, Vec<String>)> {
+    fn texts(&self, number: u16, is_array: bool) -> Option<(CastType, Vec<String>)> {
         let at = usize::from(number).checked_sub(1)?;
         let (kind, _) = (*self.kinds.get(at)?).filter(|(_, array)| *array == is_array)?;
-        let mut left = Bytes(&self.buffer);
+        let mut left = ByteReader(&self.buffer);
         for _ in 0..at {
             left.value().ok()?;
         }
@@ -82,9 +82,9 @@ impl Bound {
 struct Short;
 
 /// Bytes that are read from their beginning.
-struct Bytes<'a>(&'a [u8]);
+struct ByteReader<'a>(&'a [u8]);
 
-impl<'a> Bytes<'a> {
+impl<'a> ByteReader<'a> {
     fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
         let (taken, left) = self.0.split_at_checked(bytes)?;
         self.0 = left;
@@ -108,13 +108,13 @@ impl<'a> Bytes<'a> {
 }
 
 /// How Postgres writes a value that is in its binary form.
-fn text(kind: Kind, value: &[u8]) -> Option<String> {
+fn text(kind: CastType, value: &[u8]) -> Option<String> {
     Some(match kind {
-        Kind::Int2 => i16::from_be_bytes(value.try_into().ok()?).to_string(),
-        Kind::Int4 => i32::from_be_bytes(value.try_into().ok()?).to_string(),
-        Kind::Int8 => i64::from_be_bytes(value.try_into().ok()?).to_string(),
-        Kind::Text | Kind::Varchar => std::str::from_utf8(value).ok()?.to_owned(),
-        Kind::Uuid => uuid(value.try_into().ok()?),
+        CastType::Int2 => i16::from_be_bytes(value.try_into().ok()?).to_string(),
+        CastType::Int4 => i32::from_be_bytes(value.try_into().ok()?).to_string(),
+        CastType::Int8 => i64::from_be_bytes(value.try_into().ok()?).to_string(),
+        CastType::Text | CastType::Varchar => std::str::from_utf8(value).ok()?.to_owned(),
+        CastType::Uuid => uuid(value.try_into().ok()?),
     })
 }
 
@@ -132,8 +132,8 @@ fn uuid(bytes: [u8; 16]) -> String {
 
 /// The elements of an array of one dimension in its binary form (`array_send` of Postgres): dimensions, whether there
 /// are NULLs, the type, and for each dimension its length and its lower bound.
-fn elements(kind: Kind, array: &[u8]) -> Option<Vec<String>> {
-    let mut array = Bytes(array);
+fn elements(kind: CastType, array: &[u8]) -> Option<Vec<String>> {
+    let mut array = ByteReader(array);
     let dimensions = array.number()?;
     array.take(8)?;
     if dimensions == 0 {
@@ -170,7 +170,7 @@ impl Encode<'_, Postgres> for Probe<'_> {
 }
 
 /// The types of arguments, by how they show: `PgArguments { types: [PgTypeInfo(Int4), ..], ..`.
-fn kinds(arguments: &PgArguments) -> Option<Vec<Option<(Kind, bool)>>> {
+fn kinds(arguments: &PgArguments) -> Option<Vec<Option<(CastType, bool)>>> {
     /// Takes no more than the types, since the values after them may be long.
     struct Shown(String);
     impl Write for Shown {
@@ -186,16 +186,16 @@ fn kinds(arguments: &PgArguments) -> Option<Vec<Option<(Kind, bool)>>> {
     Some(types.split(", ").filter(|name| !name.is_empty()).map(kind).collect())
 }
 
-fn kind(shown: &str) -> Option<(Kind, bool)> {
+fn kind(shown: &str) -> Option<(CastType, bool)> {
     let name = shown.strip_prefix("PgTypeInfo(")?.strip_suffix(')')?;
     let (name, is_array) = name.strip_suffix("Array").map_or((name, false), |name| (name, true));
     let kind = match name {
-        "Int2" => Kind::Int2,
-        "Int4" => Kind::Int4,
-        "Int8" => Kind::Int8,
-        "Text" => Kind::Text,
-        "Varchar" => Kind::Varchar,
-        "Uuid" => Kind::Uuid,
+        "Int2" => CastType::Int2,
+        "Int4" => CastType::Int4,
+        "Int8" => CastType::Int8,
+        "Text" => CastType::Text,
+        "Varchar" => CastType::Varchar,
+        "Uuid" => CastType::Uuid,
         _ => return None,
     };
     Some((kind, is_array))
@@ -206,7 +206,7 @@ fn kind(shown: &str) -> Option<(Kind, bool)> {
 mod tests {
     use super::*;
 
-    fn bound() -> Bound {
+    fn bound() -> BoundArguments {
         let mut arguments = PgArguments::default();
         arguments.add(7_i32).unwrap();
         arguments.add("it's, PgTypeInfo(Int4)], buffer: ").unwrap();
@@ -217,17 +217,17 @@ mod tests {
         arguments.add(Vec::<i16>::new()).unwrap();
         arguments.add(-3_i16).unwrap();
         arguments.add(vec![0_i32; ELEMENTS + 1]).unwrap();
-        Bound::of(&arguments).unwrap()
+        BoundArguments::of(&arguments).unwrap()
     }
 
     #[test]
     fn values_are_read_by_their_number_and_type() {
         let bound = bound();
         let texts = |number| bound.texts(number, false);
-        assert_eq!(texts(1), Some((Kind::Int4, vec!["7".into()])));
+        assert_eq!(texts(1), Some((CastType::Int4, vec!["7".into()])));
         assert_eq!(texts(2).unwrap().1, ["it's, PgTypeInfo(Int4)], buffer: "]);
-        assert_eq!(texts(3), Some((Kind::Int8, vec![])), "NULL is in no row");
-        assert_eq!(texts(8), Some((Kind::Int2, vec!["-3".into()])));
+        assert_eq!(texts(3), Some((CastType::Int8, vec![])), "NULL is in no row");
+        assert_eq!(texts(8), Some((CastType::Int2, vec!["-3".into()])));
         for other in [0, 4, 6, 10] {
             assert_eq!(texts(other), None, "{other}");
         }
@@ -237,9 +237,9 @@ mod tests {
     fn elements_are_read_one_by_one() {
         let bound = bound();
         let texts = |number| bound.texts(number, true);
-        assert_eq!(texts(4), Some((Kind::Int8, vec!["-1".into(), "2".into()])));
-        assert_eq!(texts(5), Some((Kind::Text, vec!["a".into(), String::new()])));
-        assert_eq!(texts(7), Some((Kind::Int2, vec![])));
+        assert_eq!(texts(4), Some((CastType::Int8, vec!["-1".into(), "2".into()])));
+        assert_eq!(texts(5), Some((CastType::Text, vec!["a".into(), String::new()])));
+        assert_eq!(texts(7), Some((CastType::Int2, vec![])));
         assert_eq!(texts(9), None, "there are too many");
         assert_eq!(texts(1), None, "it is no array");
     }
@@ -259,6 +259,6 @@ mod tests {
     fn a_uuid_is_written_in_five_groups() {
         let bytes = [0xA0, 0xEE, 0xBC, 0x99, 0x9C, 0x0B, 0x4E, 0xF8];
         let bytes = [bytes, [0xBB, 0x6D, 0x6B, 0xB9, 0xBD, 0x38, 0x0A, 0x11]].concat();
-        assert_eq!(text(Kind::Uuid, &bytes).unwrap(), "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11");
+        assert_eq!(text(CastType::Uuid, &bytes).unwrap(), "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11");
     }
 }

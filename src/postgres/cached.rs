@@ -7,7 +7,7 @@ use sqlx::query::QueryAs;
 use sqlx::{Error, Execute, FromRow, Postgres};
 
 use super::database::Database;
-use super::executor::Statement;
+use super::executor::RepeatableStatement;
 use crate::cache::{Cache, ValuePolicy};
 use crate::entry::Key;
 
@@ -76,7 +76,7 @@ impl Cached {
         &self,
         query: impl Execute<'q, Postgres>,
     ) -> Result<Vec<T>, Error> {
-        let statement = Statement::take(query)?;
+        let statement = RepeatableStatement::take(query)?;
         let key = self.key::<T>("all", &statement);
         let load = async || resent(&statement).fetch_all(self.db.reader()).await;
         self.cache.get_or_load(&key, &self.policy, load).await
@@ -92,7 +92,7 @@ impl Cached {
         &self,
         query: impl Execute<'q, Postgres>,
     ) -> Result<Option<T>, Error> {
-        let statement = Statement::take(query)?;
+        let statement = RepeatableStatement::take(query)?;
         let key = self.key::<T>("first", &statement);
         let load = async || resent::<T>(&statement).fetch_optional(self.db.reader()).await;
         self.cache.find_or_load(&key, &self.policy, load).await
@@ -110,7 +110,7 @@ impl Cached {
         self.fetch_optional(query).await?.ok_or(Error::RowNotFound)
     }
 
-    fn key<T>(&self, what: &str, statement: &Statement) -> Key {
+    fn key<T>(&self, what: &str, statement: &RepeatableStatement) -> Key {
         let options = &self.db.inner.primary.options;
         Key::new("query")
             .part(self.db.name())
@@ -126,7 +126,7 @@ impl Cached {
 }
 
 /// A query by a statement, which may be sent again.
-fn resent<T: Row>(statement: &Statement) -> QueryAs<'_, Postgres, T, PgArguments> {
+fn resent<T: Row>(statement: &RepeatableStatement) -> QueryAs<'_, Postgres, T, PgArguments> {
     let arguments = statement.arguments.clone().unwrap_or_default();
     sqlx::query_as_with(statement.sql.clone(), arguments).persistent(statement.persistent)
 }

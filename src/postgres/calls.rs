@@ -1,7 +1,7 @@
 //! Whether a statement may call a function that writes, as far as its words tell.
 
 use super::database::Database;
-use super::dependencies::{Dependencies, Unfit};
+use super::dependencies::{Dependencies, Unanalyzable};
 use super::plan::may_be_read_anywhere;
 use crate::cache::{Record, Requirement};
 
@@ -26,7 +26,7 @@ pub(super) fn may_write_unseen(
     }
     match found {
         Some(Dependencies::Tables(_)) => false,
-        Some(Dependencies::Unfit(Unfit::VolatileFunction(name))) => {
+        Some(Dependencies::Unfit(Unanalyzable::VolatileFunction(name))) => {
             !name.starts_with("pg_catalog.")
         }
         Some(Dependencies::Unfit(unfit)) => !may_be_read_anywhere(unfit),

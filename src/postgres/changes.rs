@@ -10,7 +10,7 @@ use super::deadline::within;
 use super::error::DatabaseError;
 use super::fingerprint::Fingerprint;
 use super::listener::{connect, heard};
-use super::log::{self, Detail, Manner, Snapshot};
+use super::log::{self, ChangeDetail, DrainMode, Snapshot};
 use crate::entry::{Epoch, Position};
 
 /// How long a change may go unseen that woke nobody.
@@ -34,7 +34,7 @@ pub struct Changes {
     snapshot: Snapshot,
     schema: i64,
     fingerprint: Fingerprint,
-    detail: Detail,
+    detail: ChangeDetail,
 }
 
 /// What became visible between two looks at the log.
@@ -65,7 +65,7 @@ impl Changes {
         let schema = fingerprint.read(&mut conn).await.map_err(DatabaseError::of_log)?;
         let loaded = within(log::cold(&mut conn)).await;
         let snapshot = loaded.map_err(DatabaseError::of_log)?.snapshot;
-        Ok(Self { conn, snapshot, schema, fingerprint, detail: Detail::default() })
+        Ok(Self { conn, snapshot, schema, fingerprint, detail: ChangeDetail::default() })
     }
 
     /// Waits for the next change. May be cancelled: no change is lost.
@@ -87,7 +87,7 @@ impl Changes {
 
     async fn look(&mut self) -> Result<Option<Change>, sqlx::Error> {
         let schema = self.fingerprint.read(&mut self.conn).await?;
-        let (manner, detail) = (Manner::default(), &mut self.detail);
+        let (manner, detail) = (DrainMode::default(), &mut self.detail);
         let drained = log::drain(&mut self.conn, &self.snapshot, manner, detail).await?;
         let reshaped = drained.reshaped || schema != self.schema;
         let all = drained.is_all() || reshaped;

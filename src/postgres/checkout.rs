@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::deadline::{no_response, within_limit};
 use super::reset::reset;
-use super::sample::Sample;
+use super::sample::ServerSample;
 use crate::clock::{self, Instant};
 
 /// How long a connection may take to come back: until the server has ended the statement of a request that was cancelled.
@@ -39,19 +39,19 @@ tokio::task_local! {
 }
 
 /// What is known of the server behind a pool.
-pub(crate) type Shared = Arc<Mutex<Sample>>;
+pub(crate) type SharedSample = Arc<Mutex<ServerSample>>;
 
 /// A connection that goes back to its pool when this is dropped, within a limit.
 pub(crate) struct Checkout {
     conn: PoolConnection<Postgres>,
-    sample: Shared,
+    sample: SharedSample,
     since: Instant,
     is_closing: bool,
     may_have_changed: bool,
 }
 
 impl Checkout {
-    pub(crate) fn new(conn: PoolConnection<Postgres>, sample: &Shared) -> Self {
+    pub(crate) fn new(conn: PoolConnection<Postgres>, sample: &SharedSample) -> Self {
         let (sample, since) = (sample.clone(), clock::now());
         Self { conn, sample, since, is_closing: false, may_have_changed: false }
     }
@@ -98,7 +98,11 @@ impl Drop for Checkout {
 
 /// Waits for what a server has to respond to on a connection that was in use since then: not for longer than the limit,
 /// nor once another server is behind the name. What is dropped at that closes its connection and releases its permit.
-async fn in_time<T>(sample: &Shared, since: Instant, work: impl Future<Output = T>) -> Option<T> {
+async fn in_time<T>(
+    sample: &SharedSample,
+    since: Instant,
+    work: impl Future<Output = T>,
+) -> Option<T> {
     let mut work = pin!(work);
     let until = clock::now() + RETURN_WITHIN;
     loop {
@@ -112,11 +116,11 @@ async fn in_time<T>(sample: &Shared, since: Instant, work: impl Future<Output = 
 }
 
 /// Whether a connection, by its age, leads to what is behind the name now.
-fn is_present(sample: &Shared, age: Duration) -> bool {
+fn is_present(sample: &SharedSample, age: Duration) -> bool {
     age <= clock::now().saturating_duration_since(renewed_at(sample))
 }
 
-fn renewed_at(sample: &Shared) -> Instant {
+fn renewed_at(sample: &SharedSample) -> Instant {
     sample.lock().unwrap_or_else(PoisonError::into_inner).since
 }
 
@@ -124,7 +128,7 @@ fn renewed_at(sample: &Shared) -> Instant {
 pub(super) async fn before_acquire(
     conn: &mut PgConnection,
     known: PoolConnectionMetadata,
-    sample: &Shared,
+    sample: &SharedSample,
 ) -> Result<bool, Error> {
     let is_present = is_present(sample, known.age);
     if is_present && known.idle_for > TRY_AFTER {
@@ -139,7 +143,7 @@ pub(super) async fn before_acquire(
 pub(super) async fn after_release(
     conn: &mut PgConnection,
     known: PoolConnectionMetadata,
-    sample: &Shared,
+    sample: &SharedSample,
 ) -> Result<bool, Error> {
     if !is_present(sample, known.age) {
         return Ok(false);
@@ -156,7 +160,7 @@ pub(super) async fn after_release(
 
 /// Resets what statements have changed in a session; `false` if it is to be closed instead. Behind a proxy that shares
 /// sessions out, it may be another's.
-async fn is_reset(conn: &mut PgConnection, sample: &Shared) -> Result<bool, Error> {
+async fn is_reset(conn: &mut PgConnection, sample: &SharedSample) -> Result<bool, Error> {
     let (is_pooled, is_resettable) = {
         let sample = sample.lock().unwrap_or_else(PoisonError::into_inner);
         (sample.is_pooled, sample.is_resettable)

@@ -11,18 +11,18 @@ use sqlx::{Postgres, Transaction};
 
 use super::attempt::identify;
 use super::deadline::within;
-use super::dependencies::Known;
+use super::dependencies::DependencyCache;
 use super::error::DatabaseError;
 use super::executor::{Reader, Writer};
 use super::lag::Lag;
 use super::log::{self, DatabaseIdentity};
 use super::monitor::Monitor;
 use super::peers;
-use super::sample::At;
-use super::server::{Limits, Role, Server};
+use super::sample::ServerPosition;
+use super::server::{PoolLimits, Server, ServerRole};
 use super::server_status::ServerStatus;
 use super::statements::Statements;
-use crate::cache::{DatabaseId, Record, Requirement, Stray, Unfit, spawn};
+use crate::cache::{DatabaseId, Record, Requirement, Stray, Uncacheable, spawn};
 use crate::entry::{Epoch, Position};
 
 /// How to reach the servers.
@@ -43,7 +43,7 @@ pub struct DatabaseOptions {
     primary: String,
     replicas: Vec<String>,
     listen: Option<String>,
-    limits: Limits,
+    limits: PoolLimits,
     sample_every: Duration,
     max_lag: Duration,
 }
@@ -55,7 +55,7 @@ impl DatabaseOptions {
             primary: primary.into(),
             replicas: Vec::new(),
             listen: None,
-            limits: Limits { connections: 10, wait: Duration::from_secs(3), pooled: false },
+            limits: PoolLimits { connections: 10, wait: Duration::from_secs(3), pooled: false },
             sample_every: Duration::from_millis(50),
             max_lag: Duration::from_secs(10),
         }
@@ -143,13 +143,13 @@ impl DatabaseOptions {
     /// If a URL can't be read, a server can't be reached, does not answer within ten seconds or is of the other kind, or
     /// a replica is of another cluster or database.
     pub async fn connect(self) -> Result<Database, DatabaseError> {
-        let primary = Server::new("primary", Role::Primary, &self.primary, self.limits)?;
+        let primary = Server::new("primary", ServerRole::Primary, &self.primary, self.limits)?;
         let listen = self.listen.as_deref().unwrap_or(&self.primary);
-        let listen = Server::new("listener", Role::Primary, listen, self.limits)?;
+        let listen = Server::new("listener", ServerRole::Primary, listen, self.limits)?;
         let identity = primary.check().await?.database();
         let lag = Arc::new(Lag::new(self.max_lag));
         let watch = Monitor::of_primary(&primary, &lag);
-        let inner = peers::join(identity, |own_writes| Inner {
+        let inner = peers::join(identity, |own_writes| DatabaseInner {
             identity,
             lag,
             own_writes,
@@ -158,7 +158,7 @@ impl DatabaseOptions {
             listen,
             replicas: RwLock::default(),
             sent: Mutex::default(),
-            known: Known::new(),
+            known: DependencyCache::new(),
             statements: Statements::default(),
             limits: self.limits,
             sample_every: self.sample_every,
@@ -196,13 +196,13 @@ impl fmt::Debug for DatabaseOptions {
 /// ```
 #[derive(Clone)]
 pub struct Database {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) inner: Arc<DatabaseInner>,
 }
 
-pub(crate) struct Inner {
+pub(crate) struct DatabaseInner {
     pub(crate) primary: Server,
     pub(crate) listen: Server,
-    pub(crate) known: Known,
+    pub(crate) known: DependencyCache,
     pub(crate) statements: Statements,
     /// Of the primary when it was connected to.
     pub(crate) identity: DatabaseIdentity,
@@ -214,7 +214,7 @@ pub(crate) struct Inner {
     /// How many statements were sent to each replica by name, whether or not it has left: where a name is given again, its
     /// counter goes on, as monitoring expects.
     sent: Mutex<HashMap<Arc<str>, Arc<AtomicU64>>>,
-    pub(crate) limits: Limits,
+    pub(crate) limits: PoolLimits,
     sample_every: Duration,
 }
 
@@ -341,7 +341,7 @@ impl Database {
             let why = "the primary's name leads to an old primary in turn";
             return Err(sqlx::Error::Protocol(why.into()));
         }
-        let at = At::of(&identity).filter(|at| !at.standby);
+        let at = ServerPosition::of(&identity).filter(|at| !at.standby);
         let at = at.ok_or_else(|| sqlx::Error::Protocol("the primary tells no position".into()))?;
         Ok((at.epoch, identity.position.unwrap_or(at.position)))
     }
@@ -372,7 +372,7 @@ impl Database {
     /// As [`DatabaseOptions::connect`].
     pub async fn add_replica(&self, url: &str) -> Result<Arc<str>, DatabaseError> {
         let name = free_name(&self.servers());
-        let mut server = Server::new(&name, Role::Replica, url, self.inner.limits)?;
+        let mut server = Server::new(&name, ServerRole::Replica, url, self.inner.limits)?;
         server.check().await?.database().expect(self.inner.identity, &server)?;
         let mut replicas = self.write();
         // Another one may have been given it meanwhile.
@@ -454,7 +454,7 @@ fn free_name(taken: &[Arc<Server>]) -> String {
 /// What is going to be read is not known, nor by whom if no record is current.
 fn note_unknown_reads(why: &'static str) {
     match Record::current() {
-        Some(record) => record.unfit(Unfit::new("unnoted-reads", why)),
+        Some(record) => record.unfit(Uncacheable::new("unnoted-reads", why)),
         // When that ends is not known.
         None => drop(Stray::read()),
     }

@@ -12,10 +12,10 @@ use sqlx::{
 };
 use sqlx_core::describe::Describe;
 
-use super::attempt::Proof;
+use super::attempt::ReadProof;
 use super::database::Database;
-use super::plan::Plan;
-use crate::cache::{REPLICA_BEHIND, Record, Unfit};
+use super::plan::RoutePlan;
+use crate::cache::{REPLICA_BEHIND, Record, Uncacheable};
 use attempts::Attempts;
 
 mod attempts;
@@ -33,7 +33,7 @@ pub struct Reader {
 pub struct Writer(Reader);
 
 /// A statement that can be sent more than once.
-pub(super) struct Statement {
+pub(super) struct RepeatableStatement {
     pub(super) sql: SqlStr,
     pub(super) arguments: Option<PgArguments>,
     pub(super) persistent: bool,
@@ -52,10 +52,10 @@ impl Reader {
         Self { db, writer: false }
     }
 
-    fn run<'e>(self, statement: Result<Statement, Error>) -> Rows<'e> {
+    fn run<'e>(self, statement: Result<RepeatableStatement, Error>) -> Rows<'e> {
         Box::pin(try_stream! {
             let statement = statement?;
-            let plan = Plan::of(&self.db, &statement, self.writer).await;
+            let plan = RoutePlan::of(&self.db, &statement, self.writer).await;
             let began = self.db.inner.statements.begin(&plan);
             let own = plan.own.clone();
             let mut attempts = Attempts::new(&self.db, plan, &own);
@@ -103,7 +103,7 @@ async fn first_rows(rows: &mut Rows<'_>, most: usize) -> (Vec<Row>, Option<Error
     (first, None)
 }
 
-impl Statement {
+impl RepeatableStatement {
     pub(super) fn take<'q, E: Execute<'q, Postgres>>(mut query: E) -> Result<Self, Error> {
         let arguments = query.take_arguments().map_err(Error::Encode)?;
         // The driver would take this for a failure of the protocol.
@@ -142,10 +142,10 @@ impl Statement {
     }
 }
 
-fn note(db: &Database, plan: &Plan, server: &std::sync::Arc<str>, proof: &Proof) {
+fn note(db: &Database, plan: &RoutePlan, server: &std::sync::Arc<str>, proof: &ReadProof) {
     let Some(record) = &plan.record else {
         // The response says so whether it has a policy or not.
-        if let (Proof::Nothing(unfit), Some(record)) = (proof, Record::current())
+        if let (ReadProof::Nothing(unfit), Some(record)) = (proof, Record::current())
             && unfit.token == REPLICA_BEHIND
         {
             record.unfit(unfit.clone());
@@ -160,11 +160,11 @@ fn note(db: &Database, plan: &Plan, server: &std::sync::Arc<str>, proof: &Proof)
     match proof {
         // A node forgets the schema before it proves more by having seen its change. So what the read proves here, it
         // proves by what was known when it was planned, or the numbers differ.
-        Proof::Basis(_) if record.schema() != plan.schema => {
-            record.unfit(Unfit::new("schema-changing", "the schema changed during the read"));
+        ReadProof::Basis(_) if record.schema() != plan.schema => {
+            record.unfit(Uncacheable::new("schema-changing", "the schema changed during the read"));
         }
-        Proof::Basis(basis) => record.read(*basis, &plan.tags, server),
-        Proof::Nothing(unfit) => record.unfit(unfit.clone()),
+        ReadProof::Basis(basis) => record.read(*basis, &plan.tags, server),
+        ReadProof::Nothing(unfit) => record.unfit(unfit.clone()),
     }
 }
 
@@ -188,7 +188,7 @@ impl<'c> Executor<'c> for Reader {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        self.run(Statement::take(query))
+        self.run(RepeatableStatement::take(query))
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, Error>>

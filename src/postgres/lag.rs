@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::sample::At;
+use super::sample::ServerPosition;
 use super::server_status::ReplicaLag;
 use crate::clock::{self, Instant};
 use crate::entry::{Epoch, Position};
@@ -17,7 +17,7 @@ use crate::entry::{Epoch, Position};
 #[derive(Debug)]
 pub(crate) struct Lag {
     most: Duration,
-    samples: Mutex<VecDeque<At>>,
+    samples: Mutex<VecDeque<ServerPosition>>,
     told: Mutex<Option<Instant>>,
     /// The primary was asked, and did not answer.
     lost: AtomicBool,
@@ -39,7 +39,7 @@ impl Lag {
     }
 
     /// Takes in how far the primary is, from whoever follows its log in any case.
-    pub(crate) fn tell(&self, at: At) {
+    pub(crate) fn tell(&self, at: ServerPosition) {
         *lock(&self.told) = Some(clock::now());
         self.observe(at);
     }
@@ -61,7 +61,7 @@ impl Lag {
     }
 
     /// Takes in how far the primary is.
-    pub(crate) fn observe(&self, at: At) {
+    pub(crate) fn observe(&self, at: ServerPosition) {
         self.lost.store(false, Ordering::Relaxed);
         let mut samples = lock(&self.samples);
         if samples.back().is_some_and(|known| known.epoch != at.epoch) {
@@ -83,18 +83,18 @@ impl Lag {
     pub(crate) fn needs(&self) -> Option<(Epoch, Position)> {
         let now = clock::now();
         let samples = lock(&self.samples);
-        let old = |at: &&At| now.saturating_duration_since(at.seen) >= self.most;
+        let old = |at: &&ServerPosition| now.saturating_duration_since(at.seen) >= self.most;
         let needed = samples.iter().take_while(old).last().map(|at| (at.epoch, at.position));
         needed.or_else(|| samples.back().map(|at| (at.epoch, Position::ZERO)))
     }
 
     /// The last that is known of the primary.
-    pub(crate) fn newest(&self) -> Option<At> {
+    pub(crate) fn newest(&self) -> Option<ServerPosition> {
         lock(&self.samples).back().copied()
     }
 
     /// How far a replica is behind the primary, if both are of one history.
-    pub(crate) fn of(&self, replica: &At) -> Option<ReplicaLag> {
+    pub(crate) fn of(&self, replica: &ServerPosition) -> Option<ReplicaLag> {
         let samples = lock(&self.samples);
         let newest = samples.back().filter(|at| at.epoch == replica.epoch)?;
         let bytes = newest.position.get().saturating_sub(replica.position.get());
@@ -114,9 +114,9 @@ mod tests {
 
     use super::*;
 
-    fn at(epoch: u64, position: u64) -> At {
+    fn at(epoch: u64, position: u64) -> ServerPosition {
         let (epoch, position) = (Epoch::new(epoch), Position::new(position));
-        At { epoch, position, standby: false, seen: clock::now() }
+        ServerPosition { epoch, position, standby: false, seen: clock::now() }
     }
 
     #[tokio::test(start_paused = true)]

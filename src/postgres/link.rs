@@ -14,7 +14,7 @@ use crate::entry::{Epoch, Position};
 
 /// Looks at the log, counted: one that is done tells of everything before it was begun.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Turns {
+pub(crate) struct PollCounter {
     pub(crate) begun: u64,
     pub(crate) done: u64,
     /// How many were looks at the primary.
@@ -24,19 +24,23 @@ pub(crate) struct Turns {
 }
 
 /// The way from the cache to its listener and the primary.
-pub(crate) struct Link {
+pub(crate) struct ListenerLink {
     db: Database,
     asked: Arc<Notify>,
-    turns: watch::Receiver<Turns>,
+    turns: watch::Receiver<PollCounter>,
 }
 
-impl Link {
-    pub(crate) fn new(db: Database, asked: Arc<Notify>, turns: watch::Receiver<Turns>) -> Self {
+impl ListenerLink {
+    pub(crate) fn new(
+        db: Database,
+        asked: Arc<Notify>,
+        turns: watch::Receiver<PollCounter>,
+    ) -> Self {
         Self { db, asked, turns }
     }
 
     /// Waits for a look that has not begun yet, or until `gives_up`. Everyone who waits shares it.
-    async fn look_unless(&self, gives_up: fn(&Turns) -> bool) -> Result<(), LogError> {
+    async fn look_unless(&self, gives_up: fn(&PollCounter) -> bool) -> Result<(), LogError> {
         let mut turns = self.turns.clone();
         let next = turns.borrow().begun + 1;
         self.asked.notify_one();
@@ -45,7 +49,7 @@ impl Link {
     }
 }
 
-impl Log for Link {
+impl Log for ListenerLink {
     fn position(&self) -> BoxFuture<'_, Result<(Epoch, Position), LogError>> {
         Box::pin(async { self.db.observe().await.map_err(|error| LogError(error.into())) })
     }
@@ -86,7 +90,7 @@ impl Log for Link {
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for ListenerLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").finish_non_exhaustive()
     }

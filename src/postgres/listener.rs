@@ -26,9 +26,9 @@ use super::database::Database;
 use super::deadline::{PATIENCE, within};
 use super::error::DatabaseError;
 use super::fingerprint::Fingerprint;
-use super::link::{Link, Turns};
-use super::log::{self, Detail, Snapshot};
-use super::relay::{Relay, Role};
+use super::link::{ListenerLink, PollCounter};
+use super::log::{self, ChangeDetail, Snapshot};
+use super::relay::{Relay, RelayRole};
 use crate::cache::{Cache, Fences};
 use crate::clock::{self, Instant};
 use crate::entry::Epoch;
@@ -42,8 +42,8 @@ mod tests;
 mod wakeups;
 
 use housekeeping::Housekeeping;
-use questions::Questions;
-use relayed::{Duty, Next, next_of};
+use questions::SyncRequests;
+use relayed::{RelayFollower, RelayStep, next_of};
 use wakeups::Wakeups;
 
 /// The longest time between two looks at the log: what δ of the guarantee is on a healthy node.
@@ -67,8 +67,8 @@ const UNHEARD: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Listener {
     task: JoinHandle<()>,
-    role: watch::Receiver<Role>,
-    turns: watch::Receiver<Turns>,
+    role: watch::Receiver<RelayRole>,
+    turns: watch::Receiver<PollCounter>,
 }
 
 impl Listener {
@@ -86,7 +86,8 @@ impl Listener {
             within(log::identity(&mut conn)).await.map_err(DatabaseError::of_log)?.database();
         database.expect(db.inner.identity, &db.inner.listen)?;
         heard(&mut conn).await?;
-        let link = Link::new(db.clone(), follower.asked.clone(), follower.turns.subscribe());
+        let link =
+            ListenerLink::new(db.clone(), follower.asked.clone(), follower.turns.subscribe());
         cache.attach(Arc::new(link)).map_err(|_second| DatabaseError::Attached)?;
         follower.catch_up(&mut conn).await.map_err(DatabaseError::of_log)?;
         follower.relay = cache.bus().map(|bus| Relay::start(bus, &db.name()));
@@ -95,7 +96,7 @@ impl Listener {
     }
 
     /// How this node follows the log just now.
-    pub fn role(&self) -> Role {
+    pub fn role(&self) -> RelayRole {
         *self.role.borrow()
     }
 
@@ -149,15 +150,15 @@ struct Follower {
     db: Database,
     fences: Arc<Fences>,
     asked: Arc<Notify>,
-    turns: watch::Sender<Turns>,
-    role: watch::Sender<Role>,
+    turns: watch::Sender<PollCounter>,
+    role: watch::Sender<RelayRole>,
     relay: Option<Relay>,
-    duty: Duty,
-    questions: Questions,
+    duty: RelayFollower,
+    questions: SyncRequests,
     /// Up to where the log was read, in which epoch.
     read: Option<(Epoch, Snapshot)>,
     /// How much detail the next drain begins with.
-    detail: Detail,
+    detail: ChangeDetail,
     schema: Option<i64>,
     fingerprint: Fingerprint,
     /// The schema has changed since the last look.
@@ -181,13 +182,13 @@ impl Follower {
             db,
             fences,
             asked: Arc::new(Notify::new()),
-            turns: watch::Sender::new(Turns::default()),
-            role: watch::Sender::new(Role::Alone),
+            turns: watch::Sender::new(PollCounter::default()),
+            role: watch::Sender::new(RelayRole::Alone),
             relay: None,
-            duty: Duty::default(),
-            questions: Questions::new(),
+            duty: RelayFollower::default(),
+            questions: SyncRequests::new(),
             read: None,
-            detail: Detail::default(),
+            detail: ChangeDetail::default(),
             schema: None,
             fingerprint: Fingerprint::default(),
             reshaped: false,
@@ -253,18 +254,22 @@ impl Follower {
         loop {
             let next = self.wait(&mut conn, look).await?;
             match next {
-                Next::Look | Next::LookForSession => {
-                    self.turn(&mut conn, next == Next::LookForSession).await?;
+                RelayStep::Look | RelayStep::LookForSession => {
+                    self.turn(&mut conn, next == RelayStep::LookForSession).await?;
                     look = self.next_look();
                 }
-                Next::Wait => {}
-                Next::Heed => return self.unhush(&mut conn).await,
+                RelayStep::Wait => {}
+                RelayStep::Heed => return self.unhush(&mut conn).await,
             }
         }
     }
 
     /// Waits for a reason to look, which `look` is.
-    async fn wait(&mut self, conn: &mut PgListener, look: Instant) -> Result<Next, sqlx::Error> {
+    async fn wait(
+        &mut self,
+        conn: &mut PgListener,
+        look: Instant,
+    ) -> Result<RelayStep, sqlx::Error> {
         let mut look = self.duty.due.map_or(look, |due| due.min(look)).min(self.beat);
         loop {
             let wake = self.try_relay_at().map_or(look, |at| at.min(look));
@@ -281,14 +286,14 @@ impl Follower {
                     self.wakeups.came();
                     look = look.min(self.rested);
                     if look <= clock::now() {
-                        return Ok(Next::Look);
+                        return Ok(RelayStep::Look);
                     }
                 }
-                () = self.asked.notified() => return Ok(Next::LookForSession),
+                () = self.asked.notified() => return Ok(RelayStep::LookForSession),
                 heard = next_of(&mut self.relay) => return Ok(self.hear(heard)),
                 () = sleep_until(wake) => {
                     if look <= clock::now() {
-                        return Ok(Next::Look);
+                        return Ok(RelayStep::Look);
                     }
                     self.try_relay();
                 }

@@ -18,8 +18,8 @@ mod load;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use budget::{Detail, drain, load};
-pub(crate) use drain::{Drained, Manner};
+pub(crate) use budget::{ChangeDetail, drain, load};
+pub(crate) use drain::{DrainMode, Drained};
 pub(crate) use load::cold;
 
 /// What the server spends on a statement of a listener at most.
@@ -66,7 +66,7 @@ impl Snapshot {
 
 /// Which server answers, and how far it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct ServerIdentity {
     pub(crate) system_identifier: u64,
     /// The oid of the database.
     pub(crate) database: u32,
@@ -94,7 +94,7 @@ pub(crate) struct DatabaseIdentity {
     pub(crate) oid: u32,
 }
 
-impl Identity {
+impl ServerIdentity {
     pub(crate) fn database(&self) -> DatabaseIdentity {
         DatabaseIdentity { system_identifier: self.system_identifier, oid: self.database }
     }
@@ -188,11 +188,11 @@ pub(crate) async fn trim(
 }
 
 /// Who answers on this connection. For standbys as well.
-pub(crate) async fn identity(conn: impl PgExecutor<'_>) -> Result<Identity, sqlx::Error> {
+pub(crate) async fn identity(conn: impl PgExecutor<'_>) -> Result<ServerIdentity, sqlx::Error> {
     let asked = clock::now();
     let row = sqlx::query(include_str!("sql/identity.sql")).fetch_one(conn).await?;
     let position: Option<String> = row.try_get("position")?;
-    Ok(Identity {
+    Ok(ServerIdentity {
         system_identifier: row.try_get::<i64, _>("system_identifier")?.cast_unsigned(),
         database: oid(&row)?,
         timeline: row.try_get::<Option<i32>, _>("timeline")?.map(i32::cast_unsigned),

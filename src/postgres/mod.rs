@@ -55,9 +55,9 @@ pub use error::DatabaseError;
 pub use executor::{Reader, Writer};
 pub use listener::Listener;
 pub use lsn::LsnError;
-pub use relay::Role;
+pub use relay::RelayRole;
 #[cfg(fuzzing)]
 pub(crate) use relay::message::fuzz as hear;
 pub use server_status::{ReplicaLag, ServerStatus};
-pub(crate) use statements::Ran;
-pub use triggers::{SchemaError, Status, TableStatus, TriggerState, TriggerStatus, Triggers};
+pub(crate) use statements::StatementStats;
+pub use triggers::{SchemaError, SchemaStatus, TableStatus, TriggerState, TriggerStatus, Triggers};

@@ -9,8 +9,8 @@ use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
 use super::lag::Lag;
-use super::log::{Identity, identity};
-use super::sample::At;
+use super::log::{ServerIdentity, identity};
+use super::sample::ServerPosition;
 use super::server::Server;
 use crate::clock;
 
@@ -46,8 +46,8 @@ impl Monitor {
     pub(crate) fn of_primary(server: &Server, lag: &Arc<Lag>) -> Self {
         let (server, lag) = (server.clone(), lag.clone());
         Self(tokio::spawn(async move {
-            let primary = |said: &Identity| At::of(said).filter(|at| !at.standby);
-            let observe = |said: Option<&Identity>| match said.and_then(primary) {
+            let primary = |said: &ServerIdentity| ServerPosition::of(said).filter(|at| !at.standby);
+            let observe = |said: Option<&ServerIdentity>| match said.and_then(primary) {
                 Some(at) => lag.observe(at),
                 None => lag.lose(),
             };
@@ -67,7 +67,7 @@ async fn watch(
     server: &Server,
     every: Duration,
     wanted: impl Fn() -> bool,
-    mut told: impl FnMut(Option<&Identity>),
+    mut told: impl FnMut(Option<&ServerIdentity>),
 ) {
     let mut backoff = Backoff::new(every, every.max(SLOWEST));
     loop {
@@ -77,7 +77,7 @@ async fn watch(
             let began = clock::now();
             let end = follow(server, &mut conn, every, &wanted, &mut told).await;
             backoff.ended_after(began.elapsed());
-            if end == End::Silence && wanted() {
+            if end == MonitorEnd::Silence && wanted() {
                 tracing::warn!(server = %server.label(), "a server does not answer");
                 told(None);
             }
@@ -90,7 +90,7 @@ async fn watch(
 
 /// Why a connection is no longer asked.
 #[derive(Debug, PartialEq, Eq)]
-enum End {
+enum MonitorEnd {
     /// There was no answer.
     Silence,
     /// No answer is wanted.
@@ -104,12 +104,12 @@ async fn follow(
     conn: &mut PgConnection,
     every: Duration,
     wanted: impl Fn() -> bool,
-    told: &mut impl FnMut(Option<&Identity>),
-) -> End {
+    told: &mut impl FnMut(Option<&ServerIdentity>),
+) -> MonitorEnd {
     let mut process = None;
     while wanted() {
         let Ok(Ok(identity)) = timeout(PATIENCE, identity(&mut *conn)).await else {
-            return End::Silence;
+            return MonitorEnd::Silence;
         };
         if *process.get_or_insert(identity.process) != identity.process {
             server.note_shared();
@@ -117,5 +117,5 @@ async fn follow(
         told(Some(&identity));
         sleep(every).await;
     }
-    End::Unwanted
+    MonitorEnd::Unwanted
 }

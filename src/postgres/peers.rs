@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use futures_util::FutureExt;
 use sqlx::pool::CloseEvent;
 
-use super::database::Inner;
+use super::database::DatabaseInner;
 use super::log::DatabaseIdentity;
 use crate::cache::Requirement;
 
 /// One for each database that the process has connected to. They stay when the last `Database` is dropped: a replica may
 /// still lack what was written by it.
-static ALL: Mutex<Vec<Shared>> = Mutex::new(Vec::new());
+static ALL: Mutex<Vec<PeerDatabase>> = Mutex::new(Vec::new());
 
-struct Shared {
+struct PeerDatabase {
     identity: DatabaseIdentity,
     own_writes: Arc<Requirement>,
     peers: Vec<Peer>,
@@ -21,7 +21,7 @@ struct Shared {
 
 /// One `Database`.
 struct Peer {
-    inner: Weak<Inner>,
+    inner: Weak<DatabaseInner>,
     /// Of the primary's pool, which may be in use for longer than the `Database`: by a transaction, or a clone of the pool.
     closed: CloseEvent,
 }
@@ -29,8 +29,8 @@ struct Peer {
 /// Makes a `Database` that shares what is written in no scope with those of the same database.
 pub(super) fn join(
     identity: DatabaseIdentity,
-    make: impl FnOnce(Arc<Requirement>) -> Inner,
-) -> Arc<Inner> {
+    make: impl FnOnce(Arc<Requirement>) -> DatabaseInner,
+) -> Arc<DatabaseInner> {
     let mut all = all();
     let shared = find(&mut all, identity);
     let inner = Arc::new(make(shared.own_writes.clone()));
@@ -40,11 +40,11 @@ pub(super) fn join(
     inner
 }
 
-fn find(all: &mut Vec<Shared>, identity: DatabaseIdentity) -> &mut Shared {
+fn find(all: &mut Vec<PeerDatabase>, identity: DatabaseIdentity) -> &mut PeerDatabase {
     let at = all.iter().position(|shared| shared.identity == identity);
     let at = at.unwrap_or_else(|| {
         let own_writes = Arc::new(Requirement::of_process());
-        all.push(Shared { identity, own_writes, peers: Vec::new() });
+        all.push(PeerDatabase { identity, own_writes, peers: Vec::new() });
         all.len() - 1
     });
     &mut all[at]
@@ -53,7 +53,7 @@ fn find(all: &mut Vec<Shared>, identity: DatabaseIdentity) -> &mut Shared {
 /// Whether no connection is in use by which any of those could write that share what is written in no scope.
 pub(super) fn are_pools_idle(own_writes: &Arc<Requirement>) -> bool {
     let mut all = all();
-    let shares = |shared: &&mut Shared| Arc::ptr_eq(&shared.own_writes, own_writes);
+    let shares = |shared: &&mut PeerDatabase| Arc::ptr_eq(&shared.own_writes, own_writes);
     all.iter_mut().find(shares).is_none_or(|shared| shared.peers.iter_mut().all(Peer::is_idle))
 }
 
@@ -71,6 +71,6 @@ impl Peer {
     }
 }
 
-fn all() -> MutexGuard<'static, Vec<Shared>> {
+fn all() -> MutexGuard<'static, Vec<PeerDatabase>> {
     ALL.lock().unwrap_or_else(PoisonError::into_inner)
 }

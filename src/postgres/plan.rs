@@ -4,25 +4,28 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::bound::{Bound, mentions_clock};
+use super::bound::{BoundArguments, mentions_clock};
 use super::calls::{may_call, may_write_unseen};
 use super::cancel::CloseOnCancel;
 use super::database::Database;
 use super::deadline::{is_late, late, within};
-use super::dependencies::{Dependencies, Found, Lookup, Source, Table, Unfit, Unknown};
-use super::executor::Statement;
-use super::sample::At;
+use super::dependencies::{
+    Dependencies, DependencyLookup, DependencySource, FoundDependencies, TrackedTable,
+    Unanalyzable, UnknownStatement,
+};
+use super::executor::RepeatableStatement;
+use super::sample::ServerPosition;
 use super::server::Server;
 use super::words::may_write;
 use crate::cache::protocol::is_far_enough;
-use crate::cache::{Needs, Record, Requirement, Stray, Unfit as Reason};
+use crate::cache::{Needs, Record, Requirement, Stray, Uncacheable as Reason};
 use crate::entry::{Epoch, Position, Tag};
 use crate::traffic::Traffic;
 
 /// What one statement needs.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
-pub(crate) struct Plan {
+pub(crate) struct RoutePlan {
     /// Where the read is noted, if an answer is in the making that a database can invalidate.
     pub(crate) record: Option<Record>,
     pub(crate) tags: Vec<Tag>,
@@ -76,9 +79,9 @@ impl Candidate {
     }
 }
 
-impl Plan {
+impl RoutePlan {
     /// Finds out what a statement needs. `writer` is for one that goes to the primary in any case.
-    pub(crate) async fn of(db: &Database, statement: &Statement, writer: bool) -> Self {
+    pub(crate) async fn of(db: &Database, statement: &RepeatableStatement, writer: bool) -> Self {
         let sql = statement.sql.as_str();
         let (stray, record) = (Stray::read(), Record::current());
         let own = db.requirement();
@@ -196,8 +199,8 @@ impl Plan {
     fn take(
         &mut self,
         (db, record): (&Database, &Record),
-        found: &Found,
-        statement: &Statement,
+        found: &FoundDependencies,
+        statement: &RepeatableStatement,
         writer: bool,
     ) {
         // As without a policy: what may write is refused where only reads are allowed, and counts as a write then.
@@ -210,7 +213,7 @@ impl Plan {
                 (self.may_write, self.is_read) = (false, true);
                 self.needs_schema(record, found.source);
             }
-            Dependencies::Unfit(Unfit::NotARead) if writer => record.note_write(),
+            Dependencies::Unfit(Unanalyzable::NotARead) if writer => record.note_write(),
             Dependencies::Unfit(unfit) => {
                 record.unfit(Reason::new(unfit.token(), unfit.to_string()));
                 let sql = statement.sql.as_str();
@@ -225,13 +228,13 @@ impl Plan {
 
     /// What the statement reads was looked up on the primary. A server that lacks what the primary had then may have an
     /// older schema, and read other tables.
-    fn needs_schema(&mut self, record: &Record, source: Source) {
+    fn needs_schema(&mut self, record: &Record, source: DependencySource) {
         match source {
-            Source::Text => {}
-            Source::Primary(epoch, position) if epoch == self.epoch => {
+            DependencySource::Text => {}
+            DependencySource::Primary(epoch, position) if epoch == self.epoch => {
                 self.needs = self.needs.max(position);
             }
-            Source::Primary(..) | Source::Standby => {
+            DependencySource::Primary(..) | DependencySource::Standby => {
                 let why = "what it reads was looked up on a server that the node does not follow";
                 record.unfit(Reason::new("unknown-dependencies", why));
             }
@@ -261,9 +264,10 @@ impl Plan {
     }
 
     /// Any server, best first: one of a history that is over may show what never was in the present one.
-    fn last_resorts<T>(&self, mut up: Vec<(T, At)>) -> Vec<T> {
-        let is_of_epoch =
-            |at: &At| is_far_enough((at.epoch, at.position), (self.epoch, Position::ZERO));
+    fn last_resorts<T>(&self, mut up: Vec<(T, ServerPosition)>) -> Vec<T> {
+        let is_of_epoch = |at: &ServerPosition| {
+            is_far_enough((at.epoch, at.position), (self.epoch, Position::ZERO))
+        };
         up.sort_by_key(|(_, at)| Reverse((is_of_epoch(at), at.position)));
         up.into_iter().map(|(server, _)| server).collect()
     }
@@ -281,9 +285,11 @@ impl Plan {
 
     /// Replicas of the right epoch that are far enough, in turn; then the one that is nearest to it,
     /// since it may have got there since it was asked.
-    fn fit(&self, up: &[(Arc<Server>, At)]) -> Vec<Arc<Server>> {
+    fn fit(&self, up: &[(Arc<Server>, ServerPosition)]) -> Vec<Arc<Server>> {
         static TURN: AtomicUsize = AtomicUsize::new(0);
-        let fits = |at: &At, needs| is_far_enough((at.epoch, at.position), (self.epoch, needs));
+        let fits = |at: &ServerPosition, needs| {
+            is_far_enough((at.epoch, at.position), (self.epoch, needs))
+        };
         let right = up.iter().filter(|(_, at)| fits(at, Position::ZERO));
         let (mut ready, behind): (Vec<_>, Vec<_>) = right.partition(|(_, at)| fits(at, self.needs));
         if !ready.is_empty() {
@@ -296,12 +302,12 @@ impl Plan {
 }
 
 /// The tags of what a statement reads of tables.
-fn tags_of(record: &Record, tables: &[Table], statement: &Statement) -> Vec<Tag> {
+fn tags_of(record: &Record, tables: &[TrackedTable], statement: &RepeatableStatement) -> Vec<Tag> {
     let is_narrowed = tables.iter().any(|table| table.by.is_some());
     let arguments = statement.arguments.as_ref().filter(|_| is_narrowed);
-    let bound = arguments.and_then(Bound::of);
-    let tags = |table: &Table| {
-        let rows = |by| Bound::rows(bound.as_ref(), &table.name, by);
+    let bound = arguments.and_then(BoundArguments::of);
+    let tags = |table: &TrackedTable| {
+        let rows = |by| BoundArguments::rows(bound.as_ref(), &table.name, by);
         let rows = table.by.as_ref().and_then(rows);
         record.tags_of(&table.name, &table.columns, rows.as_deref())
     };
@@ -309,22 +315,22 @@ fn tags_of(record: &Record, tables: &[Table], statement: &Statement) -> Vec<Tag>
 }
 
 /// Whether a statement whose answer can't be cached is known to write nothing, so that it may be run on a replica.
-pub(super) fn may_be_read_anywhere(unfit: &Unfit) -> bool {
+pub(super) fn may_be_read_anywhere(unfit: &Unanalyzable) -> bool {
     !matches!(
         unfit,
-        Unfit::NotARead
-            | Unfit::Locking
-            | Unfit::SeveralStatements
-            | Unfit::TooLarge
-            | Unfit::NotUnderstood(_)
-            | Unfit::TemporaryTable(_)
-            | Unfit::Sequence(_)
-            | Unfit::VolatileFunction(_)
+        Unanalyzable::NotARead
+            | Unanalyzable::Locking
+            | Unanalyzable::SeveralStatements
+            | Unanalyzable::TooLarge
+            | Unanalyzable::NotUnderstood(_)
+            | Unanalyzable::TemporaryTable(_)
+            | Unanalyzable::Sequence(_)
+            | Unanalyzable::VolatileFunction(_)
     )
 }
 
 /// Notes what an answer that is not kept would depend on, where somebody looks on.
-fn rehearse(db: &Database, statement: &Statement, record: &Record) {
+fn rehearse(db: &Database, statement: &RepeatableStatement, record: &Record) {
     let (Some(watch), sql) = (record.watch(), statement.sql.as_str()) else { return };
     let Some(found) = db.inner.known.get(sql) else {
         let why = "what its statements read is being looked up";
@@ -344,7 +350,7 @@ fn rehearse(db: &Database, statement: &Statement, record: &Record) {
 fn tell_of(found: &Dependencies, watch: &Traffic) {
     match found {
         Dependencies::Tables(tables) => watch.reads(tables.iter().map(|table| &*table.name)),
-        Dependencies::Unfit(Unfit::UntrackedTable(table, _)) => watch.reads_untracked(table),
+        Dependencies::Unfit(Unanalyzable::UntrackedTable(table, _)) => watch.reads_untracked(table),
         Dependencies::Unfit(_) => {}
     }
 }
@@ -354,7 +360,7 @@ pub(super) async fn dependencies(
     db: &Database,
     sql: &str,
     now: Epoch,
-) -> Result<Found, sqlx::Error> {
+) -> Result<FoundDependencies, sqlx::Error> {
     let is_lost = db.inner.lag.is_lost();
     if let Some(found) = db.inner.known.get(sql)
         && found.source.is_good(is_lost, now)
@@ -373,13 +379,13 @@ async fn look_up(
     db: &Database,
     sql: &str,
     now: Epoch,
-    tell: impl Fn(&Unfit),
-) -> Result<Found, sqlx::Error> {
+    tell: impl Fn(&Unanalyzable),
+) -> Result<FoundDependencies, sqlx::Error> {
     let known = &db.inner.known;
     loop {
         let found = match known.lookup(sql, db.inner.lag.is_lost(), now).await {
-            Lookup::Known(found) => return Ok(found),
-            Lookup::Unknown(unknown) => match unknown.by_text(sql) {
+            DependencyLookup::Known(found) => return Ok(found),
+            DependencyLookup::Unknown(unknown) => match unknown.by_text(sql) {
                 Ok(found) => Some(found),
                 Err(_) if known.is_resting() => {
                     let why = "the catalogue did not respond to the lookup before";
@@ -403,8 +409,8 @@ async fn look_up(
 async fn find(
     db: &Database,
     sql: &str,
-    unknown: Unknown<'_>,
-) -> Result<Option<Found>, sqlx::Error> {
+    unknown: UnknownStatement<'_>,
+) -> Result<Option<FoundDependencies>, sqlx::Error> {
     let replica = || db.servers().into_iter().find(|server| server.at().is_some());
     let instead = if db.inner.lag.is_lost() { replica() } else { None };
     let found = within(async {
@@ -429,10 +435,10 @@ async fn find(
 
 /// Says once for each text, when it is first met, why answers that it goes into are not cached. The
 /// text itself may hold personal data.
-fn tell(unfit: &Unfit) {
+fn tell(unfit: &Unanalyzable) {
     match unfit {
-        Unfit::NotARead => {}
-        Unfit::UntrackedTable(..) => tracing::warn!("answers are not cached: {unfit}"),
+        Unanalyzable::NotARead => {}
+        Unanalyzable::UntrackedTable(..) => tracing::warn!("answers are not cached: {unfit}"),
         _ => tracing::info!("answers are not cached: {unfit}"),
     }
 }
@@ -444,16 +450,16 @@ mod tests {
 
     #[test]
     fn a_replica_of_a_history_that_is_over_is_the_last_of_last_resorts() {
-        let at = |epoch, position| At {
+        let at = |epoch, position| ServerPosition {
             epoch: Epoch::new(epoch),
             position: Position::new(position),
             standby: true,
             seen: clock::now(),
         };
         let up = || vec![("over", at(1, 9)), ("behind", at(2, 5)), ("nearest", at(2, 7))];
-        let plan = Plan { epoch: Epoch::new(2), ..Plan::new(Arc::default(), false) };
+        let plan = RoutePlan { epoch: Epoch::new(2), ..RoutePlan::new(Arc::default(), false) };
         assert_eq!(plan.last_resorts(up()), ["nearest", "behind", "over"]);
-        let plan = Plan { epoch: Epoch::UNKNOWN, ..plan };
+        let plan = RoutePlan { epoch: Epoch::UNKNOWN, ..plan };
         assert_eq!(plan.last_resorts(up()), ["over", "nearest", "behind"]);
     }
 }

@@ -12,7 +12,7 @@ const CONNECTIONS: usize = 6;
 
 /// How a name hands out sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sessions {
+pub(crate) enum SessionMode {
     /// One to each connection.
     Own,
     /// One to each transaction.
@@ -23,27 +23,27 @@ pub(crate) enum Sessions {
 
 /// Finds out how a name hands out sessions: connections that lead to one process share it, and so does one that
 /// leads to another than before.
-pub(crate) async fn sessions(options: &PgConnectOptions) -> Result<Sessions, sqlx::Error> {
+pub(crate) async fn sessions(options: &PgConnectOptions) -> Result<SessionMode, sqlx::Error> {
     let (mut conns, mut seen): (Vec<PgConnection>, Vec<Backend>) = (Vec::new(), Vec::new());
-    let mut found = Sessions::Own;
+    let mut found = SessionMode::Own;
     // Two at least: what one prepares is looked for on another.
-    while conns.len() < 2 || (found == Sessions::Own && conns.len() < CONNECTIONS) {
+    while conns.len() < 2 || (found == SessionMode::Own && conns.len() < CONNECTIONS) {
         let mut conn = options.connect().await?;
         let behind = backend(&mut conn).await?;
         if seen.contains(&behind) || backend(&mut conn).await? != behind {
-            found = Sessions::Shared;
+            found = SessionMode::Shared;
         }
         conns.push(conn);
         seen.push(behind);
     }
     // The first may have been served by another's session meanwhile.
     for (conn, known) in conns.iter_mut().zip(&seen) {
-        if found == Sessions::Own && backend(conn).await? != *known {
-            found = Sessions::Shared;
+        if found == SessionMode::Own && backend(conn).await? != *known {
+            found = SessionMode::Shared;
         }
     }
-    if found == Sessions::Shared && mix(&mut conns).await? {
-        found = Sessions::Mixed;
+    if found == SessionMode::Shared && mix(&mut conns).await? {
+        found = SessionMode::Mixed;
     }
     for conn in conns {
         // They have served their purpose.

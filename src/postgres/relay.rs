@@ -30,7 +30,7 @@ use crate::store::{Bus, StoreError};
 
 pub(crate) mod message;
 
-use message::{News, Question, decode, encode};
+use message::{InvalidationBatch, SyncRequest, decode, encode};
 
 /// How often the relay renews its office, and others look whether it is free; and how long it lasts.
 const RENEW: Duration = Duration::from_millis(500);
@@ -45,7 +45,7 @@ const QUEUE: usize = 256;
 /// How a node follows the log of changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Role {
+pub enum RelayRole {
     /// For itself: nothing is shared with other nodes, or the way to them is lost.
     Alone,
     /// For itself and for the others.
@@ -56,21 +56,21 @@ pub enum Role {
 
 /// What comes from other nodes.
 #[derive(Debug)]
-pub(crate) enum Heard {
-    News(News),
-    Question(Question),
+pub(crate) enum RelayEvent {
+    News(InvalidationBatch),
+    Question(SyncRequest),
 }
 
 enum Said {
-    News(News),
-    Question(Question),
+    News(InvalidationBatch),
+    Question(SyncRequest),
 }
 
 /// A node's way to the others.
 pub(crate) struct Relay {
     /// What the node has been elected to. Not whether it is up to it.
-    elected: watch::Receiver<Role>,
-    heard: mpsc::Receiver<Heard>,
+    elected: watch::Receiver<RelayRole>,
+    heard: mpsc::Receiver<RelayEvent>,
     say: mpsc::Sender<Said>,
     fit: Arc<AtomicBool>,
     task: JoinHandle<()>,
@@ -79,11 +79,11 @@ pub(crate) struct Relay {
 impl Relay {
     /// Takes part in what nodes that share `bus` tell each other of the log that `name` stands for.
     pub(crate) fn start(bus: Arc<dyn Bus>, name: &str) -> Self {
-        let (elected, role) = watch::channel(Role::Alone);
+        let (elected, role) = watch::channel(RelayRole::Alone);
         let (hear, heard) = mpsc::channel(QUEUE);
         let (say, said) = mpsc::channel(QUEUE);
         let fit = Arc::new(AtomicBool::new(true));
-        let desk = Desk {
+        let desk = RelayTask {
             bus,
             office: format!("relay:{name}"),
             news: format!("news:{name}"),
@@ -97,7 +97,7 @@ impl Relay {
         Self { elected: role, heard, say, fit, task: tokio::spawn(desk.work(said)) }
     }
 
-    pub(crate) fn elected(&self) -> Role {
+    pub(crate) fn elected(&self) -> RelayRole {
         *self.elected.borrow()
     }
 
@@ -107,7 +107,7 @@ impl Relay {
     }
 
     /// What is heard next; `None` when another is elected.
-    pub(crate) async fn next(&mut self) -> Option<Heard> {
+    pub(crate) async fn next(&mut self) -> Option<RelayEvent> {
         tokio::select! {
             Some(heard) = self.heard.recv() => Some(heard),
             Ok(()) = self.elected.changed() => None,
@@ -117,15 +117,15 @@ impl Relay {
     }
 
     /// What has come already and was not taken yet.
-    pub(crate) fn try_next(&mut self) -> Option<Heard> {
+    pub(crate) fn try_next(&mut self) -> Option<RelayEvent> {
         self.heard.try_recv().ok()
     }
 
-    pub(crate) fn tell(&self, news: News) {
+    pub(crate) fn tell(&self, news: InvalidationBatch) {
         drop(self.say.try_send(Said::News(news)));
     }
 
-    pub(crate) fn ask(&self, question: Question) {
+    pub(crate) fn ask(&self, question: SyncRequest) {
         drop(self.say.try_send(Said::Question(question)));
     }
 }
@@ -139,7 +139,7 @@ impl Drop for Relay {
 type Messages = BoxStream<'static, Bytes>;
 
 /// The task between the bus and the node.
-struct Desk {
+struct RelayTask {
     bus: Arc<dyn Bus>,
     office: String,
     news: String,
@@ -148,11 +148,11 @@ struct Desk {
     fit: Arc<AtomicBool>,
     /// Whether the bus may take this node for the leader.
     may_lead: AtomicBool,
-    elected: watch::Sender<Role>,
-    hear: mpsc::Sender<Heard>,
+    elected: watch::Sender<RelayRole>,
+    hear: mpsc::Sender<RelayEvent>,
 }
 
-impl Drop for Desk {
+impl Drop for RelayTask {
     /// Releases the leadership, so that no other node waits until it expires.
     fn drop(&mut self) {
         // Without a runtime the process is ending.
@@ -165,7 +165,7 @@ impl Drop for Desk {
     }
 }
 
-impl Desk {
+impl RelayTask {
     async fn work(self, mut said: mpsc::Receiver<Said>) {
         let mut elect = interval(RENEW);
         elect.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -177,7 +177,7 @@ impl Desk {
                 Ok(stream) => stream,
                 Err(error) => {
                     tracing::debug!(%error, "other nodes can't be heard");
-                    self.elected.send_replace(Role::Alone);
+                    self.elected.send_replace(RelayRole::Alone);
                     sleep(backoff.pause()).await;
                     continue;
                 }
@@ -204,20 +204,20 @@ impl Desk {
         }
     }
 
-    async fn listen(&self, role: Role) -> Result<Option<Messages>, StoreError> {
+    async fn listen(&self, role: RelayRole) -> Result<Option<Messages>, StoreError> {
         let channel = match role {
-            Role::Alone => return Ok(None),
-            Role::Relay => &self.questions,
-            Role::Relayed => &self.news,
+            RelayRole::Alone => return Ok(None),
+            RelayRole::Relay => &self.questions,
+            RelayRole::Relayed => &self.news,
         };
         self.bus.subscribe(channel).await.map(Some)
     }
 
     /// Hands a message on. Where too many wait, the oldest questions and news get no answer.
-    fn pass(&self, role: Role, message: &Bytes) {
+    fn pass(&self, role: RelayRole, message: &Bytes) {
         let heard = match role {
-            Role::Relay => decode(message).map(Heard::Question),
-            _ => decode(message).map(Heard::News),
+            RelayRole::Relay => decode(message).map(RelayEvent::Question),
+            _ => decode(message).map(RelayEvent::News),
         };
         if let Some(heard) = heard {
             drop(self.hear.try_send(heard));
@@ -235,21 +235,21 @@ impl Desk {
     }
 
     /// The role from here on.
-    async fn run_for_office(&self, before: Role) -> Role {
+    async fn run_for_office(&self, before: RelayRole) -> RelayRole {
         let role = if self.fit.load(Ordering::Acquire) {
             // Also if the reply is lost, or this task ends before it comes.
             self.may_lead.store(true, Ordering::Relaxed);
             match self.bus.hold(&self.office, self.number, OFFICE).await {
-                Ok(true) => Role::Relay,
+                Ok(true) => RelayRole::Relay,
                 Ok(false) => {
                     self.may_lead.store(false, Ordering::Relaxed);
-                    Role::Relayed
+                    RelayRole::Relayed
                 }
-                Err(_) => Role::Alone,
+                Err(_) => RelayRole::Alone,
             }
         } else {
             self.resign().await;
-            Role::Alone
+            RelayRole::Alone
         };
         if role != before {
             self.elected.send_replace(role);

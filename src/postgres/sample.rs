@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::log::Identity;
+use super::log::ServerIdentity;
 use crate::cache::protocol::proven_by_primary;
 use crate::clock::{self, Instant};
 use crate::entry::{Epoch, Position};
@@ -18,13 +18,13 @@ const SEVERAL_FOR: Duration = Duration::from_mins(5);
 
 /// What is known of the server behind a name.
 #[derive(Clone, Debug)]
-pub(crate) struct Sample {
+pub(crate) struct ServerSample {
     /// Grows with each doubt about who is behind the name.
     pub(crate) generation: u64,
     /// Connections opened before this are not of this generation.
     pub(crate) since: Instant,
     /// What the server had for certain, last we heard. `None` if it is not known to be up.
-    pub(crate) at: Option<At>,
+    pub(crate) at: Option<ServerPosition>,
     /// Whether each transaction may be another session's, and so another server's.
     pub(crate) is_pooled: bool,
     /// Behind such a proxy, what tells texts of statements from those of before a change of the schema: the proxy may
@@ -42,7 +42,7 @@ pub(crate) struct Sample {
 
 /// A position that a server has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct At {
+pub(crate) struct ServerPosition {
     pub(crate) epoch: Epoch,
     pub(crate) position: Position,
     pub(crate) standby: bool,
@@ -58,13 +58,13 @@ struct Who {
 }
 
 impl Who {
-    fn new(identity: &Identity, epoch: Epoch) -> Self {
+    fn new(identity: &ServerIdentity, epoch: Epoch) -> Self {
         let (address, port) = (identity.address.clone(), identity.port);
         Self { address, port, started: identity.started, epoch }
     }
 }
 
-impl Sample {
+impl ServerSample {
     pub(crate) fn new() -> Self {
         Self {
             generation: 0,
@@ -87,8 +87,8 @@ impl Sample {
 
     /// Takes in what a connection said of itself. `false` if the server does not say enough to be
     /// relied on.
-    pub(crate) fn observe(&mut self, identity: &Identity) -> bool {
-        let (Some(at), now) = (At::of(identity), clock::now()) else {
+    pub(crate) fn observe(&mut self, identity: &ServerIdentity) -> bool {
+        let (Some(at), now) = (ServerPosition::of(identity), clock::now()) else {
             self.at = None;
             return false;
         };
@@ -125,13 +125,13 @@ impl Sample {
     }
 
     /// Whether a connection is to the server that the last one was to.
-    pub(crate) fn knows(&self, identity: &Identity) -> bool {
-        let who = At::of(identity).map(|at| Who::new(identity, at.epoch));
+    pub(crate) fn knows(&self, identity: &ServerIdentity) -> bool {
+        let who = ServerPosition::of(identity).map(|at| Who::new(identity, at.epoch));
         who.is_some() && self.who == who
     }
 
     /// A promotion begins another timeline. Servers of different clusters have no order, so the last one counts.
-    fn note_newest(&mut self, identity: &Identity) {
+    fn note_newest(&mut self, identity: &ServerIdentity) {
         let Some(timeline) = identity.timeline else { return };
         let this = (identity.system_identifier, timeline);
         let is_older = |newest: (u64, u32)| newest.0 == this.0 && newest.1 > timeline;
@@ -141,7 +141,7 @@ impl Sample {
     }
 
     /// Whether none of the servers that the name leads to by turns was promoted after this one.
-    pub(crate) fn is_newest(&self, identity: &Identity) -> bool {
+    pub(crate) fn is_newest(&self, identity: &ServerIdentity) -> bool {
         let this = identity.timeline.map(|timeline| (identity.system_identifier, timeline));
         self.newest == this
     }
@@ -175,9 +175,9 @@ impl Sample {
     }
 }
 
-impl At {
+impl ServerPosition {
     /// What a server proves by its own word.
-    pub(crate) fn of(identity: &Identity) -> Option<Self> {
+    pub(crate) fn of(identity: &ServerIdentity) -> Option<Self> {
         let position = identity.position?;
         Some(Self {
             epoch: Epoch::for_database(
@@ -201,8 +201,8 @@ impl At {
 mod tests {
     use super::*;
 
-    fn identity(port: i32, position: u64) -> Identity {
-        Identity {
+    fn identity(port: i32, position: u64) -> ServerIdentity {
+        ServerIdentity {
             system_identifier: 7,
             database: 5,
             timeline: Some(1),
@@ -219,7 +219,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_server_that_goes_forward_stays_one_generation() {
-        let mut sample = Sample::new();
+        let mut sample = ServerSample::new();
         for position in [10, 10, 11] {
             assert!(sample.observe(&identity(1, position)));
         }
@@ -229,7 +229,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_fell_back_or_restarted_or_was_replaced_is_another_generation() {
-        let changes: [fn(&mut Identity); 5] = [
+        let changes: [fn(&mut ServerIdentity); 5] = [
             |i| i.position = Some(Position::new(5)),
             |i| i.started = 200,
             |i| i.timeline = Some(2),
@@ -237,7 +237,7 @@ mod tests {
             |i| i.database = 6,
         ];
         for change in changes {
-            let mut sample = Sample::new();
+            let mut sample = ServerSample::new();
             sample.observe(&identity(1, 10));
             let mut other = identity(1, 10);
             change(&mut other);
@@ -249,7 +249,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lower_position_in_the_answer_to_an_earlier_question_is_no_fall() {
-        let (mut sample, earlier) = (Sample::new(), identity(1, 10));
+        let (mut sample, earlier) = (ServerSample::new(), identity(1, 10));
         tokio::time::advance(Duration::from_millis(1)).await;
         sample.observe(&identity(1, 12));
         assert!(sample.observe(&earlier));
@@ -260,7 +260,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn two_addresses_are_several_servers_until_only_one_is_seen_for_long() {
-        let mut sample = Sample::new();
+        let mut sample = ServerSample::new();
         sample.observe(&identity(1, 10));
         sample.observe(&identity(2, 11));
         assert!(sample.is_several());
@@ -271,8 +271,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_old_primary_is_not_the_newest_of_two_that_a_name_leads_to() {
-        let on = |port, timeline| Identity { timeline: Some(timeline), ..identity(port, 10) };
-        let mut sample = Sample::new();
+        let on = |port, timeline| ServerIdentity { timeline: Some(timeline), ..identity(port, 10) };
+        let mut sample = ServerSample::new();
         for (port, timeline, newest) in [(1, 1, true), (2, 2, true), (1, 1, false), (2, 2, true)] {
             sample.observe(&on(port, timeline));
             assert_eq!(sample.is_newest(&on(port, timeline)), newest, "{port} {timeline}");
@@ -286,7 +286,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_was_lost_begins_anew() {
-        let mut sample = Sample::new();
+        let mut sample = ServerSample::new();
         sample.observe(&identity(1, 10));
         sample.lose();
         sample.lose();
@@ -297,8 +297,8 @@ mod tests {
     fn a_primary_proves_less_than_it_has_written() {
         let mut primary = identity(1, 10);
         primary.standby = false;
-        assert_eq!(At::of(&primary).unwrap().position, Position::new(9));
+        assert_eq!(ServerPosition::of(&primary).unwrap().position, Position::new(9));
         primary.timeline = None;
-        assert_eq!(At::of(&primary), None);
+        assert_eq!(ServerPosition::of(&primary), None);
     }
 }

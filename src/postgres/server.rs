@@ -11,13 +11,13 @@ use sqlx::{ConnectOptions, PgConnection, Postgres, Transaction};
 use tokio::time::timeout;
 
 use super::cancel::begin;
-use super::checkout::{Checkout, Shared, after_release, before_acquire};
+use super::checkout::{Checkout, SharedSample, after_release, before_acquire};
 use super::deadline::no_response;
 use super::error::DatabaseError;
-use super::log::{Identity, identity};
-use super::pooler::{Sessions, sessions};
+use super::log::{ServerIdentity, identity};
+use super::pooler::{SessionMode, sessions};
 use super::reset::is_resettable;
-use super::sample::{At, Sample};
+use super::sample::{ServerPosition, ServerSample};
 use crate::redact::redacted;
 
 /// How long a server may take to be checked, over up to seven connections, before it counts as down.
@@ -25,7 +25,7 @@ const CHECK_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a server is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Role {
+pub(crate) enum ServerRole {
     /// Takes writes.
     Primary,
     /// Follows the primary.
@@ -36,16 +36,16 @@ pub(crate) enum Role {
 #[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) name: Arc<str>,
-    pub(crate) role: Role,
+    pub(crate) role: ServerRole,
     pub(crate) options: PgConnectOptions,
     pool: PgPool,
-    sample: Shared,
+    sample: SharedSample,
     statements: Arc<AtomicU64>,
 }
 
 /// How many connections a server gets, and how long a read waits for one.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct PoolLimits {
     pub(crate) connections: u32,
     pub(crate) wait: Duration,
     /// Proxies share sessions out, though that may not be found out.
@@ -56,9 +56,9 @@ impl Server {
     /// Prepares the pool; nothing is connected yet.
     pub(crate) fn new(
         name: &str,
-        role: Role,
+        role: ServerRole,
         url: &str,
-        limits: Limits,
+        limits: PoolLimits,
     ) -> Result<Self, DatabaseError> {
         // sqlx takes any scheme.
         let is_ours = url.starts_with("postgres://") || url.starts_with("postgresql://");
@@ -67,7 +67,7 @@ impl Server {
             .ok_or_else(|| DatabaseError::Url(redacted(url)))?
             .application_name("tidegate")
             .log_slow_statements(tracing::log::LevelFilter::Off, Duration::ZERO);
-        let mut sample = Sample::new();
+        let mut sample = ServerSample::new();
         sample.is_pooled = limits.pooled;
         let sample = Arc::new(Mutex::new(sample));
         let pool = pool(role, limits, &sample).connect_lazy_with(options.clone());
@@ -75,18 +75,18 @@ impl Server {
     }
 
     /// Connects, and checks that the server is what it was said to be.
-    pub(crate) async fn check(&self) -> Result<Identity, DatabaseError> {
+    pub(crate) async fn check(&self) -> Result<ServerIdentity, DatabaseError> {
         timeout(CHECK_WITHIN, self.introduce()).await.unwrap_or_else(|_elapsed| {
             Err(DatabaseError::connecting(self, no_response(CHECK_WITHIN)))
         })
     }
 
-    async fn introduce(&self) -> Result<Identity, DatabaseError> {
+    async fn introduce(&self) -> Result<ServerIdentity, DatabaseError> {
         let failed = |error| DatabaseError::connecting(self, error);
         match sessions(&self.options).await.map_err(failed)? {
-            Sessions::Own => {}
-            Sessions::Shared => self.note_shared(),
-            Sessions::Mixed => return Err(DatabaseError::MixedStatements(self.label())),
+            SessionMode::Own => {}
+            SessionMode::Shared => self.note_shared(),
+            SessionMode::Mixed => return Err(DatabaseError::MixedStatements(self.label())),
         }
         let mut conn = self.options.connect().await.map_err(failed)?;
         let identity = identity(&mut conn).await.map_err(failed)?;
@@ -134,21 +134,21 @@ impl Server {
         self.statements.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn sample(&self) -> Sample {
+    pub(crate) fn sample(&self) -> ServerSample {
         self.lock().clone()
     }
 
-    pub(crate) fn at(&self) -> Option<At> {
+    pub(crate) fn at(&self) -> Option<ServerPosition> {
         self.lock().at
     }
 
-    pub(crate) fn observe(&self, identity: &Identity) -> bool {
+    pub(crate) fn observe(&self, identity: &ServerIdentity) -> bool {
         self.lock().observe(identity)
     }
 
     /// Takes in what a connection said of its server. `false` if that is another server than the newest of those that the
     /// name leads to just now.
-    pub(crate) fn observe_newest(&self, identity: &Identity) -> bool {
+    pub(crate) fn observe_newest(&self, identity: &ServerIdentity) -> bool {
         let mut sample = self.lock();
         if sample.knows(identity) {
             // Not its position: those of statements that ran at the same time come in any order.
@@ -191,15 +191,15 @@ impl Server {
         format!("{} ({at})", self.name)
     }
 
-    fn expect(&self, identity: &Identity) -> Result<(), DatabaseError> {
+    fn expect(&self, identity: &ServerIdentity) -> Result<(), DatabaseError> {
         match (self.role, identity.standby) {
-            (Role::Primary, true) => Err(DatabaseError::PrimaryIsStandby(self.label())),
-            (Role::Replica, false) => Err(DatabaseError::ReplicaIsPrimary(self.label())),
+            (ServerRole::Primary, true) => Err(DatabaseError::PrimaryIsStandby(self.label())),
+            (ServerRole::Replica, false) => Err(DatabaseError::ReplicaIsPrimary(self.label())),
             _ => Ok(()),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Sample> {
+    fn lock(&self) -> MutexGuard<'_, ServerSample> {
         self.sample.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -211,7 +211,7 @@ impl fmt::Debug for Server {
     }
 }
 
-fn pool(role: Role, limits: Limits, sample: &Shared) -> PgPoolOptions {
+fn pool(role: ServerRole, limits: PoolLimits, sample: &SharedSample) -> PgPoolOptions {
     let (on_connect, on_acquire, on_release) = (sample.clone(), sample.clone(), sample.clone());
     PgPoolOptions::new()
         .max_connections(limits.connections)
@@ -234,9 +234,13 @@ fn pool(role: Role, limits: Limits, sample: &Shared) -> PgPoolOptions {
 }
 
 /// Asks a new connection who is behind it.
-async fn greet(conn: &mut PgConnection, role: Role, sample: &Shared) -> Result<(), sqlx::Error> {
+async fn greet(
+    conn: &mut PgConnection,
+    role: ServerRole,
+    sample: &SharedSample,
+) -> Result<(), sqlx::Error> {
     let identity = identity(&mut *conn).await?;
-    if role == Role::Primary && identity.standby {
+    if role == ServerRole::Primary && identity.standby {
         // A name that points at a standby for now, as in the middle of a failover.
         return Err(sqlx::Error::Configuration("the primary's address leads to a standby".into()));
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::database::Database;
-use super::executor::Statement;
-use super::plan::{Plan, learn};
+use super::executor::RepeatableStatement;
+use super::plan::{RoutePlan, learn};
 use crate::cache::spawn;
 use crate::clock::{self, Instant};
 use crate::expiring::ExpiringLock;
@@ -36,7 +36,7 @@ const LEARNS_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Statements {
     is_on: AtomicBool,
-    texts: Mutex<HashMap<String, Ran>>,
+    texts: Mutex<HashMap<String, StatementStats>>,
     recent: Recent<Instant>,
     /// Held by who finds out what a statement depends on.
     learning: ExpiringLock,
@@ -58,7 +58,7 @@ impl Write for Hashed {
 
 /// How often a text was run.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Ran {
+pub(crate) struct StatementStats {
     pub(crate) times: u64,
     /// Until the first row, together.
     pub(crate) took: Duration,
@@ -84,14 +84,14 @@ impl Statements {
     }
 
     /// A statement begins; `None` if it is of no interest.
-    pub(super) fn begin(&self, plan: &Plan) -> Option<Instant> {
+    pub(super) fn begin(&self, plan: &RoutePlan) -> Option<Instant> {
         let counts =
             self.is_on.load(Ordering::Relaxed) && plan.record.is_none() && !plan.primary_only;
         counts.then(clock::now)
     }
 
     /// Its first row is here.
-    pub(super) fn end(&self, began: Option<Instant>, statement: &Statement) {
+    pub(super) fn end(&self, began: Option<Instant>, statement: &RepeatableStatement) {
         let Some(began) = began else { return };
         let (took, sql) = (began.elapsed(), statement.sql.as_str());
         if sql.len() > LONGEST {
@@ -112,7 +112,7 @@ impl Statements {
                     texts.iter().min_by_key(|(_, ran)| ran.took).map(|(sql, _)| sql.clone());
                 least.map(|least| texts.remove(&least));
             }
-            texts.insert(sql.to_owned(), Ran::default());
+            texts.insert(sql.to_owned(), StatementStats::default());
         }
         let Some(ran) = texts.get_mut(sql) else { return };
         ran.times += 1;
@@ -138,7 +138,7 @@ impl Statements {
     }
 
     /// All that were run.
-    pub(crate) fn all(&self) -> HashMap<String, Ran> {
+    pub(crate) fn all(&self) -> HashMap<String, StatementStats> {
         self.texts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -152,7 +152,7 @@ mod tests {
         let statements = Statements::default();
         let run = |sql: String, ago: u64| {
             let began = clock::now().checked_sub(Duration::from_millis(ago));
-            let statement = Statement::take(sqlx::query(sqlx::AssertSqlSafe(sql)));
+            let statement = RepeatableStatement::take(sqlx::query(sqlx::AssertSqlSafe(sql)));
             statements.end(began, &statement.expect("a statement"));
         };
         for number in 0..MOST {

@@ -10,13 +10,13 @@ mod status;
 mod table;
 
 pub use error::SchemaError;
-pub use status::{Status, TableStatus, TriggerState, TriggerStatus};
+pub use status::{SchemaStatus, TableStatus, TriggerState, TriggerStatus};
 
 use super::error::sql_state;
 use super::log;
 use super::quote::identifier;
 use error::within;
-use table::{Table, families};
+use table::{TableFamily, families};
 
 /// The version of the SQL in `sql/`. A change there is a new one.
 pub(crate) const VERSION: i32 = 7;
@@ -173,7 +173,7 @@ impl Triggers {
         let mut transaction = begin(conn).await?;
         lock(&mut transaction).await?;
         for name in self.tables.keys() {
-            Table::find(&mut transaction, name).await?.untrack(&mut transaction).await?;
+            TableFamily::find(&mut transaction, name).await?.untrack(&mut transaction).await?;
         }
         Ok(transaction.commit().await?)
     }
@@ -218,7 +218,7 @@ impl Triggers {
     /// # Errors
     ///
     /// If the schema is not there.
-    pub async fn status(conn: &mut PgConnection) -> Result<Status, SchemaError> {
+    pub async fn status(conn: &mut PgConnection) -> Result<SchemaStatus, SchemaError> {
         status::read(conn).await
     }
 }

@@ -14,11 +14,11 @@ const PROBE_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct Breaker {
     failures: u32,
     cool_down: Duration,
-    state: Mutex<State>,
+    state: Mutex<BreakerState>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum BreakerState {
     Closed {
         failed: u32,
     },
@@ -33,46 +33,48 @@ enum State {
 
 impl Breaker {
     pub(super) fn new(failures: u32, cool_down: Duration) -> Self {
-        Self { failures, cool_down, state: Mutex::new(State::Closed { failed: 0 }) }
+        Self { failures, cool_down, state: Mutex::new(BreakerState::Closed { failed: 0 }) }
     }
 
     pub(super) fn is_open(&self) -> bool {
-        !matches!(*self.lock(), State::Closed { .. })
+        !matches!(*self.lock(), BreakerState::Closed { .. })
     }
 
     /// Leave to ask once.
-    pub(super) fn enter(&self) -> Result<Pass<'_>, StoreError> {
+    pub(super) fn enter(&self) -> Result<BreakerPass<'_>, StoreError> {
         let mut state = self.lock();
         let probe = match *state {
-            State::Closed { .. } => false,
-            State::Open { until } | State::Probing { until } if now() >= until => {
-                *state = State::Probing { until: now() + PROBE_WITHIN };
+            BreakerState::Closed { .. } => false,
+            BreakerState::Open { until } | BreakerState::Probing { until } if now() >= until => {
+                *state = BreakerState::Probing { until: now() + PROBE_WITHIN };
                 true
             }
-            State::Open { .. } | State::Probing { .. } => return Err(StoreError::Open),
+            BreakerState::Open { .. } | BreakerState::Probing { .. } => {
+                return Err(StoreError::Open);
+            }
         };
-        Ok(Pass { breaker: self, probe, reported: false })
+        Ok(BreakerPass { breaker: self, probe, reported: false })
     }
 
     fn succeeded(&self, probe: bool) {
         let mut state = self.lock();
         // What was asked before the breaker opened says nothing about now.
-        if probe || matches!(*state, State::Closed { .. }) {
-            *state = State::Closed { failed: 0 };
+        if probe || matches!(*state, BreakerState::Closed { .. }) {
+            *state = BreakerState::Closed { failed: 0 };
         }
     }
 
     fn failed(&self, probe: bool) {
         let mut state = self.lock();
         let failed = match *state {
-            State::Closed { failed } => failed + 1,
+            BreakerState::Closed { failed } => failed + 1,
             _ if probe => self.failures,
             _ => return,
         };
         *state = if failed >= self.failures {
-            State::Open { until: now() + self.pause() }
+            BreakerState::Open { until: now() + self.pause() }
         } else {
-            State::Closed { failed }
+            BreakerState::Closed { failed }
         };
     }
 
@@ -81,33 +83,33 @@ impl Breaker {
         self.cool_down.mul_f64(0.75 + 0.5 * fastrand::f64())
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BreakerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Leave to ask; how it went is reported, or it never happened.
 #[derive(Debug)]
-pub(super) struct Pass<'a> {
+pub(super) struct BreakerPass<'a> {
     breaker: &'a Breaker,
     probe: bool,
     reported: bool,
 }
 
-impl Pass<'_> {
+impl BreakerPass<'_> {
     pub(super) fn report(mut self, well: bool) {
         self.reported = true;
         if well { self.breaker.succeeded(self.probe) } else { self.breaker.failed(self.probe) }
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for BreakerPass<'_> {
     fn drop(&mut self) {
         if self.probe && !self.reported {
             let mut state = self.breaker.lock();
             // A probe whose caller went away leaves the next one to try, unless another one has done so.
-            if matches!(*state, State::Probing { .. }) {
-                *state = State::Open { until: now() };
+            if matches!(*state, BreakerState::Probing { .. }) {
+                *state = BreakerState::Open { until: now() };
             }
         }
     }

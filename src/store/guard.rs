@@ -372,7 +372,7 @@ mod tests {
     async fn writes_that_pile_up_are_dropped_and_counted() {
         let (guard, _mock, key) = guarded_mock(Fate::Well);
         let guard = guard.puts(2);
-        let life = crate::entry::Life::starting_now(COOL_DOWN, COOL_DOWN, COOL_DOWN);
+        let life = crate::entry::Lifetime::starting_now(COOL_DOWN, COOL_DOWN, COOL_DOWN);
         let at = (crate::Epoch::new(1), crate::Position::ZERO);
         let parts = (bytes::Bytes::new(), bytes::Bytes::new());
         let entry = Arc::new(Entry::new(&key, at, [].into(), life, parts));

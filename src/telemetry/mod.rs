@@ -192,7 +192,9 @@ impl Metrics {
 
     #[cfg(feature = "postgres")]
     fn servers(&self, servers: &[ServerStatus]) {
-        servers.iter().for_each(|server| self.server(server));
+        for server in servers {
+            self.server(server);
+        }
         let present: BTreeSet<_> = servers.iter().map(|server| server.name.clone()).collect();
         let mut known = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         for name in replace(&mut *known, present.clone()).difference(&present) {

@@ -1,8 +1,8 @@
 //! What goes through a layer, by route, for those who look on.
 //!
-//! [`Watch`] belongs to a layer and is off until somebody looks on; a request then costs one load of a
+//! [`TrafficRecorder`] belongs to a layer and is off until somebody looks on; a request then costs one load of a
 //! flag. [`Traffic`] is what one route has seen: outcomes, how long answers took, and which tables were read.
-//! For routes without a policy, [`Rehearsal`] works out what the cache would have done.
+//! For routes without a policy, [`Simulation`] works out what the cache would have done.
 
 mod histogram;
 mod recent;
@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub(crate) use histogram::Histogram;
 pub(crate) use recent::Recent;
-pub(crate) use rehearsal::Rehearsal;
+pub(crate) use rehearsal::Simulation;
 
-use crate::cache::Unfit;
+use crate::cache::Uncacheable;
 use crate::clock::{self, Instant};
 use crate::outcome::{Counters, Outcome};
 
@@ -25,11 +25,11 @@ const MOST: usize = 512;
 
 /// What goes through one layer.
 #[derive(Debug, Default)]
-pub(crate) struct Watch {
+pub(crate) struct TrafficRecorder {
     is_on: AtomicBool,
     /// Routes without a policy, as they were met.
     others: RwLock<BTreeMap<Box<str>, Arc<Traffic>>>,
-    pub(crate) rehearsal: Rehearsal,
+    pub(crate) rehearsal: Simulation,
 }
 
 /// What one route has seen since somebody looks on.
@@ -40,13 +40,13 @@ pub(crate) struct Traffic {
     pub(crate) served: Histogram,
     /// Answers that the handler made.
     pub(crate) made: Histogram,
-    pub(crate) rehearsed: rehearsal::Tally,
-    reads: Mutex<Reads>,
+    pub(crate) rehearsed: rehearsal::SimulationTally,
+    reads: Mutex<RouteReads>,
 }
 
 /// What a route's handler reads.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Reads {
+pub(crate) struct RouteReads {
     /// Statements, by the tracked table that they read.
     pub(crate) tables: BTreeMap<String, u64>,
     /// Tables whose changes are not seen.
@@ -57,35 +57,35 @@ pub(crate) struct Reads {
 
 /// One request under way on a route that is looked at.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct RequestTimer {
     pub(crate) traffic: Arc<Traffic>,
     began: Instant,
 }
 
-impl Watch {
+impl TrafficRecorder {
     pub(crate) fn turn_on(&self) {
         self.is_on.store(true, Ordering::Relaxed);
     }
 
     /// A request on a route with a policy, if anybody looks on.
-    pub(crate) fn request(&self, traffic: &Arc<Traffic>) -> Option<Seen> {
-        self.is_on.load(Ordering::Relaxed).then(|| Seen::on(traffic))
+    pub(crate) fn request(&self, traffic: &Arc<Traffic>) -> Option<RequestTimer> {
+        self.is_on.load(Ordering::Relaxed).then(|| RequestTimer::on(traffic))
     }
 
     /// A request on a route without one, if anybody looks on.
-    pub(crate) fn other_request(&self, pattern: Option<&str>) -> Option<Seen> {
+    pub(crate) fn other_request(&self, pattern: Option<&str>) -> Option<RequestTimer> {
         if !self.is_on.load(Ordering::Relaxed) {
             return None;
         }
         let pattern = pattern.unwrap_or("(no route)");
         let known = self.others.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(traffic) = known.get(pattern) {
-            return Some(Seen::on(traffic));
+            return Some(RequestTimer::on(traffic));
         }
         drop(known);
         let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
         let pattern = if others.len() < MOST { pattern } else { "(further routes)" };
-        Some(Seen::on(others.entry(pattern.into()).or_default()))
+        Some(RequestTimer::on(others.entry(pattern.into()).or_default()))
     }
 
     /// Routes without a policy that were met.
@@ -94,7 +94,7 @@ impl Watch {
     }
 }
 
-impl Seen {
+impl RequestTimer {
     fn on(traffic: &Arc<Traffic>) -> Self {
         Self { traffic: traffic.clone(), began: clock::now() }
     }
@@ -122,18 +122,18 @@ impl Traffic {
     }
 
     /// An answer could not be kept.
-    pub(crate) fn unfit(&self, unfit: &Unfit) {
+    pub(crate) fn unfit(&self, unfit: &Uncacheable) {
         let mut reads = self.locked();
         let fresh = || (0, unfit.why.to_string());
         reads.unfit.entry(unfit.token).or_insert_with(fresh).0 += 1;
     }
 
     /// What was read so far.
-    pub(crate) fn read(&self) -> Reads {
+    pub(crate) fn read(&self) -> RouteReads {
         self.locked().clone()
     }
 
-    fn locked(&self) -> MutexGuard<'_, Reads> {
+    fn locked(&self) -> MutexGuard<'_, RouteReads> {
         self.reads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

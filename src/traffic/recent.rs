@@ -9,11 +9,11 @@ use std::sync::{Mutex, PoisonError};
 #[derive(Debug)]
 pub(crate) struct Recent<V> {
     most: usize,
-    known: Mutex<Known<V>>,
+    known: Mutex<RecentValue<V>>,
 }
 
 #[derive(Debug)]
-struct Known<V> {
+struct RecentValue<V> {
     values: HashMap<u64, V>,
     /// Bits of a hash that must be zero for the key to count.
     mask: u64,
@@ -21,7 +21,7 @@ struct Known<V> {
 
 impl<V> Recent<V> {
     pub(crate) fn new(most: usize) -> Self {
-        Self { most, known: Mutex::new(Known { values: HashMap::new(), mask: 0 }) }
+        Self { most, known: Mutex::new(RecentValue { values: HashMap::new(), mask: 0 }) }
     }
 
     /// Exchanges the value of a key, which is given by its hash. `None` if it does not count.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Recent;
 use super::Traffic;
-use crate::cache::{Fences, Rehearsed};
+use crate::cache::{Fences, SimulatedProof};
 use crate::clock::{self, Instant};
 
 /// The TTL that is tried.
@@ -17,26 +17,26 @@ const MOST: usize = 1 << 16;
 /// Remembers what answers would be stored, and finds out which requests they would answer: the same key
 /// within a minute, and no change since to what was read.
 #[derive(Debug)]
-pub(crate) struct Rehearsal(Recent<(Rehearsed, Instant)>);
+pub(crate) struct Simulation(Recent<(SimulatedProof, Instant)>);
 
 /// How that went for one route.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct SimulationTally {
     eligible: AtomicU64,
     asked: AtomicU64,
     hits: AtomicU64,
     personal: AtomicU64,
 }
 
-impl Default for Rehearsal {
+impl Default for Simulation {
     fn default() -> Self {
         Self(Recent::new(MOST))
     }
 }
 
-impl Rehearsal {
+impl Simulation {
     /// A request for a key was answered, with what was read meanwhile.
-    pub(crate) fn note(&self, key: u64, read: Rehearsed, fences: &Fences, route: &Traffic) {
+    pub(crate) fn note(&self, key: u64, read: SimulatedProof, fences: &Fences, route: &Traffic) {
         route.rehearsed.eligible.fetch_add(1, Ordering::Relaxed);
         let is_hit = self.0.exchange(key, |stored| {
             let is_hit = stored.as_ref().is_some_and(|(rehearsed, since)| {
@@ -53,7 +53,7 @@ impl Rehearsal {
     }
 }
 
-impl Tally {
+impl SimulationTally {
     /// The request said who sends it.
     pub(crate) fn note_personal(&self) {
         self.personal.fetch_add(1, Ordering::Relaxed);

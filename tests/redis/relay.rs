@@ -12,7 +12,7 @@ use axum::routing::get;
 use sqlx::Connection;
 use tidegate::{
     Cache, CacheLayer, Database, DatabaseOptions, Guard, Listener, Memory, Policy, RedisOptions,
-    Role, Sessions, Tiered, Triggers,
+    RelayRole, Sessions, Tiered, Triggers,
 };
 use tidegate_testing::{FaultProxy, Postgres, RedisServer};
 
@@ -99,14 +99,14 @@ async fn write(State((db, _)): State<Shared>, n: String) {
     sqlx::query("update t set n = $1").bind(n).execute(db.writer()).await.unwrap();
 }
 
-fn roles(nodes: &[Node], role: Role) -> usize {
+fn roles(nodes: &[Node], role: RelayRole) -> usize {
     nodes.iter().filter(|node| node.listener.role() == role).count()
 }
 
 /// Waits until one looks for all.
 async fn settled(nodes: &[Node]) {
     eventually("one looks for all", async || {
-        roles(nodes, Role::Relay) == 1 && roles(nodes, Role::Relayed) == nodes.len() - 1
+        roles(nodes, RelayRole::Relay) == 1 && roles(nodes, RelayRole::Relayed) == nodes.len() - 1
     })
     .await;
 }
@@ -123,7 +123,7 @@ async fn one_node_looks_for_all() {
     let nodes = world.nodes(5).await;
     eventually("the others let go of the primary", async || world.listeners().await <= 2).await;
     let looks = |nodes: &[Node]| {
-        let relayed = nodes.iter().filter(|node| node.listener.role() == Role::Relayed);
+        let relayed = nodes.iter().filter(|node| node.listener.role() == RelayRole::Relayed);
         relayed.map(|node| node.listener.looks()).sum::<u64>()
     };
     let before = looks(&nodes);
@@ -157,7 +157,7 @@ async fn one_write_is_one_refill() {
 async fn a_relay_that_stops_is_replaced() {
     let world = World::new().await;
     let mut nodes = world.nodes(4).await;
-    let relay = nodes.iter().position(|node| node.listener.role() == Role::Relay).unwrap();
+    let relay = nodes.iter().position(|node| node.listener.role() == RelayRole::Relay).unwrap();
     nodes.remove(relay).listener.stop();
     world.set(1).await;
     all_see(&nodes, 1).await;
@@ -174,7 +174,7 @@ async fn a_relay_that_loses_the_primary_gives_its_office_up() {
     let options = DatabaseOptions::new(world.postgres.url()).listen_url(listen);
     let behind = World { db: options.connect().await.unwrap(), ..world };
     let first = behind.node().await;
-    eventually("it is elected", async || first.listener.role() == Role::Relay).await;
+    eventually("it is elected", async || first.listener.role() == RelayRole::Relay).await;
     let direct = DatabaseOptions::new(behind.postgres.url()).connect().await.unwrap();
     let world = World { db: direct, ..behind };
     let second = world.node().await;
@@ -182,7 +182,7 @@ async fn a_relay_that_loses_the_primary_gives_its_office_up() {
     settled(&nodes).await;
     proxy.cut();
     eventually("the other is elected, and tells the first", async || {
-        nodes[1].listener.role() == Role::Relay
+        nodes[1].listener.role() == RelayRole::Relay
     })
     .await;
     world.set(1).await;
@@ -197,7 +197,7 @@ async fn without_redis_each_node_looks_for_itself() {
     let mut world = World::new().await;
     let nodes = world.nodes(3).await;
     world.redis.kill().await.unwrap();
-    eventually("each looks for itself", async || roles(&nodes, Role::Alone) == 3).await;
+    eventually("each looks for itself", async || roles(&nodes, RelayRole::Alone) == 3).await;
     world.set(1).await;
     all_see(&nodes, 1).await;
     world.redis.restart().await.unwrap();
@@ -218,7 +218,7 @@ async fn a_node_that_hears_nothing_looks_for_itself() {
     line.freeze();
     world.set(1).await;
     all_see(&nodes, 1).await;
-    assert_eq!(nodes[2].listener.role(), Role::Alone);
+    assert_eq!(nodes[2].listener.role(), RelayRole::Alone);
     line.heal().await.unwrap();
     settled(&nodes).await;
 }
@@ -237,7 +237,7 @@ async fn a_session_reads_its_writes_on_every_node() {
             assert_eq!(read(answer).await.0, n.to_string());
         }
     }
-    assert_eq!(roles(&nodes, Role::Relayed), 3, "all along, one has looked for all");
+    assert_eq!(roles(&nodes, RelayRole::Relayed), 3, "all along, one has looked for all");
 }
 
 /// No trigger tells of it.
@@ -270,7 +270,7 @@ async fn nodes_can_be_told_to_look_each_for_itself() {
         nodes.iter().zip(before).all(|(node, before)| node.listener.looks() > before)
     })
     .await;
-    assert_eq!(roles(&nodes, Role::Alone), 2);
+    assert_eq!(roles(&nodes, RelayRole::Alone), 2);
 }
 
 /// Forged news and questions, unsigned, on the very channels that the nodes use.

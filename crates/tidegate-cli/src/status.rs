@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use sqlx::PgConnection;
-use tidegate::{Status, TableStatus, TriggerState, TriggerStatus, Triggers};
+use tidegate::{SchemaStatus, TableStatus, TriggerState, TriggerStatus, Triggers};
 
 use super::facts::{Facts, Standby};
 use super::output::Output;
@@ -80,7 +80,7 @@ pub(crate) async fn show(
 }
 
 impl Report {
-    fn new(status: Status, facts: Facts, replicas: Vec<Standby>) -> Self {
+    fn new(status: SchemaStatus, facts: Facts, replicas: Vec<Standby>) -> Self {
         let tables: Vec<Table> = status.tables.into_iter().map(Table::from).collect();
         Self {
             version: status.version,

@@ -22,8 +22,8 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tidegate::{
-    Cache, CacheLayer, Database, DatabaseOptions, Listener, Memory, Policy, RedisOptions, Role,
-    Tiered, Triggers,
+    Cache, CacheLayer, Database, DatabaseOptions, Listener, Memory, Policy, RedisOptions,
+    RelayRole, Tiered, Triggers,
 };
 use tidegate_testing::{Postgres, RedisServer};
 use tokio::time::{Instant, interval, sleep, timeout};
@@ -125,7 +125,7 @@ impl World {
     async fn settle(&self, relay: bool) -> Result<()> {
         let wanted = if relay { self.nodes.len() - 1 } else { 0 };
         let told =
-            || self.nodes.iter().filter(|node| node.listener.role() == Role::Relayed).count();
+            || self.nodes.iter().filter(|node| node.listener.role() == RelayRole::Relayed).count();
         timeout(Duration::from_secs(60), async {
             while told() != wanted {
                 sleep(Duration::from_millis(100)).await;

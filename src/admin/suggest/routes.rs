@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::{Writes, rate};
 use crate::admin::answer::percent;
 use crate::cache::Policy;
-use crate::middleware::Routes;
+use crate::middleware::LayerSettings;
 use crate::outcome::{BypassReason, Counters, MissReason, Outcome};
-use crate::traffic::{Reads, Traffic, rehearsal};
+use crate::traffic::{RouteReads, Traffic, rehearsal};
 
 /// Fewer requests say nothing.
 const ENOUGH: u64 = 20;
@@ -34,7 +34,7 @@ pub(super) struct RouteAdvice {
     sample: u64,
     /// Time that handlers would not have taken.
     pub(super) saves_seconds: f64,
-    tables: Vec<Table>,
+    tables: Vec<TableAdvice>,
     /// The policy to begin with.
     policy: Option<String>,
     /// What else there is to know.
@@ -42,13 +42,17 @@ pub(super) struct RouteAdvice {
 }
 
 #[derive(Serialize)]
-struct Table {
+struct TableAdvice {
     name: String,
     rows_written_per_second: Option<f64>,
 }
 
 /// All routes of some layers.
-pub(super) fn all(layers: &[Arc<Routes>], writes: &Writes, watched: Duration) -> Vec<RouteAdvice> {
+pub(super) fn all(
+    layers: &[Arc<LayerSettings>],
+    writes: &Writes,
+    watched: Duration,
+) -> Vec<RouteAdvice> {
     let with = layers.iter().flat_map(|layer| layer.all());
     let with = with.map(|(pattern, route)| {
         let notes = about_policy(&route.traffic, &route.policy);
@@ -66,7 +70,7 @@ impl RouteAdvice {
         let requests = count(&traffic.outcomes, |_| true);
         let table = |name: String| {
             let rows_written_per_second = writes.per_second(&name);
-            Table { name, rows_written_per_second }
+            TableAdvice { name, rows_written_per_second }
         };
         Self {
             pattern: pattern.to_owned(),
@@ -164,7 +168,7 @@ fn parameter(pattern: &str) -> Option<&str> {
 }
 
 /// What keeps answers from being kept.
-fn obstacles(reads: &Reads) -> Vec<String> {
+fn obstacles(reads: &RouteReads) -> Vec<String> {
     let told =
         reads.unfit.values().map(|(times, why)| format!("{times} answers can't be kept: {why}"));
     told.collect()
@@ -227,7 +231,7 @@ impl fmt::Display for RouteAdvice {
     }
 }
 
-impl fmt::Display for Table {
+impl fmt::Display for TableAdvice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "reads {}", self.name)?;
         self.rows_written_per_second

@@ -1,6 +1,6 @@
 //! Statements that no cached answer holds.
 
-use super::Statement;
+use super::UncachedStatement;
 use crate::postgres::{Database, Dependencies};
 
 /// As many as people read.
@@ -8,11 +8,11 @@ const MOST: usize = 20;
 
 /// All that were run twice or more, those first that took most time.
 #[expect(clippy::cast_precision_loss, reason = "ratios need no more")]
-pub(super) fn all(db: &Database) -> Vec<Statement> {
+pub(super) fn all(db: &Database) -> Vec<UncachedStatement> {
     let mut ran: Vec<_> =
         db.inner.statements.all().into_iter().filter(|(_, ran)| ran.times > 1).collect();
     ran.sort_by_key(|(_, ran)| std::cmp::Reverse(ran.took));
-    let statement = |(sql, ran): (String, crate::postgres::Ran)| {
+    let statement = |(sql, ran): (String, crate::postgres::StatementStats)| {
         let (tables, unfit) =
             match db.inner.known.get(&sql).as_ref().map(|found| &*found.dependencies) {
                 Some(Dependencies::Tables(tables)) => {
@@ -24,7 +24,7 @@ pub(super) fn all(db: &Database) -> Vec<Statement> {
                     Some("it was not looked at yet: call it by db.cached to see".into()),
                 ),
             };
-        Statement {
+        UncachedStatement {
             sql,
             times: ran.times,
             milliseconds: ran.took.as_secs_f64() * 1e3 / ran.times as f64,

@@ -6,7 +6,7 @@ use crate::entry::{Entry, Epoch, Position, Tag};
 
 /// The fences of an epoch as they were when it ended. It takes as much memory as the table itself.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(super) struct EndedFences {
     epoch: Epoch,
     floor: Position,
     slots: Box<[u64]>,
@@ -14,7 +14,7 @@ pub(super) struct Ended {
     next: (Epoch, Position),
 }
 
-impl Ended {
+impl EndedFences {
     /// A copy of what `fences` hold, before they begin the next epoch.
     pub(super) fn new(fences: &Fences, epoch: Epoch, next: (Epoch, Position)) -> Self {
         let slots = fences.slots.iter().map(|slot| slot.load(Ordering::Acquire)).collect();

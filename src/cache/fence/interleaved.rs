@@ -6,7 +6,7 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::*;
-use crate::entry::{Key, Life};
+use crate::entry::{Key, Lifetime};
 
 const OLD: Epoch = Epoch::new(1);
 const NEW: Epoch = Epoch::new(2);
@@ -20,7 +20,7 @@ fn tag() -> Tag {
 }
 
 fn entry(epoch: Epoch, as_of: u64) -> Entry {
-    let life = Life::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
+    let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
     let parts = (Bytes::new(), Bytes::new());
     Entry::new(&Key::new("t").finish(), (epoch, at(as_of)), [tag()].into(), life, parts)
 }

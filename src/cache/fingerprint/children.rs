@@ -6,18 +6,22 @@ use serde::ser::{
     SerializeTupleStruct, SerializeTupleVariant,
 };
 
-use super::{Failed, Hasher, Kind, follow, text};
+use super::{HashKind, Hasher, SerializeError, follow, text};
 
 /// Parts in a fixed order, with or without names.
 pub(super) struct Ordered(pub(super) u64);
 
 impl Ordered {
-    fn part<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Failed> {
+    fn part<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), SerializeError> {
         self.0 = follow(value.serialize(Hasher)?, self.0);
         Ok(())
     }
 
-    fn field<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result<(), Failed> {
+    fn field<T: Serialize + ?Sized>(
+        &mut self,
+        name: &str,
+        value: &T,
+    ) -> Result<(), SerializeError> {
         self.0 = text(name, self.0);
         self.part(value)
     }
@@ -26,14 +30,14 @@ impl Ordered {
 /// Parts whose order does not count. A decoded set or map may iterate in another order than the one that was stored,
 /// and serde does not say which sequences are sets. bincode preserves the order of the others.
 pub(super) struct Unordered {
-    kind: Kind,
+    kind: HashKind,
     count: u64,
     sum: u64,
     key: u64,
 }
 
 impl Unordered {
-    pub(super) fn new(kind: Kind) -> Self {
+    pub(super) fn new(kind: HashKind) -> Self {
         Self { kind, count: 0, sum: 0, key: 0 }
     }
 
@@ -49,33 +53,36 @@ impl Unordered {
 
 impl SerializeSeq for Unordered {
     type Ok = u64;
-    type Error = Failed;
+    type Error = SerializeError;
 
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Failed> {
+    fn serialize_element<T: Serialize + ?Sized>(
+        &mut self,
+        value: &T,
+    ) -> Result<(), SerializeError> {
         self.add(value.serialize(Hasher)?);
         Ok(())
     }
 
-    fn end(self) -> Result<u64, Failed> {
+    fn end(self) -> Result<u64, SerializeError> {
         Ok(self.hash())
     }
 }
 
 impl SerializeMap for Unordered {
     type Ok = u64;
-    type Error = Failed;
+    type Error = SerializeError;
 
-    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Failed> {
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), SerializeError> {
         self.key = key.serialize(Hasher)?;
         Ok(())
     }
 
-    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Failed> {
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), SerializeError> {
         self.add(follow(value.serialize(Hasher)?, self.key));
         Ok(())
     }
 
-    fn end(self) -> Result<u64, Failed> {
+    fn end(self) -> Result<u64, SerializeError> {
         Ok(self.hash())
     }
 }
@@ -84,13 +91,13 @@ macro_rules! by_place {
     ($($part:ident::$method:ident),*) => {$(
         impl $part for Ordered {
             type Ok = u64;
-            type Error = Failed;
+            type Error = SerializeError;
 
-            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Failed> {
+            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), SerializeError> {
                 self.part(value)
             }
 
-            fn end(self) -> Result<u64, Failed> {
+            fn end(self) -> Result<u64, SerializeError> {
                 Ok(self.0)
             }
         }
@@ -101,17 +108,17 @@ macro_rules! by_name {
     ($($part:ident),*) => {$(
         impl $part for Ordered {
             type Ok = u64;
-            type Error = Failed;
+            type Error = SerializeError;
 
             fn serialize_field<T: Serialize + ?Sized>(
                 &mut self,
                 name: &'static str,
                 value: &T,
-            ) -> Result<(), Failed> {
+            ) -> Result<(), SerializeError> {
                 self.field(name, value)
             }
 
-            fn end(self) -> Result<u64, Failed> {
+            fn end(self) -> Result<u64, SerializeError> {
                 Ok(self.0)
             }
         }

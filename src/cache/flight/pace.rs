@@ -15,12 +15,12 @@ const SOON: Duration = Duration::from_millis(100);
 /// How far the leaders of a flight are.
 #[derive(Debug)]
 pub(super) struct Pace {
-    state: Mutex<State>,
+    state: Mutex<PaceState>,
     streams: Notify,
 }
 
 #[derive(Debug)]
-struct State {
+struct PaceState {
     /// When the last leader began to compute.
     began: Instant,
     /// How many leaders wait for a permit: to overtake them would be to wait behind them.
@@ -31,7 +31,7 @@ struct State {
 
 /// What one who waits does when a time is over.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum WaitStep {
     Wait,
     /// Lead beside the present leader.
     Overtake,
@@ -41,7 +41,7 @@ pub(super) enum Next {
 
 impl Pace {
     pub(super) fn new() -> Self {
-        let state = State { began: clock::now(), queued: 0, streams_since: None };
+        let state = PaceState { began: clock::now(), queued: 0, streams_since: None };
         Self { state: Mutex::new(state), streams: Notify::new() }
     }
 
@@ -51,9 +51,9 @@ impl Pace {
     }
 
     /// Until this is dropped, a leader waits for a permit.
-    pub(super) fn queue(&self) -> Queued<'_> {
+    pub(super) fn queue(&self) -> QueuedFill<'_> {
         self.state().queued += 1;
-        Queued(self)
+        QueuedFill(self)
     }
 
     /// The first byte of a body has come whose end is not known.
@@ -75,19 +75,19 @@ impl Pace {
     }
 
     /// What is next. One of those who are told to overtake may do so.
-    pub(super) fn next(&self, wait: Duration) -> Next {
+    pub(super) fn next(&self, wait: Duration) -> WaitStep {
         let mut state = self.state();
         if state.streams_since.is_some_and(|since| since.elapsed() >= SOON) {
-            Next::Leave
+            WaitStep::Leave
         } else if state.queued == 0 && state.began.elapsed() >= wait {
             state.began = clock::now();
-            Next::Overtake
+            WaitStep::Overtake
         } else {
-            Next::Wait
+            WaitStep::Wait
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PaceState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -97,9 +97,9 @@ fn less(wait: Duration, since: Instant) -> Duration {
 }
 
 /// A leader waits for a permit to compute.
-pub(crate) struct Queued<'a>(&'a Pace);
+pub(crate) struct QueuedFill<'a>(&'a Pace);
 
-impl Drop for Queued<'_> {
+impl Drop for QueuedFill<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.queued -= 1;

@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, ready};
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 
-use crate::cache::lookup::{Ask, Lookup};
+use crate::cache::lookup::{LookupOptions, LookupResult};
 use crate::entry::{Entry, Key};
 use crate::store::{Found, Lease, LeaseToken, Store, StoreError};
 use crate::{Cache, ValuePolicy};
@@ -111,8 +111,8 @@ async fn a_renewal_cancelled_while_it_asks_for_a_lease_releases_it() {
     let mock = Mock::new(0);
     let (cache, policy) = (Cache::with_limits(mock.clone(), 0, 1), policy());
     let key = Key::new("t").finish();
-    let lookup = cache.try_lookup(&key, policy.settings(), Ask::default()).await;
-    let Some(Lookup::Miss(mut lead)) = lookup else { panic!("{lookup:?}") };
+    let lookup = cache.try_lookup(&key, policy.settings(), LookupOptions::default()).await;
+    let Some(LookupResult::Miss(mut lead)) = lookup else { panic!("{lookup:?}") };
     assert!(lead.claim().now_or_never().is_none());
     assert!(mock.is_held());
     mock.replies.add_permits(1);

@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::Hit;
-use super::search::Search;
+use super::search::LookupTask;
 use crate::cache::lease::{Claimed, LeaseGuard, PendingLease};
 use crate::outcome::Event;
 
-impl Search<'_> {
+impl LookupTask<'_> {
     /// Asks the other nodes to leave it to us. While one is at it, waits for what it makes, and asks
     /// again: it may give up, or make what is of no use here.
     pub(super) async fn claim(&mut self, wanted: bool) -> Result<Option<Box<LeaseGuard>>, Hit> {

@@ -2,25 +2,25 @@
 
 use std::sync::Arc;
 
-use super::search::Search;
-use super::{Hit, Lookup};
+use super::search::LookupTask;
+use super::{Hit, LookupResult};
 use crate::broken::is_broken;
-use crate::cache::flight::{Joined, Landing, Leader};
-use crate::cache::permit::Permitted;
+use crate::cache::flight::{FlightLeader, FlightResult, FlightRole};
+use crate::cache::permit::PendingPermit;
 use crate::cache::protocol::{Verdict, has_all_since};
 use crate::cache::record::Record;
-use crate::cache::refresh::{Use, decide};
-use crate::cache::waits::Waiting;
+use crate::cache::refresh::{EntryUse, decide};
+use crate::cache::waits::WaitGuard;
 use crate::clock;
 use crate::entry::Entry;
 use crate::observe;
 use crate::outcome::{BypassReason, MissReason, Outcome};
 use crate::store::{Found, Tier};
 
-impl Search<'_> {
+impl LookupTask<'_> {
     /// Joins those who are looking for the answer or making it, or begins to. So the shared store is asked
     /// once, however many want the same at a time.
-    pub(super) async fn make(&mut self) -> Lookup {
+    pub(super) async fn make(&mut self) -> LookupResult {
         if Record::is_computing(&self.cache.shared.fences, self.key.hash()) {
             return self.recursive();
         }
@@ -34,18 +34,18 @@ impl Search<'_> {
             // Apart, so that who leads needs no room for it.
             match Box::pin(self.join()).await {
                 None => return self.recursive(),
-                Some(Joined::Leader(leader)) => return self.lead(Some(leader)).await,
-                Some(Joined::Follower(Landing::Entry(entry))) => {
+                Some(FlightRole::Leader(leader)) => return self.lead(Some(leader)).await,
+                Some(FlightRole::Follower(FlightResult::Entry(entry))) => {
                     if let Some(hit) = self.collapsed(entry) {
-                        return Lookup::Hit(hit);
+                        return LookupResult::Hit(hit);
                     }
                 }
-                Some(Joined::Follower(Landing::Instead(entry))) => {
+                Some(FlightRole::Follower(FlightResult::Instead(entry))) => {
                     if let Some(hit) = self.instead(entry) {
-                        return Lookup::Hit(hit);
+                        return LookupResult::Hit(hit);
                     }
                 }
-                Some(Joined::Follower(Landing::Nothing)) => break,
+                Some(FlightRole::Follower(FlightResult::Nothing)) => break,
             }
         }
         self.lead(None).await
@@ -59,20 +59,20 @@ impl Search<'_> {
     }
 
     /// To wait would be to wait for oneself.
-    fn recursive(&self) -> Lookup {
+    fn recursive(&self) -> LookupResult {
         tracing::warn!(key = %self.key, "a value is computed by what asks for it, or waits for it: it is computed twice");
-        Lookup::Bypass(self.bypass(BypassReason::Recursive, None))
+        LookupResult::Bypass(self.bypass(BypassReason::Recursive, None))
     }
 
     /// Waits for what others look for or make; or leads them, beside the present leader if that is slower than the
     /// policy allows. `None` if they wait for what the present scope computes.
-    async fn join(&self) -> Option<Joined> {
+    async fn join(&self) -> Option<FlightRole> {
         let began = clock::now();
-        let _waiting = Waiting::new(Record::computing(), self.cache.place(self.key))?;
+        let _waiting = WaitGuard::new(Record::computing(), self.cache.place(self.key))?;
         let lent = Record::permit();
         let (flights, key) = (&self.cache.shared.flights, *self.key.hash());
         let joined = flights.join(key, self.policy.wait, lent.as_ref()).await;
-        if !matches!(joined, Joined::Leader(_)) {
+        if !matches!(joined, FlightRole::Leader(_)) {
             observe::flight_wait(began.elapsed());
         }
         Some(joined)
@@ -92,7 +92,9 @@ impl Search<'_> {
         }
         let found = Found { entry, tier };
         let decided = match self.decide(&found) {
-            Use::Miss(MissReason::Changed) if self.was_computed_since(&found.entry) => Use::Serve,
+            EntryUse::Miss(MissReason::Changed) if self.was_computed_since(&found.entry) => {
+                EntryUse::Serve
+            }
             decided => decided,
         };
         self.follow_up(decided, found, Outcome::Collapsed)
@@ -103,7 +105,7 @@ impl Search<'_> {
         let computed = (entry.epoch(), entry.as_of());
         self.since.is_some_and(|since| has_all_since(computed, since))
             && self.holds(entry)
-            && decide(Verdict::Valid, entry, self.policy, &self.ask.limits) == Use::Serve
+            && decide(Verdict::Valid, entry, self.policy, &self.ask.limits) == EntryUse::Serve
     }
 
     /// What another request served when its fill failed, if this one may be answered so too.
@@ -115,23 +117,23 @@ impl Search<'_> {
     }
 
     /// Looks in the shared store for all who wait, and becomes the one who makes the answer if it is not there.
-    async fn lead(&mut self, mut leader: Option<Leader>) -> Lookup {
+    async fn lead(&mut self, mut leader: Option<FlightLeader>) -> LookupResult {
         if leader.is_some()
             && let Some(hit) = self.peek()
         {
-            return Lookup::Hit(hit);
+            return LookupResult::Hit(hit);
         }
         let found = self.cache.shared.store.get(self.key).await;
         if let Some(found) = self.read(found) {
             let (decided, outcome) = (self.decide(&found), Outcome::Hit(found.tier));
-            if !matches!(decided, Use::Miss(_))
+            if !matches!(decided, EntryUse::Miss(_))
                 && let Some(leader) = leader.take()
             {
                 // First of all: if it is due to be recomputed, that is another flight.
-                leader.land(Landing::Entry(found.entry.clone()));
+                leader.land(FlightResult::Entry(found.entry.clone()));
             }
             if let Some(hit) = self.follow_up(decided, found, outcome) {
-                return Lookup::Hit(hit);
+                return LookupResult::Hit(hit);
             }
         }
         // Other nodes may have left it to the one that is overtaken here.
@@ -140,18 +142,18 @@ impl Search<'_> {
             Ok(lease) => lease,
             Err(hit) => {
                 if let Some(leader) = leader {
-                    leader.land(Landing::Entry(hit.found.entry.clone()));
+                    leader.land(FlightResult::Entry(hit.found.entry.clone()));
                 }
-                return Lookup::Hit(hit);
+                return LookupResult::Hit(hit);
             }
         };
-        let Permitted { permit, has_waited } = self.cache.permit(self.policy, &leader).await;
+        let PendingPermit { permit, has_waited } = self.cache.permit(self.policy, &leader).await;
         let mut lead = self.duty(leader, Some(permit));
         lead.lease = lease;
         if has_waited && let Some(hit) = self.look().await {
             lead.found(&hit);
-            return Lookup::Hit(hit);
+            return LookupResult::Hit(hit);
         }
-        Lookup::Miss(Box::new(lead))
+        LookupResult::Miss(Box::new(lead))
     }
 }

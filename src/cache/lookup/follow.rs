@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::Ask;
+use super::LookupOptions;
 use crate::cache::Cache;
 use crate::cache::cache::spawn;
 use crate::cache::protocol::has_followed;
@@ -20,7 +20,7 @@ type Needed = Option<(Epoch, Position)>;
 
 impl Cache {
     /// What a lookup must find beyond what its session has written, as far as that is known.
-    pub(super) fn own_writes_seen(&self, ask: &Ask) -> Needs {
+    pub(super) fn own_writes_seen(&self, ask: &LookupOptions) -> Needs {
         match Record::required(self.database()) {
             Some(needs) => needs,
             None if ask.is_request => Needs::Position(None),
@@ -36,7 +36,7 @@ impl Cache {
 
     /// What a lookup must find beyond what its session has written: what the present scope wrote, or in none the
     /// process. `None` if that could not be observed within the limit.
-    pub(super) async fn own_writes(&self, ask: &Ask, limit: Duration) -> Option<Needed> {
+    pub(super) async fn own_writes(&self, ask: &LookupOptions, limit: Duration) -> Option<Needed> {
         if let Needs::Position(known) = self.own_writes_seen(ask) {
             return Some(known);
         }
@@ -48,7 +48,7 @@ impl Cache {
 
     /// The moment when a call that makes several lookups began, so that one position will do for all of them; `None` if they
     /// need none.
-    pub(crate) fn arrival(&self, ask: &Ask) -> Option<Arrival> {
+    pub(crate) fn arrival(&self, ask: &LookupOptions) -> Option<Arrival> {
         match self.own_writes_seen(ask) {
             Needs::Position(_) => None,
             Needs::Primary => Some(self.requirement()?.arrive(self.database())),

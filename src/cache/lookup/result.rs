@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use super::search::Search;
+use super::search::LookupTask;
 use super::{Bypass, Hit};
-use crate::cache::flight::Leader;
-use crate::cache::lead::Lead;
+use crate::cache::flight::FlightLeader;
+use crate::cache::lead::FillGuard;
 use crate::cache::permit::Permit;
 use crate::cache::protocol::Verdict;
 use crate::cache::record::Record;
@@ -14,9 +14,9 @@ use crate::entry::Entry;
 use crate::outcome::{BypassReason, Outcome, StaleReason};
 use crate::store::Found;
 
-impl Search<'_> {
+impl LookupTask<'_> {
     /// The duty to make an answer anew in the background, if nobody has it and there is room.
-    pub(super) fn renewal(&self, due: &Found) -> Option<Box<Lead>> {
+    pub(super) fn renewal(&self, due: &Found) -> Option<Box<FillGuard>> {
         let leader = self.cache.shared.flights.try_lead(*self.key.hash())?;
         let permit = self.cache.try_permit(self.policy)?;
         let mut lead = self.duty(Some(leader), Some(permit));
@@ -24,9 +24,13 @@ impl Search<'_> {
         Some(Box::new(lead))
     }
 
-    pub(super) fn duty(&self, leader: Option<Leader>, permit: Option<Arc<Permit>>) -> Lead {
+    pub(super) fn duty(
+        &self,
+        leader: Option<FlightLeader>,
+        permit: Option<Arc<Permit>>,
+    ) -> FillGuard {
         let record = self.record(permit.as_ref());
-        let mut lead = Lead::new(self.cache, self.key, self.policy, record);
+        let mut lead = FillGuard::new(self.cache, self.key, self.policy, record);
         lead.reason = self.reason;
         lead.fallback = self.fallback();
         lead.stale = self.passed_over.as_ref().and_then(|found| self.confirmable(found));

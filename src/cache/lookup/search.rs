@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
-use super::{Ask, Hit};
+use super::{Hit, LookupOptions};
 use crate::cache::Cache;
 use crate::cache::policy::Policy;
 use crate::cache::protocol::must_see;
 use crate::cache::record::EndedStrays;
-use crate::cache::refresh::{Use, assess};
+use crate::cache::refresh::{EntryUse, assess};
 use crate::entry::{Entry, Epoch, Key, Position};
 use crate::outcome::{BypassReason, Event, MissReason, Outcome, StaleReason};
 use crate::store::{Found, StoreError};
 
 /// One lookup under way: what it was asked, and what it came by.
-pub(super) struct Search<'a> {
+pub(super) struct LookupTask<'a> {
     pub(super) cache: &'a Cache,
     pub(super) key: &'a Key,
     pub(super) policy: &'a Arc<Policy>,
-    pub(super) ask: Ask,
+    pub(super) ask: LookupOptions,
     pub(super) reason: MissReason,
     /// The youngest entry that was found and may not be served as it is.
     pub(super) passed_over: Option<Found>,
@@ -27,12 +27,12 @@ pub(super) struct Search<'a> {
     pub(super) since: Option<(Epoch, Position)>,
 }
 
-impl<'a> Search<'a> {
+impl<'a> LookupTask<'a> {
     pub(super) fn new(
         cache: &'a Cache,
         key: &'a Key,
         policy: &'a Arc<Policy>,
-        mut ask: Ask,
+        mut ask: LookupOptions,
     ) -> Self {
         // Now, before anything is waited for: what begins meanwhile may be used by what is computed.
         ask.strays.get_or_insert_with(EndedStrays::now);
@@ -106,14 +106,14 @@ impl<'a> Search<'a> {
         self.follow_up(decided, found, outcome)
     }
 
-    pub(super) fn decide(&self, found: &Found) -> Use {
+    pub(super) fn decide(&self, found: &Found) -> EntryUse {
         let fences = &self.cache.shared.fences;
         match assess(fences, &found.entry, self.policy, &self.ask.limits) {
-            Use::Miss(reason) => Use::Miss(reason),
-            _ if !self.holds(&found.entry) => Use::Miss(MissReason::OtherShape),
+            EntryUse::Miss(reason) => EntryUse::Miss(reason),
+            _ if !self.holds(&found.entry) => EntryUse::Miss(MissReason::OtherShape),
             // What was written since is not in it.
-            Use::Stale(StaleReason::Failover) if self.ask.session.is_some() => {
-                Use::Miss(MissReason::OldEpoch)
+            EntryUse::Stale(StaleReason::Failover) if self.ask.session.is_some() => {
+                EntryUse::Miss(MissReason::OldEpoch)
             }
             used => used,
         }
@@ -126,18 +126,18 @@ impl<'a> Search<'a> {
     /// Does what was decided on an entry; one that can't be served is kept in mind.
     pub(super) fn follow_up(
         &mut self,
-        decided: Use,
+        decided: EntryUse,
         found: Found,
         outcome: Outcome,
     ) -> Option<Hit> {
         match decided {
-            Use::Serve => Some(Hit { found, outcome, renew: None }),
-            Use::Renew => Some(Hit { renew: self.renewal(&found), found, outcome }),
-            Use::Stale(reason) => {
+            EntryUse::Serve => Some(Hit { found, outcome, renew: None }),
+            EntryUse::Renew => Some(Hit { renew: self.renewal(&found), found, outcome }),
+            EntryUse::Stale(reason) => {
                 let renew = self.renewal(&found);
                 Some(Hit { renew, found, outcome: Outcome::Stale(reason) })
             }
-            Use::Miss(reason) => {
+            EntryUse::Miss(reason) => {
                 self.pass_over(found, reason);
                 None
             }

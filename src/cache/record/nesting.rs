@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use tokio::task::futures::TaskLocalFuture;
 
-use super::{CURRENT, DatabaseId, Kind, Needs, Record, Requirement, Scope, Unfit, no_position};
+use super::{
+    CURRENT, DatabaseId, Needs, Record, RecordScope, Requirement, ScopeKind, Uncacheable,
+    no_position,
+};
 use crate::broken::is_broken;
 use crate::cache::fence::Fences;
 use crate::cache::permit::Permit;
 use crate::cache::policy::Policy;
 use crate::cache::template::PolicyTag;
-use crate::cache::terms::Terms;
-use crate::cache::waits::Place;
+use crate::cache::terms::Freshness;
+use crate::cache::waits::WaitKey;
 use crate::clock;
 use crate::entry::{Entry, Tag};
 
@@ -52,7 +55,8 @@ impl Record {
             self.requirement().and_then(|requirement| requirement.observed_at(scope.database));
         let (tags, watch, keys) = (scope.tags.clone(), scope.watch.clone(), scope.keys.clone());
         let permit = scope.permit.clone();
-        let scope = Scope { tags, watch, keys, permit, session, kind: Kind::Apart, ..*scope };
+        let scope =
+            RecordScope { tags, watch, keys, permit, session, kind: ScopeKind::Apart, ..*scope };
         Self::new(self.0.fences.clone(), scope)
     }
 
@@ -79,7 +83,7 @@ impl Record {
     }
 
     /// The keys whose answers are computed in the present scope, and in those that it is part of.
-    pub(crate) fn computing() -> Vec<Place> {
+    pub(crate) fn computing() -> Vec<WaitKey> {
         let computing = |record: &Self| {
             let places = |inner: &Self| {
                 let cache = Arc::as_ptr(&inner.0.fences).addr();
@@ -157,7 +161,7 @@ impl Record {
     }
 
     /// What came of the work is not for others, and so neither is what it is part of.
-    pub(crate) fn refuse(&self, unfit: &Unfit) {
+    pub(crate) fn refuse(&self, unfit: &Uncacheable) {
         if let Some(outer) = &self.0.outer {
             outer.unfit(unfit.clone());
         }
@@ -181,7 +185,7 @@ impl Record {
     }
 
     /// Shortens a life to that of the parts that only time bounds.
-    pub(crate) fn limit(&self, terms: &mut Terms) {
+    pub(crate) fn limit(&self, terms: &mut Freshness) {
         if let Some(left) = self.left() {
             terms.ttl = terms.ttl.min(terms.age.saturating_add(left));
         }
@@ -235,7 +239,7 @@ impl Record {
             return self.bound(ttl);
         }
         let why = "a part of it is bounded by time alone, and nothing says for how long it holds";
-        self.unfit(Unfit::new("unbounded-part", why));
+        self.unfit(Uncacheable::new("unbounded-part", why));
     }
 
     /// Nothing but time bounds a part, for so long.

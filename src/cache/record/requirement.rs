@@ -54,12 +54,12 @@ pub(crate) struct Requirement {
 #[derive(Debug, Default)]
 struct OfDatabase {
     id: DatabaseId,
-    observed: Observed,
+    observed: ObservedPosition,
     observations: Observations,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Observed {
+struct ObservedPosition {
     at: Option<(Epoch, Position)>,
     /// How many writes, to whichever database, had ended before it was observed.
     writes: u64,
@@ -94,9 +94,9 @@ impl Requirement {
     }
 
     /// A write begins. Dropped before its end, it may commit at any time.
-    pub(crate) fn begin(&self) -> Write<'_> {
+    pub(crate) fn begin(&self) -> WriteInProgress<'_> {
         self.open.fetch_add(1, Ordering::AcqRel);
-        Write { of: self, has_ended: false }
+        WriteInProgress { of: self, has_ended: false }
     }
 
     /// A transaction, or a pool, is given out: what is done with it will not be known.
@@ -194,7 +194,7 @@ impl Requirement {
         self.open.load(Ordering::Acquire) > 0 || self.lent.load(Ordering::Acquire) > 0
     }
 
-    fn is_ahead_of(&self, observed: Observed) -> bool {
+    fn is_ahead_of(&self, observed: ObservedPosition) -> bool {
         self.ended() > observed.writes
     }
 
@@ -202,7 +202,7 @@ impl Requirement {
         self.ended.load(Ordering::Acquire)
     }
 
-    fn observed(&self, database: DatabaseId) -> Observed {
+    fn observed(&self, database: DatabaseId) -> ObservedPosition {
         let all = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
         let of = all.iter().find(|of| of.id == database);
         of.map(|of| of.observed).unwrap_or_default()
@@ -212,7 +212,11 @@ impl Requirement {
         self.with(database, |of| of.observations.clone())
     }
 
-    fn update<T>(&self, database: DatabaseId, update: impl FnOnce(&mut Observed) -> T) -> T {
+    fn update<T>(
+        &self,
+        database: DatabaseId,
+        update: impl FnOnce(&mut ObservedPosition) -> T,
+    ) -> T {
         self.with(database, |of| update(&mut of.observed))
     }
 
@@ -234,19 +238,19 @@ impl Requirement {
 
 /// A write under way.
 #[derive(Debug)]
-pub(crate) struct Write<'a> {
+pub(crate) struct WriteInProgress<'a> {
     of: &'a Requirement,
     has_ended: bool,
 }
 
-impl Write<'_> {
+impl WriteInProgress<'_> {
     /// It has ended: nothing of it is going to commit.
     pub(crate) fn end(mut self) {
         self.has_ended = true;
     }
 }
 
-impl Drop for Write<'_> {
+impl Drop for WriteInProgress<'_> {
     fn drop(&mut self) {
         // Nobody was told of one that did not come to its end. That is no reason to read from the primary for as long
         // as the process lives.

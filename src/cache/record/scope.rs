@@ -11,7 +11,7 @@ use crate::traffic::Traffic;
 
 /// What a record is opened with.
 #[derive(Debug, Default)]
-pub(crate) struct Scope {
+pub(crate) struct RecordScope {
     pub(crate) tags: Vec<PolicyTag>,
     /// The database that the cache follows.
     pub(crate) database: DatabaseId,
@@ -27,7 +27,7 @@ pub(crate) struct Scope {
     pub(crate) watch: Option<Arc<Traffic>>,
     /// There is a policy by which the answer may be kept. Else the scope only passes on what it notes.
     pub(crate) is_kept: bool,
-    pub(crate) kind: Kind,
+    pub(crate) kind: ScopeKind,
     /// Hashes of the keys whose answers are computed in it.
     pub(crate) keys: Vec<[u8; 32]>,
     /// What is computed in it holds this permit, until the fill gives it back.
@@ -38,7 +38,7 @@ pub(crate) struct Scope {
 
 /// Where a scope begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ScopeKind {
     /// With a value, within the present scope if there is one.
     #[default]
     Value,
@@ -52,8 +52,11 @@ pub(crate) enum Kind {
 }
 
 /// What the reads of a scope must see: what those of the outer one must, which hears of this one's session.
-pub(super) fn requirement_of(scope: &Scope, outer: Option<&Record>) -> Option<Arc<Requirement>> {
-    let may_write = scope.kind == Kind::Request { may_write: true };
+pub(super) fn requirement_of(
+    scope: &RecordScope,
+    outer: Option<&Record>,
+) -> Option<Arc<Requirement>> {
+    let may_write = scope.kind == ScopeKind::Request { may_write: true };
     match outer.and_then(Record::requirement) {
         Some(shared) => {
             scope.session.into_iter().for_each(|session| shared.join(scope.database, session));
@@ -62,15 +65,15 @@ pub(super) fn requirement_of(scope: &Scope, outer: Option<&Record>) -> Option<Ar
             }
             Some(shared.clone())
         }
-        None if scope.kind == Kind::Value => None,
+        None if scope.kind == ScopeKind::Value => None,
         None => Some(Arc::new(Requirement::new(scope.database, scope.session, may_write))),
     }
 }
 
 /// The reads and lookups in no scope that had ended when the work began. It began with what it is part of, which may
 /// have spawned what it uses; but a job in the background may go on for as long as the process.
-pub(super) fn strays_of(scope: &Scope, present: Option<&Record>) -> EndedStrays {
-    let is_apart = |kind| kind == Kind::Apart;
+pub(super) fn strays_of(scope: &RecordScope, present: Option<&Record>) -> EndedStrays {
+    let is_apart = |kind| kind == ScopeKind::Apart;
     let outer = present.filter(|outer| !is_apart(scope.kind) && !is_apart(outer.0.scope.kind));
     outer.map(|outer| outer.0.strays).or(scope.strays).unwrap_or_else(EndedStrays::now)
 }

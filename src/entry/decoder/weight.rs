@@ -23,7 +23,7 @@ pub(super) struct Owned(usize);
 
 /// How a container holds its elements.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Kind {
+pub(super) enum ContainerKind {
     Vector,
     Tree,
     Table,
@@ -33,7 +33,7 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Container {
     pub(super) length: usize,
-    pub(super) kind: Kind,
+    pub(super) kind: ContainerKind,
     /// Whether room for all elements may be reserved before they are decoded.
     pub(super) is_plausible: bool,
 }
@@ -74,15 +74,15 @@ impl Owned {
     pub(super) fn container(&mut self, container: Container, size: usize) {
         let bytes = container.length.saturating_mul(size);
         self.block(match container.kind {
-            Kind::Vector if container.is_plausible && bytes <= AT_ONCE => bytes,
-            Kind::Vector => bytes.saturating_mul(2),
-            Kind::Tree => tree(container.length, size),
-            Kind::Table => table(container.length, size),
+            ContainerKind::Vector if container.is_plausible && bytes <= AT_ONCE => bytes,
+            ContainerKind::Vector => bytes.saturating_mul(2),
+            ContainerKind::Tree => tree(container.length, size),
+            ContainerKind::Table => table(container.length, size),
         });
     }
 }
 
-impl Kind {
+impl ContainerKind {
     /// The kind of a container of type `T`.
     pub(super) fn of<T>() -> Self {
         // Nobody promises what these names are; with others, all would count as hash tables.

@@ -12,8 +12,8 @@ use super::list::{is_well_quoted, members};
 #[expect(clippy::struct_excessive_bools, reason = "each is a directive of its own")]
 pub(crate) struct Directives {
     pub(crate) no_store: bool,
-    pub(crate) no_cache: Option<Fields>,
-    pub(crate) private: Option<Fields>,
+    pub(crate) no_cache: Option<DirectiveFields>,
+    pub(crate) private: Option<DirectiveFields>,
     pub(crate) public: bool,
     pub(crate) must_revalidate: bool,
     pub(crate) proxy_revalidate: bool,
@@ -30,7 +30,7 @@ pub(crate) struct Directives {
 
 /// What `no-cache` and `private` are about (RFC 9111, sections 5.2.2.4 and 5.2.2.7).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fields {
+pub(crate) enum DirectiveFields {
     /// The whole answer.
     All,
     /// These fields of it.
@@ -58,10 +58,10 @@ impl Directives {
         self.must_revalidate |= hidden.must_revalidate;
         self.proxy_revalidate |= hidden.proxy_revalidate;
         if hidden.no_cache.is_some() {
-            self.no_cache = Some(Fields::All);
+            self.no_cache = Some(DirectiveFields::All);
         }
         if hidden.private.is_some() {
-            self.private = Some(Fields::All);
+            self.private = Some(DirectiveFields::All);
         }
     }
 
@@ -75,8 +75,8 @@ impl Directives {
         let number = value.filter(|_| name == name.trim_end());
         match name.trim_end() {
             "no-store" => self.no_store = true,
-            "no-cache" => Fields::add(&mut self.no_cache, value),
-            "private" => Fields::add(&mut self.private, value),
+            "no-cache" => DirectiveFields::add(&mut self.no_cache, value),
+            "private" => DirectiveFields::add(&mut self.private, value),
             "public" => self.public = true,
             "must-revalidate" => self.must_revalidate = true,
             "proxy-revalidate" => self.proxy_revalidate = true,
@@ -95,24 +95,24 @@ impl Directives {
 
     /// Whether the whole answer is for one person.
     pub(crate) fn is_private(&self) -> bool {
-        self.private == Some(Fields::All)
+        self.private == Some(DirectiveFields::All)
     }
 
     /// Whether the whole answer must be confirmed each time.
     pub(crate) fn is_no_cache(&self) -> bool {
-        self.no_cache == Some(Fields::All)
+        self.no_cache == Some(DirectiveFields::All)
     }
 
     /// The fields that may not be kept, in answers that otherwise may.
     pub(crate) fn withheld(&self) -> impl Iterator<Item = &HeaderName> {
         [&self.no_cache, &self.private].into_iter().flatten().flat_map(|fields| match fields {
-            Fields::All => [].iter(),
-            Fields::Only(names) => names.iter(),
+            DirectiveFields::All => [].iter(),
+            DirectiveFields::Only(names) => names.iter(),
         })
     }
 }
 
-impl Fields {
+impl DirectiveFields {
     /// Adds what one directive says. A list that can't be read is about everything.
     fn add(known: &mut Option<Self>, value: Option<&[u8]>) {
         let names = value.map_or(Some(Self::All), Self::named).unwrap_or(Self::All);

@@ -7,7 +7,7 @@ use http::HeaderMap;
 
 /// A header field of requests that concerns a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Field {
+pub(crate) enum RequestField {
     Authorization,
     CacheControl,
     Cookie,
@@ -80,7 +80,7 @@ const LENGTHS: u32 = {
     lengths
 };
 
-impl Field {
+impl RequestField {
     /// Those that make an answer depend on what the client has.
     pub(crate) const CONDITIONS: [Self; 6] = [
         Self::IfMatch,
@@ -98,18 +98,18 @@ impl Field {
 
 /// The fields of one request that concern a cache.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Fields(u32);
+pub(crate) struct RequestFields(u32);
 
-impl Fields {
+impl RequestFields {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         Self(headers.keys().map(|name| bit(name.as_str())).fold(0, |all, one| all | one))
     }
 
-    pub(crate) fn has(self, field: Field) -> bool {
+    pub(crate) fn has(self, field: RequestField) -> bool {
         self.0 & (1 << field as u32) != 0
     }
 
-    pub(crate) fn has_any(self, fields: &[Field]) -> bool {
+    pub(crate) fn has_any(self, fields: &[RequestField]) -> bool {
         fields.iter().any(|field| self.has(*field))
     }
 }
@@ -130,42 +130,42 @@ mod tests {
     #[test]
     fn each_field_is_found_by_its_name_and_no_other() {
         let all = [
-            Field::Authorization,
-            Field::CacheControl,
-            Field::Cookie,
-            Field::Forwarded,
-            Field::IfMatch,
-            Field::IfModifiedSince,
-            Field::IfNoneMatch,
-            Field::IfRange,
-            Field::IfUnmodifiedSince,
-            Field::Range,
-            Field::Upgrade,
-            Field::XForwardedHost,
-            Field::XForwardedPath,
-            Field::XForwardedPort,
-            Field::XForwardedPrefix,
-            Field::XForwardedProto,
-            Field::XForwardedScheme,
-            Field::XForwardedServer,
-            Field::XForwardedSsl,
-            Field::XForwardedUri,
-            Field::XHost,
-            Field::XHttpMethod,
-            Field::XHttpMethodOverride,
-            Field::XMethodOverride,
-            Field::XOriginalHost,
-            Field::XOriginalUrl,
-            Field::XRewriteUrl,
-            Field::XUrlScheme,
+            RequestField::Authorization,
+            RequestField::CacheControl,
+            RequestField::Cookie,
+            RequestField::Forwarded,
+            RequestField::IfMatch,
+            RequestField::IfModifiedSince,
+            RequestField::IfNoneMatch,
+            RequestField::IfRange,
+            RequestField::IfUnmodifiedSince,
+            RequestField::Range,
+            RequestField::Upgrade,
+            RequestField::XForwardedHost,
+            RequestField::XForwardedPath,
+            RequestField::XForwardedPort,
+            RequestField::XForwardedPrefix,
+            RequestField::XForwardedProto,
+            RequestField::XForwardedScheme,
+            RequestField::XForwardedServer,
+            RequestField::XForwardedSsl,
+            RequestField::XForwardedUri,
+            RequestField::XHost,
+            RequestField::XHttpMethod,
+            RequestField::XHttpMethodOverride,
+            RequestField::XMethodOverride,
+            RequestField::XOriginalHost,
+            RequestField::XOriginalUrl,
+            RequestField::XRewriteUrl,
+            RequestField::XUrlScheme,
         ];
         assert_eq!(all.len(), NAMES.len());
         for one in all {
             let mut headers = HeaderMap::new();
             headers.insert("host", HeaderValue::from_static("a"));
             headers.insert(HeaderName::from_static(one.name()), HeaderValue::from_static("b"));
-            let found: Vec<Field> =
-                all.into_iter().filter(|field| Fields::of(&headers).has(*field)).collect();
+            let found: Vec<RequestField> =
+                all.into_iter().filter(|field| RequestFields::of(&headers).has(*field)).collect();
             assert_eq!(found, [one]);
         }
     }

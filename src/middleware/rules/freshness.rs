@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use super::directives::delta_seconds;
 use super::http_date;
 use super::list::members;
-use super::targeted::Control;
+use super::targeted::ResponseControl;
 
 /// The share of its age that an answer is taken to be fresh for if nobody says (RFC 9111, section 4.2.2).
 const HEURISTIC_PART: u32 = 10;
@@ -20,7 +20,7 @@ const HEURISTIC_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) fn lifetime(
     status: StatusCode,
     headers: &HeaderMap,
-    control: &Control,
+    control: &ResponseControl,
     now: SystemTime,
 ) -> Option<Duration> {
     let directives = &control.directives;
@@ -93,7 +93,7 @@ mod tests {
 
     fn lifetime(lines: &[(&'static str, &str)]) -> Option<u64> {
         let headers = headers(lines);
-        let control = Control::of(&headers);
+        let control = ResponseControl::of(&headers);
         super::lifetime(StatusCode::OK, &headers, &control, now()).map(|life| life.as_secs())
     }
 
@@ -138,11 +138,11 @@ mod tests {
         assert_eq!(changed("Mon, 25 Nov 2019 11:00:00 GMT"), Some(DAY));
         assert_eq!(changed("Thu, 26 Nov 2026 12:00:00 GMT"), None);
         let headers = headers(&[("last-modified", "Wed, 25 Nov 2026 11:00:00 GMT")]);
-        let guess = |control: &Control| {
+        let guess = |control: &ResponseControl| {
             super::lifetime(StatusCode::from_u16(299).unwrap(), &headers, control, now())
         };
-        assert_eq!(guess(&Control::default()), None);
-        let mut public = Control::default();
+        assert_eq!(guess(&ResponseControl::default()), None);
+        let mut public = ResponseControl::default();
         public.directives.public = true;
         assert!(guess(&public).is_some());
     }

@@ -5,8 +5,8 @@ use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, List, ListEntry, Parser};
 
 use super::list::structured;
-use super::unsafe_method::Target;
-use crate::cache::{Policy, PolicyTag, Record, Unfit};
+use super::unsafe_method::InvalidationTarget;
+use crate::cache::{Policy, PolicyTag, Record, Uncacheable};
 
 /// Groups that a response belongs to (RFC 9875, section 2).
 const CACHE_GROUPS: HeaderName = HeaderName::from_static("cache-groups");
@@ -22,9 +22,9 @@ const NAMES: usize = 256;
 pub(crate) fn tags(
     headers: &HeaderMap,
     policy: &Policy,
-    target: Option<&Target>,
+    target: Option<&InvalidationTarget>,
     namespace: &str,
-) -> Result<Vec<PolicyTag>, Unfit> {
+) -> Result<Vec<PolicyTag>, Uncacheable> {
     let groups = target.map(|target| {
         let groups = groups(headers, &CACHE_GROUPS).into_iter();
         groups.map(|group| PolicyTag::new(target.group_tag(namespace, &group)))
@@ -37,7 +37,7 @@ pub(crate) fn tags(
         }
     }
     match tags.len() > NAMES {
-        true => Err(Unfit::new("tags", format!("the response names more than {NAMES} tags"))),
+        true => Err(Uncacheable::new("tags", format!("the response names more than {NAMES} tags"))),
         false => Ok(tags),
     }
 }
@@ -52,7 +52,11 @@ pub(crate) fn note_unread(record: &Record, headers: &HeaderMap, policy: &Policy)
 
 /// The names of tags that a response to a write makes invalid: its groups, of this host and of routes that have no host
 /// in their keys.
-pub(crate) fn invalidated(headers: &HeaderMap, target: &Target, namespace: &str) -> Vec<String> {
+pub(crate) fn invalidated(
+    headers: &HeaderMap,
+    target: &InvalidationTarget,
+    namespace: &str,
+) -> Vec<String> {
     let of_group = |group: String| {
         [
             target.group_tag(namespace, &group),
@@ -84,8 +88,8 @@ fn names<'l>(field: &str, line: &'l str) -> impl Iterator<Item = &'l str> {
     line.split(is_between).map(str::trim).filter(|name| !name.is_empty())
 }
 
-fn unreadable(field: &str) -> Unfit {
-    Unfit::new("tags", format!("the response has a field {field} that can't be read"))
+fn unreadable(field: &str) -> Uncacheable {
+    Uncacheable::new("tags", format!("the response has a field {field} that can't be read"))
 }
 
 #[cfg(test)]
@@ -104,9 +108,9 @@ mod tests {
             .collect()
     }
 
-    fn of(host: &str) -> Target {
+    fn of(host: &str) -> InvalidationTarget {
         let host = headers(&[("host", host)]);
-        Target::of(&Uri::from_static("/"), &host, true)
+        InvalidationTarget::of(&Uri::from_static("/"), &host, true)
     }
 
     #[test]

@@ -9,10 +9,10 @@ use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use http_cache_semantics::{CacheOptions, CachePolicy};
 
 use super::list::members;
-use super::request::Asked;
+use super::request::RequestDirectives;
 use super::storable::{Times, leave};
 use crate::cache::Policy;
-use crate::middleware::identity::Identity;
+use crate::middleware::identity::IdentitySource;
 
 const NOW: &str = "Wed, 25 Nov 2026 12:00:00 GMT";
 
@@ -142,7 +142,9 @@ impl Case {
     fn ours(&self) -> Judged {
         let policy = Policy::standard().error_ttl(Duration::MAX);
         let none = Judged { is_stored: false, fresh: 0 };
-        let Ok(asked) = Asked::of(&self.request(), &policy, &Identity::default(), None) else {
+        let Ok(asked) =
+            RequestDirectives::of(&self.request(), &policy, &IdentitySource::default(), None)
+        else {
             return none;
         };
         let times = Times { now: now(), delay: Duration::ZERO };

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue};
 
 /// What to send of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum RangePart {
     /// All of it.
     Whole,
     /// From this byte up to that one, which is not sent.
@@ -16,16 +16,16 @@ pub(crate) enum Part {
 
 /// The part of a body of `length` bytes that a client asks for. A request for several parts gets the
 /// whole (RFC 9110, section 14.2 allows it): many small ones are a way to make a server work.
-pub(crate) fn part(asked: &HeaderMap, length: usize) -> Part {
+pub(crate) fn part(asked: &HeaderMap, length: usize) -> RangePart {
     let mut lines = asked.get_all(RANGE).into_iter();
     match (lines.next().map(HeaderValue::as_bytes), lines.next()) {
-        (Some(line), None) => read(line, length).unwrap_or(Part::Whole),
-        _ => Part::Whole,
+        (Some(line), None) => read(line, length).unwrap_or(RangePart::Whole),
+        _ => RangePart::Whole,
     }
 }
 
 /// A `bytes` range; `None` for what can't be read, which is ignored.
-fn read(line: &[u8], length: usize) -> Option<Part> {
+fn read(line: &[u8], length: usize) -> Option<RangePart> {
     let line = std::str::from_utf8(line).ok()?;
     let (unit, spec) = line.split_once('=')?;
     let (first, last) = spec.trim().split_once('-')?;
@@ -34,13 +34,13 @@ fn read(line: &[u8], length: usize) -> Option<Part> {
     }
     Some(match (number(first)?, number(last)?) {
         (None, None) => return None,
-        (None, Some(0)) => Part::None,
-        (None, Some(count)) if length > 0 => Part::Bytes(length.saturating_sub(count), length),
+        (None, Some(0)) => RangePart::None,
+        (None, Some(count)) if length > 0 => RangePart::Bytes(length.saturating_sub(count), length),
         (Some(first), Some(last)) if last < first => return None,
         (Some(first), last) if first < length => {
-            Part::Bytes(first, last.map_or(length, |last| last.saturating_add(1).min(length)))
+            RangePart::Bytes(first, last.map_or(length, |last| last.saturating_add(1).min(length)))
         }
-        _ => Part::None,
+        _ => RangePart::None,
     })
 }
 
@@ -60,7 +60,7 @@ fn number(digits: &str) -> Option<Option<usize>> {
 mod tests {
     use super::*;
 
-    fn of(lines: &[&str], length: usize) -> Part {
+    fn of(lines: &[&str], length: usize) -> RangePart {
         let lines = lines.iter().map(|line| (RANGE, line.parse().unwrap()));
         part(&lines.collect(), length)
     }
@@ -68,19 +68,19 @@ mod tests {
     #[test]
     fn one_range_of_bytes_is_given() {
         for (line, part) in [
-            ("bytes=0-1", Part::Bytes(0, 2)),
-            ("bytes=1-", Part::Bytes(1, 10)),
-            ("bytes=-3", Part::Bytes(7, 10)),
-            ("bytes=-30", Part::Bytes(0, 10)),
-            ("bytes=9-99999999999999999999999", Part::Bytes(9, 10)),
-            ("Bytes = 2-2", Part::Bytes(2, 3)),
-            ("bytes=10-", Part::None),
-            ("bytes=-0", Part::None),
-            ("bytes=99999999999999999999999-", Part::None),
+            ("bytes=0-1", RangePart::Bytes(0, 2)),
+            ("bytes=1-", RangePart::Bytes(1, 10)),
+            ("bytes=-3", RangePart::Bytes(7, 10)),
+            ("bytes=-30", RangePart::Bytes(0, 10)),
+            ("bytes=9-99999999999999999999999", RangePart::Bytes(9, 10)),
+            ("Bytes = 2-2", RangePart::Bytes(2, 3)),
+            ("bytes=10-", RangePart::None),
+            ("bytes=-0", RangePart::None),
+            ("bytes=99999999999999999999999-", RangePart::None),
         ] {
             assert_eq!(of(&[line], 10), part, "{line}");
         }
-        assert_eq!(of(&["bytes=-5"], 0), Part::None);
+        assert_eq!(of(&["bytes=-5"], 0), RangePart::None);
     }
 
     #[test]
@@ -88,9 +88,9 @@ mod tests {
         for line in
             ["bytes=0-1,3-4", "bytes=5-1", "bytes=-", "bytes=a-b", "lines=1-2", "bytes", "bytes=1"]
         {
-            assert_eq!(of(&[line], 10), Part::Whole, "{line}");
+            assert_eq!(of(&[line], 10), RangePart::Whole, "{line}");
         }
-        assert_eq!(of(&["bytes=0-1", "bytes=2-3"], 10), Part::Whole);
-        assert_eq!(of(&[], 10), Part::Whole);
+        assert_eq!(of(&["bytes=0-1", "bytes=2-3"], 10), RangePart::Whole);
+        assert_eq!(of(&[], 10), RangePart::Whole);
     }
 }

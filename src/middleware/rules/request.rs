@@ -5,30 +5,30 @@ use http::{HeaderMap, HeaderName, Method, Request};
 use http_body::Body;
 
 use super::directives::Directives;
-use super::fields::{Field, Fields};
-use crate::cache::{Limits, Policy};
-use crate::middleware::identity::Identity;
+use super::fields::{RequestField, RequestFields};
+use crate::cache::{AgeLimits, Policy};
+use crate::middleware::identity::IdentitySource;
 use crate::middleware::session::is_session_cookie;
 use crate::middleware::{content, cookies};
 use crate::outcome::BypassReason;
 
 /// Headers by which a client asks a framework for another method.
-const METHOD_OVERRIDES: [Field; 3] =
-    [Field::XHttpMethodOverride, Field::XHttpMethod, Field::XMethodOverride];
+const METHOD_OVERRIDES: [RequestField; 3] =
+    [RequestField::XHttpMethodOverride, RequestField::XHttpMethod, RequestField::XMethodOverride];
 
 /// The headers by which a client asks for a part of an answer, or for one that it does not have.
 const CONDITIONS: [HeaderName; 4] = [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE, IF_RANGE];
 
 /// What a request wants of an answer, beyond its key.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct RequestDirectives {
     pub(crate) method: Method,
     /// Which fields it has of those that concern a cache.
-    pub(crate) fields: Fields,
+    pub(crate) fields: RequestFields,
     /// Its `If-None-Match`, `If-Modified-Since`, `Range` and `If-Range`.
     pub(crate) conditions: HeaderMap,
     /// How old or stale an answer it takes.
-    pub(crate) limits: Limits,
+    pub(crate) limits: AgeLimits,
     /// It takes nothing that is not stored.
     pub(crate) only_if_cached: bool,
     pub(crate) client: Client,
@@ -37,7 +37,7 @@ pub(crate) struct Asked {
     /// Who the client is, by the policy's own function.
     pub(crate) client_key: Option<String>,
     /// What came in a request by QUERY, once it is read.
-    pub(crate) content: Option<content::Hash>,
+    pub(crate) content: Option<content::ContentHash>,
 }
 
 /// How a request says who the client is, where the policy leaves it to the response what that means.
@@ -63,9 +63,9 @@ enum Sign {
 impl Client {
     fn of<B>(
         request: &Request<B>,
-        (fields, has_cookies): (Fields, bool),
+        (fields, has_cookies): (RequestFields, bool),
         policy: &Policy,
-        identity: &Identity,
+        identity: &IdentitySource,
     ) -> Self {
         if policy.public {
             return Self::default();
@@ -77,7 +77,8 @@ impl Client {
             && identity.extensions.lacks_one_of(request.extensions());
         let header = has_header.then_some(Sign::Header);
         Self {
-            is_authorized: fields.has(Field::Authorization) && !names(policy, "authorization"),
+            is_authorized: fields.has(RequestField::Authorization)
+                && !names(policy, "authorization"),
             has_cookies,
             other: header.or(has_extension.then_some(Sign::Extension)),
         }
@@ -94,7 +95,7 @@ impl Client {
     }
 
     /// Whether nothing says who the client is; or how that was said.
-    fn is_anybody(self, identity: &Identity) -> Result<(), BypassReason> {
+    fn is_anybody(self, identity: &IdentitySource) -> Result<(), BypassReason> {
         match self.other {
             _ if self.is_authorized || self.has_cookies => Err(BypassReason::Personal),
             Some(Sign::Header) => Err(BypassReason::Personal),
@@ -107,21 +108,21 @@ impl Client {
     }
 }
 
-impl Asked {
+impl RequestDirectives {
     /// What a request wants; or why the cache must leave it alone.
     pub(crate) fn of<B: Body>(
         request: &Request<B>,
         policy: &Policy,
-        identity: &Identity,
+        identity: &IdentitySource,
         client_key: Option<String>,
     ) -> Result<Self, BypassReason> {
         let headers = request.headers();
-        let fields = Fields::of(headers);
+        let fields = RequestFields::of(headers);
         if let Some(reason) = unkeyed(request, fields, policy) {
             return Err(reason);
         }
         let has_cookies =
-            fields.has(Field::Cookie) && !policy.public && has_cookies(headers, policy);
+            fields.has(RequestField::Cookie) && !policy.public && has_cookies(headers, policy);
         let client = match client_key {
             Some(_) => Client::default(),
             None => Client::of(request, (fields, has_cookies), policy, identity),
@@ -142,14 +143,14 @@ impl Asked {
             method: request.method().clone(),
             fields,
             conditions,
-            limits: Limits::default(),
+            limits: AgeLimits::default(),
             only_if_cached: false,
             client,
             has_other_cookies: has_cookies && is_read_by_name,
             client_key,
             content: None,
         };
-        if fields.has(Field::CacheControl) {
+        if fields.has(RequestField::CacheControl) {
             asked.direct(&Directives::of(headers), policy)?;
         }
         Ok(asked)
@@ -163,7 +164,7 @@ impl Asked {
         }
         self.only_if_cached = said.only_if_cached;
         if policy.is_standard {
-            self.limits = Limits {
+            self.limits = AgeLimits {
                 max_age: said.max_age,
                 min_fresh: said.min_fresh.unwrap_or_default(),
                 max_stale: said.max_stale.unwrap_or_default(),
@@ -197,7 +198,11 @@ pub(crate) fn describes_content(name: &HeaderName) -> bool {
 }
 
 /// Why what the request is about is more than its key says, if it is.
-fn unkeyed<B: Body>(request: &Request<B>, fields: Fields, policy: &Policy) -> Option<BypassReason> {
+fn unkeyed<B: Body>(
+    request: &Request<B>,
+    fields: RequestFields,
+    policy: &Policy,
+) -> Option<BypassReason> {
     let is_by_content = is_query(request.method()) && policy.query_content.is_some();
     if !is_by_content && !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Some(BypassReason::Method);
@@ -210,11 +215,11 @@ fn unkeyed<B: Body>(request: &Request<B>, fields: Fields, policy: &Policy) -> Op
         return Some(BypassReason::Body);
     }
     // A response that is stored would answer a WebSocket's handshake, and others would wait for one (RFC 9110, section 7.8).
-    if fields.has(Field::Upgrade) {
+    if fields.has(RequestField::Upgrade) {
         return Some(BypassReason::Upgrade);
     }
     // RFC 9111, section 4.3.2: these two are not for a cache to judge.
-    let judged_by_origin = [Field::IfMatch, Field::IfUnmodifiedSince];
+    let judged_by_origin = [RequestField::IfMatch, RequestField::IfUnmodifiedSince];
     fields.has_any(&judged_by_origin).then_some(BypassReason::Precondition)
 }
 
@@ -232,10 +237,14 @@ fn names(policy: &Policy, header: &str) -> bool {
     policy.vary.iter().any(|name| name == header)
 }
 
-fn conditions(headers: &HeaderMap, fields: Fields) -> HeaderMap {
+fn conditions(headers: &HeaderMap, fields: RequestFields) -> HeaderMap {
     let mut conditions = HeaderMap::new();
-    if !fields.has_any(&[Field::IfNoneMatch, Field::IfModifiedSince, Field::Range, Field::IfRange])
-    {
+    if !fields.has_any(&[
+        RequestField::IfNoneMatch,
+        RequestField::IfModifiedSince,
+        RequestField::Range,
+        RequestField::IfRange,
+    ]) {
         return conditions;
     }
     for name in CONDITIONS {
@@ -266,7 +275,7 @@ mod tests {
     }
 
     fn refused(headers: &[(&str, &str)], policy: &Policy) -> Option<BypassReason> {
-        Asked::of(&request(headers), policy, &Identity::default(), None).err()
+        RequestDirectives::of(&request(headers), policy, &IdentitySource::default(), None).err()
     }
 
     #[test]
@@ -295,9 +304,10 @@ mod tests {
     #[test]
     fn requests_that_are_more_than_their_key_are_left_alone() {
         let policy = policy();
-        let identity = Identity::default();
-        let refused_as =
-            |request: Request<Body>| Asked::of(&request, &policy, &identity, None).err();
+        let identity = IdentitySource::default();
+        let refused_as = |request: Request<Body>| {
+            RequestDirectives::of(&request, &policy, &identity, None).err()
+        };
         let post = Request::post("/").body(Body::empty()).unwrap();
         assert_eq!(refused_as(post), Some(BypassReason::Method));
         let fat = Request::get("/").body(Body::from("x")).unwrap();
@@ -317,9 +327,9 @@ mod tests {
     fn a_client_can_ask_for_a_fresh_one_only_where_headers_decide() {
         let reload = request(&[("cache-control", "no-cache, max-age=0")]);
         let of = |request: &Request<Body>, policy: &Policy| {
-            Asked::of(request, policy, &Identity::default(), None).unwrap()
+            RequestDirectives::of(request, policy, &IdentitySource::default(), None).unwrap()
         };
-        assert_eq!(of(&reload, &policy()).limits, Limits::default());
+        assert_eq!(of(&reload, &policy()).limits, AgeLimits::default());
         let limits = of(&reload, &Policy::standard()).limits;
         assert!(limits.is_anew && limits.max_age == Some(Duration::ZERO));
         let stored = request(&[("cache-control", "only-if-cached")]);

@@ -18,12 +18,12 @@ type Pair<'q> = (Cow<'q, [u8]>, Cow<'q, [u8]>);
 pub(crate) struct SearchVariance {
     /// The order of parameters of different names counts.
     pub(crate) is_ordered: bool,
-    pub(crate) counting: Counting,
+    pub(crate) counting: CountedParams,
 }
 
 /// Which parameters count, by their decoded names; sorted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Counting {
+pub(crate) enum CountedParams {
     AllBut(Vec<Vec<u8>>),
     Only(Vec<Vec<u8>>),
 }
@@ -33,22 +33,22 @@ impl SearchVariance {
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let field = structured(headers, &NO_VARY_SEARCH)?;
         let members = Parser::new(&field).parse::<Dictionary>().ok()?;
-        let said = Said::of(&members)?;
+        let said = VarianceMembers::of(&members)?;
         let counting = match (said.params, said.except) {
-            (Params::All, except) => Counting::Only(except.unwrap_or_default()),
+            (Params::All, except) => CountedParams::Only(except.unwrap_or_default()),
             // It is about `params` without a list.
             (_, Some(_)) => return None,
-            (Params::These(names), None) => Counting::AllBut(names),
-            (Params::None, None) => Counting::AllBut(Vec::new()),
+            (Params::These(names), None) => CountedParams::AllBut(names),
+            (Params::None, None) => CountedParams::AllBut(Vec::new()),
         };
         let variance = Self { is_ordered: !said.has_key_order, counting };
-        (variance != Self { is_ordered: true, counting: Counting::AllBut(Vec::new()) })
+        (variance != Self { is_ordered: true, counting: CountedParams::AllBut(Vec::new()) })
             .then_some(variance)
     }
 
     /// No parameter counts.
     pub(crate) fn none() -> Self {
-        Self { is_ordered: true, counting: Counting::Only(Vec::new()) }
+        Self { is_ordered: true, counting: CountedParams::Only(Vec::new()) }
     }
 
     /// The parameters of a query that count, decoded as a form is.
@@ -67,14 +67,14 @@ impl SearchVariance {
     fn counts(&self, name: &[u8]) -> bool {
         let is_in = |names: &[Vec<u8>]| names.iter().any(|known| known == name);
         match &self.counting {
-            Counting::AllBut(names) => !is_in(names),
-            Counting::Only(names) => is_in(names),
+            CountedParams::AllBut(names) => !is_in(names),
+            CountedParams::Only(names) => is_in(names),
         }
     }
 }
 
 /// The members of the field that are known.
-struct Said {
+struct VarianceMembers {
     has_key_order: bool,
     params: Params,
     except: Option<Vec<Vec<u8>>>,
@@ -86,7 +86,7 @@ enum Params {
     These(Vec<Vec<u8>>),
 }
 
-impl Said {
+impl VarianceMembers {
     fn of(members: &Dictionary) -> Option<Self> {
         let mut said = Self { has_key_order: false, params: Params::None, except: None };
         for (name, member) in members {

@@ -10,10 +10,10 @@ use http::header::{CONTENT_TYPE, ETAG, LAST_MODIFIED, SET_COOKIE};
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::freshness::{age, is_heuristically_cacheable, lifetime};
-use super::request::Asked;
-use super::targeted::Control;
+use super::request::RequestDirectives;
+use super::targeted::ResponseControl;
 use super::vary;
-use crate::cache::{Policy, Terms, Unfit};
+use crate::cache::{Freshness, Policy, Uncacheable};
 
 /// How long an answer is kept past its TTL to ask whether it still holds.
 const TO_REVALIDATE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -23,8 +23,8 @@ pub(crate) const PERSONAL: &str = "personal";
 
 /// An answer's leave to be kept.
 #[derive(Debug)]
-pub(crate) struct Leave {
-    pub(crate) terms: Terms,
+pub(crate) struct Cacheability {
+    pub(crate) terms: Freshness,
     /// How old it was when it came, if that does not count against its TTL.
     pub(crate) age: Duration,
     /// Fields that it may not be kept with.
@@ -44,25 +44,28 @@ pub(crate) struct Times {
 pub(crate) fn leave(
     status: StatusCode,
     headers: &HeaderMap,
-    asked: &Asked,
+    asked: &RequestDirectives,
     policy: &Policy,
     times: Times,
-) -> Result<Leave, Unfit> {
+) -> Result<Cacheability, Uncacheable> {
     if status == StatusCode::PARTIAL_CONTENT {
-        return Err(Unfit::new("status", "a part of an answer is not stored"));
+        return Err(Uncacheable::new("status", "a part of an answer is not stored"));
     }
     if headers.contains_key(SET_COOKIE) {
-        return Err(Unfit::new("set-cookie", "the answer sets a cookie, so it is somebody's"));
+        return Err(Uncacheable::new(
+            "set-cookie",
+            "the answer sets a cookie, so it is somebody's",
+        ));
     }
     if is_endless(headers) {
         let why = "it is a stream of events, which has no end to be stored at";
-        return Err(Unfit::new("endless", why));
+        return Err(Uncacheable::new("endless", why));
     }
-    let control = Control::of(headers);
+    let control = ResponseControl::of(headers);
     let varies_by = vary::names(headers, policy)?;
     if asked.has_other_cookies && vary::by_cookies(headers) {
         let why = "the answer varies by cookies, and the request has others than the policy names";
-        return Err(Unfit::new("vary", why));
+        return Err(Uncacheable::new("vary", why));
     }
     let (terms, age) = match policy.is_standard {
         true => (by_headers(status, headers, asked, policy, &control, times)?, Duration::ZERO),
@@ -70,7 +73,7 @@ pub(crate) fn leave(
     };
     let of_tags = policy.tag_fields.iter().filter_map(|name| name.parse().ok());
     let withheld = control.directives.withheld().cloned().chain(of_tags).collect();
-    Ok(Leave { terms, age, withheld, varies_by })
+    Ok(Cacheability { terms, age, withheld, varies_by })
 }
 
 /// Whether the body is of a type that goes on until somebody leaves.
@@ -82,33 +85,43 @@ fn is_endless(headers: &HeaderMap) -> bool {
         .is_some_and(|essence| ENDLESS.iter().any(|endless| endless.eq_ignore_ascii_case(essence)))
 }
 
-fn by_author(status: StatusCode, control: &Control, policy: &Policy) -> Result<Terms, Unfit> {
+fn by_author(
+    status: StatusCode,
+    control: &ResponseControl,
+    policy: &Policy,
+) -> Result<Freshness, Uncacheable> {
     let negative =
         matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_FOUND | StatusCode::GONE);
     let positive = matches!(status, StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION);
     if !negative && !positive {
-        return Err(Unfit::new("status", format!("answers of status {status} are not stored")));
+        return Err(Uncacheable::new(
+            "status",
+            format!("answers of status {status} are not stored"),
+        ));
     }
     if negative && policy.negative_ttl.is_none() {
         let why = "an answer that says there is none is stored with Policy::negative_ttl only";
-        return Err(Unfit::new("negative", why));
+        return Err(Uncacheable::new("negative", why));
     }
     let said = &control.directives;
     // A part that may not be kept makes the whole unfit here: its author can leave the part out.
     if said.no_store || said.private.is_some() || said.no_cache.is_some() {
-        return Err(Unfit::new("cache-control", "the answer says no-store, private or no-cache"));
+        return Err(Uncacheable::new(
+            "cache-control",
+            "the answer says no-store, private or no-cache",
+        ));
     }
-    Ok(Terms::of(policy, negative))
+    Ok(Freshness::of(policy, negative))
 }
 
 fn by_headers(
     status: StatusCode,
     headers: &HeaderMap,
-    asked: &Asked,
+    asked: &RequestDirectives,
     policy: &Policy,
-    control: &Control,
+    control: &ResponseControl,
     times: Times,
-) -> Result<Terms, Unfit> {
+) -> Result<Freshness, Uncacheable> {
     is_allowed(status, asked, control)?;
     let said = &control.directives;
     // Sections 5.2.2.2, 5.2.2.4, 5.2.2.8 and 5.2.2.10.
@@ -124,11 +137,14 @@ fn by_headers(
     let fresh = lifetime(status, headers, control, times.now);
     let may_guess = is_heuristically_cacheable(status) || said.public;
     if fresh.is_none() && !may_guess {
-        return Err(Unfit::new("no-lifetime", "the answer does not say how long it is fresh"));
+        return Err(Uncacheable::new(
+            "no-lifetime",
+            "the answer does not say how long it is fresh",
+        ));
     }
     let has_validator = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
     let longest = if is_error(status) { policy.error_ttl } else { Duration::MAX };
-    let terms = Terms {
+    let terms = Freshness {
         age: age(headers, times.now, times.delay),
         ttl: if said.is_no_cache() {
             Duration::ZERO
@@ -142,7 +158,10 @@ fn by_headers(
     };
     let is_stale = terms.age >= terms.ttl;
     if is_stale && !has_validator && (is_strict || terms.ttl.is_zero()) {
-        return Err(Unfit::new("stale", "the answer is not fresh, and nothing could confirm it"));
+        return Err(Uncacheable::new(
+            "stale",
+            "the answer is not fresh, and nothing could confirm it",
+        ));
     }
     Ok(terms)
 }
@@ -158,11 +177,18 @@ fn is_error(status: StatusCode) -> bool {
 const STALE_IS_WORTH: Duration = Duration::from_secs(60 * 60);
 
 /// RFC 9111, section 3, but for how long.
-fn is_allowed(status: StatusCode, asked: &Asked, control: &Control) -> Result<(), Unfit> {
+fn is_allowed(
+    status: StatusCode,
+    asked: &RequestDirectives,
+    control: &ResponseControl,
+) -> Result<(), Uncacheable> {
     let said = &control.directives;
-    let refused = |why: &'static str| Err(Unfit::new("cache-control", why));
+    let refused = |why: &'static str| Err(Uncacheable::new("cache-control", why));
     if status.is_informational() || status == StatusCode::NOT_MODIFIED {
-        return Err(Unfit::new("status", format!("answers of status {status} are not stored")));
+        return Err(Uncacheable::new(
+            "status",
+            format!("answers of status {status} are not stored"),
+        ));
     }
     // Section 5.2.2.3: with it, `no-store` is for caches that do not know the status.
     if said.must_understand && !is_understood(status) {
@@ -180,13 +206,13 @@ fn is_allowed(status: StatusCode, asked: &Asked, control: &Control) -> Result<()
     // Section 3.5.
     if asked.client.is_authorized && !is_for_all && !said.must_revalidate {
         let why = "it was made for a request with Authorization, and does not say public";
-        return Err(Unfit::new(PERSONAL, why));
+        return Err(Uncacheable::new(PERSONAL, why));
     }
     // Stricter than the RFC: cookies and other headers identify people just as well.
     if (asked.client.has_cookies || asked.client.is_identified()) && !is_for_all {
         let why = "the request had cookies or another header that says who the client is, and the response does not say \
                    public";
-        return Err(Unfit::new(PERSONAL, why));
+        return Err(Uncacheable::new(PERSONAL, why));
     }
     Ok(())
 }
@@ -203,7 +229,7 @@ pub(crate) enum Audience {
 }
 
 pub(crate) fn audience(headers: &HeaderMap) -> Audience {
-    let said = Control::of(headers).directives;
+    let said = ResponseControl::of(headers).directives;
     if said.public || said.s_maxage.is_some_and(|age| !age.is_zero()) {
         Audience::All
     } else if said.must_revalidate || said.s_maxage.is_some() {
@@ -227,7 +253,7 @@ mod tests {
     use http::Request;
 
     use super::*;
-    use crate::middleware::identity::Identity;
+    use crate::middleware::identity::IdentitySource;
 
     const NOW: &str = "Wed, 25 Nov 2026 12:00:00 GMT";
 
@@ -236,18 +262,19 @@ mod tests {
         lines.map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
     }
 
-    fn asked(lines: &[(&'static str, &str)]) -> Asked {
+    fn asked(lines: &[(&'static str, &str)]) -> RequestDirectives {
         let mut request = Request::new(axum::body::Body::empty());
         *request.headers_mut() = headers(lines);
-        Asked::of(&request, &Policy::standard(), &Identity::default(), None).unwrap()
+        RequestDirectives::of(&request, &Policy::standard(), &IdentitySource::default(), None)
+            .unwrap()
     }
 
     fn of(
         status: u16,
         lines: &[(&'static str, &str)],
-        asked: &Asked,
+        asked: &RequestDirectives,
         policy: &Policy,
-    ) -> Result<Leave, &'static str> {
+    ) -> Result<Cacheability, &'static str> {
         let status = StatusCode::from_u16(status).unwrap();
         let times = Times { now: httpdate::parse_http_date(NOW).unwrap(), delay: Duration::ZERO };
         leave(status, &headers(lines), asked, policy, times).map_err(|unfit| unfit.token)

@@ -1,11 +1,11 @@
-//! `Cache-Control` for some caches only (RFC 9213).
+//! `Cache-ResponseControl` for some caches only (RFC 9213).
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
-use super::directives::{Directives, Fields};
+use super::directives::{DirectiveFields, Directives};
 use super::list::structured;
 
 /// The fields that are for this cache, the most particular first (RFC 9213, section 2.2).
@@ -16,14 +16,14 @@ const TARGETS: [HeaderName; 2] = [
 
 /// What an answer says of itself to this cache.
 #[derive(Debug, Default)]
-pub(crate) struct Control {
+pub(crate) struct ResponseControl {
     pub(crate) directives: Directives,
-    /// From a targeted field, so that `Cache-Control` and `Expires` do not count.
+    /// From a targeted field, so that `Cache-ResponseControl` and `Expires` do not count.
     pub(crate) is_targeted: bool,
 }
 
-impl Control {
-    /// The first targeted field that can be read, else `Cache-Control`.
+impl ResponseControl {
+    /// The first targeted field that can be read, else `Cache-ResponseControl`.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         // Each of the fields that count is one, and most answers have none.
         if !headers.keys().any(|name| name.as_str().ends_with("cache-control")) {
@@ -62,8 +62,8 @@ fn set(directives: &mut Directives, name: &str, value: Option<&BareItem>) {
     let is_set = !matches!(value, Some(BareItem::Boolean(false)));
     match name {
         "no-store" => directives.no_store = is_set,
-        "no-cache" if is_set => directives.no_cache = Some(Fields::All),
-        "private" if is_set => directives.private = Some(Fields::All),
+        "no-cache" if is_set => directives.no_cache = Some(DirectiveFields::All),
+        "private" if is_set => directives.private = Some(DirectiveFields::All),
         "must-revalidate" => directives.must_revalidate = is_set,
         "proxy-revalidate" => directives.proxy_revalidate = is_set,
         "must-understand" => directives.must_understand = is_set,
@@ -80,11 +80,11 @@ fn set(directives: &mut Directives, name: &str, value: Option<&BareItem>) {
 mod tests {
     use super::*;
 
-    fn of(lines: &[(&'static str, &str)]) -> Control {
+    fn of(lines: &[(&'static str, &str)]) -> ResponseControl {
         let lines = lines
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
-        Control::of(&lines.collect())
+        ResponseControl::of(&lines.collect())
     }
 
     fn age(lines: &[(&'static str, &str)]) -> (Option<u64>, bool) {

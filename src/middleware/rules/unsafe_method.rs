@@ -20,14 +20,14 @@ pub(crate) fn is_safe(method: &Method) -> bool {
 
 /// What a response to a write makes invalid.
 #[derive(Clone, Debug)]
-pub(crate) struct Written {
-    target: Target,
+pub(crate) struct InvalidatedByWrite {
+    target: InvalidationTarget,
     /// Headers decide under the policy of its route, so that it makes what is stored under its path invalid.
     is_by_path: bool,
 }
 
-impl Written {
-    pub(crate) fn new(target: Target, is_by_path: bool) -> Self {
+impl InvalidatedByWrite {
+    pub(crate) fn new(target: InvalidationTarget, is_by_path: bool) -> Self {
         Self { target, is_by_path }
     }
 
@@ -52,13 +52,13 @@ impl Written {
 /// Where a request went: host and path. Not the query, whose parts may count or not by the policy of
 /// the route: a write makes all answers under its path invalid.
 #[derive(Clone, Debug)]
-pub(crate) struct Target {
+pub(crate) struct InvalidationTarget {
     host: String,
     uri: Uri,
     is_host_apart: bool,
 }
 
-impl Target {
+impl InvalidationTarget {
     /// Where a request goes, and whether answers of other hosts are others.
     pub(crate) fn of(uri: &Uri, headers: &HeaderMap, is_host_apart: bool) -> Self {
         let named = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -104,9 +104,9 @@ mod tests {
 
     use super::*;
 
-    fn target(uri: &str) -> Target {
+    fn target(uri: &str) -> InvalidationTarget {
         let headers = HeaderMap::from_iter([(HOST, "Example.org".parse().unwrap())]);
-        Target::of(&uri.parse().unwrap(), &headers, true)
+        InvalidationTarget::of(&uri.parse().unwrap(), &headers, true)
     }
 
     #[test]

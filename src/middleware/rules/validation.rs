@@ -6,16 +6,17 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Request};
 
-use super::fields::{Field, Fields};
+use super::fields::{RequestField, RequestFields};
 
 /// The request for a whole answer: one that can be stored is good for everybody. With a stored one at
 /// hand it asks whether that still holds (section 4.3.1).
 pub(crate) fn unconditional<B>(mut request: Request<B>, stored: Option<&HeaderMap>) -> Request<B> {
-    if stored.is_none() && !Fields::of(request.headers()).has_any(&Field::CONDITIONS) {
+    if stored.is_none() && !RequestFields::of(request.headers()).has_any(&RequestField::CONDITIONS)
+    {
         return request;
     }
     let headers = request.headers_mut();
-    for field in Field::CONDITIONS {
+    for field in RequestField::CONDITIONS {
         headers.remove(field.name());
     }
     for (validator, condition) in [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)] {
@@ -64,7 +65,7 @@ fn may_update(name: &HeaderName) -> bool {
 
 /// What a response to HEAD says of the response that is stored for GET.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Says {
+pub(crate) enum HeadComparison {
     /// It is about that response.
     Same,
     /// It is about another one.
@@ -74,17 +75,17 @@ pub(crate) enum Says {
 }
 
 /// Section 4.3.5.
-pub(crate) fn said_by_head(stored: &HeaderMap, body: usize, head: &HeaderMap) -> Says {
+pub(crate) fn said_by_head(stored: &HeaderMap, body: usize, head: &HeaderMap) -> HeadComparison {
     let received = || [ETAG, LAST_MODIFIED].into_iter().filter(|name| head.contains_key(name));
     let length = head.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     if length.is_some_and(|length| length != body.to_string())
         || received().any(|name| stored.get(&name) != head.get(&name))
     {
-        Says::Other
+        HeadComparison::Other
     } else if received().next().is_some() {
-        Says::Same
+        HeadComparison::Same
     } else {
-        Says::Nothing
+        HeadComparison::Nothing
     }
 }
 
@@ -125,11 +126,11 @@ mod tests {
     fn a_head_that_tells_of_another_answer_is_noticed() {
         let stored = headers(&[("etag", "\"a\"")]);
         let told = |lines: &[(&'static str, &str)]| said_by_head(&stored, 3, &headers(lines));
-        assert_eq!(told(&[("etag", "\"a\""), ("content-length", "3")]), Says::Same);
-        assert_eq!(told(&[("etag", "\"b\"")]), Says::Other);
-        assert_eq!(told(&[("content-length", "4")]), Says::Other);
-        assert_eq!(told(&[("last-modified", "now")]), Says::Other);
-        assert_eq!(told(&[("content-length", "3")]), Says::Nothing);
-        assert_eq!(told(&[]), Says::Nothing);
+        assert_eq!(told(&[("etag", "\"a\""), ("content-length", "3")]), HeadComparison::Same);
+        assert_eq!(told(&[("etag", "\"b\"")]), HeadComparison::Other);
+        assert_eq!(told(&[("content-length", "4")]), HeadComparison::Other);
+        assert_eq!(told(&[("last-modified", "now")]), HeadComparison::Other);
+        assert_eq!(told(&[("content-length", "3")]), HeadComparison::Nothing);
+        assert_eq!(told(&[]), HeadComparison::Nothing);
     }
 }

@@ -14,7 +14,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::list::members;
-use crate::cache::{Policy, Unfit};
+use crate::cache::{Policy, Uncacheable};
 use crate::entry::Key;
 
 /// How many names one answer may vary by, beyond those in its key.
@@ -25,12 +25,12 @@ const NAMES: usize = 16;
 const LONGEST_LIST: usize = 1024;
 
 /// The names that an answer varies by and that its policy does not know of; sorted.
-pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderName>, Unfit> {
+pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderName>, Uncacheable> {
     let mut names: Vec<_> = unsaid(headers, policy).collect();
     for member in members(headers, VARY) {
         // `*` is no name, and neither is what can't be read: both stand for anything.
         let name = HeaderName::from_bytes(member).ok().filter(|_| member != b"*");
-        let name = name.ok_or_else(|| Unfit::new("vary", "the answer varies by anything"))?;
+        let name = name.ok_or_else(|| Uncacheable::new("vary", "the answer varies by anything"))?;
         if is_in_key(&name, policy) || is_withheld(&name, policy) {
             continue;
         }
@@ -39,14 +39,17 @@ pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderNa
                 "the answer varies by {name}, so it is somebody's: name what tells people apart with \
                  Policy::vary or Policy::vary_cookies"
             );
-            return Err(Unfit::new("vary", why));
+            return Err(Uncacheable::new("vary", why));
         }
         names.push(name);
     }
     names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
     names.dedup();
     if names.len() > NAMES {
-        return Err(Unfit::new("vary", format!("the answer varies by more than {NAMES} headers")));
+        return Err(Uncacheable::new(
+            "vary",
+            format!("the answer varies by more than {NAMES} headers"),
+        ));
     }
     Ok(names)
 }

@@ -10,17 +10,17 @@ fn sessions() -> Sessions {
 
 fn token_at(position: u64, age: u64) -> String {
     let written = unix_millis() - age * 1000;
-    sessions().tokens.seal(Token { epoch: AT.0, position: Position::new(position), written })
+    sessions().tokens.seal(SessionToken { epoch: AT.0, position: Position::new(position), written })
 }
 
-fn claim(name: &'static str, value: &str) -> Claim {
+fn claim(name: &'static str, value: &str) -> SessionClaim {
     let mut headers = HeaderMap::new();
     headers.insert(name, value.parse().unwrap());
     sessions().read(&headers)
 }
 
-fn at(position: u64) -> Claim {
-    Claim::Position { at: (AT.0, Position::new(position)), is_old: false }
+fn at(position: u64) -> SessionClaim {
+    SessionClaim::Position { at: (AT.0, Position::new(position)), is_old: false }
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn what_is_written_is_read_by_header_and_by_cookie() {
     assert_eq!(claim("tidegate-position", token), at(AT.1.get()));
     let cookie = headers[SET_COOKIE].to_str().unwrap().split(';').next().unwrap();
     assert_eq!(claim("cookie", cookie), at(AT.1.get()));
-    assert_eq!(sessions().read(&HeaderMap::new()), Claim::None);
+    assert_eq!(sessions().read(&HeaderMap::new()), SessionClaim::None);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn security_the_cookie_is_for_this_host_and_https_unless_the_service_is_plain_ht
     let plain = cookie(sessions().plain_http());
     assert!(plain.starts_with("tidegate-position=") && !plain.contains("Secure"), "{plain}");
     let pair = plain.split(';').next().unwrap();
-    assert_eq!(claim("cookie", pair), Claim::None, "a subdomain may have set it");
+    assert_eq!(claim("cookie", pair), SessionClaim::None, "a subdomain may have set it");
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn security_a_forged_token_hides_no_valid_one_behind_it() {
     assert_eq!(claim("cookie", &line), at(8));
     let mut headers = HeaderMap::new();
     headers.append(HEADER, forged.parse().unwrap());
-    assert_eq!(sessions().read(&headers), Claim::Forged);
+    assert_eq!(sessions().read(&headers), SessionClaim::Forged);
     headers.append("cookie", cookie(&older).parse().unwrap());
     assert_eq!(sessions().read(&headers), at(7));
 }
@@ -66,7 +66,7 @@ fn security_a_forged_token_hides_no_valid_one_behind_it() {
 #[test]
 fn security_a_token_is_old_after_its_life_and_counts_all_the_same() {
     assert_eq!(claim("tidegate-position", &token_at(7, LIFE - 1)), at(7));
-    let old = Claim::Position { at: (AT.0, Position::new(7)), is_old: true };
+    let old = SessionClaim::Position { at: (AT.0, Position::new(7)), is_old: true };
     assert_eq!(claim("tidegate-position", &token_at(7, LIFE + 1)), old);
 }
 
@@ -77,14 +77,16 @@ fn tokens_of_two_histories_require_a_position_in_neither() {
         for &(epoch, position, age) in tokens {
             let (epoch, position) = (Epoch::new(epoch), Position::new(position));
             let written = unix_millis() - age * 1000;
-            let token = sessions().tokens.seal(Token { epoch, position, written });
+            let token = sessions().tokens.seal(SessionToken { epoch, position, written });
             headers.append(HEADER, token.parse().unwrap());
         }
         sessions().read(&headers)
     };
     let of_both = session(&[(3, 7, 0), (4, 5, 0)]);
     assert_eq!(session(&[(4, 5, 9), (3, 7, 900)]), of_both, "whatever the clocks said");
-    let Claim::Position { at: (epoch, _), is_old: false } = of_both else { panic!("{of_both:?}") };
+    let SessionClaim::Position { at: (epoch, _), is_old: false } = of_both else {
+        panic!("{of_both:?}")
+    };
     assert!(![Epoch::new(3), Epoch::new(4), Epoch::UNKNOWN].contains(&epoch));
     assert_ne!(session(&[(3, 8, 0), (4, 5, 0)]), of_both, "it is of these two positions");
     assert_ne!(session(&[(3, 7, 0), (4, 5, 0), (5, 1, 0)]), of_both);
@@ -96,7 +98,10 @@ fn security_a_token_of_another_name_is_worth_nothing() {
     let mut headers = HeaderMap::new();
     shop.write(&mut headers, AT);
     assert_eq!(shop.read(&headers), at(AT.1.get()));
-    assert_eq!((office.read(&headers), sessions().read(&headers)), (Claim::Forged, Claim::Forged));
+    assert_eq!(
+        (office.read(&headers), sessions().read(&headers)),
+        (SessionClaim::Forged, SessionClaim::Forged)
+    );
 }
 
 /// The `Cookie` line of a browser that has got these responses, in this order.
@@ -156,11 +161,11 @@ fn a_token_of_another_database_stays_beside_a_later_one() {
 #[test]
 fn a_token_that_is_not_ours_is_worth_nothing() {
     let other = Sessions::new([8; 32]).unwrap().tokens;
-    let other = other.seal(Token { epoch: AT.0, position: AT.1, written: unix_millis() });
+    let other = other.seal(SessionToken { epoch: AT.0, position: AT.1, written: unix_millis() });
     for forged in [&other, &other[1..], "", &"0".repeat(80), &"0".repeat(64), &"é".repeat(40)] {
         let mut headers = HeaderMap::new();
         headers.insert(HEADER, HeaderValue::from_bytes(forged.as_bytes()).unwrap());
-        assert_eq!(sessions().read(&headers), Claim::Forged, "{forged}");
+        assert_eq!(sessions().read(&headers), SessionClaim::Forged, "{forged}");
     }
 }
 

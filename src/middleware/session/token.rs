@@ -22,7 +22,7 @@ const LENGTH: usize = MAC + CONTENT;
 
 /// What a token says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Token {
+pub(super) struct SessionToken {
     pub(super) epoch: Epoch,
     pub(super) position: Position,
     /// Milliseconds since 1970.
@@ -31,14 +31,14 @@ pub(super) struct Token {
 
 /// Writes and reads tokens.
 #[derive(Clone)]
-pub(super) struct Tokens {
+pub(super) struct TokenCodec {
     codes: Secrets,
     streams: Secrets,
     /// Tokens that are bound to another text are not ours.
     pub(super) bound_to: Arc<str>,
 }
 
-impl Tokens {
+impl TokenCodec {
     pub(super) fn new<I>(secrets: I) -> Result<Self, SecretError>
     where
         I: Clone + IntoIterator<Item: AsRef<[u8]>>,
@@ -48,7 +48,7 @@ impl Tokens {
         Ok(Self { codes, streams, bound_to: Arc::default() })
     }
 
-    pub(super) fn seal(&self, token: Token) -> String {
+    pub(super) fn seal(&self, token: SessionToken) -> String {
         let content = token.content();
         let code = self.code(self.codes.first(), &content);
         let hidden = apply(stream(self.streams.first(), &code), &content);
@@ -56,13 +56,13 @@ impl Tokens {
     }
 
     /// What a token says; nothing if it is not ours.
-    pub(super) fn open(&self, text: &[u8]) -> Option<Token> {
+    pub(super) fn open(&self, text: &[u8]) -> Option<SessionToken> {
         let bytes = digits(text)?;
         let (code, hidden) = bytes.split_first_chunk::<MAC>()?;
         let keys = self.codes.all().zip(self.streams.all());
         keys.into_iter().find_map(|(key, cipher)| {
             let content = apply(stream(cipher, code), hidden.try_into().ok()?);
-            is_same(&self.code(key, &content), code).then(|| Token::from_content(&content))
+            is_same(&self.code(key, &content), code).then(|| SessionToken::from_content(&content))
         })
     }
 
@@ -71,7 +71,7 @@ impl Tokens {
     }
 }
 
-impl Token {
+impl SessionToken {
     fn content(self) -> [u8; CONTENT] {
         let mut content = [0; CONTENT];
         let numbers = [self.epoch.get(), self.position.get(), self.written];
@@ -100,8 +100,8 @@ impl Token {
 }
 
 /// An epoch of what two tokens say, in either order.
-fn neither(one: Token, other: Token) -> Epoch {
-    let numbers = |token: Token| (token.epoch.get(), token.position.get());
+fn neither(one: SessionToken, other: SessionToken) -> Epoch {
+    let numbers = |token: SessionToken| (token.epoch.get(), token.position.get());
     let (first, second) = (numbers(one).min(numbers(other)), numbers(one).max(numbers(other)));
     let mut hasher = blake3::Hasher::new_derive_key("tidegate 2026 tokens of two histories");
     for number in [first.0, first.1, second.0, second.1] {
@@ -145,14 +145,14 @@ fn digits(text: &[u8]) -> Option<[u8; LENGTH]> {
 mod tests {
     use super::*;
 
-    const TOKEN: Token = Token {
+    const TOKEN: SessionToken = SessionToken {
         epoch: Epoch::new(3),
         position: Position::new(0x16_B374_D848),
         written: 1_790_000_000_000,
     };
 
-    fn tokens(secrets: &[[u8; 32]]) -> Tokens {
-        Tokens::new(secrets).unwrap()
+    fn tokens(secrets: &[[u8; 32]]) -> TokenCodec {
+        TokenCodec::new(secrets).unwrap()
     }
 
     #[test]
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn nothing_of_the_position_shows() {
         let tokens = tokens(&[[7; 32]]);
-        let next = Token { position: Position::new(TOKEN.position.get() + 1), ..TOKEN };
+        let next = SessionToken { position: Position::new(TOKEN.position.get() + 1), ..TOKEN };
         let (a, b) = (tokens.seal(TOKEN), tokens.seal(next));
         let same = a.bytes().zip(b.bytes()).filter(|(a, b)| a == b).count();
         // Of 80 digits that are drawn at random, 5 are the same on average, and 20 once in a hundred million.

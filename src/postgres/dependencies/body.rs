@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::check::Words;
+use super::check::TextWords;
 use super::clock::mentions_clock;
-use super::lex::{Token, lex};
+use super::lex::{SqlToken, lex};
 use super::parse::{Analysis, analyze, operators};
-use super::walk::Found;
+use super::walk::WalkResult;
 
 /// Words that end a list of FROM, in SQL or in PL/pgSQL.
 const ENDS: &[&str] = &[
@@ -60,8 +60,8 @@ pub(super) struct Call {
 /// counts as a relation.
 pub(super) fn calls(body: &str) -> Option<Calls> {
     let tokens = lex(body).ok()?;
-    let found = Found::default();
-    let words = Words::new(&tokens, &found);
+    let found = WalkResult::default();
+    let words = TextWords::new(&tokens, &found);
     let reads = match analyze(body) {
         Analysis::Read(references) => !references.relations.is_empty(),
         Analysis::Other(_) => names_a_relation(&tokens, &words),
@@ -74,18 +74,18 @@ pub(super) fn calls(body: &str) -> Option<Calls> {
     })
 }
 
-fn called(tokens: &[Token]) -> BTreeSet<Call> {
+fn called(tokens: &[SqlToken]) -> BTreeSet<Call> {
     let mut calls = BTreeSet::new();
     // The open brackets, and how many commas there were in each.
     let mut open: Vec<(usize, usize)> = Vec::new();
     for (at, token) in tokens.iter().enumerate() {
         match token {
-            Token::Mark('(' | '[') => open.push((at, 0)),
-            Token::Mark(')' | ']') => {
+            SqlToken::Mark('(' | '[') => open.push((at, 0)),
+            SqlToken::Mark(')' | ']') => {
                 calls.extend(open.pop().and_then(|(from, commas)| call(tokens, from, at, commas)));
             }
-            Token::Mark(',') => open.last_mut().into_iter().for_each(|(_, commas)| *commas += 1),
-            Token::Mark('.') => calls.extend(attribute(tokens, at)),
+            SqlToken::Mark(',') => open.last_mut().into_iter().for_each(|(_, commas)| *commas += 1),
+            SqlToken::Mark('.') => calls.extend(attribute(tokens, at)),
             _ => {}
         }
     }
@@ -97,11 +97,11 @@ fn called(tokens: &[Token]) -> BTreeSet<Call> {
 }
 
 /// The call whose arguments are between these two brackets.
-fn call(tokens: &[Token], from: usize, to: usize, commas: usize) -> Option<Call> {
-    let at = from.checked_sub(1).filter(|_| tokens[from] == Token::Mark('('))?;
-    let Token::Word { text, .. } = &tokens[at] else { return None };
+fn call(tokens: &[SqlToken], from: usize, to: usize, commas: usize) -> Option<Call> {
+    let at = from.checked_sub(1).filter(|_| tokens[from] == SqlToken::Mark('('))?;
+    let SqlToken::Word { text, .. } = &tokens[at] else { return None };
     let schema = match &tokens[..at] {
-        [.., Token::Word { text, .. }, Token::Mark('.')] => Some(text.clone()),
+        [.., SqlToken::Word { text, .. }, SqlToken::Mark('.')] => Some(text.clone()),
         _ => None,
     };
     let arguments = if to == from + 1 { 0 } else { commas + 1 };
@@ -109,15 +109,15 @@ fn call(tokens: &[Token], from: usize, to: usize, commas: usize) -> Option<Call>
 }
 
 /// What the name after this dot calls, if it is no column's.
-fn attribute(tokens: &[Token], dot: usize) -> Option<Call> {
-    let Some(Token::Word { text, .. }) = tokens.get(dot + 1) else { return None };
-    let is_called = tokens.get(dot + 2) == Some(&Token::Mark('('));
+fn attribute(tokens: &[SqlToken], dot: usize) -> Option<Call> {
+    let Some(SqlToken::Word { text, .. }) = tokens.get(dot + 1) else { return None };
+    let is_called = tokens.get(dot + 2) == Some(&SqlToken::Mark('('));
     let call = Call { name: text.clone(), schema: None, arguments: 1, is_attribute: true };
     (!is_called).then_some(call)
 }
 
 /// Whether any name stands where a relation does.
-fn names_a_relation(tokens: &[Token], words: &Words<'_>) -> bool {
+fn names_a_relation(tokens: &[SqlToken], words: &TextWords<'_>) -> bool {
     // For each open parenthesis, the keyword before it and whether a list of FROM goes on in it.
     let mut open: Vec<(Option<&str>, bool)> = vec![(None, false)];
     let mut item = false;
@@ -125,16 +125,16 @@ fn names_a_relation(tokens: &[Token], words: &Words<'_>) -> bool {
         let starts_item = std::mem::take(&mut item);
         let inside = open.last().copied().unwrap_or_default();
         match token {
-            Token::Mark('(') => {
+            SqlToken::Mark('(') => {
                 let before = at.checked_sub(1).and_then(|at| tokens[at].keyword());
                 let is_query = words.keyword(at + 1).is_some_and(|word| QUERIES.contains(&word));
                 item = starts_item && !is_query;
                 open.push((before, item));
             }
-            Token::Mark(')') => drop(open.pop()),
-            Token::Mark(',') => item = inside.1,
-            Token::Mark(';') => open = vec![(None, false)],
-            Token::Word { .. } if starts_item => {
+            SqlToken::Mark(')') => drop(open.pop()),
+            SqlToken::Mark(',') => item = inside.1,
+            SqlToken::Mark(';') => open = vec![(None, false)],
+            SqlToken::Word { .. } if starts_item => {
                 let is_prefix =
                     words.keyword(at).is_some_and(|word| matches!(word, "only" | "lateral"));
                 if !is_prefix && words.is_relation(at) {
@@ -142,7 +142,7 @@ fn names_a_relation(tokens: &[Token], words: &Words<'_>) -> bool {
                 }
                 item = is_prefix;
             }
-            Token::Word { .. } => {
+            SqlToken::Word { .. } => {
                 let list = words.brings_relation(at, inside.0);
                 item = list;
                 let ends = words.keyword(at).is_some_and(|word| ENDS.contains(&word));

@@ -22,23 +22,23 @@ use sqlx::PgConnection;
 use super::clock::mentions_clock;
 use super::equality::Equality;
 use super::parse::{Analysis, References, analyze};
-use super::unfit::Unfit;
-use operators::Parts;
+use super::unfit::Unanalyzable;
+use operators::StatementParts;
 pub(crate) use relations::tag_name;
-use relations::{Kind, Relation};
+use relations::{Relation, RelationKind};
 
 /// What the answer to a query depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Dependencies {
     /// These tables and nothing else.
-    Tables(Vec<Table>),
+    Tables(Vec<TrackedTable>),
     /// Something that we can't follow.
-    Unfit(Unfit),
+    Unfit(Unanalyzable),
 }
 
 /// A table whose changes are seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Table {
+pub(crate) struct TrackedTable {
     /// Its tag, which is that of its topmost parent: `name` in schema public, else `schema.name`.
     pub(crate) name: String,
     /// The columns whose values have tags of their own, `name:column=value`. A statement that
@@ -68,50 +68,50 @@ pub(crate) async fn resolve_with_clock(
     conn: &mut PgConnection,
     references: &References,
 ) -> Result<(Dependencies, bool), sqlx::Error> {
-    let (seen, tables, parts) = (BTreeSet::new(), BTreeMap::new(), Parts::default());
-    let mut search = Search { conn, seen, tables, parts, reads_clock: false };
+    let (seen, tables, parts) = (BTreeSet::new(), BTreeMap::new(), StatementParts::default());
+    let mut search = CatalogSearch { conn, seen, tables, parts, reads_clock: false };
     match search.run(references.clone()).await {
         Ok(()) => {
             let tables = search.tables.into_values().collect();
             Ok((Dependencies::Tables(tables), search.reads_clock))
         }
-        Err(Stop::Unfit(unfit)) => Ok((Dependencies::Unfit(unfit), false)),
-        Err(Stop::Database(error)) => Err(error),
+        Err(SearchStop::Unfit(unfit)) => Ok((Dependencies::Unfit(unfit), false)),
+        Err(SearchStop::Database(error)) => Err(error),
     }
 }
 
 /// Why a search ended early.
-enum Stop {
-    Unfit(Unfit),
+enum SearchStop {
+    Unfit(Unanalyzable),
     Database(sqlx::Error),
 }
 
-impl From<Unfit> for Stop {
-    fn from(unfit: Unfit) -> Self {
+impl From<Unanalyzable> for SearchStop {
+    fn from(unfit: Unanalyzable) -> Self {
         Self::Unfit(unfit)
     }
 }
 
-impl From<sqlx::Error> for Stop {
+impl From<sqlx::Error> for SearchStop {
     fn from(error: sqlx::Error) -> Self {
         Self::Database(error)
     }
 }
 
-struct Search<'a> {
+struct CatalogSearch<'a> {
     conn: &'a mut PgConnection,
     /// Relations and functions that were looked at, by oid.
     seen: BTreeSet<i64>,
     /// Topmost tables, by oid.
-    tables: BTreeMap<i64, Table>,
-    parts: Parts,
+    tables: BTreeMap<i64, TrackedTable>,
+    parts: StatementParts,
     /// A view, the default of an argument or the body of a function may ask for the time of day.
     reads_clock: bool,
 }
 
-impl Search<'_> {
+impl CatalogSearch<'_> {
     /// Follows views and the defaults of arguments until only tables are left.
-    async fn run(&mut self, references: References) -> Result<(), Stop> {
+    async fn run(&mut self, references: References) -> Result<(), SearchStop> {
         operators::settings(self.conn).await?;
         let mut texts = vec![references];
         while let Some(references) = texts.pop() {
@@ -131,7 +131,7 @@ impl Search<'_> {
         functions: Vec<functions::Function>,
         references: &References,
         texts: &mut Vec<References>,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), SearchStop> {
         let mut found = Vec::new();
         for function in functions {
             function.judge(&references.arguments)?;
@@ -153,16 +153,16 @@ impl Search<'_> {
         &mut self,
         mut relations: Vec<Relation>,
         texts: &mut Vec<References>,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), SearchStop> {
         while let Some(relation) = relations.pop() {
             self.parts.relations.insert(relation.oid);
             match relation.judge()? {
                 _ if !self.seen.insert(relation.oid) => {}
-                Kind::Table => {
+                RelationKind::Table => {
                     let (root, table) = tables::tracked(self.conn, &relation).await?;
                     self.tables.insert(root, table);
                 }
-                Kind::View => {
+                RelationKind::View => {
                     let view = relations::view(self.conn, &relation).await?;
                     let functions = functions::by_oid(self.conn, &view.functions).await?;
                     self.functions(functions, &References::default(), texts).await?;
@@ -176,7 +176,7 @@ impl Search<'_> {
     }
 }
 
-fn read(sql: &str) -> Result<References, Unfit> {
+fn read(sql: &str) -> Result<References, Unanalyzable> {
     match analyze(sql) {
         Analysis::Read(references) => Ok(references),
         Analysis::Other(unfit) => Err(unfit),

@@ -3,10 +3,10 @@
 //! Every name before a parenthesis is a call, unless it is a keyword or a label; every name
 //! after FROM or JOIN is a relation. Were the tree to miss one of them, it would be refused here.
 
-use super::lex::Token;
+use super::lex::SqlToken;
 use super::name::Name;
-use super::unfit::Unfit;
-use super::walk::Found;
+use super::unfit::Unanalyzable;
+use super::walk::WalkResult;
 
 /// Unquoted words that can stand before a parenthesis and can't name a function: Postgres'
 /// reserved words and those that can name a column only.
@@ -141,14 +141,14 @@ const COLUMNS: &[&str] = &["ctid", "xmin", "xmax", "cmin", "cmax"];
 const FROM_INSIDE: &[&str] = &["extract", "substring", "trim", "overlay"];
 
 /// Compares the words with the tree.
-pub(super) fn check(tokens: &[Token], found: &Found) -> Result<(), Unfit> {
-    let words = Words::new(tokens, found);
+pub(super) fn check(tokens: &[SqlToken], found: &WalkResult) -> Result<(), Unanalyzable> {
+    let words = TextWords::new(tokens, found);
     let mut open = Vec::new();
     for (at, token) in tokens.iter().enumerate() {
         match token {
-            Token::Mark('(') => open.push(at.checked_sub(1).and_then(|at| tokens[at].keyword())),
-            Token::Mark(')') => drop(open.pop()),
-            Token::Word { .. } => words.check(at, open.last().copied().flatten())?,
+            SqlToken::Mark('(') => open.push(at.checked_sub(1).and_then(|at| tokens[at].keyword())),
+            SqlToken::Mark(')') => drop(open.pop()),
+            SqlToken::Word { .. } => words.check(at, open.last().copied().flatten())?,
             _ => {}
         }
     }
@@ -156,20 +156,21 @@ pub(super) fn check(tokens: &[Token], found: &Found) -> Result<(), Unfit> {
 }
 
 /// The words of a text, beside what its tree shows.
-pub(super) struct Words<'a> {
-    tokens: &'a [Token],
-    found: &'a Found,
+pub(super) struct TextWords<'a> {
+    tokens: &'a [SqlToken],
+    found: &'a WalkResult,
 }
 
-impl<'a> Words<'a> {
-    pub(super) fn new(tokens: &'a [Token], found: &'a Found) -> Self {
+impl<'a> TextWords<'a> {
+    pub(super) fn new(tokens: &'a [SqlToken], found: &'a WalkResult) -> Self {
         Self { tokens, found }
     }
 
     /// Whether an item of FROM comes after this word, within the parenthesis after `inside`.
     pub(super) fn brings_relation(&self, at: usize, inside: Option<&str>) -> bool {
         let Some(word) = self.keyword(at) else { return false };
-        let label = self.before(at) == Some(&Token::Mark('.')) || self.keyword_before(at, &["as"]);
+        let label =
+            self.before(at) == Some(&SqlToken::Mark('.')) || self.keyword_before(at, &["as"]);
         let value = word == "from"
             && (self.keyword_before(at, &["distinct"]) && self.is_comparison(at)
                 || inside.is_some_and(|call| FROM_INSIDE.contains(&call)));
@@ -179,17 +180,20 @@ impl<'a> Words<'a> {
     /// Whether the name that begins here is not that of a function that is called.
     pub(super) fn is_relation(&self, at: usize) -> bool {
         let parts = self.name_from(at).parts();
-        self.get(at + 2 * parts - 1) != Some(&Token::Mark('('))
+        self.get(at + 2 * parts - 1) != Some(&SqlToken::Mark('('))
     }
 
-    fn check(&self, at: usize, inside: Option<&str>) -> Result<(), Unfit> {
+    fn check(&self, at: usize, inside: Option<&str>) -> Result<(), Unanalyzable> {
         self.system_word(at)?;
-        if self.get(at + 1) == Some(&Token::Mark('(')) && !self.is_known_call(at) {
-            return Err(Unfit::not_understood(format!("{} before a parenthesis", self.name(at))));
+        if self.get(at + 1) == Some(&SqlToken::Mark('(')) && !self.is_known_call(at) {
+            return Err(Unanalyzable::not_understood(format!(
+                "{} before a parenthesis",
+                self.name(at)
+            )));
         }
         match self.relation_after(at, inside) {
             Some(name) if !self.is_known_relation(&name) => {
-                Err(Unfit::not_understood(format!("{name} after FROM or JOIN")))
+                Err(Unanalyzable::not_understood(format!("{name} after FROM or JOIN")))
             }
             _ => Ok(()),
         }
@@ -200,25 +204,26 @@ impl<'a> Words<'a> {
         self.is_of_session(at) || self.is_word(at, TYPES)
     }
 
-    fn system_word(&self, at: usize) -> Result<(), Unfit> {
-        let Token::Word { text, .. } = &self.tokens[at] else { return Ok(()) };
+    fn system_word(&self, at: usize) -> Result<(), Unanalyzable> {
+        let SqlToken::Word { text, .. } = &self.tokens[at] else { return Ok(()) };
         if self.is_of_session(at) {
-            return Err(Unfit::SessionDependent(text.clone()));
+            return Err(Unanalyzable::SessionDependent(text.clone()));
         }
         if self.is_word(at, TYPES) || self.is_word(at, COLUMNS) {
-            return Err(Unfit::System(text.clone()));
+            return Err(Unanalyzable::System(text.clone()));
         }
         Ok(())
     }
 
     fn is_of_session(&self, at: usize) -> bool {
-        let label = self.before(at) == Some(&Token::Mark('.')) || self.keyword_before(at, &["as"]);
+        let label =
+            self.before(at) == Some(&SqlToken::Mark('.')) || self.keyword_before(at, &["as"]);
         !label && self.keyword(at).is_some_and(|word| SESSION.contains(&word))
     }
 
     /// Whether the word here, in quotes or not, is one of these.
     fn is_word(&self, at: usize, among: &[&str]) -> bool {
-        matches!(self.get(at), Some(Token::Word { text, .. }) if among.contains(&text.as_str()))
+        matches!(self.get(at), Some(SqlToken::Word { text, .. }) if among.contains(&text.as_str()))
     }
 
     fn is_known_call(&self, at: usize) -> bool {
@@ -231,9 +236,9 @@ impl<'a> Words<'a> {
         keyword.is_some_and(|word| NO_FUNCTIONS.contains(&word))
             || self.found.labels.contains(bare)
             // A type, or a label with columns: neither place can hold a call.
-            || self.before(at) == Some(&Token::Cast)
+            || self.before(at) == Some(&SqlToken::Cast)
             || self.keyword_before(at, &["as"])
-            || (self.before(at) == Some(&Token::Mark(')'))
+            || (self.before(at) == Some(&SqlToken::Mark(')'))
                 && keyword.is_some_and(|word| AFTER_CALL.contains(&word)))
             || (keyword == Some("group") && self.keyword_before(at, &["within"]))
     }
@@ -247,7 +252,7 @@ impl<'a> Words<'a> {
         while self.keyword(next).is_some_and(|word| matches!(word, "only" | "lateral")) {
             next += 1;
         }
-        matches!(self.get(next)?, Token::Word { .. }).then(|| self.name_from(next))
+        matches!(self.get(next)?, SqlToken::Word { .. }).then(|| self.name_from(next))
     }
 
     /// Whether the DISTINCT before this FROM is that of IS [NOT] DISTINCT FROM.
@@ -256,7 +261,7 @@ impl<'a> Words<'a> {
     }
 
     fn is_known_relation(&self, name: &Name) -> bool {
-        let Found { references, ctes, .. } = self.found;
+        let WalkResult { references, ctes, .. } = self.found;
         references.relations.contains(name)
             || references.functions.contains(name)
             || ctes.contains(name)
@@ -266,8 +271,8 @@ impl<'a> Words<'a> {
     fn name(&self, at: usize) -> Name {
         let mut start = at;
         while start >= 2
-            && self.tokens[start - 1] == Token::Mark('.')
-            && matches!(self.tokens[start - 2], Token::Word { .. })
+            && self.tokens[start - 1] == SqlToken::Mark('.')
+            && matches!(self.tokens[start - 2], SqlToken::Word { .. })
         {
             start -= 2;
         }
@@ -278,9 +283,9 @@ impl<'a> Words<'a> {
     fn name_from(&self, start: usize) -> Name {
         let mut parts = Vec::new();
         let mut at = start;
-        while let Some(Token::Word { text, .. }) = self.get(at) {
+        while let Some(SqlToken::Word { text, .. }) = self.get(at) {
             parts.push(text.clone());
-            if self.get(at + 1) != Some(&Token::Mark('.')) {
+            if self.get(at + 1) != Some(&SqlToken::Mark('.')) {
                 break;
             }
             at += 2;
@@ -288,19 +293,19 @@ impl<'a> Words<'a> {
         Name::new(parts)
     }
 
-    fn get(&self, at: usize) -> Option<&'a Token> {
+    fn get(&self, at: usize) -> Option<&'a SqlToken> {
         self.tokens.get(at)
     }
 
-    fn before(&self, at: usize) -> Option<&'a Token> {
+    fn before(&self, at: usize) -> Option<&'a SqlToken> {
         at.checked_sub(1).and_then(|at| self.get(at))
     }
 
     pub(super) fn keyword(&self, at: usize) -> Option<&'a str> {
-        self.get(at).and_then(Token::keyword)
+        self.get(at).and_then(SqlToken::keyword)
     }
 
     fn keyword_before(&self, at: usize, among: &[&str]) -> bool {
-        self.before(at).and_then(Token::keyword).is_some_and(|word| among.contains(&word))
+        self.before(at).and_then(SqlToken::keyword).is_some_and(|word| among.contains(&word))
     }
 }

@@ -13,10 +13,10 @@ use sqlparser::ast::{
     SetExpr, Statement, TableFactor, Visit, Visitor,
 };
 
-use super::lex::{Token, lex};
+use super::lex::{SqlToken, lex};
 use super::name::{Name, fold};
 use super::parse::statement;
-use super::value::Compared;
+use super::value::ComparedWith;
 
 /// More values than this tell too little.
 const VALUES: usize = 100;
@@ -26,7 +26,7 @@ const VALUES: usize = 100;
 pub(super) struct Condition {
     pub(super) relation: Name,
     pub(super) column: String,
-    pub(super) values: Vec<Compared>,
+    pub(super) values: Vec<ComparedWith>,
 }
 
 /// What the queries of a statement say of its tables.
@@ -67,7 +67,7 @@ fn has_plain_comparisons(sql: &str) -> bool {
     const PLAIN: [&str; 4] = ["=", "<=", ">=", "!="];
     // A minus sign at the end of an operator is one of its own.
     let is_plain = |run: &str| !run.contains('=') || PLAIN.contains(&run.trim_end_matches('-'));
-    let is_fit = |token: &Token| !matches!(token, Token::Operator(run) if !is_plain(run));
+    let is_fit = |token: &SqlToken| !matches!(token, SqlToken::Operator(run) if !is_plain(run));
     lex(sql).is_ok_and(|tokens| tokens.iter().all(is_fit))
 }
 
@@ -196,7 +196,7 @@ impl Conditions {
 }
 
 /// What may be a column, and the values of which it must have one, if they are known.
-type Side<'a> = (&'a Expr, Option<Vec<Compared>>);
+type Side<'a> = (&'a Expr, Option<Vec<ComparedWith>>);
 
 /// The comparisons that must all hold for a condition to hold, in either order of `=`.
 fn compared(condition: &Expr) -> Vec<Vec<Side<'_>>> {
@@ -209,24 +209,24 @@ fn compared(condition: &Expr) -> Vec<Vec<Side<'_>>> {
         },
         Expr::InList { expr, list, negated: false } if list.len() <= VALUES => match &**expr {
             Expr::Tuple(columns) => in_rows(columns, list),
-            column => vec![vec![(column, list.iter().map(Compared::read).collect())]],
+            column => vec![vec![(column, list.iter().map(ComparedWith::read).collect())]],
         },
         Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => {
-            vec![vec![(left, Compared::read_array(right).map(|array| vec![array]))]]
+            vec![vec![(left, ComparedWith::read_array(right).map(|array| vec![array]))]]
         }
         _ => Vec::new(),
     }
 }
 
 fn either<'a>(left: &'a Expr, right: &'a Expr) -> Vec<Side<'a>> {
-    let one = |value| Some(vec![Compared::read(value)?]);
+    let one = |value| Some(vec![ComparedWith::read(value)?]);
     vec![(left, one(right)), (right, one(left))]
 }
 
 /// `(a, b) in ((1, 2), ..)`: each column has one of the values at its place.
 fn in_rows<'a>(columns: &'a [Expr], rows: &[Expr]) -> Vec<Vec<Side<'a>>> {
     let at = |place: usize, row: &Expr| match row {
-        Expr::Tuple(values) if values.len() == columns.len() => Compared::read(&values[place]),
+        Expr::Tuple(values) if values.len() == columns.len() => ComparedWith::read(&values[place]),
         _ => None,
     };
     let values = |place| rows.iter().map(|row| at(place, row)).collect();

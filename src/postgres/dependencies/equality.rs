@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::PgConnection;
 
-use super::catalog::{Table, tag_name};
+use super::catalog::{TrackedTable, tag_name};
 use super::conditions::{Condition, conditions};
 use super::name::Name;
-use super::value::{Family, Given, Kind};
+use super::value::{CastType, Family, ValueSource};
 
 /// Rows with one of these values in this column are all that the result depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,14 +18,14 @@ pub(crate) struct Equality {
     pub(crate) column: String,
     /// The column's.
     pub(crate) family: Family,
-    pub(crate) values: Vec<Given>,
+    pub(crate) values: Vec<ValueSource>,
 }
 
 /// Finds the rows that the result of a statement depends on, of the tables that it reads.
 pub(super) async fn narrow(
     conn: &mut PgConnection,
     sql: &str,
-    tables: &mut [Table],
+    tables: &mut [TrackedTable],
 ) -> Result<(), sqlx::Error> {
     let Some(said) = conditions(sql).filter(|said| !said.conditions.is_empty()) else {
         return Ok(());
@@ -45,7 +45,7 @@ pub(super) async fn narrow(
     Ok(())
 }
 
-impl Table {
+impl TrackedTable {
     fn take(&mut self, condition: Condition, family: Family) {
         let Condition { column, values, .. } = condition;
         let rank = |column: &String| self.columns.iter().position(|known| known == column);
@@ -105,7 +105,7 @@ async fn column(
                     and pg_catalog.pg_type_is_visible(t.oid))";
     let query = sqlx::query_as(sql).bind(condition.relation.quoted()).bind(&condition.column);
     let found: Option<(String, String, i64)> =
-        query.bind(Kind::WORDS.as_slice()).fetch_optional(conn).await?;
+        query.bind(CastType::WORDS.as_slice()).fetch_optional(conn).await?;
     let known = |(schema, table, oid): (String, String, i64)| {
         Some((tag_name(&schema, &table), Family::of(oid)?))
     };

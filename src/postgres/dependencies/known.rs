@@ -19,7 +19,7 @@ use crate::entry::{Epoch, Position};
 use crate::postgres::READ_ONLY;
 use crate::postgres::deadline::PATIENCE;
 use crate::postgres::log::identity;
-use crate::postgres::sample::At;
+use crate::postgres::sample::ServerPosition;
 
 /// How many texts are expected, and how many bytes of text are held at most.
 const TEXTS: usize = 10_000;
@@ -28,8 +28,8 @@ const BYTES: u64 = 16 << 20;
 /// Remembers the dependencies of SQL texts, for connections that share a database, a role and a
 /// search path. A text that is known costs one look-up.
 #[derive(Debug)]
-pub(crate) struct Known {
-    texts: Cache<String, Remembered, Bytes>,
+pub(crate) struct DependencyCache {
+    texts: Cache<String, RememberedText, TextBytes>,
     /// The number of the last change of the schema that is known here; what was looked up before it is not used.
     schema: AtomicU64,
     /// Until when nothing is asked, since the catalogue did not respond in time.
@@ -43,15 +43,15 @@ const REST: Duration = Duration::from_secs(1);
 /// server has [`PATIENCE`] for it.
 const OVERTAKE: Duration = PATIENCE.saturating_add(Duration::from_secs(1));
 
-/// A text, in [`Known`].
-pub(crate) enum Lookup<'a> {
-    Known(Found),
+/// A text, in [`DependencyCache`].
+pub(crate) enum DependencyLookup<'a> {
+    Known(FoundDependencies),
     /// Whoever has this finds it out, for all who wait.
-    Unknown(Unknown<'a>),
+    Unknown(UnknownStatement<'a>),
 }
 
-pub(crate) struct Unknown<'a> {
-    known: &'a Known,
+pub(crate) struct UnknownStatement<'a> {
+    known: &'a DependencyCache,
     turn: Turn<'a>,
     /// How many changes of the schema had been noticed before it was asked for.
     schema: u64,
@@ -59,34 +59,34 @@ pub(crate) struct Unknown<'a> {
 
 enum Turn<'a> {
     /// Others wait for what is found.
-    First(Guard<'a>),
+    First(LookupGuard<'a>),
     /// The first one does not run.
     Overtaking,
     /// The text is too long to be remembered.
     Alone,
 }
 
-type Guard<'a> = PlaceholderGuard<
+type LookupGuard<'a> = PlaceholderGuard<
     'a,
     String,
-    Remembered,
-    Bytes,
+    RememberedText,
+    TextBytes,
     DefaultHashBuilder,
-    DefaultLifecycle<String, Remembered>,
+    DefaultLifecycle<String, RememberedText>,
 >;
 
 /// What was found out of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct FoundDependencies {
     pub(crate) dependencies: Arc<Dependencies>,
     /// Whether the result may depend on the time of day.
     pub(crate) reads_clock: bool,
-    pub(crate) source: Source,
+    pub(crate) source: DependencySource,
 }
 
 /// Who told it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum DependencySource {
     /// The text itself: it is so under every schema.
     Text,
     /// The primary, with a position past all that was committed then.
@@ -95,7 +95,7 @@ pub(crate) enum Source {
     Standby,
 }
 
-impl Source {
+impl DependencySource {
     /// Whether what it told may be used: by one who could ask a standby only, or in this epoch.
     pub(crate) fn is_good(self, is_standby: bool, now: Epoch) -> bool {
         match self {
@@ -107,36 +107,45 @@ impl Source {
 }
 
 #[derive(Debug, Clone)]
-struct Remembered {
+struct RememberedText {
     /// How many changes of the schema had been noticed before it was asked for.
     schema: u64,
-    found: Found,
+    found: FoundDependencies,
 }
 
-impl Known {
+impl DependencyCache {
     /// Knows nothing yet.
     pub(crate) fn new() -> Self {
         Self {
-            texts: Cache::with_weighter(TEXTS, BYTES, Bytes),
+            texts: Cache::with_weighter(TEXTS, BYTES, TextBytes),
             schema: AtomicU64::new(0),
             rests: Mutex::new(None),
         }
     }
 
     /// What a text depends on, if that is known already.
-    pub(crate) fn get(&self, sql: &str) -> Option<Found> {
+    pub(crate) fn get(&self, sql: &str) -> Option<FoundDependencies> {
         self.texts.get(sql).and_then(|remembered| self.current(remembered))
     }
 
     /// What a text depends on, or the turn to find it out, which one has of all who ask at the same time. What a standby told
     /// is found out again, unless it is one that is going to be asked; so is what a primary told that is none in epoch `now`.
-    pub(crate) async fn lookup(&self, sql: &str, is_standby: bool, now: Epoch) -> Lookup<'_> {
+    pub(crate) async fn lookup(
+        &self,
+        sql: &str,
+        is_standby: bool,
+        now: Epoch,
+    ) -> DependencyLookup<'_> {
         if sql.len() > SQL_MAX {
             let schema = schema_changes();
-            return Lookup::Unknown(Unknown { known: self, turn: Turn::Alone, schema });
+            return DependencyLookup::Unknown(UnknownStatement {
+                known: self,
+                turn: Turn::Alone,
+                schema,
+            });
         }
         loop {
-            let old = |remembered: &Remembered| {
+            let old = |remembered: &RememberedText| {
                 remembered.schema < self.schema()
                     || !remembered.found.source.is_good(is_standby, now)
             };
@@ -145,13 +154,13 @@ impl Known {
             let schema = schema_changes();
             let turn = match timeout(OVERTAKE, self.texts.get_value_or_guard_async(sql)).await {
                 Ok(Ok(remembered)) => match self.current(remembered) {
-                    Some(found) => return Lookup::Known(found),
+                    Some(found) => return DependencyLookup::Known(found),
                     None => continue,
                 },
                 Ok(Err(guard)) => Turn::First(guard),
                 Err(_late) => Turn::Overtaking,
             };
-            return Lookup::Unknown(Unknown { known: self, turn, schema });
+            return DependencyLookup::Unknown(UnknownStatement { known: self, turn, schema });
         }
     }
 
@@ -165,11 +174,11 @@ impl Known {
         &self,
         conn: &mut PgConnection,
         sql: &str,
-    ) -> Result<Found, sqlx::Error> {
+    ) -> Result<FoundDependencies, sqlx::Error> {
         loop {
             match self.lookup(sql, false, Epoch::UNKNOWN).await {
-                Lookup::Known(found) => return Ok(found),
-                Lookup::Unknown(unknown) => {
+                DependencyLookup::Known(found) => return Ok(found),
+                DependencyLookup::Unknown(unknown) => {
                     if let Some(found) = unknown.find(conn, sql).await? {
                         return Ok(found);
                     }
@@ -201,7 +210,7 @@ impl Known {
         is_news
     }
 
-    fn current(&self, remembered: Remembered) -> Option<Found> {
+    fn current(&self, remembered: RememberedText) -> Option<FoundDependencies> {
         (remembered.schema >= self.schema()).then_some(remembered.found)
     }
 
@@ -210,22 +219,26 @@ impl Known {
     }
 }
 
-impl Unknown<'_> {
+impl UnknownStatement<'_> {
     /// What the text itself tells, under every schema: that it is no read which the catalogue could explain.
-    pub(crate) fn by_text(self, sql: &str) -> Result<Found, Self> {
+    pub(crate) fn by_text(self, sql: &str) -> Result<FoundDependencies, Self> {
         match analyze(sql) {
             Analysis::Read(_) => Err(self),
             Analysis::Other(unfit) => {
                 let dependencies = Arc::new(Dependencies::Unfit(unfit));
-                let found = Found { dependencies, reads_clock: false, source: Source::Text };
+                let found = FoundDependencies {
+                    dependencies,
+                    reads_clock: false,
+                    source: DependencySource::Text,
+                };
                 self.remember(sql, &found);
                 Ok(found)
             }
         }
     }
 
-    fn remember(self, sql: &str, found: &Found) -> Option<Found> {
-        let remembered = Remembered { schema: self.schema, found: found.clone() };
+    fn remember(self, sql: &str, found: &FoundDependencies) -> Option<FoundDependencies> {
+        let remembered = RememberedText { schema: self.schema, found: found.clone() };
         let found = self.known.current(remembered.clone());
         match self.turn {
             // Refused when everything was forgotten meanwhile, or it was overtaken, which is as well.
@@ -241,18 +254,22 @@ impl Unknown<'_> {
         self,
         conn: &mut PgConnection,
         sql: &str,
-    ) -> Result<Option<Found>, sqlx::Error> {
+    ) -> Result<Option<FoundDependencies>, sqlx::Error> {
         let found = find(conn, sql).await?;
         Ok(self.remember(sql, &found))
     }
 }
 
-async fn find(conn: &mut PgConnection, sql: &str) -> Result<Found, sqlx::Error> {
+async fn find(conn: &mut PgConnection, sql: &str) -> Result<FoundDependencies, sqlx::Error> {
     let references = match analyze(sql) {
         Analysis::Read(references) => references,
         Analysis::Other(unfit) => {
             let dependencies = Arc::new(Dependencies::Unfit(unfit));
-            return Ok(Found { dependencies, reads_clock: false, source: Source::Text });
+            return Ok(FoundDependencies {
+                dependencies,
+                reads_clock: false,
+                source: DependencySource::Text,
+            });
         }
     };
     // Of one server, though its name stand for several.
@@ -263,19 +280,19 @@ async fn find(conn: &mut PgConnection, sql: &str) -> Result<Found, sqlx::Error> 
     }
     let identity = identity(&mut *transaction).await?;
     transaction.commit().await?;
-    let source = match (At::of(&identity), identity.position) {
-        (Some(at), Some(position)) if !at.standby => Source::Primary(at.epoch, position),
-        _ => Source::Standby,
+    let source = match (ServerPosition::of(&identity), identity.position) {
+        (Some(at), Some(position)) if !at.standby => DependencySource::Primary(at.epoch, position),
+        _ => DependencySource::Standby,
     };
     let reads_clock = reads_clock || mentions_clock(sql);
-    Ok(Found { dependencies: Arc::new(found), reads_clock, source })
+    Ok(FoundDependencies { dependencies: Arc::new(found), reads_clock, source })
 }
 
 #[derive(Debug, Clone)]
-struct Bytes;
+struct TextBytes;
 
-impl Weighter<String, Remembered> for Bytes {
-    fn weight(&self, sql: &String, _remembered: &Remembered) -> u64 {
+impl Weighter<String, RememberedText> for TextBytes {
+    fn weight(&self, sql: &String, _remembered: &RememberedText) -> u64 {
         sql.len() as u64 + 128
     }
 }
@@ -286,18 +303,19 @@ mod tests {
     use sqlx::Connection;
 
     use super::*;
-    use crate::postgres::dependencies::Unfit;
+    use crate::postgres::dependencies::Unanalyzable;
     use tidegate_testing::Postgres;
 
     #[tokio::test]
     async fn what_was_found_before_a_change_is_not_used_though_it_was_kept_after() {
         let postgres = Postgres::start().await.expect("Postgres");
         let mut conn = PgConnection::connect(&postgres.url()).await.expect("connection");
-        let known = Known::new();
-        let dependencies = Arc::new(Dependencies::Unfit(Unfit::Locking));
+        let known = DependencyCache::new();
+        let dependencies = Arc::new(Dependencies::Unfit(Unanalyzable::Locking));
         known.forget_before(crate::cache::Fences::new(0).change_schema());
-        let found = Found { dependencies, reads_clock: false, source: Source::Text };
-        known.texts.insert("select 1".to_owned(), Remembered { schema: 0, found });
+        let found =
+            FoundDependencies { dependencies, reads_clock: false, source: DependencySource::Text };
+        known.texts.insert("select 1".to_owned(), RememberedText { schema: 0, found });
         assert_eq!(known.get("select 1"), None);
         let learnt = known.learn(&mut conn, "select 1").await.expect("answer");
         assert_eq!(*learnt.dependencies, Dependencies::Tables(Vec::new()));
@@ -306,31 +324,32 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lookup_whose_task_does_not_run_is_overtaken() {
-        let (known, sql) = (Known::new(), "select v from t");
+        let (known, sql) = (DependencyCache::new(), "select v from t");
         let unknown = async || match known.lookup(sql, false, Epoch::UNKNOWN).await {
-            Lookup::Unknown(unknown) => unknown,
-            Lookup::Known(found) => panic!("nobody found {found:?}"),
+            DependencyLookup::Unknown(unknown) => unknown,
+            DependencyLookup::Known(found) => panic!("nobody found {found:?}"),
         };
         let found = |unfit| {
             let dependencies = Arc::new(Dependencies::Unfit(unfit));
-            Found { dependencies, reads_clock: false, source: Source::Text }
+            FoundDependencies { dependencies, reads_clock: false, source: DependencySource::Text }
         };
         let (late, next) = (unknown().await, unknown().await);
-        next.remember(sql, &found(Unfit::Locking));
-        assert_eq!(known.get(sql), Some(found(Unfit::Locking)));
-        late.remember(sql, &found(Unfit::TooLarge));
-        assert_eq!(known.get(sql), Some(found(Unfit::Locking)), "its result is older");
+        next.remember(sql, &found(Unanalyzable::Locking));
+        assert_eq!(known.get(sql), Some(found(Unanalyzable::Locking)));
+        late.remember(sql, &found(Unanalyzable::TooLarge));
+        assert_eq!(known.get(sql), Some(found(Unanalyzable::Locking)), "its result is older");
     }
 
     #[tokio::test]
     async fn what_a_primary_told_that_is_none_any_more_is_asked_for_again() {
-        let known = Known::new();
-        let of_old = Source::Primary(Epoch::new(1), Position::new(5));
+        let known = DependencyCache::new();
+        let of_old = DependencySource::Primary(Epoch::new(1), Position::new(5));
         let dependencies = Arc::new(Dependencies::Tables(Vec::new()));
-        let found = Found { dependencies, reads_clock: false, source: of_old };
-        known.texts.insert("select 1".to_owned(), Remembered { schema: 0, found });
-        let is_known =
-            async |now| matches!(known.lookup("select 1", false, now).await, Lookup::Known(_));
+        let found = FoundDependencies { dependencies, reads_clock: false, source: of_old };
+        known.texts.insert("select 1".to_owned(), RememberedText { schema: 0, found });
+        let is_known = async |now| {
+            matches!(known.lookup("select 1", false, now).await, DependencyLookup::Known(_))
+        };
         assert!(is_known(Epoch::UNKNOWN).await);
         assert!(is_known(Epoch::new(1)).await);
         assert!(!is_known(Epoch::new(2)).await);

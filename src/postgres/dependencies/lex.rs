@@ -6,11 +6,11 @@
 //! compared. What has changed meaning between versions of Postgres is refused.
 
 use super::name::{NAME_MAX, fold};
-use super::unfit::Unfit;
+use super::unfit::Unanalyzable;
 
 /// A word, a mark, or a run of operator characters; comments and blanks are dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Token {
+pub(super) enum SqlToken {
     /// A name or a keyword, folded.
     Word { text: String, quoted: bool },
     /// A string of any kind.
@@ -25,7 +25,7 @@ pub(super) enum Token {
     Operator(String),
 }
 
-impl Token {
+impl SqlToken {
     /// The word, if it is an unquoted one.
     pub(super) fn keyword(&self) -> Option<&str> {
         match self {
@@ -36,13 +36,13 @@ impl Token {
 }
 
 /// Reads the whole text.
-pub(super) fn lex(sql: &str) -> Result<Vec<Token>, Unfit> {
+pub(super) fn lex(sql: &str) -> Result<Vec<SqlToken>, Unanalyzable> {
     let mut scanner = Scanner { rest: sql };
     let mut tokens = Vec::new();
     while let Some(token) = scanner.next()? {
         // Two strings in a row are one to Postgres, with the escapes of the first.
-        if token == Token::Text && tokens.last() == Some(&Token::Text) {
-            return Err(Unfit::not_understood("a string continued on another line"));
+        if token == SqlToken::Text && tokens.last() == Some(&SqlToken::Text) {
+            return Err(Unanalyzable::not_understood("a string continued on another line"));
         }
         tokens.push(token);
     }
@@ -54,7 +54,7 @@ struct Scanner<'a> {
 }
 
 impl Scanner<'_> {
-    fn next(&mut self) -> Result<Option<Token>, Unfit> {
+    fn next(&mut self) -> Result<Option<SqlToken>, Unanalyzable> {
         self.skip_blanks()?;
         let Some(first) = self.rest.chars().next() else { return Ok(None) };
         match first {
@@ -63,18 +63,18 @@ impl Scanner<'_> {
             '$' => self.dollar(),
             '0'..='9' => self.number(),
             '.' if self.rest[1..].starts_with(|c: char| c.is_ascii_digit()) => self.number(),
-            ':' if self.rest.starts_with("::") => Ok(self.take(2, |_| Token::Cast)),
+            ':' if self.rest.starts_with("::") => Ok(self.take(2, |_| SqlToken::Cast)),
             '(' | ')' | '[' | ']' | ',' | ';' | '.' | ':' => {
-                Ok(self.take(1, |_| Token::Mark(first)))
+                Ok(self.take(1, |_| SqlToken::Mark(first)))
             }
             c if is_operator(c) => Ok(self.operator()),
             c if starts_word(c) => self.word(),
-            _ => Err(Unfit::not_understood("an unknown character")),
+            _ => Err(Unanalyzable::not_understood("an unknown character")),
         }
         .map(Some)
     }
 
-    fn skip_blanks(&mut self) -> Result<(), Unfit> {
+    fn skip_blanks(&mut self) -> Result<(), Unanalyzable> {
         loop {
             self.rest = self.rest.trim_start_matches([' ', '\t', '\n', '\r', '\x0c']);
             if self.rest.starts_with("--") {
@@ -88,7 +88,7 @@ impl Scanner<'_> {
         }
     }
 
-    fn block_comment(&mut self) -> Result<(), Unfit> {
+    fn block_comment(&mut self) -> Result<(), Unanalyzable> {
         let mut depth = 0_usize;
         loop {
             if self.rest.starts_with("/*") {
@@ -99,7 +99,7 @@ impl Scanner<'_> {
                 self.rest = &self.rest[2..];
             } else {
                 let mut chars = self.rest.chars();
-                chars.next().ok_or_else(|| Unfit::not_understood("an open comment"))?;
+                chars.next().ok_or_else(|| Unanalyzable::not_understood("an open comment"))?;
                 self.rest = chars.as_str();
             }
             if depth == 0 {
@@ -108,7 +108,7 @@ impl Scanner<'_> {
         }
     }
 
-    fn word(&mut self) -> Result<Token, Unfit> {
+    fn word(&mut self) -> Result<SqlToken, Unanalyzable> {
         let end = self.rest.find(|c| !continues_word(c)).unwrap_or(self.rest.len());
         let (word, after) = (&self.rest[..end], &self.rest[end..]);
         if after.starts_with('\'') && end == 1 {
@@ -119,47 +119,47 @@ impl Scanner<'_> {
             }
         }
         if matches!(word, "u" | "U") && (after.starts_with("&'") || after.starts_with("&\"")) {
-            return Err(Unfit::not_understood("a U& literal"));
+            return Err(Unanalyzable::not_understood("a U& literal"));
         }
         let token = word_of(fold(word, false), false)?;
         self.rest = after;
         Ok(token)
     }
 
-    fn quoted_word(&mut self) -> Result<Token, Unfit> {
+    fn quoted_word(&mut self) -> Result<SqlToken, Unanalyzable> {
         let length = closing(&self.rest[1..], '"', false)?;
         let word = self.rest[1..=length].replace("\"\"", "\"");
         self.rest = &self.rest[length + 2..];
         word_of(word, true)
     }
 
-    fn string(&mut self, opening: usize, escapes: bool) -> Result<Token, Unfit> {
+    fn string(&mut self, opening: usize, escapes: bool) -> Result<SqlToken, Unanalyzable> {
         let length = closing(&self.rest[opening..], '\'', escapes)?;
         self.rest = &self.rest[opening + length + 1..];
-        Ok(Token::Text)
+        Ok(SqlToken::Text)
     }
 
-    fn dollar(&mut self) -> Result<Token, Unfit> {
+    fn dollar(&mut self) -> Result<SqlToken, Unanalyzable> {
         let after = &self.rest[1..];
         if after.starts_with(|c: char| c.is_ascii_digit()) {
             let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
             return self.value(1 + digits);
         }
-        let tag = after.find('$').ok_or_else(|| Unfit::not_understood("a lone $"))?;
+        let tag = after.find('$').ok_or_else(|| Unanalyzable::not_understood("a lone $"))?;
         let inner = &after[..tag];
         if !(inner.is_empty() || inner.starts_with(starts_word))
             || !inner.chars().all(continues_word)
         {
-            return Err(Unfit::not_understood("a lone $"));
+            return Err(Unanalyzable::not_understood("a lone $"));
         }
         let quote = &self.rest[..tag + 2];
         let body = &self.rest[quote.len()..];
-        let end = body.find(quote).ok_or_else(|| Unfit::not_understood("an open string"))?;
+        let end = body.find(quote).ok_or_else(|| Unanalyzable::not_understood("an open string"))?;
         self.rest = &body[end + quote.len()..];
-        Ok(Token::Text)
+        Ok(SqlToken::Text)
     }
 
-    fn number(&mut self) -> Result<Token, Unfit> {
+    fn number(&mut self) -> Result<SqlToken, Unanalyzable> {
         let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
         let mut length = digits(self.rest);
         if self.rest[length..].starts_with('.') {
@@ -174,38 +174,38 @@ impl Scanner<'_> {
 
     /// A number or parameter of so many bytes. Letters that touch it are a new word to some
     /// versions and an error to others.
-    fn value(&mut self, length: usize) -> Result<Token, Unfit> {
+    fn value(&mut self, length: usize) -> Result<SqlToken, Unanalyzable> {
         self.rest = &self.rest[length..];
         if self.rest.starts_with(continues_word) {
-            return Err(Unfit::not_understood("letters that touch a number"));
+            return Err(Unanalyzable::not_understood("letters that touch a number"));
         }
-        Ok(Token::Value)
+        Ok(SqlToken::Value)
     }
 
     /// As many operator characters as there are before the next comment.
-    fn operator(&mut self) -> Token {
+    fn operator(&mut self) -> SqlToken {
         let run = self.rest.find(|c| !is_operator(c)).unwrap_or(self.rest.len());
         let comment = |mark| self.rest[..run].find(mark).unwrap_or(run);
         let end = comment("--").min(comment("/*"));
-        self.take(end, |text| Token::Operator(text.to_owned()))
+        self.take(end, |text| SqlToken::Operator(text.to_owned()))
     }
 
-    fn take(&mut self, length: usize, token: impl FnOnce(&str) -> Token) -> Token {
+    fn take(&mut self, length: usize, token: impl FnOnce(&str) -> SqlToken) -> SqlToken {
         let (text, rest) = self.rest.split_at(length);
         self.rest = rest;
         token(text)
     }
 }
 
-fn word_of(text: String, quoted: bool) -> Result<Token, Unfit> {
+fn word_of(text: String, quoted: bool) -> Result<SqlToken, Unanalyzable> {
     if text.is_empty() || text.len() > NAME_MAX {
-        return Err(Unfit::not_understood("a name of no length or of more than 63 bytes"));
+        return Err(Unanalyzable::not_understood("a name of no length or of more than 63 bytes"));
     }
-    Ok(Token::Word { text, quoted })
+    Ok(SqlToken::Word { text, quoted })
 }
 
 /// How many bytes there are before the quote that closes.
-fn closing(text: &str, quote: char, escapes: bool) -> Result<usize, Unfit> {
+fn closing(text: &str, quote: char, escapes: bool) -> Result<usize, Unanalyzable> {
     let mut chars = text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
         if escapes && c == '\\' {
@@ -214,7 +214,7 @@ fn closing(text: &str, quote: char, escapes: bool) -> Result<usize, Unfit> {
             return Ok(at);
         }
     }
-    Err(Unfit::not_understood("an open string"))
+    Err(Unanalyzable::not_understood("an open string"))
 }
 
 fn is_operator(c: char) -> bool {

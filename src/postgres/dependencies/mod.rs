@@ -24,30 +24,32 @@ mod walk;
 
 #[cfg(test)]
 use catalog::resolve;
-pub(crate) use catalog::{Dependencies, Table, tag_name};
+pub(crate) use catalog::{Dependencies, TrackedTable, tag_name};
 pub(crate) use clock::value_mentions_clock;
 pub(crate) use equality::Equality;
-pub(crate) use known::{Found, Known, Lookup, Source, Unknown};
+pub(crate) use known::{
+    DependencyCache, DependencyLookup, DependencySource, FoundDependencies, UnknownStatement,
+};
 use name::Name;
 use parse::References;
 #[cfg(test)]
 use parse::{Analysis, analyze};
-pub(crate) use unfit::Unfit;
+pub(crate) use unfit::Unanalyzable;
 #[cfg(test)]
 use value::Family;
-pub(crate) use value::{Given, Kind};
+pub(crate) use value::{CastType, ValueSource};
 
 /// The words of a text, folded and without those in quotes; `None` if it holds several statements, or can't be read.
 pub(crate) fn words_of_one(sql: &str) -> Option<Vec<String>> {
     let mut tokens = lex::lex(sql).ok()?;
-    let end = lex::Token::Mark(';');
+    let end = lex::SqlToken::Mark(';');
     while tokens.last() == Some(&end) {
         tokens.pop();
     }
     if tokens.contains(&end) {
         return None;
     }
-    Some(tokens.iter().filter_map(lex::Token::keyword).map(str::to_owned).collect())
+    Some(tokens.iter().filter_map(lex::SqlToken::keyword).map(str::to_owned).collect())
 }
 
 /// Whether a text is a read that is understood.

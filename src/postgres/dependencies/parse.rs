@@ -12,9 +12,9 @@ use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Token as Parsed, Tokenizer, Word};
 
 use super::check::check;
-use super::lex::{Token, lex};
+use super::lex::{SqlToken, lex};
 use super::name::{Name, fold};
-use super::unfit::Unfit;
+use super::unfit::Unanalyzable;
 use super::walk::walk;
 
 /// Longer statements are not read.
@@ -29,7 +29,7 @@ pub(crate) enum Analysis {
     /// A query that does nothing but read, as far as its text tells.
     Read(References),
     /// Not a plain read: it writes, locks, or is not understood.
-    Other(Unfit),
+    Other(Unanalyzable),
 }
 
 /// The names in a query that the catalogue must explain.
@@ -63,16 +63,16 @@ pub(crate) fn analyze(sql: &str) -> Analysis {
     }
 }
 
-fn references(sql: &str) -> Result<References, Unfit> {
+fn references(sql: &str) -> Result<References, Unanalyzable> {
     let tokens = tokens(sql)?;
     let statement = parse(sql, &tokens)?;
-    let Statement::Query(query) = &statement else { return Err(Unfit::NotARead) };
+    let Statement::Query(query) = &statement else { return Err(Unanalyzable::NotARead) };
     let found = walk(query)?;
     check(&tokens, &found)?;
     let mut references = found.references;
     references.attributes = attributes(&tokens, |_| true);
     references.attributes_of_values = attributes(&tokens, |before| match before {
-        Some(Token::Word { text, .. }) => found.function_items.contains(text),
+        Some(SqlToken::Word { text, .. }) => found.function_items.contains(text),
         _ => true,
     });
     let calls = references.attributes_of_values.iter();
@@ -83,67 +83,70 @@ fn references(sql: &str) -> Result<References, Unfit> {
 }
 
 /// The tree of one statement.
-pub(super) fn statement(sql: &str) -> Result<Statement, Unfit> {
+pub(super) fn statement(sql: &str) -> Result<Statement, Unanalyzable> {
     parse(sql, &tokens(sql)?)
 }
 
-fn tokens(sql: &str) -> Result<Vec<Token>, Unfit> {
+fn tokens(sql: &str) -> Result<Vec<SqlToken>, Unanalyzable> {
     if sql.len() > SQL_MAX {
-        return Err(Unfit::TooLarge);
+        return Err(Unanalyzable::TooLarge);
     }
     let tokens = lex(sql)?;
     if tokens.len() > TOKENS_MAX {
-        return Err(Unfit::TooLarge);
+        return Err(Unanalyzable::TooLarge);
     }
     Ok(tokens)
 }
 
-fn parse(sql: &str, tokens: &[Token]) -> Result<Statement, Unfit> {
+fn parse(sql: &str, tokens: &[SqlToken]) -> Result<Statement, Unanalyzable> {
     let dialect = PostgreSqlDialect {};
     let parsed = Tokenizer::new(&dialect, sql)
         .tokenize()
-        .map_err(|error| Unfit::not_understood(error.to_string()))?;
+        .map_err(|error| Unanalyzable::not_understood(error.to_string()))?;
     let parsed: Vec<_> =
         parsed.into_iter().filter(|token| !matches!(token, Parsed::Whitespace(_))).collect();
     if !same_reading(&parsed, tokens) {
-        return Err(Unfit::not_understood("two readings of its words disagree"));
+        return Err(Unanalyzable::not_understood("two readings of its words disagree"));
     }
     let mut statements = Parser::new(&dialect)
         .with_tokens(rewrite(parsed))
         .parse_statements()
-        .map_err(|error| Unfit::not_understood(error.to_string()))?;
+        .map_err(|error| Unanalyzable::not_understood(error.to_string()))?;
     match (statements.pop(), statements.is_empty()) {
         (Some(statement), true) => Ok(statement),
-        (Some(_), false) => Err(Unfit::SeveralStatements),
-        (None, _) => Err(Unfit::NotARead),
+        (Some(_), false) => Err(Unanalyzable::SeveralStatements),
+        (None, _) => Err(Unanalyzable::NotARead),
     }
 }
 
 /// Whether both scanners saw the same names, strings, brackets and commas in the same order.
-fn same_reading(parsed: &[Parsed], tokens: &[Token]) -> bool {
-    let structural = |token: &&Token| {
-        matches!(token, Token::Word { .. } | Token::Text | Token::Mark('(' | ')' | ',' | ';'))
+fn same_reading(parsed: &[Parsed], tokens: &[SqlToken]) -> bool {
+    let structural = |token: &&SqlToken| {
+        matches!(
+            token,
+            SqlToken::Word { .. } | SqlToken::Text | SqlToken::Mark('(' | ')' | ',' | ';')
+        )
     };
     parsed.iter().filter_map(as_token).eq(tokens.iter().filter(structural).cloned())
 }
 
 /// The parser's token as ours, if it is one that gives a statement its structure.
-fn as_token(token: &Parsed) -> Option<Token> {
+fn as_token(token: &Parsed) -> Option<SqlToken> {
     match token {
         Parsed::Word(Word { value, quote_style, .. }) => {
             let quoted = quote_style.is_some();
-            Some(Token::Word { text: fold(value, quoted), quoted })
+            Some(SqlToken::Word { text: fold(value, quoted), quoted })
         }
         Parsed::SingleQuotedString(_)
         | Parsed::EscapedStringLiteral(_)
         | Parsed::NationalStringLiteral(_)
         | Parsed::HexStringLiteral(_)
         | Parsed::SingleQuotedByteStringLiteral(_)
-        | Parsed::DollarQuotedString(_) => Some(Token::Text),
-        Parsed::LParen => Some(Token::Mark('(')),
-        Parsed::RParen => Some(Token::Mark(')')),
-        Parsed::Comma => Some(Token::Mark(',')),
-        Parsed::SemiColon => Some(Token::Mark(';')),
+        | Parsed::DollarQuotedString(_) => Some(SqlToken::Text),
+        Parsed::LParen => Some(SqlToken::Mark('(')),
+        Parsed::RParen => Some(SqlToken::Mark(')')),
+        Parsed::Comma => Some(SqlToken::Mark(',')),
+        Parsed::SemiColon => Some(SqlToken::Mark(';')),
         _ => None,
     }
 }
@@ -183,10 +186,13 @@ fn is_word(token: Option<&Parsed>, among: &[&str]) -> bool {
 }
 
 /// The names after a dot, of those that follow what is asked for.
-fn attributes(tokens: &[Token], follows: impl Fn(Option<&Token>) -> bool) -> BTreeSet<String> {
-    let dots = (0..tokens.len()).filter(|&at| tokens[at] == Token::Mark('.'));
+fn attributes(
+    tokens: &[SqlToken],
+    follows: impl Fn(Option<&SqlToken>) -> bool,
+) -> BTreeSet<String> {
+    let dots = (0..tokens.len()).filter(|&at| tokens[at] == SqlToken::Mark('.'));
     let name = |at: usize| match tokens.get(at + 1) {
-        Some(Token::Word { text, .. }) => Some(text.clone()),
+        Some(SqlToken::Word { text, .. }) => Some(text.clone()),
         _ => None,
     };
     dots.filter(|at| follows(at.checked_sub(1).map(|before| &tokens[before])))
@@ -194,18 +200,18 @@ fn attributes(tokens: &[Token], follows: impl Fn(Option<&Token>) -> bool) -> BTr
         .collect()
 }
 
-fn words(tokens: &[Token]) -> BTreeSet<String> {
-    let word = |token: &Token| match token {
-        Token::Word { text, .. } => Some(text.clone()),
+fn words(tokens: &[SqlToken]) -> BTreeSet<String> {
+    let word = |token: &SqlToken| match token {
+        SqlToken::Word { text, .. } => Some(text.clone()),
         _ => None,
     };
     tokens.iter().filter_map(word).collect()
 }
 
 /// The runs of operator characters.
-pub(super) fn operators(tokens: &[Token]) -> BTreeSet<String> {
-    let operator = |token: &Token| match token {
-        Token::Operator(run) => Some(run.clone()),
+pub(super) fn operators(tokens: &[SqlToken]) -> BTreeSet<String> {
+    let operator = |token: &SqlToken| match token {
+        SqlToken::Operator(run) => Some(run.clone()),
         _ => None,
     };
     tokens.iter().filter_map(operator).collect()

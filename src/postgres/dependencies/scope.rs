@@ -10,20 +10,20 @@ use super::name::fold;
 /// The queries around the present place, outermost first. A name that one of them defines hides
 /// a table of the same name, from the place of its definition on.
 #[derive(Debug, Default)]
-pub(super) struct Scopes(Vec<Scope>);
+pub(super) struct QueryScopes(Vec<QueryScope>);
 
 #[derive(Debug, Default)]
-struct Scope {
+struct QueryScope {
     visible: BTreeSet<String>,
     /// CTEs that are not visible until their own query has ended.
     coming: Vec<(*const Query, String)>,
 }
 
-impl Scopes {
+impl QueryScopes {
     /// Goes into a query. With RECURSIVE all its CTEs see each other; without, only later ones
     /// see earlier ones.
     pub(super) fn enter(&mut self, query: &Query) {
-        let mut scope = Scope::default();
+        let mut scope = QueryScope::default();
         for (with, cte) in
             query.with.iter().flat_map(|with| with.cte_tables.iter().map(move |cte| (with, cte)))
         {

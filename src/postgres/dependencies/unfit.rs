@@ -4,7 +4,7 @@ use thiserror::Error;
 
 /// Why the answer to a query can't be kept. Each says what would mend it, where something would.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(crate) enum Unfit {
+pub(crate) enum Unanalyzable {
     /// It writes, or is no query at all.
     #[error("the statement is not a plain read")]
     NotARead,
@@ -102,7 +102,7 @@ pub(crate) enum Unfit {
     SystemLater(String),
 }
 
-impl Unfit {
+impl Unanalyzable {
     /// One word for a header or a label.
     pub(crate) fn token(&self) -> &'static str {
         match self {

@@ -17,7 +17,7 @@ pub(crate) enum Family {
 
 /// A type that a cast may name, without a length, which would cut values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum CastType {
     Int2,
     Int4,
     Int8,
@@ -28,10 +28,10 @@ pub(crate) enum Kind {
 
 /// What a column is compared with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Compared {
+pub(super) struct ComparedWith {
     value: Spelled,
     /// Innermost first.
-    casts: Vec<Kind>,
+    casts: Vec<CastType>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ enum Spelled {
 
 /// Where the value's text comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Given {
+pub(crate) enum ValueSource {
     /// It is this.
     Literal(String),
     /// It is what a parameter is bound to.
@@ -57,7 +57,7 @@ pub(crate) enum Given {
 pub(crate) struct Parameter {
     /// From 1 on.
     pub(crate) number: u16,
-    casts: Vec<Kind>,
+    casts: Vec<CastType>,
     /// It is an array, and each of its elements is meant; the casts are of elements.
     pub(crate) is_array: bool,
 }
@@ -75,7 +75,7 @@ impl Family {
 
     /// A value's text after a cast from this family to a type, or to an error of the statement's. `None` if Postgres
     /// may write the value in another way.
-    fn cast(self, text: String, kind: Kind) -> Option<String> {
+    fn cast(self, text: String, kind: CastType) -> Option<String> {
         match (self, kind.family()) {
             (from, to) if from == to => Some(text),
             (Self::Text, to) => to.written(&text),
@@ -95,7 +95,7 @@ impl Family {
     }
 }
 
-impl Kind {
+impl CastType {
     /// The words of the types, some of which a search path could lead elsewhere.
     pub(super) const WORDS: [&str; 6] = ["int2", "int4", "int8", "text", "varchar", "uuid"];
 
@@ -122,7 +122,7 @@ impl Kind {
     }
 }
 
-impl Compared {
+impl ComparedWith {
     /// A literal, a parameter, or one of these as another type.
     pub(super) fn read(expr: &Expr) -> Option<Self> {
         let plain = |value| Some(Self { value, casts: Vec::new() });
@@ -136,7 +136,7 @@ impl Compared {
                 ..
             } => {
                 let mut compared = Self::read(expr)?;
-                compared.casts.push(Kind::named(data_type)?);
+                compared.casts.push(CastType::named(data_type)?);
                 Some(compared)
             }
             Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match literal(expr)? {
@@ -159,7 +159,7 @@ impl Compared {
                 ..
             } => {
                 let mut compared = Self::read_array(expr)?;
-                compared.casts.push(Kind::named(element)?);
+                compared.casts.push(CastType::named(element)?);
                 Some(compared)
             }
             _ => match literal(expr)? {
@@ -173,19 +173,23 @@ impl Compared {
 
     /// Where the text comes from by which a column of a family is compared; `None` if it is compared as another
     /// type, or the text could differ from what Postgres writes.
-    pub(super) fn given(&self, column: Family) -> Option<Given> {
-        let is_column = |kind: &Kind| kind.family() == column;
+    pub(super) fn given(&self, column: Family) -> Option<ValueSource> {
+        let is_column = |kind: &CastType| kind.family() == column;
         match &self.value {
             Spelled::Parameter(number) | Spelled::Array(number) => {
                 let is_array = matches!(self.value, Spelled::Array(_));
                 let (number, casts) = (*number, self.casts.clone());
                 let is_comparable = casts.last().is_none_or(is_column);
-                is_comparable.then_some(Given::Parameter(Parameter { number, casts, is_array }))
+                is_comparable.then_some(ValueSource::Parameter(Parameter {
+                    number,
+                    casts,
+                    is_array,
+                }))
             }
             Spelled::Number(_) if column != Family::Integer => None,
             Spelled::String(text) | Spelled::Number(text) => {
                 let is_comparable = self.casts.iter().all(is_column);
-                column.written(text).filter(|_| is_comparable).map(Given::Literal)
+                column.written(text).filter(|_| is_comparable).map(ValueSource::Literal)
             }
         }
     }
@@ -194,8 +198,8 @@ impl Compared {
 impl Parameter {
     /// The text, as a trigger would write it, of a value that the parameter is bound to; `None` if it is compared in
     /// another way than the column's family, or may be written in another way.
-    pub(crate) fn text(&self, kind: Kind, text: String, column: Family) -> Option<String> {
-        let cast = |(family, text): (Family, String), to: &Kind| {
+    pub(crate) fn text(&self, kind: CastType, text: String, column: Family) -> Option<String> {
+        let cast = |(family, text): (Family, String), to: &CastType| {
             Some((to.family(), family.cast(text, *to)?))
         };
         let (family, text) = self.casts.iter().try_fold((kind.family(), text), cast)?;
@@ -281,18 +285,18 @@ mod tests {
 
     #[test]
     fn a_bound_value_is_read_as_the_type_that_it_is_cast_to() {
-        let bound = |casts: &[Kind], kind, text: &str, column| {
+        let bound = |casts: &[CastType], kind, text: &str, column| {
             let parameter = Parameter { number: 1, casts: casts.to_vec(), is_array: false };
             parameter.text(kind, text.to_owned(), column)
         };
         let (integer, text) = (Family::Integer, Family::Text);
-        assert_eq!(bound(&[], Kind::Int8, "7", integer).as_deref(), Some("7"));
-        assert_eq!(bound(&[Kind::Int4], Kind::Int8, "7", integer).as_deref(), Some("7"));
-        assert_eq!(bound(&[Kind::Int4], Kind::Text, "7", integer).as_deref(), Some("7"));
-        assert_eq!(bound(&[Kind::Int4], Kind::Text, "07", integer), None);
-        assert_eq!(bound(&[Kind::Text], Kind::Int4, "7", text).as_deref(), Some("7"));
-        assert_eq!(bound(&[Kind::Uuid], Kind::Int4, "7", Family::Uuid), None);
-        assert_eq!(bound(&[], Kind::Int4, "7", text), None);
+        assert_eq!(bound(&[], CastType::Int8, "7", integer).as_deref(), Some("7"));
+        assert_eq!(bound(&[CastType::Int4], CastType::Int8, "7", integer).as_deref(), Some("7"));
+        assert_eq!(bound(&[CastType::Int4], CastType::Text, "7", integer).as_deref(), Some("7"));
+        assert_eq!(bound(&[CastType::Int4], CastType::Text, "07", integer), None);
+        assert_eq!(bound(&[CastType::Text], CastType::Int4, "7", text).as_deref(), Some("7"));
+        assert_eq!(bound(&[CastType::Uuid], CastType::Int4, "7", Family::Uuid), None);
+        assert_eq!(bound(&[], CastType::Int4, "7", text), None);
     }
 
     #[test]

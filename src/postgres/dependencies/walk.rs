@@ -14,12 +14,12 @@ use sqlparser::ast::{
 
 use super::name::{Name, fold};
 use super::parse::References;
-use super::scope::Scopes;
-use super::unfit::Unfit;
+use super::scope::QueryScopes;
+use super::unfit::Unanalyzable;
 
 /// What the tree shows.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct WalkResult {
     pub(super) references: References,
     /// Names of CTEs and aliases with columns, which may stand before a parenthesis.
     pub(super) labels: BTreeSet<String>,
@@ -30,14 +30,14 @@ pub(super) struct Found {
 }
 
 /// Walks a query and everything in it.
-pub(super) fn walk(query: &Query) -> Result<Found, Unfit> {
+pub(super) fn walk(query: &Query) -> Result<WalkResult, Unanalyzable> {
     let mut walker = Walker::default();
     match query.visit(&mut walker) {
         ControlFlow::Break(unfit) => Err(unfit),
         // Every relation is met twice, as a node that we know and as a bare name. Were there a
         // node that we don't know, the numbers would differ.
         ControlFlow::Continue(()) if walker.nodes != walker.names => {
-            Err(Unfit::not_understood("a relation in an unknown place"))
+            Err(Unanalyzable::not_understood("a relation in an unknown place"))
         }
         ControlFlow::Continue(()) => Ok(walker.found),
     }
@@ -45,8 +45,8 @@ pub(super) fn walk(query: &Query) -> Result<Found, Unfit> {
 
 #[derive(Default)]
 struct Walker {
-    found: Found,
-    scopes: Scopes,
+    found: WalkResult,
+    scopes: QueryScopes,
     nodes: usize,
     names: usize,
 }
@@ -65,14 +65,14 @@ const GRAMMAR: &[&str] = &[
     "xmlforest",
 ];
 
-type Step = ControlFlow<Unfit>;
+type WalkStep = ControlFlow<Unanalyzable>;
 
 impl Visitor for Walker {
-    type Break = Unfit;
+    type Break = Unanalyzable;
 
-    fn pre_visit_query(&mut self, query: &Query) -> Step {
+    fn pre_visit_query(&mut self, query: &Query) -> WalkStep {
         if !query.locks.is_empty() {
-            return Step::Break(Unfit::Locking);
+            return WalkStep::Break(Unanalyzable::Locking);
         }
         let foreign = query.for_clause.is_some()
             || query.settings.is_some()
@@ -87,34 +87,34 @@ impl Visitor for Walker {
         bodies(&query.body)
     }
 
-    fn post_visit_query(&mut self, query: &Query) -> Step {
+    fn post_visit_query(&mut self, query: &Query) -> WalkStep {
         self.scopes.leave(query);
-        Step::Continue(())
+        WalkStep::Continue(())
     }
 
-    fn pre_visit_select(&mut self, select: &Select) -> Step {
+    fn pre_visit_select(&mut self, select: &Select) -> WalkStep {
         if select.into.is_some() {
-            return Step::Break(Unfit::NotARead);
+            return WalkStep::Break(Unanalyzable::NotARead);
         }
         expect(is_postgres(select), "a clause of another dialect")
     }
 
-    fn pre_visit_statement(&mut self, _statement: &Statement) -> Step {
-        Step::Break(Unfit::NotARead)
+    fn pre_visit_statement(&mut self, _statement: &Statement) -> WalkStep {
+        WalkStep::Break(Unanalyzable::NotARead)
     }
 
-    fn pre_visit_relation(&mut self, _name: &ObjectName) -> Step {
+    fn pre_visit_relation(&mut self, _name: &ObjectName) -> WalkStep {
         self.names += 1;
-        Step::Continue(())
+        WalkStep::Continue(())
     }
 
-    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> Step {
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> WalkStep {
         match factor {
             TableFactor::Table { .. } => self.table(factor),
-            TableFactor::Derived { sample: Some(_), .. } => Step::Break(Unfit::Sampled),
+            TableFactor::Derived { sample: Some(_), .. } => WalkStep::Break(Unanalyzable::Sampled),
             TableFactor::Derived { alias, .. } | TableFactor::NestedJoin { alias, .. } => {
                 self.label(alias.as_ref());
-                Step::Continue(())
+                WalkStep::Continue(())
             }
             TableFactor::Function { name, alias, .. } => self.function_item(name, alias.as_ref()),
             TableFactor::UNNEST { alias, with_offset: false, .. } => {
@@ -125,7 +125,7 @@ impl Visitor for Walker {
         }
     }
 
-    fn pre_visit_expr(&mut self, expr: &Expr) -> Step {
+    fn pre_visit_expr(&mut self, expr: &Expr) -> WalkStep {
         match expr {
             Expr::Function(function) => self.function(function),
             Expr::Ceil { .. } => self.keyword_call("ceil"),
@@ -141,7 +141,7 @@ impl Visitor for Walker {
 }
 
 impl Walker {
-    fn table(&mut self, factor: &TableFactor) -> Step {
+    fn table(&mut self, factor: &TableFactor) -> WalkStep {
         let TableFactor::Table {
             name,
             alias,
@@ -158,7 +158,7 @@ impl Walker {
             return not_understood("an item of FROM");
         };
         if sample.is_some() {
-            return Step::Break(Unfit::Sampled);
+            return WalkStep::Break(Unanalyzable::Sampled);
         }
         let plain = with_hints.is_empty()
             && version.is_none()
@@ -175,7 +175,7 @@ impl Walker {
         self.relation(name)
     }
 
-    fn function_item(&mut self, name: &ObjectName, alias: Option<&TableAlias>) -> Step {
+    fn function_item(&mut self, name: &ObjectName, alias: Option<&TableAlias>) -> WalkStep {
         self.label(alias);
         let called = named(name)?.last().to_owned();
         let item = alias.map_or(called, |alias| folded(&alias.name));
@@ -183,7 +183,7 @@ impl Walker {
         self.call(name, None)
     }
 
-    fn relation(&mut self, name: &ObjectName) -> Step {
+    fn relation(&mut self, name: &ObjectName) -> WalkStep {
         let name = named(name)?;
         expect(!name.is_long(), "a name of three parts")?;
         if name.as_bare().is_some_and(|bare| self.scopes.sees(bare)) {
@@ -191,34 +191,34 @@ impl Walker {
         } else {
             self.found.references.relations.insert(name);
         }
-        Step::Continue(())
+        WalkStep::Continue(())
     }
 
-    fn function(&mut self, function: &Function) -> Step {
+    fn function(&mut self, function: &Function) -> WalkStep {
         let foreign = function.uses_odbc_syntax
             || function.null_treatment.is_some()
             || !matches!(function.parameters, FunctionArguments::None);
         expect(!foreign, "a call of another dialect")?;
         match function.args {
             // A keyword such as CURRENT_DATE: `check` knows those that matter.
-            FunctionArguments::None => Step::Continue(()),
-            _ if is_grammar(&function.name) => Step::Continue(()),
+            FunctionArguments::None => WalkStep::Continue(()),
+            _ if is_grammar(&function.name) => WalkStep::Continue(()),
             _ => self.call(&function.name, arguments(function)),
         }
     }
 
-    fn call(&mut self, name: &ObjectName, arguments: Option<usize>) -> Step {
+    fn call(&mut self, name: &ObjectName, arguments: Option<usize>) -> WalkStep {
         let name = named(name)?;
         expect(!name.is_long(), "a name of three parts")?;
         self.found.references.arguments.insert((name.clone(), arguments));
         self.found.references.functions.insert(name);
-        Step::Continue(())
+        WalkStep::Continue(())
     }
 
-    fn keyword_call(&mut self, name: &str) -> Step {
+    fn keyword_call(&mut self, name: &str) -> WalkStep {
         self.found.references.arguments.insert((Name::bare(name), None));
         self.found.references.functions.insert(Name::bare(name));
-        Step::Continue(())
+        WalkStep::Continue(())
     }
 
     fn label(&mut self, alias: Option<&TableAlias>) {
@@ -234,19 +234,19 @@ fn arguments(function: &Function) -> Option<usize> {
 }
 
 /// Refuses a body that is no query, however many set operations there are.
-fn bodies(body: &SetExpr) -> Step {
+fn bodies(body: &SetExpr) -> WalkStep {
     let mut left = vec![body];
     while let Some(body) = left.pop() {
         match body {
             SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::Values(_) => {}
             SetExpr::SetOperation { left: one, right: other, .. } => left.extend([&**one, other]),
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
-                return Step::Break(Unfit::NotARead);
+                return WalkStep::Break(Unanalyzable::NotARead);
             }
             SetExpr::Table(_) => return not_understood("TABLE"),
         }
     }
-    Step::Continue(())
+    WalkStep::Continue(())
 }
 
 fn is_postgres(select: &Select) -> bool {
@@ -290,14 +290,14 @@ fn is_grammar(name: &ObjectName) -> bool {
         if GRAMMAR.contains(&value.to_ascii_lowercase().as_str()))
 }
 
-fn named(name: &ObjectName) -> ControlFlow<Unfit, Name> {
+fn named(name: &ObjectName) -> ControlFlow<Unanalyzable, Name> {
     let part = |part: &ObjectNamePart| match part {
         ObjectNamePart::Identifier(ident) => Some(folded(ident)),
         ObjectNamePart::Function(_) => None,
     };
     match name.0.iter().map(part).collect::<Option<Vec<_>>>() {
         Some(parts) => ControlFlow::Continue(Name::new(parts)),
-        None => ControlFlow::Break(Unfit::not_understood("a name")),
+        None => ControlFlow::Break(Unanalyzable::not_understood("a name")),
     }
 }
 
@@ -305,10 +305,10 @@ fn folded(ident: &Ident) -> String {
     fold(&ident.value, ident.quote_style.is_some())
 }
 
-fn expect(holds: bool, what: &str) -> Step {
-    if holds { Step::Continue(()) } else { not_understood(what) }
+fn expect(holds: bool, what: &str) -> WalkStep {
+    if holds { WalkStep::Continue(()) } else { not_understood(what) }
 }
 
-fn not_understood(what: &str) -> Step {
-    Step::Break(Unfit::not_understood(what))
+fn not_understood(what: &str) -> WalkStep {
+    WalkStep::Break(Unanalyzable::not_understood(what))
 }

@@ -10,10 +10,10 @@ use super::failures::{
     give_up, has_lost_connection, is_outdated_plan, is_refused_write, is_the_servers,
     is_the_statements,
 };
-use crate::cache::{Record, Requirement, Unfit, Write};
-use crate::postgres::attempt::{Opened, Skip, open};
+use crate::cache::{Record, Requirement, Uncacheable, WriteInProgress};
+use crate::postgres::attempt::{OpenedConnection, SkipReason, open};
 use crate::postgres::database::Database;
-use crate::postgres::plan::{Candidate, Plan};
+use crate::postgres::plan::{Candidate, RoutePlan};
 
 /// How often a statement is prepared again because its table has changed since: once, unless it goes on changing.
 const PREPARED_AGAIN: u32 = 3;
@@ -23,10 +23,10 @@ const WITHHELD: usize = 100;
 
 /// The attempts to run one statement.
 pub(super) struct Attempts<'a> {
-    pub(super) plan: Plan,
+    pub(super) plan: RoutePlan,
     db: &'a Database,
     own: &'a Requirement,
-    write: Option<Write<'a>>,
+    write: Option<WriteInProgress<'a>>,
     /// The servers to try, the next one last.
     left: Vec<Candidate>,
     prepared_again: u32,
@@ -38,7 +38,7 @@ pub(super) struct Attempts<'a> {
 
 impl<'a> Attempts<'a> {
     /// `own` is the plan's.
-    pub(super) fn new(db: &'a Database, mut plan: Plan, own: &'a Requirement) -> Self {
+    pub(super) fn new(db: &'a Database, mut plan: RoutePlan, own: &'a Requirement) -> Self {
         let mut left = plan.candidates(db);
         if plan.may_write {
             // What became of a write is unknown when its connection breaks.
@@ -61,7 +61,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Opens a connection to the next server that can be used; the last error if none is left.
-    pub(super) async fn next(&mut self) -> Result<(Candidate, Opened), Error> {
+    pub(super) async fn next(&mut self) -> Result<(Candidate, OpenedConnection), Error> {
         let mut failure = None;
         while let Some(candidate) = self.left.pop() {
             match open(self.db, &candidate, &self.plan).await {
@@ -69,8 +69,8 @@ impl<'a> Attempts<'a> {
                     self.begin();
                     return Ok((candidate, opened));
                 }
-                Err(Skip::Behind) => {}
-                Err(Skip::Failed(error)) => {
+                Err(SkipReason::Behind) => {}
+                Err(SkipReason::Failed(error)) => {
                     tracing::debug!(%error, ?candidate, "a server could not be used");
                     give_up(self.db, &candidate, &error);
                     // The primary's is the one to tell: its word decides.
@@ -87,7 +87,7 @@ impl<'a> Attempts<'a> {
 
     /// How many rows are read before the first is passed on, since a statement of which rows were passed on can't be sent
     /// again: a function may write for a later row than the first.
-    pub(super) fn withheld(&self, opened: &Opened) -> usize {
+    pub(super) fn withheld(&self, opened: &OpenedConnection) -> usize {
         if opened.refuses_writes && !self.plan.is_read { WITHHELD } else { 1 }
     }
 
@@ -96,7 +96,7 @@ impl<'a> Attempts<'a> {
         &mut self,
         error: Error,
         candidate: Candidate,
-        opened: &Opened,
+        opened: &OpenedConnection,
     ) -> Result<(), Error> {
         if is_outdated_plan(&error) && self.prepared_again < PREPARED_AGAIN {
             self.prepared_again += 1;
@@ -185,7 +185,7 @@ impl<'a> Attempts<'a> {
     fn failure(&mut self, error: Error) -> Error {
         let error = self.unknown.take().unwrap_or(error);
         if let Some(record) = &self.plan.record {
-            record.unfit(Unfit::new("read-failed", format!("a read failed: {error}")));
+            record.unfit(Uncacheable::new("read-failed", format!("a read failed: {error}")));
         }
         error
     }

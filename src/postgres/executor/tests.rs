@@ -5,11 +5,11 @@ use sqlx::{Connection, PgConnection};
 use tidegate_testing::{FaultProxy, Postgres, eventually};
 
 use super::*;
-use crate::cache::{Ask, Cache, Needs, Policy};
+use crate::cache::{Cache, LookupOptions, Needs, Policy};
 use crate::entry::{Epoch, Tag};
-use crate::postgres::attempt::{Skip, open};
+use crate::postgres::attempt::{SkipReason, open};
 use crate::postgres::deadline::is_late;
-use crate::postgres::dependencies::Source;
+use crate::postgres::dependencies::DependencySource;
 use crate::postgres::plan::{Candidate, dependencies};
 use crate::postgres::server::Server;
 use crate::{DatabaseOptions, Listener, Memory, Triggers};
@@ -24,10 +24,10 @@ async fn a_read_that_was_planned_before_a_change_of_the_schema_is_not_stored() {
     Listener::spawn(&db, &cache).await.expect("listener");
     let policy = Policy::ttl(Duration::from_mins(1));
     for is_changed in [false, true] {
-        let record = cache.record(Some(&policy), Ask::default());
+        let record = cache.record(Some(&policy), LookupOptions::default());
         let read = async {
-            let statement = Statement::take("select v from v").expect("a statement");
-            let plan = Plan::of(&db, &statement, false).await;
+            let statement = RepeatableStatement::take("select v from v").expect("a statement");
+            let plan = RoutePlan::of(&db, &statement, false).await;
             if is_changed {
                 server.psql("create or replace view v as select v from b").await.expect("view");
                 let known = async || db.inner.known.get("select v from v").is_none();
@@ -92,10 +92,11 @@ const VIEW: &str = "create or replace view v as select v from b";
 async fn a_replica_that_has_more_than_the_node_has_heard_of_proves_no_more() {
     let node = Deaf::start().await;
     let before = node.primary.psql("select pg_current_wal_insert_lsn()").await.expect("position");
-    let record = node.cache.record(Some(&Policy::ttl(Duration::from_mins(1))), Ask::default());
+    let record =
+        node.cache.record(Some(&Policy::ttl(Duration::from_mins(1))), LookupOptions::default());
     let read = async {
-        let statement = Statement::take("select v from v").expect("a statement");
-        let plan = Plan::of(&node.db, &statement, false).await;
+        let statement = RepeatableStatement::take("select v from v").expect("a statement");
+        let plan = RoutePlan::of(&node.db, &statement, false).await;
         node.primary.psql(VIEW).await.expect("view");
         let after = node.primary.psql("select pg_current_wal_flush_lsn()").await;
         node.standby_has(&after.expect("position")).await;
@@ -120,12 +121,13 @@ async fn a_replica_that_lacks_the_schema_a_statement_was_looked_up_in_is_not_rea
     };
     eventually("replay is paused", paused).await.expect("paused");
     node.primary.psql(VIEW).await.expect("view");
-    let record = node.cache.record(Some(&Policy::ttl(Duration::from_mins(1))), Ask::default());
+    let record =
+        node.cache.record(Some(&Policy::ttl(Duration::from_mins(1))), LookupOptions::default());
     let read = async {
-        let statement = Statement::take("select v from v").expect("a statement");
-        let plan = Plan::of(&node.db, &statement, false).await;
+        let statement = RepeatableStatement::take("select v from v").expect("a statement");
+        let plan = RoutePlan::of(&node.db, &statement, false).await;
         let candidate = Candidate::Replica(node.replica.clone());
-        matches!(open(&node.db, &candidate, &plan).await, Err(Skip::Behind))
+        matches!(open(&node.db, &candidate, &plan).await, Err(SkipReason::Behind))
     };
     assert!(record.scope(read).await);
 }
@@ -143,14 +145,14 @@ async fn a_server_that_falls_silent_when_it_is_asked_is_given_up() {
     drop(replica.acquire().await.expect("a connection"));
     let is_back = async || replica.pool().num_idle() == 1;
     eventually("it is in the pool", is_back).await.expect("idle");
-    let statement = Statement::take("select v from v").expect("a statement");
-    let mut plan = Plan::of(&db, &statement, false).await;
+    let statement = RepeatableStatement::take("select v from v").expect("a statement");
+    let mut plan = RoutePlan::of(&db, &statement, false).await;
     plan.needs = crate::entry::Position::new(u64::MAX);
     name.freeze();
     let candidate = Candidate::Replica(replica.clone());
     let opening = tokio::time::timeout(Duration::from_mins(1), open(&db, &candidate, &plan));
     let opened = opening.await.expect("it is given up");
-    assert!(matches!(opened, Err(Skip::Failed(error)) if is_late(&error)));
+    assert!(matches!(opened, Err(SkipReason::Failed(error)) if is_late(&error)));
     name.heal().await.expect("healed");
     let closed = async || replica.acquire().await.is_ok() && replica.pool().size() == 1;
     eventually("its place in the pool is free", closed).await.expect("free");
@@ -200,10 +202,10 @@ async fn what_a_standby_told_of_a_statement_is_not_relied_on() {
     eventually("the replica is up", is_up).await.expect("up");
     let policy = Policy::ttl(Duration::from_mins(1));
     let read = async || {
-        let record = cache.record(Some(&policy), Ask::default());
+        let record = cache.record(Some(&policy), LookupOptions::default());
         let read = async {
-            let statement = Statement::take("select v from v").expect("a statement");
-            Plan::of(&db, &statement, false).await;
+            let statement = RepeatableStatement::take("select v from v").expect("a statement");
+            RoutePlan::of(&db, &statement, false).await;
         };
         record.scope(read).await;
         let found = db.inner.known.get("select v from v").map(|found| found.source);
@@ -211,9 +213,9 @@ async fn what_a_standby_told_of_a_statement_is_not_relied_on() {
     };
     name.cut();
     let (unfit, source) = read().await;
-    assert!(unfit && source == Some(Source::Standby), "{unfit} {source:?}");
+    assert!(unfit && source == Some(DependencySource::Standby), "{unfit} {source:?}");
     name.heal().await.expect("healed");
-    let asked_again = async || matches!(read().await, (false, Some(Source::Primary(..))));
+    let asked_again = async || matches!(read().await, (false, Some(DependencySource::Primary(..))));
     eventually("the primary is asked", asked_again).await.expect("asked");
 }
 
@@ -231,10 +233,10 @@ async fn a_write_is_noted_though_the_catalogue_can_not_be_asked() {
         ("select length(v) from v", false, false),
     ] {
         db.inner.known.rest();
-        let record = cache.record(Some(&policy), Ask::default());
+        let record = cache.record(Some(&policy), LookupOptions::default());
         let plan = async {
-            let statement = Statement::take(sql).expect("a statement");
-            Plan::of(&db, &statement, writer).await
+            let statement = RepeatableStatement::take(sql).expect("a statement");
+            RoutePlan::of(&db, &statement, writer).await
         };
         let plan = record.scope(plan).await;
         assert_eq!((plan.may_write, record.has_written()), (may_write, may_write), "{sql}");
@@ -284,8 +286,8 @@ async fn a_replica_that_was_promoted_refuses_what_may_write() {
     let replica = db.servers().remove(0);
     let is_promoted = async || replica.at().is_some_and(|at| !at.standby);
     eventually("the promotion is known", is_promoted).await.expect("promoted");
-    let statement = Statement::take("select f()").expect("a statement");
-    let mut plan = Plan::of(&db, &statement, false).await;
+    let statement = RepeatableStatement::take("select f()").expect("a statement");
+    let mut plan = RoutePlan::of(&db, &statement, false).await;
     (plan.read_only, plan.epoch) = (true, crate::entry::Epoch::UNKNOWN);
     let opened = open(&db, &Candidate::Replica(replica.clone()), &plan).await;
     let mut opened = opened.unwrap_or_else(|_| panic!("it is up"));
@@ -304,8 +306,8 @@ async fn a_function_that_is_called_on_a_replica_writes_nothing_once_it_is_promot
     let replica = db.servers().remove(0);
     let is_known = async || replica.at().is_some_and(|at| at.standby);
     eventually("the standby is known", is_known).await.expect("known");
-    let statement = Statement::take("select f()").expect("a statement");
-    let plan = Plan::of(&db, &statement, false).await;
+    let statement = RepeatableStatement::take("select f()").expect("a statement");
+    let plan = RoutePlan::of(&db, &statement, false).await;
     let own = plan.own.clone();
     let attempts = Attempts::new(&db, plan, &own);
     let opened = open(&db, &Candidate::Replica(replica), &attempts.plan).await;
@@ -322,11 +324,11 @@ async fn an_attempt_that_may_have_committed_stays_open_after_the_next_one_has_en
     let server = server_with_view().await;
     let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
     let cache = Cache::new(Memory::new(1 << 20));
-    let statement = Statement::take("select f()").expect("a statement");
-    let record = cache.record(None, Ask::of_request(None));
+    let statement = RepeatableStatement::take("select f()").expect("a statement");
+    let record = cache.record(None, LookupOptions::of_request(None));
     record
         .scope(async {
-            let plan = Plan::of(&db, &statement, false).await;
+            let plan = RoutePlan::of(&db, &statement, false).await;
             let own = plan.own.clone();
             let mut attempts = Attempts::new(&db, plan, &own);
             let (candidate, opened) = attempts.next().await.unwrap_or_else(|_| panic!("it is up"));
@@ -345,12 +347,13 @@ async fn an_attempt_that_may_have_committed_stays_open_after_the_next_one_has_en
 async fn a_read_that_nobody_stores_says_that_a_replica_may_be_too_far_back() {
     let db = DatabaseOptions::new(server_with_view().await.url()).connect().await.expect("db");
     let cache = Cache::new(Memory::new(1 << 20));
-    let statement = Statement::take("select v from v").expect("a statement");
-    let record = cache.record(None, Ask::of_request(None));
+    let statement = RepeatableStatement::take("select v from v").expect("a statement");
+    let record = cache.record(None, LookupOptions::of_request(None));
     let read = async {
-        let plan = Plan::of(&db, &statement, false).await;
+        let plan = RoutePlan::of(&db, &statement, false).await;
         assert!(plan.record.is_none());
-        let behind = Proof::Nothing(Unfit::new(REPLICA_BEHIND, "it was read from a replica"));
+        let behind =
+            ReadProof::Nothing(Uncacheable::new(REPLICA_BEHIND, "it was read from a replica"));
         note(&db, &plan, &"replica-1".into(), &behind);
     };
     record.scope(read).await;
@@ -359,7 +362,7 @@ async fn a_read_that_nobody_stores_says_that_a_replica_may_be_too_far_back() {
 
 /// Which of the tables `a` and `b` a result of the view depends on.
 async fn tables_of_view(db: &Database, cache: &Cache) -> Vec<&'static str> {
-    let record = cache.record(Some(&Policy::ttl(Duration::from_mins(1))), Ask::default());
+    let record = cache.record(Some(&Policy::ttl(Duration::from_mins(1))), LookupOptions::default());
     let read = sqlx::query("select v from v").fetch_all(db.reader());
     record.scope(read).await.expect("rows");
     let basis = record.basis();

@@ -278,15 +278,15 @@ async fn what_was_stored_before_a_noted_change_is_below_the_floor_of_a_node_that
     bed.psql("create table later ()").await;
     let changed = log::load(&mut conn, 7).await.unwrap();
     assert!(changed.floor == changed.seen && changed.seen > before, "no mark has seen it");
-    let manner = log::Manner::default();
+    let manner = log::DrainMode::default();
     assert!(
-        log::drain(&mut conn, &loaded.snapshot, manner, &mut log::Detail::default())
+        log::drain(&mut conn, &loaded.snapshot, manner, &mut log::ChangeDetail::default())
             .await
             .unwrap()
             .reshaped
     );
     assert!(
-        !log::drain(&mut conn, &changed.snapshot, manner, &mut log::Detail::default())
+        !log::drain(&mut conn, &changed.snapshot, manner, &mut log::ChangeDetail::default())
             .await
             .unwrap()
             .reshaped

@@ -27,14 +27,14 @@ const LONGEST: Duration = Duration::from_mins(1);
 /// What a node does for the log with a heartbeat.
 #[derive(Debug)]
 pub(super) struct Housekeeping {
-    mark: Task,
-    trim: Task,
+    mark: HousekeepingTask,
+    trim: HousekeepingTask,
     at_once: i32,
 }
 
 /// One kind of it, which has failures of its own.
 #[derive(Debug)]
-struct Task {
+struct HousekeepingTask {
     what: &'static str,
     due: Instant,
     backoff: Backoff,
@@ -44,8 +44,8 @@ impl Housekeeping {
     pub(super) fn new() -> Self {
         let now = clock::now();
         Self {
-            mark: Task::new("marked", now),
-            trim: Task::new("trimmed", now + TRIM_EVERY),
+            mark: HousekeepingTask::new("marked", now),
+            trim: HousekeepingTask::new("trimmed", now + TRIM_EVERY),
             at_once: AT_ONCE,
         }
     }
@@ -79,7 +79,7 @@ impl Housekeeping {
     }
 }
 
-impl Task {
+impl HousekeepingTask {
     fn new(what: &'static str, due: Instant) -> Self {
         Self { what, due, backoff: Backoff::new(HEARTBEAT, LONGEST) }
     }
@@ -118,7 +118,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_task_that_fails_is_put_off_for_longer_each_time() {
-        let mut task = Task::new("marked", clock::now());
+        let mut task = HousekeepingTask::new("marked", clock::now());
         let refused = || Err::<(), _>(sqlx::Error::Database(Box::new(Refused)));
         let mut pauses = Vec::new();
         for _ in 0..9 {

@@ -3,12 +3,12 @@
 use sqlx::postgres::PgListener;
 
 use super::housekeeping::MARK_EVERY;
-use super::relayed::Duty;
+use super::relayed::RelayFollower;
 use super::{BUSY, Follower, HEARTBEAT};
 use crate::clock;
 use crate::entry::{Position, Tag};
 use crate::postgres::deadline::within;
-use crate::postgres::log::{self, Drained, Manner};
+use crate::postgres::log::{self, DrainMode, Drained};
 use crate::postgres::relay::message::Positions;
 
 /// So many commits between two looks that a notification of each is not worth what it takes.
@@ -27,7 +27,7 @@ impl Follower {
             return self.load(conn).await.map(|()| false);
         };
         let began = clock::moment();
-        let manner = Manner { announce: self.reshaped, hush: Some(MANY) };
+        let manner = DrainMode { announce: self.reshaped, hush: Some(MANY) };
         let drained = log::drain(conn, &snapshot, manner, &mut self.detail).await?;
         self.hushed = drained.hushed;
         self.turns.send_modify(|turns| turns.looks += 1);
@@ -85,7 +85,7 @@ impl Follower {
         // not note all changes.
         let schema = self.fingerprint.read(conn).await?;
         (self.schema, self.reshaped) = (Some(schema), false);
-        self.duty = Duty::default();
+        self.duty = RelayFollower::default();
         let began = clock::moment();
         let loaded = log::load(conn, schema).await?;
         // Only now: what was looked up before this snapshot may be of a schema that it does not show as changed.

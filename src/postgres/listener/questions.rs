@@ -16,20 +16,20 @@ const UNANSWERED: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 2;
 
 #[derive(Debug)]
-pub(super) struct Questions {
-    open: VecDeque<Open>,
+pub(super) struct SyncRequests {
+    open: VecDeque<PendingSync>,
     next: Instant,
 }
 
 /// A question under way.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Open {
+pub(super) struct PendingSync {
     pub(super) nonce: u64,
     pub(super) sent: Moment,
     pub(super) turn: u64,
 }
 
-impl Questions {
+impl SyncRequests {
     pub(super) fn new() -> Self {
         Self { open: VecDeque::new(), next: clock::now() }
     }
@@ -57,13 +57,13 @@ impl Questions {
     /// Notes a question that is about to be sent, and returns what its answer will carry.
     pub(super) fn ask(&mut self, turn: u64) -> u64 {
         let (nonce, sent) = (fastrand::u64(..), clock::moment());
-        self.open.push_back(Open { nonce, sent, turn });
+        self.open.push_back(PendingSync { nonce, sent, turn });
         self.next = sent.at + EVERY;
         nonce
     }
 
     /// The latest of our questions that is answered, if one is. Older ones are answered with it.
-    pub(super) fn answered(&mut self, answers: &[u64]) -> Option<Open> {
+    pub(super) fn answered(&mut self, answers: &[u64]) -> Option<PendingSync> {
         let latest = self.open.iter().rposition(|open| answers.contains(&open.nonce))?;
         self.open.drain(..=latest).next_back()
     }
@@ -77,7 +77,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_counts_from_when_its_question_was_sent() {
-        let mut questions = Questions::new();
+        let mut questions = SyncRequests::new();
         assert!(questions.wake() <= clock::now(), "the first is due at once");
         let began = clock::now();
         let first = questions.ask(1);
@@ -93,7 +93,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_later_answer_is_one_to_all_before() {
-        let mut questions = Questions::new();
+        let mut questions = SyncRequests::new();
         let _lost = questions.ask(1);
         let second = questions.ask(2);
         assert_eq!(questions.answered(&[second]).unwrap().turn, 2);
@@ -104,7 +104,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn silence_is_noticed() {
-        let mut questions = Questions::new();
+        let mut questions = SyncRequests::new();
         questions.ask(1);
         advance(UNANSWERED / 2).await;
         assert!(!questions.are_unanswered());

@@ -9,9 +9,9 @@ use crate::cache::protocol::{Relayed, relayed};
 use crate::clock::{self, Instant, Moment};
 use crate::entry::{Epoch, Position, Tag};
 use crate::postgres::log::{Drained, Snapshot};
-use crate::postgres::relay::message::{News, Positions, Question};
-use crate::postgres::relay::{Heard, Relay, Role};
-use crate::postgres::sample::At;
+use crate::postgres::relay::message::{InvalidationBatch, Positions, SyncRequest};
+use crate::postgres::relay::{Relay, RelayEvent, RelayRole};
+use crate::postgres::sample::ServerPosition;
 
 /// How long questions for which nobody waits are collected.
 const COLLECT: Duration = Duration::from_millis(200);
@@ -21,7 +21,7 @@ const ANSWERS: usize = 10_000;
 
 /// What is to be done next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum RelayStep {
     /// Look at the log.
     Look,
     /// Look at it for a session, of this node or another.
@@ -33,7 +33,7 @@ pub(super) enum Next {
 
 /// What a node is to the others.
 #[derive(Debug, Default)]
-pub(super) struct Duty {
+pub(super) struct RelayFollower {
     /// Other nodes' questions that the next look answers, and when that is due.
     questions: Vec<u64>,
     pub(super) due: Option<Instant>,
@@ -41,27 +41,27 @@ pub(super) struct Duty {
     told: Option<Snapshot>,
 }
 
-impl Duty {
+impl RelayFollower {
     /// The questions that were heard before a look that begins now.
     pub(super) fn take(&mut self) -> Vec<u64> {
         self.due = None;
         std::mem::take(&mut self.questions)
     }
 
-    fn hear(&mut self, question: Question) -> Next {
+    fn hear(&mut self, question: SyncRequest) -> RelayStep {
         if self.questions.len() < ANSWERS {
             self.questions.push(question.nonce);
         }
         if question.urgent {
-            return Next::LookForSession;
+            return RelayStep::LookForSession;
         }
         self.due.get_or_insert_with(|| clock::now() + COLLECT);
-        Next::Wait
+        RelayStep::Wait
     }
 }
 
 /// What comes next from the others; nothing ever where there are none.
-pub(super) async fn next_of(relay: &mut Option<Relay>) -> Option<Heard> {
+pub(super) async fn next_of(relay: &mut Option<Relay>) -> Option<RelayEvent> {
     match relay {
         Some(relay) => relay.next().await,
         None => std::future::pending().await,
@@ -69,48 +69,48 @@ pub(super) async fn next_of(relay: &mut Option<Relay>) -> Option<Heard> {
 }
 
 impl Follower {
-    fn elected(&self) -> Role {
-        self.relay.as_ref().map_or(Role::Alone, Relay::elected)
+    fn elected(&self) -> RelayRole {
+        self.relay.as_ref().map_or(RelayRole::Alone, Relay::elected)
     }
 
     /// All that other nodes have asked so far, so that one look answers it, and whether any of it is for a session.
     pub(super) fn take_questions(&mut self) -> (Vec<u64>, bool) {
         let mut is_urgent = false;
         // Others hear the news of the relay, each of which counts by itself.
-        while self.elected() == Role::Relay
+        while self.elected() == RelayRole::Relay
             && let Some(heard) = self.relay.as_mut().and_then(Relay::try_next)
         {
-            is_urgent |= self.hear(Some(heard)) == Next::LookForSession;
+            is_urgent |= self.hear(Some(heard)) == RelayStep::LookForSession;
         }
         (self.duty.take(), is_urgent)
     }
 
     /// While we look for ourselves: what others ask, or tell.
-    pub(super) fn hear(&mut self, heard: Option<Heard>) -> Next {
+    pub(super) fn hear(&mut self, heard: Option<RelayEvent>) -> RelayStep {
         match heard {
             None => {
-                self.duty = Duty::default();
+                self.duty = RelayFollower::default();
                 self.questions.clear();
                 self.take_role();
-                Next::Wait
+                RelayStep::Wait
             }
-            Some(Heard::Question(question)) => self.duty.hear(question),
-            Some(Heard::News(news)) => match self.absorb(&news) {
-                Some(true) => Next::Heed,
-                _ => Next::Wait,
+            Some(RelayEvent::Question(question)) => self.duty.hear(question),
+            Some(RelayEvent::News(news)) => match self.absorb(&news) {
+                Some(true) => RelayStep::Heed,
+                _ => RelayStep::Wait,
             },
         }
     }
 
     /// Says what we are to the others, when we look for ourselves.
     pub(super) fn take_role(&self) {
-        let relays = self.elected() == Role::Relay;
-        self.role.send_replace(if relays { Role::Relay } else { Role::Alone });
+        let relays = self.elected() == RelayRole::Relay;
+        self.role.send_replace(if relays { RelayRole::Relay } else { RelayRole::Alone });
     }
 
     /// When a relay is to be tried, if there is another one.
     pub(super) fn try_relay_at(&self) -> Option<Instant> {
-        (self.elected() == Role::Relayed).then(|| self.questions.wake())
+        (self.elected() == RelayRole::Relayed).then(|| self.questions.wake())
     }
 
     /// While we look for ourselves: asks the relay, if it is time. Once it answers, we need not look.
@@ -126,14 +126,14 @@ impl Follower {
     fn ask(&mut self, urgent: bool) {
         let nonce = self.questions.ask(self.begin_turn());
         if let Some(relay) = &self.relay {
-            relay.ask(Question { nonce, urgent });
+            relay.ask(SyncRequest { nonce, urgent });
         }
     }
 
     /// Goes by what the relay tells, until something is amiss; returns what.
     pub(super) async fn heed(&mut self) -> &'static str {
-        self.role.send_replace(Role::Relayed);
-        self.duty = Duty::default();
+        self.role.send_replace(RelayRole::Relayed);
+        self.duty = RelayFollower::default();
         loop {
             let heard = tokio::select! {
                 heard = next_of(&mut self.relay) => heard,
@@ -150,10 +150,10 @@ impl Follower {
                 }
             };
             match heard {
-                Some(Heard::News(news)) if self.absorb(&news).is_none() => {
+                Some(RelayEvent::News(news)) if self.absorb(&news).is_none() => {
                     return "news were missed";
                 }
-                None if self.elected() != Role::Relayed => return "there is no other relay",
+                None if self.elected() != RelayRole::Relayed => return "there is no other relay",
                 _ => {}
             }
         }
@@ -161,7 +161,7 @@ impl Follower {
 
     /// Takes in what another node found; returns whether it answers a question of ours, or nothing if
     /// news were missed before it.
-    fn absorb(&mut self, news: &News) -> Option<bool> {
+    fn absorb(&mut self, news: &InvalidationBatch) -> Option<bool> {
         let (epoch, read) = self.read.as_ref()?;
         let known = (read.covers(&news.before()), read.covers(&news.after()));
         match relayed((*epoch, news.epoch()), known) {
@@ -184,7 +184,7 @@ impl Follower {
         Some(true)
     }
 
-    fn learn(&mut self, news: &News) {
+    fn learn(&mut self, news: &InvalidationBatch) {
         let fence = news.at().fence;
         // Late news may tell of a schema that was.
         let current = self.fences.seen().is_some_and(|(_, seen)| seen <= news.at().seen);
@@ -204,7 +204,7 @@ impl Follower {
     /// All is known that was visible when a look began.
     pub(super) fn confirm(&self, epoch: Epoch, seen: Position, began: Moment) {
         self.fences.confirm(seen, began);
-        let at = At { epoch, position: seen, standby: false, seen: began.at };
+        let at = ServerPosition { epoch, position: seen, standby: false, seen: began.at };
         self.db.inner.lag.tell(at);
     }
 
@@ -216,7 +216,8 @@ impl Follower {
         (all, at): (bool, Positions),
         answers: Vec<u64>,
     ) {
-        let Some(relay) = self.relay.as_ref().filter(|relay| relay.elected() == Role::Relay) else {
+        let Some(relay) = self.relay.as_ref().filter(|relay| relay.elected() == RelayRole::Relay)
+        else {
             self.duty.told = None;
             return;
         };
@@ -226,7 +227,7 @@ impl Follower {
             return;
         }
         let tags = drained.tags.iter().map(|tag| Tag::named(tag).hash()).collect();
-        let mut news = News::new(drained.epoch, (before, &drained.snapshot), at, tags);
+        let mut news = InvalidationBatch::new(drained.epoch, (before, &drained.snapshot), at, tags);
         (news.all, news.schema, news.answers) = (all, self.schema, answers);
         relay.tell(news);
         self.duty.told = Some(drained.snapshot.clone());

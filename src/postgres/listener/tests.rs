@@ -4,7 +4,7 @@ use tidegate_testing::Postgres;
 use tokio::task::yield_now;
 
 use super::*;
-use crate::postgres::relay::message::{Question, encode};
+use crate::postgres::relay::message::{SyncRequest, encode};
 use crate::postgres::relay::tests::Mock;
 use crate::postgres::{DatabaseOptions, Triggers};
 
@@ -19,10 +19,10 @@ async fn one_look_answers_all_that_other_nodes_have_asked() {
     let mut conn = connect(&db).await.unwrap();
     let mut follower = Follower::new(db, Arc::new(Fences::new(64)));
     follower.catch_up(&mut conn).await.unwrap();
-    let question = |nonce| encode(&Question { nonce, urgent: nonce == 7 }).into();
+    let question = |nonce| encode(&SyncRequest { nonce, urgent: nonce == 7 }).into();
     let bus = Mock { elects: true, says: (0..9).map(question).collect(), ..Mock::default() };
     follower.relay = Some(Relay::start(Arc::new(bus), "test"));
-    while follower.relay.as_ref().unwrap().elected() != Role::Relay {
+    while follower.relay.as_ref().unwrap().elected() != RelayRole::Relay {
         yield_now().await;
     }
     for _ in 0..1000 {

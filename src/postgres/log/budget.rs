@@ -5,15 +5,15 @@
 
 use sqlx::PgExecutor;
 
-use super::drain::{self, Drained, Manner};
-use super::load::{self, Loaded};
+use super::drain::{self, DrainMode, Drained};
+use super::load::{self, LoadedLog};
 use super::{Snapshot, load::cold, release_locks};
 use crate::postgres::deadline::within;
 use crate::postgres::error::sql_state;
 
 /// How exactly changes are told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Detail {
+pub(crate) enum ChangeDetail {
     /// By the rows that changed, as far as their writers noted them.
     #[default]
     Rows = 0,
@@ -38,7 +38,7 @@ pub(super) struct Budget {
 /// computed again.
 const LOAD: Budget = Budget { rows: 100_000, bytes: i64::MAX, keys: 100_000 };
 
-impl Detail {
+impl ChangeDetail {
     pub(super) const fn budget(self) -> Budget {
         match self {
             Self::Rows => Budget { rows: 50_000, bytes: 8 << 20, keys: 50_000 },
@@ -64,8 +64,8 @@ impl Detail {
 pub(crate) async fn drain<C>(
     conn: &mut C,
     prev: &Snapshot,
-    manner: Manner,
-    detail: &mut Detail,
+    manner: DrainMode,
+    detail: &mut ChangeDetail,
 ) -> Result<Drained, sqlx::Error>
 where
     for<'c> &'c mut C: PgExecutor<'c>,
@@ -74,7 +74,7 @@ where
         let attempt = within(drain::attempt(&mut *conn, prev, manner, *detail)).await;
         let why = match attempt {
             Ok(Some(drained)) => {
-                *detail = Detail::Rows;
+                *detail = ChangeDetail::Rows;
                 return Ok(drained);
             }
             Ok(None) => "more rows than a drain reads".to_owned(),
@@ -92,7 +92,7 @@ where
 }
 
 /// What a node that starts can know of the log within a budget.
-pub(crate) async fn load<C>(conn: &mut C, schema: i64) -> Result<Loaded, sqlx::Error>
+pub(crate) async fn load<C>(conn: &mut C, schema: i64) -> Result<LoadedLog, sqlx::Error>
 where
     for<'c> &'c mut C: PgExecutor<'c>,
 {

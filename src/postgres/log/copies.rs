@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::*;
 use crate::postgres::Triggers;
-use crate::postgres::sample::At;
+use crate::postgres::sample::ServerPosition;
 use tidegate_testing::{Postgres, eventually};
 
 const SETUP: &str = "create table t (id int primary key, v int); create table barrier (id int);";
@@ -93,9 +93,10 @@ async fn what_another_servers_log_notes_or_drops_changes_nothing_in_this_ones() 
         .psql("set session_replication_role = replica; select tidegate.invalidate('{page}')")
         .await
         .unwrap();
-    let drained = drain(&mut conn, &loaded.snapshot, Manner::default(), &mut Detail::default())
-        .await
-        .unwrap();
+    let drained =
+        drain(&mut conn, &loaded.snapshot, DrainMode::default(), &mut ChangeDetail::default())
+            .await
+            .unwrap();
     assert_eq!(drained.tags, ["page", "page!", "t", "t:id=4"], "what is written here counts");
 }
 
@@ -183,8 +184,8 @@ async fn a_copy_draws_a_history_of_its_own_and_keeps_it() {
     server.psql("create database copy template template").await.unwrap();
     let mut conn = PgConnection::connect(&server.url_of("copy")).await.unwrap();
     assert_ne!(
-        At::of(&identity(&mut conn).await.unwrap()).unwrap().epoch,
-        At::of(&template).unwrap().epoch
+        ServerPosition::of(&identity(&mut conn).await.unwrap()).unwrap().epoch,
+        ServerPosition::of(&template).unwrap().epoch
     );
     for _ in 0..2 {
         begin_history(&mut conn).await.unwrap();

@@ -2,7 +2,7 @@
 
 use sqlx::{PgExecutor, Row};
 
-use super::budget::Detail;
+use super::budget::ChangeDetail;
 use super::{Snapshot, epoch, in_progress, position};
 use crate::broken::is_broken;
 use crate::entry::{Epoch, Position};
@@ -45,7 +45,7 @@ impl Drained {
 
 /// How a drain is made.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Manner {
+pub(crate) struct DrainMode {
     /// Take a position past every fence even if there is no news.
     pub(crate) announce: bool,
     /// If it is this many commits that are found, keep the next from waking listeners until [`unhush`].
@@ -57,8 +57,8 @@ pub(crate) struct Manner {
 pub(super) async fn attempt(
     conn: impl PgExecutor<'_>,
     prev: &Snapshot,
-    manner: Manner,
-    detail: Detail,
+    manner: DrainMode,
+    detail: ChangeDetail,
 ) -> Result<Option<Drained>, sqlx::Error> {
     let prev = if is_broken("drain") { prev.with_all_ended() } else { prev.clone() };
     let budget = detail.budget();
@@ -80,7 +80,7 @@ pub(super) async fn attempt(
         in_progress: in_progress(&row)?,
         trimmed: row.try_get("trimmed")?,
         renamed: row.try_get("renamed")?,
-        overflowed: detail == Detail::Nothing,
+        overflowed: detail == ChangeDetail::Nothing,
         reshaped: row.try_get("reshaped")? && !is_broken("schema"),
         wakeups: row.try_get("wakeups")?,
         hushed: row.try_get::<Option<bool>, _>("hushed")?.unwrap_or(false),

@@ -30,10 +30,10 @@ async fn what_a_large_transaction_changed_is_told_by_its_tables_once() {
     let mut prev = bed.now().await;
     note(&bed, 10_000).await;
     bed.server.psql("select tidegate.invalidate('{page}')").await.unwrap();
-    let mut detail = Detail::default();
-    let drained = drain(&mut bed.conn, &prev, Manner::default(), &mut detail).await.unwrap();
+    let mut detail = ChangeDetail::default();
+    let drained = drain(&mut bed.conn, &prev, DrainMode::default(), &mut detail).await.unwrap();
     assert_eq!(drained.tags, ["page", "page!", "t", "t!"]);
-    assert!(!drained.is_all() && detail == Detail::Rows, "{drained:?}");
+    assert!(!drained.is_all() && detail == ChangeDetail::Rows, "{drained:?}");
     prev = drained.snapshot;
     bed.server.psql("insert into t values (7)").await.unwrap();
     assert_eq!(bed.drain(&mut prev).await.tags, ["t", "t:id=7"]);
@@ -57,19 +57,19 @@ async fn what_the_server_gave_up_is_not_tried_again() {
     let prev = bed.now().await;
     note(&bed, 450).await;
     starve(&mut bed).await;
-    let mut detail = Detail::default();
-    let drained = drain(&mut bed.conn, &prev, Manner::default(), &mut detail).await.unwrap();
+    let mut detail = ChangeDetail::default();
+    let drained = drain(&mut bed.conn, &prev, DrainMode::default(), &mut detail).await.unwrap();
     assert_eq!(drained.tags, ["t", "t!"]);
     // On a connection that is lost in the midst of it, the next goes on from there.
-    let mut detail = Detail::Nothing;
-    let drained = drain(&mut bed.conn, &prev, Manner::default(), &mut detail).await.unwrap();
+    let mut detail = ChangeDetail::Nothing;
+    let drained = drain(&mut bed.conn, &prev, DrainMode::default(), &mut detail).await.unwrap();
     assert!(drained.overflowed && drained.tags.is_empty(), "{drained:?}");
-    let mut detail = Detail::default();
+    let mut detail = ChangeDetail::default();
     run(&mut bed.conn, "set statement_timeout = '200ms'").await;
     let mut lock = bed.session().await;
     run(&mut lock, "begin; lock table tidegate.log in access exclusive mode").await;
-    assert!(drain(&mut bed.conn, &prev, Manner::default(), &mut detail).await.is_err());
-    assert_eq!(detail, Detail::Nothing);
+    assert!(drain(&mut bed.conn, &prev, DrainMode::default(), &mut detail).await.is_err());
+    assert_eq!(detail, ChangeDetail::Nothing);
 }
 
 #[tokio::test]
@@ -150,9 +150,9 @@ async fn what_has_no_form_in_utf_8_is_told_in_less_detail() {
         begin_history(&mut conn).await.unwrap();
         mark(&mut conn, Duration::ZERO, Some(7)).await.unwrap();
         let mut prev = load(&mut conn, 7).await.unwrap().snapshot;
-        let mut detail = Detail::default();
+        let mut detail = ChangeDetail::default();
         let mut told = async |conn: &mut PgConnection| {
-            let drained = drain(conn, &prev, Manner::default(), &mut detail).await.unwrap();
+            let drained = drain(conn, &prev, DrainMode::default(), &mut detail).await.unwrap();
             prev = drained.snapshot;
             (drained.tags, drained.overflowed)
         };
@@ -181,8 +181,8 @@ async fn a_drain_that_failed_keeps_no_commit_from_waking_listeners() {
     prepare(&mut conn).await.unwrap();
     begin_history(&mut conn).await.unwrap();
     let mut prev = load(&mut conn, 7).await.unwrap().snapshot;
-    let manner = Manner { hush: Some(1), ..Manner::default() };
-    let mut detail = Detail::default();
+    let manner = DrainMode { hush: Some(1), ..DrainMode::default() };
+    let mut detail = ChangeDetail::default();
     let locks = "select count(*) from pg_locks where locktype = 'advisory'";
     for (text, is_hushed) in [(r"E'\x81'", false), ("'a'", true)] {
         server.psql_at(&url, &format!("insert into t values ({text})")).await.unwrap();

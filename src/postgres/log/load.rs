@@ -2,15 +2,15 @@
 
 use sqlx::{PgExecutor, Row};
 
-use super::budget::{Budget, Detail};
-use super::drain::{self, Manner};
+use super::budget::{Budget, ChangeDetail};
+use super::drain::{self, DrainMode};
 use super::{Snapshot, epoch, position};
 use crate::entry::{Epoch, Position};
 use crate::postgres::lsn;
 
 /// What is known at start: the fences of the changes that the log still holds.
 #[derive(Debug)]
-pub(crate) struct Loaded {
+pub(crate) struct LoadedLog {
     pub(crate) epoch: Epoch,
     pub(crate) snapshot: Snapshot,
     /// The fence of every tag without one of its own.
@@ -27,7 +27,7 @@ pub(super) async fn attempt(
     conn: impl PgExecutor<'_>,
     schema: i64,
     budget: Budget,
-) -> Result<Loaded, sqlx::Error> {
+) -> Result<LoadedLog, sqlx::Error> {
     let query = sqlx::query(include_str!("../sql/load.sql")).persistent(false);
     let query = query.bind(schema).bind(budget.rows).bind(budget.keys);
     let row = query.fetch_one(conn).await?;
@@ -36,7 +36,7 @@ pub(super) async fn attempt(
     let tags: Vec<String> = row.try_get("tags")?;
     let fences: Vec<Option<String>> = row.try_get("fences")?;
     let fences = fences.into_iter().map(or_seen).collect::<Result<Vec<_>, _>>()?;
-    Ok(Loaded {
+    Ok(LoadedLog {
         epoch: epoch(&row)?,
         snapshot: Snapshot(row.try_get("snapshot")?),
         floor: or_seen(row.try_get("floor")?)?,
@@ -47,13 +47,13 @@ pub(super) async fn attempt(
 }
 
 /// A beginning that reads nothing of the log: everything that was stored before is invalid.
-pub(crate) async fn cold(conn: impl PgExecutor<'_>) -> Result<Loaded, sqlx::Error> {
+pub(crate) async fn cold(conn: impl PgExecutor<'_>) -> Result<LoadedLog, sqlx::Error> {
     let nothing_seen = Snapshot("3:3:".to_owned());
-    let manner = Manner { announce: true, hush: None };
-    let drained = drain::attempt(conn, &nothing_seen, manner, Detail::Nothing).await?;
+    let manner = DrainMode { announce: true, hush: None };
+    let drained = drain::attempt(conn, &nothing_seen, manner, ChangeDetail::Nothing).await?;
     // Nothing is read, so no budget is exceeded.
     let drained = drained.ok_or(sqlx::Error::RowNotFound)?;
-    Ok(Loaded {
+    Ok(LoadedLog {
         epoch: drained.epoch,
         snapshot: drained.snapshot,
         floor: drained.fence,

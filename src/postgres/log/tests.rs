@@ -35,7 +35,7 @@ impl Bed {
         self.load(7).await.snapshot
     }
 
-    pub(super) async fn load(&mut self, schema: i64) -> load::Loaded {
+    pub(super) async fn load(&mut self, schema: i64) -> load::LoadedLog {
         load(&mut self.conn, schema).await.unwrap()
     }
 
@@ -49,7 +49,9 @@ impl Bed {
 
     pub(super) async fn drain(&mut self, prev: &mut Snapshot) -> Drained {
         let drained =
-            drain(&mut self.conn, prev, Manner::default(), &mut Detail::default()).await.unwrap();
+            drain(&mut self.conn, prev, DrainMode::default(), &mut ChangeDetail::default())
+                .await
+                .unwrap();
         *prev = drained.snapshot.clone();
         drained
     }
@@ -200,7 +202,7 @@ async fn a_log_too_long_to_be_read_is_read_from_a_later_mark_on() {
     mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
     let marked = announce(&mut bed.conn).await.unwrap();
     bed.server.psql("insert into t values (2)").await.unwrap();
-    let names = |loaded: &load::Loaded| -> Vec<String> {
+    let names = |loaded: &load::LoadedLog| -> Vec<String> {
         loaded.fences.iter().map(|(tag, _)| tag.clone()).collect()
     };
     let whole = load::attempt(&mut bed.conn, 7, rows(2)).await.unwrap();
@@ -332,19 +334,19 @@ async fn a_listener_that_looks_anyway_keeps_commits_from_waking_it() {
     let mut prev = bed.now().await;
     let mut listener = PgListener::connect(&bed.server.url()).await.unwrap();
     listener.listen("tidegate").await.unwrap();
-    let hush = Manner { hush: Some(1), ..Manner::default() };
+    let hush = DrainMode { hush: Some(1), ..DrainMode::default() };
     assert!(
-        !drain(&mut bed.conn, &prev, hush, &mut Detail::default()).await.unwrap().hushed,
+        !drain(&mut bed.conn, &prev, hush, &mut ChangeDetail::default()).await.unwrap().hushed,
         "there is no news"
     );
     bed.server.psql("insert into t values (1)").await.unwrap();
     tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
-    let more = Manner { hush: Some(2), ..Manner::default() };
+    let more = DrainMode { hush: Some(2), ..DrainMode::default() };
     assert!(
-        !drain(&mut bed.conn, &prev, more, &mut Detail::default()).await.unwrap().hushed,
+        !drain(&mut bed.conn, &prev, more, &mut ChangeDetail::default()).await.unwrap().hushed,
         "it is one commit"
     );
-    let drained = drain(&mut bed.conn, &prev, hush, &mut Detail::default()).await.unwrap();
+    let drained = drain(&mut bed.conn, &prev, hush, &mut ChangeDetail::default()).await.unwrap();
     assert!(drained.hushed && drained.tags == ["t", "t:id=1"], "{drained:?}");
     prev = drained.snapshot;
     bed.server.psql("insert into t values (2)").await.unwrap();
@@ -382,7 +384,9 @@ async fn a_promotion_is_another_epoch_and_a_listener_needs_only_what_is_granted(
     let mut ear = PgConnection::connect(&url).await.unwrap();
     begin_history(&mut ear).await.unwrap();
     let before = load(&mut ear, 7).await.unwrap();
-    drain(&mut ear, &before.snapshot, Manner::default(), &mut Detail::default()).await.unwrap();
+    drain(&mut ear, &before.snapshot, DrainMode::default(), &mut ChangeDetail::default())
+        .await
+        .unwrap();
     mark(&mut ear, Duration::ZERO, Some(7)).await.unwrap();
     trim(&mut ear, Duration::ZERO, 1000).await.unwrap();
     let mut listener = PgListener::connect(&url).await.unwrap();
@@ -429,8 +433,8 @@ async fn a_recovery_begins_another_history_and_a_restart_does_not() {
     let after = drain(
         &mut bed.session().await,
         &before.snapshot,
-        Manner::default(),
-        &mut Detail::default(),
+        DrainMode::default(),
+        &mut ChangeDetail::default(),
     )
     .await;
     assert_ne!(after.unwrap().epoch, before.epoch);

@@ -12,7 +12,7 @@ const MAGIC: &[u8; 4] = b"TGR\x02";
 
 /// What one node found in the log, for the others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct News {
+pub(crate) struct InvalidationBatch {
     epoch: u64,
     /// All that became visible between these two is told of here.
     before: String,
@@ -43,14 +43,14 @@ pub(crate) struct Positions {
 
 /// A node's wish that the log be looked at from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Question {
+pub(crate) struct SyncRequest {
     /// What the answer carries.
     pub(crate) nonce: u64,
     /// Whether a session waits for it.
     pub(crate) urgent: bool,
 }
 
-impl News {
+impl InvalidationBatch {
     pub(crate) fn new(
         epoch: Epoch,
         (before, after): (&Snapshot, &Snapshot),
@@ -105,12 +105,12 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 #[cfg(fuzzing)]
 pub(crate) fn fuzz(body: &[u8]) {
     let bytes = [MAGIC, body].concat();
-    if let Some(news) = decode::<News>(&bytes) {
+    if let Some(news) = decode::<InvalidationBatch>(&bytes) {
         assert_eq!(decode(&encode(&news)).as_ref(), Some(&news));
         let (before, after) = (news.before(), news.after());
         assert!(!before.covers(&after) || before.covers(&before) && after.covers(&after));
     }
-    decode::<Question>(&bytes);
+    decode::<SyncRequest>(&bytes);
 }
 
 #[cfg(test)]
@@ -119,22 +119,22 @@ mod tests {
 
     use super::*;
 
-    fn news() -> News {
+    fn news() -> InvalidationBatch {
         let snapshots = (&Snapshot::new("5:5:".into()), &Snapshot::new("5:9:6,7".into()));
         let [fence, seen, from] = [10, 12, 8].map(Position::new);
         let at = Positions { fence, seen, from };
-        let mut news = News::new(Epoch::new(3), snapshots, at, vec![1, u64::MAX]);
+        let mut news = InvalidationBatch::new(Epoch::new(3), snapshots, at, vec![1, u64::MAX]);
         (news.all, news.schema, news.answers) = (true, Some(-4), vec![77]);
         news
     }
 
     #[test]
     fn what_is_told_is_what_is_heard() {
-        let heard: News = decode(&encode(&news())).unwrap();
+        let heard: InvalidationBatch = decode(&encode(&news())).unwrap();
         assert_eq!(heard, news());
         assert_eq!((heard.epoch(), heard.at().seen), (Epoch::new(3), Position::new(12)));
         assert_eq!(heard.after(), Snapshot::new("5:9:6,7".into()));
-        assert_eq!(decode::<Question>(&encode(&news())), None, "a message of another kind");
+        assert_eq!(decode::<SyncRequest>(&encode(&news())), None, "a message of another kind");
     }
 
     proptest! {
@@ -146,8 +146,8 @@ mod tests {
             let len = bytes.len();
             bytes[at % len] = byte;
             bytes.truncate(len - cut % len);
-            let _ = decode::<News>(&bytes);
-            let _ = decode::<Question>(&bytes);
+            let _ = decode::<InvalidationBatch>(&bytes);
+            let _ = decode::<SyncRequest>(&bytes);
         }
     }
 }

@@ -15,7 +15,7 @@ const WITH_EVENT_TRIGGERS: i32 = 5;
 /// What is installed, and what is wrong with it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Status {
+pub struct SchemaStatus {
     /// The version of the schema.
     pub version: i32,
     /// Whether this crate would replace it on install, or mend its own tables.
@@ -38,7 +38,7 @@ pub struct Status {
     pub oldest_mark: Option<Duration>,
 }
 
-impl Status {
+impl SchemaStatus {
     /// A tracked table, by the name of its topmost parent.
     pub fn table(&self, name: &str) -> Option<&TableStatus> {
         self.tables.iter().find(|table| table.name == name)
@@ -101,7 +101,7 @@ pub enum TriggerState {
 }
 
 /// A trigger that a table should have, with what is known of the table's family.
-struct Trigger {
+struct TriggerRow {
     root: String,
     member: String,
     event: String,
@@ -112,7 +112,7 @@ struct Trigger {
     foreign_tables: Vec<String>,
 }
 
-impl FromRow<'_, PgRow> for Trigger {
+impl FromRow<'_, PgRow> for TriggerRow {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             root: row.try_get("root")?,
@@ -127,9 +127,9 @@ impl FromRow<'_, PgRow> for Trigger {
     }
 }
 
-pub(super) async fn read(conn: &mut PgConnection) -> Result<Status, SchemaError> {
+pub(super) async fn read(conn: &mut PgConnection) -> Result<SchemaStatus, SchemaError> {
     let version = installed_version(conn).await?.ok_or(SchemaError::NotInstalled)?;
-    let triggers: Vec<Trigger> =
+    let triggers: Vec<TriggerRow> =
         sqlx::query_as(include_str!("../sql/status.sql")).fetch_all(&mut *conn).await?;
     let guarded = version < 5 || {
         let guarded =
@@ -145,7 +145,7 @@ pub(super) async fn read(conn: &mut PgConnection) -> Result<Status, SchemaError>
     let (no_wakeups, log_rows, oldest, row_security): (_, _, Option<f64>, _) = facts?;
     let oldest_mark = oldest.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
     let (outdated, tables) = (version < VERSION || !guarded, families(triggers));
-    Ok(Status {
+    Ok(SchemaStatus {
         version,
         outdated,
         tables,
@@ -168,7 +168,7 @@ async fn no_event_trigger(
     why.map_err(within("the schema tidegate"))
 }
 
-fn families(triggers: Vec<Trigger>) -> Vec<TableStatus> {
+fn families(triggers: Vec<TriggerRow>) -> Vec<TableStatus> {
     let mut families: BTreeMap<String, TableStatus> = BTreeMap::new();
     for trigger in triggers {
         let family = families.entry(trigger.root.clone()).or_insert_with(|| TableStatus {

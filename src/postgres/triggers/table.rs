@@ -8,7 +8,7 @@ use sqlx::postgres::types::Oid;
 use super::error::{SchemaError, within};
 
 /// The root of a family of tables.
-pub(super) struct Table {
+pub(super) struct TableFamily {
     root: Oid,
     name: String,
     /// Why it can't be tracked.
@@ -17,9 +17,9 @@ pub(super) struct Table {
 
 /// Its root, the root's name, what in the family can't be tracked, whether parents are several, a subscription that writes
 /// to any of it.
-type Relation = (Oid, String, Vec<String>, bool, Option<String>);
+type FamilyRow = (Oid, String, Vec<String>, bool, Option<String>);
 
-struct Column {
+struct TrackedColumn {
     name: String,
     r#type: String,
     taggable: bool,
@@ -31,10 +31,10 @@ struct Column {
 pub(super) async fn families(
     conn: &mut PgConnection,
     tables: &BTreeMap<String, Vec<String>>,
-) -> Result<Vec<(Table, Vec<String>)>, SchemaError> {
-    let mut families: Vec<(Table, Vec<String>)> = Vec::new();
+) -> Result<Vec<(TableFamily, Vec<String>)>, SchemaError> {
+    let mut families: Vec<(TableFamily, Vec<String>)> = Vec::new();
     for (name, columns) in tables {
-        let table = Table::find(conn, name).await?.trackable()?;
+        let table = TableFamily::find(conn, name).await?.trackable()?;
         match families.iter_mut().find(|(known, _)| known.root == table.root) {
             Some((_, declared)) => declared.extend_from_slice(columns),
             None => families.push((table, columns.clone())),
@@ -43,11 +43,11 @@ pub(super) async fn families(
     Ok(families)
 }
 
-impl Table {
+impl TableFamily {
     /// Finds a table by the name that it has in tags.
     pub(super) async fn find(conn: &mut PgConnection, name: &str) -> Result<Self, SchemaError> {
         let query = sqlx::query_as(include_str!("../sql/relation.sql")).bind(name);
-        let found: Option<Relation> = query.fetch_optional(conn).await?;
+        let found: Option<FamilyRow> = query.fetch_optional(conn).await?;
         let (root, root_name, unfit, several_parents, subscription) =
             found.ok_or_else(|| SchemaError::NoTable(name.to_owned()))?;
         let name = name.to_owned();
@@ -104,14 +104,14 @@ impl Table {
         Ok(())
     }
 
-    async fn columns(&self, conn: &mut PgConnection) -> Result<Vec<Column>, SchemaError> {
+    async fn columns(&self, conn: &mut PgConnection) -> Result<Vec<TrackedColumn>, SchemaError> {
         let query = sqlx::query_as(include_str!("../sql/columns.sql")).bind(self.root);
         let rows: Vec<(String, String, bool, bool)> = query.fetch_all(conn).await?;
-        let column = |(name, r#type, taggable, key)| Column { name, r#type, taggable, key };
+        let column = |(name, r#type, taggable, key)| TrackedColumn { name, r#type, taggable, key };
         Ok(rows.into_iter().map(column).collect())
     }
 
-    fn check(&self, wanted: &str, column: Option<&Column>) -> Result<(), SchemaError> {
+    fn check(&self, wanted: &str, column: Option<&TrackedColumn>) -> Result<(), SchemaError> {
         let (table, wanted) = (self.name.clone(), wanted.to_owned());
         match column {
             None => Err(SchemaError::NoColumn(table, wanted)),

@@ -64,14 +64,14 @@ impl LargeKeys {
 }
 
 /// A read under way; given up, it makes its key a suspect.
-pub(super) struct Waiting<'a> {
+pub(super) struct LargeRead<'a> {
     /// `None` once the reply is there.
     pub(super) large: Option<&'a LargeKeys>,
     pub(super) key: &'a Key,
     pub(super) since: Instant,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for LargeRead<'_> {
     fn drop(&mut self) {
         if let Some(large) = self.large.filter(|_| self.since.elapsed() >= SLOW) {
             large.suspect(self.key.short());

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use super::Redis;
-use super::link::Link;
+use super::link::RedisLink;
 use super::store::unexpected;
 use crate::clock::{Instant, millis, now};
 use crate::entry::Key;
@@ -64,7 +64,7 @@ fn releasing(name: &str, token: LeaseToken) -> Cmd {
 /// A request for a lease; dropped before [`settle`](Self::settle), it releases its token in the background.
 struct Request {
     redis: Redis,
-    link: Arc<Link>,
+    link: Arc<RedisLink>,
     name: String,
     token: LeaseToken,
     since: Instant,
@@ -108,7 +108,7 @@ impl Drop for Request {
 
 /// Releases a lease that may have been taken, until the server confirms it or the lease has expired.
 async fn release(
-    (redis, link): (Redis, Arc<Link>),
+    (redis, link): (Redis, Arc<RedisLink>),
     command: Cmd,
     (since, ttl): (Instant, Duration),
 ) {

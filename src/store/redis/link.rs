@@ -18,7 +18,7 @@ use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::runtime::Handle as Runtime;
 use tokio::time::{sleep, timeout};
 
-use super::topology::{Handle, Held, Pool};
+use super::topology::{ConnectionHandle, PooledConnection, RedisPool};
 use crate::clock::{Instant, now};
 use crate::expiring::{ExpiringGuard, ExpiringLock};
 use crate::store::StoreError;
@@ -41,8 +41,8 @@ const UNANSWERED: u32 = 8;
 const STRAINED: u32 = 3 * UNANSWERED;
 
 /// One held connection.
-pub(super) struct Link {
-    pool: Arc<Pool>,
+pub(super) struct RedisLink {
+    pool: Arc<RedisPool>,
     held: RwLock<Option<Connection>>,
     strain: AtomicU32,
     /// Held by the task that looks for another connection.
@@ -50,14 +50,14 @@ pub(super) struct Link {
 }
 
 struct Connection {
-    held: Held,
-    handle: Handle,
+    held: PooledConnection,
+    handle: ConnectionHandle,
     /// Tells errors of this connection from those of the one before it.
     number: u64,
 }
 
-impl Link {
-    pub(super) fn new(pool: Arc<Pool>) -> Arc<Self> {
+impl RedisLink {
+    pub(super) fn new(pool: Arc<RedisPool>) -> Arc<Self> {
         let (strain, replacing) = (AtomicU32::new(0), ExpiringLock::default());
         Arc::new(Self { pool, held: RwLock::new(None), strain, replacing })
     }
@@ -93,7 +93,7 @@ impl Link {
             self.replace();
             return Err(StoreError::Backend("not connected to Redis at present".into()));
         };
-        let request = Request { link: self, since: now(), count, answered: false };
+        let request = RedisRequest { link: self, since: now(), count, answered: false };
         match timeout(REPLY_WITHIN, handle.ask(command)).await {
             Err(_) => Err(StoreError::Timeout(REPLY_WITHIN)),
             Ok(Ok(value)) => {
@@ -107,7 +107,7 @@ impl Link {
         }
     }
 
-    fn handle(&self) -> Option<(Handle, u64)> {
+    fn handle(&self) -> Option<(ConnectionHandle, u64)> {
         self.read().as_ref().map(|connection| (connection.handle.clone(), connection.number))
     }
 
@@ -160,7 +160,7 @@ impl Link {
 
 /// Tries until there is a connection, the old one answers again, or nobody wants it any more; or until another task does,
 /// since this one's runtime did not run it in time.
-async fn replace(link: Weak<Link>, lock: ExpiringGuard) {
+async fn replace(link: Weak<RedisLink>, lock: ExpiringGuard) {
     let mut pause = FIRST_PAUSE;
     loop {
         let pause_now = pause.mul_f64(0.75 + 0.5 * fastrand::f64());
@@ -185,20 +185,20 @@ async fn replace(link: Weak<Link>, lock: ExpiringGuard) {
 }
 
 /// A request under way; dropped without an answer, it counts against the connection.
-struct Request<'a> {
-    link: &'a Arc<Link>,
+struct RedisRequest<'a> {
+    link: &'a Arc<RedisLink>,
     since: Instant,
     count: u32,
     answered: bool,
 }
 
-impl Request<'_> {
+impl RedisRequest<'_> {
     fn answered(mut self) {
         self.answered = true;
         self.link.relax(self.count);
     }
 
-    fn failed(self, error: &RedisError, number: u64, handle: &Handle) {
+    fn failed(self, error: &RedisError, number: u64, handle: &ConnectionHandle) {
         let socket = error.is_io_error() || error.is_unrecoverable_error();
         if error.is_timeout() || (socket && !handle.ends_with_its_socket()) {
             self.link.strain(self.count);
@@ -212,7 +212,7 @@ impl Request<'_> {
     }
 }
 
-impl Drop for Request<'_> {
+impl Drop for RedisRequest<'_> {
     fn drop(&mut self) {
         if !self.answered && self.since.elapsed() >= SLOW {
             self.link.strain(self.count);

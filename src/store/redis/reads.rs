@@ -34,31 +34,31 @@ const MOST: usize = 64;
 const LATE: Duration = Duration::from_millis(10);
 
 /// Reads that are still to be sent.
-pub(super) struct Reads {
+pub(super) struct MgetBatcher {
     waiting: Mutex<Waiting>,
     together: AtomicBool,
 }
 
 #[derive(Default)]
 struct Waiting {
-    reads: Vec<Read>,
+    reads: Vec<PendingRead>,
     /// When the first of them came.
     since: Option<Instant>,
 }
 
-struct Read {
+struct PendingRead {
     name: String,
     answer: oneshot::Sender<Result<Value, Arc<StoreError>>>,
 }
 
-impl Reads {
+impl MgetBatcher {
     /// `together` if one command may name several keys.
     pub(super) fn new(together: bool) -> Self {
         Self { waiting: Mutex::default(), together: AtomicBool::new(together) }
     }
 
     /// Whether this is the first of those who wait.
-    fn add(&self, read: Read) -> bool {
+    fn add(&self, read: PendingRead) -> bool {
         let mut waiting = self.lock();
         waiting.reads.push(read);
         let is_first = waiting.reads.len() == 1;
@@ -68,12 +68,12 @@ impl Reads {
         is_first
     }
 
-    fn take(&self) -> Vec<Read> {
+    fn take(&self) -> Vec<PendingRead> {
         self.lock().take()
     }
 
     /// Takes the list if it should have been sent by now.
-    fn take_late(&self) -> Vec<Read> {
+    fn take_late(&self) -> Vec<PendingRead> {
         let mut waiting = self.lock();
         let is_late = waiting.since.is_some_and(|since| since.elapsed() >= LATE);
         if is_late { waiting.take() } else { Vec::new() }
@@ -85,7 +85,7 @@ impl Reads {
 }
 
 impl Waiting {
-    fn take(&mut self) -> Vec<Read> {
+    fn take(&mut self) -> Vec<PendingRead> {
         self.since = None;
         let room = Vec::with_capacity(self.reads.len());
         std::mem::replace(&mut self.reads, room)
@@ -100,7 +100,7 @@ impl Redis {
             return self.read_alone(&name).await;
         }
         let (answer, answered) = oneshot::channel();
-        if reads.add(Read { name, answer }) {
+        if reads.add(PendingRead { name, answer }) {
             tokio::spawn(send(self.clone()));
         }
         match self.answered(answered).await? {
@@ -113,7 +113,7 @@ impl Redis {
     async fn answered<T>(
         &self,
         mut answered: oneshot::Receiver<T>,
-    ) -> Result<Answered<T>, StoreError> {
+    ) -> Result<Reply<T>, StoreError> {
         if let Ok(answered) = timeout(LATE, &mut answered).await {
             return Ok(answered);
         }
@@ -138,7 +138,7 @@ async fn send(redis: Redis) {
     ask_all(redis, reads).await;
 }
 
-async fn ask_all(redis: Redis, mut reads: Vec<Read>) {
+async fn ask_all(redis: Redis, mut reads: Vec<PendingRead>) {
     while reads.len() > MOST {
         let rest = reads.split_off(MOST);
         tokio::spawn(ask(redis.clone(), std::mem::replace(&mut reads, rest)));
@@ -147,7 +147,7 @@ async fn ask_all(redis: Redis, mut reads: Vec<Read>) {
 }
 
 /// One command, and its answers to those who wait; until nobody does.
-async fn ask(redis: Redis, mut reads: Vec<Read>) {
+async fn ask(redis: Redis, mut reads: Vec<PendingRead>) {
     reads.retain(|read| !read.answer.is_closed());
     if reads.is_empty() {
         return;
@@ -171,7 +171,7 @@ async fn ask(redis: Redis, mut reads: Vec<Read>) {
     }
 }
 
-fn command(reads: &[Read]) -> Cmd {
+fn command(reads: &[PendingRead]) -> Cmd {
     // With each name goes its length.
     const AROUND: usize = 8;
     let bytes = reads.iter().map(|read| read.name.len() + AROUND).sum::<usize>();
@@ -183,39 +183,39 @@ fn command(reads: &[Read]) -> Cmd {
     command
 }
 
-async fn alone(redis: &Redis, read: Read) {
+async fn alone(redis: &Redis, read: PendingRead) {
     let answer = redis.read_alone(&read.name).await;
     read.end(answer.map_err(Arc::new));
 }
 
 /// When nobody waits for any of them.
-async fn all_gone(reads: &mut [Read]) {
+async fn all_gone(reads: &mut [PendingRead]) {
     for read in reads {
         read.answer.closed().await;
     }
 }
 
-fn each_its_own(reads: Vec<Read>, values: impl IntoIterator<Item = Value>) {
+fn each_its_own(reads: Vec<PendingRead>, values: impl IntoIterator<Item = Value>) {
     for (read, value) in reads.into_iter().zip(values) {
         read.end(Ok(value));
     }
 }
 
-fn fail(reads: Vec<Read>, error: StoreError) {
+fn fail(reads: Vec<PendingRead>, error: StoreError) {
     let error = Arc::new(error);
     for read in reads {
         read.end(Err(error.clone()));
     }
 }
 
-impl Read {
+impl PendingRead {
     fn end(self, answer: Result<Value, Arc<StoreError>>) {
         // Who asked may have left.
         drop(self.answer.send(answer));
     }
 }
 
-type Answered<T> = Result<T, oneshot::error::RecvError>;
+type Reply<T> = Result<T, oneshot::error::RecvError>;
 
 /// An error that several get.
 fn again(error: &Arc<StoreError>) -> StoreError {

@@ -114,14 +114,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::entry::{Epoch, Key, Life, Position};
+    use crate::entry::{Epoch, Key, Lifetime, Position};
 
     fn seal(secrets: &[&str]) -> Seal {
         Seal::new(Some(Secrets::derive("test", secrets).unwrap()))
     }
 
     fn entry() -> Entry {
-        let life = Life::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
+        let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
         let (key, parts) = (Key::new("k").finish(), ("head".into(), "body".into()));
         Entry::new(&key, (Epoch::new(1), Position::ZERO), [].into(), life, parts)
     }

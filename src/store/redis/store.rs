@@ -9,11 +9,11 @@ use bytes::Bytes;
 use deadpool_redis::redis::{Cmd, Value, cmd};
 use futures_util::future::{BoxFuture, try_join_all};
 
-use super::large::{self, LargeKeys, Waiting};
-use super::link::Link;
-use super::reads::Reads;
+use super::large::{self, LargeKeys, LargeRead};
+use super::link::RedisLink;
+use super::reads::MgetBatcher;
 use super::seal::Seal;
-use super::topology::{Pool, Subscriber};
+use super::topology::{RedisPool, Subscriber};
 use super::{RedisError, RedisOptions, names};
 use crate::clock::{millis, now};
 use crate::entry::{Entry, Key};
@@ -27,20 +27,20 @@ use crate::store::{Bus, Found, Lease, LeaseToken, Store, StoreError, StoreStatus
 /// put a [`Guard`](crate::Guard) around it to wait less, and not at all when it is in vain.
 #[derive(Clone)]
 pub struct Redis {
-    shared: Arc<Shared>,
+    shared: Arc<RedisInner>,
 }
 
-struct Shared {
+struct RedisInner {
     url: String,
     prefix: String,
-    links: Box<[Arc<Link>]>,
+    links: Box<[Arc<RedisLink>]>,
     turn: AtomicUsize,
-    reads: Reads,
+    reads: MgetBatcher,
     /// How to listen to other nodes, if they are listened to.
     subscriber: Subscriber,
     relay: bool,
     /// The connection for large values.
-    bulk: Arc<Link>,
+    bulk: Arc<RedisLink>,
     large: LargeKeys,
     /// The largest body, in bytes.
     body_limit: usize,
@@ -70,10 +70,10 @@ impl Redis {
     pub(super) async fn with(options: &RedisOptions) -> Result<Self, RedisError> {
         let secrets = options.secrets.clone().transpose()?;
         // Twice as many as are held: a new connection is made before the old one is given up.
-        let pool = Arc::new(Pool::new(&options.url, 2 * options.connections.get() + 2)?);
-        let bulk = Link::new(pool.clone());
+        let pool = Arc::new(RedisPool::new(&options.url, 2 * options.connections.get() + 2)?);
+        let bulk = RedisLink::new(pool.clone());
         let links: Box<[_]> =
-            (0..options.connections.get()).map(|_| Link::new(pool.clone())).collect();
+            (0..options.connections.get()).map(|_| RedisLink::new(pool.clone())).collect();
         let subscriber = Subscriber::new(&options.url)?;
         let url = redacted(&options.url);
         let connected = try_join_all(links.iter().chain([&bulk]).map(|link| link.connect())).await;
@@ -84,16 +84,16 @@ impl Redis {
                     .iter()
                     .chain([&bulk])
                     .filter(|link| !link.is_connected())
-                    .for_each(Link::replace);
+                    .for_each(RedisLink::replace);
             }
             connected => drop(connected?),
         }
         let prefix = names::prefix(options);
         let seal = Arc::new(Seal::new(secrets));
         let (turn, relay) = (AtomicUsize::new(0), options.relay);
-        let reads = Reads::new(pool.is_of_one_server());
+        let reads = MgetBatcher::new(pool.is_of_one_server());
         let (large, body_limit) = (LargeKeys::new(), options.body_limit);
-        let shared = Shared {
+        let shared = RedisInner {
             url,
             prefix,
             links,
@@ -126,12 +126,12 @@ impl Redis {
         &self.shared.subscriber
     }
 
-    pub(super) fn reads(&self) -> &Reads {
+    pub(super) fn reads(&self) -> &MgetBatcher {
         &self.shared.reads
     }
 
     /// A connection, as far as there is one.
-    pub(super) fn link(&self) -> &Arc<Link> {
+    pub(super) fn link(&self) -> &Arc<RedisLink> {
         self.shared.link()
     }
 
@@ -164,7 +164,7 @@ impl Redis {
 
     /// Reads what is not expected to be large.
     async fn read_small(&self, key: &Key) -> Result<Value, StoreError> {
-        let mut waiting = Waiting { large: Some(&self.shared.large), key, since: now() };
+        let mut waiting = LargeRead { large: Some(&self.shared.large), key, since: now() };
         let value = self.read(self.name(key)).await;
         waiting.large = None;
         value
@@ -205,9 +205,9 @@ impl Redis {
     }
 }
 
-impl Shared {
+impl RedisInner {
     /// Connections take turns; one that is down is passed over.
-    fn link(&self) -> &Arc<Link> {
+    fn link(&self) -> &Arc<RedisLink> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.links.len();
         let (before, from) = self.links.split_at(turn);
         let connected = from.iter().chain(before).find(|link| link.is_connected());
@@ -294,12 +294,12 @@ pub(super) fn unexpected(command: &str, value: &Value) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::{Epoch, Life, Position, codec};
+    use crate::entry::{Epoch, Lifetime, Position, codec};
     use crate::store::redis::names::FORMAT;
 
     #[tokio::test]
     async fn keys_go_with_the_version_of_the_codec() {
-        let life = Life::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
+        let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
         let key = Key::new("k").finish();
         let parts = (Bytes::new(), Bytes::new());
         let entry = Entry::new(&key, (Epoch::new(1), Position::ZERO), [].into(), life, parts);

@@ -7,7 +7,7 @@ use super::link::REPLY_WITHIN;
 use crate::redact::redacted;
 
 /// Makes connections.
-pub(super) enum Pool {
+pub(super) enum RedisPool {
     Single(deadpool_redis::Pool),
     #[cfg(feature = "redis-cluster")]
     Cluster(deadpool_redis::cluster::Pool),
@@ -16,7 +16,7 @@ pub(super) enum Pool {
 }
 
 /// A connection that the pool has given out.
-pub(super) enum Held {
+pub(super) enum PooledConnection {
     Single(deadpool_redis::Connection),
     #[cfg(feature = "redis-cluster")]
     Cluster(deadpool_redis::cluster::Connection),
@@ -26,19 +26,19 @@ pub(super) enum Held {
 
 /// A clone of a held connection, for one command.
 #[derive(Clone)]
-pub(super) enum Handle {
+pub(super) enum ConnectionHandle {
     One(redis::aio::MultiplexedConnection),
     #[cfg(feature = "redis-cluster")]
     Cluster(redis::cluster_async::ClusterConnection),
 }
 
-impl Pool {
+impl RedisPool {
     /// A pool for what `url` names, of at most `size` connections.
     pub(super) fn new(url: &str, size: usize) -> Result<Self, RedisError> {
         let address = Address::parse(url)?;
         let invalid = |error: &dyn std::fmt::Display| problem(url, &error.to_string());
         match address.kind {
-            Kind::Single => {
+            TopologyKind::Single => {
                 let server = address.nodes(url)?.swap_remove(0);
                 let manager =
                     deadpool_redis::Manager::new(server).map_err(|error| invalid(&error))?;
@@ -46,7 +46,7 @@ impl Pool {
                 Ok(Self::Single(pool.map_err(|error| invalid(&error))?))
             }
             #[cfg(feature = "redis-cluster")]
-            Kind::Cluster => {
+            TopologyKind::Cluster => {
                 use deadpool_redis::cluster::{Manager, Pool};
                 let manager = Manager::new(address.nodes(url)?, false);
                 let manager = manager.map_err(|error| invalid(&error))?;
@@ -54,7 +54,7 @@ impl Pool {
                 Ok(Self::Cluster(pool.map_err(|error| invalid(&error))?))
             }
             #[cfg(feature = "redis-sentinel")]
-            Kind::Sentinel => {
+            TopologyKind::Sentinel => {
                 use deadpool_redis::sentinel::{Manager, Pool, SentinelServerType};
                 let (master, sentinels, servers) = address.sentinels(url)?;
                 let kind = SentinelServerType::Master;
@@ -64,9 +64,9 @@ impl Pool {
                 Ok(Self::Sentinel(pool.map_err(|error| invalid(&error))?))
             }
             #[cfg(not(feature = "redis-cluster"))]
-            Kind::Cluster => Err(left_out(url, "redis-cluster")),
+            TopologyKind::Cluster => Err(left_out(url, "redis-cluster")),
             #[cfg(not(feature = "redis-sentinel"))]
-            Kind::Sentinel => Err(left_out(url, "redis-sentinel")),
+            TopologyKind::Sentinel => Err(left_out(url, "redis-sentinel")),
         }
     }
 
@@ -82,13 +82,13 @@ impl Pool {
     }
 
     /// Takes a connection that has answered once.
-    pub(super) async fn take(&self) -> Result<Held, deadpool_redis::PoolError> {
+    pub(super) async fn take(&self) -> Result<PooledConnection, deadpool_redis::PoolError> {
         let held = match self {
-            Self::Single(pool) => Held::Single(pool.get().await?),
+            Self::Single(pool) => PooledConnection::Single(pool.get().await?),
             #[cfg(feature = "redis-cluster")]
-            Self::Cluster(pool) => Held::Cluster(pool.get().await?),
+            Self::Cluster(pool) => PooledConnection::Cluster(pool.get().await?),
             #[cfg(feature = "redis-sentinel")]
-            Self::Sentinel(pool) => Held::Sentinel(pool.get().await?),
+            Self::Sentinel(pool) => PooledConnection::Sentinel(pool.get().await?),
         };
         // A server that wants a password lets anyone connect, and says so only to the first command.
         held.handle().ask(&redis::cmd("PING")).await?;
@@ -101,7 +101,7 @@ pub(super) enum Subscriber {
     /// Any of these.
     Servers(Vec<ConnectionInfo>),
     #[cfg(feature = "redis-sentinel")]
-    Master { name: String, sentinels: Vec<ConnectionInfo>, servers: Servers },
+    Master { name: String, sentinels: Vec<ConnectionInfo>, servers: RedisServers },
 }
 
 impl Subscriber {
@@ -109,7 +109,7 @@ impl Subscriber {
         let address = Address::parse(url)?;
         match address.kind {
             #[cfg(feature = "redis-sentinel")]
-            Kind::Sentinel => {
+            TopologyKind::Sentinel => {
                 let (name, sentinels, servers) = address.sentinels(url)?;
                 Ok(Self::Master { name, sentinels, servers })
             }
@@ -144,19 +144,21 @@ impl Subscriber {
     }
 }
 
-impl Held {
-    pub(super) fn handle(&self) -> Handle {
+impl PooledConnection {
+    pub(super) fn handle(&self) -> ConnectionHandle {
         let mut one = match self {
             Self::Single(held) => redis::aio::MultiplexedConnection::clone(held),
             #[cfg(feature = "redis-sentinel")]
             Self::Sentinel(held) => redis::aio::MultiplexedConnection::clone(held),
             #[cfg(feature = "redis-cluster")]
             Self::Cluster(held) => {
-                return Handle::Cluster(redis::cluster_async::ClusterConnection::clone(held));
+                return ConnectionHandle::Cluster(redis::cluster_async::ClusterConnection::clone(
+                    held,
+                ));
             }
         };
         one.set_response_timeout(2 * REPLY_WITHIN); // the link's own limit comes first
-        Handle::One(one)
+        ConnectionHandle::One(one)
     }
 
     /// Drops the connection for good. Were it only dropped, the pool would give it out again.
@@ -171,7 +173,7 @@ impl Held {
     }
 }
 
-impl Handle {
+impl ConnectionHandle {
     pub(super) async fn ask(&mut self, command: &Cmd) -> redis::RedisResult<Value> {
         match self {
             Self::One(connection) => command.query_async(connection).await,
@@ -188,7 +190,7 @@ impl Handle {
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum TopologyKind {
     Single,
     Cluster,
     Sentinel,
@@ -196,7 +198,7 @@ enum Kind {
 
 /// An address in parts.
 struct Address<'a> {
-    kind: Kind,
+    kind: TopologyKind,
     scheme: &'a str,
     user: &'a str,
     hosts: &'a str,
@@ -209,9 +211,9 @@ impl<'a> Address<'a> {
         let (scheme, rest) =
             url.split_once("://").ok_or_else(|| problem(url, "it has no scheme"))?;
         let (scheme, kind) = match scheme.split_once('+') {
-            None => (scheme, Kind::Single),
-            Some((scheme, "cluster")) => (scheme, Kind::Cluster),
-            Some((scheme, "sentinel")) => (scheme, Kind::Sentinel),
+            None => (scheme, TopologyKind::Single),
+            Some((scheme, "cluster")) => (scheme, TopologyKind::Cluster),
+            Some((scheme, "sentinel")) => (scheme, TopologyKind::Sentinel),
             Some(_) => return Err(problem(url, "the scheme is of no known topology")),
         };
         match scheme {
@@ -226,7 +228,7 @@ impl<'a> Address<'a> {
         if hosts.split(',').any(str::is_empty) {
             return Err(problem(url, "a host is missing"));
         }
-        if matches!(kind, Kind::Single) && hosts.contains(',') {
+        if matches!(kind, TopologyKind::Single) && hosts.contains(',') {
             return Err(problem(url, "it names several servers and neither cluster nor sentinel"));
         }
         Ok(Self { kind, scheme, user, hosts, path: path.trim_matches('/'), options })
@@ -248,7 +250,10 @@ impl<'a> Address<'a> {
 impl Address<'_> {
     /// The master's name, the sentinels, and how to speak to the servers that they name. User and
     /// password are the servers'.
-    fn sentinels(&self, url: &str) -> Result<(String, Vec<ConnectionInfo>, Servers), RedisError> {
+    fn sentinels(
+        &self,
+        url: &str,
+    ) -> Result<(String, Vec<ConnectionInfo>, RedisServers), RedisError> {
         const PORT: u16 = 26379;
         let (master, database) = self.path.split_once('/').unwrap_or((self.path, ""));
         if master.is_empty() {
@@ -258,7 +263,7 @@ impl Address<'_> {
         let hosts = hosts.collect::<Vec<_>>().join(",");
         let sentinels = Address { hosts: &hosts, ..*self }.each(url, "", "")?;
         let server = self.each(url, self.user, database)?.swap_remove(0);
-        let servers = Servers {
+        let servers = RedisServers {
             tls_mode: match server.addr() {
                 redis::ConnectionAddr::TcpTls { insecure: true, .. } => {
                     Some(deadpool_redis::sentinel::TlsMode::Insecure)
@@ -275,7 +280,7 @@ impl Address<'_> {
 }
 
 #[cfg(feature = "redis-sentinel")]
-type Servers = deadpool_redis::sentinel::SentinelNodeConnectionInfo;
+type RedisServers = deadpool_redis::sentinel::SentinelNodeConnectionInfo;
 
 #[cfg(feature = "redis-sentinel")]
 fn with_port(host: &str, port: u16) -> String {

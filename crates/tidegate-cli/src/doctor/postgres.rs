@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use sqlx::PgConnection;
-use tidegate::{Changes, Database, DatabaseOptions, Status, TableStatus, Triggers};
+use tidegate::{Changes, Database, DatabaseOptions, SchemaStatus, TableStatus, Triggers};
 use tokio::time::Instant;
 
 use super::Check;
@@ -77,7 +77,7 @@ async fn of_primary(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> 
     Ok(checks)
 }
 
-fn of_schema(status: &Status, checks: &mut Vec<Check>) {
+fn of_schema(status: &SchemaStatus, checks: &mut Vec<Check>) {
     let version = format!("version {}", status.version);
     checks.push(match status.outdated {
         true => Check::bad(

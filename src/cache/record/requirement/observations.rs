@@ -22,11 +22,11 @@ pub(super) const OVERTAKE: Duration = Duration::from_millis(250);
 
 /// The observations of one primary that share their results.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Observations(Arc<Shared>);
+pub(super) struct Observations(Arc<ObservationsInner>);
 
 #[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
+struct ObservationsInner {
+    state: Mutex<ObservationState>,
     /// Held by the task that observes.
     lock: ExpiringLock,
     /// One has ended, or was abandoned.
@@ -34,7 +34,7 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ObservationState {
     /// How many have begun.
     begun: u64,
     /// The number of the last one that has ended.
@@ -98,7 +98,7 @@ impl Observations {
         self.0.ended.notified()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ObservationState> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

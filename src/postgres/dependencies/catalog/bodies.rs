@@ -10,9 +10,9 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
-use super::Stop;
+use super::SearchStop;
 use super::stable::STABLE;
-use crate::postgres::dependencies::Unfit;
+use crate::postgres::dependencies::Unanalyzable;
 use crate::postgres::dependencies::body::{self, Calls};
 use crate::postgres::dependencies::clock::mentions_clock;
 use named::Texts;
@@ -71,9 +71,10 @@ cross join lateral (
     where p.oid >= '16384'::oid union all select '' where p.oid < '16384'::oid
 ) tree";
 
-type Row = (i64, String, String, String, String, String, i16, i16, Option<String>, bool, Vec<i64>);
+type BodyRow =
+    (i64, String, String, String, String, String, i16, i16, Option<String>, bool, Vec<i64>);
 
-struct Body {
+struct FunctionBody {
     oid: i64,
     schema: String,
     name: String,
@@ -91,7 +92,7 @@ struct Body {
 
 /// Refuses functions whose bodies, or those of what they call, read. Their own volatility has been judged. Returns whether
 /// a body may ask for the time of day.
-pub(super) async fn check(conn: &mut PgConnection, functions: &[i64]) -> Result<bool, Stop> {
+pub(super) async fn check(conn: &mut PgConnection, functions: &[i64]) -> Result<bool, SearchStop> {
     let mut seen = BTreeSet::new();
     let own = |oid: &i64| *oid < FIRST_OF_USERS;
     let mut next: Vec<i64> = functions.iter().copied().filter(|oid| !own(oid)).collect();
@@ -122,29 +123,29 @@ async fn select(
     conn: &mut PgConnection,
     oids: &[i64],
     texts: &Texts,
-) -> Result<Vec<Body>, sqlx::Error> {
-    let rows: Vec<Row> = sqlx::query_as(BODIES)
+) -> Result<Vec<FunctionBody>, sqlx::Error> {
+    let rows: Vec<BodyRow> = sqlx::query_as(BODIES)
         .bind(oids)
         .bind(texts.names(false))
         .bind(texts.names(true))
         .bind(&texts.operators)
         .fetch_all(conn)
         .await?;
-    Ok(rows.into_iter().map(Body::new).collect())
+    Ok(rows.into_iter().map(FunctionBody::new).collect())
 }
 
-impl Body {
-    fn new(row: Row) -> Self {
+impl FunctionBody {
+    fn new(row: BodyRow) -> Self {
         let (oid, schema, name, signature, volatility, language, least, most, text, reads, calls) =
             row;
         Self { oid, schema, name, signature, volatility, language, least, most, text, reads, calls }
     }
 
     /// What it calls, as far as that is known by text alone.
-    fn judge(&self, is_called: bool) -> Result<Option<Calls>, Unfit> {
-        let reading = || Unfit::ReadingFunction(self.full_name());
+    fn judge(&self, is_called: bool) -> Result<Option<Calls>, Unanalyzable> {
+        let reading = || Unanalyzable::ReadingFunction(self.full_name());
         if is_called && self.volatility == "v" {
-            return Err(Unfit::VolatileFunction(self.full_name()));
+            return Err(Unanalyzable::VolatileFunction(self.full_name()));
         }
         if self.reads || (is_called && !self.is_harmless()) {
             return Err(reading());

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
-use super::Stop;
+use super::SearchStop;
 use super::bodies::FIRST_OF_USERS;
 use super::stable::STABLE;
-use crate::postgres::dependencies::{Name, References, Unfit};
+use crate::postgres::dependencies::{Name, References, Unanalyzable};
 
 /// A function that a query may call.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) struct Function {
     pub(super) defaults: Option<String>,
 }
 
-type Row = (i64, String, String, String, String, i16, i16, Option<String>);
+type FunctionRow = (i64, String, String, String, String, i16, i16, Option<String>);
 
 /// An aggregate is always declared immutable, so its parts are asked. A name after a dot is a call if it names a
 /// function of one argument: of a row ($3), or of what a row can be converted to; or of any value ($5).
@@ -68,7 +68,7 @@ where exists (
 pub(super) async fn named(
     conn: &mut PgConnection,
     references: &References,
-) -> Result<Vec<Function>, Stop> {
+) -> Result<Vec<Function>, SearchStop> {
     let names = &references.functions;
     if names.is_empty() && references.attributes.is_empty() {
         return Ok(Vec::new());
@@ -76,7 +76,7 @@ pub(super) async fn named(
     let functions = select(conn, references, &[]).await?;
     for name in names {
         if !functions.iter().any(|function| function.is_named(name)) {
-            return Err(Unfit::UnknownFunction(name.to_string()).into());
+            return Err(Unanalyzable::UnknownFunction(name.to_string()).into());
         }
     }
     Ok(functions)
@@ -99,7 +99,7 @@ async fn select(
     let (schemas, lasts): (Vec<Option<String>>, Vec<String>) =
         names.map(|name| (name.schema().map(str::to_owned), name.last().to_owned())).unzip();
     let texts = |texts: &BTreeSet<String>| -> Vec<String> { texts.iter().cloned().collect() };
-    let rows: Vec<Row> = sqlx::query_as(NAMED)
+    let rows: Vec<FunctionRow> = sqlx::query_as(NAMED)
         .bind(schemas)
         .bind(lasts)
         .bind(texts(&references.attributes))
@@ -111,22 +111,25 @@ async fn select(
 }
 
 impl Function {
-    fn new((oid, schema, name, signature, volatility, least, most, defaults): Row) -> Self {
+    fn new((oid, schema, name, signature, volatility, least, most, defaults): FunctionRow) -> Self {
         Self { oid, schema, name, signature, volatility, least, most, defaults }
     }
 
     /// Says why a query that calls it can't be kept, if it can't. `arguments` says with how many the query calls
     /// functions by their names.
-    pub(super) fn judge(&self, arguments: &BTreeSet<(Name, Option<usize>)>) -> Result<(), Unfit> {
+    pub(super) fn judge(
+        &self,
+        arguments: &BTreeSet<(Name, Option<usize>)>,
+    ) -> Result<(), Unanalyzable> {
         let own = self.oid < FIRST_OF_USERS;
         let name = format!("{}.{}", self.schema, self.signature);
         match self.volatility.as_str() {
             "i" => Ok(()),
             _ if own && STABLE.contains(&self.signature.as_str()) => Ok(()),
             _ if own && !self.takes(arguments) => Ok(()),
-            "s" if own => Err(Unfit::SystemFunction(name)),
-            "s" => Err(Unfit::StableFunction(name)),
-            _ => Err(Unfit::VolatileFunction(name)),
+            "s" if own => Err(Unanalyzable::SystemFunction(name)),
+            "s" => Err(Unanalyzable::StableFunction(name)),
+            _ => Err(Unanalyzable::VolatileFunction(name)),
         }
     }
 

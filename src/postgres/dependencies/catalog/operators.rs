@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
-use super::{Stop, bodies};
-use crate::postgres::dependencies::{References, Unfit};
+use super::{SearchStop, bodies};
+use crate::postgres::dependencies::{References, Unanalyzable};
 
 /// Operators that a query uses unseen: for LIKE, IN, BETWEEN, CASE, DISTINCT, USING, sorting,
 /// grouping, `GREATEST`, and subtraction in window frames.
@@ -83,14 +83,14 @@ where wanted::oid in (select type from occurring) or wanted::oid in (select oid 
 
 /// Everything that a statement refers to, that of its views included.
 #[derive(Debug, Default)]
-pub(super) struct Parts {
+pub(super) struct StatementParts {
     pub(super) relations: BTreeSet<i64>,
     pub(super) functions: BTreeSet<i64>,
     pub(super) words: BTreeSet<String>,
     operators: BTreeSet<String>,
 }
 
-impl Parts {
+impl StatementParts {
     /// Adds what a text says.
     pub(super) fn add(&mut self, references: &References) {
         self.words.extend(references.words.iter().cloned());
@@ -103,42 +103,47 @@ impl Parts {
 }
 
 /// Refuses a connection that reads strings in the way of before 2010, or where names of the system's may mean others.
-pub(super) async fn settings(conn: &mut PgConnection) -> Result<(), Stop> {
+pub(super) async fn settings(conn: &mut PgConnection) -> Result<(), SearchStop> {
     let asked = "select pg_catalog.current_setting('standard_conforming_strings'), \
         pg_catalog.current_schemas(true)";
     let (strings, path): (String, Vec<String>) = sqlx::query_as(asked).fetch_one(conn).await?;
     if strings != "on" {
-        return Err(Unfit::OldStrings.into());
+        return Err(Unanalyzable::OldStrings.into());
     }
     // A temporary schema is searched for no function or operator, and its tables and types are looked for.
     let is_temporary = |schema: &&String| schema.starts_with("pg_temp_");
     match path.iter().find(|schema| !is_temporary(schema)) {
-        Some(first) if first != "pg_catalog" => Err(Unfit::SystemLater(first.clone()).into()),
+        Some(first) if first != "pg_catalog" => {
+            Err(Unanalyzable::SystemLater(first.clone()).into())
+        }
         _ => Ok(()),
     }
 }
 
 /// A row of what [`SUSPECTS`] finds: name, whether it is an operator, whether its function is unsafe, the function, types.
-type Suspect = (String, bool, bool, i64, Vec<i64>);
+type SuspectRow = (String, bool, bool, i64, Vec<i64>);
 
 /// Refuses operators and casts that run what isn't trusted, where the statement can have values of their types. Returns
 /// whether one may ask for the time of day.
-pub(super) async fn judge(conn: &mut PgConnection, parts: &Parts) -> Result<bool, Stop> {
-    let suspects: Vec<Suspect> = sqlx::query_as(SUSPECTS).fetch_all(&mut *conn).await?;
-    let used = |(name, is_operator, ..): &Suspect| !is_operator || parts.may_use(name);
+pub(super) async fn judge(
+    conn: &mut PgConnection,
+    parts: &StatementParts,
+) -> Result<bool, SearchStop> {
+    let suspects: Vec<SuspectRow> = sqlx::query_as(SUSPECTS).fetch_all(&mut *conn).await?;
+    let used = |(name, is_operator, ..): &SuspectRow| !is_operator || parts.may_use(name);
     let suspects: Vec<_> = suspects.into_iter().filter(used).collect();
     if suspects.is_empty() {
         return Ok(false);
     }
     let types = suspects.iter().flat_map(|(.., types)| types.iter().copied()).collect();
     let occurring = occurring(conn, parts, types).await?;
-    let met = |(.., types): &Suspect| types.iter().all(|one| occurring.contains(one));
+    let met = |(.., types): &SuspectRow| types.iter().all(|one| occurring.contains(one));
     let mut bodies = Vec::new();
     for (name, is_operator, is_unsafe, function, _) in suspects.into_iter().filter(met) {
         match (is_unsafe, is_operator) {
             (false, _) => bodies.push(function),
-            (true, true) => return Err(Unfit::Operator(name).into()),
-            (true, false) => return Err(Unfit::Cast(name).into()),
+            (true, true) => return Err(Unanalyzable::Operator(name).into()),
+            (true, false) => return Err(Unanalyzable::Cast(name).into()),
         }
     }
     bodies::check(conn, &bodies).await
@@ -146,7 +151,7 @@ pub(super) async fn judge(conn: &mut PgConnection, parts: &Parts) -> Result<bool
 
 async fn occurring(
     conn: &mut PgConnection,
-    parts: &Parts,
+    parts: &StatementParts,
     types: Vec<i64>,
 ) -> Result<BTreeSet<i64>, sqlx::Error> {
     let oids = |oids: &BTreeSet<i64>| -> Vec<i64> { oids.iter().copied().collect() };

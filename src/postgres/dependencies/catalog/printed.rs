@@ -5,9 +5,9 @@
 
 use sqlx::PgConnection;
 
-use super::Stop;
-use super::operators::Parts;
-use crate::postgres::dependencies::Unfit;
+use super::SearchStop;
+use super::operators::StatementParts;
+use crate::postgres::dependencies::Unanalyzable;
 
 /// What a statement can have values of such a type from: columns of its relations ($1), results of its functions ($2), or
 /// a type that it names ($3); also in an array, a composite, a domain or a range.
@@ -43,13 +43,16 @@ where t.typname in ('aclitem', 'regclass', 'regdatabase', 'regrole')
 order by m.source desc limit 1";
 
 /// Refuses a statement that can have such values.
-pub(super) async fn judge(conn: &mut PgConnection, parts: &Parts) -> Result<(), Stop> {
+pub(super) async fn judge(
+    conn: &mut PgConnection,
+    parts: &StatementParts,
+) -> Result<(), SearchStop> {
     let relations: Vec<i64> = parts.relations.iter().copied().collect();
     let functions: Vec<i64> = parts.functions.iter().copied().collect();
     let words: Vec<&str> = parts.words.iter().map(String::as_str).collect();
     let query = sqlx::query_scalar(PRINTED).bind(relations).bind(functions).bind(words);
     match query.fetch_optional(conn).await? {
-        Some(source) => Err(Unfit::System(source).into()),
+        Some(source) => Err(Unanalyzable::System(source).into()),
         None => Ok(()),
     }
 }

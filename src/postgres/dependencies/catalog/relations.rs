@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
-use crate::postgres::dependencies::{Name, Unfit};
+use crate::postgres::dependencies::{Name, Unanalyzable};
 
 /// A relation that a query reads.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Relation {
 }
 
 /// What of a relation is followed.
-pub(super) enum Kind {
+pub(super) enum RelationKind {
     Table,
     View,
 }
@@ -31,7 +31,7 @@ pub(super) struct View {
     pub(super) functions: Vec<i64>,
 }
 
-type Row = (i64, String, String, String, String, bool);
+type RelationRow = (i64, String, String, String, String, bool);
 
 const NAMED: &str = "
 select coalesce(c.oid, 0), coalesce(c.name, ''), coalesce(c.schema, ''), coalesce(c.kind, ''),
@@ -71,16 +71,17 @@ select coalesce(pg_catalog.pg_get_viewdef($1::int8::oid), ''),
 pub(super) async fn named(
     conn: &mut PgConnection,
     names: &BTreeSet<Name>,
-) -> Result<Vec<Relation>, super::Stop> {
+) -> Result<Vec<Relation>, super::SearchStop> {
     if names.is_empty() {
         return Ok(Vec::new());
     }
     let schemas: Vec<Option<String>> =
         names.iter().map(|name| name.schema().map(str::to_owned)).collect();
     let lasts: Vec<String> = names.iter().map(|name| name.last().to_owned()).collect();
-    let rows: Vec<Row> = sqlx::query_as(NAMED).bind(schemas).bind(lasts).fetch_all(conn).await?;
+    let rows: Vec<RelationRow> =
+        sqlx::query_as(NAMED).bind(schemas).bind(lasts).fetch_all(conn).await?;
     let found = rows.into_iter().zip(names).map(|(row, name)| match Relation::new(row) {
-        Relation { oid: 0, .. } => Err(Unfit::UnknownRelation(name.to_string()).into()),
+        Relation { oid: 0, .. } => Err(Unanalyzable::UnknownRelation(name.to_string()).into()),
         relation => Ok(relation),
     });
     found.collect()
@@ -91,7 +92,7 @@ pub(super) async fn by_oid(
     conn: &mut PgConnection,
     oids: &[i64],
 ) -> Result<Vec<Relation>, sqlx::Error> {
-    let rows: Vec<Row> = sqlx::query_as(BY_OID).bind(oids).fetch_all(conn).await?;
+    let rows: Vec<RelationRow> = sqlx::query_as(BY_OID).bind(oids).fetch_all(conn).await?;
     Ok(rows.into_iter().map(Relation::new).collect())
 }
 
@@ -106,29 +107,29 @@ pub(super) async fn view(
 }
 
 impl Relation {
-    fn new((oid, name, schema, kind, persistence, row_security): Row) -> Self {
+    fn new((oid, name, schema, kind, persistence, row_security): RelationRow) -> Self {
         Self { oid, name: tag_name(&schema, &name), schema, kind, persistence, row_security }
     }
 
     /// Says how it is followed, or why it can't be.
-    pub(super) fn judge(&self) -> Result<Kind, Unfit> {
+    pub(super) fn judge(&self) -> Result<RelationKind, Unanalyzable> {
         let name = self.name.clone();
         if self.schema == "information_schema" || self.schema.starts_with("pg_") {
             // A temporary schema has such a name too.
             return Err(if self.persistence == "t" {
-                Unfit::TemporaryTable(name)
+                Unanalyzable::TemporaryTable(name)
             } else {
-                Unfit::System(name)
+                Unanalyzable::System(name)
             });
         }
         match self.kind.as_str() {
-            _ if self.row_security => Err(Unfit::RowSecurity(name)),
-            "r" | "p" => Ok(Kind::Table),
-            "v" => Ok(Kind::View),
-            "m" => Err(Unfit::MaterializedView(name)),
-            "f" => Err(Unfit::ForeignTable(name)),
-            "S" => Err(Unfit::Sequence(name)),
-            _ => Err(Unfit::UnknownKind(name)),
+            _ if self.row_security => Err(Unanalyzable::RowSecurity(name)),
+            "r" | "p" => Ok(RelationKind::Table),
+            "v" => Ok(RelationKind::View),
+            "m" => Err(Unanalyzable::MaterializedView(name)),
+            "f" => Err(Unanalyzable::ForeignTable(name)),
+            "S" => Err(Unanalyzable::Sequence(name)),
+            _ => Err(Unanalyzable::UnknownKind(name)),
         }
     }
 }

@@ -7,8 +7,8 @@
 use sqlx::PgConnection;
 
 use super::relations::{Relation, tag_name};
-use super::{Stop, Table};
-use crate::postgres::dependencies::Unfit;
+use super::{SearchStop, TrackedTable};
+use crate::postgres::dependencies::Unanalyzable;
 
 // Columns of type oid tell no rows apart: from version 16 on, '010' is one, and 8. Nor do those of a collation by which
 // different texts are equal, which a column can be given after its triggers were made.
@@ -57,7 +57,7 @@ from family f
 join pg_catalog.pg_class c on c.oid = f.oid
 join pg_catalog.pg_namespace s on s.oid = c.relnamespace";
 
-struct Member {
+struct FamilyMember {
     oid: i64,
     name: String,
     kind: String,
@@ -73,40 +73,41 @@ struct Member {
 pub(super) async fn tracked(
     conn: &mut PgConnection,
     table: &Relation,
-) -> Result<(i64, Table), Stop> {
+) -> Result<(i64, TrackedTable), SearchStop> {
     let family = family(conn, table.oid).await?;
     if family.iter().any(|member| member.parents > 1) {
-        return Err(Unfit::SeveralParents(table.name.clone()).into());
+        return Err(Unanalyzable::SeveralParents(table.name.clone()).into());
     }
-    let unknown = || Unfit::UnknownRelation(table.name.clone());
+    let unknown = || Unanalyzable::UnknownRelation(table.name.clone());
     let root = family.iter().find(|member| member.parents == 0).ok_or_else(unknown)?;
     for member in &family {
         if member.kind == "f" {
-            return Err(Unfit::ForeignTable(member.name.clone()).into());
+            return Err(Unanalyzable::ForeignTable(member.name.clone()).into());
         }
         if member.subscribed {
-            return Err(Unfit::SubscribedTable(member.name.clone()).into());
+            return Err(Unanalyzable::SubscribedTable(member.name.clone()).into());
         }
         if !member.tracked {
-            return Err(Unfit::UntrackedTable(member.name.clone(), root.name.clone()).into());
+            return Err(Unanalyzable::UntrackedTable(member.name.clone(), root.name.clone()).into());
         }
     }
     let tagged = |column: &String| family.iter().all(|member| member.columns.contains(column));
     let columns = root.columns.iter().filter(|column| tagged(column)).cloned().collect();
-    Ok((root.oid, Table { name: root.name.clone(), columns, by: None }))
+    Ok((root.oid, TrackedTable { name: root.name.clone(), columns, by: None }))
 }
 
-async fn family(conn: &mut PgConnection, oid: i64) -> Result<Vec<Member>, sqlx::Error> {
+async fn family(conn: &mut PgConnection, oid: i64) -> Result<Vec<FamilyMember>, sqlx::Error> {
     type Row = (i64, String, String, String, i64, bool, bool, Vec<String>);
     let rows: Vec<Row> = sqlx::query_as(FAMILY).bind(oid).fetch_all(conn).await?;
-    let member = |(oid, schema, name, kind, parents, tracked, subscribed, columns): Row| Member {
-        oid,
-        name: tag_name(&schema, &name),
-        kind,
-        parents,
-        tracked,
-        subscribed,
-        columns,
-    };
+    let member =
+        |(oid, schema, name, kind, parents, tracked, subscribed, columns): Row| FamilyMember {
+            oid,
+            name: tag_name(&schema, &name),
+            kind,
+            parents,
+            tracked,
+            subscribed,
+            columns,
+        };
     Ok(rows.into_iter().map(member).collect())
 }

@@ -1,15 +1,15 @@
 use super::*;
-use crate::postgres::dependencies::{Family, Given};
+use crate::postgres::dependencies::{Family, ValueSource};
 
 /// What a statement says if all columns are of one family.
 fn of(family: Family, sql: &str) -> Vec<String> {
     let told = |one: Condition| {
         let values = one.values.iter().map(|value| match value.given(family)? {
-            Given::Literal(text) => Some(text),
-            Given::Parameter(parameter) if parameter.is_array => {
+            ValueSource::Literal(text) => Some(text),
+            ValueSource::Parameter(parameter) if parameter.is_array => {
                 Some(format!("any of ${}", parameter.number))
             }
-            Given::Parameter(parameter) => Some(format!("${}", parameter.number)),
+            ValueSource::Parameter(parameter) => Some(format!("${}", parameter.number)),
         });
         let values: Option<Vec<String>> = values.collect();
         Some(format!("{}.{} = {}", one.relation, one.column, values?.join(" or ")))

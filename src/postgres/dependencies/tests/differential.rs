@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
-use super::super::{Dependencies, Table};
+use super::super::{Dependencies, TrackedTable};
 use super::server::{Server, run};
 
 const SCHEMA: &str = r#"
@@ -138,7 +138,7 @@ async fn ours(server: &mut Server, sql: &str) -> BTreeSet<String> {
     }
 }
 
-fn names(tables: Vec<Table>) -> BTreeSet<String> {
+fn names(tables: Vec<TrackedTable>) -> BTreeSet<String> {
     tables.into_iter().map(|table| table.name).collect()
 }
 

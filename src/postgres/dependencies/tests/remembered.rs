@@ -1,12 +1,12 @@
 //! What is kept per text, and when it is dropped.
 
-use super::super::{Dependencies, Known, Unfit};
+use super::super::{Dependencies, DependencyCache, Unanalyzable};
 use super::server::Server;
 
 #[tokio::test]
 async fn what_is_known_is_forgotten_when_the_schema_changes() {
     let mut server = Server::start("create table a (id int); select track('a')").await;
-    let known = Known::new();
+    let known = DependencyCache::new();
     let sql = "select * from a";
     assert!(known.get(sql).is_none());
     let first = known.learn(&mut server.conn, sql).await.expect("answer");
@@ -16,15 +16,15 @@ async fn what_is_known_is_forgotten_when_the_schema_changes() {
     known.forget_before(crate::cache::Fences::new(0).change_schema());
     assert_eq!(known.get(sql), None);
     let second = known.learn(&mut server.conn, sql).await.expect("answer");
-    assert!(matches!(&*second.dependencies, Dependencies::Unfit(Unfit::UntrackedTable(..))));
+    assert!(matches!(&*second.dependencies, Dependencies::Unfit(Unanalyzable::UntrackedTable(..))));
     let write = known.learn(&mut server.conn, "delete from a").await.expect("answer");
-    assert_eq!(*write.dependencies, Dependencies::Unfit(Unfit::NotARead));
+    assert_eq!(*write.dependencies, Dependencies::Unfit(Unanalyzable::NotARead));
 }
 
 #[tokio::test]
 async fn a_database_error_is_not_remembered() {
     let mut server = Server::start("create table a (id int); select track('a')").await;
-    let known = Known::new();
+    let known = DependencyCache::new();
     server.run("begin").await;
     let broken = sqlx::raw_sql("select 1 / 0").execute(&mut server.conn).await;
     assert!(broken.is_err());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments, AssertSqlSafe, PgConnection};
 
-use super::super::{Dependencies, Given, Known, Table};
+use super::super::{Dependencies, DependencyCache, TrackedTable, ValueSource};
 use super::server::{Server, run};
 
 const SCHEMA: &str = "
@@ -231,11 +231,13 @@ async fn result(conn: &mut PgConnection, sql: &str) -> Option<Rows> {
 }
 
 /// What each narrowed table is narrowed to: its column, and the values.
-fn narrowed(tables: &[Table]) -> BTreeMap<String, (String, Vec<String>)> {
-    let values = |given: &Given| match given {
-        Given::Literal(text) => vec![text.clone()],
-        Given::Parameter(parameter) if parameter.is_array => ARRAY.map(|n| n.to_string()).into(),
-        Given::Parameter(_) => vec![BOUND.to_string()],
+fn narrowed(tables: &[TrackedTable]) -> BTreeMap<String, (String, Vec<String>)> {
+    let values = |given: &ValueSource| match given {
+        ValueSource::Literal(text) => vec![text.clone()],
+        ValueSource::Parameter(parameter) if parameter.is_array => {
+            ARRAY.map(|n| n.to_string()).into()
+        }
+        ValueSource::Parameter(_) => vec![BOUND.to_string()],
     };
     let said = tables.iter().filter_map(|table| {
         let by = table.by.as_ref()?;
@@ -271,7 +273,7 @@ fn changes(table: &str, column: &str, values: &[String]) -> Vec<String> {
 }
 
 async fn check(server: &mut Server, sql: &str) -> bool {
-    let found = Known::new().learn(&mut server.conn, sql).await.expect("answer");
+    let found = DependencyCache::new().learn(&mut server.conn, sql).await.expect("answer");
     let Dependencies::Tables(tables) = &*found.dependencies else { return false };
     let narrowed = narrowed(tables);
     if narrowed.is_empty() {

@@ -4,11 +4,11 @@
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments, AssertSqlSafe, PgConnection};
 
-use super::super::{Dependencies, Equality, Given, Known};
+use super::super::{Dependencies, DependencyCache, Equality, ValueSource};
 use super::server::{Server, run};
 use crate::Tag;
 use crate::cache::PolicyTag;
-use crate::postgres::bound::Bound;
+use crate::postgres::bound::BoundArguments;
 
 const TYPES: &[&str] = &[
     "smallint",
@@ -236,7 +236,7 @@ fn cast(random: &mut fastrand::Rng, value: String) -> String {
 
 async fn narrowed(server: &mut Server, sql: &str) -> Option<Equality> {
     // None of it is remembered, since nothing of it is asked for twice.
-    let found = Known::new().learn(&mut server.conn, sql).await.expect("answer");
+    let found = DependencyCache::new().learn(&mut server.conn, sql).await.expect("answer");
     match &*found.dependencies {
         Dependencies::Tables(tables) => tables.first().and_then(|table| table.by.clone()),
         Dependencies::Unfit(_) => None,
@@ -309,7 +309,7 @@ async fn literals(cases: usize) {
         };
         let sql = format!("select concat(c) from {table} where {condition}");
         let Some(by) = narrowed(&mut server, &sql).await else { continue };
-        let [Given::Literal(value)] = &by.values[..] else { continue };
+        let [ValueSource::Literal(value)] = &by.values[..] else { continue };
         let Some(rows) = found(&mut server.conn, sql.clone(), ()).await else { continue };
         assert_told(&sql, &rows, value);
         told += usize::from(!rows.is_empty());
@@ -327,8 +327,8 @@ where
     };
     let mut arguments = PgArguments::default();
     arguments.add(given).expect("an argument");
-    let arguments = Bound::of(&arguments).expect("arguments");
-    let Some(said) = Bound::rows(Some(&arguments), "t", &by) else { return false };
+    let arguments = BoundArguments::of(&arguments).expect("arguments");
+    let Some(said) = BoundArguments::rows(Some(&arguments), "t", &by) else { return false };
     let said: Vec<Tag> = said.iter().map(PolicyTag::tag).collect();
     for row in &rows {
         assert!(said.contains(&Tag::column("t", "c", row)), "{sql} finds {rows:?}, not {by:?}");

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::Body;
-use crate::postgres::dependencies::Unfit;
+use super::FunctionBody;
+use crate::postgres::dependencies::Unanalyzable;
 use crate::postgres::dependencies::body::{Call, Calls};
 use crate::postgres::dependencies::catalog::operators::UNSEEN;
 
@@ -19,7 +19,7 @@ pub(super) struct Texts {
 
 impl Texts {
     /// Adds what the text of a body calls, if it has one.
-    pub(super) fn add(&mut self, body: &Body, calls: Option<Calls>) {
+    pub(super) fn add(&mut self, body: &FunctionBody, calls: Option<Calls>) {
         let Some(calls) = calls else { return };
         self.calls.extend(calls.functions.into_iter().map(|call| (call, body.full_name())));
         self.operators.extend(calls.operators);
@@ -39,11 +39,11 @@ impl Texts {
 
     /// Refuses a call if no function that it can mean is harmless, or none of the system's: these come first on the search
     /// path. The types of its arguments, by which some could be ruled out, are not known.
-    pub(super) fn judge(&self, bodies: &[Body]) -> Result<(), Unfit> {
+    pub(super) fn judge(&self, bodies: &[FunctionBody]) -> Result<(), Unanalyzable> {
         for (call, caller) in &self.calls {
             let meant = || bodies.iter().filter(|body| body.is_meant_by(call));
             if are_harmful(meant()) || are_harmful(meant().filter(|body| body.is_own())) {
-                return Err(Unfit::ReadingFunction(caller.clone()));
+                return Err(Unanalyzable::ReadingFunction(caller.clone()));
             }
         }
         Ok(())
@@ -51,12 +51,12 @@ impl Texts {
 }
 
 /// Whether there are any and all of them may read something.
-fn are_harmful<'a>(bodies: impl Iterator<Item = &'a Body>) -> bool {
+fn are_harmful<'a>(bodies: impl Iterator<Item = &'a FunctionBody>) -> bool {
     let mut bodies = bodies.peekable();
     bodies.peek().is_some() && bodies.all(|body| !body.is_harmless_by_name())
 }
 
-impl Body {
+impl FunctionBody {
     fn is_meant_by(&self, call: &Call) -> bool {
         let takes = i16::try_from(call.arguments)
             .is_ok_and(|number| (self.least..=self.most).contains(&number));
@@ -65,7 +65,7 @@ impl Body {
             && call.schema.as_ref().is_none_or(|schema| *schema == self.schema)
     }
 
-    /// As [`Body::is_harmless`], where what its body shows is looked at as well.
+    /// As [`FunctionBody::is_harmless`], where what its body shows is looked at as well.
     fn is_harmless_by_name(&self) -> bool {
         self.is_harmless() || (!self.is_own() && self.is_shown())
     }
