@@ -10,7 +10,7 @@ const LONG: u32 = 32;
 /// How many keys of a policy, one after the other, had responses that could not be stored. Clones of the policy share it.
 ///
 /// Requests for one response share it only if it turns out to be storable. If it does not, those that waited took twice
-/// as long as without a cache. Hit-for-pass ([`Alone`](super::cache::Alone)) spares the next requests at the same key;
+/// as long as without a cache. Hit-for-pass ([`Alone`](super::cache::HitForPass)) spares the next requests at the same key;
 /// this spares the first ones at other keys.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UncacheableStreak(Arc<AtomicU32>);

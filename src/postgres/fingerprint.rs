@@ -30,6 +30,10 @@ const CATALOGUE_TIMEOUT: Duration = Duration::from_secs(30);
 const REST: u32 = 9;
 const MOST_REST: Duration = Duration::from_secs(4);
 
+/// How long after a change of the number each node that follows the log knows of it: it reads the number on each heartbeat, or
+/// once the catalogue may be read again; and stores nothing while it reads neither.
+pub(crate) const FINGERPRINT_KNOWN_WITHIN: Duration = Duration::from_secs(6);
+
 /// The number, and the snapshot that it was read at. To be begun anew on each connection.
 #[derive(Debug, Default)]
 pub(crate) struct Fingerprint {

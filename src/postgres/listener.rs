@@ -163,6 +163,10 @@ struct Follower {
     fingerprint: Fingerprint,
     /// The schema has changed since the last look.
     reshaped: bool,
+    /// The schema changed while the last look was made, and after its snapshot.
+    unsettled: bool,
+    /// When every node must have noticed the last change of the schema that only the fingerprint shows.
+    settles: Option<Instant>,
     wakeups: Wakeups,
     /// Writers at work when last seen, and how long to wait for them.
     busy: (Vec<u64>, Duration),
@@ -192,6 +196,8 @@ impl Follower {
             schema: None,
             fingerprint: Fingerprint::default(),
             reshaped: false,
+            unsettled: false,
+            settles: None,
             wakeups: Wakeups::new(),
             busy: (Vec::new(), HEARTBEAT),
             rested: clock::now(),
@@ -302,6 +308,9 @@ impl Follower {
     }
 
     fn next_look(&self) -> Instant {
+        if self.unsettled {
+            return clock::now();
+        }
         let pause = match (self.busy.0.is_empty(), self.wakeups.are_reliable()) {
             (false, _) => self.busy.1,
             (true, false) => UNHEARD,

@@ -164,6 +164,18 @@ pub(crate) async fn announce(conn: impl PgExecutor<'_>) -> Result<Position, sqlx
     lsn::read(&sqlx::query_scalar::<_, String>(announced).fetch_one(conn).await?)
 }
 
+/// The same, and whether the schema was still what `snapshot` shows when the position was taken.
+pub(crate) async fn announce_since(
+    conn: impl PgExecutor<'_>,
+    snapshot: &Snapshot,
+) -> Result<(Position, bool), sqlx::Error> {
+    let query =
+        "select announced, tidegate.ddl_since($1::text::pg_snapshot, announced) as unsettled
+        from (select pg_logical_emit_message(false, 'tidegate', '')::text as announced offset 0) a";
+    let row = sqlx::query(query).bind(snapshot.as_str()).fetch_one(conn).await?;
+    Ok((position(&row, "announced")?, !row.try_get::<bool, _>("unsettled")?))
+}
+
 /// Notes how far the log has come, if there is news and the newest mark is old enough.
 pub(crate) async fn mark(
     conn: impl PgExecutor<'_>,

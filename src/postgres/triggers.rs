@@ -19,7 +19,7 @@ use error::within;
 use table::{TableFamily, families};
 
 /// The version of the SQL in `sql/`. A change there is a new one.
-pub(crate) const VERSION: i32 = 7;
+pub(crate) const VERSION: i32 = 8;
 
 /// Two installers at once would trip over each other's half-made schema. The lock is on a table, which a role without a
 /// right to it can't take. Before the first install there is none: then one of two installers fails, and tries again.

@@ -234,6 +234,25 @@ async fn a_node_that_was_cut_off_reads_the_catalogue_before_it_confirms_what_it_
     world.becomes(0, "b", "the view has changed").await;
 }
 
+/// Until then, a node that has not noticed the change may store what it has read by the schema of before, though it has seen
+/// the log go past the first fence.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_only_the_catalogue_shows_counts_once_more_when_every_node_knows_of_it() {
+    let tracked = Triggers::new().table("a").table("b");
+    let world = World::new(false, VIEW, tracked, &["select v from v"]).await;
+    assert_eq!(world.warm(0).await, "a");
+    world.psql("create or replace view v as select v from b").await;
+    world.becomes(0, "b", "the view has changed").await;
+    let noticed = world.cache.fences().floor();
+    assert_eq!(world.warm(0).await, "b");
+    let again = async || world.cache.fences().floor() > noticed;
+    eventually("the floor rises once more", again).await;
+    let settled = world.cache.fences().floor();
+    assert_eq!(world.warm(0).await, "b");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(world.cache.fences().floor(), settled, "and not again");
+}
+
 /// It may have millions of rows, or be locked; the log is a matter of milliseconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_catalogue_that_takes_long_to_read_is_waited_for() {

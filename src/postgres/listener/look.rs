@@ -8,6 +8,7 @@ use super::{BUSY, Follower, HEARTBEAT};
 use crate::clock;
 use crate::entry::{Position, Tag};
 use crate::postgres::deadline::within;
+use crate::postgres::fingerprint::FINGERPRINT_KNOWN_WITHIN;
 use crate::postgres::log::{self, DrainMode, Drained};
 use crate::postgres::relay::message::Positions;
 
@@ -43,9 +44,12 @@ impl Follower {
         let all = drained.is_all() || self.reshaped;
         self.raise(&drained, all);
         self.reshaped = false;
-        self.confirm(epoch, drained.seen, began);
+        // Reads go by the schema that this drain has found; what they prove must not be past one that it has not.
+        let seen = if drained.unsettled { self.seen() } else { drained.seen };
+        self.unsettled = drained.unsettled;
+        self.confirm(epoch, (seen, drained.seen), began);
         self.fences.follow(from);
-        let at = Positions { fence: drained.fence, seen: drained.seen, from };
+        let at = Positions { fence: drained.fence, seen, from };
         self.tell(&drained, &snapshot, (all, at), answers);
         self.take(drained);
         Ok(has_news)
@@ -90,11 +94,12 @@ impl Follower {
         let loaded = log::load(conn, schema).await?;
         // Only now: what was looked up before this snapshot may be of a schema that it does not show as changed.
         self.db.follow_schema(self.fences.change_schema());
+        self.settles = loaded.settles.then(|| clock::now() + FINGERPRINT_KNOWN_WITHIN);
         let fences = loaded.fences.iter().map(|(name, fence)| (Tag::named(name), *fence));
         self.fences.begin(loaded.epoch, loaded.floor, fences);
-        self.confirm(loaded.epoch, loaded.seen, began);
+        self.confirm(loaded.epoch, (loaded.floor, loaded.seen), began);
         self.wakeups.promise(loaded.wakeups);
-        self.read = Some((loaded.epoch, loaded.snapshot));
+        self.read = Some((loaded.epoch, loaded.snapshot.clone()));
         let floor = loaded.floor;
         tracing::info!(epoch = %loaded.epoch, %floor, fences = loaded.fences.len(), "following");
         // So that a node that starts after this one knows all changes since, and can use what this one stores.
@@ -103,8 +108,11 @@ impl Follower {
             marked => drop(marked?),
         }
         // A position past every fence, so that what is read from now on is valid at once.
-        let seen = within(log::announce(&mut *conn)).await?;
-        self.confirm(loaded.epoch, seen, began);
+        let (reached, is_settled) =
+            within(log::announce_since(&mut *conn, &loaded.snapshot)).await?;
+        self.unsettled = !is_settled;
+        let seen = if is_settled { reached } else { loaded.floor };
+        self.confirm(loaded.epoch, (seen, reached), began);
         Ok(())
     }
 
@@ -119,6 +127,12 @@ impl Follower {
             // The fence of the look that follows is later than what the fingerprint saw, so it is past
             // the commit that changed it.
             self.reshaped = true;
+            self.settles = Some(clock::now() + FINGERPRINT_KNOWN_WITHIN);
+        } else if self.settles.is_some_and(|at| at <= clock::now()) {
+            // Nodes that had not noticed the change may have stored what was read by the schema of before, after this node
+            // had raised its floor.
+            self.reshaped = true;
+            self.settles = None;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use super::Follower;
 use crate::cache::protocol::{Relayed, relayed};
 use crate::clock::{self, Instant, Moment};
 use crate::entry::{Epoch, Position, Tag};
+use crate::postgres::fingerprint::FINGERPRINT_KNOWN_WITHIN;
 use crate::postgres::log::{Drained, Snapshot};
 use crate::postgres::relay::message::{InvalidationBatch, Positions, SyncRequest};
 use crate::postgres::relay::{Relay, RelayEvent, RelayRole};
@@ -179,7 +180,7 @@ impl Follower {
             self.fences.see(at.seen);
             return Some(false);
         };
-        self.confirm(news.epoch(), at.seen, answered.sent);
+        self.confirm(news.epoch(), (at.seen, at.seen), answered.sent);
         self.turns.send_modify(|turns| turns.done = turns.done.max(answered.turn));
         Some(true)
     }
@@ -191,6 +192,7 @@ impl Follower {
         let reshaped = current && news.schema.is_some() && self.schema != news.schema;
         if reshaped {
             self.schema = news.schema;
+            self.settles = Some(clock::now() + FINGERPRINT_KNOWN_WITHIN);
         }
         if news.all || reshaped {
             self.db.follow_schema(self.fences.change_schema());
@@ -201,10 +203,16 @@ impl Follower {
         }
     }
 
-    /// All is known that was visible when a look began.
-    pub(super) fn confirm(&self, epoch: Epoch, seen: Position, began: Moment) {
+    /// All is known that was visible when a look began, and of the schema all that was visible when the primary had come to
+    /// `seen`. The look ended when it had `reached` another position.
+    pub(super) fn confirm(
+        &self,
+        epoch: Epoch,
+        (seen, reached): (Position, Position),
+        began: Moment,
+    ) {
         self.fences.confirm(seen, began);
-        let at = ServerPosition { epoch, position: seen, standby: false, seen: began.at };
+        let at = ServerPosition { epoch, position: reached, standby: false, seen: began.at };
         self.db.inner.lag.tell(at);
     }
 

@@ -17,6 +17,8 @@ pub(crate) struct Drained {
     pub(crate) fence: Position,
     /// A position that the log has reached: past the fence, if there is news.
     pub(crate) seen: Position,
+    /// The schema has changed between the snapshot and that position, which the next drain tells.
+    pub(crate) unsettled: bool,
     pub(crate) snapshot: Snapshot,
     /// Each tag once.
     pub(crate) tags: Vec<String>,
@@ -75,6 +77,7 @@ pub(super) async fn attempt(
         epoch: epoch(&row)?,
         fence,
         seen: announced.map_or(Ok(fence), lsn::read)?,
+        unsettled: row.try_get("unsettled")?,
         snapshot: Snapshot(row.try_get("snapshot")?),
         tags: row.try_get("tags")?,
         in_progress: in_progress(&row)?,

@@ -6,6 +6,7 @@ use super::budget::{Budget, ChangeDetail};
 use super::drain::{self, DrainMode};
 use super::{Snapshot, epoch, position};
 use crate::entry::{Epoch, Position};
+use crate::postgres::fingerprint::FINGERPRINT_KNOWN_WITHIN;
 use crate::postgres::lsn;
 
 /// What is known at start: the fences of the changes that the log still holds.
@@ -18,6 +19,8 @@ pub(crate) struct LoadedLog {
     pub(crate) fences: Vec<(String, Position)>,
     /// At or past every change that is told of here.
     pub(crate) seen: Position,
+    /// The fingerprint has changed lately: other nodes may not know.
+    pub(crate) settles: bool,
     pub(crate) wakeups: bool,
 }
 
@@ -30,6 +33,7 @@ pub(super) async fn attempt(
 ) -> Result<LoadedLog, sqlx::Error> {
     let query = sqlx::query(include_str!("../sql/load.sql")).persistent(false);
     let query = query.bind(schema).bind(budget.rows).bind(budget.keys);
+    let query = query.bind(FINGERPRINT_KNOWN_WITHIN.as_secs_f64());
     let row = query.fetch_one(conn).await?;
     let seen = position(&row, "fence")?;
     let or_seen = |text: Option<String>| text.map_or(Ok(seen), |text| lsn::read(&text));
@@ -42,6 +46,7 @@ pub(super) async fn attempt(
         floor: or_seen(row.try_get("floor")?)?,
         fences: tags.into_iter().zip(fences).collect(),
         seen,
+        settles: row.try_get("settles")?,
         wakeups: row.try_get("wakeups")?,
     })
 }
@@ -59,6 +64,7 @@ pub(crate) async fn cold(conn: impl PgExecutor<'_>) -> Result<LoadedLog, sqlx::E
         floor: drained.fence,
         fences: Vec::new(),
         seen: drained.seen,
+        settles: true,
         wakeups: drained.wakeups,
     })
 }

@@ -161,9 +161,15 @@ async fn what_was_stored_before_the_schema_changed_is_below_the_floor() {
     assert!(bed.load(7).await.floor < before);
     assert!(bed.load(8).await.floor >= before);
     assert!(mark(&mut bed.conn, SOON, Some(8)).await.unwrap(), "at once, and without news");
+    let noticed = announce(&mut bed.conn).await.unwrap();
+    let loaded = bed.load(8).await;
+    assert!(loaded.settles && loaded.floor >= noticed, "other nodes may not have noticed");
+    let later = "update tidegate.marks set at = at - interval '1 hour'; insert into t values (1)";
+    bed.server.psql(later).await.unwrap();
+    assert!(mark(&mut bed.conn, Duration::ZERO, Some(8)).await.unwrap());
     let after = announce(&mut bed.conn).await.unwrap();
     let loaded = bed.load(8).await;
-    assert!(before <= loaded.floor && loaded.floor < after);
+    assert!(!loaded.settles && noticed <= loaded.floor && loaded.floor < after);
 }
 
 #[tokio::test]
@@ -501,6 +507,42 @@ async fn a_drain_reads_only_the_end_of_a_large_log() {
     let plan = explain(&mut bed.conn).await;
     assert!(!first.contains("Seq Scan on log") && !plan.contains("Seq Scan on log"), "{plan}");
     assert!(plan.contains("$1"), "one plan for all: {plan}");
+}
+
+/// A node stores what it has read by the schema that it knows. Were the position that a drain ends with past a change of the
+/// schema that the drain's snapshot does not show, a node that knows of the change would take that for newer.
+#[tokio::test]
+async fn a_drain_vouches_for_no_schema_that_changed_after_its_snapshot() {
+    let mut bed = Bed::new().await;
+    run(
+        &mut bed.conn,
+        "create or replace function tidegate.named(relation oid, keys text[], since pg_snapshot) returns text[]
+         language plpgsql volatile as $$ begin
+             perform pg_advisory_xact_lock_shared(1);
+             return array['t'];
+         end $$",
+    )
+    .await;
+    let mut prev = bed.now().await;
+    let began = prev.clone();
+    let mut other = bed.session().await;
+    run(&mut other, "insert into t values (1); select pg_advisory_lock(1)").await;
+    let change = async {
+        let waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+        until(async || bed.server.psql(waits).await.unwrap() == "1").await;
+        run(&mut other, "create table late (id int); select pg_advisory_unlock(1)").await;
+    };
+    let mut detail = ChangeDetail::default();
+    let drain = drain(&mut bed.conn, &prev, DrainMode::default(), &mut detail);
+    let (drained, ()) = tokio::join!(drain, change);
+    let drained = drained.unwrap();
+    assert_eq!(drained.tags, ["t"]);
+    assert!(!drained.reshaped && drained.unsettled);
+    prev = drained.snapshot;
+    let next = bed.drain(&mut prev).await;
+    assert!(next.reshaped && !next.unsettled);
+    assert!(!announce_since(&mut bed.conn, &began).await.unwrap().1);
+    assert!(announce_since(&mut bed.conn, &prev).await.unwrap().1);
 }
 
 async fn until(condition: impl AsyncFn() -> bool) {

@@ -35,6 +35,16 @@ begin
     end;
 end $$;
 
+-- Whether a change of the schema that `seen` does not show is visible now: once the position `reached` was taken, which is an
+-- argument for that reason alone.
+create or replace function tidegate.ddl_since(seen pg_snapshot, reached text) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    return exists (select from tidegate.ddl d
+            where d.xid >= pg_snapshot_xmax(seen) and d.xid < pg_snapshot_xmax(pg_current_snapshot()))
+        or exists (select from tidegate.ddl d where d.xid = any (array(select pg_snapshot_xip(seen))));
+end $$;
+
 -- Roles that follow the log of an earlier version go on to.
 do $$
 declare

@@ -62,25 +62,30 @@ covered as (
         and not exists (select from pg_snapshot_xip(p.snapshot) x
             where pg_visible_in_snapshot(x, m.snapshot)) as whole
     from prev p, (select snapshot from tidegate.own_marks order by lsn limit 1) m
+),
+looked as (
+    select (select exceeded from budget) as over,
+        pg_current_snapshot()::text as snapshot,
+        array(select tag from news where tag is not null order by tag) as tags,
+        exists (select from news where tag is null) as renamed,
+        (select whether from reshaped) as reshaped,
+        pg_current_wal_insert_lsn()::text as fence,
+        -- Past the fence, so that what is read from now on is valid at once. After it in this list; the other
+        -- order would cost misses and be right.
+        case when $2 or $4::int4 = 2 or (select whether from reshaped) or exists (select from news) or not coalesce((select whole from covered), false)
+            then pg_logical_emit_message(false, 'tidegate', '')::text end as announced,
+        tidegate.running_writers(pg_current_snapshot()) as in_progress,
+        not coalesce((select whole from covered), false) as trimmed,
+        (select system_identifier from pg_control_system()) as system_identifier,
+        (select d.oid::int8 from pg_database d where d.datname = current_database()) as database,
+        pg_walfile_name(pg_current_wal_insert_lsn()) as wal_file,
+        pg_sequence_last_value('tidegate.history'::regclass) as history,
+        tidegate.no_wakeups() is null as wakeups,
+        -- If many have committed since the last look, the next that do need not wake us; should we vanish, not for long.
+        case when not (select exceeded from budget) and $3 <= (select count(distinct xid) from recent)
+            then set_config('idle_session_timeout', '3s', false) is not null
+                and pg_try_advisory_lock(8388065642915395431) end as hushed
 )
-select (select exceeded from budget) as over,
-    pg_current_snapshot()::text as snapshot,
-    array(select tag from news where tag is not null order by tag) as tags,
-    exists (select from news where tag is null) as renamed,
-    (select whether from reshaped) as reshaped,
-    pg_current_wal_insert_lsn()::text as fence,
-    -- Past the fence, so that what is read from now on is valid at once. After it in this list; the other
-    -- order would cost misses and be right.
-    case when $2 or $4::int4 = 2 or (select whether from reshaped) or exists (select from news) or not coalesce((select whole from covered), false)
-        then pg_logical_emit_message(false, 'tidegate', '')::text end as announced,
-    tidegate.running_writers(pg_current_snapshot()) as in_progress,
-    not coalesce((select whole from covered), false) as trimmed,
-    (select system_identifier from pg_control_system()) as system_identifier,
-    (select d.oid::int8 from pg_database d where d.datname = current_database()) as database,
-    pg_walfile_name(pg_current_wal_insert_lsn()) as wal_file,
-    pg_sequence_last_value('tidegate.history'::regclass) as history,
-    tidegate.no_wakeups() is null as wakeups,
-    -- If many have committed since the last look, the next that do need not wake us; should we vanish, not for long.
-    case when not (select exceeded from budget) and $3 <= (select count(distinct xid) from recent)
-        then set_config('idle_session_timeout', '3s', false) is not null
-            and pg_try_advisory_lock(8388065642915395431) end as hushed
+-- `unsettled` is of a snapshot that is taken when the positions are known: the schema has changed since the one above, so no
+-- position here counts as one up to which the schema is known.
+select *, tidegate.ddl_since(snapshot::pg_snapshot, coalesce(announced, fence)) as unsettled from looked

@@ -9,10 +9,20 @@ with horizon as materialized (
 ),
 -- The first mark since which the schema is what it is now, by its fingerprint and by what event triggers noted: before
 -- that, answers may have had another shape, which no row of the log tells.
+changed (lsn) as materialized (
+    select max(lsn) from tidegate.own_marks where schema is distinct from $1
+),
+-- A node looks at the fingerprint now and then only. Until $4 seconds after it has changed, what other nodes store may be
+-- read by the schema of before, though they have seen the log go past the mark.
+settled (at) as materialized (
+    select coalesce((select min(m.at) from tidegate.own_marks m where m.lsn > c.lsn and m.schema = $1), clock_timestamp())
+        + make_interval(secs => $4::float8)
+    from (select max(lsn) from tidegate.own_marks where schema <> $1) c (lsn) where c.lsn is not null
+),
 oldest as materialized (
     select snapshot, lsn from tidegate.own_marks m
-    where lsn > coalesce((select max(lsn) from tidegate.own_marks
-            where schema is distinct from $1), '0/0')
+    where lsn > coalesce((select lsn from changed), '0/0')
+        and not exists (select from settled s where m.at < s.at)
         and not exists (select from tidegate.ddl d
             where d.xid >= pg_snapshot_xmax(m.snapshot) and d.xid < pg_snapshot_xmax(pg_current_snapshot()))
         and not exists (select from tidegate.ddl d where d.xid = any (array(select pg_snapshot_xip(m.snapshot))))
@@ -64,4 +74,5 @@ select pg_current_snapshot()::text as snapshot,
     (select d.oid::int8 from pg_database d where d.datname = current_database()) as database,
     pg_walfile_name(pg_current_wal_insert_lsn()) as wal_file,
     pg_sequence_last_value('tidegate.history'::regclass) as history,
+    exists (select from settled where at > clock_timestamp()) as settles,
     tidegate.no_wakeups() is null as wakeups

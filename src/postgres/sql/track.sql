@@ -171,4 +171,4 @@ revoke all on all functions in schema tidegate from public;
 grant execute on function tidegate.named(oid, text[], pg_snapshot), tidegate.tag_of(oid),
     tidegate.as_seen(xid, pg_snapshot), tidegate.running_writers(pg_snapshot), tidegate.own_triggers(), tidegate.is_guarded(),
     tidegate.with_row_security(), tidegate.wake_at_once(), tidegate.wake_at_commit(text),
-    tidegate.may_have_moved(oid) to public;
+    tidegate.may_have_moved(oid), tidegate.ddl_since(pg_snapshot, text) to public;

@@ -140,6 +140,12 @@ impl Node {
             seen: if announces { primary.write() } else { fence },
             from: look.from,
         };
+        // By a snapshot that is taken once the position was read.
+        let unsettled = primary.changes_schema(primary.visible() & !snapshot);
+        let news = match unsettled && mutant != Some(Mutant::SeenPastSchema) {
+            true => News { seen: self.seen, ..news },
+            false => news,
+        };
         self.note(news, news.from);
         self.drained = snapshot;
         Some(news)

@@ -31,6 +31,8 @@ pub(crate) enum Mutant {
     ReadAcrossSchemas,
     /// A position that a drain begins with counts as seen before the drain has found changes of the schema.
     SeenBeforeDrain,
+    /// A drain's position counts as seen though the schema has changed since the drain's snapshot.
+    SeenPastSchema,
     /// Of several reads the greatest position counts.
     GreatestOfReads,
     /// Nothing is written after a drain that moved a fence.
@@ -97,7 +99,7 @@ pub(crate) enum Mutant {
 
 impl Mutant {
     /// Each, and the smallest world that catches it.
-    pub(crate) const ALL: [(Self, World); 44] = [
+    pub(crate) const ALL: [(Self, World); 45] = [
         (Self::FenceBeforeSnapshot, World::REPLICAS),
         (Self::FenceOfFirstRow, World::ONE_NODE),
         (Self::FenceOfTrigger, World::ONE_NODE),
@@ -111,6 +113,7 @@ impl Mutant {
         (Self::SchemaPastReplica, World::SCHEMA_AWAY),
         (Self::ReadAcrossSchemas, World::SCHEMA_TOWARDS),
         (Self::SeenBeforeDrain, World::SCHEMA_SESSION),
+        (Self::SeenPastSchema, World::SCHEMA_NODES),
         (Self::GreatestOfReads, World::TWO_READS),
         (Self::NoAnnouncement, World::ONE_NODE),
         (Self::NoCheckAtDelivery, World::ONE_NODE),
