@@ -99,7 +99,7 @@ impl Admin {
             }
         }
         let explained = best.ok_or("there is no layer")?;
-        Ok(Explanation::of(&asked.url, explained, self))
+        Ok(Explanation::new(&asked.url, explained, self))
     }
 
     #[cfg(feature = "postgres")]
@@ -164,7 +164,7 @@ fn headers(lines: &str) -> Result<HeaderMap, String> {
 }
 
 impl Explanation {
-    fn of(url: &str, explained: RequestExplanation, admin: &Admin) -> Self {
+    fn new(url: &str, explained: RequestExplanation, admin: &Admin) -> Self {
         let servers = match explained.key {
             Some(_) => admin.fit(&explained.tags),
             None => Vec::new(),
@@ -177,15 +177,15 @@ impl Explanation {
             route: explained.route,
             key: explained.key.map(|key| key.to_string()),
             differs_by: explained.differs_by,
-            entry: explained.stored.as_ref().map(EntryReport::of),
-            tags: explained.tags.into_iter().map(TagReport::of).collect(),
+            entry: explained.stored.as_ref().map(EntryReport::from_stored),
+            tags: explained.tags.into_iter().map(TagReport::from_dependency).collect(),
             servers,
         }
     }
 }
 
 impl EntryReport {
-    fn of(stored: &StoredExplanation) -> Self {
+    fn from_stored(stored: &StoredExplanation) -> Self {
         let entry = &stored.entry;
         Self {
             tier: Outcome::Hit(stored.tier).token(),
@@ -200,7 +200,7 @@ impl EntryReport {
 }
 
 impl TagReport {
-    fn of(tag: Dependency) -> Self {
+    fn from_dependency(tag: Dependency) -> Self {
         let name = tag.name.unwrap_or_else(|| format!("{:016x}", tag.tag.hash()));
         Self { name, fence: tag.fence.to_string(), holds: tag.holds }
     }

@@ -108,11 +108,11 @@ pub(crate) struct ServerHealth {
 }
 
 pub(crate) async fn show(State(admin): State<Arc<Admin>>) -> Json<StatusReport> {
-    Json(StatusReport::of(&admin))
+    Json(StatusReport::new(&admin))
 }
 
 impl StatusReport {
-    fn of(admin: &Admin) -> Self {
+    fn new(admin: &Admin) -> Self {
         let (cache, fences) = (&admin.cache, admin.cache.fences());
         let seen = fences.seen();
         Self {
@@ -125,7 +125,7 @@ impl StatusReport {
             seen: seen.map(|(_, seen)| seen.to_string()),
             staleness_ms: fences.age().map(|age| age.as_secs_f64() * 1e3),
             loads: cache.loads(),
-            store: StoreReport::of(&cache.store_status()),
+            store: StoreReport::from_store(&cache.store_status()),
             hit_ratio: cache.counters().hit_ratio(),
             outcomes: counts(cache.counters()),
             routes: admin.routes(),
@@ -138,12 +138,12 @@ impl Admin {
     fn routes(&self) -> Vec<RouteReport> {
         let audits = self.cache.audits();
         let with = self.layers.iter().flat_map(|layer| layer.all()).map(|(pattern, route)| {
-            let terms = Some(PolicyReport::of(&route.policy));
-            RouteReport::of(pattern, terms, &route.traffic, audits.get(pattern))
+            let terms = Some(PolicyReport::from_policy(&route.policy));
+            RouteReport::new(pattern, terms, &route.traffic, audits.get(pattern))
         });
         let without = self.layers.iter().flat_map(|layer| layer.watch.others());
         let without =
-            without.map(|(pattern, traffic)| RouteReport::of(&pattern, None, &traffic, None));
+            without.map(|(pattern, traffic)| RouteReport::new(&pattern, None, &traffic, None));
         let mut routes: Vec<RouteReport> = with.chain(without).collect();
         routes.sort_by(|one, other| one.pattern.cmp(&other.pattern));
         routes
@@ -152,7 +152,7 @@ impl Admin {
     #[cfg(feature = "postgres")]
     fn servers(&self) -> Vec<ServerHealth> {
         let status = self.database.iter().flat_map(crate::postgres::Database::status);
-        status.map(|server| ServerHealth::of(&server)).collect()
+        status.map(|server| ServerHealth::from_server(&server)).collect()
     }
 
     #[cfg(not(feature = "postgres"))]
@@ -163,7 +163,7 @@ impl Admin {
 }
 
 impl RouteReport {
-    fn of(
+    fn new(
         pattern: &str,
         policy: Option<PolicyReport>,
         traffic: &Traffic,
@@ -182,27 +182,27 @@ impl RouteReport {
             unfit: unfit
                 .map(|(reason, (count, why))| UncacheableCount { reason, why, count })
                 .collect(),
-            audited: audited.map(AuditStatus::of),
+            audited: audited.map(AuditStatus::from_audits),
         }
     }
 }
 
 impl PolicyReport {
-    fn of(policy: &Policy) -> Self {
+    fn from_policy(policy: &Policy) -> Self {
         let ttl = (!policy.is_standard).then_some(policy.ttl.as_secs_f64());
         Self { ttl_seconds: ttl, shadow: policy.shadow, audit: policy.audit }
     }
 }
 
 impl AuditStatus {
-    fn of(audited: &AuditReport) -> Self {
+    fn from_audits(audited: &AuditReport) -> Self {
         let AuditReport { compared, divergent } = *audited;
         Self { compared, divergent, bound: audited.bound() }
     }
 }
 
 impl StoreReport {
-    fn of(status: &StoreStatus) -> Self {
+    fn from_store(status: &StoreStatus) -> Self {
         let memory = status.memory;
         Self {
             memory_entries: memory.map(|memory| memory.entries),
@@ -217,7 +217,7 @@ impl StoreReport {
 
 #[cfg(feature = "postgres")]
 impl ServerHealth {
-    fn of(status: &crate::postgres::ServerStatus) -> Self {
+    fn from_server(status: &crate::postgres::ServerStatus) -> Self {
         Self {
             name: status.name.to_string(),
             up: status.reached.is_some(),

@@ -76,12 +76,12 @@ impl Writes {
 }
 
 pub(crate) async fn show(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
-    answer(&headers, &Suggestions::of(&admin).await)
+    answer(&headers, &Suggestions::new(&admin).await)
 }
 
 impl Suggestions {
     #[expect(clippy::cast_precision_loss, reason = "ratios need no more")]
-    async fn of(admin: &Admin) -> Self {
+    async fn new(admin: &Admin) -> Self {
         let watched = admin.started.elapsed();
         let writes = admin.writes().await;
         let mut routes = routes::all(&admin.layers, &writes, watched);

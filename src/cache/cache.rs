@@ -264,7 +264,7 @@ impl Cache {
 
     /// Keeps an entry: at once what can be, the rest in the background, and releases `lease` when the entry is where
     /// other nodes look.
-    pub(crate) fn keep(&self, key: &Key, entry: &Arc<Entry>, lease: Option<Box<LeaseGuard>>) {
+    pub(crate) fn put(&self, key: &Key, entry: &Arc<Entry>, lease: Option<Box<LeaseGuard>>) {
         let rest = self.shared.store.put(key, entry);
         if rest.is_none() && lease.is_none() {
             return;
@@ -281,14 +281,14 @@ impl Cache {
     }
 
     /// Drops an entry that can't be used, even if whoever waits for that is gone before.
-    pub(crate) async fn forget(&self, key: &Key) {
+    pub(crate) async fn remove(&self, key: &Key) {
         let (cache, key) = (self.clone(), key.clone());
         to_the_end(async move { cache.noted(cache.shared.store.remove(&key).await) }).await;
     }
 
     /// Drops an entry: at once what can be, the rest in the background.
-    pub(super) fn forget_soon(&self, key: &Key) {
-        let _ = self.forget(key).now_or_never();
+    pub(super) fn remove_soon(&self, key: &Key) {
+        let _ = self.remove(key).now_or_never();
     }
 
     /// Whether there are others who have to be asked to leave the making of an answer to us.

@@ -98,14 +98,15 @@ impl Fences {
     }
 
     /// The fence of one tag, the floor included.
-    pub(crate) fn of(&self, tag: Tag) -> Position {
-        let fence = self.places.of(tag).map(|slot| self.slots[slot].load(Ordering::Acquire)).min();
+    pub(crate) fn position(&self, tag: Tag) -> Position {
+        let fence =
+            self.places.indexes(tag).map(|slot| self.slots[slot].load(Ordering::Acquire)).min();
         Position::new(fence.unwrap_or(u64::MAX)).max(self.floor())
     }
 
     /// The largest fence of several tags, the floor included.
-    pub(crate) fn of_all(&self, tags: &[Tag]) -> Position {
-        tags.iter().map(|tag| self.of(*tag)).max().unwrap_or(Position::ZERO).max(self.floor())
+    pub(crate) fn newest_of(&self, tags: &[Tag]) -> Position {
+        tags.iter().map(|tag| self.position(*tag)).max().unwrap_or(Position::ZERO).max(self.floor())
     }
 
     /// The largest fence of all tags, the floor included.
@@ -116,7 +117,7 @@ impl Fences {
     /// Judges an entry by the fences as they are now.
     pub(crate) fn judge(&self, entry: &Entry) -> Verdict {
         let epoch = self.epoch();
-        let fence = self.of_all(&entry.tags);
+        let fence = self.newest_of(&entry.tags);
         // Read again: had an epoch begun meanwhile, the fence could be of neither.
         if self.epoch() != epoch {
             return Verdict::OldEpoch;
@@ -170,7 +171,8 @@ impl Fences {
         if entry.as_of < self.floor() {
             return Some(false);
         }
-        let mut blamed = entry.tags.iter().filter(|tag| self.of(**tag) > entry.as_of).peekable();
+        let mut blamed =
+            entry.tags.iter().filter(|tag| self.position(**tag) > entry.as_of).peekable();
         blamed.peek()?;
         blamed
             .map(|tag| self.sample.fence(*tag).map(|exact| exact <= entry.as_of.get()))
@@ -212,7 +214,7 @@ impl Fences {
 
     /// Raises the fence of a tag to `fence`; a fence never falls.
     pub(crate) fn raise(&self, tag: Tag, fence: Position) {
-        for slot in self.places.of(tag) {
+        for slot in self.places.indexes(tag) {
             self.slots[slot].fetch_max(fence.get(), Ordering::AcqRel);
         }
         self.highest.fetch_max(fence.get(), Ordering::AcqRel);
@@ -340,7 +342,7 @@ mod tests {
                 fences.raise(Tag::named(&tag.to_string()), Position::new(*to));
             }
             for (tag, to) in &raised {
-                prop_assert!(fences.of(Tag::named(&tag.to_string())) >= Position::new(*to));
+                prop_assert!(fences.position(Tag::named(&tag.to_string())) >= Position::new(*to));
             }
         }
     }
@@ -361,30 +363,32 @@ mod tests {
         for position in [5, 20, 10, 20] {
             fences.raise(tag, Position::new(position));
         }
-        assert_eq!(fences.of(tag), Position::new(20));
+        assert_eq!(fences.position(tag), Position::new(20));
     }
 
     /// Two ids that cover the slots of a tag, found in one process, say nothing of another.
     #[test]
     fn security_no_two_ids_are_known_to_hide_a_tag() {
         let (here, there, hot) = (fences(), fences(), Tag::table("hot"));
-        let slots: Vec<usize> = here.places.of(hot).collect();
+        let slots: Vec<usize> = here.places.indexes(hot).collect();
         let covers = |row: usize| {
             let ids = (0..).map(|id: u64| Tag::column("users", "id", &id.to_string()));
-            ids.into_iter().find(|tag| here.places.of(*tag).nth(row) == Some(slots[row])).unwrap()
+            ids.into_iter()
+                .find(|tag| here.places.indexes(*tag).nth(row) == Some(slots[row]))
+                .unwrap()
         };
         for tag in [covers(0), covers(1)] {
             here.raise(tag, Position::new(9));
             there.raise(tag, Position::new(9));
         }
-        assert_eq!((here.of(hot), there.of(hot)), (Position::new(9), Position::ZERO));
+        assert_eq!((here.position(hot), there.position(hot)), (Position::new(9), Position::ZERO));
     }
 
     #[test]
     fn the_floor_is_under_every_tag_and_under_none() {
         let fences = fences();
         fences.raise_floor(Position::new(7));
-        assert_eq!(fences.of(Tag::table("users")), Position::new(7));
+        assert_eq!(fences.position(Tag::table("users")), Position::new(7));
         assert_eq!(fences.judge(&entry(6, &[])), Verdict::Fenced);
         assert_eq!(fences.judge(&entry(7, &[])), Verdict::Valid);
     }
@@ -394,7 +398,7 @@ mod tests {
         let (fences, tag) = (fences(), Tag::table("users"));
         fences.raise(tag, Position::new(1_000_000));
         fences.begin(Epoch::new(2), Position::new(500), []);
-        assert_eq!(fences.of(tag), Position::new(500));
+        assert_eq!(fences.position(tag), Position::new(500));
         assert_eq!(fences.judge(&entry(2_000_000, &[tag])), Verdict::OldEpoch);
         assert_eq!(fences.age(), None);
     }
@@ -419,9 +423,9 @@ mod tests {
         let between = began(&fences);
         let second = fences.advance();
         fences.raise(tag, first);
-        assert!(before < fences.of(tag) && between >= fences.of(tag));
+        assert!(before < fences.position(tag) && between >= fences.position(tag));
         fences.raise(tag, second);
-        assert!(between < fences.of(tag) && began(&fences) >= fences.of(tag));
+        assert!(between < fences.position(tag) && began(&fences) >= fences.position(tag));
     }
 
     #[test]

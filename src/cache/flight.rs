@@ -103,7 +103,7 @@ impl Flights {
         wait: Duration,
         lent: Option<&Arc<Permit>>,
     ) -> FlightRole {
-        let seat = self.seat(key);
+        let seat = self.guard(key);
         if let Some(permit) = lent {
             seat.flight.loans.offer(permit);
         }
@@ -119,12 +119,12 @@ impl Flights {
 
     /// Leads the flight for a key if nobody does.
     pub(crate) fn try_lead(&self, key: KeyHash) -> Option<FlightLeader> {
-        let seat = self.seat(key);
+        let seat = self.guard(key);
         let permit = seat.flight.permit.clone().try_acquire_owned().ok()?;
         Some(FlightLeader::new(seat, Some(permit)))
     }
 
-    fn seat(&self, key: KeyHash) -> FlightGuard {
+    fn guard(&self, key: KeyHash) -> FlightGuard {
         let flights = self.0.clone();
         let mut shard = lock(&flights[shard(&key)]);
         let open = shard.entry(key).or_default();
@@ -389,7 +389,7 @@ mod tests {
     #[tokio::test]
     async fn the_last_to_leave_removes_the_flight_whoever_still_refers_to_it() {
         let flights = Flights::new();
-        let (first, second) = (flights.seat(KEY), flights.seat(KEY));
+        let (first, second) = (flights.guard(KEY), flights.guard(KEY));
         let reference = first.flight.clone();
         drop(first);
         assert_eq!(flights.len(), 1);

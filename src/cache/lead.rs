@@ -98,13 +98,13 @@ impl FillGuard {
 
     /// The answer has begun to come; how fast the rest does is up to who it goes to. That is no part of
     /// what it costs, and makes nobody else wait for a place among the makers.
-    pub(crate) fn streams(&mut self) {
+    pub(crate) fn begin_streaming(&mut self) {
         self.cost = Some(self.began.elapsed());
         self.permit = None;
     }
 
     /// The first byte of a body has come whose end is not known.
-    pub(crate) fn begins_stream(&self) {
+    pub(crate) fn note_first_byte(&self) {
         if let Some(flight) = &self.flight {
             flight.stream();
         }
@@ -122,7 +122,7 @@ impl FillGuard {
     }
 
     /// The same duty, for work in the background, which is part of nothing.
-    pub(crate) fn set_apart(&mut self) {
+    pub(crate) fn detach(&mut self) {
         self.record = self.record.apart();
     }
 
@@ -168,10 +168,10 @@ impl FillGuard {
             // What is part of something else is known all the same.
             self.record.close(None);
             let unfit = Uncacheable::new("negative", why);
-            self.note_unfit(&unfit);
-            return FillOutcome::NotStored(self.leave_unshared(unfit));
+            self.note_uncacheable(&unfit);
+            return FillOutcome::NotStored(self.finish_unshared(unfit));
         }
-        let (key, terms) = (self.key.clone(), Freshness::of(&self.policy, negative));
+        let (key, terms) = (self.key.clone(), Freshness::from_policy(&self.policy, negative));
         self.store(ComputedEntry { key, terms, head, body, signpost: None })
     }
 
@@ -179,7 +179,7 @@ impl FillGuard {
     pub(crate) fn store(mut self, answer: ComputedEntry) -> FillOutcome {
         let basis = match self.record.basis() {
             Ok(basis) => basis,
-            Err(unfit) => return FillOutcome::NotStored(self.pass(unfit)),
+            Err(unfit) => return FillOutcome::NotStored(self.reject(unfit)),
         };
         let cost = self.cost.unwrap_or_else(|| self.began.elapsed());
         let mut terms = answer.terms;
@@ -194,11 +194,12 @@ impl FillGuard {
         if let Some(decoded) = self.decoded.take() {
             entry.set_decoded(decoded);
         }
-        let filled = self.keep(&answer.key, &entry);
+        let filled = self.put(&answer.key, &entry);
         // One that is never fresh is of no use to those who wait.
         self.note_shared(!terms.ttl.is_zero());
-        let signpost =
-            answer.signpost.map(|(key, head)| self.leave(&key, head, (&answer.key, &entry)));
+        let signpost = answer
+            .signpost
+            .map(|(key, head)| self.put_vary_marker(&key, head, (&answer.key, &entry)));
         if let Some(flight) = self.flight.take() {
             // Those who wait judge it by what they ask, even if it can't be kept.
             let found = [Some(entry), signpost].into_iter().flatten();
@@ -210,22 +211,27 @@ impl FillGuard {
 
     /// Leaves a signpost. It says nothing of the data, so no change makes it invalid. Where one variant too many is
     /// stored, one that is used least is removed.
-    fn leave(&self, key: &Key, head: Bytes, (variant, answer): (&Key, &Arc<Entry>)) -> Arc<Entry> {
+    fn put_vary_marker(
+        &self,
+        key: &Key,
+        head: Bytes,
+        (variant, answer): (&Key, &Arc<Entry>),
+    ) -> Arc<Entry> {
         let before = self.cache.shared.store.peek(key).filter(|found| found.entry.head == head);
         let variants = before.and_then(|found| found.entry.variants().cloned()).unwrap_or_default();
         if let Some(gone) = variants.note(variant, answer) {
-            self.cache.forget_soon(&gone);
+            self.cache.remove_soon(&gone);
         }
         let life = Lifetime::starting_now(answer.life.keep, answer.life.keep, Duration::ZERO);
         let (at, parts) = ((answer.epoch, answer.as_of), (head, Bytes::new()));
         let signpost =
-            Arc::new(Entry::new(key, at, [].into(), life, parts).into_signpost(variants));
-        self.cache.keep(key, &signpost, None);
+            Arc::new(Entry::new(key, at, [].into(), life, parts).into_vary_marker(variants));
+        self.cache.put(key, &signpost, None);
         signpost
     }
 
     /// Ends the duty with what another one has stored meanwhile.
-    pub(crate) fn found(mut self, hit: &Hit) {
+    pub(crate) fn finish_with(mut self, hit: &Hit) {
         if let Some(flight) = self.flight.take() {
             flight.land(FlightResult::Entry(hit.found.entry.clone()));
         }
@@ -250,25 +256,25 @@ impl FillGuard {
     }
 
     /// Ends the duty with an answer that can't be shared: each who waits makes its own.
-    pub(crate) fn pass(self, unfit: Uncacheable) -> Uncacheable {
+    pub(crate) fn reject(self, unfit: Uncacheable) -> Uncacheable {
         self.refuse(&unfit);
-        self.leave_unshared(unfit)
+        self.finish_unshared(unfit)
     }
 
     fn refuse(&self, unfit: &Uncacheable) {
         self.record.refuse(unfit);
-        self.note_unfit(unfit);
+        self.note_uncacheable(unfit);
     }
 
-    fn note_unfit(&self, unfit: &Uncacheable) {
+    fn note_uncacheable(&self, unfit: &Uncacheable) {
         tracing::debug!(key = %self.key, %unfit, "an answer was not stored");
         self.cache.shared.counters.note(Event::NotStored);
-        if let Some(watch) = self.record.watch() {
-            watch.unfit(unfit);
+        if let Some(watch) = self.record.traffic() {
+            watch.note_uncacheable(unfit);
         }
     }
 
-    fn leave_unshared(mut self, unfit: Uncacheable) -> Uncacheable {
+    fn finish_unshared(mut self, unfit: Uncacheable) -> Uncacheable {
         self.note_shared(false);
         if let Some(flight) = self.flight.take() {
             flight.land(FlightResult::Nothing);
@@ -293,7 +299,7 @@ impl FillGuard {
 
     /// Ends the duty since a change invalidated the entry that the handler confirmed. A request that waits takes over,
     /// and the handler is not asked to confirm that entry again.
-    pub(crate) fn overtaken(self) -> Uncacheable {
+    pub(crate) fn reject_overtaken(self) -> Uncacheable {
         let unfit = self.note_overtaken();
         self.record.refuse(&unfit);
         unfit
@@ -305,14 +311,14 @@ impl FillGuard {
         Uncacheable::new("overtaken", why)
     }
 
-    fn keep(&mut self, key: &Key, entry: &Arc<Entry>) -> FillOutcome {
+    fn put(&mut self, key: &Key, entry: &Arc<Entry>) -> FillOutcome {
         match self.cache.shared.fences.judge(entry) {
             Verdict::Valid => {
                 self.cache.shared.counters.note(Event::Stored);
                 // A lease is on the key that was asked for, and is released with the lead if the
                 // answer belongs under another.
                 let lease = if *key == self.key { self.lease.take() } else { None };
-                self.cache.keep(key, entry, lease);
+                self.cache.put(key, entry, lease);
                 FillOutcome::Stored
             }
             Verdict::Fenced | Verdict::OldEpoch => FillOutcome::NotStored(self.note_overtaken()),

@@ -84,12 +84,12 @@ pub(crate) struct Bypass {
 
 impl LookupOptions {
     /// Of a request to a layer.
-    pub(crate) fn of_request(session: Option<(Epoch, Position)>) -> Self {
+    pub(crate) fn for_request(session: Option<(Epoch, Position)>) -> Self {
         Self { session, is_request: true, ..Self::default() }
     }
 
     /// Of a value, by a lookup that is marked if it is in no scope.
-    pub(crate) fn of_value(stray: Option<&Stray>) -> Self {
+    pub(crate) fn for_value(stray: Option<&Stray>) -> Self {
         Self { strays: Some(EndedStrays::within(stray)), ..Self::default() }
     }
 }
@@ -173,7 +173,7 @@ impl Cache {
         if let Some(hit) = search.peek() {
             return Some(LookupResult::Hit(hit));
         }
-        Some(LookupResult::Miss(Box::new(search.duty(Some(leader), None))))
+        Some(LookupResult::Miss(Box::new(search.fill_guard(Some(leader), None))))
     }
 
     /// Finds an answer, and leaves it at that: on a miss nobody else waits for what the caller makes.
@@ -197,7 +197,7 @@ impl Cache {
         if has_waited && let Some(hit) = search.look().await {
             return LookupResult::Hit(hit);
         }
-        LookupResult::Miss(Box::new(search.duty(None, Some(permit))))
+        LookupResult::Miss(Box::new(search.fill_guard(None, Some(permit))))
     }
 
     /// What is stored under a key, whatever has become of it.

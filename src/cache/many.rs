@@ -18,7 +18,7 @@ use super::permit::Permit;
 use super::policy::{Policy, ValuePolicy};
 use super::record::{Record, Stray};
 use super::template::PolicyTag;
-use super::typed::keep;
+use super::typed::store_value;
 use crate::clock;
 use crate::entry::Key;
 use crate::observe;
@@ -92,7 +92,7 @@ impl Cache {
         let stray = Stray::lookup();
         let wanted = wanted(ids, |id| self.own_key(key(id)), policy);
         let policy = policy.settings().clone();
-        let mut ask = LookupOptions::of_value(stray.as_ref());
+        let mut ask = LookupOptions::for_value(stray.as_ref());
         ask.arrival = self.arrival(&ask);
         let mut search = BatchLookup { cache: self, policy, ask, found: HashMap::new() };
         let (missing, late) = search.look(wanted).await;
@@ -174,7 +174,7 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
                 match (OptionalValue::read(&hit.found.entry), hit.renew.take()) {
                     (Some(value), None) => {
                         self.cache.serves(&hit, &self.policy);
-                        self.keep(wanted.id, value);
+                        self.store(wanted.id, value);
                         return None;
                     }
                     // It is due: whoever finds it so makes it anew.
@@ -196,7 +196,7 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         Some(MissingValue { wanted, lead, fallback })
     }
 
-    fn keep(&mut self, id: I, value: OptionalValue<T>) {
+    fn store(&mut self, id: I, value: OptionalValue<T>) {
         self.found.extend(value.0.map(|value| (id, value)));
     }
 
@@ -252,9 +252,9 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         if let Some(lead) = missing.lead {
             // What it depends on is its own part of what all were read by.
             let part = record.part(missing.wanted.tags);
-            value = keep(lead.with_record(part), value);
+            value = store_value(lead.with_record(part), value);
         }
-        self.keep(missing.wanted.id, value);
+        self.store(missing.wanted.id, value);
     }
 
     fn fall_back<E>(&mut self, missing: Vec<MissingValue<I, T>>, error: E) -> Result<(), E> {
@@ -265,7 +265,7 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
             }
             if let Some((hit, value)) = fallback.filter(|_| is_whole) {
                 self.cache.shows(&hit, &self.policy);
-                self.keep(wanted.id, value);
+                self.store(wanted.id, value);
             }
         }
         if is_whole { Ok(()) } else { Err(error) }

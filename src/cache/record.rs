@@ -90,7 +90,7 @@ pub(crate) struct SimulatedProof {
 impl SimulatedProof {
     /// Whether it would be served.
     pub(crate) fn is_valid(&self, fences: &Fences) -> bool {
-        let now = (fences.epoch(), fences.of_all(&self.tags));
+        let now = (fences.epoch(), fences.newest_of(&self.tags));
         protocol::verdict(self.began, now) == protocol::Verdict::Valid
     }
 }
@@ -176,8 +176,10 @@ impl Record {
     pub(crate) fn tag(&mut self, tags: &[PolicyTag]) {
         match Arc::get_mut(&mut self.0) {
             Some(inner) => inner.scope.tags.extend_from_slice(tags),
-            None => self
-                .unfit(Uncacheable::new("late-tags", "its tags were named after work had begun")),
+            None => self.mark_uncacheable(Uncacheable::new(
+                "late-tags",
+                "its tags were named after work had begun",
+            )),
         }
     }
 
@@ -267,7 +269,7 @@ impl Record {
     /// The position that a server must have reached for its answer to be of use: past the fences of
     /// what is read, and past what the session has written.
     pub(crate) fn needs(&self, tags: &[Tag]) -> Position {
-        self.0.fences.of_all(tags).max(self.session())
+        self.0.fences.newest_of(tags).max(self.session())
     }
 
     /// The same for what may depend on anything.
@@ -345,7 +347,7 @@ impl Record {
     }
 
     /// Where to tell of reads, if anybody looks on.
-    pub(crate) fn watch(&self) -> Option<&Arc<Traffic>> {
+    pub(crate) fn traffic(&self) -> Option<&Arc<Traffic>> {
         self.0.scope.watch.as_ref()
     }
 
@@ -375,7 +377,7 @@ impl Record {
 
     /// Notes that the answer can't be cached. The first reason stays.
     #[expect(clippy::needless_pass_by_value, reason = "who says so has no further use for it")]
-    pub fn unfit(&self, unfit: Uncacheable) {
+    pub fn mark_uncacheable(&self, unfit: Uncacheable) {
         for record in self.outward() {
             let mut notes = record.notes();
             notes.caveats.behind |= unfit.token == REPLICA_BEHIND;

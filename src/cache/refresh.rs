@@ -52,7 +52,7 @@ pub(crate) fn decide(
     // `max-stale`.
     let window = limits.max_age.map_or(window, |_| window.min(limits.max_stale));
     match verdict {
-        Verdict::Valid if entry.is_signpost() => EntryUse::Serve,
+        Verdict::Valid if entry.is_vary_marker() => EntryUse::Serve,
         Verdict::Fenced => EntryUse::Miss(MissReason::Changed),
         Verdict::OldEpoch
             if policy.stale_after_failover && age < ttl && !limits.refuse(age, ttl) =>
@@ -159,7 +159,8 @@ mod tests {
     fn jitter_only_shortens_and_keeps_to_its_share() {
         let policy = Policy::ttl(TTL).jitter(0.5);
         for _ in 0..1000 {
-            let ttl = Freshness::of(&policy, false).life(policy.jitter, Duration::ZERO).ttl;
+            let ttl =
+                Freshness::from_policy(&policy, false).life(policy.jitter, Duration::ZERO).ttl;
             assert!((TTL / 2..=TTL).contains(&ttl), "{ttl:?}");
         }
     }

@@ -105,7 +105,7 @@ impl PolicyTag {
 
     /// The rows of a table that have a value in a column, written as Postgres writes it.
     #[cfg(feature = "postgres")]
-    pub(crate) fn of_column(table: &str, column: &str, value: &str) -> Self {
+    pub(crate) fn for_column(table: &str, column: &str, value: &str) -> Self {
         let name: Arc<str> = format!("{table}:{column}={value}").into();
         let ends = Some((table.len(), table.len() + 1 + column.len()));
         Self { tag: Tag::named(&name), name, ends, is_exact: true }
@@ -197,7 +197,7 @@ mod tests {
     #[cfg(feature = "postgres")]
     #[test]
     fn a_column_of_a_strange_name_is_known_by_its_tag() {
-        let tag = PolicyTag::of_column("a:b", "c=d", "1");
+        let tag = PolicyTag::for_column("a:b", "c=d", "1");
         assert!(tag.is_column_of("a:b", &["c=d".into()]));
         assert_eq!(tag.tag(), Tag::named("a:b:c=d=1"));
     }

@@ -27,7 +27,7 @@ pub(crate) struct Freshness {
 
 impl Freshness {
     /// The terms of a policy, for an answer that has none of its own.
-    pub(crate) fn of(policy: &Policy, negative: bool) -> Self {
+    pub(crate) fn from_policy(policy: &Policy, negative: bool) -> Self {
         let ttl = if negative { policy.negative_ttl.unwrap_or_default() } else { policy.ttl };
         Self {
             ttl,

@@ -103,7 +103,7 @@ impl Cache {
         let ask = LookupOptions {
             tags,
             holds: Some(V::is_in),
-            ..LookupOptions::of_value(stray.as_ref())
+            ..LookupOptions::for_value(stray.as_ref())
         };
         match self.lookup(key, policy, ask.clone()).await {
             LookupResult::Hit(hit) => match V::read(&hit.found.entry) {
@@ -126,7 +126,7 @@ impl Cache {
         F: AsyncFnOnce() -> Result<V, E>,
     {
         let record = self.record(Some(policy), LookupOptions::default());
-        record.unfit(Uncacheable::new(
+        record.mark_uncacheable(Uncacheable::new(
             "missing-id",
             "a tag of a value's policy has a place for an id",
         ));
@@ -170,7 +170,7 @@ impl Cache {
         let loaded = compute(&record, policy, load).await;
         observe::load(began.elapsed());
         match loaded {
-            Ok(value) => Ok(keep(lead, value)),
+            Ok(value) => Ok(store_value(lead, value)),
             Err(error) => {
                 lead.fail(fallback.as_ref());
                 self.or_fallback(Err(error), fallback.as_ref(), policy)
@@ -205,7 +205,7 @@ where
 }
 
 /// Fulfils a duty with a value. Returns it as it was stored, so that whoever loads it gets what others will.
-pub(super) fn keep<V: StoredValue>(mut lead: FillGuard, value: V) -> V {
+pub(super) fn store_value<V: StoredValue>(mut lead: FillGuard, value: V) -> V {
     match value.write() {
         Ok(written) => {
             let (is_negative, stored) = (value.is_negative(), V::written(&written));
@@ -214,7 +214,7 @@ pub(super) fn keep<V: StoredValue>(mut lead: FillGuard, value: V) -> V {
             stored.unwrap_or(value)
         }
         Err(unfit) => {
-            drop(lead.pass(unfit));
+            drop(lead.reject(unfit));
             value
         }
     }

@@ -165,7 +165,7 @@ pub(crate) fn decode_sealed(
     );
     entry.life.is_strict = flags & STRICT != 0;
     entry.life.is_timed = flags & TIMED != 0;
-    Ok(if flags & SIGNPOST != 0 { entry.into_signpost(Arc::default()) } else { entry })
+    Ok(if flags & SIGNPOST != 0 { entry.into_vary_marker(Arc::default()) } else { entry })
 }
 
 /// The parts of an entry's bytes before and after what protects them.
@@ -180,7 +180,7 @@ pub(crate) fn checksum(bytes: &[u8]) -> [u8; SEAL] {
 
 fn flags(entry: &Entry) -> u32 {
     let strict = if entry.life.is_strict { STRICT } else { 0 };
-    let signpost = if entry.is_signpost() { SIGNPOST } else { 0 };
+    let signpost = if entry.is_vary_marker() { SIGNPOST } else { 0 };
     let timed = if entry.life.is_timed { TIMED } else { 0 };
     strict | signpost | timed
 }
@@ -217,7 +217,7 @@ mod tests {
         let tags = [Tag::table("users"), Tag::from_hash(7)].into();
         let parts = (Bytes::from_static(b"head"), Bytes::from_static(b"body"));
         Entry::new(&key, (Epoch::new(0x1122), Position::new(0x16_B374_D848)), tags, life, parts)
-            .into_signpost(Arc::default())
+            .into_vary_marker(Arc::default())
     }
 
     /// Entries outlive the process that wrote them: this form may change only with the version.
@@ -268,7 +268,7 @@ mod tests {
         assert_eq!(read.life.cost, written.life.cost);
         let windows = |life: &Lifetime| (life.while_revalidating, life.if_error, life.is_strict);
         assert_eq!(windows(&read.life), windows(&written.life));
-        assert!(read.is_signpost() && read.life.is_timed);
+        assert!(read.is_vary_marker() && read.life.is_timed);
         assert_eq!((read.head, read.body), (written.head, written.body));
     }
 

@@ -211,7 +211,7 @@ impl<'de> Deserializer<'de> for Part<'_, 'de> {
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         self.input.nest(self.place, |Part { input, .. }| {
-            let container = input.container(ContainerKind::of::<V::Value>())?;
+            let container = input.container(ContainerKind::for_type::<V::Value>())?;
             visitor.visit_seq(Elements::new(input, container))
         })
     }
@@ -235,7 +235,7 @@ impl<'de> Deserializer<'de> for Part<'_, 'de> {
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         self.input.nest(self.place, |Part { input, .. }| {
-            let container = input.container(ContainerKind::of::<V::Value>())?;
+            let container = input.container(ContainerKind::for_type::<V::Value>())?;
             visitor.visit_map(Elements::new(input, container))
         })
     }

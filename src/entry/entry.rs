@@ -108,14 +108,14 @@ impl Entry {
     }
 
     /// An entry that is no answer: its head says where the answers are.
-    pub(crate) fn into_signpost(mut self, variants: Arc<Variants>) -> Self {
+    pub(crate) fn into_vary_marker(mut self, variants: Arc<Variants>) -> Self {
         let weight = variants.weight();
         self.variants = Some(VariantRef { variants, weight });
         self
     }
 
     /// Whether it says where the answers are.
-    pub(crate) fn is_signpost(&self) -> bool {
+    pub(crate) fn is_vary_marker(&self) -> bool {
         self.variants.is_some()
     }
 

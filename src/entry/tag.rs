@@ -27,8 +27,8 @@ impl Tag {
     /// give the same tag, also for a table or a column whose name has a `=`: what follows the first one counts as values.
     pub fn named(name: &str) -> Self {
         match name.split_once('=') {
-            Some((column, value)) => Self::of(&[column, "=", &canonical_parts(value)]),
-            None => Self::of(&[name]),
+            Some((column, value)) => Self::from_pieces(&[column, "=", &canonical_parts(value)]),
+            None => Self::from_pieces(&[name]),
         }
     }
 
@@ -42,7 +42,7 @@ impl Tag {
         if table.contains('=') || column.contains('=') {
             return Self::named(&[table, ":", column, "=", value].concat());
         }
-        Self::of(&[table, ":", column, "=", &canonical_parts(value)])
+        Self::from_pieces(&[table, ":", column, "=", &canonical_parts(value)])
     }
 
     /// Changes to a table too large to be told row by row, TRUNCATE among them. An answer that
@@ -51,7 +51,7 @@ impl Tag {
         if table.contains('=') {
             return Self::named(&[table, "!"].concat());
         }
-        Self::of(&[table, "!"])
+        Self::from_pieces(&[table, "!"])
     }
 
     /// Whether a value is known to have the form here that a change of its rows has. Postgres reads integers that
@@ -86,7 +86,7 @@ impl Tag {
         Self(hash)
     }
 
-    fn of(pieces: &[&str]) -> Self {
+    fn from_pieces(pieces: &[&str]) -> Self {
         let mut text = Text::new();
         for piece in pieces {
             text.extend(piece.as_bytes());

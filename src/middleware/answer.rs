@@ -13,7 +13,7 @@ use super::stored::{StoredHead, with_room};
 
 impl StoredHead {
     /// What a request gets that asked so.
-    pub(crate) fn answer<B: http_body::Body>(
+    pub(crate) fn into_response_for<B: http_body::Body>(
         self,
         body: &Bytes,
         asked: &RequestDirectives,
@@ -113,21 +113,21 @@ mod tests {
 
     fn answered(request: http::request::Builder, head: StoredHead) -> HeaderMap {
         let request = request.body(axum::body::Body::empty()).unwrap();
-        let asked = RequestDirectives::of(
+        let asked = RequestDirectives::new(
             &request,
             &crate::Policy::standard(),
             &IdentitySource::default(),
             None,
         )
         .unwrap();
-        let answer = head.answer::<axum::body::Body>(&Bytes::new(), &asked);
+        let answer = head.into_response_for::<axum::body::Body>(&Bytes::new(), &asked);
         answer.headers().clone()
     }
 
     #[test]
     fn an_answer_without_content_has_no_length() {
         let length = |status| {
-            let head = StoredHead::kept(status, &HeaderMap::new(), &[]);
+            let head = StoredHead::storable(status, &HeaderMap::new(), &[]);
             answered(http::Request::head("/"), head).get(CONTENT_LENGTH).cloned()
         };
         assert_eq!(length(StatusCode::OK), Some(HeaderValue::from_static("0")));
@@ -140,7 +140,7 @@ mod tests {
         headers.append("cache-status", HeaderValue::from_static("other; hit"));
         headers.append("cache-status", HeaderValue::from_static("tidegate; hit"));
         headers.insert("x-other", HeaderValue::from_static("1"));
-        let head = StoredHead::kept(StatusCode::OK, &headers, &[]);
+        let head = StoredHead::storable(StatusCode::OK, &headers, &[]);
         let told = answered(http::Request::get("/").header("range", "bytes=7-"), head);
         let told: Vec<_> = told.get_all(CACHE_STATUS).iter().collect();
         assert_eq!(told, ["other; hit", "tidegate; hit"]);
@@ -152,7 +152,7 @@ mod tests {
         for _ in 0..40_000 {
             headers.append("x-many", HeaderValue::from_static("1"));
         }
-        let head = StoredHead::kept(StatusCode::OK, &headers, &[]);
+        let head = StoredHead::storable(StatusCode::OK, &headers, &[]);
         let headers = answered(http::Request::get("/"), head);
         assert_eq!(headers.get_all("x-many").iter().count(), 40_000);
     }

@@ -42,7 +42,7 @@ impl Audit {
         entry: &Arc<Entry>,
         (status, record): (StatusCode, Record),
     ) -> Self {
-        let is_same = RenderedHead::of(entry).is_ok_and(|ready| ready.status == status);
+        let is_same = RenderedHead::from_entry(entry).is_ok_and(|ready| ready.status == status);
         let (cache, route, entry) = (cache.clone(), route.clone(), entry.clone());
         Self { cache, route, entry, record, same: 0, is_same }
     }
@@ -144,7 +144,7 @@ impl<S> Exchange<S> {
         // A path is no name for a route: clients would make up as many as they like.
         let route: Arc<str> = route::pattern(&request).unwrap_or(OTHERS).into();
         let record = cache.record(Some(&plan.policy), plan.ask.clone());
-        let request = plan.hand_over(request);
+        let request = plan.to_handler_request(request);
         let response = record.enter(|| self.inner.call(request)).await?;
         record.pass_on(plan.policy.lasts(false));
         note_unread(&record, response.headers(), &plan.policy);

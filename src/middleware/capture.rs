@@ -55,7 +55,7 @@ impl BodyBuffer {
 
     /// The rest comes as fast as the client takes it; how much that is may be known.
     pub(crate) fn streams(&mut self, is_measured: bool) {
-        self.lead.streams();
+        self.lead.begin_streaming();
         self.is_open_ended = !is_measured && promised(&self.head.headers).is_none();
         self.note_first_byte();
     }
@@ -63,7 +63,7 @@ impl BodyBuffer {
     /// Nobody is to wait for a body whose end is not known, once it has begun.
     fn note_first_byte(&self) {
         if self.is_open_ended && self.length > 0 {
-            self.lead.begins_stream();
+            self.lead.note_first_byte();
         }
     }
 
@@ -125,7 +125,7 @@ impl BodyBuffer {
 
     /// Gives the duty up, since the body can't be kept.
     pub(crate) fn refuse(self, unfit: Uncacheable) -> Uncacheable {
-        self.lead.pass(unfit)
+        self.lead.reject(unfit)
     }
 }
 

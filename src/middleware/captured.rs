@@ -87,7 +87,7 @@ impl<B: HttpBody<Data = Bytes>> TeeBody<B> {
     }
 
     /// Not all of it was there at once.
-    pub(crate) fn streams(&mut self) {
+    pub(crate) fn begin_streaming(&mut self) {
         let is_measured = self.size_hint().exact().is_some();
         self.capture.streams(is_measured);
     }

@@ -12,7 +12,7 @@ use super::ready::RenderedHead;
 use super::route;
 use super::rules::request::RequestDirectives;
 use super::rules::vary;
-use super::stored::signpost;
+use super::stored::vary_marker;
 use crate::cache::{LookupOptions, LookupPreview, Policy, PolicyTag};
 use crate::entry::{Entry, Key, Position, Tag};
 use crate::outcome::{BypassReason, Outcome};
@@ -69,10 +69,10 @@ impl LayerSettings {
         };
         let shown = pattern.unwrap_or(OTHERS);
         let parameter = |name: &str| route::parameter(pattern?, path, name);
-        let plan =
-            RequestDirectives::of(request, &found.policy, &self.identity, None).and_then(|asked| {
+        let plan = RequestDirectives::new(request, &found.policy, &self.identity, None).and_then(
+            |asked| {
                 let tags = found.policy.tags_with(parameter).ok_or(BypassReason::NoParameter)?;
-                let (key, variance) = self.key(&KeySource::of(request, &asked), &found.policy);
+                let (key, variance) = self.key(&KeySource::new(request, &asked), &found.policy);
                 let ask = LookupOptions { tags, limits: asked.limits, ..LookupOptions::default() };
                 Ok(RequestContext {
                     key,
@@ -83,7 +83,8 @@ impl LayerSettings {
                     extensions: None,
                     place: None,
                 })
-            });
+            },
+        );
         let mut plan = match plan {
             Ok(plan) => plan,
             Err(reason) => return RequestExplanation::bypassed(Some(shown), reason),
@@ -102,7 +103,7 @@ impl LayerSettings {
         if self.cache.examine(&plan.key, &plan.policy, &plan.ask).await.found.is_some() {
             return None;
         }
-        let keyed = KeySource::of(request, &plan.asked);
+        let keyed = KeySource::new(request, &plan.asked);
         for seen in within_routers(request.uri()) {
             let (key, _) = self.key(&keyed.nested(&seen), &plan.policy);
             if self.cache.examine(&key, &plan.policy, &plan.ask).await.found.is_some() {
@@ -124,8 +125,9 @@ impl LayerSettings {
         let mut examined = cache.examine(&key, &plan.policy, &plan.ask).await;
         let mut differs_by = differing(&plan.policy);
         if examined.outcome.is_hit()
-            && let Some(pointed) = examined.found.as_ref().filter(|found| found.entry.is_signpost())
-            && let Ok(headers_named) = signpost(&pointed.entry)
+            && let Some(pointed) =
+                examined.found.as_ref().filter(|found| found.entry.is_vary_marker())
+            && let Ok(headers_named) = vary_marker(&pointed.entry)
         {
             key = vary::key(&plan.key, &headers_named, headers);
             examined = cache.examine(&key, &plan.policy, &plan.ask).await;
@@ -135,7 +137,7 @@ impl LayerSettings {
         let LookupPreview { found, .. } = examined;
         let stored = found.map(|found| StoredExplanation {
             tier: found.tier,
-            status: RenderedHead::of(&found.entry).ok().map(|ready| ready.status),
+            status: RenderedHead::from_entry(&found.entry).ok().map(|ready| ready.status),
             age: found.entry.age(),
             entry: found.entry,
         });
@@ -155,7 +157,7 @@ impl LayerSettings {
         let tags = stored.map_or(&*own, |stored| stored.entry.tags());
         let fences = self.cache.fences();
         let of = |tag: &Tag| {
-            let fence = fences.of(*tag);
+            let fence = fences.position(*tag);
             let holds = stored.map(|stored| {
                 fences.epoch() == stored.entry.epoch() && stored.entry.as_of() >= fence
             });
@@ -194,7 +196,7 @@ fn within_routers(uri: &Uri) -> impl Iterator<Item = Uri> {
 /// What becomes of a request that was examined: the steps that a request takes, in their order.
 fn outcome(plan: &RequestContext, examined: &LookupPreview) -> Outcome {
     let bypass = match (&examined.found, examined.outcome) {
-        (Some(found), outcome) if outcome.is_hit() => match plan.may_have(&found.entry) {
+        (Some(found), outcome) if outcome.is_hit() => match plan.may_serve(&found.entry) {
             false => Some(BypassReason::Personal),
             true => plan.policy.shadow.then_some(BypassReason::Shadow),
         },

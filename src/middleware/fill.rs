@@ -23,11 +23,11 @@ use super::rules::groups;
 use super::rules::precondition::is_known;
 use super::rules::request::{Client, RequestDirectives};
 use super::rules::search_variance::SearchVariance;
-use super::rules::storable::{Cacheability, PERSONAL, Times, leave};
-use super::rules::validation::{HeadComparison, names_another, said_by_head, updated};
+use super::rules::storable::{Cacheability, PERSONAL, Times, cacheability};
+use super::rules::validation::{HeadComparison, compare_head, names_another, updated};
 use super::rules::vary;
 use super::status::{self, StoreOutcome};
-use super::stored::{StoredHead, encode_signpost};
+use super::stored::{StoredHead, encode_vary_marker};
 use crate::cache::{
     Cache, ComputedEntry, FillGuard, FillOutcome, Hit, PolicyTag, Record, Uncacheable,
 };
@@ -84,9 +84,9 @@ struct FillStatus {
 }
 
 impl FillStatus {
-    fn tell(&self, headers: &mut HeaderMap, fate: StoreOutcome<'_>) {
+    fn append_to(&self, headers: &mut HeaderMap, fate: StoreOutcome<'_>) {
         let text =
-            status::of_miss((self.outcome, self.is_variant), self.status, &self.record, fate);
+            status::miss_member((self.outcome, self.is_variant), self.status, &self.record, fate);
         status::append(headers, &text);
     }
 }
@@ -121,7 +121,7 @@ impl<'p> ResponseFill<'p> {
         has_stored
             && is_full(response.status())
             && self.plan.asked.is_of_anybody()
-            && self.leave(response.status(), response.headers()).is_err()
+            && self.cacheability(response.status(), response.headers()).is_err()
     }
 
     /// Passes a response on once what it supersedes is removed.
@@ -129,7 +129,7 @@ impl<'p> ResponseFill<'p> {
     where
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
-        self.lead.cache().forget(self.lead.key()).await;
+        self.lead.cache().remove(self.lead.key()).await;
         FillFuture::Answered(Some((self, response))).await
     }
 
@@ -139,17 +139,17 @@ impl<'p> ResponseFill<'p> {
     where
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
-        let told = self.told(response.status());
+        let told = self.fill_status(response.status());
         let asked = &self.plan.asked;
         let (mut parts, body) = response.into_parts();
-        let leave = match self.leave_of_head(&parts, &body) {
+        let leave = match self.cacheability_of_head(&parts, &body) {
             Ok(leave) => leave,
             Err(unfit) => {
                 let unfit = match parts.status.is_server_error() {
                     true => self.lead.fail_for(unfit, None),
-                    false => self.lead.pass(unfit),
+                    false => self.lead.reject(unfit),
                 };
-                told.tell(&mut parts.headers, StoreOutcome::NotStored(&unfit));
+                told.append_to(&mut parts.headers, StoreOutcome::NotStored(&unfit));
                 return known(&parts, asked, &Bytes::new()).unwrap_or_else(|| {
                     Response::from_parts(parts, Body::within(told.record, body))
                 });
@@ -158,26 +158,26 @@ impl<'p> ResponseFill<'p> {
         // Whoever called for it may use its head before its body has come to the end.
         let lasts = leave.terms.ttl.saturating_sub(leave.terms.age);
         self.lead.record().pass_on(Some(lasts));
-        let mut head = StoredHead::kept(parts.status, &parts.headers, &leave.withheld);
+        let mut head = StoredHead::storable(parts.status, &parts.headers, &leave.withheld);
         head.age = leave.age;
-        let place = self.place(&leave);
+        let place = self.store_target(&leave);
         let policy = &self.plan.policy;
         let limits = (policy.body_limit, policy.finish);
         let capture = BodyBuffer::new(self.lead, (head, place), limits, self.routes.rooms.room());
         let mut captured = TeeBody::new(body, capture);
         match captured.read_ahead(cx) {
             Some(BufferOutcome::Whole(filled, bytes)) => {
-                told.tell(&mut parts.headers, StoreOutcome::of(&filled));
+                told.append_to(&mut parts.headers, StoreOutcome::from_outcome(&filled));
                 if let Some(known) = known(&parts, asked, &bytes) {
                     return known;
                 }
             }
             Some(BufferOutcome::NotKept(unfit)) => {
-                told.tell(&mut parts.headers, StoreOutcome::NotStored(&unfit));
+                told.append_to(&mut parts.headers, StoreOutcome::NotStored(&unfit));
             }
             None => {
-                captured.streams();
-                told.tell(&mut parts.headers, StoreOutcome::Undecided);
+                captured.begin_streaming();
+                told.append_to(&mut parts.headers, StoreOutcome::Undecided);
             }
         }
         Response::from_parts(parts, Body::captured(captured))
@@ -189,24 +189,24 @@ impl<'p> ResponseFill<'p> {
         (head, entry): (StoredHead, Arc<Entry>),
         fresh: HeaderMap,
     ) -> Response<Body<B>> {
-        let told = self.told(StatusCode::NOT_MODIFIED);
+        let told = self.fill_status(StatusCode::NOT_MODIFIED);
         let plan = self.plan;
         let (head, filled) = if names_another(&head.headers, &fresh) {
             let unfit = Uncacheable::new("other-etag", "a 304 that names another answer");
-            (head, FillOutcome::NotStored(self.disown(unfit).await))
+            (head, FillOutcome::NotStored(self.reject_stored(unfit).await))
         } else {
             let new = brought_up_to_date(&head, &fresh);
             let filled = self.renewed((&head, &new), &entry).await;
             (new, filled)
         };
-        let mut response = head.answer(entry.body(), &plan.asked);
-        told.tell(response.headers_mut(), StoreOutcome::of(&filled));
+        let mut response = head.into_response_for(entry.body(), &plan.asked);
+        told.append_to(response.headers_mut(), StoreOutcome::from_outcome(&filled));
         response
     }
 
     /// What an answer to HEAD tells of what is stored for GET: its fields, if it is that answer and stays stored; else
     /// that it is no more.
-    pub(crate) async fn head_told(
+    pub(crate) async fn updated_by_head(
         mut self,
         status: StatusCode,
         fresh: &HeaderMap,
@@ -216,14 +216,14 @@ impl<'p> ResponseFill<'p> {
         if status != head.status {
             return None;
         }
-        match said_by_head(&head.headers, entry.body().len(), fresh) {
+        match compare_head(&head.headers, entry.body().len(), fresh) {
             HeadComparison::Same => {
                 let new = brought_up_to_date(&head, fresh);
                 let filled = self.renewed((&head, &new), &entry).await;
                 matches!(filled, FillOutcome::Stored).then_some(new.headers)
             }
             HeadComparison::Other if self.plan.asked.is_of_anybody() => {
-                cache.forget(self.lead.key()).await;
+                cache.remove(self.lead.key()).await;
                 None
             }
             HeadComparison::Other | HeadComparison::Nothing => None,
@@ -231,10 +231,10 @@ impl<'p> ResponseFill<'p> {
     }
 
     /// What is stored may not be served any longer: the next request makes another.
-    async fn disown(self, unfit: Uncacheable) -> Uncacheable {
+    async fn reject_stored(self, unfit: Uncacheable) -> Uncacheable {
         let (cache, key) = (self.lead.cache().clone(), self.lead.key().clone());
-        let unfit = self.lead.pass(unfit);
-        cache.forget(&key).await;
+        let unfit = self.lead.reject(unfit);
+        cache.remove(&key).await;
         unfit
     }
 
@@ -250,16 +250,16 @@ impl<'p> ResponseFill<'p> {
         entry: &Entry,
     ) -> FillOutcome {
         if !self.lead.is_valid(entry) {
-            return FillOutcome::NotStored(self.lead.overtaken());
+            return FillOutcome::NotStored(self.lead.reject_overtaken());
         }
         let refused = match self.plan.asked.is_of_anybody() {
             true => None,
-            false => self.leave_for(&self.plan.asked, new.status, &new.headers).err(),
+            false => self.cacheability_for(&self.plan.asked, new.status, &new.headers).err(),
         };
         let head = match refused {
             None => Cow::Borrowed(new),
             Some(unfit) if unfit.token == PERSONAL => Cow::Owned(confirmed_at(stored, new)),
-            Some(unfit) => return FillOutcome::NotStored(self.lead.pass(unfit)),
+            Some(unfit) => return FillOutcome::NotStored(self.lead.reject(unfit)),
         };
         // It was stored for all, whoever has it confirmed.
         let asked = RequestDirectives {
@@ -269,34 +269,38 @@ impl<'p> ResponseFill<'p> {
         };
         // The body is that of before, and so is what it depends on.
         self.lead.record().depend_on(entry.tags().iter().copied());
-        let leave = self.leave_for(&asked, head.status, &head.headers);
+        let leave = self.cacheability_for(&asked, head.status, &head.headers);
         let noted = self.note_tags(&head.headers).and_then(|()| self.note_variance(&head.headers));
         let leave = match leave.and_then(|leave| noted.map(|()| leave)) {
             Ok(leave) => leave,
-            Err(unfit) => return FillOutcome::NotStored(self.disown(unfit).await),
+            Err(unfit) => return FillOutcome::NotStored(self.reject_stored(unfit).await),
         };
-        let kept = StoredHead::kept(head.status, &head.headers, &leave.withheld);
+        let kept = StoredHead::storable(head.status, &head.headers, &leave.withheld);
         let kept = StoredHead { trailers: head.trailers.clone(), age: leave.age, ..kept };
-        let StoreTarget { key, terms, signpost } = self.place(&leave);
+        let StoreTarget { key, terms, signpost } = self.store_target(&leave);
         let (head, body) = (kept.encode(), entry.body().clone());
         self.lead.store(ComputedEntry { key, terms, head, body, signpost })
     }
 
-    fn leave(&self, status: StatusCode, headers: &HeaderMap) -> Result<Cacheability, Uncacheable> {
+    fn cacheability(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Result<Cacheability, Uncacheable> {
         if status.is_server_error() && self.lead.stale.is_some() {
             return Err(Uncacheable::new("failed", "what is stored is of more use than an error"));
         }
-        self.leave_for(&self.plan.asked, status, headers)
+        self.cacheability_for(&self.plan.asked, status, headers)
     }
 
     /// As [`leave`](Self::leave), with all else that forbids to store a response and is known before its body comes:
     /// requests that wait for it can go on then.
-    fn leave_of_head<B: HttpBody>(
+    fn cacheability_of_head<B: HttpBody>(
         &self,
         parts: &Parts,
         body: &B,
     ) -> Result<Cacheability, Uncacheable> {
-        let leave = self.leave(parts.status, &parts.headers)?;
+        let leave = self.cacheability(parts.status, &parts.headers)?;
         fits(&parts.headers, body, self.plan.policy.body_limit)?;
         self.lead.record().can_be_stored()?;
         self.note_tags(&parts.headers)?;
@@ -318,7 +322,7 @@ impl<'p> ResponseFill<'p> {
     /// say the same.
     fn note_variance(&self, headers: &HeaderMap) -> Result<(), Uncacheable> {
         let Some(place) = &self.plan.place else { return Ok(()) };
-        let said = SearchVariance::of(headers);
+        let said = SearchVariance::from_headers(headers);
         self.routes.variances.note(&place.path, said.as_ref());
         match &self.plan.variance {
             Some(known) if said.as_ref() != Some(&**known) => {
@@ -329,25 +333,25 @@ impl<'p> ResponseFill<'p> {
         }
     }
 
-    fn leave_for(
+    fn cacheability_for(
         &self,
         asked: &RequestDirectives,
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Result<Cacheability, Uncacheable> {
         let times = Times { now: clock::wall(), delay: self.delay };
-        leave(status, headers, asked, &self.plan.policy, times)
+        cacheability(status, headers, asked, &self.plan.policy, times)
     }
 
     /// Where the answer goes, by what it varies by.
-    fn place(&self, leave: &Cacheability) -> StoreTarget {
+    fn store_target(&self, leave: &Cacheability) -> StoreTarget {
         let key = vary::key(&self.plan.key, &leave.varies_by, &self.headers);
         let signpost = (key != self.plan.key)
-            .then(|| (self.plan.key.clone(), encode_signpost(&leave.varies_by)));
+            .then(|| (self.plan.key.clone(), encode_vary_marker(&leave.varies_by)));
         StoreTarget { key, terms: leave.terms, signpost }
     }
 
-    fn told(&self, status: StatusCode) -> FillStatus {
+    fn fill_status(&self, status: StatusCode) -> FillStatus {
         let is_variant = *self.lead.key() != self.plan.key;
         FillStatus {
             outcome: self.lead.outcome(),
@@ -365,7 +369,7 @@ fn brought_up_to_date(head: &StoredHead, fresh: &HeaderMap) -> StoredHead {
     if !fresh.contains_key(DATE) {
         date(&mut headers);
     }
-    let mut kept = StoredHead::kept(head.status, &headers, &[]);
+    let mut kept = StoredHead::storable(head.status, &headers, &[]);
     // A cache between here and the origin may have confirmed it: its age counts (sections 3.2 and 4.2.3).
     if let Some(age) = fresh.get(AGE) {
         kept.headers.insert(AGE, age.clone());
@@ -407,8 +411,8 @@ fn known<B: HttpBody>(
     if parts.status != StatusCode::OK || !is_known(&asked.conditions, &parts.headers) {
         return None;
     }
-    let head = StoredHead::kept(parts.status, &parts.headers, &[]);
-    let mut response = head.answer(body, asked);
+    let head = StoredHead::storable(parts.status, &parts.headers, &[]);
+    let mut response = head.into_response_for(body, asked);
     if let Some(age) = parts.headers.get(AGE) {
         response.headers_mut().insert(AGE, age.clone());
     }

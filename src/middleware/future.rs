@@ -48,7 +48,7 @@ impl<F, B: HttpBody, E> ResponseFuture<F, B, E> {
         Self { kind: FutureKind::Ready { response: Some(response) }, unnoted: Record::is_in_none() }
     }
 
-    pub(crate) fn passed(
+    pub(crate) fn bypassed(
         inner: TaskLocalFuture<Record, F>,
         reason: BypassReason,
         record: Record,
@@ -56,7 +56,7 @@ impl<F, B: HttpBody, E> ResponseFuture<F, B, E> {
         Self { kind: FutureKind::Passed { inner, reason, record }, unnoted: Record::is_in_none() }
     }
 
-    pub(crate) fn work(work: BoxFuture<'static, Result<Response<Body<B>>, E>>) -> Self {
+    pub(crate) fn pending(work: BoxFuture<'static, Result<Response<Body<B>>, E>>) -> Self {
         Self { kind: FutureKind::Work { work }, unnoted: false }
     }
 

@@ -63,7 +63,7 @@ pub(crate) struct KeySource<'r> {
 
 impl<'r> KeySource<'r> {
     /// Of a request that the layer sees.
-    pub(crate) fn of<B>(request: &'r Request<B>, asked: &'r RequestDirectives) -> Self {
+    pub(crate) fn new<B>(request: &'r Request<B>, asked: &'r RequestDirectives) -> Self {
         let client = asked.client_key.as_deref();
         let uri = route::uri(request);
         let rewritten = Some(request.uri()).filter(|seen| *seen != uri);
@@ -97,12 +97,12 @@ impl<'r> KeySource<'r> {
 
     /// Of these, with nothing else known of the request.
     #[cfg(any(test, fuzzing, feature = "__internals"))]
-    pub(crate) fn new(uri: &'r Uri, headers: &'r HeaderMap) -> Self {
+    pub(crate) fn from_parts(uri: &'r Uri, headers: &'r HeaderMap) -> Self {
         Self {
             uri,
             rewritten: None,
             headers,
-            fields: RequestFields::of(headers),
+            fields: RequestFields::from_headers(headers),
             client: None,
             variance: None,
             content: None,
@@ -346,7 +346,7 @@ mod tests {
     }
 
     fn of(uri: &str, policy: &Policy) -> Key {
-        key(("", ""), &KeySource::new(&uri.parse().unwrap(), &HeaderMap::new()), policy)
+        key(("", ""), &KeySource::from_parts(&uri.parse().unwrap(), &HeaderMap::new()), policy)
     }
 
     fn with(headers: &[(&'static str, &str)], policy: &Policy) -> Key {
@@ -354,7 +354,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_str(value).unwrap()))
             .collect::<HeaderMap>();
-        key(("", ""), &KeySource::new(&"/".parse().unwrap(), &headers), policy)
+        key(("", ""), &KeySource::from_parts(&"/".parse().unwrap(), &headers), policy)
     }
 
     #[test]

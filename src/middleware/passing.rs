@@ -15,7 +15,7 @@ use super::keying::{self, KeySource};
 use super::layer::LayerSettings;
 use super::rules::groups::note_unread;
 use super::rules::request::RequestDirectives;
-use super::rules::storable::{Times, leave};
+use super::rules::storable::{Times, cacheability};
 use super::rules::unsafe_method::{InvalidatedByWrite, is_safe};
 use super::session::is_session_cookie;
 use super::status;
@@ -42,7 +42,7 @@ pub(crate) struct BypassContext {
 }
 
 impl<S> Exchange<S> {
-    pub(crate) async fn pass<A>(
+    pub(crate) async fn bypass<A>(
         mut self,
         passing: BypassContext,
         request: Request<A>,
@@ -61,7 +61,7 @@ impl<S> Exchange<S> {
             note_unread(&record, response.headers(), &policy);
         }
         if let Some((rehearsing, seen)) = rehearsed.zip(self.seen.as_ref()) {
-            self.rehearse(&rehearsing, &response, &record, &seen.traffic);
+            self.simulate(&rehearsing, &response, &record, &seen.traffic);
         }
         let tags = written.map(|written| written.tags(&method, &response, &self.routes.namespace));
         if let Some(tags) = tags.filter(|tags| !tags.is_empty()) {
@@ -75,7 +75,7 @@ impl<S> Exchange<S> {
     }
 
     /// Works out what the cache would have done with the answer.
-    fn rehearse<B>(
+    fn simulate<B>(
         &self,
         rehearsing: &SimulatedRequest,
         response: &Response<B>,
@@ -84,13 +84,13 @@ impl<S> Exchange<S> {
     ) {
         let SimulatedRequest { key, asked, policy } = rehearsing;
         let times = Times { now: clock::wall(), delay: Duration::ZERO };
-        let kept = leave(response.status(), response.headers(), asked, policy, times);
+        let kept = cacheability(response.status(), response.headers(), asked, policy, times);
         match kept.and_then(|_| record.rehearsed()) {
             Ok(read) => {
                 let fences = self.routes.cache.fences();
                 self.routes.watch.rehearsal.note(*key, read, fences, traffic);
             }
-            Err(unfit) => traffic.unfit(&unfit),
+            Err(unfit) => traffic.note_uncacheable(&unfit),
         }
     }
 }
@@ -123,8 +123,8 @@ impl LayerSettings {
             return None;
         }
         let policy = Policy::ttl(rehearsal::TTL);
-        let asked = RequestDirectives::of(request, &policy, &self.identity, client).ok()?;
-        let key = keying::key(self.space(), &KeySource::of(request, &asked), &policy).short();
+        let asked = RequestDirectives::new(request, &policy, &self.identity, client).ok()?;
+        let key = keying::key(self.space(), &KeySource::new(request, &asked), &policy).short();
         // The client's part of the key holds them, so a response may vary by them.
         let policy = policy.vary([AUTHORIZATION, COOKIE].iter().map(HeaderName::as_str));
         Some(Box::new(SimulatedRequest { key, asked, policy }))
@@ -168,7 +168,7 @@ async fn invalidate(routes: &LayerSettings, tags: Vec<String>) {
 }
 
 /// A response that the cache had no part in, with the reason, and with a token if the handler wrote.
-pub(super) async fn passed<B: HttpBody>(
+pub(super) async fn bypassed<B: HttpBody>(
     routes: &LayerSettings,
     response: Response<B>,
     reason: BypassReason,

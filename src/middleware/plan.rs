@@ -14,7 +14,7 @@ use super::rules::search_variance::SearchVariance;
 use super::rules::storable::Audience;
 use super::rules::unsafe_method::InvalidationTarget;
 use super::rules::vary;
-use super::stored::signpost;
+use super::stored::vary_marker;
 use super::strict;
 use crate::cache::{Cache, Hit, LookupOptions, LookupResult, Policy, PolicyTag};
 use crate::entry::{Entry, Key};
@@ -53,7 +53,7 @@ impl LayerSettings {
         if !policy.is_standard {
             return None;
         }
-        let target = InvalidationTarget::of(route::uri(request), request.headers(), policy.host);
+        let target = InvalidationTarget::new(route::uri(request), request.headers(), policy.host);
         let tag = PolicyTag::new(target.tag(&self.namespace));
         Some((target, tag))
     }
@@ -78,7 +78,7 @@ impl RequestContext {
     }
 
     /// The request as the handler gets it.
-    pub(crate) fn hand_over<A>(&self, mut request: Request<A>) -> Request<A> {
+    pub(crate) fn to_handler_request<A>(&self, mut request: Request<A>) -> Request<A> {
         if let Some(extensions) = &self.extensions {
             strict::withhold(&mut request, &self.policy, extensions);
         }
@@ -88,14 +88,14 @@ impl RequestContext {
 
     /// Whether a stored response may go to this client. One that may not is no validator for its request either: a 304 would
     /// confirm the client's own response.
-    pub(crate) fn may_have(&self, entry: &Entry) -> bool {
+    pub(crate) fn may_serve(&self, entry: &Entry) -> bool {
         // RFC 9111, section 3.5, forbids the other way only; an origin may give more to those it knows.
         let client = &self.asked.client;
         let has_other_cookies = self.asked.has_other_cookies;
         if !client.is_authorized && !client.is_identified() && !has_other_cookies {
             return true;
         }
-        RenderedHead::of(entry).is_ok_and(|ready| {
+        RenderedHead::from_entry(entry).is_ok_and(|ready| {
             // Section 4.1: what was computed for other cookies is another variant.
             let is_of_these_cookies = !has_other_cookies || !ready.varies_by_cookies;
             is_of_these_cookies
@@ -114,7 +114,7 @@ impl RequestContext {
         let LookupResult::Hit(Hit { found: Found { entry, .. }, .. }) = &found else {
             return found;
         };
-        match self.pointed_to(entry, headers).map(Box::new) {
+        match self.variant_key(entry, headers).map(Box::new) {
             // Apart, since most answers are found at once and need no room for another key.
             Some(key) => {
                 let found = Box::pin(self.find_under(&key, cache)).await;
@@ -128,8 +128,8 @@ impl RequestContext {
     }
 
     /// The key that an entry points to, if it is a signpost.
-    pub(crate) fn pointed_to(&self, entry: &Entry, headers: &HeaderMap) -> Option<Key> {
-        let names = entry.is_signpost().then(|| signpost(entry))?.ok()?;
+    pub(crate) fn variant_key(&self, entry: &Entry, headers: &HeaderMap) -> Option<Key> {
+        let names = entry.is_vary_marker().then(|| vary_marker(entry))?.ok()?;
         let key = vary::key(&self.key, &names, headers);
         (key != self.key).then_some(key)
     }
@@ -141,9 +141,9 @@ impl RequestContext {
             return None;
         }
         let found = cache.stored(&self.key).await?;
-        let key = self.pointed_to(&found.entry, headers)?;
+        let key = self.variant_key(&found.entry, headers)?;
         let hit = cache.fallback(&key, &self.policy, &self.ask).await;
-        hit.filter(|hit| self.may_have(&hit.found.entry))
+        hit.filter(|hit| self.may_serve(&hit.found.entry))
     }
 
     /// Whether a whole answer is asked for, as it is stored.

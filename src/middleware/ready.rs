@@ -28,18 +28,18 @@ pub(crate) fn respond<B: http_body::Body>(
     let entry = &hit.found.entry;
     // One that nobody else has is used this once.
     if Arc::strong_count(entry) > 1 {
-        let ready = RenderedHead::of(entry)?;
+        let ready = RenderedHead::from_entry(entry)?;
         if let Some(head) = ready.head(hit) {
-            return Ok(head.answer(entry.body(), asked));
+            return Ok(head.into_response_for(entry.body(), asked));
         }
     }
-    Ok(once(hit)?.answer(entry.body(), asked))
+    Ok(once(hit)?.into_response_for(entry.body(), asked))
 }
 
 /// An answer of which nothing is kept.
 fn once(hit: &Hit) -> Result<StoredHead, MalformedHead> {
-    let mut head = StoredHead::of(&hit.found.entry)?;
-    let moment = AgeStamp::of(hit, head.age);
+    let mut head = StoredHead::from_entry(&hit.found.entry)?;
+    let moment = AgeStamp::new(hit, head.age);
     head.headers.insert(AGE, moment.age.into());
     head.headers.append(CACHE_STATUS, moment.status());
     Ok(head)
@@ -47,7 +47,7 @@ fn once(hit: &Hit) -> Result<StoredHead, MalformedHead> {
 
 /// Whether an entry holds an answer. Then both ways give the same, but for the time that passes between them.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn is_ready(entry: &Arc<Entry>) -> bool {
+pub(crate) fn is_rendered(entry: &Arc<Entry>) -> bool {
     let hit = Hit {
         found: crate::store::Found { entry: entry.clone(), tier: crate::store::Tier::Shared },
         outcome: Outcome::Hit(crate::store::Tier::Shared),
@@ -59,7 +59,8 @@ pub(crate) fn is_ready(entry: &Arc<Entry>) -> bool {
         headers.remove(CACHE_STATUS);
         (headers, told)
     };
-    let kept = RenderedHead::of(entry).ok().and_then(|ready| ready.head(&hit)).map(timeless);
+    let kept =
+        RenderedHead::from_entry(entry).ok().and_then(|ready| ready.head(&hit)).map(timeless);
     let read = once(&hit).ok().map(timeless);
     assert_eq!(kept, read);
     read.is_some()
@@ -99,12 +100,12 @@ struct AgeStamp {
 
 impl RenderedHead {
     /// That of an entry, which is kept with it.
-    pub(crate) fn of(entry: &Entry) -> Result<Arc<Self>, MalformedHead> {
+    pub(crate) fn from_entry(entry: &Entry) -> Result<Arc<Self>, MalformedHead> {
         entry.decoded(Self::read)
     }
 
     fn read(entry: &Entry) -> Result<Self, MalformedHead> {
-        let StoredHead { status, headers, trailers, age } = StoredHead::of(entry)?;
+        let StoredHead { status, headers, trailers, age } = StoredHead::from_entry(entry)?;
         let (audience, varies_by_cookies) = (audience(&headers), by_cookies(&headers));
         let (trailers, stamped) =
             (trailers.map(Box::new), RwLock::new(RenderedFields::new(headers)));
@@ -113,7 +114,7 @@ impl RenderedHead {
 
     /// A copy of it. Waits for nobody: `None` while another thread writes what it says.
     fn head(&self, hit: &Hit) -> Option<StoredHead> {
-        let moment = AgeStamp::of(hit, self.age);
+        let moment = AgeStamp::new(hit, self.age);
         let headers = match self.stamped.try_read() {
             Ok(stamped) if stamped.moment == Some(moment) => stamped.copy(),
             reading => {
@@ -130,7 +131,7 @@ impl RenderedHead {
 
 impl AgeStamp {
     /// `age` is how old the answer was when it came, if that does not count against its TTL.
-    fn of(hit: &Hit, age: Duration) -> Self {
+    fn new(hit: &Hit, age: Duration) -> Self {
         let (since, ttl) = (hit.found.entry.age(), hit.found.entry.ttl());
         Self {
             age: age.saturating_add(since).as_secs(),
@@ -140,7 +141,7 @@ impl AgeStamp {
     }
 
     fn status(self) -> HeaderValue {
-        status::of_hit(self.outcome, self.left)
+        status::hit_member(self.outcome, self.left)
     }
 }
 
@@ -204,7 +205,7 @@ mod tests {
 
     fn answered(entry: Arc<Entry>, outcome: Outcome) -> HeaderMap {
         let request = http::Request::get("/").body(axum::body::Body::empty()).unwrap();
-        let asked = RequestDirectives::of(
+        let asked = RequestDirectives::new(
             &request,
             &crate::Policy::standard(),
             &IdentitySource::default(),
@@ -253,7 +254,7 @@ mod tests {
     #[test]
     fn one_that_another_thread_writes_is_read_from_its_entry() {
         let entry = entry(of(&STORED));
-        let ready = RenderedHead::of(&entry).unwrap();
+        let ready = RenderedHead::from_entry(&entry).unwrap();
         let written = ready.stamped.write().unwrap();
         let said = answered(entry.clone(), Outcome::Hit(Tier::Memory));
         assert_eq!((said.len(), &said["age"]), (5, &HeaderValue::from(0)));
@@ -268,7 +269,7 @@ mod tests {
                 let name = http::HeaderName::try_from(format!("x{at}")).unwrap();
                 headers.insert(name, HeaderValue::from_static("1"));
             }
-            let ready = RenderedHead::of(&entry(headers)).unwrap();
+            let ready = RenderedHead::from_entry(&entry(headers)).unwrap();
             let mut stamped = ready.stamped.write().unwrap();
             let before = stamped.fields.capacity();
             stamped.stamp(AgeStamp { age: 1, left: 2, outcome: Outcome::Hit(Tier::Memory) });
@@ -284,10 +285,10 @@ mod tests {
                 let name = http::HeaderName::try_from(format!("x{at}")).unwrap();
                 headers.append(name, HeaderValue::from_static(""));
             }
-            assert_eq!(is_ready(&entry(headers)), expected, "{names}");
+            assert_eq!(is_rendered(&entry(headers)), expected, "{names}");
         }
         let with_age = of(&[("age", "77"), ("cache-status", "other")]);
-        assert!(is_ready(&entry(with_age)), "as both ways say the same");
+        assert!(is_rendered(&entry(with_age)), "as both ways say the same");
     }
 
     #[test]

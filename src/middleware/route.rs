@@ -22,8 +22,10 @@ pub(crate) fn pattern<B>(request: &Request<B>) -> Option<&str> {
 
 /// The tags that a policy names for a request, with the parameters that the handler gets; `None` if one of these is missing.
 pub(crate) fn tags<B>(request: &Request<B>, policy: &Policy) -> Option<Vec<PolicyTag>> {
-    let parameters =
-        policy.parameters().next().and_then(|_| PathParameters::of(request.extensions()));
+    let parameters = policy
+        .parameters()
+        .next()
+        .and_then(|_| PathParameters::from_extensions(request.extensions()));
     policy.tags_with(|name| parameters.as_ref()?.get(name).map(Cow::Borrowed))
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct PathParameters(RawPathParams);
 
 impl PathParameters {
     /// Those of a request. `None` if no router has matched it, or if one of them is not UTF-8.
-    pub(crate) fn of(extensions: &Extensions) -> Option<Self> {
+    pub(crate) fn from_extensions(extensions: &Extensions) -> Option<Self> {
         read(extensions)?.ok().map(Self)
     }
 
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     fn all(extensions: &Extensions) -> Option<Vec<(String, String)>> {
-        let read = PathParameters::of(extensions)?;
+        let read = PathParameters::from_extensions(extensions)?;
         Some(read.0.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn what_no_router_has_matched_has_no_parameters_and_what_one_has_may_have_none() {
-        assert!(PathParameters::of(&Extensions::new()).is_none());
+        assert!(PathParameters::from_extensions(&Extensions::new()).is_none());
         assert!(parameters_alone(&Extensions::new()).unwrap().is_empty());
         let matched = matched("/a", "/a", Extensions::new()).unwrap();
         assert_eq!(all(&parameters_alone(&matched).unwrap()), Some(Vec::new()));
@@ -141,6 +141,8 @@ mod tests {
     #[test]
     fn parameters_that_are_no_text_are_not_written() {
         let odd = matched("/{a}", "/%ff", Extensions::new()).unwrap();
-        assert!(PathParameters::of(&odd).is_none() && parameters_alone(&odd).is_none());
+        assert!(
+            PathParameters::from_extensions(&odd).is_none() && parameters_alone(&odd).is_none()
+        );
     }
 }

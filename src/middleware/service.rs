@@ -64,11 +64,11 @@ where
         let session = self.session(request.headers());
         let Some(RouteSettings { policy, traffic }) = self.route(&request) else {
             let seen = self.routes.watch.other_request(route::pattern(&request));
-            return self.pass(BypassReason::NoPolicy, (session, seen), request);
+            return self.bypass(BypassReason::NoPolicy, (session, seen), request);
         };
         let seen = self.routes.watch.request(traffic);
         let (client, request) = identity::client(policy, request);
-        let asked = RequestDirectives::of(&request, policy, &self.routes.identity, client);
+        let asked = RequestDirectives::new(&request, policy, &self.routes.identity, client);
         match (asked, policy.query_content) {
             (Ok(asked), Some(limit)) if is_query(&asked.method) => {
                 let policy = policy.clone();
@@ -76,9 +76,9 @@ where
             }
             (Ok(asked), _) => {
                 let policy = policy.clone();
-                self.answer(policy, asked, (session, seen), request)
+                self.respond(policy, asked, (session, seen), request)
             }
-            (Err(reason), _) => self.pass(reason, (session, seen), request),
+            (Err(reason), _) => self.bypass(reason, (session, seen), request),
         }
     }
 }
@@ -95,9 +95,9 @@ where
     B: HttpBody,
 {
     if fields.is_empty() {
-        return ResponseFuture::work(Box::pin(work));
+        return ResponseFuture::pending(Box::pin(work));
     }
-    ResponseFuture::work(Box::pin(async move {
+    ResponseFuture::pending(Box::pin(async move {
         let mut response = work.await?;
         for field in &fields {
             response.headers_mut().remove(field);
@@ -131,13 +131,13 @@ impl<S> CacheService<S> {
         policy: Arc<Policy>,
         (ask, asked): (LookupOptions, RequestDirectives),
     ) -> RequestContext {
-        let (key, variance) = self.routes.key(&KeySource::of(request, &asked), &policy);
+        let (key, variance) = self.routes.key(&KeySource::new(request, &asked), &policy);
         let (extensions, place) = (None, None);
         RequestContext { key, policy, ask, asked, extensions, variance, place }
     }
 
     /// Answers from the cache, or fills it.
-    fn answer<A>(
+    fn respond<A>(
         &mut self,
         policy: Arc<Policy>,
         asked: RequestDirectives,
@@ -150,17 +150,17 @@ impl<S> CacheService<S> {
     {
         let watch = seen.as_ref().map(|seen| seen.traffic.clone());
         let ask =
-            LookupOptions { watch, limits: asked.limits, ..LookupOptions::of_request(session) };
+            LookupOptions { watch, limits: asked.limits, ..LookupOptions::for_request(session) };
         let plan = self.plan(&request, policy, (ask, asked));
-        match self.at_once(&plan, seen.as_ref(), request.headers()) {
+        match self.serve_from_memory(&plan, seen.as_ref(), request.headers()) {
             Some((response, entry)) => {
                 if plan.policy.audits_this() {
                     let cost = entry.life.cost;
-                    spawn(unattended(cost, self.steps(None).audit(entry, plan, request)));
+                    spawn(unattended(cost, self.exchange(None).audit(entry, plan, request)));
                 }
                 ResponseFuture::ready(response)
             }
-            None => self.work(plan, seen, request),
+            None => self.respond_later(plan, seen, request),
         }
     }
 
@@ -177,22 +177,22 @@ impl<S> CacheService<S> {
         A: HttpBody + Send + 'static,
     {
         if !content::can_be_read::<A>() {
-            return self.pass(BypassReason::Body, met, request);
+            return self.bypass(BypassReason::Body, met, request);
         }
         let mut service = Self { inner: self.ready_inner(), routes: self.routes.clone() };
-        ResponseFuture::work(Box::pin(async move {
+        ResponseFuture::pending(Box::pin(async move {
             let room = service.routes.rooms.room();
             asked.content = content::read(&mut request, (limit, room)).await;
             let answered = match asked.content {
-                Some(_) => service.answer(policy, asked, met, request),
-                None => service.pass(BypassReason::Body, met, request),
+                Some(_) => service.respond(policy, asked, met, request),
+                None => service.bypass(BypassReason::Body, met, request),
             };
             answered.await
         }))
     }
 
     /// The answer that is at hand, if there is one, and what it was made of.
-    fn at_once<B: HttpBody>(
+    fn serve_from_memory<B: HttpBody>(
         &self,
         plan: &RequestContext,
         seen: Option<&RequestTimer>,
@@ -201,7 +201,7 @@ impl<S> CacheService<S> {
         if plan.policy.shadow {
             return None;
         }
-        let hit = self.at_hand(plan, headers).filter(|hit| plan.may_have(&hit.found.entry))?;
+        let hit = self.at_hand(plan, headers).filter(|hit| plan.may_serve(&hit.found.entry))?;
         let response = respond(&hit, &plan.asked).ok()?;
         self.routes.cache.serves(&hit, &plan.policy);
         if let Some(seen) = seen {
@@ -211,7 +211,7 @@ impl<S> CacheService<S> {
     }
 
     /// Answers in a future, which can wait.
-    fn work<A>(
+    fn respond_later<A>(
         &mut self,
         plan: RequestContext,
         seen: Option<RequestTimer>,
@@ -221,7 +221,7 @@ impl<S> CacheService<S> {
         S: Handler<A>,
         A: HttpBody + Send + 'static,
     {
-        let steps = self.steps(seen);
+        let steps = self.exchange(seen);
         let span =
             tracing::debug_span!("tidegate", key = %plan.key, outcome = tracing::field::Empty);
         let tag_fields = plan.policy.tag_fields.clone();
@@ -232,7 +232,7 @@ impl<S> CacheService<S> {
     fn at_hand(&self, plan: &RequestContext, headers: &HeaderMap) -> Option<Hit> {
         let cache = &self.routes.cache;
         let hit = cache.at_hand(&plan.key, &plan.policy, &plan.ask)?;
-        match plan.pointed_to(&hit.found.entry, headers) {
+        match plan.variant_key(&hit.found.entry, headers) {
             Some(key) => {
                 let variant = cache.at_hand(&key, &plan.policy, &plan.ask)?;
                 variant.found.entry.note_use();
@@ -243,7 +243,7 @@ impl<S> CacheService<S> {
     }
 
     /// Leaves the request to the handler, and sees to what follows from a write.
-    fn pass<A>(
+    fn bypass<A>(
         &mut self,
         reason: BypassReason,
         (session, seen): Met,
@@ -258,7 +258,7 @@ impl<S> CacheService<S> {
         let rehearsed = rehearsed.and_then(|seen| self.routes.rehearsed(&request, seen));
         let watch = rehearsed.as_ref().and(seen.as_ref()).map(|seen| seen.traffic.clone());
         let policy = self.route(&request).map(|route| route.policy.clone());
-        let ask = LookupOptions { watch, ..LookupOptions::of_request(session) };
+        let ask = LookupOptions { watch, ..LookupOptions::for_request(session) };
         let record = self.record(&request, policy.as_deref(), ask);
         let written = self.written(&request, policy.as_deref());
         let tag_fields =
@@ -269,11 +269,11 @@ impl<S> CacheService<S> {
         let is_looked_at = written.is_some() || !tag_fields.is_empty() || seen.is_some() || is_part;
         if self.routes.sessions.is_none() && !is_looked_at {
             let inner = record.enter(|| self.inner.call(request));
-            return ResponseFuture::passed(inner, reason, record);
+            return ResponseFuture::bypassed(inner, reason, record);
         }
-        let steps = self.steps(seen);
+        let steps = self.exchange(seen);
         let passing = BypassContext { reason, record, policy, written, rehearsed };
-        withholding(tag_fields, steps.pass(passing, request)).begun()
+        withholding(tag_fields, steps.bypass(passing, request)).begun()
     }
 
     /// The scope of a request that is left to its handler.
@@ -309,11 +309,11 @@ impl<S> CacheService<S> {
             return None;
         }
         let is_host_apart = policy.is_none_or(|policy| policy.host);
-        let target = InvalidationTarget::of(route::uri(request), request.headers(), is_host_apart);
+        let target = InvalidationTarget::new(route::uri(request), request.headers(), is_host_apart);
         Some(InvalidatedByWrite::new(target, policy.is_some_and(|policy| policy.is_standard)))
     }
 
-    fn steps(&mut self, seen: Option<RequestTimer>) -> Exchange<S>
+    fn exchange(&mut self, seen: Option<RequestTimer>) -> Exchange<S>
     where
         S: Clone,
     {

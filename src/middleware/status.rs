@@ -29,7 +29,7 @@ pub(crate) enum StoreOutcome<'a> {
 }
 
 impl<'a> StoreOutcome<'a> {
-    pub(crate) fn of(filled: &'a FillOutcome) -> Self {
+    pub(crate) fn from_outcome(filled: &'a FillOutcome) -> Self {
         match filled {
             FillOutcome::Stored => Self::Stored,
             FillOutcome::NotStored(unfit) => Self::NotStored(unfit),
@@ -38,7 +38,7 @@ impl<'a> StoreOutcome<'a> {
 }
 
 /// For an answer that is fresh for `ttl` seconds more; less than none if it is stale.
-pub(crate) fn of_hit(outcome: Outcome, ttl: i64) -> HeaderValue {
+pub(crate) fn hit_member(outcome: Outcome, ttl: i64) -> HeaderValue {
     if outcome == Outcome::Collapsed {
         return HeaderValue::from_static("tidegate; fwd=miss; collapsed; detail=\"collapsed\"");
     }
@@ -57,7 +57,7 @@ pub(crate) fn of_hit(outcome: Outcome, ttl: i64) -> HeaderValue {
 }
 
 /// For a response that the handler gave; the outcome, and whether other variants of it are stored.
-pub(crate) fn of_miss(
+pub(crate) fn miss_member(
     (outcome, is_variant): (Outcome, bool),
     status: StatusCode,
     record: &Record,
@@ -89,7 +89,7 @@ pub(crate) fn of_miss(
     text
 }
 
-fn of_bypass(reason: BypassReason, caveat: Option<&str>) -> String {
+fn bypass_member(reason: BypassReason, caveat: Option<&str>) -> String {
     let outcome = Outcome::Bypass(reason);
     let (before, caveat) = caveat.map_or(("", ""), |caveat| (", ", caveat));
     let (forwarded, token) = (forwarded(outcome), outcome.token());
@@ -114,7 +114,7 @@ pub(crate) fn passed<B: HttpBody>(
     reason: BypassReason,
     record: Record,
 ) -> Response<Body<B>> {
-    let status = of_bypass(reason, record.caveat());
+    let status = bypass_member(reason, record.caveat());
     let mut response = response.map(|body| Body::within(record, body));
     append(response.headers_mut(), &status);
     response
@@ -122,7 +122,7 @@ pub(crate) fn passed<B: HttpBody>(
 
 /// Says that the cache had no part in an answer, and why.
 pub(crate) fn append_bypass(headers: &mut HeaderMap, reason: BypassReason) {
-    append(headers, &of_bypass(reason, None));
+    append(headers, &bypass_member(reason, None));
 }
 
 /// Adds our member after those of caches nearer to the origin (RFC 9211, section 2).

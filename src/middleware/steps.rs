@@ -18,7 +18,7 @@ use super::fill::ResponseFill;
 use super::handler::{Handler, HandlerResult};
 use super::keying::KeySource;
 use super::layer::LayerSettings;
-use super::passing::{give_token, passed};
+use super::passing::{bypassed, give_token};
 use super::plan::{RequestContext, RequestPlace};
 use super::ready::respond;
 use super::rules::groups::note_unread;
@@ -61,7 +61,7 @@ impl<S> Exchange<S> {
             let mut found = plan.find(&self.routes.cache, request.headers()).await;
             if let LookupResult::Hit(hit) = &mut found
                 && !plan.policy.shadow
-                && plan.may_have(&hit.found.entry)
+                && plan.may_serve(&hit.found.entry)
                 && let Some(response) = self.serve(hit, &plan)
             {
                 let cost = hit.found.entry.life.cost;
@@ -73,13 +73,13 @@ impl<S> Exchange<S> {
                 }
                 return Ok(response);
             }
-            self.rest(found, plan, request).await
+            self.serve_otherwise(found, plan, request).await
         }
     }
 
     /// What it takes to answer with something else than what was found. Each way has a future of its own, and none
     /// makes room for another.
-    fn rest<A>(
+    fn serve_otherwise<A>(
         self,
         mut found: LookupResult,
         mut plan: RequestContext,
@@ -94,11 +94,11 @@ impl<S> Exchange<S> {
             return Box::pin(self.uncached(BypassReason::NoParameter, plan, request));
         }
         found.tag(&plan.ask.tags);
-        self.by_handler(found, plan, request)
+        self.call_handler(found, plan, request)
     }
 
     /// Who the lookup leaves to make the answer makes it.
-    fn by_handler<A>(
+    fn call_handler<A>(
         self,
         found: LookupResult,
         plan: RequestContext,
@@ -114,9 +114,9 @@ impl<S> Exchange<S> {
                 Box::pin(ready(Ok(self.not_cached())))
             }
             LookupResult::Miss(lead) if plan.asked.is_for_a_part() => {
-                Box::pin(self.make_part(lead, plan, request))
+                Box::pin(self.compute_part(lead, plan, request))
             }
-            LookupResult::Miss(lead) => Box::pin(self.make(lead, plan, request)),
+            LookupResult::Miss(lead) => Box::pin(self.compute(lead, plan, request)),
             LookupResult::Bypass(bypass) => Box::pin(self.bypassed(bypass, plan, request)),
         }
     }
@@ -132,7 +132,7 @@ impl<S> Exchange<S> {
         S: Handler<A>,
         A: Send + 'static,
     {
-        if !plan.may_have(&hit.found.entry) {
+        if !plan.may_serve(&hit.found.entry) {
             drop(hit);
             if plan.asked.only_if_cached {
                 return Ok(self.not_cached());
@@ -146,17 +146,17 @@ impl<S> Exchange<S> {
         }
         // A head that can't be read is as good as no entry.
         let cache = self.routes.cache.clone();
-        cache.forget(&plan.key).await;
+        cache.remove(&plan.key).await;
         match plan.find(&cache, request.headers()).await {
             // What another request has stored since.
             LookupResult::Hit(hit) => {
-                let given = Some(&hit).filter(|hit| plan.may_have(&hit.found.entry));
+                let given = Some(&hit).filter(|hit| plan.may_serve(&hit.found.entry));
                 match given.and_then(|hit| self.serve(hit, &plan)) {
                     Some(response) => Ok(response),
                     None => self.uncached(BypassReason::Unreadable, plan, request).await,
                 }
             }
-            found => self.by_handler(found, plan, request).await,
+            found => self.call_handler(found, plan, request).await,
         }
     }
 
@@ -168,7 +168,7 @@ impl<S> Exchange<S> {
             plan.ask.tags.push(tag);
             let path = variances::path(
                 self.routes.space(),
-                &KeySource::of(request, &plan.asked),
+                &KeySource::new(request, &plan.asked),
                 &plan.policy,
             );
             plan.place = Some(RequestPlace { target, path });
@@ -188,7 +188,7 @@ impl<S> Exchange<S> {
         clippy::manual_async_fn,
         reason = "the future of one has room for its arguments twice"
     )]
-    fn make<A>(
+    fn compute<A>(
         mut self,
         mut lead: Box<FillGuard>,
         plan: RequestContext,
@@ -234,7 +234,7 @@ impl<S> Exchange<S> {
         if plan.policy.shadow {
             return None;
         }
-        let given = fallback.filter(|hit| plan.may_have(&hit.found.entry));
+        let given = fallback.filter(|hit| plan.may_serve(&hit.found.entry));
         let mut response = if let Some(hit) = given {
             self.serve(hit, plan)?
         } else {
@@ -259,7 +259,7 @@ impl<S> Exchange<S> {
         let stored = plan.policy.is_standard.then(|| stored(&lead, plan)).flatten();
         let stored = stored.filter(|stored| has_validator(&stored.0)).map(Box::new);
         let headers = request.headers().clone();
-        let request = plan.hand_over(request);
+        let request = plan.to_handler_request(request);
         // What can't be stored is made for this client alone, who may have it already.
         let request = match stored.is_none() && lead.is_known_unshared() {
             true => request,
@@ -289,7 +289,7 @@ impl<S> Exchange<S> {
             return;
         }
         self.routes.cache.shared.counters.note(Event::BackgroundLoad);
-        lead.set_apart();
+        lead.detach();
         lead.tag(&plan.ask.tags);
         strip_client(request.headers_mut(), &mut plan);
         whole(request.method_mut());
@@ -300,7 +300,7 @@ impl<S> Exchange<S> {
 
     /// Leaves a request for a head or a range to the handler. A head may tell that what is stored for
     /// GET still holds, or does not (RFC 9111, section 4.3.5).
-    async fn make_part<A>(
+    async fn compute_part<A>(
         mut self,
         mut lead: Box<FillGuard>,
         plan: RequestContext,
@@ -313,7 +313,7 @@ impl<S> Exchange<S> {
         let is_head = plan.asked.method == Method::HEAD;
         let reason = if is_head { BypassReason::Method } else { BypassReason::Range };
         let (record, headers) = (lead.record().clone(), request.headers().clone());
-        let (request, began) = (plan.hand_over(request), clock::now());
+        let (request, began) = (plan.to_handler_request(request), clock::now());
         let answered = record.enter(|| self.inner.call(request)).await;
         record.close(plan.policy.lasts(false).filter(|_| !is_failure(&answered)));
         if is_stale_better(&answered)
@@ -330,12 +330,12 @@ impl<S> Exchange<S> {
             let (routes, delay) = (self.routes.clone(), began.elapsed());
             let fill = ResponseFill { lead, plan: &plan, headers, stored, delay, routes };
             if let Some(updated) =
-                fill.head_told(response.status(), response.headers(), &cache).await
+                fill.updated_by_head(response.status(), response.headers(), &cache).await
             {
                 *response.headers_mut() = updated;
             }
         }
-        Ok(passed(&self.routes, response, reason, record).await)
+        Ok(bypassed(&self.routes, response, reason, record).await)
     }
 
     async fn bypassed<A>(
@@ -348,7 +348,7 @@ impl<S> Exchange<S> {
         S: Handler<A>,
     {
         let headers = request.headers().clone();
-        let request = plan.hand_over(request);
+        let request = plan.to_handler_request(request);
         let answered = bypass.record.enter(|| self.inner.call(request)).await;
         bypass.record.close(plan.policy.lasts(false).filter(|_| !is_failure(&answered)));
         if is_stale_better(&answered)
@@ -360,7 +360,7 @@ impl<S> Exchange<S> {
         self.count(Outcome::Bypass(bypass.reason));
         let response = answered?;
         note_unread(&bypass.record, response.headers(), &plan.policy);
-        Ok(passed(&self.routes, response, bypass.reason, bypass.record).await)
+        Ok(bypassed(&self.routes, response, bypass.reason, bypass.record).await)
     }
 
     pub(crate) async fn uncached<A>(
@@ -379,14 +379,14 @@ impl<S> Exchange<S> {
         let response = record.enter(|| self.inner.call(request)).await?;
         note_unread(&record, response.headers(), &plan.policy);
         self.count(Outcome::Bypass(reason));
-        Ok(passed(&self.routes, response, reason, record).await)
+        Ok(bypassed(&self.routes, response, reason, record).await)
     }
 
     /// RFC 9111, section 5.2.1.7.
     fn not_cached<B: HttpBody>(&self) -> Response<Body<B>> {
         self.count(Outcome::Bypass(BypassReason::OnlyIfCached));
         if let Some(record) = Record::current() {
-            record.unfit(Uncacheable::new(
+            record.mark_uncacheable(Uncacheable::new(
                 "not-cached",
                 "a part of it was wanted only if it was cached",
             ));
@@ -438,8 +438,8 @@ pub(crate) async fn drain<B: HttpBody>(response: Response<B>) {
 /// The stored response, if it is stale by time only and this client may have it: else it was not selected for the request,
 /// and nothing that the handler says to this client is about it (RFC 9111, section 4.3.1).
 fn stored(lead: &FillGuard, plan: &RequestContext) -> Option<(StoredHead, Arc<Entry>)> {
-    let entry = lead.stale.clone().filter(|entry| plan.may_have(entry))?;
-    Some((StoredHead::of(&entry).ok()?, entry))
+    let entry = lead.stale.clone().filter(|entry| plan.may_serve(entry))?;
+    Some((StoredHead::from_entry(&entry).ok()?, entry))
 }
 
 fn has_validator(head: &StoredHead) -> bool {

@@ -63,7 +63,11 @@ const NAMES: usize = 16_384;
 
 impl StoredHead {
     /// The head of an answer, as far as it may be kept.
-    pub(crate) fn kept(status: StatusCode, headers: &HeaderMap, withheld: &[HeaderName]) -> Self {
+    pub(crate) fn storable(
+        status: StatusCode,
+        headers: &HeaderMap,
+        withheld: &[HeaderName],
+    ) -> Self {
         let of_connection: Vec<_> = members(headers, "connection").collect();
         let named = |name: &HeaderName| {
             let name = name.as_str().as_bytes();
@@ -93,8 +97,8 @@ impl StoredHead {
     }
 
     /// The head of a stored answer, with room for what is to be added to its fields.
-    pub(crate) fn of(entry: &Entry) -> Result<Self, MalformedHead> {
-        if entry.is_signpost() {
+    pub(crate) fn from_entry(entry: &Entry) -> Result<Self, MalformedHead> {
+        if entry.is_vary_marker() {
             return Err(MalformedHead);
         }
         let wire: Wire = decode(entry.head())?;
@@ -106,12 +110,12 @@ impl StoredHead {
 }
 
 /// What a signpost says: by which fields the answers under its key vary.
-pub(crate) fn encode_signpost(names: &[HeaderName]) -> Bytes {
+pub(crate) fn encode_vary_marker(names: &[HeaderName]) -> Bytes {
     encode(&names.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>())
 }
 
 /// The names on a signpost.
-pub(crate) fn signpost(entry: &Entry) -> Result<Arc<Vec<HeaderName>>, MalformedHead> {
+pub(crate) fn vary_marker(entry: &Entry) -> Result<Arc<Vec<HeaderName>>, MalformedHead> {
     entry.decoded(|entry| {
         let names: Vec<String> = decode(entry.head())?;
         let names = names.into_iter().map(HeaderName::try_from);
@@ -185,7 +189,7 @@ mod tests {
         };
         let (head, tail) = (owned(&written.headers), written.trailers.as_ref().map(owned));
         assert_eq!(written.encode(), encode(&(200_u16, head, tail, 300_u64)));
-        let read = StoredHead::of(&entry(written.encode())).unwrap();
+        let read = StoredHead::from_entry(&entry(written.encode())).unwrap();
         assert_eq!((&read.headers, &read.trailers), (&written.headers, &written.trailers));
         assert_eq!((read.status, read.age), (written.status, written.age));
     }
@@ -194,12 +198,12 @@ mod tests {
     fn a_head_with_bytes_left_over_is_malformed() {
         let names = ["accept".parse().unwrap()];
         for (head, extra) in
-            [(encode(&(200_u16, 0_u8, 0_u8, 0_u8)), 0), (encode_signpost(&names), 1)]
+            [(encode(&(200_u16, 0_u8, 0_u8, 0_u8)), 0), (encode_vary_marker(&names), 1)]
         {
             let longer: Bytes = [&head[..], &[0]].concat().into();
             let read = |head: Bytes| match extra {
-                0 => StoredHead::of(&entry(head)).is_ok(),
-                _ => signpost(&entry(head)).is_ok(),
+                0 => StoredHead::from_entry(&entry(head)).is_ok(),
+                _ => vary_marker(&entry(head)).is_ok(),
             };
             assert!(read(head));
             assert!(!read(longer));
@@ -215,10 +219,10 @@ mod tests {
             trailers: None,
             age: 0,
         };
-        assert!(StoredHead::of(&entry(encode(&wire(NAMES)))).is_ok());
-        assert!(StoredHead::of(&entry(encode(&wire(NAMES + 1)))).is_err());
-        assert!(StoredHead::of(&entry(encode(&wire(40_000)))).is_err());
+        assert!(StoredHead::from_entry(&entry(encode(&wire(NAMES)))).is_ok());
+        assert!(StoredHead::from_entry(&entry(encode(&wire(NAMES + 1)))).is_err());
+        assert!(StoredHead::from_entry(&entry(encode(&wire(40_000)))).is_err());
         let trailers = Wire { trailers: Some(wire(40_000).headers), ..wire(1) };
-        assert!(StoredHead::of(&entry(encode(&trailers))).is_err());
+        assert!(StoredHead::from_entry(&entry(encode(&trailers))).is_err());
     }
 }

@@ -147,7 +147,7 @@ async fn open_one_primary_of_several(
         let why = "the primary's address leads to a standby";
         return Err(SkipReason::Failed(sqlx::Error::Configuration(why.into())));
     }
-    let proof = proof_of_primary(basis, ServerPosition::of(&identity));
+    let proof = proof_of_primary(basis, ServerPosition::from_identity(&identity));
     Ok(opened(Conn::Within(transaction), server, proof, true))
 }
 
@@ -190,7 +190,7 @@ async fn open_replica(
         // It may have got there since it was last asked.
         let identity = identify(&mut conn).await?;
         server.observe(&identity);
-        at = ServerPosition::of(&identity);
+        at = ServerPosition::from_identity(&identity);
         if plan.read_only && !identity.standby {
             drop(conn);
             return open_one_of_several(server, plan, anyway).await;
@@ -208,7 +208,13 @@ async fn open_one_of_several(
 ) -> Result<OpenedConnection, SkipReason> {
     let mut transaction = begin(server).await?;
     let identity: ServerIdentity = within(identity(&mut *transaction)).await?;
-    finish(Conn::Within(transaction), server, ServerPosition::of(&identity), plan, anyway)
+    finish(
+        Conn::Within(transaction),
+        server,
+        ServerPosition::from_identity(&identity),
+        plan,
+        anyway,
+    )
 }
 
 fn finish(

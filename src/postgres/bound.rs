@@ -41,7 +41,7 @@ pub(super) struct BoundArguments {
 }
 
 impl BoundArguments {
-    pub(super) fn of(arguments: &PgArguments) -> Option<Self> {
+    pub(super) fn from_arguments(arguments: &PgArguments) -> Option<Self> {
         let kinds = kinds(arguments)?;
         let buffer = written(arguments)?;
         (kinds.len() == arguments.len()).then_some(Self { kinds, buffer })
@@ -59,7 +59,7 @@ impl BoundArguments {
                     texts.into_iter().map(text).collect::<Option<_>>()?
                 }
             };
-            rows.extend(texts.iter().map(|text| PolicyTag::of_column(table, &by.column, text)));
+            rows.extend(texts.iter().map(|text| PolicyTag::for_column(table, &by.column, text)));
         }
         (rows.len() <= ELEMENTS).then_some(rows)
     }
@@ -217,7 +217,7 @@ mod tests {
         arguments.add(Vec::<i16>::new()).unwrap();
         arguments.add(-3_i16).unwrap();
         arguments.add(vec![0_i32; ELEMENTS + 1]).unwrap();
-        BoundArguments::of(&arguments).unwrap()
+        BoundArguments::from_arguments(&arguments).unwrap()
     }
 
     #[test]

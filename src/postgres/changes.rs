@@ -62,9 +62,9 @@ impl Changes {
         let mut conn = connect(db).await?;
         heard(&mut conn).await?;
         let mut fingerprint = Fingerprint::default();
-        let schema = fingerprint.read(&mut conn).await.map_err(DatabaseError::of_log)?;
+        let schema = fingerprint.read(&mut conn).await.map_err(DatabaseError::from_log)?;
         let loaded = within(log::cold(&mut conn)).await;
-        let snapshot = loaded.map_err(DatabaseError::of_log)?.snapshot;
+        let snapshot = loaded.map_err(DatabaseError::from_log)?.snapshot;
         Ok(Self { conn, snapshot, schema, fingerprint, detail: ChangeDetail::default() })
     }
 

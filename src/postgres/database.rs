@@ -148,7 +148,7 @@ impl DatabaseOptions {
         let listen = Server::new("listener", ServerRole::Primary, listen, self.limits)?;
         let identity = primary.check().await?.database();
         let lag = Arc::new(Lag::new(self.max_lag));
-        let watch = Monitor::of_primary(&primary, &lag);
+        let watch = Monitor::for_primary(&primary, &lag);
         let inner = peers::join(identity, |own_writes| DatabaseInner {
             identity,
             lag,
@@ -341,7 +341,7 @@ impl Database {
             let why = "the primary's name leads to an old primary in turn";
             return Err(sqlx::Error::Protocol(why.into()));
         }
-        let at = ServerPosition::of(&identity).filter(|at| !at.standby);
+        let at = ServerPosition::from_identity(&identity).filter(|at| !at.standby);
         let at = at.ok_or_else(|| sqlx::Error::Protocol("the primary tells no position".into()))?;
         Ok((at.epoch, identity.position.unwrap_or(at.position)))
     }
@@ -362,7 +362,7 @@ impl Database {
             // A background task has no client that could cancel it, so the limit is here.
             within(log::invalidate(&mut *conn, &tags)).await
         };
-        write.await.map_err(DatabaseError::of_log)
+        write.await.map_err(DatabaseError::from_log)
     }
 
     /// Takes a replica into use, and returns its name.
@@ -382,7 +382,7 @@ impl Database {
         server.count_by(sent.entry(server.name.clone()).or_default());
         drop(sent);
         let (name, server) = (server.name.clone(), Arc::new(server));
-        let monitor = Monitor::of_replica(&server, self.inner.sample_every);
+        let monitor = Monitor::for_replica(&server, self.inner.sample_every);
         replicas.push(Replica { url: url.to_owned(), server, _monitor: monitor });
         Ok(name)
     }
@@ -398,13 +398,13 @@ impl Database {
 
     /// What is known of the replicas in use.
     pub fn replicas(&self) -> Vec<ServerStatus> {
-        let status = |server: Arc<Server>| ServerStatus::of_replica(&server, &self.inner.lag);
+        let status = |server: Arc<Server>| ServerStatus::for_replica(&server, &self.inner.lag);
         self.servers().into_iter().map(status).collect()
     }
 
     /// What is known of the primary, then of the replicas in use.
     pub fn status(&self) -> Vec<ServerStatus> {
-        let primary = ServerStatus::of_primary(&self.inner.primary, &self.inner.lag);
+        let primary = ServerStatus::for_primary(&self.inner.primary, &self.inner.lag);
         std::iter::once(primary).chain(self.replicas()).collect()
     }
 
@@ -454,7 +454,7 @@ fn free_name(taken: &[Arc<Server>]) -> String {
 /// What is going to be read is not known, nor by whom if no record is current.
 fn note_unknown_reads(why: &'static str) {
     match Record::current() {
-        Some(record) => record.unfit(Uncacheable::new("unnoted-reads", why)),
+        Some(record) => record.mark_uncacheable(Uncacheable::new("unnoted-reads", why)),
         // When that ends is not known.
         None => drop(Stray::read()),
     }

@@ -100,7 +100,7 @@ impl DatabaseError {
     }
 
     /// What an error of the log means.
-    pub(crate) fn of_log(source: sqlx::Error) -> Self {
+    pub(crate) fn from_log(source: sqlx::Error) -> Self {
         match sql_state(&source).as_deref() {
             // undefined_table, invalid_schema_name, undefined_function, undefined_column
             Some("42P01" | "3F000" | "42883" | "42703") => Self::NoSchema(source),

@@ -55,7 +55,7 @@ impl Reader {
     fn run<'e>(self, statement: Result<RepeatableStatement, Error>) -> Rows<'e> {
         Box::pin(try_stream! {
             let statement = statement?;
-            let plan = RoutePlan::of(&self.db, &statement, self.writer).await;
+            let plan = RoutePlan::for_statement(&self.db, &statement, self.writer).await;
             let began = self.db.inner.statements.begin(&plan);
             let own = plan.own.clone();
             let mut attempts = Attempts::new(&self.db, plan, &own);
@@ -148,7 +148,7 @@ fn note(db: &Database, plan: &RoutePlan, server: &std::sync::Arc<str>, proof: &R
         if let (ReadProof::Nothing(unfit), Some(record)) = (proof, Record::current())
             && unfit.token == REPLICA_BEHIND
         {
-            record.unfit(unfit.clone());
+            record.mark_uncacheable(unfit.clone());
         }
         return;
     };
@@ -161,10 +161,13 @@ fn note(db: &Database, plan: &RoutePlan, server: &std::sync::Arc<str>, proof: &R
         // A node forgets the schema before it proves more by having seen its change. So what the read proves here, it
         // proves by what was known when it was planned, or the numbers differ.
         ReadProof::Basis(_) if record.schema() != plan.schema => {
-            record.unfit(Uncacheable::new("schema-changing", "the schema changed during the read"));
+            record.mark_uncacheable(Uncacheable::new(
+                "schema-changing",
+                "the schema changed during the read",
+            ));
         }
         ReadProof::Basis(basis) => record.read(*basis, &plan.tags, server),
-        ReadProof::Nothing(unfit) => record.unfit(unfit.clone()),
+        ReadProof::Nothing(unfit) => record.mark_uncacheable(unfit.clone()),
     }
 }
 

@@ -39,13 +39,13 @@ impl Lag {
     }
 
     /// Takes in how far the primary is, from whoever follows its log in any case.
-    pub(crate) fn tell(&self, at: ServerPosition) {
+    pub(crate) fn report(&self, at: ServerPosition) {
         *lock(&self.told) = Some(clock::now());
         self.observe(at);
     }
 
     /// Whether it is told often enough that the primary need not be asked.
-    pub(crate) fn is_told(&self) -> bool {
+    pub(crate) fn is_reported(&self) -> bool {
         let enough = self.sample_every() * 2;
         lock(&self.told).is_some_and(|at| at.elapsed() < enough)
     }
@@ -94,7 +94,7 @@ impl Lag {
     }
 
     /// How far a replica is behind the primary, if both are of one history.
-    pub(crate) fn of(&self, replica: &ServerPosition) -> Option<ReplicaLag> {
+    pub(crate) fn behind(&self, replica: &ServerPosition) -> Option<ReplicaLag> {
         let samples = lock(&self.samples);
         let newest = samples.back().filter(|at| at.epoch == replica.epoch)?;
         let bytes = newest.position.get().saturating_sub(replica.position.get());
@@ -137,34 +137,34 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn however_often_it_is_told_it_keeps_little() {
         let lag = Lag::new(Duration::from_secs(10));
-        assert!(!lag.is_told());
+        assert!(!lag.is_reported());
         for position in 0..30_000 {
-            lag.tell(at(1, position));
+            lag.report(at(1, position));
             advance(Duration::from_millis(1)).await;
         }
         assert!(lock(&lag.samples).len() <= 102);
         let (_, needs) = lag.needs().unwrap();
         assert!((19_900..=20_000).contains(&needs.get()), "{needs}");
-        assert!(lag.is_told());
+        assert!(lag.is_reported());
         lag.observe(at(1, 40_000));
         advance(Duration::from_secs(2)).await;
-        assert!(!lag.is_told(), "what the monitor finds itself does not count");
+        assert!(!lag.is_reported(), "what the monitor finds itself does not count");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_replicas_lag_is_told_in_bytes_and_in_time() {
         let lag = Lag::new(Duration::from_secs(10));
-        assert_eq!(lag.of(&at(1, 5)), None, "the primary is not known");
+        assert_eq!(lag.behind(&at(1, 5)), None, "the primary is not known");
         for position in [100, 200, 300] {
             lag.observe(at(1, position));
             advance(Duration::from_secs(1)).await;
         }
-        let of = |position| lag.of(&at(1, position)).map(|lag| (lag.bytes, lag.time.as_secs()));
+        let of = |position| lag.behind(&at(1, position)).map(|lag| (lag.bytes, lag.time.as_secs()));
         assert_eq!(of(300), Some((0, 0)));
         assert_eq!(of(301), Some((0, 0)), "it has replayed what the node has yet to hear of");
         assert_eq!(of(250), Some((50, 1)));
         assert_eq!(of(99), Some((201, 3)));
-        assert_eq!(lag.of(&at(2, 300)), None, "of another history");
+        assert_eq!(lag.behind(&at(2, 300)), None, "of another history");
     }
 
     #[tokio::test(start_paused = true)]

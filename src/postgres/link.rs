@@ -40,7 +40,7 @@ impl ListenerLink {
     }
 
     /// Waits for a look that has not begun yet, or until `gives_up`. Everyone who waits shares it.
-    async fn look_unless(&self, gives_up: fn(&PollCounter) -> bool) -> Result<(), LogError> {
+    async fn poll_unless(&self, gives_up: fn(&PollCounter) -> bool) -> Result<(), LogError> {
         let mut turns = self.turns.clone();
         let next = turns.borrow().begun + 1;
         self.asked.notify_one();
@@ -73,7 +73,7 @@ impl Log for ListenerLink {
 
     fn catch_up(&self, _position: Position) -> BoxFuture<'_, Result<(), LogError>> {
         // How long a request waits for it is for its policy to say.
-        Box::pin(self.look_unless(|_| false))
+        Box::pin(self.poll_unless(|_| false))
     }
 
     fn invalidate(&self, tags: Vec<String>) -> BoxFuture<'_, Result<(), LogError>> {
@@ -81,7 +81,7 @@ impl Log for ListenerLink {
             self.db.invalidate(tags).await.map_err(|error| LogError(error.into()))?;
             // Here it is done when this returns, unless this node can't look just now. The row is in the log: a look
             // that comes later finds it, and until then entries are served for `max_staleness` at most.
-            let look = timeout(PATIENCE, self.look_unless(|turns| turns.is_lost)).await;
+            let look = timeout(PATIENCE, self.poll_unless(|turns| turns.is_lost)).await;
             if !matches!(look, Ok(Ok(()))) {
                 tracing::debug!("an invalidation is in the log, and this node has not seen it yet");
             }

@@ -83,13 +83,13 @@ impl Listener {
         let mut follower = Follower::new(db.clone(), cache.fences().clone());
         let mut conn = connect(db).await?;
         let database =
-            within(log::identity(&mut conn)).await.map_err(DatabaseError::of_log)?.database();
+            within(log::identity(&mut conn)).await.map_err(DatabaseError::from_log)?.database();
         database.expect(db.inner.identity, &db.inner.listen)?;
         heard(&mut conn).await?;
         let link =
             ListenerLink::new(db.clone(), follower.asked.clone(), follower.turns.subscribe());
         cache.attach(Arc::new(link)).map_err(|_second| DatabaseError::Attached)?;
-        follower.catch_up(&mut conn).await.map_err(DatabaseError::of_log)?;
+        follower.catch_up(&mut conn).await.map_err(DatabaseError::from_log)?;
         follower.relay = cache.bus().map(|bus| Relay::start(bus, &db.name()));
         let (role, turns) = (follower.role.subscribe(), follower.turns.subscribe());
         Ok(Self { task: tokio::spawn(follower.run(conn)), role, turns })
@@ -132,14 +132,14 @@ pub(super) async fn connect(db: &Database) -> Result<PgListener, DatabaseError> 
     };
     let connected = Box::pin(within(connect)).await;
     let mut conn = connected.map_err(|error| DatabaseError::connecting(server, error))?;
-    within(log::begin_history(&mut conn)).await.map_err(DatabaseError::of_log)?;
+    within(log::begin_history(&mut conn)).await.map_err(DatabaseError::from_log)?;
     Ok(conn)
 }
 
 /// Checks that a notification that we send comes back to us.
 pub(super) async fn heard(conn: &mut PgListener) -> Result<(), DatabaseError> {
     let notify = sqlx::query("select pg_notify('tidegate', '')").execute(&mut *conn);
-    within(notify).await.map_err(DatabaseError::of_log)?;
+    within(notify).await.map_err(DatabaseError::from_log)?;
     match timeout(PATIENCE, conn.try_recv()).await {
         Ok(Ok(Some(_))) => Ok(()),
         _ => Err(DatabaseError::Pooled),
@@ -217,7 +217,7 @@ impl Follower {
                 let began = clock::now();
                 match self.follow(conn).await {
                     Ok(()) => {
-                        let why = self.heed().await;
+                        let why = self.apply().await;
                         tracing::debug!(why, "looking at the log of changes for ourselves");
                         self.questions.clear();
                         backoff.reset();
@@ -248,7 +248,7 @@ impl Follower {
 
     async fn reconnect(&mut self) -> Result<PgListener, DatabaseError> {
         let mut conn = connect(&self.db).await?;
-        self.catch_up(&mut conn).await.map_err(DatabaseError::of_log)?;
+        self.catch_up(&mut conn).await.map_err(DatabaseError::from_log)?;
         tracing::info!("the log of changes is followed again");
         Ok(conn)
     }
@@ -324,7 +324,7 @@ impl Follower {
     /// all that sessions have seen so far, so that their next requests need no look of their own.
     async fn turn(&mut self, conn: &mut PgListener, asked: bool) -> Result<(), sqlx::Error> {
         let (turn, began) = (self.begin_turn(), clock::now());
-        let (answers, is_urgent) = self.take_questions();
+        let (answers, is_urgent) = self.take_sync_requests();
         let asked = asked || is_urgent;
         let excused = asked || self.hushed || !self.busy.0.is_empty();
         let unexplained = self.wakeups.begin_look(excused);
@@ -336,12 +336,12 @@ impl Follower {
         };
         let beat = clock::now() >= self.beat;
         if beat {
-            self.look_at_schema(conn).await?;
+            self.check_schema(conn).await?;
         }
         let has_news = self.drain(conn, from, answers).await?;
         self.end_turn(turn);
         if has_news && unexplained {
-            self.wakeups.doubt(conn).await;
+            self.wakeups.distrust(conn).await;
         }
         let took = began.elapsed();
         self.rested = clock::now() + (took * REST).min(took.max(BUSY));
@@ -368,7 +368,7 @@ impl Follower {
         self.process = within(log::identity(&mut *conn)).await?.process;
         if self.read.is_some() {
             // Before the drain confirms what is stored: the schema may have changed as well.
-            self.look_at_schema(conn).await?;
+            self.check_schema(conn).await?;
         }
         self.drain(conn, self.seen(), Vec::new()).await?;
         self.end_turn(turn);

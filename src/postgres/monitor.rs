@@ -24,7 +24,7 @@ const SLOWEST: Duration = Duration::from_secs(1);
 pub(crate) struct Monitor(JoinHandle<()>);
 
 impl Monitor {
-    pub(crate) fn of_replica(server: &Arc<Server>, every: Duration) -> Self {
+    pub(crate) fn for_replica(server: &Arc<Server>, every: Duration) -> Self {
         let server = server.clone();
         Self(tokio::spawn(async move {
             watch(
@@ -43,15 +43,17 @@ impl Monitor {
     /// What the primary's log reaches tells which replicas are late. While it is told of by whoever
     /// follows the log, the primary is left in peace: what it is asked must not grow with the number of
     /// nodes.
-    pub(crate) fn of_primary(server: &Server, lag: &Arc<Lag>) -> Self {
+    pub(crate) fn for_primary(server: &Server, lag: &Arc<Lag>) -> Self {
         let (server, lag) = (server.clone(), lag.clone());
         Self(tokio::spawn(async move {
-            let primary = |said: &ServerIdentity| ServerPosition::of(said).filter(|at| !at.standby);
+            let primary = |said: &ServerIdentity| {
+                ServerPosition::from_identity(said).filter(|at| !at.standby)
+            };
             let observe = |said: Option<&ServerIdentity>| match said.and_then(primary) {
                 Some(at) => lag.observe(at),
                 None => lag.lose(),
             };
-            watch(&server, lag.sample_every(), || !lag.is_told(), observe).await;
+            watch(&server, lag.sample_every(), || !lag.is_reported(), observe).await;
         }))
     }
 }

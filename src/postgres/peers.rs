@@ -43,7 +43,7 @@ pub(super) fn join(
 fn find(all: &mut Vec<PeerDatabase>, identity: DatabaseIdentity) -> &mut PeerDatabase {
     let at = all.iter().position(|shared| shared.identity == identity);
     let at = at.unwrap_or_else(|| {
-        let own_writes = Arc::new(Requirement::of_process());
+        let own_writes = Arc::new(Requirement::for_process());
         all.push(PeerDatabase { identity, own_writes, peers: Vec::new() });
         all.len() - 1
     });

@@ -18,7 +18,7 @@ use super::sample::ServerPosition;
 use super::server::Server;
 use super::words::may_write;
 use crate::cache::protocol::is_far_enough;
-use crate::cache::{Needs, Record, Requirement, Stray, Uncacheable as Reason};
+use crate::cache::{Needs, Record, Requirement, Stray, Uncacheable};
 use crate::entry::{Epoch, Position, Tag};
 use crate::traffic::Traffic;
 
@@ -81,12 +81,16 @@ impl Candidate {
 
 impl RoutePlan {
     /// Finds out what a statement needs. `writer` is for one that goes to the primary in any case.
-    pub(crate) async fn of(db: &Database, statement: &RepeatableStatement, writer: bool) -> Self {
+    pub(crate) async fn for_statement(
+        db: &Database,
+        statement: &RepeatableStatement,
+        writer: bool,
+    ) -> Self {
         let sql = statement.sql.as_str();
         let (stray, record) = (Stray::read(), Record::current());
         let own = db.requirement();
         if let Some(record) = record.as_ref().filter(|record| !record.is_followed()) {
-            rehearse(db, statement, record);
+            simulate(db, statement, record);
         }
         let Some(record) = record.filter(Record::is_followed) else {
             let unnoted = Self::unnoted((db, sql), own, writer).at_most_late(db);
@@ -100,7 +104,7 @@ impl RoutePlan {
         db.follow_schema(plan.schema);
         match dependencies(db, sql, plan.epoch).await {
             Ok(found) => {
-                if let Some(watch) = record.watch() {
+                if let Some(watch) = record.traffic() {
                     tell_of(&found.dependencies, watch);
                 }
                 plan.take((db, &record), &found, statement, writer);
@@ -111,7 +115,7 @@ impl RoutePlan {
             Err(error) => {
                 let why = format!("what it reads could not be found out: {error}");
                 plan.may_call = may_call(sql, None);
-                record.unfit(Reason::new("unknown-dependencies", why));
+                record.mark_uncacheable(Uncacheable::new("unknown-dependencies", why));
                 if writer || may_write(sql) {
                     record.note_write();
                     (plan.may_write, plan.primary_only) = (true, true);
@@ -149,7 +153,7 @@ impl RoutePlan {
         let of_primary = || db.inner.lag.newest().map_or(Epoch::UNKNOWN, |at| at.epoch);
         let now = if self.epoch.is_known() { self.epoch } else { of_primary() };
         self.own.begin_epoch(db.id(), now);
-        match self.own.of_reads(db.id()) {
+        match self.own.for_reads(db.id()) {
             Needs::Position(None) => {}
             Needs::Position(Some((epoch, position))) if epoch == now || !now.is_known() => {
                 (self.epoch, self.written) = (epoch, Some((epoch, position)));
@@ -215,7 +219,7 @@ impl RoutePlan {
             }
             Dependencies::Unfit(Unanalyzable::NotARead) if writer => record.note_write(),
             Dependencies::Unfit(unfit) => {
-                record.unfit(Reason::new(unfit.token(), unfit.to_string()));
+                record.mark_uncacheable(Uncacheable::new(unfit.token(), unfit.to_string()));
                 let sql = statement.sql.as_str();
                 self.may_call = may_call(sql, Some(&found.dependencies));
                 if !may_be_read_anywhere(unfit) && counts_as_write(sql) {
@@ -236,7 +240,7 @@ impl RoutePlan {
             }
             DependencySource::Primary(..) | DependencySource::Standby => {
                 let why = "what it reads was looked up on a server that the node does not follow";
-                record.unfit(Reason::new("unknown-dependencies", why));
+                record.mark_uncacheable(Uncacheable::new("unknown-dependencies", why));
             }
         }
     }
@@ -305,7 +309,7 @@ impl RoutePlan {
 fn tags_of(record: &Record, tables: &[TrackedTable], statement: &RepeatableStatement) -> Vec<Tag> {
     let is_narrowed = tables.iter().any(|table| table.by.is_some());
     let arguments = statement.arguments.as_ref().filter(|_| is_narrowed);
-    let bound = arguments.and_then(BoundArguments::of);
+    let bound = arguments.and_then(BoundArguments::from_arguments);
     let tags = |table: &TrackedTable| {
         let rows = |by| BoundArguments::rows(bound.as_ref(), &table.name, by);
         let rows = table.by.as_ref().and_then(rows);
@@ -330,11 +334,11 @@ pub(super) fn may_be_read_anywhere(unfit: &Unanalyzable) -> bool {
 }
 
 /// Notes what an answer that is not kept would depend on, where somebody looks on.
-fn rehearse(db: &Database, statement: &RepeatableStatement, record: &Record) {
-    let (Some(watch), sql) = (record.watch(), statement.sql.as_str()) else { return };
+fn simulate(db: &Database, statement: &RepeatableStatement, record: &Record) {
+    let (Some(watch), sql) = (record.traffic(), statement.sql.as_str()) else { return };
     let Some(found) = db.inner.known.get(sql) else {
         let why = "what its statements read is being looked up";
-        record.unfit(Reason::new("unknown-dependencies", why));
+        record.mark_uncacheable(Uncacheable::new("unknown-dependencies", why));
         return db.inner.statements.learn(db, sql);
     };
     tell_of(&found.dependencies, watch);
@@ -342,7 +346,9 @@ fn rehearse(db: &Database, statement: &RepeatableStatement, record: &Record) {
         Dependencies::Tables(tables) => {
             record.would_depend_on(&tags_of(record, tables, statement));
         }
-        Dependencies::Unfit(unfit) => record.unfit(Reason::new(unfit.token(), unfit.to_string())),
+        Dependencies::Unfit(unfit) => {
+            record.mark_uncacheable(Uncacheable::new(unfit.token(), unfit.to_string()));
+        }
     }
 }
 

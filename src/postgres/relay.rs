@@ -125,7 +125,7 @@ impl Relay {
         drop(self.say.try_send(Said::News(news)));
     }
 
-    pub(crate) fn ask(&self, question: SyncRequest) {
+    pub(crate) fn request_sync(&self, question: SyncRequest) {
         drop(self.say.try_send(Said::Question(question)));
     }
 }
@@ -160,7 +160,7 @@ impl Drop for RelayTask {
             && let Ok(runtime) = Handle::try_current()
         {
             let (bus, office, number) = (self.bus.clone(), self.office.clone(), self.number);
-            runtime.spawn(async move { drop(bus.resign(&office, number).await) });
+            runtime.spawn(async move { drop(bus.release_leadership(&office, number).await) });
         }
     }
 }
@@ -185,7 +185,7 @@ impl RelayTask {
             let began = clock::now();
             loop {
                 tokio::select! {
-                    message = hear(&mut stream) => {
+                    message = receive(&mut stream) => {
                         let Some(message) = message else {
                             backoff.ended_after(began.elapsed());
                             sleep(backoff.pause()).await;
@@ -195,7 +195,7 @@ impl RelayTask {
                     }
                     Some(said) = said.recv() => self.publish(said).await,
                     _ = elect.tick() => {
-                        if self.run_for_office(role).await != role {
+                        if self.campaign(role).await != role {
                             break;
                         }
                     }
@@ -235,11 +235,11 @@ impl RelayTask {
     }
 
     /// The role from here on.
-    async fn run_for_office(&self, before: RelayRole) -> RelayRole {
+    async fn campaign(&self, before: RelayRole) -> RelayRole {
         let role = if self.fit.load(Ordering::Acquire) {
             // Also if the reply is lost, or this task ends before it comes.
             self.may_lead.store(true, Ordering::Relaxed);
-            match self.bus.hold(&self.office, self.number, OFFICE).await {
+            match self.bus.acquire_leadership(&self.office, self.number, OFFICE).await {
                 Ok(true) => RelayRole::Relay,
                 Ok(false) => {
                     self.may_lead.store(false, Ordering::Relaxed);
@@ -248,7 +248,7 @@ impl RelayTask {
                 Err(_) => RelayRole::Alone,
             }
         } else {
-            self.resign().await;
+            self.release().await;
             RelayRole::Alone
         };
         if role != before {
@@ -258,9 +258,9 @@ impl RelayTask {
     }
 
     /// Releases the leadership, if the bus may take this node for the leader.
-    async fn resign(&self) {
+    async fn release(&self) {
         if self.may_lead.load(Ordering::Relaxed)
-            && self.bus.resign(&self.office, self.number).await.is_ok()
+            && self.bus.release_leadership(&self.office, self.number).await.is_ok()
         {
             self.may_lead.store(false, Ordering::Relaxed);
         }
@@ -268,7 +268,7 @@ impl RelayTask {
 }
 
 /// The next message; never one where nothing is listened to, none when the connection is lost.
-async fn hear(stream: &mut Option<Messages>) -> Option<Bytes> {
+async fn receive(stream: &mut Option<Messages>) -> Option<Bytes> {
     match stream {
         Some(stream) => stream.next().await,
         None => std::future::pending().await,

@@ -88,7 +88,7 @@ impl ServerSample {
     /// Takes in what a connection said of itself. `false` if the server does not say enough to be
     /// relied on.
     pub(crate) fn observe(&mut self, identity: &ServerIdentity) -> bool {
-        let (Some(at), now) = (ServerPosition::of(identity), clock::now()) else {
+        let (Some(at), now) = (ServerPosition::from_identity(identity), clock::now()) else {
             self.at = None;
             return false;
         };
@@ -102,13 +102,13 @@ impl ServerSample {
         match &self.who {
             None => self.who = Some(who),
             Some(known) if (&known.address, known.port) != (&who.address, who.port) => {
-                self.doubt();
+                self.invalidate();
                 self.who = Some(who);
                 self.several_until = Some(now + SEVERAL_FOR);
             }
             // A standby that crashed can come back earlier than it was.
             Some(known) if *known != who || is_lower => {
-                self.doubt();
+                self.invalidate();
                 self.who = Some(who);
             }
             Some(_) => {}
@@ -126,7 +126,7 @@ impl ServerSample {
 
     /// Whether a connection is to the server that the last one was to.
     pub(crate) fn knows(&self, identity: &ServerIdentity) -> bool {
-        let who = ServerPosition::of(identity).map(|at| Who::new(identity, at.epoch));
+        let who = ServerPosition::from_identity(identity).map(|at| Who::new(identity, at.epoch));
         who.is_some() && self.who == who
     }
 
@@ -147,7 +147,7 @@ impl ServerSample {
     }
 
     /// Who is behind the name is another than before. Of several, that is no news.
-    fn doubt(&mut self) {
+    fn invalidate(&mut self) {
         if !self.is_several() {
             self.renew();
         }
@@ -177,7 +177,7 @@ impl ServerSample {
 
 impl ServerPosition {
     /// What a server proves by its own word.
-    pub(crate) fn of(identity: &ServerIdentity) -> Option<Self> {
+    pub(crate) fn from_identity(identity: &ServerIdentity) -> Option<Self> {
         let position = identity.position?;
         Some(Self {
             epoch: Epoch::for_database(
@@ -297,8 +297,8 @@ mod tests {
     fn a_primary_proves_less_than_it_has_written() {
         let mut primary = identity(1, 10);
         primary.standby = false;
-        assert_eq!(ServerPosition::of(&primary).unwrap().position, Position::new(9));
+        assert_eq!(ServerPosition::from_identity(&primary).unwrap().position, Position::new(9));
         primary.timeline = None;
-        assert_eq!(ServerPosition::of(&primary), None);
+        assert_eq!(ServerPosition::from_identity(&primary), None);
     }
 }

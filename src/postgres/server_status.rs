@@ -41,19 +41,19 @@ pub struct ReplicaLag {
 }
 
 impl ServerStatus {
-    pub(crate) fn of_primary(server: &Server, lag: &Lag) -> Self {
+    pub(crate) fn for_primary(server: &Server, lag: &Lag) -> Self {
         let newest = lag.newest().filter(|at| at.seen.elapsed() < HEARD);
         let reached = newest.map(|at| (at.epoch, at.position));
-        Self { reached, ..Self::of(server) }
+        Self { reached, ..Self::new(server) }
     }
 
-    pub(crate) fn of_replica(server: &Server, lag: &Lag) -> Self {
+    pub(crate) fn for_replica(server: &Server, lag: &Lag) -> Self {
         let at = server.at();
         let reached = at.map(|at| (at.epoch, at.position));
-        Self { reached, lag: at.and_then(|at| lag.of(&at)), ..Self::of(server) }
+        Self { reached, lag: at.and_then(|at| lag.behind(&at)), ..Self::new(server) }
     }
 
-    fn of(server: &Server) -> Self {
+    fn new(server: &Server) -> Self {
         let (connections, idle) = (server.pool().size(), server.pool().num_idle());
         Self {
             name: server.name.clone(),

@@ -30,7 +30,7 @@ pub trait Bus: Debug + Send + Sync + 'static {
 
     /// Takes an office that one node holds at a time, or keeps it for as long again. False if another
     /// has it. Two may believe that they have it, after the store lost what it knew.
-    fn hold<'a>(
+    fn acquire_leadership<'a>(
         &'a self,
         office: &'a str,
         holder: u64,
@@ -38,5 +38,9 @@ pub trait Bus: Debug + Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<bool, StoreError>>;
 
     /// Gives an office up.
-    fn resign<'a>(&'a self, office: &'a str, holder: u64) -> BoxFuture<'a, Result<(), StoreError>>;
+    fn release_leadership<'a>(
+        &'a self,
+        office: &'a str,
+        holder: u64,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
 }

@@ -122,7 +122,7 @@ impl Traffic {
     }
 
     /// An answer could not be kept.
-    pub(crate) fn unfit(&self, unfit: &Uncacheable) {
+    pub(crate) fn note_uncacheable(&self, unfit: &Uncacheable) {
         let mut reads = self.locked();
         let fresh = || (0, unfit.why.to_string());
         reads.unfit.entry(unfit.token).or_insert_with(fresh).0 += 1;

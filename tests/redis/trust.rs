@@ -163,8 +163,8 @@ async fn every_command_runs(store: &Redis) {
     };
     store.release(&key("a"), token).await.unwrap();
     let bus = store.bus().unwrap();
-    assert!(bus.hold("relay", 1, LONG).await.unwrap());
-    bus.resign("relay", 1).await.unwrap();
+    assert!(bus.acquire_leadership("relay", 1, LONG).await.unwrap());
+    bus.release_leadership("relay", 1).await.unwrap();
     let mut heard = bus.subscribe("news").await.unwrap();
     bus.publish("news", b"true").await.unwrap();
     assert_eq!(heard.next().await.as_deref(), Some(&b"true"[..]));

@@ -56,17 +56,17 @@ pub(super) fn all(
     let with = layers.iter().flat_map(|layer| layer.all());
     let with = with.map(|(pattern, route)| {
         let notes = about_policy(&route.traffic, &route.policy);
-        RouteAdvice { notes, ..RouteAdvice::of(pattern, &route.traffic, writes, watched) }
+        RouteAdvice { notes, ..RouteAdvice::new(pattern, &route.traffic, writes, watched) }
     });
     let without = layers.iter().flat_map(|layer| layer.watch.others());
     let without = without.map(|(pattern, traffic)| {
-        RouteAdvice::of(&pattern, &traffic, writes, watched).without_policy(&traffic)
+        RouteAdvice::new(&pattern, &traffic, writes, watched).without_policy(&traffic)
     });
     with.chain(without).collect()
 }
 
 impl RouteAdvice {
-    fn of(pattern: &str, traffic: &Traffic, writes: &Writes, watched: Duration) -> Self {
+    fn new(pattern: &str, traffic: &Traffic, writes: &Writes, watched: Duration) -> Self {
         let requests = count(&traffic.outcomes, |_| true);
         let table = |name: String| {
             let rows_written_per_second = writes.per_second(&name);

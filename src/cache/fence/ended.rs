@@ -22,7 +22,7 @@ impl EndedFences {
     }
 
     fn fence(&self, fences: &Fences, tag: Tag) -> Position {
-        let fence = fences.places.of(tag).map(|slot| self.slots[slot]).min();
+        let fence = fences.places.indexes(tag).map(|slot| self.slots[slot]).min();
         Position::new(fence.unwrap_or(u64::MAX))
     }
 }
@@ -38,6 +38,6 @@ impl Fences {
         let fence = fences.max().unwrap_or_default().max(ended.floor);
         let was_valid = verdict((entry.epoch, entry.as_of), (ended.epoch, fence)) == Verdict::Valid;
         // In this order: an epoch that begins meanwhile makes the fences those of neither.
-        was_valid && self.of_all(&entry.tags) <= began && self.epoch() == next
+        was_valid && self.newest_of(&entry.tags) <= began && self.epoch() == next
     }
 }

@@ -82,10 +82,10 @@ fn fences_only_rise() {
             let fences = fences.clone();
             thread::spawn(move || fences.raise(tag(), at(to)))
         });
-        let seen = fences.of(tag());
-        assert!(fences.of(tag()) >= seen);
+        let seen = fences.position(tag());
+        assert!(fences.position(tag()) >= seen);
         writers.into_iter().for_each(|writer| writer.join().unwrap());
-        assert_eq!(fences.of(tag()), at(200));
+        assert_eq!(fences.position(tag()), at(200));
     });
 }
 

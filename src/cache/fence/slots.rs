@@ -24,7 +24,7 @@ impl Slots {
     }
 
     /// The slots of a tag, one in each row.
-    pub(super) fn of(&self, tag: Tag) -> impl Iterator<Item = usize> {
+    pub(super) fn indexes(&self, tag: Tag) -> impl Iterator<Item = usize> {
         let [a, b, c, d] = self.seeds;
         let hash = folded(folded(tag.hash() ^ a, b) ^ c, d);
         let per_row = self.per_row;
@@ -65,7 +65,8 @@ mod tests {
         let slots = Slots::new(SLOTS);
         let mut taken = [HashSet::new(), HashSet::new()];
         for n in 0..SLOTS {
-            for (row, slot) in slots.of(Tag::column("users", "id", &n.to_string())).enumerate() {
+            for (row, slot) in slots.indexes(Tag::column("users", "id", &n.to_string())).enumerate()
+            {
                 assert_eq!(slot / SLOTS, row);
                 taken[row].insert(slot);
             }

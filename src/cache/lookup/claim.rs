@@ -27,7 +27,7 @@ impl LookupTask<'_> {
         let mut pause = PAUSES[0];
         loop {
             match PendingLease::new(self.cache, self.key, self.policy.lease).claim().await {
-                Ok(Claimed::Granted(lease)) => return self.look_again(lease).await,
+                Ok(Claimed::Granted(lease)) => return self.look_up_again(lease).await,
                 Ok(Claimed::Unneeded) => return Ok(None),
                 Ok(Claimed::Held) if pause == PAUSES[0] => {
                     self.cache.shared.counters.note(Event::LeaseHeld);
@@ -52,7 +52,10 @@ impl LookupTask<'_> {
     }
 
     /// With a lease in hand: what its last holder made may have come after we looked.
-    async fn look_again(&mut self, lease: Box<LeaseGuard>) -> Result<Option<Box<LeaseGuard>>, Hit> {
+    async fn look_up_again(
+        &mut self,
+        lease: Box<LeaseGuard>,
+    ) -> Result<Option<Box<LeaseGuard>>, Hit> {
         let found = self.cache.shared.store.get(self.key).await;
         match self.take(found) {
             Some(hit) => Err(hit),

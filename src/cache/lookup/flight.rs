@@ -148,10 +148,10 @@ impl LookupTask<'_> {
             }
         };
         let PendingPermit { permit, has_waited } = self.cache.permit(self.policy, &leader).await;
-        let mut lead = self.duty(leader, Some(permit));
+        let mut lead = self.fill_guard(leader, Some(permit));
         lead.lease = lease;
         if has_waited && let Some(hit) = self.look().await {
-            lead.found(&hit);
+            lead.finish_with(&hit);
             return LookupResult::Hit(hit);
         }
         LookupResult::Miss(Box::new(lead))

@@ -28,7 +28,7 @@ impl Cache {
                 let own = self.log().and_then(|log| log.own_writes());
                 own.map_or(Needs::Position(None), |own| {
                     own.begin_epoch(self.database(), self.shared.fences.epoch());
-                    own.of_lookups(self.database())
+                    own.for_lookups(self.database())
                 })
             }
         }

@@ -19,12 +19,12 @@ impl LookupTask<'_> {
     pub(super) fn renewal(&self, due: &Found) -> Option<Box<FillGuard>> {
         let leader = self.cache.shared.flights.try_lead(*self.key.hash())?;
         let permit = self.cache.try_permit(self.policy)?;
-        let mut lead = self.duty(Some(leader), Some(permit));
+        let mut lead = self.fill_guard(Some(leader), Some(permit));
         lead.stale = self.confirmable(due);
         Some(Box::new(lead))
     }
 
-    pub(super) fn duty(
+    pub(super) fn fill_guard(
         &self,
         leader: Option<FlightLeader>,
         permit: Option<Arc<Permit>>,
@@ -54,7 +54,7 @@ impl LookupTask<'_> {
         // RFC 9111, section 4.4: a write makes validation mandatory.
         let must_validate =
             self.policy.is_standard && self.cache.shared.fences.judge(entry) == Verdict::Fenced;
-        let lasts = !entry.is_signpost()
+        let lasts = !entry.is_vary_marker()
             && !must_validate
             && !window.is_zero()
             && entry.age() < entry.ttl().saturating_add(window);

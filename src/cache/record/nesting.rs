@@ -27,7 +27,7 @@ impl Record {
     /// What a lookup here, in a cache that follows the database, must find of what the present scope's session and the
     /// scope itself have written; `None` in no scope.
     pub(crate) fn required(database: DatabaseId) -> Option<Needs> {
-        let required = |record: &Self| Some(record.requirement()?.of_lookups(database));
+        let required = |record: &Self| Some(record.requirement()?.for_lookups(database));
         CURRENT.try_with(required).ok().flatten()
     }
 
@@ -118,7 +118,7 @@ impl Record {
         self.pass_on(ttl);
         // What is wrong with the reads has been noted; that there were none has not.
         if let Err(unfit) = self.basis() {
-            outer.unfit(unfit);
+            outer.mark_uncacheable(unfit);
         }
     }
 
@@ -163,7 +163,7 @@ impl Record {
     /// What came of the work is not for others, and so neither is what it is part of.
     pub(crate) fn refuse(&self, unfit: &Uncacheable) {
         if let Some(outer) = &self.0.outer {
-            outer.unfit(unfit.clone());
+            outer.mark_uncacheable(unfit.clone());
         }
     }
 
@@ -239,7 +239,7 @@ impl Record {
             return self.bound(ttl);
         }
         let why = "a part of it is bounded by time alone, and nothing says for how long it holds";
-        self.unfit(Uncacheable::new("unbounded-part", why));
+        self.mark_uncacheable(Uncacheable::new("unbounded-part", why));
     }
 
     /// Nothing but time bounds a part, for so long.

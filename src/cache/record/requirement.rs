@@ -89,7 +89,7 @@ impl Requirement {
     }
 
     /// Of all that runs in no scope.
-    pub(crate) fn of_process() -> Self {
+    pub(crate) fn for_process() -> Self {
         Self { is_of_process: true, ..Self::default() }
     }
 
@@ -165,7 +165,7 @@ impl Requirement {
     }
 
     /// What a read of the database needs.
-    pub(crate) fn of_reads(&self, database: DatabaseId) -> Needs {
+    pub(crate) fn for_reads(&self, database: DatabaseId) -> Needs {
         let observed = self.observed(database);
         if self.may_write.load(Ordering::Acquire) || self.is_open() || self.is_ahead_of(observed) {
             Needs::Primary
@@ -175,7 +175,7 @@ impl Requirement {
     }
 
     /// What a lookup in a cache that follows the database must find.
-    pub(crate) fn of_lookups(&self, database: DatabaseId) -> Needs {
+    pub(crate) fn for_lookups(&self, database: DatabaseId) -> Needs {
         let observed = self.observed(database);
         let is_open = !self.is_of_process && self.is_open();
         if is_open || self.is_ahead_of(observed) {

@@ -84,7 +84,7 @@ impl Owned {
 
 impl ContainerKind {
     /// The kind of a container of type `T`.
-    pub(super) fn of<T>() -> Self {
+    pub(super) fn for_type<T>() -> Self {
         // Nobody promises what these names are; with others, all would count as hash tables.
         match type_name::<T>() {
             name if name.starts_with("alloc::vec::Vec<") => Self::Vector,

@@ -42,7 +42,7 @@ const LARGEST: u64 = 1 << 31;
 
 impl Directives {
     /// What the `Cache-Control` of a message says, over all its lines.
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn from_headers(headers: &HeaderMap) -> Self {
         let mut known = Self::default();
         members(headers, CACHE_CONTROL).for_each(|member| known.add(member));
         let lines = headers.get_all(CACHE_CONTROL).into_iter().map(HeaderValue::as_bytes);
@@ -171,7 +171,7 @@ mod tests {
 
     fn of(lines: &[&str]) -> Directives {
         let lines = lines.iter().map(|line| (CACHE_CONTROL, HeaderValue::from_str(line).unwrap()));
-        Directives::of(&lines.collect())
+        Directives::from_headers(&lines.collect())
     }
 
     fn max_age(line: &str) -> Option<u64> {
@@ -249,7 +249,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64)) {
             if let Ok(value) = HeaderValue::from_bytes(&bytes) {
-                Directives::of(&HeaderMap::from_iter([(CACHE_CONTROL, value)]));
+                Directives::from_headers(&HeaderMap::from_iter([(CACHE_CONTROL, value)]));
             }
         }
     }

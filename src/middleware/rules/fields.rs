@@ -101,7 +101,7 @@ impl RequestField {
 pub(crate) struct RequestFields(u32);
 
 impl RequestFields {
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn from_headers(headers: &HeaderMap) -> Self {
         Self(headers.keys().map(|name| bit(name.as_str())).fold(0, |all, one| all | one))
     }
 
@@ -164,8 +164,10 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert("host", HeaderValue::from_static("a"));
             headers.insert(HeaderName::from_static(one.name()), HeaderValue::from_static("b"));
-            let found: Vec<RequestField> =
-                all.into_iter().filter(|field| RequestFields::of(&headers).has(*field)).collect();
+            let found: Vec<RequestField> = all
+                .into_iter()
+                .filter(|field| RequestFields::from_headers(&headers).has(*field))
+                .collect();
             assert_eq!(found, [one]);
         }
     }

@@ -93,7 +93,7 @@ mod tests {
 
     fn lifetime(lines: &[(&'static str, &str)]) -> Option<u64> {
         let headers = headers(lines);
-        let control = ResponseControl::of(&headers);
+        let control = ResponseControl::from_headers(&headers);
         super::lifetime(StatusCode::OK, &headers, &control, now()).map(|life| life.as_secs())
     }
 

@@ -110,7 +110,7 @@ mod tests {
 
     fn of(host: &str) -> InvalidationTarget {
         let host = headers(&[("host", host)]);
-        InvalidationTarget::of(&Uri::from_static("/"), &host, true)
+        InvalidationTarget::new(&Uri::from_static("/"), &host, true)
     }
 
     #[test]

@@ -167,7 +167,10 @@ impl IdentityHeaders {
     }
 
     /// Those of a request.
-    pub(crate) fn of<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = &'h HeaderName> {
+    pub(crate) fn matching<'h>(
+        &self,
+        headers: &'h HeaderMap,
+    ) -> impl Iterator<Item = &'h HeaderName> {
         headers.keys().filter(|name| self.has(name.as_str()))
     }
 }

@@ -10,7 +10,7 @@ use http_cache_semantics::{CacheOptions, CachePolicy};
 
 use super::list::members;
 use super::request::RequestDirectives;
-use super::storable::{Times, leave};
+use super::storable::{Times, cacheability};
 use crate::cache::Policy;
 use crate::middleware::identity::IdentitySource;
 
@@ -143,12 +143,12 @@ impl Case {
         let policy = Policy::standard().error_ttl(Duration::MAX);
         let none = Judged { is_stored: false, fresh: 0 };
         let Ok(asked) =
-            RequestDirectives::of(&self.request(), &policy, &IdentitySource::default(), None)
+            RequestDirectives::new(&self.request(), &policy, &IdentitySource::default(), None)
         else {
             return none;
         };
         let times = Times { now: now(), delay: Duration::ZERO };
-        let Ok(leave) = leave(self.status, &self.response, &asked, &policy, times) else {
+        let Ok(leave) = cacheability(self.status, &self.response, &asked, &policy, times) else {
             return none;
         };
         let fresh = leave.terms.ttl.saturating_sub(leave.terms.age).as_secs();

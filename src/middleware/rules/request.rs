@@ -71,7 +71,7 @@ impl Client {
             return Self::default();
         }
         let headers = request.headers();
-        let mut named = identity.headers.of(headers);
+        let mut named = identity.headers.matching(headers);
         let has_header = named.any(|name| !names(policy, name.as_str()));
         let has_extension = policy.identity.vary_by.is_none()
             && identity.extensions.lacks_one_of(request.extensions());
@@ -110,14 +110,14 @@ impl Client {
 
 impl RequestDirectives {
     /// What a request wants; or why the cache must leave it alone.
-    pub(crate) fn of<B: Body>(
+    pub(crate) fn new<B: Body>(
         request: &Request<B>,
         policy: &Policy,
         identity: &IdentitySource,
         client_key: Option<String>,
     ) -> Result<Self, BypassReason> {
         let headers = request.headers();
-        let fields = RequestFields::of(headers);
+        let fields = RequestFields::from_headers(headers);
         if let Some(reason) = unkeyed(request, fields, policy) {
             return Err(reason);
         }
@@ -151,7 +151,7 @@ impl RequestDirectives {
             content: None,
         };
         if fields.has(RequestField::CacheControl) {
-            asked.direct(&Directives::of(headers), policy)?;
+            asked.direct(&Directives::from_headers(headers), policy)?;
         }
         Ok(asked)
     }
@@ -275,7 +275,7 @@ mod tests {
     }
 
     fn refused(headers: &[(&str, &str)], policy: &Policy) -> Option<BypassReason> {
-        RequestDirectives::of(&request(headers), policy, &IdentitySource::default(), None).err()
+        RequestDirectives::new(&request(headers), policy, &IdentitySource::default(), None).err()
     }
 
     #[test]
@@ -306,7 +306,7 @@ mod tests {
         let policy = policy();
         let identity = IdentitySource::default();
         let refused_as = |request: Request<Body>| {
-            RequestDirectives::of(&request, &policy, &identity, None).err()
+            RequestDirectives::new(&request, &policy, &identity, None).err()
         };
         let post = Request::post("/").body(Body::empty()).unwrap();
         assert_eq!(refused_as(post), Some(BypassReason::Method));
@@ -327,7 +327,7 @@ mod tests {
     fn a_client_can_ask_for_a_fresh_one_only_where_headers_decide() {
         let reload = request(&[("cache-control", "no-cache, max-age=0")]);
         let of = |request: &Request<Body>, policy: &Policy| {
-            RequestDirectives::of(request, policy, &IdentitySource::default(), None).unwrap()
+            RequestDirectives::new(request, policy, &IdentitySource::default(), None).unwrap()
         };
         assert_eq!(of(&reload, &policy()).limits, AgeLimits::default());
         let limits = of(&reload, &Policy::standard()).limits;

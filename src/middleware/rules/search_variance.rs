@@ -30,10 +30,10 @@ pub(crate) enum CountedParams {
 
 impl SearchVariance {
     /// What a response says; `None` for the default, and for what can't be read or is not known: then all counts.
-    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let field = structured(headers, &NO_VARY_SEARCH)?;
         let members = Parser::new(&field).parse::<Dictionary>().ok()?;
-        let said = VarianceMembers::of(&members)?;
+        let said = VarianceMembers::from_members(&members)?;
         let counting = match (said.params, said.except) {
             (Params::All, except) => CountedParams::Only(except.unwrap_or_default()),
             // It is about `params` without a list.
@@ -87,7 +87,7 @@ enum Params {
 }
 
 impl VarianceMembers {
-    fn of(members: &Dictionary) -> Option<Self> {
+    fn from_members(members: &Dictionary) -> Option<Self> {
         let mut said = Self { has_key_order: false, params: Params::None, except: None };
         for (name, member) in members {
             match (name.as_str(), flag(member), names(member)) {
@@ -142,7 +142,7 @@ mod tests {
 
     fn of(field: &str) -> Option<SearchVariance> {
         let value = HeaderValue::from_str(field).unwrap();
-        SearchVariance::of(&HeaderMap::from_iter([(NO_VARY_SEARCH, value)]))
+        SearchVariance::from_headers(&HeaderMap::from_iter([(NO_VARY_SEARCH, value)]))
     }
 
     fn is_same(field: &str, one: &str, other: &str) -> bool {

@@ -41,7 +41,7 @@ pub(crate) struct Times {
 }
 
 /// Whether an answer may be kept, and on which terms.
-pub(crate) fn leave(
+pub(crate) fn cacheability(
     status: StatusCode,
     headers: &HeaderMap,
     asked: &RequestDirectives,
@@ -61,7 +61,7 @@ pub(crate) fn leave(
         let why = "it is a stream of events, which has no end to be stored at";
         return Err(Uncacheable::new("endless", why));
     }
-    let control = ResponseControl::of(headers);
+    let control = ResponseControl::from_headers(headers);
     let varies_by = vary::names(headers, policy)?;
     if asked.has_other_cookies && vary::by_cookies(headers) {
         let why = "the answer varies by cookies, and the request has others than the policy names";
@@ -111,7 +111,7 @@ fn by_author(
             "the answer says no-store, private or no-cache",
         ));
     }
-    Ok(Freshness::of(policy, negative))
+    Ok(Freshness::from_policy(policy, negative))
 }
 
 fn by_headers(
@@ -229,7 +229,7 @@ pub(crate) enum Audience {
 }
 
 pub(crate) fn audience(headers: &HeaderMap) -> Audience {
-    let said = ResponseControl::of(headers).directives;
+    let said = ResponseControl::from_headers(headers).directives;
     if said.public || said.s_maxage.is_some_and(|age| !age.is_zero()) {
         Audience::All
     } else if said.must_revalidate || said.s_maxage.is_some() {
@@ -265,7 +265,7 @@ mod tests {
     fn asked(lines: &[(&'static str, &str)]) -> RequestDirectives {
         let mut request = Request::new(axum::body::Body::empty());
         *request.headers_mut() = headers(lines);
-        RequestDirectives::of(&request, &Policy::standard(), &IdentitySource::default(), None)
+        RequestDirectives::new(&request, &Policy::standard(), &IdentitySource::default(), None)
             .unwrap()
     }
 
@@ -277,7 +277,7 @@ mod tests {
     ) -> Result<Cacheability, &'static str> {
         let status = StatusCode::from_u16(status).unwrap();
         let times = Times { now: httpdate::parse_http_date(NOW).unwrap(), delay: Duration::ZERO };
-        leave(status, &headers(lines), asked, policy, times).map_err(|unfit| unfit.token)
+        cacheability(status, &headers(lines), asked, policy, times).map_err(|unfit| unfit.token)
     }
 
     fn by_author(status: u16, lines: &[(&'static str, &str)]) -> Result<u64, &'static str> {
@@ -407,6 +407,6 @@ mod tests {
         headers.insert("vary", http::HeaderValue::from_bytes(b"\xff").unwrap());
         let times = Times { now: SystemTime::UNIX_EPOCH, delay: Duration::ZERO };
         let policy = Policy::ttl(Duration::from_secs(7));
-        assert!(leave(StatusCode::OK, &headers, &asked(&[]), &policy, times).is_err());
+        assert!(cacheability(StatusCode::OK, &headers, &asked(&[]), &policy, times).is_err());
     }
 }

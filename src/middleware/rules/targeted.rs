@@ -24,14 +24,14 @@ pub(crate) struct ResponseControl {
 
 impl ResponseControl {
     /// The first targeted field that can be read, else `Cache-ResponseControl`.
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn from_headers(headers: &HeaderMap) -> Self {
         // Each of the fields that count is one, and most answers have none.
         if !headers.keys().any(|name| name.as_str().ends_with("cache-control")) {
             return Self::default();
         }
         match TARGETS.iter().find_map(|name| targeted(headers, name)) {
             Some(directives) => Self { directives, is_targeted: true },
-            None => Self { directives: Directives::of(headers), is_targeted: false },
+            None => Self { directives: Directives::from_headers(headers), is_targeted: false },
         }
     }
 }
@@ -84,7 +84,7 @@ mod tests {
         let lines = lines
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
-        ResponseControl::of(&lines.collect())
+        ResponseControl::from_headers(&lines.collect())
     }
 
     fn age(lines: &[(&'static str, &str)]) -> (Option<u64>, bool) {

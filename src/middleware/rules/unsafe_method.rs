@@ -60,7 +60,7 @@ pub(crate) struct InvalidationTarget {
 
 impl InvalidationTarget {
     /// Where a request goes, and whether answers of other hosts are others.
-    pub(crate) fn of(uri: &Uri, headers: &HeaderMap, is_host_apart: bool) -> Self {
+    pub(crate) fn new(uri: &Uri, headers: &HeaderMap, is_host_apart: bool) -> Self {
         let named = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let host = uri.authority().map_or(named, |authority| authority.as_str());
         // A default port is none (RFC 9110, section 4.2.3).
@@ -106,7 +106,7 @@ mod tests {
 
     fn target(uri: &str) -> InvalidationTarget {
         let headers = HeaderMap::from_iter([(HOST, "Example.org".parse().unwrap())]);
-        InvalidationTarget::of(&uri.parse().unwrap(), &headers, true)
+        InvalidationTarget::new(&uri.parse().unwrap(), &headers, true)
     }
 
     #[test]

@@ -11,7 +11,8 @@ use super::fields::{RequestField, RequestFields};
 /// The request for a whole answer: one that can be stored is good for everybody. With a stored one at
 /// hand it asks whether that still holds (section 4.3.1).
 pub(crate) fn unconditional<B>(mut request: Request<B>, stored: Option<&HeaderMap>) -> Request<B> {
-    if stored.is_none() && !RequestFields::of(request.headers()).has_any(&RequestField::CONDITIONS)
+    if stored.is_none()
+        && !RequestFields::from_headers(request.headers()).has_any(&RequestField::CONDITIONS)
     {
         return request;
     }
@@ -75,7 +76,7 @@ pub(crate) enum HeadComparison {
 }
 
 /// Section 4.3.5.
-pub(crate) fn said_by_head(stored: &HeaderMap, body: usize, head: &HeaderMap) -> HeadComparison {
+pub(crate) fn compare_head(stored: &HeaderMap, body: usize, head: &HeaderMap) -> HeadComparison {
     let received = || [ETAG, LAST_MODIFIED].into_iter().filter(|name| head.contains_key(name));
     let length = head.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     if length.is_some_and(|length| length != body.to_string())
@@ -125,7 +126,7 @@ mod tests {
     #[test]
     fn a_head_that_tells_of_another_answer_is_noticed() {
         let stored = headers(&[("etag", "\"a\"")]);
-        let told = |lines: &[(&'static str, &str)]| said_by_head(&stored, 3, &headers(lines));
+        let told = |lines: &[(&'static str, &str)]| compare_head(&stored, 3, &headers(lines));
         assert_eq!(told(&[("etag", "\"a\""), ("content-length", "3")]), HeadComparison::Same);
         assert_eq!(told(&[("etag", "\"b\"")]), HeadComparison::Other);
         assert_eq!(told(&[("content-length", "4")]), HeadComparison::Other);

@@ -107,7 +107,7 @@ async fn column(
     let found: Option<(String, String, i64)> =
         query.bind(CastType::WORDS.as_slice()).fetch_optional(conn).await?;
     let known = |(schema, table, oid): (String, String, i64)| {
-        Some((tag_name(&schema, &table), Family::of(oid)?))
+        Some((tag_name(&schema, &table), Family::from_oid(oid)?))
     };
     Ok(found.and_then(known))
 }

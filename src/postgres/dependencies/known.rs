@@ -280,7 +280,7 @@ async fn find(conn: &mut PgConnection, sql: &str) -> Result<FoundDependencies, s
     }
     let identity = identity(&mut *transaction).await?;
     transaction.commit().await?;
-    let source = match (ServerPosition::of(&identity), identity.position) {
+    let source = match (ServerPosition::from_identity(&identity), identity.position) {
         (Some(at), Some(position)) if !at.standby => DependencySource::Primary(at.epoch, position),
         _ => DependencySource::Standby,
     };

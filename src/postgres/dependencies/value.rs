@@ -64,7 +64,7 @@ pub(crate) struct Parameter {
 
 impl Family {
     /// The family of a type by its number in the catalogue, which is fixed (`pg_type.dat`).
-    pub(crate) fn of(oid: i64) -> Option<Self> {
+    pub(crate) fn from_oid(oid: i64) -> Option<Self> {
         match oid {
             20 | 21 | 23 => Some(Self::Integer),
             25 | 1043 => Some(Self::Text),

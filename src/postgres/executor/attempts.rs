@@ -185,7 +185,10 @@ impl<'a> Attempts<'a> {
     fn failure(&mut self, error: Error) -> Error {
         let error = self.unknown.take().unwrap_or(error);
         if let Some(record) = &self.plan.record {
-            record.unfit(Uncacheable::new("read-failed", format!("a read failed: {error}")));
+            record.mark_uncacheable(Uncacheable::new(
+                "read-failed",
+                format!("a read failed: {error}"),
+            ));
         }
         error
     }

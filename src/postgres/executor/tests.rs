@@ -27,7 +27,7 @@ async fn a_read_that_was_planned_before_a_change_of_the_schema_is_not_stored() {
         let record = cache.record(Some(&policy), LookupOptions::default());
         let read = async {
             let statement = RepeatableStatement::take("select v from v").expect("a statement");
-            let plan = RoutePlan::of(&db, &statement, false).await;
+            let plan = RoutePlan::for_statement(&db, &statement, false).await;
             if is_changed {
                 server.psql("create or replace view v as select v from b").await.expect("view");
                 let known = async || db.inner.known.get("select v from v").is_none();
@@ -96,7 +96,7 @@ async fn a_replica_that_has_more_than_the_node_has_heard_of_proves_no_more() {
         node.cache.record(Some(&Policy::ttl(Duration::from_mins(1))), LookupOptions::default());
     let read = async {
         let statement = RepeatableStatement::take("select v from v").expect("a statement");
-        let plan = RoutePlan::of(&node.db, &statement, false).await;
+        let plan = RoutePlan::for_statement(&node.db, &statement, false).await;
         node.primary.psql(VIEW).await.expect("view");
         let after = node.primary.psql("select pg_current_wal_flush_lsn()").await;
         node.standby_has(&after.expect("position")).await;
@@ -125,7 +125,7 @@ async fn a_replica_that_lacks_the_schema_a_statement_was_looked_up_in_is_not_rea
         node.cache.record(Some(&Policy::ttl(Duration::from_mins(1))), LookupOptions::default());
     let read = async {
         let statement = RepeatableStatement::take("select v from v").expect("a statement");
-        let plan = RoutePlan::of(&node.db, &statement, false).await;
+        let plan = RoutePlan::for_statement(&node.db, &statement, false).await;
         let candidate = Candidate::Replica(node.replica.clone());
         matches!(open(&node.db, &candidate, &plan).await, Err(SkipReason::Behind))
     };
@@ -146,7 +146,7 @@ async fn a_server_that_falls_silent_when_it_is_asked_is_given_up() {
     let is_back = async || replica.pool().num_idle() == 1;
     eventually("it is in the pool", is_back).await.expect("idle");
     let statement = RepeatableStatement::take("select v from v").expect("a statement");
-    let mut plan = RoutePlan::of(&db, &statement, false).await;
+    let mut plan = RoutePlan::for_statement(&db, &statement, false).await;
     plan.needs = crate::entry::Position::new(u64::MAX);
     name.freeze();
     let candidate = Candidate::Replica(replica.clone());
@@ -205,7 +205,7 @@ async fn what_a_standby_told_of_a_statement_is_not_relied_on() {
         let record = cache.record(Some(&policy), LookupOptions::default());
         let read = async {
             let statement = RepeatableStatement::take("select v from v").expect("a statement");
-            RoutePlan::of(&db, &statement, false).await;
+            RoutePlan::for_statement(&db, &statement, false).await;
         };
         record.scope(read).await;
         let found = db.inner.known.get("select v from v").map(|found| found.source);
@@ -236,7 +236,7 @@ async fn a_write_is_noted_though_the_catalogue_can_not_be_asked() {
         let record = cache.record(Some(&policy), LookupOptions::default());
         let plan = async {
             let statement = RepeatableStatement::take(sql).expect("a statement");
-            RoutePlan::of(&db, &statement, writer).await
+            RoutePlan::for_statement(&db, &statement, writer).await
         };
         let plan = record.scope(plan).await;
         assert_eq!((plan.may_write, record.has_written()), (may_write, may_write), "{sql}");
@@ -287,7 +287,7 @@ async fn a_replica_that_was_promoted_refuses_what_may_write() {
     let is_promoted = async || replica.at().is_some_and(|at| !at.standby);
     eventually("the promotion is known", is_promoted).await.expect("promoted");
     let statement = RepeatableStatement::take("select f()").expect("a statement");
-    let mut plan = RoutePlan::of(&db, &statement, false).await;
+    let mut plan = RoutePlan::for_statement(&db, &statement, false).await;
     (plan.read_only, plan.epoch) = (true, crate::entry::Epoch::UNKNOWN);
     let opened = open(&db, &Candidate::Replica(replica.clone()), &plan).await;
     let mut opened = opened.unwrap_or_else(|_| panic!("it is up"));
@@ -307,7 +307,7 @@ async fn a_function_that_is_called_on_a_replica_writes_nothing_once_it_is_promot
     let is_known = async || replica.at().is_some_and(|at| at.standby);
     eventually("the standby is known", is_known).await.expect("known");
     let statement = RepeatableStatement::take("select f()").expect("a statement");
-    let plan = RoutePlan::of(&db, &statement, false).await;
+    let plan = RoutePlan::for_statement(&db, &statement, false).await;
     let own = plan.own.clone();
     let attempts = Attempts::new(&db, plan, &own);
     let opened = open(&db, &Candidate::Replica(replica), &attempts.plan).await;
@@ -325,10 +325,10 @@ async fn an_attempt_that_may_have_committed_stays_open_after_the_next_one_has_en
     let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
     let cache = Cache::new(Memory::new(1 << 20));
     let statement = RepeatableStatement::take("select f()").expect("a statement");
-    let record = cache.record(None, LookupOptions::of_request(None));
+    let record = cache.record(None, LookupOptions::for_request(None));
     record
         .scope(async {
-            let plan = RoutePlan::of(&db, &statement, false).await;
+            let plan = RoutePlan::for_statement(&db, &statement, false).await;
             let own = plan.own.clone();
             let mut attempts = Attempts::new(&db, plan, &own);
             let (candidate, opened) = attempts.next().await.unwrap_or_else(|_| panic!("it is up"));
@@ -337,7 +337,7 @@ async fn an_attempt_that_may_have_committed_stays_open_after_the_next_one_has_en
             attempts.next().await.map_or_else(|_| panic!("it is up"), drop);
             attempts.end();
             drop(attempts);
-            assert!(matches!(own.of_reads(db.id()), Needs::Primary));
+            assert!(matches!(own.for_reads(db.id()), Needs::Primary));
             assert!(own.try_observe(db.id()).is_none(), "no position is past what may commit yet");
         })
         .await;
@@ -348,9 +348,9 @@ async fn a_read_that_nobody_stores_says_that_a_replica_may_be_too_far_back() {
     let db = DatabaseOptions::new(server_with_view().await.url()).connect().await.expect("db");
     let cache = Cache::new(Memory::new(1 << 20));
     let statement = RepeatableStatement::take("select v from v").expect("a statement");
-    let record = cache.record(None, LookupOptions::of_request(None));
+    let record = cache.record(None, LookupOptions::for_request(None));
     let read = async {
-        let plan = RoutePlan::of(&db, &statement, false).await;
+        let plan = RoutePlan::for_statement(&db, &statement, false).await;
         assert!(plan.record.is_none());
         let behind =
             ReadProof::Nothing(Uncacheable::new(REPLICA_BEHIND, "it was read from a replica"));

@@ -50,7 +50,7 @@ impl Follower {
         self.confirm(epoch, (seen, drained.seen), began);
         self.fences.follow(from);
         let at = Positions { fence: drained.fence, seen, from };
-        self.tell(&drained, &snapshot, (all, at), answers);
+        self.publish(&drained, &snapshot, (all, at), answers);
         self.take(drained);
         Ok(has_news)
     }
@@ -117,10 +117,7 @@ impl Follower {
     }
 
     /// Finds changes of the schema that no event trigger has noted. Each makes everything invalid.
-    pub(super) async fn look_at_schema(
-        &mut self,
-        conn: &mut PgListener,
-    ) -> Result<(), sqlx::Error> {
+    pub(super) async fn check_schema(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         let schema = self.fingerprint.read(conn).await?;
         if self.schema.replace(schema).is_some_and(|known| known != schema) {
             self.forget_schema();

@@ -49,7 +49,7 @@ impl RelayFollower {
         std::mem::take(&mut self.questions)
     }
 
-    fn hear(&mut self, question: SyncRequest) -> RelayStep {
+    fn receive(&mut self, question: SyncRequest) -> RelayStep {
         if self.questions.len() < ANSWERS {
             self.questions.push(question.nonce);
         }
@@ -75,7 +75,7 @@ impl Follower {
     }
 
     /// All that other nodes have asked so far, so that one look answers it, and whether any of it is for a session.
-    pub(super) fn take_questions(&mut self) -> (Vec<u64>, bool) {
+    pub(super) fn take_sync_requests(&mut self) -> (Vec<u64>, bool) {
         let mut is_urgent = false;
         // Others hear the news of the relay, each of which counts by itself.
         while self.elected() == RelayRole::Relay
@@ -95,7 +95,7 @@ impl Follower {
                 self.take_role();
                 RelayStep::Wait
             }
-            Some(RelayEvent::Question(question)) => self.duty.hear(question),
+            Some(RelayEvent::Question(question)) => self.duty.receive(question),
             Some(RelayEvent::News(news)) => match self.absorb(&news) {
                 Some(true) => RelayStep::Heed,
                 _ => RelayStep::Wait,
@@ -127,12 +127,12 @@ impl Follower {
     fn ask(&mut self, urgent: bool) {
         let nonce = self.questions.ask(self.begin_turn());
         if let Some(relay) = &self.relay {
-            relay.ask(SyncRequest { nonce, urgent });
+            relay.request_sync(SyncRequest { nonce, urgent });
         }
     }
 
     /// Goes by what the relay tells, until something is amiss; returns what.
-    pub(super) async fn heed(&mut self) -> &'static str {
+    pub(super) async fn apply(&mut self) -> &'static str {
         self.role.send_replace(RelayRole::Relayed);
         self.duty = RelayFollower::default();
         loop {
@@ -213,11 +213,11 @@ impl Follower {
     ) {
         self.fences.confirm(seen, began);
         let at = ServerPosition { epoch, position: reached, standby: false, seen: began.at };
-        self.db.inner.lag.tell(at);
+        self.db.inner.lag.report(at);
     }
 
     /// Tells the others what a look found, if that is our office.
-    pub(super) fn tell(
+    pub(super) fn publish(
         &mut self,
         drained: &Drained,
         prev: &Snapshot,

@@ -28,7 +28,7 @@ async fn one_look_answers_all_that_other_nodes_have_asked() {
     for _ in 0..1000 {
         yield_now().await;
     }
-    let (mut answers, is_urgent) = follower.take_questions();
+    let (mut answers, is_urgent) = follower.take_sync_requests();
     answers.sort_unstable();
     assert_eq!((answers, is_urgent), ((0..9).collect(), true));
     assert!(follower.relay.as_mut().unwrap().try_next().is_none());

@@ -53,7 +53,7 @@ impl Wakeups {
     }
 
     /// Changes were found that no notification had told of: looks are frequent for a while.
-    pub(super) async fn doubt(&mut self, conn: &mut PgListener) {
+    pub(super) async fn distrust(&mut self, conn: &mut PgListener) {
         let is_new = self.are_reliable();
         self.doubted_until = clock::now() + DOUBT;
         let stranger = sqlx::query_as::<_, (i32, String, String)>(STRANGER);

@@ -184,8 +184,8 @@ async fn a_copy_draws_a_history_of_its_own_and_keeps_it() {
     server.psql("create database copy template template").await.unwrap();
     let mut conn = PgConnection::connect(&server.url_of("copy")).await.unwrap();
     assert_ne!(
-        ServerPosition::of(&identity(&mut conn).await.unwrap()).unwrap().epoch,
-        ServerPosition::of(&template).unwrap().epoch
+        ServerPosition::from_identity(&identity(&mut conn).await.unwrap()).unwrap().epoch,
+        ServerPosition::from_identity(&template).unwrap().epoch
     );
     for _ in 0..2 {
         begin_history(&mut conn).await.unwrap();

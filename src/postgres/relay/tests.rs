@@ -31,7 +31,7 @@ impl Bus for Mock {
         ready(Ok(iter(self.says.clone()).chain(pending()).boxed())).boxed()
     }
 
-    fn hold<'a>(
+    fn acquire_leadership<'a>(
         &'a self,
         _: &'a str,
         _: u64,
@@ -41,7 +41,11 @@ impl Bus for Mock {
         if self.elects { ready(Ok(true)).boxed() } else { std::future::pending().boxed() }
     }
 
-    fn resign<'a>(&'a self, _: &'a str, _: u64) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn release_leadership<'a>(
+        &'a self,
+        _: &'a str,
+        _: u64,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
         self.released.fetch_add(1, Ordering::SeqCst);
         ready(Ok(())).boxed()
     }

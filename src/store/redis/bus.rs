@@ -68,7 +68,7 @@ impl Bus for Redis {
         })
     }
 
-    fn hold<'a>(
+    fn acquire_leadership<'a>(
         &'a self,
         office: &'a str,
         holder: u64,
@@ -76,7 +76,7 @@ impl Bus for Redis {
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
             let mut hold = cmd("EVAL");
-            hold.arg(HOLD).arg(1).arg(self.office_name(office)).arg(holder).arg(millis(ttl));
+            hold.arg(HOLD).arg(1).arg(self.leadership_key(office)).arg(holder).arg(millis(ttl));
             match self.run(&hold).await? {
                 Value::Int(held) => Ok(held == 1),
                 other => Err(unexpected("EVAL", &other)),
@@ -84,10 +84,14 @@ impl Bus for Redis {
         })
     }
 
-    fn resign<'a>(&'a self, office: &'a str, holder: u64) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn release_leadership<'a>(
+        &'a self,
+        office: &'a str,
+        holder: u64,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let mut resign = cmd("EVAL");
-            resign.arg(GIVE_BACK).arg(1).arg(self.office_name(office)).arg(holder);
+            resign.arg(GIVE_BACK).arg(1).arg(self.leadership_key(office)).arg(holder);
             self.run(&resign).await.map(drop)
         })
     }

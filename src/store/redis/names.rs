@@ -70,7 +70,7 @@ impl Redis {
         format!("{}:channel:{channel}", self.prefix())
     }
 
-    pub(super) fn office_name(&self, office: &str) -> String {
+    pub(super) fn leadership_key(&self, office: &str) -> String {
         format!("{}:office:{office}", self.prefix())
     }
 }

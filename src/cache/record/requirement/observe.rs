@@ -56,7 +56,7 @@ impl Requirement {
         loop {
             // Before the look, so that none ends in between.
             let ended = observations.ended();
-            if let Needs::Position(known) = self.of_lookups(database) {
+            if let Needs::Position(known) = self.for_lookups(database) {
                 return Ok(known);
             }
             match observations.next(after) {

@@ -28,14 +28,14 @@ async fn observe(requirement: &Requirement, to: (Epoch, Position)) {
 #[tokio::test]
 async fn a_write_that_has_ended_needs_a_position_that_was_observed_after_it() {
     let requirement = Requirement::new(A, Some(at(1, 5)), false);
-    assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 5))));
+    assert_eq!(requirement.for_reads(A), Needs::Position(Some(at(1, 5))));
     let write = requirement.begin();
-    assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
+    assert_eq!((requirement.for_reads(A), requirement.for_lookups(A)), PRIMARY);
     observe(&requirement, at(1, 6)).await;
     write.end();
-    assert_eq!(requirement.of_reads(A), Needs::Primary, "it was observed too early");
+    assert_eq!(requirement.for_reads(A), Needs::Primary, "it was observed too early");
     observe(&requirement, at(1, 7)).await;
-    assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 7))));
+    assert_eq!(requirement.for_reads(A), Needs::Position(Some(at(1, 7))));
 }
 
 #[tokio::test]
@@ -43,7 +43,7 @@ async fn a_write_that_is_left_may_commit_at_any_time() {
     let requirement = Requirement::new(A, None, false);
     drop(requirement.begin());
     observe(&requirement, at(1, 6)).await;
-    assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
+    assert_eq!((requirement.for_reads(A), requirement.for_lookups(A)), PRIMARY);
 }
 
 #[tokio::test]
@@ -55,53 +55,53 @@ async fn a_write_that_ends_while_a_position_is_asked_for_is_not_covered_by_it() 
         Ok::<_, Infallible>(at(1, 6))
     };
     requirement.observe(A, None, meanwhile).await.unwrap();
-    assert_eq!(requirement.of_reads(A), Needs::Primary);
+    assert_eq!(requirement.for_reads(A), Needs::Primary);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_was_given_out_in_no_scope_is_over_once_no_connection_is_in_use() {
-    let requirement = Requirement::of_process();
+    let requirement = Requirement::for_process();
     requirement.lend();
     requirement.take_back(|| true);
-    assert_eq!(requirement.of_reads(A), Needs::Primary, "it has hardly begun");
+    assert_eq!(requirement.for_reads(A), Needs::Primary, "it has hardly begun");
     tokio::time::advance(GRACE * 2).await;
     requirement.take_back(|| false);
     assert!(requirement.try_observe(A).is_none(), "it is in use");
     requirement.take_back(|| true);
     assert!(requirement.try_observe(A).is_some());
     observe(&requirement, at(1, 7)).await;
-    assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 7))));
+    assert_eq!(requirement.for_reads(A), Needs::Position(Some(at(1, 7))));
 }
 
 #[tokio::test]
 async fn what_was_written_in_no_scope_before_a_failover_needs_a_position_of_now() {
-    let requirement = Requirement::of_process();
+    let requirement = Requirement::for_process();
     requirement.begin().end();
     observe(&requirement, at(1, 7)).await;
     requirement.begin_epoch(A, Epoch::UNKNOWN);
     requirement.begin_epoch(A, Epoch::new(1));
-    assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 7))));
+    assert_eq!(requirement.for_reads(A), Needs::Position(Some(at(1, 7))));
     requirement.begin_epoch(A, Epoch::new(2));
-    assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
+    assert_eq!((requirement.for_reads(A), requirement.for_lookups(A)), PRIMARY);
     observe(&requirement, at(2, 3)).await;
     requirement.begin_epoch(A, Epoch::new(2));
-    assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(2, 3))));
+    assert_eq!(requirement.for_reads(A), Needs::Position(Some(at(2, 3))));
 }
 
 #[test]
 fn a_method_that_may_write_sends_reads_to_the_primary_and_leaves_caches_alone() {
     let requirement = Requirement::new(A, None, true);
-    assert_eq!(requirement.of_reads(A), Needs::Primary);
-    assert_eq!(requirement.of_lookups(A), Needs::Position(None));
+    assert_eq!(requirement.for_reads(A), Needs::Primary);
+    assert_eq!(requirement.for_lookups(A), Needs::Position(None));
 }
 
 #[test]
 fn sessions_of_two_histories_need_a_position_of_now() {
     let requirement = Requirement::new(A, Some(at(1, 5)), false);
     requirement.join(A, at(1, 7));
-    assert_eq!(requirement.of_lookups(A), Needs::Position(Some(at(1, 7))));
+    assert_eq!(requirement.for_lookups(A), Needs::Position(Some(at(1, 7))));
     requirement.join(A, at(2, 3));
-    assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
+    assert_eq!((requirement.for_reads(A), requirement.for_lookups(A)), PRIMARY);
 }
 
 #[tokio::test]
@@ -109,11 +109,11 @@ async fn a_position_of_one_database_is_not_past_a_write_to_another() {
     let requirement = Requirement::new(A, Some(at(1, 5)), false);
     requirement.begin().end();
     observe(&requirement, at(1, 7)).await;
-    assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 7))));
-    assert_eq!((requirement.of_reads(B), requirement.of_lookups(B)), PRIMARY);
+    assert_eq!(requirement.for_reads(A), Needs::Position(Some(at(1, 7))));
+    assert_eq!((requirement.for_reads(B), requirement.for_lookups(B)), PRIMARY);
     requirement.observe(B, None, ready(Ok::<_, Infallible>(at(2, 3)))).await.unwrap();
-    assert_eq!(requirement.of_lookups(B), Needs::Position(Some(at(2, 3))));
-    assert_eq!(requirement.of_lookups(A), Needs::Position(Some(at(1, 7))));
+    assert_eq!(requirement.for_lookups(B), Needs::Position(Some(at(2, 3))));
+    assert_eq!(requirement.for_lookups(A), Needs::Position(Some(at(1, 7))));
 }
 
 /// A scope that has written: all of it has ended, or some may be committed at any time.
@@ -238,7 +238,7 @@ async fn one_task_at_a_time_observes_for_replicas_while_it_runs() {
     drop(observation);
     assert!(requirement.try_observe(A).is_none());
     requirement.finish(A, next, primary.position()).await.unwrap();
-    assert_eq!(requirement.of_reads(A), Needs::Position(Some(at(1, 1))));
+    assert_eq!(requirement.for_reads(A), Needs::Position(Some(at(1, 1))));
     assert!(requirement.try_observe(A).is_none(), "nothing was written since");
 }
 
@@ -246,13 +246,13 @@ async fn one_task_at_a_time_observes_for_replicas_while_it_runs() {
 #[tokio::test]
 async fn what_a_session_wrote_to_another_database_needs_a_position_of_that_one() {
     let requirement = Requirement::new(A, Some(at(1, 5)), false);
-    let of = |database| (requirement.of_reads(database), requirement.of_lookups(database));
-    assert_eq!(requirement.of_lookups(A), Needs::Position(Some(at(1, 5))));
+    let of = |database| (requirement.for_reads(database), requirement.for_lookups(database));
+    assert_eq!(requirement.for_lookups(A), Needs::Position(Some(at(1, 5))));
     assert_eq!(of(B), PRIMARY);
     requirement.observe(B, None, ready(Ok::<_, Infallible>(at(2, 3)))).await.unwrap();
-    assert_eq!(requirement.of_lookups(B), Needs::Position(Some(at(2, 3))));
+    assert_eq!(requirement.for_lookups(B), Needs::Position(Some(at(2, 3))));
     requirement.join(A, at(1, 7));
-    assert_eq!(requirement.of_lookups(A), Needs::Position(Some(at(1, 7))));
+    assert_eq!(requirement.for_lookups(A), Needs::Position(Some(at(1, 7))));
     assert_eq!(of(B), PRIMARY, "the session may have written to it since");
 }
 
@@ -262,5 +262,5 @@ async fn a_session_s_position_covers_no_write_of_the_scope_that_it_joins() {
     let requirement = Requirement::new(A, None, false);
     requirement.begin().end();
     requirement.join(A, at(1, 7));
-    assert_eq!((requirement.of_reads(A), requirement.of_lookups(A)), PRIMARY);
+    assert_eq!((requirement.for_reads(A), requirement.for_lookups(A)), PRIMARY);
 }

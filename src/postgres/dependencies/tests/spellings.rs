@@ -327,7 +327,7 @@ where
     };
     let mut arguments = PgArguments::default();
     arguments.add(given).expect("an argument");
-    let arguments = BoundArguments::of(&arguments).expect("arguments");
+    let arguments = BoundArguments::from_arguments(&arguments).expect("arguments");
     let Some(said) = BoundArguments::rows(Some(&arguments), "t", &by) else { return false };
     let said: Vec<Tag> = said.iter().map(PolicyTag::tag).collect();
     for row in &rows {
