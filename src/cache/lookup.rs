@@ -6,14 +6,14 @@
 use std::sync::Arc;
 
 use super::cache::Cache;
-use super::lead::FillGuard;
+use super::fill::FillGuard;
+use super::freshness::AgeLimits;
 use super::permit::{PendingPermit, Permit};
 use super::policy::Policy;
 use super::protocol::must_see;
 use super::record::{Arrival, EndedStrays, Needs, Record, Stray};
 use super::refresh::{EntryUse, decide};
 use super::template::PolicyTag;
-use super::terms::AgeLimits;
 use crate::entry::{Entry, Epoch, Key, Position};
 use crate::outcome::{BypassReason, Outcome};
 use crate::store::Found;

@@ -11,12 +11,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::cache::Cache;
-use super::kept::{OptionalValue, StoredValue, ValueType};
-use super::lead::FillGuard;
+use super::fill::FillGuard;
 use super::lookup::{Hit, LookupOptions, LookupResult};
 use super::permit::Permit;
 use super::policy::{Policy, ValuePolicy};
 use super::record::{Record, Stray};
+use super::stored_value::{OptionalValue, StoredValue, ValueType};
 use super::template::PolicyTag;
 use super::typed::store_value;
 use crate::clock;

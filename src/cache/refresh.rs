@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::fence::Fences;
+use super::freshness::AgeLimits;
 use super::policy::Policy;
 use super::protocol::Verdict;
-use super::terms::AgeLimits;
 use crate::entry::Entry;
 use crate::outcome::{MissReason, StaleReason};
 

@@ -6,11 +6,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::cache::Cache;
-use super::kept::{OptionalValue, PlainValue, StoredValue};
-use super::lead::FillGuard;
+use super::fill::FillGuard;
 use super::lookup::{Hit, LookupOptions, LookupResult};
 use super::policy::{Policy, ValuePolicy};
 use super::record::{Record, Stray, Uncacheable};
+use super::stored_value::{OptionalValue, PlainValue, StoredValue};
 use crate::clock;
 use crate::entry::Key;
 use crate::observe;

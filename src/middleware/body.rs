@@ -10,7 +10,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::audit::Audit;
-use super::captured::TeeBody;
+use super::tee::TeeBody;
 use crate::cache::Record;
 
 pin_project! {

@@ -18,7 +18,7 @@ use http::Request;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::timeout;
 
-use super::capture::BudgetShare;
+use super::buffer::BudgetShare;
 
 /// Content that takes longer than this to come is not waited for: it would hold memory for as long as its client likes.
 const SLOWEST: Duration = Duration::from_secs(30);

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, StatusCode, Uri};
 
+use super::context::RequestContext;
 use super::keying::KeySource;
 use super::layer::{LayerSettings, OTHERS};
-use super::plan::RequestContext;
-use super::ready::RenderedHead;
+use super::rendered::RenderedHead;
 use super::route;
 use super::rules::request::RequestDirectives;
 use super::rules::vary;

@@ -14,11 +14,10 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as HttpBody;
 
 use super::body::Body;
-use super::capture::{BodyBuffer, StoreTarget, fits};
-use super::captured::{BufferOutcome, TeeBody};
+use super::buffer::{BodyBuffer, StoreTarget, fits};
+use super::context::RequestContext;
 use super::date::date;
 use super::layer::LayerSettings;
-use super::plan::RequestContext;
 use super::rules::groups;
 use super::rules::precondition::is_known;
 use super::rules::request::{Client, RequestDirectives};
@@ -28,6 +27,7 @@ use super::rules::validation::{HeadComparison, compare_head, names_another, upda
 use super::rules::vary;
 use super::status::{self, StoreOutcome};
 use super::stored::{StoredHead, encode_vary_marker};
+use super::tee::{BufferOutcome, TeeBody};
 use crate::cache::{
     Cache, ComputedEntry, FillGuard, FillOutcome, Hit, PolicyTag, Record, Uncacheable,
 };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
-use super::capture::ByteBudget;
+use super::buffer::ByteBudget;
 use super::identity::IdentitySource;
 use super::keying::{self, KeySource};
 use super::route;

@@ -14,15 +14,16 @@
 //!
 //! A hit in memory is answered without a boxed future, a lock that is held for long, or a copy of the body.
 
-mod answer;
 mod audit;
 mod body;
+mod buffer;
+mod bypass;
 mod canonical;
-mod capture;
-mod captured;
 mod content;
+mod context;
 mod cookies;
 mod date;
+mod exchange;
 #[cfg(feature = "admin")]
 mod explain;
 mod fill;
@@ -30,22 +31,21 @@ mod future;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod handler;
-mod held;
 mod identity;
 mod keying;
 mod layer;
-mod passing;
-mod plan;
-mod ready;
+mod rendered;
+mod response;
 mod route;
 mod routers;
 mod rules;
 mod service;
 mod session;
 mod status;
-mod steps;
 mod stored;
 mod strict;
+mod tee;
+mod timed_buffer;
 mod variances;
 
 /// The key of a GET request.

@@ -14,7 +14,7 @@ use super::checkout::Checkout;
 use super::database::Database;
 use super::deadline::{PATIENCE, within, within_limit};
 use super::log::{ServerIdentity, identity};
-use super::plan::{Candidate, RoutePlan};
+use super::route_plan::{Candidate, RoutePlan};
 use super::sample::ServerPosition;
 use super::server::Server;
 use crate::cache::protocol::{is_far_enough, proven_by_replica};

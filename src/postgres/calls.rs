@@ -2,7 +2,7 @@
 
 use super::database::Database;
 use super::dependencies::{Dependencies, Unanalyzable};
-use super::plan::may_be_read_anywhere;
+use super::route_plan::may_be_read_anywhere;
 use crate::cache::{Record, Requirement};
 
 /// What stands before a parenthesis in most reads: words of the grammar, and functions of the system.

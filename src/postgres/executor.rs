@@ -14,7 +14,7 @@ use sqlx_core::describe::Describe;
 
 use super::attempt::ReadProof;
 use super::database::Database;
-use super::plan::RoutePlan;
+use super::route_plan::RoutePlan;
 use crate::cache::{REPLICA_BEHIND, Record, Uncacheable};
 use attempts::Attempts;
 

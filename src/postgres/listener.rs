@@ -34,16 +34,16 @@ use crate::clock::{self, Instant};
 use crate::entry::Epoch;
 
 mod housekeeping;
-mod look;
-mod questions;
-mod relayed;
+mod poll;
+mod relay_follower;
+mod sync_requests;
 #[cfg(test)]
 mod tests;
 mod wakeups;
 
 use housekeeping::Housekeeping;
-use questions::SyncRequests;
-use relayed::{RelayFollower, RelayStep, next_of};
+use relay_follower::{RelayFollower, RelayStep, next_of};
+use sync_requests::SyncRequests;
 use wakeups::Wakeups;
 
 /// The longest time between two looks at the log: what δ of the guarantee is on a healthy node.

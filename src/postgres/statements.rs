@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::database::Database;
 use super::executor::RepeatableStatement;
-use super::plan::{RoutePlan, learn};
+use super::route_plan::{RoutePlan, learn};
 use crate::cache::spawn;
 use crate::clock::{self, Instant};
 use crate::expiring::ExpiringLock;

@@ -6,7 +6,7 @@
 
 mod histogram;
 mod recent;
-pub(crate) mod rehearsal;
+pub(crate) mod simulation;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub(crate) use histogram::Histogram;
 pub(crate) use recent::Recent;
-pub(crate) use rehearsal::Simulation;
+pub(crate) use simulation::Simulation;
 
 use crate::cache::Uncacheable;
 use crate::clock::{self, Instant};
@@ -40,7 +40,7 @@ pub(crate) struct Traffic {
     pub(crate) served: Histogram,
     /// Answers that the handler made.
     pub(crate) made: Histogram,
-    pub(crate) rehearsed: rehearsal::SimulationTally,
+    pub(crate) rehearsed: simulation::SimulationTally,
     reads: Mutex<RouteReads>,
 }
 

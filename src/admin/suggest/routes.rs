@@ -11,7 +11,7 @@ use crate::admin::answer::percent;
 use crate::cache::Policy;
 use crate::middleware::LayerSettings;
 use crate::outcome::{BypassReason, Counters, MissReason, Outcome};
-use crate::traffic::{RouteReads, Traffic, rehearsal};
+use crate::traffic::{RouteReads, Traffic, simulation};
 
 /// Fewer requests say nothing.
 const ENOUGH: u64 = 20;
@@ -119,7 +119,7 @@ impl RouteAdvice {
 
     /// A policy to begin with.
     fn first_policy(&self, is_personal: bool) -> String {
-        let mut policy = format!("Policy::ttl(Duration::from_secs({}))", rehearsal::TTL.as_secs());
+        let mut policy = format!("Policy::ttl(Duration::from_secs({}))", simulation::TTL.as_secs());
         if is_personal {
             policy.push_str(
                 ".vary([\"authorization\"]).vary_cookies([/* those that tell people apart */])",

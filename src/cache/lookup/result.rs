@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::search::LookupTask;
 use super::{Bypass, Hit};
+use crate::cache::fill::FillGuard;
 use crate::cache::flight::FlightLeader;
-use crate::cache::lead::FillGuard;
 use crate::cache::permit::Permit;
 use crate::cache::protocol::Verdict;
 use crate::cache::record::Record;

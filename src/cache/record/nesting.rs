@@ -15,10 +15,10 @@ use super::{
 };
 use crate::broken::is_broken;
 use crate::cache::fence::Fences;
+use crate::cache::freshness::Freshness;
 use crate::cache::permit::Permit;
 use crate::cache::policy::Policy;
 use crate::cache::template::PolicyTag;
-use crate::cache::terms::Freshness;
 use crate::cache::waits::WaitKey;
 use crate::clock;
 use crate::entry::{Entry, Tag};

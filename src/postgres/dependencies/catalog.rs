@@ -22,7 +22,7 @@ use sqlx::PgConnection;
 use super::clock::mentions_clock;
 use super::equality::Equality;
 use super::parse::{Analysis, References, analyze};
-use super::unfit::Unanalyzable;
+use super::unanalyzable::Unanalyzable;
 use operators::StatementParts;
 pub(crate) use relations::tag_name;
 use relations::{Relation, RelationKind};

@@ -5,7 +5,7 @@
 
 use super::lex::SqlToken;
 use super::name::Name;
-use super::unfit::Unanalyzable;
+use super::unanalyzable::Unanalyzable;
 use super::walk::WalkResult;
 
 /// Unquoted words that can stand before a parenthesis and can't name a function: Postgres'

@@ -6,7 +6,7 @@
 //! compared. What has changed meaning between versions of Postgres is refused.
 
 use super::name::{NAME_MAX, fold};
-use super::unfit::Unanalyzable;
+use super::unanalyzable::Unanalyzable;
 
 /// A word, a mark, or a run of operator characters; comments and blanks are dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]

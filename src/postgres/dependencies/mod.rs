@@ -9,8 +9,8 @@ mod catalog;
 mod check;
 mod clock;
 mod conditions;
+mod dependency_cache;
 mod equality;
-mod known;
 mod lex;
 mod name;
 mod parse;
@@ -18,7 +18,7 @@ mod scope;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests;
-mod unfit;
+mod unanalyzable;
 mod value;
 mod walk;
 
@@ -26,15 +26,15 @@ mod walk;
 use catalog::resolve;
 pub(crate) use catalog::{Dependencies, TrackedTable, tag_name};
 pub(crate) use clock::value_mentions_clock;
-pub(crate) use equality::Equality;
-pub(crate) use known::{
+pub(crate) use dependency_cache::{
     DependencyCache, DependencyLookup, DependencySource, FoundDependencies, UnknownStatement,
 };
+pub(crate) use equality::Equality;
 use name::Name;
 use parse::References;
 #[cfg(test)]
 use parse::{Analysis, analyze};
-pub(crate) use unfit::Unanalyzable;
+pub(crate) use unanalyzable::Unanalyzable;
 #[cfg(test)]
 use value::Family;
 pub(crate) use value::{CastType, ValueSource};

@@ -14,7 +14,7 @@ use sqlparser::tokenizer::{Token as Parsed, Tokenizer, Word};
 use super::check::check;
 use super::lex::{SqlToken, lex};
 use super::name::{Name, fold};
-use super::unfit::Unanalyzable;
+use super::unanalyzable::Unanalyzable;
 use super::walk::walk;
 
 /// Longer statements are not read.

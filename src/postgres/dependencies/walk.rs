@@ -15,7 +15,7 @@ use sqlparser::ast::{
 use super::name::{Name, fold};
 use super::parse::References;
 use super::scope::QueryScopes;
-use super::unfit::Unanalyzable;
+use super::unanalyzable::Unanalyzable;
 
 /// What the tree shows.
 #[derive(Debug, Default)]

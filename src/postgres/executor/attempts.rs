@@ -13,7 +13,7 @@ use super::failures::{
 use crate::cache::{Record, Requirement, Uncacheable, WriteInProgress};
 use crate::postgres::attempt::{OpenedConnection, SkipReason, open};
 use crate::postgres::database::Database;
-use crate::postgres::plan::{Candidate, RoutePlan};
+use crate::postgres::route_plan::{Candidate, RoutePlan};
 
 /// How often a statement is prepared again because its table has changed since: once, unless it goes on changing.
 const PREPARED_AGAIN: u32 = 3;

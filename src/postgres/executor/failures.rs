@@ -6,7 +6,7 @@ use sqlx::Error;
 use sqlx::postgres::PgDatabaseError;
 
 use crate::postgres::database::Database;
-use crate::postgres::plan::Candidate;
+use crate::postgres::route_plan::Candidate;
 
 /// If the server failed under the read, its connections are not to be trusted. One that is only busy, that cancelled a
 /// query for replay, or that refuses more connections is as good as before: its reads would all go to the primary. A

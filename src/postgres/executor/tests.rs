@@ -10,7 +10,7 @@ use crate::entry::{Epoch, Tag};
 use crate::postgres::attempt::{SkipReason, open};
 use crate::postgres::deadline::is_late;
 use crate::postgres::dependencies::DependencySource;
-use crate::postgres::plan::{Candidate, dependencies};
+use crate::postgres::route_plan::{Candidate, dependencies};
 use crate::postgres::server::Server;
 use crate::{DatabaseOptions, Listener, Memory, Triggers};
 

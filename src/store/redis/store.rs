@@ -11,7 +11,7 @@ use futures_util::future::{BoxFuture, try_join_all};
 
 use super::large::{self, LargeKeys, LargeRead};
 use super::link::RedisLink;
-use super::reads::MgetBatcher;
+use super::mget::MgetBatcher;
 use super::seal::Seal;
 use super::topology::{RedisPool, Subscriber};
 use super::{RedisError, RedisOptions, names};

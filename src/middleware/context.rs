@@ -7,7 +7,7 @@ use http::{Extensions, HeaderMap, Method, Request};
 use super::canonical;
 use super::identity::IdentitySource;
 use super::layer::LayerSettings;
-use super::ready::RenderedHead;
+use super::rendered::RenderedHead;
 use super::route;
 use super::rules::request::RequestDirectives;
 use super::rules::search_variance::SearchVariance;

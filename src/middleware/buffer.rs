@@ -9,8 +9,8 @@ use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, SET_COOKIE};
 use http_body::{Body as HttpBody, Frame};
 
-use super::captured::BufferOutcome;
 use super::stored::StoredHead;
+use super::tee::BufferOutcome;
 use crate::cache::{ComputedEntry, FillGuard, Freshness, Record, Uncacheable};
 use crate::clock::{self, Instant};
 use crate::entry::Key;

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::body::Body;
 use super::cookies;
+use super::exchange::Exchange;
 use super::handler::{Handler, HandlerResult};
 use super::keying::{self, KeySource};
 use super::layer::LayerSettings;
@@ -19,12 +20,11 @@ use super::rules::storable::{Times, cacheability};
 use super::rules::unsafe_method::{InvalidatedByWrite, is_safe};
 use super::session::is_session_cookie;
 use super::status;
-use super::steps::Exchange;
 use crate::cache::{Policy, Record, to_the_end};
 use crate::clock;
 use crate::entry::Key;
 use crate::outcome::{BypassReason, Outcome};
-use crate::traffic::{RequestTimer, Traffic, rehearsal};
+use crate::traffic::{RequestTimer, Traffic, simulation};
 
 /// How long a response waits for what its write invalidates; as long as for the position of its token.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -122,7 +122,7 @@ impl LayerSettings {
         if self.identity.extensions.lacks_one_of(request.extensions()) {
             return None;
         }
-        let policy = Policy::ttl(rehearsal::TTL);
+        let policy = Policy::ttl(simulation::TTL);
         let asked = RequestDirectives::new(request, &policy, &self.identity, client).ok()?;
         let key = keying::key(self.space(), &KeySource::new(request, &asked), &policy).short();
         // The client's part of the key holds them, so a response may vary by them.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::{Sleep, sleep};
 
-use super::capture::BodyBuffer;
+use super::buffer::BodyBuffer;
 use crate::cache::Uncacheable;
 
 /// A body that takes longer than this is not kept. It would hold memory, and those who wait for it, for as

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::capture::BodyBuffer;
-use super::held::TimedBuffer;
+use super::buffer::BodyBuffer;
+use super::timed_buffer::TimedBuffer;
 use crate::cache::{FillOutcome, Record, Uncacheable, spawn};
 
 /// A body on its way to the client and into the cache.

@@ -3,7 +3,7 @@
 use sqlx::postgres::PgListener;
 
 use super::housekeeping::MARK_EVERY;
-use super::relayed::RelayFollower;
+use super::relay_follower::RelayFollower;
 use super::{BUSY, Follower, HEARTBEAT};
 use crate::clock;
 use crate::entry::{Position, Tag};

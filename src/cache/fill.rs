@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::cache::Cache;
 use super::flight::{FlightLeader, FlightResult};
+use super::freshness::Freshness;
 use super::lease::{Claimed, LeaseGuard, PendingLease};
 use super::lookup::Hit;
 use super::permit::Permit;
@@ -15,7 +16,6 @@ use super::policy::Policy;
 use super::protocol::Verdict;
 use super::record::{Record, Uncacheable};
 use super::template::PolicyTag;
-use super::terms::Freshness;
 use crate::clock::{self, Instant};
 use crate::entry::{Entry, Key, Lifetime};
 use crate::outcome::{Event, MissReason, Outcome};

@@ -13,14 +13,14 @@ use http_body::Body as HttpBody;
 use tokio::time::timeout;
 
 use super::body::Body;
+use super::bypass::{bypassed, give_token};
+use super::context::{RequestContext, RequestPlace};
 use super::cookies;
 use super::fill::ResponseFill;
 use super::handler::{Handler, HandlerResult};
 use super::keying::KeySource;
 use super::layer::LayerSettings;
-use super::passing::{bypassed, give_token};
-use super::plan::{RequestContext, RequestPlace};
-use super::ready::respond;
+use super::rendered::respond;
 use super::rules::groups::note_unread;
 use super::rules::validation::unconditional;
 use super::status;
