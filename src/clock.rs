@@ -25,6 +25,14 @@ pub(crate) struct Moment {
     pub(crate) wall: u64,
 }
 
+impl Moment {
+    /// How long ago that was, by the clock that went further.
+    pub(crate) fn elapsed(&self) -> Duration {
+        let wall = Duration::from_millis(unix_millis().saturating_sub(self.wall));
+        self.at.elapsed().max(wall)
+    }
+}
+
 /// Now, by both clocks.
 pub(crate) fn moment() -> Moment {
     Moment { at: now(), wall: unix_millis() }

@@ -17,7 +17,7 @@ use sqlx::postgres::PgListener;
 
 use super::deadline::{PATIENCE, within, within_limit};
 use super::log::{STATEMENT_TIMEOUT, limit_statements};
-use crate::clock::{self, Instant};
+use crate::clock::{self, Instant, Moment};
 
 #[cfg(test)]
 mod tests;
@@ -30,9 +30,12 @@ const CATALOGUE_TIMEOUT: Duration = Duration::from_secs(30);
 const REST: u32 = 9;
 const MOST_REST: Duration = Duration::from_secs(4);
 
-/// How long after a change of the number each node that follows the log knows of it: it reads the number on each heartbeat, or
-/// once the catalogue may be read again; and stores nothing while it reads neither.
-pub(crate) const FINGERPRINT_KNOWN_WITHIN: Duration = Duration::from_secs(6);
+/// How long after a change of the number each node knows of it, or no longer takes what it sees of the log for newer than the
+/// change. Longer than a read of the catalogue mostly takes and its rest, and a heartbeat.
+pub(crate) const FINGERPRINT_KNOWN_WITHIN: Duration = Duration::from_secs(15);
+
+/// Of that, what is left for a number to be used by whoever has just found it to be known.
+const MARGIN: Duration = Duration::from_secs(1);
 
 /// The number, and the snapshot that it was read at. To be begun anew on each connection.
 #[derive(Debug, Default)]
@@ -40,18 +43,24 @@ pub(crate) struct Fingerprint {
     last: Option<(String, i64)>,
     /// Until when the catalogue is not read again.
     rests: Option<Instant>,
+    /// When the last read began that found the number as it was then.
+    read: Option<Moment>,
 }
 
 impl Fingerprint {
     /// The number as it is now, or was when the catalogue was read a moment ago. Reads nothing if no transaction has ended
     /// since it was last read.
     pub(crate) async fn read(&mut self, conn: &mut PgListener) -> Result<i64, sqlx::Error> {
+        let began = clock::moment();
         let at = self.last.as_ref().map(|(snapshot, _)| snapshot.as_str());
         let query = sqlx::query(include_str!("sql/fingerprint.sql")).bind(at);
         let row = within(query.fetch_one(&mut *conn)).await?;
         let unnoted: Option<i64> = row.try_get("unnoted")?;
         let number = match (unnoted, &self.last) {
-            (None, Some((_, number))) => return Ok(*number),
+            (None, Some((_, number))) => {
+                self.read = Some(began);
+                return Ok(*number);
+            }
             (unnoted, _) if row.try_get("noted")? => unnoted.unwrap_or_default(),
             (_, Some((_, number))) if self.rests.is_some_and(|until| clock::now() < until) => {
                 return Ok(*number);
@@ -60,7 +69,13 @@ impl Fingerprint {
         };
         // The catalogue is read later than this snapshot is taken. It is the same only if nothing came between.
         self.last = Some((row.try_get("snapshot")?, number));
+        self.read = Some(began);
         Ok(number)
+    }
+
+    /// Whether the number was read so lately that no other node counts on this one to know of a later change.
+    pub(crate) fn is_current(&self) -> bool {
+        self.read.is_some_and(|read| read.elapsed() + MARGIN < FINGERPRINT_KNOWN_WITHIN)
     }
 
     async fn read_catalogue(&mut self, conn: &mut PgListener) -> Result<i64, sqlx::Error> {

@@ -6,12 +6,12 @@
 //!     └─────── any error ──────────────────────────────┴─ drain ┘ asks, a writer at work, a heartbeat
 //! ```
 //!
-//! A notification is only a reason to look. What is true is in the log, and what a drain says of it
-//! holds whatever was lost in between. While the task is disconnected nothing is confirmed, so the
-//! node's entries age past what their policies allow, and are left alone.
+//! A notification only triggers a drain. The log is authoritative, and a drain finds every change in it whatever
+//! notifications were lost. While the task is disconnected nothing is confirmed, so the time since the last drain exceeds
+//! what the policies allow, and the node bypasses its entries.
 //!
-//! Where nodes share a store with a way between them, one of them does this for all (`relay`), and the
-//! others only `heed` what it tells.
+//! If nodes share a store that has a `Bus`, one of them does this for all (`relay`), and the others apply the changes that
+//! it broadcasts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,9 +61,10 @@ const REST: u32 = 4;
 /// The pause between looks where commits can't wake us.
 const UNHEARD: Duration = Duration::from_millis(100);
 
-/// Follows a database's log of changes for a cache, until it is stopped.
+/// The background task that reads a database's change log and invalidates a cache's entries. A cache that uses Postgres
+/// needs exactly one.
 ///
-/// Dropping it leaves the task running.
+/// Dropping this handle leaves the task running; call [`stop`](Self::stop) to end it.
 #[derive(Debug)]
 pub struct Listener {
     task: JoinHandle<()>,
@@ -72,13 +73,14 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Connects to the primary, reads what the log knows, and goes on from there: when this returns,
-    /// the cache is in use.
+    /// Connects to the primary, reads the change log, and follows it in a background task. When this returns, the cache can
+    /// prove freshness and is in use.
     ///
     /// # Errors
     ///
-    /// If the primary can't be reached, the schema is missing or the role may not read it, LISTEN
-    /// does not get through or to another database, or the cache has a listener that has not ended.
+    /// If the primary can't be reached; if the schema `tidegate` is missing or the role may not read it; if notifications
+    /// do not arrive (as through a transaction-pooling proxy) or the listener's URL leads to another database; or if the
+    /// cache already has a running listener.
     pub async fn spawn(db: &Database, cache: &Cache) -> Result<Self, DatabaseError> {
         let mut follower = Follower::new(db.clone(), cache.fences().clone());
         let mut conn = connect(db).await?;
@@ -95,17 +97,18 @@ impl Listener {
         Ok(Self { task: tokio::spawn(follower.run(conn)), role, turns })
     }
 
-    /// How this node follows the log just now.
+    /// Whether this node currently reads the log for itself, relays it to other nodes, or follows a relay.
     pub fn role(&self) -> RelayRole {
         *self.role.borrow()
     }
 
-    /// How often this node has looked at the log on the primary.
+    /// The number of times that this node has read the log on the primary.
     pub fn looks(&self) -> u64 {
         self.turns.borrow().looks
     }
 
-    /// Stops following. The cache's entries stay valid until their policies' `max_staleness` is over.
+    /// Stops the listener. The cache still serves entries for the `max_staleness` of each policy, and is bypassed after
+    /// that.
     pub fn stop(self) {
         self.task.abort();
     }
@@ -309,7 +312,7 @@ impl Follower {
 
     fn next_look(&self) -> Instant {
         if self.unsettled {
-            return clock::now();
+            return self.rested;
         }
         let pause = match (self.busy.0.is_empty(), self.wakeups.are_reliable()) {
             (false, _) => self.busy.1,

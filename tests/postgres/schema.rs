@@ -245,6 +245,7 @@ async fn a_change_that_only_the_catalogue_shows_counts_once_more_when_every_node
     world.becomes(0, "b", "the view has changed").await;
     let noticed = world.cache.fences().floor();
     assert_eq!(world.warm(0).await, "b");
+    tokio::time::sleep(Duration::from_secs(10)).await;
     let again = async || world.cache.fences().floor() > noticed;
     eventually("the floor rises once more", again).await;
     let settled = world.cache.fences().floor();

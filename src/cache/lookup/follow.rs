@@ -112,8 +112,11 @@ mod tests {
     use tokio::task::yield_now;
     use tokio::time::advance;
 
+    use super::super::search::LookupTask;
     use super::*;
     use crate::cache::log::{Log, LogError};
+    use crate::cache::policy::Policy;
+    use crate::entry::{Key, Tag};
     use crate::store::Memory;
 
     /// A log that nobody can read just now; counts how often somebody waits for a look at it.
@@ -147,5 +150,25 @@ mod tests {
             assert_eq!(log.0.load(Ordering::SeqCst), looks);
             advance(DRAIN_LIMIT).await;
         }
+    }
+
+    /// A drain that finds the schema changed behind it raises fences, and does not count what it has seen.
+    #[tokio::test]
+    async fn what_is_known_when_a_request_comes_is_at_least_every_fence() {
+        let cache = Cache::new(Memory::new(1 << 20));
+        let fences = &cache.shared.fences;
+        let (epoch, at) = (Epoch::new(1), Position::new);
+        fences.begin(epoch, at(5), []);
+        fences.see(at(10));
+        let policy = Policy::ttl(DRAIN_LIMIT).into();
+        let key = Key::new("k").finish();
+        let since = async || {
+            let mut task = LookupTask::new(&cache, &key, &policy, LookupOptions::default());
+            task.can_prove().await.unwrap();
+            task.since
+        };
+        assert_eq!(since().await, Some((epoch, at(10))));
+        fences.raise(Tag::named("t"), at(20));
+        assert_eq!(since().await, Some((epoch, at(20))));
     }
 }

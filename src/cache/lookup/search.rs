@@ -64,8 +64,10 @@ impl<'a> LookupTask<'a> {
         if !self.cache.is_confirmed(self.policy) {
             return Err(BypassReason::Unconfirmed);
         }
-        // Only now, so that it is past what the session wrote.
-        self.since = self.cache.shared.fences.seen();
+        // Only now, so that it is past what the session wrote. A drain may have raised fences past what counts as seen.
+        let fences = &self.cache.shared.fences;
+        let seen = fences.seen();
+        self.since = seen.map(|(epoch, seen)| (epoch, seen.max(fences.highest())));
         Ok(())
     }
 

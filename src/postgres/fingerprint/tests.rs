@@ -305,3 +305,16 @@ async fn what_was_stored_before_a_noted_change_is_below_the_floor_of_a_node_that
     log::trim(&mut conn, Duration::ZERO, 1000).await.unwrap();
     assert_eq!(bed.server.psql("select count(*) from tidegate.ddl").await.unwrap(), "0");
 }
+
+/// Others raise their floor again when each must know of a change. Whoever has not looked for so long must not take what it
+/// sees of the log for newer than that.
+#[tokio::test(start_paused = true)]
+async fn a_number_that_was_read_long_ago_vouches_for_nothing() {
+    assert!(!Fingerprint::default().is_current(), "never read");
+    let read = Fingerprint { read: Some(clock::moment()), ..Fingerprint::default() };
+    let until = FINGERPRINT_KNOWN_WITHIN.saturating_sub(MARGIN);
+    tokio::time::advance(until.saturating_sub(Duration::from_millis(1))).await;
+    assert!(read.is_current());
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert!(!read.is_current());
+}

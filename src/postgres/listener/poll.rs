@@ -8,7 +8,7 @@ use super::{BUSY, Follower, HEARTBEAT};
 use crate::clock;
 use crate::entry::{Position, Tag};
 use crate::postgres::deadline::within;
-use crate::postgres::fingerprint::FINGERPRINT_KNOWN_WITHIN;
+use crate::postgres::fingerprint::{FINGERPRINT_KNOWN_WITHIN, Fingerprint};
 use crate::postgres::log::{self, DrainMode, Drained};
 use crate::postgres::relay::message::Positions;
 
@@ -45,7 +45,8 @@ impl Follower {
         self.raise(&drained, all);
         self.reshaped = false;
         // Reads go by the schema that this drain has found; what they prove must not be past one that it has not.
-        let seen = if drained.unsettled { self.seen() } else { drained.seen };
+        let is_known = !drained.unsettled && self.fingerprint.is_current();
+        let seen = if is_known { drained.seen } else { self.seen() };
         self.unsettled = drained.unsettled;
         self.confirm(epoch, (seen, drained.seen), began);
         self.fences.follow(from);
@@ -85,6 +86,8 @@ impl Follower {
     pub(super) async fn load(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         // The primary's connections of before may lead to the server of before.
         self.db.inner.primary.renew();
+        // What another history's catalogue was is of no use.
+        self.fingerprint = Fingerprint::default();
         // Before the log: what is learnt of the schema after this is noticed as a change of it, where event triggers do
         // not note all changes.
         let schema = self.fingerprint.read(conn).await?;

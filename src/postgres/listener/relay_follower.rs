@@ -180,6 +180,11 @@ impl Follower {
             self.fences.see(at.seen);
             return Some(false);
         };
+        if self.settles.is_some_and(|settles| settles <= answered.sent.at) {
+            // That fence was read after the question was sent, when every node knew of the change.
+            self.fences.raise_floor(at.fence);
+            self.settles = None;
+        }
         self.confirm(news.epoch(), (at.seen, at.seen), answered.sent);
         self.turns.send_modify(|turns| turns.done = turns.done.max(answered.turn));
         Some(true)

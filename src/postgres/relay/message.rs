@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::entry::{Epoch, Position, decoder};
 use crate::postgres::log::Snapshot;
 
-const MAGIC: &[u8; 4] = b"TGR\x02";
+const MAGIC: &[u8; 4] = b"TGR\x03";
 
 /// What one node found in the log, for the others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

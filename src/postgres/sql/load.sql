@@ -15,9 +15,11 @@ changed (lsn) as materialized (
 -- A node looks at the fingerprint now and then only. Until $4 seconds after it has changed, what other nodes store may be
 -- read by the schema of before, though they have seen the log go past the mark.
 settled (at) as materialized (
-    select coalesce((select min(m.at) from tidegate.own_marks m where m.lsn > c.lsn and m.schema = $1), clock_timestamp())
+    select coalesce((select min(m.at) from tidegate.own_marks m where m.lsn > coalesce(c.lsn, '0/0') and m.schema = $1), clock_timestamp())
         + make_interval(secs => $4::float8)
-    from (select max(lsn) from tidegate.own_marks where schema <> $1) c (lsn) where c.lsn is not null
+    from (select max(lsn) from tidegate.own_marks where schema <> $1) c (lsn)
+    -- Without event triggers every change is one that a node finds so, and may be of before the first mark.
+    where c.lsn is not null or tidegate.no_event_trigger() is not null
 ),
 oldest as materialized (
     select snapshot, lsn from tidegate.own_marks m

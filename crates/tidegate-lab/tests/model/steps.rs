@@ -407,7 +407,8 @@ impl World {
             Step::Finish => state.finish(mutant),
             Step::Wait { node, own } => {
                 let asked = state.ask(node, own, mutant).unwrap();
-                let since = (state.nodes[node].timeline, state.nodes[node].seen);
+                let known = &state.nodes[node];
+                let since = (known.timeline, known.seen.max(known.fence()));
                 state.waiter = Some(Waiter { node, asked, since });
             }
         }
