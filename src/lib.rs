@@ -1,18 +1,18 @@
-//! A cache-aside layer for services that read from Postgres: answers come from memory or Redis, and
-//! each is proven fresh before it is served.
+//! A cache-aside layer for services that read from Postgres: responses are served from memory or Redis, and each is
+//! proven fresh before it is served.
 //!
 //! ```text
 //!  request ─→ CacheLayer ─→ key ─→ memory ─→ Redis ─→ your handler ─→ db.reader() ─→ a replica that
-//!                │                   │         │            │                        is far enough,
+//!                │                   │         │            │                        has caught up,
 //!                └── Policy          └─ Fences ┘            └─ Record                or the primary
 //!                                         ↑
 //!                    Listener ── reads the log of changes that Triggers keep in Postgres
 //! ```
 //!
-//! Start with [`CacheLayer`] around a router, or with [`Cache`] for values without HTTP; both work in
-//! memory alone. With Postgres, `Triggers` note changes, `Listener` follows them, and
-//! `Database` reads where it is fresh enough; with Redis, [`Tiered`] shares answers among nodes.
-//! What each feature brings is in `Cargo.toml`, the protocol in `docs/design.md`.
+//! Start with [`CacheLayer`] around a router, or with [`Cache`] for values without HTTP; both also work without
+//! Postgres and Redis, in memory alone. With Postgres, `Triggers` record changes, `Listener` follows them, and `Database`
+//! sends each read to a server that is fresh enough. With Redis, [`Tiered`] shares responses among nodes. `Cargo.toml`
+//! describes the features, and `docs/design.md` the protocol.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -24,12 +24,12 @@
 #[cfg(all(test, tidegate_shuttle))]
 extern crate shuttle_tokio as tokio;
 
-/// What README shows compiles.
+/// Compiles the examples of the README.
 #[cfg(all(doctest, feature = "postgres", feature = "redis"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// And what the guide does.
+/// Compiles the examples of the guide.
 #[cfg(all(doctest, feature = "postgres", feature = "redis"))]
 mod guide {
     #[doc = include_str!("../docs/guide/1-start.md")]

@@ -1,100 +1,101 @@
-//! What became of a request: one value that feeds `Cache-Status`, counters and traces.
+//! The outcome of a request: one value that feeds `Cache-Status`, counters and traces.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::store::Tier;
 
-/// What became of a request.
+/// How the cache handled a request or a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Answered from the cache, proven fresh.
+    /// Served from the cache, proven fresh.
     Hit(Tier),
-    /// Answered with what another request was making at the time, or was looking for in the shared store.
+    /// Served with the result of another request that was computing it, or was looking it up in the shared store.
     Collapsed,
-    /// Answered from the cache though stale, as the policy allows.
+    /// Served stale from the cache, as the policy allows.
     Stale(StaleReason),
-    /// Made anew.
+    /// Computed, since the cache had nothing to serve.
     Miss(MissReason),
-    /// The cache had no part in it.
+    /// Passed to the handler without using the cache.
     Bypass(BypassReason),
 }
 
-/// Why a stale answer was served.
+/// Why a stale response was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StaleReason {
-    /// Its TTL has passed and a new one is being made (RFC 5861, section 3).
+    /// Its TTL has passed, and a new response is being computed (RFC 5861, section 3).
     Revalidating,
-    /// No new one could be made (RFC 5861, section 4).
+    /// Computing a new response failed (RFC 5861, section 4).
     Error,
-    /// It is of before a failover, or a crash of the primary, and a new one is being made.
+    /// It was stored before a failover or a crash of the primary, and a new response is being computed.
     Failover,
-    /// The client takes a stale one (RFC 9111, section 5.2.1.2).
+    /// The client accepts a stale response, by `max-stale` (RFC 9111, section 5.2.1.2).
     Requested,
 }
 
-/// Why the cache had no answer.
+/// Why the cache had nothing to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MissReason {
-    /// There is none for the key.
+    /// No entry is stored for the key.
     Absent,
     /// Its TTL has passed.
     Expired,
     /// Something that it depends on has changed.
     Changed,
-    /// It is of another epoch.
+    /// The entry is of another epoch: it was stored before a failover, or a crash or restore of the primary.
     OldEpoch,
     /// The shared store failed or took too long.
     StoreFailed,
-    /// What is stored is not an entry of this version.
+    /// The stored bytes can't be decoded as an entry of this version of Tidegate.
     Undecodable,
-    /// The client asked for a younger one (RFC 9111, section 5.2.1).
+    /// The client requested a fresher response (RFC 9111, section 5.2.1).
     Requested,
     /// The stored value is of another type than the requested one, or of another version of it.
     OtherShape,
 }
 
-/// Why the cache was not asked.
+/// Why the cache was not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BypassReason {
     /// The cache is switched off.
     Off,
-    /// Neither GET nor HEAD, nor QUERY where the policy says [`query_content`](crate::Policy::query_content).
+    /// The method is not GET or HEAD, nor QUERY under a policy with [`query_content`](crate::Policy::query_content).
     Method,
     /// No policy for the route.
     NoPolicy,
-    /// A tag's parameter is not in the route.
+    /// A tag uses a parameter that the route does not have, or has more than once.
     NoParameter,
-    /// The request is somebody's, and the policy does not say by what answers differ.
+    /// The request identifies the client, and the policy does not say how responses depend on the client.
     Personal,
-    /// The request has an extension that the key does not hold; see [`CacheLayer::extension`](crate::CacheLayer::extension).
+    /// The request has an undeclared extension, which may identify the client; see
+    /// [`CacheLayer::extension`](crate::CacheLayer::extension).
     Extensions,
-    /// The request has a body that is no part of its key.
+    /// The request has a body, which is not part of its key.
     Body,
-    /// A header asks for another method than the request has.
+    /// A header overrides the request's method (`X-HTTP-Method-Override` and the like).
     MethodOverride,
-    /// The request asks that its answer not be stored.
+    /// The request has `Cache-Control: no-store`.
     NoStore,
-    /// The node has not heard from the primary for longer than the policy allows.
+    /// The node's last read of the change log is longer ago than the policy's `max_staleness`.
     Unconfirmed,
-    /// The node could not follow the log to where the session has written.
+    /// The node could not read the change log up to the session's last write.
     Session,
-    /// What is stored is an entry, and no HTTP answer.
+    /// The stored entry is not an HTTP response.
     Unreadable,
-    /// The request is for a part of an answer that is not stored whole.
+    /// A range request for a response that is not stored.
     Range,
-    /// The request is to be carried out only if nothing has changed, which the origin must judge.
+    /// The request has `If-Match` or `If-Unmodified-Since`, which the origin must evaluate.
     Precondition,
     /// The request asks to switch to another protocol, such as WebSocket.
     Upgrade,
-    /// The client wants no answer but a stored one, and there is none.
+    /// The request has `only-if-cached`, and no response is stored; it gets 504.
     OnlyIfCached,
-    /// The policy is only tried: there is an answer, and the handler gives its own.
+    /// The policy is in shadow mode: a response is stored, but the handler's own is served.
     Shadow,
-    /// What computes it asked for it, or waits for what asked for it: both would wait for ever.
+    /// The computation of this key requested the same key, directly or in a cycle, so waiting would deadlock.
     Recursive,
 }
 
@@ -143,12 +144,12 @@ impl Outcome {
             )
     }
 
-    /// Whether the answer came from the cache, without the handler.
+    /// Whether the response came from the cache without a handler call of its own: a hit, collapsed or stale.
     pub const fn is_hit(self) -> bool {
         matches!(self, Self::Hit(_) | Self::Collapsed | Self::Stale(_))
     }
 
-    /// A short word for the reason or the place, unique among outcomes.
+    /// A short word for the tier or the reason, unique among outcomes, as in `Cache-Status` and the metric label `reason`.
     pub const fn token(self) -> &'static str {
         match self {
             Self::Hit(Tier::Memory) => "memory",
@@ -225,7 +226,7 @@ impl BypassReason {
     }
 }
 
-/// How often each thing happened since the cache was made.
+/// Counts of [`Outcome`]s and [`Event`]s since the cache was created; see [`Cache::counters`](crate::Cache::counters).
 #[derive(Debug)]
 pub struct Counters {
     outcomes: [AtomicU64; 33],
@@ -239,15 +240,15 @@ impl Default for Counters {
     }
 }
 
-/// What else is counted.
+/// An event that is counted in addition to outcomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Event {
-    /// An answer was stored.
+    /// A response was computed and stored.
     Stored,
-    /// An answer was made and not stored.
+    /// A response was computed and not stored, since it is uncacheable.
     NotStored,
-    /// An answer was out of date before it could be stored, since a change came in between.
+    /// A response was computed and not stored, since a change had already made it stale.
     Overtaken,
     /// The shared store failed.
     StoreError,
@@ -255,9 +256,9 @@ pub enum Event {
     FalseAlarm,
     /// A lease was held by another node.
     LeaseHeld,
-    /// A session token that was not ours, or not whole.
+    /// A request had a session token that this service did not issue, or that was truncated.
     BadToken,
-    /// A fill waited for its turn in vain, and went on.
+    /// A fill got no permit in time, and proceeded without one.
     NoPermit,
     /// A handler was called in the background, to renew a stored response or to audit it.
     BackgroundLoad,
@@ -278,17 +279,18 @@ impl Event {
 }
 
 impl Counters {
-    /// How often this became of a request.
+    /// The number of requests and lookups with this outcome.
     pub fn outcome(&self, outcome: Outcome) -> u64 {
         self.outcomes[outcome.index()].load(Ordering::Relaxed)
     }
 
-    /// How often this happened.
+    /// The number of times that this event happened.
     pub fn event(&self, event: Event) -> u64 {
         self.events[event as usize].load(Ordering::Relaxed)
     }
 
-    /// The share of requests that were answered from the cache, of those that asked it; 0 to 1.
+    /// The hit ratio, from 0 to 1: hits (also stale and collapsed ones) as a share of all requests that did not bypass the
+    /// cache. 0 if there were none.
     #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more")]
     pub fn hit_ratio(&self) -> f64 {
         let (mut hits, mut asked) = (0, 0);

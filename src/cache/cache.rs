@@ -25,14 +25,14 @@ use crate::expiring::ExpiringLock;
 use crate::outcome::{Counters, Event, Outcome};
 use crate::store::{Bus, Store, StoreError, StoreStatus};
 
-/// Bytes of the fence table, unless told otherwise: about a million slots.
+/// The default size of the fence table, in bytes: about a million slots.
 const FENCE_BYTES: usize = 8 << 20;
 
-/// Answers, kept for as long as they are proven fresh.
+/// Stores responses and values, and serves them only while they are proven fresh. [`CacheLayer`](crate::CacheLayer)
+/// uses it for HTTP; `get_or_load` and the like use it for typed values.
 ///
-/// Clones share everything. Without a `Listener` the cache is its own source of changes:
-/// [`invalidate`](Self::invalidate) then is the only thing that makes entries invalid before their
-/// TTL, on this node alone, and entries of other processes are never valid here.
+/// Clones share everything. Without a `Listener`, nothing but [`invalidate`](Self::invalidate) makes entries invalid
+/// before their TTL, it does so on this node alone, and entries that other processes stored are never valid here.
 ///
 /// ```
 /// use std::time::Duration;
@@ -76,19 +76,19 @@ pub(crate) struct CacheInner {
 }
 
 impl Cache {
-    /// A cache over a store. At most 512 fills run at a time; with a `Listener`, four for each
-    /// connection that its `Database` may have to the primary. Connections to replicas do not count, since all fills read
-    /// the primary while no replica has what was written last. A service whose replicas are seldom behind may allow more
-    /// by [`with_limits`](Self::with_limits).
+    /// Creates a cache that stores its entries in `store`, with a fence table of 8 MiB. At most 512 fills run at a time;
+    /// with a `Listener`, four for each connection that its `Database` may have to the primary. Connections to replicas do
+    /// not count, since all fills read from the primary while no replica has replayed the latest write. If your replicas
+    /// rarely lag, you can allow more with [`with_limits`](Self::with_limits).
     pub fn new(store: impl Store) -> Self {
         Self::with_bounds(store, FENCE_BYTES, None)
     }
 
-    /// A cache whose fence table takes `fence_bytes`, and in which at most `loads` fills run at a time, whatever the
-    /// load: the bound on what a cold start asks of the database. The fills of one route, or of one policy of values,
-    /// take at most three quarters of them; see [`Policy::fills`]. A fill waits for its turn as long as others end. If
-    /// none ends for as long as the policy's [`wait`](Policy::wait), it goes on all the same, and is counted
-    /// ([`Event::NoPermit`]).
+    /// Creates a cache whose fence table takes `fence_bytes` bytes, and in which at most `loads` fills run at a time,
+    /// which bounds the load that a cold start puts on the database. By default, the fills of one route, or of one
+    /// [`ValuePolicy`](crate::ValuePolicy), use at most three quarters of these permits; see [`Policy::fills`]. A fill
+    /// keeps waiting for a permit as long as others complete. If none completes within the policy's
+    /// [`wait`](Policy::wait), the fill proceeds without a permit and is counted ([`Event::NoPermit`]).
     pub fn with_limits(store: impl Store, fence_bytes: usize, loads: usize) -> Self {
         Self::with_bounds(store, fence_bytes, Some(loads))
     }
@@ -114,13 +114,14 @@ impl Cache {
         Self { shared: Arc::new(shared), version: None }
     }
 
-    /// Makes every entry invalid that carries one of these tags. With a log, on every node, as soon
-    /// as each has seen it; without, here and at once. A table's name covers its rows. This node has seen it when this
-    /// returns, unless it can't follow the log just now: then it waits for 3 s at most, and sees it once it can.
+    /// Invalidates every entry that has one of these tags. A table's name covers all of its rows. With a `Listener`, this
+    /// writes to the change log, and each node invalidates its entries when it reads that. Without one, the entries are
+    /// invalid on this node, at once. When this returns, they are invalid on this node in any case, unless it can't read
+    /// the log at the moment: then this returns after at most 3 s, and the entries become invalid as soon as it can.
     ///
     /// # Errors
     ///
-    /// If the database can't be reached; nothing has changed then.
+    /// If the invalidation can't be written to the database, for example because the primary can't be reached.
     pub async fn invalidate<I>(&self, tags: I) -> Result<(), LogError>
     where
         I: IntoIterator<Item: Into<String>>,
@@ -138,8 +139,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Switches the cache off, or on again: off, every request goes to its handler. Nothing is
-    /// forgotten, and invalidation goes on.
+    /// Switches the cache off (`true`) or on again (`false`). While it is off, every request goes to its handler. Stored
+    /// entries remain, and invalidation continues, so you can switch the cache on again at any time.
     pub fn set_off(&self, off: bool) {
         self.shared.off.store(off, Ordering::Release);
     }
@@ -149,29 +150,29 @@ impl Cache {
         self.shared.off.load(Ordering::Acquire)
     }
 
-    /// What happened so far, counted.
+    /// Counts of outcomes and events since the cache was created, for this node.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
     }
 
-    /// How the store does.
+    /// The state of the store: memory use, connection, circuit breaker, dropped writes.
     pub fn store_status(&self) -> StoreStatus {
         self.shared.store.status()
     }
 
-    /// Fills that run just now: as many as [`with_limits`](Self::with_limits) says, at most, and those that waited for
-    /// their turn in vain.
+    /// The number of fills that are running: at most as many as [`with_limits`](Self::with_limits) permits, plus those
+    /// that got no permit in time and proceeded without one.
     pub fn loads(&self) -> usize {
         self.shared.permits.running()
     }
 
-    /// What comparing answers with fresh ones has shown so far, by route; see [`Policy::audit`] and
-    /// [`Policy::shadow`].
+    /// The results of audits so far, by route: how many cached responses were compared with fresh ones, and how many
+    /// differed. See [`Policy::audit`] and [`Policy::shadow`].
     pub fn audits(&self) -> BTreeMap<String, AuditReport> {
         self.shared.audits.all()
     }
 
-    /// What this node knows of changes.
+    /// The fence table: which changes this node knows of, and how recent its knowledge is.
     pub fn fences(&self) -> &Arc<Fences> {
         &self.shared.fences
     }

@@ -15,8 +15,8 @@ mod value;
 use settings::freshness_settings;
 pub use value::{ValuePolicy, ValuePolicyBuilder};
 
-/// What one route wants: how long an answer lives, what it depends on, what tells answers apart,
-/// and what may be served stale.
+/// The cache settings of one route: how long responses are stored, what they depend on, which parts of a request
+/// distinguish them, and when they may be served stale.
 ///
 /// ```
 /// use std::time::Duration;
@@ -29,9 +29,9 @@ pub use value::{ValuePolicy, ValuePolicyBuilder};
 ///     .vary(["accept-language"]);
 /// ```
 ///
-/// Who decides how long an answer lives is said by how a policy begins: with [`ttl`](Self::ttl) the
-/// route's author does, and the answer's headers can only forbid; with [`standard`](Self::standard)
-/// the headers do, as RFC 9111 has it. `docs/http.md` has the whole table.
+/// The constructor says who decides what is stored, and for how long. With [`ttl`](Self::ttl) it is the route's author,
+/// and the response's headers can only forbid storing; with [`standard`](Self::standard) it is the response's headers, as
+/// RFC 9111 specifies. `docs/http.md` has the complete table.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Policy {
@@ -70,14 +70,14 @@ pub struct Policy {
 /// The fields that tags can be read from.
 const TAG_FIELDS: [&str; 4] = ["surrogate-key", "xkey", "cache-tag", "edge-cache-tag"];
 
-/// Which query parameters tell answers apart.
+/// Which query parameters are part of the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum QueryPart {
     All,
     Only(Vec<String>),
 }
 
-/// One or more policies make no sense, and why.
+/// One or more policies are invalid. The message has the reason for each.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("; "))]
 pub struct PolicyError(pub(crate) Vec<String>);
@@ -85,8 +85,8 @@ pub struct PolicyError(pub(crate) Vec<String>);
 freshness_settings!(Policy);
 
 impl Policy {
-    /// Answers live for `ttl`, at most. With tracked reads the TTL only bounds how much is kept;
-    /// a change in the database makes an answer invalid at once.
+    /// Stores responses for `ttl` at most. If reads are tracked (through `Database::reader`), a change in the database
+    /// makes a response invalid at once, so the TTL only limits how long it is stored.
     pub fn ttl(ttl: Duration) -> Self {
         Self {
             is_standard: false,
@@ -122,13 +122,13 @@ impl Policy {
         }
     }
 
-    /// The answer's headers decide whether it is stored and for how long, as RFC 9111 has it for a
-    /// shared cache; a client may ask for a younger one with `Cache-Control`. For handlers and origins
-    /// that speak of their own freshness; those that say nothing are not cached. Reads need not be
-    /// [tracked](Self::untracked), and a successful POST, PUT or DELETE invalidates its URI.
+    /// The response's headers decide whether it is stored and for how long, as RFC 9111 specifies for a shared cache; a
+    /// client may request a fresher one with `Cache-Control`. Use it for handlers and origins that declare their own
+    /// freshness; responses without such headers are not stored. Reads need not be [tracked](Self::untracked), and a
+    /// successful POST, PUT or DELETE invalidates its path.
     ///
-    /// What a client may do to an answer that others get stays bounded: one that was made for a request
-    /// with `Authorization` or `Cookie` is stored only if its headers say that it is for everybody.
+    /// The response to a request with `Authorization` or `Cookie` is stored only if its headers say that it is for
+    /// everybody, so no client can have a personal response stored for others.
     pub fn standard() -> Self {
         Self {
             is_standard: true,
@@ -139,20 +139,21 @@ impl Policy {
         }
     }
 
-    /// Adds a tag: what the answer depends on. `{name}` stands for a parameter of the route.
+    /// Adds a tag, the name of something that the response depends on. `{name}` stands for a parameter of the route.
     ///
-    /// A tag of the form `table:column={name}` narrows: reads of that table then depend on the
-    /// rows with that value, not on the whole table. It must cover all that the handler reads of
-    /// the table. A column without row tags (see `tidegate install`) narrows nothing.
+    /// A tag of the form `table:column={name}` narrows the dependency: the response then depends on that table's rows with
+    /// this value, not on the whole table. The tag must cover everything that the handler reads from the table. It has no
+    /// such effect if the triggers don't key changes by this column (see `tidegate install`).
     #[must_use]
     pub fn tag(mut self, template: &str) -> Self {
         self.tags.push(TagTemplate::parse(template));
         self
     }
 
-    /// Under [`standard`](Self::standard), the longest that an error (4xx and 5xx, but 404 and 410) is fresh, whatever its
-    /// headers say; 10 s by default, zero stores none. Errors are never served stale. Without a cap, one client that provokes
-    /// a 400, 413 or 431 makes the page an error for all, where an origin has one `max-age` for everything.
+    /// Under [`standard`](Self::standard), the longest time for which an error (4xx and 5xx except 404 and 410) is fresh,
+    /// whatever its headers say; 10 s by default. With zero, errors are not stored. Errors are never served stale. Without
+    /// this limit, if an origin sends one `max-age` with everything, a client that provokes a 400, 413 or 431 would replace
+    /// the page by an error for everyone.
     #[must_use]
     pub fn error_ttl(mut self, longest: Duration) -> Self {
         self.error_ttl = longest;
@@ -167,17 +168,17 @@ impl Policy {
         self
     }
 
-    /// How long the rest of a body is read for the cache when the client has left before its end;
-    /// 10 s by default. Zero drops the answer with the client. Never more than
-    /// [`body_limit`](Self::body_limit) bytes.
+    /// How long the layer keeps reading a body, in order to store it, after the client has disconnected; 10 s by default.
+    /// With zero, the response is not stored if the client disconnects. At most [`body_limit`](Self::body_limit) bytes are
+    /// read.
     #[must_use]
     pub fn finish(mut self, limit: Duration) -> Self {
         self.finish = limit;
         self
     }
 
-    /// Only these query parameters are part of the key, and the cache hands no others to the handler. By
-    /// default all are, in the order in which they are sent.
+    /// Only these query parameters are part of the key, and the handler receives no others. By default, all parameters are
+    /// part of the key, in the order in which they are sent.
     #[must_use]
     pub fn query<I>(mut self, names: I) -> Self
     where
@@ -209,17 +210,17 @@ impl Policy {
         self
     }
 
-    /// Under [`standard`](Self::standard), reads `s-maxage=1, stale-while-revalidate=30` as frameworks that send it mean it: the
-    /// response may be served stale, and goes by its `stale-while-revalidate` and `stale-if-error`. Without this, `s-maxage`
-    /// forbids both, as RFC 9111, section 5.2.2.10, has it. A response with `must-revalidate`, `proxy-revalidate` or
-    /// `no-cache` is never served stale.
+    /// Under [`standard`](Self::standard), interprets `s-maxage=1, stale-while-revalidate=30` in the way that is meant by
+    /// the frameworks that send it: the response may be served stale, as its `stale-while-revalidate` and `stale-if-error`
+    /// say. Without this, `s-maxage` forbids both, as RFC 9111, section 5.2.2.10, specifies. A response with
+    /// `must-revalidate`, `proxy-revalidate` or `no-cache` is never served stale.
     #[must_use]
     pub fn s_maxage_allows_stale(mut self) -> Self {
         self.s_maxage_allows_stale = true;
         self
     }
 
-    /// These request headers tell answers apart.
+    /// Makes these request headers part of the key: requests that differ in one of them get responses of their own.
     #[must_use]
     pub fn vary<I>(mut self, headers: I) -> Self
     where
@@ -231,8 +232,8 @@ impl Policy {
     }
 
     /// Reads tags from these fields of responses: `Surrogate-Key` and `xkey`, which separate names with spaces, `Cache-Tag`
-    /// and `Edge-Cache-Tag`, which do so with commas. So an origin in any language says what a response depends on, an
-    /// application's own word ([`Cache::invalidate`](crate::Cache::invalidate)), a table (`users`), or rows of it
+    /// and `Edge-Cache-Tag`, which separate them with commas. So an origin in any language can declare what a response
+    /// depends on: a custom tag ([`Cache::invalidate`](crate::Cache::invalidate)), a table (`users`), or rows of it
     /// (`users:id=42`). Clients do not get these fields. A response with more than 256 tags is not stored.
     #[must_use]
     pub fn tag_fields<I>(mut self, fields: I) -> Self
@@ -244,9 +245,9 @@ impl Policy {
         self
     }
 
-    /// These cookies distinguish responses. Naming the session's cookie makes each response personal. The handler gets them in
-    /// one line that is written from the key, without the cookies that do not count. A request with other
-    /// cookies is not answered from the cache, since they may identify the client too: unless the policy ignores them
+    /// Makes these cookies part of the key. If you name the session cookie, each session gets responses of its own. The
+    /// handler receives one `Cookie` line with these cookies alone, rebuilt from the key. A request with other cookies
+    /// bypasses the cache, since they may identify the client too, unless the policy ignores them
     /// ([`ignore_cookies`](Self::ignore_cookies)) or says [`public`](Self::public).
     #[must_use]
     pub fn vary_cookies<I>(mut self, names: I) -> Self
@@ -257,35 +258,36 @@ impl Policy {
         self
     }
 
-    /// Everyone gets the same answer: `Cookie` and `Authorization` in a request do not matter.
-    /// Without it, and without naming them in [`vary`](Self::vary) or
-    /// [`vary_cookies`](Self::vary_cookies), a request that has one is not answered from the cache.
+    /// Declares that the response is the same for every client, whatever `Cookie`, `Authorization` or other header that
+    /// identifies the client a request has. The layer can't check this. Without it, a request with such a header bypasses
+    /// the cache unless the policy names the header in [`vary`](Self::vary) or the cookies in
+    /// [`vary_cookies`](Self::vary_cookies).
     #[must_use]
     pub fn public(mut self) -> Self {
         self.public = true;
         self
     }
 
-    /// Whether the host tells answers apart; it does by default.
+    /// Whether the host is part of the key; it is by default.
     #[must_use]
-    pub fn host(mut self, tells_apart: bool) -> Self {
-        self.host = tells_apart;
+    pub fn host(mut self, in_key: bool) -> Self {
+        self.host = in_key;
         self
     }
 
-    /// Of this share of hits (0 to 1) the handler is asked as well, in the background, and its answer compared.
-    /// One that differs, though nothing has changed that the cached one depends on, is logged and counted
-    /// ([`Cache::audits`](crate::Cache::audits)): something is read that is not tracked, or the handler gives
-    /// another answer each time, as with a timestamp. Status and body are compared, of GET.
+    /// For this share of hits (0 to 1), also calls the handler in the background and compares its response with the cached
+    /// one. If they differ although nothing that the cached one depends on has changed, this is logged and counted
+    /// ([`Cache::audits`](crate::Cache::audits)). Either the handler reads something that is not tracked, or its response
+    /// is different each time, for example by a timestamp. Only GET is audited, and only status and body are compared.
     #[must_use]
     pub fn audit(mut self, share: f64) -> Self {
         self.audit = share;
         self
     }
 
-    /// Tries the policy and serves nothing from the cache: answers are made and stored as ever, and what would
-    /// have been a hit is compared with what the handler gives instead, as [`audit`](Self::audit) does. For a
-    /// route that is to go live later.
+    /// Tries the policy without serving anything from the cache: every request gets the handler's response. Responses are
+    /// stored as usual, and where there would have been a hit, the stored response is compared with the handler's, as
+    /// [`audit`](Self::audit) does. Use it before you put the cache in front of a route.
     #[must_use]
     pub fn shadow(mut self) -> Self {
         self.shadow = true;

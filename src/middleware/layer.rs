@@ -18,7 +18,7 @@ use crate::cache::{Cache, Policy, PolicyError, UncacheableStreak};
 use crate::entry::Key;
 use crate::traffic::{Traffic, TrafficRecorder};
 
-/// Bytes of bodies that are being kept at a time, unless told otherwise.
+/// The default of `capture_limit`, in bytes.
 const CAPTURE_BYTES: usize = 256 << 20;
 
 /// Puts a [`Cache`] in front of read handlers.
@@ -36,11 +36,12 @@ const CAPTURE_BYTES: usize = 256 << 20;
 /// );
 /// ```
 ///
-/// Routes are named as the outermost router sees them, so with the prefix of a nested one. Requests
-/// for other routes pass, with a [`default`](Self::default_policy) policy or without the cache.
-/// Put the layer inside of compression and CORS, which change an answer for one client, and
-/// outside of nothing that decides who may see it: a layer that checks rights belongs around this one, so that it runs for
-/// each request. What such a layer adds to the request's extensions must be part of the key, see [`Policy::vary_by`].
+/// Routes are named as the outermost router sees them: for a nested router, include the prefix. Requests to other routes
+/// use the [`default`](Self::default_policy) policy if there is one, and bypass the cache otherwise.
+///
+/// Put the layer inside compression and CORS, which change the response for one client. Put authentication and
+/// authorization *around* this layer, so that they run for each request, hits included. What they add to the request's
+/// extensions must be part of the key: see [`Policy::vary_by`].
 #[derive(Clone, Debug)]
 pub struct CacheLayer {
     pub(crate) shared: Arc<LayerSettings>,
@@ -83,7 +84,7 @@ impl RouteSettings {
 }
 
 impl CacheLayer {
-    /// A layer without policies: everything passes.
+    /// Creates a layer without policies. Until you add one, every request bypasses the cache.
     pub fn new(cache: Cache) -> Self {
         let shared = LayerSettings {
             cache,
@@ -101,12 +102,13 @@ impl CacheLayer {
         Self { shared: Arc::new(shared) }
     }
 
-    /// A layer for one handler, or for any service: this policy for all that it sees.
+    /// Creates a layer that applies one policy to all requests, for a single handler or any service.
     pub fn with_policy(cache: Cache, policy: Policy) -> Self {
         Self::new(cache).default_policy(policy)
     }
 
-    /// The policy of a route, by its pattern.
+    /// Sets the policy of a route, which is named by its path pattern (`/users/{id}`). If the policy is invalid, it is not
+    /// used: [`validate`](Self::validate) returns the error.
     #[must_use]
     pub fn route(mut self, pattern: &str, policy: Policy) -> Self {
         let shared = Arc::make_mut(&mut self.shared);
@@ -118,16 +120,16 @@ impl CacheLayer {
         self
     }
 
-    /// Says that a route only reads, whatever the method: queries of GraphQL, or calls of gRPC, by POST. Other requests
-    /// by POST, PUT, PATCH or DELETE are taken to write, perhaps by a pool that Tidegate does not know of, so what they
-    /// read by `Database::reader` is read from the primary.
+    /// Declares that a route only reads, whatever the method, such as GraphQL queries or gRPC calls by POST. All other
+    /// POST, PUT, PATCH and DELETE requests are assumed to write, perhaps through a pool that Tidegate does not know of, so
+    /// their reads through `Database::reader` go to the primary.
     #[must_use]
     pub fn only_reads(mut self, pattern: &str) -> Self {
         Arc::make_mut(&mut self.shared).only_read.insert(pattern.to_owned());
         self
     }
 
-    /// The policy of what has none of its own.
+    /// Sets the policy of all routes that have none of their own.
     #[must_use]
     pub fn default_policy(mut self, policy: Policy) -> Self {
         let shared = Arc::make_mut(&mut self.shared);
@@ -140,20 +142,20 @@ impl CacheLayer {
         self
     }
 
-    /// Lets clients see their own writes: an answer to a request that wrote carries a token, in the
-    /// header `Tidegate-Position` and in a cookie, and a request that brings it back is answered
-    /// with at least all that was written before it.
+    /// Lets clients read their own writes, on every node. The response to a request that wrote carries a token, in the
+    /// header `Tidegate-Position` and in a cookie. The response to a request that sends the token back contains at least
+    /// everything that the session had written when it got the token.
     #[must_use]
     pub fn sessions(mut self, sessions: Sessions) -> Self {
         Arc::make_mut(&mut self.shared).sessions = Some(sessions);
         self
     }
 
-    /// Adds request headers that say who the client is, beyond `Authorization`, `Cookie` and the well-known ones
-    /// (docs/security.md lists them); a name that ends in `*` stands for all that begin so. A request with one of them
-    /// is answered past the cache, unless the policy names it in [`vary`](Policy::vary) or says
-    /// [`public`](Policy::public); under [`Policy::standard`] its response is stored only if it says `public` or
-    /// `s-maxage`. Name here what a proxy or a layer around this one sends of its own.
+    /// Adds request headers that identify the client, in addition to `Authorization`, `Cookie` and the well-known ones that
+    /// `docs/security.md` lists. A name that ends in `*` matches all names with this prefix. A request with one of these
+    /// headers bypasses the cache, unless the policy names the header in [`vary`](Policy::vary) or says
+    /// [`public`](Policy::public); under [`Policy::standard`], its response is stored only if it says `public` or
+    /// `s-maxage`. Name the headers that your proxy or gateway adds.
     #[must_use]
     pub fn identity_headers<I>(mut self, names: I) -> Self
     where
@@ -163,11 +165,11 @@ impl CacheLayer {
         self
     }
 
-    /// Declares a type of the request's extensions that a layer around this one adds, and that does not distinguish
-    /// clients by itself: shared state, an id of the request, `ConnectInfo<SocketAddr>` where no response depends on it.
+    /// Declares that a type of request extension, which a layer around this one adds, does not identify the client: shared
+    /// state, a request id, or `ConnectInfo<SocketAddr>` if no response depends on it.
     ///
-    /// A request with an extension of a type that is not declared, and is none of axum's own, is answered past the cache,
-    /// unless the policy keys by it ([`Policy::vary_by`]) or says [`public`](Policy::public): it may be the client's
+    /// A request with an extension whose type is neither declared nor one of axum's own bypasses the cache, unless the
+    /// policy keys by it ([`Policy::vary_by`]) or says [`public`](Policy::public): the extension may be the client's
     /// identity, found by an authentication layer. Under [`Policy::standard`] its response is stored only if it says `public`
     /// or `s-maxage`.
     #[must_use]
@@ -176,16 +178,16 @@ impl CacheLayer {
         self
     }
 
-    /// Bytes that bodies may take which are on their way into the cache, together; 256 MiB by default.
-    /// A body for which there is no room is passed on whole and not stored.
+    /// Limits the memory, in bytes, that all bodies take together while they are buffered for the cache; 256 MiB by
+    /// default. A body that does not fit is passed on to the client whole, and is not stored.
     #[must_use]
     pub fn capture_limit(mut self, bytes: usize) -> Self {
         Arc::make_mut(&mut self.shared).rooms = ByteBudget::new(bytes);
         self
     }
 
-    /// Keeps this layer's entries apart from those of another one over the same cache or Redis whose
-    /// paths mean something else. Versions of one service are kept apart by [`Cache::version`].
+    /// Adds a namespace to every key of this layer. Use it if several layers share a cache or a Redis and the same path has
+    /// a different meaning in each. To separate versions of one service, use [`Cache::version`].
     #[must_use]
     pub fn namespace(mut self, name: impl Into<String>) -> Self {
         Arc::make_mut(&mut self.shared).namespace = name.into();
@@ -196,7 +198,8 @@ impl CacheLayer {
     ///
     /// # Errors
     ///
-    /// If a policy makes no sense: a TTL of zero, a tag with a parameter that the route has not, or has twice.
+    /// If a policy makes no sense, such as a TTL of zero or a tag with a parameter that the route does not have or has
+    /// twice, or if a route has two policies.
     pub fn validate(self) -> Result<Self, PolicyError> {
         match self.shared.faults.is_empty() {
             true => Ok(self),

@@ -25,7 +25,7 @@ use super::statements::Statements;
 use crate::cache::{DatabaseId, Record, Requirement, Stray, Uncacheable, spawn};
 use crate::entry::{Epoch, Position};
 
-/// How to reach the servers.
+/// Configures the connections of a [`Database`]: the servers' URLs, pool sizes and limits.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), tidegate::DatabaseError> {
@@ -49,7 +49,7 @@ pub struct DatabaseOptions {
 }
 
 impl DatabaseOptions {
-    /// A primary, by its URL.
+    /// Options for a primary with this URL, without replicas.
     pub fn new(primary: impl Into<String>) -> Self {
         Self {
             primary: primary.into(),
@@ -61,12 +61,12 @@ impl DatabaseOptions {
         }
     }
 
-    /// The servers that `POSTGRES_PRIMARY_URL`, `POSTGRES_REPLICA_URL` (several, with commas
-    /// between) and `POSTGRES_LISTEN_URL` name. The last two may be missing.
+    /// Reads the URLs from the environment: `POSTGRES_PRIMARY_URL`, `POSTGRES_REPLICA_URL` (one URL, or several separated
+    /// by commas) and `POSTGRES_LISTEN_URL`. The last two are optional.
     ///
     /// # Errors
     ///
-    /// If the first is not set.
+    /// If `POSTGRES_PRIMARY_URL` is not set.
     pub fn from_env() -> Result<Self, DatabaseError> {
         let primary = std::env::var("POSTGRES_PRIMARY_URL")
             .map_err(|_unset| DatabaseError::Unset("POSTGRES_PRIMARY_URL"))?;
@@ -86,15 +86,15 @@ impl DatabaseOptions {
         self
     }
 
-    /// Where the listener connects to, if that is not the primary's URL: LISTEN needs a direct
-    /// connection, which a transaction-pooling proxy is not.
+    /// The URL that the listener connects to; the primary's URL by default. Set it if the primary's URL leads through a
+    /// transaction-pooling proxy, since LISTEN needs a direct connection.
     #[must_use]
     pub fn listen_url(mut self, url: impl Into<String>) -> Self {
         self.listen = Some(url.into());
         self
     }
 
-    /// The most connections to each server; 10 by default.
+    /// The maximum number of pooled connections to each server; 10 by default, at least 1.
     #[must_use]
     pub fn connections(mut self, most: u32) -> Self {
         self.limits.connections = most.max(1);
@@ -108,40 +108,40 @@ impl DatabaseOptions {
         self
     }
 
-    /// Says that a proxy which pools by transaction is in the way of reads and writes. Where one is found out at the
-    /// start, or later by another process of the server that answers on one connection, this need not be said; behind
-    /// several proxies by one name it may not be found out.
+    /// Declares that reads and writes go through a transaction-pooling proxy. Usually this is not necessary: Tidegate
+    /// detects such a proxy at start, or later, when a different server process responds on the same connection. Declare
+    /// it if one host name leads to several proxies, since these may go undetected.
     #[must_use]
     pub fn pooled(mut self) -> Self {
         self.limits.pooled = true;
         self
     }
 
-    /// How often each replica is asked how far it is; every 50 ms by default.
+    /// The interval at which each replica's WAL position is queried; 50 ms by default, at least 1 ms.
     #[must_use]
     pub fn sample_every(mut self, interval: Duration) -> Self {
         self.sample_every = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// How far behind a replica may be that is read, 10 s by default: it has all that the primary's log
-    /// had reached that long ago, or up to two seconds before. Reads on routes with a policy ask for more, namely
-    /// for every change that the node knows of.
+    /// How far a replica may lag and still serve reads; 10 s by default. Such a replica has replayed everything that the
+    /// primary's WAL contained this long ago, or up to two seconds earlier. Reads on routes with a policy require more:
+    /// every change that the node knows of.
     ///
-    /// Below 5 s, and without a [`Listener`](crate::Listener), each node asks the primary now and then how
-    /// far it is.
+    /// Below 5 s, or without a [`Listener`](crate::Listener), each node also queries the primary's WAL position itself, ten
+    /// times per `most`, but at least once a second and at most every 50 ms.
     #[must_use]
     pub fn max_lag(mut self, most: Duration) -> Self {
         self.max_lag = most;
         self
     }
 
-    /// Connects to all of them and checks that each is what it was said to be.
+    /// Connects to all servers and checks that each one is what it was declared to be.
     ///
     /// # Errors
     ///
-    /// If a URL can't be read, a server can't be reached, does not answer within ten seconds or is of the other kind, or
-    /// a replica is of another cluster or database.
+    /// If a URL can't be parsed; if a server can't be reached or does not respond within ten seconds; if the primary is a
+    /// standby or a replica is not one; or if a replica belongs to another cluster or database than the primary.
     pub async fn connect(self) -> Result<Database, DatabaseError> {
         let primary = Server::new("primary", ServerRole::Primary, &self.primary, self.limits)?;
         let listen = self.listen.as_deref().unwrap_or(&self.primary);
@@ -180,12 +180,12 @@ impl fmt::Debug for DatabaseOptions {
     }
 }
 
-/// A primary and any number of replicas, as one database: [`reader`](Self::reader) and
-/// [`writer`](Self::writer) go where an sqlx executor goes.
+/// A primary and any number of replicas, used as one database. Pass [`reader`](Self::reader) or [`writer`](Self::writer)
+/// wherever sqlx takes an executor.
 ///
-/// Clones share everything. A read goes to a replica that has replayed what the cached answer and
-/// the session need; if none has, or none is up, to the primary; if that is down too, to any replica,
-/// and the answer is not cached.
+/// Clones share everything. A read goes to a replica that has replayed everything that the response and the session
+/// require. If there is none, it goes to the primary. If the primary is down too, it goes to any replica, and the response
+/// is not cached.
 ///
 /// ```no_run
 /// # async fn example(db: tidegate::Database) -> Result<(), sqlx::Error> {
@@ -234,31 +234,33 @@ impl Database {
         DatabaseOptions::from_env()?.connect().await
     }
 
-    /// An executor for reads, on whichever server is fit: one that has all that the scope it is used in has written
-    /// before, by this database, and that the request's session has. In no scope, all that the process has written in
-    /// none.
+    /// An executor for reads. It selects a server that contains everything that the current scope has written through this
+    /// `Database`, and everything that the request's session has written. Outside any scope, it selects one that contains
+    /// everything that the process has written outside any scope.
     ///
-    /// A cached result depends on the tables that a statement reads, views and functions resolved. Where a condition that
+    /// A cached result depends on the tables that a statement reads, also through views and functions. If a condition that
     /// all rows must meet compares a column with a literal or a bound value (`where id = $1`, `in (..)`, `= any ($1)`, in
-    /// `where` or in the `on` of a join), it depends on the rows with those values only. The column must be one that the
-    /// triggers key changes by (see [`Triggers`](crate::Triggers)) and an integer, text or UUID; the statement must name
-    /// the table once; a bound value must be an `i16`, `i32`, `i64`, text, or UUID, or at most 100 of these; a literal
-    /// must be spelled as Postgres writes the value: `7` and `'ann'`, not `07`, `'it''s'` or `E'ann'`.
+    /// `where` or in the `on` of a join), the result depends only on the rows with those values. The column must be one
+    /// that the triggers key changes by (see [`Triggers`](crate::Triggers)) and an integer, text or UUID; the statement
+    /// must name the table once; a bound value must be an `i16`, `i32`, `i64`, text, or UUID, or at most 100 of these; a
+    /// literal must be spelled as Postgres writes the value: `7` and `'ann'`, not `07`, `'it''s'` or `E'ann'`.
     pub fn reader(&self) -> Reader {
         Reader::new(self.clone())
     }
 
-    /// An executor for writes, on the primary.
+    /// An executor for writes, on the primary. Later reads in the same scope see what it writes. A response that is
+    /// computed by writing is not cached.
     pub fn writer(&self) -> Writer {
         Writer::new(self.clone())
     }
 
-    /// Begins a transaction on the primary. A response that it is part of is not cached, and since it may commit at any
-    /// time, what the same scope reads from here on is read from the primary. What is done in it is not known to the
-    /// cache, so it counts as a write; [`begin_read_only`](Self::begin_read_only) begins one that does not.
+    /// Begins a transaction on the primary. The cache does not know what is done in it, so the transaction counts as a
+    /// write: the response of its scope is not cached, and since it may commit at any time, all later reads of the scope go
+    /// to the primary. For a transaction that only reads, use [`begin_read_only`](Self::begin_read_only).
     ///
-    /// Begin it in the scope of the response that it is part of. In no scope, responses that are being computed when it
-    /// begins are not stored; when it ends is not known, so one whose computation begins later and uses its rows is.
+    /// Begin the transaction in the scope of the response that uses it. If it is begun outside any scope, responses that
+    /// are being computed at that time are not stored. But a response whose computation begins later is stored even if it
+    /// uses rows from the transaction, since Tidegate does not know when the transaction ends.
     ///
     /// # Errors
     ///
@@ -275,8 +277,8 @@ impl Database {
         Ok(transaction)
     }
 
-    /// Says that something was written to this database by other means, such as a pool of the application's own, and
-    /// has been committed: what the same scope reads from here on sees it.
+    /// Reports that something was written to this database by other means, such as the application's own pool. Call it
+    /// after the commit: later reads in the same scope then see the write.
     pub fn wrote(&self) {
         if let Some(record) = Record::current() {
             record.note_write();
@@ -284,9 +286,9 @@ impl Database {
         self.requirement().begin().end();
     }
 
-    /// Begins a transaction on the primary in which the server refuses writes, so that it counts as none: a session gets no
-    /// token for it. What it reads is not known to the cache, so a response that it is part of is not cached; as for
-    /// [`begin`](Self::begin), that holds if it is begun in the response's scope.
+    /// Begins a READ ONLY transaction on the primary. The server refuses writes in it, so it does not count as a write, and
+    /// the session gets no token for it. The cache does not know what it reads, so a response that uses it is not cached,
+    /// provided that the transaction is begun in the response's scope (see [`begin`](Self::begin)).
     ///
     /// # Errors
     ///
@@ -296,10 +298,10 @@ impl Database {
         self.inner.primary.begin("BEGIN READ ONLY").await
     }
 
-    /// The primary's pool, for what the executors do not cover. What is done by it is not known to
-    /// the cache, so an answer in whose making this is called is not cached, and what the same scope reads from
-    /// here on is read from the primary. A pool that was taken in another scope is one that Tidegate does not know
-    /// of: see [`wrote`](Self::wrote).
+    /// The primary's pool, for everything that the executors don't cover. The cache does not know what is done with it, so
+    /// if this is called while a response is being computed, the response is not cached, and all later reads of the scope
+    /// go to the primary. Don't use a pool that was obtained in another scope: Tidegate does not notice that. If you write
+    /// through one, call [`wrote`](Self::wrote).
     pub fn primary(&self) -> &PgPool {
         note_unknown_reads("Database::primary() was used, and what is read by it is not known");
         self.requirement().lend();
@@ -346,12 +348,13 @@ impl Database {
         Ok((at.epoch, identity.position.unwrap_or(at.position)))
     }
 
-    /// Writes a change to these tags into the log, for every node: what `Cache::invalidate` does,
-    /// from a process that has no cache.
+    /// Invalidates all entries that have one of these tags, on every node, by writing to the change log. This is
+    /// `Cache::invalidate` for processes without a cache. Nodes see it once they have read the log.
     ///
     /// # Errors
     ///
-    /// If the primary can't be reached or does not respond within 3 s, the schema is missing, or the role has no right to.
+    /// If the primary can't be reached or does not respond within 3 s, the schema `tidegate` is missing, or the role may
+    /// not execute `tidegate.invalidate`.
     pub async fn invalidate<I>(&self, tags: I) -> Result<(), DatabaseError>
     where
         I: IntoIterator<Item: Into<String>>,
@@ -365,7 +368,8 @@ impl Database {
         write.await.map_err(DatabaseError::from_log)
     }
 
-    /// Takes a replica into use, and returns its name.
+    /// Adds a replica at runtime, and returns the name that it gets (`replica-1` and so on), which
+    /// [`remove_replica`](Self::remove_replica) takes.
     ///
     /// # Errors
     ///
@@ -387,8 +391,8 @@ impl Database {
         Ok(name)
     }
 
-    /// Takes a replica out of use. Reads under way on it end in peace. False if there is none of
-    /// this name.
+    /// Removes a replica at runtime, by its name. Reads that are in progress on it complete normally. Returns `false` if no
+    /// replica has this name.
     pub fn remove_replica(&self, name: &str) -> bool {
         let mut replicas = self.write();
         let before = replicas.len();
@@ -396,13 +400,13 @@ impl Database {
         replicas.len() < before
     }
 
-    /// What is known of the replicas in use.
+    /// The state of each replica in use: reachability, lag and connections.
     pub fn replicas(&self) -> Vec<ServerStatus> {
         let status = |server: Arc<Server>| ServerStatus::for_replica(&server, &self.inner.lag);
         self.servers().into_iter().map(status).collect()
     }
 
-    /// What is known of the primary, then of the replicas in use.
+    /// The state of the primary, followed by that of each replica in use.
     pub fn status(&self) -> Vec<ServerStatus> {
         let primary = ServerStatus::for_primary(&self.inner.primary, &self.inner.lag);
         std::iter::once(primary).chain(self.replicas()).collect()

@@ -1,4 +1,4 @@
-//! When not to ask.
+//! The circuit breaker, which decides when not to call a store.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::clock::{Instant, now};
 /// A probe that takes longer does not run any more, as on a runtime that nobody drives, and another call is let through.
 const PROBE_WITHIN: Duration = Duration::from_secs(2);
 
-/// A circuit breaker: after a row of failures nobody asks for a while, then one does.
+/// A circuit breaker: after several failures in a row, no call is let through for a while; then one call probes the store.
 #[derive(Debug)]
 pub(super) struct Breaker {
     failures: u32,

@@ -9,27 +9,27 @@ use futures_util::stream::BoxStream;
 
 use super::StoreError;
 
-/// A way for nodes to tell each other something: at most once, to those who listen just then.
+/// A message channel between nodes: publish/subscribe with at-most-once delivery to current subscribers, and a lease for
+/// electing one node.
 ///
-/// Nothing depends on a message for being right, only for being found out cheaply: whoever misses one
-/// asks the database itself.
+/// Correctness does not depend on messages; they only save queries. A node that misses one queries the database itself.
 pub trait Bus: Debug + Send + Sync + 'static {
-    /// Tells all who listen on a channel.
+    /// Publishes a message to all current subscribers of a channel.
     fn publish<'a>(
         &'a self,
         channel: &'a str,
         message: &'a [u8],
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Listens on a channel from now on, until the connection is lost; that a peer has vanished without
-    /// a word is noticed within seconds.
+    /// Subscribes to a channel. The stream ends when the connection is lost; a server that vanishes without closing the
+    /// connection must be detected within seconds.
     fn subscribe<'a>(
         &'a self,
         channel: &'a str,
     ) -> BoxFuture<'a, Result<BoxStream<'static, Bytes>, StoreError>>;
 
-    /// Takes an office that one node holds at a time, or keeps it for as long again. False if another
-    /// has it. Two may believe that they have it, after the store lost what it knew.
+    /// Acquires the leadership lease `office` for `ttl`, or renews it. Returns `false` if another node holds it. If the
+    /// store loses its data, two nodes may believe that they hold the lease; callers must tolerate that.
     fn acquire_leadership<'a>(
         &'a self,
         office: &'a str,
@@ -37,7 +37,7 @@ pub trait Bus: Debug + Send + Sync + 'static {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    /// Gives an office up.
+    /// Releases the leadership lease `office` if `holder` holds it.
     fn release_leadership<'a>(
         &'a self,
         office: &'a str,

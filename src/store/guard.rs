@@ -1,4 +1,4 @@
-//! Fails fast.
+//! A wrapper that makes a store fail fast.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,12 +15,13 @@ use crate::clock::now;
 use crate::entry::{Entry, Key};
 use crate::observe;
 
-/// A store that keeps nobody waiting for the store in it.
+/// Wraps a store so that it fails fast when the store is slow or down.
 ///
-/// Each call has a time limit. A large value that takes longer is no failure of the store. After a row of failures a circuit breaker opens, and for a while
-/// calls fail at once; then one call tries, and its luck decides for all. Reads and writes have a
-/// breaker each: a Redis that is full refuses every write and answers every read. Writes beyond a
-/// bound are dropped, or those that wait for a slow server would fill memory.
+/// Each call has a timeout. After several failures in a row, a circuit breaker opens, and calls fail at once for a while;
+/// then one call probes the store, and its result decides whether the breaker closes. A timeout for a large value does not
+/// count as a failure. Reads and writes have a breaker each, since a Redis that is full refuses every write but serves
+/// every read. The number of concurrent writes is limited, and further ones are dropped, so that writes to a slow server
+/// don't fill this process's memory.
 #[derive(Clone, Debug)]
 pub struct Guard {
     store: Arc<dyn Store>,
@@ -39,8 +40,8 @@ const COOL_DOWN: Duration = Duration::from_secs(1);
 const PUTS: usize = 256;
 
 impl Guard {
-    /// A guard around `store`: 50 ms for a read or a lease, 500 ms for a write, 256 writes at a
-    /// time, a breaker that opens for a second after 5 failures.
+    /// A guard around `store` with the defaults: timeouts of 50 ms for a read or a lease and 500 ms for a write, at most
+    /// 256 concurrent writes, and breakers that open for about a second after 5 failures in a row.
     pub fn new(store: impl Store) -> Self {
         Self {
             store: Arc::new(store),
@@ -53,21 +54,22 @@ impl Guard {
         }
     }
 
-    /// How long a read or a lease may take.
+    /// The timeout of a read or of acquiring a lease; 50 ms by default. It is granted twice if the process is overloaded.
     #[must_use]
     pub fn read_within(mut self, limit: Duration) -> Self {
         self.read_within = limit;
         self
     }
 
-    /// How long a write may take.
+    /// The timeout of a write, a removal or the release of a lease; 500 ms by default.
     #[must_use]
     pub fn write_within(mut self, limit: Duration) -> Self {
         self.write_within = limit;
         self
     }
 
-    /// After how many failures in a row a breaker opens, and for how long, give or take a quarter.
+    /// The number of failures in a row after which a breaker opens (5 by default), and for how long it stays open (1 s by
+    /// default, varied at random by up to a quarter, so that nodes don't all return at once).
     #[must_use]
     pub fn breaker(mut self, failures: u32, cool_down: Duration) -> Self {
         self.reads = Arc::new(Breaker::new(failures, cool_down));
@@ -75,14 +77,14 @@ impl Guard {
         self
     }
 
-    /// How many entries may be on their way to the store at a time.
+    /// The maximum number of concurrent writes of entries; 256 by default. Further ones are dropped and counted.
     #[must_use]
     pub fn puts(mut self, puts: usize) -> Self {
         self.puts = Arc::new(Semaphore::new(puts.min(Semaphore::MAX_PERMITS)));
         self
     }
 
-    /// Whether a breaker is open: the store is not asked, or one call is trying it.
+    /// Whether the breaker for reads or the one for writes is open, or lets a single probe through.
     pub fn is_open(&self) -> bool {
         self.reads.is_open() || self.writes.is_open()
     }

@@ -11,14 +11,14 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use super::{Found, MemoryStatus, Store, StoreError, StoreStatus, Tier};
 use crate::entry::{Entry, Key};
 
-/// Entries in this process, bounded by the bytes that they take. A value of a Rust type is kept decoded too, and what it
-/// takes is estimated: at most three times too high, and too low only for linked lists and boxes of a few bytes.
+/// A store in this process's memory, bounded in bytes. A typed value is also held in decoded form, and the size of that is
+/// estimated: at most three times too high, and too low only for linked lists and boxes of a few bytes.
 ///
-/// When it is full, entries that are asked for least go (S3-FIFO, after Yang et al., "FIFO queues
-/// are all you need for cache eviction", SOSP 2023, as the `quick_cache` crate does it). Its shares are
-/// those that answer most of a trace of real reads, by `tidegate bench hitrate`: with room for one key in
-/// a hundred more than its defaults do by a twentieth, with more room as much. An entry
-/// larger than the share of one of the cache's shards is not kept.
+/// When the store is full, it evicts the entries that are requested least (S3-FIFO, after Yang et al., "FIFO queues are all
+/// you need for cache eviction", SOSP 2023, as implemented by the `quick_cache` crate). The queue sizes are those with the
+/// best hit rate on a trace of real reads (`tidegate bench hitrate`): with room for 1 % of the keys, about a twentieth more
+/// hits than with the crate's defaults, and as many with more room. An entry that is larger than the capacity of one shard
+/// is not stored.
 pub struct Memory {
     /// By the texts of their keys.
     entries: Cache<Bytes, Arc<Entry>, Weight>,
@@ -34,7 +34,7 @@ const HOT: f64 = 0.9;
 const GHOSTS: f64 = 1.0;
 
 impl Memory {
-    /// A tier of at most `capacity` bytes.
+    /// Creates a store of at most `capacity` bytes.
     pub fn new(capacity: u64) -> Self {
         let estimated = usize::try_from(capacity / TYPICAL_ENTRY).unwrap_or(usize::MAX).max(16);
         let options = OptionsBuilder::new()
@@ -64,7 +64,7 @@ impl Memory {
         self.entries.is_empty()
     }
 
-    /// Bytes taken, about.
+    /// The approximate size of all entries, in bytes.
     pub fn weight(&self) -> u64 {
         self.entries.weight()
     }

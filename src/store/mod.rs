@@ -1,10 +1,9 @@
 //! Where entries live.
 //!
-//! A [`Store`] finds, keeps and drops entries by key; it knows nothing of validity. `Memory` is
-//! this process, `Redis` is shared by all nodes, `Tiered` is the one in front of the other, and
-//! `Guard` makes any store fail fast: each is a store itself, and all pass the same tests
-//! (`tests/redis/stores.rs`). Nothing that a store does or loses can make a node serve stale data, since
-//! each entry carries its own proof.
+//! A [`Store`] gets, puts and removes entries by key; it knows nothing of validity. `Memory` is in this process, `Redis` is
+//! shared by all nodes, `Tiered` puts one store in front of another, and `Guard` makes any store fail fast. Each of these
+//! implements `Store`, and all pass the same tests (`tests/redis/stores.rs`). Nothing that a store does or loses can make a
+//! node serve stale data, since each entry carries its own proof.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -32,32 +31,34 @@ pub use memory::Memory;
 pub use redis::{Redis, RedisError, RedisInfo, RedisOptions};
 pub use tiered::Tiered;
 
-/// Keeps entries by key.
+/// A place where entries are stored by key. Implement it to use a backend other than `Memory` or `Redis`.
 ///
-/// Errors are for counting and for the breaker: to the cache, a store that fails has no entry.
+/// Errors are only counted and reported to the circuit breaker: the cache treats a store that fails as one without the
+/// entry.
 pub trait Store: Debug + Send + Sync + 'static {
-    /// What can be found without waiting. A hit here is answered with no future made.
+    /// Finds an entry without waiting, as a store in memory can. The cache serves a hit from here without creating a
+    /// future.
     fn peek(&self, key: &Key) -> Option<Found>;
 
-    /// Finds an entry, wherever it is.
+    /// Finds an entry, which may take a call to a server. `None` if there is none.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>>;
 
-    /// Keeps an entry for its life. What can be done without waiting is done when this returns;
-    /// the future is the rest, and may be run elsewhere.
+    /// Stores an entry until it expires. Work that needs no waiting is done when this returns; the returned future is the
+    /// rest, which the caller may run in the background.
     fn put(
         &self,
         key: &Key,
         entry: &Arc<Entry>,
     ) -> Option<BoxFuture<'static, Result<(), StoreError>>>;
 
-    /// Forgets an entry. Never needed for correctness.
+    /// Removes an entry. Correctness never depends on this.
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Asks to be the only node that makes the entry for `key`, for at most `ttl`.
+    /// Acquires a lease on computing the entry for `key`, so that no other node computes it, for at most `ttl`.
     ///
-    /// A lease saves work; nothing depends on it. A store that no other node shares grants it. If the reply of the server
-    /// is lost (the future fails or is dropped), a lease may have been taken that nobody holds, and other nodes wait until
-    /// it expires: the store should then release it.
+    /// A lease only saves work; correctness does not depend on it. A store that other nodes don't share always grants it.
+    /// If the server's reply is lost (the future fails or is dropped), the server may have granted a lease that no node
+    /// knows of, and other nodes would wait until it expires: the store should then release it.
     fn lease<'a>(
         &'a self,
         key: &'a Key,
@@ -67,29 +68,30 @@ pub trait Store: Debug + Send + Sync + 'static {
         Box::pin(async { Ok(Lease::Granted(None)) })
     }
 
-    /// Whether the value of a key is known to be large: then its time says little of the store.
+    /// Whether the value of a key is known to be large. If so, [`Guard`] does not count a timeout as a failure of the
+    /// store.
     fn is_large(&self, key: &Key) -> bool {
         let _ = key;
         false
     }
 
-    /// Whether other nodes use this store too, so that a lease is worth asking for.
+    /// Whether other nodes use this store too. If not, the cache acquires no leases.
     fn is_shared(&self) -> bool {
         true
     }
 
-    /// Gives a lease back, so that another node need not wait for its end.
+    /// Releases a lease, so that other nodes need not wait until it expires.
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
         let _ = (key, token);
         Box::pin(async { Ok(()) })
     }
 
-    /// How it does.
+    /// The state of the store, for monitoring.
     fn status(&self) -> StoreStatus {
         StoreStatus::default()
     }
 
-    /// A way to the other nodes that share this store, if there is one.
+    /// A message channel to the other nodes that share this store, if it has one.
     fn bus(&self) -> Option<Arc<dyn Bus>> {
         None
     }
@@ -114,7 +116,7 @@ pub enum Tier {
     Shared,
 }
 
-/// How a store does: what it knows of itself and of those in it.
+/// The state of a store, including the stores that it wraps. A field is `None` if no store in it has that information.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreStatus {
@@ -122,9 +124,9 @@ pub struct StoreStatus {
     pub memory: Option<MemoryStatus>,
     /// Whether there is a connection to the shared tier, as far as is known.
     pub connected: Option<bool>,
-    /// Whether a [`Guard`] keeps all from asking the shared tier just now.
+    /// Whether a circuit breaker of a [`Guard`] currently keeps requests from calling the shared tier.
     pub breaker_open: Option<bool>,
-    /// Writes that a [`Guard`] dropped, since too many were under way.
+    /// The number of writes that a [`Guard`] dropped because too many were in progress.
     pub dropped_writes: u64,
     /// Entries and messages in the shared tier that were ignored, since they are not signed with a secret of this
     /// service; 0 where nothing is signed.
@@ -143,7 +145,7 @@ pub struct MemoryStatus {
 }
 
 impl StoreStatus {
-    /// What two stores know, of which the first is in front.
+    /// Combines the states of two stores. Where both have a value, that of `self` is used; counts are added.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
@@ -156,36 +158,36 @@ impl StoreStatus {
     }
 }
 
-/// The answer to a request for a lease.
+/// The result of [`Store::lease`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lease {
-    /// Ours; with a token to give back, if the store has any use for it.
+    /// This node holds the lease. The token, if there is one, is for [`Store::release`].
     Granted(Option<LeaseToken>),
-    /// Another node is at it.
+    /// Another node holds the lease and is computing the entry.
     Held,
 }
 
-/// Tells a lease from a later one on the same key.
+/// Identifies a lease, so that releasing it does not release a later one on the same key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseToken(pub u64);
 
-/// Why a store did not do what it was asked.
+/// Why a call to a store failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// No answer in time.
+    /// The store did not respond within this timeout.
     #[error("the store did not answer within {0:?}")]
     Timeout(Duration),
-    /// Too many failures lately; the store was not asked.
+    /// The circuit breaker is open after too many failures, so the store was not called.
     #[error("the store is not asked while its circuit breaker is open")]
     Open,
-    /// Too much is under way; this was dropped.
+    /// Too many writes were in progress, so this one was dropped.
     #[error("too many writes to the store are under way; this one was dropped")]
     Busy,
     /// What the store holds under the key is not an entry of this version.
     #[error("the stored entry is {0}")]
     Decode(#[from] DecodeError),
-    /// The store answered with an error, or could not be reached.
+    /// The store returned an error, or could not be reached.
     #[error("{0}")]
     Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
 }

@@ -8,11 +8,11 @@ use futures_util::future::BoxFuture;
 use super::{Bus, Found, Guard, Lease, LeaseToken, Store, StoreError, StoreStatus};
 use crate::entry::{Entry, Key};
 
-/// A store of this process in front of one that nodes share.
+/// A store in this process's memory in front of a store that nodes share.
 ///
-/// `peek` looks in the near one, `get` in the shared one: an entry at hand may have been made invalid,
-/// and another node may have made a newer one. What the shared one has is taken into the near one.
-/// If the shared one fails, the near one still keeps what it is given.
+/// `peek` reads from memory, and `get` from the shared store: the entry in memory may be invalid by then, and another node
+/// may have stored a newer one. An entry from the shared store is copied into memory. If the shared store fails, entries
+/// are still stored in memory.
 #[derive(Debug)]
 pub struct Tiered {
     memory: Arc<dyn Store>,
@@ -30,7 +30,7 @@ impl Tiered {
         Self::unguarded(memory, shared)
     }
 
-    /// `memory` in front of `shared`, which may take its time.
+    /// `memory` in front of `shared`, without a [`Guard`]: calls to `shared` have no timeout and no circuit breaker.
     pub fn unguarded(memory: impl Store, shared: impl Store) -> Self {
         Self { memory: Arc::new(memory), shared: Arc::new(shared) }
     }

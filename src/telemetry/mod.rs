@@ -1,8 +1,8 @@
-//! What is counted, told to a recorder of the `metrics` crate.
+//! Exports the counters to a recorder of the `metrics` crate.
 //!
-//! The cache counts in atomics of its own, so a hit pays nothing for this: [`Metrics`] hands the counts
-//! over when it is told to, best before each scrape. Only what happens a thousand times less than a hit
-//! (a call of the shared store, a load, a wait) is told as it happens (`observe`).
+//! The cache counts in atomics of its own, so this adds no cost to a hit. [`Metrics::record`] passes the counts on; call it
+//! before each scrape. Only events that are about a thousand times rarer than hits (calls to the shared store, loads,
+//! waits) are reported as they happen (`observe`).
 
 use std::time::Duration;
 #[cfg(feature = "postgres")]
@@ -25,8 +25,8 @@ mod names;
 pub(crate) use names::{FLIGHT_WAIT, LOAD, STORE_CALL};
 pub use names::{Metric, MetricKind};
 
-/// Tells the recorder of the `metrics` crate that is installed, whichever it is, how a cache and its
-/// database do. `docs/metrics.md` lists the names; [`Metrics::ALL`] has them for programs.
+/// Exports the metrics of a cache and its database to whichever recorder of the `metrics` crate is installed.
+/// `docs/metrics.md` lists the metrics; [`Metrics::ALL`] has the list for programs.
 ///
 /// ```
 /// use metrics_exporter_prometheus::PrometheusBuilder;
@@ -55,7 +55,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Of a cache. Describes all metrics to the recorder that is installed by now.
+    /// Metrics of a cache. This describes all metrics to the installed recorder, so install the recorder first.
     pub fn new(cache: &Cache) -> Self {
         Self::ALL.iter().for_each(Metric::describe);
         Self {
@@ -68,15 +68,15 @@ impl Metrics {
         }
     }
 
-    /// Adds a label to every counter and gauge. A process with two caches, or two databases, gives each [`Metrics`] a label
-    /// of its own; without one both write the same series. Histograms are those of the whole process, and do not have it.
+    /// Adds a label to every counter and gauge. If a process has two caches or two databases, give each [`Metrics`] a label
+    /// of its own; otherwise both write the same series. Histograms cover the whole process and lack this label.
     #[must_use]
     pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.push(Label::new(name.into(), value.into()));
         self
     }
 
-    /// And of its database.
+    /// Adds the metrics of the cache's database: statements, lag and connections of each server.
     #[cfg(feature = "postgres")]
     #[must_use]
     pub fn database(mut self, db: &Database) -> Self {
@@ -84,7 +84,7 @@ impl Metrics {
         self
     }
 
-    /// Tells how all stands now.
+    /// Passes the current values of all counters and gauges to the recorder. Call it before each scrape.
     pub fn record(&self) {
         self.requests();
         self.audits();
@@ -98,7 +98,8 @@ impl Metrics {
         }
     }
 
-    /// Does so again and again, for recorders that push. Ends when the task is aborted.
+    /// Spawns a task that calls [`record`](Self::record) at this interval, for recorders that push. It runs until you abort
+    /// it through the returned handle.
     pub fn spawn(self, every: Duration) -> JoinHandle<()> {
         tokio::spawn(async move {
             loop {

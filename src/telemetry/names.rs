@@ -4,26 +4,26 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 use super::Metrics;
 
-/// A metric that is told.
+/// A metric that Tidegate exports.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Metric {
     /// Its name.
     pub name: &'static str,
-    /// What it can do.
+    /// Its type.
     pub kind: MetricKind,
-    /// What it says, in words.
+    /// Its meaning, in English, as in the exporter's HELP line.
     pub help: &'static str,
 }
 
-/// What a metric can do.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
-    /// Goes up.
+    /// A count that only increases.
     Counter,
-    /// Goes up and down.
+    /// A value that can increase and decrease.
     Gauge,
-    /// Says how values are spread.
+    /// A distribution of values.
     Histogram,
 }
 
@@ -51,7 +51,7 @@ macro_rules! metrics {
         $(pub(crate) const $constant: &str = $name;)*
 
         impl Metrics {
-            /// All that is told.
+            /// Every metric that Tidegate exports.
             pub const ALL: &[Metric] = &[
                 $(Metric { name: $name, kind: MetricKind::$kind, help: $help },)*
             ];
@@ -61,33 +61,33 @@ macro_rules! metrics {
 
 metrics! {
     REQUESTS "tidegate_requests_total" Counter
-        "Requests, by what became of them (result: hit, collapsed, stale, miss, bypass) and where or why (reason).";
+        "Requests by outcome (result: hit, collapsed, stale, miss, bypass) and by tier or cause (reason).";
     FILLS "tidegate_fills_total" Counter
-        "Answers that were made, by what became of them: stored, unfit (not to be cached), overtaken (by a change).";
+        "Computed responses by outcome: stored, unfit (uncacheable), overtaken (made stale by a change before storing).";
     AUDITED "tidegate_audited_total" Counter
-        "Answers that were compared with fresh ones, by route and result: same, divergent.";
+        "Cached responses that were compared with fresh ones, by route and result: same, divergent.";
     LOAD "tidegate_load_seconds" Histogram
-        "How long it took to make an answer.";
+        "How long it took to compute a response.";
     LOADS "tidegate_loads" Gauge
-        "Answers that are being made.";
+        "Responses that are being computed.";
     FLIGHT_WAIT "tidegate_flight_wait_seconds" Histogram
-        "How long requests waited for an answer that another one was making.";
+        "How long requests waited for a response that another request was computing.";
     LEASES_HELD "tidegate_leases_held_total" Counter
-        "Times that another node was found making an answer.";
+        "How often another node held the lease to compute a response.";
     NO_PERMIT "tidegate_fills_without_permit_total" Counter
-        "Fills that waited for their turn in vain, and went on: handlers hang, or the bound is too low.";
+        "Fills that got no permit in time and proceeded without one: handlers hang, or the limit is too low.";
     BACKGROUND_LOADS "tidegate_background_loads_total" Counter
-        "Calls of handlers that no client waited for: stored responses that were renewed or audited.";
+        "Handler calls that no client waited for: stored responses that were renewed or audited.";
     OFF "tidegate_off" Gauge
         "1 while the cache is switched off.";
     EPOCH_KNOWN "tidegate_epoch_known" Gauge
         "1 while the node knows the primary's history; without it, nothing is proven fresh.";
     LOG_AGE "tidegate_log_age_seconds" Gauge
-        "Time since the node's last look at the log of changes began: how stale an answer can be.";
+        "Time since the start of the node's last read of the change log: how stale a response can be.";
     LONGEST_LOG_AGE "tidegate_longest_log_age_seconds" Gauge
-        "The longest that tidegate_log_age_seconds has been since the last scrape.";
+        "Maximum of tidegate_log_age_seconds since the last scrape.";
     COLLISIONS "tidegate_fence_collisions_total" Counter
-        "Entries that a change to another tag made invalid, as far as a sample of tags can tell.";
+        "Entries that a change to another tag made invalid, counted for a sample of tags.";
     MEMORY_ENTRIES "tidegate_memory_entries" Gauge
         "Entries in memory.";
     MEMORY_BYTES "tidegate_memory_bytes" Gauge
@@ -101,21 +101,21 @@ metrics! {
     STORE_CONNECTED "tidegate_store_connected" Gauge
         "1 while there is a connection to the shared store.";
     BREAKER_OPEN "tidegate_store_breaker_open" Gauge
-        "1 while the shared store is not asked, after a row of failures.";
+        "1 while the circuit breaker keeps requests from calling the shared store, after repeated failures.";
     DROPPED_WRITES "tidegate_store_writes_dropped_total" Counter
-        "Writes to the shared store that were dropped, since too many were under way.";
+        "Writes to the shared store that were dropped because too many were in progress.";
     REFUSED "tidegate_store_refused_total" Counter
-        "Entries and messages in the shared store that are not signed with a secret of this service.";
+        "Entries and messages that were refused because no secret of this service signed them.";
     BAD_TOKENS "tidegate_bad_tokens_total" Counter
-        "Session tokens that were forged, cut, or of another secret.";
+        "Session tokens that were forged, truncated, or made with another secret.";
     STATEMENTS "tidegate_statements_total" Counter
         "Statements that the executors sent, by server.";
     SERVER_UP "tidegate_server_up" Gauge
-        "1 while the node knows how far a server is; NaN once a replica has been taken out of use.";
+        "1 while the server's WAL position is known; NaN once a replica has been taken out of use.";
     LAG_BYTES "tidegate_replica_lag_bytes" Gauge
-        "Bytes of the primary's log that a replica has yet to replay; NaN if that is not known.";
+        "Bytes of the primary's WAL that the replica has not replayed yet; NaN if unknown.";
     LAG_SECONDS "tidegate_replica_lag_seconds" Gauge
-        "How long ago the primary had more than the replica has, up to the policy's limit; NaN if that is not known.";
+        "Time since the primary's WAL passed the replica's position, capped at about max_lag; NaN if unknown.";
     CONNECTIONS "tidegate_connections" Gauge
         "Connections in the pool, by server and state: idle, used.";
 }

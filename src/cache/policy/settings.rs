@@ -5,9 +5,9 @@
 macro_rules! freshness_settings {
     ($policy:ident) => {
         impl $policy {
-            /// Stores responses though not all that they depend on is tracked: reads by other means than
-            /// `Database::reader()`, tables without triggers, other services. Only the TTL and the
-            /// policy's own tags then bound how stale a response can be.
+            /// Stores responses even if not everything that they depend on is tracked: reads that bypass
+            /// `Database::reader()`, tables without triggers, other services. Only the TTL and the policy's own tags then
+            /// limit how stale a response can be.
             #[must_use]
             pub fn untracked(mut self) -> Self {
                 self.settings().untracked = true;
@@ -23,77 +23,81 @@ macro_rules! freshness_settings {
             }
 
             /// Shortens each entry's TTL by a random part of it, up to this share (0 to 1; 0.1 by default),
-            /// so that entries made together do not expire together.
+            /// so that entries that were computed together do not expire together.
             #[must_use]
             pub fn jitter(mut self, share: f64) -> Self {
                 self.settings().jitter = share;
                 self
             }
 
-            /// How eagerly an entry is refreshed before it expires, by the rule of Vattani, Chierichetti and
-            /// Lowenstein, "Optimal probabilistic cache stampede prevention" (VLDB 2015): their β, 1 by
-            /// default; 0 turns it off.
+            /// How eagerly an entry is recomputed before it expires: the β of Vattani, Chierichetti and Lowenstein,
+            /// "Optimal probabilistic cache stampede prevention" (VLDB 2015). 1 by default; a larger value recomputes
+            /// earlier, and 0 turns this off.
             #[must_use]
             pub fn early_refresh(mut self, beta: f64) -> Self {
                 self.settings().early_refresh = beta;
                 self
             }
 
-            /// Serves an expired response for this long while a new one is made (RFC 5861, section 3). Only
-            /// the TTL may have passed: a response that a change has made invalid is never served so.
+            /// Serves an expired response for this long past its TTL while a new one is computed (RFC 5861, section 3).
+            /// This applies only to expiry: a response that a change has made invalid is not served.
             #[must_use]
             pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
                 self.settings().stale_while_revalidate = window;
                 self
             }
 
-            /// Serves the last known response, however it became stale, for this long past its TTL when the
-            /// handler fails (RFC 5861, section 4). Never to a session that wrote something since.
+            /// If the handler fails, serves the last known response for this long past its TTL, even if a change has made
+            /// it invalid (RFC 5861, section 4). It is never served to a session that has written something since.
             #[must_use]
             pub fn stale_if_error(mut self, window: Duration) -> Self {
                 self.settings().stale_if_error = window;
                 self
             }
 
-            /// After a failover, or a crash of the primary, serves responses of before it until their TTL while new ones are
-            /// computed: those that were valid on this node when it came, until the node learns of a change since. They may show
-            /// writes that were lost by the failover, and may lack writes of the moment before it that the node had not seen yet.
-            /// A node that was started since serves none.
+            /// After a failover or a crash of the primary, serves older responses until their TTL passes, while new ones
+            /// are computed. It serves only responses that were valid on this node when the failover happened, and only
+            /// until the node learns of a later change. They may show writes that the failover lost, and may lack writes
+            /// from just before it that the node had not seen yet. A node that was started after the failover serves none,
+            /// and no node serves one to a request with a session token.
             #[must_use]
             pub fn stale_after_failover(mut self) -> Self {
                 self.settings().stale_after_failover = true;
                 self
             }
 
-            /// How long the node may not have heard from the primary and still serve from the cache: the
-            /// largest δ of the guarantee. 5 s by default.
+            /// How long the node still serves from the cache after its last read of the change log: the largest δ of the
+            /// guarantee. 5 s by default. After that, the node bypasses its cache until it has read the log again.
             #[must_use]
             pub fn max_staleness(mut self, bound: Duration) -> Self {
                 self.settings().max_staleness = bound;
                 self
             }
 
-            /// How long requests wait for the one that computes their response before one of them computes it too; the rest
-            /// wait on, for the first of both. So a slow handler runs twice for each such time, and not once for each request.
-            /// Also how long a fill waits for its turn while no other one ends (see
-            /// [`Cache::with_limits`](crate::Cache::with_limits)). 3 s by default; with zero each request computes its own.
+            /// How long requests wait for another request that is computing their response. Then one of them computes it
+            /// too, and the rest wait for whichever of the two finishes first. So a slow handler runs at most twice per
+            /// `limit`, not once per request. This is also how long a fill waits for a permit during which no other fill
+            /// completes (see [`Cache::with_limits`](crate::Cache::with_limits)). 3 s by default; with zero, each request
+            /// computes its own response.
             #[must_use]
             pub fn wait(mut self, limit: Duration) -> Self {
                 self.settings().wait = limit;
                 self
             }
 
-            /// How many fills of this policy, of its route or its values, run at a time on a node, at least one. Three quarters
-            /// of what [`Cache::with_limits`](crate::Cache::with_limits) allows to all if nothing is said, so that a handler
-            /// that hangs leaves some to the others. Each route has a bound of its own; clones of a policy of values share one.
+            /// How many fills under this policy (of its route, or of its values) run at a time on a node; at least one. The
+            /// default is three quarters of all permits ([`Cache::with_limits`](crate::Cache::with_limits)), so that a
+            /// handler that hangs leaves permits for other routes. Each route has a limit of its own; clones of a
+            /// `ValuePolicy` share one.
             #[must_use]
             pub fn fills(mut self, most: usize) -> Self {
                 self.settings().fills = crate::cache::permit::FillBound::new(most);
                 self
             }
 
-            /// How long one node may be the only one that makes a response: about as long as it takes at
-            /// worst. 2 s by default; zero leaves each node to itself.
+            /// How long the lease in Redis keeps other nodes from computing the same response. Set it to about the longest
+            /// time that computing a response takes. 2 s by default; with zero, nodes take no leases, and each node
+            /// computes the response itself.
             #[must_use]
             pub fn lease(mut self, limit: Duration) -> Self {
                 self.settings().lease = limit;

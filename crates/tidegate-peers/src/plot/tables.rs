@@ -107,9 +107,9 @@ pub(super) fn nodes(found: &Value) -> Option<String> {
     };
     let heads = [
         "nodes",
-        "who looks",
-        "asked a second, idle",
-        "asked a second, written to",
+        "who drains",
+        "transactions a second, idle",
+        "transactions a second, with writes",
         "connections",
         "refills per write",
     ];
@@ -125,11 +125,12 @@ pub(super) fn counts(stampede: &Value, connections: &Value, scaling: &Value) -> 
     };
     let bound = &scaling["bound"];
     Some(format!(
-        "- {} requests at once for one answer that nobody has, over {} nodes with one Redis: in each round the handler \
-         ran so often: {}. Without the cache: {}.\n\
-         - {} connections held open at once, of {} asked for; {} of {} requests over them were hits, and each \
+        "- {} concurrent requests for one response that is not stored, over {} nodes with one Redis: handler runs in \
+         each round: {}. Without the cache: {}.\n\
+         - {} connections held open at once, of {} requested; {} of {} requests over them were hits, and each \
          connection took {} bytes of the node's memory.\n\
-         - Ten times as much as there is room for: {} bytes of the {} allowed, in {} entries; the process grew by {}.\n",
+         - Memory filled with ten times its capacity: {} bytes of the {} allowed, in {} entries; the process grew by {} \
+         bytes.\n",
         number(&stampede["requests"])?,
         number(&stampede["nodes"])?,
         ran(&stampede["with_cache"])?,
