@@ -1,7 +1,7 @@
-//! The page for operators, and some traffic to look at; no server needed.
+//! The operator page, with some traffic to show. No server is needed.
 //!
-//! `cargo run --example admin --features admin`, then open what it prints. The user name is any, the password
-//! what it says.
+//! `cargo run --example admin --features admin`, then open the URL that it prints. Enter the printed password, with any
+//! user name.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Somebody asks for a price, some more often than others.
+/// Requests prices, some more often than others.
 async fn traffic(app: Router) {
     loop {
         let item = fastrand::u32(1..40) * fastrand::u32(1..40) / 20;

@@ -19,7 +19,7 @@ struct Product {
     cents: i32,
 }
 
-/// Any error of the database is a 503: the client may try again.
+/// Any database error becomes a 503, since the client may retry.
 struct Unavailable(sqlx::Error);
 
 #[tokio::main]

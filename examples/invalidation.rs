@@ -1,5 +1,4 @@
-//! Whoever changes a row, whatever the language, makes the answers invalid that depended on it, and
-//! no others.
+//! A change of a row invalidates the cached values that depend on it, and no others, whichever program makes the change.
 //!
 //! `POSTGRES_PRIMARY_URL=... cargo run --example invalidation --features postgres`
 
@@ -26,7 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for id in [1, 2] {
         println!("user {id} is {}", name(&cache, &db, id).await?);
     }
-    // A connection that knows nothing of the cache, as psql or a batch job would have.
+    // A connection outside the cache, like that of psql or a batch job.
     let url = std::env::var("POSTGRES_PRIMARY_URL")?;
     let mut other = sqlx::PgConnection::connect(&url).await?;
     sqlx::query("update example_users set name = 'eve' where id = 1").execute(&mut other).await?;

@@ -1,4 +1,4 @@
-//! What the cache does, for Prometheus to scrape; no server needed.
+//! The cache's metrics, for Prometheus to scrape. No server is needed.
 //!
 //! `cargo run --example metrics --features metrics`, then `curl localhost:8080/products/1` a few times, and
 //! `curl localhost:8080/metrics`.
@@ -12,7 +12,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use tidegate::{Cache, CacheLayer, Memory, Metrics, Policy};
 use tokio::net::TcpListener;
 
-/// Bounds of the histograms, in seconds: from a call of Redis nearby to a load that nobody waits for.
+/// Bounds of the histograms, in seconds: from a call to a nearby Redis to a slow load in the background.
 const BOUNDS: [f64; 11] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0];
 
 #[tokio::main]

@@ -1,4 +1,4 @@
-//! The cache in front of a handler, in memory, with no server at all.
+//! An in-memory cache in front of a handler. No server is needed.
 //!
 //! `cargo run --example quickstart`
 
@@ -35,14 +35,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("-- the price of tea changes");
     cache.invalidate(["prices:item=tea"]).await?;
     ask(&app, "/prices/tea").await?;
-    println!("-- a hundred ask for coffee at once");
+    println!("-- a hundred concurrent requests for coffee");
     let asks = (0..100).map(|_| app.clone().oneshot(get_request("/prices/coffee")));
     futures_util::future::try_join_all(asks).await?;
     ask(&app, "/prices/coffee").await?;
-    println!(
-        "-- of those who asked the cache, {:.0} % were answered by it",
-        100.0 * cache.counters().hit_ratio()
-    );
+    println!("-- hit ratio: {:.0} % of lookups", 100.0 * cache.counters().hit_ratio());
     Ok(())
 }
 

@@ -1,5 +1,4 @@
-//! Two nodes of one service share what either has made, through Redis; each proves for itself that it
-//! is fresh.
+//! Two nodes of one service share computed values through Redis. Each node proves for itself that a value is fresh.
 //!
 //! `POSTGRES_PRIMARY_URL=... REDIS_URL=... cargo run --example redis --features postgres,redis`
 
@@ -22,14 +21,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let (first, second) = (node(&db).await?, node(&db).await?);
     println!("the first node reads: {}", stock(&first, &db).await?);
-    // What is stored in Redis is stored in the background.
+    // Wait, since writes to Redis happen in the background.
     tokio::time::sleep(Duration::from_millis(100)).await;
     println!("the second node reads: {}", stock(&second, &db).await?);
-    println!("the second node was answered by: {}", answered_by(&second));
+    println!("the second node's value came from: {}", answered_by(&second));
     Ok(())
 }
 
-/// A node: its own memory and its own view of changes, and the Redis that all share.
+/// A node: it has its own memory and its own view of changes, and shares Redis.
 async fn node(db: &Database) -> Result<Cache, Box<dyn std::error::Error>> {
     let cache = Cache::new(Tiered::new(Memory::new(64 << 20), Redis::from_env().await?));
     Listener::spawn(db, &cache).await?;

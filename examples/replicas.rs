@@ -11,7 +11,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let db = Database::from_env().await?;
     println!("a read goes to: {}", server(&db).await?);
 
-    // A replica that replays no more is behind as soon as something is written.
+    // A replica that stops replaying falls behind with the next write.
     for replica in db.replicas() {
         let (epoch, position) = replica.reached.unwrap_or_default();
         println!("{} has replayed up to {position} of epoch {epoch}", replica.name);
@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Which kind of server answers a read.
+/// The kind of server that a read goes to.
 async fn server(db: &Database) -> Result<&'static str, sqlx::Error> {
     let query = sqlx::query_scalar("select pg_is_in_recovery()");
     let standby: bool = query.fetch_one(db.reader()).await?;

@@ -1,9 +1,9 @@
-//! Guards that can be taken out, to see that the checker notices.
+//! Mutants: guards that can be disabled, to test that the checker notices.
 //!
-//! Only a build with `--cfg tidegate_mutants` has this; there `TIDEGATE_MUTANT=fence` takes the guard `fence` out of a
-//! process. `scripts/mutants` tries each.
+//! Only a build with `--cfg tidegate_mutants` has them; there `TIDEGATE_MUTANT=fence` disables the guard `fence` in a
+//! process. `scripts/mutants` tries each one.
 
-/// Whether a guard is taken out of this process.
+/// Whether a guard is disabled in this process.
 #[cfg(tidegate_mutants)]
 pub(crate) fn is_broken(guard: &str) -> bool {
     static MUTANT: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();

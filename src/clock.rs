@@ -1,10 +1,9 @@
 //! The only place that reads a clock.
 //!
-//! Validity never depends on time: it is decided by positions in the database's log. Time decides
-//! only when an entry is old enough to be refreshed and how long the node has not heard from the
-//! primary. For both a monotonic clock is right, but that it may stand still while a virtual machine
-//! sleeps; how long the node has not heard from the primary is told by the clock that went further. Else
-//! the wall clock tells another node how old a shared entry was when it was written.
+//! Validity never depends on time: positions in the database's log decide it. Time decides only when an entry is old
+//! enough to be recomputed, and how long ago the node's last drain of the log was. The monotonic clock suits both, except
+//! that it may stop while a virtual machine is suspended; so the time since the last drain is measured by whichever clock
+//! has advanced more. Apart from that, the wall clock is used to tell other nodes when a shared entry was written.
 
 #[cfg(feature = "__internals")]
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -17,7 +16,7 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// A moment, by both clocks.
+/// A moment on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment {
     pub(crate) at: Instant,
@@ -26,19 +25,19 @@ pub(crate) struct Moment {
 }
 
 impl Moment {
-    /// How long ago that was, by the clock that went further.
+    /// The time since then, by whichever clock has advanced more.
     pub(crate) fn elapsed(&self) -> Duration {
         let wall = Duration::from_millis(unix_millis().saturating_sub(self.wall));
         self.at.elapsed().max(wall)
     }
 }
 
-/// Now, by both clocks.
+/// Now, on both clocks.
 pub(crate) fn moment() -> Moment {
     Moment { at: now(), wall: unix_millis() }
 }
 
-/// Now, on this node's wall clock, for what is said to other machines in dates.
+/// Now, on this node's wall clock, for dates that are sent to other machines.
 pub(crate) fn wall() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(unix_millis())
 }
@@ -51,11 +50,11 @@ pub(crate) fn unix_millis() -> u64 {
         .map_or(0, |since| stepped(millis(since)))
 }
 
-/// How far the wall clock was put forward, in milliseconds.
+/// How far the wall clock was shifted, in milliseconds.
 #[cfg(feature = "__internals")]
 static FORWARD: AtomicI64 = AtomicI64::new(0);
 
-/// Puts the wall clock of this process forward by so many milliseconds from what it is in truth, or back.
+/// Shifts the wall clock of this process from the real time: forward, or back if `millis` is negative.
 #[cfg(feature = "__internals")]
 pub(crate) fn put_forward(millis: i64) {
     FORWARD.store(millis, Ordering::Relaxed);

@@ -1,8 +1,7 @@
-//! A lock on work that one task at a time does for all.
+//! A lock with an expiry, for work that one task does on behalf of all.
 //!
-//! The task runs on some caller's runtime, and that may stop running it for as long as it likes: a `current_thread`
-//! runtime between two calls of `block_on`, or one whose thread is blocked. So the lock expires, and another task takes
-//! the work over.
+//! The task runs on some caller's runtime, which may stop polling it for any length of time: a `current_thread` runtime
+//! between two calls of `block_on`, or one whose thread is blocked. So the lock expires, and another task takes over.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! How tasks and nodes interleave that make, wait for and invalidate one answer, explored by shuttle:
+//! Explores, with shuttle, how tasks and nodes interleave that compute, wait for and invalidate one entry:
 //! `cargo nextest run -p tidegate-shuttle`.
 //!
 //! The flight's locks, the fences, the semaphores and each step of the shared store are points where
@@ -21,7 +21,7 @@ use tokio::task::yield_now;
 
 const RUNS: usize = 2000;
 
-/// What nodes share: each step of it lets others go first.
+/// The store that nodes share. Other tasks may run before and after each of its steps.
 #[derive(Clone, Debug, Default)]
 struct Shared(Arc<Mutex<State>>);
 
@@ -91,7 +91,7 @@ impl Store for Shared {
     }
 }
 
-/// What the answer is made from, and how often it was.
+/// The value that entries are computed from, and how often it was read.
 #[derive(Clone, Default)]
 struct Origin {
     value: Arc<AtomicU64>,
@@ -123,7 +123,7 @@ fn cache(store: impl Store) -> Cache {
 fn explore<F: Future<Output = ()> + 'static>(scenario: fn() -> F) {
     let run = move || block_on(scenario());
     let mut config = shuttle::Config::default();
-    // Ours are eight times as large as those of 32 KiB that shuttle gives a task: a lookup needs more without optimization.
+    // Eight times shuttle's default stack of 32 KiB per task: without optimization, a lookup needs more.
     config.stack_size = 256 << 10;
     shuttle::Runner::new(RandomScheduler::new(RUNS), config.clone()).run(run);
     shuttle::Runner::new(PctScheduler::new(3, RUNS), config).run(run);
@@ -141,7 +141,7 @@ fn one_makes_it_and_all_get_it() {
     });
 }
 
-/// Wherever it is when it leaves.
+/// A request is cancelled at any point.
 #[test]
 fn one_that_leaves_holds_nobody_up() {
     explore(|| async {
@@ -153,11 +153,14 @@ fn one_that_leaves_holds_nobody_up() {
             assert_eq!(asked.await.unwrap(), 0);
         }
         assert_eq!(origin.clone().ask(cache).await, 0);
-        assert!(origin.reads.load(Ordering::SeqCst) <= 2, "it, and one for all the others");
+        assert!(
+            origin.reads.load(Ordering::SeqCst) <= 2,
+            "the cancelled request, and one for all others"
+        );
     });
 }
 
-/// Nodes share a log, as far as this goes: the fences of one cache, with two stores.
+/// One cache with a two-tier store: a request that begins after an invalidation must see the change.
 #[test]
 fn a_change_is_seen_by_whoever_asks_after_it() {
     explore(|| async {
@@ -182,7 +185,7 @@ fn a_change_is_seen_by_whoever_asks_after_it() {
     });
 }
 
-/// Of several nodes one makes it, though each finds the lease free at another time.
+/// One of several nodes computes the entry, even if each finds the lease free at another time.
 #[test]
 fn one_node_makes_it_for_all() {
     explore(|| async {
@@ -196,7 +199,7 @@ fn one_node_makes_it_for_all() {
     });
 }
 
-/// Its lease goes to another, wherever it is when it leaves.
+/// A request is cancelled at any point, and another node gets its lease.
 #[test]
 fn a_node_that_leaves_hands_its_lease_over() {
     explore(|| async {

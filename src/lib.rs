@@ -6,7 +6,7 @@
 //!                │                   │         │            │                        has caught up,
 //!                └── Policy          └─ Fences ┘            └─ Record                or the primary
 //!                                         ↑
-//!                    Listener ── reads the log of changes that Triggers keep in Postgres
+//!                    Listener ── reads the change log that Triggers write in Postgres
 //! ```
 //!
 //! Start with [`CacheLayer`] around a router, or with [`Cache`] for values without HTTP; both also work without

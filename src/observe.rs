@@ -1,22 +1,22 @@
-//! What is worth a histogram is told here as it happens; without the feature `metrics`, to nobody.
+//! Records durations in histograms as they happen; without the feature `metrics`, these functions do nothing.
 
 use std::time::Duration;
 
-/// A call of the shared store has ended, well or not.
+/// Records a call of the shared store, successful or not.
 pub(crate) fn store_call(operation: &'static str, took: Duration) {
     #[cfg(feature = "metrics")]
     metrics::histogram!(crate::telemetry::STORE_CALL, "operation" => operation).record(took);
     let _ = (operation, took);
 }
 
-/// A request has waited for the answer that another one was making.
+/// Records how long a request waited for the result of another one.
 pub(crate) fn flight_wait(took: Duration) {
     #[cfg(feature = "metrics")]
     metrics::histogram!(crate::telemetry::FLIGHT_WAIT).record(took);
     let _ = took;
 }
 
-/// An answer was made.
+/// Records how long it took to compute an entry.
 pub(crate) fn load(took: Duration) {
     #[cfg(feature = "metrics")]
     metrics::histogram!(crate::telemetry::LOAD).record(took);

@@ -52,7 +52,7 @@ pub enum MissReason {
     Undecodable,
     /// The client requested a fresher response (RFC 9111, section 5.2.1).
     Requested,
-    /// The stored value is of another type than the requested one, or of another version of it.
+    /// The stored value has another type than the requested one, or was stored by another version of the type.
     OtherShape,
 }
 

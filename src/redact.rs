@@ -1,10 +1,9 @@
-//! Addresses without their secrets, for errors and logs.
+//! Removes secrets from URLs, for errors and logs.
 
-/// `url` with nothing in it that may be a password.
+/// Returns `url` without any part that may be a password.
 ///
-/// It must hold for addresses that don't parse, since those are what errors are about: a password
-/// may have any of `/?#@:` in it unescaped. So it never trusts the structure; where two readings
-/// are possible it hides what is secret in either.
+/// This has to work for URLs that don't parse, since many errors are about these: a password may contain any of `/?#@:`
+/// unescaped. So this never trusts the structure; if a URL can be read in two ways, it hides what is secret in either.
 pub(crate) fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         // Postgres also takes `host=db password=secret`.
@@ -27,12 +26,12 @@ pub(crate) fn redacted(url: &str) -> String {
     }
 }
 
-/// The user's name, which helps to find a mistake. Without a colon it may as well be a token.
+/// The user name, which helps to find a mistake. Without a colon, it may be a token, so it is hidden.
 fn user(info: &str) -> String {
     info.split_once(':').map_or_else(|| "***".to_owned(), |(name, _)| format!("{name}:***"))
 }
 
-/// Where the value of the first query parameter begins that may be a secret.
+/// The offset of the value of the first query parameter that may be a secret.
 fn secret_parameter(rest: &str) -> Option<usize> {
     let lower = rest.to_ascii_lowercase();
     ["pass", "pwd", "secret", "token", "key"]

@@ -14,7 +14,7 @@ pub(crate) const MAC: usize = 16;
 #[non_exhaustive]
 pub enum SecretError {
     /// Too easy to guess.
-    #[error("a secret has {0} bytes; give it {SECRET_BYTES} or more, at random")]
+    #[error("a secret has {0} bytes; it needs {SECRET_BYTES} or more random bytes")]
     Short(usize),
     /// No secret was given.
     #[error("there is no secret; give one of {SECRET_BYTES} or more random bytes")]

@@ -1,5 +1,5 @@
-//! Locks and atomics, which loom or shuttle take the place of where they explore how threads and tasks
-//! interleave: see `cache/fence/interleaved.rs` and `interleaved.rs`.
+//! Locks and atomics. In tests that explore interleavings, loom or shuttle replace them: see
+//! `cache/fence/interleaved.rs` and `interleaved.rs`.
 
 #[cfg(all(test, tidegate_loom))]
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};

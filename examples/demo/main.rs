@@ -1,5 +1,5 @@
-//! The main job on real servers: two nodes of the app in `examples/app.rs`, a primary, a replica and
-//! Redis. Everything that is printed comes from them. `scripts/demo` runs it.
+//! Two nodes of `examples/app.rs` on real servers: a primary, a replica and Redis. All output is from them. `scripts/demo`
+//! runs it.
 
 mod servers;
 mod shop;
@@ -11,7 +11,7 @@ use shop::{Answer, Node};
 
 type Failure = Box<dyn std::error::Error>;
 
-/// How many requests are sent while something is broken.
+/// The number of requests that are sent while a server is down.
 const REQUESTS: u32 = 200;
 
 #[tokio::main]
@@ -30,13 +30,15 @@ async fn main() -> Result<(), Failure> {
         replica_dies(&mut servers, &a).await?;
         all_are_back(&mut servers, &a, &b).await?;
     } else {
-        println!("\nThe servers are yours, so none of them is killed here.");
+        println!("\nThese are your own servers, so the demo does not kill any of them.");
     }
     Ok(())
 }
 
 async fn hits(a: &Node, b: &Node) -> Result<(), Failure> {
-    title("A miss reads the replica and fills; then memory answers, and Redis on the other node");
+    title(
+        "A miss reads the replica and fills the cache; the next hits are from memory, and on node B from Redis",
+    );
     let (uri, answer) = miss_from_replica(a, 1..=REQUESTS).await?;
     show(a, &uri, &answer);
     show(a, &uri, &until(a, &uri, "memory").await?);
@@ -46,14 +48,14 @@ async fn hits(a: &Node, b: &Node) -> Result<(), Failure> {
 
 async fn invalidation(servers: &Servers, a: &Node, b: &Node) -> Result<(), Failure> {
     title(
-        "Somebody changes the row with psql: neither node serves what it had, and nobody told them",
+        "psql changes the row: neither node serves the previous data, although the service took no part in the change",
     );
     until(b, "/products/1", "memory").await?;
     let seen = servers.seen_by_both("update products set cents = 499 where id = 1", a, b).await?;
     println!("  psql: update products set cents = 499 where id = 1");
     for (node, (answer, after)) in [a, b].into_iter().zip(seen) {
         show(node, "/products/1", &answer);
-        println!("      {:.1} ms after psql had its commit", after.as_secs_f64() * 1000.0);
+        println!("      {:.1} ms after psql committed", after.as_secs_f64() * 1000.0);
     }
     show(a, "/products/1", &until(a, "/products/1", "memory").await?);
     show(b, "/products/1", &until(b, "/products/1", "memory").await?);
@@ -85,7 +87,7 @@ async fn redis_dies(servers: &mut Servers, a: &Node) -> Result<(), Failure> {
 async fn replica_dies(servers: &mut Servers, a: &Node) -> Result<(), Failure> {
     title("The replica is killed as well: reads go on, from the primary");
     servers.kill_replica().await?;
-    // Everything is changed, so that nothing can be answered from memory.
+    // Change all rows, so that nothing can be served from memory.
     servers.psql("update products set cents = cents + 1").await?;
     until(a, "/products/1", "from primary").await?;
     let (failed, last) = shop::load(a, REQUESTS).await?;
@@ -98,7 +100,7 @@ async fn all_are_back(servers: &mut Servers, a: &Node, b: &Node) -> Result<(), F
     title("Both are back");
     servers.restart_both().await?;
     servers.replica_follows().await?;
-    // Until the breaker lets Redis be asked again, nothing is shared.
+    // Nothing is shared until the circuit breaker lets requests to Redis through again.
     let mut products = REQUESTS + 1..=1000;
     loop {
         let (uri, first) = miss_from_replica(a, &mut products).await?;
@@ -112,8 +114,8 @@ async fn all_are_back(servers: &mut Servers, a: &Node, b: &Node) -> Result<(), F
     }
 }
 
-/// Asks for one product after the other, none of which is cached, until the replica is known to have
-/// what the node has seen: a node that has just started learns it within its first second.
+/// Requests one uncached product after another until a read goes to the replica. A node that has just started learns
+/// within a second how far the replica has replayed.
 async fn miss_from_replica(
     node: &Node,
     products: impl IntoIterator<Item = u32>,
@@ -129,7 +131,7 @@ async fn miss_from_replica(
     Err("no miss was read from the replica".into())
 }
 
-/// Asks again until `Cache-Status` says what it must, for as long as that can take.
+/// Repeats a request until `Cache-Status` contains `wanted`, or until its time is over.
 async fn until(node: &Node, uri: &str, wanted: &str) -> Result<Answer, Failure> {
     let start = now();
     loop {
@@ -139,7 +141,10 @@ async fn until(node: &Node, uri: &str, wanted: &str) -> Result<Answer, Failure> 
         }
         if start.elapsed() > Duration::from_secs(20) {
             let status = answer.cache_status;
-            return Err(format!("{uri} was never answered with `{wanted}`: {status}").into());
+            return Err(format!(
+                "no response for {uri} had `{wanted}` in its Cache-Status, but: {status}"
+            )
+            .into());
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -1,4 +1,4 @@
-//! The servers: our own, or those that the environment names.
+//! The servers: private ones, or those that environment variables name.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ struct Private {
 }
 
 impl Servers {
-    /// Uses the servers that are named, if all are; else starts private ones.
+    /// Uses the servers that the environment names, or starts private ones if it names none.
     pub(crate) async fn start() -> Result<Self, Failure> {
         let named = |name| std::env::var(name).ok();
         let names =
@@ -64,7 +64,7 @@ impl Servers {
         self.private.is_some()
     }
 
-    /// Makes the table and its triggers.
+    /// Creates the table and its triggers.
     pub(crate) async fn set_up(&self) -> Result<(), Failure> {
         let mut conn = PgConnection::connect(&self.primary).await?;
         sqlx::raw_sql(SET_UP).execute(&mut conn).await?;
@@ -72,7 +72,7 @@ impl Servers {
         Ok(())
     }
 
-    /// Runs SQL with the real psql.
+    /// Runs SQL with psql.
     pub(crate) async fn psql(&self, sql: &str) -> Result<(), Failure> {
         if let Some(private) = &self.private {
             private.primary.psql(sql).await?;
@@ -82,7 +82,7 @@ impl Servers {
         psql.success().then_some(()).ok_or_else(|| "psql failed".into())
     }
 
-    /// Changes a row with psql, and says when each node first answered with the change.
+    /// Changes a row with psql, and measures when each node first served the change.
     pub(crate) async fn seen_by_both(
         &self,
         sql: &str,
@@ -103,7 +103,7 @@ impl Servers {
         Ok([a, b])
     }
 
-    /// Waits until the replica has all that the primary has now.
+    /// Waits until the replica has replayed everything that the primary has now.
     pub(crate) async fn replica_follows(&self) -> Result<(), Failure> {
         let mut primary = PgConnection::connect(&self.primary).await?;
         let mut replica = PgConnection::connect(&self.replica).await?;

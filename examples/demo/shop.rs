@@ -1,4 +1,4 @@
-//! Nodes of the app, and a client for them.
+//! Processes of the app, and a client for them.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -23,7 +23,7 @@ pub(crate) struct Node {
     _process: Child,
 }
 
-/// What a client gets.
+/// A response, as a client sees it.
 pub(crate) struct Answer {
     pub status: StatusCode,
     pub body: String,
@@ -55,7 +55,7 @@ impl Node {
         self.get_with(uri, "").await
     }
 
-    /// As a client whose session has written.
+    /// Sends a GET request with a session token.
     pub(crate) async fn get_with(&self, uri: &str, token: &str) -> Result<Answer, Failure> {
         let mut request = self.request(Method::GET, uri, String::new())?;
         if !token.is_empty() {
@@ -89,7 +89,7 @@ impl Node {
     }
 }
 
-/// Asks for products 1 to `requests`; returns how many requests failed, and the last answer.
+/// Requests products 1 to `requests`; returns the number of failed requests and the last response.
 pub(crate) async fn load(node: &Node, requests: u32) -> Result<(u32, Answer), Failure> {
     let mut failed = 0;
     let mut last = node.get("/products/1").await?;

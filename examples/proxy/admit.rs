@@ -1,4 +1,4 @@
-//! What a request must be before the cache sees it.
+//! Checks and normalizes requests before the cache sees them.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -12,7 +12,7 @@ use crate::connection;
 /// Why a request is refused: the status, and what the client can do about it.
 type Refusal = (StatusCode, &'static str);
 
-/// Passes a request on whose host and target are clear, without the fields of the client's connection.
+/// Passes on a request with an unambiguous host and target, without the fields of the client's connection.
 pub(crate) async fn admit(mut request: Request, next: Next) -> Response {
     match admitted(&mut request) {
         Ok(None) => next.run(request).await,
@@ -21,7 +21,7 @@ pub(crate) async fn admit(mut request: Request, next: Next) -> Response {
     }
 }
 
-/// Brings a request into the form that goes to the origin; or gives its response, if it goes no further.
+/// Brings a request into the form that goes to the origin, or returns the response if the proxy itself responds.
 fn admitted(request: &mut Request) -> Result<Option<Response>, Refusal> {
     if request.method() == Method::CONNECT {
         return Err((StatusCode::NOT_IMPLEMENTED, "this proxy opens no tunnels"));
@@ -42,7 +42,7 @@ fn check_host(request: &Request) -> Result<(), Refusal> {
     match (lines.next(), lines.next()) {
         (Some(_), Some(_)) => refused("send one Host field"),
         (Some(host), None) if is_host(host) => Ok(()),
-        (Some(_), None) => refused("send a Host field that is a host and perhaps a port"),
+        (Some(_), None) => refused("send a Host field with a host and an optional port"),
         (None, _) if request.version() < Version::HTTP_11 => Ok(()),
         (None, _) => refused("send a Host field"),
     }
@@ -72,14 +72,14 @@ fn take_target(request: &mut Request) -> Result<(), Refusal> {
         return Err((StatusCode::MISDIRECTED_REQUEST, "this proxy is for http"));
     }
     let host = HeaderValue::from_str(authority.as_str()).ok().filter(is_host);
-    let host = host.ok_or((StatusCode::BAD_REQUEST, "name a host in the target, and no user"))?;
+    let host = host.ok_or((StatusCode::BAD_REQUEST, "the target must have a host, and no user"))?;
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
     request.headers_mut().insert(header::HOST, host);
     Ok(())
 }
 
-/// Counts `Max-Forwards` of OPTIONS and TRACE down (RFC 9110, section 7.6.2). At zero this proxy is who responds.
+/// Decrements `Max-Forwards` of OPTIONS and TRACE (RFC 9110, section 7.6.2). At zero, this proxy responds itself.
 fn last_hop(request: &mut Request) -> Result<Option<Response>, Refusal> {
     if ![Method::OPTIONS, Method::TRACE].contains(request.method()) {
         return Ok(None);
@@ -90,7 +90,7 @@ fn last_hop(request: &mut Request) -> Result<Option<Response>, Refusal> {
         |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let hops = line.to_str().ok().filter(is_number).filter(|_| lines.next().is_none());
     let hops = hops.ok_or((StatusCode::BAD_REQUEST, "send one number as Max-Forwards"))?;
-    // More than fits is more than there are.
+    // A number that does not fit exceeds any real number of hops.
     let hops: u64 = hops.parse().unwrap_or(u64::MAX);
     match hops.checked_sub(1) {
         Some(left) => {
@@ -102,7 +102,7 @@ fn last_hop(request: &mut Request) -> Result<Option<Response>, Refusal> {
     }
 }
 
-/// The request as it came here, but for what is secret (RFC 9110, section 9.3.8).
+/// Echoes the request as it arrived, without secrets (RFC 9110, section 9.3.8).
 fn trace(request: &Request) -> Response {
     const SECRET: [header::HeaderName; 3] =
         [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION];

@@ -1,9 +1,9 @@
-//! Fields that are about one connection (RFC 9110, section 7.6.1), and those that say by whom a message came.
+//! Fields that belong to one connection (RFC 9110, section 7.6.1), and fields that name the proxies of a message.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
-/// The fields of a connection that `Connection` need not name.
+/// Connection fields even if `Connection` does not name them.
 const OF_CONNECTION: [&str; 8] = [
     "connection",
     "keep-alive",
@@ -15,8 +15,8 @@ const OF_CONNECTION: [&str; 8] = [
     "upgrade",
 ];
 
-/// Fields for all recipients, which `Connection` must not name: a client that has one of these removed would have the
-/// response for another host, scheme or user stored, or its own one for everybody.
+/// Fields for all recipients, which `Connection` must not name. If a client could remove one of these, a response for
+/// another host, scheme or user could be stored, or a personal response for everybody.
 const FOR_ALL: [&str; 21] = [
     "age",
     "authorization",
@@ -41,11 +41,11 @@ const FOR_ALL: [&str; 21] = [
     "via",
 ];
 
-/// What else a proxy in front of this one says of the client.
+/// Prefixes of other fields with which a proxy in front of this one describes the client.
 const FORWARDED: [&str; 2] = ["x-forwarded-", "x-real-"];
 
-/// Drops the fields of the client's connection, and says that a proxy was here. A WebSocket may be asked for; another
-/// protocol, as HTTP/2 without TLS, would pass the cache and all that the proxy stands for.
+/// Drops the fields of the client's connection, and adds `Via`. An upgrade to a WebSocket is allowed. Another protocol,
+/// such as HTTP/2 without TLS, would bypass the cache and the proxy's checks.
 pub(crate) fn strip_request(request: &mut Request) {
     let is_websocket = upgrades_to(request.headers(), "websocket");
     let version = request.version();
@@ -57,7 +57,7 @@ pub(crate) fn strip_request(request: &mut Request) {
     }
 }
 
-/// Drops the fields of the origin's connection, and says that a proxy was here.
+/// Drops the fields of the origin's connection, and adds `Via`.
 pub(crate) fn strip_response<B>(response: &mut Response<B>) {
     let says_protocol = [StatusCode::SWITCHING_PROTOCOLS, StatusCode::UPGRADE_REQUIRED];
     let is_websocket =

@@ -1,10 +1,9 @@
-//! A reverse proxy whose cache does as RFC 9111 says: what the origin's headers allow is kept, for as
-//! long as they say.
+//! A reverse proxy with a cache by RFC 9111: responses are stored if and as long as the origin's headers allow it.
 //!
 //! `cargo run --example proxy --features proxy -- http://127.0.0.1:8000 127.0.0.1:8080`: the origin, then where to listen.
 //!
-//! The order matters. [`admit`] is around the cache, so that the cache makes its key of the request that the origin
-//! gets; [`forward`] is within.
+//! The order of layers matters. [`admit`] is outside the cache, so that the cache computes its key from the request that
+//! the origin gets. [`forward`] is inside.
 
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long the origin may take to begin its response.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How many fields a response of the origin may have.
+/// The maximum number of header fields in a response from the origin.
 const FIELDS: usize = 1000;
 
 #[derive(Clone)]
@@ -62,7 +61,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Sends a request to the origin, and its response back without the fields of that connection.
+/// Sends a request to the origin, and returns its response without the fields of that connection.
 async fn forward(State(origin): State<Origin>, mut request: Request) -> Response {
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     (parts.scheme, parts.authority) = (Some(Scheme::HTTP), Some(origin.authority));
@@ -87,7 +86,7 @@ async fn forward(State(origin): State<Origin>, mut request: Request) -> Response
 async fn tunnel(client: OnUpgrade, server: OnUpgrade) {
     if let (Ok(client), Ok(server)) = (client.await, server.await) {
         let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-        // The end of one is the end of the other, whatever the reason.
+        // If one connection ends, for any reason, the other one is closed.
         drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
     }
 }

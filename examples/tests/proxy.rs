@@ -1,4 +1,4 @@
-//! The reverse proxy in front of an origin that does what origins do.
+//! The reverse proxy in front of an origin with unusual but real responses.
 
 use std::process::Stdio;
 
@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 mod requests;
 mod responses;
 
-/// What the origin writes to each connection, by the path that it is asked for, before it closes it.
+/// The bytes that the origin sends for a path, before it closes the connection.
 fn raw_answer(path: &str) -> &'static [u8] {
     match path {
         "/299" => b"HTTP/1.1 299 Odd\r\ncontent-length: 2\r\n\r\nhi",
@@ -33,7 +33,7 @@ fn raw_answer(path: &str) -> &'static [u8] {
     }
 }
 
-/// An origin that answers so, and says in a header what it was asked.
+/// An origin that sends these responses, and echoes the request's method in a header.
 async fn origin() -> std::net::SocketAddr {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -96,20 +96,20 @@ async fn proxy() -> (Child, String) {
     (proxy, address)
 }
 
-/// One exchange: the head and the body of the answer.
+/// One exchange: returns the head and the body of the response.
 async fn ask(address: &str, method: &str, path: &str) -> (String, String) {
     let text = exchange(address, method, path).await;
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text}"));
     (head.to_owned(), body.to_owned())
 }
 
-/// All that comes until the end of the connection.
+/// Returns all bytes until the end of the connection.
 async fn exchange(address: &str, method: &str, path: &str) -> String {
     let line = format!("{method} {path} HTTP/1.1");
     raw_exchange(address, &[&line, "host: example.org", "connection: close"]).await
 }
 
-/// All that comes in return for these lines of a head, until the end of the connection; each byte is a letter.
+/// Sends these lines of a head; returns all bytes until the end of the connection, each as one character.
 async fn raw_exchange(address: &str, lines: &[&str]) -> String {
     let mut connection = TcpStream::connect(address).await.unwrap();
     let request = format!("{}\r\n\r\n", lines.join("\r\n"));
@@ -166,7 +166,7 @@ async fn a_body_that_is_cut_off_is_not_taken_for_whole() {
     let mut told = 0;
     for _ in 0..10 {
         let text = exchange(&at, "GET", "/cut").await;
-        // A server may find the body broken before it has sent the head, and just hang up.
+        // The proxy may notice the broken body before it has sent the head, and close the connection.
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
             assert!(head.contains("content-length: 100") && !head.contains("; hit"), "{head}");
             assert!(body.is_empty() || body == "half", "{body}");

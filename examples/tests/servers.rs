@@ -51,7 +51,7 @@ async fn redis() {
     let redis = RedisServer::start().await.unwrap();
     let environment = [("POSTGRES_PRIMARY_URL", primary.url()), ("REDIS_URL", redis.url())];
     let said = run("redis", &environment).await;
-    assert!(said.contains("the second node was answered by: shared"), "{said}");
+    assert!(said.contains("the second node's value came from: shared"), "{said}");
 }
 
 /// What `scripts/demo` shows.
@@ -63,7 +63,7 @@ async fn demo() {
         "hit; ttl=",
         "detail=\"memory\"",
         "detail=\"shared\"",
-        "ms after psql had its commit",
+        "ms after psql committed",
         "the new price was seen",
         "store-failed",
         "from primary",

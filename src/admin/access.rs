@@ -1,4 +1,4 @@
-//! Who may see the page, and what a browser is told of it.
+//! Authentication for the operators' page, and the security headers of its responses.
 
 use std::sync::Arc;
 
@@ -15,11 +15,11 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::limit::{self, WrongTokens};
 
-/// The header that a request must have to change anything. A page of another origin can't send it: a browser
-/// first asks whether it may, and is not told so.
+/// The header that every request that changes something must have. A page from another origin can't send it: the
+/// browser sends a CORS preflight first, and this page does not allow it.
 const INTENT: &str = "tidegate-admin";
 
-/// A secret, as its hash.
+/// The hash of the token.
 #[derive(Clone)]
 pub(crate) struct TokenHash(Arc<blake3::Hash>);
 
@@ -28,7 +28,7 @@ impl TokenHash {
         Self(Arc::new(blake3::hash(secret.as_bytes())))
     }
 
-    /// Whether a request brings it. Hashes are compared in constant time.
+    /// Whether the request has this token. The hashes are compared in constant time.
     fn is_in(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let Some((scheme, rest)) = given.and_then(|value| value.split_once(' ')) else {
@@ -50,7 +50,8 @@ fn password(credentials: &str) -> Option<Vec<u8>> {
     Some(pair[colon + 1..].to_vec())
 }
 
-/// Lets those through who bring the token. A client that has sent many wrong ones gets no more of them looked at.
+/// Passes on requests that have the token. Once a client has sent too many wrong tokens, its tokens are rejected
+/// without a check.
 pub(crate) async fn check(
     (token, wrong): (TokenHash, WrongTokens),
     request: Request,
@@ -64,7 +65,7 @@ pub(crate) async fn check(
         true => unauthorized(),
         false => limit::too_many_tokens(),
     };
-    // A browser's first request has none.
+    // A browser sends its first request without credentials, which is not a wrong token.
     if request.headers().contains_key(AUTHORIZATION) && wrong.has_room(client) {
         wrong.count(client);
     }
@@ -77,7 +78,7 @@ fn unauthorized() -> Response {
     (StatusCode::UNAUTHORIZED, ask, "unauthorized\n").into_response()
 }
 
-/// Lets nothing change by a request that a page of another origin made.
+/// Rejects requests that change something unless they come from the page's own origin.
 pub(crate) async fn same_origin(request: Request, next: Next) -> Response {
     if request.method().is_safe() || is_meant(request.headers()) {
         return next.run(request).await;
@@ -91,7 +92,7 @@ fn is_meant(headers: &HeaderMap) -> bool {
     headers.contains_key(INTENT) && matches!(site, None | Some(b"same-origin" | b"none"))
 }
 
-/// Tells browsers to trust nothing that the page does not bring along.
+/// Adds headers that make browsers load and trust only what is in the page itself.
 pub(crate) async fn harden(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     hardened(response.headers_mut());

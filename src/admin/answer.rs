@@ -1,4 +1,4 @@
-//! Answers for programs and for terminals.
+//! Responses as JSON for programs and as text for terminals.
 
 use std::fmt::Display;
 
@@ -8,7 +8,7 @@ use http::header::ACCEPT;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 
-/// JSON, or text for who asks for that.
+/// Responds with JSON, or with text if the request accepts only that.
 pub(crate) fn answer<T: Serialize + Display>(headers: &HeaderMap, found: &T) -> Response {
     let wants = headers.get(ACCEPT).map(HeaderValue::as_bytes);
     match wants.is_some_and(|wants| wants.starts_with(b"text/plain")) {
@@ -17,7 +17,7 @@ pub(crate) fn answer<T: Serialize + Display>(headers: &HeaderMap, found: &T) -> 
     }
 }
 
-/// The request could not be understood, or what it needs could not be reached.
+/// An error response: the request is malformed, or a server that it needs can't be reached.
 pub(crate) fn failure(status: StatusCode, why: &impl Display) -> Response {
     let body = Json(serde_json::json!({ "error": why.to_string() }));
     (status, body).into_response()

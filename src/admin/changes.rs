@@ -1,4 +1,4 @@
-//! What changed lately.
+//! The most recent changes in the log.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::Admin;
 #[cfg(feature = "postgres")]
 use crate::entry::Tag;
 
-/// What one transaction changed.
+/// The tags of the rows that one transaction changed.
 #[derive(Serialize)]
 pub(crate) struct TransactionChange {
     /// The transaction's number.
@@ -19,7 +19,7 @@ pub(crate) struct TransactionChange {
     tags: Vec<String>,
 }
 
-/// A tag without the value of a column that it is about: that may be personal data.
+/// Replaces the column value in a tag by a hash, since the value may be personal data.
 #[cfg(feature = "postgres")]
 fn hidden(tag: String) -> String {
     match tag.split_once('=') {

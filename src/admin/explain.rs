@@ -1,4 +1,4 @@
-//! What would become of a request.
+//! Explains how the cache would handle a request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use super::answer::{answer, failure};
 use crate::middleware::{Dependency, RequestExplanation, StoredExplanation};
 use crate::outcome::Outcome;
 
-/// A request, as far as it matters. It may hold credentials, so it is no part of a URL.
+/// The parts of a request that the cache uses. They are sent in the body, not in a URL, since they may include
+/// credentials.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExplainRequest {
@@ -26,7 +27,7 @@ pub(crate) struct ExplainRequest {
     headers: String,
 }
 
-/// What would become of a request, and why.
+/// How the cache would handle a request, and why.
 #[derive(Serialize)]
 pub(crate) struct Explanation {
     url: String,
@@ -35,11 +36,11 @@ pub(crate) struct Explanation {
     reason: &'static str,
     why: String,
     key: Option<String>,
-    /// What tells its answers apart, beyond the path.
+    /// The parts of the request that distinguish responses, in addition to the path.
     differs_by: Vec<String>,
     entry: Option<EntryReport>,
     tags: Vec<TagReport>,
-    /// Which servers could make the answer.
+    /// The database servers, and whether each is far enough to compute the response.
     servers: Vec<ServerChoice>,
 }
 
@@ -56,10 +57,10 @@ struct EntryReport {
 
 #[derive(Serialize)]
 struct TagReport {
-    /// What it is called, or its hash.
+    /// The tag's name, or its hash if the name is unknown.
     name: String,
     fence: String,
-    /// Whether the stored answer has all changes to it that are known.
+    /// Whether the stored response includes all known changes to this tag.
     holds: Option<bool>,
 }
 
@@ -67,7 +68,7 @@ struct TagReport {
 struct ServerChoice {
     name: String,
     position: Option<String>,
-    /// Whether it has all changes that are known to what the answer depends on.
+    /// Whether the server has all known changes to the response's tags.
     is_far_enough: bool,
 }
 
@@ -88,7 +89,7 @@ impl Admin {
         for layer in &self.layers {
             for request in asked.requests()? {
                 let explained = layer.explain(&request).await;
-                // What was stored for a request that came another way, or by another layer, is worth more.
+                // Of HTTP/1.1 and HTTP/2, and of several layers, show the one that has an entry stored.
                 let is_better = best.as_ref().is_none_or(|best: &RequestExplanation| {
                     (best.stored.is_some(), best.key.is_some())
                         < (explained.stored.is_some(), explained.key.is_some())
@@ -210,54 +211,54 @@ impl TagReport {
 fn why(outcome: Outcome, route: Option<&str>) -> String {
     use crate::outcome::{BypassReason as B, MissReason as M, StaleReason as S};
     let text = match outcome {
-        Outcome::Hit(_) | Outcome::Collapsed => "it is answered from the cache, proven fresh",
+        Outcome::Hit(_) | Outcome::Collapsed => "served from the cache, proven fresh",
         Outcome::Stale(S::Revalidating) => {
-            "its TTL has passed: it is answered while a new one is made"
+            "the TTL has passed: the stored response is served while a new one is computed"
         }
         Outcome::Stale(S::Failover) => {
-            "it is of before a failover: it is answered while a new one is made"
+            "the response was stored before a failover: it is served while a new one is computed"
         }
-        Outcome::Stale(_) => "it is answered though its TTL has passed",
-        Outcome::Miss(M::Absent) => "nothing is stored for it",
-        Outcome::Miss(M::Expired) => "what is stored has outlived its TTL",
-        Outcome::Miss(M::Changed) => "something that it depends on has changed since it was made",
+        Outcome::Stale(_) => "the stored response is served although its TTL has passed",
+        Outcome::Miss(M::Absent) => "no response is stored for this key",
+        Outcome::Miss(M::Expired) => "the TTL of the stored response has passed",
+        Outcome::Miss(M::Changed) => "something that the stored response depends on has changed",
         Outcome::Miss(M::OldEpoch) => {
-            "what is stored is of before a failover, or of another process"
+            "the stored response is from before a failover, or from another process"
         }
         Outcome::Miss(M::StoreFailed) => "the shared store can't be reached",
-        Outcome::Miss(M::Undecodable) => "what is stored can't be read by this version",
-        Outcome::Miss(M::Requested) => "the client asks for a younger one",
+        Outcome::Miss(M::Undecodable) => "this version can't decode the stored entry",
+        Outcome::Miss(M::Requested) => "the client requests a fresher response than the stored one",
         Outcome::Miss(M::OtherShape) => {
-            "the stored value is of another type, or of another version of it"
+            "the stored value has another type, or was stored by another version of the type"
         }
         Outcome::Bypass(B::Off) => "the cache is switched off on this node",
         Outcome::Bypass(B::NoPolicy) if route.is_none() => {
-            "no route that this layer knows of has this path; those without a policy are known once asked for"
+            "this layer knows no route for this path; a route without a policy is known after its first request"
         }
-        Outcome::Bypass(B::NoPolicy) => "its route has no policy",
+        Outcome::Bypass(B::NoPolicy) => "the route has no policy",
         Outcome::Bypass(B::Personal) => {
-            "it has cookies, credentials or another header that says who the client is, and neither the policy nor the stored answer says that it may be \
-             had all the same: Policy::public, vary, vary_cookies or vary_by"
+            "the request has cookies, credentials or another header that identifies the client, and neither the policy \
+             nor the stored response says how responses depend on it: use Policy::public, vary, vary_cookies or vary_by"
         }
         Outcome::Bypass(B::Extensions) => {
-            "a layer around the cache adds an extension to requests that the key does not hold: Policy::vary_by, or \
+            "a layer around the cache adds an extension that is not part of the key: use Policy::vary_by or \
              CacheLayer::extension"
         }
         Outcome::Bypass(B::Unconfirmed) => {
-            "this node has not heard from the primary for longer than Policy::max_staleness"
+            "this node's last read of the change log is longer ago than Policy::max_staleness"
         }
         Outcome::Bypass(B::NoParameter) => {
-            "a tag's parameter is missing from the path, or can't be read"
+            "a tag uses a parameter that is missing from the path or can't be decoded"
         }
-        Outcome::Bypass(B::Shadow) => "there is an answer, and the policy only tries it",
+        Outcome::Bypass(B::Shadow) => "a response is stored, but the policy is in shadow mode",
         Outcome::Bypass(B::OnlyIfCached) => {
-            "nothing that may be served is stored, and the client wants nothing else: 504"
+            "the client sent only-if-cached, and no usable response is stored: 504"
         }
         Outcome::Bypass(B::Recursive) => {
-            "what computes it asks for it, or waits for what asks for it"
+            "the computation of this key requests the same key, directly or in a cycle"
         }
-        Outcome::Bypass(B::Range) => "it is for a part of an answer that is not stored whole",
-        Outcome::Bypass(_) => "a header of the request keeps the cache out of it",
+        Outcome::Bypass(B::Range) => "a range request for a response that is not stored",
+        Outcome::Bypass(_) => "a header of the request makes it bypass the cache",
     };
     text.into()
 }
@@ -271,7 +272,7 @@ impl fmt::Display for Explanation {
             writeln!(f, "key: {key}")?;
         }
         if !self.differs_by.is_empty() {
-            writeln!(f, "answers differ by: {}", self.differs_by.join(", "))?;
+            writeln!(f, "responses vary by: {}", self.differs_by.join(", "))?;
         }
         match &self.entry {
             Some(entry) => writeln!(f, "stored: {entry}")?,
@@ -287,7 +288,7 @@ impl fmt::Display for EntryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = self.status.map_or_else(|| "unreadable".into(), |status| status.to_string());
         write!(f, "{status}, {} bytes, in {}", self.bytes, self.tier)?;
-        write!(f, ", {:.1} s old of {:.1} s", self.age_seconds, self.ttl_seconds)?;
+        write!(f, ", {:.1} s old, TTL {:.1} s", self.age_seconds, self.ttl_seconds)?;
         write!(f, ", as of {} in epoch {}", self.as_of, self.epoch)
     }
 }
@@ -296,8 +297,8 @@ impl fmt::Display for TagReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "tag {}: last change known before {}", self.name, self.fence)?;
         match self.holds {
-            Some(true) => write!(f, ", which the answer has"),
-            Some(false) => write!(f, ", which the answer may lack"),
+            Some(true) => write!(f, ", which the stored response has"),
+            Some(false) => write!(f, ", which the stored response may lack"),
             None => Ok(()),
         }
     }
@@ -307,6 +308,6 @@ impl fmt::Display for ServerChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.position.as_deref().unwrap_or("unreachable");
         let fit = if self.is_far_enough { "far enough" } else { "not far enough" };
-        write!(f, "server {}: at {at}, {fit} to make it", self.name)
+        write!(f, "server {}: at {at}, {fit} to compute it", self.name)
     }
 }

@@ -1,4 +1,4 @@
-//! How often the page is asked.
+//! Rate limits for the operators' page.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ const REQUESTS: Rate = Rate { every: Duration::from_millis(20), burst: 200 };
 /// Wrong tokens of one client: one in six seconds, and ten at once.
 const WRONG_TOKENS: Rate = Rate { every: Duration::from_secs(6), burst: 10 };
 
-/// Clients that are told apart at a time; a client whose wrong tokens are long ago is not one of them.
+/// The most clients with a rate meter of their own. Beyond this, meters without recent wrong tokens are removed.
 const CLIENTS: usize = 1024;
 
 /// From one warning to the next.
@@ -57,14 +57,15 @@ pub(super) struct WrongTokens(Arc<Mutex<ClientLimiter>>);
 
 #[derive(Debug, Default)]
 struct ClientLimiter {
-    /// `None` is for all whose address is not known.
+    /// `None` is the meter that all clients without a known address share.
     meters: HashMap<Option<IpAddr>, Meter>,
     warned: Option<Instant>,
     total: u64,
 }
 
 impl ClientLimiter {
-    /// Whose meter counts for a client: its own. Past the bound, new clients share that of those whose address is not known.
+    /// The key of a client's meter: its own address. Once there are [`CLIENTS`] meters, new clients share the meter of
+    /// clients without a known address.
     fn place(&mut self, client: Option<IpAddr>) -> Option<IpAddr> {
         if self.meters.len() >= CLIENTS {
             let now = clock::now();
@@ -79,20 +80,20 @@ impl ClientLimiter {
     }
 }
 
-/// The client's address, where the server tells it (`into_make_service_with_connect_info`).
+/// The client's address, if the server provides it (`into_make_service_with_connect_info`).
 pub(super) fn client(request: &Request) -> Option<IpAddr> {
     request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(addr)| addr.ip())
 }
 
 impl WrongTokens {
-    /// Whether a client has sent so many wrong tokens that none of its tokens is looked at. Clients that can't be told
-    /// apart are never shut out: one of them would shut out all.
+    /// Whether a client has sent so many wrong tokens that its tokens are no longer checked. Clients without a known
+    /// address are never shut out, since one of them could shut out all the others.
     pub(super) fn shut_out(&self, client: Option<IpAddr>) -> bool {
         let clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         client.is_some() && !clients.has_room(client)
     }
 
-    /// Whether a client's wrong tokens are within the rate: its own, or that of all who share a meter.
+    /// Whether the wrong tokens that the client's meter has counted are within the rate.
     pub(super) fn has_room(&self, client: Option<IpAddr>) -> bool {
         let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let place = clients.place(client);
@@ -108,7 +109,7 @@ impl WrongTokens {
         if clients.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
             clients.warned = Some(clock::now());
             let total = clients.total;
-            tracing::warn!(?client, total, "a wrong token for the page for operators");
+            tracing::warn!(?client, total, "a request for the operators' page had a wrong token");
         }
     }
 }
@@ -132,7 +133,7 @@ impl RequestLimiter {
     }
 }
 
-/// Answers no more requests than the rate allows: many of them ask the primary.
+/// Rejects requests beyond the rate, since many of them query the primary.
 pub(super) async fn check(requests: RequestLimiter, request: Request, next: Next) -> Response {
     match requests.admit() {
         true => next.run(request).await,
@@ -140,7 +141,7 @@ pub(super) async fn check(requests: RequestLimiter, request: Request, next: Next
     }
 }
 
-/// What a wrong token gets past its rate.
+/// The response to a wrong token beyond the rate.
 pub(super) fn too_many_tokens() -> Response {
     too_many(WRONG_TOKENS.every)
 }
@@ -191,7 +192,7 @@ mod tests {
         assert!(wrong.0.lock().unwrap().meters.len() <= CLIENTS + 1);
     }
 
-    /// What `access` does for a wrong token: whether it was looked at.
+    /// Does what `access` does for a wrong token, and returns whether the token was checked.
     fn tries(wrong: &WrongTokens, n: u32) -> bool {
         let is_within = wrong.has_room(Some(address(n)));
         if is_within {

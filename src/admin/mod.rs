@@ -1,8 +1,8 @@
 //! The page for operators.
 //!
-//! [`Admin`] makes a router to mount beside a service's own: `access` says who may see it, `status` what goes
-//! on, `explain` what would become of a request, `suggest` what is worth caching, and `page` is what people
-//! see of all that. Programs get the same as JSON, terminals as text.
+//! [`Admin`] builds a router to mount beside a service's own. `access` controls who may use it, `status` shows the
+//! node's state, `explain` shows how the cache would handle a request, `suggest` shows what is worth caching, and `page`
+//! is the HTML for people. Programs get the same data as JSON, terminals as text.
 
 mod access;
 mod answer;
@@ -33,15 +33,15 @@ use crate::middleware::{CacheLayer, LayerSettings};
 #[cfg(feature = "postgres")]
 use crate::postgres::Database;
 
-/// Makes the page for operators, and what it is made of as JSON.
+/// The operators' page, and its data as JSON.
 ///
-/// It shows what the cache does, route by route, the servers and their lag, what changed lately and what is
-/// worth caching; it says what would become of a request, makes tags invalid, and switches the cache off and
-/// on. From when it is made, the layer counts by route, which costs a request well under a microsecond; and
-/// statements on routes without a policy are looked at as those on routes with one are, so that it can tell
-/// what the cache would do for them.
+/// The page shows what the cache does for each route, the servers and their lag, recent changes, and what is worth
+/// caching. It explains how the cache would handle a request, invalidates tags, and switches the cache off and on. Once
+/// an `Admin` exists, the layer counts requests by route, which costs well under a microsecond per request. Statements
+/// on routes without a policy are then analysed like those on routes with one, so that the page can estimate what the
+/// cache would do for them.
 ///
-/// Whoever sees the page can switch the cache off, so there is no way to mount it without saying who may:
+/// Anyone who can open the page can switch the cache off, so you have to choose who may open it before you can mount it:
 /// [`behind`](Self::behind) your own authentication, [`with_token`](Self::with_token), or
 /// [`unprotected`](Self::unprotected).
 ///
@@ -69,21 +69,21 @@ pub struct Admin {
     database: Option<Database>,
     /// Whether recent changes show the values of columns.
     shows_values: bool,
-    /// When, and what had been written to tables by then.
+    /// When the page first read the number of rows written to each table, and those numbers.
     #[cfg(feature = "postgres")]
     written: std::sync::OnceLock<(Instant, std::collections::BTreeMap<String, i64>)>,
     started: Instant,
 }
 
-/// A secret that is none.
+/// The token is too short to be secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the token has {0} bytes; it takes 16 or more, from a source of randomness: `openssl rand -hex 32`"
+    "the token has {0} bytes; it needs 16 or more random bytes, such as from `openssl rand -hex 32`"
 )]
 pub struct TokenError(usize);
 
 impl Admin {
-    /// A page about a layer and its cache. Call it when all routes have been added to the layer.
+    /// Creates the page for a layer and its cache. Call this after you have added all routes to the layer.
     pub fn new(layer: &CacheLayer) -> Self {
         let cache = layer.shared.cache.clone();
         let admin = Self {
@@ -116,15 +116,15 @@ impl Admin {
         self
     }
 
-    /// Shows the values of columns in recent changes: whoever sees the page then sees which rows change. By default, each is
-    /// shown as the hash of its tag, `users:email=#` and 16 hexadecimal digits, as dependencies are whose name is not known.
+    /// Shows the column values in recent changes, so that the page shows which rows change. By default, a value is
+    /// replaced by the hash of its tag: `users:email=#` and 16 hexadecimal digits.
     #[must_use]
     pub fn show_values(mut self) -> Self {
         self.shows_values = true;
         self
     }
 
-    /// The router, behind a layer that lets nobody through but those who may see it.
+    /// The router, behind your own authentication layer, which must reject everyone who may not use the page.
     pub fn behind<L>(self, authentication: L) -> Router
     where
         L: Layer<Route> + Clone + Send + Sync + 'static,
@@ -136,12 +136,12 @@ impl Admin {
         self.router().layer(authentication)
     }
 
-    /// The router, for those who know a secret: `Authorization: Bearer SECRET`, or the secret as the password
-    /// of any user name, for which browsers ask. Use it over TLS only.
+    /// The router, for requests that have a secret token: `Authorization: Bearer SECRET`, or HTTP Basic with any user name
+    /// and the secret as the password, for which browsers prompt. Use it over TLS only.
     ///
-    /// Wrong tokens are limited (429): a client whose address the server tells
-    /// (`into_make_service_with_connect_info::<SocketAddr>()`) has ten, and one more each six seconds; until then no token of
-    /// its requests is looked at. Where addresses are not told, a right token always counts.
+    /// Wrong tokens are rate-limited (429). A client whose address the server provides
+    /// (`into_make_service_with_connect_info::<SocketAddr>()`) may send ten at once, and one more every six seconds; beyond
+    /// that, its tokens are not checked at all. If client addresses are unknown, a correct token is always accepted.
     ///
     /// # Errors
     ///
@@ -156,7 +156,7 @@ impl Admin {
         Ok(self.router().layer(from_fn(check)))
     }
 
-    /// The router, for all who can reach it: on a port of its own that only operators reach.
+    /// The router, without authentication. Serve it on a port of its own that only operators can reach.
     pub fn unprotected(self) -> Router {
         self.router()
     }
@@ -187,12 +187,12 @@ impl Admin {
             .with_state(admin)
     }
 
-    /// When it was asked first what had been written to tables, and the answer.
+    /// When the numbers of rows written to tables were first read from the primary, and those numbers.
     #[cfg(feature = "postgres")]
     async fn written(&self) -> Option<&(Instant, std::collections::BTreeMap<String, i64>)> {
         let db = self.database.as_ref()?;
         if self.written.get().is_none() {
-            // Whoever asks at the same time waits for its own response: the other's runtime may not run it.
+            // Concurrent requests each run their own query: if one waited for another's, that one's runtime might stall.
             let first = (clock::now(), primary::writes(db).await.ok()?);
             return Some(self.written.get_or_init(|| first));
         }

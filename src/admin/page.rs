@@ -1,4 +1,4 @@
-//! What people see: one file, with nothing from elsewhere.
+//! The HTML page: one file that loads nothing from elsewhere.
 
 use std::sync::Arc;
 

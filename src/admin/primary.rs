@@ -1,4 +1,4 @@
-//! What the page asks of the primary.
+//! The page's queries to the primary.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tokio::time::timeout;
 
 use crate::postgres::{Database, tag_name};
 
-/// Nobody looks at a page for longer.
+/// The time limit for a query.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Rows from the primary, soon or not at all.
+/// Runs a read-only query on the primary, within [`LIMIT`].
 pub(crate) async fn rows<T>(db: &Database, sql: &'static str) -> Result<Vec<T>, sqlx::Error>
 where
     T: for<'r> FromRow<'r, PgRow> + Send + Unpin,

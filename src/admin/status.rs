@@ -1,4 +1,4 @@
-//! What goes on.
+//! The state of this node.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::outcome::{Counters, Outcome};
 use crate::store::StoreStatus;
 use crate::traffic::{RouteReads, Traffic};
 
-/// What goes on in this node.
+/// The state of this node.
 #[derive(Serialize)]
 pub(crate) struct StatusReport {
     version: &'static str,
@@ -23,9 +23,9 @@ pub(crate) struct StatusReport {
     /// Whether it follows a database.
     follows: bool,
     epoch: Option<String>,
-    /// How far the primary's log was seen.
+    /// The last known position of the primary's log.
     seen: Option<String>,
-    /// How stale an answer from the cache can be just now, in milliseconds.
+    /// How stale a response from the cache can be at this moment, in milliseconds.
     staleness_ms: Option<f64>,
     loads: usize,
     store: StoreReport,
@@ -53,19 +53,19 @@ struct StoreReport {
     dropped_writes: u64,
 }
 
-/// One route, since the page was made.
+/// The traffic of one route since the `Admin` was created.
 #[derive(Serialize)]
 struct RouteReport {
     pattern: String,
     policy: Option<PolicyReport>,
     outcomes: Vec<EventCount>,
-    /// How long answers from the cache took: ends of buckets in microseconds, and how many.
+    /// Response times from the cache: the upper bound of each histogram bucket in microseconds, and its count.
     served: Vec<(u64, u64)>,
-    /// The same of answers that the handler made.
+    /// The same for responses from the handler.
     made: Vec<(u64, u64)>,
-    /// Tables that it reads, and by how many statements.
+    /// The tracked tables that the handler reads, with the number of statements for each.
     tables: BTreeMap<String, u64>,
-    /// The same of those whose changes are not seen.
+    /// The same for tables without triggers.
     untracked: BTreeMap<String, u64>,
     unfit: Vec<UncacheableCount>,
     audited: Option<AuditStatus>,
@@ -73,13 +73,13 @@ struct RouteReport {
 
 #[derive(Serialize)]
 struct PolicyReport {
-    /// `None` where the answer's headers decide.
+    /// `None` if the response's headers decide.
     ttl_seconds: Option<f64>,
     shadow: bool,
     audit: f64,
 }
 
-/// Why answers were not kept.
+/// How many responses were not stored, for one reason.
 #[derive(Serialize)]
 struct UncacheableCount {
     reason: &'static str,
@@ -91,7 +91,7 @@ struct UncacheableCount {
 struct AuditStatus {
     compared: u64,
     divergent: u64,
-    /// The share of all answers that may be divergent.
+    /// The upper confidence bound on the share of divergent responses.
     bound: f64,
 }
 
@@ -231,7 +231,7 @@ impl ServerHealth {
     }
 }
 
-/// What has happened at all.
+/// The outcomes that have happened at least once.
 fn counts(counters: &Counters) -> Vec<EventCount> {
     let of = |outcome: Outcome| EventCount {
         result: outcome.result(),

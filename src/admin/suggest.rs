@@ -1,4 +1,4 @@
-//! What is worth caching.
+//! Suggests which routes and queries are worth caching.
 
 mod routes;
 #[cfg(feature = "postgres")]
@@ -18,33 +18,33 @@ use super::Admin;
 use super::answer::{answer, percent};
 use routes::RouteAdvice;
 
-/// What is worth caching, by what was seen so far.
+/// Suggestions, based on the traffic so far.
 #[derive(Serialize)]
 pub(crate) struct Suggestions {
-    /// Since when routes are watched.
+    /// How long traffic has been recorded.
     seconds: f64,
     /// Requests to all routes.
     requests: u64,
-    /// The share of them that is answered without their handlers now.
+    /// The share of requests that the cache serves now.
     offload: f64,
-    /// The share that would be, if all routes below had a policy.
+    /// The share that it would serve if all routes below had a policy.
     expected_offload: f64,
-    /// Those first where the cache would save most.
+    /// Sorted by the time that the cache would save, largest first.
     routes: Vec<RouteAdvice>,
     statements: Vec<UncachedStatement>,
 }
 
-/// A statement that no cached answer holds.
+/// A statement whose result is not cached.
 #[derive(Serialize)]
 struct UncachedStatement {
     sql: String,
     times: u64,
-    /// Until the first row, on average.
+    /// The average time to the first row.
     milliseconds: f64,
-    /// The share that had been run with the same arguments within a minute before: with a TTL of a minute, a cache
-    /// can do no better.
+    /// The share of runs that repeat the arguments of a run within the last minute: the upper limit of the hit ratio with
+    /// a TTL of one minute.
     repeated: f64,
-    /// The tables that it depends on; or why its answers can't be kept.
+    /// The tables that the statement depends on; empty if its results can't be stored.
     tables: Vec<String>,
     unfit: Option<String>,
 }
@@ -103,7 +103,7 @@ impl Suggestions {
 }
 
 impl Admin {
-    /// What was written to tables since the page was made; nothing if that can't be told.
+    /// The rows written to each table since the page first read their numbers; empty if they can't be read.
     #[cfg(feature = "postgres")]
     async fn writes(&self) -> Writes {
         let Some(db) = &self.database else { return Writes::default() };
@@ -137,11 +137,11 @@ impl fmt::Display for Suggestions {
         let (now, then) = (percent(self.offload), percent(self.expected_offload));
         writeln!(
             f,
-            "{} requests in {:.0} s; {now} answered from the cache",
+            "{} requests in {:.0} s; {now} served from the cache",
             self.requests, self.seconds
         )?;
         if self.routes.iter().any(RouteAdvice::is_new) {
-            writeln!(f, "with the policies below it would be {then}")?;
+            writeln!(f, "with the policies below: {then}")?;
         }
         if self.routes.is_empty() && self.statements.is_empty() {
             writeln!(f, "nothing to suggest yet")?;
@@ -170,7 +170,7 @@ impl fmt::Display for UncachedStatement {
     }
 }
 
-/// How often something happens, by how often it did.
+/// The rate per second of something that happened so many times `within` a period.
 #[expect(clippy::cast_precision_loss, reason = "a rate needs no more")]
 pub(super) fn rate(times: u64, within: Duration) -> f64 {
     times as f64 / within.as_secs_f64().max(f64::MIN_POSITIVE)

@@ -1,4 +1,4 @@
-//! What operators can do.
+//! The operators' actions: invalidate tags, and switch the cache off or on.
 
 use std::sync::Arc;
 
@@ -33,12 +33,10 @@ pub(crate) async fn invalidate(
 ) -> Response {
     let tags: Vec<String> = tags.iter().map(|tag| tag.trim().to_owned()).collect();
     if tags.is_empty() || tags.len() > MOST || tags.iter().any(String::is_empty) {
-        let why = format!(
-            "give 1 to {MOST} tags, as TABLE, TABLE:COLUMN=VALUE, or a word of the service's own"
-        );
+        let why = format!("give 1 to {MOST} tags: TABLE, TABLE:COLUMN=VALUE, or a custom tag");
         return failure(StatusCode::BAD_REQUEST, &why);
     }
-    tracing::warn!(?tags, "an operator makes tags invalid");
+    tracing::warn!(?tags, "an operator invalidates tags");
     match admin.cache.invalidate(tags).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => failure(StatusCode::BAD_GATEWAY, &error),
@@ -50,7 +48,7 @@ pub(crate) async fn switch(
     State(admin): State<Arc<Admin>>,
     Json(Switch { off }): Json<Switch>,
 ) -> StatusCode {
-    tracing::warn!(off, "an operator switches the cache");
+    tracing::warn!(off, "an operator switches the cache off or on");
     admin.cache.set_off(off);
     StatusCode::NO_CONTENT
 }

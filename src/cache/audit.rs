@@ -1,21 +1,21 @@
-//! Answers compared with fresh ones: how many, and how many were not the same.
+//! Audits: counts of cached responses that were compared with fresh ones.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// What comparing a route's answers with fresh ones has shown.
+/// The audit result of one route: its cached responses compared with fresh ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AuditReport {
-    /// Answers that were compared.
+    /// The number of responses that were compared.
     pub compared: u64,
-    /// Those that were not what the handler gives, though nothing has changed that they are known to depend on.
+    /// How many of them differed from the handler's response although none of their known dependencies had changed.
     pub divergent: u64,
 }
 
 impl AuditReport {
-    /// The share of all answers that may be divergent: what is more can be ruled out with 97.5 %. The upper
-    /// end of the score interval (Wilson, 1927); 1 if nothing was compared.
+    /// The upper bound, with 97.5 % confidence, on the share of divergent responses: the upper end of the score interval
+    /// (Wilson, 1927). 1 if nothing was compared.
     #[expect(clippy::cast_precision_loss, reason = "a bound needs no more")]
     pub fn bound(&self) -> f64 {
         const Z: f64 = 1.96;

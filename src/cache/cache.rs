@@ -1,4 +1,4 @@
-//! The type that users hold.
+//! [`Cache`], the handle that users hold.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -69,7 +69,7 @@ pub(crate) struct CacheInner {
     pub(crate) audits: AuditCounters,
     pub(crate) alone: HitForPass,
     pub(super) past: PastEpochs,
-    /// Held by the task that drains the log to show that an old position's epoch is over.
+    /// The lock of the task that drains the log to prove that an old session position's epoch is over.
     pub(super) proving: ExpiringLock,
     log: AttachedLog,
     off: AtomicBool,
@@ -95,7 +95,7 @@ impl Cache {
 
     fn with_bounds(store: impl Store, fence_bytes: usize, loads: Option<usize>) -> Self {
         let fences = Fences::new(fence_bytes);
-        // Ours until a log is attached; another process's entries are of another epoch.
+        // The epoch of this process, until a log is attached. Each process draws its own, so none trusts another's entries.
         fences.begin(Epoch::new(fastrand::u64(1..)), Position::new(1), []);
         let shared = CacheInner {
             store: Box::new(store),
@@ -177,8 +177,8 @@ impl Cache {
         &self.shared.fences
     }
 
-    /// Attaches the source of changes. The cache is empty of valid entries until it begins an epoch.
-    /// A second one is refused until the first has ended.
+    /// Attaches the source of changes. No entry is valid until that source begins an epoch. As long as it follows its
+    /// log, a second source is rejected.
     pub(crate) fn attach(&self, log: Arc<dyn Log>) -> Result<(), Arc<dyn Log>> {
         let connections = log.connections();
         self.shared.log.attach(log)?;
@@ -189,7 +189,7 @@ impl Cache {
         Ok(())
     }
 
-    /// A way to the nodes that share the store.
+    /// The message bus between the nodes that share the store.
     pub(crate) fn bus(&self) -> Option<Arc<dyn Bus>> {
         self.shared.store.bus()
     }
@@ -198,12 +198,12 @@ impl Cache {
         self.shared.log.log()
     }
 
-    /// The database that the log is of.
+    /// The database whose log is attached.
     pub(super) fn database(&self) -> DatabaseId {
         self.log().map(|log| log.database()).unwrap_or_default()
     }
 
-    /// A record for a request that no policy is for, and that may write by means that nobody sees.
+    /// A record for a request that has no policy and may write to the database without `Database`.
     pub(crate) fn record_of_write(&self, ask: LookupOptions) -> Record {
         let scope = RecordScope {
             database: self.database(),
@@ -216,24 +216,24 @@ impl Cache {
         Record::new(self.shared.fences.clone(), scope)
     }
 
-    /// Counts a hit, and notes in the present scope, if there is one, what it depends on.
+    /// Counts a hit, and adds its dependencies to the current scope, if there is one.
     pub(crate) fn serves(&self, hit: &Hit, policy: &Policy) {
         self.shared.counters.count(hit.outcome);
         self.shows(hit, policy);
     }
 
-    /// Notes in the present scope, if there is one, what that depends on which is about to be served.
+    /// Adds the dependencies of an entry that is about to be served to the current scope, if there is one.
     pub(crate) fn shows(&self, hit: &Hit, policy: &Policy) {
         let is_stale = matches!(hit.outcome, Outcome::Stale(_));
         Record::note_served(&hit.found.entry, &self.shared.fences, (policy, is_stale));
     }
 
-    /// A record for work under a policy, or under none.
+    /// A record for work with or without a policy.
     pub(crate) fn record(&self, policy: Option<&Policy>, ask: LookupOptions) -> Record {
         self.record_for((&[], None), policy, ask)
     }
 
-    /// A record for work that computes the answers for some keys, with a permit.
+    /// A record for work that computes the entries for `keys` under `permit`.
     pub(crate) fn record_for(
         &self,
         (keys, permit): (&[&Key], Option<&Arc<Permit>>),
@@ -245,7 +245,7 @@ impl Cache {
             tags: ask.tags,
             database: self.database(),
             session: ask.session,
-            // Without a log there is nobody who could track a read.
+            // Without a log, no read is tracked.
             untracked: !has_log || policy.is_some_and(|policy| policy.untracked),
             followed: has_log && policy.is_some(),
             max_staleness: policy.map_or(Duration::ZERO, |policy| policy.max_staleness),
@@ -263,8 +263,8 @@ impl Cache {
         Record::new(self.shared.fences.clone(), scope)
     }
 
-    /// Keeps an entry: at once what can be, the rest in the background, and releases `lease` when the entry is where
-    /// other nodes look.
+    /// Stores an entry: in memory at once, in the shared store in the background. Releases `lease` once other nodes can
+    /// find the entry.
     pub(crate) fn put(&self, key: &Key, entry: &Arc<Entry>, lease: Option<Box<LeaseGuard>>) {
         let rest = self.shared.store.put(key, entry);
         if rest.is_none() && lease.is_none() {
@@ -281,23 +281,23 @@ impl Cache {
         });
     }
 
-    /// Drops an entry that can't be used, even if whoever waits for that is gone before.
+    /// Removes an unusable entry. The removal completes even if the caller is cancelled.
     pub(crate) async fn remove(&self, key: &Key) {
         let (cache, key) = (self.clone(), key.clone());
         to_the_end(async move { cache.noted(cache.shared.store.remove(&key).await) }).await;
     }
 
-    /// Drops an entry: at once what can be, the rest in the background.
+    /// Removes an entry: from memory at once, from the shared store in the background.
     pub(super) fn remove_soon(&self, key: &Key) {
         let _ = self.remove(key).now_or_never();
     }
 
-    /// Whether there are others who have to be asked to leave the making of an answer to us.
+    /// Whether a fill takes a lease: other nodes share the store, and the policy allows leases.
     pub(crate) fn leases(&self, policy: &Policy) -> bool {
         !policy.lease.is_zero() && self.shared.store.is_shared()
     }
 
-    /// A store's failure is counted and told, and is nobody's error.
+    /// Counts and logs a failure of the store; no request fails because of it.
     pub(crate) fn noted(&self, done: Result<(), StoreError>) {
         if let Err(error) = done {
             self.shared.counters.note(Event::StoreError);
@@ -306,15 +306,14 @@ impl Cache {
     }
 }
 
-/// Runs work in the background; nowhere to run it means that the process is ending.
+/// Runs work in the background. Without a runtime the process is ending, and the work is dropped.
 pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn(work);
     }
 }
 
-/// Does work to its end. A client that leaves drops all that its request waits for; work that has begun goes on in the
-/// background.
+/// Runs work to completion. If the request is cancelled while it awaits the work, the work continues in the background.
 pub(crate) async fn to_the_end(work: impl Future<Output = ()> + Send + 'static) {
     let mut work = Box::pin(work);
     if (&mut work).now_or_never().is_some() {
@@ -325,7 +324,7 @@ pub(crate) async fn to_the_end(work: impl Future<Output = ()> + Send + 'static) 
         work.await;
         drop(done);
     });
-    // The sender says nothing; it is gone when the work is done.
+    // Nothing is sent: the channel closes when the work is done.
     drop(end.await);
 }
 
@@ -339,8 +338,8 @@ impl fmt::Debug for Cache {
     }
 }
 
-/// Keys whose answers lately could not be stored, so that requests for them need not wait for one
-/// another. A small table without locks; a key that is taken for another only loses its flight.
+/// Hit-for-pass: keys whose last response could not be stored, so that requests for them do not wait for one another.
+/// A small lock-free table; if two keys collide, one of them only loses its single flight.
 pub(crate) struct HitForPass(Box<[AtomicU64]>);
 
 impl HitForPass {
@@ -352,7 +351,7 @@ impl HitForPass {
         self.slot(key).load(Ordering::Relaxed) == key.short()
     }
 
-    /// Notes what a key's last response was; `true` if the one before it was not known to be so.
+    /// Records whether a key's last response could not be stored (`alone`). Returns whether this has changed.
     pub(crate) fn set(&self, key: &Key, alone: bool) -> bool {
         let was_alone = self.has(key);
         if alone {

@@ -1,4 +1,4 @@
-//! What would become of a request, without a trace of the question.
+//! Previews the outcome of a lookup without side effects.
 
 use super::cache::Cache;
 use super::lookup::LookupOptions;
@@ -8,7 +8,7 @@ use crate::entry::Key;
 use crate::outcome::{BypassReason, MissReason, Outcome};
 use crate::store::{Found, StoreError};
 
-/// What would become of a request, and the entry that decides it.
+/// The outcome that a lookup would have, and the entry that decides it.
 #[derive(Clone, Debug)]
 pub(crate) struct LookupPreview {
     pub(crate) outcome: Outcome,
@@ -16,8 +16,8 @@ pub(crate) struct LookupPreview {
 }
 
 impl Cache {
-    /// What a request for a key would be answered with now, if nobody is at it already. Nothing is counted,
-    /// made anew or waited for but the store.
+    /// The outcome of a lookup for `key` at this moment, if no other request is computing it. This counts and recomputes
+    /// nothing, and waits only for the store.
     pub(crate) async fn examine(
         &self,
         key: &Key,

@@ -2,8 +2,8 @@
 //!
 //! A count-min sketch (Cormode and Muthukrishnan, 2005) with maxima for counts: each tag has a slot
 //! in each of [`ROWS`] rows; raising a fence raises each of its slots, and a tag's fence is the
-//! smallest of its slots. Tags that share a slot can make a fence look higher than it is, never
-//! lower: a spare miss, never a stale hit. The table neither grows nor evicts.
+//! smallest of its slots. Tags that share slots can make a fence look higher than it is, never
+//! lower: that costs a miss, and never causes a stale hit. The table neither grows nor evicts.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -31,14 +31,14 @@ const ROWS: usize = 2;
 /// Slots in a row, at least. loom explores each one.
 const LEAST: usize = if cfg!(all(test, tidegate_loom)) { 2 } else { 64 };
 
-/// Never heard from the source of changes.
+/// The value of `confirmed` before the first drain of an epoch.
 const NEVER: u64 = u64::MAX;
 
 /// What this node knows of the changes in the database: one fence per tag, the floor under all of
 /// them, how far it has followed the log, and when it last did.
 ///
-/// One task writes, any number read. The epoch is written before and after everything else that
-/// changes with it, and read likewise, so that no reader can mix two epochs.
+/// One task writes, and any number of tasks read. The writer clears the epoch first and sets it last, and readers load it
+/// before and after everything else, so no reader can mix two epochs.
 #[derive(Debug)]
 pub struct Fences {
     epoch: AtomicU64,
@@ -47,9 +47,9 @@ pub struct Fences {
     highest: AtomicU64,
     /// A position seen on the primary: the `W` of the protocol.
     seen: AtomicU64,
-    /// A position seen on the primary before the last look at the log began.
+    /// A position that was seen on the primary before the last drain began.
     followed: AtomicU64,
-    /// When the last look at the log began, in microseconds since `started`.
+    /// When the last drain began, in microseconds since `started`.
     confirmed: AtomicU64,
     /// The same on the wall clock, in milliseconds since 1970.
     confirmed_at: AtomicU64,
@@ -57,10 +57,10 @@ pub struct Fences {
     slots: Box<[AtomicU64]>,
     places: Slots,
     sample: ExactSample,
-    /// The longest that the log was not looked at, in microseconds, since it was asked for. Of no
-    /// consequence, so nothing is ordered by it.
+    /// The longest interval between drains, in microseconds, since it was last read. It is only a statistic, so it needs
+    /// no memory ordering.
     gap: std::sync::atomic::AtomicU64,
-    /// The epoch before. Not looked at for entries of this one.
+    /// The fences of the previous epoch. Entries of the current one do not use them.
     ended: RwLock<Option<Arc<EndedFences>>>,
     schema: LastChange,
 }
@@ -92,7 +92,7 @@ impl Fences {
         Epoch::new(self.epoch.load(Ordering::SeqCst))
     }
 
-    /// The fence of everything: nothing is known to be complete before it.
+    /// The floor: the fence of every tag is at least this. What changed before it is not known.
     pub fn floor(&self) -> Position {
         Position::new(self.floor.load(Ordering::Acquire))
     }
@@ -118,7 +118,7 @@ impl Fences {
     pub(crate) fn judge(&self, entry: &Entry) -> Verdict {
         let epoch = self.epoch();
         let fence = self.newest_of(&entry.tags);
-        // Read again: had an epoch begun meanwhile, the fence could be of neither.
+        // Read again: if an epoch has begun in between, the fence may mix both epochs.
         if self.epoch() != epoch {
             return Verdict::OldEpoch;
         }
@@ -130,8 +130,8 @@ impl Fences {
         self.in_epoch(&self.seen)
     }
 
-    /// The epoch, and a position that its primary's log had reached before the last look at it began:
-    /// what was visible when that was seen is known here.
+    /// The epoch, and a position that its primary's log had reached before the last drain began: this node knows every
+    /// change that was visible when that position was seen.
     pub fn followed(&self) -> Option<(Epoch, Position)> {
         self.in_epoch(&self.followed)
     }
@@ -142,10 +142,11 @@ impl Fences {
         (epoch.is_known() && self.epoch() == epoch).then_some((epoch, position))
     }
 
-    /// How long ago the last look at the log began: how stale a valid entry can be at most.
-    /// `None` if there was none in this epoch.
+    /// The time since the last drain began: the most by which a valid entry can be stale. `None` before the first drain of
+    /// this epoch.
     ///
-    /// By the clock that went further: the monotonic one may stand still while a virtual machine does.
+    /// It is measured by whichever clock has advanced more, since the monotonic clock may stop while a virtual machine
+    /// is suspended.
     pub fn age(&self) -> Option<Duration> {
         match self.confirmed.load(Ordering::Acquire) {
             NEVER => None,
@@ -157,16 +158,16 @@ impl Fences {
         }
     }
 
-    /// The longest that [`age`](Self::age) has been since this was last called: how stale a valid entry
-    /// has been at most.
+    /// The largest value of [`age`](Self::age) since the last call of this function: the most by which a valid entry was
+    /// stale in that time.
     #[cfg(any(feature = "metrics", test))]
     pub(crate) fn take_longest_age(&self) -> Duration {
         let gap = self.gap.swap(0, std::sync::atomic::Ordering::Relaxed);
         Duration::from_micros(gap).max(self.age().unwrap_or_default())
     }
 
-    /// Whether a fence that is past `as_of` is so only because tags share slots, as far as the
-    /// sample of exactly kept fences can tell.
+    /// Whether an entry is fenced only because tags share slots, judged by the sample of exact fences. `None` if the sample
+    /// can't decide.
     pub(crate) fn is_false_alarm(&self, entry: &Entry) -> Option<bool> {
         if entry.as_of < self.floor() {
             return Some(false);
@@ -179,8 +180,8 @@ impl Fences {
             .try_fold(true, |all, one| one.map(|one| all && one))
     }
 
-    /// Begins an epoch: fences of before count for entries of before alone, the floor is where what is known begins, and
-    /// `fences` are those that are known already.
+    /// Begins an epoch. The old fences now count only for entries of the old epoch. Changes before `floor` are unknown, and
+    /// `fences` are the ones that are known already.
     pub(crate) fn begin<I>(&self, epoch: Epoch, floor: Position, fences: I)
     where
         I: IntoIterator<Item = (Tag, Position)>,
@@ -202,11 +203,11 @@ impl Fences {
         for (tag, fence) in fences {
             self.raise(tag, fence);
         }
-        // Last: with it, what is above becomes the truth.
+        // Last: this publishes everything above.
         self.epoch.store(epoch.get(), Ordering::SeqCst);
     }
 
-    /// Forgets the epoch: nothing is valid until one begins.
+    /// Clears the epoch: nothing is valid until another one begins.
     pub(crate) fn lose(&self) {
         self.epoch.store(Epoch::UNKNOWN.get(), Ordering::SeqCst);
         self.confirmed.store(NEVER, Ordering::Release);
@@ -227,8 +228,8 @@ impl Fences {
         self.highest.fetch_max(floor.get(), Ordering::AcqRel);
     }
 
-    /// Records that the log was followed up to `seen` by a look that began at `began`. Call it after
-    /// the fences that the look found are raised.
+    /// Records that a drain that began at `began` has read the log, which had reached `seen`. Call it after raising the
+    /// fences that the drain found.
     pub(crate) fn confirm(&self, seen: Position, began: Moment) {
         self.see(seen);
         if let Some(age) = self.age() {
@@ -240,22 +241,21 @@ impl Fences {
         self.confirmed.store(u64::try_from(micros).unwrap_or(NEVER - 1), Ordering::Release);
     }
 
-    /// Takes a position of our own, where there is no log that has one: returns the fence of a change
-    /// that has just been made. What began to be made before has less, what begins from here on has
-    /// as much.
+    /// Without a log: draws a position from a local counter and returns it as the fence of a change that has just been
+    /// made. Fills that began before have a smaller `as_of`; fills that begin later have at least this one.
     pub(crate) fn advance(&self) -> Position {
         let fence = self.seen.fetch_add(1, Ordering::AcqRel);
         self.confirm(Position::ZERO, clock::moment());
         Position::new(fence)
     }
 
-    /// The last change of the schema that was noticed: what was looked up in the catalogue before counts no more.
+    /// The number of the last schema change that was noticed. Results from the catalogue that are older are obsolete.
     pub(crate) fn schema(&self) -> u64 {
         self.schema.get()
     }
 
-    /// Records that the schema has changed, and returns the number of the change. To be called before anything is proven
-    /// by having seen it.
+    /// Records that the schema has changed, and returns the number of the change. Call this before confirming the drain
+    /// that noticed the change.
     pub(crate) fn change_schema(&self) -> u64 {
         self.schema.notice()
     }
@@ -265,7 +265,7 @@ impl Fences {
         self.seen.fetch_max(seen.get(), Ordering::AcqRel);
     }
 
-    /// Records that all is known of what was visible when the log was seen at `from`.
+    /// Records that this node knows every change that was visible when the log was seen to reach `from`.
     pub(crate) fn follow(&self, from: Position) {
         self.followed.fetch_max(from.get(), Ordering::AcqRel);
     }
@@ -366,7 +366,7 @@ mod tests {
         assert_eq!(fences.position(tag), Position::new(20));
     }
 
-    /// Two ids that cover the slots of a tag, found in one process, say nothing of another.
+    /// Two ids that cover the slots of a tag in one process do not cover them in another.
     #[test]
     fn security_no_two_ids_are_known_to_hide_a_tag() {
         let (here, there, hot) = (fences(), fences(), Tag::table("hot"));
@@ -411,8 +411,8 @@ mod tests {
         assert_eq!(fences.seen(), None);
     }
 
-    /// Were the position only read, and raised in the end, two at once would have the same fence,
-    /// and what was begun between them would look as if it had both changes.
+    /// If `advance` only read the position and raised it at the end, two concurrent changes would get the same fence, and
+    /// a fill that began between them would seem to include both changes.
     #[test]
     fn what_began_between_two_changes_lacks_the_second() {
         let (fences, tag) = (fences(), Tag::table("users"));

@@ -1,4 +1,4 @@
-//! The duty to make one answer.
+//! The fill of one key: the guard that a request holds while it computes an entry.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::clock::{self, Instant};
 use crate::entry::{Entry, Key, Lifetime};
 use crate::outcome::{Event, MissReason, Outcome};
 
-/// The duty to make the answer for one key. Do the work in [`record`](Self::record)'s scope, then
-/// [`fill`](Self::fill). Dropping it hands the duty to the next request that waits for it.
+/// Held by the request that computes the entry for one key. Do the work in [`record`](Self::record)'s scope, then call
+/// [`fill`](Self::fill). If the guard is dropped, the next waiting request takes over.
 #[derive(Debug)]
 pub(crate) struct FillGuard {
     cache: Cache,
@@ -29,37 +29,37 @@ pub(crate) struct FillGuard {
     policy: Arc<Policy>,
     record: Record,
     began: Instant,
-    /// How long it took to make, if that is known before the end.
+    /// How long the computation took, if that is known before the end of the body.
     cost: Option<Duration>,
     pub(crate) reason: MissReason,
     pub(crate) fallback: Option<Hit>,
-    /// The answer that was found and that only time makes stale.
+    /// A stored entry that no change has invalidated, so the handler may confirm it.
     pub(crate) stale: Option<Arc<Entry>>,
-    /// Before the flight, so that it is released first: the request that takes over asks for it.
+    /// Declared before the flight, so that it is dropped first: the request that takes over acquires it again.
     pub(super) lease: Option<Box<LeaseGuard>>,
     pub(crate) flight: Option<FlightLeader>,
     pub(crate) permit: Option<Arc<Permit>>,
-    /// The value that the entry to store decodes to, if that is known.
+    /// The decoded value of the entry that is to be stored, if it is known.
     pub(crate) decoded: Option<Arc<dyn Any + Send + Sync>>,
 }
 
-/// An answer that was made, and where it belongs.
+/// A computed entry and the key to store it under.
 #[derive(Debug)]
 pub(crate) struct ComputedEntry {
     pub(crate) key: Key,
     pub(crate) terms: Freshness,
     pub(crate) head: Bytes,
     pub(crate) body: Bytes,
-    /// What to leave under another key, for who looks there: its head says where the answers are.
+    /// A vary marker to store under the primary key. Its head says which request fields select a variant.
     pub(crate) signpost: Option<(Key, Bytes)>,
 }
 
-/// What became of an answer that was made.
+/// Whether a computed entry was stored.
 #[derive(Debug)]
 pub(crate) enum FillOutcome {
-    /// It is in the cache.
+    /// It was stored.
     Stored,
-    /// It is not, and this is why. It is good for the request that made it all the same.
+    /// It was not stored, for this reason. The request that computed it can use it all the same.
     NotStored(Uncacheable),
 }
 
@@ -87,7 +87,7 @@ impl FillGuard {
         &self.record
     }
 
-    /// What the answer will depend on beside what is read; to be said before the work begins.
+    /// Adds the policy's tags to those of the reads. Call this before the work begins.
     pub(crate) fn tag(&mut self, tags: &[PolicyTag]) {
         self.record.tag(tags);
     }
@@ -96,57 +96,56 @@ impl FillGuard {
         &self.cache
     }
 
-    /// The answer has begun to come; how fast the rest does is up to who it goes to. That is no part of
-    /// what it costs, and makes nobody else wait for a place among the makers.
+    /// The body is streaming, and its pace depends on the client: stops the cost timer and releases the permit.
     pub(crate) fn begin_streaming(&mut self) {
         self.cost = Some(self.began.elapsed());
         self.permit = None;
     }
 
-    /// The first byte of a body has come whose end is not known.
+    /// Notes the first byte of a body of unknown length.
     pub(crate) fn note_first_byte(&self) {
         if let Some(flight) = &self.flight {
             flight.stream();
         }
     }
 
-    /// The end is not near: other nodes need not wait for it.
+    /// Releases the lease because the body will take long, so that other nodes do not wait for it.
     pub(crate) fn release_lease(&mut self) {
         self.lease = None;
     }
 
-    /// The same duty, for work that was done in another scope.
+    /// The same guard, for work that ran in another scope.
     pub(crate) fn with_record(mut self: Box<Self>, record: Record) -> Self {
         self.record = record;
         *self
     }
 
-    /// The same duty, for work in the background, which is part of nothing.
+    /// Detaches the fill from the current scope, for work in the background.
     pub(crate) fn detach(&mut self) {
         self.record = self.record.apart();
     }
 
-    /// The key of the answer to make.
+    /// The key that is filled.
     pub(crate) fn key(&self) -> &Key {
         &self.key
     }
 
-    /// Whether responses under this key could not be shared of late, so that nobody waits for this one.
+    /// Whether no request waits for this response, since the key's last response could not be shared.
     pub(crate) fn is_known_unshared(&self) -> bool {
         self.flight.is_none() && self.cache.shared.alone.has(&self.key)
     }
 
-    /// Why there is something to make.
+    /// The miss that led to this fill.
     pub(crate) fn outcome(&self) -> Outcome {
         Outcome::Miss(self.reason)
     }
 
-    /// What the policy allows to serve if the work fails.
+    /// The stale entry that the policy allows to serve if the work fails.
     pub(crate) fn fallback(&mut self) -> Option<Hit> {
         self.fallback.take()
     }
 
-    /// For work in the background: asks the other nodes to leave it to us. False if one is at it.
+    /// For work in the background: takes the lease. `false` if another node holds it.
     pub(crate) async fn claim(&mut self) -> bool {
         if !self.cache.leases(&self.policy) {
             return true;
@@ -160,12 +159,13 @@ impl FillGuard {
         true
     }
 
-    /// Stores the answer if it is proven fresh, and gives it to those who wait. `negative` is for an
-    /// answer that says "there is none".
+    /// Stores the entry if it is proven fresh, and passes it to the waiting requests. `negative` marks an entry that says
+    /// "there is none".
     pub(crate) fn fill(self, negative: bool, head: Bytes, body: Bytes) -> FillOutcome {
         if negative && self.policy.negative_ttl.is_none() {
-            let why = "an answer that says there is none is stored with Policy::negative_ttl only";
-            // What is part of something else is known all the same.
+            let why =
+                "a response that says \"there is none\" is stored only with Policy::negative_ttl";
+            // The outer scope still needs this one's dependencies.
             self.record.close(None);
             let unfit = Uncacheable::new("negative", why);
             self.note_uncacheable(&unfit);
@@ -175,7 +175,7 @@ impl FillGuard {
         self.store(ComputedEntry { key, terms, head, body, signpost: None })
     }
 
-    /// Stores the answer where it belongs, if it is proven fresh, and wakes those who wait.
+    /// Stores the entry under its key if it is proven fresh, and wakes the waiting requests.
     pub(crate) fn store(mut self, answer: ComputedEntry) -> FillOutcome {
         let basis = match self.record.basis() {
             Ok(basis) => basis,
@@ -190,18 +190,18 @@ impl FillGuard {
         let at = (basis.epoch, basis.as_of);
         let parts = (answer.head, answer.body);
         let entry = Arc::new(Entry::new(&answer.key, at, basis.tags, life, parts));
-        // Before anybody else has it, so that those who wait don't each decode it.
+        // Before the entry is shared, so that the waiting requests do not each decode it.
         if let Some(decoded) = self.decoded.take() {
             entry.set_decoded(decoded);
         }
         let filled = self.put(&answer.key, &entry);
-        // One that is never fresh is of no use to those who wait.
+        // An entry that is never fresh is of no use to waiting requests.
         self.note_shared(!terms.ttl.is_zero());
         let signpost = answer
             .signpost
             .map(|(key, head)| self.put_vary_marker(&key, head, (&answer.key, &entry)));
         if let Some(flight) = self.flight.take() {
-            // Those who wait judge it by what they ask, even if it can't be kept.
+            // Each waiting request judges the entry by its own directives, even if the entry can't be stored.
             let found = [Some(entry), signpost].into_iter().flatten();
             let found = found.into_iter().find(|entry| entry.answers(&self.key));
             flight.land(found.map_or(FlightResult::Nothing, FlightResult::Entry));
@@ -209,8 +209,8 @@ impl FillGuard {
         filled
     }
 
-    /// Leaves a signpost. It says nothing of the data, so no change makes it invalid. Where one variant too many is
-    /// stored, one that is used least is removed.
+    /// Stores a vary marker. It contains no data, so no change invalidates it. If there are now too many variants, removes
+    /// one of the least used.
     fn put_vary_marker(
         &self,
         key: &Key,
@@ -230,14 +230,14 @@ impl FillGuard {
         signpost
     }
 
-    /// Ends the duty with what another one has stored meanwhile.
+    /// Ends the fill with an entry that another request has stored in the meantime.
     pub(crate) fn finish_with(mut self, hit: &Hit) {
         if let Some(flight) = self.flight.take() {
             flight.land(FlightResult::Entry(hit.found.entry.clone()));
         }
     }
 
-    /// The work failed, and this is served instead, to others too; if there is nothing, two of them try.
+    /// Ends the fill after a failure. Waiting requests may serve `instead`; if there is none, two of them take over.
     pub(crate) fn fail(mut self, instead: Option<&Hit>) {
         match (self.flight.take(), instead) {
             (Some(flight), Some(hit)) => {
@@ -248,14 +248,14 @@ impl FillGuard {
         }
     }
 
-    /// As [`fail`](Self::fail), for a reason that what this is part of is told.
+    /// Like [`fail`](Self::fail), and also marks the outer scope as uncacheable for this reason.
     pub(crate) fn fail_for(self, unfit: Uncacheable, instead: Option<&Hit>) -> Uncacheable {
         self.refuse(&unfit);
         self.fail(instead);
         unfit
     }
 
-    /// Ends the duty with an answer that can't be shared: each who waits makes its own.
+    /// Ends the fill with a response that can't be shared: each waiting request computes its own.
     pub(crate) fn reject(self, unfit: Uncacheable) -> Uncacheable {
         self.refuse(&unfit);
         self.finish_unshared(unfit)
@@ -267,7 +267,7 @@ impl FillGuard {
     }
 
     fn note_uncacheable(&self, unfit: &Uncacheable) {
-        tracing::debug!(key = %self.key, %unfit, "an answer was not stored");
+        tracing::debug!(key = %self.key, %unfit, "a response was not stored");
         self.cache.shared.counters.note(Event::NotStored);
         if let Some(watch) = self.record.traffic() {
             watch.note_uncacheable(unfit);
@@ -282,7 +282,7 @@ impl FillGuard {
         unfit
     }
 
-    /// Notes for later requests whether this response could be shared.
+    /// Records, for later requests, whether this response could be shared.
     fn note_shared(&self, is_shared: bool) {
         let is_new = self.cache.shared.alone.set(&self.key, !is_shared);
         match is_shared {
@@ -297,8 +297,8 @@ impl FillGuard {
         self.cache.shared.fences.judge(entry) == Verdict::Valid
     }
 
-    /// Ends the duty since a change invalidated the entry that the handler confirmed. A request that waits takes over,
-    /// and the handler is not asked to confirm that entry again.
+    /// Ends the fill because a change has invalidated the entry that the handler confirmed. A waiting request takes over,
+    /// and does not ask the handler to confirm that entry again.
     pub(crate) fn reject_overtaken(self) -> Uncacheable {
         let unfit = self.note_overtaken();
         self.record.refuse(&unfit);
@@ -307,7 +307,7 @@ impl FillGuard {
 
     fn note_overtaken(&self) -> Uncacheable {
         self.cache.shared.counters.note(Event::Overtaken);
-        let why = "what it depends on changed while it was made, or was read too far back";
+        let why = "its data changed while it was computed, or was read from a replica that is too far behind";
         Uncacheable::new("overtaken", why)
     }
 
@@ -315,8 +315,8 @@ impl FillGuard {
         match self.cache.shared.fences.judge(entry) {
             Verdict::Valid => {
                 self.cache.shared.counters.note(Event::Stored);
-                // A lease is on the key that was asked for, and is released with the lead if the
-                // answer belongs under another.
+                // The lease is for the requested key. If the entry is stored under another key, dropping this guard
+                // releases the lease.
                 let lease = if *key == self.key { self.lease.take() } else { None };
                 self.cache.put(key, entry, lease);
                 FillOutcome::Stored

@@ -1,13 +1,13 @@
-//! One at a time makes the entry for a key; the others wait for it.
+//! Single flight: one request at a time computes the entry for a key, and the others wait for it.
 //!
-//! A flight is a semaphore with one permit. The one who holds it leads. Landing closes the
-//! semaphore, which wakes everyone at once; dropping a lead without landing gives the permit to the
-//! next in line, so a leader that panics or is cancelled hands over and nobody hangs.
+//! A flight is a semaphore with one permit, and its holder is the leader. When the leader lands (delivers a result), it
+//! closes the semaphore, which wakes all waiting requests at once. If the leader is dropped without landing, the permit
+//! goes to the next request in line, so after a panic or a cancellation another one takes over and none hangs.
 //!
-//! A slow leader is overtaken: once it has computed for as long as a request is willing to wait, one more request leads
-//! beside it, and the first of them to land ends the flight. No request waits for a body of unknown length. A leader that
-//! fails hands over to two waiting requests, and each of these, if it fails, to two more. So a failure that passes costs
-//! few runs, and under one that lasts no request waits for long.
+//! A slow leader is overtaken: once it has computed for as long as a request is willing to wait, one more request computes
+//! in parallel, and the first of the two to land ends the flight. No request waits for a body of unknown length. A leader
+//! that fails hands over to two waiting requests, and each of these, if it fails, to two more. So a brief failure costs few
+//! extra runs, and during a lasting failure no request waits long.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -34,7 +34,7 @@ type KeyHash = [u8; 32];
 type FlightTable = HashMap<KeyHash, Open, BuildHasherDefault<HashPrefix>>;
 type Shard = Mutex<FlightTable>;
 
-/// A part of a key's hash, which is as good as any hash of it.
+/// Hashes a key by the first bytes of its hash, which are already uniformly distributed.
 #[derive(Debug, Default)]
 pub(crate) struct HashPrefix(u64);
 
@@ -59,13 +59,13 @@ pub(crate) struct Flights(Arc<[Shard]>);
 pub(crate) enum FlightResult {
     /// With an entry, which each follower judges for itself.
     Entry(Arc<Entry>),
-    /// With an answer that can't be shared: each goes for its own.
+    /// With a response that can't be shared: each follower computes its own.
     Nothing,
-    /// With a failure, and this was served instead. Others may serve it too, if their policies allow.
+    /// With a failure, after which the leader served this stale entry. Followers may serve it too, if their policies allow.
     Instead(Arc<Entry>),
 }
 
-/// What one who joined a flight is to it.
+/// The role of a request that has joined a flight.
 #[derive(Debug)]
 pub(crate) enum FlightRole {
     Leader(FlightLeader),
@@ -76,7 +76,7 @@ pub(crate) enum FlightRole {
 struct Flight {
     permit: Arc<Semaphore>,
     landing: OnceLock<FlightResult>,
-    /// Permits of the fills that wait for it.
+    /// The permits of outer fills that wait for this flight.
     loans: LentPermits,
     pace: Pace,
 }
@@ -85,7 +85,8 @@ struct Flight {
 #[derive(Debug, Default)]
 struct Open {
     flight: Arc<Flight>,
-    /// How many lead it or wait for it. References tell less: who leaves gives its own back after the lock.
+    /// The number of leaders and waiting requests. The reference count is not enough: a leaving request drops its reference
+    /// only after it has released the lock.
     seats: usize,
 }
 
@@ -94,9 +95,9 @@ impl Flights {
         Self((0..SHARDS).map(|_| Shard::default()).collect())
     }
 
-    /// Joins the flight for a key: at once as its leader, or when it has landed, or as the next
-    /// leader if the present one gives up. A fill that waits lends its permit to the leader.
-    /// After `wait`, one of those who wait leads beside a leader that computes for so long.
+    /// Joins the flight for a key. Returns at once as its leader if there is none; otherwise waits until the flight has
+    /// landed, or until the leader is dropped and this request becomes the next leader. Meanwhile the leader may borrow the
+    /// permit of the caller's own fill (`lent`). Once a leader has computed for `wait`, one waiting request overtakes it.
     pub(crate) async fn join(
         &self,
         key: KeyHash,
@@ -117,7 +118,7 @@ impl Flights {
         FlightRole::Follower(landing)
     }
 
-    /// Leads the flight for a key if nobody does.
+    /// Leads the flight for a key if it has no leader.
     pub(crate) fn try_lead(&self, key: KeyHash) -> Option<FlightLeader> {
         let seat = self.guard(key);
         let permit = seat.flight.permit.clone().try_acquire_owned().ok()?;
@@ -147,20 +148,20 @@ impl Default for Flight {
     }
 }
 
-/// What one who waited does.
+/// What a waiting request does next.
 enum WaitOutcome {
-    /// Leads, with the flight's permit or beside a leader that has it.
+    /// Leads, with the flight's permit, or without it in parallel with a slow leader.
     Lead(Option<OwnedSemaphorePermit>),
     Landed,
     Leave,
 }
 
 impl Flight {
-    /// Waits for what is to be done.
+    /// Waits until this request may lead, the flight has landed, or waiting is no longer worthwhile.
     async fn turn(&self, wait: Duration) -> WaitOutcome {
         let mut permit = pin!(self.permit.clone().acquire_owned());
         loop {
-            // Registered before the look, so that it does not begin to stream in between.
+            // Registered before the check, so that a leader that begins to stream in between is not missed.
             let streamed = pin!(self.pace.streamed());
             match self.pace.next(wait) {
                 _ if self.landing.get().is_some() => return WaitOutcome::Landed,
@@ -181,7 +182,7 @@ impl Flight {
     }
 }
 
-/// A place in a flight, as leader or waiting. Dropping the last one removes the flight from the table.
+/// Membership in a flight, as leader or waiting. Dropping the last guard removes the flight from the table.
 struct FlightGuard {
     flights: Arc<[Shard]>,
     key: KeyHash,
@@ -190,13 +191,13 @@ struct FlightGuard {
 
 impl fmt::Debug for FlightGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seat").field("flight", &self.flight).finish_non_exhaustive()
+        f.debug_struct("FlightGuard").field("flight", &self.flight).finish_non_exhaustive()
     }
 }
 
 impl Drop for FlightGuard {
     fn drop(&mut self) {
-        // Who landed it has taken it out of the table, or is about to.
+        // The leader that landed has removed the flight from the table, or is about to.
         if self.flight.landing.get().is_some() {
             return;
         }
@@ -211,11 +212,11 @@ impl Drop for FlightGuard {
     }
 }
 
-/// The lead of a flight. Dropped without landing, it goes to the next who waits.
+/// The leader of a flight. If it is dropped without landing, the next waiting request leads.
 #[derive(Debug)]
 pub(crate) struct FlightLeader {
     seat: FlightGuard,
-    /// `None` if it overtook another one.
+    /// `None` if it has overtaken another leader.
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -225,32 +226,32 @@ impl FlightLeader {
         Self { seat, permit }
     }
 
-    /// Whether another one computes, and is slow.
+    /// Whether this leader has overtaken a slow one, which still computes.
     pub(crate) fn overtakes(&self) -> bool {
         self.permit.is_none()
     }
 
-    /// Until this is dropped, the leader waits for a permit, and is not overtaken.
+    /// Marks the leader as waiting for a permit until the result is dropped; meanwhile it is not overtaken.
     pub(crate) fn queue(&self) -> QueuedFill<'_> {
         self.seat.flight.pace.queue()
     }
 
-    /// The first byte of a body has come whose end is not known: those who wait soon go on alone.
+    /// Notes the first byte of a body of unknown length: the waiting requests soon stop waiting for it.
     pub(crate) fn stream(&self) {
         self.seat.flight.pace.stream();
     }
 
-    /// Hands over to two of those who wait, where a leader that is only dropped hands over to one.
+    /// Hands over to two waiting requests. (A leader that is merely dropped hands over to one.)
     pub(crate) fn fail(self) {
         self.seat.flight.permit.add_permits(if self.overtakes() { 2 } else { 1 });
     }
 
-    /// Permits of the fills that wait for this flight.
+    /// The permits that waiting fills lend to this leader.
     pub(crate) fn loans(&self) -> &LentPermits {
         &self.seat.flight.loans
     }
 
-    /// Ends the flight: everyone who waits gets `landing`, and who comes later starts another.
+    /// Ends the flight: all waiting requests get `landing`, and later requests start another flight.
     pub(crate) fn land(self, landing: FlightResult) {
         let FlightGuard { flights, key, flight } = &self.seat;
         drop(flight.landing.set(landing));
@@ -268,7 +269,7 @@ fn shard(key: &KeyHash) -> usize {
 }
 
 fn lock(shard: &Shard) -> MutexGuard<'_, FlightTable> {
-    // Nothing under this lock can panic half-way; a poisoned one is as good as any.
+    // No critical section can panic half-way, so the table is consistent even if the lock is poisoned.
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -384,8 +385,8 @@ mod tests {
         assert!(flights.try_lead(KEY).is_some());
     }
 
-    /// A thread that leaves gives its reference back after the lock. Another one that leaves meanwhile is the last in the
-    /// flight, but holds not the last reference.
+    /// A leaving thread drops its reference only after it has released the lock. A second thread that leaves in between is
+    /// the last member of the flight, but does not hold the last reference.
     #[tokio::test]
     async fn the_last_to_leave_removes_the_flight_whoever_still_refers_to_it() {
         let flights = Flights::new();

@@ -1,32 +1,32 @@
-//! How long an answer may be used: in the eyes of who made it, and of who asks for it.
+//! How long a response may be used, according to the origin and according to the client.
 
 use std::time::Duration;
 
 use super::policy::Policy;
 use crate::entry::Lifetime;
 
-/// A time of more is as good as this: a hundred years. Redis takes no more milliseconds than 63 bits hold.
+/// Longer times are cut to this: a hundred years. Redis accepts no more milliseconds than fit into 63 bits.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// How long an answer may be used, as the one who made it says.
+/// How long a response may be used, as its origin or the policy says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Freshness {
-    /// How old it is already.
+    /// The age that the response already has.
     pub(crate) age: Duration,
     /// The age up to which it is fresh.
     pub(crate) ttl: Duration,
-    /// How long past its TTL it may be served while it is made anew.
+    /// How long past its TTL it may be served while it is recomputed.
     pub(crate) while_revalidating: Duration,
-    /// How long past its TTL it may be served if it can't be made anew.
+    /// How long past its TTL it may be served if recomputing it fails.
     pub(crate) if_error: Duration,
-    /// How long past its TTL it is worth keeping to ask whether it still holds.
+    /// How long past its TTL it stays stored so that the handler can confirm it.
     pub(crate) to_revalidate: Duration,
-    /// Nobody gets it past its TTL, whatever they ask for.
+    /// It is never served past its TTL, whatever the client allows.
     pub(crate) is_strict: bool,
 }
 
 impl Freshness {
-    /// The terms of a policy, for an answer that has none of its own.
+    /// The freshness that a policy gives to a response without freshness of its own.
     pub(crate) fn from_policy(policy: &Policy, negative: bool) -> Self {
         let ttl = if negative { policy.negative_ttl.unwrap_or_default() } else { policy.ttl };
         Self {
@@ -37,7 +37,7 @@ impl Freshness {
         }
     }
 
-    /// The life of an entry that begins now, its TTL shortened by a random part of `jitter`.
+    /// The lifetime of an entry that is stored now. Its TTL is shortened by a random part of `jitter`.
     pub(super) fn life(&self, jitter: f64, cost: Duration) -> Lifetime {
         let ttl = self.ttl.min(LONGEST).mul_f64(1.0 - jitter * fastrand::f64());
         let beyond =
@@ -52,21 +52,21 @@ impl Freshness {
     }
 }
 
-/// How old or stale an answer may be, as the one who asks for it says (RFC 9111, section 5.2.1).
+/// How old or stale a response may be, as the request says (RFC 9111, section 5.2.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AgeLimits {
-    /// None that is older.
+    /// Rejects a response that is older.
     pub(crate) max_age: Option<Duration>,
-    /// None that expires sooner.
+    /// Rejects a response that expires sooner.
     pub(crate) min_fresh: Duration,
-    /// One that has expired no longer ago than this will do.
+    /// Accepts a response that expired no longer ago than this.
     pub(crate) max_stale: Duration,
-    /// None that is not made, or confirmed, for this request.
+    /// Requires revalidation: ignores every stored response unless the handler confirms it for this request.
     pub(crate) is_anew: bool,
 }
 
 impl AgeLimits {
-    /// Whether an answer of this age and TTL is not good enough, though fresh.
+    /// Whether the request rejects a response of this age and TTL although it is fresh.
     pub(super) fn refuse(&self, age: Duration, ttl: Duration) -> bool {
         self.is_anew
             || self.max_age.is_some_and(|limit| age > limit)

@@ -1,4 +1,4 @@
-//! What a policy says of who the client is.
+//! How a policy identifies clients.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,24 +11,24 @@ use super::policy::Policy;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClientKeying {
     pub(crate) vary_by: Option<VaryBy>,
-    /// The handler gets nothing of a request but what the key holds, and what is forwarded.
+    /// The handler receives only the parts of a request that are in the key or in `forwarded`.
     pub(crate) is_strict: bool,
-    /// Headers that the handler gets though the key does not hold them, where it is strict.
+    /// Headers that a strict policy passes to the handler although they are not in the key.
     forwarded: Vec<String>,
-    /// Cookies that say nothing of the client; `*` at the end stands for any rest.
+    /// Cookies that do not identify the client; a `*` at the end matches any rest.
     ignored_cookies: Vec<String>,
 }
 
-/// Headers that the handler gets in any case: the context of tracing (W3C Trace Context).
+/// Headers that the handler always receives: the trace context (W3C Trace Context).
 const TRACING: [&str; 2] = ["traceparent", "tracestate"];
 
 impl ClientKeying {
-    /// Whether a header is handed over though the key does not hold it.
+    /// Whether a header is passed to the handler although it is not in the key.
     pub(crate) fn forwards(&self, name: &str) -> bool {
         TRACING.contains(&name) || self.forwarded.iter().any(|forwarded| forwarded == name)
     }
 
-    /// Whether a cookie says nothing of the client.
+    /// Whether the policy ignores a cookie, as it does not identify the client.
     pub(crate) fn ignores_cookie(&self, name: &[u8]) -> bool {
         let matches = |pattern: &String| match pattern.strip_suffix('*') {
             Some(stem) => name.starts_with(stem.as_bytes()),
@@ -37,7 +37,7 @@ impl ClientKeying {
         self.ignored_cookies.iter().any(matches)
     }
 
-    /// What makes no sense about it, if anything.
+    /// Why these settings are invalid, if they are.
     pub(super) fn fault(&self) -> Option<String> {
         let is_idle = !self.is_strict && !self.forwarded.is_empty();
         is_idle.then(|| {
@@ -53,7 +53,7 @@ pub(crate) struct VaryBy(Arc<FindClient>);
 type FindClient = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
 impl VaryBy {
-    /// Who the client is, in the words of the policy's author; `None` for nobody in particular.
+    /// The client's identity as the policy's function returns it; `None` if the request identifies no client.
     pub(crate) fn client(&self, parts: &Parts) -> Option<String> {
         (self.0)(parts)
     }
@@ -66,9 +66,9 @@ impl fmt::Debug for VaryBy {
 }
 
 impl Policy {
-    /// Keys responses by what a function finds in the request's head: most often what an authentication layer *around*
-    /// the [`CacheLayer`](crate::CacheLayer) has put into its extensions. That layer then runs for each request, so a
-    /// token that has expired is refused though a response is stored, and entries are per user, not per token.
+    /// Adds the result of a function to the key. The function reads the request's head, most often an extension that an
+    /// authentication layer *around* the [`CacheLayer`](crate::CacheLayer) has added. That layer runs for every request, so
+    /// an expired token is rejected even if a response is stored, and entries are per user, not per token.
     ///
     /// ```
     /// use std::time::Duration;
@@ -81,9 +81,9 @@ impl Policy {
     ///     .vary_by(|parts| parts.extensions.get::<User>().map(|user| user.id.to_string()));
     /// ```
     ///
-    /// Give all that the handler uses of it: the id, and the role or tenant where responses depend on them. `Some` says who
-    /// the client is, so cookies, `Authorization` and the like in the request no longer keep it from the cache. `None`
-    /// says that it is nobody in particular: such requests share responses, if they have no such header.
+    /// Return everything about the client that the handler uses: the id, and the role or tenant if responses depend on
+    /// them. `Some` identifies the client, so cookies, `Authorization` and similar headers no longer make the request
+    /// bypass the cache. `None` means an anonymous client: such requests share responses, unless they have such a header.
     #[must_use]
     pub fn vary_by<F>(mut self, client: F) -> Self
     where
@@ -93,9 +93,9 @@ impl Policy {
         self
     }
 
-    /// Cookies by which no response differs, such as those of trackers (`_ga*`); a name that ends in `*` stands for all that
-    /// begin so. A request with any other cookie that [`vary_cookies`](Self::vary_cookies) does not name is somebody's. A
-    /// handler that computes a response for others does not get them.
+    /// Ignores cookies that no response depends on, such as those of trackers (`_ga*`); a name that ends in `*` matches all
+    /// names with that prefix. A request with any other cookie that [`vary_cookies`](Self::vary_cookies) does not name
+    /// counts as personal. A handler that computes a response for the cache does not receive ignored cookies.
     #[must_use]
     pub fn ignore_cookies<I>(mut self, names: I) -> Self
     where
@@ -105,23 +105,23 @@ impl Policy {
         self
     }
 
-    /// Hands the handler nothing of a request but what its key holds, so that no response can depend on anything else: not
-    /// on a header, cookie or query parameter that the policy does not name, and not on an extension of the request that is
-    /// neither axum's own nor declared ([`CacheLayer::extension`](crate::CacheLayer::extension)). The recommended mode.
+    /// Passes only the parts of a request that are in its key to the handler, so that no response can depend on anything
+    /// else: not on a header, cookie or query parameter that the policy does not name, and not on an extension that is
+    /// neither axum's own nor declared ([`CacheLayer::extension`](crate::CacheLayer::extension)). This mode is recommended.
     ///
     /// The key holds the host (unless [`host(false)`](Self::host)), the path, the query (or the parameters of
     /// [`query`](Self::query)), and what [`vary`](Self::vary), [`vary_cookies`](Self::vary_cookies) and
-    /// [`vary_by`](Self::vary_by) name. [`forward`](Self::forward) adds headers by which no response differs. A header that is
-    /// withheld is withheld from all requests that the cache leads to the handler, whether or not the response is stored; a
-    /// request that bypasses the cache, since it says who the client is, is handed over whole.
+    /// [`vary_by`](Self::vary_by) name. [`forward`](Self::forward) passes on headers that no response depends on. All other
+    /// headers are removed from every request that the cache sends to the handler, whether or not the response is stored.
+    /// A request that bypasses the cache because it identifies the client is passed on unchanged.
     #[must_use]
     pub fn strict(mut self) -> Self {
         self.identity.is_strict = true;
         self
     }
 
-    /// Request headers that a [`strict`](Self::strict) policy hands over though the key does not hold them; the handler
-    /// must not respond by them. `traceparent` and `tracestate` always are.
+    /// Request headers that a [`strict`](Self::strict) policy passes on although they are not in the key. Responses must
+    /// not depend on them. `traceparent` and `tracestate` are always passed on.
     #[must_use]
     pub fn forward<I>(mut self, headers: I) -> Self
     where

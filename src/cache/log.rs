@@ -1,4 +1,4 @@
-//! The source of changes, as the cache sees it.
+//! The source of changes that a cache follows.
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -9,44 +9,44 @@ use futures_util::future::BoxFuture;
 use super::record::{DatabaseId, Requirement};
 use crate::entry::{Epoch, Position};
 
-/// A database whose changes move the fences; `Listener` attaches one.
+/// A database whose changes raise the fences; `Listener` attaches one.
 ///
-/// A cache without one is its own: `Cache::invalidate` moves the fences directly.
+/// In a cache without one, `Cache::invalidate` raises the fences directly.
 pub(crate) trait Log: Debug + Send + Sync + 'static {
-    /// A position at or past every commit that is visible now: a session's token after a write.
+    /// A position at or past every commit that is visible now. After a write, it becomes the session's token.
     fn position(&self) -> BoxFuture<'_, Result<(Epoch, Position), LogError>>;
 
-    /// Which database it is of.
+    /// The database that has the log.
     fn database(&self) -> DatabaseId {
         DatabaseId::default()
     }
 
-    /// What the process has written to the database outside of any scope, if anybody keeps count.
+    /// The requirement that covers the process's own writes outside any scope, if they are tracked.
     #[doc(hidden)]
     fn own_writes(&self) -> Option<&Arc<Requirement>> {
         None
     }
 
-    /// How many connections reads may use at a time, if anybody says.
+    /// The most connections that reads may use at a time, if there is a limit.
     #[doc(hidden)]
     fn connections(&self) -> Option<usize> {
         None
     }
 
-    /// Whether nobody follows the log for this any more: another may be attached in its place.
+    /// Whether nothing follows the log any more, so that another one may be attached in its place.
     fn has_ended(&self) -> bool {
         false
     }
 
-    /// Follows the log until it is known up to `position`. Shared by all who ask at once.
+    /// Follows the log up to `position`. Concurrent callers share the work.
     fn catch_up(&self, position: Position) -> BoxFuture<'_, Result<(), LogError>>;
 
     /// Writes a change to these tags into the log, for every node.
     fn invalidate(&self, tags: Vec<String>) -> BoxFuture<'_, Result<(), LogError>>;
 }
 
-/// The log of a cache: the last one attached. Those before it have ended, and stay in place, so that reading which one it
-/// is takes no lock.
+/// The log of a cache: the last one that was attached. Earlier ones have ended and remain in this list, so that reading
+/// the last one takes no lock.
 #[derive(Debug, Default)]
 pub(super) struct AttachedLog(OnceLock<Box<LogAttachment>>);
 
@@ -79,7 +79,7 @@ impl AttachedLog {
     }
 }
 
-/// Why the log could not be asked.
+/// The log could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("the database's log of changes could not be reached")]
 pub struct LogError(#[source] pub Box<dyn Error + Send + Sync>);

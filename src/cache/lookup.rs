@@ -1,7 +1,7 @@
-//! The steps of cache-aside, up to the point where somebody has to make the answer.
+//! The steps of cache-aside, up to the point at which an entry has to be computed.
 //!
-//! `search` finds and judges what is stored, `flight` waits for other requests of this node and `claim` for those of other
-//! nodes, `follow` catches up with what a session has written, and `result` is what is left to do.
+//! `search` finds and judges stored entries, `flight` waits for other requests on this node and `claim` for other nodes,
+//! `follow` catches up with the session's writes, and `result` builds what a miss or a bypass returns.
 
 use std::sync::Arc;
 
@@ -27,75 +27,76 @@ mod search;
 
 use search::LookupTask;
 
-/// What a request asks for beyond the key.
+/// The options of a lookup, in addition to the key.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LookupOptions {
     pub(crate) tags: Vec<PolicyTag>,
-    /// What the session has written must be in the answer: everything up to here.
+    /// The session's last write: the entry must include everything up to this position.
     pub(crate) session: Option<(Epoch, Position)>,
-    /// How old or stale an answer the client takes.
+    /// How old or stale an entry the client accepts.
     pub(crate) limits: AgeLimits,
-    /// Where what is read is noted for those who look on.
+    /// Where reads are recorded for the traffic statistics.
     pub(crate) watch: Option<Arc<Traffic>>,
-    /// Whether an entry holds a value of the requested type; `None` where every entry under the key does.
+    /// Checks that an entry contains a value of the requested type; `None` if every entry under the key does.
     pub(crate) holds: Option<fn(&Entry) -> bool>,
-    /// It is a request to a layer: unless it comes from within another, the process's own writes are none of its.
+    /// This is a request to a layer. Unless it is made within another scope, it need not see the process's own writes.
     pub(crate) is_request: bool,
-    /// Reads and lookups in no scope that had ended when it was asked; as of the lookup where that is not said.
+    /// Reads and lookups outside any scope that had ended before this call; if `None`, they are counted when the lookup
+    /// begins.
     pub(crate) strays: Option<EndedStrays>,
-    /// When the call began that this is one lookup of; with the lookup where that is not said.
+    /// When the call that includes this lookup began; `None` if it begins with the lookup.
     pub(crate) arrival: Option<Arrival>,
 }
 
-/// What came of a lookup.
+/// The result of a lookup.
 #[derive(Debug)]
 pub(crate) enum LookupResult {
-    /// Serve this.
+    /// Serve this entry.
     Hit(Hit),
-    /// Make the answer.
+    /// Compute the entry and store it.
     Miss(Box<FillGuard>),
-    /// Make an answer, and keep it to yourself.
+    /// Compute a response without storing it.
     Bypass(Bypass),
 }
 
-/// An answer that may be served.
+/// An entry that may be served.
 #[derive(Debug)]
 pub(crate) struct Hit {
-    /// The answer.
+    /// The entry and its tier.
     pub found: Found,
-    /// How it came about.
+    /// The outcome to count.
     pub outcome: Outcome,
-    /// The duty to make it anew in the background, if it is due and nobody else is at it.
+    /// The guard for recomputing it in the background, if it is due and no other request is recomputing it.
     pub renew: Option<Box<FillGuard>>,
 }
 
-/// Leave to go past the cache.
+/// A lookup that bypasses the cache.
 #[derive(Debug)]
 pub(crate) struct Bypass {
     /// Why.
     pub reason: BypassReason,
-    /// What may be served if no answer can be made.
+    /// A stale entry that may be served if computing a response fails.
     pub fallback: Option<Hit>,
     /// The scope to work in.
     pub record: Record,
-    /// Held while the answer is made.
+    /// Held while the response is computed.
     _permit: Option<Arc<Permit>>,
 }
 
 impl LookupOptions {
-    /// Of a request to a layer.
+    /// The options of a request to a layer.
     pub(crate) fn for_request(session: Option<(Epoch, Position)>) -> Self {
         Self { session, is_request: true, ..Self::default() }
     }
 
-    /// Of a value, by a lookup that is marked if it is in no scope.
+    /// The options of a value's lookup. `stray` is its mark if the lookup is outside any scope.
     pub(crate) fn for_value(stray: Option<&Stray>) -> Self {
         Self { strays: Some(EndedStrays::within(stray)), ..Self::default() }
     }
 }
 
 impl LookupResult {
-    /// What an answer to be made will depend on, where that was not said when it was asked for.
+    /// Adds tags to the response that will be computed, if they were not given in the options.
     pub(crate) fn tag(&mut self, tags: &[PolicyTag]) {
         match self {
             Self::Hit(_) => {}
@@ -106,8 +107,8 @@ impl LookupResult {
 }
 
 impl Cache {
-    /// What can be answered at once: an entry in memory, proven fresh, for a session that this node
-    /// need not first catch up with. Waits for nothing and counts only what it answers.
+    /// A hit that needs no waiting: an entry in memory that is proven fresh, for a session whose writes this node has
+    /// already followed. Counts only hits.
     pub(crate) fn at_hand(&self, key: &Key, policy: &Policy, ask: &LookupOptions) -> Option<Hit> {
         if self.is_off() || !self.is_confirmed(policy) || !self.has_followed(ask.session) {
             return None;
@@ -124,7 +125,7 @@ impl Cache {
         })
     }
 
-    /// Finds an answer, or says who makes it.
+    /// Finds an entry, or returns the guard for computing it. Waits while another request or node computes it.
     pub(crate) async fn lookup(
         &self,
         key: &Key,
@@ -136,7 +137,7 @@ impl Cache {
             return LookupResult::Bypass(search.bypass(BypassReason::Off, None));
         }
         if let Err(reason) = search.can_prove().await {
-            // What the store has may be better than an error.
+            // A stored entry may be better than an error.
             if !policy.longest_if_error().is_zero()
                 && let Some(unproven) = search.look().await
             {
@@ -150,8 +151,8 @@ impl Cache {
         search.make().await
     }
 
-    /// Finds an answer, or takes the duty to make it if nobody else has it; `None` if somebody does. Waits
-    /// for nobody's work, and holds no place among the makers.
+    /// Finds an entry, or returns the guard for computing it; `None` if another request is computing it. Waits for no other
+    /// request, and takes no permit.
     pub(crate) async fn try_lookup(
         &self,
         key: &Key,
@@ -169,14 +170,14 @@ impl Cache {
             return Some(LookupResult::Hit(hit));
         }
         let leader = self.shared.flights.try_lead(*key.hash())?;
-        // It may have turned up meanwhile.
+        // Another request may have stored it in the meantime.
         if let Some(hit) = search.peek() {
             return Some(LookupResult::Hit(hit));
         }
         Some(LookupResult::Miss(Box::new(search.fill_guard(Some(leader), None))))
     }
 
-    /// Finds an answer, and leaves it at that: on a miss nobody else waits for what the caller makes.
+    /// Finds an entry without joining a flight: after a miss, no other request waits for the caller's result.
     pub(crate) async fn look(
         &self,
         key: &Key,
@@ -200,7 +201,7 @@ impl Cache {
         LookupResult::Miss(Box::new(search.fill_guard(None, Some(permit))))
     }
 
-    /// What is stored under a key, whatever has become of it.
+    /// The entry that is stored under a key, valid or not.
     pub(crate) async fn stored(&self, key: &Key) -> Option<Found> {
         let store = &self.shared.store;
         match store.peek(key) {
@@ -209,7 +210,7 @@ impl Cache {
         }
     }
 
-    /// What may be served under a key if no answer can be made.
+    /// The stale entry that may be served under a key if computing a response fails.
     pub(crate) async fn fallback(
         &self,
         key: &Key,
@@ -223,7 +224,7 @@ impl Cache {
         search.fallback()
     }
 
-    /// Whether this node has heard from the source of changes as lately as the policy asks.
+    /// Whether this node's last drain of the log is within the policy's `max_staleness`.
     pub(super) fn is_confirmed(&self, policy: &Policy) -> bool {
         self.log().is_none()
             || self.shared.fences.age().is_some_and(|age| age <= policy.max_staleness)

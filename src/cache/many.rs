@@ -1,4 +1,4 @@
-//! Values of a Rust type, many at a time.
+//! Batch lookups of typed values.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -24,18 +24,18 @@ use crate::entry::Key;
 use crate::observe;
 use crate::outcome::Outcome;
 
-/// One value that is wanted.
+/// One requested value.
 struct RequestedValue<I> {
     id: I,
     key: Key,
     tags: Vec<PolicyTag>,
 }
 
-/// One value that is to be loaded.
+/// One value that has to be loaded.
 struct MissingValue<I, T> {
     wanted: RequestedValue<I>,
     lead: Option<Box<FillGuard>>,
-    /// What will do if it can't be.
+    /// The stale value to serve if loading fails.
     fallback: Option<(Hit, OptionalValue<T>)>,
 }
 
@@ -45,16 +45,16 @@ fn read<T: ValueType>(hit: Hit) -> Option<(Hit, OptionalValue<T>)> {
 }
 
 impl Cache {
-    /// The values for many ids: those that are proven fresh from the cache, the others from one call of
-    /// `load` with their ids. It returns those that there are; that there is none for an id is kept for the
-    /// policy's [`negative_ttl`](crate::ValuePolicyBuilder::negative_ttl), if it has one.
+    /// Returns the values for many ids: from the cache if they are proven fresh, and the rest from one call of `load` with
+    /// the missing ids. `load` returns the values that exist. For the other ids, "there is none" is stored for the policy's
+    /// [`negative_ttl`](crate::ValuePolicyBuilder::negative_ttl), if it has one.
     ///
-    /// `load` is cloned for each call: as a rule there is one, and another for values that another request was loading
-    /// and could not. An `async` closure can be cloned if what it captures can.
+    /// `load` is cloned for each call. Usually there is one call; there is another for values that another request was
+    /// loading when it failed. An `async` closure can be cloned if its captures can.
     ///
-    /// In the policy's tags `{id}` stands for the id, as in `users:id={id}`. Then each value depends on
-    /// its own row only, though one statement reads all of them: `load` must read nothing else of that table. Like the
-    /// loader of [`get_or_load`](Self::get_or_load), it may use nothing but the ids that was read before this call.
+    /// In the policy's tags, `{id}` stands for the id, as in `users:id={id}`. Each value then depends only on its own row,
+    /// although one statement reads all of them; `load` must read nothing else from that table. As with the loader of
+    /// [`get_or_load`](Self::get_or_load), `load` must not use data that was read before this call, except the ids.
     ///
     /// ```
     /// use std::collections::HashMap;
@@ -76,7 +76,7 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// What `load` returns, unless the policy has a stale value for each id that is missing.
+    /// The error of `load`, unless the policy allows a stale value to be served for each missing id.
     pub async fn get_many<I, T, E, F>(
         &self,
         ids: impl IntoIterator<Item = I>,
@@ -97,7 +97,7 @@ impl Cache {
         let mut search = BatchLookup { cache: self, policy, ask, found: HashMap::new() };
         let (missing, late) = search.look(wanted).await;
         search.load(missing, &load).await?;
-        // Only now, with no duty of our own that others wait for: else two could wait for each other.
+        // Only now, when this call holds no fill that others wait for: otherwise two calls could wait for each other.
         for wanted in late {
             let missing = search.wait(wanted).await;
             search.load(missing, &load).await?;
@@ -118,30 +118,30 @@ where
     let mut seen = std::collections::HashSet::new();
     let once = ids.into_iter().filter(|id| seen.insert(id.clone()));
     once.map(|id| {
-        // There is an id, so nothing is missing.
+        // `tags` returns `None` only without an id.
         let tags = policy.tags(Some(&id.to_string())).unwrap_or_default();
         RequestedValue { key: key(&id), id, tags }
     })
     .collect()
 }
 
-/// A search for many values.
+/// A batch lookup in progress.
 struct BatchLookup<'a, I, T> {
     cache: &'a Cache,
     policy: Arc<Policy>,
-    /// What all of them ask for.
+    /// The options that all lookups share.
     ask: LookupOptions,
     found: HashMap<I, T>,
 }
 
 impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
-    /// Finds what is there, and takes on what nobody is making; the rest is what others are.
+    /// Looks up all values. Returns those that this call has to load, and those that other requests are loading.
     async fn look(
         &mut self,
         wanted: Vec<RequestedValue<I>>,
     ) -> (Vec<MissingValue<I, T>>, Vec<RequestedValue<I>>) {
         let (cache, policy) = (self.cache, &self.policy);
-        // By no closure: with one, the compiler can't tell that the future may go from thread to thread.
+        // A loop, not a closure: with a closure, the compiler can't prove that the future is `Send`.
         let mut lookups = Vec::with_capacity(wanted.len());
         for one in &wanted {
             lookups.push(cache.try_lookup(&one.key, policy, one.ask::<T>(&self.ask)));
@@ -157,7 +157,7 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         (missing, late)
     }
 
-    /// Waits for what another is making.
+    /// Waits for a value that another request is loading.
     async fn wait(&mut self, wanted: RequestedValue<I>) -> Vec<MissingValue<I, T>> {
         let lookup = self.cache.lookup(&wanted.key, &self.policy, wanted.ask::<T>(&self.ask)).await;
         self.take(wanted, lookup).into_iter().collect()
@@ -177,7 +177,7 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
                         self.store(wanted.id, value);
                         return None;
                     }
-                    // It is due: whoever finds it so makes it anew.
+                    // The entry is due to be recomputed, and this call does that.
                     (value, renew) => (renew, value.map(|value| (hit, value))),
                 }
             }
@@ -200,7 +200,7 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         self.found.extend(value.0.map(|value| (id, value)));
     }
 
-    /// Loads what is missing, all at once.
+    /// Loads all missing values in one call.
     async fn load<E, F>(&mut self, mut missing: Vec<MissingValue<I, T>>, load: &F) -> Result<(), E>
     where
         F: AsyncFnOnce(Vec<I>) -> Result<HashMap<I, T>, E> + Clone,
@@ -228,10 +228,10 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         Ok(())
     }
 
-    /// One permit for all that is loaded at once.
+    /// One permit for all values of a call.
     async fn permit(&self, missing: &mut [MissingValue<I, T>]) -> Option<Arc<Permit>> {
         let leads = missing.iter_mut().filter_map(|one| one.lead.as_deref_mut());
-        // Those that were due to be made anew have one each.
+        // Each early refresh already holds one.
         let held = leads.filter_map(|lead| lead.permit.take()).next_back();
         if held.is_some() {
             return held;
@@ -241,7 +241,7 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         Some(self.cache.permit(&self.policy, leaders).await.permit)
     }
 
-    /// How long what was loaded lasts; `None` if nobody says of some of it.
+    /// How long the loaded values last; `None` if the policy does not say so for one of them.
     fn lasts(&self, missing: &[MissingValue<I, T>], loaded: &HashMap<I, T>) -> Option<Duration> {
         let all = missing.iter().map(|one| !loaded.contains_key(&one.wanted.id));
         let lasts = all.map(|is_negative| self.policy.lasts(is_negative));
@@ -250,7 +250,7 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
 
     fn fill(&mut self, missing: MissingValue<I, T>, mut value: OptionalValue<T>, record: &Record) {
         if let Some(lead) = missing.lead {
-            // What it depends on is its own part of what all were read by.
+            // This value has its own tags, without those of the other values in the same call.
             let part = record.part(missing.wanted.tags);
             value = store_value(lead.with_record(part), value);
         }

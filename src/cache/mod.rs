@@ -1,15 +1,14 @@
-//! The cache itself, with neither HTTP nor Redis nor Postgres in it.
+//! The core of the cache, independent of HTTP, Redis and Postgres.
 //!
 //! ```text
-//! lookup ── at hand? ── in the shared store? ── is another at it? ── Lead: make it, then fill
-//!              │               │                       │
-//!              └── verdict ────┴──────── verdict ──────┘        every time, before it is served
+//! lookup ── in memory? ── in the shared store? ── in flight? ── FillGuard: compute, then fill
+//!               │                │                    │
+//!               └─── verdict ────┴────── verdict ─────┘          each time, before serving
 //! ```
 //!
-//! `fence` keeps what is known of changes, `protocol` is the rule, `record` notes what was read while
-//! an answer was made, `flight` lets one make it while others wait, `refresh` decides by time,
-//! and [`Cache`] puts them together. A [`FillGuard`] is the duty to make one answer; it is a value, so
-//! that dropping it hands the duty on.
+//! `fence` stores the known changes, `protocol` has the rules that decide freshness, `record` collects the reads of a
+//! computation, `flight` lets one request compute while others wait, `refresh` decides by time, and [`Cache`] combines
+//! them. The request that computes an entry holds a [`FillGuard`]; if the guard is dropped, a waiting request takes over.
 
 mod audit;
 #[expect(clippy::module_inception, reason = "the type that the folder is about")]

@@ -1,4 +1,4 @@
-//! Histories of the database that are over.
+//! Epochs that are known to be over.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -7,20 +7,19 @@ use crate::clock::{self, Instant};
 use crate::entry::Epoch;
 use crate::sync::Mutex;
 
-/// How long a drain proves that an epoch is over. It is over for good, unless this node is connected to an old primary
-/// beside the present one; then a drain finds out, and each session still causes one this often.
+/// How long a drain's finding that an epoch is over counts. It holds forever, unless this node is connected to an old
+/// primary that still runs beside the new one; a drain detects that, so a session of such an epoch causes one this often.
 const PROVEN: Duration = Duration::from_secs(1);
 
-/// How long it proves that for a position that seems old, by the clocks of two nodes.
+/// The same for a position that looks old by this node's clock.
 const PROVEN_OF_OLD: Duration = Duration::from_secs(300);
 
-/// Epochs that are remembered at a time. Only as many are over as there were failovers of late, and nobody can make one
-/// up.
+/// The most epochs to remember. There are only as many as there were recent failovers, and clients can't forge one.
 const MOST: usize = 16;
 
-/// Epochs that a drain has shown to be over: it began after a session's position in that epoch had been seen, and found
-/// the primary in another one. Sessions of such an epoch need no drain of their own, which after a failover would be one
-/// for each of their requests.
+/// Epochs that a drain has shown to be over: the drain began after a session had presented a position in that epoch, and
+/// found the primary in another one. Sessions of such an epoch then need no drain of their own; otherwise, each of their
+/// requests would cause one after a failover.
 #[derive(Debug, Default)]
 pub(super) struct PastEpochs(Mutex<Vec<PastEpoch>>);
 
@@ -51,7 +50,7 @@ impl PastEpochs {
         self.found(epoch, current).is_some_and(|found| found.elapsed() < PROVEN)
     }
 
-    /// The same, for a position in it that seems old.
+    /// The same for a position that looks old by this node's clock.
     pub(super) fn contains_old(&self, epoch: Epoch, current: Epoch) -> bool {
         self.found(epoch, current).is_some_and(|found| found.elapsed() < PROVEN_OF_OLD)
     }

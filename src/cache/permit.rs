@@ -1,13 +1,13 @@
 //! Permits to compute: the bound on how many fills run at a time.
 //!
-//! There is a bound for each route, or policy of values, and one for all; a route's bound is smaller, so that a route
-//! whose handler hangs leaves permits to the others. A fill that waits for a permit while no other one ends goes on
-//! without: the bound protects the database from a rush, and must not make a request fail.
+//! Each route, and each `ValuePolicy`, has a bound, and so has the whole cache. A route's bound is smaller than the
+//! cache's, so a route whose handler hangs leaves permits for the others. If no fill ends while another one waits for a
+//! permit, that one proceeds without: the bound protects the database from a rush, and must not make a request fail.
 //!
-//! A fill holds one permit, and so does everything that is computed within it: a lookup in its scope inherits the
-//! permit, however deep. A request that already leads a flight and still waits for a permit takes the permit of a fill
-//! that waits for this flight, since that fill does nothing meanwhile. So no fill waits for a permit that another one
-//! holds while it waits for the first.
+//! A fill holds one permit for everything that is computed within it: a lookup in its scope inherits the permit, at any
+//! depth. A request that already leads a flight and still waits for a permit borrows the permit of a fill that waits for
+//! this flight, since that fill is idle meanwhile. So two fills never deadlock, one waiting for the other's permit and the
+//! other for the first one's result.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,15 +28,15 @@ use crate::clock;
 use crate::outcome::Event;
 use crate::sync::Mutex;
 
-/// Fills at a time, unless something says otherwise.
+/// The default number of concurrent fills.
 const DEFAULT: usize = 512;
 
-/// Fills at a time for each connection to the primary: a handler uses its connection for part of its time, and several
-/// short waits for a connection are still a short wait. Connections to replicas do not count. Most fills begin after a
-/// change or a failover, when no replica may be far enough, and then all of them read the primary.
+/// Concurrent fills per connection to the primary: a handler uses its connection for only a part of its time, and several
+/// short waits for a connection are still a short wait. Connections to replicas do not count: most fills begin after a
+/// change or a failover, when perhaps no replica is far enough, and then all of them read from the primary.
 const FOR_EACH_CONNECTION: usize = 4;
 
-/// A queue that moves is waited in for so many times the policy's `wait`, at most.
+/// The longest wait in a queue that moves, as a multiple of the policy's `wait`.
 const LONGEST: u32 = 10;
 
 /// A bound on fills that run at a time.
@@ -59,10 +59,10 @@ impl FillGate {
         self.most.load(Ordering::Relaxed)
     }
 
-    /// Lowers the bound, before anything runs.
+    /// Lowers the bound. Call it before any fill runs.
     fn lower(&self, most: usize) {
         while self.most() > most.max(1) {
-            // By one at a time, since shuttle's semaphore knows no other way.
+            // One at a time, since shuttle's semaphore has no other way.
             let Ok(slot) = self.slots.try_acquire() else { return };
             slot.forget();
             self.most.fetch_sub(1, Ordering::Relaxed);
@@ -74,7 +74,7 @@ impl FillGate {
         Some(PermitSlot(self.clone()))
     }
 
-    /// Waits for a slot; `None` if no fill ends for as long as `wait`, or the wait becomes too long.
+    /// Waits for a slot; `None` if no fill ends within `wait`, or after [`LONGEST`] times `wait`.
     async fn enter(self: &Arc<Self>, wait: Duration) -> Option<PermitSlot> {
         let (began, mut acquired) = (clock::now(), pin!(self.slots.acquire()));
         loop {
@@ -92,7 +92,7 @@ impl FillGate {
     }
 }
 
-/// A place behind a gate.
+/// One of a gate's slots; dropping it frees the slot.
 #[derive(Debug)]
 struct PermitSlot(Arc<FillGate>);
 
@@ -115,7 +115,7 @@ impl FillBound {
         Self { most: Some(most), gate: Arc::default() }
     }
 
-    /// The same bound, for other fills.
+    /// An independent gate with the same bound.
     pub(crate) fn apart(&self) -> Self {
         Self { most: self.most, gate: Arc::default() }
     }
@@ -123,7 +123,7 @@ impl FillBound {
     fn gate(&self, all: &FillGate) -> &Arc<FillGate> {
         self.gate.get_or_init(|| {
             let all = all.most();
-            // A quarter is for the other routes.
+            // Leaves a quarter to the other routes.
             FillGate::new(self.most.unwrap_or(all - (all / 4).max(1)))
         })
     }
@@ -133,7 +133,7 @@ impl FillBound {
 #[derive(Debug)]
 pub(crate) struct Permits {
     all: Arc<FillGate>,
-    /// Nothing said how many.
+    /// No limit was configured.
     is_default: AtomicBool,
     running: Arc<AtomicUsize>,
 }
@@ -144,7 +144,7 @@ impl Permits {
         Self { all: FillGate::new(most.unwrap_or(DEFAULT)), is_default, running: Arc::default() }
     }
 
-    /// Takes the default from a database's pool, if nothing else says how many.
+    /// Derives the default from the size of a database's pool, if no limit was configured.
     pub(crate) fn suit(&self, connections: usize) {
         if self.is_default.swap(false, Ordering::AcqRel) {
             self.all.lower(connections.saturating_mul(FOR_EACH_CONNECTION));
@@ -161,7 +161,7 @@ impl Permits {
         Arc::new(Permit { _slots: slots, running: self.running.clone() })
     }
 
-    /// Waits for a slot of the policy's and one of all.
+    /// Waits for a slot of the policy's gate, then for one of the cache's.
     async fn enter(&self, policy: &Policy) -> Option<[PermitSlot; 2]> {
         let own = policy.fills.gate(&self.all).enter(policy.wait).await?;
         Some([own, self.all.enter(policy.wait).await?])
@@ -175,7 +175,7 @@ impl Permits {
 /// A permit to compute, shared by a fill and by all that is computed within it.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    /// `None` if the fill goes on without.
+    /// `None` if the fill proceeds without a slot.
     _slots: Option<[PermitSlot; 2]>,
     running: Arc<AtomicUsize>,
 }
@@ -186,16 +186,16 @@ impl Drop for Permit {
     }
 }
 
-/// A permit that was asked for.
+/// The result of a request for a permit.
 pub(crate) struct PendingPermit {
     pub(crate) permit: Arc<Permit>,
-    /// It was not there at once.
+    /// Whether it was not available at once.
     pub(crate) has_waited: bool,
 }
 
 impl Cache {
-    /// A permit to compute: that of the present scope, or one that comes free, or that of a fill that waits for what is
-    /// to be computed. In vain, the fill goes on without.
+    /// A permit to compute: the one of the current scope, the next one that is free, or the one of a fill that waits for
+    /// one of `leaders`. If none is available in time, the fill proceeds without slots.
     pub(super) async fn permit<'a>(
         &self,
         policy: &Policy,
@@ -230,7 +230,7 @@ impl Cache {
     }
 }
 
-/// Permits of the fills that wait for one flight.
+/// The permits of fills that wait for one flight, which its leader may borrow.
 #[derive(Debug, Default)]
 pub(crate) struct LentPermits {
     offers: Mutex<Vec<Weak<Permit>>>,
@@ -238,7 +238,7 @@ pub(crate) struct LentPermits {
 }
 
 impl LentPermits {
-    /// Lends a permit, for as long as the fill holds it that waits.
+    /// Offers the permit of a waiting fill, for as long as that fill holds it.
     pub(crate) fn offer(&self, permit: &Arc<Permit>) {
         let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
         offers.retain(|offer| offer.strong_count() > 0);
@@ -247,10 +247,10 @@ impl LentPermits {
         self.offered.notify_waiters();
     }
 
-    /// Waits for a permit that a waiting fill lends.
+    /// Waits for the permit of a waiting fill.
     async fn borrow(&self) -> Arc<Permit> {
         loop {
-            // Registered before the look, so that no offer comes in between.
+            // Registered before the check, so that no offer in between is missed.
             let offered = self.offered.notified();
             if let Some(permit) = self.first() {
                 return permit;

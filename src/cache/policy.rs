@@ -1,6 +1,6 @@
-//! What one route, or one kind of value, wants of the cache.
+//! The cache settings of a route, or of a kind of value.
 //!
-//! Lookups take a [`Policy`] in both cases. A [`ValuePolicy`] is one without what only requests have.
+//! Lookups take a [`Policy`] in both cases. A [`ValuePolicy`] contains one, without the settings that only requests use.
 
 use std::time::Duration;
 
@@ -298,7 +298,7 @@ impl Policy {
         self
     }
 
-    /// What makes no sense about this policy, if anything.
+    /// Why this policy is invalid, if it is.
     pub(crate) fn fault(&self) -> Option<String> {
         if self.ttl.is_zero() {
             return Some("its TTL is zero: leave the route out, or give it a TTL".into());
@@ -324,7 +324,7 @@ impl Policy {
             self.tag_fields.iter().find(|field| !TAG_FIELDS.contains(&field.as_str()))
         {
             return Some(format!(
-                "how the field {field} separates tags is not known: name one of {}",
+                "it reads tags from the unsupported field {field}: use one of {}",
                 TAG_FIELDS.join(", ")
             ));
         }
@@ -344,7 +344,7 @@ impl Policy {
         self.tags.iter().map(|template| template.fill(&parameter)).collect()
     }
 
-    /// What the tags are called, with their parameters filled in as far as they are there.
+    /// The names of the tags, with those parameters filled in that are known.
     pub(crate) fn tag_names_with<'a>(
         &self,
         parameter: impl Fn(&str) -> Option<std::borrow::Cow<'a, str>>,
@@ -352,12 +352,12 @@ impl Policy {
         self.tags.iter().filter_map(|template| template.name(&parameter)).collect()
     }
 
-    /// Whether a hit is to be compared with a fresh answer.
+    /// Decides at random whether to compare this hit with a fresh response.
     pub(crate) fn audits_this(&self) -> bool {
         self.audit > 0.0 && fastrand::f64() < self.audit
     }
 
-    /// How long a value lasts, or an answer that has no terms of its own; `None` if nobody says.
+    /// How long a value lasts, or a response without freshness of its own; `None` if the policy does not say.
     pub(crate) fn lasts(&self, negative: bool) -> Option<Duration> {
         match negative {
             true => self.negative_ttl,
@@ -365,17 +365,17 @@ impl Policy {
         }
     }
 
-    /// No entry is fresh for longer, whatever it says.
+    /// The longest TTL, whatever the entry says.
     pub(crate) fn longest(&self) -> Duration {
         self.ttl.max(self.negative_ttl.unwrap_or_default())
     }
 
-    /// No entry is served for longer past its TTL while it is made anew, whatever it says.
+    /// The longest time past its TTL for which an entry is served while it is recomputed, whatever it says.
     pub(crate) fn longest_while_revalidating(&self) -> Duration {
         if self.is_standard { Duration::MAX } else { self.stale_while_revalidate }
     }
 
-    /// No entry is served for longer past its TTL when it can't be made anew, whatever it says.
+    /// The longest time past its TTL for which an entry is served if recomputing it fails, whatever it says.
     pub(crate) fn longest_if_error(&self) -> Duration {
         if self.is_standard { Duration::MAX } else { self.stale_if_error }
     }

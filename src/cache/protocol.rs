@@ -1,8 +1,7 @@
 //! The rules of the protocol, as functions of plain numbers.
 //!
-//! Everything that decides whether an answer is fresh goes through these, in the cache as in the model
-//! that explores them (`crates/tidegate-lab/tests/model`), so neither can drift from the other. The argument for each is in
-//! `docs/design.md`, section 2.
+//! Both the cache and the model that explores the protocol (`crates/tidegate-lab/tests/model`) use these functions to
+//! decide whether an entry is fresh, so the two can't diverge. `docs/design.md`, section 2, has the argument for each.
 
 #![cfg_attr(
     not(feature = "__internals"),
@@ -12,14 +11,14 @@
 use crate::broken::is_broken;
 use crate::entry::{Epoch, Position};
 
-/// What the fences say of an entry.
+/// What the fences say about an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// Every change known to this node to anything the entry depends on is in the entry.
+    /// The entry includes every change that this node knows of to anything that the entry depends on.
     Valid,
-    /// Something that it depends on may have changed since.
+    /// Something that the entry depends on may have changed since.
     Fenced,
-    /// Its positions are of another history: another cluster, or one before a failover or a crash.
+    /// The entry's position belongs to another history: another cluster, or the time before a failover or a crash.
     OldEpoch,
 }
 
@@ -40,8 +39,8 @@ pub fn verdict(
 
 /// What a read of the primary proves that begins after its log was seen to reach `seen`.
 ///
-/// Everything that ended before. A commit that ends there exactly may be in the log and not be visible
-/// yet; one that the read missed becomes visible later, and its fence is taken later still.
+/// It proves everything that ended before `seen`. A commit that ends exactly at `seen` may be in the log and not visible
+/// yet. A commit that the read missed becomes visible later, and its fence is taken even later.
 #[must_use]
 pub fn proven_by_primary(seen: Position) -> Position {
     if is_broken("as-of") { seen } else { seen.before() }
@@ -50,23 +49,23 @@ pub fn proven_by_primary(seen: Position) -> Position {
 /// What a read of a replica proves that begins after the same server had replayed up to `replayed`, and that was
 /// planned after the primary was seen to reach `seen`.
 ///
-/// On a standby a transaction is visible as soon as its commit is replayed. But a read past `seen` may be one by a schema
-/// that the node has not heard of, and so depend on other things than it was planned for.
+/// On a standby, a transaction is visible as soon as its commit is replayed. But a read past `seen` may run under a schema
+/// that this node does not know yet, and so depend on other things than it was planned for.
 #[must_use]
 pub fn proven_by_replica(replayed: Position, seen: Position) -> Position {
     replayed.min(proven_by_primary(seen))
 }
 
-/// Whether a request may be answered by what was computed for others while it waited, though something that this depends
-/// on has changed since: `since` is the position that the node had seen on the primary when the request came. Every fence
-/// that the node knew then is at or before it, so what is proven from there on has all that was known, and a response
-/// must have no more.
+/// Whether a waiting request may be served an entry that was computed for another one, although something that the entry
+/// depends on has changed since. `since` is the position that the node had seen on the primary when the request arrived.
+/// Every fence that the node knew then is at or before `since`, so an entry whose `as_of` is at or past it includes all
+/// changes that were known then, and a response need not include more.
 #[must_use]
 pub fn has_all_since((epoch, as_of): (Epoch, Position), since: (Epoch, Position)) -> bool {
     epoch.is_known() && epoch == since.0 && as_of >= since.1
 }
 
-/// What two reads prove together: the lesser. `None` if they are of two histories.
+/// What two reads prove together: the smaller position. `None` if they belong to different epochs.
 pub fn proven_by_both(
     one: (Epoch, Position),
     other: (Epoch, Position),
@@ -74,8 +73,9 @@ pub fn proven_by_both(
     (one.0 == other.0).then(|| (one.0, one.1.min(other.1)))
 }
 
-/// What an outer answer proves that uses an inner one: `outer` is what it proved so far, if it read anything. `None`
-/// if nothing: they are of two histories, or the inner one was served stale, and so lacks changes that are known.
+/// What a computation proves that uses a stored entry: `outer` is what its reads have proved so far, and `inner` is the
+/// entry's basis. `None` if they prove nothing together: they belong to different epochs, or the entry was served stale and
+/// so lacks known changes.
 pub fn proven_with_inner(
     outer: Option<(Epoch, Position)>,
     inner: (Epoch, Position),
@@ -87,9 +87,9 @@ pub fn proven_with_inner(
     outer.map_or(Some(inner), |outer| proven_by_both(outer, inner))
 }
 
-/// What a read must find, of a request whose session has written up to `session`, and that has itself written: what
-/// it wrote is before `written`, which was seen on the primary after the write. A session's position of another
-/// epoch is then of one that is over.
+/// The position that a read must see if the session has written up to `session` and the request itself has written before
+/// `written`, a position that was seen on the primary after the write. If the two belong to different epochs, the session's
+/// epoch is over.
 pub fn must_see(
     session: Option<(Epoch, Position)>,
     written: Option<(Epoch, Position)>,
@@ -103,8 +103,8 @@ pub fn must_see(
     }
 }
 
-/// Whether what a server proves is enough for a read that needs everything up to `needs`, in `epoch`; in
-/// any, if that is unknown.
+/// Whether what a server proves is enough for a read that needs everything up to `needs` in the epoch `wanted`, or in any
+/// epoch if `wanted` is unknown.
 pub fn is_far_enough(
     (epoch, proven): (Epoch, Position),
     (wanted, needs): (Epoch, Position),
@@ -112,34 +112,35 @@ pub fn is_far_enough(
     (!wanted.is_known() || epoch == wanted) && (proven >= needs || is_broken("replica"))
 }
 
-/// Whether a node knows of all that a session has written: `followed` is a position that was seen on the
-/// primary before its last look at the log began, `session` one that was seen after the write.
+/// Whether a node knows all of a session's writes: `followed` is a position that was seen on the primary before the node's
+/// last drain began, and `session` is one that was seen after the write.
 ///
-/// It must be past the session's: then the look began later than the session saw its position, and so
-/// than its write was visible. An equal one may be of before that, from an idle log with the commit's
-/// record at its end and the commit not visible yet. The position that a look ends with says nothing:
-/// it is past what the look saw, however far.
+/// `followed` must be greater than `session`: then the drain began after the session saw its position, and so after its
+/// write was visible. If the two are equal, the drain may have begun before that, when the log was idle, with the commit
+/// record at its end and the commit not visible yet. The position at the end of a drain proves nothing: it may be past what
+/// the drain saw, by any distance.
 ///
-/// A position of another epoch is one that a failover or a crash has made meaningless, or that the node has yet to
-/// learn of.
+/// A position of another epoch was made meaningless by a failover or a crash, or belongs to an epoch that the node does not
+/// know yet.
 pub fn has_followed(followed: Option<(Epoch, Position)>, session: (Epoch, Position)) -> bool {
     followed.is_some_and(|(epoch, followed)| epoch == session.0 && followed > session.1)
         || is_broken("session")
 }
 
-/// What another node's news of the log are worth.
+/// What a batch of changes from another node adds to this node's knowledge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Relayed {
-    /// Something before them was missed, or they are of another history.
+    /// A change before the batch was missed, or the batch belongs to another epoch.
     Gap,
-    /// They tell all that happened since what is known.
+    /// The batch continues what this node knows, without a gap.
     News,
-    /// They tell nothing that is not known.
+    /// The batch contains only known changes.
     Known,
 }
 
-/// What news are worth that tell, in an epoch, all that became visible between two snapshots, to a node
-/// in `epochs.0` that knows all that the first shows, or the second.
+/// Classifies a batch of all changes that became visible between two snapshots in the epoch `epochs.1`, for a node in
+/// the epoch `epochs.0`. `before` and `after` say whether the node knows everything that the first and the second
+/// snapshot show.
 pub fn relayed(epochs: (Epoch, Epoch), (before, after): (bool, bool)) -> Relayed {
     if epochs.0 != epochs.1 || !(before || after) {
         Relayed::Gap

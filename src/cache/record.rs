@@ -1,14 +1,13 @@
-//! What a piece of work read, noted while it runs.
+//! Collects the reads of a computation while it runs.
 //!
-//! The cache opens a [`Record`] around each handler or loader. Reads through
-//! `Database::reader()` find it in task-local scope and note the server's position and the tables;
-//! at the end it says whether the answer can be cached, and up to which position it is complete.
-//! Futures joined or selected within the handler are in its scope. A task that the handler spawns
-//! is not: pass it the scope with [`Record::carry`], or its reads make every answer in the making
-//! uncacheable, since nobody can tell which of them they went into (`stray`).
+//! The cache opens a [`Record`] around each handler or loader. Reads through `Database::reader()` find it in a task-local
+//! variable, the scope, and record the server's position and the tables. At the end, the record says whether the response
+//! can be stored, and up to which position it is complete. Futures that are joined or selected within the handler are in
+//! its scope. A task that the handler spawns is not: pass the scope on with [`Record::carry`]. Otherwise the task's reads
+//! make every response uncacheable that is being computed at the time, since any of them may contain the result (`stray`).
 //!
-//! Scopes nest: what an inner one notes, the outer one notes as well (`nesting`), and what one of them writes, later
-//! reads of all of them must see (`requirement`).
+//! Scopes nest: an outer scope records everything that an inner one does (`nesting`), and later reads in any of them must
+//! see what one of them has written (`requirement`).
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -39,23 +38,23 @@ tokio::task_local! {
     static CURRENT: Record;
 }
 
-/// The reason of a response for which a replica was read that may be too far back.
+/// The reason for a response that was read from a replica that may be too far behind.
 pub(crate) const REPLICA_BEHIND: &str = "replica-behind";
 
-/// The reason of a response with a part that was served stale.
+/// The reason for a response that contains a part that was served stale.
 const STALE_PART: &str = "stale-part";
 
 const WROTE: &str = "the handler wrote to the database";
 
-/// A response that depends on more than this is not stored: each hit looks at all of them.
+/// The most tags of a stored response, since each hit checks all of them.
 const TAGS_MAX: usize = 10_000;
 
-/// Why an answer can't be cached: a token for `Cache-Status`, and the mend for people.
+/// Why a response or value can't be stored: a token for `Cache-Status`, and an explanation for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uncacheable {
     /// A short word, as in `detail=untracked-table`.
     pub token: &'static str,
-    /// What it means here and what to do about it.
+    /// What the token means here, and what to do about it.
     pub why: Cow<'static, str>,
 }
 
@@ -72,7 +71,7 @@ impl fmt::Display for Uncacheable {
     }
 }
 
-/// What the finished work proves.
+/// The basis and the tags that the finished work has proved.
 #[derive(Clone, Debug)]
 pub(crate) struct RecordProof {
     pub(crate) epoch: Epoch,
@@ -80,7 +79,7 @@ pub(crate) struct RecordProof {
     pub(crate) tags: Box<[Tag]>,
 }
 
-/// What an answer that is not kept would have been proven by.
+/// The basis and the tags that a response would have had if it were stored.
 #[derive(Debug)]
 pub(crate) struct SimulatedProof {
     began: (Epoch, Position),
@@ -95,7 +94,7 @@ impl SimulatedProof {
     }
 }
 
-/// The notes on one piece of work.
+/// The reads and writes of one computation.
 #[derive(Clone, Debug)]
 pub struct Record(Arc<RecordInner>);
 
@@ -103,16 +102,17 @@ pub struct Record(Arc<RecordInner>);
 struct RecordInner {
     fences: Arc<Fences>,
     scope: RecordScope,
-    /// What a read of the primary proves that begins with the work.
+    /// What a read of the primary would prove if it began together with the work.
     began: Option<(Epoch, Position)>,
-    /// Reads and lookups in no scope that had ended when the work began.
+    /// Reads and lookups outside any scope that had ended when the work began.
     strays: EndedStrays,
     notes: Mutex<RecordNotes>,
     /// The scope that this one is part of.
     outer: Option<Record>,
-    /// What reads must see; `None` in no scope but that of a value, where it is the process's.
+    /// What reads must see; `None` in a value's scope without an outer one, where the process's requirement applies.
     requirement: Option<Arc<Requirement>>,
-    /// A request or a job began it, or what it is part of: lookups in no scope may be of a task that it spawned.
+    /// This scope or an outer one belongs to a request or a job. A lookup outside any scope may then run in a task that
+    /// it spawned.
     is_rooted: bool,
 }
 
@@ -126,29 +126,29 @@ struct RecordNotes {
     server: Option<Arc<str>>,
     passed_over: Option<&'static str>,
     caveats: Caveats,
-    /// It has a part of which nothing is known, not even the tags of its policy.
+    /// The response has a part with unknown dependencies, not even its policy's tags.
     has_unknown_part: bool,
     /// A read depends on the time of day.
     reads_clock: bool,
-    /// When the first of those parts expires that only time bounds.
+    /// The earliest expiry of the parts that only a TTL bounds.
     until: Option<Instant>,
 }
 
-/// What a response says of itself, whatever else keeps it from being stored.
+/// What `Cache-Status` reports about a response even if another reason keeps it from being stored.
 #[derive(Clone, Copy, Debug, Default)]
 struct Caveats {
     /// A part was served stale.
     stale: bool,
-    /// A replica was read that may be too far back.
+    /// A part was read from a replica that may be too far behind.
     behind: bool,
 }
 
 impl Record {
-    /// Opens a scope, as part of the present one if there is one.
+    /// Opens a scope, within the current one if there is one.
     pub(crate) fn new(fences: Arc<Fences>, mut scope: RecordScope) -> Self {
         let present = Self::current();
         let strays = strays_of(&scope, present.as_ref());
-        // What work apart writes, the present scope may read once it is done.
+        // Detached work shares the requirement too: the current scope may read what it wrote.
         let requirement = requirement_of(&scope, present.as_ref());
         let outer = present.filter(|_| scope.kind != ScopeKind::Apart);
         let mut is_rooted = scope.kind != ScopeKind::Value;
@@ -178,17 +178,17 @@ impl Record {
             Some(inner) => inner.scope.tags.extend_from_slice(tags),
             None => self.mark_uncacheable(Uncacheable::new(
                 "late-tags",
-                "its tags were named after work had begun",
+                "its tags were added after the work had begun",
             )),
         }
     }
 
-    /// The record of the work that runs now, if it has one.
+    /// The record of the current scope, if there is one.
     pub fn current() -> Option<Self> {
         CURRENT.try_with(Self::clone).ok()
     }
 
-    /// The part of finished work that has only these of the scope's tags.
+    /// A part of finished work, with only `tags` of the scope's tags.
     pub(crate) fn part(&self, tags: Vec<PolicyTag>) -> Self {
         let RecordInner { fences, scope, began, strays, requirement, .. } = &*self.0;
         let own: Vec<Tag> = tags.iter().map(PolicyTag::tag).collect();
@@ -204,7 +204,7 @@ impl Record {
             began: *began,
             strays: *strays,
             notes: Mutex::new(notes),
-            // The whole is part of it, and what is part of the whole is noted there.
+            // The outer scope already contains everything from the whole record.
             outer: None,
             requirement: requirement.clone(),
             is_rooted: self.0.is_rooted,
@@ -221,7 +221,7 @@ impl Record {
         CURRENT.sync_scope(self.clone(), work)
     }
 
-    /// Takes the present scope along into a task that is about to be spawned.
+    /// Runs a future in the current scope, for a task that is about to be spawned.
     ///
     /// ```
     /// # async fn load() {}
@@ -239,16 +239,17 @@ impl Record {
         }
     }
 
-    /// Runs a future that is part of no answer, such as a job in the background or a request that no layer sees. Its
-    /// reads do not count as strays, and see what it wrote before, whatever else the process writes.
+    /// Runs a future that contributes to no response, such as a background job or a request that passes no layer. Its reads
+    /// do not count as strays. They see the future's own earlier writes, but need not see the process's other writes.
     pub fn detached<F: Future>(work: F) -> impl Future<Output = F::Output> {
         let nothing = Arc::new(Fences::new(0));
         Self::new(nothing, RecordScope { kind: ScopeKind::Apart, ..RecordScope::default() })
             .scope(work)
     }
 
-    /// The tags of a read of `table`: of the `rows` that the statement says, or else of those that the policy says by a
-    /// column that is among the `tagged` ones and a value that Postgres writes so, or else the table's.
+    /// The tags of a read of `table`. If the statement names its `rows`, these count; otherwise the policy's tags for
+    /// columns among `tagged`. If there are none, or if Postgres may write one of the values differently, the table's tag
+    /// counts.
     pub(crate) fn tags_of(
         &self,
         table: &str,
@@ -266,28 +267,27 @@ impl Record {
         exact.flat_map(PolicyTag::with_bulk).chain([of_table]).collect()
     }
 
-    /// The position that a server must have reached for its answer to be of use: past the fences of
-    /// what is read, and past what the session has written.
+    /// The position that a server must have reached for a read: the fences of its tags, and the session's last write.
     pub(crate) fn needs(&self, tags: &[Tag]) -> Position {
         self.0.fences.newest_of(tags).max(self.session())
     }
 
-    /// The same for what may depend on anything.
+    /// The same for a read that may depend on anything.
     pub(crate) fn needs_all(&self) -> Position {
         self.0.fences.highest().max(self.session())
     }
 
-    /// Whether the node has heard from the primary lately enough to know what a replica must have.
+    /// Whether the last drain is recent enough to know which changes a replica must have.
     pub(crate) fn knows_needs(&self) -> bool {
         self.0.fences.age().is_some_and(|age| age <= self.0.scope.max_staleness)
     }
 
-    /// The present epoch.
+    /// The current epoch.
     pub(crate) fn epoch(&self) -> Epoch {
         self.0.fences.epoch()
     }
 
-    /// The last change of the schema that is known to what this record, or one that it is part of, is proven by.
+    /// The last schema change that the fences of this record, or of one around it, know of.
     pub(crate) fn schema(&self) -> u64 {
         self.outward().map(|record| record.0.fences.schema()).max().unwrap_or_default()
     }
@@ -297,12 +297,12 @@ impl Record {
         self.0.fences.seen()
     }
 
-    /// What a read of the primary proves that begins now.
+    /// What a read of the primary proves if it begins now.
     pub(crate) fn primary_basis(&self) -> Option<(Epoch, Position)> {
         proven_by_primary(&self.0.fences)
     }
 
-    /// The position that the session must see, in the present epoch.
+    /// The position that the session's reads must see, in the current epoch.
     pub(crate) fn session(&self) -> Position {
         let known = self
             .requirement()
@@ -313,7 +313,7 @@ impl Record {
         }
     }
 
-    /// Notes a read: what it proves, what it depends on, and which server it was.
+    /// Records a read: its basis, its tags and its server.
     pub(crate) fn read(&self, basis: (Epoch, Position), tags: &[Tag], server: &Arc<str>) {
         self.outward().for_each(|record| record.note(basis, tags, Some(server)));
     }
@@ -334,37 +334,37 @@ impl Record {
         }
     }
 
-    /// Notes why a read that a replica could have served went to the primary.
+    /// Records why a read that a replica could have served went to the primary.
     pub(crate) fn passed_over(&self, why: &'static str) {
         for record in self.outward() {
             record.notes().passed_over.get_or_insert(why);
         }
     }
 
-    /// Whether reads are worth noting.
+    /// Whether reads have to be recorded.
     pub(crate) fn is_followed(&self) -> bool {
         self.0.scope.followed
     }
 
-    /// Where to tell of reads, if anybody looks on.
+    /// The traffic statistics to record reads in, if they are on.
     pub(crate) fn traffic(&self) -> Option<&Arc<Traffic>> {
         self.0.scope.watch.as_ref()
     }
 
-    /// Notes tags that the response names itself, once the work is done.
+    /// Adds the tags that the response itself names, once the work is done.
     pub(crate) fn depend_on(&self, tags: impl Iterator<Item = Tag>) {
         let tags: Vec<Tag> = tags.collect();
         self.outward().for_each(|record| self.note_tags(record, &tags));
     }
 
-    /// Notes a read for an answer that is not kept.
+    /// Records a read for a simulated response, which is not stored.
     pub(crate) fn would_depend_on(&self, tags: &[Tag]) {
         let mut notes = self.notes();
         notes.reads += 1;
         notes.add(tags);
     }
 
-    /// What the answer would be proven by if it were kept, or why it could not be.
+    /// The proof that the response would have if it were stored, or why it could not be stored.
     pub(crate) fn rehearsed(&self) -> Result<SimulatedProof, Uncacheable> {
         let notes = self.notes();
         notes.is_fit()?;
@@ -375,7 +375,7 @@ impl Record {
         Ok(SimulatedProof { began, tags: notes.tags.iter().copied().collect() })
     }
 
-    /// Notes that the answer can't be cached. The first reason stays.
+    /// Marks the response as uncacheable. The first reason is kept.
     #[expect(clippy::needless_pass_by_value, reason = "who says so has no further use for it")]
     pub fn mark_uncacheable(&self, unfit: Uncacheable) {
         for record in self.outward() {
@@ -383,14 +383,14 @@ impl Record {
             notes.caveats.behind |= unfit.token == REPLICA_BEHIND;
             notes.unfit.get_or_insert_with(|| unfit.clone());
             if record.0.scope.is_kept && record.0.scope.untracked {
-                // What it is part of is bounded by time, as this one is.
+                // This scope's policy is untracked: its TTL bounds the outer response too.
                 break;
             }
         }
     }
 
-    /// Notes a write that was made by other means than `Database`, after it has ended: the answer is not cached, and
-    /// what is read from here on sees the write.
+    /// Records a write that was made without `Database`. Call it after the write has ended: the response is then not
+    /// stored, and later reads in this scope see the write.
     pub fn wrote(&self) {
         self.note_write();
         if let Some(requirement) = self.requirement() {
@@ -398,7 +398,7 @@ impl Record {
         }
     }
 
-    /// Notes that the answer is of a request that writes.
+    /// Records that the work writes, so its response is not stored.
     pub(crate) fn note_write(&self) {
         self.outward().for_each(|record| record.notes().wrote = true);
     }
@@ -413,20 +413,20 @@ impl Record {
         self.notes().server.clone()
     }
 
-    /// Why the response may be out of date by more than the promise, whatever else keeps it from being stored and
-    /// whether its route has a policy or not.
+    /// Why the response may be staler than guaranteed, even if another reason keeps it from being stored, and with or
+    /// without a policy.
     pub(crate) fn caveat(&self) -> Option<&'static str> {
         let Caveats { stale, behind } = self.notes().caveats;
         let caveats = [(behind, REPLICA_BEHIND), (stale, STALE_PART)];
         caveats.into_iter().find(|(is_so, _)| *is_so).map(|(_, caveat)| caveat)
     }
 
-    /// Why a read went to the primary, if one did that a replica could have served.
+    /// Why a read that a replica could have served went to the primary, if there was one.
     pub(crate) fn why_primary(&self) -> Option<&'static str> {
         self.notes().passed_over
     }
 
-    /// What the work proves, or why its answer can't be cached.
+    /// What the work proves, or why its response can't be stored.
     pub(crate) fn basis(&self) -> Result<RecordProof, Uncacheable> {
         let notes = self.notes();
         notes.is_fit()?;
@@ -439,7 +439,7 @@ impl Record {
         Ok(RecordProof { epoch, as_of, tags })
     }
 
-    /// Whether nothing that was noted so far forbids to store the response, whatever else is noted.
+    /// Whether the response can still be stored, judged by what has been recorded so far.
     pub(crate) fn can_be_stored(&self) -> Result<(), Uncacheable> {
         let notes = self.notes();
         notes.is_fit()?;
@@ -449,25 +449,25 @@ impl Record {
         }
     }
 
-    /// Whether all that the answer depends on is known.
+    /// Checks that everything that the response depends on is known.
     fn attributed(&self, notes: &RecordNotes) -> Result<(), Uncacheable> {
         if let Some(unfit) = &notes.unfit {
             return Err(unfit.clone());
         }
         if self.may_hold_strays() {
-            let why = "a read outside of any request may have been part of the answer; use \
+            let why = "a read outside any request may have gone into the response; use \
                        Record::carry for spawned tasks and Record::detached for background jobs";
             return Err(Uncacheable::new("stray-read", why));
         }
         if notes.reads == 0 {
-            let why = "nothing was read through Database::reader(); if the policy's tags cover all \
-                       that the answer depends on, say so with Policy::untracked";
+            let why = "nothing was read through Database::reader(); if the policy's tags cover \
+                       everything that the response depends on, declare that with Policy::untracked";
             return Err(Uncacheable::new("no-reads", why));
         }
         Ok(())
     }
 
-    /// The policy's tags that no read brought in.
+    /// The policy's tags that no read has added.
     fn own_tags<'a>(&'a self, read: &'a BTreeSet<Tag>) -> impl Iterator<Item = Tag> + 'a {
         let all = self.0.scope.tags.iter().flat_map(PolicyTag::with_bulk);
         all.filter(|tag| !read.contains(tag))
@@ -479,7 +479,7 @@ impl Record {
 }
 
 impl RecordNotes {
-    /// Adds tags, up to a bound: what streams without an end may read without one.
+    /// Adds tags, up to a bound, since an endless stream may read without end.
     fn add(&mut self, tags: &[Tag]) {
         if self.tags.len() < TAGS_MAX {
             self.tags.extend(tags);
@@ -489,20 +489,20 @@ impl RecordNotes {
         }
     }
 
-    /// Whether nothing forbids to keep the answer, whatever its policy says.
+    /// Checks what forbids storing the response under any policy.
     fn is_fit(&self) -> Result<(), Uncacheable> {
         if self.wrote {
-            // What it did may say more.
+            // The reason that was recorded with the write is more specific.
             return Err(self.unfit.clone().unwrap_or_else(|| Uncacheable::new("wrote", WROTE)));
         }
         if self.caveats.stale {
-            let why = "a value or an answer that it holds was served stale";
+            let why = "it contains a value or a response that was served stale";
             return Err(Uncacheable::new(STALE_PART, why));
         }
         if self.has_unknown_part {
-            let why = "what a response that it holds depends on is not known: its service was called in another task, such as \
-                       that of tower::buffer (call it in the handler's own, or with Record::carry), or it is of a route whose \
-                       tags could not be read";
+            let why = "it contains a response with unknown dependencies: its service was called in another task, such as \
+                       that of tower::buffer (call it in the handler's task, or with Record::carry), or the tags of \
+                       its route could not be read";
             return Err(Uncacheable::new("unknown-part", why));
         }
         Ok(())
@@ -520,7 +520,7 @@ fn lower(
     }
 }
 
-/// What a read of the primary proves that begins now.
+/// What a read of the primary proves if it begins now.
 fn proven_by_primary(fences: &Fences) -> Option<(Epoch, Position)> {
     fences.seen().map(|(epoch, seen)| (epoch, protocol::proven_by_primary(seen)))
 }

@@ -1,4 +1,4 @@
-//! When an entry is used, and when it is made anew.
+//! Decides whether a stored entry is served, recomputed, or both.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use super::protocol::Verdict;
 use crate::entry::Entry;
 use crate::outcome::{MissReason, StaleReason};
 
-/// What may be done with an entry that was found.
+/// What to do with a stored entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EntryUse {
     /// Serve it.
     Serve,
-    /// Serve it, and make it anew before it expires.
+    /// Serve it, and recompute it before it expires.
     Renew,
-    /// It is stale; serve it and make it anew.
+    /// Serve it although it is stale, and recompute it.
     Stale(StaleReason),
-    /// Make it anew.
+    /// Recompute it.
     Miss(MissReason),
 }
 
-/// Decides by the fences as they are now.
+/// Decides by the current fences.
 pub(crate) fn assess(
     fences: &Fences,
     entry: &Entry,
@@ -30,7 +30,7 @@ pub(crate) fn assess(
     limits: &AgeLimits,
 ) -> EntryUse {
     match decide(fences.judge(entry), entry, policy, limits) {
-        // A change that was known before a failover is known after it.
+        // An entry that a change had invalidated before the failover is not served after it.
         EntryUse::Stale(StaleReason::Failover) if !fences.was_valid(entry) => {
             EntryUse::Miss(MissReason::OldEpoch)
         }
@@ -38,7 +38,7 @@ pub(crate) fn assess(
     }
 }
 
-/// Decides by the verdict of the fences first, and by time only then.
+/// Decides by the verdict of the fences first, and then by time.
 pub(crate) fn decide(
     verdict: Verdict,
     entry: &Entry,
@@ -48,7 +48,7 @@ pub(crate) fn decide(
     let age = entry.age();
     let ttl = entry.ttl().min(policy.longest());
     let window = entry.life.while_revalidating.min(policy.longest_while_revalidating());
-    // RFC 9111, section 5.2.1.1: who says how old an answer may be does not take a stale one, but for
+    // RFC 9111, section 5.2.1.1: a request with `max-age` accepts no stale response, unless it also has
     // `max-stale`.
     let window = limits.max_age.map_or(window, |_| window.min(limits.max_stale));
     match verdict {
@@ -76,8 +76,8 @@ pub(crate) fn decide(
     }
 }
 
-/// XFetch: an entry is made anew before it expires with a probability that rises towards the end,
-/// the earlier the longer it takes to make.
+/// XFetch: an entry is recomputed before it expires, with a probability that rises towards the end, and earlier if
+/// computing it takes longer.
 fn is_due(age: Duration, ttl: Duration, entry: &Entry, policy: &Policy) -> bool {
     if policy.early_refresh == 0.0 || entry.life.cost.is_zero() {
         return false;

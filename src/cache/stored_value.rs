@@ -17,7 +17,7 @@ use super::fingerprint::fingerprint;
 use super::record::Uncacheable;
 use crate::entry::{Entry, ValueHead, decoder};
 
-/// What the head of an entry is that says "there is none".
+/// The head of an entry that says "there is none".
 const NONE: &[u8] = b"none";
 
 /// A value that can be stored in an entry and decoded again.
@@ -35,8 +35,8 @@ pub(super) trait StoredValue: Clone {
     /// If decoding does not give the same value.
     fn write(&self) -> Result<EncodedValue, Uncacheable>;
 
-    /// The value as it was written, if it is at hand. It may differ from what was encoded: a type may skip a field, or
-    /// write a time in whole seconds.
+    /// The value as it is stored, if it was decoded. It may differ from the original: a type may skip a field, or write a
+    /// time in whole seconds.
     fn written(written: &EncodedValue) -> Option<Self>;
 
     /// Whether it says "there is none".
@@ -50,7 +50,7 @@ pub(super) struct EncodedValue {
     pub(super) decoded: Option<Arc<dyn Any + Send + Sync>>,
 }
 
-/// A type that values of can be kept.
+/// A type whose values can be stored.
 pub(super) trait ValueType:
     Serialize + DeserializeOwned + Clone + Send + Sync + 'static
 {
@@ -138,7 +138,8 @@ enum Mismatch {
     Panic,
 }
 
-/// The value has been loaded: what its type does when it is encoded, and decoded again, is not the request's error.
+/// Encodes a value. A panic of the type's `Serialize` or `Deserialize` is caught: the value has been loaded, so the request
+/// must not fail.
 fn encode<T: ValueType>(value: &T) -> Result<EncodedValue, Mismatch> {
     let encoded = || encode_checked(value);
     catch_unwind(AssertUnwindSafe(encoded)).unwrap_or(Err(Mismatch::Panic))
@@ -153,7 +154,7 @@ fn encode_checked<T: ValueType>(value: &T) -> Result<EncodedValue, Mismatch> {
     Ok(EncodedValue { head: head.encode(), body, decoded: Some(Arc::new(decoded)) })
 }
 
-/// The value of an entry, which is decoded once, unless it takes more than the entry weighs.
+/// The value of an entry. The decoded value is kept for later hits, unless it takes more memory than the entry claims.
 fn value<T: ValueType>(entry: &Entry) -> Result<Arc<T>, Mismatch> {
     if let Some(known) = entry.known() {
         return Ok(known);
@@ -168,7 +169,7 @@ fn value<T: ValueType>(entry: &Entry) -> Result<Arc<T>, Mismatch> {
 
 fn decode<T: ValueType>(entry: &Entry) -> Result<(T, usize), Mismatch> {
     let head = ValueHead::decode(entry.head()).ok_or(Mismatch::NoValue)?;
-    // A constructor may rely on what its own version guarantees, and panic over another version's value.
+    // A constructor may rely on invariants of its own version, and panic on another version's value.
     let decoded = || decode_body(entry.body(), head.fingerprint);
     catch_unwind(AssertUnwindSafe(decoded)).unwrap_or(Err(Mismatch::Panic))
 }

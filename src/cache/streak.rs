@@ -3,28 +3,27 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// After so many keys whose responses could not be stored, and none that could, requests at another key do not wait for
-/// one another.
+/// After this many keys in a row whose responses could not be stored, requests for a new key do not wait for one another.
 const LONG: u32 = 32;
 
-/// How many keys of a policy, one after the other, had responses that could not be stored. Clones of the policy share it.
+/// The number of keys of a policy in a row whose responses could not be stored. Clones of the policy share it.
 ///
-/// Requests for one response share it only if it turns out to be storable. If it does not, those that waited took twice
-/// as long as without a cache. Hit-for-pass ([`Alone`](super::cache::HitForPass)) spares the next requests at the same key;
-/// this spares the first ones at other keys.
+/// Requests that wait for another one's response can use it only if it turns out to be storable. Otherwise, they take twice
+/// as long as without a cache. [`HitForPass`](super::cache::HitForPass) prevents that for later requests with the same key;
+/// this prevents it for the first requests with other keys.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UncacheableStreak(Arc<AtomicU32>);
 
 impl UncacheableStreak {
-    /// A response at a key that was not known for it could not be stored.
+    /// Records a response that could not be stored, for a key that was not known for that yet.
     pub(crate) fn extend(&self) {
-        // Past its end it need not count.
+        // A long streak need not be counted further.
         if !self.is_long() {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// A response could be stored.
+    /// Records a response that could be stored.
     pub(crate) fn end(&self) {
         if self.0.load(Ordering::Relaxed) != 0 {
             self.0.store(0, Ordering::Relaxed);

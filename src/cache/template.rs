@@ -9,7 +9,7 @@ use crate::entry::Tag;
 pub(crate) struct TagTemplate {
     source: String,
     pieces: Vec<TemplatePiece>,
-    /// What it always is, if it has no parameters.
+    /// The tag itself, if it has no parameters.
     fixed: Option<PolicyTag>,
 }
 
@@ -79,19 +79,19 @@ impl TagTemplate {
     }
 }
 
-/// A value of more bytes may be one of those that changes do not tell apart (`postgres/sql/note.sql`): of more than 2,000
-/// in the encoding of the server, where a character has four at most.
+/// A longer value (in bytes) may be one that the triggers do not record by itself (`postgres/sql/note.sql`): they record
+/// all values of more than 2,000 bytes in the server's encoding, in which a character has at most four, under one tag.
 const MAY_BE_LONG: usize = 400;
 
-/// A tag that a policy names, with what it narrows.
+/// A tag that a policy names, with the table and the column that it narrows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PolicyTag {
     tag: Tag,
     name: Arc<str>,
-    /// Where the table ends in the name, and where the column does, for a tag of that form.
+    /// The ends of the table and of the column in the name, if it has the form `table:column=value`.
     ends: Option<(usize, usize)>,
-    /// Whether Postgres writes the value so, up to what a tag's form leaves out. Else the tag that a change of
-    /// these rows has is not known, and what depends on them depends on the table.
+    /// Whether Postgres prints the value in the same form, after normalization. Otherwise the tag of a change to these rows
+    /// is unknown, so a response depends on the whole table instead.
     is_exact: bool,
 }
 
@@ -103,7 +103,7 @@ impl PolicyTag {
         Self { tag: Tag::named(&name), name, ends, is_exact }
     }
 
-    /// The rows of a table that have a value in a column, written as Postgres writes it.
+    /// The tag of the rows with `value` in a column; the value is in the form in which Postgres prints it.
     #[cfg(feature = "postgres")]
     pub(crate) fn for_column(table: &str, column: &str, value: &str) -> Self {
         let name: Arc<str> = format!("{table}:{column}={value}").into();
@@ -121,8 +121,8 @@ impl PolicyTag {
         Some((&self.name[..table], &self.name[table + 1..column]))
     }
 
-    /// The tag, and the one of large changes to its table; the table's own, if the rows are not known. If the value
-    /// is long, also the one tag that all long values of its column share.
+    /// The tag together with its table's bulk tag, or with the table's tag if the value is not exact. For a long value,
+    /// also the tag that all long values of the column share.
     pub(crate) fn with_bulk(&self) -> impl Iterator<Item = Tag> + use<> {
         let of_table = if self.is_exact { Tag::bulk } else { Tag::table };
         let table = self.column_of().map(|(table, _)| of_table(table));
@@ -135,7 +135,7 @@ impl PolicyTag {
         (value.len() > MAY_BE_LONG).then(|| Tag::named(&format!("{name}>")))
     }
 
-    /// Whether the rows that it names are known by it.
+    /// Whether changes to the rows that it names have this tag.
     pub(crate) fn is_exact(&self) -> bool {
         self.is_exact
     }
@@ -183,7 +183,7 @@ mod tests {
         for value in ["0x1", "1_000", "-0b1", " 0O7 ", "1e3", "1.0", "+1_0"] {
             let tag = fill("users:id={id}", value).unwrap();
             assert!(tag.with_bulk().any(|tag| tag == Tag::table("users")), "{value}");
-            // An application invalidates by the name that it gave.
+            // An application invalidates by the name that it has given.
             assert!(tag.with_bulk().any(|tag| tag == Tag::named(&format!("users:id={value}"))));
         }
         for value in

@@ -1,4 +1,4 @@
-//! Values of a Rust type, without HTTP, one at a time.
+//! Lookups of single typed values, without HTTP.
 
 use std::sync::Arc;
 
@@ -16,27 +16,27 @@ use crate::entry::Key;
 use crate::observe;
 
 impl Cache {
-    /// The value for a key: from the cache if it is proven fresh, else from `load`, whose reads
-    /// through `Database::reader()` are noted. Many callers at once cause one load.
+    /// Returns the value for a key: from the cache if it is proven fresh, otherwise from `load`, whose reads through
+    /// `Database::reader()` are tracked. Concurrent calls for one key share one load.
     ///
     /// An entry holds the value as bincode encodes it, and a fingerprint: of the type's path and of everything that
     /// serde reports of the value, with the names of fields and variants. An entry that was stored as another type, or by
     /// a node with another version of the type, is a miss
     /// ([`MissReason::OtherShape`](crate::MissReason::OtherShape)). A value that changes when it is encoded and decoded
     /// is not stored, and a warning names its type: `#[serde(flatten)]`, `untagged`, `skip_serializing_if` and
-    /// `serde_json::PlainValue` do that. Nor is a value stored that nests more than 256 others in each other. What the type's
+    /// `serde_json::Value` do that. A value with more than 256 levels of nesting is not stored either. What the type's
     /// `Serialize` leaves out or rounds (`#[serde(skip)]`, a time in whole seconds) is lost, and the caller that loads the
-    /// value gets it as it was stored. Where the meaning of a value changes and its type does not, raise the cache's
+    /// value gets it in its stored form too. If the meaning of a value changes and its type does not, change the cache's
     /// [`version`](Cache::version).
     ///
-    /// `load` may use nothing that was read before this call, unless it is part of the key: rows that the caller read, or
-    /// the result of a task that it spawned. The value would be stored without the tags of those reads. What `load` reads
-    /// counts for whatever the caller computes, and not the other way round.
+    /// `load` must not use data that was read before this call, such as rows that the caller read or the result of a task
+    /// that it spawned, unless it is part of the key: the value would be stored without the tags of those reads. The reads
+    /// of `load` count for whatever the caller computes; the caller's reads do not count for `load`.
     ///
     /// # Errors
     ///
-    /// What `load` returns. The cache's own faults never are: a value that can't be encoded or
-    /// decoded is loaded.
+    /// The error of `load`. The cache's own failures are not errors: a value that can't be decoded is loaded, and one that
+    /// can't be encoded is returned without being stored.
     pub async fn get_or_load<T, E, F>(
         &self,
         key: &Key,
@@ -52,8 +52,8 @@ impl Cache {
         self.obtain(key, policy, load).await.map(|PlainValue(value)| value)
     }
 
-    /// The value for a key that there may be none for, as [`get_or_load`](Self::get_or_load). That there is
-    /// none is kept for the policy's [`negative_ttl`](crate::ValuePolicyBuilder::negative_ttl), if it has one.
+    /// Like [`get_or_load`](Self::get_or_load), for a value that may not exist. `None` is stored for the policy's
+    /// [`negative_ttl`](crate::ValuePolicyBuilder::negative_ttl), if it has one.
     ///
     /// ```
     /// use std::time::Duration;
@@ -72,7 +72,7 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// What `load` returns.
+    /// The error of `load`.
     pub async fn find_or_load<T, E, F>(
         &self,
         key: &Key,
@@ -119,7 +119,7 @@ impl Cache {
         }
     }
 
-    /// Loads a value of which is not known what it depends on.
+    /// Loads a value whose dependencies are unknown, without storing it.
     async fn compute_unstored<V, E, F>(&self, policy: &Arc<Policy>, load: F) -> Result<V, E>
     where
         V: StoredValue,
@@ -128,12 +128,12 @@ impl Cache {
         let record = self.record(Some(policy), LookupOptions::default());
         record.mark_uncacheable(Uncacheable::new(
             "missing-id",
-            "a tag of a value's policy has a place for an id",
+            "a tag of the ValuePolicy uses {id}, and the value has no id",
         ));
         compute(&record, policy, load).await
     }
 
-    /// A value that is due is made anew by the one who found it so; others get the present one.
+    /// The call that finds an entry due for early refresh reloads it; other calls get the stored value.
     async fn renew_or_serve<V, E, F>(
         &self,
         (mut hit, value): (Hit, V),
@@ -193,7 +193,7 @@ impl Cache {
     }
 }
 
-/// Loads in a scope, and closes it.
+/// Runs `load` in the record's scope, and closes the record.
 async fn compute<V, E, F>(record: &Record, policy: &Policy, load: F) -> Result<V, E>
 where
     V: StoredValue,
@@ -204,7 +204,8 @@ where
     loaded
 }
 
-/// Fulfils a duty with a value. Returns it as it was stored, so that whoever loads it gets what others will.
+/// Fills an entry with a value. Returns the value in its stored form, so that this caller gets the same value as later
+/// ones.
 pub(super) fn store_value<V: StoredValue>(mut lead: FillGuard, value: V) -> V {
     match value.write() {
         Ok(written) => {

@@ -9,7 +9,7 @@ use crate::entry::Key;
 /// The most bytes of a version: every key contains it.
 const LONGEST: usize = 128;
 
-/// Why [`Cache::version`] refuses a text.
+/// Why [`Cache::version`] rejects a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum VersionError {
@@ -19,9 +19,9 @@ pub enum VersionError {
          env!(\"CARGO_PKG_VERSION\") or the commit"
     )]
     Empty,
-    /// It has this many bytes, and may have 128.
+    /// It has this many bytes; 128 are allowed.
     #[error(
-        "the version of the cache has {0} bytes, and may have 128: give Cache::version a hash of it"
+        "the version of the cache has {0} bytes, and 128 are allowed: give Cache::version a hash of it"
     )]
     TooLong(usize),
     /// It contains a control character.
@@ -34,10 +34,10 @@ impl Cache {
     /// never serve one another's entries, so a new version never returns the old version's JSON, and a rolling
     /// deployment runs both side by side. A change in the database invalidates the entries of all versions.
     ///
-    /// `version` must change whenever a response or value may change for another reason than the data.
-    /// `env!("CARGO_PKG_VERSION")` does if every release raises it; the commit or the image's tag always does, and then
-    /// every deployment starts with no entries. A number that you raise by hand, when a response's form changes, keeps
-    /// the entries over all other deployments.
+    /// `version` must change whenever a response or value may change for another reason than the data. You can use
+    /// `env!("CARGO_PKG_VERSION")` if every release raises it. The commit or the image's tag always changes, so every
+    /// deployment then starts without entries. A number that you raise by hand when the form of a response changes keeps
+    /// the entries across all other deployments.
     ///
     /// The version applies to this handle and to clones made from it: call this before you pass the cache to layers.
     ///
@@ -79,7 +79,7 @@ impl Cache {
         }
     }
 
-    /// The same, for a key that the caller owns.
+    /// The same for an owned key.
     pub(super) fn own_key(&self, key: Key) -> Key {
         match &self.version {
             None => key,

@@ -1,6 +1,6 @@
-//! Which keys are computed by fills that wait for other keys: a graph in which a circle is found before it closes.
+//! The wait-for graph: which keys are computed by fills that wait for other keys. A cycle is found before it closes.
 //!
-//! Only a lookup within a fill has an edge here. Caches share the graph, since a circle may lead through several.
+//! Only a lookup within a fill adds an edge. All caches share the graph, since a cycle may lead through several.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -8,17 +8,17 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use super::cache::Cache;
 use crate::entry::Key;
 
-/// A key of one cache: where the cache's fences are, and the key's hash.
+/// A key of one cache: the address of the cache's fences, and the key's hash.
 pub(crate) type WaitKey = (usize, [u8; 32]);
 
 impl Cache {
-    /// A key's place in the graph.
+    /// A key's node in the graph.
     pub(super) fn place(&self, key: &Key) -> WaitKey {
         (Arc::as_ptr(&self.shared.fences).addr(), *key.hash())
     }
 }
 
-/// From each key that is computed to those that its fills wait for, as often as they do.
+/// Edges from each key that is being computed to the keys that its fills wait for, one per wait.
 type WaitGraph = HashMap<WaitKey, Vec<WaitKey>>;
 
 static WAITS: LazyLock<Mutex<WaitGraph>> = LazyLock::new(Mutex::default);
@@ -31,7 +31,7 @@ pub(crate) struct WaitGuard {
 }
 
 impl WaitGuard {
-    /// Notes that what computes some keys waits for another one; `None` if that one waits for them.
+    /// Adds edges from the keys that are being computed to `key`; `None` if that would close a cycle.
     pub(crate) fn new(computing: Vec<WaitKey>, key: WaitKey) -> Option<Self> {
         if !computing.is_empty() {
             let mut graph = graph();
@@ -64,7 +64,7 @@ impl Drop for WaitGuard {
     }
 }
 
-/// Whether what computes a key waits for one of `computing`, directly or by way of others.
+/// Whether the computation of `key` waits for one of `computing`, directly or through other keys.
 fn leads_back(graph: &WaitGraph, key: WaitKey, computing: &[WaitKey]) -> bool {
     let (mut seen, mut next) = (HashSet::new(), vec![key]);
     while let Some(key) = next.pop() {

@@ -1,4 +1,4 @@
-//! The form of an entry outside this process.
+//! The encoding of an entry outside this process.
 //!
 //! ```text
 //! offset  bytes  what                                      all numbers little-endian
@@ -7,13 +7,13 @@
 //!      8     16  checksum: XXH3, 128 bits, over all that follows; or a code over the whole, where nodes share a secret
 //!     24      8  epoch
 //!     32      8  as_of
-//!     40      8  when it was made, in milliseconds since 1970
+//!     40      8  when it was computed, in milliseconds since 1970
 //!     48      8  TTL in milliseconds
-//!     56      8  how long it is kept, in milliseconds
-//!     64      8  how long it took to make, in microseconds
-//!     72      8  how long past its TTL it is served while it is made anew, in milliseconds
-//!     80      8  how long past its TTL it is served if it can't be made anew, in milliseconds
-//!     88      4  flags: 1 for never past its TTL, 2 for a signpost, 4 if only time bounds some of it
+//!     56      8  how long it is stored, in milliseconds
+//!     64      8  how long it took to compute, in microseconds
+//!     72      8  how long past its TTL it is served while it is recomputed, in milliseconds
+//!     80      8  how long past its TTL it is served if recomputing it fails, in milliseconds
+//!     88      4  flags: 1 for never past its TTL, 2 for a vary marker, 4 if only a TTL bounds a part of it
 //!     92      -  metadata (bincode): canonical key, tag hashes, head
 //!      -      -  the body as it is, up to the end
 //! ```
@@ -37,7 +37,7 @@ const MAGIC: &[u8; 4] = b"TGE\x04";
 const LENGTH: Range<usize> = 4..8;
 const CHECKSUM: Range<usize> = 8..CHECKED_FROM;
 const CHECKED_FROM: usize = 24;
-/// The length of the checksum, or of what is in its place.
+/// The length of the checksum, or of the code in its place.
 const SEAL: usize = 16;
 const HEADER: usize = 92;
 const STRICT: u32 = 1;
@@ -48,16 +48,16 @@ const TIMED: u32 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// Fewer bytes than the header has, or than it says.
+    /// There are fewer bytes than a header has, or than the header says.
     #[error("truncated")]
     Truncated,
     /// Not an entry, or one of another version.
-    #[error("of another format or version")]
+    #[error("in another format or version")]
     Format,
     /// Not signed with a secret of this service, or changed since.
     #[error("not signed with a secret of this service")]
     Signature,
-    /// Bytes changed since they were written.
+    /// The bytes were changed after they were written.
     #[error("checksum does not match")]
     Checksum,
     /// The metadata is not what this version writes.
@@ -74,7 +74,7 @@ struct Metadata<'a> {
     head: Raw<'a>,
 }
 
-/// Bytes where they are: written in one go, which a slice is not.
+/// Borrowed bytes that are serialized at once, which serde does not do for a slice.
 #[derive(Deserialize)]
 pub(crate) struct Raw<'a>(pub(crate) &'a [u8]);
 
@@ -84,19 +84,19 @@ impl Serialize for Raw<'_> {
     }
 }
 
-/// Writes an entry.
+/// Encodes an entry.
 pub(crate) fn encode(entry: &Entry) -> Bytes {
     encode_sealed(entry, checksum)
 }
 
-/// Writes an entry with what `seal` makes of all its bytes in the place of the checksum.
+/// Encodes an entry. `seal` computes the code over all bytes that replaces the checksum.
 pub(crate) fn encode_sealed(entry: &Entry, seal: impl FnOnce(&[u8]) -> [u8; SEAL]) -> Bytes {
     let metadata = Metadata {
         key: Raw(&entry.key),
         tags: entry.tags.iter().map(|tag| tag.hash()).collect(),
         head: Raw(&entry.head),
     };
-    // The metadata's, with the numbers' marks and lengths.
+    // An upper bound for the metadata, with the markers and lengths of integers.
     let most = entry.key.len() + 9 * (3 + entry.tags.len()) + entry.head.len();
     let mut out = BytesMut::with_capacity(HEADER + most + entry.body.len());
     out.put_slice(MAGIC);
@@ -122,7 +122,7 @@ pub(crate) fn encode_sealed(entry: &Entry, seal: impl FnOnce(&[u8]) -> [u8; SEAL
     out.freeze()
 }
 
-/// Reads an entry. Key, head and body are slices of `bytes`, not copies.
+/// Decodes an entry. Its key, head and body are slices of `bytes`, not copies.
 pub(crate) fn decode(bytes: &Bytes) -> Result<Entry, DecodeError> {
     let is_whole = |bytes: &[u8], sum: &[u8]| match sum == checksum(bytes) {
         true => Ok(()),
@@ -131,7 +131,7 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Entry, DecodeError> {
     decode_sealed(bytes, is_whole)
 }
 
-/// Reads an entry if `check` accepts what is in the place of the checksum, given all bytes and those.
+/// Decodes an entry if `check` accepts its seal. `check` gets all bytes and the bytes of the seal.
 pub(crate) fn decode_sealed(
     bytes: &Bytes,
     check: impl FnOnce(&[u8], &[u8]) -> Result<(), DecodeError>,
@@ -168,7 +168,7 @@ pub(crate) fn decode_sealed(
     Ok(if flags & SIGNPOST != 0 { entry.into_vary_marker(Arc::default()) } else { entry })
 }
 
-/// The parts of an entry's bytes before and after what protects them.
+/// The bytes of an entry before and after the seal.
 pub(crate) fn around_seal(bytes: &[u8]) -> (&[u8], &[u8]) {
     (&bytes[..CHECKSUM.start], &bytes[CHECKED_FROM..])
 }
@@ -220,11 +220,11 @@ mod tests {
             .into_vary_marker(Arc::default())
     }
 
-    /// Entries outlive the process that wrote them: this form may change only with the version.
+    /// Entries outlive the process that wrote them, so the encoding may change only together with the version.
     #[tokio::test(start_paused = true)]
     async fn golden_bytes() {
         let mut bytes = encode(&entry()).to_vec();
-        bytes[8..24].fill(0); // over the time of writing, so never twice the same
+        bytes[8..24].fill(0); // the checksum covers the time of writing, so it always differs
         bytes[40..48].fill(0);
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! A reader of bincode for bytes from elsewhere: from Redis, or from another node.
+//! A bincode decoder for untrusted bytes: from Redis, or from another node.
 //!
 //! A length in the bytes may claim anything. bincode reserves memory for it up to a limit, and that limit must fit the
 //! largest honest value. This reader knows how many bytes are left instead: a text or byte string that claims more is
@@ -31,7 +31,7 @@ const EMPTY: usize = 1 << 16;
 const TOO_DEEP: DecodeError = DecodeError::Other("more than 256 values are nested in each other");
 const TOO_MANY: DecodeError = DecodeError::Other("more than 65,536 elements take no bytes");
 
-/// Decodes a value from bytes of which none may be left over.
+/// Decodes a value that must use up all bytes.
 ///
 /// # Errors
 ///
@@ -59,7 +59,7 @@ struct Input<'de> {
     elements: usize,
     /// How many more values may be nested.
     depth: usize,
-    /// What has been decoded so far takes on the heap.
+    /// The heap size of what has been decoded so far.
     owned: Owned,
 }
 
@@ -70,7 +70,7 @@ impl<'de> Input<'de> {
         Self { decoder, elements, depth: DEPTH, owned: Owned::default() }
     }
 
-    /// Whether so many bytes are left.
+    /// Whether this many bytes are left.
     fn holds(&mut self, bytes: usize) -> bool {
         self.decoder.reader().peek_read(bytes).is_some()
     }
@@ -87,7 +87,7 @@ impl<'de> Input<'de> {
         <&[u8]>::borrow_decode(&mut self.decoder)
     }
 
-    /// Decodes the parts of a `T` that goes into a place of so many bytes.
+    /// Decodes the parts of a `T` that is stored in a place of `place` bytes.
     fn nest<T>(
         &mut self,
         place: usize,

@@ -1,4 +1,4 @@
-//! One stored answer.
+//! One stored response or value.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -10,9 +10,9 @@ use bytes::Bytes;
 use super::{Epoch, Key, Position, Tag, ValueHead, Variants};
 use crate::clock::{self, Instant};
 
-/// One stored answer: the bytes, and what decides whether they may be served.
+/// One stored response or value: its bytes, and the data that decides whether they may be served.
 ///
-/// An entry never changes. Whoever holds one shares it; a hit copies no body.
+/// An entry is immutable and shared, so a hit copies no body.
 #[derive(Debug)]
 pub struct Entry {
     pub(crate) key: Bytes,
@@ -23,42 +23,43 @@ pub struct Entry {
     pub(crate) head: Bytes,
     pub(crate) body: Bytes,
     variants: Option<VariantRef>,
-    /// How often it was served of late, as a variant, up to a bound.
+    /// How often it was recently served as a variant, up to a bound.
     uses: AtomicU8,
     decoded: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
-/// What a signpost knows of the variants that it points to.
+/// A vary marker's reference to its variants.
 #[derive(Debug)]
 struct VariantRef {
     variants: Arc<Variants>,
-    /// Their weight when the signpost was made: what an entry weighs must not change while it is stored.
+    /// Their weight when the marker was created, since an entry's weight must not change while it is stored.
     weight: usize,
 }
 
-/// Uses beyond this make no difference, and are not counted, so that threads that serve one entry don't contend for it.
+/// Further uses make no difference and are not counted, so that threads that serve one entry do not contend for the
+/// counter.
 const MOST_USES: u8 = 32;
 
 /// How long an entry lives, and how old it is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lifetime {
-    /// When this node made or received the entry.
+    /// When this node computed or received the entry.
     pub(crate) arrived: Instant,
     /// How old the entry was then.
     pub(crate) age_on_arrival: Duration,
     /// The age up to which it is fresh.
     pub(crate) ttl: Duration,
-    /// The age up to which it is kept, for use when it is stale. At least the TTL.
+    /// The age up to which it is stored, for use when it is stale. At least the TTL.
     pub(crate) keep: Duration,
-    /// How long it took to make, for early refresh.
+    /// How long it took to compute, for early refresh.
     pub(crate) cost: Duration,
-    /// How long past its TTL it may be served while it is made anew.
+    /// How long past its TTL it may be served while it is recomputed.
     pub(crate) while_revalidating: Duration,
-    /// How long past its TTL it may be served if it can't be made anew.
+    /// How long past its TTL it may be served if recomputing it fails.
     pub(crate) if_error: Duration,
-    /// Nobody gets it past its TTL, whatever they ask for.
+    /// It is never served past its TTL, whatever the client allows.
     pub(crate) is_strict: bool,
-    /// Nothing but time bounds some of it: what it is part of lasts no longer.
+    /// Only a TTL bounds a part of it, so a response that contains it must not last longer.
     pub(crate) is_timed: bool,
 }
 
@@ -107,28 +108,28 @@ impl Entry {
         Self { key, epoch, as_of, tags, life, head, body, variants, uses, decoded }
     }
 
-    /// An entry that is no answer: its head says where the answers are.
+    /// Turns the entry into a vary marker: its head says how requests select a variant.
     pub(crate) fn into_vary_marker(mut self, variants: Arc<Variants>) -> Self {
         let weight = variants.weight();
         self.variants = Some(VariantRef { variants, weight });
         self
     }
 
-    /// Whether it says where the answers are.
+    /// Whether this is a vary marker.
     pub(crate) fn is_vary_marker(&self) -> bool {
         self.variants.is_some()
     }
 
-    /// The variants that this signpost points to, as far as this node has stored them.
+    /// The variants of this vary marker that this node has stored.
     pub(crate) fn variants(&self) -> Option<&Arc<Variants>> {
         self.variants.as_ref().map(|listed| &listed.variants)
     }
 
-    /// Notes that it was served as one of several variants.
+    /// Counts that it was served as one of several variants.
     pub(crate) fn note_use(&self) {
         let uses = self.uses();
         if uses < MOST_USES {
-            // One that is lost to another thread makes no difference.
+            // A use that is lost to a race makes no difference.
             self.set_uses(uses + 1);
         }
     }
@@ -141,50 +142,50 @@ impl Entry {
         self.uses.store(uses, Ordering::Relaxed);
     }
 
-    /// Whether this entry answers `key`. Two keys with one hash are told apart here.
+    /// Whether this is the entry of `key`. This compares the keys' texts, so it distinguishes two keys with the same hash.
     pub fn answers(&self, key: &Key) -> bool {
         self.key == key.text()
     }
 
-    /// The history that [`as_of`](Self::as_of) is a position in.
+    /// The epoch to which the position [`as_of`](Self::as_of) belongs.
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// A lower bound: every transaction whose commit ends at or before it is in the answer.
+    /// A lower bound on what the entry includes: every transaction whose commit ends at or before this position.
     pub fn as_of(&self) -> Position {
         self.as_of
     }
 
-    /// What the answer depends on.
+    /// The tags that the entry depends on.
     pub fn tags(&self) -> &[Tag] {
         &self.tags
     }
 
-    /// Time since the answer was made.
+    /// The time since the entry was computed.
     pub fn age(&self) -> Duration {
         self.life.age_on_arrival.saturating_add(self.life.arrived.elapsed())
     }
 
-    /// The age up to which the answer is fresh.
+    /// The age up to which the entry is fresh.
     pub fn ttl(&self) -> Duration {
         self.life.ttl
     }
 
-    /// What the one who stored the entry put beside the body.
+    /// The metadata that was stored with the body, such as a response's status and fields.
     pub fn head(&self) -> &Bytes {
         &self.head
     }
 
-    /// The answer itself.
+    /// The response's body or the encoded value.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// Bytes that the entry takes in memory, about. This includes the decoded form that is kept once the entry is served: of
-    /// a response, that of its head; of a value, the value itself, unless that takes more than its entry claims.
+    /// The approximate number of bytes that the entry takes in memory. This includes the decoded form that is kept once the
+    /// entry has been served: the head of a response, or the value itself, unless that takes more than its entry claims.
     pub fn weight(&self) -> usize {
-        // The entry, what counts its users, and its place in a table; a decoded head without its fields.
+        // The entry, its reference counts and its slot in a table. `HEAD` is a decoded head without its fields.
         const FIXED: usize = size_of::<Entry>() + 192;
         const HEAD: usize = 640;
         // A field takes about 35 bytes when encoded, and 170 in a map.
@@ -198,13 +199,13 @@ impl Entry {
         FIXED + parts + decoded + self.variants.as_ref().map_or(0, |listed| listed.weight)
     }
 
-    /// Whether a decoded value of this many bytes is within what the entry weighs. The entry says how much the value took
-    /// on the node that stored it; another version of its type may take more.
+    /// Whether a decoded value of this many bytes is within the weight that the entry claims. The entry has the size that
+    /// the value had on the node that stored it; another version of its type may take more.
     pub(crate) fn may_keep(&self, weight: usize) -> bool {
         ValueHead::decode(&self.head).is_some_and(|head| weight <= head.weight as usize)
     }
 
-    /// The head or body in decoded form, made once per node and entry by `decode`.
+    /// The head or body in decoded form; `decode` runs once per node and entry.
     pub(crate) fn decoded<T, E>(
         &self,
         decode: impl FnOnce(&Self) -> Result<T, E>,
@@ -216,12 +217,12 @@ impl Entry {
             return Ok(known);
         }
         let made = Arc::new(decode(self)?);
-        // Lost to another thread, or taken by another type: both work without the shortcut.
+        // Another thread, or another type, may have set it first. Both cases work without the shortcut.
         drop(self.decoded.set(made.clone()));
         Ok(made)
     }
 
-    /// The decoded form, if it has been made and is of this type.
+    /// The decoded form, if it exists and has this type.
     pub(crate) fn known<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         self.decoded.get().cloned()?.downcast().ok()
     }
@@ -231,7 +232,7 @@ impl Entry {
         self.decoded.get().is_some_and(|any| (**any).is::<T>())
     }
 
-    /// Sets the decoded form, where the caller has it already.
+    /// Sets the decoded form if the caller already has it.
     pub(crate) fn set_decoded(&self, made: Arc<dyn Any + Send + Sync>) {
         drop(self.decoded.set(made));
     }

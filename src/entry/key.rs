@@ -1,4 +1,4 @@
-//! What makes two requests, or two queries, the same.
+//! Cache keys of requests, values and queries.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -7,12 +7,11 @@ use std::sync::OnceLock;
 use super::position::first_u64;
 use super::text::Text;
 
-/// The name of an answer: a canonical text, and where more than this process must agree on a name, a BLAKE3 hash
-/// over it.
+/// The key of an entry: a canonical text and, for the shared store, its BLAKE3 hash.
 ///
-/// Two keys are equal only if their texts are: in a shared store the hash finds an entry, the text proves that it is
-/// the right one. Each part of the text is preceded by its length, so no choice of separators in
-/// the parts can make two different lists of parts the same text.
+/// Two keys are equal only if their texts are: in a shared store, the hash finds an entry, and the text proves that it is
+/// the right one. Each part of the text is preceded by its length, so two different lists of parts never have the same
+/// text, whatever characters they contain.
 ///
 /// ```
 /// use tidegate::Key;
@@ -23,7 +22,7 @@ use super::text::Text;
 #[derive(Clone)]
 pub struct Key {
     text: Text,
-    /// Made when it is first asked for: what is found in memory needs none.
+    /// Computed on first use: a hit in memory needs no hash.
     hash: OnceLock<[u8; 32]>,
 }
 
@@ -34,7 +33,7 @@ impl Key {
         KeyText(Text::new()).part(namespace)
     }
 
-    /// Begins the key of one of several answers that a key has.
+    /// Begins the key of one of the variants of a key.
     pub(crate) fn variant(of: &Self) -> KeyText {
         Self::new("variant").part(of.text())
     }
@@ -105,8 +104,8 @@ impl KeyText {
         self.0.extend(bytes);
     }
 
-    /// Adds a number: seven bits to a byte, the lowest first, and a mark on each but the last (LEB128). No number
-    /// is the beginning of another.
+    /// Adds a number in LEB128: seven bits per byte, the lowest first, with a continuation bit on all but the last byte. No
+    /// number's encoding is a prefix of another's.
     pub(crate) fn number(&mut self, number: usize) {
         let mut rest = number;
         while rest >= 0x80 {
@@ -158,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_long_part_is_not_two_short_ones() {
-        // A length that takes two bytes, and parts that look like it.
+        // A length that takes two bytes, and parts that look like one.
         let long = key(&[vec![7; 300]]);
         assert_ne!(long, key(&[vec![7; 0x2c], vec![7; 255]]));
         assert_eq!(long.text().len(), 2 + 2 + 300);

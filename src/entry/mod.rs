@@ -1,9 +1,9 @@
-//! What is stored, and what it is called.
+//! Entries and their keys.
 //!
-//! An [`Entry`] is one answer: opaque bytes for the one who stored it, and around them what decides
-//! whether it may be served: the [`Key`] that it answers, the [`Tag`]s that it depends on, and the
-//! [`Position`] in the database's log, within an [`Epoch`], up to which it is known to be complete.
-//! `codec` is the form that an entry has outside this process, and `decoder` reads bincode that may be hostile.
+//! An [`Entry`] is one stored response or value: opaque bytes, and the data that decides whether it may be served. That is
+//! its [`Key`], the [`Tag`]s that it depends on, and the [`Position`] in the database's log, within an [`Epoch`], up to
+//! which it is known to be complete. `codec` encodes an entry for use outside this process, and `decoder` decodes bincode
+//! that may be hostile.
 
 pub(crate) mod codec;
 pub(crate) mod decoder;

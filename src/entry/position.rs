@@ -1,4 +1,4 @@
-//! Where in the database's history something happened.
+//! Positions in the database's log.
 
 use std::fmt;
 
@@ -25,11 +25,11 @@ impl Position {
         self.0
     }
 
-    /// The position just before this one: what a read proves that began after this one was seen.
+    /// The position just before this one: what a read proves if it begins after this position was seen.
     ///
-    /// A commit record can be in the log and not be visible yet, so having seen `W` proves nothing
-    /// about a commit that ends at `W` exactly; everything that ended before is another matter,
-    /// since a commit that the read missed gets its fence later, at `W` or past it.
+    /// A commit record can be in the log before the commit is visible, so having seen `W` proves nothing about a commit
+    /// that ends exactly at `W`. It proves everything that ended before, since a commit that the read missed gets its fence
+    /// later, at `W` or past it.
     #[must_use]
     pub const fn before(self) -> Self {
         Self(self.0.saturating_sub(1))
@@ -75,7 +75,8 @@ impl Epoch {
         history: u64,
     ) -> Self {
         let mut hasher = blake3::Hasher::new();
-        // Never equal to an epoch that was hashed without the database, so an entry or token that bears one proves nothing.
+        // The prefix makes this differ from every epoch that was hashed without the database, so an entry or a token with
+        // such an epoch proves nothing.
         hasher.update(b"tidegate epoch of a database");
         hasher.update(&system_identifier.to_le_bytes());
         hasher.update(&database.to_le_bytes());

@@ -1,4 +1,4 @@
-//! What an answer depends on.
+//! Tags: names of what an entry depends on.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,13 +6,13 @@ use std::fmt;
 use super::position::first_u64;
 use super::text::Text;
 
-/// A name for what an answer depends on: a table (`users`), the rows of a table that have a value
-/// in a column (`users:id=42`), or a word of the application's own (`front-page`).
+/// The name of something that an entry depends on: a table (`users`), the rows of a table with a value in a column
+/// (`users:id=42`), or a custom name of the application's (`front-page`).
 ///
-/// Only a hash of the name is kept. Two names with the same hash share a fence, which can cost a
-/// spare miss and never a stale answer. Values are brought to one form first, so that the path
-/// `/users/042` and the row with `id = 42` are one tag: surrounding white space and letter case do
-/// not count, integers lose their plus sign and leading zeros, UUIDs their punctuation.
+/// Only a hash of the name is stored. Two names with the same hash share a fence, which can cost an unnecessary miss, and
+/// never causes a stale response. Values are normalized first, so that the path `/users/042` and the row with `id = 42`
+/// have the same tag: surrounding white space and letter case are ignored, integers lose their plus sign and leading
+/// zeros, and UUIDs their punctuation.
 ///
 /// ```
 /// use tidegate::Tag;
@@ -23,8 +23,9 @@ use super::text::Text;
 pub struct Tag(u64);
 
 impl Tag {
-    /// The tag of this name, in any of the three forms. A change names its tags as text, so the other constructors
-    /// give the same tag, also for a table or a column whose name has a `=`: what follows the first one counts as values.
+    /// The tag with this name, in any of the three forms. Changes name their tags as text, so the other constructors return
+    /// the same tags, even if the name of a table or a column contains a `=`: everything after the first `=` is normalized
+    /// as a value.
     pub fn named(name: &str) -> Self {
         match name.split_once('=') {
             Some((column, value)) => Self::from_pieces(&[column, "=", &canonical_parts(value)]),
@@ -32,12 +33,12 @@ impl Tag {
         }
     }
 
-    /// Everything in a table.
+    /// The tag of a whole table.
     pub fn table(table: &str) -> Self {
         Self::named(table)
     }
 
-    /// The rows of a table that have `value` in `column`, now or before the change.
+    /// The tag of the rows that have `value` in `column`, before or after a change.
     pub fn column(table: &str, column: &str, value: &str) -> Self {
         if table.contains('=') || column.contains('=') {
             return Self::named(&[table, ":", column, "=", value].concat());
@@ -45,8 +46,8 @@ impl Tag {
         Self::from_pieces(&[table, ":", column, "=", &canonical_parts(value)])
     }
 
-    /// Changes to a table too large to be told row by row, TRUNCATE among them. An answer that
-    /// depends on rows of a table carries this tag as well.
+    /// The tag of changes to a table that are too large to be recorded row by row, such as TRUNCATE. An entry that depends
+    /// on rows of the table has this tag too.
     pub fn bulk(table: &str) -> Self {
         if table.contains('=') {
             return Self::named(&[table, "!"].concat());
@@ -54,9 +55,9 @@ impl Tag {
         Self::from_pieces(&[table, "!"])
     }
 
-    /// Whether a value is known to have the form here that a change of its rows has. Postgres reads integers that
-    /// are written in other ways, since version 16 in another base or with underscores, and an application numbers
-    /// that have a fraction or an exponent; a change has them as Postgres writes them.
+    /// Whether a value normalizes to the same form as in a change to its rows. Changes contain values as Postgres prints
+    /// them. But Postgres also accepts integers in other notations (since version 16 in another base, or with underscores),
+    /// and an application may accept numbers with a fraction or an exponent.
     pub(crate) fn is_exact(value: &str) -> bool {
         let value = value.trim();
         let digits = value.strip_prefix(['-', '+']).unwrap_or(value);
@@ -101,7 +102,7 @@ impl fmt::Debug for Tag {
     }
 }
 
-/// The one form of a value, each part between two `=` by itself: the first may be the rest of a name.
+/// Normalizes each part between two `=` on its own, since the first part may be the rest of a name.
 fn canonical_parts(value: &str) -> Cow<'_, str> {
     if !value.contains('=') {
         return canonical(value);
@@ -110,8 +111,8 @@ fn canonical_parts(value: &str) -> Cow<'_, str> {
     parts.join("=").into()
 }
 
-/// The one form of a value. Merging two values that Postgres tells apart costs a spare miss;
-/// telling apart two that a handler takes for the same would hide a change. So this merges freely.
+/// Normalizes a value. Merging two values that Postgres distinguishes costs an unnecessary miss, but distinguishing two
+/// values that a handler treats as equal would hide a change. So this merges freely.
 fn canonical(value: &str) -> Cow<'_, str> {
     let value = value.trim();
     if let Some(integer) = integer(value) {
@@ -128,14 +129,15 @@ fn canonical(value: &str) -> Cow<'_, str> {
     form.into()
 }
 
-/// One form for all that any language's `lower` or `upper` makes of a character, wherever it stands in a word; save
-/// `upper` in Greek by ICU, which drops accents.
+/// Maps a character and everything that `lower` or `upper` of any language turns it into to one form, at any place in a
+/// word. The exception is ICU's `upper` in Greek, which drops accents.
 fn folded(c: char) -> impl Iterator<Item = char> {
     let upper = c.to_lowercase().flat_map(char::to_uppercase);
     upper.flat_map(char::to_lowercase)
 }
 
-/// Turkish takes the dot of an `i` away, and Lithuanian puts one between it and its accent.
+/// Drops the combining dot above and splits accents off `i`: Turkish takes the dot of an `i` away, and Lithuanian puts one
+/// between an `i` and its accent.
 fn push(form: &mut String, c: char) {
     match c {
         '\u{307}' => {}

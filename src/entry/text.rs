@@ -1,13 +1,12 @@
-//! Bytes that are written once and mostly few.
+//! A buffer for short keys.
 
-/// Bytes, in place as long as they fit: those of most requests do, so that nothing is allocated to look for their
-/// answers.
+/// Bytes that are stored inline as long as they fit. Most requests' keys do, so looking them up allocates nothing.
 #[derive(Clone, Debug)]
 pub(super) struct Text {
     short: [u8; IN_PLACE],
-    /// How many of `short` are written.
+    /// How many bytes of `short` are used.
     length: usize,
-    /// All of them, once they are more than fit.
+    /// All bytes, once they no longer fit into `short`.
     long: Vec<u8>,
 }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 /// The first byte in the head of a value. The head of an HTTP response begins with its status, never 0.
 const VALUE: u8 = 0;
 
-/// What an entry says of the value in its body: a marker byte, the fingerprint, and the weight, little-endian.
+/// The description of the value in the body: a marker byte, the fingerprint, and the weight, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ValueHead {
     /// A hash of the value's names, types and contents.

@@ -5,15 +5,16 @@ use std::sync::{Arc, PoisonError, Weak};
 use super::{Entry, Key};
 use crate::sync::{Mutex, MutexGuard};
 
-/// How many variants of one key a node keeps, whatever clients send.
+/// The most variants of one key that a node stores, whatever clients send.
 const MOST: usize = 64;
 
-/// After how many variants that had to go the uses of all are halved, so that what was in use once goes in the end.
+/// After this many removed variants, the use counts of all are halved, so that variants that were popular once are removed
+/// in the end.
 const HALVE_EVERY: usize = 64;
 
-/// The variants of one key that this node has stored, so that their number is bounded. When there are too many, one goes that
-/// is used least: values that are sent once, as by a client that makes them up, replace each other and nothing that is
-/// in use. It belongs to the signpost of the key, and only says what this node stored itself.
+/// Lists the variants of one key that this node has stored, and bounds their number. If there are too many, one of the
+/// least used is removed: values that are sent only once, as by a client that makes them up, replace each other and no
+/// variant that is in use. The list belongs to the key's vary marker, and has only what this node itself has stored.
 #[derive(Debug, Default)]
 pub(crate) struct Variants(Mutex<VariantList>);
 
@@ -21,7 +22,7 @@ pub(crate) struct Variants(Mutex<VariantList>);
 struct VariantList {
     /// The oldest first.
     all: Vec<StoredVariant>,
-    /// How many had to go.
+    /// How many were removed.
     gone: usize,
 }
 
@@ -32,14 +33,14 @@ struct StoredVariant {
 }
 
 impl StoredVariant {
-    /// None if the entry is not in memory any more: then it was not in use.
+    /// The number of recent uses; 0 if the entry is no longer in memory, since then it was not in use.
     fn uses(&self) -> u8 {
         self.entry.upgrade().map_or(0, |entry| entry.uses())
     }
 }
 
 impl Variants {
-    /// Notes a variant that is stored under `key`. Returns the key of one that is to be removed for it.
+    /// Adds a variant that is stored under `key`. Returns the key of a variant to remove, if there are too many.
     pub(crate) fn note(&self, key: &Key, entry: &Arc<Entry>) -> Option<Key> {
         let mut listed = self.lock();
         if listed.renew(key, entry) {
@@ -50,7 +51,7 @@ impl Variants {
         gone
     }
 
-    /// Notes that the entry for `key` is another one in memory now, such as one that came from the shared store.
+    /// Records that another entry for `key` is in memory now, such as one from the shared store.
     pub(crate) fn renew(&self, key: &Key, entry: &Arc<Entry>) {
         self.lock().renew(key, entry);
     }
@@ -59,7 +60,7 @@ impl Variants {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes that they take, about, without the entries.
+    /// The approximate number of bytes that the list takes, without the entries.
     pub(crate) fn weight(&self) -> usize {
         let listed = self.lock();
         listed.all.iter().map(|variant| size_of::<StoredVariant>() + variant.key.text().len()).sum()
@@ -67,7 +68,7 @@ impl Variants {
 }
 
 impl VariantList {
-    /// Whether `key` is listed; then by this entry.
+    /// Sets the entry of `key`, and returns whether the key is listed.
     fn renew(&mut self, key: &Key, entry: &Arc<Entry>) -> bool {
         let Some(known) = self.all.iter_mut().find(|known| known.key == *key) else { return false };
         entry.set_uses(known.uses().max(entry.uses()));
@@ -123,7 +124,7 @@ mod tests {
             if name % 50 == 1 {
                 hot.note_use();
             }
-            // What is made up is asked for once.
+            // Made-up values are requested once.
             assert_ne!(variants.note(&key(name), &entry(name)), Some(key(0)));
         }
     }

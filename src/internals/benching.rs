@@ -1,4 +1,4 @@
-//! What benchmarks measure by itself and nobody else can call.
+//! Internal functions that benchmarks measure on their own.
 
 use bytes::Bytes;
 use http::{HeaderMap, Uri};
@@ -12,17 +12,17 @@ pub fn key(uri: &Uri, headers: &HeaderMap, policy: &Policy) -> Key {
     crate::middleware::key(uri, headers, policy)
 }
 
-/// An entry as it is in Redis.
+/// Encodes an entry as for Redis.
 pub fn encode(entry: &Entry) -> Bytes {
     codec::encode(entry)
 }
 
-/// And back.
+/// Decodes an entry from Redis.
 pub fn decode(bytes: &Bytes) -> Option<Entry> {
     codec::decode(bytes).ok()
 }
 
-/// A value that another node has encoded, and the bytes that it takes, as estimated.
+/// Decodes a value that another node has encoded, and estimates the bytes that it takes in memory.
 pub fn decode_value<T: DeserializeOwned>(bytes: &[u8]) -> Option<(T, usize)> {
     decoder::decode_weighed(bytes).ok()
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::entry::{Entry, Epoch, Key, Lifetime, Position, Tag};
 
-/// An entry for `key` that is kept for `keep`, of epoch 7, with a body and something in every field.
+/// An entry for `key` in epoch 7 that is stored for `keep`, with a value in every field.
 pub fn entry(key: &Key, body: impl Into<Bytes>, as_of: u64, keep: Duration) -> Entry {
     let life = Lifetime::starting_now(keep / 2, keep, Duration::from_micros(1500));
     let tags = [Tag::table("users"), Tag::column("users", "id", "42")].into();

@@ -1,4 +1,5 @@
-//! What hostile input reaches, and what must hold of it whatever it is; `fuzz/` feeds it.
+//! Fuzz targets: the functions that hostile input reaches, and the properties that must hold for any input. `fuzz/` calls
+//! them.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, VARY};
@@ -12,7 +13,7 @@ fn policy() -> Policy {
     Policy::ttl(std::time::Duration::from_secs(60)).query(["page"]).vary(["accept"])
 }
 
-/// Bytes in Redis, with a checksum that is right, since guessing one takes too long.
+/// Bytes from Redis. The checksum is made correct, since a fuzzer would not guess it.
 pub fn entry(data: &[u8]) {
     let mut bytes = data.to_vec();
     if bytes.len() >= 24 {
@@ -27,8 +28,8 @@ pub fn entry(data: &[u8]) {
     middleware::head(entry);
 }
 
-/// A request's path and query: the order of parameters counts. Where the policy says that the order of different names
-/// does not, it makes no difference, if it is plain where they begin and what they are called.
+/// A request's path and query. The order of parameters distinguishes keys; under `any_query_order`, the order of different
+/// names does not, if the query has no characters that make names ambiguous.
 pub fn key(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(uri) = format!("/x?{text}").parse::<Uri>() else { return };
@@ -48,7 +49,7 @@ pub fn key(data: &[u8]) {
     }
 }
 
-/// A response's `Cache-Control` and `Vary`: what says `no-store` plainly, with no quoted value before it, is never
+/// A response's `Cache-Control` and `Vary`: a response with a plain `no-store`, without a quoted value before it, is never
 /// stored.
 pub fn headers(data: &[u8]) {
     let (control, vary) = data.split_at(data.len() / 2);
@@ -68,7 +69,7 @@ pub fn headers(data: &[u8]) {
     assert!(!(by_headers && (plain && !understood || star)));
 }
 
-/// A session's token: none but ours is worth anything.
+/// A session token: none that this service did not issue is trusted.
 pub fn token(data: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(data) else { return };
     for name in ["tidegate-position", "cookie"] {
@@ -77,13 +78,13 @@ pub fn token(data: &[u8]) {
     }
 }
 
-/// What another node says of the log.
+/// A message about the log from another node.
 #[cfg(feature = "postgres")]
 pub fn news(data: &[u8]) {
     crate::postgres::hear(data);
 }
 
-/// SQL: whatever it is, it is analysed or refused.
+/// Any text as SQL: it is analysed or rejected.
 #[cfg(feature = "postgres")]
 pub fn sql(data: &[u8]) {
     if let Ok(sql) = std::str::from_utf8(data) {

@@ -1,4 +1,4 @@
-//! What this project's own benchmarks and tests reach and nobody else can: no part of the public interface.
+//! Internal functions for this project's own benchmarks and tests; not part of the public interface.
 
 mod benching;
 mod entries;
@@ -14,7 +14,7 @@ use crate::cache::Cache;
 pub use crate::cache::protocol;
 use crate::entry::{Entry, Key, Position, Tag};
 
-/// What is stored under a key, proven or not.
+/// The entry that is stored under a key, valid or not.
 pub async fn stored(cache: &Cache, key: &Key) -> Option<Arc<Entry>> {
     cache.stored(key).await.map(|found| found.entry)
 }
@@ -29,13 +29,13 @@ pub fn judge(cache: &Cache, entry: &Entry) -> protocol::Verdict {
     cache.fences().judge(entry)
 }
 
-/// Forgets the epoch, as a node does that has lost the primary.
+/// Clears the epoch, as a node does when it loses the primary.
 pub fn lose(cache: &Cache) {
     cache.fences().lose();
 }
 
-/// Puts the wall clock of this process, as the library reads it, so many milliseconds before what it is
-/// in truth, or behind if negative: what an administrator does, or a virtual machine that was asleep.
+/// Shifts the wall clock that the library reads in this process: forward, or back if `millis` is negative. This simulates
+/// an administrator who sets the clock, or a virtual machine that was suspended.
 pub fn put_clock_forward(millis: i64) {
     crate::clock::put_forward(millis);
 }

@@ -1,4 +1,4 @@
-//! Comparing what was, or would have been, answered from the cache with what the handler gives.
+//! Compares stored responses with those of the handler: after a hit (audit), or instead of one (shadow mode).
 
 use std::sync::Arc;
 
@@ -22,20 +22,20 @@ use crate::clock;
 use crate::entry::Entry;
 use crate::outcome::{BypassReason, Event, Outcome};
 
-/// One comparison, while the handler's body goes by.
+/// One comparison, made while the handler's body is sent.
 pub(crate) struct Audit {
     cache: Cache,
     route: Arc<str>,
-    /// What the cache has.
+    /// The stored response.
     entry: Arc<Entry>,
     pub(crate) record: Record,
-    /// How much of its body has been the same.
+    /// The number of bytes of the body that were the same.
     same: usize,
     is_same: bool,
 }
 
 impl Audit {
-    /// To compare an entry with an answer of this status, whose body is to come.
+    /// Starts to compare an entry with a response of this status, whose body follows.
     pub(crate) fn new(
         cache: &Cache,
         route: &Arc<str>,
@@ -47,14 +47,14 @@ impl Audit {
         Self { cache, route, entry, record, same: 0, is_same }
     }
 
-    /// The next part of the body.
+    /// Compares the next part of the body.
     pub(crate) fn take(&mut self, part: &Bytes) {
         let rest = &self.entry.body()[self.same..];
         self.is_same &= rest.starts_with(part);
         self.same += if self.is_same { part.len() } else { 0 };
     }
 
-    /// The body was whole.
+    /// Ends the comparison after the whole body.
     pub(crate) fn end(mut self) {
         self.is_same &= self.same == self.entry.body().len();
         if self.is_same {
@@ -64,8 +64,8 @@ impl Audit {
         }
     }
 
-    /// They differ. That may be so since something has changed between the two; then this node will have heard
-    /// of it after its next look at the log.
+    /// Judges a difference. A change between the two responses may explain it; in that case the entry is invalid after the
+    /// node has read the log once more.
     async fn judge(self) {
         let fences = self.cache.fences();
         if let Some(log) = self.cache.log() {
@@ -86,14 +86,14 @@ impl Audit {
             fresh_as_of = fresh.as_deref().unwrap_or("unknown"),
             age = ?self.entry.age(),
             at = clock::unix_millis(),
-            "a cached answer is not what the handler gives: it depends on something that is not tracked, or \
-             is another each time"
+            "a cached response differs from what the handler returns now: it depends on something that is not \
+             tracked, or the handler is not deterministic"
         );
     }
 }
 
 impl<S> Exchange<S> {
-    /// Asks the handler for what was answered from the cache; nobody waits for it.
+    /// Calls the handler in the background, and compares its response with the one that was served from the cache.
     pub(crate) async fn audit<A>(
         mut self,
         entry: Arc<Entry>,
@@ -112,7 +112,7 @@ impl<S> Exchange<S> {
         drain(response).await;
     }
 
-    /// The handler's answer, though there is one in the cache.
+    /// Serves the handler's response although one is stored, and compares the two.
     pub(crate) async fn shadowed<A>(
         mut self,
         entry: Arc<Entry>,
@@ -141,7 +141,7 @@ impl<S> Exchange<S> {
         S: Handler<A>,
     {
         let cache = self.routes.cache.clone();
-        // A path is no name for a route: clients would make up as many as they like.
+        // Don't use the path if no route matched: clients could create any number of names.
         let route: Arc<str> = route::pattern(&request).unwrap_or(OTHERS).into();
         let record = cache.record(Some(&plan.policy), plan.ask.clone());
         let request = plan.to_handler_request(request);

@@ -1,4 +1,4 @@
-//! The body of an answer: stored, passed on, or passed on and kept at once.
+//! Response bodies: from the cache, passed through, or passed through and stored at the same time.
 
 use std::fmt;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use super::tee::TeeBody;
 use crate::cache::Record;
 
 pin_project! {
-    /// The body of an answer from [`CacheService`](super::CacheService).
+    /// The body of a response from [`CacheService`](super::CacheService).
     pub struct Body<B>
     where
         B: HttpBody,
@@ -50,12 +50,12 @@ impl<B: HttpBody> Body<B> {
         Self { kind: BodyKind::Stored { bytes, trailers } }
     }
 
-    /// The handler's, which may go on reading.
+    /// The handler's body, which is polled within its scope, since it may still read.
     pub(crate) fn within(record: Record, body: B) -> Self {
         Self { kind: BodyKind::Within { record, body } }
     }
 
-    /// The handler's, compared with what is stored as it goes by.
+    /// The handler's body, compared with the stored one while it is sent.
     pub(crate) fn compared(body: B, audit: Audit) -> Self {
         Self { kind: BodyKind::Compared { body, audit: Some(audit) } }
     }
@@ -120,7 +120,7 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Body<B> {
     }
 }
 
-/// Compares what has come of a body; half of one says nothing.
+/// Passes a frame to the audit, and ends it at the last frame. An incomplete body is not judged.
 fn compare<E>(audit: &mut Option<Audit>, frame: Option<&Result<Frame<Bytes>, E>>, is_last: bool) {
     let Some(mut compared) = audit.take() else { return };
     match frame {

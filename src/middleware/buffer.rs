@@ -1,4 +1,4 @@
-//! What is kept of a body, and where it goes.
+//! Buffers a body for the cache.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use crate::cache::{ComputedEntry, FillGuard, Freshness, Record, Uncacheable};
 use crate::clock::{self, Instant};
 use crate::entry::Key;
 
-/// Where an answer goes once it is whole.
+/// Where a response is stored once it is complete.
 #[derive(Debug)]
 pub(crate) struct StoreTarget {
     pub(crate) key: Key,
@@ -23,21 +23,21 @@ pub(crate) struct StoreTarget {
     pub(crate) signpost: Option<(Key, Bytes)>,
 }
 
-/// A body being kept, up to its limit.
+/// A body that is being buffered, up to its limit.
 #[derive(Debug)]
 pub(crate) struct BodyBuffer {
     lead: Box<FillGuard>,
     head: StoredHead,
     place: StoreTarget,
     limit: usize,
-    /// How long the rest is read if the client leaves.
+    /// How long to keep reading after the client disconnects.
     pub(crate) finish: Duration,
     taken: Vec<Bytes>,
     length: usize,
-    /// It comes bit by bit, and neither its head nor the body itself says how long it is.
+    /// Whether it streams, and neither `Content-Length` nor its size hint gives the length.
     is_open_ended: bool,
     room: BudgetShare,
-    /// When the head came: its age counts from then (RFC 9111, section 4.2.3).
+    /// When the head arrived. The response's age counts from this moment (RFC 9111, section 4.2.3).
     since: Instant,
 }
 
@@ -53,21 +53,21 @@ impl BodyBuffer {
         Self { lead, head, place, limit, finish, taken, length: 0, is_open_ended, room, since }
     }
 
-    /// The rest comes as fast as the client takes it; how much that is may be known.
+    /// From now on the body arrives at the client's pace. `is_measured` says whether its size hint is exact.
     pub(crate) fn streams(&mut self, is_measured: bool) {
         self.lead.begin_streaming();
         self.is_open_ended = !is_measured && promised(&self.head.headers).is_none();
         self.note_first_byte();
     }
 
-    /// Nobody is to wait for a body whose end is not known, once it has begun.
+    /// Lets waiting requests go on once a body of unknown length has begun.
     fn note_first_byte(&self) {
         if self.is_open_ended && self.length > 0 {
             self.lead.note_first_byte();
         }
     }
 
-    /// It has taken a while.
+    /// Releases the lease of a body of unknown length that takes long, so that other nodes do not wait for it.
     pub(crate) fn lingers(&mut self) {
         if self.is_open_ended && self.length > 0 {
             self.lead.release_lease();
@@ -78,11 +78,11 @@ impl BodyBuffer {
         self.lead.record()
     }
 
-    /// Keeps a frame, or says why the body can't be kept.
+    /// Buffers a frame, or returns why the body can't be stored.
     pub(crate) fn take(&mut self, frame: &Frame<Bytes>) -> Result<(), Uncacheable> {
         if let Some(trailers) = frame.trailers_ref() {
             if trailers.contains_key(SET_COOKIE) {
-                let why = "its trailers set a cookie, so it is somebody's";
+                let why = "its trailers set a cookie, so it is personal";
                 return Err(Uncacheable::new("set-cookie", why));
             }
             self.head.trailers.get_or_insert_default().extend(trailers.clone());
@@ -93,7 +93,7 @@ impl BodyBuffer {
             return Err(too_large(self.limit));
         }
         if !self.room.take(data.len()) {
-            let why = "too much is being kept of other bodies; see CacheLayer::capture_limit";
+            let why = "other bodies have used up the byte budget: see CacheLayer::capture_limit";
             return Err(Uncacheable::new("no-room", why));
         }
         self.taken.push(data.clone());
@@ -101,16 +101,16 @@ impl BodyBuffer {
         Ok(())
     }
 
-    /// Whether all that the head promises is there.
+    /// Whether the body has as many bytes as `Content-Length` says.
     pub(crate) fn is_whole(&self) -> bool {
         promised(&self.head.headers) == Some(self.length)
     }
 
-    /// The body is at its end: stores it.
+    /// Stores the complete body.
     pub(crate) fn end(self) -> BufferOutcome {
         // RFC 9111, section 3.3.
         if promised(&self.head.headers).is_some_and(|promised| promised != self.length) {
-            let why = "the body has not the length that its head promised";
+            let why = "the body's length differs from its Content-Length";
             return BufferOutcome::NotKept(self.refuse(Uncacheable::new("incomplete", why)));
         }
         let body = joined(self.taken, self.length);
@@ -123,13 +123,13 @@ impl BodyBuffer {
         )
     }
 
-    /// Gives the duty up, since the body can't be kept.
+    /// Ends the fill, since the body can't be stored.
     pub(crate) fn refuse(self, unfit: Uncacheable) -> Uncacheable {
         self.lead.reject(unfit)
     }
 }
 
-/// Why a body can't be stored whose head shows that it is larger than the limit.
+/// Fails if `Content-Length` or the size hint shows that the body is larger than the limit.
 pub(crate) fn fits<B: HttpBody>(
     headers: &HeaderMap,
     body: &B,
@@ -154,8 +154,8 @@ fn promised(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// In one piece that takes no more than its length: a part may be a slice of a much larger buffer, all of which it would
-/// keep in memory, and nothing tells how large that is.
+/// Copies the parts into one buffer of exactly this length. A part may be a slice of a much larger buffer of unknown size,
+/// which it would keep in memory.
 fn joined(parts: Vec<Bytes>, length: usize) -> Bytes {
     let whole = BytesMut::with_capacity(length);
     let whole = parts.into_iter().fold(whole, |mut whole, part| {
@@ -165,7 +165,7 @@ fn joined(parts: Vec<Bytes>, length: usize) -> Bytes {
     whole.freeze()
 }
 
-/// The room that all bodies share which a layer keeps at a time, in bytes.
+/// The number of bytes that all bodies which a layer buffers at a time may still take.
 #[derive(Clone, Debug)]
 pub(crate) struct ByteBudget(Arc<AtomicUsize>);
 
@@ -179,7 +179,7 @@ impl ByteBudget {
     }
 }
 
-/// The room that one body has taken; given back with it.
+/// One body's share of the budget, returned on drop.
 #[derive(Debug)]
 pub(crate) struct BudgetShare {
     rooms: ByteBudget,
@@ -187,7 +187,7 @@ pub(crate) struct BudgetShare {
 }
 
 impl BudgetShare {
-    /// Takes room for so many bytes, if there is as much.
+    /// Takes bytes from the budget; `false` if not enough are left.
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let left = &self.rooms.0;
         let less = |left: usize| left.checked_sub(bytes);

@@ -1,4 +1,4 @@
-//! Requests that the cache leaves alone, and what follows from them when they write.
+//! Requests that bypass the cache, and the invalidation and session tokens that follow from their writes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,18 +26,18 @@ use crate::entry::Key;
 use crate::outcome::{BypassReason, Outcome};
 use crate::traffic::{RequestTimer, Traffic, simulation};
 
-/// How long a response waits for what its write invalidates; as long as for the position of its token.
+/// How long a response waits for the invalidation that its write causes, and for the position of its token.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What is known of a request that the cache leaves alone.
+/// What is known about a request that bypasses the cache.
 pub(crate) struct BypassContext {
     pub(crate) reason: BypassReason,
     pub(crate) record: Record,
-    /// That of its route, if its response is a part of another one.
+    /// The policy of its route, if its response is a part of another one.
     pub(crate) policy: Option<Arc<Policy>>,
-    /// What it makes invalid if it goes well.
+    /// What it invalidates if it succeeds.
     pub(crate) written: Option<InvalidatedByWrite>,
-    /// The hash that tells its answer from others, if what the cache would do is to be tried.
+    /// The request to simulate, if the cache's effect on this route is estimated.
     pub(crate) rehearsed: Option<Box<SimulatedRequest>>,
 }
 
@@ -67,14 +67,14 @@ impl<S> Exchange<S> {
         if let Some(tags) = tags.filter(|tags| !tags.is_empty()) {
             invalidate(&self.routes, tags).await;
         }
-        // Where it is not safe, it may have written by other means than `Database`.
+        // An unsafe request may have written through another pool than `Database`.
         let wrote = !is_safe(&method) || record.has_written();
         let mut response = status::passed(response, reason, record);
         give_token(&self.routes, wrote, response.headers_mut()).await;
         Ok(response)
     }
 
-    /// Works out what the cache would have done with the answer.
+    /// Determines what the cache would have done with the response.
     fn simulate<B>(
         &self,
         rehearsing: &SimulatedRequest,
@@ -95,7 +95,7 @@ impl<S> Exchange<S> {
     }
 }
 
-/// A request for which what the cache would do is tried.
+/// A request for which the cache is simulated.
 pub(crate) struct SimulatedRequest {
     /// The hash that tells its answer from others.
     key: u64,
@@ -104,8 +104,8 @@ pub(crate) struct SimulatedRequest {
 }
 
 impl LayerSettings {
-    /// What to try for a request that could be answered from a cache: whoever has a cookie or a name gets an
-    /// answer of their own.
+    /// What to simulate for a request that could be cached. In the simulation, responses vary by everything that may
+    /// identify the client.
     pub(crate) fn rehearsed<A: HttpBody>(
         &self,
         request: &Request<A>,
@@ -118,7 +118,7 @@ impl LayerSettings {
         if client.is_some() {
             seen.traffic.rehearsed.note_personal();
         }
-        // An extension of an unknown type may identify the client too, and can't be keyed by.
+        // An extension of an unknown type may identify the client too, but can't be part of a key.
         if self.identity.extensions.lacks_one_of(request.extensions()) {
             return None;
         }
@@ -150,14 +150,14 @@ impl LayerSettings {
     }
 }
 
-/// Invalidates what a write has made so, even if the client is gone before its end. The response does not wait for it longer
-/// than [`PATIENCE`], nor is a failure the client's: the handler's write is committed.
+/// Invalidates the tags of a write, even if the client disconnects meanwhile. The response waits for at most
+/// [`PATIENCE`], and a failure is only logged: the handler's write is committed.
 async fn invalidate(routes: &LayerSettings, tags: Vec<String>) {
     let cache = routes.cache.clone();
     let has_log = cache.log().is_some();
     let work = to_the_end(async move {
         if let Err(error) = cache.invalidate(tags).await {
-            tracing::warn!(%error, "a write could not make stored answers invalid");
+            tracing::warn!(%error, "could not invalidate the stored responses that a write affects");
         }
     });
     match has_log {
@@ -167,7 +167,7 @@ async fn invalidate(routes: &LayerSettings, tags: Vec<String>) {
     }
 }
 
-/// A response that the cache had no part in, with the reason, and with a token if the handler wrote.
+/// A response that bypassed the cache, with the reason, and with a token if the handler wrote.
 pub(super) async fn bypassed<B: HttpBody>(
     routes: &LayerSettings,
     response: Response<B>,
@@ -180,7 +180,7 @@ pub(super) async fn bypassed<B: HttpBody>(
     response
 }
 
-/// Gives the session a position past what it wrote, if it did. A request that did not needs no room for that.
+/// If the request wrote, adds a token with a position past its writes. Boxed, since most requests do not write.
 pub(super) async fn give_token(routes: &LayerSettings, wrote: bool, headers: &mut HeaderMap) {
     if wrote {
         Box::pin(write_token(routes, headers)).await;
@@ -191,7 +191,7 @@ async fn write_token(routes: &LayerSettings, headers: &mut HeaderMap) {
     let (Some(sessions), Some(log)) = (&routes.sessions, routes.cache.log()) else { return };
     match log.position().await {
         Ok(at) => sessions.write(headers, at),
-        Err(error) => tracing::warn!(%error, "a session got no token for its write"),
+        Err(error) => tracing::warn!(%error, "could not issue a session token for a write"),
     }
 }
 

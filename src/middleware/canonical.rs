@@ -1,8 +1,8 @@
-//! What a handler gets of a request where the key does not hold it byte by byte.
+//! Rewrites the parts of a handler's request that the key does not hold byte by byte.
 //!
-//! The key holds some cookies, some parameters of the query, and two fields in one spelling. A handler that got these parts
-//! as they were sent could read them in another way than the key does, and its response would be stored for requests that it
-//! does not fit. So it gets them written from what the key holds.
+//! The key holds selected cookies and query parameters, and two header fields in a normalized spelling. If a handler got
+//! these parts as they were sent, it could parse them differently from the key, and its response would be stored for
+//! requests that it does not fit. So the handler gets them as the key holds them.
 
 use axum::extract::OriginalUri;
 use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE};
@@ -15,7 +15,7 @@ use super::rules::vary;
 use super::{cookies, keying};
 use crate::cache::Policy;
 
-/// Writes these parts of a request anew.
+/// Rewrites these parts of a request.
 pub(crate) fn rewrite<A>(request: &mut Request<A>, policy: &Policy, asked: &RequestDirectives) {
     let headers = request.headers_mut();
     if asked.fields.has(RequestField::Cookie) {

@@ -1,8 +1,8 @@
 //! The content of requests by QUERY (RFC 10008), which belongs to the key (section 2.7).
 //!
-//! It is read before anything is looked up, up to a limit, and the handler gets it as it came. A layer is generic over the
-//! bodies of requests, and most types of bodies can't be made of bytes. So this works where the body is axum's, which is
-//! found out when a request comes; nothing is asked of the type of other bodies.
+//! It is read before the lookup, up to a limit, and the handler receives it unchanged. The layer is generic over the type
+//! of request bodies, and most types can't be constructed from bytes. So this works only for axum's body type, which is
+//! checked at run time; other types need no trait bound.
 
 use std::any::{Any, TypeId};
 use std::collections::VecDeque;
@@ -20,13 +20,13 @@ use tokio::time::timeout;
 
 use super::buffer::BudgetShare;
 
-/// Content that takes longer than this to come is not waited for: it would hold memory for as long as its client likes.
+/// How long to wait for the content. A slower client would hold memory for as long as it likes.
 const SLOWEST: Duration = Duration::from_secs(30);
 
-/// What the key holds of a request's content.
+/// The hash of a request's content, which is part of the key.
 pub(crate) type ContentHash = blake3::Hash;
 
-/// Whether content can be read of bodies of this type, and handed on.
+/// Whether the content of bodies of this type can be read and then passed on.
 pub(crate) fn can_be_read<A: 'static>() -> bool {
     static WARNED: Once = Once::new();
     let can = TypeId::of::<A>() == TypeId::of::<Body>();
@@ -41,8 +41,8 @@ pub(crate) fn can_be_read<A: 'static>() -> bool {
     can
 }
 
-/// Reads a request's content, of no more than `limit` bytes. `None` if it is larger, can't be read, has trailers, or finds no
-/// room. The request has its whole body in any case: what was read, and the rest.
+/// Reads a request's content, up to `limit` bytes, and returns its hash. `None` if it is larger, can't be read, has
+/// trailers, or does not fit into the byte budget. In any case the request keeps its whole body.
 pub(crate) async fn read<A: 'static>(
     request: &mut Request<A>,
     (limit, room): (usize, BudgetShare),
@@ -64,11 +64,11 @@ fn as_axum<A: 'static>(body: &mut A) -> Option<&mut Body> {
 
 type Read = Result<Frame<Bytes>, axum::Error>;
 
-/// A body that is being read. What was read is in one piece, since each frame may be a single byte.
+/// A body that is being read. The bytes are collected in one buffer, since each frame may be a single byte.
 struct Reading {
     rest: Body,
     read: BytesMut,
-    /// What can't be kept, and is handed on.
+    /// The frame that ended the reading, which is passed on.
     last: Option<Read>,
     limit: usize,
     room: BudgetShare,
@@ -79,7 +79,7 @@ impl Reading {
         Self { rest, read: BytesMut::new(), last: None, limit, room }
     }
 
-    /// Reads on; whether it came to the end.
+    /// Reads the body; returns whether it came to its end.
     async fn run(&mut self) -> bool {
         while let Some(frame) = poll_fn(|cx| Pin::new(&mut self.rest).poll_frame(cx)).await {
             self.last = self.keep(frame);
@@ -90,7 +90,7 @@ impl Reading {
         true
     }
 
-    /// Keeps a frame, or gives it back.
+    /// Adds a frame's data to the buffer, or returns the frame if it does not fit or is no data.
     fn keep(&mut self, frame: Read) -> Option<Read> {
         let data = frame.as_ref().ok().and_then(Frame::data_ref);
         let data = data.filter(|data| data.len() <= self.limit - self.read.len());
@@ -103,7 +103,7 @@ impl Reading {
         }
     }
 
-    /// The body as it came.
+    /// The original body.
     fn into_body(self, is_whole: bool) -> Body {
         let read = self.read.freeze();
         if is_whole {

@@ -1,4 +1,4 @@
-//! What is known of a request before the cache is asked, and how it is asked.
+//! What is known about a request before the lookup, and the lookup itself.
 
 use std::sync::Arc;
 
@@ -20,31 +20,30 @@ use crate::cache::{Cache, Hit, LookupOptions, LookupResult, Policy, PolicyTag};
 use crate::entry::{Entry, Key};
 use crate::store::{Found, Tier};
 
-/// What is known of a request before the cache is asked.
+/// What is known about a request before the lookup.
 pub(crate) struct RequestContext {
     pub(crate) key: Key,
     pub(crate) policy: Arc<Policy>,
     pub(crate) ask: LookupOptions,
     pub(crate) asked: RequestDirectives,
-    /// What the handler gets for the request's extensions, where the policy is strict.
+    /// Under a strict policy, the extensions that the handler gets.
     pub(crate) extensions: Option<Extensions>,
     /// Which parameters of the query count in the key, if a response has said so.
     pub(crate) variance: Option<Arc<SearchVariance>>,
-    /// Where the request goes, once that is known to matter: where headers decide.
+    /// The request's target, under `Policy::standard`.
     pub(crate) place: Option<RequestPlace>,
 }
 
-/// Where a request goes.
+/// A request's target.
 pub(crate) struct RequestPlace {
-    /// As a write to it has it.
+    /// The target that a write to it invalidates.
     pub(crate) target: InvalidationTarget,
     /// Its key, whatever the query.
     pub(crate) path: Key,
 }
 
 impl LayerSettings {
-    /// Where a request goes, and the tag by which a write to it makes its responses invalid: under policies by which headers
-    /// decide.
+    /// Under `Policy::standard`: a request's target, and the tag by which a write to it invalidates its responses.
     pub(crate) fn page<A>(
         &self,
         request: &Request<A>,
@@ -68,7 +67,7 @@ impl RequestContext {
         is_whole
     }
 
-    /// Prepares what a strict policy hands over; `false` if that can't be done.
+    /// Prepares the extensions that a strict policy passes to the handler; `false` if that is not possible.
     pub(crate) fn prepare<A>(&mut self, request: &Request<A>, identity: &IdentitySource) -> bool {
         if !self.policy.identity.is_strict {
             return true;
@@ -86,17 +85,17 @@ impl RequestContext {
         request
     }
 
-    /// Whether a stored response may go to this client. One that may not is no validator for its request either: a 304 would
-    /// confirm the client's own response.
+    /// Whether a stored response may be served to this client. If not, its validators may not be used for the client's
+    /// request either: a 304 would confirm the client's own response.
     pub(crate) fn may_serve(&self, entry: &Entry) -> bool {
-        // RFC 9111, section 3.5, forbids the other way only; an origin may give more to those it knows.
+        // RFC 9111, section 3.5, forbids only the opposite; but an origin may show more to authenticated clients.
         let client = &self.asked.client;
         let has_other_cookies = self.asked.has_other_cookies;
         if !client.is_authorized && !client.is_identified() && !has_other_cookies {
             return true;
         }
         RenderedHead::from_entry(entry).is_ok_and(|ready| {
-            // Section 4.1: what was computed for other cookies is another variant.
+            // Section 4.1: a response to other cookies is another variant.
             let is_of_these_cookies = !has_other_cookies || !ready.varies_by_cookies;
             is_of_these_cookies
                 && match (client.is_identified(), client.is_authorized) {
@@ -107,15 +106,15 @@ impl RequestContext {
         })
     }
 
-    /// Finds an answer under the request's key, or where a signpost there points to; or says who makes
-    /// it. Who wants only a part, or only what is stored, is not asked to.
+    /// Looks up the response under the request's key, following a vary marker. On a miss, the request joins a flight,
+    /// unless it is for a part, has `only-if-cached`, or is in shadow mode.
     pub(crate) async fn find(&self, cache: &Cache, headers: &HeaderMap) -> LookupResult {
         let found = self.find_under(&self.key, cache).await;
         let LookupResult::Hit(Hit { found: Found { entry, .. }, .. }) = &found else {
             return found;
         };
         match self.variant_key(entry, headers).map(Box::new) {
-            // Apart, since most answers are found at once and need no room for another key.
+            // Boxed, since most lookups need no second key.
             Some(key) => {
                 let found = Box::pin(self.find_under(&key, cache)).await;
                 if let LookupResult::Hit(hit) = &found {
@@ -127,15 +126,15 @@ impl RequestContext {
         }
     }
 
-    /// The key that an entry points to, if it is a signpost.
+    /// The variant's key, if the entry is a vary marker.
     pub(crate) fn variant_key(&self, entry: &Entry, headers: &HeaderMap) -> Option<Key> {
         let names = entry.is_vary_marker().then(|| vary_marker(entry))?.ok()?;
         let key = vary::key(&self.key, &names, headers);
         (key != self.key).then_some(key)
     }
 
-    /// What may be served if no answer can be made. A signpost is followed whatever has become of it: it
-    /// says where the answers are, and nothing of the data.
+    /// The response that may be served if the handler fails. A vary marker is followed even if it is invalid or expired: it
+    /// holds only field names, and no data.
     pub(crate) async fn fallback(&self, cache: &Cache, headers: &HeaderMap) -> Option<Hit> {
         if self.policy.longest_if_error().is_zero() {
             return None;
@@ -146,7 +145,7 @@ impl RequestContext {
         hit.filter(|hit| self.may_serve(&hit.found.entry))
     }
 
-    /// Whether a whole answer is asked for, as it is stored.
+    /// Whether the request is for a whole response, as it is stored.
     pub(crate) fn is_comparable(&self) -> bool {
         self.asked.method != Method::HEAD && self.asked.conditions.is_empty()
     }
@@ -159,7 +158,7 @@ impl RequestContext {
     }
 }
 
-/// Notes that a variant was served to which a signpost points.
+/// Notes that a variant was served.
 fn note_use(signpost: &Entry, key: &Key, found: &Found) {
     found.entry.note_use();
     if let Some(variants) = signpost.variants().filter(|_| found.tier == Tier::Shared) {

@@ -1,8 +1,8 @@
-//! The cookies of a request: how the key reads them, and what a handler gets of them.
+//! The cookies of a request: how the key parses them, and which of them a handler gets.
 //!
-//! Two parsers may read one `Cookie` line differently: one drops the whole line for a single byte, another splits it at
-//! white space or at commas, or reads only the first line. The response of such a handler would be stored for requests that
-//! it does not fit. So where the key holds cookies one by one, a handler gets a line that is written from the key.
+//! Parsers differ in how they read a `Cookie` line: one drops the whole line for a single byte, another splits it at
+//! white space or at commas, or reads only the first line. With such a handler, a response would be stored for requests
+//! that it does not fit. So if the key holds individual cookies, the handler gets a line that is written from the key.
 
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
@@ -38,9 +38,9 @@ pub(crate) fn line(headers: &HeaderMap, policy: &Policy) -> Option<HeaderValue> 
     join(&pairs.collect::<Vec<_>>())
 }
 
-/// Replaces the cookies of a request for the handler: by those that the key holds, or by all of them in one line (RFC 9113,
-/// section 8.2.3) where the handler needs others too. Leaves them alone where the key holds the lines themselves, and where
-/// neither the key nor the policy looks at them.
+/// Rewrites the cookies of a request for the handler: to those that the key holds or, if the handler needs others too, to
+/// all of them in one line (RFC 9113, section 8.2.3). Leaves them unchanged if the key holds the raw lines, or if neither
+/// the key nor the policy depends on cookies.
 pub(crate) fn rewrite(headers: &mut HeaderMap, policy: &Policy, asked: &RequestDirectives) {
     let is_read = !policy.vary_cookies.is_empty();
     let needs_others = asked.client_key.is_some() || asked.client.has_cookies;
@@ -55,8 +55,8 @@ pub(crate) fn rewrite(headers: &mut HeaderMap, policy: &Policy, asked: &RequestD
     headers.extend(line.map(|line| (COOKIE, line)));
 }
 
-/// Whether a handler could find other cookies in a request than the key does: the key holds some, the handler gets others
-/// too (those of a client that is known by more than the key's cookies), and the lines are not written as they should be.
+/// Whether a handler could parse other cookies from a request than the key does: the key holds some, the handler gets
+/// others too (because they identify the client), and the lines do not have the standard's syntax.
 pub(crate) fn are_ambiguous(headers: &HeaderMap, policy: &Policy, needs_others: bool) -> bool {
     let is_handed_whole = needs_others && !policy.identity.is_strict && !holds_lines(policy);
     is_handed_whole

@@ -1,4 +1,4 @@
-//! The date of an answer that has none.
+//! Adds `Date` to a response that has none.
 
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
@@ -9,14 +9,14 @@ use http::{HeaderMap, HeaderValue};
 use crate::clock;
 
 thread_local! {
-    /// What was made last, and of which second it is.
+    /// The last value, and the second for which it was formatted.
     static LAST: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };
 }
 
-/// RFC 9110, section 6.6.1: who keeps an answer without a date gives it one.
+/// RFC 9110, section 6.6.1: a cache adds a date to a response without one.
 pub(crate) fn date(headers: &mut HeaderMap) {
     if let Some(now) = now() {
-        // One that is full keeps none.
+        // A full map stays without a date.
         drop(headers.try_insert(DATE, now));
     }
 }

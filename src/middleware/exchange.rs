@@ -1,4 +1,4 @@
-//! The order of the steps that have to wait for something.
+//! The steps of a request that has to wait for something, in their order.
 
 use std::future::{poll_fn, ready};
 use std::pin::pin;
@@ -33,17 +33,16 @@ use crate::observe;
 use crate::outcome::{BypassReason, Event, Outcome};
 use crate::traffic::RequestTimer;
 
-/// A service that is ready for one request, and the settings.
+/// A service that is ready for one request, and the layer's settings.
 pub(crate) struct Exchange<S> {
     pub(crate) inner: S,
     pub(crate) routes: Arc<LayerSettings>,
-    /// The request, if somebody looks on.
+    /// The request's timer, if traffic is recorded.
     pub(crate) seen: Option<RequestTimer>,
 }
 
 impl<S> Exchange<S> {
-    /// What was found is answered with here; all else is in other futures, since a hit need not make room for
-    /// what a miss may come to.
+    /// Serves a hit. Everything else runs in separate boxed futures, so that a hit's future needs no space for a miss.
     #[expect(
         clippy::manual_async_fn,
         reason = "the future of one has room for its arguments twice"
@@ -77,8 +76,8 @@ impl<S> Exchange<S> {
         }
     }
 
-    /// What it takes to answer with something else than what was found. Each way has a future of its own, and none
-    /// makes room for another.
+    /// Responds if what was found can't simply be served. Each case has a future of its own, so that none needs space for
+    /// another.
     fn serve_otherwise<A>(
         self,
         mut found: LookupResult,
@@ -97,7 +96,7 @@ impl<S> Exchange<S> {
         self.call_handler(found, plan, request)
     }
 
-    /// Who the lookup leaves to make the answer makes it.
+    /// Handles the result of a lookup; on a miss, calls the handler.
     fn call_handler<A>(
         self,
         found: LookupResult,
@@ -121,7 +120,8 @@ impl<S> Exchange<S> {
         }
     }
 
-    /// What was found is not for this client, or is only compared, or can't be read.
+    /// Handles a hit that can't be served: it is not for this client, is only compared (shadow mode), or has an unreadable
+    /// head.
     async fn unserved<A>(
         self,
         hit: Hit,
@@ -144,11 +144,11 @@ impl<S> Exchange<S> {
         if plan.policy.shadow {
             return self.shadowed(found.entry, plan, request).await;
         }
-        // A head that can't be read is as good as no entry.
+        // The head is unreadable: treat the entry as absent.
         let cache = self.routes.cache.clone();
         cache.remove(&plan.key).await;
         match plan.find(&cache, request.headers()).await {
-            // What another request has stored since.
+            // Another request has stored a new entry meanwhile.
             LookupResult::Hit(hit) => {
                 let given = Some(&hit).filter(|hit| plan.may_serve(&hit.found.entry));
                 match given.and_then(|hit| self.serve(hit, &plan)) {
@@ -160,8 +160,8 @@ impl<S> Exchange<S> {
         }
     }
 
-    /// The policy's tags, for who makes an answer; an entry has its own. Where the standard's rules are asked for,
-    /// a write to an answer's URI makes it invalid. `false` if a parameter of the path is missing.
+    /// Fills in the tags that a new response gets from the policy; under `Policy::standard`, also the tag that a write to
+    /// its URI invalidates. Returns `false` if a path parameter is missing.
     pub(super) fn tag<A>(&self, plan: &mut RequestContext, request: &Request<A>) -> bool {
         let is_whole = plan.tag(request) && plan.prepare(request, &self.routes.identity);
         if let Some((target, tag)) = self.routes.page(request, &plan.policy) {
@@ -183,7 +183,7 @@ impl<S> Exchange<S> {
         Some(response)
     }
 
-    /// Makes the answer, sends it, and fills the cache.
+    /// Computes the response, sends it, and fills the cache.
     #[expect(
         clippy::manual_async_fn,
         reason = "the future of one has room for its arguments twice"
@@ -224,7 +224,8 @@ impl<S> Exchange<S> {
         }
     }
 
-    /// A stale answer in place of an error, where one is allowed; with a token, if the handler wrote before it failed.
+    /// A stale response in place of an error, if the policy allows one. It carries a token if the handler wrote before it
+    /// failed.
     async fn instead<B: HttpBody>(
         &mut self,
         fallback: Option<&Hit>,
@@ -245,8 +246,8 @@ impl<S> Exchange<S> {
         Some(response)
     }
 
-    /// Calls the handler; where headers decide, it is asked whether what is stored still holds. Where the
-    /// author does, answers are proven by the log, and no date of whole seconds has a say.
+    /// Calls the handler. Under `Policy::standard`, this is a conditional request if there is a stored response to
+    /// revalidate. Other policies prove freshness by the log, and don't rely on dates with a resolution of one second.
     fn call<'p, A>(
         &mut self,
         lead: Box<FillGuard>,
@@ -260,7 +261,7 @@ impl<S> Exchange<S> {
         let stored = stored.filter(|stored| has_validator(&stored.0)).map(Box::new);
         let headers = request.headers().clone();
         let request = plan.to_handler_request(request);
-        // What can't be stored is made for this client alone, who may have it already.
+        // A response that is not shared is for this client alone: keep the client's own conditions.
         let request = match stored.is_none() && lead.is_known_unshared() {
             true => request,
             false => unconditional(request, stored.as_ref().map(|stored| &stored.0.headers)),
@@ -276,7 +277,7 @@ impl<S> Exchange<S> {
         }
     }
 
-    /// Makes an answer anew for others; nobody waits for it.
+    /// Recomputes a response in the background.
     async fn renew<A>(
         mut self,
         mut lead: Box<FillGuard>,
@@ -298,8 +299,8 @@ impl<S> Exchange<S> {
         drain(fill.with(response).await).await;
     }
 
-    /// Leaves a request for a head or a range to the handler. A head may tell that what is stored for
-    /// GET still holds, or does not (RFC 9111, section 4.3.5).
+    /// Passes a HEAD or range request to the handler. The response to HEAD may confirm or invalidate the stored response to
+    /// GET (RFC 9111, section 4.3.5).
     async fn compute_part<A>(
         mut self,
         mut lead: Box<FillGuard>,
@@ -388,7 +389,7 @@ impl<S> Exchange<S> {
         if let Some(record) = Record::current() {
             record.mark_uncacheable(Uncacheable::new(
                 "not-cached",
-                "a part of it was wanted only if it was cached",
+                "a part of it was requested with only-if-cached, and is not cached",
             ));
         }
         let mut response = Response::new(Body::stored(Bytes::new(), None));
@@ -406,37 +407,37 @@ impl<S> Exchange<S> {
     }
 }
 
-/// Makes a request one for a whole response: what is stored may have been found by HEAD, whose response has no body.
+/// Turns HEAD into GET, to obtain a response with a body.
 pub(crate) fn whole(method: &mut Method) {
     if *method == Method::HEAD {
         *method = Method::GET;
     }
 }
 
-/// How long the handler may take in the background, at least.
+/// The minimum time limit of work in the background.
 const UNATTENDED_LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs work that no client waits for, for at most ten times as long as the stored response took to compute, or for
-/// [`UNATTENDED_LIMIT`] if that is longer. A client that waits leaves at some time, which ends the work; without a limit,
-/// a statement on a host that has vanished would hold a permit and a connection for as long as the process runs.
+/// Runs background work with a time limit: ten times as long as the stored response took to compute, but at least
+/// [`UNATTENDED_LIMIT`]. Without a limit, a statement on a host that has vanished would hold a permit and a connection
+/// for as long as the process runs; other work ends when its client disconnects.
 pub(super) async fn unattended(cost: Duration, work: impl Future<Output = ()>) {
     let limit = UNATTENDED_LIMIT.max(cost.saturating_mul(10));
     if timeout(limit, work).await.is_err() {
         tracing::warn!(
             ?limit,
-            "the handler did not return in the background, and is called again by a later request"
+            "a handler call in the background timed out; a later request will call the handler again"
         );
     }
 }
 
-/// Reads an answer that nobody waits for.
+/// Reads the body of a background response to its end.
 pub(crate) async fn drain<B: HttpBody>(response: Response<B>) {
     let mut body = pin!(response.into_body());
     while let Some(Ok(_)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {}
 }
 
-/// The stored response, if it is stale by time only and this client may have it: else it was not selected for the request,
-/// and nothing that the handler says to this client is about it (RFC 9111, section 4.3.1).
+/// The stored response, if it is stale only by time and may be served to this client. Any other was not selected for the
+/// request, so the handler's response can't confirm it (RFC 9111, section 4.3.1).
 fn stored(lead: &FillGuard, plan: &RequestContext) -> Option<(StoredHead, Arc<Entry>)> {
     let entry = lead.stale.clone().filter(|entry| plan.may_serve(entry))?;
     Some((StoredHead::from_entry(&entry).ok()?, entry))
@@ -446,7 +447,7 @@ fn has_validator(head: &StoredHead) -> bool {
     head.headers.contains_key(ETAG) || head.headers.contains_key(LAST_MODIFIED)
 }
 
-/// Takes off a request what says who the client is, where the stored response does not vary by it: a renewal is for all.
+/// Removes credentials and cookies that the response does not vary by, since a background renewal is for all clients.
 fn strip_client(headers: &mut HeaderMap, plan: &mut RequestContext) {
     if plan.asked.client_key.is_some() {
         return;
@@ -465,13 +466,13 @@ fn strip_client(headers: &mut HeaderMap, plan: &mut RequestContext) {
     }
 }
 
-/// Whether something stale is better than what came: an error of RFC 5861, section 4, or nothing.
+/// Whether a stale response is better than this result: an error as in RFC 5861, section 4, or no response.
 fn is_stale_better<B, E>(answered: &Result<Response<B>, E>) -> bool {
     let is_error = |status: StatusCode| matches!(status.as_u16(), 500 | 502 | 503 | 504);
     answered.as_ref().map_or(true, |response| is_error(response.status()))
 }
 
-/// Whether the handler could not answer.
+/// Whether the handler failed: a 5xx status, or no response.
 fn is_failure<B, E>(answered: &Result<Response<B>, E>) -> bool {
     answered.as_ref().map_or(true, |response| response.status().is_server_error())
 }

@@ -1,4 +1,4 @@
-//! What would become of a request, and why.
+//! How the cache would handle a request, and why.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,21 +21,21 @@ use crate::store::Tier;
 /// How many prefixes of nested routers are tried.
 const MOST_NESTED: usize = 16;
 
-/// What would become of a request, and why.
+/// How the cache would handle a request, and why.
 #[derive(Debug)]
 pub(crate) struct RequestExplanation {
-    /// Its route's pattern, as far as the layer knows of it.
+    /// The pattern of its route, if the layer knows it.
     pub(crate) route: Option<String>,
     pub(crate) outcome: Outcome,
-    /// The hash under which its answer is kept, and the headers by which answers of the route differ.
+    /// The key of its response, and the headers by which responses of the route vary.
     pub(crate) key: Option<Key>,
     pub(crate) differs_by: Vec<String>,
     pub(crate) stored: Option<StoredExplanation>,
-    /// What an answer depends on.
+    /// The dependencies of its response.
     pub(crate) tags: Vec<Dependency>,
 }
 
-/// An answer that is stored for the request, whether or not it may be served.
+/// The response that is stored for the request, whether or not it may be served.
 #[derive(Debug)]
 pub(crate) struct StoredExplanation {
     pub(crate) tier: Tier,
@@ -44,24 +44,24 @@ pub(crate) struct StoredExplanation {
     pub(crate) age: Duration,
 }
 
-/// Something that an answer depends on.
+/// One dependency of a response.
 #[derive(Debug)]
 pub(crate) struct Dependency {
     pub(crate) tag: Tag,
-    /// What it is called, where that is known here: only its hash is kept.
+    /// The tag's name, if this node knows it: entries store only its hash.
     pub(crate) name: Option<String>,
     pub(crate) fence: Position,
-    /// Whether the stored answer has all changes to it that are known.
+    /// Whether the stored response contains all known changes to it.
     pub(crate) holds: Option<bool>,
 }
 
 impl LayerSettings {
-    /// What would become of a GET request with this URI and these headers. Nothing is counted or made by the question;
-    /// what is found in the shared store only is kept in memory from then on.
+    /// Explains how the cache would handle a GET request with this URI and these headers. This calls no handler and changes
+    /// no counters. An entry that is found only in the shared store is copied to memory.
     pub(crate) async fn explain(&self, request: &Request<String>) -> RequestExplanation {
         let path = request.uri().path();
         let others = self.watch.others();
-        // Where two say the same of the path, the one that a router has matched is its own.
+        // If two patterns match equally well, prefer the one that a router has matched before.
         let known = others.keys().map(|name| &**name).chain(self.all().map(|(pattern, _)| pattern));
         let pattern = route::matching(known, path);
         let Some(found) = self.route(pattern) else {
@@ -97,8 +97,8 @@ impl LayerSettings {
         self.explain_plan(shown, &plan, request.headers(), &names).await
     }
 
-    /// The key of a request that a layer within nested routers sees. These cut their prefixes off its URI, and how many there
-    /// are is not known here: a response that is stored shows it.
+    /// The key of a request to a layer inside nested routers. Each router strips its prefix from the URI, and the number of
+    /// routers is unknown here, so this tries each number and returns the key under which a response is stored.
     async fn nested_key(&self, request: &Request<String>, plan: &RequestContext) -> Option<Key> {
         if self.cache.examine(&plan.key, &plan.policy, &plan.ask).await.found.is_some() {
             return None;
@@ -146,7 +146,7 @@ impl LayerSettings {
         RequestExplanation { route, outcome, key: Some(key), differs_by, stored, tags }
     }
 
-    /// What the stored answer depends on; without one, what the policy says.
+    /// The dependencies of the stored response or, if none is stored, those that the policy declares.
     fn dependencies(
         &self,
         plan: &RequestContext,
@@ -180,7 +180,7 @@ impl RequestExplanation {
     }
 }
 
-/// What nested routers may leave of a URI: it without its first segment, without the first two, and so on.
+/// The URIs that nested routers may pass on: without the first segment, without the first two, and so on.
 fn within_routers(uri: &Uri) -> impl Iterator<Item = Uri> {
     let path = uri.path();
     let rests = path.match_indices('/').skip(1).map(|(at, _)| &path[at..]);
@@ -193,7 +193,7 @@ fn within_routers(uri: &Uri) -> impl Iterator<Item = Uri> {
     })
 }
 
-/// What becomes of a request that was examined: the steps that a request takes, in their order.
+/// The outcome of an examined request, decided in the order in which a request goes through the steps.
 fn outcome(plan: &RequestContext, examined: &LookupPreview) -> Outcome {
     let bypass = match (&examined.found, examined.outcome) {
         (Some(found), outcome) if outcome.is_hit() => match plan.may_serve(&found.entry) {
@@ -207,7 +207,7 @@ fn outcome(plan: &RequestContext, examined: &LookupPreview) -> Outcome {
     bypass.map_or(examined.outcome, Outcome::Bypass)
 }
 
-/// What a policy says that answers differ by, beyond the path.
+/// What responses vary by under a policy, besides the path.
 fn differing(policy: &Policy) -> Vec<String> {
     let cookies = policy.vary_cookies.iter().map(|name| format!("cookie {name}"));
     let by_author =
@@ -215,7 +215,7 @@ fn differing(policy: &Policy) -> Vec<String> {
     policy.vary.iter().cloned().chain(cookies).chain(by_author).collect()
 }
 
-/// The name that a tag is the hash of.
+/// The name whose hash is this tag.
 fn name_of(tag: Tag, names: &[String]) -> Option<String> {
     let known = names.iter().find(|name| Tag::named(name) == tag).cloned();
     let table = |name: &String| name.split_once(':').map_or(&**name, |(table, _)| table).to_owned();

@@ -1,4 +1,4 @@
-//! From the handler's answer to an entry.
+//! Turns the handler's response into an entry.
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -35,27 +35,27 @@ use crate::clock;
 use crate::entry::Entry;
 use crate::outcome::{MissReason, Outcome};
 
-/// The duty to fill the cache with an answer, and what there is to do it with.
+/// A fill of the cache with a response, and everything that it needs.
 pub(crate) struct ResponseFill<'p> {
     pub(crate) lead: Box<FillGuard>,
     pub(crate) plan: &'p RequestContext,
-    /// Of the request.
+    /// The request's headers.
     pub(crate) headers: HeaderMap,
-    /// What is stored and only stale by time.
+    /// The stored response that is being revalidated: stale by time, but not invalid.
     pub(crate) stored: Option<Box<(StoredHead, Arc<Entry>)>>,
     /// How long the handler took.
     pub(crate) delay: Duration,
     pub(crate) routes: Arc<LayerSettings>,
 }
 
-/// An answer on its way into the cache. A future by hand: one by the compiler has room for all of it twice.
+/// A response on its way into the cache. The future is written by hand: the compiler's would hold its contents twice.
 #[expect(clippy::large_enum_variant, reason = "the large one is the one that there mostly is")]
 pub(crate) enum FillFuture<'p, B: HttpBody> {
     Answered(Option<(ResponseFill<'p>, Response<B>)>),
     Confirmed(BoxFuture<'p, Response<Body<B>>>),
 }
 
-/// None of it is pinned in place.
+// No field is structurally pinned.
 impl<B: HttpBody> Unpin for FillFuture<'_, B> {}
 
 impl<B> Future for FillFuture<'_, B>
@@ -75,7 +75,7 @@ where
     }
 }
 
-/// What `Cache-Status` tells of an answer.
+/// What `Cache-Status` says about a response.
 struct FillStatus {
     outcome: Outcome,
     status: StatusCode,
@@ -92,12 +92,12 @@ impl FillStatus {
 }
 
 impl<'p> ResponseFill<'p> {
-    /// Ends the duty without an answer; this is served instead.
+    /// Ends the fill after the handler failed. `instead` is the stale response that is served.
     pub(crate) fn fail(self, instead: Option<&Hit>) {
         self.lead.fail_for(Uncacheable::new("failed", "the handler failed"), instead);
     }
 
-    /// Stores an answer, or keeps what is stored if this says that it still holds.
+    /// Stores a response, or renews the stored one if this is a 304 that confirms it.
     pub(crate) fn with<B>(mut self, response: Response<B>) -> FillFuture<'p, B>
     where
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
@@ -114,8 +114,8 @@ impl<'p> ResponseFill<'p> {
         FillFuture::Answered(Some((self, response)))
     }
 
-    /// Whether a response that may not be stored ends what is: a full one does (RFC 9111, section 4.3.3), unless the handler
-    /// failed or was too busy, or the response may be one client's own.
+    /// Whether a response that may not be stored supersedes the stored one. A full response does (RFC 9111, section 4.3.3),
+    /// unless the handler failed or was too busy, or the response may be personal.
     fn is_superseded_by<B>(&self, response: &Response<B>) -> bool {
         let has_stored = self.lead.stale.is_some() || self.lead.reason != MissReason::Absent;
         has_stored
@@ -124,7 +124,7 @@ impl<'p> ResponseFill<'p> {
             && self.cacheability(response.status(), response.headers()).is_err()
     }
 
-    /// Passes a response on once what it supersedes is removed.
+    /// Removes the superseded entry, then passes the response on.
     async fn superseded<B>(self, response: Response<B>) -> Response<Body<B>>
     where
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
@@ -133,8 +133,8 @@ impl<'p> ResponseFill<'p> {
         FillFuture::Answered(Some((self, response))).await
     }
 
-    /// Stores an answer as it streams to the client; one that is there at once is stored before its
-    /// head is sent, so that `Cache-Status` tells what became of it.
+    /// Stores a response while it streams to the client. If the whole body is available at once, it is stored before the
+    /// head is sent, so that `Cache-Status` can say so.
     fn stream<B>(self, response: Response<B>, cx: &mut Context<'_>) -> Response<Body<B>>
     where
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
@@ -155,7 +155,7 @@ impl<'p> ResponseFill<'p> {
                 });
             }
         };
-        // Whoever called for it may use its head before its body has come to the end.
+        // Pass the dependencies on now: the caller may use the head before the body ends.
         let lasts = leave.terms.ttl.saturating_sub(leave.terms.age);
         self.lead.record().pass_on(Some(lasts));
         let mut head = StoredHead::storable(parts.status, &parts.headers, &leave.withheld);
@@ -183,7 +183,7 @@ impl<'p> ResponseFill<'p> {
         Response::from_parts(parts, Body::captured(captured))
     }
 
-    /// What is stored still holds (RFC 9111, section 4.3.4): keeps it for as long as it says now.
+    /// Handles a 304: stores the confirmed response again, with its new lifetime (RFC 9111, section 4.3.4).
     async fn confirmed<B: HttpBody>(
         self,
         (head, entry): (StoredHead, Arc<Entry>),
@@ -192,7 +192,8 @@ impl<'p> ResponseFill<'p> {
         let told = self.fill_status(StatusCode::NOT_MODIFIED);
         let plan = self.plan;
         let (head, filled) = if names_another(&head.headers, &fresh) {
-            let unfit = Uncacheable::new("other-etag", "a 304 that names another answer");
+            let unfit =
+                Uncacheable::new("other-etag", "the handler's 304 is about another response");
             (head, FillOutcome::NotStored(self.reject_stored(unfit).await))
         } else {
             let new = brought_up_to_date(&head, &fresh);
@@ -204,8 +205,8 @@ impl<'p> ResponseFill<'p> {
         response
     }
 
-    /// What an answer to HEAD tells of what is stored for GET: its fields, if it is that answer and stays stored; else
-    /// that it is no more.
+    /// Applies a response to HEAD to the stored response to GET. If both are the same response and it is stored again,
+    /// returns its updated fields. If they differ, the stored one is removed, unless the difference may be personal.
     pub(crate) async fn updated_by_head(
         mut self,
         status: StatusCode,
@@ -230,7 +231,7 @@ impl<'p> ResponseFill<'p> {
         }
     }
 
-    /// What is stored may not be served any longer: the next request makes another.
+    /// Removes the stored response, which may no longer be served. The next request recomputes it.
     async fn reject_stored(self, unfit: Uncacheable) -> Uncacheable {
         let (cache, key) = (self.lead.cache().clone(), self.lead.key().clone());
         let unfit = self.lead.reject(unfit);
@@ -238,12 +239,12 @@ impl<'p> ResponseFill<'p> {
         unfit
     }
 
-    /// Stores a body again, under a head that is new. Not after a change to what the body depends on: this record may
-    /// have begun after the change, so its position does not show that the body lacks it, and a handler that compares
-    /// dates of whole seconds, or nothing but a length, can't tell.
+    /// Stores the body again with an updated head, unless something that the body depends on has changed. In that case this
+    /// record may have begun after the change, and its position would wrongly show that the body contains the change. The
+    /// handler's confirmation proves nothing: it may compare only dates in whole seconds, or a length.
     ///
-    /// `new` is the stored head with what the handler says now. If it says so to a client that it knows, and not to all,
-    /// nothing of that is stored but when it was said.
+    /// `new` is the stored head, updated by the handler's response. If that response is personal, only its `Date` and `Age`
+    /// are stored.
     async fn renewed(
         self,
         (stored, new): (&StoredHead, &StoredHead),
@@ -261,13 +262,13 @@ impl<'p> ResponseFill<'p> {
             Some(unfit) if unfit.token == PERSONAL => Cow::Owned(confirmed_at(stored, new)),
             Some(unfit) => return FillOutcome::NotStored(self.lead.reject(unfit)),
         };
-        // It was stored for all, whoever has it confirmed.
+        // The response was stored for all clients, whichever client's request confirms it.
         let asked = RequestDirectives {
             client: Client::default(),
             has_other_cookies: false,
             ..self.plan.asked.clone()
         };
-        // The body is that of before, and so is what it depends on.
+        // The body is the same, so its dependencies are too.
         self.lead.record().depend_on(entry.tags().iter().copied());
         let leave = self.cacheability_for(&asked, head.status, &head.headers);
         let noted = self.note_tags(&head.headers).and_then(|()| self.note_variance(&head.headers));
@@ -288,13 +289,16 @@ impl<'p> ResponseFill<'p> {
         headers: &HeaderMap,
     ) -> Result<Cacheability, Uncacheable> {
         if status.is_server_error() && self.lead.stale.is_some() {
-            return Err(Uncacheable::new("failed", "what is stored is of more use than an error"));
+            return Err(Uncacheable::new(
+                "failed",
+                "a stored response is more useful than this error",
+            ));
         }
         self.cacheability_for(&self.plan.asked, status, headers)
     }
 
-    /// As [`leave`](Self::leave), with all else that forbids to store a response and is known before its body comes:
-    /// requests that wait for it can go on then.
+    /// As [`cacheability`](Self::cacheability), with all other checks that are possible before the body arrives. If one
+    /// fails, waiting requests can continue at once.
     fn cacheability_of_head<B: HttpBody>(
         &self,
         parts: &Parts,
@@ -308,8 +312,8 @@ impl<'p> ResponseFill<'p> {
         Ok(leave)
     }
 
-    /// Notes the tags that the response names itself. The position that proves it is of before the work began, so an
-    /// invalidation in between counts.
+    /// Notes the tags that the response names itself. The record's position was taken before the work began, so an
+    /// invalidation during the work counts.
     fn note_tags(&self, headers: &HeaderMap) -> Result<(), Uncacheable> {
         let RequestContext { policy, place, .. } = self.plan;
         let target = place.as_ref().map(|place| &place.target);
@@ -318,15 +322,16 @@ impl<'p> ResponseFill<'p> {
         Ok(())
     }
 
-    /// Notes for later requests which parameters of the query count. Under a key that says so there are only responses that
-    /// say the same.
+    /// Notes for later requests which query parameters count. Such a rule is part of the key, so a response with another
+    /// rule is not stored under this key.
     fn note_variance(&self, headers: &HeaderMap) -> Result<(), Uncacheable> {
         let Some(place) = &self.plan.place else { return Ok(()) };
         let said = SearchVariance::from_headers(headers);
         self.routes.variances.note(&place.path, said.as_ref());
         match &self.plan.variance {
             Some(known) if said.as_ref() != Some(&**known) => {
-                let why = "it says of the query something else than the response before it";
+                let why =
+                    "its No-Vary-Search differs from that of the previous response at this path";
                 Err(Uncacheable::new("no-vary-search", why))
             }
             _ => Ok(()),
@@ -343,7 +348,7 @@ impl<'p> ResponseFill<'p> {
         cacheability(status, headers, asked, &self.plan.policy, times)
     }
 
-    /// Where the answer goes, by what it varies by.
+    /// The key to store under, and a vary marker if the response varies by more than its key holds.
     fn store_target(&self, leave: &Cacheability) -> StoreTarget {
         let key = vary::key(&self.plan.key, &leave.varies_by, &self.headers);
         let signpost = (key != self.plan.key)
@@ -362,22 +367,22 @@ impl<'p> ResponseFill<'p> {
     }
 }
 
-/// The head of what is stored, with what a handler says that found it to hold still; of now, if it does not
-/// say of when.
+/// The stored head, updated with the fields of the 304 or HEAD response that confirms it. If that has no `Date`, the
+/// date is now.
 fn brought_up_to_date(head: &StoredHead, fresh: &HeaderMap) -> StoredHead {
     let mut headers = updated(&head.headers, fresh);
     if !fresh.contains_key(DATE) {
         date(&mut headers);
     }
     let mut kept = StoredHead::storable(head.status, &headers, &[]);
-    // A cache between here and the origin may have confirmed it: its age counts (sections 3.2 and 4.2.3).
+    // A cache in between may have sent the confirmation, so its `Age` counts (sections 3.2 and 4.2.3).
     if let Some(age) = fresh.get(AGE) {
         kept.headers.insert(AGE, age.clone());
     }
     StoredHead { trailers: head.trailers.clone(), ..kept }
 }
 
-/// The stored head, with no more of the new one than when it was said.
+/// The stored head with the `Date` and `Age` of the new one.
 fn confirmed_at(stored: &StoredHead, new: &StoredHead) -> StoredHead {
     let mut confirmed = stored.clone();
     for name in [DATE, AGE] {
@@ -389,7 +394,7 @@ fn confirmed_at(stored: &StoredHead, new: &StoredHead) -> StoredHead {
     confirmed
 }
 
-/// Whether a response says all there is to say now of its URI.
+/// Whether a response represents the whole current state of its URI.
 fn is_full(status: StatusCode) -> bool {
     let says_little = [
         StatusCode::PARTIAL_CONTENT,
@@ -402,7 +407,7 @@ fn is_full(status: StatusCode) -> bool {
     !says_little.contains(&status) && !status.is_informational() && !status.is_server_error()
 }
 
-/// To a client that has this answer already: that it has.
+/// A 304, if the client has this response already.
 fn known<B: HttpBody>(
     parts: &Parts,
     asked: &RequestDirectives,

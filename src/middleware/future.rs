@@ -1,4 +1,4 @@
-//! The future of an answer.
+//! The future of a response.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,14 +16,14 @@ use crate::cache::Record;
 use crate::outcome::BypassReason;
 
 pin_project! {
-    /// The future of an answer from [`CacheService`](super::CacheService).
+    /// The future of a response from [`CacheService`](super::CacheService).
     pub struct ResponseFuture<F, B, E>
     where
         B: HttpBody,
     {
         #[pin]
         kind: FutureKind<F, B, E>,
-        // What the response depends on was noted, if anywhere, when the service was called, and that was in no scope.
+        // Whether the service was called outside any scope, so that no scope has noted the response's dependencies.
         unnoted: bool,
     }
 }
@@ -34,11 +34,11 @@ pin_project! {
     where
         B: HttpBody,
     {
-        /// Known already.
+        /// The response is ready.
         Ready { response: Option<Response<Body<B>>> },
-        /// The handler's.
+        /// The handler's future, uncached.
         Passed { #[pin] inner: TaskLocalFuture<Record, F>, reason: BypassReason, record: Record },
-        /// Anything that has to wait.
+        /// Everything that has to wait.
         Work { work: BoxFuture<'static, Result<Response<Body<B>>, E>> },
     }
 }

@@ -1,18 +1,18 @@
-//! What the layer asks of the service inside it.
+//! What the layer requires of the inner service.
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 use tower_service::Service;
 
-/// A service of HTTP that can be called by a task of its own; for requests with bodies of `A`.
+/// An HTTP service that can also be called from a background task. `A` is the type of request bodies.
 pub(crate) trait Handler<A>:
     Service<Request<A>, Response = Response<Self::Body>, Error: Send, Future: Send>
     + Clone
     + Send
     + 'static
 {
-    /// Of its answers.
+    /// The type of response bodies.
     type Body: HttpBody<Data = Bytes, Error: Send> + Send + 'static;
 }
 
@@ -27,6 +27,6 @@ where
     type Body = B;
 }
 
-/// What becomes of a request.
+/// The result of a request.
 pub(crate) type HandlerResult<S, A> =
     Result<Response<super::body::Body<<S as Handler<A>>::Body>>, <S as Service<Request<A>>>::Error>;

@@ -1,8 +1,8 @@
-//! Who the client of a request is, as far as the layer can see.
+//! The client's identity, as far as the layer can see it.
 //!
-//! Headers are known by their names. An authentication layer around this one puts what it found into the request's
-//! extensions instead. Their types can't be listed, but they can be counted: if there are more than the layer knows by
-//! type, the handler may see something that the key does not hold.
+//! Headers are recognized by name. An authentication layer around this one stores its result in the request's extensions
+//! instead. The types of extensions can't be listed, but the extensions can be counted: if there are more than the layer
+//! knows by type, the handler may see something that the key does not hold.
 
 use std::any::{TypeId, type_name};
 use std::fmt;
@@ -17,7 +17,7 @@ use super::rules::identity::IdentityHeaders;
 use super::strict::carry;
 use crate::cache::Policy;
 
-/// What says who the client is.
+/// The headers and extensions that identify a client.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct IdentitySource {
     pub(crate) headers: IdentityHeaders,
@@ -62,12 +62,12 @@ impl KnownExtensions {
         }
     }
 
-    /// Copies those of the declared types.
+    /// Copies the extensions of the declared types.
     pub(crate) fn carry(&self, from: &Extensions, to: &mut Extensions) {
         self.known.iter().for_each(|known| (known.carry)(from, to));
     }
 
-    /// Whether a request has an extension that is neither declared nor one of a router.
+    /// Whether a request has an extension that is neither declared nor added by a router.
     pub(crate) fn lacks_one_of(&self, extensions: &Extensions) -> bool {
         if extensions.is_empty() {
             return false;
@@ -79,19 +79,19 @@ impl KnownExtensions {
         !routers::have_added(extensions, extensions.len() - of_axum - declared)
     }
 
-    /// Tells once what to do about extensions that nobody declared.
+    /// Logs once what to do about undeclared extensions.
     pub(crate) fn warn(&self) {
         if !self.has_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "requests bypass the cache, since a layer around CacheLayer adds extensions that the key does not hold \
-                 and a handler may respond by: key by them with Policy::vary_by, declare those that say nothing of the \
-                 client with CacheLayer::extension, add them inside the CacheLayer, or say Policy::public"
+                "requests bypass the cache, because a layer around CacheLayer adds request extensions that a handler may \
+                 use and the key does not hold: key by them with Policy::vary_by, declare those that do not identify the \
+                 client with CacheLayer::extension, add them inside the CacheLayer, or use Policy::public"
             );
         }
     }
 }
 
-/// Who the client is by the policy's own function, which sees the request's head.
+/// The client's identity as returned by the policy's `vary_by` function, which sees the request's head.
 pub(crate) fn client<A>(policy: &Policy, request: Request<A>) -> (Option<String>, Request<A>) {
     let Some(vary_by) = &policy.identity.vary_by else { return (None, request) };
     let (parts, body) = request.into_parts();

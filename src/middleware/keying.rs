@@ -1,7 +1,7 @@
-//! Which requests are the same.
+//! Computes cache keys.
 //!
-//! Two requests that a handler could tell apart never share a key. What can't be parsed is taken as
-//! it is: the raw bytes, marked as such, make a key of their own.
+//! Two requests that a handler could distinguish never share a key. Parts that can't be parsed are added to the key as
+//! raw bytes, marked as such.
 
 use std::borrow::Cow;
 
@@ -18,8 +18,8 @@ use super::{content, cookies, route};
 use crate::cache::{Policy, QueryPart};
 use crate::entry::{Key, KeyText};
 
-/// Headers that frameworks and proxies take for the host. They are part of the key, so that an answer made
-/// for one value never reaches a client that sent another; unless the policy says that hosts do not count.
+/// Headers that frameworks and proxies interpret as the host. They are part of the key, unless the policy says that
+/// hosts do not count. So a client never gets a response that was computed for another value.
 pub(crate) const HOST_LIKE: [RequestField; 5] = [
     RequestField::Forwarded,
     RequestField::XForwardedHost,
@@ -28,7 +28,7 @@ pub(crate) const HOST_LIKE: [RequestField; 5] = [
     RequestField::XOriginalHost,
 ];
 
-/// Headers that they take for the path or the scheme: part of every key.
+/// Headers that they interpret as the path or the scheme. These are part of every key.
 pub(crate) const PATH_LIKE: [RequestField; 10] = [
     RequestField::XForwardedPath,
     RequestField::XForwardedPort,
@@ -42,27 +42,27 @@ pub(crate) const PATH_LIKE: [RequestField; 10] = [
     RequestField::XUrlScheme,
 ];
 
-/// The parameters of a query; of most, in place.
+/// The parameters of a query; most queries fit without an allocation.
 type QueryPairs<'q> = SmallVec<[&'q str; 8]>;
 
-/// What of a request its key is made of.
+/// The parts of a request from which its key is computed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeySource<'r> {
     uri: &'r Uri,
-    /// The URI that the handler sees, if a layer or a router has made it another one.
+    /// The URI that the handler sees, if a layer or a router has changed it.
     rewritten: Option<&'r Uri>,
     headers: &'r HeaderMap,
     fields: RequestFields,
-    /// Who the client is, by the policy's own function.
+    /// The client's identity, as returned by the policy's `vary_by` function.
     client: Option<&'r str>,
-    /// Which parameters of the query count, if a response has said so.
+    /// Which query parameters count, if a response has declared it.
     variance: Option<&'r SearchVariance>,
-    /// Of a request by QUERY.
+    /// The hash of a QUERY request's content.
     content: Option<&'r content::ContentHash>,
 }
 
 impl<'r> KeySource<'r> {
-    /// Of a request that the layer sees.
+    /// From a request that the layer sees.
     pub(crate) fn new<B>(request: &'r Request<B>, asked: &'r RequestDirectives) -> Self {
         let client = asked.client_key.as_deref();
         let uri = route::uri(request);
@@ -78,7 +78,7 @@ impl<'r> KeySource<'r> {
         }
     }
 
-    /// The same, where a response has said which parameters count.
+    /// The same, with the query parameters that count according to a response.
     pub(crate) fn varying<'v>(&self, variance: Option<&'v SearchVariance>) -> KeySource<'v>
     where
         'r: 'v,
@@ -86,7 +86,7 @@ impl<'r> KeySource<'r> {
         KeySource { variance, ..*self }
     }
 
-    /// The same, where routers around the layer have left this of the URI.
+    /// The same, with the URI that routers around the layer pass on.
     #[cfg(feature = "admin")]
     pub(crate) fn nested<'n>(&self, seen: &'n Uri) -> KeySource<'n>
     where
@@ -95,7 +95,7 @@ impl<'r> KeySource<'r> {
         KeySource { rewritten: Some(seen), ..*self }
     }
 
-    /// Of these, with nothing else known of the request.
+    /// From a URI and headers alone.
     #[cfg(any(test, fuzzing, feature = "__internals"))]
     pub(crate) fn from_parts(uri: &'r Uri, headers: &'r HeaderMap) -> Self {
         Self {
@@ -137,7 +137,7 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &KeySource<'_>, policy
         let sent = || cookies::named(headers, name);
         all(&mut text, sent().count(), sent());
     }
-    // What few requests or policies have comes last, each behind a word of its own.
+    // Rare parts come last, each after a distinct word.
     if policy.identity.is_strict {
         text.add(b"strict");
     }
@@ -163,7 +163,7 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &KeySource<'_>, policy
     text.finish()
 }
 
-/// What the fields say of a request's content, whatever their order.
+/// Adds the fields that describe a request's content, independently of their order.
 fn description(text: &mut KeyText, headers: &HeaderMap) {
     let mut names: Vec<_> = headers.keys().filter(|name| describes_content(name)).collect();
     names.sort_by_key(|name| name.as_str());
@@ -180,29 +180,29 @@ fn hosts(text: &mut KeyText, uri: &Uri, (headers, fields): (&HeaderMap, RequestF
     present(text, (headers, fields), &HOST_LIKE);
 }
 
-/// What `Forwarded` (RFC 7239) says beyond the host and the ends of the connection: the scheme, and what nobody knows. Line
-/// by line and element by element, since a handler may read only the first or the last.
+/// Adds `Forwarded` (RFC 7239) without the host and the addresses: the scheme, and unknown parameters. Lines and elements
+/// stay separate, since a handler may read only the first or the last.
 fn forwarded(text: &mut KeyText, headers: &HeaderMap) {
     let lines = headers.get_all(RequestField::Forwarded.name());
     text.add(b"forwarded");
     text.number(lines.iter().count());
     for line in lines.iter().map(HeaderValue::as_bytes) {
-        // Where a value is quoted, separators may be in it: the whole line counts.
+        // A quoted value may contain separators: add the whole line.
         let is_quoted = line.contains(&b'"');
         let elements = line.split(move |byte| !is_quoted && *byte == b',');
         text.number(elements.clone().count());
         for element in elements {
             let pairs = element.split(|byte| !is_quoted && *byte == b';').map(<[u8]>::trim_ascii);
             let kept = pairs.filter(|pair| !pair.is_empty() && !is_of_host(pair));
-            // None is empty, so an empty part is their end.
+            // No pair is empty, so an empty part marks the end.
             kept.for_each(|pair| text.add(pair));
             text.add(b"");
         }
     }
 }
 
-/// Whether a pair of `Forwarded` names a host or an end of the connection by a token, which every parser reads. For any other
-/// value a parser may drop the whole line.
+/// Whether a pair of `Forwarded` is a host or an address in the form of a token, which every parser accepts. With any
+/// other value, a parser may drop the whole line.
 fn is_of_host(pair: &[u8]) -> bool {
     let Some(at) = pair.iter().position(|byte| *byte == b'=') else { return false };
     let (name, value) = (&pair[..at], &pair[at + 1..]);
@@ -212,7 +212,7 @@ fn is_of_host(pair: &[u8]) -> bool {
         && names.any(|of_host| name.eq_ignore_ascii_case(of_host))
 }
 
-/// Those of some headers that the request has: how many, and of each its name and values.
+/// Adds those of the given headers that the request has: their number, and the name and values of each.
 fn present(
     text: &mut KeyText,
     (headers, fields): (&HeaderMap, RequestFields),
@@ -226,7 +226,7 @@ fn present(
     }
 }
 
-/// How many values a header has, and all of them, in order.
+/// Adds the number of a header's values, and all of them in order.
 fn varied<N: AsHeaderName>(text: &mut KeyText, headers: &HeaderMap, name: N) {
     let values = headers.get_all(name);
     all(text, values.iter().count(), values.iter().map(HeaderValue::as_bytes));
@@ -237,7 +237,7 @@ fn all<'a>(text: &mut KeyText, count: usize, parts: impl Iterator<Item = &'a [u8
     parts.for_each(|part| text.add(part));
 }
 
-/// The parameters of the query that count; where that can't be told, all of it as it is.
+/// Adds the query parameters that count, or the raw query if that can't be determined.
 fn query(text: &mut KeyText, query: Option<&str>, policy: &Policy) {
     let Some(query) = query else { return text.add(b"none") };
     let Some(pairs) = pairs(query, policy) else {
@@ -248,7 +248,8 @@ fn query(text: &mut KeyText, query: Option<&str>, policy: &Policy) {
     all(text, pairs.len(), pairs.iter().map(|pair| pair.as_bytes()));
 }
 
-/// The parameters that count as a response has said, and what it said: only such responses are under this key.
+/// Adds the query parameters that count according to `No-Vary-Search`, and the rule itself: all responses under this key
+/// have the same rule.
 fn counting_query(text: &mut KeyText, query: Option<&str>, variance: &SearchVariance) {
     let (mode, names) = match &variance.counting {
         CountedParams::AllBut(names) => (&b"all but"[..], names),
@@ -265,16 +266,16 @@ fn counting_query(text: &mut KeyText, query: Option<&str>, variance: &SearchVari
     }
 }
 
-/// The parameters that count, in their order, or sorted by name where the policy says that order does not matter;
-/// parameters of one name stay in their order. `None` if that can't be told: some split a query at semicolons as well, and a
-/// name can be written in several ways.
+/// The query parameters that count, in their order or, if the policy says that order does not matter, sorted by name.
+/// Parameters of one name stay in their order. `None` if this is ambiguous: some parsers also split a query at
+/// semicolons, and a name can be encoded in several ways.
 fn pairs<'q>(query: &'q str, policy: &Policy) -> Option<QueryPairs<'q>> {
     if query.contains(';') {
         return None;
     }
     let all: QueryPairs<'_> = query.split('&').collect();
     let mut pairs = match &policy.query {
-        // A name that can't be read might be one that counts.
+        // A malformed name may be one that counts.
         QueryPart::Only(names) => only(&all, names)?,
         QueryPart::All => all,
     };
@@ -284,12 +285,12 @@ fn pairs<'q>(query: &'q str, policy: &Policy) -> Option<QueryPairs<'q>> {
     Some(pairs)
 }
 
-/// Whether a query counts as it was sent, whatever it holds.
+/// Whether the key always holds the raw query.
 pub(crate) fn counts_all(policy: &Policy) -> bool {
     policy.query == QueryPart::All && !policy.any_query_order
 }
 
-/// A query without the parameters that do not count, in the order of the key; all of it where that can't be told.
+/// The query with only the parameters that count, in the key's order; the raw query if that can't be determined.
 pub(crate) fn counting(query: &str, policy: &Policy) -> String {
     pairs(query, policy).map_or_else(|| query.to_owned(), |pairs| pairs.join("&"))
 }
@@ -418,7 +419,7 @@ mod tests {
         assert_ne!(of("/?page=1", &policy), of("/?page=2", &policy));
         assert_ne!(of("/?utm=1", &policy), of("/?%70age=2", &policy));
         assert_ne!(of("/?page[]=1", &policy), of("/?page[]=2", &policy));
-        // Malformed names: kept whole, since a lenient parser may see `page` in them.
+        // With malformed names, the key holds the whole query: a lenient parser may see `page` in them.
         assert_ne!(of("/?x%=1;page=1", &policy), of("/?x%=1;page=2", &policy));
         assert_ne!(of("/?page=1&utm=x;page=2", &policy), of("/?page=1", &policy));
     }

@@ -262,7 +262,7 @@ impl LayerSettings {
 
 impl fmt::Debug for LayerSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Routes").field("routes", &self.routes).finish_non_exhaustive()
+        f.debug_struct("LayerSettings").field("routes", &self.routes).finish_non_exhaustive()
     }
 }
 

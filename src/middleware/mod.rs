@@ -1,18 +1,20 @@
 //! The Tower layer.
 //!
-//! [`CacheLayer`] finds the [`Policy`](crate::Policy) of a request's route and puts the cache in
-//! front of the handler. `keying` says which requests are the same, `rules` what HTTP says of caches,
-//! `identity` what else says who the client is, `routers` what axum's
-//! routers know of it, `variances` which parameters of a query count at a path, `canonical` and `strict`
-//! what a handler gets of a request, `cookies` how its cookies are read, `content` how that of a QUERY is,
-//! `fill` makes an entry of an answer, while `captured` streams its body to the client and `capture`
-//! keeps it. `stored` is the form of an answer's head in an entry; `ready` makes an answer of an entry
-//! again, and `answer` says how much of it a client gets. `session` lets a client see its own
-//! writes. `audit` compares what is stored with what the handler gives, and
-//! `explain` says what would become of a request. `service` answers what is at
-//! hand, `passing` leaves to the handler what is not the cache's, and `steps` is the order of all the rest.
+//! [`CacheLayer`] finds the [`Policy`](crate::Policy) of a request's route and puts the cache in front of the handler.
 //!
-//! A hit in memory is answered without a boxed future, a lock that is held for long, or a copy of the body.
+//! - The key: `keying` computes it, with `cookies` for cookies, `content` for the content of a QUERY, and `variances` for
+//!   the query parameters that count at a path. `identity` and `routers` find what identifies the client.
+//! - HTTP: `rules` has the rules of the standards, and `context` applies them to one request.
+//! - The flow: `service` serves hits in memory, `exchange` has the order of all steps that wait, and `bypass` passes
+//!   requests to the handler uncached.
+//! - The handler's request: `canonical` and `strict` reduce it to what the key holds.
+//! - A fill: `fill` turns a response into an entry, while `tee` streams the body to the client and `buffer` and
+//!   `timed_buffer` collect it. `stored` is the form of the head in an entry.
+//! - A stored response: `rendered` has the head ready to send, and `response` selects all, a part, or a 304.
+//! - `session` lets clients read their own writes, `audit` compares stored responses with the handler's, and `explain`
+//!   says how a request would be handled.
+//!
+//! A hit in memory takes no boxed future, no long-held lock, and no copy of the body.
 
 mod audit;
 mod body;

@@ -1,8 +1,8 @@
-//! Stored answers, ready to be sent.
+//! The heads of stored responses, ready to be sent.
 //!
-//! `Age` and `Cache-Status` say how old an answer is, and how long it lasts, in whole seconds: all that are given of one
-//! entry within a second say the same. So a head is kept with both in it, written anew when they change, and a hit
-//! copies the fields and has nothing to look up.
+//! `Age` and `Cache-Status` give the age and remaining lifetime of a response in whole seconds, so all hits of an entry
+//! within one second have the same values. The head is stored with both fields, which are rewritten when they change; a
+//! hit only copies the fields.
 
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -20,13 +20,13 @@ use crate::cache::Hit;
 use crate::entry::Entry;
 use crate::outcome::Outcome;
 
-/// The answer that an entry holds, to a request that asked so.
+/// The response of an entry to a request with these directives.
 pub(crate) fn respond<B: http_body::Body>(
     hit: &Hit,
     asked: &RequestDirectives,
 ) -> Result<Response<Body<B>>, MalformedHead> {
     let entry = &hit.found.entry;
-    // One that nobody else has is used this once.
+    // If nobody else holds the entry, it is used only once: don't store the rendered head.
     if Arc::strong_count(entry) > 1 {
         let ready = RenderedHead::from_entry(entry)?;
         if let Some(head) = ready.head(hit) {
@@ -36,7 +36,7 @@ pub(crate) fn respond<B: http_body::Body>(
     Ok(once(hit)?.into_response_for(entry.body(), asked))
 }
 
-/// An answer of which nothing is kept.
+/// A head that is not stored after use.
 fn once(hit: &Hit) -> Result<StoredHead, MalformedHead> {
     let mut head = StoredHead::from_entry(&hit.found.entry)?;
     let moment = AgeStamp::new(hit, head.age);
@@ -66,40 +66,40 @@ pub(crate) fn is_rendered(entry: &Arc<Entry>) -> bool {
     read.is_some()
 }
 
-/// The head of a stored answer.
+/// The head of a stored response.
 #[derive(Debug)]
 pub(crate) struct RenderedHead {
     pub(crate) status: StatusCode,
     trailers: Option<Box<HeaderMap>>,
-    /// How old the answer was when it came, if that does not count against its TTL.
+    /// The response's age when it arrived, if that does not count against its TTL.
     age: Duration,
-    /// May go to one who says who it is, though it was made for no one.
+    /// The clients that it may be served to, if it was computed for an anonymous one.
     pub(crate) audience: Audience,
     pub(crate) varies_by_cookies: bool,
     stamped: RwLock<RenderedFields>,
 }
 
-/// The fields of an answer, and what those among them say that a cache writes.
+/// The fields of a response, and the values of those that this cache writes.
 #[derive(Debug)]
 struct RenderedFields {
     moment: Option<AgeStamp>,
     fields: HeaderMap,
-    /// There is one field too many, so that a copy without it has room for another.
+    /// Whether there is a spare field, which is removed from each copy to leave capacity for another.
     has_spare: bool,
 }
 
-/// What a cache says of an answer.
+/// The time-dependent values that this cache writes into a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct AgeStamp {
-    /// How old it is, in seconds.
+    /// The response's age, in seconds.
     age: u64,
-    /// For how many more it is fresh; less than none if it is stale.
+    /// Its remaining lifetime, in seconds; negative if it is stale.
     left: i64,
     outcome: Outcome,
 }
 
 impl RenderedHead {
-    /// That of an entry, which is kept with it.
+    /// The rendered head of an entry, which is stored with the entry.
     pub(crate) fn from_entry(entry: &Entry) -> Result<Arc<Self>, MalformedHead> {
         entry.decoded(Self::read)
     }
@@ -112,7 +112,7 @@ impl RenderedHead {
         Ok(Self { status, trailers, age, audience, varies_by_cookies, stamped })
     }
 
-    /// A copy of it. Waits for nobody: `None` while another thread writes what it says.
+    /// A copy of the head. Never blocks: `None` while another thread updates the fields.
     fn head(&self, hit: &Hit) -> Option<StoredHead> {
         let moment = AgeStamp::new(hit, self.age);
         let headers = match self.stamped.try_read() {
@@ -130,7 +130,7 @@ impl RenderedHead {
 }
 
 impl AgeStamp {
-    /// `age` is how old the answer was when it came, if that does not count against its TTL.
+    /// `age` is the response's age when it arrived, if that does not count against its TTL.
     fn new(hit: &Hit, age: Duration) -> Self {
         let (since, ttl) = (hit.found.entry.age(), hit.found.entry.ttl());
         Self {
@@ -154,16 +154,16 @@ impl RenderedFields {
         let nothing = HeaderValue::from_static("");
         fields.insert(AGE, nothing.clone());
         fields.append(CACHE_STATUS, nothing.clone());
-        // The one that a router adds to what it is given; last, so that no other moves when it goes.
+        // The spare field is one that a router adds anyway. It comes last, so that its removal moves no other field.
         let has_spare = !fields.contains_key(CONTENT_LENGTH);
         if has_spare {
             fields.insert(CONTENT_LENGTH, nothing);
         }
-        // In no more room than it takes, which a copy of a map does.
+        // Clone, since a cloned map has no spare capacity.
         Self { moment: None, fields: fields.clone(), has_spare }
     }
 
-    /// Writes over what is there: what makes room for a field does so though there is one.
+    /// Overwrites the existing values: `insert` would reserve capacity even for a field that exists.
     fn stamp(&mut self, moment: AgeStamp) {
         if let Some(age) = self.fields.get_mut(AGE) {
             *age = moment.age.into();

@@ -1,4 +1,4 @@
-//! What is answered with an answer that is there: all of it, a part, or that the client has it.
+//! Responds with a stored response: all of it, a part, or a 304.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, DATE, VARY};
@@ -12,7 +12,7 @@ use super::status::CACHE_STATUS;
 use super::stored::{StoredHead, with_room};
 
 impl StoredHead {
-    /// What a request gets that asked so.
+    /// The response to a request with these directives and conditions.
     pub(crate) fn into_response_for<B: http_body::Body>(
         self,
         body: &Bytes,
@@ -60,8 +60,8 @@ impl StoredHead {
         of(StatusCode::NOT_MODIFIED, self.headers, Body::stored(Bytes::new(), None))
     }
 
-    /// RFC 9110, section 15.5.17. It says of itself what an error does: a cache nearer to the client
-    /// must not keep it for as long as the answer.
+    /// RFC 9110, section 15.5.17. It is `no-store`, since a cache nearer to the client must not store this error for as
+    /// long as the response.
     fn unsatisfiable<B: http_body::Body>(self, length: usize) -> Response<Body<B>> {
         let mut headers = with_room(5);
         for name in [DATE, VARY, CACHE_STATUS] {
@@ -78,7 +78,7 @@ impl StoredHead {
 
     /// RFC 9110, section 15.3.7.
     fn part<B: http_body::Body>(mut self, range: &str, bytes: Bytes) -> Response<Body<B>> {
-        // Of the whole body, and of another one than is sent (RFC 9530, section 2).
+        // These are digests of the whole body, not of the part that is sent (RFC 9530, section 2).
         for name in ["content-digest", "content-md5"] {
             self.headers.remove(name);
         }
@@ -89,7 +89,7 @@ impl StoredHead {
         of(StatusCode::PARTIAL_CONTENT, self.headers, Body::stored(bytes, None))
     }
 
-    /// Adds a field, if a map can have one more.
+    /// Adds a field, unless the map is full.
     fn say(&mut self, name: http::HeaderName, value: HeaderValue) {
         drop(self.headers.try_insert(name, value));
     }

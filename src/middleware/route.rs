@@ -9,8 +9,8 @@ use percent_encoding::percent_decode_str;
 use super::routers::PathParameters;
 use crate::cache::{Policy, PolicyTag};
 
-/// The URI as the client sent it. A nested router sees one without its prefix, which two routers
-/// could have in common.
+/// The URI as the client sent it. A nested router strips its prefix, and without it the paths of two routers could be the
+/// same.
 pub(crate) fn uri<B>(request: &Request<B>) -> &Uri {
     request.extensions().get::<OriginalUri>().map_or(request.uri(), |original| &original.0)
 }
@@ -35,8 +35,9 @@ pub(crate) fn names(pattern: &str) -> impl Iterator<Item = &str> {
     names.map(|name| name.strip_prefix('*').unwrap_or(name))
 }
 
-/// The value of a parameter of a route, decoded, for a path that no router has matched. As axum gives it to the handler: an
-/// empty segment is one, so the wildcard of `/{*path}` is `/a` in `//a`. `None` if two parameters have this name.
+/// The decoded value of a route's parameter, for a path that no router has matched. It is the value that axum would pass
+/// to the handler: an empty segment counts, so the wildcard of `/{*path}` is `/a` in `//a`. `None` if two parameters have
+/// this name.
 pub(crate) fn parameter<'a>(pattern: &str, path: &'a str, name: &str) -> Option<Cow<'a, str>> {
     if names(pattern).filter(|known| *known == name).count() > 1 {
         return None;
@@ -57,9 +58,9 @@ pub(crate) fn parameter<'a>(pattern: &str, path: &'a str, name: &str) -> Option<
     None
 }
 
-/// The pattern that a path is of: of several, the one that says most about it, as axum has it.
+/// The pattern that matches a path; of several, the most specific one, as in axum.
 pub(crate) fn matching<'p>(patterns: impl Iterator<Item = &'p str>, path: &str) -> Option<&'p str> {
-    // Where two differ first, text goes before a parameter, and that before a wildcard.
+    // At the first difference, text is preferred to a parameter, and a parameter to a wildcard.
     let rank = |segment: &str| match split(segment) {
         None => 0,
         Some((_, name, _)) => {

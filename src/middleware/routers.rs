@@ -1,8 +1,8 @@
-//! What axum's routers have found out about a request.
+//! What axum's routers know about a request.
 //!
-//! A router adds to a request's extensions: the URI as it was, the pattern of the route, the prefix that it takes off, and two
-//! things of types that are private to axum. These are the path's parameters, and, where the route is that of a nested service,
-//! the pattern so far. Only axum can read and write them, so its own extractors and routers are asked.
+//! A router adds extensions to a request: the original URI, the route's pattern, the prefix that it strips, and two values
+//! of types that are private to axum. These are the path's parameters and, for a nested service, the pattern so far. Only
+//! axum can read and write them, so this module uses axum's extractors and routers.
 
 use std::future::ready;
 
@@ -16,8 +16,8 @@ use http::{Extensions, Request, Response, StatusCode, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tower_service::Service;
 
-/// The parameters of a path, decoded: of all routers around the layer, in the order in which these have matched the path, and
-/// as handlers get them. A layer between two routers may have changed the path, so the URI of the client does not tell them.
+/// The decoded path parameters of all routers around the layer, in the order of matching, as handlers get them. They
+/// can't be derived from the client's URI, since a layer between two routers may have changed the path.
 #[derive(Debug)]
 pub(crate) struct PathParameters(RawPathParams);
 
@@ -37,7 +37,7 @@ impl PathParameters {
     }
 }
 
-/// The parameters of a path, if there are any, even none. A request that no router has matched has not.
+/// The parameters, which may be empty; `None` if no router has matched the request.
 fn read(extensions: &Extensions) -> Option<Result<RawPathParams, RawPathParamsRejection>> {
     let (mut parts, ()) = Request::new(()).into_parts();
     parts.extensions = extensions.clone();
@@ -78,7 +78,7 @@ pub(crate) fn parameters_alone(given: &Extensions) -> Option<Extensions> {
     let Some(parameters) = read(given) else { return Some(Extensions::new()) };
     // Where a router has matched a path without parameters, a handler finds that there are none.
     let mut written = matched("/", "/", Extensions::new())?;
-    // Each by a router of its own, as two may have one name, and each router adds its parameters to those that there are.
+    // One router for each parameter: two may have the same name, and each router adds its parameters to the existing ones.
     for (name, value) in &parameters.ok()? {
         let is_name = !name.is_empty() && !name.contains(['{', '}', '/', '*']);
         let pattern = is_name.then(|| format!("/{{{name}}}/-"))?;
@@ -91,7 +91,7 @@ pub(crate) fn parameters_alone(given: &Extensions) -> Option<Extensions> {
     Some(written)
 }
 
-/// What a router with one route makes of extensions when it matches a path; `None` if it doesn't.
+/// The extensions after a router with this one route has matched the path; `None` if it does not match.
 fn matched(pattern: &str, path: &str, extensions: Extensions) -> Option<Extensions> {
     let give_back = |mut request: Request<Body>| {
         let mut response = Response::new(Body::empty());

@@ -1,5 +1,4 @@
-//! The service that users' routers become: answers at once what is at hand, and leaves the rest to
-//! [`Exchange`].
+//! The service that wraps users' routers. It serves hits in memory at once, and leaves the rest to [`Exchange`].
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,7 +29,7 @@ use crate::entry::{Entry, Epoch, Position};
 use crate::outcome::{BypassReason, Event, Outcome};
 use crate::traffic::RequestTimer;
 
-/// A service with the cache in front of it; made by [`CacheLayer`](super::CacheLayer).
+/// A service with the cache in front of it, created by [`CacheLayer`](super::CacheLayer).
 #[derive(Clone, Debug)]
 pub struct CacheService<S> {
     inner: S,
@@ -83,10 +82,10 @@ where
     }
 }
 
-/// What the session of a request must see, and the request as it is watched.
+/// The position that a request's session must see, and the request's timer.
 type Met = (Option<(Epoch, Position)>, Option<RequestTimer>);
 
-/// Takes fields off a response that are not for clients.
+/// Removes fields from a response that are not for clients.
 fn withholding<F, B, E>(
     fields: Vec<String>,
     work: impl Future<Output = Result<Response<Body<B>>, E>> + Send + 'static,
@@ -107,7 +106,7 @@ where
 }
 
 impl<S> CacheService<S> {
-    /// What the request must see, if it says so and the token is ours.
+    /// The position that the request must see, if it carries a valid token.
     fn session(&self, headers: &HeaderMap) -> Option<(Epoch, Position)> {
         let cache = &self.routes.cache;
         match self.routes.sessions.as_ref()?.read(headers) {
@@ -136,7 +135,7 @@ impl<S> CacheService<S> {
         RequestContext { key, policy, ask, asked, extensions, variance, place }
     }
 
-    /// Answers from the cache, or fills it.
+    /// Serves from the cache, or fills it.
     fn respond<A>(
         &mut self,
         policy: Arc<Policy>,
@@ -164,7 +163,7 @@ impl<S> CacheService<S> {
         }
     }
 
-    /// Reads the content of a request by QUERY, which is part of its key; then answers as ever.
+    /// Reads the content of a QUERY request, which is part of its key, and then responds as to any other request.
     fn by_content<A>(
         &mut self,
         (policy, limit): (Arc<Policy>, usize),
@@ -191,7 +190,7 @@ impl<S> CacheService<S> {
         }))
     }
 
-    /// The answer that is at hand, if there is one, and what it was made of.
+    /// The response from memory, if there is one that may be served, and its entry.
     fn serve_from_memory<B: HttpBody>(
         &self,
         plan: &RequestContext,
@@ -210,7 +209,7 @@ impl<S> CacheService<S> {
         Some((response, hit.found.entry))
     }
 
-    /// Answers in a future, which can wait.
+    /// Responds in a boxed future, which can wait.
     fn respond_later<A>(
         &mut self,
         plan: RequestContext,
@@ -228,7 +227,7 @@ impl<S> CacheService<S> {
         withholding(tag_fields, steps.run(plan, request).instrument(span))
     }
 
-    /// What is in memory for a request: under its key, or where a signpost there points to.
+    /// Looks in memory under the request's key, following a vary marker.
     fn at_hand(&self, plan: &RequestContext, headers: &HeaderMap) -> Option<Hit> {
         let cache = &self.routes.cache;
         let hit = cache.at_hand(&plan.key, &plan.policy, &plan.ask)?;
@@ -242,7 +241,7 @@ impl<S> CacheService<S> {
         }
     }
 
-    /// Leaves the request to the handler, and sees to what follows from a write.
+    /// Passes the request to the handler, and handles the consequences of a write.
     fn bypass<A>(
         &mut self,
         reason: BypassReason,
@@ -263,7 +262,7 @@ impl<S> CacheService<S> {
         let written = self.written(&request, policy.as_deref());
         let tag_fields =
             policy.as_ref().map(|policy| policy.tag_fields.clone()).unwrap_or_default();
-        // Within the response of another route, which depends on all that this one names.
+        // Only if called for the response of another route, which then depends on the tags of this one.
         let policy = policy.filter(|_| !Record::is_in_none());
         let is_part = policy.as_ref().is_some_and(|policy| policy.is_standard);
         let is_looked_at = written.is_some() || !tag_fields.is_empty() || seen.is_some() || is_part;
@@ -276,7 +275,7 @@ impl<S> CacheService<S> {
         withholding(tag_fields, steps.bypass(passing, request)).begun()
     }
 
-    /// The scope of a request that is left to its handler.
+    /// The scope of a request that bypasses the cache.
     fn record<A>(
         &self,
         request: &Request<A>,
@@ -298,8 +297,8 @@ impl<S> CacheService<S> {
         record
     }
 
-    /// What a write makes invalid, where the standard's rules are asked for: on its own route as to its path, on any of
-    /// the layer as to cache groups.
+    /// What a write invalidates: its path if its own route has `Policy::standard`, and the cache groups that it names if
+    /// any route of the layer has.
     fn written<A>(
         &self,
         request: &Request<A>,
@@ -320,7 +319,7 @@ impl<S> CacheService<S> {
         Exchange { inner: self.ready_inner(), routes: self.routes.clone(), seen }
     }
 
-    /// The service that was polled ready; a clone of it takes its place.
+    /// Takes the service that was polled ready, and leaves a clone in its place.
     fn ready_inner(&mut self) -> S
     where
         S: Clone,

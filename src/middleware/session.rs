@@ -1,9 +1,8 @@
 //! Sessions that see their own writes.
 //!
-//! After a request that wrote, its response carries a token: a position in the database's log that is
-//! past the write. A later request that brings the token is answered with at least all of that. The
-//! token is encrypted and authenticated (`token`), so that nobody can make up positions that the node would wait for, or
-//! learn how much is written to the database.
+//! The response to a request that wrote carries a token: a position in the database's log past the write. The response
+//! to a later request with this token contains everything up to that position. Tokens are encrypted and authenticated
+//! (`token`), so nobody can forge positions that nodes would wait for, or learn how much is written to the database.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,33 +21,33 @@ mod token;
 
 use token::{SessionToken, TokenCodec};
 
-/// The header that carries a token, both ways.
+/// The request and response header that carries a token.
 const HEADER: HeaderName = HeaderName::from_static("tidegate-position");
 
-/// The cookie that carries it for browsers, which by this prefix accept it only from this host, over https, and never
-/// from a subdomain (RFC 6265bis, section 4.1.3.2).
+/// The prefix of the cookie that carries the token for browsers. With it, they accept the cookie only from this host
+/// over https, and not from a subdomain (RFC 6265bis, section 4.1.3.2).
 const SECURE_PREFIX: &str = "__Host-";
 
-/// The cookie of a service that is reached over plain http. Where sessions are bound to a name, a hash of it follows, so
-/// that services on one host have cookies of their own.
+/// The cookie's name without the prefix, as used over plain http. If sessions are bound to a name, a hash of that name
+/// follows, so that services on one host have different cookies.
 const COOKIE: &str = "tidegate-position";
 
-/// The hexadecimal digits of that hash.
+/// The number of hexadecimal digits of that hash.
 const HASH: usize = 8;
 
-/// Seconds for which a browser keeps the cookie. After that every node has long followed the log past it.
+/// How long a browser keeps the cookie, in seconds. By then, every node has read the log past the position.
 const LIFE: u64 = 300;
 
-/// Tokens of one request that are read; a client may send any number.
+/// The maximum number of tokens that are read per request; a client may send any number.
 const MOST: usize = 64;
 
 /// Encrypts and reads the tokens of sessions. All nodes of a service need the same secret.
 ///
-/// A token is opaque to clients, and travels in the header `Tidegate-Position` and in a cookie that only this host gets,
-/// over https, for five minutes (`__Host-tidegate-position`; `Secure`, `HttpOnly`, `SameSite=Lax`). If a request brings
-/// several tokens, on one line of the header (with commas between) or on several, all that are ours count. A token that is
-/// older than five minutes costs nothing: every node has followed the log past its position, or finds out once that the
-/// history of that position is over. Only reads of other databases than the layer's go to their primaries for it.
+/// A token is opaque to clients. It travels in the header `Tidegate-Position` and in a cookie that only this host gets,
+/// over https, for five minutes (`__Host-tidegate-position`; `Secure`, `HttpOnly`, `SameSite=Lax`). If a request has
+/// several tokens, on one line of the header (separated by commas) or on several, all valid ones count. A token that is
+/// older than five minutes costs nothing: every node has read the log past its position, or finds out once that its
+/// history has ended. Only reads of databases other than the layer's go to their primaries because of it.
 #[derive(Clone)]
 pub struct Sessions {
     tokens: TokenCodec,
@@ -56,20 +55,20 @@ pub struct Sessions {
     cookie: Arc<str>,
 }
 
-/// What a request says of its session.
+/// What a request says about its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SessionClaim {
     None,
     Forged,
     Position {
         at: (Epoch, Position),
-        /// By this node's clock it was written longer ago than a token lives. The clock of the node that wrote it may
+        /// Whether, by this node's clock, the token is older than its lifetime. The clock of the node that issued it may
         /// differ.
         is_old: bool,
     },
 }
 
-/// Whether a cookie of this name is ours, and so says nothing of the client.
+/// Whether a cookie of this name carries a session token, and so does not identify the client.
 pub(crate) fn is_session_cookie(name: &[u8]) -> bool {
     let name = name.strip_prefix(SECURE_PREFIX.as_bytes()).unwrap_or(name);
     name.strip_prefix(COOKIE.as_bytes()).is_some_and(|rest| match rest.strip_prefix(b"-") {
@@ -81,7 +80,7 @@ pub(crate) fn is_session_cookie(name: &[u8]) -> bool {
 fn cookie_name(bound_to: &str, is_plain: bool) -> String {
     let prefix = if is_plain { "" } else { SECURE_PREFIX };
     match bound_to {
-        // The name that a service without a name of its own has always had.
+        // Unbound sessions have no hash in the cookie's name, as in earlier versions.
         "" => format!("{prefix}{COOKIE}"),
         name => format!("{prefix}{COOKIE}-{}", &blake3::hash(name.as_bytes()).to_hex()[..HASH]),
     }
@@ -111,9 +110,9 @@ impl Sessions {
     /// Sessions with the secret in the environment variable `TIDEGATE_SECRET`. If `TIDEGATE_SECRET_OLD` is set and not
     /// empty, its secret is accepted as well.
     ///
-    /// To replace a secret without losing a session's token, deploy three times: first all nodes must accept the new
-    /// secret (`TIDEGATE_SECRET` = old, `TIDEGATE_SECRET_OLD` = new), then they encrypt with it (`TIDEGATE_SECRET` = new,
-    /// `TIDEGATE_SECRET_OLD` = old), and five minutes later `TIDEGATE_SECRET_OLD` can go.
+    /// To replace a secret without losing tokens, deploy three times. First, all nodes must accept the new secret
+    /// (`TIDEGATE_SECRET` = old, `TIDEGATE_SECRET_OLD` = new). Then they encrypt with it (`TIDEGATE_SECRET` = new,
+    /// `TIDEGATE_SECRET_OLD` = old). Five minutes later, remove `TIDEGATE_SECRET_OLD`.
     ///
     /// # Errors
     ///
@@ -124,24 +123,25 @@ impl Sessions {
     }
 
     fn with_old(secret: String, old: Option<String>) -> Result<Self, SecretError> {
-        // Where variables can't be removed, they are emptied.
+        // An empty variable counts as unset, for platforms where variables can't be removed.
         let old = old.filter(|old| !old.is_empty());
         Self::with_secrets(&[secret].into_iter().chain(old).collect::<Vec<_>>())
     }
 
-    /// Binds tokens to a name, such as that of the service, or of the tenant whose database this is: a token that is bound
-    /// to another name is not ours, though the secret is the same. The cookie's name ends with a hash of this name.
+    /// Binds tokens to a name, for example that of the service or of the tenant that owns the database. A token that is
+    /// bound to another name is not accepted, even if the secret is the same. The cookie's name ends with a hash of this
+    /// name.
     ///
-    /// Services on one host, and layers with databases of their own, need a name each: without one their cookies have the
-    /// same name, so that a browser keeps only the token that it got last.
+    /// If several services share a host, or several layers have databases of their own, give each a name. Otherwise their
+    /// cookies have the same name, and a browser keeps only the last token that it got.
     #[must_use]
     pub fn bound_to(mut self, name: &str) -> Self {
         self.tokens.bound_to = name.into();
         self.with_cookie()
     }
 
-    /// For a service that browsers reach over plain http, as on a developer's machine: the cookie is called
-    /// `tidegate-position` and lacks `Secure`. Browsers don't keep the other one there.
+    /// For a service that browsers reach over plain http, for example on a developer's machine. The cookie is called
+    /// `tidegate-position` and has no `Secure`; over plain http, browsers would not store the default one.
     #[must_use]
     pub fn plain_http(mut self) -> Self {
         self.is_plain = true;
@@ -153,7 +153,7 @@ impl Sessions {
         self
     }
 
-    /// The session's position, from headers and cookies. One that is not ours hides none that is.
+    /// Reads the session's position from headers and cookies. Invalid tokens are ignored if there is a valid one.
     pub(crate) fn read(&self, headers: &HeaderMap) -> SessionClaim {
         // A proxy may join the lines of a header into one (RFC 9110, section 5.3).
         let lines = headers.get_all(HEADER).into_iter().map(HeaderValue::as_bytes);
@@ -190,8 +190,8 @@ impl Sessions {
         }
     }
 
-    /// The tokens in a response that a new token of this epoch does not replace: those of other services, whose responses
-    /// may be part of this one, and those of other databases.
+    /// The tokens in a response that a new token of this epoch does not replace: tokens of other databases, and of other
+    /// services whose responses are part of this one.
     fn others(&self, headers: &HeaderMap, epoch: Epoch) -> Vec<HeaderValue> {
         let is_other = |value: &&HeaderValue| {
             self.tokens.open(value.as_bytes()).is_none_or(|token| token.epoch != epoch)

@@ -19,7 +19,7 @@ use crate::outcome::{BypassReason, MissReason, Outcome, StaleReason};
 
 pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// What became of an answer that was made, as far as it is known when its head is sent.
+/// Whether a computed response was stored, as far as that is known when its head is sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum StoreOutcome<'a> {
     Stored,
@@ -37,14 +37,14 @@ impl<'a> StoreOutcome<'a> {
     }
 }
 
-/// For an answer that is fresh for `ttl` seconds more; less than none if it is stale.
+/// The list member for a stored response. `ttl` is its remaining lifetime in seconds, which is negative if it is stale.
 pub(crate) fn hit_member(outcome: Outcome, ttl: i64) -> HeaderValue {
     if outcome == Outcome::Collapsed {
         return HeaderValue::from_static("tidegate; fwd=miss; collapsed; detail=\"collapsed\"");
     }
-    // Put together by hand, which takes a third of what formatting does.
+    // Concatenated by hand, which takes a third of the time of `format!`.
     let mut text = String::with_capacity(80);
-    // Served in place of an error, for which the request was forwarded: no hit (RFC 9211, section 2.1).
+    // A response in place of an error is not a hit, since the request was forwarded (RFC 9211, section 2.1).
     text.push_str(match outcome {
         Outcome::Stale(StaleReason::Error) => "tidegate; fwd=stale; ttl=",
         _ => "tidegate; hit; ttl=",
@@ -56,7 +56,7 @@ pub(crate) fn hit_member(outcome: Outcome, ttl: i64) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("tidegate; hit"))
 }
 
-/// For a response that the handler gave; the outcome, and whether other variants of it are stored.
+/// The list member for the handler's response, with the outcome and whether a variant was missing.
 pub(crate) fn miss_member(
     (outcome, is_variant): (Outcome, bool),
     status: StatusCode,
@@ -108,7 +108,7 @@ fn forwarded(outcome: Outcome) -> &'static str {
     }
 }
 
-/// An answer that the cache had no part in, with the reason, whose body may read within a scope as it is sent.
+/// A response that bypassed the cache, with the reason. Its body is polled within the scope, since it may still read.
 pub(crate) fn passed<B: HttpBody>(
     response: Response<B>,
     reason: BypassReason,
@@ -120,7 +120,7 @@ pub(crate) fn passed<B: HttpBody>(
     response
 }
 
-/// Says that the cache had no part in an answer, and why.
+/// Adds that the response bypassed the cache, and why.
 pub(crate) fn append_bypass(headers: &mut HeaderMap, reason: BypassReason) {
     append(headers, &bypass_member(reason, None));
 }
@@ -128,7 +128,7 @@ pub(crate) fn append_bypass(headers: &mut HeaderMap, reason: BypassReason) {
 /// Adds our member after those of caches nearer to the origin (RFC 9211, section 2).
 pub(crate) fn append(headers: &mut HeaderMap, status: &str) {
     if let Ok(value) = HeaderValue::from_str(status) {
-        // One that is full says nothing of it.
+        // A full map stays without it.
         drop(headers.try_append(CACHE_STATUS, value));
     }
 }

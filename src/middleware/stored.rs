@@ -1,4 +1,4 @@
-//! Between an HTTP answer and an entry.
+//! Converts between an HTTP response and an entry.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use super::rules::list::members;
 use crate::entry::codec::Raw;
 use crate::entry::{Entry, decoder};
 
-/// Fields that are about one connection and not about the answer (RFC 9110, section 7.6.1; RFC 9111,
-/// section 3.1), and those that each cache writes for itself.
+/// Fields that belong to one connection and not to the response (RFC 9110, section 7.6.1; RFC 9111, section 3.1), and
+/// those that each cache writes itself.
 const NOT_STORED: [&str; 10] = [
     "connection",
     "keep-alive",
@@ -28,13 +28,13 @@ const NOT_STORED: [&str; 10] = [
     "age",
 ];
 
-/// Status and fields of an answer, as far as they are kept.
+/// The status and fields of a response that are stored.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredHead {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) trailers: Option<HeaderMap>,
-    /// How old the answer was when it came, if that does not count against its TTL.
+    /// The response's age when it arrived, if that does not count against its TTL.
     pub(crate) age: Duration,
 }
 
@@ -51,18 +51,18 @@ type WireFields<'a> = Vec<(&'a str, Raw<'a>)>;
 
 /// Why a stored head can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the stored head of an answer is malformed")]
+#[error("a stored response head is malformed")]
 pub(crate) struct MalformedHead;
 
-/// What is to be added to a stored answer's fields: by the cache, and of its length by a router.
+/// The number of fields that are added to a stored response: by the cache, and `Content-Length` by a router.
 const ROOM: usize = 3;
 
-/// How many names it may have at most. A map has room for 24,576 and panics at one more; so many may still be added, by
-/// this cache and by what is around it.
+/// The maximum number of field names. A map panics above 24,576; the difference is left for this cache and the layers
+/// around it to add.
 const NAMES: usize = 16_384;
 
 impl StoredHead {
-    /// The head of an answer, as far as it may be kept.
+    /// The part of a response's head that may be stored.
     pub(crate) fn storable(
         status: StatusCode,
         headers: &HeaderMap,
@@ -85,7 +85,7 @@ impl StoredHead {
         Self { status, headers: kept, trailers: None, age: Duration::ZERO }
     }
 
-    /// Its form in an entry.
+    /// Encodes it for an entry.
     pub(crate) fn encode(&self) -> Bytes {
         let wire = Wire {
             status: self.status.as_u16(),
@@ -96,7 +96,7 @@ impl StoredHead {
         encode(&wire)
     }
 
-    /// The head of a stored answer, with room for what is to be added to its fields.
+    /// Decodes the head of a stored response, with spare capacity for the fields that will be added.
     pub(crate) fn from_entry(entry: &Entry) -> Result<Self, MalformedHead> {
         if entry.is_vary_marker() {
             return Err(MalformedHead);
@@ -109,12 +109,12 @@ impl StoredHead {
     }
 }
 
-/// What a signpost says: by which fields the answers under its key vary.
+/// Encodes a vary marker: the fields by which responses under its key vary.
 pub(crate) fn encode_vary_marker(names: &[HeaderName]) -> Bytes {
     encode(&names.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>())
 }
 
-/// The names on a signpost.
+/// The field names of a vary marker.
 pub(crate) fn vary_marker(entry: &Entry) -> Result<Arc<Vec<HeaderName>>, MalformedHead> {
     entry.decoded(|entry| {
         let names: Vec<String> = decode(entry.head())?;
@@ -124,12 +124,12 @@ pub(crate) fn vary_marker(entry: &Entry) -> Result<Arc<Vec<HeaderName>>, Malform
 }
 
 fn encode<T: Serialize>(wire: &T) -> Bytes {
-    // As much as most take.
+    // Enough for most responses.
     let mut bytes = Vec::with_capacity(256);
     // Integers, strings and byte strings always encode.
     let config = bincode::config::standard();
     let encoded = bincode::serde::encode_into_std_write(wire, &mut bytes, config);
-    // It is kept, in no more room than it takes.
+    // Copy, since the bytes are stored: no spare capacity.
     if encoded.is_ok() { Bytes::copy_from_slice(&bytes) } else { Bytes::new() }
 }
 
@@ -137,7 +137,7 @@ fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, MalformedHead> {
     decoder::decode(bytes).map_err(|_malformed| MalformedHead)
 }
 
-/// An empty map with room for so many fields, or for none where a map could not have as many names.
+/// An empty map with this capacity, or with none if that is more than a map can have.
 pub(crate) fn with_room(fields: usize) -> HeaderMap {
     HeaderMap::try_with_capacity(fields).unwrap_or_default()
 }
@@ -148,7 +148,7 @@ fn fields(map: &HeaderMap) -> WireFields<'_> {
 
 /// The values are parts of `whole`, and not copied.
 fn map(fields: WireFields<'_>, whole: &Bytes, room: usize) -> Result<HeaderMap, MalformedHead> {
-    // As small as it can be, since it is kept.
+    // Exact capacity, since the map is stored.
     let mut map = with_room(fields.len() + room);
     for (name, Raw(value)) in fields {
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_invalid| MalformedHead)?;

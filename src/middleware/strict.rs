@@ -1,4 +1,4 @@
-//! What a strict policy hands over of a request: what its key holds, and what the service allows.
+//! Under a strict policy, reduces a request to what its key holds and what the service allows.
 
 use axum::extract::{MatchedPath, NestedPath, OriginalUri};
 use http::header::{COOKIE, HOST};
@@ -11,8 +11,8 @@ use super::rules::request::{describes_content, is_query};
 use super::{cookies, routers};
 use crate::cache::Policy;
 
-/// The extensions for a handler: axum's own and those that the service declared. `None` if the path's parameters can't be
-/// written again, as where one of them is not UTF-8.
+/// The extensions for a handler: axum's own, and those that the service declared. `None` if the path's parameters can't be
+/// copied, for example because one is not UTF-8.
 pub(crate) fn extensions<A>(request: &Request<A>, identity: &IdentitySource) -> Option<Extensions> {
     let given = request.extensions();
     let mut fresh = routers::parameters_alone(given)?;
@@ -29,7 +29,7 @@ pub(crate) fn carry<T: Clone + Send + Sync + 'static>(from: &Extensions, to: &mu
     }
 }
 
-/// Takes off a request what its key does not hold. What it holds of the query is [`canonical`](super::canonical)'s.
+/// Removes from a request what its key does not hold, except in the query, which [`canonical`](super::canonical) rewrites.
 pub(crate) fn withhold<A>(request: &mut Request<A>, policy: &Policy, extensions: &Extensions) {
     let has_content = is_query(request.method());
     *request.headers_mut() = headers(request.headers(), policy, has_content);
@@ -61,7 +61,7 @@ fn is_handed_over(name: &HeaderName, policy: &Policy) -> bool {
     let is_host = policy.host && (HOST == name || is_of(&HOST_LIKE));
     is_host
         || is_of(&PATH_LIKE)
-        // What the client has is judged by the cache, and left to the handler only with a part.
+        // The cache evaluates conditions. The handler gets them only in requests for a part.
         || is_of(&RequestField::CONDITIONS)
         || policy.vary.iter().any(|known| known == name)
         || policy.identity.forwards(name)

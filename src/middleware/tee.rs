@@ -1,4 +1,4 @@
-//! A body that is kept while it streams to the client.
+//! A body that is buffered while it streams to the client.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -14,30 +14,30 @@ use crate::cache::{FillOutcome, Record, Uncacheable, spawn};
 
 /// A body on its way to the client and into the cache.
 pub(crate) struct TeeBody<B: HttpBody> {
-    /// `None` once the rest of it is read elsewhere.
+    /// `None` once another task reads the rest.
     body: Option<Pin<Box<B>>>,
-    /// The scope of what the body still reads.
+    /// The scope of the reads that the body makes.
     record: Record,
     capture: TimedBuffer,
-    /// Read, and not yet sent.
+    /// Frames that were read and not yet sent.
     ahead: VecDeque<Result<Frame<Bytes>, B::Error>>,
     ended: bool,
-    /// Reads the rest for the cache if the client leaves.
+    /// Reads the rest for the cache if the client disconnects.
     finish: Option<fn(Self, BodyBuffer)>,
 }
 
-/// One look at a body that is being captured.
+/// The result of one poll of a buffered body.
 struct TeeStep<E> {
     frame: Option<Result<Frame<Bytes>, E>>,
-    /// What became of the capture, if this was its end.
+    /// How buffering ended, if it did.
     end: Option<BufferOutcome>,
 }
 
-/// How a capture ended.
+/// How buffering ended.
 pub(crate) enum BufferOutcome {
-    /// The body is whole, and this became of it.
+    /// The body is complete; the outcome of the fill.
     Whole(FillOutcome, Bytes),
-    /// It can't be kept, and goes on.
+    /// The body can't be stored. It continues to stream.
     NotKept(Uncacheable),
 }
 
@@ -45,7 +45,7 @@ impl<B> TeeBody<B>
 where
     B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
 {
-    /// Captures a body; if the client leaves, the rest of it is read for as long as the capture says.
+    /// Buffers a body. If the client disconnects, the rest is read for the buffer's `finish` time.
     pub(crate) fn new(body: B, capture: BodyBuffer) -> Self {
         let finish = (!capture.finish.is_zero()).then_some(Self::finish as fn(Self, BodyBuffer));
         let record = capture.record().clone();
@@ -86,7 +86,7 @@ impl<B: HttpBody<Data = Bytes>> TeeBody<B> {
         None
     }
 
-    /// Not all of it was there at once.
+    /// Starts streaming, since not all of the body was available at once.
     pub(crate) fn begin_streaming(&mut self) {
         let is_measured = self.size_hint().exact().is_some();
         self.capture.streams(is_measured);
@@ -118,14 +118,13 @@ impl<B: HttpBody<Data = Bytes>> TeeBody<B> {
         };
         let end = match &frame {
             None => Some(capture.end()),
-            // Half an answer is none: the next who waits makes a whole one.
+            // An incomplete body is not stored. A waiting request takes over.
             Some(Err(_)) => {
-                self.record.refuse(&Uncacheable::new("incomplete", "the body came to no end"));
+                self.record.refuse(&Uncacheable::new("incomplete", "the body ended with an error"));
                 None
             }
             Some(Ok(frame)) => match capture.take(frame) {
-                // The client may take this frame for the last one as well, and must find the answer
-                // in the cache when it does.
+                // The client may recognize this frame as the last one too, and must then find the response in the cache.
                 Ok(()) if body.is_end_stream() || capture.is_whole() => Some(capture.end()),
                 Ok(()) => {
                     self.capture.put_back(capture);

@@ -1,4 +1,4 @@
-//! A capture that is given up when its client is too slow.
+//! A body buffer that is abandoned if the client reads too slowly.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -9,14 +9,14 @@ use tokio::time::{Sleep, sleep};
 use super::buffer::BodyBuffer;
 use crate::cache::Uncacheable;
 
-/// A body that takes longer than this is not kept. It would hold memory, and those who wait for it, for as
-/// long as its client likes.
+/// A body that takes longer than this is not stored: it would hold memory, and block waiting requests, for as long as
+/// its client likes.
 const SLOWEST: Duration = Duration::from_secs(30);
 
-/// Other nodes wait for a body whose end is not known no longer than this.
+/// Other nodes wait no longer than this for a body of unknown length.
 const LINGERING: Duration = Duration::from_millis(100);
 
-/// A capture, as long as it goes on.
+/// A buffer until it is complete or abandoned.
 #[derive(Debug)]
 pub(crate) struct TimedBuffer {
     state: Arc<Mutex<TimedBufferState>>,
@@ -35,8 +35,8 @@ impl TimedBuffer {
         Self { state: Arc::new(Mutex::new(state)), watch: None }
     }
 
-    /// The rest comes as fast as the client takes it; a client that takes nothing is not heard of, so
-    /// another task looks after it.
+    /// Starts the time limit, as from now on the body arrives at the client's pace. Another task enforces the limit, since
+    /// the body of a client that reads nothing is not polled.
     pub(crate) fn streams(&mut self, is_measured: bool) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if let Some(capture) = &mut lock(&self.state).capture {
@@ -54,12 +54,12 @@ impl TimedBuffer {
         lock(&self.state).capture.take()
     }
 
-    /// All of it, for whoever reads on in place of the client.
+    /// Moves the buffer and its time limit to the task that reads the rest after the client has disconnected.
     pub(crate) fn hand_over(&mut self) -> Self {
         Self { state: self.state.clone(), watch: self.watch.take() }
     }
 
-    /// Goes on with it, unless it has become too late meanwhile.
+    /// Puts the buffer back, or rejects it if its time is over.
     pub(crate) fn put_back(&mut self, capture: BodyBuffer) {
         let mut state = lock(&self.state);
         if state.late {

@@ -1,8 +1,8 @@
-//! What the last response at each path said of the query.
+//! The last `No-Vary-Search` at each path.
 //!
-//! `No-Vary-Search` is known only from a response. A request is keyed by what the last one at its path said, and that is part of
-//! the key: so under such a key there are only responses that said the same, on each node, whatever another one
-//! knows.
+//! `No-Vary-Search` is known only from a response. A request is keyed by the rule of the last response at its path, and the
+//! rule itself is part of the key. So all responses under such a key have the same rule, even if another node knows a
+//! different one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,15 +12,15 @@ use super::rules::search_variance::SearchVariance;
 use crate::cache::Policy;
 use crate::entry::Key;
 
-/// For how many paths it is known. Of more, any other is forgotten, which costs a spare miss.
+/// The maximum number of paths. Beyond it, an arbitrary path is forgotten, which costs an extra miss.
 const PATHS: usize = 10_000;
 
-/// What the last response at each path said, where it was not that all counts.
+/// The rule of the last response at each path, except for the default rule that everything counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct VarianceTable(Arc<RwLock<HashMap<[u8; 32], Arc<SearchVariance>>>>);
 
 impl VarianceTable {
-    /// What is known for a path, under policies by which headers decide. Most layers know of none, and need no hash.
+    /// The rule for a path, under `Policy::standard`. Most layers know no rule, and need not compute the path's hash.
     pub(crate) fn known(
         &self,
         space: (&str, &str),
@@ -34,7 +34,7 @@ impl VarianceTable {
         known.get(path(space, of, policy).hash()).cloned()
     }
 
-    /// Notes what a response said.
+    /// Notes the rule of a response.
     pub(crate) fn note(&self, path: &Key, said: Option<&SearchVariance>) {
         let is_noted = {
             let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -57,7 +57,7 @@ impl VarianceTable {
     }
 }
 
-/// A request's key, whatever its query.
+/// The key of a request without its query.
 pub(crate) fn path(space: (&str, &str), of: &KeySource<'_>, policy: &Policy) -> Key {
     let any = SearchVariance::none();
     keying::key(space, &of.varying(Some(&any)), policy)

@@ -1,8 +1,7 @@
-//! A connection to read by, with what the read will prove.
+//! Opens a connection for a read, and determines what the read will prove.
 //!
-//! The position comes from an earlier statement than the read, on the same server: a function in
-//! the same statement runs after the snapshot was taken, and would claim changes that the read
-//! does not have.
+//! The position comes from an earlier statement on the same server. A function in the read itself would run after the
+//! read's snapshot was taken, and could return a position past changes that the read does not see.
 
 use std::sync::Arc;
 
@@ -21,12 +20,12 @@ use crate::cache::protocol::{is_far_enough, proven_by_replica};
 use crate::cache::{REPLICA_BEHIND, Uncacheable};
 use crate::entry::{Epoch, Position};
 
-/// A connection that is fit for a read, and what the read proves.
+/// An open connection that may serve a read, and what the read proves.
 pub(crate) struct OpenedConnection {
     pub(crate) conn: Conn,
     pub(crate) server: Arc<str>,
     pub(crate) proof: ReadProof,
-    /// Nothing commits there: a READ ONLY transaction, or a standby for what calls no function.
+    /// Nothing can commit: it is a READ ONLY transaction, or a standby and the statement calls no function.
     pub(crate) refuses_writes: bool,
     /// See [`Server::plans`].
     pub(crate) plans: Option<u64>,
@@ -39,15 +38,15 @@ pub(crate) enum ReadProof {
     Nothing(Uncacheable),
 }
 
-/// A connection of its own, or one that a proxy could share out between statements.
+/// A pooled connection, or a transaction on one, which keeps statements together behind a transaction-pooling proxy.
 pub(crate) enum Conn {
     Pooled(Checkout),
     Within(Transaction<'static, Postgres>),
 }
 
-/// Why a candidate does not serve.
+/// Why a candidate can't serve the read.
 pub(crate) enum SkipReason {
-    /// It is too far back, or of another epoch.
+    /// It has not replayed far enough, or is of another epoch.
     Behind,
     Failed(sqlx::Error),
 }
@@ -105,7 +104,7 @@ async fn open_primary(server: &Server, plan: &RoutePlan) -> Result<OpenedConnect
     }
     let conn = connect(server, plan).await?;
     let after = server.sample();
-    // Of several, nobody says which one a single statement reaches.
+    // If the name leads to several servers, it is unknown which one a single statement reaches.
     let known = after.at.filter(|_| !before.is_several() && !after.is_several());
     let same = known.filter(|_| after.generation == before.generation || before.at.is_none());
     let proof = proof_of_primary(basis, same);
@@ -126,7 +125,7 @@ async fn connect(server: &Server, plan: &RoutePlan) -> Result<Conn, sqlx::Error>
     }
     let mut conn = server.acquire().await?;
     if plan.primary_only && within(conn.ping()).await.is_err() {
-        // A write can't be tried twice, so the connection is tried first.
+        // A write must not be sent twice, so the connection is pinged first.
         server.renew();
         conn.close();
         drop(conn);
@@ -135,8 +134,8 @@ async fn connect(server: &Server, plan: &RoutePlan) -> Result<Conn, sqlx::Error>
     Ok(Conn::Pooled(conn))
 }
 
-/// Behind a proxy that pools transactions, each can be on another server; so can each connection, where a name leads to
-/// an old primary and a new one by turns. This one says who it is.
+/// Opens a transaction and identifies its server within it. Behind a transaction-pooling proxy, each transaction can reach
+/// a different server. So can each connection, if a name alternates between an old primary and a new one.
 async fn open_one_primary_of_several(
     server: &Server,
     basis: Option<(Epoch, Position)>,
@@ -157,8 +156,8 @@ async fn begin(server: &Server) -> Result<Transaction<'static, Postgres>, sqlx::
     within_limit(limit, server.begin(READ_ONLY)).await
 }
 
-/// Asks a connection who is behind it. If the response does not come in time, the connection is closed: back in its pool,
-/// it would wait for that response and take up a place.
+/// Queries which server a connection leads to. If the response does not come in time, the connection is closed: back in its
+/// pool, it would wait for that response and occupy a slot.
 pub(crate) async fn identify(conn: &mut Checkout) -> Result<ServerIdentity, sqlx::Error> {
     let mut lent = CloseOnCancel::new(conn);
     let identity = within(identity(lent.get())).await?;
@@ -167,7 +166,7 @@ pub(crate) async fn identify(conn: &mut Checkout) -> Result<ServerIdentity, sqlx
 }
 
 fn epoch_changing() -> Uncacheable {
-    let why = "the node and the server that was read are not of one epoch just now";
+    let why = "the node and the server that served the read are currently in different epochs";
     Uncacheable::new("epoch-changing", why)
 }
 
@@ -177,7 +176,7 @@ async fn open_replica(
     anyway: bool,
 ) -> Result<OpenedConnection, SkipReason> {
     let before = server.sample();
-    // A standby keeps its sessions when it is promoted, and takes writes from then on: they would go unnoticed.
+    // A promoted standby keeps its sessions, and accepts writes from then on: these would go unnoticed.
     let is_standby = before.at.is_some_and(|at| at.standby);
     if before.is_several() || plan.read_only && (plan.may_call || !is_standby) {
         return open_one_of_several(server, plan, anyway).await;
@@ -187,7 +186,7 @@ async fn open_replica(
     let known = before.at.filter(|_| before.generation == after.generation);
     let mut at = known.filter(|at| is_fit(*at, plan));
     if at.is_none() {
-        // It may have got there since it was last asked.
+        // It may have replayed far enough since its position was last queried.
         let identity = identify(&mut conn).await?;
         server.observe(&identity);
         at = ServerPosition::from_identity(&identity);
@@ -199,8 +198,8 @@ async fn open_replica(
     finish(Conn::Pooled(conn), server, at, plan, anyway)
 }
 
-/// Each statement might reach another server, so position and read share a transaction; in READ
-/// COMMITTED, the read takes a snapshot of its own, after the position.
+/// Reads the position and serves the read in one transaction, since separate statements might reach different servers. In
+/// READ COMMITTED, the read takes its own snapshot, after the position.
 async fn open_one_of_several(
     server: &Server,
     plan: &RoutePlan,
@@ -236,9 +235,9 @@ fn finish(
             };
             Ok(opened(conn, server, proof, refuses_writes))
         }
-        // Never for a session that would miss its own write.
+        // Never if the session would miss its own write.
         Some(at) if anyway && has_own_writes(at, plan) => {
-            let why = "it was read from a replica that may be too far back, as nothing else was up";
+            let why = "it was read from a replica that may be too far behind, since no other server was up";
             let proof = ReadProof::Nothing(Uncacheable::new(REPLICA_BEHIND, why));
             Ok(opened(conn, server, proof, refuses_writes))
         }

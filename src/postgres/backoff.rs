@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// An attempt that lasted for so many of the longest pauses was no failure.
+/// An attempt that lasted for this many times the longest pause counts as a success.
 const LASTING: u32 = 10;
 
 /// A pause that doubles from one failed attempt to the next, up to a longest one.

@@ -1,9 +1,9 @@
-//! What a statement's parameters are bound to, as far as tags can be made of it.
+//! Reads the values that a statement's parameters are bound to, for use in tags.
 //!
-//! sqlx gives arguments away as a whole only, so they are read where they pass: a value that is bound behind them sees
-//! the buffer that it is to be written to, with all that is in it before (each preceded by its length, as in the Bind
-//! message of the protocol, manual chapter "Message Formats"). Their types show in their debug text alone. What is not
-//! of the form that is known here is nothing: the statement then depends on whole tables.
+//! sqlx does not expose single arguments. So a probe is bound after them: when it is encoded, it sees the buffer with all
+//! earlier values (each preceded by its length, as in the Bind message, manual chapter "Message Formats"). The types are
+//! visible only in the debug text. If anything has an unexpected form, the values count as unknown, and the statement
+//! depends on whole tables.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write};
@@ -16,12 +16,12 @@ use sqlx::{Arguments, Encode, Postgres, Type};
 use super::dependencies::{CastType, Equality, ValueSource, value_mentions_clock};
 use crate::cache::PolicyTag;
 
-/// Elements of an array that tags are made of, at most.
+/// The maximum number of array elements that become tags.
 const ELEMENTS: usize = 100;
 
-/// Whether any of the arguments may ask for the time of day, as `today` does that is bound to `$1::date`.
+/// Whether any of the arguments may depend on the time of day, such as `today` bound to `$1::date`.
 pub(super) fn mentions_clock(arguments: &PgArguments) -> bool {
-    // What can't be read may.
+    // If the arguments can't be read, assume that they do.
     written(arguments).is_none_or(|buffer| value_mentions_clock(&buffer))
 }
 
@@ -35,7 +35,7 @@ fn written(arguments: &PgArguments) -> Option<Vec<u8>> {
 /// The arguments of a statement.
 #[derive(Debug)]
 pub(super) struct BoundArguments {
-    /// `None` for types that tell nothing; whether it is an array.
+    /// For each argument its type, and whether it is an array; `None` for types that can't be used in tags.
     kinds: Vec<Option<(CastType, bool)>>,
     buffer: Vec<u8>,
 }
@@ -47,7 +47,7 @@ impl BoundArguments {
         (kinds.len() == arguments.len()).then_some(Self { kinds, buffer })
     }
 
-    /// The tags of the rows that a condition leaves of a table; `None` if they are not known, or are too many.
+    /// The tags of the rows of a table that meet a condition; `None` if they are unknown or too many.
     pub(super) fn rows(bound: Option<&Self>, table: &str, by: &Equality) -> Option<Vec<PolicyTag>> {
         let mut rows = Vec::new();
         for given in &by.values {
@@ -153,7 +153,7 @@ fn elements(kind: CastType, array: &[u8]) -> Option<Vec<String>> {
     array.0.is_empty().then_some(texts)
 }
 
-/// Sees what is bound before it, and is NULL.
+/// An argument that encodes as NULL and copies the values bound before it.
 struct Probe<'a>(&'a RefCell<Vec<u8>>);
 
 impl Type<Postgres> for Probe<'_> {

@@ -1,4 +1,4 @@
-//! Queries whose answers are kept, without HTTP.
+//! Cached queries, without HTTP.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,7 +11,7 @@ use super::executor::RepeatableStatement;
 use crate::cache::{Cache, ValuePolicy};
 use crate::entry::Key;
 
-/// A database whose reads are answered from a cache, by [`Database::cached`].
+/// Runs queries through a cache; created by [`Database::cached`].
 #[derive(Clone, Debug)]
 pub struct Cached {
     db: Database,
@@ -19,7 +19,7 @@ pub struct Cached {
     policy: ValuePolicy,
 }
 
-/// What can be read from a row, and kept.
+/// A type that can be read from a row and stored in a cache. Implemented for all types with these traits.
 pub trait Row:
     for<'r> FromRow<'r, PgRow> + Serialize + DeserializeOwned + Clone + Send + Sync + Unpin + 'static
 {
@@ -38,18 +38,17 @@ impl<T> Row for T where
 }
 
 impl Database {
-    /// Answers queries from a cache that follows this database.
+    /// Runs queries through a cache that follows this database.
     ///
-    /// A query is told from others by its text and its arguments, by the type that its rows are read as, and by
-    /// the database, the role and the connection's options that it is for. A query that can't be cached is run
-    /// each time, and its reason is logged.
+    /// The cache key is the query's text and arguments, the type that its rows are decoded as, and the database, role and
+    /// options of the connection. A query that can't be cached is run each time, and the reason is logged.
     ///
-    /// What it depends on is found as for [`reader`](Self::reader): in its text and its arguments. Both are part of the
-    /// key, so they may contain what was read before: the rows are stored for exactly these arguments.
+    /// Its dependencies are found as for [`reader`](Self::reader): in its text and arguments. Both are part of the key, so
+    /// arguments may come from earlier reads: the rows are stored for exactly these arguments.
     ///
-    /// Rows are stored as values are by [`Cache::get_or_load`]: rows that a node stored with another version of their
-    /// type are a miss. A change of how columns become fields, such as `#[sqlx(rename)]`, does not show in the type; raise
-    /// the cache's [`version`](Cache::version) with it.
+    /// Rows are stored like the values of [`Cache::get_or_load`]: rows that a node stored with another version of their
+    /// type are a miss. A change in how columns map to fields, such as `#[sqlx(rename)]`, does not show in the type; bump
+    /// the cache's [`version`](Cache::version) with such a change.
     ///
     /// ```no_run
     /// # async fn example(db: tidegate::Database, cache: tidegate::Cache) -> Result<(), Box<dyn std::error::Error>> {
@@ -82,7 +81,7 @@ impl Cached {
         self.cache.get_or_load(&key, &self.policy, load).await
     }
 
-    /// The first row, if there is one. That there is none is kept if the policy has a
+    /// The first row, if there is one. An empty result is stored if the policy has a
     /// [`negative_ttl`](crate::ValuePolicyBuilder::negative_ttl).
     ///
     /// # Errors
@@ -119,7 +118,7 @@ impl Cached {
             .part(what)
             .part(std::any::type_name::<T>())
             .part(statement.sql.as_str())
-            // The encoded values and their types: sqlx shows them no other way.
+            // The encoded values and their types: sqlx exposes them only in the debug text.
             .part(format!("{:?}", statement.arguments))
             .finish()
     }

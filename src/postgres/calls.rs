@@ -1,11 +1,11 @@
-//! Whether a statement may call a function that writes, as far as its words tell.
+//! Whether a statement may call a function that writes, judged by its words.
 
 use super::database::Database;
 use super::dependencies::{Dependencies, Unanalyzable};
 use super::route_plan::may_be_read_anywhere;
 use crate::cache::{Record, Requirement};
 
-/// What stands before a parenthesis in most reads: words of the grammar, and functions of the system.
+/// Words that often precede a parenthesis in reads and don't write: keywords and system functions.
 const HARMLESS: &str = "
     all and any array array_agg as avg between by case cast coalesce concat count date date_trunc
     distinct else except exists extract filter from greatest group having in intersect join json_agg
@@ -13,8 +13,8 @@ const HARMLESS: &str = "
     max min not now nullif offset on or order over row row_number select some sum to_char union unnest
     upper using values where";
 
-/// Whether a statement in a scope may call a function that writes, where no server refuses that: for a request that may
-/// write, and where there are no replicas. One that is not known counts until it was looked up, in the background.
+/// Whether a statement in a scope may call a function that writes, and no server would refuse the write: in a request that
+/// may write, or without replicas. An unknown statement counts as such until a background task has looked it up.
 pub(super) fn may_write_unseen(
     (db, sql): (&Database, &str),
     own: &Requirement,

@@ -1,9 +1,10 @@
 //! A transaction whose `BEGIN` is cancelled.
 //!
-//! sqlx counts a transaction from the response to its `BEGIN` on, and rolls back what it has counted (`begin` and
-//! `start_rollback` in sqlx-postgres 0.9.0, transaction.rs; <https://github.com/transact-rs/sqlx/issues/4393>). Cancelled
-//! before, as when a client disconnects, it goes back to its pool with a transaction that nobody ends: the next one's
-//! writes are never committed, and what its reads lock stays locked, on a replica against replay.
+//! sqlx counts a transaction once the response to its `BEGIN` has arrived, and rolls back only counted transactions
+//! (`begin` and `start_rollback` in sqlx-postgres 0.9.0, transaction.rs;
+//! <https://github.com/transact-rs/sqlx/issues/4393>). If the caller is cancelled before that, as when a client
+//! disconnects, the connection returns to its pool with an open transaction: the next user's writes are never committed,
+//! and its reads hold their locks, which on a replica blocks replay.
 
 use sqlx::{Error, PgConnection, Postgres, SqlSafeStr, Transaction};
 use tokio::time::timeout;
@@ -12,9 +13,9 @@ use super::checkout::{Checkout, RETURN_WITHIN};
 use super::deadline::no_response;
 use super::server::Server;
 
-/// Begins a transaction, in a task of its own: if the caller is cancelled, the task goes on to the response, and rolls
-/// back. A server that does not respond to this in time is lost, and its pool's connections with it: so this one is closed
-/// where it comes back.
+/// Begins a transaction in a separate task. If the caller is cancelled, the task still waits for the response, and rolls
+/// back. If the server does not respond in time, it is considered lost with all its pooled connections, so this connection
+/// is closed on its return.
 pub(super) async fn begin(
     server: &Server,
     sql: &'static str,
@@ -33,7 +34,7 @@ pub(super) async fn begin(
     begun.await.unwrap_or(Err(Error::WorkerCrashed))
 }
 
-/// Lends a connection to work that begins transactions. If the work is cancelled, the connection is closed.
+/// Guards a connection that is in use. If the work is cancelled before [`done`](Self::done), the connection is closed.
 pub(super) struct CloseOnCancel<'a> {
     conn: &'a mut Checkout,
     is_done: bool,
@@ -48,7 +49,7 @@ impl<'a> CloseOnCancel<'a> {
         self.conn
     }
 
-    /// The work has come to its end, whatever its result is.
+    /// The work has ended, successfully or not.
     pub(super) fn done(mut self) {
         self.is_done = true;
     }

@@ -1,4 +1,4 @@
-//! The log of changes, for those who look on.
+//! The change log as a stream, for observers.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use super::listener::{connect, heard};
 use super::log::{self, ChangeDetail, DrainMode, Snapshot};
 use crate::entry::{Epoch, Position};
 
-/// How long a change may go unseen that woke nobody.
+/// The maximum delay until a change without a notification is read.
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
-/// What changes in tracked tables, as it becomes visible: for people who look on, and for systems that want
-/// to know. Nothing in the cache needs it.
+/// A stream of the changes to tracked tables, as they become visible; for observers and other systems. The cache itself
+/// does not use it.
 ///
 /// ```no_run
 /// # async fn example(db: tidegate::Database) -> Result<(), tidegate::DatabaseError> {
@@ -37,23 +37,24 @@ pub struct Changes {
     detail: ChangeDetail,
 }
 
-/// What became visible between two looks at the log.
+/// The changes that became visible between two reads of the log.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Change {
-    /// The history that the position is of.
+    /// The epoch of `fence`.
     pub epoch: Epoch,
-    /// The fence: what is as of an earlier position, and depends on one of the tags, may lack the change.
+    /// The fence: data that was read at an earlier position, and depends on one of the tags, may lack the change.
     pub fence: Position,
-    /// What changed, each once: a table, `table:column=value`, or a tag of the application's own. With `!`
-    /// after a table's name, more than its rows tell.
+    /// The changed tags, without duplicates: a table, `table:column=value`, or a tag of the application's own. `table!`
+    /// means that any row of the table may have changed, not only those with tags here.
     pub tags: Vec<String>,
-    /// All may have changed: the schema did, changes were dropped from the log unseen, or they were too many to be read.
+    /// Anything may have changed: the schema was changed, changes were trimmed from the log before they were read, or there
+    /// were too many of them.
     pub all: bool,
 }
 
 impl Changes {
-    /// Begins with what changes from now on, on a connection of its own to the primary.
+    /// Follows the changes from now on, on a separate connection to the primary.
     ///
     /// # Errors
     ///
@@ -72,7 +73,7 @@ impl Changes {
     ///
     /// # Errors
     ///
-    /// If the connection is lost; follow anew then. What changed meanwhile is not told.
+    /// If the connection is lost. Call [`follow`](Self::follow) again then; it does not return the changes made in between.
     pub async fn next(&mut self) -> Result<Change, DatabaseError> {
         loop {
             if let Some(change) = self.look().await.map_err(DatabaseError::Log)? {

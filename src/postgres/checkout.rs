@@ -1,9 +1,9 @@
 //! Connections that are checked out of a pool, and how they come back.
 //!
-//! sqlx pings each connection that comes back, without a limit, and keeps its permit until then (`return_to_pool` in
-//! sqlx-core 0.9.0, pool/connection.rs). If a server's host vanishes without a word, the ping is answered when the
-//! operating system gives the connection up, a quarter of an hour later, and no connection to another server behind the
-//! name takes its place. So what comes back has a limit here, and what was opened to the server of before is closed.
+//! sqlx pings each connection that is returned, without a time limit, and holds its permit meanwhile (`return_to_pool` in
+//! sqlx-core 0.9.0, pool/connection.rs). If a server's host vanishes without closing the connection, the ping ends only
+//! when the operating system gives up, a quarter of an hour later. Until then, no connection to the name's new server can
+//! take its place. So returns have a time limit here, and connections that were opened to the previous server are closed.
 
 use std::ops::{Deref, DerefMut};
 use std::pin::pin;
@@ -20,17 +20,17 @@ use super::reset::reset;
 use super::sample::ServerSample;
 use crate::clock::{self, Instant};
 
-/// How long a connection may take to come back: until the server has ended the statement of a request that was cancelled.
-/// It is closed then, though the server may work on at the statement.
+/// How long the return of a connection may take, in which the server finishes a cancelled request's statement. After that,
+/// the connection is closed, though the server may continue with the statement.
 pub(crate) const RETURN_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often a connection that takes long to come back is compared with what is known of its server.
+/// How often a slow return checks whether another server is behind the name now.
 const RECHECK: Duration = Duration::from_millis(500);
 
 /// How long a server may take to respond on a connection that has been idle, before another one is opened.
 const PING_WITHIN: Duration = Duration::from_secs(1);
 
-/// Connections that were idle for this long are tried before they are given out.
+/// Connections that were idle for this long are pinged before use.
 const TRY_AFTER: Duration = Duration::from_secs(10);
 
 tokio::task_local! {
@@ -56,7 +56,7 @@ impl Checkout {
         Self { conn, sample, since, is_closing: false, may_have_changed: false }
     }
 
-    /// Something is sent that may leave more behind than its result: it writes, or calls a function that may.
+    /// Called before a statement is sent that may change the session: it writes, or calls a function that may.
     pub(crate) fn may_change(&mut self) {
         self.may_have_changed = true;
     }
@@ -96,8 +96,8 @@ impl Drop for Checkout {
     }
 }
 
-/// Waits for what a server has to respond to on a connection that was in use since then: not for longer than the limit,
-/// nor once another server is behind the name. What is dropped at that closes its connection and releases its permit.
+/// Waits for a server's response on a connection, until the time limit has passed or another server is behind the name. On
+/// either, the future is dropped, which closes the connection and releases its permit.
 async fn in_time<T>(
     sample: &SharedSample,
     since: Instant,
@@ -124,7 +124,7 @@ fn renewed_at(sample: &SharedSample) -> Instant {
     sample.lock().unwrap_or_else(PoisonError::into_inner).since
 }
 
-/// Whether a connection may be given out: not if it was opened to the server of before.
+/// Whether a connection may be handed out: not if it was opened to the previous server.
 pub(super) async fn before_acquire(
     conn: &mut PgConnection,
     known: PoolConnectionMetadata,
@@ -137,9 +137,9 @@ pub(super) async fn before_acquire(
     Ok(is_present)
 }
 
-/// Whether a connection may go back: not if it was opened to the server of before, nor if its session can't be
-/// reset. One that the application was given, in a transaction or by the pool, responds within a limit here, since sqlx
-/// pings it without one afterwards.
+/// Whether a connection may go back to the pool: not if it was opened to the previous server, nor if its session can't be
+/// reset. A connection that the application used directly, in a transaction or from the pool, is pinged here with a time
+/// limit, since sqlx later pings it without one.
 pub(super) async fn after_release(
     conn: &mut PgConnection,
     known: PoolConnectionMetadata,
@@ -158,8 +158,8 @@ pub(super) async fn after_release(
     }
 }
 
-/// Resets what statements have changed in a session; `false` if it is to be closed instead. Behind a proxy that shares
-/// sessions out, it may be another's.
+/// Resets what statements have changed in a session; `false` if the connection must be closed instead. Behind a
+/// transaction-pooling proxy it only pings, since the session may be another client's.
 async fn is_reset(conn: &mut PgConnection, sample: &SharedSample) -> Result<bool, Error> {
     let (is_pooled, is_resettable) = {
         let sample = sample.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,7 +172,7 @@ async fn is_reset(conn: &mut PgConnection, sample: &SharedSample) -> Result<bool
     if let Some(left) = left {
         tracing::debug!(
             left,
-            "a connection is closed: a statement has left something in its session"
+            "closing a connection: a statement left something in its session that can't be reset"
         );
     }
     Ok(left.is_none())

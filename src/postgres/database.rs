@@ -204,15 +204,15 @@ pub(crate) struct DatabaseInner {
     pub(crate) listen: Server,
     pub(crate) known: DependencyCache,
     pub(crate) statements: Statements,
-    /// Of the primary when it was connected to.
+    /// The primary's database, as found at the first connection.
     pub(crate) identity: DatabaseIdentity,
     pub(crate) lag: Arc<Lag>,
-    /// What code in no scope has written, for code in no scope.
+    /// The writes made outside any scope, which reads outside any scope must see.
     pub(super) own_writes: Arc<Requirement>,
     _watch: Monitor,
     replicas: RwLock<Vec<Replica>>,
-    /// How many statements were sent to each replica by name, whether or not it has left: where a name is given again, its
-    /// counter goes on, as monitoring expects.
+    /// The number of statements sent to each replica, by name, including removed replicas: if a name is reused, its counter
+    /// continues, as monitoring expects.
     sent: Mutex<HashMap<Arc<str>, Arc<AtomicU64>>>,
     pub(crate) limits: PoolLimits,
     sample_every: Duration,
@@ -268,7 +268,7 @@ impl Database {
     pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         match Record::current() {
             Some(record) => record.note_write(),
-            // When it ends is not known.
+            // It is unknown when the transaction will end.
             None => drop(Stray::read()),
         }
         let transaction = self.inner.primary.begin("BEGIN").await?;
@@ -294,7 +294,7 @@ impl Database {
     ///
     /// If the primary can't be reached.
     pub async fn begin_read_only(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        note_unknown_reads("what is read in a transaction is not known");
+        note_unknown_reads("the reads of a transaction are unknown to the cache");
         self.inner.primary.begin("BEGIN READ ONLY").await
     }
 
@@ -303,19 +303,19 @@ impl Database {
     /// go to the primary. Don't use a pool that was obtained in another scope: Tidegate does not notice that. If you write
     /// through one, call [`wrote`](Self::wrote).
     pub fn primary(&self) -> &PgPool {
-        note_unknown_reads("Database::primary() was used, and what is read by it is not known");
+        note_unknown_reads("Database::primary() was used, whose reads are unknown to the cache");
         self.requirement().lend();
         self.inner.primary.pool()
     }
 
-    /// What reads in the present scope must see; in none, what the process has written in none.
+    /// The writes that reads in the current scope must see; outside any scope, those made outside any scope.
     pub(crate) fn requirement(&self) -> Arc<Requirement> {
         let of_scope = Record::current().and_then(|record| record.requirement().cloned());
         of_scope.unwrap_or_else(|| self.inner.own_writes.clone())
     }
 
-    /// Observes a position past what the process has written in no scope, so that replicas may serve its reads again.
-    /// In the background, unless one is being observed.
+    /// Observes a position past everything that the process has written outside any scope, so that replicas may serve its
+    /// reads again. Runs in the background, at most once at a time.
     pub(crate) fn observe_own_writes(&self) {
         if self.servers().is_empty() {
             return;
@@ -325,26 +325,27 @@ impl Database {
         let Some(observation) = own.try_observe(self.id()) else { return };
         let db = self.clone();
         spawn(async move {
-            // A failure is made good by the next.
+            // If it fails, the next read tries again.
             let _ = db.inner.own_writes.finish(db.id(), observation, db.observe()).await;
         });
     }
 
-    /// The epoch, and a position that the primary's log has reached: at or past every commit that is visible now. A primary
-    /// that falls silent is an error after 3 s, beside the wait for a connection: responses wait for this. So is an old
-    /// primary, where the primary's name leads to it and to the new one in turn: what was written may be on the other.
+    /// The epoch, and a position that the primary's WAL has reached: at or past every commit that is visible now. Responses
+    /// wait for this, so it fails if the primary does not respond within 3 s, not counting the wait for a connection. It
+    /// also fails on an old primary, if the primary's name alternates between it and the new one: the write may be on the
+    /// other.
     pub(crate) async fn observe(&self) -> Result<(Epoch, Position), sqlx::Error> {
         let primary = &self.inner.primary;
         let mut conn = primary.acquire().await?;
         let identity = identify(&mut conn).await?;
         if !primary.observe_newest(&identity) {
-            // Nor is anything else to be read by it.
+            // This connection must not be used for other reads either.
             conn.close();
-            let why = "the primary's name leads to an old primary in turn";
+            let why = "the primary's name alternates between an old primary and the new one";
             return Err(sqlx::Error::Protocol(why.into()));
         }
         let at = ServerPosition::from_identity(&identity).filter(|at| !at.standby);
-        let at = at.ok_or_else(|| sqlx::Error::Protocol("the primary tells no position".into()))?;
+        let at = at.ok_or_else(|| sqlx::Error::Protocol("no position from the primary".into()))?;
         Ok((at.epoch, identity.position.unwrap_or(at.position)))
     }
 
@@ -379,7 +380,7 @@ impl Database {
         let mut server = Server::new(&name, ServerRole::Replica, url, self.inner.limits)?;
         server.check().await?.database().expect(self.inner.identity, &server)?;
         let mut replicas = self.write();
-        // Another one may have been given it meanwhile.
+        // Another replica may have taken the name in the meantime.
         let taken: Vec<_> = replicas.iter().map(|replica| replica.server.clone()).collect();
         server.name = free_name(&taken).into();
         let mut sent = self.inner.sent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -412,7 +413,7 @@ impl Database {
         std::iter::once(primary).chain(self.replicas()).collect()
     }
 
-    /// Which database its positions are of.
+    /// Identifies the database that its positions refer to.
     pub(crate) fn id(&self) -> DatabaseId {
         let DatabaseIdentity { system_identifier, oid } = self.inner.identity;
         DatabaseId { system_identifier, oid }
@@ -435,8 +436,8 @@ impl Database {
         replicas.iter().map(|replica| replica.server.clone()).collect()
     }
 
-    /// What was learnt before this change of the schema does not hold any more: neither what statements depend on, nor
-    /// the plans of statements that connections have prepared.
+    /// Discards everything that predates this schema change: the dependencies of statements, and the connections' prepared
+    /// statements.
     pub(crate) fn follow_schema(&self, change: u64) {
         if self.inner.known.forget_before(change) {
             self.inner.primary.forget_plans();
@@ -455,7 +456,7 @@ fn free_name(taken: &[Arc<Server>]) -> String {
     free.next().unwrap_or_default()
 }
 
-/// What is going to be read is not known, nor by whom if no record is current.
+/// Notes reads that the cache can't know: on the current record, or as stray reads if there is none.
 fn note_unknown_reads(why: &'static str) {
     match Record::current() {
         Some(record) => record.mark_uncacheable(Uncacheable::new("unnoted-reads", why)),

@@ -1,11 +1,11 @@
-//! How long the primary may take for what a listener asks of it.
+//! Time limits for a listener's statements on the primary.
 
 use std::io;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-/// A statement that takes longer means that the primary is lost: it would have ended it itself before
+/// If a statement takes longer, the primary is lost: otherwise it would have ended the statement itself by then
 /// ([`super::log::STATEMENT_TIMEOUT`]).
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 

@@ -1,4 +1,4 @@
-//! Replicas that come and go with load.
+//! Discovers replicas that are added and removed at runtime.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,12 +10,11 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::database::Database;
 
-/// A replica that takes longer to answer is tried again at the next look.
+/// A replica that takes longer to respond is tried again at the next interval.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Keeps the replicas in use as they are found; made by [`Database::discover_replicas`]. It ends when this is
-/// dropped, and the replicas stay as they are.
-#[must_use = "replicas are looked for only while this is kept"]
+/// The background task of [`Database::discover_replicas`]. Dropping this stops the task; the replicas in use remain.
+#[must_use = "dropping it stops the discovery of replicas"]
 #[derive(Debug)]
 pub struct Discovery(JoinHandle<()>);
 
@@ -26,13 +25,13 @@ impl Drop for Discovery {
 }
 
 impl Database {
-    /// Looks for replicas at once and then at each interval: those whose URLs `find` gives are taken into use,
-    /// those that it no longer gives are taken out, with reads under way on them ending in peace. All that are
-    /// in use count, those that were given at the start included.
+    /// Calls `find` at once and then at each interval, and makes the replicas in use match the URLs that it returns: it
+    /// adds new ones, and removes all others, including those configured at the start. Reads in progress on a removed
+    /// replica complete normally.
     ///
-    /// An error of `find` changes nothing, and neither does a replica that can't be used yet, as one that is
-    /// still being restored: each is logged and tried again. On RDS, ask `DescribeDBInstances` for the read
-    /// replicas of the primary; on Kubernetes, a headless service.
+    /// If `find` fails, nothing changes. If a replica can't be used yet, such as one that is still being restored, it is
+    /// not added. Both are logged and tried again. For `find`, query `DescribeDBInstances` for the primary's read replicas
+    /// on RDS, or a headless service on Kubernetes.
     ///
     /// ```no_run
     /// # async fn names_of_replicas() -> std::io::Result<Vec<String>> { Ok(Vec::new()) }
@@ -59,25 +58,25 @@ impl Database {
                 turns.tick().await;
                 match find().await {
                     Ok(urls) => db.reconcile(urls.into_iter().collect()).await,
-                    Err(error) => tracing::warn!(%error, "replicas could not be looked for"),
+                    Err(error) => tracing::warn!(%error, "the discovery of replicas failed"),
                 }
             }
         }))
     }
 
-    /// Makes the replicas in use those with these URLs, as far as they can be used.
+    /// Adds and removes replicas until those in use are the ones with these URLs, as far as these can be used.
     async fn reconcile(&self, wanted: BTreeSet<String>) {
         let known = self.replica_urls();
         for (name, _) in known.iter().filter(|(_, url)| !wanted.contains(url)) {
-            tracing::info!(replica = %name, "a replica is taken out of use");
+            tracing::info!(replica = %name, "removed a replica");
             self.remove_replica(name);
         }
         let is_new = |url: &&String| known.iter().all(|(_, known)| known != *url);
         for url in wanted.iter().filter(is_new) {
             match timeout(PATIENCE, self.add_replica(url)).await {
-                Ok(Ok(name)) => tracing::info!(replica = %name, "a replica is taken into use"),
+                Ok(Ok(name)) => tracing::info!(replica = %name, "added a replica"),
                 Ok(Err(error)) => tracing::warn!(%error, "a replica can't be used yet"),
-                Err(_) => tracing::warn!("a replica does not answer within {PATIENCE:?}"),
+                Err(_) => tracing::warn!("a replica did not respond within {PATIENCE:?}"),
             }
         }
     }

@@ -1,11 +1,11 @@
-//! What can be wrong about the servers.
+//! Errors in the configuration of the servers.
 
 use std::borrow::Cow;
 
 use super::log::DatabaseIdentity;
 use super::server::Server;
 
-/// Why the database can't be used as it was set up. Each says what to do; none holds a password.
+/// Why the database can't be used as configured. Each message says what to do, and none contains a password.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatabaseError {
@@ -27,14 +27,16 @@ pub enum DatabaseError {
         #[source]
         source: sqlx::Error,
     },
-    /// The primary is none.
+    /// The primary's URL leads to a standby.
     #[error("{0} is a standby, not a primary: give the address that takes writes")]
     PrimaryIsStandby(String),
-    /// A replica is none.
+    /// A replica's URL leads to a primary.
     #[error("{0} is a primary, not a replica: give the address of a standby, or leave it out")]
     ReplicaIsPrimary(String),
-    /// A server that does not say how far it is.
-    #[error("{0} does not tell its timeline: `grant pg_read_all_stats to` the role that connects")]
+    /// A server does not report its timeline.
+    #[error(
+        "{0} does not report its timeline: `grant pg_read_all_stats to` the role that connects"
+    )]
     Silent(String),
     /// A replica of another cluster.
     #[error("{0} follows another cluster than the primary's: its data is not this database's")]
@@ -62,17 +64,17 @@ pub enum DatabaseError {
              the listener a direct address with DatabaseOptions::listen_url"
     )]
     Pooled,
-    /// A proxy that mixes clients' prepared statements up.
+    /// A proxy confuses the prepared statements of its clients.
     #[error(
         "{0} is a proxy that gives one session to several clients and takes one's prepared statements for \
              another's: use PgBouncer 1.21 or later with max_prepared_statements, RDS Proxy, or session pooling"
     )]
     MixedStatements(String),
     /// The cache has a listener.
-    #[error("the cache follows a database already; make one cache per database")]
+    #[error("the cache follows a database already; create one cache per database")]
     Attached,
-    /// Not now.
-    #[error("the log of changes can't be followed: {0}")]
+    /// The change log can't be read.
+    #[error("the change log can't be followed: {0}")]
     Log(#[source] sqlx::Error),
 }
 

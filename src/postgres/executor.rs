@@ -79,7 +79,8 @@ impl Reader {
                 }
                 attempts.end();
                 drop(rows);
-                // The rows of a read are complete without the commit; a notification is sent only by it.
+                // A read's rows are complete without the commit, so its failure is ignored. For other statements it
+                // counts, since only the commit delivers a NOTIFY.
                 let committed = opened.conn.end().await;
                 if !attempts.plan.is_read {
                     attempts.noted(committed)?;
@@ -106,7 +107,7 @@ async fn first_rows(rows: &mut Rows<'_>, most: usize) -> (Vec<Row>, Option<Error
 impl RepeatableStatement {
     pub(super) fn take<'q, E: Execute<'q, Postgres>>(mut query: E) -> Result<Self, Error> {
         let arguments = query.take_arguments().map_err(Error::Encode)?;
-        // The driver would take this for a failure of the protocol.
+        // The driver would report this as a protocol error.
         if let Some(count) =
             arguments.as_ref().map(PgArguments::len).filter(|count| *count > MOST_PARAMETERS)
         {
@@ -120,7 +121,7 @@ impl RepeatableStatement {
         Ok(Self { sql: query.sql(), arguments, persistent })
     }
 
-    /// `plans`: what tells the statement's text from the same one's of before a change of the schema.
+    /// `plans`: a marker that distinguishes the text from the same text before a schema change.
     fn send<'e>(&self, conn: &'e mut PgConnection, plans: Option<u64>) -> Rows<'e> {
         match &self.arguments {
             Some(arguments) => {
@@ -131,7 +132,7 @@ impl RepeatableStatement {
         }
     }
 
-    /// The text, with a comment after it if it is to be told from its like.
+    /// The text, followed by a comment with the marker if there is one.
     fn text(&self, plans: Option<u64>) -> SqlStr {
         match plans.filter(|_| self.persistent) {
             Some(plans) => {
@@ -144,7 +145,7 @@ impl RepeatableStatement {
 
 fn note(db: &Database, plan: &RoutePlan, server: &std::sync::Arc<str>, proof: &ReadProof) {
     let Some(record) = &plan.record else {
-        // The response says so whether it has a policy or not.
+        // The response reports this, with or without a policy.
         if let (ReadProof::Nothing(unfit), Some(record)) = (proof, Record::current())
             && unfit.token == REPLICA_BEHIND
         {
@@ -158,8 +159,8 @@ fn note(db: &Database, plan: &RoutePlan, server: &std::sync::Arc<str>, proof: &R
         record.passed_over(why);
     }
     match proof {
-        // A node forgets the schema before it proves more by having seen its change. So what the read proves here, it
-        // proves by what was known when it was planned, or the numbers differ.
+        // A node discards its dependencies before it confirms a position past a schema change. So if the numbers are
+        // equal, the read's proof is based on the dependencies that it was planned with.
         ReadProof::Basis(_) if record.schema() != plan.schema => {
             record.mark_uncacheable(Uncacheable::new(
                 "schema-changing",

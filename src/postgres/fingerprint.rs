@@ -1,14 +1,14 @@
-//! Whether the schema is what it was: a number that is another one when anything is that a result can depend on.
+//! The schema's fingerprint: a number that changes when anything changes in the schema that a result can depend on.
 //!
-//! Where event triggers note changes of the schema in the log's company (`tidegate.ddl`), a drain finds them, and the
-//! number only stands for what they can't note. Elsewhere it is made of the catalogue: of each row's oid and of the
-//! transaction that wrote it, so that a change is found that was undone within a heartbeat. What leaves no row behind is
-//! not found so: an object that came and went, and row security that was on for that long.
+//! If event triggers record schema changes (in `tidegate.ddl`, beside the log), a drain finds them, and the fingerprint
+//! covers only what they can't record. Otherwise it covers the catalogue: each row's oid and the transaction that wrote it,
+//! so that a change is found even if it was undone within a heartbeat. Changes that leave no row behind are not found this
+//! way: an object that was created and dropped, or row security that was switched on and off, within a heartbeat.
 //!
-//! Left out are temporary objects, which any role may make, and what no result shows: rights, comments, indexes and
-//! statistics. Rights on schemas count, since a role's search path depends on them. TRUNCATE, GRANT, ANALYZE and VACUUM of
-//! tables do not change the number. Without event triggers GRANT on other things than tables does: it writes the row of a
-//! column, function, type or schema anew.
+//! Temporary objects are left out, since any role may create them, and so is everything that no result shows: rights,
+//! comments, indexes and statistics. Rights on schemas are covered, since a role's search path depends on them. TRUNCATE,
+//! GRANT, ANALYZE and VACUUM of tables don't change the fingerprint. Without event triggers, GRANT on other objects does,
+//! since it rewrites the row of a column, function, type or schema.
 
 use std::time::Duration;
 
@@ -25,31 +25,32 @@ mod tests;
 /// How long reading the catalogue may take. It may be large, or locked by a command that changes it.
 const CATALOGUE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// For how many times as long as reading the catalogue took it is not read again, and for how long at most, since some of
-/// that may have been a wait for a lock: a tenth of a core of the primary, while reading takes less than half a second.
+/// After the catalogue was read, it is not read again for this many times the duration of the read, but at most for
+/// `MOST_REST`, since part of the read may have been a wait for a lock. So reading uses at most a tenth of a core of the
+/// primary, if one read takes less than half a second.
 const REST: u32 = 9;
 const MOST_REST: Duration = Duration::from_secs(4);
 
-/// How long after a change of the number each node knows of it, or no longer takes what it sees of the log for newer than the
-/// change. Longer than a read of the catalogue mostly takes and its rest, and a heartbeat.
+/// Within this time after a change of the fingerprint, each node has noticed it, or no longer confirms positions past the
+/// change. It is longer than a typical read of the catalogue, the pause after it and a heartbeat together.
 pub(crate) const FINGERPRINT_KNOWN_WITHIN: Duration = Duration::from_secs(15);
 
-/// Of that, what is left for a number to be used by whoever has just found it to be known.
+/// The part of that time reserved for using a fingerprint that was just checked to be current.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// The number, and the snapshot that it was read at. To be begun anew on each connection.
+/// The fingerprint, and the snapshot at which it was read. Start with a new one on each connection.
 #[derive(Debug, Default)]
 pub(crate) struct Fingerprint {
     last: Option<(String, i64)>,
     /// Until when the catalogue is not read again.
     rests: Option<Instant>,
-    /// When the last read began that found the number as it was then.
+    /// When the last read began that determined the fingerprint as of then.
     read: Option<Moment>,
 }
 
 impl Fingerprint {
-    /// The number as it is now, or was when the catalogue was read a moment ago. Reads nothing if no transaction has ended
-    /// since it was last read.
+    /// The current fingerprint, or the one from the last read of the catalogue if that was very recent. Reads nothing if no
+    /// transaction has ended since the last read.
     pub(crate) async fn read(&mut self, conn: &mut PgListener) -> Result<i64, sqlx::Error> {
         let began = clock::moment();
         let at = self.last.as_ref().map(|(snapshot, _)| snapshot.as_str());
@@ -67,13 +68,14 @@ impl Fingerprint {
             }
             (unnoted, _) => unnoted.unwrap_or_default() ^ self.read_catalogue(conn).await?,
         };
-        // The catalogue is read later than this snapshot is taken. It is the same only if nothing came between.
+        // The catalogue is read after this snapshot. If a transaction ends in between, the next snapshot differs, and the
+        // catalogue is read again.
         self.last = Some((row.try_get("snapshot")?, number));
         self.read = Some(began);
         Ok(number)
     }
 
-    /// Whether the number was read so lately that no other node counts on this one to know of a later change.
+    /// Whether the fingerprint was read so recently that no other node relies on this one to know of a later change.
     pub(crate) fn is_current(&self) -> bool {
         self.read.is_some_and(|read| read.elapsed() + MARGIN < FINGERPRINT_KNOWN_WITHIN)
     }
@@ -82,7 +84,7 @@ impl Fingerprint {
         let began = clock::now();
         within(limit_statements(&mut *conn, CATALOGUE_TIMEOUT)).await?;
         let query = sqlx::query_scalar(include_str!("sql/catalog.sql"));
-        // Longer than the server would spend on it: the server is gone.
+        // The server ends the statement earlier than this, so if it has not, it is gone.
         let number =
             within_limit(CATALOGUE_TIMEOUT + PATIENCE, query.fetch_one(&mut *conn)).await?;
         within(limit_statements(&mut *conn, STATEMENT_TIMEOUT)).await?;

@@ -1,7 +1,7 @@
-//! How far behind a replica may be that serves reads of which nothing else is known.
+//! The lag up to which a replica may serve reads without other requirements.
 //!
-//! In positions, not in time: the time of the last replayed commit makes every replica of an idle
-//! primary look late. A replica is late that lacks what the primary's log had reached a while ago.
+//! Lag is measured by positions, not by the time of the last replayed commit, by which every replica of an idle primary
+//! would seem late. A replica is late if it has not replayed what the primary's WAL contained `max_lag` ago.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,13 +13,13 @@ use super::server_status::ReplicaLag;
 use crate::clock::{self, Instant};
 use crate::entry::{Epoch, Position};
 
-/// What the primary's log had reached, lately.
+/// Recent WAL positions of the primary.
 #[derive(Debug)]
 pub(crate) struct Lag {
     most: Duration,
     samples: Mutex<VecDeque<ServerPosition>>,
     told: Mutex<Option<Instant>>,
-    /// The primary was asked, and did not answer.
+    /// The primary did not respond to the last query.
     lost: AtomicBool,
 }
 
@@ -33,41 +33,41 @@ impl Lag {
         }
     }
 
-    /// How often the primary is asked, where nobody tells.
+    /// How often the primary's position is queried if no listener reports it.
     pub(crate) fn sample_every(&self) -> Duration {
         (self.most / 10).clamp(Duration::from_millis(50), Duration::from_secs(1))
     }
 
-    /// Takes in how far the primary is, from whoever follows its log in any case.
+    /// Records the primary's position, reported by the listener, which knows it anyway.
     pub(crate) fn report(&self, at: ServerPosition) {
         *lock(&self.told) = Some(clock::now());
         self.observe(at);
     }
 
-    /// Whether it is told often enough that the primary need not be asked.
+    /// Whether the position is reported often enough that the primary need not be queried.
     pub(crate) fn is_reported(&self) -> bool {
         let enough = self.sample_every() * 2;
         lock(&self.told).is_some_and(|at| at.elapsed() < enough)
     }
 
-    /// Takes in that the primary did not answer.
+    /// Records that the primary did not respond.
     pub(crate) fn lose(&self) {
         self.lost.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the primary did not answer when it was asked last, a second ago or so.
+    /// Whether the primary did not respond to the last query, about a second ago.
     pub(crate) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Takes in how far the primary is.
+    /// Records the primary's position.
     pub(crate) fn observe(&self, at: ServerPosition) {
         self.lost.store(false, Ordering::Relaxed);
         let mut samples = lock(&self.samples);
         if samples.back().is_some_and(|known| known.epoch != at.epoch) {
             samples.clear();
         }
-        // However often it is told, some hundred are enough.
+        // However often the position is reported, about a hundred samples are enough.
         let least = self.most / 100;
         if samples.back().is_none_or(|known| at.seen >= known.seen + least) {
             samples.push_back(at);
@@ -78,8 +78,8 @@ impl Lag {
         }
     }
 
-    /// The position that a replica must have reached, in the primary's epoch: any, while that is not known for long
-    /// enough. None if nothing is known of the primary.
+    /// The position that a replica must have reached, in the primary's epoch: zero until the positions go back far enough.
+    /// `None` if no position of the primary is known.
     pub(crate) fn needs(&self) -> Option<(Epoch, Position)> {
         let now = clock::now();
         let samples = lock(&self.samples);
@@ -88,7 +88,7 @@ impl Lag {
         needed.or_else(|| samples.back().map(|at| (at.epoch, Position::ZERO)))
     }
 
-    /// The last that is known of the primary.
+    /// The last known position of the primary.
     pub(crate) fn newest(&self) -> Option<ServerPosition> {
         lock(&self.samples).back().copied()
     }

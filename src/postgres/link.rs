@@ -1,4 +1,4 @@
-//! What the cache asks of the database.
+//! The cache's link to the database.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use super::deadline::PATIENCE;
 use crate::cache::{DatabaseId, Log, LogError, Requirement};
 use crate::entry::{Epoch, Position};
 
-/// Looks at the log, counted: one that is done tells of everything before it was begun.
+/// Counts the polls of the log. A completed poll has seen every change that was visible when it began.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PollCounter {
     pub(crate) begun: u64,
     pub(crate) done: u64,
-    /// How many were looks at the primary.
+    /// The number of polls on the primary.
     pub(crate) looks: u64,
-    /// The connection to the log is lost, and the last attempt to make another has failed, if there was one.
+    /// The connection to the log is lost, and no attempt to reconnect has succeeded yet.
     pub(crate) is_lost: bool,
 }
 
-/// The way from the cache to its listener and the primary.
+/// Connects the cache to its listener and the primary.
 pub(crate) struct ListenerLink {
     db: Database,
     asked: Arc<Notify>,
@@ -39,7 +39,7 @@ impl ListenerLink {
         Self { db, asked, turns }
     }
 
-    /// Waits for a look that has not begun yet, or until `gives_up`. Everyone who waits shares it.
+    /// Waits until a poll that has not begun yet is completed, or until `gives_up`. All waiters share the poll.
     async fn poll_unless(&self, gives_up: fn(&PollCounter) -> bool) -> Result<(), LogError> {
         let mut turns = self.turns.clone();
         let next = turns.borrow().begun + 1;
@@ -67,20 +67,20 @@ impl Log for ListenerLink {
     }
 
     fn has_ended(&self) -> bool {
-        // The task that follows the log keeps the other end: it was stopped, or its runtime was.
+        // The listener's task holds the sender: if it is dropped, the listener or its runtime was stopped.
         self.turns.has_changed().is_err()
     }
 
     fn catch_up(&self, _position: Position) -> BoxFuture<'_, Result<(), LogError>> {
-        // How long a request waits for it is for its policy to say.
+        // No limit here: the policy determines how long a request waits.
         Box::pin(self.poll_unless(|_| false))
     }
 
     fn invalidate(&self, tags: Vec<String>) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(async move {
             self.db.invalidate(tags).await.map_err(|error| LogError(error.into()))?;
-            // Here it is done when this returns, unless this node can't look just now. The row is in the log: a look
-            // that comes later finds it, and until then entries are served for `max_staleness` at most.
+            // On this node, the invalidation is effective when this returns, unless the node can't poll now. The row is in
+            // the log: a later poll finds it, and until then entries are served for at most `max_staleness`.
             let look = timeout(PATIENCE, self.poll_unless(|turns| turns.is_lost)).await;
             if !matches!(look, Ok(Ok(()))) {
                 tracing::debug!("an invalidation is in the log, and this node has not seen it yet");
@@ -92,6 +92,6 @@ impl Log for ListenerLink {
 
 impl fmt::Debug for ListenerLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").finish_non_exhaustive()
+        f.debug_struct("ListenerLink").finish_non_exhaustive()
     }
 }

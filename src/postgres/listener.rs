@@ -46,19 +46,19 @@ use relay_follower::{RelayFollower, RelayStep, next_of};
 use sync_requests::SyncRequests;
 use wakeups::Wakeups;
 
-/// The longest time between two looks at the log: what δ of the guarantee is on a healthy node.
+/// The maximum time between two polls of the log: the δ of the guarantee on a healthy node.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// The first pause before another look while a writer is at work, whose notification may have been
-/// left out because another's was under way. It doubles until the heartbeat.
+/// The first pause between polls while a transaction is running whose notification may be suppressed because another one's
+/// is being sent. It doubles up to the heartbeat.
 const BUSY: Duration = Duration::from_millis(10);
 
-/// How many times as long as a look the next one waits for, if it is a commit that asks for it, and not for longer
-/// than [`BUSY`], or than a longer look took: looking takes a fifth of a core of the primary, or half of one while
-/// looks are long.
+/// After a poll, a notification can trigger the next one only after this many times the poll's duration, but at most after
+/// [`BUSY`] or the poll's duration, whichever is longer. So polling uses at most a fifth of a core of the primary, or half
+/// of one if polls are slow.
 const REST: u32 = 4;
 
-/// The pause between looks where commits can't wake us.
+/// The pause between polls if commits can't wake the listener.
 const UNHEARD: Duration = Duration::from_millis(100);
 
 /// The background task that reads a database's change log and invalidates a cache's entries. A cache that uses Postgres
@@ -114,11 +114,11 @@ impl Listener {
     }
 }
 
-/// Connects to the primary, past any proxy, and listens; what is read of the log from here on is of one history, since
-/// no connection survives a recovery, and a standby refuses to be listened to.
+/// Connects to the primary directly, and starts LISTEN. Everything that is read from the log on this connection is of one
+/// history, since no connection survives a recovery, and a standby refuses LISTEN.
 pub(super) async fn connect(db: &Database) -> Result<PgListener, DatabaseError> {
     let server = &db.inner.listen;
-    // sqlx's listener wants a pool to reconnect from; we never let it.
+    // sqlx's listener requires a pool for reconnecting, which is never used here.
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .max_lifetime(None)
@@ -139,7 +139,7 @@ pub(super) async fn connect(db: &Database) -> Result<PgListener, DatabaseError> 
     Ok(conn)
 }
 
-/// Checks that a notification that we send comes back to us.
+/// Checks that a notification sent on this connection is received on it.
 pub(super) async fn heard(conn: &mut PgListener) -> Result<(), DatabaseError> {
     let notify = sqlx::query("select pg_notify('tidegate', '')").execute(&mut *conn);
     within(notify).await.map_err(DatabaseError::from_log)?;
@@ -158,26 +158,26 @@ struct Follower {
     relay: Option<Relay>,
     duty: RelayFollower,
     questions: SyncRequests,
-    /// Up to where the log was read, in which epoch.
+    /// The epoch, and the snapshot up to which the log was read.
     read: Option<(Epoch, Snapshot)>,
     /// How much detail the next drain begins with.
     detail: ChangeDetail,
     schema: Option<i64>,
     fingerprint: Fingerprint,
-    /// The schema has changed since the last look.
+    /// The schema has changed since the last poll.
     reshaped: bool,
-    /// The schema changed while the last look was made, and after its snapshot.
+    /// The schema changed during the last poll, after its snapshot.
     unsettled: bool,
-    /// When every node must have noticed the last change of the schema that only the fingerprint shows.
+    /// The time by which every node has noticed the last schema change that only the fingerprint shows.
     settles: Option<Instant>,
     wakeups: Wakeups,
-    /// Writers at work when last seen, and how long to wait for them.
+    /// The running writers found by the last poll, and the pause until the next poll because of them.
     busy: (Vec<u64>, Duration),
-    /// From when on a wake-up is followed at once.
+    /// From this time on, a notification triggers a poll at once.
     rested: Instant,
-    /// Commits are kept from waking us, or anyone, until the next look.
+    /// NOTIFY is suppressed until the next poll.
     hushed: bool,
-    /// The server's process for our connection, whose notifications are no news to us.
+    /// The server process of this connection, whose own notifications are ignored.
     process: i32,
     housekeeping: Housekeeping,
     beat: Instant,
@@ -221,12 +221,12 @@ impl Follower {
                 match self.follow(conn).await {
                     Ok(()) => {
                         let why = self.apply().await;
-                        tracing::debug!(why, "looking at the log of changes for ourselves");
+                        tracing::debug!(why, "no longer following the relay; polling the log");
                         self.questions.clear();
                         backoff.reset();
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "the log of changes was lost; connecting again");
+                        tracing::warn!(%error, "lost the connection to the change log; reconnecting");
                         self.set_fit(false);
                         backoff.ended_after(began.elapsed());
                     }
@@ -235,13 +235,13 @@ impl Follower {
             sleep(backoff.pause()).await;
             match self.reconnect().await {
                 Ok(conn) => present = Some(conn),
-                Err(error) => tracing::debug!(%error, "the log of changes can't be reached"),
+                Err(error) => tracing::debug!(%error, "can't connect to the change log"),
             }
             self.set_fit(present.is_some());
         }
     }
 
-    /// Says whether we can look, for ourselves and for others.
+    /// Publishes whether this node can poll the log, to its cache and for the election of a relay.
     fn set_fit(&self, fit: bool) {
         self.turns.send_modify(|turns| turns.is_lost = !fit);
         if let Some(relay) = &self.relay {
@@ -252,11 +252,11 @@ impl Follower {
     async fn reconnect(&mut self) -> Result<PgListener, DatabaseError> {
         let mut conn = connect(&self.db).await?;
         self.catch_up(&mut conn).await.map_err(DatabaseError::from_log)?;
-        tracing::info!("the log of changes is followed again");
+        tracing::info!("following the change log again");
         Ok(conn)
     }
 
-    /// Follows until something goes wrong, or another node does so for us.
+    /// Polls the log until an error occurs, or until a relay responds.
     async fn follow(&mut self, mut conn: PgListener) -> Result<(), sqlx::Error> {
         self.take_role();
         let mut look = self.next_look();
@@ -273,7 +273,7 @@ impl Follower {
         }
     }
 
-    /// Waits for a reason to look, which `look` is.
+    /// Waits for a reason to poll, at the latest until `look`.
     async fn wait(
         &mut self,
         conn: &mut PgListener,
@@ -323,8 +323,8 @@ impl Follower {
         if self.hushed { look.min(self.rested) } else { look }
     }
 
-    /// Looks once; on a heartbeat, at the schema as well. For a session, from a position that is past
-    /// all that sessions have seen so far, so that their next requests need no look of their own.
+    /// Polls the log once, and on a heartbeat also checks the schema. A poll for a session first takes a position past
+    /// everything that sessions have seen so far, so that their next requests need no further poll.
     async fn turn(&mut self, conn: &mut PgListener, asked: bool) -> Result<(), sqlx::Error> {
         let (turn, began) = (self.begin_turn(), clock::now());
         let (answers, is_urgent) = self.take_sync_requests();
@@ -332,7 +332,7 @@ impl Follower {
         let excused = asked || self.hushed || !self.busy.0.is_empty();
         let unexplained = self.wakeups.begin_look(excused);
         self.unhush(conn).await?;
-        // It counts as seen only with all that this look finds: before that, what is read goes by the schema of before.
+        // It counts as seen only together with the result of this poll: until then, reads use the previous schema.
         let from = match asked {
             true => within(log::announce(&mut *conn)).await?,
             false => self.seen(),
@@ -355,7 +355,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Lets commits wake listeners again, if we keep them from it.
+    /// Resumes NOTIFY, if this node suppresses it.
     async fn unhush(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         match std::mem::take(&mut self.hushed) {
             true => within(log::unhush(conn)).await,
@@ -363,14 +363,14 @@ impl Follower {
         }
     }
 
-    /// On a new connection: goes on from where we were, or begins anew.
+    /// On a new connection: continues from the last snapshot, or loads the log if there is none.
     async fn catch_up(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         let turn = self.begin_turn();
         self.hushed = false;
         self.fingerprint = Fingerprint::default();
         self.process = within(log::identity(&mut *conn)).await?.process;
         if self.read.is_some() {
-            // Before the drain confirms what is stored: the schema may have changed as well.
+            // Before the drain confirms stored entries, since the schema may have changed too.
             self.check_schema(conn).await?;
         }
         self.drain(conn, self.seen(), Vec::new()).await?;

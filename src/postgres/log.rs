@@ -1,4 +1,4 @@
-//! Reading the log of changes. All of it on one direct connection to the primary.
+//! Reads the change log, over one direct connection to the primary.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(crate) use budget::{ChangeDetail, drain, load};
 pub(crate) use drain::{DrainMode, Drained};
 pub(crate) use load::cold;
 
-/// What the server spends on a statement of a listener at most.
+/// The statement timeout of a listener's connection.
 pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Which transactions were visible at one moment, as Postgres prints it.
@@ -38,18 +38,18 @@ impl Snapshot {
         &self.0
     }
 
-    /// Whether all that the other sees is seen by this one. False for what is no snapshot.
+    /// Whether this snapshot sees everything that the other one sees. `false` if either can't be parsed.
     pub(crate) fn covers(&self, other: &Self) -> bool {
         let (Some(this), Some(other)) = (self.parts(), other.parts()) else { return false };
         let hidden = |x: u64| other.1.contains(&x);
         let unseen = this.1.iter().all(|x| *x >= other.0 || hidden(*x));
-        // What begins past this one's end must be under way for the other.
+        // Every transaction past this snapshot's end must be in progress in the other one.
         let beyond = other.0.saturating_sub(this.0);
         let under_way = || other.1.iter().filter(|x| (this.0..other.0).contains(x)).count();
         unseen && (beyond == 0 || u64::try_from(under_way()).is_ok_and(|n| n == beyond))
     }
 
-    /// The first transaction not seen with all that follow, and those before it that are not.
+    /// The snapshot's end (its xmax), from which on no transaction is seen, and the earlier transactions that are not seen.
     fn parts(&self) -> Option<(u64, Vec<u64>)> {
         let mut parts = self.0.splitn(3, ':').skip(1);
         let end = parts.next()?.parse().ok()?;
@@ -64,26 +64,26 @@ impl Snapshot {
     }
 }
 
-/// Which server answers, and how far it is.
+/// The identity of the server behind a connection, and its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServerIdentity {
     pub(crate) system_identifier: u64,
     /// The oid of the database.
     pub(crate) database: u32,
-    /// `None` if a standby does not say, as to a role without `pg_read_all_stats` while it streams.
+    /// `None` if a standby does not report it: while it streams, the role needs `pg_read_all_stats`.
     pub(crate) timeline: Option<u32>,
-    /// Another one after each recovery and in each copy; zero before the first node has begun one.
+    /// The history: a different number after each recovery and in each copy; zero before a node has begun one.
     pub(crate) history: u64,
     pub(crate) standby: bool,
-    /// Where replay is on a standby, where inserts are on a primary.
+    /// The replay position on a standby, the insert position on a primary.
     pub(crate) position: Option<Position>,
-    /// Seconds since 1970, on the server's clock. Tells a server from one that took its place.
+    /// The start time in seconds since 1970, on the server's clock. Distinguishes a server from its replacement.
     pub(crate) started: i64,
     pub(crate) address: Option<String>,
     pub(crate) port: Option<i32>,
-    /// The server's process that said so.
+    /// The server process of the connection.
     pub(crate) process: i32,
-    /// When it was asked.
+    /// When the query was sent.
     pub(crate) asked: Instant,
 }
 
@@ -100,16 +100,17 @@ impl ServerIdentity {
     }
 }
 
-/// Makes a connection fit for drains: without statistics the planner would read the whole log. With
-/// that forbidden its costs look high enough for JIT, which takes a hundred times as long as a drain;
-/// and one plan is as good as another, so it is made once, which is half of what a drain takes. And what
-/// we note ourselves waits for no standby: a node must not lose sight of the log when writers hang on
-/// one that is gone. A statement that takes too long ends on the server too, before we stop waiting for it: else what is
-/// given up would go on, beside the next attempt. No default of the role or the database may stand in the way.
+/// Prepares a connection for drains; the settings override all defaults of the role or the database:
 ///
-/// Names mean what is in `pg_catalog`: a function in another schema of the path, with the very types of the arguments,
-/// would be preferred to a polymorphic one of the system (PostgreSQL manual, section 10.3). Row security on a table of the
-/// log is an error, where it would hide changes without one (section 5.9).
+/// - Sequential and bitmap scans are off: without statistics, the planner would read the whole log. This raises the
+///   estimated costs enough for JIT, which takes a hundred times as long as a drain, so JIT is off too.
+/// - Plans are generic, since planning once saves half of the time of a drain.
+/// - Commits don't wait for standbys: a node must keep reading the log while writers wait for a standby that is gone.
+/// - The server cancels a slow statement before the node stops waiting for it: otherwise an abandoned statement would run
+///   beside the next attempt.
+/// - The search path is `pg_catalog`: a function in another schema whose argument types match exactly would be preferred to
+///   a polymorphic system function (PostgreSQL manual, section 10.3).
+/// - Row security on a table of the log causes an error, instead of silently hiding changes (section 5.9).
 pub(crate) async fn prepare(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
     let set = "select pg_catalog.set_config(name, value, false) from (values
                    ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'), ('jit', 'off'),
@@ -134,37 +135,38 @@ pub(crate) async fn limit_statements(
     sqlx::query(set).bind(limit).execute(conn).await.map(drop)
 }
 
-/// Lets commits wake listeners again, before the next drain, and wakes the others: who was kept from it
-/// has committed, or is under way. There is nothing in it that would have to wait for the disk.
+/// Resumes NOTIFY before the next drain, and wakes the other listeners: the transactions whose notifications were
+/// suppressed have committed or are still running. This writes nothing that must reach the disk, so its commit is
+/// asynchronous.
 pub(crate) async fn unhush(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
     let unhush = "select set_config('synchronous_commit', 'off', true),
                   pg_advisory_unlock(8388065642915395431), pg_notify('tidegate', '')";
     sqlx::query(unhush).execute(conn).await.map(drop)
 }
 
-/// Releases all advisory locks of this session, which are those that suppress notifications, however often they were taken.
-/// Without a warning in the server's log if there is none. Listeners are woken as by [`unhush`], since a commit may have
-/// found the lock.
+/// Releases all advisory locks of this session. These are the ones that suppress NOTIFY, however often they were taken. If
+/// there are none, no warning appears in the server's log. It wakes listeners as [`unhush`] does, since a commit may have
+/// found the lock taken.
 async fn release_locks(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
     let release = "select set_config('synchronous_commit', 'off', true),
                    pg_advisory_unlock_all(), pg_notify('tidegate', '')";
     sqlx::query(release).execute(conn).await.map(drop)
 }
 
-/// Begins another history if the server has recovered from a crash, or been promoted, since the last began, so that
-/// positions may come a second time; or if the database is a copy of another. To be asked on each new connection, before
-/// anything is read of the log.
+/// Begins a new history if the server has recovered from a crash or was promoted since the last one began, since positions
+/// may then be assigned a second time; also if the database is a copy of another. Call this on each new connection, before
+/// reading the log.
 pub(crate) async fn begin_history(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
     sqlx::query("select tidegate.begin_history()").execute(conn).await.map(drop)
 }
 
-/// A position past every fence so far, made by writing a message that nobody reads.
+/// Takes a position past every fence so far, by writing a WAL message that nobody reads.
 pub(crate) async fn announce(conn: impl PgExecutor<'_>) -> Result<Position, sqlx::Error> {
     let announced = "select pg_logical_emit_message(false, 'tidegate', '')::text";
     lsn::read(&sqlx::query_scalar::<_, String>(announced).fetch_one(conn).await?)
 }
 
-/// The same, and whether the schema was still what `snapshot` shows when the position was taken.
+/// As [`announce`]; returns also whether the schema was still as `snapshot` shows it when the position was taken.
 pub(crate) async fn announce_since(
     conn: impl PgExecutor<'_>,
     snapshot: &Snapshot,
@@ -176,7 +178,7 @@ pub(crate) async fn announce_since(
     Ok((position(&row, "announced")?, !row.try_get::<bool, _>("unsettled")?))
 }
 
-/// Notes how far the log has come, if there is news and the newest mark is old enough.
+/// Writes a mark, if the log has grown and the newest mark is old enough.
 pub(crate) async fn mark(
     conn: impl PgExecutor<'_>,
     at_least_every: Duration,
@@ -187,8 +189,7 @@ pub(crate) async fn mark(
     query.fetch_one(conn).await
 }
 
-/// Drops some of the rows that were marked as seen longer ago than `retention`; returns whether there
-/// may be more.
+/// Deletes some of the rows that a mark older than `retention` has seen; returns whether there may be more.
 pub(crate) async fn trim(
     conn: impl PgExecutor<'_>,
     retention: Duration,
@@ -199,7 +200,7 @@ pub(crate) async fn trim(
     Ok(query.fetch_one(conn).await? >= i64::from(most))
 }
 
-/// Who answers on this connection. For standbys as well.
+/// Queries the identity of the server behind this connection, which may be a standby.
 pub(crate) async fn identity(conn: impl PgExecutor<'_>) -> Result<ServerIdentity, sqlx::Error> {
     let asked = clock::now();
     let row = sqlx::query(include_str!("sql/identity.sql")).fetch_one(conn).await?;
@@ -233,7 +234,7 @@ fn epoch(row: &PgRow) -> Result<Epoch, sqlx::Error> {
     let file: &str = row.try_get("wal_file")?;
     let timeline = file.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
     let timeline = timeline.ok_or_else(|| sqlx::Error::Decode("no WAL file name".into()))?;
-    // Only if it may not be read: one has begun.
+    // NULL only if the role may not read it: a history has begun.
     let history: Option<i64> = row.try_get("history")?;
     let history = history.ok_or_else(|| {
         let why = "tidegate.history can't be read: `grant select on tidegate.history to` the role";

@@ -4,9 +4,9 @@ use std::str::FromStr;
 
 use crate::entry::Position;
 
-/// What was read is no LSN.
+/// A text is not an LSN.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no LSN: two hexadecimal numbers with a slash between, as in 16/B374D848")]
+#[error("`{0}` is not an LSN: two hexadecimal numbers and a slash, as in 16/B374D848")]
 pub struct LsnError(String);
 
 impl FromStr for Position {

@@ -1,11 +1,10 @@
-//! Postgres: invalidation by its log of changes, and reads routed by position.
+//! Postgres: invalidation through a change log, and reads routed by position.
 //!
-//! [`Triggers`] installs the schema `tidegate`: statement triggers that note each change of a
-//! tracked table in a log, within the writer's own transaction. [`Listener`] follows that log and
-//! moves the fences; where nodes share a store, one of them does so for all (`relay`). [`Database`] is
-//! the primary and its replicas as one: its executors find out what a statement depends on
-//! (`dependencies`), choose a server that is far enough (`plan`, `sample`), and note in the record of
-//! the request what the read proves (`attempt`).
+//! [`Triggers`] installs the schema `tidegate`: statement triggers that record each change of a tracked table in a log,
+//! within the writer's own transaction. [`Listener`] follows that log and raises the fences; if nodes share a store with a
+//! bus, one of them reads the log for all (`relay`). [`Database`] combines the primary and its replicas: its executors
+//! determine what a statement depends on (`dependencies`), choose a server that has replayed far enough (`route_plan`,
+//! `sample`), and note in the request's record what the read proves (`attempt`).
 
 mod attempt;
 mod backoff;
@@ -41,7 +40,7 @@ mod statements;
 mod triggers;
 mod words;
 
-/// Each statement takes a snapshot of its own, and none writes.
+/// Each statement takes its own snapshot, and none can write.
 const READ_ONLY: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
 
 pub use cached::{Cached, Row};

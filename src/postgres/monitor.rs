@@ -1,4 +1,4 @@
-//! Asking servers, again and again, how far they are.
+//! Periodically queries the servers' positions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use super::sample::ServerPosition;
 use super::server::Server;
 use crate::clock;
 
-/// A server that takes longer than this to say how far it is counts as down.
+/// A server that takes longer to report its position counts as down.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The longest pause between two attempts to reach a server that is down.
 const SLOWEST: Duration = Duration::from_secs(1);
 
-/// The task that asks; it ends when this is dropped.
+/// The task that queries a server; it ends when this is dropped.
 pub(crate) struct Monitor(JoinHandle<()>);
 
 impl Monitor {
@@ -40,9 +40,8 @@ impl Monitor {
         }))
     }
 
-    /// What the primary's log reaches tells which replicas are late. While it is told of by whoever
-    /// follows the log, the primary is left in peace: what it is asked must not grow with the number of
-    /// nodes.
+    /// The primary's position determines which replicas are late. While the listener reports it, this task does not query
+    /// the primary: its load must not grow with the number of nodes.
     pub(crate) fn for_primary(server: &Server, lag: &Arc<Lag>) -> Self {
         let (server, lag) = (server.clone(), lag.clone());
         Self(tokio::spawn(async move {
@@ -64,7 +63,7 @@ impl Drop for Monitor {
     }
 }
 
-/// Asks whenever it is wanted; `None` is told when there is no answer.
+/// Queries the server whenever its position is wanted, and passes it on; `None` if the server does not respond.
 async fn watch(
     server: &Server,
     every: Duration,
@@ -80,7 +79,7 @@ async fn watch(
             let end = follow(server, &mut conn, every, &wanted, &mut told).await;
             backoff.ended_after(began.elapsed());
             if end == MonitorEnd::Silence && wanted() {
-                tracing::warn!(server = %server.label(), "a server does not answer");
+                tracing::warn!(server = %server.label(), "a server does not respond");
                 told(None);
             }
         } else {
@@ -90,17 +89,17 @@ async fn watch(
     }
 }
 
-/// Why a connection is no longer asked.
+/// Why a connection is no longer queried.
 #[derive(Debug, PartialEq, Eq)]
 enum MonitorEnd {
-    /// There was no answer.
+    /// The server did not respond.
     Silence,
-    /// No answer is wanted.
+    /// The position is not wanted at present.
     Unwanted,
 }
 
-/// Asks until there is no answer, or none is wanted. Where another process of the server answers than before, a proxy
-/// shares its sessions out.
+/// Queries the server until it does not respond, or its position is not wanted. If a different server process responds than
+/// before, the connection goes through a transaction-pooling proxy.
 async fn follow(
     server: &Server,
     conn: &mut PgConnection,

@@ -1,4 +1,4 @@
-//! What code in no scope has written, by database: it finds that by any `Database` of the same database.
+//! The writes made outside any scope, by database: all `Database` values for the same database share them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -9,8 +9,8 @@ use super::database::DatabaseInner;
 use super::log::DatabaseIdentity;
 use crate::cache::Requirement;
 
-/// One for each database that the process has connected to. They stay when the last `Database` is dropped: a replica may
-/// still lack what was written by it.
+/// One element for each database that the process has connected to. It remains when the last `Database` is dropped, since a
+/// replica may still lack its writes.
 static ALL: Mutex<Vec<PeerDatabase>> = Mutex::new(Vec::new());
 
 struct PeerDatabase {
@@ -22,11 +22,11 @@ struct PeerDatabase {
 /// One `Database`.
 struct Peer {
     inner: Weak<DatabaseInner>,
-    /// Of the primary's pool, which may be in use for longer than the `Database`: by a transaction, or a clone of the pool.
+    /// The close event of the primary's pool. A transaction or a clone of the pool may outlive the `Database`.
     closed: CloseEvent,
 }
 
-/// Makes a `Database` that shares what is written in no scope with those of the same database.
+/// Creates a `Database` that shares the writes made outside any scope with all others for the same database.
 pub(super) fn join(
     identity: DatabaseIdentity,
     make: impl FnOnce(Arc<Requirement>) -> DatabaseInner,
@@ -50,7 +50,7 @@ fn find(all: &mut Vec<PeerDatabase>, identity: DatabaseIdentity) -> &mut PeerDat
     &mut all[at]
 }
 
-/// Whether no connection is in use by which any of those could write that share what is written in no scope.
+/// Whether no connection is in use through which one of the `Database` values that share `own_writes` could write.
 pub(super) fn are_pools_idle(own_writes: &Arc<Requirement>) -> bool {
     let mut all = all();
     let shares = |shared: &&mut PeerDatabase| Arc::ptr_eq(&shared.own_writes, own_writes);

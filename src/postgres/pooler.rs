@@ -1,32 +1,32 @@
-//! Finding out whether a name leads to a proxy that gives one server session to several clients.
+//! Detects whether a host name leads to a proxy that shares server sessions between clients.
 //!
-//! Such a proxy (PgBouncer in transaction mode, RDS Proxy) may serve two statements of one connection by two
-//! sessions, and by two servers. So nothing that one statement says holds for the next, unless a transaction
-//! keeps them together. And a prepared statement is there for the next only if the proxy sees to that.
+//! Such a proxy (PgBouncer in transaction mode, RDS Proxy) may run two statements of one connection in two sessions, even
+//! on two servers. So nothing that one statement returns about the server holds for the next, unless both are in one
+//! transaction. And a prepared statement exists for the next transaction only if the proxy provides for it.
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 
-/// Connections that are opened to find out: a name may lead to several proxies, and two to each of those.
+/// The number of connections opened for detection: a name may lead to several proxies, and each needs two connections.
 const CONNECTIONS: usize = 6;
 
-/// How a name hands out sessions.
+/// How sessions are assigned to connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SessionMode {
-    /// One to each connection.
+    /// One session per connection.
     Own,
-    /// One to each transaction.
+    /// One session per transaction.
     Shared,
-    /// The same, and one client's prepared statements are taken for another's.
+    /// One session per transaction, and the proxy confuses prepared statements of different clients.
     Mixed,
 }
 
-/// Finds out how a name hands out sessions: connections that lead to one process share it, and so does one that
-/// leads to another than before.
+/// Detects the session mode. Sessions are shared if two connections lead to the same server process, or if one connection
+/// leads to a different process than before.
 pub(crate) async fn sessions(options: &PgConnectOptions) -> Result<SessionMode, sqlx::Error> {
     let (mut conns, mut seen): (Vec<PgConnection>, Vec<Backend>) = (Vec::new(), Vec::new());
     let mut found = SessionMode::Own;
-    // Two at least: what one prepares is looked for on another.
+    // At least two: a statement prepared on one is looked for on the other.
     while conns.len() < 2 || (found == SessionMode::Own && conns.len() < CONNECTIONS) {
         let mut conn = options.connect().await?;
         let behind = backend(&mut conn).await?;
@@ -46,7 +46,7 @@ pub(crate) async fn sessions(options: &PgConnectOptions) -> Result<SessionMode, 
         found = SessionMode::Mixed;
     }
     for conn in conns {
-        // They have served their purpose.
+        // Their work is done, so an error in closing does not matter.
         let _ = conn.close().await;
     }
     Ok(found)
@@ -74,12 +74,12 @@ async fn backend(conn: &mut PgConnection) -> Result<Backend, sqlx::Error> {
     Ok((row.try_get("pid")?, row.try_get("started")?))
 }
 
-/// Whether `other` could run what `one` has prepared, by the name that it goes by for `one`.
+/// Whether `other` could run a statement that `one` has prepared, under the name that it has for `one`.
 async fn is_mixed(one: &mut PgConnection, other: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let text = format!("select $1::int as tidegate_{:016x}", fastrand::u64(..));
     let prepared = sqlx::query(sqlx::AssertSqlSafe(text.clone())).bind(1).execute(one).await;
     if prepared.is_err_and(|error| error.as_database_error().is_some()) {
-        // The name is taken, by somebody else's statement, or is not there for the next message.
+        // Another client's statement has this name, or the statement does not exist for the next message.
         return Ok(true);
     }
     // The driver's names begin so; a proxy that keeps statements apart gives them others.

@@ -1,16 +1,16 @@
-//! One node that looks at the log for all, elected by the store that they share.
+//! The relay: one node, elected over the shared store, polls the log for all nodes.
 //!
 //! ```text
-//! primary ── drain ── relay ── news ──→ the other nodes       over the shared store's bus
-//!                       ↑                     │
-//!                       └───── questions ─────┘  "look at the log, and tell me"
+//! primary ── drain ── relay ── invalidation batches ──→ the other nodes       over the shared store's bus
+//!                       ↑                                     │
+//!                       └─────────── sync requests ───────────┘  "poll the log, and publish the result"
 //! ```
 //!
-//! The news say between which two snapshots they tell everything, so a node knows whether it has missed
-//! any, whoever tells it; then it looks for itself. They name the questions that were heard before the
-//! look began, so a node knows, by its own clock, since when it has all of them. So nothing depends on
-//! who was elected, on messages being delivered once, in order or at all, or on a clock that is shared:
-//! two relays at once tell everything twice, and none leaves each node to look for itself.
+//! An invalidation batch names two snapshots and contains every change between them. So a node detects that it has missed a
+//! batch, whoever sent it, and then polls the log itself. A batch also lists the sync requests that were received before
+//! its poll began: so a node knows, by its own clock, up to when it has all changes. Correctness depends neither on the
+//! election, nor on messages arriving once, in order or at all, nor on a shared clock: two relays at once publish
+//! everything twice, and without a relay each node polls the log itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,25 +32,25 @@ pub(crate) mod message;
 
 use message::{InvalidationBatch, SyncRequest, decode, encode};
 
-/// How often the relay renews its office, and others look whether it is free; and how long it lasts.
+/// How often the relay renews its leadership lease, and the other nodes try to acquire it; and the lease's duration.
 const RENEW: Duration = Duration::from_millis(500);
 const OFFICE: Duration = Duration::from_secs(2);
 
-/// The first pause after a subscription ended, or failed, before the next; the longest is that between two elections.
+/// The first pause before subscribing again after a subscription has ended or failed; the longest pause is `RENEW`.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// Messages under way within the node. One too many is dropped, as one that is lost on the way.
+/// The capacity of the queues within the node. If one is full, a message is dropped, as if it were lost on the way.
 const QUEUE: usize = 256;
 
-/// How a node follows the log of changes.
+/// How a node follows the change log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RelayRole {
-    /// For itself: nothing is shared with other nodes, or the way to them is lost.
+    /// It reads the log for itself only: there is no bus to other nodes, or it is unavailable.
     Alone,
-    /// For itself and for the others.
+    /// It reads the log for itself and for the other nodes.
     Relay,
-    /// Another node does so, and tells this one.
+    /// Another node reads the log, and this one applies the changes that it publishes.
     Relayed,
 }
 
@@ -66,9 +66,9 @@ enum Said {
     Question(SyncRequest),
 }
 
-/// A node's way to the others.
+/// A node's connection to the other nodes.
 pub(crate) struct Relay {
-    /// What the node has been elected to. Not whether it is up to it.
+    /// The role that the election gave the node, even if the node can't fulfil it at present.
     elected: watch::Receiver<RelayRole>,
     heard: mpsc::Receiver<RelayEvent>,
     say: mpsc::Sender<Said>,
@@ -77,7 +77,7 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Takes part in what nodes that share `bus` tell each other of the log that `name` stands for.
+    /// Joins the nodes that share `bus` and follow the same log, which `name` identifies.
     pub(crate) fn start(bus: Arc<dyn Bus>, name: &str) -> Self {
         let (elected, role) = watch::channel(RelayRole::Alone);
         let (hear, heard) = mpsc::channel(QUEUE);
@@ -101,12 +101,12 @@ impl Relay {
         *self.elected.borrow()
     }
 
-    /// Whether this node could be elected: whether it can look at the log, as far as it knows.
+    /// Sets whether this node may be elected, which requires that it can poll the log.
     pub(crate) fn set_fit(&self, fit: bool) {
         self.fit.store(fit, Ordering::Release);
     }
 
-    /// What is heard next; `None` when another is elected.
+    /// The next event; `None` when this node's role changes.
     pub(crate) async fn next(&mut self) -> Option<RelayEvent> {
         tokio::select! {
             Some(heard) = self.heard.recv() => Some(heard),
@@ -116,7 +116,7 @@ impl Relay {
         }
     }
 
-    /// What has come already and was not taken yet.
+    /// An event that has arrived already, if there is one.
     pub(crate) fn try_next(&mut self) -> Option<RelayEvent> {
         self.heard.try_recv().ok()
     }
@@ -171,12 +171,12 @@ impl RelayTask {
         elect.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut backoff = Backoff::new(AGAIN, RENEW);
         loop {
-            // Each role listens to another channel.
+            // Each role subscribes to a different channel.
             let role = *self.elected.borrow();
             let mut stream = match self.listen(role).await {
                 Ok(stream) => stream,
                 Err(error) => {
-                    tracing::debug!(%error, "other nodes can't be heard");
+                    tracing::debug!(%error, "subscribing to the other nodes' messages failed");
                     self.elected.send_replace(RelayRole::Alone);
                     sleep(backoff.pause()).await;
                     continue;
@@ -213,7 +213,7 @@ impl RelayTask {
         self.bus.subscribe(channel).await.map(Some)
     }
 
-    /// Hands a message on. Where too many wait, the oldest questions and news get no answer.
+    /// Passes a message on to the node. If the queue is full, the message is dropped.
     fn pass(&self, role: RelayRole, message: &Bytes) {
         let heard = match role {
             RelayRole::Relay => decode(message).map(RelayEvent::Question),
@@ -230,14 +230,14 @@ impl RelayTask {
             Said::Question(question) => (&self.questions, encode(&question)),
         };
         if let Err(error) = self.bus.publish(channel, &message).await {
-            tracing::debug!(%error, "other nodes could not be told");
+            tracing::debug!(%error, "publishing to the other nodes failed");
         }
     }
 
-    /// The role from here on.
+    /// Tries to acquire or renew the leadership lease; returns the role from now on.
     async fn campaign(&self, before: RelayRole) -> RelayRole {
         let role = if self.fit.load(Ordering::Acquire) {
-            // Also if the reply is lost, or this task ends before it comes.
+            // Set first, since the reply may be lost, or this task may end before it arrives.
             self.may_lead.store(true, Ordering::Relaxed);
             match self.bus.acquire_leadership(&self.office, self.number, OFFICE).await {
                 Ok(true) => RelayRole::Relay,
@@ -267,7 +267,7 @@ impl RelayTask {
     }
 }
 
-/// The next message; never one where nothing is listened to, none when the connection is lost.
+/// The next message; `None` when the connection is lost. Never resolves without a subscription.
 async fn receive(stream: &mut Option<Messages>) -> Option<Bytes> {
     match stream {
         Some(stream) => stream.next().await,

@@ -1,9 +1,9 @@
-//! What statements leave behind in a session, and how it is undone.
+//! Resets what statements leave behind in a session.
 //!
-//! What a statement depends on is looked up once for all connections of a pool, and a connection serves one request after
-//! another. A setting (`set time zone`), a temporary table with the name of a real one, or a transaction that nobody ends
-//! would change what later statements return, and the results would be stored for everyone. Poolers reset sessions for
-//! the same reason (PgBouncer: `server_reset_query`; PostgreSQL manual, "RESET", "DISCARD").
+//! A statement's dependencies are looked up once for all connections of a pool, and a connection serves one request after
+//! another. A setting (`set time zone`), a temporary table with the name of a real one, or an open transaction would change
+//! what later statements return, and these results would be stored for everyone. Poolers reset sessions for the same reason
+//! (PgBouncer: `server_reset_query`; PostgreSQL manual, "RESET", "DISCARD").
 
 use sqlx::{Error, PgConnection, Row};
 
@@ -12,8 +12,8 @@ const RESET: &str =
 
 const LEFT: &str = include_str!("sql/left.sql");
 
-/// What a proxy has set since the session was opened, as PgBouncer does for each client in session mode, would be reset to
-/// what it is without the proxy.
+/// A reset would also undo the settings that a proxy made after opening the session, as PgBouncer does for each client in
+/// session mode.
 const IS_AS_OPENED: &str = "select not exists
     (select from pg_catalog.pg_settings where source operator(pg_catalog.=) 'session') as is_as_opened";
 
@@ -22,8 +22,8 @@ pub(super) async fn is_resettable(conn: &mut PgConnection) -> Result<bool, Error
     sqlx::raw_sql(IS_AS_OPENED).fetch_one(conn).await?.try_get("is_as_opened")
 }
 
-/// Releases the locks of a session, and resets its settings to what they were when it was opened, if that is possible.
-/// Returns what else it has that a later statement would find, if anything: then it is to be closed.
+/// Releases a session's advisory locks, and resets its settings to those at its start, if that is possible. If anything
+/// else remains that would affect later statements, returns what it is; the session must then be closed.
 pub(super) async fn reset(
     conn: &mut PgConnection,
     is_resettable: bool,

@@ -1,4 +1,4 @@
-//! What a read needs, and which servers may serve it.
+//! Determines what a read requires, and which servers may serve it.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -22,42 +22,43 @@ use crate::cache::{Needs, Record, Requirement, Stray, Uncacheable};
 use crate::entry::{Epoch, Position, Tag};
 use crate::traffic::Traffic;
 
-/// What one statement needs.
+/// The requirements of one statement.
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub(crate) struct RoutePlan {
-    /// Where the read is noted, if an answer is in the making that a database can invalidate.
+    /// The record for the read's proof, if a response is being computed that a database can invalidate.
     pub(crate) record: Option<Record>,
     pub(crate) tags: Vec<Tag>,
     pub(crate) needs: Position,
-    /// The epoch that a server must be of; unknown if any will do.
+    /// The epoch that a server must be in; unknown if any is acceptable.
     pub(crate) epoch: Epoch,
-    /// Not for a replica: it writes, locks, or can't be understood.
+    /// The statement must not go to a replica: it writes, locks, or can't be analysed.
     pub(crate) primary_only: bool,
-    /// What the scope must see; servers that may lack it are not read even if no other is up.
+    /// The writes that the scope must see. Servers that may lack them are not read even if no other is up.
     pub(crate) own: Arc<Requirement>,
-    /// What was written that a read must see, if a position past it is known.
+    /// A position past the writes that the read must see, if one is known.
     pub(crate) written: Option<(Epoch, Position)>,
-    /// What was written that a read must see is known to be on the primary only.
+    /// Only the primary is known to have the writes that the read must see.
     pub(crate) sees_on_primary: bool,
-    /// It may change data, and so what later reads must see.
+    /// The statement may change data, which later reads must then see.
     pub(crate) may_write: bool,
-    /// Nothing would show that it changes data: neither its words nor a server that refuses to. What later reads of the
-    /// scope must see counts as changed.
+    /// The statement may change data without this being noticed: neither do its words show it, nor would a server refuse
+    /// it. It counts as a write for the later reads of the scope.
     pub(crate) may_write_unseen: bool,
-    /// It calls a function that is not known to write nothing. A standby that is promoted takes what it writes.
+    /// The statement calls a function that may write. A standby that is promoted in between would accept the write.
     pub(crate) may_call: bool,
-    /// It is known to change nothing, so it may be sent again whatever became of it.
+    /// The statement is known to change nothing, so it may be sent again whatever the result of an attempt.
     pub(crate) is_read: bool,
-    /// It is to be run where the server refuses writes: whether it writes is not known, and would go unnoticed.
+    /// The statement must run where the server refuses writes: it is unknown whether it writes, and a write would go
+    /// unnoticed.
     pub(crate) read_only: bool,
-    /// What a replica must have is not known just now, so replicas only come after the primary.
+    /// It is unknown at present what a replica must have replayed, so replicas are tried only after the primary.
     pub(crate) primary_first: bool,
-    /// The last change of the schema that was known when it was looked up what the statement reads.
+    /// The number of the last schema change that was known when the statement's dependencies were looked up.
     pub(crate) schema: u64,
-    /// A position of the primary that the node had seen before it was found out what the statement reads.
+    /// A position of the primary that the node had seen before the statement's dependencies were looked up.
     pub(crate) seen: Option<(Epoch, Position)>,
-    /// It is in no scope, until all its rows were read.
+    /// Marks a statement outside any scope, until all its rows were read.
     pub(crate) _stray: Option<Stray>,
 }
 
@@ -66,7 +67,7 @@ pub(crate) struct RoutePlan {
 pub(crate) enum Candidate {
     Replica(Arc<Server>),
     Primary,
-    /// Better than an error, though it may be too far back; the answer is not cached.
+    /// A replica that may be too far behind, but is better than an error; the response is not cached.
     LastResort(Arc<Server>),
 }
 
@@ -80,7 +81,7 @@ impl Candidate {
 }
 
 impl RoutePlan {
-    /// Finds out what a statement needs. `writer` is for one that goes to the primary in any case.
+    /// Plans a statement. `writer`: it goes to the primary in any case.
     pub(crate) async fn for_statement(
         db: &Database,
         statement: &RepeatableStatement,
@@ -98,7 +99,7 @@ impl RoutePlan {
         };
         let mut plan = Self { primary_first: !record.knows_needs(), ..Self::new(own, writer) };
         (plan.epoch, plan.seen) = (record.epoch(), record.seen());
-        // Unless it is found out what it depends on.
+        // This applies if the statement's dependencies can't be found.
         plan.needs = record.needs_all();
         plan.schema = record.schema();
         db.follow_schema(plan.schema);
@@ -113,7 +114,7 @@ impl RoutePlan {
                 }
             }
             Err(error) => {
-                let why = format!("what it reads could not be found out: {error}");
+                let why = format!("the tables that it reads could not be looked up: {error}");
                 plan.may_call = may_call(sql, None);
                 record.mark_uncacheable(Uncacheable::new("unknown-dependencies", why));
                 if writer || may_write(sql) {
@@ -148,7 +149,7 @@ impl RoutePlan {
         }
     }
 
-    /// No server will do that may lack what the scope, or its session, has written.
+    /// Requires a server that has everything that the scope and its session have written.
     fn must_see(mut self, db: &Database) -> Self {
         let of_primary = || db.inner.lag.newest().map_or(Epoch::UNKNOWN, |at| at.epoch);
         let now = if self.epoch.is_known() { self.epoch } else { of_primary() };
@@ -159,7 +160,7 @@ impl RoutePlan {
                 (self.epoch, self.written) = (epoch, Some((epoch, position)));
                 self.needs = self.needs.max(position);
             }
-            // Of another history than the node knows of: one that is over, or one that it has yet to hear of.
+            // The write is in another history than the node's: in a past one, or in one that the node does not know yet.
             Needs::Position(Some(_)) => self.sees_on_primary = true,
             Needs::Primary => {
                 self.sees_on_primary = true;
@@ -169,7 +170,7 @@ impl RoutePlan {
         self
     }
 
-    /// No replica will do that is further behind than it may be.
+    /// Excludes replicas that lag by more than the permitted maximum.
     fn at_most_late(mut self, db: &Database) -> Self {
         match db.inner.lag.needs() {
             Some((epoch, needs)) if epoch == self.epoch || !self.epoch.is_known() => {
@@ -181,8 +182,7 @@ impl RoutePlan {
         self
     }
 
-    /// For a read that nobody keeps the answer of: a statement that a replica refuses finds its way to
-    /// the primary by that.
+    /// Plans a read whose response is not cached. If a replica refuses the statement, it is sent to the primary.
     fn unnoted((db, sql): (&Database, &str), own: Arc<Requirement>, writer: bool) -> Self {
         let may_write = writer || may_write(sql);
         if let (Some(record), true) = (Record::current(), may_write) {
@@ -192,7 +192,7 @@ impl RoutePlan {
         let is_read = matches!(found.as_deref(), Some(Dependencies::Tables(_)));
         let may_call = !may_write && may_call(sql, found.as_deref());
         if may_call && found.is_none() {
-            // If it is known to be a read, it needs no transaction on a replica, and its session no reset.
+            // Once it is known to be a read, it needs no transaction on a replica, and its session needs no reset.
             db.inner.statements.learn(db, sql);
         }
         let may_write_unseen = !may_write && may_write_unseen((db, sql), &own, found.as_deref());
@@ -207,8 +207,8 @@ impl RoutePlan {
         statement: &RepeatableStatement,
         writer: bool,
     ) {
-        // As without a policy: what may write is refused where only reads are allowed, and counts as a write then.
-        // Without replicas there is no such place.
+        // As without a policy: a statement that writes is refused where only reads are allowed, and then counts as a
+        // write. Without replicas, nothing would refuse it.
         let counts_as_write = |sql: &str| writer || db.servers().is_empty() || may_write(sql);
         match &*found.dependencies {
             Dependencies::Tables(tables) => {
@@ -230,7 +230,7 @@ impl RoutePlan {
         }
     }
 
-    /// What the statement reads was looked up on the primary. A server that lacks what the primary had then may have an
+    /// The dependencies were looked up on the primary, at a position. A server that has not replayed up to it may have an
     /// older schema, and read other tables.
     fn needs_schema(&mut self, record: &Record, source: DependencySource) {
         match source {
@@ -239,7 +239,7 @@ impl RoutePlan {
                 self.needs = self.needs.max(position);
             }
             DependencySource::Primary(..) | DependencySource::Standby => {
-                let why = "what it reads was looked up on a server that the node does not follow";
+                let why = "its dependencies were looked up on a server that is not followed";
                 record.mark_uncacheable(Uncacheable::new("unknown-dependencies", why));
             }
         }
@@ -247,7 +247,7 @@ impl RoutePlan {
 
     /// The servers to try, best first.
     pub(crate) fn candidates(&self, db: &Database) -> Vec<Candidate> {
-        // Twice, since the first connection may be one that died in the pool.
+        // The primary comes twice, since the first connection may have died in the pool.
         let primary = [Candidate::Primary, Candidate::Primary];
         if self.primary_only || self.sees_on_primary {
             return primary.into();
@@ -260,14 +260,15 @@ impl RoutePlan {
         let replicas = self.fit(&up).into_iter().map(Candidate::Replica);
         let rest = self.last_resorts(up).into_iter().map(Candidate::LastResort);
         match self.primary_first {
-            // A read would wait for a connection to it in vain.
+            // The primary is down: a read would wait in vain for a connection to it.
             _ if db.inner.lag.is_lost() => replicas.chain(rest).chain(primary).collect(),
             true => primary.into_iter().chain(replicas).chain(rest).collect(),
             false => replicas.chain(primary).chain(rest).collect(),
         }
     }
 
-    /// Any server, best first: one of a history that is over may show what never was in the present one.
+    /// All replicas that are up, best first. Those in another epoch come last, since they may show data that never existed
+    /// in the present one.
     fn last_resorts<T>(&self, mut up: Vec<(T, ServerPosition)>) -> Vec<T> {
         let is_of_epoch = |at: &ServerPosition| {
             is_far_enough((at.epoch, at.position), (self.epoch, Position::ZERO))
@@ -287,8 +288,8 @@ impl RoutePlan {
         (!replicas.is_empty()).then_some(why)
     }
 
-    /// Replicas of the right epoch that are far enough, in turn; then the one that is nearest to it,
-    /// since it may have got there since it was asked.
+    /// The replicas in the right epoch that have replayed far enough, in rotation; then the closest other one, since it may
+    /// have caught up since its position was queried.
     fn fit(&self, up: &[(Arc<Server>, ServerPosition)]) -> Vec<Arc<Server>> {
         static TURN: AtomicUsize = AtomicUsize::new(0);
         let fits = |at: &ServerPosition, needs| {
@@ -318,7 +319,7 @@ fn tags_of(record: &Record, tables: &[TrackedTable], statement: &RepeatableState
     tables.iter().flat_map(tags).collect()
 }
 
-/// Whether a statement whose answer can't be cached is known to write nothing, so that it may be run on a replica.
+/// Whether a statement whose result can't be cached is known to write nothing, so that a replica may run it.
 pub(super) fn may_be_read_anywhere(unfit: &Unanalyzable) -> bool {
     !matches!(
         unfit,
@@ -333,11 +334,11 @@ pub(super) fn may_be_read_anywhere(unfit: &Unanalyzable) -> bool {
     )
 }
 
-/// Notes what an answer that is not kept would depend on, where somebody looks on.
+/// If traffic is recorded, notes what a response would depend on although it is not cached.
 fn simulate(db: &Database, statement: &RepeatableStatement, record: &Record) {
     let (Some(watch), sql) = (record.traffic(), statement.sql.as_str()) else { return };
     let Some(found) = db.inner.known.get(sql) else {
-        let why = "what its statements read is being looked up";
+        let why = "the dependencies of its statements are being looked up";
         record.mark_uncacheable(Uncacheable::new("unknown-dependencies", why));
         return db.inner.statements.learn(db, sql);
     };
@@ -352,7 +353,7 @@ fn simulate(db: &Database, statement: &RepeatableStatement, record: &Record) {
     }
 }
 
-/// Tells those who look on which tables a statement reads.
+/// Tells the traffic recorder which tables a statement reads.
 fn tell_of(found: &Dependencies, watch: &Traffic) {
     match found {
         Dependencies::Tables(tables) => watch.reads(tables.iter().map(|table| &*table.name)),
@@ -361,7 +362,7 @@ fn tell_of(found: &Dependencies, watch: &Traffic) {
     }
 }
 
-/// What a statement depends on: known, or asked of the primary, or else of a replica.
+/// The dependencies of a statement: from the cache, or looked up on the primary, or else on a replica.
 pub(super) async fn dependencies(
     db: &Database,
     sql: &str,
@@ -394,7 +395,7 @@ async fn look_up(
             DependencyLookup::Unknown(unknown) => match unknown.by_text(sql) {
                 Ok(found) => Some(found),
                 Err(_) if known.is_resting() => {
-                    let why = "the catalogue did not respond to the lookup before";
+                    let why = "the catalogue did not respond to the previous lookup";
                     return Err(late(why.to_owned()));
                 }
                 Err(unknown) => find(db, sql, unknown).await?,
@@ -409,9 +410,9 @@ async fn look_up(
     }
 }
 
-/// Looks it up in the catalogue, within the time limit of the listener's statements, since other requests wait for the
-/// same lookup. If the primary does not respond in time, or gives no connection in time, the next ones do not ask it for a
-/// while: each of them would wait as long, one after the other.
+/// Looks a statement up in the catalogue, within the time limit of the listener's statements, since other requests wait for
+/// the same lookup. If the primary does not respond or provide a connection in time, it is not queried for a while:
+/// otherwise the waiting requests would each wait as long, one after the other.
 async fn find(
     db: &Database,
     sql: &str,
@@ -439,13 +440,13 @@ async fn find(
     found
 }
 
-/// Says once for each text, when it is first met, why answers that it goes into are not cached. The
-/// text itself may hold personal data.
+/// Logs why responses that use a statement are not cached, once for each text. The text itself is not logged, since it may
+/// contain personal data.
 fn tell(unfit: &Unanalyzable) {
     match unfit {
         Unanalyzable::NotARead => {}
-        Unanalyzable::UntrackedTable(..) => tracing::warn!("answers are not cached: {unfit}"),
-        _ => tracing::info!("answers are not cached: {unfit}"),
+        Unanalyzable::UntrackedTable(..) => tracing::warn!("responses are not cached: {unfit}"),
+        _ => tracing::info!("responses are not cached: {unfit}"),
     }
 }
 

@@ -1,10 +1,10 @@
-//! How far a server is, as last seen, and whether it still is the server that was seen.
+//! The last known position of a server, and whether the name still leads to the same server.
 //!
-//! A position says something about a read only if both are of the same server. A name can stand for
-//! several (a reader endpoint), for another one than before (a replica that was replaced), or for
-//! one that has fallen back (a restart after a crash). Every new connection tells who is behind it;
-//! each doubt begins a new generation, and connections of earlier ones are closed before use. Behind a proxy
-//! that pools transactions, one connection can lead to another server each time: then it always asks.
+//! A position proves something about a read only if both come from the same server. A name can lead to several servers (a
+//! reader endpoint), to a different one than before (a replica that was replaced), or to one at an earlier position (a
+//! restart after a crash). Every new connection queries which server is behind it. Each doubt begins a new generation, and
+//! connections of earlier generations are closed before use. Behind a transaction-pooling proxy, each transaction can reach
+//! a different server: then each one queries its server.
 
 use std::time::Duration;
 
@@ -13,30 +13,30 @@ use crate::cache::protocol::proven_by_primary;
 use crate::clock::{self, Instant};
 use crate::entry::{Epoch, Position};
 
-/// How long after the last sign of a second server a name is taken to stand for one again.
+/// A name counts as leading to one server again this long after the last sign of a second one.
 const SEVERAL_FOR: Duration = Duration::from_mins(5);
 
 /// What is known of the server behind a name.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerSample {
-    /// Grows with each doubt about who is behind the name.
+    /// Incremented with each doubt about which server is behind the name.
     pub(crate) generation: u64,
-    /// Connections opened before this are not of this generation.
+    /// Connections opened before this belong to earlier generations.
     pub(crate) since: Instant,
-    /// What the server had for certain, last we heard. `None` if it is not known to be up.
+    /// The last position that the server proved. `None` if the server is not known to be up.
     pub(crate) at: Option<ServerPosition>,
-    /// Whether each transaction may be another session's, and so another server's.
+    /// Whether each transaction may run in a different session, and so on a different server.
     pub(crate) is_pooled: bool,
-    /// Behind such a proxy, what tells texts of statements from those of before a change of the schema: the proxy may
-    /// keep a statement prepared by its text, for whoever sends it, whichever connection of ours it came by.
+    /// Behind such a proxy, a marker that distinguishes the texts of statements from those before a schema change. The
+    /// proxy may key prepared statements by their text, for all clients and connections.
     pub(crate) plans: Option<u64>,
-    /// Whether `reset all` gives a session the settings that it was opened with.
+    /// Whether `reset all` restores the settings that a session was opened with.
     pub(crate) is_resettable: bool,
     who: Option<Who>,
-    /// When the server was asked for `at`.
+    /// When the server was queried for `at`.
     asked: Option<Instant>,
     several_until: Option<Instant>,
-    /// Of the servers that the name leads to by turns, the cluster and timeline of the one that was promoted last.
+    /// If the name alternates between servers: the cluster and timeline of the one that was promoted last.
     newest: Option<(u64, u32)>,
 }
 
@@ -80,13 +80,12 @@ impl ServerSample {
         }
     }
 
-    /// Whether the name stands for several servers, or may, so that nothing is known of the next transaction.
+    /// Whether the name leads, or may lead, to several servers, so that the server of the next transaction is unknown.
     pub(crate) fn is_several(&self) -> bool {
         self.is_pooled || self.several_until.is_some()
     }
 
-    /// Takes in what a connection said of itself. `false` if the server does not say enough to be
-    /// relied on.
+    /// Records the identity that a connection reported. `false` if it is incomplete, so that nothing can be proven by it.
     pub(crate) fn observe(&mut self, identity: &ServerIdentity) -> bool {
         let (Some(at), now) = (ServerPosition::from_identity(identity), clock::now()) else {
             self.at = None;
@@ -94,7 +93,7 @@ impl ServerSample {
         };
         let who = Who::new(identity, at.epoch);
         let is_lower = self.at.is_some_and(|known| at.position < known.position);
-        // Two connections' answers may come in either order: the lower one to the earlier question is no news.
+        // Responses on two connections may arrive in either order: a lower position from an earlier query is ignored.
         let is_late = is_lower && self.asked.is_some_and(|asked| identity.asked < asked);
         if is_late && self.who.as_ref() == Some(&who) {
             return true;
@@ -106,7 +105,7 @@ impl ServerSample {
                 self.who = Some(who);
                 self.several_until = Some(now + SEVERAL_FOR);
             }
-            // A standby that crashed can come back earlier than it was.
+            // A standby can come back at an earlier position after a crash.
             Some(known) if *known != who || is_lower => {
                 self.invalidate();
                 self.who = Some(who);
@@ -124,13 +123,14 @@ impl ServerSample {
         true
     }
 
-    /// Whether a connection is to the server that the last one was to.
+    /// Whether a connection leads to the same server as the last observed one.
     pub(crate) fn knows(&self, identity: &ServerIdentity) -> bool {
         let who = ServerPosition::from_identity(identity).map(|at| Who::new(identity, at.epoch));
         who.is_some() && self.who == who
     }
 
-    /// A promotion begins another timeline. Servers of different clusters have no order, so the last one counts.
+    /// Records the newest server. A promotion begins a higher timeline. Servers of different clusters have no order, so the
+    /// last observed one counts.
     fn note_newest(&mut self, identity: &ServerIdentity) {
         let Some(timeline) = identity.timeline else { return };
         let this = (identity.system_identifier, timeline);
@@ -140,30 +140,30 @@ impl ServerSample {
         }
     }
 
-    /// Whether none of the servers that the name leads to by turns was promoted after this one.
+    /// Whether this is the newest of the servers that the name alternates between, by promotion.
     pub(crate) fn is_newest(&self, identity: &ServerIdentity) -> bool {
         let this = identity.timeline.map(|timeline| (identity.system_identifier, timeline));
         self.newest == this
     }
 
-    /// Who is behind the name is another than before. Of several, that is no news.
+    /// A different server is behind the name than before. This is expected if the name leads to several servers.
     fn invalidate(&mut self) {
         if !self.is_several() {
             self.renew();
         }
     }
 
-    /// The server can't be reached: nothing is known of the one that answers next.
+    /// The server can't be reached, and the next one that responds may be a different one.
     pub(crate) fn lose(&mut self) {
         if self.at.take().is_some() {
             self.renew();
         }
     }
 
-    /// What connections have prepared so far is not to be used again.
+    /// Statements that were prepared before now must not be used again.
     pub(crate) fn forget_plans(&mut self) {
         self.since = clock::now();
-        // Of all nodes' texts, as the proxy's statements are shared by them.
+        // Random, to differ from other nodes' markers: all nodes share the proxy's prepared statements.
         self.plans = self.is_pooled.then(|| fastrand::u64(..));
     }
 
@@ -176,7 +176,7 @@ impl ServerSample {
 }
 
 impl ServerPosition {
-    /// What a server proves by its own word.
+    /// The position that a server's reported identity proves; `None` if the identity is incomplete.
     pub(crate) fn from_identity(identity: &ServerIdentity) -> Option<Self> {
         let position = identity.position?;
         Some(Self {

@@ -1,4 +1,4 @@
-//! One name, its pool of connections, and what is known of the server behind it.
+//! One server address, its connection pool, and the last known state of the server behind it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,7 +20,7 @@ use super::reset::is_resettable;
 use super::sample::{ServerPosition, ServerSample};
 use crate::redact::redacted;
 
-/// How long a server may take to be checked, over up to seven connections, before it counts as down.
+/// How long the check of a server may take, over up to seven connections, before it counts as down.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a server is for.
@@ -48,7 +48,7 @@ pub(crate) struct Server {
 pub(crate) struct PoolLimits {
     pub(crate) connections: u32,
     pub(crate) wait: Duration,
-    /// Proxies share sessions out, though that may not be found out.
+    /// The application declared that proxies share sessions, which may not be detectable.
     pub(crate) pooled: bool,
 }
 
@@ -74,7 +74,7 @@ impl Server {
         Ok(Self { name: name.into(), role, options, pool, sample, statements: Arc::default() })
     }
 
-    /// Connects, and checks that the server is what it was said to be.
+    /// Connects, and checks that the server has the declared role.
     pub(crate) async fn check(&self) -> Result<ServerIdentity, DatabaseError> {
         timeout(CHECK_WITHIN, self.introduce()).await.unwrap_or_else(|_elapsed| {
             Err(DatabaseError::connecting(self, no_response(CHECK_WITHIN)))
@@ -125,7 +125,7 @@ impl Server {
         self.statements.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts statements where others were counted before.
+    /// Continues an existing counter of statements.
     pub(crate) fn count_by(&mut self, statements: &Arc<AtomicU64>) {
         self.statements = statements.clone();
     }
@@ -146,17 +146,17 @@ impl Server {
         self.lock().observe(identity)
     }
 
-    /// Takes in what a connection said of its server. `false` if that is another server than the newest of those that the
-    /// name leads to just now.
+    /// Records the identity that a connection reported. `false` if it is not the newest server that the name leads to at
+    /// present.
     pub(crate) fn observe_newest(&self, identity: &ServerIdentity) -> bool {
         let mut sample = self.lock();
         if sample.knows(identity) {
-            // Not its position: those of statements that ran at the same time come in any order.
+            // Don't record its position: those of concurrent statements arrive in any order.
             return sample.is_newest(identity);
         }
         let before = sample.generation;
         sample.observe(identity);
-        // Another one behind the same address has no order until it is the one that is known.
+        // A different server behind the same address can't be ordered until it is the known one.
         sample.is_newest(identity) && (sample.is_several() || sample.generation == before)
     }
 
@@ -164,23 +164,23 @@ impl Server {
         self.lock().lose();
     }
 
-    /// A proxy shares its sessions out: each transaction may be another server's.
+    /// Records that a proxy shares sessions: each transaction may run on a different server.
     pub(crate) fn note_shared(&self) {
         self.lock().is_pooled = true;
     }
 
-    /// Connections opened before now are not to be used again.
+    /// Connections opened before now must not be used again.
     pub(crate) fn renew(&self) {
         self.lock().renew();
     }
 
-    /// Statements that were prepared before now may have plans for another schema: their connections are not to be used
-    /// again. Who is behind the name is as certain as before.
+    /// Statements that were prepared before now may have plans for another schema, so their connections must not be used
+    /// again. This casts no doubt on which server is behind the name.
     pub(crate) fn forget_plans(&self) {
         self.lock().forget_plans();
     }
 
-    /// What tells texts of statements from those of before a change of the schema, if that is needed.
+    /// The marker that distinguishes the texts of statements from those before a schema change, if one is needed.
     pub(crate) fn plans(&self) -> Option<u64> {
         self.lock().plans
     }
@@ -233,7 +233,7 @@ fn pool(role: ServerRole, limits: PoolLimits, sample: &SharedSample) -> PgPoolOp
         })
 }
 
-/// Asks a new connection who is behind it.
+/// Queries which server a new connection leads to.
 async fn greet(
     conn: &mut PgConnection,
     role: ServerRole,
@@ -241,7 +241,7 @@ async fn greet(
 ) -> Result<(), sqlx::Error> {
     let identity = identity(&mut *conn).await?;
     if role == ServerRole::Primary && identity.standby {
-        // A name that points at a standby for now, as in the middle of a failover.
+        // The name leads to a standby at present, as during a failover.
         return Err(sqlx::Error::Configuration("the primary's address leads to a standby".into()));
     }
     let is_resettable = is_resettable(conn).await?;

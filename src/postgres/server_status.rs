@@ -1,4 +1,4 @@
-//! What is known of a server, for people and their monitoring.
+//! The state of a server, for display and monitoring.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,36 +7,36 @@ use super::lag::Lag;
 use super::server::Server;
 use crate::entry::{Epoch, Position};
 
-/// A primary that was not heard of for longer is taken to be down.
+/// A primary whose last known position is older counts as down.
 const HEARD: Duration = Duration::from_secs(5);
 
-/// What is known of the primary or a replica.
+/// The state of the primary or a replica.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerStatus {
     /// Its name here: `primary`, `replica-1` and so on.
     pub name: Arc<str>,
-    /// How far it has written, or replayed, in which epoch; `None` if it can't be reached.
+    /// Its epoch, and the position up to which it has written or replayed; `None` if it can't be reached.
     pub reached: Option<(Epoch, Position)>,
-    /// How far it is behind the primary; `None` for the primary, and where either is not known.
+    /// How far it is behind the primary; `None` for the primary, or if either position is unknown.
     pub lag: Option<ReplicaLag>,
-    /// Whether its name stands for several servers, so that each read asks for its position.
+    /// Whether its address leads to several servers, so that each read queries the position.
     pub several: bool,
-    /// How many statements the executors have sent to it, and to servers that had its name before.
+    /// The number of statements that the executors have sent to it, and to earlier servers with its name.
     pub statements: u64,
-    /// Connections that are open.
+    /// The number of open connections.
     pub connections: u32,
-    /// Of these, those that nobody uses.
+    /// The number of open connections that are idle.
     pub idle_connections: u32,
 }
 
 /// How far a replica is behind the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplicaLag {
-    /// Bytes of the log that it has yet to replay.
+    /// The bytes of WAL that it has not replayed yet.
     pub bytes: u64,
-    /// How long ago the primary had more than the replica has; at least, since what the primary had
-    /// is remembered for no longer than `DatabaseOptions::max_lag`.
+    /// How long ago the primary was past the replica's position. This is a lower bound, since positions of the primary are
+    /// remembered only for `DatabaseOptions::max_lag`.
     pub time: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! Reads that no cached answer holds, for those who ask what is worth caching.
+//! Statistics of uncached reads, which show what is worth caching.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
@@ -17,28 +17,28 @@ use crate::clock::{self, Instant};
 use crate::expiring::ExpiringLock;
 use crate::traffic::Recent;
 
-/// Texts that are told apart: those that took longest.
+/// The maximum number of texts that are listed: those that took longest.
 const MOST: usize = 256;
 
 /// A longer text is not noted.
 const LONGEST: usize = 64 * 1024;
 
-/// Bytes of arguments, as they are shown, that tell statements apart.
+/// The number of bytes of the arguments' debug text by which statements are distinguished.
 const MOST_BYTES: usize = 4096;
 
-/// How long a statement counts as seen lately.
+/// How long a statement counts as recently seen.
 const LATELY: Duration = Duration::from_secs(60);
 
-/// A task that takes longer to find out what a statement depends on does not run.
+/// A dependency lookup that takes longer counts as stuck: its task is not being polled.
 const LEARNS_WITHIN: Duration = Duration::from_secs(10);
 
-/// Statements that were run by the reader, for no answer that is kept. Nothing is noted before somebody looks on.
+/// Statements that the reader ran for responses that are not cached. Recording starts with [`turn_on`](Self::turn_on).
 #[derive(Debug)]
 pub(crate) struct Statements {
     is_on: AtomicBool,
     texts: Mutex<HashMap<String, StatementStats>>,
     recent: Recent<Instant>,
-    /// Held by who finds out what a statement depends on.
+    /// Held while a statement's dependencies are looked up.
     learning: ExpiringLock,
 }
 
@@ -60,9 +60,9 @@ impl Write for Hashed {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct StatementStats {
     pub(crate) times: u64,
-    /// Until the first row, together.
+    /// The total time until the first row.
     pub(crate) took: Duration,
-    /// Of a sample: how many were looked at, and how many had been run with the same arguments in the last minute.
+    /// The size of the sample, and how many statements in it had been run with the same arguments in the last minute.
     pub(crate) sampled: u64,
     pub(crate) repeated: u64,
 }
@@ -83,14 +83,14 @@ impl Statements {
         self.is_on.store(true, Ordering::Relaxed);
     }
 
-    /// A statement begins; `None` if it is of no interest.
+    /// A statement begins; `None` if it is not recorded.
     pub(super) fn begin(&self, plan: &RoutePlan) -> Option<Instant> {
         let counts =
             self.is_on.load(Ordering::Relaxed) && plan.record.is_none() && !plan.primary_only;
         counts.then(clock::now)
     }
 
-    /// Its first row is here.
+    /// The statement's first row has arrived.
     pub(super) fn end(&self, began: Option<Instant>, statement: &RepeatableStatement) {
         let Some(began) = began else { return };
         let (took, sql) = (began.elapsed(), statement.sql.as_str());
@@ -99,7 +99,7 @@ impl Statements {
         }
         let mut hashed = Hashed { hasher: DefaultHasher::new(), left: MOST_BYTES };
         sql.hash(&mut hashed.hasher);
-        // sqlx shows arguments no other way. Of long ones the beginning has to do.
+        // sqlx exposes arguments only in the debug text. If it is long, only its beginning is hashed.
         let _ = write!(hashed, "{:?}", statement.arguments);
         let repeated = self.recent.exchange(hashed.hasher.finish(), |last| {
             let last = last.replace(began);
@@ -121,14 +121,14 @@ impl Statements {
         ran.repeated += u64::from(repeated == Some(true));
     }
 
-    /// Finds out in the background what a statement depends on, one at a time, and for a tenth of the time at most, since
-    /// there is no end of texts: nobody waits for it.
+    /// Looks up a statement's dependencies in the background, one statement at a time, and for at most a tenth of the time,
+    /// since the number of texts is unlimited. Nothing waits for it.
     pub(super) fn learn(&self, db: &Database, sql: &str) {
         let Ok(lock) = self.learning.try_lock(LEARNS_WITHIN) else { return };
         let (db, sql) = (db.clone(), sql.to_owned());
         spawn(async move {
             let began = clock::now();
-            // A failure is looked into by the next.
+            // If it fails, the next lookup reports the error.
             let _ = learn(&db, &sql).await;
             let rest = began.elapsed() * 9;
             lock.extend(rest);

@@ -1,4 +1,4 @@
-//! Which tables note their changes, and in how much detail.
+//! Selects the tables whose changes are recorded, and in how much detail.
 
 use std::collections::BTreeMap;
 
@@ -18,11 +18,11 @@ use super::quote::identifier;
 use error::within;
 use table::{TableFamily, families};
 
-/// The version of the SQL in `sql/`. A change there is a new one.
+/// The version of the SQL in `sql/`. Bump it with each change there.
 pub(crate) const VERSION: i32 = 8;
 
-/// Two installers at once would trip over each other's half-made schema. The lock is on a table, which a role without a
-/// right to it can't take. Before the first install there is none: then one of two installers fails, and tries again.
+/// Keeps two concurrent installers from interfering with each other. The lock is on a table, so that a role without a right
+/// to it can't take it. Before the first install the table does not exist: then one of two installers fails, and retries.
 const LOCK: &str = "do $$ begin
         if pg_catalog.to_regclass('tidegate.installation') is not null
             and pg_catalog.has_table_privilege('tidegate.installation', 'update')
@@ -31,12 +31,12 @@ const LOCK: &str = "do $$ begin
         end if;
     end $$";
 
-/// What the settings of a role or a database must not change: a snapshot for each statement, so that what is read after
-/// the lock is as the last installer left it; and names that mean what they say.
+/// These override the defaults of the role and the database. Each statement takes its own snapshot, so that statements
+/// after the lock see what the previous installer committed; and names resolve to `pg_catalog`.
 const BEGIN: &str = "begin isolation level read committed read write";
 const SETTINGS: &str = "select set_config('search_path', 'pg_catalog, pg_temp', true)";
 
-/// How often an install is tried that another one got in the way of.
+/// The number of attempts to install if another installer interferes.
 const ATTEMPTS: usize = 10;
 
 const SCHEMA: [&str; 9] = [
@@ -54,16 +54,16 @@ const SCHEMA: [&str; 9] = [
 /// The last part, which may write to the log.
 const TRACK: &str = include_str!("sql/track.sql");
 
-/// What only some roles may make. Where it is made, changes of the schema are noted by it.
+/// The event triggers, which only some roles may create. If they exist, they record schema changes.
 const EVENT_TRIGGERS: &str = include_str!("sql/event_trigger.sql");
 
-/// The tables whose changes are noted, so that cached answers that depend on them are found stale.
+/// The tables whose changes are recorded, so that cached results that depend on them are invalidated.
 ///
-/// Each change of a tracked table is noted as the table's name; for up to a number of rows in one
-/// statement also as `table:column=value`, for each column of the primary key and each declared
-/// one, with the values before and after. A table of the schema `public` goes by its name, any
-/// other by `schema.name`, without quotes. A partition is tracked with its topmost parent and goes
-/// by the parent's name; if several tables of one such family are named, their columns count for all of it.
+/// Each change of a tracked table is recorded under the table's name. If a statement changes few enough rows (see
+/// [`row_limit`](Self::row_limit)), it is also recorded as `table:column=value`, for each column of the primary key and
+/// each declared column, with the values before and after. A table in schema `public` is named without its schema, any
+/// other as `schema.name`, without quotes. A partition is tracked together with its topmost parent, under the parent's
+/// name; if several tables of such a family are named, their columns apply to the whole family.
 ///
 /// ```no_run
 /// # async fn example(conn: &mut sqlx::PgConnection) -> Result<(), tidegate::SchemaError> {
@@ -79,7 +79,7 @@ pub struct Triggers {
 }
 
 impl Triggers {
-    /// Nothing yet.
+    /// Tracks no table yet.
     pub fn new() -> Self {
         Self { tables: BTreeMap::new(), row_limit: 100 }
     }
@@ -90,11 +90,11 @@ impl Triggers {
         self.columns(name, &[])
     }
 
-    /// Tracks a table, and tells its changes by the values of these columns as well.
+    /// Tracks a table, and also keys its changes by the values of these columns.
     ///
-    /// A column must be of a type whose text does not depend on a session's settings: an integer,
-    /// `text`, `varchar`, `uuid` or an enum. Values of more than 2,000 bytes are not told apart: a change of one counts
-    /// as a change of all such values of its column.
+    /// A column must have a type whose text form does not depend on a session's settings: an integer, `text`, `varchar`,
+    /// `uuid` or an enum. Values of more than 2,000 bytes share one key: a change of one counts as a change of all such
+    /// values in its column.
     #[must_use]
     pub fn columns(mut self, table: &str, columns: &[&str]) -> Self {
         let declared = self.tables.entry(table.to_owned()).or_default();
@@ -102,25 +102,25 @@ impl Triggers {
         self
     }
 
-    /// The most rows that one statement's change is told by, 100 if not set; above it counts as a
-    /// change of every row. So does, whatever the number of rows, a statement with more than 10,000 values in key and
-    /// declared columns, or a megabyte of them.
+    /// The maximum number of rows of one statement that are recorded individually; 100 by default. A statement that changes
+    /// more rows counts as a change of every row. So does a statement with more than 10,000 values in key and declared
+    /// columns, or with more than a megabyte of them.
     ///
-    /// With zero each statement counts as such, also one that changes no row. Then the triggers ask for no transition
-    /// tables, in which Postgres holds all rows that a statement changes: in temporary files beyond `work_mem`, so that a
-    /// large statement fails at `temp_file_limit`.
+    /// With zero, every statement counts as a change of every row, even one that changes none. The triggers then have no
+    /// transition tables, in which Postgres holds all rows that a statement changes: in temporary files beyond `work_mem`,
+    /// so that a large statement fails at `temp_file_limit`.
     #[must_use]
     pub fn row_limit(mut self, rows: u32) -> Self {
         self.row_limit = rows;
         self
     }
 
-    /// Makes the schema `tidegate` and the triggers, where they are not as they should be. Can be
-    /// run by every node at every start: where all is in place, it changes and locks nothing.
+    /// Creates or updates the schema `tidegate` and the triggers. Every node can run this at every start: if everything is
+    /// in place, it changes and locks nothing.
     ///
     /// # Errors
     ///
-    /// What can't be tracked, or what right is missing. Then nothing has been changed.
+    /// If a table can't be tracked or a right is missing. In that case nothing has been changed.
     pub async fn install(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
         let mut left = ATTEMPTS;
         loop {
@@ -139,13 +139,13 @@ impl Triggers {
         check_server(conn).await?;
         let mut transaction = begin(conn).await?;
         if let Err(error) = self.make(&mut transaction).await {
-            // When it is only dropped, its locks last until the connection is used again.
+            // Roll back explicitly: a dropped transaction holds its locks until the connection is used again.
             transaction.rollback().await?;
             return Err(error);
         }
         transaction.commit().await?;
         guard(conn).await?;
-        // Only now does a snapshot see the rows that tracking wrote.
+        // In a new transaction, whose snapshot sees the rows that tracking wrote.
         let mut transaction = begin(conn).await?;
         log::begin_history(&mut *transaction).await?;
         let first =
@@ -164,11 +164,11 @@ impl Triggers {
         Ok(())
     }
 
-    /// Takes the triggers off these tables. What is cached of them is stale from then on.
+    /// Drops the triggers of these tables, and invalidates everything cached from them.
     ///
     /// # Errors
     ///
-    /// If a table is not there, or a right is missing.
+    /// If a table does not exist, or a right is missing.
     pub async fn uninstall(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
         let mut transaction = begin(conn).await?;
         lock(&mut transaction).await?;
@@ -178,7 +178,7 @@ impl Triggers {
         Ok(transaction.commit().await?)
     }
 
-    /// Drops the schema `tidegate` and every trigger with it. Stop the nodes first: their reads would wait for it, or fail.
+    /// Drops the schema `tidegate` and all its triggers. Stop the nodes first: their reads would wait for this, or fail.
     ///
     /// # Errors
     ///
@@ -187,7 +187,7 @@ impl Triggers {
         let drop_all = "drop schema if exists tidegate cascade";
         let mut done = sqlx::query(drop_all).execute(&mut *conn).await;
         for _ in 1..ATTEMPTS {
-            // Nodes and writers that use the schema lock its tables in an order of their own.
+            // Nodes and writers lock the schema's tables in other orders, which can cause a deadlock: retry.
             if !done.as_ref().is_err_and(|error| sql_state(error).as_deref() == Some("40P01")) {
                 break;
             }
@@ -196,11 +196,11 @@ impl Triggers {
         done.map(drop).map_err(within("the schema tidegate"))
     }
 
-    /// Lets a role follow the log, as a listener does. Writers and readers need no right at all.
+    /// Grants a role the rights that a listener needs. Writers and readers need no rights.
     ///
     /// # Errors
     ///
-    /// If there is no such role or schema.
+    /// If the role or the schema does not exist.
     pub async fn grant(conn: &mut PgConnection, role: &str) -> Result<(), SchemaError> {
         let role = identifier(role);
         let sql = format!(
@@ -213,11 +213,11 @@ impl Triggers {
         Ok(())
     }
 
-    /// What is installed, and what is wrong with it.
+    /// Returns what is installed, and any problems with it.
     ///
     /// # Errors
     ///
-    /// If the schema is not there.
+    /// If the schema is not installed.
     pub async fn status(conn: &mut PgConnection) -> Result<SchemaStatus, SchemaError> {
         status::read(conn).await
     }
@@ -240,9 +240,9 @@ async fn lock(conn: &mut PgConnection) -> Result<(), SchemaError> {
     sqlx::raw_sql(LOCK).execute(conn).await.map(drop).map_err(within("the schema tidegate"))
 }
 
-/// Whether another transaction made what this one was about to make, or waited for it: `unique_violation`,
-/// `duplicate_*`, `deadlock_detected`, `serialization_failure`, and "tuple concurrently updated", which has no code of
-/// its own.
+/// Whether a concurrent transaction created the same object, or deadlocked with this one: `unique_violation`,
+/// `duplicate_*`, `deadlock_detected`, `serialization_failure`, and "tuple concurrently updated", which has no specific
+/// code.
 fn is_conflict(error: &sqlx::Error) -> bool {
     const CODES: [&str; 7] = ["23505", "42P06", "42P07", "42710", "42723", "40P01", "40001"];
     sql_state(error).is_some_and(|code| CODES.contains(&code.as_ref()) || code == "XX000")
@@ -279,8 +279,8 @@ async fn write_schema(conn: &mut PgConnection) -> Result<(), SchemaError> {
     Ok(())
 }
 
-/// In a transaction of its own: who waits for the log's lock must hold no table's, for which a writer may wait that has
-/// noted something in the log.
+/// Runs in a separate transaction. While waiting for the log's lock, it must hold no other table's lock: a writer that has
+/// written to the log may be waiting for that one.
 async fn guard(conn: &mut PgConnection) -> Result<(), SchemaError> {
     let mut transaction = begin(conn).await?;
     lock(&mut transaction).await?;

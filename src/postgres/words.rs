@@ -1,25 +1,26 @@
-//! Whether a statement may write, as far as its words tell. A function that writes is not seen.
+//! Whether a statement may write, judged by its words. These don't show whether a function writes.
 
 use super::dependencies::words_of_one;
 
 const READS: [&str; 6] = ["select", "table", "values", "show", "explain", "with"];
 
-/// What makes a write of a statement that begins like a read: in WITH, under EXPLAIN ANALYZE, and as SELECT INTO.
+/// Words that turn a statement that begins like a read into a write: in WITH, under EXPLAIN ANALYZE, and as SELECT INTO.
 const WRITES: [&str; 5] = ["insert", "update", "delete", "merge", "into"];
 
-/// What begins the names of functions that act on the server that runs them: a lock is held there alone, and a process is
-/// one of that server's (PostgreSQL manual, "System Administration Functions").
+/// Prefixes of functions that act only on the server that runs them, on its locks or processes (PostgreSQL manual, "System
+/// Administration Functions").
 const OF_SERVER: [&str; 4] =
     ["pg_advisory_", "pg_try_advisory_", "pg_cancel_backend", "pg_terminate_backend"];
 
-/// Besides these, what EXPLAIN ANALYZE runs.
+/// Further statements that EXPLAIN ANALYZE executes.
 const EXPLAINED: [&str; 3] = ["create", "execute", "refresh"];
 
-/// A longer text is not lexed each time that it is sent.
+/// A longer text is not lexed, since this happens each time that it is sent.
 const LEXED_MAX: usize = 64 * 1024;
 
-/// Whether a statement may change data, or what else the primary has: its advisory locks. Several statements in one text count as a write, since they can't be sent to
-/// another server once the first has given rows; so does a text that begins like a read and can't be lexed.
+/// Whether a statement may change data or server state, such as advisory locks. Several statements in one text count as a
+/// write, since they can't be sent to another server once the first has returned rows. So does a text that begins like a
+/// read and can't be lexed. A text longer than [`LEXED_MAX`] is judged by its unlexed words alone.
 pub(super) fn may_write(sql: &str) -> bool {
     let has = |part: &str| {
         sql.as_bytes().windows(part.len()).any(|found| found.eq_ignore_ascii_case(part.as_bytes()))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::StoreError;
 use crate::clock::{Instant, now};
 
-/// A probe that takes longer does not run any more, as on a runtime that nobody drives, and another call is let through.
+/// A probe that takes longer counts as stalled, as on a runtime that is no longer polled, and another call is let through.
 const PROBE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A circuit breaker: after several failures in a row, no call is let through for a while; then one call probes the store.
@@ -25,7 +25,7 @@ enum BreakerState {
     Open {
         until: Instant,
     },
-    /// One asks; from then on another one may.
+    /// One call probes the store. After `until`, another one may.
     Probing {
         until: Instant,
     },
@@ -40,7 +40,7 @@ impl Breaker {
         !matches!(*self.lock(), BreakerState::Closed { .. })
     }
 
-    /// Leave to ask once.
+    /// Permission for one call, or an error if the breaker is open.
     pub(super) fn enter(&self) -> Result<BreakerPass<'_>, StoreError> {
         let mut state = self.lock();
         let probe = match *state {
@@ -58,7 +58,7 @@ impl Breaker {
 
     fn succeeded(&self, probe: bool) {
         let mut state = self.lock();
-        // What was asked before the breaker opened says nothing about now.
+        // A call that began before the breaker opened says nothing about the store's current state.
         if probe || matches!(*state, BreakerState::Closed { .. }) {
             *state = BreakerState::Closed { failed: 0 };
         }
@@ -78,7 +78,8 @@ impl Breaker {
         };
     }
 
-    /// Nodes that lost the server together should not all come back to it together.
+    /// How long the breaker stays open. Varied at random, so that nodes that lost the server together don't all return at
+    /// once.
     fn pause(&self) -> Duration {
         self.cool_down.mul_f64(0.75 + 0.5 * fastrand::f64())
     }
@@ -88,7 +89,7 @@ impl Breaker {
     }
 }
 
-/// Leave to ask; how it went is reported, or it never happened.
+/// Permission for one call. Report its result; without a report, the call does not count.
 #[derive(Debug)]
 pub(super) struct BreakerPass<'a> {
     breaker: &'a Breaker,
@@ -107,7 +108,7 @@ impl Drop for BreakerPass<'_> {
     fn drop(&mut self) {
         if self.probe && !self.reported {
             let mut state = self.breaker.lock();
-            // A probe whose caller went away leaves the next one to try, unless another one has done so.
+            // If the probe's caller was cancelled, the next call probes, unless another probe has already ended.
             if matches!(*state, BreakerState::Probing { .. }) {
                 *state = BreakerState::Open { until: now() };
             }

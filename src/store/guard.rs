@@ -89,13 +89,13 @@ impl Guard {
         self.reads.is_open() || self.writes.is_open()
     }
 
-    /// How many writes were dropped since too many were under way.
+    /// The number of writes that were dropped because too many were in progress.
     pub fn dropped_puts(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 }
 
-/// Runs a call within its limits, and tells the breaker.
+/// Runs a call with a timeout, and reports its result to the breaker.
 async fn guarded<T>(
     operation: &'static str,
     breaker: &Breaker,
@@ -110,13 +110,13 @@ async fn guarded<T>(
     if is_large && matches!(result, Err(StoreError::Timeout(_))) {
         return result;
     }
-    // A store that gives back what can't be read works; what is in it does not.
+    // A store that returns an undecodable entry works; only the entry is bad.
     pass.report(matches!(result, Ok(_) | Err(StoreError::Decode(_))));
     result
 }
 
-/// A limit on the store's time and not on ours: when its end is noticed late, this process has more to do than
-/// it can, and the answer may lie there unread. Then there is as much time again, and no more than twice.
+/// A timeout for the store, not for this process: if the process notices the timeout late, it is overloaded, and the reply
+/// may already have arrived unread. Then the call gets the same time again, once.
 async fn within<T>(limit: Duration, call: impl Future<Output = T>) -> Result<T, Elapsed> {
     tokio::pin!(call);
     for _ in 0..2 {
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
     use crate::entry::codec::DecodeError;
 
-    /// A store that does as it is told, and counts how often it is asked.
+    /// A store with a configurable result that counts its calls.
     #[derive(Debug, Default)]
     struct Mock {
         asked: AtomicUsize,
@@ -341,7 +341,7 @@ mod tests {
         assert!(guard.get(&key).await.is_ok());
     }
 
-    /// As one is that was begun on a runtime which nobody drives any more.
+    /// Such as a probe that began on a runtime that is no longer polled.
     #[tokio::test(start_paused = true)]
     async fn a_probe_that_does_not_run_lets_another_one_through() {
         let (guard, mock, key) = guarded_mock(Fate::Fails);

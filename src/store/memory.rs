@@ -1,4 +1,4 @@
-//! The tier in this process.
+//! The store in this process's memory.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,17 +20,17 @@ use crate::entry::{Entry, Key};
 /// hits than with the crate's defaults, and as many with more room. An entry that is larger than the capacity of one shard
 /// is not stored.
 pub struct Memory {
-    /// By the texts of their keys.
+    /// The entries by their keys' texts.
     entries: Cache<Bytes, Arc<Entry>, Weight>,
 }
 
-/// Bytes. By this is known how many of those that went are remembered, which should rather be too many.
+/// The assumed size of an entry, in bytes. It determines how many evicted keys are remembered, so it is rather too small.
 const TYPICAL_ENTRY: u64 = 1024;
 
-/// The share of those that were asked for again.
+/// The share of the capacity for entries that were requested again.
 const HOT: f64 = 0.9;
 
-/// How many of those that went are remembered by their hashes, as a share of those that are there.
+/// How many evicted keys are remembered by their hashes, as a share of the stored entries.
 const GHOSTS: f64 = 1.0;
 
 impl Memory {
@@ -48,18 +48,18 @@ impl Memory {
                 let hasher = DefaultHashBuilder::default();
                 Cache::with_options(options, Weight, hasher, DefaultLifecycle::default())
             }
-            // There is nothing missing in them.
+            // Unreachable: all required options are set.
             Err(_) => Cache::with_weighter(estimated, capacity, Weight),
         };
         Self { entries }
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Where entries live.
+//! The stores of entries.
 //!
 //! A [`Store`] gets, puts and removes entries by key; it knows nothing of validity. `Memory` is in this process, `Redis` is
 //! shared by all nodes, `Tiered` puts one store in front of another, and `Guard` makes any store fail fast. Each of these
@@ -97,12 +97,12 @@ pub trait Store: Debug + Send + Sync + 'static {
     }
 }
 
-/// An entry, and where it was.
+/// An entry and the tier where it was found.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// The entry.
     pub entry: Arc<Entry>,
-    /// Where it was.
+    /// The tier where it was found.
     pub tier: Tier,
 }
 
@@ -133,14 +133,14 @@ pub struct StoreStatus {
     pub refused: u64,
 }
 
-/// How full a tier in memory is.
+/// The memory use of a store in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryStatus {
     /// Entries in it.
     pub entries: u64,
-    /// Bytes that they take, about.
+    /// The approximate number of bytes that they take.
     pub bytes: u64,
-    /// Bytes that they may take.
+    /// The largest number of bytes that they may take.
     pub capacity: u64,
 }
 
@@ -176,15 +176,15 @@ pub struct LeaseToken(pub u64);
 #[non_exhaustive]
 pub enum StoreError {
     /// The store did not respond within this timeout.
-    #[error("the store did not answer within {0:?}")]
+    #[error("the store did not respond within {0:?}")]
     Timeout(Duration),
     /// The circuit breaker is open after too many failures, so the store was not called.
-    #[error("the store is not asked while its circuit breaker is open")]
+    #[error("the store's circuit breaker is open")]
     Open,
     /// Too many writes were in progress, so this one was dropped.
-    #[error("too many writes to the store are under way; this one was dropped")]
+    #[error("too many writes to the store are in progress; this one was dropped")]
     Busy,
-    /// What the store holds under the key is not an entry of this version.
+    /// The bytes that are stored under the key can't be decoded as an entry of this version.
     #[error("the stored entry is {0}")]
     Decode(#[from] DecodeError),
     /// The store returned an error, or could not be reached.

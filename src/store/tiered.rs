@@ -36,9 +36,9 @@ impl Tiered {
     }
 
     async fn find(&self, key: &Key) -> Result<Option<Found>, StoreError> {
-        // Whoever asks has peeked: what is in memory was not good enough, or is not there.
+        // The caller has already peeked: the entry in memory is missing or was not good enough.
         let Some(found) = self.shared.get(key).await? else { return self.memory.get(key).await };
-        // The answer may have been under way while a newer entry was put.
+        // A newer entry may have been put in memory while the reply was in transit.
         if let Some(newer) = self.memory.peek(key).filter(|kept| is_newer(kept, &found)) {
             return Ok(Some(newer));
         }

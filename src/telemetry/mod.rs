@@ -49,7 +49,7 @@ pub struct Metrics {
     labels: Vec<Label>,
     #[cfg(feature = "postgres")]
     db: Option<Database>,
-    /// The servers that the recorder has series of.
+    /// The servers for which the recorder has series.
     #[cfg(feature = "postgres")]
     servers: Arc<Mutex<BTreeSet<Arc<str>>>>,
 }
@@ -212,7 +212,7 @@ impl Metrics {
         for (state, count) in [("idle", idle), ("used", server.connections - idle)] {
             self.gauge(names::CONNECTIONS, [label, ("state", state)]).set(count);
         }
-        // A lag that is not known must not look like the last that was.
+        // Unknown lag is reported as NaN, not as the last known value.
         if server.name.starts_with("replica") {
             let (bytes, time) = match server.lag {
                 Some(lag) => (float(lag.bytes), lag.time.as_secs_f64()),
@@ -223,7 +223,7 @@ impl Metrics {
         }
     }
 
-    /// A recorder removes no series, so those of a replica that was taken out of use tell nothing from here on.
+    /// Sets the series of a replica that was taken out of use to NaN or zero, since a recorder can't remove series.
     #[cfg(feature = "postgres")]
     fn server_left(&self, name: &str) {
         let label = ("server", name);

@@ -1,12 +1,12 @@
-//! Durations, counted in buckets.
+//! A histogram of durations.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Four to a power of two, up to 268 s.
+/// Four buckets per power of two, up to 268 s.
 const BUCKETS: usize = 108;
 
-/// Durations in buckets that are at most a quarter wider than they are long.
+/// Counts durations in buckets whose upper bounds are at most a quarter above the lower ones.
 #[derive(Debug)]
 pub(crate) struct Histogram([AtomicU64; BUCKETS]);
 
@@ -22,13 +22,13 @@ impl Histogram {
         self.0[bucket(micros)].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Buckets that are not empty: the end of each, in microseconds, and how many are in it.
+    /// The non-empty buckets: the upper bound in microseconds, and the count.
     pub(crate) fn counts(&self) -> Vec<(u64, u64)> {
         let counts = self.0.iter().map(|bucket| bucket.load(Ordering::Relaxed));
         counts.enumerate().filter(|(_, n)| *n > 0).map(|(at, n)| (end(at), n)).collect()
     }
 
-    /// All durations together, in seconds, about: each counts as the end of its bucket.
+    /// The approximate sum of all durations, in seconds: each counts as the upper bound of its bucket.
     #[expect(clippy::cast_precision_loss, reason = "a sum of estimates needs no more")]
     pub(crate) fn seconds(&self) -> f64 {
         self.counts().iter().map(|(end, n)| *end as f64 * *n as f64 / 1e6).sum()

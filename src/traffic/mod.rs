@@ -1,8 +1,8 @@
-//! What goes through a layer, by route, for those who look on.
+//! Traffic statistics of a layer, by route, for the operators' page.
 //!
-//! [`TrafficRecorder`] belongs to a layer and is off until somebody looks on; a request then costs one load of a
-//! flag. [`Traffic`] is what one route has seen: outcomes, how long answers took, and which tables were read.
-//! For routes without a policy, [`Simulation`] works out what the cache would have done.
+//! [`TrafficRecorder`] belongs to a layer. It is off until an `Admin` is created, and while it is off a request costs one
+//! load of a flag. [`Traffic`] has the statistics of one route: outcomes, response times, and the tables that were read.
+//! For routes without a policy, [`Simulation`] estimates what the cache would have done.
 
 mod histogram;
 mod recent;
@@ -20,25 +20,25 @@ use crate::cache::Uncacheable;
 use crate::clock::{self, Instant};
 use crate::outcome::{Counters, Outcome};
 
-/// Routes without a policy, and tables of a route, that are told apart.
+/// The most routes without a policy, and the most tables of a route, that are counted separately.
 const MOST: usize = 512;
 
-/// What goes through one layer.
+/// The traffic statistics of one layer.
 #[derive(Debug, Default)]
 pub(crate) struct TrafficRecorder {
     is_on: AtomicBool,
-    /// Routes without a policy, as they were met.
+    /// Routes without a policy, added as requests arrive.
     others: RwLock<BTreeMap<Box<str>, Arc<Traffic>>>,
     pub(crate) rehearsal: Simulation,
 }
 
-/// What one route has seen since somebody looks on.
+/// The statistics of one route since the recorder was switched on.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     pub(crate) outcomes: Counters,
-    /// Answers that the handler had no part in.
+    /// Response times from the cache.
     pub(crate) served: Histogram,
-    /// Answers that the handler made.
+    /// Response times from the handler.
     pub(crate) made: Histogram,
     pub(crate) rehearsed: simulation::SimulationTally,
     reads: Mutex<RouteReads>,
@@ -47,15 +47,15 @@ pub(crate) struct Traffic {
 /// What a route's handler reads.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RouteReads {
-    /// Statements, by the tracked table that they read.
+    /// The number of statements by tracked table.
     pub(crate) tables: BTreeMap<String, u64>,
-    /// Tables whose changes are not seen.
+    /// The number of statements by table without triggers.
     pub(crate) untracked: BTreeMap<String, u64>,
-    /// Why answers could not be kept, and how many.
+    /// The number of responses that were not stored and an explanation, by reason.
     pub(crate) unfit: BTreeMap<&'static str, (u64, String)>,
 }
 
-/// One request under way on a route that is looked at.
+/// One request in progress, with its start time.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestTimer {
     pub(crate) traffic: Arc<Traffic>,
@@ -67,12 +67,12 @@ impl TrafficRecorder {
         self.is_on.store(true, Ordering::Relaxed);
     }
 
-    /// A request on a route with a policy, if anybody looks on.
+    /// Begins a request on a route with a policy, if the recorder is on.
     pub(crate) fn request(&self, traffic: &Arc<Traffic>) -> Option<RequestTimer> {
         self.is_on.load(Ordering::Relaxed).then(|| RequestTimer::on(traffic))
     }
 
-    /// A request on a route without one, if anybody looks on.
+    /// Begins a request on a route without a policy, if the recorder is on.
     pub(crate) fn other_request(&self, pattern: Option<&str>) -> Option<RequestTimer> {
         if !self.is_on.load(Ordering::Relaxed) {
             return None;
@@ -88,7 +88,7 @@ impl TrafficRecorder {
         Some(RequestTimer::on(others.entry(pattern.into()).or_default()))
     }
 
-    /// Routes without a policy that were met.
+    /// The routes without a policy that have had requests.
     pub(crate) fn others(&self) -> BTreeMap<Box<str>, Arc<Traffic>> {
         self.others.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -99,7 +99,7 @@ impl RequestTimer {
         Self { traffic: traffic.clone(), began: clock::now() }
     }
 
-    /// The head of the answer is ready.
+    /// Records the outcome and the time until the response's head is ready.
     pub(crate) fn end(&self, outcome: Outcome) {
         self.traffic.outcomes.count(outcome);
         let times = if outcome.is_hit() { &self.traffic.served } else { &self.traffic.made };
@@ -108,7 +108,7 @@ impl RequestTimer {
 }
 
 impl Traffic {
-    /// A statement was met that reads these tables.
+    /// Records a statement that reads these tables.
     pub(crate) fn reads<'a>(&self, tables: impl Iterator<Item = &'a str>) {
         let mut reads = self.locked();
         for table in tables {
@@ -116,19 +116,19 @@ impl Traffic {
         }
     }
 
-    /// A statement was met that reads a table without triggers.
+    /// Records a statement that reads a table without triggers.
     pub(crate) fn reads_untracked(&self, table: &str) {
         count(&mut self.locked().untracked, table);
     }
 
-    /// An answer could not be kept.
+    /// Records a response that could not be stored.
     pub(crate) fn note_uncacheable(&self, unfit: &Uncacheable) {
         let mut reads = self.locked();
         let fresh = || (0, unfit.why.to_string());
         reads.unfit.entry(unfit.token).or_insert_with(fresh).0 += 1;
     }
 
-    /// What was read so far.
+    /// The reads so far.
     pub(crate) fn read(&self) -> RouteReads {
         self.locked().clone()
     }

@@ -1,11 +1,11 @@
-//! What was seen lately, in bounds: of a sample of all that there is, if need be.
+//! A bounded map of recent keys, which samples keys if there are too many.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-/// Values by key. When there are too many, only every second key counts, and so on: those that count are
-/// chosen by their hash, so that a key counts always or never, and ratios among those that do are those among
-/// all (Waldspurger and others, "Efficient MRC construction with SHARDS", FAST 2015).
+/// Values by key. If there are too many, only every second key is sampled, then every fourth, and so on. Keys are chosen by
+/// their hash, so a key is sampled always or never, and ratios within the sample estimate those of all keys (Waldspurger
+/// et al., "Efficient MRC Construction with SHARDS", FAST 2015).
 #[derive(Debug)]
 pub(crate) struct Recent<V> {
     most: usize,
@@ -15,7 +15,7 @@ pub(crate) struct Recent<V> {
 #[derive(Debug)]
 struct RecentValue<V> {
     values: HashMap<u64, V>,
-    /// Bits of a hash that must be zero for the key to count.
+    /// The bits of a hash that must be zero for the key to be sampled.
     mask: u64,
 }
 
@@ -24,7 +24,7 @@ impl<V> Recent<V> {
         Self { most, known: Mutex::new(RecentValue { values: HashMap::new(), mask: 0 }) }
     }
 
-    /// Exchanges the value of a key, which is given by its hash. `None` if it does not count.
+    /// Updates the value of a key, which is given by its hash. `None` if the key is not sampled.
     pub(crate) fn exchange<R>(
         &self,
         hash: u64,
@@ -64,6 +64,6 @@ mod tests {
         }
         let again: Vec<_> = (0..10_000).filter_map(&mut known).collect();
         assert!((20..=100).contains(&again.len()), "{}", again.len());
-        assert!(again.into_iter().all(|known| known), "those that count are remembered");
+        assert!(again.into_iter().all(|known| known), "sampled keys are remembered");
     }
 }

@@ -1,4 +1,4 @@
-//! What the cache would have done for routes that have no policy.
+//! Simulates the cache for routes without a policy.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,18 +8,18 @@ use super::Traffic;
 use crate::cache::{Fences, SimulatedProof};
 use crate::clock::{self, Instant};
 
-/// The TTL that is tried.
+/// The simulated TTL.
 pub(crate) const TTL: Duration = Duration::from_secs(60);
 
-/// Answers that are remembered, without their bodies.
+/// The most simulated entries, which have no bodies.
 const MOST: usize = 1 << 16;
 
-/// Remembers what answers would be stored, and finds out which requests they would answer: the same key
-/// within a minute, and no change since to what was read.
+/// Remembers which responses would have been stored, and counts the requests that they would have served: those with the
+/// same key within [`TTL`], if nothing that the response depends on has changed since.
 #[derive(Debug)]
 pub(crate) struct Simulation(Recent<(SimulatedProof, Instant)>);
 
-/// How that went for one route.
+/// The results of the simulation for one route.
 #[derive(Debug, Default)]
 pub(crate) struct SimulationTally {
     eligible: AtomicU64,
@@ -35,7 +35,7 @@ impl Default for Simulation {
 }
 
 impl Simulation {
-    /// A request for a key was answered, with what was read meanwhile.
+    /// Records a request for a key and the reads of its handler.
     pub(crate) fn note(&self, key: u64, read: SimulatedProof, fences: &Fences, route: &Traffic) {
         route.rehearsed.eligible.fetch_add(1, Ordering::Relaxed);
         let is_hit = self.0.exchange(key, |stored| {
@@ -54,7 +54,7 @@ impl Simulation {
 }
 
 impl SimulationTally {
-    /// The request said who sends it.
+    /// Records a request that identifies the client.
     pub(crate) fn note_personal(&self) {
         self.personal.fetch_add(1, Ordering::Relaxed);
     }
@@ -63,12 +63,12 @@ impl SimulationTally {
         self.personal.load(Ordering::Relaxed)
     }
 
-    /// Requests whose answers could have been kept.
+    /// The number of requests whose responses could have been stored.
     pub(crate) fn eligible(&self) -> u64 {
         self.eligible.load(Ordering::Relaxed)
     }
 
-    /// The share of requests that the cache would have answered, 0 to 1; and of how many that is.
+    /// The share of sampled requests that the cache would have served, from 0 to 1, and the number of sampled requests.
     #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more")]
     pub(crate) fn hit_ratio(&self) -> (f64, u64) {
         let asked = self.asked.load(Ordering::Relaxed);

@@ -295,7 +295,7 @@ async fn why_the_cache_has_no_part_in_a_request_is_told() {
     let asked = json!({ "url": "/products", "headers": "Host: shop.example" });
     let with = [INTENT, ("accept", "text/plain")];
     let told = read(change(&shop.app, "/admin/api/explain", &with, &asked).await).await.0;
-    assert!(told.starts_with("/products: hit (memory)\n  it is answered from the cache"), "{told}");
+    assert!(told.starts_with("/products: hit (memory)\n  served from the cache"), "{told}");
     for (url, headers) in [("products", ""), ("/", "x"), ("", ""), ("http://", "")] {
         let asked = json!({ "url": url, "headers": headers });
         let response = change(&shop.app, "/admin/api/explain", &[INTENT], &asked).await;
@@ -357,10 +357,7 @@ async fn routes_and_tables_are_told_of_and_what_is_worth_caching() {
     let (times, repeated) = (by_id["times"].as_f64().unwrap(), by_id["repeated"].as_f64().unwrap());
     assert!(times >= 30.0 && (repeated - (times - 3.0) / times).abs() < 1e-9, "{by_id}");
     let told = text(&shop.app, "/admin/api/suggest").await;
-    assert!(
-        told.contains(&format!("of {sample} would have been answered from the cache")),
-        "{told}"
-    );
+    assert!(told.contains(&format!("of {sample} would have been served from the cache")), "{told}");
 }
 
 #[tokio::test]

@@ -206,7 +206,7 @@ async fn lock_catalogue(world: &World) -> PgConnection {
 async fn waits_for_catalogue(world: &World, long: &str) {
     let waits = format!(
         "select exists (select from pg_stat_activity where wait_event_type = 'Lock'
-            and query like '-- A number that is another one%' and clock_timestamp() - query_start > '{long}')"
+            and query like '-- A hash of everything in the catalogue%' and clock_timestamp() - query_start > '{long}')"
     );
     let waits = async || world.psql(&waits).await == "t";
     eventually("a node waits for the catalogue", waits).await;

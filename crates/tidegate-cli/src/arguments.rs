@@ -46,10 +46,10 @@ pub(crate) enum Command {
     Suggest(Page),
     /// Print a completion script for a shell
     Completions {
-        /// The shell
+        /// Shell to generate the script for
         shell: clap_complete::Shell,
     },
-    /// Print the manual page, in man's format
+    /// Print the manual page in roff format, as man reads it
     Man,
     /// Measure a running service, or replay recorded accesses
     #[command(subcommand)]
@@ -59,7 +59,7 @@ pub(crate) enum Command {
 /// Commands that connect to the primary.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SchemaCommand {
-    /// Track tables; can be run again at any time
+    /// Install the triggers that record changes of tables; can be run again at any time
     Install {
         #[command(flatten)]
         tables: Tables,
@@ -69,21 +69,21 @@ pub(crate) enum SchemaCommand {
         /// Names of the tables
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         tables: Vec<Table>,
-        /// Drop the schema tidegate, and every trigger with it
+        /// Drop the schema tidegate and all triggers, so that no table is tracked
         #[arg(long)]
         all: bool,
     },
-    /// Grant a role the rights to follow the log, as a service's listener does
+    /// Grant a role the rights that a service's listener needs to follow the change log
     Grant {
         /// Name of the role
         role: String,
     },
-    /// Show tracked tables and replica lag, and with --admin also the untracked tables that the service reads; fail if
-    /// changes can go unseen
+    /// Show tracked tables and replica lag, and with --admin also the untracked tables that the service reads; exit with
+    /// status 2 if changes can go unrecorded
     Status(Page),
     /// Print changes as they become visible
     Watch {
-        /// Exit after this many; changes that become visible together count as one
+        /// Exit after this many lines; changes that become visible together are one line
         #[arg(long)]
         count: Option<u64>,
     },
@@ -101,7 +101,7 @@ pub(crate) struct Tables {
     /// Tables, as NAME, or as NAME:COLUMN,COLUMN to record changes by these columns as well as by primary key
     #[arg(required = true)]
     pub(crate) tables: Vec<Table>,
-    /// Record changes row by row up to this many rows per statement; a larger change counts as one of every row
+    /// Maximum number of rows per statement to record one by one; a larger change invalidates every row of the table
     #[arg(long, default_value_t = 100)]
     pub(crate) row_limit: u32,
 }
@@ -112,7 +112,7 @@ pub(crate) struct Servers {
     /// URL of a replica; separate several with commas
     #[arg(long, env = "POSTGRES_REPLICA_URL", hide_env_values = true, value_delimiter = ',')]
     pub(crate) replica: Vec<String>,
-    /// URL of the primary for the listener, bypassing any proxy
+    /// URL that the listener connects to, if the primary's URL leads through a proxy
     #[arg(long, env = "POSTGRES_LISTEN_URL", hide_env_values = true)]
     pub(crate) listen: Option<String>,
     /// URL of Redis: one server, a cluster or sentinels

@@ -1,18 +1,18 @@
-//! What Postgres itself knows that matters to a cache.
+//! What the primary's system catalogue shows about the change log and the replicas.
 
 use serde::Serialize;
 use sqlx::PgConnection;
 
-/// What the primary says of its log of changes and of those who follow it.
+/// The change log, the nodes that follow it, and the oldest open write.
 #[derive(Debug, Serialize, sqlx::FromRow)]
 pub(crate) struct Facts {
-    /// Bytes that the log takes, indexes included.
+    /// The size of the log in bytes, including indexes.
     pub(crate) log_bytes: i64,
-    /// Connections of nodes of services.
+    /// The number of connections from nodes.
     pub(crate) connections: i64,
-    /// How long the oldest transaction has run that has written something, in seconds.
+    /// The age of the oldest open transaction that has written something, in seconds.
     pub(crate) oldest_writer_seconds: Option<f64>,
-    /// The process that runs it.
+    /// The process id of that transaction's session.
     pub(crate) oldest_writer_pid: Option<i32>,
 }
 
@@ -22,9 +22,9 @@ pub(crate) struct Standby {
     pub(crate) name: String,
     pub(crate) address: Option<String>,
     pub(crate) state: Option<String>,
-    /// Bytes of the log that it has yet to replay.
+    /// Bytes of the write-ahead log that it has yet to replay.
     pub(crate) lag_bytes: Option<i64>,
-    /// How long replay took, in seconds, when there was something to replay last.
+    /// The replay lag when it was last measured, in seconds; `None` on an idle replica.
     pub(crate) lag_seconds: Option<f64>,
 }
 

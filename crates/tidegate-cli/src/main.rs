@@ -22,14 +22,14 @@ use tidegate::{DatabaseOptions, Triggers};
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Something is to be mended; 1 is for a command that could not do its work.
+/// The exit code if a check found something to fix. 1 means that the command itself failed.
 const UNSOUND: u8 = 2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     match run(Arguments::parse()).await {
         Ok(code) => code,
-        // Whoever reads the output has had enough.
+        // The reader closed the pipe, as `head` does.
         Err(error) if is_broken_pipe(&*error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tidegate: {error}");
@@ -104,7 +104,7 @@ fn named(tables: &[Table]) -> Triggers {
     })
 }
 
-/// The manual page, and a section for each command.
+/// The manual page, with a section for each command.
 fn manual() -> Result<String, Failure> {
     let mut page = Vec::new();
     let mut command = Arguments::command();

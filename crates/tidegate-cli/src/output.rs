@@ -1,4 +1,4 @@
-//! What is printed, for people or for programs.
+//! Output, as text or as JSON.
 
 use std::fmt::Display;
 use std::io::{Write, stdout};
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Failure;
 
-/// Where a command's findings go.
+/// Prints results in the format that the user chose.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
     json: bool,
@@ -19,12 +19,12 @@ impl Output {
         Self { json }
     }
 
-    /// Whether it is for programs.
+    /// Whether the format is JSON.
     pub(crate) fn is_json(self) -> bool {
         self.json
     }
 
-    /// Prints one finding, on one line if it is for a program.
+    /// Prints one result. JSON takes one line.
     pub(crate) fn print<T: Serialize + Display>(self, found: &T) -> Result<(), Failure> {
         let mut out = stdout().lock();
         if self.json {
@@ -36,13 +36,13 @@ impl Output {
         Ok(out.flush()?)
     }
 
-    /// Ends a command that has found nothing, and done what it should.
+    /// Reports the success of a command that has no result to print.
     pub(crate) fn done(self) -> Result<ExitCode, Failure> {
         if self.json { text("{\"done\":true}\n") } else { Ok(ExitCode::SUCCESS) }
     }
 }
 
-/// Prints what is the same for people and programs.
+/// Prints text that is the same in both formats.
 pub(crate) fn text(text: &str) -> Result<ExitCode, Failure> {
     let mut out = stdout().lock();
     out.write_all(text.as_bytes())?;

@@ -1,4 +1,4 @@
-//! Progress of what takes more than a few seconds, on a terminal; nothing where the output goes elsewhere.
+//! Progress of operations that take more than a few seconds, shown only on a terminal.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use super::Failure;
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
-    /// Work whose end is not known: shows how long it has run.
+    /// For work of unknown length: shows the elapsed time.
     pub(crate) fn running(what: impl Into<Cow<'static, str>>) -> Result<Self, Failure> {
         let bar = ProgressBar::new_spinner();
         bar.set_style(ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}")?);
         Ok(Self::start(bar, what.into()))
     }
 
-    /// Work of so many steps.
+    /// For work with a known number of steps.
     pub(crate) fn of(what: impl Into<Cow<'static, str>>, steps: u64) -> Result<Self, Failure> {
         let bar = ProgressBar::new(steps);
         let template = "{spinner} {elapsed_precise} {msg} [{bar:30}] {human_pos} of {human_len}";
@@ -27,7 +27,7 @@ impl Progress {
         Ok(Self::start(bar, what.into()))
     }
 
-    /// So many steps are done.
+    /// Sets the number of steps that are done.
     pub(crate) fn set(&self, done: u64) {
         self.0.set_position(done);
     }

@@ -1,4 +1,4 @@
-//! What a running service says of itself, by its page for operators.
+//! A client of a running service's operator page.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,11 +20,11 @@ use serde_json::{Value, json};
 use super::Failure;
 use super::output::{Output, text};
 
-/// How long a node has to answer, and in how many bytes.
+/// The limits of a response from the operator page: time, and size in bytes.
 const LIMIT: Duration = Duration::from_secs(10);
 const BYTES: usize = 16 << 20;
 
-/// Where a node's page for operators is.
+/// How to reach a node's operator page.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Page {
     /// URL of a node's operator page, as `https://host/path`
@@ -44,11 +44,11 @@ pub(crate) struct Node {
     url: String,
     /// Whether its cache is switched off.
     off: bool,
-    /// How far it has seen the primary's log.
+    /// The position up to which it has read the change log.
     seen: Option<String>,
-    /// How stale an answer from its cache can be just now.
+    /// The maximum staleness of a response from its cache at the moment.
     staleness_ms: Option<f64>,
-    /// Tables that routes read and whose changes are not seen.
+    /// Tables that routes read, but that are not tracked.
     pub(crate) untracked: BTreeSet<String>,
 }
 
@@ -66,12 +66,12 @@ impl fmt::Display for Node {
 }
 
 impl Page {
-    /// Whether it was said where the page is.
+    /// Whether the page's URL was given.
     pub(crate) fn is_known(&self) -> bool {
         self.admin.is_some()
     }
 
-    /// Says what would become of a request.
+    /// Prints how the cache would handle a request.
     pub(crate) async fn explain(
         &self,
         url: &str,
@@ -82,12 +82,12 @@ impl Page {
         self.show("explain", Some(&asked), output).await
     }
 
-    /// Says what is worth caching.
+    /// Prints which routes and queries are worth caching.
     pub(crate) async fn suggest(&self, output: Output) -> Result<ExitCode, Failure> {
         self.show("suggest", None, output).await
     }
 
-    /// What the node says of itself.
+    /// Fetches the node's status.
     pub(crate) async fn node(&self) -> Result<Node, Failure> {
         let status: Value = serde_json::from_str(&self.ask("status", None, true).await?)?;
         let routes = status["routes"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -116,7 +116,7 @@ impl Page {
         text(&found)
     }
 
-    /// Asks the page, with a POST if there is something to tell.
+    /// Requests the page: by POST if there is a body to send, or else by GET.
     async fn ask(&self, path: &str, asked: Option<&Value>, json: bool) -> Result<String, Failure> {
         let base = self
             .admin
@@ -153,7 +153,7 @@ impl Page {
 }
 
 impl Page {
-    /// Refuses to show the token to everybody on the way.
+    /// Refuses to send the token over a connection that others can read.
     fn may_send_token(&self, url: &Uri) -> Result<(), Failure> {
         let is_hidden = url.scheme_str() == Some("https") || is_loopback(url);
         if is_hidden || self.plain_http || self.admin_token.is_none() {
@@ -188,7 +188,7 @@ async fn fetch(request: Request<Full<Bytes>>) -> Result<(u16, String), Failure> 
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
-/// The error that an answer tells of.
+/// The error message in a response.
 fn reason(body: &str) -> String {
     let parsed: Option<Value> = serde_json::from_str(body).ok();
     let told = parsed.as_ref().and_then(|value| value["error"].as_str());

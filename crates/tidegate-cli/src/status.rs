@@ -1,4 +1,4 @@
-//! What is tracked, and how far all are that follow.
+//! `tidegate status`: the tracked tables, the change log, the replicas and a node.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -17,10 +17,10 @@ use super::{Failure, UNSOUND};
 struct Report {
     version: i32,
     outdated: bool,
-    /// Whether every change is seen, as far as can be told.
+    /// Whether every change of a tracked table is recorded, as far as the catalogue shows.
     sound: bool,
     log_rows: i64,
-    /// How long a node may have been away and still start warm.
+    /// A node that was down for less than this many seconds starts warm.
     warm_start_seconds: Option<u64>,
     no_wakeups: Option<String>,
     no_event_trigger: Option<String>,
@@ -41,12 +41,12 @@ struct Table {
     sound: bool,
     /// Triggers that do not fire on every change.
     unsound_triggers: Vec<Trigger>,
-    /// Subscriptions that write to it past the triggers.
+    /// Subscriptions that write to it without firing the triggers.
     subscriptions: Vec<String>,
-    /// Foreign tables below it, which may change unseen.
+    /// Its children and partitions that are foreign tables, whose changes no trigger records.
     foreign_tables: Vec<String>,
     warnings: Vec<String>,
-    /// What mends the triggers.
+    /// How to fix it.
     mend: String,
 }
 
@@ -57,7 +57,7 @@ struct Trigger {
     state: &'static str,
 }
 
-/// Prints the status; the exit code tells whether every change is seen.
+/// Prints the status. The exit code is [`UNSOUND`] if changes can go unrecorded.
 pub(crate) async fn show(
     conn: &mut PgConnection,
     page: Option<&Page>,
@@ -99,7 +99,7 @@ impl Report {
     }
 }
 
-/// What lets every change of a table be seen.
+/// How to fix a table some of whose changes are not recorded.
 pub(crate) fn mend(table: &TableStatus) -> String {
     if let Some(subscription) = table.subscriptions.first() {
         return format!(

@@ -1,4 +1,4 @@
-//! Changes, as they become visible.
+//! `tidegate watch`: prints changes as they become visible.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use tidegate::{Change, Changes, Database};
 use super::Failure;
 use super::output::Output;
 
-/// What became visible at once.
+/// Changes that became visible together.
 #[derive(Serialize)]
 struct Seen {
     epoch: String,
@@ -18,7 +18,7 @@ struct Seen {
     tags: Vec<String>,
 }
 
-/// Prints changes until there were `count`, or for ever.
+/// Prints `count` batches of changes, or goes on until the process is stopped.
 pub(crate) async fn follow(
     db: &Database,
     count: Option<u64>,
@@ -45,7 +45,7 @@ impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = if self.all { " everything" } else { "" };
         write!(f, "{}{all}", self.fence)?;
-        // A table with the mark of more than its rows says the same to people.
+        // A tag with `!` marks a bulk change of a table, whose own tag is printed anyway.
         let tags = self.tags.iter().filter(|tag| !tag.ends_with('!'));
         tags.into_iter().try_for_each(|tag| write!(f, " {tag}"))
     }

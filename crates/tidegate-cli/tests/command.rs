@@ -300,7 +300,7 @@ async fn a_running_service_says_why_and_what_is_worth_it() {
     let (said, code) = told(&["explain", "count"]).await;
     assert!(said.contains("a path that begins with /") && code == Some(1), "{said}");
     let (said, _) = told(&["suggest"]).await;
-    assert!(said.contains("1 answers can't be kept: table orgs is not tracked"), "{said}");
+    assert!(said.contains("1 responses can't be stored: table orgs is not tracked"), "{said}");
     let (said, code) = told(&["status"]).await;
     assert!(said.contains("orgs: read by the service, but not tracked"), "{said}");
     assert!(said.contains("has read the log up to"), "{said}");

@@ -1,10 +1,10 @@
-//! What the number of nodes costs the primary: `cargo bench -p tidegate-lab --bench nodes`, which prints JSON; with numbers
-//! behind `--`, for so many nodes.
+//! The load that nodes put on the primary, by their number: `cargo bench -p tidegate-lab --bench nodes`, which prints JSON.
+//! Arguments after `--` are the numbers of nodes.
 //!
-//! Nodes, each with its own cache, listener and pools, on one primary and one Redis, answer one hot key
-//! and are asked all the time, while it is written to. Counted, by the primary itself: what it is asked
-//! beyond these writes and the refills, and its connections; and how often the handler ran for a write.
-//! Once with one node that looks for all, and once with each for itself.
+//! Several nodes, each with its own cache, listener and pools, share one primary and one Redis. They serve continuous
+//! requests for one hot key, which is written to. The primary counts its transactions, other than these writes and the
+//! refills, and its connections. The handler counts its runs per write. This is measured once with a leader that reads
+//! the log for all nodes, and once with each node reading it directly.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
@@ -50,7 +50,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// What there is in one measurement.
+/// The servers and nodes of one measurement.
 struct World {
     postgres: Postgres,
     counter: PgConnection,
@@ -64,7 +64,7 @@ struct Node {
     listener: Listener,
 }
 
-/// What so many nodes cost, of which one looks for all, or each for itself.
+/// Measures a number of nodes, with a leader (`relay`) or without.
 async fn measure(number: usize, relay: bool) -> Result<Value> {
     let redis = RedisServer::start().await?;
     let mut world = World::start().await?;
@@ -105,7 +105,7 @@ impl World {
         postgres.psql("create table t (n bigint); insert into t values (0)").await?;
         let mut writer = PgConnection::connect(&postgres.url()).await?;
         Triggers::new().table("t").install(&mut writer).await?;
-        // In another database, so as not to count itself.
+        // Connect to another database, so that the counter does not count itself.
         let counter = PgConnection::connect(&postgres.url_of("template1")).await?;
         Ok(Self { postgres, counter, writer, nodes: Vec::new(), runs: Arc::default() })
     }
@@ -121,7 +121,7 @@ impl World {
         Ok(())
     }
 
-    /// Waits until roles are shared out, and whoever needs no connection has let go of it.
+    /// Waits until a leader is elected and the other nodes have closed the connections that they do not need.
     async fn settle(&self, relay: bool) -> Result<()> {
         let wanted = if relay { self.nodes.len() - 1 } else { 0 };
         let told =
@@ -136,7 +136,7 @@ impl World {
         Ok(())
     }
 
-    /// Writes to the hot row, at times of its own.
+    /// Writes to the hot row at fixed times.
     async fn write(&mut self) -> Result<()> {
         let mut ticks = interval(BETWEEN_WRITES);
         for n in 0..WRITES {
@@ -154,7 +154,7 @@ impl World {
         Ok((self.asked().await? - before) / began.elapsed().as_secs_f64())
     }
 
-    /// Transactions on the primary so far. Each statement of ours is one.
+    /// The number of transactions on the primary so far. Each of the bench's own statements is one.
     async fn asked(&mut self) -> Result<f64> {
         let sql = "select (xact_commit + xact_rollback)::float8 from pg_stat_database
             where datname = 'postgres'";
@@ -168,7 +168,7 @@ impl World {
     }
 }
 
-/// Asks for the hot key, again and again.
+/// Requests the hot key repeatedly.
 async fn read(app: Router) {
     let mut ticks = interval(BETWEEN_READS);
     loop {

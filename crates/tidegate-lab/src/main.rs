@@ -1,13 +1,13 @@
-//! `tidegate-lab`: shows that Tidegate keeps its promise while servers break, and what it costs.
+//! `tidegate-lab`: checks Tidegate's guarantee while servers fail, and measures its costs.
 //!
-//! `check` compares every response with what was written, `bench` measures on servers of its own; `tests/model` explores the
-//! protocol state by state.
+//! `check` compares every response with what was written, and `bench` measures on private servers. `tests/model` explores
+//! the protocol state by state.
 
 #![forbid(unsafe_code)]
 
 mod bench;
 mod check;
-// The command prints its findings and its progress in the same way.
+// `tidegate` prints its results and progress in the same way.
 #[path = "../../tidegate-cli/src/output.rs"]
 #[allow(dead_code, reason = "the command uses more of it")]
 mod output;
@@ -21,14 +21,14 @@ use output::Output;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// A measurement that is worth nothing, or a promise that was broken; 1 is for what could not be done.
+/// The exit code if a measurement is not valid or the guarantee was violated. 1 means that the command itself failed.
 const UNSOUND: u8 = 2;
 
-/// Checks and measures Tidegate on servers of its own.
+/// Check and measure Tidegate on private servers.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate-lab", version)]
 struct Arguments {
-    /// Prints JSON, for programs
+    /// Print JSON instead of text
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -37,12 +37,12 @@ struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Measures the cache
+    /// Measure the cache
     #[command(subcommand)]
     Bench(bench::Bench),
-    /// Checks every answer while servers of its own are killed, cut, and promoted
+    /// Check every response while private servers are killed, disconnected and promoted
     Check(check::Options),
-    /// One node of the service that is checked
+    /// Run one node of the service under check
     #[command(hide = true)]
     CheckNode,
 }

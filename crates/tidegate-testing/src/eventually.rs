@@ -7,7 +7,7 @@ use std::time::Duration;
 ///
 /// # Errors
 ///
-/// If it does not.
+/// If `check` is still false after 30 seconds. The message contains `what`.
 pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) -> io::Result<()> {
     const PAUSE: Duration = Duration::from_millis(20);
     const LIMIT: Duration = Duration::from_secs(30);
@@ -16,6 +16,6 @@ pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) -> io:
             tokio::time::sleep(PAUSE).await;
         }
     };
-    let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("waited in vain: {what}"));
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("timed out: {what}"));
     tokio::time::timeout(LIMIT, wait).await.map_err(late)
 }

@@ -1,10 +1,10 @@
-//! Servers for tests: private, on free ports of the loopback interface, gone when dropped.
+//! Private servers for tests, on free ports of the loopback interface. Each is stopped when dropped.
 //!
-//! [`Postgres`] is a primary or a standby, [`PgBouncer`] a pool in front of one, [`RedisServer`], [`RedisCluster`] and
-//! [`RedisSentinel`] what their names say, and [`FaultProxy`] a network between them that fails on demand.
+//! [`Postgres`] is a primary or a standby, and [`PgBouncer`] a connection pooler in front of one. [`RedisServer`],
+//! [`RedisCluster`] and [`RedisSentinel`] run Redis. [`FaultProxy`] is a network connection that fails on demand.
 //!
-//! A server that is missing on the machine is an error that says what to install; nothing is
-//! skipped. Where we are root, servers run as an unprivileged user, since Postgres refuses root.
+//! If a server is not installed, the error says what to install; no test is skipped. If the process runs as root, servers
+//! run as an unprivileged user, since Postgres refuses to run as root.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! A connection proxy.
+//! A private PgBouncer.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 use super::process::find;
 use super::{Process, Scratch, eventually, free_port};
 
-/// A PgBouncer in front of servers, killed when dropped. Each server is a database of its own name, and
-/// everybody is its superuser.
+/// A PgBouncer in front of servers, killed when dropped. Clients select a server by the name of the database, and connect
+/// as its superuser.
 #[derive(Debug)]
 pub struct PgBouncer {
     port: u16,
@@ -44,11 +44,11 @@ impl PgBouncer {
         Ok(proxy)
     }
 
-    /// Whether the installed one keeps clients' prepared statements apart in transaction mode: 1.21 or later.
+    /// Whether the installed version supports prepared statements in transaction mode: 1.21 or later.
     ///
     /// # Errors
     ///
-    /// If it is missing.
+    /// If `pgbouncer` is missing.
     pub async fn keeps_statements_apart() -> io::Result<bool> {
         let said = tokio::process::Command::new(program()?).arg("--version").output().await?.stdout;
         let said = String::from_utf8_lossy(&said).into_owned();
@@ -57,16 +57,16 @@ impl PgBouncer {
         Ok((parts.next(), parts.next()) >= (Some(1), Some(21)))
     }
 
-    /// Where to connect for a server.
+    /// The URL at which clients reach a server.
     pub fn url(&self, name: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{name}", self.port)
     }
 
-    /// Leads a name to another server, as after a failover, or leads a new name to one.
+    /// Points a name to another server, as after a failover, or adds a name.
     ///
     /// # Errors
     ///
-    /// If its settings can't be written.
+    /// If the settings can't be written.
     pub fn lead(&mut self, name: &str, to: SocketAddr) -> io::Result<()> {
         self.servers.retain(|(known, _)| known != name);
         self.servers.push((name.to_owned(), to));

@@ -16,7 +16,7 @@ mod backup;
 mod faults;
 mod programs;
 
-/// How often a port may be lost to another process before we give up.
+/// The number of attempts to start on a port that no other process takes first.
 const STARTS: u32 = 5;
 
 const SETTINGS: [(&str, &str); 9] = [
@@ -28,12 +28,12 @@ const SETTINGS: [(&str, &str); 9] = [
     ("hot_standby", "on"),
     ("max_prepared_transactions", "0"),
     ("log_min_messages", "warning"),
-    // A standby lags by what a test asks for, not by a conflict with its own reads.
+    // A standby must lag only if a test pauses it, not because replay conflicts with reads.
     ("max_standby_streaming_delay", "-1"),
 ];
 
-/// A Postgres server of a test's own: on a free port of 127.0.0.1, with its data in a scratch
-/// folder, ended when dropped. The superuser is `postgres` and no password is asked for.
+/// A private Postgres server for a test: on a free port of 127.0.0.1, with its data in a temporary folder, stopped when
+/// dropped. The superuser is `postgres` and has no password.
 ///
 /// ```no_run
 /// # async fn example() -> std::io::Result<()> {
@@ -54,16 +54,16 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// A new cluster, ready for connections.
+    /// Starts a server with an empty database.
     ///
     /// # Errors
     ///
-    /// If Postgres is not installed, with what to install, or does not start, with its log.
+    /// If Postgres is not installed (the error says what to install) or does not start (the error includes its log).
     pub async fn start() -> io::Result<Self> {
         Self::start_with(&[]).await
     }
 
-    /// A new cluster with settings of its own, as in `("max_prepared_transactions", "4")`.
+    /// Starts a server with additional settings, such as `("max_prepared_transactions", "4")`.
     ///
     /// # Errors
     ///
@@ -80,7 +80,7 @@ impl Postgres {
         Ok(server)
     }
 
-    /// A streaming standby of this server, made from a base backup and ready for reads.
+    /// Starts a streaming standby of this server from a base backup. It is ready for reads.
     ///
     /// # Errors
     ///
@@ -89,7 +89,7 @@ impl Postgres {
         self.standby_named("walreceiver").await
     }
 
-    /// The same, by a name that `synchronous_standby_names` can tell.
+    /// The same, with a name that `synchronous_standby_names` can refer to.
     ///
     /// # Errors
     ///
@@ -109,17 +109,17 @@ impl Postgres {
         Ok(server)
     }
 
-    /// Where to connect, as the superuser, to the database `postgres`.
+    /// The URL of the database `postgres`, for the superuser.
     pub fn url(&self) -> String {
         self.url_of("postgres")
     }
 
-    /// Where to connect to another database.
+    /// The URL of another database.
     pub fn url_of(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// The port of 127.0.0.1, the same for the whole life of the server.
+    /// The port on 127.0.0.1, which stays the same across restarts.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -129,28 +129,28 @@ impl Postgres {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
-    /// A program, as `pgbench`: of the server's version, or an installed one if the server came without.
+    /// The path of a program such as `pgbench`: of the server's version, or of another one if that lacks it.
     pub fn program(&self, name: &str) -> PathBuf {
         programs::beside(&self.bin, name)
     }
 
-    /// Makes an empty database; returns its URL.
+    /// Creates an empty database and returns its URL.
     ///
     /// # Errors
     ///
-    /// If it is there already.
+    /// If it exists already.
     pub async fn create_database(&self, name: &str) -> io::Result<String> {
         self.psql(&format!("create database \"{}\"", name.replace('"', "\"\""))).await?;
         Ok(self.url_of(name))
     }
 
-    /// Runs SQL through the real `psql`, in one session that stops at the first error.
+    /// Runs SQL with `psql`, in one session that stops at the first error.
     ///
     /// Returns what it printed: rows as lines, columns separated by `|`.
     ///
     /// # Errors
     ///
-    /// If a statement fails; with what the server said.
+    /// If a statement fails. The error includes the server's message.
     pub async fn psql(&self, sql: &str) -> io::Result<String> {
         self.psql_at(&self.url(), sql).await
     }
@@ -171,7 +171,7 @@ impl Postgres {
             .spawn()?;
         let mut input = child.stdin.take();
         let feed = async move {
-            // A psql that stopped at an error reads no further, and says so at its end.
+            // Ignore a write error: psql has stopped at an SQL error, which its output shows.
             if let Some(input) = &mut input {
                 let _ = input.write_all(sql.as_bytes()).await;
             }
@@ -214,7 +214,7 @@ impl Postgres {
     }
 
     async fn wait(&mut self, port: &str) -> io::Result<()> {
-        // Through our own socket, where no other server can answer.
+        // Probe through the private socket, where no other server can respond.
         let arguments = ["-q", "-h", &text(self.scratch.path()), "-p", port];
         let probe = self.program("pg_isready");
         for _ in 0..ATTEMPTS {
@@ -246,15 +246,14 @@ impl Postgres {
         self.scratch.path().join("log")
     }
 
-    /// What the server has said so far.
+    /// The server's log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 }
 
 impl Drop for Postgres {
-    /// An immediate stop rather than SIGKILL, which would leave backends and a shared memory
-    /// segment behind.
+    /// Stops the server in immediate mode. SIGKILL would leave backends and a shared memory segment behind.
     fn drop(&mut self) {
         if self.resume().is_err() {
             return;
@@ -267,7 +266,7 @@ impl Drop for Postgres {
     }
 }
 
-/// At 10 ms or more each, half a minute or more.
+/// The number of polls: half a minute or more, at 10 ms or more each.
 const ATTEMPTS: u32 = 3000;
 
 async fn breathe() {

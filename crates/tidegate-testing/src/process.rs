@@ -12,11 +12,11 @@ use nix::unistd::{Pid, User, geteuid};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-/// Who servers run as where we are root, the first that exists.
+/// The users that servers run as if this process runs as root. The first that exists is used.
 const UNPRIVILEGED: [&str; 2] = ["postgres", "nobody"];
 
-/// A free port of the loopback interface. Another process may take it before it is used, so
-/// whoever starts a server on it tries again on failure.
+/// A free port of the loopback interface. Another process may take it before it is used, so the caller should retry with
+/// another port.
 ///
 /// # Errors
 ///
@@ -25,16 +25,16 @@ pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// A folder of a server's own, removed when dropped.
+/// A server's private folder, removed when dropped.
 #[derive(Debug)]
 pub struct Scratch(TempDir);
 
 impl Scratch {
-    /// Makes the folder, readable by its owner alone, who is the user that servers run as.
+    /// Creates the folder. It belongs to the user that servers run as, and only that user can read it.
     ///
     /// # Errors
     ///
-    /// If the folder can't be made.
+    /// If the folder can't be created.
     pub fn new() -> io::Result<Self> {
         let folder = tempfile::Builder::new().prefix("tidegate-").tempdir()?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700))?;
@@ -44,7 +44,7 @@ impl Scratch {
         Ok(Self(folder))
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
@@ -58,7 +58,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `program` as an unprivileged user where we are root; its output goes to `log`.
+    /// Starts `program`, as an unprivileged user if this process runs as root. Its output goes to `log`.
     ///
     /// # Errors
     ///
@@ -79,7 +79,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// If it can't be started or fails; with what it printed.
+    /// If it can't be started or fails. The error includes its output.
     pub async fn run<I>(program: &Path, args: I) -> io::Result<()>
     where
         I: IntoIterator<Item: AsRef<OsStr>>,
@@ -113,7 +113,7 @@ impl Process {
     ///
     /// If it can't be waited for.
     pub async fn stop(mut self, signal: Signal) -> io::Result<()> {
-        // Already gone is what was asked for.
+        // If it has ended already, that is fine.
         let _ = kill(self.pid, signal);
         self.child.wait().await.map(drop)
     }
@@ -123,7 +123,7 @@ impl Process {
 ///
 /// # Errors
 ///
-/// If it is nowhere; with what to install.
+/// If it is not found. The error says what to install.
 pub(crate) fn find(program: &str, folders: &[PathBuf], install: &str) -> io::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     folders
@@ -157,7 +157,7 @@ pub(crate) fn give_to_servers(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The user that servers run as, or `None` where that is the present one.
+/// The user that servers run as; `None` if that is the current user.
 fn unprivileged() -> io::Result<Option<User>> {
     if !geteuid().is_root() {
         return Ok(None);
@@ -165,7 +165,7 @@ fn unprivileged() -> io::Result<Option<User>> {
     let found = UNPRIVILEGED.iter().find_map(|name| User::from_name(name).ok().flatten());
     found.map(Some).ok_or_else(|| {
         io::Error::other(
-            "we are root, and there is no user `postgres` or `nobody` to run servers as",
+            "this process runs as root, and there is no user `postgres` or `nobody` to run servers as",
         )
     })
 }

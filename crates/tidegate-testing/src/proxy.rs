@@ -11,17 +11,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Forwards TCP connections to a server, and spoils them when told to.
+/// Forwards TCP connections to a server, and injects faults on demand.
 #[derive(Debug)]
 pub struct FaultProxy {
     addr: SocketAddr,
     line: watch::Sender<Line>,
     accepting: Mutex<Option<JoinHandle<()>>>,
-    /// The task before, which is about to end.
+    /// The previous forwarding task, which is about to end.
     closing: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// How often a port is tried that another process has taken: for ten seconds or more.
+/// The number of attempts to bind a port that another process has taken: ten seconds or more.
 const REBINDS: u32 = 1000;
 
 /// The state of the network.
@@ -51,12 +51,12 @@ impl FaultProxy {
         Ok(Self { addr, line, accepting, closing: Mutex::default() })
     }
 
-    /// Where clients connect.
+    /// The address that clients connect to.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Leads connections that are made from now on to another server.
+    /// Forwards future connections to another server.
     pub fn retarget(&self, target: SocketAddr) {
         self.line.send_modify(|line| line.target = target);
     }
@@ -70,23 +70,23 @@ impl FaultProxy {
         self.line.send_modify(|line| line.generation += 1);
     }
 
-    /// Keeps connections open, also new ones, and forwards nothing: a peer that has vanished.
+    /// Keeps all connections open, including new ones, but forwards nothing, like a peer that has vanished.
     pub fn freeze(&self) {
         self.line.send_modify(|line| line.frozen = true);
     }
 
-    /// Keeps the connections of now open and forwards nothing on them, even after [`heal`](Self::heal): a host that has
-    /// vanished, and another one that is soon behind its name. New connections work.
+    /// Keeps the current connections open but forwards nothing on them, even after [`heal`](Self::heal). New connections
+    /// work. This is like a host that has vanished and whose name soon leads to another host.
     pub fn strand(&self) {
         self.line.send_modify(|line| line.era += 1);
     }
 
-    /// Holds back what the server answers by `delay`.
+    /// Delays the server's responses.
     pub fn delay(&self, delay: Duration) {
         self.line.send_modify(|line| line.delay = delay);
     }
 
-    /// Ends every fault. What was frozen goes on.
+    /// Ends all faults. Frozen connections continue.
     ///
     /// # Errors
     ///
@@ -96,7 +96,7 @@ impl FaultProxy {
         if self.accepting().is_none() {
             let closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(closing) = closing {
-                // The task owns the listener before, so its end closes it.
+                // The previous task owns its listener, which is closed when the task ends.
                 drop(closing.await);
             }
             let listener = bind_again(self.addr).await?;
@@ -116,7 +116,7 @@ impl Drop for FaultProxy {
     }
 }
 
-/// A connection that another process makes may have been given the port meanwhile, until it ends.
+/// Binds the address, with retries: the system may have assigned the port to another process's connection meanwhile.
 async fn bind_again(addr: SocketAddr) -> io::Result<TcpListener> {
     let mut result = TcpListener::bind(addr).await;
     for _ in 0..REBINDS {
@@ -163,7 +163,7 @@ async fn forward(
         if delayed && !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        // An end of the stream stays hidden too: a peer that has vanished closes nothing.
+        // Hide the end of the stream too: a vanished peer closes nothing.
         if line.wait_for(|line| !line.frozen && line.era == era).await.is_err() || read == 0 {
             return;
         }

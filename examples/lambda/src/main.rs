@@ -1,8 +1,8 @@
 //! The same router behind API Gateway, as a Lambda function.
 //!
-//! `cargo lambda build -p tidegate-example-lambda`, or any other way to build a function for the Rust runtime. A function
-//! that is frozen keeps its memory: what it has cached is there when it is thawed. A REST API's stage is
-//! part of the path unless `AWS_LAMBDA_HTTP_IGNORE_STAGE_IN_PATH` is `true`.
+//! Build it with `cargo lambda build -p tidegate-example-lambda`, or in any other way for the Rust runtime. A frozen
+//! function keeps its memory, so its cached responses are still there when it is thawed. A REST API's stage is part of
+//! the path unless `AWS_LAMBDA_HTTP_IGNORE_STAGE_IN_PATH` is `true`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,7 +21,7 @@ async fn price(Path(item): Path<String>, State(runs): State<Arc<AtomicU32>>) -> 
 #[tokio::main]
 async fn main() -> Result<(), lambda_http::Error> {
     let cache = Cache::new(Memory::new(64 << 20));
-    // API Gateway's authorizer tells who the client is in the request's extensions: say that prices are the same for all.
+    // API Gateway's authorizer puts the client's identity into the request's extensions, but prices are the same for all.
     let policy = Policy::ttl(Duration::from_secs(60)).tag("prices:item={item}").public();
     let app = Router::new()
         .route("/prices/{item}", get(price))

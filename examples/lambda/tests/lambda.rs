@@ -1,5 +1,5 @@
-//! The router as a Lambda function: its own program, fed by a Runtime API of ours with the events that API
-//! Gateway sends (AWS Lambda Developer Guide, "Using the Lambda runtime API").
+//! Runs the router as a Lambda function, in its own process. This test implements the Runtime API and sends the events
+//! that API Gateway sends (AWS Lambda Developer Guide, "Using the Lambda runtime API").
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::sync::{Mutex, mpsc};
 
-/// Events to hand out, and where answers go.
+/// The events to send, and a channel for the responses.
 #[derive(Clone)]
 struct Runtime {
     events: Arc<Mutex<mpsc::Receiver<Value>>>,
@@ -120,7 +120,7 @@ fn rest_api(path: &str) -> Value {
     })
 }
 
-/// The body and the `Cache-Status` of an answer in the form that API Gateway takes.
+/// The body and the `Cache-Status` of a response in API Gateway's format.
 fn told(answer: &Value) -> (String, String) {
     let headers =
         [&answer["headers"]["cache-status"], &answer["multiValueHeaders"]["cache-status"][0]];
@@ -167,7 +167,7 @@ async fn events_of_api_gateway_are_answered_from_the_cache() {
         "{status}"
     );
     let (body, status) = ask(http_api("/prices/tea", &["sid=1"])).await;
-    // Prices are the same for all, whoever the client and API Gateway's authorizer say it is.
+    // Prices are the same for all clients, so cookies and the authorizer's identity do not matter.
     assert_eq!(
         (body.as_str(), status.contains("; hit;")),
         ("the price of tea, looked up by run 1", true),

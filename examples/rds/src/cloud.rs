@@ -25,11 +25,11 @@ pub(crate) struct Cloud {
     replicas: Vec<Postgres>,
     proxy: PgBouncer,
     mode: &'static str,
-    /// The primary's name: it leads to another server after a failover, as DNS does.
+    /// The primary's name, which leads to another server after a failover, as with DNS.
     endpoint: FaultProxy,
     redis: RedisCluster,
     folder: tempfile::TempDir,
-    /// The secret of the nodes' pages for operators.
+    /// The token for the nodes' operator pages.
     pub(crate) token: String,
 }
 
@@ -38,7 +38,7 @@ impl Cloud {
         let primary = Postgres::start().await?;
         let standby = primary.standby_named("multi_az").await?;
         let replicas = vec![primary.standby().await?, primary.standby().await?];
-        // Writes are in both zones before they are acknowledged.
+        // A write is acknowledged only once both zones have it.
         primary.psql("alter system set synchronous_standby_names = 'multi_az'").await?;
         primary.psql("select pg_reload_conf()").await?;
         let mode =
@@ -73,7 +73,7 @@ impl Cloud {
         self.replicas.len()
     }
 
-    /// What a node is told.
+    /// The environment variables of a node.
     pub(crate) fn environment(&self) -> [(&'static str, String); 6] {
         [
             ("POSTGRES_PRIMARY_URL", self.proxy.url("shop")),
@@ -88,7 +88,7 @@ impl Cloud {
         ]
     }
 
-    /// Runs SQL on the primary with the real psql.
+    /// Runs SQL on the primary with psql.
     pub(crate) async fn psql(&self, sql: &str) -> Result<(), Failure> {
         self.primary.psql(sql).await?;
         Ok(())
@@ -99,7 +99,7 @@ impl Cloud {
         self.register()
     }
 
-    /// The newest leaves the list first, and is stopped when nodes have seen that.
+    /// Removes the newest replica from the list, and stops it once nodes have noticed.
     pub(crate) async fn remove_replica(&mut self) -> Result<(), Failure> {
         let removed = self.replicas.pop();
         self.register()?;
@@ -108,7 +108,7 @@ impl Cloud {
         Ok(())
     }
 
-    /// The primary dies while clients work; its standby takes its place.
+    /// Kills the primary under load, and promotes its standby.
     pub(crate) async fn lose_the_primary(
         &mut self,
         clients: impl Future<Output = Result<Window, Failure>>,
@@ -133,8 +133,8 @@ impl Cloud {
         done.and(window)
     }
 
-    /// Leads the replicas to the primary. One that had got further than the standby can't follow it, and is made
-    /// anew.
+    /// Makes the replicas follow the new primary. One that was ahead of the promoted standby can't follow it, and is
+    /// rebuilt.
     async fn replicas_follow(&mut self) -> Result<(), Failure> {
         let follows = "select count(*) from pg_stat_wal_receiver where status = 'streaming' and received_tli > 1";
         for replica in &mut self.replicas {
@@ -149,15 +149,13 @@ impl Cloud {
                 println!("           a replica follows it");
             } else {
                 *replica = self.primary.standby().await?;
-                println!(
-                    "           a replica had got further than the standby, and was made anew"
-                );
+                println!("           a replica was ahead of the standby, and was rebuilt");
             }
         }
         self.register()
     }
 
-    /// A node of Redis dies while clients work, and comes back with nothing in it.
+    /// Kills a Redis node under load, and restarts it empty.
     pub(crate) async fn lose_a_redis(
         &mut self,
         clients: impl Future<Output = Result<Window, Failure>>,
@@ -166,7 +164,7 @@ impl Cloud {
             sleep(Duration::from_secs(2)).await;
             let node = &mut self.redis.nodes()[1];
             node.kill().await?;
-            println!("  +2.0 s   it is killed: a third of all keys is nowhere");
+            println!("  +2.0 s   it is killed: a third of all keys is unavailable");
             sleep(Duration::from_secs(3)).await;
             node.restart().await?;
             println!("  +5.0 s   it is back, empty");
@@ -180,7 +178,7 @@ impl Cloud {
         self.folder.path().join("replicas")
     }
 
-    /// Says which replicas there are.
+    /// Writes the list of replicas.
     fn register(&self) -> Result<(), Failure> {
         let urls: Vec<String> = self.replicas.iter().map(Postgres::url).collect();
         let draft = self.folder.path().join("draft");
@@ -205,7 +203,7 @@ impl fmt::Display for Cloud {
             f,
             "  reads                             2 streaming replicas, found by a list (as DescribeDBInstances)"
         )?;
-        writeln!(f, "  shared answers                    Redis Cluster of 3 (as ElastiCache)")?;
+        writeln!(f, "  shared responses                  Redis Cluster of 3 (as ElastiCache)")?;
         write!(
             f,
             "  failover                          a synchronous standby that serves no reads (as Multi-AZ)"

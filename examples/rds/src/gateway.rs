@@ -28,7 +28,7 @@ pub(crate) struct Function {
     process: Child,
 }
 
-/// What a client gets.
+/// A response, as a client sees it.
 pub(crate) struct Answer {
     pub(crate) body: String,
     cache_status: String,
@@ -66,7 +66,7 @@ impl Function {
         Ok(Self { events, answers, process })
     }
 
-    /// One event, and its answer.
+    /// Sends one event, and returns the response.
     pub(crate) async fn invoke(&mut self, path: &str) -> Result<Answer, Failure> {
         self.events.send(event(path)).await?;
         let answer = timeout(Duration::from_secs(20), self.answers.recv()).await?;
@@ -78,7 +78,7 @@ impl Function {
         })
     }
 
-    /// Lambda does so between two events.
+    /// Freezes the process, as Lambda does between two events.
     pub(crate) fn freeze(&self) -> Result<(), Failure> {
         self.signal(Signal::SIGSTOP)
     }
@@ -109,7 +109,7 @@ async fn next(State(runtime): State<Runtime>) -> ([(&'static str, String); 3], J
 
 async fn answer(State(runtime): State<Runtime>, Path(_): Path<String>, body: String) -> StatusCode {
     let Ok(answer) = serde_json::from_str(&body) else { return StatusCode::BAD_REQUEST };
-    // Nobody waits for it when the demo has ended.
+    // After the end of the demo, nothing receives this.
     let _ = runtime.answers.send(answer).await;
     StatusCode::ACCEPTED
 }

@@ -1,4 +1,4 @@
-//! Clients: they read products by Zipf's law, write some, and keep book of what they were told.
+//! Clients that read products by Zipf's law, write some, and record the acknowledged prices.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -14,8 +14,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use super::Failure;
 use super::node::Fleet;
 
-/// An answer is stale that lacks a write which was acknowledged so long before it was asked for: the most that
-/// the policy allows.
+/// A response is stale if it lacks a write that was acknowledged this long before the request. This is the maximum that the
+/// policy allows.
 const BOUND: Duration = Duration::from_secs(5);
 
 /// What clients do.
@@ -25,7 +25,7 @@ pub(crate) struct Mix {
     pub(crate) writes_in_a_second: u32,
     /// The share of requests that are searches.
     pub(crate) searches: f64,
-    /// How long a client thinks between two requests.
+    /// How long a client pauses between two requests.
     pub(crate) pause: Duration,
 }
 
@@ -36,17 +36,17 @@ pub(crate) struct Load {
     book: Arc<Book>,
 }
 
-/// What is known of prices.
+/// The recorded prices.
 struct Book {
-    /// Of each product: prices that were acknowledged, and when; those of late, and the newest before.
+    /// For each product, the recently acknowledged prices with their times, and the newest price before those.
     prices: Vec<Mutex<VecDeque<(Instant, i64)>>>,
-    /// How probable products are, summed up.
+    /// The cumulative probabilities of products.
     zipf: Vec<f64>,
     /// Grows with each write.
     price: AtomicI64,
 }
 
-/// What happened in a while.
+/// The measurements of one period.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Window {
     pub(crate) reads: u64,
@@ -56,11 +56,11 @@ pub(crate) struct Window {
     searches: u64,
     writes: u64,
     failed_writes: u64,
-    /// The longest time without a write that went well.
+    /// The longest time without a successful write.
     writeless: Duration,
     statements: BTreeMap<String, u64>,
     took: Duration,
-    /// How long reads took, in order.
+    /// The durations of reads, sorted.
     times: Vec<Duration>,
 }
 
@@ -79,7 +79,7 @@ impl Load {
         Self { fleet: fleet.clone(), book: Arc::new(book) }
     }
 
-    /// Lets clients do as they do, for a while.
+    /// Runs the clients for some time.
     pub(crate) async fn run(&self, mix: Mix, time: Duration) -> Result<Window, Failure> {
         let (before, began) = (self.fleet.servers().await?, Instant::now());
         let end = began + time;
@@ -159,7 +159,7 @@ impl Load {
         seen
     }
 
-    /// Looks how far behind replicas are.
+    /// Measures the replicas' lag until `end`.
     async fn watch(self, end: Instant) -> Window {
         let mut seen = Window::default();
         while Instant::now() < end {
@@ -183,7 +183,7 @@ impl Book {
         self.known(product).push_back((Instant::now(), price));
     }
 
-    /// The least price that an answer may have which is asked for now.
+    /// The lowest price that a response to a request now may contain.
     fn due(&self, product: usize) -> i64 {
         let mut known = self.known(product);
         let is_old = |(at, _): &(Instant, i64)| at.elapsed() > BOUND;

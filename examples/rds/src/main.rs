@@ -1,9 +1,9 @@
-//! What a cloud would have, on this machine: a proxy in front of the database, a Multi-AZ standby that is promoted
-//! under load, replicas that come and go with load, a Redis Cluster, several nodes, and a Lambda function.
-//! `scripts/demo --rds` runs it. docs/aws.md says which part is which service.
+//! A cloud setup on this machine: a proxy in front of the database, a Multi-AZ standby that is promoted under load,
+//! replicas that are added and removed by load, a Redis Cluster, several nodes, and a Lambda function. `scripts/demo --rds`
+//! runs it. docs/aws.md says which AWS service each part stands for.
 //!
-//! With the argument `node` or `lambda` this program is one node of the service; with `freeze` it shows the
-//! function alone.
+//! With the argument `node` or `lambda`, this program is one node of the service. With `freeze`, it demonstrates only the
+//! function.
 
 mod cloud;
 mod gateway;
@@ -22,7 +22,7 @@ use scaling::Scaling;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The share of reads that the cache is to take off Postgres.
+/// The share of reads that the cache should take off Postgres.
 const CLAIM: f64 = 0.70;
 
 /// A day on which nothing happens.
@@ -48,7 +48,7 @@ async fn tell() -> Result<(), Failure> {
     println!("{cloud}");
     let fleet = Fleet::start(&cloud, 3).await?;
     let load = Load::new(&fleet, cloud::PRODUCTS);
-    // What is asked for first is a miss.
+    // Warm up, since first requests are misses.
     load.run(QUIET, Duration::from_secs(3)).await?;
 
     title("A quiet day: 32 clients, products by Zipf's law, 20 writes in a second");
@@ -78,7 +78,7 @@ async fn tell() -> Result<(), Failure> {
     Ok(())
 }
 
-/// A Lambda function sleeps between two events, longer than the policy lets it be out of touch.
+/// Freezes a Lambda function between two events, for longer than the policy's `max_staleness`.
 async fn freeze(cloud: &mut Cloud) -> Result<(), Failure> {
     title("The same router as a Lambda function behind an HTTP API: frozen between events");
     let mut function = Function::start(cloud).await?;
@@ -123,7 +123,7 @@ fn sum_up(windows: &[(&str, Window)]) {
         "  offload: reads of products that no server of Postgres saw; searches are not cached and not counted"
     );
     println!(
-        "  stale: answers without a write that was acknowledged more than 5 s before they were asked for"
+        "  stale: responses that lack a write which was acknowledged more than 5 s before the request"
     );
 }
 

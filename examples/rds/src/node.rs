@@ -1,4 +1,4 @@
-//! Nodes of the service, as processes, and what they say of themselves.
+//! Processes of the service, and what they report.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::Failure;
 use super::cloud::Cloud;
 
-/// No client waits for longer.
+/// How long a client waits for a response.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The nodes behind a balancer.
@@ -30,7 +30,7 @@ pub(crate) struct Fleet {
     _processes: Vec<Child>,
 }
 
-/// What all nodes together have asked each server so far, and how far behind it is at most.
+/// The statements that all nodes together have sent to each server so far, and each server's largest lag.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Servers(pub(crate) BTreeMap<String, Server>);
 
@@ -67,7 +67,7 @@ impl Fleet {
         self.addresses.len()
     }
 
-    /// Sends a request to a node, as a balancer would; the status and body, or why there is none.
+    /// Sends a request to a node, as a load balancer would. Returns the status and body, or an error.
     pub(crate) async fn send(
         &self,
         node: usize,
@@ -93,7 +93,7 @@ impl Fleet {
         timeout(PATIENCE, exchange).await?
     }
 
-    /// What the nodes' pages for operators say of the servers.
+    /// Reads the servers' counts from the nodes' operator pages.
     pub(crate) async fn servers(&self) -> Result<Servers, Failure> {
         let mut all = Servers::default();
         for node in 0..self.nodes() {
@@ -113,7 +113,7 @@ impl Fleet {
 }
 
 impl Servers {
-    /// Statements since before, by server. A server that was replaced begins anew.
+    /// The statements since `before`, by server. A replaced server starts from zero.
     pub(crate) fn since(&self, before: &Self) -> BTreeMap<String, u64> {
         let since = |(name, server): (&String, &Server)| {
             let known = before.0.get(name).map_or(0, |known| known.statements);

@@ -12,19 +12,19 @@ use super::cloud::Cloud;
 use super::load::{Load, Mix, Window};
 use super::node::{Fleet, Servers};
 
-/// More reads than these in a second on each replica: one is added.
+/// Add a replica above this rate of reads per second on each replica.
 const HIGH: f64 = 60.0;
 
-/// Fewer: one is removed. Lag doesn't keep it, since a replica that joins or leaves lags without any load.
+/// Remove a replica below this rate, whatever the lag, since a replica that joins or leaves lags without any load.
 const LOW: f64 = 40.0;
 
-/// More lag, with a load that is neither low nor high: one is added.
+/// Also add a replica if the lag is larger than this and the load is not low.
 const LATE: Duration = Duration::from_secs(1);
 
 const LEAST: usize = 2;
 const MOST: usize = 4;
 
-/// How long load must be high or low.
+/// The number of consecutive measurements with high or low load before the policy acts.
 const TURNS: u32 = 2;
 
 pub(crate) struct Scaling {
@@ -41,7 +41,7 @@ impl Scaling {
         Ok(Self { fleet: fleet.clone(), before, at: Instant::now(), high: 0, low: 0 })
     }
 
-    /// Does its work while clients do theirs.
+    /// Adjusts the number of replicas while clients run.
     pub(crate) async fn while_running(
         &mut self,
         cloud: &mut Cloud,
@@ -56,7 +56,7 @@ impl Scaling {
         }
     }
 
-    /// Goes on until there are as few replicas as at first.
+    /// Continues until the number of replicas is back at the minimum.
     pub(crate) async fn until_calm(
         &mut self,
         cloud: &mut Cloud,
@@ -69,7 +69,7 @@ impl Scaling {
             }
             self.while_running(cloud, load.run(mix, Duration::from_secs(2))).await?;
         }
-        Err("the replicas that were added are still there".into())
+        Err("the added replicas were not removed in time".into())
     }
 
     async fn look(&mut self, cloud: &mut Cloud) -> Result<(), Failure> {

@@ -21,7 +21,7 @@ struct Product {
     cents: i32,
 }
 
-/// Listens on a free port, and says which.
+/// Listens on a free port, and prints its address.
 pub(crate) async fn serve() -> Result<(), Failure> {
     let (router, _discovery) = router().await?;
     let socket = TcpListener::bind("127.0.0.1:0").await?;
@@ -44,7 +44,7 @@ async fn router() -> Result<(Router, Discovery), Failure> {
     let db = Database::from_env().await?;
     let cache = Cache::new(Tiered::new(Memory::new(64 << 20), Redis::from_env().await?));
     Listener::spawn(&db, &cache).await?;
-    // In the cloud, this asks the provider which replicas there are.
+    // In a cloud, this would query the provider for the list of replicas.
     let registry = std::env::var("REPLICAS_FILE")?;
     let discovery = db.discover_replicas(Duration::from_millis(200), move || {
         let registry = registry.clone();
@@ -95,7 +95,7 @@ async fn reprice(
     query.execute(db.writer()).await.map(|_| StatusCode::NO_CONTENT).map_err(status)
 }
 
-/// Any trouble of the database is a 503: the client may try again.
+/// Any database error becomes a 503, since the client may retry.
 fn status(error: sqlx::Error) -> StatusCode {
     match error {
         sqlx::Error::RowNotFound => StatusCode::NOT_FOUND,

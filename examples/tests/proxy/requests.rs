@@ -2,7 +2,7 @@
 
 use super::{proxy, raw_exchange};
 
-/// The response to a GET of `/head` with these lines besides; each client closes its connection.
+/// The response to a GET of `path` with these additional lines. Each client closes its connection.
 async fn head(at: &str, path: &str, lines: &[&str]) -> String {
     let line = format!("GET {path} HTTP/1.1");
     let close = if lines.iter().any(|line| line.starts_with("connection")) {

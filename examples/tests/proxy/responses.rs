@@ -1,4 +1,4 @@
-//! What the proxy does with a response, and with what is no single one.
+//! What the proxy does with responses, interim responses and upgrades.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -73,14 +73,14 @@ function tiles(now, recent) {
   const stale = now.follows ? (now.staleness_ms == null ? "unknown" : `${now.staleness_ms.toFixed(0)} ms`) : "no log";
   const shared = store.shared_connected == null ? "none" : store.breaker_open ? "breaker open" : store.shared_connected ? "connected" : "not connected";
   const all = [
-    [share(recent.ratio), "of those who ask the cache, lately"],
-    [share(now.hit_ratio), "since the process began"],
-    [rate(recent.perSecond), "requests in a second"],
-    [stale, "an answer can be stale just now"],
+    [share(recent.ratio), "recent hit ratio"],
+    [share(now.hit_ratio), "hit ratio since start"],
+    [rate(recent.perSecond), "requests per second"],
+    [stale, "greatest staleness now"],
     [bytes(store.memory_bytes), `in memory, of ${bytes(store.memory_capacity)}`],
-    [whole(store.memory_entries), "answers in memory"],
+    [whole(store.memory_entries), "entries in memory"],
     [shared, "shared store"],
-    [whole(now.loads), "answers in the making"],
+    [whole(now.loads), "responses being computed"],
   ];
   $("tiles").replaceChildren(...all.map(([value, label]) => {
     const tile = document.createElement("div"), bold = document.createElement("b"), small = document.createElement("span");
@@ -134,7 +134,7 @@ function routes(now, before, seconds) {
       ...(route.policy.shadow ? ["in shadow"] : []),
     ].join(", ");
     const reasons = route.outcomes.filter((o) => !isHit(o)).map((o) => `${o.reason} ${whole(o.count)}`);
-    const unfit = route.unfit.map((u) => `not kept: ${u.reason} ${whole(u.count)}`);
+    const unfit = route.unfit.map((u) => `not stored: ${u.reason} ${whole(u.count)}`);
     const untracked = Object.keys(route.untracked).map((table) => `${table} (not tracked)`);
     const audited = route.audited;
     return [
@@ -162,7 +162,7 @@ function servers(now, before, seconds) {
     cell(whole(server.statements), "n"),
     cell(rate(known.has(server.name) ? (server.statements - known.get(server.name).statements) / seconds : null), "n"),
     cell(`${whole(server.connections)}, ${whole(server.idle_connections)} idle`, "n"),
-  ]), "no database was given to the page");
+  ]), "no database is attached to this page");
 }
 
 function changes(rows) {
@@ -179,7 +179,7 @@ function changes(rows) {
 function show(now) {
   const before = last && last.now, seconds = last ? (performance.now() - last.at) / 1000 : null;
   last = { now, at: performance.now() };
-  // Counts of before a restart are of another process.
+  // Counts from before a restart belong to another process.
   const old = before && before.process === now.process && before.uptime_seconds <= now.uptime_seconds ? before : null;
   const total = (report, of) => report.routes.reduce((all, route) => all + sum(route.outcomes, of), 0);
   const diff = (of) => old ? total(now, of) - total(old, of) : null;
@@ -213,7 +213,7 @@ async function tick() {
   try {
     show(await (await ask("status")).json());
   } catch (error) {
-    alarm(`The node does not answer: ${error.message}`);
+    alarm(`The node does not respond: ${error.message}`);
     busy = false;
     return;
   }

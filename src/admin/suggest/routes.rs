@@ -1,4 +1,4 @@
-//! What routes would gain by a policy, or by another one.
+//! Estimates what each route would gain from a policy, or from a better one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,31 +13,31 @@ use crate::middleware::LayerSettings;
 use crate::outcome::{BypassReason, Counters, MissReason, Outcome};
 use crate::traffic::{RouteReads, Traffic, simulation};
 
-/// Fewer requests say nothing.
+/// The fewest requests for an estimate.
 const ENOUGH: u64 = 20;
 
-/// A share of requests that is worth a word.
+/// The smallest share of requests that is worth a note.
 const WORTH: f64 = 0.2;
 
-/// What a route would gain.
+/// The suggestion for one route.
 #[derive(Serialize)]
 pub(super) struct RouteAdvice {
     pub(super) pattern: String,
     pub(super) requests: u64,
     per_second: f64,
-    /// Those that were answered from the cache.
+    /// Requests that were served from the cache.
     pub(super) hits: u64,
-    /// Of routes without a policy: the share of requests that the cache would have answered.
+    /// For a route without a policy: the share of eligible requests that the cache would have served.
     expected_hit_ratio: Option<f64>,
-    /// Requests that could be answered from a cache, and of how many the ratio is worked out.
+    /// Requests whose responses could have been stored, and (`sample`) how many of them the ratio is computed from.
     eligible: u64,
     sample: u64,
-    /// Time that handlers would not have taken.
+    /// The handler time that the cache would have saved.
     pub(super) saves_seconds: f64,
     tables: Vec<TableAdvice>,
     /// The policy to begin with.
     policy: Option<String>,
-    /// What else there is to know.
+    /// Obstacles and hints.
     notes: Vec<String>,
 }
 
@@ -87,13 +87,13 @@ impl RouteAdvice {
         }
     }
 
-    /// Adds what the cache would have done.
+    /// Adds the estimate of what the cache would have done, from the simulation.
     #[expect(clippy::cast_precision_loss, reason = "ratios need no more")]
     fn without_policy(mut self, traffic: &Traffic) -> Self {
         let (hit_ratio, sample) = traffic.rehearsed.hit_ratio();
         self.sample = sample;
         self.notes = obstacles(&traffic.read());
-        // A pattern that stands for several routes is no router's.
+        // A pattern in parentheses stands for several routes, so there is no policy to suggest.
         if sample < ENOUGH || self.pattern.starts_with('(') {
             return self;
         }
@@ -102,13 +102,13 @@ impl RouteAdvice {
         let share = self.eligible as f64 / self.requests.max(1) as f64;
         self.saves_seconds = traffic.made.seconds() * share * hit_ratio;
         if hit_ratio < WORTH {
-            self.notes.push("few requests ask for what was asked for before".into());
+            self.notes.push("few requests repeat an earlier one".into());
             return self;
         }
         if personal > WORTH {
             self.notes.push(format!(
-                "{} of requests say who sends them: each client was taken to get its own answer; with \
-                 Policy::public it would be less work still, if all may have the same",
+                "{} of requests identify the client, so the estimate assumes a response per client; if all clients may \
+                 get the same response, Policy::public saves more",
                 percent(personal)
             ));
         }
@@ -122,24 +122,24 @@ impl RouteAdvice {
         let mut policy = format!("Policy::ttl(Duration::from_secs({}))", simulation::TTL.as_secs());
         if is_personal {
             policy.push_str(
-                ".vary([\"authorization\"]).vary_cookies([/* those that tell people apart */])",
+                ".vary([\"authorization\"]).vary_cookies([/* those that identify the client */])",
             );
         }
         format!(".route({:?}, {policy})", self.pattern)
     }
 
-    /// What would make it narrower, if it is so: what rows a handler reads can't be told from here.
+    /// A tag that would narrow the dependency, for the operator to check: the rows that a handler reads are not known here.
     fn narrowing(&self) -> Option<String> {
         let ([table], Some(parameter)) = (&self.tables[..], parameter(&self.pattern)) else {
             return None;
         };
         let (table, tag) = (&table.name, tag(&table.name, parameter));
         Some(format!(
-            "if all that it reads of {table} are the rows with {parameter} = {{{parameter}}}, add {tag}"
+            "if the handler reads only the rows of {table} with {parameter} = {{{parameter}}}, add {tag}"
         ))
     }
 
-    /// Requests that the cache would have answered in addition.
+    /// The additional requests that the cache would have served.
     #[expect(clippy::cast_precision_loss, reason = "an estimate needs no more")]
     pub(super) fn more_hits(&self) -> f64 {
         let new = self.policy.as_ref().and(self.expected_hit_ratio);
@@ -167,14 +167,16 @@ fn parameter(pattern: &str) -> Option<&str> {
     (!rest.contains('{') && !name.starts_with('*')).then_some(name)
 }
 
-/// What keeps answers from being kept.
+/// Why responses were not stored.
 fn obstacles(reads: &RouteReads) -> Vec<String> {
-    let told =
-        reads.unfit.values().map(|(times, why)| format!("{times} answers can't be kept: {why}"));
+    let told = reads
+        .unfit
+        .values()
+        .map(|(times, why)| format!("{times} responses can't be stored: {why}"));
     told.collect()
 }
 
-/// What a route's policy makes less of than it could.
+/// How the route's policy could be improved.
 fn about_policy(traffic: &Traffic, policy: &Policy) -> Vec<String> {
     let reads = traffic.read();
     let mut notes = obstacles(&reads);
@@ -184,19 +186,22 @@ fn about_policy(traffic: &Traffic, policy: &Policy) -> Vec<String> {
         let tables: Vec<&str> = reads.tables.keys().map(String::as_str).collect();
         let narrowed = policy.parameters().next().is_some();
         let mend = match narrowed {
-            true => "its rows change as often as they are read: a cache can't help",
+            true => "these rows change as often as they are read, so a cache can't help",
             false => {
-                "narrow it to the rows that it reads, with a tag like `table:column={parameter}`"
+                "narrow the policy to the rows that the handler reads, with a tag like `table:column={parameter}`"
             }
         };
-        notes.push(format!("many answers fall by changes to {}: {mend}", tables.join(", ")));
+        notes.push(format!("changes to {} invalidate many responses: {mend}", tables.join(", ")));
     }
     if is_much(Outcome::Miss(MissReason::Expired)) && !policy.untracked {
-        notes.push("many answers outlive their TTL with nothing changed that they depend on: a longer one loses nothing".into());
+        notes.push(
+            "many responses expire although nothing that they depend on has changed: raise the TTL"
+                .into(),
+        );
     }
     if is_much(Outcome::Bypass(BypassReason::Personal)) {
         notes.push(
-            "many requests say who sends them, and go past the cache: say what that means to answers by \
+            "many requests identify the client and bypass the cache: declare how responses depend on the client with \
              Policy::public, vary or vary_cookies"
                 .into(),
         );
@@ -217,13 +222,17 @@ impl fmt::Display for RouteAdvice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "route {}: {} requests, {:.1} in a second",
+            "route {}: {} requests, {:.1} per second",
             self.pattern, self.requests, self.per_second
         )?;
         if let Some(ratio) = self.expected_hit_ratio {
             let ratio = percent(ratio);
-            writeln!(f, "  {ratio} of {} would have been answered from the cache", self.sample)?;
-            writeln!(f, "  saving {:.2} s of handlers' time so far", self.saves_seconds)?;
+            writeln!(f, "  {ratio} of {} would have been served from the cache", self.sample)?;
+            writeln!(
+                f,
+                "  and would have saved {:.2} s of handler time so far",
+                self.saves_seconds
+            )?;
         }
         self.tables.iter().try_for_each(|table| writeln!(f, "  {table}"))?;
         self.notes.iter().try_for_each(|note| writeln!(f, "  {note}"))?;
@@ -236,6 +245,6 @@ impl fmt::Display for TableAdvice {
         write!(f, "reads {}", self.name)?;
         self.rows_written_per_second
             .iter()
-            .try_for_each(|rate| write!(f, ", {rate:.2} rows written in a second"))
+            .try_for_each(|rate| write!(f, ", {rate:.2} rows written per second"))
     }
 }

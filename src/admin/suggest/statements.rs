@@ -1,12 +1,12 @@
-//! Statements that no cached answer holds.
+//! Statements whose results are not cached.
 
 use super::UncachedStatement;
 use crate::postgres::{Database, Dependencies};
 
-/// As many as people read.
+/// The most statements to list.
 const MOST: usize = 20;
 
-/// All that were run twice or more, those first that took most time.
+/// The statements that ran more than once, by total time, largest first.
 #[expect(clippy::cast_precision_loss, reason = "ratios need no more")]
 pub(super) fn all(db: &Database) -> Vec<UncachedStatement> {
     let mut ran: Vec<_> =
@@ -19,10 +19,9 @@ pub(super) fn all(db: &Database) -> Vec<UncachedStatement> {
                     (tables.iter().map(|table| table.name.clone()).collect(), None)
                 }
                 Some(Dependencies::Unfit(unfit)) => (Vec::new(), Some(unfit.to_string())),
-                None => (
-                    Vec::new(),
-                    Some("it was not looked at yet: call it by db.cached to see".into()),
-                ),
+                None => {
+                    (Vec::new(), Some("not analysed yet: run it through db.cached to see".into()))
+                }
             };
         UncachedStatement {
             sql,

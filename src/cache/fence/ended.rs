@@ -1,4 +1,4 @@
-//! What was known of the epoch before, for policies that serve what was valid then.
+//! The fences of the previous epoch, for policies that serve entries that were valid at its end.
 
 use super::{Fences, Ordering};
 use crate::cache::protocol::{Verdict, verdict};
@@ -10,12 +10,12 @@ pub(super) struct EndedFences {
     epoch: Epoch,
     floor: Position,
     slots: Box<[u64]>,
-    /// The epoch that came after it, and the floor with which that began: a fence past it is of a change since then.
+    /// The next epoch and the floor with which it began: a fence past this floor means a later change.
     next: (Epoch, Position),
 }
 
 impl EndedFences {
-    /// A copy of what `fences` hold, before they begin the next epoch.
+    /// Copies `fences` before they begin the next epoch.
     pub(super) fn new(fences: &Fences, epoch: Epoch, next: (Epoch, Position)) -> Self {
         let slots = fences.slots.iter().map(|slot| slot.load(Ordering::Acquire)).collect();
         Self { epoch, floor: fences.floor(), slots, next }
@@ -28,7 +28,7 @@ impl EndedFences {
 }
 
 impl Fences {
-    /// Whether an entry of the epoch before was valid when that ended, as far as this node knew, and nothing that it
+    /// Whether an entry of the previous epoch was valid at its end, as far as this node knew, and nothing that the entry
     /// depends on has changed since.
     pub(crate) fn was_valid(&self, entry: &Entry) -> bool {
         let ended = self.ended.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
@@ -37,7 +37,7 @@ impl Fences {
         let fences = entry.tags.iter().map(|tag| ended.fence(self, *tag));
         let fence = fences.max().unwrap_or_default().max(ended.floor);
         let was_valid = verdict((entry.epoch, entry.as_of), (ended.epoch, fence)) == Verdict::Valid;
-        // In this order: an epoch that begins meanwhile makes the fences those of neither.
+        // The epoch is checked last: if another one has begun in between, the fences may mix both.
         was_valid && self.newest_of(&entry.tags) <= began && self.epoch() == next
     }
 }

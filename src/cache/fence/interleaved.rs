@@ -32,7 +32,7 @@ fn fences() -> Arc<Fences> {
     Arc::new(fences)
 }
 
-/// The new epoch's positions are smaller: what is read of both at once would let anything pass.
+/// The new epoch's positions are smaller, so a reader that mixed both epochs would accept any entry.
 #[test]
 fn no_entry_passes_between_two_epochs() {
     loom::model(|| {
@@ -49,7 +49,7 @@ fn no_entry_passes_between_two_epochs() {
     });
 }
 
-/// Who sees that a drain is done sees the fences that it raised.
+/// A reader that sees a drain as confirmed also sees the fences that the drain raised.
 #[test]
 fn a_drain_that_is_seen_is_seen_whole() {
     loom::model(|| {
@@ -73,7 +73,7 @@ fn a_drain_that_is_seen_is_seen_whole() {
     });
 }
 
-/// Two who raise the same fence, in whatever order: the greater stays.
+/// Two threads raise the same fence; in either order, the greater position remains.
 #[test]
 fn fences_only_rise() {
     loom::model(|| {
@@ -89,7 +89,7 @@ fn fences_only_rise() {
     });
 }
 
-/// Two changes at once, without a log: what began before the second lacks it.
+/// Two concurrent changes without a log: a fill that began before the second one does not include it.
 #[test]
 fn positions_of_our_own_are_taken_one_by_one() {
     loom::model(|| {

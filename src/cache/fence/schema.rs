@@ -1,8 +1,8 @@
-//! Changes of the schema that were noticed, numbered through the process.
+//! Schema changes that this process has noticed, with process-wide numbers.
 //!
-//! What a statement reads was looked up under some schema, for a `Database` of its own; which changes there were, the
-//! fences of a cache learn. So both note a number: a result counts for these fences if its lookup began after the last
-//! change that they know of, whichever `Database` made it.
+//! A `Database` looks up in the catalogue what a statement reads, and a cache's fences learn of schema changes. Both record
+//! the number of the last change: a looked-up result is valid for these fences if its lookup began after the last change
+//! that they know of, whichever `Database` looked it up.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

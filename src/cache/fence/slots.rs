@@ -1,16 +1,16 @@
-//! Where in the table the fences of a tag are.
+//! The slots of a tag in the fence table.
 
 use std::hash::{BuildHasher, RandomState};
 
 use super::ROWS;
 use crate::entry::Tag;
 
-/// Chooses a tag's slots, by a secret of this process.
+/// Chooses a tag's slots with a secret of this process.
 ///
-/// Names of tags hold what clients choose, such as the id of a row. Whoever knew the slots of a tag could look for two
-/// other tags that cover them, and make every entry of the first invalid by writing to rows of the others. Nothing that
-/// nodes share depends on the secret. Tags are hashes by BLAKE3, so two rounds of a folded multiplication, as in wyhash and
-/// foldhash, suffice to hide where each one goes; a hit pays two multiplications for each tag.
+/// Tag names contain values that clients choose, such as the id of a row. An attacker who knew the slots of a tag could
+/// look for two other tags that cover them, and then invalidate every entry with the first tag by writing to the rows of
+/// the other two. Nothing that nodes share depends on the secret. Tags are BLAKE3 hashes, so two rounds of a folded
+/// multiplication, as in wyhash and foldhash, are enough to hide the slots; a hit costs two multiplications per tag.
 #[derive(Debug)]
 pub(super) struct Slots {
     seeds: [u64; 4],

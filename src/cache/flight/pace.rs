@@ -1,4 +1,4 @@
-//! How far the leaders of a flight are, and what that means for those who wait.
+//! The progress of a flight's leaders, and what waiting requests do because of it.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tokio::sync::futures::Notified;
 use crate::clock::{self, Instant};
 use crate::sync::{Mutex, MutexGuard};
 
-/// A body of unknown length that is whole so soon after its first byte is still shared.
+/// A body of unknown length is still shared if it is complete within this time after its first byte.
 const SOON: Duration = Duration::from_millis(100);
 
-/// How far the leaders of a flight are.
+/// The progress of a flight's leaders.
 #[derive(Debug)]
 pub(super) struct Pace {
     state: Mutex<PaceState>,
@@ -23,19 +23,19 @@ pub(super) struct Pace {
 struct PaceState {
     /// When the last leader began to compute.
     began: Instant,
-    /// How many leaders wait for a permit: to overtake them would be to wait behind them.
+    /// How many leaders wait for a permit. Overtaking them makes no sense: the overtaker would queue behind them.
     queued: usize,
     /// When the first byte of a body of unknown length came.
     streams_since: Option<Instant>,
 }
 
-/// What one who waits does when a time is over.
+/// What a waiting request does when its patience is over.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum WaitStep {
     Wait,
-    /// Lead beside the present leader.
+    /// Compute in parallel with the current leader.
     Overtake,
-    /// Go on alone: the response may take as long as it likes.
+    /// Stop waiting and compute its own response: the leader's body may take any time.
     Leave,
 }
 
@@ -56,25 +56,25 @@ impl Pace {
         QueuedFill(self)
     }
 
-    /// The first byte of a body has come whose end is not known.
+    /// Notes the first byte of a body of unknown length.
     pub(super) fn stream(&self) {
         self.state().streams_since.get_or_insert_with(clock::now);
         self.streams.notify_waiters();
     }
 
-    /// Resolves when [`patience`](Self::patience) becomes less.
+    /// Resolves when a body begins to stream, which shortens [`patience`](Self::patience).
     pub(super) fn streamed(&self) -> Notified<'_> {
         self.streams.notified()
     }
 
-    /// How long one who would wait for so long goes on waiting.
+    /// How much longer to wait: until the leader has computed for `wait`, or its streaming body has taken [`SOON`].
     pub(super) fn patience(&self, wait: Duration) -> Duration {
         let state = self.state();
         let left = if state.queued > 0 { wait } else { less(wait, state.began) };
         state.streams_since.map_or(left, |since| left.min(less(SOON, since)))
     }
 
-    /// What is next. One of those who are told to overtake may do so.
+    /// The next step of a waiting request. Only one of them overtakes: this resets the leader's start time.
     pub(super) fn next(&self, wait: Duration) -> WaitStep {
         let mut state = self.state();
         if state.streams_since.is_some_and(|since| since.elapsed() >= SOON) {

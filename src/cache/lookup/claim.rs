@@ -1,4 +1,4 @@
-//! Being the one node that makes an answer.
+//! Takes the lease that makes this node the only one that computes an entry.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::cache::lease::{Claimed, LeaseGuard, PendingLease};
 use crate::outcome::Event;
 
 impl LookupTask<'_> {
-    /// Asks the other nodes to leave it to us. While one is at it, waits for what it makes, and asks
-    /// again: it may give up, or make what is of no use here.
+    /// Takes the lease. While another node holds it, waits for that node's entry and tries again: the other node may give
+    /// up, or store an entry that this request can't use.
     pub(super) async fn claim(&mut self, wanted: bool) -> Result<Option<Box<LeaseGuard>>, Hit> {
         if !wanted || !self.cache.leases(self.policy) {
             return Ok(None);
         }
         let limit = self.policy.lease.min(self.policy.wait);
-        // Apart, so that what is found needs no room for it.
+        // Boxed, so that a hit's future does not include its size.
         let leased = Box::pin(timeout(limit, self.await_lease()));
         leased.await.unwrap_or(Ok(None))
     }
@@ -51,7 +51,7 @@ impl LookupTask<'_> {
         }
     }
 
-    /// With a lease in hand: what its last holder made may have come after we looked.
+    /// Looks up again after taking the lease: its last holder may have stored the entry after our first lookup.
     async fn look_up_again(
         &mut self,
         lease: Box<LeaseGuard>,

@@ -18,8 +18,8 @@ use crate::outcome::{BypassReason, MissReason, Outcome};
 use crate::store::{Found, Tier};
 
 impl LookupTask<'_> {
-    /// Joins those who are looking for the answer or making it, or begins to. So the shared store is asked
-    /// once, however many want the same at a time.
+    /// Joins the key's flight, or starts one. So the shared store is queried once, however many requests need the same
+    /// entry at the same time.
     pub(super) async fn make(&mut self) -> LookupResult {
         if Record::is_computing(&self.cache.shared.fences, self.key.hash()) {
             return self.recursive();
@@ -31,7 +31,7 @@ impl LookupTask<'_> {
         let mut attempts = if alone { 0 } else { 2 };
         while attempts > 0 {
             attempts -= 1;
-            // Apart, so that who leads needs no room for it.
+            // Boxed, so that a leader's future does not include its size.
             match Box::pin(self.join()).await {
                 None => return self.recursive(),
                 Some(FlightRole::Leader(leader)) => return self.lead(Some(leader)).await,
@@ -51,21 +51,21 @@ impl LookupTask<'_> {
         self.lead(None).await
     }
 
-    /// Whether waiting for another request would be in vain: responses here could not be stored of late, or none of the
-    /// policy's was and nothing is known of this one.
+    /// Whether waiting for another request is unlikely to help: the last response for this key could not be stored, or none
+    /// of the policy's recent ones could and no entry for this key was found.
     fn is_unlikely_shared(&self) -> bool {
         self.cache.shared.alone.has(self.key)
             || self.passed_over.is_none() && self.policy.streak.is_long()
     }
 
-    /// To wait would be to wait for oneself.
+    /// Waiting would deadlock, since this lookup is part of the computation of its own key.
     fn recursive(&self) -> LookupResult {
-        tracing::warn!(key = %self.key, "a value is computed by what asks for it, or waits for it: it is computed twice");
+        tracing::warn!(key = %self.key, "computing a key requires the same key, directly or in a cycle: computing twice");
         LookupResult::Bypass(self.bypass(BypassReason::Recursive, None))
     }
 
-    /// Waits for what others look for or make; or leads them, beside the present leader if that is slower than the
-    /// policy allows. `None` if they wait for what the present scope computes.
+    /// Waits for the flight's result, or becomes its leader: after the current one, or in parallel if that is slower than
+    /// the policy allows. `None` if the flight waits, directly or in a cycle, for a key that the current scope computes.
     async fn join(&self) -> Option<FlightRole> {
         let began = clock::now();
         let _waiting = WaitGuard::new(Record::computing(), self.cache.place(self.key))?;
@@ -78,9 +78,9 @@ impl LookupTask<'_> {
         Some(joined)
     }
 
-    /// What another request was making, judged by what is known now and asked here. If what it depends on has changed
-    /// meanwhile, it will do as well for a request that came before: else, where changes come faster than one can compute,
-    /// each of those who wait would compute it for itself.
+    /// Judges the entry that another request computed, by the current fences and this request's options. If a dependency
+    /// has changed in the meantime, the entry is still good for a request that arrived before that change. Otherwise, if
+    /// changes came faster than the handler computes, every waiting request would compute its own.
     fn collapsed(&mut self, entry: Arc<Entry>) -> Option<Hit> {
         let tier = Tier::Memory;
         if !entry.answers(self.key) {
@@ -100,7 +100,7 @@ impl LookupTask<'_> {
         self.follow_up(decided, found, Outcome::Collapsed)
     }
 
-    /// Whether a response has all that was known when this request came, and is in use otherwise.
+    /// Whether an entry includes every change that was known when this request arrived, and is usable otherwise.
     fn was_computed_since(&self, entry: &Entry) -> bool {
         let computed = (entry.epoch(), entry.as_of());
         self.since.is_some_and(|since| has_all_since(computed, since))
@@ -108,7 +108,7 @@ impl LookupTask<'_> {
             && decide(Verdict::Valid, entry, self.policy, &self.ask.limits) == EntryUse::Serve
     }
 
-    /// What another request served when its fill failed, if this one may be answered so too.
+    /// The stale entry that another request served after its fill failed, if this request may be served it too.
     fn instead(&mut self, entry: Arc<Entry>) -> Option<Hit> {
         if entry.answers(self.key) {
             self.pass_over(Found { entry, tier: Tier::Memory }, self.reason);
@@ -116,7 +116,7 @@ impl LookupTask<'_> {
         self.fallback()
     }
 
-    /// Looks in the shared store for all who wait, and becomes the one who makes the answer if it is not there.
+    /// Looks in the shared store on behalf of all waiting requests, and prepares the fill if the entry is not there.
     async fn lead(&mut self, mut leader: Option<FlightLeader>) -> LookupResult {
         if leader.is_some()
             && let Some(hit) = self.peek()
@@ -129,14 +129,14 @@ impl LookupTask<'_> {
             if !matches!(decided, EntryUse::Miss(_))
                 && let Some(leader) = leader.take()
             {
-                // First of all: if it is due to be recomputed, that is another flight.
+                // Before anything else: recomputing an entry that is due needs a flight of its own.
                 leader.land(FlightResult::Entry(found.entry.clone()));
             }
             if let Some(hit) = self.follow_up(decided, found, outcome) {
                 return LookupResult::Hit(hit);
             }
         }
-        // Other nodes may have left it to the one that is overtaken here.
+        // The overtaken leader of this node may hold the lease already.
         let is_first = leader.as_ref().is_some_and(|leader| !leader.overtakes());
         let lease = match self.claim(is_first).await {
             Ok(lease) => lease,

@@ -1,4 +1,4 @@
-//! Following the log to where a session, or the scope that asks, has written.
+//! Follows the log up to the last write of the session or of the current scope.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use crate::cache::protocol::has_followed;
 use crate::cache::record::{Arrival, Needs, Record, Requirement};
 use crate::entry::{Epoch, Position};
 
-/// How long a drain for a position that seems old is waited for; nobody waits for it.
+/// The timeout of the background drain for positions that look old. No request waits for this drain.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// A position that a lookup must find, if there is one.
+/// The position that an entry must include, if there is one.
 type Needed = Option<(Epoch, Position)>;
 
 impl Cache {
-    /// What a lookup must find beyond what its session has written, as far as that is known.
+    /// The own writes that a lookup must see in addition to its session's, as far as their position is known.
     pub(super) fn own_writes_seen(&self, ask: &LookupOptions) -> Needs {
         match Record::required(self.database()) {
             Some(needs) => needs,
@@ -34,20 +34,20 @@ impl Cache {
         }
     }
 
-    /// What a lookup must find beyond what its session has written: what the present scope wrote, or in none the
-    /// process. `None` if that could not be observed within the limit.
+    /// The position of the own writes that a lookup must see in addition to its session's: those of the current scope, or
+    /// outside any scope those of the process. `None` if no position could be observed within `limit`.
     pub(super) async fn own_writes(&self, ask: &LookupOptions, limit: Duration) -> Option<Needed> {
         if let Needs::Position(known) = self.own_writes_seen(ask) {
             return Some(known);
         }
         let (Some(log), Some(own)) = (self.log(), self.requirement()) else { return Some(None) };
         let observed = own.observe(log.database(), ask.arrival, log.position());
-        // Apart, so that a lookup that need not observe has no room for it.
+        // Boxed, so that the future of a lookup that need not observe does not include its size.
         Box::pin(timeout(limit, observed)).await.ok()?.ok()
     }
 
-    /// The moment when a call that makes several lookups began, so that one position will do for all of them; `None` if they
-    /// need none.
+    /// Marks the beginning of a call that makes several lookups, so that they can share one observed position; `None` if
+    /// they need none.
     pub(crate) fn arrival(&self, ask: &LookupOptions) -> Option<Arrival> {
         match self.own_writes_seen(ask) {
             Needs::Position(_) => None,
@@ -55,13 +55,13 @@ impl Cache {
         }
     }
 
-    /// What the lookups of the present scope must find, or in none those of the process.
+    /// The requirement of the current scope, or outside any scope that of the process.
     fn requirement(&self) -> Option<Arc<Requirement>> {
         let of_scope = Record::current().and_then(|record| record.requirement().cloned());
         of_scope.or_else(|| self.log()?.own_writes().cloned())
     }
 
-    /// Whether the fences hold all that the session wrote.
+    /// Whether the fences include all of the session's writes.
     pub(super) fn has_followed(&self, session: Option<(Epoch, Position)>) -> bool {
         session.is_none_or(|session| {
             let fences = &self.shared.fences;
@@ -70,9 +70,9 @@ impl Cache {
         })
     }
 
-    /// Whether a position that by this node's clock was given out long ago need not be followed. The clocks of two nodes
-    /// differ by any amount, so its age alone proves nothing: it must be of a history that a drain has shown to be over.
-    /// Until then it counts, and a drain is started, one for all such positions at a time.
+    /// Whether a session position that looks old by this node's clock need not be followed. The clocks of two nodes may
+    /// differ by any amount, so its age alone proves nothing: a drain must have shown that its epoch is over. Until then
+    /// the position counts, and one drain at a time is started for all such positions.
     pub(crate) fn is_obsolete(&self, old: (Epoch, Position)) -> bool {
         let current = self.shared.fences.epoch();
         if old.0 == current || self.log().is_none() {
@@ -96,7 +96,7 @@ impl Cache {
         }
         let followed = matches!(timeout(limit, log.catch_up(position)).await, Ok(Ok(())));
         if followed {
-            // Past the drain, a position of another epoch is of one that is over.
+            // After the drain, any epoch other than the current one is over.
             self.shared.past.note(epoch, self.shared.fences.epoch());
         }
         followed
@@ -119,7 +119,7 @@ mod tests {
     use crate::entry::{Key, Tag};
     use crate::store::Memory;
 
-    /// A log that nobody can read just now; counts how often somebody waits for a look at it.
+    /// A log that can't be read; it counts how often a caller waits for a drain.
     #[derive(Debug, Default)]
     struct Lost(AtomicUsize);
 

@@ -1,5 +1,5 @@
-//! What a lookup that found nothing hands out: leave to compute the response, for all or for one, and what may be served
-//! if that fails.
+//! What a miss or a bypass returns: the guard or the scope for computing a response, and the stale entry that may be
+//! served if that fails.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::outcome::{BypassReason, Outcome, StaleReason};
 use crate::store::Found;
 
 impl LookupTask<'_> {
-    /// The duty to make an answer anew in the background, if nobody has it and there is room.
+    /// The guard for recomputing an entry in the background, if no other request holds it and a permit is free.
     pub(super) fn renewal(&self, due: &Found) -> Option<Box<FillGuard>> {
         let leader = self.cache.shared.flights.try_lead(*self.key.hash())?;
         let permit = self.cache.try_permit(self.policy)?;
@@ -39,14 +39,14 @@ impl LookupTask<'_> {
         lead
     }
 
-    /// An entry that only time has made stale: who made it may say that it still holds. One that a
-    /// change made invalid is recomputed, even if the handler would confirm it.
+    /// An entry that has only expired, so the handler may confirm it. An entry that a change has invalidated is recomputed,
+    /// even if the handler would confirm it.
     fn confirmable(&self, found: &Found) -> Option<Arc<Entry>> {
         let verdict = self.cache.shared.fences.judge(&found.entry);
         (verdict == Verdict::Valid).then(|| found.entry.clone())
     }
 
-    /// What may be served if no answer can be made.
+    /// The stale entry that may be served if computing a response fails.
     pub(super) fn fallback(&self) -> Option<Hit> {
         let found = self.passed_over.clone()?;
         let entry = &found.entry;
@@ -75,7 +75,7 @@ impl LookupTask<'_> {
         Bypass { reason, fallback: self.fallback(), record, _permit: permit }
     }
 
-    /// Goes past a cache that can't prove anything just now, with everybody else: in bounds.
+    /// Bypasses a cache that can't prove freshness at the moment. It does so for all requests, so this takes a permit.
     pub(super) async fn bypass_limited(&self, reason: BypassReason) -> Bypass {
         let permit = self.cache.permit(self.policy, []).await.permit;
         self.bypass(reason, Some(permit))

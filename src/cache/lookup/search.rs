@@ -1,4 +1,4 @@
-//! One lookup: what is stored, judged by what was requested.
+//! One lookup: finds stored entries and judges them by the lookup's options.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::entry::{Entry, Epoch, Key, Position};
 use crate::outcome::{BypassReason, Event, MissReason, Outcome, StaleReason};
 use crate::store::{Found, StoreError};
 
-/// One lookup under way: what it was asked, and what it came by.
+/// One lookup in progress: its options, and what it has found so far.
 pub(super) struct LookupTask<'a> {
     pub(super) cache: &'a Cache,
     pub(super) key: &'a Key,
@@ -21,9 +21,9 @@ pub(super) struct LookupTask<'a> {
     pub(super) reason: MissReason,
     /// The youngest entry that was found and may not be served as it is.
     pub(super) passed_over: Option<Found>,
-    /// Something was written, and where is not known: nothing that is stored can be proven to have it.
+    /// The session or scope wrote something at an unknown position, so no stored entry can be proven to include it.
     pub(super) is_blind: bool,
-    /// A position that this node had seen on the primary when the request came, past all that it knew of.
+    /// The position on the primary that this node knew when the request arrived, at or past all fences.
     pub(super) since: Option<(Epoch, Position)>,
 }
 
@@ -34,7 +34,7 @@ impl<'a> LookupTask<'a> {
         policy: &'a Arc<Policy>,
         mut ask: LookupOptions,
     ) -> Self {
-        // Now, before anything is waited for: what begins meanwhile may be used by what is computed.
+        // Before anything is awaited: the computation may use reads that begin while this lookup waits.
         ask.strays.get_or_insert_with(EndedStrays::now);
         Self {
             cache,
@@ -56,7 +56,7 @@ impl<'a> LookupTask<'a> {
             return Err(BypassReason::Session);
         };
         let session = self.ask.session;
-        // First of all: what is served in place of an error has to have it too.
+        // First, since a stale entry that is served in place of an error must include these writes too.
         self.ask.session = must_see(session, own);
         if !self.cache.follow(session, limit).await || !self.cache.follow(own, limit).await {
             return Err(BypassReason::Session);
@@ -64,7 +64,7 @@ impl<'a> LookupTask<'a> {
         if !self.cache.is_confirmed(self.policy) {
             return Err(BypassReason::Unconfirmed);
         }
-        // Only now, so that it is past what the session wrote. A drain may have raised fences past what counts as seen.
+        // Only now, so that it is past the session's writes. A drain may already have raised fences past `seen`.
         let fences = &self.cache.shared.fences;
         let seen = fences.seen();
         self.since = seen.map(|(epoch, seen)| (epoch, seen.max(fences.highest())));
@@ -113,7 +113,7 @@ impl<'a> LookupTask<'a> {
         match assess(fences, &found.entry, self.policy, &self.ask.limits) {
             EntryUse::Miss(reason) => EntryUse::Miss(reason),
             _ if !self.holds(&found.entry) => EntryUse::Miss(MissReason::OtherShape),
-            // What was written since is not in it.
+            // An entry from before the failover lacks the session's writes.
             EntryUse::Stale(StaleReason::Failover) if self.ask.session.is_some() => {
                 EntryUse::Miss(MissReason::OldEpoch)
             }
@@ -125,7 +125,7 @@ impl<'a> LookupTask<'a> {
         self.ask.holds.is_none_or(|holds| holds(entry))
     }
 
-    /// Does what was decided on an entry; one that can't be served is kept in mind.
+    /// Carries out the decision on an entry. One that can't be served is remembered as a fallback.
     pub(super) fn follow_up(
         &mut self,
         decided: EntryUse,

@@ -1,7 +1,7 @@
-//! What a route and a kind of value want alike.
+//! The settings that policies of routes and of values share.
 
-/// Gives a type the settings of how long a response or a value lives, and when it may be served stale. `settings` is
-/// where it keeps them.
+/// Adds the methods for lifetime and staleness to a policy type. `settings` is its method
+/// that returns the `Policy`.
 macro_rules! freshness_settings {
     ($policy:ident) => {
         impl $policy {

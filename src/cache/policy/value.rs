@@ -1,4 +1,4 @@
-//! What one kind of value wants of the cache.
+//! The cache settings of one kind of value.
 
 use std::fmt;
 use std::sync::{Arc, Once};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Policy, PolicyError, freshness_settings};
 use crate::cache::template::PolicyTag;
 
-/// What stands for the id of one of many values in a tag.
+/// The name of a tag's one parameter, which stands for a value's id.
 const ID: &str = "id";
 
 /// How long values live in the cache, what they depend on, and when they may be served stale: for
@@ -32,9 +32,9 @@ const ID: &str = "id";
 #[derive(Clone, Debug)]
 pub struct ValuePolicy {
     settings: Arc<Policy>,
-    /// Of single values, as they are.
+    /// Additional tags, by [`with_tags`](Self::with_tags).
     tags: Vec<PolicyTag>,
-    /// Of the one value that it is for.
+    /// The value's id, by [`for_id`](Self::for_id).
     id: Option<Arc<str>>,
     warned: Arc<Once>,
 }
@@ -52,7 +52,7 @@ impl ValuePolicy {
         ValuePolicyBuilder(Policy::ttl(ttl))
     }
 
-    /// The same policy with more tags, for one value: names as they are, in which braces mean nothing.
+    /// The same policy with additional tags for one value. The names are taken literally, braces included.
     #[must_use]
     pub fn with_tags<I>(&self, tags: I) -> Self
     where
@@ -63,8 +63,8 @@ impl ValuePolicy {
         policy
     }
 
-    /// The same policy for the value with this id, which `{id}` in its tags stands for: for
-    /// [`get_or_load`](crate::Cache::get_or_load) of a value that [`get_many`](crate::Cache::get_many) loads as well.
+    /// The same policy for the value with this id, which replaces `{id}` in the tags. Use it with
+    /// [`get_or_load`](crate::Cache::get_or_load) for values that [`get_many`](crate::Cache::get_many) loads too.
     #[must_use]
     pub fn for_id(&self, id: impl fmt::Display) -> Self {
         Self { id: Some(id.to_string().into()), ..self.clone() }
@@ -74,7 +74,7 @@ impl ValuePolicy {
         &self.settings
     }
 
-    /// The tags of the value with this id; `None` if a tag has a place for an id, and there is none.
+    /// The tags of the value with this id; `None` if a tag uses `{id}` and there is no id.
     pub(crate) fn tags(&self, id: Option<&str>) -> Option<Vec<PolicyTag>> {
         let id = id.or(self.id.as_deref());
         let mut tags = self.settings.tags_with(|_| id.map(Into::into))?;
@@ -82,7 +82,7 @@ impl ValuePolicy {
         Some(tags)
     }
 
-    /// Says once that values of this policy are not stored.
+    /// Warns once that values of this policy are not stored.
     pub(crate) fn warn_of_missing_id(&self) {
         self.warned.call_once(|| {
             let tags = self.settings.tag_names_with(|_| Some("{id}".into()));
@@ -95,31 +95,29 @@ impl ValuePolicy {
 }
 
 impl ValuePolicyBuilder {
-    /// Adds a tag: what the values depend on. `{id}` stands for the id of each value of
-    /// [`Cache::get_many`](crate::Cache::get_many); elsewhere [`ValuePolicy::for_id`] says it.
+    /// Adds a tag, the name of something that the values depend on. `{id}` stands for a value's id:
+    /// [`Cache::get_many`](crate::Cache::get_many) fills it in, and elsewhere [`ValuePolicy::for_id`] does.
     ///
-    /// A tag of the form `table:column={id}` narrows: reads of that table then depend on the rows with that value, not on
-    /// the whole table. It must cover all that is read of the table. A column without row tags (see `tidegate
-    /// install`) narrows nothing.
+    /// A tag of the form `table:column={id}` narrows the dependency: the value then depends on that table's rows with this
+    /// id, not on the whole table. The tag must cover everything that is read from the table. It has no such effect if the
+    /// triggers don't key changes by this column (see `tidegate install`).
     #[must_use]
     pub fn tag(mut self, template: &str) -> Self {
         self.0 = self.0.tag(template);
         self
     }
 
-    /// The policy.
+    /// Builds the policy.
     ///
     /// # Errors
     ///
-    /// If a setting makes no sense: a TTL of zero, a jitter that is no share, a tag with another parameter than `{id}`.
+    /// If a setting is invalid: a TTL of zero, a jitter outside 0 to 1, or a tag with another parameter than `{id}`.
     pub fn build(self) -> Result<ValuePolicy, PolicyError> {
         let other = self.0.parameters().find(|name| *name != ID);
         let other = other
-            .map(|name| format!("a tag uses {{{name}}}, and a value has nothing but {{{ID}}}"));
+            .map(|name| format!("a tag uses {{{name}}}, but a value's only parameter is {{{ID}}}"));
         match self.0.fault().or(other) {
-            Some(fault) => {
-                Err(PolicyError(vec![format!("the policy of values makes no sense: {fault}")]))
-            }
+            Some(fault) => Err(PolicyError(vec![format!("the ValuePolicy is invalid: {fault}")])),
             None => Ok(ValuePolicy {
                 settings: Arc::new(self.0),
                 tags: Vec::new(),

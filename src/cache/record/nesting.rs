@@ -1,8 +1,8 @@
 //! Scopes within scopes.
 //!
-//! What an inner scope reads, the outer ones note as it happens, so that it counts whether the inner work comes to its
-//! end or not. What was found in a cache counts like the reads that it was made of. At its end an inner scope passes on
-//! what its policy says: its tags, and for how long it lasts where nothing but time bounds it.
+//! Outer scopes record the reads of an inner scope as they happen, so these count even if the inner work does not complete.
+//! An entry from a cache counts like the reads that it was computed from. At its end, an inner scope passes its policy's
+//! tags on to the outer one, and its lifetime if only a TTL bounds it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,31 +24,31 @@ use crate::clock;
 use crate::entry::{Entry, Tag};
 
 impl Record {
-    /// What a lookup here, in a cache that follows the database, must find of what the present scope's session and the
-    /// scope itself have written; `None` in no scope.
+    /// What a lookup in a cache that follows the database must see: the writes of the current scope and of its session.
+    /// `None` outside any scope.
     pub(crate) fn required(database: DatabaseId) -> Option<Needs> {
         let required = |record: &Self| Some(record.requirement()?.for_lookups(database));
         CURRENT.try_with(required).ok().flatten()
     }
 
-    /// Whether the present code is in no scope.
+    /// Whether the current code runs outside any scope.
     pub(crate) fn is_in_none() -> bool {
         CURRENT.try_with(|_| ()).is_err()
     }
 
-    /// A response is about to be handed to the present scope, if there is one, whose service was called in none, such as
-    /// by the worker of `tower::buffer`: what it depends on is noted nowhere.
+    /// Marks the current scope, if there is one, as containing a response whose service was called outside any scope, such
+    /// as by the worker of `tower::buffer`: its dependencies were not recorded.
     pub(crate) fn note_unknown_part() {
         let _ = CURRENT.try_with(Self::has_unknown_part);
     }
 
-    /// Makes a future and runs it, both in this record's scope: what a service does when it is called counts as well.
+    /// Creates a future and runs it, both in this record's scope, since a service may already read when it is called.
     pub(crate) fn enter<F: Future>(&self, begin: impl FnOnce() -> F) -> TaskLocalFuture<Self, F> {
         let work = self.sync_scope(begin);
         self.scope(work)
     }
 
-    /// A scope as this one that is part of nothing: for work in the background.
+    /// A copy of this scope without an outer one, for work in the background.
     pub(crate) fn apart(&self) -> Self {
         let scope = &self.0.scope;
         let session =
@@ -60,13 +60,13 @@ impl Record {
         Self::new(self.0.fences.clone(), scope)
     }
 
-    /// What reads in this scope must see; `None` if that is for the process to say.
+    /// What reads in this scope must see; `None` if the process's requirement applies.
     pub(crate) fn requirement(&self) -> Option<&Arc<Requirement>> {
         self.0.requirement.as_ref()
     }
 
-    /// Whether the present scope, or one that it is part of, is computing the answer for a key of the cache that has
-    /// these fences: to wait for that would be to wait for itself.
+    /// Whether the current scope, or one around it, is computing this key of the cache with these fences. Waiting for the
+    /// key would then deadlock.
     pub(crate) fn is_computing(fences: &Arc<Fences>, key: &[u8; 32]) -> bool {
         let is_computing = |record: &Self| {
             let same = |inner: &Self| Arc::ptr_eq(&inner.0.fences, fences);
@@ -75,14 +75,14 @@ impl Record {
         CURRENT.try_with(is_computing).unwrap_or(false)
     }
 
-    /// The permit of the fill that the present scope is part of.
+    /// The permit of the fill that includes the current scope.
     pub(crate) fn permit() -> Option<Arc<Permit>> {
         let permit =
             |record: &Self| record.outward().find_map(|inner| inner.0.scope.permit.upgrade());
         CURRENT.try_with(permit).ok().flatten()
     }
 
-    /// The keys whose answers are computed in the present scope, and in those that it is part of.
+    /// The keys that the current scope and the scopes around it compute.
     pub(crate) fn computing() -> Vec<WaitKey> {
         let computing = |record: &Self| {
             let places = |inner: &Self| {
@@ -94,7 +94,7 @@ impl Record {
         CURRENT.try_with(computing).unwrap_or_default()
     }
 
-    /// Notes in the present scope, if there is one, what a cache has found there and is about to serve.
+    /// Adds the dependencies of an entry that is about to be served to the current scope, if there is one.
     pub(crate) fn note_served(
         entry: &Entry,
         fences: &Arc<Fences>,
@@ -112,17 +112,17 @@ impl Record {
         });
     }
 
-    /// The work has ended, and what came of it may be used for so long where only time bounds it; `None` if nobody says.
+    /// Ends the work. `ttl` is how long its result may be used if only a TTL bounds it; `None` if that is unknown.
     pub(crate) fn close(&self, ttl: Option<Duration>) {
         let Some(outer) = &self.0.outer else { return };
         self.pass_on(ttl);
-        // What is wrong with the reads has been noted; that there were none has not.
+        // Problems with single reads were passed on as they happened; the lack of any read was not.
         if let Err(unfit) = self.basis() {
             outer.mark_uncacheable(unfit);
         }
     }
 
-    /// Passes on what this scope's policy says, while the work may still go on.
+    /// Passes this scope's tags and lifetime on to the outer one, while the work may still continue.
     pub(crate) fn pass_on(&self, ttl: Option<Duration>) {
         let Some(outer) = &self.0.outer else { return };
         let tags: Vec<_> = self.own_tags(&self.notes().tags).collect();
@@ -132,9 +132,9 @@ impl Record {
         }
     }
 
-    /// A request is left to its handler that has a policy, with these tags: what comes of it depends on them as if it were
-    /// stored. Where the policy says that not all is tracked, only time bounds what comes of it. Without tags, since a
-    /// parameter of the path is missing, what it depends on is not known.
+    /// Passes a policy on to the outer scope for a request that bypasses the cache: the response depends on the policy's
+    /// tags as if it were stored, and under an untracked policy only a TTL bounds it. If a parameter of the path is
+    /// missing, `tags` is `None`, and the response's dependencies are unknown.
     pub(crate) fn note_policy(&self, policy: &Policy, tags: Option<&[PolicyTag]>) {
         let Some(outer) = &self.0.outer else { return };
         match tags {
@@ -149,7 +149,7 @@ impl Record {
         }
     }
 
-    /// The response names tags itself, and is not stored, so nobody has read them.
+    /// Marks the outer scope as containing a response whose own tags were not read, since it is not stored.
     pub(crate) fn note_unread_tags(&self) {
         if let Some(outer) = &self.0.outer {
             outer.has_unknown_part();
@@ -160,7 +160,7 @@ impl Record {
         self.outward().for_each(|record| record.notes().has_unknown_part = true);
     }
 
-    /// What came of the work is not for others, and so neither is what it is part of.
+    /// Marks the outer scope as uncacheable, since it contains this uncacheable result.
     pub(crate) fn refuse(&self, unfit: &Uncacheable) {
         if let Some(outer) = &self.0.outer {
             outer.mark_uncacheable(unfit.clone());
@@ -172,31 +172,31 @@ impl Record {
         for record in self.outward() {
             record.notes().reads_clock = true;
             if record.0.scope.is_kept {
-                // It says for how long when it ends.
+                // When that scope ends, it passes on a TTL.
                 break;
             }
         }
     }
 
-    /// Whether nothing but time bounds some of the answer.
+    /// Whether only a TTL bounds a part of the response.
     pub(crate) fn is_timed(&self) -> bool {
         let notes = self.notes();
         self.0.scope.untracked || notes.reads_clock || notes.until.is_some()
     }
 
-    /// Shortens a life to that of the parts that only time bounds.
+    /// Shortens the TTL to the remaining lifetime of the parts that only a TTL bounds.
     pub(crate) fn limit(&self, terms: &mut Freshness) {
         if let Some(left) = self.left() {
             terms.ttl = terms.ttl.min(terms.age.saturating_add(left));
         }
     }
 
-    /// This scope, and those that it is part of, from the inside out.
+    /// This scope and those around it, from the inside out.
     pub(super) fn outward(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |record| record.0.outer.as_ref())
     }
 
-    /// How long the first of the parts lasts that only time bounds.
+    /// The shortest remaining lifetime of the parts that only a TTL bounds.
     fn left(&self) -> Option<Duration> {
         let until = self.notes().until?;
         Some(until.saturating_duration_since(clock::now()))
@@ -214,7 +214,7 @@ impl Record {
         for record in self.outward() {
             let is_ours = Arc::ptr_eq(&record.0.fences, fences);
             if !is_ours && entry.life.is_timed && entry.tags().is_empty() {
-                // Of another cache, where nothing but time makes it invalid.
+                // From another cache, where only its TTL invalidates it.
                 record.notes().reads += 1;
             } else {
                 record.note(basis, entry.tags(), None);
@@ -222,8 +222,8 @@ impl Record {
         }
     }
 
-    /// Notes in this scope, or one that it is part of, tags of this scope's cache. If the other is of another cache, whose
-    /// positions need not be comparable, with what the work proves, as on a hit (`note_entry`).
+    /// Adds tags of this scope's cache to `record`, which is this scope or one around it. If `record` belongs to another
+    /// cache, whose positions may not be comparable, the basis of the work is added too, as on a hit (`note_entry`).
     pub(super) fn note_tags(&self, record: &Self, tags: &[Tag]) {
         if tags.is_empty() || Arc::ptr_eq(&record.0.fences, &self.0.fences) {
             return record.notes().add(tags);
@@ -238,11 +238,11 @@ impl Record {
         if let Some(ttl) = ttl {
             return self.bound(ttl);
         }
-        let why = "a part of it is bounded by time alone, and nothing says for how long it holds";
+        let why = "only time bounds a part of it, and no TTL is known for that part";
         self.mark_uncacheable(Uncacheable::new("unbounded-part", why));
     }
 
-    /// Nothing but time bounds a part, for so long.
+    /// Records that only a TTL bounds a part, and that the part lasts for `left`.
     fn bound(&self, left: Duration) {
         let Some(until) = clock::now().checked_add(left) else { return };
         for record in self.outward() {

@@ -1,11 +1,12 @@
 //! What later reads must see: what the session has written, and what the scope itself writes.
 //!
-//! A write raises it. Whoever reads next goes to the primary, or first observes a position there, past the write, that
-//! a replica must have replayed or a cache must have followed. A write under way, a transaction and a pool that was
-//! given out may commit at any time, so from then on there is no such position.
+//! A write raises the requirement. The next read goes to the primary, or first observes a position there that is past the
+//! write, and that a replica must have replayed or a cache must have followed. A write in progress, and a transaction or a
+//! pool that was handed out, may commit at any time: there is no such position until the write has ended, and none at all
+//! for the others.
 //!
-//! Positions are of one database each. A scope may use several: a write to any of them counts for all, and each has to
-//! be asked for a position of its own.
+//! A position belongs to one database. A scope may use several databases: a write to any of them counts for all, and each
+//! needs a position of its own.
 
 use std::fmt::Debug;
 use std::sync::PoisonError;
@@ -22,32 +23,33 @@ pub(crate) use observe::Arrival;
 mod observations;
 mod observe;
 
-/// How long after it was given out a pool is surely in use, or not going to be.
+/// Once a pool was handed out this long ago, it counts as unused if it has no connection in use.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A database: one of the positions that a scope must see is of each.
+/// Identifies a database. A scope must see one position of each database that it uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DatabaseId {
     pub(crate) system_identifier: u64,
     pub(crate) oid: u32,
 }
 
-/// What the reads of one scope, and of all within it, must see.
+/// What the reads of a scope and of all scopes within it must see.
 #[derive(Debug, Default)]
 pub(crate) struct Requirement {
-    /// A request's method says that it writes, perhaps by a pool of its own.
+    /// The request's method implies a write, perhaps through a pool of its own.
     may_write: AtomicBool,
-    /// Of all code that is in no scope, so that what may be open stays so for as long as the process lives.
+    /// This is the requirement of all code outside any scope, so a write that is never closed would stay open until the
+    /// process ends.
     is_of_process: bool,
     /// Writes that may commit at any time.
     open: AtomicU64,
-    /// Transactions and pools that code in no scope was given.
+    /// Transactions and pools that were handed out to code outside any scope.
     lent: AtomicU64,
-    /// Writes that have ended, and sessions: each may have written to any database.
+    /// The number of ended writes and of joined sessions; each may have written to any database.
     ended: AtomicU64,
-    /// When a transaction or a pool was last given out.
+    /// When a transaction or a pool was last handed out.
     lent_at: Mutex<Option<Instant>>,
-    /// Of each database that was asked for a position, or that the session has written to.
+    /// One item per database whose position was observed or that the session has written to.
     observed: Mutex<Vec<OfDatabase>>,
 }
 
@@ -61,21 +63,21 @@ struct OfDatabase {
 #[derive(Clone, Copy, Debug, Default)]
 struct ObservedPosition {
     at: Option<(Epoch, Position)>,
-    /// How many writes, to whichever database, had ended before it was observed.
+    /// How many writes, to any database, had ended before the position was observed.
     writes: u64,
 }
 
-/// What a read must see.
+/// What a read or a lookup must see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Needs {
-    /// All up to here: any server will do that has replayed it, and any cache that has followed it.
+    /// Everything up to this position: any server that has replayed it will do, and any cache that has followed it.
     Position(Option<(Epoch, Position)>),
-    /// What was written, and nobody has observed a position past that: the primary has it, and can be asked for one.
+    /// A write that is at no known position yet: only the primary has it, and a position past it can be observed there.
     Primary,
 }
 
 impl Requirement {
-    /// Of a scope: for a session that has written to a database, and for a request that may write unseen.
+    /// The requirement of a scope, with the session's last write and whether the request may write without `Database`.
     pub(crate) fn new(
         database: DatabaseId,
         session: Option<(Epoch, Position)>,
@@ -88,18 +90,18 @@ impl Requirement {
         new
     }
 
-    /// Of all that runs in no scope.
+    /// The requirement of all code outside any scope.
     pub(crate) fn for_process() -> Self {
         Self { is_of_process: true, ..Self::default() }
     }
 
-    /// A write begins. Dropped before its end, it may commit at any time.
+    /// Begins a write. If the result is dropped before [`end`](WriteInProgress::end), the write may commit at any time.
     pub(crate) fn begin(&self) -> WriteInProgress<'_> {
         self.open.fetch_add(1, Ordering::AcqRel);
         WriteInProgress { of: self, has_ended: false }
     }
 
-    /// A transaction, or a pool, is given out: what is done with it will not be known.
+    /// Records that a transaction or a pool was handed out. What the caller does with it can't be observed.
     pub(crate) fn lend(&self) {
         if self.is_of_process {
             let mut lent_at = self.lent_at();
@@ -110,10 +112,10 @@ impl Requirement {
         }
     }
 
-    /// Nothing is under way any more of what code in no scope was given, if that was not just now and no connection is
-    /// in use.
+    /// Closes the transactions and pools that were handed out to code outside any scope, if the last one was handed out
+    /// more than [`GRACE`] ago and no connection is in use.
     pub(crate) fn take_back(&self, is_idle: impl FnOnce() -> bool) {
-        // By one at a time.
+        // The lock is held, so only one caller at a time does this.
         let lent_at = self.lent_at();
         let lent = self.lent.load(Ordering::Acquire);
         if lent > 0 && lent_at.is_some_and(|at| at.elapsed() > GRACE) && is_idle() {
@@ -122,36 +124,36 @@ impl Requirement {
         }
     }
 
-    /// A request within the scope may write unseen.
+    /// Records that a request within the scope may write without `Database`.
     pub(crate) fn may_write(&self) {
         self.may_write.store(true, Ordering::Release);
     }
 
-    /// Whether all reads of the scope go to the primary, whatever it writes.
+    /// Whether all reads of the scope go to the primary, no matter what it writes.
     pub(crate) fn stays_on_primary(&self) -> bool {
         self.may_write.load(Ordering::Acquire)
     }
 
-    /// Takes in what a request within the scope brings of its session. The position is past what the session wrote to this
-    /// database. That the session wrote to others too is not known, nor when: it counts as a write that has ended, and each
-    /// of them has to be asked for a position of its own.
+    /// Adds the session position of a request within the scope. The position is past the session's writes to this database.
+    /// Whether and when the session wrote to other databases is unknown, so it counts as an ended write, and each of them
+    /// needs a position of its own.
     pub(crate) fn join(&self, database: DatabaseId, session: (Epoch, Position)) {
         self.update(database, |observed| {
             let before = self.ended.fetch_add(1, Ordering::AcqRel);
             if observed.at.is_some_and(|(epoch, _)| epoch != session.0) {
-                // Which of the two histories is over is not known here.
+                // It is not known here which of the two epochs is over.
                 return;
             }
             observed.at = must_see(observed.at, Some(session));
-            // A write of the scope's own may be past the session's position.
+            // The scope's own writes may be past the session's position.
             if observed.writes == before {
                 observed.writes = before + 1;
             }
         });
     }
 
-    /// Discards the position past what code outside any scope has written, if it is of another epoch than the present
-    /// one: it can't be compared with positions of servers now, so the next read or lookup observes another.
+    /// For code outside any scope: discards the observed position if it belongs to another epoch than the current one. It
+    /// can't be compared with the servers' positions any more, so the next read or lookup observes another.
     pub(crate) fn begin_epoch(&self, database: DatabaseId, now: Epoch) {
         if !self.is_of_process || !now.is_known() {
             return;
@@ -174,7 +176,7 @@ impl Requirement {
         }
     }
 
-    /// What a lookup in a cache that follows the database must find.
+    /// What a lookup in a cache that follows the database needs.
     pub(crate) fn for_lookups(&self, database: DatabaseId) -> Needs {
         let observed = self.observed(database);
         let is_open = !self.is_of_process && self.is_open();
@@ -185,7 +187,7 @@ impl Requirement {
         }
     }
 
-    /// The last position of the database that is known.
+    /// The last observed position of the database.
     pub(crate) fn observed_at(&self, database: DatabaseId) -> Option<(Epoch, Position)> {
         self.observed(database).at
     }
@@ -236,7 +238,7 @@ impl Requirement {
     }
 }
 
-/// A write under way.
+/// A write in progress.
 #[derive(Debug)]
 pub(crate) struct WriteInProgress<'a> {
     of: &'a Requirement,
@@ -244,7 +246,7 @@ pub(crate) struct WriteInProgress<'a> {
 }
 
 impl WriteInProgress<'_> {
-    /// It has ended: nothing of it is going to commit.
+    /// Ends the write: nothing of it will commit later.
     pub(crate) fn end(mut self) {
         self.has_ended = true;
     }
@@ -252,10 +254,10 @@ impl WriteInProgress<'_> {
 
 impl Drop for WriteInProgress<'_> {
     fn drop(&mut self) {
-        // Nobody was told of one that did not come to its end. That is no reason to read from the primary for as long
-        // as the process lives.
+        // A write of the process that did not complete was reported to no client. It must not keep reads on the primary
+        // until the process ends.
         if self.has_ended || self.of.is_of_process {
-            // In this order, so that nobody finds it neither open nor ended.
+            // In this order, so that a concurrent reader sees the write as open, as ended, or as both.
             self.of.ended.fetch_add(1, Ordering::AcqRel);
             self.of.open.fetch_sub(1, Ordering::AcqRel);
         }

@@ -1,4 +1,4 @@
-//! What a record is opened with.
+//! The settings of a record's scope.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -9,49 +9,49 @@ use crate::cache::template::PolicyTag;
 use crate::entry::{Epoch, Position};
 use crate::traffic::Traffic;
 
-/// What a record is opened with.
+/// The settings with which a record is opened.
 #[derive(Debug, Default)]
 pub(crate) struct RecordScope {
     pub(crate) tags: Vec<PolicyTag>,
     /// The database that the cache follows.
     pub(crate) database: DatabaseId,
-    /// What the session has written there.
+    /// The position of the session's last write there.
     pub(crate) session: Option<(Epoch, Position)>,
-    /// The answer may be kept though reads are not known.
+    /// The response may be stored even if not all of its reads are known.
     pub(crate) untracked: bool,
-    /// Reads are worth noting: there is an answer to keep, and a database that can invalidate it.
+    /// Reads are recorded, since the response may be stored and a database can invalidate it.
     pub(crate) followed: bool,
-    /// How old what the node knows of changes may be for it to choose replicas by.
+    /// How long ago the last drain may be for the node to choose replicas by what it knows.
     pub(crate) max_staleness: Duration,
-    /// Where what is read is noted for those who look on.
+    /// Where reads are recorded for the traffic statistics.
     pub(crate) watch: Option<Arc<Traffic>>,
-    /// There is a policy by which the answer may be kept. Else the scope only passes on what it notes.
+    /// There is a policy, so the result may be stored. Otherwise the scope only passes its records on.
     pub(crate) is_kept: bool,
     pub(crate) kind: ScopeKind,
-    /// Hashes of the keys whose answers are computed in it.
+    /// Hashes of the keys that are computed in this scope.
     pub(crate) keys: Vec<[u8; 32]>,
-    /// What is computed in it holds this permit, until the fill gives it back.
+    /// The permit of the fill, which inner lookups share until the fill releases it.
     pub(crate) permit: Weak<Permit>,
-    /// Reads and lookups in no scope that had ended when the lookup began that opens it.
+    /// Reads and lookups outside any scope that had ended when the lookup that opens this scope began.
     pub(crate) strays: Option<EndedStrays>,
 }
 
-/// Where a scope begins.
+/// What opens a scope.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ScopeKind {
-    /// With a value, within the present scope if there is one.
+    /// The computation of a value, within the current scope if there is one.
     #[default]
     Value,
-    /// With a request to a layer, within the present scope if there is one.
+    /// A request to a layer, within the current scope if there is one.
     Request {
-        /// It may write by other means than `Database`.
+        /// The request may write without `Database`.
         may_write: bool,
     },
-    /// With work that is part of nothing.
+    /// Work that is not part of any other scope.
     Apart,
 }
 
-/// What the reads of a scope must see: what those of the outer one must, which hears of this one's session.
+/// The requirement of a new scope: the outer scope's, to which this scope's session is added, or a new one.
 pub(super) fn requirement_of(
     scope: &RecordScope,
     outer: Option<&Record>,
@@ -70,8 +70,9 @@ pub(super) fn requirement_of(
     }
 }
 
-/// The reads and lookups in no scope that had ended when the work began. It began with what it is part of, which may
-/// have spawned what it uses; but a job in the background may go on for as long as the process.
+/// The reads and lookups outside any scope that had ended when the work began. Inner work counts from the beginning of the
+/// outermost scope, which may have spawned a task whose result it uses. Background jobs are excluded, since they may run
+/// as long as the process.
 pub(super) fn strays_of(scope: &RecordScope, present: Option<&Record>) -> EndedStrays {
     let is_apart = |kind| kind == ScopeKind::Apart;
     let outer = present.filter(|outer| !is_apart(scope.kind) && !is_apart(outer.0.scope.kind));

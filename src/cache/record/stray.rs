@@ -1,14 +1,14 @@
-//! Reads and lookups in no scope: any response that is computed at the same time may contain what they return.
+//! Strays: reads and lookups outside any scope. Any response that is computed at the same time may contain their results.
 //!
-//! Both ends of each are counted. A record is fit only if no more have begun by its end than had ended when it opened:
-//! then none was under way when it opened, and none has begun since. A read that began before and ended within would
-//! otherwise bring in rows that the record has no tags of.
+//! Their beginnings and their ends are counted. A record can be stored only if the number of strays begun by its end equals
+//! the number that had ended when it opened: then none was in progress when it opened, and none has begun since. Otherwise,
+//! a read that began before the record opened and ended within could bring in rows whose tags the record lacks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{CURRENT, Record};
 
-/// Work of one kind that is in no scope, in this process.
+/// Counts one kind of work outside any scope, in this process.
 #[derive(Debug)]
 struct Strays {
     begun: AtomicU64,
@@ -18,16 +18,16 @@ struct Strays {
 static READS: Strays = Strays::new();
 static LOOKUPS: Strays = Strays::new();
 
-/// A read or a lookup in no scope; it ends when this is dropped.
+/// A read or a lookup outside any scope; dropping this ends it.
 #[derive(Debug)]
 pub(crate) struct Stray(&'static Strays);
 
-/// How many reads and lookups in no scope had ended at some moment.
+/// How many reads and lookups outside any scope had ended at some moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EndedStrays {
     reads: u64,
     lookups: u64,
-    /// The lookup in no scope that the work is part of is counted as well, though it goes on.
+    /// The work is itself part of a lookup outside any scope, which counts as ended although it is still running.
     counts_own: bool,
 }
 
@@ -43,12 +43,12 @@ impl Strays {
 }
 
 impl Stray {
-    /// Begins a read, if it is in no scope.
+    /// Begins a read, if it is outside any scope.
     pub(crate) fn read() -> Option<Self> {
         is_in_no_scope().then(|| READS.begin())
     }
 
-    /// Begins a lookup, if it is in no scope.
+    /// Begins a lookup, if it is outside any scope.
     pub(crate) fn lookup() -> Option<Self> {
         is_in_no_scope().then(|| LOOKUPS.begin())
     }
@@ -65,12 +65,12 @@ fn is_in_no_scope() -> bool {
 }
 
 impl EndedStrays {
-    /// As of now, for work in the present scope.
+    /// The current counts, for work in the current scope.
     pub(crate) fn now() -> Self {
         Self::within(None)
     }
 
-    /// As of now, for what is computed by a lookup; with its mark if it is in no scope.
+    /// The current counts, for a lookup's computation. `lookup` is the lookup's mark if it is outside any scope.
     pub(crate) fn within(lookup: Option<&Stray>) -> Self {
         let is_within = |record: &Record| record.0.strays.counts_own;
         let counts_own = lookup.is_some() || CURRENT.try_with(is_within).unwrap_or(false);
@@ -79,7 +79,7 @@ impl EndedStrays {
         Self { reads: ended(&READS), lookups, counts_own }
     }
 
-    /// Whether no read was under way then, and none has begun since.
+    /// Whether no read was in progress then, and none has begun since.
     fn has_no_read_since(self) -> bool {
         READS.begun.load(Ordering::SeqCst) == self.reads
     }
@@ -91,8 +91,8 @@ impl EndedStrays {
 }
 
 impl Record {
-    /// Whether a read or a lookup in no scope may have been part of the work. A lookup counts only where a request or a
-    /// job may have spawned its task.
+    /// Whether a read or a lookup outside any scope may have been part of the work. Lookups count only if a request or a
+    /// job may have spawned their task.
     pub(super) fn may_hold_strays(&self) -> bool {
         let ended = self.0.strays;
         !ended.has_no_read_since() || self.0.is_rooted && !ended.has_no_lookup_since()

@@ -119,7 +119,7 @@ async fn types_that_serde_cannot_distinguish_are_two_types() {
     is_loaded(Cents(100), Dollars(1)).await;
 }
 
-/// What a type does not write is lost, for whoever loads it as for everybody after.
+/// A field that the type does not serialize is lost, for the call that loads the value and for all later ones.
 #[tokio::test]
 async fn who_loads_a_value_gets_it_as_it_was_stored() {
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -229,7 +229,7 @@ async fn a_value_that_changes_when_decoded_is_not_stored() {
     is_never_stored(Flat { rest: [("a".to_owned(), 1)].into() }).await;
 }
 
-/// The request has its value, whatever becomes of storing it.
+/// The request gets its value even if storing it fails.
 #[tokio::test]
 async fn a_value_whose_encoding_or_decoding_panics_is_not_stored() {
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -21,7 +21,7 @@ impl<'a, 'de> Elements<'a, 'de> {
         Self { input, container, left: container.length }
     }
 
-    /// Whether there is one more, of so many bytes as the others.
+    /// Whether there is another element. All elements take `size` bytes.
     fn advance(&mut self, size: usize) -> Result<bool, DecodeError> {
         let Some(left) = self.left.checked_sub(1) else { return Ok(false) };
         if self.left == self.container.length {

@@ -1,4 +1,4 @@
-//! The reader reads what bincode writes, as bincode does, and refuses what claims too much.
+//! The decoder decodes what bincode encodes, with the same results, and rejects lengths that claim too much.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -57,7 +57,7 @@ fn encode(value: &impl Serialize) -> Vec<u8> {
     bincode::serde::encode_to_vec(value, standard()).unwrap()
 }
 
-/// What bincode's own reader makes of bytes, if none are left over.
+/// Decodes with bincode's own decoder; `None` if it fails or bytes are left over.
 #[expect(clippy::disallowed_methods, reason = "this is what the reader is compared with")]
 fn by_bincode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let config = standard().with_limit::<{ 1 << 20 }>();
@@ -124,7 +124,7 @@ fn a_claimed_length_is_no_hint_unless_there_is_a_byte_for_each_element() {
     assert_eq!(hint(&length(u64::MAX)), Some(0));
 }
 
-/// What a sequence says of its length before its first element.
+/// The size hint of a sequence before its first element.
 struct Hint(Option<usize>);
 
 impl<'de> Deserialize<'de> for Hint {

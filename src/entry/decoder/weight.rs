@@ -1,11 +1,11 @@
 //! How much memory a decoded value takes, estimated while it is decoded.
 //!
-//! serde shows the types of elements and fields where they are decoded, so their sizes are exact, and a container
-//! announces how many elements it has. What is not shown is estimated:
+//! The types of elements and fields are known where serde decodes them, so their sizes are exact, and a container announces
+//! how many elements it has. The rest is estimated:
 //!
 //! - A vector that serde can't reserve at once has grown by doubling.
-//! - The name of a type tells vectors and B-trees; any other sequence or map counts as a hash table.
-//! - A value that is larger than its place, where that is as large as a pointer, is in a box.
+//! - Vectors and B-trees are recognized by their type names; any other sequence or map counts as a hash table.
+//! - A value that is larger than its place is in a box, if the place has the size of a pointer.
 //!
 //! Linked lists take more, and so do boxes whose contents are no larger than a pointer.
 
@@ -47,14 +47,14 @@ impl Owned {
         self.0 = self.0.saturating_add(bytes);
     }
 
-    /// A block of so many bytes.
+    /// Adds a heap block of `bytes` bytes.
     pub(super) fn block(&mut self, bytes: usize) {
         if bytes > 0 {
             self.add(bytes.saturating_add(BLOCK));
         }
     }
 
-    /// A text or byte string that a `T` is made of. A type smaller than a `String` is taken to parse it.
+    /// Adds a text or byte string that a `T` is decoded from. A type smaller than a `String` is assumed to parse it.
     pub(super) fn text<T>(&mut self, bytes: usize) {
         if size_of::<T>() >= size_of::<String>() {
             self.block(bytes);
@@ -85,7 +85,7 @@ impl Owned {
 impl ContainerKind {
     /// The kind of a container of type `T`.
     pub(super) fn for_type<T>() -> Self {
-        // Nobody promises what these names are; with others, all would count as hash tables.
+        // These names are not guaranteed; if they change, every container counts as a hash table.
         match type_name::<T>() {
             name if name.starts_with("alloc::vec::Vec<") => Self::Vector,
             name if name.starts_with("alloc::collections::btree::") => Self::Tree,

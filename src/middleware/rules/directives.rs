@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::list::{is_well_quoted, members};
 
-/// What a `Cache-Control` says. What can't be read is taken for what allows least.
+/// The directives of a `Cache-Control`. A malformed directive is interpreted as the most restrictive one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a directive of its own")]
 pub(crate) struct Directives {
@@ -22,26 +22,26 @@ pub(crate) struct Directives {
     pub(crate) max_age: Option<Duration>,
     pub(crate) s_maxage: Option<Duration>,
     pub(crate) min_fresh: Option<Duration>,
-    /// Without a value it is the longest time there is.
+    /// Without a value, the maximum.
     pub(crate) max_stale: Option<Duration>,
     pub(crate) stale_while_revalidate: Option<Duration>,
     pub(crate) stale_if_error: Option<Duration>,
 }
 
-/// What `no-cache` and `private` are about (RFC 9111, sections 5.2.2.4 and 5.2.2.7).
+/// What `no-cache` and `private` apply to (RFC 9111, sections 5.2.2.4 and 5.2.2.7).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DirectiveFields {
-    /// The whole answer.
+    /// The whole response.
     All,
-    /// These fields of it.
+    /// Only these fields.
     Only(Vec<HeaderName>),
 }
 
-/// RFC 9111, section 1.2.2: what is larger is taken for this.
+/// RFC 9111, section 1.2.2: larger values count as this.
 const LARGEST: u64 = 1 << 31;
 
 impl Directives {
-    /// What the `Cache-Control` of a message says, over all its lines.
+    /// Parses all `Cache-Control` lines of a message.
     pub(crate) fn from_headers(headers: &HeaderMap) -> Self {
         let mut known = Self::default();
         members(headers, CACHE_CONTROL).for_each(|member| known.add(member));
@@ -50,7 +50,8 @@ impl Directives {
         known
     }
 
-    /// A quotation that does not end, or is no value, may hide what forbids: takes that from a line, quoted or not.
+    /// A quoted string that does not end, or is not a value, may hide a restrictive directive: applies all of those on the
+    /// line, quoted or not.
     fn forbid(&mut self, line: &[u8]) {
         let mut hidden = Self::default();
         line.split(|byte| *byte == b',').for_each(|member| hidden.add(member.trim_ascii()));
@@ -71,7 +72,7 @@ impl Directives {
             None => (member, None),
         };
         let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-        // White space around the equals sign is no syntax: a name is known by it, a number is not.
+        // White space around the equals sign is invalid: recognize the name, but ignore the number.
         let number = value.filter(|_| name == name.trim_end());
         match name.trim_end() {
             "no-store" => self.no_store = true,
@@ -93,17 +94,17 @@ impl Directives {
         }
     }
 
-    /// Whether the whole answer is for one person.
+    /// Whether the whole response is private.
     pub(crate) fn is_private(&self) -> bool {
         self.private == Some(DirectiveFields::All)
     }
 
-    /// Whether the whole answer must be confirmed each time.
+    /// Whether the whole response must be revalidated each time.
     pub(crate) fn is_no_cache(&self) -> bool {
         self.no_cache == Some(DirectiveFields::All)
     }
 
-    /// The fields that may not be kept, in answers that otherwise may.
+    /// The fields that may not be stored, in a response that otherwise may.
     pub(crate) fn withheld(&self) -> impl Iterator<Item = &HeaderName> {
         [&self.no_cache, &self.private].into_iter().flatten().flat_map(|fields| match fields {
             DirectiveFields::All => [].iter(),
@@ -113,7 +114,7 @@ impl Directives {
 }
 
 impl DirectiveFields {
-    /// Adds what one directive says. A list that can't be read is about everything.
+    /// Adds one directive. A malformed list applies to the whole response.
     fn add(known: &mut Option<Self>, value: Option<&[u8]>) {
         let names = value.map_or(Some(Self::All), Self::named).unwrap_or(Self::All);
         *known = Some(match (known.take(), names) {
@@ -134,15 +135,14 @@ impl DirectiveFields {
     }
 }
 
-/// A lifetime. RFC 9111, section 4.2.1: one that can't be read, or that is said twice and not the same,
-/// makes the answer stale.
+/// Adds a lifetime. RFC 9111, section 4.2.1: a malformed one, or two different ones, make the response stale.
 fn lifetime(known: &mut Option<Duration>, value: Option<&[u8]>) {
     let said = seconds(value).unwrap_or_default();
     let same = known.is_none_or(|known| known == said);
     *known = Some(if same { said } else { Duration::ZERO });
 }
 
-/// A time for which something stale will do: the shortest that is said.
+/// Adds a time during which a stale response may be served. The shortest one counts.
 fn window(known: &mut Option<Duration>, value: Option<&[u8]>) {
     let said = seconds(value).unwrap_or_default();
     *known = Some(known.map_or(said, |known| known.min(said)));

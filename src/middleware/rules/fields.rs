@@ -1,7 +1,6 @@
-//! Which of the header fields that concern a cache a request has, found in one pass over its fields.
+//! Finds, in one pass over a request's header fields, those that concern a cache.
 //!
-//! Most requests have none but `Host`; asking the map for each of these by name would cost more than all else that a
-//! hit does.
+//! Most requests have only `Host`. Looking each field up by name would cost more than the rest of a hit.
 
 use http::HeaderMap;
 
@@ -70,7 +69,7 @@ const NAMES: [&str; 28] = [
     "x-url-scheme",
 ];
 
-/// A bit for each length that one of the names has.
+/// A bit for each length that occurs among the names.
 const LENGTHS: u32 = {
     let (mut lengths, mut at) = (0, 0);
     while at < NAMES.len() {
@@ -81,7 +80,7 @@ const LENGTHS: u32 = {
 };
 
 impl RequestField {
-    /// Those that make an answer depend on what the client has.
+    /// The fields that make a response depend on what the client has already.
     pub(crate) const CONDITIONS: [Self; 6] = [
         Self::IfMatch,
         Self::IfModifiedSince,

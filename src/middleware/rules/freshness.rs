@@ -1,4 +1,4 @@
-//! How old an answer is, and how old it may become (RFC 9111, section 4.2).
+//! The age and lifetime of a response (RFC 9111, section 4.2).
 
 use std::time::{Duration, SystemTime};
 
@@ -10,13 +10,13 @@ use super::http_date;
 use super::list::members;
 use super::targeted::ResponseControl;
 
-/// The share of its age that an answer is taken to be fresh for if nobody says (RFC 9111, section 4.2.2).
+/// A heuristic lifetime is a tenth of the time since `Last-Modified` (RFC 9111, section 4.2.2).
 const HEURISTIC_PART: u32 = 10;
 
-/// However long it has not changed.
+/// The maximum heuristic lifetime.
 const HEURISTIC_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long an answer is fresh, from when it was made: RFC 9111, section 4.2.1. `None` if nothing says.
+/// The lifetime of a response, counted from its creation (RFC 9111, section 4.2.1). `None` if nothing determines it.
 pub(crate) fn lifetime(
     status: StatusCode,
     headers: &HeaderMap,
@@ -31,7 +31,7 @@ pub(crate) fn lifetime(
     let date = |name: HeaderName| date_of_response(headers, name, now);
     let made = date(DATE).unwrap_or(now);
     if headers.contains_key(EXPIRES) {
-        // Section 5.3: a date that can't be read is one in the past.
+        // Section 5.3: an invalid date counts as one in the past.
         let until = date(EXPIRES).and_then(|until| until.duration_since(made).ok());
         return Some(until.unwrap_or_default());
     }
@@ -41,9 +41,9 @@ pub(crate) fn lifetime(
     Some((unchanged_for / HEURISTIC_PART).min(HEURISTIC_LIMIT))
 }
 
-/// How old an answer was when it arrived (RFC 9111, section 4.2.3), `delay` after it was asked for.
+/// The age of a response when it arrived (RFC 9111, section 4.2.3), `delay` after the request.
 pub(crate) fn age(headers: &HeaderMap, now: SystemTime, delay: Duration) -> Duration {
-    // Section 5.1: the first member counts; one that is no number is ignored.
+    // Section 5.1: the first member counts, and is ignored if it is not a number.
     let told = members(headers, AGE).next().and_then(delta_seconds);
     let corrected = told.unwrap_or_default() + delay;
     let apparent =

@@ -1,5 +1,4 @@
-//! Names by which a response says what it depends on: cache groups (RFC 9875), and the fields in which origins name tags
-//! for a CDN.
+//! Tags that a response names: cache groups (RFC 9875), and the fields in which origins name tags for a CDN.
 
 use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, List, ListEntry, Parser};
@@ -11,14 +10,14 @@ use crate::cache::{Policy, PolicyTag, Record, Uncacheable};
 /// Groups that a response belongs to (RFC 9875, section 2).
 const CACHE_GROUPS: HeaderName = HeaderName::from_static("cache-groups");
 
-/// Groups that a write makes invalid (RFC 9875, section 3).
+/// Groups that a write invalidates (RFC 9875, section 3).
 const CACHE_GROUP_INVALIDATION: HeaderName = HeaderName::from_static("cache-group-invalidation");
 
-/// How many names a response may have. RFC 9875, section 2, asks for 32 at least; a name that was left out would be one
-/// whose change is missed.
+/// The maximum number of tags of a response; one with more is not stored, since an ignored tag would mean a missed
+/// invalidation. RFC 9875, section 2, requires at least 32.
 const NAMES: usize = 256;
 
-/// The tags that a response names. Groups count where headers decide; the other fields where the policy says so.
+/// The tags that a response names: groups under `Policy::standard`, other fields if the policy names them.
 pub(crate) fn tags(
     headers: &HeaderMap,
     policy: &Policy,
@@ -42,7 +41,7 @@ pub(crate) fn tags(
     }
 }
 
-/// Notes for the scopes around a response that is not stored if it names tags: nobody has read them.
+/// If a response that bypasses the cache names tags, tells the scopes around it that its dependencies are unknown.
 pub(crate) fn note_unread(record: &Record, headers: &HeaderMap, policy: &Policy) {
     let in_groups = policy.is_standard && headers.contains_key(CACHE_GROUPS);
     if in_groups || policy.tag_fields.iter().any(|field| headers.contains_key(field)) {
@@ -50,8 +49,8 @@ pub(crate) fn note_unread(record: &Record, headers: &HeaderMap, policy: &Policy)
     }
 }
 
-/// The names of tags that a response to a write makes invalid: its groups, of this host and of routes that have no host
-/// in their keys.
+/// The names of the tags that a response to a write invalidates: its groups, both for this host and for routes whose keys
+/// do not include the host.
 pub(crate) fn invalidated(
     headers: &HeaderMap,
     target: &InvalidationTarget,
@@ -66,7 +65,7 @@ pub(crate) fn invalidated(
     groups(headers, &CACHE_GROUP_INVALIDATION).into_iter().flat_map(of_group).collect()
 }
 
-/// A List of Strings (RFC 9651, section 3.1), whose parameters do not count; what is none is ignored.
+/// Parses a List of Strings (RFC 9651, section 3.1) and ignores parameters. Anything else is ignored.
 fn groups(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
     let Some(field) = structured(headers, name) else { return Vec::new() };
     let Ok(members) = Parser::new(&field).parse::<List>() else { return Vec::new() };

@@ -1,14 +1,14 @@
-//! Request headers that say who the client is, beyond `Authorization` and `Cookie`.
+//! Request headers other than `Authorization` and `Cookie` that identify the client.
 //!
-//! Proxies that authenticate, API gateways and clients of their own send these. By default a request with one of them is
-//! treated as a request with `Authorization` is (RFC 9111, section 3.5): its response is shared only if the policy or the
-//! response says so.
+//! Authenticating proxies, API gateways and custom clients send them. By default, a request with one of them is treated
+//! like a request with `Authorization` (RFC 9111, section 3.5): its response is shared only if the policy or the response
+//! says so.
 
 use std::collections::BTreeSet;
 
 use http::{HeaderMap, HeaderName};
 
-/// The names, in the order of their bytes; one that ends in `*` stands for every name that begins so.
+/// The names, sorted by bytes. A name that ends in `*` is a prefix.
 const KNOWN: [&str; 122] = [
     "access-token",
     "api-key",
@@ -134,11 +134,10 @@ const KNOWN: [&str; 122] = [
     "x-workspace*",
 ];
 
-/// Names that begin like one of the above, and say nothing of the client's identity: gRPC-Web sends this one.
+/// Names that match a prefix above but do not identify the client. gRPC-Web sends this one.
 const OTHERS: [&str; 1] = ["x-user-agent"];
 
-/// For each first letter of a known name, a bit for each second letter: most headers of a request are no known name,
-/// and two bytes tell.
+/// For each first letter of a known name, a bit for each second letter. Two bytes suffice to rule out most headers.
 const BEGINNINGS: [u32; 32] = {
     let (mut beginnings, mut at) = ([0; 32], 0);
     while at < KNOWN.len() {
@@ -149,7 +148,7 @@ const BEGINNINGS: [u32; 32] = {
     beginnings
 };
 
-/// The headers that say who the client is: the known ones, and those that a service adds.
+/// The headers that identify the client: the known ones, and those that a service adds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct IdentityHeaders {
     added: BTreeSet<String>,
@@ -161,12 +160,12 @@ impl IdentityHeaders {
         self.added.extend(names.map(|name| name.to_ascii_lowercase()));
     }
 
-    /// Whether a header says who the client is.
+    /// Whether a header identifies the client.
     pub(crate) fn has(&self, name: &str) -> bool {
         is_known(name) || self.added.iter().any(|added| matches(added, name))
     }
 
-    /// Those of a request.
+    /// The identifying headers of a request.
     pub(crate) fn matching<'h>(
         &self,
         headers: &'h HeaderMap,

@@ -12,8 +12,7 @@ pub(crate) fn structured(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u
     Some(lines.join(&b", "[..]))
 }
 
-/// The members of a field, over all its lines, without those that are empty. A comma within a quoted
-/// string is part of its member.
+/// The non-empty members of a field, over all its lines. A comma within a quoted string does not separate members.
 pub(crate) fn members(headers: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &[u8]> {
     let lines = headers.get_all(name).into_iter();
     lines.flat_map(|line| split(line.as_bytes()))
@@ -27,8 +26,8 @@ pub(crate) fn split(line: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|member| !member.is_empty())
 }
 
-/// Whether each quoted string of a line of directives is a value: it begins behind an equals sign, and with it ends
-/// its member (RFC 9111, section 5.2). Where one is not, caches differ in what they take to be quoted.
+/// Whether each quoted string on a line of directives is a value: it begins after an equals sign and ends its member
+/// (RFC 9111, section 5.2). If one is not, caches differ in what they consider quoted.
 pub(crate) fn is_well_quoted(line: &[u8]) -> bool {
     split(line).all(|member| {
         let Some(at) = member.iter().position(|byte| *byte == b'"') else { return true };

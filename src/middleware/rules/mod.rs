@@ -1,12 +1,13 @@
-//! What HTTP says of caches, one file to a topic, each rule with its section beside it.
+//! The rules of HTTP for caches, one file per topic, with the section of the RFC beside each rule.
 //!
-//! `fields` finds what a request has of all this, `directives` reads `Cache-Control`, `targeted` the fields that are for
-//! some caches only. `identity` knows the headers that say who the client is. `freshness` computes ages and lifetimes from
-//! dates, which `http_date` reads; `storable` says what may be stored and for how long; `vary` and `search_variance` which
-//! requests a response is for. `precondition` and `range` read what a client has or wants of it, and `validation` asks the
-//! origin whether it still holds. `unsafe_method` says what a write invalidates, and `groups` reads the names by which a
-//! response says what it depends on.
-//! All of it is for a shared cache. Nothing here knows the cache itself.
+//! `fields` finds the relevant fields of a request, `directives` parses `Cache-Control`, and `targeted` parses fields for
+//! specific caches. `identity` lists the headers that identify the client. `freshness` computes ages and lifetimes from
+//! dates, which `http_date` parses. `storable` decides what may be stored and for how long; `vary` and `search_variance`
+//! decide which requests a response is for. `precondition` and `range` evaluate conditional and range requests, and
+//! `validation` revalidates with the origin. `unsafe_method` says what a write invalidates, and `groups` reads the tags
+//! that a response names.
+//!
+//! All rules are those for a shared cache. Nothing here depends on the cache itself.
 
 pub(super) mod directives;
 pub(super) mod fields;

@@ -1,4 +1,4 @@
-//! Whether a client has an answer already (RFC 9110, section 13; RFC 9111, section 4.3.2).
+//! Conditional requests (RFC 9110, section 13; RFC 9111, section 4.3.2).
 
 use std::time::SystemTime;
 
@@ -8,13 +8,13 @@ use http::{HeaderMap, HeaderName};
 use super::freshness::{date, read_date};
 use super::list::split;
 
-/// Whether a client that asks so has this answer. Only the first of these conditions that there is
+/// Whether, by its conditions, the client has this response already. If both conditions are there, only `If-None-Match`
 /// counts (RFC 9110, section 13.2.2).
 pub(crate) fn is_known(asked: &HeaderMap, stored: &HeaderMap) -> bool {
     if asked.contains_key(IF_NONE_MATCH) {
         return names_etag(asked, stored);
     }
-    // RFC 9110, section 13.1.3; without `Last-Modified`, RFC 9111 has the date stand in for it.
+    // RFC 9110, section 13.1.3; without `Last-Modified`, RFC 9111 compares with `Date`.
     let Some(since) = asked.get(IF_MODIFIED_SINCE).and_then(read_date) else { return false };
     let changed = date(stored, LAST_MODIFIED).or_else(|| date(stored, DATE));
     changed.is_some_and(|changed| changed <= since)
@@ -28,8 +28,7 @@ fn names_etag(asked: &HeaderMap, stored: &HeaderMap) -> bool {
     tags.any(|tag| tag == b"*" || opaque(tag) == opaque(etag.as_bytes()))
 }
 
-/// Whether a range of this answer is of use to a client that has a part of it (RFC 9110, section
-/// 13.1.5): by the strong comparison, or by exactly this date.
+/// Whether `If-Range` holds (RFC 9110, section 13.1.5): by strong comparison of the entity tag, or an identical date.
 pub(crate) fn range_applies(asked: &HeaderMap, stored: &HeaderMap) -> bool {
     let Some(condition) = asked.get(IF_RANGE) else { return true };
     if condition.as_bytes().ends_with(b"\"") {
@@ -40,20 +39,19 @@ pub(crate) fn range_applies(asked: &HeaderMap, stored: &HeaderMap) -> bool {
     named.is_some() && named == strong_date(stored)
 }
 
-/// A date that can't be that of two answers: RFC 9110, section 8.8.2.2.
+/// `Last-Modified`, if it is a strong validator (RFC 9110, section 8.8.2.2).
 fn strong_date(stored: &HeaderMap) -> Option<SystemTime> {
     const APART: std::time::Duration = std::time::Duration::from_secs(1);
     let (changed, made) = (date(stored, LAST_MODIFIED)?, date(stored, DATE)?);
     (made.duration_since(changed).ok()? >= APART).then_some(changed)
 }
 
-/// An entity tag without its mark of weakness (RFC 9110, section 8.8.3).
+/// An entity tag without its `W/` (RFC 9110, section 8.8.3).
 fn opaque(tag: &[u8]) -> &[u8] {
     tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
-/// The fields of a stored answer that tell a client that it has it: all but those that describe a body
-/// (RFC 9110, section 15.4.5).
+/// Whether a field describes the body, so that a 304 does not have it (RFC 9110, section 15.4.5).
 pub(crate) fn describes_a_body(name: &HeaderName) -> bool {
     use http::header::{
         CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,

@@ -1,21 +1,21 @@
-//! A part of a stored answer (RFC 9110, section 14; RFC 9111, section 3.4).
+//! Range requests for a stored response (RFC 9110, section 14; RFC 9111, section 3.4).
 
 use http::header::RANGE;
 use http::{HeaderMap, HeaderValue};
 
-/// What to send of a body.
+/// The part of a body to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RangePart {
     /// All of it.
     Whole,
-    /// From this byte up to that one, which is not sent.
+    /// From the first index up to and excluding the second.
     Bytes(usize, usize),
-    /// The body does not reach as far.
+    /// Not satisfiable: the range begins past the end.
     None,
 }
 
-/// The part of a body of `length` bytes that a client asks for. A request for several parts gets the
-/// whole (RFC 9110, section 14.2 allows it): many small ones are a way to make a server work.
+/// The requested part of a body of `length` bytes. A request for several ranges gets the whole body (RFC 9110, section
+/// 14.2, allows it), since many small ranges are a way to overload a server.
 pub(crate) fn part(asked: &HeaderMap, length: usize) -> RangePart {
     let mut lines = asked.get_all(RANGE).into_iter();
     match (lines.next().map(HeaderValue::as_bytes), lines.next()) {
@@ -24,7 +24,7 @@ pub(crate) fn part(asked: &HeaderMap, length: usize) -> RangePart {
     }
 }
 
-/// A `bytes` range; `None` for what can't be read, which is ignored.
+/// Parses a `bytes` range; `None` if it is malformed and thus ignored.
 fn read(line: &[u8], length: usize) -> Option<RangePart> {
     let line = std::str::from_utf8(line).ok()?;
     let (unit, spec) = line.split_once('=')?;

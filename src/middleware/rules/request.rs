@@ -1,4 +1,4 @@
-//! What a request says of the cache (RFC 9111, sections 5.2.1 and 3.5), and whether it may be asked.
+//! What a request requires of the cache (RFC 9111, sections 5.2.1 and 3.5), and whether it may use the cache.
 
 use http::header::{CONTENT_LENGTH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, Method, Request};
@@ -12,35 +12,35 @@ use crate::middleware::session::is_session_cookie;
 use crate::middleware::{content, cookies};
 use crate::outcome::BypassReason;
 
-/// Headers by which a client asks a framework for another method.
+/// Headers with which a client can make a framework use another method.
 const METHOD_OVERRIDES: [RequestField; 3] =
     [RequestField::XHttpMethodOverride, RequestField::XHttpMethod, RequestField::XMethodOverride];
 
-/// The headers by which a client asks for a part of an answer, or for one that it does not have.
+/// The headers of conditional and range requests.
 const CONDITIONS: [HeaderName; 4] = [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE, IF_RANGE];
 
-/// What a request wants of an answer, beyond its key.
+/// What a request requires of its response, besides its key.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestDirectives {
     pub(crate) method: Method,
-    /// Which fields it has of those that concern a cache.
+    /// Its fields that concern a cache.
     pub(crate) fields: RequestFields,
     /// Its `If-None-Match`, `If-Modified-Since`, `Range` and `If-Range`.
     pub(crate) conditions: HeaderMap,
-    /// How old or stale an answer it takes.
+    /// The age and staleness that it accepts.
     pub(crate) limits: AgeLimits,
-    /// It takes nothing that is not stored.
+    /// Whether it accepts only a stored response.
     pub(crate) only_if_cached: bool,
     pub(crate) client: Client,
-    /// It has cookies besides those that the key holds one by one, and the handler gets them: whoever the client is.
+    /// Whether the handler gets cookies besides those that the key holds individually.
     pub(crate) has_other_cookies: bool,
-    /// Who the client is, by the policy's own function.
+    /// The client's identity, as returned by the policy's `vary_by` function.
     pub(crate) client_key: Option<String>,
-    /// What came in a request by QUERY, once it is read.
+    /// The content of a QUERY request, once it has been read.
     pub(crate) content: Option<content::ContentHash>,
 }
 
-/// How a request says who the client is, where the policy leaves it to the response what that means.
+/// How a request identifies the client, under policies that leave it to the response whether that matters.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Client {
     /// By `Authorization`.
@@ -51,7 +51,7 @@ pub(crate) struct Client {
     other: Option<Sign>,
 }
 
-/// What else may say who the client is.
+/// What else may identify the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sign {
     /// Another header.
@@ -89,12 +89,12 @@ impl Client {
         self.other.is_some()
     }
 
-    /// Whether nothing says who the client is.
+    /// Whether nothing identifies the client.
     pub(crate) fn is_unknown(self) -> bool {
         !self.is_authorized && !self.has_cookies && self.other.is_none()
     }
 
-    /// Whether nothing says who the client is; or how that was said.
+    /// Fails if something identifies the client.
     fn is_anybody(self, identity: &IdentitySource) -> Result<(), BypassReason> {
         match self.other {
             _ if self.is_authorized || self.has_cookies => Err(BypassReason::Personal),
@@ -109,7 +109,7 @@ impl Client {
 }
 
 impl RequestDirectives {
-    /// What a request wants; or why the cache must leave it alone.
+    /// The directives of a request; or why it must bypass the cache.
     pub(crate) fn new<B: Body>(
         request: &Request<B>,
         policy: &Policy,
@@ -131,8 +131,8 @@ impl RequestDirectives {
         let mut conditions = conditions(headers, fields);
         if !policy.is_standard {
             client.is_anybody(identity)?;
-            // A date of whole seconds does not tell two responses of one second apart, and a client that has the first
-            // would keep it. That is for an author of headers to weigh, who decides here about nothing but time.
+            // A date in whole seconds does not distinguish two responses of the same second, and a client with the first
+            // would keep it. Only under `Policy::standard`, the author of the headers accepts this.
             conditions.remove(IF_MODIFIED_SINCE);
         }
         let needs_others = client_key.is_some() || client.has_cookies;
@@ -156,8 +156,8 @@ impl RequestDirectives {
         Ok(asked)
     }
 
-    /// RFC 9111, section 5.2.1. A route whose author decides takes `no-store` and `only-if-cached`
-    /// only: its answers are proven fresh, and nobody can make it do work by asking for fresher ones.
+    /// RFC 9111, section 5.2.1. Except under `Policy::standard`, only `no-store` and `only-if-cached` count: responses are
+    /// proven fresh, and a client can't cause work by requesting fresher ones.
     fn direct(&mut self, said: &Directives, policy: &Policy) -> Result<(), BypassReason> {
         if said.no_store {
             return Err(BypassReason::NoStore);
@@ -174,30 +174,29 @@ impl RequestDirectives {
         Ok(())
     }
 
-    /// Whether the key holds all that distinguishes the client, as far as the request says: then the response is that of all
-    /// requests with this key.
+    /// Whether the request has nothing that identifies the client besides what the key holds. Then its response is the
+    /// response to all requests with this key.
     pub(crate) fn is_of_anybody(&self) -> bool {
         self.client.is_unknown() && !self.has_other_cookies
     }
 
-    /// Whether it is for less than a whole answer.
+    /// Whether it is for less than a whole response.
     pub(crate) fn is_for_a_part(&self) -> bool {
         self.method == Method::HEAD || self.conditions.contains_key(RANGE)
     }
 }
 
-/// Whether a method is QUERY (RFC 10008). Not every version of `http` that will do has a name for it.
+/// Whether a method is QUERY (RFC 10008). Some supported versions of `http` have no constant for it.
 pub(crate) fn is_query(method: &Method) -> bool {
     method.as_str() == "QUERY"
 }
 
-/// Whether a field says how a request's content is to be read (RFC 9110, section 8): each one counts, known or not, but for
-/// the length.
+/// Whether a field describes a request's content (RFC 9110, section 8): any `Content-` field except the length.
 pub(crate) fn describes_content(name: &HeaderName) -> bool {
     name.as_str().starts_with("content-") && *name != CONTENT_LENGTH
 }
 
-/// Why what the request is about is more than its key says, if it is.
+/// Why the key can't hold everything that the response may depend on, if it can't.
 fn unkeyed<B: Body>(
     request: &Request<B>,
     fields: RequestFields,
@@ -210,21 +209,20 @@ fn unkeyed<B: Body>(
     if fields.has_any(&METHOD_OVERRIDES) {
         return Some(BypassReason::MethodOverride);
     }
-    // A body could change the answer, and is no part of the key (RFC 9110, section 9.3.1).
+    // A body could change the response, and is not part of the key (RFC 9110, section 9.3.1).
     if !is_by_content && !request.body().is_end_stream() {
         return Some(BypassReason::Body);
     }
-    // A response that is stored would answer a WebSocket's handshake, and others would wait for one (RFC 9110, section 7.8).
+    // Otherwise a WebSocket handshake could get a stored response, and others could wait for it (RFC 9110, section 7.8).
     if fields.has(RequestField::Upgrade) {
         return Some(BypassReason::Upgrade);
     }
-    // RFC 9111, section 4.3.2: these two are not for a cache to judge.
+    // RFC 9111, section 4.3.2: a cache must not evaluate these two.
     let judged_by_origin = [RequestField::IfMatch, RequestField::IfUnmodifiedSince];
     fields.has_any(&judged_by_origin).then_some(BypassReason::Precondition)
 }
 
-/// Whether a request has cookies and the policy does not say that responses differ by them; those of our own sessions
-/// do not count.
+/// Whether a request has cookies that responses do not vary by. Those of Tidegate's sessions do not count.
 fn has_cookies(headers: &HeaderMap, policy: &Policy) -> bool {
     let is_named = |name: &[u8]| policy.vary_cookies.iter().any(|known| known.as_bytes() == name);
     let says_nothing = |name: &[u8]| {

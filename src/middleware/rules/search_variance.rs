@@ -13,10 +13,10 @@ const NO_VARY_SEARCH: HeaderName = HeaderName::from_static("no-vary-search");
 /// A parameter's name and value, decoded.
 type Pair<'q> = (Cow<'q, [u8]>, Cow<'q, [u8]>);
 
-/// What a response says of the query; never that all of it counts, in its order, which is the default.
+/// The rule of a response for the query. The default rule, that everything counts in its order, has no such value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SearchVariance {
-    /// The order of parameters of different names counts.
+    /// Whether the order of parameters with different names counts.
     pub(crate) is_ordered: bool,
     pub(crate) counting: CountedParams,
 }
@@ -29,14 +29,14 @@ pub(crate) enum CountedParams {
 }
 
 impl SearchVariance {
-    /// What a response says; `None` for the default, and for what can't be read or is not known: then all counts.
+    /// Parses the rule of a response. `None` if it is the default, malformed or unknown: then everything counts.
     pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let field = structured(headers, &NO_VARY_SEARCH)?;
         let members = Parser::new(&field).parse::<Dictionary>().ok()?;
         let said = VarianceMembers::from_members(&members)?;
         let counting = match (said.params, said.except) {
             (Params::All, except) => CountedParams::Only(except.unwrap_or_default()),
-            // It is about `params` without a list.
+            // `except` requires `params` without a list.
             (_, Some(_)) => return None,
             (Params::These(names), None) => CountedParams::AllBut(names),
             (Params::None, None) => CountedParams::AllBut(Vec::new()),
@@ -73,7 +73,7 @@ impl SearchVariance {
     }
 }
 
-/// The members of the field that are known.
+/// The known members of the field.
 struct VarianceMembers {
     has_key_order: bool,
     params: Params,
@@ -126,7 +126,7 @@ fn names(member: &ListEntry) -> Option<Vec<Vec<u8>>> {
     Some(names)
 }
 
-/// Form-encoded text: `+` is a space; what is no escape stands for itself.
+/// Decodes form-encoded text: `+` is a space, and a malformed escape stands for itself.
 fn decoded(text: &str) -> Cow<'_, [u8]> {
     match text.contains('+') {
         true => percent_decode(text.replace('+', " ").as_bytes()).collect::<Vec<u8>>().into(),

@@ -1,8 +1,7 @@
-//! Which answers may be kept, and on which terms (RFC 9111, section 3).
+//! Which responses may be stored, and for how long (RFC 9111, section 3).
 //!
-//! A route's policy says who decides. With [`Policy::ttl`] it is the route's author, whose word it is
-//! that answers may be shared; the answer can only forbid. With [`Policy::standard`] it is the answer.
-//! What is not plainly allowed is refused.
+//! With [`Policy::ttl`], the route's author decides that responses may be shared, and a response can only forbid it. With
+//! [`Policy::standard`], the response's headers decide. A response that is not clearly allowed is not stored.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,32 +14,32 @@ use super::targeted::ResponseControl;
 use super::vary;
 use crate::cache::{Freshness, Policy, Uncacheable};
 
-/// How long an answer is kept past its TTL to ask whether it still holds.
+/// How long a response is stored past its TTL, to be revalidated.
 const TO_REVALIDATE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The reason of a response that was computed for one client, and does not say that it is for others.
+/// The reason for a response to an identified client that does not say that it may be shared.
 pub(crate) const PERSONAL: &str = "personal";
 
-/// An answer's leave to be kept.
+/// How a response may be stored.
 #[derive(Debug)]
 pub(crate) struct Cacheability {
     pub(crate) terms: Freshness,
-    /// How old it was when it came, if that does not count against its TTL.
+    /// Its age when it arrived, if that does not count against its TTL.
     pub(crate) age: Duration,
-    /// Fields that it may not be kept with.
+    /// Fields that may not be stored with it.
     pub(crate) withheld: Vec<HeaderName>,
-    /// What else it varies by, beyond what is in its key.
+    /// The names that it varies by, besides those in its key.
     pub(crate) varies_by: Vec<HeaderName>,
 }
 
-/// When an answer was asked for and when it came.
+/// When a response arrived, and how long it took.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
     pub(crate) now: SystemTime,
     pub(crate) delay: Duration,
 }
 
-/// Whether an answer may be kept, and on which terms.
+/// Whether a response may be stored, and for how long.
 pub(crate) fn cacheability(
     status: StatusCode,
     headers: &HeaderMap,
@@ -49,22 +48,22 @@ pub(crate) fn cacheability(
     times: Times,
 ) -> Result<Cacheability, Uncacheable> {
     if status == StatusCode::PARTIAL_CONTENT {
-        return Err(Uncacheable::new("status", "a part of an answer is not stored"));
+        return Err(Uncacheable::new("status", "a partial response is not stored"));
     }
     if headers.contains_key(SET_COOKIE) {
         return Err(Uncacheable::new(
             "set-cookie",
-            "the answer sets a cookie, so it is somebody's",
+            "the response sets a cookie, so it is personal",
         ));
     }
     if is_endless(headers) {
-        let why = "it is a stream of events, which has no end to be stored at";
+        let why = "it is an endless stream";
         return Err(Uncacheable::new("endless", why));
     }
     let control = ResponseControl::from_headers(headers);
     let varies_by = vary::names(headers, policy)?;
     if asked.has_other_cookies && vary::by_cookies(headers) {
-        let why = "the answer varies by cookies, and the request has others than the policy names";
+        let why = "the response varies by cookies, and the request has some that the policy does not name";
         return Err(Uncacheable::new("vary", why));
     }
     let (terms, age) = match policy.is_standard {
@@ -76,7 +75,7 @@ pub(crate) fn cacheability(
     Ok(Cacheability { terms, age, withheld, varies_by })
 }
 
-/// Whether the body is of a type that goes on until somebody leaves.
+/// Whether the body is of a type that streams until one side disconnects.
 fn is_endless(headers: &HeaderMap) -> bool {
     const ENDLESS: [&str; 2] = ["text/event-stream", "multipart/x-mixed-replace"];
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -96,19 +95,19 @@ fn by_author(
     if !negative && !positive {
         return Err(Uncacheable::new(
             "status",
-            format!("answers of status {status} are not stored"),
+            format!("responses with status {status} are not stored"),
         ));
     }
     if negative && policy.negative_ttl.is_none() {
-        let why = "an answer that says there is none is stored with Policy::negative_ttl only";
+        let why = "statuses 204, 404 and 410 are stored only with Policy::negative_ttl";
         return Err(Uncacheable::new("negative", why));
     }
     let said = &control.directives;
-    // A part that may not be kept makes the whole unfit here: its author can leave the part out.
+    // A directive for single fields counts for the whole response here: the route's author can omit those fields.
     if said.no_store || said.private.is_some() || said.no_cache.is_some() {
         return Err(Uncacheable::new(
             "cache-control",
-            "the answer says no-store, private or no-cache",
+            "the response says no-store, private or no-cache",
         ));
     }
     Ok(Freshness::from_policy(policy, negative))
@@ -137,10 +136,7 @@ fn by_headers(
     let fresh = lifetime(status, headers, control, times.now);
     let may_guess = is_heuristically_cacheable(status) || said.public;
     if fresh.is_none() && !may_guess {
-        return Err(Uncacheable::new(
-            "no-lifetime",
-            "the answer does not say how long it is fresh",
-        ));
+        return Err(Uncacheable::new("no-lifetime", "the response has no lifetime"));
     }
     let has_validator = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
     let longest = if is_error(status) { policy.error_ttl } else { Duration::MAX };
@@ -160,23 +156,23 @@ fn by_headers(
     if is_stale && !has_validator && (is_strict || terms.ttl.is_zero()) {
         return Err(Uncacheable::new(
             "stale",
-            "the answer is not fresh, and nothing could confirm it",
+            "the response is stale on arrival, and has no validator",
         ));
     }
     Ok(terms)
 }
 
-/// Whether a response is an error that one client may have provoked for all: RFC 9111 lets it be stored.
+/// Whether a response is an error that one client may have provoked for all. RFC 9111 allows to store it.
 fn is_error(status: StatusCode) -> bool {
     let says_none = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
     !says_none && (status.is_client_error() || status.is_server_error())
 }
 
-/// How long what nothing can confirm is kept past its TTL, for clients that take a stale answer and for
-/// a HEAD that may renew it.
+/// How long a response without a validator is stored past its TTL, for clients that accept a stale response and for a HEAD
+/// request that may renew it.
 const STALE_IS_WORTH: Duration = Duration::from_secs(60 * 60);
 
-/// RFC 9111, section 3, but for how long.
+/// Whether RFC 9111, section 3, allows to store a response.
 fn is_allowed(
     status: StatusCode,
     asked: &RequestDirectives,
@@ -187,25 +183,25 @@ fn is_allowed(
     if status.is_informational() || status == StatusCode::NOT_MODIFIED {
         return Err(Uncacheable::new(
             "status",
-            format!("answers of status {status} are not stored"),
+            format!("responses with status {status} are not stored"),
         ));
     }
     // Section 5.2.2.3: with it, `no-store` is for caches that do not know the status.
     if said.must_understand && !is_understood(status) {
-        return refused("the answer says must-understand, and its status is not known");
+        return refused("the response says must-understand, and its status is unknown");
     }
     if said.no_store && !said.must_understand {
-        return refused("the answer says no-store");
+        return refused("the response says no-store");
     }
     if said.is_private() {
-        return refused("the answer says private");
+        return refused("the response says private");
     }
-    // One that can't be read is zero, and gives no leave.
+    // A malformed one is zero, and does not make the response shared.
     let is_shared = said.s_maxage.is_some_and(|age| !age.is_zero());
     let is_for_all = said.public || is_shared;
     // Section 3.5.
     if asked.client.is_authorized && !is_for_all && !said.must_revalidate {
-        let why = "it was made for a request with Authorization, and does not say public";
+        let why = "the request had Authorization, and the response does not say public";
         return Err(Uncacheable::new(PERSONAL, why));
     }
     // Stricter than the RFC: cookies and other headers identify people just as well.
@@ -217,12 +213,12 @@ fn is_allowed(
     Ok(())
 }
 
-/// Who may have a response that was computed for a client of which nothing is known.
+/// The clients that may get a response that was computed for an unidentified client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Audience {
-    /// Only clients of which nothing is known either.
+    /// Only unidentified clients.
     Unknown,
-    /// Those with `Authorization` as well: what section 3.5 has of storing, the other way round.
+    /// Also clients with `Authorization`: the rule of section 3.5 for storing, in the other direction.
     Authorized,
     /// Everybody.
     All,

@@ -1,4 +1,4 @@
-//! `Cache-ResponseControl` for some caches only (RFC 9213).
+//! `Cache-Control` for specific caches (RFC 9213).
 
 use std::time::Duration;
 
@@ -8,24 +8,24 @@ use sfv::{BareItem, Dictionary, ListEntry, Parser};
 use super::directives::{DirectiveFields, Directives};
 use super::list::structured;
 
-/// The fields that are for this cache, the most particular first (RFC 9213, section 2.2).
+/// The targeted fields for this cache, the most specific first (RFC 9213, section 2.2).
 const TARGETS: [HeaderName; 2] = [
     HeaderName::from_static("tidegate-cache-control"),
     HeaderName::from_static("cdn-cache-control"),
 ];
 
-/// What an answer says of itself to this cache.
+/// The directives of a response for this cache.
 #[derive(Debug, Default)]
 pub(crate) struct ResponseControl {
     pub(crate) directives: Directives,
-    /// From a targeted field, so that `Cache-ResponseControl` and `Expires` do not count.
+    /// Whether they are from a targeted field, so that `Cache-Control` and `Expires` do not count.
     pub(crate) is_targeted: bool,
 }
 
 impl ResponseControl {
-    /// The first targeted field that can be read, else `Cache-ResponseControl`.
+    /// Parses the first valid targeted field, or else `Cache-Control`.
     pub(crate) fn from_headers(headers: &HeaderMap) -> Self {
-        // Each of the fields that count is one, and most answers have none.
+        // All fields that count end like this, and most responses have none of them.
         if !headers.keys().any(|name| name.as_str().ends_with("cache-control")) {
             return Self::default();
         }
@@ -36,7 +36,7 @@ impl ResponseControl {
     }
 }
 
-/// RFC 9213, section 2.1: a Dictionary of Structured Fields; one that is none, or empty, is ignored.
+/// RFC 9213, section 2.1: a Dictionary (Structured Fields). An invalid or empty one is ignored.
 fn targeted(headers: &HeaderMap, name: &HeaderName) -> Option<Directives> {
     let field = structured(headers, name)?;
     let members = Parser::new(&field).parse::<Dictionary>().ok()?;
@@ -44,15 +44,14 @@ fn targeted(headers: &HeaderMap, name: &HeaderName) -> Option<Directives> {
     for (name, member) in &members {
         match member {
             ListEntry::Item(item) => set(&mut directives, name.as_str(), Some(&item.bare_item)),
-            // Of no directive's type: it forbids, if it is one that does.
+            // No directive has a list: it counts only if it is a restrictive one.
             ListEntry::InnerList(_) => set(&mut directives, name.as_str(), None),
         }
     }
     (!members.is_empty()).then_some(directives)
 }
 
-/// A directive with a value that is not of its type is ignored, if it allows something; one that
-/// forbids does so whatever its value is.
+/// Sets a directive. If its value has the wrong type, a permissive directive is ignored, but a restrictive one counts.
 fn set(directives: &mut Directives, name: &str, value: Option<&BareItem>) {
     let seconds = match value {
         Some(BareItem::Integer(seconds)) => u64::try_from(i64::from(*seconds)).ok(),

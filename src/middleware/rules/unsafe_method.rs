@@ -1,4 +1,4 @@
-//! What a write makes invalid (RFC 9111, section 4.4).
+//! What a write invalidates (RFC 9111, section 4.4).
 
 use http::header::HOST;
 use http::{HeaderMap, Method, Response, Uri};
@@ -6,23 +6,23 @@ use percent_encoding::percent_decode_str;
 
 use super::groups::invalidated;
 
-/// Whether this answer to this method may have changed what its URI stands for.
+/// Whether a request with this method and response may have changed the resource.
 fn invalidates<B>(method: &Method, response: &Response<B>) -> bool {
     let status = response.status();
     !is_safe(method) && (status.is_success() || status.is_redirection())
 }
 
-/// Whether a method changes nothing. Those that are not known may (section 4.4); beyond those of RFC 9110, the registry of
-/// methods has these as safe.
+/// Whether a method is safe. Unknown methods are not (section 4.4). Besides those of RFC 9110, the registry of methods
+/// lists these as safe.
 pub(crate) fn is_safe(method: &Method) -> bool {
     method.is_safe() || ["PRI", "PROPFIND", "QUERY", "REPORT", "SEARCH"].contains(&method.as_str())
 }
 
-/// What a response to a write makes invalid.
+/// What a write invalidates, depending on its response.
 #[derive(Clone, Debug)]
 pub(crate) struct InvalidatedByWrite {
     target: InvalidationTarget,
-    /// Headers decide under the policy of its route, so that it makes what is stored under its path invalid.
+    /// Whether its route has `Policy::standard`, so that it invalidates the responses that are stored under its path.
     is_by_path: bool,
 }
 
@@ -31,7 +31,7 @@ impl InvalidatedByWrite {
         Self { target, is_by_path }
     }
 
-    /// The tags of its path, where it went well, and of the cache groups that it names. These count whatever the status.
+    /// The tag of its path, if it succeeded, and the tags of the cache groups that its response names, whatever the status.
     pub(crate) fn tags<B>(
         &self,
         method: &Method,
@@ -49,8 +49,8 @@ impl InvalidatedByWrite {
     }
 }
 
-/// Where a request went: host and path. Not the query, whose parts may count or not by the policy of
-/// the route: a write makes all answers under its path invalid.
+/// The target of a request: host and path, without the query. Which query parameters count depends on the policies of
+/// routes, so a write invalidates all responses under its path.
 #[derive(Clone, Debug)]
 pub(crate) struct InvalidationTarget {
     host: String,
@@ -59,11 +59,11 @@ pub(crate) struct InvalidationTarget {
 }
 
 impl InvalidationTarget {
-    /// Where a request goes, and whether answers of other hosts are others.
+    /// The target of a request. `is_host_apart` says whether responses depend on the host.
     pub(crate) fn new(uri: &Uri, headers: &HeaderMap, is_host_apart: bool) -> Self {
         let named = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let host = uri.authority().map_or(named, |authority| authority.as_str());
-        // A default port is none (RFC 9110, section 4.2.3).
+        // A default port is equivalent to none (RFC 9110, section 4.2.3).
         let host = host.strip_suffix(":80").or(host.strip_suffix(":443")).unwrap_or(host);
         Self { host: host.to_ascii_lowercase(), uri: uri.clone(), is_host_apart }
     }
@@ -73,17 +73,19 @@ impl InvalidationTarget {
         Self { is_host_apart: false, ..self }
     }
 
-    /// The name of the tag that responses from here carry, and that a write makes invalid. Section 4.4 allows as much of the
-    /// places that `Location` and `Content-Location` name; but then anybody whom a handler lets choose these empties any page.
+    /// The name of the tag that responses from here carry, and that a write invalidates. Section 4.4 also allows a cache to
+    /// invalidate the URIs in `Location` and `Content-Location`; but then a client that can influence these fields could
+    /// invalidate any page.
     ///
-    /// Spellings of one path have one tag: routers decode parameters, so `/users/%34` may be what a write to `/users/4` changed.
+    /// All spellings of a path have the same tag, since routers decode parameters: a write to `/users/4` also changes
+    /// `/users/%34`.
     pub(crate) fn tag(&self, namespace: &str) -> String {
         let path: Vec<u8> = percent_decode_str(self.uri.path()).collect();
         format!("uri:{}", self.hash(namespace, &path))
     }
 
-    /// The name of the tag that responses of a cache group carry: groups of two origins are two, whatever they are called
-    /// (RFC 9875, section 2.1). The scheme does not count, since HTTP/1.1 does not send it.
+    /// The name of the tag that responses of a cache group carry. Groups of different origins are different, even if their
+    /// names are the same (RFC 9875, section 2.1). The scheme does not count, since HTTP/1.1 does not send it.
     pub(crate) fn group_tag(&self, namespace: &str, group: &str) -> String {
         format!("group:{}", self.hash(namespace, group.as_bytes()))
     }

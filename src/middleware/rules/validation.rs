@@ -1,4 +1,4 @@
-//! Whether a stored answer still holds, asked of who made it (RFC 9111, section 4.3).
+//! Revalidation of a stored response with the handler (RFC 9111, section 4.3).
 
 use http::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_MODIFIED_SINCE,
@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderValue, Request};
 
 use super::fields::{RequestField, RequestFields};
 
-/// The request for a whole answer: one that can be stored is good for everybody. With a stored one at
-/// hand it asks whether that still holds (section 4.3.1).
+/// Removes the client's conditions, so that the handler sends a whole response, which can be stored for all clients. If
+/// there is a stored response, adds conditions with its validators (section 4.3.1).
 pub(crate) fn unconditional<B>(mut request: Request<B>, stored: Option<&HeaderMap>) -> Request<B> {
     if stored.is_none()
         && !RequestFields::from_headers(request.headers()).has_any(&RequestField::CONDITIONS)
@@ -28,7 +28,7 @@ pub(crate) fn unconditional<B>(mut request: Request<B>, stored: Option<&HeaderMa
     request
 }
 
-/// The head of a stored answer that was found to hold still, with what has changed of it (section 3.2).
+/// The head of a confirmed stored response, with the updated fields (section 3.2).
 pub(crate) fn updated(stored: &HeaderMap, fresh: &HeaderMap) -> HeaderMap {
     let mut updated = stored.clone();
     for name in fresh.keys().filter(|name| may_update(name)) {
@@ -40,8 +40,8 @@ pub(crate) fn updated(stored: &HeaderMap, fresh: &HeaderMap) -> HeaderMap {
     updated
 }
 
-/// Whether a 304 is about another response than the one that is stored; then it says nothing of that one (section
-/// 4.3.4). By its entity tag if it has one, compared weakly, or else by its date.
+/// Whether a 304 is about a response other than the stored one, and so does not confirm it (section 4.3.4). Compares the
+/// entity tags (weakly) if the 304 has one, or else `Last-Modified`.
 pub(crate) fn names_another(stored: &HeaderMap, fresh: &HeaderMap) -> bool {
     match fresh.get(ETAG) {
         Some(tag) => stored.get(ETAG).map(opaque) != Some(opaque(tag)),
@@ -52,26 +52,26 @@ pub(crate) fn names_another(stored: &HeaderMap, fresh: &HeaderMap) -> bool {
     }
 }
 
-/// An entity tag without its mark of weakness.
+/// An entity tag without its `W/`.
 fn opaque(tag: &HeaderValue) -> &[u8] {
     let tag = tag.as_bytes();
     tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
-/// Not what the stored body is as it is by, and not what names it.
+/// Whether a confirmation may update this field: not one that describes or identifies the stored body.
 fn may_update(name: &HeaderName) -> bool {
     let about_the_body = [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG];
     !about_the_body.contains(name) && *name != "content-md5"
 }
 
-/// What a response to HEAD says of the response that is stored for GET.
+/// What a response to HEAD says about the stored response to GET.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeadComparison {
-    /// It is about that response.
+    /// They are the same response.
     Same,
-    /// It is about another one.
+    /// They are different responses.
     Other,
-    /// It has no validator, so it says nothing: else whoever sends HEAD could keep any response fresh.
+    /// It has no validator, so it says nothing. Otherwise any client could keep a response fresh with HEAD requests.
     Nothing,
 }
 

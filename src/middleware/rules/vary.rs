@@ -1,9 +1,8 @@
-//! Which requests an answer is for (RFC 9111, section 4.1).
+//! Variants of a response (RFC 9111, section 4.1).
 //!
-//! The names in `Vary` are known only from an answer. So under the key of the request there is a
-//! signpost with the names, and the answer is under a key of its own, made of the first and of the
-//! request's values. A node keeps a bounded number of them for one key, whatever clients send, and removes those that are used
-//! least (`entry/variants.rs`).
+//! The names in `Vary` are known only from a response. So a vary marker with the names is stored under the request's key,
+//! and the response is stored under a second key, computed from the first key and the request's values. A node stores a
+//! bounded number of variants per key, whatever clients send, and removes those that are used least (`entry/variants.rs`).
 
 use std::borrow::Cow;
 
@@ -17,27 +16,28 @@ use super::list::members;
 use crate::cache::{Policy, Uncacheable};
 use crate::entry::Key;
 
-/// How many names one answer may vary by, beyond those in its key.
+/// The maximum number of names that a response may vary by, besides those in its key.
 const NAMES: usize = 16;
 
-/// The longest line, in bytes, of which spellings are compared. A longer one is compared as it was sent: no browser sends one,
-/// and a client shall not choose how much work it is.
+/// The maximum length, in bytes, of a line that is normalized. A longer one is compared as it was sent: no browser sends
+/// one, and this bounds the work that a client can cause.
 const LONGEST_LIST: usize = 1024;
 
-/// The names that an answer varies by and that its policy does not know of; sorted.
+/// The names that a response varies by and that are not in its key, sorted.
 pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderName>, Uncacheable> {
     let mut names: Vec<_> = unsaid(headers, policy).collect();
     for member in members(headers, VARY) {
-        // `*` is no name, and neither is what can't be read: both stand for anything.
+        // `*` and a malformed name both mean that the response varies by anything.
         let name = HeaderName::from_bytes(member).ok().filter(|_| member != b"*");
-        let name = name.ok_or_else(|| Uncacheable::new("vary", "the answer varies by anything"))?;
+        let name =
+            name.ok_or_else(|| Uncacheable::new("vary", "the response varies by anything"))?;
         if is_in_key(&name, policy) || is_withheld(&name, policy) {
             continue;
         }
         if [COOKIE, AUTHORIZATION, PROXY_AUTHORIZATION].contains(&name) {
             let why = format!(
-                "the answer varies by {name}, so it is somebody's: name what tells people apart with \
-                 Policy::vary or Policy::vary_cookies"
+                "the response varies by {name}, so it is personal: name the headers or cookies that distinguish clients \
+                 with Policy::vary or Policy::vary_cookies"
             );
             return Err(Uncacheable::new("vary", why));
         }
@@ -48,19 +48,19 @@ pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderNa
     if names.len() > NAMES {
         return Err(Uncacheable::new(
             "vary",
-            format!("the answer varies by more than {NAMES} headers"),
+            format!("the response varies by more than {NAMES} headers"),
         ));
     }
     Ok(names)
 }
 
-/// Whether a response says that it varies by cookies: by all that the request has, whichever the policy names.
+/// Whether a response varies by `Cookie`, that is by all cookies of the request and not only those that the policy names.
 pub(crate) fn by_cookies(headers: &HeaderMap) -> bool {
     members(headers, VARY).any(|member| member.eq_ignore_ascii_case(COOKIE.as_str().as_bytes()))
 }
 
-/// Names by which a response varies that does not say so: the origin that it allows to read it (Fetch, section 3.3.4), and
-/// the coding that it is in (RFC 9110, section 12.5.3).
+/// Names by which a response varies even if its `Vary` lacks them: `Origin` if it allows one origin (Fetch, section 3.3.4),
+/// and `Accept-Encoding` if it is encoded (RFC 9110, section 12.5.3).
 fn unsaid<'p>(
     headers: &HeaderMap,
     policy: &'p Policy,
@@ -82,7 +82,7 @@ fn is_withheld(name: &HeaderName, policy: &Policy) -> bool {
     policy.identity.is_strict && !policy.identity.forwards(name.as_str())
 }
 
-/// The key of the answer for a request with these headers.
+/// The key of the variant for a request with these headers.
 pub(crate) fn key(of: &Key, names: &[HeaderName], headers: &HeaderMap) -> Key {
     if names.is_empty() {
         return of.clone();
@@ -93,8 +93,8 @@ pub(crate) fn key(of: &Key, names: &[HeaderName], headers: &HeaderMap) -> Key {
     text.finish()
 }
 
-/// A field's lines. Those of two fields whose syntax is known are brought into one form where what they
-/// say is the same; nothing is known of others, so a handler may tell any two values apart.
+/// A field's lines. For two fields of known syntax, equivalent spellings are normalized. A handler may distinguish any two
+/// values of other fields.
 fn lines<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<Cow<'h, [u8]>> {
     match spelled(headers, name) {
         Some(line) => vec![line.into()],
@@ -102,17 +102,17 @@ fn lines<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<Cow<'h, [u8]>> {
     }
 }
 
-/// The value that a handler gets for a field of which several spellings have one key, if it is not the one that was sent: the
-/// handler may distinguish them.
+/// The normalized value of a field, if it differs from the one that was sent. The handler gets it, since it could
+/// distinguish spellings that have the same key.
 pub(crate) fn respelled(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
     let line = spelled(headers, name)?;
     let is_other = headers.get(name).is_some_and(|sent| sent.as_bytes() != line);
     HeaderValue::from_bytes(&line).ok().filter(|_| is_other)
 }
 
-/// The one line of a field that lists what a client accepts, without the white space that its syntax allows (RFC 9110,
-/// sections 5.6.1 and 12.4.2), and in the usual case. `None` for any other field, for a line that is not plainly such a list, and
-/// for a long one.
+/// Normalizes a field that lists what a client accepts: one line, without optional white space (RFC 9110, sections 5.6.1
+/// and 12.4.2), in the usual case. `None` for any other field, for several lines, for a line that is not clearly such a
+/// list, and for a long one.
 fn spelled(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     let case: fn(&[u8]) -> Vec<u8> = match *name {
         ACCEPT_ENCODING => <[u8]>::to_ascii_lowercase,
@@ -126,8 +126,7 @@ fn spelled(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     }
     let members = line.as_bytes().split(|byte| *byte == b',').map(|member| respell(member, case));
     let mut members = members.collect::<Option<Vec<_>>>()?;
-    // The order of codings means nothing (RFC 9110, section 12.5.3); that of languages may, where
-    // weights are the same.
+    // The order of codings has no meaning (RFC 9110, section 12.5.3). That of languages may have one if weights are equal.
     if *name == ACCEPT_ENCODING {
         members.sort();
     }

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! bytes  what                                                   written as 80 hexadecimal digits
-//!    16  code: of what the token is bound to, and of the plain content
+//!    16  code: over the name that the token is bound to, and the plain content
 //!     8  epoch                                                  these three are encrypted
 //!     8  position
 //!     8  when it was written, in milliseconds since 1970
 //! ```
 //!
-//! The code is the keyed mode of BLAKE3 and also the initial value of the cipher, whose keystream is BLAKE3's extended
-//! output with a second key (a synthetic initialization vector, as in RFC 5297): nothing depends on random numbers that
-//! never repeat. Two tokens are the same if, and only if, all of their content is.
+//! The code is computed with keyed BLAKE3 and also serves as the initialization vector of the cipher, whose keystream is
+//! BLAKE3's extended output with a second key. Such a synthetic initialization vector (as in RFC 5297) needs no unique
+//! random numbers. Two tokens are equal if and only if their contents are.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::secret::{MAC, SecretError, Secrets, is_same, mac};
 const CONTENT: usize = 24;
 const LENGTH: usize = MAC + CONTENT;
 
-/// What a token says.
+/// The content of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SessionToken {
     pub(super) epoch: Epoch,
@@ -34,7 +34,7 @@ pub(super) struct SessionToken {
 pub(super) struct TokenCodec {
     codes: Secrets,
     streams: Secrets,
-    /// Tokens that are bound to another text are not ours.
+    /// Tokens that are bound to another name are not accepted.
     pub(super) bound_to: Arc<str>,
 }
 
@@ -55,7 +55,7 @@ impl TokenCodec {
         code.iter().chain(&hidden).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// What a token says; nothing if it is not ours.
+    /// Decrypts a token; `None` if it is invalid.
     pub(super) fn open(&self, text: &[u8]) -> Option<SessionToken> {
         let bytes = digits(text)?;
         let (code, hidden) = bytes.split_first_chunk::<MAC>()?;
@@ -87,9 +87,9 @@ impl SessionToken {
         Self { epoch: Epoch::new(epoch), position: Position::new(position), written }
     }
 
-    /// What two tokens of one client require: in one history the later position. Which of two histories is over can't be
-    /// known here, and clocks of nodes don't tell: then it is a position in no history that there is, which a node takes
-    /// for one of a history that it has yet to hear of.
+    /// Combines two tokens of one client. In one history, the later position counts. If they are from two histories, it is
+    /// unknown which one has ended, and the nodes' clocks can't decide it. Then the result is a position in an epoch that
+    /// does not exist, which a node treats like an epoch that it has not learned of yet.
     pub(super) fn and(self, other: Self) -> Self {
         let written = self.written.max(other.written);
         match self.epoch == other.epoch {
@@ -99,7 +99,7 @@ impl SessionToken {
     }
 }
 
-/// An epoch of what two tokens say, in either order.
+/// An epoch derived from two tokens, in either order.
 fn neither(one: SessionToken, other: SessionToken) -> Epoch {
     let numbers = |token: SessionToken| (token.epoch.get(), token.position.get());
     let (first, second) = (numbers(one).min(numbers(other)), numbers(one).max(numbers(other)));
@@ -123,7 +123,7 @@ fn apply(mut stream: [u8; CONTENT], content: &[u8; CONTENT]) -> [u8; CONTENT] {
     stream
 }
 
-/// The bytes that as many pairs of lower-case hexadecimal digits stand for.
+/// Decodes lower-case hexadecimal digits.
 fn digits(text: &[u8]) -> Option<[u8; LENGTH]> {
     let (pairs, rest) = text.as_chunks::<2>();
     if pairs.len() != LENGTH || !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! What the body of a function shows, where that is text.
+//! Analyses the body of a function that is stored as text.
 
 use std::collections::BTreeSet;
 
@@ -33,13 +33,13 @@ const ENDS: &[&str] = &[
 /// Words that begin a query within parentheses; any other there is a relation's name.
 const QUERIES: &[&str] = &["select", "values", "with", "table"];
 
-/// What a body may call, without types, which its text does not tell for sure.
+/// What a body may call. Argument types are not included, since the text does not determine them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Calls {
     pub(super) functions: BTreeSet<Call>,
     /// Runs of operator characters.
     pub(super) operators: BTreeSet<String>,
-    /// Whether it may ask for the time of day.
+    /// Whether it may read the time of day.
     pub(super) reads_clock: bool,
 }
 
@@ -54,9 +54,9 @@ pub(super) struct Call {
     pub(super) is_attribute: bool,
 }
 
-/// What a body calls; `None` if it reads a relation or the connection, or may.
+/// What a body calls; `None` if it reads a relation or the state of the connection, or may do so.
 ///
-/// A text that Postgres would run as one query is read as such. Of any other the words must do, by which a CTE
+/// A text that Postgres would run as one query is parsed as a query. Any other is judged by its words, by which a CTE
 /// counts as a relation.
 pub(super) fn calls(body: &str) -> Option<Calls> {
     let tokens = lex(body).ok()?;

@@ -1,11 +1,10 @@
-//! What the names in a query stand for, asked of the server at the time.
+//! Resolves the names in a query by querying the server's catalogue.
 //!
-//! Trusted as declared: the volatility of an IMMUTABLE function as far as the catalogue does not show that its
-//! body reads something ([`bodies`]), the input and output functions and the index support functions of
-//! user-defined types, the constraints of domains, and casts from a user-defined type that only a parameter is of.
-//! Settings that change how a value is written (`TimeZone`, `DateStyle`) and the search path are
-//! taken to be the same on all connections of a pool, and no connection to have a temporary table that hides a real one
-//! or inherits from one.
+//! These declarations are trusted: the volatility of an IMMUTABLE function, unless the catalogue shows that its body reads
+//! something ([`bodies`]); the input and output functions and index support functions of user-defined types; the
+//! constraints of domains; and casts from a user-defined type if only a parameter has this type. It is assumed that the
+//! search path and all settings that affect how a value is written (`TimeZone`, `DateStyle`) are the same on all
+//! connections of a pool, and that no connection has a temporary table that hides a real one or inherits from one.
 
 mod bodies;
 mod functions;
@@ -27,12 +26,12 @@ use operators::StatementParts;
 pub(crate) use relations::tag_name;
 use relations::{Relation, RelationKind};
 
-/// What the answer to a query depends on.
+/// What the result of a query depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Dependencies {
     /// These tables and nothing else.
     Tables(Vec<TrackedTable>),
-    /// Something that we can't follow.
+    /// Something whose changes can't be detected, or that can't be analysed.
     Unfit(Unanalyzable),
 }
 
@@ -41,10 +40,10 @@ pub(crate) enum Dependencies {
 pub(crate) struct TrackedTable {
     /// Its tag, which is that of its topmost parent: `name` in schema public, else `schema.name`.
     pub(crate) name: String,
-    /// The columns whose values have tags of their own, `name:column=value`. A statement that
-    /// changes many rows moves `name!` in place of them, so who depends on one depends on both.
+    /// The columns whose values have their own tags, `name:column=value`. A statement that changes many rows changes the
+    /// tag `name!` instead, so a result that depends on a value's tag also depends on `name!`.
     pub(crate) columns: Vec<String>,
-    /// What a condition leaves of it, where that is known.
+    /// The condition that restricts the rows read, if one is known.
     pub(crate) by: Option<Equality>,
 }
 
@@ -57,13 +56,12 @@ pub(crate) async fn resolve(
     Ok(resolve_with_clock(conn, references).await?.0)
 }
 
-/// Finds what `references` stand for on this connection, and whether the time of day is among what a view, a default
-/// or the body of a function brings in. It runs statements of its own, so the
-/// connection had better not be in a transaction that has failed.
+/// Resolves `references` on this connection, and returns whether a view, a default or a function's body may read the time
+/// of day. It runs its own statements, so the connection must not be in a failed transaction.
 ///
 /// # Errors
 ///
-/// If the server can't be asked. What it says about the query is no error.
+/// If the server can't be queried. A query that can't be cached is not an error.
 pub(crate) async fn resolve_with_clock(
     conn: &mut PgConnection,
     references: &References,

@@ -1,7 +1,7 @@
-//! The second line of defence: what the words alone show must be in the tree.
+//! The second line of defence: everything that the words alone show must also be in the tree.
 //!
-//! Every name before a parenthesis is a call, unless it is a keyword or a label; every name
-//! after FROM or JOIN is a relation. Were the tree to miss one of them, it would be refused here.
+//! Every name before a parenthesis is a call, unless it is a keyword or a label; every name after FROM or JOIN is a
+//! relation. If the tree misses one of them, the statement is rejected here.
 
 use super::lex::SqlToken;
 use super::name::Name;

@@ -16,8 +16,8 @@ const WORDS: [&str; 9] = [
 /// What a string can call it by when it becomes a date or a time. Digits may follow: `today10:00` is one.
 const SPECIAL_VALUES: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
 
-/// Whether a text may ask for the time of day. By its words, wherever they are: a column of that name, or a word in a
-/// string, only bounds how long an answer lasts that the answer is part of.
+/// Whether a text may read the time of day, judged by its words, wherever they are. A false positive, such as a column with
+/// that name or a word in a string, only limits how long the response is fresh.
 pub(super) fn mentions_clock(sql: &str) -> bool {
     let is_among =
         |words: &[&str], word: &str| words.iter().any(|one| one.eq_ignore_ascii_case(word));

@@ -1,5 +1,4 @@
-//! What a statement's text says of the rows that it reads: conditions that each row of a table must meet to have any
-//! part in the result.
+//! Finds the conditions in a statement's text that each row of a table must meet to contribute to the result.
 //!
 //! In `select .. from t join u .. where t.c = $1 and ..`, rows of `t` with another `c` have no part in the result:
 //! whatever the join makes of them, the condition drops. The same holds for the condition of an inner join, for what
@@ -18,7 +17,7 @@ use super::name::{Name, fold};
 use super::parse::statement;
 use super::value::ComparedWith;
 
-/// More values than this tell too little.
+/// A condition with more values is ignored.
 const VALUES: usize = 100;
 
 /// A condition: the column has one of the values.
@@ -29,7 +28,7 @@ pub(super) struct Condition {
     pub(super) values: Vec<ComparedWith>,
 }
 
-/// What the queries of a statement say of its tables.
+/// The tables and conditions in the queries of a statement.
 #[derive(Debug, Default)]
 pub(super) struct Conditions {
     /// The relations that they name, each as often as they do.
@@ -41,10 +40,10 @@ pub(super) struct Conditions {
     seen: usize,
 }
 
-/// The relations of one FROM, by what they are called there; `None` for what is no table.
+/// The relations of one FROM, by their names or aliases there; `None` for an item that is not a table.
 type From = BTreeMap<String, Option<Name>>;
 
-/// What a statement says of its tables, if all of it is plain.
+/// The conditions of a statement, if all of it is of a known form.
 pub(super) fn conditions(sql: &str) -> Option<Conditions> {
     let Statement::Query(query) = statement(sql).ok()? else { return None };
     if !has_plain_comparisons(sql) {
@@ -55,7 +54,7 @@ pub(super) fn conditions(sql: &str) -> Option<Conditions> {
     if query.visit(&mut conditions).is_break() {
         return None;
     }
-    // A name that is a table's in one place and a query's in another.
+    // A name that refers to a table in one place and to a CTE in another.
     let is_ambiguous = |name: &Name| conditions.ctes.contains(name.last());
     let is_whole = conditions.seen == 0 && !conditions.relations.iter().any(is_ambiguous);
     is_whole.then_some(conditions)
@@ -158,7 +157,7 @@ impl Conditions {
     fn add_join(&mut self, join: &Join, called: &str, from: &From) -> Option<()> {
         let (constraint, side) = match &join.join_operator {
             JoinOperator::Join(on) | JoinOperator::Inner(on) => (on, from.clone()),
-            // Of rows of the left side it drops none.
+            // A left join keeps all rows of its left side, so its condition restricts only the right side.
             JoinOperator::Left(on) | JoinOperator::LeftOuter(on) => {
                 let right = from.get(called).cloned().flatten();
                 (on, From::from([(called.to_owned(), right)]))
@@ -175,7 +174,8 @@ impl Conditions {
         Some(())
     }
 
-    /// Adds what a condition says that must hold. `is_alone`: a column without a name before it is of the only relation.
+    /// Adds the comparisons of a condition that must hold. `is_alone`: there is only one relation, so an unqualified column
+    /// belongs to it.
     fn add(&mut self, condition: &Expr, from: &From, is_alone: bool) {
         match condition {
             Expr::Nested(inner) => self.add(inner, from, is_alone),

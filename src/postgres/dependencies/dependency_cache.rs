@@ -1,4 +1,4 @@
-//! What was found out, per text.
+//! The cache of statements' dependencies, keyed by SQL text.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,28 +25,28 @@ use crate::postgres::sample::ServerPosition;
 const TEXTS: usize = 10_000;
 const BYTES: u64 = 16 << 20;
 
-/// Remembers the dependencies of SQL texts, for connections that share a database, a role and a
-/// search path. A text that is known costs one look-up.
+/// Caches the dependencies of SQL texts, for connections that share a database, a role and a search path. A known text
+/// costs one lookup.
 #[derive(Debug)]
 pub(crate) struct DependencyCache {
     texts: Cache<String, RememberedText, TextBytes>,
     /// The number of the last change of the schema that is known here; what was looked up before it is not used.
     schema: AtomicU64,
-    /// Until when nothing is asked, since the catalogue did not respond in time.
+    /// The catalogue is not queried until then, since it did not respond in time.
     rests: Mutex<Option<Instant>>,
 }
 
-/// How long nothing is asked of a catalogue that did not respond in time: one read waits for it then, and not all in turn.
+/// How long a catalogue that did not respond in time is not queried, so that only one read waits for it, not each in turn.
 const REST: Duration = Duration::from_secs(1);
 
-/// A lookup of the catalogue that takes longer does not run, as on a runtime that nobody drives, and another one is made: the
-/// server has [`PATIENCE`] for it.
+/// After this time, a waiter starts its own lookup: the server has only [`PATIENCE`] to respond, so the first lookup is not
+/// being polled, as on a runtime that nobody drives.
 const OVERTAKE: Duration = PATIENCE.saturating_add(Duration::from_secs(1));
 
 /// A text, in [`DependencyCache`].
 pub(crate) enum DependencyLookup<'a> {
     Known(FoundDependencies),
-    /// Whoever has this finds it out, for all who wait.
+    /// The holder of this looks the statement up, for all waiters.
     Unknown(UnknownStatement<'a>),
 }
 
@@ -58,11 +58,11 @@ pub(crate) struct UnknownStatement<'a> {
 }
 
 enum Turn<'a> {
-    /// Others wait for what is found.
+    /// The first lookup, for which others wait.
     First(LookupGuard<'a>),
-    /// The first one does not run.
+    /// A further lookup, since the first one is not being polled.
     Overtaking,
-    /// The text is too long to be remembered.
+    /// The text is too long to be cached.
     Alone,
 }
 
@@ -75,7 +75,7 @@ type LookupGuard<'a> = PlaceholderGuard<
     DefaultLifecycle<String, RememberedText>,
 >;
 
-/// What was found out of a text.
+/// The dependencies found for a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FoundDependencies {
     pub(crate) dependencies: Arc<Dependencies>,
@@ -84,10 +84,10 @@ pub(crate) struct FoundDependencies {
     pub(crate) source: DependencySource,
 }
 
-/// Who told it.
+/// The source of the dependencies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DependencySource {
-    /// The text itself: it is so under every schema.
+    /// The text itself: they hold under every schema.
     Text,
     /// The primary, with a position past all that was committed then.
     Primary(Epoch, Position),
@@ -96,7 +96,8 @@ pub(crate) enum DependencySource {
 }
 
 impl DependencySource {
-    /// Whether what it told may be used: by one who could ask a standby only, or in this epoch.
+    /// Whether dependencies from this source may be used in epoch `now`; those from a standby, only if no primary can be
+    /// queried.
     pub(crate) fn is_good(self, is_standby: bool, now: Epoch) -> bool {
         match self {
             Self::Text => true,
@@ -128,8 +129,9 @@ impl DependencyCache {
         self.texts.get(sql).and_then(|remembered| self.current(remembered))
     }
 
-    /// What a text depends on, or the turn to find it out, which one has of all who ask at the same time. What a standby told
-    /// is found out again, unless it is one that is going to be asked; so is what a primary told that is none in epoch `now`.
+    /// The dependencies of a text, or the task to look them up, which only one of several concurrent callers gets. Results
+    /// from a standby are looked up again, unless a standby is to be queried; so are those from a primary of another epoch
+    /// than `now`.
     pub(crate) async fn lookup(
         &self,
         sql: &str,
@@ -150,7 +152,7 @@ impl DependencyCache {
                     || !remembered.found.source.is_good(is_standby, now)
             };
             self.texts.remove_if(sql, old);
-            // Before the catalogue is asked: a change during the asking makes what it says old.
+            // Read before the catalogue is queried: a schema change during the query invalidates its result.
             let schema = schema_changes();
             let turn = match timeout(OVERTAKE, self.texts.get_value_or_guard_async(sql)).await {
                 Ok(Ok(remembered)) => match self.current(remembered) {
@@ -201,7 +203,7 @@ impl DependencyCache {
         self.rests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets what was looked up before this change of the schema; returns whether the change is news here.
+    /// Removes everything that was looked up before this schema change; returns whether the change was unknown here.
     pub(crate) fn forget_before(&self, change: u64) -> bool {
         let is_news = self.schema.fetch_max(change, Ordering::SeqCst) < change;
         if is_news {
@@ -220,7 +222,7 @@ impl DependencyCache {
 }
 
 impl UnknownStatement<'_> {
-    /// What the text itself tells, under every schema: that it is no read which the catalogue could explain.
+    /// The result if the text alone decides it, under every schema: the statement is not a read that can be analysed.
     pub(crate) fn by_text(self, sql: &str) -> Result<FoundDependencies, Self> {
         match analyze(sql) {
             Analysis::Read(_) => Err(self),
@@ -241,7 +243,7 @@ impl UnknownStatement<'_> {
         let remembered = RememberedText { schema: self.schema, found: found.clone() };
         let found = self.known.current(remembered.clone());
         match self.turn {
-            // Refused when everything was forgotten meanwhile, or it was overtaken, which is as well.
+            // This fails if the cache was cleared or another lookup overtook this one; both are fine.
             Turn::First(guard) => drop(guard.insert(remembered)),
             Turn::Overtaking => self.known.texts.insert(sql.to_owned(), remembered),
             Turn::Alone => {}
@@ -249,7 +251,7 @@ impl UnknownStatement<'_> {
         found
     }
 
-    /// Finds out what the text depends on; `None` if the schema has changed meanwhile, so that somebody has to begin anew.
+    /// Looks up the text's dependencies; `None` if the schema has changed in the meantime, so the lookup must be repeated.
     pub(crate) async fn find(
         self,
         conn: &mut PgConnection,

@@ -50,7 +50,7 @@ impl TrackedTable {
         let Condition { column, values, .. } = condition;
         let rank = |column: &String| self.columns.iter().position(|known| known == column);
         let Some(new) = rank(&column) else { return };
-        // The primary key's columns come first, and tell most.
+        // The primary key's columns come first, and are the most selective.
         let known = self.by.as_ref().and_then(|by| rank(&by.column));
         let values: Option<Vec<_>> = values.iter().map(|value| value.given(family)).collect();
         if let Some(values) = values.filter(|_| known.is_none_or(|known| new < known)) {
@@ -79,9 +79,9 @@ async fn tags_of(
     Ok(Some(tags))
 }
 
-/// The tag's name of a condition's table, and the family of the column's type, if it is one. None if somebody has
-/// defined another `=` that could be meant, or a type by the name of one of these; or if the server's encoding may write
-/// a text in another way than the client's.
+/// The tag name of a condition's table, and the family of the column's type, if it has one. `None` if a user has defined an
+/// `=` that could be meant, or a type with the name of a known one; or if the server's encoding could write a text
+/// differently than the client's.
 async fn column(
     conn: &mut PgConnection,
     condition: &Condition,

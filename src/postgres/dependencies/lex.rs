@@ -1,9 +1,9 @@
 //! The words of a statement, read exactly as the server's own scanner reads them.
 //!
-//! The parser has a scanner too, made for many dialects. Where the two disagree about what is a
-//! name and what is a string or a comment, a table could hide; so the second line of defence
-//! reads the text by the rules of the manual's chapter "Lexical Structure", and the readings are
-//! compared. What has changed meaning between versions of Postgres is refused.
+//! The parser has its own scanner, for many dialects. If it disagrees with the server's about what is a name, a string or
+//! a comment, a table could be missed. So, as the second line of defence, this module scans the text by the rules of the
+//! manual's chapter "Lexical Structure", and the results are compared. Syntax whose meaning differs between versions of
+//! Postgres is rejected.
 
 use super::name::{NAME_MAX, fold};
 use super::unanalyzable::Unanalyzable;

@@ -1,8 +1,8 @@
-//! What a query depends on, from its text and the catalogue.
+//! Finds what a query depends on, from its text and the catalogue.
 //!
-//! A cached answer must fall with every change to what its query read, so the tables behind any
-//! SQL have to be known. One rule stands above all: **what is not fully understood is not cached,
-//! with a reason.** A spare miss costs a query; a table overlooked would be a stale answer.
+//! Every change to what a query read must invalidate its cached result, so the tables behind any SQL must be known. The
+//! main rule: **a query that is not fully understood is not cached, and the reason is reported.** An unnecessary miss costs
+//! a query; an overlooked table would cause a stale result.
 
 mod body;
 mod catalog;

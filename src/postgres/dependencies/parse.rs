@@ -54,8 +54,7 @@ pub(crate) struct References {
 
 /// Says what a statement refers to, or why that can't be known.
 ///
-/// `now()` and its kin are plain reads: what they make of an answer goes old with its time to
-/// live, as everybody who caches by time accepts.
+/// `now()` and the like count as plain reads: their effect on a result ages with its TTL, as in any cache with a TTL.
 pub(crate) fn analyze(sql: &str) -> Analysis {
     match references(sql) {
         Ok(references) => Analysis::Read(references),
@@ -151,10 +150,9 @@ fn as_token(token: &Parsed) -> Option<SqlToken> {
     }
 }
 
-/// Says in other words what the parser reads wrongly. It takes three tokens for `TABLE t`,
-/// whatever they are, takes ONLY before a table for the table's name, and doesn't know VARIADIC.
-/// These words are reserved in Postgres, so they can't be anything else, save a label after AS or
-/// a dot.
+/// Rewrites what the parser misreads: it consumes three tokens for `TABLE t`, whatever they are; takes ONLY before a table
+/// for the table's name; and doesn't know VARIADIC. These words are reserved in Postgres, so they can be nothing else,
+/// except a label after AS or a dot.
 fn rewrite(tokens: Vec<Parsed>) -> Vec<Parsed> {
     let mut rewritten: Vec<Parsed> = Vec::with_capacity(tokens.len());
     for token in tokens {

@@ -1,8 +1,8 @@
-//! Why an answer can't be cached.
+//! Why the result of a query can't be cached.
 
 use thiserror::Error;
 
-/// Why the answer to a query can't be kept. Each says what would mend it, where something would.
+/// Why the result of a query can't be cached. Each message says how to fix it, if that is possible.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum Unanalyzable {
     /// It writes, or is no query at all.
@@ -23,7 +23,7 @@ pub(crate) enum Unanalyzable {
     /// The parser stopped, or two readings of the text disagree.
     #[error("the statement is not understood: {0}")]
     NotUnderstood(String),
-    /// The answer depends on who asks or on the settings of the connection.
+    /// The result depends on the role or on the settings of the connection.
     #[error("{0} depends on the connection, not on data")]
     SessionDependent(String),
     /// Something of Postgres' own: catalogues, system columns, names of relations as values.
@@ -32,9 +32,9 @@ pub(crate) enum Unanalyzable {
     /// No triggers, or not all of them.
     #[error("table {0} is not tracked; run `tidegate install {1}`")]
     UntrackedTable(String, String),
-    /// What a subscription applies fires no statement trigger.
+    /// Changes that a subscription replicates fire no statement trigger.
     #[error(
-        "a subscription writes to table {0}, and what it applies fires no trigger; cache where the rows are written"
+        "a subscription writes to table {0}, and replicated changes fire no trigger; cache where the rows are written"
     )]
     SubscribedTable(String),
     /// Changes only at REFRESH, which fires no trigger.
@@ -46,8 +46,8 @@ pub(crate) enum Unanalyzable {
     /// Seen by one connection only.
     #[error("{0} is temporary")]
     TemporaryTable(String),
-    /// What is seen depends on the role.
-    #[error("{0} has row-level security: the answer depends on the role")]
+    /// The visible rows depend on the role.
+    #[error("{0} has row-level security: the result depends on the role")]
     RowSecurity(String),
     /// A tag is that of the one topmost parent.
     #[error("{0} has a relative with several parents, which can't be tracked")]
@@ -61,7 +61,7 @@ pub(crate) enum Unanalyzable {
     /// A relation of a kind that we don't know.
     #[error("{0} is neither a table nor a view")]
     UnknownKind(String),
-    /// Another answer each time.
+    /// Its result may differ at each call.
     #[error("function {0} is volatile")]
     VolatileFunction(String),
     /// It may read tables that the text doesn't show.
@@ -75,8 +75,8 @@ pub(crate) enum Unanalyzable {
          call one of that name with other arguments, where there is one"
     )]
     SystemFunction(String),
-    /// Declared IMMUTABLE, which its body contradicts. What Postgres itself made of it may be old: a plan that is
-    /// used again holds what it once returned.
+    /// Declared IMMUTABLE, although its body reads something. Postgres itself may use outdated results: a reused plan
+    /// contains the value that the function once returned.
     #[error(
         "function {0} is taken for IMMUTABLE, but its body reads tables, the catalogue or the connection, \
          or can't be understood; have its query in the statement"
@@ -91,12 +91,12 @@ pub(crate) enum Unanalyzable {
     /// A cast whose function is not trusted; casts happen without being written.
     #[error("the cast {0} runs a function that is not immutable; mark that function IMMUTABLE")]
     Cast(String),
-    /// Backslashes are read in another way than the analysis reads them.
+    /// Postgres would interpret backslashes differently than the analysis does.
     #[error("standard_conforming_strings is off on this connection")]
     OldStrings,
-    /// What names of the system's mean, in a statement and in the queries of ours, is up to another schema.
+    /// Another schema could redefine system names, in statements and in Tidegate's own queries.
     #[error(
-        "search_path has schema {0} before pg_catalog, so what {0} holds may stand for anything of the system's; \
+        "search_path has schema {0} before pg_catalog, so objects in {0} may replace those of the system; \
          leave pg_catalog out of search_path, or name it first"
     )]
     SystemLater(String),

@@ -1,9 +1,9 @@
-//! What a condition compares a column with, as a tag has it.
+//! The values that a condition compares a column with, in the form that tags use.
 //!
-//! Nothing of a statement's text is ever given to the server but the statement: a literal is read here, and only
-//! if it is spelled in the one way in which Postgres writes that value too. Any other spelling may be of a value
-//! that is written differently (`'0x1'` and `1_000` are integers since Postgres 16, `'a''b'` and `E'a\'b'` are one
-//! string), so it tells no rows apart. What a parameter is bound to is read by `postgres/bound.rs`.
+//! Parts of a statement's text are never sent to the server, only the whole statement. So a literal is read here, and only
+//! if it is spelled exactly as Postgres writes the value. Any other spelling may be of a value that is written differently
+//! (`'0x1'` and `1_000` are integers since Postgres 16, `'a''b'` and `E'a\'b'` are the same string), so the condition is
+//! ignored. The value of a parameter is read by `postgres/bound.rs`.
 
 use sqlparser::ast::{ArrayElemTypeDef, CastKind, DataType, Expr, UnaryOperator, Value};
 
@@ -73,8 +73,8 @@ impl Family {
         }
     }
 
-    /// A value's text after a cast from this family to a type, or to an error of the statement's. `None` if Postgres
-    /// may write the value in another way.
+    /// A value's text after a cast from this family to a type, unless the cast fails in the statement. `None` if Postgres
+    /// may write the value differently.
     fn cast(self, text: String, kind: CastType) -> Option<String> {
         match (self, kind.family()) {
             (from, to) if from == to => Some(text),
@@ -171,8 +171,8 @@ impl ComparedWith {
         }
     }
 
-    /// Where the text comes from by which a column of a family is compared; `None` if it is compared as another
-    /// type, or the text could differ from what Postgres writes.
+    /// The source of the text that a column of a family is compared with; `None` if it is compared as another type, or if
+    /// the text could differ from the one that Postgres writes.
     pub(super) fn given(&self, column: Family) -> Option<ValueSource> {
         let is_column = |kind: &CastType| kind.family() == column;
         match &self.value {
@@ -196,8 +196,8 @@ impl ComparedWith {
 }
 
 impl Parameter {
-    /// The text, as a trigger would write it, of a value that the parameter is bound to; `None` if it is compared in
-    /// another way than the column's family, or may be written in another way.
+    /// The text, as a trigger would write it, of a value that the parameter is bound to; `None` if it is compared as
+    /// another family than the column's, or may be written differently.
     pub(crate) fn text(&self, kind: CastType, text: String, column: Family) -> Option<String> {
         let cast = |(family, text): (Family, String), to: &CastType| {
             Some((to.family(), family.cast(text, *to)?))

@@ -1,7 +1,7 @@
 //! The parser's tree, node by node.
 //!
-//! The tree is made for many dialects. A node that Postgres doesn't have means that the parser
-//! read something else than the server would, so what is not on these lists is refused.
+//! The parser supports many dialects. A node that Postgres doesn't have means that the parser and the server read the
+//! statement differently, so nodes that are not on these lists are rejected.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -34,8 +34,8 @@ pub(super) fn walk(query: &Query) -> Result<WalkResult, Unanalyzable> {
     let mut walker = Walker::default();
     match query.visit(&mut walker) {
         ControlFlow::Break(unfit) => Err(unfit),
-        // Every relation is met twice, as a node that we know and as a bare name. Were there a
-        // node that we don't know, the numbers would differ.
+        // Every relation is visited twice, as a known node and as a bare name. If a relation is in an unknown node, the
+        // counts differ.
         ControlFlow::Continue(()) if walker.nodes != walker.names => {
             Err(Unanalyzable::not_understood("a relation in an unknown place"))
         }

@@ -1,8 +1,8 @@
-//! Which server a statement is sent to next, and whether it may be sent again.
+//! Selects the server that a statement is sent to next, and decides whether it may be sent again.
 //!
-//! A text that calls a function does not show whether the function writes. So a statement that is not known to be a
-//! read, and that may have committed when its connection broke, is sent again only where the server refuses writes:
-//! to a standby, or in a READ ONLY transaction. What is refused there is a write: it counts as one, and is sent once.
+//! A text that calls a function does not show whether the function writes. So if a statement is not known to be a read, and
+//! may have committed when its connection broke, it is sent again only where the server refuses writes: to a standby, or in
+//! a READ ONLY transaction. A statement that is refused there counts as a write, and is sent only once.
 
 use sqlx::Error;
 
@@ -15,10 +15,11 @@ use crate::postgres::attempt::{OpenedConnection, SkipReason, open};
 use crate::postgres::database::Database;
 use crate::postgres::route_plan::{Candidate, RoutePlan};
 
-/// How often a statement is prepared again because its table has changed since: once, unless it goes on changing.
+/// How often a statement is prepared again after its table was altered. Usually once is enough.
 const PREPARED_AGAIN: u32 = 3;
 
-/// Rows that are not passed on before more is known, where the server may yet refuse the statement as a write.
+/// The number of rows that are buffered before the first is passed on, if the server may still refuse the statement as a
+/// write.
 const WITHHELD: usize = 100;
 
 /// The attempts to run one statement.
@@ -41,11 +42,11 @@ impl<'a> Attempts<'a> {
     pub(super) fn new(db: &'a Database, mut plan: RoutePlan, own: &'a Requirement) -> Self {
         let mut left = plan.candidates(db);
         if plan.may_write {
-            // What became of a write is unknown when its connection breaks.
+            // If its connection breaks, it is unknown whether the write has committed: don't retry.
             left.truncate(1);
         }
         left.reverse();
-        // A write must not go unnoticed where later reads may go to a replica.
+        // A write must not go unnoticed if later reads may go to a replica.
         plan.read_only =
             !plan.may_write && !plan.is_read && !own.stays_on_primary() && !db.servers().is_empty();
         Self {
@@ -73,7 +74,7 @@ impl<'a> Attempts<'a> {
                 Err(SkipReason::Failed(error)) => {
                     tracing::debug!(%error, ?candidate, "a server could not be used");
                     give_up(self.db, &candidate, &error);
-                    // The primary's is the one to tell: its word decides.
+                    // If the primary failed, return its error.
                     if failure.is_none() || matches!(candidate, Candidate::Primary) {
                         failure = Some(error);
                     }
@@ -85,8 +86,8 @@ impl<'a> Attempts<'a> {
         Err(self.failure(failure.unwrap_or(Error::PoolTimedOut)))
     }
 
-    /// How many rows are read before the first is passed on, since a statement of which rows were passed on can't be sent
-    /// again: a function may write for a later row than the first.
+    /// How many rows are read before the first is passed on. After that, the statement can't be sent again, and a function
+    /// may write only at a later row.
     pub(super) fn withheld(&self, opened: &OpenedConnection) -> usize {
         if opened.refuses_writes && !self.plan.is_read { WITHHELD } else { 1 }
     }
@@ -116,15 +117,15 @@ impl<'a> Attempts<'a> {
         }
         give_up(self.db, &candidate, &error);
         if !opened.refuses_writes && !self.plan.is_read && has_lost_connection(&error) {
-            // A shutdown, too, may cut short the wait for a synchronous standby, which is after the commit.
+            // A shutdown may also interrupt the wait for a synchronous standby, which comes after the commit.
             self.plan.read_only = true;
             self.unknown = Some(error);
         }
         Ok(())
     }
 
-    /// A standby failed at what the primary may do: it can't read unlogged and temporary tables, may not have replayed a
-    /// migration, and its disk or memory may be full. So the primary runs the statement once more, if it is up.
+    /// Retries on the primary, if it is up, when a statement failed on a standby but may succeed there: a standby can't
+    /// read unlogged and temporary tables, may not have replayed a migration, and its disk or memory may be full.
     fn ask_primary(&mut self, error: Error, candidate: &Candidate) -> Result<(), Error> {
         self.left.retain(|left| matches!(left, Candidate::Primary));
         if self.left.is_empty()
@@ -138,7 +139,7 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// The statement writes: once, and on the primary; not even that if an attempt may have committed.
+    /// The statement turned out to write: send it once, to the primary, unless an earlier attempt may have committed.
     fn must_write(&mut self) -> Result<(), Error> {
         if let Some(record) = Record::current() {
             record.note_write();
@@ -153,7 +154,7 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// An answer that was made in spite of an error is not for others.
+    /// On an error, makes the response uncacheable, since the handler may compute it in spite of the error.
     pub(super) fn noted<T>(&mut self, step: Result<T, Error>) -> Result<T, Error> {
         step.map_err(|error| {
             if matches!(error, Error::Database(_)) {
@@ -163,7 +164,7 @@ impl<'a> Attempts<'a> {
         })
     }
 
-    /// Something is about to be sent, or was: if it may write, what is read from now on must see it.
+    /// Called when the statement is about to be sent: if it may write, later reads must see the write.
     fn begin(&mut self) {
         let may_write = self.plan.may_write || self.plan.may_write_unseen;
         if may_write && self.write.is_none() {
@@ -171,8 +172,8 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// A write has come to its end. One that is left before, or whose connection breaks, may yet commit, whatever becomes
-    /// of an attempt that follows.
+    /// The write has ended. Not called for a write that is dropped earlier or whose connection breaks: it may still commit,
+    /// whatever the result of later attempts.
     pub(super) fn end(&mut self) {
         if self.unknown.is_none()
             && let Some(write) = self.write.take()

@@ -1,4 +1,4 @@
-//! What an error says about the server, the connection and the statement.
+//! Classifies errors: by the server, the connection or the statement.
 
 use std::borrow::Cow;
 
@@ -8,9 +8,9 @@ use sqlx::postgres::PgDatabaseError;
 use crate::postgres::database::Database;
 use crate::postgres::route_plan::Candidate;
 
-/// If the server failed under the read, its connections are not to be trusted. One that is only busy, that cancelled a
-/// query for replay, or that refuses more connections is as good as before: its reads would all go to the primary. A
-/// message that the driver can't read or write is a matter of one connection.
+/// Discards a server's connections if it failed during the read. This does not apply to a server that is busy, that
+/// cancelled a query in favour of replay, or that refuses further connections: otherwise all its reads would go to the
+/// primary. A message that the driver can't encode or decode concerns only one connection.
 pub(super) fn give_up(db: &Database, candidate: &Candidate, error: &Error) {
     match candidate {
         _ if !has_lost_connection(error) => {}
@@ -29,7 +29,7 @@ pub(super) fn is_outdated_plan(error: &Error) -> bool {
     })
 }
 
-/// Whether an error is the server's and another one might do better. PostgreSQL manual, appendix A.
+/// Whether the error is specific to this server, so that another server may succeed. PostgreSQL manual, appendix A.
 pub(super) fn is_the_servers(error: &Error) -> bool {
     // A recovery conflict on a standby; too many connections; a write on a standby.
     let codes = ["40001", "40P01", "53300", "25006"];
@@ -38,9 +38,9 @@ pub(super) fn is_the_servers(error: &Error) -> bool {
         || code(error).is_some_and(|code| codes.contains(&&*code))
 }
 
-/// Whether the primary would surely say the same as a standby, after as much work: the driver's own errors, syntax, values
-/// that a function or operator does not take, errors that a function raises, and statements that take longer than the
-/// application allows.
+/// Whether the primary would certainly return the same error as a standby, after the same work: the driver's own errors,
+/// syntax errors, invalid values for a function or operator, errors raised by a function, and the application's statement
+/// timeout.
 pub(super) fn is_the_statements(error: &Error) -> bool {
     match code(error) {
         Some(code) => {

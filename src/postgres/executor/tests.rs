@@ -53,7 +53,7 @@ async fn server_with_view() -> Postgres {
     server
 }
 
-/// A node that hears nothing from now on; its database, its primary and its replica.
+/// A node that receives nothing from now on, with its database, primary and replica.
 struct Deaf {
     cache: Cache,
     db: Database,
@@ -132,7 +132,7 @@ async fn a_replica_that_lacks_the_schema_a_statement_was_looked_up_in_is_not_rea
     assert!(record.scope(read).await);
 }
 
-/// A server that lacks what a read needs, as far as the node knows, is asked first how far it is.
+/// If a server's last known position is too low for a read, its current position is queried first.
 #[tokio::test]
 async fn a_server_that_falls_silent_when_it_is_asked_is_given_up() {
     let primary = server_with_view().await;
@@ -219,7 +219,7 @@ async fn what_a_standby_told_of_a_statement_is_not_relied_on() {
     eventually("the primary is asked", asked_again).await.expect("asked");
 }
 
-/// A write shows in the text, and `writer` says so: neither needs the catalogue.
+/// A write is visible in the text, or declared by `writer`: neither requires the catalogue.
 #[tokio::test]
 async fn a_write_is_noted_though_the_catalogue_can_not_be_asked() {
     let server = server_with_view().await;
@@ -243,7 +243,7 @@ async fn a_write_is_noted_though_the_catalogue_can_not_be_asked() {
     }
 }
 
-/// Each of those who wait for the same look-up would wait as long again.
+/// Otherwise each request that waits for the same lookup would wait as long again.
 #[tokio::test]
 async fn a_pool_that_gives_no_connection_in_time_is_not_waited_for_in_turn() {
     let server = server_with_view().await;
@@ -275,7 +275,7 @@ async fn a_look_up_in_the_background_keeps_nobody_waiting_for_a_primary_that_han
     assert!(found.expect("it hangs").is_err());
 }
 
-/// Whether a statement writes that is not known to be a read is for the server to say.
+/// If a statement is not known to be a read, the server determines whether it writes.
 #[tokio::test]
 async fn a_replica_that_was_promoted_refuses_what_may_write() {
     let primary = server_with_view().await;
@@ -296,7 +296,7 @@ async fn a_replica_that_was_promoted_refuses_what_may_write() {
     assert_eq!((code.as_deref(), opened.refuses_writes), (Some("25006"), true));
 }
 
-/// Its sessions outlive the promotion, and nothing tells when it was.
+/// A standby's sessions survive its promotion, and don't show when it happened.
 #[tokio::test]
 async fn a_function_that_is_called_on_a_replica_writes_nothing_once_it_is_promoted() {
     let primary = server_with_view().await;
@@ -318,7 +318,7 @@ async fn a_function_that_is_called_on_a_replica_writes_nothing_once_it_is_promot
     assert_eq!((code.as_deref(), opened.refuses_writes), (Some("25006"), true));
 }
 
-/// Its own end is unknown for good, whatever the attempt after it comes to.
+/// The outcome of the first attempt remains unknown, whatever the result of the next one.
 #[tokio::test]
 async fn an_attempt_that_may_have_committed_stays_open_after_the_next_one_has_ended() {
     let server = server_with_view().await;
@@ -385,7 +385,7 @@ async fn a_second_database_of_a_cache_learns_of_a_change_of_the_schema() {
     assert_eq!(tables_of_view(&db, &cache).await, ["b"]);
 }
 
-/// Event triggers note the change, but a node that starts takes it as known: its first snapshot has it.
+/// Event triggers record the change, but a starting node does not notice it, since its first snapshot already has it.
 #[tokio::test]
 async fn what_was_looked_up_while_a_listener_starts_is_looked_up_again() {
     let server = server_with_view().await;

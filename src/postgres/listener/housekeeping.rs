@@ -1,4 +1,4 @@
-//! Marking and trimming the log. Whatever goes wrong with it, the log is followed.
+//! Marks and trims the log. Failures here don't stop the listener.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::postgres::backoff::Backoff;
 use crate::postgres::deadline::within;
 use crate::postgres::log;
 
-/// How often the log is marked, how long changes are kept for nodes that were away, and how often
-/// old ones are dropped.
+/// How often the log is marked, how long changes are retained for nodes that were disconnected, and how often old ones are
+/// deleted.
 pub(super) const MARK_EVERY: Duration = Duration::from_secs(5);
 const RETENTION: Duration = Duration::from_hours(1);
 const TRIM_EVERY: Duration = Duration::from_mins(1);
 
-/// How many rows are dropped at a time. As long as there are more, the next go with the next
-/// heartbeat, so that the log does not outgrow what is dropped. Fewer where the server gives so many up.
+/// How many rows are deleted at a time. If there are more, the next batch follows with the next heartbeat, so that trimming
+/// keeps up with the log's growth. The batch is smaller if the server cancels such a large one.
 const AT_ONCE: i32 = 10_000;
 const AT_ONCE_LEAST: i32 = 100;
 
@@ -88,7 +88,7 @@ impl HousekeepingTask {
         self.due <= clock::now()
     }
 
-    /// Takes a result in: `None` if the server refused, which puts the next attempt off.
+    /// Records a result: `None` if the server refused, which delays the next attempt.
     fn ended<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<Option<T>, sqlx::Error> {
         match result {
             Ok(done) => {
@@ -100,7 +100,7 @@ impl HousekeepingTask {
                 self.due = clock::now() + again;
                 tracing::warn!(
                     %error, again_in = ?again,
-                    "the log of changes could not be {}: `tidegate status` and the server's log may say more",
+                    "the change log could not be {}: see `tidegate status` and the server's log",
                     self.what
                 );
                 Ok(None)

@@ -1,4 +1,4 @@
-//! One look at the log, and at the schema now and then.
+//! Polls the log once, and checks the schema at intervals.
 
 use sqlx::postgres::PgListener;
 
@@ -12,12 +12,12 @@ use crate::postgres::fingerprint::{FINGERPRINT_KNOWN_WITHIN, Fingerprint};
 use crate::postgres::log::{self, DrainMode, Drained};
 use crate::postgres::relay::message::Positions;
 
-/// So many commits between two looks that a notification of each is not worth what it takes.
+/// If there are this many commits between two polls, a notification for each costs more than it is worth.
 const MANY: u32 = 8;
 
 impl Follower {
-    /// Looks at the log, and answers these questions of others with what it says. `from` was seen on the primary before.
-    /// Returns whether rows had changed.
+    /// Polls the log, and publishes the result in response to the other nodes' sync requests `answers`. `from` is a
+    /// position seen on the primary before. Returns whether rows had changed.
     pub(super) async fn drain(
         &mut self,
         conn: &mut PgListener,
@@ -33,18 +33,18 @@ impl Follower {
         self.hushed = drained.hushed;
         self.turns.send_modify(|turns| turns.looks += 1);
         if drained.epoch != epoch {
-            tracing::warn!(%epoch, now = %drained.epoch, "another epoch: a failover, or a crash of the primary");
+            tracing::warn!(%epoch, now = %drained.epoch, "a new epoch has begun: a failover, or a crash of the primary");
             return self.load(conn).await.map(|()| false);
         }
         let has_news = !drained.tags.is_empty();
         if drained.reshaped {
-            // Before anything is confirmed: what is read from then on must not go by the schema of before.
+            // Before anything is confirmed: later reads must not use the previous schema.
             self.forget_schema();
         }
         let all = drained.is_all() || self.reshaped;
         self.raise(&drained, all);
         self.reshaped = false;
-        // Reads go by the schema that this drain has found; what they prove must not be past one that it has not.
+        // Reads use the schema as of this drain, so they must not prove a position past a schema change that it missed.
         let is_known = !drained.unsettled && self.fingerprint.is_current();
         let seen = if is_known { drained.seen } else { self.seen() };
         self.unsettled = drained.unsettled;
@@ -63,7 +63,7 @@ impl Follower {
 
     fn raise(&self, drained: &Drained, all: bool) {
         if drained.trimmed {
-            tracing::warn!("changes were dropped from the log unseen: all entries are made anew");
+            tracing::warn!("changes were trimmed before they were read: all entries are invalid");
         }
         if all {
             self.fences.raise_floor(drained.fence);
@@ -82,20 +82,21 @@ impl Follower {
         self.read = Some((drained.epoch, drained.snapshot));
     }
 
-    /// Begins an epoch with what the log and its marks tell.
+    /// Begins an epoch with the contents of the log and its marks.
     pub(super) async fn load(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
-        // The primary's connections of before may lead to the server of before.
+        // Existing connections to the primary may lead to the previous server.
         self.db.inner.primary.renew();
-        // What another history's catalogue was is of no use.
+        // A fingerprint from another history is useless.
         self.fingerprint = Fingerprint::default();
-        // Before the log: what is learnt of the schema after this is noticed as a change of it, where event triggers do
-        // not note all changes.
+        // Read before the log: if event triggers don't record all schema changes, a later change then shows as a
+        // difference.
         let schema = self.fingerprint.read(conn).await?;
         (self.schema, self.reshaped) = (Some(schema), false);
         self.duty = RelayFollower::default();
         let began = clock::moment();
         let loaded = log::load(conn, schema).await?;
-        // Only now: what was looked up before this snapshot may be of a schema that it does not show as changed.
+        // Only now: dependencies looked up before this snapshot may be of an earlier schema, and the snapshot does not show
+        // that change.
         self.db.follow_schema(self.fences.change_schema());
         self.settles = loaded.settles.then(|| clock::now() + FINGERPRINT_KNOWN_WITHIN);
         let fences = loaded.fences.iter().map(|(name, fence)| (Tag::named(name), *fence));
@@ -104,13 +105,13 @@ impl Follower {
         self.wakeups.promise(loaded.wakeups);
         self.read = Some((loaded.epoch, loaded.snapshot.clone()));
         let floor = loaded.floor;
-        tracing::info!(epoch = %loaded.epoch, %floor, fences = loaded.fences.len(), "following");
-        // So that a node that starts after this one knows all changes since, and can use what this one stores.
+        tracing::info!(epoch = %loaded.epoch, %floor, fences = loaded.fences.len(), "following the change log");
+        // With a mark, a node that starts later knows all changes since then, and can use what this one stores.
         match within(log::mark(&mut *conn, MARK_EVERY, self.schema)).await {
-            Err(error @ sqlx::Error::Database(_)) => tracing::debug!(%error, "not marked yet"),
+            Err(error @ sqlx::Error::Database(_)) => tracing::debug!(%error, "can't mark the log"),
             marked => drop(marked?),
         }
-        // A position past every fence, so that what is read from now on is valid at once.
+        // A position past every fence, so that results read from now on are valid at once.
         let (reached, is_settled) =
             within(log::announce_since(&mut *conn, &loaded.snapshot)).await?;
         self.unsettled = !is_settled;
@@ -119,18 +120,17 @@ impl Follower {
         Ok(())
     }
 
-    /// Finds changes of the schema that no event trigger has noted. Each makes everything invalid.
+    /// Finds schema changes that no event trigger has recorded. Each one invalidates all entries.
     pub(super) async fn check_schema(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         let schema = self.fingerprint.read(conn).await?;
         if self.schema.replace(schema).is_some_and(|known| known != schema) {
             self.forget_schema();
-            // The fence of the look that follows is later than what the fingerprint saw, so it is past
-            // the commit that changed it.
+            // The next drain's fence is later than the fingerprint's snapshot, so it is past the commit of the change.
             self.reshaped = true;
             self.settles = Some(clock::now() + FINGERPRINT_KNOWN_WITHIN);
         } else if self.settles.is_some_and(|at| at <= clock::now()) {
-            // Nodes that had not noticed the change may have stored what was read by the schema of before, after this node
-            // had raised its floor.
+            // After this node raised its floor, nodes that had not noticed the change yet may have stored results that they
+            // read with the previous schema.
             self.reshaped = true;
             self.settles = None;
         }

@@ -1,4 +1,4 @@
-//! What a node tells of the log, and what it makes of what it is told.
+//! Publishes what a node finds in the log, and applies what another node publishes.
 
 use std::time::Duration;
 
@@ -14,36 +14,36 @@ use crate::postgres::relay::message::{InvalidationBatch, Positions, SyncRequest}
 use crate::postgres::relay::{Relay, RelayEvent, RelayRole};
 use crate::postgres::sample::ServerPosition;
 
-/// How long questions for which nobody waits are collected.
+/// How long non-urgent sync requests are collected.
 const COLLECT: Duration = Duration::from_millis(200);
 
-/// Questions that one look answers at most; one too many is as one that is lost on the way.
+/// The maximum number of sync requests that one poll answers; further ones are dropped, like lost messages.
 const ANSWERS: usize = 10_000;
 
-/// What is to be done next.
+/// What the listener does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RelayStep {
-    /// Look at the log.
+    /// Poll the log.
     Look,
-    /// Look at it for a session, of this node or another.
+    /// Poll the log for a session of this node or another.
     LookForSession,
     Wait,
-    /// Leave it to the relay, which answers.
+    /// Follow the relay, since it responds.
     Heed,
 }
 
-/// What a node is to the others.
+/// A relay's state towards the other nodes.
 #[derive(Debug, Default)]
 pub(super) struct RelayFollower {
-    /// Other nodes' questions that the next look answers, and when that is due.
+    /// Other nodes' sync requests that the next poll answers, and when that poll is due.
     questions: Vec<u64>,
     pub(super) due: Option<Instant>,
-    /// Up to where others were told.
+    /// The snapshot up to which changes were published.
     told: Option<Snapshot>,
 }
 
 impl RelayFollower {
-    /// The questions that were heard before a look that begins now.
+    /// Takes the sync requests that were received before a poll that begins now.
     pub(super) fn take(&mut self) -> Vec<u64> {
         self.due = None;
         std::mem::take(&mut self.questions)
@@ -61,7 +61,7 @@ impl RelayFollower {
     }
 }
 
-/// What comes next from the others; nothing ever where there are none.
+/// The next event from other nodes; never resolves without a relay.
 pub(super) async fn next_of(relay: &mut Option<Relay>) -> Option<RelayEvent> {
     match relay {
         Some(relay) => relay.next().await,
@@ -74,10 +74,10 @@ impl Follower {
         self.relay.as_ref().map_or(RelayRole::Alone, Relay::elected)
     }
 
-    /// All that other nodes have asked so far, so that one look answers it, and whether any of it is for a session.
+    /// Takes all sync requests received so far, which one poll answers; returns also whether any of them is for a session.
     pub(super) fn take_sync_requests(&mut self) -> (Vec<u64>, bool) {
         let mut is_urgent = false;
-        // Others hear the news of the relay, each of which counts by itself.
+        // Only for a relay: other nodes receive invalidation batches here, which are applied one at a time.
         while self.elected() == RelayRole::Relay
             && let Some(heard) = self.relay.as_mut().and_then(Relay::try_next)
         {
@@ -86,7 +86,7 @@ impl Follower {
         (self.duty.take(), is_urgent)
     }
 
-    /// While we look for ourselves: what others ask, or tell.
+    /// Handles an event from other nodes while this node polls the log itself.
     pub(super) fn hear(&mut self, heard: Option<RelayEvent>) -> RelayStep {
         match heard {
             None => {
@@ -103,18 +103,19 @@ impl Follower {
         }
     }
 
-    /// Says what we are to the others, when we look for ourselves.
+    /// Publishes this node's role while it polls the log itself.
     pub(super) fn take_role(&self) {
         let relays = self.elected() == RelayRole::Relay;
         self.role.send_replace(if relays { RelayRole::Relay } else { RelayRole::Alone });
     }
 
-    /// When a relay is to be tried, if there is another one.
+    /// When to send the next sync request to the relay, if another node is the relay.
     pub(super) fn try_relay_at(&self) -> Option<Instant> {
         (self.elected() == RelayRole::Relayed).then(|| self.questions.wake())
     }
 
-    /// While we look for ourselves: asks the relay, if it is time. Once it answers, we need not look.
+    /// Sends a sync request to the relay if one is due, while this node polls the log itself. Once the relay responds, this
+    /// node stops polling.
     pub(super) fn try_relay(&mut self) {
         if self.try_relay_at().is_some_and(|at| at <= clock::now()) {
             if self.questions.are_unanswered() {
@@ -131,7 +132,7 @@ impl Follower {
         }
     }
 
-    /// Goes by what the relay tells, until something is amiss; returns what.
+    /// Follows the relay until something goes wrong; returns the reason.
     pub(super) async fn apply(&mut self) -> &'static str {
         self.role.send_replace(RelayRole::Relayed);
         self.duty = RelayFollower::default();
@@ -144,7 +145,7 @@ impl Follower {
                 }
                 () = sleep_until(self.questions.wake()) => {
                     if self.questions.are_unanswered() {
-                        return "the relay does not answer";
+                        return "the relay does not respond";
                     }
                     self.ask(false);
                     continue;
@@ -152,22 +153,22 @@ impl Follower {
             };
             match heard {
                 Some(RelayEvent::News(news)) if self.absorb(&news).is_none() => {
-                    return "news were missed";
+                    return "an invalidation batch was missed";
                 }
-                None if self.elected() != RelayRole::Relayed => return "there is no other relay",
+                None if self.elected() != RelayRole::Relayed => return "no other node is the relay",
                 _ => {}
             }
         }
     }
 
-    /// Takes in what another node found; returns whether it answers a question of ours, or nothing if
-    /// news were missed before it.
+    /// Applies another node's invalidation batch. Returns whether it answers one of this node's sync requests; `None` if an
+    /// earlier batch was missed.
     fn absorb(&mut self, news: &InvalidationBatch) -> Option<bool> {
         let (epoch, read) = self.read.as_ref()?;
         let known = (read.covers(&news.before()), read.covers(&news.after()));
         match relayed((*epoch, news.epoch()), known) {
             Relayed::Gap => return None,
-            // A change of the schema may be noticed when no transaction has ended since.
+            // It may still report a schema change, which can be noticed without a transaction having ended since.
             Relayed::Known => self.learn(news),
             Relayed::News => {
                 self.learn(news);
@@ -181,7 +182,7 @@ impl Follower {
             return Some(false);
         };
         if self.settles.is_some_and(|settles| settles <= answered.sent.at) {
-            // That fence was read after the question was sent, when every node knew of the change.
+            // The fence was read after the sync request was sent, and by then every node knew of the change.
             self.fences.raise_floor(at.fence);
             self.settles = None;
         }
@@ -192,7 +193,7 @@ impl Follower {
 
     fn learn(&mut self, news: &InvalidationBatch) {
         let fence = news.at().fence;
-        // Late news may tell of a schema that was.
+        // A late batch may carry the fingerprint of an earlier schema.
         let current = self.fences.seen().is_some_and(|(_, seen)| seen <= news.at().seen);
         let reshaped = current && news.schema.is_some() && self.schema != news.schema;
         if reshaped {
@@ -208,8 +209,8 @@ impl Follower {
         }
     }
 
-    /// All is known that was visible when a look began, and of the schema all that was visible when the primary had come to
-    /// `seen`. The look ended when it had `reached` another position.
+    /// Confirms that this node knows all changes that were visible when a poll began, and all schema changes up to position
+    /// `seen`. `reached` is the primary's position at the end of the poll.
     pub(super) fn confirm(
         &self,
         epoch: Epoch,
@@ -221,7 +222,7 @@ impl Follower {
         self.db.inner.lag.report(at);
     }
 
-    /// Tells the others what a look found, if that is our office.
+    /// Publishes what a poll found, if this node is the relay.
     pub(super) fn publish(
         &mut self,
         drained: &Drained,
@@ -234,7 +235,7 @@ impl Follower {
             self.duty.told = None;
             return;
         };
-        // Looks that found nothing are not told of; the next that is, tells for them too.
+        // A poll that found nothing is not published; the next batch covers it.
         let before = self.duty.told.get_or_insert_with(|| prev.clone());
         if !all && drained.tags.is_empty() && answers.is_empty() {
             return;

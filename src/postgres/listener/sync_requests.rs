@@ -1,18 +1,17 @@
-//! A node's questions to the relay, and since when their answers make it confirmed.
+//! A node's sync requests to the relay. A response confirms the node as of the time when the request was sent.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::clock::{self, Instant, Moment};
 
-/// The pause from one question to the next. With the time that the relay takes, it is the δ of a node
-/// that is relayed.
+/// The interval between sync requests. Together with the relay's response time, it is the δ of a node that follows a relay.
 const EVERY: Duration = Duration::from_millis(300);
 
-/// A relay that takes longer to answer is taken for lost.
+/// A relay that takes longer to respond is considered lost.
 const UNANSWERED: Duration = Duration::from_secs(1);
 
-/// Questions under way at a time. Sessions that come while so many are, share the next.
+/// The maximum number of pending sync requests. Sessions that arrive meanwhile share the next one.
 const AT_ONCE: usize = 2;
 
 #[derive(Debug)]
@@ -21,7 +20,7 @@ pub(super) struct SyncRequests {
     next: Instant,
 }
 
-/// A question under way.
+/// A pending sync request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PendingSync {
     pub(super) nonce: u64,
@@ -34,7 +33,7 @@ impl SyncRequests {
         Self { open: VecDeque::new(), next: clock::now() }
     }
 
-    /// Forgets those under way; the next is due at once.
+    /// Removes the pending requests; the next one is due at once.
     pub(super) fn clear(&mut self) {
         *self = Self::new();
     }
@@ -44,17 +43,17 @@ impl SyncRequests {
         self.open.len() < AT_ONCE
     }
 
-    /// When something is to be done: to ask the next, or to give up waiting.
+    /// When to act next: when the oldest pending request times out, or else when the next one is due.
     pub(super) fn wake(&self) -> Instant {
         self.open.front().map_or(self.next, |oldest| oldest.sent.at + UNANSWERED)
     }
 
-    /// Whether an answer is overdue.
+    /// Whether a response is overdue.
     pub(super) fn are_unanswered(&self) -> bool {
         self.open.front().is_some_and(|oldest| oldest.sent.at + UNANSWERED <= clock::now())
     }
 
-    /// Notes a question that is about to be sent, and returns what its answer will carry.
+    /// Adds a request that is about to be sent, and returns the nonce that its response will carry.
     pub(super) fn ask(&mut self, turn: u64) -> u64 {
         let (nonce, sent) = (fastrand::u64(..), clock::moment());
         self.open.push_back(PendingSync { nonce, sent, turn });
@@ -62,7 +61,7 @@ impl SyncRequests {
         nonce
     }
 
-    /// The latest of our questions that is answered, if one is. Older ones are answered with it.
+    /// Takes the latest pending request among `answers`, if there is one. Older ones count as answered too.
     pub(super) fn answered(&mut self, answers: &[u64]) -> Option<PendingSync> {
         let latest = self.open.iter().rposition(|open| answers.contains(&open.nonce))?;
         self.open.drain(..=latest).next_back()

@@ -8,7 +8,7 @@ use crate::postgres::relay::message::{SyncRequest, encode};
 use crate::postgres::relay::tests::Mock;
 use crate::postgres::{DatabaseOptions, Triggers};
 
-/// Each on a look of its own, they would wait for each other while more come.
+/// With a separate poll for each, they would wait for each other while more arrive.
 #[tokio::test]
 async fn one_look_answers_all_that_other_nodes_have_asked() {
     let server = Postgres::start().await.unwrap();

@@ -1,4 +1,4 @@
-//! Whether a commit can be counted on to wake the listener.
+//! Whether commits reliably wake the listener.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use sqlx::postgres::PgListener;
 use crate::clock::{self, Instant};
 use crate::postgres::deadline::within;
 
-/// How long looks are frequent after one found changes that no notification had told of.
+/// How long the log is polled frequently after a poll found changes without a notification.
 const DOUBT: Duration = Duration::from_secs(10);
 
-/// Who holds the lock that whoever sends a notification takes, and neither writes nor follows the log itself. Any role
+/// Finds a session that holds the lock for sending notifications, although it neither writes nor is a listener. Any role
 /// may take an advisory lock.
 const STRANGER: &str = "
     select a.pid, coalesce(a.usename::text, '?'), coalesce(a.application_name, '')
@@ -24,7 +24,7 @@ const STRANGER: &str = "
 pub(super) struct Wakeups {
     /// Whether the settings of server and roles let commits notify.
     promised: bool,
-    /// Whether another session's notification came since the last look.
+    /// Whether another session's notification has arrived since the last poll.
     came: bool,
     doubted_until: Instant,
 }
@@ -46,13 +46,13 @@ impl Wakeups {
         self.promised && self.doubted_until <= clock::now()
     }
 
-    /// A look begins. Returns whether a notification must have told of what it finds; `excused` if there is a known
-    /// reason why none did.
+    /// A poll begins. Returns whether changes that it finds should have caused a notification, but none arrived; `excused`
+    /// if there is a known reason for that.
     pub(super) fn begin_look(&mut self, excused: bool) -> bool {
         !(std::mem::take(&mut self.came) || excused) && self.promised
     }
 
-    /// Changes were found that no notification had told of: looks are frequent for a while.
+    /// Changes were found without a notification: the log is polled frequently for a while.
     pub(super) async fn distrust(&mut self, conn: &mut PgListener) {
         let is_new = self.are_reliable();
         self.doubted_until = clock::now() + DOUBT;
@@ -63,8 +63,8 @@ impl Wakeups {
                 process,
                 role,
                 application,
-                "a session holds an advisory lock of tidegate's, so commits wake nobody: the log is read every 100 ms \
-                 until it lets go; end it with pg_terminate_backend"
+                "a session holds Tidegate's advisory lock, so commits don't wake listeners: the log is polled every 100 ms \
+                 until the lock is released; end the session with pg_terminate_backend"
             );
         }
     }

@@ -1,7 +1,7 @@
-//! What reading the log may cost. Past it detail is lost, and never progress.
+//! Limits the cost of reading the log. Exceeding a limit costs detail, never progress.
 //!
-//! A statement that exceeds its budget is not tried again: the next attempt reads less, down to nothing of the log at all,
-//! from when on everything that was stored before is invalid. So a log of any length is followed, and started from.
+//! A statement that exceeds its budget is not retried as it is: the next attempt reads less, down to nothing, which
+//! invalidates everything stored before. So a node can follow a log of any length, and can start with it.
 
 use sqlx::PgExecutor;
 
@@ -11,15 +11,15 @@ use super::{Snapshot, load::cold, release_locks};
 use crate::postgres::deadline::within;
 use crate::postgres::error::sql_state;
 
-/// How exactly changes are told.
+/// The detail in which changes are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ChangeDetail {
-    /// By the rows that changed, as far as their writers noted them.
+    /// The changed rows, as far as their writers recorded them.
     #[default]
     Rows = 0,
-    /// By the tables that changed, each as a change of all of its rows.
+    /// The changed tables, each as a change of all its rows.
     Tables = 1,
-    /// Not at all: anything may have changed.
+    /// Nothing is read: anything may have changed.
     Nothing = 2,
 }
 
@@ -34,8 +34,8 @@ pub(super) struct Budget {
     pub(super) keys: i64,
 }
 
-/// What a node that starts reads at most: about a second's work. What was stored before the first of these rows is
-/// computed again.
+/// The maximum that a starting node reads: about a second's work. Results stored before the first of these rows are
+/// recomputed.
 const LOAD: Budget = Budget { rows: 100_000, bytes: i64::MAX, keys: 100_000 };
 
 impl ChangeDetail {
@@ -57,10 +57,11 @@ impl ChangeDetail {
     }
 }
 
-/// What has become visible since `prev`, the snapshot of the drain before, in as much `detail` as there is a budget for.
+/// Reads the changes that have become visible since `prev`, the snapshot of the previous drain, in as much detail as the
+/// budget allows.
 ///
-/// `detail` is what the next attempt begins with, whatever becomes of this one: what was too much on one connection is not
-/// tried on the next.
+/// `detail` is set to what the next attempt starts with, even if this one fails: what was too much on one connection is
+/// not tried again on the next.
 pub(crate) async fn drain<C>(
     conn: &mut C,
     prev: &Snapshot,
@@ -87,27 +88,27 @@ where
         }
         let Some(less) = detail.less() else { return Err(sqlx::Error::Protocol(why)) };
         *detail = less;
-        tracing::warn!(why, detail = ?less, "changes can't be read as they are: they are told in less detail");
+        tracing::warn!(why, detail = ?less, "changes can't be read in full: reading them in less detail");
     }
 }
 
-/// What a node that starts can know of the log within a budget.
+/// Loads the log for a starting node, within a budget.
 pub(crate) async fn load<C>(conn: &mut C, schema: i64) -> Result<LoadedLog, sqlx::Error>
 where
     for<'c> &'c mut C: PgExecutor<'c>,
 {
     match within(load::attempt(&mut *conn, schema, LOAD)).await {
         Err(error) if is_too_much(&error) => {
-            tracing::warn!(%error, "the log of changes can't be read: all that was stored before is invalid");
+            tracing::warn!(%error, "the change log can't be read: everything that was stored before is invalid");
             within(cold(conn)).await
         }
         loaded => loaded,
     }
 }
 
-/// Whether the server gave a statement up for what it takes: time (`57014`), memory or disk (class 53), or a limit of its
-/// own (class 54; some have no code but `XX000`); or could not write a value in UTF-8 (`22021`, `22P05`), which it would
-/// give up each time. See "PostgreSQL Error Codes", appendix A of its documentation.
+/// Whether the server aborted a statement because it takes too much: time (`57014`), memory or disk (class 53), or an
+/// internal limit (class 54; some have only the code `XX000`); or because a value can't be converted to UTF-8 (`22021`,
+/// `22P05`), which would fail each time. See "PostgreSQL Error Codes", appendix A of its documentation.
 fn is_too_much(error: &sqlx::Error) -> bool {
     const CODES: [&str; 4] = ["57014", "XX000", "22021", "22P05"];
     sql_state(error).is_some_and(|code| {

@@ -1,4 +1,4 @@
-//! What of a log that another server wrote, or this one at another time, is taken for this one's.
+//! Log rows that another server wrote, or this one at another time, must not count as this server's.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
@@ -19,7 +19,7 @@ async fn installed(settings: &[(&str, &str)]) -> (Postgres, PgConnection) {
     (server, conn)
 }
 
-/// A physical copy that follows by logical replication of every table from then on, as for an upgrade that is switched to.
+/// A physical copy that then follows by logical replication of every table, as in a blue/green upgrade.
 async fn blue_and_green() -> (Postgres, Postgres, PgConnection) {
     let (blue, _) = installed(&[("wal_level", "logical")]).await;
     blue.psql("create publication p for all tables").await.unwrap();
@@ -118,7 +118,7 @@ async fn the_log_is_trimmed_and_upgraded_though_all_tables_are_published() {
     assert!(!Triggers::status(&mut conn).await.unwrap().outdated);
 }
 
-/// They tell of what was trimmed when they were written, not of what was since.
+/// Such marks show what had been trimmed when they were written, not what was trimmed since.
 #[tokio::test]
 async fn marks_that_a_dump_puts_back_count_for_nothing() {
     let (server, mut conn) = installed(&[]).await;
@@ -171,7 +171,7 @@ async fn an_install_mends_the_triggers_of_the_log_itself() {
     assert!(!status.outdated && status.no_wakeups.is_none(), "{status:?}");
 }
 
-/// What counts for a template's history is no part of that of its copy.
+/// Marks of the template's history don't count in the copy's history.
 #[tokio::test]
 async fn a_copy_draws_a_history_of_its_own_and_keeps_it() {
     let server = Postgres::start().await.unwrap();

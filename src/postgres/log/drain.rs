@@ -1,4 +1,4 @@
-//! One look at the log: what has become visible since an earlier snapshot.
+//! One drain of the log: reads what has become visible since an earlier snapshot.
 
 use sqlx::{PgExecutor, Row};
 
@@ -13,28 +13,28 @@ use crate::postgres::lsn;
 #[expect(clippy::struct_excessive_bools, reason = "they have nothing to do with each other")]
 pub(crate) struct Drained {
     pub(crate) epoch: Epoch,
-    /// Every change that is told of here committed at or before this.
+    /// Every change reported here committed at or before this.
     pub(crate) fence: Position,
-    /// A position that the log has reached: past the fence, if there is news.
+    /// A position that the WAL has reached: past the fence, if there are changes.
     pub(crate) seen: Position,
-    /// The schema has changed between the snapshot and that position, which the next drain tells.
+    /// The schema has changed between the snapshot and `seen`; the next drain reports it.
     pub(crate) unsettled: bool,
     pub(crate) snapshot: Snapshot,
     /// Each tag once.
     pub(crate) tags: Vec<String>,
-    /// Writers that may commit unheard, since another's wake-up was under way.
+    /// Running writers that may commit without a notification, since another one's was being sent.
     pub(crate) in_progress: Vec<u64>,
-    /// Rows that were never seen may be gone.
+    /// Rows may have been trimmed before this node read them.
     pub(crate) trimmed: bool,
-    /// What changed may have had another name when it did.
+    /// A changed table or column may have had another name at the time of the change.
     pub(crate) renamed: bool,
     /// More changed than a drain may read: anything may have.
     pub(crate) overflowed: bool,
-    /// The schema was changed, as event triggers noted.
+    /// The schema was changed, as recorded by event triggers.
     pub(crate) reshaped: bool,
-    /// Whether a commit can be counted on to wake the listener.
+    /// Whether commits reliably wake the listener.
     pub(crate) wakeups: bool,
-    /// Whether commits are kept from it now.
+    /// Whether NOTIFY is suppressed now.
     pub(crate) hushed: bool,
 }
 
@@ -45,17 +45,17 @@ impl Drained {
     }
 }
 
-/// How a drain is made.
+/// The options of a drain.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct DrainMode {
-    /// Take a position past every fence even if there is no news.
+    /// Take a position past every fence even if nothing has changed.
     pub(crate) announce: bool,
-    /// If it is this many commits that are found, keep the next from waking listeners until [`unhush`].
+    /// If at least this many commits are found, suppress NOTIFY until [`unhush`].
     pub(crate) hush: Option<u32>,
 }
 
-/// What has become visible since `prev`, the snapshot of the drain before, in some detail; `None` if it is more than that
-/// detail has a budget for. Takes a position past every fence if there is any news.
+/// Reads the changes that have become visible since `prev`, the snapshot of the previous drain; `None` if they exceed the
+/// budget of this detail. Takes a position past every fence if there are any changes.
 pub(super) async fn attempt(
     conn: impl PgExecutor<'_>,
     prev: &Snapshot,

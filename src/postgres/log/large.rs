@@ -1,4 +1,4 @@
-//! Logs and transactions that are larger than what is read of them at a time.
+//! Logs and transactions that are larger than what is read at a time.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 

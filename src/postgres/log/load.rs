@@ -1,4 +1,4 @@
-//! What a node that starts learns of the log.
+//! Loads the log when a node starts.
 
 use sqlx::{PgExecutor, Row};
 
@@ -9,23 +9,22 @@ use crate::entry::{Epoch, Position};
 use crate::postgres::fingerprint::FINGERPRINT_KNOWN_WITHIN;
 use crate::postgres::lsn;
 
-/// What is known at start: the fences of the changes that the log still holds.
+/// The state at start: the fences of the changes that the log still contains.
 #[derive(Debug)]
 pub(crate) struct LoadedLog {
     pub(crate) epoch: Epoch,
     pub(crate) snapshot: Snapshot,
-    /// The fence of every tag without one of its own.
+    /// The fence of every tag without its own fence.
     pub(crate) floor: Position,
     pub(crate) fences: Vec<(String, Position)>,
-    /// At or past every change that is told of here.
+    /// A position at or past every change reported here.
     pub(crate) seen: Position,
-    /// The fingerprint has changed lately: other nodes may not know.
+    /// The fingerprint has changed recently: other nodes may not have noticed it yet.
     pub(crate) settles: bool,
     pub(crate) wakeups: bool,
 }
 
-/// All that the log and its marks tell, as far as a budget goes back, for a node that starts and has
-/// found the schema to be as its fingerprint says.
+/// Reads the log and its marks as far back as a budget allows, for a starting node that has read the schema's fingerprint.
 pub(super) async fn attempt(
     conn: impl PgExecutor<'_>,
     schema: i64,
@@ -51,7 +50,7 @@ pub(super) async fn attempt(
     })
 }
 
-/// A beginning that reads nothing of the log: everything that was stored before is invalid.
+/// Starts without reading the log: everything that was stored before is invalid.
 pub(crate) async fn cold(conn: impl PgExecutor<'_>) -> Result<LoadedLog, sqlx::Error> {
     let nothing_seen = Snapshot("3:3:".to_owned());
     let manner = DrainMode { announce: true, hush: None };

@@ -108,7 +108,7 @@ async fn a_fence_is_at_or_past_the_commit() {
     }
 }
 
-/// What Tidegate is about: a commit that is in the WAL and not yet visible.
+/// The core problem that Tidegate solves: a commit that is in the WAL but not visible yet.
 #[tokio::test]
 async fn a_commit_that_waits_for_a_standby_is_drained_later_and_fenced_later() {
     let mut bed = Bed::new().await;
@@ -199,7 +199,7 @@ async fn what_is_trimmed_is_below_the_floor_and_noticed_by_who_had_not_seen_it()
     assert!(bed.drain(&mut awake).await.trimmed);
 }
 
-/// However much was written while no node ran, one can start.
+/// A node can start however much was written while no node was running.
 #[tokio::test]
 async fn a_log_too_long_to_be_read_is_read_from_a_later_mark_on() {
     let mut bed = Bed::new().await;

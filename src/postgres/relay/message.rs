@@ -1,4 +1,4 @@
-//! What nodes tell each other of the log.
+//! The messages between nodes about the log.
 //!
 //! Four bytes of magic and version, then bincode. Whoever may publish on the channel is trusted, unless the bus signs
 //! messages (`store/redis/seal.rs`); hostile bytes are dropped.
@@ -10,11 +10,11 @@ use crate::postgres::log::Snapshot;
 
 const MAGIC: &[u8; 4] = b"TGR\x03";
 
-/// What one node found in the log, for the others.
+/// The changes that one node found in the log, for the other nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct InvalidationBatch {
     epoch: u64,
-    /// All that became visible between these two is told of here.
+    /// The batch contains everything that became visible between these two snapshots.
     before: String,
     after: String,
     fence: u64,
@@ -26,25 +26,25 @@ pub(crate) struct InvalidationBatch {
     pub(crate) all: bool,
     /// The fingerprint of the schema.
     pub(crate) schema: Option<i64>,
-    /// The questions that were heard before the log was looked at.
+    /// The nonces of the sync requests that were received before the log was polled.
     pub(crate) answers: Vec<u64>,
 }
 
-/// Positions of one look at the log.
+/// The positions of one poll of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Positions {
-    /// At or past the commit of all that is told of.
+    /// At or past the commits of all reported changes.
     pub(crate) fence: Position,
-    /// Seen on the primary after the look; past the fence, if there was anything to tell.
+    /// Seen on the primary after the poll; past the fence, if there were changes.
     pub(crate) seen: Position,
-    /// Seen on the primary before the look began.
+    /// Seen on the primary before the poll began.
     pub(crate) from: Position,
 }
 
-/// A node's wish that the log be looked at from now on.
+/// A node's request that the relay poll the log, beginning after it receives this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SyncRequest {
-    /// What the answer carries.
+    /// Identifies the request in the response.
     pub(crate) nonce: u64,
     /// Whether a session waits for it.
     pub(crate) urgent: bool,
@@ -96,7 +96,7 @@ pub(crate) fn encode(message: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-/// A message; none if the bytes are not one of this version.
+/// Decodes a message; `None` if the bytes are not a message of this version.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     decoder::decode(bytes.strip_prefix(MAGIC)?).ok()
 }

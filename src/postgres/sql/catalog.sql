@@ -1,9 +1,10 @@
--- A number that is another one when anything in the catalogue is that a result can depend on. See fingerprint.rs.
+-- A hash of everything in the catalogue that a result can depend on. See fingerprint.rs.
 --
--- A row counts by its oid and by the transaction that wrote it, so that a change is seen that was undone since. Not so
--- the rows of pg_class, which TRUNCATE and GRANT write anew as well; a table's name and schema are in its type's row.
+-- A row is hashed by its oid and by the transaction that wrote it, so that a change shows even if it was undone since. The
+-- rows of pg_class are hashed by columns instead, since TRUNCATE and GRANT rewrite them too; a table's name and schema are
+-- covered by the row of its type.
 with now as materialized (
-    -- Subtracting ages costs a third of what reading a transaction's number from its text does.
+    -- Subtracting ages takes a third of the time of parsing the transaction number from its text.
     select age('3'::xid)::int8 + 3::int8 as xid
 ),
 temporary as materialized (
@@ -75,7 +76,7 @@ rows (catalogue, object, part, age) as (
     union all
     select 22, srrelid, (srsubid::int8 - 2147483648)::int4, 0 from pg_subscription_rel
     union all
-    -- By which an extension may let a role see other values.
+    -- Security labels, by which an extension may show different values to different roles.
     select 23, objoid, objsubid, age(xmin) from pg_seclabel
         where classoid = 'pg_class'::regclass::oid and objoid = any (array(select oid from relations))
 ),
@@ -89,7 +90,7 @@ parts (part) as (
     select hashint8extended((oid::int8 - 2147483648) * 4294967296 + ascii(relkind::text) * 65536 + ascii(relpersistence::text) * 256
         + relispartition::int4 * 4 + relrowsecurity::int4 * 2 + relforcerowsecurity::int4, 0::int8)
     from relations
-    -- These have no type.
+    -- Sequences have no row in pg_type, so their names are hashed here.
     union all
     select hashtextextended(oid::text || ' '::text || relnamespace::text || ' '::text || relname::text, 0::int8)
     from relations where relkind = 'S'

@@ -1,8 +1,8 @@
--- Changes of the schema, by the transaction that made them, where event triggers note them: exactly, in the order of
--- commits, and though they were undone at once.
+-- Schema changes recorded by event triggers, keyed by their transaction. They are exact, follow the order of commits, and
+-- include changes that were undone at once.
 --
--- A table of its own: rows in the log queue a deferred trigger, and a table with one can't be dropped in the same
--- transaction, so a migration that changes a table and then drops the schema tidegate would fail.
+-- This is a separate table, since rows in the log queue a deferred trigger, and a table with pending trigger events can't
+-- be dropped in the same transaction: a migration that changes a table and then drops the schema tidegate would fail.
 create table if not exists tidegate.ddl (
     xid xid8 not null default pg_current_xact_id()
 );
@@ -10,12 +10,12 @@ create table if not exists tidegate.ddl (
 do $$ begin
     if pg_catalog.to_regclass('tidegate.ddl_xid') is null then
         create index ddl_xid on tidegate.ddl (xid);
-        -- For a publication of all tables. No unique index: a subscriber has rows of its own.
+        -- Required by a publication of all tables. The index is not unique, since a subscriber also has its own rows.
         alter table tidegate.ddl replica identity full;
     end if;
 end $$;
 
--- Why changes of the schema are not noted by event triggers, or NULL if they are. Then nodes compare the catalogue.
+-- Why event triggers don't record schema changes, or NULL if they do. Without them, nodes compare the catalogue.
 create or replace function tidegate.no_event_trigger() returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -35,8 +35,8 @@ begin
     end;
 end $$;
 
--- Whether a change of the schema that `seen` does not show is visible now: once the position `reached` was taken, which is an
--- argument for that reason alone.
+-- Whether a schema change that `seen` does not show is visible now. `reached` is an argument only so that its position is
+-- taken before this check.
 create or replace function tidegate.ddl_since(seen pg_snapshot, reached text) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 begin
@@ -45,7 +45,7 @@ begin
         or exists (select from tidegate.ddl d where d.xid = any (array(select pg_snapshot_xip(seen))));
 end $$;
 
--- Roles that follow the log of an earlier version go on to.
+-- Extends the grants of roles that may follow the log of an earlier version.
 do $$
 declare
     follower text;

@@ -1,12 +1,12 @@
 with prev as materialized (
-    -- What has become visible since the snapshot $1, within a budget: $4 says in how much detail (0: by rows, 1: by tables,
-    -- 2: nothing is read), and at most $5 rows with $6 bytes and $7 keys are taken. If there are more, `over` says so, and
-    -- nothing else here counts.
+    -- The changes that have become visible since the snapshot $1, within a budget. $4 is the detail (0: by rows, 1: by
+    -- tables, 2: nothing is read); $5, $6 and $7 limit rows, bytes and keys. If there are more, `over` is true, and all
+    -- other columns are to be ignored.
     select $1::text::pg_snapshot as snapshot
 ),
--- What $1 does not see is of transactions that it lists, or that began past its end. Looked for by these, nothing is
--- read twice, however long some transaction stays open.
--- Rows of a dump of another cluster, whose numbers mean nothing here, may be of what is yet to come.
+-- A row that $1 does not see was written by a transaction that $1 lists as running, or that began after it. Searching by
+-- these reads no row twice, however long a transaction stays open. The upper bound excludes rows from another cluster's
+-- dump, whose transaction numbers may still be in the future here.
 recent (xid, relation, tags, rows) as materialized (
     select xid, relation, tags, 1::int8
     from (
@@ -32,14 +32,14 @@ recent (xid, relation, tags, rows) as materialized (
 size as materialized (
     select coalesce(sum(rows) > $5::int8 or sum(pg_column_size(tags)) > $6::int8, false) as exceeded from recent
 ),
--- Keys are counted only of what is small enough to be unpacked.
+-- Keys are counted only if the rows are small enough to be unpacked.
 budget as materialized (
     select case when exceeded then true
         else (select coalesce(sum(cardinality(tags)) > $7::int8, false) from recent) end as exceeded
     from size
 ),
 changes as materialized (
-    -- A long value is one of all long ones; it may be large.
+    -- All long values of a column share one key, since a value may be large.
     select relation, array_agg(distinct case when relation is not null and octet_length(k) > 2100
         then split_part(k, '=', 1) || '>' else k end) as keys
     from recent, unnest(tags) k
@@ -49,14 +49,14 @@ changes as materialized (
 news as materialized (
     select distinct unnest(tidegate.named(relation, keys, $1::text::pg_snapshot)) as tag from changes
 ),
--- As for the log: what prev does not see, and is not of another cluster.
+-- As for the log: rows that prev does not see, without those from another cluster.
 reshaped as (
     select exists (select from tidegate.ddl d
         where d.xid >= pg_snapshot_xmax($1::text::pg_snapshot) and d.xid < pg_snapshot_xmax(pg_current_snapshot()))
         or exists (select from tidegate.ddl d
         where d.xid = any (array(select pg_snapshot_xip($1::text::pg_snapshot)))) as whether
 ),
--- Whatever is gone was seen by the oldest mark. If prev saw all of that, nothing new is gone.
+-- The oldest mark saw every row that was trimmed. If prev saw everything that this mark saw, no unread row was trimmed.
 covered as (
     select pg_snapshot_xmax(m.snapshot) <= pg_snapshot_xmax(p.snapshot)
         and not exists (select from pg_snapshot_xip(p.snapshot) x
@@ -70,8 +70,8 @@ looked as (
         exists (select from news where tag is null) as renamed,
         (select whether from reshaped) as reshaped,
         pg_current_wal_insert_lsn()::text as fence,
-        -- Past the fence, so that what is read from now on is valid at once. After it in this list; the other
-        -- order would cost misses and be right.
+        -- A position past the fence, so that results read from now on are valid at once. It comes after the fence in
+        -- this list; the other order would be correct too, but cause misses.
         case when $2 or $4::int4 = 2 or (select whether from reshaped) or exists (select from news) or not coalesce((select whole from covered), false)
             then pg_logical_emit_message(false, 'tidegate', '')::text end as announced,
         tidegate.running_writers(pg_current_snapshot()) as in_progress,
@@ -81,11 +81,12 @@ looked as (
         pg_walfile_name(pg_current_wal_insert_lsn()) as wal_file,
         pg_sequence_last_value('tidegate.history'::regclass) as history,
         tidegate.no_wakeups() is null as wakeups,
-        -- If many have committed since the last look, the next that do need not wake us; should we vanish, not for long.
+        -- If at least $3 transactions have committed since the last drain, hold the lock to suppress the notifications of
+        -- the next ones. If the node vanishes, idle_session_timeout releases it after 3 s.
         case when not (select exceeded from budget) and $3 <= (select count(distinct xid) from recent)
             then set_config('idle_session_timeout', '3s', false) is not null
                 and pg_try_advisory_lock(8388065642915395431) end as hushed
 )
--- `unsettled` is of a snapshot that is taken when the positions are known: the schema has changed since the one above, so no
--- position here counts as one up to which the schema is known.
+-- `unsettled` is computed with a later snapshot, after the positions were read. If true, the schema has changed since the
+-- snapshot above, so it is not known up to any of these positions.
 select *, tidegate.ddl_since(snapshot::pg_snapshot, coalesce(announced, fence)) as unsettled from looked

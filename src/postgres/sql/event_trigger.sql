@@ -1,29 +1,30 @@
--- The event triggers, where the role may create them: a superuser, or on RDS rds_superuser. Run at each install, since
--- another role may be able to; where all is in place nothing is changed or locked.
+-- Creates the event triggers, if the role may do so: a superuser, or rds_superuser on RDS. It runs at each install, since
+-- the installing role may be a different one each time. If everything is in place, it changes and locks nothing.
 --
--- The function runs with the rights of its owner at each DDL statement of the database. So it is only made where the
--- schema, and with it the table that the function writes to, belongs to that same role: whoever owns the schema could
--- put a table with a trigger of their own in its place.
+-- The function runs with its owner's rights at each DDL statement in the database. So it is created only if the same role
+-- owns the schema and the table that the function writes to: another owner of the schema could replace that table by one
+-- with a trigger of their own.
 do $tidegate$
 declare
-    -- A change of the schema must never fail because of this. What can't be noted is told by a warning.
+    -- This must never make a schema change fail. If the change can't be recorded, a warning is raised.
     body text := $body$
 declare
     matters boolean := true;
-    -- What no result shows, whatever a command does to it. A command tells less: ALTER INDEX renames tables as well.
+    -- Types of objects that can't affect a result. The command tag does not decide: ALTER INDEX renames tables too.
     unseen constant text[] := array['index', 'statistics object', 'default acl', 'publication', 'publication relation',
         'publication namespace', 'user mapping', 'large object'];
 begin
     begin
         if tg_event = 'sql_drop' then
-            -- What hangs on a temporary table, as a policy does, is not marked as temporary, but named by it.
+            -- An object that belongs to a temporary table, such as a policy, is not marked as temporary, but its
+            -- address names the schema pg_temp.
             matters := exists (select from pg_event_trigger_dropped_objects() d
                 where not d.is_temporary and d.address_names[1] is distinct from 'pg_temp'
                     and not (d.object_type = 'cast' and d.object_identity ~ E'\\mpg_temp\\.')
                     and (d.object_type = any (unseen)) is not true);
         else
             matters := exists (select from (
-                    -- Without this some rows have no object to be identified.
+                    -- `offset 0` applies these conditions first: some other rows have no object to identify.
                     select * from pg_event_trigger_ddl_commands() c
                     where c.command_tag not in ('GRANT', 'REVOKE', 'COMMENT', 'ALTER DEFAULT PRIVILEGES',
                             'REFRESH MATERIALIZED VIEW')
@@ -35,14 +36,14 @@ begin
                     and not (c.object_type = 'cast' and c.object_identity ~ E'\\mpg_temp\\.'));
         end if;
     exception when others then
-        -- Noted, to be safe.
+        -- On any error, record the change to be safe.
     end;
     if matters then
-        -- Whether the transaction has a row already is not looked for: two SERIALIZABLE ones that read the table and
-        -- write to it can't both commit.
+        -- Don't check for an existing row of this transaction: of two SERIALIZABLE transactions that read and write
+        -- the table, one would fail.
         insert into tidegate.ddl default values;
-        -- As tidegate.wake() does, but whether or not another transaction is sending: this one may last for long,
-        -- and must not hold the lock that long.
+        -- As tidegate.wake() does, but without its lock, even if another transaction is sending: this transaction may
+        -- be long, and would hold the lock until its end.
         if coalesce(current_setting('tidegate.notify', true), '') <> 'off'
             and (current_setting('tidegate.notify', true) = 'on'
                 or current_setting('max_prepared_transactions') = '0')
@@ -52,13 +53,14 @@ begin
         end if;
     end if;
 exception when others then
-    raise warning 'tidegate could not note this change of the schema: %', sqlerrm
-        using hint = 'Results that are cached may be of the schema before: restart the nodes, or remove the event triggers (tidegate status says more).';
+    raise warning 'tidegate could not record this schema change: %', sqlerrm
+        using hint = 'Cached results may be of the previous schema: restart the nodes, or drop the event triggers '
+            '(tidegate status says more).';
 end $body$;
     -- A command that made a foreign table a partition must not make writes to its parent fail.
     spare text := $body$
 begin
-    -- Not for what it does itself.
+    -- Skip the DDL that this function runs itself.
     if coalesce(current_setting('tidegate.sparing', true), '') <> 'on' then
         perform set_config('tidegate.sparing', 'on', true);
         perform tidegate.spare_foreign();
@@ -67,7 +69,7 @@ begin
 exception when undefined_function or invalid_schema_name then
     -- Nothing is tracked any more.
 when others then
-    raise warning 'writes to a table fail, since a foreign table was added below it: %', sqlerrm
+    raise warning 'writes to a table will fail, since a foreign table was added below it: %', sqlerrm
         using hint = 'Run `tidegate uninstall` for the table, or detach the foreign table.';
 end $body$;
     wanted record;
@@ -103,6 +105,6 @@ begin
         execute format('alter event trigger %I enable always', wanted.name);
     end loop;
 exception when insufficient_privilege then
-    -- Changes of the schema are found by comparing the catalogue then.
+    -- Without event triggers, nodes find schema changes by comparing the catalogue.
     null;
 end $tidegate$;

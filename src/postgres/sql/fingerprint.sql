@@ -1,12 +1,13 @@
--- What no event trigger can note of the schema: the event triggers themselves, partitions that are being detached, which
--- takes two transactions, rights on schemas, and settings that connections begin with.
+-- A hash of what event triggers can't record: the event triggers themselves, partitions that are being detached (which
+-- takes two transactions), rights on schemas, and the settings that connections start with.
 --
--- $1: the snapshot at the last look. If none has ended since, all is as it was, and nothing is read.
+-- $1: the snapshot of the previous read. If no transaction has ended since, nothing has changed, and nothing is read.
 with latest as materialized (
     select pg_current_snapshot()::text as snapshot
 ),
--- What results can be cached of: tracked tables, and views of tables, which are read with the rights of their owners. Any
--- role may create temporary ones, and may read a view that is of no table, as extensions have them.
+-- Relations whose results can be cached: tracked tables, and views of tables, which are read with their owners' rights.
+-- Left out are temporary relations, which any role may create, and views of no table, which any role may read, such as
+-- those of extensions.
 readable (relation) as materialized (
     select tgrelid from pg_trigger
     where tgname = 'tidegate_insert' and (select relpersistence <> 't' from pg_class where oid = tgrelid)
@@ -28,13 +29,13 @@ parts (part) as (
     select hashtextextended('subscription '::text || srsubid::text || ' '::text || srrelid::text, 0::int8)
     from pg_subscription_rel
     union all
-    -- A search path leaves out schemas that the role may not use. Their rights count and not their rows, which who may use
-    -- a schema can write anew by a GRANT that grants nothing.
+    -- A search path skips schemas that the role may not use. The rights are hashed, not the rows' xmin: any role that may
+    -- use a schema can rewrite its row by a GRANT without effect.
     select hashtextextended('schema '::text || oid::text || ' '::text || nspacl::text, 0::int8) from pg_namespace
     where nspname !~ '^pg_'::text and nspacl is not null
     union all
-    -- Any role may set its own, so only those count that can read what may be cached, or can become a role that can: SET
-    -- ROLE leaves the settings as they are.
+    -- Any role may change its own settings. So only roles count that can read a relation above, or can become a role that
+    -- can: SET ROLE preserves the settings.
     select hashtextextended('setting '::text || setdatabase::text || ' '::text || setrole::text || ' '::text
         || xmin::text, 0::int8) from pg_db_role_setting
     where setdatabase in ('0'::oid, (select oid from pg_database where datname = current_database()))

@@ -1,22 +1,22 @@
--- Which history of positions this is: a number that another one is drawn for after each recovery, and in each copy of the
--- database. A recovery may have lost WAL which was written and not yet flushed, and with it positions and transaction
--- numbers that come a second time, on the same timeline. So may a restored storage snapshot.
+-- The number of the current history of positions. A new number is drawn after each recovery, and in each copy of the
+-- database. A recovery may lose WAL that was written but not yet flushed; its positions and transaction numbers are then
+-- assigned a second time, on the same timeline. The same holds for a restored storage snapshot.
 --
--- It is a sequence, since what it says can be read anywhere, on standbys too, without a right to the schema. It is drawn
--- and not counted up: it is seen before it is safe, and what another crash takes back must not come again.
+-- It is a sequence, since a sequence can be read anywhere, also on standbys, without a right to the schema. The number is
+-- random, not incremented: it is visible before it is durable, and a number lost in another crash must not be reused.
 create sequence if not exists tidegate.history;
 grant select on sequence tidegate.history to public;
 
--- A recovery empties an unlogged table (CREATE TABLE, UNLOGGED): after a crash, when a standby is promoted, and where
--- a backup is started. There is a row as long as there was none.
+-- Detects recoveries: each one empties unlogged tables (CREATE TABLE, UNLOGGED), be it after a crash, at the promotion of a
+-- standby, or at the start of a restored backup. As long as the row is there, no recovery has happened.
 create unlogged table if not exists tidegate.uninterrupted (
     started timestamptz not null default pg_catalog.pg_postmaster_start_time()
 );
 -- Which database wrote the row. CREATE DATABASE copies the table from its template, and a dump holds it too.
 alter table tidegate.uninterrupted add column if not exists database text;
 
--- This database, apart from each that was dropped: an oid can be had again (CREATE DATABASE, OID). What is done to the
--- database as such (ALTER DATABASE, GRANT ON DATABASE) makes it another one as well, which costs its entries.
+-- Identifies this database, also against dropped ones: an oid can be reused (CREATE DATABASE, OID), so the row's xmin is
+-- included. ALTER DATABASE and GRANT ON DATABASE therefore change the identity too, which invalidates all entries.
 create or replace function tidegate.this_database() returns text
 language sql stable set search_path = pg_catalog, pg_temp
 begin atomic
@@ -24,12 +24,12 @@ begin atomic
     where d.datname = current_database();
 end;
 
--- Begins another history, if there was a recovery since the last began, or this is a copy of the database in which it
--- did. Each node asks for it before it reads the log.
+-- Begins a new history, if there was a recovery since the last one began, or if this is a copy of the database in which it
+-- began. Each node calls it before it reads the log.
 create or replace function tidegate.begin_history() returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-    -- Aurora keeps unlogged tables through a crash. There, each start may be one.
+    -- Aurora preserves unlogged tables across a crash. There, every restart of the server counts as a recovery.
     keeps boolean := to_regproc('aurora_version') is not null;
     this text := tidegate.this_database();
 begin
@@ -45,12 +45,12 @@ begin
         perform setval('tidegate.history', 1 + (random() * 1e15)::bigint);
         delete from tidegate.uninterrupted;
         insert into tidegate.uninterrupted (database) values (this);
-        -- Those of before are of another history, and without one nobody knows what was trimmed.
+        -- Earlier marks belong to the previous history, and without a mark, nodes can't know what was trimmed.
         perform tidegate.mark('0', null);
     end if;
 end $$;
 
--- Who follows the log of an earlier version goes on to.
+-- Extends the grants of roles that may follow the log of an earlier version.
 do $$
 declare
     follower text;

@@ -1,5 +1,5 @@
--- It runs on connections of the application's, whose search path may name pg_catalog after other schemas. So each function,
--- operator and type is named with its schema, where its name is none of the grammar's.
+-- This runs on the application's connections, whose search path may list other schemas before pg_catalog. So each function,
+-- operator and type is qualified with its schema, unless its name is part of the grammar.
 select (select system_identifier from pg_catalog.pg_control_system()) as system_identifier,
     (select d.oid::bigint from pg_catalog.pg_database d
         where d.datname operator(pg_catalog.=) pg_catalog.current_database()) as database,
@@ -13,7 +13,7 @@ select (select system_identifier from pg_catalog.pg_control_system()) as system_
     pg_catalog.pg_is_in_recovery() as standby,
     (case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn()
         else pg_catalog.pg_current_wal_insert_lsn() end)::pg_catalog.text as position,
-    -- Zero while there is none: before the first, and after a recovery until a node has begun another.
+    -- Zero while there is no history: before the first one, and after a recovery until a node has begun a new one.
     coalesce((select case when pg_catalog.has_sequence_privilege(h.oid, 'select') and (pg_catalog.pg_is_in_recovery()
                 or pg_catalog.pg_relation_size(u.oid::pg_catalog.regclass) operator(pg_catalog.>) 0::bigint)
             then pg_catalog.pg_sequence_last_value(h.oid::pg_catalog.regclass) end

@@ -1,6 +1,6 @@
--- Releases the advisory locks of the session, and returns what else earlier statements left behind in it. Sent as a simple
--- query, which begins its transaction when it arrives: an older one is one that an earlier statement began. Names are
--- qualified, since the search path may name pg_catalog after other schemas.
+-- Releases the session's advisory locks, and returns what else earlier statements left behind in the session. It is sent as
+-- a simple query, whose implicit transaction begins on arrival: if the transaction began earlier, an earlier statement left
+-- it open. Names are qualified, since the search path may list other schemas before pg_catalog.
 select pg_catalog.pg_advisory_unlock_all(),
     pg_catalog.transaction_timestamp() operator(pg_catalog.<) pg_catalog.statement_timestamp() as in_transaction,
     pg_catalog.pg_my_temp_schema() operator(pg_catalog.<>) 0::pg_catalog.oid and (

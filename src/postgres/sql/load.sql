@@ -1,4 +1,5 @@
--- Of a log too long to be read in time only the end is read: the last $2 rows with $3 keys at most, from a mark on.
+-- If the log is too long to be read in time, only its end is read: at most the last $2 rows with $3 keys, starting at a
+-- mark.
 with horizon as materialized (
     select xid from (
         select xid, row_number() over newest as rows, sum(cardinality(tags)) over newest as keys
@@ -7,18 +8,18 @@ with horizon as materialized (
     ) counted where rows > $2::int8 or keys > $3::int8
     order by xid desc limit 1
 ),
--- The first mark since which the schema is what it is now, by its fingerprint and by what event triggers noted: before
--- that, answers may have had another shape, which no row of the log tells.
+-- The first mark since which the schema has not changed, by its fingerprint and by what event triggers recorded. Results
+-- from before that mark may have had other columns, and no row of the log shows this.
 changed (lsn) as materialized (
     select max(lsn) from tidegate.own_marks where schema is distinct from $1
 ),
--- A node looks at the fingerprint now and then only. Until $4 seconds after it has changed, what other nodes store may be
--- read by the schema of before, though they have seen the log go past the mark.
+-- Nodes compare the fingerprint only at intervals. Until $4 seconds after a change, another node may still read with the
+-- previous schema and store the result, although it has read the log past the mark.
 settled (at) as materialized (
     select coalesce((select min(m.at) from tidegate.own_marks m where m.lsn > coalesce(c.lsn, '0/0') and m.schema = $1), clock_timestamp())
         + make_interval(secs => $4::float8)
     from (select max(lsn) from tidegate.own_marks where schema <> $1) c (lsn)
-    -- Without event triggers every change is one that a node finds so, and may be of before the first mark.
+    -- Without event triggers, only the fingerprint shows schema changes, and one may be older than the first mark.
     where c.lsn is not null or tidegate.no_event_trigger() is not null
 ),
 oldest as materialized (
@@ -33,7 +34,7 @@ oldest as materialized (
                 where l.xid <= h.xid and l.xid = any (array(select pg_snapshot_xip(m.snapshot)))))
     order by lsn limit 1
 ),
--- What a mark does not see is of transactions that it lists, or that began past its end.
+-- A row that a mark does not see was written by a transaction that the mark lists as running, or that began after it.
 unseen as materialized (
     select l.xid, l.relation, l.tags from oldest o, tidegate.log l
     where l.xid >= pg_snapshot_xmax(o.snapshot) and l.xid < pg_snapshot_xmax(pg_current_snapshot())
@@ -46,7 +47,7 @@ news as materialized (
         then split_part(k, '=', 1) || '>' else k end as key
     from unseen, unnest(tags) k where k is not null
 ),
--- A mark that sees a transaction has an xmax past it. Most often the first such mark does.
+-- A mark that sees a transaction has a greater xmax. Usually the first mark with a greater xmax sees it.
 firsts as materialized (
     select n.xid, (select m.lsn from tidegate.own_marks m
         where pg_snapshot_xmax(m.snapshot) > n.xid and pg_visible_in_snapshot(n.xid, m.snapshot)
@@ -59,7 +60,7 @@ keys as materialized (
     from news n join firsts f using (xid)
     group by relation, key
 ),
--- The schema is what it was when the rows were written. A table that is gone has no answers.
+-- The schema has not changed since the rows were written. A dropped table has no tags: no cached result depends on it.
 fences as materialized (
     select n.tag, case when bool_and(n.lsn is not null) then max(n.lsn) end as lsn
     from (select relation, array_agg(key) as keys, array_agg(lsn) as lsns from keys group by relation) r,

@@ -1,6 +1,5 @@
--- Notes how far the log has come, if it has, and not more often than asked; at once if the schema
--- is not what it was at the last mark. The lock comes in a
--- statement before: so snapshots are taken in the order of their marks.
+-- Writes a mark, if the log has grown and the last mark is at least `every` old, or at once if the schema has changed since
+-- the last mark. The lock is taken in an earlier statement, so that snapshots are taken in the order of their marks.
 create or replace function tidegate.mark(every interval, known_schema bigint) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -14,8 +13,8 @@ begin
     select * into newest from tidegate.own_marks order by lsn desc limit 1;
     if found and newest.schema is not distinct from known_schema and (
         newest.at > clock_timestamp() - every or not exists (
-            -- What it does not see is of transactions that it lists, or that began past its end. Not looked for by
-            -- its beginning, which a transaction that stays open keeps far back.
+            -- A row that the mark does not see was written by a transaction that it lists as running, or that began
+            -- after it. Don't search from the mark's xmin: a long open transaction keeps it far back.
             select from (select xid from tidegate.log union all select xid from tidegate.ddl) noted
             where xid >= pg_snapshot_xmax(newest.snapshot)
             union all
@@ -29,16 +28,16 @@ begin
     return true;
 end $$;
 
--- Notes a change of something that no trigger tells of, or of an application's own tags. A tag without a value may be a
--- table's name, and then stands for its rows as well (`!`). A value follows a `=` behind a column's colon; the name of a
--- table may have a `=` too.
+-- Records a change that no trigger records, or one of an application's own tags. A tag without a value may be a table's
+-- name, and then also invalidates the table's rows (`!`). A tag has a value if an `=` follows a column's colon; a table's
+-- name may contain an `=` too.
 create or replace function tidegate.invalidate(tags text[]) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
 declare
     wish text;
 begin
-    -- As the functions that `note` makes.
+    -- As in the functions that `note` creates.
     begin
         unlisten tidegate_nothing;
         if current_setting('max_prepared_transactions') <> '0' then
@@ -58,9 +57,9 @@ begin
     end if;
 end $$;
 
--- Drops rows that a mark older than the retention sees, and marks older than that one, in one
--- transaction: the oldest mark that is left has seen all that is gone. Rows have no time of their
--- own that would do: a transaction may commit hours after its row was written.
+-- Deletes the log rows that the newest mark older than the retention sees, and all earlier marks, in one transaction: so
+-- the oldest remaining mark has seen every deleted row. A timestamp in the rows would not do, since a transaction may
+-- commit hours after it wrote its row.
 create or replace function tidegate.trim(retention interval, most int) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare

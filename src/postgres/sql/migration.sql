@@ -18,7 +18,7 @@ begin
         elsif family.several_parents then
             raise exception '`%` inherits from several tables', wanted;
         elsif family.subscription is not null then
-            raise exception 'the subscription `%` writes to `%`, and what it applies fires no statement trigger',
+            raise exception 'the subscription `%` writes to `%`, and replicated changes fire no statement trigger',
                 family.subscription, wanted;
         end if;
         -- All columns of the family: a table and its partition may both be named.
@@ -35,7 +35,7 @@ begin
 :columns
             ) c;
         if wrong is not null then
-            raise exception 'column `%` of `%` is not there, or of a type that can''t be declared', wrong, wanted;
+            raise exception 'column `%` of `%` does not exist, or has a type that can''t be declared', wrong, wanted;
         end if;
         perform tidegate.track(family.root, coalesce(tagged, '{}'), :limit);
     end loop;

@@ -7,8 +7,8 @@ begin
         where c.oid = relation);
 end $$;
 
--- Whether a row of the catalog is as a snapshot saw it, by the transaction that wrote it; of which it has
--- the last 32 bits.
+-- Whether the snapshot `seen` shows a catalog row in its current version. `writer` is the row's xmin: the last 32 bits of
+-- the number of the transaction that wrote it.
 create or replace function tidegate.as_seen(writer xid, seen pg_snapshot) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -21,10 +21,10 @@ begin
     return pg_visible_in_snapshot(greatest(next - behind, 3)::text::xid8, seen);
 end $$;
 
--- What a row of the log means, in the order of its keys: the tag for each, which is the table itself (nothing),
--- all of its rows (`!`), `number/place=value` for a column, which without a value is NULL, or `number/place>` for any
--- value of it that is too long to be noted. The names are those of now. If they may be others
--- than when the row was written, after the snapshot `since`, they are all NULL, and anything may have changed.
+-- Translates the keys of a log row into tags, in the same order. A key is empty for the table itself, `!` for all of its
+-- rows, `number/place=value` for a column's value, `number/place` for NULL, or `number/place>` for any value that is too
+-- long to be recorded. The tags have the current names. If a name may have changed after the snapshot `since`, and so after
+-- the row was written, all tags are NULL: anything may have changed.
 create or replace function tidegate.named(relation oid, keys text[], since pg_snapshot) returns text[]
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
@@ -43,8 +43,8 @@ begin
         exit when not found;
         line := line || up;
     end loop;
-    -- A table's type has its name and schema; its own row is written anew by TRUNCATE and GRANT as well. Where a
-    -- parent comes or goes, the columns have it noted.
+    -- The row of a table's type has the table's name and schema. The table's own row is not compared, since TRUNCATE and
+    -- GRANT rewrite it too. Attaching or detaching a parent rewrites the rows of the columns.
     if not exists (
         select from pg_class c join pg_type t on t.oid = c.reltype
         where c.oid = any (line) and not tidegate.as_seen(t.xmin, since)
@@ -59,9 +59,9 @@ begin
     then
         base := tidegate.tag_of(line[cardinality(line)]);
     end if;
-    -- NULL gets no tag: `column = NULL` finds no row, and `column IS NULL` depends on the table. Nor does what is
-    -- of a column that is gone. One that is not at its place any more, or of a type without a fixed text, counts
-    -- as all rows: who wrote the row could not know. So does a label that its enum does not have any more.
+    -- A NULL adds no tag beside the table's: `column = NULL` finds no row, and `column IS NULL` depends on the table. The
+    -- same holds for a value of a dropped column. A column that has moved, or whose type has no fixed text form, counts as
+    -- a change of all rows, since the writer could not know. So does a label that its enum no longer has.
     return array(
         select base || case when key is null then null
             when key = '!' then '!'

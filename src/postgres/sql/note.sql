@@ -1,10 +1,11 @@
--- Whether the statement whose UPDATE trigger asks may have moved rows of a partitioned table that the trigger does not see.
--- Postgres gives a row that MERGE moves to the transition tables of DELETE and INSERT, whose triggers fire only if the
--- MERGE has such actions. Moving a row deletes one from a partition, so a transaction that has deleted none has moved
--- none. Each transaction counts what it deletes, unless that is switched off, or the partition's access method does not.
+-- Called by the UPDATE trigger of a partitioned table: whether the statement may have moved rows to another partition
+-- without showing them to the trigger. Postgres puts a row that MERGE moves into the transition tables of DELETE and
+-- INSERT, and their triggers fire only if the MERGE has such actions. Moving a row deletes it from its partition, so a
+-- transaction without deletes has moved nothing. Postgres counts each transaction's deletes, unless track_counts is off or
+-- the partition's access method does not count them.
 --
--- Most UPDATEs need not ask: a trigger trusts its tables if no other function is running (its context is one line) and
--- the client's text has neither the word MERGE nor EXECUTE, which runs a prepared MERGE.
+-- Most UPDATEs skip this call: the trigger trusts its transition tables if no other function is running (its context is
+-- one line) and the client's text contains neither MERGE nor EXECUTE, which could run a prepared MERGE.
 create or replace function tidegate.may_have_moved(root oid) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 begin
@@ -15,29 +16,30 @@ begin
         where c.relkind = 'r' and m.amname <> 'heap' or pg_stat_get_xact_tuples_deleted(p.oid) > 0);
 end $$;
 
--- Makes the function for a trigger and returns its name: what notes a statement's change, in the writer's
--- transaction, which it must never make fail. Every write pays for it. So it is made for the columns that
--- changes are told by, and for a single row does no more than copy their values into the log; what the table
--- and its columns are called is found by who reads that (`tidegate.named`).
+-- Creates a trigger function and returns its name. The trigger function records a statement's change in the log, within
+-- the writer's transaction, and must never make that transaction fail. Since every write pays for it, it is generated for
+-- the columns that changes are keyed by, and for a single row only copies their values into the log. The reader of the
+-- log finds the names of the table and its columns (`tidegate.named`).
 --
 -- event: `insert`, `update`, `delete` or `truncate`.
--- numbers: of the columns, as the catalog has them, which a rename does not change.
--- places: theirs among the columns that there are. Whatever a column is called, a statement can read it by that.
--- most: how many rows of a statement are told one by one, at most; and as long as they have no more than 10,000 keys of a
--- megabyte together.
+-- numbers: the columns' attnums in the catalog, which a rename does not change.
+-- places: the columns' positions among the table's existing columns, by which the function reads them under any name.
+-- most: the maximum number of rows of a statement that are recorded individually, if they have at most 10,000 keys and
+-- 1,000,000 bytes of them together.
 -- partitioned: whether the statement can move rows to other partitions (see `tidegate.may_have_moved`).
 --
--- Where the limit is zero, the trigger asks for no transition tables: they would hold all rows of a statement, in
--- temporary files beyond work_mem, so that a large statement would fail at temp_file_limit. Then each statement counts as a
--- change of all rows, also one that changes none.
+-- If `most` is zero, the trigger has no transition tables. These would hold all rows of a statement, in temporary files
+-- beyond work_mem, and a large statement would fail at temp_file_limit. Without them, each statement counts as a change of
+-- all rows, even one that changes none.
 --
--- The function has no search_path of its own, which takes as long as to write the row; so it names the schema
--- of all that it uses: functions, operators and types, which a writer could have others of.
+-- The function sets no search_path, since that would take as long as writing the row. Instead it qualifies every function,
+-- operator and type that it uses with its schema, since a writer's search path may lead to others.
 --
--- A deferred trigger, as the log has, is an error within a security-restricted operation (REFRESH MATERIALIZED VIEW, an
--- index's expression), and nothing tells a function whether it runs in one. UNLISTEN is refused there, and does nothing
--- elsewhere: its channel is none. After LISTEN in the same session it would keep a transaction from being prepared, so it
--- is taken back where transactions can be. It costs a write a microsecond.
+-- The log has a deferred trigger, which is an error within a security-restricted operation (REFRESH MATERIALIZED VIEW, an
+-- index's expression). A function can't query whether it runs in one, so it tries UNLISTEN: Postgres refuses it there, and
+-- elsewhere it has no effect, since nothing listens on that channel. After a LISTEN in the same session, UNLISTEN would
+-- prevent PREPARE TRANSACTION, so it is rolled back if max_prepared_transactions is not 0. It adds a microsecond to a
+-- write.
 drop function if exists tidegate.note(text, int2[], int2[], int);
 create or replace function tidegate.note(event text, numbers int2[], places int2[], most int, partitioned boolean)
 returns text
@@ -49,29 +51,29 @@ declare
         || case when partitioned then '_partitioned' else '' end;
     name text := 'note_' || event || case when length(suffix) < 40 then suffix else '_' || md5(suffix) end;
     tables text[] := case event when 'insert' then '{new}' when 'delete' then '{old}' else '{new,old}' end;
-    -- What was written, or was there. An UPDATE may have fewer new rows than old ones, if a partition's trigger
-    -- keeps one out.
+    -- The new rows of an INSERT, otherwise the old ones. An UPDATE may have fewer new rows than old ones, if a
+    -- partition's trigger drops one.
     touched text := case event when 'insert' then 'new' else 'old' end;
-    -- There may come to be fewer columns than are read: then NULLs stand in. A join can have more columns than a
-    -- list of what is selected.
+    -- If columns are dropped later, the table may have fewer columns than the function reads: NULLs fill the gap. This is
+    -- a join, since a join can have more columns than a select list.
     source text := coalesce((
         select format('(tidegate_%%1$s r cross join (select %s) p) %%1$s_rows (%s)',
             string_agg('null', ', '),
             string_agg(format('%I', 'tidegate ' || i), ', ' order by i))
         from generate_series(1, (select max(place) from unnest(places) place)) i
         having count(*) > 0), 'tidegate_%1$s %1$s_rows');
-    -- NULL has a key too, by which a reader sees that the place is not what it was. concat goes by a type's
-    -- output, where a cast or a comparison could be anyone's function.
+    -- NULL has a key too, so that a reader detects a column whose position has changed. concat uses the type's output
+    -- function; a cast or a comparison could run a user's function.
     --
-    -- All values of more than 2,000 bytes share one key (`>`): neither they nor their hashes may be computed here, since
-    -- unpacking a value takes memory that the write itself does not take. The size as it is stored is known without
-    -- reading the value. One that is longer and was compressed to less is noted as it is, and shortened by who reads
-    -- that: each function that is called here costs a write a quarter of a microsecond.
+    -- All values of more than 2,000 bytes share one key (`>`). Neither such a value nor its hash may be computed here,
+    -- since unpacking it takes memory that the write itself does not need. The stored size is known without reading the
+    -- value. A longer value that compresses to 2,000 bytes or less is recorded in full, and the reader shortens it: each
+    -- function called here adds a quarter of a microsecond to a write.
     value text := $$case when %%1$s_rows.%1$I is null then %2$L
                     when pg_catalog.pg_column_size(%%1$s_rows.%1$I) operator(pg_catalog.>) 2000 then %4$L
                     else pg_catalog.concat(%3$L, %%1$s_rows.%1$I) end$$;
-    -- What is noted of a single row, and from what. An UPDATE compares the keys of old and new, so they are computed
-    -- first (`offset 0` has the planner not compute them anew at each use).
+    -- What is recorded for a single row, and the FROM list that it is computed from. An UPDATE compares old and new keys,
+    -- so they are computed first (`offset 0` keeps the planner from recomputing them at each use).
     single text;
     single_source text;
     body text;
@@ -162,7 +164,7 @@ end$$, case when partitioned then $$
         execute format('create or replace function tidegate.%I() returns trigger language plpgsql '
             'security definer as %L', name, body);
         execute format('revoke all on function tidegate.%I() from public', name);
-        -- It runs with the rights of who owns the log, whoever makes it.
+        -- It runs with the rights of the log's owner, whichever role creates it.
         execute (select format('alter function tidegate.%I() owner to %I', name, pg_get_userbyid(relowner))
             from pg_class where oid = 'tidegate.log'::regclass);
     end if;

@@ -1,7 +1,8 @@
--- Which rows of the schema's own tables are this database's. A publication FOR ALL TABLES brings another server's, dumps
--- bring those of another time, and transactions and positions have the same numbers everywhere.
+-- Which rows in the tables of the schema `tidegate` this database wrote itself. A publication FOR ALL TABLES copies rows
+-- from another server, a dump restores rows from another time, and transaction numbers and positions are not unique across
+-- servers.
 
--- From a version that had snapshots as such. The view keeps who may read it.
+-- Upgrades a version whose column had the type pg_snapshot. Replacing the view preserves its grants.
 do $$ begin
     if exists (select from pg_catalog.pg_attribute where attrelid = 'tidegate.marks'::regclass
         and attname = 'snapshot' and atttypid = 'pg_snapshot'::regtype)
@@ -14,8 +15,8 @@ do $$ begin
     end if;
 end $$;
 
--- A mark counts if the transaction that it names wrote it, here and in this history. Not even then if it is ahead of the
--- server. Those that an earlier version wrote name none.
+-- A mark counts only if its row was written by the transaction that it names, on this server and in this history, and if
+-- it is not ahead of the server. Marks that an earlier version wrote name no transaction, so they don't count.
 alter table tidegate.marks add column if not exists xid xid8;
 alter table tidegate.marks alter column xid set default pg_catalog.pg_current_xact_id();
 alter table tidegate.marks add column if not exists history bigint;
@@ -30,9 +31,9 @@ create or replace view tidegate.own_marks as
         and lsn <= (select case when not pg_is_in_recovery() then pg_current_wal_insert_lsn() else 'FFFFFFFF/0' end)
         and pg_snapshot_xmax(snapshot::pg_snapshot) <= (select pg_snapshot_xmax(pg_current_snapshot()));
 
--- A foreign row of the log is harmless: nodes have seen its transaction, or recompute more than they must. A replicated
--- DELETE is not, since it would remove a row of ours that is equal, and a foreign version would hide that an install is
--- due. So triggers keep out what replication brings.
+-- A log row from another server is harmless: nodes have already read past its transaction number, or recompute more than
+-- necessary. But a replicated DELETE would remove an equal row of ours, and a replicated version number would hide that an
+-- install is due. So triggers drop replicated changes.
 alter table tidegate.meta add column if not exists xid xid8;
 alter table tidegate.meta alter column xid set default pg_catalog.pg_current_xact_id();
 
@@ -48,7 +49,8 @@ begin
     return new;
 end $$;
 
--- The triggers of the schema's own tables, and when each is to fire. On those tables that `trim` locks too, in its order.
+-- The triggers of the tables in schema `tidegate`, and when each one fires. Tables that `trim`
+-- also locks come in the order in which it locks them.
 --
 -- A commit wakes listeners by a deferred trigger. Logical replication may apply changes as the table's owner (CREATE
 -- SUBSCRIPTION, run_as_owner), where firing a deferred trigger is an error; there the first row sends the notification.
@@ -96,8 +98,8 @@ begin atomic
         and not exists (select from tidegate.with_row_security());
 end;
 
--- Gives the schema's own tables their triggers, and a replica identity: without one, a publication of all tables makes
--- each attempt to trim fail. Takes row security off them. What is as it should be is not touched, so that a second run
+-- Creates the triggers of the tables in schema `tidegate`, removes row security from these tables, and gives them a replica
+-- identity: without one, trimming fails if a publication contains all tables. It changes only what differs, so a second run
 -- takes no lock.
 create or replace function tidegate.guard() returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp as $$

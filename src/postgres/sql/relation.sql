@@ -14,7 +14,7 @@ root as (
 ),
 family (member) as (
     select member from upwards union
-    -- A temporary child is seen by its own session alone.
+    -- A temporary child is visible only to its own session.
     select i.inhrelid from pg_inherits i, family f, pg_class c
     where i.inhparent = f.member and c.oid = i.inhrelid and c.relpersistence <> 't'
 )

@@ -1,34 +1,35 @@
--- Where changes are noted: one row for each statement that changed a tracked table, written in the
--- writer's own transaction.
+-- The log of changes: one row for each statement that changed a tracked table, written in the writer's own transaction.
 create schema if not exists tidegate;
 
 create table if not exists tidegate.meta (version int not null);
 
--- As `guard` does for all, but before a row of this one is deleted, which a publication of all tables would refuse.
+-- `guard` does this for all tables. This one needs it before a row is deleted, since without a replica identity, a
+-- publication of all tables makes the DELETE fail.
 do $$ begin
     if exists (select from pg_catalog.pg_class where oid = 'tidegate.meta'::pg_catalog.regclass and relreplident <> 'f') then
         alter table tidegate.meta replica identity full;
     end if;
-    -- Which would hide the version from its owner.
+    -- Forced row security would hide the version from the table's owner.
     if exists (select from pg_catalog.pg_class where oid = 'tidegate.meta'::pg_catalog.regclass and relforcerowsecurity) then
         alter table tidegate.meta no force row level security;
     end if;
 end $$;
 
--- Locked by who installs, and by who marks or trims the log. Advisory locks would be open to every role; a table is
--- locked only by those who may write to it.
+-- Empty tables that serve as locks: one for installing, one for marking and trimming the log. Any role could take an
+-- advisory lock; a table can be locked only by roles that may write to it.
 create table if not exists tidegate.installation ();
 create table if not exists tidegate.housekeeping ();
 
 create table if not exists tidegate.log (
     xid xid8 not null default pg_current_xact_id(),
-    -- What changed; NULLs mean nothing.
+    -- The keys of what changed; NULLs are ignored.
     tags text[] not null,
-    -- If there is one, what changed of this table, in the short form that tidegate.named reads.
+    -- If set, `tags` has keys of this table, in the short form that tidegate.named reads.
     relation oid
 );
 
--- From a version without that. Writers that hold a table's lock wait for the log's, so it is taken last.
+-- Upgrades a version without the column `relation`. Writers that hold a table's lock wait for the log's lock, so the log's
+-- lock is taken last.
 do $$
 declare
     tracked oid;
@@ -43,15 +44,15 @@ begin
         end loop;
         alter table tidegate.log add column relation oid;
     end if;
-    -- This locks the table even where there is one.
+    -- CREATE INDEX would lock the table even if the index exists.
     if pg_catalog.to_regclass('tidegate.log_xid') is null then
         create index log_xid on tidegate.log (xid);
     end if;
 end $$;
 
--- What a snapshot sees was in the WAL before lsn, which was read after the snapshot was taken.
+-- Marks: everything that `snapshot` sees was in the WAL before `lsn`, since `lsn` was read after the snapshot was taken.
 create table if not exists tidegate.marks (
-    -- A pg_snapshot. As text it can be compared, which who replicates it does to find the row.
+    -- A pg_snapshot, stored as text: unlike a pg_snapshot, text can be compared, which replication needs to find the row.
     snapshot text not null,
     lsn pg_lsn not null,
     at timestamptz not null default clock_timestamp(),

@@ -38,23 +38,23 @@ select r.name as root, m.name as member, event, t.enabled,
         order by a.attnum) as columns,
     pg_catalog.array_remove(array[
         case when r.relpersistence = 'u'
-            then 'it is unlogged: a crash empties it unseen' end,
+            then 'it is unlogged: a crash empties it without firing a trigger' end,
         case when exists (select from tracked x where x.tgrelid in
                 (select y.member from family y where y.root = f.root)
                 and x.places <> pg_catalog.array_to_string(array(
                     select c.place from (select attnum, pg_catalog.row_number() over (order by attnum) as place
                         from pg_attribute where attrelid = x.tgrelid and attnum > 0 and not attisdropped) c
                     where c.attnum::text = any (x.numbers) order by c.attnum), ' '))
-            then 'a column was dropped: each change may count as one of all rows until this is installed again' end,
+            then 'a column was dropped: each change may count as a change of all rows until the next install' end,
         case when r.relrowsecurity
-            then 'it has row security: answers differ by role' end,
+            then 'it has row security: results depend on the role' end,
         case when exists (select from above_foreign a join tracked x on x.tgrelid = a.member
                 where a.root = f.root and x.transitions)
-            then 'writes to it fail, since its triggers ask for transition tables and it has a foreign table below it' end,
+            then 'writes to it fail, since its triggers use transition tables and it has a foreign table below it' end,
         case when exists (select from pg_inherits where inhrelid in
                 (select x.member from family x where x.root = f.root)
                 group by inhrelid having pg_catalog.count(*) > 1)
-            then 'a part of it has several parents: changes go by the name of one of them' end
+            then 'one of its tables has several parents: changes are recorded under the name of only one of them' end
     ], null) as warnings,
     array(select distinct s.subname::text from pg_subscription_rel r join pg_subscription s on s.oid = r.srsubid
         where r.srrelid in (select x.member from family x where x.root = f.root) order by 1) as subscriptions,

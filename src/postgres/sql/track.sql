@@ -8,8 +8,8 @@ begin atomic
     select member from family;
 end;
 
--- Gives a table the trigger for an event, unless it is there; returns whether it was not. Arguments of a trigger,
--- for who looks at it: the most rows that are told one by one, the numbers of the columns, and their places.
+-- Creates a table's trigger for an event, unless it exists already; returns whether it was created. The trigger's arguments
+-- are informative: the maximum number of rows recorded individually, the numbers of the columns, and their positions.
 create or replace function tidegate.arm(member oid, event text, columns int2[], most int) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -49,7 +49,7 @@ begin
     return true;
 end $$;
 
--- Gives a trigger that was replaced the state (enabled, replica, always, disabled) of the one before it.
+-- Gives a replaced trigger the state of its predecessor: enabled, replica, always or disabled.
 create or replace function tidegate.enable_as(member regclass, made name, state "char") returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
@@ -59,8 +59,8 @@ begin
     end if;
 end $$;
 
--- Gives a root and its descendants their triggers. What is as it should be is not touched, so that
--- a second run takes no lock. The row that it writes puts an end to what was cached before.
+-- Creates the triggers of a root table and its descendants. It changes only what differs, so a second run takes no lock.
+-- If it changes something, it writes a log row that invalidates everything cached from these tables.
 create or replace function tidegate.track(root oid, columns text[], most int) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -85,10 +85,10 @@ begin
     return changed;
 end $$;
 
--- A statement on a table that has foreign tables among its descendants fails, if a trigger asks for transition tables
--- ("cannot collect transition tuples from child foreign tables"). Such tables get triggers that ask for none, by which each
--- statement counts as a change of all rows. Nothing that reads them is cached. A lock that is not to be had must not keep
--- other writers waiting for long.
+-- If a table has foreign tables among its descendants, a trigger with transition tables makes statements on it fail
+-- ("cannot collect transition tuples from child foreign tables"). Such tables get triggers without them, so each statement
+-- counts as a change of all rows. Nothing that reads them is cached. lock_timeout keeps other writers from waiting long
+-- behind a lock that this can't get.
 create or replace function tidegate.spare_foreign() returns void
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s' as $$
 declare
@@ -124,7 +124,7 @@ begin
     insert into tidegate.log (tags) values (array[base, base || '!']);
 end $$;
 
--- Each trigger that an earlier version made is made as this one does, and stays switched off if it is.
+-- Replaces each trigger of an earlier version by a current one, preserving its state (such as disabled).
 do $$
 declare
     made record;
@@ -139,7 +139,7 @@ begin
         perform tidegate.enable_as(made.name, made.tgname, made.tgenabled);
         insert into tidegate.log (tags) values (tidegate.named(made.tgrelid, '{"",!}', null));
     end loop;
-    -- Their functions, too: a function's name says what it is made of, so the triggers stay as they are.
+    -- Also replaces their functions. A function's name encodes its parameters, so the triggers need no change.
     for made in
         select distinct substr(t.tgname, length('tidegate_') + 1) as event, string_to_array(t.arguments, E'\\000') as arguments
         from (select tgname, tgfoid, encode(tgargs, 'escape') as arguments from pg_catalog.pg_trigger where tgnargs > 2) t
@@ -166,7 +166,7 @@ begin
     drop function if exists tidegate.is_enum(oid);
 end $$;
 
--- These tell nobody what the catalog does not.
+-- The functions granted to public reveal nothing that the catalog does not.
 revoke all on all functions in schema tidegate from public;
 grant execute on function tidegate.named(oid, text[], pg_snapshot), tidegate.tag_of(oid),
     tidegate.as_seen(xid, pg_snapshot), tidegate.running_writers(pg_snapshot), tidegate.own_triggers(), tidegate.is_guarded(),

@@ -1,13 +1,14 @@
--- NOTIFY only wakes: the listener reads the log in any case, a heartbeat later.
+-- NOTIFY only wakes the listener: without it, the listener reads the log at its next heartbeat.
 --
--- It is sent by one transaction at a time, since senders queue on a lock of the whole server; and by none
--- while a listener holds the lock, which is going to look anyway, and wakes the others when it does. Not
--- where transactions can be prepared: NOTIFY makes PREPARE TRANSACTION fail, and a prepared
--- transaction would keep the lock. There, `tidegate.notify = on` vouches for those who have it set.
--- And not into a queue that some idle listener fills up: a full one makes commits fail.
+-- NOTIFY is suppressed in these cases:
+-- - while another transaction sends one, since senders queue on a server-wide lock;
+-- - while a listener holds the lock: it is about to poll the log anyway, and then wakes the other listeners;
+-- - if max_prepared_transactions is not 0, since NOTIFY makes PREPARE TRANSACTION fail, and a prepared transaction would
+--   keep the lock. A role that prepares none can set `tidegate.notify = on`;
+-- - if the queue is half full because of an idle listener, since a full queue makes commits fail.
 --
--- Each write pays for it, so it has no search_path of its own, and names the schema of all that it uses:
--- functions, operators and types, which a writer could have others of.
+-- Every write pays for this function, so it sets no search_path. Instead it qualifies every function, operator and type
+-- with its schema, since a writer's search path may lead to others.
 create or replace function tidegate.wake() returns trigger
 language plpgsql security definer as $$
 declare
@@ -20,14 +21,14 @@ begin
         and pg_catalog.pg_try_advisory_xact_lock(8388065642915395431)
         and pg_catalog.pg_notification_queue_usage() operator(pg_catalog.<) 0.5
     then
-        -- Takes less than a statement.
+        -- An assignment is faster than a PERFORM statement.
         sent := pg_catalog.pg_notify('tidegate', '');
     end if;
     return null;
 end $$;
 
--- Each row queues one, and the first of a transaction sends what all would: a condition would be made ready to be
--- looked at anew for each row, which takes longer than what it would save.
+-- Each log row queues one trigger event, and the first one of a transaction sends the notification for all. A WHEN
+-- condition would be prepared again for each row, which takes longer than it would save.
 do $$ begin
     if exists (select from pg_catalog.pg_trigger
         where tgrelid = 'tidegate.log'::regclass and tgname = 'wake' and tgqual is not null)
@@ -42,9 +43,9 @@ do $$ begin
     end if;
 end $$;
 
--- For rows that are written within a security-restricted operation, where a deferred trigger is an error: the trigger
--- fires with each row, and does nothing, since the notification is sent here. Without the lock, which would be held to the
--- end of a transaction that may last for long. Returns what `wake_at_commit` needs.
+-- Called before rows are written within a security-restricted operation, where a deferred trigger is an error. It sends the
+-- notification itself, makes the trigger immediate, and switches the trigger's own notification off. It does not take the
+-- lock, since a long transaction would hold it until its end. Returns the setting that `wake_at_commit` restores.
 create or replace function tidegate.wake_at_once() returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -59,11 +60,11 @@ begin
     set constraints tidegate.wake immediate;
     return wish;
 exception when others then
-    -- There is no such trigger.
+    -- The trigger does not exist.
     return wish;
 end $$;
 
--- After that, lets the trigger wait for the commit again.
+-- Undoes `wake_at_once`: defers the trigger to the commit again.
 create or replace function tidegate.wake_at_commit(wish text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
@@ -73,7 +74,7 @@ exception when others then
     null;
 end $$;
 
--- Why wake-ups can't be counted on, or NULL if they can.
+-- Why commits don't reliably wake listeners, or NULL if they do.
 create or replace function tidegate.no_wakeups() returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
@@ -91,10 +92,9 @@ begin
     end;
 end $$;
 
--- Writers that a snapshot does not see and that may commit without a wake-up of their own, another
--- one's being under way. A snapshot lists those of them alone that are older than the newest
--- transaction to have ended, so the others are asked for; first those that run, then whether one
--- has ended meanwhile.
+-- Writers that the snapshot does not see, and that may commit without a notification because another transaction is sending
+-- one. A snapshot lists only running transactions that are older than the newest completed one. So the other running
+-- transactions are queried as well, and after that, whether a transaction has ended in the meantime.
 create or replace function tidegate.running_writers(seen pg_snapshot) returns bigint[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -112,6 +112,7 @@ begin
     return array(select distinct x from unnest(running) x order by x);
 end $$;
 
--- Nodes of a version that can't read the log as it is now fail to, and then leave what is cached alone.
+-- Without these functions, nodes of a version that can't read the current log format fail to poll it, and so bypass their
+-- cached entries.
 drop function if exists tidegate.in_progress(pg_snapshot);
 drop function if exists tidegate.at_work(pg_snapshot);

@@ -12,19 +12,19 @@ pub enum SchemaError {
     /// What has this name can't be tracked.
     #[error("`{0}` is {1} and can't be tracked: track the tables that its rows come from")]
     NotATable(String, String),
-    /// Which parent's name would its changes go by?
+    /// It is ambiguous under which parent's name its changes would be recorded.
     #[error("`{0}` inherits from several tables: track tables with one parent at most")]
     SeveralParents(String),
-    /// What the subscription applies fires no statement trigger.
+    /// Changes that a subscription replicates fire no statement trigger.
     #[error(
-        "the subscription `{1}` writes to `{0}`, and what it applies fires no statement trigger: cache where the rows \
+        "the subscription `{1}` writes to `{0}`, and replicated changes fire no statement trigger: cache where the rows \
          are written, or drop the subscription first"
     )]
     Subscribed(String, String),
     /// A declared column is not there.
     #[error("table `{0}` has no column `{1}`")]
     NoColumn(String, String),
-    /// The text of a value would depend on the session that writes it.
+    /// The column's type has a text form that may depend on the writing session.
     #[error(
         "column `{1}` of `{0}` is of type {2}: only integer, text, varchar, uuid and enum columns, \
          of a deterministic collation and not virtual, can be declared; drop it from the columns of `{0}`"
@@ -47,18 +47,18 @@ pub enum SchemaError {
     /// The schema is not there.
     #[error("the schema tidegate is not installed: run `tidegate install TABLE...`")]
     NotInstalled,
-    /// Another version of this crate was here.
+    /// A newer version of this crate installed the schema.
     #[error("the schema tidegate is of version {0}, newer than this crate knows: upgrade tidegate")]
     Newer(i32),
-    /// Postgres 14 is the first that does.
+    /// The server is older than Postgres 14.
     #[error("the server is Postgres {0}: 14 or later is needed")]
     TooOld(i32),
-    /// Postgres said something else.
+    /// Any other database error.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// Tells a missing right from other errors.
+/// Maps errors: a missing right becomes an error that names `what` could not be changed.
 pub(super) fn within(what: &str) -> impl FnOnce(sqlx::Error) -> SchemaError + use<'_> {
     move |source| {
         if sql_state(&source).as_deref() == Some("42501") {

@@ -1,16 +1,16 @@
-//! The same as plain SQL, for tools that run migrations.
+//! The installation as plain SQL, for migration tools.
 
 use std::fmt::Write;
 
 use super::{EVENT_TRIGGERS, SCHEMA, TRACK, Triggers, VERSION};
 use crate::postgres::quote::string;
 
-/// The first mark is made by the first node to start: it must see what the migration has committed.
+/// Records the version. The migration writes no mark: the first node that starts does, after the migration has committed.
 const VERSIONED: &str = "delete from tidegate.meta;\ninsert into tidegate.meta (version) values";
 
 impl Triggers {
-    /// What [`install`](Self::install) does, as SQL for a tool that runs migrations (`sqlx migrate`, Flyway,
-    /// Prisma and others), in the transaction that the tool makes of it.
+    /// Returns what [`install`](Self::install) does as SQL, for a migration tool (`sqlx migrate`, Flyway, Prisma and
+    /// others) that runs it in one transaction.
     ///
     /// ```
     /// let sql = tidegate::Triggers::new().columns("posts", &["author_id"]).migration();
@@ -20,13 +20,13 @@ impl Triggers {
         let mut sql = "-- Made by tidegate; run it as the owner of the tables.\n\n".to_owned();
         for part in SCHEMA.into_iter().chain([EVENT_TRIGGERS]) {
             if part == TRACK {
-                // Before the log has rows whose deferred triggers wait for the end of the transaction.
+                // Before rows are written to the log, whose deferred triggers stay pending until the commit.
                 sql.push_str("select tidegate.guard();\n\n");
             }
             sql.push_str(part);
             sql.push('\n');
         }
-        // A string can be written to without fail.
+        // Writing to a string can't fail.
         let _ = writeln!(sql, "{VERSIONED} ({VERSION});");
         if !self.tables.is_empty() {
             sql.push('\n');

@@ -1,4 +1,4 @@
-//! What is installed, and whether it does its work.
+//! Reports what is installed, and whether it works.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,23 +18,23 @@ const WITH_EVENT_TRIGGERS: i32 = 5;
 pub struct SchemaStatus {
     /// The version of the schema.
     pub version: i32,
-    /// Whether this crate would replace it on install, or mend its own tables.
+    /// Whether the next install would replace the schema, or repair its tables.
     pub outdated: bool,
     /// Each tracked family of tables.
     pub tables: Vec<TableStatus>,
     /// Why commits do not wake listeners at once, if they do not. Changes are then seen at the
     /// next heartbeat.
     pub no_wakeups: Option<String>,
-    /// Why no event trigger notes changes of the schema as they are made, if none does: only a superuser (on RDS
-    /// `rds_superuser`) may create one, and the schema `tidegate` must be that role's. Nodes then compare the
-    /// catalogue once a second.
+    /// Why event triggers don't record schema changes; `None` if they do. Only a superuser (on RDS `rds_superuser`) may
+    /// create event triggers, and that role must own the schema `tidegate`. Without them, nodes compare the catalogue once
+    /// a second.
     pub no_event_trigger: Option<String>,
-    /// Tables of the schema `tidegate` that have row security, which hides changes from nodes. Where it is forced, it makes
-    /// writes to tracked tables fail. The next install takes it off.
+    /// The tables in schema `tidegate` that have row security, which hides changes from nodes. If it is forced, writes to
+    /// tracked tables fail. The next install removes it.
     pub row_security: Vec<String>,
-    /// Rows in the log.
+    /// The number of rows in the log.
     pub log_rows: i64,
-    /// How far back a node may have been and still start warm.
+    /// The age of the oldest mark: a node that starts can use results stored since then.
     pub oldest_mark: Option<Duration>,
 }
 
@@ -51,21 +51,23 @@ impl SchemaStatus {
 pub struct TableStatus {
     /// The name in tags, that of the topmost parent.
     pub name: String,
-    /// The columns that changes are told by.
+    /// The columns that changes are keyed by.
     pub columns: Vec<String>,
     /// Four for each table of the family.
     pub triggers: Vec<TriggerStatus>,
-    /// The subscriptions that write to any table of the family: what they apply fires no statement trigger, so what is
-    /// read of the family is not cached.
+    /// The subscriptions that write to any table of the family. Replicated changes fire no statement trigger, so reads of
+    /// the family are not cached.
     pub subscriptions: Vec<String>,
-    /// The foreign tables of the family: their server may change them unseen, so what is read of the family is not cached.
+    /// The foreign tables of the family. Their server may change them without a trigger, so reads of the family are not
+    /// cached.
     pub foreign_tables: Vec<String>,
-    /// What lets changes go unseen, or makes writes fail: each is to be mended, by another install if nothing else.
+    /// Problems by which changes go unnoticed or writes fail. Fix each one; if the message names no other way, run the
+    /// install again.
     pub warnings: Vec<String>,
 }
 
 impl TableStatus {
-    /// Whether every change is seen, as far as can be told.
+    /// Whether no reason is known for which a change could go unnoticed.
     pub fn is_sound(&self) -> bool {
         let always = |trigger: &TriggerStatus| trigger.state == TriggerState::Always;
         self.subscriptions.is_empty()
@@ -92,11 +94,11 @@ pub struct TriggerStatus {
 pub enum TriggerState {
     /// On every change.
     Always,
-    /// Not on changes that replication makes, or only on those.
+    /// It fires on all changes except replicated ones, or only on those.
     Partly,
     /// Never.
     Disabled,
-    /// There is none: dropped, or a partition that came after the install.
+    /// There is no trigger: it was dropped, or the partition was added after the install.
     Missing,
 }
 

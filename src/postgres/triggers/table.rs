@@ -1,4 +1,4 @@
-//! One table, with all that inherits from it.
+//! A table and all tables that inherit from it.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ pub(super) struct TableFamily {
     unfit: Option<SchemaError>,
 }
 
-/// Its root, the root's name, what in the family can't be tracked, whether parents are several, a subscription that writes
-/// to any of it.
+/// The root, its name, the kinds of relations in the family that can't be tracked, whether a table has several parents, and
+/// a subscription that writes to any table of the family.
 type FamilyRow = (Oid, String, Vec<String>, bool, Option<String>);
 
 struct TrackedColumn {
@@ -26,8 +26,8 @@ struct TrackedColumn {
     key: bool,
 }
 
-/// The tables with their columns, each family once: a table and its partition may both be named, and both have the columns
-/// that are declared for either.
+/// The tables with their columns, each family once: if a table and its partition are both named, the columns declared for
+/// either apply to both.
 pub(super) async fn families(
     conn: &mut PgConnection,
     tables: &BTreeMap<String, Vec<String>>,
@@ -61,13 +61,12 @@ impl TableFamily {
         Ok(Self { root, name: root_name, unfit })
     }
 
-    /// The same, unless it can't be tracked.
+    /// Returns `self`, or the error why it can't be tracked.
     pub(super) fn trackable(mut self) -> Result<Self, SchemaError> {
         self.unfit.take().map_or(Ok(self), Err)
     }
 
-    /// The columns that changes are told by: the primary key as far as it can be, then those that
-    /// were declared.
+    /// The columns that changes are keyed by: those of the primary key whose type allows it, then the declared ones.
     pub(super) async fn tagged(
         &self,
         conn: &mut PgConnection,
@@ -83,7 +82,7 @@ impl TableFamily {
         Ok(tagged.map(|column| column.name).collect())
     }
 
-    /// Makes the triggers that are not as they should be.
+    /// Creates or replaces the triggers that are missing or outdated.
     pub(super) async fn track(
         &self,
         conn: &mut PgConnection,

@@ -1,4 +1,5 @@
-//! Messages between nodes by PUBLISH and SUBSCRIBE, and an office by SET with an expiry.
+//! Messages between nodes through PUBLISH and SUBSCRIBE, and the leadership lease through a script that uses
+//! SET with an expiry.
 //!
 //! In a cluster, PUBLISH reaches the subscribers of every node (Redis manual, "Pub/Sub" and "Redis
 //! cluster specification").
@@ -20,7 +21,7 @@ use super::store::unexpected;
 use crate::clock::millis;
 use crate::store::{Bus, StoreError};
 
-/// How long a subscription may be silent before it is asked whether it lives.
+/// How long a subscription may be silent before it is checked with a PING.
 const SILENT: Duration = Duration::from_secs(1);
 
 const HOLD: &str = "local holder = redis.call('get', KEYS[1])
@@ -97,7 +98,7 @@ impl Bus for Redis {
     }
 }
 
-/// The next message; none when the connection is lost, or does not answer.
+/// The next message; `None` if the connection is lost or does not respond.
 async fn next(sink: &mut PubSubSink, stream: &mut PubSubStream) -> Option<Bytes> {
     loop {
         if let Ok(message) = timeout(SILENT, stream.next()).await {

@@ -1,4 +1,4 @@
-//! What can be wrong with Redis when a service starts.
+//! Errors of connecting to Redis when a service starts.
 
 use deadpool_redis::{PoolError, redis};
 
@@ -6,21 +6,21 @@ use crate::secret::SecretError;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why there is no connection to Redis. No form of it shows a password.
+/// Why connecting to Redis failed. Neither `Display` nor `Debug` shows a password.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisError {
-    /// The environment names no server.
+    /// `REDIS_URL` is not set.
     #[error("REDIS_URL is not set; set it to an address such as redis://127.0.0.1:6379/")]
     NotSet,
     /// A secret that can't be used.
     #[error("the secrets for Redis can't be used: {0}")]
     Secret(#[from] SecretError),
-    /// The address can't be understood.
+    /// The address can't be parsed.
     #[error(
-        "{url} is not an address of Redis: {problem}; use redis://host:port/db, \
+        "{url} is not a Redis address: {problem}; use redis://host:port/db, \
          redis+cluster://host:port,host:port/ or redis+sentinel://host:port,host:port/master/db, \
-         with rediss in place of redis for TLS, and percent-encode what is odd in a password"
+         with rediss in place of redis for TLS, and percent-encode special characters in a password"
     )]
     Url {
         /// The address, without its password.
@@ -28,12 +28,12 @@ pub enum RedisError {
         /// What is wrong with it.
         problem: String,
     },
-    /// The address asks for what this build leaves out.
+    /// The address needs a feature that this build does not include.
     #[error("{url} needs tidegate's feature `{feature}`: add it in Cargo.toml")]
     Feature {
         /// The address, without its password.
         url: String,
-        /// The feature to switch on.
+        /// The feature to enable.
         feature: &'static str,
     },
     /// The server could not be reached in time.
@@ -47,12 +47,12 @@ pub enum RedisError {
         #[source]
         cause: Cause,
     },
-    /// The server was reached and said no.
+    /// The server was reached and rejected the connection.
     #[error("Redis at {url} refuses the connection: {cause}; check user, password and database")]
     Refused {
         /// The address, without its password.
         url: String,
-        /// What it said.
+        /// The server's error.
         #[source]
         cause: Cause,
     },
@@ -68,10 +68,10 @@ impl RedisError {
 }
 
 fn is_refusal(error: &PoolError) -> bool {
-    // What a server says that starts, changes its role, or is at its limit of connections passes by itself.
+    // Errors of a server that is starting, changing its role or at its connection limit are temporary.
     const FOR_NOW: [&str; 6] =
         ["LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "READONLY"];
-    // A server without a password for us answers with a code that the redis crate has no kind for.
+    // A server that requires a password responds with a code for which the redis crate has no kind.
     let PoolError::Backend(error) = error else { return false };
     let is_at_its_limit =
         error.detail().is_some_and(|detail| detail.contains("max number of clients"));

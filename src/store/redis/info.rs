@@ -1,4 +1,4 @@
-//! What a server says of itself.
+//! A Redis server's own report (INFO).
 
 use deadpool_redis::redis::{Value, cmd};
 
@@ -6,28 +6,28 @@ use super::Redis;
 use super::store::unexpected;
 use crate::store::StoreError;
 
-/// What a Redis server says of itself (INFO).
+/// What a Redis server reports about itself (INFO).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedisInfo {
-    /// Its version, as in `7.2.4`.
+    /// The server's version, as in `7.2.4`.
     pub version: String,
-    /// Bytes that it uses.
+    /// The number of bytes that the server uses.
     pub used_memory: u64,
-    /// Bytes that it may use; 0 if there is no limit.
+    /// The number of bytes that the server may use; 0 if there is no limit.
     pub max_memory: u64,
-    /// What goes when it is full, as in `allkeys-lru`.
+    /// The eviction policy for when the memory is full, as in `allkeys-lru`.
     pub eviction_policy: String,
-    /// How many keys had to go.
+    /// The number of keys that were evicted.
     pub evicted_keys: u64,
 }
 
 impl Redis {
-    /// What the server says of itself; of a cluster, each master.
+    /// The report of the server or, in a cluster, of each master.
     ///
     /// # Errors
     ///
-    /// If there is no answer, or no right to ask.
+    /// If the server does not respond, or the user may not run INFO.
     pub async fn info(&self) -> Result<Vec<RedisInfo>, StoreError> {
         match self.run(&cmd("INFO")).await? {
             Value::Map(nodes) => nodes.iter().map(|(_, text)| read(text)).collect(),

@@ -1,8 +1,9 @@
-//! Keys whose values take their time.
+//! Keys with large values.
 //!
-//! Replies come in the order of the requests, so a large value holds up all that is asked for on its connection after it.
-//! A node finds out which values are large when it puts them and when they come. A read that is given up makes its
-//! key a suspect. From then on the server is asked for the length first, and what is large comes on a connection of its own, or, past the limit, not at all.
+//! Replies arrive in the order of the requests, so a large value delays all later replies on its connection. A node learns
+//! which values are large when it puts or reads them, and an abandoned read makes its key a suspect. From then on, the node
+//! first requests the length of the value, and then reads a large value through a separate connection, or not at all if it
+//! exceeds the limit.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,19 +11,18 @@ use super::link::SLOW;
 use crate::clock::Instant;
 use crate::entry::Key;
 
-/// From how many bytes on a value is large.
+/// The size in bytes from which a value is large.
 pub(super) const LARGE: usize = 64 << 10;
 
-/// What an entry may add to its body.
+/// The allowance for the parts of an entry around its body, in bytes.
 pub(super) const AROUND: usize = 64 << 10;
 
 const SLOTS: usize = 4096;
 
-/// The bit of a slot that says that the value is large, and not only suspected to be.
+/// The bit of a slot that marks the value as known to be large, not only suspected.
 const KNOWN: u64 = 1;
 
-/// Keys that lately had a large value. A small table without locks; a key that is taken for another is only asked for
-/// in two steps.
+/// Keys that recently had a large value: a small lock-free table. If two keys collide, one is only read in two steps.
 pub(super) struct LargeKeys(Box<[AtomicU64]>);
 
 impl LargeKeys {
@@ -40,7 +40,7 @@ impl LargeKeys {
         self.slot(key).load(Ordering::Relaxed) == key | KNOWN
     }
 
-    /// Notes how large the value is that a key has now; whether that is large.
+    /// Records the current size of a key's value, and returns whether it is large.
     pub(super) fn note(&self, key: u64, bytes: usize) -> bool {
         let is_large = bytes >= LARGE;
         if is_large {
@@ -51,7 +51,7 @@ impl LargeKeys {
         is_large
     }
 
-    /// The value may be large.
+    /// Records that the value may be large.
     pub(super) fn suspect(&self, key: u64) {
         if !self.knows(key) {
             self.slot(key).store(key & !KNOWN, Ordering::Relaxed);
@@ -63,9 +63,9 @@ impl LargeKeys {
     }
 }
 
-/// A read under way; given up, it makes its key a suspect.
+/// A read in progress. If it is dropped before its reply arrives, its key becomes a suspect.
 pub(super) struct LargeRead<'a> {
-    /// `None` once the reply is there.
+    /// `None` once the reply has arrived.
     pub(super) large: Option<&'a LargeKeys>,
     pub(super) key: &'a Key,
     pub(super) since: Instant,

@@ -1,7 +1,7 @@
-//! One node's claim to make an entry.
+//! Leases on computing an entry.
 //!
-//! SET NX with an expiry, and a token to give back only what is ours. No more is needed than one
-//! server's word: two nodes that both hold a lease make the entry twice, and no worse.
+//! A lease is a SET NX with an expiry and a token, so that a node releases only its own lease. One server is enough for
+//! this: if two nodes both hold a lease, the worst effect is that the entry is computed twice.
 //!
 //! A request for a lease whose reply is lost may have taken the lease, and other nodes would wait until it expires. So a
 //! request that ends without a reply (it is cancelled, takes too long, or loses its connection) releases its token.
@@ -20,7 +20,7 @@ use crate::clock::{Instant, millis, now};
 use crate::entry::Key;
 use crate::store::{Lease, LeaseToken, StoreError};
 
-/// Compares and deletes in one step, or a lease that ran out and is another's now would go.
+/// Compares and deletes in one step. Otherwise this could delete another node's lease after its own has expired.
 pub(super) const GIVE_BACK: &str =
     "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0";
 
@@ -86,7 +86,7 @@ impl Request {
         }
     }
 
-    /// The reply has come.
+    /// Records that the reply has arrived.
     fn settle(mut self) -> LeaseToken {
         self.is_settled = true;
         self.token

@@ -1,13 +1,11 @@
-//! One held connection, and its replacement when it breaks.
+//! A long-lived connection, and its replacement when it breaks.
 //!
-//! A multiplexed connection matches replies to requests by their order alone. That a reply can
-//! reach no other request than its own rests on the redis crate (1.8.1,
-//! `aio/multiplexed_connection.rs`): each request that was written keeps its place in `in_flight`
-//! until its reply is read, also when the one who asked has timed out or was cancelled, and the
-//! late reply is then dropped (`send_result`); a request whose asker has gone before it was written
-//! is not written (`start_send`); and after an error of the stream the connection ends, and nothing
-//! more is read from it. The connection of a cluster does the same per node. So a connection may
-//! be kept after a timeout, and `tests/redis/faults.rs` tries it.
+//! A multiplexed connection matches replies to requests only by their order. The redis crate (1.8.1,
+//! `aio/multiplexed_connection.rs`) ensures that a reply reaches no request but its own. Each request that was sent keeps
+//! its place in `in_flight` until its reply is read, even if its caller has timed out or was cancelled; the late reply is
+//! then dropped (`send_result`). A request whose caller has gone before it was sent is not sent (`start_send`). After an
+//! error of the stream, the connection ends, and nothing more is read from it. A cluster connection does the same per node.
+//! So a connection can be used further after a timeout; `tests/redis/faults.rs` tests this.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
@@ -23,36 +21,36 @@ use crate::clock::{Instant, now};
 use crate::expiring::{ExpiringGuard, ExpiringLock};
 use crate::store::StoreError;
 
-/// After this long an answer is of use to nobody. A `Guard` gives up sooner.
+/// The timeout of a command. A `Guard` gives up sooner.
 pub(super) const REPLY_WITHIN: Duration = Duration::from_secs(1);
-/// One attempt to connect: name lookup, TLS, login, and in a cluster the map of slots.
+/// The timeout of one attempt to connect: name lookup, TLS, login and, in a cluster, the slot map.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// A task that is so late does not run, and another one takes over.
+/// A task that is late by this much counts as stalled, and another one takes over.
 const LATE: Duration = Duration::from_millis(500);
-/// A request given up sooner says nothing about the server: its caller may have hung up.
+/// A request that was dropped sooner says nothing about the server: its caller may have disconnected.
 pub(super) const SLOW: Duration = Duration::from_millis(20);
 
-/// One request without an answer weighs as much as this many with one, so that a dead node of a
-/// cluster is noticed among the live ones.
+/// One request without a reply weighs as much as this many with one, so that a dead cluster node is noticed among live
+/// ones.
 const UNANSWERED: u32 = 8;
-/// A peer that vanished sends no error. Three requests in a row without an answer look like it.
+/// A server that has vanished sends no error, so three requests in a row without a reply count as a broken connection.
 const STRAINED: u32 = 3 * UNANSWERED;
 
-/// One held connection.
+/// One long-lived connection.
 pub(super) struct RedisLink {
     pool: Arc<RedisPool>,
     held: RwLock<Option<Connection>>,
     strain: AtomicU32,
-    /// Held by the task that looks for another connection.
+    /// The lock of the task that opens another connection.
     replacing: ExpiringLock,
 }
 
 struct Connection {
     held: PooledConnection,
     handle: ConnectionHandle,
-    /// Tells errors of this connection from those of the one before it.
+    /// Distinguishes errors of this connection from errors of the previous one.
     number: u64,
 }
 
@@ -83,7 +81,7 @@ impl RedisLink {
         self.read().is_some()
     }
 
-    /// Runs a command for so many who wait, or fails at once where there is no connection.
+    /// Runs a command on behalf of `count` waiting callers. Fails at once if there is no connection.
     pub(super) async fn run(
         self: &Arc<Self>,
         command: &Cmd,
@@ -91,7 +89,7 @@ impl RedisLink {
     ) -> Result<Value, StoreError> {
         let Some((mut handle, number)) = self.handle() else {
             self.replace();
-            return Err(StoreError::Backend("not connected to Redis at present".into()));
+            return Err(StoreError::Backend("not connected to Redis".into()));
         };
         let request = RedisRequest { link: self, since: now(), count, answered: false };
         match timeout(REPLY_WITHIN, handle.ask(command)).await {
@@ -111,7 +109,7 @@ impl RedisLink {
         self.read().as_ref().map(|connection| (connection.handle.clone(), connection.number))
     }
 
-    /// Drops a broken connection, so that nobody else waits on it.
+    /// Drops a broken connection, so that no other request waits on it.
     fn drop_broken(self: &Arc<Self>, number: u64) {
         let mut slot = self.write();
         let broken = slot.take_if(|connection| connection.number == number);
@@ -122,9 +120,9 @@ impl RedisLink {
         self.replace();
     }
 
-    /// Looks for another connection in the background, unless someone does.
+    /// Opens another connection in the background, unless a task already does.
     pub(super) fn replace(self: &Arc<Self>) {
-        // A request may be dropped where there is no runtime, and the next one looks.
+        // A request may be dropped outside any runtime; then the next request opens the connection.
         let Ok(runtime) = Runtime::try_current() else { return };
         if let Ok(lock) = self.replacing.try_lock(FIRST_PAUSE + LATE) {
             runtime.spawn(replace(Arc::downgrade(self), lock));
@@ -158,8 +156,8 @@ impl RedisLink {
     }
 }
 
-/// Tries until there is a connection, the old one answers again, or nobody wants it any more; or until another task does,
-/// since this one's runtime did not run it in time.
+/// Tries to connect until a connection works (a new one, or the old one again) or the link is dropped. Stops if another
+/// task has taken over, since this one's runtime did not poll it in time.
 async fn replace(link: Weak<RedisLink>, lock: ExpiringGuard) {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -167,7 +165,7 @@ async fn replace(link: Weak<RedisLink>, lock: ExpiringGuard) {
         if !lock.extend(pause_now + LATE) {
             return;
         }
-        // Also before the first attempt, or a server that accepts and hangs up would be flooded.
+        // Also before the first attempt: otherwise a server that accepts and disconnects would be flooded.
         sleep(pause_now).await;
         pause = (2 * pause).min(LONGEST_PAUSE);
         let Some(link) = link.upgrade() else { return };
@@ -184,7 +182,7 @@ async fn replace(link: Weak<RedisLink>, lock: ExpiringGuard) {
     }
 }
 
-/// A request under way; dropped without an answer, it counts against the connection.
+/// A request in progress. If it is dropped without a reply, that counts against the connection.
 struct RedisRequest<'a> {
     link: &'a Arc<RedisLink>,
     since: Instant,
@@ -205,7 +203,7 @@ impl RedisRequest<'_> {
         } else if socket {
             self.link.drop_broken(number);
         } else if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
-            // Our server is the master no more; another connection leads to the one that is.
+            // The server is no longer the master; a new connection reaches the new master.
             self.link.replace();
         }
         self.answered();

@@ -1,15 +1,14 @@
-//! Reads that come together are asked for together.
+//! Batches concurrent reads into one MGET.
 //!
-//! A read adds itself to a list, and the first one on it starts a task. The task lets all run that is ready
-//! to, which may want something too, and asks for the whole list by one MGET. Under load that is one
-//! command, and one pair of system calls, for many reads; it costs the server less than as many GETs do.
-//! A read that comes alone is a GET, and waits for nobody.
+//! A read adds itself to a list, and the first one on the list spawns a task. The task yields once, so that other tasks can
+//! add their reads, and then sends the whole list as one MGET. Under load, that is one command and one pair of system calls
+//! for many reads, and it costs the server less than as many GETs. A single read is sent as GET, without delay.
 //!
-//! The task runs on the runtime of the first read, and that may stop running it at any time. So a read that is still on
-//! the list after [`LATE`] sends the list itself, and one that was sent waits for as long as a command may take.
+//! The task runs on the runtime of the first read, which may stop polling it at any time. So a read that is still on the
+//! list after [`LATE`] sends the list itself, and a read that was sent waits for as long as a command may take.
 //!
-//! No server of a cluster has the keys of all slots, so there each read is a GET; and so it is from then on
-//! where a server refuses MGET.
+//! No server of a cluster has the keys of all slots, so in a cluster each read is a GET. The same applies after a server
+//! has rejected MGET.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,13 +26,13 @@ use super::store::unexpected;
 use crate::clock::{Instant, now};
 use crate::store::StoreError;
 
-/// The most keys in one command: the first of its answers comes with the last.
+/// The most keys in one command, since all of its values arrive in one reply.
 const MOST: usize = 64;
 
-/// How long a list may wait to be sent by the task of its first read. A `Guard` waits several times as long.
+/// How long a list may wait for the task of its first read to send it. A `Guard` waits several times as long.
 const LATE: Duration = Duration::from_millis(10);
 
-/// Reads that are still to be sent.
+/// The reads that have not been sent yet.
 pub(super) struct MgetBatcher {
     waiting: Mutex<Waiting>,
     together: AtomicBool,
@@ -42,7 +41,7 @@ pub(super) struct MgetBatcher {
 #[derive(Default)]
 struct Waiting {
     reads: Vec<PendingRead>,
-    /// When the first of them came.
+    /// When the first read on the list arrived.
     since: Option<Instant>,
 }
 
@@ -52,12 +51,12 @@ struct PendingRead {
 }
 
 impl MgetBatcher {
-    /// `together` if one command may name several keys.
+    /// `together` says whether one command may name several keys.
     pub(super) fn new(together: bool) -> Self {
         Self { waiting: Mutex::default(), together: AtomicBool::new(together) }
     }
 
-    /// Whether this is the first of those who wait.
+    /// Adds a read to the list, and returns whether it is the first.
     fn add(&self, read: PendingRead) -> bool {
         let mut waiting = self.lock();
         waiting.reads.push(read);
@@ -93,7 +92,7 @@ impl Waiting {
 }
 
 impl Redis {
-    /// What is stored under a name.
+    /// Reads the value under a name.
     pub(super) async fn read(&self, name: String) -> Result<Value, StoreError> {
         let reads = self.reads();
         if !reads.together.load(Ordering::Relaxed) {
@@ -105,11 +104,11 @@ impl Redis {
         }
         match self.answered(answered).await? {
             Ok(answer) => answer.map_err(|error| again(&error)),
-            Err(_) => Err(StoreError::Backend("the read was given up".into())),
+            Err(_) => Err(StoreError::Backend("the read was abandoned".into())),
         }
     }
 
-    /// Waits for the answer to a read on the list.
+    /// Waits for the reply to a read on the list.
     async fn answered<T>(
         &self,
         mut answered: oneshot::Receiver<T>,
@@ -131,7 +130,7 @@ impl Redis {
     }
 }
 
-/// Asks for all that wait by now.
+/// Sends all reads that are on the list after one yield.
 async fn send(redis: Redis) {
     yield_now().await;
     let reads = redis.reads().take();
@@ -146,7 +145,7 @@ async fn ask_all(redis: Redis, mut reads: Vec<PendingRead>) {
     ask(redis, reads).await;
 }
 
-/// One command, and its answers to those who wait; until nobody does.
+/// Sends one command and passes the values to the waiting reads. Stops if all of them are cancelled.
 async fn ask(redis: Redis, mut reads: Vec<PendingRead>) {
     reads.retain(|read| !read.answer.is_closed());
     if reads.is_empty() {
@@ -163,7 +162,7 @@ async fn ask(redis: Redis, mut reads: Vec<PendingRead>) {
         Ok(Value::Array(values)) if values.len() == reads.len() => each_its_own(reads, values),
         Ok(other) => fail(reads, unexpected("MGET", &other)),
         Err(error) if count > 1 && is_refused(&error) => {
-            tracing::info!(%error, "Redis refuses MGET: each key is asked for alone");
+            tracing::info!(%error, "Redis rejects MGET: using GET for each key");
             redis.reads().together.store(false, Ordering::Relaxed);
             join_all(reads.into_iter().map(|read| alone(&redis, read))).await;
         }
@@ -172,7 +171,7 @@ async fn ask(redis: Redis, mut reads: Vec<PendingRead>) {
 }
 
 fn command(reads: &[PendingRead]) -> Cmd {
-    // With each name goes its length.
+    // Each name is sent with its length.
     const AROUND: usize = 8;
     let bytes = reads.iter().map(|read| read.name.len() + AROUND).sum::<usize>();
     let mut command = Cmd::with_capacity(1 + reads.len(), bytes + 4 * AROUND);
@@ -188,7 +187,7 @@ async fn alone(redis: &Redis, read: PendingRead) {
     read.end(answer.map_err(Arc::new));
 }
 
-/// When nobody waits for any of them.
+/// Resolves when all reads were cancelled.
 async fn all_gone(reads: &mut [PendingRead]) {
     for read in reads {
         read.answer.closed().await;
@@ -210,14 +209,14 @@ fn fail(reads: Vec<PendingRead>, error: StoreError) {
 
 impl PendingRead {
     fn end(self, answer: Result<Value, Arc<StoreError>>) {
-        // Who asked may have left.
+        // The caller may have been cancelled.
         drop(self.answer.send(answer));
     }
 }
 
 type Reply<T> = Result<T, oneshot::error::RecvError>;
 
-/// An error that several get.
+/// Copies an error for each of several reads.
 fn again(error: &Arc<StoreError>) -> StoreError {
     match **error {
         StoreError::Timeout(limit) => StoreError::Timeout(limit),
@@ -225,8 +224,8 @@ fn again(error: &Arc<StoreError>) -> StoreError {
     }
 }
 
-/// Whether the server would answer GET: it does not know the command, keeps it from us, or finds the keys in
-/// several slots.
+/// Whether GET may work although MGET failed: the server does not know MGET, does not permit it, or has the keys in
+/// different slots.
 fn is_refused(error: &StoreError) -> bool {
     let StoreError::Backend(error) = error else { return false };
     let kind = error.downcast_ref::<RedisError>().map(RedisError::kind);

@@ -1,12 +1,11 @@
-//! The tier that nodes share: Redis, or what speaks as it does.
+//! The tier that nodes share: Redis, or a server that speaks its protocol.
 //!
-//! [`RedisOptions`] and [`Redis::connect`] take one form of address for a single server, a cluster
-//! and Sentinel (`topology`). A few connections are taken from a deadpool pool and held (`link`),
-//! and each command runs on a clone of one of them: taking a connection from the pool per command
-//! would send UNWATCH and PING before each lookup. `store` is what is said on them: SET with an
-//! expiry, DEL, and GET, which is MGET where several reads come together (`reads`); `lease` is one node's claim
-//! to make an entry; `bus` carries messages between nodes; `seal` is what protects entries and messages. In a cluster each
-//! command names one key, so there is no need of hash tags.
+//! [`RedisOptions`] and [`Redis::connect`] accept one form of address for a single server, a cluster and Sentinel
+//! (`topology`). A few connections are taken from a deadpool pool and held (`link`), and each command runs on a clone of
+//! one of them: taking a connection from the pool for each command would send UNWATCH and PING before each lookup. `store`
+//! has the commands: SET with an expiry, DEL, and GET, or MGET for concurrent reads (`mget`). `lease` has the leases on
+//! computing an entry, `bus` carries messages between nodes, and `seal` protects entries and messages. In a cluster, each
+//! command names one key, so no hash tags are needed.
 
 mod bus;
 mod error;

@@ -1,4 +1,4 @@
-//! How keys and channels in Redis are called.
+//! The names of keys and channels in Redis.
 
 use std::env;
 
@@ -9,8 +9,8 @@ use crate::entry::Key;
 /// the version in the codec's magic.
 pub(super) const FORMAT: &str = "4";
 
-/// Follows the format where nodes share a secret, so that nodes that sign and nodes that don't leave each other's
-/// entries and messages alone while a service changes from one to the other.
+/// Follows the format if nodes share a secret, so that nodes with and without signing ignore each other's entries and
+/// messages while a service changes from one to the other.
 const SIGNED: &str = "s";
 
 /// Names of executables that many services have.
@@ -27,7 +27,7 @@ const COMMON: [&str; 10] = [
     "worker",
 ];
 
-/// What all names begin with.
+/// The prefix of all names.
 pub(super) fn prefix(options: &RedisOptions) -> String {
     let chosen = options.prefix.clone().unwrap_or_else(|| default_prefix(&service()));
     let signed = if options.secrets.is_some() { SIGNED } else { "" };
@@ -38,14 +38,14 @@ fn default_prefix(service: &str) -> String {
     if COMMON.contains(&service) {
         tracing::warn!(
             service,
-            "services with an executable of this name would share entries in Redis: name yours by \
+            "other services whose executable has this name would share entries in Redis: set \
              RedisOptions::prefix"
         );
     }
     format!("tidegate:{service}")
 }
 
-/// The name of this service, as far as the environment tells.
+/// The name of this service, from the environment.
 fn service() -> String {
     let of_environment = ["OTEL_SERVICE_NAME", "AWS_LAMBDA_FUNCTION_NAME"]
         .into_iter()

@@ -1,4 +1,4 @@
-//! What a connection to Redis is made with.
+//! The options of a connection to Redis.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -7,7 +7,7 @@ use super::{Redis, RedisError};
 use crate::redact::redacted;
 use crate::secret::{SecretError, Secrets};
 
-/// Where Redis is, and how to use it.
+/// The address of Redis, and how to use it.
 ///
 /// ```no_run
 /// # async fn connect() -> Result<(), tidegate::RedisError> {
@@ -26,7 +26,7 @@ pub struct RedisOptions {
     pub(super) secrets: Option<Result<Secrets, SecretError>>,
 }
 
-/// The largest body that is sent to Redis, in bytes, unless something else is said.
+/// The default for the largest body that is stored in Redis, in bytes.
 const BODY_LIMIT: usize = 1 << 20;
 
 impl RedisOptions {
@@ -37,7 +37,7 @@ impl RedisOptions {
     /// - `redis+sentinel://user:password@host1:port,host2:port/master/database` for the master that
     ///   the sentinels at these hosts name; user and password are the master's.
     ///
-    /// With `rediss` in place of `redis` connections are made with TLS.
+    /// With `rediss` in place of `redis`, connections use TLS.
     pub fn new(url: impl Into<String>) -> Self {
         let connections = NonZeroUsize::MIN.saturating_add(1);
         Self {
@@ -51,8 +51,8 @@ impl RedisOptions {
         }
     }
 
-    /// What the names of keys and channels begin with. Services that share a server need one each, or they would
-    /// serve each other's responses wherever their keys are the same.
+    /// The prefix of all names of keys and channels. Services that share a server must use different prefixes: otherwise,
+    /// they would serve each other's responses if their keys are equal.
     ///
     /// By default, it is `tidegate:` and the name of the service: the environment variable `OTEL_SERVICE_NAME`, else
     /// `AWS_LAMBDA_FUNCTION_NAME`, else the name of the executable.
@@ -62,35 +62,34 @@ impl RedisOptions {
         self
     }
 
-    /// How many connections are held for small values, at least one; 2 if nothing is said. All carry many requests
-    /// at a time. One more is for values of 64 KiB and more, so that these delay only each other.
+    /// The number of connections for small values: 2 by default, and at least one. Each carries many requests at a time.
+    /// One more connection is used for values of 64 KiB and more, so that these delay only each other.
     #[must_use]
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = NonZeroUsize::new(connections).unwrap_or(NonZeroUsize::MIN);
         self
     }
 
-    /// Whether to start without the server where it can't be reached, say so in a warning, and connect when it
-    /// can; so it is if nothing is said, since a service can do without its cache. If not, that is an error of
-    /// [`connect`](Self::connect).
+    /// Whether to start even if the server can't be reached. With `true`, the default, [`connect`](Self::connect) then logs
+    /// a warning, and connects in the background once the server can be reached, since a service can run without its cache.
+    /// With `false`, `connect` returns an error.
     #[must_use]
     pub fn lazy(mut self, lazy: bool) -> Self {
         self.lazy = lazy;
         self
     }
 
-    /// Whether the nodes that share this Redis follow the database's log of changes through one of
-    /// them, which tells the others over Redis what it finds; they do if nothing is said. If not, each
-    /// asks the primary itself.
+    /// Whether one of the nodes that share this Redis reads the database's change log on behalf of all and publishes the
+    /// changes over Redis; `true` by default. With `false`, this node reads the log on the primary itself.
     #[must_use]
     pub fn relay(mut self, relay: bool) -> Self {
         self.relay = relay;
         self
     }
 
-    /// The largest body that is stored in Redis, in bytes; 1 MiB if nothing is said, which is what
-    /// [`Policy::body_limit`](crate::Policy::body_limit) allows by default. A larger one stays in the memory of the node
-    /// that computed it, and what another node has stored that is larger counts as not there.
+    /// The largest body that is stored in Redis, in bytes; 1 MiB by default, the same as
+    /// [`Policy::body_limit`](crate::Policy::body_limit). A larger body stays in the memory of the node that computed it. A
+    /// larger body that another node has stored in Redis is ignored.
     #[must_use]
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;
@@ -98,20 +97,21 @@ impl RedisOptions {
     }
 
     /// Signs entries and messages between nodes, and ignores those that are not signed with one of these secrets, each
-    /// of 16 random bytes or more, the same on every node. By default nothing is signed, and whoever may write to Redis
-    /// decides what clients get.
+    /// of 16 random bytes or more, the same on every node. By default, nothing is signed, and anyone who can write to Redis
+    /// controls what clients receive.
     ///
-    /// The first secret signs, all verify. To replace one, give the nodes `[old, new]`, then `[new, old]`, then `[new]`.
-    /// What is signed has names of its own in Redis, so nodes with and without secrets never share entries.
+    /// The first secret signs, and all of them verify. To replace one, configure the nodes with `[old, new]`, then with
+    /// `[new, old]`, then with `[new]`. Signed entries and messages have separate names in Redis, so nodes with and without
+    /// secrets never share entries.
     ///
     /// ```
     /// # let secret = "0123456789abcdef";
     /// let options = tidegate::RedisOptions::new("redis://127.0.0.1:6379/").prefix("shop").secrets([secret]);
     /// ```
     ///
-    /// The code is the keyed mode of BLAKE3, 128 bits, over the name in Redis and all bytes. It proves who wrote an entry,
-    /// and under which key; it hides nothing, and an older entry of the same key that is put back is as valid as when it was
-    /// written: it is judged by its age and by what has changed since.
+    /// The signature is a 128-bit code by BLAKE3 in keyed mode, over the name in Redis and all bytes. It proves that a node
+    /// of this service wrote an entry, and under which key. It encrypts nothing. If an attacker puts back an older entry of
+    /// the same key, its signature is valid; the entry is then judged by its age and by what has changed since, as always.
     #[must_use]
     pub fn secrets<I>(mut self, secrets: I) -> Self
     where
@@ -125,8 +125,8 @@ impl RedisOptions {
     ///
     /// # Errors
     ///
-    /// If the address is wrong, a secret is missing or too short, or the server refuses us by user, password or database; unless
-    /// [`lazy`](Self::lazy), also if it can't be reached.
+    /// If the address is invalid, a secret is missing or too short, or the server rejects the user, the password or the
+    /// database; without [`lazy`](Self::lazy), also if the server can't be reached.
     pub async fn connect(self) -> Result<Redis, RedisError> {
         Redis::with(&self).await
     }

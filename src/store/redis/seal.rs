@@ -1,8 +1,8 @@
 //! What protects entries and messages in Redis: a checksum against damage or, where the nodes of a service share a
 //! secret, a message authentication code against forgery.
 //!
-//! The code covers the whole name in Redis, so neither an entry that is copied to another key, nor a message that is
-//! repeated on another channel or under another prefix is accepted.
+//! The code covers the whole name in Redis. So an entry that is copied to another key is rejected, and so is a message that
+//! is repeated on another channel or under another prefix.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,10 +14,10 @@ use crate::entry::Entry;
 use crate::entry::codec::{self, DecodeError};
 use crate::secret::{MAC, Secrets};
 
-/// From one warning to the next, in milliseconds.
+/// The shortest time between two warnings, in milliseconds.
 const WARN_EVERY: u64 = 60_000;
 
-/// What the codes of entries and of messages begin with, so that neither is ever the other.
+/// The prefixes of the signed input of entries and of messages, so that one can't be used as the other.
 const ENTRY: &[u8] = b"entry";
 const MESSAGE: &[u8] = b"message";
 
@@ -67,7 +67,7 @@ impl Seal {
         })
     }
 
-    /// A message for a channel: with its code before it.
+    /// Signs a message for a channel: prepends the code.
     pub(super) fn wrap<'a>(&self, channel: &str, message: &'a [u8]) -> Cow<'a, [u8]> {
         match &self.secrets {
             None => Cow::Borrowed(message),
@@ -78,7 +78,7 @@ impl Seal {
         }
     }
 
-    /// The message in what came on a channel, if it verifies.
+    /// The message in bytes from a channel, if its code is valid.
     pub(super) fn unwrap(&self, channel: &str, bytes: Bytes) -> Option<Bytes> {
         let Some(secrets) = &self.secrets else { return Some(bytes) };
         let split = bytes.split_at_checked(MAC);
@@ -91,7 +91,7 @@ impl Seal {
         is_ours.then(|| bytes.slice(MAC..))
     }
 
-    /// Counts, and warns once a minute at most: a forger chooses how often this happens.
+    /// Counts a rejection, and warns at most once a minute, since an attacker controls how often this happens.
     fn refuse(&self, kind: &str, name: &str) {
         let refused = 1 + self.refused.fetch_add(1, Ordering::Relaxed);
         let (now, warned) = (unix_millis(), self.warned.load(Ordering::Relaxed));
@@ -102,8 +102,8 @@ impl Seal {
                 kind,
                 name,
                 refused,
-                "ignored what is in Redis and not signed with a secret of this service: another service uses the \
-                 same prefix, a node has another secret, or somebody forges; see RedisOptions::secrets"
+                "ignored an entry or a message in Redis that is not signed with a secret of this service: another service \
+                 uses the same prefix, a node has another secret, or someone forges; see RedisOptions::secrets"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! What is said to Redis.
+//! The Redis commands of the store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use crate::entry::{Entry, Key};
 use crate::redact::redacted;
 use crate::store::{Bus, Found, Lease, LeaseToken, Store, StoreError, StoreStatus, Tier};
 
-/// The tier that nodes share.
+/// A store in Redis, shared by all nodes.
 ///
-/// It survives the loss of its server: while there is no connection each call fails at once, and
-/// one is looked for in the background. A call that gets no answer waits for a second at most;
-/// put a [`Guard`](crate::Guard) around it to wait less, and not at all when it is in vain.
+/// It survives the loss of its server: without a connection, each call fails at once, and the store reconnects in the
+/// background. A call without a reply fails after one second. Put a [`Guard`](crate::Guard) around the store to shorten
+/// this, and to make calls fail at once while the server does not respond.
 #[derive(Clone)]
 pub struct Redis {
     shared: Arc<RedisInner>,
@@ -36,7 +36,7 @@ struct RedisInner {
     links: Box<[Arc<RedisLink>]>,
     turn: AtomicUsize,
     reads: MgetBatcher,
-    /// How to listen to other nodes, if they are listened to.
+    /// Opens connections for messages from other nodes.
     subscriber: Subscriber,
     relay: bool,
     /// The connection for large values.
@@ -52,16 +52,17 @@ impl Redis {
     ///
     /// # Errors
     ///
-    /// If the address is wrong, or the server can't be reached or refuses us.
+    /// If the address is invalid, or the server rejects the connection. A server that can't be reached is no error; see
+    /// [`RedisOptions::lazy`].
     pub async fn connect(url: impl Into<String>) -> Result<Self, RedisError> {
         RedisOptions::new(url).connect().await
     }
 
-    /// Connects to what the environment variable `REDIS_URL` names.
+    /// Connects to the address in the environment variable `REDIS_URL`.
     ///
     /// # Errors
     ///
-    /// If it is not set, and as [`connect`](Self::connect).
+    /// If the variable is not set, and as for [`connect`](Self::connect).
     pub async fn from_env() -> Result<Self, RedisError> {
         let url = std::env::var("REDIS_URL").map_err(|_| RedisError::NotSet)?;
         Self::connect(url).await
@@ -69,7 +70,7 @@ impl Redis {
 
     pub(super) async fn with(options: &RedisOptions) -> Result<Self, RedisError> {
         let secrets = options.secrets.clone().transpose()?;
-        // Twice as many as are held: a new connection is made before the old one is given up.
+        // Twice as many as are in use: a new connection is opened before the old one is closed.
         let pool = Arc::new(RedisPool::new(&options.url, 2 * options.connections.get() + 2)?);
         let bulk = RedisLink::new(pool.clone());
         let links: Box<[_]> =
@@ -79,7 +80,7 @@ impl Redis {
         let connected = try_join_all(links.iter().chain([&bulk]).map(|link| link.connect())).await;
         match connected.map_err(|error| RedisError::connecting(&url, error)) {
             Err(error @ RedisError::Unreachable { .. }) if options.lazy => {
-                tracing::warn!(%error, "the shared tier is not used until Redis can be reached");
+                tracing::warn!(%error, "can't reach Redis; continuing without the shared tier until it is reachable");
                 links
                     .iter()
                     .chain([&bulk])
@@ -130,7 +131,7 @@ impl Redis {
         &self.shared.reads
     }
 
-    /// A connection, as far as there is one.
+    /// A working connection if there is one, otherwise a broken one.
     pub(super) fn link(&self) -> &Arc<RedisLink> {
         self.shared.link()
     }
@@ -139,7 +140,7 @@ impl Redis {
         self.run_for(command, 1).await
     }
 
-    /// Runs a command that stands for several, as far as a connection is judged by its answers.
+    /// Runs a command that counts as `count` commands when the connection's health is judged.
     pub(super) async fn run_for(&self, command: &Cmd, count: u32) -> Result<Value, StoreError> {
         self.shared.link().run(command, count).await
     }
@@ -162,7 +163,7 @@ impl Redis {
         Ok(entry.answers(key).then_some(Found { entry, tier: Tier::Shared }))
     }
 
-    /// Reads what is not expected to be large.
+    /// Reads a value that is expected to be small.
     async fn read_small(&self, key: &Key) -> Result<Value, StoreError> {
         let mut waiting = LargeRead { large: Some(&self.shared.large), key, since: now() };
         let value = self.read(self.name(key)).await;
@@ -170,7 +171,7 @@ impl Redis {
         value
     }
 
-    /// Reads what may be large, and not if it is larger than it is to be.
+    /// Reads a value that may be large, unless it exceeds the limit.
     async fn read_suspect(&self, key: &Key) -> Result<Value, StoreError> {
         let name = self.name(key);
         let length = match self.run(cmd("STRLEN").arg(&name)).await? {
@@ -206,7 +207,7 @@ impl Redis {
 }
 
 impl RedisInner {
-    /// Connections take turns; one that is down is passed over.
+    /// The next connection in turn, skipping those that are down.
     fn link(&self) -> &Arc<RedisLink> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.links.len();
         let (before, from) = self.links.split_at(turn);
@@ -242,7 +243,7 @@ impl Store for Redis {
         entry: &Arc<Entry>,
     ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
         if entry.body().len() > self.shared.body_limit {
-            tracing::debug!(%key, "a body is too large for Redis; see RedisOptions::body_limit");
+            tracing::debug!(%key, "the body exceeds RedisOptions::body_limit and is not stored in Redis");
             return None;
         }
         self.shared.large.note(key.short(), entry.body().len());
@@ -279,7 +280,7 @@ impl Store for Redis {
     }
 }
 
-/// An answer that the command can't have. Of what it holds only its type may be shown.
+/// The error for a reply of the wrong type. Only its type may be shown, not its contents.
 pub(super) fn unexpected(command: &str, value: &Value) -> StoreError {
     let kind = match value {
         Value::Nil => "nothing",
@@ -288,7 +289,7 @@ pub(super) fn unexpected(command: &str, value: &Value) -> StoreError {
         Value::Okay => "OK",
         _ => "something else",
     };
-    StoreError::Backend(format!("Redis answered {command} with {kind}").into())
+    StoreError::Backend(format!("Redis replied to {command} with {kind}").into())
 }
 
 #[cfg(test)]

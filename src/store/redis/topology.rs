@@ -1,4 +1,4 @@
-//! From an address to a pool: one server, a cluster, or whoever Sentinel says is the master.
+//! Creates a pool for an address: a single server, a cluster, or the master that Sentinel names.
 
 use deadpool_redis::redis::{self, Cmd, ConnectionInfo, IntoConnectionInfo, Value};
 
@@ -6,7 +6,7 @@ use super::RedisError;
 use super::link::REPLY_WITHIN;
 use crate::redact::redacted;
 
-/// Makes connections.
+/// A pool of connections to one topology.
 pub(super) enum RedisPool {
     Single(deadpool_redis::Pool),
     #[cfg(feature = "redis-cluster")]
@@ -15,7 +15,7 @@ pub(super) enum RedisPool {
     Sentinel(deadpool_redis::sentinel::Pool),
 }
 
-/// A connection that the pool has given out.
+/// A connection that was taken from the pool.
 pub(super) enum PooledConnection {
     Single(deadpool_redis::Connection),
     #[cfg(feature = "redis-cluster")]
@@ -33,7 +33,7 @@ pub(super) enum ConnectionHandle {
 }
 
 impl RedisPool {
-    /// A pool for what `url` names, of at most `size` connections.
+    /// A pool of at most `size` connections to the servers at `url`.
     pub(super) fn new(url: &str, size: usize) -> Result<Self, RedisError> {
         let address = Address::parse(url)?;
         let invalid = |error: &dyn std::fmt::Display| problem(url, &error.to_string());
@@ -70,7 +70,7 @@ impl RedisPool {
         }
     }
 
-    /// Whether a server has every key, and not those of some slots.
+    /// Whether one server has all keys, unlike in a cluster.
     pub(super) fn is_of_one_server(&self) -> bool {
         match self {
             Self::Single(_) => true,
@@ -81,7 +81,7 @@ impl RedisPool {
         }
     }
 
-    /// Takes a connection that has answered once.
+    /// Takes a connection and checks it with a PING.
     pub(super) async fn take(&self) -> Result<PooledConnection, deadpool_redis::PoolError> {
         let held = match self {
             Self::Single(pool) => PooledConnection::Single(pool.get().await?),
@@ -90,13 +90,13 @@ impl RedisPool {
             #[cfg(feature = "redis-sentinel")]
             Self::Sentinel(pool) => PooledConnection::Sentinel(pool.get().await?),
         };
-        // A server that wants a password lets anyone connect, and says so only to the first command.
+        // A server that requires a password accepts any connection, and fails only the first command.
         held.handle().ask(&redis::cmd("PING")).await?;
         Ok(held)
     }
 }
 
-/// Opens connections to hear what other nodes say.
+/// Opens connections for subscriptions to other nodes' messages.
 pub(super) enum Subscriber {
     /// Any of these.
     Servers(Vec<ConnectionInfo>),
@@ -161,7 +161,7 @@ impl PooledConnection {
         ConnectionHandle::One(one)
     }
 
-    /// Drops the connection for good. Were it only dropped, the pool would give it out again.
+    /// Closes the connection. If it were only dropped, the pool would reuse it.
     pub(super) fn discard(self) {
         match self {
             Self::Single(held) => drop(deadpool_redis::Connection::take(held)),
@@ -182,8 +182,8 @@ impl ConnectionHandle {
         }
     }
 
-    /// Whether an I/O error means the end of this connection. That of a cluster has one to each
-    /// node, and replaces them itself.
+    /// Whether an I/O error ends this connection. A cluster connection has one socket per node and replaces broken ones
+    /// itself.
     pub(super) fn ends_with_its_socket(&self) -> bool {
         matches!(self, Self::One(_))
     }
@@ -214,7 +214,7 @@ impl<'a> Address<'a> {
             None => (scheme, TopologyKind::Single),
             Some((scheme, "cluster")) => (scheme, TopologyKind::Cluster),
             Some((scheme, "sentinel")) => (scheme, TopologyKind::Sentinel),
-            Some(_) => return Err(problem(url, "the scheme is of no known topology")),
+            Some(_) => return Err(problem(url, "the scheme names an unknown topology")),
         };
         match scheme {
             "redis" => {}
@@ -229,7 +229,10 @@ impl<'a> Address<'a> {
             return Err(problem(url, "a host is missing"));
         }
         if matches!(kind, TopologyKind::Single) && hosts.contains(',') {
-            return Err(problem(url, "it names several servers and neither cluster nor sentinel"));
+            return Err(problem(
+                url,
+                "it names several servers, but its scheme is neither +cluster nor +sentinel",
+            ));
         }
         Ok(Self { kind, scheme, user, hosts, path: path.trim_matches('/'), options })
     }
@@ -248,8 +251,8 @@ impl<'a> Address<'a> {
 
 #[cfg(feature = "redis-sentinel")]
 impl Address<'_> {
-    /// The master's name, the sentinels, and how to speak to the servers that they name. User and
-    /// password are the servers'.
+    /// The master's name, the sentinels, and the connection settings of the servers that they name. The user and the
+    /// password are for these servers.
     fn sentinels(
         &self,
         url: &str,

@@ -1,7 +1,7 @@
 //! `tidegate bench`: what a cache gains, measured on a running service or on recorded accesses.
 //!
-//! Load goes only to the given server, and is bounded by a count or by time. Every measurement prints what it ran, and
-//! its seed.
+//! Load goes only to the given server, and ends after a number of requests or a time. The output names what ran and, if
+//! it was random, the seed.
 
 mod hitrate;
 mod http;

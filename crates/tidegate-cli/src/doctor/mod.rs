@@ -1,4 +1,4 @@
-//! What a service needs, tried one by one.
+//! `tidegate doctor`: checks everything that a service needs.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -12,10 +12,10 @@ use super::{Failure, UNSOUND};
 mod postgres;
 mod redis;
 
-/// What one look found.
+/// The result of one check.
 #[derive(Serialize)]
 struct Check {
-    /// What was looked at.
+    /// The thing that was checked.
     what: String,
     state: State,
     found: String,
@@ -39,7 +39,7 @@ struct Report {
     checks: Vec<Check>,
 }
 
-/// Looks at all that a service connects to; the exit code tells whether it would work.
+/// Checks all servers that a service connects to. The exit code is [`UNSOUND`] if a check failed.
 pub(crate) async fn examine(
     url: &str,
     servers: Servers,
@@ -48,7 +48,7 @@ pub(crate) async fn examine(
     let mut checks = postgres::checks(url, &servers).await;
     match &servers.redis {
         Some(url) => checks.extend(redis::checks(url).await),
-        None => checks.push(Check::good("Redis", "no URL given: each node caches by itself")),
+        None => checks.push(Check::good("Redis", "no URL given: nodes do not share a cache")),
     }
     let sound = checks.iter().all(|check| check.state != State::Bad);
     output.print(&Report { sound, checks })?;
@@ -60,7 +60,7 @@ impl Check {
         Self { what: what.into(), state: State::Good, found: found.into(), mend: None }
     }
 
-    /// What does not work. An error of this crate says what to do itself.
+    /// A failed check. The errors of `tidegate` themselves say what to do.
     fn bad(what: impl Into<String>, found: impl fmt::Display) -> Self {
         Self { state: State::Bad, ..Self::good(what, found.to_string()) }
     }

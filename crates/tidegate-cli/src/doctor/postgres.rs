@@ -1,4 +1,4 @@
-//! The primary, its log of changes, and the replicas.
+//! Checks of the primary, its change log, the listener's connection and the replicas.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,13 +11,13 @@ use crate::arguments::Servers;
 use crate::facts::Facts;
 use crate::status::mend;
 
-/// A log of more rows is one that nobody trims.
+/// With more rows than this, probably no node trims the log.
 const MANY_ROWS: i64 = 1_000_000;
 
-/// A transaction that has written and runs for longer keeps the log from being trimmed.
+/// In seconds. While a transaction with writes stays open, the log can't be trimmed past it.
 const LONG: f64 = 300.0;
 
-/// Clocks that are further apart make shared answers look older or younger than they are.
+/// A larger clock difference distorts the ages of shared responses.
 const APART: Duration = Duration::from_secs(1);
 
 pub(super) async fn checks(url: &str, servers: &Servers) -> Vec<Check> {
@@ -42,7 +42,10 @@ pub(super) async fn checks(url: &str, servers: &Servers) -> Vec<Check> {
         checks.push(of_replica(&db, url).await);
     }
     if servers.replica.is_empty() {
-        checks.push(Check::good("replicas", "no replica is named, so each miss reads the primary"));
+        checks.push(Check::good(
+            "replicas",
+            "no replica is configured, so each miss reads the primary",
+        ));
     }
     checks
 }

@@ -1,4 +1,4 @@
-//! Redis: whether it can be reached, and what it does when it is full.
+//! Checks of Redis: whether it can be reached, how fast it responds, and what it does when it is full.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use super::Check;
 
-/// How often it is asked, for the time that it takes.
+/// The number of timed round trips.
 const ASKS: usize = 9;
 
-/// A cache that takes longer than this is not worth asking.
+/// With a slower median, Redis is hardly worth calling.
 const SLOW: Duration = Duration::from_millis(5);
 
 pub(super) async fn checks(url: &str) -> Vec<Check> {

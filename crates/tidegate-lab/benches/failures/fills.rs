@@ -54,7 +54,7 @@ struct Expected {
     without: RangeInclusive<u64>,
 }
 
-/// What came of some requests.
+/// The results of some requests.
 #[derive(Clone, Copy, Default)]
 struct Responses {
     requests: usize,
@@ -62,7 +62,7 @@ struct Responses {
     slowest: Duration,
 }
 
-/// All rows. It fails if a count is out of its bounds.
+/// Prints all rows. Fails if a count is out of its bounds.
 pub(crate) async fn run() -> Result<()> {
     let postgres = Postgres::start().await?;
     postgres.psql("create table items (id int primary key)").await?;
@@ -82,7 +82,7 @@ pub(crate) async fn run() -> Result<()> {
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }
 
-/// Cold pages that are each made of a part of their own and one of all.
+/// Pages that are not cached, each computed from one part of its own and one that all share.
 async fn pages(postgres: &Postgres, permits: Option<usize>) -> Result<Option<String>> {
     let node = Node::start(postgres, permits).await?;
     let responses = node.ask_all(uris("page", 600)).await;
@@ -90,12 +90,12 @@ async fn pages(postgres: &Postgres, permits: Option<usize>) -> Result<Option<Str
         None => "600 cold pages at once, each of two cached values (default permits)".to_owned(),
         Some(permits) => format!("the same with permits for {permits}"),
     };
-    // With one permit, the last may have waited for it as long as they may.
+    // With one permit, all but one request may wait until their time is over.
     let without = if permits == Some(1) { 599 } else { 0 };
     Ok(node.print(&what, &responses, &Expected::new(600..=600, without)))
 }
 
-/// More fills than there are permits never end, while another route is asked for what it has not.
+/// More fills than there are permits hang, while there are misses on another route.
 async fn hanging(postgres: &Postgres) -> Result<Option<String>> {
     let node = Node::start(postgres, None).await?;
     let mut hanging = JoinSet::new();
@@ -103,7 +103,7 @@ async fn hanging(postgres: &Postgres) -> Result<Option<String>> {
         hanging.spawn(node.app.clone().oneshot(request(&uri)));
     }
     let mut responses = Responses::default();
-    // Some come while the hanging ones have their permits or wait for one, others when these have given up waiting.
+    // Some come while the hanging fills hold or wait for permits, others after these have stopped waiting.
     for batch in 0..30 {
         responses.add(node.ask_all(uris(&format!("query/{batch}"), 10)).await);
         sleep(Duration::from_millis(100)).await;
@@ -118,7 +118,7 @@ async fn slow(postgres: &Postgres) -> Result<Option<String>> {
     let node = Node::start(postgres, None).await?;
     let responses = node.ask_all(vec!["/slow".to_owned(); 1000]).await;
     let what = "1,000 requests at once for one key, whose handler takes 6 s";
-    // One more after each three seconds; a busy machine may be late.
+    // One more run every three seconds. A busy machine may be late.
     Ok(node.print(what, &responses, &Expected::new(1..=5, 0)))
 }
 
@@ -146,7 +146,7 @@ async fn cold(postgres: &Postgres) -> Result<Option<String>> {
     Ok(node.print(&what, &responses, &Expected::new(runs..=runs, 0)))
 }
 
-/// When clients have their first byte that come while a response streams to another one.
+/// When clients get their first byte if a response is already streaming to another client.
 async fn streams(postgres: &Postgres) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     for (delay, when) in [(20, "20 ms"), (1000, "1 s")] {
@@ -160,7 +160,7 @@ async fn streams(postgres: &Postgres) -> Result<Vec<String>> {
         let what = format!(
             "a response streams for 3 s, and 100 clients request it {when} later: until the first byte"
         );
-        // None waits for the end of another one's stream and shares it.
+        // None of them waits for the end of the first stream to share it.
         wrong.extend(node.print(&what, &first, &Expected::new(101..=101, 0)));
     }
     Ok(wrong)

@@ -1,11 +1,11 @@
-//! What clients notice when something fails: `cargo bench -p tidegate-lab --bench failures`. With `-- servers` or `-- fills`
-//! it prints one of its two tables.
+//! What clients notice when something fails: `cargo bench -p tidegate-lab --bench failures`. With `-- servers` or
+//! `-- fills`, it prints only one of its two tables.
 //!
-//! Two nodes on a primary, a replica and Redis are asked for a thousand rows by 64 clients, without a
-//! pause, while rows are written. One thing after another fails. For each, it counts requests and those
-//! that failed, how long the slowest answer took, how many answers were in the making at once, how many
-//! were made, each with one read of the database, and for how long no write was done. Among these things are transactions
-//! that change more than a node reads of the log. At last 512 clients come to nodes that know nothing.
+//! In the first, 64 clients continuously request a thousand rows from two nodes on a primary, a replica and Redis, while
+//! rows are written. One thing after another fails. Each line has the number of requests and of failed ones, the slowest
+//! response, the largest number of concurrent computations, the number of computed responses (each with one read of the
+//! database), and the longest time without a write. The events include transactions that change more rows than a node
+//! reads from the log. At the end, 512 clients come to nodes with empty caches.
 //!
 //! The bench fails if a request failed, or if more responses were computed at once than the nodes have permits for.
 //!
@@ -42,12 +42,12 @@ const ROWS: u32 = 1000;
 const NODES: usize = 2;
 const CLIENTS: usize = 64;
 const CROWD: usize = 512;
-/// Answers that a node makes at a time.
+/// The number of responses that a node computes at a time.
 const LOADS: usize = 32;
 const WINDOW: Duration = Duration::from_secs(5);
 const BETWEEN_WRITES: Duration = Duration::from_millis(20);
 
-/// Counted since the last line of the table.
+/// Counts since the last line of the table.
 #[derive(Default)]
 struct Counts {
     requests: AtomicU64,
@@ -101,7 +101,7 @@ async fn servers() -> Result<()> {
     tasks.spawn(world.load.clone().write(url(&world.name)));
     world.window().await;
     world.load.counts.take();
-    println!("what happens | requests | failed | slowest | at once | made | no write for");
+    println!("what happens | requests | failed | slowest | at once | computed | no write for");
     println!("--- | ---: | ---: | ---: | ---: | ---: | ---:");
     world.run().await?;
     world.load.over.store(true, Ordering::Relaxed);
@@ -189,7 +189,7 @@ impl World {
         Ok(())
     }
 
-    /// All at once come to nodes that know nothing.
+    /// Sends all requests at once to nodes with empty caches.
     async fn cold_start(&mut self) -> Result<()> {
         let replica = self.heir.standby().await?;
         self.redis.run::<()>(&redis::cmd("FLUSHALL")).await?;
@@ -239,7 +239,7 @@ impl World {
 }
 
 impl Counts {
-    /// What was counted; begins anew.
+    /// Returns the counts and resets them.
     fn take(&self) -> [u64; 6] {
         let Self { requests, failed, slowest, most, made, unwritten, .. } = self;
         let counts = [requests, failed, slowest, most, made, unwritten];

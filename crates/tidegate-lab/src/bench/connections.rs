@@ -1,4 +1,4 @@
-//! Open connections that a node holds, and what each of them takes.
+//! The number of open connections that a node can hold, and the memory of each.
 
 use std::fmt::{Display, Formatter};
 use std::process::{ExitCode, Stdio};
@@ -17,7 +17,7 @@ use super::resident::resident;
 use crate::Failure;
 use crate::output::Output;
 
-/// Connections that are opened at a time: fewer than a socket's queue takes.
+/// Connections that are opened concurrently: fewer than a listening socket's backlog.
 const AT_A_TIME: usize = 256;
 
 /// Files that a process needs beside its connections.
@@ -25,16 +25,16 @@ const OTHER_FILES: u64 = 64;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: node\r\n\r\n";
 
-/// How many.
+/// The number of connections and requests.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Connections, all open at once; as far as the limit on open files allows
+    /// Number of connections, all open at once; fewer if the limit on open files requires it
     #[arg(long, default_value_t = 20_000)]
     count: usize,
-    /// Requests over each of them
+    /// Number of requests over each connection
     #[arg(long, default_value_t = 3)]
     requests: u32,
-    /// Serves, for the process that measures
+    /// Run as the node that is measured
     #[arg(long, hide = true)]
     serve: bool,
 }
@@ -45,10 +45,10 @@ struct Found {
     asked_for: usize,
     /// Open at once.
     held: usize,
-    /// Answered from the cache, of all requests over them.
+    /// Requests over them that were served from the cache.
     hits: u64,
     requests: u64,
-    /// The node's memory, in bytes for each connection; where the system tells.
+    /// The node's memory per connection in bytes, if the system reports it.
     bytes_each: Option<u64>,
 }
 
@@ -76,12 +76,12 @@ pub(crate) async fn run(options: Options, output: Output) -> Result<ExitCode, Fa
             .map(|(before, after)| after.saturating_sub(before) / count.max(1) as u64),
     };
     output.print(&found)?;
-    // The first of all makes the answer.
+    // The first request of all runs the handler.
     let is_whole = found.requests <= found.hits + 1;
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::from(crate::UNSOUND) })
 }
 
-/// Open files that this process may have; raised as far as it goes.
+/// Raises this process's limit on open files as far as possible, and returns it.
 fn files() -> Result<u64, Failure> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -100,7 +100,7 @@ async fn serve() -> Result<(), Failure> {
     Ok(axum::serve(socket, app).await?)
 }
 
-/// This very program as a node.
+/// Starts this program as a node.
 async fn start() -> Result<(Child, String), Failure> {
     let mut node = Command::new(std::env::current_exe()?)
         .args(["bench", "connections", "--serve"])
@@ -122,7 +122,7 @@ async fn open(address: &str, count: usize) -> Result<Vec<TcpStream>, Failure> {
     Ok(held)
 }
 
-/// A request over each; how many were hits.
+/// Sends a request over each connection; returns the number of hits.
 async fn ask(held: &mut Vec<TcpStream>) -> Result<u64, Failure> {
     let mut hits = 0;
     let mut answered = JoinSet::new();
@@ -155,10 +155,10 @@ async fn exchange(mut stream: TcpStream) -> std::io::Result<(TcpStream, bool)> {
 impl Display for Found {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let Self { asked_for, held, hits, requests, bytes_each, .. } = self;
-        writeln!(f, "{held} connections open at once, of {asked_for} asked for")?;
-        write!(f, "{hits} of {requests} requests over them were answered from the cache")?;
+        writeln!(f, "{held} connections held open at once, of {asked_for} requested")?;
+        write!(f, "{hits} of {requests} requests over them were served from the cache")?;
         match bytes_each {
-            Some(bytes) => write!(f, "\n{bytes} bytes of the node's memory for each"),
+            Some(bytes) => write!(f, "\n{bytes} bytes of the node's memory per connection"),
             None => Ok(()),
         }
     }

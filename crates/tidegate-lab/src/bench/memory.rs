@@ -1,4 +1,4 @@
-//! The memory of a node over time, while keys, sessions and the schema change all the time.
+//! The memory of a node over time, while keys, sessions and the schema keep changing.
 
 use std::fmt::{Display, Formatter};
 use std::process::ExitCode;
@@ -17,30 +17,30 @@ use node::Node;
 
 mod node;
 
-/// Requests of one kind that run at a time.
+/// Concurrent requests of one kind.
 const AT_A_TIME: usize = 16;
 
 const MEBIBYTE: u64 = 1 << 20;
 
-/// How long, and how much is done in that time, at an even rate.
+/// The duration, and the number of operations, which are spread evenly over it.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Minutes that it takes
+    /// Duration in minutes
     #[arg(long, default_value_t = 60)]
     minutes: u32,
-    /// Keys that are requested, each of them twice
+    /// Number of keys, each of which is requested twice
     #[arg(long, default_value_t = 1_000_000)]
     keys: u64,
-    /// Sessions, each with a write and a read that has to see it
+    /// Number of sessions, each with a write and a read that must see it
     #[arg(long, default_value_t = 100_000)]
     sessions: u64,
-    /// Changes of the schema, each of which makes all entries invalid
+    /// Number of schema changes, each of which invalidates all entries
     #[arg(long, default_value_t = 60)]
     changes: u64,
     /// Capacity of the cache, in MiB
     #[arg(long, default_value_t = 64)]
     capacity: u64,
-    /// How much more the process may take in the last third of the time than in the middle third, in percent
+    /// Allowed growth of the process from the middle third of the time to the last third, in percent
     #[arg(long, default_value_t = 5.0)]
     growth: f64,
 }
@@ -58,7 +58,7 @@ struct Found {
     failed: u64,
 }
 
-/// What was done until the end of a minute, and the process then.
+/// The operations done by the end of a minute, and the process's memory at that time.
 #[derive(Debug, Serialize)]
 struct Minute {
     keys: u64,
@@ -72,7 +72,7 @@ struct Minute {
     resident: u64,
 }
 
-/// What was done.
+/// The operations done.
 #[derive(Debug, Default)]
 struct Counts {
     keys: AtomicU64,
@@ -82,7 +82,7 @@ struct Counts {
     failed: AtomicU64,
 }
 
-/// What is done one after another.
+/// A kind of operation.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Key,
@@ -116,7 +116,7 @@ pub(crate) async fn run(options: Options, output: Output) -> Result<ExitCode, Fa
     Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::from(crate::UNSOUND) })
 }
 
-/// So many things to do, at an even rate.
+/// A number of operations at an even rate.
 #[derive(Debug)]
 struct Pace {
     start: Instant,
@@ -126,7 +126,7 @@ struct Pace {
 }
 
 impl Pace {
-    /// Waits for the next thing to do, and says which one it is; `None` at the end.
+    /// Waits until the next operation is due, and returns its index; `None` at the end.
     async fn next(&self) -> Option<u64> {
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         if next >= self.count || self.start.elapsed() >= self.span {
@@ -157,7 +157,7 @@ async fn work(kind: Kind, node: Arc<Node>, counts: Arc<Counts>, pace: Arc<Pace>)
     }
 }
 
-/// Looks at the process every second until the end.
+/// Measures the process every second until the end.
 async fn watch(options: &Options, node: &Node, counts: &Counts) -> Result<Found, Failure> {
     let (mut samples, mut minutes) = (Vec::new(), Vec::new());
     let mut seconds = interval(Duration::from_secs(1));
@@ -165,7 +165,7 @@ async fn watch(options: &Options, node: &Node, counts: &Counts) -> Result<Found,
     let start = seconds.tick().await;
     while minutes.len() < usize::try_from(options.minutes)? {
         seconds.tick().await;
-        samples.push(resident(None).ok_or("this system does not say what a process takes")?);
+        samples.push(resident(None).ok_or("this system does not report the memory of a process")?);
         if start.elapsed() >= Duration::from_secs(60) * (u32::try_from(minutes.len())? + 1) {
             let minute = Minute::now(node, counts)?;
             eprintln!("minute {}: {minute}", minutes.len() + 1);
@@ -180,7 +180,7 @@ async fn watch(options: &Options, node: &Node, counts: &Counts) -> Result<Found,
     Ok(Found { bench: "memory", minutes, middle, last, growth, is_flat, failed })
 }
 
-/// In MiB, of bytes.
+/// The mean of samples in bytes, as MiB.
 #[expect(clippy::cast_precision_loss, reason = "a process has less than 2^53 bytes")]
 fn mean(samples: &[u64]) -> f64 {
     let sum: f64 = samples.iter().map(|sample| *sample as f64).sum();

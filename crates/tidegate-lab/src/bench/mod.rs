@@ -1,7 +1,6 @@
-//! `tidegate-lab bench`: what the cache costs and how it holds up, measured on servers of its own on loopback.
+//! `tidegate-lab bench`: measures the cache's costs and its behavior under load, on private servers on loopback.
 //!
-//! Load is bounded in count or time. Every measurement prints what it ran and with which seed;
-//! `docs/performance.md` shows results.
+//! Load ends after a number of requests or a time. `docs/performance.md` has results.
 
 mod connections;
 mod memory;
@@ -22,17 +21,17 @@ use super::progress::Progress;
 /// What to measure.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Bench {
-    /// Asks for one answer that nobody has, many times at once, and says how often it was made
+    /// Send many concurrent requests for one response that no node has stored, and count the handler's runs
     Stampede(stampede::Options),
-    /// Follows commits, and says how long nodes answer with what was before them
+    /// Measure the time from a commit until no node serves the previous data
     Staleness(staleness::Options),
-    /// Writes to tables with triggers and without, and says what they cost
+    /// Measure the write throughput of tables with and without triggers
     Writes(writes::Options),
-    /// Hits with more and more keys, tags and bytes, and says what each takes
+    /// Measure the time of a hit with growing numbers of keys, tags and bytes
     Scaling(scaling::Options),
-    /// Holds many connections open, and says what each takes
+    /// Hold many connections open, and measure the memory of each
     Connections(connections::Options),
-    /// Changes keys, sessions and the schema for a time, and says whether the process grows
+    /// Change keys, sessions and the schema for a time, and check that the process does not grow
     Memory(memory::Options),
 }
 

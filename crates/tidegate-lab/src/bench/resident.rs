@@ -1,6 +1,6 @@
 //! The memory of a process.
 
-/// What is resident of a process, or of this one, in bytes; where the system tells (`proc(5)`).
+/// The resident set of a process, or of this one, in bytes; `None` if the system does not report it (`proc(5)`).
 pub(crate) fn resident(process: Option<u32>) -> Option<u64> {
     let process = process.map_or_else(|| "self".to_owned(), |id| id.to_string());
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;

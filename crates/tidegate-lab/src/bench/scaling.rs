@@ -1,4 +1,4 @@
-//! What a hit takes as there is more of something: keys, tags, bytes.
+//! The time of a hit as the number of keys, tags or bytes grows.
 
 use std::fmt::{Display, Formatter};
 use std::process::ExitCode;
@@ -20,19 +20,19 @@ use crate::output::Output;
 
 const ROUNDS: usize = 5;
 
-/// Room for more than is put into it.
+/// A memory limit that is never reached.
 const ROOM: u64 = 1 << 40;
 
-/// How far to go.
+/// The largest sizes, and the number of hits.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The most keys; ten million take about 8 GB of memory
+    /// Largest number of keys; ten million take about 8 GB of memory
     #[arg(long, default_value_t = 1_000_000)]
     keys: u64,
-    /// Hits in each of five rounds
+    /// Number of hits in each of five rounds
     #[arg(long, default_value_t = 100_000)]
     hits: u64,
-    /// Which keys are asked for
+    /// Seed for the choice of keys
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -45,7 +45,7 @@ struct Found {
     bound: Bound,
 }
 
-/// What one hit takes.
+/// The time of one hit.
 #[derive(Debug, Serialize)]
 struct Curve {
     by: &'static str,
@@ -58,14 +58,14 @@ struct Point {
     nanos: Spread,
 }
 
-/// Ten times as much as there is room for was put into memory.
+/// The memory after storing ten times its capacity.
 #[derive(Debug, Serialize)]
 struct Bound {
     capacity: u64,
     /// As the cache counts.
     counted: u64,
     entries: u64,
-    /// By which the process grew, where the system tells.
+    /// By how much the process grew, if the system reports it.
     resident: Option<u64>,
 }
 
@@ -82,7 +82,7 @@ pub(crate) async fn run(options: Options, output: Output) -> Result<ExitCode, Fa
     Ok(if is_within { ExitCode::SUCCESS } else { ExitCode::from(crate::UNSOUND) })
 }
 
-/// By how many there are, asked for at random.
+/// By the number of keys, which are requested at random.
 async fn by_keys(options: &Options) -> Result<Curve, Failure> {
     let (mut points, mut count) = (Vec::new(), 1000);
     while count <= options.keys {
@@ -94,7 +94,7 @@ async fn by_keys(options: &Options) -> Result<Curve, Failure> {
     Ok(Curve { by: "keys", points })
 }
 
-/// By how many each entry has.
+/// By the number of tags of each entry.
 async fn by_tags(options: &Options) -> Result<Curve, Failure> {
     let mut points = Vec::new();
     for tags in [1, 2, 4, 8, 16, 32, 64] {
@@ -105,7 +105,7 @@ async fn by_tags(options: &Options) -> Result<Curve, Failure> {
     Ok(Curve { by: "tags", points })
 }
 
-/// By the size of an answer's body, through the layer.
+/// By the size of a response's body, through the layer.
 async fn by_bytes(options: &Options) -> Result<Curve, Failure> {
     let mut points = Vec::new();
     for size in [100, 1 << 10, 10 << 10, 100 << 10, 1 << 20, 10 << 20] {
@@ -115,7 +115,7 @@ async fn by_bytes(options: &Options) -> Result<Curve, Failure> {
         let mut app = Router::new().route("/", get(async move || body)).layer(layer);
         let is_hit = ask(&mut app, size).await? | ask(&mut app, size).await?;
         if !is_hit {
-            return Err(format!("an answer of {size} bytes is not kept").into());
+            return Err(format!("a response of {size} bytes is not stored").into());
         }
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
@@ -131,7 +131,7 @@ async fn by_bytes(options: &Options) -> Result<Curve, Failure> {
     Ok(Curve { by: "bytes", points })
 }
 
-/// Whether the answer, of so many bytes, was a hit.
+/// Sends a request and returns whether it was a hit; the response must have `size` bytes.
 async fn ask(app: &mut Router, size: usize) -> Result<bool, Failure> {
     let response = match app.call(Request::get("/").body(Body::empty())?).await {
         Ok(response) => response,
@@ -140,7 +140,7 @@ async fn ask(app: &mut Router, size: usize) -> Result<bool, Failure> {
     let status = response.headers().get("cache-status").map(|status| status.as_bytes().to_vec());
     let body = axum::body::to_bytes(response.into_body(), usize::MAX).await?;
     if body.len() != size {
-        return Err("an answer is not whole".into());
+        return Err("a response is incomplete".into());
     }
     Ok(status.is_some_and(|status| status.starts_with(b"tidegate; hit")))
 }
@@ -166,12 +166,12 @@ async fn fill(cache: &Cache, count: u64, policy: &ValuePolicy) -> Result<(), Fai
     }
     let kept = cache.store_status().memory.map_or(0, |kept| kept.entries);
     if kept != count {
-        return Err(format!("{kept} of {count} entries were kept").into());
+        return Err(format!("{kept} of {count} entries were stored").into());
     }
     Ok(())
 }
 
-/// What one takes, in nanoseconds.
+/// The time of one hit, in nanoseconds.
 async fn hits(cache: &Cache, keys: u64, tags: u64, options: &Options) -> Result<Spread, Failure> {
     let (mut random, policy) = (fastrand::Rng::with_seed(options.seed), policy(tags)?);
     let mut rounds = Vec::new();
@@ -213,7 +213,7 @@ impl Display for Found {
             }
         }
         let Bound { capacity, counted, entries, resident } = &self.bound;
-        writeln!(f, "ten times as much as there is room for")?;
+        writeln!(f, "after storing ten times the capacity:")?;
         write!(f, "{counted} bytes of {capacity} in {entries} entries")?;
         match resident {
             Some(bytes) => write!(f, "; the process grew by {bytes}"),

@@ -1,8 +1,8 @@
-//! What many measurements of one thing say together.
+//! Summarizes repeated measurements.
 
 use serde::Serialize;
 
-/// The middle of several rounds, and how far they were apart.
+/// The median, minimum and maximum of several rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -11,7 +11,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Nothing, of no rounds.
+    /// `None` if there are no rounds.
     pub(crate) fn of(rounds: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut rounds: Vec<f64> = rounds.into_iter().collect();
         rounds.sort_by(f64::total_cmp);
@@ -21,7 +21,7 @@ impl Spread {
     }
 }
 
-/// The smallest value that a share of all does not exceed (nearest rank); `sorted` is not empty.
+/// A quantile by nearest rank, in thousandths. `sorted` must not be empty.
 pub(crate) fn quantile<T: Copy>(sorted: &[T], per_mille: usize) -> T {
     sorted[(sorted.len() * per_mille).div_ceil(1000).saturating_sub(1)]
 }

@@ -1,4 +1,4 @@
-//! How long after a commit a node may still answer with what was there before.
+//! The time from a commit until no node serves the previous data.
 
 use std::fmt::{Display, Formatter};
 use std::process::ExitCode;
@@ -24,29 +24,29 @@ use super::spread::quantile;
 use crate::Failure;
 use crate::output::Output;
 
-/// How long a thread that looks sleeps in between, which is how exact the figures are at best.
+/// The pause between two polls, which limits the precision of the results.
 const LOOKS: Duration = Duration::from_micros(100);
 
-/// A node that has not let go by then never does.
+/// If a node still serves the previous data after this time, the measurement fails.
 const TOO_LONG: Duration = Duration::from_secs(10);
 
-/// Between one commit that is followed and the next.
+/// The pause between two measured commits.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The row that is looked at; the rest of the load is on others.
+/// The row that is measured. All other writes go to other rows.
 const ROW: i64 = 1;
 const ROWS: u32 = 100_000;
 
-/// How much is written meanwhile, and how many look on.
+/// The number of nodes, the duration and the write load.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Nodes of the service
+    /// Number of nodes
     #[arg(long, default_value_t = 4)]
     nodes: usize,
-    /// How long commits are followed, idle and then under load, in seconds each
+    /// Duration in seconds: once without other writes, and once more with them
     #[arg(long, default_value_t = 15)]
     seconds: u32,
-    /// Other writes a second under load, each a transaction on one row
+    /// Rate of other writes per second, each a transaction on one row
     #[arg(long, default_value_t = 5000)]
     rate: u32,
 }
@@ -58,11 +58,11 @@ struct Found {
     load: Vec<Measured>,
 }
 
-/// From the moment that a writer knew of its commit until no node answered with what was there before.
+/// Times from the moment when the writer's commit returned until no node served the previous data.
 #[derive(Debug, Serialize)]
 struct Measured {
     asked_for_per_second: u32,
-    /// Other writes that were made.
+    /// The rate of other writes that was reached.
     writes_per_second: f64,
     commits: usize,
     p50_ms: f64,
@@ -104,7 +104,7 @@ impl World {
         Ok(Self { postgres, writer, nodes })
     }
 
-    /// Follows commits while others write, so many times a second.
+    /// Measures commits during `rate` other writes per second.
     async fn measure(&mut self, seconds: u32, rate: u32) -> Result<Measured, Failure> {
         let Self { postgres, writer, nodes } = self;
         let over = AtomicBool::new(false);
@@ -139,7 +139,7 @@ fn schema() -> String {
     )
 }
 
-/// Writes to other rows; how often a second it did.
+/// Writes to other rows; returns the rate that it reached.
 async fn load(postgres: &Postgres, seconds: u32, rate: u32) -> Result<f64, Failure> {
     if rate == 0 {
         sleep(Duration::from_secs(seconds.into())).await;
@@ -154,7 +154,7 @@ async fn load(postgres: &Postgres, seconds: u32, rate: u32) -> Result<f64, Failu
     pgbench(postgres, &["-f", &script, "-c", "8", "-R", &rate, "-T", &seconds]).await
 }
 
-/// Writes, again and again, and looks how long any node answers with what was there before: in milliseconds.
+/// Writes repeatedly, and measures how long any node serves the previous data, in milliseconds.
 async fn follow(
     writer: &mut PgConnection,
     nodes: &[Node],
@@ -178,7 +178,7 @@ async fn follow(
     Ok(millis)
 }
 
-/// When the last node was seen not to answer with `old` any more. Has a thread to itself.
+/// Returns when the last node has stopped serving `old`. Runs on a thread of its own.
 #[expect(clippy::disallowed_methods, reason = "tokio's timers are too coarse")]
 async fn watch(mut nodes: Vec<Node>, old: String) -> Result<Instant, String> {
     let start = Instant::now();
@@ -194,7 +194,7 @@ async fn watch(mut nodes: Vec<Node>, old: String) -> Result<Instant, String> {
             return Ok(now);
         }
         if now - start > TOO_LONG {
-            return Err(format!("a node still answers with {old} after {TOO_LONG:?}"));
+            return Err(format!("a node still serves {old} after {TOO_LONG:?}"));
         }
         nodes = serving;
         std::thread::sleep(LOOKS);
@@ -219,7 +219,7 @@ impl Node {
         Ok(Self { app, _listener: listener })
     }
 
-    /// Asks until the answer is one that the cache keeps; returns it.
+    /// Sends requests until a response is stored; returns its body.
     async fn keep(mut self) -> Result<String, Failure> {
         let start = Instant::now();
         while start.elapsed() < TOO_LONG {
@@ -229,15 +229,15 @@ impl Node {
             }
             sleep(Duration::from_millis(1)).await;
         }
-        Err("a node does not keep its answers".into())
+        Err("a node does not store its responses".into())
     }
 
-    /// What it answers without asking its handler.
+    /// The stored response, without calling the handler.
     async fn stored(&mut self) -> Option<String> {
         self.ask("only-if-cached").await
     }
 
-    /// With a directive of RFC 9111, section 5.2.1.
+    /// Sends a request with a directive of RFC 9111, section 5.2.1.
     async fn ask(&mut self, directive: &str) -> Option<String> {
         let path = format!("/items/{ROW}");
         let request = Request::get(path).header(CACHE_CONTROL, directive).body(Body::empty());
@@ -261,7 +261,7 @@ impl Display for Found {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         writeln!(
             f,
-            "from a commit until none of {} nodes answers with what was before, in ms",
+            "time from a commit until none of {} nodes serves the previous data, in ms",
             self.nodes
         )?;
         write!(

@@ -1,4 +1,4 @@
-//! Many requests at once for one answer that no node has: how often it is made.
+//! Many concurrent requests for one response that no node has stored: how often the handler runs.
 
 use std::fmt::{Display, Formatter};
 use std::process::ExitCode;
@@ -24,24 +24,24 @@ use tower::Service;
 use crate::Failure;
 use crate::output::Output;
 
-/// How many ask at once, and where.
+/// The number of requests, nodes and rounds.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Requests at once, for one answer
+    /// Number of concurrent requests for one response
     #[arg(long, default_value_t = 10_000)]
     requests: usize,
-    /// Nodes that they are spread over, with one Redis
+    /// Number of nodes, which share one Redis
     #[arg(long, default_value_t = 4)]
     nodes: usize,
-    /// How often, each time for another answer
+    /// Number of rounds, each for another response
     #[arg(long, default_value_t = 5)]
     rounds: u32,
-    /// How long the handler takes beyond its read, in milliseconds
+    /// Time that the handler takes in addition to its read, in milliseconds
     #[arg(long, default_value_t = 50)]
     work: u64,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Serialize)]
 struct Found {
     bench: &'static str,
@@ -50,11 +50,11 @@ struct Found {
     /// How often the handler ran in each round.
     with_cache: Vec<u64>,
     without_cache: Vec<u64>,
-    /// Statements that the primary was asked by handlers, over all rounds with a cache.
+    /// Statements that handlers sent to the primary, over all rounds with a cache.
     reads: u64,
 }
 
-/// The servers, and what all handlers count in.
+/// The servers, and the counter that all handlers share.
 struct World {
     postgres: Postgres,
     redis: RedisServer,
@@ -134,7 +134,7 @@ impl World {
         Ok(Node { app: app.layer(layer).with_state(service), db, _listener: Some(listener) })
     }
 
-    /// All at once, on all nodes: how often the handler ran.
+    /// Sends all requests at once, spread over all nodes; returns how often the handler ran.
     async fn round(&self, nodes: &[Node], requests: usize, round: u32) -> Result<u64, Failure> {
         let before = self.runs.load(Ordering::Relaxed);
         let start = Arc::new(Barrier::new(requests));
@@ -174,11 +174,11 @@ impl Display for Found {
         let Self { requests, nodes, with_cache, without_cache, reads, .. } = self;
         writeln!(
             f,
-            "{requests} requests at once for one answer that nobody has, over {nodes} nodes"
+            "{requests} concurrent requests for one response that is not stored, over {nodes} nodes"
         )?;
-        writeln!(f, "how often the handler ran, in each round")?;
+        writeln!(f, "handler runs in each round")?;
         writeln!(f, "  with the cache     {with_cache:?}")?;
-        writeln!(f, "  without            {without_cache:?}")?;
-        write!(f, "statements of handlers, all rounds with the cache: {reads}")
+        writeln!(f, "  without the cache  {without_cache:?}")?;
+        write!(f, "statements from handlers, all rounds with the cache: {reads}")
     }
 }

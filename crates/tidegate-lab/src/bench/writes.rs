@@ -1,4 +1,4 @@
-//! What triggers cost those who write: `pgbench` on tables that are alike but for their triggers.
+//! The cost of triggers for writers: `pgbench` on tables that differ only in their triggers.
 
 use std::fmt::{Display, Formatter};
 use std::path::PathBuf;
@@ -16,22 +16,22 @@ use super::spread::Spread;
 use crate::Failure;
 use crate::output::Output;
 
-/// How much is written.
+/// The write load.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Clients that write at once; several numbers with commas between
+    /// Number of concurrent clients; separate several with commas
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64])]
     clients: Vec<u32>,
     /// Rounds for each number of clients, in alternating order
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// How long each table is written to in a round, in seconds
+    /// Duration of the writes to each table in a round, in seconds
     #[arg(long, default_value_t = 4)]
     seconds: u32,
-    /// Rows of each table
+    /// Number of rows of each table
     #[arg(long, default_value_t = 100_000)]
     rows: u32,
-    /// Commits do not wait for the disk: what a trigger takes is more of what is left
+    /// Turn fsync off: commits do not wait for the disk, so the share of the triggers is larger
     #[arg(long)]
     no_fsync: bool,
 }
@@ -41,9 +41,9 @@ pub(crate) struct Options {
 #[serde(rename_all = "snake_case")]
 enum Table {
     Untriggered,
-    /// By Tidegate, and followed by a node.
+    /// Tidegate's triggers, and a node that follows the log.
     Tracked,
-    /// Each row that changes is told by `NOTIFY`, as is often advised, and somebody listens.
+    /// A trigger that sends a `NOTIFY` for each changed row, as is often advised, and a listener.
     Notifying,
 }
 
@@ -67,9 +67,9 @@ struct Clients {
 #[derive(Debug, Serialize)]
 struct Measured {
     table: Table,
-    /// Transactions a second, each of one UPDATE of one row.
+    /// Transactions per second, each with one UPDATE of one row.
     rate: Spread,
-    /// Of the untriggered table in the same round.
+    /// The ratio to the rate of the untriggered table in the same round.
     ratio: Spread,
 }
 
@@ -94,8 +94,8 @@ struct Bench {
     scripts: Scratch,
 }
 
-/// Who follows a table's changes while it is written to. Nobody else listens then: a notification disturbs
-/// all who do, whatever it is for.
+/// The listener to a table's changes during the writes. There is no other one, since every notification wakes all
+/// listeners of the database.
 enum Audience {
     Nobody,
     Node(Listener),
@@ -136,7 +136,7 @@ impl Bench {
         Ok(Clients { clients, tables: measured.collect() })
     }
 
-    /// Transactions a second.
+    /// Runs the writes; returns transactions per second.
     async fn rate(&self, table: Table, clients: u32, seconds: u32) -> Result<f64, Failure> {
         self.postgres.psql(&format!("vacuum analyze {}; checkpoint", table.name())).await?;
         let (script, clients, seconds) = (
@@ -188,7 +188,7 @@ impl Table {
     }
 }
 
-/// Three tables that are alike.
+/// Three equal tables.
 fn schema(rows: u32) -> String {
     let tables = TABLES.map(|table| {
         let name = table.name();
@@ -218,7 +218,7 @@ impl Display for Found {
         let (fsync, rows) = (if self.fsync { "on" } else { "off" }, self.rows);
         writeln!(
             f,
-            "one UPDATE of one of {rows} rows in each transaction, a second; Postgres {}, fsync {fsync}",
+            "transactions per second, each one UPDATE of one of {rows} rows; Postgres {}, fsync {fsync}",
             self.server
         )?;
         write!(

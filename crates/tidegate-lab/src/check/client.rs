@@ -1,4 +1,4 @@
-//! Asking a node.
+//! A client of a node.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use tokio::time::timeout;
 
 use super::batch::{Ask, PATH, read_answers, write_asks};
 
-/// How long a response may take: from a node that is stopped or gone, none comes.
+/// The time limit of a request. A node that is stopped or gone does not respond.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the response to a batch may take, whose requests do not all begin at once.
+/// The time limit of a batch, whose requests do not all begin at once.
 const BATCH_PATIENCE: Duration = PATIENCE.saturating_mul(4);
 
 /// A client with connections of its own.
 pub(crate) struct Client(Hyper<HttpConnector, Body>);
 
-/// What came back.
+/// A response.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -33,7 +33,7 @@ impl Client {
         Self(Hyper::builder(TokioExecutor::new()).build_http())
     }
 
-    /// Sends a request; `None` if there is no answer within [`PATIENCE`].
+    /// Sends a request; `None` if there is no response within [`PATIENCE`].
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -47,7 +47,7 @@ impl Client {
         Some(Answer { status, headers, body })
     }
 
-    /// Sends many requests as one; `None` if there is no answer within a few times [`PATIENCE`].
+    /// Sends many requests as one; `None` if there is no response within [`BATCH_PATIENCE`].
     pub(crate) async fn send_batch(
         &self,
         node: &str,
@@ -58,7 +58,7 @@ impl Client {
         let exchanged = self.exchange(Method::POST, url, body, None);
         let (status, _, body) = timeout(BATCH_PATIENCE, exchanged).await.ok()??;
         let answers = if status == StatusCode::OK { read_answers(body, count) } else { None };
-        Some(answers.ok_or("the response to a batch has another form"))
+        Some(answers.ok_or("the response to a batch is malformed"))
     }
 
     async fn exchange(

@@ -1,4 +1,4 @@
-//! Moments that a node states and the checker compares with its own.
+//! Times that a node reports and the checker compares with its own.
 
 use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
@@ -24,8 +24,8 @@ pub(crate) struct Monotonic {
 }
 
 impl Monotonic {
-    /// Each attempt reads the `Instant` first, so a converted moment is early by the time between the two readings; the
-    /// attempt with the least is taken. An early moment demands less of a response, never more.
+    /// Each attempt reads the `Instant` first, so converted times are early by the time between the two readings. The
+    /// attempt with the smallest difference is used. An early time makes the check weaker, never wrong.
     pub(crate) fn new() -> Self {
         let attempt = || Self { at: Instant::now(), nanos: monotonic_nanos() };
         let first = attempt();

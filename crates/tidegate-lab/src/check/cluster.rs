@@ -15,18 +15,18 @@ use super::schema::TABLES;
 use super::{GROUPS, ROWS};
 use crate::Failure;
 
-/// What tasks share of the servers.
+/// The servers' state that tasks share.
 pub(crate) struct Cluster {
-    /// The primary, by the name that follows it.
+    /// The URL of the primary, through a proxy that follows failovers.
     pub(crate) primary_url: String,
-    /// Writers hold it open; a failover closes it.
+    /// Writers hold it for reading; a failover holds it for writing.
     pub(crate) gate: tokio::sync::RwLock<()>,
     pub(crate) servers: Mutex<Servers>,
     nodes: RwLock<Vec<Option<String>>>,
     epoch: RwLock<String>,
 }
 
-/// What faults need for themselves.
+/// The servers' state that only faults use.
 pub(crate) struct Servers {
     pub(crate) primary: Postgres,
     pub(crate) standbys: Vec<Postgres>,
@@ -43,10 +43,11 @@ pub(crate) struct Servers {
 
 impl Cluster {
     pub(crate) async fn start(nodes: usize, redis: Topology) -> Result<Self, Failure> {
-        // What nobody commits is long in the log before it is flushed, so that a crash loses something.
-        // A standby that was down or did not replay finds all that it missed, whatever checkpoints came between.
-        // A standby that replays a TRUNCATE holds its lock until the commit. If it waits meanwhile for a query's snapshot to end,
-        // and the query for that lock, only this limit ends it: Postgres looks for no deadlock there.
+        // Flush uncommitted records late, so that a crash loses something.
+        // Keep enough of the log for a standby that was down or did not replay, whatever checkpoints came in between.
+        // Limit the delay of replay: a standby that replays a TRUNCATE holds its lock until the commit. If it waits for the
+        // end of a query's snapshot, and the query waits for that lock, only this limit ends it: Postgres detects no
+        // deadlock there.
         let settings = [
             ("wal_writer_delay", "10s"),
             ("wal_keep_size", "1GB"),
@@ -103,7 +104,7 @@ impl Cluster {
         nodes.iter().flatten().any(|node| node == address)
     }
 
-    /// The epoch of the primary that there is now, as nodes print it.
+    /// The current primary's epoch, as nodes print it.
     pub(crate) fn epoch(&self) -> String {
         self.epoch.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -131,7 +132,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Lets readers know of a node, or forget it.
+    /// Adds or removes a node's address for readers.
     pub(crate) fn announce(&self, node: usize, address: Option<String>) {
         self.nodes.write().unwrap_or_else(PoisonError::into_inner)[node] = address;
     }
@@ -143,14 +144,14 @@ async fn set_up(primary: &Postgres) -> Result<(), Failure> {
     let table = "create table rows (id int primary key, version bigint not null, grp int not null)";
     primary.psql(&format!("{table}; insert into rows values {rows}; {TABLES}")).await?;
     let mut conn = PgConnection::connect(&primary.url()).await?;
-    // Bulk changes are to be told as such.
+    // Record changes of all rows as bulk changes.
     let triggers = Triggers::new().columns("rows", &["grp"]).row_limit(GROUPS);
     let others = ["labels", "wide", "east", "west"];
     others.into_iter().fold(triggers, Triggers::table).install(&mut conn).await?;
     Ok(())
 }
 
-/// The epoch of a primary, which begins here if no node has begun it.
+/// The epoch of a primary; begins it if no node has.
 pub(crate) async fn epoch(primary: &Postgres) -> Result<String, Failure> {
     primary.psql("select tidegate.begin_history()").await?;
     let sql = "select system_identifier, d.oid, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), last_value

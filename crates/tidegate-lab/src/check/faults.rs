@@ -1,4 +1,4 @@
-//! Breaking things, one after another.
+//! Injects faults, one after another.
 
 mod copy;
 mod primary;
@@ -21,7 +21,7 @@ use super::schema::Property;
 use super::{Options, Run};
 use crate::Failure;
 
-/// How long standbys may take to have what the primary has.
+/// How long standbys may take to catch up with the primary.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,7 @@ enum Fault {
     SchemaChanged(Property),
 }
 
-/// Each, and what the report calls it.
+/// All faults, with their names in the report.
 const ALL: [(Fault, &str); 23] = [
     (Fault::RedisKilled, "Redis killed"),
     (Fault::RedisHangs, "Redis stopped and continued"),
@@ -86,9 +86,9 @@ impl Fault {
     }
 }
 
-/// Breaks and mends until the run is over. Each kind comes once before any comes again.
+/// Injects and ends faults until the run is over. Each kind comes once before any kind comes again.
 ///
-/// What can't be broken or mended ends the run: all that followed would be meaningless.
+/// An error while injecting or ending a fault ends the run, since later results would be meaningless.
 pub(crate) async fn inject(
     run: &Run,
     cluster: &Cluster,
@@ -200,7 +200,7 @@ async fn cut(line: &FaultProxy, hold: Duration) -> Result<(), Failure> {
     Ok(line.heal().await?)
 }
 
-/// Puts a node's clock so many milliseconds before the others'.
+/// Sets a node's clock ahead of the others by some milliseconds.
 async fn set_clock(servers: &Servers, node: usize, millis: i64) -> Result<(), Failure> {
     let process = servers.processes[node].as_ref().ok_or("the node is gone")?;
     let url = format!("http://{}/clock", process.address);
@@ -209,7 +209,7 @@ async fn set_clock(servers: &Servers, node: usize, millis: i64) -> Result<(), Fa
     if status.is_success() { Ok(()) } else { Err(format!("the node said {status}").into()) }
 }
 
-/// A node stands still for a while; at its end something is done to the database.
+/// Stops a node for a while, and runs SQL on the primary at the end.
 async fn stop_node(
     servers: &Servers,
     node: usize,
@@ -224,9 +224,10 @@ async fn stop_node(
     Ok(done.map(drop)?)
 }
 
-/// Asks a standby again as long as replay cancels what is asked.
+/// Repeats a query on a standby as long as replay cancels it.
 ///
-/// Its limit on waiting for queries counts from when the log was received: where replay was paused, none is left.
+/// The standby's limit on delaying replay for queries counts from the receipt of the log, so after a pause of replay no
+/// time is left.
 async fn unless_cancelled<T>(mut ask: impl AsyncFnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match ask().await {
@@ -255,7 +256,7 @@ async fn caught_up(servers: &Servers) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Why a standby does not go on, as far as it tells.
+/// Describes the state of a standby that does not catch up.
 async fn stuck(standby: &Postgres) -> Result<String, Failure> {
     const SESSIONS: &str = "select pg_last_wal_replay_lsn(), pg_get_wal_replay_pause_state(), backend_type, datname, state,
             wait_event_type, wait_event, pg_blocking_pids(pid), now() - xact_start, now() - query_start, left(query, 200)

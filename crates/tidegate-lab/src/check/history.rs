@@ -1,7 +1,7 @@
-//! What was written, as far as the writers know.
+//! The history of writes, as far as the writers know it.
 //!
-//! Bounded: of what is older than [`REMEMBERED`], only the last version that was committed by then is kept. A response
-//! that may be older than that is not judged, and none is in practice.
+//! It is bounded: of everything older than [`REMEMBERED`], only the last committed version is stored. A response that may
+//! be older is not judged; in practice there is none.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,11 +12,11 @@ use tokio::time::Instant;
 
 use super::{GROUPS, ROWS};
 
-/// Longer than any node's last look at the log is ago, by far.
+/// Far longer than the age of any node's last read of the log.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(60);
-/// How far replicas may lag for reads that nothing caches: the default of `DatabaseOptions::max_lag`.
+/// How far replicas may lag in uncached reads: the default of `DatabaseOptions::max_lag`.
 const MAX_LAG: Duration = Duration::from_secs(10);
-/// Writes to a row that are kept before old ones are looked for.
+/// The number of writes to a row from which old ones are removed.
 const FEW: usize = 256;
 
 /// Every write to every row.
@@ -42,27 +42,27 @@ struct Write {
     fate: Fate,
 }
 
-/// What became of a write.
+/// The fate of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// Under way, or its connection broke: it may be there or not.
+    /// Under way, or its connection broke: it may have been committed or not.
     Open,
-    /// It was there by then.
+    /// It was committed by this time.
     Committed(Instant),
     /// It was never there.
     RolledBack,
-    /// It was there, perhaps, until a failover.
+    /// A failover has lost it, if it was committed at all.
     Lost,
 }
 
-/// What is wrong with an answer.
+/// What is wrong with a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wrong {
     /// It lacks a write that it must have.
     Stale { row: usize, version: u64, must: u64 },
-    /// It shows what was never committed.
+    /// It shows a version that was never committed.
     NeverWritten { row: usize, version: u64 },
-    /// It shows what a failover has lost, and the node knew of the failover.
+    /// It shows a version that a failover has lost, although the node knew of the failover.
     Lost { row: usize, version: u64 },
     /// It shows a row in a group that it was not in.
     Group { row: usize, version: u64, group: u32 },
@@ -70,12 +70,12 @@ pub(crate) enum Wrong {
     Missing { row: usize },
     /// It shows a schema that did not hold.
     Schema { shows: String, must: String },
-    /// It is not what was asked for.
+    /// It does not have the requested form.
     Form { line: String },
 }
 
 impl Wrong {
-    /// The row that is wrong, if it is one.
+    /// The row that is wrong, if it is a row.
     pub(crate) const fn row(&self) -> Option<usize> {
         match self {
             Self::Stale { row, .. }
@@ -88,20 +88,20 @@ impl Wrong {
     }
 }
 
-/// What an answer has to be.
+/// What a response must contain.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Demand {
-    /// It has all that was committed before.
+    /// It contains everything that was committed before this time.
     pub(crate) since: Option<Instant>,
-    /// It has this version, which its client has written.
+    /// It contains this version, which its client has written.
     pub(crate) own: Option<(usize, u64)>,
     /// The node knew of the last failover.
     pub(crate) knows_failover: bool,
 }
 
 impl Demand {
-    /// What is promised of a read by `db.reader()` that nothing caches: all that the primary had for as long as replicas may lag,
-    /// and its client's own writes. A replica of a history that is over is not as far before long.
+    /// The promise for an uncached read by `db.reader()`: everything that the primary contained [`MAX_LAG`] ago, and the
+    /// client's own writes. A replica of a history that has ended soon lags too far.
     pub(crate) fn of_a_plain_read(self) -> Self {
         let since = self.since.and_then(|since| since.checked_sub(MAX_LAG));
         Self { since, knows_failover: false, ..self }
@@ -127,7 +127,7 @@ impl History {
         self.row(row).writes.insert(version, Write { group, fate: Fate::Open });
     }
 
-    /// Notes what became of it.
+    /// Notes the fate of a write.
     pub(crate) fn end(&self, row: usize, version: u64, fate: Fate) {
         let mut row = self.row(row);
         if let Some(write) = row.writes.get_mut(&version)
@@ -140,13 +140,15 @@ impl History {
         }
     }
 
-    /// After a failover: of each row, nothing past this version is there any more. An error if the checker has forgotten
-    /// what was before.
+    /// Notes a failover after which each row has no version past these. Fails if the checker no longer knows the versions
+    /// from before.
     pub(crate) fn fail_over(&self, survived: &[u64]) -> Result<(), String> {
         for (row, survived) in survived.iter().enumerate() {
             let mut history = self.row(row);
             if *survived < history.oldest.0 {
-                return Err(format!("row {row} went back to {survived}, which is too long ago"));
+                return Err(format!(
+                    "row {row} went back to version {survived}, which is too old for the checker to know"
+                ));
             }
             for (_, write) in history.writes.range_mut(survived + 1..) {
                 if write.fate != Fate::RolledBack {
@@ -157,7 +159,7 @@ impl History {
         Ok(())
     }
 
-    /// Compares one row of an answer.
+    /// Judges one row of a response.
     pub(crate) fn judge(
         &self,
         row: usize,
@@ -183,7 +185,7 @@ impl History {
         if version < must { Err(Wrong::Stale { row, version, must }) } else { Ok(()) }
     }
 
-    /// Judges that a row is not in the answer for a group.
+    /// Judges the absence of a row from the response for a group.
     pub(crate) fn judge_absent(
         &self,
         row: usize,
@@ -201,7 +203,7 @@ impl History {
         if elsewhere { Ok(()) } else { Err(Wrong::Missing { row }) }
     }
 
-    /// When the first version was committed that is newer than this one, if one is.
+    /// When the next version was committed, if there is one.
     pub(crate) fn outdated_since(&self, row: usize, version: u64) -> Option<Instant> {
         let newer = |write: &Write| match write.fate {
             Fate::Committed(at) => Some(at),
@@ -210,7 +212,7 @@ impl History {
         self.row(row).writes.range(version + 1..).filter_map(|(_, write)| newer(write)).min()
     }
 
-    /// The last writes to a row, for people.
+    /// The last writes to a row, as text.
     pub(crate) fn excerpt(&self, row: usize) -> String {
         let history = self.row(row);
         let last: Vec<_> = history.writes.iter().rev().take(12).collect();
@@ -229,7 +231,7 @@ impl Row {
         Self { writes: BTreeMap::from([(0, first)]), oldest: (0, now), most: FEW }
     }
 
-    /// The version that an answer must have at least.
+    /// The minimum version that a response must have.
     fn must(&self, row: usize, demand: &Demand) -> u64 {
         let is_known = |write: &Write| match (write.fate, demand.since) {
             (Fate::Committed(at), Some(since)) => at < since,
@@ -244,7 +246,7 @@ impl Row {
         committed.map(|(version, _)| *version).into_iter().chain(own).max().unwrap_or(0)
     }
 
-    /// Drops what nobody may show any more: versions below one that was committed long ago.
+    /// Drops versions that no response may show any more: those below one that was committed long ago.
     fn drop_old(&mut self, now: Instant) {
         if self.writes.len() <= self.most {
             return;

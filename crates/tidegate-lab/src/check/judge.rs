@@ -7,7 +7,7 @@ use super::question::Part;
 use super::schema::PROPERTIES;
 use super::{ROWS, Run};
 
-/// Judges each part of a response by itself. Returns since when what it shows is out of date, if it is.
+/// Judges each part of a response by itself. Returns since when its content has been out of date, if it is.
 pub(crate) fn judge(
     run: &Run,
     expected: &[Part],

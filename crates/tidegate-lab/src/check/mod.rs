@@ -1,20 +1,20 @@
-//! `tidegate-lab check`: whether answers are what was promised, while everything breaks.
+//! `tidegate-lab check`: checks that responses keep the guarantee while servers, connections and nodes fail.
 //!
 //! ```text
 //! writers ──→ primary ⇒ standbys        `history` knows what was committed when, as the writers saw it
 //!                │
-//!           nodes of the real service ←── readers ── compare each answer with the history
+//!           nodes of the real service ←── readers ── compare each response with the history
 //!                │
 //!              Redis           `faults` kills, freezes, cuts and promotes, by a seed that is printed
 //! ```
 //!
-//! A response is one of a cached route, of cached queries and values, of a handler that uses other cached routes, queries and
-//! values, or of one that has just written; it shows the version of each row that it was made of (`question`), and each is
-//! judged by itself (`judge`). A response counts as one check, however many versions it shows.
+//! Responses come from cached routes, from cached queries and values, from handlers that use other cached results, and from
+//! handlers that have just written. A response shows the version of each row from which it was computed (`question`), and
+//! each version is judged by itself (`judge`). A response counts as one check, however many versions it shows.
 //!
-//! Each row of the table has a version that only grows. A node says with each answer how long ago its
-//! last look at the log began; by the guarantee, the answer has every write that was acknowledged before
-//! that. All times are of one monotonic clock. Nothing here looks into a node.
+//! Each row of the table has a version that only grows. With each response, a node says how long ago its last read of the
+//! log began. By the guarantee, the response contains every write that was acknowledged before that. All times are from
+//! one monotonic clock. The checker does not inspect a node's internal state.
 
 mod batch;
 mod client;
@@ -54,51 +54,51 @@ use schema::Schema;
 pub(crate) const ROWS: usize = 40;
 pub(crate) const GROUPS: u32 = 6;
 
-/// How much is done.
+/// The extent of a run.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Stops after this many answers were checked
+    /// Stop after this many responses
     #[arg(long, default_value_t = 100_000)]
     reads: u64,
-    /// Stops after this long, in seconds
+    /// Stop after this many seconds
     #[arg(long, default_value_t = 120)]
     seconds: u64,
-    /// Repeats the faults of an earlier run
+    /// Seed of an earlier run, to repeat its faults
     #[arg(long)]
     seed: Option<u64>,
-    /// Nodes of the service
+    /// Number of nodes
     #[arg(long, default_value_t = 3)]
     nodes: usize,
-    /// Clients that write
+    /// Number of clients that write
     #[arg(long, default_value_t = 4)]
     writers: usize,
-    /// Clients that read
+    /// Number of clients that read
     #[arg(long, default_value_t = 120)]
     readers: usize,
-    /// Requests that a client sends as one; every fourth client sends one at a time
+    /// Number of requests that a reading client sends in one batch; every fourth client sends them one at a time
     #[arg(long, default_value_t = 32, value_parser = RangedU64ValueParser::<usize>::new().range(1..=batch::MOST as u64))]
     batch: usize,
-    /// How long a fault lasts at most, in milliseconds
+    /// Maximum duration of a fault, in milliseconds
     #[arg(long, default_value_t = 2500)]
     hold: u64,
-    /// Stops after each kind of fault came this many times
+    /// Stop after this many faults of each kind
     #[arg(long)]
     rounds: Option<u64>,
-    /// How Redis is run
+    /// Topology of Redis
     #[arg(long, value_enum, default_value_t = Topology::Server)]
     redis: Topology,
-    /// Breaks nothing
+    /// Inject no faults
     #[arg(long)]
     calm: bool,
 }
 
-/// What all tasks share.
+/// The state that all tasks share.
 pub(crate) struct Run {
     pub(crate) history: History,
     pub(crate) schema: Schema,
     pub(crate) report: Report,
     pub(crate) reads: AtomicU64,
-    /// What nodes say of the clock that they share with the checker.
+    /// Converts times that nodes report, by the clock that they share with the checker.
     pub(crate) clock: Monotonic,
     over: AtomicBool,
 }
@@ -109,10 +109,10 @@ impl Run {
     }
 }
 
-/// Runs the check; the exit code tells whether every promise was kept.
+/// Runs the check. The exit code is [`UNSOUND`](crate::UNSOUND) if the guarantee was violated.
 pub(crate) async fn run(options: Options) -> Result<ExitCode, Failure> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
-    println!("seed {seed} (the faults come again with --seed {seed})");
+    println!("seed {seed} (to repeat the faults: --seed {seed})");
     let cluster = Arc::new(Cluster::start(options.nodes, options.redis).await?);
     let run = Arc::new(Run {
         history: History::new(),
@@ -157,7 +157,7 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode, Failure> {
     Ok(if kept { ExitCode::SUCCESS } else { ExitCode::from(crate::UNSOUND) })
 }
 
-/// Until enough was read, the time is over, a task failed, or a promise was broken.
+/// Waits until enough responses were checked, the time is over, a task failed, or the guarantee was violated.
 async fn wait(run: &Run, options: &Options, tasks: &mut JoinSet<()>) -> Result<(), Failure> {
     let limit = tokio::time::sleep(Duration::from_secs(options.seconds));
     let progress = Progress::of("responses checked", options.reads)?;
@@ -176,7 +176,7 @@ async fn wait(run: &Run, options: &Options, tasks: &mut JoinSet<()>) -> Result<(
             minutes += 1;
             let (faults, failed) = run.report.progress();
             eprintln!(
-                "{minutes} min: {reads} answers checked, {faults} faults, {failed} not answered"
+                "{minutes} min: {reads} responses checked, {faults} faults, {failed} failed requests"
             );
         }
         let enough = run.is_over() || reads >= options.reads;

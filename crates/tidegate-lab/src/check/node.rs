@@ -1,4 +1,4 @@
-//! The service that is checked: one node of it, as a process of its own.
+//! One node of the service under check, in a process of its own.
 
 mod batch;
 mod handlers;
@@ -24,9 +24,9 @@ use super::batch::PATH;
 use super::clock::monotonic_nanos;
 use crate::Failure;
 
-/// When the request came, in nanoseconds of `CLOCK_MONOTONIC`.
+/// When the request arrived, in nanoseconds of `CLOCK_MONOTONIC`.
 pub(crate) const ASKED: &str = "check-asked";
-/// How long ago the node's last look at the log began, in nanoseconds, when the request came.
+/// How long before the request's arrival the node's last read of the log began, in nanoseconds.
 pub(crate) const AGE: &str = "check-age";
 /// The epoch that the node was in then.
 pub(crate) const EPOCH: &str = "check-epoch";
@@ -46,17 +46,17 @@ struct App {
     db: Database,
     cache: Cache,
     queries: Cached,
-    /// Of rows, by their number.
+    /// The policy of rows, by their number.
     rows: ValuePolicy,
-    /// Of what depends on whatever it reads.
+    /// The policy of values without declared tags.
     values: ValuePolicy,
-    /// The routes once more, which handlers call.
+    /// A second router with the same routes, which handlers call.
     routes: Arc<OnceLock<Router>>,
 }
 
 /// Serves until it is killed; prints its address.
 pub(crate) async fn serve() -> Result<(), Failure> {
-    // It may be started into the middle of a fault.
+    // The node may start during a fault.
     let db = insist(async || Database::from_env().await).await;
     let cache = listen(&db).await?;
     let layer = layer(&cache)?;
@@ -94,7 +94,7 @@ fn layer(cache: &Cache) -> Result<CacheLayer, Failure> {
     Ok(layer.validate()?)
 }
 
-/// Those under `/values`, and `/schema/values`, have no policy: only what their handlers call is cached.
+/// The routes. `/schema/values` and those under `/values` have no policy: only the results that handlers use are cached.
 fn routes() -> Router<App> {
     Router::new()
         .route("/rows/{id}", get(handlers::row).put(handlers::write))
@@ -106,7 +106,7 @@ fn routes() -> Router<App> {
         .route("/schema/values", get(handlers::schema_values))
 }
 
-/// Tries until it works. The checker ends a node that never does.
+/// Retries until it succeeds. The checker kills a node that never does.
 async fn insist<T, E: std::fmt::Display>(mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
     loop {
         match attempt().await {
@@ -131,7 +131,7 @@ async fn listen(db: &Database) -> Result<Cache, Failure> {
 }
 
 async fn note(State(cache): State<Cache>, request: Request, next: Next) -> Response {
-    // Before the age: a look that begins between the two makes the response newer than the checker demands.
+    // Read this before the age: if a read of the log begins in between, the response is newer than the checker demands.
     let asked = monotonic_nanos().to_string();
     let age = cache.fences().age().map_or("none".into(), |age| age.as_nanos().to_string());
     let epoch = cache.fences().epoch().to_string();

@@ -1,4 +1,4 @@
-//! What readers request, and the parts that a response to it has.
+//! The requests of readers, and the parts of their responses.
 //!
 //! A response is text: for each part a line that names it (`? row 3`), then a line for each row (`3 17 5`: its number, its
 //! version, its group) or for each property of the schema (`label home`). Each part is judged by itself, whichever
@@ -10,7 +10,7 @@ use super::{GROUPS, ROWS};
 
 /// Pages, which handlers compute from other cached results.
 pub(crate) const PAGES: usize = 12;
-/// Rows that one `get_many` wants.
+/// The number of rows of one `get_many`.
 const MANY: usize = 5;
 
 /// A request.
@@ -21,14 +21,14 @@ pub(crate) enum Question {
     All,
     /// A cached route whose handler uses other caches.
     Page(usize),
-    /// One piece, by a route that has no policy: only what its handler calls is cached.
+    /// One piece, from a route without a policy: only the results that its handler uses are cached.
     Value(Piece),
-    /// The text that shows the schema, of a cached route or of cached queries.
+    /// The text that shows the schema, from a cached route; `SchemaValues` is from cached queries.
     Schema,
     SchemaValues,
 }
 
-/// A result that a handler uses, by the way in which it obtains it.
+/// A result that a handler uses, by how it obtains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     /// A read of the database
@@ -47,7 +47,7 @@ pub(crate) enum Piece {
     Many(usize),
 }
 
-/// What one part of a response shows.
+/// One part of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     Row(usize),
@@ -69,14 +69,14 @@ impl Question {
         }
     }
 
-    /// What the report calls it.
+    /// Its name in the report.
     pub(crate) const fn kind(self) -> &'static str {
         match self {
             Self::Row(_) | Self::Group(_) | Self::All => "a route",
-            Self::Page(_) => "a route made of other cached results",
+            Self::Page(_) => "a route computed from other cached results",
             Self::Value(Piece::Query(_)) => "db.cached",
             Self::Value(Piece::One(_)) => "get_or_load",
-            Self::Value(Piece::Nested(_)) => "get_or_load of other cached results",
+            Self::Value(Piece::Nested(_)) => "get_or_load that uses other cached results",
             Self::Value(Piece::Many(_)) => "get_many",
             Self::Value(_) => "db.reader(), not cached",
             Self::Schema => "the schema, by a route",

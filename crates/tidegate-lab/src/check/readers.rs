@@ -1,4 +1,4 @@
-//! Clients that read, and check what they get.
+//! Clients that read, and check the responses.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,9 +17,9 @@ use super::node::{AGE, ASKED, EPOCH};
 use super::question::{PAGES, Part, Piece, Question};
 use super::{GROUPS, ROWS, Run};
 
-/// Requests of a thousand that write; as many leave their session.
+/// Out of 1,000 requests, the number that write. As many leave their session.
 const WRITES: u16 = 8;
-/// Of so many readers of a node, one sends its requests one at a time.
+/// One in this many readers of a node sends its requests one at a time.
 const ALONE: usize = 4;
 
 /// A client that has written.
@@ -31,25 +31,26 @@ struct Session {
 /// A request that is about to be sent.
 struct Wanted {
     question: Question,
-    /// Of the session in which it is sent: what it has written, and its token.
+    /// The last write of the session in which it is sent.
     own: Option<(usize, u64)>,
     ask: Ask,
 }
 
-/// One reader: of one node, so that a node that is stopped stops no reader of another.
+/// One reader. It reads from one node, so that a stopped node does not stop the readers of others.
 pub(crate) struct Reader {
     run: Arc<Run>,
     cluster: Arc<Cluster>,
     client: Client,
     node: usize,
-    /// The requests that it sends as one.
+    /// The number of requests that it sends as one batch.
     at_once: usize,
     session: Option<Session>,
     rng: Rng,
 }
 
 impl Reader {
-    /// Of `batch` requests at once; of each node's readers every [`ALONE`]th sends one at a time, as clients do.
+    /// Creates a reader that sends `batch` requests at once. Every [`ALONE`]th reader of a node sends one at a time, as
+    /// real clients do.
     pub(crate) fn new(
         run: Arc<Run>,
         cluster: Arc<Cluster>,
@@ -114,7 +115,7 @@ impl Reader {
         }
     }
 
-    /// Writes through any node; returns the session that has done so.
+    /// Writes through any node; returns the session of the write.
     async fn write(&mut self) -> Option<Session> {
         let cluster = self.cluster.clone();
         let _open = cluster.gate.read().await;
@@ -209,7 +210,7 @@ impl Reader {
         let is_plain = matches!(question, Some(Question::Value(Piece::Read(_))));
         self.run.report.answer(status);
         let age = answer.header(AGE).and_then(|age| age.parse().ok()).map(Duration::from_nanos);
-        // Where nothing else is up, a replica that may be behind is better than an error.
+        // If no other server is up, a replica that may be behind is better than an error.
         let bounded = !status.contains("replica-behind");
         let since = age.filter(|_| bounded).and_then(|age| asked.checked_sub(age));
         if since.is_none() {
@@ -232,7 +233,7 @@ impl Reader {
         }
     }
 
-    /// When the request came to the node, by the clock that it shares with the checker: not before it was sent.
+    /// When the request arrived at the node, by the clock that it shares with the checker; never before it was sent.
     fn asked(&self, sent: Instant, answer: &Answer) -> Instant {
         let asked = answer.header(ASKED).and_then(|asked| asked.parse().ok());
         asked.map_or(sent, |asked| self.run.clock.instant(asked).max(sent))

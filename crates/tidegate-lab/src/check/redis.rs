@@ -1,4 +1,4 @@
-//! What nodes share.
+//! The Redis that nodes share.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use tokio::time::sleep;
 
 use crate::Failure;
 
-/// How Redis is run.
+/// The topology of Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Topology {
-    /// One server, which each node reaches on a line of its own
+    /// One server; each node connects through its own proxy
     Server,
     /// A master and a replica, which Sentinel watches
     Sentinel,
@@ -36,7 +36,7 @@ impl SharedRedis {
         Ok(Self::Server { server, lines })
     }
 
-    /// Where a node finds it.
+    /// The URL for a node.
     pub(crate) fn url(&self, node: usize) -> String {
         match self {
             Self::Server { lines, .. } => format!("redis://{}/", lines[node].addr()),
@@ -44,7 +44,7 @@ impl SharedRedis {
         }
     }
 
-    /// A node's line to it, if it has one.
+    /// A node's proxy, if it has one.
     pub(crate) fn line(&self, node: usize) -> Option<&FaultProxy> {
         match self {
             Self::Server { lines, .. } => lines.get(node),
@@ -52,7 +52,7 @@ impl SharedRedis {
         }
     }
 
-    /// Kills it for a while; of two, the master, for which the replica comes in.
+    /// Kills the server for a while; under Sentinel, the master, which the replica then replaces.
     pub(crate) async fn kill(&mut self, hold: Duration) -> Result<(), Failure> {
         match self {
             Self::Server { server, .. } => {
@@ -70,8 +70,8 @@ impl SharedRedis {
         Ok(())
     }
 
-    /// Has it stand still for a while. Of two, the master goes on when the replica may have come in, and
-    /// takes itself for the master until it is told.
+    /// Stops the server for a while; under Sentinel, the master. When it continues, the replica may have been promoted, but
+    /// the old master does not know that until Sentinel reconfigures it.
     pub(crate) async fn stop(&self, hold: Duration) -> Result<(), Failure> {
         match self {
             Self::Server { server, .. } => {
@@ -90,7 +90,7 @@ impl SharedRedis {
         Ok(())
     }
 
-    /// Has the replica become the master while both live. What it has not received is lost.
+    /// Promotes the replica while both servers run. Writes that it has not received are lost.
     pub(crate) async fn fail_over(&self) -> Result<(), Failure> {
         if let Self::Sentinel(servers) = self {
             servers.failover().await?;
@@ -99,7 +99,7 @@ impl SharedRedis {
         Ok(())
     }
 
-    /// Entries of now are back later, as from a dump.
+    /// Restores the current entries later, as from a dump.
     pub(crate) async fn go_back(&self, hold: Duration) -> Result<(), Failure> {
         let keys: Vec<String> = self.run(cmd("KEYS").arg("*")).await?;
         let mut kept = Vec::new();

@@ -1,13 +1,13 @@
-//! What happened.
+//! Counts and prints what happened.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Reasons of failed requests that are told apart.
+/// The maximum number of distinct reasons for failed requests.
 const REASONS: usize = 100;
 
-/// Counts, and the first violations in full.
+/// Counts, and the violations in full.
 #[derive(Default)]
 pub(crate) struct Report(Mutex<Counts>);
 
@@ -21,18 +21,18 @@ struct Counts {
     unbounded: u64,
     off_primary: u64,
     kinds: BTreeMap<&'static str, u64>,
-    /// By how much they were out of date, in microseconds of two digits, and how many.
+    /// The number of stale responses by staleness, in microseconds rounded to two digits.
     stale: BTreeMap<u64, u64>,
     violations: Vec<String>,
 }
 
 impl Report {
-    /// An answer, by what was asked for.
+    /// Counts a response by the kind of its request.
     pub(crate) fn kind(&self, kind: &'static str) {
         *self.lock().kinds.entry(kind).or_default() += 1;
     }
 
-    /// An answer, by its `Cache-Status`.
+    /// Counts a response by its `Cache-Status`.
     pub(crate) fn answer(&self, cache_status: &str) {
         let mut counts = self.lock();
         let detail = cache_status.split("detail=\"").nth(1).unwrap_or_default();
@@ -42,16 +42,16 @@ impl Report {
             counts.off_primary += 1;
         }
         let word = detail.split(',').next().unwrap_or_default();
-        let outcome = if hit { format!("hit: {word}") } else { format!("made: {word}") };
+        let outcome = if hit { format!("hit: {word}") } else { format!("computed: {word}") };
         *counts.outcomes.entry(outcome).or_default() += 1;
     }
 
-    /// How long what the answer shows had been out of date.
+    /// Counts a response whose content had been out of date for this long.
     pub(crate) fn stale(&self, by: Duration) {
         *self.lock().stale.entry(two_digits(by)).or_default() += 1;
     }
 
-    /// An answer that says itself that it may be out of date.
+    /// Counts a response that says of itself that it may be out of date.
     pub(crate) fn unbounded(&self) {
         self.lock().unbounded += 1;
     }
@@ -64,7 +64,7 @@ impl Report {
         *self.lock().faults.entry(kind).or_default() += 1;
     }
 
-    /// So many requests that were not answered as they should.
+    /// Counts failed requests.
     pub(crate) fn failed(&self, why: &str, requests: usize) {
         let mut counts = self.lock();
         let is_new = !counts.failed.contains_key(why);
@@ -72,7 +72,7 @@ impl Report {
         *counts.failed.entry(why.into()).or_default() += requests as u64;
     }
 
-    /// So many responses that came as one.
+    /// Counts responses that came in one batch.
     pub(crate) fn batch(&self, responses: usize) {
         self.lock().in_batches += responses as u64;
     }
@@ -95,26 +95,26 @@ impl Report {
     #[expect(clippy::cast_precision_loss, reason = "shares need no more")]
     pub(crate) fn print(&self, reads: u64) {
         let counts = self.lock();
-        println!("answers checked: {reads}");
+        println!("responses checked: {reads}");
         println!("in batches: {}", counts.in_batches);
-        table("asked for", &counts.kinds);
-        table("answered by", &counts.outcomes);
+        table("responses by source", &counts.kinds);
+        table("responses by outcome", &counts.outcomes);
         table("writes", &counts.writes);
         table("faults", &counts.faults);
-        table("not answered", &counts.failed);
+        table("failed requests", &counts.failed);
         let share = 100.0 * counts.off_primary as f64 / reads.max(1) as f64;
-        println!("taken off the primary: {share:.1} %");
-        println!("said of themselves that they may be out of date: {}", counts.unbounded);
+        println!("served without the primary: {share:.1} %");
+        println!("marked as possibly stale (replica-behind): {}", counts.unbounded);
         let by = |per_mille| counts.out_of_date(reads, per_mille);
         let most = counts.stale.keys().next_back().copied().unwrap_or_default();
         let (p50, p99, p999, most) = (by(500), by(990), by(999), Duration::from_micros(most));
-        println!("out of date by: p50 {p50:?}, p99 {p99:?}, p99.9 {p999:?}, at most {most:?}");
+        println!("staleness: p50 {p50:?}, p99 {p99:?}, p99.9 {p999:?}, max {most:?}");
         println!("violations: {}", counts.violations.len());
         if counts.violations.is_empty() && reads > 0 {
             let share = 3.0 / reads as f64;
             let one_in = reads / 3;
             println!(
-                "so fewer than one answer in {one_in} is wrong, with 95 % confidence (3/N = {share:.1e})"
+                "fewer than one response in {one_in} is wrong, with 95 % confidence (3/N = {share:.1e})"
             );
         }
     }
@@ -125,9 +125,9 @@ impl Report {
 }
 
 impl Counts {
-    /// By how much this many of a thousand answers were out of date, at most.
+    /// A quantile of staleness, in thousandths of all responses.
     fn out_of_date(&self, answers: u64, per_mille: u64) -> Duration {
-        // Those that were not come first, with zero.
+        // Responses that were up to date come first, with zero.
         let mut before = answers.saturating_sub(self.stale.values().sum());
         let rank = answers * per_mille / 1000;
         if rank < before {
@@ -143,7 +143,7 @@ impl Counts {
     }
 }
 
-/// Microseconds, of which only the first two digits count.
+/// Microseconds, rounded down to two significant digits.
 fn two_digits(by: Duration) -> u64 {
     let micros = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
     let unit = 10u64.pow(micros.max(10).ilog10() - 1);

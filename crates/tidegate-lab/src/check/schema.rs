@@ -1,4 +1,4 @@
-//! What the schema was when, as far as it shows in the text of responses.
+//! The history of the schema, as far as responses show it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,10 +13,10 @@ pub(crate) const TABLES: &str = "create type state as enum ('home');
     create table east (name text not null); insert into east values ('east');
     create table west (name text not null); insert into west values ('west')";
 
-/// States that are kept before old ones are looked for.
+/// The number of states from which old ones are removed.
 const FEW: usize = 64;
 
-/// What a response shows of the schema.
+/// A property of the schema that responses show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Property {
     /// Which of two tables is called `east`: `ALTER TABLE … RENAME TO`
@@ -38,7 +38,7 @@ impl Property {
         }
     }
 
-    /// What is shown where nothing was changed.
+    /// Its value if nothing was changed.
     pub(crate) const fn home(self) -> &'static str {
         match self {
             Self::Side => "east",
@@ -47,7 +47,7 @@ impl Property {
         }
     }
 
-    /// A change by a number of its own: what it shows, and the SQL there and back.
+    /// A numbered change: the value that it leads to, and the SQL that makes and undoes it.
     pub(crate) fn change(self, number: u64) -> (String, String, String) {
         match self {
             Self::Side => {
@@ -92,7 +92,7 @@ impl Schema {
         self.states(property).push(State { shows: shows.into(), fate: Fate::Open });
     }
 
-    /// Notes what became of it.
+    /// Notes the fate of the change.
     pub(crate) fn end(&self, property: Property, fate: Fate) {
         let mut states = self.states(property);
         if let Some(state) = states.last_mut() {
@@ -101,7 +101,7 @@ impl Schema {
         drop_old(&mut states, Instant::now());
     }
 
-    /// Compares what a response shows with the states that may hold for it.
+    /// Judges the value in a response by the states that it may show.
     pub(crate) fn judge(
         &self,
         property: Property,
@@ -124,7 +124,7 @@ impl Schema {
     }
 }
 
-/// The last state that was there by then.
+/// The last state that was committed by this time.
 fn last_before(states: &[State], then: Instant) -> Option<usize> {
     states.iter().rposition(|state| matches!(state.fate, Fate::Committed(at) if at < then))
 }

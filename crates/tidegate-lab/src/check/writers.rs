@@ -60,7 +60,7 @@ pub(crate) async fn write(run: Arc<Run>, cluster: Arc<Cluster>, mut rng: Rng) {
     let mut connection = None;
     while !run.is_over() {
         sleep(Duration::from_micros(rng.u64(1000..20_000))).await;
-        // Closed while the primary changes.
+        // A failover closes the gate while the primary changes.
         let _open = cluster.gate.read().await;
         if connection.is_none() {
             let connect = PgConnection::connect(&cluster.primary_url);
@@ -76,7 +76,7 @@ pub(crate) async fn write(run: Arc<Run>, cluster: Arc<Cluster>, mut rng: Rng) {
     }
 }
 
-/// One transaction. What it wrote stays open in the history if it ends with an error.
+/// Runs one transaction. If it ends with an error, its writes stay open in the history.
 async fn transact(
     run: &Run,
     conn: &mut PgConnection,
@@ -86,7 +86,7 @@ async fn transact(
     let rows = kind.rows(rng);
     let mut transaction = conn.begin().await?;
     if matches!(kind, Kind::Truncate) {
-        // Versions that are given out from here on are written later.
+        // Lock, so that versions that are assigned later are also written later.
         sqlx::query("lock table rows in access exclusive mode").execute(&mut *transaction).await?;
     }
     let version = run.history.next_version();

@@ -1,4 +1,4 @@
-//! The page for operators in a real browser. `scripts/browser` runs this.
+//! Tests the operator page in a real browser. `scripts/browser` runs this.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -54,7 +54,7 @@ async fn product(State(db): State<Database>, Path(id): Path<i32>) -> String {
     query.fetch_one(db.reader()).await.unwrap()
 }
 
-/// Reads a table whose name is a trap for who writes pages.
+/// Reads a table whose name contains HTML, which the page must escape.
 async fn evil(State(db): State<Database>) -> String {
     let query = "select count(*) from \"<img src=x onerror=alert(1)>\"";
     sqlx::query_scalar::<_, i64>(query).fetch_one(db.reader()).await.unwrap().to_string()

@@ -2,7 +2,7 @@
 
 use crate::lab;
 
-/// Checks until each kind of fault came once, each for half a second at most, and that no answer is wrong.
+/// Runs the checker until each kind of fault has come once, for at most half a second, and expects no violation.
 async fn check(redis: &str, faults: &[&str]) {
     let mut check = lab();
     check.args(["check", "--redis", redis, "--rounds", "1", "--hold", "500"]);
@@ -17,7 +17,7 @@ async fn check(redis: &str, faults: &[&str]) {
         found.unwrap_or_else(|| panic!("no `{line}` in:\n{said}")).trim().parse().unwrap()
     };
     assert_eq!(number("violations:"), 0);
-    assert!(number("answers checked:") > 1000, "{said}");
+    assert!(number("responses checked:") > 1000, "{said}");
     for fault in faults {
         assert!(said.contains(fault), "no `{fault}` in:\n{said}");
     }
@@ -38,7 +38,7 @@ async fn no_answer_is_wrong_while_everything_breaks() {
         "label renamed",
         "a column added",
         // And each kind of response.
-        "made of other cached results",
+        "computed from other cached results",
         "db.cached",
         "get_or_load",
         "get_many",

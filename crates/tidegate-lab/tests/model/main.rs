@@ -1,16 +1,16 @@
 //! The protocol as a model, explored state by state.
 //!
-//! Nodes, a primary whose commits are first in the log and later visible, replicas that replay when they
-//! like, transactions, drains, fills, marks, restarts, a failover that loses commits, a session. What
-//! decides is `tidegate::internals::protocol`, the code that the cache runs on.
+//! The model has nodes, a primary whose commits are in the log before they are visible, replicas that replay at any time,
+//! transactions, drains, fills, marks, restarts, a failover that loses commits, and a session. All decisions are made by
+//! `tidegate::internals::protocol`, the same code that the cache uses.
 //!
-//! One answer is followed through each run. Answers do not act on one another, so what can become of any
-//! can become of that one: it may be made by any node at any time, and once made it is where every node
-//! finds it, for good: in a memory that never evicts, in a Redis that delivers it late, in an old dump.
-//! In each state, each node whose fences let it pass serves it, and the promises are checked.
+//! Each run follows one response. Responses do not affect each other, so one stands for all: any node may compute it at
+//! any time, and from then on every node can find it forever, as if in a memory that never evicts, in a Redis that
+//! delivers late, or in an old dump. In each state, every node whose fences accept it serves it, and the promises are
+//! checked.
 //!
-//! Each world in `worlds` bounds one part of that, and is explored to its end. Each rule of the protocol
-//! has a mutant that breaks it; one that its world does not catch fails the test.
+//! Each world in `worlds` bounds one part of the model, and is explored completely. Each rule of the protocol has a mutant
+//! that breaks it; the test fails if a world does not catch its mutant.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -25,7 +25,7 @@ use rules::Mutant;
 use stateright::{Checker, HasDiscoveries, Model};
 use worlds::World;
 
-/// Explores a world; returns the number of its states, and which properties do not hold in it.
+/// Explores a world; returns the number of its states and the properties that are violated.
 fn explore(world: World) -> (usize, Vec<&'static str>) {
     let checker = world.checker().threads(2).finish_when(HasDiscoveries::Any).spawn_bfs().join();
     let mut broken: Vec<_> = checker.discoveries().into_keys().collect();

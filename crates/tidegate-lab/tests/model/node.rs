@@ -1,4 +1,4 @@
-//! What a node does. Every decision is the protocol's own function.
+//! The actions of a node. Every decision is made by the protocol's own functions.
 
 use tidegate::internals::protocol::{
     Relayed, Verdict, has_all_since, has_followed, is_far_enough, must_see, proven_by_both,
@@ -36,7 +36,7 @@ impl Node {
         parts.map(|part| self.fences[part]).max().unwrap_or(0).max(self.floor)
     }
 
-    /// Whether the node knows of all up to a position: past a drain, one of a history that is over binds nobody.
+    /// Whether the node knows all changes up to a position. After a drain, a position of an ended history no longer counts.
     fn has_followed(&self, wanted: (Timeline, At), mutant: Option<Mutant>) -> bool {
         let followed = match mutant {
             Some(Mutant::FollowedByItsEnd) => self.seen,
@@ -151,7 +151,7 @@ impl Node {
         Some(news)
     }
 
-    /// Takes in what another node's drain found.
+    /// Applies the result of another node's drain.
     pub(crate) fn hear(&mut self, news: News, mutant: Option<Mutant>) {
         let covers = |other: Set| other & !self.drained == 0;
         let known = match mutant {
@@ -492,8 +492,8 @@ impl State {
         }
     }
 
-    /// The answer is whole. It goes to the one who asked; to those who came since and wait, if it is what
-    /// they must find; and is kept, if it is valid.
+    /// Completes the response. It is served to its client and, if it meets their requirements, to requests that have joined
+    /// since. It is stored if it is valid.
     pub(crate) fn finish(&mut self, mutant: Option<Mutant>) {
         let Fill { node, asked, last, proven, content, spoilt, tags, stale, .. } =
             self.fill.take().unwrap();
@@ -513,8 +513,8 @@ impl State {
         self.kept = valid.then_some(entry);
     }
 
-    /// Who came before the last change of what the answer depends on may have it all the same, if it has all that the node
-    /// knew when that request came.
+    /// Serves a waiting request. One that came before the last change of a dependency may still get the response, if this
+    /// contains everything that the node knew when the request came.
     fn deliver(&mut self, node: usize, entry: Entry, mutant: Option<Mutant>) {
         let Some(waiter) = self.waiter.filter(|waiter| waiter.node == node) else { return };
         let since = match mutant {

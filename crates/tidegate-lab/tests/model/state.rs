@@ -1,4 +1,4 @@
-//! What there is.
+//! The state of the model.
 
 use std::collections::BTreeSet;
 
@@ -19,13 +19,13 @@ pub(crate) struct State {
     pub(crate) primary: Primary,
     pub(crate) replicas: Vec<Replica>,
     pub(crate) nodes: Vec<Node>,
-    /// What nodes have told each other: each may be heard at any time, again, or never.
+    /// The invalidation batches that nodes have published. Each may be received at any time, again, or never.
     pub(crate) news: BTreeSet<News>,
-    /// The answer, in the making.
+    /// The response while it is computed.
     pub(crate) fill: Option<Fill>,
-    /// The answer, made: every node can find it.
+    /// The stored response, which every node can find.
     pub(crate) kept: Option<Entry>,
-    /// A value that answers use for one of their parts, kept as well.
+    /// A stored value that responses use for one of their parts.
     pub(crate) inner: Option<Entry>,
     pub(crate) session: Option<Session>,
     /// A request that waits for what another one computes.
@@ -34,7 +34,7 @@ pub(crate) struct State {
     pub(crate) broken: Option<Broken>,
 }
 
-/// A promise that an answer broke.
+/// A promise that a response violates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Broken {
     /// It lacks a transaction that the node had drained.
@@ -125,11 +125,11 @@ pub(crate) struct Node {
     pub(crate) fences: [At; 2],
     /// A drain that has begun.
     pub(crate) look: Option<Look>,
-    /// What answers are made of, once it was looked up; forgotten when the schema changes.
+    /// The dependencies of the response, once looked up; forgotten when the schema changes.
     pub(crate) known: Option<Known>,
 }
 
-/// What an answer is made of, as the primary told.
+/// The dependencies of the response according to the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Known {
     pub(crate) tags: u8,
@@ -157,7 +157,7 @@ pub(crate) struct Look {
     pub(crate) early: Option<At>,
 }
 
-/// What one node's drain found, as it tells the others.
+/// The result of one node's drain, as published to the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct News {
     pub(crate) timeline: Timeline,
@@ -176,7 +176,7 @@ pub(crate) struct News {
     pub(crate) from: At,
 }
 
-/// An answer that is kept.
+/// A stored response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Entry {
     pub(crate) timeline: Timeline,
@@ -187,7 +187,7 @@ pub(crate) struct Entry {
     pub(crate) tags: u8,
 }
 
-/// An answer in the making.
+/// A response that is being computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Fill {
     pub(crate) node: usize,

@@ -1,4 +1,4 @@
-//! A base backup of a server that came without `pg_basebackup`.
+//! A base backup without `pg_basebackup`, for an installation that lacks it.
 
 use std::path::Path;
 use std::{fs, io};
@@ -7,8 +7,8 @@ use super::{Postgres, text};
 use crate::process::give_to_servers;
 
 impl Postgres {
-    /// Copies the data folder by the low-level interface (Postgres' manual, "Making a Base Backup Using the Low Level
-    /// API"), for a standby that streams all that came after.
+    /// Copies the data folder with the low-level API (Postgres manual, "Making a Base Backup Using the Low Level API"), for
+    /// a standby that then streams later changes.
     pub(super) async fn copy_to(&self, data: &Path, name: &str) -> io::Result<()> {
         let version = self.psql("show server_version_num").await?;
         let (start, stop) = if version.as_str() < "150000" {
@@ -21,7 +21,7 @@ impl Postgres {
         let spare = "postmaster.pid postmaster.opts pg_replslot/* pg_wal/*";
         let spare = spare.split(' ').map(|file| format!("'{to}'/{file}")).collect::<Vec<_>>();
         let clear = format!("rm -rf {}; mkdir -p '{to}/pg_wal/archive_status'", spare.join(" "));
-        // One session, with which the backup would end.
+        // Use one session: the end of the session would end the backup.
         let script = format!(
             "\\o /dev/null\nselect {start};\n\\o\n\\! {copy}; {clear}\nselect labelfile from {stop};\n"
         );

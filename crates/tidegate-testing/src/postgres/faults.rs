@@ -1,4 +1,4 @@
-//! What goes wrong with a server: it lags, hangs, crashes, or another takes over.
+//! Faults of a server: it lags, hangs, crashes, or a standby is promoted.
 
 use std::{fs, io};
 
@@ -9,7 +9,7 @@ use super::{ATTEMPTS, Postgres, breathe, text};
 use crate::Process;
 
 impl Postgres {
-    /// Makes a standby the primary of a new timeline. Returns once it takes writes.
+    /// Promotes a standby to the primary of a new timeline. Returns once it accepts writes.
     ///
     /// # Errors
     ///
@@ -18,7 +18,7 @@ impl Postgres {
         self.psql("select pg_promote(true, 60)").await.map(drop)
     }
 
-    /// Makes a standby follow another primary, as after a promotion. It must not be further than that one was.
+    /// Makes a standby follow another primary, as after a promotion. It must not have replayed past the point of promotion.
     ///
     /// # Errors
     ///
@@ -29,7 +29,7 @@ impl Postgres {
         self.psql("select pg_reload_conf()").await.map(drop)
     }
 
-    /// Stops a standby from applying what it receives: it lags from here.
+    /// Pauses replay on a standby, which lags from here on.
     ///
     /// # Errors
     ///
@@ -54,17 +54,16 @@ impl Postgres {
         self.psql("select pg_wal_replay_resume()").await.map(drop)
     }
 
-    /// A crash: every process of the server ends without a word. It stays down until
-    /// [`restart`](Self::restart).
+    /// Crashes the server: kills all its processes at once. It stays down until [`restart`](Self::restart).
     ///
     /// # Errors
     ///
-    /// If its end can't be waited for.
+    /// If the end of its processes can't be waited for.
     pub async fn kill(&mut self) -> io::Result<()> {
         self.end(Signal::SIGQUIT).await
     }
 
-    /// Freezes every process of the server, so that connections stay open and nothing answers.
+    /// Suspends every process of the server: connections stay open, and it does not respond.
     ///
     /// # Errors
     ///
@@ -85,7 +84,7 @@ impl Postgres {
         self.process()?.signal(Signal::SIGCONT)
     }
 
-    /// Stops the server in order, if it is up, and starts it again on the same port.
+    /// Shuts the server down cleanly, if it is up, and starts it again on the same port.
     ///
     /// # Errors
     ///
@@ -95,8 +94,8 @@ impl Postgres {
         self.run().await
     }
 
-    /// Stops the server in order and starts it again with `oid` as the next object identifier, as on a server that has
-    /// made that many objects. Run it before the objects that are to have such an oid are created.
+    /// Shuts the server down cleanly and starts it again with `oid` as the next object identifier, as on a server that has
+    /// created that many objects. Call it before creating objects that should have such an identifier.
     ///
     /// # Errors
     ///
@@ -112,7 +111,7 @@ impl Postgres {
         self.process.as_ref().ok_or_else(|| io::Error::other("the server is down"))
     }
 
-    /// Each child of the postmaster leads a process group of its own, so they are told one by one.
+    /// Signals the postmaster's children one by one, since each leads its own process group.
     fn signal_children(&self, signal: Signal) -> io::Result<()> {
         let postmaster = self.postmaster()?;
         let mut list = std::process::Command::new("ps");
@@ -122,7 +121,7 @@ impl Postgres {
             if let (Some(parent), Some(child)) = (ids.next(), ids.next())
                 && parent == postmaster
             {
-                // One that ended meanwhile needs no signal.
+                // A child that has ended meanwhile needs no signal.
                 let _ = kill(Pid::from_raw(child), signal);
             }
         }

@@ -1,4 +1,4 @@
-//! Where the programs of Postgres are.
+//! Finds the programs of Postgres.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
@@ -8,21 +8,20 @@ use crate::process::find;
 const INSTALL: &str = "install the PostgreSQL server, 14 or later (Debian and Ubuntu: apt-get \
                        install postgresql; macOS: brew install postgresql)";
 
-/// The folder of the server's programs: on the path, so that a version can be chosen, or where
-/// packages put it.
+/// The folder of the server's programs: from `PATH`, which can select a version, or from the usual places of packages.
 pub(super) fn folder() -> io::Result<PathBuf> {
-    // A link to one program need not have its companions beside it.
+    // Resolve links, since the other programs may not be beside a link.
     let initdb = find("initdb", &folders(), INSTALL)?.canonicalize()?;
     Ok(initdb.parent().unwrap_or(Path::new("/")).to_owned())
 }
 
-/// A program in the folder of the server's, or else another version's.
+/// A program from the server's folder, or else from another version.
 pub(super) fn beside(bin: &Path, program: &str) -> PathBuf {
     let own = bin.join(program);
     if own.is_file() { own } else { find(program, &folders(), INSTALL).unwrap_or(own) }
 }
 
-/// Those on the path, then those that packages make.
+/// The folders in `PATH`, then those of packages.
 fn folders() -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<_> = env::split_paths(&path).collect();

@@ -21,7 +21,7 @@ impl RedisCluster {
     ///
     /// # Errors
     ///
-    /// If a server does not start, or they do not find together.
+    /// If a server does not start, or they do not form a cluster.
     pub async fn start() -> io::Result<Self> {
         let mut nodes = Vec::new();
         for number in 0..NODES {
@@ -59,7 +59,7 @@ impl RedisCluster {
         Ok(())
     }
 
-    /// Its address.
+    /// Its URL.
     pub fn url(&self) -> String {
         let hosts = self.nodes.iter().map(|node| node.addr().to_string()).collect::<Vec<_>>();
         format!("redis+cluster://{}/", hosts.join(","))

@@ -8,7 +8,7 @@ use redis::{Cmd, FromRedisValue, cmd};
 use super::RedisServer;
 use crate::eventually;
 
-/// A master named `mymaster`, a replica, and one sentinel whose word is enough for a failover.
+/// A master named `mymaster`, a replica, and one sentinel with a quorum of one.
 #[derive(Debug)]
 pub struct RedisSentinel {
     servers: Vec<RedisServer>,
@@ -20,7 +20,7 @@ impl RedisSentinel {
     ///
     /// # Errors
     ///
-    /// If a server does not start, or they do not find together.
+    /// If a server does not start, or the sentinel does not find the replica.
     pub async fn start() -> io::Result<Self> {
         let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]).await?;
         let port = master.addr().port().to_string();
@@ -45,7 +45,7 @@ impl RedisSentinel {
     ///
     /// # Errors
     ///
-    /// If that does not come about, as while one of them is down.
+    /// If that does not happen in time, for example because a server is down.
     pub async fn settled(&self) -> io::Result<()> {
         eventually("the replica follows the master, and the sentinel knows it", async || {
             let known = format!("{:?}", self.replicas().await);
@@ -76,18 +76,18 @@ impl RedisSentinel {
         format!("redis+sentinel://{}/mymaster", self.sentinel.addr())
     }
 
-    /// Who is the master, as the sentinel says.
+    /// The address of the master according to the sentinel.
     ///
     /// # Errors
     ///
-    /// If the sentinel does not answer.
+    /// If the sentinel does not respond.
     pub async fn master(&self) -> io::Result<SocketAddr> {
         let (host, port): (String, u16) =
             self.sentinel.run(&words("GET-MASTER-ADDR-BY-NAME mymaster")).await?;
         Ok((host.parse::<std::net::IpAddr>().map_err(io::Error::other)?, port).into())
     }
 
-    /// Makes the replica the master, while both live, and waits until the sentinel says so.
+    /// Promotes the replica while both servers run, and waits until the sentinel reports it as the master.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl RedisSentinel {
         self.moved_from(before).await
     }
 
-    /// Kills the master, and waits until the sentinel names another.
+    /// Kills the master, and waits until the sentinel has promoted the replica.
     ///
     /// # Errors
     ///
@@ -111,7 +111,7 @@ impl RedisSentinel {
         self.moved_from(before).await
     }
 
-    /// Starts those again that were killed. The sentinel makes replicas of them.
+    /// Restarts killed servers. The sentinel turns them into replicas.
     ///
     /// # Errors
     ///
@@ -137,7 +137,7 @@ impl RedisSentinel {
     ///
     /// # Errors
     ///
-    /// If none of them is there.
+    /// If no server of this group has the address.
     pub fn server(&self, address: SocketAddr) -> io::Result<&RedisServer> {
         let found = self.servers.iter().find(|server| server.addr() == address);
         found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no server of ours"))

@@ -57,7 +57,7 @@ impl RedisServer {
         Ok(server)
     }
 
-    /// Starts it again on the same port, with nothing in it.
+    /// Starts the server again on the same port, empty.
     ///
     /// # Errors
     ///
@@ -83,7 +83,7 @@ impl RedisServer {
         Ok(())
     }
 
-    /// A sentinel wants a file to keep its state in, and may not be root.
+    /// A sentinel needs a configuration file that it can write to, and does not run as root.
     fn empty_config(&self) -> io::Result<String> {
         let path = self.scratch.path().join("redis.conf");
         fs::write(&path, "")?;
@@ -98,12 +98,12 @@ impl RedisServer {
         }
     }
 
-    /// Its address.
+    /// Its URL.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn addr(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
@@ -122,7 +122,7 @@ impl RedisServer {
             .map_err(io::Error::other)
     }
 
-    /// Stops it where it is: connections stay open, and nothing answers.
+    /// Suspends the server: connections stay open, and it does not respond.
     ///
     /// # Errors
     ///
@@ -131,7 +131,7 @@ impl RedisServer {
         self.signal(Signal::SIGSTOP)
     }
 
-    /// Lets it go on.
+    /// Resumes a suspended server.
     ///
     /// # Errors
     ///
@@ -140,11 +140,11 @@ impl RedisServer {
         self.signal(Signal::SIGCONT)
     }
 
-    /// Kills it, without a word to anyone.
+    /// Kills the server, so that it closes nothing properly.
     ///
     /// # Errors
     ///
-    /// If it can't be waited for.
+    /// If the process's end can't be waited for.
     pub async fn kill(&mut self) -> io::Result<()> {
         match self.process.take() {
             Some(process) => process.stop(Signal::SIGKILL).await,
@@ -152,7 +152,7 @@ impl RedisServer {
         }
     }
 
-    /// Whether it was started and not killed since.
+    /// Whether the server runs: it has not been killed since its last start.
     pub fn is_running(&self) -> bool {
         self.process.is_some()
     }
@@ -163,7 +163,7 @@ impl RedisServer {
     }
 }
 
-/// A free port below 55000: a node of a cluster also takes the one 10000 above it.
+/// A free port below 55000, since a cluster node also uses the port 10000 above its own.
 fn low_port() -> io::Result<u16> {
     for _ in 0..1000 {
         let port = free_port()?;

@@ -1,11 +1,11 @@
-//! Observing one position of a primary for all who need one.
+//! Shares one observed position of a primary among all lookups that need one.
 //!
-//! A lookup may use any position that was observed after the lookup began: what had been written by then was visible
-//! when it was observed. One whose observation had begun before may have been observed before the write. So of all lookups
-//! that begin during an observation, one makes the next observation and the others wait for it.
+//! A lookup may use any position whose observation began after the lookup did: everything written by then was visible when
+//! the position was observed. An observation that began earlier may have read the position before the write. So of all
+//! lookups that begin during an observation, one makes the next observation and the others wait for it.
 //!
-//! A lookup observes within its own task. If it is cancelled, one that waits takes over at once; if its task does not run,
-//! after [`OVERTAKE`].
+//! A lookup observes within its own task. If it is cancelled, a waiting lookup takes over at once; if its task stalls, one
+//! takes over after [`OVERTAKE`].
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::entry::{Epoch, Position};
 use crate::expiring::{ExpiringGuard, ExpiringLock};
 use crate::sync::{Mutex, MutexGuard};
 
-/// How long an observation may take before another is made beside it.
+/// How long an observation may take before another one begins in parallel.
 pub(super) const OVERTAKE: Duration = Duration::from_millis(250);
 
 /// The observations of one primary that share their results.
@@ -29,7 +29,7 @@ struct ObservationsInner {
     state: Mutex<ObservationState>,
     /// Held by the task that observes.
     lock: ExpiringLock,
-    /// One has ended, or was abandoned.
+    /// Notifies when an observation ends or is abandoned.
     ended: Notify,
 }
 
@@ -43,16 +43,16 @@ struct ObservationState {
     found: Option<(Epoch, Position)>,
 }
 
-/// What a lookup does that needs a position.
+/// What a lookup that needs a position does next.
 pub(super) enum Next {
-    /// Use this result, `None` of an observation that failed.
+    /// Use this result; `None` if the observation failed.
     Use(Option<(Epoch, Position)>),
     Observe(Observation),
     /// Wait until an observation ends, and for this long at most.
     Wait(Duration),
 }
 
-/// The one observation that is made now. Dropped before its end, it is left to another task.
+/// The observation in progress. If it is dropped before its end, another task begins one.
 #[derive(Debug)]
 pub(crate) struct Observation {
     all: Observations,
@@ -61,12 +61,12 @@ pub(crate) struct Observation {
 }
 
 impl Observations {
-    /// How many have begun: those that begin from now on have larger numbers.
+    /// The number of observations that have begun. Later ones get larger numbers.
     pub(super) fn begun(&self) -> u64 {
         self.state().begun
     }
 
-    /// What a lookup does that may use the observations with numbers larger than `after`.
+    /// The next step of a lookup that may use observations with numbers larger than `after`.
     pub(super) fn next(&self, after: u64) -> Next {
         let mut state = self.state();
         if state.done > after {
@@ -85,7 +85,7 @@ impl Observations {
         }
     }
 
-    /// Begins an observation unless one is being made.
+    /// Begins an observation unless one is in progress.
     pub(super) fn try_begin(&self) -> Option<Observation> {
         match self.next(u64::MAX) {
             Next::Observe(observation) => Some(observation),
@@ -93,7 +93,7 @@ impl Observations {
         }
     }
 
-    /// When an observation ends after this call, or is abandoned.
+    /// Resolves when an observation ends, or is abandoned, after this call.
     pub(super) fn ended(&self) -> Notified<'_> {
         self.0.ended.notified()
     }
@@ -104,10 +104,10 @@ impl Observations {
 }
 
 impl Observation {
-    /// Ends it, with its result or as failed, for all who wait.
+    /// Ends the observation and passes its result, or its failure, to all waiting lookups.
     pub(super) fn end(self, found: Option<(Epoch, Position)>) {
         let mut state = self.all.state();
-        // One that was overtaken may end after the one that overtook it.
+        // An overtaken observation may end after the one that overtook it.
         if state.done < self.number {
             (state.done, state.found) = (self.number, found);
         }

@@ -1,4 +1,4 @@
-//! What a lookup must find of what was written, observed on the primary where it is not known.
+//! Determines the position that a lookup must see, and observes it on the primary if it is unknown.
 
 use std::fmt::Display;
 
@@ -9,7 +9,7 @@ use super::{DatabaseId, Needs, Requirement};
 use crate::cache::protocol::must_see;
 use crate::entry::{Epoch, Position};
 
-/// The moment when a lookup began, or a call that makes several: any position that was observed later will do for it.
+/// The moment at which a lookup began, or a call with several lookups: any position that was observed later will do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival {
     /// How many writes had ended.
@@ -20,25 +20,26 @@ pub(crate) struct Arrival {
 
 /// No position could be observed on the primary.
 #[derive(Debug, thiserror::Error)]
-#[error("the primary told no position")]
+#[error("no position could be observed on the primary")]
 pub(crate) struct Unobserved;
 
 impl Requirement {
-    /// Begins to observe a position, if that would let replicas serve reads again and nobody observes one.
+    /// Begins an observation if it would let replicas serve reads again and none is in progress.
     pub(crate) fn try_observe(&self, database: DatabaseId) -> Option<Observation> {
         let can_be_observed = !self.is_open() && self.is_ahead_of(self.observed(database));
         can_be_observed.then(|| self.observations(database).try_begin()).flatten()
     }
 
-    /// The present moment, for lookups in a cache that follows the database.
+    /// The current moment, for lookups in a cache that follows the database.
     pub(crate) fn arrive(&self, database: DatabaseId) -> Arrival {
-        // In this order: an observation that begins later counts at least the writes that are counted here.
+        // In this order, so that an observation that begins later covers at least the writes that are counted here.
         let ended = self.ended();
         Arrival { ended, begun: self.observations(database).begun() }
     }
 
-    /// What a lookup in a cache that follows the database must find. If that is not known, a position is observed on its
-    /// primary by `position`, or by another lookup after `arrival`: the moment when this one began, if that is not now.
+    /// The position that a lookup in a cache that follows the database must see. If it is unknown, it is observed on the
+    /// primary: by `position`, or by another lookup's observation that began after `arrival`, the moment at which this
+    /// lookup began (`None` means now).
     ///
     /// # Errors
     ///
@@ -49,12 +50,12 @@ impl Requirement {
         arrival: Option<Arrival>,
         position: impl Future<Output = Result<(Epoch, Position), E>>,
     ) -> Result<Option<(Epoch, Position)>, Unobserved> {
-        // What has been written since has to be found as well.
+        // If a write has ended since `arrival`, the lookup must see it too, so it arrives now.
         let arrival = arrival.filter(|arrival| arrival.ended == self.ended());
         let after = arrival.unwrap_or_else(|| self.arrive(database)).begun;
         let observations = self.observations(database);
         loop {
-            // Before the look, so that none ends in between.
+            // Registered before the check, so that an observation that ends in between is not missed.
             let ended = observations.ended();
             if let Needs::Position(known) = self.for_lookups(database) {
                 return Ok(known);
@@ -83,7 +84,7 @@ impl Requirement {
     ) -> Result<Option<(Epoch, Position)>, Unobserved> {
         let writes = self.ended();
         let found = position.await.inspect_err(|error| {
-            tracing::debug!(%error, "no position could be observed on the primary");
+            tracing::debug!(%error, "could not observe a position on the primary");
         });
         let found = found.ok().and_then(|at| {
             self.update(database, |observed| {

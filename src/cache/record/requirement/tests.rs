@@ -126,7 +126,7 @@ fn written(is_open: bool) -> Requirement {
     requirement
 }
 
-/// A primary that counts how often it is asked for a position, and gives a larger one each time.
+/// A primary that counts how often its position is observed, and returns a larger one each time.
 #[derive(Default)]
 struct Primary {
     asked: Cell<u64>,
@@ -161,7 +161,7 @@ async fn lookups_at_the_same_time_observe_one_position() {
     }
 }
 
-/// The transaction may be committed before the second lookup, and after the primary has told the first its position.
+/// The transaction may commit after the primary has returned its position to the first lookup and before the second begins.
 #[tokio::test]
 async fn a_position_whose_observation_began_before_a_lookup_is_not_used_while_a_write_is_open() {
     let (requirement, primary) = (written(true), Primary::default());
@@ -242,7 +242,7 @@ async fn one_task_at_a_time_observes_for_replicas_while_it_runs() {
     assert!(requirement.try_observe(A).is_none(), "nothing was written since");
 }
 
-/// Its token has a position of one database, and says that it wrote, to whichever.
+/// The session's token has a position of one database, and may stand for writes to any database.
 #[tokio::test]
 async fn what_a_session_wrote_to_another_database_needs_a_position_of_that_one() {
     let requirement = Requirement::new(A, Some(at(1, 5)), false);

@@ -1,8 +1,8 @@
-//! Two versions of one type: a value that one stored is loaded by the other wherever decoding could go wrong.
+//! Two versions of one type: if decoding could go wrong, one version reloads a value that the other has stored.
 
 use super::*;
 
-/// As [`is_loaded`], of two versions of one type.
+/// Like [`is_loaded`], for two versions of one type.
 async fn is_loaded_anew<A: Value, B: Value>(stored: A, asked: B) {
     assert_eq!(type_name::<A>(), type_name::<B>(), "else their paths differ");
     is_loaded(stored, asked).await;

@@ -1,8 +1,8 @@
-//! Functions that are declared IMMUTABLE, and whether the catalogue shows that they read something all the same.
+//! Checks functions that are declared IMMUTABLE: whether the catalogue shows that they read something nevertheless.
 //!
-//! A body that Postgres keeps as a tree (`BEGIN ATOMIC`, `RETURN`) shows all that it reads and calls, and is
-//! followed. One that it keeps as text shows it in SQL and PL/pgSQL, save what text of its own it runs by EXECUTE, and
-//! the types of what it calls ([`named`]). In other languages the declaration is all that there is.
+//! A body that Postgres stores as a tree (`BEGIN ATOMIC`, `RETURN`) shows everything that it reads and calls, and is
+//! followed. A body that is stored as text is analysed if it is SQL or PL/pgSQL; this does not show the statements that it
+//! runs by EXECUTE, nor the argument types of its calls ([`named`]). In other languages, only the declaration is available.
 
 mod named;
 
@@ -96,7 +96,7 @@ pub(super) async fn check(conn: &mut PgConnection, functions: &[i64]) -> Result<
     let mut seen = BTreeSet::new();
     let own = |oid: &i64| *oid < FIRST_OF_USERS;
     let mut next: Vec<i64> = functions.iter().copied().filter(|oid| !own(oid)).collect();
-    // What a tree calls for sure, so that its volatility counts too; a name in a text may mean another function.
+    // A tree calls exactly this function, so its volatility counts too. A name in a text may mean another function.
     let mut called: BTreeSet<i64> = BTreeSet::new();
     let mut texts = Texts::default();
     let mut reads_clock = false;

@@ -27,8 +27,8 @@ pub(super) struct Function {
 
 type FunctionRow = (i64, String, String, String, String, i16, i16, Option<String>);
 
-/// An aggregate is always declared immutable, so its parts are asked. A name after a dot is a call if it names a
-/// function of one argument: of a row ($3), or of what a row can be converted to; or of any value ($5).
+/// An aggregate is always declared immutable, so its support functions are checked. A name after a dot is a call if it
+/// names a function with one argument: a row ($3), a type that a row can be converted to, or any value ($5).
 const NAMED: &str = "
 with overload as (
     select p.*, s.nspname from pg_catalog.pg_proc p
@@ -115,8 +115,8 @@ impl Function {
         Self { oid, schema, name, signature, volatility, least, most, defaults }
     }
 
-    /// Says why a query that calls it can't be kept, if it can't. `arguments` says with how many the query calls
-    /// functions by their names.
+    /// Returns an error if a query that calls the function can't be cached. `arguments` has the numbers of arguments with
+    /// which the query calls functions, by name.
     pub(super) fn judge(
         &self,
         arguments: &BTreeSet<(Name, Option<usize>)>,

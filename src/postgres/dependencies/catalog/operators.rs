@@ -12,8 +12,8 @@ use crate::postgres::dependencies::{References, Unanalyzable};
 pub(super) const UNSEEN: &[&str] =
     &["=", "<>", "<", "<=", ">", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~", "+", "-"];
 
-/// User-defined operators and casts whose functions are not trusted, and the two types of each. A stable function in C
-/// is: extensions declare operators so that depend on their settings. An immutable one has its body looked at.
+/// User-defined operators and casts whose functions are not trusted, with the two types of each. A stable function in C is
+/// trusted, since extensions declare operators as stable that depend on settings. The body of an immutable one is checked.
 const SUSPECTS: &str = "
 with suspect as (
     select p.oid, p.provolatile = 'v' or (p.provolatile = 's' and l.lanname <> 'c') as unsafe
@@ -31,9 +31,9 @@ from pg_catalog.pg_cast c join suspect s on s.oid = c.castfunc
 where c.oid >= '16384'::oid
 order by 2, 1";
 
-/// Of some types ($6), those that a statement can have values of: each type of the system's own, and what comes of the
-/// columns of its relations ($1), of its functions ($2), of the types that its words may be ($3) and of its operators
-/// ($4, and $5 unseen), by being taken apart, put together or converted unseen. Rather too many than too few.
+/// The types among $6 of which a statement can have values. These are all system types, and those that come from the
+/// columns of its relations ($1), its functions ($2), the types that its words may name ($3) and its operators ($4, and $5
+/// for implicit ones), also by decomposition, construction or implicit conversion. It errs on the side of too many.
 const OCCURRING: &str = "
 with recursive own as (
     select oid from pg_catalog.pg_type where typnamespace = 'pg_catalog'::regnamespace::oid
@@ -102,7 +102,7 @@ impl StatementParts {
     }
 }
 
-/// Refuses a connection that reads strings in the way of before 2010, or where names of the system's may mean others.
+/// Rejects a connection with `standard_conforming_strings` off, or whose search path has another schema before `pg_catalog`.
 pub(super) async fn settings(conn: &mut PgConnection) -> Result<(), SearchStop> {
     let asked = "select pg_catalog.current_setting('standard_conforming_strings'), \
         pg_catalog.current_schemas(true)";

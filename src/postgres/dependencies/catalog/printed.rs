@@ -1,7 +1,7 @@
 //! Values that are written as names of the catalogue, though they are stored as numbers.
 //!
-//! Renaming a role or an index fires no trigger, and no event trigger of ours notes it, so the text of such a value changes
-//! unseen. The names that other types are written as change with the schema, which is noticed.
+//! Renaming a role or an index fires no trigger, and Tidegate's event triggers don't record it, so the text of such a value
+//! changes unnoticed. The names that values of other types are written as change only with the schema, which is noticed.
 
 use sqlx::PgConnection;
 

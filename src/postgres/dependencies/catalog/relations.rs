@@ -23,8 +23,8 @@ pub(super) enum RelationKind {
     View,
 }
 
-/// A view's text, and what the server noted that it depends on. System objects are not among the
-/// noted ones, and the text has to be parsed, so both are followed.
+/// A view's text, and its dependencies as recorded by the server. Both are followed: the server records no system objects,
+/// and the text can only be parsed.
 pub(super) struct View {
     pub(super) text: String,
     pub(super) relations: Vec<i64>,

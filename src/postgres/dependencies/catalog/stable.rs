@@ -1,9 +1,9 @@
 //! Functions of Postgres' own that are stable and harmless.
 
-/// Those whose answer depends on their arguments, the time, settings that a pool shares, and the labels of enums, whose
-/// changes are noticed as changes of the schema. With the types of their arguments: another function of such a name may
-/// read the server, as `age(xid)` does. The others read the catalogue or the connection. All that any version from 14 to 18 has under these names, as its catalogue
-/// writes them.
+/// Functions whose result depends only on their arguments, the time, settings that a pool shares, and the labels of enums,
+/// whose changes are noticed as schema changes. All other stable functions read the catalogue or the connection. Each is
+/// listed with its argument types, since another function with the same name may read the server, such as `age(xid)`. The
+/// list covers Postgres 14 to 18, in the spelling of the catalogue.
 pub(super) const STABLE: &[&str] = &[
     "age(timestamp with time zone)",
     "age(timestamp without time zone)",

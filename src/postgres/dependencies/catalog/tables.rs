@@ -1,8 +1,7 @@
-//! Tables, their relatives, and whether every change to them is seen.
+//! Tables, their inheritance tree, and whether every change to them is recorded.
 //!
-//! A statement fires the triggers of the table that it names, whichever relatives hold the rows.
-//! So a read is covered if the table, all that it inherits from and all that inherits from it
-//! have triggers; the tag is that of the topmost.
+//! A statement fires the triggers of the table that it names, whichever table of the tree holds the rows. So a read is
+//! covered if the table, all its ancestors and all its descendants have triggers; the tag is that of the topmost parent.
 
 use sqlx::PgConnection;
 
@@ -10,8 +9,8 @@ use super::relations::{Relation, tag_name};
 use super::{SearchStop, TrackedTable};
 use crate::postgres::dependencies::Unanalyzable;
 
-// Columns of type oid tell no rows apart: from version 16 on, '010' is one, and 8. Nor do those of a collation by which
-// different texts are equal, which a column can be given after its triggers were made.
+// A column of type oid can't restrict rows: since Postgres 16, '010' is the oid 8. Nor can one with a nondeterministic
+// collation, by which different texts are equal; a column can get such a collation after its triggers were created.
 const FAMILY: &str = "
 with recursive up (oid) as (
     select $1::int8::oid

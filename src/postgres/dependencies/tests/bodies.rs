@@ -1,4 +1,4 @@
-//! Functions that read tables though their names or declarations don't tell.
+//! Functions that read tables although neither their names nor their declarations show it.
 
 use super::server::Server;
 use super::text::read;
@@ -248,7 +248,7 @@ create function box_width(xmin float8, xmax float8) returns float8 immutable lan
     as 'begin return xmax - xmin; end';
 ";
 
-/// A text tells neither the types of arguments nor, without a schema, whose function is meant.
+/// A text shows neither the types of arguments nor, without a schema, which schema's function is meant.
 #[tokio::test]
 async fn functions_of_the_system_s_in_the_text_of_a_body_are_looked_at() {
     let mut server = Server::start(CALLERS).await;

@@ -1,4 +1,4 @@
-//! Our answer against Postgres' own: a view's recorded dependencies and the plan.
+//! Compares the analysis with Postgres itself: with a view's recorded dependencies, and with the plan.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! What is found in a text, and what a real server says that it depends on.
+//! Tests of the analysis of a text, and of its dependencies on a real server.
 
 mod bodies;
 mod differential;

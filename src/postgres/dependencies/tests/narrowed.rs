@@ -1,4 +1,4 @@
-//! Values in a statement's text: which rows they narrow it to, and that nothing of them is run.
+//! Values in a statement's text: the rows that they restrict it to; and no part of a value is ever executed.
 
 use std::time::Duration;
 

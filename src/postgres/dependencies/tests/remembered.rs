@@ -1,4 +1,4 @@
-//! What is kept per text, and when it is dropped.
+//! What is cached per text, and when it is removed.
 
 use super::super::{Dependencies, DependencyCache, Unanalyzable};
 use super::server::Server;

@@ -1,4 +1,4 @@
-//! Random statements against rows that they are not narrowed to: whatever becomes of those, the result stays.
+//! Random statements: changes to rows outside those that a statement is restricted to must not change its result.
 
 use std::collections::BTreeMap;
 
@@ -286,7 +286,7 @@ async fn check(server: &mut Server, sql: &str) -> bool {
             run(&mut server.conn, &change).await;
             let after = result(&mut server.conn, sql).await;
             run(&mut server.conn, "rollback").await;
-            // A change may have it fail: what comes of that is not stored.
+            // After a change, the statement may fail; a failed read is not stored.
             if let Some(after) = after {
                 assert_eq!(before, after, "{sql}\nby {table}.{column}: {values:?}\nafter {change}");
             }

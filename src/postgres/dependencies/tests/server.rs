@@ -1,4 +1,4 @@
-//! What a real server says.
+//! Dependencies on a real server.
 
 use sqlx::{Connection, PgConnection};
 

@@ -1,4 +1,4 @@
-//! Functions and operators in `public` that fit the arguments of ours better than those of the system.
+//! Functions and operators in `public` that match the arguments of Tidegate's queries better than the system's.
 
 use super::super::Dependencies;
 use super::super::equality::narrow;
@@ -52,8 +52,8 @@ async fn what_a_statement_depends_on_is_found_by_functions_of_the_system() {
     }
 }
 
-/// There anything of the system's may be meant by a name that the analysis takes for the system's, and the analysis itself
-/// asks by such names.
+/// With such a search path, a name that the analysis takes for the system's may refer to another object, and the analysis
+/// itself uses such names in its queries.
 #[tokio::test]
 async fn where_pg_catalog_comes_later_nothing_is_cached() {
     let mut server = Server::start(SCHEMA).await;

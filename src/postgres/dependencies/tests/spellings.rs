@@ -235,7 +235,7 @@ fn cast(random: &mut fastrand::Rng, value: String) -> String {
 }
 
 async fn narrowed(server: &mut Server, sql: &str) -> Option<Equality> {
-    // None of it is remembered, since nothing of it is asked for twice.
+    // A new cache each time, since no statement is looked up twice.
     let found = DependencyCache::new().learn(&mut server.conn, sql).await.expect("answer");
     match &*found.dependencies {
         Dependencies::Tables(tables) => tables.first().and_then(|table| table.by.clone()),

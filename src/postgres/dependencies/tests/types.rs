@@ -111,7 +111,7 @@ async fn a_value_that_is_written_as_a_name_of_the_catalogue_is_refused() {
     assert_eq!(unfit.to_string(), text);
 }
 
-/// Such as one that was given this collation after triggers were made for it.
+/// For example, a column that got this collation after its triggers were created.
 #[tokio::test]
 async fn a_column_in_which_other_texts_are_equal_distinguishes_no_rows() {
     let setup = "

@@ -1,10 +1,10 @@
-//! What a cache of a size could have answered: the usual one, and the best one.
+//! The hits of two models at a given size: an LRU cache and the optimal cache.
 
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
 use super::trace::{Trace, Writes};
 
-/// Hits of a cache that throws out what was used least lately, and whatever a write concerns.
+/// Hits of a cache that evicts the least recently used entry. A write removes the row's entries.
 pub(crate) fn lru(trace: &Trace, writes: &Writes, size: usize) -> u64 {
     let mut kept = Lru::default();
     let mut hits = 0;
@@ -25,12 +25,12 @@ pub(crate) fn lru(trace: &Trace, writes: &Writes, size: usize) -> u64 {
     hits
 }
 
-/// Hits of a cache that knows the future: it throws out what is asked for last (Belady, "A study of replacement
-/// algorithms for a virtual-storage computer", IBM Systems Journal 5(2), 1966), and keeps nothing that is
-/// written before it is asked for.
+/// Hits of a cache that knows the future: it evicts the entry whose next use is furthest away (Belady, "A study of
+/// replacement algorithms for a virtual-storage computer", IBM Systems Journal 5(2), 1966), and does not store a value
+/// that a write invalidates before its next use.
 pub(crate) fn optimal(trace: &Trace, writes: &Writes, size: usize) -> u64 {
     let next = next_uses(trace, writes);
-    // By next use: who has which, and which is the last.
+    // The next use of each stored key, and a heap with the furthest next use on top.
     let mut kept: HashMap<u32, usize> = HashMap::new();
     let mut last: BinaryHeap<(usize, u32)> = BinaryHeap::new();
     let mut hits = 0;
@@ -49,7 +49,7 @@ pub(crate) fn optimal(trace: &Trace, writes: &Writes, size: usize) -> u64 {
     hits
 }
 
-/// When what was accessed is accessed again, if nothing is written to it before.
+/// For each access, the next one to the same key; `None` if a write to its row comes first.
 fn next_uses(trace: &Trace, writes: &Writes) -> Vec<Option<usize>> {
     let mut next = vec![None; trace.accesses.len()];
     let mut used: Vec<Option<usize>> = vec![None; trace.keys()];
@@ -74,7 +74,7 @@ fn keys_of_rows(trace: &Trace) -> Vec<Vec<u32>> {
     keys
 }
 
-/// Keys by when they were used.
+/// Keys in the order of their last use.
 #[derive(Default)]
 struct Lru {
     now: u64,

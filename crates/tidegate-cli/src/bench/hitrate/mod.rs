@@ -1,8 +1,8 @@
-//! How many reads the cache takes off the database, and how many of its answers are stale.
+//! `tidegate bench hitrate`: the share of reads that the cache takes off the database, and the share of stale values.
 //!
-//! Accesses are replayed through the cache itself, with writes in between, for several sizes of its memory, and
-//! beside them through two models: a plain LRU and the best that any cache can do. Both models lose a row's
-//! entries when it is written, as row tags do. A TTL counts accesses, since a trace has no clock.
+//! Accesses, with writes in between, are replayed through the cache itself at several memory sizes. For comparison, they
+//! are also replayed through two models: a plain LRU cache and the optimal cache. In both models, a write removes the
+//! row's entries, as row tags do. A TTL is a number of accesses, since a trace has no clock.
 
 mod bounds;
 mod replay;
@@ -74,10 +74,10 @@ struct Line {
 #[derive(Debug, Serialize)]
 struct Measured {
     by: &'static str,
-    /// Answered from the cache: so many reads fewer for the database.
+    /// Accesses served from the cache, which the database does not see.
     hits: f64,
     stale: f64,
-    /// How many entries there were at the end.
+    /// The number of entries at the end.
     kept: u64,
 }
 
@@ -147,7 +147,7 @@ async fn line(
 }
 
 impl Line {
-    /// Tags gave no stale answer, and nobody found more than can be found.
+    /// Whether tags prevented all stale values and had no more hits than the optimum.
     fn is_sound(&self) -> bool {
         let tagged = self.tags.iter().filter(|measured| measured.by != "ttl");
         tagged.clone().all(|measured| measured.stale == 0.0 && measured.hits <= self.optimal)

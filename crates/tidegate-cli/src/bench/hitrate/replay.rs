@@ -1,4 +1,4 @@
-//! Accesses and writes, through the cache itself.
+//! Replays accesses and writes through the cache itself.
 
 use std::time::Duration;
 
@@ -8,30 +8,30 @@ use tidegate::{Cache, Key, Memory, PolicyError, ValuePolicy};
 use super::trace::{Trace, Writes};
 use crate::Failure;
 
-/// How entries learn of writes.
+/// How writes invalidate entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum By {
-    /// They do not: they last for so many accesses.
+    /// Writes invalidate nothing: an entry expires after this many accesses.
     Ttl(usize),
-    /// One to a table makes all of its entries stale.
+    /// A write invalidates all entries of its table.
     Table,
-    /// One to a row makes the row's entries stale.
+    /// A write invalidates the entries of its row.
     Row,
 }
 
-/// What came of it.
+/// The result of a replay.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) hits: u64,
     pub(crate) loads: u64,
-    /// Hits that a write had made wrong.
+    /// Hits with a value that a write had replaced.
     pub(crate) stale: u64,
     /// The entries at the end.
     pub(crate) entries: u64,
 }
 
-/// An access or a write that is under way: what is true, and what the cache knows.
+/// A replay in progress: the true state of the rows, and the cache.
 struct Replay<'a> {
     trace: &'a Trace,
     by: By,
@@ -39,12 +39,12 @@ struct Replay<'a> {
     policies: Vec<Option<ValuePolicy>>,
     /// How often each row was written.
     versions: Vec<u32>,
-    /// When each key's entry was made.
+    /// The access at which each key's entry was computed.
     made: Vec<usize>,
     counts: Counts,
 }
 
-/// Replays it all with room for so many entries.
+/// Replays the whole trace with room for `size` entries.
 pub(crate) async fn replay(
     (trace, writes): (&Trace, &Writes),
     by: By,
@@ -77,7 +77,7 @@ impl Replay<'_> {
         if let By::Ttl(accesses) = by
             && at - self.made[number] >= accesses
         {
-            // As time would: there is no clock that runs with the trace.
+            // Expire the entry explicitly: the trace has no clock.
             self.cache.invalidate([format!("k:id={key:010}")]).await?;
         }
         let table = self.trace.tables[row as usize];
@@ -136,7 +136,7 @@ fn row_tag(table: u32, row: u32) -> String {
     format!("t{table:02}:id={row:010}")
 }
 
-/// What an entry takes of the cache's memory, by its own count; all take the same.
+/// The size of an entry as the cache counts it. All entries have the same size.
 async fn weight(by: By) -> Result<u64, Failure> {
     let cache = Cache::new(Memory::new(1 << 30));
     let load = async || Ok::<_, ()>([0_u8; 4]);

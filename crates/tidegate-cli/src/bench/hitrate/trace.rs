@@ -1,4 +1,4 @@
-//! Accesses to replay: real ones, or drawn by Zipf's law.
+//! The accesses to replay: recorded, or drawn by Zipf's law.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,23 +9,23 @@ use lzma_rust2::XzReader;
 
 use crate::Failure;
 
-/// The first bytes of a file that xz made (The .xz File Format, 2.1.1.1).
+/// The first bytes of an xz file (The .xz File Format, 2.1.1.1).
 const XZ: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
 
-/// Keys, rows and tables are numbered from 0 on, as they come.
+/// A sequence of accesses. Keys, rows and tables are numbered from 0, in the order of their first access.
 #[derive(Debug)]
 pub(crate) struct Trace {
-    /// Which key each access is to.
+    /// The key of each access.
     pub(crate) accesses: Vec<u32>,
-    /// Which row each key is of.
+    /// The row of each key.
     pub(crate) rows: Vec<u32>,
-    /// Which table each row is of.
+    /// The table of each row.
     pub(crate) tables: Vec<u32>,
 }
 
 impl Trace {
-    /// Reads at most so many accesses: big-endian numbers of 32 bits, as xz packs them or as they are. The
-    /// upper 22 bits are taken for the row, the upper 5 for its table.
+    /// Reads at most `most` accesses: big-endian 32-bit numbers, compressed by xz or not. The upper 22 bits of a number are
+    /// the row, and the upper 5 bits are its table.
     pub(crate) fn read(path: &Path, most: usize) -> Result<Self, Failure> {
         let file = File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
         let mut file = BufReader::new(file);
@@ -52,7 +52,7 @@ impl Trace {
         ))
     }
 
-    /// Accesses of which the key of rank r has a share of 1/r^theta. Each key is a row of its own.
+    /// Accesses in which the share of the key of rank r is proportional to 1/r^theta. Each key has its own row.
     pub(crate) fn zipf(theta: f64, keys: u32, count: usize, seed: u64) -> Self {
         let mut sum = 0.0;
         let up_to: Vec<f64> = (1..=keys)
@@ -62,7 +62,7 @@ impl Trace {
             })
             .collect();
         let mut random = fastrand::Rng::with_seed(seed);
-        // Which keys are asked for often has nothing to do with their numbers.
+        // Shuffle, so that a key's number says nothing about its popularity.
         let mut numbers: Vec<u32> = (0..keys).collect();
         random.shuffle(&mut numbers);
         let draw = |_| {
@@ -117,8 +117,8 @@ impl Numbers {
 pub(crate) struct Writes(Vec<(usize, u32)>);
 
 impl Writes {
-    /// After each access, with this chance, a write to a row that some access of the trace is to: what is read
-    /// often is written often.
+    /// After each access, draws a write with probability `share`, to the row of a random access of the trace. So rows that
+    /// are read often are written often.
     pub(crate) fn draw(trace: &Trace, share: f64, seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut writes = Vec::new();
@@ -131,7 +131,7 @@ impl Writes {
         Self(writes)
     }
 
-    /// Each with the number of the access that it follows.
+    /// The writes, each with the index of the access that it follows.
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (usize, u32)> + '_ {
         self.0.iter().copied()
     }

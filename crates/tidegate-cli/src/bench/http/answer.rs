@@ -1,4 +1,4 @@
-//! The reading of answers, as far as they are counted.
+//! Parses HTTP/1 responses, as far as they are counted.
 
 use super::body::{BadChunk, Body};
 use super::cache_status::Cached;
@@ -6,7 +6,7 @@ use super::cache_status::Cached;
 /// Fields that a head may have.
 const FIELDS: usize = 64;
 
-/// What an answer's head says.
+/// The parts of a response's head that are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) status: u16,
@@ -15,29 +15,29 @@ pub(super) struct Head {
     pub(super) is_kept: bool,
 }
 
-/// Bytes that are not an answer of HTTP/1.
+/// The bytes are not an HTTP/1 response.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NotHttp;
 
-/// How far one answer has been read.
+/// The parser's state within one response.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     head: Option<Begun>,
 }
 
 impl Reading {
-    /// Whether anything of it has come, or so many bytes that wait for more.
+    /// Whether a part of the response has arrived. `waiting` is the number of bytes that are not parsed yet.
     pub(super) fn has_begun(&self, waiting: usize) -> bool {
         self.head.is_some() || waiting > 0
     }
 
-    /// Reads on, and says how much of the front of `bytes` is done with; the rest is to come again with more behind it.
+    /// Parses `bytes` and returns how many it consumed. The caller passes the others again, followed by more.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<usize, NotHttp> {
         let mut done = 0;
         while self.head.is_none() {
             let Some((length, found)) = head(&bytes[done..])? else { return Ok(done) };
             done += length;
-            // An interim answer is followed by another (RFC 9110, section 15.2).
+            // A final response follows an interim one (RFC 9110, section 15.2).
             self.head = (found.0.status >= 200).then_some(found);
         }
         match &mut self.head {
@@ -46,12 +46,12 @@ impl Reading {
         }
     }
 
-    /// The head, once the whole answer was read.
+    /// The head, once the whole response has been read.
     pub(super) fn finished(&self) -> Option<Head> {
         self.head.and_then(|(head, body)| body.is_over().then_some(head))
     }
 
-    /// The head, if the server's closing is how the body ends.
+    /// The head, if the body ends where the server closes the connection.
     pub(super) fn closed(&self) -> Option<Head> {
         self.head.and_then(|(head, body)| (body == Body::UntilClose).then_some(head))
     }
@@ -60,7 +60,7 @@ impl Reading {
 /// A head and what body follows it.
 type Begun = (Head, Body);
 
-/// How long the head is and what it says, if all of it is there.
+/// The length and content of the head; `None` if it is incomplete.
 fn head(bytes: &[u8]) -> Result<Option<(usize, Begun)>, NotHttp> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS];
     let mut parsed = httparse::Response::new(&mut fields);
@@ -226,7 +226,7 @@ mod tests {
                 rest = back;
             }
             pieces.push(rest);
-            // What follows is of another answer, and stays.
+            // The start of the next response, which is not consumed.
             pieces.push(b"HTTP");
             let (head, left) = in_pieces(&pieces).unwrap();
             prop_assert_eq!(head.unwrap().status, 200);

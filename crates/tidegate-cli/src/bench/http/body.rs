@@ -1,29 +1,29 @@
 //! Where a body ends (RFC 9112, sections 6 and 7).
 
-/// What is still to come of a body.
+/// The rest of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Body {
-    /// So many bytes.
+    /// This many bytes.
     Length(u64),
     Chunked(Chunk),
-    /// All that comes until the server closes.
+    /// Everything until the server closes the connection.
     UntilClose,
 }
 
-/// Where in a chunked body we are.
+/// A position in a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Chunk {
-    /// In the digits of a chunk's size, of which there are some or none.
+    /// In the digits of a chunk's size; whether there has been a digit.
     Size(u64, bool),
-    /// Behind them, in what we don't read.
+    /// In a chunk extension, which is skipped.
     Extension(u64),
-    /// In its data, the line's end behind it included.
+    /// In the data and the line end that follows it.
     Data(u64),
-    /// In the lines behind the last chunk; whether this one has anything in it.
+    /// In the trailer section; whether the current line has any content.
     Trailer(bool),
 }
 
-/// A chunk size that is none.
+/// A malformed chunk size.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadChunk;
 
@@ -34,7 +34,7 @@ impl Body {
         self == Self::Length(0)
     }
 
-    /// Takes what belongs to it, from the front; how much that was.
+    /// Consumes the bytes at the front that belong to the body, and returns how many.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
         let mut taken = 0;
         while taken < bytes.len() && !self.is_over() {
@@ -63,7 +63,7 @@ impl Body {
 }
 
 impl Chunk {
-    /// By one byte further; nothing if the body is over.
+    /// The position after one more byte; `None` at the end of the body.
     fn after(self, byte: u8) -> Result<Option<Self>, BadChunk> {
         let next = match (self, byte) {
             (Self::Size(size, true) | Self::Extension(size), b'\n') => Self::begun(size)?,
@@ -82,7 +82,7 @@ impl Chunk {
         Ok(Some(next))
     }
 
-    /// Behind the line with its size.
+    /// The position after the line with the chunk's size.
     fn begun(size: u64) -> Result<Self, BadChunk> {
         match size {
             0 => Ok(Self::Trailer(false)),

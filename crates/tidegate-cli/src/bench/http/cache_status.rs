@@ -1,21 +1,21 @@
-//! What `Cache-Status` (RFC 9211) says, read without making anything.
+//! Parses `Cache-Status` (RFC 9211) without allocating.
 
 use std::ops::ControlFlow;
 
-/// Why a request went on towards the origin (section 2.2).
+/// Why a cache forwarded a request towards the origin (section 2.2).
 const REASONS: [&str; 8] =
     ["bypass", "method", "uri-miss", "vary-miss", "miss", "request", "stale", "partial"];
 
 const OTHER: usize = REASONS.len();
 
-/// What an answer says of the caches that it came through.
+/// What a response says about the caches that it passed through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Cached {
-    /// One of them had it.
+    /// One of them served it.
     Hit,
-    /// None had it, and the one nearest to us says why.
+    /// All of them forwarded the request; the reason of the one nearest to the client.
     Forwarded(Reason),
-    /// Nothing is said.
+    /// No cache says anything.
     #[default]
     Unsaid,
 }
@@ -39,10 +39,10 @@ impl Reason {
     }
 }
 
-/// The reading of a list's members, one after the other.
+/// The parser's state within one list member.
 #[derive(Default)]
 struct Member {
-    /// Its first piece is a name, whatever that is.
+    /// Whether the first piece, the cache's name, has been read.
     is_named: bool,
     is_hit: bool,
     forwarded: Option<usize>,
@@ -50,7 +50,7 @@ struct Member {
 }
 
 impl Cached {
-    /// By one field line more; several lines are one list.
+    /// Adds one field line; several lines form one list.
     pub(super) fn and(self, line: &[u8]) -> Self {
         let mut found = self;
         let mut member = Member::default();
@@ -78,7 +78,7 @@ impl Member {
         }
     }
 
-    /// The later in the list, the nearer to us; a hit of any is one.
+    /// Later members are nearer to the client. A hit in any cache is a hit.
     fn settle(self, so_far: Cached) -> Cached {
         match (so_far, self.forwarded) {
             (Cached::Hit, _) => Cached::Hit,

@@ -1,4 +1,4 @@
-//! One connection, which asks when it is its turn.
+//! One connection, which sends a request at each of its turns.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ const BUFFER: usize = 32 << 10;
 /// More than any head takes.
 const LONGEST_HEAD: usize = 1 << 20;
 
-/// Between attempts at a server that can't be connected to.
+/// The pause before the next attempt to connect.
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// What the connections of one thread share.
@@ -27,7 +27,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 pub(super) struct Thread {
     pub(super) pace: Pace,
     pub(super) tally: RefCell<Tally>,
-    /// Which of all threads it is, and how many there are: each asks for every so manieth.
+    /// This thread's index and the number of threads `n`: each thread sends every `n`th request.
     pub(super) place: (u64, u64),
 }
 
@@ -49,10 +49,10 @@ impl Thread {
 pub(super) struct Connection {
     address: SocketAddr,
     stream: Option<TcpStream>,
-    /// Whether it has answered before.
+    /// Whether it has received a response before.
     is_used: bool,
     buffer: Vec<u8>,
-    /// How much of the buffer waits to be read.
+    /// The number of bytes in the buffer that are not parsed yet.
     waiting: usize,
 }
 
@@ -67,7 +67,7 @@ impl Connection {
         })
     }
 
-    /// Asks until there are no more turns.
+    /// Sends requests until there are no more turns.
     pub(super) async fn ask(mut self, target: &Target, thread: Rc<Thread>) {
         let requests = target.requests.len() as u64;
         let (place, threads) = thread.place;
@@ -90,7 +90,8 @@ impl Connection {
         }
     }
 
-    /// A server may close a connection that is idle just when we ask: we ask again, once (RFC 9112, section 9.3.1).
+    /// Sends a request, and sends it once more if the server closed the idle connection at that moment (RFC 9112, section
+    /// 9.3.1).
     async fn exchange(&mut self, request: &[u8], thread: &Thread) -> Result<(Head, u64), Failed> {
         let may_be_stale = self.stream.is_some() && self.is_used;
         match self.attempt(request).await {
@@ -110,7 +111,7 @@ impl Connection {
             (self.is_used, self.waiting) = (false, 0);
         }
         let stream = self.stream.as_mut().ok_or(Failed::Connecting)?;
-        // The answer may have come before a server closes: reading finds out.
+        // Ignore errors: the server may have responded before it closed the connection, which `read` will show.
         let _ = stream.write_all(request).await;
         let (head, bytes) = self.read().await?;
         self.is_used = true;
@@ -140,7 +141,7 @@ impl Connection {
         }
     }
 
-    /// Bytes that came; none if the connection is closed, or could as well be.
+    /// Returns the number of bytes received; 0 if the connection is closed or broken, or the buffer is full.
     async fn receive(&mut self) -> usize {
         if self.waiting == self.buffer.len() && self.waiting < LONGEST_HEAD {
             self.buffer.resize(2 * self.waiting, 0);

@@ -1,4 +1,4 @@
-//! What came of it, for people and for programs.
+//! The result, as text and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
@@ -22,7 +22,7 @@ pub(super) struct Found {
     urls: usize,
     connections: u32,
     threads: u64,
-    /// Requests a second that were asked for; none if each connection asked as soon as it was answered.
+    /// The requested rate per second; `None` if each connection sent its next request as soon as it had a response.
     rate: Option<f64>,
     requests: u64,
     answers: u64,
@@ -33,9 +33,9 @@ pub(super) struct Found {
     statuses: BTreeMap<usize, u64>,
     cache: Cache,
     failures: BTreeMap<&'static str, u64>,
-    /// Due by the rate, and not sent.
+    /// Requests that were due by the rate but not sent.
     missed: u64,
-    /// Connections that the server closed between answers.
+    /// Connections that the server closed between responses.
     reopened: u64,
 }
 
@@ -52,11 +52,11 @@ struct Latency {
 #[derive(Debug, Serialize)]
 struct Cache {
     hits: u64,
-    /// Why not, and how often.
+    /// The number of misses by reason.
     misses: BTreeMap<String, u64>,
-    /// Answers that do not say.
+    /// Responses without `Cache-Status`.
     none: u64,
-    /// Of those that do; from 0 to 1.
+    /// The share of hits among responses with `Cache-Status`, from 0 to 1.
     hit_rate: Option<f64>,
 }
 
@@ -90,7 +90,7 @@ impl Found {
         })
     }
 
-    /// Whether all was answered that was asked.
+    /// Whether every request was sent when due and got a response.
     pub(super) fn is_whole(&self) -> bool {
         self.failures.is_empty() && self.missed == 0
     }

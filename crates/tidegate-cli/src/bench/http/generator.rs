@@ -1,4 +1,4 @@
-//! The threads that ask.
+//! The threads that send requests.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -17,7 +17,7 @@ use super::tally::Tally;
 use super::target::Target;
 use crate::Failure;
 
-/// What is asked, how long and how fast.
+/// Which requests to send, for how long and how fast.
 #[derive(Debug)]
 pub(super) struct Load {
     pub(super) target: Arc<Target>,
@@ -25,7 +25,7 @@ pub(super) struct Load {
     pub(super) threads: u64,
 }
 
-/// A thread's failures are told as text, since it is another's.
+/// Errors are text, since `Failure` can't be sent between threads.
 type Counted = Result<Tally, String>;
 
 pub(super) async fn run(load: &Load, streams: Vec<TcpStream>) -> Result<Tally, Failure> {
@@ -92,7 +92,7 @@ async fn ask(
     Ok(tally)
 }
 
-/// Until requests have waited so long, and none was answered.
+/// Returns when requests have been waiting for `patience` and none of them has ended.
 async fn silence(thread: &Thread, patience: Duration) {
     loop {
         let (ended, waited) = progress(thread);
@@ -103,7 +103,7 @@ async fn silence(thread: &Thread, patience: Duration) {
     }
 }
 
-/// How many requests have ended, and whether any has not.
+/// The number of requests that have ended, and whether others are still waiting.
 fn progress(thread: &Thread) -> (u64, bool) {
     let tally = thread.tally.borrow();
     (tally.ended(), tally.sent > tally.ended())

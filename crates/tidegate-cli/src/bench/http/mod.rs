@@ -1,12 +1,12 @@
 //! `tidegate bench http`: load for a running service.
 //!
-//! It shares a machine with what it measures, so it does little for each answer: requests are prepared once, answers
-//! are read into buffers that are kept, and each thread has a runtime and counts of its own. Of an answer it reads the
-//! status, where the body ends, and `Cache-Status`.
+//! The generator often shares a machine with the service that it measures, so it does little work for each response:
+//! requests are prepared once, buffers are reused, and each thread has its own runtime and counters. It parses the
+//! status, the length of the body, and `Cache-Status`.
 //!
-//! With a rate, requests are due at times that do not depend on the service, and latency counts from then: a service
-//! that stalls is charged for all that it kept waiting (G. Tene's "coordinated omission"). Without one, each connection
-//! asks when it has been answered, which finds the throughput and understates latency.
+//! With a rate, requests are due at times that do not depend on the service, and latency is measured from those times.
+//! So a stall counts against every request that it delays (G. Tene's "coordinated omission"). Without a rate, each
+//! connection sends its next request when it has received a response: this measures throughput and understates latency.
 
 mod answer;
 mod body;

@@ -1,4 +1,4 @@
-//! Who may ask when.
+//! When each request may be sent.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -7,22 +7,23 @@ use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
-/// A timer fires up to a millisecond late, which is more than many an answer takes: the rest is waited for awake.
+/// Timers fire up to a millisecond late, which is longer than many responses take. So the last part of each wait is
+/// spent polling the clock.
 const AWAKE: Duration = Duration::from_millis(2);
 
-/// When it ends, and how fast it goes.
+/// When the load ends, and its rate.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) duration: Option<Duration>,
     pub(super) requests: Option<u64>,
     /// Requests a second.
     pub(super) rate: Option<f64>,
-    /// How long nothing may come from the service.
+    /// Give up if no request ends for this long.
     pub(super) patience: Duration,
 }
 
 impl Bounds {
-    /// What one of so many threads has of it.
+    /// One thread's share of the load.
     pub(super) fn share(&self, thread: u64, threads: u64) -> Self {
         let part = |all: u64| all / threads + u64::from(thread < all % threads);
         #[expect(clippy::cast_precision_loss, reason = "there are few threads")]
@@ -34,9 +35,9 @@ impl Bounds {
 /// One request that may be sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
-    /// The how manieth it is.
+    /// Its index, from 0.
     pub(super) number: u64,
-    /// Latency counts from here.
+    /// When it was due. Latency is measured from this moment.
     pub(super) due: Instant,
 }
 
@@ -46,12 +47,12 @@ pub(super) struct Pace {
     pub(super) began: Instant,
     ends: Option<Instant>,
     most: u64,
-    /// Seconds from one to the next, with a rate.
+    /// Seconds between two turns, if there is a rate.
     between: Option<f64>,
     taken: Cell<u64>,
-    /// With a rate: turns that have been due.
+    /// With a rate: the number of turns that have become due.
     due: Cell<u64>,
-    /// Those that nobody has taken yet.
+    /// Due turns that no connection has taken yet.
     waiting: Semaphore,
 }
 
@@ -83,12 +84,12 @@ impl Pace {
         may.then(|| Turn { number: self.take(), due })
     }
 
-    /// Turns that were due and that no connection was free for.
+    /// Turns that were due while no connection was free.
     pub(super) fn missed(&self) -> u64 {
         self.due.get().saturating_sub(self.taken.get())
     }
 
-    /// Lets turns become due, until the end; with a rate.
+    /// With a rate, makes turns due until the end.
     pub(super) async fn keep(&self) {
         let Some(between) = self.between else { return };
         while self.due.get() < self.most {
@@ -166,7 +167,7 @@ mod tests {
         assert!(pace.next().await.is_none());
     }
 
-    /// Time stands still for those that wait awake, so each turn is due at once or a timer away.
+    /// The paused clock does not advance while a task polls it, so each turn is due at once or after a timer.
     #[tokio::test(start_paused = true)]
     async fn a_turn_counts_from_when_it_was_due_however_late_it_is_taken() {
         let bounds = Bounds { rate: Some(4.0), requests: Some(5), ..BOUNDS };

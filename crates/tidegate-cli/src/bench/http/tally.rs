@@ -1,4 +1,4 @@
-//! What one thread counts, and all of them together.
+//! The counts of one thread, and their sum over all threads.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use super::answer::Head;
 use super::cache_status::{Cached, Reason};
 use crate::Failure;
 
-/// The longest latency that is told apart from longer ones, in nanoseconds.
+/// The largest latency that is recorded, in nanoseconds; longer ones count as this.
 const LONGEST: u64 = 600_000_000_000;
 
-/// Digits of a latency that count.
+/// Significant digits of a recorded latency.
 const DIGITS: u8 = 3;
 
-/// Why a request was not answered.
+/// Why a request got no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failed {
     Connecting,
@@ -43,7 +43,7 @@ impl Failed {
 pub(super) struct Tally {
     /// In nanoseconds.
     pub(super) latency: Histogram<u64>,
-    /// By their numbers, all of three digits.
+    /// Indexed by status code.
     pub(super) statuses: Box<[u64; 1000]>,
     pub(super) hits: u64,
     pub(super) unsaid: u64,
@@ -51,11 +51,11 @@ pub(super) struct Tally {
     pub(super) failures: [u64; Failed::ALL.len()],
     pub(super) bytes: u64,
     pub(super) sent: u64,
-    /// Requests that were due and not sent, since all connections waited.
+    /// Requests that were due but not sent, because all connections were busy.
     pub(super) missed: u64,
-    /// Connections that the server closed between answers, and that were opened again.
+    /// Connections that the server closed between responses and that were reopened.
     pub(super) reopened: u64,
-    /// From the beginning to the last answer.
+    /// The time from the start to the last response.
     pub(super) took: Duration,
 }
 
@@ -96,12 +96,12 @@ impl Tally {
         self.latency.len()
     }
 
-    /// Answered, or known not to be.
+    /// The number of requests that got a response or failed.
     pub(super) fn ended(&self) -> u64 {
         self.answers() + self.failures.iter().sum::<u64>()
     }
 
-    /// Those that wait for an answer wait no more.
+    /// Counts every request that is still waiting as a failure.
     pub(super) fn give_up(&mut self) {
         self.failures[Failed::Unanswered as usize] += self.sent - self.ended();
     }

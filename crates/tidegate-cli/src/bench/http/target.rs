@@ -1,4 +1,4 @@
-//! The server, and the requests for it, prepared.
+//! The server, and the prepared requests for it.
 
 use std::net::SocketAddr;
 
@@ -9,17 +9,17 @@ use tokio::net::TcpStream;
 
 use crate::Failure;
 
-/// Connections that are opened at a time: fewer than a socket's queue takes.
+/// The number of connections that are opened concurrently: fewer than a listening socket's backlog.
 const AT_A_TIME: usize = 64;
 
-/// One server, and what it is asked.
+/// One server, and the requests for it.
 #[derive(Debug)]
 pub(super) struct Target {
     /// Host and port.
     authority: String,
-    /// The first that is asked for, for people.
+    /// The first URL, for the output.
     pub(super) first: String,
-    /// Each a whole request, in the order in which they are sent.
+    /// Complete requests, in the order in which they are sent.
     pub(super) requests: Vec<Box<[u8]>>,
 }
 
@@ -50,7 +50,7 @@ impl Target {
         })
     }
 
-    /// So many connections.
+    /// Opens `count` connections.
     pub(super) async fn connect(&self, count: u32) -> Result<Vec<TcpStream>, Failure> {
         let address = self.address().await?;
         let opened = stream::iter(0..count).map(|_| open(address)).buffer_unordered(AT_A_TIME);
@@ -108,7 +108,7 @@ fn path(line: &str) -> Result<String, Failure> {
     Ok(path.ok_or_else(|| format!("--paths: `{line}` is not a path that begins with /"))?)
 }
 
-/// The fields that all requests have.
+/// The header fields of all requests.
 fn fields(authority: &str, headers: &[String]) -> Result<String, Failure> {
     let given: Vec<(HeaderName, HeaderValue)> =
         headers.iter().map(|header| field(header)).collect::<Result<_, _>>()?;

@@ -14,10 +14,10 @@ use tower::ServiceExt;
 
 use crate::Failure;
 
-/// Rows that keys are about: `/items/7`, `/items/10007` and so on are of one row.
+/// The number of rows. `/items/7`, `/items/10007` and so on read the same row.
 const ROWS: u64 = 10_000;
 
-/// Of so many keys, one is computed with a statement that nothing else runs.
+/// One in this many keys is computed with a statement of its own.
 const STATEMENTS: u64 = 100;
 
 const TOKEN: &str = "tidegate-position";
@@ -51,7 +51,7 @@ impl Node {
         Ok(Self { cache, app: app.with_state(db), postgres, _listener: listener })
     }
 
-    /// Requests a key, and once more: whether the second response was a hit.
+    /// Requests a key twice; returns whether the second response was a hit.
     pub(super) async fn ask_twice(&self, key: u64) -> Result<bool, Failure> {
         let request = || Request::get(format!("/items/{key}")).body(Body::empty());
         self.ask(request()?).await?;
@@ -62,7 +62,7 @@ impl Node {
             .is_some_and(|status| status.as_bytes().starts_with(b"tidegate; hit")))
     }
 
-    /// A session of its own writes to a row, and reads it.
+    /// Writes to a row in a new session, and reads it back.
     pub(super) async fn write_and_read(&self, session: u64) -> Result<(), Failure> {
         let uri = format!("/items/{}", session % ROWS);
         let (response, written) = self.ask(Request::post(&uri).body(Body::empty())?).await?;

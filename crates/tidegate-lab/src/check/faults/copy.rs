@@ -14,8 +14,8 @@ use crate::Failure;
 const NAME: &str = "postgres";
 const COPY: &str = "copy";
 
-/// `CREATE DATABASE copy TEMPLATE …`, and back after some commits, which are lost: on the same server, with positions
-/// that go on.
+/// Copies the database with `CREATE DATABASE copy TEMPLATE …`, and puts the copy back after some commits, which are lost.
+/// The server is the same, so positions continue.
 pub(super) async fn put_back(
     run: &Run,
     cluster: &Cluster,
@@ -34,16 +34,16 @@ pub(super) async fn put_back(
     let survived = "select version from rows order by id";
     let survived = servers.primary.psql_at(&servers.primary.url_of(COPY), survived).await?;
     let survived: Vec<u64> = survived.lines().map(str::parse).collect::<Result<_, _>>()?;
-    // Before any node is led to it.
+    // Before any node connects to it.
     run.history.fail_over(&survived)?;
     run_sql(&mut admin, &format!("create database {NAME} template {COPY}")).await?;
     run_sql(&mut admin, &format!("drop database {COPY}")).await?;
     cluster.set_epoch(epoch(&servers.primary).await?);
-    // Other faults ask the standbys for this database.
+    // Other faults query this database on the standbys.
     caught_up(servers).await
 }
 
-/// While nobody is connected, as Postgres demands.
+/// Copies the database while there are no connections to it, as Postgres requires.
 async fn copy(admin: &mut PgConnection) -> Result<(), Failure> {
     run_sql(admin, &format!("alter database {NAME} with allow_connections false")).await?;
     let end =

@@ -9,11 +9,11 @@ use super::super::cluster::{Cluster, Servers, epoch};
 use super::{cut, unless_cancelled};
 use crate::Failure;
 
-/// By then each node has looked at the log.
+/// After this time, each node has read the log.
 const SEEN_BY_ALL: Duration = Duration::from_millis(1500);
 
-/// The primary crashes and recovers. No commit is lost, but positions are that nodes have seen, as long as nobody commits
-/// meanwhile and has them flushed.
+/// The primary crashes and recovers. No commit is lost, but positions that nodes have seen are, unless a commit flushes
+/// them in the meantime.
 pub(super) async fn crash(
     cluster: &Cluster,
     servers: &mut Servers,
@@ -23,7 +23,7 @@ pub(super) async fn crash(
     let position = async |sql: &str| -> Result<u64, Failure> {
         Ok(servers.primary.psql(&format!("select {sql} - '0/0'")).await?.parse()?)
     };
-    // A node marks the log a last time, which flushes it.
+    // Retry: a node may mark the log once more, which flushes it.
     for _ in 0..10 {
         let seen = position("pg_logical_emit_message(false, '', repeat('x', 100000))").await?;
         sleep(SEEN_BY_ALL).await;
@@ -34,14 +34,14 @@ pub(super) async fn crash(
     servers.primary.kill().await?;
     sleep(hold).await;
     servers.primary.restart().await?;
-    // Who writes now may do so before a node has begun another history.
+    // From here on, a client may write before a node has begun a new history.
     drop(closed);
     sleep(hold).await;
     cluster.set_epoch(epoch(&servers.primary).await?);
     Ok(())
 }
 
-/// A standby that stopped receiving takes over; what was committed since is lost.
+/// Promotes a standby that has stopped receiving. Later commits are lost.
 pub(super) async fn fail_over(
     run: &Run,
     cluster: &Cluster,
@@ -55,7 +55,7 @@ pub(super) async fn fail_over(
     servers.primary.kill().await?;
     let closed = cluster.gate.write().await;
     heir.promote().await?;
-    // Nobody is led to it before it is known what was lost.
+    // Determine what was lost before clients are led to it.
     let survived = heir.psql("select version from rows order by id").await?;
     let survived: Vec<u64> = survived.lines().map(str::parse).collect::<Result<_, _>>()?;
     let new = epoch(&heir).await?;
@@ -67,8 +67,8 @@ pub(super) async fn fail_over(
         line.retarget(servers.primary.addr());
         cut(line, Duration::ZERO).await?;
     }
-    // For a while there is nothing but what nodes remember, and the other standby is of a history that
-    // is over. Making new ones takes a base backup, which moves the log on by a whole segment.
+    // For a while, there are only the nodes' caches, and the other standby is of a history that has ended. New standbys
+    // need a base backup, which advances the log by a whole segment.
     sleep(hold).await;
     drop(closed);
     sleep(hold).await;

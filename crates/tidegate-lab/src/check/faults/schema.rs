@@ -13,8 +13,8 @@ use super::super::schema::Property;
 use super::{caught_up, unless_cancelled};
 use crate::Failure;
 
-/// Changes a property of the schema and changes it back: at once or after a while, while a node is stopped, a standby does not
-/// replay, or neither.
+/// Changes a property of the schema and then back, at once or after a while. Meanwhile a node may be stopped, or a standby
+/// may not replay.
 pub(super) async fn there_and_back(
     run: &Run,
     servers: &mut Servers,
@@ -45,7 +45,7 @@ pub(super) async fn there_and_back(
         node.signal(Signal::SIGCONT)?;
     }
     changed?;
-    // A failover must not take it back.
+    // Otherwise a failover could undo the change.
     caught_up(servers).await
 }
 

@@ -1,4 +1,4 @@
-//! Handlers, and the ways in which one uses results of others.
+//! Handlers, and the ways in which they use each other's results.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -64,7 +64,7 @@ pub(super) async fn value(
     app.piece(piece).await
 }
 
-/// Writes, and reads what it wrote by caches.
+/// Writes, and reads the write back through caches.
 pub(super) async fn write(State(app): State<App>, Path(row): Path<usize>, body: String) -> Answer {
     let wanted = body.split_once(' ').and_then(|(version, group)| {
         Some((version.parse::<i64>().ok()?, group.parse::<u32>().ok()?))
@@ -198,7 +198,7 @@ fn render_schema(side: &str, label: &str, mut columns: Vec<String>) -> String {
     format!("{}side {side}\nlabel {label}\ncolumns {columns}\n", Part::Schema)
 }
 
-/// For some, as long as to be out of date when they are ready.
+/// Delays some responses, so that they are out of date when they are ready.
 async fn dawdle() {
     if fastrand::u8(..4) == 0 {
         sleep(Duration::from_millis(fastrand::u64(..40))).await;

@@ -1,4 +1,4 @@
-//! What the texts of bodies call by name, whichever function of that name is meant.
+//! The functions that bodies in text form call by name; each function with that name counts.
 
 use std::collections::BTreeSet;
 
@@ -37,8 +37,8 @@ impl Texts {
         calls.map(|(call, _)| call.name.as_str()).collect()
     }
 
-    /// Refuses a call if no function that it can mean is harmless, or none of the system's: these come first on the search
-    /// path. The types of its arguments, by which some could be ruled out, are not known.
+    /// Rejects a call if all functions that it can mean may read something, or all system functions among them, which come
+    /// first on the search path. The argument types, which could rule some out, are unknown.
     pub(super) fn judge(&self, bodies: &[FunctionBody]) -> Result<(), Unanalyzable> {
         for (call, caller) in &self.calls {
             let meant = || bodies.iter().filter(|body| body.is_meant_by(call));
