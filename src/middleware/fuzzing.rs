@@ -5,31 +5,31 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Request, StatusCode, Uri};
 
-use super::identity::Identity;
-use super::keying::{self, Keyed};
-use super::rules::request::Asked;
-use super::rules::storable::{Times, leave};
-use super::session::{Claim, Sessions};
+use super::identity::IdentitySource;
+use super::keying::{self, KeySource};
+use super::rules::request::RequestDirectives;
+use super::rules::storable::{Times, cacheability};
+use super::session::{SessionClaim, Sessions};
 use crate::cache::Policy;
 use crate::entry::{Entry, Key};
 
 pub(crate) fn head(entry: Entry) {
     let entry = Arc::new(entry);
-    let _ = super::ready::is_ready(&entry) || super::stored::signpost(&entry).is_ok();
+    let _ = super::rendered::is_rendered(&entry) || super::stored::vary_marker(&entry).is_ok();
 }
 
 pub(crate) fn key(uri: &Uri, headers: &HeaderMap, policy: &Policy) -> Key {
-    keying::key(("", ""), &Keyed::new(uri, headers), policy)
+    keying::key(("", ""), &KeySource::from_parts(uri, headers), policy)
 }
 
 pub(crate) fn may_store(status: StatusCode, headers: &HeaderMap, policy: &Policy) -> bool {
     let request = Request::new(axum::body::Body::empty());
     let times = Times { now: SystemTime::UNIX_EPOCH, delay: Duration::ZERO };
-    let asked = Asked::of(&request, policy, &Identity::default(), None);
-    asked.is_ok_and(|asked| leave(status, headers, &asked, policy, times).is_ok())
+    let asked = RequestDirectives::new(&request, policy, &IdentitySource::default(), None);
+    asked.is_ok_and(|asked| cacheability(status, headers, &asked, policy, times).is_ok())
 }
 
 pub(crate) fn is_trusted(headers: &HeaderMap) -> bool {
     let sessions = Sessions::new("a secret that nobody guesses");
-    sessions.is_ok_and(|sessions| matches!(sessions.read(headers), Claim::Position { .. }))
+    sessions.is_ok_and(|sessions| matches!(sessions.read(headers), SessionClaim::Position { .. }))
 }
