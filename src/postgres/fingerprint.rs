@@ -77,7 +77,7 @@ impl Fingerprint {
 
     /// Whether the fingerprint was read so recently that no other node relies on this one to know of a later change.
     pub(crate) fn is_current(&self) -> bool {
-        self.read.is_some_and(|read| read.elapsed() + MARGIN < FINGERPRINT_KNOWN_WITHIN)
+        self.read.as_ref().is_some_and(is_recent)
     }
 
     async fn read_catalogue(&mut self, conn: &mut PgListener) -> Result<i64, sqlx::Error> {
@@ -88,7 +88,20 @@ impl Fingerprint {
         let number =
             within_limit(CATALOGUE_TIMEOUT + PATIENCE, query.fetch_one(&mut *conn)).await?;
         within(limit_statements(&mut *conn, STATEMENT_TIMEOUT)).await?;
-        self.rests = Some(clock::now() + (began.elapsed() * REST).min(MOST_REST));
+        let took = began.elapsed();
+        if took > FINGERPRINT_KNOWN_WITHIN / 2 {
+            tracing::warn!(
+                ?took,
+                "reading the catalogue takes so long that responses are not stored for part of the time: let event triggers \
+                 record changes of the schema (`tidegate install` as a superuser)"
+            );
+        }
+        self.rests = Some(clock::now() + (took * REST).min(MOST_REST));
         Ok(number)
     }
+}
+
+/// Whether no other node counts yet on this one to know of a change of the schema later than this moment.
+pub(super) fn is_recent(moment: &Moment) -> bool {
+    moment.elapsed() + MARGIN < FINGERPRINT_KNOWN_WITHIN
 }

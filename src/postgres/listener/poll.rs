@@ -8,7 +8,7 @@ use super::{BUSY, Follower, HEARTBEAT};
 use crate::clock;
 use crate::entry::{Position, Tag};
 use crate::postgres::deadline::within;
-use crate::postgres::fingerprint::{FINGERPRINT_KNOWN_WITHIN, Fingerprint};
+use crate::postgres::fingerprint::{FINGERPRINT_KNOWN_WITHIN, Fingerprint, is_recent};
 use crate::postgres::log::{self, DrainMode, Drained};
 use crate::postgres::relay::message::Positions;
 
@@ -115,7 +115,9 @@ impl Follower {
         let (reached, is_settled) =
             within(log::announce_since(&mut *conn, &loaded.snapshot)).await?;
         self.unsettled = !is_settled;
-        let seen = if is_settled { reached } else { loaded.floor };
+        // What was looked up before `began` has been discarded.
+        let is_known = is_settled && is_recent(&began);
+        let seen = if is_known { reached } else { loaded.floor };
         self.confirm(loaded.epoch, (seen, reached), began);
         Ok(())
     }

@@ -185,6 +185,10 @@ impl Follower {
             // The fence was read after the sync request was sent, and by then every node knew of the change.
             self.fences.raise_floor(at.fence);
             self.settles = None;
+            // For a position past that floor: a poll without changes announces none, unless a session waits for it.
+            if self.questions.has_room() {
+                self.ask(true);
+            }
         }
         self.confirm(news.epoch(), (at.seen, at.seen), answered.sent);
         self.turns.send_modify(|turns| turns.done = turns.done.max(answered.turn));

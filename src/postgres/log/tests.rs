@@ -164,7 +164,8 @@ async fn what_was_stored_before_the_schema_changed_is_below_the_floor() {
     let noticed = announce(&mut bed.conn).await.unwrap();
     let loaded = bed.load(8).await;
     assert!(loaded.settles && loaded.floor >= noticed, "other nodes may not have noticed");
-    let later = "update tidegate.marks set at = at - interval '1 hour'; insert into t values (1)";
+    let later = "update tidegate.marks set at = at - interval '1 hour', xid = pg_current_xact_id();
+        insert into t values (1)";
     bed.server.psql(later).await.unwrap();
     assert!(mark(&mut bed.conn, Duration::ZERO, Some(8)).await.unwrap());
     let after = announce(&mut bed.conn).await.unwrap();
@@ -507,6 +508,24 @@ async fn a_drain_reads_only_the_end_of_a_large_log() {
     let plan = explain(&mut bed.conn).await;
     assert!(!first.contains("Seq Scan on log") && !plan.contains("Seq Scan on log"), "{plan}");
     assert!(plan.contains("$1"), "one plan for all: {plan}");
+}
+
+/// Where event triggers do not note changes of the schema, or only the fingerprint shows one.
+#[tokio::test]
+async fn on_an_idle_database_a_node_starts_warm_once_every_node_knows_its_schema() {
+    let mut bed = Bed::new().await;
+    let drop = "drop event trigger tidegate_ddl; drop event trigger tidegate_drop";
+    bed.server.psql(drop).await.unwrap();
+    assert!(mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap());
+    assert!(!mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap(), "nothing has changed");
+    assert!(bed.load(7).await.settles);
+    let later = "update tidegate.marks set at = at - interval '15 s', xid = pg_current_xact_id()";
+    bed.server.psql(later).await.unwrap();
+    assert!(mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap(), "one that counts");
+    assert!(!mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap());
+    let after = announce(&mut bed.conn).await.unwrap();
+    let loaded = bed.load(7).await;
+    assert!(!loaded.settles && loaded.floor < after, "{loaded:?}");
 }
 
 /// A node stores what it has read by the schema that it knows. Were the position that a drain ends with past a change of the

@@ -35,7 +35,8 @@ pub(crate) struct InvalidationBatch {
 pub(crate) struct Positions {
     /// At or past the commits of all reported changes.
     pub(crate) fence: Position,
-    /// Seen on the primary after the poll; past the fence, if there were changes.
+    /// A position up to which the schema is known; past the fence if there were changes, unless the schema changed during the
+    /// poll.
     pub(crate) seen: Position,
     /// Seen on the primary before the poll began.
     pub(crate) from: Position,

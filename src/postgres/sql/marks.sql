@@ -1,9 +1,11 @@
 -- Writes a mark, if the log has grown and the last mark is at least `every` old, or at once if the schema has changed since
--- the last mark. The lock is taken in an earlier statement, so that snapshots are taken in the order of their marks.
+-- the last mark. Also writes one when the first mark of a schema is 15 s old: a node that starts trusts only marks of a
+-- schema that every node had noticed (FINGERPRINT_KNOWN_WITHIN), and the log of an idle database does not grow. The lock is taken in an earlier statement, so that snapshots are taken in the order of their marks.
 create or replace function tidegate.mark(every interval, known_schema bigint) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     newest tidegate.own_marks;
+    settles timestamptz;
 begin
     begin
         lock table tidegate.housekeeping in share row exclusive mode nowait;
@@ -11,8 +13,11 @@ begin
         return false;
     end;
     select * into newest from tidegate.own_marks order by lsn desc limit 1;
-    if found and newest.schema is not distinct from known_schema and (
-        newest.at > clock_timestamp() - every or not exists (
+    select min(m.at) + interval '15 s' into settles from tidegate.own_marks m
+    where m.lsn > coalesce((select max(lsn) from tidegate.own_marks where schema is distinct from known_schema), '0/0');
+    if newest.lsn is not null and newest.schema is not distinct from known_schema and (
+        newest.at > clock_timestamp() - every
+        or (newest.at >= settles or clock_timestamp() < settles) and not exists (
             -- A row that the mark does not see was written by a transaction that it lists as running, or that began
             -- after it. Don't search from the mark's xmin: a long open transaction keeps it far back.
             select from (select xid from tidegate.log union all select xid from tidegate.ddl) noted
