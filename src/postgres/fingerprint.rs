@@ -75,7 +75,7 @@ impl Fingerprint {
         Ok(number)
     }
 
-    /// Whether the fingerprint was read so recently that no other node relies on this one to know of a later change.
+    /// Whether the fingerprint was read recently enough for positions that are seen now to count: see [`is_recent`].
     pub(crate) fn is_current(&self) -> bool {
         self.read.as_ref().is_some_and(is_recent)
     }
@@ -101,7 +101,8 @@ impl Fingerprint {
     }
 }
 
-/// Whether no other node counts yet on this one to know of a change of the schema later than this moment.
+/// Whether so little time has passed since this moment that no other node has raised its floor for the second time yet, for
+/// a change of the schema that came later than the moment.
 pub(super) fn is_recent(moment: &Moment) -> bool {
     moment.elapsed() + MARGIN < FINGERPRINT_KNOWN_WITHIN
 }

@@ -528,8 +528,8 @@ async fn on_an_idle_database_a_node_starts_warm_once_every_node_knows_its_schema
     assert!(!loaded.settles && loaded.floor < after, "{loaded:?}");
 }
 
-/// A node stores what it has read by the schema that it knows. Were the position that a drain ends with past a change of the
-/// schema that the drain's snapshot does not show, a node that knows of the change would take that for newer.
+/// A node stores results that it has read by the schema that it knows. If a drain's last position counted although the schema
+/// had changed after the drain's snapshot, a node that knows of the change would take such a result for newer than it.
 #[tokio::test]
 async fn a_drain_vouches_for_no_schema_that_changed_after_its_snapshot() {
     let mut bed = Bed::new().await;
