@@ -549,7 +549,9 @@ async fn a_drain_vouches_for_no_schema_that_changed_after_its_snapshot() {
     let change = async {
         let waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
         until(async || bed.server.psql(waits).await.unwrap() == "1").await;
-        run(&mut other, "create table late (id int); select pg_advisory_unlock(1)").await;
+        // Not in one message, which would be one transaction that unlocks before it commits.
+        run(&mut other, "create table late (id int)").await;
+        run(&mut other, "select pg_advisory_unlock(1)").await;
     };
     let mut detail = ChangeDetail::default();
     let drain = drain(&mut bed.conn, &prev, DrainMode::default(), &mut detail);
