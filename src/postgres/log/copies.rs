@@ -76,7 +76,7 @@ async fn what_another_servers_log_notes_or_drops_changes_nothing_in_this_ones() 
     let count = async |server: &Postgres| -> Vec<u64> {
         let count =
             "select count(*) from tidegate.log union all select count(*) from tidegate.marks
-            union all select max(version) from tidegate.meta";
+            union all select count(*) from tidegate.ddl union all select max(version) from tidegate.meta";
         let counts = server.psql(count).await.unwrap();
         counts.lines().map(|count| count.parse().unwrap()).collect()
     };
@@ -85,6 +85,7 @@ async fn what_another_servers_log_notes_or_drops_changes_nothing_in_this_ones() 
     blue.psql("select tidegate.mark('0', null)").await.unwrap();
     blue.psql("select tidegate.trim('0', 1000)").await.unwrap();
     blue.psql("delete from tidegate.meta; insert into tidegate.meta values (1000)").await.unwrap();
+    blue.psql("create table only_there ()").await.unwrap();
     applied(&blue, &green).await;
     assert_eq!(count(&green).await, before);
     let loaded = load(&mut conn, 7).await.unwrap();

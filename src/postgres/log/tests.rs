@@ -5,7 +5,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::*;
 use crate::postgres::Triggers;
-use crate::postgres::fingerprint::Fingerprint;
+use crate::postgres::fingerprint::{FINGERPRINT_KNOWN_WITHIN, Fingerprint};
 use tidegate_testing::Postgres;
 
 const SETUP: &str = "create table t (id int primary key, v int); create table other (id int);";
@@ -164,13 +164,27 @@ async fn what_was_stored_before_the_schema_changed_is_below_the_floor() {
     let noticed = announce(&mut bed.conn).await.unwrap();
     let loaded = bed.load(8).await;
     assert!(loaded.settles && loaded.floor >= noticed, "other nodes may not have noticed");
-    let later = "update tidegate.marks set at = at - interval '1 hour', xid = pg_current_xact_id();
+    let later = "update tidegate.marks set at = at - interval '1 hour', since = since - interval '1 hour', xid = pg_current_xact_id();
         insert into t values (1)";
     bed.server.psql(later).await.unwrap();
     assert!(mark(&mut bed.conn, Duration::ZERO, Some(8)).await.unwrap());
     let after = announce(&mut bed.conn).await.unwrap();
     let loaded = bed.load(8).await;
     assert!(!loaded.settles && noticed <= loaded.floor && loaded.floor < after);
+}
+
+/// How long a schema has been known does not depend on which marks are left.
+#[tokio::test]
+async fn a_schema_is_as_young_once_the_marks_before_it_are_trimmed() {
+    let mut bed = Bed::new().await;
+    mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
+    mark(&mut bed.conn, SOON, Some(8)).await.unwrap();
+    bed.server.psql("insert into t values (1)").await.unwrap();
+    mark(&mut bed.conn, Duration::ZERO, Some(8)).await.unwrap();
+    let noticed = announce(&mut bed.conn).await.unwrap();
+    bed.server.psql("delete from tidegate.marks where schema is distinct from 8").await.unwrap();
+    let loaded = bed.load(8).await;
+    assert!(loaded.settles && loaded.floor >= noticed, "{loaded:?}");
 }
 
 #[tokio::test]
@@ -526,6 +540,12 @@ async fn on_an_idle_database_a_node_starts_warm_once_every_node_knows_its_schema
     let after = announce(&mut bed.conn).await.unwrap();
     let loaded = bed.load(7).await;
     assert!(!loaded.settles && loaded.floor < after, "{loaded:?}");
+}
+
+#[test]
+fn the_sql_of_marks_waits_for_as_long_as_nodes_may_take_to_notice_a_schema() {
+    let seconds = FINGERPRINT_KNOWN_WITHIN.as_secs();
+    assert!(include_str!("../sql/marks.sql").contains(&format!("+ interval '{seconds} s'")));
 }
 
 /// A node stores results that it has read by the schema that it knows. If a drain's last position counted although the schema

@@ -16,11 +16,12 @@ changed (lsn) as materialized (
 -- Nodes compare the fingerprint only at intervals. Until $4 seconds after a change, another node may still read with the
 -- previous schema and store the result, although it has read the log past the mark.
 settled (at) as materialized (
-    select coalesce((select min(m.at) from tidegate.own_marks m where m.lsn > coalesce(c.lsn, '0/0') and m.schema = $1), clock_timestamp())
-        + make_interval(secs => $4::float8)
+    select coalesce(m.since, m.at, clock_timestamp()) + make_interval(secs => $4::float8)
     from (select max(lsn) from tidegate.own_marks where schema <> $1) c (lsn)
+        left join lateral (select since, at from tidegate.own_marks
+            where lsn > coalesce(c.lsn, '0/0') and schema = $1 order by lsn limit 1) m on true
     -- Without event triggers, only the fingerprint shows schema changes, and one may be older than the first mark.
-    where c.lsn is not null or tidegate.no_event_trigger() is not null
+    where m.since is not null or c.lsn is not null or tidegate.no_event_trigger() is not null
 ),
 oldest as materialized (
     select snapshot, lsn from tidegate.own_marks m

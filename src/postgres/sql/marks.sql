@@ -1,10 +1,12 @@
 -- Writes a mark, if the log has grown and the last mark is at least `every` old, or at once if the schema has changed since
 -- the last mark. Also writes one when the first mark of a schema is 15 s old: a node that starts trusts only marks of a
--- schema that every node had noticed (FINGERPRINT_KNOWN_WITHIN), and the log of an idle database does not grow. The lock is taken in an earlier statement, so that snapshots are taken in the order of their marks.
+-- schema that every node had noticed (FINGERPRINT_KNOWN_WITHIN), and the log of an idle database does not grow. The lock
+-- is taken in an earlier statement, so that snapshots are taken in the order of their marks.
 create or replace function tidegate.mark(every interval, known_schema bigint) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     newest tidegate.own_marks;
+    is_same boolean;
     settles timestamptz;
 begin
     begin
@@ -13,9 +15,10 @@ begin
         return false;
     end;
     select * into newest from tidegate.own_marks order by lsn desc limit 1;
-    select min(m.at) + interval '15 s' into settles from tidegate.own_marks m
+    is_same := newest.schema is not distinct from known_schema;
+    select coalesce(newest.since, min(m.at)) + interval '15 s' into settles from tidegate.own_marks m
     where m.lsn > coalesce((select max(lsn) from tidegate.own_marks where schema is distinct from known_schema), '0/0');
-    if newest.lsn is not null and newest.schema is not distinct from known_schema and (
+    if newest.lsn is not null and is_same and (
         newest.at > clock_timestamp() - every
         or (newest.at >= settles or clock_timestamp() < settles) and not exists (
             -- A row that the mark does not see was written by a transaction that it lists as running, or that began
@@ -28,8 +31,11 @@ begin
     then
         return false;
     end if;
-    insert into tidegate.marks (snapshot, lsn, schema)
-        values (pg_current_snapshot(), pg_current_wal_insert_lsn(), known_schema);
+    -- The mark of an install knows no schema, so the first one that is known is not a change.
+    insert into tidegate.marks (snapshot, lsn, schema, since)
+        values (pg_current_snapshot(), pg_current_wal_insert_lsn(), known_schema,
+            case when is_same or newest.schema is null and newest.since is null then newest.since
+                else clock_timestamp() end);
     return true;
 end $$;
 

@@ -22,9 +22,12 @@ alter table tidegate.marks alter column xid set default pg_catalog.pg_current_xa
 alter table tidegate.marks add column if not exists history bigint;
 alter table tidegate.marks alter column history
     set default pg_catalog.pg_sequence_last_value('tidegate.history'::regclass);
+-- When the first mark of the same schema was written, or NULL if no mark of another schema is known. The first mark itself
+-- may have been trimmed.
+alter table tidegate.marks add column if not exists since timestamptz;
 
 create or replace view tidegate.own_marks as
-    select snapshot::pg_snapshot as snapshot, lsn, at, schema from tidegate.marks
+    select snapshot::pg_snapshot as snapshot, lsn, at, schema, since from tidegate.marks
     where cluster = (select system_identifier from pg_control_system())
         and history = (select pg_sequence_last_value('tidegate.history'::regclass))
         and xmin = xid::xid
@@ -65,16 +68,16 @@ begin atomic
     from (
         select o.own, o.nr, 'keep_out_rows'::name, 'R', 'before insert',
             'for each row when (new.xid is distinct from pg_catalog.pg_current_xact_id())', 'keep_out'
-        from unnest(array['marks', 'meta', 'log']) with ordinality o (own, nr)
+        from unnest(array['marks', 'meta', 'log', 'ddl']) with ordinality o (own, nr)
         union all
         select o.own, o.nr, 'keep_out_changes', 'R', 'before update or delete', 'for each row', 'keep_out'
-        from unnest(array['marks', 'meta', 'log']) with ordinality o (own, nr)
+        from unnest(array['marks', 'meta', 'log', 'ddl']) with ordinality o (own, nr)
         union all
-        select 'log', 4, 'wake', 'O', 'after insert', 'deferrable initially deferred for each row', 'wake'
+        select 'log', 3, 'wake', 'O', 'after insert', 'deferrable initially deferred for each row', 'wake'
         union all
-        select 'log', 5, 'wake_applied', 'R', 'after insert', 'for each row', 'wake'
+        select 'log', 3, 'wake_applied', 'R', 'after insert', 'for each row', 'wake'
     ) t (own, nr, trigger, state, event, rest, function)
-    order by t.nr;
+    order by t.nr, t.state;
 end;
 
 -- The schema's own tables that have row security. It hides rows from nodes, and where it is forced on the owner too, it
