@@ -67,7 +67,7 @@ struct RouteReport {
     tables: BTreeMap<String, u64>,
     /// The same for tables without triggers.
     untracked: BTreeMap<String, u64>,
-    unfit: Vec<UncacheableCount>,
+    uncacheable: Vec<UncacheableCount>,
     audited: Option<AuditStatus>,
 }
 
@@ -169,8 +169,8 @@ impl RouteReport {
         traffic: &Traffic,
         audited: Option<&AuditReport>,
     ) -> Self {
-        let RouteReads { tables, untracked, unfit } = traffic.read();
-        let unfit = unfit.into_iter();
+        let RouteReads { tables, untracked, uncacheable } = traffic.read();
+        let uncacheable = uncacheable.into_iter();
         Self {
             pattern: pattern.to_owned(),
             policy,
@@ -179,7 +179,7 @@ impl RouteReport {
             made: traffic.made.counts(),
             tables,
             untracked,
-            unfit: unfit
+            uncacheable: uncacheable
                 .map(|(reason, (count, why))| UncacheableCount { reason, why, count })
                 .collect(),
             audited: audited.map(AuditStatus::from_audits),

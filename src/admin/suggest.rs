@@ -46,7 +46,7 @@ struct UncachedStatement {
     repeated: f64,
     /// The tables that the statement depends on; empty if its results can't be stored.
     tables: Vec<String>,
-    unfit: Option<String>,
+    uncacheable: Option<String>,
 }
 
 /// Rows written to tables in a while.
@@ -161,7 +161,7 @@ impl fmt::Display for UncachedStatement {
             "  run {} times, {:.2} ms each, {repeated} repeated within a minute",
             self.times, self.milliseconds
         )?;
-        match &self.unfit {
+        match &self.uncacheable {
             Some(why) => writeln!(f, "  can't be cached: {why}"),
             None => {
                 writeln!(f, "  depends on {}: db.cached(&cache, policy)", self.tables.join(", "))

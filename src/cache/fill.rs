@@ -51,7 +51,7 @@ pub(crate) struct ComputedEntry {
     pub(crate) head: Bytes,
     pub(crate) body: Bytes,
     /// A vary marker to store under the primary key. Its head says which request fields select a variant.
-    pub(crate) signpost: Option<(Key, Bytes)>,
+    pub(crate) vary_marker: Option<(Key, Bytes)>,
 }
 
 /// Whether a computed entry was stored.
@@ -167,19 +167,19 @@ impl FillGuard {
                 "a response that says \"there is none\" is stored only with Policy::negative_ttl";
             // The outer scope still needs this one's dependencies.
             self.record.close(None);
-            let unfit = Uncacheable::new("negative", why);
-            self.note_uncacheable(&unfit);
-            return FillOutcome::NotStored(self.finish_unshared(unfit));
+            let uncacheable = Uncacheable::new("negative", why);
+            self.note_uncacheable(&uncacheable);
+            return FillOutcome::NotStored(self.finish_unshared(uncacheable));
         }
         let (key, terms) = (self.key.clone(), Freshness::from_policy(&self.policy, negative));
-        self.store(ComputedEntry { key, terms, head, body, signpost: None })
+        self.store(ComputedEntry { key, terms, head, body, vary_marker: None })
     }
 
     /// Stores the entry under its key if it is proven fresh, and wakes the waiting requests.
     pub(crate) fn store(mut self, answer: ComputedEntry) -> FillOutcome {
         let basis = match self.record.basis() {
             Ok(basis) => basis,
-            Err(unfit) => return FillOutcome::NotStored(self.reject(unfit)),
+            Err(uncacheable) => return FillOutcome::NotStored(self.reject(uncacheable)),
         };
         let cost = self.cost.unwrap_or_else(|| self.began.elapsed());
         let mut terms = answer.terms;
@@ -197,12 +197,12 @@ impl FillGuard {
         let filled = self.put(&answer.key, &entry);
         // An entry that is never fresh is of no use to waiting requests.
         self.note_shared(!terms.ttl.is_zero());
-        let signpost = answer
-            .signpost
+        let vary_marker = answer
+            .vary_marker
             .map(|(key, head)| self.put_vary_marker(&key, head, (&answer.key, &entry)));
         if let Some(flight) = self.flight.take() {
             // Each waiting request judges the entry by its own directives, even if the entry can't be stored.
-            let found = [Some(entry), signpost].into_iter().flatten();
+            let found = [Some(entry), vary_marker].into_iter().flatten();
             let found = found.into_iter().find(|entry| entry.answers(&self.key));
             flight.land(found.map_or(FlightResult::Nothing, FlightResult::Entry));
         }
@@ -224,10 +224,10 @@ impl FillGuard {
         }
         let life = Lifetime::starting_now(answer.life.keep, answer.life.keep, Duration::ZERO);
         let (at, parts) = ((answer.epoch, answer.as_of), (head, Bytes::new()));
-        let signpost =
+        let vary_marker =
             Arc::new(Entry::new(key, at, [].into(), life, parts).into_vary_marker(variants));
-        self.cache.put(key, &signpost, None);
-        signpost
+        self.cache.put(key, &vary_marker, None);
+        vary_marker
     }
 
     /// Ends the fill with an entry that another request has stored in the meantime.
@@ -249,37 +249,37 @@ impl FillGuard {
     }
 
     /// Like [`fail`](Self::fail), and also marks the outer scope as uncacheable for this reason.
-    pub(crate) fn fail_for(self, unfit: Uncacheable, instead: Option<&Hit>) -> Uncacheable {
-        self.refuse(&unfit);
+    pub(crate) fn fail_for(self, uncacheable: Uncacheable, instead: Option<&Hit>) -> Uncacheable {
+        self.refuse(&uncacheable);
         self.fail(instead);
-        unfit
+        uncacheable
     }
 
     /// Ends the fill with a response that can't be shared: each waiting request computes its own.
-    pub(crate) fn reject(self, unfit: Uncacheable) -> Uncacheable {
-        self.refuse(&unfit);
-        self.finish_unshared(unfit)
+    pub(crate) fn reject(self, uncacheable: Uncacheable) -> Uncacheable {
+        self.refuse(&uncacheable);
+        self.finish_unshared(uncacheable)
     }
 
-    fn refuse(&self, unfit: &Uncacheable) {
-        self.record.refuse(unfit);
-        self.note_uncacheable(unfit);
+    fn refuse(&self, uncacheable: &Uncacheable) {
+        self.record.refuse(uncacheable);
+        self.note_uncacheable(uncacheable);
     }
 
-    fn note_uncacheable(&self, unfit: &Uncacheable) {
-        tracing::debug!(key = %self.key, %unfit, "a response was not stored");
+    fn note_uncacheable(&self, uncacheable: &Uncacheable) {
+        tracing::debug!(key = %self.key, %uncacheable, "a response was not stored");
         self.cache.shared.counters.note(Event::NotStored);
         if let Some(watch) = self.record.traffic() {
-            watch.note_uncacheable(unfit);
+            watch.note_uncacheable(uncacheable);
         }
     }
 
-    fn finish_unshared(mut self, unfit: Uncacheable) -> Uncacheable {
+    fn finish_unshared(mut self, uncacheable: Uncacheable) -> Uncacheable {
         self.note_shared(false);
         if let Some(flight) = self.flight.take() {
             flight.land(FlightResult::Nothing);
         }
-        unfit
+        uncacheable
     }
 
     /// Records, for later requests, whether this response could be shared.
@@ -300,9 +300,9 @@ impl FillGuard {
     /// Ends the fill because a change has invalidated the entry that the handler confirmed. A waiting request takes over,
     /// and does not ask the handler to confirm that entry again.
     pub(crate) fn reject_overtaken(self) -> Uncacheable {
-        let unfit = self.note_overtaken();
-        self.record.refuse(&unfit);
-        unfit
+        let uncacheable = self.note_overtaken();
+        self.record.refuse(&uncacheable);
+        uncacheable
     }
 
     fn note_overtaken(&self) -> Uncacheable {

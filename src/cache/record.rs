@@ -122,7 +122,7 @@ struct RecordNotes {
     wrote: bool,
     as_of: Option<(Epoch, Position)>,
     tags: BTreeSet<Tag>,
-    unfit: Option<Uncacheable>,
+    uncacheable: Option<Uncacheable>,
     server: Option<Arc<str>>,
     passed_over: Option<&'static str>,
     caveats: Caveats,
@@ -330,7 +330,7 @@ impl Record {
         notes.add(tags);
         match proven_with_inner(notes.as_of, basis, false) {
             Some(together) => notes.as_of = Some(together),
-            None => drop(notes.unfit.get_or_insert_with(mixed_epochs)),
+            None => drop(notes.uncacheable.get_or_insert_with(mixed_epochs)),
         }
     }
 
@@ -377,11 +377,11 @@ impl Record {
 
     /// Marks the response as uncacheable. The first reason is kept.
     #[expect(clippy::needless_pass_by_value, reason = "who says so has no further use for it")]
-    pub fn mark_uncacheable(&self, unfit: Uncacheable) {
+    pub fn mark_uncacheable(&self, uncacheable: Uncacheable) {
         for record in self.outward() {
             let mut notes = record.notes();
-            notes.caveats.behind |= unfit.token == REPLICA_BEHIND;
-            notes.unfit.get_or_insert_with(|| unfit.clone());
+            notes.caveats.behind |= uncacheable.token == REPLICA_BEHIND;
+            notes.uncacheable.get_or_insert_with(|| uncacheable.clone());
             if record.0.scope.is_kept && record.0.scope.untracked {
                 // This scope's policy is untracked: its TTL bounds the outer response too.
                 break;
@@ -443,16 +443,16 @@ impl Record {
     pub(crate) fn can_be_stored(&self) -> Result<(), Uncacheable> {
         let notes = self.notes();
         notes.is_fit()?;
-        match &notes.unfit {
-            Some(unfit) if !self.0.scope.untracked => Err(unfit.clone()),
+        match &notes.uncacheable {
+            Some(uncacheable) if !self.0.scope.untracked => Err(uncacheable.clone()),
             _ => Ok(()),
         }
     }
 
     /// Checks that everything that the response depends on is known.
     fn attributed(&self, notes: &RecordNotes) -> Result<(), Uncacheable> {
-        if let Some(unfit) = &notes.unfit {
-            return Err(unfit.clone());
+        if let Some(uncacheable) = &notes.uncacheable {
+            return Err(uncacheable.clone());
         }
         if self.may_hold_strays() {
             let why = "a read outside any request may have gone into the response; use \
@@ -485,7 +485,7 @@ impl RecordNotes {
             self.tags.extend(tags);
         } else {
             let why = || format!("it depends on more than {TAGS_MAX} rows and tables");
-            self.unfit.get_or_insert_with(|| Uncacheable::new("too-many-tags", why()));
+            self.uncacheable.get_or_insert_with(|| Uncacheable::new("too-many-tags", why()));
         }
     }
 
@@ -493,7 +493,10 @@ impl RecordNotes {
     fn is_fit(&self) -> Result<(), Uncacheable> {
         if self.wrote {
             // The reason that was recorded with the write is more specific.
-            return Err(self.unfit.clone().unwrap_or_else(|| Uncacheable::new("wrote", WROTE)));
+            return Err(self
+                .uncacheable
+                .clone()
+                .unwrap_or_else(|| Uncacheable::new("wrote", WROTE)));
         }
         if self.caveats.stale {
             let why = "it contains a value or a response that was served stale";

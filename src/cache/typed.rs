@@ -214,8 +214,8 @@ pub(super) fn store_value<V: StoredValue>(mut lead: FillGuard, value: V) -> V {
             lead.fill(is_negative, written.head, written.body);
             stored.unwrap_or(value)
         }
-        Err(unfit) => {
-            drop(lead.reject(unfit));
+        Err(uncacheable) => {
+            drop(lead.reject(uncacheable));
             value
         }
     }

@@ -41,7 +41,7 @@ const CHECKED_FROM: usize = 24;
 const SEAL: usize = 16;
 const HEADER: usize = 92;
 const STRICT: u32 = 1;
-const SIGNPOST: u32 = 2;
+const VARY_MARKER: u32 = 2;
 const TIMED: u32 = 4;
 
 /// Why bytes are not an entry.
@@ -165,7 +165,7 @@ pub(crate) fn decode_sealed(
     );
     entry.life.is_strict = flags & STRICT != 0;
     entry.life.is_timed = flags & TIMED != 0;
-    Ok(if flags & SIGNPOST != 0 { entry.into_vary_marker(Arc::default()) } else { entry })
+    Ok(if flags & VARY_MARKER != 0 { entry.into_vary_marker(Arc::default()) } else { entry })
 }
 
 /// The bytes of an entry before and after the seal.
@@ -180,9 +180,9 @@ pub(crate) fn checksum(bytes: &[u8]) -> [u8; SEAL] {
 
 fn flags(entry: &Entry) -> u32 {
     let strict = if entry.life.is_strict { STRICT } else { 0 };
-    let signpost = if entry.is_vary_marker() { SIGNPOST } else { 0 };
+    let vary_marker = if entry.is_vary_marker() { VARY_MARKER } else { 0 };
     let timed = if entry.life.is_timed { TIMED } else { 0 };
-    strict | signpost | timed
+    strict | vary_marker | timed
 }
 
 fn read_life(header: &mut &[u8]) -> Lifetime {

@@ -20,7 +20,7 @@ use crate::entry::Key;
 pub(crate) struct StoreTarget {
     pub(crate) key: Key,
     pub(crate) terms: Freshness,
-    pub(crate) signpost: Option<(Key, Bytes)>,
+    pub(crate) vary_marker: Option<(Key, Bytes)>,
 }
 
 /// A body that is being buffered, up to its limit.
@@ -114,18 +114,18 @@ impl BodyBuffer {
             return BufferOutcome::NotKept(self.refuse(Uncacheable::new("incomplete", why)));
         }
         let body = joined(self.taken, self.length);
-        let StoreTarget { key, mut terms, signpost } = self.place;
+        let StoreTarget { key, mut terms, vary_marker } = self.place;
         terms.age = terms.age.saturating_add(self.since.elapsed());
         let (head, kept) = (self.head.encode(), body.clone());
         BufferOutcome::Whole(
-            self.lead.store(ComputedEntry { key, terms, head, body: kept, signpost }),
+            self.lead.store(ComputedEntry { key, terms, head, body: kept, vary_marker }),
             body,
         )
     }
 
     /// Ends the fill, since the body can't be stored.
-    pub(crate) fn refuse(self, unfit: Uncacheable) -> Uncacheable {
-        self.lead.reject(unfit)
+    pub(crate) fn refuse(self, uncacheable: Uncacheable) -> Uncacheable {
+        self.lead.reject(uncacheable)
     }
 }
 

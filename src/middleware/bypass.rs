@@ -90,7 +90,7 @@ impl<S> Exchange<S> {
                 let fences = self.routes.cache.fences();
                 self.routes.watch.rehearsal.note(*key, read, fences, traffic);
             }
-            Err(unfit) => traffic.note_uncacheable(&unfit),
+            Err(uncacheable) => traffic.note_uncacheable(&uncacheable),
         }
     }
 }

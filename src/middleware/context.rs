@@ -159,9 +159,9 @@ impl RequestContext {
 }
 
 /// Notes that a variant was served.
-fn note_use(signpost: &Entry, key: &Key, found: &Found) {
+fn note_use(vary_marker: &Entry, key: &Key, found: &Found) {
     found.entry.note_use();
-    if let Some(variants) = signpost.variants().filter(|_| found.tier == Tier::Shared) {
+    if let Some(variants) = vary_marker.variants().filter(|_| found.tier == Tier::Shared) {
         variants.renew(key, &found.entry);
     }
 }

@@ -144,12 +144,12 @@ impl<'p> ResponseFill<'p> {
         let (mut parts, body) = response.into_parts();
         let leave = match self.cacheability_of_head(&parts, &body) {
             Ok(leave) => leave,
-            Err(unfit) => {
-                let unfit = match parts.status.is_server_error() {
-                    true => self.lead.fail_for(unfit, None),
-                    false => self.lead.reject(unfit),
+            Err(uncacheable) => {
+                let uncacheable = match parts.status.is_server_error() {
+                    true => self.lead.fail_for(uncacheable, None),
+                    false => self.lead.reject(uncacheable),
                 };
-                told.append_to(&mut parts.headers, StoreOutcome::NotStored(&unfit));
+                told.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
                 return known(&parts, asked, &Bytes::new()).unwrap_or_else(|| {
                     Response::from_parts(parts, Body::within(told.record, body))
                 });
@@ -172,8 +172,8 @@ impl<'p> ResponseFill<'p> {
                     return known;
                 }
             }
-            Some(BufferOutcome::NotKept(unfit)) => {
-                told.append_to(&mut parts.headers, StoreOutcome::NotStored(&unfit));
+            Some(BufferOutcome::NotKept(uncacheable)) => {
+                told.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
             }
             None => {
                 captured.begin_streaming();
@@ -192,9 +192,9 @@ impl<'p> ResponseFill<'p> {
         let told = self.fill_status(StatusCode::NOT_MODIFIED);
         let plan = self.plan;
         let (head, filled) = if names_another(&head.headers, &fresh) {
-            let unfit =
+            let uncacheable =
                 Uncacheable::new("other-etag", "the handler's 304 is about another response");
-            (head, FillOutcome::NotStored(self.reject_stored(unfit).await))
+            (head, FillOutcome::NotStored(self.reject_stored(uncacheable).await))
         } else {
             let new = brought_up_to_date(&head, &fresh);
             let filled = self.renewed((&head, &new), &entry).await;
@@ -232,11 +232,11 @@ impl<'p> ResponseFill<'p> {
     }
 
     /// Removes the stored response, which may no longer be served. The next request recomputes it.
-    async fn reject_stored(self, unfit: Uncacheable) -> Uncacheable {
+    async fn reject_stored(self, uncacheable: Uncacheable) -> Uncacheable {
         let (cache, key) = (self.lead.cache().clone(), self.lead.key().clone());
-        let unfit = self.lead.reject(unfit);
+        let uncacheable = self.lead.reject(uncacheable);
         cache.remove(&key).await;
-        unfit
+        uncacheable
     }
 
     /// Stores the body again with an updated head, unless something that the body depends on has changed. In that case this
@@ -259,8 +259,10 @@ impl<'p> ResponseFill<'p> {
         };
         let head = match refused {
             None => Cow::Borrowed(new),
-            Some(unfit) if unfit.token == PERSONAL => Cow::Owned(confirmed_at(stored, new)),
-            Some(unfit) => return FillOutcome::NotStored(self.lead.reject(unfit)),
+            Some(uncacheable) if uncacheable.token == PERSONAL => {
+                Cow::Owned(confirmed_at(stored, new))
+            }
+            Some(uncacheable) => return FillOutcome::NotStored(self.lead.reject(uncacheable)),
         };
         // The response was stored for all clients, whichever client's request confirms it.
         let asked = RequestDirectives {
@@ -274,13 +276,15 @@ impl<'p> ResponseFill<'p> {
         let noted = self.note_tags(&head.headers).and_then(|()| self.note_variance(&head.headers));
         let leave = match leave.and_then(|leave| noted.map(|()| leave)) {
             Ok(leave) => leave,
-            Err(unfit) => return FillOutcome::NotStored(self.reject_stored(unfit).await),
+            Err(uncacheable) => {
+                return FillOutcome::NotStored(self.reject_stored(uncacheable).await);
+            }
         };
         let kept = StoredHead::storable(head.status, &head.headers, &leave.withheld);
         let kept = StoredHead { trailers: head.trailers.clone(), age: leave.age, ..kept };
-        let StoreTarget { key, terms, signpost } = self.store_target(&leave);
+        let StoreTarget { key, terms, vary_marker } = self.store_target(&leave);
         let (head, body) = (kept.encode(), entry.body().clone());
-        self.lead.store(ComputedEntry { key, terms, head, body, signpost })
+        self.lead.store(ComputedEntry { key, terms, head, body, vary_marker })
     }
 
     fn cacheability(
@@ -351,9 +355,9 @@ impl<'p> ResponseFill<'p> {
     /// The key to store under, and a vary marker if the response varies by more than its key holds.
     fn store_target(&self, leave: &Cacheability) -> StoreTarget {
         let key = vary::key(&self.plan.key, &leave.varies_by, &self.headers);
-        let signpost = (key != self.plan.key)
+        let vary_marker = (key != self.plan.key)
             .then(|| (self.plan.key.clone(), encode_vary_marker(&leave.varies_by)));
-        StoreTarget { key, terms: leave.terms, signpost }
+        StoreTarget { key, terms: leave.terms, vary_marker }
     }
 
     fn fill_status(&self, status: StatusCode) -> FillStatus {

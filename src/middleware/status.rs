@@ -32,7 +32,7 @@ impl<'a> StoreOutcome<'a> {
     pub(crate) fn from_outcome(filled: &'a FillOutcome) -> Self {
         match filled {
             FillOutcome::Stored => Self::Stored,
-            FillOutcome::NotStored(unfit) => Self::NotStored(unfit),
+            FillOutcome::NotStored(uncacheable) => Self::NotStored(uncacheable),
         }
     }
 }
@@ -64,8 +64,8 @@ pub(crate) fn miss_member(
     fate: StoreOutcome<'_>,
 ) -> String {
     let (server, why) = (record.server(), record.why_primary());
-    let unfit = match fate {
-        StoreOutcome::NotStored(unfit) => Some(unfit.token),
+    let uncacheable = match fate {
+        StoreOutcome::NotStored(uncacheable) => Some(uncacheable.token),
         StoreOutcome::Stored | StoreOutcome::Undecided => None,
     };
     let mut text = String::with_capacity(128);
@@ -78,9 +78,9 @@ pub(crate) fn miss_member(
         say(&["; stored"]);
     }
     say(&["; detail=\"", outcome.token()]);
-    let caveat = record.caveat().filter(|caveat| unfit != Some(*caveat));
+    let caveat = record.caveat().filter(|caveat| uncacheable != Some(*caveat));
     let from = (", from ", server.as_deref());
-    for (before, detail) in [from, (", ", why), (", ", unfit), (", ", caveat)] {
+    for (before, detail) in [from, (", ", why), (", ", uncacheable), (", ", caveat)] {
         if let Some(detail) = detail {
             say(&[before, detail]);
         }

@@ -130,7 +130,7 @@ impl<B: HttpBody<Data = Bytes>> TeeBody<B> {
                     self.capture.put_back(capture);
                     None
                 }
-                Err(unfit) => Some(BufferOutcome::NotKept(capture.refuse(unfit))),
+                Err(uncacheable) => Some(BufferOutcome::NotKept(capture.refuse(uncacheable))),
             },
         };
         self.ended = frame.is_none() || body.is_end_stream();

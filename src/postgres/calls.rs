@@ -26,10 +26,10 @@ pub(super) fn may_write_unseen(
     }
     match found {
         Some(Dependencies::Tables(_)) => false,
-        Some(Dependencies::Unfit(Unanalyzable::VolatileFunction(name))) => {
+        Some(Dependencies::Unanalyzable(Unanalyzable::VolatileFunction(name))) => {
             !name.starts_with("pg_catalog.")
         }
-        Some(Dependencies::Unfit(unfit)) => !may_be_read_anywhere(unfit),
+        Some(Dependencies::Unanalyzable(unanalyzable)) => !may_be_read_anywhere(unanalyzable),
         None => {
             db.inner.statements.learn(db, sql);
             true
@@ -41,7 +41,7 @@ pub(super) fn may_write_unseen(
 pub(super) fn may_call(sql: &str, found: Option<&Dependencies>) -> bool {
     let writes_nothing = match found {
         Some(Dependencies::Tables(_)) => true,
-        Some(Dependencies::Unfit(unfit)) => may_be_read_anywhere(unfit),
+        Some(Dependencies::Unanalyzable(unanalyzable)) => may_be_read_anywhere(unanalyzable),
         None => false,
     };
     !writes_nothing && calls_a_function(sql)

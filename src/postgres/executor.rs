@@ -146,10 +146,10 @@ impl RepeatableStatement {
 fn note(db: &Database, plan: &RoutePlan, server: &std::sync::Arc<str>, proof: &ReadProof) {
     let Some(record) = &plan.record else {
         // The response reports this, with or without a policy.
-        if let (ReadProof::Nothing(unfit), Some(record)) = (proof, Record::current())
-            && unfit.token == REPLICA_BEHIND
+        if let (ReadProof::Nothing(uncacheable), Some(record)) = (proof, Record::current())
+            && uncacheable.token == REPLICA_BEHIND
         {
-            record.mark_uncacheable(unfit.clone());
+            record.mark_uncacheable(uncacheable.clone());
         }
         return;
     };
@@ -168,7 +168,7 @@ fn note(db: &Database, plan: &RoutePlan, server: &std::sync::Arc<str>, proof: &R
             ));
         }
         ReadProof::Basis(basis) => record.read(*basis, &plan.tags, server),
-        ReadProof::Nothing(unfit) => record.mark_uncacheable(unfit.clone()),
+        ReadProof::Nothing(uncacheable) => record.mark_uncacheable(uncacheable.clone()),
     }
 }
 

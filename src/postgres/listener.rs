@@ -176,7 +176,7 @@ struct Follower {
     /// From this time on, a notification triggers a poll at once.
     rested: Instant,
     /// NOTIFY is suppressed until the next poll.
-    hushed: bool,
+    notify_suppressed: bool,
     /// The server process of this connection, whose own notifications are ignored.
     process: i32,
     housekeeping: Housekeeping,
@@ -204,7 +204,7 @@ impl Follower {
             wakeups: Wakeups::new(),
             busy: (Vec::new(), HEARTBEAT),
             rested: clock::now(),
-            hushed: false,
+            notify_suppressed: false,
             process: 0,
             housekeeping: Housekeeping::new(),
             beat: clock::now(),
@@ -263,12 +263,12 @@ impl Follower {
         loop {
             let next = self.wait(&mut conn, look).await?;
             match next {
-                RelayStep::Look | RelayStep::LookForSession => {
-                    self.turn(&mut conn, next == RelayStep::LookForSession).await?;
+                RelayStep::Poll | RelayStep::PollForSession => {
+                    self.turn(&mut conn, next == RelayStep::PollForSession).await?;
                     look = self.next_look();
                 }
                 RelayStep::Wait => {}
-                RelayStep::Heed => return self.unhush(&mut conn).await,
+                RelayStep::FollowRelay => return self.resume_notify(&mut conn).await,
             }
         }
     }
@@ -295,14 +295,14 @@ impl Follower {
                     self.wakeups.came();
                     look = look.min(self.rested);
                     if look <= clock::now() {
-                        return Ok(RelayStep::Look);
+                        return Ok(RelayStep::Poll);
                     }
                 }
-                () = self.asked.notified() => return Ok(RelayStep::LookForSession),
+                () = self.asked.notified() => return Ok(RelayStep::PollForSession),
                 heard = next_of(&mut self.relay) => return Ok(self.hear(heard)),
                 () = sleep_until(wake) => {
                     if look <= clock::now() {
-                        return Ok(RelayStep::Look);
+                        return Ok(RelayStep::Poll);
                     }
                     self.try_relay();
                 }
@@ -320,7 +320,7 @@ impl Follower {
             (true, true) => HEARTBEAT,
         };
         let look = clock::now() + pause;
-        if self.hushed { look.min(self.rested) } else { look }
+        if self.notify_suppressed { look.min(self.rested) } else { look }
     }
 
     /// Polls the log once, and on a heartbeat also checks the schema. A poll for a session first takes a position past
@@ -329,9 +329,9 @@ impl Follower {
         let (turn, began) = (self.begin_turn(), clock::now());
         let (answers, is_urgent) = self.take_sync_requests();
         let asked = asked || is_urgent;
-        let excused = asked || self.hushed || !self.busy.0.is_empty();
+        let excused = asked || self.notify_suppressed || !self.busy.0.is_empty();
         let unexplained = self.wakeups.begin_look(excused);
-        self.unhush(conn).await?;
+        self.resume_notify(conn).await?;
         // It counts as seen only together with the result of this poll: until then, reads use the previous schema.
         let from = match asked {
             true => within(log::announce(&mut *conn)).await?,
@@ -356,9 +356,9 @@ impl Follower {
     }
 
     /// Resumes NOTIFY, if this node suppresses it.
-    async fn unhush(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
-        match std::mem::take(&mut self.hushed) {
-            true => within(log::unhush(conn)).await,
+    async fn resume_notify(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
+        match std::mem::take(&mut self.notify_suppressed) {
+            true => within(log::resume_notify(conn)).await,
             false => Ok(()),
         }
     }
@@ -366,7 +366,7 @@ impl Follower {
     /// On a new connection: continues from the last snapshot, or loads the log if there is none.
     async fn catch_up(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         let turn = self.begin_turn();
-        self.hushed = false;
+        self.notify_suppressed = false;
         self.fingerprint = Fingerprint::default();
         self.process = within(log::identity(&mut *conn)).await?.process;
         if self.read.is_some() {

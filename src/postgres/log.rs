@@ -138,14 +138,14 @@ pub(crate) async fn limit_statements(
 /// Resumes NOTIFY before the next drain, and wakes the other listeners: the transactions whose notifications were
 /// suppressed have committed or are still running. This writes nothing that must reach the disk, so its commit is
 /// asynchronous.
-pub(crate) async fn unhush(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
-    let unhush = "select set_config('synchronous_commit', 'off', true),
+pub(crate) async fn resume_notify(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
+    let resume_notify = "select set_config('synchronous_commit', 'off', true),
                   pg_advisory_unlock(8388065642915395431), pg_notify('tidegate', '')";
-    sqlx::query(unhush).execute(conn).await.map(drop)
+    sqlx::query(resume_notify).execute(conn).await.map(drop)
 }
 
 /// Releases all advisory locks of this session. These are the ones that suppress NOTIFY, however often they were taken. If
-/// there are none, no warning appears in the server's log. It wakes listeners as [`unhush`] does, since a commit may have
+/// there are none, no warning appears in the server's log. It wakes listeners as [`resume_notify`] does, since a commit may have
 /// found the lock taken.
 async fn release_locks(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
     let release = "select set_config('synchronous_commit', 'off', true),

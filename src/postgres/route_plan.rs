@@ -217,12 +217,15 @@ impl RoutePlan {
                 (self.may_write, self.is_read) = (false, true);
                 self.needs_schema(record, found.source);
             }
-            Dependencies::Unfit(Unanalyzable::NotARead) if writer => record.note_write(),
-            Dependencies::Unfit(unfit) => {
-                record.mark_uncacheable(Uncacheable::new(unfit.token(), unfit.to_string()));
+            Dependencies::Unanalyzable(Unanalyzable::NotARead) if writer => record.note_write(),
+            Dependencies::Unanalyzable(unanalyzable) => {
+                record.mark_uncacheable(Uncacheable::new(
+                    unanalyzable.token(),
+                    unanalyzable.to_string(),
+                ));
                 let sql = statement.sql.as_str();
                 self.may_call = may_call(sql, Some(&found.dependencies));
-                if !may_be_read_anywhere(unfit) && counts_as_write(sql) {
+                if !may_be_read_anywhere(unanalyzable) && counts_as_write(sql) {
                     record.note_write();
                     (self.may_write, self.primary_only) = (true, true);
                 }
@@ -320,9 +323,9 @@ fn tags_of(record: &Record, tables: &[TrackedTable], statement: &RepeatableState
 }
 
 /// Whether a statement whose result can't be cached is known to write nothing, so that a replica may run it.
-pub(super) fn may_be_read_anywhere(unfit: &Unanalyzable) -> bool {
+pub(super) fn may_be_read_anywhere(unanalyzable: &Unanalyzable) -> bool {
     !matches!(
-        unfit,
+        unanalyzable,
         Unanalyzable::NotARead
             | Unanalyzable::Locking
             | Unanalyzable::SeveralStatements
@@ -347,8 +350,9 @@ fn simulate(db: &Database, statement: &RepeatableStatement, record: &Record) {
         Dependencies::Tables(tables) => {
             record.would_depend_on(&tags_of(record, tables, statement));
         }
-        Dependencies::Unfit(unfit) => {
-            record.mark_uncacheable(Uncacheable::new(unfit.token(), unfit.to_string()));
+        Dependencies::Unanalyzable(unanalyzable) => {
+            record
+                .mark_uncacheable(Uncacheable::new(unanalyzable.token(), unanalyzable.to_string()));
         }
     }
 }
@@ -357,8 +361,10 @@ fn simulate(db: &Database, statement: &RepeatableStatement, record: &Record) {
 fn tell_of(found: &Dependencies, watch: &Traffic) {
     match found {
         Dependencies::Tables(tables) => watch.reads(tables.iter().map(|table| &*table.name)),
-        Dependencies::Unfit(Unanalyzable::UntrackedTable(table, _)) => watch.reads_untracked(table),
-        Dependencies::Unfit(_) => {}
+        Dependencies::Unanalyzable(Unanalyzable::UntrackedTable(table, _)) => {
+            watch.reads_untracked(table);
+        }
+        Dependencies::Unanalyzable(_) => {}
     }
 }
 
@@ -402,8 +408,8 @@ async fn look_up(
             },
         };
         if let Some(found) = found {
-            if let Dependencies::Unfit(unfit) = &*found.dependencies {
-                tell(unfit);
+            if let Dependencies::Unanalyzable(unanalyzable) = &*found.dependencies {
+                tell(unanalyzable);
             }
             return Ok(found);
         }
@@ -442,11 +448,13 @@ async fn find(
 
 /// Logs why responses that use a statement are not cached, once for each text. The text itself is not logged, since it may
 /// contain personal data.
-fn tell(unfit: &Unanalyzable) {
-    match unfit {
+fn tell(unanalyzable: &Unanalyzable) {
+    match unanalyzable {
         Unanalyzable::NotARead => {}
-        Unanalyzable::UntrackedTable(..) => tracing::warn!("responses are not cached: {unfit}"),
-        _ => tracing::info!("responses are not cached: {unfit}"),
+        Unanalyzable::UntrackedTable(..) => {
+            tracing::warn!("responses are not cached: {unanalyzable}");
+        }
+        _ => tracing::info!("responses are not cached: {unanalyzable}"),
     }
 }
 

@@ -138,7 +138,7 @@ impl Metrics {
         }
         for (result, event) in [
             ("stored", Event::Stored),
-            ("unfit", Event::NotStored),
+            ("uncacheable", Event::NotStored),
             ("overtaken", Event::Overtaken),
         ] {
             self.counter(names::FILLS, [("result", result)]).absolute(counters.event(event));

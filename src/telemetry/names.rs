@@ -63,7 +63,7 @@ metrics! {
     REQUESTS "tidegate_requests_total" Counter
         "Requests by outcome (result: hit, collapsed, stale, miss, bypass) and by tier or cause (reason).";
     FILLS "tidegate_fills_total" Counter
-        "Computed responses by outcome: stored, unfit (uncacheable), overtaken (made stale by a change before storing).";
+        "Computed responses by outcome: stored, uncacheable, overtaken (made stale by a change before storing).";
     AUDITED "tidegate_audited_total" Counter
         "Cached responses that were compared with fresh ones, by route and result: same, divergent.";
     LOAD "tidegate_load_seconds" Histogram

@@ -52,7 +52,7 @@ pub(crate) struct RouteReads {
     /// The number of statements by table without triggers.
     pub(crate) untracked: BTreeMap<String, u64>,
     /// The number of responses that were not stored and an explanation, by reason.
-    pub(crate) unfit: BTreeMap<&'static str, (u64, String)>,
+    pub(crate) uncacheable: BTreeMap<&'static str, (u64, String)>,
 }
 
 /// One request in progress, with its start time.
@@ -122,10 +122,10 @@ impl Traffic {
     }
 
     /// Records a response that could not be stored.
-    pub(crate) fn note_uncacheable(&self, unfit: &Uncacheable) {
+    pub(crate) fn note_uncacheable(&self, uncacheable: &Uncacheable) {
         let mut reads = self.locked();
-        let fresh = || (0, unfit.why.to_string());
-        reads.unfit.entry(unfit.token).or_insert_with(fresh).0 += 1;
+        let fresh = || (0, uncacheable.why.to_string());
+        reads.uncacheable.entry(uncacheable.token).or_insert_with(fresh).0 += 1;
     }
 
     /// The reads so far.

@@ -181,7 +181,8 @@ async fn a_node_that_was_frozen_knows_that_it_has_not_heard_of_changes() {
 /// Under load a listener keeps commits from waking it and others, and wakes the others itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_commits_come_faster_than_it_looks_they_need_not_wake_it() {
-    const HUSHED: &str = "select count(*) > 0 from pg_locks l join pg_stat_activity a using (pid)
+    const SUPPRESSED: &str =
+        "select count(*) > 0 from pg_locks l join pg_stat_activity a using (pid)
         where l.locktype = 'advisory' and l.granted and a.query like 'with prev as%'
             and (l.classid::bigint << 32) + l.objid::bigint = 8388065642915395431";
     let primary = primary(&[]).await;
@@ -193,7 +194,7 @@ async fn while_commits_come_faster_than_it_looks_they_need_not_wake_it() {
             sqlx::query(write).execute(&mut writer).await.unwrap();
         }
     });
-    eventually("it is quiet", async || primary.psql(HUSHED).await.unwrap() == "t").await;
+    eventually("it is quiet", async || primary.psql(SUPPRESSED).await.unwrap() == "t").await;
     for (node, name) in nodes.iter().zip(["eve", "bob"]) {
         let write = format!("update users set name = '{name}' where id = 1");
         primary.psql(&write).await.unwrap();
@@ -201,7 +202,7 @@ async fn while_commits_come_faster_than_it_looks_they_need_not_wake_it() {
     }
     nodes[0].sees("/users/1", "bob").await;
     load.abort();
-    eventually("commits wake again", async || primary.psql(HUSHED).await.unwrap() == "f").await;
+    eventually("commits wake again", async || primary.psql(SUPPRESSED).await.unwrap() == "f").await;
 }
 
 /// Each attempt to read all of it would take too long, and the next would begin with it again.

@@ -134,7 +134,7 @@ function routes(now, before, seconds) {
       ...(route.policy.shadow ? ["in shadow"] : []),
     ].join(", ");
     const reasons = route.outcomes.filter((o) => !isHit(o)).map((o) => `${o.reason} ${whole(o.count)}`);
-    const unfit = route.unfit.map((u) => `not stored: ${u.reason} ${whole(u.count)}`);
+    const uncacheable = route.uncacheable.map((u) => `not stored: ${u.reason} ${whole(u.count)}`);
     const untracked = Object.keys(route.untracked).map((table) => `${table} (not tracked)`);
     const audited = route.audited;
     return [
@@ -145,7 +145,7 @@ function routes(now, before, seconds) {
       cell(asked ? share(sum(route.outcomes, isHit) / asked) : "–", "n"),
       cell(micros(quantile(route.served, 0.99)), "n"),
       cell(micros(quantile(route.made, 0.5)), "n"),
-      cell([...reasons, ...unfit].join(", ") || "–", "wrap"),
+      cell([...reasons, ...uncacheable].join(", ") || "–", "wrap"),
       cell([...Object.keys(route.tables), ...untracked].join(", ") || "–", untracked.length ? "wrap bad" : "wrap"),
       audited ? cell(`${whole(audited.divergent)} of ${whole(audited.compared)} differ, at most ${share(audited.bound)}`, audited.divergent ? "bad" : "good") : cell("–", "soft"),
     ];

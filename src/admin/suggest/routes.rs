@@ -170,7 +170,7 @@ fn parameter(pattern: &str) -> Option<&str> {
 /// Why responses were not stored.
 fn obstacles(reads: &RouteReads) -> Vec<String> {
     let told = reads
-        .unfit
+        .uncacheable
         .values()
         .map(|(times, why)| format!("{times} responses can't be stored: {why}"));
     told.collect()

@@ -13,12 +13,14 @@ pub(super) fn all(db: &Database) -> Vec<UncachedStatement> {
         db.inner.statements.all().into_iter().filter(|(_, ran)| ran.times > 1).collect();
     ran.sort_by_key(|(_, ran)| std::cmp::Reverse(ran.took));
     let statement = |(sql, ran): (String, crate::postgres::StatementStats)| {
-        let (tables, unfit) =
+        let (tables, uncacheable) =
             match db.inner.known.get(&sql).as_ref().map(|found| &*found.dependencies) {
                 Some(Dependencies::Tables(tables)) => {
                     (tables.iter().map(|table| table.name.clone()).collect(), None)
                 }
-                Some(Dependencies::Unfit(unfit)) => (Vec::new(), Some(unfit.to_string())),
+                Some(Dependencies::Unanalyzable(uncacheable)) => {
+                    (Vec::new(), Some(uncacheable.to_string()))
+                }
                 None => {
                     (Vec::new(), Some("not analysed yet: run it through db.cached to see".into()))
                 }
@@ -29,7 +31,7 @@ pub(super) fn all(db: &Database) -> Vec<UncachedStatement> {
             milliseconds: ran.took.as_secs_f64() * 1e3 / ran.times as f64,
             repeated: if ran.sampled == 0 { 0.0 } else { ran.repeated as f64 / ran.sampled as f64 },
             tables,
-            unfit,
+            uncacheable,
         }
     };
     ran.into_iter().take(MOST).map(statement).collect()

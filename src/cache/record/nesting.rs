@@ -117,8 +117,8 @@ impl Record {
         let Some(outer) = &self.0.outer else { return };
         self.pass_on(ttl);
         // Problems with single reads were passed on as they happened; the lack of any read was not.
-        if let Err(unfit) = self.basis() {
-            outer.mark_uncacheable(unfit);
+        if let Err(uncacheable) = self.basis() {
+            outer.mark_uncacheable(uncacheable);
         }
     }
 
@@ -161,9 +161,9 @@ impl Record {
     }
 
     /// Marks the outer scope as uncacheable, since it contains this uncacheable result.
-    pub(crate) fn refuse(&self, unfit: &Uncacheable) {
+    pub(crate) fn refuse(&self, uncacheable: &Uncacheable) {
         if let Some(outer) = &self.0.outer {
-            outer.mark_uncacheable(unfit.clone());
+            outer.mark_uncacheable(uncacheable.clone());
         }
     }
 
@@ -230,7 +230,7 @@ impl Record {
         }
         match self.0.began {
             Some(basis) => record.note(basis, tags, None),
-            None => drop(record.notes().unfit.get_or_insert_with(no_position)),
+            None => drop(record.notes().uncacheable.get_or_insert_with(no_position)),
         }
     }
 

@@ -156,7 +156,7 @@ mod tests {
             tags(&headers(&[("surrogate-key", line)]), &policy, None, "").map(|tags| tags.len())
         };
         assert_eq!(stored(&"a ".repeat(256)).ok(), Some(256));
-        assert_eq!(stored(&"a ".repeat(257)).map_err(|unfit| unfit.token), Err("tags"));
-        assert_eq!(stored("\u{e9}").map_err(|unfit| unfit.token), Err("tags"));
+        assert_eq!(stored(&"a ".repeat(257)).map_err(|uncacheable| uncacheable.token), Err("tags"));
+        assert_eq!(stored("\u{e9}").map_err(|uncacheable| uncacheable.token), Err("tags"));
     }
 }

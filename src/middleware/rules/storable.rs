@@ -273,7 +273,8 @@ mod tests {
     ) -> Result<Cacheability, &'static str> {
         let status = StatusCode::from_u16(status).unwrap();
         let times = Times { now: httpdate::parse_http_date(NOW).unwrap(), delay: Duration::ZERO };
-        cacheability(status, &headers(lines), asked, policy, times).map_err(|unfit| unfit.token)
+        cacheability(status, &headers(lines), asked, policy, times)
+            .map_err(|uncacheable| uncacheable.token)
     }
 
     fn by_author(status: u16, lines: &[(&'static str, &str)]) -> Result<u64, &'static str> {

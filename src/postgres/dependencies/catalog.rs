@@ -32,7 +32,7 @@ pub(crate) enum Dependencies {
     /// These tables and nothing else.
     Tables(Vec<TrackedTable>),
     /// Something whose changes can't be detected, or that can't be analysed.
-    Unfit(Unanalyzable),
+    Unanalyzable(Unanalyzable),
 }
 
 /// A table whose changes are seen.
@@ -73,20 +73,22 @@ pub(crate) async fn resolve_with_clock(
             let tables = search.tables.into_values().collect();
             Ok((Dependencies::Tables(tables), search.reads_clock))
         }
-        Err(SearchStop::Unfit(unfit)) => Ok((Dependencies::Unfit(unfit), false)),
+        Err(SearchStop::Unanalyzable(unanalyzable)) => {
+            Ok((Dependencies::Unanalyzable(unanalyzable), false))
+        }
         Err(SearchStop::Database(error)) => Err(error),
     }
 }
 
 /// Why a search ended early.
 enum SearchStop {
-    Unfit(Unanalyzable),
+    Unanalyzable(Unanalyzable),
     Database(sqlx::Error),
 }
 
 impl From<Unanalyzable> for SearchStop {
-    fn from(unfit: Unanalyzable) -> Self {
-        Self::Unfit(unfit)
+    fn from(unanalyzable: Unanalyzable) -> Self {
+        Self::Unanalyzable(unanalyzable)
     }
 }
 
@@ -177,6 +179,6 @@ impl CatalogSearch<'_> {
 fn read(sql: &str) -> Result<References, Unanalyzable> {
     match analyze(sql) {
         Analysis::Read(references) => Ok(references),
-        Analysis::Other(unfit) => Err(unfit),
+        Analysis::Other(unanalyzable) => Err(unanalyzable),
     }
 }

@@ -226,8 +226,8 @@ impl UnknownStatement<'_> {
     pub(crate) fn by_text(self, sql: &str) -> Result<FoundDependencies, Self> {
         match analyze(sql) {
             Analysis::Read(_) => Err(self),
-            Analysis::Other(unfit) => {
-                let dependencies = Arc::new(Dependencies::Unfit(unfit));
+            Analysis::Other(unanalyzable) => {
+                let dependencies = Arc::new(Dependencies::Unanalyzable(unanalyzable));
                 let found = FoundDependencies {
                     dependencies,
                     reads_clock: false,
@@ -265,8 +265,8 @@ impl UnknownStatement<'_> {
 async fn find(conn: &mut PgConnection, sql: &str) -> Result<FoundDependencies, sqlx::Error> {
     let references = match analyze(sql) {
         Analysis::Read(references) => references,
-        Analysis::Other(unfit) => {
-            let dependencies = Arc::new(Dependencies::Unfit(unfit));
+        Analysis::Other(unanalyzable) => {
+            let dependencies = Arc::new(Dependencies::Unanalyzable(unanalyzable));
             return Ok(FoundDependencies {
                 dependencies,
                 reads_clock: false,
@@ -313,7 +313,7 @@ mod tests {
         let postgres = Postgres::start().await.expect("Postgres");
         let mut conn = PgConnection::connect(&postgres.url()).await.expect("connection");
         let known = DependencyCache::new();
-        let dependencies = Arc::new(Dependencies::Unfit(Unanalyzable::Locking));
+        let dependencies = Arc::new(Dependencies::Unanalyzable(Unanalyzable::Locking));
         known.forget_before(crate::cache::Fences::new(0).change_schema());
         let found =
             FoundDependencies { dependencies, reads_clock: false, source: DependencySource::Text };
@@ -331,8 +331,8 @@ mod tests {
             DependencyLookup::Unknown(unknown) => unknown,
             DependencyLookup::Known(found) => panic!("nobody found {found:?}"),
         };
-        let found = |unfit| {
-            let dependencies = Arc::new(Dependencies::Unfit(unfit));
+        let found = |unanalyzable| {
+            let dependencies = Arc::new(Dependencies::Unanalyzable(unanalyzable));
             FoundDependencies { dependencies, reads_clock: false, source: DependencySource::Text }
         };
         let (late, next) = (unknown().await, unknown().await);

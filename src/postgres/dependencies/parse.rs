@@ -58,7 +58,7 @@ pub(crate) struct References {
 pub(crate) fn analyze(sql: &str) -> Analysis {
     match references(sql) {
         Ok(references) => Analysis::Read(references),
-        Err(unfit) => Analysis::Other(unfit),
+        Err(unanalyzable) => Analysis::Other(unanalyzable),
     }
 }
 

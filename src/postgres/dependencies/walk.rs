@@ -33,7 +33,7 @@ pub(super) struct WalkResult {
 pub(super) fn walk(query: &Query) -> Result<WalkResult, Unanalyzable> {
     let mut walker = Walker::default();
     match query.visit(&mut walker) {
-        ControlFlow::Break(unfit) => Err(unfit),
+        ControlFlow::Break(unanalyzable) => Err(unanalyzable),
         // Every relation is visited twice, as a known node and as a bare name. If a relation is in an unknown node, the
         // counts differ.
         ControlFlow::Continue(()) if walker.nodes != walker.names => {

@@ -38,8 +38,8 @@ async fn a_read_that_was_planned_before_a_change_of_the_schema_is_not_stored() {
             note(&db, &plan, &opened.server, &opened.proof);
         };
         record.scope(read).await;
-        let unfit = record.basis().err().map(|unfit| unfit.to_string());
-        assert_eq!(unfit.is_some(), is_changed, "{unfit:?}");
+        let uncacheable = record.basis().err().map(|uncacheable| uncacheable.to_string());
+        assert_eq!(uncacheable.is_some(), is_changed, "{uncacheable:?}");
     }
 }
 
@@ -212,8 +212,8 @@ async fn what_a_standby_told_of_a_statement_is_not_relied_on() {
         (record.can_be_stored().is_err(), found)
     };
     name.cut();
-    let (unfit, source) = read().await;
-    assert!(unfit && source == Some(DependencySource::Standby), "{unfit} {source:?}");
+    let (uncacheable, source) = read().await;
+    assert!(uncacheable && source == Some(DependencySource::Standby), "{uncacheable} {source:?}");
     name.heal().await.expect("healed");
     let asked_again = async || matches!(read().await, (false, Some(DependencySource::Primary(..))));
     eventually("the primary is asked", asked_again).await.expect("asked");

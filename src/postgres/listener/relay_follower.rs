@@ -24,12 +24,12 @@ const ANSWERS: usize = 10_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RelayStep {
     /// Poll the log.
-    Look,
+    Poll,
     /// Poll the log for a session of this node or another.
-    LookForSession,
+    PollForSession,
     Wait,
     /// Follow the relay, since it responds.
-    Heed,
+    FollowRelay,
 }
 
 /// A relay's state towards the other nodes.
@@ -54,7 +54,7 @@ impl RelayFollower {
             self.questions.push(question.nonce);
         }
         if question.urgent {
-            return RelayStep::LookForSession;
+            return RelayStep::PollForSession;
         }
         self.due.get_or_insert_with(|| clock::now() + COLLECT);
         RelayStep::Wait
@@ -81,7 +81,7 @@ impl Follower {
         while self.elected() == RelayRole::Relay
             && let Some(heard) = self.relay.as_mut().and_then(Relay::try_next)
         {
-            is_urgent |= self.hear(Some(heard)) == RelayStep::LookForSession;
+            is_urgent |= self.hear(Some(heard)) == RelayStep::PollForSession;
         }
         (self.duty.take(), is_urgent)
     }
@@ -97,7 +97,7 @@ impl Follower {
             }
             Some(RelayEvent::Question(question)) => self.duty.receive(question),
             Some(RelayEvent::News(news)) => match self.absorb(&news) {
-                Some(true) => RelayStep::Heed,
+                Some(true) => RelayStep::FollowRelay,
                 _ => RelayStep::Wait,
             },
         }

@@ -82,7 +82,7 @@ where
             Err(error) if is_too_much(&error) => error.to_string(),
             Err(error) => return Err(error),
         };
-        if manner.hush.is_some() {
+        if manner.suppress_notify_from.is_some() {
             // The lock belongs to the session, so it outlives the statement that took it and then failed.
             within(release_locks(&mut *conn)).await?;
         }

@@ -35,7 +35,7 @@ pub(crate) struct Drained {
     /// Whether commits reliably wake the listener.
     pub(crate) wakeups: bool,
     /// Whether NOTIFY is suppressed now.
-    pub(crate) hushed: bool,
+    pub(crate) notify_suppressed: bool,
 }
 
 impl Drained {
@@ -50,8 +50,8 @@ impl Drained {
 pub(crate) struct DrainMode {
     /// Take a position past every fence even if nothing has changed.
     pub(crate) announce: bool,
-    /// If at least this many commits are found, suppress NOTIFY until [`unhush`].
-    pub(crate) hush: Option<u32>,
+    /// If at least this many commits are found, suppress NOTIFY until [`resume_notify`].
+    pub(crate) suppress_notify_from: Option<u32>,
 }
 
 /// Reads the changes that have become visible since `prev`, the snapshot of the previous drain; `None` if they exceed the
@@ -65,7 +65,10 @@ pub(super) async fn attempt(
     let prev = if is_broken("drain") { prev.with_all_ended() } else { prev.clone() };
     let budget = detail.budget();
     let query = sqlx::query(include_str!("../sql/drain.sql")).bind(prev.0);
-    let query = query.bind(manner.announce).bind(manner.hush.map(i64::from)).bind(detail as i32);
+    let query = query
+        .bind(manner.announce)
+        .bind(manner.suppress_notify_from.map(i64::from))
+        .bind(detail as i32);
     let query = query.bind(budget.rows).bind(budget.bytes).bind(budget.keys);
     let row = query.fetch_one(conn).await?;
     if row.try_get("over")? {
@@ -86,6 +89,6 @@ pub(super) async fn attempt(
         overflowed: detail == ChangeDetail::Nothing,
         reshaped: row.try_get("reshaped")? && !is_broken("schema"),
         wakeups: row.try_get("wakeups")?,
-        hushed: row.try_get::<Option<bool>, _>("hushed")?.unwrap_or(false),
+        notify_suppressed: row.try_get::<Option<bool>, _>("notify_suppressed")?.unwrap_or(false),
     }))
 }

@@ -181,16 +181,16 @@ async fn a_drain_that_failed_keeps_no_commit_from_waking_listeners() {
     prepare(&mut conn).await.unwrap();
     begin_history(&mut conn).await.unwrap();
     let mut prev = load(&mut conn, 7).await.unwrap().snapshot;
-    let manner = DrainMode { hush: Some(1), ..DrainMode::default() };
+    let manner = DrainMode { suppress_notify_from: Some(1), ..DrainMode::default() };
     let mut detail = ChangeDetail::default();
     let locks = "select count(*) from pg_locks where locktype = 'advisory'";
-    for (text, is_hushed) in [(r"E'\x81'", false), ("'a'", true)] {
+    for (text, is_suppressed) in [(r"E'\x81'", false), ("'a'", true)] {
         server.psql_at(&url, &format!("insert into t values ({text})")).await.unwrap();
         let drained = drain(&mut conn, &prev, manner, &mut detail).await.unwrap();
         prev = drained.snapshot;
-        assert_eq!(drained.hushed, is_hushed, "{text}");
-        assert_eq!(psql(locks).await, if is_hushed { "1" } else { "0" }, "{text}");
+        assert_eq!(drained.notify_suppressed, is_suppressed, "{text}");
+        assert_eq!(psql(locks).await, if is_suppressed { "1" } else { "0" }, "{text}");
     }
-    unhush(&mut conn).await.unwrap();
+    resume_notify(&mut conn).await.unwrap();
     assert_eq!(psql(locks).await, "0", "it is taken once");
 }

@@ -355,26 +355,33 @@ async fn a_listener_that_looks_anyway_keeps_commits_from_waking_it() {
     let mut prev = bed.now().await;
     let mut listener = PgListener::connect(&bed.server.url()).await.unwrap();
     listener.listen("tidegate").await.unwrap();
-    let hush = DrainMode { hush: Some(1), ..DrainMode::default() };
+    let suppress = DrainMode { suppress_notify_from: Some(1), ..DrainMode::default() };
     assert!(
-        !drain(&mut bed.conn, &prev, hush, &mut ChangeDetail::default()).await.unwrap().hushed,
+        !drain(&mut bed.conn, &prev, suppress, &mut ChangeDetail::default())
+            .await
+            .unwrap()
+            .notify_suppressed,
         "there is no news"
     );
     bed.server.psql("insert into t values (1)").await.unwrap();
     tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
-    let more = DrainMode { hush: Some(2), ..DrainMode::default() };
+    let more = DrainMode { suppress_notify_from: Some(2), ..DrainMode::default() };
     assert!(
-        !drain(&mut bed.conn, &prev, more, &mut ChangeDetail::default()).await.unwrap().hushed,
+        !drain(&mut bed.conn, &prev, more, &mut ChangeDetail::default())
+            .await
+            .unwrap()
+            .notify_suppressed,
         "it is one commit"
     );
-    let drained = drain(&mut bed.conn, &prev, hush, &mut ChangeDetail::default()).await.unwrap();
-    assert!(drained.hushed && drained.tags == ["t", "t:id=1"], "{drained:?}");
+    let drained =
+        drain(&mut bed.conn, &prev, suppress, &mut ChangeDetail::default()).await.unwrap();
+    assert!(drained.notify_suppressed && drained.tags == ["t", "t:id=1"], "{drained:?}");
     prev = drained.snapshot;
     bed.server.psql("insert into t values (2)").await.unwrap();
     bed.server.psql("notify tidegate, 'mine'").await.unwrap();
     let next = tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
     assert_eq!(next.payload(), "mine", "the commit woke nobody");
-    unhush(&mut bed.conn).await.unwrap();
+    resume_notify(&mut bed.conn).await.unwrap();
     let next = tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
     let ours = identity(&mut bed.conn).await.unwrap().process.cast_unsigned();
     assert_eq!(next.process_id(), ours, "who was kept from it is woken");

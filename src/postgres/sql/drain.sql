@@ -85,7 +85,7 @@ looked as (
         -- the next ones. If the node vanishes, idle_session_timeout releases it after 3 s.
         case when not (select exceeded from budget) and $3 <= (select count(distinct xid) from recent)
             then set_config('idle_session_timeout', '3s', false) is not null
-                and pg_try_advisory_lock(8388065642915395431) end as hushed
+                and pg_try_advisory_lock(8388065642915395431) end as notify_suppressed
 )
 -- `unsettled` is computed with a later snapshot, after the positions were read. If true, the schema has changed since the
 -- snapshot above, so it is not known up to any of these positions.

@@ -12,7 +12,7 @@ pub(super) struct TableFamily {
     root: Oid,
     name: String,
     /// Why it can't be tracked.
-    unfit: Option<SchemaError>,
+    untrackable: Option<SchemaError>,
 }
 
 /// The root, its name, the kinds of relations in the family that can't be tracked, whether a table has several parents, and
@@ -48,22 +48,22 @@ impl TableFamily {
     pub(super) async fn find(conn: &mut PgConnection, name: &str) -> Result<Self, SchemaError> {
         let query = sqlx::query_as(include_str!("../sql/relation.sql")).bind(name);
         let found: Option<FamilyRow> = query.fetch_optional(conn).await?;
-        let (root, root_name, unfit, several_parents, subscription) =
+        let (root, root_name, untrackable, several_parents, subscription) =
             found.ok_or_else(|| SchemaError::NoTable(name.to_owned()))?;
         let name = name.to_owned();
-        let unfit = if let Some(kind) = unfit.into_iter().next() {
+        let untrackable = if let Some(kind) = untrackable.into_iter().next() {
             Some(SchemaError::NotATable(name, kind))
         } else if several_parents {
             Some(SchemaError::SeveralParents(name))
         } else {
             subscription.map(|by| SchemaError::Subscribed(root_name.clone(), by))
         };
-        Ok(Self { root, name: root_name, unfit })
+        Ok(Self { root, name: root_name, untrackable })
     }
 
     /// Returns `self`, or the error why it can't be tracked.
     pub(super) fn trackable(mut self) -> Result<Self, SchemaError> {
-        self.unfit.take().map_or(Ok(self), Err)
+        self.untrackable.take().map_or(Ok(self), Err)
     }
 
     /// The columns that changes are keyed by: those of the primary key whose type allows it, then the declared ones.

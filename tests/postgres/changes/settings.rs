@@ -7,7 +7,7 @@ use tidegate_testing::Postgres;
 use super::{USERS, users};
 use crate::world::Node;
 
-/// What may be another way in a database without making it unfit for use.
+/// What may be another way in a database without making it uncacheable for use.
 const ODD: [&str; 14] = [
     "standard_conforming_strings = off",
     "escape_string_warning = off",

@@ -101,9 +101,9 @@ async fn every_table_that_postgres_notes_for_a_view_is_found() {
         let noted: BTreeSet<String> = noted.into_iter().collect();
         match server.resolve("select * from probe").await {
             Dependencies::Tables(tables) => assert_eq!(names(tables), noted, "a view of {sql}"),
-            Dependencies::Unfit(unfit) => {
+            Dependencies::Unanalyzable(unanalyzable) => {
                 // The server writes a whole row as `u.*::users`, which the parser can't read.
-                assert!(WHOLE_ROW.contains(sql), "a view of {sql}: {unfit}");
+                assert!(WHOLE_ROW.contains(sql), "a view of {sql}: {unanalyzable}");
             }
         }
         run(&mut server.conn, "drop view probe").await;
@@ -134,7 +134,7 @@ async fn every_table_in_a_plan_is_found() {
 async fn ours(server: &mut Server, sql: &str) -> BTreeSet<String> {
     match server.resolve(sql).await {
         Dependencies::Tables(tables) => names(tables),
-        Dependencies::Unfit(unfit) => panic!("{sql}: {unfit}"),
+        Dependencies::Unanalyzable(unanalyzable) => panic!("{sql}: {unanalyzable}"),
     }
 }
 

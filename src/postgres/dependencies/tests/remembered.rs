@@ -16,9 +16,12 @@ async fn what_is_known_is_forgotten_when_the_schema_changes() {
     known.forget_before(crate::cache::Fences::new(0).change_schema());
     assert_eq!(known.get(sql), None);
     let second = known.learn(&mut server.conn, sql).await.expect("answer");
-    assert!(matches!(&*second.dependencies, Dependencies::Unfit(Unanalyzable::UntrackedTable(..))));
+    assert!(matches!(
+        &*second.dependencies,
+        Dependencies::Unanalyzable(Unanalyzable::UntrackedTable(..))
+    ));
     let write = known.learn(&mut server.conn, "delete from a").await.expect("answer");
-    assert_eq!(*write.dependencies, Dependencies::Unfit(Unanalyzable::NotARead));
+    assert_eq!(*write.dependencies, Dependencies::Unanalyzable(Unanalyzable::NotARead));
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ impl Server {
                 names.sort();
                 names.join(" ")
             }
-            Dependencies::Unfit(unfit) => format!("!{}", unfit.token()),
+            Dependencies::Unanalyzable(unanalyzable) => format!("!{}", unanalyzable.token()),
         }
     }
 
@@ -135,9 +135,9 @@ async fn tables_are_followed_to_their_tags() {
         ])
         .await;
     let untracked = server.resolve("select * from open_child").await;
-    let Dependencies::Unfit(unfit) = untracked else { panic!("{untracked:?}") };
+    let Dependencies::Unanalyzable(unanalyzable) = untracked else { panic!("{untracked:?}") };
     let text = "table open_child is not tracked; run `tidegate install open_parent`";
-    assert_eq!(unfit.to_string(), text);
+    assert_eq!(unanalyzable.to_string(), text);
     for (sql, columns) in
         [("table a", vec!["id", "t"]), ("table b", vec![]), ("table part", vec!["t"])]
     {

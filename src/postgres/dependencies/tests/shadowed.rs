@@ -73,8 +73,7 @@ async fn where_pg_catalog_comes_later_nothing_is_cached() {
             .run(&format!("set search_path = {path}; create temp table if not exists x ()"))
             .await;
         let found = server.resolve("select lower(t) from public.a").await;
-        let refused =
-            matches!(&found, Dependencies::Unfit(unfit) if unfit.token() == "search-path");
+        let refused = matches!(&found, Dependencies::Unanalyzable(unanalyzable) if unanalyzable.token() == "search-path");
         assert_eq!(refused, is_refused, "{path}: {found:?}");
     }
 }

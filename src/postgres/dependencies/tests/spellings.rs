@@ -239,7 +239,7 @@ async fn narrowed(server: &mut Server, sql: &str) -> Option<Equality> {
     let found = DependencyCache::new().learn(&mut server.conn, sql).await.expect("answer");
     match &*found.dependencies {
         Dependencies::Tables(tables) => tables.first().and_then(|table| table.by.clone()),
-        Dependencies::Unfit(_) => None,
+        Dependencies::Unanalyzable(_) => None,
     }
 }
 

@@ -7,14 +7,14 @@ use super::super::{Analysis, References, analyze};
 pub(super) fn read(sql: &str) -> References {
     match analyze(sql) {
         Analysis::Read(references) => references,
-        Analysis::Other(unfit) => panic!("{sql}: {unfit}"),
+        Analysis::Other(unanalyzable) => panic!("{sql}: {unanalyzable}"),
     }
 }
 
-fn unfit(sql: &str) -> &'static str {
+fn unanalyzable(sql: &str) -> &'static str {
     match analyze(sql) {
         Analysis::Read(references) => panic!("{sql}: {references:?}"),
-        Analysis::Other(unfit) => unfit.token(),
+        Analysis::Other(unanalyzable) => unanalyzable.token(),
     }
 }
 
@@ -32,14 +32,14 @@ fn assert_all(cases: &[(&str, &str)], found: impl Fn(&str) -> String) {
 fn relations(sql: &str) -> String {
     match analyze(sql) {
         Analysis::Read(found) => names(&found.relations),
-        Analysis::Other(unfit) => unfit.to_string(),
+        Analysis::Other(unanalyzable) => unanalyzable.to_string(),
     }
 }
 
 fn functions(sql: &str) -> String {
     match analyze(sql) {
         Analysis::Read(found) => names(&found.functions),
-        Analysis::Other(unfit) => unfit.to_string(),
+        Analysis::Other(unanalyzable) => unanalyzable.to_string(),
     }
 }
 
@@ -226,7 +226,7 @@ fn what_is_not_a_plain_read_is_refused() {
         ("select 'a'::regclass", "system-catalog"),
         ("select ctid from a", "system-catalog"),
     ];
-    assert_all(&cases, |sql| unfit(sql).to_owned());
+    assert_all(&cases, |sql| unanalyzable(sql).to_owned());
 }
 
 #[test]
@@ -252,14 +252,14 @@ fn what_could_be_read_in_two_ways_is_refused() {
         "select `x` from a",
     ];
     for sql in cases {
-        assert_eq!(unfit(sql), "sql-not-understood", "{sql}");
+        assert_eq!(unanalyzable(sql), "sql-not-understood", "{sql}");
     }
     let long = format!("select * from \"{}\"", "x".repeat(64));
-    assert_eq!(unfit(&long), "sql-not-understood");
+    assert_eq!(unanalyzable(&long), "sql-not-understood");
 }
 
 /// The parser's scanner takes a backslash in a bit string for an escape; the server doesn't.
 #[test]
 fn a_string_that_ends_elsewhere_for_the_parser_is_refused() {
-    assert_eq!(unfit("select x'\\', b, ' from a -- '"), "sql-not-understood");
+    assert_eq!(unanalyzable("select x'\\', b, ' from a -- '"), "sql-not-understood");
 }

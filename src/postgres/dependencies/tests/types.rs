@@ -104,11 +104,12 @@ async fn a_value_that_is_written_as_a_name_of_the_catalogue_is_refused() {
             ("select * from configured", "configured"),
         ])
         .await;
-    let Dependencies::Unfit(unfit) = server.resolve("select id from domains").await else {
+    let Dependencies::Unanalyzable(unanalyzable) = server.resolve("select id from domains").await
+    else {
         panic!()
     };
     let text = "type regrole (domains.by) belongs to the system and changes without a trigger";
-    assert_eq!(unfit.to_string(), text);
+    assert_eq!(unanalyzable.to_string(), text);
 }
 
 /// For example, a column that got this collation after its triggers were created.
@@ -121,7 +122,7 @@ async fn a_column_in_which_other_texts_are_equal_distinguishes_no_rows() {
     let mut server = Server::start(setup).await;
     let columns = async |server: &mut Server| match server.resolve("select from t").await {
         Dependencies::Tables(tables) => tables[0].columns.clone(),
-        Dependencies::Unfit(unfit) => panic!("{unfit}"),
+        Dependencies::Unanalyzable(unanalyzable) => panic!("{unanalyzable}"),
     };
     assert_eq!(columns(&mut server).await, ["c"]);
     server.run("alter table t alter c type text collate loose").await;
