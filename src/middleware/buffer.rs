@@ -10,8 +10,7 @@ use http::header::{CONTENT_LENGTH, SET_COOKIE};
 use http_body::{Body as HttpBody, Frame};
 
 use super::stored::StoredHead;
-use super::tee::BufferOutcome;
-use crate::cache::{ComputedEntry, FillGuard, Freshness, Record, Uncacheable};
+use crate::cache::{ComputedEntry, FillGuard, FillOutcome, Freshness, Record, Uncacheable};
 use crate::clock::{self, Instant};
 use crate::entry::Key;
 
@@ -39,6 +38,14 @@ pub(crate) struct BodyBuffer {
     room: BudgetShare,
     /// When the head arrived. The response's age counts from this moment (RFC 9111, section 4.2.3).
     since: Instant,
+}
+
+/// How buffering ended.
+pub(crate) enum BufferOutcome {
+    /// The body is complete; the outcome of the fill.
+    Whole(FillOutcome, Bytes),
+    /// The body can't be stored. It continues to stream.
+    NotKept(Uncacheable),
 }
 
 impl BodyBuffer {

@@ -12,7 +12,7 @@ use super::route;
 use super::rules::request::RequestDirectives;
 use super::rules::search_variance::SearchVariance;
 use super::rules::storable::Audience;
-use super::rules::unsafe_method::InvalidationTarget;
+use super::rules::target::InvalidationTarget;
 use super::rules::vary;
 use super::stored::vary_marker;
 use super::strict;

@@ -14,7 +14,7 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as HttpBody;
 
 use super::body::Body;
-use super::buffer::{BodyBuffer, StoreTarget, fits};
+use super::buffer::{BodyBuffer, BufferOutcome, StoreTarget, fits};
 use super::context::RequestContext;
 use super::date::date;
 use super::layer::LayerSettings;
@@ -27,7 +27,7 @@ use super::rules::validation::{HeadComparison, compare_head, names_another, upda
 use super::rules::vary;
 use super::status::{self, StoreOutcome};
 use super::stored::{StoredHead, encode_vary_marker};
-use super::tee::{BufferOutcome, TeeBody};
+use super::tee::TeeBody;
 use crate::cache::{
     Cache, ComputedEntry, FillGuard, FillOutcome, Hit, PolicyTag, Record, Uncacheable,
 };

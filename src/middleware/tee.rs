@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::buffer::BodyBuffer;
+use super::buffer::{BodyBuffer, BufferOutcome};
 use super::timed_buffer::TimedBuffer;
-use crate::cache::{FillOutcome, Record, Uncacheable, spawn};
+use crate::cache::{Record, Uncacheable, spawn};
 
 /// A body on its way to the client and into the cache.
 pub(crate) struct TeeBody<B: HttpBody> {
@@ -31,14 +31,6 @@ struct TeeStep<E> {
     frame: Option<Result<Frame<Bytes>, E>>,
     /// How buffering ended, if it did.
     end: Option<BufferOutcome>,
-}
-
-/// How buffering ended.
-pub(crate) enum BufferOutcome {
-    /// The body is complete; the outcome of the fill.
-    Whole(FillOutcome, Bytes),
-    /// The body can't be stored. It continues to stream.
-    NotKept(Uncacheable),
 }
 
 impl<B> TeeBody<B>

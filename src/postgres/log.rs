@@ -11,6 +11,7 @@ use crate::entry::{Epoch, Position};
 mod budget;
 #[cfg(test)]
 mod copies;
+mod detail;
 mod drain;
 #[cfg(test)]
 mod large;
@@ -18,7 +19,8 @@ mod load;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use budget::{ChangeDetail, drain, load};
+pub(crate) use budget::{drain, load};
+pub(crate) use detail::ChangeDetail;
 pub(crate) use drain::{DrainMode, Drained};
 pub(crate) use load::cold;
 

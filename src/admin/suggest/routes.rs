@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Writes, rate};
+use super::writes::{Writes, rate};
 use crate::admin::answer::percent;
 use crate::cache::Policy;
 use crate::middleware::LayerSettings;

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, List, ListEntry, Parser};
 
 use super::list::structured;
-use super::unsafe_method::InvalidationTarget;
+use super::target::InvalidationTarget;
 use crate::cache::{Policy, PolicyTag, Record, Uncacheable};
 
 /// Groups that a response belongs to (RFC 9875, section 2).

@@ -4,8 +4,8 @@
 //! specific caches. `identity` lists the headers that identify the client. `freshness` computes ages and lifetimes from
 //! dates, which `http_date` parses. `storable` decides what may be stored and for how long; `vary` and `search_variance`
 //! decide which requests a response is for. `precondition` and `range` evaluate conditional and range requests, and
-//! `validation` revalidates with the origin. `unsafe_method` says what a write invalidates, and `groups` reads the tags
-//! that a response names.
+//! `validation` revalidates with the origin. `unsafe_method` says what a write invalidates, `target` names what that is, and
+//! `groups` reads the tags that a response names.
 //!
 //! All rules are those for a shared cache. Nothing here depends on the cache itself.
 
@@ -24,6 +24,7 @@ pub(super) mod range;
 pub(super) mod request;
 pub(super) mod search_variance;
 pub(super) mod storable;
+pub(super) mod target;
 pub(super) mod targeted;
 pub(super) mod unsafe_method;
 pub(super) mod validation;

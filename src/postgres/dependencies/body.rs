@@ -6,7 +6,7 @@ use super::check::TextWords;
 use super::clock::mentions_clock;
 use super::lex::{SqlToken, lex};
 use super::parse::{Analysis, analyze, operators};
-use super::walk::WalkResult;
+use super::references::WalkResult;
 
 /// Words that end a list of FROM, in SQL or in PL/pgSQL.
 const ENDS: &[&str] = &[

@@ -20,7 +20,8 @@ use sqlx::PgConnection;
 
 use super::clock::mentions_clock;
 use super::equality::Equality;
-use super::parse::{Analysis, References, analyze};
+use super::parse::{Analysis, analyze};
+use super::references::References;
 use super::unanalyzable::Unanalyzable;
 use operators::StatementParts;
 pub(crate) use relations::tag_name;

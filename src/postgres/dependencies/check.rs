@@ -5,8 +5,8 @@
 
 use super::lex::SqlToken;
 use super::name::Name;
+use super::references::WalkResult;
 use super::unanalyzable::Unanalyzable;
-use super::walk::WalkResult;
 
 /// Unquoted words that can stand before a parenthesis and can't name a function: Postgres'
 /// reserved words and those that can name a column only.

@@ -14,6 +14,7 @@ mod equality;
 mod lex;
 mod name;
 mod parse;
+mod references;
 mod scope;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -31,9 +32,9 @@ pub(crate) use dependency_cache::{
 };
 pub(crate) use equality::Equality;
 use name::Name;
-use parse::References;
 #[cfg(test)]
 use parse::{Analysis, analyze};
+use references::References;
 pub(crate) use unanalyzable::Unanalyzable;
 #[cfg(test)]
 use value::Family;

@@ -3,7 +3,6 @@
 //! The parser supports many dialects. A node that Postgres doesn't have means that the parser and the server read the
 //! statement differently, so nodes that are not on these lists are rejected.
 
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
@@ -13,21 +12,9 @@ use sqlparser::ast::{
 };
 
 use super::name::{Name, fold};
-use super::parse::References;
+use super::references::WalkResult;
 use super::scope::QueryScopes;
 use super::unanalyzable::Unanalyzable;
-
-/// What the tree shows.
-#[derive(Debug, Default)]
-pub(super) struct WalkResult {
-    pub(super) references: References,
-    /// Names of CTEs and aliases with columns, which may stand before a parenthesis.
-    pub(super) labels: BTreeSet<String>,
-    /// CTEs read as relations.
-    pub(super) ctes: BTreeSet<Name>,
-    /// What functions in FROM are called by, whose rows may be plain values.
-    pub(super) function_items: BTreeSet<String>,
-}
 
 /// Walks a query and everything in it.
 pub(super) fn walk(query: &Query) -> Result<WalkResult, Unanalyzable> {

@@ -5,57 +5,16 @@
 
 use sqlx::PgExecutor;
 
+use super::detail::{Budget, ChangeDetail};
 use super::drain::{self, DrainMode, Drained};
 use super::load::{self, LoadedLog};
 use super::{Snapshot, load::cold, release_locks};
 use crate::postgres::deadline::within;
 use crate::postgres::error::sql_state;
 
-/// The detail in which changes are read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum ChangeDetail {
-    /// The changed rows, as far as their writers recorded them.
-    #[default]
-    Rows = 0,
-    /// The changed tables, each as a change of all its rows.
-    Tables = 1,
-    /// Nothing is read: anything may have changed.
-    Nothing = 2,
-}
-
-/// What one statement may read. Time is bounded too, by [`STATEMENT_TIMEOUT`](super::STATEMENT_TIMEOUT).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Budget {
-    /// Of the log.
-    pub(super) rows: i64,
-    /// The size of their tags as they are stored, which may be compressed.
-    pub(super) bytes: i64,
-    /// Tags in all.
-    pub(super) keys: i64,
-}
-
 /// The maximum that a starting node reads: about a second's work. Results stored before the first of these rows are
 /// recomputed.
 const LOAD: Budget = Budget { rows: 100_000, bytes: i64::MAX, keys: 100_000 };
-
-impl ChangeDetail {
-    pub(super) const fn budget(self) -> Budget {
-        match self {
-            Self::Rows => Budget { rows: 50_000, bytes: 8 << 20, keys: 50_000 },
-            Self::Tables | Self::Nothing => {
-                Budget { rows: 1_000_000, bytes: 8 << 20, keys: 50_000 }
-            }
-        }
-    }
-
-    const fn less(self) -> Option<Self> {
-        match self {
-            Self::Rows => Some(Self::Tables),
-            Self::Tables => Some(Self::Nothing),
-            Self::Nothing => None,
-        }
-    }
-}
 
 /// Reads the changes that have become visible since `prev`, the snapshot of the previous drain, in as much detail as the
 /// budget allows.

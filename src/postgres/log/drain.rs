@@ -2,7 +2,7 @@
 
 use sqlx::{PgExecutor, Row};
 
-use super::budget::ChangeDetail;
+use super::detail::ChangeDetail;
 use super::{Snapshot, epoch, in_progress, position};
 use crate::broken::is_broken;
 use crate::entry::{Epoch, Position};

@@ -2,7 +2,7 @@
 
 use sqlx::{PgExecutor, Row};
 
-use super::budget::{Budget, ChangeDetail};
+use super::detail::{Budget, ChangeDetail};
 use super::drain::{self, DrainMode};
 use super::{Snapshot, epoch, position};
 use crate::entry::{Epoch, Position};

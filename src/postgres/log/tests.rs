@@ -62,8 +62,8 @@ impl Bed {
 }
 
 /// A budget of rows alone.
-fn rows(rows: i64) -> budget::Budget {
-    budget::Budget { rows, bytes: i64::MAX, keys: 1000 }
+fn rows(rows: i64) -> detail::Budget {
+    detail::Budget { rows, bytes: i64::MAX, keys: 1000 }
 }
 
 pub(super) async fn run(conn: &mut PgConnection, sql: &'static str) {

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use super::Redis;
 use super::lease::GIVE_BACK;
-use super::link::REPLY_WITHIN;
 use super::store::unexpected;
+use super::topology::REPLY_WITHIN;
 use crate::clock::millis;
 use crate::store::{Bus, StoreError};
 

@@ -16,13 +16,11 @@ use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::runtime::Handle as Runtime;
 use tokio::time::{sleep, timeout};
 
-use super::topology::{ConnectionHandle, PooledConnection, RedisPool};
+use super::topology::{ConnectionHandle, PooledConnection, REPLY_WITHIN, RedisPool};
 use crate::clock::{Instant, now};
 use crate::expiring::{ExpiringGuard, ExpiringLock};
 use crate::store::StoreError;
 
-/// The timeout of a command. A `Guard` gives up sooner.
-pub(super) const REPLY_WITHIN: Duration = Duration::from_secs(1);
 /// The timeout of one attempt to connect: name lookup, TLS, login and, in a cluster, the slot map.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

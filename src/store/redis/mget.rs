@@ -21,8 +21,8 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::Redis;
-use super::link::REPLY_WITHIN;
 use super::store::unexpected;
+use super::topology::REPLY_WITHIN;
 use crate::clock::{Instant, now};
 use crate::store::StoreError;
 

@@ -1,10 +1,14 @@
 //! Creates a pool for an address: a single server, a cluster, or the master that Sentinel names.
 
+use std::time::Duration;
+
 use deadpool_redis::redis::{self, Cmd, ConnectionInfo, IntoConnectionInfo, Value};
 
 use super::RedisError;
-use super::link::REPLY_WITHIN;
 use crate::redact::redacted;
+
+/// The timeout of a command. A `Guard` gives up sooner.
+pub(super) const REPLY_WITHIN: Duration = Duration::from_secs(1);
 
 /// A pool of connections to one topology.
 pub(super) enum RedisPool {

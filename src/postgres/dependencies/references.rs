@@ -1,0 +1,37 @@
+//! What a statement refers to.
+
+use std::collections::BTreeSet;
+
+use super::name::Name;
+
+/// The names in a query that the catalogue must explain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct References {
+    /// What it reads rows of: tables, views, whatever the names turn out to be.
+    pub(crate) relations: BTreeSet<Name>,
+    /// What it calls, in expressions and in FROM.
+    pub(crate) functions: BTreeSet<Name>,
+    /// With how many arguments it calls each of these; `None` where that is not plain to see.
+    pub(crate) arguments: BTreeSet<(Name, Option<usize>)>,
+    /// Every name after a dot: `row.name` calls a function of a row if the row has no such column.
+    pub(crate) attributes: BTreeSet<String>,
+    /// Those that may follow a value of any type, as in `(value).name` and `item.name`, where the item is a function in
+    /// FROM: these call a function of one argument of any type.
+    pub(crate) attributes_of_values: BTreeSet<String>,
+    /// Runs of operator characters; an operator of the query is a part of one of them.
+    pub(crate) operators: BTreeSet<String>,
+    /// Every name, of types too.
+    pub(crate) words: BTreeSet<String>,
+}
+
+/// What the tree shows.
+#[derive(Debug, Default)]
+pub(super) struct WalkResult {
+    pub(super) references: References,
+    /// Names of CTEs and aliases with columns, which may stand before a parenthesis.
+    pub(super) labels: BTreeSet<String>,
+    /// CTEs read as relations.
+    pub(super) ctes: BTreeSet<Name>,
+    /// What functions in FROM are called by, whose rows may be plain values.
+    pub(super) function_items: BTreeSet<String>,
+}
