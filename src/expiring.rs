@@ -81,7 +81,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn one_task_holds_it_until_it_releases_it_or_it_expires() {
+    async fn one_task_holds_the_lock_until_it_is_released_or_expires() {
         let lock = ExpiringLock::default();
         let held = lock.try_lock(LIMIT).unwrap();
         assert_eq!(lock.try_lock(LIMIT).unwrap_err(), LIMIT);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_whose_lock_has_expired_does_not_release_that_of_the_next() {
+    async fn an_expired_holder_does_not_release_the_next_holders_lock() {
         let lock = ExpiringLock::default();
         let late = lock.try_lock(LIMIT).unwrap();
         advance(LIMIT).await;

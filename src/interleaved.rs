@@ -130,7 +130,7 @@ fn explore<F: Future<Output = ()> + 'static>(scenario: fn() -> F) {
 }
 
 #[test]
-fn one_makes_it_and_all_get_it() {
+fn one_request_fills_and_all_get_its_value() {
     explore(|| async {
         let (cache, origin) = (cache(Memory::new(1 << 16)), Origin::default());
         let all: Vec<_> = (0..3).map(|_| spawn(origin.clone().ask(cache.clone()))).collect();
@@ -143,7 +143,7 @@ fn one_makes_it_and_all_get_it() {
 
 /// A request is cancelled at any point.
 #[test]
-fn one_that_leaves_holds_nobody_up() {
+fn a_cancelled_request_blocks_no_other() {
     explore(|| async {
         let (cache, origin) = (cache(Memory::new(1 << 16)), Origin::default());
         let mut all: Vec<_> = (0..3).map(|_| spawn(origin.clone().ask(cache.clone()))).collect();
@@ -162,7 +162,7 @@ fn one_that_leaves_holds_nobody_up() {
 
 /// One cache with a two-tier store: a request that begins after an invalidation must see the change.
 #[test]
-fn a_change_is_seen_by_whoever_asks_after_it() {
+fn a_request_that_begins_after_an_invalidation_sees_the_change() {
     explore(|| async {
         let shared = Shared::default();
         let store = Tiered::unguarded(Memory::new(1 << 16), shared);
@@ -187,7 +187,7 @@ fn a_change_is_seen_by_whoever_asks_after_it() {
 
 /// One of several nodes computes the entry, even if each finds the lease free at another time.
 #[test]
-fn one_node_makes_it_for_all() {
+fn one_node_fills_for_all_nodes() {
     explore(|| async {
         let (nodes, origin) = (nodes().await, Origin::default());
         let all: Vec<_> =
@@ -201,7 +201,7 @@ fn one_node_makes_it_for_all() {
 
 /// A request is cancelled at any point, and another node gets its lease.
 #[test]
-fn a_node_that_leaves_hands_its_lease_over() {
+fn a_request_cancelled_on_one_node_hands_its_lease_to_another() {
     explore(|| async {
         let (nodes, origin) = (nodes().await, Origin::default());
         let mut all: Vec<_> =

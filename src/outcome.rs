@@ -318,7 +318,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_outcome_has_a_counter_and_a_token_of_its_own() {
+    fn each_outcome_has_its_own_counter_and_token() {
         let counters = Counters::default();
         let indexes: Vec<usize> = Outcome::all().map(Outcome::index).collect();
         assert_eq!(indexes, (0..counters.outcomes.len()).collect::<Vec<_>>());
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hit_ratio_is_of_those_who_asked() {
+    fn the_hit_ratio_does_not_count_bypasses() {
         let counters = Counters::default();
         counters.count(Outcome::Bypass(BypassReason::Method));
         assert!(counters.hit_ratio().abs() < f64::EPSILON);

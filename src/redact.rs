@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_helps_is_kept() {
+    fn redaction_hides_the_password_and_keeps_the_rest_of_a_url() {
         for (url, shown) in [
             ("redis://127.0.0.1:6379/2", "redis://127.0.0.1:6379/2"),
             ("redis://:secret@cache:6379", "redis://:***@cache:6379"),

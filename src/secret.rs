@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_of_its_purpose_and_of_its_parts() {
+    fn a_signature_is_bound_to_its_purpose_and_its_parts() {
         let secrets = derive(&[OLD]);
         let code = secrets.sign(&[b"ab", b"c"]);
         assert!(secrets.verifies(&[b"ab", b"c"], &code));
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_there_and_long_and_never_shown() {
+    fn a_secret_must_be_present_and_long_and_is_never_shown() {
         assert_eq!(Secrets::derive("test", ["short"]).err(), Some(SecretError::Short(5)));
         let mixed = Secrets::derive("test", ["long enough to be one", "short"]);
         assert_eq!(mixed.err(), Some(SecretError::Short(5)));

@@ -45,7 +45,7 @@ fn allocations(app: &mut App, path: &str) -> u64 {
 }
 
 #[test]
-fn a_hit_allocates_no_more_than_axum_does_for_a_layer_that_does_nothing() {
+fn a_hit_allocates_no_more_than_a_layer_that_does_nothing() {
     let alone = allocations(&mut App::bare().unwrap(), "/items/1");
     let layered = allocations(&mut App::layered().unwrap(), "/items/1");
     let mut app = App::cached().unwrap();
@@ -87,7 +87,7 @@ fn security_a_simulated_request_allocates_in_proportion_to_its_cookies() {
 }
 
 #[test]
-fn security_a_miss_allocates_in_proportion_to_what_the_client_accepts() {
+fn security_a_miss_allocates_in_proportion_to_its_accept_fields() {
     for name in ["accept-language", "accept-encoding"] {
         for part in ["a;", "a,", "a-"] {
             is_in_proportion(App::cached().unwrap(), name, &format!("{part}a"));
@@ -96,12 +96,12 @@ fn security_a_miss_allocates_in_proportion_to_what_the_client_accepts() {
 }
 
 #[test]
-fn what_is_kept_takes_no_more_than_it_may() {
+fn stored_responses_take_no_more_than_their_bound() {
     kept_within_its_bound("items");
 }
 
 #[test]
-fn what_is_kept_takes_no_more_than_it_may_with_a_field_more() {
+fn stored_responses_with_one_more_field_take_no_more_than_their_bound() {
     kept_within_its_bound("tagged");
 }
 
@@ -184,7 +184,7 @@ enum Shape {
 
 /// What a decoded value takes on the heap, with its place, is at least a third of the estimate and at most the estimate.
 #[test]
-fn the_estimate_of_what_a_value_takes_is_a_bound() {
+fn the_estimated_size_of_a_value_bounds_its_real_size_within_a_factor_of_three() {
     for length in [0, 1, 3, 7, 8, 100, 1000] {
         let texts = || (0..length).map(|at| format!("the text {at}"));
         is_bounded(&texts().collect::<Vec<_>>());
@@ -232,7 +232,7 @@ fn is_bounded<T: Serialize + DeserializeOwned>(value: &T) {
 }
 
 #[test]
-fn values_take_no_more_than_they_may() {
+fn decoded_values_take_no_more_than_their_bound() {
     values_within_their_bound(|at| vec![None::<[u64; 4]>; 100 + at % 9]);
     values_within_their_bound(|at| {
         (0..20 + at % 9).map(|at| (at, at.to_string())).collect::<HashMap<_, _>>()

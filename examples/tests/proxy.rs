@@ -120,7 +120,7 @@ async fn raw_exchange(address: &str, lines: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn what_is_odd_is_forwarded_unchanged() {
+async fn unusual_statuses_and_methods_are_forwarded_and_hop_by_hop_fields_are_not() {
     let (_proxy, at) = proxy().await;
     for status in ["299", "999"] {
         let (head, body) = ask(&at, "GET", &format!("/{status}")).await;
@@ -136,7 +136,7 @@ async fn what_is_odd_is_forwarded_unchanged() {
 }
 
 #[tokio::test]
-async fn what_is_odd_is_stored_and_found_again() {
+async fn responses_with_unusual_framing_or_encoding_are_stored_and_hit() {
     let (_proxy, at) = proxy().await;
     for (path, expected) in [("/latin", "hi"), ("/close", "until the end"), ("/chunked", "hi")] {
         let (_, first) = ask(&at, "GET", path).await;
@@ -150,7 +150,7 @@ async fn what_is_odd_is_stored_and_found_again() {
 }
 
 #[tokio::test]
-async fn an_origin_that_hangs_up_is_a_502_or_what_is_stored() {
+async fn an_origin_that_closes_the_connection_yields_a_502_or_a_stale_response() {
     let (_proxy, at) = proxy().await;
     let (head, _) = ask(&at, "GET", "/hang-up").await;
     assert!(head.starts_with("HTTP/1.1 502"), "{head}");
@@ -161,7 +161,7 @@ async fn an_origin_that_hangs_up_is_a_502_or_what_is_stored() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_cut_off_is_not_taken_for_whole() {
+async fn a_truncated_body_is_neither_completed_nor_stored() {
     let (_proxy, at) = proxy().await;
     let mut told = 0;
     for _ in 0..10 {

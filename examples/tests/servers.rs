@@ -17,7 +17,7 @@ async fn run(name: &str, environment: &[(&str, String)]) -> String {
 }
 
 #[tokio::test]
-async fn quickstart() {
+async fn the_quickstart_shows_hits_a_change_and_one_run_for_a_stampede() {
     let said = run("quickstart", &[]).await;
     let statuses: Vec<&str> = said.lines().filter(|line| line.contains("tidegate;")).collect();
     assert_eq!(statuses.len(), 4, "{said}");
@@ -27,7 +27,7 @@ async fn quickstart() {
 }
 
 #[tokio::test]
-async fn invalidation() {
+async fn the_invalidation_example_recomputes_only_the_changed_user() {
     let primary = Postgres::start().await.unwrap();
     let said = run("invalidation", &[("POSTGRES_PRIMARY_URL", primary.url())]).await;
     assert!(said.contains("user 1 is eve"), "{said}");
@@ -35,7 +35,7 @@ async fn invalidation() {
 }
 
 #[tokio::test]
-async fn replicas() {
+async fn the_replicas_example_reads_from_replicas_once_they_are_configured() {
     let primary = Postgres::start().await.unwrap();
     let replica = primary.standby().await.unwrap();
     let environment =
@@ -46,7 +46,7 @@ async fn replicas() {
 }
 
 #[tokio::test]
-async fn redis() {
+async fn the_redis_example_shares_values_between_nodes() {
     let primary = Postgres::start().await.unwrap();
     let redis = RedisServer::start().await.unwrap();
     let environment = [("POSTGRES_PRIMARY_URL", primary.url()), ("REDIS_URL", redis.url())];
@@ -56,7 +56,7 @@ async fn redis() {
 
 /// What `scripts/demo` shows.
 #[tokio::test]
-async fn demo() {
+async fn the_demo_shows_hits_invalidation_and_outages_without_a_failed_request() {
     let said = run("demo", &[]).await;
     for shown in [
         "stored; detail=\"absent, from replica-1\"",

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_guesses_is_shut_out_for_a_while_and_nobody_else_is() {
+    async fn a_client_that_guesses_tokens_is_locked_out_for_a_while_and_no_other_is() {
         let wrong = WrongTokens::default();
         for _ in 0..WRONG_TOKENS.burst {
             assert!(!wrong.shut_out(Some(address(1))));
@@ -179,14 +179,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn clients_that_are_not_known_are_limited_and_never_shut_out() {
+    async fn clients_of_unknown_address_are_rate_limited_and_never_locked_out() {
         let wrong = WrongTokens::default();
         (0..WRONG_TOKENS.burst).for_each(|_| wrong.count(None));
         assert!(!wrong.has_room(None) && !wrong.shut_out(None));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_crowd_of_clients_takes_no_more_than_its_room() {
+    async fn the_number_of_tracked_clients_is_bounded() {
         let wrong = WrongTokens::default();
         (0..10_000).for_each(|n| wrong.count(Some(address(n))));
         assert!(wrong.0.lock().unwrap().meters.len() <= CLIENTS + 1);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn security_clients_past_the_bound_are_limited_together_and_never_shut_out() {
+    async fn security_clients_past_the_tracking_bound_share_one_limit_and_are_never_locked_out() {
         let wrong = WrongTokens::default();
         let known = u32::try_from(CLIENTS).unwrap();
         assert!((0..known).all(|n| tries(&wrong, n)));
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requests_are_admitted_at_their_rate() {
+    async fn requests_are_admitted_in_one_burst_and_then_at_the_refill_rate() {
         let requests = RequestLimiter::new();
         let admitted = (0..1000).filter(|_| requests.admit()).count();
         assert_eq!(admitted, REQUESTS.burst as usize);

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bound_falls_with_what_was_compared_and_rises_with_what_was_wrong() {
+    fn the_bound_falls_with_comparisons_and_rises_with_divergences() {
         let bound = |compared, divergent| AuditReport { compared, divergent }.bound();
         assert!((bound(0, 0) - 1.0).abs() < f64::EPSILON);
         // Wilson's interval for 0 of 100 ends at 0.0370, for 1 of 100 at 0.0545.

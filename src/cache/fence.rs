@@ -333,7 +333,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_fence_is_never_below_what_it_was_raised_to(
+        fn a_fence_is_never_below_a_position_it_was_raised_to(
             raised in proptest::collection::vec((0u64..5000, 1u64..1000), 1..200)
         ) {
             let fences = Fences::new(1024);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_invalidates_what_carries_its_tag_and_nothing_else() {
+    fn a_change_invalidates_entries_with_its_tag_and_no_others() {
         let (fences, users, posts) = (fences(), Tag::table("users"), Tag::table("posts"));
         let (about_users, about_both) = (entry(10, &[users]), entry(10, &[users, posts]));
         assert_eq!(fences.judge(&about_users), Verdict::Valid);
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fence_that_arrives_late_or_twice_never_lowers_one() {
+    fn a_late_or_repeated_raise_never_lowers_a_fence() {
         let (fences, tag) = (fences(), Tag::table("users"));
         for position in [5, 20, 10, 20] {
             fences.raise(tag, Position::new(position));
@@ -368,7 +368,7 @@ mod tests {
 
     /// Two ids that cover the slots of a tag in one process do not cover them in another.
     #[test]
-    fn security_no_two_ids_are_known_to_hide_a_tag() {
+    fn security_ids_that_cover_a_tag_in_one_process_do_not_in_another() {
         let (here, there, hot) = (fences(), fences(), Tag::table("hot"));
         let slots: Vec<usize> = here.places.indexes(hot).collect();
         let covers = |row: usize| {
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn the_floor_is_under_every_tag_and_under_none() {
+    fn the_floor_fences_entries_with_any_tag_and_with_none() {
         let fences = fences();
         fences.raise_floor(Position::new(7));
         assert_eq!(fences.position(Tag::table("users")), Position::new(7));
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_forgets_fences_that_its_positions_may_never_reach() {
+    fn a_new_epoch_drops_the_fences_and_entries_of_the_old_one() {
         let (fences, tag) = (fences(), Tag::table("users"));
         fences.raise(tag, Position::new(1_000_000));
         fences.begin(Epoch::new(2), Position::new(500), []);
@@ -414,7 +414,7 @@ mod tests {
     /// If `advance` only read the position and raised it at the end, two concurrent changes would get the same fence, and
     /// a fill that began between them would seem to include both changes.
     #[test]
-    fn what_began_between_two_changes_lacks_the_second() {
+    fn a_fill_that_began_between_two_changes_lacks_the_second() {
         let (fences, tag) = (fences(), Tag::table("users"));
         let began = |fences: &Fences| fences.seen().unwrap().1.before();
         fences.confirm(Position::new(5), clock::moment());
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn false_alarms_are_told_from_true_ones() {
+    fn false_alarms_are_distinguished_from_real_changes() {
         let fences = Fences::new(1024);
         fences.begin(EPOCH, Position::ZERO, []);
         let sampled: Vec<Tag> = (0..)
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_age_counts_from_the_beginning_of_the_last_look() {
+    async fn the_age_counts_from_the_start_of_the_last_drain() {
         let fences = fences();
         assert_eq!(fences.age(), None);
         let began = clock::moment();
@@ -456,7 +456,7 @@ mod tests {
         assert_eq!(fences.seen(), Some((EPOCH, Position::new(9))));
     }
     #[tokio::test(start_paused = true)]
-    async fn a_look_that_a_sleep_came_into_counts_from_before_it() {
+    async fn time_that_the_machine_slept_during_a_drain_counts_toward_the_age() {
         let fences = fences();
         let mut began = clock::moment();
         began.wall -= 3_600_000;

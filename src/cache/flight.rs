@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_leads_and_a_thousand_get_what_it_made() {
+    async fn one_request_leads_and_a_thousand_followers_share_its_entry() {
         let flights = Arc::new(Flights::new());
         let leader = lead(&flights).await;
         let mut followers = JoinSet::new();
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_leader_that_gives_up_hands_over() {
+    async fn a_leader_that_is_dropped_hands_over_to_a_follower() {
         let flights = Arc::new(Flights::new());
         let first = lead(&flights).await;
         let next = tokio::spawn({
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_leader_that_panics_hands_over() {
+    async fn a_leader_that_panics_releases_the_flight() {
         let flights = Arc::new(Flights::new());
         let leader = lead(&flights).await;
         let panicked = tokio::spawn(async move {
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_follower_that_leaves_leaves_nothing_behind() {
+    async fn a_cancelled_follower_leaves_no_flight_behind() {
         let flights = Flights::new();
         let leader = lead(&flights).await;
         assert!(tokio::time::timeout(Duration::ZERO, flights.join(KEY, HOUR, None)).await.is_err());
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_comes_after_the_landing_starts_another_flight() {
+    async fn a_request_after_the_end_of_a_flight_starts_another() {
         let flights = Flights::new();
         lead(&flights).await.land(FlightResult::Nothing);
         assert!(flights.try_lead(KEY).is_some());
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_one_can_lead() {
+    async fn a_key_has_one_leader_at_a_time() {
         let flights = Flights::new();
         let leader = flights.try_lead(KEY).unwrap();
         assert!(flights.try_lead(KEY).is_none());
@@ -388,7 +388,7 @@ mod tests {
     /// A leaving thread drops its reference only after it has released the lock. A second thread that leaves in between is
     /// the last member of the flight, but does not hold the last reference.
     #[tokio::test]
-    async fn the_last_to_leave_removes_the_flight_whoever_still_refers_to_it() {
+    async fn dropping_the_last_guard_removes_the_flight_even_if_references_remain() {
         let flights = Flights::new();
         let (first, second) = (flights.guard(KEY), flights.guard(KEY));
         let reference = first.flight.clone();

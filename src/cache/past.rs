@@ -72,7 +72,7 @@ mod tests {
     const NEW: Epoch = Epoch::new(2);
 
     #[tokio::test(start_paused = true)]
-    async fn an_epoch_is_over_for_a_while_and_for_whoever_follows_the_one_that_was_found() {
+    async fn an_ended_epoch_is_remembered_for_a_while_and_only_with_its_successor() {
         let past = PastEpochs::default();
         past.note(OLD, NEW);
         assert!(past.contains(OLD, NEW));
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_the_present_epoch_nor_one_that_an_unknown_one_follows_is_over() {
+    fn neither_the_current_epoch_nor_one_with_an_unknown_successor_has_ended() {
         let past = PastEpochs::default();
         past.note(OLD, OLD);
         past.note(OLD, Epoch::UNKNOWN);
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn few_are_remembered() {
+    fn only_the_most_recent_ended_epochs_are_remembered() {
         let past = PastEpochs::default();
         (10..100).for_each(|epoch| past.note(Epoch::new(epoch), NEW));
         assert_eq!(past.0.lock().unwrap().len(), MOST);

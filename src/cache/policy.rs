@@ -386,7 +386,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn policies_that_make_no_sense_say_why() {
+    fn an_invalid_policy_names_its_fault() {
         let ttl = Duration::from_secs(1);
         assert!(Policy::ttl(ttl).fault().is_none());
         for (fault, policy) in [

@@ -181,14 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn several_reads_prove_the_least_and_of_two_histories_nothing() {
+    fn two_reads_prove_the_lower_position_and_nothing_across_epochs() {
         let at = |epoch, position| (Epoch::new(epoch), Position::new(position));
         assert_eq!(proven_by_both(at(1, 7), at(1, 5)), Some(at(1, 5)));
         assert_eq!(proven_by_both(at(1, 7), at(2, 5)), None);
     }
 
     #[test]
-    fn an_outer_answer_proves_no_more_than_the_inner_ones_that_it_uses() {
+    fn an_outer_response_proves_no_more_than_the_inner_ones_that_it_uses() {
         let at = |epoch, position| (Epoch::new(epoch), Position::new(position));
         assert_eq!(proven_with_inner(None, at(1, 5), false), Some(at(1, 5)));
         assert_eq!(proven_with_inner(Some(at(1, 7)), at(1, 5), false), Some(at(1, 5)));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_must_see_what_its_session_and_what_it_itself_has_written() {
+    fn a_request_must_see_the_writes_of_its_session_and_its_own() {
         let at = |epoch, position| Some((Epoch::new(epoch), Position::new(position)));
         assert_eq!(must_see(at(1, 7), None), at(1, 7));
         assert_eq!(must_see(None, at(1, 5)), at(1, 5));
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_followed_only_past_its_position() {
+    fn a_node_has_followed_a_session_only_past_the_sessions_position() {
         let at = |epoch, position| (Epoch::new(epoch), Position::new(position));
         assert!(!has_followed(Some(at(1, 7)), at(1, 7)));
         assert!(has_followed(Some(at(1, 8)), at(1, 7)));
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_must_be_of_the_epoch_that_is_wanted_if_one_is() {
+    fn a_server_must_be_of_the_required_epoch_if_that_is_known() {
         let far = (Epoch::new(2), Position::new(9));
         assert!(is_far_enough(far, (Epoch::new(2), Position::new(9))));
         assert!(!is_far_enough(far, (Epoch::new(2), Position::new(10))));

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_change_made_invalid_is_not_served_while_it_is_made_anew() {
+    async fn a_changed_entry_is_never_served_stale_and_one_of_an_old_epoch_may_be() {
         let policy = Policy::ttl(TTL).stale_while_revalidate(TTL).stale_after_failover();
         let entry = entry(Duration::ZERO);
         assert_eq!(decide(Verdict::Fenced, &entry, &policy), EntryUse::Miss(MissReason::Changed));
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_shorter_ttl_of_today_counts_for_entries_of_yesterday() {
+    async fn a_ttl_shortened_later_applies_to_entries_already_stored() {
         let entry = entry(Duration::ZERO);
         advance(Duration::from_mins(1)).await;
         let shorter = Policy::ttl(Duration::from_mins(1));
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_only_shortens_and_keeps_to_its_share() {
+    fn jitter_only_shortens_the_ttl_and_by_no_more_than_its_share() {
         let policy = Policy::ttl(TTL).jitter(0.5);
         for _ in 0..1000 {
             let ttl =
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_can_ask_for_a_younger_one_or_take_an_older_one() {
+    async fn a_client_can_demand_a_younger_entry_or_accept_a_stale_one() {
         let policy = Policy::ttl(TTL);
         let mut entry = entry(Duration::ZERO);
         let by = |entry: &Entry, limits| super::decide(Verdict::Valid, entry, &policy, &limits);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_limits_the_age_takes_nothing_stale() {
+    async fn a_request_with_max_age_gets_nothing_stale_unless_it_sets_max_stale() {
         let policy = Policy::ttl(TTL).stale_while_revalidate(TTL);
         let entry = entry(Duration::ZERO);
         advance(TTL + Duration::from_secs(1)).await;
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_asks_for_a_younger_one_gets_none_of_before_a_failover() {
+    async fn a_no_cache_request_gets_no_entry_from_before_a_failover() {
         let policy = Policy::ttl(TTL).stale_after_failover();
         let entry = entry(Duration::ZERO);
         let by = |limits| super::decide(Verdict::OldEpoch, &entry, &policy, &limits);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_times_there_are_can_be_shortened_and_stored() {
+    fn the_longest_durations_can_be_jittered_and_encoded() {
         let terms =
             Freshness { ttl: Duration::MAX, if_error: Duration::MAX, ..Freshness::default() };
         let life = terms.life(0.5, Duration::ZERO);

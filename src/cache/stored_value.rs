@@ -207,7 +207,7 @@ mod tests {
     use crate::entry::{Epoch, Key, Lifetime, Position};
 
     #[test]
-    fn a_decoded_value_that_takes_more_than_its_entry_weighs_is_not_kept() {
+    fn a_decoded_value_larger_than_its_declared_weight_is_not_retained() {
         type Sparse = Vec<Option<[u64; 8]>>;
         let written = encode::<Sparse>(&vec![None; 100]).unwrap();
         let honest = ValueHead::decode(&written.head).unwrap();

@@ -156,14 +156,14 @@ mod tests {
     }
 
     #[test]
-    fn a_template_takes_the_parameters_of_the_route() {
+    fn a_tag_template_is_filled_from_route_parameters() {
         assert_eq!(fill("users:id={id}", "42"), Some(PolicyTag::new("users:id=42")));
         assert_eq!(fill("front-page", "42"), Some(PolicyTag::new("front-page")));
         assert_eq!(fill("users:id={other}", "42"), None);
     }
 
     #[test]
-    fn a_value_can_not_change_what_a_tag_is_about() {
+    fn a_value_cannot_change_which_column_a_tag_names() {
         let tag = fill("users:id={id}", "1:name=ada").unwrap();
         assert!(tag.is_column_of("users", &["id".into()]));
     }
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_postgres_may_write_otherwise_depends_on_the_table() {
+    fn a_value_that_postgres_may_spell_otherwise_also_depends_on_the_whole_table() {
         for value in ["0x1", "1_000", "-0b1", " 0O7 ", "1e3", "1.0", "+1_0"] {
             let tag = fill("users:id={id}", value).unwrap();
             assert!(tag.with_bulk().any(|tag| tag == Tag::table("users")), "{value}");
@@ -196,7 +196,7 @@ mod tests {
 
     #[cfg(feature = "postgres")]
     #[test]
-    fn a_column_of_a_strange_name_is_known_by_its_tag() {
+    fn a_tag_of_a_column_with_separators_in_its_name_is_recognized() {
         let tag = PolicyTag::for_column("a:b", "c=d", "1");
         assert!(tag.is_column_of("a:b", &["c=d".into()]));
         assert_eq!(tag.tag(), Tag::named("a:b:c=d=1"));

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn versions_never_share_values_and_a_change_invalidates_those_of_both() {
+    async fn versions_never_share_values_and_an_invalidation_reaches_all_of_them() {
         let bare = Cache::new(Memory::new(1 << 20));
         let versions = ["1.0.0", "1.0.1"].map(|version| bare.clone().version(version).unwrap());
         let [old, new] = &versions;

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn circles_are_found_and_what_has_ended_is_in_none() {
+    fn a_wait_that_would_close_a_cycle_is_refused_until_another_wait_ends() {
         // Of no cache: addresses are even.
         let place = |n: u8| (1, [n; 32]);
         let wait = |computing: u8, key: u8| WaitGuard::new(vec![place(computing)], place(key));

@@ -222,7 +222,7 @@ mod tests {
 
     /// Entries outlive the process that wrote them, so the encoding may change only together with the version.
     #[tokio::test(start_paused = true)]
-    async fn golden_bytes() {
+    async fn the_encoding_matches_the_golden_bytes() {
         let mut bytes = encode(&entry()).to_vec();
         bytes[8..24].fill(0); // the checksum covers the time of writing, so it always differs
         bytes[40..48].fill(0);
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_written_is_read() {
+    async fn an_encoded_entry_decodes_unchanged() {
         let written = entry();
         let read = decode(&encode(&written)).unwrap();
         assert_eq!(read.key, written.key);
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn every_changed_byte_and_every_cut_is_noticed() {
+    fn any_changed_byte_or_truncation_is_detected() {
         let good = encode(&entry());
         for at in 0..good.len() {
             assert!(decode(&good.slice(..at)).is_err(), "cut at {at}");
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_bomb_is_refused_and_nothing_is_reserved_for_it() {
+    fn an_oversized_length_prefix_is_refused() {
         let mut metadata = vec![0xfd];
         metadata.extend(u64::MAX.to_le_bytes());
         let mut bomb = BytesMut::new();

@@ -146,7 +146,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn different_parts_make_different_texts(
+        fn keys_are_equal_only_if_their_parts_are(
             a in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..4), 0..4),
             b in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..4), 0..4),
         ) {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_part_is_not_two_short_ones() {
+    fn a_long_part_never_equals_two_short_ones() {
         // A length that takes two bytes, and parts that look like one.
         let long = key(&[vec![7; 300]]);
         assert_ne!(long, key(&[vec![7; 0x2c], vec![7; 255]]));
@@ -164,14 +164,14 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_not_its_parts() {
+    fn a_list_never_equals_its_parts() {
         let listed = Key::new("t").list(["a", "b"]).part("c").finish();
         let other = Key::new("t").list(["a"]).part("b").part("c").finish();
         assert_ne!(listed, other);
     }
 
     #[test]
-    fn debug_output_hides_the_text() {
+    fn debug_output_hides_the_key_text() {
         assert!(
             !format!("{:?}", Key::new("t").part("alice@example.org").finish()).contains("alice")
         );

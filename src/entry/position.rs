@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prints_as_postgres_does() {
+    fn a_position_prints_as_a_postgres_lsn() {
         assert_eq!(Position::new(0x16_B374_D848).to_string(), "16/B374D848");
         assert_eq!(Position::new(0xFFFF_FFFF).to_string(), "0/FFFFFFFF");
     }

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_three_forms_agree_with_their_names() {
+    fn table_bulk_and_column_tags_equal_the_tags_of_their_names() {
         assert_eq!(Tag::named("users"), Tag::table("users"));
         assert_eq!(Tag::named("users!"), Tag::bulk("users"));
         assert_eq!(Tag::named("users:id=42"), Tag::column("users", "id", "42"));
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_has_one_form_however_a_client_writes_it() {
+    fn all_spellings_of_a_value_make_one_tag() {
         for same in ["42", " 42", "+42", "0042"] {
             assert_eq!(Tag::column("t", "c", same), Tag::column("t", "c", "42"), "{same}");
         }
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lower_makes_of_a_value_anywhere_is_one_form() {
+    fn values_that_lower_maps_together_in_any_locale_make_one_tag() {
         for same in [["ΟΔΟΣ", "οδος", "οδοσ"], ["İI", "ii", "ıi"], ["STRASSE", "straße", "STRAẞE"]]
         {
             for value in same {
@@ -215,13 +215,13 @@ mod tests {
     }
 
     #[test]
-    fn a_value_may_hold_the_separators() {
+    fn a_value_may_contain_the_separators() {
         assert_eq!(Tag::named("t:c=a=b:c"), Tag::column("t", "c", "a=b:c"));
         assert_eq!(Tag::named("t:c="), Tag::column("t", "c", ""));
     }
 
     #[test]
-    fn the_forms_agree_with_their_names_whatever_those_hold() {
+    fn tags_equal_those_of_their_names_even_if_names_contain_separators() {
         for table in ["a=B", "s.a=007", "a=", "=", "a:b=C", "A= b =c", "users"] {
             assert_eq!(Tag::named(table), Tag::table(table), "{table}");
             assert_eq!(Tag::named(&format!("{table}!")), Tag::bulk(table), "{table}");

@@ -57,7 +57,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_there_wherever_it_is(
+        fn appended_bytes_read_back_inline_and_on_the_heap(
             parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..120), 0..6),
         ) {
             let mut text = Text::new();
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn as_much_as_fits_is_in_place_and_nothing_is_written_behind_more() {
+    fn bytes_stay_inline_until_they_no_longer_fit() {
         let mut text = Text::new();
         text.extend(&[1; IN_PLACE]);
         assert!(text.long.is_empty());

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_are_kept_as_there_may_be() {
+    fn past_the_bound_the_oldest_variant_is_evicted() {
         let (variants, entries) = (Variants::default(), (0..MOST).map(entry).collect::<Vec<_>>());
         assert!((0..MOST).all(|name| variants.note(&key(name), &entries[name]).is_none()));
         assert!((0..MOST).all(|name| variants.note(&key(name), &entries[name]).is_none()));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_used_stays_whatever_comes_along() {
+    fn a_variant_in_use_is_never_evicted() {
         let (variants, hot) = (Variants::default(), entry(0));
         variants.note(&key(0), &hot);
         for name in 1..10_000 {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_used_once_goes_in_the_end() {
+    fn a_variant_no_longer_in_use_is_evicted_in_the_end() {
         let (variants, once) = (Variants::default(), entry(0));
         (0..1000).for_each(|_| once.note_use());
         variants.note(&key(0), &once);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variant_that_is_computed_anew_is_as_much_in_use_as_before() {
+    fn a_recomputed_variant_keeps_its_use_count() {
         let (variants, first, second) = (Variants::default(), entry(0), entry(0));
         variants.note(&key(0), &first);
         first.note_use();

@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_is_no_part_of_a_larger_buffer() {
+    fn a_stored_body_does_not_retain_a_larger_buffer() {
         let buffer = Bytes::from(vec![7; 1 << 20]);
         let kept = joined(vec![buffer.slice(1000..200_000)], 199_000);
         assert_eq!(kept, buffer.slice(1000..200_000));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_bounded_and_given_back() {
+    fn the_byte_budget_is_bounded_and_released() {
         let rooms = ByteBudget::new(10);
         let (mut one, mut other) = (rooms.room(), rooms.room());
         assert!(one.take(6) && !other.take(5) && other.take(4) && !one.take(1));

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_simulated_request_is_keyed_by_all_that_identifies_its_client() {
+    fn a_simulated_request_is_keyed_by_every_field_that_identifies_its_client() {
         let layer = CacheLayer::new(Cache::new(Memory::new(0)));
         layer.shared.watch.turn_on();
         let anybody = simulated(&layer, "accept", "*/*");

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_written_from_what_the_key_holds() {
+    fn the_cookie_line_is_rewritten_from_the_cookies_in_the_key() {
         let of = |lines: &[&[u8]], names: &[&str]| {
             line(&headers(lines), &policy(names)).map(|line| line.as_bytes().to_vec())
         };
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_grammar_has_is_plain() {
+    fn only_cookie_lines_of_the_strict_grammar_are_plain() {
         for line in [&b"a=1"[..], b"a=", b"a=\"1\"; b=2", b"a=1=2; b=/?{}"] {
             assert!(is_plain(line), "{}", line.escape_ascii());
         }

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_layer_within_nested_routers_is_explained_as_it_sees_requests() {
+    async fn a_layer_inside_nested_routers_is_explained_as_it_handles_requests() {
         let nestings: [fn(Router) -> Router; 4] = [
             |inner| Router::new().nest("/api/{version}", inner),
             |inner| Router::new().nest("/api", Router::new().nest("/{version}", inner)),
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_route_that_was_matched_hides_a_policy_that_no_route_has() {
+    async fn a_matched_route_without_a_policy_is_explained_as_no_policy() {
         let layer = layer("/api/users/{id}");
         layer.shared.watch.turn_on();
         let inner = Router::new().route("/users/{name}", get(|| async { "user" }));

@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_parameters_matters_unless_the_policy_says_otherwise() {
+    fn parameter_order_is_part_of_the_key_unless_the_policy_ignores_it() {
         for policy in [policy(), Policy::standard(), policy().query(["a", "b"])] {
             assert_ne!(of("/?a=1&b=2", &policy), of("/?b=2&a=1", &policy));
         }
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_parameters_of_one_name_always_matters() {
+    fn the_order_of_parameters_with_one_name_is_always_part_of_the_key() {
         for policy in [policy(), policy().any_query_order()] {
             assert_ne!(of("/?a=1&a=2", &policy), of("/?a=2&a=1", &policy));
             assert_ne!(of("/?a=1", &policy), of("/?a=1&a=1", &policy));
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_a_handler_could_tell_apart_shares_a_key() {
+    fn urls_that_a_handler_can_distinguish_never_share_a_key() {
         let all = [
             "/",
             "/?",
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn only_listed_parameters_count_however_their_names_are_written() {
+    fn only_listed_parameters_are_in_the_key_however_their_names_are_encoded() {
         let policy = policy().query(["page"]);
         assert_eq!(of("/?page=1&utm_source=x", &policy), of("/?page=1", &policy));
         assert_ne!(of("/?page=1", &policy), of("/?page=2", &policy));
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn one_name_in_two_spellings_keeps_its_order() {
+    fn parameters_of_one_name_in_two_encodings_keep_their_order() {
         assert_ne!(of("/?a=1&%61=2", &policy()), of("/?%61=2&a=1", &policy()));
         let only = policy().query(["a"]);
         assert_ne!(of("/?a=1&%61=2", &only), of("/?%61=2&a=1", &only));
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_apart_even_when_a_proxy_names_them() {
+    fn hosts_have_separate_keys_even_when_a_proxy_header_names_them() {
         let policy = policy();
         assert_ne!(with(&[("host", "a")], &policy), with(&[("host", "b")], &policy));
         let poisoned = [("host", "a"), ("x-forwarded-host", "evil")];
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn varied_headers_and_cookies_tell_answers_apart_and_others_do_not() {
+    fn only_listed_headers_and_cookies_are_part_of_the_key() {
         let policy = policy().vary(["Accept-Language"]).vary_cookies(["sid"]);
         let with = |headers: &[(&'static str, &str)]| with(headers, &policy);
         assert_ne!(with(&[("accept-language", "de")]), with(&[("accept-language", "en")]));

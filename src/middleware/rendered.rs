@@ -228,7 +228,7 @@ mod tests {
     const STORED: [(&str, &str); 3] = [("etag", "\"1\""), ("cache-status", "other"), ("x-a", "b")];
 
     #[tokio::test(start_paused = true)]
-    async fn another_second_or_outcome_says_something_else() {
+    async fn a_rendered_head_is_updated_for_each_second_and_outcome() {
         let entry = entry(of(&STORED));
         let said = |outcome, age: &str, said: &str| {
             let expected = [&STORED[..], &[("age", age), ("cache-status", said)]].concat();
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_another_thread_writes_is_read_from_its_entry() {
+    fn a_head_locked_by_another_thread_is_read_from_its_entry() {
         let entry = entry(of(&STORED));
         let ready = RenderedHead::from_entry(&entry).unwrap();
         let written = ready.stamped.write().unwrap();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_take_no_more_room_when_they_say_something_else() {
+    fn stamping_a_rendered_head_does_not_grow_its_fields() {
         for names in 0..30 {
             let mut headers = HeaderMap::new();
             for at in 0..names {
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_ready_or_refused_however_many_names_it_has() {
+    fn a_head_is_rendered_up_to_the_limit_of_names_and_refused_past_it() {
         for (names, expected) in [(16_384, true), (16_385, false), (24_573, false)] {
             let mut headers = HeaderMap::new();
             for at in 0..names {
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_that_was_stored_is_sent_and_no_other_is() {
+    fn a_stored_content_length_is_sent_and_none_is_added() {
         let stored = of(&[("content-length", "4")]);
         let hit = Outcome::Hit(Tier::Memory);
         assert_eq!(answered(entry(stored), hit)["content-length"], "4");

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_content_has_no_length() {
+    fn a_204_response_has_no_content_length() {
         let length = |status| {
             let head = StoredHead::storable(status, &HeaderMap::new(), &[]);
             answered(http::Request::head("/"), head).get(CONTENT_LENGTH).cloned()
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_other_caches_did_is_told_with_a_range_that_there_is_not_too() {
+    fn an_unsatisfiable_range_keeps_the_cache_status_of_other_caches() {
         let mut headers = HeaderMap::new();
         headers.append("cache-status", HeaderValue::from_static("other; hit"));
         headers.append("cache-status", HeaderValue::from_static("tidegate; hit"));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_may_have_more_values_than_a_map_has_room_for_names() {
+    fn a_field_may_have_more_values_than_a_header_map_has_names() {
         let mut headers = HeaderMap::new();
         for _ in 0..40_000 {
             headers.append("x-many", HeaderValue::from_static("1"));

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_come_from_their_place() {
+    fn parameters_are_extracted_by_their_place_in_the_pattern() {
         let get = |pattern, path, name| parameter(pattern, path, name).map(Cow::into_owned);
         assert_eq!(get("/users/{id}", "/users/42", "id").as_deref(), Some("42"));
         assert_eq!(get("/a/{x}/b/{y}", "/a/1/b/2", "y").as_deref(), Some("2"));
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn parameters_are_those_that_the_handler_gets() {
+    async fn parameters_equal_those_that_axum_gives_the_handler() {
         let patterns = ["/{*path}", "/a/{id}", "/a/{id}/b", "/a/{id}/{*path}", "/files/{*path}"];
         let paths = [
             "/a",
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pattern_of_a_path_is_the_one_that_says_most_of_it() {
+    fn the_most_specific_pattern_matches_a_path() {
         let patterns = ["/a/{x}", "/a/b", "/a/{x}/c", "/{*rest}", "/v{major}/x", "/"];
         let of = |path| matching(patterns.into_iter(), path);
         assert_eq!(of("/a/b"), Some("/a/b"));

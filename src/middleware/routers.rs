@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_written_as_they_were() {
+    fn only_path_parameters_are_copied_and_their_values_are_unchanged() {
         let path = "/%2F%20%25/x%7B%7D";
         let once = matched("/{a}/{*rest}", path, Extensions::new()).unwrap();
         let twice = matched("/{a}/-", "//-", once).unwrap();
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_router_has_matched_has_no_parameters_and_what_one_has_may_have_none() {
+    fn an_unmatched_request_has_no_parameters_and_a_matched_one_may_have_an_empty_list() {
         assert!(PathParameters::from_extensions(&Extensions::new()).is_none());
         assert!(parameters_alone(&Extensions::new()).unwrap().is_empty());
         let matched = matched("/a", "/a", Extensions::new()).unwrap();
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_that_are_no_text_are_not_written() {
+    fn parameters_that_are_not_utf_8_are_not_copied() {
         let odd = matched("/{a}", "/%ff", Extensions::new()).unwrap();
         assert!(
             PathParameters::from_extensions(&odd).is_none() && parameters_alone(&odd).is_none()

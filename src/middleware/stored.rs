@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_read_as_it_was_written() {
+    fn a_stored_head_decodes_unchanged() {
         let mut headers = HeaderMap::new();
         headers.insert("etag", HeaderValue::from_static("\"1\""));
         headers.append("x-odd", HeaderValue::from_bytes(b"\xfe\xff").unwrap());
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_with_bytes_left_over_is_malformed() {
+    fn a_head_with_trailing_bytes_is_malformed() {
         let names = ["accept".parse().unwrap()];
         for (head, extra) in
             [(encode(&(200_u16, 0_u8, 0_u8, 0_u8)), 0), (encode_vary_marker(&names), 1)]
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_with_more_fields_than_there_can_be_is_malformed() {
+    fn a_head_with_more_fields_than_a_header_map_holds_is_malformed() {
         let names: Vec<String> = (0..40_000).map(|name| format!("x{name}")).collect();
         let wire = |count: usize| Wire {
             status: 200,

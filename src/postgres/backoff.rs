@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_until_an_attempt_lasts() {
+    fn pauses_double_up_to_a_limit_and_restart_after_a_lasting_attempt() {
         let ms = Duration::from_millis;
         let mut backoff = Backoff::new(ms(10), ms(50));
         let mut pauses = |lasted| {

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_read_by_their_number_and_type() {
+    fn bound_values_are_read_by_their_number_and_type() {
         let bound = bound();
         let texts = |number| bound.texts(number, false);
         assert_eq!(texts(1), Some((CastType::Int4, vec!["7".into()])));
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_are_read_one_by_one() {
+    fn elements_of_a_bound_array_are_read_one_by_one() {
         let bound = bound();
         let texts = |number| bound.texts(number, true);
         assert_eq!(texts(4), Some((CastType::Int8, vec!["-1".into(), "2".into()])));
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_that_becomes_a_date_may_ask_for_the_time_of_day() {
+    fn a_bound_argument_that_names_a_relative_date_reads_the_clock() {
         let mut arguments = PgArguments::default();
         assert!(!mentions_clock(&arguments));
         arguments.add(7_i32).unwrap();

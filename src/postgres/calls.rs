@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_is_found_and_a_list_is_none() {
+    fn a_function_call_is_distinguished_from_a_parenthesized_list() {
         for sql in [
             "select place_order('tea')",
             "select shop.place_order ('tea')",

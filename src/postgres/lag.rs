@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_replica_must_have_what_there_was_a_while_ago() {
+    async fn a_replica_must_contain_the_primarys_position_of_max_lag_ago() {
         let lag = Lag::new(Duration::from_secs(10));
         assert_eq!(lag.needs(), None);
         for position in 0..30 {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn however_often_it_is_told_it_keeps_little() {
+    async fn the_number_of_samples_stays_small_however_often_positions_are_reported() {
         let lag = Lag::new(Duration::from_secs(10));
         assert!(!lag.is_reported());
         for position in 0..30_000 {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_replicas_lag_is_told_in_bytes_and_in_time() {
+    async fn the_lag_of_a_replica_is_measured_in_bytes_and_in_time() {
         let lag = Lag::new(Duration::from_secs(10));
         assert_eq!(lag.behind(&at(1, 5)), None, "the primary is not known");
         for position in [100, 200, 300] {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn positions_before_a_failover_bind_nobody() {
+    async fn after_a_failover_only_the_new_epoch_is_required() {
         let lag = Lag::new(Duration::from_secs(10));
         lag.observe(at(1, 1000));
         advance(Duration::from_secs(20)).await;

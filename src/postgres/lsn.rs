@@ -42,21 +42,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_is_read_back(bytes: u64) {
+        fn a_printed_position_parses_back(bytes: u64) {
             let position = Position::new(bytes);
             prop_assert_eq!(position.to_string().parse(), Ok(position));
         }
     }
 
     #[test]
-    fn compares_as_a_number_and_not_as_text() {
+    fn positions_compare_as_numbers_and_not_as_text() {
         let (late, early) = ("1/0".parse::<Position>(), "0/FFFFFFFF".parse::<Position>());
         assert!(late.unwrap() > early.unwrap());
         assert!("10/0".parse::<Position>().unwrap() > "9/0".parse::<Position>().unwrap());
     }
 
     #[test]
-    fn what_is_no_lsn_is_an_error() {
+    fn a_text_that_is_not_an_lsn_is_an_error() {
         for bad in ["", "/", "1", "1/", "/1", "G/0", "+1/0", "1/-1", "1/0/0", "100000000/0", " 1/0"]
         {
             assert!(bad.parse::<Position>().is_err(), "{bad}");

@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_of_sql_do_not_end_a_name_or_a_string() {
+    fn quoting_escapes_delimiters_in_names_and_strings() {
         assert_eq!(identifier(r#"a"; drop table b; --"#), r#""a""; drop table b; --""#);
         assert_eq!(string(r"a'; \' $tidegate$ :limit"), r"E'a''; \\'' \x24tidegate\x24 \x3alimit'");
     }

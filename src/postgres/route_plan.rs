@@ -464,7 +464,7 @@ mod tests {
     use crate::clock;
 
     #[test]
-    fn a_replica_of_a_history_that_is_over_is_the_last_of_last_resorts() {
+    fn a_replica_of_an_ended_history_is_tried_last_of_all() {
         let at = |epoch, position| ServerPosition {
             epoch: Epoch::new(epoch),
             position: Position::new(position),

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_server_that_goes_forward_stays_one_generation() {
+    async fn a_server_whose_position_advances_keeps_its_generation() {
         let mut sample = ServerSample::new();
         for position in [10, 10, 11] {
             assert!(sample.observe(&identity(1, position)));
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_fell_back_or_restarted_or_was_replaced_is_another_generation() {
+    async fn a_server_that_fell_back_restarted_or_was_replaced_gets_a_new_generation() {
         let changes: [fn(&mut ServerIdentity); 5] = [
             |i| i.position = Some(Position::new(5)),
             |i| i.started = 200,
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lower_position_in_the_answer_to_an_earlier_question_is_no_fall() {
+    async fn a_lower_position_from_an_earlier_query_does_not_change_the_generation() {
         let (mut sample, earlier) = (ServerSample::new(), identity(1, 10));
         tokio::time::advance(Duration::from_millis(1)).await;
         sample.observe(&identity(1, 12));
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn two_addresses_are_several_servers_until_only_one_is_seen_for_long() {
+    async fn two_addresses_count_as_several_servers_until_one_alone_is_seen_for_long() {
         let mut sample = ServerSample::new();
         sample.observe(&identity(1, 10));
         sample.observe(&identity(2, 11));
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_old_primary_is_not_the_newest_of_two_that_a_name_leads_to() {
+    async fn an_old_primary_is_not_the_newest_of_two_servers_behind_one_name() {
         let on = |port, timeline| ServerIdentity { timeline: Some(timeline), ..identity(port, 10) };
         let mut sample = ServerSample::new();
         for (port, timeline, newest) in [(1, 1, true), (2, 2, true), (1, 1, false), (2, 2, true)] {
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_was_lost_begins_anew() {
+    async fn a_lost_server_begins_a_new_generation() {
         let mut sample = ServerSample::new();
         sample.observe(&identity(1, 10));
         sample.lose();
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_primary_proves_less_than_it_has_written() {
+    fn a_primary_proves_one_position_less_than_it_has_written() {
         let mut primary = identity(1, 10);
         primary.standby = false;
         assert_eq!(ServerPosition::from_identity(&primary).unwrap().position, Position::new(9));

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statements_that_take_long_are_noted_however_many_were_noted_before() {
+    fn a_slow_statement_is_recorded_even_if_the_table_is_full() {
         let statements = Statements::default();
         let run = |sql: String, ago: u64| {
             let began = clock::now().checked_sub(Duration::from_millis(ago));

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_statement_that_writes_is_known_by_its_words() {
+    fn a_statement_that_may_write_is_recognized_by_its_keywords() {
         for sql in [
             "insert into t values (1)",
             " UPDATE t set a = 1",

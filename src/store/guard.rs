@@ -275,7 +275,7 @@ mod tests {
 
     #[cfg(feature = "memory")]
     #[test]
-    fn leases_are_for_stores_that_others_use_too() {
+    fn only_a_store_with_a_shared_tier_is_shared() {
         use crate::store::{Memory, Tiered};
         let memory = || Memory::new(1 << 20);
         assert!(!Guard::new(memory()).is_shared());
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_store_is_given_up_and_then_left_alone() {
+    async fn a_slow_store_times_out_and_is_then_skipped() {
         let (guard, mock, key) = guarded_mock(Fate::Slow);
         for _ in 0..3 {
             assert!(matches!(guard.get(&key).await, Err(StoreError::Timeout(_))));
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_limit_that_is_noticed_late_is_not_the_stores_fault() {
+    async fn a_timeout_that_a_stalled_runtime_notices_late_does_not_fail_the_call() {
         assert!(within(READ_WITHIN, sleep(READ_WITHIN * 2)).await.is_err());
         let late = tokio::spawn(within(READ_WITHIN, sleep(READ_WITHIN * 2)));
         tokio::task::yield_now().await;
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_the_pause_one_call_tries_for_all() {
+    async fn after_the_cool_down_one_probe_decides_for_all() {
         let (guard, mock, key) = guarded_mock(Fate::Fails);
         for _ in 0..3 {
             assert!(guard.get(&key).await.is_err());
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_probe_whose_caller_went_away_leaves_the_next_to_try() {
+    async fn a_cancelled_probe_lets_the_next_call_probe() {
         let (guard, mock, key) = guarded_mock(Fate::Fails);
         for _ in 0..3 {
             assert!(guard.get(&key).await.is_err());
@@ -343,7 +343,7 @@ mod tests {
 
     /// Such as a probe that began on a runtime that is no longer polled.
     #[tokio::test(start_paused = true)]
-    async fn a_probe_that_does_not_run_lets_another_one_through() {
+    async fn a_stalled_probe_lets_another_one_through() {
         let (guard, mock, key) = guarded_mock(Fate::Fails);
         for _ in 0..3 {
             assert!(guard.get(&key).await.is_err());
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_can_not_be_read_is_not_the_stores_failure() {
+    async fn an_undecodable_entry_does_not_open_the_breaker() {
         let (guard, mock, key) = guarded_mock(Fate::Undecodable);
         for _ in 0..20 {
             assert!(matches!(guard.get(&key).await, Err(StoreError::Decode(_))));
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn writes_that_pile_up_are_dropped_and_counted() {
+    async fn writes_past_the_limit_are_dropped_and_counted() {
         let (guard, _mock, key) = guarded_mock(Fate::Well);
         let guard = guard.puts(2);
         let life = crate::entry::Lifetime::starting_now(COOL_DOWN, COOL_DOWN, COOL_DOWN);

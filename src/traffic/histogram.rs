@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_noted_is_counted() {
+    fn recorded_durations_are_counted_and_summed() {
         let histogram = Histogram::default();
         for micros in [3, 3, 1000] {
             histogram.note(Duration::from_micros(micros));

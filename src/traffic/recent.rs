@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_stays_in_bounds_and_keeps_a_sample_for_good() {
+    fn the_table_stays_bounded_and_keeps_a_stable_sample_of_keys() {
         let recent = Recent::new(100);
         let hash = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
         let mut known = |number| {

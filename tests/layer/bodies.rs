@@ -51,7 +51,7 @@ fn slow(parts: usize, part: usize, layer: impl FnOnce(Cache) -> CacheLayer) -> S
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_half_way_does_not_lose_the_fill() {
+async fn a_client_that_disconnects_midway_does_not_cancel_the_fill() {
     let slow = slow(3, 10, |cache| CacheLayer::with_policy(cache, Policy::ttl(TTL)));
     let mut response = send(&slow.app, get()).await;
     slow.gate.add_permits(1);
@@ -65,7 +65,7 @@ async fn a_client_that_leaves_half_way_does_not_lose_the_fill() {
 }
 
 #[tokio::test]
-async fn where_the_policy_says_so_the_fill_goes_with_the_client() {
+async fn with_finish_zero_the_fill_ends_when_the_client_disconnects() {
     let policy = Policy::ttl(TTL).finish(Duration::ZERO);
     let slow = slow(2, 10, |cache| CacheLayer::with_policy(cache, policy));
     let mut response = send(&slow.app, get()).await;
@@ -78,7 +78,7 @@ async fn where_the_policy_says_so_the_fill_goes_with_the_client() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_never_ends_is_not_read_for_ever_for_a_client_that_left() {
+async fn an_endless_body_is_dropped_some_time_after_its_client_disconnects() {
     let slow = slow(2, 10, |cache| CacheLayer::with_policy(cache, Policy::ttl(TTL)));
     let before = Arc::strong_count(&slow.gate);
     drop(send(&slow.app, get()).await);
@@ -89,7 +89,7 @@ async fn a_body_that_never_ends_is_not_read_for_ever_for_a_client_that_left() {
 }
 
 #[tokio::test]
-async fn what_all_captures_hold_is_bounded() {
+async fn a_body_past_the_byte_budget_is_not_stored_and_releases_its_bytes() {
     let layer = |cache| CacheLayer::with_policy(cache, Policy::ttl(TTL)).capture_limit(25);
     let slow = slow(3, 10, layer);
     slow.gate.add_permits(6);
@@ -104,7 +104,7 @@ async fn what_all_captures_hold_is_bounded() {
 }
 
 #[tokio::test]
-async fn trailers_are_kept() {
+async fn trailers_are_stored_and_served_on_a_hit() {
     let handler = || {
         let trailers = HeaderMap::from_iter([("sum".parse().unwrap(), "7".parse().unwrap())]);
         let frames = [Frame::data(Bytes::from_static(b"body")), Frame::trailers(trailers)];
@@ -124,7 +124,7 @@ async fn trailers_are_kept() {
 }
 
 #[tokio::test]
-async fn a_body_shorter_than_its_head_promised_is_not_stored() {
+async fn a_body_shorter_than_its_content_length_is_not_stored() {
     let handler = || std::future::ready(([("content-length", "10")], Body::from("short")));
     let cache = Cache::new(Memory::new(1 << 20));
     let layer = CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL));
@@ -135,7 +135,7 @@ async fn a_body_shorter_than_its_head_promised_is_not_stored() {
 }
 
 #[tokio::test]
-async fn of_a_body_longer_than_its_head_promised_no_more_is_stored_than_that() {
+async fn a_body_longer_than_its_content_length_is_never_stored_past_it() {
     let status = async |frames: [&'static str; 2]| {
         let body = move || Body::from_stream(stream::iter(frames.map(Ok::<_, Infallible>)));
         let handler = move || std::future::ready(([("content-length", "4")], body()));
@@ -151,7 +151,7 @@ async fn of_a_body_longer_than_its_head_promised_no_more_is_stored_than_that() {
 }
 
 #[tokio::test]
-async fn an_answer_is_found_before_its_client_has_seen_the_last_byte_go_by() {
+async fn a_body_of_known_length_is_stored_before_its_client_polls_the_end() {
     let slow = slow(1, 10, |cache| CacheLayer::with_policy(cache, Policy::ttl(TTL)));
     let length = ("content-length", "10");
     let sized = {
@@ -171,7 +171,7 @@ async fn an_answer_is_found_before_its_client_has_seen_the_last_byte_go_by() {
 }
 
 #[tokio::test]
-async fn what_is_posted_passes_with_its_trailers_both_ways() {
+async fn a_post_passes_through_with_its_trailers_in_both_directions() {
     // As gRPC does: a stream up, a stream down, and the status in the trailers.
     let handler = |request: Request<Body>| async move {
         let sent = request.into_body().collect().await.unwrap();
@@ -201,7 +201,7 @@ async fn what_is_posted_passes_with_its_trailers_both_ways() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn readers_that_stand_still_keep_nobody_from_making_answers() {
+async fn a_stalled_reader_blocks_no_other_fill_and_loses_its_own() {
     let cache = Cache::with_limits(Memory::new(16 << 20), 1 << 16, 1);
     let gate = Arc::new(Semaphore::new(0));
     let handler = {
@@ -240,7 +240,7 @@ async fn readers_that_stand_still_keep_nobody_from_making_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_as_old_as_its_head() {
+async fn the_age_of_a_response_counts_from_its_head() {
     let slow = slow(1, 10, |cache| CacheLayer::with_policy(cache, Policy::ttl(TTL)));
     let response = send(&slow.app, get()).await;
     tokio::time::advance(Duration::from_secs(20)).await;
@@ -255,7 +255,7 @@ async fn an_answer_is_as_old_as_its_head() {
 }
 
 #[tokio::test]
-async fn what_sets_a_cookie_in_its_trailers_is_not_stored() {
+async fn a_response_that_sets_a_cookie_in_its_trailers_is_not_stored() {
     let handler = || {
         let trailers =
             HeaderMap::from_iter([("set-cookie".parse().unwrap(), "a=1".parse().unwrap())]);

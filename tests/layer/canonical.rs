@@ -100,7 +100,7 @@ async fn no_spelling_of_cookies_changes_the_response_for_others() {
 }
 
 #[tokio::test]
-async fn a_cookie_that_does_not_count_carries_none_that_does() {
+async fn an_ignored_cookie_cannot_smuggle_in_one_that_counts() {
     for policy in both() {
         let app = page(loose, policy.ignore_cookies(["_ga*"]));
         for line in [&b"tidegate-position=a sid=alice"[..], b"_ga=1,sid=alice", b"_gat=sid=alice"] {
@@ -111,7 +111,7 @@ async fn a_cookie_that_does_not_count_carries_none_that_does() {
 }
 
 #[tokio::test]
-async fn a_line_depends_on_the_key_alone() {
+async fn the_cookie_line_that_a_handler_gets_depends_on_the_key_alone() {
     let handler = async |headers: HeaderMap| headers["cookie"].to_str().unwrap().to_owned();
     let policy = ttl().vary_cookies(["a", "b"]).ignore_cookies(["c"]);
     let app = Router::new().fallback(handler).layer(layer(policy));
@@ -121,7 +121,7 @@ async fn a_line_depends_on_the_key_alone() {
 }
 
 #[tokio::test]
-async fn a_handler_that_needs_other_cookies_gets_them_and_odd_lines_are_not_stored() {
+async fn a_handler_that_needs_other_cookies_gets_them_and_malformed_lines_are_not_stored() {
     let handler = async |headers: HeaderMap| {
         let cookies = first_line(&headers);
         let lang =
@@ -146,7 +146,7 @@ async fn a_handler_that_needs_other_cookies_gets_them_and_odd_lines_are_not_stor
 }
 
 #[tokio::test]
-async fn who_keys_by_the_whole_line_or_by_nothing_of_it_gets_it_as_it_was_sent() {
+async fn a_policy_keyed_by_the_whole_cookie_line_or_none_of_it_passes_it_unchanged() {
     let handler = async |headers: HeaderMap| format!("{:?}", headers.get_all("cookie"));
     for policy in [ttl().vary(["cookie"]).vary_cookies(["lang"]), ttl().public()] {
         let app = Router::new().fallback(handler).layer(layer(policy));
@@ -156,7 +156,7 @@ async fn who_keys_by_the_whole_line_or_by_nothing_of_it_gets_it_as_it_was_sent()
 }
 
 #[tokio::test]
-async fn a_parameter_that_does_not_count_is_not_read() {
+async fn a_parameter_outside_the_key_does_not_affect_the_response() {
     // Reads nothing of a query that is malformed anywhere.
     let handler = async |RawQuery(query): RawQuery, OriginalUri(uri): OriginalUri| {
         assert_eq!(query.as_deref(), uri.query());
@@ -174,7 +174,7 @@ async fn a_parameter_that_does_not_count_is_not_read() {
 }
 
 #[tokio::test]
-async fn where_the_order_of_parameters_does_not_count_the_handler_sees_one() {
+async fn with_any_query_order_the_handler_always_sees_the_same_order() {
     let handler = async |RawQuery(query): RawQuery| query.unwrap_or_default();
     for policy in [ttl().any_query_order(), ttl().any_query_order().strict()] {
         let app = Router::new().fallback(handler).layer(layer(policy));
@@ -209,7 +209,7 @@ async fn no_spelling_of_languages_and_codings_changes_the_response_for_others() 
 }
 
 #[tokio::test]
-async fn forwarded_is_keyed_by_element_and_by_what_a_parser_may_reject() {
+async fn forwarded_is_keyed_by_element_and_malformed_lines_are_keyed_apart() {
     // Goes by the first element, if the whole line is well-formed.
     let handler = async |headers: HeaderMap| {
         let line = headers.get("forwarded").map_or("", |line| line.to_str().unwrap());

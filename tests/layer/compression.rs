@@ -58,7 +58,7 @@ async fn each_gets_what_it_takes(app: &Router) {
 }
 
 #[tokio::test]
-async fn outside_of_the_cache_an_answer_is_stored_once_as_it_was_made() {
+async fn compression_outside_the_cache_stores_one_uncompressed_response() {
     let World { handler, runs, cache, layer } = world();
     let app = handler.layer(layer).layer(CompressionLayer::new());
     each_gets_what_it_takes(&app).await;
@@ -66,7 +66,7 @@ async fn outside_of_the_cache_an_answer_is_stored_once_as_it_was_made() {
 }
 
 #[tokio::test]
-async fn inside_of_the_cache_each_coding_is_a_variant() {
+async fn compression_inside_the_cache_stores_one_variant_per_coding() {
     let World { handler, runs, cache, layer } = world();
     let app = handler.layer(CompressionLayer::new()).layer(layer);
     each_gets_what_it_takes(&app).await;

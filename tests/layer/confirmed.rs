@@ -34,7 +34,7 @@ async fn changes(State((cache, origin)): State<(Cache, Origin)>, request: Reques
 }
 
 #[tokio::test]
-async fn a_change_while_the_handler_runs_outlives_its_304() {
+async fn a_change_while_the_handler_runs_is_not_undone_by_its_304() {
     for method in [Method::GET, Method::HEAD] {
         let ((cache, layer), origin) = (cache(), Origin::default());
         let app = Router::new().fallback(changes).layer(layer);
@@ -48,7 +48,7 @@ async fn a_change_while_the_handler_runs_outlives_its_304() {
 
 /// The renewal begins after the change, so its own position does not show that the stored response lacks the change.
 #[tokio::test(start_paused = true)]
-async fn a_change_before_a_renewal_begins_outlives_its_304() {
+async fn a_change_before_a_renewal_begins_is_not_undone_by_its_304() {
     let origin = Origin::default()
         .then(200, &[STALE, DATED], "one")
         .then(304, &[STALE, DATED], "")
@@ -71,7 +71,7 @@ async fn advance(seconds: u64) {
 
 /// RFC 9111, section 3.5: what is said to a client that the handler knows may be for that client alone.
 #[tokio::test(start_paused = true)]
-async fn a_confirmation_for_one_client_adds_nothing_for_others() {
+async fn a_revalidation_for_one_client_adds_no_fields_for_others() {
     for who in ["authorization", "cookie", "x-user"] {
         for (method, status) in [(Method::GET, 304), (Method::HEAD, 200)] {
             let origin = Origin::default().then(200, &[FRESH, TAGGED], "one").then(
@@ -122,7 +122,7 @@ fn dated(origin: &Origin, vary: &'static str) -> Router {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_304_to_one_client_confirms_no_response_that_the_client_may_not_have() {
+async fn a_response_that_a_client_may_not_have_is_never_revalidated_for_it() {
     for (nobody, bob, vary) in OF_NOBODY {
         for reload in [false, true] {
             let origin = Origin::default();
@@ -141,7 +141,7 @@ async fn a_304_to_one_client_confirms_no_response_that_the_client_may_not_have()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_by_one_client_keeps_no_response_fresh_that_the_client_may_not_have() {
+async fn a_head_request_never_refreshes_a_response_that_its_client_may_not_have() {
     for (nobody, bob, vary) in OF_NOBODY {
         let origin = Origin::default();
         let app = dated(&origin, vary);
@@ -154,7 +154,7 @@ async fn a_head_by_one_client_keeps_no_response_fresh_that_the_client_may_not_ha
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_confirmation_forbids_for_one_client_ends_nothing_for_others() {
+async fn a_304_that_forbids_storing_for_one_client_removes_nothing_for_others() {
     for forbids in [("set-cookie", "a=1"), ("cache-control", "private")] {
         let origin = Origin::default().then(200, &[FRESH, TAGGED], "one").then(304, &[forbids], "");
         let app = origin.router(Policy::standard());
@@ -167,7 +167,7 @@ async fn what_a_confirmation_forbids_for_one_client_ends_nothing_for_others() {
 
 /// Else whoever sends HEAD could keep any response for as long as they like.
 #[tokio::test(start_paused = true)]
-async fn a_head_without_a_validator_keeps_nothing_fresh() {
+async fn a_head_response_without_a_validator_refreshes_nothing() {
     let origin = Origin::default()
         .then(200, &[FRESH], "v1")
         .then(200, &[FRESH, ("content-length", "2")], "")
@@ -182,7 +182,7 @@ async fn a_head_without_a_validator_keeps_nothing_fresh() {
 
 /// RFC 9111, section 4.3.4: also where the tag is weak, or where there is only a date.
 #[tokio::test]
-async fn a_304_about_another_response_confirms_nothing() {
+async fn a_304_with_another_validator_confirms_nothing() {
     const ASKS: (&str, &str) = ("cache-control", "no-cache");
     for (stored, said) in [
         (("etag", "W/\"1\""), ("etag", "W/\"2\"")),
@@ -202,7 +202,7 @@ async fn a_304_about_another_response_confirms_nothing() {
 
 /// Whoever asks makes up paths as they like.
 #[tokio::test]
-async fn audits_of_paths_that_match_no_route_are_one() {
+async fn audits_of_paths_that_match_no_route_share_one_report() {
     let cache = Cache::new(Memory::new(16 << 20));
     let policy = Policy::ttl(Duration::from_mins(1)).untracked().audit(1.0);
     let layer = CacheLayer::with_policy(cache.clone(), policy);

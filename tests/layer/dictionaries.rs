@@ -39,7 +39,7 @@ fn origin(runs: Arc<AtomicUsize>) -> Router {
 }
 
 #[tokio::test]
-async fn each_dictionary_is_a_variant_of_its_own() {
+async fn each_compression_dictionary_has_its_own_variant() {
     let runs = Arc::new(AtomicUsize::new(0));
     let app = origin(runs.clone());
     let ask = async |version: Option<usize>, codings: &str| {

@@ -115,7 +115,7 @@ fn pages(cache: &Cache, way: &'static str) -> Router {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_computed_within_a_fill_needs_no_permit_of_its_own() {
+async fn a_computation_within_a_fill_needs_no_permit_of_its_own() {
     for way in WAYS {
         for permits in [1, 8] {
             let (cache, began) = (cache(permits), Instant::now());
@@ -132,7 +132,7 @@ async fn what_is_computed_within_a_fill_needs_no_permit_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bypass_lends_its_permit_to_what_it_computes() {
+async fn a_bypass_shares_its_permit_with_the_values_that_it_loads() {
     let (cache, began) = (cache(1), Instant::now());
     let app = pages(&cache, "one");
     let by_head = axum::http::Request::head("/1").body(axum::body::Body::empty()).unwrap();
@@ -143,7 +143,7 @@ async fn a_bypass_lends_its_permit_to_what_it_computes() {
 
 /// The part has been asked for before the page asks for it, and waits for the permit that the page has.
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_a_value_lends_its_permit_to_the_one_who_computes_it() {
+async fn a_fill_that_waits_for_a_value_shares_its_permit_with_the_load_of_that_value() {
     for many in [false, true] {
         let (cache, gate) = (cache(1), Arc::new(Semaphore::new(0)));
         let part = {
@@ -192,7 +192,7 @@ async fn who_waits_for_a_value_lends_its_permit_to_the_one_who_computes_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn values_that_wait_for_each_other_are_told_at_once() {
+async fn a_cycle_of_values_that_wait_for_each_other_is_broken_at_once() {
     for keys in [2, 3, 7] {
         let (cache, all) = (cache(64), Arc::new(Barrier::new(keys)));
         let began = Instant::now();
@@ -218,7 +218,7 @@ async fn values_that_wait_for_each_other_are_told_at_once() {
 
 /// Neither cache alone sees the circle.
 #[tokio::test(start_paused = true)]
-async fn values_of_two_caches_that_wait_for_each_other_are_told_at_once() {
+async fn a_cycle_of_values_of_two_caches_is_broken_at_once() {
     let (caches, both) = ([cache(8), cache(8)], Arc::new(Barrier::new(2)));
     let began = Instant::now();
     let computed = [0, 1].map(|n| {
@@ -291,7 +291,7 @@ async fn settle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_route_that_hangs_leaves_permits_to_others() {
+async fn a_hanging_route_leaves_permits_for_other_routes() {
     for permits in [2, 8, 512] {
         let cache = cache(permits);
         let (app, [_, hanging]) = routes(&cache, &policy());
@@ -306,7 +306,7 @@ async fn a_route_that_hangs_leaves_permits_to_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_a_permit_in_vain_goes_on_without_one() {
+async fn a_request_that_waits_too_long_for_a_permit_proceeds_without_one() {
     let cache = cache(4);
     let (app, [_, hanging]) = routes(&cache, &policy().wait(Duration::from_secs(3)));
     let all = spawn_all(&app, "hang", 10);
@@ -325,7 +325,7 @@ async fn who_waits_for_a_permit_in_vain_goes_on_without_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_that_moves_is_waited_in_for_longer() {
+async fn requests_wait_longer_for_a_permit_while_the_queue_moves() {
     let cache = cache(8);
     let (app, [load, _]) = routes(&cache, &policy().wait(Duration::from_secs(3)));
     let began = Instant::now();
@@ -338,7 +338,7 @@ async fn a_queue_that_moves_is_waited_in_for_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_can_say_how_many_of_its_fills_run_at_a_time() {
+async fn a_policy_can_limit_its_concurrent_fills() {
     for (most, expected) in [(0, 1), (2, 2), (7, 7), (100, 8)] {
         let (app, [load, _]) = routes(&cache(8), &policy().fills(most));
         for response in spawn_all(&app, "query", 20) {
@@ -349,7 +349,7 @@ async fn a_policy_can_say_how_many_of_its_fills_run_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waited_for_a_permit_looks_once_more() {
+async fn a_request_that_waited_for_a_permit_looks_up_the_entry_again() {
     let cache = cache(1);
     let (app, [load, _]) = routes(&cache, &policy());
     let first = spawn_all(&app, "query", 2);
@@ -382,7 +382,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_value_is_computed_once_more_for_each_wait_and_not_by_all() {
+async fn a_slow_value_is_loaded_once_more_per_wait_and_not_by_every_waiter() {
     let (cache, load) = (cache(512), Load::default());
     let policy = values().wait(SECOND * 3).build().unwrap();
     let slow = async || {
@@ -399,7 +399,7 @@ async fn a_slow_value_is_computed_once_more_for_each_wait_and_not_by_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_route_is_asked_once_more_for_each_wait_and_not_by_all() {
+async fn a_slow_route_runs_once_more_per_wait_and_not_for_every_waiter() {
     let (cache, load) = (cache(512), Load::default());
     let slow = {
         let load = load.clone();
@@ -415,7 +415,7 @@ async fn a_slow_route_is_asked_once_more_for_each_wait_and_not_by_all() {
 
 /// One that hangs holds nobody up for longer than `wait`, if the next does not.
 #[tokio::test(start_paused = true)]
-async fn a_value_that_hangs_is_computed_by_the_next() {
+async fn a_value_whose_load_hangs_is_loaded_by_the_next_request() {
     let (cache, load) = (cache(512), Load::default());
     let policy = values().wait(SECOND * 3).build().unwrap();
     let first_hangs = async || {
@@ -431,7 +431,7 @@ async fn a_value_that_hangs_is_computed_by_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_that_passes_costs_few_runs() {
+async fn a_transient_failure_costs_few_loads() {
     for failing in [1, 3, 4, 20] {
         let (cache, load) = (cache(512), Load::default());
         let flaky = async || {
@@ -447,7 +447,7 @@ async fn a_failure_that_passes_costs_few_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_that_lasts_is_everybodys_own_and_soon() {
+async fn a_lasting_failure_reaches_each_request_soon_with_its_own_error() {
     let (small, load) = (cache(40), Load::default());
     let failing = async || {
         load.run(sleep(QUERY)).await;
@@ -461,7 +461,7 @@ async fn a_failure_that_lasts_is_everybodys_own_and_soon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_route_that_fails_is_asked_by_few_at_first() {
+async fn a_failing_route_is_retried_by_few_requests_at_first() {
     let (cache, load) = (cache(512), Load::default());
     let flaky = {
         let load = load.clone();
@@ -480,7 +480,7 @@ async fn a_route_that_fails_is_asked_by_few_at_first() {
 
 /// All that may be served instead is.
 #[tokio::test(start_paused = true)]
-async fn what_is_served_instead_of_a_failure_is_served_to_all_who_wait() {
+async fn a_stale_value_served_in_place_of_an_error_serves_all_waiters() {
     let (cache, load) = (cache(512), Load::default());
     let values = values().wait(SECOND).stale_if_error(SECOND * 600).build().unwrap();
     let load_value = async || {
@@ -512,7 +512,7 @@ async fn what_is_served_instead_of_a_failure_is_served_to_all_who_wait() {
 /// Where changes come faster than one can compute, nothing is stored; what was computed since a request came is for it
 /// all the same.
 #[tokio::test(start_paused = true)]
-async fn a_value_that_changes_while_it_is_computed_is_for_all_who_came_before() {
+async fn a_value_invalidated_during_its_load_still_serves_earlier_requests() {
     const COMPUTE: Duration = Duration::from_millis(300);
     const CHANGE: Duration = Duration::from_millis(70);
     let (cache, load, changes) = (cache(512), Load::default(), AtomicUsize::new(0));
@@ -557,7 +557,7 @@ impl Drop for Running {
 
 /// As a handler does whose statement waits for a host that has vanished.
 #[tokio::test(start_paused = true)]
-async fn work_in_the_background_is_given_up_if_its_handler_does_not_return() {
+async fn background_work_is_cancelled_if_its_handler_does_not_return() {
     let day = Duration::from_hours(24);
     for policy in [
         Policy::ttl(QUERY).jitter(0.0).early_refresh(0.0).stale_while_revalidate(day),

@@ -29,7 +29,7 @@ async fn around(method: &str, group: &str, hosts: [&'static str; 2]) -> (String,
 }
 
 #[tokio::test]
-async fn a_write_makes_the_groups_invalid_that_its_response_names() {
+async fn a_write_invalidates_the_groups_that_its_response_names() {
     for group in ["\"two\"", "\"x\", \"one\";y=1"] {
         let bodies = around("POST", group, ["a.example", "A.example:80"]).await;
         assert_eq!(bodies, ("first".into(), "second".into()), "{group}");
@@ -37,7 +37,7 @@ async fn a_write_makes_the_groups_invalid_that_its_response_names() {
 }
 
 #[tokio::test]
-async fn nothing_else_makes_a_group_invalid() {
+async fn safe_methods_malformed_fields_and_other_origins_invalidate_no_group() {
     let same = ["a.example", "a.example"];
     for (method, group, hosts) in [
         ("POST", "\"three\"", same),
@@ -54,7 +54,7 @@ async fn nothing_else_makes_a_group_invalid() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_that_is_confirmed_keeps_its_groups() {
+async fn a_revalidated_response_keeps_its_groups() {
     let origin = Origin::default()
         .then(200, &[FRESH, TAGGED, GROUP], "first")
         .then(304, &[FRESH], "")
@@ -69,7 +69,7 @@ async fn a_response_that_is_confirmed_keeps_its_groups() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_that_is_confirmed_keeps_its_tags() {
+async fn a_revalidated_response_keeps_its_tags() {
     let origin = Origin::default()
         .then(200, &[FRESH, TAGGED, ("surrogate-key", "page")], "first")
         .then(304, &[FRESH], "")
@@ -85,7 +85,7 @@ async fn a_response_that_is_confirmed_keeps_its_tags() {
 }
 
 #[tokio::test]
-async fn a_write_to_a_route_without_a_policy_counts_too() {
+async fn a_write_to_a_route_without_a_policy_invalidates_groups_too() {
     let runs = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let read = async move || {
         let run = runs.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
@@ -104,7 +104,7 @@ async fn a_write_to_a_route_without_a_policy_counts_too() {
 }
 
 #[tokio::test]
-async fn a_response_names_its_tags_in_fields_that_clients_do_not_get() {
+async fn tag_fields_tag_the_stored_response_and_are_hidden_from_clients() {
     let fields = [FRESH, ("surrogate-key", "page rows:id=7"), ("cache-tag", "other")];
     for policy in [Policy::standard(), Policy::ttl(std::time::Duration::from_secs(60)).untracked()]
     {
@@ -130,7 +130,7 @@ async fn a_response_names_its_tags_in_fields_that_clients_do_not_get() {
 }
 
 #[tokio::test]
-async fn tags_do_not_get_out_past_the_cache_either() {
+async fn tag_fields_are_hidden_from_clients_on_bypass_too() {
     let tagged = ("surrogate-key", "page");
     let origin = Origin::default();
     let origin = (0..4).fold(origin, |origin, _| origin.then(200, &[tagged], ""));

@@ -63,7 +63,7 @@ async fn a_miss_is_stored_and_then_hit() {
 }
 
 #[tokio::test]
-async fn a_hit_is_the_answer_that_was_stored_and_tells_its_age() {
+async fn a_hit_repeats_the_stored_response_with_its_age() {
     let cache = cache();
     let handler = || async {
         (
@@ -86,7 +86,7 @@ async fn a_hit_is_the_answer_that_was_stored_and_tells_its_age() {
 }
 
 #[tokio::test]
-async fn invalidating_a_tag_makes_exactly_what_carries_it_anew() {
+async fn invalidating_a_tag_recomputes_exactly_the_entries_with_it() {
     let (cache, runs) = (cache(), Runs::default());
     let user = |State(runs): State<Runs>, Path(id): Path<u32>| async move {
         format!("{id}: {}", runs.next())
@@ -109,7 +109,7 @@ async fn invalidating_a_tag_makes_exactly_what_carries_it_anew() {
 }
 
 #[tokio::test]
-async fn what_a_tag_can_not_be_made_of_goes_to_the_handler() {
+async fn a_request_whose_parameter_cannot_fill_the_tag_bypasses_the_cache() {
     let (cache, runs) = (cache(), Runs::default());
     let policy = Policy::ttl(TTL).tag("users:id={id}");
     let app = Router::new()
@@ -124,7 +124,7 @@ async fn what_a_tag_can_not_be_made_of_goes_to_the_handler() {
 }
 
 #[tokio::test]
-async fn a_value_written_otherwise_is_invalidated_all_the_same() {
+async fn an_entry_is_invalidated_by_another_spelling_of_its_tag_value() {
     let (cache, runs) = (cache(), Runs::default());
     let user =
         |State(runs): State<Runs>, Path(_): Path<u32>| async move { runs.next().to_string() };
@@ -139,7 +139,7 @@ async fn a_value_written_otherwise_is_invalidated_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_fill_that_a_change_overtook_is_not_stored() {
+async fn a_fill_overtaken_by_an_invalidation_is_not_stored() {
     let (cache, runs, gate) = (cache(), Runs::default(), Arc::new(Notify::new()));
     let handler = {
         let (runs, gate) = (runs.clone(), gate.clone());
@@ -169,7 +169,7 @@ async fn a_fill_that_a_change_overtook_is_not_stored() {
 }
 
 #[tokio::test]
-async fn a_thousand_at_once_cause_one_run() {
+async fn a_thousand_concurrent_requests_cause_one_run() {
     let (cache, runs, gate) = (cache(), Runs::default(), Arc::new(Semaphore::new(0)));
     let handler = {
         let (runs, gate) = (runs.clone(), gate.clone());
@@ -202,7 +202,7 @@ async fn a_thousand_at_once_cause_one_run() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_hands_the_work_to_the_next() {
+async fn a_client_that_disconnects_hands_the_fill_to_a_waiter() {
     let (cache, runs, gate) = (cache(), Runs::default(), Arc::new(Semaphore::new(0)));
     let handler = {
         let (runs, gate) = (runs.clone(), gate.clone());
@@ -231,7 +231,7 @@ async fn a_client_that_leaves_hands_the_work_to_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_answer_is_served_while_one_is_made_anew() {
+async fn a_stale_response_is_served_while_it_is_recomputed() {
     let (cache, runs) = (cache(), Runs::default());
     let policy = Policy::ttl(TTL).jitter(0.0).early_refresh(0.0).stale_while_revalidate(TTL);
     let app = app(&cache, &runs, policy.tag("front-page"));
@@ -265,7 +265,7 @@ fn failing(cache: &Cache, runs: &Runs, policy: Policy) -> Router {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_answer_is_served_when_the_handler_fails_within_the_window_only() {
+async fn a_stale_response_replaces_an_error_only_within_the_stale_if_error_window() {
     let (cache, runs) = (cache(), Runs::default());
     let app = failing(&cache, &runs, Policy::ttl(TTL).jitter(0.0).stale_if_error(TTL).tag("t"));
     ask(&app, "/").await;
@@ -291,7 +291,7 @@ async fn an_error_is_never_stored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn there_is_none_is_stored_only_where_the_policy_says_for_how_long() {
+async fn a_404_is_stored_only_if_the_policy_sets_a_negative_ttl() {
     let handler =
         |State(runs): State<Runs>| async move { (StatusCode::NOT_FOUND, runs.next().to_string()) };
     let app = |policy| {
@@ -311,7 +311,7 @@ async fn there_is_none_is_stored_only_where_the_policy_says_for_how_long() {
 }
 
 #[tokio::test]
-async fn a_body_over_the_limit_is_passed_on_whole_and_not_stored() {
+async fn a_body_over_the_limit_is_forwarded_whole_and_not_stored() {
     let body = |size: usize| Router::new().route("/", get(move || async move { vec![7u8; size] }));
     for (size, stored) in [(1000, true), (1001, false)] {
         let policy = Policy::ttl(TTL).body_limit(1000);
@@ -324,7 +324,7 @@ async fn a_body_over_the_limit_is_passed_on_whole_and_not_stored() {
 }
 
 #[tokio::test]
-async fn a_streamed_body_reaches_the_client_as_it_comes_and_is_stored_at_its_end() {
+async fn a_streamed_body_reaches_the_client_frame_by_frame_and_is_stored_at_its_end() {
     let gate = Arc::new(Semaphore::new(0));
     let handler = {
         let gate = gate.clone();
@@ -353,7 +353,7 @@ async fn a_streamed_body_reaches_the_client_as_it_comes_and_is_stored_at_its_end
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_not_stored() {
+async fn a_body_that_ends_in_an_error_is_not_stored() {
     let runs = Runs::default();
     let handler = |State(runs): State<Runs>| async move {
         let parts = match runs.next() {
@@ -372,7 +372,7 @@ async fn a_body_that_breaks_off_is_not_stored() {
 }
 
 #[tokio::test]
-async fn head_is_answered_from_get_and_never_fills_it() {
+async fn head_is_served_from_a_stored_get_and_never_fills_it() {
     let (cache, runs) = (cache(), Runs::default());
     let app = app(&cache, &runs, Policy::ttl(TTL));
     let head = || Request::builder().method(Method::HEAD).uri("/").body(Body::empty()).unwrap();
@@ -386,7 +386,7 @@ async fn head_is_answered_from_get_and_never_fills_it() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_plain_read_passes() {
+async fn post_cookies_and_no_store_bypass_the_cache() {
     let (cache, runs) = (cache(), Runs::default());
     let app = app(&cache, &runs, Policy::ttl(TTL));
     ask(&app, "/").await;
@@ -408,7 +408,7 @@ async fn what_is_not_a_plain_read_passes() {
 }
 
 #[tokio::test]
-async fn the_switch_takes_the_cache_out_and_back() {
+async fn switching_the_cache_off_bypasses_it_until_it_is_switched_on() {
     let (cache, runs) = (cache(), Runs::default());
     let app = app(&cache, &runs, Policy::ttl(TTL));
     ask(&app, "/").await;
@@ -419,7 +419,7 @@ async fn the_switch_takes_the_cache_out_and_back() {
 }
 
 #[tokio::test]
-async fn routers_nested_under_two_prefixes_never_share_an_answer() {
+async fn routers_nested_under_two_prefixes_never_share_a_response() {
     let cache = cache();
     let inner = |name: &'static str| {
         Router::new()
@@ -434,7 +434,7 @@ async fn routers_nested_under_two_prefixes_never_share_an_answer() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_the_answer_is_told_so() {
+async fn a_matching_if_none_match_gets_a_304() {
     let handler = || async { ([("etag", "\"v1\"")], "body") };
     let app = Router::new()
         .route("/", get(handler))
@@ -450,7 +450,7 @@ async fn a_client_that_has_the_answer_is_told_so() {
 
 /// Two responses of one second have one date, and a client that has the first would keep it.
 #[tokio::test]
-async fn where_the_author_decides_no_date_tells_a_client_that_it_has_the_response() {
+async fn under_a_ttl_policy_if_modified_since_never_gets_a_304() {
     let dated = |name, date: &'static str| {
         let response = [("date", "Sun, 06 Nov 1994 08:49:40 GMT"), (name, date)];
         get(async move || (response, "body"))
@@ -475,7 +475,7 @@ async fn where_the_author_decides_no_date_tells_a_client_that_it_has_the_respons
 }
 
 #[tokio::test]
-async fn a_policy_that_makes_no_sense_is_told_and_not_used() {
+async fn an_invalid_policy_is_reported_by_validate_and_not_used() {
     let layer = CacheLayer::new(cache())
         .route("/a", Policy::ttl(Duration::ZERO))
         .route("/users/{id}", Policy::ttl(TTL).tag("users:id={user}"))

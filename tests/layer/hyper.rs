@@ -59,7 +59,7 @@ async fn ask(address: SocketAddr, path: &str) -> (Bytes, String) {
 }
 
 #[tokio::test]
-async fn a_plain_service_is_answered_for() {
+async fn a_plain_hyper_service_is_cached() {
     let runs = Arc::new(AtomicUsize::new(0));
     let service = {
         let runs = runs.clone();
@@ -81,7 +81,7 @@ async fn a_plain_service_is_answered_for() {
 }
 
 #[tokio::test]
-async fn tonics_services_are_left_alone_and_the_routes_beside_them_are_not() {
+async fn tonic_services_bypass_the_cache_and_routes_beside_them_do_not() {
     for policy in [Policy::ttl(TTL), Policy::standard()] {
         let (reporter, health) = tonic_health::server::health_reporter();
         let page = || std::future::ready(([("cache-control", "max-age=60")], "page"));

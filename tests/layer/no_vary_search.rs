@@ -36,7 +36,7 @@ fn cache() -> Cache {
 }
 
 #[tokio::test]
-async fn parameters_that_a_response_does_not_depend_on_do_not_count() {
+async fn parameters_excluded_by_no_vary_search_are_ignored() {
     let (app, runs) = app(&cache(), UTM);
     ask(&app, "/a?id=1&utm=1").await;
     ask(&app, "/a?id=1&utm=2").await;
@@ -51,7 +51,7 @@ async fn parameters_that_a_response_does_not_depend_on_do_not_count() {
 }
 
 #[tokio::test]
-async fn without_the_field_or_with_one_that_is_not_known_all_counts() {
+async fn without_a_supported_no_vary_search_field_every_parameter_counts() {
     for field in
         [("x-none", "1"), ("no-vary-search", "params, other"), ("no-vary-search", "key-order=?0")]
     {
@@ -64,7 +64,7 @@ async fn without_the_field_or_with_one_that_is_not_known_all_counts() {
 }
 
 #[tokio::test]
-async fn a_response_that_says_something_else_is_for_its_own_query_alone() {
+async fn a_response_with_another_no_vary_search_is_stored_for_its_query_alone() {
     let origin = Origin::default()
         .then(200, &[FRESH, UTM], "all")
         .then(200, &[FRESH, UTM], "all")
@@ -86,7 +86,7 @@ async fn a_response_that_says_something_else_is_for_its_own_query_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_that_is_confirmed_may_say_something_else() {
+async fn a_304_can_change_the_no_vary_search_of_a_stored_response() {
     let origin = Origin::default()
         .then(200, &[FRESH, TAGGED, UTM], "first")
         .then(200, &[FRESH, TAGGED, UTM], "first")
@@ -102,7 +102,7 @@ async fn a_response_that_is_confirmed_may_say_something_else() {
 }
 
 #[tokio::test]
-async fn other_nodes_and_other_parts_of_the_key_stay_apart() {
+async fn no_vary_search_is_learned_per_node_and_does_not_merge_hosts() {
     let shared = cache();
     let (one, _) = app(&shared, UTM);
     let (other, _) = app(&shared, UTM);
@@ -115,7 +115,7 @@ async fn other_nodes_and_other_parts_of_the_key_stay_apart() {
 }
 
 #[tokio::test]
-async fn a_policy_by_which_the_author_decides_goes_by_its_own_parameters() {
+async fn a_ttl_policy_ignores_no_vary_search() {
     let handler = async |uri: Uri, _: HeaderMap| ([UTM], uri.to_string());
     let policy = Policy::ttl(Duration::from_secs(60)).untracked();
     let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));

@@ -75,7 +75,7 @@ const SQL: (&str, &str) = ("content-type", "application/sql");
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 #[tokio::test]
-async fn a_response_is_stored_by_content_and_what_describes_it() {
+async fn a_query_response_is_keyed_by_its_content_and_content_headers() {
     for policy in both() {
         let given = Given::default();
         let app = given.router(policy);
@@ -101,7 +101,7 @@ async fn a_response_is_stored_by_content_and_what_describes_it() {
 }
 
 #[tokio::test]
-async fn a_get_at_the_same_place_is_another_request() {
+async fn a_get_and_a_query_of_one_path_have_separate_entries() {
     let given = Given::default();
     let app = given.router(ttl());
     assert!(ask(&app, query("", &[])).await.1.contains("stored"));
@@ -110,7 +110,7 @@ async fn a_get_at_the_same_place_is_another_request() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_the_response_gets_a_304_and_may_get_a_part() {
+async fn a_stored_query_response_serves_conditions_and_ranges() {
     for policy in both() {
         let app = Given::default().router(policy);
         ask(&app, query("a", &[SQL])).await;
@@ -123,7 +123,7 @@ async fn a_client_that_has_the_response_gets_a_304_and_may_get_a_part() {
 }
 
 #[tokio::test]
-async fn without_the_setting_it_bypasses_the_cache() {
+async fn a_query_bypasses_the_cache_unless_the_policy_enables_it() {
     let given = Given::default();
     let app = given.router(Policy::ttl(Duration::from_mins(1)));
     for _ in 0..2 {
@@ -139,7 +139,7 @@ fn streamed(parts: &[&'static str], then: Option<Result<Frame<Bytes>, &'static s
 }
 
 #[tokio::test]
-async fn content_in_parts_is_the_same_as_in_one() {
+async fn content_sent_in_several_frames_has_the_same_key() {
     let given = Given::default();
     let app = given.router(ttl());
     ask(&app, query("select 1", &[SQL])).await;
@@ -150,7 +150,7 @@ async fn content_in_parts_is_the_same_as_in_one() {
 type MakeBody = fn(HeaderMap) -> Body;
 
 #[tokio::test]
-async fn content_that_can_not_be_keyed_reaches_the_handler_as_it_came() {
+async fn content_that_cannot_be_keyed_reaches_the_handler_unchanged() {
     let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), "1".parse().unwrap())]);
     let bodies: [(&str, MakeBody); 5] = [
         ("0123456789abcdefg", |_| Body::from("0123456789abcdefg")),
@@ -172,7 +172,7 @@ async fn content_that_can_not_be_keyed_reaches_the_handler_as_it_came() {
 }
 
 #[tokio::test]
-async fn what_is_read_finds_room_or_is_not_stored() {
+async fn content_past_the_byte_budget_is_not_stored() {
     let given = Given::default();
     let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), ttl());
     let app = given.behind(layer.capture_limit(4));
@@ -181,7 +181,7 @@ async fn what_is_read_finds_room_or_is_not_stored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_leaves_or_dawdles_holds_nothing() {
+async fn a_client_that_disconnects_or_stalls_while_sending_holds_no_buffer() {
     let given = Given::default();
     let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), ttl()).capture_limit(200);
     let app = given.behind(layer);
@@ -203,7 +203,7 @@ async fn a_client_that_leaves_or_dawdles_holds_nothing() {
 }
 
 #[tokio::test]
-async fn a_write_ends_it_and_it_ends_nothing() {
+async fn a_write_invalidates_a_query_and_a_query_invalidates_nothing() {
     let given = Given::default();
     let app = given.router(Policy::standard().query_content(LIMIT));
     let get = || by(Method::GET, "/search", &[]);
@@ -218,7 +218,7 @@ async fn a_write_ends_it_and_it_ends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_runs_in_the_background_runs_with_the_content() {
+async fn background_runs_of_a_query_get_its_content() {
     let window = Duration::from_mins(10);
     for policy in [ttl().stale_while_revalidate(window), ttl().audit(1.0)] {
         let given = Given::default();
@@ -236,7 +236,7 @@ async fn what_runs_in_the_background_runs_with_the_content() {
 }
 
 #[tokio::test]
-async fn a_strict_policy_hands_over_the_content_and_what_describes_it() {
+async fn a_strict_policy_passes_on_the_content_and_its_content_headers() {
     let given = Given::default();
     let app = given.router(ttl().strict());
     ask(&app, query("a", &[SQL, ("x-other", "x")])).await;
@@ -244,7 +244,7 @@ async fn a_strict_policy_hands_over_the_content_and_what_describes_it() {
 }
 
 #[tokio::test]
-async fn another_type_of_body_is_handed_on() {
+async fn a_body_of_another_type_bypasses_the_cache_unchanged() {
     let service = service_fn(async |request: Request<Full<Bytes>>| {
         let content = request.into_body().collect().await?.to_bytes();
         Ok::<_, Infallible>(Response::new(Full::new(content)))

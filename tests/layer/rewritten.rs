@@ -47,7 +47,7 @@ fn users(layer: CacheLayer) -> Router {
 }
 
 #[tokio::test]
-async fn a_tag_has_the_parameter_that_the_handler_gets() {
+async fn a_tag_is_filled_with_the_parameter_that_the_handler_gets() {
     for path in ["/de/users/7", "/users/me", "/de/users/me", "/users/7"] {
         for policy in [ttl(), ttl().strict(), Policy::standard(), Policy::standard().strict()] {
             let cache = cache();
@@ -65,7 +65,7 @@ async fn a_tag_has_the_parameter_that_the_handler_gets() {
 }
 
 #[tokio::test]
-async fn a_parameter_that_two_routers_name_alike_fills_in_no_tag() {
+async fn a_parameter_name_used_by_two_routers_fills_no_tag() {
     let runs = Runs::default();
     let page = |State(runs): State<Runs>, Path((shop, user)): Path<(u32, u32)>| async move {
         format!("{shop} {user}, run {}", runs.fetch_add(1, Ordering::SeqCst) + 1)
@@ -83,7 +83,7 @@ async fn a_parameter_that_two_routers_name_alike_fills_in_no_tag() {
 }
 
 #[tokio::test]
-async fn a_tag_may_have_a_parameter_of_any_router_around_the_layer() {
+async fn a_tag_can_use_a_parameter_of_any_enclosing_router() {
     let cache = cache();
     let layer = CacheLayer::with_policy(cache.clone(), ttl().tag("shops:id={shop}"));
     let page = |State(runs): State<Runs>| async move {

@@ -83,7 +83,7 @@ fn inner(cache: &Cache, counter: &Counter, way: &'static str) -> BoxFuture<'stat
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_holds_a_value_that_only_time_bounds_lasts_no_longer_than_it() {
+async fn a_value_lasts_no_longer_than_the_shortest_lived_value_it_contains() {
     for way in WAYS {
         for head_start in [0, 3] {
             let (cache, counter) = (cache(), Counter::default());
@@ -111,7 +111,7 @@ async fn what_holds_a_value_that_only_time_bounds_lasts_no_longer_than_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_route_lasts_no_longer_than_what_it_holds() {
+async fn a_route_lasts_no_longer_than_the_values_it_contains() {
     for way in WAYS {
         let (cache, counter) = (cache(), Counter::default());
         let handler = {
@@ -130,7 +130,7 @@ async fn a_route_lasts_no_longer_than_what_it_holds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tags_of_a_value_are_those_of_what_holds_it() {
+async fn an_outer_value_inherits_the_tags_of_its_inner_values() {
     let (cache, counter) = (cache(), Counter::default());
     let tagged = values(600).tag("prices").build().unwrap();
     let outer = async || {
@@ -154,7 +154,7 @@ async fn tags_of_a_value_are_those_of_what_holds_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_holds_a_stale_value_is_not_kept() {
+async fn a_value_computed_from_a_stale_value_is_not_stored() {
     let (cache, counter) = (cache(), Counter::default());
     let policy = values(5).stale_if_error(SECOND * 600).build().unwrap();
     let outer = async || {
@@ -177,7 +177,7 @@ async fn what_holds_a_stale_value_is_not_kept() {
 
 /// A route within a route, whose answers are served stale while they are made anew.
 #[tokio::test(start_paused = true)]
-async fn what_holds_an_answer_that_is_stale_meanwhile_is_not_kept() {
+async fn a_response_computed_from_a_stale_response_is_not_stored() {
     let (cache, counter) = (cache(), Counter::default());
     let number = {
         let counter = counter.clone();
@@ -200,7 +200,7 @@ async fn what_holds_an_answer_that_is_stale_meanwhile_is_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_in_the_background_is_no_part_of_what_set_it_off() {
+async fn background_work_is_not_part_of_the_scope_that_started_it() {
     let (cache, counter) = (cache(), Counter::default());
     let renewed = Arc::new(tokio::sync::Semaphore::new(0));
     let number = {
@@ -232,7 +232,7 @@ async fn work_in_the_background_is_no_part_of_what_set_it_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_asks_for_itself_is_told_at_once() {
+async fn a_value_that_loads_itself_is_detected_at_once() {
     let (cache, counter) = (cache(), Counter::default());
     let policy = values(600).wait(SECOND * 600).build().unwrap();
     let one = async || {
@@ -257,7 +257,7 @@ async fn what_asks_for_itself_is_told_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_route_that_calls_itself_is_told_at_once() {
+async fn a_route_that_calls_itself_is_detected_at_once() {
     fn call(app: &Router, uri: &str) -> BoxFuture<'static, String> {
         let (app, uri) = (app.clone(), uri.to_owned());
         Box::pin(async move { ask(&app, &uri).await.0 })
@@ -281,7 +281,7 @@ async fn a_route_that_calls_itself_is_told_at_once() {
 
 /// One cache, one policy and one key, twice around the same handler.
 #[tokio::test(start_paused = true)]
-async fn a_layer_that_is_there_twice_is_told_at_once() {
+async fn a_layer_applied_twice_is_detected_at_once() {
     let (cache, counter) = (cache(), Counter::default());
     let handler = {
         let counter = counter.clone();
@@ -302,7 +302,7 @@ async fn a_layer_that_is_there_twice_is_told_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_asks_for_itself_in_a_task_is_told_at_once() {
+async fn a_value_that_loads_itself_in_a_task_is_detected_at_once() {
     let (cache, counter) = (cache(), Counter::default());
     let policy = values(600).wait(SECOND * 600).build().unwrap();
     for way in ["carried", "joined", "maybe", "many"] {
@@ -341,7 +341,7 @@ async fn what_asks_for_itself_in_a_task_is_told_at_once() {
 
 /// A task that did not take its scope along is nobody's: it is waited for, and not for ever.
 #[tokio::test(start_paused = true)]
-async fn what_asks_for_itself_in_no_scope_waits_once() {
+async fn a_value_that_loads_itself_outside_its_scope_waits_once() {
     let (cache, counter) = (cache(), Counter::default());
     let policy = values(600).wait(SECOND * 3).build().unwrap();
     let load = async || {
@@ -359,7 +359,7 @@ async fn what_asks_for_itself_in_no_scope_waits_once() {
 
 /// A service that is called in a task of its own, as by `tower::buffer`, notes what it depends on in no scope.
 #[tokio::test]
-async fn what_holds_a_response_of_a_service_that_was_called_elsewhere_is_not_kept() {
+async fn a_response_computed_from_one_received_outside_its_scope_is_not_stored() {
     let (cache, counter) = (cache(), Counter::default());
     let inner = {
         let counter = counter.clone();
@@ -389,7 +389,7 @@ async fn what_holds_a_response_of_a_service_that_was_called_elsewhere_is_not_kep
 
 /// However little the cache has to do with a part, the whole depends on what the part's policy names.
 #[tokio::test]
-async fn tags_of_a_part_that_is_left_to_its_handler_are_those_of_the_whole() {
+async fn an_outer_response_inherits_the_tags_of_an_inner_one_that_bypassed_the_cache() {
     let (cache, counter) = (cache(), Counter::default());
     let policy = lasting(60).tag("front page").tag_fields(["surrogate-key"]);
     let named = async |counter: Counter| ([("surrogate-key", "front")], counter.next().to_string());

@@ -107,23 +107,23 @@ const FRESH: (&str, &str) = ("cache-control", "max-age=60");
 // Poisoning: what is not in the key must not be in the answer.
 
 #[tokio::test]
-async fn poisoning_by_x_forwarded_host() {
+async fn x_forwarded_host_cannot_poison_the_cache() {
     never_reaches(|| plain(&[("x-forwarded-host", "evil.example")]), || plain(&[])).await;
 }
 
 #[tokio::test]
-async fn poisoning_by_forwarded() {
+async fn forwarded_cannot_poison_the_cache() {
     never_reaches(|| plain(&[("forwarded", "host=evil.example")]), || plain(&[])).await;
 }
 
 #[tokio::test]
-async fn poisoning_by_x_forwarded_proto_and_prefix() {
+async fn x_forwarded_proto_and_prefix_cannot_poison_the_cache() {
     never_reaches(|| plain(&[("x-forwarded-proto", "gopher")]), || plain(&[])).await;
     never_reaches(|| plain(&[("x-forwarded-prefix", "//evil.example")]), || plain(&[])).await;
 }
 
 #[tokio::test]
-async fn poisoning_by_what_else_a_proxy_says_of_the_address() {
+async fn other_forwarding_headers_cannot_poison_the_cache() {
     for (name, value) in [
         ("x-forwarded-port", "1337"),
         ("x-forwarded-scheme", "nothttps"),
@@ -140,43 +140,43 @@ async fn poisoning_by_what_else_a_proxy_says_of_the_address() {
 }
 
 #[tokio::test]
-async fn poisoning_by_x_original_url_and_x_rewrite_url() {
+async fn x_original_url_and_x_rewrite_url_cannot_poison_the_cache() {
     never_reaches(|| plain(&[("x-original-url", "/admin")]), || plain(&[])).await;
     never_reaches(|| plain(&[("x-rewrite-url", "/admin")]), || plain(&[])).await;
 }
 
 #[tokio::test]
-async fn poisoning_by_host() {
+async fn the_host_cannot_poison_the_cache() {
     let by = |host| plain(&[("host", host)]);
     never_reaches(move || by("evil.example"), move || by("example.org")).await;
 }
 
 #[tokio::test]
-async fn poisoning_by_host_and_port() {
+async fn the_port_of_the_host_cannot_poison_the_cache() {
     let by = |host| plain(&[("host", host)]);
     never_reaches(move || by("example.org:1337"), move || by("example.org")).await;
 }
 
 #[tokio::test]
-async fn poisoning_by_an_absolute_target_that_contradicts_the_host() {
+async fn an_absolute_target_that_contradicts_the_host_cannot_poison_the_cache() {
     let by = |uri| request(Method::GET, uri, &[("host", "example.org")], "");
     never_reaches(move || by("http://evil.example/page"), move || by("/page")).await;
 }
 
 #[tokio::test]
-async fn poisoning_by_a_body_in_a_get() {
+async fn a_body_in_a_get_cannot_poison_the_cache() {
     never_reaches(|| request(Method::GET, "/page", &[], "evil"), || plain(&[])).await;
 }
 
 #[tokio::test]
-async fn poisoning_by_method_override() {
+async fn a_method_override_cannot_poison_the_cache() {
     for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
         never_reaches(|| plain(&[(name, "DELETE")]), || plain(&[])).await;
     }
 }
 
 #[tokio::test]
-async fn poisoning_by_a_method_that_looks_like_get() {
+async fn a_method_that_looks_like_get_cannot_poison_the_cache() {
     let named =
         |name: &str| request(Method::from_bytes(name.as_bytes()).unwrap(), "/page", &[], "");
     for name in ["get", "GETS", "POST", "TRACE", "OPTIONS"] {
@@ -185,12 +185,12 @@ async fn poisoning_by_a_method_that_looks_like_get() {
 }
 
 #[tokio::test]
-async fn poisoning_of_get_by_head() {
+async fn a_head_request_cannot_poison_a_get() {
     never_reaches(|| request(Method::HEAD, "/page", &[], ""), || plain(&[])).await;
 }
 
 #[tokio::test]
-async fn poisoning_by_a_range() {
+async fn a_range_cannot_poison_the_cache() {
     never_reaches(|| plain(&[("range", "bytes=0-0")]), || plain(&[])).await;
 }
 
@@ -221,7 +221,7 @@ const QUERIES: [&str; 20] = [
 ];
 
 #[tokio::test]
-async fn cloaking_by_separators_duplicates_and_encodings() {
+async fn parameters_cannot_be_cloaked_by_separators_duplicates_or_encodings() {
     let handler = |RawQuery(query): RawQuery| async move { ([FRESH], query.unwrap_or_default()) };
     for policy in both() {
         let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
@@ -234,7 +234,7 @@ async fn cloaking_by_separators_duplicates_and_encodings() {
 }
 
 #[tokio::test]
-async fn cloaking_of_an_allowed_parameter() {
+async fn an_allowed_parameter_cannot_be_cloaked() {
     let handler = |RawQuery(query): RawQuery| async move { query.unwrap_or_default() };
     let layer = CacheLayer::with_policy(cache(), ttl().query(["a"]));
     let app = Router::new().fallback(handler).layer(layer);
@@ -251,7 +251,7 @@ async fn cloaking_of_an_allowed_parameter() {
 }
 
 #[tokio::test]
-async fn key_injection_by_delimiters_in_values() {
+async fn delimiters_in_values_cannot_inject_into_the_key() {
     let by =
         |a: &'static str, b: &'static str| request(Method::GET, "/", &[("a", a), ("b", b)], "");
     for vary in [["a", "b"], ["b", "a"]] {
@@ -267,7 +267,7 @@ async fn key_injection_by_delimiters_in_values() {
 }
 
 #[tokio::test]
-async fn key_injection_by_unicode_that_looks_the_same() {
+async fn unicode_lookalikes_have_separate_keys() {
     let handler = |Path(name): Path<String>| async move { name };
     let app =
         Router::new().route("/{name}", get(handler)).layer(CacheLayer::with_policy(cache(), ttl()));
@@ -278,7 +278,7 @@ async fn key_injection_by_unicode_that_looks_the_same() {
 }
 
 #[test]
-fn a_collision_of_hashes_is_no_hit() {
+fn an_entry_does_not_match_another_key() {
     // The whole key is kept in each entry; a key of the same hash and another text is not answered.
     let (one, other) = (Key::new("a").finish(), Key::new("b").finish());
     let entry = tidegate::internals::entry(&one, "body", 1, TTL);
@@ -315,28 +315,28 @@ async fn is_never_cached(path: &str) {
 }
 
 #[tokio::test]
-async fn deception_by_a_suffix_that_looks_static() {
+async fn a_suffix_that_looks_static_does_not_make_a_private_page_cacheable() {
     for path in ["/account/x.css", "/account/logo.png", "/account/a/b.js", "/account/robots.txt"] {
         is_never_cached(path).await;
     }
 }
 
 #[tokio::test]
-async fn deception_by_path_parameters_and_encoded_delimiters() {
+async fn path_parameters_and_encoded_delimiters_do_not_make_a_private_page_cacheable() {
     for path in ["/account/;x.css", "/account/%3Bx.css", "/account/%0Ax.css", "/account/%00x.css"] {
         is_never_cached(path).await;
     }
 }
 
 #[tokio::test]
-async fn deception_by_dot_segments() {
+async fn dot_segments_do_not_make_a_private_page_cacheable() {
     for path in ["/account/..%2fstatic/x", "/account/%2e%2e/static/x", "/account/../static/x"] {
         is_never_cached(path).await;
     }
 }
 
 #[tokio::test]
-async fn paths_that_only_look_the_same_have_their_own_keys() {
+async fn paths_that_only_look_alike_have_separate_keys() {
     let handler = |uri: Uri| async move { ([FRESH], uri.to_string()) };
     for policy in both() {
         let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
@@ -353,24 +353,24 @@ async fn paths_that_only_look_the_same_have_their_own_keys() {
 // Answers that are somebody's.
 
 #[tokio::test]
-async fn an_answer_that_sets_a_cookie_is_never_stored() {
+async fn a_response_that_sets_a_cookie_is_never_stored() {
     never_stored(200, &[FRESH, ("set-cookie", "sid=1")], &[]).await;
     never_stored(200, &[("cache-control", "public, s-maxage=60"), ("set-cookie", "a=b")], &[])
         .await;
 }
 
 #[tokio::test]
-async fn an_answer_to_a_request_with_cookies_is_never_stored() {
+async fn a_response_to_a_request_with_cookies_is_never_stored() {
     never_stored(200, &[FRESH], &[("cookie", "sid=1")]).await;
 }
 
 #[tokio::test]
-async fn an_answer_to_an_authorized_request_is_never_stored() {
+async fn a_response_to_an_authorized_request_is_never_stored() {
     never_stored(200, &[FRESH], &[("authorization", "Bearer x")]).await;
 }
 
 #[tokio::test]
-async fn an_answer_that_says_private_is_never_stored() {
+async fn a_private_or_no_store_response_is_never_stored() {
     for said in ["private, max-age=60", "max-age=60, PRIVATE", "private=\"", "no-store, max-age=60"]
     {
         never_stored(200, &[("cache-control", said)], &[]).await;
@@ -378,14 +378,14 @@ async fn an_answer_that_says_private_is_never_stored() {
 }
 
 #[tokio::test]
-async fn an_answer_that_varies_by_who_asks_is_never_stored() {
+async fn a_response_that_varies_by_star_or_credentials_is_never_stored() {
     for vary in ["cookie", "authorization", "Accept, Cookie", "*", "accept, *"] {
         never_stored(200, &[FRESH, ("vary", vary)], &[]).await;
     }
 }
 
 #[tokio::test]
-async fn no_identity_ever_gets_the_answer_of_another() {
+async fn no_identity_ever_gets_the_response_of_another() {
     let handler = |headers: HeaderMap| async move {
         let who = ["cookie", "authorization"].map(|name| {
             headers.get(name).map_or(String::new(), |value| value.to_str().unwrap().to_owned())
@@ -427,7 +427,7 @@ async fn no_identity_ever_gets_the_answer_of_another() {
 }
 
 #[tokio::test]
-async fn one_who_says_who_it_is_gets_no_answer_made_for_nobody() {
+async fn an_identified_client_never_gets_the_response_of_an_anonymous_one() {
     for policy in both() {
         let app = mirrored(policy);
         drop(read(send(&app, plain(&[])).await).await);
@@ -487,7 +487,7 @@ const IDENTITY: [&str; 46] = [
 ];
 
 #[tokio::test]
-async fn a_header_that_identifies_clients_is_as_authorization() {
+async fn an_identity_header_is_treated_like_authorization() {
     for policy in both() {
         let app = mirrored(policy);
         let by = |name, path: &str, headers: &[(&str, &str)]| {
@@ -507,7 +507,7 @@ async fn a_header_that_identifies_clients_is_as_authorization() {
 }
 
 #[tokio::test]
-async fn a_service_says_which_headers_of_its_own_identify_clients() {
+async fn a_service_can_declare_its_own_identity_headers() {
     for policy in both() {
         let layer = CacheLayer::with_policy(cache(), policy).identity_headers(["X-Badge"]);
         let app = Router::new().fallback(any(mirror)).layer(layer);
@@ -519,7 +519,7 @@ async fn a_service_says_which_headers_of_its_own_identify_clients() {
 }
 
 #[tokio::test]
-async fn a_policy_says_what_a_header_that_identifies_clients_means() {
+async fn a_policy_decides_whether_an_identity_header_is_part_of_the_key() {
     let named = ttl().vary(["x-user-id"]);
     for (policy, other) in [(named, "absent"), (ttl().public(), "hit")] {
         let app = mirrored(policy);
@@ -532,7 +532,7 @@ async fn a_policy_says_what_a_header_that_identifies_clients_means() {
 }
 
 #[tokio::test]
-async fn naming_one_cookie_shares_nothing_between_sessions() {
+async fn varying_by_one_cookie_shares_nothing_between_sessions() {
     for policy in both() {
         let app = mirrored(policy.vary_cookies(["theme"]));
         for person in ["sid=alice; theme=dark", "sid=bob; theme=dark"] {
@@ -547,7 +547,7 @@ async fn naming_one_cookie_shares_nothing_between_sessions() {
 }
 
 #[tokio::test]
-async fn a_response_that_varies_by_cookies_is_for_requests_with_no_others_than_the_named() {
+async fn a_response_with_vary_cookie_serves_only_requests_without_unlisted_cookies() {
     let handler = |headers: HeaderMap| async move {
         let cookies = headers["cookie"].to_str().unwrap().to_owned();
         ([("cache-control", "public, max-age=60"), ("vary", "cookie")], cookies)
@@ -565,7 +565,7 @@ async fn a_response_that_varies_by_cookies_is_for_requests_with_no_others_than_t
 }
 
 #[tokio::test]
-async fn a_response_that_varies_by_cookies_is_for_no_other_client_of_the_same_key() {
+async fn a_response_with_vary_cookie_serves_no_other_client_of_the_same_key() {
     let handler = |headers: HeaderMap| async move {
         let cookies = headers["cookie"].to_str().unwrap().to_owned();
         ([("cache-control", "public, max-age=60"), ("vary", "cookie")], cookies)
@@ -586,7 +586,7 @@ async fn a_response_that_varies_by_cookies_is_for_no_other_client_of_the_same_ke
 }
 
 #[tokio::test]
-async fn poisoning_by_forwarded_where_hosts_do_not_count() {
+async fn forwarded_cannot_poison_the_cache_where_hosts_are_not_in_the_key() {
     for policy in both() {
         let app = mirrored(policy.host(false));
         for said in ["proto=gopher", "proto=https", "host=a.example; proto=\"x\""] {
@@ -597,7 +597,7 @@ async fn poisoning_by_forwarded_where_hosts_do_not_count() {
 }
 
 #[tokio::test]
-async fn an_origin_that_is_allowed_or_a_coding_reaches_no_other_though_nothing_says_vary() {
+async fn allowed_origins_and_codings_are_not_shared_even_without_a_vary_field() {
     let handler = |headers: HeaderMap| async move {
         let of = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
         let mut response = [FRESH].into_response();
@@ -628,7 +628,7 @@ async fn an_origin_that_is_allowed_or_a_coding_reaches_no_other_though_nothing_s
 }
 
 #[tokio::test]
-async fn a_cookie_sent_twice_or_oddly_is_another_identity() {
+async fn a_repeated_or_malformed_cookie_is_another_identity() {
     let handler = |headers: HeaderMap| async move { format!("{:?}", headers.get_all("cookie")) };
     let layer = CacheLayer::with_policy(cache(), ttl().vary_cookies(["sid"]));
     let app = Router::new().fallback(handler).layer(layer);
@@ -641,14 +641,14 @@ async fn a_cookie_sent_twice_or_oddly_is_another_identity() {
 // Denial of service by what is stored.
 
 #[tokio::test]
-async fn errors_are_never_stored_unless_they_say_for_how_long() {
+async fn errors_without_a_lifetime_are_never_stored() {
     for status in [400, 401, 403, 404, 405, 408, 413, 414, 431, 500, 501, 502, 503, 504] {
         never_stored(status, &[], &[]).await;
     }
 }
 
 #[tokio::test]
-async fn an_error_provoked_by_an_oversized_header_reaches_nobody_else() {
+async fn an_error_provoked_by_an_oversized_header_reaches_no_other_client() {
     let long = "x".repeat(20_000);
     let handler = |headers: HeaderMap| async move {
         let size: usize = headers.values().map(axum::http::HeaderValue::len).sum();
@@ -663,19 +663,19 @@ async fn an_error_provoked_by_an_oversized_header_reaches_nobody_else() {
 }
 
 #[tokio::test]
-async fn redirects_are_never_stored_unless_they_say_for_how_long() {
+async fn redirects_without_a_lifetime_are_never_stored() {
     for status in [301, 302, 303, 307, 308] {
         never_stored(status, &[("location", "http://evil.example")], &[]).await;
     }
 }
 
 #[tokio::test]
-async fn a_part_is_never_stored_as_the_whole() {
+async fn a_partial_response_is_never_stored_as_the_whole() {
     never_stored(206, &[FRESH, ("content-range", "bytes 0-1/10")], &[]).await;
 }
 
 #[tokio::test]
-async fn variants_without_end_take_a_bounded_place() {
+async fn the_number_of_variants_of_a_response_is_bounded() {
     let handler = |headers: HeaderMap| async move {
         ([FRESH, ("vary", "a")], headers["a"].to_str().unwrap().to_owned())
     };
@@ -694,7 +694,7 @@ async fn variants_without_end_take_a_bounded_place() {
 
 /// As of a client that makes up values of `Accept-Language`.
 #[tokio::test]
-async fn security_made_up_variants_replace_none_that_is_in_use() {
+async fn security_invented_variants_never_evict_one_in_use() {
     let handler = |headers: HeaderMap| async move {
         let language = headers["accept-language"].to_str().unwrap().to_owned();
         ([FRESH, ("vary", "accept-language")], language)
@@ -715,7 +715,7 @@ async fn security_made_up_variants_replace_none_that_is_in_use() {
 }
 
 #[tokio::test]
-async fn keys_without_end_take_a_bounded_place() {
+async fn the_memory_taken_by_any_number_of_keys_is_bounded() {
     let cache = Cache::new(Memory::new(1 << 20));
     let layer = CacheLayer::with_policy(cache.clone(), ttl());
     let app = Router::new().fallback(any(mirror)).layer(layer);
@@ -728,7 +728,7 @@ async fn keys_without_end_take_a_bounded_place() {
 }
 
 #[tokio::test]
-async fn many_ranges_are_not_many_parts() {
+async fn a_request_for_many_ranges_gets_the_whole_body() {
     let app = Router::new()
         .fallback(|| async { ([FRESH], "0123456789") })
         .layer(CacheLayer::with_policy(cache(), Policy::standard()));
@@ -740,7 +740,7 @@ async fn many_ranges_are_not_many_parts() {
 }
 
 #[tokio::test]
-async fn a_client_can_not_make_a_route_work_by_asking_for_the_fresh() {
+async fn a_client_cannot_force_recomputation_under_a_ttl_policy() {
     let app = mirrored(ttl());
     drop(read(send(&app, plain(&[])).await).await);
     for said in ["no-cache", "max-age=0", "min-fresh=99999"] {
@@ -750,7 +750,7 @@ async fn a_client_can_not_make_a_route_work_by_asking_for_the_fresh() {
 }
 
 #[tokio::test]
-async fn a_write_empties_no_page_but_its_own() {
+async fn a_write_invalidates_no_page_but_its_own() {
     let handler = |method: Method, headers: HeaderMap| async move {
         let place = headers.get("x-place").cloned();
         let place = place.map(|place| [("location", place.clone()), ("content-location", place)]);
@@ -780,7 +780,7 @@ async fn a_write_empties_no_page_but_its_own() {
 }
 
 #[tokio::test]
-async fn a_write_ends_its_page_however_the_path_is_spelled() {
+async fn a_write_invalidates_its_page_however_the_path_is_encoded() {
     let handler = |Path(id): Path<String>| async move { ([FRESH], id) };
     let layer = CacheLayer::with_policy(cache(), Policy::standard());
     let app = Router::new().route("/users/{id}", any(handler)).layer(layer);
@@ -794,7 +794,7 @@ async fn a_write_ends_its_page_however_the_path_is_spelled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_with_a_lifetime_is_soon_gone() {
+async fn an_error_with_a_long_lifetime_expires_soon() {
     let handler = |headers: HeaderMap| async move {
         let status =
             headers.get("x-provoke").map(|status| status.to_str().unwrap().parse::<u16>().unwrap());
@@ -824,7 +824,7 @@ fn with_sessions() -> (Router, Cache) {
 }
 
 #[tokio::test]
-async fn tokens_that_are_forged_of_the_future_or_oversized_are_counted_and_worth_nothing() {
+async fn forged_or_oversized_session_tokens_are_counted_and_rejected() {
     let (app, cache) = with_sessions();
     let (future, long) = ("f".repeat(80), "0".repeat(10_000));
     let tokens = ["x", "", &future, &long, &"0".repeat(80)];
@@ -842,7 +842,7 @@ async fn tokens_that_are_forged_of_the_future_or_oversized_are_counted_and_worth
 // What is echoed, logged and shown.
 
 #[tokio::test]
-async fn a_header_can_not_be_split_by_what_is_echoed() {
+async fn an_echoed_value_cannot_split_a_header() {
     let handler = |RawQuery(query): RawQuery| async move {
         let mut headers = HeaderMap::new();
         if let Ok(value) = query.unwrap_or_default().parse() {
@@ -860,7 +860,7 @@ async fn a_header_can_not_be_split_by_what_is_echoed() {
 }
 
 #[tokio::test]
-async fn what_a_connection_names_is_not_stored() {
+async fn fields_named_by_connection_are_not_stored() {
     let headers = [FRESH, ("connection", "x-hop, close"), ("x-hop", "1"), ("keep-alive", "5")];
     for policy in both() {
         let app = Router::new()
@@ -884,7 +884,7 @@ fn keys_and_secrets_are_never_shown() {
 }
 
 #[tokio::test]
-async fn two_layers_over_one_store_can_be_kept_apart() {
+async fn two_layers_over_one_store_can_be_separated_by_namespace() {
     let cache = cache();
     let app = |name: &'static str| {
         let layer = CacheLayer::with_policy(cache.clone(), ttl()).namespace(name);

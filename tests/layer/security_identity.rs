@@ -63,7 +63,7 @@ async fn ask(app: &Router, headers: &[(&str, &str)]) -> (String, String) {
 
 /// It is for clients with `Authorization` (RFC 9111, section 3.5), and says nothing of other signs of who asks.
 #[tokio::test]
-async fn a_response_that_must_be_revalidated_is_for_no_user_that_an_outer_layer_found() {
+async fn a_must_revalidate_response_never_reaches_a_user_found_by_an_outer_layer() {
     let page = |user: Option<Extension<User>>| async {
         let name = user.map_or_else(|| "nobody".to_owned(), |user| user.0.0);
         ([("cache-control", "max-age=60, must-revalidate")], format!("page of {name}"))
@@ -78,7 +78,7 @@ async fn a_response_that_must_be_revalidated_is_for_no_user_that_an_outer_layer_
 }
 
 #[tokio::test]
-async fn a_user_found_by_an_outer_layer_gets_no_response_of_another() {
+async fn a_user_found_by_an_outer_layer_never_gets_the_response_of_another() {
     for name in ["authorization", "cookie", "x-badge"] {
         for policy in [ttl(), Policy::standard(), by_user(ttl()), by_user(Policy::standard())] {
             let app = authenticated(name, CacheLayer::with_policy(cache(), policy.clone()));
@@ -92,7 +92,7 @@ async fn a_user_found_by_an_outer_layer_gets_no_response_of_another() {
 }
 
 #[tokio::test]
-async fn a_response_to_nobody_reaches_no_user_found_by_an_outer_layer() {
+async fn an_anonymous_response_never_reaches_a_user_found_by_an_outer_layer() {
     for policy in [ttl(), Policy::standard(), by_user(ttl()), by_user(Policy::standard())] {
         let app = authenticated("x-badge", CacheLayer::with_policy(cache(), policy));
         assert_eq!(ask(&app, &[]).await.0, "secret of nobody");
@@ -102,7 +102,7 @@ async fn a_response_to_nobody_reaches_no_user_found_by_an_outer_layer() {
 }
 
 #[tokio::test]
-async fn an_extension_of_an_undeclared_type_keeps_requests_from_the_cache() {
+async fn an_extension_of_an_undeclared_type_makes_requests_bypass_the_cache() {
     let layer = || CacheLayer::with_policy(cache(), ttl());
     let status_with = async |layer: CacheLayer| {
         let app = Router::new().route("/", get(|| async { "page" })).layer(layer);
@@ -118,7 +118,7 @@ async fn an_extension_of_an_undeclared_type_keeps_requests_from_the_cache() {
 }
 
 #[tokio::test]
-async fn the_extensions_of_axum_itself_keep_nothing_from_the_cache() {
+async fn the_extensions_of_axum_itself_do_not_make_requests_bypass_the_cache() {
     let of_user = || get(|Path(id): Path<u32>| async move { format!("user {id}") });
     let layer = || CacheLayer::with_policy(cache(), ttl());
     let nested = Router::new().nest("/a", Router::new().route("/{id}", of_user()));
@@ -152,7 +152,7 @@ async fn the_extensions_of_axum_itself_keep_nothing_from_the_cache() {
 
 /// A router adds no parameters where the URI has no path (RFC 9112, section 3.2.4).
 #[tokio::test]
-async fn an_undeclared_extension_is_noticed_whatever_a_router_adds() {
+async fn an_undeclared_extension_is_detected_whatever_a_router_adds() {
     let app = Router::new().fallback(secret).layer(CacheLayer::with_policy(cache(), ttl()));
     // Or somebody else than a router adds its URI.
     let bare = CacheLayer::with_policy(cache(), ttl()).layer(get(secret));
@@ -179,7 +179,7 @@ async fn unrouted(mut request: Request) -> Request {
 }
 
 #[tokio::test]
-async fn credentials_that_the_policys_function_makes_nothing_of_are_somebodys() {
+async fn credentials_for_which_vary_by_returns_none_are_still_personal() {
     for policy in [ttl(), Policy::standard()] {
         let nobody = policy.vary_by(|_| None);
         let layer = CacheLayer::with_policy(cache(), nobody);
@@ -206,7 +206,7 @@ async fn prefix(name: &'static str, mut request: Request, next: Next) -> Respons
 }
 
 #[tokio::test]
-async fn a_path_that_is_rewritten_inside_the_router_is_part_of_the_key() {
+async fn a_path_rewritten_inside_the_router_is_part_of_the_key() {
     for name in ["x-site", "accept-language"] {
         let rewrite = move |request: Request, next: Next| prefix(name, request, next);
         let page = |request: Request| async move {
@@ -248,7 +248,7 @@ async fn check_token(mut request: Request, next: Next) -> Response {
 }
 
 #[tokio::test]
-async fn a_response_does_not_outlive_the_token_that_it_was_given_for() {
+async fn an_expired_access_token_gets_no_cached_response() {
     let layer = CacheLayer::with_policy(cache(), by_user(ttl()));
     let app = Router::new().route("/", get(secret)).layer(layer).layer(from_fn(check_token));
     let as_alice = |expires: u64| {
@@ -280,7 +280,7 @@ async fn with_session(mut request: Request, next: Next) -> Response {
 }
 
 #[tokio::test]
-async fn sessions_around_the_cache_have_entries_of_their_user_and_shared_ones_of_nobody() {
+async fn session_middleware_around_the_cache_separates_users_and_shares_anonymous_entries() {
     let layer = CacheLayer::with_policy(
         cache(),
         ttl().vary_by(|parts| parts.extensions.get::<Session>()?.0.as_ref().clone()),
@@ -316,7 +316,7 @@ async fn require_staff(request: Request, next: Next) -> Response {
 }
 
 #[tokio::test]
-async fn permissions_are_checked_for_each_request_before_the_cache_is_asked() {
+async fn permissions_are_checked_for_each_request_even_on_a_hit() {
     let layer = CacheLayer::with_policy(cache(), by_user(ttl()));
     let authenticate = |request: Request, next: Next| {
         authenticate(HeaderName::from_static("cookie"), request, next)

@@ -61,7 +61,7 @@ fn header<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn the_layers_of_a_service_stand_in_one_builder_with_the_cache() {
+async fn the_cache_works_in_one_builder_with_the_usual_tower_layers() {
     let app = app();
     let (first, second) = (ask(&app, "/page").await, ask(&app, "/page").await);
     assert!(header(&first, "cache-status").contains("stored"), "{first:?}");

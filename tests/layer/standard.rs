@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use tidegate::{Cache, CacheLayer, Memory, Policy};
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_kept_for_as_long_as_it_says_and_its_age_goes_on() {
+async fn a_response_is_stored_for_its_lifetime_and_its_age_continues() {
     let origin = Origin::default().then(200, &[FRESH, ("age", "30")], "one");
     let app = origin.router(Policy::standard());
     assert_eq!(body(&app, get(&[])).await, "one");
@@ -23,7 +23,7 @@ async fn an_answer_is_kept_for_as_long_as_it_says_and_its_age_goes_on() {
 }
 
 #[tokio::test]
-async fn an_answer_that_says_nothing_is_not_kept() {
+async fn a_response_without_a_lifetime_is_not_stored() {
     let origin = Origin::default();
     let app = origin.router(Policy::standard());
     assert_eq!(body(&app, get(&[])).await, "run 1");
@@ -33,7 +33,7 @@ async fn an_answer_that_says_nothing_is_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_stale_is_confirmed_and_its_headers_are_brought_up_to_date() {
+async fn a_stale_response_is_revalidated_and_its_headers_are_updated() {
     let origin = Origin::default().then(200, &[FRESH, TAGGED, ("a", "1"), ("b", "1")], "one").then(
         304,
         &[FRESH, ("a", "2")],
@@ -62,7 +62,7 @@ async fn what_is_stale_is_confirmed_and_its_headers_are_brought_up_to_date() {
 }
 
 #[tokio::test]
-async fn what_must_be_confirmed_each_time_is() {
+async fn a_no_cache_response_is_revalidated_for_each_request() {
     let no_cache = ("cache-control", "no-cache");
     let origin = Origin::default().then(200, &[no_cache, TAGGED], "one").then(304, &[], "").then(
         200,
@@ -77,7 +77,7 @@ async fn what_must_be_confirmed_each_time_is() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_the_answer_is_told_so_by_a_fill_a_hit_and_a_confirmation() {
+async fn a_matching_if_none_match_gets_a_304_from_a_fill_a_hit_and_a_revalidation() {
     let origin = Origin::default().then(200, &[FRESH, TAGGED], "one").then(304, &[FRESH], "");
     let app = origin.router(Policy::standard());
     let has = ("if-none-match", "W/\"v1\"");
@@ -96,7 +96,7 @@ async fn a_client_that_has_the_answer_is_told_so_by_a_fill_a_hit_and_a_confirmat
 }
 
 #[tokio::test]
-async fn variants_are_kept_side_by_side() {
+async fn variants_are_stored_side_by_side() {
     let vary = ("vary", "Accept-Language");
     let origin =
         Origin::default().then(200, &[FRESH, vary], "english").then(200, &[FRESH, vary], "deutsch");
@@ -113,7 +113,7 @@ async fn variants_are_kept_side_by_side() {
 }
 
 #[tokio::test]
-async fn an_answer_that_begins_or_ceases_to_vary_is_found_under_its_new_key() {
+async fn a_response_whose_vary_field_changes_is_found_under_its_new_key() {
     let (once, never) = (("cache-control", "max-age=60"), ("cache-control", "no-store"));
     let origin = Origin::default()
         .then(200, &[once, ("vary", "a")], "by a")
@@ -155,14 +155,14 @@ async fn each_gets_its_own(app: &Router, values: impl Iterator<Item = usize>) {
 }
 
 #[tokio::test]
-async fn many_variants_at_once_are_made_once_each() {
+async fn concurrent_requests_for_several_variants_store_each_once() {
     let (app, cache) = varying();
     each_gets_its_own(&app, (0..100).map(|at| at % 5)).await;
     assert_eq!(cache.counters().event(tidegate::Event::Stored), 5);
 }
 
 #[tokio::test]
-async fn variants_that_replace_each_other_are_never_taken_for_one_another() {
+async fn variants_that_evict_each_other_are_never_confused() {
     let (app, _) = varying();
     each_gets_its_own(&app, 0..1).await;
     each_gets_its_own(&app, 0..500).await;
@@ -171,7 +171,7 @@ async fn variants_that_replace_each_other_are_never_taken_for_one_another() {
 
 /// As many as there may be.
 #[tokio::test]
-async fn sixty_four_variants_are_all_kept() {
+async fn sixty_four_variants_are_all_stored() {
     let (app, cache) = varying();
     for value in 0..64 {
         each_gets_its_own(&app, value..=value).await;
@@ -184,7 +184,7 @@ async fn sixty_four_variants_are_all_kept() {
 }
 
 #[tokio::test]
-async fn a_part_comes_out_of_the_whole() {
+async fn ranges_are_served_from_the_stored_body() {
     let origin = Origin::default().then(200, &[FRESH, TAGGED], "0123456789");
     let app = origin.router(Policy::standard());
     body(&app, get(&[])).await;
@@ -209,7 +209,7 @@ async fn a_part_comes_out_of_the_whole() {
 }
 
 #[tokio::test]
-async fn a_part_of_what_is_not_stored_is_the_origins_to_give_and_is_not_kept() {
+async fn a_range_of_an_unstored_response_comes_from_the_origin_and_is_not_stored() {
     let part = [FRESH, ("content-range", "bytes 0-1/10")];
     let origin = Origin::default().then(206, &part, "01").then(200, &[FRESH], "0123456789");
     let app = origin.router(Policy::standard());
@@ -220,7 +220,7 @@ async fn a_part_of_what_is_not_stored_is_the_origins_to_give_and_is_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_brings_what_is_stored_up_to_date_or_ends_it() {
+async fn a_head_response_updates_the_stored_response_or_removes_it() {
     let origin = Origin::default()
         .then(200, &[FRESH, TAGGED, ("a", "1")], "one")
         .then(200, &[FRESH, TAGGED, ("a", "2")], "")
@@ -243,7 +243,7 @@ async fn a_head_brings_what_is_stored_up_to_date_or_ends_it() {
 }
 
 #[tokio::test]
-async fn a_write_that_went_well_ends_what_is_stored_under_its_path() {
+async fn a_successful_write_invalidates_the_response_of_its_path() {
     let origin = Origin::default()
         .then(200, &[FRESH], "one")
         .then(500, &[], "no")
@@ -258,7 +258,7 @@ async fn a_write_that_went_well_ends_what_is_stored_under_its_path() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_says_how_old_an_answer_it_takes() {
+async fn request_directives_bound_the_age_of_the_response_served() {
     let origin = Origin::default().then(200, &[FRESH], "one").then(200, &[FRESH], "two");
     let app = origin.router(Policy::standard());
     let says = |directives: &'static str| body_of(&app, directives);
@@ -277,7 +277,7 @@ async fn body_of(app: &Router, directives: &str) -> String {
 }
 
 #[tokio::test]
-async fn only_what_is_stored_is_had_by_who_wants_nothing_else() {
+async fn only_if_cached_gets_a_stored_response_or_a_504() {
     let origin = Origin::default().then(200, &[FRESH], "one");
     let app = origin.router(Policy::standard());
     let stored = [("cache-control", "only-if-cached")];
@@ -293,7 +293,7 @@ async fn only_what_is_stored_is_had_by_who_wants_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_stale_is_served_where_its_headers_allow_it() {
+async fn a_stale_response_is_served_as_its_headers_allow() {
     let soon = ("cache-control", "max-age=1, stale-while-revalidate=10, stale-if-error=60");
     let strict = ("cache-control", "max-age=1, stale-if-error=60, must-revalidate");
     for (said, after, expected) in
@@ -308,7 +308,7 @@ async fn the_stale_is_served_where_its_headers_allow_it() {
 }
 
 #[tokio::test]
-async fn fields_that_may_not_be_kept_are_not() {
+async fn fields_named_by_no_cache_or_private_are_not_stored() {
     let said = ("cache-control", "max-age=60, no-cache=\"a\", private=\"b\"");
     let origin = Origin::default().then(200, &[said, ("a", "1"), ("b", "1"), ("c", "1")], "one");
     let app = origin.router(Policy::standard());
@@ -321,7 +321,7 @@ async fn fields_that_may_not_be_kept_are_not() {
 }
 
 #[tokio::test]
-async fn a_field_for_this_cache_alone_goes_before_cache_control() {
+async fn tidegate_cache_control_takes_precedence_over_cache_control() {
     let origin = Origin::default().then(
         200,
         &[("cache-control", "no-store"), ("tidegate-cache-control", "max-age=60")],
@@ -333,7 +333,7 @@ async fn a_field_for_this_cache_alone_goes_before_cache_control() {
 }
 
 #[tokio::test]
-async fn a_reload_is_a_hit_where_the_author_decides() {
+async fn a_reload_is_a_hit_under_a_ttl_policy() {
     let origin = Origin::default().then(200, &[TAGGED], "one");
     let app = origin.router(Policy::ttl(Duration::from_secs(60)));
     body(&app, get(&[])).await;
@@ -341,7 +341,7 @@ async fn a_reload_is_a_hit_where_the_author_decides() {
 }
 
 #[tokio::test]
-async fn what_a_change_made_invalid_is_not_confirmed_but_made_anew() {
+async fn an_invalidated_response_is_recomputed_and_not_revalidated() {
     let origin = Origin::default().then(200, &[FRESH, TAGGED], "one");
     let cache = Cache::new(Memory::new(1 << 20));
     let layer = CacheLayer::with_policy(cache.clone(), Policy::standard().tag("t"));
@@ -353,7 +353,7 @@ async fn what_a_change_made_invalid_is_not_confirmed_but_made_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_the_author_decides_the_handler_is_never_asked_to_confirm() {
+async fn under_a_ttl_policy_no_condition_reaches_the_handler() {
     let origin = Origin::default().then(200, &[TAGGED], "one");
     let app = origin.router(Policy::ttl(Duration::from_secs(10)));
     body(&app, get(&[])).await;

@@ -68,7 +68,7 @@ async fn first_frame(app: &Router) -> Response<Body> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_a_response_that_streams_goes_on_at_its_first_byte() {
+async fn waiters_for_a_streaming_response_proceed_at_its_first_byte() {
     for pauses in [&[0][..], &[2000], &[2000, 50], &[0, 60, 60, 60]] {
         let (app, _, runs) = streaming(pauses, true, "application/x-ndjson");
         let began = Instant::now();
@@ -87,7 +87,7 @@ async fn who_waits_for_a_response_that_streams_goes_on_at_its_first_byte() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_of_unknown_length_that_comes_soon_is_shared() {
+async fn a_fast_body_of_unknown_length_is_shared() {
     for pauses in [&[0][..], &[5000], &[5000, 30, 30, 30], &[0, 90]] {
         let (app, cache, runs) = streaming(pauses, false, "application/json");
         let all = join_all((0..100).map(|_| ask(&app, "/"))).await;
@@ -99,7 +99,7 @@ async fn a_body_of_unknown_length_that_comes_soon_is_shared() {
 
 /// It takes its time, and is kept all the same.
 #[tokio::test(start_paused = true)]
-async fn a_body_that_streams_is_stored_at_its_end() {
+async fn a_streaming_body_is_stored_at_its_end() {
     let (app, _, runs) = streaming(&[0, 400, 400], false, "application/x-ndjson");
     let (first, second) = tokio::join!(ask(&app, "/"), ask(&app, "/"));
     assert_eq!(first.0, second.0);
@@ -109,7 +109,7 @@ async fn a_body_that_streams_is_stored_at_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_without_an_end_are_never_shared() {
+async fn endless_streams_are_never_shared() {
     for content_type in [
         "text/event-stream",
         "Text/Event-Stream; charset=utf-8",

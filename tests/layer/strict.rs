@@ -40,7 +40,7 @@ async fn ask(app: &Router, uri: &str, headers: &[(&str, &str)]) -> (String, Stri
 }
 
 #[tokio::test]
-async fn a_handler_sees_nothing_that_the_key_does_not_hold() {
+async fn under_a_strict_policy_the_handler_sees_only_what_the_key_contains() {
     let policy = strict().public().query(["page"]).vary(["accept"]).vary_cookies(["theme"]);
     let app = mirrored(policy);
     let headers = [
@@ -64,14 +64,14 @@ async fn a_handler_sees_nothing_that_the_key_does_not_hold() {
 }
 
 #[tokio::test]
-async fn a_host_that_does_not_count_is_withheld() {
+async fn a_host_that_is_not_in_the_key_is_withheld() {
     let app = mirrored(strict().public().host(false));
     let headers = [("host", "a.example"), ("x-forwarded-host", "b.example")];
     assert_eq!(ask(&app, "http://c.example/", &headers).await.0, "/ Some(\"/\") {} None");
 }
 
 #[tokio::test]
-async fn heads_parts_and_renewals_are_handed_over_like_whole_responses() {
+async fn head_range_and_conditional_requests_are_stripped_like_plain_ones() {
     let origin = Origin::default();
     let app = origin.behind(layer(strict().public()));
     let personal = ("referer", "https://alice.example");
@@ -88,7 +88,7 @@ async fn heads_parts_and_renewals_are_handed_over_like_whole_responses() {
 }
 
 #[tokio::test]
-async fn forwarded_headers_and_tracing_reach_the_handler_and_make_no_entries() {
+async fn forwarded_and_tracing_headers_reach_the_handler_and_are_not_in_the_key() {
     let app = mirrored(strict().public().forward(["X-Request-Id"]));
     let (seen, _) = ask(&app, "/", &[("x-request-id", "7"), ("traceparent", "00-1")]).await;
     assert!(seen.contains("x-request-id") && seen.contains("traceparent"), "{seen}");
@@ -96,7 +96,7 @@ async fn forwarded_headers_and_tracing_reach_the_handler_and_make_no_entries() {
 }
 
 #[tokio::test]
-async fn a_response_can_not_vary_by_what_was_withheld() {
+async fn vary_by_a_withheld_field_is_ignored() {
     let origin = Origin::default().then(200, &[("vary", "accept-language, cookie")], "one");
     let app = origin.behind(layer(strict()));
     for language in ["de", "en"] {
@@ -106,7 +106,7 @@ async fn a_response_can_not_vary_by_what_was_withheld() {
 }
 
 #[tokio::test]
-async fn a_request_that_says_who_the_client_is_is_handed_over_whole() {
+async fn a_request_that_identifies_its_client_is_passed_on_whole() {
     let app = Router::new().fallback(mirror).layer(layer(strict()));
     let (seen, status) = ask(&app, "/", &[("x-api-key", "alice"), ("referer", "x")]).await;
     assert!(seen.contains("alice") && seen.contains("referer"), "{seen}");
@@ -114,7 +114,7 @@ async fn a_request_that_says_who_the_client_is_is_handed_over_whole() {
 }
 
 #[tokio::test]
-async fn the_extensions_of_axum_are_handed_over() {
+async fn the_extensions_of_axum_are_passed_on() {
     let page = |Path((a, b)): Path<(String, u32)>,
                 matched: MatchedPath,
                 uri: OriginalUri,
@@ -139,7 +139,7 @@ async fn the_extensions_of_axum_are_handed_over() {
 }
 
 #[tokio::test]
-async fn the_parameters_of_routers_around_are_handed_over_where_none_inside_has_matched() {
+async fn parameters_of_enclosing_routers_are_passed_on_if_no_inner_router_has_matched() {
     let page = |Path(shop): Path<String>| async move { shop };
     let layer = || layer(strict().public());
     let fallback = || Router::new().fallback(page);
@@ -161,7 +161,7 @@ async fn the_parameters_of_routers_around_are_handed_over_where_none_inside_has_
 }
 
 #[tokio::test]
-async fn the_prefix_of_a_nested_router_is_handed_over() {
+async fn the_prefix_of_a_nested_router_is_passed_on() {
     let page = |nested: NestedPath| async move { nested.as_str().to_owned() };
     let inner = Router::new().route("/b", routing::get(page)).layer(layer(strict()));
     let app = Router::new().nest("/a", inner);
@@ -172,7 +172,7 @@ async fn the_prefix_of_a_nested_router_is_handed_over() {
 struct User(&'static str);
 
 #[tokio::test]
-async fn a_declared_extension_is_handed_over() {
+async fn a_declared_extension_is_passed_on() {
     let page = |Extension(user): Extension<User>| async move { user.0 };
     let policy = strict().vary_by(|parts| Some(parts.extensions.get::<User>()?.0.to_owned()));
     let layer = layer(policy).extension::<User>();
@@ -189,7 +189,7 @@ async fn a_declared_extension_is_handed_over() {
 }
 
 #[tokio::test]
-async fn what_a_policy_that_is_not_strict_stored_is_not_served_by_one_that_is() {
+async fn a_strict_policy_never_serves_a_response_stored_by_another_policy() {
     let cache = cache();
     let app = |policy| {
         let layer = CacheLayer::with_policy(cache.clone(), policy);

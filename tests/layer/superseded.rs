@@ -41,7 +41,7 @@ async fn is_age(app: &Router, age: &str, ttl: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_304_is_as_old_as_it_says() {
+async fn a_304_sets_the_age_that_it_carries() {
     let origin =
         Origin::default().then(200, &[FRESH, TAGGED], "one").then(304, &[FRESH, ("age", "50")], "");
     let app = origin.router(Policy::standard());
@@ -52,7 +52,7 @@ async fn a_304_is_as_old_as_it_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_that_updates_is_as_old_as_it_says() {
+async fn a_head_response_that_updates_sets_the_age_that_it_carries() {
     let origin = Origin::default().then(200, &[FRESH, TAGGED], "one").then(
         200,
         &[FRESH, TAGGED, ("age", "50")],
@@ -77,7 +77,7 @@ const ENDS: [(u16, (&str, &str)); 6] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_may_not_be_stored_ends_what_is() {
+async fn a_renewal_that_may_not_be_stored_removes_the_stored_response() {
     for policy in both() {
         for (status, header) in ENDS {
             let origin =
@@ -94,7 +94,7 @@ async fn a_renewal_that_may_not_be_stored_ends_what_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_fails_ends_nothing() {
+async fn a_failed_renewal_keeps_the_stored_response() {
     for policy in both() {
         for (status, headers) in [(503, &[][..]), (500, &[FRESH]), (429, &[]), (501, &[])] {
             let origin = Origin::default().then(200, &[STALE], "one").then(status, headers, "no");
@@ -111,7 +111,7 @@ async fn a_renewal_that_fails_ends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_brings_nothing_back_that_a_response_had_ended() {
+async fn an_error_does_not_revive_a_response_that_a_later_one_removed() {
     let said = ("cache-control", "max-age=60, stale-if-error=600");
     let by_author = Policy::ttl(Duration::from_mins(1)).jitter(0.0);
     for policy in [by_author.stale_if_error(Duration::from_mins(10)), Policy::standard()] {
@@ -130,7 +130,7 @@ async fn an_error_brings_nothing_back_that_a_response_had_ended() {
 }
 
 #[tokio::test]
-async fn an_error_brings_nothing_back_that_a_write_had_ended() {
+async fn an_error_does_not_revive_a_response_that_a_write_invalidated() {
     let said = ("cache-control", "max-age=60, stale-if-error=600");
     let origin = Origin::default().then(200, &[said], "one").then(200, &[], "written").then(
         503,
@@ -144,7 +144,7 @@ async fn an_error_brings_nothing_back_that_a_write_had_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_visitor_with_cookies_renews_what_is_for_all() {
+async fn a_visitor_with_cookies_renews_the_shared_response() {
     let origin = Origin::default().then(200, &[STALE], "one").then(200, &[STALE], "two");
     let app = origin.router(Policy::standard());
     body(&app, get(&[])).await;
@@ -161,7 +161,7 @@ async fn a_visitor_with_cookies_renews_what_is_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_confirmation_for_a_visitor_with_cookies_keeps_what_is_for_all() {
+async fn a_revalidation_for_a_visitor_with_cookies_refreshes_the_shared_response() {
     let origin = Origin::default().then(200, &[FRESH, TAGGED], "one").then(304, &[FRESH], "");
     let app = origin.router(Policy::standard());
     body(&app, get(&[])).await;
@@ -173,7 +173,7 @@ async fn a_confirmation_for_a_visitor_with_cookies_keeps_what_is_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn heads_and_parts_get_the_stale_in_place_of_an_error_too() {
+async fn head_and_range_requests_get_a_stale_response_in_place_of_an_error() {
     let said = ("cache-control", "max-age=60, stale-if-error=600");
     for policy in [Policy::standard(), both()[0].clone().stale_while_revalidate(Duration::ZERO)] {
         let broken = |origin: Origin| origin.then(503, &[], "broken");
@@ -191,7 +191,7 @@ async fn heads_and_parts_get_the_stale_in_place_of_an_error_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_errors_of_a_server_that_is_down_bring_the_stale_back() {
+async fn only_500_502_503_and_504_are_replaced_by_a_stale_response() {
     let said = ("cache-control", "max-age=60, stale-if-error=600");
     for (status, expected) in [
         (500, "one"),
@@ -211,7 +211,7 @@ async fn only_errors_of_a_server_that_is_down_bring_the_stale_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s_maxage_with_a_window_is_served_stale_where_the_policy_says_so() {
+async fn an_s_maxage_response_is_served_stale_only_if_the_policy_says_so() {
     let said = ("cache-control", "s-maxage=1, stale-while-revalidate=30");
     let lenient = Policy::standard().s_maxage_allows_stale();
     for (policy, expected) in [(Policy::standard(), "two"), (lenient, "one")] {
@@ -224,7 +224,7 @@ async fn s_maxage_with_a_window_is_served_stale_where_the_policy_says_so() {
 }
 
 #[tokio::test]
-async fn conditions_reach_the_handler_where_nothing_can_be_stored() {
+async fn conditions_reach_the_handler_if_its_responses_cannot_be_stored() {
     let no_store = ("cache-control", "no-store");
     for policy in both() {
         let origin = Origin::default()
@@ -245,7 +245,7 @@ async fn conditions_reach_the_handler_where_nothing_can_be_stored() {
 }
 
 #[tokio::test]
-async fn a_variant_that_is_not_stored_is_a_miss_of_a_variant() {
+async fn a_missing_variant_is_reported_as_vary_miss() {
     let varies = [FRESH, ("vary", "a")];
     let origin = Origin::default().then(200, &varies, "one").then(200, &varies, "two");
     let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), Policy::standard());
@@ -289,7 +289,7 @@ impl Store for Slow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_leaves_does_not_stop_the_end_of_what_is_stored() {
+async fn a_client_that_disconnects_does_not_stop_the_removal_of_a_stored_response() {
     let origin =
         Origin::default().then(200, &[], "one").then(410, &[], "gone").then(500, &[], "failed");
     let policy = Policy::ttl(Duration::from_mins(1)).stale_if_error(Duration::from_mins(10));

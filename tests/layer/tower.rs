@@ -59,7 +59,7 @@ fn request(path: &str) -> Request<Empty<Bytes>> {
 }
 
 #[tokio::test]
-async fn readiness_errors_and_bodies_are_the_services_own() {
+async fn readiness_errors_and_bodies_are_those_of_the_inner_service() {
     let fussy = Fussy::default();
     let (open, runs) = (fussy.open.clone(), fussy.runs.clone());
     let cache = Cache::new(Memory::new(1 << 20));

@@ -50,7 +50,7 @@ async fn burst((app, runs): &(Router, Arc<AtomicUsize>), id: u32) -> (usize, Dur
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_route_that_stores_nothing_keeps_nobody_waiting_at_new_paths() {
+async fn requests_for_new_paths_of_an_uncacheable_route_do_not_wait() {
     let route = slow();
     assert_eq!(burst(&route, 0).await, (10, 2 * SECOND), "nothing is known yet");
     assert_eq!(burst(&route, 0).await, (10, SECOND), "this path is known");
@@ -61,7 +61,7 @@ async fn a_route_that_stores_nothing_keeps_nobody_waiting_at_new_paths() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_path_says_nothing_of_its_route() {
+async fn one_uncacheable_path_does_not_make_its_route_uncacheable() {
     let route = slow();
     for _ in 0..64 {
         burst(&route, 0).await;
@@ -70,7 +70,7 @@ async fn one_path_says_nothing_of_its_route() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_response_that_is_stored_has_requests_share_again() {
+async fn one_stored_response_makes_requests_share_again() {
     let route = slow();
     for id in 0..64 {
         burst(&route, id).await;
@@ -80,7 +80,7 @@ async fn one_response_that_is_stored_has_requests_share_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_stored_before_is_shared_whatever_its_route_does() {
+async fn a_path_stored_before_is_shared_even_if_its_route_is_uncacheable() {
     let route = slow();
     burst(&route, 1000).await;
     for id in 0..64 {
@@ -109,7 +109,7 @@ fn endless(fields: &'static [(&'static str, &'static str)], writes: bool) -> Rou
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_wait_for_no_body_whose_head_shows_that_it_is_not_stored() {
+async fn requests_do_not_wait_for_a_body_whose_head_prevents_storing() {
     for (fields, writes, token) in [
         (&[("content-length", "2000000")][..], false, "too-large"),
         (&[("content-length", "2000")], true, "wrote"),

@@ -21,7 +21,7 @@ fn ago(seconds: u64) -> String {
 }
 
 #[tokio::test]
-async fn what_is_confirmed_without_a_date_is_of_now() {
+async fn a_304_without_a_date_makes_the_response_fresh_from_now_on() {
     let old = ago(100);
     let origin = Origin::default().then(200, &[FRESH, TAGGED, ("date", &old)], "one").then(
         304,
@@ -36,7 +36,7 @@ async fn what_is_confirmed_without_a_date_is_of_now() {
 }
 
 #[tokio::test]
-async fn an_answer_to_head_without_a_date_is_of_now() {
+async fn a_head_response_without_a_date_makes_the_stored_one_fresh_from_now_on() {
     let old = ago(100);
     let origin = Origin::default().then(200, &[FRESH, TAGGED, ("date", &old)], "one").then(
         200,
@@ -51,7 +51,7 @@ async fn an_answer_to_head_without_a_date_is_of_now() {
 }
 
 #[tokio::test]
-async fn a_304_that_names_another_answer_ends_what_is_stored() {
+async fn a_304_with_another_etag_removes_the_stored_response() {
     let no_cache = ("cache-control", "no-cache");
     let origin = Origin::default()
         .then(200, &[no_cache, TAGGED], "one")
@@ -69,7 +69,7 @@ async fn a_304_that_names_another_answer_ends_what_is_stored() {
 }
 
 #[tokio::test]
-async fn a_304_that_forbids_ends_what_is_stored() {
+async fn a_304_with_no_store_removes_the_stored_response() {
     let origin = Origin::default()
         .then(200, &[FRESH, TAGGED], "one")
         .then(304, &[("cache-control", "no-store")], "")
@@ -81,7 +81,7 @@ async fn a_304_that_forbids_ends_what_is_stored() {
 }
 
 #[tokio::test]
-async fn what_is_about_the_handlers_connection_stays_there() {
+async fn hop_by_hop_fields_of_a_304_do_not_reach_the_client() {
     let origin = Origin::default().then(200, &[("cache-control", "no-cache"), TAGGED], "one").then(
         304,
         &[("connection", "x-hop"), ("x-hop", "1"), ("keep-alive", "timeout=5")],
@@ -96,7 +96,7 @@ async fn what_is_about_the_handlers_connection_stays_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_that_finds_a_stale_answer_has_a_whole_one_made() {
+async fn a_head_request_that_finds_a_stale_response_causes_a_full_renewal() {
     for policy in [Policy::standard(), stale_policy()] {
         let origin = Origin::default();
         let app = headless(&origin, policy);
@@ -113,7 +113,7 @@ fn stale_policy() -> Policy {
 }
 
 #[tokio::test]
-async fn a_client_that_has_what_may_not_be_stored_is_told_so() {
+async fn a_matching_if_none_match_gets_a_304_even_for_an_unstorable_response() {
     let private = ("cache-control", "private, no-cache");
     let origin = Origin::default().then(200, &[private, TAGGED], "one");
     let app = origin.router(Policy::standard());
@@ -125,7 +125,7 @@ async fn a_client_that_has_what_may_not_be_stored_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_variant_is_served_in_place_of_an_error() {
+async fn a_stale_variant_is_served_in_place_of_an_error() {
     let said = ("cache-control", "max-age=1, stale-if-error=60");
     let vary = ("vary", "accept-language");
     let origin = Origin::default()
@@ -144,7 +144,7 @@ async fn a_variant_is_served_in_place_of_an_error() {
 }
 
 #[tokio::test]
-async fn a_variant_of_before_a_failover_is_better_than_an_error() {
+async fn a_variant_from_before_a_failover_is_served_in_place_of_an_error() {
     let said = ("cache-control", "max-age=60, stale-if-error=60");
     let vary = ("vary", "accept-language");
     let origin = Origin::default()
@@ -162,7 +162,7 @@ async fn a_variant_of_before_a_failover_is_better_than_an_error() {
 }
 
 #[tokio::test]
-async fn a_range_that_there_is_not_says_nothing_of_the_whole() {
+async fn a_416_or_206_carries_no_fields_that_describe_the_whole_body() {
     let origin = Origin::default().then(200, &[FRESH, TAGGED, ("content-digest", "x")], "0123");
     let app = origin.router(Policy::standard());
     body(&app, get(&[])).await;
@@ -175,7 +175,7 @@ async fn a_range_that_there_is_not_says_nothing_of_the_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_age_of_an_answer_that_is_passed_on_goes_on_and_costs_it_nothing() {
+async fn an_upstream_age_continues_and_does_not_shorten_the_ttl_of_a_ttl_policy() {
     let origin = Origin::default().then(200, &[("age", "590")], "one");
     let app = origin.router(Policy::ttl(Duration::from_mins(1)));
     body(&app, get(&[])).await;
@@ -184,7 +184,7 @@ async fn the_age_of_an_answer_that_is_passed_on_goes_on_and_costs_it_nothing() {
 }
 
 #[tokio::test]
-async fn who_says_who_it_is_and_wants_only_what_is_stored_makes_nobody_work() {
+async fn only_if_cached_with_credentials_gets_a_504_without_running_the_handler() {
     let origin = Origin::default().then(200, &[FRESH], "one");
     let app = origin.router(Policy::standard());
     body(&app, get(&[])).await;

@@ -125,7 +125,7 @@ async fn get_with(app: &Router, uri: &str, authorization: &str) -> Response<Body
 }
 
 #[tokio::test]
-async fn only_who_knows_the_token_sees_anything() {
+async fn every_admin_path_requires_the_token() {
     let (_, layer) = greeting(policy());
     assert!(Admin::new(&layer).with_token("short").unwrap_err().to_string().contains("16"));
     let page = || Admin::new(&layer).with_token(SECRET).unwrap();
@@ -152,7 +152,7 @@ async fn only_who_knows_the_token_sees_anything() {
 }
 
 #[tokio::test]
-async fn the_page_is_behind_the_services_own_authentication() {
+async fn the_admin_page_can_use_the_services_own_authentication() {
     let (_, layer) = greeting(policy());
     let only_operators =
         middleware::from_fn(async |request: Request<Body>, next: middleware::Next| {
@@ -171,7 +171,7 @@ async fn the_page_is_behind_the_services_own_authentication() {
 }
 
 #[tokio::test]
-async fn a_page_of_another_origin_changes_nothing() {
+async fn a_cross_origin_request_changes_nothing() {
     let (app, layer) = greeting(policy());
     let page = Admin::new(&layer).unprotected();
     let off = json!({ "off": true });
@@ -200,7 +200,7 @@ async fn a_page_of_another_origin_changes_nothing() {
 }
 
 #[tokio::test]
-async fn the_page_brings_all_that_it_needs_along() {
+async fn the_admin_page_loads_nothing_from_elsewhere() {
     let (_, layer) = greeting(policy());
     let page = Admin::new(&layer).unprotected();
     let response = send(&page, Request::get("/").body(Body::empty()).unwrap()).await;
@@ -222,7 +222,7 @@ async fn the_page_brings_all_that_it_needs_along() {
 }
 
 #[tokio::test]
-async fn nothing_is_counted_before_anybody_looks_on() {
+async fn route_statistics_are_counted_only_once_the_admin_page_exists() {
     let (app, layer) = greeting(policy());
     ask(&app, "/hello").await;
     let page = Admin::new(&layer).unprotected();
@@ -243,7 +243,7 @@ async fn nothing_is_counted_before_anybody_looks_on() {
 }
 
 #[tokio::test]
-async fn what_would_become_of_a_request_is_told_and_nothing_changes_by_it() {
+async fn explain_predicts_the_outcome_of_a_request_and_changes_nothing() {
     let shop = Shop::new().await;
     let before = shop.explain("/products/7", "").await;
     assert_eq!((&before["result"], &before["reason"]), (&json!("miss"), &json!("absent")));
@@ -272,7 +272,7 @@ async fn what_would_become_of_a_request_is_told_and_nothing_changes_by_it() {
 }
 
 #[tokio::test]
-async fn why_the_cache_has_no_part_in_a_request_is_told() {
+async fn explain_names_the_reason_for_a_bypass_and_keys_by_host() {
     let shop = Shop::new().await;
     let reason = async |url, headers| shop.explain(url, headers).await["reason"].clone();
     assert_eq!(reason("/products", "Cookie: a=b").await, "personal");
@@ -304,7 +304,7 @@ async fn why_the_cache_has_no_part_in_a_request_is_told() {
 }
 
 #[tokio::test]
-async fn a_tag_is_made_invalid_and_the_change_is_shown() {
+async fn an_invalidated_tag_is_listed_as_a_change_without_its_value() {
     let shop = Shop::new().await;
     ask(&shop.app, "/products/7").await;
     let post = async |body: Value| {
@@ -322,7 +322,7 @@ async fn a_tag_is_made_invalid_and_the_change_is_shown() {
 }
 
 #[tokio::test]
-async fn routes_and_tables_are_told_of_and_what_is_worth_caching() {
+async fn suggest_recommends_policies_and_tables_to_track() {
     let shop = Shop::new().await;
     shop.learns(&["/plain/1", "/notes"]).await;
     for round in 0..30 {
@@ -361,7 +361,7 @@ async fn routes_and_tables_are_told_of_and_what_is_worth_caching() {
 }
 
 #[tokio::test]
-async fn a_change_counts_in_what_the_cache_would_have_done() {
+async fn the_expected_hit_ratio_accounts_for_changes() {
     let shop = Shop::new().await;
     shop.learns(&["/plain/9"]).await;
     // Each read after a write that this node knows of: an answer that was stored before has fallen.
@@ -390,7 +390,7 @@ fn from(address: &str, token: &str) -> Request<Body> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn security_wrong_tokens_are_limited() {
+async fn security_wrong_admin_tokens_are_rate_limited() {
     let (_, layer) = greeting(policy());
     let page = Admin::new(&layer).with_token(SECRET).unwrap();
     let right = format!("Bearer {SECRET}");
@@ -416,7 +416,7 @@ async fn security_wrong_tokens_are_limited() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn security_requests_to_the_page_are_limited() {
+async fn security_requests_to_the_admin_page_are_rate_limited() {
     let (_, layer) = greeting(policy());
     let page = Admin::new(&layer).unprotected();
     let mut admitted = 0;
@@ -428,7 +428,7 @@ async fn security_requests_to_the_page_are_limited() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn values_of_columns_are_shown_only_if_the_service_says_so() {
+async fn column_values_are_shown_only_if_the_service_enables_it() {
     let (server, db, cache) = followed("create table products (email text primary key)").await;
     server.psql("insert into products values ('eve@example.org')").await.unwrap();
     let layer = CacheLayer::new(cache);

@@ -53,7 +53,7 @@ impl Outside {
 }
 
 #[tokio::test]
-async fn a_hit_that_is_not_what_the_handler_gives_is_found() {
+async fn an_audit_detects_a_hit_that_differs_from_the_handlers_response() {
     let outside = outside(policy().audit(1.0));
     ask(&outside.app, "/number").await;
     assert_eq!(outside.audited(), (0, 0), "a miss is fresh");
@@ -73,7 +73,7 @@ async fn a_hit_that_is_not_what_the_handler_gives_is_found() {
 }
 
 #[tokio::test]
-async fn a_share_of_hits_is_compared_and_none_by_default() {
+async fn the_configured_share_of_hits_is_audited() {
     for (share, few, many) in [(0.0, 0, 0), (0.2, 20, 400)] {
         let outside = outside(policy().audit(share));
         for _ in 0..1001 {
@@ -88,7 +88,7 @@ async fn a_share_of_hits_is_compared_and_none_by_default() {
 }
 
 #[tokio::test]
-async fn a_route_in_shadow_serves_what_the_handler_gives() {
+async fn a_shadow_route_serves_the_handlers_response_and_audits_the_entry() {
     let outside = outside(policy().shadow());
     let (_, status) = ask(&outside.app, "/number").await;
     assert!(status.contains("stored"), "{status}");
@@ -109,7 +109,7 @@ async fn a_route_in_shadow_serves_what_the_handler_gives() {
 }
 
 #[tokio::test]
-async fn an_audit_that_makes_no_sense_is_refused() {
+async fn an_invalid_audit_share_is_refused() {
     let cache = Cache::new(Memory::new(1 << 20));
     let layer = CacheLayer::new(cache).route("/", policy().audit(1.5));
     assert!(layer.validate().unwrap_err().to_string().contains("audited share"));
@@ -121,7 +121,7 @@ async fn read(State(db): State<Database>, Path(id): Path<i32>) -> String {
 }
 
 #[tokio::test]
-async fn what_changes_between_the_two_is_no_divergence() {
+async fn a_change_between_a_hit_and_its_audit_is_not_a_divergence() {
     let server = Postgres::start().await.unwrap();
     server
         .psql("create table t (id int primary key, n int); insert into t values (1, 0)")

@@ -83,7 +83,7 @@ async fn a_cancelled_begin_is_rolled_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_lookup_in_the_catalogue_closes_its_connection() {
+async fn a_cancelled_catalog_lookup_leaves_no_open_transaction() {
     let mut bed = bed().await;
     let node = Node::start(&bed.db, &Policy::ttl(TTL)).await;
     let request = Request::get("/users/1").body(Body::empty()).unwrap();

@@ -26,7 +26,7 @@ async fn slow(State(Load(load)): State<Load>) -> &'static str {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_answers_are_made_at_a_time_than_the_limit_however_many_are_asked_for() {
+async fn no_more_fills_run_at_once_than_the_limit_for_any_number_of_requests() {
     const LIMIT: usize = 8;
     let (cache, load) =
         (Cache::with_limits(Memory::new(64 << 20), 1 << 20, LIMIT), Load::default());
@@ -54,7 +54,7 @@ async fn query(
 
 /// All of them take twice as long as a read waits for a connection.
 #[tokio::test]
-async fn a_cold_start_waits_for_the_pool_and_not_in_it() {
+async fn a_cold_start_queues_for_permits_and_not_for_connections() {
     let primary = primary(&[]).await;
     let patience = std::time::Duration::from_secs(1);
     let db = options(&primary).wait(patience).connect().await.unwrap();

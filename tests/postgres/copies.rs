@@ -72,13 +72,13 @@ impl Shop {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_of_a_dropped_database_is_served_by_the_copy_that_takes_its_name() {
+async fn no_entry_of_a_dropped_database_is_served_for_a_copy_with_its_name() {
     Shop::new().await.restore_with("create database shop template backup").await;
 }
 
 /// Before Postgres 15 none can be had.
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_of_a_dropped_database_is_served_by_the_copy_that_takes_its_oid() {
+async fn no_entry_of_a_dropped_database_is_served_for_a_copy_with_its_oid() {
     let shop = Shop::new().await;
     if shop.server.psql("show server_version_num").await.unwrap().as_str() < "150000" {
         return;
@@ -89,7 +89,7 @@ async fn nothing_of_a_dropped_database_is_served_by_the_copy_that_takes_its_oid(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_databases_that_are_made_from_one_template_share_no_epoch() {
+async fn two_databases_created_from_one_template_have_different_epochs() {
     let server = server_with_shop().await;
     server.psql_at(&server.url_of("shop"), "select tidegate.begin_history()").await.unwrap();
     let mut epochs = Vec::new();

@@ -38,7 +38,7 @@ fn counted(cache: &Cache) -> (u64, u64) {
 }
 
 #[tokio::test]
-async fn what_was_written_by_another_database_is_found_in_a_cache() {
+async fn a_write_through_another_database_is_seen_by_cached_reads() {
     let server = primary(&[]).await;
     let db = options(&server).connect().await.unwrap();
     let other = options(&server).connect().await.unwrap();
@@ -59,7 +59,7 @@ async fn what_was_written_by_another_database_is_found_in_a_cache() {
 
 /// On a hit, its position can't be compared with those of the reads.
 #[tokio::test]
-async fn a_value_of_a_cache_without_a_log_is_refused_when_it_is_loaded_as_when_it_is_found() {
+async fn a_value_of_a_cache_without_a_log_prevents_storing_whether_loaded_or_found() {
     let server = primary(&[]).await;
     let db = options(&server).connect().await.unwrap();
     let (cache, plain) = (Cache::new(memory()), Cache::new(memory()));
@@ -96,7 +96,7 @@ async fn name(db: &Database) -> String {
 
 /// The token's position is of the first.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_finds_what_it_wrote_to_another_database_than_its_layer_s() {
+async fn a_session_sees_its_write_to_a_database_other_than_its_layers() {
     let server = primary(&[]).await;
     let other = server.create_database("other").await.unwrap();
     let users =
@@ -129,7 +129,7 @@ async fn a_session_finds_what_it_wrote_to_another_database_than_its_layer_s() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_written_in_no_scope_is_found_by_a_database_that_is_connected_to_later() {
+async fn a_write_outside_any_scope_is_seen_by_a_database_connected_later() {
     let server = primary(&[]).await;
     let db = options(&server).connect().await.unwrap();
     let replica = server.standby().await.unwrap();
@@ -144,7 +144,7 @@ async fn what_was_written_in_no_scope_is_found_by_a_database_that_is_connected_t
 
 /// It may still write when its `Database` is gone.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_in_no_scope_outlives_its_database() {
+async fn a_transaction_outside_any_scope_is_seen_even_if_its_database_was_dropped() {
     let server = primary(&[]).await;
     let db = options(&server).connect().await.unwrap();
     let mut transaction = db.begin().await.unwrap();
@@ -169,7 +169,7 @@ async fn a_transaction_in_no_scope_outlives_its_database() {
 
 /// Nobody can cancel what goes on in the background: it has an end, and its connection comes back.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invalidation_on_a_primary_that_falls_silent_fails_and_holds_no_connection() {
+async fn an_invalidation_on_a_hung_primary_fails_and_releases_its_connection() {
     let server = primary(&[]).await;
     let (proxy, url) = proxy(&server).await;
     let db = DatabaseOptions::new(url).connections(1).connect().await.unwrap();

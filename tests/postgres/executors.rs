@@ -27,7 +27,7 @@ async fn with_replica(primary: &Postgres) -> (Postgres, Database) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_at_the_commit_is_an_error_of_a_write_through_the_reader() {
+async fn a_write_through_the_reader_fails_if_its_commit_fails() {
     let primary = primary(&[]).await;
     primary.psql(SLOTS).await.unwrap();
     let (_replica, db) = with_replica(&primary).await;
@@ -46,7 +46,7 @@ async fn an_error_at_the_commit_is_an_error_of_a_write_through_the_reader() {
 
 /// With replicas, what is not known to be a read runs on the primary in a transaction.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_notification_in_a_read_only_transaction_is_sent() {
+async fn a_notification_sent_through_the_reader_is_delivered() {
     let primary = primary(&[]).await;
     let (replica, db) = with_replica(&primary).await;
     replica.pause().unwrap();
@@ -66,7 +66,7 @@ async fn a_notification_in_a_read_only_transaction_is_sent() {
 
 /// A lookup observes a position past all that has ended, and there is none past a write that may commit at any time.
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_serve_again_what_a_scope_reads_after_a_write_that_returns_a_row() {
+async fn replicas_serve_a_scope_again_after_its_write_that_returns_a_row() {
     let primary = primary(&[]).await;
     let (replica, db) = with_replica(&primary).await;
     let cache = Cache::new(Memory::new(1 << 20));
@@ -88,7 +88,7 @@ async fn replicas_serve_again_what_a_scope_reads_after_a_write_that_returns_a_ro
 
 /// The replica lacks a migration, and can't read what is not in the WAL.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_only_a_standby_refuses_is_read_from_the_primary() {
+async fn a_read_that_only_a_standby_refuses_runs_on_the_primary() {
     let primary = primary(&[]).await;
     primary
         .psql("create unlogged table carts (id int); insert into carts values (3)")
@@ -122,7 +122,7 @@ enum Mood {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_of_the_statement_costs_the_primary_nothing() {
+async fn an_error_that_the_primary_would_repeat_is_not_retried_there() {
     let primary = primary(&[]).await;
     let raise =
         "create function refuse() returns int language plpgsql as $$ begin raise 'no'; end $$";
@@ -149,7 +149,7 @@ async fn an_error_of_the_statement_costs_the_primary_nothing() {
 
 /// The primary can't be asked, so what the replica says is all there is.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_primary_the_error_of_the_replica_is_passed_on() {
+async fn without_the_primary_the_error_of_the_replica_is_returned() {
     let mut primary = primary(&[]).await;
     let (_replica, db) = with_replica(&primary).await;
     primary.kill().await.unwrap();
@@ -162,7 +162,7 @@ async fn without_the_primary_the_error_of_the_replica_is_passed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_parameters_cost_no_server_its_connections() {
+async fn too_many_parameters_are_an_error_that_closes_no_connection() {
     let primary = primary(&[]).await;
     let replica = primary.standby().await.unwrap();
     let db = options(&primary).replica(replica.url()).connections(1).connect().await.unwrap();
@@ -228,7 +228,7 @@ async fn requests_succeed_after_the_primarys_host_has_vanished() {
 
 /// The primary is down before anything is sent to it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_was_never_sent_keeps_nobody_from_replicas() {
+async fn a_write_that_was_never_sent_does_not_keep_reads_from_replicas() {
     let primary = primary(&[]).await;
     let replica = primary.standby().await.unwrap();
     let (line, url) = proxy(&primary).await;

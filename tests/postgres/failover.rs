@@ -54,7 +54,7 @@ impl Pair {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_failover_lost_is_never_served_again() {
+async fn a_write_lost_in_a_failover_is_never_served_again() {
     let mut pair = Pair::new(&Policy::ttl(TTL)).await;
     pair.node.warm(&["/users/1", "/users/2"]).await;
     pair.part().await;
@@ -72,7 +72,7 @@ async fn what_a_failover_lost_is_never_served_again() {
 
 /// The old primary is still up, and the name leads to it again for a moment: connections to both are in one pool.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_only_the_old_primary_has_is_not_stored_while_its_name_goes_back_and_forth() {
+async fn a_write_only_on_the_old_primary_is_not_stored_while_its_name_alternates() {
     const ROWS: i32 = 8;
     let pair = Pair::new(&Policy::ttl(TTL)).await;
     let rows = format!("insert into users select n, 'good' from generate_series(3, {ROWS}) n");
@@ -159,7 +159,7 @@ async fn until_lost(attempt: impl AsyncFn() -> bool) {
 
 /// A crash loses what was written to the log and not flushed: positions come a second time, on the same timeline.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_a_second_time_after_a_crash_is_not_taken_for_the_first() {
+async fn a_position_reused_after_a_crash_is_not_taken_for_the_earlier_one() {
     until_lost(async || {
         let mut primary = slow_to_flush().await;
         let (name, url) = proxy(&primary).await;
@@ -220,7 +220,7 @@ async fn a_session_that_writes_right_after_a_crash_sees_its_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_policy_may_serve_what_was_before_while_it_is_made_anew() {
+async fn a_policy_may_serve_entries_from_before_a_failover_while_they_are_recomputed() {
     let mut pair = Pair::new(&Policy::ttl(TTL).stale_after_failover()).await;
     pair.node.warm(&["/users/1"]).await;
     pair.fail_over().await;
@@ -234,7 +234,7 @@ async fn a_policy_may_serve_what_was_before_while_it_is_made_anew() {
 
 /// Which change was known is not forgotten because another server is primary.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_changed_before_a_failover_is_not_served_after_it() {
+async fn an_entry_changed_before_a_failover_is_not_served_after_it() {
     let mut pair = Pair::new(&Policy::ttl(TTL).stale_after_failover()).await;
     let node = &pair.node;
     node.warm(&["/users/1", "/users/2", "/users"]).await;
@@ -281,7 +281,7 @@ async fn a_replica_of_another_timeline_is_not_read() {
 
 /// Nor by reads that nobody caches, though nobody knows yet where the primary was a while ago.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_of_another_timeline_is_not_read_for_what_is_not_cached() {
+async fn a_replica_of_another_timeline_is_not_read_by_uncached_reads() {
     let primary = primary(&[]).await;
     let replica = primary.standby().await.unwrap();
     let options = super::world::options(&primary).replica(replica.url());
@@ -302,7 +302,7 @@ async fn a_replica_of_another_timeline_is_not_read_for_what_is_not_cached() {
 
 /// What was written in a history that is over says nothing of which servers of the present one have it.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_written_before_a_failover_binds_no_read_to_the_history_of_before() {
+async fn a_write_before_a_failover_binds_no_read_to_the_old_history() {
     const NAME: &str = "select name || ' from ' || inet_server_port() from users where id = 2";
     let primary = primary(&[]).await;
     let (standby, orphan) = (primary.standby().await.unwrap(), primary.standby().await.unwrap());

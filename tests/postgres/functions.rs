@@ -72,7 +72,7 @@ async fn read(db: &Database, sql: &'static str) -> i32 {
 
 /// The connection died in the pool. Nothing shows whether the statement ran, and it may as well run again.
 #[tokio::test(flavor = "multi_thread")]
-async fn reads_are_sent_again_when_their_connection_breaks_whatever_they_call() {
+async fn reads_are_retried_when_their_connection_breaks_whatever_they_call() {
     let primary = shop().await;
     let db = options(&primary).connect().await.unwrap();
     for sql in [
@@ -118,7 +118,7 @@ async fn a_function_that_writes_on_the_primary_counts_as_a_write() {
 
 /// Nothing refuses the call or shows that it writes, and the node does not hear of the order.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lookup_after_a_function_that_may_write_finds_what_it_wrote() {
+async fn a_lookup_after_a_function_that_may_write_sees_its_write() {
     let primary = shop().await;
     let mut conn = PgConnection::connect(&primary.url()).await.unwrap();
     Triggers::new().table("orders").install(&mut conn).await.unwrap();
@@ -166,7 +166,7 @@ async fn behind_a_policy(url: String, replica: &Postgres) -> (Database, Router) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_policy_keeps_no_volatile_read_from_a_replica() {
+async fn a_volatile_read_under_a_policy_is_served_by_a_replica() {
     let primary = shop().await;
     let replica = primary.standby().await.unwrap();
     let (line, url) = proxy(&primary).await;
@@ -180,7 +180,7 @@ async fn a_policy_keeps_no_volatile_read_from_a_replica() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_function_that_writes_within_a_policy_writes_once_and_is_seen() {
+async fn a_function_called_under_a_policy_writes_once_and_its_write_is_seen() {
     let primary = shop().await;
     let replica = primary.standby().await.unwrap();
     let (_db, app) = behind_a_policy(primary.url(), &replica).await;

@@ -57,7 +57,7 @@ async fn page(State(app): State<App>, Path(id): Path<i32>) -> Result<String, Sta
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_uses_cached_queries_values_and_batches_together() {
+async fn a_handler_can_combine_cached_queries_values_and_batches() {
     let primary = primary(&[]).await;
     let node = Node::alone(&primary).await;
     let policy = ValuePolicy::ttl(TTL).tag("users:id={id}").build().unwrap();

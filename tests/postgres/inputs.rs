@@ -18,7 +18,7 @@ async fn refused(options: DatabaseOptions, mend: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_that_are_not_what_they_were_said_to_be() {
+async fn a_server_of_the_wrong_role_or_cluster_is_refused() {
     let primary = primary(&[]).await;
     let replica = primary.standby().await.unwrap();
     let other = Postgres::start().await.unwrap();
@@ -31,7 +31,7 @@ async fn servers_that_are_not_what_they_were_said_to_be() {
 
 /// Its connection is accepted, by the system, and nobody answers.
 #[tokio::test(start_paused = true)]
-async fn a_server_that_does_not_answer_is_told_of_and_does_not_stop_the_start_for_ever() {
+async fn a_server_that_never_responds_is_reported_and_does_not_block_the_start_forever() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgres://postgres@{}/postgres", silent.local_addr().unwrap());
     let connect = DatabaseOptions::new(url).connect();
@@ -41,7 +41,7 @@ async fn a_server_that_does_not_answer_is_told_of_and_does_not_stop_the_start_fo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn addresses_that_can_not_be_read_keep_their_secret() {
+async fn errors_about_invalid_urls_do_not_show_the_password() {
     for url in
         ["postgres://u:wr0ng@", "mysql://u:wr0ng@h/d", "wr0ng", "postgres://u:wr0ng@h:port/d"]
     {
@@ -57,7 +57,7 @@ async fn addresses_that_can_not_be_read_keep_their_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_listener_lacks() {
+async fn a_second_listener_missing_rights_and_a_missing_schema_are_errors() {
     let primary = primary(&[]).await;
     let db = options(&primary).connect().await.unwrap();
     let cache = cache();

@@ -37,7 +37,7 @@ async fn survives(primary: &Postgres, node: &Node, heal: impl AsyncFnOnce()) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_line_that_is_cut() {
+async fn a_node_whose_listener_is_cut_off_distrusts_its_entries_until_it_catches_up() {
     let (primary, line, node) = followed().await;
     line.cut();
     survives(&primary, &node, async || line.heal().await.unwrap()).await;
@@ -45,7 +45,7 @@ async fn a_line_that_is_cut() {
 
 /// No error tells of this one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_line_that_is_dead_and_silent() {
+async fn a_node_whose_listener_hangs_distrusts_its_entries_until_it_catches_up() {
     let (primary, line, node) = followed().await;
     line.freeze();
     survives(&primary, &node, async || line.heal().await.unwrap()).await;
@@ -53,7 +53,7 @@ async fn a_line_that_is_dead_and_silent() {
 
 /// A node that does not know what has changed can't tell what a replica must have.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_lost_sight_of_the_log_reads_the_primary() {
+async fn a_node_that_cannot_follow_the_log_reads_the_primary() {
     let primary = primary(&[]).await;
     let replica = primary.standby().await.unwrap();
     let (line, url) = proxy(&primary).await;
@@ -74,7 +74,7 @@ async fn a_node_that_lost_sight_of_the_log_reads_the_primary() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backend_that_is_terminated() {
+async fn changes_are_seen_after_backends_were_terminated() {
     let (primary, _line, node) = followed().await;
     let kill = "select pg_terminate_backend(pid) from pg_stat_activity
         where application_name = 'tidegate'";
@@ -88,7 +88,7 @@ async fn a_backend_that_is_terminated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_wakes_nobody_is_seen_by_the_heartbeat() {
+async fn a_change_without_a_notification_is_seen_by_the_heartbeat() {
     let (primary, _line, node) = followed().await;
     primary
         .psql("set tidegate.notify = off; update users set name = 'eve' where id = 1")
@@ -99,7 +99,7 @@ async fn a_change_that_wakes_nobody_is_seen_by_the_heartbeat() {
 
 /// Whoever may connect may notify.
 #[tokio::test(flavor = "multi_thread")]
-async fn notifications_of_others_do_no_harm() {
+async fn forged_notifications_do_no_harm() {
     let (primary, _line, node) = followed().await;
     primary
         .psql("do $$ begin for i in 1..2000 loop perform pg_notify('tidegate', 'users:id=' || i); end loop; end $$")
@@ -112,7 +112,7 @@ async fn notifications_of_others_do_no_harm() {
 
 /// Row security would hide every change from a node whose role does not own the log, without an error.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_row_security_hides_confirms_nothing() {
+async fn a_log_hidden_by_row_security_confirms_nothing() {
     for table in ["log", "ddl"] {
         let primary = primary(&[]).await;
         primary.psql("create role node login; grant select on users to node").await.unwrap();
@@ -137,7 +137,7 @@ async fn a_log_that_row_security_hides_confirms_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_was_emptied_makes_everything_anew() {
+async fn an_emptied_log_invalidates_everything() {
     let (primary, _line, node) = followed().await;
     primary
         .psql("update users set name = 'eve' where id = 1; truncate tidegate.log, tidegate.marks")
@@ -150,7 +150,7 @@ async fn a_log_that_was_emptied_makes_everything_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_the_schema_makes_everything_anew() {
+async fn a_schema_change_invalidates_everything() {
     let (primary, _line, node) = followed().await;
     primary.psql("alter table users add column age int").await.unwrap();
     eventually("nothing is trusted", async || node.get("/users/2").await.1.contains("changed"))
@@ -160,7 +160,7 @@ async fn a_change_of_the_schema_makes_everything_anew() {
 
 /// A virtual machine that was asleep: its monotonic clock may have stood still meanwhile.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_was_frozen_knows_that_it_has_not_heard_of_changes() {
+async fn a_node_that_was_suspended_does_not_trust_its_entries() {
     let primary = primary(&[]).await;
     let (line, url) = proxy(&primary).await;
     let options = DatabaseOptions::new(primary.url()).listen_url(url);
@@ -180,7 +180,7 @@ async fn a_node_that_was_frozen_knows_that_it_has_not_heard_of_changes() {
 
 /// Under load a listener keeps commits from waking it and others, and wakes the others itself.
 #[tokio::test(flavor = "multi_thread")]
-async fn while_commits_come_faster_than_it_looks_they_need_not_wake_it() {
+async fn under_load_a_listener_suppresses_notifications_and_resumes_them_afterwards() {
     const SUPPRESSED: &str =
         "select count(*) > 0 from pg_locks l join pg_stat_activity a using (pid)
         where l.locktype = 'advisory' and l.granted and a.query like 'with prev as%'
@@ -207,7 +207,7 @@ async fn while_commits_come_faster_than_it_looks_they_need_not_wake_it() {
 
 /// Each attempt to read all of it would take too long, and the next would begin with it again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_changes_more_than_a_look_reads() {
+async fn a_transaction_larger_than_the_drain_budget_is_followed() {
     let (primary, _line, node) = followed().await;
     let large = "do $$ begin
             for nr in 10..800 loop
@@ -226,7 +226,7 @@ async fn a_transaction_that_changes_more_than_a_look_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_can_not_be_marked_is_followed_on_the_same_connection() {
+async fn a_log_that_cannot_be_marked_is_followed_on_the_same_connection() {
     let (primary, _line, node) = followed().await;
     // Sequences keep what is rolled back.
     let refuse = "create sequence attempts; create sequence process; create sequence moved;
@@ -252,7 +252,7 @@ async fn a_log_that_can_not_be_marked_is_followed_on_the_same_connection() {
 
 /// A process may have several runtimes, one after another, as tests and plug-ins do.
 #[test]
-fn a_cache_whose_listener_s_runtime_has_ended_gets_another() {
+fn a_cache_accepts_another_listener_once_the_runtime_of_the_first_has_ended() {
     let runtime = || tokio::runtime::Runtime::new().unwrap();
     let lasting = runtime();
     let server = lasting.block_on(primary(&[]));

@@ -44,7 +44,7 @@ fn numbered(
 }
 
 #[tokio::test]
-async fn what_is_missing_is_loaded_in_one_go_and_each_once() {
+async fn missing_values_are_loaded_in_one_batch_and_each_once() {
     let (cache, calls) = (Cache::new(Memory::new(1 << 20)), Calls::default());
     let get = async |ids: &[i32]| {
         cache.get_many(ids.iter().copied(), key, &by_row(), numbered(&calls)).await.unwrap()
@@ -66,7 +66,7 @@ async fn what_is_missing_is_loaded_in_one_go_and_each_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn that_there_is_none_is_kept_if_the_policy_says_so() {
+async fn an_absent_value_is_stored_only_if_the_policy_sets_a_negative_ttl() {
     let cache = Cache::new(Memory::new(1 << 20));
     for (policy, loads) in
         [(by_row(), 3), (by_row_builder().negative_ttl(Duration::from_secs(5)).build().unwrap(), 2)]
@@ -100,7 +100,7 @@ async fn that_there_is_none_is_kept_if_the_policy_says_so() {
 }
 
 #[tokio::test]
-async fn two_who_want_the_same_in_another_order_wait_for_each_other_and_not_for_ever() {
+async fn two_batches_in_opposite_order_wait_for_each_other_without_a_deadlock() {
     let (cache, calls) = (Cache::new(Memory::new(1 << 20)), Calls::default());
     let gate = Arc::new(Semaphore::new(0));
     let load = |ids: Vec<i32>| {
@@ -124,7 +124,7 @@ async fn two_who_want_the_same_in_another_order_wait_for_each_other_and_not_for_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_load_that_fails_is_an_error_unless_all_that_is_missing_has_a_stale_value() {
+async fn a_failed_load_is_an_error_unless_every_missing_value_has_a_stale_one() {
     let cache = Cache::new(Memory::new(1 << 20));
     let policy = by_row_builder().stale_if_error(TTL).build().unwrap();
     let calls = Calls::default();
@@ -137,7 +137,7 @@ async fn a_load_that_fails_is_an_error_unless_all_that_is_missing_has_a_stale_va
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_may_be_larger_than_the_number_of_makers() {
+async fn a_batch_may_be_larger_than_the_number_of_permits() {
     let cache = Cache::with_limits(Memory::new(1 << 20), 1 << 16, 1);
     let calls = Calls::default();
     let found = cache.get_many(0..100, key, &by_row(), numbered(&calls)).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_batch_may_be_larger_than_the_number_of_makers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_due_is_made_anew_by_who_finds_it_so() {
+async fn a_batch_recomputes_the_stale_values_that_it_finds() {
     let cache = Cache::new(Memory::new(1 << 20));
     let policy = by_row_builder().stale_while_revalidate(TTL).build().unwrap();
     let calls = Calls::default();
@@ -163,7 +163,7 @@ async fn names(db: &Database, ids: Vec<i32>) -> Result<HashMap<i32, String>, sql
 }
 
 #[tokio::test]
-async fn a_row_that_changes_makes_its_own_value_invalid_and_no_other() {
+async fn a_changed_row_invalidates_its_own_value_and_no_other() {
     let server = Postgres::start().await.unwrap();
     let table = "create table users (id int primary key, name text);
                  insert into users select i, 'user ' || i from generate_series(1, 50) i";

@@ -86,7 +86,7 @@ async fn a_result_follows_a_virtual_column_and_its_expression() {
 }
 
 #[tokio::test]
-async fn a_virtual_column_is_refused_as_a_key_of_rows() {
+async fn a_virtual_column_cannot_be_tracked() {
     if is_older_than(18).await {
         return;
     }
@@ -99,7 +99,7 @@ async fn a_virtual_column_is_refused_as_a_key_of_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stored_column_whose_expression_changes_is_followed() {
+async fn a_result_follows_a_stored_column_whose_expression_changes() {
     if is_older_than(17).await {
         return;
     }

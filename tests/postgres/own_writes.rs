@@ -161,7 +161,7 @@ fn app(bed: &Arc<Bed>, layer: CacheLayer) -> Router {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_reads_what_it_has_written() {
+async fn a_handler_reads_its_own_writes() {
     let (primary, replica) = servers().await;
     let bed = Bed::on(&primary, &replica).await;
     bed.warm().await;
@@ -208,7 +208,7 @@ async fn a_handler_reads_what_it_has_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn code_outside_of_any_request_reads_what_it_has_written() {
+async fn code_outside_any_request_reads_its_own_writes() {
     let (primary, replica) = servers().await;
     let bed = Bed::on(&primary, &replica).await;
     bed.warm().await;
@@ -255,7 +255,7 @@ async fn code_outside_of_any_request_reads_what_it_has_written() {
 
 /// The row comes before the commit: what returned at the row told of writes that were never made.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_returns_a_row_has_been_committed() {
+async fn a_write_that_returns_a_row_fails_if_its_commit_fails() {
     let (primary, replica) = servers().await;
     let bed = Bed::on(&primary, &replica).await;
     let table = "create table slots (n int unique deferrable initially deferred);
@@ -267,7 +267,7 @@ async fn a_write_that_returns_a_row_has_been_committed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_route_that_only_reads_is_served_by_replicas_whatever_the_method() {
+async fn an_only_reads_route_is_served_by_replicas_whatever_the_method() {
     let (primary, replica) = servers().await;
     let bed = Bed::on(&primary, &replica).await;
     let port = async |State(bed): State<Arc<Bed>>| {
@@ -289,7 +289,7 @@ async fn a_route_that_only_reads_is_served_by_replicas_whatever_the_method() {
 
 /// Two nodes, a write through one, and a read with its token through the other at once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_finds_its_write_in_whatever_a_handler_reads() {
+async fn a_session_sees_its_write_in_every_kind_of_read() {
     let (primary, replica) = servers().await;
     let (here, there) = (Bed::on(&primary, &replica).await, Bed::on(&primary, &replica).await);
     let layer = |bed: &Bed| {
@@ -317,7 +317,7 @@ async fn a_session_finds_its_write_in_whatever_a_handler_reads() {
 
 /// Behind a proxy that pools transactions, a read of a session's shares one with the position, which refuses writes.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_function_that_writes_is_called_for_a_session_behind_a_proxy() {
+async fn a_function_that_writes_can_be_called_for_a_session_behind_a_proxy() {
     let primary = primary(&[]).await;
     primary.psql(RENAME).await.unwrap();
     let db = options(&primary).pooled().connect().await.unwrap();
@@ -404,7 +404,7 @@ fn by_row() -> ValuePolicy {
 const FEW: usize = 20;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_values_after_a_write_need_one_position() {
+async fn a_batch_after_a_write_observes_few_positions() {
     let users = Users::start().await;
     let all = async || users.names(1..=USERS).await;
     Record::detached(all()).await;
@@ -431,7 +431,7 @@ async fn many_values_after_a_write_need_one_position() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn values_at_the_same_time_after_a_write_share_positions() {
+async fn concurrent_values_after_a_write_share_positions() {
     let users = Users::start().await;
     Record::detached(users.names(1..=USERS)).await;
     let before = users.asked();
@@ -452,7 +452,7 @@ async fn values_at_the_same_time_after_a_write_share_positions() {
 
 /// Each of them is looked up again once it is there.
 #[tokio::test(flavor = "multi_thread")]
-async fn values_that_another_request_computes_need_no_position_each() {
+async fn values_loaded_by_another_request_do_not_need_a_position_each() {
     let users = Users::start().await;
     let (gate, begun) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let computing = tokio::spawn(Record::detached({
@@ -487,7 +487,7 @@ async fn values_that_another_request_computes_need_no_position_each() {
 
 /// Settings are often read, and jobs are often run, by a runtime of their own.
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_serve_again_though_the_runtime_that_was_to_observe_stands_still() {
+async fn replicas_serve_again_even_if_the_observing_runtime_has_stalled() {
     let (primary, replica) = servers().await;
     let bed = Bed::on(&primary, &replica).await;
     bed.write("writer", "in no scope").await;

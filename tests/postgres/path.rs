@@ -8,7 +8,7 @@ use super::common::eventually;
 use super::world::{Node, TTL, options, primary};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_by_psql_is_seen_and_nothing_else_is_made_anew() {
+async fn a_write_by_psql_invalidates_the_entries_it_changes_and_no_others() {
     let primary = primary(&[]).await;
     let node = Node::alone(&primary).await;
     assert_eq!(node.get("/users/1").await.0, "ada");
@@ -22,7 +22,7 @@ async fn a_write_by_psql_is_seen_and_nothing_else_is_made_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_is_taken_off_the_primary_when_the_replica_is_far_enough() {
+async fn a_read_is_served_by_a_replica_that_is_far_enough() {
     let primary = primary(&[]).await;
     let replica = primary.standby().await.unwrap();
     let db = options(&primary).replica(replica.url()).connect().await.unwrap();

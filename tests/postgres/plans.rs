@@ -31,7 +31,7 @@ async fn everywhere<T: Send + 'static>(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn select_star_is_prepared_anew_after_each_change_of_a_table() {
+async fn select_star_is_prepared_again_after_each_change_of_a_table() {
     let server = primary(&[]).await;
     let standby = server.standby().await.unwrap();
     let db = options(&server).replica(standby.url()).connections(4).connect().await.unwrap();
@@ -80,7 +80,7 @@ async fn all(State(db): State<Database>) -> Result<String, String> {
 
 /// A transaction can't be tried again by us, but its connection need not be one of before.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_knows_of_the_change_hands_out_no_connection_of_before() {
+async fn a_node_that_knows_of_a_schema_change_uses_no_connection_from_before_it() {
     let server = primary(&[]).await;
     let db = options(&server).connections(2).connect().await.unwrap();
     let cache = Cache::new(Memory::new(1 << 20));
@@ -106,7 +106,7 @@ async fn a_node_that_knows_of_the_change_hands_out_no_connection_of_before() {
 
 /// A proxy that keeps statements prepared by their text would run that of before, whichever connection asks for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_a_proxy_a_statement_is_told_by_its_text_from_the_same_one_of_before() {
+async fn behind_a_proxy_the_text_of_a_statement_differs_after_a_schema_change() {
     let server = primary(&[("log_statement", "all")]).await;
     let db = options(&server).pooled().connections(1).connect().await.unwrap();
     let read = async || {

@@ -8,7 +8,7 @@ use super::pooler;
 use super::world::{Node, TTL, options, primary};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_that_changes_servers_between_transactions_leads_to_no_stale_answer() {
+async fn a_proxy_that_switches_servers_between_transactions_causes_no_stale_response() {
     let primary = primary(&[]).await;
     let replicas = [primary.standby().await.unwrap(), primary.standby().await.unwrap()];
     let [late, good] = &replicas;
@@ -37,7 +37,7 @@ async fn a_proxy_that_changes_servers_between_transactions_leads_to_no_stale_ans
 
 /// The one who asks how far the replica is meets another process each time, and the replica answers all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_behind_a_proxy_whose_sessions_take_turns_stays_up() {
+async fn a_replica_behind_a_proxy_with_alternating_sessions_stays_up() {
     let primary = primary(&[]).await;
     let replica = primary.standby().await.unwrap();
     let url = pooler::start_by_turns(&[replica.addr(), replica.addr()]).await;
@@ -82,7 +82,7 @@ async fn a_standby_behind_the_primarys_name_is_never_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pgbouncer_is_used_where_it_keeps_statements_apart_and_refused_where_not() {
+async fn pgbouncer_is_refused_unless_it_keeps_prepared_statements_apart() {
     let primary = primary(&[]).await;
     let server = [("shop", primary.addr())];
     let session = PgBouncer::start("session", &server).await.unwrap();

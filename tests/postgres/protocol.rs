@@ -10,7 +10,7 @@ use super::world::{Node, TTL, connect, options, primary};
 /// A commit that is in the log and not yet visible: what is read meanwhile lacks it, however far the
 /// log was at the time.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_read_while_a_commit_was_in_the_log_and_not_visible_is_not_served_after() {
+async fn an_entry_read_before_a_logged_commit_was_visible_is_not_served_after_it() {
     let primary = primary(&[]).await;
     let node = Node::alone(&primary).await;
     let nobody = "alter system set synchronous_standby_names = 'nobody'; select pg_reload_conf()";
@@ -39,7 +39,7 @@ async fn what_was_read_while_a_commit_was_in_the_log_and_not_visible_is_not_serv
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_read_during_a_long_transaction_falls_with_its_commit() {
+async fn an_entry_read_during_a_long_transaction_is_invalidated_by_its_commit() {
     let primary = primary(&[]).await;
     let node = Node::alone(&primary).await;
     let mut writer = connect(&primary).await;
@@ -67,7 +67,7 @@ async fn a_prepared_transaction_counts_from_its_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_rolled_back_makes_nothing_anew() {
+async fn a_rolled_back_write_invalidates_nothing() {
     let primary = primary(&[]).await;
     let node = Node::alone(&primary).await;
     node.warm(&["/users/1"]).await;
@@ -84,7 +84,7 @@ async fn what_was_rolled_back_makes_nothing_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_answer_falls_with_the_first_row() {
+async fn an_empty_response_is_invalidated_by_the_first_row() {
     let primary = primary(&[]).await;
     let node = Node::alone(&primary).await;
     node.warm(&["/users/99"]).await;
@@ -94,7 +94,7 @@ async fn an_empty_answer_falls_with_the_first_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_rows_at_once_and_truncate() {
+async fn bulk_writes_and_truncate_invalidate_entries() {
     let primary = primary(&[]).await;
     let node = Node::alone(&primary).await;
     node.warm(&["/users/1", "/users"]).await;
@@ -109,7 +109,7 @@ async fn many_rows_at_once_and_truncate() {
 
 /// An idle database: nothing moves the log, and the next fill must be good all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_change_the_next_answer_is_kept_though_nothing_else_is_written() {
+async fn after_a_change_the_next_response_is_stored_even_on_an_idle_database() {
     let primary = primary(&[]).await;
     let replica = primary.standby().await.unwrap();
     let db = options(&primary).replica(replica.url()).connect().await.unwrap();

@@ -57,7 +57,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_query_is_answered_until_what_it_reads_changes() {
+async fn a_query_is_a_hit_until_the_rows_it_reads_change() {
     let world = World::new().await;
     let cached = world.cached();
     let by_id = |id: i32| sqlx::query("select id, name from users where id = $1").bind(id);
@@ -79,7 +79,7 @@ async fn a_query_is_answered_until_what_it_reads_changes() {
 
 /// As where nothing is cached: a later row is not decoded.
 #[tokio::test]
-async fn of_one_row_only_that_row_is_decoded() {
+async fn fetching_one_row_decodes_only_that_row() {
     let world = World::new().await;
     world.server.psql("insert into users values (3, null, 1)").await.unwrap();
     let (one, cached) = ("select name from users order by id", world.cached());
@@ -89,7 +89,7 @@ async fn of_one_row_only_that_row_is_decoded() {
 }
 
 #[tokio::test]
-async fn queries_that_differ_in_anything_are_others() {
+async fn queries_that_differ_in_text_arguments_or_result_type_share_no_entry() {
     let world = World::new().await;
     let cached = world.cached();
     let name = "select name from users where id = $1";
@@ -116,7 +116,7 @@ async fn queries_that_differ_in_anything_are_others() {
 }
 
 #[tokio::test]
-async fn what_is_not_to_be_kept_is_asked_each_time() {
+async fn uncacheable_queries_run_each_time() {
     let world = World::new().await;
     let cached = world.cached();
     for query in [
@@ -135,7 +135,7 @@ async fn what_is_not_to_be_kept_is_asked_each_time() {
 }
 
 #[tokio::test]
-async fn it_can_be_asked_from_any_task_and_narrowed() {
+async fn a_cached_query_can_run_in_any_task_and_be_narrowed_by_tags() {
     let world = World::new().await;
     let policy = ValuePolicy::ttl(TTL).early_refresh(0.0).build().unwrap();
     let policy = |id: i32| policy.with_tags([format!("users:id={id}")]);
@@ -156,7 +156,7 @@ async fn it_can_be_asked_from_any_task_and_narrowed() {
 }
 
 #[tokio::test]
-async fn a_condition_narrows_by_itself() {
+async fn a_condition_narrows_a_query_without_any_tags() {
     let world = World::new().await;
     let cached = world.cached();
     let ask = async |id: i64| {

@@ -122,7 +122,7 @@ async fn writes(State(db): State<Database>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_falls_with_all_that_it_read_and_nothing_else() {
+async fn a_response_is_invalidated_by_changes_to_everything_it_read_and_nothing_else() {
     let bed = Bed::new().await;
     let user = "update users set name = name || 'x' where id = 1";
     let post = "update posts set title = title || 'x' where id = 1";
@@ -142,7 +142,7 @@ async fn an_answer_falls_with_all_that_it_read_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_not_be_attributed_is_not_kept_and_says_why() {
+async fn a_response_with_reads_that_cannot_be_tracked_is_not_stored_and_says_why() {
     let bed = Bed::new().await;
     for (uri, why) in [
         ("/spawn", "stray-read"),

@@ -34,7 +34,7 @@ async fn all_up(node: &Node) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_is_never_answered_by_a_replica_that_lacks_its_write() {
+async fn a_session_is_never_served_by_a_replica_that_lacks_its_write() {
     let (_primary, [late, good], node) = three(&[]).await;
     late.pause_replay().await.unwrap();
     let token = node.put(1, "eve").await;
@@ -54,7 +54,7 @@ async fn a_session_is_never_answered_by_a_replica_that_lacks_its_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_is_behind_is_passed_over_and_cache_status_says_so() {
+async fn a_replica_that_is_behind_is_skipped_and_cache_status_says_so() {
     let (primary, [one, two], node) = three(&[]).await;
     one.pause_replay().await.unwrap();
     primary.psql("update users set name = 'eve' where id = 1").await.unwrap();
@@ -79,7 +79,7 @@ async fn a_replica_that_is_behind_is_passed_over_and_cache_status_says_so() {
 
 /// Nothing else is known of what a read must have that is not cached.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_is_too_far_behind_serves_no_one() {
+async fn a_replica_past_max_lag_serves_no_reads() {
     let primary = primary(&[]).await;
     let replica = primary.standby().await.unwrap();
     let options = options(&primary).replica(replica.url()).max_lag(Duration::from_millis(500));
@@ -102,7 +102,7 @@ async fn a_replica_that_is_too_far_behind_serves_no_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_that_die_cost_nobody_an_answer() {
+async fn no_request_fails_when_replicas_die() {
     let (_primary, [mut one, mut two], node) = three(&[]).await;
     let answers = async |times: usize| {
         for _ in 0..times {
@@ -124,7 +124,7 @@ async fn replicas_that_die_cost_nobody_an_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_hangs_is_given_up() {
+async fn a_hung_replica_is_skipped_until_it_responds_again() {
     let primary = primary(&[]).await;
     let replica = primary.standby().await.unwrap();
     let patient = options(&primary).replica(replica.url()).wait(Duration::from_secs(2));
@@ -143,7 +143,7 @@ async fn a_replica_that_hangs_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reads_go_on_while_the_primary_is_down() {
+async fn reads_continue_while_the_primary_is_down() {
     let (mut primary, _replicas, node) = three(&[]).await;
     node.warm(&["/users/1"]).await;
     primary.kill().await.unwrap();
@@ -168,7 +168,7 @@ async fn both(State(db): State<Database>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_response_says_that_a_replica_may_be_too_far_back() {
+async fn a_response_read_while_the_primary_is_down_reports_replica_behind() {
     const LATE: &str = "select upper(name) from users where id = 1";
     let (mut primary, [one, two], node) = three(&[]).await;
     primary.psql("create table plain (n int)").await.unwrap();
@@ -212,7 +212,7 @@ async fn every_response_says_that_a_replica_may_be_too_far_back() {
 
 /// What the replica lacks is on the primary, which hangs: once that is known, no read waits for a connection to it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_is_known_to_be_down_is_tried_last() {
+async fn a_primary_known_to_be_down_is_tried_last() {
     let primary = primary(&[]).await;
     let replica = primary.standby().await.unwrap();
     let options = options(&primary).replica(replica.url()).wait(Duration::from_mins(10));
@@ -247,7 +247,7 @@ async fn all_known(db: &Database) {
 
 /// What is busy is not down: its connections are kept, so that reads do not all go to the primary at once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_whose_connections_are_all_in_use_is_not_given_up() {
+async fn a_replica_whose_connections_are_all_in_use_is_not_marked_down() {
     let primary = primary(&[]).await;
     primary.psql(WAIT).await.unwrap();
     let replica = primary.standby().await.unwrap();
@@ -277,7 +277,7 @@ async fn a_replica_whose_connections_are_all_in_use_is_not_given_up() {
 
 /// A standby cancels queries that stand in the way of replay.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_that_replay_cancelled_is_read_elsewhere() {
+async fn a_query_cancelled_by_replay_is_run_on_the_primary() {
     let primary = primary(&[("max_standby_streaming_delay", "0")]).await;
     let replica = primary.standby().await.unwrap();
     // It is not asked again: what is given up stays so.
@@ -308,7 +308,7 @@ async fn a_query_that_replay_cancelled_is_read_elsewhere() {
 
 /// Behind a reader endpoint the next connection may be anyone's.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_for_several_replicas_is_asked_with_each_read() {
+async fn a_replica_name_shared_by_several_servers_is_checked_on_each_read() {
     let primary = primary(&[]).await;
     let (one, two) = (primary.standby().await.unwrap(), primary.standby().await.unwrap());
     let (endpoint, url) = proxy(&one).await;
@@ -334,7 +334,7 @@ async fn a_name_for_several_replicas_is_asked_with_each_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_come_and_go_while_reads_go_on() {
+async fn replicas_can_be_added_and_removed_during_reads() {
     let primary = primary(&[]).await;
     let replica = primary.standby().await.unwrap();
     let node = Node::alone(&primary).await;
@@ -361,7 +361,7 @@ async fn replicas_come_and_go_while_reads_go_on() {
 
 /// It fails after it was taken out, which is nothing to the primary.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_that_fails_on_a_replica_that_was_taken_out_costs_no_connection_to_others() {
+async fn a_failed_read_on_a_removed_replica_closes_no_connection_to_the_primary() {
     let primary = primary(&[]).await;
     primary.psql(WAIT).await.unwrap();
     let mut replica = primary.standby().await.unwrap();
@@ -391,7 +391,7 @@ async fn a_read_that_fails_on_a_replica_that_was_taken_out_costs_no_connection_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_that_are_added_at_once_have_names_of_their_own() {
+async fn replicas_added_concurrently_get_different_names() {
     let primary = primary(&[]).await;
     let (one, two) = (primary.standby().await.unwrap(), primary.standby().await.unwrap());
     let db = options(&primary).connect().await.unwrap();
@@ -402,7 +402,7 @@ async fn replicas_that_are_added_at_once_have_names_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_are_discovered_and_forgotten() {
+async fn discovered_replicas_are_added_and_vanished_ones_removed() {
     let (primary, [one, two], node) = three(&[]).await;
     let found = Arc::new(Mutex::new(Ok(vec![two.url(), "postgres://nobody@127.0.0.1:1/x".into()])));
     let discovery = node.db.discover_replicas(Duration::from_millis(20), {
@@ -443,7 +443,7 @@ async fn replicas_are_discovered_and_forgotten() {
 
 /// What a statement reads is being asked of the primary when that stops; the replica can tell, and has the rows.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_that_is_met_first_while_the_primary_hangs_is_read_from_a_replica() {
+async fn a_new_statement_is_read_from_a_replica_while_the_primary_hangs() {
     let primary = primary(&[]).await;
     let replica = primary.standby().await.unwrap();
     let options = options(&primary).replica(replica.url()).wait(Duration::from_mins(10));
@@ -475,7 +475,7 @@ async fn a_statement_that_is_met_first_while_the_primary_hangs_is_read_from_a_re
 /// What a statement depends on may be unknown: it is read by an operator that reads a table unseen, or it can't be looked
 /// up. Its response is not stored, and promises as much as any other of its route.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_depends_on_anything_is_read_where_all_known_changes_are() {
+async fn a_read_with_unknown_dependencies_uses_a_server_with_all_known_changes() {
     let (primary, replicas, node) = three(&[]).await;
     primary
         .psql(

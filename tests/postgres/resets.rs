@@ -28,7 +28,7 @@ const SHOWN: &str =
     "select name || ' ' || timestamptz '2026-01-02 03:04:05+00' from users where id = 1";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_statement_leaves_in_a_session_changes_no_later_result() {
+async fn session_state_left_by_a_statement_changes_no_later_result() {
     let primary = primary(&[]).await;
     primary.psql(OTHER).await.unwrap();
     // Each statement is sent by the connection of the one before.
@@ -57,7 +57,7 @@ async fn what_a_statement_leaves_in_a_session_changes_no_later_result() {
 
 /// What is as it was serves the next statement.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_is_as_it_was_stays_open() {
+async fn an_unchanged_session_stays_open() {
     let primary = primary(&[]).await;
     let db = options(&primary).connections(1).connect().await.unwrap();
     let process = async || {
@@ -79,7 +79,7 @@ async fn a_session_that_is_as_it_was_stays_open() {
 
 /// A proxy gives a server's session to a client, and sets it to what the client asked for: a reset would undo that.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_settings_that_a_proxy_has_set_for_a_client_stay() {
+async fn settings_made_by_a_proxy_for_its_client_are_preserved() {
     let primary = Postgres::start_with(&[("timezone", "Asia/Tokyo")]).await.unwrap();
     let proxy = PgBouncer::start("session", &[("shop", primary.addr())]).await.unwrap();
     let db = DatabaseOptions::new(proxy.url("shop")).connections(1).connect().await.unwrap();

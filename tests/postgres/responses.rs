@@ -28,7 +28,7 @@ async fn put_to(app: &Router, uri: &str) -> Response<Body> {
 
 /// The row is in the log all the same, and counts as soon as the log is followed again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_is_responded_to_while_the_log_can_not_be_followed() {
+async fn a_write_gets_its_response_while_the_log_cannot_be_followed() {
     let primary = primary(&[]).await;
     let (line, url) = proxy(&primary).await;
     let db = DatabaseOptions::new(primary.url()).listen_url(url).connect().await.unwrap();
@@ -57,7 +57,7 @@ async fn a_write_is_responded_to_while_the_log_can_not_be_followed() {
 
 /// The handler is done when its request is polled first, and the client is gone right after that.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_after_its_write_does_not_stop_the_invalidation() {
+async fn a_client_that_disconnects_after_its_write_does_not_stop_the_invalidation() {
     let primary = primary(&[]).await;
     let db = DatabaseOptions::new(primary.url()).connect().await.unwrap();
     let cache = Cache::new(Memory::new(1 << 20));
@@ -90,7 +90,7 @@ async fn a_client_that_leaves_after_its_write_does_not_stop_the_invalidation() {
 
 /// The session gets no token then.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_is_responded_to_when_the_primary_falls_silent_after_it() {
+async fn a_write_gets_its_response_if_the_primary_hangs_after_it() {
     let primary = primary(&[]).await;
     let (line, url) = proxy(&primary).await;
     let db = DatabaseOptions::new(url).listen_url(primary.url()).connect().await.unwrap();

@@ -23,7 +23,7 @@ async fn is_dump_too_old(server: &Postgres) -> bool {
 
 /// `--disable-triggers` switches triggers on again as ordinary ones, which replication and its kin do not fire.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_whose_triggers_do_not_fire_always_is_not_cached_until_it_is_installed_again() {
+async fn a_table_whose_triggers_do_not_always_fire_is_not_cached_until_reinstalled() {
     let primary = primary(&[]).await;
     if is_dump_too_old(&primary).await {
         eprintln!("not tried: the installed pg_dump is older than the server, which it refuses");

@@ -114,7 +114,7 @@ async fn titles(State(db): State<Database>, Path(slugs): Path<String>) -> String
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_narrows_itself_to_the_rows_of_its_conditions() {
+async fn a_statement_is_narrowed_to_the_rows_of_its_conditions() {
     let world = World::new().await;
     let (ann, bob, cid) = (
         "update users set name = name || '!' where id = 1",
@@ -141,7 +141,7 @@ async fn a_statement_narrows_itself_to_the_rows_of_its_conditions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_a_condition_on_the_only_reading_of_a_table_narrows_nothing() {
+async fn a_table_read_twice_or_through_a_view_is_not_narrowed() {
     let world = World::new().await;
     for uri in ["/view/1", "/twice/1"] {
         world.warm(uri).await;
@@ -151,7 +151,7 @@ async fn what_is_not_a_condition_on_the_only_reading_of_a_table_narrows_nothing(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_name_of_a_table_invalidates_its_rows_from_sql_too() {
+async fn invalidating_a_table_from_sql_invalidates_its_rows_too() {
     let world = World::new().await;
     for uri in ["/one/1", "/among/2"] {
         world.warm(uri).await;

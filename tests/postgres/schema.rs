@@ -111,7 +111,7 @@ const SHAPES: &str = "create type mood as enum ('sad', 'glad');
     insert into parts values (1, 1)";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_follows_each_thing_in_the_catalogue_that_its_text_shows() {
+async fn a_result_follows_each_catalog_entry_that_its_text_shows() {
     const QUERIES: [&str; 6] = [
         "select m::text from t where id = 1",
         "select row_to_json(t.p)::text from t",
@@ -160,7 +160,7 @@ async fn a_result_follows_each_thing_in_the_catalogue_that_its_text_shows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_read_while_the_schema_was_another_does_not_outlive_its_being_changed_back() {
+async fn a_result_read_under_a_changed_schema_does_not_outlive_the_reversal() {
     let setup = "create schema away;
         create table a (v text); insert into a values ('a');
         create table b (v text); insert into b values ('b');
@@ -218,7 +218,7 @@ const VIEW: &str = "create table a (v text); insert into a values ('a');
 
 /// A change of the schema that no event trigger has noted is only in the catalogue.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_was_cut_off_reads_the_catalogue_before_it_confirms_what_it_stored() {
+async fn a_node_that_was_cut_off_reads_the_catalog_before_it_confirms_its_entries() {
     let tracked = Triggers::new().table("a").table("b");
     let world = World::new(false, VIEW, tracked, &["select v from v"]).await;
     assert_eq!(world.warm(0).await, "a");
@@ -237,7 +237,7 @@ async fn a_node_that_was_cut_off_reads_the_catalogue_before_it_confirms_what_it_
 /// Until then, a node that has not noticed the change may store what it has read by the schema of before, though it has seen
 /// the log go past the first fence.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_only_the_catalogue_shows_counts_once_more_when_every_node_knows_of_it() {
+async fn a_change_only_in_the_catalog_raises_the_floor_again_once_every_node_knows_of_it() {
     let tracked = Triggers::new().table("a").table("b");
     let world = World::new(false, VIEW, tracked, &["select v from v"]).await;
     assert_eq!(world.warm(0).await, "a");
@@ -256,7 +256,7 @@ async fn a_change_that_only_the_catalogue_shows_counts_once_more_when_every_node
 
 /// It may have millions of rows, or be locked; the log is a matter of milliseconds.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_catalogue_that_takes_long_to_read_is_waited_for() {
+async fn a_slow_read_of_the_catalog_is_waited_for() {
     let tracked = Triggers::new().table("a").table("b");
     let world = World::new(false, VIEW, tracked, &["select v from v"]).await;
     assert_eq!(world.warm(0).await, "a");
@@ -271,7 +271,7 @@ async fn a_catalogue_that_takes_long_to_read_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn temporary_objects_and_rights_and_maintenance_make_nothing_invalid() {
+async fn temporary_objects_rights_and_maintenance_invalidate_nothing() {
     let setup = "create table t (id int primary key, v text);
         create table parent (id int) partition by list (id);
         create role visitor login; grant select on t to visitor;
@@ -324,7 +324,7 @@ async fn temporary_objects_and_rights_and_maintenance_make_nothing_invalid() {
 
 /// It has no right to the tables, and what its connections begin with is no change of the schema.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_search_path_of_a_role_that_reads_only_views_is_followed() {
+async fn a_result_follows_the_search_path_of_a_role_that_reads_only_views() {
     let setup = "create table a (v text); insert into a values ('a');
         create table b (v text); insert into b values ('b');
         create schema one create view shown as select v from public.a;
@@ -345,7 +345,7 @@ async fn the_search_path_of_a_role_that_reads_only_views_is_followed() {
 
 /// What a role has no right to use is left out of its search path.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_schema_that_a_role_may_use_from_now_on_is_found_on_its_search_path() {
+async fn a_result_follows_a_schema_on_the_search_path_that_becomes_usable() {
     let setup = "create table a (v text); insert into a values ('a');
         create table b (v text); insert into b values ('b');
         create schema one create view shown as select v from public.a;

@@ -214,7 +214,7 @@ fn cached(bed: Arc<Bed>, name: String) -> BoxFuture<'static, String> {
 }
 
 #[tokio::test]
-async fn what_uses_a_cached_value_falls_with_what_that_depends_on() {
+async fn a_result_that_uses_a_cached_value_is_invalidated_with_it() {
     let bed = Bed::new().await;
     let mut conn = connect(&bed.server).await;
     for outer in OUTER {
@@ -234,7 +234,7 @@ async fn what_uses_a_cached_value_falls_with_what_that_depends_on() {
 }
 
 #[tokio::test]
-async fn what_uses_a_value_that_another_request_loads_falls_with_what_that_depends_on() {
+async fn a_result_that_uses_a_value_loaded_by_another_request_is_invalidated_with_it() {
     let bed = Bed::new().await;
     let mut conn = connect(&bed.server).await;
     let mut lock = connect(&bed.server).await;
@@ -279,7 +279,7 @@ async fn what_uses_a_value_that_another_request_loads_falls_with_what_that_depen
 }
 
 #[tokio::test]
-async fn a_change_is_seen_through_any_number_of_caches() {
+async fn a_change_is_seen_through_several_nested_caches() {
     let bed = Bed::new().await;
     let mut conn = connect(&bed.server).await;
     for inner in INNER {
@@ -307,7 +307,7 @@ async fn a_change_is_seen_through_any_number_of_caches() {
 
 /// `now()` is taken as it is, and only the TTL bounds how old it gets: the shortest of all that hold it.
 #[tokio::test]
-async fn what_holds_the_time_of_day_lasts_no_longer_than_the_value_that_brought_it() {
+async fn a_response_that_contains_the_time_lasts_no_longer_than_its_cached_query() {
     let bed = Bed::new().await;
     bed.server
         .psql("create view clocked as select id, now()::text as at from items")
@@ -348,7 +348,7 @@ async fn what_holds_the_time_of_day_lasts_no_longer_than_the_value_that_brought_
 }
 
 #[tokio::test]
-async fn a_read_in_a_spawned_task_is_told_apart_from_none() {
+async fn a_read_in_a_spawned_task_is_distinguished_from_no_read() {
     let bed = Bed::new().await;
     let spawned = |State(bed): State<Arc<Bed>>| async move {
         tokio::spawn(async move { bed.read().await }).await.unwrap()

@@ -39,7 +39,7 @@ async fn a_write_on_one_node_is_read_on_another_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn browsers_are_served_by_cookie() {
+async fn a_browser_session_is_carried_by_a_cookie() {
     let primary = primary(&[]).await;
     let node = Node::alone(&primary).await;
     node.warm(&["/users/1"]).await;
@@ -55,7 +55,7 @@ async fn browsers_are_served_by_cookie() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forged_token_is_worth_nothing_and_is_counted() {
+async fn a_forged_session_token_is_ignored_and_counted() {
     let primary = primary(&[]).await;
     let node = Node::alone(&primary).await;
     node.warm(&["/users/1"]).await;
@@ -68,7 +68,7 @@ async fn a_forged_token_is_worth_nothing_and_is_counted() {
 
 /// A node that can't follow the log to where a session has written leaves its entries alone.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_gets_its_write_from_a_node_that_lost_sight_of_the_log() {
+async fn a_session_sees_its_write_on_a_node_that_cannot_follow_the_log() {
     let primary = primary(&[]).await;
     let (line, url) = proxy(&primary).await;
     let db = DatabaseOptions::new(primary.url()).listen_url(url).connect().await.unwrap();
@@ -90,7 +90,7 @@ async fn a_session_gets_its_write_from_a_node_that_lost_sight_of_the_log() {
 
 /// A clock decides how long something is used, and never whether it is valid.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_counts_however_far_the_clocks_of_nodes_are_apart() {
+async fn a_session_token_counts_however_far_the_clocks_of_nodes_differ() {
     let primary = primary(&[]).await;
     let (line, url) = proxy(&primary).await;
     let db = DatabaseOptions::new(primary.url()).listen_url(url).connect().await.unwrap();
@@ -109,7 +109,7 @@ async fn a_token_counts_however_far_the_clocks_of_nodes_are_apart() {
 
 /// One that a client never replaces would otherwise send its reads to the primary for good.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_token_of_a_history_that_is_over_keeps_no_read_from_replicas() {
+async fn an_old_token_of_an_ended_history_keeps_no_read_from_replicas() {
     let before = primary(&[]).await;
     put_clock_forward(-1_200_000);
     let token = Node::alone(&before).await.put(1, "eve").await;
@@ -127,7 +127,7 @@ async fn an_old_token_of_a_history_that_is_over_keeps_no_read_from_replicas() {
 
 /// Such as one of before a failover. What the node does by itself (a look each second) is far less than a look for each.
 #[tokio::test(flavor = "multi_thread")]
-async fn security_a_token_of_another_history_does_not_cost_a_look_for_each_request() {
+async fn security_a_token_of_another_history_does_not_cause_a_poll_per_request() {
     const REQUESTS: u64 = 300;
     let (before, now) = (primary(&[]).await, primary(&[]).await);
     let token = Node::alone(&before).await.put(1, "eve").await;
@@ -159,7 +159,7 @@ async fn visit(State(db): State<Database>, headers: HeaderMap) -> Result<String,
 
 /// A GET that marks something as read: the session's next request, on another node, has to see that.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_get_that_writes_gives_a_token_whichever_way_its_response_takes() {
+async fn a_get_that_writes_returns_a_session_token_on_every_path() {
     let primary = primary(&[]).await;
     let (line, url) = proxy(&primary).await;
     let db = DatabaseOptions::new(primary.url()).listen_url(url).connect().await.unwrap();
@@ -205,7 +205,7 @@ async fn a_get_that_writes_gives_a_token_whichever_way_its_response_takes() {
 
 /// A node that can't follow the log to the scope's write can't prove that what is stored has the write.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_served_in_place_of_an_error_has_what_its_scope_wrote() {
+async fn a_stale_value_without_the_scopes_write_is_not_served_in_place_of_an_error() {
     let primary = primary(&[]).await;
     let (line, url) = proxy(&primary).await;
     let db = DatabaseOptions::new(primary.url()).listen_url(url).connect().await.unwrap();

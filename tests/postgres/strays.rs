@@ -70,7 +70,7 @@ async fn reading(db: &Database) -> (oneshot::Sender<()>, JoinHandle<i32>) {
 }
 
 #[tokio::test]
-async fn a_read_in_no_scope_that_ends_within_a_load_keeps_the_value_from_being_stored() {
+async fn a_read_outside_any_scope_that_ends_during_a_load_prevents_storing_the_value() {
     let (_server, db, cache) = bed(memory()).await;
     let (go, task) = reading(&db).await;
     let load = async || {
@@ -88,7 +88,7 @@ async fn a_read_in_no_scope_that_ends_within_a_load_keeps_the_value_from_being_s
 type Taken = std::sync::Mutex<Option<(oneshot::Sender<()>, JoinHandle<String>)>>;
 
 #[tokio::test]
-async fn a_lookup_in_no_scope_that_ends_within_a_request_keeps_its_response_from_being_stored() {
+async fn a_lookup_outside_any_scope_that_ends_during_a_request_prevents_storing_it() {
     let (_server, db, cache) = bed(memory()).await;
     let (go, wait) = oneshot::channel::<()>();
     let (begun, has_begun) = oneshot::channel();
@@ -120,7 +120,7 @@ async fn a_lookup_in_no_scope_that_ends_within_a_request_keeps_its_response_from
 }
 
 #[tokio::test]
-async fn a_value_that_a_request_loads_may_hold_what_the_request_had_spawned_before() {
+async fn a_value_that_uses_a_task_spawned_before_its_load_is_not_stored() {
     let (_server, db, cache) = bed(memory()).await;
     let state = (db, cache.clone());
     let handler = async |State((db, cache)): State<(Database, Cache)>| {
@@ -175,7 +175,7 @@ impl Store for Slow {
 }
 
 #[tokio::test]
-async fn a_read_in_no_scope_while_the_store_is_asked_keeps_the_value_from_being_stored() {
+async fn a_read_outside_any_scope_during_the_store_lookup_prevents_storing_the_value() {
     let (asked, responds) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let store = Slow { memory: memory(), asked: asked.clone(), responds: responds.clone() };
     let (_server, db, cache) = bed(store).await;
@@ -195,7 +195,7 @@ async fn a_read_in_no_scope_while_the_store_is_asked_keeps_the_value_from_being_
 }
 
 #[tokio::test]
-async fn a_lookup_in_no_scope_does_not_count_against_what_it_computes_itself() {
+async fn a_lookup_outside_any_scope_does_not_prevent_storing_its_own_results() {
     let (_server, db, cache) = bed(memory()).await;
     let policy = Policy::ttl(TTL);
     let app = Router::new()

@@ -33,7 +33,7 @@ async fn applied(subscriber: &Postgres, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_subscription_applies_is_never_hidden_by_an_entry() {
+async fn changes_applied_by_a_subscription_are_never_hidden_by_an_entry() {
     let (publisher, subscriber) = (publisher().await, primary(&[]).await);
     let node = Node::alone(&subscriber).await;
     node.warm(&["/users/1", "/users"]).await;
@@ -53,7 +53,7 @@ async fn what_a_subscription_applies_is_never_hidden_by_an_entry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_a_subscription_writes_to_is_not_sound_and_not_installed() {
+async fn a_table_that_a_subscription_writes_to_is_unsound_and_cannot_be_installed() {
     let (publisher, subscriber) = (publisher().await, primary(&[]).await);
     subscribe(&publisher, &subscriber).await;
     let mut conn = connect(&subscriber).await;
@@ -72,7 +72,7 @@ async fn a_table_that_a_subscription_writes_to_is_not_sound_and_not_installed() 
 
 /// A subscription may write to a part of what is read.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subscription_to_a_partition_is_one_to_the_whole() {
+async fn a_subscription_to_a_partition_makes_the_whole_table_unsound() {
     let (publisher, subscriber) = (publisher().await, Postgres::start().await.unwrap());
     let family = "create table people (id int, name text) partition by range (id);
         create table users partition of people (primary key (id)) for values from (0) to (1000)";

@@ -18,7 +18,7 @@ async fn read(State(db): State<Database>, Path(how): Path<String>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_can_not_write_counts_as_no_write() {
+async fn a_read_only_transaction_does_not_count_as_a_write() {
     let primary = primary(&[]).await;
     let db = options(&primary).connect().await.unwrap();
     let cache = Cache::new(Memory::new(1 << 20));

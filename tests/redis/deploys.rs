@@ -156,7 +156,7 @@ async fn is_on<T: Account>(world: &World, cache: &Cache, value: T) -> &'static s
 }
 
 #[tokio::test]
-async fn a_node_whose_type_has_its_fields_in_another_order_reloads_what_others_stored() {
+async fn a_node_whose_type_has_reordered_fields_reloads_the_entries_of_others() {
     let world = World::new().await;
     let (old, new) = (world.node().await, world.node().await);
     let stored = value! {

@@ -43,7 +43,7 @@ async fn spoil(server: &RedisServer, command: &mut Cmd) {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_is_not_waited_for_and_is_used_again_when_it_answers() {
+async fn a_hung_server_is_not_waited_for_and_is_used_again_once_it_responds() {
     let server = RedisServer::start().await.unwrap();
     let redis = Redis::connect(server.url()).await.unwrap();
     let guard = Guard::new(redis).breaker(3, Duration::from_millis(100));
@@ -60,7 +60,7 @@ async fn a_server_that_hangs_is_not_waited_for_and_is_used_again_when_it_answers
 }
 
 #[tokio::test]
-async fn a_server_that_was_killed_is_found_again_without_being_told() {
+async fn a_killed_server_is_used_again_after_its_restart() {
     let mut server = RedisServer::start().await.unwrap();
     let redis = Redis::connect(server.url()).await.unwrap();
     put(&redis, "a").await.unwrap();
@@ -72,7 +72,7 @@ async fn a_server_that_was_killed_is_found_again_without_being_told() {
 }
 
 #[tokio::test]
-async fn what_is_not_an_entry_is_an_error_that_the_next_put_mends() {
+async fn a_malformed_entry_is_an_error_that_the_next_put_repairs() {
     let server = RedisServer::start().await.unwrap();
     let redis = Redis::connect(server.url()).await.unwrap();
     let whole = encode(&made("a"));
@@ -94,7 +94,7 @@ async fn what_is_not_an_entry_is_an_error_that_the_next_put_mends() {
 
 /// The place of one key with the entry of another: a collision of hashes, or somebody's joke.
 #[tokio::test]
-async fn another_keys_entry_is_no_answer() {
+async fn an_entry_of_another_key_is_a_miss() {
     let server = RedisServer::start().await.unwrap();
     let redis = Redis::connect(server.url()).await.unwrap();
     spoil(&server, cmd("SET").arg(place("a")).arg(&encode(&made("b"))[..])).await;
@@ -102,7 +102,7 @@ async fn another_keys_entry_is_no_answer() {
 }
 
 #[tokio::test]
-async fn a_full_server_refuses_what_is_put_and_still_answers() {
+async fn a_full_server_refuses_puts_and_still_serves_reads() {
     let server = RedisServer::start().await.unwrap();
     let redis = Redis::connect(server.url()).await.unwrap();
     let guard = Guard::new(redis);
@@ -115,7 +115,7 @@ async fn a_full_server_refuses_what_is_put_and_still_answers() {
 }
 
 #[tokio::test]
-async fn a_flushed_server_has_nothing_and_no_error() {
+async fn a_flushed_server_yields_misses_and_no_errors() {
     let server = RedisServer::start().await.unwrap();
     let redis = Redis::connect(server.url()).await.unwrap();
     put(&redis, "a").await.unwrap();
@@ -124,7 +124,7 @@ async fn a_flushed_server_has_nothing_and_no_error() {
 }
 
 #[tokio::test]
-async fn a_master_that_fails_over_is_followed() {
+async fn a_failover_to_another_master_is_followed() {
     let mut sentinel = RedisSentinel::start().await.unwrap();
     let redis = Redis::connect(sentinel.url()).await.unwrap();
     put(&redis, "a").await.unwrap();
@@ -138,7 +138,7 @@ async fn a_master_that_fails_over_is_followed() {
 
 /// A slot that moves while it is read and written: redirected, and never another key's entry.
 #[tokio::test]
-async fn a_slot_that_moves_loses_nothing_and_mixes_nothing_up() {
+async fn an_entry_stays_readable_while_its_slot_migrates() {
     let mut cluster = RedisCluster::start().await.unwrap();
     let redis = Redis::connect(cluster.url()).await.unwrap();
     put(&redis, "a").await.unwrap();
@@ -217,7 +217,7 @@ async fn a_service_starts_while_redis_is_down_and_uses_it_once_it_is_up() {
 
 /// Settings are often read by a runtime of their own.
 #[tokio::test]
-async fn a_connection_is_looked_for_though_the_runtime_that_began_to_has_ended() {
+async fn a_connection_attempt_continues_after_the_runtime_that_began_it_has_ended() {
     let mut server = RedisServer::start().await.unwrap();
     server.kill().await.unwrap();
     let url = server.url();
@@ -236,7 +236,7 @@ async fn a_connection_is_looked_for_though_the_runtime_that_began_to_has_ended()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_is_looked_for_though_the_runtime_that_began_to_stands_still() {
+async fn a_connection_attempt_continues_while_the_runtime_that_began_it_is_stalled() {
     let mut server = RedisServer::start().await.unwrap();
     server.kill().await.unwrap();
     let connecting = async {
@@ -252,7 +252,7 @@ async fn a_connection_is_looked_for_though_the_runtime_that_began_to_stands_stil
 
 /// A request that is dropped without a reply counts against its connection, wherever it is dropped.
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_may_be_dropped_where_there_is_no_runtime() {
+async fn requests_may_be_dropped_outside_a_runtime() {
     let server = RedisServer::start().await.unwrap();
     let store = RedisOptions::new(server.url()).connections(1).connect().await.unwrap();
     server.pause().unwrap();
@@ -270,7 +270,7 @@ async fn requests_may_be_dropped_where_there_is_no_runtime() {
 }
 
 #[tokio::test]
-async fn a_wrong_address_or_password_is_told_and_no_secret_is() {
+async fn a_wrong_address_or_password_is_reported_without_the_secret() {
     let server = RedisServer::start_with(&["--requirepass", "right:p@ss"]).await.unwrap();
     let port = server.addr().port();
     for (url, mend) in [

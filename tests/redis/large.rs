@@ -39,7 +39,7 @@ async fn server() -> (RedisServer, RedisOptions) {
 }
 
 #[tokio::test]
-async fn what_is_larger_than_the_limit_is_not_sent() {
+async fn a_value_over_the_limit_is_not_sent() {
     let (server, options) = server().await;
     let default = options.clone().connect().await.unwrap();
     let more = options.body_limit(4 << 20).connect().await.unwrap();
@@ -54,7 +54,7 @@ async fn what_is_larger_than_the_limit_is_not_sent() {
 
 /// As a node with another limit has left it.
 #[tokio::test]
-async fn what_another_node_left_that_is_larger_than_the_limit_is_not_there() {
+async fn a_value_over_the_limit_stored_by_another_node_is_a_miss() {
     let (server, options) = server().await;
     let redis = options.connect().await.unwrap();
     let value = encode(&of_bytes("huge", 3 << 20)).to_vec();

@@ -95,7 +95,7 @@ fn same(value: f64, expected: u32) -> bool {
 }
 
 #[tokio::test]
-async fn what_is_told_is_so_and_has_the_names_that_are_documented() {
+async fn metrics_are_correct_and_have_the_documented_names() {
     let world = World::new().await;
     let up = async || same(world.value(r#"tidegate_server_up{server="replica-1"}"#), 1);
     eventually("the replica is up", up).await;
@@ -148,7 +148,7 @@ async fn what_is_told_is_so_and_has_the_names_that_are_documented() {
 }
 
 #[tokio::test]
-async fn trouble_is_told() {
+async fn metrics_report_lag_an_open_breaker_and_lost_servers() {
     let mut world = World::new().await;
     let lag = r#"tidegate_replica_lag_bytes{server="replica-1"}"#;
     eventually("lag is known", async || world.value(lag) >= 0.0).await;
@@ -177,7 +177,7 @@ async fn trouble_is_told() {
 }
 
 #[tokio::test]
-async fn a_replica_that_left_is_no_longer_told_and_its_counter_goes_on_with_its_name() {
+async fn a_removed_replica_is_not_reported_and_its_counter_continues_with_its_name() {
     let world = World::new().await;
     let up = r#"tidegate_server_up{server="replica-1"}"#;
     let sent = r#"tidegate_statements_total{server="replica-1"}"#;
@@ -202,7 +202,7 @@ async fn a_replica_that_left_is_no_longer_told_and_its_counter_goes_on_with_its_
 }
 
 #[test]
-fn two_caches_in_one_process_are_told_apart_by_a_label() {
+fn two_caches_in_one_process_are_distinguished_by_a_label() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let scraped = recorder.handle();
     metrics::with_local_recorder(&recorder, || {
@@ -222,7 +222,7 @@ fn two_caches_in_one_process_are_told_apart_by_a_label() {
 }
 
 #[test]
-fn the_dashboard_the_alerts_and_the_table_keep_to_the_names() {
+fn the_dashboard_the_alerts_and_the_table_use_existing_metric_names() {
     let listed: BTreeSet<&str> = Metrics::ALL.iter().map(|metric| metric.name).collect();
     let table = include_str!("../../docs/metrics.md");
     let rows = table.lines().filter_map(|line| line.strip_prefix("| `tidegate_"));

@@ -129,7 +129,7 @@ async fn storm(nodes: &[&Router], uri: &'static str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_storm_on_four_nodes_is_one_run() {
+async fn a_stampede_on_four_nodes_runs_the_handler_once() {
     let world = World::new().await;
     let (a, b) = (world.node().await.0, world.node().await.0);
     let (c, d) = (world.node().await.0, world.node().await.0);
@@ -138,7 +138,7 @@ async fn a_storm_on_four_nodes_is_one_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_storm_for_what_redis_has_is_one_look_there() {
+async fn a_stampede_for_an_entry_in_redis_causes_few_reads() {
     let world = World::new().await;
     let (a, b) = (world.node().await.0, world.node().await.0);
     ask(&a, "/1").await;
@@ -151,7 +151,7 @@ async fn a_storm_for_what_redis_has_is_one_look_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_node_made_another_serves_and_a_change_ends_it_on_both() {
+async fn an_entry_of_one_node_is_served_by_another_and_a_change_reaches_both() {
     let world = World::new().await;
     let ((a, _), (b, _)) = (world.node().await, world.node().await);
     ask(&a, "/1").await;
@@ -164,7 +164,7 @@ async fn what_one_node_made_another_serves_and_a_change_ends_it_on_both() {
 
 /// The lease of a minute is given back, or found to be of no use, long before it ends.
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_waits_for_what_another_node_can_not_give() {
+async fn no_node_waits_for_an_entry_that_another_node_cannot_provide() {
     let world = World::new().await;
     let ((a, _), (b, _)) = (world.node().await, world.node().await);
     let rounds = async {
@@ -186,7 +186,7 @@ async fn nobody_waits_for_what_another_node_can_not_give() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_waits_for_the_end_of_what_streams_on_another_node() {
+async fn no_node_waits_for_the_end_of_a_stream_on_another_node() {
     let world = World::new().await;
     let ((a, _), (b, _)) = (world.node().await, world.node().await);
     let first_line = async |node: &Router| {
@@ -205,7 +205,7 @@ async fn nobody_waits_for_the_end_of_what_streams_on_another_node() {
 
 /// A node that starts trusts what the shared store has, as far as the log tells.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_starts_starts_warm() {
+async fn a_starting_node_is_warm_and_knows_earlier_changes() {
     let world = World::new().await;
     let (a, cache) = world.node().await;
     eventually("a has looked at the log since it was marked", async || {
@@ -227,7 +227,7 @@ async fn a_node_that_starts_starts_warm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_request_fails_however_redis_does() {
+async fn no_request_fails_whatever_redis_does() {
     let mut world = World::new().await;
     let (app, _) = world
         .node_over(Tiered::new(
@@ -281,7 +281,7 @@ async fn a_redis_restored_from_an_old_dump_serves_nothing_stale() {
 
 /// Without a mark of the first node's the second knew nothing of the time before it started.
 #[tokio::test]
-async fn a_node_that_starts_right_after_another_serves_what_that_one_stored() {
+async fn a_node_that_starts_right_after_another_serves_its_entries() {
     let world = World::new().await;
     let cache = async || {
         let redis = Redis::connect(world.redis.url()).await.unwrap();

@@ -55,7 +55,7 @@ async fn run(server: &RedisServer, command: &mut Cmd) {
 }
 
 #[tokio::test]
-async fn they_are_few_commands_and_each_gets_its_own_answer() {
+async fn concurrent_reads_take_few_commands_and_each_gets_its_own_value() {
     let (server, redis) = filled().await;
     spoil(&server, 7, "SET", b"garbage").await;
     spoil(&server, 8, "SET", &encode(&made(9))).await;
@@ -75,7 +75,7 @@ async fn they_are_few_commands_and_each_gets_its_own_answer() {
 }
 
 #[tokio::test]
-async fn one_that_comes_alone_is_a_get() {
+async fn a_single_read_is_sent_as_get() {
     let (server, redis) = filled().await;
     run(&server, cmd("CONFIG").arg("RESETSTAT")).await;
     for name in 0..5 {
@@ -85,7 +85,7 @@ async fn one_that_comes_alone_is_a_get() {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_mget_is_asked_for_each_key() {
+async fn a_server_that_refuses_mget_is_read_key_by_key() {
     let (server, redis) = filled().await;
     run(&server, cmd("ACL").arg(&["SETUSER", "default", "-mget"])).await;
     for _ in 0..2 {
@@ -100,7 +100,7 @@ async fn a_server_that_refuses_mget_is_asked_for_each_key() {
 }
 
 #[tokio::test]
-async fn who_leaves_takes_nobody_along() {
+async fn a_cancelled_read_does_not_cancel_others() {
     let (server, redis) = filled().await;
     server.pause().unwrap();
     let mut reads: Vec<_> = (0..3)
@@ -120,7 +120,7 @@ async fn who_leaves_takes_nobody_along() {
 }
 
 #[tokio::test]
-async fn a_runtime_that_ends_leaves_others_to_read() {
+async fn a_runtime_that_ends_does_not_block_reads_of_others() {
     let (_server, redis) = filled().await;
     let elsewhere = redis.clone();
     let ended = std::thread::spawn(move || {
@@ -133,7 +133,7 @@ async fn a_runtime_that_ends_leaves_others_to_read() {
 }
 
 #[tokio::test]
-async fn a_server_that_dies_is_an_error_for_each() {
+async fn a_dead_server_is_an_error_for_every_read() {
     let (mut server, redis) = filled().await;
     server.kill().await.unwrap();
     assert!(all(&redis).await.iter().all(Result::is_err));
@@ -143,7 +143,7 @@ async fn a_server_that_dies_is_an_error_for_each() {
 const NEVER: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_runtime_that_stands_still_leaves_others_to_read() {
+async fn a_stalled_runtime_does_not_block_reads_of_others() {
     let (_server, redis) = filled().await;
     let begun = async { poll!(Box::pin(body(&redis, 0))).is_pending() };
     let (waits, _runtime) = standing_still(begun);
@@ -156,7 +156,7 @@ async fn a_runtime_that_stands_still_leaves_others_to_read() {
 
 /// The read of one runtime was sent by the task of another, which does not run any more when the reply comes.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_that_was_sent_is_not_waited_for_without_a_limit() {
+async fn a_read_sent_by_a_stalled_runtime_times_out() {
     let (server, redis) = filled().await;
     server.pause().unwrap();
     let ((has_begun, begun), (joined, has_joined)) = (oneshot::channel(), mpsc::channel());

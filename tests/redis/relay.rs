@@ -118,7 +118,7 @@ async fn all_see(nodes: &[Node], n: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_node_looks_for_all() {
+async fn one_node_polls_the_log_for_all() {
     let world = World::new().await;
     let nodes = world.nodes(5).await;
     eventually("the others let go of the primary", async || world.listeners().await <= 2).await;
@@ -139,7 +139,7 @@ async fn one_node_looks_for_all() {
 /// Each node that looked for itself would have a fence of its own for the write, and find what another
 /// made a little too old.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_write_is_one_refill() {
+async fn one_write_causes_one_refill_for_all_nodes() {
     let world = World::new().await;
     let nodes = world.nodes(10).await;
     all_see(&nodes, 0).await;
@@ -167,7 +167,7 @@ async fn a_relay_that_stops_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_loses_the_primary_gives_its_office_up() {
+async fn a_relay_that_loses_the_primary_hands_over_its_leadership() {
     let world = World::new().await;
     let proxy = FaultProxy::start(world.postgres.addr()).await.unwrap();
     let listen = format!("postgres://postgres@{}/postgres", proxy.addr());
@@ -193,7 +193,7 @@ async fn a_relay_that_loses_the_primary_gives_its_office_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_redis_each_node_looks_for_itself() {
+async fn without_redis_each_node_polls_the_log_itself() {
     let mut world = World::new().await;
     let nodes = world.nodes(3).await;
     world.redis.kill().await.unwrap();
@@ -208,7 +208,7 @@ async fn without_redis_each_node_looks_for_itself() {
 
 /// What was told meanwhile never arrives. The node notices that it has a gap, or that nobody answers.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_hears_nothing_looks_for_itself() {
+async fn a_node_that_receives_no_messages_polls_the_log_itself() {
     let world = World::new().await;
     let line = FaultProxy::start(world.redis.addr()).await.unwrap();
     let url = format!("redis://{}/", line.addr());
@@ -242,7 +242,7 @@ async fn a_session_reads_its_writes_on_every_node() {
 
 /// No trigger tells of it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_the_schema_reaches_every_node() {
+async fn a_schema_change_reaches_every_node_with_one_floor() {
     let world = World::new().await;
     let nodes = world.nodes(3).await;
     let floors = |nodes: &[Node]| -> Vec<_> {
@@ -259,7 +259,7 @@ async fn a_change_of_the_schema_reaches_every_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_can_be_told_to_look_each_for_itself() {
+async fn nodes_without_the_relay_each_poll_the_log_themselves() {
     let world = World::new().await;
     let alone = || RedisOptions::new(world.redis.url()).relay(false);
     let nodes = [world.node_with(alone()).await, world.node_with(alone()).await];
@@ -275,7 +275,7 @@ async fn nodes_can_be_told_to_look_each_for_itself() {
 
 /// Forged news and questions, unsigned, on the very channels that the nodes use.
 #[tokio::test(flavor = "multi_thread")]
-async fn security_nodes_that_share_a_secret_ignore_forged_news() {
+async fn security_nodes_that_share_a_secret_ignore_forged_messages() {
     let world = World::new().await;
     let options = || RedisOptions::new(world.redis.url()).secrets(["the secret of this service"]);
     let nodes = vec![world.node_with(options()).await, world.node_with(options()).await];

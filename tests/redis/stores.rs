@@ -152,38 +152,38 @@ fn patient(store: impl Store) -> Guard {
 }
 
 #[tokio::test]
-async fn memory_conforms() {
+async fn memory_conforms_to_the_store_contract() {
     conforms(memory(), memory(), false).await;
 }
 
 #[tokio::test]
-async fn a_guard_conforms() {
+async fn a_guard_conforms_to_the_store_contract() {
     conforms(patient(memory()), memory(), false).await;
 }
 
 #[tokio::test]
-async fn one_redis_conforms() {
+async fn a_single_redis_conforms_to_the_store_contract() {
     let server = RedisServer::start().await.unwrap();
     let [a, b] = [connect(server.url()).await, connect(server.url()).await];
     conforms(a.unwrap(), b.unwrap(), true).await;
 }
 
 #[tokio::test]
-async fn a_redis_cluster_conforms() {
+async fn a_redis_cluster_conforms_to_the_store_contract() {
     let cluster = RedisCluster::start().await.unwrap();
     let [a, b] = [connect(cluster.url()).await, connect(cluster.url()).await];
     conforms(a.unwrap(), b.unwrap(), true).await;
 }
 
 #[tokio::test]
-async fn redis_under_sentinel_conforms() {
+async fn redis_under_sentinel_conforms_to_the_store_contract() {
     let sentinel = RedisSentinel::start().await.unwrap();
     let [a, b] = [connect(sentinel.url()).await, connect(sentinel.url()).await];
     conforms(a.unwrap(), b.unwrap(), true).await;
 }
 
 #[tokio::test]
-async fn tiers_conform() {
+async fn a_tiered_store_conforms_to_the_store_contract() {
     let server = RedisServer::start().await.unwrap();
     let redis = connect(server.url()).await.unwrap();
     let tiered = Tiered::with_guard(memory(), patient(redis.clone()));
@@ -191,7 +191,7 @@ async fn tiers_conform() {
 }
 
 #[tokio::test]
-async fn a_shared_hit_is_near_the_next_time() {
+async fn a_hit_in_the_shared_tier_is_copied_to_the_near_tier() {
     let shared = memory();
     put(&shared, &key("a"), &made("a", "one")).await.unwrap();
     let tiered = Tiered::new(memory(), shared);
@@ -201,7 +201,7 @@ async fn a_shared_hit_is_near_the_next_time() {
 }
 
 #[tokio::test]
-async fn memory_keeps_what_redis_can_not_take() {
+async fn memory_keeps_an_entry_that_redis_cannot_store() {
     let mut server = RedisServer::start().await.unwrap();
     let redis = connect(server.url()).await.unwrap();
     let tiered = Tiered::new(memory(), redis);

@@ -45,7 +45,7 @@ fn is_refused(result: &Result<Option<String>, StoreError>) -> bool {
 }
 
 #[tokio::test]
-async fn security_an_entry_that_is_not_signed_is_a_miss() {
+async fn security_an_entry_signed_with_another_secret_is_refused() {
     let server = RedisServer::start().await.unwrap();
     let (store, stranger) =
         (signing(&server, &[SECRET]).await, signing(&server, &["another secret than ours"]).await);
@@ -59,7 +59,7 @@ async fn security_an_entry_that_is_not_signed_is_a_miss() {
 }
 
 #[tokio::test]
-async fn security_an_entry_that_is_copied_to_another_key_is_a_miss() {
+async fn security_an_entry_copied_to_another_key_is_refused() {
     let server = RedisServer::start().await.unwrap();
     let store = signing(&server, &[SECRET]).await;
     put(&store, "a", "for a").await;
@@ -72,7 +72,7 @@ async fn security_an_entry_that_is_copied_to_another_key_is_a_miss() {
 }
 
 #[tokio::test]
-async fn security_secrets_for_redis_are_replaced_while_nodes_run() {
+async fn security_redis_secrets_can_be_rotated_while_nodes_run() {
     let server = RedisServer::start().await.unwrap();
     let (old, both) = (
         signing(&server, &[SECRET]).await,
@@ -85,7 +85,7 @@ async fn security_secrets_for_redis_are_replaced_while_nodes_run() {
 }
 
 #[tokio::test]
-async fn security_nodes_that_sign_leave_what_is_not_signed_alone() {
+async fn security_signing_and_unsigned_nodes_do_not_read_each_others_entries() {
     let server = RedisServer::start().await.unwrap();
     let (open, store) =
         (options(&server).connect().await.unwrap(), signing(&server, &[SECRET]).await);
@@ -97,7 +97,7 @@ async fn security_nodes_that_sign_leave_what_is_not_signed_alone() {
 }
 
 #[tokio::test]
-async fn security_a_secret_for_redis_that_is_short_or_missing_is_an_error() {
+async fn security_a_short_or_missing_redis_secret_is_an_error() {
     let short =
         RedisOptions::new("redis://localhost").secrets(["short"]).connect().await.unwrap_err();
     assert!(
@@ -109,7 +109,7 @@ async fn security_a_secret_for_redis_that_is_short_or_missing_is_an_error() {
 }
 
 #[tokio::test]
-async fn security_messages_that_are_not_signed_are_ignored() {
+async fn security_unsigned_messages_are_ignored() {
     use futures_util::StreamExt;
 
     let server = RedisServer::start().await.unwrap();
@@ -128,7 +128,7 @@ async fn security_messages_that_are_not_signed_are_ignored() {
 
 /// The recipe of `docs/security.md`.
 #[tokio::test]
-async fn security_the_rights_of_the_recipe_are_enough() {
+async fn security_the_documented_redis_rights_are_enough() {
     let server = RedisServer::start().await.unwrap();
     let recipe = include_str!("../../docs/security.md");
     let line = recipe.lines().find(|line| line.starts_with("ACL SETUSER shop ")).unwrap();

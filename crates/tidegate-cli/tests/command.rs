@@ -38,7 +38,7 @@ async fn tidegate(url: &str, arguments: &[&str]) -> (String, Option<i32>) {
 }
 
 #[tokio::test]
-async fn installs_shows_what_is_wrong_and_mends_it() {
+async fn install_and_uninstall_work_and_status_names_the_fix() {
     let server = Postgres::start().await.unwrap();
     server.psql("create table users (id int primary key, org int)").await.unwrap();
     let url = server.url();
@@ -63,7 +63,7 @@ async fn installs_shows_what_is_wrong_and_mends_it() {
 }
 
 #[tokio::test]
-async fn says_what_to_do_and_keeps_the_password() {
+async fn errors_name_the_fix_and_never_show_the_password() {
     let server = Postgres::start().await.unwrap();
     let standby = server.standby().await.unwrap();
     let url = server.url().replace("postgres@", "postgres:s3cret@");
@@ -82,7 +82,7 @@ async fn says_what_to_do_and_keeps_the_password() {
 }
 
 #[tokio::test]
-async fn programs_get_the_same_as_json() {
+async fn json_output_shows_soundness_tables_and_replicas() {
     let server = Postgres::start().await.unwrap();
     let standby = server.standby().await.unwrap();
     server.psql("create table users (id int primary key, org int)").await.unwrap();
@@ -102,7 +102,7 @@ async fn programs_get_the_same_as_json() {
 }
 
 #[tokio::test]
-async fn changes_are_shown_as_they_become_visible() {
+async fn watch_prints_each_committed_change_and_no_rolled_back_one() {
     let server = Postgres::start().await.unwrap();
     server.psql("create table users (id int primary key)").await.unwrap();
     let url = server.url();
@@ -126,7 +126,7 @@ async fn changes_are_shown_as_they_become_visible() {
 }
 
 #[tokio::test]
-async fn a_migration_does_what_install_does() {
+async fn a_generated_migration_creates_the_same_triggers_as_install() {
     let server = Postgres::start().await.unwrap();
     let table = "create table users (id int primary key, org int, at timestamptz);
                  create schema s; create table s.\"it's\" (id uuid primary key)";
@@ -166,7 +166,7 @@ fn state<'r>(report: &'r Value, what: &str) -> (&'r str, String) {
 }
 
 #[tokio::test]
-async fn the_doctor_finds_what_is_wrong_and_what_is_not() {
+async fn doctor_reports_each_failing_check_and_passes_a_sound_setup() {
     let server = Postgres::start().await.unwrap();
     let (standby, other) = (server.standby().await.unwrap(), Postgres::start().await.unwrap());
     server.psql("create table users (id int primary key)").await.unwrap();
@@ -232,7 +232,7 @@ async fn the_doctor_finds_what_is_wrong_and_what_is_not() {
 }
 
 #[tokio::test]
-async fn a_shell_and_man_can_be_told_of_it() {
+async fn completions_and_the_man_page_list_the_commands() {
     for (shell, word) in
         [("bash", "_tidegate"), ("zsh", "#compdef tidegate"), ("fish", "complete -c tidegate")]
     {
@@ -277,7 +277,7 @@ async fn fetch(url: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_running_service_says_why_and_what_is_worth_it() {
+async fn explain_suggest_and_status_query_a_running_service() {
     let server = Postgres::start().await.unwrap();
     server
         .psql("create table users (id int primary key); create table orgs (id int)")
@@ -351,7 +351,7 @@ async fn asked() -> String {
 }
 
 #[tokio::test]
-async fn load_is_counted_as_it_was_answered() {
+async fn bench_http_counts_statuses_and_cache_hits() {
     let base = asked().await;
     let kept = format!("{base}/kept");
     fetch(&kept).await;
@@ -374,7 +374,7 @@ async fn load_is_counted_as_it_was_answered() {
 }
 
 #[tokio::test]
-async fn load_that_can_not_be_made_is_explained() {
+async fn bench_http_explains_a_load_that_it_cannot_generate() {
     let cut = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = cut.local_addr().unwrap();
     tokio::spawn(async move {

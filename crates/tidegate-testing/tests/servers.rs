@@ -5,7 +5,7 @@
 use tidegate_testing::Postgres;
 
 #[tokio::test]
-async fn a_standby_follows_pauses_and_is_promoted() {
+async fn a_standby_pauses_replay_and_accepts_writes_once_promoted() {
     let primary = Postgres::start().await.unwrap();
     primary.psql("create table t (id int)").await.unwrap();
     let standby = primary.standby().await.unwrap();
@@ -18,7 +18,7 @@ async fn a_standby_follows_pauses_and_is_promoted() {
 }
 
 #[tokio::test]
-async fn a_server_that_crashed_comes_back_on_its_port() {
+async fn a_killed_server_restarts_on_its_port_with_its_data_and_settings() {
     let mut server = Postgres::start_with(&[("work_mem", "5MB")]).await.unwrap();
     server.psql("create table t (id int)").await.unwrap();
     let url = server.url();
@@ -34,7 +34,7 @@ async fn a_server_that_crashed_comes_back_on_its_port() {
 }
 
 #[tokio::test]
-async fn a_paused_server_answers_when_it_is_resumed() {
+async fn a_paused_server_responds_once_it_is_resumed() {
     let server = Postgres::start().await.unwrap();
     server.pause().unwrap();
     let mut answer = Box::pin(server.psql("select 42"));

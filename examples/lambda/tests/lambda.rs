@@ -129,7 +129,7 @@ fn told(answer: &Value) -> (String, String) {
 }
 
 #[tokio::test]
-async fn events_of_api_gateway_are_answered_from_the_cache() {
+async fn api_gateway_events_are_served_from_the_cache() {
     let (events, received) = mpsc::channel(8);
     let (answers, mut answered_with) = mpsc::channel(8);
     let runtime = Runtime { events: Arc::new(Mutex::new(received)), answers };

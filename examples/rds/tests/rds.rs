@@ -6,7 +6,7 @@ use tokio::process::Command;
 
 /// What `scripts/demo --rds` shows.
 #[tokio::test]
-async fn rds() {
+async fn the_rds_demo_shows_scaling_failover_and_no_stale_response() {
     let output = Command::new(env!("CARGO_BIN_EXE_tidegate-example-rds")).output().await.unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     let failed = String::from_utf8_lossy(&output.stderr);

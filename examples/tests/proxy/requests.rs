@@ -18,7 +18,7 @@ fn status(response: &str) -> &str {
 }
 
 #[tokio::test]
-async fn fields_that_connection_names_are_gone_before_the_cache_makes_a_key() {
+async fn fields_named_by_connection_are_removed_before_the_key_is_computed() {
     let (_proxy, at) = proxy().await;
     let host = "host: victim.example";
     let removed = ["connection: close, accept-language, x-hop", host, "x-hop: 1"];
@@ -33,7 +33,7 @@ async fn fields_that_connection_names_are_gone_before_the_cache_makes_a_key() {
 }
 
 #[tokio::test]
-async fn connection_removes_no_field_that_is_for_all_recipients() {
+async fn connection_cannot_remove_end_to_end_fields() {
     let (_proxy, at) = proxy().await;
     let kept = [
         "host: victim.example",
@@ -84,7 +84,7 @@ async fn a_request_needs_one_valid_host() {
 }
 
 #[tokio::test]
-async fn an_absolute_target_names_the_host() {
+async fn the_host_of_an_absolute_target_replaces_the_host_field() {
     let (_proxy, at) = proxy().await;
     let close = "connection: close";
     let to = |target: &str| format!("GET {target} HTTP/1.1");
@@ -107,7 +107,7 @@ async fn an_absolute_target_names_the_host() {
 }
 
 #[tokio::test]
-async fn max_forwards_ends_with_this_proxy_or_is_counted_down() {
+async fn max_forwards_zero_ends_at_this_proxy_and_a_larger_value_is_decremented() {
     let (_proxy, at) = proxy().await;
     let with = |method: &str, target: &str, hops: &str| {
         let line = format!("{method} {target} HTTP/1.1");

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use super::{ask, proxy, raw_exchange};
 
 #[tokio::test]
-async fn an_informational_response_is_no_final_one() {
+async fn an_informational_response_is_not_taken_for_the_final_one() {
     let (_proxy, at) = proxy().await;
     let (head, body) = ask(&at, "GET", "/hints").await;
     assert!(head.starts_with("HTTP/1.1 200") && body == "hi", "{head}");
@@ -15,7 +15,7 @@ async fn an_informational_response_is_no_final_one() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_continue_is_told_to() {
+async fn a_client_that_expects_100_continue_receives_it() {
     let (_proxy, at) = proxy().await;
     let mut connection = TcpStream::connect(&at).await.unwrap();
     let lines = ["POST /head HTTP/1.1", "host: a", "connection: close", "expect: 100-continue"];
@@ -27,7 +27,7 @@ async fn a_client_that_waits_for_continue_is_told_to() {
 }
 
 #[tokio::test]
-async fn what_a_response_says_of_storing_it_can_not_be_removed_by_connection() {
+async fn connection_cannot_remove_the_cache_control_of_a_response() {
     let (_proxy, at) = proxy().await;
     for _ in 0..2 {
         let (head, _) = ask(&at, "GET", "/shared").await;
@@ -71,7 +71,7 @@ async fn a_websocket_is_tunnelled() {
 }
 
 #[tokio::test]
-async fn no_other_protocol_is_upgraded_to() {
+async fn no_protocol_but_websocket_is_upgraded_to() {
     let (_proxy, at) = proxy().await;
     let upgrade =
         ["connection: close, upgrade, http2-settings", "upgrade: h2c", "http2-settings: A"];

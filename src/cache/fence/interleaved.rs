@@ -34,7 +34,7 @@ fn fences() -> Arc<Fences> {
 
 /// The new epoch's positions are smaller, so a reader that mixed both epochs would accept any entry.
 #[test]
-fn no_entry_passes_between_two_epochs() {
+fn no_entry_is_accepted_by_mixing_two_epochs() {
     loom::model(|| {
         let fences = fences();
         let writer = thread::spawn({
@@ -51,7 +51,7 @@ fn no_entry_passes_between_two_epochs() {
 
 /// A reader that sees a drain as confirmed also sees the fences that the drain raised.
 #[test]
-fn a_drain_that_is_seen_is_seen_whole() {
+fn a_reader_that_sees_a_drain_confirmed_sees_its_fences() {
     loom::model(|| {
         let fences = fences();
         let writer = thread::spawn({
@@ -75,7 +75,7 @@ fn a_drain_that_is_seen_is_seen_whole() {
 
 /// Two threads raise the same fence; in either order, the greater position remains.
 #[test]
-fn fences_only_rise() {
+fn concurrent_raises_leave_the_greater_fence() {
     loom::model(|| {
         let fences = fences();
         let writers = [150, 200].map(|to| {
@@ -91,7 +91,7 @@ fn fences_only_rise() {
 
 /// Two concurrent changes without a log: a fill that began before the second one does not include it.
 #[test]
-fn positions_of_our_own_are_taken_one_by_one() {
+fn concurrent_advances_take_different_positions() {
     loom::model(|| {
         let fences = fences();
         let other = thread::spawn({

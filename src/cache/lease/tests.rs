@@ -95,7 +95,7 @@ async fn a_request_cancelled_while_it_waits_for_a_permit_releases_its_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_cancelled_while_it_asks_for_a_lease_releases_it() {
+async fn a_request_cancelled_while_it_acquires_a_lease_releases_it() {
     let mock = Mock::new(0);
     let (cache, policy) = (Cache::with_limits(mock.clone(), 0, 1), policy());
     let key = Key::new("t").finish();
@@ -107,7 +107,7 @@ async fn a_request_cancelled_while_it_asks_for_a_lease_releases_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_cancelled_while_it_asks_for_a_lease_releases_it() {
+async fn a_renewal_cancelled_while_it_acquires_a_lease_releases_it() {
     let mock = Mock::new(0);
     let (cache, policy) = (Cache::with_limits(mock.clone(), 0, 1), policy());
     let key = Key::new("t").finish();

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn old_tokens_cost_one_look_at_the_log_however_many_requests_bring_them() {
+    async fn old_session_tokens_cause_one_poll_of_the_log_per_interval() {
         let (cache, log) = (Cache::new(Memory::new(1 << 20)), Arc::new(Lost::default()));
         cache.attach(log.clone()).unwrap();
         for looks in 1..3 {
@@ -154,7 +154,7 @@ mod tests {
 
     /// A drain that finds the schema changed behind it raises fences, and does not count what it has seen.
     #[tokio::test]
-    async fn what_is_known_when_a_request_comes_is_at_least_every_fence() {
+    async fn the_position_known_when_a_request_arrives_is_at_least_every_fence() {
         let cache = Cache::new(Memory::new(1 << 20));
         let fences = &cache.shared.fences;
         let (epoch, at) = (Epoch::new(1), Position::new);

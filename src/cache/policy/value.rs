@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_that_makes_no_sense_is_not_built() {
+    fn an_invalid_value_policy_is_refused_with_the_reason() {
         let ttl = || ValuePolicy::ttl(Duration::from_secs(1));
         for (fault, policy) in [
             ("TTL", ValuePolicy::ttl(Duration::ZERO)),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_of_one_value_are_taken_as_they_are() {
+    fn tags_given_for_one_value_are_used_verbatim() {
         let policy = ValuePolicy::ttl(Duration::from_secs(1)).tag("shops").build().expect("policy");
         let tags = policy.with_tags(["cart:{7}", "user:{id}"]).tags(None).expect("tags");
         let tags: Vec<_> = tags.iter().map(PolicyTag::tag).collect();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_filled_in_where_it_is_given() {
+    fn the_id_placeholder_is_filled_and_without_an_id_there_are_no_tags() {
         let policy = ValuePolicy::ttl(Duration::from_secs(1)).tag("users:id={id}");
         let policy = policy.build().expect("policy");
         let tag = |tags: Option<Vec<PolicyTag>>| tags.map(|tags| tags[0].tag());

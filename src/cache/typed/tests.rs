@@ -109,7 +109,7 @@ async fn bytes_left_over_after_decoding_are_a_miss() {
 
 /// To serde both are a plain number.
 #[tokio::test]
-async fn types_that_serde_cannot_distinguish_are_two_types() {
+async fn types_that_serialize_alike_do_not_share_values() {
     #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
     #[serde(transparent)]
     struct Cents(i64);
@@ -121,7 +121,7 @@ async fn types_that_serde_cannot_distinguish_are_two_types() {
 
 /// A field that the type does not serialize is lost, for the call that loads the value and for all later ones.
 #[tokio::test]
-async fn who_loads_a_value_gets_it_as_it_was_stored() {
+async fn the_call_that_loads_a_value_gets_it_as_later_hits_do() {
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     struct User {
         id: u8,
@@ -270,7 +270,7 @@ async fn a_value_whose_encoding_or_decoding_panics_is_not_stored() {
 }
 
 #[tokio::test]
-async fn a_waiter_never_gets_the_value_of_another_type_that_is_loaded_meanwhile() {
+async fn a_waiter_never_gets_a_value_of_another_type_loaded_under_the_same_key() {
     let cache = cache();
     let one = value! { struct Name { name: u8 } => Name { name: 1 } };
     let other = value! { struct Name { title: u8 } => Name { title: 2 } };

@@ -71,7 +71,7 @@ fn reads_alike<T: DeserializeOwned + Debug + PartialEq>(bytes: &[u8]) {
 
 proptest! {
     #[test]
-    fn what_bincode_writes_is_read(value in everything()) {
+    fn values_encoded_by_bincode_decode_unchanged_and_truncated_ones_fail(value in everything()) {
         let bytes = encode(&value);
         prop_assert_eq!(decode::<Everything>(&bytes).unwrap(), value);
         for cut in 0..bytes.len() {
@@ -81,7 +81,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_as_bincode_reads_them(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+    fn arbitrary_bytes_decode_as_with_bincode(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
         reads_alike::<(String, Option<Vec<u16>>)>(&bytes);
         reads_alike::<Vec<Shape>>(&bytes);
         reads_alike::<BTreeMap<i8, String>>(&bytes);
@@ -100,7 +100,7 @@ fn refuses<T>(decoded: Result<T, DecodeError>, reason: &DecodeError) -> bool {
 }
 
 #[test]
-fn elements_that_take_no_bytes_are_bounded() {
+fn the_number_of_zero_sized_elements_is_bounded() {
     assert_eq!(decode::<Vec<()>>(&encode(&vec![(); 1000])).unwrap().len(), 1000);
     assert!(refuses(decode::<Vec<()>>(&length(u64::MAX)), &TOO_MANY));
     #[expect(clippy::zero_sized_map_values, reason = "that is the point")]
@@ -109,7 +109,7 @@ fn elements_that_take_no_bytes_are_bounded() {
 }
 
 #[test]
-fn values_that_are_nested_too_deep_are_refused() {
+fn too_deeply_nested_values_are_refused() {
     // Each tree has a leaf and one branch, and takes a structure and a sequence.
     let nested = |depth: usize| [[0, 1].repeat(depth), vec![0, 0]].concat();
     assert!(decode::<Tree>(&nested(100)).is_ok());
@@ -117,7 +117,7 @@ fn values_that_are_nested_too_deep_are_refused() {
 }
 
 #[test]
-fn a_claimed_length_is_no_hint_unless_there_is_a_byte_for_each_element() {
+fn a_claimed_length_is_no_size_hint_unless_enough_bytes_remain() {
     let hint = |bytes: &[u8]| decode::<Hint>(bytes).unwrap().0;
     assert_eq!(hint(&[&length(5)[..], &[0; 5]].concat()), Some(5));
     assert_eq!(hint(&length(60_000)), Some(0));

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn directives_are_found_over_lines_and_in_any_case() {
+    fn directives_are_parsed_across_lines_and_in_any_case() {
         let found = of(&["Public, MAX-age=5", "s-maxage=\"7\", stale-while-revalidate=9"]);
         assert!(found.public && !found.no_store);
         assert_eq!(found.max_age, Some(Duration::from_secs(5)));
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lifetime_that_can_not_be_read_is_none() {
+    fn an_invalid_max_age_counts_as_zero() {
         for (line, expected) in [
             ("max-age=3600", Some(3600)),
             ("max-age=003600", Some(3600)),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_forbids_forbids_however_it_is_written() {
+    fn no_store_no_cache_and_private_count_in_any_spelling() {
         for line in ["no-store", "No-Store", "no-store=x", "no-store =\"y\"", "a, ,no-store"] {
             assert!(of(&[line]).no_store, "{line}");
         }
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_can_be_withheld_by_name() {
+    fn no_cache_and_private_can_withhold_single_fields() {
         let found = of(&["no-cache=\"A, b\"", "private=\"c\", no-cache=\"d\""]);
         assert!(!found.is_no_cache() && !found.is_private());
         let withheld: Vec<_> = found.withheld().map(HeaderName::as_str).collect();
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_asks_for() {
+    fn client_directives_are_parsed_and_invalid_ones_take_the_strictest_value() {
         let found = of(&["max-stale, min-fresh=3, only-if-cached"]);
         assert_eq!(found.max_stale, Some(Duration::MAX));
         assert_eq!(found.min_fresh, Some(Duration::from_secs(3)));
@@ -247,7 +247,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_read(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64)) {
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64)) {
             if let Ok(value) = HeaderValue::from_bytes(&bytes) {
                 Directives::from_headers(&HeaderMap::from_iter([(CACHE_CONTROL, value)]));
             }

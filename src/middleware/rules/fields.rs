@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_field_is_found_by_its_name_and_no_other() {
+    fn each_request_field_is_found_by_its_name_alone() {
         let all = [
             RequestField::Authorization,
             RequestField::CacheControl,

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_particular_lifetime_counts() {
+    fn the_most_specific_lifetime_wins() {
         let expires = ("expires", "Wed, 25 Nov 2026 12:01:00 GMT");
         assert_eq!(lifetime(&[expires]), Some(60));
         assert_eq!(lifetime(&[expires, ("cache-control", "max-age=5")]), Some(5));
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn expires_is_read_strictly_and_against_the_date() {
+    fn an_invalid_expires_is_zero_and_a_valid_one_counts_from_the_date() {
         let date = ("date", "Wed, 25 Nov 2026 11:59:00 GMT");
         assert_eq!(lifetime(&[date, ("expires", "Wed, 25 Nov 2026 12:00:00 GMT")]), Some(60));
         for (written, life) in [
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guess_is_a_tenth_of_the_time_without_a_change_and_a_day_at_most() {
+    fn a_heuristic_lifetime_is_a_tenth_of_the_time_since_the_change_up_to_a_day() {
         let changed = |written| lifetime(&[("last-modified", written)]);
         assert_eq!(changed("Wed, 25 Nov 2026 11:00:00 GMT"), Some(360));
         assert_eq!(changed("Mon, 25 Nov 2019 11:00:00 GMT"), Some(DAY));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_age_is_what_is_told_or_what_the_date_says() {
+    fn the_age_comes_from_the_age_field_or_from_the_date() {
         let age = |lines: &[(&'static str, &str)]| {
             super::age(&headers(lines), now(), Duration::from_secs(2)).as_secs()
         };

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_a_list_of_strings_whose_parameters_do_not_count() {
+    fn cache_groups_are_a_list_of_strings_with_parameters_ignored() {
         let of = |lines: &[&str]| {
             let lines: Vec<_> = lines.iter().map(|line| ("cache-groups", *line)).collect();
             groups(&headers(&lines), &CACHE_GROUPS)
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_of_its_origin() {
+    fn a_cache_group_belongs_to_its_origin() {
         let tag = |host: &str, group: &str| of(host).group_tag("", group);
         assert_eq!(tag("A.example:80", "g"), tag("a.example", "g"));
         for other in [tag("b.example", "g"), tag("a.example:8080", "g"), tag("a.example", "G")] {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_read_from_the_fields_that_the_policy_names() {
+    fn tags_are_read_from_the_fields_that_the_policy_names() {
         let lines =
             [("surrogate-key", " users:id=42  b "), ("cache-tag", "c d,,e ,"), ("xkey", "f")];
         let tags = |policy: &Policy| -> Vec<Tag> {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_can_not_all_be_kept_keep_the_response_from_being_stored() {
+    fn a_response_with_too_many_or_unreadable_tags_is_not_stored() {
         let policy = Policy::standard().tag_fields(["surrogate-key"]);
         let stored = |line: &str| {
             tags(&headers(&[("surrogate-key", line)]), &policy, None, "").map(|tags| tags.len())

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn the_three_forms_are_read_in_any_case() {
+    fn all_three_date_formats_are_parsed_in_any_case() {
         for written in [
             "Wed, 25 Nov 2026 12:00:00 GMT",
             "WED, 25 Nov 2026 12:00:00 GMT",
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_plainly_a_date_in_gmt_is_none() {
+    fn a_text_that_is_not_a_valid_gmt_date_is_refused() {
         for written in [
             "",
             "0",
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leap_second_is_the_one_before() {
+    fn a_leap_second_parses_as_the_second_before() {
         let before = at("Sat, 31 Dec 2016 23:59:59 GMT");
         for written in [
             "Sat, 31 Dec 2016 23:59:60 GMT",
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_year_of_two_digits_is_fifty_years_ahead_at_most() {
+    fn a_two_digit_year_is_at_most_fifty_years_ahead() {
         for (written, year) in [
             ("Thursday, 18-Aug-50 02:01:18 GMT", "Thu, 18 Aug 2050 02:01:18 GMT"),
             ("Tuesday, 18-Aug-76 02:01:18 GMT", "Tue, 18 Aug 2076 02:01:18 GMT"),

@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_is_in_order_and_no_pattern_covers_another() {
+    fn the_list_of_identity_headers_is_sorted_and_no_pattern_covers_another() {
         for pair in KNOWN.windows(2) {
             assert!(stem(pair[0]) < stem(pair[1]), "{pair:?}");
             assert!(!matches(pair[0], stem(pair[1])), "{pair:?}");
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_every_browser_or_proxy_sends_are_not_of_the_list() {
+    fn headers_that_every_browser_or_proxy_sends_are_not_identity_headers() {
         for name in [
             "accept",
             "connection",
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_adds_names_of_its_own() {
+    fn a_service_can_add_its_own_identity_headers() {
         let mut identity = IdentityHeaders::default();
         assert!(!identity.has("x-badge") && !identity.has("x-acme-person"));
         identity.add(["X-Badge".into(), "x-acme-*".into()].into_iter());

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_are_split_at_commas_that_are_not_quoted() {
+    fn list_members_are_split_at_unquoted_commas() {
         let split = |line: &'static str| -> Vec<_> {
             split(line.as_bytes()).map(|member| std::str::from_utf8(member).unwrap()).collect()
         };
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quoted_string_is_the_whole_of_a_value() {
+    fn a_quoted_string_must_be_the_whole_value() {
         for line in ["", "a, b=c", r#"a="x, y" , b"#, r#"a="x\", y""#, r#"a="", b="c""#] {
             assert!(is_well_quoted(line.as_bytes()), "{line}");
         }

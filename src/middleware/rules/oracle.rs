@@ -257,7 +257,7 @@ const DIFFERENCES: &[Difference] = &[
 ];
 
 #[test]
-fn where_two_implementations_differ_there_is_a_reason() {
+fn every_difference_from_http_cache_semantics_has_a_listed_reason() {
     let mut rng = fastrand::Rng::with_seed(9111);
     let (mut hits, mut agreed) = (vec![0; DIFFERENCES.len()], 0);
     let mut unexplained = Vec::new();

@@ -77,7 +77,7 @@ mod tests {
     const EARLIER: &str = "Wed, 25 Nov 2026 11:00:00 GMT";
 
     #[test]
-    fn a_tag_is_known_whatever_its_weakness_and_its_place() {
+    fn if_none_match_compares_weakly_with_every_listed_etag() {
         let is_known = |asked: &str, etag: &str| {
             is_known(&headers(&[("if-none-match", asked)]), &headers(&[("etag", etag)]))
         };
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_goes_before_a_date() {
+    fn if_none_match_takes_precedence_over_if_modified_since() {
         let stored = headers(&[("etag", "\"a\""), ("last-modified", EARLIER)]);
         let by = |tag| headers(&[("if-none-match", tag), ("if-modified-since", NOON)]);
         assert!(!is_known(&by("\"b\""), &stored));
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_is_known_if_nothing_changed_since() {
+    fn if_modified_since_matches_a_response_unchanged_since_then() {
         let since = |asked, stored: &[(&'static str, &str)]| {
             is_known(&headers(&[("if-modified-since", asked)]), &headers(stored))
         };
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_of_use_only_with_the_very_same_answer() {
+    fn if_range_applies_only_with_a_strong_validator_of_the_same_response() {
         let applies = |asked, stored: &[(&'static str, &str)]| {
             range_applies(&headers(&[("if-range", asked)]), &headers(stored))
         };

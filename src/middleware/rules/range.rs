@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn one_range_of_bytes_is_given() {
+    fn a_single_byte_range_is_parsed() {
         for (line, part) in [
             ("bytes=0-1", RangePart::Bytes(0, 2)),
             ("bytes=1-", RangePart::Bytes(1, 10)),
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_gets_the_whole() {
+    fn any_other_range_field_yields_the_whole_body() {
         for line in
             ["bytes=0-1,3-4", "bytes=5-1", "bytes=-", "bytes=a-b", "lines=1-2", "bytes", "bytes=1"]
         {

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_are_somebodys_need_a_policy_that_says_so() {
+    fn a_request_that_identifies_a_client_bypasses_unless_the_policy_covers_it() {
         let personal = Some(BypassReason::Personal);
         assert_eq!(refused(&[], &policy()), None);
         assert_eq!(refused(&[("cookie", "sid=1")], &policy()), personal);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_are_more_than_their_key_are_left_alone() {
+    fn requests_that_the_key_does_not_fully_describe_bypass_the_cache() {
         let policy = policy();
         let identity = IdentitySource::default();
         let refused_as = |request: Request<Body>| {
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_can_ask_for_a_fresh_one_only_where_headers_decide() {
+    fn a_client_can_force_revalidation_only_under_a_standard_policy() {
         let reload = request(&[("cache-control", "no-cache, max-age=0")]);
         let of = |request: &Request<Body>, policy: &Policy| {
             RequestDirectives::new(request, policy, &IdentitySource::default(), None).unwrap()

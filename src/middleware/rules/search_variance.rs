@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_do_not_count_as_the_response_says() {
+    fn parameters_excluded_by_no_vary_search_are_ignored() {
         let but = r#"params=("utm" "a b")"#;
         assert!(is_same(but, "id=1&utm=2", "utm=3&id=1&a+b=4&a%20b=5&%75tm=6"));
         assert!(!is_same(but, "id=1", "id=2") && !is_same(but, "a=1&b=2", "b=2&a=1"));
@@ -162,14 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_names_may_not_count_but_that_of_values_does() {
+    fn key_order_ignores_the_order_of_names_but_not_of_values() {
         assert!(is_same("key-order", "a=1&b=2&a=3", "b=2&a=1&a=3"));
         assert!(!is_same("key-order", "a=1&a=3", "a=3&a=1"));
         assert!(is_same(r#"key-order, params=("u")"#, "a=1&b=2", "u&b=2&a=1"));
     }
 
     #[test]
-    fn what_is_not_known_means_that_all_counts() {
+    fn an_unsupported_no_vary_search_field_is_ignored() {
         for field in [
             "",
             "key-order=?0",

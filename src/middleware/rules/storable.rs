@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_can_forbid_what_its_routes_author_allows_and_nothing_else() {
+    fn under_a_ttl_policy_a_response_can_forbid_storing_but_not_change_the_ttl() {
         assert_eq!(by_author(200, &[]), Ok(7));
         assert_eq!(by_author(200, &[("cache-control", "public, max-age=9")]), Ok(7));
         assert_eq!(by_author(200, &[("cache-control", "max-age=0")]), Ok(7));
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_standard_answer_says_for_how_long() {
+    fn under_a_standard_policy_the_response_sets_its_own_lifetime() {
         let fresh = [("cache-control", "max-age=60")];
         for status in [200, 203, 204, 299, 301, 302, 307, 404, 410, 999] {
             assert_eq!(ttl(status, &fresh), Ok(60), "{status}");
@@ -337,14 +337,14 @@ mod tests {
     }
 
     #[test]
-    fn must_understand_is_for_caches_that_do() {
+    fn must_understand_overrides_no_store_only_for_a_known_status() {
         let said = [("cache-control", "max-age=60, no-store, must-understand")];
         assert_eq!(ttl(200, &said), Ok(60));
         assert_eq!(ttl(599, &said), Err("cache-control"));
     }
 
     #[test]
-    fn fields_may_be_withheld() {
+    fn fields_named_by_no_cache_or_private_are_withheld() {
         let said = [("cache-control", "max-age=60, no-cache=\"a\", private=\"b\"")];
         let leave = of(200, &said, &asked(&[]), &Policy::standard()).unwrap();
         assert_eq!(leave.withheld, ["a", "b"]);
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_made_for_somebody_must_say_that_it_is_for_all() {
+    fn a_response_to_an_identified_client_is_stored_only_if_marked_as_shared() {
         let by = |who, said| {
             let asked = asked(&[(who, "x=1")]);
             of(200, &[("cache-control", said)], &asked, &Policy::standard()).is_ok()
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn the_strict_are_never_stale() {
+    fn must_revalidate_proxy_revalidate_and_s_maxage_forbid_stale_serving() {
         let policy = Policy::standard().stale_if_error(Duration::from_secs(5));
         let windows = |said: &str| {
             let leave = of(200, &[("cache-control", said)], &asked(&[]), &policy).unwrap();
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn s_maxage_allows_the_stale_where_the_policy_says_so() {
+    fn s_maxage_permits_stale_serving_if_the_policy_says_so() {
         let windows = |said: &str, policy: &Policy| {
             let leave = of(200, &[("cache-control", said)], &asked(&[]), policy).unwrap();
             (leave.terms.while_revalidating.as_secs(), leave.terms.if_error.as_secs())
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_is_no_text_forbids() {
+    fn a_vary_field_that_is_not_text_prevents_storing() {
         let mut headers = HeaderMap::new();
         headers.insert("vary", http::HeaderValue::from_bytes(b"\xff").unwrap());
         let times = Times { now: SystemTime::UNIX_EPOCH, delay: Duration::ZERO };

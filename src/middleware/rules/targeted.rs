@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_particular_field_counts_alone() {
+    fn only_the_most_specific_cache_control_field_counts() {
         let general = ("cache-control", "max-age=1");
         let cdn = ("cdn-cache-control", "max-age=2");
         let ours = ("tidegate-cache-control", "max-age=3");
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_is_no_dictionary_is_ignored() {
+    fn a_targeted_field_that_is_no_dictionary_is_ignored() {
         let general = ("cache-control", "max-age=1");
         for broken in ["max-age=2, &&&", "MaX-aGe=2", "max-age= 2", ""] {
             assert_eq!(
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_forbids_forbids_whatever_its_value_is() {
+    fn no_store_with_any_value_but_false_prevents_storing() {
         for forbidding in ["no-store", "no-store=1", "max-age=5, no-store=\"x\"", "no-store=()"] {
             assert!(of(&[("cdn-cache-control", forbidding)]).directives.no_store, "{forbidding}");
         }

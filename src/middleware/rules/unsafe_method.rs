@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_write_that_went_well_changes_anything() {
+    fn only_a_successful_unsafe_request_invalidates() {
         let by = |method: Method, status: u16| {
             let mut response = Response::new(());
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_and_the_path_count() {
+    fn the_tag_of_a_target_depends_on_host_and_path_but_not_on_the_query() {
         assert_eq!(target("/a?x").tag(""), target("http://example.ORG/a?y").tag(""));
         let elsewhere = target("http://elsewhere.org/a");
         for other in [elsewhere.tag(""), target("/b?x").tag(""), target("/a?x").tag("n")] {

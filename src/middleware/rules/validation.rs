@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clients_conditions_give_way_to_ours() {
+    fn the_clients_conditions_are_replaced_by_the_stored_validators() {
         let request = Request::get("/").header("if-none-match", "\"theirs\"").header("range", "x");
         let request = unconditional(request.body(()).unwrap(), None);
         assert!(request.headers().is_empty());
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_304_says_replaces_what_was_stored_but_for_what_the_body_is() {
+    fn a_304_updates_all_stored_fields_but_those_that_describe_the_body() {
         let stored =
             headers(&[("a", "1"), ("a", "2"), ("b", "1"), ("etag", "x"), ("content-length", "5")]);
         let fresh = headers(&[("a", "3"), ("c", "4"), ("etag", "y"), ("content-length", "0")]);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_tells_of_another_answer_is_noticed() {
+    fn a_head_response_that_describes_another_body_is_detected() {
         let stored = headers(&[("etag", "\"a\"")]);
         let told = |lines: &[(&'static str, &str)]| compare_head(&stored, 3, &headers(lines));
         assert_eq!(told(&[("etag", "\"a\""), ("content-length", "3")]), HeadComparison::Same);

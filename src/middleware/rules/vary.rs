@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_that_the_key_does_not_have() {
+    fn variant_names_are_those_not_already_in_the_key() {
         assert_eq!(names_of(&[], &policy()), Some(vec![]));
         let two = Some(vec!["accept".to_owned(), "foo".to_owned()]);
         assert_eq!(names_of(&["Foo, accept", "FOO"], &policy()), two);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_varies_by_what_it_does_not_say_as_well() {
+    fn a_response_can_vary_by_origin_and_encoding_without_a_vary_field() {
         let names_of = |lines: &[(&'static str, &str)], policy: &Policy| {
             let names = names(&headers(lines), policy).unwrap();
             names.iter().map(ToString::to_string).collect::<Vec<_>>()
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_varies_by_anything_or_anybody_has_no_names() {
+    fn vary_by_star_credentials_or_too_many_names_has_no_variant_names() {
         for vary in ["*", "*, *", ", *", "Foo, *", "*, Foo", "a b", "Cookie", "Authorization"] {
             assert_eq!(names_of(&[vary], &policy()), None, "{vary}");
         }
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_mean_the_same_have_one_key() {
+    fn equivalent_accept_values_share_a_key() {
         assert_eq!(
             of("accept-encoding", &["gzip, BR;q=0.5"]),
             of("accept-encoding", &["br; q=0.5,gzip"])
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_gets_the_one_spelling_that_the_key_holds() {
+    fn the_handler_gets_the_normalized_spelling_that_the_key_holds() {
         let given = |name: &'static str, line: &str| {
             let value = respelled(&headers(&[(name, line)]), &HeaderName::from_static(name));
             value.map(|value| value.to_str().unwrap().to_owned())
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn security_a_long_list_is_compared_as_it_was_sent() {
+    fn security_an_overlong_list_is_compared_verbatim() {
         let list = |bytes: usize| "de, ".repeat(bytes / 4);
         let (longest, longer) = (list(LONGEST_LIST) + "en", list(LONGEST_LIST + 4) + "en");
         let name = HeaderName::from_static("accept-language");
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_do_not_have_keys_of_their_own() {
+    fn values_that_differ_in_meaning_have_separate_keys() {
         let all: &[&[&str]] = &[
             &[],
             &[""],

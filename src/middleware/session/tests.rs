@@ -24,7 +24,7 @@ fn at(position: u64) -> SessionClaim {
 }
 
 #[test]
-fn what_is_written_is_read_by_header_and_by_cookie() {
+fn a_token_is_read_back_from_its_header_and_from_its_cookie() {
     let mut headers = HeaderMap::new();
     sessions().write(&mut headers, AT);
     let token = headers[HEADER].to_str().unwrap();
@@ -35,7 +35,7 @@ fn what_is_written_is_read_by_header_and_by_cookie() {
 }
 
 #[test]
-fn security_the_cookie_is_for_this_host_and_https_unless_the_service_is_plain_http() {
+fn security_the_cookie_is_host_bound_and_secure_unless_the_service_is_plain_http() {
     let cookie = |sessions: Sessions| {
         let mut headers = HeaderMap::new();
         sessions.write(&mut headers, AT);
@@ -51,7 +51,7 @@ fn security_the_cookie_is_for_this_host_and_https_unless_the_service_is_plain_ht
 }
 
 #[test]
-fn security_a_forged_token_hides_no_valid_one_behind_it() {
+fn security_a_forged_token_does_not_hide_a_valid_one() {
     let (older, newer, forged) = (token_at(7, 9), token_at(8, 1), "f".repeat(80));
     let cookie = |token: &str| format!("__Host-tidegate-position={token}");
     let line = [cookie(&forged), cookie(&older), cookie(&newer), cookie(&older)].join("; ");
@@ -64,7 +64,7 @@ fn security_a_forged_token_hides_no_valid_one_behind_it() {
 }
 
 #[test]
-fn security_a_token_is_old_after_its_life_and_counts_all_the_same() {
+fn security_an_expired_token_is_marked_old_and_still_counts() {
     assert_eq!(claim("tidegate-position", &token_at(7, LIFE - 1)), at(7));
     let old = SessionClaim::Position { at: (AT.0, Position::new(7)), is_old: true };
     assert_eq!(claim("tidegate-position", &token_at(7, LIFE + 1)), old);
@@ -93,7 +93,7 @@ fn tokens_of_two_histories_require_a_position_in_neither() {
 }
 
 #[test]
-fn security_a_token_of_another_name_is_worth_nothing() {
+fn security_a_token_bound_to_another_name_is_rejected() {
     let (shop, office) = (sessions().bound_to("shop"), sessions().bound_to("office"));
     let mut headers = HeaderMap::new();
     shop.write(&mut headers, AT);
@@ -115,7 +115,7 @@ fn jar(responses: &[HeaderMap]) -> String {
 }
 
 #[test]
-fn services_on_one_host_that_are_bound_to_names_have_cookies_of_their_own() {
+fn services_bound_to_different_names_on_one_host_have_separate_cookies() {
     let bound = ["shop", "office"].map(|name| sessions().bound_to(name));
     let both = [bound.clone(), bound.map(Sessions::plain_http)];
     for [shop, office] in both {
@@ -133,7 +133,7 @@ fn services_on_one_host_that_are_bound_to_names_have_cookies_of_their_own() {
 }
 
 #[test]
-fn a_header_carries_the_tokens_of_several_services_on_one_line_or_on_many() {
+fn tokens_of_several_services_are_read_from_one_line_or_from_many() {
     let (shop, office) = (sessions().bound_to("shop"), sessions().bound_to("office"));
     let mut headers = HeaderMap::new();
     shop.write(&mut headers, AT);
@@ -151,7 +151,7 @@ fn a_header_carries_the_tokens_of_several_services_on_one_line_or_on_many() {
 }
 
 #[test]
-fn a_token_of_another_database_stays_beside_a_later_one() {
+fn tokens_of_two_databases_are_sent_side_by_side() {
     let mut headers = HeaderMap::new();
     sessions().write(&mut headers, AT);
     sessions().write(&mut headers, (Epoch::new(4), AT.1));
@@ -159,7 +159,7 @@ fn a_token_of_another_database_stays_beside_a_later_one() {
 }
 
 #[test]
-fn a_token_that_is_not_ours_is_worth_nothing() {
+fn a_token_with_a_wrong_signature_or_form_is_rejected() {
     let other = Sessions::new([8; 32]).unwrap().tokens;
     let other = other.seal(SessionToken { epoch: AT.0, position: AT.1, written: unix_millis() });
     for forged in [&other, &other[1..], "", &"0".repeat(80), &"0".repeat(64), &"é".repeat(40)] {
@@ -170,7 +170,7 @@ fn a_token_that_is_not_ours_is_worth_nothing() {
 }
 
 #[test]
-fn security_secrets_of_sessions_are_replaced_while_nodes_run() {
+fn security_a_token_signed_with_the_old_secret_is_accepted_during_rotation() {
     let mut headers = HeaderMap::new();
     sessions().write(&mut headers, AT);
     let both = Sessions::with_secrets(&[[8; 32], [7; 32]]).unwrap();
@@ -178,14 +178,14 @@ fn security_secrets_of_sessions_are_replaced_while_nodes_run() {
 }
 
 #[test]
-fn an_empty_old_secret_is_none_and_a_short_one_an_error() {
+fn an_empty_old_secret_is_ignored_and_a_short_one_is_an_error() {
     let with_old = |old: &str| Sessions::with_old("a".repeat(16), Some(old.to_owned()));
     assert!(with_old("").is_ok() && with_old(&"b".repeat(16)).is_ok());
     assert_eq!(with_old("short").err(), Some(SecretError::Short(5)));
 }
 
 #[test]
-fn a_secret_is_long_and_never_shown() {
+fn a_secret_must_be_long_and_is_never_shown() {
     assert!(matches!(Sessions::new("short"), Err(SecretError::Short(5))));
     assert_eq!(Sessions::with_secrets(&[] as &[&str]).err(), Some(SecretError::Missing));
     assert_eq!(format!("{:?}", Sessions::new("a".repeat(16)).unwrap()), "Sessions");

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_read_by_whoever_has_its_secret() {
+    fn a_token_is_sealed_with_the_first_secret_and_opens_with_any() {
         let (old, both, new) =
             (tokens(&[[1; 32]]), tokens(&[[2; 32], [1; 32]]), tokens(&[[2; 32]]));
         assert_eq!(both.open(old.seal(TOKEN).as_bytes()), Some(TOKEN));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn every_changed_digit_and_every_cut_is_noticed() {
+    fn any_changed_digit_or_truncation_is_detected() {
         let (tokens, token) = (tokens(&[[7; 32]]), tokens(&[[7; 32]]).seal(TOKEN));
         for at in 0..token.len() {
             let mut changed = token.clone().into_bytes();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_position_shows() {
+    fn a_sealed_token_reveals_nothing_of_the_position() {
         let tokens = tokens(&[[7; 32]]);
         let next = SessionToken { position: Position::new(TOKEN.position.get() + 1), ..TOKEN };
         let (a, b) = (tokens.seal(TOKEN), tokens.seal(next));

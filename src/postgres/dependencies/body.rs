@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_that_names_a_relation_anywhere_reads() {
+    fn a_body_that_names_a_relation_or_a_role_counts_as_reading() {
         for body in [
             "select * from t",
             "select 1; select count(*) from t",
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_names_none_does_not() {
+    fn a_body_that_names_no_relation_yields_only_its_calls() {
         for (body, called) in [
             ("select $1 * 2", ""),
             ("begin return extract(year from d) + f(x); end", "extract f"),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_told_by_its_schema_and_the_number_of_its_arguments() {
+    fn a_call_is_identified_by_its_schema_and_argument_count() {
         let shown = |body: &str| -> Vec<String> {
             let shown = |call: Call| match (call.is_attribute, call.schema) {
                 (true, _) => format!(".{}", call.name),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_may_ask_for_the_time_of_day() {
+    fn a_body_that_reads_the_clock_is_detected() {
         let asks = |body| calls(body).is_some_and(|calls| calls.reads_clock);
         assert!(asks("select current_date") && asks("begin return 'today'::date; end"));
         assert!(!asks("select $1 * 2"));

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_of_day_is_found_however_it_is_asked_for() {
+    fn every_sql_spelling_that_reads_the_clock_is_detected() {
         for sql in [
             "select NOW()",
             "select pg_catalog.now ()",
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_asks_for_the_time_of_day_by_its_bytes() {
+    fn a_bound_value_that_names_a_relative_date_is_detected() {
         for value in [&b"today"[..], b"\0\0\0\x08TOMORROW", b"\0\0\0ayesterday 10:00", b"(1,now)"] {
             assert!(value_mentions_clock(value), "{value:?}");
         }

@@ -309,7 +309,7 @@ mod tests {
     use tidegate_testing::Postgres;
 
     #[tokio::test]
-    async fn what_was_found_before_a_change_is_not_used_though_it_was_kept_after() {
+    async fn an_analysis_from_before_a_schema_change_is_not_used_if_stored_after_it() {
         let postgres = Postgres::start().await.expect("Postgres");
         let mut conn = PgConnection::connect(&postgres.url()).await.expect("connection");
         let known = DependencyCache::new();
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lookup_whose_task_does_not_run_is_overtaken() {
+    async fn a_lookup_whose_task_is_stalled_is_overtaken() {
         let (known, sql) = (DependencyCache::new(), "select v from t");
         let unknown = async || match known.lookup(sql, false, Epoch::UNKNOWN).await {
             DependencyLookup::Unknown(unknown) => unknown,
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_primary_told_that_is_none_any_more_is_asked_for_again() {
+    async fn an_analysis_by_a_former_primary_is_not_used() {
         let known = DependencyCache::new();
         let of_old = DependencySource::Primary(Epoch::new(1), Position::new(5));
         let dependencies = Arc::new(Dependencies::Tables(Vec::new()));

@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_spelling_that_postgres_writes_is_an_integer() {
+    fn only_the_canonical_integer_spelling_is_accepted() {
         for text in ["0", "1", "-1", "42", "999999999999999999", "-999999999999999999"] {
             assert_eq!(Family::Integer.written(text), Some(text.to_owned()));
         }
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_usual_spelling_is_a_uuid() {
+    fn only_the_hyphenated_uuid_spelling_is_accepted() {
         let plain = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
         assert_eq!(Family::Uuid.written(&plain.to_uppercase()), Some(plain.to_owned()));
         for text in
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_dollar_and_a_number_is_a_parameter() {
+    fn only_a_dollar_and_a_positive_number_is_a_parameter() {
         assert_eq!(number("$7"), Some(7));
         for name in ["$0", "$", "$1x", "$+1", "$99999", "?", ":1"] {
             assert_eq!(number(name), None, "{name}");

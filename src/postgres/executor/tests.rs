@@ -17,7 +17,7 @@ use crate::{DatabaseOptions, Listener, Memory, Triggers};
 /// A first candidate may fail, or a plan be outdated, so a server may be opened long after the plan was made: by then
 /// the node may follow the database past the change.
 #[tokio::test]
-async fn a_read_that_was_planned_before_a_change_of_the_schema_is_not_stored() {
+async fn a_read_planned_before_a_schema_change_is_not_stored() {
     let server = server_with_view().await;
     let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
     let cache = Cache::new(Memory::new(1 << 20));
@@ -89,7 +89,7 @@ impl Deaf {
 const VIEW: &str = "create or replace view v as select v from b";
 
 #[tokio::test]
-async fn a_replica_that_has_more_than_the_node_has_heard_of_proves_no_more() {
+async fn a_replica_ahead_of_the_node_proves_no_more_than_the_node_knew() {
     let node = Deaf::start().await;
     let before = node.primary.psql("select pg_current_wal_insert_lsn()").await.expect("position");
     let record =
@@ -112,7 +112,7 @@ async fn a_replica_that_has_more_than_the_node_has_heard_of_proves_no_more() {
 }
 
 #[tokio::test]
-async fn a_replica_that_lacks_the_schema_a_statement_was_looked_up_in_is_not_read() {
+async fn a_replica_that_lacks_the_schema_a_statement_was_analyzed_in_is_skipped() {
     let node = Deaf::start().await;
     node.standby.psql("select pg_wal_replay_pause()").await.expect("pause");
     let paused = async || {
@@ -134,7 +134,7 @@ async fn a_replica_that_lacks_the_schema_a_statement_was_looked_up_in_is_not_rea
 
 /// If a server's last known position is too low for a read, its current position is queried first.
 #[tokio::test]
-async fn a_server_that_falls_silent_when_it_is_asked_is_given_up() {
+async fn a_server_that_hangs_while_its_position_is_queried_is_abandoned() {
     let primary = server_with_view().await;
     let standby = primary.standby().await.expect("standby");
     let name = FaultProxy::start(standby.addr()).await.expect("proxy");
@@ -189,7 +189,7 @@ async fn no_position_is_observed_on_an_old_primary() {
 
 /// A standby may have an older schema than the one that the node knows of.
 #[tokio::test]
-async fn what_a_standby_told_of_a_statement_is_not_relied_on() {
+async fn a_read_analyzed_on_a_standby_is_not_stored() {
     let server = server_with_view().await;
     let standby = server.standby().await.expect("standby");
     let name = FaultProxy::start(server.addr()).await.expect("proxy");
@@ -221,7 +221,7 @@ async fn what_a_standby_told_of_a_statement_is_not_relied_on() {
 
 /// A write is visible in the text, or declared by `writer`: neither requires the catalogue.
 #[tokio::test]
-async fn a_write_is_noted_though_the_catalogue_can_not_be_asked() {
+async fn a_write_is_recorded_even_if_the_catalog_cannot_be_queried() {
     let server = server_with_view().await;
     let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
     let cache = Cache::new(Memory::new(1 << 20));
@@ -245,7 +245,7 @@ async fn a_write_is_noted_though_the_catalogue_can_not_be_asked() {
 
 /// Otherwise each request that waits for the same lookup would wait as long again.
 #[tokio::test]
-async fn a_pool_that_gives_no_connection_in_time_is_not_waited_for_in_turn() {
+async fn a_lookup_that_gets_no_connection_in_time_pauses_further_lookups() {
     let server = server_with_view().await;
     let options = DatabaseOptions::new(server.url()).connections(1).wait(Duration::from_millis(50));
     let db = options.connect().await.expect("database");
@@ -259,7 +259,7 @@ async fn a_pool_that_gives_no_connection_in_time_is_not_waited_for_in_turn() {
 }
 
 #[tokio::test]
-async fn a_look_up_in_the_background_keeps_nobody_waiting_for_a_primary_that_hangs() {
+async fn a_background_lookup_on_a_hung_primary_blocks_no_other_lookup() {
     let server = server_with_view().await;
     let line = FaultProxy::start(server.addr()).await.expect("proxy");
     let url = format!("postgres://postgres@{}/postgres", line.addr());
@@ -277,7 +277,7 @@ async fn a_look_up_in_the_background_keeps_nobody_waiting_for_a_primary_that_han
 
 /// If a statement is not known to be a read, the server determines whether it writes.
 #[tokio::test]
-async fn a_replica_that_was_promoted_refuses_what_may_write() {
+async fn a_promoted_replica_refuses_statements_that_may_write() {
     let primary = server_with_view().await;
     let standby = primary.standby().await.expect("standby");
     let options = DatabaseOptions::new(primary.url()).replica(standby.url());
@@ -298,7 +298,7 @@ async fn a_replica_that_was_promoted_refuses_what_may_write() {
 
 /// A standby's sessions survive its promotion, and don't show when it happened.
 #[tokio::test]
-async fn a_function_that_is_called_on_a_replica_writes_nothing_once_it_is_promoted() {
+async fn a_function_called_on_a_replica_cannot_write_after_its_promotion() {
     let primary = server_with_view().await;
     let standby = primary.standby().await.expect("standby");
     let options = DatabaseOptions::new(primary.url()).replica(standby.url());
@@ -320,7 +320,7 @@ async fn a_function_that_is_called_on_a_replica_writes_nothing_once_it_is_promot
 
 /// The outcome of the first attempt remains unknown, whatever the result of the next one.
 #[tokio::test]
-async fn an_attempt_that_may_have_committed_stays_open_after_the_next_one_has_ended() {
+async fn an_attempt_that_may_have_committed_stays_open_after_the_next_one_ends() {
     let server = server_with_view().await;
     let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
     let cache = Cache::new(Memory::new(1 << 20));
@@ -344,7 +344,7 @@ async fn an_attempt_that_may_have_committed_stays_open_after_the_next_one_has_en
 }
 
 #[tokio::test]
-async fn a_read_that_nobody_stores_says_that_a_replica_may_be_too_far_back() {
+async fn a_read_that_is_not_stored_reports_that_its_replica_may_be_behind() {
     let db = DatabaseOptions::new(server_with_view().await.url()).connect().await.expect("db");
     let cache = Cache::new(Memory::new(1 << 20));
     let statement = RepeatableStatement::take("select v from v").expect("a statement");
@@ -371,7 +371,7 @@ async fn tables_of_view(db: &Database, cache: &Cache) -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn a_second_database_of_a_cache_learns_of_a_change_of_the_schema() {
+async fn a_second_database_of_a_cache_follows_schema_changes() {
     let server = server_with_view().await;
     let cache = Cache::new(Memory::new(1 << 20));
     let of_listener = DatabaseOptions::new(server.url()).connect().await.expect("database");
@@ -387,7 +387,7 @@ async fn a_second_database_of_a_cache_learns_of_a_change_of_the_schema() {
 
 /// Event triggers record the change, but a starting node does not notice it, since its first snapshot already has it.
 #[tokio::test]
-async fn what_was_looked_up_while_a_listener_starts_is_looked_up_again() {
+async fn a_statement_analyzed_while_a_listener_starts_is_analyzed_again() {
     let server = server_with_view().await;
     let cache = Cache::new(Memory::new(1 << 20));
     let db = DatabaseOptions::new(server.url()).connect().await.expect("database");

@@ -56,7 +56,7 @@ impl Bed {
 }
 
 #[tokio::test]
-async fn the_fingerprint_follows_the_catalog_and_not_the_data() {
+async fn the_fingerprint_changes_with_the_catalog_and_not_with_the_data() {
     let mut bed = Bed::new(false).await;
     let mut last = bed.now().await;
     for quiet in [
@@ -120,7 +120,7 @@ async fn the_fingerprint_follows_the_catalog_and_not_the_data() {
 
 /// An oid is unsigned: half of them are past the largest number of the type of the same size.
 #[tokio::test]
-async fn a_catalogue_with_oids_past_two_billion_has_a_fingerprint() {
+async fn a_catalog_with_oids_past_two_billion_has_a_fingerprint() {
     for noted in [false, true] {
         let mut bed = Bed::new(noted).await;
         bed.server.restart_at_oid(4_294_000_000).await.unwrap();
@@ -147,7 +147,7 @@ async fn a_catalogue_with_oids_past_two_billion_has_a_fingerprint() {
 }
 
 #[tokio::test]
-async fn what_was_changed_and_changed_back_is_another_fingerprint() {
+async fn a_change_that_is_reverted_still_changes_the_fingerprint() {
     let mut bed = Bed::new(false).await;
     for (there, back) in [
         ("alter table t rename to x", "alter table x rename to t"),
@@ -175,7 +175,7 @@ async fn what_was_changed_and_changed_back_is_another_fingerprint() {
 }
 
 #[tokio::test]
-async fn where_event_triggers_note_changes_the_fingerprint_is_of_what_they_can_t_note() {
+async fn with_event_triggers_the_fingerprint_covers_only_unrecorded_changes() {
     let mut bed = Bed::new(true).await;
     let mut last = bed.now().await;
     for quiet in [
@@ -215,7 +215,7 @@ async fn where_event_triggers_note_changes_the_fingerprint_is_of_what_they_can_t
 
 /// A view is read with the rights of its owner, and a role that inherits nothing can become another.
 #[tokio::test]
-async fn settings_count_of_each_role_that_can_read_what_may_be_cached() {
+async fn the_fingerprint_covers_the_settings_of_each_role_that_can_read_tracked_tables() {
     for noted in [false, true] {
         let mut bed = Bed::new(noted).await;
         bed.psql(ROLES).await;
@@ -253,7 +253,7 @@ const ROLES: &str = "create role reader; grant select on t to reader;
     create view of_no_table as select 1 as one; grant select on of_no_table to public";
 
 #[tokio::test]
-async fn an_idle_server_s_catalogue_is_not_read_again() {
+async fn the_catalog_of_an_idle_server_is_not_read_again() {
     let mut bed = Bed::new(false).await;
     let number = bed.now().await;
     let (snapshot, _) = bed.fingerprint.last.clone().unwrap();
@@ -267,7 +267,7 @@ async fn an_idle_server_s_catalogue_is_not_read_again() {
 }
 
 #[tokio::test]
-async fn what_was_stored_before_a_noted_change_is_below_the_floor_of_a_node_that_starts() {
+async fn a_recorded_schema_change_raises_the_floor_of_a_starting_node() {
     let bed = Bed::new(true).await;
     let mut conn = PgConnection::connect(&bed.server.url()).await.unwrap();
     log::begin_history(&mut conn).await.unwrap();
@@ -309,7 +309,7 @@ async fn what_was_stored_before_a_noted_change_is_below_the_floor_of_a_node_that
 /// Others raise their floor again when each must know of a change. Whoever has not looked for so long must not take what it
 /// sees of the log for newer than that.
 #[tokio::test(start_paused = true)]
-async fn a_number_that_was_read_long_ago_vouches_for_nothing() {
+async fn a_fingerprint_read_long_ago_is_not_current() {
     assert!(!Fingerprint::default().is_current(), "never read");
     let read = Fingerprint { read: Some(clock::moment()), ..Fingerprint::default() };
     let until = FINGERPRINT_KNOWN_WITHIN.saturating_sub(MARGIN);

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_fails_is_put_off_for_longer_each_time() {
+    async fn a_failing_housekeeping_task_is_retried_after_growing_pauses() {
         let mut task = HousekeepingTask::new("marked", clock::now());
         let refused = || Err::<(), _>(sqlx::Error::Database(Box::new(Refused)));
         let mut pauses = Vec::new();

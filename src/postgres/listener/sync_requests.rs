@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_counts_from_when_its_question_was_sent() {
+    async fn a_reply_counts_from_when_its_sync_request_was_sent() {
         let mut questions = SyncRequests::new();
         assert!(questions.wake() <= clock::now(), "the first is due at once");
         let began = clock::now();
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_later_answer_is_one_to_all_before() {
+    async fn a_reply_to_a_later_sync_request_settles_all_earlier_ones() {
         let mut questions = SyncRequests::new();
         let _lost = questions.ask(1);
         let second = questions.ask(2);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_is_noticed() {
+    async fn a_sync_request_without_a_reply_is_detected() {
         let mut questions = SyncRequests::new();
         questions.ask(1);
         advance(UNANSWERED / 2).await;

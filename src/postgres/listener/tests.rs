@@ -10,7 +10,7 @@ use crate::postgres::{DatabaseOptions, Triggers};
 
 /// With a separate poll for each, they would wait for each other while more arrive.
 #[tokio::test]
-async fn one_look_answers_all_that_other_nodes_have_asked() {
+async fn all_pending_sync_requests_are_taken_together() {
     let server = Postgres::start().await.unwrap();
     let url = server.url();
     let mut setup = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.unwrap();

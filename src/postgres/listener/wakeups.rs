@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_look_is_surprised_only_by_what_nothing_explains() {
+    async fn a_change_without_a_notification_is_a_surprise_unless_explained() {
         let mut wakeups = Wakeups::new();
         assert!(wakeups.begin_look(false));
         assert!(!wakeups.begin_look(true));

@@ -48,7 +48,7 @@ async fn applied(blue: &Postgres, green: &Postgres) {
 }
 
 #[tokio::test]
-async fn a_mark_that_replication_brought_is_no_fence_of_this_servers_changes() {
+async fn a_replicated_mark_does_not_lower_the_fences_of_this_server() {
     let (blue, green, mut conn) = blue_and_green().await;
     // Ahead in positions and behind in transactions.
     let ahead = "select count(pg_logical_emit_message(false, '', repeat('x', 100000))) from generate_series(1, 100)";
@@ -71,7 +71,7 @@ async fn a_mark_that_replication_brought_is_no_fence_of_this_servers_changes() {
 }
 
 #[tokio::test]
-async fn what_another_servers_log_notes_or_drops_changes_nothing_in_this_ones() {
+async fn replicated_writes_to_another_servers_log_do_not_change_this_log() {
     let (blue, green, mut conn) = blue_and_green().await;
     let count = async |server: &Postgres| -> Vec<u64> {
         let count =
@@ -103,7 +103,7 @@ async fn what_another_servers_log_notes_or_drops_changes_nothing_in_this_ones() 
 
 /// A publication of all tables has those of the schema `tidegate` too.
 #[tokio::test]
-async fn the_log_is_trimmed_and_upgraded_though_all_tables_are_published() {
+async fn the_log_can_be_trimmed_and_upgraded_while_all_tables_are_published() {
     let (server, mut conn) = installed(&[("wal_level", "logical")]).await;
     server.psql("create publication p for all tables").await.unwrap();
     server.psql("insert into t values (1)").await.unwrap();
@@ -121,7 +121,7 @@ async fn the_log_is_trimmed_and_upgraded_though_all_tables_are_published() {
 
 /// Such marks show what had been trimmed when they were written, not what was trimmed since.
 #[tokio::test]
-async fn marks_that_a_dump_puts_back_count_for_nothing() {
+async fn marks_restored_from_a_dump_are_ignored() {
     let (server, mut conn) = installed(&[]).await;
     mark(&mut conn, Duration::ZERO, Some(7)).await.unwrap();
     let dump = "create table dump as select * from tidegate.marks";
@@ -137,7 +137,7 @@ async fn marks_that_a_dump_puts_back_count_for_nothing() {
 }
 
 #[tokio::test]
-async fn a_mark_that_is_ahead_of_the_server_counts_for_nothing() {
+async fn a_mark_ahead_of_the_server_is_ignored() {
     let (server, mut conn) = installed(&[]).await;
     mark(&mut conn, Duration::ZERO, Some(7)).await.unwrap();
     let floor = load(&mut conn, 7).await.unwrap().floor;
@@ -150,7 +150,7 @@ async fn a_mark_that_is_ahead_of_the_server_counts_for_nothing() {
 
 /// `pg_restore --disable-triggers` switches all triggers on again as ordinary ones.
 #[tokio::test]
-async fn an_install_mends_the_triggers_of_the_log_itself() {
+async fn install_repairs_the_triggers_on_the_log_tables() {
     let (server, mut conn) = installed(&[]).await;
     for table in ["log", "marks", "meta"] {
         let restored = format!(
@@ -174,7 +174,7 @@ async fn an_install_mends_the_triggers_of_the_log_itself() {
 
 /// Marks of the template's history don't count in the copy's history.
 #[tokio::test]
-async fn a_copy_draws_a_history_of_its_own_and_keeps_it() {
+async fn a_copied_database_begins_its_own_history_and_keeps_it() {
     let server = Postgres::start().await.unwrap();
     let url = server.create_database("template").await.unwrap();
     let mut conn = PgConnection::connect(&url).await.unwrap();

@@ -25,7 +25,7 @@ async fn starve(bed: &mut Bed) {
 }
 
 #[tokio::test]
-async fn what_a_large_transaction_changed_is_told_by_its_tables_once() {
+async fn changes_of_a_large_transaction_are_reported_once_by_table() {
     let mut bed = Bed::new().await;
     let mut prev = bed.now().await;
     note(&bed, 10_000).await;
@@ -40,7 +40,7 @@ async fn what_a_large_transaction_changed_is_told_by_its_tables_once() {
 }
 
 #[tokio::test]
-async fn more_tags_of_the_application_than_are_read_raise_the_floor() {
+async fn application_tags_past_the_budget_raise_the_floor_once() {
     let mut bed = Bed::new().await;
     let mut prev = bed.now().await;
     let many =
@@ -52,7 +52,7 @@ async fn more_tags_of_the_application_than_are_read_raise_the_floor() {
 }
 
 #[tokio::test]
-async fn what_the_server_gave_up_is_not_tried_again() {
+async fn a_drain_that_the_server_cancelled_is_not_retried_in_the_same_detail() {
     let mut bed = Bed::new().await;
     let prev = bed.now().await;
     note(&bed, 450).await;
@@ -73,7 +73,7 @@ async fn what_the_server_gave_up_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn what_is_given_up_ends_on_the_server() {
+async fn the_log_connection_has_a_statement_timeout_on_the_server() {
     let mut bed = Bed::new().await;
     let end = "select setting::int from pg_settings where name = 'statement_timeout'";
     let most: i32 = sqlx::query_scalar(end).fetch_one(&mut bed.conn).await.unwrap();
@@ -95,7 +95,7 @@ async fn rows_read(bed: &mut Bed, prev: &Snapshot, marking: bool) -> i64 {
 }
 
 #[tokio::test]
-async fn a_transaction_that_stays_open_has_nothing_read_twice() {
+async fn no_row_is_read_twice_while_a_transaction_stays_open() {
     let mut bed = Bed::new().await;
     let mut open = bed.session().await;
     run(&mut open, "begin; insert into other values (1)").await;
@@ -113,7 +113,7 @@ async fn a_transaction_that_stays_open_has_nothing_read_twice() {
 }
 
 #[tokio::test]
-async fn a_node_starts_within_its_budget_on_any_log() {
+async fn a_node_starts_within_its_budget_however_long_the_log_is() {
     let mut bed = Bed::new().await;
     mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
     let early = announce(&mut bed.conn).await.unwrap();
@@ -134,7 +134,7 @@ async fn a_node_starts_within_its_budget_on_any_log() {
 
 /// In `SQL_ASCII` any byte is a character, and WIN1252 has one that Unicode lacks.
 #[tokio::test]
-async fn what_has_no_form_in_utf_8_is_told_in_less_detail() {
+async fn changes_that_utf_8_cannot_express_are_reported_in_less_detail() {
     for encoding in ["SQL_ASCII", "WIN1252"] {
         let server = Postgres::start().await.unwrap();
         let create = format!(
@@ -169,7 +169,7 @@ async fn what_has_no_form_in_utf_8_is_told_in_less_detail() {
 
 /// A session's advisory lock outlives the statement that takes it, though that fails when its row is written.
 #[tokio::test]
-async fn a_drain_that_failed_keeps_no_commit_from_waking_listeners() {
+async fn a_failed_drain_does_not_leave_notifications_suppressed() {
     let server = Postgres::start().await.unwrap();
     let create = "create database legacy encoding 'SQL_ASCII' template template0";
     server.psql(create).await.unwrap();

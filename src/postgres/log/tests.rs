@@ -71,7 +71,7 @@ pub(super) async fn run(conn: &mut PgConnection, sql: &'static str) {
 }
 
 #[tokio::test]
-async fn each_change_is_drained_once_in_whatever_order_transactions_commit() {
+async fn each_change_is_drained_once_whatever_the_commit_order() {
     let mut bed = Bed::new().await;
     let mut prev = bed.now().await;
     let (mut early, mut late) = (bed.session().await, bed.session().await);
@@ -110,7 +110,7 @@ async fn a_fence_is_at_or_past_the_commit() {
 
 /// The core problem that Tidegate solves: a commit that is in the WAL but not visible yet.
 #[tokio::test]
-async fn a_commit_that_waits_for_a_standby_is_drained_later_and_fenced_later() {
+async fn a_commit_that_waits_for_a_standby_is_drained_and_fenced_once_visible() {
     let mut bed = Bed::new().await;
     let mut prev = bed.now().await;
     run(&mut bed.conn, "alter system set synchronous_standby_names = 'nobody'").await;
@@ -131,7 +131,7 @@ async fn a_commit_that_waits_for_a_standby_is_drained_later_and_fenced_later() {
 }
 
 #[tokio::test]
-async fn a_node_that_starts_finds_each_fence_between_the_commit_and_the_next_mark() {
+async fn a_starting_node_finds_each_fence_between_the_commit_and_the_next_mark() {
     let mut bed = Bed::new().await;
     assert!(mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap(), "the schema is known now");
     let installed = bed.load(7).await;
@@ -154,7 +154,7 @@ async fn a_node_that_starts_finds_each_fence_between_the_commit_and_the_next_mar
 }
 
 #[tokio::test]
-async fn what_was_stored_before_the_schema_changed_is_below_the_floor() {
+async fn entries_stored_before_a_schema_change_are_below_the_floor() {
     let mut bed = Bed::new().await;
     mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
     let before = announce(&mut bed.conn).await.unwrap();
@@ -188,7 +188,7 @@ async fn a_schema_is_as_young_once_the_marks_before_it_are_trimmed() {
 }
 
 #[tokio::test]
-async fn what_is_trimmed_is_below_the_floor_and_noticed_by_who_had_not_seen_it() {
+async fn trimmed_changes_are_below_the_floor_and_detected_by_a_node_that_missed_them() {
     let mut bed = Bed::new().await;
     let mut asleep = bed.now().await;
     bed.server.psql("insert into t values (1)").await.unwrap();
@@ -216,7 +216,7 @@ async fn what_is_trimmed_is_below_the_floor_and_noticed_by_who_had_not_seen_it()
 
 /// A node can start however much was written while no node was running.
 #[tokio::test]
-async fn a_log_too_long_to_be_read_is_read_from_a_later_mark_on() {
+async fn a_log_longer_than_the_budget_is_read_from_a_later_mark_on() {
     let mut bed = Bed::new().await;
     mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
     bed.server.psql("insert into t values (1)").await.unwrap();
@@ -238,7 +238,7 @@ async fn a_log_too_long_to_be_read_is_read_from_a_later_mark_on() {
 
 /// A dump has marks and rows with positions and transactions that may be far ahead of ours.
 #[tokio::test]
-async fn what_came_in_a_dump_of_another_cluster_counts_for_nothing() {
+async fn rows_from_a_dump_of_another_cluster_are_ignored() {
     let mut bed = Bed::new().await;
     mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap();
     let restore = "insert into tidegate.marks (snapshot, lsn, schema, cluster)
@@ -258,7 +258,7 @@ async fn what_came_in_a_dump_of_another_cluster_counts_for_nothing() {
 
 /// A snapshot lists no transaction that is newer than the last one to have ended.
 #[tokio::test]
-async fn the_newest_writer_is_in_progress_too() {
+async fn the_newest_running_writer_is_listed_as_in_progress() {
     let mut bed = Bed::new().await;
     let mut prev = bed.now().await;
     let mut open = bed.session().await;
@@ -274,7 +274,7 @@ async fn the_newest_writer_is_in_progress_too() {
 
 /// The mark sees a transaction that was in progress for the one who slept.
 #[tokio::test]
-async fn a_transaction_that_was_open_then_and_is_trimmed_now_is_noticed() {
+async fn a_trimmed_transaction_that_was_open_at_the_last_drain_is_detected() {
     let mut bed = Bed::new().await;
     let mut open = bed.session().await;
     run(&mut open, "begin; insert into t values (1)").await;
@@ -288,7 +288,7 @@ async fn a_transaction_that_was_open_then_and_is_trimmed_now_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_commit_wakes_listeners_or_is_still_in_progress_when_another_does() {
+async fn each_commit_sends_one_empty_notification_unless_notify_is_off() {
     let bed = Bed::new().await;
     let mut listener = PgListener::connect(&bed.server.url()).await.unwrap();
     listener.listen("tidegate").await.unwrap();
@@ -310,7 +310,7 @@ async fn a_commit_wakes_listeners_or_is_still_in_progress_when_another_does() {
 
 /// A row of the log does not say what its table and columns are called.
 #[tokio::test]
-async fn what_may_have_had_another_name_is_not_told_by_the_one_of_now() {
+async fn a_change_that_may_have_had_another_name_is_reported_as_renamed_without_tags() {
     for (alter, back) in [
         ("alter table t rename to u", "alter table u rename to t"),
         ("alter table t rename id to nr", "alter table t rename nr to id"),
@@ -350,7 +350,7 @@ async fn what_may_have_had_another_name_is_not_told_by_the_one_of_now() {
 }
 
 #[tokio::test]
-async fn a_listener_that_looks_anyway_keeps_commits_from_waking_it() {
+async fn a_busy_listener_suppresses_notifications_and_then_resumes_them() {
     let mut bed = Bed::new().await;
     let mut prev = bed.now().await;
     let mut listener = PgListener::connect(&bed.server.url()).await.unwrap();
@@ -392,7 +392,7 @@ async fn a_listener_that_looks_anyway_keeps_commits_from_waking_it() {
 }
 
 #[tokio::test]
-async fn no_wakeups_are_promised_where_a_role_or_the_server_forbids_them() {
+async fn notifications_are_not_relied_on_where_a_role_or_the_server_disables_them() {
     let mut bed = Bed::new().await;
     let mut prev = bed.now().await;
     bed.server.psql("create role app; alter role app set tidegate.notify = off").await.unwrap();
@@ -404,7 +404,7 @@ async fn no_wakeups_are_promised_where_a_role_or_the_server_forbids_them() {
 }
 
 #[tokio::test]
-async fn a_promotion_is_another_epoch_and_a_listener_needs_only_what_is_granted() {
+async fn a_promotion_begins_an_epoch_and_the_granted_rights_suffice_to_follow_the_log() {
     let mut bed = Bed::new().await;
     bed.server.psql("create role ear login").await.unwrap();
     Triggers::grant(&mut bed.conn, "ear").await.unwrap();
@@ -437,7 +437,7 @@ async fn a_promotion_is_another_epoch_and_a_listener_needs_only_what_is_granted(
 }
 
 #[tokio::test]
-async fn a_recovery_begins_another_history_and_a_restart_does_not() {
+async fn a_crash_recovery_begins_a_new_history_and_a_restart_does_not() {
     let mut bed = Bed::new().await;
     let history = async |bed: &Bed| {
         let (mut one, mut other) = (bed.session().await, bed.session().await);
@@ -489,7 +489,7 @@ async fn a_recovery_begins_another_history_and_a_restart_does_not() {
 }
 
 #[tokio::test]
-async fn who_may_not_read_the_history_is_of_none_and_who_listens_is_granted_it() {
+async fn a_role_that_may_not_read_the_history_sees_none_until_it_is_granted() {
     let mut bed = Bed::new().await;
     bed.server
         .psql("revoke select on sequence tidegate.history from public; create role ear login")
@@ -533,7 +533,7 @@ async fn a_drain_reads_only_the_end_of_a_large_log() {
 
 /// Where event triggers do not note changes of the schema, or only the fingerprint shows one.
 #[tokio::test]
-async fn on_an_idle_database_a_node_starts_warm_once_every_node_knows_its_schema() {
+async fn an_idle_database_is_marked_again_once_every_node_knows_its_schema() {
     let mut bed = Bed::new().await;
     let drop = "drop event trigger tidegate_ddl; drop event trigger tidegate_drop";
     bed.server.psql(drop).await.unwrap();
@@ -558,7 +558,7 @@ fn the_sql_of_marks_waits_for_as_long_as_nodes_may_take_to_notice_a_schema() {
 /// A node stores results that it has read by the schema that it knows. If a drain's last position counted although the schema
 /// had changed after the drain's snapshot, a node that knows of the change would take such a result for newer than it.
 #[tokio::test]
-async fn a_drain_vouches_for_no_schema_that_changed_after_its_snapshot() {
+async fn a_schema_change_after_the_snapshot_of_a_drain_leaves_the_drain_unsettled() {
     let mut bed = Bed::new().await;
     run(
         &mut bed.conn,

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_is_what_is_heard() {
+    fn an_encoded_batch_decodes_unchanged_and_as_no_other_message() {
         let heard: InvalidationBatch = decode(&encode(&news())).unwrap();
         assert_eq!(heard, news());
         assert_eq!((heard.epoch(), heard.at().seen), (Epoch::new(3), Position::new(12)));
@@ -140,7 +140,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damaged_messages_are_dropped_or_read_and_never_panic(
+        fn a_damaged_message_never_panics_the_decoder(
             at in 0usize..60, byte: u8, cut in 0usize..60
         ) {
             let mut bytes = encode(&news());

@@ -65,11 +65,11 @@ async fn releases(elects: bool) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_stops_releases_its_leadership() {
+async fn a_leader_that_stops_releases_its_lease() {
     assert_eq!(releases(true).await, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_stops_while_it_asks_for_leadership_releases_it() {
+async fn a_node_that_stops_while_it_acquires_the_lease_releases_it() {
     assert_eq!(releases(false).await, 1);
 }

@@ -76,7 +76,7 @@ mod tests {
 
     /// A table and its partition, each by its name, have the columns of both, and a second run changes nothing.
     #[tokio::test]
-    async fn names_of_one_family_add_to_each_other() {
+    async fn columns_given_for_a_table_and_its_partitions_are_combined() {
         let triggers = Triggers::new().columns("orders", &["customer_id"]).table("orders_2024");
         let triggers = triggers.columns("orders_2025", &["shop_id"]);
         let setup =
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_columns_name_does_not_end_the_migration_it_is_in() {
+    async fn special_characters_in_names_do_not_break_out_of_the_migration() {
         let postgres = Postgres::start().await.expect("Postgres");
         let names =
             ["$tidegate$; drop table spared; --", ":limit", ":'table'", "it's", r"\'", "$1"];

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_a_server_says_is_read() {
+    fn memory_settings_are_parsed_from_the_info_reply() {
         let said =
             "# Server\r\nredis_version:7.2.4\r\nmaxmemory:100\r\nmaxmemory_policy:noeviction\r\n";
         let info = read(&Value::BulkString(said.into())).unwrap();

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_large_until_a_small_value_comes() {
+    fn a_key_counts_as_large_until_a_small_value_is_seen() {
         let keys = LargeKeys::new();
         assert!(!keys.note(7, LARGE - 1) && !keys.suspects(7));
         assert!(keys.note(7, LARGE) && keys.knows(7) && keys.suspects(7));

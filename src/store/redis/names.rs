@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_services_and_two_ways_to_trust_have_names_of_their_own() {
+    fn the_key_prefix_names_the_service_and_whether_entries_are_signed() {
         let options = RedisOptions::new("redis://localhost");
         let by_default = prefix(&options);
         assert!(by_default.starts_with("tidegate:") && by_default.ends_with(":4"), "{by_default}");

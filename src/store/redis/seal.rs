@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_entry_is_read_only_where_it_was_stored_and_as_it_was() {
+    fn a_signed_entry_decodes_only_under_its_own_key_and_unchanged() {
         let seal = seal(&["one secret of ours"]);
         let bytes = seal.encode("a", &entry());
         assert_eq!(seal.decode("a", &bytes).unwrap().body(), "body");
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_replaced_one_node_at_a_time() {
+    fn secrets_can_be_rotated_one_node_at_a_time() {
         let (old, both) = (
             seal(&["one secret of ours"]),
             seal(&["a newer secret than that", "one secret of ours"]),
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_of_its_channel() {
+    fn a_signed_message_is_valid_only_on_its_channel() {
         let seal = seal(&["one secret of ours"]);
         let sent = Bytes::from(seal.wrap("news", b"all is new").into_owned());
         assert_eq!(seal.unwrap("news", sent.clone()).as_deref(), Some(&b"all is new"[..]));

@@ -299,7 +299,7 @@ mod tests {
     use crate::store::redis::names::FORMAT;
 
     #[tokio::test]
-    async fn keys_go_with_the_version_of_the_codec() {
+    async fn the_format_in_key_names_is_the_version_of_the_encoding() {
         let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
         let key = Key::new("k").finish();
         let parts = (Bytes::new(), Bytes::new());

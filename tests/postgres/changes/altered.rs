@@ -5,7 +5,7 @@ use tidegate::{TriggerState, Triggers};
 use super::{Bed, USERS, users};
 
 #[tokio::test]
-async fn writers_never_fail_after_a_table_was_altered() {
+async fn writes_to_an_altered_table_never_fail_and_are_logged() {
     let mut bed = Bed::new(USERS, users()).await;
     let insert = "alter table users rename id to nr; insert into users (nr, org) values (99, 1)";
     assert_eq!(bed.log(insert).await, "users users:nr=99 users:org=1");
@@ -24,7 +24,7 @@ async fn writers_never_fail_after_a_table_was_altered() {
 
 /// In the trigger's statements a column's name could mean a variable of the trigger, and the other way round.
 #[tokio::test]
-async fn columns_may_have_the_names_that_the_trigger_gives_to_its_own() {
+async fn columns_may_have_the_names_of_the_triggers_variables() {
     let names =
         "plain most touched root up base name shown unclear one other tags this n o c t r s";
     let columns: Vec<String> = names.split(' ').map(|name| format!("\"{name}\" int")).collect();
@@ -51,7 +51,7 @@ async fn columns_may_have_the_names_that_the_trigger_gives_to_its_own() {
 
 /// The statements of a trigger are planned once in a session.
 #[tokio::test]
-async fn a_session_goes_on_writing_to_a_table_that_is_altered() {
+async fn a_session_keeps_writing_to_a_table_that_is_altered_meanwhile() {
     let setup = "create table t (\"a b\" text, id int primary key, k int, note text);";
     let mut bed = Bed::new(setup, Triggers::new().columns("t", &["k"])).await;
     let insert = "insert into t (id, k) values ((select coalesce(max(id), 0) + 1 from t), 7);
@@ -88,7 +88,7 @@ async fn a_session_goes_on_writing_to_a_table_that_is_altered() {
 }
 
 #[tokio::test]
-async fn columns_far_back_in_the_table_and_many_of_them() {
+async fn many_columns_far_back_in_a_table_are_logged() {
     let columns: Vec<String> = (0..40).map(|i| format!("c{i} int default {i}")).collect();
     let setup = format!(
         "create table wide (gone int, x text, {}, id int primary key); alter table wide drop gone;",
@@ -107,7 +107,7 @@ async fn columns_far_back_in_the_table_and_many_of_them() {
 }
 
 #[tokio::test]
-async fn limits_of_none_and_of_all_rows() {
+async fn row_limits_of_zero_and_of_all_rows_are_respected() {
     // Of a limit of none, a statement that changes no row is not told from others.
     for (limit, none, single, many) in [
         (0, "users users!", "users users!", "users users!"),
@@ -123,7 +123,7 @@ async fn limits_of_none_and_of_all_rows() {
 
 /// A database as version 2 left it.
 #[tokio::test]
-async fn what_an_earlier_version_tracked_is_tracked_as_this_one_does() {
+async fn an_upgrade_keeps_tracking_the_tables_of_an_earlier_version() {
     let mut bed = Bed::new(USERS, users()).await;
     bed.server.psql(AS_BEFORE).await.unwrap();
     bed.server.psql("create table late (id int primary key)").await.unwrap();
@@ -171,7 +171,7 @@ const AS_BEFORE: &str = "
 
 /// Changes go by the name of a parent that is not tracked itself.
 #[tokio::test]
-async fn an_earlier_versions_table_may_have_come_by_a_parent_since() {
+async fn an_upgraded_table_that_gained_a_parent_is_logged_by_the_parents_name() {
     let mut bed = Bed::new(USERS, users()).await;
     bed.server.psql(AS_BEFORE).await.unwrap();
     let inherit = "create table parent (id int); alter table users inherit parent;
@@ -184,7 +184,7 @@ async fn an_earlier_versions_table_may_have_come_by_a_parent_since() {
 
 /// Of what is selected there can be 1,664 columns, in a table 1,600.
 #[tokio::test]
-async fn a_key_at_the_end_of_a_table_as_wide_as_can_be() {
+async fn a_key_at_the_end_of_the_widest_possible_table_is_logged() {
     let columns: Vec<String> = (1..1600).map(|i| format!("c{i} bool")).collect();
     let setup = format!("create table wide ({}, id int primary key)", columns.join(", "));
     let bed = Bed::new(&setup, Triggers::new().table("wide")).await;
@@ -194,7 +194,7 @@ async fn a_key_at_the_end_of_a_table_as_wide_as_can_be() {
 }
 
 #[tokio::test]
-async fn a_row_that_an_update_loses_is_told() {
+async fn a_row_that_an_update_loses_is_logged() {
     let setup = "create table p (id int, k int, primary key (id, k)) partition by list (k);
         create table p1 partition of p for values in (1);
         create table p2 partition of p for values in (2);

@@ -16,7 +16,7 @@ fn pages() -> Triggers {
 }
 
 #[tokio::test]
-async fn a_long_value_is_noted_as_one_whatever_it_is() {
+async fn all_long_values_of_a_column_are_logged_under_one_tag() {
     let bed = Bed::new(PAGES, pages()).await;
     let short = "x".repeat(1990);
     for (sql, tags) in [
@@ -44,7 +44,7 @@ async fn a_long_value_is_noted_as_one_whatever_it_is() {
 
 /// What is noted of them would exceed what an array may hold, and a value of the server's.
 #[tokio::test]
-async fn a_statement_that_writes_long_values_does_not_fail() {
+async fn a_statement_that_writes_many_long_values_does_not_fail() {
     let bed = Bed::new(PAGES, pages()).await;
     // The table keeps them compressed, so only the rows that the trigger is given take a gigabyte.
     let many = "insert into pages select g, repeat((100 + g)::text, 4 << 20) from generate_series(1, 100) g";
@@ -54,7 +54,7 @@ async fn a_statement_that_writes_long_values_does_not_fail() {
 }
 
 #[tokio::test]
-async fn past_a_number_of_values_and_bytes_a_statement_changes_every_row() {
+async fn past_a_number_of_values_or_bytes_a_statement_is_logged_as_a_bulk_change() {
     let bed = Bed::new(PAGES, pages().row_limit(1_000_000)).await;
     let few = bed.log("insert into pages select g, 'x' from generate_series(1, 9000) g").await;
     assert!(few.contains("pages:id=9000") && !few.contains('!'));
@@ -70,7 +70,7 @@ async fn count(State(db): State<Database>, Path(body): Path<String>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_that_depends_on_a_long_value_follows_it_and_no_short_one() {
+async fn a_result_that_depends_on_a_long_value_is_not_invalidated_by_short_ones() {
     let bed = Bed::new(PAGES, pages()).await;
     let db = DatabaseOptions::new(bed.server.url()).connect().await.unwrap();
     let cache = Cache::new(Memory::new(1 << 20));

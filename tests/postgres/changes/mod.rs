@@ -54,7 +54,7 @@ fn users() -> Triggers {
 }
 
 #[tokio::test]
-async fn plain_statements() {
+async fn each_plain_statement_logs_the_tags_of_its_rows() {
     let bed = Bed::new(USERS, users()).await;
     for (sql, tags) in [
         ("insert into users values (42, 7)", "users users:id=42 users:org=7"),
@@ -102,7 +102,7 @@ async fn plain_statements() {
 }
 
 #[tokio::test]
-async fn a_tag_without_a_value_stands_for_a_tables_rows_as_well() {
+async fn invalidating_a_tag_without_a_value_also_logs_its_bulk_tag() {
     let bed = Bed::new(USERS, users()).await;
     for (tags, logged) in [
         ("{users}", "users users!"),
@@ -118,7 +118,7 @@ async fn a_tag_without_a_value_stands_for_a_tables_rows_as_well() {
 }
 
 #[tokio::test]
-async fn merge() {
+async fn a_merge_logs_the_tags_of_its_rows() {
     let bed = Bed::new(USERS, users()).await;
     if bed.server.psql("show server_version_num").await.unwrap().as_str() < "150000" {
         return; // MERGE came with Postgres 15.
@@ -144,7 +144,7 @@ async fn merge() {
 }
 
 #[tokio::test]
-async fn what_foreign_keys_do() {
+async fn cascades_of_foreign_keys_are_logged() {
     let setup = "create table a (id int primary key);
         create table b (id int primary key, a int references a on delete cascade);
         create table c (id int primary key, a int references a on delete set null);
@@ -162,7 +162,7 @@ async fn what_foreign_keys_do() {
 }
 
 #[tokio::test]
-async fn partitions_go_by_the_name_of_their_root() {
+async fn changes_of_partitions_are_logged_by_the_name_of_their_root() {
     let setup = "create table p (id int, k int, primary key (id, k)) partition by list (k);
         create table p1 partition of p for values in (1);
         create table p2 (k int not null, extra text, id int not null);
@@ -192,7 +192,7 @@ async fn partitions_go_by_the_name_of_their_root() {
 }
 
 #[tokio::test]
-async fn plain_inheritance_and_several_parents() {
+async fn a_child_is_logged_by_its_parents_name_and_several_parents_are_refused() {
     let setup = "create table base (id int primary key); create table sub (x int) inherits (base);
         create table one (a int); create table two (b int);
         create table twofold () inherits (one, two); create view seen as table base;";
@@ -211,7 +211,7 @@ async fn plain_inheritance_and_several_parents() {
 }
 
 #[tokio::test]
-async fn an_updatable_view_and_a_function() {
+async fn writes_through_a_view_or_a_function_are_logged() {
     let setup = format!(
         "{USERS} create view v as select id, org from users where org = 1;
          create function f() returns void language sql as 'delete from users where id = 4';"
@@ -225,7 +225,7 @@ async fn an_updatable_view_and_a_function() {
 }
 
 #[tokio::test]
-async fn columns_that_can_not_be_tagged() {
+async fn columns_that_cannot_be_tagged_are_refused() {
     let setup = "create table t (at timestamptz primary key, n numeric, u uuid, e int);
         create collation loose (provider = icu, locale = 'und', deterministic = false);
         create table s (id text collate loose primary key, name varchar(9));";
@@ -241,7 +241,7 @@ async fn columns_that_can_not_be_tagged() {
 }
 
 #[tokio::test]
-async fn hostile_names_and_values() {
+async fn hostile_names_and_values_are_logged_verbatim() {
     let setup = r#"create schema "we""ird.s%1$I";
         create table "we""ird.s%1$I"."ta'ble \ ü" ("i'd""%s" text primary key, "a.b" int);"#;
     let table = "we\"ird.s%1$I.ta'ble \\ ü";
@@ -257,7 +257,7 @@ async fn hostile_names_and_values() {
 }
 
 #[tokio::test]
-async fn a_writer_needs_no_rights_and_can_not_mislead_the_trigger() {
+async fn a_writer_needs_no_rights_on_the_log_and_cannot_mislead_the_trigger() {
     let setup = format!(
         "{USERS} create role app login; grant all on users to app; grant create on schema public to app;"
     );
@@ -279,7 +279,7 @@ async fn a_writer_needs_no_rights_and_can_not_mislead_the_trigger() {
 
 /// A type of the writer's own is looked at before the system's, and its checks run as whoever uses it.
 #[tokio::test]
-async fn a_writers_types_are_not_the_triggers() {
+async fn the_triggers_do_not_use_types_defined_by_a_writer() {
     let setup = format!("{USERS} create role app login; grant all on users to app;");
     let bed = Bed::new(&setup, users()).await;
     let url = bed.server.url().replace("postgres@", "app@");
@@ -298,7 +298,7 @@ async fn a_writers_types_are_not_the_triggers() {
 }
 
 #[tokio::test]
-async fn a_prepared_transaction_is_seen_when_it_commits() {
+async fn a_prepared_transaction_is_logged_when_it_commits() {
     let settings = [("max_prepared_transactions", "4")];
     let mut bed = Bed::with(&settings, USERS, users()).await;
     bed.server
@@ -313,7 +313,7 @@ async fn a_prepared_transaction_is_seen_when_it_commits() {
 }
 
 #[tokio::test]
-async fn ten_thousand_statements_in_one_transaction() {
+async fn ten_thousand_statements_in_one_transaction_are_logged() {
     let bed = Bed::new(USERS, users()).await;
     let script = "do $$ begin for i in 1000..10999 loop
         insert into users values (i); end loop; end $$";
@@ -362,7 +362,7 @@ async fn nodes_that_start_together_can_all_install() {
 }
 
 #[tokio::test]
-async fn a_role_without_rights_and_a_standby_are_told_what_to_do() {
+async fn installing_without_rights_on_a_standby_or_over_a_newer_version_is_refused() {
     let mut bed = Bed::new(&format!("{USERS} create role app login"), Triggers::new()).await;
     let url = bed.server.url().replace("postgres@", "app@");
     let mut app = PgConnection::connect(&url).await.unwrap();

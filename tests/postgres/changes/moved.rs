@@ -60,7 +60,7 @@ const MOVES: [&str; 11] = [
 ];
 
 #[tokio::test]
-async fn a_merge_that_moves_a_row_is_a_change_of_all_rows() {
+async fn a_merge_that_moves_a_row_is_logged_as_a_bulk_change() {
     for row_limit in [100, 0] {
         let triggers = Triggers::new().table("p").row_limit(row_limit);
         let Some(bed) = bed(triggers).await else { return };
@@ -72,7 +72,7 @@ async fn a_merge_that_moves_a_row_is_a_change_of_all_rows() {
 }
 
 #[tokio::test]
-async fn a_merge_through_a_view_moves_rows_too() {
+async fn a_merge_through_a_view_that_moves_a_row_is_logged_as_a_bulk_change() {
     let Some(bed) = bed(Triggers::new().table("p")).await else { return };
     if bed.server.psql("show server_version_num").await.unwrap().as_str() < "170000" {
         return; // Before, MERGE took no views.
@@ -84,7 +84,7 @@ async fn a_merge_through_a_view_moves_rows_too() {
 }
 
 #[tokio::test]
-async fn other_changes_of_partitioned_tables_keep_their_rows() {
+async fn other_changes_of_partitioned_tables_are_logged_by_row() {
     let Some(bed) = bed(Triggers::new().table("p")).await else { return };
     for (sql, tags) in [
         ("update p set k = 2 where id = 5", "p p:id=5 p:k=1 p:k=2"),

@@ -15,7 +15,7 @@ impl Bed {
 }
 
 #[tokio::test]
-async fn a_transaction_that_changes_the_schema_is_noted_once_and_with_it() {
+async fn a_schema_change_is_recorded_once_in_its_own_transaction() {
     let bed = Bed::new(USERS, users()).await;
     for (sql, transactions) in [
         ("create table a (id int); create table b (id int)", "2"),
@@ -83,7 +83,7 @@ async fn a_transaction_that_changes_the_schema_is_noted_once_and_with_it() {
 }
 
 #[tokio::test]
-async fn no_change_of_the_schema_fails_because_it_can_t_be_noted() {
+async fn no_schema_change_fails_because_it_cannot_be_recorded() {
     for (broken, change) in [
         ("drop table tidegate.ddl", "create table a ()"),
         ("drop table tidegate.log cascade", "create table a ()"),
@@ -119,7 +119,7 @@ async fn no_change_of_the_schema_fails_because_it_can_t_be_noted() {
 }
 
 #[tokio::test]
-async fn two_serializable_transactions_may_change_the_schema() {
+async fn schema_changes_in_two_serializable_transactions_are_recorded() {
     let bed = Bed::new(USERS, users()).await;
     // As autovacuum would: what looks for a row of a small table reads all of it.
     bed.server.psql("create table before (); analyze tidegate.ddl").await.unwrap();
@@ -141,7 +141,7 @@ async fn two_serializable_transactions_may_change_the_schema() {
 }
 
 #[tokio::test]
-async fn a_prepared_transaction_may_change_the_schema() {
+async fn a_schema_change_in_a_prepared_transaction_is_recorded() {
     let settings = [("max_prepared_transactions", "4")];
     let bed = Bed::with(&settings, USERS, users()).await;
     let prepared = "begin; create table a (); prepare transaction 'x'; commit prepared 'x'";
@@ -149,7 +149,7 @@ async fn a_prepared_transaction_may_change_the_schema() {
 }
 
 #[tokio::test]
-async fn event_triggers_are_made_by_whom_may_and_go_with_the_schema() {
+async fn a_superusers_install_creates_event_triggers_and_uninstall_drops_them() {
     let mut bed = Bed::new(USERS, users()).await;
     assert_eq!(Triggers::status(&mut bed.conn).await.unwrap().no_event_trigger, None);
     let triggers = "select count(*) from pg_event_trigger";
@@ -186,7 +186,7 @@ async fn event_triggers_are_made_by_whom_may_and_go_with_the_schema() {
 
 /// A database as version 4 left it.
 #[tokio::test]
-async fn version_4_is_upgraded_and_who_follows_goes_on_to() {
+async fn an_upgrade_from_version_4_keeps_the_rights_of_listening_roles() {
     let mut bed = Bed::new(USERS, users()).await;
     let before = "drop function tidegate.note_ddl cascade; drop function tidegate.no_event_trigger;
         drop table tidegate.ddl; update tidegate.meta set version = 4;
@@ -207,7 +207,7 @@ async fn version_4_is_upgraded_and_who_follows_goes_on_to() {
 
 /// A label is what the writer's transaction called it. Renamed since, it may stand for any row.
 #[tokio::test]
-async fn a_change_told_by_a_label_that_was_renamed_is_one_of_all_rows() {
+async fn a_change_logged_with_a_label_renamed_since_is_a_bulk_change() {
     let setup =
         "create type mood as enum ('sad', 'glad'); create table t (id int primary key, m mood);";
     let bed = Bed::new(setup, Triggers::new().columns("t", &["m"])).await;
@@ -218,7 +218,7 @@ async fn a_change_told_by_a_label_that_was_renamed_is_one_of_all_rows() {
 }
 
 #[tokio::test]
-async fn another_session_s_temporary_child_hinders_no_install() {
+async fn a_temporary_child_in_another_session_does_not_block_install() {
     let mut bed = Bed::new(USERS, users()).await;
     let mut session = PgConnection::connect(&bed.server.url()).await.unwrap();
     sqlx::raw_sql("create temp table kid () inherits (users)").execute(&mut session).await.unwrap();

@@ -16,7 +16,7 @@ const WRITING: &str = "create function touch() returns int language plpgsql as $
     create table indexed (id int primary key); insert into indexed values (1);";
 
 #[tokio::test]
-async fn a_write_within_a_restricted_operation_is_noted() {
+async fn a_write_within_a_restricted_operation_is_logged() {
     for prepared in ["0", "4"] {
         let settings = [("max_prepared_transactions", prepared)];
         let bed = Bed::with(&settings, USERS, users()).await;
@@ -40,7 +40,7 @@ async fn a_write_within_a_restricted_operation_is_noted() {
 /// What is written before and after goes on as if there were none between: the lock by which writers know of each other
 /// is taken at the commit, and not for as long as the transaction lasts.
 #[tokio::test]
-async fn a_restricted_operation_leaves_its_transaction_as_it_was() {
+async fn a_restricted_operation_leaves_its_transactions_locks_and_settings_unchanged() {
     let bed = Bed::new(USERS, users()).await;
     bed.server.psql(WRITING).await.unwrap();
     let sql = "begin; update users set name = 'y' where id = 2; refresh materialized view touching;
@@ -54,7 +54,7 @@ async fn a_restricted_operation_leaves_its_transaction_as_it_was() {
 
 /// A session that has listened may still prepare its transactions.
 #[tokio::test]
-async fn a_listening_session_s_write_can_be_prepared() {
+async fn a_write_of_a_listening_session_can_be_prepared() {
     let bed = Bed::with(&[("max_prepared_transactions", "4")], USERS, users()).await;
     let sql =
         "listen news; begin; update users set name = 'y' where id = 1; prepare transaction 'x';
@@ -106,7 +106,7 @@ async fn a_foreign_partition_makes_no_write_fail() {
 
 /// Without event triggers nobody can see to it in time; then the status says what is wrong, and uninstalling mends it.
 #[tokio::test]
-async fn where_a_foreign_partition_makes_writes_fail_the_status_says_so() {
+async fn status_warns_of_a_foreign_partition_that_makes_writes_fail() {
     let setup = "create table parts (id int, org int) partition by list (org);
         create table parts_1 partition of parts for values in (1);
         create foreign data wrapper nothing; create server nowhere foreign data wrapper nothing;";
@@ -124,7 +124,7 @@ async fn where_a_foreign_partition_makes_writes_fail_the_status_says_so() {
 
 /// Transition tables of many rows go to temporary files.
 #[tokio::test]
-async fn without_a_row_limit_a_statement_needs_no_temporary_files() {
+async fn with_a_row_limit_of_zero_a_statement_needs_no_temporary_files() {
     let settings = [("temp_file_limit", "64kB"), ("work_mem", "64kB")];
     let many = "insert into users select generate_series(100, 20000), 1, repeat('n', 100)";
     let bed = Bed::with(&settings, USERS, users().row_limit(0)).await;
@@ -135,7 +135,7 @@ async fn without_a_row_limit_a_statement_needs_no_temporary_files() {
 }
 
 #[tokio::test]
-async fn row_security_on_the_log_is_said_and_taken_off() {
+async fn row_security_on_the_log_is_reported_and_removed_by_install() {
     let mut bed = Bed::new(USERS, users()).await;
     assert!(Triggers::status(&mut bed.conn).await.unwrap().row_security.is_empty());
     let owner = "create role app login; grant create on database postgres to app; alter table users owner to app;

@@ -43,7 +43,7 @@ async fn write(server: &Postgres, sql: &str) {
 }
 
 #[tokio::test]
-async fn a_database_of_odd_settings_is_installed_to_and_upgraded() {
+async fn install_and_upgrade_work_in_a_database_with_unusual_settings() {
     let server = odd().await;
     let mut conn = PgConnection::connect(&server.url()).await.unwrap();
     for outdated in [false, true] {
@@ -66,7 +66,7 @@ async fn a_database_of_odd_settings_is_installed_to_and_upgraded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_of_odd_settings_is_followed() {
+async fn a_database_with_unusual_settings_is_followed() {
     let server = odd().await;
     let mut conn = PgConnection::connect(&server.url()).await.unwrap();
     users().install(&mut conn).await.unwrap();

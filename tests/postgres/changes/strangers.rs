@@ -36,7 +36,7 @@ async fn stranger(server: &Postgres) -> PgConnection {
 }
 
 #[tokio::test]
-async fn advisory_locks_of_a_stranger_keep_nobody_from_installing_and_trimming() {
+async fn advisory_locks_of_another_role_do_not_block_installing_or_trimming() {
     let mut bed = Bed::new(USERS, users()).await;
     let mut stranger = stranger(&bed.server).await;
     users().install(&mut bed.conn).await.unwrap();
@@ -54,7 +54,7 @@ async fn advisory_locks_of_a_stranger_keep_nobody_from_installing_and_trimming()
 
 /// Whoever marks holds the lock until its transaction ends; the others leave it to that one.
 #[tokio::test]
-async fn one_marks_at_a_time() {
+async fn only_one_transaction_marks_the_log_at_a_time() {
     let mut bed = Bed::new(USERS, users()).await;
     raw_sql("begin; select tidegate.mark('0', 8)").execute(&mut bed.conn).await.unwrap();
     assert_eq!(bed.server.psql("select tidegate.mark('0', 7)").await.unwrap(), "f");
@@ -64,7 +64,7 @@ async fn one_marks_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_whose_wake_ups_a_stranger_suppresses_looks_more_often() {
+async fn a_node_whose_notifications_another_role_suppresses_polls_more_often() {
     let bed = Bed::new(USERS, users()).await;
     bed.server.psql("insert into users values (31, 7, 'ada')").await.unwrap();
     let count = "create sequence beats; create or replace function tidegate.mark(every interval, known_schema bigint)
@@ -91,7 +91,7 @@ async fn a_node_whose_wake_ups_a_stranger_suppresses_looks_more_often() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_function_in_public_replaces_none_of_the_system() {
+async fn functions_in_public_do_not_replace_system_functions() {
     let primary = primary(&[]).await;
     primary.psql(EXACT).await.unwrap();
     let node = Node::alone(&primary).await;
@@ -113,7 +113,7 @@ const CAPTURING: &str = "
     create domain public.int8 as text; create domain public.text as int;";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_in_public_is_meant_by_what_a_connection_is_asked() {
+async fn objects_in_public_do_not_capture_the_queries_about_a_connection() {
     let primary = primary(&[]).await;
     primary.psql(CAPTURING).await.unwrap();
     let url = format!("{}?options=-csearch_path%3Dpublic,pg_catalog", primary.url());

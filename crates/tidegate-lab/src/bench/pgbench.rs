@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_rate() {
+    fn the_rate_is_parsed_from_pgbench_output() {
         let said = "latency average = 1.2 ms\ntps = 812.402 (without initial connection time)\n";
         assert_eq!(rate(said), Some(812.402));
         assert_eq!(rate("pgbench: error"), None);

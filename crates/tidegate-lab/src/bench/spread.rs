@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_of_an_even_number_is_between_the_two_in_the_middle() {
+    fn the_median_of_an_even_count_is_the_mean_of_the_middle_two() {
         let spread = |rounds: &[f64]| Spread::of(rounds.iter().copied()).map(|of| of.median);
         assert_eq!(spread(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(spread(&[4.0, 1.0, 2.0, 8.0]), Some(3.0));

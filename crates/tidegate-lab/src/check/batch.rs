@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_read_as_they_were_written() {
+    fn encoded_requests_decode_unchanged_and_truncated_ones_are_refused() {
         let asks = vec![ask("/rows/7", ""), ask("/pages/3", "a token")];
         let written = write_asks(asks.iter());
         assert_eq!(read_asks(written.clone()), Some(asks));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_are_read_as_they_were_written() {
+    fn encoded_responses_decode_unchanged_and_truncated_ones_are_refused() {
         let mut headers = HeaderMap::new();
         headers.insert("cache-status", HeaderValue::from_static("tidegate; hit"));
         headers.insert(AGE, HeaderValue::from_static("12"));

@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_is_found_by_the_line_that_names_it() {
+    fn a_part_parses_back_from_its_printed_line() {
         for part in [Part::Row(7), Part::Group(2), Part::All, Part::Schema] {
             assert_eq!(Part::parse(part.to_string().trim_end()), Some(part));
         }
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_use_every_kind_of_piece_and_each_other() {
+    fn the_generated_pages_use_every_kind_of_piece() {
         let all: Vec<Piece> = (0..PAGES).flat_map(pieces).collect();
         for name in ["Read", "Route", "Page", "Row", "Query", "One", "Nested", "Many"] {
             assert!(all.iter().any(|piece| format!("{piece:?}").starts_with(name)), "{name}");

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_response_shows_a_schema_that_held() {
+    fn a_response_must_show_a_schema_that_was_in_effect() {
         let schema = Schema::new();
         let judge = |shows: &str, since| {
             let demand = Demand { since: Some(since), own: None, knows_failover: true };

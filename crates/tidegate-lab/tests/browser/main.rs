@@ -75,7 +75,7 @@ async fn traffic(app: Router) {
 }
 
 #[tokio::test]
-async fn an_operator_sees_what_goes_on_and_steps_in() {
+async fn an_operator_can_monitor_invalidate_and_switch_off_the_cache_in_a_browser() {
     let shop = Shop::new().await;
     let browser = Browser::start().await;
     browser.open(&format!("{}/ops/cache", shop.url)).await;

@@ -11,7 +11,7 @@ async fn json(arguments: &[&str]) -> (Value, Option<i32>) {
 }
 
 #[tokio::test]
-async fn measures_within_what_it_is_told_to() {
+async fn stampede_connections_and_scaling_benchmarks_respect_their_options() {
     let stampede = ["bench", "stampede", "--requests", "200", "--nodes", "2", "--rounds", "2"];
     let (found, code) = json(&stampede).await;
     assert_eq!((&found["with_cache"], code), (&serde_json::json!([1, 1]), Some(0)), "{found}");
@@ -29,7 +29,7 @@ async fn measures_within_what_it_is_told_to() {
 }
 
 #[tokio::test]
-async fn measures_writers_and_how_long_answers_outlive_a_commit() {
+async fn writes_and_staleness_benchmarks_report_every_table_and_load() {
     let writes = ["bench", "writes", "--clients", "2", "--rounds", "1", "--seconds", "1"];
     let (found, code) = json(&[&writes[..], &["--rows", "100", "--no-fsync"]].concat()).await;
     let tables = found["clients"][0]["tables"].as_array().unwrap();

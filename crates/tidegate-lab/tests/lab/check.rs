@@ -24,7 +24,7 @@ async fn check(redis: &str, faults: &[&str]) {
 }
 
 #[tokio::test]
-async fn no_answer_is_wrong_while_everything_breaks() {
+async fn no_response_is_wrong_while_servers_fail_and_the_schema_changes() {
     let faults = [
         "Redis killed",
         "a replica killed",
@@ -48,7 +48,7 @@ async fn no_answer_is_wrong_while_everything_breaks() {
 
 #[tokio::test]
 #[ignore = "another round of faults: scripts/deep runs it"]
-async fn no_answer_is_wrong_while_sentinel_moves_redis_about() {
+async fn no_response_is_wrong_while_sentinel_fails_redis_over() {
     let faults = ["Redis failed over", "Redis killed", "Redis stopped and continued", "a failover"];
     check("sentinel", &faults).await;
 }

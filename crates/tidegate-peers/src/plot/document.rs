@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_between_the_marks_is_written_anew() {
+    fn only_the_text_between_the_markers_is_replaced() {
         let before = "a\n<!-- x: begin -->\nold\n<!-- x: end -->\nb\n";
         let after = fill(before, "x", "new\n").unwrap();
         assert_eq!(after, "a\n<!-- x: begin -->\n\nnew\n\n<!-- x: end -->\nb\n");

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_text_whatever_is_in_them() {
+    fn names_are_escaped_in_the_svg() {
         let line = Line { name: "<b>&".into(), points: vec![(0.0, 0.0), (1.0, 1.0)] };
         let axis = || Axis::new("x", 0.0, 1.0, Scale::Linear);
         assert!(lines("t", &axis(), &axis(), &[line]).contains("&lt;b>&amp;"));

@@ -53,13 +53,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_does_not_mislead() {
+    fn a_process_name_with_parentheses_does_not_break_parsing() {
         let stat = "7 (a) b) S 3 7 7 0 -1 4194560 1 2 3 4 50 25 0 0 20 0 1 0 9 9 9";
         assert_eq!(parsed(stat), Some((3, 75)));
     }
 
     #[test]
-    fn descendants_count() {
+    fn descendants_include_the_process_itself_and_no_siblings() {
         let all = BTreeMap::from([(1, (0, 1)), (5, (1, 1)), (6, (5, 1)), (7, (1, 1))]);
         let of: Vec<u32> = all.keys().copied().filter(|id| descends(*id, 5, &all)).collect();
         assert_eq!(of, [5, 6]);

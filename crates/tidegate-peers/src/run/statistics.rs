@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_middle_of_odd_and_even() {
+    fn the_median_is_right_for_odd_and_even_counts() {
         let spread = |values: &[f64]| Spread::of(values.iter().copied());
         assert_eq!(spread(&[3.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));
         assert_eq!(spread(&[4.0, 1.0]), Some(Spread { median: 2.5, min: 1.0, max: 4.0 }));

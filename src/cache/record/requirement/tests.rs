@@ -26,7 +26,7 @@ async fn observe(requirement: &Requirement, to: (Epoch, Position)) {
 }
 
 #[tokio::test]
-async fn a_write_that_has_ended_needs_a_position_that_was_observed_after_it() {
+async fn reads_after_a_write_need_a_position_observed_after_it_ended() {
     let requirement = Requirement::new(A, Some(at(1, 5)), false);
     assert_eq!(requirement.for_reads(A), Needs::Position(Some(at(1, 5))));
     let write = requirement.begin();
@@ -39,7 +39,7 @@ async fn a_write_that_has_ended_needs_a_position_that_was_observed_after_it() {
 }
 
 #[tokio::test]
-async fn a_write_that_is_left_may_commit_at_any_time() {
+async fn a_write_dropped_without_an_end_keeps_reads_on_the_primary() {
     let requirement = Requirement::new(A, None, false);
     drop(requirement.begin());
     observe(&requirement, at(1, 6)).await;
@@ -47,7 +47,7 @@ async fn a_write_that_is_left_may_commit_at_any_time() {
 }
 
 #[tokio::test]
-async fn a_write_that_ends_while_a_position_is_asked_for_is_not_covered_by_it() {
+async fn a_write_that_ends_during_an_observation_is_not_covered_by_it() {
     let requirement = Requirement::new(A, None, false);
     requirement.begin().end();
     let meanwhile = async {
@@ -59,7 +59,7 @@ async fn a_write_that_ends_while_a_position_is_asked_for_is_not_covered_by_it() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_given_out_in_no_scope_is_over_once_no_connection_is_in_use() {
+async fn a_connection_used_outside_any_scope_counts_as_a_write_until_it_is_returned() {
     let requirement = Requirement::for_process();
     requirement.lend();
     requirement.take_back(|| true);
@@ -74,7 +74,7 @@ async fn what_was_given_out_in_no_scope_is_over_once_no_connection_is_in_use() {
 }
 
 #[tokio::test]
-async fn what_was_written_in_no_scope_before_a_failover_needs_a_position_of_now() {
+async fn writes_outside_any_scope_need_a_new_position_after_a_failover() {
     let requirement = Requirement::for_process();
     requirement.begin().end();
     observe(&requirement, at(1, 7)).await;
@@ -89,14 +89,14 @@ async fn what_was_written_in_no_scope_before_a_failover_needs_a_position_of_now(
 }
 
 #[test]
-fn a_method_that_may_write_sends_reads_to_the_primary_and_leaves_caches_alone() {
+fn an_unsafe_method_sends_reads_to_the_primary_and_does_not_restrict_lookups() {
     let requirement = Requirement::new(A, None, true);
     assert_eq!(requirement.for_reads(A), Needs::Primary);
     assert_eq!(requirement.for_lookups(A), Needs::Position(None));
 }
 
 #[test]
-fn sessions_of_two_histories_need_a_position_of_now() {
+fn sessions_of_two_epochs_need_a_newly_observed_position() {
     let requirement = Requirement::new(A, Some(at(1, 5)), false);
     requirement.join(A, at(1, 7));
     assert_eq!(requirement.for_lookups(A), Needs::Position(Some(at(1, 7))));
@@ -105,7 +105,7 @@ fn sessions_of_two_histories_need_a_position_of_now() {
 }
 
 #[tokio::test]
-async fn a_position_of_one_database_is_not_past_a_write_to_another() {
+async fn a_position_of_one_database_covers_no_write_to_another() {
     let requirement = Requirement::new(A, Some(at(1, 5)), false);
     requirement.begin().end();
     observe(&requirement, at(1, 7)).await;
@@ -149,7 +149,7 @@ impl Primary {
 }
 
 #[tokio::test]
-async fn lookups_at_the_same_time_observe_one_position() {
+async fn concurrent_lookups_share_one_observed_position() {
     for is_open in [false, true] {
         let (requirement, primary) = (written(is_open), Primary::default());
         let arrival = requirement.arrive(A);
@@ -163,7 +163,7 @@ async fn lookups_at_the_same_time_observe_one_position() {
 
 /// The transaction may commit after the primary has returned its position to the first lookup and before the second begins.
 #[tokio::test]
-async fn a_position_whose_observation_began_before_a_lookup_is_not_used_while_a_write_is_open() {
+async fn an_observation_begun_before_a_lookup_is_not_used_while_a_write_is_open() {
     let (requirement, primary) = (written(true), Primary::default());
     let (tell, told) = oneshot::channel();
     let mut first = pin!(requirement.observe(A, None, told));
@@ -179,7 +179,7 @@ async fn a_position_whose_observation_began_before_a_lookup_is_not_used_while_a_
 }
 
 #[tokio::test]
-async fn what_was_written_after_a_call_began_is_before_the_position_that_its_later_lookups_use() {
+async fn a_write_during_a_call_makes_its_later_lookups_observe_a_new_position() {
     let (requirement, primary) = (written(true), Primary::default());
     let arrival = Some(requirement.arrive(A));
     assert_eq!(primary.observed(&requirement, arrival).await, Some(1));
@@ -188,7 +188,7 @@ async fn what_was_written_after_a_call_began_is_before_the_position_that_its_lat
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lookup_that_is_cancelled_leaves_its_observation_to_another_at_once() {
+async fn a_cancelled_lookup_hands_its_observation_to_another_at_once() {
     let (requirement, primary) = (written(true), Primary::default());
     let began = clock::now();
     let mut second = pin!(primary.observed(&requirement, None));
@@ -202,7 +202,7 @@ async fn a_lookup_that_is_cancelled_leaves_its_observation_to_another_at_once() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lookup_whose_task_does_not_run_is_overtaken() {
+async fn a_lookup_whose_task_is_stalled_is_overtaken() {
     let (requirement, primary) = (written(true), Primary::default());
     let (tell, told) = oneshot::channel();
     let mut first = pin!(requirement.observe(A, None, told));
@@ -216,7 +216,7 @@ async fn a_lookup_whose_task_does_not_run_is_overtaken() {
 }
 
 #[tokio::test]
-async fn a_primary_that_is_down_is_asked_once_for_all_who_wait() {
+async fn lookups_that_wait_for_an_unreachable_primary_share_one_attempt() {
     let (requirement, primary) = (written(false), Primary::default());
     primary.is_down.set(true);
     let arrival = Some(requirement.arrive(A));
@@ -228,7 +228,7 @@ async fn a_primary_that_is_down_is_asked_once_for_all_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_task_at_a_time_observes_for_replicas_while_it_runs() {
+async fn one_task_at_a_time_observes_for_replicas_unless_it_stalls() {
     let (requirement, primary) = (written(false), Primary::default());
     let observation = requirement.try_observe(A).unwrap();
     assert!(requirement.try_observe(A).is_none());
@@ -244,7 +244,7 @@ async fn one_task_at_a_time_observes_for_replicas_while_it_runs() {
 
 /// The session's token has a position of one database, and may stand for writes to any database.
 #[tokio::test]
-async fn what_a_session_wrote_to_another_database_needs_a_position_of_that_one() {
+async fn a_sessions_writes_to_another_database_need_a_position_of_that_database() {
     let requirement = Requirement::new(A, Some(at(1, 5)), false);
     let of = |database| (requirement.for_reads(database), requirement.for_lookups(database));
     assert_eq!(requirement.for_lookups(A), Needs::Position(Some(at(1, 5))));
@@ -258,7 +258,7 @@ async fn what_a_session_wrote_to_another_database_needs_a_position_of_that_one()
 
 /// What the scope itself wrote is not behind the position that a session brings.
 #[tokio::test]
-async fn a_session_s_position_covers_no_write_of_the_scope_that_it_joins() {
+async fn a_sessions_position_covers_no_write_of_the_scope_that_it_joins() {
     let requirement = Requirement::new(A, None, false);
     requirement.begin().end();
     requirement.join(A, at(1, 7));

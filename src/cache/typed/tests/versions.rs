@@ -124,7 +124,7 @@ async fn an_enum_with_variants_reordered_or_renamed_is_a_miss() {
 }
 
 #[tokio::test]
-async fn nested_types_are_checked_as_the_outermost_is() {
+async fn a_change_in_a_nested_type_is_a_miss() {
     is_loaded_anew(
         value! { struct Name { name: u8 } => vec![(1_u8, Name { name: 1 })] },
         value! { struct Name { title: u8 } => vec![(1_u8, Name { title: 1 })] },
@@ -160,7 +160,7 @@ async fn nested_types_are_checked_as_the_outermost_is() {
 
 /// Decoding gives the right value all the same.
 #[tokio::test]
-async fn a_change_of_a_type_that_does_not_affect_the_stored_value_is_a_hit() {
+async fn a_type_change_that_does_not_affect_the_stored_value_is_a_hit() {
     let cache = cache();
     let stored = value! { enum Status { Open, Closed } => (Status::Open, None::<u32>) };
     let asked = value! { enum Status { Open, Closed, Held } => (Status::Open, None::<u32>) };
@@ -170,7 +170,7 @@ async fn a_change_of_a_type_that_does_not_affect_the_stored_value_is_a_hit() {
 }
 
 #[tokio::test]
-async fn a_panic_while_another_versions_value_is_decoded_fails_no_request() {
+async fn a_panic_while_decoding_another_versions_value_fails_no_request() {
     is_loaded_anew(
         value! { struct Rate { percent: u8 } => Rate { percent: 200 } },
         value! {

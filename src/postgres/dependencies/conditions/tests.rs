@@ -23,7 +23,7 @@ fn conditions(sql: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_must_hold_for_each_row_is_found() {
+fn conditions_that_hold_for_every_row_are_found() {
     assert_eq!(conditions("select * from T where Id = $1"), ["t.id = $1"]);
     assert_eq!(conditions("select * from s.t where (7 = id) and n > 1"), ["s.t.id = 7"]);
     assert_eq!(
@@ -40,7 +40,7 @@ fn what_must_hold_for_each_row_is_found() {
 }
 
 #[test]
-fn statements_of_an_orm_are_narrowed() {
+fn statements_written_by_orms_are_narrowed() {
     for (sql, said) in [
         (r#"SELECT "users"."id" FROM "users" WHERE "users"."id" = $1 LIMIT $2"#, "users.id = $1"),
         (r#"SELECT "u"."id" FROM "users" AS "u" WHERE ("u"."id" = $1) LIMIT $2"#, "users.id = $1"),
@@ -66,7 +66,7 @@ fn statements_of_an_orm_are_narrowed() {
 }
 
 #[test]
-fn a_value_of_another_spelling_or_type_tells_no_rows_apart() {
+fn a_value_of_another_spelling_or_type_does_not_narrow() {
     for value in ["01", "1.0", "'0x1'", "'1_000'", "1::text", "'1'::text", "-(1)", "-$1", "1::oid"]
         .into_iter()
         .chain(["$1::text", "$1::numeric", "int '1'", "null", "true", "E'1'", "$$1$$", "1 + 0"])
@@ -84,7 +84,7 @@ fn a_value_of_another_spelling_or_type_tells_no_rows_apart() {
 }
 
 #[test]
-fn what_need_not_hold_or_may_be_another_tables_is_not() {
+fn a_condition_that_may_not_hold_or_may_be_of_another_table_does_not_narrow() {
     for sql in [
         "select * from t where id = $1 or n = 2",
         "select * from t where not id = $1",
@@ -126,7 +126,7 @@ fn what_need_not_hold_or_may_be_another_tables_is_not() {
 }
 
 #[test]
-fn a_column_may_have_one_of_several_values() {
+fn in_lists_and_any_narrow_a_column_to_several_values() {
     assert_eq!(conditions("select * from t where id in (1, $2, -3)"), ["t.id = 1 or $2 or -3"]);
     assert_eq!(conditions("select * from t where id = any ($1)"), ["t.id = any of $1"]);
     assert_eq!(conditions("select * from t where t.id = some (($1::int[]))"), ["t.id = any of $1"]);
@@ -139,7 +139,7 @@ fn a_column_may_have_one_of_several_values() {
 }
 
 #[test]
-fn the_condition_of_a_join_counts_for_the_side_that_it_drops_rows_of() {
+fn a_join_condition_narrows_the_side_whose_rows_it_drops() {
     for (sql, said) in [
         ("select * from t join u on u.k = t.k and u.id = $1", "u.id = $1"),
         ("select * from t inner join u on t.id = 1 where u.k = $1", "t.id = 1 u.k = $1"),
@@ -158,7 +158,7 @@ fn the_condition_of_a_join_counts_for_the_side_that_it_drops_rows_of() {
 }
 
 #[test]
-fn each_query_of_a_statement_speaks_for_its_own_tables() {
+fn each_subquery_narrows_its_own_tables() {
     for (sql, said) in [
         (
             "select *, (select max(id) from u where u.id = t.id and u.k = $2) from t where t.id = $1",
@@ -183,7 +183,7 @@ fn each_query_of_a_statement_speaks_for_its_own_tables() {
 }
 
 #[test]
-fn each_naming_of_a_table_is_counted() {
+fn each_mention_of_a_table_is_counted() {
     let named = |sql| super::conditions(sql).map(|said| said.relations.len());
     assert_eq!(named("select * from t a, t b where a.id = $1"), Some(2));
     assert_eq!(named("select *, (select max(id) from t) from t where t.id = $1"), Some(2));

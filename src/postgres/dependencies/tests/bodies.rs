@@ -6,7 +6,7 @@ use crate::postgres::dependencies::Dependencies;
 use crate::postgres::dependencies::catalog::resolve_with_clock;
 
 #[tokio::test]
-async fn an_overload_that_reads_the_server_is_not_taken_for_another_of_its_name() {
+async fn an_overload_that_reads_server_state_is_distinguished_from_its_namesakes() {
     let mut server = Server::start(
         "create table a (id int, x xid, at timestamptz); select track('a');
          create table bare (id int);
@@ -31,7 +31,7 @@ async fn an_overload_that_reads_the_server_is_not_taken_for_another_of_its_name(
 }
 
 #[tokio::test]
-async fn a_function_of_the_users_in_the_servers_own_schema_is_not_the_servers() {
+async fn a_user_function_in_pg_catalog_is_not_taken_for_a_system_function() {
     let mut server = Server::start(
         "create table a (id int); select track('a'); create table bare (id int);
          create function pg_catalog.to_char(text) returns text stable language sql
@@ -164,7 +164,7 @@ async fn an_immutable_function_whose_body_reads_nothing_is_trusted() {
 
 /// `(value).name` and `item.name` are calls as well as `name(value)`, whatever the type of the value.
 #[tokio::test]
-async fn a_function_of_a_value_after_a_dot_is_looked_at() {
+async fn a_function_called_in_attribute_notation_is_checked() {
     let mut server = Server::start(
         "create table bare (id int);
          create type mood as enum ('sad');
@@ -250,7 +250,7 @@ create function box_width(xmin float8, xmax float8) returns float8 immutable lan
 
 /// A text shows neither the types of arguments nor, without a schema, which schema's function is meant.
 #[tokio::test]
-async fn functions_of_the_system_s_in_the_text_of_a_body_are_looked_at() {
+async fn system_functions_in_the_text_of_a_body_are_checked() {
     let mut server = Server::start(CALLERS).await;
     server
         .assert_all(&[
@@ -279,7 +279,7 @@ async fn functions_of_the_system_s_in_the_text_of_a_body_are_looked_at() {
 }
 
 #[tokio::test]
-async fn a_body_that_asks_for_the_time_of_day_is_noticed() {
+async fn a_function_whose_body_reads_the_clock_is_detected() {
     let mut server = Server::start(
         "create table a (id int, at timestamptz, born date); select track('a');
          create function today() returns date immutable language sql as 'select current_date';
@@ -332,7 +332,7 @@ create function row_more(int) returns boolean immutable
 ";
 
 #[tokio::test]
-async fn the_operators_of_a_row_comparison_in_a_body_are_looked_at() {
+async fn the_operators_of_a_row_comparison_in_a_body_are_checked() {
     let mut server = Server::start(HIDDEN_READERS).await;
     server
         .assert_all(&[
@@ -343,7 +343,7 @@ async fn the_operators_of_a_row_comparison_in_a_body_are_looked_at() {
 }
 
 #[tokio::test]
-async fn operators_and_casts_in_the_text_of_a_body_are_looked_at() {
+async fn operators_and_casts_in_the_text_of_a_body_are_checked() {
     let mut server = Server::start(
         "create table a (id int); select track('a'); create table bare (id int);
          create function reads(int, int) returns boolean immutable language sql as 'select count(*) > 0 from bare';

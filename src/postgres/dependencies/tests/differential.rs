@@ -90,7 +90,7 @@ from roots join pg_class c on c.oid = top join pg_namespace n on n.oid = relname
 where relkind in ('r', 'p') and not relispartition";
 
 #[tokio::test]
-async fn every_table_that_postgres_notes_for_a_view_is_found() {
+async fn every_table_that_postgres_records_for_a_view_is_found() {
     let mut server = Server::start(SCHEMA).await;
     for sql in QUERIES {
         let ours = ours(&mut server, sql).await;
@@ -112,7 +112,7 @@ async fn every_table_that_postgres_notes_for_a_view_is_found() {
 }
 
 #[tokio::test]
-async fn every_table_in_a_plan_is_found() {
+async fn every_table_in_a_query_plan_is_found() {
     let mut server = Server::start(SCHEMA).await;
     for sql in QUERIES {
         let ours = ours(&mut server, sql).await;

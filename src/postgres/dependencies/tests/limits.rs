@@ -3,7 +3,7 @@
 use super::super::{Analysis, analyze};
 
 #[test]
-fn a_long_or_deep_text_is_refused_on_a_small_stack() {
+fn overlong_or_deeply_nested_sql_is_refused_on_a_small_stack() {
     let texts = [
         format!("select '{}'", "x".repeat(70_000)),
         format!("select {}1{}", "(".repeat(3_000), ")".repeat(3_000)),
@@ -21,7 +21,7 @@ fn a_long_or_deep_text_is_refused_on_a_small_stack() {
 }
 
 #[test]
-fn a_long_flat_text_is_read_on_a_small_stack() {
+fn long_flat_sql_is_analyzed_on_a_small_stack() {
     let texts = [
         format!("select 1{}", "+1".repeat(3_900)),
         format!("select 1 from a{}", " union select 1".repeat(2_600)),

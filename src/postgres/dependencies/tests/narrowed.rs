@@ -45,7 +45,7 @@ create sequence spied;
 create function spy() returns bigint language sql as $$ select nextval('spied') $$;";
 
 #[tokio::test]
-async fn a_literal_is_not_narrowed_to_another_values_rows() {
+async fn a_change_to_a_row_is_seen_by_reads_with_any_spelling_of_its_literal() {
     let world = World::new(PEOPLE, Triggers::new().table("people")).await;
     let literals = [
         r"'a''''b'",
@@ -82,7 +82,7 @@ async fn a_literal_is_not_narrowed_to_another_values_rows() {
 }
 
 #[tokio::test]
-async fn nothing_of_a_literal_is_run() {
+async fn no_part_of_a_literal_is_executed() {
     let world = World::new(PEOPLE, Triggers::new().table("people")).await;
     for literal in [
         r"'x\'')::text, (select spy()::text) --'",
@@ -98,7 +98,7 @@ async fn nothing_of_a_literal_is_run() {
 }
 
 #[tokio::test]
-async fn a_statement_reaches_the_server_as_itself_alone() {
+async fn the_server_sees_a_literal_only_in_the_clients_own_statement() {
     let world = World::new(PEOPLE, Triggers::new().table("people")).await;
     for sql in ["alter system set log_statement = 'all'", "select pg_reload_conf()"] {
         world.postgres.psql(sql).await.expect("log");
@@ -117,7 +117,7 @@ async fn a_statement_reaches_the_server_as_itself_alone() {
 }
 
 #[tokio::test]
-async fn a_text_as_a_number_is_narrowed_to_the_number() {
+async fn a_change_to_a_row_is_seen_by_reads_that_cast_a_text_to_its_number() {
     let schema =
         "create table a (id int primary key, n int); insert into a values (1, 0), (10, 0), (-1, 0)";
     let world = World::new(schema, Triggers::new().table("a")).await;
@@ -134,7 +134,7 @@ async fn a_text_as_a_number_is_narrowed_to_the_number() {
 }
 
 #[tokio::test]
-async fn a_parameter_is_not_read_as_the_type_that_another_statements_had() {
+async fn a_parameter_is_not_read_as_the_type_of_another_statements_parameter() {
     // As an `int4`, the four bytes of the text would be another number.
     let schema = "create table a (id int primary key, n int); insert into a values (1234, 0)";
     let world = World::new(schema, Triggers::new().table("a")).await;
@@ -151,7 +151,7 @@ async fn a_parameter_is_not_read_as_the_type_that_another_statements_had() {
 
 /// Changes of rows with long values have one tag for all of them.
 #[tokio::test]
-async fn a_long_value_is_narrowed_to_the_rows_with_long_values() {
+async fn a_change_to_a_row_with_a_long_value_is_seen_by_reads_by_that_value() {
     let world = World::new(PEOPLE, Triggers::new().table("people")).await;
     let long = "x".repeat(2_100);
     world.postgres.psql(&format!("insert into people values ('{long}', 0)")).await.expect("insert");
@@ -170,7 +170,7 @@ insert into "a=B" values ('A', '042', 0), ('C', '7', 0);"#;
 
 /// A change names its tags as text; the same rule gives the tags of reads.
 #[tokio::test]
-async fn a_name_that_holds_the_separators_of_tags_is_one_name_for_reads_and_changes() {
+async fn reads_and_changes_agree_on_tags_of_names_that_contain_separators() {
     let columns = Triggers::new().columns("a=B", &["X=Y"]);
     let world = World::new(STRANGE, columns).await;
     let reads = [

@@ -29,12 +29,12 @@ proptest! {
     }
 
     #[test]
-    fn any_row_of_pieces_is_analysed_without_a_panic(sql in prop_oneof![text(), spaced()]) {
+    fn any_sql_fragments_are_analysed_without_a_panic(sql in prop_oneof![text(), spaced()]) {
         let _ = analyze(&sql);
     }
 
     #[test]
-    fn a_changed_statement_is_analysed_without_a_panic(
+    fn a_mutated_statement_is_analysed_without_a_panic(
         at in 0_usize..120,
         piece in prop::sample::select(PIECES),
         cut in 0_usize..20,

@@ -4,7 +4,7 @@ use super::super::{Dependencies, DependencyCache, Unanalyzable};
 use super::server::Server;
 
 #[tokio::test]
-async fn what_is_known_is_forgotten_when_the_schema_changes() {
+async fn a_schema_change_drops_the_remembered_analyses() {
     let mut server = Server::start("create table a (id int); select track('a')").await;
     let known = DependencyCache::new();
     let sql = "select * from a";

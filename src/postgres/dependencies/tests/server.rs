@@ -74,7 +74,7 @@ pub(super) async fn run(conn: &mut PgConnection, sql: &str) {
 }
 
 #[tokio::test]
-async fn tables_are_followed_to_their_tags() {
+async fn tables_resolve_to_their_tags_or_to_a_reason_for_refusal() {
     let mut server = Server::start(
         r#"
         create schema s; create schema "S.x";
@@ -147,7 +147,7 @@ async fn tables_are_followed_to_their_tags() {
 }
 
 #[tokio::test]
-async fn the_search_path_and_temporary_tables_are_the_connections_own() {
+async fn names_resolve_by_the_connections_search_path_and_temporary_tables() {
     let mut server = Server::start(
         "create schema s; create table a (id int); create table s.a (id int);
          select track('a'), track('s.a');",
@@ -167,7 +167,7 @@ async fn the_search_path_and_temporary_tables_are_the_connections_own() {
 }
 
 #[tokio::test]
-async fn views_are_followed_through_views() {
+async fn views_are_resolved_through_nested_views() {
     let mut server = Server::start(
         r#"
         create table a (id int); create table b (id int); create table bare (id int);
@@ -218,7 +218,7 @@ async fn views_are_followed_through_views() {
 }
 
 #[tokio::test]
-async fn functions_are_trusted_only_as_far_as_declared() {
+async fn functions_are_trusted_only_as_far_as_their_declared_volatility() {
     let mut server = Server::start(
         r"
         create table a (id int); select track('a'); create table bare (id int);
@@ -275,7 +275,7 @@ async fn functions_are_trusted_only_as_far_as_declared() {
 }
 
 #[tokio::test]
-async fn operators_casts_and_settings_are_looked_at() {
+async fn untrusted_operators_casts_and_string_settings_are_refused() {
     let mut server = Server::start(
         "create function wild(int, int) returns int language sql as 'select 1';
          create operator <% (leftarg = int, rightarg = int, function = wild);",

@@ -32,7 +32,7 @@ create operator || (leftarg = name, rightarg = name, function = nothing);
 create operator || (leftarg = text[], rightarg = text[], function = nothing);";
 
 #[tokio::test]
-async fn what_a_statement_depends_on_is_found_by_functions_of_the_system() {
+async fn user_objects_that_shadow_system_functions_do_not_change_the_analysis() {
     let mut server = Server::start(SCHEMA).await;
     let statements = [
         "select t from a where id = 1",
@@ -55,7 +55,7 @@ async fn what_a_statement_depends_on_is_found_by_functions_of_the_system() {
 /// With such a search path, a name that the analysis takes for the system's may refer to another object, and the analysis
 /// itself uses such names in its queries.
 #[tokio::test]
-async fn where_pg_catalog_comes_later_nothing_is_cached() {
+async fn a_search_path_with_pg_catalog_after_another_schema_is_refused() {
     let mut server = Server::start(SCHEMA).await;
     server
         .run("create function lower(text) returns text immutable language sql as 'select $1'")

@@ -283,13 +283,13 @@ fn assert_told(sql: &str, rows: &[String], value: &str) {
 }
 
 #[tokio::test]
-async fn a_change_of_any_row_that_a_literal_finds_has_the_tag_of_the_literal() {
+async fn a_change_to_a_row_that_a_literal_matches_carries_the_literals_tag() {
     literals(300).await;
 }
 
 #[tokio::test]
 #[ignore = "minutes: scripts/deep"]
-async fn a_change_of_any_row_that_one_of_many_literals_finds_has_the_tag_of_the_literal() {
+async fn a_change_to_a_row_that_one_of_many_literals_matches_carries_its_tag() {
     literals(3_000).await;
 }
 
@@ -337,13 +337,13 @@ where
 }
 
 #[tokio::test]
-async fn a_change_of_any_row_that_a_parameter_finds_has_the_tag_of_the_parameter() {
+async fn a_change_to_a_row_that_a_parameter_matches_carries_the_parameters_tag() {
     parameters(300).await;
 }
 
 #[tokio::test]
 #[ignore = "minutes: scripts/deep"]
-async fn a_change_of_any_row_that_one_of_many_parameters_finds_has_the_tag_of_the_parameter() {
+async fn a_change_to_a_row_that_one_of_many_parameters_matches_carries_its_tag() {
     parameters(3_000).await;
 }
 
@@ -373,7 +373,7 @@ async fn parameters(cases: usize) {
 }
 
 #[tokio::test]
-async fn a_type_or_an_operator_of_the_users_by_the_same_name_tells_no_rows_apart() {
+async fn a_user_type_or_operator_with_a_system_name_prevents_narrowing() {
     let mut server = server().await;
     let sql = "select concat(c) from t1 where c = $1";
     assert!(narrowed(&mut server, sql).await.is_some());
@@ -406,7 +406,7 @@ from (select chr(n) as c from generate_series(128, 131071) n where n not between
 where lower(c collate \"%\") <> c or upper(c collate \"%\") <> c";
 
 #[tokio::test]
-async fn what_lower_and_upper_make_of_any_character_in_any_language_is_one_tag() {
+async fn the_lower_and_upper_forms_of_any_character_share_a_tag_in_any_collation() {
     let mut server = Server::start("").await;
     for collation in
         ["und-x-icu", "tr-x-icu", "lt-x-icu", "el-x-icu", "de-x-icu", "C.utf8", "default"]

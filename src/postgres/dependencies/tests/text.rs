@@ -44,7 +44,7 @@ fn functions(sql: &str) -> String {
 }
 
 #[test]
-fn relations_are_found_in_every_place() {
+fn relations_are_found_in_every_clause() {
     let cases = [
         ("select 1", ""),
         ("select * from a", "a"),
@@ -143,7 +143,7 @@ fn a_cte_hides_a_table_only_where_it_is_visible() {
 }
 
 #[test]
-fn functions_are_found_in_every_place() {
+fn functions_are_found_in_every_clause() {
     let cases = [
         ("select f(x)", "f"),
         ("select S.F(x), \"S\".\"F\"(y)", "S.F s.f"),
@@ -202,7 +202,7 @@ fn operators_and_attributes_are_found() {
 }
 
 #[test]
-fn what_is_not_a_plain_read_is_refused() {
+fn statements_that_are_not_plain_reads_are_refused() {
     let cases = [
         ("", "not-a-read"),
         ("insert into a values (1) returning *", "not-a-read"),
@@ -230,7 +230,7 @@ fn what_is_not_a_plain_read_is_refused() {
 }
 
 #[test]
-fn what_could_be_read_in_two_ways_is_refused() {
+fn ambiguous_sql_is_refused() {
     let cases = [
         "select U&\"\\0061\" from a",
         "select U&'x' from a",
@@ -260,6 +260,6 @@ fn what_could_be_read_in_two_ways_is_refused() {
 
 /// The parser's scanner takes a backslash in a bit string for an escape; the server doesn't.
 #[test]
-fn a_string_that_ends_elsewhere_for_the_parser_is_refused() {
+fn a_string_whose_end_the_parser_misjudges_is_refused() {
     assert_eq!(unanalyzable("select x'\\', b, ' from a -- '"), "sql-not-understood");
 }

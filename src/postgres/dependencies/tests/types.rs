@@ -28,7 +28,7 @@ const SETUP: &str = "
     create operator <% (leftarg = int, rightarg = int, function = made);";
 
 #[tokio::test]
-async fn a_cast_or_operator_that_is_not_trusted_counts_where_its_types_occur() {
+async fn an_untrusted_cast_or_operator_counts_only_where_its_types_occur() {
     let mut server = Server::start(SETUP).await;
     for table in ["plain", "moods", "lists", "nested", "trees"] {
         server.run(&format!("select track('{table}')")).await;
@@ -67,7 +67,7 @@ async fn a_cast_or_operator_that_is_not_trusted_counts_where_its_types_occur() {
 
 /// A role's or an index's new name changes the text of a value that is stored as a number.
 #[tokio::test]
-async fn a_value_that_is_written_as_a_name_of_the_catalogue_is_refused() {
+async fn a_type_whose_text_depends_on_catalog_names_is_refused() {
     let setup = "
         create domain actor as regrole;
         create type act as (by actor, at int);
@@ -114,7 +114,7 @@ async fn a_value_that_is_written_as_a_name_of_the_catalogue_is_refused() {
 
 /// For example, a column that got this collation after its triggers were created.
 #[tokio::test]
-async fn a_column_in_which_other_texts_are_equal_distinguishes_no_rows() {
+async fn a_column_with_a_nondeterministic_collation_does_not_narrow() {
     let setup = "
         create collation loose (provider = icu, locale = 'und-u-ks-level1', deterministic = false);
         create table t (c text primary key);

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn as_counted_by_hand() {
+    fn lru_and_optimal_hit_counts_match_a_hand_count() {
         // Belady's own anomaly sequence, with room for three.
         let trace = trace(vec![0, 1, 2, 3, 0, 1, 4, 0, 1, 2, 3, 4]);
         assert_eq!(lru(&trace, &none(&trace), 3), 2);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_no_hit() {
+    fn a_read_after_a_write_to_its_key_is_never_a_hit() {
         let mut trace = trace(vec![0, 0, 0, 1]);
         trace.accesses.pop();
         let all = Writes::draw(&trace, 1.0, 0);
@@ -142,7 +142,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_better_than_the_best(
+        fn lru_never_beats_the_optimal_policy(
             accesses in proptest::collection::vec(0..20_u32, 1..200),
             size in 1..20_usize,
             share in 0.0..0.5,

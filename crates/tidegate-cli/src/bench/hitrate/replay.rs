@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn tags_never_give_a_stale_answer_and_a_ttl_does() {
+    async fn row_and_table_tags_never_serve_stale_and_a_ttl_does() {
         let trace = Trace::zipf(0.9, 500, 20_000, 1);
         let writes = Writes::draw(&trace, 0.05, 2);
         let counts = async |by, size| replay((&trace, &writes), by, size).await.unwrap();

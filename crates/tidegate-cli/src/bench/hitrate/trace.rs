@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_trace_is_refused() {
+    fn an_invalid_trace_is_refused_and_a_valid_one_is_decoded() {
         assert!(said(b"").contains("is not a trace"));
         assert!(said(b"12345").contains("is not a trace"));
         assert!(
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_trace_of_the_repository_is_as_its_description_says() {
+    fn the_bundled_trace_has_the_documented_accesses_and_keys() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("../../benches/data/cache2k-orm-busy.trace.xz");
         let trace = Trace::read(&path, usize::MAX).unwrap();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn by_zipfs_law_the_first_is_asked_for_twice_as_often_as_the_second() {
+    fn under_zipfs_law_the_first_key_is_read_twice_as_often_as_the_second() {
         let trace = Trace::zipf(1.0, 100, 100_000, 1);
         let mut counts = vec![0_u32; trace.keys()];
         trace.accesses.iter().for_each(|key| counts[*key as usize] += 1);

@@ -150,7 +150,7 @@ mod tests {
     const INTERIM: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
     #[test]
-    fn answers_are_read_whole() {
+    fn responses_of_each_framing_are_parsed() {
         let head = whole(LENGTH);
         assert_eq!((head.status, head.cached, head.is_kept), (200, Cached::Hit, true));
         assert_eq!(whole(CHUNKED).status, 404);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn wherever_an_answer_is_split_it_is_the_same() {
+    fn a_response_parses_the_same_wherever_it_is_split() {
         for text in [LENGTH, CHUNKED, BARE, INTERIM] {
             let expected = in_pieces(&[text.as_bytes()]).unwrap();
             for at in 0..=text.len() {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_may_end_with_the_connection() {
+    fn a_body_without_a_length_ends_with_the_connection() {
         for head in ["HTTP/1.1 200 OK\r\n\r\nsome", "HTTP/1.0 200 OK\r\n\r\n"] {
             let mut reading = Reading::default();
             assert_eq!(reading.read(head.as_bytes()), Ok(head.len()));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_is_an_error() {
+    fn bytes_that_are_not_http_are_an_error() {
         for text in [
             "SSH-2.0-OpenSSH_9\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: five\r\n\r\n",
@@ -213,7 +213,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunks_of_any_size_in_pieces_of_any_size(
+        fn chunked_bodies_parse_whatever_the_chunk_and_piece_sizes(
             chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..6),
             sizes in prop::collection::vec(1_usize..30, 1..200),
         ) {
@@ -234,7 +234,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = in_pieces(&[&bytes]);
         }
     }

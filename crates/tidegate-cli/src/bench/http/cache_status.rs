@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_of_the_standard() {
+    fn cache_status_values_are_parsed_as_in_rfc_9211() {
         for (line, expected) in [
             ("ExampleCache; hit", Cached::Hit),
             ("ExampleCache; hit; ttl=30; detail=memory", Cached::Hit),
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_one_list() {
+    fn several_cache_status_lines_are_one_list() {
         let near = read("Origin; hit").and(b"Near; fwd=miss");
         assert_eq!(near, Cached::Hit);
         assert_eq!(read("Origin; fwd=miss").and(b"Near; hit"), Cached::Hit);
@@ -162,7 +162,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read(line in prop::collection::vec(any::<u8>(), 0..80)) {
+        fn arbitrary_bytes_never_panic(line in prop::collection::vec(any::<u8>(), 0..80)) {
             let _ = Cached::default().and(&line);
         }
     }

@@ -143,7 +143,7 @@ mod tests {
         Bounds { duration: None, requests: None, rate: None, patience: Duration::from_secs(1) };
 
     #[test]
-    fn threads_share_all_of_it() {
+    fn the_shares_of_the_threads_add_up_to_the_whole_load() {
         let bounds = Bounds { requests: Some(11), rate: Some(9.0), ..BOUNDS };
         let shares: Vec<_> = (0..3).map(|thread| bounds.share(thread, 3)).collect();
         assert!(shares.iter().map(|share| share.requests).eq([Some(4), Some(4), Some(3)]));
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_rate_the_count_ends_it() {
+    async fn without_a_rate_the_load_ends_after_its_request_count() {
         let pace = Pace::new(&Bounds { requests: Some(2), ..BOUNDS });
         pace.keep().await;
         assert_eq!(pace.next().await.map(|turn| turn.number), Some(0));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_rate_time_ends_it() {
+    async fn without_a_rate_the_load_ends_after_its_duration() {
         let pace = Pace::new(&Bounds { duration: Some(Duration::from_secs(3)), ..BOUNDS });
         assert!(pace.next().await.is_some());
         tokio::time::advance(Duration::from_secs(3)).await;
@@ -169,7 +169,7 @@ mod tests {
 
     /// The paused clock does not advance while a task polls it, so each turn is due at once or after a timer.
     #[tokio::test(start_paused = true)]
-    async fn a_turn_counts_from_when_it_was_due_however_late_it_is_taken() {
+    async fn a_turn_that_is_taken_late_counts_from_when_it_was_due() {
         let bounds = Bounds { rate: Some(4.0), requests: Some(5), ..BOUNDS };
         let pace = Pace::new(&bounds);
         tokio::time::advance(Duration::from_secs(2)).await;
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_nobody_was_free_for_is_told() {
+    async fn turns_that_no_connection_took_are_counted_as_missed() {
         let half = Duration::from_millis(500);
         let pace = Pace::new(&Bounds { rate: Some(1000.0), duration: Some(half), ..BOUNDS });
         tokio::time::advance(Duration::from_millis(499)).await;

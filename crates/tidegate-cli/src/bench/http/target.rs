@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_whole() {
+    fn each_url_becomes_a_complete_request() {
         let made = target(&["http://h:8080/a?b=c", "http://h:8080"], None, &["X-Y: z"]).unwrap();
         let texts = made.requests.iter().map(|request| str::from_utf8(request).unwrap());
         let fields = "host: h:8080\r\nx-y: z\r\n\r\n";
@@ -153,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_given_is_the_only_one() {
+    fn a_given_host_header_replaces_the_host_of_the_url() {
         let made = target(&["http://127.0.0.1"], Some("/p\n\n/q\n"), &["Host: shop"]).unwrap();
         assert_eq!(&*made.requests[1], b"GET /q HTTP/1.1\r\nhost: shop\r\n\r\n");
         assert_eq!(made.authority, "127.0.0.1:80");
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn an_invalid_target_is_refused_with_the_reason() {
         for (urls, paths, headers, said) in [
             (&["localhost:80/x"][..], None, &[][..], "is not a URL"),
             (&["/x"], None, &[], "is not a URL"),

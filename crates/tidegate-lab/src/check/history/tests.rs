@@ -11,7 +11,7 @@ fn stale(version: u64, must: u64) -> Result<(), Wrong> {
 }
 
 #[test]
-fn an_answer_must_have_what_was_committed_before() {
+fn a_response_must_include_writes_committed_before_it() {
     let history = History::new();
     let (early, late) = (Instant::now(), Instant::now() + Duration::from_secs(9));
     history.begin(1, 7, 5);
@@ -26,7 +26,7 @@ fn an_answer_must_have_what_was_committed_before() {
 }
 
 #[test]
-fn an_answer_shows_nothing_that_is_not_there() {
+fn a_response_must_show_no_version_that_was_rolled_back_lost_or_never_written() {
     let history = History::new();
     let now = since(Instant::now());
     let never = |version| Err(Wrong::NeverWritten { row: 1, version });
@@ -45,7 +45,7 @@ fn an_answer_shows_nothing_that_is_not_there() {
 }
 
 #[test]
-fn what_is_old_is_dropped_and_still_judged() {
+fn old_writes_are_dropped_from_the_history_and_still_judged() {
     let history = History::new();
     let end = Instant::now() + Duration::from_secs(1000);
     for version in 1..=1000 {

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_of_another_form_is_refused() {
+    async fn a_malformed_batch_is_refused() {
         let found = serve(State(Router::new()), Bytes::from_static(b"GET / HTTP/1.1")).await;
         assert_eq!(found, Err(StatusCode::BAD_REQUEST));
     }
