@@ -102,7 +102,7 @@ resource "aws_elasticache_parameter_group" "this" {
 
 resource "aws_elasticache_replication_group" "this" {
   replication_group_id       = local.name
-  description                = "Answers that nodes share"
+  description                = "Responses that nodes share"
   engine                     = "redis"
   node_type                  = "cache.m7g.large"
   num_cache_clusters         = 2
