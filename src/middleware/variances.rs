@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::keying::{self, KeySource};
 use super::rules::search_variance::SearchVariance;
-use crate::cache::Policy;
+use crate::cache::{Policy, QueryPart};
 use crate::entry::Key;
 
 /// The maximum number of paths. Beyond it, an arbitrary path is forgotten, which costs an extra miss.
@@ -20,7 +20,8 @@ const PATHS: usize = 10_000;
 pub(crate) struct VarianceTable(Arc<RwLock<HashMap<[u8; 32], Arc<SearchVariance>>>>);
 
 impl VarianceTable {
-    /// The rule for a path, under `Policy::standard`. Most layers know no rule, and need not compute the path's hash.
+    /// The rule for a path, under `Policy::standard`. A policy that lists parameters has none: the handler receives those,
+    /// so each of them counts, and no other. Most layers know no rule, and need not compute the path's hash.
     pub(crate) fn known(
         &self,
         space: (&str, &str),
@@ -28,7 +29,7 @@ impl VarianceTable {
         policy: &Policy,
     ) -> Option<Arc<SearchVariance>> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if known.is_empty() || !policy.is_standard {
+        if known.is_empty() || !policy.is_standard || policy.query != QueryPart::All {
             return None;
         }
         known.get(path(space, of, policy).hash()).cloned()

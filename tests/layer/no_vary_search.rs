@@ -50,6 +50,21 @@ async fn parameters_excluded_by_no_vary_search_are_ignored() {
     assert_eq!(hits(&app, "/a?utm=5").await.as_deref(), Some("/a"), "no query is an empty one");
 }
 
+/// The policy says what the handler receives, so no response can say that less of it counts.
+#[tokio::test]
+async fn the_parameters_that_a_policy_lists_count_whatever_no_vary_search_says() {
+    let handler = async move |uri: Uri| {
+        ([FRESH, ("no-vary-search", "params, except=(\"id\")")], uri.to_string())
+    };
+    let layer = CacheLayer::with_policy(cache(), Policy::standard().query(["page"]));
+    let app = Router::new().fallback(handler).layer(layer);
+    for _ in 0..2 {
+        assert_eq!(ask(&app, "/a?page=1&id=7").await.0, "/a?page=1");
+        assert_eq!(ask(&app, "/a?page=2&id=7").await.0, "/a?page=2");
+    }
+    assert_eq!(hits(&app, "/a?page=1&id=8").await.as_deref(), Some("/a?page=1"));
+}
+
 #[tokio::test]
 async fn without_a_supported_no_vary_search_field_every_parameter_counts() {
     for field in
