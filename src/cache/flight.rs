@@ -347,15 +347,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_leader_that_panics_releases_the_flight() {
+    async fn a_leader_that_panics_hands_the_flight_to_a_waiter() {
         let flights = Arc::new(Flights::new());
         let leader = lead(&flights).await;
+        let next = tokio::spawn({
+            let flights = flights.clone();
+            async move { lead(&flights).await }
+        });
+        while Arc::strong_count(&leader.seat.flight) < 3 {
+            tokio::task::yield_now().await;
+        }
         let panicked = tokio::spawn(async move {
             let _leader = leader;
             panic!("the handler did");
         });
         assert!(panicked.await.is_err());
-        drop(lead(&flights).await);
+        drop(next.await.unwrap());
         assert_eq!(flights.len(), 0);
     }
 

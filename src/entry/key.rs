@@ -144,6 +144,15 @@ mod tests {
         parts.iter().fold(Key::new("t"), KeyText::part).finish()
     }
 
+    #[test]
+    fn a_key_with_the_hash_of_another_is_not_that_key() {
+        let one = Key::new("a").finish();
+        let other = Key { text: Key::new("b").finish().text, hash: OnceLock::from(*one.hash()) };
+        assert!(one.hash() == other.hash() && one != other);
+        let entry = crate::internals::entry(&one, "body", 1, std::time::Duration::from_secs(1));
+        assert!(entry.answers(&one) && !entry.answers(&other));
+    }
+
     proptest! {
         #[test]
         fn keys_are_equal_only_if_their_parts_are(

@@ -277,14 +277,6 @@ async fn unicode_lookalikes_have_separate_keys() {
     }
 }
 
-#[test]
-fn an_entry_does_not_match_another_key() {
-    // The whole key is kept in each entry; a key of the same hash and another text is not answered.
-    let (one, other) = (Key::new("a").finish(), Key::new("b").finish());
-    let entry = tidegate::internals::entry(&one, "body", 1, TTL);
-    assert!(entry.answers(&one) && !entry.answers(&other));
-}
-
 // Deception: an answer is stored by its route and never by what its path looks like.
 
 fn account() -> Router {

@@ -48,7 +48,7 @@ async fn errors_about_invalid_urls_do_not_show_the_password() {
         let error = DatabaseOptions::new(url).connect().await.unwrap_err();
         let told = format!("{} {error:?}", told(&error));
         assert!(matches!(error, DatabaseError::Url(_)), "{told}");
-        assert!(!told.contains("wr0ng@"), "{told}");
+        assert!(url == "wr0ng" || !told.contains("wr0ng"), "{told}");
     }
     let primary = primary(&[]).await;
     let url = primary.url().replace("postgres@", "postgres:wr0ng@");

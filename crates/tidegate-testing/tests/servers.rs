@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use tidegate_testing::Postgres;
+use tidegate_testing::{Postgres, eventually};
 
 #[tokio::test]
 async fn a_standby_pauses_replay_and_accepts_writes_once_promoted() {
@@ -10,9 +10,16 @@ async fn a_standby_pauses_replay_and_accepts_writes_once_promoted() {
     primary.psql("create table t (id int)").await.unwrap();
     let standby = primary.standby().await.unwrap();
     assert_eq!(standby.psql("select pg_is_in_recovery()").await.unwrap(), "t");
+    let rows = async || standby.psql("select count(*) from t").await.unwrap();
+    primary.psql("insert into t values (0)").await.unwrap();
+    eventually("it follows", async || rows().await == "1").await.unwrap();
     standby.pause_replay().await.unwrap();
     primary.psql("insert into t values (1)").await.unwrap();
-    assert_eq!(standby.psql("select count(*) from t").await.unwrap(), "0");
+    let end = primary.psql("select pg_current_wal_flush_lsn()").await.unwrap();
+    let received = format!("select pg_last_wal_receive_lsn() >= '{end}'");
+    let has_it = async || standby.psql(&received).await.unwrap() == "t";
+    eventually("it has received the row", has_it).await.unwrap();
+    assert_eq!(rows().await, "1");
     standby.promote().await.unwrap();
     standby.psql("insert into t values (2)").await.unwrap();
 }
