@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{Connection, Executor, PgConnection, Row};
 use tidegate::{
     Cache, CacheLayer, Database, DatabaseOptions, Listener, Memory, Policy, Record, Triggers,
     ValuePolicy,
@@ -13,7 +13,7 @@ use tidegate::{
 use tidegate_testing::Postgres;
 
 use super::common::{ask, eventually};
-use super::world::{TTL, options, primary, proxy};
+use super::world::{TTL, connect, options, primary, proxy};
 
 const ORDERS: &str = "create table orders (id serial, item text);
     create function place_order(item text) returns int language sql
@@ -38,12 +38,26 @@ async fn a_function_that_writes_is_not_called_again_when_its_connection_breaks()
     let primary = shop().await;
     let (line, url) = proxy(&primary).await;
     let db = DatabaseOptions::new(url).connect().await.unwrap();
-    let waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
-    let waiting = async || primary.psql(waiting).await.unwrap();
+    let hanging = async |statement: &str| {
+        let of = format!(
+            "select count(*) from pg_stat_activity where wait_event = 'SyncRep' and query ~ '{statement}'"
+        );
+        primary.psql(&of).await.unwrap()
+    };
+    let waiting = async || hanging("place_order").await;
     for round in 1..=5 {
         let nobody =
             "alter system set synchronous_standby_names = 'nobody'; select pg_reload_conf()";
         primary.psql(nobody).await.unwrap();
+        // The server knows the setting a moment later. Until then, commits wait for nobody.
+        let hangs = async || {
+            let mut probe = connect(&primary).await;
+            let written = "select pg_logical_emit_message(true, '', '')";
+            tokio::spawn(async move { probe.execute(written).await.map(drop) });
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            hanging("emit_message").await != "0"
+        };
+        eventually("commits hang", hangs).await;
         eventually("a connection is up", async || reads(&db).await).await;
         let db = db.clone();
         let call =

@@ -199,11 +199,13 @@ async fn doctor_reports_each_failing_check_and_passes_a_sound_setup() {
         "writers",
         "listener",
         "replica replica-1",
-        "Redis",
         "Redis memory",
     ] {
         assert_eq!(state(&report, what).0, "good", "{report}");
     }
+    // Whether it is fast enough depends on this machine.
+    let (_, said) = state(&report, "Redis");
+    assert!(said.contains("responds within"), "{said}");
     let (said, code) = tidegate(&url, &well).await;
     assert!(said.ends_with("no check has failed\n") && code == Some(0), "{said}");
 
