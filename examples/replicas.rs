@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tidegate::{Database, Position};
+use tidegate::{Database, LogPosition, Position};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -13,8 +13,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // A replica that stops replaying falls behind with the next write.
     for replica in db.replicas() {
-        let (epoch, position) = replica.reached.unwrap_or_default();
-        println!("{} has replayed up to {position} of epoch {epoch}", replica.name);
+        if let Some(LogPosition { epoch, position }) = replica.reached {
+            println!("{} has replayed up to {position} of epoch {epoch}", replica.name);
+        }
     }
     for replica in db.replicas() {
         db.remove_replica(&replica.name);
@@ -28,7 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     while db
         .replicas()
         .iter()
-        .any(|replica| replica.reached.is_none_or(|at| at.1 == Position::ZERO))
+        .any(|replica| replica.reached.is_none_or(|at| at.position == Position::ZERO))
     {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

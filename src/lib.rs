@@ -75,7 +75,7 @@ pub use cache::{
     AuditReport, Cache, Fences, LogError, Policy, PolicyError, Record, Uncacheable, ValuePolicy,
     ValuePolicyBuilder, VersionError,
 };
-pub use entry::{Entry, Epoch, Key, KeyText, Position, Tag};
+pub use entry::{Entry, Epoch, Key, KeyText, LogPosition, Position, Tag};
 pub use middleware::{Body, CacheLayer, CacheService, ResponseFuture, Sessions};
 pub use outcome::{BypassReason, Counters, Event, MissReason, Outcome, StaleReason};
 #[cfg(feature = "postgres")]

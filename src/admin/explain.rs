@@ -106,16 +106,17 @@ impl Admin {
     #[cfg(feature = "postgres")]
     fn fit(&self, tags: &[Dependency]) -> Vec<ServerChoice> {
         use crate::cache::protocol::is_far_enough;
+        use crate::entry::LogPosition;
         let fences = self.cache.fences();
         let needs = tags.iter().map(|tag| tag.fence).max().unwrap_or(fences.floor());
         let status = self.database.iter().flat_map(crate::postgres::Database::status);
         let of = |server: crate::postgres::ServerStatus| ServerChoice {
             name: server.name.to_string(),
-            position: server.reached.map(|(_, at)| at.to_string()),
+            position: server.reached.map(|at| at.position.to_string()),
             is_far_enough: server.reached.is_some_and(|at| {
                 // The primary has all that there is.
                 server.lag.is_none() && &*server.name == "primary"
-                    || is_far_enough(at, (fences.epoch(), needs))
+                    || is_far_enough(at, LogPosition::new(fences.epoch(), needs))
             }),
         };
         status.map(of).collect()

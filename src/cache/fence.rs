@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::protocol::{Verdict, verdict};
 use crate::clock::{self, Instant, Moment};
-use crate::entry::{Entry, Epoch, Position, Tag};
+use crate::entry::{Entry, Epoch, LogPosition, Position, Tag};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
 mod ended;
@@ -122,24 +122,24 @@ impl Fences {
         if self.epoch() != epoch {
             return Verdict::OldEpoch;
         }
-        verdict((entry.epoch, entry.as_of), (epoch, fence))
+        verdict(entry.basis, LogPosition::new(epoch, fence))
     }
 
-    /// The epoch, and a position that its primary's log has reached.
-    pub fn seen(&self) -> Option<(Epoch, Position)> {
+    /// A position that the log of the current epoch's primary has reached.
+    pub fn seen(&self) -> Option<LogPosition> {
         self.in_epoch(&self.seen)
     }
 
-    /// The epoch, and a position that its primary's log had reached before the last drain began: this node knows every
-    /// change that was visible when that position was seen.
-    pub fn followed(&self) -> Option<(Epoch, Position)> {
+    /// A position that the log of the current epoch's primary had reached before the last drain began: this node knows
+    /// every change that was visible when that position was seen.
+    pub fn followed(&self) -> Option<LogPosition> {
         self.in_epoch(&self.followed)
     }
 
-    fn in_epoch(&self, position: &AtomicU64) -> Option<(Epoch, Position)> {
+    fn in_epoch(&self, position: &AtomicU64) -> Option<LogPosition> {
         let epoch = self.epoch();
         let position = Position::new(position.load(Ordering::Acquire));
-        (epoch.is_known() && self.epoch() == epoch).then_some((epoch, position))
+        (epoch.is_known() && self.epoch() == epoch).then_some(LogPosition::new(epoch, position))
     }
 
     /// The time since the last drain began: the most by which a valid entry can be stale. `None` before the first drain of
@@ -169,14 +169,14 @@ impl Fences {
     /// Whether an entry is fenced only because tags share slots, judged by the sample of exact fences. `None` if the sample
     /// can't decide.
     pub(crate) fn is_false_alarm(&self, entry: &Entry) -> Option<bool> {
-        if entry.as_of < self.floor() {
+        if entry.as_of() < self.floor() {
             return Some(false);
         }
         let mut blamed =
-            entry.tags.iter().filter(|tag| self.position(**tag) > entry.as_of).peekable();
+            entry.tags.iter().filter(|tag| self.position(**tag) > entry.as_of()).peekable();
         blamed.peek()?;
         blamed
-            .map(|tag| self.sample.fence(*tag).map(|exact| exact <= entry.as_of.get()))
+            .map(|tag| self.sample.fence(*tag).map(|exact| exact <= entry.as_of().get()))
             .try_fold(true, |all, one| one.map(|one| all && one))
     }
 
@@ -188,7 +188,7 @@ impl Fences {
     {
         let before = self.epoch();
         if before.is_known() && before != epoch {
-            let ended = Arc::new(EndedFences::new(self, before, (epoch, floor)));
+            let ended = Arc::new(EndedFences::new(self, before, LogPosition::new(epoch, floor)));
             *self.ended.write().unwrap_or_else(PoisonError::into_inner) = Some(ended);
         }
         self.lose();
@@ -327,7 +327,7 @@ mod tests {
 
     fn entry(as_of: u64, tags: &[Tag]) -> Entry {
         let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
-        let basis = (EPOCH, Position::new(as_of));
+        let basis = LogPosition::new(EPOCH, Position::new(as_of));
         Entry::new(&Key::new("t").finish(), basis, tags.into(), life, (Bytes::new(), Bytes::new()))
     }
 
@@ -416,7 +416,7 @@ mod tests {
     #[test]
     fn a_fill_that_began_between_two_changes_lacks_the_second() {
         let (fences, tag) = (fences(), Tag::table("users"));
-        let began = |fences: &Fences| fences.seen().unwrap().1.before();
+        let began = |fences: &Fences| fences.seen().unwrap().position.before();
         fences.confirm(Position::new(5), clock::moment());
         let before = began(&fences);
         let first = fences.advance();
@@ -453,7 +453,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(30)).await;
         fences.confirm(Position::new(9), began);
         assert_eq!(fences.age(), Some(Duration::from_secs(30)));
-        assert_eq!(fences.seen(), Some((EPOCH, Position::new(9))));
+        assert_eq!(fences.seen(), Some(LogPosition::new(EPOCH, Position::new(9))));
     }
     #[tokio::test(start_paused = true)]
     async fn time_that_the_machine_slept_during_a_drain_counts_toward_the_age() {

@@ -177,8 +177,8 @@ impl FillGuard {
 
     /// Stores the entry under its key if it is proven fresh, and wakes the waiting requests.
     pub(crate) fn store(mut self, answer: ComputedEntry) -> FillOutcome {
-        let basis = match self.record.basis() {
-            Ok(basis) => basis,
+        let proof = match self.record.basis() {
+            Ok(proof) => proof,
             Err(uncacheable) => return FillOutcome::NotStored(self.reject(uncacheable)),
         };
         let cost = self.cost.unwrap_or_else(|| self.began.elapsed());
@@ -187,9 +187,8 @@ impl FillGuard {
         self.record.close(Some(terms.ttl.saturating_sub(terms.age)));
         let is_timed = self.record.is_timed();
         let life = Lifetime { is_timed, ..terms.life(self.policy.jitter, cost) };
-        let at = (basis.epoch, basis.as_of);
         let parts = (answer.head, answer.body);
-        let entry = Arc::new(Entry::new(&answer.key, at, basis.tags, life, parts));
+        let entry = Arc::new(Entry::new(&answer.key, proof.basis, proof.tags, life, parts));
         // Before the entry is shared, so that the waiting requests do not each decode it.
         if let Some(decoded) = self.decoded.take() {
             entry.set_decoded(decoded);
@@ -223,9 +222,8 @@ impl FillGuard {
             self.cache.remove_soon(&gone);
         }
         let life = Lifetime::starting_now(answer.life.keep, answer.life.keep, Duration::ZERO);
-        let (at, parts) = ((answer.epoch, answer.as_of), (head, Bytes::new()));
-        let vary_marker =
-            Arc::new(Entry::new(key, at, [].into(), life, parts).into_vary_marker(variants));
+        let vary_marker = Entry::new(key, answer.basis, [].into(), life, (head, Bytes::new()));
+        let vary_marker = Arc::new(vary_marker.into_vary_marker(variants));
         self.cache.put(key, &vary_marker, None);
         vary_marker
     }

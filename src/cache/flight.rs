@@ -282,14 +282,14 @@ mod tests {
 
     use super::*;
     use crate::entry::Lifetime;
-    use crate::{Epoch, Key, Position};
+    use crate::{Epoch, Key, LogPosition, Position};
 
     const KEY: KeyHash = [7; 32];
     const HOUR: Duration = Duration::from_hours(1);
 
     fn entry() -> Arc<Entry> {
         let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
-        let basis = (Epoch::new(1), Position::ZERO);
+        let basis = LogPosition::new(Epoch::new(1), Position::ZERO);
         Arc::new(Entry::new(
             &Key::new("t").finish(),
             basis,

@@ -7,14 +7,14 @@ use std::sync::{Arc, OnceLock};
 use futures_util::future::BoxFuture;
 
 use super::record::{DatabaseId, Requirement};
-use crate::entry::{Epoch, Position};
+use crate::entry::{LogPosition, Position};
 
 /// A database whose changes raise the fences; `Listener` attaches one.
 ///
 /// In a cache without one, `Cache::invalidate` raises the fences directly.
 pub(crate) trait Log: Debug + Send + Sync + 'static {
     /// A position at or past every commit that is visible now. After a write, it becomes the session's token.
-    fn position(&self) -> BoxFuture<'_, Result<(Epoch, Position), LogError>>;
+    fn position(&self) -> BoxFuture<'_, Result<LogPosition, LogError>>;
 
     /// The database that has the log.
     fn database(&self) -> DatabaseId {

@@ -14,7 +14,7 @@ use super::protocol::must_see;
 use super::record::{Arrival, EndedStrays, Needs, Record, Stray};
 use super::refresh::{EntryUse, decide};
 use super::template::PolicyTag;
-use crate::entry::{Entry, Epoch, Key, Position};
+use crate::entry::{Entry, Key, LogPosition};
 use crate::outcome::{BypassReason, Outcome};
 use crate::store::Found;
 use crate::traffic::Traffic;
@@ -32,7 +32,7 @@ use search::LookupTask;
 pub(crate) struct LookupOptions {
     pub(crate) tags: Vec<PolicyTag>,
     /// The session's last write: the entry must include everything up to this position.
-    pub(crate) session: Option<(Epoch, Position)>,
+    pub(crate) session: Option<LogPosition>,
     /// How old or stale an entry the client accepts.
     pub(crate) limits: AgeLimits,
     /// Where reads are recorded for the traffic statistics.
@@ -85,7 +85,7 @@ pub(crate) struct Bypass {
 
 impl LookupOptions {
     /// The options of a request to a layer.
-    pub(crate) fn for_request(session: Option<(Epoch, Position)>) -> Self {
+    pub(crate) fn for_request(session: Option<LogPosition>) -> Self {
         Self { session, is_request: true, ..Self::default() }
     }
 

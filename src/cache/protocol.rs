@@ -9,7 +9,7 @@
 )]
 
 use crate::broken::is_broken;
-use crate::entry::{Epoch, Position};
+use crate::entry::{Epoch, LogPosition, Position};
 
 /// What the fences say about an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,14 +23,12 @@ pub enum Verdict {
 }
 
 /// **An entry is valid iff its epoch is the current one and its `as_of` is at or past the fence of
-/// each of its tags.** `fence` is the largest of these.
-pub fn verdict(
-    (entry_epoch, as_of): (Epoch, Position),
-    (epoch, fence): (Epoch, Position),
-) -> Verdict {
-    if !epoch.is_known() || (entry_epoch != epoch && !is_broken("epoch")) {
+/// each of its tags.** `entry` has the entry's epoch and its `as_of`; `fence` has the current epoch and the largest of the
+/// fences.
+pub fn verdict(entry: LogPosition, fence: LogPosition) -> Verdict {
+    if !fence.epoch.is_known() || (entry.epoch != fence.epoch && !is_broken("epoch")) {
         Verdict::OldEpoch
-    } else if as_of < fence && !is_broken("fence") {
+    } else if entry.position < fence.position && !is_broken("fence") {
         Verdict::Fenced
     } else {
         Verdict::Valid
@@ -61,26 +59,24 @@ pub fn proven_by_replica(replayed: Position, seen: Position) -> Position {
 /// Every fence that the node knew then is at or before `since`, so an entry whose `as_of` is at or past it includes all
 /// changes that were known then, and a response need not include more.
 #[must_use]
-pub fn has_all_since((epoch, as_of): (Epoch, Position), since: (Epoch, Position)) -> bool {
-    epoch.is_known() && epoch == since.0 && as_of >= since.1
+pub fn has_all_since(entry: LogPosition, since: LogPosition) -> bool {
+    entry.epoch.is_known() && entry.has_reached(since)
 }
 
 /// What two reads prove together: the smaller position. `None` if they belong to different epochs.
-pub fn proven_by_both(
-    one: (Epoch, Position),
-    other: (Epoch, Position),
-) -> Option<(Epoch, Position)> {
-    (one.0 == other.0).then(|| (one.0, one.1.min(other.1)))
+pub fn proven_by_both(one: LogPosition, other: LogPosition) -> Option<LogPosition> {
+    (one.epoch == other.epoch)
+        .then(|| LogPosition::new(one.epoch, one.position.min(other.position)))
 }
 
 /// What a computation proves that uses a stored entry: `outer` is what its reads have proved so far, and `inner` is the
 /// entry's basis. `None` if they prove nothing together: they belong to different epochs, or the entry was served stale and
 /// so lacks known changes.
 pub fn proven_with_inner(
-    outer: Option<(Epoch, Position)>,
-    inner: (Epoch, Position),
+    outer: Option<LogPosition>,
+    inner: LogPosition,
     is_stale: bool,
-) -> Option<(Epoch, Position)> {
+) -> Option<LogPosition> {
     if is_stale {
         return None;
     }
@@ -90,26 +86,21 @@ pub fn proven_with_inner(
 /// The position that a read must see if the session has written up to `session` and the request itself has written before
 /// `written`, a position that was seen on the primary after the write. If the two belong to different epochs, the session's
 /// epoch is over.
-pub fn must_see(
-    session: Option<(Epoch, Position)>,
-    written: Option<(Epoch, Position)>,
-) -> Option<(Epoch, Position)> {
+pub fn must_see(session: Option<LogPosition>, written: Option<LogPosition>) -> Option<LogPosition> {
     match (session, written) {
-        (Some(session), Some(written)) if session.0 == written.0 => {
-            Some((written.0, written.1.max(session.1)))
+        (Some(session), Some(written)) if session.epoch == written.epoch => {
+            Some(LogPosition::new(written.epoch, written.position.max(session.position)))
         }
         (session, None) => session,
         (_, written) => written,
     }
 }
 
-/// Whether what a server proves is enough for a read that needs everything up to `needs` in the epoch `wanted`, or in any
-/// epoch if `wanted` is unknown.
-pub fn is_far_enough(
-    (epoch, proven): (Epoch, Position),
-    (wanted, needs): (Epoch, Position),
-) -> bool {
-    (!wanted.is_known() || epoch == wanted) && (proven >= needs || is_broken("replica"))
+/// Whether what a server proves is enough for a read that needs everything up to `needs`: in the epoch of `needs`, or in
+/// any epoch if that one is unknown.
+pub fn is_far_enough(proven: LogPosition, needs: LogPosition) -> bool {
+    (!needs.epoch.is_known() || proven.epoch == needs.epoch)
+        && (proven.position >= needs.position || is_broken("replica"))
 }
 
 /// Whether a node knows all of a session's writes: `followed` is a position that was seen on the primary before the node's
@@ -122,9 +113,10 @@ pub fn is_far_enough(
 ///
 /// A position of another epoch was made meaningless by a failover or a crash, or belongs to an epoch that the node does not
 /// know yet.
-pub fn has_followed(followed: Option<(Epoch, Position)>, session: (Epoch, Position)) -> bool {
-    followed.is_some_and(|(epoch, followed)| epoch == session.0 && followed > session.1)
-        || is_broken("session")
+pub fn has_followed(followed: Option<LogPosition>, session: LogPosition) -> bool {
+    followed.is_some_and(|followed| {
+        followed.epoch == session.epoch && followed.position > session.position
+    }) || is_broken("session")
 }
 
 /// What a batch of changes from another node adds to this node's knowledge.
@@ -155,10 +147,12 @@ pub fn relayed(epochs: (Epoch, Epoch), (before, after): (bool, bool)) -> Relayed
 mod tests {
     use super::*;
 
-    const NOW: Epoch = Epoch::new(1);
+    fn at(epoch: u64, position: u64) -> LogPosition {
+        LogPosition::new(Epoch::new(epoch), Position::new(position))
+    }
 
     fn judge(as_of: u64, fence: u64) -> Verdict {
-        verdict((NOW, Position::new(as_of)), (NOW, Position::new(fence)))
+        verdict(at(1, as_of), at(1, fence))
     }
 
     #[test]
@@ -170,26 +164,24 @@ mod tests {
 
     #[test]
     fn positions_of_another_epoch_prove_nothing() {
-        let far = (Epoch::new(2), Position::MAX);
-        assert_eq!(verdict(far, (NOW, Position::ZERO)), Verdict::OldEpoch);
+        assert_eq!(verdict(at(2, u64::MAX), at(1, 0)), Verdict::OldEpoch);
     }
 
     #[test]
     fn nothing_is_valid_while_the_epoch_is_unknown() {
-        let entry = (Epoch::UNKNOWN, Position::MAX);
-        assert_eq!(verdict(entry, (Epoch::UNKNOWN, Position::ZERO)), Verdict::OldEpoch);
+        let unknown = |position| LogPosition::new(Epoch::UNKNOWN, position);
+        let (entry, fence) = (unknown(Position::MAX), unknown(Position::ZERO));
+        assert_eq!(verdict(entry, fence), Verdict::OldEpoch);
     }
 
     #[test]
     fn two_reads_prove_the_lower_position_and_nothing_across_epochs() {
-        let at = |epoch, position| (Epoch::new(epoch), Position::new(position));
         assert_eq!(proven_by_both(at(1, 7), at(1, 5)), Some(at(1, 5)));
         assert_eq!(proven_by_both(at(1, 7), at(2, 5)), None);
     }
 
     #[test]
     fn an_outer_response_proves_no_more_than_the_inner_ones_that_it_uses() {
-        let at = |epoch, position| (Epoch::new(epoch), Position::new(position));
         assert_eq!(proven_with_inner(None, at(1, 5), false), Some(at(1, 5)));
         assert_eq!(proven_with_inner(Some(at(1, 7)), at(1, 5), false), Some(at(1, 5)));
         assert_eq!(proven_with_inner(Some(at(1, 7)), at(2, 9), false), None);
@@ -198,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_request_must_see_the_writes_of_its_session_and_its_own() {
-        let at = |epoch, position| Some((Epoch::new(epoch), Position::new(position)));
+        let at = |epoch, position| Some(at(epoch, position));
         assert_eq!(must_see(at(1, 7), None), at(1, 7));
         assert_eq!(must_see(None, at(1, 5)), at(1, 5));
         assert_eq!(must_see(at(1, 7), at(1, 5)), at(1, 7));
@@ -207,7 +199,6 @@ mod tests {
 
     #[test]
     fn a_node_has_followed_a_session_only_past_the_sessions_position() {
-        let at = |epoch, position| (Epoch::new(epoch), Position::new(position));
         assert!(!has_followed(Some(at(1, 7)), at(1, 7)));
         assert!(has_followed(Some(at(1, 8)), at(1, 7)));
         assert!(!has_followed(Some(at(2, 8)), at(1, 7)));
@@ -216,10 +207,10 @@ mod tests {
 
     #[test]
     fn a_server_must_be_of_the_required_epoch_if_that_is_known() {
-        let far = (Epoch::new(2), Position::new(9));
-        assert!(is_far_enough(far, (Epoch::new(2), Position::new(9))));
-        assert!(!is_far_enough(far, (Epoch::new(2), Position::new(10))));
-        assert!(!is_far_enough(far, (NOW, Position::new(1))));
-        assert!(is_far_enough(far, (Epoch::UNKNOWN, Position::new(1))));
+        let far = at(2, 9);
+        assert!(is_far_enough(far, at(2, 9)));
+        assert!(!is_far_enough(far, at(2, 10)));
+        assert!(!is_far_enough(far, at(1, 1)));
+        assert!(is_far_enough(far, LogPosition::new(Epoch::UNKNOWN, Position::new(1))));
     }
 }

@@ -21,7 +21,7 @@ use super::fence::Fences;
 use super::protocol::{self, proven_by_both, proven_with_inner};
 use super::template::PolicyTag;
 use crate::clock::Instant;
-use crate::entry::{Epoch, Position, Tag};
+use crate::entry::{Epoch, LogPosition, Position, Tag};
 use crate::sync::{Mutex, MutexGuard};
 use crate::traffic::Traffic;
 pub(crate) use requirement::{Arrival, DatabaseId, Needs, Requirement, WriteInProgress};
@@ -74,22 +74,21 @@ impl fmt::Display for Uncacheable {
 /// The basis and the tags that the finished work has proved.
 #[derive(Clone, Debug)]
 pub(crate) struct RecordProof {
-    pub(crate) epoch: Epoch,
-    pub(crate) as_of: Position,
+    pub(crate) basis: LogPosition,
     pub(crate) tags: Box<[Tag]>,
 }
 
 /// The basis and the tags that a response would have had if it were stored.
 #[derive(Debug)]
 pub(crate) struct SimulatedProof {
-    began: (Epoch, Position),
+    began: LogPosition,
     tags: Box<[Tag]>,
 }
 
 impl SimulatedProof {
     /// Whether it would be served.
     pub(crate) fn is_valid(&self, fences: &Fences) -> bool {
-        let now = (fences.epoch(), fences.newest_of(&self.tags));
+        let now = LogPosition::new(fences.epoch(), fences.newest_of(&self.tags));
         protocol::verdict(self.began, now) == protocol::Verdict::Valid
     }
 }
@@ -103,7 +102,7 @@ struct RecordInner {
     fences: Arc<Fences>,
     scope: RecordScope,
     /// What a read of the primary would prove if it began together with the work.
-    began: Option<(Epoch, Position)>,
+    began: Option<LogPosition>,
     /// Reads and lookups outside any scope that had ended when the work began.
     strays: EndedStrays,
     notes: Mutex<RecordNotes>,
@@ -120,7 +119,7 @@ struct RecordInner {
 struct RecordNotes {
     reads: u32,
     wrote: bool,
-    as_of: Option<(Epoch, Position)>,
+    as_of: Option<LogPosition>,
     tags: BTreeSet<Tag>,
     uncacheable: Option<Uncacheable>,
     server: Option<Arc<str>>,
@@ -293,12 +292,12 @@ impl Record {
     }
 
     /// A position that the primary has reached, as far as the node knows.
-    pub(crate) fn seen(&self) -> Option<(Epoch, Position)> {
+    pub(crate) fn seen(&self) -> Option<LogPosition> {
         self.0.fences.seen()
     }
 
     /// What a read of the primary proves if it begins now.
-    pub(crate) fn primary_basis(&self) -> Option<(Epoch, Position)> {
+    pub(crate) fn primary_basis(&self) -> Option<LogPosition> {
         proven_by_primary(&self.0.fences)
     }
 
@@ -308,17 +307,17 @@ impl Record {
             .requirement()
             .and_then(|requirement| requirement.observed_at(self.0.scope.database));
         match known {
-            Some((epoch, position)) if epoch == self.0.fences.epoch() => position,
+            Some(at) if at.epoch == self.0.fences.epoch() => at.position,
             _ => Position::ZERO,
         }
     }
 
     /// Records a read: its basis, its tags and its server.
-    pub(crate) fn read(&self, basis: (Epoch, Position), tags: &[Tag], server: &Arc<str>) {
+    pub(crate) fn read(&self, basis: LogPosition, tags: &[Tag], server: &Arc<str>) {
         self.outward().for_each(|record| record.note(basis, tags, Some(server)));
     }
 
-    fn note(&self, basis: (Epoch, Position), tags: &[Tag], server: Option<&Arc<str>>) {
+    fn note(&self, basis: LogPosition, tags: &[Tag], server: Option<&Arc<str>>) {
         let mut notes = self.notes();
         notes.reads += 1;
         if let (None, Some(server)) = (&notes.server, server) {
@@ -434,9 +433,9 @@ impl Record {
             (read, true) => lower(read, self.0.began)?,
             (read, false) => self.attributed(&notes).and(Ok(read))?,
         };
-        let (epoch, as_of) = proven.ok_or_else(no_position)?;
+        let basis = proven.ok_or_else(no_position)?;
         let tags = notes.tags.iter().copied().chain(self.own_tags(&notes.tags)).collect();
-        Ok(RecordProof { epoch, as_of, tags })
+        Ok(RecordProof { basis, tags })
     }
 
     /// Whether the response can still be stored, judged by what has been recorded so far.
@@ -514,9 +513,9 @@ impl RecordNotes {
 
 /// The lower of what the reads prove and what was known when the work began.
 fn lower(
-    read: Option<(Epoch, Position)>,
-    began: Option<(Epoch, Position)>,
-) -> Result<Option<(Epoch, Position)>, Uncacheable> {
+    read: Option<LogPosition>,
+    began: Option<LogPosition>,
+) -> Result<Option<LogPosition>, Uncacheable> {
     match (read, began) {
         (Some(read), Some(began)) => proven_by_both(read, began).map(Some).ok_or_else(mixed_epochs),
         (_, began) => Ok(began),
@@ -524,8 +523,9 @@ fn lower(
 }
 
 /// What a read of the primary proves if it begins now.
-fn proven_by_primary(fences: &Fences) -> Option<(Epoch, Position)> {
-    fences.seen().map(|(epoch, seen)| (epoch, protocol::proven_by_primary(seen)))
+fn proven_by_primary(fences: &Fences) -> Option<LogPosition> {
+    let seen = fences.seen()?;
+    Some(LogPosition::new(seen.epoch, protocol::proven_by_primary(seen.position)))
 }
 
 fn no_position() -> Uncacheable {

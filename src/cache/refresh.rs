@@ -95,14 +95,14 @@ mod tests {
     use super::*;
     use crate::cache::Freshness;
     use crate::entry::Lifetime;
-    use crate::{Epoch, Key, Position};
+    use crate::{Epoch, Key, LogPosition, Position};
 
     const TTL: Duration = Duration::from_secs(100);
 
     fn entry(cost: Duration) -> Entry {
         let life =
             Lifetime { while_revalidating: TTL, ..Lifetime::starting_now(TTL, TTL * 2, cost) };
-        let basis = (Epoch::new(1), Position::ZERO);
+        let basis = LogPosition::new(Epoch::new(1), Position::ZERO);
         Entry::new(&Key::new("t").finish(), basis, [].into(), life, (Bytes::new(), Bytes::new()))
     }
 

@@ -204,7 +204,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::entry::{Epoch, Key, Lifetime, Position};
+    use crate::entry::{Epoch, Key, Lifetime, LogPosition, Position};
 
     #[test]
     fn a_decoded_value_larger_than_its_declared_weight_is_not_retained() {
@@ -215,8 +215,9 @@ mod tests {
         for (weight, is_kept) in [(honest.weight, true), (honest.weight - 1, false), (0, false)] {
             let head = ValueHead { weight, ..honest }.encode();
             let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
-            let (key, at) = (Key::new("k").finish(), (Epoch::new(1), Position::ZERO));
-            let entry = Entry::new(&key, at, [].into(), life, (head, written.body.clone()));
+            let key = Key::new("k").finish();
+            let basis = LogPosition::new(Epoch::new(1), Position::ZERO);
+            let entry = Entry::new(&key, basis, [].into(), life, (head, written.body.clone()));
             assert_eq!(value::<Sparse>(&entry).unwrap().len(), 100);
             assert_eq!(entry.has_decoded::<Sparse>(), is_kept, "{weight}");
             assert!(entry.weight() >= weight as usize + written.body.len());

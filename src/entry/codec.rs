@@ -30,7 +30,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, Serializer};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Entry, Epoch, Lifetime, Position, Tag, decoder};
+use super::{Entry, Epoch, Lifetime, LogPosition, Position, Tag, decoder};
 use crate::clock;
 
 const MAGIC: &[u8; 4] = b"TGE\x04";
@@ -101,8 +101,8 @@ pub(crate) fn encode_sealed(entry: &Entry, seal: impl FnOnce(&[u8]) -> [u8; SEAL
     let mut out = BytesMut::with_capacity(HEADER + most + entry.body.len());
     out.put_slice(MAGIC);
     out.put_bytes(0, CHECKED_FROM - out.len());
-    out.put_u64_le(entry.epoch.get());
-    out.put_u64_le(entry.as_of.get());
+    out.put_u64_le(entry.basis.epoch.get());
+    out.put_u64_le(entry.basis.position.get());
     out.put_u64_le(clock::unix_millis().saturating_sub(clock::millis(entry.age())));
     out.put_u64_le(clock::millis(entry.life.ttl));
     out.put_u64_le(clock::millis(entry.life.keep));
@@ -158,7 +158,7 @@ pub(crate) fn decode_sealed(
         decoder::decode(metadata_bytes).map_err(|_malformed| DecodeError::Metadata)?;
     let mut entry = Entry::from_parts(
         bytes.slice_ref(metadata.key.0),
-        (epoch, as_of),
+        LogPosition::new(epoch, as_of),
         metadata.tags.into_iter().map(Tag::from_hash).collect(),
         life,
         (bytes.slice_ref(metadata.head.0), bytes.slice(body_at..)),
@@ -216,8 +216,8 @@ mod tests {
         let key = Key::new("golden").part("key").finish();
         let tags = [Tag::table("users"), Tag::from_hash(7)].into();
         let parts = (Bytes::from_static(b"head"), Bytes::from_static(b"body"));
-        Entry::new(&key, (Epoch::new(0x1122), Position::new(0x16_B374_D848)), tags, life, parts)
-            .into_vary_marker(Arc::default())
+        let basis = LogPosition::new(Epoch::new(0x1122), Position::new(0x16_B374_D848));
+        Entry::new(&key, basis, tags, life, parts).into_vary_marker(Arc::default())
     }
 
     /// Entries outlive the process that wrote them, so the encoding may change only together with the version.
@@ -262,7 +262,7 @@ mod tests {
         let written = entry();
         let read = decode(&encode(&written)).unwrap();
         assert_eq!(read.key, written.key);
-        assert_eq!((read.epoch, read.as_of), (written.epoch, written.as_of));
+        assert_eq!(read.basis, written.basis);
         assert_eq!(read.tags, written.tags);
         assert_eq!((read.life.ttl, read.life.keep), (written.life.ttl, written.life.keep));
         assert_eq!(read.life.cost, written.life.cost);

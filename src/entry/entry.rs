@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Epoch, Key, Position, Tag, ValueHead, Variants};
+use super::{Epoch, Key, LogPosition, Position, Tag, ValueHead, Variants};
 use crate::clock::{self, Instant};
 
 /// One stored response or value: its bytes, and the data that decides whether they may be served.
@@ -16,8 +16,8 @@ use crate::clock::{self, Instant};
 #[derive(Debug)]
 pub struct Entry {
     pub(crate) key: Bytes,
-    pub(crate) epoch: Epoch,
-    pub(crate) as_of: Position,
+    /// Its epoch and its `as_of`.
+    pub(crate) basis: LogPosition,
     pub(crate) tags: Box<[Tag]>,
     pub(crate) life: Lifetime,
     pub(crate) head: Bytes,
@@ -82,30 +82,24 @@ impl Lifetime {
 impl Entry {
     pub(crate) fn new(
         key: &Key,
-        (epoch, as_of): (Epoch, Position),
+        basis: LogPosition,
         tags: Box<[Tag]>,
         life: Lifetime,
         (head, body): (Bytes, Bytes),
     ) -> Self {
-        Self::from_parts(
-            Bytes::copy_from_slice(key.text()),
-            (epoch, as_of),
-            tags,
-            life,
-            (head, body),
-        )
+        Self::from_parts(Bytes::copy_from_slice(key.text()), basis, tags, life, (head, body))
     }
 
     pub(crate) fn from_parts(
         key: Bytes,
-        (epoch, as_of): (Epoch, Position),
+        basis: LogPosition,
         tags: Box<[Tag]>,
         life: Lifetime,
         (head, body): (Bytes, Bytes),
     ) -> Self {
         let decoded = OnceLock::new();
         let (variants, uses) = (None, AtomicU8::new(0));
-        Self { key, epoch, as_of, tags, life, head, body, variants, uses, decoded }
+        Self { key, basis, tags, life, head, body, variants, uses, decoded }
     }
 
     /// Turns the entry into a vary marker: its head says how requests select a variant.
@@ -149,12 +143,12 @@ impl Entry {
 
     /// The epoch to which the position [`as_of`](Self::as_of) belongs.
     pub fn epoch(&self) -> Epoch {
-        self.epoch
+        self.basis.epoch
     }
 
     /// A lower bound on what the entry includes: every transaction whose commit ends at or before this position.
     pub fn as_of(&self) -> Position {
-        self.as_of
+        self.basis.position
     }
 
     /// The tags that the entry depends on.

@@ -19,7 +19,7 @@ mod variants;
 pub use entry::Entry;
 pub(crate) use entry::Lifetime;
 pub use key::{Key, KeyText};
-pub use position::{Epoch, Position};
+pub use position::{Epoch, LogPosition, Position};
 pub use tag::Tag;
 pub(crate) use value::ValueHead;
 pub(crate) use variants::Variants;

@@ -102,6 +102,29 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// A position together with the epoch in which it means something.
+///
+/// It implements no order, since positions of two epochs can't be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LogPosition {
+    /// The epoch to which the position belongs.
+    pub epoch: Epoch,
+    /// The position in the log of that epoch.
+    pub position: Position,
+}
+
+impl LogPosition {
+    /// The position `position` in the epoch `epoch`.
+    pub const fn new(epoch: Epoch, position: Position) -> Self {
+        Self { epoch, position }
+    }
+
+    /// Whether this is at or past `other` in the same epoch.
+    pub(crate) fn has_reached(self, other: Self) -> bool {
+        self.epoch == other.epoch && self.position >= other.position
+    }
+}
+
 /// The first eight bytes of a hash, as a number.
 pub(crate) fn first_u64(hash: &[u8; 32]) -> u64 {
     let mut first = [0; 8];

@@ -95,7 +95,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::entry::{Epoch, Lifetime, Position};
+    use crate::entry::{Epoch, Lifetime, LogPosition, Position};
 
     fn key(name: usize) -> Key {
         Key::new("t").part(name.to_string()).finish()
@@ -103,8 +103,9 @@ mod tests {
 
     fn entry(name: usize) -> Arc<Entry> {
         let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
-        let (at, parts) = ((Epoch::new(1), Position::ZERO), (Bytes::new(), Bytes::new()));
-        Arc::new(Entry::new(&key(name), at, [].into(), life, parts))
+        let basis = LogPosition::new(Epoch::new(1), Position::ZERO);
+        let parts = (Bytes::new(), Bytes::new());
+        Arc::new(Entry::new(&key(name), basis, [].into(), life, parts))
     }
 
     #[test]

@@ -69,8 +69,8 @@ impl Audit {
     async fn judge(self) {
         let fences = self.cache.fences();
         if let Some(log) = self.cache.log() {
-            let Some((_, seen)) = fences.seen() else { return };
-            if log.catch_up(seen).await.is_err() {
+            let Some(seen) = fences.seen() else { return };
+            if log.catch_up(seen.position).await.is_err() {
                 return;
             }
         }
@@ -78,7 +78,7 @@ impl Audit {
             return;
         }
         self.cache.shared.audits.note(&self.route, true);
-        let fresh = self.record.basis().ok().map(|basis| basis.as_of.to_string());
+        let fresh = self.record.basis().ok().map(|proof| proof.basis.position.to_string());
         tracing::error!(
             route = %self.route,
             key = %blake3::hash(&self.entry.key).to_hex(),

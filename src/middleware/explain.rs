@@ -14,7 +14,7 @@ use super::rules::request::RequestDirectives;
 use super::rules::vary;
 use super::stored::vary_marker;
 use crate::cache::{LookupOptions, LookupPreview, Policy, PolicyTag};
-use crate::entry::{Entry, Key, Position, Tag};
+use crate::entry::{Entry, Key, LogPosition, Position, Tag};
 use crate::outcome::{BypassReason, Outcome};
 use crate::store::Tier;
 
@@ -158,9 +158,8 @@ impl LayerSettings {
         let fences = self.cache.fences();
         let of = |tag: &Tag| {
             let fence = fences.position(*tag);
-            let holds = stored.map(|stored| {
-                fences.epoch() == stored.entry.epoch() && stored.entry.as_of() >= fence
-            });
+            let current = LogPosition::new(fences.epoch(), fence);
+            let holds = stored.map(|stored| stored.entry.basis.has_reached(current));
             Dependency { tag: *tag, name: name_of(*tag, names), fence, holds }
         };
         tags.iter().map(of).collect()

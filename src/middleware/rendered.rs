@@ -190,7 +190,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::entry::{Epoch, Key, Lifetime, Position};
+    use crate::entry::{Epoch, Key, Lifetime, LogPosition, Position};
     use crate::middleware::identity::IdentitySource;
     use crate::store::{Found, Tier};
 
@@ -198,9 +198,9 @@ mod tests {
         let head =
             StoredHead { status: StatusCode::OK, headers, trailers: None, age: Duration::ZERO };
         let life = Lifetime::starting_now(Duration::from_secs(9), Duration::MAX, Duration::ZERO);
-        let at = (Epoch::new(1), Position::ZERO);
+        let basis = LogPosition::new(Epoch::new(1), Position::ZERO);
         let parts = (head.encode(), Bytes::from_static(b"body"));
-        Arc::new(Entry::new(&Key::new("t").finish(), at, [].into(), life, parts))
+        Arc::new(Entry::new(&Key::new("t").finish(), basis, [].into(), life, parts))
     }
 
     fn answered(entry: Arc<Entry>, outcome: Outcome) -> HeaderMap {
@@ -236,7 +236,7 @@ mod tests {
             assert_eq!(answered(entry.clone(), outcome), of(&expected));
             let alone = Entry::from_parts(
                 entry.key.clone(),
-                (entry.epoch, entry.as_of),
+                entry.basis,
                 [].into(),
                 entry.life,
                 (entry.head.clone(), entry.body.clone()),

@@ -26,7 +26,7 @@ use super::rules::target::InvalidationTarget;
 use super::rules::unsafe_method::{InvalidatedByWrite, is_safe};
 use super::session::SessionClaim;
 use crate::cache::{Hit, LookupOptions, Policy, Record, spawn};
-use crate::entry::{Entry, Epoch, Position};
+use crate::entry::{Entry, LogPosition};
 use crate::outcome::{BypassReason, Event, Outcome};
 use crate::traffic::RequestTimer;
 
@@ -84,7 +84,7 @@ where
 }
 
 /// The position that a request's session must see, and the request's timer.
-type Met = (Option<(Epoch, Position)>, Option<RequestTimer>);
+type Met = (Option<LogPosition>, Option<RequestTimer>);
 
 /// Removes fields from a response that are not for clients.
 fn withholding<F, B, E>(
@@ -108,7 +108,7 @@ where
 
 impl<S> CacheService<S> {
     /// The position that the request must see, if it carries a valid token.
-    fn session(&self, headers: &HeaderMap) -> Option<(Epoch, Position)> {
+    fn session(&self, headers: &HeaderMap) -> Option<LogPosition> {
         let cache = &self.routes.cache;
         match self.routes.sessions.as_ref()?.read(headers) {
             SessionClaim::None => None,

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::cookies;
 use crate::clock::unix_millis;
-use crate::entry::{Epoch, Position};
+use crate::entry::{Epoch, LogPosition};
 use crate::secret::SecretError;
 
 #[cfg(test)]
@@ -61,7 +61,7 @@ pub(crate) enum SessionClaim {
     None,
     Forged,
     Position {
-        at: (Epoch, Position),
+        at: LogPosition,
         /// Whether, by this node's clock, the token is older than its lifetime. The clock of the node that issued it may
         /// differ.
         is_old: bool,
@@ -168,7 +168,8 @@ impl Sessions {
         });
         match tokens.reduce(SessionToken::and) {
             Some(token) => {
-                SessionClaim::Position { at: (token.epoch, token.position), is_old: is_old(token) }
+                let at = LogPosition::new(token.epoch, token.position);
+                SessionClaim::Position { at, is_old: is_old(token) }
             }
             None if is_forged => SessionClaim::Forged,
             None => SessionClaim::None,
@@ -176,7 +177,8 @@ impl Sessions {
     }
 
     /// Adds a token to a response.
-    pub(crate) fn write(&self, headers: &mut HeaderMap, (epoch, position): (Epoch, Position)) {
+    pub(crate) fn write(&self, headers: &mut HeaderMap, at: LogPosition) {
+        let LogPosition { epoch, position } = at;
         let token = self.tokens.seal(SessionToken { epoch, position, written: unix_millis() });
         let name = &self.cookie;
         let secure = if self.is_plain { "" } else { "; Secure" };

@@ -165,12 +165,12 @@ fn map(fields: WireFields<'_>, whole: &Bytes, room: usize) -> Result<HeaderMap, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::{Epoch, Key, Lifetime, Position};
+    use crate::entry::{Epoch, Key, Lifetime, LogPosition, Position};
 
     fn entry(head: Bytes) -> Entry {
         let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
-        let at = (Epoch::new(1), Position::ZERO);
-        Entry::new(&Key::new("t").finish(), at, [].into(), life, (head, Bytes::new()))
+        let basis = LogPosition::new(Epoch::new(1), Position::ZERO);
+        Entry::new(&Key::new("t").finish(), basis, [].into(), life, (head, Bytes::new()))
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::sample::ServerPosition;
 use super::server::Server;
 use crate::cache::protocol::{is_far_enough, proven_by_replica};
 use crate::cache::{REPLICA_BEHIND, Uncacheable};
-use crate::entry::{Epoch, Position};
+use crate::entry::{LogPosition, Position};
 
 /// An open connection that may serve a read, and what the read proves.
 pub(crate) struct OpenedConnection {
@@ -34,7 +34,7 @@ pub(crate) struct OpenedConnection {
 /// What a read proves.
 #[derive(Clone, Debug)]
 pub(crate) enum ReadProof {
-    Basis((Epoch, Position)),
+    Basis(LogPosition),
     Nothing(Uncacheable),
 }
 
@@ -112,9 +112,9 @@ async fn open_primary(server: &Server, plan: &RoutePlan) -> Result<OpenedConnect
     Ok(opened(conn, server, proof, refuses_writes))
 }
 
-fn proof_of_primary(basis: Option<(Epoch, Position)>, at: Option<ServerPosition>) -> ReadProof {
+fn proof_of_primary(basis: Option<LogPosition>, at: Option<ServerPosition>) -> ReadProof {
     match (basis, at) {
-        (Some(basis), Some(at)) if at.epoch == basis.0 => ReadProof::Basis(basis),
+        (Some(basis), Some(at)) if at.epoch == basis.epoch => ReadProof::Basis(basis),
         _ => ReadProof::Nothing(epoch_changing()),
     }
 }
@@ -138,7 +138,7 @@ async fn connect(server: &Server, plan: &RoutePlan) -> Result<Conn, sqlx::Error>
 /// a different server. So can each connection, if a name alternates between an old primary and a new one.
 async fn open_one_primary_of_several(
     server: &Server,
-    basis: Option<(Epoch, Position)>,
+    basis: Option<LogPosition>,
 ) -> Result<OpenedConnection, SkipReason> {
     let mut transaction = begin(server).await?;
     let identity: ServerIdentity = within(identity(&mut *transaction)).await?;
@@ -228,8 +228,9 @@ fn finish(
     match at {
         Some(at) if is_fit(at, plan) => {
             let proof = match plan.seen {
-                Some((epoch, seen)) if epoch == at.epoch => {
-                    ReadProof::Basis((epoch, proven_by_replica(at.position, seen)))
+                Some(seen) if seen.epoch == at.epoch => {
+                    let proven = proven_by_replica(at.position, seen.position);
+                    ReadProof::Basis(LogPosition::new(at.epoch, proven))
                 }
                 _ => ReadProof::Nothing(epoch_changing()),
             };
@@ -253,9 +254,9 @@ fn opened(conn: Conn, server: &Server, proof: ReadProof, refuses_writes: bool) -
 }
 
 fn is_fit(at: ServerPosition, plan: &RoutePlan) -> bool {
-    is_far_enough((at.epoch, at.position), (plan.epoch, plan.needs))
+    is_far_enough(at.reached(), LogPosition::new(plan.epoch, plan.needs))
 }
 
 fn has_own_writes(at: ServerPosition, plan: &RoutePlan) -> bool {
-    plan.written.is_none_or(|written| is_far_enough((at.epoch, at.position), written))
+    plan.written.is_none_or(|written| is_far_enough(at.reached(), written))
 }

@@ -23,7 +23,7 @@ use super::server::{PoolLimits, Server, ServerRole};
 use super::server_status::ServerStatus;
 use super::statements::Statements;
 use crate::cache::{DatabaseId, Record, Requirement, Stray, Uncacheable, spawn};
-use crate::entry::{Epoch, Position};
+use crate::entry::LogPosition;
 
 /// Configures the connections of a [`Database`]: the servers' URLs, pool sizes and limits.
 ///
@@ -330,11 +330,10 @@ impl Database {
         });
     }
 
-    /// The epoch, and a position that the primary's WAL has reached: at or past every commit that is visible now. Responses
-    /// wait for this, so it fails if the primary does not respond within 3 s, not counting the wait for a connection. It
-    /// also fails on an old primary, if the primary's name alternates between it and the new one: the write may be on the
-    /// other.
-    pub(crate) async fn observe(&self) -> Result<(Epoch, Position), sqlx::Error> {
+    /// A position that the primary's WAL has reached: at or past every commit that is visible now. Responses wait for this,
+    /// so it fails if the primary does not respond within 3 s, not counting the wait for a connection. It also fails on an
+    /// old primary, if the primary's name alternates between it and the new one: the write may be on the other.
+    pub(crate) async fn observe(&self) -> Result<LogPosition, sqlx::Error> {
         let primary = &self.inner.primary;
         let mut conn = primary.acquire().await?;
         let identity = identify(&mut conn).await?;
@@ -346,7 +345,7 @@ impl Database {
         }
         let at = ServerPosition::from_identity(&identity).filter(|at| !at.standby);
         let at = at.ok_or_else(|| sqlx::Error::Protocol("no position from the primary".into()))?;
-        Ok((at.epoch, identity.position.unwrap_or(at.position)))
+        Ok(LogPosition::new(at.epoch, identity.position.unwrap_or(at.position)))
     }
 
     /// Invalidates all entries that have one of these tags, on every node, by writing to the change log. This is

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::sample::ServerPosition;
 use super::server_status::ReplicaLag;
 use crate::clock::{self, Instant};
-use crate::entry::{Epoch, Position};
+use crate::entry::{LogPosition, Position};
 
 /// Recent WAL positions of the primary.
 #[derive(Debug)]
@@ -80,12 +80,12 @@ impl Lag {
 
     /// The position that a replica must have reached, in the primary's epoch: zero until the positions go back far enough.
     /// `None` if no position of the primary is known.
-    pub(crate) fn needs(&self) -> Option<(Epoch, Position)> {
+    pub(crate) fn needs(&self) -> Option<LogPosition> {
         let now = clock::now();
         let samples = lock(&self.samples);
         let old = |at: &&ServerPosition| now.saturating_duration_since(at.seen) >= self.most;
-        let needed = samples.iter().take_while(old).last().map(|at| (at.epoch, at.position));
-        needed.or_else(|| samples.back().map(|at| (at.epoch, Position::ZERO)))
+        let needed = samples.iter().take_while(old).last().map(ServerPosition::reached);
+        needed.or_else(|| samples.back().map(|at| LogPosition::new(at.epoch, Position::ZERO)))
     }
 
     /// The last known position of the primary.
@@ -113,6 +113,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::entry::Epoch;
 
     fn at(epoch: u64, position: u64) -> ServerPosition {
         let (epoch, position) = (Epoch::new(epoch), Position::new(position));
@@ -127,10 +128,10 @@ mod tests {
             lag.observe(at(1, position));
             advance(Duration::from_secs(1)).await;
         }
-        assert_eq!(lag.needs(), Some((Epoch::new(1), Position::new(20))));
+        assert_eq!(lag.needs(), Some(at(1, 20).reached()));
         assert!(lock(&lag.samples).len() <= 12, "what is too old to count is dropped");
         advance(Duration::from_secs(60)).await;
-        let last = Some((Epoch::new(1), Position::new(29)));
+        let last = Some(at(1, 29).reached());
         assert_eq!(lag.needs(), last, "a primary that is down leaves its last word");
     }
 
@@ -143,7 +144,7 @@ mod tests {
             advance(Duration::from_millis(1)).await;
         }
         assert!(lock(&lag.samples).len() <= 102);
-        let (_, needs) = lag.needs().unwrap();
+        let needs = lag.needs().unwrap().position;
         assert!((19_900..=20_000).contains(&needs.get()), "{needs}");
         assert!(lag.is_reported());
         lag.observe(at(1, 40_000));
@@ -173,6 +174,6 @@ mod tests {
         lag.observe(at(1, 1000));
         advance(Duration::from_secs(20)).await;
         lag.observe(at(2, 5));
-        assert_eq!(lag.needs(), Some((Epoch::new(2), Position::ZERO)), "but its history does");
+        assert_eq!(lag.needs(), Some(at(2, 0).reached()), "but its history does");
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::database::Database;
 use super::deadline::PATIENCE;
 use crate::cache::{DatabaseId, Log, LogError, Requirement};
-use crate::entry::{Epoch, Position};
+use crate::entry::{LogPosition, Position};
 
 /// Counts the polls of the log. A completed poll has seen every change that was visible when it began.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,7 +50,7 @@ impl ListenerLink {
 }
 
 impl Log for ListenerLink {
-    fn position(&self) -> BoxFuture<'_, Result<(Epoch, Position), LogError>> {
+    fn position(&self) -> BoxFuture<'_, Result<LogPosition, LogError>> {
         Box::pin(async { self.db.observe().await.map_err(|error| LogError(error.into())) })
     }
 

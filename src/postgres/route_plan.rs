@@ -19,7 +19,7 @@ use super::server::Server;
 use super::words::may_write;
 use crate::cache::protocol::is_far_enough;
 use crate::cache::{Needs, Record, Requirement, Stray, Uncacheable};
-use crate::entry::{Epoch, Position, Tag};
+use crate::entry::{Epoch, LogPosition, Position, Tag};
 use crate::traffic::Traffic;
 
 /// The requirements of one statement.
@@ -37,7 +37,7 @@ pub(crate) struct RoutePlan {
     /// The writes that the scope must see. Servers that may lack them are not read even if no other is up.
     pub(crate) own: Arc<Requirement>,
     /// A position past the writes that the read must see, if one is known.
-    pub(crate) written: Option<(Epoch, Position)>,
+    pub(crate) written: Option<LogPosition>,
     /// Only the primary is known to have the writes that the read must see.
     pub(crate) sees_on_primary: bool,
     /// The statement may change data, which later reads must then see.
@@ -57,7 +57,7 @@ pub(crate) struct RoutePlan {
     /// The number of the last schema change that was known when the statement's dependencies were looked up.
     pub(crate) schema: u64,
     /// A position of the primary that the node had seen before the statement's dependencies were looked up.
-    pub(crate) seen: Option<(Epoch, Position)>,
+    pub(crate) seen: Option<LogPosition>,
     /// Marks a statement outside any scope, until all its rows were read.
     pub(crate) _stray: Option<Stray>,
 }
@@ -156,9 +156,9 @@ impl RoutePlan {
         self.own.begin_epoch(db.id(), now);
         match self.own.for_reads(db.id()) {
             Needs::Position(None) => {}
-            Needs::Position(Some((epoch, position))) if epoch == now || !now.is_known() => {
-                (self.epoch, self.written) = (epoch, Some((epoch, position)));
-                self.needs = self.needs.max(position);
+            Needs::Position(Some(written)) if written.epoch == now || !now.is_known() => {
+                (self.epoch, self.written) = (written.epoch, Some(written));
+                self.needs = self.needs.max(written.position);
             }
             // The write is in another history than the node's: in a past one, or in one that the node does not know yet.
             Needs::Position(Some(_)) => self.sees_on_primary = true,
@@ -173,9 +173,9 @@ impl RoutePlan {
     /// Excludes replicas that lag by more than the permitted maximum.
     fn at_most_late(mut self, db: &Database) -> Self {
         match db.inner.lag.needs() {
-            Some((epoch, needs)) if epoch == self.epoch || !self.epoch.is_known() => {
-                self.epoch = epoch;
-                self.needs = self.needs.max(needs);
+            Some(needed) if needed.epoch == self.epoch || !self.epoch.is_known() => {
+                self.epoch = needed.epoch;
+                self.needs = self.needs.max(needed.position);
             }
             _ => {}
         }
@@ -238,10 +238,10 @@ impl RoutePlan {
     fn needs_schema(&mut self, record: &Record, source: DependencySource) {
         match source {
             DependencySource::Text => {}
-            DependencySource::Primary(epoch, position) if epoch == self.epoch => {
-                self.needs = self.needs.max(position);
+            DependencySource::Primary(at) if at.epoch == self.epoch => {
+                self.needs = self.needs.max(at.position);
             }
-            DependencySource::Primary(..) | DependencySource::Standby => {
+            DependencySource::Primary(_) | DependencySource::Standby => {
                 let why = "its dependencies were looked up on a server that is not followed";
                 record.mark_uncacheable(Uncacheable::new("unknown-dependencies", why));
             }
@@ -274,7 +274,7 @@ impl RoutePlan {
     /// in the present one.
     fn last_resorts<T>(&self, mut up: Vec<(T, ServerPosition)>) -> Vec<T> {
         let is_of_epoch = |at: &ServerPosition| {
-            is_far_enough((at.epoch, at.position), (self.epoch, Position::ZERO))
+            is_far_enough(at.reached(), LogPosition::new(self.epoch, Position::ZERO))
         };
         up.sort_by_key(|(_, at)| Reverse((is_of_epoch(at), at.position)));
         up.into_iter().map(|(server, _)| server).collect()
@@ -296,7 +296,7 @@ impl RoutePlan {
     fn fit(&self, up: &[(Arc<Server>, ServerPosition)]) -> Vec<Arc<Server>> {
         static TURN: AtomicUsize = AtomicUsize::new(0);
         let fits = |at: &ServerPosition, needs| {
-            is_far_enough((at.epoch, at.position), (self.epoch, needs))
+            is_far_enough(at.reached(), LogPosition::new(self.epoch, needs))
         };
         let right = up.iter().filter(|(_, at)| fits(at, Position::ZERO));
         let (mut ready, behind): (Vec<_>, Vec<_>) = right.partition(|(_, at)| fits(at, self.needs));

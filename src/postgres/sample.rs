@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::log::ServerIdentity;
 use crate::cache::protocol::proven_by_primary;
 use crate::clock::{self, Instant};
-use crate::entry::{Epoch, Position};
+use crate::entry::{Epoch, LogPosition, Position};
 
 /// A name counts as leading to one server again this long after the last sign of a second one.
 const SEVERAL_FOR: Duration = Duration::from_mins(5);
@@ -176,6 +176,11 @@ impl ServerSample {
 }
 
 impl ServerPosition {
+    /// The position, in its epoch.
+    pub(crate) fn reached(&self) -> LogPosition {
+        LogPosition::new(self.epoch, self.position)
+    }
+
     /// The position that a server's reported identity proves; `None` if the identity is incomplete.
     pub(crate) fn from_identity(identity: &ServerIdentity) -> Option<Self> {
         let position = identity.position?;

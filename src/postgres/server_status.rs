@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::lag::Lag;
 use super::server::Server;
-use crate::entry::{Epoch, Position};
+use crate::entry::LogPosition;
 
 /// A primary whose last known position is older counts as down.
 const HEARD: Duration = Duration::from_secs(5);
@@ -16,8 +16,8 @@ const HEARD: Duration = Duration::from_secs(5);
 pub struct ServerStatus {
     /// Its name here: `primary`, `replica-1` and so on.
     pub name: Arc<str>,
-    /// Its epoch, and the position up to which it has written or replayed; `None` if it can't be reached.
-    pub reached: Option<(Epoch, Position)>,
+    /// The position up to which it has written or replayed, in its epoch; `None` if it can't be reached.
+    pub reached: Option<LogPosition>,
     /// How far it is behind the primary; `None` for the primary, or if either position is unknown.
     pub lag: Option<ReplicaLag>,
     /// Whether its address leads to several servers, so that each read queries the position.
@@ -43,13 +43,13 @@ pub struct ReplicaLag {
 impl ServerStatus {
     pub(crate) fn for_primary(server: &Server, lag: &Lag) -> Self {
         let newest = lag.newest().filter(|at| at.seen.elapsed() < HEARD);
-        let reached = newest.map(|at| (at.epoch, at.position));
+        let reached = newest.map(|at| at.reached());
         Self { reached, ..Self::new(server) }
     }
 
     pub(crate) fn for_replica(server: &Server, lag: &Lag) -> Self {
         let at = server.at();
-        let reached = at.map(|at| (at.epoch, at.position));
+        let reached = at.map(|at| at.reached());
         Self { reached, lag: at.and_then(|at| lag.behind(&at)), ..Self::new(server) }
     }
 

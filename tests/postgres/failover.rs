@@ -169,7 +169,7 @@ async fn a_position_reused_after_a_crash_is_not_taken_for_the_earlier_one() {
         let epoch = fences.epoch();
         let written = write_unflushed(&primary).await;
         eventually("it has seen that", async || {
-            fences.seen().is_some_and(|(_, seen)| seen.get() >= written)
+            fences.seen().is_some_and(|seen| seen.position.get() >= written)
         })
         .await;
         node.warm(&["/users/1"]).await;
@@ -200,7 +200,10 @@ async fn a_session_that_writes_right_after_a_crash_sees_its_write() {
         node.warm(&["/users/2"]).await;
         let written = write_unflushed(&primary).await;
         eventually("it has followed to there", async || {
-            node.cache.fences().followed().is_some_and(|(_, followed)| followed.get() >= written)
+            node.cache
+                .fences()
+                .followed()
+                .is_some_and(|followed| followed.position.get() >= written)
         })
         .await;
         node.warm(&["/users/1"]).await;
@@ -291,7 +294,8 @@ async fn a_replica_of_another_timeline_is_not_read_by_uncached_reads() {
     replica.promote().await.unwrap();
     replica.psql("update users set name = 'astray'").await.unwrap();
     eventually("the node knows of it", async || {
-        let epochs: Vec<_> = node.db.status().iter().filter_map(|at| Some(at.reached?.0)).collect();
+        let epochs: Vec<_> =
+            node.db.status().iter().filter_map(|at| Some(at.reached?.epoch)).collect();
         matches!(epochs[..], [primary, replica] if primary != replica)
     })
     .await;
@@ -323,7 +327,7 @@ async fn a_write_before_a_failover_binds_no_read_to_the_old_history() {
     pair.standby.psql("update users set name = 'eve'").await.unwrap();
     eventually("the database knows of it", async || {
         let now = cache.fences().epoch();
-        db.status().iter().any(|at| at.reached.is_some_and(|(epoch, _)| epoch == now))
+        db.status().iter().any(|at| at.reached.is_some_and(|reached| reached.epoch == now))
     })
     .await;
     for _ in 0..20 {

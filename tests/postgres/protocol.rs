@@ -23,7 +23,7 @@ async fn an_entry_read_before_a_logged_commit_was_visible_is_not_served_after_it
         let record = "select pg_current_wal_insert_lsn()";
         let record: Position = primary.psql(record).await.unwrap().parse().unwrap();
         primary.psql("select pg_logical_emit_message(false, 'test', 'go on')").await.unwrap();
-        let followed = || node.cache.fences().seen().is_some_and(|(_, seen)| seen > record);
+        let followed = || node.cache.fences().seen().is_some_and(|seen| seen.position > record);
         eventually("the node has followed", async || followed()).await;
         node.warm(&["/users/1"]).await;
         assert_eq!(node.get("/users/1").await.0, "ada", "it is not visible yet");

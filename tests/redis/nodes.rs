@@ -212,7 +212,7 @@ async fn a_starting_node_is_warm_and_knows_earlier_changes() {
         let sql = "select max(lsn) from tidegate.marks where schema is not null";
         let marked = world.postgres.psql(sql).await.unwrap();
         let marked = marked.trim().parse::<tidegate::Position>();
-        marked.is_ok_and(|marked| cache.fences().seen().is_some_and(|(_, seen)| seen > marked))
+        marked.is_ok_and(|marked| cache.fences().seen().is_some_and(|seen| seen.position > marked))
     })
     .await;
     ask(&a, "/1").await;

@@ -2,7 +2,7 @@
 
 use super::{Fences, Ordering};
 use crate::cache::protocol::{Verdict, verdict};
-use crate::entry::{Entry, Epoch, Position, Tag};
+use crate::entry::{Entry, Epoch, LogPosition, Position, Tag};
 
 /// The fences of an epoch as they were when it ended. It takes as much memory as the table itself.
 #[derive(Debug)]
@@ -11,12 +11,12 @@ pub(super) struct EndedFences {
     floor: Position,
     slots: Box<[u64]>,
     /// The next epoch and the floor with which it began: a fence past this floor means a later change.
-    next: (Epoch, Position),
+    next: LogPosition,
 }
 
 impl EndedFences {
     /// Copies `fences` before they begin the next epoch.
-    pub(super) fn new(fences: &Fences, epoch: Epoch, next: (Epoch, Position)) -> Self {
+    pub(super) fn new(fences: &Fences, epoch: Epoch, next: LogPosition) -> Self {
         let slots = fences.slots.iter().map(|slot| slot.load(Ordering::Acquire)).collect();
         Self { epoch, floor: fences.floor(), slots, next }
     }
@@ -33,11 +33,13 @@ impl Fences {
     pub(crate) fn was_valid(&self, entry: &Entry) -> bool {
         let ended = self.ended.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         let Some(ended) = ended else { return false };
-        let (next, began) = ended.next;
         let fences = entry.tags.iter().map(|tag| ended.fence(self, *tag));
         let fence = fences.max().unwrap_or_default().max(ended.floor);
-        let was_valid = verdict((entry.epoch, entry.as_of), (ended.epoch, fence)) == Verdict::Valid;
+        let fence = LogPosition::new(ended.epoch, fence);
+        let was_valid = verdict(entry.basis, fence) == Verdict::Valid;
         // The epoch is checked last: if another one has begun in between, the fences may mix both.
-        was_valid && self.newest_of(&entry.tags) <= began && self.epoch() == next
+        was_valid
+            && self.newest_of(&entry.tags) <= ended.next.position
+            && self.epoch() == ended.next.epoch
     }
 }

@@ -22,7 +22,8 @@ fn tag() -> Tag {
 fn entry(epoch: Epoch, as_of: u64) -> Entry {
     let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
     let parts = (Bytes::new(), Bytes::new());
-    Entry::new(&Key::new("t").finish(), (epoch, at(as_of)), [tag()].into(), life, parts)
+    let basis = LogPosition::new(epoch, at(as_of));
+    Entry::new(&Key::new("t").finish(), basis, [tag()].into(), life, parts)
 }
 
 /// Fences in the old epoch, one tag's raised to 100.
@@ -62,7 +63,7 @@ fn a_reader_that_sees_a_drain_confirmed_sees_its_fences() {
                 fences.follow(at(150));
             }
         });
-        let followed = fences.followed().is_some_and(|(_, followed)| followed >= at(150));
+        let followed = fences.followed().is_some_and(|followed| followed.position >= at(150));
         if followed {
             assert_ne!(fences.judge(&entry(OLD, 120)), Verdict::Valid);
         }

@@ -102,8 +102,7 @@ impl LookupTask<'_> {
 
     /// Whether an entry includes every change that was known when this request arrived, and is usable otherwise.
     fn was_computed_since(&self, entry: &Entry) -> bool {
-        let computed = (entry.epoch(), entry.as_of());
-        self.since.is_some_and(|since| has_all_since(computed, since))
+        self.since.is_some_and(|since| has_all_since(entry.basis, since))
             && self.holds(entry)
             && decide(Verdict::Valid, entry, self.policy, &self.ask.limits) == EntryUse::Serve
     }

@@ -10,13 +10,13 @@ use crate::cache::Cache;
 use crate::cache::cache::spawn;
 use crate::cache::protocol::has_followed;
 use crate::cache::record::{Arrival, Needs, Record, Requirement};
-use crate::entry::{Epoch, Position};
+use crate::entry::LogPosition;
 
 /// The timeout of the background drain for positions that look old. No request waits for this drain.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// The position that an entry must include, if there is one.
-type Needed = Option<(Epoch, Position)>;
+type Needed = Option<LogPosition>;
 
 impl Cache {
     /// The own writes that a lookup must see in addition to its session's, as far as their position is known.
@@ -62,23 +62,23 @@ impl Cache {
     }
 
     /// Whether the fences include all of the session's writes.
-    pub(super) fn has_followed(&self, session: Option<(Epoch, Position)>) -> bool {
+    pub(super) fn has_followed(&self, session: Option<LogPosition>) -> bool {
         session.is_none_or(|session| {
             let fences = &self.shared.fences;
             has_followed(fences.followed(), session)
-                || self.shared.past.contains(session.0, fences.epoch())
+                || self.shared.past.contains(session.epoch, fences.epoch())
         })
     }
 
     /// Whether a session position that looks old by this node's clock need not be followed. The clocks of two nodes may
     /// differ by any amount, so its age alone proves nothing: a drain must have shown that its epoch is over. Until then
     /// the position counts, and one drain at a time is started for all such positions.
-    pub(crate) fn is_obsolete(&self, old: (Epoch, Position)) -> bool {
+    pub(crate) fn is_obsolete(&self, old: LogPosition) -> bool {
         let current = self.shared.fences.epoch();
-        if old.0 == current || self.log().is_none() {
+        if old.epoch == current || self.log().is_none() {
             return false;
         }
-        let is_over = self.shared.past.contains_old(old.0, current);
+        let is_over = self.shared.past.contains_old(old.epoch, current);
         if !is_over && let Ok(lock) = self.shared.proving.try_lock(DRAIN_LIMIT) {
             let cache = self.clone();
             spawn(async move {
@@ -89,15 +89,15 @@ impl Cache {
         is_over
     }
 
-    pub(super) async fn follow(&self, session: Option<(Epoch, Position)>, limit: Duration) -> bool {
-        let (Some((epoch, position)), Some(log)) = (session, self.log()) else { return true };
+    pub(super) async fn follow(&self, session: Option<LogPosition>, limit: Duration) -> bool {
+        let (Some(needed), Some(log)) = (session, self.log()) else { return true };
         if self.has_followed(session) {
             return true;
         }
-        let followed = matches!(timeout(limit, log.catch_up(position)).await, Ok(Ok(())));
+        let followed = matches!(timeout(limit, log.catch_up(needed.position)).await, Ok(Ok(())));
         if followed {
             // After the drain, any epoch other than the current one is over.
-            self.shared.past.note(epoch, self.shared.fences.epoch());
+            self.shared.past.note(needed.epoch, self.shared.fences.epoch());
         }
         followed
     }
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
     use crate::cache::log::{Log, LogError};
     use crate::cache::policy::Policy;
-    use crate::entry::{Key, Tag};
+    use crate::entry::{Epoch, Key, Position, Tag};
     use crate::store::Memory;
 
     /// A log that can't be read; it counts how often a caller waits for a drain.
@@ -124,7 +124,7 @@ mod tests {
     struct Lost(AtomicUsize);
 
     impl Log for Lost {
-        fn position(&self) -> BoxFuture<'_, Result<(Epoch, Position), LogError>> {
+        fn position(&self) -> BoxFuture<'_, Result<LogPosition, LogError>> {
             Box::pin(pending())
         }
 
@@ -144,7 +144,8 @@ mod tests {
         cache.attach(log.clone()).unwrap();
         for looks in 1..3 {
             for position in 0..100 {
-                assert!(!cache.is_obsolete((Epoch::new(1), Position::new(position))));
+                let old = LogPosition::new(Epoch::new(1), Position::new(position));
+                assert!(!cache.is_obsolete(old));
                 yield_now().await;
             }
             assert_eq!(log.0.load(Ordering::SeqCst), looks);
@@ -167,8 +168,8 @@ mod tests {
             task.can_prove().await.unwrap();
             task.since
         };
-        assert_eq!(since().await, Some((epoch, at(10))));
+        assert_eq!(since().await, Some(LogPosition::new(epoch, at(10))));
         fences.raise(Tag::named("t"), at(20));
-        assert_eq!(since().await, Some((epoch, at(20))));
+        assert_eq!(since().await, Some(LogPosition::new(epoch, at(20))));
     }
 }

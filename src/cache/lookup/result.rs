@@ -58,10 +58,8 @@ impl LookupTask<'_> {
             && !must_validate
             && !window.is_zero()
             && entry.age() < entry.ttl().saturating_add(window);
-        let has_own_writes = self
-            .ask
-            .session
-            .is_none_or(|(epoch, position)| entry.epoch() == epoch && entry.as_of() >= position);
+        let has_own_writes =
+            self.ask.session.is_none_or(|session| entry.basis.has_reached(session));
         let outcome = Outcome::Stale(StaleReason::Error);
         (lasts && has_own_writes && !self.is_blind).then_some(Hit { found, outcome, renew: None })
     }

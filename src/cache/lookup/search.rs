@@ -8,7 +8,7 @@ use crate::cache::policy::Policy;
 use crate::cache::protocol::must_see;
 use crate::cache::record::EndedStrays;
 use crate::cache::refresh::{EntryUse, assess};
-use crate::entry::{Entry, Epoch, Key, Position};
+use crate::entry::{Entry, Key, LogPosition};
 use crate::outcome::{BypassReason, Event, MissReason, Outcome, StaleReason};
 use crate::store::{Found, StoreError};
 
@@ -24,7 +24,7 @@ pub(super) struct LookupTask<'a> {
     /// The session or scope wrote something at an unknown position, so no stored entry can be proven to include it.
     pub(super) is_blind: bool,
     /// The position on the primary that this node knew when the request arrived, at or past all fences.
-    pub(super) since: Option<(Epoch, Position)>,
+    pub(super) since: Option<LogPosition>,
 }
 
 impl<'a> LookupTask<'a> {
@@ -67,7 +67,8 @@ impl<'a> LookupTask<'a> {
         // Only now, so that it is past the session's writes. A drain may already have raised fences past `seen`.
         let fences = &self.cache.shared.fences;
         let seen = fences.seen();
-        self.since = seen.map(|(epoch, seen)| (epoch, seen.max(fences.highest())));
+        self.since =
+            seen.map(|seen| LogPosition::new(seen.epoch, seen.position.max(fences.highest())));
         Ok(())
     }
 

@@ -207,7 +207,6 @@ impl Record {
     }
 
     fn note_entry(&self, entry: &Entry, fences: &Arc<Fences>) {
-        let basis = (entry.epoch(), entry.as_of());
         if is_broken("nested") {
             return;
         }
@@ -217,7 +216,7 @@ impl Record {
                 // From another cache, where only its TTL invalidates it.
                 record.notes().reads += 1;
             } else {
-                record.note(basis, entry.tags(), None);
+                record.note(entry.basis, entry.tags(), None);
             }
         }
     }

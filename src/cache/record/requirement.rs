@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::cache::protocol::must_see;
 use crate::clock::{self, Instant};
-use crate::entry::{Epoch, Position};
+use crate::entry::{Epoch, LogPosition};
 use crate::sync::{Mutex, MutexGuard};
 use observations::Observations;
 pub(crate) use observe::Arrival;
@@ -62,7 +62,7 @@ struct OfDatabase {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct ObservedPosition {
-    at: Option<(Epoch, Position)>,
+    at: Option<LogPosition>,
     /// How many writes, to any database, had ended before the position was observed.
     writes: u64,
 }
@@ -71,18 +71,14 @@ struct ObservedPosition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Needs {
     /// Everything up to this position: any server that has replayed it will do, and any cache that has followed it.
-    Position(Option<(Epoch, Position)>),
+    Position(Option<LogPosition>),
     /// A write that is at no known position yet: only the primary has it, and a position past it can be observed there.
     Primary,
 }
 
 impl Requirement {
     /// The requirement of a scope, with the session's last write and whether the request may write without `Database`.
-    pub(crate) fn new(
-        database: DatabaseId,
-        session: Option<(Epoch, Position)>,
-        may_write: bool,
-    ) -> Self {
+    pub(crate) fn new(database: DatabaseId, session: Option<LogPosition>, may_write: bool) -> Self {
         let new = Self { may_write: AtomicBool::new(may_write), ..Self::default() };
         if let Some(session) = session {
             new.join(database, session);
@@ -137,10 +133,10 @@ impl Requirement {
     /// Adds the session position of a request within the scope. The position is past the session's writes to this database.
     /// Whether and when the session wrote to other databases is unknown, so it counts as an ended write, and each of them
     /// needs a position of its own.
-    pub(crate) fn join(&self, database: DatabaseId, session: (Epoch, Position)) {
+    pub(crate) fn join(&self, database: DatabaseId, session: LogPosition) {
         self.update(database, |observed| {
             let before = self.ended.fetch_add(1, Ordering::AcqRel);
-            if observed.at.is_some_and(|(epoch, _)| epoch != session.0) {
+            if observed.at.is_some_and(|at| at.epoch != session.epoch) {
                 // It is not known here which of the two epochs is over.
                 return;
             }
@@ -159,7 +155,7 @@ impl Requirement {
             return;
         }
         self.update(database, |observed| {
-            if observed.at.is_some_and(|(epoch, _)| epoch != now) {
+            if observed.at.is_some_and(|at| at.epoch != now) {
                 observed.at = None;
                 self.ended.fetch_add(1, Ordering::AcqRel);
             }
@@ -188,7 +184,7 @@ impl Requirement {
     }
 
     /// The last observed position of the database.
-    pub(crate) fn observed_at(&self, database: DatabaseId) -> Option<(Epoch, Position)> {
+    pub(crate) fn observed_at(&self, database: DatabaseId) -> Option<LogPosition> {
         self.observed(database).at
     }
 

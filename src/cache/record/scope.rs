@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{DatabaseId, EndedStrays, Record, Requirement};
 use crate::cache::permit::Permit;
 use crate::cache::template::PolicyTag;
-use crate::entry::{Epoch, Position};
+use crate::entry::LogPosition;
 use crate::traffic::Traffic;
 
 /// The settings with which a record is opened.
@@ -16,7 +16,7 @@ pub(crate) struct RecordScope {
     /// The database that the cache follows.
     pub(crate) database: DatabaseId,
     /// The position of the session's last write there.
-    pub(crate) session: Option<(Epoch, Position)>,
+    pub(crate) session: Option<LogPosition>,
     /// The response may be stored even if not all of its reads are known.
     pub(crate) untracked: bool,
     /// Reads are recorded, since the response may be stored and a database can invalidate it.

@@ -15,7 +15,7 @@ use super::equality::narrow;
 use super::parse::{Analysis, SQL_MAX, analyze};
 use crate::cache::schema_changes;
 use crate::clock::{self, Instant};
-use crate::entry::{Epoch, Position};
+use crate::entry::{Epoch, LogPosition};
 use crate::postgres::READ_ONLY;
 use crate::postgres::deadline::PATIENCE;
 use crate::postgres::log::identity;
@@ -90,7 +90,7 @@ pub(crate) enum DependencySource {
     /// The text itself: they hold under every schema.
     Text,
     /// The primary, with a position past all that was committed then.
-    Primary(Epoch, Position),
+    Primary(LogPosition),
     /// A standby, which may have an older schema than the node knows of.
     Standby,
 }
@@ -101,7 +101,7 @@ impl DependencySource {
     pub(crate) fn is_good(self, is_standby: bool, now: Epoch) -> bool {
         match self {
             Self::Text => true,
-            Self::Primary(epoch, _) => !now.is_known() || epoch == now,
+            Self::Primary(at) => !now.is_known() || at.epoch == now,
             Self::Standby => is_standby,
         }
     }
@@ -283,7 +283,9 @@ async fn find(conn: &mut PgConnection, sql: &str) -> Result<FoundDependencies, s
     let identity = identity(&mut *transaction).await?;
     transaction.commit().await?;
     let source = match (ServerPosition::from_identity(&identity), identity.position) {
-        (Some(at), Some(position)) if !at.standby => DependencySource::Primary(at.epoch, position),
+        (Some(at), Some(position)) if !at.standby => {
+            DependencySource::Primary(LogPosition::new(at.epoch, position))
+        }
         _ => DependencySource::Standby,
     };
     let reads_clock = reads_clock || mentions_clock(sql);
@@ -305,6 +307,7 @@ mod tests {
     use sqlx::Connection;
 
     use super::*;
+    use crate::entry::Position;
     use crate::postgres::dependencies::Unanalyzable;
     use tidegate_testing::Postgres;
 
@@ -345,7 +348,8 @@ mod tests {
     #[tokio::test]
     async fn an_analysis_by_a_former_primary_is_not_used() {
         let known = DependencyCache::new();
-        let of_old = DependencySource::Primary(Epoch::new(1), Position::new(5));
+        let at = LogPosition::new(Epoch::new(1), Position::new(5));
+        let of_old = DependencySource::Primary(at);
         let dependencies = Arc::new(Dependencies::Tables(Vec::new()));
         let found = FoundDependencies { dependencies, reads_clock: false, source: of_old };
         known.texts.insert("select 1".to_owned(), RememberedText { schema: 0, found });

@@ -106,7 +106,7 @@ async fn a_replica_ahead_of_the_node_proves_no_more_than_the_node_knew() {
         note(&node.db, &plan, &opened.server, &opened.proof);
     };
     record.scope(read).await;
-    let as_of = record.basis().expect("a position").as_of;
+    let as_of = record.basis().expect("a position").basis.position;
     let before = crate::postgres::lsn::read(&before).expect("a position");
     assert!(as_of < before, "{as_of:?} is past {before:?}, and the view has changed since");
 }
@@ -166,7 +166,7 @@ async fn no_position_is_observed_on_an_old_primary() {
     let name = FaultProxy::start(old.addr()).await.expect("proxy");
     let url = format!("postgres://postgres@{}/postgres", name.addr());
     let db = DatabaseOptions::new(url).connect().await.expect("database");
-    let (of_old, _) = db.observe().await.expect("a position");
+    let of_old = db.observe().await.expect("a position").epoch;
     new.promote().await.expect("promoted");
     name.retarget(new.addr());
     // Each is busy, so that the next one is another connection.
@@ -183,7 +183,7 @@ async fn no_position_is_observed_on_an_old_primary() {
     assert!(db.observe().await.is_err(), "only the old primary can be asked");
     drop((first, to_new));
     name.retarget(new.addr());
-    let observed = async || db.observe().await.is_ok_and(|(epoch, _)| epoch != of_old);
+    let observed = async || db.observe().await.is_ok_and(|at| at.epoch != of_old);
     eventually("the new primary is asked", observed).await.expect("asked");
 }
 

@@ -58,7 +58,7 @@ impl Follower {
 
     /// The last position that was seen on the primary.
     pub(super) fn seen(&self) -> Position {
-        self.fences.seen().map_or(Position::ZERO, |(_, seen)| seen)
+        self.fences.seen().map_or(Position::ZERO, |seen| seen.position)
     }
 
     fn raise(&self, drained: &Drained, all: bool) {

@@ -198,7 +198,7 @@ impl Follower {
     fn learn(&mut self, news: &InvalidationBatch) {
         let fence = news.at().fence;
         // A late batch may carry the fingerprint of an earlier schema.
-        let current = self.fences.seen().is_some_and(|(_, seen)| seen <= news.at().seen);
+        let current = self.fences.seen().is_some_and(|seen| seen.position <= news.at().seen);
         let reshaped = current && news.schema.is_some() && self.schema != news.schema;
         if reshaped {
             self.schema = news.schema;

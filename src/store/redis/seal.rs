@@ -114,7 +114,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::entry::{Epoch, Key, Lifetime, Position};
+    use crate::entry::{Epoch, Key, Lifetime, LogPosition, Position};
 
     fn seal(secrets: &[&str]) -> Seal {
         Seal::new(Some(Secrets::derive("test", secrets).unwrap()))
@@ -123,7 +123,7 @@ mod tests {
     fn entry() -> Entry {
         let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
         let (key, parts) = (Key::new("k").finish(), ("head".into(), "body".into()));
-        Entry::new(&key, (Epoch::new(1), Position::ZERO), [].into(), life, parts)
+        Entry::new(&key, LogPosition::new(Epoch::new(1), Position::ZERO), [].into(), life, parts)
     }
 
     #[test]

@@ -295,7 +295,7 @@ pub(super) fn unexpected(command: &str, value: &Value) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::{Epoch, Lifetime, Position, codec};
+    use crate::entry::{Epoch, Lifetime, LogPosition, Position, codec};
     use crate::store::redis::names::FORMAT;
 
     #[tokio::test]
@@ -303,7 +303,8 @@ mod tests {
         let life = Lifetime::starting_now(Duration::MAX, Duration::MAX, Duration::ZERO);
         let key = Key::new("k").finish();
         let parts = (Bytes::new(), Bytes::new());
-        let entry = Entry::new(&key, (Epoch::new(1), Position::ZERO), [].into(), life, parts);
+        let basis = LogPosition::new(Epoch::new(1), Position::ZERO);
+        let entry = Entry::new(&key, basis, [].into(), life, parts);
         assert_eq!(codec::encode(&entry)[3].to_string(), FORMAT);
     }
 }

@@ -1,5 +1,6 @@
 //! The actions of a node. Every decision is made by the protocol's own functions.
 
+use tidegate::LogPosition;
 use tidegate::internals::protocol::{
     Relayed, Verdict, has_all_since, has_followed, is_far_enough, must_see, proven_by_both,
     proven_by_primary, proven_by_replica, proven_with_inner, relayed, verdict,
@@ -9,7 +10,7 @@ use super::primary::{members, part};
 use super::rules::Mutant;
 use super::state::{
     Asked, At, Broken, Entry, Fill, Known, Look, News, Node, Plan, Primary, Read, Reader, Schema,
-    Server, Set, State, Timeline, at, epoch, position,
+    Server, Set, State, Timeline, at, epoch, log_position, position,
 };
 
 /// The last of some rows, alone.
@@ -43,8 +44,8 @@ impl Node {
             Some(Mutant::FollowedAtEqual) => self.followed + 1,
             _ => self.followed,
         };
-        let followed = Some((epoch(self.timeline), position(followed)));
-        has_followed(followed, (epoch(wanted.0), position(wanted.1))) || wanted.0 < self.timeline
+        let followed = Some(log_position((self.timeline, followed)));
+        has_followed(followed, log_position(wanted)) || wanted.0 < self.timeline
     }
 
     pub(crate) fn judge(&self, entry: Entry, mutant: Option<Mutant>) -> bool {
@@ -52,11 +53,11 @@ impl Node {
             return true;
         }
         let of_entry = match mutant {
-            Some(Mutant::NoEpoch) => epoch(self.timeline),
-            _ => epoch(entry.timeline),
+            Some(Mutant::NoEpoch) => self.timeline,
+            _ => entry.timeline,
         };
-        let fence = (epoch(self.timeline), position(self.fence_of(entry.tags)));
-        verdict((of_entry, position(entry.as_of)), fence) == Verdict::Valid
+        let fence = log_position((self.timeline, self.fence_of(entry.tags)));
+        verdict(log_position((of_entry, entry.as_of)), fence) == Verdict::Valid
     }
 
     /// Raises the fence of the part that a transaction changes.
@@ -246,11 +247,10 @@ impl State {
         let session = self.session.filter(|_| reader.own);
         let session = session.map(|session| (session.timeline, session.at));
         let session = session.filter(|_| mutant != Some(Mutant::PassIgnoresSession));
-        let of = |(timeline, at): (Timeline, At)| (epoch(timeline), position(at));
-        let both = must_see(session.map(of), reader.written.map(of))?;
+        let both = must_see(session.map(log_position), reader.written.map(log_position))?;
         let timeline = [session, reader.written].into_iter().flatten();
-        let timeline = timeline.map(|(timeline, _)| timeline).find(|t| epoch(*t) == both.0);
-        Some((timeline.unwrap(), at(both.1)))
+        let timeline = timeline.map(|(timeline, _)| timeline).find(|t| epoch(*t) == both.epoch);
+        Some((timeline.unwrap(), at(both.position)))
     }
 
     /// Whether the inner value may be used by a request; if so, whether it is served stale.
@@ -272,13 +272,12 @@ impl State {
     /// Uses it for the next part.
     pub(crate) fn use_inner(&mut self, stale: bool, mutant: Option<Mutant>) {
         let (fill, inner) = (self.fill.unwrap(), self.inner.unwrap());
-        let of = |(timeline, at): (Timeline, At)| (epoch(timeline), position(at));
         let basis = (inner.timeline, inner.as_of);
         let proven = match (mutant, fill.proven) {
             (Some(Mutant::OuterWithoutPosition), before) => before,
             (Some(Mutant::StaleInnerIsForgotten), before) if stale => before,
-            (_, before) => proven_with_inner(before.map(of), of(basis), stale)
-                .map(|(_, position)| (inner.timeline, at(position))),
+            (_, before) => proven_with_inner(before.map(log_position), log_position(basis), stale)
+                .map(|both| (inner.timeline, at(both.position))),
         };
         let forgets = match mutant {
             Some(Mutant::StaleInnerIsForgotten) => stale,
@@ -409,9 +408,9 @@ impl State {
                     Some(Mutant::ReplicaOfAnyTimeline) => replica.timeline,
                     _ => node.timeline,
                 };
-                let wanted = (epoch(timeline), position(needs));
-                let replayed = position(replica.replayed);
-                let fit = is_far_enough((epoch(replica.timeline), replayed), wanted);
+                let wanted = log_position((timeline, needs));
+                let replayed = log_position((replica.timeline, replica.replayed));
+                let fit = is_far_enough(replayed, wanted);
                 (fit || mutant == Some(Mutant::AnyReplica)).then(|| match mutant {
                     Some(Mutant::PrimaryPositionForReplica) => {
                         (node.timeline, at(proven_by_primary(position(node.seen))))
@@ -449,9 +448,8 @@ impl State {
                 Some((proves.0, before.1.min(proves.1)))
             }
             (Some(before), _) => {
-                let of = |(timeline, at): (Timeline, At)| (epoch(timeline), position(at));
-                let both = proven_by_both(of(before), of(proves));
-                both.map(|(_, position)| (proves.0, at(position)))
+                let both = proven_by_both(log_position(before), log_position(proves));
+                both.map(|both| (proves.0, at(both.position)))
             }
         };
         if inner == Some(fill.parts) {
@@ -522,8 +520,8 @@ impl State {
             Some(Mutant::WaiterOfAnyEpoch) => (entry.timeline, waiter.since.1),
             _ => waiter.since,
         };
-        let since = (epoch(since.0), position(since.1));
-        if has_all_since((epoch(entry.timeline), position(entry.as_of)), since) {
+        let as_of = log_position((entry.timeline, entry.as_of));
+        if has_all_since(as_of, log_position(since)) {
             self.broken = self.broken.or(self.breaks(entry.content, waiter.asked));
             self.waiter = None;
         }
@@ -549,8 +547,9 @@ impl State {
             let followed = node.timeline == self.primary.timeline
                 && node.drained == self.primary.visible()
                 && node.look.is_none();
-            let next = (epoch(node.timeline), proven_by_primary(position(node.seen)));
-            let fence = (epoch(node.timeline), position(node.fence()));
+            let proven = proven_by_primary(position(node.seen));
+            let next = LogPosition::new(epoch(node.timeline), proven);
+            let fence = log_position((node.timeline, node.fence()));
             followed && verdict(next, fence) != Verdict::Valid
         })
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tidegate::{Epoch, Position};
+use tidegate::{Epoch, LogPosition, Position};
 
 /// A set of transactions.
 pub(crate) type Set = u8;
@@ -274,6 +274,10 @@ pub(crate) const fn epoch(timeline: Timeline) -> Epoch {
 
 pub(crate) const fn position(at: At) -> Position {
     Position::new(at as u64)
+}
+
+pub(crate) const fn log_position((timeline, at): (Timeline, At)) -> LogPosition {
+    LogPosition::new(epoch(timeline), position(at))
 }
 
 /// Back from what the protocol says.

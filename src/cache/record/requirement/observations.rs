@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::entry::{Epoch, Position};
+use crate::entry::LogPosition;
 use crate::expiring::{ExpiringGuard, ExpiringLock};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -40,13 +40,13 @@ struct ObservationState {
     /// The number of the last one that has ended.
     done: u64,
     /// Its result; `None` if it failed.
-    found: Option<(Epoch, Position)>,
+    found: Option<LogPosition>,
 }
 
 /// What a lookup that needs a position does next.
 pub(super) enum Next {
     /// Use this result; `None` if the observation failed.
-    Use(Option<(Epoch, Position)>),
+    Use(Option<LogPosition>),
     Observe(Observation),
     /// Wait until an observation ends, and for this long at most.
     Wait(Duration),
@@ -105,7 +105,7 @@ impl Observations {
 
 impl Observation {
     /// Ends the observation and passes its result, or its failure, to all waiting lookups.
-    pub(super) fn end(self, found: Option<(Epoch, Position)>) {
+    pub(super) fn end(self, found: Option<LogPosition>) {
         let mut state = self.all.state();
         // An overtaken observation may end after the one that overtook it.
         if state.done < self.number {

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::observations::{Next, Observation};
 use super::{DatabaseId, Needs, Requirement};
 use crate::cache::protocol::must_see;
-use crate::entry::{Epoch, Position};
+use crate::entry::LogPosition;
 
 /// The moment at which a lookup began, or a call with several lookups: any position that was observed later will do.
 #[derive(Clone, Copy, Debug)]
@@ -48,8 +48,8 @@ impl Requirement {
         &self,
         database: DatabaseId,
         arrival: Option<Arrival>,
-        position: impl Future<Output = Result<(Epoch, Position), E>>,
-    ) -> Result<Option<(Epoch, Position)>, Unobserved> {
+        position: impl Future<Output = Result<LogPosition, E>>,
+    ) -> Result<Option<LogPosition>, Unobserved> {
         // If a write has ended since `arrival`, the lookup must see it too, so it arrives now.
         let arrival = arrival.filter(|arrival| arrival.ended == self.ended());
         let after = arrival.unwrap_or_else(|| self.arrive(database)).begun;
@@ -80,8 +80,8 @@ impl Requirement {
         &self,
         database: DatabaseId,
         observation: Observation,
-        position: impl Future<Output = Result<(Epoch, Position), E>>,
-    ) -> Result<Option<(Epoch, Position)>, Unobserved> {
+        position: impl Future<Output = Result<LogPosition, E>>,
+    ) -> Result<Option<LogPosition>, Unobserved> {
         let writes = self.ended();
         let found = position.await.inspect_err(|error| {
             tracing::debug!(%error, "could not observe a position on the primary");

@@ -12,16 +12,17 @@ use tokio::task::yield_now;
 
 use super::observations::OVERTAKE;
 use super::*;
+use crate::entry::Position;
 
 const A: DatabaseId = DatabaseId { system_identifier: 7, oid: 5 };
 const B: DatabaseId = DatabaseId { system_identifier: 7, oid: 6 };
 const PRIMARY: (Needs, Needs) = (Needs::Primary, Needs::Primary);
 
-fn at(epoch: u64, position: u64) -> (Epoch, Position) {
-    (Epoch::new(epoch), Position::new(position))
+fn at(epoch: u64, position: u64) -> LogPosition {
+    LogPosition::new(Epoch::new(epoch), Position::new(position))
 }
 
-async fn observe(requirement: &Requirement, to: (Epoch, Position)) {
+async fn observe(requirement: &Requirement, to: LogPosition) {
     requirement.observe(A, None, ready(Ok::<_, Infallible>(to))).await.unwrap();
 }
 
@@ -134,7 +135,7 @@ struct Primary {
 }
 
 impl Primary {
-    async fn position(&self) -> Result<(Epoch, Position), &'static str> {
+    async fn position(&self) -> Result<LogPosition, &'static str> {
         self.asked.set(self.asked.get() + 1);
         let position = self.asked.get();
         yield_now().await;
@@ -144,7 +145,7 @@ impl Primary {
     /// The position that a lookup must find, or `None` if none could be observed.
     async fn observed(&self, of: &Requirement, arrival: Option<Arrival>) -> Option<u64> {
         let observed = of.observe(A, arrival, self.position()).await.ok()?;
-        observed.map(|(_, position)| position.get())
+        observed.map(|at| at.position.get())
     }
 }
 
