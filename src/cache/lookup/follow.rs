@@ -15,6 +15,10 @@ use crate::entry::LogPosition;
 /// The timeout of the background drain for positions that look old. No request waits for this drain.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
+/// The longest that a lookup waits to learn of its session's writes, whatever its policy's `max_staleness`. Normally this
+/// takes milliseconds; if the log can't be read, the request reads the primary instead.
+pub(super) const FOLLOW_WITHIN: Duration = Duration::from_secs(5);
+
 /// The position that an entry must include, if there is one.
 type Needed = Option<LogPosition>;
 
@@ -117,6 +121,7 @@ mod tests {
     use crate::cache::log::{Log, LogError};
     use crate::cache::policy::Policy;
     use crate::entry::{Epoch, Key, Position, Tag};
+    use crate::outcome::BypassReason;
     use crate::store::Memory;
 
     /// A log that can't be read; it counts how often a caller waits for a drain.
@@ -151,6 +156,20 @@ mod tests {
             assert_eq!(log.0.load(Ordering::SeqCst), looks);
             advance(DRAIN_LIMIT).await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_waits_for_the_log_no_longer_under_a_large_max_staleness() {
+        let cache = Cache::new(Memory::new(1 << 20));
+        cache.attach(Arc::new(Lost::default())).unwrap();
+        let (epoch, at) = (Epoch::new(1), Position::new);
+        cache.shared.fences.begin(epoch, at(5), []);
+        let policy = Policy::ttl(DRAIN_LIMIT).max_staleness(Duration::from_hours(1)).into();
+        let key = Key::new("k").finish();
+        let session = LookupOptions::for_request(Some(LogPosition::new(epoch, at(9))));
+        let began = tokio::time::Instant::now();
+        let proven = LookupTask::new(&cache, &key, &policy, session).can_prove().await;
+        assert_eq!((proven, began.elapsed()), (Err(BypassReason::Session), FOLLOW_WITHIN));
     }
 
     /// A drain that finds the schema changed behind it raises fences, and does not count what it has seen.

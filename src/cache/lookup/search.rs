@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::follow::FOLLOW_WITHIN;
 use super::{Hit, LookupOptions};
 use crate::cache::Cache;
 use crate::cache::policy::Policy;
@@ -49,7 +50,7 @@ impl<'a> LookupTask<'a> {
     }
 
     pub(super) async fn can_prove(&mut self) -> Result<(), BypassReason> {
-        let limit = self.policy.max_staleness;
+        let limit = self.policy.max_staleness.min(FOLLOW_WITHIN);
         let own = self.cache.own_writes(&self.ask, limit).await;
         let Some(own) = own else {
             self.is_blind = true;
