@@ -136,9 +136,13 @@ impl KeyText {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::entry::{Entry, Epoch, Lifetime, LogPosition, Position};
 
     fn key(parts: &[Vec<u8>]) -> Key {
         parts.iter().fold(Key::new("t"), KeyText::part).finish()
@@ -149,7 +153,12 @@ mod tests {
         let one = Key::new("a").finish();
         let other = Key { text: Key::new("b").finish().text, hash: OnceLock::from(*one.hash()) };
         assert!(one.hash() == other.hash() && one != other);
-        let entry = crate::internals::entry(&one, "body", 1, std::time::Duration::from_secs(1));
+        let second = Duration::from_secs(1);
+        let (life, basis) = (
+            Lifetime::starting_now(second, second, second),
+            LogPosition::new(Epoch::UNKNOWN, Position::ZERO),
+        );
+        let entry = Entry::new(&one, basis, [].into(), life, (Bytes::new(), Bytes::new()));
         assert!(entry.answers(&one) && !entry.answers(&other));
     }
 
