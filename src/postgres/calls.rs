@@ -2,8 +2,7 @@
 
 use super::database::Database;
 use super::dependencies::{Dependencies, Unanalyzable};
-use super::route_plan::may_be_read_anywhere;
-use crate::cache::{Record, Requirement};
+use crate::cache::Requirement;
 
 /// Words that often precede a parenthesis in reads and don't write: keywords and system functions.
 const HARMLESS: &str = "
@@ -13,15 +12,15 @@ const HARMLESS: &str = "
     max min not now nullif offset on or order over row row_number select some sum to_char union unnest
     upper using values where";
 
-/// Whether a statement in a scope may call a function that writes, and no server would refuse the write: in a request that
-/// may write, or without replicas. An unknown statement counts as such until a background task has looked it up.
+/// Whether a statement may call a function that writes, and no server would refuse the write: in a request that may write,
+/// or without replicas. An unknown statement counts as such until a background task has looked it up.
 pub(super) fn may_write_unseen(
     (db, sql): (&Database, &str),
     own: &Requirement,
     found: Option<&Dependencies>,
 ) -> bool {
     let is_refused = !own.stays_on_primary() && !db.servers().is_empty();
-    if is_refused || Record::current().is_none() || !calls_a_function(sql) {
+    if is_refused || !calls_a_function(sql) {
         return false;
     }
     match found {
@@ -29,7 +28,7 @@ pub(super) fn may_write_unseen(
         Some(Dependencies::Unanalyzable(Unanalyzable::VolatileFunction(name))) => {
             !name.starts_with("pg_catalog.")
         }
-        Some(Dependencies::Unanalyzable(unanalyzable)) => !may_be_read_anywhere(unanalyzable),
+        Some(Dependencies::Unanalyzable(unanalyzable)) => may_have_effects(sql, unanalyzable),
         None => {
             db.inner.statements.learn(db, sql);
             true
@@ -39,12 +38,47 @@ pub(super) fn may_write_unseen(
 
 /// Whether a statement calls a function that may write, though its words show no write.
 pub(super) fn may_call(sql: &str, found: Option<&Dependencies>) -> bool {
-    let writes_nothing = match found {
-        Some(Dependencies::Tables(_)) => true,
-        Some(Dependencies::Unanalyzable(unanalyzable)) => may_be_read_anywhere(unanalyzable),
-        None => false,
+    let may_have_effects = match found {
+        Some(Dependencies::Tables(_)) => false,
+        Some(Dependencies::Unanalyzable(unanalyzable)) => may_have_effects(sql, unanalyzable),
+        None => true,
     };
-    !writes_nothing && calls_a_function(sql)
+    may_have_effects && calls_a_function(sql)
+}
+
+/// Whether a statement whose result can't be cached, for this reason, may write or change its session. The analysis ends at
+/// the first reason that it finds. If it may find this one before it has judged the functions that the statement calls, the
+/// statement's words decide.
+pub(super) fn may_have_effects(sql: &str, unanalyzable: &Unanalyzable) -> bool {
+    match unanalyzable {
+        Unanalyzable::NotARead
+        | Unanalyzable::Locking
+        | Unanalyzable::SeveralStatements
+        | Unanalyzable::TooLarge
+        | Unanalyzable::NotUnderstood(_)
+        | Unanalyzable::TemporaryTable(_)
+        | Unanalyzable::Sequence(_)
+        | Unanalyzable::VolatileFunction(_) => true,
+        Unanalyzable::Sampled
+        | Unanalyzable::SessionDependent(_)
+        | Unanalyzable::System(_)
+        | Unanalyzable::UnknownFunction(_)
+        | Unanalyzable::OldStrings
+        | Unanalyzable::SystemLater(_) => calls_a_function(sql),
+        Unanalyzable::UntrackedTable(..)
+        | Unanalyzable::SubscribedTable(_)
+        | Unanalyzable::MaterializedView(_)
+        | Unanalyzable::ForeignTable(_)
+        | Unanalyzable::RowSecurity(_)
+        | Unanalyzable::SeveralParents(_)
+        | Unanalyzable::UnknownRelation(_)
+        | Unanalyzable::UnknownKind(_)
+        | Unanalyzable::StableFunction(_)
+        | Unanalyzable::SystemFunction(_)
+        | Unanalyzable::ReadingFunction(_)
+        | Unanalyzable::Operator(_)
+        | Unanalyzable::Cast(_) => false,
+    }
 }
 
 /// Whether a text calls a function that is not known to be harmless. One in a string or a comment counts too, and one that

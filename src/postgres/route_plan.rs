@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bound::{BoundArguments, mentions_clock};
-use super::calls::{may_call, may_write_unseen};
+use super::calls::{may_call, may_have_effects, may_write_unseen};
 use super::cancel::CloseOnCancel;
 use super::database::Database;
 use super::deadline::{is_late, late, within};
@@ -120,6 +120,8 @@ impl RoutePlan {
                 if writer || may_write(sql) {
                     record.note_write();
                     (plan.may_write, plan.primary_only) = (true, true);
+                } else {
+                    plan.may_write_unseen = may_write_unseen((db, sql), &plan.own, None);
                 }
             }
         }
@@ -208,8 +210,9 @@ impl RoutePlan {
         writer: bool,
     ) {
         // As without a policy: a statement that writes is refused where only reads are allowed, and then counts as a
-        // write. Without replicas, nothing would refuse it.
-        let counts_as_write = |sql: &str| writer || db.servers().is_empty() || may_write(sql);
+        // write. Nothing would refuse it without replicas, or in a request that may write.
+        let is_refused = !self.own.stays_on_primary() && !db.servers().is_empty();
+        let counts_as_write = |sql: &str| writer || !is_refused || may_write(sql);
         match &*found.dependencies {
             Dependencies::Tables(tables) => {
                 self.tags = tags_of(record, tables, statement);
@@ -225,7 +228,7 @@ impl RoutePlan {
                 ));
                 let sql = statement.sql.as_str();
                 self.may_call = may_call(sql, Some(&found.dependencies));
-                if !may_be_read_anywhere(unanalyzable) && counts_as_write(sql) {
+                if may_have_effects(sql, unanalyzable) && counts_as_write(sql) {
                     record.note_write();
                     (self.may_write, self.primary_only) = (true, true);
                 }
@@ -320,21 +323,6 @@ fn tags_of(record: &Record, tables: &[TrackedTable], statement: &RepeatableState
         record.tags_of(&table.name, &table.columns, rows.as_deref())
     };
     tables.iter().flat_map(tags).collect()
-}
-
-/// Whether a statement whose result can't be cached is known to write nothing, so that a replica may run it.
-pub(super) fn may_be_read_anywhere(unanalyzable: &Unanalyzable) -> bool {
-    !matches!(
-        unanalyzable,
-        Unanalyzable::NotARead
-            | Unanalyzable::Locking
-            | Unanalyzable::SeveralStatements
-            | Unanalyzable::TooLarge
-            | Unanalyzable::NotUnderstood(_)
-            | Unanalyzable::TemporaryTable(_)
-            | Unanalyzable::Sequence(_)
-            | Unanalyzable::VolatileFunction(_)
-    )
 }
 
 /// If traffic is recorded, notes what a response would depend on although it is not cached.

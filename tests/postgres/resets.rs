@@ -55,6 +55,32 @@ async fn session_state_left_by_a_statement_changes_no_later_result() {
     }
 }
 
+/// The statements are known, and something else than the call keeps their results from being cached.
+#[tokio::test(flavor = "multi_thread")]
+async fn session_state_left_by_a_read_changes_no_later_result() {
+    let primary = primary(&[]).await;
+    primary.psql(OTHER).await.unwrap();
+    let db = options(&primary).connections(1).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    let _listener = Listener::spawn(&db, &cache).await.unwrap();
+    let cached = db.cached(&cache, ValuePolicy::ttl(TTL).build().unwrap());
+    let shown = async |after: &str| {
+        let sql = AssertSqlSafe(format!("{SHOWN} /* after {after} */"));
+        cached.fetch_one::<(String,)>(sqlx::query(sql)).await.unwrap().0
+    };
+    let expected = shown("nothing").await;
+    for left in [
+        "select set_config('search_path', 'mallory, public', false), current_user::text",
+        "select set_config('timezone', 'Asia/Tokyo', false), current_setting('timezone')",
+        "select set_config('timezone', 'Asia/Tokyo', false), 'users'::regclass::text",
+    ] {
+        let once = cached.fetch_one::<(String, String)>(sqlx::query(left)).await;
+        once.unwrap();
+        sqlx::query(left).fetch_one(db.reader()).await.unwrap();
+        assert_eq!(shown(left).await, expected, "after {left}");
+    }
+}
+
 /// What is as it was serves the next statement.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unchanged_session_stays_open() {

@@ -133,9 +133,13 @@ impl CatalogSearch<'_> {
         references: &References,
         texts: &mut Vec<References>,
     ) -> Result<(), SearchStop> {
+        // A function that writes must not be hidden by another reason.
+        let reasons = functions.iter().filter_map(|one| one.judge(&references.arguments).err());
+        if let Some(worst) = reasons.max_by_key(Unanalyzable::severity) {
+            return Err(worst.into());
+        }
         let mut found = Vec::new();
         for function in functions {
-            function.judge(&references.arguments)?;
             self.parts.functions.insert(function.oid);
             if !self.seen.insert(function.oid) {
                 continue;

@@ -136,6 +136,15 @@ impl Unanalyzable {
         }
     }
 
+    /// How much it says about what a call may do: a function of the application that is volatile may write.
+    pub(super) fn severity(&self) -> u8 {
+        match self {
+            Self::VolatileFunction(name) if name.starts_with("pg_catalog.") => 1,
+            Self::VolatileFunction(_) => 2,
+            _ => 0,
+        }
+    }
+
     pub(super) fn not_understood(what: impl Into<String>) -> Self {
         Self::NotUnderstood(what.into())
     }
