@@ -181,6 +181,9 @@ async fn open_replica(
     if before.is_several() || plan.read_only && (plan.may_call || !is_standby) {
         return open_one_of_several(server, plan, anyway).await;
     }
+    if before.at.is_some_and(|at| is_fit(at, plan)) {
+        server.has_replayed(plan.schema);
+    }
     let mut conn = server.acquire().await?;
     let after = server.sample();
     let known = before.at.filter(|_| before.generation == after.generation);
@@ -193,6 +196,15 @@ async fn open_replica(
         if plan.read_only && !identity.standby {
             drop(conn);
             return open_one_of_several(server, plan, anyway).await;
+        }
+        if before.schema < plan.schema && at.is_some_and(|at| is_fit(at, plan)) {
+            // This connection may have been opened before the server replayed the change.
+            server.has_replayed(plan.schema);
+            drop(conn);
+            conn = server.acquire().await?;
+            let identity = identify(&mut conn).await?;
+            server.observe(&identity);
+            at = ServerPosition::from_identity(&identity);
         }
     }
     finish(Conn::Pooled(conn), server, at, plan, anyway)
@@ -227,6 +239,7 @@ fn finish(
         matches!(conn, Conn::Within(_)) || !plan.may_call && at.is_some_and(|at| at.standby);
     match at {
         Some(at) if is_fit(at, plan) => {
+            server.has_replayed(plan.schema);
             let proof = match plan.seen {
                 Some(seen) if seen.epoch == at.epoch => {
                     let proven = proven_by_replica(at.position, seen.position);

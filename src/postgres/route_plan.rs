@@ -54,7 +54,8 @@ pub(crate) struct RoutePlan {
     pub(crate) read_only: bool,
     /// It is unknown at present what a replica must have replayed, so replicas are tried only after the primary.
     pub(crate) primary_first: bool,
-    /// The number of the last schema change that was known when the statement's dependencies were looked up.
+    /// The number of the last schema change that was known when the statement's dependencies were looked up. A server that
+    /// has replayed up to `needs` has replayed this change, if they were looked up in the catalogue; zero otherwise.
     pub(crate) schema: u64,
     /// A position of the primary that the node had seen before the statement's dependencies were looked up.
     pub(crate) seen: Option<LogPosition>,
@@ -101,14 +102,17 @@ impl RoutePlan {
         (plan.epoch, plan.seen) = (record.epoch(), record.seen());
         // This applies if the statement's dependencies can't be found.
         plan.needs = record.needs_all();
-        plan.schema = record.schema();
-        db.follow_schema(plan.schema);
+        let schema = record.schema();
+        db.follow_schema(schema);
         match dependencies(db, sql, plan.epoch).await {
             Ok(found) => {
                 if let Some(watch) = record.traffic() {
                     tell_of(&found.dependencies, watch);
                 }
                 plan.take((db, &record), &found, statement, writer);
+                if matches!(found.source, DependencySource::Primary(at) if at.epoch == plan.epoch) {
+                    plan.schema = schema;
+                }
                 if found.reads_clock || statement.arguments.as_ref().is_some_and(mentions_clock) {
                     record.note_clock();
                 }

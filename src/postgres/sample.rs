@@ -30,6 +30,9 @@ pub(crate) struct ServerSample {
     /// Behind such a proxy, a marker that distinguishes the texts of statements from those before a schema change. The
     /// proxy may key prepared statements by their text, for all clients and connections.
     pub(crate) plans: Option<u64>,
+    /// The last schema change that the server is known to have replayed. Connections opened before that are closed, since
+    /// they may have settings, and plans of statements, from before the change.
+    pub(crate) schema: u64,
     /// Whether `reset all` restores the settings that a session was opened with.
     pub(crate) is_resettable: bool,
     who: Option<Who>,
@@ -73,6 +76,7 @@ impl ServerSample {
             is_pooled: false,
             is_resettable: false,
             plans: None,
+            schema: 0,
             who: None,
             asked: None,
             several_until: None,
@@ -165,6 +169,14 @@ impl ServerSample {
         self.since = clock::now();
         // Random, to differ from other nodes' markers: all nodes share the proxy's prepared statements.
         self.plans = self.is_pooled.then(|| fastrand::u64(..));
+    }
+
+    /// The server has replayed this schema change.
+    pub(crate) fn has_replayed(&mut self, change: u64) {
+        if self.schema < change {
+            self.schema = change;
+            self.forget_plans();
+        }
     }
 
     /// Begins a new generation.

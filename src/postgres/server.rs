@@ -180,6 +180,12 @@ impl Server {
         self.lock().forget_plans();
     }
 
+    /// The server has replayed this schema change. Connections opened before now must not be used again, if that was not
+    /// known yet.
+    pub(crate) fn has_replayed(&self, change: u64) {
+        self.lock().has_replayed(change);
+    }
+
     /// The marker that distinguishes the texts of statements from those before a schema change, if one is needed.
     pub(crate) fn plans(&self) -> Option<u64> {
         self.lock().plans

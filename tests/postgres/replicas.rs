@@ -8,7 +8,9 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
 use sqlx::Connection;
-use tidegate::{CacheLayer, Database, Policy, ValuePolicy};
+use tidegate::{
+    Cache, CacheLayer, Cached, Database, Listener, Memory, Policy, Triggers, ValuePolicy,
+};
 use tidegate_testing::Postgres;
 
 use super::common::{ask, eventually};
@@ -500,4 +502,89 @@ async fn a_read_with_unknown_dependencies_uses_a_server_with_all_known_changes()
         let (body, status) = ask(&app, "/").await;
         assert_eq!(body, name, "{status}");
     }
+}
+
+/// A table, and one that another search path finds by the same name.
+const TWO_TABLES: &str = "create schema away; create table away.prices (v text);
+    create table prices (v text); insert into away.prices values ('away'); insert into prices values ('home')";
+
+/// What a statement on `prices` returns by the cache, never from memory, until the replica has served it ten times.
+async fn on_the_replica(
+    db: &Database,
+    cached: &Cached,
+    sql: impl Fn(usize) -> String,
+) -> Vec<String> {
+    let (mut found, before) = (Vec::new(), db.replicas()[0].statements);
+    for n in 0.. {
+        let sql = sqlx::AssertSqlSafe(sql(n));
+        found.push(cached.fetch_one::<(String,)>(sqlx::query(sql)).await.unwrap().0);
+        if db.replicas()[0].statements >= before + 10 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    found
+}
+
+/// The replica has not replayed the change when a read tries it, and opens a connection by the old settings.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_opened_before_a_replica_replayed_a_setting_is_not_used_after_it() {
+    let primary = primary(&[]).await;
+    primary.psql(TWO_TABLES).await.unwrap();
+    let tables = Triggers::new().table("prices").table("away.prices");
+    tables.install(&mut connect(&primary).await).await.unwrap();
+    let replica = primary.standby().await.unwrap();
+    let db = options(&primary).replica(replica.url()).connections(1).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let cached = db.cached(&cache, ValuePolicy::ttl(TTL).build().unwrap());
+    let sql = |n| format!("select v from prices /* {n} */");
+    assert_eq!(on_the_replica(&db, &cached, sql).await.pop().unwrap(), "home");
+    replica.pause_replay().await.unwrap();
+    primary.psql("alter role postgres set search_path = away, public").await.unwrap();
+    let mut round = 1000;
+    let knows = async || {
+        round += 1;
+        let sql = sqlx::AssertSqlSafe(sql(round));
+        cached.fetch_one::<(String,)>(sqlx::query(sql)).await.unwrap().0 == "away"
+    };
+    eventually("the node knows", knows).await;
+    replica.resume_replay().await.unwrap();
+    let found = on_the_replica(&db, &cached, |n| sql(n + 5000)).await;
+    assert!(found.iter().all(|found| found == "away"), "{found:?}");
+}
+
+/// As above, but what is old is the meaning of a statement that was prepared there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_prepared_before_a_replica_replayed_a_change_is_prepared_again() {
+    let primary = primary(&[]).await;
+    let before = "alter role postgres set search_path = away, public; create schema away;
+        create table prices (v text); insert into prices values ('home')";
+    primary.psql(before).await.unwrap();
+    Triggers::new().table("prices").install(&mut connect(&primary).await).await.unwrap();
+    let replica = primary.standby().await.unwrap();
+    let options = options(&primary).replica(replica.url()).connections(1);
+    let db = options.max_lag(Duration::from_hours(1)).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let policy = ValuePolicy::ttl(Duration::from_millis(1)).early_refresh(0.0).build().unwrap();
+    let cached = db.cached(&cache, policy);
+    let sql = |_| "select v from prices".to_owned();
+    assert_eq!(on_the_replica(&db, &cached, sql).await.pop().unwrap(), "home");
+    replica.pause_replay().await.unwrap();
+    let change = "create table away.prices (v text); insert into away.prices values ('away')";
+    primary.psql(change).await.unwrap();
+    Triggers::new().table("away.prices").install(&mut connect(&primary).await).await.unwrap();
+    let knows = async || {
+        cached.fetch_one::<(String,)>(sqlx::query("select v from prices")).await.unwrap().0
+            == "away"
+    };
+    eventually("the node knows", knows).await;
+    for _ in 0..3 {
+        let old = sqlx::query_scalar::<_, String>("select v from prices").fetch_one(db.reader());
+        assert_eq!(old.await.unwrap(), "home", "a read that no cache is for may be late");
+    }
+    replica.resume_replay().await.unwrap();
+    let found = on_the_replica(&db, &cached, sql).await;
+    assert!(found.iter().all(|found| found == "away"), "{found:?}");
 }
