@@ -380,6 +380,9 @@ pub(super) async fn learn(db: &Database, sql: &str) -> Result<(), sqlx::Error> {
     look_up(db, sql, Epoch::UNKNOWN, |_| {}).await.map(drop)
 }
 
+/// How often a lookup is repeated while the schema changes. After that, the statement is run without storing its result.
+const LOOKUPS: usize = 3;
+
 async fn look_up(
     db: &Database,
     sql: &str,
@@ -387,7 +390,7 @@ async fn look_up(
     tell: impl Fn(&Unanalyzable),
 ) -> Result<FoundDependencies, sqlx::Error> {
     let known = &db.inner.known;
-    loop {
+    for _ in 0..LOOKUPS {
         let found = match known.lookup(sql, db.inner.lag.is_lost(), now).await {
             DependencyLookup::Known(found) => return Ok(found),
             DependencyLookup::Unknown(unknown) => match unknown.by_text(sql) {
@@ -406,6 +409,9 @@ async fn look_up(
             return Ok(found);
         }
     }
+    // Nor does any other statement wait for the catalogue for a while.
+    known.rest();
+    Err(late("the schema changed during each lookup".to_owned()))
 }
 
 /// Looks a statement up in the catalogue, within the time limit of the listener's statements, since other requests wait for

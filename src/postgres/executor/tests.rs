@@ -408,3 +408,27 @@ async fn a_statement_analyzed_while_a_listener_starts_is_analyzed_again() {
     starts.await.expect("a task").expect("listener");
     assert_eq!(tables_of_view(&db, &cache).await, ["b"]);
 }
+
+/// As while a dump is restored without a transaction around it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_is_served_uncached_while_the_schema_keeps_changing() {
+    let server = server_with_view().await;
+    let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.expect("listener");
+    let changes = {
+        let db = db.clone();
+        tokio::spawn(async move {
+            for change in 1000.. {
+                db.follow_schema(change);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+    };
+    let record = cache.record(Some(&Policy::ttl(Duration::from_mins(1))), LookupOptions::default());
+    let read = record.scope(sqlx::query("select v from v").fetch_all(db.reader()));
+    let read = tokio::time::timeout(Duration::from_mins(1), read).await;
+    changes.abort();
+    assert!(read.expect("an end").is_ok());
+    assert_eq!(record.basis().expect_err("no proof").token, "unknown-dependencies");
+}
