@@ -17,8 +17,12 @@ use super::fingerprint::fingerprint;
 use super::record::Uncacheable;
 use crate::entry::{Entry, ValueHead, decoder};
 
-/// The head of an entry that says "there is none".
-const NONE: &[u8] = b"none";
+/// The head of an entry that says "there is no value of this type".
+fn none<T>() -> [u8; 12] {
+    let mut head = *b"none........";
+    head[4..].copy_from_slice(&blake3::hash(type_name::<T>().as_bytes()).as_bytes()[..8]);
+    head
+}
 
 /// A value that can be stored in an entry and decoded again.
 pub(super) trait StoredValue: Clone {
@@ -91,21 +95,21 @@ impl<T: ValueType> StoredValue for PlainValue<T> {
 
 impl<T: ValueType> StoredValue for OptionalValue<T> {
     fn read(entry: &Entry) -> Option<Self> {
-        match entry.head().as_ref() {
-            NONE => Some(Self(None)),
-            _ => PlainValue::read(entry).map(|PlainValue(value)| Self(Some(value))),
+        if *entry.head() == none::<T>()[..] {
+            return Some(Self(None));
         }
+        PlainValue::read(entry).map(|PlainValue(value)| Self(Some(value)))
     }
 
     fn is_in(entry: &Entry) -> bool {
-        entry.head() == NONE || PlainValue::<T>::is_in(entry)
+        PlainValue::<T>::is_in(entry) || *entry.head() == none::<T>()[..]
     }
 
     fn write(&self) -> Result<EncodedValue, Uncacheable> {
         match &self.0 {
             Some(value) => encode(value).map_err(|mismatch| unstorable::<T>(&mismatch)),
             None => Ok(EncodedValue {
-                head: Bytes::from_static(NONE),
+                head: Bytes::copy_from_slice(&none::<T>()),
                 body: Bytes::new(),
                 decoded: None,
             }),

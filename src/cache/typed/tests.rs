@@ -283,6 +283,19 @@ async fn a_waiter_never_gets_a_value_of_another_type_loaded_under_the_same_key()
     assert_eq!(found, (Ok(one.clone()), other));
 }
 
+#[tokio::test]
+async fn that_there_is_no_value_of_one_type_says_nothing_of_another() {
+    let (cache, key) = (cache(), key());
+    let policy = builder().negative_ttl(Duration::from_mins(1)).build().unwrap();
+    let none = async || Ok::<_, ()>(None::<u8>);
+    assert_eq!(cache.find_or_load(&key, &policy, none).await, Ok(None));
+    let never = async || -> Result<Option<u8>, ()> { unreachable!("it is stored") };
+    assert_eq!(cache.find_or_load(&key, &policy, never).await, Ok(None));
+    let some = async || Ok::<_, ()>(Some("ada".to_owned()));
+    assert_eq!(cache.find_or_load(&key, &policy, some).await, Ok(Some("ada".to_owned())));
+    assert_eq!(other_shape(&cache), 1);
+}
+
 async fn get_many<T: Value>(cache: &Cache, ids: &[u8], make: impl Fn(u8) -> T) -> HashMap<u8, T> {
     let key = |id: &u8| Key::new("user").part([*id]).finish();
     let load = async |ids: Vec<u8>| {
