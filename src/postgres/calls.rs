@@ -90,7 +90,7 @@ fn calls_a_function(sql: &str) -> bool {
         let (rest, word) = before.split_at(before.trim_end_matches(is_of_word).len());
         let is_harmless = || HARMLESS.split_whitespace().any(|one| one.eq_ignore_ascii_case(word));
         match word {
-            "" => before.ends_with('"'),
+            "" => before.ends_with('"') || before.ends_with("*/"),
             // Of any schema.
             _ => rest.ends_with('.') || !is_harmless(),
         }
@@ -110,6 +110,7 @@ mod tests {
             "select count(*), f(x) from t",
             "select shop.count('tea')",
             "select größe(1)",
+            "select place_order/* twice */('tea')",
         ] {
             assert!(calls_a_function(sql), "{sql}");
         }

@@ -262,6 +262,10 @@ impl Database {
     /// are being computed at that time are not stored. But a response whose computation begins later is stored even if it
     /// uses rows from the transaction, since Tidegate does not know when the transaction ends.
     ///
+    /// The transaction holds a connection of the pool. A lookup in a cache, or a read through [`reader`](Self::reader), while
+    /// it is open takes a second one. So give the pool more connections ([`DatabaseOptions::connections`]) than handlers
+    /// that do this at the same time, or they wait for each other until the pool's time limit.
+    ///
     /// # Errors
     ///
     /// If the primary can't be reached.
