@@ -191,18 +191,24 @@ impl<'p> ResponseFill<'p> {
     ) -> Response<Body<B>> {
         let told = self.fill_status(StatusCode::NOT_MODIFIED);
         let plan = self.plan;
-        let (head, filled) = if names_another(&head.headers, &fresh) {
-            let uncacheable =
-                Uncacheable::new("other-etag", "the handler's 304 is about another response");
-            (head, FillOutcome::NotStored(self.reject_stored(uncacheable).await))
+        let (mut response, filled) = if names_another(&head.headers, &fresh) {
+            // Nothing may be served: the stored response is not validated, and the other one is not here.
+            let mut response = Response::new(Body::default());
+            *response.status_mut() = StatusCode::BAD_GATEWAY;
+            (response, FillOutcome::NotStored(self.refute().await))
         } else {
             let new = brought_up_to_date(&head, &fresh);
             let filled = self.renewed((&head, &new), &entry).await;
-            (new, filled)
+            (new.into_response_for(entry.body(), &plan.asked), filled)
         };
-        let mut response = head.into_response_for(entry.body(), &plan.asked);
         told.append_to(response.headers_mut(), StoreOutcome::from_outcome(&filled));
         response
+    }
+
+    /// Removes the stored response after a 304 that is about another one.
+    pub(crate) async fn refute(self) -> Uncacheable {
+        let why = "the handler's 304 is about another response";
+        self.reject_stored(Uncacheable::new("other-etag", why)).await
     }
 
     /// Applies a response to HEAD to the stored response to GET. If both are the same response and it is stored again,

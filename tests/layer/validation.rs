@@ -1,6 +1,9 @@
 //! What a 304, an answer to HEAD, or a failure makes of what is stored.
 
 use std::convert::Infallible;
+use std::future::ready;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::common::origin::{FRESH, Origin, TAGGED, body, by, get};
@@ -10,8 +13,9 @@ use axum::body::Body;
 use axum::http::{Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use futures_util::stream;
+use http_body_util::{BodyExt, Empty, Full};
 use tidegate::{Cache, CacheLayer, Memory, Policy};
-use tower::{Layer, service_fn};
+use tower::{Layer, Service, service_fn};
 
 const STALE: (&str, &str) = ("cache-control", "max-age=60, stale-while-revalidate=60");
 
@@ -50,22 +54,72 @@ async fn a_head_response_without_a_date_makes_the_stored_one_fresh_from_now_on()
     assert_eq!(origin.runs(), 2);
 }
 
+/// RFC 9111, section 4.3.4: such a 304 validates nothing, so what is stored must not be served (section 5.2.2.4).
 #[tokio::test]
-async fn a_304_with_another_etag_removes_the_stored_response() {
+async fn after_a_304_about_another_response_the_request_is_repeated_without_conditions() {
     let no_cache = ("cache-control", "no-cache");
     let origin = Origin::default()
         .then(200, &[no_cache, TAGGED], "one")
         .then(304, &[("etag", "\"v2\""), ("a", "2")], "")
-        .then(200, &[no_cache, ("etag", "\"v2\"")], "two");
+        .then(200, &[no_cache, ("etag", "\"v2\"")], "two")
+        .then(304, &[("etag", "\"v2\"")], "");
+    let app = origin.router(Policy::standard());
+    assert_eq!(body(&app, get(&[])).await, "one");
+    let repeated = send(&app, get(&[])).await;
+    assert!(!repeated.headers().contains_key("a"), "nothing of it is taken over");
+    assert_eq!(read(repeated).await.0, "two");
+    assert!(!origin.all()[2].contains_key("if-none-match"), "it is asked for anew");
+    assert_eq!(body(&app, get(&[])).await, "two");
+    assert_eq!((origin.last()["if-none-match"].as_bytes(), origin.runs()), (&b"\"v2\""[..], 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_repeats_the_request_after_a_304_about_another_response() {
+    let origin = Origin::default()
+        .then(200, &[STALE, TAGGED], "one")
+        .then(304, &[STALE, ("etag", "\"v2\"")], "")
+        .then(200, &[STALE, ("etag", "\"v2\"")], "two");
     let app = origin.router(Policy::standard());
     body(&app, get(&[])).await;
-    let disowned = send(&app, get(&[])).await;
-    assert!(!disowned.headers().contains_key("a"), "nothing of it is taken over");
-    let (_, status) = read(disowned).await;
-    assert!(status.contains("other-etag"), "{status}");
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert_eq!(body(&app, get(&[])).await, "one", "stale, and renewed in the background");
+    eventually("the repetition", async || origin.runs() == 3).await;
+    tokio::task::yield_now().await;
     assert_eq!(body(&app, get(&[])).await, "two");
-    let conditions = &origin.all()[2];
-    assert!(!conditions.contains_key("if-none-match"), "it is asked for anew");
+    assert_eq!(origin.runs(), 3);
+}
+
+/// The layer can't make a second request body of this service's type.
+#[tokio::test(start_paused = true)]
+async fn a_304_about_another_response_is_an_error_if_the_request_cannot_be_repeated() {
+    for (control, expected) in [
+        ("no-cache", (502, "")),
+        ("max-age=1, must-revalidate, stale-if-error=60", (502, "")),
+        ("max-age=1, stale-if-error=60", (200, "run 1")),
+    ] {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let service = service_fn(move |request: Request<Empty<Bytes>>| {
+            let run = runs.fetch_add(1, Ordering::SeqCst) + 1;
+            let is_conditional = request.headers().contains_key("if-none-match");
+            let response = Response::builder().status(if is_conditional { 304 } else { 200 });
+            let response = response.header("cache-control", control);
+            let body = if is_conditional { String::new() } else { format!("run {run}") };
+            let response = response.header("etag", format!("\"v{run}\""));
+            ready(Ok::<_, Infallible>(response.body(Full::<Bytes>::from(body)).unwrap()))
+        });
+        let cache = Cache::new(Memory::new(1 << 20));
+        let mut service = CacheLayer::with_policy(cache, Policy::standard()).layer(service);
+        let mut ask = async || {
+            let response = service.call(Request::new(Empty::<Bytes>::new())).await.unwrap();
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            (status, String::from_utf8(body.to_vec()).unwrap())
+        };
+        assert_eq!(ask().await, (200, "run 1".to_owned()));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(ask().await, (expected.0, expected.1.to_owned()), "{control}");
+        assert_eq!(ask().await, (200, "run 3".to_owned()), "{control}: it is no longer stored");
+    }
 }
 
 #[tokio::test]
