@@ -115,13 +115,17 @@ impl<'p> ResponseFill<'p> {
     }
 
     /// Whether a response that may not be stored supersedes the stored one. A full response does (RFC 9111, section 4.3.3),
-    /// unless the handler failed or was too busy, or the response may be personal.
+    /// unless the handler failed or was too busy, or the response may be personal or the client's fault.
     fn is_superseded_by<B>(&self, response: &Response<B>) -> bool {
-        let has_stored = self.lead.stale.is_some() || self.lead.reason != MissReason::Absent;
-        has_stored
+        self.has_stored()
             && is_full(response.status())
             && self.plan.asked.is_of_anybody()
             && self.cacheability(response.status(), response.headers()).is_err()
+    }
+
+    /// Whether an entry is stored under the key, valid or not.
+    fn has_stored(&self) -> bool {
+        self.lead.stale.is_some() || self.lead.reason != MissReason::Absent
     }
 
     /// Removes the superseded entry, then passes the response on.
@@ -145,7 +149,10 @@ impl<'p> ResponseFill<'p> {
         let leave = match self.cacheability_of_head(&parts, &body) {
             Ok(leave) => leave,
             Err(uncacheable) => {
-                let uncacheable = match parts.status.is_server_error() {
+                // What one client provokes does not show that responses for a key that has one can't be shared.
+                let is_failure =
+                    parts.status.is_server_error() || !is_full(parts.status) && self.has_stored();
+                let uncacheable = match is_failure {
                     true => self.lead.fail_for(uncacheable, None),
                     false => self.lead.reject(uncacheable),
                 };
@@ -298,7 +305,7 @@ impl<'p> ResponseFill<'p> {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Result<Cacheability, Uncacheable> {
-        if status.is_server_error() && self.lead.stale.is_some() {
+        if is_error_of_one(status) && self.lead.stale.is_some() {
             return Err(Uncacheable::new(
                 "failed",
                 "a stored response is more useful than this error",
@@ -406,15 +413,15 @@ fn confirmed_at(stored: &StoredHead, new: &StoredHead) -> StoredHead {
 
 /// Whether a response represents the whole current state of its URI.
 fn is_full(status: StatusCode) -> bool {
-    let says_little = [
-        StatusCode::PARTIAL_CONTENT,
-        StatusCode::NOT_MODIFIED,
-        StatusCode::REQUEST_TIMEOUT,
-        StatusCode::RANGE_NOT_SATISFIABLE,
-        StatusCode::TOO_EARLY,
-        StatusCode::TOO_MANY_REQUESTS,
-    ];
-    !says_little.contains(&status) && !status.is_informational() && !status.is_server_error()
+    let is_part = matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED);
+    !is_part && !status.is_informational() && !is_error_of_one(status)
+}
+
+/// Whether a status is an error of the handler or of this one request. The other errors are about the resource (RFC 9110,
+/// section 15.5, and RFC 7725).
+fn is_error_of_one(status: StatusCode) -> bool {
+    let is_of_resource = matches!(status.as_u16(), 401 | 403 | 404 | 405 | 410 | 451);
+    status.is_server_error() || status.is_client_error() && !is_of_resource
 }
 
 /// A 304, if the client has this response already.
