@@ -41,6 +41,8 @@ pub(crate) struct LookupOptions {
     pub(crate) holds: Option<fn(&Entry) -> bool>,
     /// This is a request to a layer. Unless it is made within another scope, it need not see the process's own writes.
     pub(crate) is_request: bool,
+    /// The request identifies its client, so the response may be for this client alone.
+    pub(crate) is_identified: bool,
     /// Reads and lookups outside any scope that had ended before this call; if `None`, they are counted when the lookup
     /// begins.
     pub(crate) strays: Option<EndedStrays>,

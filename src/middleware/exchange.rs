@@ -270,7 +270,7 @@ impl<S> Exchange<S> {
         let headers = request.headers().clone();
         let request = plan.to_handler_request(request);
         // A response that is not shared is for this client alone: keep the client's own conditions.
-        let request = match stored.is_none() && lead.is_known_unshared() {
+        let request = match stored.is_none() && lead.is_known_unshared(plan.ask.is_identified) {
             true => request,
             false => unconditional(request, stored.as_ref().map(|stored| &stored.0.headers)),
         };

@@ -154,6 +154,7 @@ impl<'p> ResponseFill<'p> {
                     parts.status.is_server_error() || !is_full(parts.status) && self.has_stored();
                 let uncacheable = match is_failure {
                     true => self.lead.fail_for(uncacheable, None),
+                    false if !asked.is_of_anybody() => self.lead.reject_personal(uncacheable),
                     false => self.lead.reject(uncacheable),
                 };
                 told.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
@@ -275,7 +276,9 @@ impl<'p> ResponseFill<'p> {
             Some(uncacheable) if uncacheable.token == PERSONAL => {
                 Cow::Owned(confirmed_at(stored, new))
             }
-            Some(uncacheable) => return FillOutcome::NotStored(self.lead.reject(uncacheable)),
+            Some(uncacheable) => {
+                return FillOutcome::NotStored(self.lead.reject_personal(uncacheable));
+            }
         };
         // The response was stored for all clients, whichever client's request confirms it.
         let asked = RequestDirectives {

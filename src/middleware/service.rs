@@ -149,8 +149,12 @@ impl<S> CacheService<S> {
         A: HttpBody + Send + 'static,
     {
         let watch = seen.as_ref().map(|seen| seen.traffic.clone());
-        let ask =
-            LookupOptions { watch, limits: asked.limits, ..LookupOptions::for_request(session) };
+        let ask = LookupOptions {
+            watch,
+            limits: asked.limits,
+            is_identified: !asked.is_of_anybody(),
+            ..LookupOptions::for_request(session)
+        };
         let plan = self.plan(&request, policy, (ask, asked));
         match self.serve_from_memory(&plan, seen.as_ref(), request.headers()) {
             Some((response, entry)) => {
