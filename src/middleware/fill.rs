@@ -19,7 +19,7 @@ use super::context::RequestContext;
 use super::date::date;
 use super::layer::LayerSettings;
 use super::rules::groups;
-use super::rules::precondition::is_known;
+use super::rules::precondition::is_new_known;
 use super::rules::request::{Client, RequestDirectives};
 use super::rules::search_variance::SearchVariance;
 use super::rules::storable::{Cacheability, PERSONAL, Times, cacheability};
@@ -433,7 +433,7 @@ fn known<B: HttpBody>(
     asked: &RequestDirectives,
     body: &Bytes,
 ) -> Option<Response<Body<B>>> {
-    if parts.status != StatusCode::OK || !is_known(&asked.conditions, &parts.headers) {
+    if parts.status != StatusCode::OK || !is_new_known(&asked.conditions, &parts.headers) {
         return None;
     }
     let head = StoredHead::storable(parts.status, &parts.headers, &[]);

@@ -262,3 +262,30 @@ fn headless(origin: &Origin, policy: Policy) -> Router {
     let cache = Cache::new(Memory::new(1 << 20));
     Router::new().fallback_service(CacheLayer::with_policy(cache, policy).layer(service))
 }
+
+/// RFC 9110, section 13.1.3: without a modification date, the field must be ignored. `Date` stands for one only in a stored
+/// response (RFC 9111, section 4.3.2).
+#[tokio::test]
+async fn if_modified_since_is_ignored_for_a_new_response_without_a_modification_date() {
+    let now = ago(0);
+    // The client's clock is ahead.
+    let ahead = "Fri, 31 Dec 9999 23:59:59 GMT";
+    for control in ["no-store", "max-age=60"] {
+        let origin =
+            Origin::default().then(200, &[("cache-control", control), ("date", &now)], "new");
+        let app = origin.router(Policy::standard());
+        let response = send(&app, get(&[("if-modified-since", ahead)])).await;
+        assert_eq!(response.status(), 200, "{control}");
+    }
+}
+
+#[tokio::test]
+async fn two_if_modified_since_lines_are_ignored() {
+    let origin = Origin::default();
+    let dated = ("last-modified", &*ago(100));
+    let app = origin.then(200, &[FRESH, dated], "one").router(Policy::standard());
+    for _ in 0..2 {
+        let twice = [("if-modified-since", &*ago(50)), ("if-modified-since", &*ago(200))];
+        assert_eq!(send(&app, get(&twice)).await.status(), 200);
+    }
+}
