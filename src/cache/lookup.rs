@@ -203,6 +203,26 @@ impl Cache {
         LookupResult::Miss(Box::new(search.fill_guard(None, Some(permit))))
     }
 
+    /// As [`look`](Self::look), for a request that accepts only a stored entry: it takes no permit, since it computes none.
+    pub(crate) async fn look_only(
+        &self,
+        key: &Key,
+        policy: &Arc<Policy>,
+        ask: LookupOptions,
+    ) -> LookupResult {
+        let mut search = LookupTask::new(self, key, policy, ask);
+        if self.is_off() {
+            return LookupResult::Bypass(search.bypass(BypassReason::Off, None));
+        }
+        if let Err(reason) = search.can_prove().await {
+            return LookupResult::Bypass(search.bypass(reason, None));
+        }
+        match search.look().await {
+            Some(hit) => LookupResult::Hit(hit),
+            None => LookupResult::Bypass(search.bypass(BypassReason::OnlyIfCached, None)),
+        }
+    }
+
     /// The entry that is stored under a key, valid or not.
     pub(crate) async fn stored(&self, key: &Key) -> Option<Found> {
         let store = &self.shared.store;

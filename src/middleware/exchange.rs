@@ -110,9 +110,7 @@ impl<S> Exchange<S> {
     {
         match found {
             LookupResult::Hit(hit) => Box::pin(self.unserved(hit, plan, request)),
-            _ if plan.asked.only_if_cached && !plan.policy.shadow => {
-                Box::pin(ready(Ok(self.not_cached())))
-            }
+            _ if plan.wants_only_stored() => Box::pin(ready(Ok(self.not_cached()))),
             LookupResult::Miss(lead) if plan.asked.is_for_a_part() => {
                 Box::pin(self.compute_part(lead, plan, request))
             }
@@ -135,9 +133,6 @@ impl<S> Exchange<S> {
     {
         if !plan.may_serve(&hit.found.entry) {
             drop(hit);
-            if plan.asked.only_if_cached {
-                return Ok(self.not_cached());
-            }
             return self.uncached(BypassReason::Personal, plan, request).await;
         }
         let Hit { found, renew, .. } = hit;
@@ -391,6 +386,9 @@ impl<S> Exchange<S> {
     where
         S: Handler<A>,
     {
+        if plan.wants_only_stored() {
+            return Ok(self.not_cached());
+        }
         let tags = plan.ask.tags.clone();
         let record = self.routes.cache.record(None, plan.ask);
         let is_known = reason != BypassReason::NoParameter;
@@ -402,7 +400,7 @@ impl<S> Exchange<S> {
     }
 
     /// RFC 9111, section 5.2.1.7.
-    fn not_cached<B: HttpBody>(&self) -> Response<Body<B>> {
+    pub(crate) fn not_cached<B: HttpBody>(&self) -> Response<Body<B>> {
         self.count(Outcome::Bypass(BypassReason::OnlyIfCached));
         if let Some(record) = Record::current() {
             record.mark_uncacheable(Uncacheable::new(

@@ -238,13 +238,65 @@ async fn an_upstream_age_continues_and_does_not_shorten_the_ttl_of_a_ttl_policy(
 }
 
 #[tokio::test]
-async fn only_if_cached_with_credentials_gets_a_504_without_running_the_handler() {
-    let origin = Origin::default().then(200, &[FRESH], "one");
-    let app = origin.router(Policy::standard());
-    body(&app, get(&[])).await;
-    let asked = [("authorization", "x"), ("cache-control", "only-if-cached")];
-    assert_eq!(send(&app, get(&asked)).await.status(), StatusCode::GATEWAY_TIMEOUT);
-    assert_eq!(origin.runs(), 1);
+async fn only_if_cached_gets_a_504_without_running_the_handler_if_the_request_bypasses_the_cache() {
+    let by_author = Policy::ttl(Duration::from_mins(1)).untracked();
+    let no_tag = by_author.clone().tag("users:id={id}");
+    for policy in [Policy::standard(), by_author, no_tag] {
+        for who in [
+            ("authorization", "x"),
+            ("cookie", "a=1"),
+            ("x-user", "alice"),
+            ("if-match", "\"v1\""),
+            ("upgrade", "websocket"),
+            ("cache-control", "no-store"),
+            ("accept", "*/*"),
+        ] {
+            let origin = Origin::default();
+            let app = origin.router(policy.clone());
+            let asked = [who, ("cache-control", "only-if-cached")];
+            let response = send(&app, get(&asked)).await;
+            assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT, "{who:?} {policy:?}");
+            assert_eq!(origin.runs(), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_if_cached_applies_to_get_head_and_cached_query_requests_only() {
+    let query = Method::from_bytes(b"QUERY").unwrap();
+    let stored = Policy::standard().query_content(4);
+    for (policy, method, status) in [
+        (Policy::standard(), Method::HEAD, 504),
+        (Policy::standard(), Method::POST, 200),
+        (Policy::standard(), query.clone(), 200),
+        (stored.clone(), Method::POST, 200),
+        (stored, query, 504),
+    ] {
+        let app = Origin::default().router(policy);
+        let request = Request::builder().method(&method).uri("/");
+        let request = request.header("cache-control", "only-if-cached");
+        let request = request.body(Body::from("longer than the limit"));
+        let empty = by(method.clone(), "/", &[("cache-control", "only-if-cached")]);
+        let request = if method == Method::HEAD { empty } else { request.unwrap() };
+        assert_eq!(send(&app, request).await.status().as_u16(), status, "{method}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_if_cached_gets_its_504_at_once_even_if_no_fill_may_start() {
+    let policy = Policy::standard().fills(1);
+    let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), policy);
+    let app = Router::new().fallback(async || std::future::pending::<()>().await).layer(layer);
+    let hanging = tokio::spawn({
+        let app = app.clone();
+        async move { send(&app, by(Method::GET, "/hangs", &[])).await }
+    });
+    tokio::task::yield_now().await;
+    let began = tokio::time::Instant::now();
+    let response = send(&app, get(&[("cache-control", "only-if-cached")])).await;
+    assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    hanging.abort();
 }
 
 /// The layer around a handler that makes no body for HEAD, and whose bodies have no length.
