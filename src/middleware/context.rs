@@ -9,6 +9,7 @@ use super::identity::IdentitySource;
 use super::layer::LayerSettings;
 use super::rendered::RenderedHead;
 use super::route;
+use super::rules::fields::RequestField;
 use super::rules::request::RequestDirectives;
 use super::rules::search_variance::SearchVariance;
 use super::rules::storable::Audience;
@@ -150,9 +151,10 @@ impl RequestContext {
         self.asked.only_if_cached && !self.policy.shadow
     }
 
-    /// Whether the request is for a whole response, as it is stored.
+    /// Whether the handler's response is a whole one, as it is stored. The handler gets all conditions of the request, even
+    /// those that the policy ignores.
     pub(crate) fn is_comparable(&self) -> bool {
-        self.asked.method != Method::HEAD && self.asked.conditions.is_empty()
+        self.asked.method != Method::HEAD && !self.asked.fields.has_any(&RequestField::CONDITIONS)
     }
 
     async fn find_under(&self, key: &Key, cache: &Cache) -> LookupResult {

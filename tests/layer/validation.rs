@@ -299,6 +299,22 @@ async fn only_if_cached_gets_its_504_at_once_even_if_no_fill_may_start() {
     hanging.abort();
 }
 
+/// The stored 200 can't be compared with a 304.
+#[tokio::test]
+async fn a_shadow_route_does_not_compare_responses_to_conditional_requests() {
+    let dated = ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT");
+    let origin = Origin::default().then(200, &[dated], "one").then(304, &[dated], "");
+    let cache = Cache::new(Memory::new(1 << 20));
+    let policy = Policy::ttl(Duration::from_mins(1)).untracked().shadow();
+    let app = origin.behind(CacheLayer::with_policy(cache.clone(), policy));
+    assert_eq!(body(&app, get(&[])).await, "one");
+    let response = send(&app, get(&[("if-modified-since", dated.1)])).await;
+    assert_eq!(response.status(), StatusCode::NOT_MODIFIED);
+    read(response).await;
+    tokio::task::yield_now().await;
+    assert!(cache.audits().is_empty(), "{:?}", cache.audits());
+}
+
 /// The layer around a handler that makes no body for HEAD, and whose bodies have no length.
 fn headless(origin: &Origin, policy: Policy) -> Router {
     let origin = origin.clone();
