@@ -179,6 +179,19 @@ mod tests {
     }
 
     #[test]
+    fn a_304_has_no_digest_of_content() {
+        let mut headers = HeaderMap::new();
+        for name in ["etag", "content-digest", "content-md5", "repr-digest"] {
+            headers.insert(name, HeaderValue::from_static("\"v1\""));
+        }
+        let head = StoredHead::storable(StatusCode::OK, &headers, &[]);
+        let told = answered(http::Request::get("/").header("if-none-match", "\"v1\""), head);
+        let mut names: Vec<_> = told.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["date", "etag", "repr-digest"]);
+    }
+
+    #[test]
     fn a_field_may_have_more_values_than_a_header_map_has_names() {
         let mut headers = HeaderMap::new();
         for _ in 0..40_000 {

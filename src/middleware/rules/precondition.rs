@@ -68,6 +68,8 @@ pub(crate) fn describes_a_body(name: &HeaderName) -> bool {
         CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
     };
     [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE].contains(name)
+        // RFC 9530, section 2: of the content of the message.
+        || ["content-digest", "content-md5"].contains(&name.as_str())
 }
 
 #[cfg(test)]
