@@ -1,7 +1,7 @@
 //! What a response makes of an older one that is stored: its age, its end, and what is served when the handler fails.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::origin::{FRESH, Origin, TAGGED, body, by, get};
@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join, join_all};
-use tidegate::{Cache, CacheLayer, Entry, Found, Key, Memory, Policy, Store, StoreError};
+use tidegate::{Cache, CacheLayer, Entry, Found, Key, Memory, Policy, Store, StoreError, Tiered};
 use tokio::time::sleep;
 
 /// Windows in which a stale response may be served.
@@ -371,4 +371,57 @@ async fn a_client_that_disconnects_does_not_stop_the_removal_of_a_stored_respons
     assert_eq!(origin.runs(), 2);
     advance(1).await;
     assert_eq!(ask(&app, &[]).await.1, "failed", "and nothing older in place of the error");
+}
+
+/// A shared store that takes one entry and then is full.
+#[derive(Debug)]
+struct Full(Memory, AtomicBool);
+
+impl Store for Full {
+    fn peek(&self, _: &Key) -> Option<Found> {
+        None
+    }
+
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
+        self.0.get(key)
+    }
+
+    fn put(
+        &self,
+        key: &Key,
+        entry: &Arc<Entry>,
+    ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
+        match self.1.swap(true, Ordering::SeqCst) {
+            false => self.0.put(key, entry),
+            true => None,
+        }
+    }
+
+    fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.0.remove(key)
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+}
+
+/// RFC 9111, section 4: the most recent of several stored responses is used.
+#[tokio::test(start_paused = true)]
+async fn a_newer_response_in_memory_is_not_replaced_by_an_older_shared_one() {
+    let long = ("cache-control", "max-age=3600");
+    let origin = Origin::default().then(200, &[long], "old").then(200, &[long], "new").then(
+        200,
+        &[long],
+        "",
+    );
+    let shared = Full(Memory::new(1 << 20), AtomicBool::new(false));
+    let cache = Cache::new(Tiered::unguarded(Memory::new(1 << 20), shared));
+    let app = origin.behind(CacheLayer::with_policy(cache, Policy::standard()));
+    let anew = [("cache-control", "no-cache")];
+    assert_eq!(body(&app, get(&[])).await, "old");
+    advance(1).await;
+    assert_eq!(body(&app, get(&anew)).await, "new");
+    send(&app, by(Method::HEAD, "/", &anew)).await;
+    assert_eq!(body(&app, get(&[])).await, "new");
 }
