@@ -5,14 +5,17 @@
 //! The order of layers matters. [`admit`] is outside the cache, so that the cache computes its key from the request that
 //! the origin gets. [`forward`] is inside.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::uri::{Authority, Scheme};
-use axum::http::{StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, ServiceExt, middleware};
+use futures_util::stream;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -67,6 +70,7 @@ async fn forward(State(origin): State<Origin>, mut request: Request) -> Response
     (parts.scheme, parts.authority) = (Some(Scheme::HTTP), Some(origin.authority));
     let Ok(uri) = Uri::from_parts(parts) else { return StatusCode::BAD_REQUEST.into_response() };
     *request.uri_mut() = uri;
+    let is_head = request.method() == Method::HEAD;
     let client = hyper::upgrade::on(&mut request);
     match tokio::time::timeout(PATIENCE, origin.client.request(request)).await {
         Ok(Ok(mut response)) => {
@@ -75,7 +79,12 @@ async fn forward(State(origin): State<Origin>, mut request: Request) -> Response
                 let server = hyper::upgrade::on(&mut response);
                 tokio::spawn(tunnel(client, server));
             }
-            response.map(Body::new)
+            match is_head && !response.headers().contains_key(CONTENT_LENGTH) {
+                // Otherwise axum would declare the length of this empty body, which is not that of the resource.
+                true => response
+                    .map(|_| Body::from_stream(stream::empty::<Result<Bytes, Infallible>>())),
+                false => response.map(Body::new),
+            }
         }
         Ok(Err(error)) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
         Err(_) => StatusCode::GATEWAY_TIMEOUT.into_response(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::cache::Cache;
+use super::cache::{Cache, SharedBy};
 use super::flight::{FlightLeader, FlightResult};
 use super::freshness::Freshness;
 use super::lease::{Claimed, LeaseGuard, PendingLease};
@@ -130,9 +130,10 @@ impl FillGuard {
         &self.key
     }
 
-    /// Whether no request waits for this response, since the key's last response could not be shared.
-    pub(crate) fn is_known_unshared(&self) -> bool {
-        self.flight.is_none() && self.cache.shared.alone.has(&self.key)
+    /// Whether no request waits for this response, since the key's last response could not be shared. `is_identified` if the
+    /// request identifies its client.
+    pub(crate) fn is_known_unshared(&self, is_identified: bool) -> bool {
+        self.flight.is_none() && self.cache.shared.alone.has(&self.key, is_identified)
     }
 
     /// The miss that led to this fill.
@@ -195,7 +196,7 @@ impl FillGuard {
         }
         let filled = self.put(&answer.key, &entry);
         // An entry that is never fresh is of no use to waiting requests.
-        self.note_shared(!terms.ttl.is_zero());
+        self.note_shared(if terms.ttl.is_zero() { SharedBy::None } else { SharedBy::All });
         let vary_marker = answer
             .vary_marker
             .map(|(key, head)| self.put_vary_marker(&key, head, (&answer.key, &entry)));
@@ -259,6 +260,21 @@ impl FillGuard {
         self.finish_unshared(uncacheable)
     }
 
+    /// Ends the fill with a response that is for this client alone: waiting requests of other identified clients compute their
+    /// own, and the anonymous ones wait for another of them.
+    pub(crate) fn reject_personal(mut self, uncacheable: Uncacheable) -> Uncacheable {
+        self.refuse(&uncacheable);
+        let alone = &self.cache.shared.alone;
+        // What is known about anonymous requests still holds.
+        if !alone.has(&self.key, false) {
+            alone.set(&self.key, SharedBy::Anonymous);
+        }
+        if let Some(flight) = self.flight.take() {
+            flight.land(FlightResult::Personal);
+        }
+        uncacheable
+    }
+
     fn refuse(&self, uncacheable: &Uncacheable) {
         self.record.refuse(uncacheable);
         self.note_uncacheable(uncacheable);
@@ -273,7 +289,7 @@ impl FillGuard {
     }
 
     fn finish_unshared(mut self, uncacheable: Uncacheable) -> Uncacheable {
-        self.note_shared(false);
+        self.note_shared(SharedBy::None);
         if let Some(flight) = self.flight.take() {
             flight.land(FlightResult::Nothing);
         }
@@ -281,12 +297,12 @@ impl FillGuard {
     }
 
     /// Records, for later requests, whether this response could be shared.
-    fn note_shared(&self, is_shared: bool) {
-        let is_new = self.cache.shared.alone.set(&self.key, !is_shared);
-        match is_shared {
-            true => self.policy.streak.end(),
-            false if is_new => self.policy.streak.extend(),
-            false => {}
+    fn note_shared(&self, shared: SharedBy) {
+        let is_new = self.cache.shared.alone.set(&self.key, shared);
+        match shared {
+            SharedBy::All => self.policy.streak.end(),
+            SharedBy::None if is_new => self.policy.streak.extend(),
+            SharedBy::Anonymous | SharedBy::None => {}
         }
     }
 

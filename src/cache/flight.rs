@@ -61,6 +61,8 @@ pub(crate) enum FlightResult {
     Entry(Arc<Entry>),
     /// With a response that can't be shared: each follower computes its own.
     Nothing,
+    /// With a response for an identified client. Nothing is known about the response to anonymous requests.
+    Personal,
     /// With a failure, after which the leader served this stale entry. Followers may serve it too, if their policies allow.
     Instead(Arc<Entry>),
 }

@@ -41,6 +41,8 @@ pub(crate) struct LookupOptions {
     pub(crate) holds: Option<fn(&Entry) -> bool>,
     /// This is a request to a layer. Unless it is made within another scope, it need not see the process's own writes.
     pub(crate) is_request: bool,
+    /// The request identifies its client, so the response may be for this client alone.
+    pub(crate) is_identified: bool,
     /// Reads and lookups outside any scope that had ended before this call; if `None`, they are counted when the lookup
     /// begins.
     pub(crate) strays: Option<EndedStrays>,
@@ -199,6 +201,26 @@ impl Cache {
             return LookupResult::Hit(hit);
         }
         LookupResult::Miss(Box::new(search.fill_guard(None, Some(permit))))
+    }
+
+    /// As [`look`](Self::look), for a request that accepts only a stored entry: it takes no permit, since it computes none.
+    pub(crate) async fn look_only(
+        &self,
+        key: &Key,
+        policy: &Arc<Policy>,
+        ask: LookupOptions,
+    ) -> LookupResult {
+        let mut search = LookupTask::new(self, key, policy, ask);
+        if self.is_off() {
+            return LookupResult::Bypass(search.bypass(BypassReason::Off, None));
+        }
+        if let Err(reason) = search.can_prove().await {
+            return LookupResult::Bypass(search.bypass(reason, None));
+        }
+        match search.look().await {
+            Some(hit) => LookupResult::Hit(hit),
+            None => LookupResult::Bypass(search.bypass(BypassReason::OnlyIfCached, None)),
+        }
     }
 
     /// The entry that is stored under a key, valid or not.

@@ -41,6 +41,15 @@ pub(crate) fn can_be_read<A: 'static>() -> bool {
     can
 }
 
+/// A request without content, twice, if a body of this type can be constructed.
+pub(crate) fn twice<A: 'static>(request: Request<A>) -> (Request<A>, Option<Request<A>>) {
+    let mut empty = Some(Body::empty());
+    let empty = (&mut empty as &mut dyn Any).downcast_mut::<Option<A>>().and_then(Option::take);
+    let (parts, body) = request.into_parts();
+    let again = empty.map(|empty| Request::from_parts(parts.clone(), empty));
+    (Request::from_parts(parts, body), again)
+}
+
 /// Reads a request's content, up to `limit` bytes, and returns its hash. `None` if it is larger, can't be read, has
 /// trailers, or does not fit into the byte budget. In any case the request keeps its whole body.
 pub(crate) async fn read<A: 'static>(

@@ -9,6 +9,7 @@ use super::identity::IdentitySource;
 use super::layer::LayerSettings;
 use super::rendered::RenderedHead;
 use super::route;
+use super::rules::fields::RequestField;
 use super::rules::request::RequestDirectives;
 use super::rules::search_variance::SearchVariance;
 use super::rules::storable::Audience;
@@ -145,15 +146,25 @@ impl RequestContext {
         hit.filter(|hit| self.may_serve(&hit.found.entry))
     }
 
-    /// Whether the request is for a whole response, as it is stored.
+    /// Whether the handler may not be called (RFC 9111, section 5.2.1.7). In shadow mode it is called for every request.
+    pub(crate) fn wants_only_stored(&self) -> bool {
+        self.asked.only_if_cached && !self.policy.shadow
+    }
+
+    /// Whether the handler's response is a whole one, as it is stored. The handler gets all conditions of the request, even
+    /// those that the policy ignores.
     pub(crate) fn is_comparable(&self) -> bool {
-        self.asked.method != Method::HEAD && self.asked.conditions.is_empty()
+        self.asked.method != Method::HEAD && !self.asked.fields.has_any(&RequestField::CONDITIONS)
     }
 
     async fn find_under(&self, key: &Key, cache: &Cache) -> LookupResult {
-        match self.asked.is_for_a_part() || self.asked.only_if_cached || self.policy.shadow {
-            true => cache.look(key, &self.policy, self.ask.clone()).await,
-            false => cache.lookup(key, &self.policy, self.ask.clone()).await,
+        let ask = self.ask.clone();
+        if self.wants_only_stored() {
+            cache.look_only(key, &self.policy, ask).await
+        } else if self.asked.is_for_a_part() || self.policy.shadow {
+            cache.look(key, &self.policy, ask).await
+        } else {
+            cache.lookup(key, &self.policy, ask).await
         }
     }
 }

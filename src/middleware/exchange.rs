@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::body::Body;
 use super::bypass::{bypassed, give_token};
+use super::content;
 use super::context::{RequestContext, RequestPlace};
 use super::cookies;
 use super::fill::ResponseFill;
@@ -22,7 +23,7 @@ use super::keying::KeySource;
 use super::layer::LayerSettings;
 use super::rendered::respond;
 use super::rules::groups::note_unread;
-use super::rules::validation::unconditional;
+use super::rules::validation::{names_another, unconditional};
 use super::status;
 use super::stored::StoredHead;
 use super::variances;
@@ -109,9 +110,7 @@ impl<S> Exchange<S> {
     {
         match found {
             LookupResult::Hit(hit) => Box::pin(self.unserved(hit, plan, request)),
-            _ if plan.asked.only_if_cached && !plan.policy.shadow => {
-                Box::pin(ready(Ok(self.not_cached())))
-            }
+            _ if plan.wants_only_stored() => Box::pin(ready(Ok(self.not_cached()))),
             LookupResult::Miss(lead) if plan.asked.is_for_a_part() => {
                 Box::pin(self.compute_part(lead, plan, request))
             }
@@ -134,9 +133,6 @@ impl<S> Exchange<S> {
     {
         if !plan.may_serve(&hit.found.entry) {
             drop(hit);
-            if plan.asked.only_if_cached {
-                return Ok(self.not_cached());
-            }
             return self.uncached(BypassReason::Personal, plan, request).await;
         }
         let Hit { found, renew, .. } = hit;
@@ -202,11 +198,15 @@ impl<S> Exchange<S> {
             let (outcome, fallback) = (lead.outcome(), lead.fallback());
             let (answered, fill) = self.call(lead, &plan, request).await;
             let record = fill.lead.record().clone();
-            if is_stale_better(&answered)
+            let is_refuted = is_about_another(&answered, fill.stored.as_deref());
+            if (is_refuted || is_stale_better(&answered))
                 && let Some(response) =
                     Box::pin(self.instead(fallback.as_ref(), &plan, (&fill.headers, &record))).await
             {
-                fill.fail(fallback.as_ref());
+                match is_refuted {
+                    true => drop(Box::pin(fill.refute()).await),
+                    false => fill.fail(fallback.as_ref()),
+                }
                 return Ok(response);
             }
             self.count(outcome);
@@ -248,6 +248,8 @@ impl<S> Exchange<S> {
 
     /// Calls the handler. Under `Policy::standard`, this is a conditional request if there is a stored response to
     /// revalidate. Other policies prove freshness by the log, and don't rely on dates with a resolution of one second.
+    ///
+    /// If the handler's 304 is about another response, repeats the request without conditions, if that is possible.
     fn call<'p, A>(
         &mut self,
         lead: Box<FillGuard>,
@@ -256,21 +258,31 @@ impl<S> Exchange<S> {
     ) -> impl Future<Output = (Result<S::Response, S::Error>, ResponseFill<'p>)> + Send
     where
         S: Handler<A>,
+        A: Send + 'static,
     {
         let stored = plan.policy.is_standard.then(|| stored(&lead, plan)).flatten();
         let stored = stored.filter(|stored| has_validator(&stored.0)).map(Box::new);
         let headers = request.headers().clone();
         let request = plan.to_handler_request(request);
         // A response that is not shared is for this client alone: keep the client's own conditions.
-        let request = match stored.is_none() && lead.is_known_unshared() {
+        let request = match stored.is_none() && lead.is_known_unshared(plan.ask.is_identified) {
             true => request,
             false => unconditional(request, stored.as_ref().map(|stored| &stored.0.headers)),
         };
-        let (record, began) = (lead.record().clone(), clock::now());
+        // A GET request has no content that the first call could have consumed.
+        let may_repeat = stored.is_some() && plan.asked.content.is_none();
+        let (request, again) = if may_repeat { content::twice(request) } else { (request, None) };
+        let again =
+            again.map(|request| Box::new((self.inner.clone(), unconditional(request, None))));
+        let (record, mut began) = (lead.record().clone(), clock::now());
         let answered = record.enter(|| self.inner.call(request));
         let routes = self.routes.clone();
         async move {
-            let answered = answered.await;
+            let (mut answered, mut stored) = (answered.await, stored);
+            if let Some(again) = again.filter(|_| is_about_another(&answered, stored.as_deref())) {
+                (stored, began) = (None, clock::now());
+                answered = Box::pin(repeat(*again, &record)).await;
+            }
             let delay = began.elapsed();
             observe::load(delay);
             (answered, ResponseFill { lead, plan, headers, stored, delay, routes })
@@ -285,6 +297,7 @@ impl<S> Exchange<S> {
         mut request: Request<A>,
     ) where
         S: Handler<A>,
+        A: Send + 'static,
     {
         if !self.tag(&mut plan, &request) || !lead.claim().await {
             return;
@@ -373,6 +386,9 @@ impl<S> Exchange<S> {
     where
         S: Handler<A>,
     {
+        if plan.wants_only_stored() {
+            return Ok(self.not_cached());
+        }
         let tags = plan.ask.tags.clone();
         let record = self.routes.cache.record(None, plan.ask);
         let is_known = reason != BypassReason::NoParameter;
@@ -384,7 +400,7 @@ impl<S> Exchange<S> {
     }
 
     /// RFC 9111, section 5.2.1.7.
-    fn not_cached<B: HttpBody>(&self) -> Response<Body<B>> {
+    pub(crate) fn not_cached<B: HttpBody>(&self) -> Response<Body<B>> {
         self.count(Outcome::Bypass(BypassReason::OnlyIfCached));
         if let Some(record) = Record::current() {
             record.mark_uncacheable(Uncacheable::new(
@@ -470,6 +486,28 @@ fn strip_client(headers: &mut HeaderMap, plan: &mut RequestContext) {
 fn is_stale_better<B, E>(answered: &Result<Response<B>, E>) -> bool {
     let is_error = |status: StatusCode| matches!(status.as_u16(), 500 | 502 | 503 | 504);
     answered.as_ref().map_or(true, |response| is_error(response.status()))
+}
+
+/// Whether the handler's response to a conditional request is a 304 about a response other than the stored one.
+fn is_about_another<B, E>(
+    answered: &Result<Response<B>, E>,
+    stored: Option<&(StoredHead, Arc<Entry>)>,
+) -> bool {
+    let (Ok(response), Some((head, _))) = (answered, stored) else { return false };
+    response.status() == StatusCode::NOT_MODIFIED
+        && names_another(&head.headers, response.headers())
+}
+
+/// Calls the handler a second time.
+async fn repeat<S, A>(
+    (mut inner, request): (S, Request<A>),
+    record: &Record,
+) -> Result<S::Response, S::Error>
+where
+    S: Handler<A>,
+{
+    poll_fn(|cx| inner.poll_ready(cx)).await?;
+    record.enter(|| inner.call(request)).await
 }
 
 /// Whether the handler failed: a 5xx status, or no response.

@@ -200,7 +200,7 @@ fn outcome(plan: &RequestContext, examined: &LookupPreview) -> Outcome {
             true => plan.policy.shadow.then_some(BypassReason::Shadow),
         },
         (_, Outcome::Bypass(_)) => None,
-        _ if plan.asked.only_if_cached && !plan.policy.shadow => Some(BypassReason::OnlyIfCached),
+        _ if plan.wants_only_stored() => Some(BypassReason::OnlyIfCached),
         _ => plan.asked.is_for_a_part().then_some(BypassReason::Range),
     };
     bypass.map_or(examined.outcome, Outcome::Bypass)

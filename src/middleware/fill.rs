@@ -19,7 +19,7 @@ use super::context::RequestContext;
 use super::date::date;
 use super::layer::LayerSettings;
 use super::rules::groups;
-use super::rules::precondition::is_known;
+use super::rules::precondition::is_new_known;
 use super::rules::request::{Client, RequestDirectives};
 use super::rules::search_variance::SearchVariance;
 use super::rules::storable::{Cacheability, PERSONAL, Times, cacheability};
@@ -115,13 +115,17 @@ impl<'p> ResponseFill<'p> {
     }
 
     /// Whether a response that may not be stored supersedes the stored one. A full response does (RFC 9111, section 4.3.3),
-    /// unless the handler failed or was too busy, or the response may be personal.
+    /// unless the handler failed or was too busy, or the response may be personal or the client's fault.
     fn is_superseded_by<B>(&self, response: &Response<B>) -> bool {
-        let has_stored = self.lead.stale.is_some() || self.lead.reason != MissReason::Absent;
-        has_stored
+        self.has_stored()
             && is_full(response.status())
             && self.plan.asked.is_of_anybody()
             && self.cacheability(response.status(), response.headers()).is_err()
+    }
+
+    /// Whether an entry is stored under the key, valid or not.
+    fn has_stored(&self) -> bool {
+        self.lead.stale.is_some() || self.lead.reason != MissReason::Absent
     }
 
     /// Removes the superseded entry, then passes the response on.
@@ -145,8 +149,12 @@ impl<'p> ResponseFill<'p> {
         let leave = match self.cacheability_of_head(&parts, &body) {
             Ok(leave) => leave,
             Err(uncacheable) => {
-                let uncacheable = match parts.status.is_server_error() {
+                // What one client provokes does not show that responses for a key that has one can't be shared.
+                let is_failure =
+                    parts.status.is_server_error() || !is_full(parts.status) && self.has_stored();
+                let uncacheable = match is_failure {
                     true => self.lead.fail_for(uncacheable, None),
+                    false if !asked.is_of_anybody() => self.lead.reject_personal(uncacheable),
                     false => self.lead.reject(uncacheable),
                 };
                 told.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
@@ -191,18 +199,24 @@ impl<'p> ResponseFill<'p> {
     ) -> Response<Body<B>> {
         let told = self.fill_status(StatusCode::NOT_MODIFIED);
         let plan = self.plan;
-        let (head, filled) = if names_another(&head.headers, &fresh) {
-            let uncacheable =
-                Uncacheable::new("other-etag", "the handler's 304 is about another response");
-            (head, FillOutcome::NotStored(self.reject_stored(uncacheable).await))
+        let (mut response, filled) = if names_another(&head.headers, &fresh) {
+            // Nothing may be served: the stored response is not validated, and the other one is not here.
+            let mut response = Response::new(Body::default());
+            *response.status_mut() = StatusCode::BAD_GATEWAY;
+            (response, FillOutcome::NotStored(self.refute().await))
         } else {
             let new = brought_up_to_date(&head, &fresh);
             let filled = self.renewed((&head, &new), &entry).await;
-            (new, filled)
+            (new.into_response_for(entry.body(), &plan.asked), filled)
         };
-        let mut response = head.into_response_for(entry.body(), &plan.asked);
         told.append_to(response.headers_mut(), StoreOutcome::from_outcome(&filled));
         response
+    }
+
+    /// Removes the stored response after a 304 that is about another one.
+    pub(crate) async fn refute(self) -> Uncacheable {
+        let why = "the handler's 304 is about another response";
+        self.reject_stored(Uncacheable::new("other-etag", why)).await
     }
 
     /// Applies a response to HEAD to the stored response to GET. If both are the same response and it is stored again,
@@ -262,7 +276,9 @@ impl<'p> ResponseFill<'p> {
             Some(uncacheable) if uncacheable.token == PERSONAL => {
                 Cow::Owned(confirmed_at(stored, new))
             }
-            Some(uncacheable) => return FillOutcome::NotStored(self.lead.reject(uncacheable)),
+            Some(uncacheable) => {
+                return FillOutcome::NotStored(self.lead.reject_personal(uncacheable));
+            }
         };
         // The response was stored for all clients, whichever client's request confirms it.
         let asked = RequestDirectives {
@@ -292,7 +308,7 @@ impl<'p> ResponseFill<'p> {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Result<Cacheability, Uncacheable> {
-        if status.is_server_error() && self.lead.stale.is_some() {
+        if is_error_of_one(status) && self.lead.stale.is_some() {
             return Err(Uncacheable::new(
                 "failed",
                 "a stored response is more useful than this error",
@@ -400,15 +416,15 @@ fn confirmed_at(stored: &StoredHead, new: &StoredHead) -> StoredHead {
 
 /// Whether a response represents the whole current state of its URI.
 fn is_full(status: StatusCode) -> bool {
-    let says_little = [
-        StatusCode::PARTIAL_CONTENT,
-        StatusCode::NOT_MODIFIED,
-        StatusCode::REQUEST_TIMEOUT,
-        StatusCode::RANGE_NOT_SATISFIABLE,
-        StatusCode::TOO_EARLY,
-        StatusCode::TOO_MANY_REQUESTS,
-    ];
-    !says_little.contains(&status) && !status.is_informational() && !status.is_server_error()
+    let is_part = matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED);
+    !is_part && !status.is_informational() && !is_error_of_one(status)
+}
+
+/// Whether a status is an error of the handler or of this one request. The other errors are about the resource (RFC 9110,
+/// section 15.5, and RFC 7725).
+fn is_error_of_one(status: StatusCode) -> bool {
+    let is_of_resource = matches!(status.as_u16(), 401 | 403 | 404 | 405 | 410 | 451);
+    status.is_server_error() || status.is_client_error() && !is_of_resource
 }
 
 /// A 304, if the client has this response already.
@@ -417,7 +433,7 @@ fn known<B: HttpBody>(
     asked: &RequestDirectives,
     body: &Bytes,
 ) -> Option<Response<Body<B>>> {
-    if parts.status != StatusCode::OK || !is_known(&asked.conditions, &parts.headers) {
+    if parts.status != StatusCode::OK || !is_new_known(&asked.conditions, &parts.headers) {
         return None;
     }
     let head = StoredHead::storable(parts.status, &parts.headers, &[]);

@@ -249,7 +249,7 @@ fn query(text: &mut KeyText, query: Option<&str>, policy: &Policy) {
 }
 
 /// Adds the query parameters that count according to `No-Vary-Search`, and the rule itself: all responses under this key
-/// have the same rule.
+/// have the same rule. If a handler may read the query in another way, the raw query is added too.
 fn counting_query(text: &mut KeyText, query: Option<&str>, variance: &SearchVariance) {
     let (mode, names) = match &variance.counting {
         CountedParams::AllBut(names) => (&b"all but"[..], names),
@@ -258,12 +258,38 @@ fn counting_query(text: &mut KeyText, query: Option<&str>, variance: &SearchVari
     text.add(mode);
     text.number(usize::from(variance.is_ordered));
     all(text, names.len(), names.iter().map(Vec::as_slice));
-    let pairs = variance.pairs(query.unwrap_or_default());
+    let query = query.unwrap_or_default();
+    let pairs = variance.pairs(query);
     text.number(pairs.len());
     for (name, value) in &pairs {
         text.add(name);
         text.add(value);
     }
+    let raw = is_ambiguous(query, variance).then_some(query.as_bytes());
+    all(text, usize::from(raw.is_some()), raw.into_iter());
+}
+
+/// Whether a handler may read a parameter that counts out of one that does not, or out of one in another place: by a
+/// semicolon, by a name that is more than letters and digits (PHP reads `+id` as `id`), or by rejecting a malformed one.
+fn is_ambiguous(query: &str, variance: &SearchVariance) -> bool {
+    if variance.counts_none() {
+        return false;
+    }
+    query.contains(';')
+        || query.split('&').filter(|pair| !pair.is_empty()).any(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (Some(name), Some(_)) = (decoded(name), decoded(value)) else { return true };
+            match variance.counts(name.as_bytes()) {
+                true => !variance.is_ordered && !is_plain(stem(&name)),
+                false => !is_plain(&name),
+            }
+        })
+}
+
+/// Whether every parser reads this name as it is.
+fn is_plain(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_plain)
 }
 
 /// The query parameters that count, in their order or, if the policy says that order does not matter, sorted by name.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, DATE, VARY};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::body::Body;
 use super::rules::precondition::{describes_a_body, is_known, range_applies};
@@ -64,9 +64,9 @@ impl StoredHead {
     /// long as the response.
     fn unsatisfiable<B: http_body::Body>(self, length: usize) -> Response<Body<B>> {
         let mut headers = with_room(5);
-        for name in [DATE, VARY, CACHE_STATUS] {
-            for value in self.headers.get_all(&name) {
-                headers.append(&name, value.clone());
+        for (name, value) in &self.headers {
+            if [DATE, VARY, CACHE_STATUS].contains(name) || decides_access(name) {
+                headers.append(name, value.clone());
             }
         }
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -90,9 +90,17 @@ impl StoredHead {
     }
 
     /// Adds a field, unless the map is full.
-    fn say(&mut self, name: http::HeaderName, value: HeaderValue) {
+    fn say(&mut self, name: HeaderName, value: HeaderValue) {
         drop(self.headers.try_insert(name, value));
     }
+}
+
+/// Whether browsers decide by this field who may use a response.
+fn decides_access(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("access-control-")
+        || name.starts_with("cross-origin-")
+        || ["timing-allow-origin", "strict-transport-security"].contains(&name)
 }
 
 fn of<B: http_body::Body>(
@@ -144,6 +152,43 @@ mod tests {
         let told = answered(http::Request::get("/").header("range", "bytes=7-"), head);
         let told: Vec<_> = told.get_all(CACHE_STATUS).iter().collect();
         assert_eq!(told, ["other; hit", "tidegate; hit"]);
+    }
+
+    /// Browsers show a response to a script of another origin only with these fields (Fetch, sections 4.9 and 3.7).
+    #[test]
+    fn an_unsatisfiable_range_keeps_the_fields_that_decide_who_may_read_a_response() {
+        let fields = [
+            ("access-control-allow-origin", "https://a.example"),
+            ("access-control-allow-credentials", "true"),
+            ("access-control-expose-headers", "content-range"),
+            ("cross-origin-resource-policy", "cross-origin"),
+            ("timing-allow-origin", "*"),
+            ("strict-transport-security", "max-age=1"),
+        ];
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        headers.insert("etag", HeaderValue::from_static("\"v1\""));
+        let head = StoredHead::storable(StatusCode::OK, &headers, &[]);
+        let told = answered(http::Request::get("/").header("range", "bytes=7-"), head);
+        for (name, value) in fields {
+            assert_eq!(told.get(name).map(HeaderValue::as_bytes), Some(value.as_bytes()), "{name}");
+        }
+        assert!(!told.contains_key("etag"));
+    }
+
+    #[test]
+    fn a_304_has_no_digest_of_content() {
+        let mut headers = HeaderMap::new();
+        for name in ["etag", "content-digest", "content-md5", "repr-digest"] {
+            headers.insert(name, HeaderValue::from_static("\"v1\""));
+        }
+        let head = StoredHead::storable(StatusCode::OK, &headers, &[]);
+        let told = answered(http::Request::get("/").header("if-none-match", "\"v1\""), head);
+        let mut names: Vec<_> = told.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["date", "etag", "repr-digest"]);
     }
 
     #[test]

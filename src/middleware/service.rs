@@ -21,7 +21,7 @@ use super::keying::KeySource;
 use super::layer::{LayerSettings, RouteSettings};
 use super::rendered::respond;
 use super::route;
-use super::rules::request::{RequestDirectives, is_query};
+use super::rules::request::{RequestDirectives, is_query, wants_only_stored};
 use super::rules::target::InvalidationTarget;
 use super::rules::unsafe_method::{InvalidatedByWrite, is_safe};
 use super::session::SessionClaim;
@@ -149,8 +149,12 @@ impl<S> CacheService<S> {
         A: HttpBody + Send + 'static,
     {
         let watch = seen.as_ref().map(|seen| seen.traffic.clone());
-        let ask =
-            LookupOptions { watch, limits: asked.limits, ..LookupOptions::for_request(session) };
+        let ask = LookupOptions {
+            watch,
+            limits: asked.limits,
+            is_identified: !asked.is_of_anybody(),
+            ..LookupOptions::for_request(session)
+        };
         let plan = self.plan(&request, policy, (ask, asked));
         match self.serve_from_memory(&plan, seen.as_ref(), request.headers()) {
             Some((response, entry)) => {
@@ -242,7 +246,8 @@ impl<S> CacheService<S> {
         }
     }
 
-    /// Passes the request to the handler, and handles the consequences of a write.
+    /// Passes the request to the handler, and handles the consequences of a write. A request that accepts only a stored
+    /// response gets an error instead, if it could have got one.
     fn bypass<A>(
         &mut self,
         reason: BypassReason,
@@ -253,6 +258,9 @@ impl<S> CacheService<S> {
         S: Handler<A>,
         A: HttpBody + Send + 'static,
     {
+        if self.route(&request).is_some_and(|route| wants_only_stored(&request, &route.policy)) {
+            return ResponseFuture::ready(self.exchange(seen).not_cached());
+        }
         self.routes.cache.shared.counters.count(Outcome::Bypass(reason));
         let rehearsed = seen.as_ref().filter(|_| reason == BypassReason::NoPolicy);
         let rehearsed = rehearsed.and_then(|seen| self.routes.rehearsed(&request, seen));

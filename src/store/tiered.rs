@@ -11,8 +11,8 @@ use crate::entry::{Entry, Key};
 /// A store in this process's memory in front of a store that nodes share.
 ///
 /// `peek` reads from memory, and `get` from the shared store: the entry in memory may be invalid by then, and another node
-/// may have stored a newer one. An entry from the shared store is copied into memory. If the shared store fails, entries
-/// are still stored in memory.
+/// may have stored a newer one. An entry from the shared store is copied into memory, unless the one there is as new: it
+/// includes later data or, of the same data, is younger. If the shared store fails, entries are still stored in memory.
 #[derive(Debug)]
 pub struct Tiered {
     memory: Arc<dyn Store>,
@@ -38,8 +38,8 @@ impl Tiered {
     async fn find(&self, key: &Key) -> Result<Option<Found>, StoreError> {
         // The caller has already peeked: the entry in memory is missing or was not good enough.
         let Some(found) = self.shared.get(key).await? else { return self.memory.get(key).await };
-        // A newer entry may have been put in memory while the reply was in transit.
-        if let Some(newer) = self.memory.peek(key).filter(|kept| is_newer(kept, &found)) {
+        // A newer entry may have been put in memory while the reply was in transit, or not have reached the shared store.
+        if let Some(newer) = self.memory.peek(key).filter(|kept| is_as_new(kept, &found)) {
             return Ok(Some(newer));
         }
         if let Some(rest) = self.memory.put(key, &found.entry) {
@@ -49,8 +49,9 @@ impl Tiered {
     }
 }
 
-fn is_newer(kept: &Found, found: &Found) -> bool {
-    kept.entry.epoch() == found.entry.epoch() && kept.entry.as_of() > found.entry.as_of()
+fn is_as_new(kept: &Found, found: &Found) -> bool {
+    let (kept, found) = (&kept.entry, &found.entry);
+    kept.epoch() == found.epoch() && !found.is_newer_than(kept)
 }
 
 impl Store for Tiered {

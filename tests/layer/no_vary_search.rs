@@ -65,6 +65,36 @@ async fn the_parameters_that_a_policy_lists_count_whatever_no_vary_search_says()
     assert_eq!(hits(&app, "/a?page=1&id=8").await.as_deref(), Some("/a?page=1"));
 }
 
+/// A handler may split a query at semicolons too, or read `id[]`, `id.x`, `ID` and ` id` as `id`.
+#[tokio::test]
+async fn security_a_query_that_a_handler_may_read_otherwise_is_stored_for_itself() {
+    let but_utm = "params=(\"utm\")";
+    let only_id = "params, except=(\"id\")";
+    for (field, safe, evil) in [
+        (but_utm, "utm=1", "utm=1;id=evil"),
+        (but_utm, "utm=1", "utm=%zz"),
+        ("params=(\"a b\")", "x", "a+b=1"),
+        ("key-order", "id=1&+id=2", "+id=2&id=1"),
+        ("key-order", "id=1&id[]=2", "id[]=2&id=1"),
+        (only_id, "x=1", "x=1;id=evil"),
+        (only_id, "x=1", "id[]=evil"),
+        (only_id, "x=1", "id[x]=evil"),
+        (only_id, "x=1", "id.x=evil"),
+        (only_id, "x=1", "ID=evil"),
+        (only_id, "x=1", "+id=evil"),
+        (only_id, "x=1", "id%00=evil"),
+        (only_id, "x=1", "id%=evil"),
+    ] {
+        let (app, _) = app(&cache(), ("no-vary-search", field));
+        let (safe, evil) = (format!("/?{safe}"), format!("/?{evil}"));
+        ask(&app, &safe).await;
+        ask(&app, &evil).await;
+        assert_eq!(ask(&app, &safe).await.0, safe, "{field}: not the response to {evil}");
+        assert_eq!(ask(&app, &evil).await.0, evil, "{field}: not the response to {safe}");
+        assert_eq!(hits(&app, &evil).await.as_deref(), Some(evil.as_str()), "{field}");
+    }
+}
+
 #[tokio::test]
 async fn without_a_supported_no_vary_search_field_every_parameter_counts() {
     for field in

@@ -1,15 +1,18 @@
 //! What a response makes of an older one that is stored: its age, its end, and what is served when the handler fails.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::origin::{FRESH, Origin, TAGGED, body, by, get};
 use crate::common::{eventually, read, send};
 use axum::Router;
-use axum::http::Method;
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode};
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use tidegate::{Cache, CacheLayer, Entry, Found, Key, Memory, Policy, Store, StoreError};
+use futures_util::future::{BoxFuture, join, join_all};
+use tidegate::{Cache, CacheLayer, Entry, Found, Key, Memory, Policy, Store, StoreError, Tiered};
+use tokio::time::sleep;
 
 /// Windows in which a stale response may be served.
 const STALE: (&str, &str) =
@@ -67,7 +70,10 @@ async fn a_head_response_that_updates_sets_the_age_that_it_carries() {
 }
 
 /// Full responses that end what is stored, without being stored.
-const ENDS: [(u16, (&str, &str)); 6] = [
+const ENDS: [(u16, (&str, &str)); 9] = [
+    (401, ("cache-control", "no-store")),
+    (405, ("cache-control", "no-store")),
+    (451, ("cache-control", "no-store")),
     (410, ("cache-control", "no-store")),
     (404, ("cache-control", "no-store")),
     (403, ("cache-control", "no-store")),
@@ -127,6 +133,70 @@ async fn an_error_does_not_revive_a_response_that_a_later_one_removed() {
             assert_eq!(body(&app, get(&[])).await, "broken", "{status} {header:?} {policy:?}");
         }
     }
+}
+
+/// One client can provoke these: by a long header, a condition, or whatever else the origin refuses.
+const OWN_FAULTS: [u16; 13] = [400, 406, 408, 412, 413, 414, 415, 417, 421, 425, 426, 429, 431];
+
+#[tokio::test]
+async fn a_client_error_does_not_remove_the_stored_page() {
+    for status in OWN_FAULTS {
+        for lifetime in [&[][..], &[FRESH]] {
+            let origin = Origin::default().then(200, &[STALE], "one").then(status, lifetime, "no");
+            let app = origin.router(Policy::standard());
+            assert_eq!(body(&app, get(&[])).await, "one");
+            assert_eq!(body(&app, get(&[("cache-control", "no-cache")])).await, "no");
+            assert_eq!(body(&app, get(&[])).await, "one", "{status} {lifetime:?}");
+            assert_eq!(origin.runs(), 2, "{status}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_error_does_not_remove_the_page_that_is_served_in_place_of_errors() {
+    let said = ("cache-control", "max-age=60, stale-if-error=600");
+    let by_author = Policy::ttl(Duration::from_mins(1)).jitter(0.0);
+    for policy in [by_author.stale_if_error(Duration::from_mins(10)), Policy::standard()] {
+        for status in OWN_FAULTS {
+            let origin = Origin::default().then(200, &[said], "one").then(status, &[], "no").then(
+                503,
+                &[],
+                "broken",
+            );
+            let app = origin.router(policy.clone());
+            body(&app, get(&[])).await;
+            advance(61).await;
+            assert_eq!(body(&app, get(&[])).await, "no");
+            assert_eq!(body(&app, get(&[])).await, "one", "{status} {policy:?}");
+        }
+    }
+}
+
+/// Requests with `no-cache`, of which the first gets an error of its own, and then anonymous ones after the expiry.
+#[tokio::test(start_paused = true)]
+async fn after_a_client_error_requests_for_the_stored_page_still_share_one_response() {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = runs.clone();
+    let handler = async move |request: Request<Body>| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        sleep(Duration::from_secs(1)).await;
+        let is_bad = request.headers().contains_key("x-bad");
+        (if is_bad { StatusCode::BAD_REQUEST } else { StatusCode::OK }, [FRESH], "page")
+    };
+    let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), Policy::standard());
+    let app = Router::new().fallback(handler).layer(layer);
+    body(&app, get(&[])).await;
+    send(&app, get(&[("cache-control", "no-cache"), ("x-bad", "1")])).await;
+    assert_eq!(runs.swap(0, Ordering::SeqCst), 2);
+    advance(61).await;
+    join_all((0..100).map(|_| body(&app, get(&[])))).await;
+    assert_eq!(runs.swap(0, Ordering::SeqCst), 1);
+    advance(61).await;
+    let bad = send(&app, get(&[("x-bad", "1")]));
+    let others = join_all((0..100).map(|_| body(&app, get(&[]))));
+    let (_, bodies) = join(bad, others).await;
+    assert!(bodies.iter().all(|body| body == "page"));
+    assert!(runs.load(Ordering::SeqCst) <= 3, "{runs:?}");
 }
 
 #[tokio::test]
@@ -301,4 +371,57 @@ async fn a_client_that_disconnects_does_not_stop_the_removal_of_a_stored_respons
     assert_eq!(origin.runs(), 2);
     advance(1).await;
     assert_eq!(ask(&app, &[]).await.1, "failed", "and nothing older in place of the error");
+}
+
+/// A shared store that takes one entry and then is full.
+#[derive(Debug)]
+struct Full(Memory, AtomicBool);
+
+impl Store for Full {
+    fn peek(&self, _: &Key) -> Option<Found> {
+        None
+    }
+
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
+        self.0.get(key)
+    }
+
+    fn put(
+        &self,
+        key: &Key,
+        entry: &Arc<Entry>,
+    ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
+        match self.1.swap(true, Ordering::SeqCst) {
+            false => self.0.put(key, entry),
+            true => None,
+        }
+    }
+
+    fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.0.remove(key)
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+}
+
+/// RFC 9111, section 4: the most recent of several stored responses is used.
+#[tokio::test(start_paused = true)]
+async fn a_newer_response_in_memory_is_not_replaced_by_an_older_shared_one() {
+    let long = ("cache-control", "max-age=3600");
+    let origin = Origin::default().then(200, &[long], "old").then(200, &[long], "new").then(
+        200,
+        &[long],
+        "",
+    );
+    let shared = Full(Memory::new(1 << 20), AtomicBool::new(false));
+    let cache = Cache::new(Tiered::unguarded(Memory::new(1 << 20), shared));
+    let app = origin.behind(CacheLayer::with_policy(cache, Policy::standard()));
+    let anew = [("cache-control", "no-cache")];
+    assert_eq!(body(&app, get(&[])).await, "old");
+    advance(1).await;
+    assert_eq!(body(&app, get(&anew)).await, "new");
+    send(&app, by(Method::HEAD, "/", &anew)).await;
+    assert_eq!(body(&app, get(&[])).await, "new");
 }

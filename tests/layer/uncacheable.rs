@@ -8,10 +8,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Path;
-use axum::http::{Request, Response};
+use axum::http::{HeaderMap, Request, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use futures_util::stream::{self, StreamExt};
 use tidegate::{Cache, CacheLayer, Memory, Policy, Record};
 use tokio::time::{Instant, sleep};
@@ -124,5 +124,70 @@ async fn requests_do_not_wait_for_a_body_whose_head_prevents_storing() {
             let status = response.headers()["cache-status"].to_str().unwrap();
             assert!(status.contains(token), "{token}: {status}");
         }
+    }
+}
+
+/// A page for all, whose handler takes a second. For a visitor with cookies it says no more than `said`.
+fn page(said: &'static str) -> (Router, Arc<AtomicUsize>) {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = runs.clone();
+    let handler = async move |headers: HeaderMap| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        sleep(SECOND).await;
+        let said = if headers.contains_key("cookie") { said } else { "max-age=60" };
+        ([("cache-control", said)], "body")
+    };
+    (Router::new().route("/{id}", get(handler)).layer(layer()), runs)
+}
+
+/// `max-age` alone, for a request with cookies, is a response for this client.
+const PERSONAL: [&str; 3] = ["max-age=60", "private", "no-store"];
+
+async fn visit(app: &Router, id: u32, reload: bool) {
+    let request = Request::get(format!("/{id}")).header("cookie", "_ga=1");
+    let request = if reload { request.header("cache-control", "max-age=0") } else { request };
+    send(app, request.body(Body::empty()).unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_personal_response_the_anonymous_requests_that_waited_share_one() {
+    for said in PERSONAL {
+        let route = page(said);
+        let ((), anonymous) = join(visit(&route.0, 1, false), burst(&route, 1)).await;
+        assert_eq!(anonymous, (1, 2 * SECOND), "{said}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn visitors_with_cookies_do_not_wait_for_an_anonymous_response_after_a_personal_one() {
+    for said in PERSONAL {
+        let (app, runs) = page(said);
+        let began = Instant::now();
+        join_all((0..10).map(|_| visit(&app, 1, false))).await;
+        assert_eq!((runs.load(Ordering::SeqCst), began.elapsed()), (10, 2 * SECOND), "{said}");
+        join_all((0..10).map(|_| visit(&app, 1, false))).await;
+        assert_eq!((runs.load(Ordering::SeqCst), began.elapsed()), (20, 3 * SECOND), "{said}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_with_cookies_does_not_end_the_sharing_of_a_page() {
+    for said in PERSONAL {
+        let route = page(said);
+        assert_eq!(burst(&route, 1).await.0, 1);
+        visit(&route.0, 1, true).await;
+        sleep(61 * SECOND).await;
+        assert_eq!(burst(&route, 1).await.0, 1, "{said}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn personal_responses_do_not_make_a_route_uncacheable() {
+    for said in PERSONAL {
+        let route = page(said);
+        for id in 0..64 {
+            visit(&route.0, id, false).await;
+        }
+        assert_eq!(burst(&route, 64).await.0, 1, "{said}");
     }
 }

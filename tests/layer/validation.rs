@@ -1,6 +1,9 @@
 //! What a 304, an answer to HEAD, or a failure makes of what is stored.
 
 use std::convert::Infallible;
+use std::future::ready;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::common::origin::{FRESH, Origin, TAGGED, body, by, get};
@@ -10,8 +13,9 @@ use axum::body::Body;
 use axum::http::{Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use futures_util::stream;
+use http_body_util::{BodyExt, Empty, Full};
 use tidegate::{Cache, CacheLayer, Memory, Policy};
-use tower::{Layer, service_fn};
+use tower::{Layer, Service, service_fn};
 
 const STALE: (&str, &str) = ("cache-control", "max-age=60, stale-while-revalidate=60");
 
@@ -50,22 +54,72 @@ async fn a_head_response_without_a_date_makes_the_stored_one_fresh_from_now_on()
     assert_eq!(origin.runs(), 2);
 }
 
+/// RFC 9111, section 4.3.4: such a 304 validates nothing, so what is stored must not be served (section 5.2.2.4).
 #[tokio::test]
-async fn a_304_with_another_etag_removes_the_stored_response() {
+async fn after_a_304_about_another_response_the_request_is_repeated_without_conditions() {
     let no_cache = ("cache-control", "no-cache");
     let origin = Origin::default()
         .then(200, &[no_cache, TAGGED], "one")
         .then(304, &[("etag", "\"v2\""), ("a", "2")], "")
-        .then(200, &[no_cache, ("etag", "\"v2\"")], "two");
+        .then(200, &[no_cache, ("etag", "\"v2\"")], "two")
+        .then(304, &[("etag", "\"v2\"")], "");
+    let app = origin.router(Policy::standard());
+    assert_eq!(body(&app, get(&[])).await, "one");
+    let repeated = send(&app, get(&[])).await;
+    assert!(!repeated.headers().contains_key("a"), "nothing of it is taken over");
+    assert_eq!(read(repeated).await.0, "two");
+    assert!(!origin.all()[2].contains_key("if-none-match"), "it is asked for anew");
+    assert_eq!(body(&app, get(&[])).await, "two");
+    assert_eq!((origin.last()["if-none-match"].as_bytes(), origin.runs()), (&b"\"v2\""[..], 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_repeats_the_request_after_a_304_about_another_response() {
+    let origin = Origin::default()
+        .then(200, &[STALE, TAGGED], "one")
+        .then(304, &[STALE, ("etag", "\"v2\"")], "")
+        .then(200, &[STALE, ("etag", "\"v2\"")], "two");
     let app = origin.router(Policy::standard());
     body(&app, get(&[])).await;
-    let disowned = send(&app, get(&[])).await;
-    assert!(!disowned.headers().contains_key("a"), "nothing of it is taken over");
-    let (_, status) = read(disowned).await;
-    assert!(status.contains("other-etag"), "{status}");
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert_eq!(body(&app, get(&[])).await, "one", "stale, and renewed in the background");
+    eventually("the repetition", async || origin.runs() == 3).await;
+    tokio::task::yield_now().await;
     assert_eq!(body(&app, get(&[])).await, "two");
-    let conditions = &origin.all()[2];
-    assert!(!conditions.contains_key("if-none-match"), "it is asked for anew");
+    assert_eq!(origin.runs(), 3);
+}
+
+/// The layer can't make a second request body of this service's type.
+#[tokio::test(start_paused = true)]
+async fn a_304_about_another_response_is_an_error_if_the_request_cannot_be_repeated() {
+    for (control, expected) in [
+        ("no-cache", (502, "")),
+        ("max-age=1, must-revalidate, stale-if-error=60", (502, "")),
+        ("max-age=1, stale-if-error=60", (200, "run 1")),
+    ] {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let service = service_fn(move |request: Request<Empty<Bytes>>| {
+            let run = runs.fetch_add(1, Ordering::SeqCst) + 1;
+            let is_conditional = request.headers().contains_key("if-none-match");
+            let response = Response::builder().status(if is_conditional { 304 } else { 200 });
+            let response = response.header("cache-control", control);
+            let body = if is_conditional { String::new() } else { format!("run {run}") };
+            let response = response.header("etag", format!("\"v{run}\""));
+            ready(Ok::<_, Infallible>(response.body(Full::<Bytes>::from(body)).unwrap()))
+        });
+        let cache = Cache::new(Memory::new(1 << 20));
+        let mut service = CacheLayer::with_policy(cache, Policy::standard()).layer(service);
+        let mut ask = async || {
+            let response = service.call(Request::new(Empty::<Bytes>::new())).await.unwrap();
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            (status, String::from_utf8(body.to_vec()).unwrap())
+        };
+        assert_eq!(ask().await, (200, "run 1".to_owned()));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(ask().await, (expected.0, expected.1.to_owned()), "{control}");
+        assert_eq!(ask().await, (200, "run 3".to_owned()), "{control}: it is no longer stored");
+    }
 }
 
 #[tokio::test]
@@ -184,13 +238,81 @@ async fn an_upstream_age_continues_and_does_not_shorten_the_ttl_of_a_ttl_policy(
 }
 
 #[tokio::test]
-async fn only_if_cached_with_credentials_gets_a_504_without_running_the_handler() {
-    let origin = Origin::default().then(200, &[FRESH], "one");
-    let app = origin.router(Policy::standard());
-    body(&app, get(&[])).await;
-    let asked = [("authorization", "x"), ("cache-control", "only-if-cached")];
-    assert_eq!(send(&app, get(&asked)).await.status(), StatusCode::GATEWAY_TIMEOUT);
-    assert_eq!(origin.runs(), 1);
+async fn only_if_cached_gets_a_504_without_running_the_handler_if_the_request_bypasses_the_cache() {
+    let by_author = Policy::ttl(Duration::from_mins(1)).untracked();
+    let no_tag = by_author.clone().tag("users:id={id}");
+    for policy in [Policy::standard(), by_author, no_tag] {
+        for who in [
+            ("authorization", "x"),
+            ("cookie", "a=1"),
+            ("x-user", "alice"),
+            ("if-match", "\"v1\""),
+            ("upgrade", "websocket"),
+            ("cache-control", "no-store"),
+            ("accept", "*/*"),
+        ] {
+            let origin = Origin::default();
+            let app = origin.router(policy.clone());
+            let asked = [who, ("cache-control", "only-if-cached")];
+            let response = send(&app, get(&asked)).await;
+            assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT, "{who:?} {policy:?}");
+            assert_eq!(origin.runs(), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_if_cached_applies_to_get_head_and_cached_query_requests_only() {
+    let query = Method::from_bytes(b"QUERY").unwrap();
+    let stored = Policy::standard().query_content(4);
+    for (policy, method, status) in [
+        (Policy::standard(), Method::HEAD, 504),
+        (Policy::standard(), Method::POST, 200),
+        (Policy::standard(), query.clone(), 200),
+        (stored.clone(), Method::POST, 200),
+        (stored, query, 504),
+    ] {
+        let app = Origin::default().router(policy);
+        let request = Request::builder().method(&method).uri("/");
+        let request = request.header("cache-control", "only-if-cached");
+        let request = request.body(Body::from("longer than the limit"));
+        let empty = by(method.clone(), "/", &[("cache-control", "only-if-cached")]);
+        let request = if method == Method::HEAD { empty } else { request.unwrap() };
+        assert_eq!(send(&app, request).await.status().as_u16(), status, "{method}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_if_cached_gets_its_504_at_once_even_if_no_fill_may_start() {
+    let policy = Policy::standard().fills(1);
+    let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), policy);
+    let app = Router::new().fallback(async || std::future::pending::<()>().await).layer(layer);
+    let hanging = tokio::spawn({
+        let app = app.clone();
+        async move { send(&app, by(Method::GET, "/hangs", &[])).await }
+    });
+    tokio::task::yield_now().await;
+    let began = tokio::time::Instant::now();
+    let response = send(&app, get(&[("cache-control", "only-if-cached")])).await;
+    assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    hanging.abort();
+}
+
+/// The stored 200 can't be compared with a 304.
+#[tokio::test]
+async fn a_shadow_route_does_not_compare_responses_to_conditional_requests() {
+    let dated = ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT");
+    let origin = Origin::default().then(200, &[dated], "one").then(304, &[dated], "");
+    let cache = Cache::new(Memory::new(1 << 20));
+    let policy = Policy::ttl(Duration::from_mins(1)).untracked().shadow();
+    let app = origin.behind(CacheLayer::with_policy(cache.clone(), policy));
+    assert_eq!(body(&app, get(&[])).await, "one");
+    let response = send(&app, get(&[("if-modified-since", dated.1)])).await;
+    assert_eq!(response.status(), StatusCode::NOT_MODIFIED);
+    read(response).await;
+    tokio::task::yield_now().await;
+    assert!(cache.audits().is_empty(), "{:?}", cache.audits());
 }
 
 /// The layer around a handler that makes no body for HEAD, and whose bodies have no length.
@@ -207,4 +329,31 @@ fn headless(origin: &Origin, policy: Policy) -> Router {
     });
     let cache = Cache::new(Memory::new(1 << 20));
     Router::new().fallback_service(CacheLayer::with_policy(cache, policy).layer(service))
+}
+
+/// RFC 9110, section 13.1.3: without a modification date, the field must be ignored. `Date` stands for one only in a stored
+/// response (RFC 9111, section 4.3.2).
+#[tokio::test]
+async fn if_modified_since_is_ignored_for_a_new_response_without_a_modification_date() {
+    let now = ago(0);
+    // The client's clock is ahead.
+    let ahead = "Fri, 31 Dec 9999 23:59:59 GMT";
+    for control in ["no-store", "max-age=60"] {
+        let origin =
+            Origin::default().then(200, &[("cache-control", control), ("date", &now)], "new");
+        let app = origin.router(Policy::standard());
+        let response = send(&app, get(&[("if-modified-since", ahead)])).await;
+        assert_eq!(response.status(), 200, "{control}");
+    }
+}
+
+#[tokio::test]
+async fn two_if_modified_since_lines_are_ignored() {
+    let origin = Origin::default();
+    let dated = ("last-modified", &*ago(100));
+    let app = origin.then(200, &[FRESH, dated], "one").router(Policy::standard());
+    for _ in 0..2 {
+        let twice = [("if-modified-since", &*ago(50)), ("if-modified-since", &*ago(200))];
+        assert_eq!(send(&app, get(&twice)).await.status(), 200);
+    }
 }

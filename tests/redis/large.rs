@@ -46,9 +46,11 @@ async fn a_value_over_the_limit_is_not_sent() {
     for (redis, limit) in [(&default, 1 << 20), (&more, 4 << 20)] {
         put(redis, "at", limit).await;
         assert_eq!(length(redis, "at").await.unwrap(), Some(limit));
+        put(redis, "over", limit).await;
         let sets = calls(&server, "set").await;
-        assert!(redis.put(&key("over"), &of_bytes("over", limit + 1)).is_none());
+        put(redis, "over", limit + 1).await;
         assert_eq!(calls(&server, "set").await, sets);
+        assert_eq!(length(redis, "over").await.unwrap(), None, "nor does an older one stay");
     }
 }
 
@@ -90,7 +92,8 @@ async fn small_values_do_not_wait_for_large_ones() {
     }
     eventually("the breaker is closed", async || !reader.is_open()).await;
     for name in &huge[4..] {
-        assert!(reader.put(&key(name), &of_bytes(name, 2 << 20)).is_none(), "it is not sent");
+        // It is not sent.
+        put(&reader, name, 2 << 20).await;
     }
     // What the reader gave up is still on its way.
     let all_small = async || {

@@ -14,6 +14,16 @@ async fn an_informational_response_is_not_taken_for_the_final_one() {
     assert!(head.contains("tidegate; hit") && body == "hi", "{head}");
 }
 
+/// RFC 9110, section 8.6: no length is better than one that a GET request would not get.
+#[tokio::test]
+async fn a_response_to_head_has_no_length_if_the_origin_sends_none() {
+    let (_proxy, at) = proxy().await;
+    let (head, _) = ask(&at, "HEAD", "/chunked").await;
+    assert!(head.starts_with("HTTP/1.1 200") && !head.contains("content-length"), "{head}");
+    let (head, _) = ask(&at, "HEAD", "/latin").await;
+    assert!(head.contains("content-length: 2"), "{head}");
+}
+
 #[tokio::test]
 async fn a_client_that_expects_100_continue_receives_it() {
     let (_proxy, at) = proxy().await;

@@ -45,7 +45,8 @@ impl LookupTask<'_> {
                         return LookupResult::Hit(hit);
                     }
                 }
-                Some(FlightRole::Follower(FlightResult::Nothing)) => break,
+                Some(FlightRole::Follower(FlightResult::Personal)) if !self.ask.is_identified => {}
+                Some(FlightRole::Follower(FlightResult::Personal | FlightResult::Nothing)) => break,
             }
         }
         self.lead(None).await
@@ -54,7 +55,7 @@ impl LookupTask<'_> {
     /// Whether waiting for another request is unlikely to help: the last response for this key could not be stored, or none
     /// of the policy's recent ones could and no entry for this key was found.
     fn is_unlikely_shared(&self) -> bool {
-        self.cache.shared.alone.has(self.key)
+        self.cache.shared.alone.has(self.key, self.ask.is_identified)
             || self.passed_over.is_none() && self.policy.streak.is_long()
     }
 

@@ -154,7 +154,7 @@ impl<'a> LookupTask<'a> {
         }
         self.reason = reason;
         let known = self.passed_over.as_ref();
-        if known.is_none_or(|known| known.entry.as_of() <= found.entry.as_of())
+        if known.is_none_or(|known| found.entry.is_newer_than(&known.entry))
             // Only a policy with `stale_if_error` uses it, and the check may decode.
             && (self.policy.longest_if_error().is_zero() || self.holds(&found.entry))
         {

@@ -15,9 +15,16 @@ pub(crate) fn is_known(asked: &HeaderMap, stored: &HeaderMap) -> bool {
         return names_etag(asked, stored);
     }
     // RFC 9110, section 13.1.3; without `Last-Modified`, RFC 9111 compares with `Date`.
-    let Some(since) = asked.get(IF_MODIFIED_SINCE).and_then(read_date) else { return false };
+    let Some(since) = date(asked, IF_MODIFIED_SINCE) else { return false };
     let changed = date(stored, LAST_MODIFIED).or_else(|| date(stored, DATE));
     changed.is_some_and(|changed| changed <= since)
+}
+
+/// As [`is_known`], for a response that has just been computed. It was not selected from stored ones, so `Date` does not
+/// stand for its modification date (RFC 9110, section 13.1.3).
+pub(crate) fn is_new_known(asked: &HeaderMap, new: &HeaderMap) -> bool {
+    let has_validator = asked.contains_key(IF_NONE_MATCH) || new.contains_key(LAST_MODIFIED);
+    has_validator && is_known(asked, new)
 }
 
 /// RFC 9110, section 13.1.2: by the weak comparison.
@@ -30,7 +37,11 @@ fn names_etag(asked: &HeaderMap, stored: &HeaderMap) -> bool {
 
 /// Whether `If-Range` holds (RFC 9110, section 13.1.5): by strong comparison of the entity tag, or an identical date.
 pub(crate) fn range_applies(asked: &HeaderMap, stored: &HeaderMap) -> bool {
-    let Some(condition) = asked.get(IF_RANGE) else { return true };
+    let mut lines = asked.get_all(IF_RANGE).into_iter();
+    let Some(condition) = lines.next() else { return true };
+    if lines.next().is_some() {
+        return false;
+    }
     if condition.as_bytes().ends_with(b"\"") {
         let is_strong = !condition.as_bytes().starts_with(b"W/");
         return is_strong && stored.get(ETAG) == Some(condition);
@@ -57,6 +68,8 @@ pub(crate) fn describes_a_body(name: &HeaderName) -> bool {
         CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
     };
     [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE].contains(name)
+        // RFC 9530, section 2: of the content of the message.
+        || ["content-digest", "content-md5"].contains(&name.as_str())
 }
 
 #[cfg(test)]
@@ -114,6 +127,9 @@ mod tests {
         assert!(since(NOON, &[("date", EARLIER)]));
         assert!(!since("yesterday", &[("last-modified", EARLIER)]));
         assert!(!since(NOON, &[]));
+        let mut twice = headers(&[("if-modified-since", NOON)]);
+        twice.append(IF_MODIFIED_SINCE, http::HeaderValue::from_static(EARLIER));
+        assert!(!is_known(&twice, &headers(&[("last-modified", EARLIER)])));
     }
 
     #[test]
@@ -128,6 +144,9 @@ mod tests {
         assert!(!applies(EARLIER, &[("last-modified", EARLIER), ("date", EARLIER)]));
         assert!(!applies(NOON, &[("last-modified", EARLIER), ("date", NOON)]));
         assert!(!applies("x", &[]));
+        let mut twice = headers(&[("if-range", "\"a\"")]);
+        twice.append(IF_RANGE, http::HeaderValue::from_static("\"b\""));
+        assert!(!range_applies(&twice, &headers(&[("etag", "\"a\"")])));
         assert!(range_applies(&HeaderMap::new(), &HeaderMap::new()));
     }
 }

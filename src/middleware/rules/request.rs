@@ -186,6 +186,22 @@ impl RequestDirectives {
     }
 }
 
+/// Whether a request accepts only a stored response (RFC 9111, section 5.2.1.7), and its policy stores responses to its
+/// method and serves them.
+pub(crate) fn wants_only_stored<B>(request: &Request<B>, policy: &Policy) -> bool {
+    let is_stored = is_by_content(request, policy) || is_get(request.method());
+    is_stored && !policy.shadow && Directives::from_headers(request.headers()).only_if_cached
+}
+
+fn is_get(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// Whether the key of a request holds its content.
+fn is_by_content<B>(request: &Request<B>, policy: &Policy) -> bool {
+    is_query(request.method()) && policy.query_content.is_some()
+}
+
 /// Whether a method is QUERY (RFC 10008). Some supported versions of `http` have no constant for it.
 pub(crate) fn is_query(method: &Method) -> bool {
     method.as_str() == "QUERY"
@@ -202,8 +218,8 @@ fn unkeyed<B: Body>(
     fields: RequestFields,
     policy: &Policy,
 ) -> Option<BypassReason> {
-    let is_by_content = is_query(request.method()) && policy.query_content.is_some();
-    if !is_by_content && !matches!(*request.method(), Method::GET | Method::HEAD) {
+    let is_by_content = is_by_content(request, policy);
+    if !is_by_content && !is_get(request.method()) {
         return Some(BypassReason::Method);
     }
     if fields.has_any(&METHOD_OVERRIDES) {

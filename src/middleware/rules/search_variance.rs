@@ -51,6 +51,11 @@ impl SearchVariance {
         Self { is_ordered: true, counting: CountedParams::Only(Vec::new()) }
     }
 
+    /// Whether no parameter counts.
+    pub(crate) fn counts_none(&self) -> bool {
+        matches!(&self.counting, CountedParams::Only(names) if names.is_empty())
+    }
+
     /// The parameters of a query that count, decoded as a form is.
     pub(crate) fn pairs<'q>(&self, query: &'q str) -> Vec<Pair<'q>> {
         let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
@@ -59,18 +64,26 @@ impl SearchVariance {
         });
         let mut pairs: Vec<_> = pairs.filter(|(name, _)| self.counts(name)).collect();
         if !self.is_ordered {
-            pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+            pairs.sort_by(|(a, _), (b, _)| stem(a).cmp(stem(b)));
         }
         pairs
     }
 
-    fn counts(&self, name: &[u8]) -> bool {
-        let is_in = |names: &[Vec<u8>]| names.iter().any(|known| known == name);
+    /// Whether a parameter counts, by its decoded name. With `except`, the names that some parsers read as a listed one
+    /// count too: in another letter case, or as a part of it.
+    pub(crate) fn counts(&self, name: &[u8]) -> bool {
         match &self.counting {
-            CountedParams::AllBut(names) => !is_in(names),
-            CountedParams::Only(names) => is_in(names),
+            CountedParams::AllBut(names) => !names.iter().any(|known| known == name),
+            CountedParams::Only(names) => names
+                .iter()
+                .any(|known| known == name || stem(known).eq_ignore_ascii_case(stem(name))),
         }
     }
+}
+
+/// `page[]`, `page[size]` and `page.size` are parts of `page` to some parsers.
+fn stem(name: &[u8]) -> &[u8] {
+    name.split(|byte| b"[.".contains(byte)).next().unwrap_or_default()
 }
 
 /// The known members of the field.
@@ -159,6 +172,7 @@ mod tests {
         assert!(is_same(r#"params, except=("id")"#, "id=1&x=2", "y&id=%31"));
         assert!(!is_same(r#"params, except=("id")"#, "id=1", "x=1"));
         assert!(is_same("params", "id=1", "") && is_same("params=?1", "a", "b=c&d"));
+        assert!(!is_same(r#"params, except=("id")"#, "id[a]=1", "id[b]=1"));
     }
 
     #[test]
@@ -166,6 +180,7 @@ mod tests {
         assert!(is_same("key-order", "a=1&b=2&a=3", "b=2&a=1&a=3"));
         assert!(!is_same("key-order", "a=1&a=3", "a=3&a=1"));
         assert!(is_same(r#"key-order, params=("u")"#, "a=1&b=2", "u&b=2&a=1"));
+        assert!(!is_same("key-order", "a[]=1&a[x]=2", "a[x]=2&a[]=1"));
     }
 
     #[test]

@@ -58,10 +58,15 @@ fn opaque(tag: &HeaderValue) -> &[u8] {
     tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
-/// Whether a confirmation may update this field: not one that describes or identifies the stored body.
+fn is_digest(name: &HeaderName) -> bool {
+    ["content-digest", "repr-digest", "digest", "content-md5"].contains(&name.as_str())
+}
+
+/// Whether a confirmation may update this field: not one that describes or identifies the stored body. A digest in a
+/// confirmation may be that of its own empty content (RFC 9530, section 2) or, after a weak comparison, of another body.
 fn may_update(name: &HeaderName) -> bool {
     let about_the_body = [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG];
-    !about_the_body.contains(name) && *name != "content-md5"
+    !about_the_body.contains(name) && !is_digest(name)
 }
 
 /// What a response to HEAD says about the stored response to GET.
@@ -121,6 +126,14 @@ mod tests {
         let expected =
             headers(&[("b", "1"), ("etag", "x"), ("content-length", "5"), ("a", "3"), ("c", "4")]);
         assert_eq!(updated(&stored, &fresh), expected);
+    }
+
+    #[test]
+    fn a_confirmation_does_not_update_the_digests_of_the_stored_body() {
+        for name in ["content-digest", "content-md5", "digest", "repr-digest"] {
+            let stored = headers(&[(name, "of the body")]);
+            assert_eq!(updated(&stored, &headers(&[(name, "of nothing")])), stored, "{name}");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ use super::list::members;
 use crate::cache::{Policy, Uncacheable};
 use crate::entry::Key;
 
+const AVAILABLE_DICTIONARY: HeaderName = HeaderName::from_static("available-dictionary");
+
 /// The maximum number of names that a response may vary by, besides those in its key.
 const NAMES: usize = 16;
 
@@ -60,15 +62,24 @@ pub(crate) fn by_cookies(headers: &HeaderMap) -> bool {
 }
 
 /// Names by which a response varies even if its `Vary` lacks them: `Origin` if it allows one origin (Fetch, section 3.3.4),
-/// and `Accept-Encoding` if it is encoded (RFC 9110, section 12.5.3).
+/// `Accept-Encoding` if it is encoded (RFC 9110, section 12.5.3), and `Available-Dictionary` if it is compressed with a
+/// dictionary (RFC 9842, section 6.2).
 fn unsaid<'p>(
     headers: &HeaderMap,
     policy: &'p Policy,
 ) -> impl Iterator<Item = HeaderName> + use<'p> {
     let allowed = headers.get(ACCESS_CONTROL_ALLOW_ORIGIN).is_some_and(|origin| origin != "*");
-    let coded =
-        members(headers, CONTENT_ENCODING).any(|coding| !coding.eq_ignore_ascii_case(b"identity"));
-    let names = [allowed.then_some(ORIGIN), coded.then_some(ACCEPT_ENCODING)].into_iter().flatten();
+    let is_coded_by = |is: fn(&[u8]) -> bool| members(headers, CONTENT_ENCODING).any(is);
+    let coded = is_coded_by(|coding| !coding.eq_ignore_ascii_case(b"identity"));
+    let by_dictionary = is_coded_by(|coding| {
+        coding.eq_ignore_ascii_case(b"dcb") || coding.eq_ignore_ascii_case(b"dcz")
+    });
+    let names = [
+        allowed.then_some(ORIGIN),
+        coded.then_some(ACCEPT_ENCODING),
+        by_dictionary.then_some(AVAILABLE_DICTIONARY),
+    ];
+    let names = names.into_iter().flatten();
     names.filter(|name| !is_in_key(name, policy) && !is_withheld(name, policy))
 }
 
@@ -211,6 +222,19 @@ mod tests {
         assert!(names_of(&both, &policy().strict()).is_empty());
         let open = [("access-control-allow-origin", "*"), ("content-encoding", "identity")];
         assert!(names_of(&open, &policy()).is_empty());
+    }
+
+    /// RFC 9842, section 6.2.
+    #[test]
+    fn a_response_compressed_with_a_dictionary_varies_by_it_without_a_vary_field() {
+        for (coding, expected) in [
+            ("dcb", &["accept-encoding", "available-dictionary"][..]),
+            ("gzip, DCZ", &["accept-encoding", "available-dictionary"]),
+            ("br", &["accept-encoding"]),
+        ] {
+            let names = names(&headers(&[("content-encoding", coding)]), &policy()).unwrap();
+            assert_eq!(names, expected, "{coding}");
+        }
     }
 
     #[test]

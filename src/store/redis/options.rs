@@ -88,8 +88,8 @@ impl RedisOptions {
     }
 
     /// The largest body that is stored in Redis, in bytes; 1 MiB by default, the same as
-    /// [`Policy::body_limit`](crate::Policy::body_limit). A larger body stays in the memory of the node that computed it. A
-    /// larger body that another node has stored in Redis is ignored.
+    /// [`Policy::body_limit`](crate::Policy::body_limit). A larger body stays in the memory of the node that computed it,
+    /// and an older entry under its key is deleted. A larger body that another node has stored in Redis is ignored.
     #[must_use]
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;

@@ -244,7 +244,9 @@ impl Store for Redis {
     ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
         if entry.body().len() > self.shared.body_limit {
             tracing::debug!(%key, "the body exceeds RedisOptions::body_limit and is not stored in Redis");
-            return None;
+            // An older entry may not stay there in its place.
+            let (store, key) = (self.clone(), key.clone());
+            return Some(Box::pin(async move { store.remove(&key).await }));
         }
         self.shared.large.note(key.short(), entry.body().len());
         Some(Box::pin(self.clone().keep(self.name(key), entry.clone())))
