@@ -154,7 +154,7 @@ impl Entry {
     /// Whether the entry is more recent than another one of its key and epoch. Positions alone do not say so: of an idle
     /// database, and of entries that depend on nothing in it, they stay the same.
     pub(crate) fn is_newer_than(&self, other: &Self) -> bool {
-        match self.as_of.cmp(&other.as_of) {
+        match self.as_of().cmp(&other.as_of()) {
             std::cmp::Ordering::Equal => self.age() < other.age(),
             order => order.is_gt(),
         }

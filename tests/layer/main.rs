@@ -29,3 +29,4 @@ mod superseded;
 mod tower;
 mod uncacheable;
 mod validation;
+mod walk;
