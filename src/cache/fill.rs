@@ -130,8 +130,8 @@ impl FillGuard {
         &self.key
     }
 
-    /// Whether no request waits for this response, since the key's last response could not be shared. `is_identified` if the
-    /// request identifies its client.
+    /// Whether no request waits for this response, since the key's last response could not be shared. `is_identified` says
+    /// whether the request identifies its client.
     pub(crate) fn is_known_unshared(&self, is_identified: bool) -> bool {
         self.flight.is_none() && self.cache.shared.alone.has(&self.key, is_identified)
     }
@@ -260,8 +260,8 @@ impl FillGuard {
         self.finish_unshared(uncacheable)
     }
 
-    /// Ends the fill with a response that is for this client alone: waiting requests of other identified clients compute their
-    /// own, and the anonymous ones wait for another of them.
+    /// Ends the fill with a response that is for this client alone. Waiting requests of other identified clients compute
+    /// their own, and the anonymous ones wait for one of them.
     pub(crate) fn reject_personal(mut self, uncacheable: Uncacheable) -> Uncacheable {
         self.refuse(&uncacheable);
         let alone = &self.cache.shared.alone;
