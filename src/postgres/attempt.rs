@@ -182,7 +182,7 @@ async fn open_replica(
         return open_one_of_several(server, plan, anyway).await;
     }
     if before.at.is_some_and(|at| is_fit(at, plan)) {
-        server.has_replayed(plan.schema);
+        server.has_replayed(plan.replayed_schema);
     }
     let mut conn = server.acquire().await?;
     let after = server.sample();
@@ -197,9 +197,9 @@ async fn open_replica(
             drop(conn);
             return open_one_of_several(server, plan, anyway).await;
         }
-        if before.schema < plan.schema && at.is_some_and(|at| is_fit(at, plan)) {
+        if before.schema < plan.replayed_schema && at.is_some_and(|at| is_fit(at, plan)) {
             // This connection may have been opened before the server replayed the change.
-            server.has_replayed(plan.schema);
+            server.has_replayed(plan.replayed_schema);
             drop(conn);
             conn = server.acquire().await?;
             let identity = identify(&mut conn).await?;
@@ -239,7 +239,7 @@ fn finish(
         matches!(conn, Conn::Within(_)) || !plan.may_call && at.is_some_and(|at| at.standby);
     match at {
         Some(at) if is_fit(at, plan) => {
-            server.has_replayed(plan.schema);
+            server.has_replayed(plan.replayed_schema);
             let proof = match plan.seen {
                 Some(seen) if seen.epoch == at.epoch => {
                     let proven = proven_by_replica(at.position, seen.position);

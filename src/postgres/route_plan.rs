@@ -54,9 +54,10 @@ pub(crate) struct RoutePlan {
     pub(crate) read_only: bool,
     /// It is unknown at present what a replica must have replayed, so replicas are tried only after the primary.
     pub(crate) primary_first: bool,
-    /// The number of the last schema change that was known when the statement's dependencies were looked up. A server that
-    /// has replayed up to `needs` has replayed this change, if they were looked up in the catalogue; zero otherwise.
+    /// The number of the last schema change that was known when the statement's dependencies were looked up.
     pub(crate) schema: u64,
+    /// The last schema change that a server has replayed if it has replayed up to `needs`; zero if that is unknown.
+    pub(crate) replayed_schema: u64,
     /// A position of the primary that the node had seen before the statement's dependencies were looked up.
     pub(crate) seen: Option<LogPosition>,
     /// Marks a statement outside any scope, until all its rows were read.
@@ -102,8 +103,8 @@ impl RoutePlan {
         (plan.epoch, plan.seen) = (record.epoch(), record.seen());
         // This applies if the statement's dependencies can't be found.
         plan.needs = record.needs_all();
-        let schema = record.schema();
-        db.follow_schema(schema);
+        plan.schema = record.schema();
+        db.follow_schema(plan.schema);
         match dependencies(db, sql, plan.epoch).await {
             Ok(found) => {
                 if let Some(watch) = record.traffic() {
@@ -111,7 +112,7 @@ impl RoutePlan {
                 }
                 plan.take((db, &record), &found, statement, writer);
                 if matches!(found.source, DependencySource::Primary(at) if at.epoch == plan.epoch) {
-                    plan.schema = schema;
+                    plan.replayed_schema = plan.schema;
                 }
                 if found.reads_clock || statement.arguments.as_ref().is_some_and(mentions_clock) {
                     record.note_clock();
@@ -149,6 +150,7 @@ impl RoutePlan {
             read_only: false,
             primary_first: false,
             schema: 0,
+            replayed_schema: 0,
             seen: None,
             record: None,
             _stray: None,
