@@ -6,11 +6,12 @@ use crate::cache::Requirement;
 
 /// Words that often precede a parenthesis in reads and don't write: keywords and system functions.
 const HARMLESS: &str = "
-    all and any array array_agg as avg between by case cast coalesce concat count date date_trunc
-    distinct else except exists extract filter from greatest group having in intersect join json_agg
-    json_build_object jsonb_agg jsonb_build_object lateral least length like limit lower materialized
-    max min not now nullif offset on or order over row row_number select some sum to_char union unnest
-    upper using values where";
+    all and any array array_agg as avg between by case cast coalesce concat count current_setting date
+    date_trunc distinct else except exists extract filter from generate_series greatest group having in
+    inet_server_port intersect join json_agg json_build_object jsonb_agg jsonb_build_object lateral least
+    length like limit lower materialized max min not now nullif offset on or order over
+    pg_is_in_recovery random row row_number select some sum to_char union unnest upper using values
+    where";
 
 /// Whether a statement may call a function that writes, and no server would refuse the write: in a request that may write,
 /// or without replicas. An unknown statement counts as such until a background task has looked it up.
