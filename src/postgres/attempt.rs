@@ -182,7 +182,7 @@ async fn open_replica(
         return open_one_of_several(server, plan, anyway).await;
     }
     if before.at.is_some_and(|at| is_fit(at, plan)) {
-        server.has_replayed(plan.replayed_schema);
+        server.note_replayed(plan.replayed_schema);
     }
     let mut conn = server.acquire().await?;
     let after = server.sample();
@@ -197,9 +197,10 @@ async fn open_replica(
             drop(conn);
             return open_one_of_several(server, plan, anyway).await;
         }
-        if before.schema < plan.replayed_schema && at.is_some_and(|at| is_fit(at, plan)) {
+        let is_known = before.replayed() >= plan.replayed_schema;
+        if !is_known && at.is_some_and(|at| is_fit(at, plan)) {
             // This connection may have been opened before the server replayed the change.
-            server.has_replayed(plan.replayed_schema);
+            server.note_replayed(plan.replayed_schema);
             drop(conn);
             conn = server.acquire().await?;
             let identity = identify(&mut conn).await?;
@@ -217,15 +218,25 @@ async fn open_one_of_several(
     plan: &RoutePlan,
     anyway: bool,
 ) -> Result<OpenedConnection, SkipReason> {
+    let before = server.sample();
+    let (mut transaction, mut identity) = begin_identified(server).await?;
+    let is_known = before.replayed_by(&identity) >= plan.replayed_schema;
+    if !is_known && ServerPosition::from_identity(&identity).is_some_and(|at| is_fit(at, plan)) {
+        // As for a single server.
+        server.note_replayed_by(&identity, plan.replayed_schema);
+        drop(transaction);
+        (transaction, identity) = begin_identified(server).await?;
+    }
+    let at = ServerPosition::from_identity(&identity);
+    finish(Conn::Within(transaction), server, at, plan, anyway)
+}
+
+async fn begin_identified(
+    server: &Server,
+) -> Result<(Transaction<'static, Postgres>, ServerIdentity), sqlx::Error> {
     let mut transaction = begin(server).await?;
-    let identity: ServerIdentity = within(identity(&mut *transaction)).await?;
-    finish(
-        Conn::Within(transaction),
-        server,
-        ServerPosition::from_identity(&identity),
-        plan,
-        anyway,
-    )
+    let identity = within(identity(&mut *transaction)).await?;
+    Ok((transaction, identity))
 }
 
 fn finish(
@@ -239,7 +250,6 @@ fn finish(
         matches!(conn, Conn::Within(_)) || !plan.may_call && at.is_some_and(|at| at.standby);
     match at {
         Some(at) if is_fit(at, plan) => {
-            server.has_replayed(plan.replayed_schema);
             let proof = match plan.seen {
                 Some(seen) if seen.epoch == at.epoch => {
                     let proven = proven_by_replica(at.position, seen.position);

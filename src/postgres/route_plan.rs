@@ -111,9 +111,6 @@ impl RoutePlan {
                     tell_of(&found.dependencies, watch);
                 }
                 plan.take((db, &record), &found, statement, writer);
-                if matches!(found.source, DependencySource::Primary(at) if at.epoch == plan.epoch) {
-                    plan.replayed_schema = plan.schema;
-                }
                 if found.reads_clock || statement.arguments.as_ref().is_some_and(mentions_clock) {
                     record.note_clock();
                 }
@@ -249,6 +246,7 @@ impl RoutePlan {
             DependencySource::Text => {}
             DependencySource::Primary(at) if at.epoch == self.epoch => {
                 self.needs = self.needs.max(at.position);
+                self.replayed_schema = self.schema;
             }
             DependencySource::Primary(_) | DependencySource::Standby => {
                 let why = "its dependencies were looked up on a server that is not followed";

@@ -6,6 +6,7 @@
 //! connections of earlier generations are closed before use. Behind a transaction-pooling proxy, each transaction can reach
 //! a different server: then each one queries its server.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::log::ServerIdentity;
@@ -15,6 +16,9 @@ use crate::entry::{Epoch, LogPosition, Position};
 
 /// A name counts as leading to one server again this long after the last sign of a second one.
 const SEVERAL_FOR: Duration = Duration::from_mins(5);
+
+/// The most servers behind a name for which is known what they have replayed.
+const SERVERS: usize = 64;
 
 /// What is known of the server behind a name.
 #[derive(Clone, Debug)]
@@ -30,9 +34,10 @@ pub(crate) struct ServerSample {
     /// Behind such a proxy, a marker that distinguishes the texts of statements from those before a schema change. The
     /// proxy may key prepared statements by their text, for all clients and connections.
     pub(crate) plans: Option<u64>,
-    /// The last schema change that the server is known to have replayed. Connections opened before that are closed, since
-    /// they may have settings, and plans of statements, from before the change.
-    pub(crate) schema: u64,
+    /// The last schema change that each server behind the name is known to have replayed, by a hash of its address.
+    /// Connections opened before that are closed, since they may have settings, and plans of statements, from before the
+    /// change.
+    replayed: Vec<(u64, u64)>,
     /// Whether `reset all` restores the settings that a session was opened with.
     pub(crate) is_resettable: bool,
     who: Option<Who>,
@@ -65,6 +70,16 @@ impl Who {
         let (address, port) = (identity.address.clone(), identity.port);
         Self { address, port, started: identity.started, epoch }
     }
+
+    fn address(&self) -> u64 {
+        address(self.address.as_ref(), self.port)
+    }
+}
+
+fn address(address: Option<&String>, port: Option<i32>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (address, port).hash(&mut hasher);
+    hasher.finish()
 }
 
 impl ServerSample {
@@ -76,7 +91,7 @@ impl ServerSample {
             is_pooled: false,
             is_resettable: false,
             plans: None,
-            schema: 0,
+            replayed: Vec::new(),
             who: None,
             asked: None,
             several_until: None,
@@ -171,12 +186,43 @@ impl ServerSample {
         self.plans = self.is_pooled.then(|| fastrand::u64(..));
     }
 
-    /// The server has replayed this schema change.
-    pub(crate) fn has_replayed(&mut self, change: u64) {
-        if self.schema < change {
-            self.schema = change;
-            self.forget_plans();
+    /// The last schema change that the server of this identity is known to have replayed.
+    pub(crate) fn replayed_by(&self, identity: &ServerIdentity) -> u64 {
+        self.replayed_at(address(identity.address.as_ref(), identity.port))
+    }
+
+    /// The same for the last observed server.
+    pub(crate) fn replayed(&self) -> u64 {
+        self.who.as_ref().map_or(0, |who| self.replayed_at(who.address()))
+    }
+
+    fn replayed_at(&self, address: u64) -> u64 {
+        let known = self.replayed.iter().find(|(known, _)| *known == address);
+        known.map_or(0, |(_, change)| *change)
+    }
+
+    /// The server of this identity has replayed a schema change.
+    pub(crate) fn note_replayed_by(&mut self, identity: &ServerIdentity, change: u64) {
+        self.note_replayed_at(address(identity.address.as_ref(), identity.port), change);
+    }
+
+    /// The last observed server has replayed a schema change.
+    pub(crate) fn note_replayed(&mut self, change: u64) {
+        if let Some(address) = self.who.as_ref().map(Who::address) {
+            self.note_replayed_at(address, change);
         }
+    }
+
+    fn note_replayed_at(&mut self, address: u64, change: u64) {
+        if self.replayed_at(address) >= change {
+            return;
+        }
+        self.replayed.retain(|(known, _)| *known != address);
+        if self.replayed.len() >= SERVERS {
+            self.replayed.clear();
+        }
+        self.replayed.push((address, change));
+        self.forget_plans();
     }
 
     /// Begins a new generation.
@@ -184,6 +230,8 @@ impl ServerSample {
         self.generation += 1;
         self.since = clock::now();
         self.at = None;
+        // The server may have fallen back.
+        self.replayed.clear();
     }
 }
 
@@ -299,6 +347,22 @@ mod tests {
         tokio::time::advance(SEVERAL_FOR).await;
         sample.observe(&on(1, 1));
         assert!(sample.is_newest(&on(1, 1)), "it alone was seen for long");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_server_has_replayed_is_known_for_it_alone_and_until_it_falls_back() {
+        let mut sample = ServerSample::new();
+        sample.observe(&identity(1, 10));
+        sample.note_replayed(7);
+        let noted = sample.since;
+        assert_eq!((sample.replayed(), sample.replayed_by(&identity(2, 10))), (7, 0));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        sample.note_replayed(7);
+        assert_eq!(sample.since, noted, "no connection is older than what was known");
+        sample.note_replayed_by(&identity(2, 10), 7);
+        assert!(sample.since > noted && sample.replayed() == 7);
+        sample.observe(&identity(1, 5));
+        assert_eq!(sample.replayed(), 0, "it may replay the change again");
     }
 
     #[tokio::test(start_paused = true)]

@@ -180,10 +180,15 @@ impl Server {
         self.lock().forget_plans();
     }
 
-    /// The server has replayed this schema change. Connections opened before now must not be used again, if that was not
-    /// known yet.
-    pub(crate) fn has_replayed(&self, change: u64) {
-        self.lock().has_replayed(change);
+    /// The last observed server behind the name has replayed this schema change. Connections opened before now must not be
+    /// used again, if that was not known yet.
+    pub(crate) fn note_replayed(&self, change: u64) {
+        self.lock().note_replayed(change);
+    }
+
+    /// The same for the server of this identity.
+    pub(crate) fn note_replayed_by(&self, identity: &ServerIdentity, change: u64) {
+        self.lock().note_replayed_by(identity, change);
     }
 
     /// The marker that distinguishes the texts of statements from those before a schema change, if one is needed.

@@ -432,3 +432,21 @@ async fn a_read_is_served_uncached_while_the_schema_keeps_changing() {
     assert!(read.expect("an end").is_ok());
     assert_eq!(record.basis().expect_err("no proof").token, "unknown-dependencies");
 }
+
+/// Such a statement needs no position past its lookup, so a replica that can run it may still have the schema of before.
+#[tokio::test]
+async fn a_statement_that_cannot_be_analyzed_shows_nothing_of_what_a_replica_has_replayed() {
+    let server = server_with_view().await;
+    let db = DatabaseOptions::new(server.url()).connect().await.expect("database");
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.expect("listener");
+    server.psql("create table untracked ()").await.expect("table");
+    let policy = Policy::ttl(Duration::from_mins(1));
+    for (sql, is_shown) in [("select v from v", true), ("select * from untracked", false)] {
+        let record = cache.record(Some(&policy), LookupOptions::default());
+        let statement = RepeatableStatement::take(sql).expect("a statement");
+        let plan = record.scope(RoutePlan::for_statement(&db, &statement, false)).await;
+        assert!(plan.schema > 0);
+        assert_eq!(plan.replayed_schema > 0, is_shown, "{sql}");
+    }
+}
