@@ -266,8 +266,8 @@ impl FillGuard {
         self.refuse(&uncacheable);
         let alone = &self.cache.shared.alone;
         // What is known about anonymous requests still holds.
-        if !alone.has(&self.key, false) {
-            alone.set(&self.key, SharedBy::Anonymous);
+        if !alone.has(&self.key, false) && alone.set(&self.key, SharedBy::Anonymous) {
+            self.policy.identified_streak.extend();
         }
         if let Some(flight) = self.flight.take() {
             flight.land(FlightResult::Personal);
@@ -300,8 +300,14 @@ impl FillGuard {
     fn note_shared(&self, shared: SharedBy) {
         let is_new = self.cache.shared.alone.set(&self.key, shared);
         match shared {
-            SharedBy::All => self.policy.streak.end(),
-            SharedBy::None if is_new => self.policy.streak.extend(),
+            SharedBy::All => {
+                self.policy.streak.end();
+                self.policy.identified_streak.end();
+            }
+            SharedBy::None if is_new => {
+                self.policy.streak.extend();
+                self.policy.identified_streak.extend();
+            }
             SharedBy::Anonymous | SharedBy::None => {}
         }
     }

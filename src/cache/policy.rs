@@ -64,6 +64,8 @@ pub struct Policy {
     pub(crate) shadow: bool,
     pub(crate) fills: FillBound,
     pub(crate) streak: UncacheableStreak,
+    /// The same for requests that identify their clients.
+    pub(crate) identified_streak: UncacheableStreak,
     pub(crate) identity: ClientKeying,
 }
 
@@ -118,6 +120,7 @@ impl Policy {
             shadow: false,
             fills: FillBound::default(),
             streak: UncacheableStreak::default(),
+            identified_streak: UncacheableStreak::default(),
             identity: ClientKeying::default(),
         }
     }

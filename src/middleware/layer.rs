@@ -79,6 +79,7 @@ impl RouteSettings {
     fn new(mut policy: Policy) -> Self {
         policy.fills = policy.fills.apart();
         policy.streak = UncacheableStreak::default();
+        policy.identified_streak = UncacheableStreak::default();
         Self { policy: Arc::new(policy), traffic: Arc::default() }
     }
 }

@@ -189,5 +189,21 @@ async fn personal_responses_do_not_make_a_route_uncacheable() {
             visit(&route.0, id, false).await;
         }
         assert_eq!(burst(&route, 64).await.0, 1, "{said}");
+        let began = Instant::now();
+        join_all((0..10).map(|_| visit(&route.0, 65, false))).await;
+        assert_eq!(began.elapsed(), 2 * SECOND, "{said}: the anonymous response was stored");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn visitors_with_cookies_do_not_wait_on_new_paths_after_many_personal_responses() {
+    for said in PERSONAL {
+        let (app, _) = page(said);
+        for id in 0..32 {
+            visit(&app, id, false).await;
+        }
+        let began = Instant::now();
+        join_all((0..10).map(|_| visit(&app, 32, false))).await;
+        assert_eq!(began.elapsed(), SECOND, "{said}");
     }
 }

@@ -56,7 +56,9 @@ impl LookupTask<'_> {
     /// of the policy's recent ones could and no entry for this key was found.
     fn is_unlikely_shared(&self) -> bool {
         self.cache.shared.alone.has(self.key, self.ask.is_identified)
-            || self.passed_over.is_none() && self.policy.streak.is_long()
+            || self.passed_over.is_none()
+                && (self.policy.streak.is_long()
+                    || self.ask.is_identified && self.policy.identified_streak.is_long())
     }
 
     /// Waiting would deadlock, since this lookup is part of the computation of its own key.
