@@ -27,6 +27,17 @@ mod search;
 
 use search::LookupTask;
 
+/// What a lookup does if no stored entry may be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FlightMode {
+    /// Waits while another request or node computes the entry, or computes it for all that wait.
+    Join,
+    /// Computes it for this request alone: no other request waits for its result.
+    Solo,
+    /// Computes nothing, and so takes no permit.
+    Never,
+}
+
 /// The options of a lookup, in addition to the key.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LookupOptions {
@@ -127,12 +138,13 @@ impl Cache {
         })
     }
 
-    /// Finds an entry, or returns the guard for computing it. Waits while another request or node computes it.
+    /// Finds an entry, or returns the guard for computing it.
     pub(crate) async fn lookup(
         &self,
         key: &Key,
         policy: &Arc<Policy>,
         ask: LookupOptions,
+        mode: FlightMode,
     ) -> LookupResult {
         let mut search = LookupTask::new(self, key, policy, ask);
         if self.is_off() {
@@ -140,17 +152,34 @@ impl Cache {
         }
         if let Err(reason) = search.can_prove().await {
             // A stored entry may be better than an error.
-            if !policy.longest_if_error().is_zero()
+            if mode == FlightMode::Join
+                && !policy.longest_if_error().is_zero()
                 && let Some(unproven) = search.look().await
             {
                 search.passed_over = Some(unproven.found);
             }
-            return LookupResult::Bypass(search.bypass_limited(reason).await);
+            return LookupResult::Bypass(match mode {
+                FlightMode::Never => search.bypass(reason, None),
+                FlightMode::Join | FlightMode::Solo => search.bypass_limited(reason).await,
+            });
         }
-        if let Some(hit) = search.peek() {
+        if mode == FlightMode::Join {
+            return match search.peek() {
+                Some(hit) => LookupResult::Hit(hit),
+                None => search.make().await,
+            };
+        }
+        if let Some(hit) = search.look().await {
             return LookupResult::Hit(hit);
         }
-        search.make().await
+        if mode == FlightMode::Never {
+            return LookupResult::Bypass(search.bypass(BypassReason::OnlyIfCached, None));
+        }
+        let PendingPermit { permit, has_waited } = self.permit(policy, []).await;
+        if has_waited && let Some(hit) = search.look().await {
+            return LookupResult::Hit(hit);
+        }
+        LookupResult::Miss(Box::new(search.fill_guard(None, Some(permit))))
     }
 
     /// Finds an entry, or returns the guard for computing it; `None` if another request is computing it. Waits for no other
@@ -177,50 +206,6 @@ impl Cache {
             return Some(LookupResult::Hit(hit));
         }
         Some(LookupResult::Miss(Box::new(search.fill_guard(Some(leader), None))))
-    }
-
-    /// Finds an entry without joining a flight: after a miss, no other request waits for the caller's result.
-    pub(crate) async fn look(
-        &self,
-        key: &Key,
-        policy: &Arc<Policy>,
-        ask: LookupOptions,
-    ) -> LookupResult {
-        let mut search = LookupTask::new(self, key, policy, ask);
-        if self.is_off() {
-            return LookupResult::Bypass(search.bypass(BypassReason::Off, None));
-        }
-        if let Err(reason) = search.can_prove().await {
-            return LookupResult::Bypass(search.bypass_limited(reason).await);
-        }
-        if let Some(hit) = search.look().await {
-            return LookupResult::Hit(hit);
-        }
-        let PendingPermit { permit, has_waited } = self.permit(policy, []).await;
-        if has_waited && let Some(hit) = search.look().await {
-            return LookupResult::Hit(hit);
-        }
-        LookupResult::Miss(Box::new(search.fill_guard(None, Some(permit))))
-    }
-
-    /// As [`look`](Self::look), for a request that accepts only a stored entry: it takes no permit, since it computes none.
-    pub(crate) async fn look_only(
-        &self,
-        key: &Key,
-        policy: &Arc<Policy>,
-        ask: LookupOptions,
-    ) -> LookupResult {
-        let mut search = LookupTask::new(self, key, policy, ask);
-        if self.is_off() {
-            return LookupResult::Bypass(search.bypass(BypassReason::Off, None));
-        }
-        if let Err(reason) = search.can_prove().await {
-            return LookupResult::Bypass(search.bypass(reason, None));
-        }
-        match search.look().await {
-            Some(hit) => LookupResult::Hit(hit),
-            None => LookupResult::Bypass(search.bypass(BypassReason::OnlyIfCached, None)),
-        }
     }
 
     /// The entry that is stored under a key, valid or not.

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::cache::Cache;
 use super::fill::FillGuard;
-use super::lookup::{Hit, LookupOptions, LookupResult};
+use super::lookup::{FlightMode, Hit, LookupOptions, LookupResult};
 use super::permit::Permit;
 use super::policy::{Policy, ValuePolicy};
 use super::record::{Record, Stray};
@@ -159,7 +159,8 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
 
     /// Waits for a value that another request is loading.
     async fn wait(&mut self, wanted: RequestedValue<I>) -> Vec<MissingValue<I, T>> {
-        let lookup = self.cache.lookup(&wanted.key, &self.policy, wanted.ask::<T>(&self.ask)).await;
+        let ask = wanted.ask::<T>(&self.ask);
+        let lookup = self.cache.lookup(&wanted.key, &self.policy, ask, FlightMode::Join).await;
         self.take(wanted, lookup).into_iter().collect()
     }
 

@@ -50,7 +50,7 @@ pub(crate) use fill::{FillGuard, FillOutcome};
 pub(crate) use freshness::{AgeLimits, Freshness};
 pub(crate) use log::Log;
 pub use log::LogError;
-pub(crate) use lookup::{Bypass, Hit, LookupOptions, LookupResult};
+pub(crate) use lookup::{Bypass, FlightMode, Hit, LookupOptions, LookupResult};
 pub(crate) use policy::QueryPart;
 pub use policy::{Policy, PolicyError, ValuePolicy, ValuePolicyBuilder};
 #[cfg(feature = "postgres")]

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::cache::Cache;
 use super::fill::FillGuard;
-use super::lookup::{Hit, LookupOptions, LookupResult};
+use super::lookup::{FlightMode, Hit, LookupOptions, LookupResult};
 use super::policy::{Policy, ValuePolicy};
 use super::record::{Record, Stray, Uncacheable};
 use super::stored_value::{OptionalValue, PlainValue, StoredValue};
@@ -105,7 +105,7 @@ impl Cache {
             holds: Some(V::is_in),
             ..LookupOptions::for_value(stray.as_ref())
         };
-        match self.lookup(key, policy, ask.clone()).await {
+        match self.lookup(key, policy, ask.clone(), FlightMode::Join).await {
             LookupResult::Hit(hit) => match V::read(&hit.found.entry) {
                 Some(value) => self.renew_or_serve((hit, value), policy, load).await,
                 None => compute(&self.record(Some(policy), ask), policy, load).await,

@@ -17,7 +17,7 @@ use super::rules::target::InvalidationTarget;
 use super::rules::vary;
 use super::stored::vary_marker;
 use super::strict;
-use crate::cache::{Cache, Hit, LookupOptions, LookupResult, Policy, PolicyTag};
+use crate::cache::{Cache, FlightMode, Hit, LookupOptions, LookupResult, Policy, PolicyTag};
 use crate::entry::{Entry, Key};
 use crate::store::{Found, Tier};
 
@@ -158,14 +158,14 @@ impl RequestContext {
     }
 
     async fn find_under(&self, key: &Key, cache: &Cache) -> LookupResult {
-        let ask = self.ask.clone();
-        if self.wants_only_stored() {
-            cache.look_only(key, &self.policy, ask).await
+        let mode = if self.wants_only_stored() {
+            FlightMode::Never
         } else if self.asked.is_for_a_part() || self.policy.shadow {
-            cache.look(key, &self.policy, ask).await
+            FlightMode::Solo
         } else {
-            cache.lookup(key, &self.policy, ask).await
-        }
+            FlightMode::Join
+        };
+        cache.lookup(key, &self.policy, self.ask.clone(), mode).await
     }
 }
 
