@@ -1,7 +1,7 @@
 //! What a statement leaves behind in a session of a pool changes no later statement's result.
 
 use sqlx::{AssertSqlSafe, Executor};
-use tidegate::{Cache, DatabaseOptions, Listener, Memory, ValuePolicy};
+use tidegate::{Cache, Cached, Database, DatabaseOptions, Listener, Memory, ValuePolicy};
 use tidegate_testing::{PgBouncer, Postgres};
 
 use super::world::{TTL, options, primary};
@@ -27,48 +27,45 @@ const LEFT: [&str; 8] = [
 const SHOWN: &str =
     "select name || ' ' || timestamptz '2026-01-02 03:04:05+00' from users where id = 1";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn session_state_left_by_a_statement_changes_no_later_result() {
+/// A database with one connection: each statement is sent by the connection of the one before.
+async fn bed() -> (Postgres, Database, Cached) {
     let primary = primary(&[]).await;
     primary.psql(OTHER).await.unwrap();
-    // Each statement is sent by the connection of the one before.
     let db = options(&primary).connections(1).connect().await.unwrap();
     let cache = Cache::new(Memory::new(1 << 20));
-    let _listener = Listener::spawn(&db, &cache).await.unwrap();
+    Listener::spawn(&db, &cache).await.unwrap();
     let cached = db.cached(&cache, ValuePolicy::ttl(TTL).build().unwrap());
-    let shown = async |after: &str| {
-        // Not one that is stored already.
-        let sql = AssertSqlSafe(format!("{SHOWN} /* after {after} */"));
-        cached.fetch_one::<(String,)>(sqlx::query(sql)).await.unwrap().0
-    };
-    let expected = shown("nothing").await;
+    (primary, db, cached)
+}
+
+/// What a session shows, by a statement whose result is not stored yet.
+async fn shown(cached: &Cached, after: &str) -> String {
+    let sql = AssertSqlSafe(format!("{SHOWN} /* after {after} */"));
+    cached.fetch_one::<(String,)>(sqlx::query(sql)).await.unwrap().0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn session_state_left_by_a_statement_changes_no_later_result() {
+    let (_primary, db, cached) = bed().await;
+    let expected = shown(&cached, "nothing").await;
     for left in LEFT {
         sqlx::raw_sql(left).execute(db.writer()).await.unwrap();
-        assert_eq!(shown(left).await, expected, "after {left}, by the writer");
+        assert_eq!(shown(&cached, left).await, expected, "after {left}, by the writer");
         let mut transaction = db.begin().await.unwrap();
         transaction.execute(left.trim_start_matches("begin; ")).await.unwrap();
         match left.starts_with("begin") {
             true => transaction.rollback().await.unwrap(),
             false => transaction.commit().await.unwrap(),
         }
-        assert_eq!(shown(&format!("{left} in a transaction")).await, expected, "{left}");
+        assert_eq!(shown(&cached, &format!("{left} in a transaction")).await, expected, "{left}");
     }
 }
 
 /// The statements are known, and something else than the call keeps their results from being cached.
 #[tokio::test(flavor = "multi_thread")]
 async fn session_state_left_by_a_read_changes_no_later_result() {
-    let primary = primary(&[]).await;
-    primary.psql(OTHER).await.unwrap();
-    let db = options(&primary).connections(1).connect().await.unwrap();
-    let cache = Cache::new(Memory::new(1 << 20));
-    let _listener = Listener::spawn(&db, &cache).await.unwrap();
-    let cached = db.cached(&cache, ValuePolicy::ttl(TTL).build().unwrap());
-    let shown = async |after: &str| {
-        let sql = AssertSqlSafe(format!("{SHOWN} /* after {after} */"));
-        cached.fetch_one::<(String,)>(sqlx::query(sql)).await.unwrap().0
-    };
-    let expected = shown("nothing").await;
+    let (_primary, db, cached) = bed().await;
+    let expected = shown(&cached, "nothing").await;
     for left in [
         "select set_config('search_path', 'mallory, public', false), current_user::text",
         "select set_config('timezone', 'Asia/Tokyo', false), current_setting('timezone')",
@@ -77,7 +74,7 @@ async fn session_state_left_by_a_read_changes_no_later_result() {
         let once = cached.fetch_one::<(String, String)>(sqlx::query(left)).await;
         once.unwrap();
         sqlx::query(left).fetch_one(db.reader()).await.unwrap();
-        assert_eq!(shown(left).await, expected, "after {left}");
+        assert_eq!(shown(&cached, left).await, expected, "after {left}");
     }
 }
 
