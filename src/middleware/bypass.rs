@@ -17,7 +17,7 @@ use super::layer::LayerSettings;
 use super::rules::groups::note_unread;
 use super::rules::request::RequestDirectives;
 use super::rules::storable::{Times, cacheability};
-use super::rules::unsafe_method::{InvalidatedByWrite, is_safe};
+use super::rules::unsafe_method::InvalidatedByWrite;
 use super::session::is_session_cookie;
 use super::status;
 use crate::cache::{Policy, Record, to_the_end};
@@ -51,7 +51,7 @@ impl<S> Exchange<S> {
         S: Handler<A>,
     {
         let BypassContext { reason, record, policy, written, rehearsed } = passing;
-        let method = request.method().clone();
+        let (method, may_write) = (request.method().clone(), self.routes.may_write(&request));
         let answered = record.enter(|| self.inner.call(request)).await;
         if let Some(seen) = &self.seen {
             seen.end(Outcome::Bypass(reason));
@@ -67,8 +67,7 @@ impl<S> Exchange<S> {
         if let Some(tags) = tags.filter(|tags| !tags.is_empty()) {
             invalidate(&self.routes, tags).await;
         }
-        // An unsafe request may have written through another pool than `Database`.
-        let wrote = !is_safe(&method) || record.has_written();
+        let wrote = may_write || record.has_written();
         let mut response = status::passed(response, reason, record);
         give_token(&self.routes, wrote, response.headers_mut()).await;
         Ok(response)

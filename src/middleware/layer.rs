@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
+use http::Request;
+
 use super::buffer::ByteBudget;
 use super::identity::IdentitySource;
 use super::keying::{self, KeySource};
 use super::route;
 use super::rules::search_variance::SearchVariance;
+use super::rules::unsafe_method::is_safe;
 use super::service::CacheService;
 use super::session::Sessions;
 use super::variances::VarianceTable;
@@ -228,9 +231,11 @@ impl LayerSettings {
         pattern.and_then(|pattern| self.routes.get(pattern)).or(self.default.as_ref())
     }
 
-    /// Whether a route's requests only read, whatever their method.
-    pub(crate) fn only_reads(&self, pattern: Option<&str>) -> bool {
-        pattern.is_some_and(|pattern| self.only_read.contains(pattern))
+    /// Whether a request may write, perhaps through a pool that Tidegate does not know of: by its method, unless its route
+    /// only reads.
+    pub(crate) fn may_write<A>(&self, request: &Request<A>) -> bool {
+        let only_reads = || route::pattern(request).is_some_and(|it| self.only_read.contains(it));
+        !is_safe(request.method()) && !only_reads()
     }
 
     /// A request's key, and which parameters of the query count in it if a response has said so.

@@ -292,7 +292,7 @@ impl<S> CacheService<S> {
         ask: LookupOptions,
     ) -> Record {
         let cache = &self.routes.cache;
-        if !is_safe(request.method()) && !self.routes.only_reads(route::pattern(request)) {
+        if self.routes.may_write(request) {
             return cache.record_of_write(ask);
         }
         let record = cache.record(None, ask);

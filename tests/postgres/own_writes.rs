@@ -274,7 +274,7 @@ async fn an_only_reads_route_is_served_by_replicas_whatever_the_method() {
         let sql = "select inet_server_port()::text";
         sqlx::query_scalar::<_, String>(sql).fetch_one(bed.db.reader()).await.unwrap()
     };
-    let layer = CacheLayer::new(bed.cache.clone()).only_reads("/graphql");
+    let layer = CacheLayer::new(bed.cache.clone()).only_reads("/graphql").sessions(sessions());
     let app = Router::new().route("/graphql", any(port)).route("/form", any(port));
     let app = app.layer(layer).with_state(bed.clone());
     let of_replica = replica.port().to_string();
@@ -282,8 +282,10 @@ async fn an_only_reads_route_is_served_by_replicas_whatever_the_method() {
         [("POST", "/graphql", true), ("GET", "/form", true), ("POST", "/form", false)]
     {
         let request = Request::builder().method(method).uri(uri).body(Body::empty()).unwrap();
-        let port = read(send(&app, request).await).await.0;
-        assert_eq!(port == of_replica, is_replica, "{method} {uri}");
+        let response = send(&app, request).await;
+        let has_token = response.headers().contains_key("tidegate-position");
+        assert_eq!(has_token, !is_replica, "{method} {uri}: a token for what may write");
+        assert_eq!(read(response).await.0 == of_replica, is_replica, "{method} {uri}");
     }
 }
 
