@@ -222,7 +222,7 @@ async fn open_one_of_several(
     let (mut transaction, mut identity) = begin_identified(server).await?;
     let is_known = before.replayed_by(&identity) >= plan.replayed_schema;
     if !is_known && ServerPosition::from_identity(&identity).is_some_and(|at| is_fit(at, plan)) {
-        // As for a single server.
+        // As in `open_replica`: this connection may be from before the change.
         server.note_replayed_by(&identity, plan.replayed_schema);
         drop(transaction);
         (transaction, identity) = begin_identified(server).await?;

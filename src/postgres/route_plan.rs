@@ -396,7 +396,7 @@ async fn look_up(
             DependencyLookup::Unknown(unknown) => match unknown.by_text(sql) {
                 Ok(found) => Some(found),
                 Err(_) if known.is_resting() => {
-                    let why = "the catalogue did not respond to the previous lookup";
+                    let why = "the previous lookup in the catalogue did not succeed";
                     return Err(late(why.to_owned()));
                 }
                 Err(unknown) => find(db, sql, unknown).await?,
@@ -409,7 +409,7 @@ async fn look_up(
             return Ok(found);
         }
     }
-    // Nor does any other statement wait for the catalogue for a while.
+    // For a while, no other unknown statement waits for the catalogue either.
     known.rest();
     Err(late("the schema changed during each lookup".to_owned()))
 }

@@ -17,7 +17,7 @@ use crate::entry::{Epoch, LogPosition, Position};
 /// A name counts as leading to one server again this long after the last sign of a second one.
 const SEVERAL_FOR: Duration = Duration::from_mins(5);
 
-/// The most servers behind a name for which is known what they have replayed.
+/// The maximum number of servers behind a name whose replayed schema changes are remembered.
 const SERVERS: usize = 64;
 
 /// What is known of the server behind a name.

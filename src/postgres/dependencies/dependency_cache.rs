@@ -189,12 +189,12 @@ impl DependencyCache {
         }
     }
 
-    /// The catalogue did not respond in time.
+    /// The catalogue did not respond in time, or the schema changed during each lookup: no lookup begins for a while.
     pub(crate) fn rest(&self) {
         *self.rests() = Some(clock::now() + REST);
     }
 
-    /// Whether it did not a moment ago.
+    /// Whether no lookup may begin at present.
     pub(crate) fn is_resting(&self) -> bool {
         self.rests().is_some_and(|until| clock::now() < until)
     }
