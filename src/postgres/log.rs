@@ -79,7 +79,8 @@ pub(crate) struct ServerIdentity {
     pub(crate) standby: bool,
     /// The replay position on a standby, the insert position on a primary.
     pub(crate) position: Option<Position>,
-    /// The start time in seconds since 1970, on the server's clock. Distinguishes a server from its replacement.
+    /// The start time in microseconds since 1970, on the server's clock. Distinguishes a server from its replacement, and
+    /// from others behind the same address.
     pub(crate) started: i64,
     pub(crate) address: Option<String>,
     pub(crate) port: Option<i32>,

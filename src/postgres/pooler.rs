@@ -69,7 +69,7 @@ type Backend = (i32, i64);
 /// What is behind a connection.
 async fn backend(conn: &mut PgConnection) -> Result<Backend, sqlx::Error> {
     let asked = "select pg_catalog.pg_backend_pid() as pid,
-        extract(epoch from pg_catalog.pg_postmaster_start_time())::bigint as started";
+        (extract(epoch from pg_catalog.pg_postmaster_start_time()) operator(pg_catalog.*) 1000000)::bigint as started";
     let row = sqlx::raw_sql(asked).fetch_one(conn).await?;
     Ok((row.try_get("pid")?, row.try_get("started")?))
 }

@@ -34,18 +34,20 @@ pub(crate) struct ServerSample {
     /// Behind such a proxy, a marker that distinguishes the texts of statements from those before a schema change. The
     /// proxy may key prepared statements by their text, for all clients and connections.
     pub(crate) plans: Option<u64>,
-    /// The last schema change that each server behind the name is known to have replayed, by a hash of its address.
+    /// The last schema change that each server behind the name is known to have replayed, by [`server`].
     /// Connections opened before that are closed, since they may have settings, and plans of statements, from before the
     /// change.
     replayed: Vec<(u64, u64)>,
     /// Whether `reset all` restores the settings that a session was opened with.
     pub(crate) is_resettable: bool,
     who: Option<Who>,
+    /// When the servers started that were behind the name before this one, with the same address.
+    before: Vec<i64>,
     /// When the server was queried for `at`.
     asked: Option<Instant>,
     several_until: Option<Instant>,
     /// If the name alternates between servers: the cluster and timeline of the one that was promoted last.
-    newest: Option<(u64, u32)>,
+    pub(crate) newest: Option<(u64, u32)>,
 }
 
 /// A position that a server has reached.
@@ -71,14 +73,15 @@ impl Who {
         Self { address, port, started: identity.started, epoch }
     }
 
-    fn address(&self) -> u64 {
-        address(self.address.as_ref(), self.port)
+    fn server(&self) -> u64 {
+        server(self.address.as_ref(), self.port, self.started)
     }
 }
 
-fn address(address: Option<&String>, port: Option<i32>) -> u64 {
+/// A hash that tells servers apart. Behind a proxy, several may report the same address, or none.
+fn server(address: Option<&String>, port: Option<i32>, started: i64) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (address, port).hash(&mut hasher);
+    (address, port, started).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -93,6 +96,7 @@ impl ServerSample {
             plans: None,
             replayed: Vec::new(),
             who: None,
+            before: Vec::new(),
             asked: None,
             several_until: None,
             newest: None,
@@ -123,6 +127,20 @@ impl ServerSample {
                 self.invalidate();
                 self.who = Some(who);
                 self.several_until = Some(now + SEVERAL_FOR);
+            }
+            Some(known) if known.started != who.started => {
+                // A server that comes back has not been replaced by the other. A response to an earlier query is none that
+                // comes back.
+                if self.asked.is_none_or(|asked| identity.asked >= asked) {
+                    if self.before.contains(&who.started) {
+                        self.several_until = Some(now + SEVERAL_FOR);
+                    }
+                    self.before.retain(|started| *started != known.started);
+                    self.before.truncate(SERVERS);
+                    self.before.insert(0, known.started);
+                }
+                self.invalidate();
+                self.who = Some(who);
             }
             // A standby can come back at an earlier position after a crash.
             Some(known) if *known != who || is_lower => {
@@ -188,40 +206,41 @@ impl ServerSample {
 
     /// The last schema change that the server of this identity is known to have replayed.
     pub(crate) fn replayed_by(&self, identity: &ServerIdentity) -> u64 {
-        self.replayed_at(address(identity.address.as_ref(), identity.port))
+        self.replayed_at(server(identity.address.as_ref(), identity.port, identity.started))
     }
 
     /// The same for the last observed server.
     pub(crate) fn replayed(&self) -> u64 {
-        self.who.as_ref().map_or(0, |who| self.replayed_at(who.address()))
+        self.who.as_ref().map_or(0, |who| self.replayed_at(who.server()))
     }
 
-    fn replayed_at(&self, address: u64) -> u64 {
-        let known = self.replayed.iter().find(|(known, _)| *known == address);
+    fn replayed_at(&self, server: u64) -> u64 {
+        let known = self.replayed.iter().find(|(known, _)| *known == server);
         known.map_or(0, |(_, change)| *change)
     }
 
     /// The server of this identity has replayed a schema change.
     pub(crate) fn note_replayed_by(&mut self, identity: &ServerIdentity, change: u64) {
-        self.note_replayed_at(address(identity.address.as_ref(), identity.port), change);
+        let server = server(identity.address.as_ref(), identity.port, identity.started);
+        self.note_replayed_at(server, change);
     }
 
     /// The last observed server has replayed a schema change.
     pub(crate) fn note_replayed(&mut self, change: u64) {
-        if let Some(address) = self.who.as_ref().map(Who::address) {
-            self.note_replayed_at(address, change);
+        if let Some(server) = self.who.as_ref().map(Who::server) {
+            self.note_replayed_at(server, change);
         }
     }
 
-    fn note_replayed_at(&mut self, address: u64, change: u64) {
-        if self.replayed_at(address) >= change {
+    fn note_replayed_at(&mut self, server: u64, change: u64) {
+        if self.replayed_at(server) >= change {
             return;
         }
-        self.replayed.retain(|(known, _)| *known != address);
+        self.replayed.retain(|(known, _)| *known != server);
         if self.replayed.len() >= SERVERS {
             self.replayed.clear();
         }
-        self.replayed.push((address, change));
+        self.replayed.push((server, change));
         self.forget_plans();
     }
 
@@ -332,6 +351,29 @@ mod tests {
         tokio::time::advance(SEVERAL_FOR).await;
         sample.observe(&identity(2, 12));
         assert!(!sample.is_several());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_returns_behind_the_same_address_shows_that_there_are_several() {
+        let of = |started| ServerIdentity { started, ..identity(1, 10) };
+        let mut sample = ServerSample::new();
+        for (started, several) in [(1, false), (2, false), (3, false), (2, true), (3, true)] {
+            sample.observe(&of(started));
+            assert_eq!(sample.is_several(), several, "{started}");
+        }
+        sample.note_replayed(7);
+        assert_eq!((sample.replayed_by(&of(3)), sample.replayed_by(&of(2))), (7, 0));
+        let (mut sample, late) = (ServerSample::new(), of(1));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        sample.observe(&of(1));
+        sample.observe(&of(2));
+        sample.observe(&late);
+        sample.observe(&of(2));
+        assert!(!sample.is_several(), "a late response of a server that was replaced");
+        for started in [3, 4, 5, 3] {
+            sample.observe(&of(started));
+        }
+        assert!(sample.is_several(), "three in turn");
     }
 
     #[tokio::test(start_paused = true)]

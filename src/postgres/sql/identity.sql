@@ -22,7 +22,7 @@ select (select system_identifier from pg_catalog.pg_control_system()) as system_
         where h.relnamespace operator(pg_catalog.=) pg_catalog.to_regnamespace('tidegate')::pg_catalog.oid
             and h.relname operator(pg_catalog.=) 'history' and h.relkind operator(pg_catalog.=) 'S'
             and u.relname operator(pg_catalog.=) 'uninterrupted'), 0::bigint) as history,
-    extract(epoch from pg_catalog.pg_postmaster_start_time())::bigint as started,
+    (extract(epoch from pg_catalog.pg_postmaster_start_time()) operator(pg_catalog.*) 1000000)::bigint as started,
     pg_catalog.host(pg_catalog.inet_server_addr()) as address,
     pg_catalog.inet_server_port() as port,
     pg_catalog.pg_backend_pid() as process
