@@ -14,7 +14,7 @@ use sqlx_core::describe::Describe;
 
 use super::attempt::ReadProof;
 use super::database::Database;
-use super::route_plan::RoutePlan;
+use super::route_plan::{Candidate, RoutePlan};
 use crate::cache::{REPLICA_BEHIND, Record, Uncacheable};
 use attempts::Attempts;
 
@@ -68,6 +68,9 @@ impl Reader {
                     drop(rows);
                     attempts.failed(error, candidate, &opened)?;
                     continue;
+                }
+                if matches!(candidate, Candidate::Primary) {
+                    self.db.inner.lag.responds();
                 }
                 note(&self.db, &attempts.plan, &opened.server, &opened.proof);
                 self.db.inner.statements.end(began, &statement);

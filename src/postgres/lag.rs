@@ -21,6 +21,9 @@ pub(crate) struct Lag {
     told: Mutex<Option<Instant>>,
     /// The primary did not respond to the last query.
     lost: AtomicBool,
+    /// A connection to the primary failed since the last query: another node, or a connection of before, may still report
+    /// its position.
+    suspect: AtomicBool,
 }
 
 impl Lag {
@@ -30,6 +33,7 @@ impl Lag {
             samples: Mutex::default(),
             told: Mutex::default(),
             lost: AtomicBool::new(false),
+            suspect: AtomicBool::new(false),
         }
     }
 
@@ -38,16 +42,23 @@ impl Lag {
         (self.most / 10).clamp(Duration::from_millis(50), Duration::from_secs(1))
     }
 
-    /// Records the primary's position, reported by the listener, which knows it anyway.
+    /// Records the primary's position, reported by the listener, which knows it anyway, perhaps from another node.
     pub(crate) fn report(&self, at: ServerPosition) {
         *lock(&self.told) = Some(clock::now());
-        self.observe(at);
+        self.record(at);
     }
 
-    /// Whether the position is reported often enough that the primary need not be queried.
+    /// Whether the primary need not be queried: its position is reported often enough, and nothing suggests that this node
+    /// can't reach it.
     pub(crate) fn is_reported(&self) -> bool {
         let enough = self.sample_every() * 2;
-        lock(&self.told).is_some_and(|at| at.elapsed() < enough)
+        let is_doubtful = self.is_lost() || self.suspect.load(Ordering::Relaxed);
+        !is_doubtful && lock(&self.told).is_some_and(|at| at.elapsed() < enough)
+    }
+
+    /// Records that a connection to the primary failed. Only a query shows whether the primary responds.
+    pub(crate) fn suspect(&self) {
+        self.suspect.store(true, Ordering::Relaxed);
     }
 
     /// Records that the primary did not respond.
@@ -60,9 +71,23 @@ impl Lag {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Records the primary's position.
+    /// Records that the primary has responded to this node.
+    pub(crate) fn responds(&self) {
+        // Loaded first: every read on the primary comes here.
+        for doubt in [&self.lost, &self.suspect] {
+            if doubt.load(Ordering::Relaxed) {
+                doubt.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Records the primary's response to a query.
     pub(crate) fn observe(&self, at: ServerPosition) {
-        self.lost.store(false, Ordering::Relaxed);
+        self.responds();
+        self.record(at);
+    }
+
+    fn record(&self, at: ServerPosition) {
         let mut samples = lock(&self.samples);
         if samples.back().is_some_and(|known| known.epoch != at.epoch) {
             samples.clear();
@@ -150,6 +175,20 @@ mod tests {
         lag.observe(at(1, 40_000));
         advance(Duration::from_secs(2)).await;
         assert!(!lag.is_reported(), "what the monitor finds itself does not count");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_another_node_reports_does_not_show_that_this_one_reaches_the_primary() {
+        let lag = Lag::new(Duration::from_secs(10));
+        lag.report(at(1, 1));
+        lag.suspect();
+        lag.report(at(1, 2));
+        assert!(!lag.is_reported() && !lag.is_lost(), "the monitor finds out");
+        lag.lose();
+        lag.report(at(1, 3));
+        assert!(!lag.is_reported() && lag.is_lost());
+        lag.observe(at(1, 4));
+        assert!(lag.is_reported() && !lag.is_lost());
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
+use super::error::sql_state;
 use super::lag::Lag;
 use super::log::{ServerIdentity, identity};
 use super::sample::ServerPosition;
@@ -16,6 +17,9 @@ use crate::clock;
 
 /// A server that takes longer to report its position counts as down.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The server, the database or the role has no connection left: `too_many_connections` (PostgreSQL manual, appendix A).
+const TOO_MANY: &str = "53300";
 
 /// The longest pause between two attempts to reach a server that is down.
 const SLOWEST: Duration = Duration::from_secs(1);
@@ -32,8 +36,8 @@ impl Monitor {
                 every,
                 || true,
                 |said| match said {
-                    Some(identity) => drop(server.observe(identity)),
-                    None => server.lose(),
+                    MonitorReport::Identity(identity) => drop(server.observe(identity)),
+                    MonitorReport::Refused | MonitorReport::Silence => server.lose(),
                 },
             )
             .await;
@@ -48,9 +52,14 @@ impl Monitor {
             let primary = |said: &ServerIdentity| {
                 ServerPosition::from_identity(said).filter(|at| !at.standby)
             };
-            let observe = |said: Option<&ServerIdentity>| match said.and_then(primary) {
-                Some(at) => lag.observe(at),
-                None => lag.lose(),
+            let observe = |said: MonitorReport<'_>| match said {
+                MonitorReport::Identity(identity) => match primary(identity) {
+                    Some(at) => lag.observe(at),
+                    None => lag.lose(),
+                },
+                // It has no connection left for this task, and serves others.
+                MonitorReport::Refused => lag.responds(),
+                MonitorReport::Silence => lag.lose(),
             };
             watch(&server, lag.sample_every(), || !lag.is_reported(), observe).await;
         }))
@@ -63,27 +72,41 @@ impl Drop for Monitor {
     }
 }
 
-/// Queries the server whenever its position is wanted, and passes it on; `None` if the server does not respond.
+/// What a query finds.
+enum MonitorReport<'a> {
+    Identity(&'a ServerIdentity),
+    /// The server is up, and refuses further connections.
+    Refused,
+    Silence,
+}
+
+/// Queries the server whenever its position is wanted, and passes the result on.
 async fn watch(
     server: &Server,
     every: Duration,
     wanted: impl Fn() -> bool,
-    mut told: impl FnMut(Option<&ServerIdentity>),
+    mut told: impl FnMut(MonitorReport<'_>),
 ) {
     let mut backoff = Backoff::new(every, every.max(SLOWEST));
     loop {
-        if !wanted() {
-            backoff.reset();
-        } else if let Ok(Ok(mut conn)) = timeout(PATIENCE, server.options.connect()).await {
-            let began = clock::now();
-            let end = follow(server, &mut conn, every, &wanted, &mut told).await;
-            backoff.ended_after(began.elapsed());
-            if end == MonitorEnd::Silence && wanted() {
-                tracing::warn!(server = %server.label(), "a server does not respond");
-                told(None);
+        if wanted() {
+            match timeout(PATIENCE, server.options.connect()).await {
+                Ok(Ok(mut conn)) => {
+                    let began = clock::now();
+                    let end = follow(server, &mut conn, every, &wanted, &mut told).await;
+                    backoff.ended_after(began.elapsed());
+                    if end == MonitorEnd::Silence && wanted() {
+                        tracing::warn!(server = %server.label(), "a server does not respond");
+                        told(MonitorReport::Silence);
+                    }
+                }
+                Ok(Err(error)) if sql_state(&error).as_deref() == Some(TOO_MANY) => {
+                    told(MonitorReport::Refused);
+                }
+                _ => told(MonitorReport::Silence),
             }
         } else {
-            told(None);
+            backoff.reset();
         }
         sleep(backoff.pause()).await;
     }
@@ -105,7 +128,7 @@ async fn follow(
     conn: &mut PgConnection,
     every: Duration,
     wanted: impl Fn() -> bool,
-    told: &mut impl FnMut(Option<&ServerIdentity>),
+    told: &mut impl FnMut(MonitorReport<'_>),
 ) -> MonitorEnd {
     let mut process = None;
     while wanted() {
@@ -115,8 +138,37 @@ async fn follow(
         if *process.get_or_insert(identity.process) != identity.process {
             server.note_shared();
         }
-        told(Some(&identity));
+        told(MonitorReport::Identity(&identity));
         sleep(every).await;
     }
     MonitorEnd::Unwanted
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by it")]
+mod tests {
+    use tidegate_testing::Postgres;
+
+    use super::*;
+    use crate::entry::{Epoch, Position};
+    use crate::postgres::server::{PoolLimits, ServerRole};
+
+    #[tokio::test]
+    async fn a_primary_without_a_connection_for_the_monitor_is_not_lost() {
+        let postgres = Postgres::start().await.unwrap();
+        postgres.psql("create role app login connection limit 0").await.unwrap();
+        let url = postgres.url().replace("postgres@", "app@");
+        let limits = PoolLimits { connections: 1, wait: PATIENCE, pooled: false };
+        let server = Server::new("primary", ServerRole::Primary, &url, limits).unwrap();
+        let lag = Arc::new(Lag::new(Duration::from_secs(1)));
+        let _monitor = Monitor::for_primary(&server, &lag);
+        lag.lose();
+        let (epoch, position) = (Epoch::new(1), Position::new(1));
+        tidegate_testing::eventually("it was refused", async || {
+            lag.report(ServerPosition { epoch, position, standby: false, seen: clock::now() });
+            lag.is_reported() && !lag.is_lost()
+        })
+        .await
+        .unwrap();
+    }
 }

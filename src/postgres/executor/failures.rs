@@ -12,6 +12,11 @@ use crate::postgres::route_plan::Candidate;
 /// cancelled a query in favour of replay, or that refuses further connections: otherwise all its reads would go to the
 /// primary. A message that the driver can't encode or decode concerns only one connection.
 pub(super) fn give_up(db: &Database, candidate: &Candidate, error: &Error) {
+    if matches!(candidate, Candidate::Primary)
+        && (has_lost_connection(error) || matches!(error, Error::PoolTimedOut))
+    {
+        db.inner.lag.suspect();
+    }
     match candidate {
         _ if !has_lost_connection(error) => {}
         Candidate::Primary => db.inner.primary.renew(),
