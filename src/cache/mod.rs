@@ -51,6 +51,8 @@ pub(crate) use freshness::{AgeLimits, Freshness};
 pub(crate) use log::Log;
 pub use log::LogError;
 pub(crate) use lookup::{Bypass, FlightMode, Hit, LookupOptions, LookupResult};
+#[cfg(feature = "postgres")]
+pub(crate) use past::PastEpochs;
 pub(crate) use policy::QueryPart;
 pub use policy::{Policy, PolicyError, ValuePolicy, ValuePolicyBuilder};
 #[cfg(feature = "postgres")]

@@ -7,9 +7,11 @@ use crate::clock::{self, Instant};
 use crate::entry::Epoch;
 use crate::sync::Mutex;
 
-/// How long a drain's finding that an epoch is over counts. It holds forever, unless this node is connected to an old
-/// primary that still runs beside the new one; a drain detects that, so a session of such an epoch causes one this often.
+/// How long the first finding that an epoch is over counts. It holds forever, unless the primary's name still led to an old
+/// primary that runs beside the new one. So a session of such an epoch makes the node look again; each finding counts for
+/// twice as long as the one before, up to `LONGEST`.
 const PROVEN: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// The same for a position that looks old by this node's clock.
 const PROVEN_OF_OLD: Duration = Duration::from_secs(300);
@@ -17,11 +19,10 @@ const PROVEN_OF_OLD: Duration = Duration::from_secs(300);
 /// The most epochs to remember. There are only as many as there were recent failovers, and clients can't forge one.
 const MOST: usize = 16;
 
-/// Epochs that a drain has shown to be over: the drain began after a session had presented a position in that epoch, and
-/// found the primary in another one. Sessions of such an epoch then need no drain of their own; otherwise, each of their
-/// requests would cause one after a failover.
+/// Epochs that are known to be over: a connection that was opened after a session had presented a position in that epoch led
+/// to a primary in another one. Otherwise, each request of such a session would open a connection after a failover.
 #[derive(Debug, Default)]
-pub(super) struct PastEpochs(Mutex<Vec<PastEpoch>>);
+pub(crate) struct PastEpochs(Mutex<Vec<PastEpoch>>);
 
 #[derive(Clone, Copy, Debug)]
 struct PastEpoch {
@@ -29,36 +30,44 @@ struct PastEpoch {
     /// The epoch that the drain found.
     current: Epoch,
     found: Instant,
+    /// How long it counts.
+    counts_for: Duration,
 }
 
 impl PastEpochs {
-    /// A drain that began after a position in `epoch` had been seen has found the primary in `current`.
-    pub(super) fn note(&self, epoch: Epoch, current: Epoch) {
+    /// A connection that was opened after a position in `epoch` had been seen has led to a primary in `current`.
+    pub(crate) fn note(&self, epoch: Epoch, current: Epoch) {
         if epoch == current || !current.is_known() {
             return;
         }
         let mut past = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = past.iter().find(|known| known.epoch == epoch && known.current == current);
+        let counts_for = match known {
+            // Found by several at a time.
+            Some(known) if known.found.elapsed() < known.counts_for => return,
+            Some(known) => (known.counts_for * 2).min(LONGEST),
+            None => PROVEN,
+        };
         past.retain(|known| known.epoch != epoch && known.found.elapsed() < PROVEN_OF_OLD);
         if past.len() == MOST {
             past.remove(0);
         }
-        past.push(PastEpoch { epoch, current, found: clock::now() });
+        past.push(PastEpoch { epoch, current, found: clock::now(), counts_for });
     }
 
-    /// Whether `epoch` was found to be over within the last second, by a node that still follows `current`.
-    pub(super) fn contains(&self, epoch: Epoch, current: Epoch) -> bool {
-        self.found(epoch, current).is_some_and(|found| found.elapsed() < PROVEN)
+    /// Whether `epoch` was recently found to be over, by a node that is still in `current`.
+    pub(crate) fn contains(&self, epoch: Epoch, current: Epoch) -> bool {
+        self.find(epoch, current).is_some_and(|past| past.found.elapsed() < past.counts_for)
     }
 
     /// The same for a position that looks old by this node's clock.
     pub(super) fn contains_old(&self, epoch: Epoch, current: Epoch) -> bool {
-        self.found(epoch, current).is_some_and(|found| found.elapsed() < PROVEN_OF_OLD)
+        self.find(epoch, current).is_some_and(|past| past.found.elapsed() < PROVEN_OF_OLD)
     }
 
-    fn found(&self, epoch: Epoch, current: Epoch) -> Option<Instant> {
+    fn find(&self, epoch: Epoch, current: Epoch) -> Option<PastEpoch> {
         let past = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = past.iter().find(|known| known.epoch == epoch && known.current == current);
-        known.map(|known| known.found)
+        past.iter().find(|known| known.epoch == epoch && known.current == current).copied()
     }
 }
 
@@ -81,6 +90,19 @@ mod tests {
         assert!(!past.contains(OLD, NEW) && past.contains_old(OLD, NEW));
         advance(PROVEN_OF_OLD).await;
         assert!(!past.contains_old(OLD, NEW));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ended_epoch_that_is_found_again_counts_for_twice_as_long() {
+        let past = PastEpochs::default();
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            past.note(OLD, NEW);
+            advance(Duration::from_millis(seconds * 1000 - 1)).await;
+            past.note(OLD, NEW);
+            assert!(past.contains(OLD, NEW), "{seconds} s");
+            advance(Duration::from_millis(1)).await;
+            assert!(!past.contains(OLD, NEW), "{seconds} s");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::sample::ServerPosition;
 use super::server::Server;
 use crate::cache::protocol::{is_far_enough, proven_by_replica};
 use crate::cache::{REPLICA_BEHIND, Uncacheable};
-use crate::entry::{LogPosition, Position};
+use crate::entry::{Epoch, LogPosition, Position};
 
 /// An open connection that may serve a read, and what the read proves.
 pub(crate) struct OpenedConnection {
@@ -65,6 +65,13 @@ impl Conn {
         }
     }
 
+    async fn identify(&mut self) -> Result<ServerIdentity, sqlx::Error> {
+        match self {
+            Self::Pooled(conn) => identify(conn).await,
+            Self::Within(transaction) => within(identity(&mut **transaction)).await,
+        }
+    }
+
     /// Commits what was begun.
     pub(crate) async fn end(self) -> Result<(), sqlx::Error> {
         match self {
@@ -98,11 +105,14 @@ async fn open_primary(server: &Server, plan: &RoutePlan) -> Result<OpenedConnect
     let basis = plan.record.as_ref().and_then(crate::cache::Record::primary_basis);
     if before.is_several()
         && !plan.primary_only
-        && (plan.record.is_some() || plan.needs > Position::ZERO)
+        && (plan.record.is_some() || plan.needs > Position::ZERO || plan.elsewhere.is_some())
     {
-        return open_one_primary_of_several(server, basis).await;
+        return open_one_primary_of_several(server, plan, basis).await;
     }
-    let conn = connect(server, plan).await?;
+    let conn = match plan.elsewhere {
+        Some(epoch) => connect_to(server, plan, epoch).await?,
+        None => connect(server, plan).await?,
+    };
     let after = server.sample();
     // If the name leads to several servers, it is unknown which one a single statement reaches.
     let known = after.at.filter(|_| !before.is_several() && !after.is_several());
@@ -117,6 +127,29 @@ fn proof_of_primary(basis: Option<LogPosition>, at: Option<ServerPosition>) -> R
         (Some(basis), Some(at)) if at.epoch == basis.epoch => ReadProof::Basis(basis),
         _ => ReadProof::Nothing(epoch_changing()),
     }
+}
+
+/// Connects to the primary of an epoch, or to the one that the name leads to now: an idle connection may still lead to an
+/// old primary.
+async fn connect_to(server: &Server, plan: &RoutePlan, epoch: Epoch) -> Result<Conn, sqlx::Error> {
+    let mut conn = connect(server, plan).await?;
+    if is_over(server, epoch, epoch_of(&conn.identify().await?)) {
+        return Ok(conn);
+    }
+    server.renew();
+    drop(conn);
+    let mut conn = connect(server, plan).await?;
+    server.past().note(epoch, epoch_of(&conn.identify().await?));
+    Ok(conn)
+}
+
+/// Whether a server in epoch `present` is the right one for what was written in `epoch`.
+fn is_over(server: &Server, epoch: Epoch, present: Epoch) -> bool {
+    present == epoch || server.past().contains(epoch, present)
+}
+
+fn epoch_of(identity: &ServerIdentity) -> Epoch {
+    ServerPosition::from_identity(identity).map_or(Epoch::UNKNOWN, |at| at.epoch)
 }
 
 async fn connect(server: &Server, plan: &RoutePlan) -> Result<Conn, sqlx::Error> {
@@ -138,10 +171,18 @@ async fn connect(server: &Server, plan: &RoutePlan) -> Result<Conn, sqlx::Error>
 /// a different server. So can each connection, if a name alternates between an old primary and a new one.
 async fn open_one_primary_of_several(
     server: &Server,
+    plan: &RoutePlan,
     basis: Option<LogPosition>,
 ) -> Result<OpenedConnection, SkipReason> {
-    let mut transaction = begin(server).await?;
-    let identity: ServerIdentity = within(identity(&mut *transaction)).await?;
+    let (mut transaction, mut identity) = begin_identified(server).await?;
+    if let Some(epoch) = plan.elsewhere
+        && !is_over(server, epoch, epoch_of(&identity))
+    {
+        server.renew();
+        drop(transaction);
+        (transaction, identity) = begin_identified(server).await?;
+        server.past().note(epoch, epoch_of(&identity));
+    }
     if identity.standby {
         let why = "the primary's address leads to a standby";
         return Err(SkipReason::Failed(sqlx::Error::Configuration(why.into())));

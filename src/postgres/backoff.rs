@@ -25,6 +25,11 @@ impl Backoff {
         pause
     }
 
+    /// The same, or up to half as long: nodes that have lost the same server do not all come back at once.
+    pub(crate) fn jittered(&mut self) -> Duration {
+        self.pause().mul_f64(1.0 - fastrand::f64() / 2.0)
+    }
+
     /// Begins anew: the last attempt succeeded.
     pub(crate) const fn reset(&mut self) {
         self.next = self.first;

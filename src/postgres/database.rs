@@ -381,7 +381,13 @@ impl Database {
     pub async fn add_replica(&self, url: &str) -> Result<Arc<str>, DatabaseError> {
         let name = free_name(&self.servers());
         let mut server = Server::new(&name, ServerRole::Replica, url, self.inner.limits)?;
-        server.check().await?.database().expect(self.inner.identity, &server)?;
+        let database = server.check().await?.database();
+        if database != self.inner.identity {
+            // The primary's name may lead to another cluster by now, as after a restored backup has taken its place.
+            let primary = self.inner.primary.identify_anew().await;
+            let primary = primary.map_or(self.inner.identity, |primary| primary.database());
+            database.expect(primary, &server)?;
+        }
         let mut replicas = self.write();
         // Another replica may have taken the name in the meantime.
         let taken: Vec<_> = replicas.iter().map(|replica| replica.server.clone()).collect();

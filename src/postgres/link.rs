@@ -2,15 +2,19 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::time::{sleep_until, timeout};
 
 use super::database::Database;
 use super::deadline::PATIENCE;
+use super::sample::ServerPosition;
 use crate::cache::{DatabaseId, Log, LogError, Requirement};
-use crate::entry::{LogPosition, Position};
+use crate::clock::{self, Instant};
+use crate::entry::{Epoch, LogPosition, Position};
 
 /// Counts the polls of the log. A completed poll has seen every change that was visible when it began.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,29 +25,90 @@ pub(crate) struct PollCounter {
     pub(crate) looks: u64,
     /// The connection to the log is lost, and no attempt to reconnect has succeeded yet.
     pub(crate) is_lost: bool,
+    /// The number of connections to the log that were begun, and of the last one over which the log was read.
+    pub(crate) opening: u64,
+    pub(crate) opened: u64,
+    /// The epoch that is followed.
+    pub(crate) epoch: Epoch,
 }
 
 /// Connects the cache to its listener and the primary.
 pub(crate) struct ListenerLink {
     db: Database,
-    asked: Arc<Notify>,
+    asked: Arc<PollRequests>,
     turns: watch::Receiver<PollCounter>,
+    probed: Mutex<Probe>,
+}
+
+/// What the cache asks of its listener.
+#[derive(Debug, Default)]
+pub(crate) struct PollRequests {
+    pub(crate) poll: Notify,
+    /// The number of the connection over which the log is to be read: see [`PollCounter::opening`].
+    connection: AtomicU64,
+    pub(crate) reconnect: Notify,
+}
+
+impl PollRequests {
+    /// Whether a connection is wanted that was not begun when `opening` connections were.
+    pub(crate) fn wants_connection(&self, opening: u64) -> bool {
+        self.connection.load(Ordering::Acquire) > opening
+    }
+}
+
+/// The minimum interval between two probes.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
+
+/// The last time that a new connection was opened to see which epoch the primary is in.
+#[derive(Debug, Default)]
+struct Probe {
+    began: Option<Instant>,
+    /// `None` if it failed, or was cancelled.
+    epoch: Option<Epoch>,
 }
 
 impl ListenerLink {
     pub(crate) fn new(
         db: Database,
-        asked: Arc<Notify>,
+        asked: Arc<PollRequests>,
         turns: watch::Receiver<PollCounter>,
     ) -> Self {
-        Self { db, asked, turns }
+        Self { db, asked, turns, probed: Mutex::default() }
+    }
+
+    /// The epoch of the primary to which a connection leads that is opened after this call. Concurrent callers share it.
+    async fn probe(&self) -> Result<Epoch, LogError> {
+        let asked = clock::now();
+        let mut probe = self.probed.lock().await;
+        let began = probe.began.filter(|_| probe.epoch.is_some());
+        if began.is_none_or(|began| began < asked) {
+            if let Some(began) = probe.began {
+                sleep_until(began + PROBE_EVERY).await;
+            }
+            (probe.began, probe.epoch) = (Some(clock::now()), None);
+            let identity = self.db.inner.listen.identify_anew().await;
+            let identity = identity.map_err(|error| LogError(error.into()))?;
+            let at = ServerPosition::from_identity(&identity).filter(|at| !at.standby);
+            probe.epoch = at.map(|at| at.epoch);
+        }
+        probe.epoch.ok_or_else(|| LogError("the primary's address leads to a standby".into()))
+    }
+
+    /// Waits until the log has been read over a connection that was opened after this call.
+    async fn reconnect(&self) -> Result<(), LogError> {
+        let mut turns = self.turns.clone();
+        let next = turns.borrow().opening + 1;
+        self.asked.connection.fetch_max(next, Ordering::AcqRel);
+        self.asked.reconnect.notify_one();
+        let opened = turns.wait_for(|turns| turns.opened >= next).await;
+        opened.map(drop).map_err(|stopped| LogError(stopped.into()))
     }
 
     /// Waits until a poll that has not begun yet is completed, or until `gives_up`. All waiters share the poll.
     async fn poll_unless(&self, gives_up: fn(&PollCounter) -> bool) -> Result<(), LogError> {
         let mut turns = self.turns.clone();
         let next = turns.borrow().begun + 1;
-        self.asked.notify_one();
+        self.asked.poll.notify_one();
         let ended = turns.wait_for(|turns| turns.done >= next || gives_up(turns)).await;
         ended.map(drop).map_err(|stopped| LogError(stopped.into()))
     }
@@ -74,6 +139,17 @@ impl Log for ListenerLink {
     fn catch_up(&self, _position: Position) -> BoxFuture<'_, Result<(), LogError>> {
         // No limit here: the policy determines how long a request waits.
         Box::pin(self.poll_unless(|_| false))
+    }
+
+    fn catch_up_anew(&self) -> BoxFuture<'_, Result<(), LogError>> {
+        Box::pin(async {
+            let epoch = self.probe().await?;
+            let follows = self.turns.borrow().epoch;
+            match epoch == follows {
+                true => self.poll_unless(|_| false).await,
+                false => self.reconnect().await,
+            }
+        })
     }
 
     fn invalidate(&self, tags: Vec<String>) -> BoxFuture<'_, Result<(), LogError>> {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -26,7 +26,7 @@ use super::database::Database;
 use super::deadline::{PATIENCE, within};
 use super::error::DatabaseError;
 use super::fingerprint::Fingerprint;
-use super::link::{ListenerLink, PollCounter};
+use super::link::{ListenerLink, PollCounter, PollRequests};
 use super::log::{self, ChangeDetail, Snapshot};
 use super::relay::{Relay, RelayRole};
 use crate::cache::{Cache, Fences};
@@ -42,7 +42,7 @@ mod tests;
 mod wakeups;
 
 use housekeeping::Housekeeping;
-use relay_follower::{RelayFollower, RelayStep, next_of};
+use relay_follower::{RelayFollower, RelayStep, next_of, report_while};
 use sync_requests::SyncRequests;
 use wakeups::Wakeups;
 
@@ -57,6 +57,10 @@ const BUSY: Duration = Duration::from_millis(10);
 /// [`BUSY`] or the poll's duration, whichever is longer. So polling uses at most a fifth of a core of the primary, or half
 /// of one if polls are slow.
 const REST: u32 = 4;
+
+/// The minimum interval between two connections that are opened because a later timeline is known: the primary's name may
+/// alternate between two servers.
+const DOUBT_EVERY: Duration = Duration::from_secs(5);
 
 /// The pause between polls if commits can't wake the listener.
 const UNHEARD: Duration = Duration::from_millis(100);
@@ -149,10 +153,18 @@ pub(super) async fn heard(conn: &mut PgListener) -> Result<(), DatabaseError> {
     }
 }
 
+/// Why the log is no longer polled on a connection, other than an error.
+enum FollowEnd {
+    /// A relay responds.
+    Relay,
+    /// It may lead to an old primary.
+    Doubt,
+}
+
 struct Follower {
     db: Database,
     fences: Arc<Fences>,
-    asked: Arc<Notify>,
+    asked: Arc<PollRequests>,
     turns: watch::Sender<PollCounter>,
     role: watch::Sender<RelayRole>,
     relay: Option<Relay>,
@@ -179,6 +191,10 @@ struct Follower {
     notify_suppressed: bool,
     /// The server process of this connection, whose own notifications are ignored.
     process: i32,
+    /// The cluster and timeline of the server behind the last connection.
+    timeline: Option<(u64, u32)>,
+    /// When another connection was last opened because of a later timeline.
+    doubted: Option<Instant>,
     housekeeping: Housekeeping,
     beat: Instant,
 }
@@ -188,7 +204,7 @@ impl Follower {
         Self {
             db,
             fences,
-            asked: Arc::new(Notify::new()),
+            asked: Arc::default(),
             turns: watch::Sender::new(PollCounter::default()),
             role: watch::Sender::new(RelayRole::Alone),
             relay: None,
@@ -206,6 +222,8 @@ impl Follower {
             rested: clock::now(),
             notify_suppressed: false,
             process: 0,
+            timeline: None,
+            doubted: None,
             housekeeping: Housekeeping::new(),
             beat: clock::now(),
         }
@@ -219,25 +237,30 @@ impl Follower {
             if let Some(conn) = present.take() {
                 let began = clock::now();
                 match self.follow(conn).await {
-                    Ok(()) => {
-                        let why = self.apply().await;
-                        tracing::debug!(why, "no longer following the relay; polling the log");
-                        self.questions.clear();
+                    Ok(FollowEnd::Relay) => {
+                        self.follow_relay().await;
                         backoff.reset();
                     }
+                    Ok(FollowEnd::Doubt) => backoff.ended_after(began.elapsed()),
                     Err(error) => {
                         tracing::warn!(%error, "lost the connection to the change log; reconnecting");
                         self.set_fit(false);
                         backoff.ended_after(began.elapsed());
                     }
                 }
+                sleep(backoff.jittered()).await;
             }
-            sleep(backoff.pause()).await;
             match self.reconnect().await {
-                Ok(conn) => present = Some(conn),
-                Err(error) => tracing::debug!(%error, "can't connect to the change log"),
+                Ok(conn) => {
+                    self.set_fit(true);
+                    present = Some(conn);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "can't connect to the change log");
+                    self.set_fit(false);
+                    self.follow_without_primary(&mut backoff).await;
+                }
             }
-            self.set_fit(present.is_some());
         }
     }
 
@@ -250,27 +273,35 @@ impl Follower {
     }
 
     async fn reconnect(&mut self) -> Result<PgListener, DatabaseError> {
+        self.turns.send_modify(|turns| turns.opening += 1);
         let mut conn = connect(&self.db).await?;
         self.catch_up(&mut conn).await.map_err(DatabaseError::from_log)?;
+        self.turns.send_modify(|turns| turns.opened = turns.opening);
         tracing::info!("following the change log again");
         Ok(conn)
     }
 
-    /// Polls the log until an error occurs, or until a relay responds.
-    async fn follow(&mut self, mut conn: PgListener) -> Result<(), sqlx::Error> {
+    /// Polls the log until an error occurs, a relay responds, or the connection may lead to an old primary.
+    async fn follow(&mut self, mut conn: PgListener) -> Result<FollowEnd, sqlx::Error> {
         self.take_role();
         let mut look = self.next_look();
-        loop {
+        let end = loop {
             let next = self.wait(&mut conn, look).await?;
             match next {
+                _ if self.knows_a_later_timeline() => break FollowEnd::Doubt,
                 RelayStep::Poll | RelayStep::PollForSession => {
-                    self.turn(&mut conn, next == RelayStep::PollForSession).await?;
+                    let report = self.polling_report();
+                    let turn = self.turn(&mut conn, next == RelayStep::PollForSession);
+                    report_while(report, turn).await?;
                     look = self.next_look();
                 }
                 RelayStep::Wait => {}
-                RelayStep::FollowRelay => return self.resume_notify(&mut conn).await,
+                RelayStep::FollowRelay => break FollowEnd::Relay,
+                RelayStep::Reconnect => break FollowEnd::Doubt,
             }
-        }
+        };
+        self.resume_notify(&mut conn).await?;
+        Ok(end)
     }
 
     /// Waits for a reason to poll, at the latest until `look`.
@@ -298,7 +329,12 @@ impl Follower {
                         return Ok(RelayStep::Poll);
                     }
                 }
-                () = self.asked.notified() => return Ok(RelayStep::PollForSession),
+                () = self.asked.poll.notified() => return Ok(RelayStep::PollForSession),
+                () = self.asked.reconnect.notified() => {
+                    if self.wants_connection() {
+                        return Ok(RelayStep::Reconnect);
+                    }
+                }
                 heard = next_of(&mut self.relay) => return Ok(self.hear(heard)),
                 () = sleep_until(wake) => {
                     if look <= clock::now() {
@@ -308,6 +344,25 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// Whether a read or a write of this node has found a server that was promoted after the one whose log is read. This
+    /// connection, or the relay's, then leads to an old primary.
+    fn knows_a_later_timeline(&mut self) -> bool {
+        let (Some(read), Some(newest)) = (self.timeline, self.db.inner.primary.newest()) else {
+            return false;
+        };
+        let is_later = newest.0 == read.0 && newest.1 > read.1;
+        let is_due = is_later && self.doubted.is_none_or(|at| at.elapsed() >= DOUBT_EVERY);
+        if is_due {
+            self.doubted = Some(clock::now());
+        }
+        is_due
+    }
+
+    /// Whether a session waits for the log to be read over another connection.
+    fn wants_connection(&self) -> bool {
+        self.asked.wants_connection(self.turns.borrow().opening)
     }
 
     fn next_look(&self) -> Instant {
@@ -368,7 +423,9 @@ impl Follower {
         let turn = self.begin_turn();
         self.notify_suppressed = false;
         self.fingerprint = Fingerprint::default();
-        self.process = within(log::identity(&mut *conn)).await?.process;
+        let identity = within(log::identity(&mut *conn)).await?;
+        self.process = identity.process;
+        self.timeline = identity.timeline.map(|timeline| (identity.system_identifier, timeline));
         if self.read.is_some() {
             // Before the drain confirms stored entries, since the schema may have changed too.
             self.check_schema(conn).await?;

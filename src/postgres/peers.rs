@@ -1,4 +1,5 @@
-//! The writes made outside any scope, by database: all `Database` values for the same database share them.
+//! The writes made outside any scope, by database: all `Database` values for the same database share them, and learn of a
+//! new epoch together.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -55,6 +56,14 @@ pub(super) fn are_pools_idle(own_writes: &Arc<Requirement>) -> bool {
     let mut all = all();
     let shares = |shared: &&mut PeerDatabase| Arc::ptr_eq(&shared.own_writes, own_writes);
     all.iter_mut().find(shares).is_none_or(|shared| shared.peers.iter_mut().all(Peer::is_idle))
+}
+
+/// Renews the primary's connections of every `Database` that shares `own_writes`.
+pub(super) fn renew(own_writes: &Arc<Requirement>) {
+    for shared in all().iter().filter(|shared| Arc::ptr_eq(&shared.own_writes, own_writes)) {
+        let inners = shared.peers.iter().filter_map(|peer| peer.inner.upgrade());
+        inners.for_each(|inner| inner.primary.renew());
+    }
 }
 
 impl Peer {

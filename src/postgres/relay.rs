@@ -40,7 +40,7 @@ const OFFICE: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// The capacity of the queues within the node. If one is full, a message is dropped, as if it were lost on the way.
-const QUEUE: usize = 256;
+const QUEUE: usize = 4096;
 
 /// How a node follows the change log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,11 +122,24 @@ impl Relay {
     }
 
     pub(crate) fn tell(&self, news: InvalidationBatch) {
-        drop(self.say.try_send(Said::News(news)));
+        self.sender().tell(news);
+    }
+
+    pub(crate) fn sender(&self) -> RelaySender {
+        RelaySender(self.say.clone())
     }
 
     pub(crate) fn request_sync(&self, question: SyncRequest) {
         drop(self.say.try_send(Said::Question(question)));
+    }
+}
+
+/// Publishes batches to the other nodes.
+pub(crate) struct RelaySender(mpsc::Sender<Said>);
+
+impl RelaySender {
+    pub(crate) fn tell(&self, news: InvalidationBatch) {
+        drop(self.0.try_send(Said::News(news)));
     }
 }
 
@@ -170,6 +183,8 @@ impl RelayTask {
         let mut elect = interval(RENEW);
         elect.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut backoff = Backoff::new(AGAIN, RENEW);
+        // Until then, another node is to be elected.
+        let mut steps_back = clock::now();
         loop {
             // Each role subscribes to a different channel.
             let role = *self.elected.borrow();
@@ -177,8 +192,13 @@ impl RelayTask {
                 Ok(stream) => stream,
                 Err(error) => {
                     tracing::debug!(%error, "subscribing to the other nodes' messages failed");
+                    if role == RelayRole::Relay {
+                        // A relay that receives no sync requests is of use to nobody.
+                        self.release().await;
+                        steps_back = clock::now() + 2 * OFFICE;
+                    }
                     self.elected.send_replace(RelayRole::Alone);
-                    sleep(backoff.pause()).await;
+                    sleep(backoff.jittered()).await;
                     continue;
                 }
             };
@@ -188,14 +208,14 @@ impl RelayTask {
                     message = receive(&mut stream) => {
                         let Some(message) = message else {
                             backoff.ended_after(began.elapsed());
-                            sleep(backoff.pause()).await;
+                            sleep(backoff.jittered()).await;
                             break;
                         };
                         self.pass(role, &message);
                     }
                     Some(said) = said.recv() => self.publish(said).await,
                     _ = elect.tick() => {
-                        if self.campaign(role).await != role {
+                        if steps_back <= clock::now() && self.campaign(role).await != role {
                             break;
                         }
                     }
@@ -234,7 +254,7 @@ impl RelayTask {
         }
     }
 
-    /// Tries to acquire or renew the leadership lease; returns the role from now on.
+    /// Tries to acquire or renew the leadership lease, if this node can be the relay; returns the role from now on.
     async fn campaign(&self, before: RelayRole) -> RelayRole {
         let role = if self.fit.load(Ordering::Acquire) {
             // Set first, since the reply may be lost, or this task may end before it arrives.
@@ -249,7 +269,7 @@ impl RelayTask {
             }
         } else {
             self.release().await;
-            RelayRole::Alone
+            RelayRole::Relayed
         };
         if role != before {
             self.elected.send_replace(role);

@@ -40,6 +40,9 @@ pub(crate) struct RoutePlan {
     pub(crate) written: Option<LogPosition>,
     /// Only the primary is known to have the writes that the read must see.
     pub(crate) sees_on_primary: bool,
+    /// These writes are in another epoch than the one that the node knows: a past one, or that of a new primary. A
+    /// connection to the primary may still lead to the old one.
+    pub(crate) elsewhere: Option<Epoch>,
     /// The statement may change data, which later reads must then see.
     pub(crate) may_write: bool,
     /// The statement may change data without this being noticed: neither do its words show it, nor would a server refuse
@@ -140,6 +143,7 @@ impl RoutePlan {
             own,
             written: None,
             sees_on_primary: false,
+            elsewhere: None,
             may_write: writer,
             may_write_unseen: false,
             may_call: false,
@@ -166,7 +170,9 @@ impl RoutePlan {
                 self.needs = self.needs.max(written.position);
             }
             // The write is in another history than the node's: in a past one, or in one that the node does not know yet.
-            Needs::Position(Some(_)) => self.sees_on_primary = true,
+            Needs::Position(Some(written)) => {
+                (self.sees_on_primary, self.elsewhere) = (true, Some(written.epoch));
+            }
             Needs::Primary => {
                 self.sees_on_primary = true;
                 db.observe_own_writes();

@@ -7,17 +7,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, PgConnection, Postgres, Transaction};
+use sqlx::{ConnectOptions, Connection, PgConnection, Postgres, Transaction};
 use tokio::time::timeout;
 
 use super::cancel::begin;
 use super::checkout::{Checkout, SharedSample, after_release, before_acquire};
-use super::deadline::no_response;
+use super::deadline::{no_response, within};
 use super::error::DatabaseError;
 use super::log::{ServerIdentity, identity};
 use super::pooler::{SessionMode, sessions};
 use super::reset::is_resettable;
 use super::sample::{ServerPosition, ServerSample};
+use crate::cache::PastEpochs;
 use crate::redact::redacted;
 
 /// How long the check of a server may take, over up to seven connections, before it counts as down.
@@ -41,6 +42,7 @@ pub(crate) struct Server {
     pool: PgPool,
     sample: SharedSample,
     statements: Arc<AtomicU64>,
+    past: Arc<PastEpochs>,
 }
 
 /// How many connections a server gets, and how long a read waits for one.
@@ -71,7 +73,8 @@ impl Server {
         sample.is_pooled = limits.pooled;
         let sample = Arc::new(Mutex::new(sample));
         let pool = pool(role, limits, &sample).connect_lazy_with(options.clone());
-        Ok(Self { name: name.into(), role, options, pool, sample, statements: Arc::default() })
+        let (name, statements, past) = (name.into(), Arc::default(), Arc::default());
+        Ok(Self { name, role, options, pool, sample, statements, past })
     }
 
     /// Connects, and checks that the server has the declared role.
@@ -94,6 +97,15 @@ impl Server {
         if !self.observe(&identity) {
             return Err(DatabaseError::Silent(self.label()));
         }
+        Ok(identity)
+    }
+
+    /// Opens a connection to see which server is behind the name now.
+    pub(crate) async fn identify_anew(&self) -> Result<ServerIdentity, sqlx::Error> {
+        let mut conn = within(self.options.connect()).await?;
+        let identity = within(identity(&mut conn)).await?;
+        // The server closes it in any case.
+        drop(within(conn.close()).await);
         Ok(identity)
     }
 
@@ -162,6 +174,16 @@ impl Server {
 
     pub(crate) fn lose(&self) {
         self.lock().lose();
+    }
+
+    /// The cluster and timeline of the newest of the servers behind the name that were seen recently.
+    pub(crate) fn newest(&self) -> Option<(u64, u32)> {
+        self.lock().newest
+    }
+
+    /// The epochs that connections to this name have shown to be over.
+    pub(crate) fn past(&self) -> &PastEpochs {
+        &self.past
     }
 
     /// Records that a proxy shares sessions: each transaction may run on a different server.

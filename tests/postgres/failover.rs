@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate::{DatabaseOptions, Policy};
+use tidegate::{DatabaseError, DatabaseOptions, Policy};
 use tidegate_testing::{FaultProxy, Postgres};
 
 use super::common::eventually;
@@ -125,6 +125,62 @@ async fn a_write_only_on_the_old_primary_is_not_stored_while_its_name_alternates
         }
     }
     assert!(stored > 0, "nothing was stored");
+}
+
+/// Another `Database` for the same primary has no listener of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_database_of_the_process_leaves_the_old_primary_with_the_listener() {
+    let pair = Pair::new(&Policy::ttl(TTL)).await;
+    let url = format!("postgres://postgres@{}/postgres", pair.name.addr());
+    let other = DatabaseOptions::new(url).connections(1).connect().await.unwrap();
+    let server = async || -> (i32, i32) {
+        let sql = "select inet_server_port(), pg_backend_pid()";
+        sqlx::query_as(sql).fetch_one(other.reader()).await.unwrap()
+    };
+    let (port, process) = server().await;
+    assert_eq!(port, i32::from(pair.primary.port()));
+    pair.standby.promote().await.unwrap();
+    pair.name.retarget(pair.standby.addr());
+    let before = pair.node.cache.fences().epoch();
+    let leave = format!(
+        "select pg_terminate_backend(pid) from pg_stat_activity
+         where application_name = 'tidegate' and pid not in ({process}, pg_backend_pid())"
+    );
+    pair.primary.psql(&leave).await.unwrap();
+    eventually("the new primary is followed", async || {
+        let now = pair.node.cache.fences().epoch();
+        now.is_known() && now != before
+    })
+    .await;
+    assert_eq!(server().await.0, i32::from(pair.standby.port()));
+}
+
+/// The pool's idle connections, and the listener's, still lead to the old one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_wrote_on_a_new_primary_is_read_from_there_also_without_the_cache() {
+    let pair = Pair::new(&Policy::ttl(TTL)).await;
+    let plain = pair.node.get("/plain/1").await.0;
+    assert!(plain.starts_with("ada"), "{plain}");
+    pair.standby.promote().await.unwrap();
+    pair.name.retarget(pair.standby.addr());
+    let direct = super::world::options(&pair.standby).connect().await.unwrap();
+    let token = Node::start(&direct, &Policy::ttl(TTL)).await.put(1, "eve").await;
+    let plain = pair.node.get_with("/plain/1", &token).await.0;
+    assert!(plain.starts_with("eve"), "{plain}");
+    assert_eq!(pair.node.get_with("/users/1", &token).await.0, "eve");
+}
+
+/// As after a restored backup has taken the primary's place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_of_the_cluster_that_the_primary_leads_to_now_is_accepted() {
+    let (first, second) = (primary(&[]).await, primary(&[]).await);
+    let standby = second.standby().await.unwrap();
+    let (name, url) = proxy(&first).await;
+    let db = DatabaseOptions::new(url).connect().await.unwrap();
+    let refused = db.add_replica(&standby.url()).await.unwrap_err();
+    assert!(matches!(refused, DatabaseError::OtherCluster(_)), "{refused}");
+    name.retarget(second.addr());
+    db.add_replica(&standby.url()).await.unwrap();
 }
 
 /// A primary that flushes what nobody commits long after it wrote it to its log.

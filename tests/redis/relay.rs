@@ -50,11 +50,15 @@ impl World {
     }
 
     async fn node_with(&self, redis: RedisOptions) -> Node {
+        self.node_of(&self.db, redis).await
+    }
+
+    async fn node_of(&self, db: &Database, redis: RedisOptions) -> Node {
         let redis = redis.connections(1).connect().await.unwrap();
         // A busy test machine keeps to these limits.
         let patient = Guard::new(redis).read_within(Duration::from_secs(5));
         let cache = Cache::new(Tiered::with_guard(Memory::new(1 << 20), patient));
-        let listener = Listener::spawn(&self.db, &cache).await.unwrap();
+        let listener = Listener::spawn(db, &cache).await.unwrap();
         let policy = Policy::ttl(TTL).wait(TTL).lease(TTL);
         let layer = CacheLayer::new(cache.clone())
             .default_policy(policy)
@@ -62,7 +66,7 @@ impl World {
         let app = Router::new()
             .route("/", get(value).put(write))
             .layer(layer)
-            .with_state((self.db.clone(), self.runs.clone()));
+            .with_state((db.clone(), self.runs.clone()));
         Node { app, cache, listener }
     }
 
@@ -238,6 +242,61 @@ async fn a_session_reads_its_writes_on_every_node() {
         }
     }
     assert_eq!(roles(&nodes, RelayRole::Relayed), 3, "all along, one has looked for all");
+}
+
+/// The old primary still runs, and the relay's connection leads to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_wrote_on_a_new_primary_is_not_answered_from_the_old_one() {
+    let world = World::new().await;
+    let standby = world.postgres.standby().await.unwrap();
+    let name = FaultProxy::start(world.postgres.addr()).await.unwrap();
+    let url = format!("postgres://postgres@{}/postgres", name.addr());
+    let redis = || RedisOptions::new(world.redis.url());
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        let db = DatabaseOptions::new(&url).connect().await.unwrap();
+        nodes.push(world.node_of(&db, redis()).await);
+    }
+    settled(&nodes).await;
+    all_see(&nodes, 0).await;
+    standby.promote().await.unwrap();
+    name.retarget(standby.addr());
+    let direct = DatabaseOptions::new(standby.url()).connect().await.unwrap();
+    let elsewhere = world.node_of(&direct, redis().relay(false)).await;
+    let written = send(&elsewhere.app, Request::put("/").body("7".into()).unwrap()).await;
+    let token = written.headers()["tidegate-position"].clone();
+    for node in &nodes {
+        let request = Request::get("/").header("tidegate-position", &token);
+        let answer = send(&node.app, request.body(axum::body::Body::empty()).unwrap()).await;
+        assert_eq!(read(answer).await.0, "7");
+    }
+}
+
+/// It has missed nothing, and asks the relay again while it can't read the log itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_the_primary_refuses_follows_the_next_relay() {
+    let world = World::new().await;
+    let line = FaultProxy::start(world.postgres.addr()).await.unwrap();
+    let listen = format!("postgres://postgres@{}/postgres", line.addr());
+    let options = DatabaseOptions::new(world.postgres.url()).listen_url(listen);
+    let refused = options.connect().await.unwrap();
+    let bus = FaultProxy::start(world.redis.addr()).await.unwrap();
+    let first = world.node().await;
+    eventually("it is elected", async || first.listener.role() == RelayRole::Relay).await;
+    let second = world.node_with(RedisOptions::new(format!("redis://{}/", bus.addr()))).await;
+    let third = world.node_of(&refused, RedisOptions::new(world.redis.url())).await;
+    let nodes = [first, second, third];
+    settled(&nodes).await;
+    line.cut();
+    // The second can't be elected yet.
+    bus.freeze();
+    let [first, second, third] = nodes;
+    first.listener.stop();
+    let age = || third.cache.fences().age().unwrap();
+    eventually("it has left the relay", async || age() > Duration::from_secs(2)).await;
+    bus.heal().await.unwrap();
+    eventually("it follows the next one", async || age() < Duration::from_secs(1)).await;
+    assert_eq!(second.listener.role(), RelayRole::Relay);
 }
 
 /// No trigger tells of it.

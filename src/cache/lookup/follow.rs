@@ -98,9 +98,15 @@ impl Cache {
         if self.has_followed(session) {
             return true;
         }
-        let followed = matches!(timeout(limit, log.catch_up(needed.position)).await, Ok(Ok(())));
+        // A position in another epoch is of a past primary, or of one that this node, or the relay that it follows, does not
+        // know yet. An old primary may still respond on the connections that it has, so only a new one can tell.
+        let caught_up = match needed.epoch == self.shared.fences.epoch() {
+            true => log.catch_up(needed.position),
+            false => log.catch_up_anew(),
+        };
+        let followed = matches!(timeout(limit, caught_up).await, Ok(Ok(())));
         if followed {
-            // After the drain, any epoch other than the current one is over.
+            // After this, any epoch other than the current one is over.
             self.shared.past.note(needed.epoch, self.shared.fences.epoch());
         }
         followed
@@ -124,7 +130,7 @@ mod tests {
     use crate::outcome::BypassReason;
     use crate::store::Memory;
 
-    /// A log that can't be read; it counts how often a caller waits for a drain.
+    /// A log that can't be read; it counts how often a caller waits for a drain, over whichever connection.
     #[derive(Debug, Default)]
     struct Lost(AtomicUsize);
 
@@ -136,6 +142,10 @@ mod tests {
         fn catch_up(&self, _position: Position) -> BoxFuture<'_, Result<(), LogError>> {
             self.0.fetch_add(1, Ordering::SeqCst);
             Box::pin(pending())
+        }
+
+        fn catch_up_anew(&self) -> BoxFuture<'_, Result<(), LogError>> {
+            self.catch_up(Position::ZERO)
         }
 
         fn invalidate(&self, _tags: Vec<String>) -> BoxFuture<'_, Result<(), LogError>> {

@@ -10,6 +10,7 @@ use crate::entry::{Position, Tag};
 use crate::postgres::deadline::within;
 use crate::postgres::fingerprint::{FINGERPRINT_KNOWN_WITHIN, Fingerprint, is_recent};
 use crate::postgres::log::{self, DrainMode, Drained};
+use crate::postgres::peers;
 use crate::postgres::relay::message::Positions;
 
 /// If there are this many commits between two polls, a notification for each costs more than it is worth.
@@ -85,7 +86,7 @@ impl Follower {
     /// Begins an epoch with the contents of the log and its marks.
     pub(super) async fn load(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
         // Existing connections to the primary may lead to the previous server.
-        self.db.inner.primary.renew();
+        peers::renew(&self.db.inner.own_writes);
         // A fingerprint from another history is useless.
         self.fingerprint = Fingerprint::default();
         // Read before the log: if event triggers don't record all schema changes, a later change then shows as a
@@ -104,6 +105,7 @@ impl Follower {
         self.confirm(loaded.epoch, (loaded.floor, loaded.seen), began);
         self.wakeups.promise(loaded.wakeups);
         self.read = Some((loaded.epoch, loaded.snapshot.clone()));
+        self.turns.send_modify(|turns| turns.epoch = loaded.epoch);
         let floor = loaded.floor;
         tracing::info!(epoch = %loaded.epoch, %floor, fences = loaded.fences.len(), "following the change log");
         // With a mark, a node that starts later knows all changes since then, and can use what this one stores.

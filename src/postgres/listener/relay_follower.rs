@@ -1,17 +1,19 @@
 //! Publishes what a node finds in the log, and applies what another node publishes.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
 use super::Follower;
 use crate::cache::protocol::{Relayed, relayed};
 use crate::clock::{self, Instant, Moment};
 use crate::entry::{Epoch, Position, Tag};
+use crate::postgres::backoff::Backoff;
 use crate::postgres::fingerprint::FINGERPRINT_KNOWN_WITHIN;
 use crate::postgres::log::{Drained, Snapshot};
 use crate::postgres::relay::message::{InvalidationBatch, Positions, SyncRequest};
-use crate::postgres::relay::{Relay, RelayEvent, RelayRole};
+use crate::postgres::relay::{Relay, RelayEvent, RelayRole, RelaySender};
 use crate::postgres::sample::ServerPosition;
 
 /// How long non-urgent sync requests are collected.
@@ -30,6 +32,8 @@ pub(super) enum RelayStep {
     Wait,
     /// Follow the relay, since it responds.
     FollowRelay,
+    /// Open another connection, since this one may lead to an old primary.
+    Reconnect,
 }
 
 /// A relay's state towards the other nodes.
@@ -61,6 +65,24 @@ impl RelayFollower {
     }
 }
 
+/// How often a relay whose poll takes long reports that it is still polling.
+const POLLING: Duration = Duration::from_millis(400);
+
+/// Awaits a poll. If it takes long, tells the other nodes so.
+pub(super) async fn report_while<T>(
+    report: Option<(RelaySender, InvalidationBatch)>,
+    poll: impl Future<Output = T>,
+) -> T {
+    let Some((relay, still_polling)) = report else { return poll.await };
+    let mut poll = pin!(poll);
+    loop {
+        if let Ok(polled) = timeout(POLLING, &mut poll).await {
+            return polled;
+        }
+        relay.tell(still_polling.clone());
+    }
+}
+
 /// The next event from other nodes; never resolves without a relay.
 pub(super) async fn next_of(relay: &mut Option<Relay>) -> Option<RelayEvent> {
     match relay {
@@ -70,6 +92,14 @@ pub(super) async fn next_of(relay: &mut Option<Relay>) -> Option<RelayEvent> {
 }
 
 impl Follower {
+    /// What this node tells the others while it polls the log for them.
+    pub(super) fn polling_report(&self) -> Option<(RelaySender, InvalidationBatch)> {
+        let relay = self.relay.as_ref().filter(|relay| relay.elected() == RelayRole::Relay)?;
+        let (epoch, _) = self.read.as_ref()?;
+        let told = self.duty.told.as_ref()?;
+        Some((relay.sender(), InvalidationBatch::still_polling(*epoch, told)))
+    }
+
     fn elected(&self) -> RelayRole {
         self.relay.as_ref().map_or(RelayRole::Alone, Relay::elected)
     }
@@ -132,20 +162,61 @@ impl Follower {
         }
     }
 
-    /// Follows the relay until something goes wrong; returns the reason.
-    pub(super) async fn apply(&mut self) -> &'static str {
+    /// Waits for the next attempt to connect to the primary; follows the relay meanwhile, if it responds. It may respond to
+    /// a node that has missed nothing, and that the primary refuses, as it does if it has no connection left.
+    pub(super) async fn follow_without_primary(&mut self, backoff: &mut Backoff) {
+        let until = clock::now() + backoff.jittered();
+        loop {
+            let wake = self.try_relay_at().map_or(until, |at| at.min(until));
+            tokio::select! {
+                heard = next_of(&mut self.relay) => {
+                    if self.hear(heard) == RelayStep::FollowRelay {
+                        break;
+                    }
+                }
+                () = sleep_until(wake) => {
+                    if until <= clock::now() {
+                        return;
+                    }
+                    self.try_relay();
+                }
+            }
+        }
+        self.follow_relay().await;
+    }
+
+    /// Follows the relay until something goes wrong.
+    pub(super) async fn follow_relay(&mut self) {
+        self.turns.send_modify(|turns| turns.is_lost = false);
+        let why = self.apply().await;
+        tracing::debug!(why, "no longer following the relay; polling the log");
+        self.role.send_replace(RelayRole::Alone);
+        self.questions.clear();
+    }
+
+    /// As [`follow_relay`](Self::follow_relay); returns the reason.
+    async fn apply(&mut self) -> &'static str {
         self.role.send_replace(RelayRole::Relayed);
         self.duty = RelayFollower::default();
         loop {
             let heard = tokio::select! {
                 heard = next_of(&mut self.relay) => heard,
-                () = self.asked.notified(), if self.questions.has_room() => {
+                () = self.asked.poll.notified(), if self.questions.has_room() => {
                     self.ask(true);
+                    continue;
+                }
+                () = self.asked.reconnect.notified() => {
+                    if self.wants_connection() {
+                        return "the primary is in another epoch than the relay";
+                    }
                     continue;
                 }
                 () = sleep_until(self.questions.wake()) => {
                     if self.questions.are_unanswered() {
                         return "the relay does not respond";
+                    }
+                    if self.knows_a_later_timeline() {
+                        return "the primary has a later timeline than the relay";
                     }
                     self.ask(false);
                     continue;
@@ -174,6 +245,9 @@ impl Follower {
                 self.learn(news);
                 self.read = Some((news.epoch(), news.after()));
             }
+        }
+        if news.is_still_polling() {
+            self.questions.wait_longer();
         }
         let at = news.at();
         self.fences.follow(at.from);

@@ -8,8 +8,11 @@ use crate::clock::{self, Instant, Moment};
 /// The interval between sync requests. Together with the relay's response time, it is the δ of a node that follows a relay.
 const EVERY: Duration = Duration::from_millis(300);
 
-/// A relay that takes longer to respond is considered lost.
+/// A relay that takes longer to respond, or to report that it is still polling the log, is considered lost.
 const UNANSWERED: Duration = Duration::from_secs(1);
+
+/// The longest that a relay may take to respond, whatever it reports.
+const LONGEST: Duration = Duration::from_secs(3);
 
 /// The maximum number of pending sync requests. Sessions that arrive meanwhile share the next one.
 const AT_ONCE: usize = 2;
@@ -18,6 +21,8 @@ const AT_ONCE: usize = 2;
 pub(super) struct SyncRequests {
     open: VecDeque<PendingSync>,
     next: Instant,
+    /// When the relay last reported that it is still polling the log.
+    polling: Option<Instant>,
 }
 
 /// A pending sync request.
@@ -30,7 +35,7 @@ pub(super) struct PendingSync {
 
 impl SyncRequests {
     pub(super) fn new() -> Self {
-        Self { open: VecDeque::new(), next: clock::now() }
+        Self { open: VecDeque::new(), next: clock::now(), polling: None }
     }
 
     /// Removes the pending requests; the next one is due at once.
@@ -45,12 +50,23 @@ impl SyncRequests {
 
     /// When to act next: when the oldest pending request times out, or else when the next one is due.
     pub(super) fn wake(&self) -> Instant {
-        self.open.front().map_or(self.next, |oldest| oldest.sent.at + UNANSWERED)
+        self.open.front().map_or(self.next, |oldest| self.times_out(oldest))
+    }
+
+    fn times_out(&self, pending: &PendingSync) -> Instant {
+        let sent = pending.sent.at;
+        let last = self.polling.map_or(sent, |polling| polling.max(sent));
+        (last + UNANSWERED).min(sent + LONGEST)
+    }
+
+    /// Records that the relay is still polling the log: many nodes that poll it too would only make that slower.
+    pub(super) fn wait_longer(&mut self) {
+        self.polling = Some(clock::now());
     }
 
     /// Whether a response is overdue.
     pub(super) fn are_unanswered(&self) -> bool {
-        self.open.front().is_some_and(|oldest| oldest.sent.at + UNANSWERED <= clock::now())
+        self.open.front().is_some_and(|oldest| self.times_out(oldest) <= clock::now())
     }
 
     /// Adds a request that is about to be sent, and returns the nonce that its response will carry.
@@ -109,5 +125,19 @@ mod tests {
         assert!(!questions.are_unanswered());
         advance(UNANSWERED / 2).await;
         assert!(questions.are_unanswered() && questions.wake() <= clock::now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relay_that_is_still_polling_gets_more_time_but_not_any() {
+        let mut questions = SyncRequests::new();
+        questions.ask(1);
+        for _ in 0..5 {
+            advance(UNANSWERED / 2).await;
+            questions.wait_longer();
+            assert!(!questions.are_unanswered());
+        }
+        advance(UNANSWERED / 2).await;
+        questions.wait_longer();
+        assert!(questions.are_unanswered());
     }
 }

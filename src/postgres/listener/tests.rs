@@ -1,12 +1,29 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+use std::sync::atomic::Ordering;
+
 use tidegate_testing::Postgres;
 use tokio::task::yield_now;
 
+use super::relay_follower::report_while;
 use super::*;
-use crate::postgres::relay::message::{SyncRequest, encode};
+use crate::postgres::relay::message::{InvalidationBatch, SyncRequest, encode};
 use crate::postgres::relay::tests::Mock;
 use crate::postgres::{DatabaseOptions, Triggers};
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_takes_long_is_reported_to_the_other_nodes() {
+    let bus = Arc::new(Mock { elects: true, ..Mock::default() });
+    let relay = Relay::start(bus.clone(), "test");
+    let told = Snapshot::new("5:5:".into());
+    let report = || Some((relay.sender(), InvalidationBatch::still_polling(Epoch::new(1), &told)));
+    report_while(report(), std::future::ready(())).await;
+    sleep(HEARTBEAT).await;
+    assert_eq!(bus.published.load(Ordering::SeqCst), 0);
+    report_while(report(), sleep(HEARTBEAT)).await;
+    sleep(HEARTBEAT).await;
+    assert_eq!(bus.published.load(Ordering::SeqCst), 2);
+}
 
 /// With a separate poll for each, they would wait for each other while more arrive.
 #[tokio::test]

@@ -72,6 +72,17 @@ impl InvalidationBatch {
         }
     }
 
+    /// A batch without changes or answers: it shows only that its sender is still polling the log.
+    pub(crate) fn still_polling(epoch: Epoch, told: &Snapshot) -> Self {
+        let [fence, seen, from] = [Position::ZERO; 3];
+        let at = Positions { fence, seen, from };
+        Self::new(epoch, (told, told), at, Vec::new())
+    }
+
+    pub(crate) fn is_still_polling(&self) -> bool {
+        self.tags.is_empty() && !self.all && self.answers.is_empty() && self.before == self.after
+    }
+
     pub(crate) fn epoch(&self) -> Epoch {
         Epoch::new(self.epoch)
     }
@@ -136,6 +147,8 @@ mod tests {
         assert_eq!((heard.epoch(), heard.at().seen), (Epoch::new(3), Position::new(12)));
         assert_eq!(heard.after(), Snapshot::new("5:9:6,7".into()));
         assert_eq!(decode::<SyncRequest>(&encode(&news())), None, "a message of another kind");
+        let polling = InvalidationBatch::still_polling(Epoch::new(3), &heard.after());
+        assert!(polling.is_still_polling() && !heard.is_still_polling());
     }
 
     proptest! {

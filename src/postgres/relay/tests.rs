@@ -13,14 +13,18 @@ use super::*;
 #[derive(Debug, Default)]
 pub(crate) struct Mock {
     pub(crate) elects: bool,
+    /// Subscribing fails.
+    pub(crate) deaf: bool,
     /// What others have said before.
     pub(crate) says: Vec<Bytes>,
     pub(crate) held: AtomicUsize,
     pub(crate) released: AtomicUsize,
+    pub(crate) published: AtomicUsize,
 }
 
 impl Bus for Mock {
     fn publish<'a>(&'a self, _: &'a str, _: &'a [u8]) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.published.fetch_add(1, Ordering::SeqCst);
         ready(Ok(())).boxed()
     }
 
@@ -28,7 +32,10 @@ impl Bus for Mock {
         &'a self,
         _: &'a str,
     ) -> BoxFuture<'a, Result<BoxStream<'static, Bytes>, StoreError>> {
-        ready(Ok(iter(self.says.clone()).chain(pending()).boxed())).boxed()
+        match self.deaf {
+            true => ready(Err(StoreError::Open)).boxed(),
+            false => ready(Ok(iter(self.says.clone()).chain(pending()).boxed())).boxed(),
+        }
     }
 
     fn acquire_leadership<'a>(
@@ -67,6 +74,16 @@ async fn releases(elects: bool) -> usize {
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_stops_releases_its_lease() {
     assert_eq!(releases(true).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_can_not_subscribe_leaves_the_lease_to_others() {
+    let bus = Arc::new(Mock { elects: true, deaf: true, ..Mock::default() });
+    let _relay = Relay::start(bus.clone(), "test");
+    sleep(10 * OFFICE).await;
+    let held = bus.held.load(Ordering::SeqCst);
+    assert!((1..=6).contains(&held), "{held} times in twenty seconds");
+    assert_eq!(bus.released.load(Ordering::SeqCst), held);
 }
 
 #[tokio::test(start_paused = true)]
