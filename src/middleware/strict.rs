@@ -2,7 +2,7 @@
 
 use axum::extract::{MatchedPath, NestedPath, OriginalUri};
 use http::header::{COOKIE, HOST};
-use http::{Extensions, HeaderMap, HeaderName, Request, Uri};
+use http::{Extensions, HeaderMap, HeaderName, Request, Uri, Version};
 
 use super::identity::IdentitySource;
 use super::keying::{HOST_LIKE, PATH_LIKE};
@@ -34,6 +34,7 @@ pub(crate) fn withhold<A>(request: &mut Request<A>, policy: &Policy, extensions:
     let has_content = is_query(request.method());
     *request.headers_mut() = headers(request.headers(), policy, has_content);
     *request.uri_mut() = reduced(request.uri(), policy);
+    *request.version_mut() = Version::HTTP_11;
     *request.extensions_mut() = extensions.clone();
     if let Some(original) = request.extensions_mut().get_mut::<OriginalUri>() {
         original.0 = reduced(&original.0, policy);

@@ -429,7 +429,7 @@ async fn an_identified_client_never_gets_the_response_of_an_anonymous_one() {
 }
 
 /// What gateways, proxies that authenticate and clients send to say who the client is.
-const IDENTITY: [&str; 46] = [
+const IDENTITY: [&str; 58] = [
     "proxy-authorization",
     "x-api-key",
     "api-key",
@@ -476,6 +476,18 @@ const IDENTITY: [&str; 46] = [
     "x-jwt-assertion",
     "x-pomerium-jwt-assertion",
     "tailscale-user-login",
+    "ocp-apim-subscription-key",
+    "oam_remote_user",
+    "xi-api-key",
+    "x-functions-key",
+    "x-zumo-auth",
+    "x-rapidapi-key",
+    "x-rapidapi-user",
+    "x-scope-orgid",
+    "x-wsse",
+    "x-groups",
+    "x-forwarded-role",
+    "x-acme-current-user",
 ];
 
 #[tokio::test]

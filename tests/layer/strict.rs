@@ -6,7 +6,7 @@ use crate::common::origin::{Origin, by, get};
 use crate::common::{read, send};
 use axum::Router;
 use axum::extract::{Extension, MatchedPath, NestedPath, OriginalUri, Path, Request};
-use axum::http::Method;
+use axum::http::{Method, Version};
 use axum::routing;
 use tidegate::{Cache, CacheLayer, Memory, Policy};
 use tower::Layer;
@@ -103,6 +103,16 @@ async fn vary_by_a_withheld_field_is_ignored() {
         let request = get(&[("accept-language", language)]);
         assert_eq!(read(send(&app, request).await).await.0, "one");
     }
+}
+
+/// Otherwise, one client's version could decide what the others get.
+#[tokio::test]
+async fn the_version_of_http_is_withheld() {
+    let version = async |request: Request| format!("{:?}", request.version());
+    let app = Router::new().fallback(version).layer(layer(strict()));
+    let mut old = by(Method::GET, "/", &[]);
+    *old.version_mut() = Version::HTTP_10;
+    assert_eq!(read(send(&app, old).await).await.0, "HTTP/1.1");
 }
 
 #[tokio::test]
