@@ -17,7 +17,7 @@ use super::protocol::Verdict;
 use super::record::{Record, Uncacheable};
 use super::template::PolicyTag;
 use crate::clock::{self, Instant};
-use crate::entry::{Entry, Key, Lifetime};
+use crate::entry::{Entry, Epoch, Key, Lifetime, LogPosition, Position};
 use crate::outcome::{Event, MissReason, Outcome};
 
 /// Held by the request that computes the entry for one key. Do the work in [`record`](Self::record)'s scope, then call
@@ -251,6 +251,23 @@ impl FillGuard {
     pub(crate) fn fail_for(self, uncacheable: Uncacheable, instead: Option<&Hit>) -> Uncacheable {
         self.refuse(&uncacheable);
         self.fail(instead);
+        uncacheable
+    }
+
+    /// Like [`fail_for`](Self::fail_for), with a response that other requests may get too.
+    pub(crate) fn fail_with(
+        mut self,
+        uncacheable: Uncacheable,
+        head: Bytes,
+        body: Bytes,
+    ) -> Uncacheable {
+        self.refuse(&uncacheable);
+        if let Some(flight) = self.flight.take() {
+            let life = Lifetime::starting_now(Duration::ZERO, Duration::ZERO, Duration::ZERO);
+            let nowhere = LogPosition::new(Epoch::UNKNOWN, Position::ZERO);
+            let entry = Entry::new(&self.key, nowhere, [].into(), life, (head, body));
+            flight.fail_with(Arc::new(entry));
+        }
         uncacheable
     }
 

@@ -5,15 +5,19 @@
 //! goes to the next request in line, so after a panic or a cancellation another one takes over and none hangs.
 //!
 //! A slow leader is overtaken: once it has computed for as long as a request is willing to wait, one more request computes
-//! in parallel, and the first of the two to land ends the flight. No request waits for a body of unknown length. A leader
-//! that fails hands over to two waiting requests, and each of these, if it fails, to two more. So a brief failure costs few
-//! extra runs, and during a lasting failure no request waits long.
+//! in parallel, and the first of the two to land ends the flight. No request waits for a body of unknown length.
+//!
+//! After a failure, another request tries once more. If that fails too, and the failure is a response that can be shared, all
+//! waiting requests get it. A failure that can't be shared (an error of a loader's own type) hands over to two waiting
+//! requests, and each of these, if it fails, to two more. So a brief failure costs few extra runs, and during a lasting
+//! failure no request waits long.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -65,6 +69,8 @@ pub(crate) enum FlightResult {
     Personal,
     /// With a failure, after which the leader served this stale entry. Followers may serve it too, if their policies allow.
     Instead(Arc<Entry>),
+    /// With a second failure in a row: this response, which is not stored.
+    Failure(Arc<Entry>),
 }
 
 /// The role of a request that has joined a flight.
@@ -81,6 +87,7 @@ struct Flight {
     /// The permits of outer fills that wait for this flight.
     loans: LentPermits,
     pace: Pace,
+    has_failed: AtomicBool,
 }
 
 /// A flight that others can join.
@@ -145,8 +152,13 @@ impl Flights {
 
 impl Default for Flight {
     fn default() -> Self {
-        let permit = Arc::new(Semaphore::new(1));
-        Self { permit, landing: OnceLock::new(), loans: LentPermits::default(), pace: Pace::new() }
+        Self {
+            permit: Arc::new(Semaphore::new(1)),
+            landing: OnceLock::new(),
+            loans: LentPermits::default(),
+            pace: Pace::new(),
+            has_failed: AtomicBool::new(false),
+        }
     }
 }
 
@@ -246,6 +258,13 @@ impl FlightLeader {
     /// Hands over to two waiting requests. (A leader that is merely dropped hands over to one.)
     pub(crate) fn fail(self) {
         self.seat.flight.permit.add_permits(if self.overtakes() { 2 } else { 1 });
+    }
+
+    /// Hands over to one waiting request, or after a second failure, to none: all get this response.
+    pub(crate) fn fail_with(self, response: Arc<Entry>) {
+        if self.seat.flight.has_failed.swap(true, Ordering::AcqRel) {
+            self.land(FlightResult::Failure(response));
+        }
     }
 
     /// The permits that waiting fills lend to this leader.

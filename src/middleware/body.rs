@@ -24,6 +24,9 @@ pin_project! {
     }
 }
 
+/// What reading a body gives.
+type BodyStep<B> = Result<Frame<Bytes>, <B as HttpBody>::Error>;
+
 pin_project! {
     #[project = KindProj]
     enum BodyKind<B>
@@ -32,6 +35,7 @@ pin_project! {
     {
         Stored { bytes: Option<Bytes>, trailers: Option<HeaderMap> },
         Within { record: Record, #[pin] body: B },
+        Begun { record: Record, first: Option<BodyStep<B>>, body: Pin<Box<B>> },
         Captured { captured: TeeBody<B> },
         Compared { #[pin] body: B, audit: Option<Audit> },
     }
@@ -53,6 +57,28 @@ impl<B: HttpBody> Body<B> {
     /// The handler's body, which is polled within its scope, since it may still read.
     pub(crate) fn within(record: Record, body: B) -> Self {
         Self { kind: BodyKind::Within { record, body } }
+    }
+
+    /// Reads the handler's body if it is at hand as a whole, which most are; if not, it is passed on as it is.
+    pub(crate) fn read_whole(
+        record: Record,
+        body: B,
+        cx: &mut Context<'_>,
+    ) -> Result<Bytes, Box<Self>>
+    where
+        B: HttpBody<Data = Bytes>,
+    {
+        let mut body = Box::pin(body);
+        let first = match record.sync_scope(|| body.as_mut().poll_frame(cx)) {
+            Poll::Ready(None) => return Ok(Bytes::new()),
+            Poll::Ready(Some(Ok(frame))) if body.is_end_stream() => match frame.into_data() {
+                Ok(bytes) => return Ok(bytes),
+                Err(trailers) => Some(Ok(trailers)),
+            },
+            Poll::Ready(step) => step,
+            Poll::Pending => None,
+        };
+        Err(Box::new(Self { kind: BodyKind::Begun { record, first, body } }))
     }
 
     /// The handler's body, compared with the stored one while it is sent.
@@ -79,6 +105,10 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Body<B> {
                 Poll::Ready(data.or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
             }
             KindProj::Within { record, body } => record.sync_scope(|| body.poll_frame(cx)),
+            KindProj::Begun { record, first, body } => match first.take() {
+                Some(step) => Poll::Ready(Some(step)),
+                None => record.sync_scope(|| body.as_mut().poll_frame(cx)),
+            },
             KindProj::Captured { captured } => captured.poll_frame(cx),
             KindProj::Compared { mut body, audit } => {
                 let mut poll = || body.as_mut().poll_frame(cx);
@@ -98,6 +128,7 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Body<B> {
         match &self.kind {
             BodyKind::Stored { bytes, trailers } => bytes.is_none() && trailers.is_none(),
             BodyKind::Within { body, .. } | BodyKind::Compared { body, .. } => body.is_end_stream(),
+            BodyKind::Begun { first, body, .. } => first.is_none() && body.is_end_stream(),
             BodyKind::Captured { captured } => captured.is_end_stream(),
         }
     }
@@ -115,6 +146,17 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Body<B> {
                 hint
             }
             BodyKind::Within { body, .. } | BodyKind::Compared { body, .. } => body.size_hint(),
+            BodyKind::Begun { first, body, .. } => {
+                let read = first.iter().flatten().filter_map(Frame::data_ref).map(Bytes::len);
+                let read = read.sum::<usize>() as u64;
+                let rest = body.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower().saturating_add(read));
+                if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(read)) {
+                    hint.set_upper(upper);
+                }
+                hint
+            }
             BodyKind::Captured { captured } => captured.size_hint(),
         }
     }
@@ -139,7 +181,7 @@ impl<B: HttpBody> fmt::Debug for Body<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.kind {
             BodyKind::Stored { .. } => "Body(stored)",
-            BodyKind::Within { .. } => "Body(passed)",
+            BodyKind::Within { .. } | BodyKind::Begun { .. } => "Body(passed)",
             BodyKind::Captured { .. } => "Body(captured)",
             BodyKind::Compared { .. } => "Body(compared)",
         })

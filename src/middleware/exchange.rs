@@ -67,7 +67,7 @@ impl<S> Exchange<S> {
                 let cost = hit.found.entry.life.cost;
                 if let Some(lead) = hit.renew.take() {
                     spawn(unattended(cost, self.renew(lead, plan, request)));
-                } else if plan.policy.audits_this() {
+                } else if hit.outcome != Outcome::Collapsed && plan.policy.audits_this() {
                     let entry = hit.found.entry.clone();
                     spawn(unattended(cost, self.audit(entry, plan, request)));
                 }

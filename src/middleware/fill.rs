@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header::{AGE, DATE};
+use http::header::{AGE, DATE, SET_COOKIE, VARY};
 use http::response::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as HttpBody;
@@ -18,6 +18,7 @@ use super::buffer::{BodyBuffer, BufferOutcome, StoreTarget, fits};
 use super::context::RequestContext;
 use super::date::date;
 use super::layer::LayerSettings;
+use super::rules::directives::Directives;
 use super::rules::groups;
 use super::rules::precondition::is_new_known;
 use super::rules::request::{Client, RequestDirectives};
@@ -152,6 +153,9 @@ impl<'p> ResponseFill<'p> {
                 // What one client provokes does not show that responses for a key that has one can't be shared.
                 let is_failure =
                     parts.status.is_server_error() || !is_full(parts.status) && self.has_stored();
+                if self.is_failure_for_all(&parts) {
+                    return self.fail_with(&told, (parts, body), uncacheable, cx);
+                }
                 let uncacheable = match is_failure {
                     true => self.lead.fail_for(uncacheable, None),
                     false if !asked.is_of_anybody() => self.lead.reject_personal(uncacheable),
@@ -189,6 +193,47 @@ impl<'p> ResponseFill<'p> {
             }
         }
         Response::from_parts(parts, Body::captured(captured))
+    }
+
+    /// Whether other requests that wait for this response may get it too, although the handler failed. Under
+    /// `Policy::standard`, only a response that could be stored may be shared (RFC 9111, section 4).
+    fn is_failure_for_all(&self, parts: &Parts) -> bool {
+        let RequestContext { policy, asked, .. } = self.plan;
+        let is_own = [SET_COOKIE, VARY].iter().any(|name| parts.headers.contains_key(name))
+            || Directives::from_headers(&parts.headers).forbids_sharing();
+        parts.status.is_server_error()
+            && !policy.is_standard
+            && !policy.shadow
+            && asked.is_of_anybody()
+            && !is_own
+            && !self.lead.record().has_written()
+    }
+
+    /// Passes on the response of a handler that failed, and hands it to the waiting requests if it is the second in a row.
+    fn fail_with<B>(
+        self,
+        told: &FillStatus,
+        (mut parts, body): (Parts, B),
+        uncacheable: Uncacheable,
+        cx: &mut Context<'_>,
+    ) -> Response<Body<B>>
+    where
+        B: HttpBody<Data = Bytes>,
+    {
+        let body = match Body::read_whole(told.record.clone(), body, cx) {
+            Ok(bytes) => {
+                let head = StoredHead::storable(parts.status, &parts.headers, &[]).encode();
+                let uncacheable = self.lead.fail_with(uncacheable, head, bytes.clone());
+                told.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
+                Body::stored(bytes, None)
+            }
+            Err(body) => {
+                let uncacheable = self.lead.fail_for(uncacheable, None);
+                told.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
+                *body
+            }
+        };
+        Response::from_parts(parts, body)
     }
 
     /// Handles a 304: stores the confirmed response again, with its new lifetime (RFC 9111, section 4.3.4).

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
+use axum::response::IntoResponse;
 use axum::routing::get;
 use futures_util::future::{BoxFuture, join_all};
 use tidegate::{
@@ -19,7 +20,8 @@ use tokio::sync::{Barrier, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use crate::common::ask;
+use crate::common::origin::by;
+use crate::common::{ask, read, send};
 
 /// So long that a test which waits for it shows it.
 const WAIT: Duration = Duration::from_hours(1);
@@ -460,22 +462,100 @@ async fn a_lasting_failure_reaches_each_request_soon_with_its_own_error() {
     assert!(began.elapsed() < QUERY * 40, "{:?}", began.elapsed());
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_failing_route_is_retried_by_few_requests_at_first() {
-    let (cache, load) = (cache(512), Load::default());
-    let flaky = {
+/// Runs the handler for 1,000 requests at once; `respond` is told how often it ran before.
+async fn thousand<R>(
+    load: &Load,
+    headers: &'static [(&'static str, &'static str)],
+    respond: impl Fn(usize) -> R + Clone + Send + Sync + 'static,
+) -> Vec<(StatusCode, String, String)>
+where
+    R: IntoResponse,
+{
+    let handler = {
         let load = load.clone();
         async move || {
             let run = load.runs();
             load.run(sleep(QUERY)).await;
-            (run >= 3).then_some("well").ok_or(StatusCode::INTERNAL_SERVER_ERROR)
+            respond(run)
         }
     };
-    let layer = CacheLayer::with_policy(cache, policy());
-    let app = Router::new().route("/", get(flaky)).layer(layer);
-    let responses = join_all((0..1000).map(|_| ask(&app, "/"))).await;
-    assert_eq!(responses.iter().filter(|(body, _)| body == "well").count(), 997);
-    assert!(load.runs() <= 7, "{}", load.runs());
+    let layer = CacheLayer::with_policy(cache(512), policy());
+    let app = Router::new().route("/", get(handler)).layer(layer);
+    let one = async || {
+        let response = send(&app, by(Method::GET, "/", headers)).await;
+        let code = response.status();
+        let (body, status) = read(response).await;
+        (code, body, status)
+    };
+    join_all((0..1000).map(|_| one())).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_handler_runs_twice_for_all_requests_that_wait() {
+    let load = Load::default();
+    let failure = |_| (StatusCode::INTERNAL_SERVER_ERROR, "out of luck");
+    let responses = thousand(&load, &[], failure).await;
+    assert_eq!(load.runs(), 2);
+    for (code, body, status) in &responses {
+        assert_eq!(
+            (*code, &**body),
+            (StatusCode::INTERNAL_SERVER_ERROR, "out of luck"),
+            "{status}"
+        );
+    }
+    let collapsed = responses.iter().filter(|(_, _, status)| status.contains("collapsed"));
+    assert_eq!(collapsed.count(), 998);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_fails_once_fails_one_request() {
+    let load = Load::default();
+    let flaky = |run| (run > 0).then_some("well").ok_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let responses = thousand(&load, &[], flaky).await;
+    assert_eq!(responses.iter().filter(|(_, body, _)| body == "well").count(), 999);
+    assert_eq!(load.runs(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_may_be_personal_is_not_shared() {
+    let error = StatusCode::INTERNAL_SERVER_ERROR;
+    for private in [("set-cookie", "a=b"), ("cache-control", "private"), ("vary", "accept")] {
+        let load = Load::default();
+        thousand(&load, &[], move |_| (error, [private])).await;
+        assert_eq!(load.runs(), 1000, "{private:?}");
+    }
+    let load = Load::default();
+    thousand(&load, &[("authorization", "Bearer me")], move |_| error).await;
+    assert_eq!(load.runs(), 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_with_a_part_that_failed_is_not_stored() {
+    let load = Load::default();
+    let part = {
+        let load = load.clone();
+        async move || {
+            load.run(sleep(QUERY)).await;
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    };
+    let cache = cache(512);
+    let layer = CacheLayer::with_policy(cache.clone(), policy());
+    let parts = Router::new().route("/part", get(part)).layer(layer.clone());
+    let page = async move || {
+        let asked = (0..3).map(|_| send(&parts, by(Method::GET, "/part", &[])));
+        join_all(asked)
+            .await
+            .iter()
+            .map(|part| part.status().as_str().to_owned())
+            .collect::<String>()
+    };
+    let app = Router::new().route("/", get(page)).layer(layer);
+    for runs in [2, 4] {
+        let (body, status) = ask(&app, "/").await;
+        assert!(body == "500500500" && !status.contains("hit"), "{body}: {status}");
+        assert_eq!(load.runs(), runs);
+    }
 }
 
 /// All that may be served instead is.

@@ -8,7 +8,7 @@ use crate::broken::is_broken;
 use crate::cache::flight::{FlightLeader, FlightResult, FlightRole};
 use crate::cache::permit::PendingPermit;
 use crate::cache::protocol::{Verdict, has_all_since};
-use crate::cache::record::Record;
+use crate::cache::record::{Record, Uncacheable};
 use crate::cache::refresh::{EntryUse, decide};
 use crate::cache::waits::WaitGuard;
 use crate::clock;
@@ -45,8 +45,15 @@ impl LookupTask<'_> {
                         return LookupResult::Hit(hit);
                     }
                 }
+                Some(FlightRole::Follower(FlightResult::Failure(entry)))
+                    if self.ask.is_request && !self.ask.is_identified =>
+                {
+                    return LookupResult::Hit(failed(entry));
+                }
                 Some(FlightRole::Follower(FlightResult::Personal)) if !self.ask.is_identified => {}
-                Some(FlightRole::Follower(FlightResult::Personal | FlightResult::Nothing)) => break,
+                Some(FlightRole::Follower(
+                    FlightResult::Personal | FlightResult::Nothing | FlightResult::Failure(_),
+                )) => break,
             }
         }
         self.lead(None).await
@@ -158,4 +165,13 @@ impl LookupTask<'_> {
         }
         LookupResult::Miss(Box::new(lead))
     }
+}
+
+/// The response to which computing has failed, for another request that waited for it.
+fn failed(entry: Arc<Entry>) -> Hit {
+    if let Some(outer) = Record::current() {
+        outer.mark_uncacheable(Uncacheable::new("failed", "the handler of a part failed"));
+    }
+    let found = Found { entry, tier: Tier::Memory };
+    Hit { found, outcome: Outcome::Collapsed, renew: None }
 }

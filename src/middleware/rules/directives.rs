@@ -99,6 +99,11 @@ impl Directives {
         self.private == Some(DirectiveFields::All)
     }
 
+    /// Whether all or a part of the response is for one client.
+    pub(crate) fn forbids_sharing(&self) -> bool {
+        self.no_store || self.private.is_some()
+    }
+
     /// Whether the whole response must be revalidated each time.
     pub(crate) fn is_no_cache(&self) -> bool {
         self.no_cache == Some(DirectiveFields::All)
