@@ -82,7 +82,7 @@ pub use outcome::{BypassReason, Counters, Event, MissReason, Outcome, StaleReaso
 pub use postgres::{
     Cached, Change, Changes, Database, DatabaseError, DatabaseOptions, Discovery, Listener,
     LsnError, Reader, RelayRole, ReplicaLag, Row, SchemaError, SchemaStatus, ServerStatus,
-    TableStatus, TriggerState, TriggerStatus, Triggers, Writer,
+    TableStatus, Transaction, TriggerState, TriggerStatus, Triggers, Writer,
 };
 pub use secret::SecretError;
 #[cfg(feature = "memory")]

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use sqlx::postgres::PgPool;
-use sqlx::{Postgres, Transaction};
 
 use super::attempt::identify;
 use super::deadline::within;
@@ -22,6 +21,7 @@ use super::sample::ServerPosition;
 use super::server::{PoolLimits, Server, ServerRole};
 use super::server_status::ServerStatus;
 use super::statements::Statements;
+use super::transaction::{OpenTransaction, Transaction};
 use crate::cache::{DatabaseId, Record, Requirement, Stray, Uncacheable, spawn};
 use crate::entry::LogPosition;
 
@@ -254,13 +254,13 @@ impl Database {
         Writer::new(self.clone())
     }
 
-    /// Begins a transaction on the primary. The cache does not know what is done in it, so the transaction counts as a
-    /// write: the response of its scope is not cached, and since it may commit at any time, all later reads of the scope go
-    /// to the primary. For a transaction that only reads, use [`begin_read_only`](Self::begin_read_only).
+    /// Begins a transaction on the primary. The cache does not know what is read in it, so the response of the current scope
+    /// is not cached. While the transaction is open, all other reads of the scope go to the primary. When it has committed,
+    /// they see what it has written. A transaction that has written nothing, or that is rolled back, does not count as a
+    /// write: the session gets no token for it.
     ///
     /// Begin the transaction in the scope of the response that uses it. If it is begun outside any scope, responses that
-    /// are being computed at that time are not stored. But a response whose computation begins later is stored even if it
-    /// uses rows from the transaction, since Tidegate does not know when the transaction ends.
+    /// are being computed while it is open are not stored.
     ///
     /// The transaction holds a connection of the pool. A lookup in a cache, or a read through [`reader`](Self::reader), while
     /// it is open takes a second one. So give the pool more connections ([`DatabaseOptions::connections`]) than handlers
@@ -269,16 +269,21 @@ impl Database {
     /// # Errors
     ///
     /// If the primary can't be reached.
-    pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        match Record::current() {
-            Some(record) => record.note_write(),
-            // It is unknown when the transaction will end.
-            None => drop(Stray::read()),
+    pub async fn begin(&self) -> Result<Transaction, sqlx::Error> {
+        self.begin_with("BEGIN", Some(self.requirement())).await
+    }
+
+    async fn begin_with(
+        &self,
+        sql: &'static str,
+        own: Option<Arc<Requirement>>,
+    ) -> Result<Transaction, sqlx::Error> {
+        if let Some(record) = Record::current() {
+            let why = "the reads of a transaction are unknown to the cache";
+            record.mark_uncacheable(Uncacheable::new("unnoted-reads", why));
         }
-        let transaction = self.inner.primary.begin("BEGIN").await?;
-        // Only now: before it had a connection, nothing could be done in it.
-        self.requirement().lend();
-        Ok(transaction)
+        let open = OpenTransaction::new(own);
+        Ok(Transaction::new(self.inner.primary.begin(sql).await?, open))
     }
 
     /// Reports that something was written to this database by other means, such as the application's own pool. Call it
@@ -297,9 +302,8 @@ impl Database {
     /// # Errors
     ///
     /// If the primary can't be reached.
-    pub async fn begin_read_only(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        note_unknown_reads("the reads of a transaction are unknown to the cache");
-        self.inner.primary.begin("BEGIN READ ONLY").await
+    pub async fn begin_read_only(&self) -> Result<Transaction, sqlx::Error> {
+        self.begin_with("BEGIN READ ONLY", None).await
     }
 
     /// The primary's pool, for everything that the executors don't cover. The cache does not know what is done with it, so

@@ -37,6 +37,7 @@ mod sample;
 mod server;
 mod server_status;
 mod statements;
+mod transaction;
 mod triggers;
 mod words;
 
@@ -59,4 +60,5 @@ pub use relay::RelayRole;
 pub(crate) use relay::message::fuzz as hear;
 pub use server_status::{ReplicaLag, ServerStatus};
 pub(crate) use statements::StatementStats;
+pub use transaction::Transaction;
 pub use triggers::{SchemaError, SchemaStatus, TableStatus, TriggerState, TriggerStatus, Triggers};

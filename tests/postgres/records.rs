@@ -150,7 +150,7 @@ async fn a_response_with_reads_that_cannot_be_tracked_is_not_stored_and_says_why
         ("/stable", "stable-function"),
         ("/random", "volatile-function"),
         ("/pool", "unnoted-reads"),
-        ("/transaction", "wrote"),
+        ("/transaction", "unnoted-reads"),
         ("/writes", "wrote"),
         ("/nothing", "no-reads"),
     ] {

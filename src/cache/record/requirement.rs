@@ -1,9 +1,9 @@
 //! What later reads must see: what the session has written, and what the scope itself writes.
 //!
 //! A write raises the requirement. The next read goes to the primary, or first observes a position there that is past the
-//! write, and that a replica must have replayed or a cache must have followed. A write in progress, and a transaction or a
-//! pool that was handed out, may commit at any time: there is no such position until the write has ended, and none at all
-//! for the others.
+//! write, and that a replica must have replayed or a cache must have followed. A write in progress, an open transaction,
+//! and a pool that was handed out may commit at any time: there is no such position until the write or the transaction has
+//! ended, and none at all for a pool.
 //!
 //! A position belongs to one database. A scope may use several databases: a write to any of them counts for all, and each
 //! needs a position of its own.
@@ -43,11 +43,11 @@ pub(crate) struct Requirement {
     is_of_process: bool,
     /// Writes that may commit at any time.
     open: AtomicU64,
-    /// Transactions and pools that were handed out to code outside any scope.
+    /// Pools that were handed out to code outside any scope.
     lent: AtomicU64,
     /// The number of ended writes and of joined sessions; each may have written to any database.
     ended: AtomicU64,
-    /// When a transaction or a pool was last handed out.
+    /// When a pool was last handed out.
     lent_at: Mutex<Option<Instant>>,
     /// One item per database whose position was observed or that the session has written to.
     observed: Mutex<Vec<OfDatabase>>,
@@ -93,11 +93,30 @@ impl Requirement {
 
     /// Begins a write. If the result is dropped before [`end`](WriteInProgress::end), the write may commit at any time.
     pub(crate) fn begin(&self) -> WriteInProgress<'_> {
-        self.open.fetch_add(1, Ordering::AcqRel);
+        self.open();
         WriteInProgress { of: self, has_ended: false }
     }
 
-    /// Records that a transaction or a pool was handed out. What the caller does with it can't be observed.
+    /// Begins a transaction that may write.
+    pub(crate) fn open(&self) {
+        self.open.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Ends a transaction, which has written something or not.
+    pub(crate) fn close(&self, has_written: bool) {
+        // In this order, so that a concurrent reader sees a write as open, as ended, or as both.
+        if has_written {
+            self.ended.fetch_add(1, Ordering::AcqRel);
+        }
+        self.open.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether this is the requirement of all code outside any scope.
+    pub(crate) fn is_of_process(&self) -> bool {
+        self.is_of_process
+    }
+
+    /// Records that a pool was handed out. What the caller does with it can't be observed.
     pub(crate) fn lend(&self) {
         if self.is_of_process {
             let mut lent_at = self.lent_at();
@@ -108,8 +127,8 @@ impl Requirement {
         }
     }
 
-    /// Closes the transactions and pools that were handed out to code outside any scope, if the last one was handed out
-    /// more than [`GRACE`] ago and no connection is in use.
+    /// Takes back the pools that were handed out to code outside any scope, if the last one was handed out more than
+    /// [`GRACE`] ago and no connection is in use.
     pub(crate) fn take_back(&self, is_idle: impl FnOnce() -> bool) {
         // The lock is held, so only one caller at a time does this.
         let lent_at = self.lent_at();
@@ -253,9 +272,7 @@ impl Drop for WriteInProgress<'_> {
         // A write of the process that did not complete was reported to no client. It must not keep reads on the primary
         // until the process ends.
         if self.has_ended || self.of.is_of_process {
-            // In this order, so that a concurrent reader sees the write as open, as ended, or as both.
-            self.of.ended.fetch_add(1, Ordering::AcqRel);
-            self.of.open.fetch_sub(1, Ordering::AcqRel);
+            self.of.close(true);
         }
     }
 }

@@ -1,0 +1,139 @@
+//! A transaction on the primary, whose statements the cache does not see.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use sqlx::{PgConnection, Postgres, Row};
+
+use crate::cache::{Record, Requirement, Stray};
+
+/// A transaction on the primary, from [`Database::begin`](super::Database::begin) or
+/// [`begin_read_only`](super::Database::begin_read_only).
+///
+/// Pass `&mut *transaction` wherever sqlx takes an executor or a connection. If it is dropped without
+/// [`commit`](Self::commit), it is rolled back.
+///
+/// ```no_run
+/// # async fn example(db: tidegate::Database) -> Result<(), sqlx::Error> {
+/// let mut transaction = db.begin().await?;
+/// sqlx::query("update accounts set credit = credit - 1").execute(&mut *transaction).await?;
+/// transaction.commit().await?;
+/// # Ok(()) }
+/// ```
+pub struct Transaction {
+    inner: sqlx::Transaction<'static, Postgres>,
+    open: OpenTransaction,
+}
+
+/// What counts for other reads while a transaction is open, and after it has ended.
+pub(super) struct OpenTransaction {
+    record: Option<Record>,
+    /// The writes that later reads must see; `None` for a transaction that can't write.
+    own: Option<Arc<Requirement>>,
+    is_committing: bool,
+    /// Outside any scope, its reads may become part of any response.
+    _stray: Option<Stray>,
+}
+
+impl OpenTransaction {
+    /// Begins to count a transaction of the current scope.
+    pub(super) fn new(own: Option<Arc<Requirement>>) -> Self {
+        if let Some(own) = &own {
+            own.open();
+        }
+        Self { record: Record::current(), own, is_committing: false, _stray: Stray::read() }
+    }
+
+    fn close(&mut self, has_written: bool) {
+        if let Some(own) = self.own.take() {
+            own.close(has_written);
+        }
+    }
+}
+
+impl Drop for OpenTransaction {
+    fn drop(&mut self) {
+        match self.is_committing {
+            // It is rolled back.
+            false => self.close(false),
+            // It may have committed, or may yet. A scope's later reads go to the primary. For the process, nobody was told
+            // that it has.
+            true if self.own.as_ref().is_some_and(|own| own.is_of_process()) => self.close(true),
+            true => {}
+        }
+    }
+}
+
+impl Transaction {
+    pub(super) fn new(inner: sqlx::Transaction<'static, Postgres>, open: OpenTransaction) -> Self {
+        Self { inner, open }
+    }
+
+    /// Commits. If the transaction has written something, later reads of the scope that began it see that, and its session
+    /// gets a token. To find out, this asks the server whether the transaction has a number, which takes one round trip: a
+    /// transaction gets one when it first writes or locks rows.
+    ///
+    /// # Errors
+    ///
+    /// As [`sqlx::Transaction::commit`]. If the connection is lost, the transaction may have committed.
+    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
+        if self.open.own.is_none() {
+            return self.inner.commit().await;
+        }
+        if !has_written(&mut self.inner).await {
+            let committed = self.inner.commit().await;
+            self.open.close(false);
+            return committed;
+        }
+        self.open.is_committing = true;
+        if let Some(record) = &self.open.record {
+            record.note_write();
+        }
+        self.inner.commit().await?;
+        self.open.close(true);
+        Ok(())
+    }
+
+    /// Rolls back, and returns when the server has done so.
+    ///
+    /// # Errors
+    ///
+    /// As [`sqlx::Transaction::rollback`].
+    pub async fn rollback(self) -> Result<(), sqlx::Error> {
+        self.inner.rollback().await
+    }
+
+    /// sqlx's own transaction, for functions that take one.
+    pub fn as_sqlx(&mut self) -> &mut sqlx::Transaction<'static, Postgres> {
+        &mut self.inner
+    }
+}
+
+/// Whether a transaction may have written something. In a failed transaction this is an error, and counts as a write.
+async fn has_written(conn: &mut PgConnection) -> bool {
+    let query = "select pg_catalog.pg_current_xact_id_if_assigned() is null as is_unassigned";
+    let row = sqlx::raw_sql(query).fetch_one(conn).await;
+    !row.and_then(|row| row.try_get("is_unassigned")).unwrap_or(false)
+}
+
+impl Deref for Transaction {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.inner
+    }
+}
+
+impl DerefMut for Transaction {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.inner
+    }
+}
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let can_write = self.open.own.is_some();
+        f.debug_struct("Transaction").field("can_write", &can_write).finish_non_exhaustive()
+    }
+}
