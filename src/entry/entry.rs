@@ -1,7 +1,7 @@
 //! One stored response or value.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct Entry {
     variants: Option<VariantRef>,
     /// How often it was recently served as a variant, up to a bound.
     uses: AtomicU8,
+    /// When the last renewal began, in milliseconds since it arrived, plus one; 0 before the first.
+    renewed: AtomicU32,
     decoded: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -39,6 +41,9 @@ struct VariantRef {
 /// Further uses make no difference and are not counted, so that threads that serve one entry do not contend for the
 /// counter.
 const MOST_USES: u8 = 32;
+
+/// The minimum interval between two renewals of an entry, in milliseconds.
+const RENEWALS: u32 = 1000;
 
 /// How long an entry lives, and how old it is.
 #[derive(Clone, Copy, Debug)]
@@ -98,8 +103,8 @@ impl Entry {
         (head, body): (Bytes, Bytes),
     ) -> Self {
         let decoded = OnceLock::new();
-        let (variants, uses) = (None, AtomicU8::new(0));
-        Self { key, basis, tags, life, head, body, variants, uses, decoded }
+        let (variants, uses, renewed) = (None, AtomicU8::new(0), AtomicU32::new(0));
+        Self { key, basis, tags, life, head, body, variants, uses, renewed, decoded }
     }
 
     /// Turns the entry into a vary marker: its head says how requests select a variant.
@@ -126,6 +131,19 @@ impl Entry {
             // A use that is lost to a race makes no difference.
             self.set_uses(uses + 1);
         }
+    }
+
+    /// Whether it may be renewed now. If so, this counts as the beginning of a renewal, and the next one is due a second
+    /// later: if renewing fails, each request would otherwise cause another attempt.
+    pub(crate) fn begins_renewal(&self) -> bool {
+        let millis = self.life.arrived.elapsed().as_millis();
+        let now = u32::try_from(millis).unwrap_or(u32::MAX).saturating_add(1);
+        let last = self.renewed.load(Ordering::Relaxed);
+        let is_due = last == 0 || now >= last.saturating_add(RENEWALS);
+        if is_due {
+            self.renewed.store(now, Ordering::Relaxed);
+        }
+        is_due
     }
 
     pub(crate) fn uses(&self) -> u8 {

@@ -116,6 +116,29 @@ async fn a_failed_renewal_keeps_the_stored_response() {
     }
 }
 
+/// Otherwise, each request would call a handler that fails.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_failed_is_tried_again_after_a_second() {
+    for policy in both() {
+        for status in [503, 429, 400] {
+            let mut origin = Origin::default().then(200, &[STALE], "one");
+            for _ in 0..3 {
+                origin = origin.then(status, &[], "no");
+            }
+            let app = origin.router(policy.clone());
+            body(&app, get(&[])).await;
+            for runs in 2..5 {
+                advance(61).await;
+                for _ in 0..10 {
+                    assert_eq!(body(&app, get(&[])).await, "one");
+                    eventually("the renewal", async || origin.runs() == runs).await;
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_error_does_not_revive_a_response_that_a_later_one_removed() {
     let said = ("cache-control", "max-age=60, stale-if-error=600");
