@@ -1,4 +1,5 @@
-//! An entry on its way to Redis and back, by the size of its body: `cargo bench --all-features --bench codec`.
+//! An entry on its way to Redis and back, by the size of its body:
+//! `cargo bench -p tidegate --all-features --bench codec`.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 

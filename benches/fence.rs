@@ -1,5 +1,5 @@
 //! Judging an entry by the fences, by how many tags it has, and invalidating a tag, by how many entries carry
-//! it: `cargo bench --all-features --bench fence`.
+//! it: `cargo bench -p tidegate --all-features --bench fence`.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! Many requests at once for one answer that is not there: `cargo bench --all-features --bench flight`.
+//! Many requests at once for one answer that is not there: `cargo bench -p tidegate --all-features --bench flight`.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 

@@ -1,5 +1,5 @@
 //! A hit in memory beside the same handler without a cache, with the allocations of each:
-//! `cargo bench --all-features --bench hit`.
+//! `cargo bench -p tidegate --all-features --bench hit`.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 

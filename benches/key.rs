@@ -1,4 +1,4 @@
-//! The key of a request, by how many parameters its query has: `cargo bench --all-features --bench key`.
+//! The key of a request, by how many parameters its query has: `cargo bench -p tidegate --all-features --bench key`.
 
 #![allow(missing_docs)]
 

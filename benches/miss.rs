@@ -1,4 +1,5 @@
-//! A miss that fills memory, beside the same handler without a cache: `cargo bench --all-features --bench miss`.
+//! A miss that fills memory, beside the same handler without a cache:
+//! `cargo bench -p tidegate --all-features --bench miss`.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 

@@ -1,7 +1,7 @@
 //! The operator page, with some traffic to show. No server is needed.
 //!
-//! `cargo run --example admin --features admin`, then open the URL that it prints. Enter the printed password, with any
-//! user name.
+//! `cargo run -p tidegate-examples --example admin --features admin`, then open the URL that it prints. Enter
+//! the printed password, with any user name.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! A small shop: one node of a service as it would run in production. `examples/demo` starts two.
 //!
-//! `POSTGRES_PRIMARY_URL=... POSTGRES_REPLICA_URL=... REDIS_URL=... cargo run --example app --features postgres,redis`
+//! `POSTGRES_PRIMARY_URL=... POSTGRES_REPLICA_URL=... REDIS_URL=...
+//! cargo run -p tidegate-examples --example app --features postgres,redis`
 
 use std::time::Duration;
 

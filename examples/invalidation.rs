@@ -1,6 +1,6 @@
 //! A change of a row invalidates the cached values that depend on it, and no others, whichever program makes the change.
 //!
-//! `POSTGRES_PRIMARY_URL=... cargo run --example invalidation --features postgres`
+//! `POSTGRES_PRIMARY_URL=... cargo run -p tidegate-examples --example invalidation --features postgres`
 
 use std::time::{Duration, SystemTime};
 

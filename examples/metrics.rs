@@ -1,7 +1,7 @@
 //! The cache's metrics, for Prometheus to scrape. No server is needed.
 //!
-//! `cargo run --example metrics --features metrics`, then `curl localhost:8080/products/1` a few times, and
-//! `curl localhost:8080/metrics`.
+//! `cargo run -p tidegate-examples --example metrics --features metrics`, then
+//! `curl localhost:8080/products/1` a few times, and `curl localhost:8080/metrics`.
 
 use std::time::Duration;
 

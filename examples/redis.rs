@@ -1,6 +1,6 @@
 //! Two nodes of one service share computed values through Redis. Each node proves for itself that a value is fresh.
 //!
-//! `POSTGRES_PRIMARY_URL=... REDIS_URL=... cargo run --example redis --features postgres,redis`
+//! `POSTGRES_PRIMARY_URL=... REDIS_URL=... cargo run -p tidegate-examples --example redis --features postgres,redis`
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! Reads go to a replica that has replayed what they need, and to the primary when none has.
 //!
-//! `POSTGRES_PRIMARY_URL=... POSTGRES_REPLICA_URL=... cargo run --example replicas --features postgres`
+//! `POSTGRES_PRIMARY_URL=... POSTGRES_REPLICA_URL=...
+//! cargo run -p tidegate-examples --example replicas --features postgres`
 
 use std::time::Duration;
 

@@ -103,5 +103,5 @@ pub(crate) async fn load(node: &Node, requests: u32) -> Result<(u32, Answer), Fa
 /// The app lies beside this program.
 fn app() -> Result<PathBuf, Failure> {
     let app = std::env::current_exe()?.with_file_name("app");
-    if app.is_file() { Ok(app) } else { Err("build it first: cargo build --examples".into()) }
+    if app.is_file() { Ok(app) } else { Err("build the app first, as scripts/demo does".into()) }
 }

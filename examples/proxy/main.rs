@@ -1,6 +1,7 @@
 //! A reverse proxy with a cache by RFC 9111: responses are stored if and as long as the origin's headers allow it.
 //!
-//! `cargo run --example proxy --features proxy -- http://127.0.0.1:8000 127.0.0.1:8080`: the origin, then where to listen.
+//! `cargo run -p tidegate-examples --example proxy --features proxy -- http://127.0.0.1:8000 127.0.0.1:8080`: the
+//! origin, then where to listen.
 //!
 //! The order of layers matters. [`admit`] is outside the cache, so that the cache computes its key from the request that
 //! the origin gets. [`forward`] is inside.

@@ -11,6 +11,6 @@ use std::path::PathBuf;
 fn program(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let program = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
-    assert!(program.is_file(), "{} is not built: run `cargo build --examples`", program.display());
+    assert!(program.is_file(), "build {} first, as scripts/test does", program.display());
     program
 }

@@ -17,16 +17,6 @@ async fn run(name: &str, environment: &[(&str, String)]) -> String {
 }
 
 #[tokio::test]
-async fn the_quickstart_shows_hits_a_change_and_one_run_for_a_stampede() {
-    let said = run("quickstart", &[]).await;
-    let statuses: Vec<&str> = said.lines().filter(|line| line.contains("tidegate;")).collect();
-    assert_eq!(statuses.len(), 4, "{said}");
-    assert!(statuses[0].contains("stored") && statuses[1].contains("hit"), "{said}");
-    assert!(statuses[2].contains("changed") && statuses[3].contains("hit"), "{said}");
-    assert!(said.contains("coffee, looked up by run 3"), "a hundred at once, one run: {said}");
-}
-
-#[tokio::test]
 async fn the_invalidation_example_recomputes_only_the_changed_user() {
     let primary = Postgres::start().await.unwrap();
     let said = run("invalidation", &[("POSTGRES_PRIMARY_URL", primary.url())]).await;
