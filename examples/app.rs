@@ -10,14 +10,24 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Row};
 use tidegate::{Cache, CacheLayer, Database, Listener, Memory, Policy, Redis, Sessions, Tiered};
 use tokio::net::TcpListener;
 
-#[derive(Serialize, sqlx::FromRow)]
+#[derive(Serialize)]
 struct Product {
     id: i32,
     name: String,
     cents: i32,
+}
+
+/// What `#[derive(sqlx::FromRow)]` would write. For its macro, sqlx is compiled twice.
+impl FromRow<'_, PgRow> for Product {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        let (id, name, cents) = (row.try_get("id")?, row.try_get("name")?, row.try_get("cents")?);
+        Ok(Self { id, name, cents })
+    }
 }
 
 /// Any database error becomes a 503, since the client may retry.
