@@ -9,8 +9,8 @@ use tidegate::internals::protocol::{
 use super::primary::{members, part};
 use super::rules::Mutant;
 use super::state::{
-    Asked, At, Broken, Entry, Fill, Known, Look, News, Node, Plan, Primary, Read, Reader, Schema,
-    Server, Set, State, Timeline, at, epoch, log_position, position,
+    Asked, At, Broken, Entry, Fill, Identity, Known, Look, News, Node, Plan, Primary, Read, Reader,
+    Schema, Server, Set, State, at, epoch, log_position, position,
 };
 
 /// The last of some rows, alone.
@@ -38,14 +38,14 @@ impl Node {
     }
 
     /// Whether the node knows all changes up to a position. After a drain, a position of an ended history no longer counts.
-    fn has_followed(&self, wanted: (Timeline, At), mutant: Option<Mutant>) -> bool {
+    fn has_followed(&self, wanted: (Identity, At), mutant: Option<Mutant>) -> bool {
         let followed = match mutant {
             Some(Mutant::FollowedByItsEnd) => self.seen,
             Some(Mutant::FollowedAtEqual) => self.followed + 1,
             _ => self.followed,
         };
-        let followed = Some(log_position((self.timeline, followed)));
-        has_followed(followed, log_position(wanted)) || wanted.0 < self.timeline
+        let followed = Some(log_position((self.identity, followed)));
+        has_followed(followed, log_position(wanted)) || wanted.0 < self.identity
     }
 
     pub(crate) fn judge(&self, entry: Entry, mutant: Option<Mutant>) -> bool {
@@ -53,11 +53,20 @@ impl Node {
             return true;
         }
         let of_entry = match mutant {
-            Some(Mutant::NoEpoch) => self.timeline,
-            _ => entry.timeline,
+            Some(Mutant::NoEpoch) => self.identity,
+            Some(Mutant::EntryOfAnyDatabase) => {
+                Identity { database: self.identity.database, ..entry.identity }
+            }
+            _ => entry.identity,
         };
-        let fence = log_position((self.timeline, self.fence_of(entry.tags)));
+        let fence = log_position((self.identity, self.fence_of(entry.tags)));
         verdict(log_position((of_entry, entry.as_of)), fence) == Verdict::Valid
+    }
+
+    /// What a request must find that comes now, of a client who has written this.
+    fn asked(&self, written: Set) -> Asked {
+        let Self { identity, database, drained, .. } = *self;
+        Asked { identity, database, drained, written }
     }
 
     /// Raises the fence of the part that a transaction changes.
@@ -74,12 +83,12 @@ impl Node {
     fn look_from(&mut self, from: At, primary: &Primary, mutant: Option<Mutant>) {
         let early = mutant.filter(|mutant| *mutant == Mutant::FenceBeforeSnapshot);
         self.look =
-            Some(Look { snapshot: primary.visible(), from, early: early.map(|_| primary.wal) });
+            Some(Look { snapshot: primary.snapshot(), from, early: early.map(|_| primary.wal) });
     }
 
     /// Begins one for a session, from a position past all that sessions have seen.
     pub(crate) fn catch_up(&mut self, primary: &mut Primary, mutant: Option<Mutant>) {
-        if self.timeline != primary.timeline {
+        if self.identity != primary.identity {
             return self.look(primary, mutant);
         }
         let from = primary.write();
@@ -92,15 +101,15 @@ impl Node {
     /// Ends a drain: its fence is read. Returns what to tell the others.
     pub(crate) fn drain(&mut self, primary: &mut Primary, mutant: Option<Mutant>) -> Option<News> {
         let look = self.look.take()?;
-        if self.timeline != primary.timeline {
+        if self.identity != primary.identity {
             self.load(primary, mutant);
             return None;
         }
         let (snapshot, fence) = match look.early {
-            Some(early) => (primary.visible(), early),
+            Some(early) => (primary.snapshot(), early),
             None => (look.snapshot, primary.wal),
         };
-        let rows = snapshot & !primary.trimmed;
+        let rows = snapshot & primary.made_in(primary.database) & !primary.trimmed;
         let greatest = members(self.drained).map(|t| primary.transactions[t].id).max();
         let changed: Set = members(rows & !self.drained)
             .filter(|&t| {
@@ -129,7 +138,7 @@ impl Node {
         let announces =
             (missed || overflowed || changed != 0) && mutant != Some(Mutant::NoAnnouncement);
         let news = News {
-            timeline: self.timeline,
+            identity: self.identity,
             before: self.drained,
             after: snapshot,
             changed,
@@ -149,6 +158,7 @@ impl Node {
         };
         self.note(news, news.from);
         self.drained = snapshot;
+        self.database = primary.database;
         Some(news)
     }
 
@@ -160,10 +170,10 @@ impl Node {
             _ => (covers(news.before), covers(news.after)),
         };
         let of_news = match mutant {
-            Some(Mutant::NewsOfAnyEpoch) => self.timeline,
-            _ => news.timeline,
+            Some(Mutant::NewsOfAnyEpoch) => self.identity,
+            _ => news.identity,
         };
-        match relayed((epoch(self.timeline), epoch(of_news)), known) {
+        match relayed((epoch(self.identity), epoch(of_news)), known) {
             Relayed::Gap => return,
             Relayed::News => self.drained = news.after,
             Relayed::Known => {}
@@ -193,7 +203,8 @@ impl Node {
     pub(crate) fn load(&mut self, primary: &mut Primary, mutant: Option<Mutant>) {
         let (now, visible) = (primary.wal, primary.visible());
         let oldest = primary.marks.first().copied();
-        self.timeline = primary.timeline;
+        self.identity = primary.identity;
+        self.database = primary.database;
         self.floor = match mutant {
             Some(Mutant::NoFloorAtStart) => 0,
             _ => oldest.map_or(now, |mark| mark.at),
@@ -212,7 +223,7 @@ impl Node {
             };
             self.raise(t, fence);
         }
-        self.drained = visible;
+        self.drained = primary.snapshot();
         self.look = None;
         self.known = None;
         self.followed = 0;
@@ -226,10 +237,10 @@ impl Node {
 impl State {
     /// What a request to a node must find; `None` if the node first has to follow its session.
     pub(crate) fn ask(&self, node: usize, own: bool, mutant: Option<Mutant>) -> Option<Asked> {
+        let asked = self.nodes[node].asked(0);
         let node = &self.nodes[node];
-        let asked = Asked { timeline: node.timeline, drained: node.drained, written: 0 };
         let Some(session) = self.session.filter(|_| own) else { return Some(asked) };
-        let followed = node.has_followed((session.timeline, session.at), mutant);
+        let followed = node.has_followed((session.identity, session.at), mutant);
         (followed || mutant == Some(Mutant::NoCatchUp))
             .then_some(Asked { written: session.written, ..asked })
     }
@@ -237,20 +248,18 @@ impl State {
     /// What a request must find for which no answer is kept. Nobody follows its session for it.
     pub(crate) fn ask_past(&self, node: usize, own: bool) -> Asked {
         let session = self.session.filter(|_| own);
-        let node = &self.nodes[node];
-        let written = session.map_or(0, |session| session.written);
-        Asked { timeline: node.timeline, drained: node.drained, written }
+        self.nodes[node].asked(session.map_or(0, |session| session.written))
     }
 
     /// What the reads of a request must see.
-    fn required(&self, reader: Reader, mutant: Option<Mutant>) -> Option<(Timeline, At)> {
+    fn required(&self, reader: Reader, mutant: Option<Mutant>) -> Option<(Identity, At)> {
         let session = self.session.filter(|_| reader.own);
-        let session = session.map(|session| (session.timeline, session.at));
+        let session = session.map(|session| (session.identity, session.at));
         let session = session.filter(|_| mutant != Some(Mutant::PassIgnoresSession));
         let both = must_see(session.map(log_position), reader.written.map(log_position))?;
-        let timeline = [session, reader.written].into_iter().flatten();
-        let timeline = timeline.map(|(timeline, _)| timeline).find(|t| epoch(*t) == both.epoch);
-        Some((timeline.unwrap(), at(both.position)))
+        let identity = [session, reader.written].into_iter().flatten();
+        let identity = identity.map(|(identity, _)| identity).find(|t| epoch(*t) == both.epoch);
+        Some((identity.unwrap(), at(both.position)))
     }
 
     /// Whether the inner value may be used by a request; if so, whether it is served stale.
@@ -272,12 +281,12 @@ impl State {
     /// Uses it for the next part.
     pub(crate) fn use_inner(&mut self, stale: bool, mutant: Option<Mutant>) {
         let (fill, inner) = (self.fill.unwrap(), self.inner.unwrap());
-        let basis = (inner.timeline, inner.as_of);
+        let basis = (inner.identity, inner.as_of);
         let proven = match (mutant, fill.proven) {
             (Some(Mutant::OuterWithoutPosition), before) => before,
             (Some(Mutant::StaleInnerIsForgotten), before) if stale => before,
             (_, before) => proven_with_inner(before.map(log_position), log_position(basis), stale)
-                .map(|both| (inner.timeline, at(both.position))),
+                .map(|both| (inner.identity, at(both.position))),
         };
         let forgets = match mutant {
             Some(Mutant::StaleInnerIsForgotten) => stale,
@@ -300,7 +309,7 @@ impl State {
         &mut self,
         fill: Fill,
         content: Set,
-        (proven, tags, spoilt): (Option<(Timeline, At)>, u8, bool),
+        (proven, tags, spoilt): (Option<(Identity, At)>, u8, bool),
     ) {
         let part = part(fill.parts);
         if fill.wrote & part & !self.primary.lost() & !content != 0 {
@@ -332,13 +341,13 @@ impl State {
     fn keep_inner(
         &mut self,
         node: usize,
-        (server, proves): (Server, (Timeline, At)),
+        (server, proves): (Server, (Identity, At)),
         of: u8,
         mutant: Option<Mutant>,
     ) {
         let (content, tags) = (self.data(server, mutant) & part(of), 1 << of);
-        let inner = Entry { timeline: proves.0, as_of: proves.1, content, tags };
-        let another = server == Server::Primary && self.primary.timeline != proves.0;
+        let inner = Entry { identity: proves.0, as_of: proves.1, content, tags };
+        let another = server == Server::Primary && self.primary.identity != proves.0;
         if self.inner.is_none() && !another && self.nodes[node].judge(inner, mutant) {
             self.inner = Some(inner);
         }
@@ -348,12 +357,15 @@ impl State {
     pub(crate) fn breaks(&self, content: u8, asked: Asked) -> Option<Broken> {
         let lost = self.primary.lost();
         let shown = self.primary.shown(content);
-        let lacks = |wanted: u8| wanted & shown & !lost & !content != 0;
+        let made = self.primary.made_in(asked.database);
+        let lacks = |wanted: u8| wanted & made & shown & !lost & !content != 0;
+        let is_present =
+            (asked.identity, asked.database) == (self.primary.identity, self.primary.database);
         if lacks(asked.written) {
             Some(Broken::OwnWrite)
         } else if lacks(asked.drained) {
             Some(Broken::Stale)
-        } else if content & lost != 0 && asked.timeline == self.primary.timeline {
+        } else if content & lost != 0 && is_present {
             Some(Broken::Lost)
         } else {
             None
@@ -375,10 +387,10 @@ impl State {
         reader: Reader,
         server: Server,
         mutant: Option<Mutant>,
-    ) -> Option<(Timeline, At)> {
+    ) -> Option<(Identity, At)> {
         let node = &self.nodes[reader.node];
         let required = self.required(reader, mutant);
-        if required.is_some_and(|(timeline, _)| timeline != node.timeline)
+        if required.is_some_and(|(identity, _)| identity != node.identity)
             && server != Server::Primary
         {
             // Of another history than the node knows of.
@@ -395,7 +407,7 @@ impl State {
                     Some(Mutant::ClaimsTheWholeLog) => position(node.seen),
                     _ => proven_by_primary(position(node.seen)),
                 };
-                Some((node.timeline, at(claims)))
+                Some((node.identity, at(claims)))
             }
             Server::Replica(index) => {
                 let replica = self.replicas[index];
@@ -404,19 +416,19 @@ impl State {
                     Some(Mutant::ReplicaPastSeen) => position(replica.replayed),
                     _ => proven_by_replica(position(replica.replayed), position(seen)),
                 };
-                let timeline = match mutant {
-                    Some(Mutant::ReplicaOfAnyTimeline) => replica.timeline,
-                    _ => node.timeline,
+                let identity = match mutant {
+                    Some(Mutant::ReplicaOfAnyTimeline) => replica.identity,
+                    _ => node.identity,
                 };
-                let wanted = log_position((timeline, needs));
-                let replayed = log_position((replica.timeline, replica.replayed));
+                let wanted = log_position((identity, needs));
+                let replayed = log_position((replica.identity, replica.replayed));
                 let fit = is_far_enough(replayed, wanted);
                 (fit || mutant == Some(Mutant::AnyReplica)).then(|| match mutant {
                     Some(Mutant::PrimaryPositionForReplica) => {
-                        (node.timeline, at(proven_by_primary(position(node.seen))))
+                        (node.identity, at(proven_by_primary(position(node.seen))))
                     }
-                    Some(Mutant::ReplicaOfAnyTimeline) => (node.timeline, at(proven)),
-                    _ => (replica.timeline, at(proven)),
+                    Some(Mutant::ReplicaOfAnyTimeline) => (node.identity, at(proven)),
+                    _ => (replica.identity, at(proven)),
                 })
             }
         }
@@ -438,7 +450,7 @@ impl State {
         let Read { server, proves } = fill.read.unwrap();
         let data = self.data(server, mutant);
         // The connection says which history it is of.
-        let another = server == Server::Primary && self.primary.timeline != proves.0;
+        let another = server == Server::Primary && self.primary.identity != proves.0;
         let together = match (fill.proven, mutant) {
             (None, _) => Some(proves),
             (Some(before), Some(Mutant::GreatestOfReads)) => {
@@ -497,9 +509,9 @@ impl State {
             self.fill.take().unwrap();
         // Nothing is promised of what is served stale.
         self.broken = self.broken.or(self.breaks(content, asked).filter(|_| !stale));
-        let Some((timeline, as_of)) = proven.filter(|_| !spoilt) else { return };
+        let Some((identity, as_of)) = proven.filter(|_| !spoilt) else { return };
         let as_of = self.too_late(last, mutant).unwrap_or(as_of);
-        let entry = Entry { timeline, as_of, content, tags };
+        let entry = Entry { identity, as_of, content, tags };
         let valid = self.nodes[node].judge(entry, mutant);
         if valid || mutant == Some(Mutant::NoCheckAtDelivery) {
             let mut waiting =
@@ -517,10 +529,10 @@ impl State {
         let Some(waiter) = self.waiter.filter(|waiter| waiter.node == node) else { return };
         let since = match mutant {
             Some(Mutant::WaiterTakesAnything) => (waiter.since.0, 0),
-            Some(Mutant::WaiterOfAnyEpoch) => (entry.timeline, waiter.since.1),
+            Some(Mutant::WaiterOfAnyEpoch) => (entry.identity, waiter.since.1),
             _ => waiter.since,
         };
-        let as_of = log_position((entry.timeline, entry.as_of));
+        let as_of = log_position((entry.identity, entry.as_of));
         if has_all_since(as_of, log_position(since)) {
             self.broken = self.broken.or(self.breaks(entry.content, waiter.asked));
             self.waiter = None;
@@ -544,12 +556,12 @@ impl State {
     pub(crate) fn is_stuck(&self) -> bool {
         let idle = self.primary.is_idle() && self.primary.lost() == 0;
         idle && self.nodes.iter().any(|node| {
-            let followed = node.timeline == self.primary.timeline
-                && node.drained == self.primary.visible()
+            let followed = node.identity == self.primary.identity
+                && node.drained == self.primary.snapshot()
                 && node.look.is_none();
             let proven = proven_by_primary(position(node.seen));
-            let next = LogPosition::new(epoch(node.timeline), proven);
-            let fence = log_position((node.timeline, node.fence()));
+            let next = LogPosition::new(epoch(node.identity), proven);
+            let fence = log_position((node.identity, node.fence()));
             followed && verdict(next, fence) != Verdict::Valid
         })
     }

@@ -63,6 +63,10 @@ pub(crate) enum Mutant {
     MarkBeforeSnapshot,
     /// Entries of another epoch are judged by their positions.
     NoEpoch,
+    /// The epoch leaves out the database's oid.
+    NoDatabase,
+    /// Entries of another database are judged by their positions.
+    EntryOfAnyDatabase,
     /// A session is served without the node having followed to where it wrote.
     NoCatchUp,
     /// A node takes a session for followed if its last look ended past the session's position.
@@ -99,7 +103,7 @@ pub(crate) enum Mutant {
 
 impl Mutant {
     /// Each, and the smallest world that catches it.
-    pub(crate) const ALL: [(Self, World); 45] = [
+    pub(crate) const ALL: [(Self, World); 47] = [
         (Self::FenceBeforeSnapshot, World::REPLICAS),
         (Self::FenceOfFirstRow, World::ONE_NODE),
         (Self::FenceOfTrigger, World::ONE_NODE),
@@ -129,6 +133,8 @@ impl Mutant {
         (Self::FenceOfOldestMark, World::MARKS),
         (Self::MarkBeforeSnapshot, World::MARKS),
         (Self::NoEpoch, World::FAILOVER),
+        (Self::NoDatabase, World::COPY_WRITTEN),
+        (Self::EntryOfAnyDatabase, World::COPY),
         (Self::NoCatchUp, World::SESSION),
         (Self::FollowedByItsEnd, World::SESSION),
         (Self::FollowedAtEqual, World::SESSION),

@@ -10,8 +10,18 @@ pub(crate) type Set = u8;
 /// A place in the log.
 pub(crate) type At = u8;
 
-/// The number of a timeline; the first is 1.
-pub(crate) type Timeline = u8;
+/// What an epoch is made of. All is of one cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Identity {
+    /// Its history; the first is 1.
+    pub(crate) history: u8,
+    /// The database's oid.
+    pub(crate) database: u8,
+}
+
+impl Identity {
+    pub(crate) const FIRST: Self = Self { history: 1, database: 0 };
+}
 
 /// Everything at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -47,7 +57,14 @@ pub(crate) enum Broken {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Primary {
-    pub(crate) timeline: Timeline,
+    /// What it reports of itself.
+    pub(crate) identity: Identity,
+    /// The database to which the name leads.
+    pub(crate) database: u8,
+    /// A copy of the database, until the name leads to it.
+    pub(crate) copy: Option<DatabaseCopy>,
+    /// Transactions that are made in the copy only.
+    pub(crate) of_copy: Set,
     /// Where the next record goes.
     pub(crate) wal: At,
     pub(crate) transactions: Vec<Transaction>,
@@ -66,6 +83,15 @@ pub(crate) struct Primary {
     pub(crate) schema: Option<Schema>,
 }
 
+/// Another database of the cluster, created with this one as its template.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct DatabaseCopy {
+    /// What there was when it was created.
+    pub(crate) has: Set,
+    /// Made by one who uses it already.
+    pub(crate) mark: Option<Mark>,
+}
+
 /// What an answer shows is changed by a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Schema {
@@ -79,9 +105,9 @@ pub(crate) struct Transaction {
     pub(crate) id: u8,
     /// Where the log was when it wrote its row.
     pub(crate) wrote: At,
-    /// Where its commit record ends, and on which timeline that is.
+    /// Where its commit record ends, and in which history that is.
     pub(crate) commit: At,
-    pub(crate) timeline: Timeline,
+    pub(crate) identity: Identity,
     pub(crate) stage: Stage,
 }
 
@@ -107,13 +133,15 @@ pub(crate) struct Mark {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Replica {
-    pub(crate) timeline: Timeline,
+    pub(crate) identity: Identity,
     pub(crate) replayed: At,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Node {
-    pub(crate) timeline: Timeline,
+    pub(crate) identity: Identity,
+    /// The database of the last drain, whatever the node takes it for.
+    pub(crate) database: u8,
     /// What the last drain saw.
     pub(crate) drained: Set,
     /// A position seen on the primary.
@@ -160,7 +188,7 @@ pub(crate) struct Look {
 /// The result of one node's drain, as published to the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct News {
-    pub(crate) timeline: Timeline,
+    pub(crate) identity: Identity,
     /// What the drain before saw, and what this one did.
     pub(crate) before: Set,
     pub(crate) after: Set,
@@ -179,7 +207,7 @@ pub(crate) struct News {
 /// A stored response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Entry {
-    pub(crate) timeline: Timeline,
+    pub(crate) identity: Identity,
     pub(crate) as_of: At,
     /// Which transactions are in the answer.
     pub(crate) content: Set,
@@ -202,13 +230,13 @@ pub(crate) struct Fill {
     /// Whom the last read was of.
     pub(crate) last: Option<Server>,
     /// What the reads so far prove; `None` before the first.
-    pub(crate) proven: Option<(Timeline, At)>,
+    pub(crate) proven: Option<(Identity, At)>,
     pub(crate) content: Set,
     /// The parts of the data that it depends on so far.
     pub(crate) tags: u8,
     /// What the request itself has written, and a position seen after that.
     pub(crate) wrote: Set,
-    pub(crate) written: Option<(Timeline, At)>,
+    pub(crate) written: Option<(Identity, At)>,
     /// A part was served stale.
     pub(crate) stale: bool,
     /// Its route has no policy: nobody keeps it, and nobody followed its session.
@@ -220,7 +248,7 @@ pub(crate) struct Fill {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Read {
     pub(crate) server: Server,
-    pub(crate) proves: (Timeline, At),
+    pub(crate) proves: (Identity, At),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -233,7 +261,9 @@ pub(crate) enum Server {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Asked {
     /// The history that the node knew when the request came.
-    pub(crate) timeline: Timeline,
+    pub(crate) identity: Identity,
+    /// The database that it had drained.
+    pub(crate) database: u8,
     /// What the node had drained when the request came.
     pub(crate) drained: Set,
     /// What its session has written.
@@ -246,7 +276,7 @@ pub(crate) struct Waiter {
     pub(crate) node: usize,
     pub(crate) asked: Asked,
     /// The position that the node had seen on the primary.
-    pub(crate) since: (Timeline, At),
+    pub(crate) since: (Identity, At),
 }
 
 /// Who reads: what decides which servers and which values will do.
@@ -256,28 +286,28 @@ pub(crate) struct Reader {
     /// Whether the request is the session's.
     pub(crate) own: bool,
     /// A position past what the request itself has written.
-    pub(crate) written: Option<(Timeline, At)>,
+    pub(crate) written: Option<(Identity, At)>,
     pub(crate) plan: Option<Plan>,
 }
 
 /// A client that has written, and its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Session {
-    pub(crate) timeline: Timeline,
+    pub(crate) identity: Identity,
     pub(crate) at: At,
     pub(crate) written: Set,
 }
 
-pub(crate) const fn epoch(timeline: Timeline) -> Epoch {
-    Epoch::new(timeline as u64)
+pub(crate) const fn epoch(identity: Identity) -> Epoch {
+    Epoch::new((identity.database as u64) << 8 | identity.history as u64)
 }
 
 pub(crate) const fn position(at: At) -> Position {
     Position::new(at as u64)
 }
 
-pub(crate) const fn log_position((timeline, at): (Timeline, At)) -> LogPosition {
-    LogPosition::new(epoch(timeline), position(at))
+pub(crate) const fn log_position((identity, at): (Identity, At)) -> LogPosition {
+    LogPosition::new(epoch(identity), position(at))
 }
 
 /// Back from what the protocol says.

@@ -4,8 +4,8 @@ use stateright::{Model, Property};
 
 use super::rules::Mutant;
 use super::state::{
-    Asked, Broken, Fill, News, Node, Primary, Read, Reader, Replica, Schema, Server, Session,
-    Stage, State, Transaction, Waiter,
+    Asked, Broken, DatabaseCopy, Fill, Identity, News, Node, Primary, Read, Reader, Replica,
+    Schema, Server, Session, Stage, State, Transaction, Waiter,
 };
 use super::worlds::World;
 
@@ -34,6 +34,12 @@ pub(crate) enum Step {
     },
     Mark,
     Trim,
+    /// Another database is created with this one as its template.
+    Copy,
+    /// One who uses the copy already marks its log.
+    MarkCopy,
+    /// The database is dropped, and its name leads to the copy.
+    ReplaceByCopy,
     /// The writer of a transaction gets a token.
     Token {
         transaction: usize,
@@ -118,7 +124,8 @@ impl Model for World {
 
     fn init_states(&self) -> Vec<State> {
         let primary = Primary {
-            timeline: 1,
+            identity: Identity::FIRST,
+            of_copy: self.copy.unwrap_or_default(),
             wal: 1,
             transactions: vec![Transaction::default(); self.transactions],
             budget: self.budget,
@@ -127,7 +134,7 @@ impl Model for World {
         };
         let mut state = State {
             primary,
-            replicas: vec![Replica { timeline: 1, replayed: 1 }; self.replicas],
+            replicas: vec![Replica { identity: Identity::FIRST, replayed: 1 }; self.replicas],
             nodes: vec![Node::default(); self.nodes],
             ..State::default()
         };
@@ -182,6 +189,7 @@ impl World {
     fn database_steps(&self, state: &State, steps: &mut Vec<Step>) {
         for (transaction, known) in state.primary.transactions.iter().enumerate() {
             match known.stage {
+                Stage::Idle if !state.primary.can_begin(transaction) => {}
                 Stage::Idle => steps.push(Step::Begin { transaction }),
                 Stage::Open if self.schema.is_some() => steps.push(Step::Commit { transaction }),
                 Stage::Open => {
@@ -195,11 +203,11 @@ impl World {
             }
         }
         for (replica, known) in state.replicas.iter().enumerate() {
-            if known.timeline == state.primary.timeline {
+            if known.identity == state.primary.identity {
                 let further = known.replayed + 1..=state.primary.wal;
                 steps.extend(further.map(|to| Step::Replay { replica, to }));
             }
-            if self.fails_over && state.primary.timeline == 1 {
+            if self.fails_over && state.primary.identity == Identity::FIRST {
                 steps.push(Step::FailOver { to: replica });
             }
         }
@@ -210,6 +218,14 @@ impl World {
         }
         if state.primary.marks.len() > 1 {
             steps.push(Step::Trim);
+        }
+        match state.primary.copy {
+            None if self.copy.is_some() && state.primary.can_copy() => steps.push(Step::Copy),
+            None => {}
+            Some(DatabaseCopy { mark: None, .. }) => {
+                steps.extend([Step::MarkCopy, Step::ReplaceByCopy]);
+            }
+            Some(_) => steps.push(Step::ReplaceByCopy),
         }
     }
 
@@ -334,9 +350,12 @@ impl World {
             Step::Mark => state.primary.mark(),
             Step::EarlyMark => state.primary.early_mark = Some(state.primary.wal),
             Step::Trim => state.primary.trim(),
+            Step::Copy => state.primary.copy(),
+            Step::MarkCopy => state.primary.mark_copy(),
+            Step::ReplaceByCopy => state.replace_by_copy(mutant),
             Step::Token { transaction } => {
                 state.session = Some(Session {
-                    timeline: state.primary.timeline,
+                    identity: state.primary.identity,
                     at: state.primary.wal,
                     written: 1 << transaction,
                 });
@@ -387,15 +406,15 @@ impl World {
                 state.make_inner((node, server), self.inner.unwrap(), mutant);
             }
             Step::OwnWrite { transaction } => {
-                let (timeline, wal) = (state.primary.timeline, state.primary.wal);
+                let (identity, wal) = (state.primary.identity, state.primary.wal);
                 let before = state.primary.transactions[transaction].wrote;
                 let fill = state.fill.as_mut().unwrap();
                 fill.wrote = 1 << transaction;
                 fill.spoilt = true;
                 fill.written = match mutant {
                     Some(Mutant::OwnWriteRaisesNothing) => fill.written,
-                    Some(Mutant::OwnWritePastItsPosition) => Some((timeline, before)),
-                    _ => Some((timeline, wal)),
+                    Some(Mutant::OwnWritePastItsPosition) => Some((identity, before)),
+                    _ => Some((identity, wal)),
                 };
             }
             Step::Choose { server } => {
@@ -408,7 +427,7 @@ impl World {
             Step::Wait { node, own } => {
                 let asked = state.ask(node, own, mutant).unwrap();
                 let known = &state.nodes[node];
-                let since = (known.timeline, known.seen.max(known.fence()));
+                let since = (known.identity, known.seen.max(known.fence()));
                 state.waiter = Some(Waiter { node, asked, since });
             }
         }

@@ -1,6 +1,7 @@
 //! What is explored.
 
 use super::rules::Mutant;
+use super::state::Set;
 
 /// Bounds of an exploration. Within them everything can happen in any order.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct World {
     pub(crate) budget: Option<u8>,
     pub(crate) restarts: u8,
     pub(crate) fails_over: bool,
+    /// Whether the name comes to lead to a copy of the database, and the transactions that are made in the copy only.
+    pub(crate) copy: Option<Set>,
     pub(crate) session: bool,
     /// The part of answers that is a value which is kept as well.
     pub(crate) inner: Option<u8>,
@@ -49,6 +52,7 @@ impl World {
         budget: None,
         restarts: 0,
         fails_over: false,
+        copy: None,
         session: false,
         inner: None,
         serves_stale: false,
@@ -92,6 +96,15 @@ impl World {
     };
     pub(crate) const FAILOVER: Self =
         Self { name: "a failover", replicas: 2, fails_over: true, ..Self::ONE_NODE };
+    /// Both databases are written while there are two.
+    pub(crate) const COPY: Self =
+        Self { name: "a database and its copy", copy: Some(0b10), ..Self::ONE_NODE };
+    pub(crate) const COPY_WRITTEN: Self = Self {
+        name: "a database and its copy, which alone is written",
+        transactions: 1,
+        copy: Some(0b1),
+        ..Self::ONE_NODE
+    };
     pub(crate) const RELAY: Self =
         Self { name: "a node that is told", nodes: 2, news: 2, ..Self::ONE_NODE };
     pub(crate) const RELAY_SESSION: Self =
@@ -180,7 +193,7 @@ impl World {
         Self { name: "a change of the schema, and a session", session: true, ..Self::SCHEMA_NODES };
 
     /// Those of up to three million states, each part of the protocol in one of them at least.
-    pub(crate) const SMALL: [Self; 15] = [
+    pub(crate) const SMALL: [Self; 16] = [
         Self::ONE_NODE,
         Self::REPLICAS,
         Self::TWO_READS,
@@ -196,6 +209,7 @@ impl World {
         Self::WAITS_FAILOVER,
         Self::SCHEMA_AWAY,
         Self::SCHEMA_TOWARDS,
+        Self::COPY,
     ];
 
     pub(crate) const LARGE: [Self; 9] = [
