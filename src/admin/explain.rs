@@ -246,7 +246,7 @@ fn why(outcome: Outcome, route: Option<&str>) -> String {
              CacheLayer::extension"
         }
         Outcome::Bypass(B::Unconfirmed) => {
-            "this node's last read of the change log is longer ago than Policy::max_staleness"
+            "this node's last read of the change log is longer ago than Policy::max_staleness; its log says why"
         }
         Outcome::Bypass(B::NoParameter) => {
             "a tag uses a parameter that is missing from the path or can't be decoded"

@@ -38,6 +38,9 @@ pub(crate) trait Log: Debug + Send + Sync + 'static {
         false
     }
 
+    /// Logs a warning, once, if nothing follows the log any more.
+    fn warn_if_ended(&self) {}
+
     /// Follows the log up to `position`. Concurrent callers share the work.
     fn catch_up(&self, position: Position) -> BoxFuture<'_, Result<(), LogError>>;
 

@@ -151,6 +151,7 @@ impl Cache {
             return LookupResult::Bypass(search.bypass(BypassReason::Off, None));
         }
         if let Err(reason) = search.can_prove().await {
+            self.warn_if_unfollowed();
             // A stored entry may be better than an error.
             if mode == FlightMode::Join
                 && !policy.longest_if_error().is_zero()
@@ -195,6 +196,7 @@ impl Cache {
             return Some(LookupResult::Bypass(search.bypass(BypassReason::Off, None)));
         }
         if let Err(reason) = search.can_prove().await {
+            self.warn_if_unfollowed();
             return Some(LookupResult::Bypass(search.bypass(reason, None)));
         }
         if let Some(hit) = search.look().await {
@@ -229,6 +231,13 @@ impl Cache {
         let Needs::Position(own) = self.own_writes_seen(ask) else { return None };
         search.ask.session = must_see(ask.session, own);
         search.fallback()
+    }
+
+    /// Logs a warning, once, if the cache's log is no longer followed.
+    fn warn_if_unfollowed(&self) {
+        if let Some(log) = self.log() {
+            log.warn_if_ended();
+        }
     }
 
     /// Whether this node's last drain of the log is within the policy's `max_staleness`.

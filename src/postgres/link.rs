@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -38,6 +38,7 @@ pub(crate) struct ListenerLink {
     asked: Arc<PollRequests>,
     turns: watch::Receiver<PollCounter>,
     probed: Mutex<Probe>,
+    has_warned: AtomicBool,
 }
 
 /// What the cache asks of its listener.
@@ -73,7 +74,7 @@ impl ListenerLink {
         asked: Arc<PollRequests>,
         turns: watch::Receiver<PollCounter>,
     ) -> Self {
-        Self { db, asked, turns, probed: Mutex::default() }
+        Self { db, asked, turns, probed: Mutex::default(), has_warned: AtomicBool::new(false) }
     }
 
     /// The epoch of the primary to which a connection leads that is opened after this call. Concurrent callers share it.
@@ -134,6 +135,16 @@ impl Log for ListenerLink {
     fn has_ended(&self) -> bool {
         // The listener's task holds the sender: if it is dropped, the listener or its runtime was stopped.
         self.turns.has_changed().is_err()
+    }
+
+    fn warn_if_ended(&self) {
+        if self.has_ended() && !self.has_warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                server = self.db.inner.listen.label(),
+                "nothing follows the change log any more, since the listener was stopped or its runtime has ended: \
+                 requests bypass the cache until Listener::spawn is called again"
+            );
+        }
     }
 
     fn catch_up(&self, _position: Position) -> BoxFuture<'_, Result<(), LogError>> {

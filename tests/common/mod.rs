@@ -4,6 +4,7 @@
 #[cfg(feature = "postgres")]
 pub(crate) mod followed;
 pub(crate) mod origin;
+pub(crate) mod warnings;
 
 use std::time::Duration;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::common::warnings::{all_warnings, keep_warnings, warnings};
 use crate::common::{ask, read};
 use axum::Router;
 use axum::body::Body;
@@ -299,6 +300,26 @@ async fn a_layer_applied_twice_is_detected_at_once() {
     assert!(crate::common::send(&app, head).await.status().is_success());
     assert_eq!(began.elapsed(), Duration::ZERO);
     assert_eq!(cache.counters().outcome(Outcome::Bypass(BypassReason::Recursive)), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loader_that_asks_for_its_own_key_and_a_layer_applied_twice_are_warned_about() {
+    const WHY: &str = "requires the same key, directly or in a cycle";
+    keep_warnings();
+    let (cache, counter) = (cache(), Counter::default());
+    let (key, policy) = (key("asks for itself"), values(600).build().unwrap());
+    let load = async || {
+        let again = async || Ok::<_, ()>(counter.next());
+        cache.get_or_load(&key, &policy, again).await
+    };
+    cache.get_or_load(&key, &policy, load).await.unwrap();
+    let named = format!("key={key} ");
+    assert_eq!(warnings(&[&named, WHY]), 1, "{}", all_warnings());
+    // The key of a request has no other name than its hash, which differs from that of every other test.
+    let (before, layer) = (warnings(&[WHY]), CacheLayer::with_policy(cache, lasting(600)));
+    let app = Router::new().route("/{name}", get(async || "")).layer(layer.clone()).layer(layer);
+    ask(&app, "/applied-twice").await;
+    assert!(warnings(&[WHY]) > before, "{}", all_warnings());
 }
 
 #[tokio::test(start_paused = true)]

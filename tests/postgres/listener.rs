@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use tidegate::internals::put_clock_forward;
-use tidegate::{Cache, DatabaseError, DatabaseOptions, Listener, Memory, Policy, Triggers};
+use tidegate::{
+    Cache, DatabaseError, DatabaseOptions, Key, Listener, Memory, Policy, Triggers, ValuePolicy,
+};
 use tidegate_testing::{FaultProxy, Postgres};
 
 use super::common::eventually;
+use super::common::warnings::{all_warnings, keep_warnings, warnings};
 use super::world::{Node, TTL, connect, primary, proxy};
 
 /// A node that follows the log through a proxy, and trusts what it knows for half a second.
@@ -252,7 +255,8 @@ async fn a_log_that_cannot_be_marked_is_followed_on_the_same_connection() {
 
 /// A process may have several runtimes, one after another, as tests and plug-ins do.
 #[test]
-fn a_cache_accepts_another_listener_once_the_runtime_of_the_first_has_ended() {
+fn a_cache_whose_listeners_runtime_has_ended_warns_and_accepts_another_listener() {
+    keep_warnings();
     let runtime = || tokio::runtime::Runtime::new().unwrap();
     let lasting = runtime();
     let server = lasting.block_on(primary(&[]));
@@ -266,6 +270,17 @@ fn a_cache_accepts_another_listener_once_the_runtime_of_the_first_has_ended() {
     assert!(matches!(first.block_on(follow()), Err(DatabaseError::Attached)));
     drop(first);
     let second = runtime();
+    let (key, policy) = (Key::new("unfollowed").finish(), ValuePolicy::ttl(TTL));
+    let policy = policy.max_staleness(Duration::from_millis(1)).build().unwrap();
+    let load = async || cache.get_or_load(&key, &policy, async || Ok::<_, ()>(1)).await.unwrap();
+    let warned = || warnings(&["nothing follows the change log", &server.port().to_string()]);
+    assert_eq!(warned(), 0);
+    second.block_on(eventually("it is warned about", async || {
+        load().await;
+        warned() > 0
+    }));
+    second.block_on(load());
+    assert_eq!(warned(), 1, "{}", all_warnings());
     let listener = second.block_on(follow()).unwrap();
     second.block_on(cache.invalidate(["page"])).unwrap();
     assert!(matches!(second.block_on(follow()), Err(DatabaseError::Attached)));

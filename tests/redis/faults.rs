@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::standing_still;
+use crate::common::warnings::{all_warnings, keep_warnings, warnings};
 use futures_util::poll;
 use redis::{Cmd, cmd};
 use tidegate::internals::{encode, entry};
 use tidegate::{Entry, Guard, Key, Redis, RedisOptions, Store, StoreError};
-use tidegate_testing::{FaultProxy, RedisCluster, RedisSentinel, RedisServer, eventually};
+use tidegate_testing::{
+    FaultProxy, RedisCluster, RedisSentinel, RedisServer, eventually, free_port,
+};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -267,6 +270,16 @@ async fn requests_may_be_dropped_outside_a_runtime() {
     assert!(dropped.is_ok());
     server.resume().unwrap();
     eventually("it is used again", async || put(&store, "a").await.is_ok()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redis_that_is_down_at_the_start_is_warned_about_without_the_secret() {
+    keep_warnings();
+    let (port, named) = (free_port().unwrap(), "can't reach Redis");
+    let redis = Redis::connect(format!("redis://u:wr0ng-secret@127.0.0.1:{port}/")).await.unwrap();
+    assert!(put(&redis, "a").await.is_err());
+    assert_eq!(warnings(&[named, &format!("127.0.0.1:{port}")]), 1, "{}", all_warnings());
+    assert_eq!(warnings(&["wr0ng-secret"]), 0, "{}", all_warnings());
 }
 
 #[tokio::test]
