@@ -1,10 +1,12 @@
 //! What others may do in the database: take advisory locks, and create functions in `public`.
 
 use sqlx::{Connection, PgConnection, raw_sql};
-use tidegate::{Cache, DatabaseOptions, Listener, Memory, Policy};
+use tidegate::{Cache, DatabaseOptions, Key, Listener, Memory, Policy, ValuePolicy};
 use tidegate_testing::Postgres;
 
 use super::{Bed, USERS, users};
+use crate::common::eventually;
+use crate::common::warnings::{all_warnings, keep_warnings, warnings};
 use crate::world::{Node, TTL, primary};
 
 /// For arrays and names as such, which the functions of `pg_catalog` take only as any type. Postgres prefers an exact
@@ -63,27 +65,52 @@ async fn only_one_transaction_marks_the_log_at_a_time() {
     assert_eq!(bed.server.psql("select tidegate.mark('0', 7)").await.unwrap(), "t");
 }
 
+/// Those of a role without rights: before the node starts, or while it runs.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_whose_notifications_another_role_suppresses_polls_more_often() {
+async fn a_node_whose_notifications_another_role_suppresses_polls_more_often_and_names_it() {
+    keep_warnings();
+    for before in [true, false] {
+        is_noticed(before).await;
+    }
+}
+
+async fn is_noticed(before_the_start: bool) {
     let bed = Bed::new(USERS, users()).await;
     bed.server.psql("insert into users values (31, 7, 'ada')").await.unwrap();
     let count = "create sequence beats; create or replace function tidegate.mark(every interval, known_schema bigint)
         returns boolean language plpgsql security definer as
         $$ begin perform nextval('public.beats'); return false; end $$";
     bed.server.psql(count).await.unwrap();
+    let early = if before_the_start { Some(stranger(&bed.server).await) } else { None };
     let db = DatabaseOptions::new(bed.server.url()).connect().await.unwrap();
-    let listener = Listener::spawn(&db, &Cache::new(Memory::new(1 << 20))).await.unwrap();
-    let _stranger = stranger(&bed.server).await;
+    let cache = Cache::new(Memory::new(1 << 20));
+    let listener = Listener::spawn(&db, &cache).await.unwrap();
+    let mut stranger = match early {
+        Some(stranger) => stranger,
+        None => stranger(&bed.server).await,
+    };
+    let process = sqlx::query_scalar::<_, i32>("select pg_backend_pid()");
+    let process = process.fetch_one(&mut stranger).await.unwrap();
+    let named =
+        [&format!("process={process} "), "role=stranger ", "holds Tidegate's advisory lock"];
+    let (key, policy) = (Key::new("name").finish(), ValuePolicy::ttl(TTL).build().unwrap());
+    let sql = "select name from users where id = 31";
+    let load = async || sqlx::query_scalar::<_, String>(sql).fetch_one(db.reader()).await;
+    let name = async || cache.get_or_load(&key, &policy, load).await.unwrap();
+    let mut written = name().await;
     let beats = async || {
         bed.server.psql("select last_value from beats").await.unwrap().parse::<u64>().unwrap()
     };
     for _beat in 0..20 {
         bed.server.psql("update users set name = name || 'x' where id = 31").await.unwrap();
+        written.push('x');
+        eventually("the change is seen", async || name().await == written).await;
         let (looks, before) = (listener.looks(), beats().await);
         while beats().await == before {
             tokio::task::yield_now().await;
         }
         if listener.looks() > looks + 4 {
+            assert_eq!(warnings(&named), 1, "{}", all_warnings());
             return;
         }
     }
