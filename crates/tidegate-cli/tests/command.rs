@@ -233,6 +233,51 @@ async fn doctor_reports_each_failing_check_and_passes_a_sound_setup() {
     assert!(!said.contains("s3cret"), "{said}");
 }
 
+/// What a subscription applies fires no statement trigger.
+#[tokio::test]
+async fn doctor_and_status_name_a_subscription_that_writes_to_a_tracked_table() {
+    let publisher = Postgres::start_with(&[("wal_level", "logical")]).await.unwrap();
+    let server = Postgres::start().await.unwrap();
+    for server in [&publisher, &server] {
+        let tables =
+            "create table users (id int primary key); create table other (id int primary key)";
+        server.psql(tables).await.unwrap();
+    }
+    publisher.psql("create publication p for table users").await.unwrap();
+    let url = server.url();
+    assert_eq!(tidegate(&url, &["install", "users", "other"]).await.1, Some(0));
+    let subscribe = format!(
+        "create subscription news connection 'host=127.0.0.1 port={} user=postgres dbname=postgres'
+         publication p with (copy_data = false)",
+        publisher.port()
+    );
+    server.psql(&subscribe).await.unwrap();
+    let mend = "cache on the server where the rows are written, or drop subscription news";
+    let (report, code) = json(&url, &["doctor"]).await;
+    assert_eq!((code, report["sound"].as_bool()), (Some(2), Some(false)), "{report}");
+    let (bad, said) = state(&report, "table users");
+    assert!(
+        bad == "bad" && said.contains("a subscription writes to it") && said.contains(mend),
+        "{said}"
+    );
+    assert_eq!(state(&report, "table other").0, "good", "{report}");
+    let (status, code) = json(&url, &["status"]).await;
+    assert_eq!((code, status["sound"].as_bool()), (Some(2), Some(false)), "{status}");
+    let table = |name: &str| {
+        let tables = status["tables"].as_array().unwrap();
+        tables.iter().find(|table| table["name"] == name).unwrap().clone()
+    };
+    assert_eq!(table("users")["subscriptions"], serde_json::json!(["news"]), "{status}");
+    assert_eq!((&table("users")["mend"], &table("users")["sound"]), (&mend.into(), &false.into()));
+    assert_eq!(table("other")["sound"], true, "{status}");
+    let (said, code) = tidegate(&url, &["status"]).await;
+    assert!(said.contains("subscription news writes to it") && said.contains(mend), "{said}");
+    assert_eq!(code, Some(2));
+    server.psql("drop subscription news").await.unwrap();
+    assert_eq!(tidegate(&url, &["doctor"]).await.1, Some(0));
+    assert_eq!(tidegate(&url, &["status"]).await.1, Some(0));
+}
+
 #[tokio::test]
 async fn completions_and_the_man_page_list_the_commands() {
     for (shell, word) in
