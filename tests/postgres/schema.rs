@@ -127,6 +127,7 @@ async fn a_result_follows_each_catalog_entry_that_its_text_shows() {
             (0, "alter type mood rename value 'sad' to 'blue'", "sad", "blue"),
             (1, "alter type pair rename attribute x to z", r#"{"x":1,"y":2}"#, r#"{"z":1,"y":2}"#),
             (1, "alter type pair drop attribute y", r#"{"z":1,"y":2}"#, r#"{"z":1}"#),
+            (1, "alter type pair add attribute w int", r#"{"z":1}"#, r#"{"z":1,"w":null}"#),
             (2, "alter view v rename column id to nr", r#"{"id":1}"#, r#"{"nr":1}"#),
             (
                 3,
@@ -156,6 +157,105 @@ async fn a_result_follows_each_catalog_entry_that_its_text_shows() {
         // cancelled.
         world.becomes(4, "0", "detached").await;
         detach.abort();
+    }
+}
+
+/// It stays detached for new queries, and its rows still count as rows of its former parent, until this is completed.
+#[tokio::test(flavor = "multi_thread")]
+async fn results_are_right_before_during_and_after_a_concurrent_detach_that_is_cancelled() {
+    const QUERIES: [&str; 2] =
+        ["select count(*)::text from parts", "select count(*)::text from part1"];
+    for noted in [false, true] {
+        let world = World::new(noted, SHAPES, Triggers::new().table("parts"), &QUERIES).await;
+        // Waits until both results are right, and served from memory.
+        let shows = async |when: &str, whole: &str, part: &str| {
+            for (query, wanted) in [(0, whole), (1, part)] {
+                assert_eq!(world.psql(QUERIES[query]).await, wanted, "{when}");
+                world.becomes(query, wanted, when).await;
+                assert_eq!(world.warm(query).await, wanted, "{when}");
+            }
+        };
+        shows("before", "1", "1").await;
+        let mut reader = connect(&world.server).await;
+        let read = "begin isolation level repeatable read; select from parts";
+        sqlx::raw_sql(read).execute(&mut reader).await.unwrap();
+        let mut conn = connect(&world.server).await;
+        let process = sqlx::query_scalar::<_, i32>("select pg_backend_pid()");
+        let process = process.fetch_one(&mut conn).await.unwrap();
+        let detach = tokio::spawn(async move {
+            let detach = "alter table parts detach partition part1 concurrently";
+            sqlx::raw_sql(detach).execute(&mut conn).await.map(drop)
+        });
+        world.becomes(0, "0", "while it waits").await;
+        shows("while it waits", "0", "1").await;
+        world.psql("insert into part1 values (2, 1)").await;
+        shows("written to while it waits", "0", "2").await;
+        world.psql(&format!("select pg_cancel_backend({process})")).await;
+        assert!(detach.await.unwrap().unwrap_err().to_string().contains("cancel"));
+        drop(reader);
+        shows("cancelled", "0", "2").await;
+        world.psql("insert into part1 values (3, 1)").await;
+        shows("written to after it was cancelled", "0", "3").await;
+        world.psql("alter table parts detach partition part1 finalize").await;
+        shows("completed", "0", "3").await;
+        world.psql("alter table parts attach partition part1 for values in (1)").await;
+        shows("attached again", "3", "3").await;
+        world.psql("insert into parts values (4, 1)").await;
+        shows("written to", "4", "4").await;
+    }
+}
+
+async fn notes(State(db): State<Database>, Path(mood): Path<String>) -> String {
+    let sql = "select note from t where m::text = $1 order by id";
+    let notes = sqlx::query_scalar::<_, String>(sql).bind(mood);
+    notes.fetch_all(db.reader()).await.unwrap().join(" ")
+}
+
+/// The rows keep the label's number, and a trigger logs what the label is called then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_narrowed_to_an_enum_label_follows_its_row_after_the_label_was_renamed() {
+    const ROWS: &str = "create type mood as enum ('sad', 'glad');
+        create table t (id int primary key, m mood, note text);
+        insert into t values (1, 'sad', 'a'), (2, 'glad', 'b')";
+    for rename in [
+        "alter type mood rename value 'sad' to 'blue'; update t set note = 'c' where id = 1",
+        "begin; alter type mood rename value 'sad' to 'blue'; update t set note = 'c' where id = 1; commit",
+        "begin; update t set note = 'c' where id = 1; alter type mood rename value 'sad' to 'blue'; commit",
+    ] {
+        for noted in [false, true] {
+            let world = World::new(noted, ROWS, Triggers::new().columns("t", &["m"]), &[]).await;
+            let policy = Policy::ttl(TTL).tag("t:m={mood}");
+            let layer = CacheLayer::new(world.cache.clone()).route("/{mood}", policy);
+            let app = Router::new().route("/{mood}", get(notes)).layer(layer.validate().unwrap());
+            let app = app.with_state(world.db.clone());
+            // Waits until each label's notes are right, and served from memory.
+            let shows = async |wanted: [(&str, &str); 3]| {
+                for (mood, notes) in wanted {
+                    let uri = format!("/{mood}");
+                    eventually(&format!("{rename}: {wanted:?}"), async || {
+                        let (body, status) = ask(&app, &uri).await;
+                        body == notes && status.contains("hit")
+                    })
+                    .await;
+                }
+            };
+            shows([("sad", "a"), ("glad", "b"), ("blue", "")]).await;
+            // A session that has written under the label's first name.
+            let mut conn = connect(&world.server).await;
+            let touch = "update t set note = note where id = 1";
+            sqlx::raw_sql(touch).execute(&mut conn).await.unwrap();
+            sqlx::raw_sql(rename).execute(&mut conn).await.unwrap();
+            shows([("sad", ""), ("glad", "b"), ("blue", "c")]).await;
+            for (sql, blue, glad) in [
+                ("update t set note = 'd' where id = 1", "d", "b"),
+                ("update t set m = 'glad' where id = 1", "", "d b"),
+                ("update t set m = 'blue' where id = 2", "b", "d"),
+                ("delete from t where m = 'blue'", "", "d"),
+            ] {
+                sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+                shows([("sad", ""), ("glad", glad), ("blue", blue)]).await;
+            }
+        }
     }
 }
 
