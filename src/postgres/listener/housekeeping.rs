@@ -50,6 +50,11 @@ impl Housekeeping {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn trim_now(&mut self) {
+        self.trim.due = clock::now();
+    }
+
     /// Does what is due.
     ///
     /// # Errors

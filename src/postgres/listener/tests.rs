@@ -50,3 +50,40 @@ async fn all_pending_sync_requests_are_taken_together() {
     assert_eq!((answers, is_urgent), ((0..9).collect(), true));
     assert!(follower.relay.as_mut().unwrap().try_next().is_none());
 }
+
+/// The server refuses to trim the log, as with a read-only default or a lock that somebody holds.
+#[tokio::test]
+async fn a_log_that_cannot_be_trimmed_is_followed_on_the_same_connection() {
+    let server = Postgres::start().await.unwrap();
+    let mut setup = <sqlx::PgConnection as sqlx::Connection>::connect(&server.url()).await.unwrap();
+    Triggers::new().install(&mut setup).await.unwrap();
+    let refuse = "create sequence attempts;
+        create or replace function tidegate.trim(retention interval, most int) returns bigint
+            language plpgsql security definer as $$ begin
+                perform nextval('public.attempts');
+                raise exception 'refused';
+            end $$";
+    server.psql(refuse).await.unwrap();
+    let db = DatabaseOptions::new(server.url()).connect().await.unwrap();
+    let mut conn = connect(&db).await.unwrap();
+    let mut follower = Follower::new(db, Arc::new(Fences::new(64)));
+    follower.catch_up(&mut conn).await.unwrap();
+    follower.housekeeping.trim_now();
+    let (process, turns) = (follower.process, follower.turns.subscribe());
+    let task = tokio::spawn(follower.run(conn));
+    let attempts = async || {
+        let sql = "select case when is_called then last_value else 0 end from attempts";
+        server.psql(sql).await.unwrap().parse::<u64>().unwrap()
+    };
+    while attempts().await < 2 {
+        yield_now().await;
+    }
+    let (done, state) = (turns.borrow().done, || *turns.borrow());
+    while state().done == done {
+        yield_now().await;
+    }
+    assert!(state().opening == 0 && !state().is_lost, "{:?}", state());
+    let follows = format!("select count(*) from pg_stat_activity where pid = {process}");
+    assert_eq!(server.psql(&follows).await.unwrap(), "1");
+    task.abort();
+}
