@@ -266,7 +266,7 @@ impl FillGuard {
             let life = Lifetime::starting_now(Duration::ZERO, Duration::ZERO, Duration::ZERO);
             let nowhere = LogPosition::new(Epoch::UNKNOWN, Position::ZERO);
             let entry = Entry::new(&self.key, nowhere, [].into(), life, (head, body));
-            flight.fail_with(Arc::new(entry));
+            flight.fail_with(Arc::new(entry), self.began);
         }
         uncacheable
     }

@@ -26,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::permit::{LentPermits, Permit};
+use crate::clock::Instant;
 use crate::entry::Entry;
 use crate::sync::{Mutex, MutexGuard};
 use pace::{Pace, QueuedFill, WaitStep};
@@ -69,8 +70,8 @@ pub(crate) enum FlightResult {
     Personal,
     /// With a failure, after which the leader served this stale entry. Followers may serve it too, if their policies allow.
     Instead(Arc<Entry>),
-    /// With a second failure in a row: this response, which is not stored.
-    Failure(Arc<Entry>),
+    /// With a second failure in a row: this response, which is not stored, of a run that began then.
+    Failure(Arc<Entry>, Instant),
 }
 
 /// The role of a request that has joined a flight.
@@ -261,9 +262,9 @@ impl FlightLeader {
     }
 
     /// Hands over to one waiting request, or after a second failure, to none: all get this response.
-    pub(crate) fn fail_with(self, response: Arc<Entry>) {
+    pub(crate) fn fail_with(self, response: Arc<Entry>, began: Instant) {
         if self.seat.flight.has_failed.swap(true, Ordering::AcqRel) {
-            self.land(FlightResult::Failure(response));
+            self.land(FlightResult::Failure(response, began));
         }
     }
 

@@ -83,6 +83,15 @@ pub(crate) struct Hit {
     pub renew: Option<Box<FillGuard>>,
 }
 
+impl Hit {
+    /// Begins to recompute the entry in the background, if it is due.
+    pub(crate) fn take_renewal(&mut self) -> Option<Box<FillGuard>> {
+        let lead = self.renew.take()?;
+        self.found.entry.note_renewal();
+        Some(lead)
+    }
+}
+
 /// A lookup that bypasses the cache.
 #[derive(Debug)]
 pub(crate) struct Bypass {

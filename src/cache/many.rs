@@ -172,7 +172,7 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         let counters = &self.cache.shared.counters;
         let (lead, fallback) = match lookup {
             LookupResult::Hit(mut hit) => {
-                match (OptionalValue::read(&hit.found.entry), hit.renew.take()) {
+                match (OptionalValue::read(&hit.found.entry), hit.take_renewal()) {
                     (Some(value), None) => {
                         self.cache.serves(&hit, &self.policy);
                         self.store(wanted.id, value);

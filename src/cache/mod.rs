@@ -55,10 +55,10 @@ pub(crate) use lookup::{Bypass, FlightMode, Hit, LookupOptions, LookupResult};
 pub(crate) use past::PastEpochs;
 pub(crate) use policy::QueryPart;
 pub use policy::{Policy, PolicyError, ValuePolicy, ValuePolicyBuilder};
-#[cfg(feature = "postgres")]
-pub(crate) use record::REPLICA_BEHIND;
 pub(crate) use record::SimulatedProof;
 pub(crate) use record::{DatabaseId, Needs, Requirement, Stray, WriteInProgress};
+#[cfg(feature = "postgres")]
+pub(crate) use record::{READ_FAILED, REPLICA_BEHIND};
 pub use record::{Record, Uncacheable};
 pub(crate) use streak::UncacheableStreak;
 pub(crate) use template::PolicyTag;

@@ -16,8 +16,9 @@ const LONGEST: Duration = Duration::from_mins(1);
 /// The same for a position that looks old by this node's clock.
 const PROVEN_OF_OLD: Duration = Duration::from_secs(300);
 
-/// The most epochs to remember. There are only as many as there were recent failovers, and clients can't forge one.
-const MOST: usize = 16;
+/// The most epochs to remember: those of recent failovers, and one for each pair of tokens of different epochs that a client
+/// sends. Clients can't forge an epoch.
+const MOST: usize = 64;
 
 /// Epochs that are known to be over: a connection that was opened after a session had presented a position in that epoch led
 /// to a primary in another one. Otherwise, each request of such a session would open a connection after a failover.

@@ -41,6 +41,9 @@ tokio::task_local! {
 /// The reason for a response that was read from a replica that may be too far behind.
 pub(crate) const REPLICA_BEHIND: &str = "replica-behind";
 
+/// Why a response is not stored: a read of the database failed.
+pub(crate) const READ_FAILED: &str = "read-failed";
+
 /// The reason for a response that contains a part that was served stale.
 const STALE_PART: &str = "stale-part";
 
@@ -446,6 +449,12 @@ impl Record {
             Some(uncacheable) if !self.0.scope.untracked => Err(uncacheable.clone()),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the response is for its own request alone, even if that only reports a failure: something other than a failed
+    /// read excludes it from being stored.
+    pub(crate) fn is_excluded(&self) -> bool {
+        self.can_be_stored().is_err_and(|uncacheable| uncacheable.token != READ_FAILED)
     }
 
     /// Checks that everything that the response depends on is known.

@@ -144,7 +144,7 @@ impl Cache {
         V: StoredValue,
         F: AsyncFnOnce() -> Result<V, E>,
     {
-        let Some(mut lead) = hit.renew.take() else {
+        let Some(mut lead) = hit.take_renewal() else {
             self.serves(&hit, policy);
             return Ok(value);
         };

@@ -133,17 +133,22 @@ impl Entry {
         }
     }
 
-    /// Whether it may be renewed now. If so, this counts as the beginning of a renewal, and the next one is due a second
-    /// later: if renewing fails, each request would otherwise cause another attempt.
-    pub(crate) fn begins_renewal(&self) -> bool {
-        let millis = self.life.arrived.elapsed().as_millis();
-        let now = u32::try_from(millis).unwrap_or(u32::MAX).saturating_add(1);
+    /// Whether it may be renewed: the last renewal did not begin less than a second ago. If renewing fails, each request
+    /// would otherwise cause another attempt.
+    pub(crate) fn may_renew(&self) -> bool {
         let last = self.renewed.load(Ordering::Relaxed);
-        let is_due = last == 0 || now >= last.saturating_add(RENEWALS);
-        if is_due {
-            self.renewed.store(now, Ordering::Relaxed);
-        }
-        is_due
+        last == 0 || self.millis() >= last.saturating_add(RENEWALS)
+    }
+
+    /// Records that a renewal begins.
+    pub(crate) fn note_renewal(&self) {
+        self.renewed.store(self.millis(), Ordering::Relaxed);
+    }
+
+    /// The milliseconds since it arrived, plus one.
+    fn millis(&self) -> u32 {
+        let millis = self.life.arrived.elapsed().as_millis();
+        u32::try_from(millis).unwrap_or(u32::MAX).saturating_add(1)
     }
 
     pub(crate) fn uses(&self) -> u8 {

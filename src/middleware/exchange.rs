@@ -65,7 +65,7 @@ impl<S> Exchange<S> {
                 && let Some(response) = self.serve(hit, &plan)
             {
                 let cost = hit.found.entry.life.cost;
-                if let Some(lead) = hit.renew.take() {
+                if let Some(lead) = hit.take_renewal() {
                     spawn(unattended(cost, self.renew(lead, plan, request)));
                 } else if hit.outcome != Outcome::Collapsed && plan.policy.audits_this() {
                     let entry = hit.found.entry.clone();

@@ -24,6 +24,7 @@ use super::rules::precondition::is_new_known;
 use super::rules::request::{Client, RequestDirectives};
 use super::rules::search_variance::SearchVariance;
 use super::rules::storable::{Cacheability, PERSONAL, Times, cacheability};
+use super::rules::targeted::ResponseControl;
 use super::rules::validation::{HeadComparison, compare_head, names_another, updated};
 use super::rules::vary;
 use super::status::{self, StoreOutcome};
@@ -200,13 +201,15 @@ impl<'p> ResponseFill<'p> {
     fn is_failure_for_all(&self, parts: &Parts) -> bool {
         let RequestContext { policy, asked, .. } = self.plan;
         let is_own = [SET_COOKIE, VARY].iter().any(|name| parts.headers.contains_key(name))
-            || Directives::from_headers(&parts.headers).forbids_sharing();
+            || Directives::from_headers(&parts.headers).forbids_sharing()
+            || ResponseControl::from_headers(&parts.headers).directives.forbids_sharing();
         parts.status.is_server_error()
             && !policy.is_standard
             && !policy.shadow
             && asked.is_of_anybody()
             && !is_own
             && !self.lead.record().has_written()
+            && !self.lead.record().is_excluded()
     }
 
     /// Passes on the response of a handler that failed, and hands it to the waiting requests if it is the second in a row.

@@ -132,20 +132,32 @@ fn proof_of_primary(basis: Option<LogPosition>, at: Option<ServerPosition>) -> R
 /// Connects to the primary of an epoch, or to the one that the name leads to now: an idle connection may still lead to an
 /// old primary.
 async fn connect_to(server: &Server, plan: &RoutePlan, epoch: Epoch) -> Result<Conn, sqlx::Error> {
+    let generation = server.sample().generation;
     let mut conn = connect(server, plan).await?;
-    if is_over(server, epoch, epoch_of(&conn.identify().await?)) {
-        return Ok(conn);
+    if is_outdated(server, epoch, epoch_of(&conn.identify().await?)).await? {
+        drop(conn);
+        renew(server, generation);
+        conn = connect(server, plan).await?;
     }
-    server.renew();
-    drop(conn);
-    let mut conn = connect(server, plan).await?;
-    server.past().note(epoch, epoch_of(&conn.identify().await?));
     Ok(conn)
 }
 
-/// Whether a server in epoch `present` is the right one for what was written in `epoch`.
-fn is_over(server: &Server, epoch: Epoch, present: Epoch) -> bool {
-    present == epoch || server.past().contains(epoch, present)
+/// Whether a connection whose server is in epoch `present` is the wrong one for what was written in `epoch`: the name leads
+/// to a server in another epoch now.
+async fn is_outdated(server: &Server, epoch: Epoch, present: Epoch) -> Result<bool, sqlx::Error> {
+    if present == epoch || server.past().contains(epoch, present) {
+        return Ok(false);
+    }
+    let now = server.probe().await?;
+    server.past().note(epoch, now);
+    Ok(now != present)
+}
+
+/// Replaces the connections of a generation, unless that has been done.
+fn renew(server: &Server, generation: u64) {
+    if server.sample().generation == generation {
+        server.renew();
+    }
 }
 
 fn epoch_of(identity: &ServerIdentity) -> Epoch {
@@ -174,14 +186,14 @@ async fn open_one_primary_of_several(
     plan: &RoutePlan,
     basis: Option<LogPosition>,
 ) -> Result<OpenedConnection, SkipReason> {
+    let generation = server.sample().generation;
     let (mut transaction, mut identity) = begin_identified(server).await?;
     if let Some(epoch) = plan.elsewhere
-        && !is_over(server, epoch, epoch_of(&identity))
+        && is_outdated(server, epoch, epoch_of(&identity)).await?
     {
-        server.renew();
         drop(transaction);
+        renew(server, generation);
         (transaction, identity) = begin_identified(server).await?;
-        server.past().note(epoch, epoch_of(&identity));
     }
     if identity.standby {
         let why = "the primary's address leads to a standby";

@@ -3,17 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{Mutex, Notify, watch};
-use tokio::time::{sleep_until, timeout};
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 use super::database::Database;
 use super::deadline::PATIENCE;
-use super::sample::ServerPosition;
 use crate::cache::{DatabaseId, Log, LogError, Requirement};
-use crate::clock::{self, Instant};
 use crate::entry::{Epoch, LogPosition, Position};
 
 /// Counts the polls of the log. A completed poll has seen every change that was visible when it began.
@@ -37,7 +34,6 @@ pub(crate) struct ListenerLink {
     db: Database,
     asked: Arc<PollRequests>,
     turns: watch::Receiver<PollCounter>,
-    probed: Mutex<Probe>,
     has_warned: AtomicBool,
 }
 
@@ -57,42 +53,17 @@ impl PollRequests {
     }
 }
 
-/// The minimum interval between two probes.
-const PROBE_EVERY: Duration = Duration::from_millis(250);
-
-/// The last time that a new connection was opened to see which epoch the primary is in.
-#[derive(Debug, Default)]
-struct Probe {
-    began: Option<Instant>,
-    /// `None` if it failed, or was cancelled.
-    epoch: Option<Epoch>,
-}
-
 impl ListenerLink {
     pub(crate) fn new(
         db: Database,
         asked: Arc<PollRequests>,
         turns: watch::Receiver<PollCounter>,
     ) -> Self {
-        Self { db, asked, turns, probed: Mutex::default(), has_warned: AtomicBool::new(false) }
+        Self { db, asked, turns, has_warned: AtomicBool::new(false) }
     }
 
-    /// The epoch of the primary to which a connection leads that is opened after this call. Concurrent callers share it.
-    async fn probe(&self) -> Result<Epoch, LogError> {
-        let asked = clock::now();
-        let mut probe = self.probed.lock().await;
-        let began = probe.began.filter(|_| probe.epoch.is_some());
-        if began.is_none_or(|began| began < asked) {
-            if let Some(began) = probe.began {
-                sleep_until(began + PROBE_EVERY).await;
-            }
-            (probe.began, probe.epoch) = (Some(clock::now()), None);
-            let identity = self.db.inner.listen.identify_anew().await;
-            let identity = identity.map_err(|error| LogError(error.into()))?;
-            let at = ServerPosition::from_identity(&identity).filter(|at| !at.standby);
-            probe.epoch = at.map(|at| at.epoch);
-        }
-        probe.epoch.ok_or_else(|| LogError("the primary's address leads to a standby".into()))
+    fn follows(&self, epoch: Epoch) -> bool {
+        self.turns.borrow().epoch == epoch
     }
 
     /// Waits until the log has been read over a connection that was opened after this call.
@@ -154,11 +125,18 @@ impl Log for ListenerLink {
 
     fn catch_up_anew(&self) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(async {
-            let epoch = self.probe().await?;
-            let follows = self.turns.borrow().epoch;
-            match epoch == follows {
-                true => self.poll_unless(|_| false).await,
-                false => self.reconnect().await,
+            let probed = self.db.inner.listen.probe().await;
+            let epoch = probed.map_err(|error| LogError(error.into()))?;
+            if self.follows(epoch) {
+                return self.poll_unless(|_| false).await;
+            }
+            self.reconnect().await?;
+            match self.follows(epoch) {
+                true => Ok(()),
+                // Its name alternates between two servers.
+                false => {
+                    Err(LogError("the connection led to another epoch than the one before".into()))
+                }
             }
         })
     }

@@ -52,14 +52,15 @@ impl Monitor {
             let primary = |said: &ServerIdentity| {
                 ServerPosition::from_identity(said).filter(|at| !at.standby)
             };
+            let pooled = server.clone();
             let observe = |said: MonitorReport<'_>| match said {
                 MonitorReport::Identity(identity) => match primary(identity) {
                     Some(at) => lag.observe(at),
                     None => lag.lose(),
                 },
-                // It has no connection left for this task, and serves others.
-                MonitorReport::Refused => lag.responds(),
-                MonitorReport::Silence => lag.lose(),
+                // It has no connection left for this task, and may serve those that the pool has.
+                MonitorReport::Refused if pooled.pool().size() > 0 => lag.responds(),
+                MonitorReport::Refused | MonitorReport::Silence => lag.lose(),
             };
             watch(&server, lag.sample_every(), || !lag.is_reported(), observe).await;
         }))
@@ -156,11 +157,12 @@ mod tests {
     #[tokio::test]
     async fn a_primary_without_a_connection_for_the_monitor_is_not_lost() {
         let postgres = Postgres::start().await.unwrap();
-        postgres.psql("create role app login connection limit 0").await.unwrap();
+        postgres.psql("create role app login connection limit 1").await.unwrap();
         let url = postgres.url().replace("postgres@", "app@");
         let limits = PoolLimits { connections: 1, wait: PATIENCE, pooled: false };
         let server = Server::new("primary", ServerRole::Primary, &url, limits).unwrap();
         let lag = Arc::new(Lag::new(Duration::from_secs(1)));
+        let _pooled = server.acquire().await.unwrap();
         let _monitor = Monitor::for_primary(&server, &lag);
         lag.lose();
         let (epoch, position) = (Epoch::new(1), Position::new(1));

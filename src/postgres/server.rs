@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, Postgres, Transaction};
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use super::cancel::begin;
 use super::checkout::{Checkout, SharedSample, after_release, before_acquire};
@@ -19,10 +19,15 @@ use super::pooler::{SessionMode, sessions};
 use super::reset::is_resettable;
 use super::sample::{ServerPosition, ServerSample};
 use crate::cache::PastEpochs;
+use crate::clock::{self, Instant};
+use crate::entry::Epoch;
 use crate::redact::redacted;
 
 /// How long the check of a server may take, over up to seven connections, before it counts as down.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
+
+/// The minimum interval between two probes.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
 
 /// What a server is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +48,15 @@ pub(crate) struct Server {
     sample: SharedSample,
     statements: Arc<AtomicU64>,
     past: Arc<PastEpochs>,
+    probe: Arc<tokio::sync::Mutex<Probe>>,
+}
+
+/// The last time that a new connection was opened to see which server is behind the name.
+#[derive(Debug, Default)]
+struct Probe {
+    began: Option<Instant>,
+    /// `None` if it failed, or was cancelled.
+    epoch: Option<Epoch>,
 }
 
 /// How many connections a server gets, and how long a read waits for one.
@@ -73,8 +87,8 @@ impl Server {
         sample.is_pooled = limits.pooled;
         let sample = Arc::new(Mutex::new(sample));
         let pool = pool(role, limits, &sample).connect_lazy_with(options.clone());
-        let (name, statements, past) = (name.into(), Arc::default(), Arc::default());
-        Ok(Self { name, role, options, pool, sample, statements, past })
+        let (statements, past, probe) = Default::default();
+        Ok(Self { name: name.into(), role, options, pool, sample, statements, past, probe })
     }
 
     /// Connects, and checks that the server has the declared role.
@@ -107,6 +121,23 @@ impl Server {
         // The server closes it in any case.
         drop(within(conn.close()).await);
         Ok(identity)
+    }
+
+    /// The epoch of the server to which a connection leads that is opened after this call. Concurrent callers share it.
+    pub(crate) async fn probe(&self) -> Result<Epoch, sqlx::Error> {
+        let asked = clock::now();
+        let mut probe = self.probe.lock().await;
+        let began = probe.began.filter(|_| probe.epoch.is_some());
+        if began.is_none_or(|began| began < asked) {
+            if let Some(began) = probe.began {
+                sleep_until(began + PROBE_EVERY).await;
+            }
+            (probe.began, probe.epoch) = (Some(clock::now()), None);
+            let identity = self.identify_anew().await?;
+            self.expect(&identity).map_err(|error| sqlx::Error::Configuration(error.into()))?;
+            probe.epoch = ServerPosition::from_identity(&identity).map(|at| at.epoch);
+        }
+        probe.epoch.ok_or_else(|| sqlx::Error::Protocol("no position from the server".into()))
     }
 
     /// A connection, from the pool.

@@ -12,7 +12,8 @@ use crate::cache::{Record, Requirement, Stray};
 /// [`begin_read_only`](super::Database::begin_read_only).
 ///
 /// Pass `&mut *transaction` wherever sqlx takes an executor or a connection. If it is dropped without
-/// [`commit`](Self::commit), it is rolled back.
+/// [`commit`](Self::commit), it is rolled back. Don't end it by SQL text (`COMMIT`): what it has written may then count as
+/// rolled back.
 ///
 /// ```no_run
 /// # async fn example(db: tidegate::Database) -> Result<(), sqlx::Error> {
@@ -45,6 +46,16 @@ impl OpenTransaction {
         Self { record: Record::current(), own, is_committing: false, _stray: Stray::read() }
     }
 
+    /// The server has responded to the commit.
+    fn close_after(&mut self, has_committed: bool) {
+        if !self.is_committing {
+            if has_committed && let Some(record) = &self.record {
+                record.note_write();
+            }
+            self.close(has_committed);
+        }
+    }
+
     fn close(&mut self, has_written: bool) {
         if let Some(own) = self.own.take() {
             own.close(has_written);
@@ -54,13 +65,18 @@ impl OpenTransaction {
 
 impl Drop for OpenTransaction {
     fn drop(&mut self) {
-        match self.is_committing {
+        if !self.is_committing {
             // It is rolled back.
-            false => self.close(false),
-            // It may have committed, or may yet. A scope's later reads go to the primary. For the process, nobody was told
-            // that it has.
-            true if self.own.as_ref().is_some_and(|own| own.is_of_process()) => self.close(true),
-            true => {}
+            self.close(false);
+            return;
+        }
+        // It may have committed, or may yet. A scope's later reads go to the primary. For the process, nobody was told that
+        // it has.
+        if let Some(record) = &self.record {
+            record.note_write();
+        }
+        if self.own.as_ref().is_some_and(|own| own.is_of_process()) {
+            self.close(true);
         }
     }
 }
@@ -87,12 +103,11 @@ impl Transaction {
             return committed;
         }
         self.open.is_committing = true;
-        if let Some(record) = &self.open.record {
-            record.note_write();
-        }
-        self.inner.commit().await?;
-        self.open.close(true);
-        Ok(())
+        let committed = self.inner.commit().await;
+        let is_refused = matches!(&committed, Err(sqlx::Error::Database(_)));
+        self.open.is_committing = committed.is_err() && !is_refused;
+        self.open.close_after(committed.is_ok());
+        committed
     }
 
     /// Rolls back, and returns when the server has done so.
@@ -112,7 +127,9 @@ impl Transaction {
 
 /// Whether a transaction may have written something. In a failed transaction this is an error, and counts as a write.
 async fn has_written(conn: &mut PgConnection) -> bool {
-    let query = "select pg_catalog.pg_current_xact_id_if_assigned() is null as is_unassigned";
+    // If the transaction was ended by SQL text, this statement runs in one of its own, which began with it.
+    let query = "select pg_catalog.pg_current_xact_id_if_assigned() is null
+        and pg_catalog.now() operator(pg_catalog.<) pg_catalog.statement_timestamp() as is_unassigned";
     let row = sqlx::raw_sql(query).fetch_one(conn).await;
     !row.and_then(|row| row.try_get("is_unassigned")).unwrap_or(false)
 }

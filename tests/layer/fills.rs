@@ -519,7 +519,12 @@ async fn a_handler_that_fails_once_fails_one_request() {
 #[tokio::test(start_paused = true)]
 async fn a_failure_that_may_be_personal_is_not_shared() {
     let error = StatusCode::INTERNAL_SERVER_ERROR;
-    for private in [("set-cookie", "a=b"), ("cache-control", "private"), ("vary", "accept")] {
+    for private in [
+        ("set-cookie", "a=b"),
+        ("cache-control", "private"),
+        ("cdn-cache-control", "no-store"),
+        ("vary", "accept"),
+    ] {
         let load = Load::default();
         thousand(&load, &[], move |_| (error, [private])).await;
         assert_eq!(load.runs(), 1000, "{private:?}");

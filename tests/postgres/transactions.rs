@@ -21,6 +21,10 @@ async fn work(State(db): State<Database>, Path(how): Path<String>) -> String {
     if ["written", "rolled-back", "dropped"].contains(&&*how) {
         sqlx::query(UPDATE).execute(&mut *transaction).await.unwrap();
     }
+    if how == "by-text" {
+        sqlx::raw_sql(UPDATE).execute(&mut *transaction).await.unwrap();
+        sqlx::raw_sql("commit").execute(&mut *transaction).await.unwrap();
+    }
     match &*how {
         "rolled-back" => transaction.rollback().await.unwrap(),
         "dropped" => drop(transaction),
@@ -42,9 +46,9 @@ async fn a_transaction_counts_as_a_write_only_if_it_has_committed_one() {
         .unwrap();
     let app = Router::new().route("/cached/{how}", get(work)).route("/plain/{how}", get(work));
     let app = app.layer(layer).with_state(db.clone());
-    for how in ["read-only", "read", "rolled-back", "dropped", "written"] {
+    for how in ["read-only", "read", "rolled-back", "dropped", "written", "by-text"] {
         let get = |uri: String| Request::get(uri).body(Body::empty()).unwrap();
-        let has_written = how == "written";
+        let has_written = ["written", "by-text"].contains(&how);
         for route in ["plain", "cached"] {
             let response = send(&app, get(format!("/{route}/{how}"))).await;
             let token = response.headers().contains_key("tidegate-position");

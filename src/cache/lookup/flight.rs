@@ -28,7 +28,7 @@ impl LookupTask<'_> {
         if !alone && let Some(leader) = self.cache.shared.flights.try_lead(*self.key.hash()) {
             return self.lead(Some(leader)).await;
         }
-        let mut attempts = if alone { 0 } else { 2 };
+        let (arrived, mut attempts) = (clock::now(), if alone { 0 } else { 2 });
         while attempts > 0 {
             attempts -= 1;
             // Boxed, so that a leader's future does not include its size.
@@ -45,15 +45,13 @@ impl LookupTask<'_> {
                         return LookupResult::Hit(hit);
                     }
                 }
-                Some(FlightRole::Follower(FlightResult::Failure(entry)))
-                    if self.ask.is_request && !self.ask.is_identified =>
-                {
-                    return LookupResult::Hit(failed(entry));
+                Some(FlightRole::Follower(FlightResult::Failure(entry, began))) => {
+                    if let Some(hit) = self.failed(entry, began >= arrived) {
+                        return LookupResult::Hit(hit);
+                    }
                 }
                 Some(FlightRole::Follower(FlightResult::Personal)) if !self.ask.is_identified => {}
-                Some(FlightRole::Follower(
-                    FlightResult::Personal | FlightResult::Nothing | FlightResult::Failure(_),
-                )) => break,
+                Some(FlightRole::Follower(FlightResult::Personal | FlightResult::Nothing)) => break,
             }
         }
         self.lead(None).await
@@ -125,6 +123,23 @@ impl LookupTask<'_> {
         self.fallback()
     }
 
+    /// The response of a run that failed, for this request, if the run began after it had arrived. One with a session has
+    /// writes that the run may not have seen.
+    fn failed(&self, entry: Arc<Entry>, is_later: bool) -> Option<Hit> {
+        if let Some(stale) = self.fallback() {
+            return Some(stale);
+        }
+        let is_for_it = is_later
+            && self.ask.is_request
+            && !self.ask.is_identified
+            && self.ask.session.is_none();
+        if is_for_it && let Some(outer) = Record::current() {
+            outer.mark_uncacheable(Uncacheable::new("failed", "the handler of a part failed"));
+        }
+        let found = Found { entry, tier: Tier::Memory };
+        is_for_it.then_some(Hit { found, outcome: Outcome::Collapsed, renew: None })
+    }
+
     /// Looks in the shared store on behalf of all waiting requests, and prepares the fill if the entry is not there.
     async fn lead(&mut self, mut leader: Option<FlightLeader>) -> LookupResult {
         if leader.is_some()
@@ -165,13 +180,4 @@ impl LookupTask<'_> {
         }
         LookupResult::Miss(Box::new(lead))
     }
-}
-
-/// The response to which computing has failed, for another request that waited for it.
-fn failed(entry: Arc<Entry>) -> Hit {
-    if let Some(outer) = Record::current() {
-        outer.mark_uncacheable(Uncacheable::new("failed", "the handler of a part failed"));
-    }
-    let found = Found { entry, tier: Tier::Memory };
-    Hit { found, outcome: Outcome::Collapsed, renew: None }
 }

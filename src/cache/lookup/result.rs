@@ -18,11 +18,11 @@ impl LookupTask<'_> {
     /// The guard for recomputing an entry in the background, if no other request holds it, a permit is free, and the last
     /// attempt is not too recent.
     pub(super) fn renewal(&self, due: &Found) -> Option<Box<FillGuard>> {
-        let leader = self.cache.shared.flights.try_lead(*self.key.hash())?;
-        let permit = self.cache.try_permit(self.policy)?;
-        if !due.entry.begins_renewal() {
+        if !due.entry.may_renew() {
             return None;
         }
+        let leader = self.cache.shared.flights.try_lead(*self.key.hash())?;
+        let permit = self.cache.try_permit(self.policy)?;
         let mut lead = self.fill_guard(Some(leader), Some(permit));
         lead.stale = self.confirmable(due);
         Some(Box::new(lead))

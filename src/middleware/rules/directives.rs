@@ -99,9 +99,9 @@ impl Directives {
         self.private == Some(DirectiveFields::All)
     }
 
-    /// Whether all or a part of the response is for one client.
+    /// Whether all or a part of the response is for one client or one request.
     pub(crate) fn forbids_sharing(&self) -> bool {
-        self.no_store || self.private.is_some()
+        self.no_store || self.private.is_some() || self.no_cache.is_some()
     }
 
     /// Whether the whole response must be revalidated each time.

@@ -73,7 +73,7 @@ const KNOWN: [&str; 60] = [
 ];
 
 /// A name that begins with `x-` identifies the client if one of these is in it.
-const STEMS: [&str; 30] = [
+const STEMS: [&str; 31] = [
     "account",
     "apikey",
     "auth",
@@ -89,6 +89,7 @@ const STEMS: [&str; 30] = [
     "login",
     "member",
     "oidc",
+    "organisation",
     "organization",
     "passw",
     "permission",
@@ -107,13 +108,16 @@ const STEMS: [&str; 30] = [
 ];
 
 /// The same, if one of these is a word of it.
-const WORDS: [&str; 19] = [
-    "admin", "cart", "dn", "group", "groups", "guest", "iap", "key", "org", "orgid", "role",
-    "roles", "shib", "sid", "sso", "subject", "sudo", "uid", "wsse",
+const WORDS: [&str; 16] = [
+    "admin", "cart", "dn", "guest", "iap", "key", "msisdn", "org", "orgid", "shib", "sid", "sso",
+    "sub", "sudo", "uid", "wsse",
 ];
 
-/// What such names contain that does not identify the client. gRPC-Web sends `x-user-agent`.
-const OTHERS: [&str; 2] = ["idempotency", "user-agent"];
+/// The same, if a word of it begins with one of these.
+const PREFIXES: [&str; 4] = ["clientid", "group", "role", "subject"];
+
+/// How such names end that don't identify the client. gRPC-Web sends `x-user-agent`.
+const OTHERS: [&str; 2] = ["idempotency-key", "user-agent"];
 
 /// Names that begin with `x-` and that most requests have behind a proxy.
 const COMMON: [&str; 13] = [
@@ -204,9 +208,12 @@ fn is_custom_identity(name: &str) -> bool {
         let here = &bytes[at..];
         may_begin(&OF_STEMS, here) && STEMS.iter().any(|stem| here.starts_with(stem.as_bytes()))
     };
-    let names_client =
-        (0..bytes.len()).any(begins) || rest.split(['-', '_']).any(|word| WORDS.contains(&word));
-    names_client && !OTHERS.iter().any(|other| rest.contains(other))
+    let has_word = || {
+        let mut words = rest.split(['-', '_']);
+        words.any(|word| WORDS.contains(&word) || PREFIXES.iter().any(|it| word.starts_with(it)))
+    };
+    ((0..bytes.len()).any(begins) || has_word())
+        && !OTHERS.iter().any(|other| rest.ends_with(other))
 }
 
 fn stem(pattern: &str) -> &str {
@@ -272,6 +279,11 @@ mod tests {
             "x-csrf-token",
             "x-current-person",
             "x-forwarded-role",
+            "x-role-arn",
+            "x-rolename",
+            "x-remote-groupnames",
+            "x-user-agent-id",
+            "x-msisdn",
             "x-functions-key",
             "x-groups",
             "x-proxy-user",

@@ -10,7 +10,7 @@ use super::failures::{
     give_up, has_lost_connection, is_outdated_plan, is_refused_write, is_the_servers,
     is_the_statements,
 };
-use crate::cache::{Record, Requirement, Uncacheable, WriteInProgress};
+use crate::cache::{READ_FAILED, Record, Requirement, Uncacheable, WriteInProgress};
 use crate::postgres::attempt::{OpenedConnection, SkipReason, open};
 use crate::postgres::database::Database;
 use crate::postgres::route_plan::{Candidate, RoutePlan};
@@ -186,10 +186,8 @@ impl<'a> Attempts<'a> {
     fn failure(&mut self, error: Error) -> Error {
         let error = self.unknown.take().unwrap_or(error);
         if let Some(record) = &self.plan.record {
-            record.mark_uncacheable(Uncacheable::new(
-                "read-failed",
-                format!("a read failed: {error}"),
-            ));
+            record
+                .mark_uncacheable(Uncacheable::new(READ_FAILED, format!("a read failed: {error}")));
         }
         error
     }
