@@ -416,7 +416,10 @@ async fn bench_http_counts_statuses_and_cache_hits() {
         (Some(400), Some(4000.0))
     );
     assert_eq!(found["cache"]["hit_rate"], 1.0, "{found}");
-    let (said, _) = tidegate("", &[&load[..], &[kept]].concat()).await;
+    let output = command("", &[&load[..], &[kept]].concat()).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    // Progress is for terminals.
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert!(said.contains("400 responses") && said.contains("hits 400 (100.00 %)"), "{said}");
 }
 

@@ -8,6 +8,11 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
+// `tidegate` shows its progress in the same way.
+#[path = "../../tidegate-cli/src/progress.rs"]
+#[allow(dead_code, reason = "the command uses more of it")]
+mod progress;
+
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,6 +24,7 @@ use axum::extract::State;
 use axum::http::Request;
 use axum::routing::get;
 use http_body_util::BodyExt;
+use progress::Progress;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tidegate::{
@@ -29,7 +35,8 @@ use tidegate_testing::{Postgres, RedisServer};
 use tokio::time::{Instant, interval, sleep, timeout};
 use tower::ServiceExt;
 
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+type Failure = Box<dyn Error + Send + Sync>;
+type Result<T> = std::result::Result<T, Failure>;
 
 const WRITES: u32 = 100;
 const BETWEEN_WRITES: Duration = Duration::from_millis(100);
@@ -41,11 +48,14 @@ async fn main() -> Result<()> {
         std::env::args().skip(1).filter_map(|count| count.parse().ok()).collect();
     let counts = if asked.is_empty() { vec![1, 10, 100] } else { asked };
     let mut rows = Vec::new();
+    let progress = Progress::of("numbers of nodes", 2 * counts.len() as u64)?;
     for relay in [true, false] {
         for nodes in &counts {
             rows.push(measure(*nodes, relay).await?);
+            progress.set(rows.len() as u64);
         }
     }
+    drop(progress);
     println!("{}", json!({ "bench": "nodes", "rows": rows }));
     Ok(())
 }

@@ -4,9 +4,10 @@ use serde_json::Value;
 
 use crate::lab;
 
-/// What it printed for programs, and its exit code.
+/// What it printed for programs, and its exit code. Progress is for terminals.
 async fn json(arguments: &[&str]) -> (Value, Option<i32>) {
     let output = lab().args(arguments).arg("--json").output().await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{arguments:?}");
     (serde_json::from_slice(&output.stdout).unwrap(), output.status.code())
 }
 

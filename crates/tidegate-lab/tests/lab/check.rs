@@ -12,6 +12,8 @@ async fn check(redis: &str, faults: &[&str]) {
     let complaints = String::from_utf8_lossy(&output.stderr);
     println!("{said}");
     assert_eq!(output.status.code(), Some(0), "{said}\n{complaints}");
+    // Progress is for terminals: otherwise there is a line for each minute.
+    assert!(complaints.lines().all(|line| line.contains(" min: ")), "{complaints}");
     let number = |line: &str| -> u64 {
         let found = said.lines().find_map(|said| said.strip_prefix(line));
         found.unwrap_or_else(|| panic!("no `{line}` in:\n{said}")).trim().parse().unwrap()

@@ -56,7 +56,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     for round in 1..=options.rounds {
         random.shuffle(&mut all);
         for measured in &mut all {
-            eprintln!("round {round}: {}", measured.variant.name());
+            eprintln!("round {round} of {}: {}", options.rounds, measured.variant.name());
             measured.samples.push(sample(measured.variant, &backends, &load, pinned).await?);
         }
     }
