@@ -85,8 +85,13 @@ impl Directives {
             "only-if-cached" => self.only_if_cached = true,
             "max-age" => lifetime(&mut self.max_age, number),
             "s-maxage" => lifetime(&mut self.s_maxage, number),
-            "min-fresh" => self.min_fresh = Some(seconds(number).unwrap_or(Duration::MAX)),
-            "max-stale" if value.is_none() => self.max_stale = Some(Duration::MAX),
+            "min-fresh" => {
+                let said = seconds(number).unwrap_or(Duration::MAX);
+                self.min_fresh = self.min_fresh.max(Some(said));
+            }
+            "max-stale" if value.is_none() => {
+                self.max_stale.get_or_insert(Duration::MAX);
+            }
             "max-stale" => window(&mut self.max_stale, number),
             "stale-while-revalidate" => window(&mut self.stale_while_revalidate, number),
             "stale-if-error" => window(&mut self.stale_if_error, number),
@@ -248,6 +253,17 @@ mod tests {
         assert!(found.only_if_cached);
         assert_eq!(of(&["max-stale=x"]).max_stale, Some(Duration::ZERO));
         assert_eq!(of(&["min-fresh=x"]).min_fresh, Some(Duration::MAX));
+    }
+
+    #[test]
+    fn of_two_values_that_a_client_gives_the_strictest_counts() {
+        for line in ["min-fresh=60, min-fresh=5", "min-fresh=5, min-fresh=60"] {
+            assert_eq!(of(&[line]).min_fresh, Some(Duration::from_secs(60)), "{line}");
+        }
+        for line in ["max-stale=5, max-stale", "max-stale, max-stale=5", "max-stale=5, max-stale=9"]
+        {
+            assert_eq!(of(&[line]).max_stale, Some(Duration::from_secs(5)), "{line}");
+        }
     }
 
     proptest::proptest! {
