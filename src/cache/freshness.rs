@@ -38,7 +38,7 @@ impl Freshness {
     }
 
     /// The lifetime of an entry that is stored now. Its TTL is shortened by a random part of `jitter`.
-    pub(super) fn life(&self, jitter: f64, cost: Duration) -> Lifetime {
+    pub(crate) fn life(&self, jitter: f64, cost: Duration) -> Lifetime {
         let ttl = self.ttl.min(LONGEST).mul_f64(1.0 - jitter * fastrand::f64());
         let beyond =
             self.while_revalidating.max(self.if_error).max(self.to_revalidate).min(LONGEST);

@@ -60,6 +60,8 @@ pub(crate) use record::{DatabaseId, Needs, Requirement, Stray, WriteInProgress};
 #[cfg(feature = "postgres")]
 pub(crate) use record::{READ_FAILED, REPLICA_BEHIND};
 pub use record::{Record, Uncacheable};
+#[cfg(any(test, fuzzing))]
+pub(crate) use refresh::{EntryUse, decide};
 pub(crate) use streak::UncacheableStreak;
 pub(crate) use template::PolicyTag;
 pub use version::VersionError;

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use crate::cache::Policy;
 use crate::entry::{Entry, codec};
 use crate::middleware::fuzzing as middleware;
+pub use crate::middleware::fuzzing::{Case, Judged, compare_rules, now};
 
 fn policy() -> Policy {
     Policy::ttl(std::time::Duration::from_secs(60)).query(["page"]).vary(["accept"])

@@ -12,7 +12,6 @@ use super::route;
 use super::rules::fields::RequestField;
 use super::rules::request::RequestDirectives;
 use super::rules::search_variance::SearchVariance;
-use super::rules::storable::Audience;
 use super::rules::target::InvalidationTarget;
 use super::rules::vary;
 use super::stored::vary_marker;
@@ -89,22 +88,9 @@ impl RequestContext {
     /// Whether a stored response may be served to this client. If not, its validators may not be used for the client's
     /// request either: a 304 would confirm the client's own response.
     pub(crate) fn may_serve(&self, entry: &Entry) -> bool {
-        // RFC 9111, section 3.5, forbids only the opposite; but an origin may show more to authenticated clients.
-        let client = &self.asked.client;
-        let has_other_cookies = self.asked.has_other_cookies;
-        if !client.is_authorized && !client.is_identified() && !has_other_cookies {
-            return true;
-        }
-        RenderedHead::from_entry(entry).is_ok_and(|ready| {
-            // Section 4.1: a response to other cookies is another variant.
-            let is_of_these_cookies = !has_other_cookies || !ready.varies_by_cookies;
-            is_of_these_cookies
-                && match (client.is_identified(), client.is_authorized) {
-                    (true, _) => ready.audience == Audience::All,
-                    (false, true) => ready.audience != Audience::Unknown,
-                    (false, false) => true,
-                }
-        })
+        self.asked.accepts_any()
+            || RenderedHead::from_entry(entry)
+                .is_ok_and(|ready| self.asked.accepts(ready.audience, ready.varies_by_cookies))
     }
 
     /// Looks up the response under the request's key, following a vary marker. On a miss, the request joins a flight,

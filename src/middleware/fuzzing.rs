@@ -7,6 +7,7 @@ use http::{HeaderMap, Request, StatusCode, Uri};
 
 use super::identity::IdentitySource;
 use super::keying::{self, KeySource};
+pub use super::rules::oracle::{Case, Judged, compare as compare_rules, now};
 use super::rules::request::RequestDirectives;
 use super::rules::storable::{Times, cacheability};
 use super::session::{SessionClaim, Sessions};

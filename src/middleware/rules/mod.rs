@@ -16,9 +16,9 @@ pub(super) mod groups;
 mod http_date;
 pub(super) mod identity;
 pub(super) mod list;
-#[cfg(all(test, not(tidegate_loom), not(tidegate_shuttle)))]
-#[allow(clippy::unwrap_used)]
-mod oracle;
+#[cfg(any(all(test, not(tidegate_loom), not(tidegate_shuttle)), fuzzing))]
+#[cfg_attr(test, allow(clippy::unwrap_used))]
+pub(super) mod oracle;
 pub(super) mod precondition;
 pub(super) mod range;
 pub(super) mod request;

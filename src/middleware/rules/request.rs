@@ -6,6 +6,7 @@ use http_body::Body;
 
 use super::directives::Directives;
 use super::fields::{RequestField, RequestFields};
+use super::storable::Audience;
 use crate::cache::{AgeLimits, Policy};
 use crate::middleware::identity::IdentitySource;
 use crate::middleware::session::is_session_cookie;
@@ -178,6 +179,24 @@ impl RequestDirectives {
     /// response to all requests with this key.
     pub(crate) fn is_of_anybody(&self) -> bool {
         self.client.is_unknown() && !self.has_other_cookies
+    }
+
+    /// Whether any stored response may be served to this client.
+    pub(crate) fn accepts_any(&self) -> bool {
+        !self.client.is_authorized && !self.client.is_identified() && !self.has_other_cookies
+    }
+
+    /// Whether a stored response may be served to this client that has this audience, and may vary by cookies. RFC 9111,
+    /// section 3.5, forbids only the opposite; but an origin may show more to authenticated clients.
+    pub(crate) fn accepts(&self, audience: Audience, varies_by_cookies: bool) -> bool {
+        // Section 4.1: a response to other cookies is another variant.
+        let is_of_these_cookies = !self.has_other_cookies || !varies_by_cookies;
+        is_of_these_cookies
+            && match (self.client.is_identified(), self.client.is_authorized) {
+                (true, _) => audience == Audience::All,
+                (false, true) => audience != Audience::Unknown,
+                (false, false) => true,
+            }
     }
 
     /// Whether it is for less than a whole response.
