@@ -121,7 +121,17 @@ const RESPONSE: [(&str, Values); 10] = [
     ("etag", &["\"a\""]),
     (
         "vary",
-        &["*", "accept", "Accept, X-A", "accept, *", "cookie", "accept-language", "x-a", "a b"],
+        &[
+            "*",
+            "accept",
+            "Accept, X-A",
+            "accept, *",
+            "cookie",
+            "accept-language",
+            "x-a",
+            "accept-language",
+            "a b",
+        ],
     ),
     ("set-cookie", &["a=b"]),
     ("pragma", &["no-cache"]),
@@ -132,7 +142,7 @@ const RESPONSE: [(&str, Values); 10] = [
 /// Fields of a request that select a variant.
 const SELECTING: [(&str, Values); 5] = [
     ("accept", &["text/html", "text/html", "application/json", "TEXT/HTML"]),
-    ("accept-language", &["de", "DE", "de, en", "en"]),
+    ("accept-language", &["de", "DE"]),
     ("accept-encoding", &["gzip", "br"]),
     ("origin", &["https://a.example", "https://b.example"]),
     ("x-a", &["1", "2"]),
@@ -204,9 +214,9 @@ impl<C: Choices> Message<'_, C> {
 
     fn request(mut self) -> HeaderMap {
         self.directives(REQUEST_DIRECTIVES, 4);
-        self.fields(&SELECTING, 3);
+        self.fields(&SELECTING, 2);
         // A second line of a field.
-        self.fields(&SELECTING[..1], 16);
+        self.fields(&SELECTING[..1], 3);
         self.fields(&CLIENT, 12);
         self.fields
     }
@@ -226,18 +236,17 @@ impl Case {
         let response = Message { choices, fields: HeaderMap::new() }.response();
         let second = Message { choices, fields: HeaderMap::new() }.request();
         // Most second requests select what the first one did.
-        let first = match choices.below(3) {
-            2 => Message { choices, fields: HeaderMap::new() }.request(),
-            _ => {
-                let alike = |(name, _): &(&HeaderName, &HeaderValue)| {
-                    SELECTING.iter().any(|(selecting, _)| name == selecting)
-                };
-                let fields = second.iter().filter(alike);
-                let fields = fields.map(|(name, value)| (name.clone(), value.clone())).collect();
-                let mut first = Message { choices, fields };
-                first.fields(&CLIENT[..3], 8);
-                first.fields
-            }
+        let first = if choices.below(3) == 2 {
+            Message { choices, fields: HeaderMap::new() }.request()
+        } else {
+            let alike = |(name, _): &(&HeaderName, &HeaderValue)| {
+                SELECTING.iter().any(|(selecting, _)| name == selecting)
+            };
+            let fields = second.iter().filter(alike);
+            let fields = fields.map(|(name, value)| (name.clone(), value.clone())).collect();
+            let mut first = Message { choices, fields };
+            first.fields(&CLIENT[..3], 8);
+            first.fields
         };
         let status = StatusCode::from_u16(status).unwrap_or_default();
         Self { status, first, response, second, later }

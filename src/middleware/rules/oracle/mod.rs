@@ -265,6 +265,9 @@ const SERVING: &[Difference] = &[
     ("two lifetimes are no must-revalidate (RFC 9111, 4.2.1)", MORE, |case| {
         case.asks("max-stale") && contradicts_itself(&case.response)
     }),
+    ("a quoted comma is part of its directive (RFC 9110, 5.6.4)", MORE, |case| {
+        case.asks("max-stale") && case.says("other=\"a, max-age=9\"")
+    }),
     ("directives have no case (RFC 9111, 5.2)", LESS, |case| case.asks("MAX-AGE")),
     ("languages have no case (RFC 9111, 4.1; RFC 4647, 2)", MORE, |case| {
         case.is("vary", &["accept-language"])
@@ -333,7 +336,11 @@ mod tests {
         let known = || STORING.iter().chain(SERVING);
         let (mut hits, mut agreed, mut served) = (vec![0; known().count()], 0, 0);
         let mut unexplained = Vec::new();
-        for _ in 0..CASES {
+        // Some reasons are rare.
+        for n in 0..10 * CASES {
+            if n >= CASES && hits.iter().all(|hits| *hits > 0) {
+                break;
+            }
             let case = Case::new(&mut rng);
             let theirs = theirs(&case);
             served += usize::from(theirs.is_served);
