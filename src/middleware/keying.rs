@@ -122,7 +122,7 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &KeySource<'_>, policy
         text.add(b"");
     }
     text.add(uri.scheme_str().unwrap_or_default().as_bytes());
-    present(&mut text, (headers, fields), &PATH_LIKE);
+    present(&mut text, (headers, fields), (&PATH_LIKE, const { RequestFields::of(&PATH_LIKE) }));
     text.add(uri.path().as_bytes());
     match variance.filter(|_| rewritten.is_none()) {
         Some(variance) => counting_query(&mut text, uri.query(), variance),
@@ -177,7 +177,7 @@ fn description(text: &mut KeyText, headers: &HeaderMap) {
 fn hosts(text: &mut KeyText, uri: &Uri, (headers, fields): (&HeaderMap, RequestFields)) {
     text.add(uri.authority().map_or("", |authority| authority.as_str()).as_bytes());
     varied(text, headers, HOST);
-    present(text, (headers, fields), &HOST_LIKE);
+    present(text, (headers, fields), (&HOST_LIKE, const { RequestFields::of(&HOST_LIKE) }));
 }
 
 /// Adds `Forwarded` (RFC 7239) without the host and the addresses: the scheme, and unknown parameters. Lines and elements
@@ -216,8 +216,12 @@ fn is_of_host(pair: &[u8]) -> bool {
 fn present(
     text: &mut KeyText,
     (headers, fields): (&HeaderMap, RequestFields),
-    names: &[RequestField],
+    (names, any): (&[RequestField], RequestFields),
 ) {
+    // Most requests have none.
+    if !fields.has_one_of(any) {
+        return text.number(0);
+    }
     let present = names.iter().filter(|field| fields.has(**field));
     text.number(present.clone().count());
     for field in present {

@@ -69,14 +69,14 @@ const NAMES: [&str; 28] = [
     "x-url-scheme",
 ];
 
-/// A bit for each length that occurs among the names.
-const LENGTHS: u32 = {
-    let (mut lengths, mut at) = (0, 0);
+/// The names of each length, as bits.
+const BY_LENGTH: [u32; 32] = {
+    let (mut names, mut at) = ([0; 32], 0);
     while at < NAMES.len() {
-        lengths |= 1 << NAMES[at].len();
+        names[NAMES[at].len()] |= 1 << at;
         at += 1;
     }
-    lengths
+    names
 };
 
 impl RequestField {
@@ -109,15 +109,34 @@ impl RequestFields {
     }
 
     pub(crate) fn has_any(self, fields: &[RequestField]) -> bool {
-        fields.iter().any(|field| self.has(*field))
+        self.has_one_of(Self::of(fields))
+    }
+
+    pub(crate) const fn has_one_of(self, fields: Self) -> bool {
+        self.0 & fields.0 != 0
+    }
+
+    /// These fields; a constant, where the fields are.
+    pub(crate) const fn of(fields: &[RequestField]) -> Self {
+        let (mut all, mut at) = (0, 0);
+        while at < fields.len() {
+            all |= 1 << fields[at] as u32;
+            at += 1;
+        }
+        Self(all)
     }
 }
 
 fn bit(name: &str) -> u32 {
-    if name.len() >= 32 || LENGTHS & (1 << name.len()) == 0 {
-        return 0;
+    let mut rest = BY_LENGTH.get(name.len()).copied().unwrap_or_default();
+    while rest != 0 {
+        let at = rest.trailing_zeros();
+        if NAMES[at as usize] == name {
+            return 1 << at;
+        }
+        rest &= rest - 1;
     }
-    NAMES.iter().position(|known| *known == name).map_or(0, |at| 1 << at)
+    0
 }
 
 #[cfg(test)]
