@@ -14,6 +14,9 @@ use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row};
 use tidegate::{Cache, CacheLayer, Database, Listener, Memory, Policy, Redis, Sessions, Tiered};
 use tokio::net::TcpListener;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 #[derive(Serialize)]
 struct Product {
@@ -35,7 +38,10 @@ struct Unavailable(sqlx::Error);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().with_env_filter("tidegate=info").with_writer(std::io::stderr).init();
+    tracing_subscriber::registry()
+        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
+        .with(Targets::new().with_target("tidegate", LevelFilter::INFO))
+        .init();
     let db = Database::from_env().await?;
     let cache = Cache::new(Tiered::new(Memory::new(256 << 20), Redis::from_env().await?));
     Listener::spawn(&db, &cache).await?;

@@ -11,6 +11,9 @@ use tidegate::{
     Admin, Cache, CacheLayer, Database, Discovery, Listener, Memory, Policy, Redis, Tiered,
 };
 use tokio::net::TcpListener;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Failure;
 
@@ -37,9 +40,10 @@ pub(crate) async fn run_as_function() -> Result<(), Failure> {
 }
 
 async fn router() -> Result<(Router, Discovery), Failure> {
-    tracing_subscriber::fmt()
-        .with_env_filter("tidegate=info,rds=info")
-        .with_writer(std::io::stderr)
+    let targets = ["tidegate", "rds"].map(|target| (target, LevelFilter::INFO));
+    tracing_subscriber::registry()
+        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
+        .with(Targets::new().with_targets(targets))
         .init();
     let db = Database::from_env().await?;
     let cache = Cache::new(Tiered::new(Memory::new(64 << 20), Redis::from_env().await?));
