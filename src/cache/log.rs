@@ -44,8 +44,8 @@ pub(crate) trait Log: Debug + Send + Sync + 'static {
     /// Follows the log up to `position`. Concurrent callers share the work.
     fn catch_up(&self, position: Position) -> BoxFuture<'_, Result<(), LogError>>;
 
-    /// Follows the log as [`catch_up`](Self::catch_up), of the primary to which a connection leads that is opened after
-    /// this call. Concurrent callers share the work.
+    /// Like [`catch_up`](Self::catch_up), but first opens a connection to see which primary the name leads to now, and
+    /// follows the log of that one. Concurrent callers share the work.
     fn catch_up_anew(&self) -> BoxFuture<'_, Result<(), LogError>>;
 
     /// Writes a change to these tags into the log, for every node.

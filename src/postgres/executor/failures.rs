@@ -10,17 +10,19 @@ use crate::postgres::route_plan::Candidate;
 
 /// Discards a server's connections if it failed during the read. This does not apply to a server that is busy, that
 /// cancelled a query in favour of replay, or that refuses further connections: otherwise all its reads would go to the
-/// primary. A message that the driver can't encode or decode concerns only one connection.
+/// primary. A message that the driver can't encode or decode concerns only one connection. If the primary failed, or had no
+/// connection in time, its monitor finds out whether it still responds.
 pub(super) fn give_up(db: &Database, candidate: &Candidate, error: &Error) {
-    if matches!(candidate, Candidate::Primary)
-        && (has_lost_connection(error) || matches!(error, Error::PoolTimedOut))
-    {
-        db.inner.lag.suspect();
-    }
-    match candidate {
-        _ if !has_lost_connection(error) => {}
-        Candidate::Primary => db.inner.primary.renew(),
-        Candidate::Replica(server) | Candidate::LastResort(server) => server.lose(),
+    match (candidate, has_lost_connection(error)) {
+        (Candidate::Primary, true) => {
+            db.inner.lag.suspect();
+            db.inner.primary.renew();
+        }
+        (Candidate::Primary, false) if matches!(error, Error::PoolTimedOut) => {
+            db.inner.lag.suspect();
+        }
+        (Candidate::Replica(server) | Candidate::LastResort(server), true) => server.lose(),
+        (_, false) => {}
     }
 }
 
