@@ -38,6 +38,8 @@ mod guide {
     struct Policies;
     #[doc = include_str!("../docs/guide/3-invalidation.md")]
     struct Invalidation;
+    #[doc = include_str!("../docs/guide/4-replicas.md")]
+    struct Replicas;
     #[cfg(feature = "admin")]
     #[doc = include_str!("../docs/guide/5-operations.md")]
     struct Operations;
@@ -81,8 +83,8 @@ pub use outcome::{BypassReason, Counters, Event, MissReason, Outcome, StaleReaso
 #[cfg(feature = "postgres")]
 pub use postgres::{
     Cached, Change, Changes, Database, DatabaseError, DatabaseOptions, Discovery, Listener,
-    LsnError, Reader, RelayRole, ReplicaLag, Row, SchemaError, SchemaStatus, ServerStatus,
-    TableStatus, Transaction, TriggerState, TriggerStatus, Triggers, Writer,
+    LsnError, Reader, RelayRole, ReplicaLag, Row, SchemaError, SchemaStatus, ServerOptions,
+    ServerStatus, TableStatus, Transaction, TriggerState, TriggerStatus, Triggers, Writer,
 };
 pub use secret::SecretError;
 #[cfg(feature = "memory")]

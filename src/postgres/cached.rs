@@ -40,8 +40,8 @@ impl<T> Row for T where
 impl Database {
     /// Runs queries through a cache that follows this database.
     ///
-    /// The cache key is the query's text and arguments, the type that its rows are decoded as, and the database, role and
-    /// options of the connection. A query that can't be cached is run each time, and the reason is logged.
+    /// The cache key is the query's text and arguments, the type that its rows are decoded as, and the database, role,
+    /// options and settings of the connection. A query that can't be cached is run each time, and the reason is logged.
     ///
     /// Its dependencies are found as for [`reader`](Self::reader): in its text and arguments. Both are part of the key, so
     /// arguments may come from earlier reads: the rows are stored for exactly these arguments.
@@ -110,11 +110,13 @@ impl Cached {
     }
 
     fn key<T>(&self, what: &str, statement: &RepeatableStatement) -> Key {
-        let options = &self.db.inner.primary.options;
+        let primary = &self.db.inner.primary;
+        let options = primary.connector.configured();
         Key::new("query")
             .part(self.db.name())
             .part(options.get_username())
             .part(options.get_options().unwrap_or_default())
+            .part(format!("{:?}", primary.session()))
             .part(what)
             .part(std::any::type_name::<T>())
             .part(statement.sql.as_str())

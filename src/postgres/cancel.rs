@@ -22,7 +22,7 @@ pub(super) async fn begin(
 ) -> Result<Transaction<'static, Postgres>, Error> {
     let server = server.clone();
     let begun = tokio::spawn(async move {
-        let conn = server.pool().acquire().await?;
+        let conn = server.pooled().await?;
         let mut begun = Transaction::begin(conn, Some(sql.into_sql_str()));
         timeout(RETURN_WITHIN, &mut begun).await.unwrap_or_else(|_late| {
             // Before the connection is dropped.

@@ -15,6 +15,7 @@ use sqlx::{Connection, Error, PgConnection, Postgres};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use super::connector::Connector;
 use super::deadline::{no_response, within_limit};
 use super::reset::reset;
 use super::sample::ServerSample;
@@ -144,23 +145,28 @@ pub(super) async fn after_release(
     conn: &mut PgConnection,
     known: PoolConnectionMetadata,
     sample: &SharedSample,
+    connector: &Connector,
 ) -> Result<bool, Error> {
     if !is_present(sample, known.age) {
         return Ok(false);
     }
     match MAY_HAVE_CHANGED.try_with(|may_have_changed| *may_have_changed) {
         Ok(false) => Ok(true),
-        Ok(true) => is_reset(conn, sample).await,
+        Ok(true) => is_reset(conn, sample, connector).await,
         Err(_) => {
-            let checked = in_time(sample, clock::now(), is_reset(conn, sample)).await;
+            let checked = in_time(sample, clock::now(), is_reset(conn, sample, connector)).await;
             checked.unwrap_or_else(|| Err(no_response(RETURN_WITHIN)))
         }
     }
 }
 
-/// Resets what statements have changed in a session; `false` if the connection must be closed instead. Behind a
-/// transaction-pooling proxy it only pings, since the session may be another client's.
-async fn is_reset(conn: &mut PgConnection, sample: &SharedSample) -> Result<bool, Error> {
+/// Resets what statements have changed in a session, and prepares it anew; `false` if the connection must be closed instead.
+/// Behind a transaction-pooling proxy it only pings, since the session may be another client's.
+async fn is_reset(
+    conn: &mut PgConnection,
+    sample: &SharedSample,
+    connector: &Connector,
+) -> Result<bool, Error> {
     let (is_pooled, is_resettable) = {
         let sample = sample.lock().unwrap_or_else(PoisonError::into_inner);
         (sample.is_pooled, sample.is_resettable)
@@ -174,6 +180,8 @@ async fn is_reset(conn: &mut PgConnection, sample: &SharedSample) -> Result<bool
             left,
             "closing a connection: a statement left something in its session that can't be reset"
         );
+        return Ok(false);
     }
-    Ok(left.is_none())
+    connector.set_up(conn).await?;
+    Ok(true)
 }

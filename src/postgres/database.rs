@@ -16,169 +16,15 @@ use super::executor::{Reader, Writer};
 use super::lag::Lag;
 use super::log::{self, DatabaseIdentity};
 use super::monitor::Monitor;
+use super::options::{ConnectionSettings, DatabaseOptions, ServerOptions};
 use super::peers;
 use super::sample::ServerPosition;
-use super::server::{PoolLimits, Server, ServerRole};
+use super::server::{Server, ServerRole};
 use super::server_status::ServerStatus;
 use super::statements::Statements;
 use super::transaction::{OpenTransaction, Transaction};
 use crate::cache::{DatabaseId, Record, Requirement, Stray, Uncacheable, spawn};
 use crate::entry::LogPosition;
-
-/// Configures the connections of a [`Database`]: the servers' URLs, pool sizes and limits.
-///
-/// ```no_run
-/// # async fn example() -> Result<(), tidegate::DatabaseError> {
-/// use tidegate::DatabaseOptions;
-///
-/// let db = DatabaseOptions::new("postgres://app@db-primary/shop")
-///     .replica("postgres://app@db-replica-1/shop")
-///     .connections(20)
-///     .connect()
-///     .await?;
-/// # Ok(()) }
-/// ```
-#[derive(Clone)]
-pub struct DatabaseOptions {
-    primary: String,
-    replicas: Vec<String>,
-    listen: Option<String>,
-    limits: PoolLimits,
-    sample_every: Duration,
-    max_lag: Duration,
-}
-
-impl DatabaseOptions {
-    /// Options for a primary with this URL, without replicas.
-    pub fn new(primary: impl Into<String>) -> Self {
-        Self {
-            primary: primary.into(),
-            replicas: Vec::new(),
-            listen: None,
-            limits: PoolLimits { connections: 10, wait: Duration::from_secs(3), pooled: false },
-            sample_every: Duration::from_millis(50),
-            max_lag: Duration::from_secs(10),
-        }
-    }
-
-    /// Reads the URLs from the environment: `POSTGRES_PRIMARY_URL`, `POSTGRES_REPLICA_URL` (one URL, or several separated
-    /// by commas) and `POSTGRES_LISTEN_URL`. The last two are optional.
-    ///
-    /// # Errors
-    ///
-    /// If `POSTGRES_PRIMARY_URL` is not set.
-    pub fn from_env() -> Result<Self, DatabaseError> {
-        let primary = std::env::var("POSTGRES_PRIMARY_URL")
-            .map_err(|_unset| DatabaseError::Unset("POSTGRES_PRIMARY_URL"))?;
-        let replicas = std::env::var("POSTGRES_REPLICA_URL").unwrap_or_default();
-        let replicas = replicas.split(',').map(str::trim).filter(|url| !url.is_empty());
-        let options = replicas.fold(Self::new(primary), Self::replica);
-        Ok(match std::env::var("POSTGRES_LISTEN_URL") {
-            Ok(url) => options.listen_url(url),
-            Err(_) => options,
-        })
-    }
-
-    /// Adds a replica, by its URL.
-    #[must_use]
-    pub fn replica(mut self, url: impl Into<String>) -> Self {
-        self.replicas.push(url.into());
-        self
-    }
-
-    /// The URL that the listener connects to; the primary's URL by default. Set it if the primary's URL leads through a
-    /// transaction-pooling proxy, since LISTEN needs a direct connection.
-    #[must_use]
-    pub fn listen_url(mut self, url: impl Into<String>) -> Self {
-        self.listen = Some(url.into());
-        self
-    }
-
-    /// The maximum number of pooled connections to each server; 10 by default, at least 1.
-    #[must_use]
-    pub fn connections(mut self, most: u32) -> Self {
-        self.limits.connections = most.max(1);
-        self
-    }
-
-    /// How long a read or a write waits for a connection; 3 s by default.
-    #[must_use]
-    pub fn wait(mut self, limit: Duration) -> Self {
-        self.limits.wait = limit;
-        self
-    }
-
-    /// Declares that reads and writes go through a transaction-pooling proxy. Usually this is not necessary: Tidegate
-    /// detects such a proxy at start, or later, when a different server process responds on the same connection. Declare
-    /// it if one host name leads to several proxies, since these may go undetected.
-    #[must_use]
-    pub fn pooled(mut self) -> Self {
-        self.limits.pooled = true;
-        self
-    }
-
-    /// The interval at which each replica's WAL position is queried; 50 ms by default, at least 1 ms.
-    #[must_use]
-    pub fn sample_every(mut self, interval: Duration) -> Self {
-        self.sample_every = interval.max(Duration::from_millis(1));
-        self
-    }
-
-    /// How far a replica may lag and still serve reads; 10 s by default. Such a replica has replayed everything that the
-    /// primary's WAL contained this long ago, or up to two seconds earlier. Reads on routes with a policy require more:
-    /// every change that the node knows of.
-    ///
-    /// Below 5 s, or without a [`Listener`](crate::Listener), each node also queries the primary's WAL position itself, ten
-    /// times per `most`, but at least once a second and at most every 50 ms.
-    #[must_use]
-    pub fn max_lag(mut self, most: Duration) -> Self {
-        self.max_lag = most;
-        self
-    }
-
-    /// Connects to all servers and checks that each one is what it was declared to be.
-    ///
-    /// # Errors
-    ///
-    /// If a URL can't be parsed; if a server can't be reached or does not respond within ten seconds; if the primary is a
-    /// standby or a replica is not one; or if a replica belongs to another cluster or database than the primary.
-    pub async fn connect(self) -> Result<Database, DatabaseError> {
-        let primary = Server::new("primary", ServerRole::Primary, &self.primary, self.limits)?;
-        let listen = self.listen.as_deref().unwrap_or(&self.primary);
-        let listen = Server::new("listener", ServerRole::Primary, listen, self.limits)?;
-        let identity = primary.check().await?.database();
-        let lag = Arc::new(Lag::new(self.max_lag));
-        let watch = Monitor::for_primary(&primary, &lag);
-        let inner = peers::join(identity, |own_writes| DatabaseInner {
-            identity,
-            lag,
-            own_writes,
-            _watch: watch,
-            primary,
-            listen,
-            replicas: RwLock::default(),
-            sent: Mutex::default(),
-            known: DependencyCache::new(),
-            statements: Statements::default(),
-            limits: self.limits,
-            sample_every: self.sample_every,
-        });
-        let db = Database { inner };
-        for url in &self.replicas {
-            db.add_replica(url).await?;
-        }
-        Ok(db)
-    }
-}
-
-impl fmt::Debug for DatabaseOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DatabaseOptions")
-            .field("replicas", &self.replicas.len())
-            .field("limits", &self.limits)
-            .finish_non_exhaustive()
-    }
-}
 
 /// A primary and any number of replicas, used as one database. Pass [`reader`](Self::reader) or [`writer`](Self::writer)
 /// wherever sqlx takes an executor.
@@ -209,16 +55,17 @@ pub(crate) struct DatabaseInner {
     pub(crate) lag: Arc<Lag>,
     /// The writes made outside any scope, which reads outside any scope must see.
     pub(super) own_writes: Arc<Requirement>,
-    _watch: Monitor,
+    watch: Monitor,
     replicas: RwLock<Vec<Replica>>,
     /// The number of statements sent to each replica, by name, including removed replicas: if a name is reused, its counter
     /// continues, as monitoring expects.
     sent: Mutex<HashMap<Arc<str>, Arc<AtomicU64>>>,
-    pub(crate) limits: PoolLimits,
+    settings: ConnectionSettings,
     sample_every: Duration,
 }
 
 struct Replica {
+    /// Distinguishes it from others: see [`ServerOptions::url`].
     url: String,
     server: Arc<Server>,
     _monitor: Monitor,
@@ -232,6 +79,62 @@ impl Database {
     /// As [`DatabaseOptions::connect`].
     pub async fn from_env() -> Result<Self, DatabaseError> {
         DatabaseOptions::from_env()?.connect().await
+    }
+
+    /// The servers that pools of the application lead to; see [`DatabaseOptions::from_pools`].
+    ///
+    /// # Errors
+    ///
+    /// As [`DatabaseOptions::connect`].
+    pub async fn from_pools<'p>(
+        primary: &'p PgPool,
+        replicas: impl IntoIterator<Item = &'p PgPool>,
+    ) -> Result<Self, DatabaseError> {
+        DatabaseOptions::from_pools(primary, replicas).connect().await
+    }
+
+    pub(super) async fn connect(options: DatabaseOptions) -> Result<Self, DatabaseError> {
+        let DatabaseOptions { primary: server, replicas, listen, settings, sample_every, max_lag } =
+            options;
+        let primary = Server::new("primary", ServerRole::Primary, &server, &settings)?;
+        let listen = listen.as_ref().unwrap_or(&server);
+        let listen = Server::new("listener", ServerRole::Primary, listen, &settings)?;
+        let identity = primary.check(server.model.as_ref()).await?.database();
+        let lag = Arc::new(Lag::new(max_lag));
+        let watch = Monitor::for_primary(&primary, &lag);
+        let inner = peers::join(identity, |own_writes| DatabaseInner {
+            identity,
+            lag,
+            own_writes,
+            watch,
+            primary,
+            listen,
+            replicas: RwLock::default(),
+            sent: Mutex::default(),
+            known: DependencyCache::new(),
+            statements: Statements::default(),
+            settings,
+            sample_every,
+        });
+        let db = Self { inner };
+        for replica in replicas {
+            db.add_replica(replica).await?;
+        }
+        Ok(db)
+    }
+
+    /// Closes all connections, and ends the tasks in the background, listeners included. It waits until the connections
+    /// that are in use come back, so finish open transactions first. Afterwards all reads and writes fail, and a cache that
+    /// followed this database is bypassed once its policies' `max_staleness` has passed.
+    ///
+    /// Call it where the process goes on: before a test drops its database, as `#[sqlx::test]` does.
+    pub async fn close(&self) {
+        let replicas = std::mem::take(&mut *self.write());
+        self.inner.watch.stop();
+        // Listeners end at this.
+        let primary = self.inner.primary.pool().close();
+        let others = replicas.iter().map(|replica| replica.server.pool().close());
+        tokio::join!(primary, futures_util::future::join_all(others));
     }
 
     /// An executor for reads. It selects a server that contains everything that the current scope has written through this
@@ -382,10 +285,13 @@ impl Database {
     /// # Errors
     ///
     /// As [`DatabaseOptions::connect`].
-    pub async fn add_replica(&self, url: &str) -> Result<Arc<str>, DatabaseError> {
-        let name = free_name(&self.servers());
-        let mut server = Server::new(&name, ServerRole::Replica, url, self.inner.limits)?;
-        let database = server.check().await?.database();
+    pub async fn add_replica(
+        &self,
+        replica: impl Into<ServerOptions>,
+    ) -> Result<Arc<str>, DatabaseError> {
+        let (name, options) = (free_name(&self.servers()), replica.into());
+        let mut server = Server::new(&name, ServerRole::Replica, &options, &self.inner.settings)?;
+        let database = server.check(options.model.as_ref()).await?.database();
         if database != self.inner.identity {
             // The primary's name may lead to another cluster by now, as after a restored backup has taken its place.
             let primary = self.inner.primary.identify_anew().await;
@@ -401,7 +307,7 @@ impl Database {
         drop(sent);
         let (name, server) = (server.name.clone(), Arc::new(server));
         let monitor = Monitor::for_replica(&server, self.inner.sample_every);
-        replicas.push(Replica { url: url.to_owned(), server, _monitor: monitor });
+        replicas.push(Replica { url: options.url(), server, _monitor: monitor });
         Ok(name)
     }
 

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use super::log::DatabaseIdentity;
 use super::server::Server;
 
-/// Why the database can't be used as configured. Each message says what to do, and none contains a password.
+/// Why the database can't be used as configured. Each message says what to do and contains its cause, which is therefore
+/// not the error's `source` too. None contains a password.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatabaseError {
@@ -19,14 +20,16 @@ pub enum DatabaseError {
     )]
     Url(String),
     /// A server that can't be reached, or refuses.
-    #[error("{server} can't be used: {source}")]
+    #[error("{server} can't be used: {error}")]
     Connect {
         /// Which.
         server: String,
         /// What the driver said.
-        #[source]
-        source: sqlx::Error,
+        error: sqlx::Error,
     },
+    /// A server that requires TLS, in a build without it.
+    #[error("{0} requires TLS: enable the feature `tls` of tidegate in Cargo.toml")]
+    NoTls(String),
     /// The primary's URL leads to a standby.
     #[error("{0} is a standby, not a primary: give the address that takes writes")]
     PrimaryIsStandby(String),
@@ -51,13 +54,13 @@ pub enum DatabaseError {
         "the schema `tidegate` is missing or incomplete: run `tidegate install TABLE...`, or \
              use Triggers::install ({0})"
     )]
-    NoSchema(#[source] sqlx::Error),
+    NoSchema(sqlx::Error),
     /// The role may not read the log.
     #[error(
         "the role may not follow the log of changes: run `tidegate grant ROLE` as the owner of \
              schema tidegate, or use Triggers::grant ({0})"
     )]
-    NoRights(#[source] sqlx::Error),
+    NoRights(sqlx::Error),
     /// The connection goes through a pooler.
     #[error(
         "LISTEN does not reach Postgres from here, as behind a transaction-pooling proxy: give \
@@ -70,12 +73,18 @@ pub enum DatabaseError {
              another's: use PgBouncer 1.21 or later with max_prepared_statements, RDS Proxy, or session pooling"
     )]
     MixedStatements(String),
+    /// The application's pool prepares its sessions.
+    #[error(
+        "the sessions of the application's pool for {0} differ from Tidegate's in {1}: pass what the pool's \
+             after_connect does to DatabaseOptions::after_connect too"
+    )]
+    Session(String, String),
     /// The cache has a listener.
     #[error("the cache follows a database already; create one cache per database")]
     Attached,
     /// The change log can't be read.
     #[error("the change log can't be followed: {0}")]
-    Log(#[source] sqlx::Error),
+    Log(sqlx::Error),
 }
 
 /// The SQLSTATE of an error that the server sent (PostgreSQL manual, appendix A).
@@ -97,8 +106,14 @@ impl DatabaseIdentity {
 }
 
 impl DatabaseError {
-    pub(crate) fn connecting(server: &Server, source: sqlx::Error) -> Self {
-        Self::Connect { server: server.label(), source }
+    pub(crate) fn connecting(server: &Server, error: sqlx::Error) -> Self {
+        match &error {
+            // The driver has no kind of its own for this.
+            sqlx::Error::Tls(why) if why.to_string().contains("without TLS support") => {
+                Self::NoTls(server.label())
+            }
+            _ => Self::Connect { server: server.label(), error },
+        }
     }
 
     /// What an error of the log means.
@@ -109,5 +124,25 @@ impl DatabaseError {
             Some("42501") => Self::NoRights(source),
             _ => Self::Log(source),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::options::ConnectionSettings;
+    use crate::postgres::server::ServerRole;
+
+    #[tokio::test]
+    async fn a_build_without_tls_names_the_feature() -> Result<(), DatabaseError> {
+        let (url, settings) = ("postgres://app@db/shop".into(), ConnectionSettings::default());
+        let server = Server::new("primary", ServerRole::Primary, &url, &settings)?;
+        // As in `maybe_upgrade` of sqlx-postgres 0.9.0, connection/tls.rs.
+        let why = "TLS upgrade required by connect options but SQLx was built without TLS support enabled";
+        let error = DatabaseError::connecting(&server, sqlx::Error::Tls(why.into()));
+        assert!(error.to_string().contains("feature `tls`"), "{error}");
+        let error = DatabaseError::connecting(&server, sqlx::Error::Tls("bad certificate".into()));
+        assert!(error.to_string().contains("bad certificate"), "{error}");
+        Ok(())
     }
 }

@@ -100,7 +100,7 @@ impl Log for ListenerLink {
     }
 
     fn connections(&self) -> Option<usize> {
-        usize::try_from(self.db.inner.limits.connections).ok()
+        usize::try_from(self.db.inner.primary.limits.connections).ok()
     }
 
     fn has_ended(&self) -> bool {

@@ -16,12 +16,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::backoff::Backoff;
+use super::connector::Connector;
 use super::database::Database;
 use super::deadline::{PATIENCE, within};
 use super::error::DatabaseError;
@@ -98,7 +99,14 @@ impl Listener {
         follower.catch_up(&mut conn).await.map_err(DatabaseError::from_log)?;
         follower.relay = cache.bus().map(|bus| Relay::start(bus, &db.name()));
         let (role, turns) = (follower.role.subscribe(), follower.turns.subscribe());
-        Ok(Self { task: tokio::spawn(follower.run(conn)), role, turns })
+        let closed = db.inner.primary.pool().close_event();
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = closed => {}
+                () = follower.run(conn) => {}
+            }
+        });
+        Ok(Self { task, role, turns })
     }
 
     /// Whether this node currently reads the log for itself, relays it to other nodes, or follows a relay.
@@ -122,15 +130,9 @@ impl Listener {
 /// history, since no connection survives a recovery, and a standby refuses LISTEN.
 pub(super) async fn connect(db: &Database) -> Result<PgListener, DatabaseError> {
     let server = &db.inner.listen;
-    // sqlx's listener requires a pool for reconnecting, which is never used here.
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .max_lifetime(None)
-        .idle_timeout(None)
-        .acquire_timeout(PATIENCE)
-        .connect_with(server.options.clone());
     let connect = async {
-        let mut conn = PgListener::connect_with(&pool.await?).await?;
+        let pool = server.connector.attempt(|options| pool(&server.connector, options)).await?;
+        let mut conn = PgListener::connect_with(&pool).await?;
         conn.eager_reconnect(false);
         conn.ignore_pool_close_event(true);
         log::prepare(&mut conn).await?;
@@ -141,6 +143,22 @@ pub(super) async fn connect(db: &Database) -> Result<PgListener, DatabaseError> 
     let mut conn = connected.map_err(|error| DatabaseError::connecting(server, error))?;
     within(log::begin_history(&mut conn)).await.map_err(DatabaseError::from_log)?;
     Ok(conn)
+}
+
+/// The pool of one connection that sqlx's listener requires for reconnecting, which is never used here.
+async fn pool(connector: &Arc<Connector>, options: PgConnectOptions) -> sqlx::Result<PgPool> {
+    let connector = connector.clone();
+    PgPoolOptions::new()
+        .max_connections(1)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .acquire_timeout(PATIENCE)
+        .after_connect(move |conn, _| {
+            let connector = connector.clone();
+            Box::pin(async move { connector.set_up(conn).await })
+        })
+        .connect_with(options)
+        .await
 }
 
 /// Checks that a notification sent on this connection is received on it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{ConnectOptions, PgConnection};
+use sqlx::PgConnection;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -67,9 +67,16 @@ impl Monitor {
     }
 }
 
+impl Monitor {
+    /// Ends the task.
+    pub(crate) fn stop(&self) {
+        self.0.abort();
+    }
+}
+
 impl Drop for Monitor {
     fn drop(&mut self) {
-        self.0.abort();
+        self.stop();
     }
 }
 
@@ -91,7 +98,7 @@ async fn watch(
     let mut backoff = Backoff::new(every, every.max(SLOWEST));
     loop {
         if wanted() {
-            match timeout(PATIENCE, server.options.connect()).await {
+            match timeout(PATIENCE, server.connector.connect()).await {
                 Ok(Ok(mut conn)) => {
                     let began = clock::now();
                     let end = follow(server, &mut conn, every, &wanted, &mut told).await;
@@ -152,15 +159,18 @@ mod tests {
 
     use super::*;
     use crate::entry::{Epoch, Position};
-    use crate::postgres::server::{PoolLimits, ServerRole};
+    use crate::postgres::options::{ConnectionSettings, PoolLimits};
+    use crate::postgres::server::ServerRole;
 
     #[tokio::test]
     async fn a_primary_without_a_connection_for_the_monitor_is_not_lost() {
         let postgres = Postgres::start().await.unwrap();
         postgres.psql("create role app login connection limit 1").await.unwrap();
         let url = postgres.url().replace("postgres@", "app@");
-        let limits = PoolLimits { connections: 1, wait: PATIENCE, pooled: false };
-        let server = Server::new("primary", ServerRole::Primary, &url, limits).unwrap();
+        let limits = PoolLimits { connections: 1, ..PoolLimits::default() };
+        let settings = ConnectionSettings { limits, ..ConnectionSettings::default() };
+        let server =
+            Server::new("primary", ServerRole::Primary, &url.as_str().into(), &settings).unwrap();
         let lag = Arc::new(Lag::new(Duration::from_secs(1)));
         let _pooled = server.acquire().await.unwrap();
         let _monitor = Monitor::for_primary(&server, &lag);

@@ -4,8 +4,9 @@
 //! on two servers. So nothing that one statement returns about the server holds for the next, unless both are in one
 //! transaction. And a prepared statement exists for the next transaction only if the proxy provides for it.
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row};
+
+use super::connector::Connector;
 
 /// The number of connections opened for detection: a name may lead to several proxies, and each needs two connections.
 const CONNECTIONS: usize = 6;
@@ -23,12 +24,12 @@ pub(crate) enum SessionMode {
 
 /// Detects the session mode. Sessions are shared if two connections lead to the same server process, or if one connection
 /// leads to a different process than before.
-pub(crate) async fn sessions(options: &PgConnectOptions) -> Result<SessionMode, sqlx::Error> {
+pub(crate) async fn sessions(connector: &Connector) -> Result<SessionMode, sqlx::Error> {
     let (mut conns, mut seen): (Vec<PgConnection>, Vec<Backend>) = (Vec::new(), Vec::new());
     let mut found = SessionMode::Own;
     // At least two: a statement prepared on one is looked for on the other.
     while conns.len() < 2 || (found == SessionMode::Own && conns.len() < CONNECTIONS) {
-        let mut conn = options.connect().await?;
+        let mut conn = connector.open().await?;
         let behind = backend(&mut conn).await?;
         if seen.contains(&behind) || backend(&mut conn).await? != behind {
             found = SessionMode::Shared;

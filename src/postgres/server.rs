@@ -1,27 +1,29 @@
 //! One server address, its connection pool, and the last known state of the server behind it.
 
 use std::fmt;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, Postgres, Transaction};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
 use tokio::time::{sleep_until, timeout};
 
 use super::cancel::begin;
 use super::checkout::{Checkout, SharedSample, after_release, before_acquire};
+use super::connector::{Connector, CredentialsRefresh};
 use super::deadline::{no_response, within};
 use super::error::DatabaseError;
 use super::log::{ServerIdentity, identity};
+use super::options::{ConnectionSettings, PoolLimits, ServerOptions};
 use super::pooler::{SessionMode, sessions};
 use super::reset::is_resettable;
 use super::sample::{ServerPosition, ServerSample};
+use super::session::SessionState;
 use crate::cache::PastEpochs;
 use crate::clock::{self, Instant};
 use crate::entry::Epoch;
-use crate::redact::redacted;
 
 /// How long the check of a server may take, over up to seven connections, before it counts as down.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
@@ -43,8 +45,11 @@ pub(crate) enum ServerRole {
 pub(crate) struct Server {
     pub(crate) name: Arc<str>,
     pub(crate) role: ServerRole,
-    pub(crate) options: PgConnectOptions,
+    pub(crate) connector: Arc<Connector>,
     pool: PgPool,
+    _refresh: Arc<Option<CredentialsRefresh>>,
+    pub(crate) limits: PoolLimits,
+    session: Arc<OnceLock<SessionState>>,
     sample: SharedSample,
     statements: Arc<AtomicU64>,
     past: Arc<PastEpochs>,
@@ -59,64 +64,91 @@ struct Probe {
     epoch: Option<Epoch>,
 }
 
-/// How many connections a server gets, and how long a read waits for one.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PoolLimits {
-    pub(crate) connections: u32,
-    pub(crate) wait: Duration,
-    /// The application declared that proxies share sessions, which may not be detectable.
-    pub(crate) pooled: bool,
-}
-
 impl Server {
     /// Prepares the pool; nothing is connected yet.
     pub(crate) fn new(
         name: &str,
         role: ServerRole,
-        url: &str,
-        limits: PoolLimits,
+        server: &ServerOptions,
+        settings: &ConnectionSettings,
     ) -> Result<Self, DatabaseError> {
-        // sqlx takes any scheme.
-        let is_ours = url.starts_with("postgres://") || url.starts_with("postgresql://");
-        let parsed = is_ours.then(|| PgConnectOptions::from_str(url).ok()).flatten();
-        let options = parsed
-            .ok_or_else(|| DatabaseError::Url(redacted(url)))?
-            .application_name("tidegate")
-            .log_slow_statements(tracing::log::LevelFilter::Off, Duration::ZERO);
+        let connector = Arc::new(settings.connector(server)?);
+        let limits = settings.limits_for(server);
         let mut sample = ServerSample::new();
         sample.is_pooled = limits.pooled;
         let sample = Arc::new(Mutex::new(sample));
-        let pool = pool(role, limits, &sample).connect_lazy_with(options.clone());
-        let (statements, past, probe) = Default::default();
-        Ok(Self { name: name.into(), role, options, pool, sample, statements, past, probe })
+        let options = connector.configured().clone();
+        let pool = pool(role, limits, &connector, &sample).connect_lazy_with(options);
+        let refresh = Arc::new(connector.refresh(&pool));
+        let (statements, past, probe, session) = Default::default();
+        Ok(Self {
+            name: name.into(),
+            role,
+            connector,
+            pool,
+            _refresh: refresh,
+            limits,
+            session,
+            sample,
+            statements,
+            past,
+            probe,
+        })
     }
 
-    /// Connects, and checks that the server has the declared role.
-    pub(crate) async fn check(&self) -> Result<ServerIdentity, DatabaseError> {
-        timeout(CHECK_WITHIN, self.introduce()).await.unwrap_or_else(|_elapsed| {
+    /// Connects, and checks that the server has the declared role, and that sessions are like those of the application's
+    /// pool, if there is one.
+    pub(crate) async fn check(
+        &self,
+        model: Option<&PgPool>,
+    ) -> Result<ServerIdentity, DatabaseError> {
+        timeout(CHECK_WITHIN, self.introduce(model)).await.unwrap_or_else(|_elapsed| {
             Err(DatabaseError::connecting(self, no_response(CHECK_WITHIN)))
         })
     }
 
-    async fn introduce(&self) -> Result<ServerIdentity, DatabaseError> {
+    async fn introduce(&self, model: Option<&PgPool>) -> Result<ServerIdentity, DatabaseError> {
         let failed = |error| DatabaseError::connecting(self, error);
-        match sessions(&self.options).await.map_err(failed)? {
+        match sessions(&self.connector).await.map_err(failed)? {
             SessionMode::Own => {}
             SessionMode::Shared => self.note_shared(),
             SessionMode::Mixed => return Err(DatabaseError::MixedStatements(self.label())),
         }
-        let mut conn = self.options.connect().await.map_err(failed)?;
+        let mut conn = self.connector.connect().await.map_err(failed)?;
         let identity = identity(&mut conn).await.map_err(failed)?;
         self.expect(&identity)?;
         if !self.observe(&identity) {
             return Err(DatabaseError::Silent(self.label()));
         }
+        if self.connector.has_setup() || model.is_some() {
+            let ours = SessionState::read(&mut conn).await.map_err(failed)?;
+            if let Some(model) = model {
+                self.compare(&ours, model).await?;
+            }
+            // The first state counts.
+            let _ = self.session.set(ours);
+        }
         Ok(identity)
+    }
+
+    async fn compare(&self, ours: &SessionState, model: &PgPool) -> Result<(), DatabaseError> {
+        let theirs = async { SessionState::read(&mut *model.acquire().await?).await };
+        let theirs = theirs.await.map_err(|error| DatabaseError::connecting(self, error))?;
+        let differ = ours.differences(&theirs);
+        match differ.is_empty() {
+            true => Ok(()),
+            false => Err(DatabaseError::Session(self.label(), differ.join(", "))),
+        }
+    }
+
+    /// The state of the sessions, if the application prepares them.
+    pub(crate) fn session(&self) -> Option<&SessionState> {
+        self.session.get()
     }
 
     /// Opens a connection to see which server is behind the name now.
     pub(crate) async fn identify_anew(&self) -> Result<ServerIdentity, sqlx::Error> {
-        let mut conn = within(self.options.connect()).await?;
+        let mut conn = within(self.connector.connect()).await?;
         let identity = within(identity(&mut conn)).await?;
         // The server closes it in any case.
         drop(within(conn.close()).await);
@@ -142,7 +174,19 @@ impl Server {
 
     /// A connection, from the pool.
     pub(crate) async fn acquire(&self) -> Result<Checkout, sqlx::Error> {
-        Ok(Checkout::new(self.pool.acquire().await?, &self.sample))
+        Ok(Checkout::new(self.pooled().await?, &self.sample))
+    }
+
+    /// A connection, from the pool, that goes back to it without a time limit.
+    pub(super) async fn pooled(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        if !self.connector.has_credentials() || self.pool.num_idle() > 0 {
+            return self.pool.acquire().await;
+        }
+        let pooled = |options| {
+            self.pool.set_connect_options(options);
+            self.pool.acquire()
+        };
+        self.connector.attempt(pooled).await
     }
 
     /// A transaction, by a connection from the pool.
@@ -251,7 +295,8 @@ impl Server {
 
     /// The address, without its secret.
     pub(crate) fn label(&self) -> String {
-        let at = format!("{}:{}", self.options.get_host(), self.options.get_port());
+        let options = self.connector.configured();
+        let at = format!("{}:{}", options.get_host(), options.get_port());
         format!("{} ({at})", self.name)
     }
 
@@ -275,25 +320,37 @@ impl fmt::Debug for Server {
     }
 }
 
-fn pool(role: ServerRole, limits: PoolLimits, sample: &SharedSample) -> PgPoolOptions {
+fn pool(
+    role: ServerRole,
+    limits: PoolLimits,
+    connector: &Arc<Connector>,
+    sample: &SharedSample,
+) -> PgPoolOptions {
     let (on_connect, on_acquire, on_release) = (sample.clone(), sample.clone(), sample.clone());
+    let (opened_by, reset_by) = (connector.clone(), connector.clone());
     PgPoolOptions::new()
         .max_connections(limits.connections)
+        .min_connections(limits.at_least)
+        .max_lifetime(limits.max_lifetime)
+        .idle_timeout(limits.idle_timeout)
         .acquire_timeout(limits.wait)
         // A ping before each use would double the round trips; a connection that turns out to be
         // dead costs one more attempt instead.
         .test_before_acquire(false)
         .after_connect(move |conn, _| {
-            let sample = on_connect.clone();
-            Box::pin(async move { greet(conn, role, &sample).await })
+            let (sample, connector) = (on_connect.clone(), opened_by.clone());
+            Box::pin(async move {
+                greet(conn, role, &sample).await?;
+                connector.set_up(conn).await
+            })
         })
         .before_acquire(move |conn, known| {
             let sample = on_acquire.clone();
             Box::pin(async move { before_acquire(conn, known, &sample).await })
         })
         .after_release(move |conn, known| {
-            let sample = on_release.clone();
-            Box::pin(async move { after_release(conn, known, &sample).await })
+            let (sample, connector) = (on_release.clone(), reset_by.clone());
+            Box::pin(async move { after_release(conn, known, &sample, &connector).await })
         })
 }
 

@@ -28,6 +28,8 @@ pub struct ServerStatus {
     pub connections: u32,
     /// The number of open connections that are idle.
     pub idle_connections: u32,
+    /// The maximum number of open connections.
+    pub max_connections: u32,
 }
 
 /// How far a replica is behind the primary.
@@ -63,6 +65,7 @@ impl ServerStatus {
             statements: server.statements(),
             connections,
             idle_connections: u32::try_from(idle).unwrap_or(u32::MAX),
+            max_connections: server.limits.connections,
         }
     }
 }

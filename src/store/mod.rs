@@ -186,8 +186,14 @@ pub enum StoreError {
     Busy,
     /// The bytes that are stored under the key can't be decoded as an entry of this version.
     #[error("the stored entry is {0}")]
-    Decode(#[from] DecodeError),
+    Decode(DecodeError),
     /// The store returned an error, or could not be reached.
-    #[error("{0}")]
-    Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Backend(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<DecodeError> for StoreError {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
 }

@@ -10,6 +10,7 @@ mod audit;
 mod cancelled;
 mod changes;
 mod cold;
+mod connections;
 mod copies;
 mod databases;
 mod executors;

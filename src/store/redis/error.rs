@@ -6,7 +6,8 @@ use crate::secret::SecretError;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why connecting to Redis failed. Neither `Display` nor `Debug` shows a password.
+/// Why connecting to Redis failed. Each message contains its cause, which is therefore not the error's `source` too.
+/// Neither `Display` nor `Debug` shows a password.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisError {
@@ -15,7 +16,7 @@ pub enum RedisError {
     NotSet,
     /// A secret that can't be used.
     #[error("the secrets for Redis can't be used: {0}")]
-    Secret(#[from] SecretError),
+    Secret(SecretError),
     /// The address can't be parsed.
     #[error(
         "{url} is not a Redis address: {problem}; use redis://host:port/db, \
@@ -44,7 +45,6 @@ pub enum RedisError {
         /// The address, without its password.
         url: String,
         /// What happened.
-        #[source]
         cause: Cause,
     },
     /// The server was reached and rejected the connection.
@@ -53,9 +53,14 @@ pub enum RedisError {
         /// The address, without its password.
         url: String,
         /// The server's error.
-        #[source]
         cause: Cause,
     },
+}
+
+impl From<SecretError> for RedisError {
+    fn from(error: SecretError) -> Self {
+        Self::Secret(error)
+    }
 }
 
 impl RedisError {

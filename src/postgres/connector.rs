@@ -1,0 +1,185 @@
+//! Opens connections to one server, with its current credentials, and prepares their sessions.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::{ConnectOptions, Error, PgConnection};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::deadline::{PATIENCE, no_response};
+use super::error::sql_state;
+use crate::clock::{self, Instant};
+
+/// How long credentials are used before the application is asked for new ones. Tokens for IAM authentication are valid for
+/// 15 minutes (Amazon RDS User Guide, "IAM database authentication").
+const VALID: Duration = Duration::from_secs(60);
+
+/// After a failure to get new credentials, when to try again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+pub(crate) type CredentialsError = Box<dyn StdError + Send + Sync>;
+
+type Issuing = BoxFuture<'static, Result<PgConnectOptions, CredentialsError>>;
+
+/// Adds current credentials to a server's options.
+pub(crate) type Credentials = Arc<dyn Fn(PgConnectOptions) -> Issuing + Send + Sync>;
+
+/// Prepares the session of a new connection.
+pub(crate) type SessionSetup =
+    Arc<dyn for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<(), Error>> + Send + Sync>;
+
+/// What all connections of a database have in common.
+#[derive(Clone, Default)]
+pub(crate) struct ConnectionHooks {
+    pub(crate) credentials: Option<Credentials>,
+    pub(crate) setup: Option<SessionSetup>,
+}
+
+/// Opens connections to one server.
+pub(crate) struct Connector {
+    options: PgConnectOptions,
+    hooks: ConnectionHooks,
+    issued: Mutex<Option<IssuedOptions>>,
+}
+
+/// A server's options with credentials.
+struct IssuedOptions {
+    options: PgConnectOptions,
+    at: Instant,
+    /// When new ones are due.
+    until: Instant,
+}
+
+impl Connector {
+    pub(crate) fn new(options: PgConnectOptions, hooks: ConnectionHooks) -> Self {
+        Self { options, hooks, issued: Mutex::default() }
+    }
+
+    /// The options as configured, without credentials that the application issues.
+    pub(crate) fn configured(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
+    pub(crate) fn has_credentials(&self) -> bool {
+        self.hooks.credentials.is_some()
+    }
+
+    pub(crate) fn has_setup(&self) -> bool {
+        self.hooks.setup.is_some()
+    }
+
+    /// Opens a connection whose session is prepared.
+    pub(crate) async fn connect(&self) -> Result<PgConnection, Error> {
+        let mut conn = self.open().await?;
+        self.set_up(&mut conn).await?;
+        Ok(conn)
+    }
+
+    /// Opens a connection, and leaves its session as it is.
+    pub(crate) async fn open(&self) -> Result<PgConnection, Error> {
+        self.attempt(|options| async move { options.connect().await }).await
+    }
+
+    /// Prepares the session of a new connection, or of one that was reset.
+    pub(crate) async fn set_up(&self, conn: &mut PgConnection) -> Result<(), Error> {
+        match &self.hooks.setup {
+            Some(setup) => setup(conn).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Tries to connect. If the server rejects the credentials, tries once more with new ones: they may have been rotated
+    /// since they were issued.
+    pub(crate) async fn attempt<T, F>(
+        &self,
+        connect: impl Fn(PgConnectOptions) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let (began, options) = (clock::now(), self.issued_since(None).await?);
+        match connect(options).await {
+            Err(error) if self.has_credentials() && is_rejected(&error) => {
+                connect(self.issued_since(Some(began)).await?).await
+            }
+            result => result,
+        }
+    }
+
+    /// The options with credentials that are still good, and were issued after `since`.
+    async fn issued_since(&self, since: Option<Instant>) -> Result<PgConnectOptions, Error> {
+        let Some(credentials) = &self.hooks.credentials else { return Ok(self.options.clone()) };
+        let mut issued = self.issued.lock().await;
+        let now = clock::now();
+        let is_good = |known: &&IssuedOptions| match since {
+            Some(since) => known.at >= since,
+            None => now < known.until,
+        };
+        if let Some(known) = issued.as_ref().filter(is_good) {
+            return Ok(known.options.clone());
+        }
+        let result = timeout(PATIENCE, credentials(self.options.clone())).await;
+        let error = match result {
+            Ok(Ok(options)) => {
+                let until = now + VALID;
+                *issued = Some(IssuedOptions { options: options.clone(), at: now, until });
+                return Ok(options);
+            }
+            Ok(Err(error)) => error,
+            Err(_late) => no_response(PATIENCE).into(),
+        };
+        tracing::warn!(host = self.options.get_host(), %error, "no new credentials for a server");
+        match &mut *issued {
+            Some(known) => {
+                known.until = now + AGAIN;
+                Ok(known.options.clone())
+            }
+            None => Err(Error::Configuration(error)),
+        }
+    }
+
+    /// Gives a pool current credentials, for the connections that it opens by itself.
+    pub(crate) fn refresh(self: &Arc<Self>, pool: &PgPool) -> Option<CredentialsRefresh> {
+        let (connector, pool) = (self.clone(), pool.clone());
+        self.has_credentials().then(|| {
+            CredentialsRefresh(tokio::spawn(async move {
+                loop {
+                    if let Ok(options) = connector.issued_since(None).await {
+                        pool.set_connect_options(options);
+                    }
+                    sleep(VALID / 2).await;
+                }
+            }))
+        })
+    }
+}
+
+/// The task that gives a pool current credentials; it ends when this is dropped.
+pub(crate) struct CredentialsRefresh(JoinHandle<()>);
+
+impl Drop for CredentialsRefresh {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Whether a server refused who connects: `invalid_authorization_specification` or `invalid_password` (PostgreSQL manual,
+/// appendix A, class 28).
+fn is_rejected(error: &Error) -> bool {
+    sql_state(error).is_some_and(|code| code.starts_with("28"))
+}
+
+impl fmt::Debug for ConnectionHooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionHooks")
+            .field("credentials", &self.credentials.is_some())
+            .field("setup", &self.setup.is_some())
+            .finish()
+    }
+}
