@@ -78,7 +78,9 @@ pub use cache::{
     ValuePolicyBuilder, VersionError,
 };
 pub use entry::{Entry, Epoch, Key, KeyText, LogPosition, Position, Tag};
-pub use middleware::{Body, CacheLayer, CacheService, ResponseFuture, Sessions};
+pub use middleware::{
+    Body, CacheLayer, CacheService, ResponseFuture, ScopeLayer, ScopeService, Sessions,
+};
 pub use outcome::{BypassReason, Counters, Event, MissReason, Outcome, StaleReason};
 #[cfg(feature = "postgres")]
 pub use postgres::{

@@ -260,12 +260,15 @@ pub enum Event {
     BadToken,
     /// A fill got no permit in time, and proceeded without one.
     NoPermit,
+    /// A response was computed and not stored, since a read outside any scope may be part of it. Counts as
+    /// [`NotStored`](Self::NotStored) too.
+    StrayRead,
     /// A handler was called in the background, to renew a stored response or to audit it.
     BackgroundLoad,
 }
 
 impl Event {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Stored,
         Self::NotStored,
         Self::Overtaken,
@@ -274,6 +277,7 @@ impl Event {
         Self::LeaseHeld,
         Self::BadToken,
         Self::NoPermit,
+        Self::StrayRead,
         Self::BackgroundLoad,
     ];
 }

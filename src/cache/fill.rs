@@ -14,7 +14,7 @@ use super::lookup::Hit;
 use super::permit::Permit;
 use super::policy::Policy;
 use super::protocol::Verdict;
-use super::record::{Record, Uncacheable};
+use super::record::{Record, STRAY_READ, Uncacheable};
 use super::template::PolicyTag;
 use crate::clock::{self, Instant};
 use crate::entry::{Entry, Epoch, Key, Lifetime, LogPosition, Position};
@@ -300,6 +300,9 @@ impl FillGuard {
     fn note_uncacheable(&self, uncacheable: &Uncacheable) {
         tracing::debug!(key = %self.key, %uncacheable, "a response was not stored");
         self.cache.shared.counters.note(Event::NotStored);
+        if uncacheable.token == STRAY_READ {
+            self.cache.shared.counters.note(Event::StrayRead);
+        }
         if let Some(watch) = self.record.traffic() {
             watch.note_uncacheable(uncacheable);
         }

@@ -27,7 +27,8 @@ use crate::traffic::Traffic;
 pub(crate) use requirement::{Arrival, DatabaseId, Needs, Requirement, WriteInProgress};
 pub(crate) use scope::{RecordScope, ScopeKind};
 use scope::{requirement_of, strays_of};
-pub(crate) use stray::{EndedStrays, Stray};
+use stray::warn_of_strays;
+pub(crate) use stray::{EndedStrays, STRAY_READ, Stray};
 
 mod nesting;
 mod requirement;
@@ -244,9 +245,13 @@ impl Record {
     /// Runs a future that contributes to no response, such as a background job or a request that passes no layer. Its reads
     /// do not count as strays. They see the future's own earlier writes, but need not see the process's other writes.
     pub fn detached<F: Future>(work: F) -> impl Future<Output = F::Output> {
+        Self::apart_from_all().scope(work)
+    }
+
+    /// A scope that contributes to no response.
+    pub(crate) fn apart_from_all() -> Self {
         let nothing = Arc::new(Fences::new(0));
         Self::new(nothing, RecordScope { kind: ScopeKind::Apart, ..RecordScope::default() })
-            .scope(work)
     }
 
     /// The tags of a read of `table`. If the statement names its `rows`, these count; otherwise the policy's tags for
@@ -463,9 +468,10 @@ impl Record {
             return Err(uncacheable.clone());
         }
         if self.may_hold_strays() {
-            let why = "a read outside any request may have gone into the response; use \
-                       Record::carry for spawned tasks and Record::detached for background jobs";
-            return Err(Uncacheable::new("stray-read", why));
+            warn_of_strays();
+            let why = "a read outside any scope may have gone into the response; use ScopeLayer for layers around \
+                       the cache, Database::background for background jobs, and Record::carry for spawned tasks";
+            return Err(Uncacheable::new(STRAY_READ, why));
         }
         if notes.reads == 0 {
             let why = "nothing was read through Database::reader(); if the policy's tags cover \

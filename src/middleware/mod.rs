@@ -11,7 +11,7 @@
 //! - A fill: `fill` turns a response into an entry, while `tee` streams the body to the client and `buffer` and
 //!   `timed_buffer` collect it. `stored` is the form of the head in an entry.
 //! - A stored response: `rendered` has the head ready to send, and `response` selects all, a part, or a 304.
-//! - `session` lets clients read their own writes, `audit` compares stored responses with the handler's, and `explain`
+//! - `session` lets clients read their own writes, `scope` gives the layers around the cache a scope, `audit` compares stored responses with the handler's, and `explain`
 //!   says how a request would be handled.
 //!
 //! A hit in memory takes no boxed future, no long-held lock, and no copy of the body.
@@ -41,6 +41,7 @@ mod response;
 mod route;
 mod routers;
 mod rules;
+mod scope;
 mod service;
 mod session;
 mod status;
@@ -67,5 +68,6 @@ pub use future::ResponseFuture;
 pub use layer::CacheLayer;
 #[cfg(feature = "admin")]
 pub(crate) use layer::LayerSettings;
+pub use scope::{ScopeLayer, ScopeService};
 pub use service::CacheService;
 pub use session::Sessions;

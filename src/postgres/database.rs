@@ -43,6 +43,8 @@ use crate::entry::LogPosition;
 #[derive(Clone)]
 pub struct Database {
     pub(crate) inner: Arc<DatabaseInner>,
+    /// Reads outside any scope are part of no response.
+    is_background: bool,
 }
 
 pub(crate) struct DatabaseInner {
@@ -116,11 +118,34 @@ impl Database {
             settings,
             sample_every,
         });
-        let db = Self { inner };
+        let db = Self { inner, is_background: false };
         for replica in replicas {
             db.add_replica(replica).await?;
         }
         Ok(db)
+    }
+
+    /// The same database, for background work: its reads outside any scope are part of no response. Without this, each of
+    /// them keeps the responses that are being computed at the same time from being stored (`stray-read`), since a handler
+    /// may have spawned the task that reads.
+    ///
+    /// Don't use it in tasks that a handler spawns and whose results it uses, such as those of a data loader; use
+    /// [`Record::carry`](crate::Record::carry) there. In a handler, reads by it count as by any other `Database`. Lookups
+    /// of values in a cache need [`Record::detached`](crate::Record::detached) instead, and layers around the cache
+    /// [`ScopeLayer`](crate::ScopeLayer).
+    ///
+    /// ```no_run
+    /// # async fn example(db: tidegate::Database) -> Result<(), sqlx::Error> {
+    /// let background = db.background();
+    /// tokio::spawn(async move {
+    ///     let overdue = "select count(*) from orders where due < now()";
+    ///     sqlx::query_scalar::<_, i64>(overdue).fetch_one(background.reader()).await
+    /// });
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn background(&self) -> Self {
+        Self { is_background: true, ..self.clone() }
     }
 
     /// Closes all connections, and ends the tasks in the background, listeners included. It waits until the connections
@@ -185,7 +210,8 @@ impl Database {
             let why = "the reads of a transaction are unknown to the cache";
             record.mark_uncacheable(Uncacheable::new("unnoted-reads", why));
         }
-        let open = OpenTransaction::new(own);
+        let stray = self.is_stray_source().then(Stray::read).flatten();
+        let open = OpenTransaction::new(own, stray);
         Ok(Transaction::new(self.inner.primary.begin(sql).await?, open))
     }
 
@@ -214,9 +240,27 @@ impl Database {
     /// go to the primary. Don't use a pool that was obtained in another scope: Tidegate does not notice that. If you write
     /// through one, call [`wrote`](Self::wrote).
     pub fn primary(&self) -> &PgPool {
-        note_unknown_reads("Database::primary() was used, whose reads are unknown to the cache");
+        self.note_unknown_reads();
         self.requirement().lend();
         self.inner.primary.pool()
+    }
+
+    /// Notes reads that the cache can't know: on the current record, or as stray reads if there is none.
+    fn note_unknown_reads(&self) {
+        match Record::current() {
+            Some(record) => {
+                let why = "Database::primary() was used, whose reads are unknown to the cache";
+                record.mark_uncacheable(Uncacheable::new("unnoted-reads", why));
+            }
+            // When that ends is not known.
+            None if self.is_stray_source() => drop(Stray::read()),
+            None => {}
+        }
+    }
+
+    /// Whether reads outside any scope may be part of a response.
+    pub(super) fn is_stray_source(&self) -> bool {
+        !self.is_background
     }
 
     /// The writes that reads in the current scope must see; outside any scope, those made outside any scope.
@@ -375,20 +419,12 @@ fn free_name(taken: &[Arc<Server>]) -> String {
     free.next().unwrap_or_default()
 }
 
-/// Notes reads that the cache can't know: on the current record, or as stray reads if there is none.
-fn note_unknown_reads(why: &'static str) {
-    match Record::current() {
-        Some(record) => record.mark_uncacheable(Uncacheable::new("unnoted-reads", why)),
-        // When that ends is not known.
-        None => drop(Stray::read()),
-    }
-}
-
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Database")
             .field("primary", &self.inner.primary)
             .field("replicas", &self.servers())
+            .field("is_background", &self.is_background)
             .finish()
     }
 }

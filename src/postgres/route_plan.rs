@@ -11,7 +11,7 @@ use super::database::Database;
 use super::deadline::{is_late, late, within};
 use super::dependencies::{
     Dependencies, DependencyLookup, DependencySource, FoundDependencies, TrackedTable,
-    Unanalyzable, UnknownStatement,
+    Unanalyzable, UnknownStatement, outline,
 };
 use super::executor::RepeatableStatement;
 use super::sample::ServerPosition;
@@ -93,7 +93,8 @@ impl RoutePlan {
         writer: bool,
     ) -> Self {
         let sql = statement.sql.as_str();
-        let (stray, record) = (Stray::read(), Record::current());
+        let stray = db.is_stray_source().then(|| Stray::read_by(sql, || outline(sql))).flatten();
+        let record = Record::current();
         let own = db.requirement();
         if let Some(record) = record.as_ref().filter(|record| !record.is_followed()) {
             simulate(db, statement, record);

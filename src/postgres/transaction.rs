@@ -39,11 +39,11 @@ pub(super) struct OpenTransaction {
 
 impl OpenTransaction {
     /// Begins to count a transaction of the current scope.
-    pub(super) fn new(own: Option<Arc<Requirement>>) -> Self {
+    pub(super) fn new(own: Option<Arc<Requirement>>, stray: Option<Stray>) -> Self {
         if let Some(own) = &own {
             own.open();
         }
-        Self { record: Record::current(), own, is_committing: false, _stray: Stray::read() }
+        Self { record: Record::current(), own, is_committing: false, _stray: stray }
     }
 
     /// The server has responded to the commit.

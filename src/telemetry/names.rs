@@ -76,6 +76,8 @@ metrics! {
         "How often another node held the lease to compute a response.";
     NO_PERMIT "tidegate_fills_without_permit_total" Counter
         "Fills that got no permit in time and proceeded without one: handlers hang, or the limit is too low.";
+    STRAY_READS "tidegate_fills_with_stray_reads_total" Counter
+        "Responses that were not stored since a read outside any scope may be part of them; the log names the statement.";
     BACKGROUND_LOADS "tidegate_background_loads_total" Counter
         "Handler calls that no client waited for: stored responses that were renewed or audited.";
     OFF "tidegate_off" Gauge

@@ -3,20 +3,23 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use axum::routing::get;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 
 use tidegate::{
-    Cache, CacheLayer, Database, Entry, Event, Found, Key, Listener, Memory, Policy, Record, Store,
-    StoreError, ValuePolicy,
+    Cache, CacheLayer, Database, Entry, Event, Found, Key, Listener, Memory, Policy, Record,
+    ScopeLayer, Store, StoreError, ValuePolicy,
 };
 use tidegate_testing::Postgres;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 use super::common::ask;
+use super::common::warnings::{all_warnings, keep_warnings, warnings};
 use super::world::{TTL, options, primary};
 
 const ITEMS: &str = "create table items (v int); insert into items values (1), (2)";
@@ -212,4 +215,135 @@ async fn a_lookup_outside_any_scope_does_not_prevent_storing_its_own_results() {
     assert_eq!(cache.get_or_load(&key("outer"), &values(), load).await.unwrap(), "ada ada");
     // The response, the value apart and the value of both.
     assert_eq!(counted(&cache), (3, 0));
+}
+
+/// What a handler waits for after its own read.
+#[derive(Clone, Default)]
+struct Pause {
+    reached: Arc<Notify>,
+    ends: Arc<Notify>,
+}
+
+/// A router whose layer around the cache reads the items, and whose handler of `/slow` waits after its read.
+fn guarded(db: &Database, cache: &Cache, pause: &Pause) -> Router {
+    let authenticate =
+        async |State(db): State<Database>, request: Request, next: Next| -> Response {
+            items(&db).await;
+            next.run(request).await
+        };
+    let slow = async |State((db, pause)): State<(Database, Pause)>| {
+        let name = user(&db).await;
+        pause.reached.notify_one();
+        pause.ends.notified().await;
+        name
+    };
+    Router::new()
+        .route("/slow", get(slow))
+        .route("/", get(async |State((db, _)): State<(Database, Pause)>| user(&db).await))
+        .layer(CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL)))
+        .layer(from_fn_with_state(db.clone(), authenticate))
+        .with_state((db.clone(), pause.clone()))
+}
+
+/// The status of a response that is computed while another request passes through the layers.
+async fn status_beside_another_request(app: &Router, pause: &Pause) -> String {
+    let other = async {
+        pause.reached.notified().await;
+        ask(app, "/").await;
+        pause.ends.notify_one();
+    };
+    tokio::join!(ask(app, "/slow"), other).0.1
+}
+
+#[tokio::test]
+async fn reads_of_a_layer_around_the_cache_prevent_storing_only_outside_a_scope() {
+    let (_server, db, cache) = bed(memory()).await;
+    let pause = Pause::default();
+    let app = guarded(&db, &cache, &pause);
+    let status = status_beside_another_request(&app, &pause).await;
+    assert!(status.contains("stray-read"), "{status}");
+    assert_eq!(cache.counters().event(Event::StrayRead), 1);
+    let status = status_beside_another_request(&app.layer(ScopeLayer), &pause).await;
+    assert!(status.contains("stored"), "{status}");
+    assert_eq!(cache.counters().event(Event::StrayRead), 1);
+}
+
+#[tokio::test]
+async fn reads_in_the_background_prevent_storing_only_by_an_ordinary_database() {
+    let (_server, db, cache) = bed(memory()).await;
+    let stored_beside = async |name, other: Database| {
+        let load = async || {
+            let work = async move {
+                items(&other).await;
+                other.begin_read_only().await.unwrap().rollback().await.unwrap();
+                other.primary();
+            };
+            tokio::spawn(work).await.unwrap();
+            Ok::<_, ()>(user(&db).await)
+        };
+        let before = counted(&cache).0;
+        cache.get_or_load(&key(name), &values(), load).await.unwrap();
+        counted(&cache).0 > before
+    };
+    assert!(!stored_beside("ordinary", db.clone()).await);
+    assert!(stored_beside("background", db.background()).await);
+}
+
+#[tokio::test]
+async fn a_read_by_a_background_database_in_a_handler_counts() {
+    let (server, db, cache) = bed(memory()).await;
+    let handler = async |State(db): State<Database>| items(&db).await.to_string();
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL)))
+        .with_state(db.background());
+    tidegate::Triggers::new()
+        .table("items")
+        .install(&mut super::world::connect(&server).await)
+        .await
+        .unwrap();
+    super::common::eventually("a hit", async || ask(&app, "/").await.1.contains("hit")).await;
+    server.psql("update items set v = v + 10").await.unwrap();
+    super::common::eventually("the new sum", async || ask(&app, "/").await.0 == "23").await;
+}
+
+#[tokio::test]
+async fn a_statement_outside_any_scope_is_named_once_and_without_its_constants() {
+    keep_warnings();
+    let (_server, db, cache) = bed(memory()).await;
+    for name in ["first", "second"] {
+        let load = async || {
+            let other = db.clone();
+            let read = tokio::spawn(async move {
+                let query = r#"select "name" from users where name = 'secret' and id = any ($1)"#;
+                sqlx::query(query).bind([1]).execute(other.reader()).await.unwrap();
+            });
+            read.await.unwrap();
+            Ok::<_, ()>(user(&db).await)
+        };
+        cache.get_or_load(&key(name), &values(), load).await.unwrap();
+    }
+    let outline = r#"select "name" from users where name = ? and id = any (?)"#;
+    assert_eq!(warnings(&[outline, "ScopeLayer", "Record::carry"]), 1, "{}", all_warnings());
+    assert_eq!(warnings(&["secret"]), 0, "{}", all_warnings());
+}
+
+#[tokio::test]
+async fn a_handler_sees_what_a_layer_around_the_cache_has_written() {
+    let (server, db, cache) = bed(memory()).await;
+    let standby = server.standby().await.unwrap();
+    db.add_replica(standby.url()).await.unwrap();
+    standby.pause_replay().await.unwrap();
+    let log = async |State(db): State<Database>, request: Request, next: Next| -> Response {
+        let update = sqlx::query("update users set name = 'eve' where id = 1");
+        update.execute(db.writer()).await.unwrap();
+        next.run(request).await
+    };
+    let app = Router::new()
+        .route("/", get(async |State(db): State<Database>| user(&db).await))
+        .layer(CacheLayer::with_policy(cache, Policy::ttl(TTL)))
+        .layer(from_fn_with_state(db.clone(), log))
+        .layer(ScopeLayer)
+        .with_state(db);
+    assert_eq!(ask(&app, "/").await.0, "eve");
 }

@@ -4,9 +4,21 @@
 //! the number that had ended when it opened: then none was in progress when it opened, and none has begun since. Otherwise,
 //! a read that began before the record opened and ended within could bring in rows whose tags the record lacks.
 
+use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::{CURRENT, Record};
+
+/// Why a response is not stored: a read outside any scope ran at the same time.
+pub(crate) const STRAY_READ: &str = "stray-read";
+
+/// The number of statements whose outlines are kept for warnings.
+const OUTLINES: usize = 256;
+
+/// The number of last reads that a warning may name.
+const LAST: usize = 8;
 
 /// Counts one kind of work outside any scope, in this process.
 #[derive(Debug)]
@@ -48,6 +60,15 @@ impl Stray {
         is_in_no_scope().then(|| READS.begin())
     }
 
+    /// Begins a read by a statement, if it is outside any scope. `outline` is the text without its constants, for a warning.
+    pub(crate) fn read_by(text: &str, outline: impl FnOnce() -> String) -> Option<Self> {
+        let stray = Self::read();
+        if stray.is_some() {
+            StrayStatements::lock().note(text, outline);
+        }
+        stray
+    }
+
     /// Begins a lookup, if it is outside any scope.
     pub(crate) fn lookup() -> Option<Self> {
         is_in_no_scope().then(|| LOOKUPS.begin())
@@ -87,6 +108,54 @@ impl EndedStrays {
     /// The same for lookups.
     fn has_no_lookup_since(self) -> bool {
         LOOKUPS.begun.load(Ordering::SeqCst) == self.lookups
+    }
+}
+
+/// The statements of reads outside any scope.
+#[derive(Default)]
+struct StrayStatements {
+    /// The outlines of texts, by hash, until a warning has named them.
+    outlines: HashMap<u64, Option<String>>,
+    last: VecDeque<u64>,
+}
+
+static STATEMENTS: LazyLock<Mutex<StrayStatements>> = LazyLock::new(Mutex::default);
+
+impl StrayStatements {
+    fn lock() -> MutexGuard<'static, Self> {
+        STATEMENTS.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&mut self, text: &str, outline: impl FnOnce() -> String) {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        let hash = hasher.finish();
+        if self.outlines.len() < OUTLINES {
+            self.outlines.entry(hash).or_insert_with(|| Some(outline()));
+        }
+        if self.last.len() == LAST {
+            self.last.pop_front();
+        }
+        self.last.push_back(hash);
+    }
+
+    /// The outlines of the last reads, each of them once.
+    fn take(&mut self) -> Vec<String> {
+        let last = std::mem::take(&mut self.last);
+        last.iter().filter_map(|hash| self.outlines.get_mut(hash)?.take()).collect()
+    }
+}
+
+/// Names the statements that ran last outside any scope, each of them once: one of them has kept a response from being
+/// stored.
+pub(super) fn warn_of_strays() {
+    for statement in StrayStatements::lock().take() {
+        tracing::warn!(
+            %statement,
+            "a statement ran outside any scope, so the responses that were being computed at the time are not stored: \
+             put ScopeLayer around layers that read, run background work by Database::background or Record::detached, \
+             and tasks that a handler spawns in Record::carry"
+        );
     }
 }
 

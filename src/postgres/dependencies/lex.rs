@@ -26,6 +26,28 @@ pub(super) enum SqlToken {
 }
 
 impl SqlToken {
+    /// Adds the token to the outline of a statement: constants and parameters are `?`.
+    pub(super) fn outline(&self, before: &mut String) {
+        let is_tight = matches!(self, Self::Mark(')' | ']' | ',' | ';' | '.' | '[') | Self::Cast)
+            || before.is_empty()
+            || before.ends_with(['(', '[', '.'])
+            || before.ends_with("::");
+        if !is_tight {
+            before.push(' ');
+        }
+        match self {
+            Self::Word { text, quoted: false } | Self::Operator(text) => before.push_str(text),
+            Self::Word { text, quoted: true } => {
+                before.push('"');
+                before.push_str(text);
+                before.push('"');
+            }
+            Self::Text | Self::Value => before.push('?'),
+            Self::Mark(mark) => before.push(*mark),
+            Self::Cast => before.push_str("::"),
+        }
+    }
+
     /// The word, if it is an unquoted one.
     pub(super) fn keyword(&self) -> Option<&str> {
         match self {

@@ -53,6 +53,21 @@ pub(crate) fn words_of_one(sql: &str) -> Option<Vec<String>> {
     Some(tokens.iter().filter_map(lex::SqlToken::keyword).map(str::to_owned).collect())
 }
 
+/// A statement without its constants, which may be personal data: for logs.
+pub(crate) fn outline(sql: &str) -> String {
+    const LONGEST: usize = 300;
+    let Ok(tokens) = lex::lex(sql) else { return "a statement that is not understood".into() };
+    let mut outline = String::new();
+    for token in tokens {
+        if outline.len() > LONGEST {
+            outline.push_str(" …");
+            break;
+        }
+        token.outline(&mut outline);
+    }
+    outline
+}
+
 /// Whether a text is a read that is understood.
 #[cfg(fuzzing)]
 pub(crate) fn is_read(sql: &str) -> bool {
