@@ -122,7 +122,10 @@ async fn open_primary(server: &Server, plan: &RoutePlan) -> Result<OpenedConnect
     Ok(opened(conn, server, proof, refuses_writes))
 }
 
-fn proof_of_primary(basis: Option<LogPosition>, at: Option<ServerPosition>) -> ReadProof {
+pub(super) fn proof_of_primary(
+    basis: Option<LogPosition>,
+    at: Option<ServerPosition>,
+) -> ReadProof {
     match (basis, at) {
         (Some(basis), Some(at)) if at.epoch == basis.epoch => ReadProof::Basis(basis),
         _ => ReadProof::Nothing(epoch_changing()),
@@ -144,7 +147,11 @@ async fn connect_to(server: &Server, plan: &RoutePlan, epoch: Epoch) -> Result<C
 
 /// Whether a connection whose server is in epoch `present` is the wrong one for what was written in `epoch`: the name leads
 /// to a server in another epoch now.
-async fn is_outdated(server: &Server, epoch: Epoch, present: Epoch) -> Result<bool, sqlx::Error> {
+pub(super) async fn is_outdated(
+    server: &Server,
+    epoch: Epoch,
+    present: Epoch,
+) -> Result<bool, sqlx::Error> {
     if present == epoch || server.past().contains(epoch, present) {
         return Ok(false);
     }
@@ -301,17 +308,10 @@ fn finish(
 ) -> Result<OpenedConnection, SkipReason> {
     let refuses_writes =
         matches!(conn, Conn::Within(_)) || !plan.may_call && at.is_some_and(|at| at.standby);
+    if let Some(proof) = at.and_then(|at| proof_of_replica(at, plan)) {
+        return Ok(opened(conn, server, proof, refuses_writes));
+    }
     match at {
-        Some(at) if is_fit(at, plan) => {
-            let proof = match plan.seen {
-                Some(seen) if seen.epoch == at.epoch => {
-                    let proven = proven_by_replica(at.position, seen.position);
-                    ReadProof::Basis(LogPosition::new(at.epoch, proven))
-                }
-                _ => ReadProof::Nothing(epoch_changing()),
-            };
-            Ok(opened(conn, server, proof, refuses_writes))
-        }
         // Never if the session would miss its own write.
         Some(at) if anyway && has_own_writes(at, plan) => {
             let why = "it was read from a replica that may be too far behind, since no other server was up";
@@ -320,6 +320,17 @@ fn finish(
         }
         _ => Err(SkipReason::Behind),
     }
+}
+
+/// What a read of a replica at a position proves; `None` if the replica can't serve it.
+pub(super) fn proof_of_replica(at: ServerPosition, plan: &RoutePlan) -> Option<ReadProof> {
+    is_fit(at, plan).then(|| match plan.seen {
+        Some(seen) if seen.epoch == at.epoch => {
+            let proven = proven_by_replica(at.position, seen.position);
+            ReadProof::Basis(LogPosition::new(at.epoch, proven))
+        }
+        _ => ReadProof::Nothing(epoch_changing()),
+    })
 }
 
 /// Something is about to be sent.

@@ -64,6 +64,8 @@ pub(crate) struct DatabaseInner {
     sent: Mutex<HashMap<Arc<str>, Arc<AtomicU64>>>,
     settings: ConnectionSettings,
     sample_every: Duration,
+    /// The session of connections here, as [`Database::POSITION`] reports it.
+    pub(super) declared_session: tokio::sync::Mutex<Option<String>>,
 }
 
 struct Replica {
@@ -117,6 +119,7 @@ impl Database {
             statements: Statements::default(),
             settings,
             sample_every,
+            declared_session: tokio::sync::Mutex::default(),
         });
         let db = Self { inner, is_background: false };
         for replica in replicas {

@@ -146,7 +146,12 @@ impl RepeatableStatement {
     }
 }
 
-fn note(db: &Database, plan: &RoutePlan, server: &std::sync::Arc<str>, proof: &ReadProof) {
+pub(super) fn note(
+    db: &Database,
+    plan: &RoutePlan,
+    server: &std::sync::Arc<str>,
+    proof: &ReadProof,
+) {
     let Some(record) = &plan.record else {
         // The response reports this, with or without a policy.
         if let (ReadProof::Nothing(uncacheable), Some(record)) = (proof, Record::current())

@@ -17,6 +17,7 @@ mod checkout;
 mod connector;
 mod database;
 mod deadline;
+mod declared;
 mod dependencies;
 mod discovery;
 mod error;
@@ -50,6 +51,7 @@ const READ_ONLY: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
 pub use cached::{Cached, Row};
 pub use changes::{Change, Changes};
 pub use database::Database;
+pub use declared::{DeclareError, DeclaredRead};
 #[cfg(fuzzing)]
 pub(crate) use dependencies::is_read;
 pub(crate) use dependencies::{Dependencies, tag_name};

@@ -13,6 +13,7 @@ mod cold;
 mod connections;
 mod copies;
 mod databases;
+mod declared;
 mod executors;
 mod failover;
 mod functions;

@@ -1,0 +1,291 @@
+//! Reads that another driver runs.
+//!
+//! Tidegate does not run such a read, so it can neither choose the server nor query the position. The application queries
+//! the position on the connection that will serve the read, and declares the read before it runs. From then on, the same
+//! rules apply as to a read of Tidegate's own: what the statement depends on is looked up, and the read proves what the
+//! position proves.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sqlx::{Error, Execute, Postgres};
+
+use super::attempt::{ReadProof, is_outdated, proof_of_primary, proof_of_replica};
+use super::database::Database;
+use super::executor::{RepeatableStatement, note};
+use super::log::ServerIdentity;
+use super::lsn;
+use super::route_plan::RoutePlan;
+use super::sample::ServerPosition;
+use crate::cache::{READ_FAILED, Record, Uncacheable};
+use crate::clock;
+
+/// What the position is written as: fields separated by spaces.
+const POSITION: &str = concat!(
+    "select pg_catalog.concat_ws(' ', i.system_identifier, i.database, coalesce(i.timeline, 0), i.history, i.standby,
+        coalesce(i.position, '-'), i.started, i.process,
+        pg_catalog.current_setting('transaction_isolation') operator(pg_catalog.=) 'read committed',
+        pg_catalog.pg_current_xact_id_if_assigned() is null,
+        pg_catalog.md5(pg_catalog.concat_ws(' ', current_user, pg_catalog.current_schemas(true),
+            pg_catalog.current_setting('row_security'), pg_catalog.current_setting('standard_conforming_strings'))))
+        as tidegate_position
+    from (",
+    include_str!("sql/identity.sql"),
+    ") i"
+);
+
+/// Why a declared read can't be part of a cached response. If it is none of the first two, mend the code: each reason is one
+/// of its connection or its statement.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeclareError {
+    /// The server lacks something that the read must see. Read from the primary instead, and declare that read.
+    #[error("the server lacks changes that the read must see: read from the primary")]
+    Behind,
+    /// What the statement depends on could not be looked up, or the session could not be compared.
+    #[error("what the read depends on could not be looked up: {0}")]
+    Lookup(Error),
+    /// The text is not the result of [`Database::POSITION`].
+    #[error("`{0}` is not a position: pass on the text that the query Database::POSITION returns")]
+    Position(String),
+    /// The standby does not report its timeline.
+    #[error(
+        "the server does not report its timeline: `grant pg_read_all_stats to` the role that connects"
+    )]
+    Silent,
+    /// The connection leads to another database.
+    #[error("the connection leads to another database than the Database")]
+    OtherDatabase,
+    /// Names, or rights to rows, could mean something else on this connection.
+    #[error(
+        "the connection's role, search_path, row_security or standard_conforming_strings differs from the Database's, or \
+         it has temporary objects: give both the same settings"
+    )]
+    OtherSession,
+    /// Its snapshot may be older than the position.
+    #[error(
+        "the transaction is not READ COMMITTED, so its snapshot may be older than its position"
+    )]
+    Isolation,
+    /// It would show what is not committed yet.
+    #[error(
+        "the transaction has written something: what it reads is not committed, so don't declare it, and call \
+         Database::wrote after the commit"
+    )]
+    Wrote,
+    /// Only reads are declared.
+    #[error("the statement writes: don't declare it, and call Database::wrote after the commit")]
+    NotARead,
+}
+
+/// A read that another driver runs, from before it runs until its rows have arrived. Made by
+/// [`Database::declare_read`].
+///
+/// If this is dropped without a call of [`end`](Self::end), the read counts as failed, and the response is not stored.
+#[must_use = "call `end` once the rows have arrived"]
+pub struct DeclaredRead {
+    db: Database,
+    plan: RoutePlan,
+    server: Arc<str>,
+    proof: ReadProof,
+    has_ended: bool,
+}
+
+/// The result of [`Database::POSITION`].
+struct DeclaredPosition {
+    identity: ServerIdentity,
+    is_read_committed: bool,
+    has_written: bool,
+    session: String,
+}
+
+impl DeclaredPosition {
+    fn read(text: &str) -> Option<Self> {
+        let mut fields = text.split(' ');
+        let mut next = || fields.next();
+        let is_true = |field: &str| field == "t";
+        let identity = ServerIdentity {
+            system_identifier: next()?.parse::<i64>().ok()?.cast_unsigned(),
+            database: next()?.parse().ok()?,
+            timeline: Some(next()?.parse().ok()?).filter(|timeline| *timeline > 0),
+            history: next()?.parse().ok()?,
+            standby: is_true(next()?),
+            position: Some(next()?).filter(|at| *at != "-").map(lsn::read).transpose().ok()?,
+            started: next()?.parse().ok()?,
+            process: next()?.parse().ok()?,
+            address: None,
+            port: None,
+            asked: clock::now(),
+        };
+        let (is_read_committed, has_written) = (is_true(next()?), !is_true(next()?));
+        let session = next().filter(|session| session.len() == 32)?.to_owned();
+        next().is_none().then_some(Self { identity, is_read_committed, has_written, session })
+    }
+}
+
+impl Database {
+    /// A query for the position of the server behind a connection, for [`declare_read`](Self::declare_read). It returns one
+    /// row with one column of type text.
+    pub const POSITION: &'static str = POSITION;
+
+    /// Declares a read that another driver is about to run, so that the current response depends on it as on a read through
+    /// [`reader`](Self::reader).
+    ///
+    /// 1. On the connection that will serve the read, run [`POSITION`](Self::POSITION), which takes one round trip.
+    /// 2. Call this with the resulting text, and with the statement and its arguments as a query of sqlx. sqlx does not run
+    ///    it; its text and arguments show the tables and rows. If the driver does not disclose its SQL, give a statement that
+    ///    reads at least the same rows: `select from users where id = $1`.
+    /// 3. Run the read, and call [`DeclaredRead::end`] when all of its rows have arrived.
+    ///
+    /// If several servers are behind the connection, as with a transaction-pooling proxy, run both in one READ COMMITTED
+    /// transaction. After a write by another driver, call [`wrote`](Self::wrote).
+    ///
+    /// # Errors
+    ///
+    /// See [`DeclareError`]. After [`DeclareError::Behind`], read from the primary. After any other error the read may run,
+    /// but call [`Record::mark_uncacheable`] first: the response must not be stored.
+    ///
+    /// ```no_run
+    /// # struct Client; struct Row;
+    /// # impl Client { async fn query_one(&self, sql: &str, with: &[&i32]) -> std::io::Result<Row> { Ok(Row) } }
+    /// # impl Row { fn get(&self, column: usize) -> String { String::new() } }
+    /// # async fn example(db: tidegate::Database, client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tidegate::Database;
+    ///
+    /// const NAME: &str = "select name from users where id = $1";
+    ///
+    /// let position: String = client.query_one(Database::POSITION, &[]).await?.get(0);
+    /// let read = db.declare_read(&position, sqlx::query(NAME).bind(7)).await?;
+    /// let name: String = client.query_one(NAME, &[&7]).await?.get(0);
+    /// read.end();
+    /// # Ok(()) }
+    /// ```
+    pub async fn declare_read<'q>(
+        &self,
+        position: &str,
+        statement: impl Execute<'q, Postgres>,
+    ) -> Result<DeclaredRead, DeclareError> {
+        let declared = DeclaredPosition::read(position)
+            .ok_or_else(|| DeclareError::Position(position.chars().take(100).collect()))?;
+        let statement = RepeatableStatement::take(statement).map_err(DeclareError::Lookup)?;
+        // The future is large, and is part of the futures of its callers.
+        Box::pin(self.declare(declared, statement)).await
+    }
+
+    async fn declare(
+        &self,
+        declared: DeclaredPosition,
+        statement: RepeatableStatement,
+    ) -> Result<DeclaredRead, DeclareError> {
+        if declared.identity.database() != self.inner.identity {
+            return Err(DeclareError::OtherDatabase);
+        }
+        if !declared.is_read_committed {
+            return Err(DeclareError::Isolation);
+        }
+        if declared.has_written {
+            return Err(DeclareError::Wrote);
+        }
+        self.expect_session(&declared.session).await?;
+        let at = ServerPosition::from_identity(&declared.identity).ok_or(DeclareError::Silent)?;
+        let plan = RoutePlan::for_statement(self, &statement, false).await;
+        if plan.may_write {
+            return Err(DeclareError::NotARead);
+        }
+        let (server, proof) = match at.standby {
+            true => ("replica", declared_at_replica(at, &plan)?),
+            false => ("primary", self.declared_at_primary(at, &plan).await?),
+        };
+        Ok(DeclaredRead { db: self.clone(), plan, server: server.into(), proof, has_ended: false })
+    }
+
+    /// After a failover, a connection may lead to an old primary that still runs. It lacks what was written since.
+    async fn declared_at_primary(
+        &self,
+        at: ServerPosition,
+        plan: &RoutePlan,
+    ) -> Result<ReadProof, DeclareError> {
+        let primary = &self.inner.primary;
+        if primary.at().is_none_or(|known| known.epoch != at.epoch) {
+            let present = primary.probe().await.map_err(DeclareError::Lookup)?;
+            if present != at.epoch {
+                return Err(DeclareError::Behind);
+            }
+        }
+        let written = plan.written.map(|written| written.epoch).or(plan.elsewhere);
+        if let Some(epoch) = written
+            && is_outdated(primary, epoch, at.epoch).await.map_err(DeclareError::Lookup)?
+        {
+            return Err(DeclareError::Behind);
+        }
+        let basis = plan.record.as_ref().and_then(Record::primary_basis);
+        Ok(proof_of_primary(basis, Some(at)))
+    }
+
+    /// Checks that a session is like those of this `Database`, in which dependencies are looked up.
+    async fn expect_session(&self, session: &str) -> Result<(), DeclareError> {
+        let known = self.inner.declared_session.lock().await.clone();
+        if known.as_deref() == Some(session) {
+            return Ok(());
+        }
+        // The role's settings may have changed since.
+        let ours = self.own_session().await.map_err(DeclareError::Lookup)?;
+        let is_same = ours == session;
+        *self.inner.declared_session.lock().await = Some(ours);
+        if is_same { Ok(()) } else { Err(DeclareError::OtherSession) }
+    }
+
+    async fn own_session(&self) -> Result<String, Error> {
+        let mut conn = self.inner.primary.acquire().await?;
+        let text: String = sqlx::query_scalar(POSITION).fetch_one(&mut *conn).await?;
+        let own = DeclaredPosition::read(&text).map(|own| own.session);
+        own.ok_or_else(|| Error::Protocol("the server's position can't be read".into()))
+    }
+}
+
+fn declared_at_replica(at: ServerPosition, plan: &RoutePlan) -> Result<ReadProof, DeclareError> {
+    let is_for_primary = plan.primary_only || plan.sees_on_primary;
+    let proof = if is_for_primary { None } else { proof_of_replica(at, plan) };
+    proof.ok_or(DeclareError::Behind)
+}
+
+impl DeclaredRead {
+    /// All rows of the read have arrived.
+    pub fn end(mut self) {
+        self.has_ended = true;
+        note(&self.db, &self.plan, &self.server, &self.proof);
+    }
+}
+
+impl Drop for DeclaredRead {
+    fn drop(&mut self) {
+        if let Some(record) = self.plan.record.as_ref().filter(|_| !self.has_ended) {
+            let why = "a declared read did not end";
+            record.mark_uncacheable(Uncacheable::new(READ_FAILED, why));
+        }
+    }
+}
+
+impl fmt::Debug for DeclaredRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeclaredRead").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_complete_position_is_read() {
+        let session = "0".repeat(32);
+        let text = format!("-5 16384 1 7 f 0/3000148 1700000000000000 42 t t {session}");
+        let declared = DeclaredPosition::read(&text);
+        assert!(declared.is_some_and(|it| it.is_read_committed && !it.has_written));
+        for wrong in
+            ["", "0", &text[1..text.len() - 1], &format!("{text} t"), &text.replace(' ', "  ")]
+        {
+            assert!(DeclaredPosition::read(wrong).is_none(), "{wrong}");
+        }
+    }
+}
