@@ -9,6 +9,7 @@ mod bodies;
 mod canonical;
 mod compression;
 mod confirmed;
+mod details;
 mod dictionaries;
 mod fills;
 mod groups;
