@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 
+use super::names::{cookie_pattern_fault, header_fault};
 use super::policy::Policy;
 
 /// How a policy distinguishes clients beyond headers and cookies.
@@ -37,12 +38,21 @@ impl ClientKeying {
         self.ignored_cookies.iter().any(matches)
     }
 
-    /// Why these settings are invalid, if they are.
-    pub(super) fn fault(&self) -> Option<String> {
-        let is_idle = !self.is_strict && !self.forwarded.is_empty();
-        is_idle.then(|| {
-            "it forwards headers, which only a strict policy withholds: add Policy::strict".into()
-        })
+    /// Why these settings are invalid, if they are, together with the cookies that the policy keys by.
+    pub(super) fn fault(&self, vary_cookies: &[String]) -> Option<String> {
+        if !self.is_strict && !self.forwarded.is_empty() {
+            let fault =
+                "it forwards headers, which only a strict policy withholds: add Policy::strict";
+            return Some(fault.into());
+        }
+        if let Some(name) = self.ignored_cookies.iter().find(|name| vary_cookies.contains(name)) {
+            return Some(format!(
+                "both vary_cookies and ignore_cookies have `{name}`: leave it out of one"
+            ));
+        }
+        let headers = self.forwarded.iter().find_map(|name| header_fault("forward", name));
+        let mut cookies = self.ignored_cookies.iter();
+        headers.or_else(|| cookies.find_map(|name| cookie_pattern_fault("ignore_cookies", name)))
     }
 }
 

@@ -25,6 +25,7 @@ mod lease;
 mod log;
 mod lookup;
 mod many;
+pub(crate) mod names;
 mod past;
 mod permit;
 mod policy;

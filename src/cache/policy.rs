@@ -9,6 +9,7 @@ use super::permit::FillBound;
 use super::streak::UncacheableStreak;
 use super::template::{PolicyTag, TagTemplate};
 
+mod fault;
 mod settings;
 mod value;
 
@@ -301,39 +302,6 @@ impl Policy {
         self
     }
 
-    /// Why this policy is invalid, if it is.
-    pub(crate) fn fault(&self) -> Option<String> {
-        if self.ttl.is_zero() {
-            return Some("its TTL is zero: leave the route out, or give it a TTL".into());
-        }
-        if self.is_standard && self.any_query_order {
-            return Some(
-                "a standard policy takes each URI as it is: leave out any_query_order".into(),
-            );
-        }
-        if !(0.0..=1.0).contains(&self.jitter) {
-            return Some(format!("its jitter is {}, which is not within 0 and 1", self.jitter));
-        }
-        if !(self.early_refresh.is_finite() && self.early_refresh >= 0.0) {
-            return Some(format!("its early refresh β is {}, not 0 or more", self.early_refresh));
-        }
-        if !(0.0..=1.0).contains(&self.audit) {
-            return Some(format!(
-                "its audited share is {}, which is not within 0 and 1",
-                self.audit
-            ));
-        }
-        if let Some(field) =
-            self.tag_fields.iter().find(|field| !TAG_FIELDS.contains(&field.as_str()))
-        {
-            return Some(format!(
-                "it reads tags from the unsupported field {field}: use one of {}",
-                TAG_FIELDS.join(", ")
-            ));
-        }
-        self.identity.fault().or_else(|| self.tags.iter().find_map(TagTemplate::fault))
-    }
-
     /// The names of the parameters that the tags use.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = &str> {
         self.tags.iter().flat_map(TagTemplate::parameters)
@@ -381,30 +349,5 @@ impl Policy {
     /// The longest time past its TTL for which an entry is served if recomputing it fails, whatever it says.
     pub(crate) fn longest_if_error(&self) -> Duration {
         if self.is_standard { Duration::MAX } else { self.stale_if_error }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_invalid_policy_names_its_fault() {
-        let ttl = Duration::from_secs(1);
-        assert!(Policy::ttl(ttl).fault().is_none());
-        for (fault, policy) in [
-            ("TTL", Policy::ttl(Duration::ZERO)),
-            ("jitter", Policy::ttl(ttl).jitter(1.5)),
-            ("jitter", Policy::ttl(ttl).jitter(f64::NAN)),
-            ("β", Policy::ttl(ttl).early_refresh(-1.0)),
-            ("brace", Policy::ttl(ttl).tag("users:id={id")),
-            ("brace", Policy::ttl(ttl).tag("users:id=id}")),
-            ("empty", Policy::ttl(ttl).tag(" ")),
-            ("any_query_order", Policy::standard().any_query_order()),
-            ("strict", Policy::ttl(ttl).forward(["accept"])),
-            ("x-tags", Policy::ttl(ttl).tag_fields(["x-tags"])),
-        ] {
-            assert!(policy.fault().is_some_and(|text| text.contains(fault)), "{policy:?}");
-        }
     }
 }

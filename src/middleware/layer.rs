@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tower_layer::Layer;
 
@@ -11,12 +12,14 @@ use http::Request;
 use super::buffer::ByteBudget;
 use super::identity::IdentitySource;
 use super::keying::{self, KeySource};
-use super::route;
 use super::rules::search_variance::SearchVariance;
 use super::rules::unsafe_method::is_safe;
 use super::service::CacheService;
 use super::session::Sessions;
+use super::unmatched::PatternWatch;
 use super::variances::VarianceTable;
+use super::{pattern, route};
+use crate::cache::names::header_pattern_fault;
 use crate::cache::{Cache, Policy, PolicyError, UncacheableStreak};
 use crate::entry::Key;
 use crate::traffic::{Traffic, TrafficRecorder};
@@ -61,6 +64,7 @@ pub(crate) struct LayerSettings {
     pub(crate) identity: IdentitySource,
     pub(crate) watch: Arc<TrafficRecorder>,
     pub(crate) variances: VarianceTable,
+    unmatched: Arc<PatternWatch>,
     routes: BTreeMap<String, RouteSettings>,
     /// Patterns of routes that only read, whatever the method.
     only_read: BTreeSet<String>,
@@ -73,6 +77,8 @@ pub(crate) struct LayerSettings {
 pub(crate) struct RouteSettings {
     pub(crate) policy: Arc<Policy>,
     pub(crate) traffic: Arc<Traffic>,
+    /// Whether a request has matched it, other than those that were served from memory.
+    is_matched: Arc<AtomicBool>,
 }
 
 /// What stands in place of a pattern for the policy of all that have none of their own.
@@ -83,7 +89,7 @@ impl RouteSettings {
         policy.fills = policy.fills.apart();
         policy.streak = UncacheableStreak::default();
         policy.identified_streak = UncacheableStreak::default();
-        Self { policy: Arc::new(policy), traffic: Arc::default() }
+        Self { policy: Arc::new(policy), traffic: Arc::default(), is_matched: Arc::default() }
     }
 }
 
@@ -98,6 +104,7 @@ impl CacheLayer {
             identity: IdentitySource::default(),
             watch: Arc::default(),
             variances: VarianceTable::default(),
+            unmatched: Arc::default(),
             routes: BTreeMap::new(),
             only_read: BTreeSet::new(),
             default: None,
@@ -111,15 +118,22 @@ impl CacheLayer {
         Self::new(cache).default_policy(policy)
     }
 
-    /// Sets the policy of a route, which is named by its path pattern (`/users/{id}`). If the policy is invalid, it is not
-    /// used: [`validate`](Self::validate) returns the error.
+    /// Sets the policy of a route, which is named by its path pattern (`/users/{id}`). If the policy or the pattern is
+    /// invalid, it is not used: [`validate`](Self::validate) returns the error.
     #[must_use]
     pub fn route(mut self, pattern: &str, policy: Policy) -> Self {
         let shared = Arc::make_mut(&mut self.shared);
-        if let Some(fault) = fault(pattern, &policy) {
-            shared.faults.push(format!("the policy of {pattern} is not used: {fault}"));
-        } else if shared.routes.insert(pattern.to_owned(), RouteSettings::new(policy)).is_some() {
-            shared.faults.push(format!("{pattern} has two policies; the last one counts"));
+        let fault = pattern::fault(pattern)
+            .or_else(|| policy.fault())
+            .or_else(|| missing_parameter(pattern, &policy))
+            .or_else(|| contradiction(&policy, &shared.identity));
+        if let Some(fault) = fault {
+            shared.faults.push(format!("the policy of {} is not used: {fault}", shown(pattern)));
+        } else {
+            shared.unmatched = Arc::new(PatternWatch::started());
+            if shared.routes.insert(pattern.to_owned(), RouteSettings::new(policy)).is_some() {
+                shared.faults.push(format!("{pattern} has two policies; the last one counts"));
+            }
         }
         self
     }
@@ -129,15 +143,23 @@ impl CacheLayer {
     /// their reads through `Database::reader` go to the primary.
     #[must_use]
     pub fn only_reads(mut self, pattern: &str) -> Self {
-        Arc::make_mut(&mut self.shared).only_read.insert(pattern.to_owned());
+        let shared = Arc::make_mut(&mut self.shared);
+        match pattern::fault(pattern) {
+            Some(fault) => {
+                let pattern = shown(pattern);
+                shared.faults.push(format!("only_reads({pattern}) is not used: {fault}"));
+            }
+            None => drop(shared.only_read.insert(pattern.to_owned())),
+        }
         self
     }
 
-    /// Sets the policy of all routes that have none of their own.
+    /// Sets the policy of all routes that have none of their own. Its tags may use parameters of the routes: a request to a
+    /// route that lacks one of them bypasses the cache.
     #[must_use]
     pub fn default_policy(mut self, policy: Policy) -> Self {
         let shared = Arc::make_mut(&mut self.shared);
-        match policy.fault() {
+        match policy.fault().or_else(|| contradiction(&policy, &shared.identity)) {
             Some(fault) => {
                 shared.faults.push(format!("the default policy is not used: {fault}"));
             }
@@ -165,7 +187,14 @@ impl CacheLayer {
     where
         I: IntoIterator<Item: Into<String>>,
     {
-        Arc::make_mut(&mut self.shared).identity.headers.add(names.into_iter().map(Into::into));
+        let shared = Arc::make_mut(&mut self.shared);
+        for name in names.into_iter().map(Into::into) {
+            match header_pattern_fault("identity_headers", &name) {
+                Some(fault) => shared.faults.push(fault),
+                None => shared.identity.headers.add(&name),
+            }
+        }
+        shared.refuse_contradictions();
         self
     }
 
@@ -186,7 +215,13 @@ impl CacheLayer {
     /// default. A body that does not fit is passed on to the client whole, and is not stored.
     #[must_use]
     pub fn capture_limit(mut self, bytes: usize) -> Self {
-        Arc::make_mut(&mut self.shared).rooms = ByteBudget::new(bytes);
+        let shared = Arc::make_mut(&mut self.shared);
+        if bytes == 0 {
+            let fault = "capture_limit is not used: with 0 bytes, no body would be stored";
+            shared.faults.push(fault.into());
+        } else {
+            shared.rooms = ByteBudget::new(bytes);
+        }
         self
     }
 
@@ -198,12 +233,25 @@ impl CacheLayer {
         self
     }
 
-    /// Checks the policies. Without this, a policy that makes no sense is logged and not used.
+    /// Checks the policies and patterns. Without this, one that makes no sense is logged and not used.
+    ///
+    /// A pattern that no request matches can't be found at start, since axum does not list its routes. If none of the
+    /// first 10,000 requests that are not served from memory has matched it, a warning names it.
     ///
     /// # Errors
     ///
-    /// If a policy makes no sense, such as a TTL of zero or a tag with a parameter that the route does not have or has
-    /// twice, or if a route has two policies.
+    /// Names each of these, and how to mend it:
+    ///
+    /// - a pattern that axum 0.8 does not accept, such as `/users/:id` or `users/{id}`, here or in
+    ///   [`only_reads`](Self::only_reads); a route with two policies;
+    /// - a tag with a brace without its match, or with a parameter that the route does not have or has twice;
+    /// - a setting that would store or serve nothing: a TTL, `negative_ttl` or `max_staleness` of zero, a `body_limit`,
+    ///   `query_content` or [`capture_limit`](Self::capture_limit) of 0 bytes; a share that is not within 0 and 1;
+    /// - a name of a header (in `vary`, `forward` or [`identity_headers`](Self::identity_headers)), cookie (`vary_cookies`,
+    ///   `ignore_cookies`), query parameter or field of tags (`tag_fields`) that is not one;
+    /// - settings that contradict each other: [`public`](Policy::public) with `vary` by `Authorization`, `Cookie`,
+    ///   `Proxy-Authorization` or one of [`identity_headers`](Self::identity_headers); `forward` without `strict`;
+    ///   `any_query_order` under `standard`; a cookie that is both keyed and ignored.
     pub fn validate(self) -> Result<Self, PolicyError> {
         match self.shared.faults.is_empty() {
             true => Ok(self),
@@ -259,6 +307,45 @@ impl LayerSettings {
         named.chain(self.default.iter().map(|route| (OTHERS, route)))
     }
 
+    /// Drops the policies that contradict the headers which the service has declared.
+    fn refuse_contradictions(&mut self) {
+        let Self { routes, default, identity, faults, .. } = self;
+        let mut refuse = |of: &str, route: &RouteSettings| {
+            let fault = contradiction(&route.policy, identity);
+            faults.extend(fault.iter().map(|fault| format!("{of} is not used: {fault}")));
+            fault.is_some()
+        };
+        routes.retain(|pattern, route| !refuse(&format!("the policy of {pattern}"), route));
+        default.take_if(|route| refuse("the default policy", route));
+    }
+
+    /// Notes whether a request matches a pattern that has a policy. For each request that is not served from memory.
+    pub(crate) fn note_pattern<A>(&self, request: &Request<A>) {
+        if self.unmatched.is_on() {
+            self.note_early_pattern(route::pattern(request));
+        }
+    }
+
+    #[cold]
+    fn note_early_pattern(&self, pattern: Option<&str>) {
+        let is_matched = |route: &RouteSettings| route.is_matched.load(Ordering::Relaxed);
+        match pattern.and_then(|pattern| self.routes.get(pattern)) {
+            Some(route) => {
+                let is_first = !route.is_matched.swap(true, Ordering::Relaxed);
+                if is_first && self.routes.values().all(is_matched) {
+                    self.unmatched.stop();
+                }
+            }
+            None => pattern.into_iter().for_each(|pattern| self.unmatched.note_other(pattern)),
+        }
+        if self.unmatched.has_enough() {
+            self.unmatched.stop();
+            let has_matches = self.routes.values().any(is_matched);
+            let unmatched = self.routes.iter().filter(|(_, route)| !is_matched(route));
+            unmatched.for_each(|(pattern, _)| self.unmatched.warn(pattern, has_matches));
+        }
+    }
+
     pub(crate) fn report(&self) {
         for fault in &self.faults {
             tracing::error!("{fault}");
@@ -272,8 +359,14 @@ impl fmt::Debug for LayerSettings {
     }
 }
 
-fn fault(pattern: &str, policy: &Policy) -> Option<String> {
-    let wrong = policy.parameters().find_map(|name| {
+/// A pattern in a message.
+fn shown(pattern: &str) -> String {
+    if pattern.is_empty() { "``".into() } else { pattern.into() }
+}
+
+/// Why the route can't fill the policy's tags, if it can't.
+fn missing_parameter(pattern: &str, policy: &Policy) -> Option<String> {
+    policy.parameters().find_map(|name| {
         match route::names(pattern).filter(|known| *known == name).count() {
             0 => Some(format!("a tag uses {{{name}}}, which the route has not")),
             1 => None,
@@ -281,6 +374,19 @@ fn fault(pattern: &str, policy: &Policy) -> Option<String> {
                 "a tag uses {{{name}}}, which the route has more than once: give its parameters different names"
             )),
         }
-    });
-    policy.fault().or(wrong)
+    })
+}
+
+/// The headers by which no response varies that is the same for every client.
+const CREDENTIALS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
+
+/// Why a policy contradicts itself, given the headers that the service has declared, if it does.
+fn contradiction(policy: &Policy, identity: &IdentitySource) -> Option<String> {
+    let is_identity =
+        |name: &&String| CREDENTIALS.contains(&name.as_str()) || identity.headers.is_added(name);
+    let name = policy.vary.iter().filter(|_| policy.public).find(is_identity)?;
+    Some(format!(
+        "public says that the response is the same for every client, and vary names `{name}`, which identifies the \
+         client: leave one out"
+    ))
 }

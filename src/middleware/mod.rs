@@ -4,6 +4,7 @@
 //!
 //! - The key: `keying` computes it, with `cookies` for cookies, `content` for the content of a QUERY, and `variances` for
 //!   the query parameters that count at a path. `identity` and `routers` find what identifies the client.
+//! - The routes: `pattern` checks the patterns of policies, and `unmatched` warns about those that no request matches.
 //! - HTTP: `rules` has the rules of the standards, and `context` applies them to one request.
 //! - The flow: `service` serves hits in memory, `exchange` has the order of all steps that wait, and `bypass` passes
 //!   requests to the handler uncached.
@@ -36,6 +37,7 @@ mod handler;
 mod identity;
 mod keying;
 mod layer;
+mod pattern;
 mod rendered;
 mod response;
 mod route;
@@ -49,6 +51,7 @@ mod stored;
 mod strict;
 mod tee;
 mod timed_buffer;
+mod unmatched;
 mod variances;
 
 /// The key of a GET request.

@@ -62,7 +62,7 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let session = self.session(request.headers());
-        let Some(RouteSettings { policy, traffic }) = self.route(&request) else {
+        let Some(RouteSettings { policy, traffic, .. }) = self.route(&request) else {
             let seen = self.routes.watch.other_request(route::pattern(&request));
             return self.bypass(BypassReason::NoPolicy, (session, seen), request);
         };
@@ -225,6 +225,7 @@ impl<S> CacheService<S> {
         S: Handler<A>,
         A: HttpBody + Send + 'static,
     {
+        self.routes.note_pattern(&request);
         let steps = self.exchange(seen);
         let span =
             tracing::debug_span!("tidegate", key = %plan.key, outcome = tracing::field::Empty);
@@ -258,6 +259,7 @@ impl<S> CacheService<S> {
         S: Handler<A>,
         A: HttpBody + Send + 'static,
     {
+        self.routes.note_pattern(&request);
         if self.route(&request).is_some_and(|route| wants_only_stored(&request, &route.policy)) {
             return ResponseFuture::ready(self.exchange(seen).not_cached());
         }

@@ -22,6 +22,7 @@ mod rewritten;
 mod scopes;
 mod security;
 mod security_identity;
+mod settings;
 mod stack;
 mod standard;
 mod streams;

@@ -164,14 +164,19 @@ pub(crate) struct IdentityHeaders {
 }
 
 impl IdentityHeaders {
-    /// Adds names, each of which may end in `*`.
-    pub(crate) fn add(&mut self, names: impl Iterator<Item = String>) {
-        self.added.extend(names.map(|name| name.to_ascii_lowercase()));
+    /// Adds a name, which may end in `*`.
+    pub(crate) fn add(&mut self, name: &str) {
+        self.added.insert(name.to_ascii_lowercase());
+    }
+
+    /// Whether a service has added this header.
+    pub(crate) fn is_added(&self, name: &str) -> bool {
+        self.added.iter().any(|added| matches(added, name))
     }
 
     /// Whether a header identifies the client.
     pub(crate) fn has(&self, name: &str) -> bool {
-        is_known(name) || self.added.iter().any(|added| matches(added, name))
+        is_known(name) || self.is_added(name)
     }
 
     /// The identifying headers of a request.
@@ -301,7 +306,8 @@ mod tests {
     fn a_service_can_add_its_own_identity_headers() {
         let mut identity = IdentityHeaders::default();
         assert!(!identity.has("x-badge") && !identity.has("x-acme-pass"));
-        identity.add(["X-Badge".into(), "x-acme-*".into()].into_iter());
+        identity.add("X-Badge");
+        identity.add("x-acme-*");
         assert!(
             identity.has("x-badge") && identity.has("x-acme-pass") && identity.has("x-user-id")
         );

@@ -1,0 +1,112 @@
+//! Warns about policies whose patterns no request matches.
+//!
+//! axum does not list its routes, so a pattern that is misspelt, or lacks the prefix of a nested router, shows only by the
+//! requests that do not match it. This counts requests that are not served from memory, since a hit has had a miss before
+//! it. After the count, or once each pattern has been matched, a request costs one load of a flag.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// The number of requests after which a pattern without a match is reported.
+pub(crate) const ENOUGH: usize = 10_000;
+
+/// The most patterns of routes without a policy that are remembered.
+const MOST: usize = 512;
+
+/// The most of these that a warning names.
+const MOST_NAMED: usize = 5;
+
+/// The requests of a layer so far, as far as this needs them. While it is off, nothing is counted.
+#[derive(Debug, Default)]
+pub(crate) struct PatternWatch {
+    is_on: AtomicBool,
+    requests: AtomicUsize,
+    others: Mutex<BTreeSet<Box<str>>>,
+}
+
+impl PatternWatch {
+    /// One that counts from now on.
+    pub(crate) fn started() -> Self {
+        Self { is_on: AtomicBool::new(true), ..Self::default() }
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.is_on.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn stop(&self) {
+        self.is_on.store(false, Ordering::Relaxed);
+    }
+
+    /// Remembers the pattern of a route that has no policy of its own.
+    pub(crate) fn note_other(&self, pattern: &str) {
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if others.len() < MOST && !others.contains(pattern) {
+            others.insert(pattern.into());
+        }
+    }
+
+    /// Counts a request; `true` for the one with which there are enough.
+    pub(crate) fn has_enough(&self) -> bool {
+        self.requests.fetch_add(1, Ordering::Relaxed) + 1 == ENOUGH
+    }
+
+    /// Warns about a pattern without a match. `has_matches` says whether requests have matched others that have a policy.
+    pub(crate) fn warn(&self, pattern: &str, has_matches: bool) {
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let similar = similar(pattern, others.iter().map(|other| &**other)).join(", ");
+        let hint = match (similar.is_empty(), others.is_empty() && !has_matches) {
+            (false, _) => "the routes `similar` had requests, and have no policy of their own",
+            (true, true) => "no request had a MatchedPath: add the layer with axum's Router::layer",
+            (true, false) => "no route with a similar pattern had requests and no policy",
+        };
+        tracing::warn!(
+            pattern,
+            similar,
+            "a CacheLayer has a policy for this pattern, and none of {ENOUGH} requests has matched it; a pattern is \
+             compared with axum's MatchedPath, which has the prefixes of nested routers; {hint}"
+        );
+    }
+}
+
+/// The patterns that look most like this one: those that share most segments with it at the end or, after that, at the
+/// beginning; of these, those with as many segments. The names of parameters do not count.
+fn similar<'o>(pattern: &str, others: impl Iterator<Item = &'o str>) -> Vec<&'o str> {
+    let mut ranked: Vec<_> = others.map(|other| (alikeness(pattern, other), other)).collect();
+    ranked.retain(|((at_end, at_beginning, _), _)| at_end + at_beginning > 0);
+    ranked.sort_by(|(one, _), (other, _)| other.cmp(one));
+    ranked.into_iter().take(MOST_NAMED).map(|(_, other)| other).collect()
+}
+
+/// How many segments are the same at the end and at the beginning, and whether there are as many.
+fn alikeness(one: &str, other: &str) -> (usize, usize, bool) {
+    let is_parameter = |segment: &str| segment.contains('{');
+    let is_same =
+        |(one, other): &(&str, &str)| one == other || is_parameter(one) && is_parameter(other);
+    let segments = |of| str::split(of, '/').filter(|it| !it.is_empty()).collect::<Vec<&str>>();
+    let (one, other) = (segments(one), segments(other));
+    let beginnings = one.iter().copied().zip(other.iter().copied());
+    let ends = one.iter().rev().copied().zip(other.iter().rev().copied());
+    let (at_end, at_beginning) =
+        (ends.take_while(is_same).count(), beginnings.take_while(is_same).count());
+    (at_end, at_beginning, one.len() == other.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_with_the_same_last_segments_are_the_most_similar() {
+        let others =
+            ["/", "/api/users/{user}", "/users/{id}/posts", "/{x}", "/api/shops", "/about"];
+        let of = |pattern| similar(pattern, others.into_iter());
+        assert_eq!(of("/users/{id}"), ["/api/users/{user}", "/{x}", "/users/{id}/posts"]);
+        assert_eq!(of("/shops"), ["/api/shops"]);
+        assert_eq!(of("/users/{id}/psots"), ["/users/{id}/posts"]);
+        assert!(of("/nothing").is_empty() && of("/").is_empty());
+        let many = ["/a/x", "/b/x", "/c/x", "/d/x", "/e/x", "/f/x"];
+        assert_eq!(similar("/x", many.into_iter()).len(), MOST_NAMED);
+    }
+}

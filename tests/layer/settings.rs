@@ -1,0 +1,185 @@
+//! What `CacheLayer::validate` finds at start, and the warning about patterns that no request matches.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use axum::routing::get;
+use tidegate::{Cache, CacheLayer, Memory, Policy};
+use tower::{Layer, ServiceExt};
+
+use crate::common::ask;
+use crate::common::warnings::{all_warnings, keep_warnings, warnings};
+
+fn layer() -> CacheLayer {
+    CacheLayer::new(Cache::new(Memory::new(1 << 20)))
+}
+
+fn ttl() -> Policy {
+    Policy::ttl(Duration::from_mins(1)).untracked()
+}
+
+/// The message of `validate`.
+fn fault(layer: CacheLayer) -> String {
+    layer.validate().map_or_else(|error| error.to_string(), |_| panic!("the layer is valid"))
+}
+
+#[test]
+fn validate_refuses_patterns_that_axum_does_not_accept() {
+    for (pattern, expected) in [
+        ("", "`` is not used: it is empty"),
+        ("users/{id}", "begins with `/`"),
+        ("/users/:id", "`{id}`"),
+        ("/files/*path", "`{*path}`"),
+        ("/users/{id", "brace"),
+        ("/users/{}", "no name"),
+        ("/files/{*path}/raw", "not at the end"),
+        ("/users?page={page}", "Policy::query"),
+    ] {
+        let of_route = fault(layer().route(pattern, ttl()));
+        assert!(of_route.contains(expected) && of_route.contains(pattern), "{of_route}");
+        let of_reads = fault(layer().only_reads(pattern).route("/", ttl()));
+        assert!(of_reads.contains("only_reads(") && !of_reads.contains("policy"), "{of_reads}");
+        assert!(of_reads.contains(expected.rsplit("it is").next().unwrap().trim()), "{of_reads}");
+    }
+    let legal = ["/", "/users/{id}/", "/v{major}/files/{*path}", "/items:search"];
+    let valid = legal.into_iter().fold(layer(), |layer, it| layer.route(it, ttl()).only_reads(it));
+    assert!(valid.validate().is_ok());
+}
+
+#[test]
+fn validate_refuses_a_public_policy_that_varies_by_the_client() {
+    let by = |header: &str| ttl().public().vary([header]);
+    for header in ["Authorization", "cookie", "proxy-authorization"] {
+        let told = fault(layer().route("/a", by(header)));
+        assert!(told.contains("the policy of /a is not used: public says"), "{told}");
+        assert!(told.contains(&header.to_lowercase()) && told.contains("leave one out"), "{told}");
+        assert!(fault(layer().default_policy(by(header))).contains("the default policy"));
+    }
+    // Headers that the service declares itself, before or after.
+    let badges = ["X-Badge", "x-acme-*"];
+    for header in ["x-badge", "x-acme-pass"] {
+        assert!(layer().route("/a", by(header)).validate().is_ok());
+        let told = fault(layer().identity_headers(badges).route("/a", by(header)));
+        assert!(told.contains(header), "{told}");
+        let told = fault(layer().route("/a", by(header)).identity_headers(badges));
+        assert!(told.contains("the policy of /a") && told.contains(header), "{told}");
+        let told = fault(layer().default_policy(by(header)).identity_headers(badges));
+        assert!(told.contains("the default policy") && told.contains(header), "{told}");
+    }
+    for legal in [
+        ttl().strict().public().vary(["accept-language"]),
+        ttl().public().vary_cookies(["theme"]),
+        ttl().public().vary_by(|_| None),
+        ttl().vary(["authorization"]),
+        ttl().vary(["cookie"]).vary_cookies(["lang"]),
+    ] {
+        assert!(layer().route("/a", legal).identity_headers(badges).validate().is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_policy_that_contradicts_a_later_declaration_is_not_used() {
+    let policy = ttl().public().vary(["x-badge"]);
+    let layer = layer().route("/a", policy).identity_headers(["x-badge"]);
+    let app = Router::new().route("/a", get(|| async { "a" })).layer(layer);
+    assert!(ask(&app, "/a").await.1.contains("no-policy"));
+}
+
+#[test]
+fn validate_refuses_other_settings_of_the_layer_that_make_no_sense() {
+    for (expected, layer) in [
+        ("`*`, which matches every", layer().identity_headers(["*"])),
+        ("identity_headers has `x y`", layer().identity_headers(["x y"])),
+        ("identity_headers has `x-*-y`", layer().identity_headers(["x-*-y"])),
+        ("identity_headers has ``", layer().identity_headers([""])),
+        ("capture_limit", layer().capture_limit(0)),
+        ("two policies", layer().route("/a", ttl()).route("/a", ttl())),
+        ("body_limit", layer().route("/a", ttl().body_limit(0))),
+        ("vary has `x y`", layer().default_policy(ttl().vary(["x y"]))),
+    ] {
+        let told = fault(layer);
+        assert!(told.contains(expected), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn tags_of_a_default_policy_use_the_parameters_of_each_route() {
+    let cache = Cache::new(Memory::new(1 << 20));
+    let layer = CacheLayer::with_policy(cache.clone(), ttl().tag("users:id={id}"));
+    let app = Router::new()
+        .route("/users/{id}", get(|| async { "a user" }))
+        .route("/users", get(|| async { "all users" }))
+        .layer(layer.validate().unwrap());
+    for user in ["/users/1", "/users/2"] {
+        assert!(ask(&app, user).await.1.contains("stored"));
+    }
+    cache.invalidate(["users:id=1"]).await.unwrap();
+    assert!(ask(&app, "/users/1").await.1.contains("changed"));
+    assert!(ask(&app, "/users/2").await.1.contains("hit"));
+    assert!(ask(&app, "/users").await.1.contains("no-parameter"));
+}
+
+const NONE_MATCHED: &str = "none of 10000 requests has matched it";
+
+#[tokio::test]
+async fn a_pattern_that_no_request_matches_is_warned_about_once() {
+    keep_warnings();
+    let layer = ["/users/{id}", "/orders/{id}", "/api/psots"]
+        .into_iter()
+        .fold(layer(), |layer, pattern| layer.route(pattern, ttl()));
+    let inner = Router::new()
+        .route("/users/{user}", get(|| async { "a user" }))
+        .route("/posts", get(|| async { "posts" }))
+        .route("/about/us", get(|| async { "about" }));
+    let app = Router::new()
+        .nest("/api", inner)
+        .route("/orders/{id}", get(|| async { "an order" }))
+        .layer(layer.validate().unwrap());
+    // The second of these is a hit, and does not count.
+    for _ in 0..2 {
+        ask(&app, "/orders/1").await;
+    }
+    ask(&app, "/api/posts").await;
+    ask(&app, "/api/about/us").await;
+    for _ in 3..9_999 {
+        ask(&app, "/api/users/1").await;
+    }
+    assert_eq!(warnings(&[NONE_MATCHED]), 0, "{}", all_warnings());
+    for _ in 0..10 {
+        ask(&app, "/api/users/1").await;
+    }
+    assert_eq!(warnings(&[NONE_MATCHED]), 2, "{}", all_warnings());
+    let users = ["pattern=/users/{id} similar=/api/users/{user} ", "prefixes of nested routers"];
+    assert_eq!(warnings(&users), 1, "{}", all_warnings());
+    let posts = ["pattern=/api/psots similar=/api/posts, /api/about/us, /api/users/{user} "];
+    assert_eq!(warnings(&posts), 1, "{}", all_warnings());
+}
+
+#[tokio::test]
+async fn a_layer_around_a_router_is_warned_about() {
+    keep_warnings();
+    let router: Router = Router::new().route("/a", get(|| async { "a" }));
+    let app = layer().route("/a", ttl()).layer(router);
+    for _ in 0..10_000 {
+        let request = Request::get("/a").body(Body::empty()).unwrap();
+        app.clone().oneshot(request).await.unwrap();
+    }
+    let told = ["pattern=/a ", NONE_MATCHED, "no request had a MatchedPath", "Router::layer"];
+    assert_eq!(warnings(&told), 1, "{}", all_warnings());
+}
+
+#[tokio::test]
+async fn nothing_is_warned_about_if_each_pattern_has_been_matched() {
+    keep_warnings();
+    let app = Router::new()
+        .route("/a", get(|| async { "a" }))
+        .route("/b", get(|| async { "b" }))
+        .layer(layer().route("/a", ttl()));
+    ask(&app, "/a").await;
+    for _ in 0..10_010 {
+        ask(&app, "/b").await;
+    }
+    assert_eq!(warnings(&[NONE_MATCHED]), 0, "{}", all_warnings());
+}
