@@ -62,7 +62,8 @@ pub enum MissReason {
 pub enum BypassReason {
     /// The cache is switched off.
     Off,
-    /// The method is not GET or HEAD, nor QUERY under a policy with [`query_content`](crate::Policy::query_content).
+    /// The method is not GET or HEAD, nor QUERY under a policy with [`query_content`](crate::Policy::query_content), nor
+    /// POST that only reads under one with [`post_reads`](crate::Policy::post_reads).
     Method,
     /// No policy for the route.
     NoPolicy,
@@ -73,7 +74,7 @@ pub enum BypassReason {
     /// The request has an undeclared extension, which may identify the client; see
     /// [`CacheLayer::extension`](crate::CacheLayer::extension).
     Extensions,
-    /// The request has a body, which is not part of its key.
+    /// The request has a body, which is not part of its key, or content that is too large or can't be read whole.
     Body,
     /// A header overrides the request's method (`X-HTTP-Method-Override` and the like).
     MethodOverride,
@@ -87,7 +88,7 @@ pub enum BypassReason {
     Unreadable,
     /// A range request for a response that is not stored.
     Range,
-    /// The request has `If-Match` or `If-Unmodified-Since`, which the origin must evaluate.
+    /// The request has `If-Match` or `If-Unmodified-Since`, or by POST `If-None-Match`, which the origin must evaluate.
     Precondition,
     /// The request asks to switch to another protocol, such as WebSocket.
     Upgrade,

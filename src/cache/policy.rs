@@ -10,9 +10,11 @@ use super::streak::UncacheableStreak;
 use super::template::{PolicyTag, TagTemplate};
 
 mod fault;
+mod post_reads;
 mod settings;
 mod value;
 
+use post_reads::PostReads;
 use settings::freshness_settings;
 pub use value::{ValuePolicy, ValuePolicyBuilder};
 
@@ -55,6 +57,7 @@ pub struct Policy {
     pub(crate) query: QueryPart,
     pub(crate) any_query_order: bool,
     pub(crate) query_content: Option<usize>,
+    pub(crate) post_reads: Option<PostReads>,
     pub(crate) s_maxage_allows_stale: bool,
     pub(crate) vary: Vec<String>,
     pub(crate) tag_fields: Vec<String>,
@@ -111,6 +114,7 @@ impl Policy {
             query: QueryPart::All,
             any_query_order: false,
             query_content: None,
+            post_reads: None,
             s_maxage_allows_stale: false,
             vary: Vec::new(),
             tag_fields: Vec::new(),
@@ -207,7 +211,8 @@ impl Policy {
     /// content that can't be read to its end within 30 s, is handed on as it comes, and the response is not stored.
     ///
     /// For services whose request body is [`axum::body::Body`]: with another type of body, QUERY bypasses the cache. The
-    /// content counts toward [`CacheLayer::capture_limit`](crate::CacheLayer::capture_limit) while it is read.
+    /// content counts toward [`CacheLayer::capture_limit`](crate::CacheLayer::capture_limit) while it is read. For POST, see
+    /// [`post_reads`](Self::post_reads).
     #[must_use]
     pub fn query_content(mut self, bytes: usize) -> Self {
         self.query_content = Some(bytes);
@@ -282,7 +287,7 @@ impl Policy {
     /// For this share of hits (0 to 1), also calls the handler in the background and compares its response with the cached
     /// one. If they differ although nothing that the cached one depends on has changed, this is logged and counted
     /// ([`Cache::audits`](crate::Cache::audits)). Either the handler reads something that is not tracked, or its response
-    /// is different each time, for example by a timestamp. Only GET is audited, and only status and body are compared.
+    /// is different each time, for example by a timestamp. Only status and body are compared.
     #[must_use]
     pub fn audit(mut self, share: f64) -> Self {
         self.audit = share;

@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) struct BypassContext {
     pub(crate) reason: BypassReason,
     pub(crate) record: Record,
+    /// Whether it may write, perhaps without `Database`.
+    pub(crate) may_write: bool,
     /// The policy of its route, if its response is a part of another one.
     pub(crate) policy: Option<Arc<Policy>>,
     /// What it invalidates if it succeeds.
@@ -50,8 +52,8 @@ impl<S> Exchange<S> {
     where
         S: Handler<A>,
     {
-        let BypassContext { reason, record, policy, written, rehearsed } = passing;
-        let (method, may_write) = (request.method().clone(), self.routes.may_write(&request));
+        let BypassContext { reason, record, may_write, policy, written, rehearsed } = passing;
+        let method = request.method().clone();
         let answered = record.enter(|| self.inner.call(request)).await;
         if let Some(seen) = &self.seen {
             seen.end(Outcome::Bypass(reason));

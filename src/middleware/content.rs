@@ -1,4 +1,5 @@
-//! The content of requests by QUERY (RFC 10008), which belongs to the key (section 2.7).
+//! The content of requests by QUERY (RFC 10008), which belongs to the key (section 2.7), and of POST requests that only
+//! read.
 //!
 //! It is read before the lookup, up to a limit, and the handler receives it unchanged. The layer is generic over the type
 //! of request bodies, and most types can't be constructed from bytes. So this works only for axum's body type, which is
@@ -33,7 +34,7 @@ pub(crate) fn can_be_read<A: 'static>() -> bool {
     if !can {
         WARNED.call_once(|| {
             tracing::warn!(
-                "requests by QUERY bypass the cache, since the service's request body is not axum::body::Body: map it \
+                "requests by QUERY and POST bypass the cache, since the service's request body is not axum::body::Body: map it \
                  around the CacheLayer, as in `.map_request(|request: Request<_>| request.map(axum::body::Body::new))`"
             );
         });
@@ -50,21 +51,24 @@ pub(crate) fn twice<A: 'static>(request: Request<A>) -> (Request<A>, Option<Requ
     (Request::from_parts(parts, body), again)
 }
 
-/// Reads a request's content, up to `limit` bytes, and returns its hash. `None` if it is larger, can't be read, has
-/// trailers, or does not fit into the byte budget. In any case the request keeps its whole body.
+/// Reads a request's content, up to `limit` bytes. `None` if it is larger, can't be read, has trailers, or does not fit into
+/// the byte budget. In any case the request keeps its whole body.
 pub(crate) async fn read<A: 'static>(
     request: &mut Request<A>,
     (limit, room): (usize, BudgetShare),
-) -> Option<ContentHash> {
+) -> Option<Bytes> {
     let body = as_axum(request.body_mut())?;
     if body.size_hint().lower() > limit as u64 {
         return None;
     }
     let mut reading = Reading::new(std::mem::take(body), (limit, room));
     let is_whole = timeout(SLOWEST, reading.run()).await.unwrap_or(false);
-    let hash = is_whole.then(|| blake3::hash(&reading.read));
-    *body = reading.into_body(is_whole);
-    hash
+    let read = reading.read.split().freeze();
+    *body = match is_whole {
+        true => Body::from(read.clone()),
+        false => reading.into_body(read.clone()),
+    };
+    is_whole.then_some(read)
 }
 
 fn as_axum<A: 'static>(body: &mut A) -> Option<&mut Body> {
@@ -112,12 +116,8 @@ impl Reading {
         }
     }
 
-    /// The original body.
-    fn into_body(self, is_whole: bool) -> Body {
-        let read = self.read.freeze();
-        if is_whole {
-            return Body::from(read);
-        }
+    /// The original body, which begins with what has been read.
+    fn into_body(self, read: Bytes) -> Body {
         let read = (!read.is_empty()).then(|| Ok(Frame::data(read)));
         Body::new(Resumed { read: read.into_iter().chain(self.last).collect(), rest: self.rest })
     }

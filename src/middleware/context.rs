@@ -79,7 +79,8 @@ impl RequestContext {
     /// The request as the handler gets it.
     pub(crate) fn to_handler_request<A>(&self, mut request: Request<A>) -> Request<A> {
         if let Some(extensions) = &self.extensions {
-            strict::withhold(&mut request, &self.policy, extensions);
+            let has_content = self.asked.content.is_some();
+            strict::withhold(&mut request, (&self.policy, has_content), extensions);
         }
         canonical::rewrite(&mut request, &self.policy, &self.asked);
         request

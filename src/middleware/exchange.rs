@@ -247,7 +247,7 @@ impl<S> Exchange<S> {
     }
 
     /// Calls the handler. Under `Policy::standard`, this is a conditional request if there is a stored response to
-    /// revalidate. Other policies prove freshness by the log, and don't rely on dates with a resolution of one second.
+    /// revalidate, except by POST. Other policies prove freshness by the log, and don't rely on dates with a resolution of one second.
     ///
     /// If the handler's 304 is about another response, repeats the request without conditions, if that is possible.
     fn call<'p, A>(
@@ -260,7 +260,9 @@ impl<S> Exchange<S> {
         S: Handler<A>,
         A: Send + 'static,
     {
-        let stored = plan.policy.is_standard.then(|| stored(&lead, plan)).flatten();
+        // A condition has another meaning with POST (RFC 9110, section 13.1.2).
+        let may_revalidate = plan.policy.is_standard && plan.asked.method != Method::POST;
+        let stored = may_revalidate.then(|| stored(&lead, plan)).flatten();
         let stored = stored.filter(|stored| has_validator(&stored.0)).map(Box::new);
         let headers = request.headers().clone();
         let request = plan.to_handler_request(request);

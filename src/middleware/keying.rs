@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use http::header::{AsHeaderName, HOST};
-use http::{HeaderMap, HeaderValue, Request, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use percent_encoding::percent_decode;
 use smallvec::SmallVec;
 
@@ -57,8 +57,8 @@ pub(crate) struct KeySource<'r> {
     client: Option<&'r str>,
     /// Which query parameters count, if a response has declared it.
     variance: Option<&'r SearchVariance>,
-    /// The hash of a QUERY request's content.
-    content: Option<&'r content::ContentHash>,
+    /// The hash of the content that counts, with the method.
+    content: Option<(&'r Method, &'r content::ContentHash)>,
 }
 
 impl<'r> KeySource<'r> {
@@ -74,7 +74,7 @@ impl<'r> KeySource<'r> {
             fields: asked.fields,
             client,
             variance: None,
-            content: asked.content.as_ref(),
+            content: asked.content.as_ref().map(|content| (&asked.method, content)),
         }
     }
 
@@ -110,7 +110,7 @@ impl<'r> KeySource<'r> {
     }
 }
 
-/// The key of a request under a policy: by GET and HEAD, or by QUERY.
+/// The key of a request under a policy: by GET and HEAD, by QUERY, or by POST.
 pub(crate) fn key((namespace, version): (&str, &str), of: &KeySource<'_>, policy: &Policy) -> Key {
     let KeySource { uri, rewritten, headers, fields, client, variance, content } = *of;
     let mut text = Key::new("http");
@@ -155,8 +155,8 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &KeySource<'_>, policy
         text.add(b"client");
         text.add(client.as_bytes());
     }
-    if let Some(content) = content {
-        text.add(b"query");
+    if let Some((method, content)) = content {
+        text.add(if *method == Method::POST { b"post" } else { b"query" });
         text.add(content.as_bytes());
         description(&mut text, headers);
     }

@@ -140,7 +140,8 @@ impl CacheLayer {
 
     /// Declares that a route only reads, whatever the method, such as GraphQL queries or gRPC calls by POST. All other
     /// POST, PUT, PATCH and DELETE requests are assumed to write, perhaps through a pool that Tidegate does not know of, so
-    /// their reads through `Database::reader` go to the primary.
+    /// their reads through `Database::reader` go to the primary. This caches nothing: see [`Policy::post_reads`], which also
+    /// says it of each request that only reads.
     #[must_use]
     pub fn only_reads(mut self, pattern: &str) -> Self {
         let shared = Arc::make_mut(&mut self.shared);
@@ -246,7 +247,7 @@ impl CacheLayer {
     ///   [`only_reads`](Self::only_reads); a route with two policies;
     /// - a tag with a brace without its match, or with a parameter that the route does not have or has twice;
     /// - a setting that would store or serve nothing: a TTL, `negative_ttl` or `max_staleness` of zero, a `body_limit`,
-    ///   `query_content` or [`capture_limit`](Self::capture_limit) of 0 bytes; a share that is not within 0 and 1;
+    ///   `query_content`, `post_reads` or [`capture_limit`](Self::capture_limit) of 0 bytes; a share that is not within 0 and 1;
     /// - a name of a header (in `vary`, `forward` or [`identity_headers`](Self::identity_headers)), cookie (`vary_cookies`,
     ///   `ignore_cookies`), query parameter or field of tags (`tag_fields`) that is not one;
     /// - settings that contradict each other: [`public`](Policy::public) with `vary` by `Authorization`, `Cookie`,
@@ -280,10 +281,10 @@ impl LayerSettings {
     }
 
     /// Whether a request may write, perhaps through a pool that Tidegate does not know of: by its method, unless its route
-    /// only reads.
-    pub(crate) fn may_write<A>(&self, request: &Request<A>) -> bool {
+    /// only reads, or its policy has found that it does (`is_read`).
+    pub(crate) fn may_write<A>(&self, request: &Request<A>, is_read: bool) -> bool {
         let only_reads = || route::pattern(request).is_some_and(|it| self.only_read.contains(it));
-        !is_safe(request.method()) && !only_reads()
+        !is_safe(request.method()) && !is_read && !only_reads()
     }
 
     /// A request's key, and which parameters of the query count in it if a response has said so.

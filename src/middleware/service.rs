@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body as HttpBody;
 use tower_service::Service;
 use tracing::Instrument;
@@ -21,7 +21,9 @@ use super::keying::KeySource;
 use super::layer::{LayerSettings, RouteSettings};
 use super::rendered::respond;
 use super::route;
-use super::rules::request::{RequestDirectives, is_query, wants_only_stored};
+use super::rules::request::{
+    RequestDirectives, content_limit, content_limit_of_bypass, is_get, wants_only_stored,
+};
 use super::rules::target::InvalidationTarget;
 use super::rules::unsafe_method::{InvalidatedByWrite, is_safe};
 use super::session::SessionClaim;
@@ -64,27 +66,48 @@ where
         let session = self.session(request.headers());
         let Some(RouteSettings { policy, traffic, .. }) = self.route(&request) else {
             let seen = self.routes.watch.other_request(route::pattern(&request));
-            return self.bypass(BypassReason::NoPolicy, (session, seen), request);
+            let met = Met { session, seen, is_read: false };
+            return self.bypass(BypassReason::NoPolicy, met, request);
         };
         let seen = self.routes.watch.request(traffic);
+        let met = Met { session, seen, is_read: false };
         let (client, request) = identity::client(policy, request);
         let asked = RequestDirectives::new(&request, policy, &self.routes.identity, client);
-        match (asked, policy.query_content) {
-            (Ok(asked), Some(limit)) if is_query(&asked.method) => {
+        let limit = match &asked {
+            Ok(asked) if is_get(&asked.method) => None,
+            Ok(_) => content_limit(&request, policy),
+            Err(reason) => content_limit_of_bypass(&request, policy, *reason),
+        };
+        match (asked, limit) {
+            (asked, Some(limit)) => {
                 let policy = policy.clone();
-                self.by_content((policy, limit), asked, (session, seen), request)
+                self.by_content((policy, limit), asked, met, request)
             }
-            (Ok(asked), _) => {
+            (Ok(asked), None) => {
                 let policy = policy.clone();
-                self.respond(policy, asked, (session, seen), request)
+                self.respond(policy, asked, met, request)
             }
-            (Err(reason), _) => self.bypass(reason, (session, seen), request),
+            (Err(reason), None) => self.bypass(reason, met, request),
         }
     }
 }
 
-/// The position that a request's session must see, and the request's timer.
-type Met = (Option<LogPosition>, Option<RequestTimer>);
+/// What is known about a request besides what it asks of the cache.
+struct Met {
+    /// The position that its session must see.
+    session: Option<LogPosition>,
+    /// Its timer, if traffic is recorded.
+    seen: Option<RequestTimer>,
+    /// Whether it is a POST request that only reads, according to its policy.
+    is_read: bool,
+}
+
+/// Whether a POST request only reads, according to its policy.
+fn only_reads<A>(policy: &Policy, request: Request<A>, content: &[u8]) -> (bool, Request<A>) {
+    let (parts, body) = request.into_parts();
+    let is_read = policy.post_reads.as_ref().is_some_and(|post| post.only_reads(&parts, content));
+    (is_read, Request::from_parts(parts, body))
+}
 
 /// Removes fields from a response that are not for clients.
 fn withholding<F, B, E>(
@@ -141,7 +164,7 @@ impl<S> CacheService<S> {
         &mut self,
         policy: Arc<Policy>,
         asked: RequestDirectives,
-        (session, seen): Met,
+        Met { session, seen, .. }: Met,
         request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
     where
@@ -168,12 +191,13 @@ impl<S> CacheService<S> {
         }
     }
 
-    /// Reads the content of a QUERY request, which is part of its key, and then responds as to any other request.
+    /// Reads the content of a QUERY or POST request, which is part of its key, and then responds as to any other request. A
+    /// POST request that may write goes to the handler.
     fn by_content<A>(
         &mut self,
         (policy, limit): (Arc<Policy>, usize),
-        mut asked: RequestDirectives,
-        met: Met,
+        asked: Result<RequestDirectives, BypassReason>,
+        mut met: Met,
         mut request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
     where
@@ -186,10 +210,22 @@ impl<S> CacheService<S> {
         let mut service = Self { inner: self.ready_inner(), routes: self.routes.clone() };
         ResponseFuture::pending(Box::pin(async move {
             let room = service.routes.rooms.room();
-            asked.content = content::read(&mut request, (limit, room)).await;
-            let answered = match asked.content {
-                Some(_) => service.respond(policy, asked, met, request),
-                None => service.bypass(BypassReason::Body, met, request),
+            let content = content::read(&mut request, (limit, room)).await;
+            let Some(content) = content else {
+                return service.bypass(BypassReason::Body, met, request).await;
+            };
+            if *request.method() == Method::POST {
+                (met.is_read, request) = only_reads(&policy, request, &content);
+                if !met.is_read {
+                    return service.bypass(BypassReason::Method, met, request).await;
+                }
+            }
+            let answered = match asked {
+                Ok(mut asked) => {
+                    asked.content = Some(blake3::hash(&content));
+                    service.respond(policy, asked, met, request)
+                }
+                Err(reason) => service.bypass(reason, met, request),
             };
             answered.await
         }))
@@ -252,7 +288,7 @@ impl<S> CacheService<S> {
     fn bypass<A>(
         &mut self,
         reason: BypassReason,
-        (session, seen): Met,
+        Met { session, seen, is_read }: Met,
         request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
     where
@@ -260,7 +296,9 @@ impl<S> CacheService<S> {
         A: HttpBody + Send + 'static,
     {
         self.routes.note_pattern(&request);
-        if self.route(&request).is_some_and(|route| wants_only_stored(&request, &route.policy)) {
+        let only_stored =
+            |route: &RouteSettings| wants_only_stored(&request, &route.policy, is_read);
+        if self.route(&request).is_some_and(only_stored) {
             return ResponseFuture::ready(self.exchange(seen).not_cached());
         }
         self.routes.cache.shared.counters.count(Outcome::Bypass(reason));
@@ -269,8 +307,9 @@ impl<S> CacheService<S> {
         let watch = rehearsed.as_ref().and(seen.as_ref()).map(|seen| seen.traffic.clone());
         let policy = self.route(&request).map(|route| route.policy.clone());
         let ask = LookupOptions { watch, ..LookupOptions::for_request(session) };
-        let record = self.record(&request, policy.as_deref(), ask);
-        let written = self.written(&request, policy.as_deref());
+        let may_write = self.routes.may_write(&request, is_read);
+        let record = self.record(&request, policy.as_deref(), (ask, may_write));
+        let written = (!is_read).then(|| self.written(&request, policy.as_deref())).flatten();
         let tag_fields =
             policy.as_ref().map(|policy| policy.tag_fields.clone()).unwrap_or_default();
         // Only if called for the response of another route, which then depends on the tags of this one.
@@ -282,7 +321,7 @@ impl<S> CacheService<S> {
             return ResponseFuture::bypassed(inner, reason, record);
         }
         let steps = self.exchange(seen);
-        let passing = BypassContext { reason, record, policy, written, rehearsed };
+        let passing = BypassContext { reason, record, may_write, policy, written, rehearsed };
         withholding(tag_fields, steps.bypass(passing, request)).begun()
     }
 
@@ -291,10 +330,10 @@ impl<S> CacheService<S> {
         &self,
         request: &Request<A>,
         policy: Option<&Policy>,
-        ask: LookupOptions,
+        (ask, may_write): (LookupOptions, bool),
     ) -> Record {
         let cache = &self.routes.cache;
-        if self.routes.may_write(request) {
+        if may_write {
             return cache.record_of_write(ask);
         }
         let record = cache.record(None, ask);

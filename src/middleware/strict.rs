@@ -7,7 +7,7 @@ use http::{Extensions, HeaderMap, HeaderName, Request, Uri, Version};
 use super::identity::IdentitySource;
 use super::keying::{HOST_LIKE, PATH_LIKE};
 use super::rules::fields::RequestField;
-use super::rules::request::{describes_content, is_query};
+use super::rules::request::describes_content;
 use super::{cookies, routers};
 use crate::cache::Policy;
 
@@ -30,8 +30,12 @@ pub(crate) fn carry<T: Clone + Send + Sync + 'static>(from: &Extensions, to: &mu
 }
 
 /// Removes from a request what its key does not hold, except in the query, which [`canonical`](super::canonical) rewrites.
-pub(crate) fn withhold<A>(request: &mut Request<A>, policy: &Policy, extensions: &Extensions) {
-    let has_content = is_query(request.method());
+/// `has_content` says whether the key holds the content.
+pub(crate) fn withhold<A>(
+    request: &mut Request<A>,
+    (policy, has_content): (&Policy, bool),
+    extensions: &Extensions,
+) {
     *request.headers_mut() = headers(request.headers(), policy, has_content);
     *request.uri_mut() = reduced(request.uri(), policy);
     *request.version_mut() = Version::HTTP_11;

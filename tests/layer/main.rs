@@ -17,6 +17,7 @@ mod http;
 mod hyper;
 mod layering;
 mod no_vary_search;
+mod post;
 mod query;
 mod rewritten;
 mod scopes;

@@ -29,15 +29,15 @@ fn both() -> [Policy; 2] {
 
 /// What a handler was given, in order.
 #[derive(Clone, Default)]
-struct Given(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Given(Arc<Mutex<Vec<String>>>);
 
 impl Given {
-    fn all(&self) -> Vec<String> {
+    pub(crate) fn all(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
     }
 
     /// A router that responds with all that it was given.
-    fn behind(&self, layer: CacheLayer) -> Router {
+    pub(crate) fn behind(&self, layer: CacheLayer) -> Router {
         let given = self.clone();
         let handler = async move |method: Method, uri: Uri, headers: HeaderMap, body: Body| {
             let content = match body.collect().await {
@@ -57,7 +57,7 @@ impl Given {
         Router::new().fallback(handler).layer(layer)
     }
 
-    fn router(&self, policy: Policy) -> Router {
+    pub(crate) fn router(&self, policy: Policy) -> Router {
         self.behind(CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), policy))
     }
 }
@@ -133,7 +133,10 @@ async fn a_query_bypasses_the_cache_unless_the_policy_enables_it() {
 }
 
 /// A body that comes in these parts, of which none says how long it is.
-fn streamed(parts: &[&'static str], then: Option<Result<Frame<Bytes>, &'static str>>) -> Body {
+pub(crate) fn streamed(
+    parts: &[&'static str],
+    then: Option<Result<Frame<Bytes>, &'static str>>,
+) -> Body {
     let frames = parts.iter().map(|part| Ok(Frame::data(Bytes::from_static(part.as_bytes()))));
     Body::new(StreamBody::new(stream::iter(frames.chain(then).collect::<Vec<_>>())))
 }
@@ -147,7 +150,7 @@ async fn content_sent_in_several_frames_has_the_same_key() {
     assert!(status.contains("; hit;"), "{status}");
 }
 
-type MakeBody = fn(HeaderMap) -> Body;
+pub(crate) type MakeBody = fn(HeaderMap) -> Body;
 
 #[tokio::test]
 async fn content_that_cannot_be_keyed_reaches_the_handler_unchanged() {

@@ -307,6 +307,80 @@ async fn an_only_reads_route_is_served_by_replicas_whatever_the_method() {
     }
 }
 
+/// A route whose POST requests read, unless the content begins with `write`. One that begins with `also` writes too.
+fn searching(bed: &Arc<Bed>) -> Router {
+    let port = async |State(bed): State<Arc<Bed>>| {
+        let sql = "select inet_server_port()::text";
+        sqlx::query_scalar::<_, String>(sql).fetch_one(bed.db.reader()).await.unwrap()
+    };
+    let name = async |State(bed): State<Arc<Bed>>, content: String| {
+        if let Some((_, name)) = content.split_once("write ") {
+            bed.write("writer", name).await;
+        }
+        bed.read("reader").await
+    };
+    let reads = || policy().post_reads(64, |_, content| !content.starts_with(b"write"));
+    let layer = CacheLayer::new(bed.cache.clone()).route("/port", reads()).route("/name", reads());
+    let app = Router::new().route("/port", any(port)).route("/name", any(name));
+    app.layer(layer.sessions(sessions())).with_state(bed.clone())
+}
+
+fn post(uri: &str, content: &str, (name, value): (&str, &str)) -> Request<Body> {
+    Request::post(uri).header(name, value).body(Body::from(content.to_owned())).unwrap()
+}
+
+const NO_FIELD: (&str, &str) = ("x-other", "x");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_that_only_reads_is_served_by_replicas_and_gets_no_token() {
+    let (primary, replica) = servers().await;
+    let bed = Bed::on(&primary, &replica).await;
+    let app = searching(&bed);
+    let of_replica = replica.port().to_string();
+    // With a cookie, it bypasses the cache.
+    for (content, field, is_replica) in [
+        ("read", NO_FIELD, true),
+        ("read", ("cookie", "sid=1"), true),
+        ("write", NO_FIELD, false),
+        ("read", ("idempotency-key", "1"), false),
+    ] {
+        let response = send(&app, post("/port", content, field)).await;
+        let has_token = response.headers().contains_key("tidegate-position");
+        assert_eq!(has_token, !is_replica, "{content} {field:?}");
+        assert_eq!(read(response).await.0 == of_replica, is_replica, "{content} {field:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_that_only_reads_sees_its_sessions_writes_and_stores_none_of_its_own() {
+    let (primary, replica) = servers().await;
+    let bed = Bed::on(&primary, &replica).await;
+    let app = searching(&bed);
+    let asked = async |content: &str, token: Option<&str>| {
+        let field = token.map_or(NO_FIELD, |token| ("tidegate-position", token));
+        let response = send(&app, post("/name", content, field)).await;
+        let token = response.headers().get("tidegate-position").cloned();
+        let (name, status) = read(response).await;
+        (name, status, token.map(|token| token.to_str().unwrap().to_owned()))
+    };
+    assert!(asked("read", None).await.1.contains("stored"));
+    assert!(asked("read", None).await.1.contains("; hit;"));
+    replica.pause_replay().await.unwrap();
+    for content in ["write ada", "also write eve"] {
+        for run in 0..2 {
+            let name = format!("{}{run}", content.rsplit(' ').next().unwrap());
+            let (got, status, token) = asked(&format!("{content}{run}"), None).await;
+            assert!(got == name && !status.contains("stored"), "{got}: {status}");
+            let token = token.expect("it wrote");
+            let (got, status, none) = asked("read", Some(&token)).await;
+            assert!(got == name && none.is_none(), "{got}, not {name}: {status}");
+        }
+        // The same content once more: nothing was stored for it.
+        let (_, status, token) = asked(&format!("{content}1"), None).await;
+        assert!(token.is_some() && !status.contains("hit"), "{status}");
+    }
+}
+
 /// Two nodes, a write through one, and a read with its token through the other at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_sees_its_write_in_every_kind_of_read() {

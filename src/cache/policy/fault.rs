@@ -49,10 +49,10 @@ impl Policy {
                     .into(),
             );
         }
-        (self.query_content == Some(0)).then(|| {
-            "its query_content is 0 bytes, so no QUERY is stored: leave query_content out, or raise it"
-                .into()
-        })
+        let post_content = self.post_reads.as_ref().map(|post| post.bytes);
+        let named = [("query_content", self.query_content), ("post_reads", post_content)];
+        let (name, _) = named.into_iter().find(|(_, limit)| *limit == Some(0))?;
+        Some(format!("its {name} takes 0 bytes of content: leave {name} out, or raise the limit"))
     }
 
     fn key_fault(&self) -> Option<String> {
@@ -109,6 +109,7 @@ mod tests {
             ("audited", policy().audit(2.0)),
             ("body_limit", policy().body_limit(0)),
             ("query_content", policy().query_content(0)),
+            ("post_reads", policy().post_reads(0, |_, _| true)),
             ("brace", policy().tag("users:id={id")),
             ("brace", policy().tag("users:id=id}")),
             ("empty", policy().tag(" ")),

@@ -41,6 +41,13 @@ pub(crate) fn lifetime(
     Some((unchanged_for / HEURISTIC_PART).min(HEURISTIC_LIMIT))
 }
 
+/// Whether the response itself says how long it is fresh.
+pub(crate) fn is_explicit(headers: &HeaderMap, control: &ResponseControl) -> bool {
+    let directives = &control.directives;
+    directives.s_maxage.or(directives.max_age).is_some()
+        || !control.is_targeted && headers.contains_key(EXPIRES)
+}
+
 /// The age of a response when it arrived (RFC 9111, section 4.2.3), `delay` after the request.
 pub(crate) fn age(headers: &HeaderMap, now: SystemTime, delay: Duration) -> Duration {
     // Section 5.1: the first member counts, and is ignored if it is not a number.

@@ -37,7 +37,7 @@ pub(crate) struct RequestDirectives {
     pub(crate) has_other_cookies: bool,
     /// The client's identity, as returned by the policy's `vary_by` function.
     pub(crate) client_key: Option<String>,
-    /// The content of a QUERY request, once it has been read.
+    /// The hash of the content of a QUERY or POST request, once it has been read.
     pub(crate) content: Option<content::ContentHash>,
 }
 
@@ -136,6 +136,10 @@ impl RequestDirectives {
             // would keep it. Only under `Policy::standard`, the author of the headers accepts this.
             conditions.remove(IF_MODIFIED_SINCE);
         }
+        if *request.method() == Method::POST {
+            // RFC 9110, sections 13.1.3 and 14.2: these are for GET.
+            conditions.clear();
+        }
         let needs_others = client_key.is_some() || client.has_cookies;
         if cookies::are_ambiguous(headers, policy, needs_others) {
             return Err(BypassReason::Personal);
@@ -206,19 +210,42 @@ impl RequestDirectives {
 }
 
 /// Whether a request accepts only a stored response (RFC 9111, section 5.2.1.7), and its policy stores responses to its
-/// method and serves them.
-pub(crate) fn wants_only_stored<B>(request: &Request<B>, policy: &Policy) -> bool {
-    let is_stored = is_by_content(request, policy) || is_get(request.method());
-    is_stored && !policy.shadow && Directives::from_headers(request.headers()).only_if_cached
+/// method and serves them. `is_read` says whether it is a POST request that only reads.
+pub(crate) fn wants_only_stored<B>(request: &Request<B>, policy: &Policy, is_read: bool) -> bool {
+    let method = request.method();
+    let is_query = || is_query(method) && policy.query_content.is_some();
+    (is_get(method) || is_read || is_query())
+        && !policy.shadow
+        && Directives::from_headers(request.headers()).only_if_cached
 }
 
-fn is_get(method: &Method) -> bool {
+pub(crate) fn is_get(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// Whether the key of a request holds its content.
-fn is_by_content<B>(request: &Request<B>, policy: &Policy) -> bool {
-    is_query(request.method()) && policy.query_content.is_some()
+/// The most bytes of content that the key of a request holds. `None` if the content does not count, as that of a POST request
+/// whose client says that the handler must run once at most.
+pub(crate) fn content_limit<B>(request: &Request<B>, policy: &Policy) -> Option<usize> {
+    if is_query(request.method()) {
+        return policy.query_content;
+    }
+    let post = policy.post_reads.as_ref().filter(|_| *request.method() == Method::POST)?;
+    // draft-ietf-httpapi-idempotency-key-header, and the same with `X-`.
+    let is_for_once = |name: &HeaderName| name.as_str().ends_with("idempotency-key");
+    (!request.headers().keys().any(is_for_once)).then_some(post.bytes)
+}
+
+/// The same for a request that bypasses the cache for this reason: whether a POST request writes depends on its content even
+/// then.
+pub(crate) fn content_limit_of_bypass<B>(
+    request: &Request<B>,
+    policy: &Policy,
+    reason: BypassReason,
+) -> Option<usize> {
+    use BypassReason as B;
+    let is_clear = matches!(reason, B::Personal | B::Extensions | B::NoStore | B::Precondition);
+    let is_post = *request.method() == Method::POST;
+    (is_post && is_clear).then(|| content_limit(request, policy)).flatten()
 }
 
 /// Whether a method is QUERY (RFC 10008). Some supported versions of `http` have no constant for it.
@@ -237,15 +264,15 @@ fn unkeyed<B: Body>(
     fields: RequestFields,
     policy: &Policy,
 ) -> Option<BypassReason> {
-    let is_by_content = is_by_content(request, policy);
-    if !is_by_content && !is_get(request.method()) {
+    let is_get = is_get(request.method());
+    if !is_get && content_limit(request, policy).is_none() {
         return Some(BypassReason::Method);
     }
     if fields.has_any(&METHOD_OVERRIDES) {
         return Some(BypassReason::MethodOverride);
     }
     // A body could change the response, and is not part of the key (RFC 9110, section 9.3.1).
-    if !is_by_content && !request.body().is_end_stream() {
+    if is_get && !request.body().is_end_stream() {
         return Some(BypassReason::Body);
     }
     // Otherwise a WebSocket handshake could get a stored response, and others could wait for it (RFC 9110, section 7.8).
@@ -254,7 +281,9 @@ fn unkeyed<B: Body>(
     }
     // RFC 9111, section 4.3.2: a cache must not evaluate these two.
     let judged_by_origin = [RequestField::IfMatch, RequestField::IfUnmodifiedSince];
-    fields.has_any(&judged_by_origin).then_some(BypassReason::Precondition)
+    // RFC 9110, section 13.1.2: with POST, it may lead to 412, and never to 304.
+    let is_judged = *request.method() == Method::POST && fields.has(RequestField::IfNoneMatch);
+    (is_judged || fields.has_any(&judged_by_origin)).then_some(BypassReason::Precondition)
 }
 
 /// Whether a request has cookies that responses do not vary by. Those of Tidegate's sessions do not count.

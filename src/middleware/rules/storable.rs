@@ -6,9 +6,9 @@
 use std::time::{Duration, SystemTime};
 
 use http::header::{CONTENT_TYPE, ETAG, LAST_MODIFIED, SET_COOKIE};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 
-use super::freshness::{age, is_heuristically_cacheable, lifetime};
+use super::freshness::{age, is_explicit, is_heuristically_cacheable, lifetime};
 use super::request::RequestDirectives;
 use super::targeted::ResponseControl;
 use super::vary;
@@ -134,11 +134,18 @@ fn by_headers(
         false => said.unwrap_or(policy),
     };
     let fresh = lifetime(status, headers, control, times.now);
+    let is_post = asked.method == Method::POST;
+    if is_post && !is_explicit(headers, control) {
+        // RFC 9110, section 9.3.3.
+        return Err(Uncacheable::new("no-lifetime", "the response to POST gives no lifetime"));
+    }
     let may_guess = is_heuristically_cacheable(status) || said.public;
     if fresh.is_none() && !may_guess {
         return Err(Uncacheable::new("no-lifetime", "the response has no lifetime"));
     }
-    let has_validator = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
+    // A response to POST is not revalidated.
+    let has_validator =
+        !is_post && (headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED));
     let longest = if is_error(status) { policy.error_ttl } else { Duration::MAX };
     let terms = Freshness {
         age: age(headers, times.now, times.delay),

@@ -1,0 +1,82 @@
+//! POST requests that only read.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::request::Parts;
+
+use super::Policy;
+
+/// Which POST requests only read.
+#[derive(Clone)]
+pub(crate) struct PostReads {
+    /// The largest content that is read, in bytes.
+    pub(crate) bytes: usize,
+    only_reads: Arc<OnlyReads>,
+}
+
+type OnlyReads = dyn Fn(&Parts, &[u8]) -> bool + Send + Sync;
+
+impl PostReads {
+    /// Whether a request with this head and content only reads.
+    pub(crate) fn only_reads(&self, parts: &Parts, content: &[u8]) -> bool {
+        (self.only_reads)(parts, content)
+    }
+}
+
+impl fmt::Debug for PostReads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostReads").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Policy {
+    /// Caches responses to those POST requests that only read, such as searches and GraphQL queries. `only_reads` gets the
+    /// head and the content of each POST request of the route, as the client sent them, and says whether it is one of
+    /// these. It must say `false` for whatever may write: a request for which it says `true` may be answered with a stored
+    /// response, or with that to another request which was sent at the same time, and may be sent to the handler again in
+    /// the background. All other POST requests go to the handler, once each, as without this setting.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tidegate::Policy;
+    ///
+    /// // A route whose POST requests all read:
+    /// let search = Policy::ttl(Duration::from_secs(60)).post_reads(16 << 10, |_, _| true);
+    ///
+    /// // GraphQL, with a list of the queries that the service's own clients send:
+    /// const KNOWN: [&str; 2] = ["query Shops { shops { name } }", "{ me { id } }"];
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Operation {
+    ///     query: String,
+    /// }
+    ///
+    /// let graphql = Policy::ttl(Duration::from_secs(60)).post_reads(16 << 10, |parts, content| {
+    ///     let operation = serde_json::from_slice::<Operation>(content);
+    ///     parts.uri.query().is_none() && operation.is_ok_and(|it| KNOWN.contains(&&*it.query))
+    /// });
+    /// ```
+    ///
+    /// A request that only reads is handled like QUERY under [`query_content`](Self::query_content): its content and the
+    /// fields that describe it are part of the key, with the method. It invalidates nothing, its reads may go to replicas,
+    /// and its response carries a session token only if the handler wrote. If the handler writes through `Database` after
+    /// all, the response is not stored, and no other request gets it.
+    ///
+    /// The content is read before the handler is called, up to `bytes`. Larger content, and content that has trailers or
+    /// can't be read to its end within 30 s, is handed on as it comes, and the request counts as one that may write. So does
+    /// a request with `Idempotency-Key` or a header that overrides the method. The service's request body must be
+    /// [`axum::body::Body`].
+    ///
+    /// RFC 9110, section 9.3.3, lets a cache use a response to POST for GET alone, since POST may write in general. This
+    /// setting uses it for POST alone, on the word of `only_reads`. Under [`standard`](Self::standard) the response must
+    /// give its lifetime explicitly, as that section requires, and it is recomputed, not revalidated.
+    #[must_use]
+    pub fn post_reads<F>(mut self, bytes: usize, only_reads: F) -> Self
+    where
+        F: Fn(&Parts, &[u8]) -> bool + Send + Sync + 'static,
+    {
+        self.post_reads = Some(PostReads { bytes, only_reads: Arc::new(only_reads) });
+        self
+    }
+}

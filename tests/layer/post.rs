@@ -1,0 +1,418 @@
+//! POST requests that only read (`Policy::post_reads`): responses are stored by the request's content, and every request
+//! that may write reaches the handler once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Path;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use axum::routing::post;
+use futures_util::future::{join, join_all};
+use hyper::body::Frame;
+use serde::Deserialize;
+use tidegate::{Cache, CacheLayer, Memory, Policy, Record};
+use tokio::time::{Instant, sleep};
+
+use crate::common::origin::by;
+use crate::common::{eventually, read, send};
+use crate::query::{Given, MakeBody, streamed};
+
+const LIMIT: usize = 64;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
+
+/// Whatever does not contain this word only reads.
+fn reads(policy: Policy) -> Policy {
+    policy.post_reads(LIMIT, |_, content| !content.windows(5).any(|word| word == b"write"))
+}
+
+fn ttl() -> Policy {
+    reads(Policy::ttl(Duration::from_mins(1)).jitter(0.0).untracked())
+}
+
+/// Both ways to decide.
+fn both() -> [Policy; 2] {
+    [ttl(), reads(Policy::standard())]
+}
+
+fn cache() -> Cache {
+    Cache::new(Memory::new(1 << 20))
+}
+
+fn posted(content: impl Into<Body>, headers: &[(&str, &str)]) -> Request<Body> {
+    by(Method::POST, "/search", headers).map(|_| content.into())
+}
+
+async fn ask(app: &Router, request: Request<Body>) -> (String, String) {
+    read(send(app, request).await).await
+}
+
+#[tokio::test]
+async fn a_response_is_keyed_by_content_and_content_headers() {
+    for policy in both() {
+        let given = Given::default();
+        let app = given.router(policy);
+        let different: [(&str, &[(&str, &str)]); 6] = [
+            ("a=1", &[FORM]),
+            ("a=2", &[FORM]),
+            ("a=1", &[JSON]),
+            ("a=1", &[]),
+            ("a=1", &[FORM, ("content-encoding", "gzip")]),
+            ("", &[FORM]),
+        ];
+        for (at, (content, headers)) in different.into_iter().enumerate() {
+            let (first, status) = ask(&app, posted(content, headers)).await;
+            assert!(status.contains("stored") && given.all().len() == at + 1, "{at}: {status}");
+            assert!(first.starts_with("POST /search [") && first.ends_with(content), "{first}");
+            let (again, status) = ask(&app, posted(content, headers)).await;
+            assert!(again == first && status.contains("; hit;"), "{at}: {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn get_query_and_post_of_one_uri_have_separate_entries() {
+    for policy in both() {
+        let app = Given::default().router(policy.query_content(LIMIT));
+        let query = Method::from_bytes(b"QUERY").unwrap();
+        for _ in 0..2 {
+            for method in [Method::POST, Method::GET, query.clone()] {
+                let name = format!("{method} ");
+                assert!(ask(&app, by(method, "/search", &[])).await.0.starts_with(&name));
+            }
+        }
+        let head = send(&app, by(Method::HEAD, "/search", &[])).await;
+        assert!(read(head).await.1.contains("; hit;"), "by the response to GET");
+    }
+    let app = Given::default().router(ttl());
+    ask(&app, posted("", &[])).await;
+    assert!(ask(&app, by(query_method(), "/search", &[])).await.1.contains("fwd=method"));
+}
+
+fn query_method() -> Method {
+    Method::from_bytes(b"QUERY").unwrap()
+}
+
+#[tokio::test]
+async fn a_request_that_may_write_reaches_the_handler_each_time() {
+    for policy in both() {
+        let given = Given::default();
+        let app = given.router(policy);
+        for _ in 0..2 {
+            let parts = || streamed(&["a=1&", "", "write=2"], None);
+            let (got, status) = ask(&app, posted(parts(), &[FORM, ("x-other", "x")])).await;
+            assert_eq!(got, format!("POST /search [{}x] a=1&write=2", FORM.1));
+            assert!(status.contains("fwd=method; detail=\"method\""), "{status}");
+        }
+        assert_eq!(given.all().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn without_the_setting_and_without_judging_every_post_goes_to_the_handler() {
+    let other_methods = [Method::PUT, Method::PATCH, Method::DELETE];
+    let given = Given::default();
+    let app = given.router(Policy::ttl(Duration::from_mins(1)).query_content(LIMIT));
+    for _ in 0..2 {
+        assert!(ask(&app, posted("a", &[])).await.1.contains("fwd=method"));
+    }
+    let app = given.router(ttl());
+    for method in other_methods {
+        for _ in 0..2 {
+            assert!(ask(&app, by(method.clone(), "/search", &[])).await.1.contains("fwd=method"));
+        }
+    }
+    assert_eq!(given.all().len(), 8);
+    // The client says that the method is another one, or that the handler must run once at most.
+    for header in ["x-http-method-override", "x-method-override", "idempotency-key"] {
+        for _ in 0..2 {
+            let (_, status) = ask(&app, posted("a", &[(header, "DELETE")])).await;
+            assert!(status.contains("method") && !status.contains("stored"), "{status}");
+        }
+    }
+    assert_eq!(given.all().len(), 14);
+}
+
+#[tokio::test]
+async fn content_that_cannot_be_keyed_reaches_the_handler_unchanged_and_counts_as_a_write() {
+    let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), "1".parse().unwrap())]);
+    let bodies: [(&str, MakeBody); 4] = [
+        ("0123456789abcdefg", |_| Body::from("0123456789abcdefg")),
+        ("0123456789abcdef0123456789abcdef", |_| streamed(&["0123456789abcdef"; 2], None)),
+        ("error: broken off", |_| streamed(&["01"], Some(Err("broken off")))),
+        ("01 with trailers", |trailers| streamed(&["01"], Some(Ok(Frame::trailers(trailers))))),
+    ];
+    for (at, (expected, body)) in bodies.into_iter().enumerate() {
+        let given = Given::default();
+        let app = given.router(Policy::standard().post_reads(16, |_, _| true));
+        ask(&app, by(Method::GET, "/search", &[])).await;
+        for _ in 0..2 {
+            let (got, status) = ask(&app, posted(body(trailers.clone()), &[JSON])).await;
+            assert_eq!(got, format!("POST /search [application/json] {expected}"), "{at}");
+            assert!(status.contains("fwd=bypass; detail=\"request-body\""), "{at}: {status}");
+        }
+        let (_, status) = ask(&app, by(Method::GET, "/search", &[])).await;
+        assert!(status.contains("changed"), "{at}: it may have written: {status}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_invalidates_the_path_and_a_read_does_not() {
+    let app = Given::default().router(reads(Policy::standard()));
+    let get = || by(Method::GET, "/search", &[]);
+    ask(&app, get()).await;
+    ask(&app, posted("a", &[])).await;
+    // Nor does one that bypasses the cache for another reason.
+    let nostore = [("cache-control", "no-store")];
+    assert!(ask(&app, posted("a", &nostore)).await.1.contains("detail=\"no-store\""));
+    assert!(ask(&app, get()).await.1.contains("; hit;"));
+    assert!(ask(&app, posted("a", &[])).await.1.contains("; hit;"));
+    for is_refused in [false, true] {
+        let headers: &[(&str, &str)] = if is_refused { &nostore } else { &[] };
+        assert!(ask(&app, posted("write", headers)).await.1.contains("detail=\"method\""));
+        assert!(ask(&app, posted("a", &[])).await.1.contains("changed"));
+        assert!(ask(&app, get()).await.1.contains("changed"));
+    }
+}
+
+#[tokio::test]
+async fn a_tag_invalidates_a_stored_response() {
+    let cache = cache();
+    let layer = CacheLayer::new(cache.clone()).route("/{shop}/search", ttl().tag("shop={shop}"));
+    let handler = async |Path(shop): Path<String>, body: String| format!("{shop}: {body}");
+    let app = Router::new().route("/{shop}/search", post(handler)).layer(layer);
+    let of = |uri| by(Method::POST, uri, &[]).map(|_| Body::from("a"));
+    for uri in ["/1/search", "/2/search"] {
+        ask(&app, of(uri)).await;
+    }
+    cache.invalidate(["shop=1"]).await.unwrap();
+    assert!(ask(&app, of("/1/search")).await.1.contains("changed"));
+    assert!(ask(&app, of("/2/search")).await.1.contains("; hit;"));
+}
+
+/// A handler that takes a second and says how often it has run; it writes if the content says `unseen`.
+fn slow(policy: Policy) -> (Router, Arc<AtomicUsize>) {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = runs.clone();
+    let handler = async move |body: String| {
+        let run = counted.fetch_add(1, Ordering::SeqCst) + 1;
+        sleep(SECOND).await;
+        if body.contains("unseen") {
+            Record::current().unwrap().wrote();
+        }
+        ([("cache-control", "max-age=60")], format!("{body}: {run}"))
+    };
+    let app = Router::new().route("/search", post(handler));
+    (app.layer(CacheLayer::new(cache()).route("/search", policy)), runs)
+}
+
+/// The bodies that ten requests at a time with this content get, and how long they take.
+async fn burst(app: &Router, content: &'static str) -> (Vec<String>, Duration) {
+    let began = Instant::now();
+    let all = join_all((0..10).map(|_| ask(app, posted(content, &[])))).await;
+    let mut bodies: Vec<_> = all.into_iter().map(|(body, _)| body).collect();
+    bodies.sort_unstable();
+    bodies.dedup();
+    (bodies, began.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_only_read_share_a_response_and_those_that_may_write_never_do() {
+    for policy in both() {
+        let (app, runs) = slow(policy);
+        let (bodies, took) = burst(&app, "a").await;
+        assert_eq!((bodies.len(), took, runs.load(Ordering::SeqCst)), (1, SECOND, 1));
+        let (bodies, took) = burst(&app, "write").await;
+        assert_eq!((bodies.len(), took, runs.load(Ordering::SeqCst)), (10, SECOND, 11));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_was_not_foreseen_runs_once_for_each_request() {
+    for policy in both() {
+        let (app, runs) = slow(policy.wait(Duration::from_hours(1)));
+        // They wait for the first, and then run themselves.
+        let (bodies, took) = burst(&app, "unseen").await;
+        assert_eq!((bodies.len(), took, runs.load(Ordering::SeqCst)), (10, 2 * SECOND, 10));
+        // Later ones do not wait.
+        let (bodies, took) = burst(&app, "unseen").await;
+        assert_eq!((bodies.len(), took, runs.load(Ordering::SeqCst)), (10, SECOND, 20));
+        let (_, status) = ask(&app, posted("unseen", &[])).await;
+        assert!(status.contains("wrote") && !status.contains("stored"), "{status}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_contents_at_once_get_responses_of_their_own() {
+    let (app, runs) = slow(ttl());
+    let (one, other) = join(burst(&app, "one"), burst(&app, "other")).await;
+    assert_eq!((one.0.len(), other.0.len(), runs.load(Ordering::SeqCst)), (1, 1, 2));
+    assert!(one.0[0].starts_with("one: ") && other.0[0].starts_with("other: "));
+}
+
+#[tokio::test]
+async fn conditions_and_ranges_are_for_get() {
+    for policy in both() {
+        let given = Given::default();
+        let app = given.router(policy);
+        ask(&app, posted("a", &[])).await;
+        // RFC 9110, sections 13.1.3 and 14.2.
+        let since = ("if-modified-since", "Sun, 06 Nov 2044 08:49:37 GMT");
+        for ignored in [since, ("range", "bytes=0-1"), ("if-range", "\"v1\"")] {
+            let response = send(&app, posted("a", &[ignored])).await;
+            assert_eq!(response.status(), StatusCode::OK, "{ignored:?}");
+            assert!(read(response).await.1.contains("; hit;"), "{ignored:?}");
+        }
+        // A response to the first of such requests is a whole one, too.
+        let range = [("range", "bytes=0-1")];
+        assert!(ask(&app, posted("b", &range)).await.1.contains("stored"));
+        // Section 13.1.2: with POST, only the handler can evaluate it.
+        for judged in [("if-none-match", "\"v1\""), ("if-match", "\"v1\"")] {
+            let (_, status) = ask(&app, posted("a", &[judged])).await;
+            assert!(status.contains("detail=\"precondition\""), "{status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_if_cached_applies_to_requests_that_only_read() {
+    const STORED: (&str, &str) = ("cache-control", "only-if-cached");
+    for policy in both() {
+        let given = Given::default();
+        let app = given.router(policy);
+        let status = async |content: &str| {
+            send(&app, posted(content.to_owned(), &[STORED])).await.status().as_u16()
+        };
+        assert_eq!(status("a").await, 504);
+        assert!(given.all().is_empty());
+        assert_eq!(status("write").await, 200, "the handler of a write always gets it");
+        assert_eq!(status(&"a".repeat(LIMIT + 1)).await, 200);
+        ask(&app, posted("a", &[])).await;
+        assert_eq!(status("a").await, 200);
+        assert_eq!(given.all().len(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn background_runs_get_the_method_and_the_content() {
+    let window = Duration::from_mins(10);
+    for policy in [ttl().stale_while_revalidate(window), ttl().audit(1.0)] {
+        let given = Given::default();
+        let app = given.router(policy);
+        ask(&app, posted("a=1", &[FORM])).await;
+        tokio::time::advance(Duration::from_secs(61)).await;
+        for _ in 0..2 {
+            assert!(ask(&app, posted("a=1", &[FORM])).await.0.ends_with("a=1"));
+        }
+        eventually("it ran again", async || given.all().len() > 1).await;
+        for given in given.all() {
+            assert_eq!(given, format!("POST /search [{}] a=1", FORM.1));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_strict_policy_passes_on_the_content_and_its_content_headers() {
+    let given = Given::default();
+    let app = given.router(ttl().strict());
+    ask(&app, posted("a", &[FORM, ("x-other", "x")])).await;
+    // A write gets everything.
+    ask(&app, posted("write", &[FORM, ("x-other", "x")])).await;
+    let [read, write] = ["] a", "x] write"].map(|rest| format!("POST /search [{}{rest}", FORM.1));
+    assert_eq!(given.all(), [read, write]);
+}
+
+#[tokio::test]
+async fn a_request_that_identifies_the_client_bypasses_the_cache() {
+    let given = Given::default();
+    let app = given.router(ttl());
+    for _ in 0..2 {
+        let (got, status) = ask(&app, posted("a", &[("cookie", "sid=1")])).await;
+        assert!(got.ends_with("] a") && status.contains("detail=\"personal\""), "{status}");
+    }
+    let app = given.router(ttl().vary_cookies(["sid"]));
+    for sid in ["sid=1", "sid=2"] {
+        assert!(ask(&app, posted("a", &[("cookie", sid)])).await.1.contains("stored"));
+        assert!(ask(&app, posted("a", &[("cookie", sid)])).await.1.contains("; hit;"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_a_standard_policy_only_an_explicit_lifetime_counts() {
+    for (control, expected) in [
+        (("cache-control", "max-age=60"), "stored"),
+        (("expires", "Sun, 06 Nov 2044 08:49:37 GMT"), "stored"),
+        (("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT"), "no-lifetime"),
+        (("cache-control", "public"), "no-lifetime"),
+        (("etag", "\"v1\""), "no-lifetime"),
+        (("cache-control", "no-cache"), "no-lifetime"),
+        (("cache-control", "max-age=0"), "stale"),
+    ] {
+        let handler = async move |headers: HeaderMap| {
+            let is_conditional = headers.contains_key("if-none-match");
+            let failed = StatusCode::PRECONDITION_FAILED;
+            let status = if is_conditional { failed } else { StatusCode::OK };
+            (status, [control, ("etag", "\"v1\"")], "body")
+        };
+        let layer = CacheLayer::with_policy(cache(), reads(Policy::standard()));
+        let app = Router::new().fallback(handler).layer(layer);
+        let (_, status) = ask(&app, posted("a", &[])).await;
+        assert!(status.contains(expected), "{control:?}: {status}");
+        tokio::time::advance(Duration::from_secs(61)).await;
+        // It is not revalidated: with POST, the condition would mean something else.
+        let response = send(&app, posted("a", &[])).await;
+        assert_eq!(response.status(), StatusCode::OK, "{control:?}");
+    }
+}
+
+/// The check for GraphQL in docs/guide/2-policies.md.
+fn only_reads(parts: &axum::http::request::Parts, content: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Operation {
+        query: String,
+    }
+    let writes = |query: &str| query.contains("mutation") || query.contains("subscription");
+    let operation = serde_json::from_slice::<Operation>(content);
+    parts.uri.query().is_none() && operation.is_ok_and(|it| !writes(&it.query))
+}
+
+#[tokio::test]
+async fn the_guides_check_for_graphql_lets_no_mutation_pass() {
+    let policy = Policy::ttl(Duration::from_mins(1)).post_reads(1 << 10, only_reads);
+    let app = Given::default().router(policy);
+    let reads = [
+        r#"{"query":"{ shops { name } }"}"#,
+        r#"{"query":"query S($id: ID) { shop(id: $id) { name } }","variables":{"id":"mutation"}}"#,
+        r##"{"operationName":"S","query":"# shops\nquery S { shops { name } }"}"##,
+    ];
+    let writes = [
+        r#"{"query":"mutation { buy }"}"#,
+        r#"{"query":"\u006dutation { buy }"}"#,
+        r##"{"query":"# a comment\n mutation { buy }"}"##,
+        r#"{"operationName":"B","query":"query A { a } mutation B { buy }"}"#,
+        r#"{"query":"subscription { news }"}"#,
+        r#"{"query":"mutation { buy }","query":"{ a }"}"#,
+        r#"{"query":"{ a }","query":"mutation { buy }"}"#,
+        r#"[{"query":"{ a }"},{"query":"mutation { buy }"}]"#,
+        r#"{"extensions":{"persistedQuery":{"version":1,"sha256Hash":"ab"}}}"#,
+        "--boundary\r\nContent-Disposition: form-data; name=\"operations\"\r\n\r\n{}",
+        "",
+    ];
+    for read in reads {
+        ask(&app, posted(read, &[JSON])).await;
+        assert!(ask(&app, posted(read, &[JSON])).await.1.contains("; hit;"), "{read}");
+    }
+    for write in writes {
+        for _ in 0..2 {
+            assert!(ask(&app, posted(write, &[JSON])).await.1.contains("fwd=method"), "{write}");
+        }
+    }
+    let by_uri = by(Method::POST, "/search?query=mutation", &[]).map(|_| Body::from(reads[0]));
+    assert!(ask(&app, by_uri).await.1.contains("fwd=method"));
+}
