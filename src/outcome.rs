@@ -62,8 +62,8 @@ pub enum MissReason {
 pub enum BypassReason {
     /// The cache is switched off.
     Off,
-    /// The method is not GET or HEAD, nor QUERY under a policy with [`query_content`](crate::Policy::query_content), nor
-    /// POST that only reads under one with [`post_reads`](crate::Policy::post_reads).
+    /// The method is not GET or HEAD, nor QUERY under a policy with [`query_content`](crate::Policy::query_content),
+    /// nor POST that only reads under one with [`post_reads`](crate::Policy::post_reads).
     Method,
     /// No policy for the route.
     NoPolicy,

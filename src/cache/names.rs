@@ -19,8 +19,8 @@ pub(crate) fn header_pattern_fault(setting: &str, name: &str) -> Option<String> 
     }
 }
 
-/// Why a name in this setting is not that of a cookie, if it is not. Browsers send more names than RFC 6265, section 4.1.1,
-/// allows, such as `user[name]`; this only refuses what no client can send.
+/// Why a name in this setting is not that of a cookie, if it is not. Browsers send more names than RFC 6265, section
+/// 4.1.1, allows, such as `user[name]`; this only refuses what no client can send.
 pub(crate) fn cookie_fault(setting: &str, name: &str) -> Option<String> {
     if name.ends_with('*') {
         return Some(format!("{setting} has `{name}`, and takes no patterns: name each cookie"));

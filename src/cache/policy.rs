@@ -210,9 +210,9 @@ impl Policy {
     /// others that begin so), so it is read before anything is looked up; the handler gets it whole. Larger content, and
     /// content that can't be read to its end within 30 s, is handed on as it comes, and the response is not stored.
     ///
-    /// For services whose request body is [`axum::body::Body`]: with another type of body, QUERY bypasses the cache. The
-    /// content counts toward [`CacheLayer::capture_limit`](crate::CacheLayer::capture_limit) while it is read. For POST, see
-    /// [`post_reads`](Self::post_reads).
+    /// For services whose request body is [`axum::body::Body`]: with another type of body, QUERY bypasses the cache.
+    /// The content counts toward [`CacheLayer::capture_limit`](crate::CacheLayer::capture_limit) while it is read. For
+    /// POST, see [`post_reads`](Self::post_reads).
     #[must_use]
     pub fn query_content(mut self, bytes: usize) -> Self {
         self.query_content = Some(bytes);

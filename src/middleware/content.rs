@@ -51,8 +51,8 @@ pub(crate) fn twice<A: 'static>(request: Request<A>) -> (Request<A>, Option<Requ
     (Request::from_parts(parts, body), again)
 }
 
-/// Reads a request's content, up to `limit` bytes. `None` if it is larger, can't be read, has trailers, or does not fit into
-/// the byte budget. In any case the request keeps its whole body.
+/// Reads a request's content, up to `limit` bytes. `None` if it is larger, can't be read, has trailers, or does not fit
+/// into the byte budget. In any case the request keeps its whole body.
 pub(crate) async fn read<A: 'static>(
     request: &mut Request<A>,
     (limit, room): (usize, BudgetShare),

@@ -247,7 +247,8 @@ impl<S> Exchange<S> {
     }
 
     /// Calls the handler. Under `Policy::standard`, this is a conditional request if there is a stored response to
-    /// revalidate, except by POST. Other policies prove freshness by the log, and don't rely on dates with a resolution of one second.
+    /// revalidate, except by POST. Other policies prove freshness by the log, and don't rely on dates with a resolution
+    /// of one second.
     ///
     /// If the handler's 304 is about another response, repeats the request without conditions, if that is possible.
     fn call<'p, A>(

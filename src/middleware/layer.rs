@@ -139,9 +139,9 @@ impl CacheLayer {
     }
 
     /// Declares that a route only reads, whatever the method, such as GraphQL queries or gRPC calls by POST. All other
-    /// POST, PUT, PATCH and DELETE requests are assumed to write, perhaps through a pool that Tidegate does not know of, so
-    /// their reads through `Database::reader` go to the primary. This caches nothing: see [`Policy::post_reads`], which also
-    /// says it of each request that only reads.
+    /// POST, PUT, PATCH and DELETE requests are assumed to write, perhaps through a pool that Tidegate does not know
+    /// of, so their reads through `Database::reader` go to the primary. This caches nothing: see
+    /// [`Policy::post_reads`], which also says it of each request that only reads.
     #[must_use]
     pub fn only_reads(mut self, pattern: &str) -> Self {
         let shared = Arc::make_mut(&mut self.shared);
@@ -155,8 +155,8 @@ impl CacheLayer {
         self
     }
 
-    /// Sets the policy of all routes that have none of their own. Its tags may use parameters of the routes: a request to a
-    /// route that lacks one of them bypasses the cache.
+    /// Sets the policy of all routes that have none of their own. Its tags may use parameters of the routes: a request
+    /// to a route that lacks one of them bypasses the cache.
     #[must_use]
     pub fn default_policy(mut self, policy: Policy) -> Self {
         let shared = Arc::make_mut(&mut self.shared);
@@ -247,9 +247,10 @@ impl CacheLayer {
     ///   [`only_reads`](Self::only_reads); a route with two policies;
     /// - a tag with a brace without its match, or with a parameter that the route does not have or has twice;
     /// - a setting that would store or serve nothing: a TTL, `negative_ttl` or `max_staleness` of zero, a `body_limit`,
-    ///   `query_content`, `post_reads` or [`capture_limit`](Self::capture_limit) of 0 bytes; a share that is not within 0 and 1;
-    /// - a name of a header (in `vary`, `forward` or [`identity_headers`](Self::identity_headers)), cookie (`vary_cookies`,
-    ///   `ignore_cookies`), query parameter or field of tags (`tag_fields`) that is not one;
+    ///   `query_content`, `post_reads` or [`capture_limit`](Self::capture_limit) of 0 bytes; a share that is not within
+    ///   0 and 1;
+    /// - a name of a header (in `vary`, `forward` or [`identity_headers`](Self::identity_headers)), cookie
+    ///   (`vary_cookies`, `ignore_cookies`), query parameter or field of tags (`tag_fields`) that is not one;
     /// - settings that contradict each other: [`public`](Policy::public) with `vary` by `Authorization`, `Cookie`,
     ///   `Proxy-Authorization` or one of [`identity_headers`](Self::identity_headers); `forward` without `strict`;
     ///   `any_query_order` under `standard`; a cookie that is both keyed and ignored.

@@ -191,8 +191,8 @@ impl<S> CacheService<S> {
         }
     }
 
-    /// Reads the content of a QUERY or POST request, which is part of its key, and then responds as to any other request. A
-    /// POST request that may write goes to the handler.
+    /// Reads the content of a QUERY or POST request, which is part of its key, and then responds as to any other
+    /// request. A POST request that may write goes to the handler.
     fn by_content<A>(
         &mut self,
         (policy, limit): (Arc<Policy>, usize),

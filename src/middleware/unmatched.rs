@@ -1,8 +1,8 @@
 //! Warns about policies whose patterns no request matches.
 //!
-//! axum does not list its routes, so a pattern that is misspelt, or lacks the prefix of a nested router, shows only by the
-//! requests that do not match it. This counts requests that are not served from memory, since a hit has had a miss before
-//! it. After the count, or once each pattern has been matched, a request costs one load of a flag.
+//! axum does not list its routes, so a pattern that is misspelt, or lacks the prefix of a nested router, shows only by
+//! the requests that do not match it. This counts requests that are not served from memory, since a hit has had a miss
+//! before it. After the count, or once each pattern has been matched, a request costs one load of a flag.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -52,7 +52,8 @@ impl PatternWatch {
         self.requests.fetch_add(1, Ordering::Relaxed) + 1 == ENOUGH
     }
 
-    /// Warns about a pattern without a match. `has_matches` says whether requests have matched others that have a policy.
+    /// Warns about a pattern without a match. `has_matches` says whether requests have matched others that have a
+    /// policy.
     pub(crate) fn warn(&self, pattern: &str, has_matches: bool) {
         let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         let similar = similar(pattern, others.iter().map(|other| &**other)).join(", ");

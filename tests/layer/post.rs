@@ -1,5 +1,5 @@
-//! POST requests that only read (`Policy::post_reads`): responses are stored by the request's content, and every request
-//! that may write reaches the handler once.
+//! POST requests that only read (`Policy::post_reads`): responses are stored by the request's content, and every
+//! request that may write reaches the handler once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -31,11 +31,11 @@ impl fmt::Debug for PostReads {
 }
 
 impl Policy {
-    /// Caches responses to those POST requests that only read, such as searches and GraphQL queries. `only_reads` gets the
-    /// head and the content of each POST request of the route, as the client sent them, and says whether it is one of
-    /// these. It must say `false` for whatever may write: a request for which it says `true` may be answered with a stored
-    /// response, or with that to another request which was sent at the same time, and may be sent to the handler again in
-    /// the background. All other POST requests go to the handler, once each, as without this setting.
+    /// Caches responses to those POST requests that only read, such as searches and GraphQL queries. `only_reads` gets
+    /// the head and the content of each POST request of the route, as the client sent them, and says whether it is one
+    /// of these. It must say `false` for whatever may write: a request for which it says `true` may get a stored
+    /// response, or the response to another request that is sent at the same time, and it may be sent to the handler
+    /// again in the background. All other POST requests go to the handler, once each, as without this setting.
     ///
     /// ```
     /// use std::time::Duration;
@@ -58,19 +58,19 @@ impl Policy {
     /// });
     /// ```
     ///
-    /// A request that only reads is handled like QUERY under [`query_content`](Self::query_content): its content and the
-    /// fields that describe it are part of the key, with the method. It invalidates nothing, its reads may go to replicas,
-    /// and its response carries a session token only if the handler wrote. If the handler writes through `Database` after
-    /// all, the response is not stored, and no other request gets it.
+    /// A request that only reads is handled like QUERY under [`query_content`](Self::query_content): its content and
+    /// the fields that describe it are part of the key, with the method. It invalidates nothing, its reads may go to
+    /// replicas, and its response carries a session token only if the handler wrote. If the handler writes through
+    /// `Database` after all, the response is not stored, and no other request gets it.
     ///
-    /// The content is read before the handler is called, up to `bytes`. Larger content, and content that has trailers or
-    /// can't be read to its end within 30 s, is handed on as it comes, and the request counts as one that may write. So does
-    /// a request with `Idempotency-Key` or a header that overrides the method. The service's request body must be
-    /// [`axum::body::Body`].
+    /// The content is read before the handler is called, up to `bytes`. Larger content, and content that has trailers
+    /// or can't be read to its end within 30 s, is handed on as it comes, and the request counts as one that may write.
+    /// So does a request with `Idempotency-Key` or a header that overrides the method. The service's request body must
+    /// be [`axum::body::Body`].
     ///
-    /// RFC 9110, section 9.3.3, lets a cache use a response to POST for GET alone, since POST may write in general. This
-    /// setting uses it for POST alone, on the word of `only_reads`. Under [`standard`](Self::standard) the response must
-    /// give its lifetime explicitly, as that section requires, and it is recomputed, not revalidated.
+    /// RFC 9110, section 9.3.3, lets a cache use a response to POST for GET alone, since POST may write in general.
+    /// This setting uses it for POST alone, on the word of `only_reads`. Under [`standard`](Self::standard) the
+    /// response must give its lifetime explicitly, as that section requires, and it is recomputed, not revalidated.
     #[must_use]
     pub fn post_reads<F>(mut self, bytes: usize, only_reads: F) -> Self
     where

@@ -223,8 +223,8 @@ pub(crate) fn is_get(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// The most bytes of content that the key of a request holds. `None` if the content does not count, as that of a POST request
-/// whose client says that the handler must run once at most.
+/// The most bytes of content that the key of a request holds. `None` if the content does not count, as that of a POST
+/// request whose client says that the handler must run once at most.
 pub(crate) fn content_limit<B>(request: &Request<B>, policy: &Policy) -> Option<usize> {
     if is_query(request.method()) {
         return policy.query_content;
@@ -235,8 +235,8 @@ pub(crate) fn content_limit<B>(request: &Request<B>, policy: &Policy) -> Option<
     (!request.headers().keys().any(is_for_once)).then_some(post.bytes)
 }
 
-/// The same for a request that bypasses the cache for this reason: whether a POST request writes depends on its content even
-/// then.
+/// The same for a request that bypasses the cache for this reason: whether a POST request writes depends on its content
+/// even then.
 pub(crate) fn content_limit_of_bypass<B>(
     request: &Request<B>,
     policy: &Policy,
