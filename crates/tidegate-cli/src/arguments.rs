@@ -99,8 +99,11 @@ pub(crate) enum SchemaCommand {
 #[derive(Debug, Args)]
 pub(crate) struct Tables {
     /// Tables, as NAME, or as NAME:COLUMN,COLUMN to record changes by these columns as well as by primary key
-    #[arg(required = true)]
+    #[arg(required_unless_present = "auto")]
     pub(crate) tables: Vec<Table>,
+    /// Record changes by foreign keys too; without names, of all tables that the role owns and that can be tracked
+    #[arg(long)]
+    pub(crate) auto: bool,
     /// Maximum number of rows per statement to record one by one; a larger change invalidates every row of the table
     #[arg(long, default_value_t = 100)]
     pub(crate) row_limit: u32,

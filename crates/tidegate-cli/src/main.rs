@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use arguments::{Arguments, Command, SchemaCommand, Table, Tables};
 use clap::{CommandFactory, Parser};
 use output::{Output, text};
+use sqlx::{Connection, PgConnection};
 use tidegate::{DatabaseOptions, Triggers};
 
 type Failure = Box<dyn std::error::Error>;
@@ -42,7 +43,11 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let output = Output::new(arguments.json);
     match arguments.command {
         Command::Schema(command) => on_schema(arguments.url, command, output).await,
-        Command::Migration { tables } => text(&triggers(&tables).migration()),
+        Command::Migration { tables } if !tables.auto => text(&named(&tables).migration()),
+        Command::Migration { tables } => {
+            let mut conn = PgConnection::connect(&url(arguments.url)?).await?;
+            text(&triggers(&tables, &mut conn).await?.migration())
+        }
         Command::Doctor(servers) => doctor::examine(&url(arguments.url)?, servers, output).await,
         Command::Explain { request, headers, page } => {
             page.explain(&request, &headers, output).await
@@ -67,11 +72,13 @@ async fn on_schema(
     let mut conn = db.primary().acquire().await?;
     match command {
         SchemaCommand::Install { tables } => {
-            triggers(&tables).install(&mut conn).await?;
+            triggers(&tables, &mut conn).await?.install(&mut conn).await?;
             return status::show(&mut conn, None, output).await;
         }
         SchemaCommand::Uninstall { all: true, .. } => Triggers::uninstall_all(&mut conn).await?,
-        SchemaCommand::Uninstall { tables, .. } => named(&tables).uninstall(&mut conn).await?,
+        SchemaCommand::Uninstall { tables, .. } => {
+            add(Triggers::new(), &tables).uninstall(&mut conn).await?;
+        }
         SchemaCommand::Grant { role } => Triggers::grant(&mut conn, &role).await?,
         SchemaCommand::Status(page) => {
             let page = page.is_known().then_some(&page);
@@ -93,12 +100,27 @@ fn url(given: Option<String>) -> Result<String, Failure> {
     Ok(given.ok_or("name the primary with --url or POSTGRES_PRIMARY_URL")?)
 }
 
-fn triggers(tables: &Tables) -> Triggers {
-    named(&tables.tables).row_limit(tables.row_limit)
+/// The tables that the arguments name, or all of them.
+async fn triggers(tables: &Tables, conn: &mut PgConnection) -> Result<Triggers, Failure> {
+    if !tables.auto {
+        return Ok(named(tables));
+    }
+    if !tables.tables.is_empty() {
+        return Ok(named(tables).foreign_keys(conn).await?);
+    }
+    let (found, untrackable) = Triggers::discover(conn).await?;
+    for reason in untrackable {
+        eprintln!("not tracked: {reason}");
+    }
+    Ok(found.row_limit(tables.row_limit))
 }
 
-fn named(tables: &[Table]) -> Triggers {
-    tables.iter().fold(Triggers::new(), |triggers, table| {
+fn named(tables: &Tables) -> Triggers {
+    add(Triggers::new().row_limit(tables.row_limit), &tables.tables)
+}
+
+fn add(triggers: Triggers, tables: &[Table]) -> Triggers {
+    tables.iter().fold(triggers, |triggers, table| {
         let columns: Vec<&str> = table.columns.iter().map(String::as_str).collect();
         triggers.columns(&table.name, &columns)
     })

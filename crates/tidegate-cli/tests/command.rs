@@ -38,6 +38,49 @@ async fn tidegate(url: &str, arguments: &[&str]) -> (String, Option<i32>) {
 }
 
 #[tokio::test]
+async fn install_auto_keys_all_tables_by_their_foreign_keys() {
+    let server = Postgres::start().await.unwrap();
+    server
+        .psql(
+            "create table users (id int primary key);
+             create table tags (name text primary key, price numeric unique);
+             create schema shop;
+             create table shop.posts (id int primary key, author_id int references users, tag text references tags,
+                 price numeric references tags (price));
+             create table visits (post int references shop.posts, day date) partition by range (day);
+             create table visits_2026 partition of visits for values from ('2026-01-01') to ('2027-01-01');
+             create table a (v int); create table b (v int); create table several () inherits (a, b);
+             create view names as select name from tags;
+             create role other; create table foreigners (id int); alter table foreigners owner to other",
+        )
+        .await
+        .unwrap();
+    let url = server.url();
+    let (said, code) = tidegate(&url, &["install", "--auto", "shop.posts:id"]).await;
+    assert!(
+        said.contains("shop.posts: tracked by id, author_id, tag") && code == Some(0),
+        "{said}"
+    );
+    assert!(!said.contains("users: tracked"), "{said}");
+    let (sql, code) = tidegate(&url, &["migration", "--auto"]).await;
+    assert!(sql.contains("'author_id'") && code == Some(0), "{sql}");
+    let (said, code) = tidegate(&url, &["install", "--auto"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    for line in [
+        "users: tracked by id",
+        "tags: tracked by name",
+        "shop.posts: tracked by id, author_id, tag",
+        "visits: tracked by post",
+        "not tracked: `a` ",
+    ] {
+        assert!(said.contains(line), "no `{line}` in {said}");
+    }
+    for absent in ["visits_2026: ", "names: ", "not tracked: `users`"] {
+        assert!(!said.contains(absent), "`{absent}` in {said}");
+    }
+}
+
+#[tokio::test]
 async fn install_and_uninstall_work_and_status_names_the_fix() {
     let server = Postgres::start().await.unwrap();
     server.psql("create table users (id int primary key, org int)").await.unwrap();

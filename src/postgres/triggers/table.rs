@@ -82,6 +82,18 @@ impl TableFamily {
         Ok(tagged.map(|column| column.name).collect())
     }
 
+    /// The columns of foreign keys whose type allows that changes are keyed by them.
+    pub(super) async fn foreign_keys(
+        &self,
+        conn: &mut PgConnection,
+    ) -> Result<Vec<String>, SchemaError> {
+        let query = sqlx::query_scalar(include_str!("../sql/foreign_keys.sql")).bind(self.root);
+        let found: Vec<String> = query.fetch_all(&mut *conn).await?;
+        let columns = self.columns(conn).await?.into_iter();
+        let fits = columns.filter(|column| column.taggable && found.contains(&column.name));
+        Ok(fits.map(|column| column.name).collect())
+    }
+
     /// Creates or replaces the triggers that are missing or outdated.
     pub(super) async fn track(
         &self,

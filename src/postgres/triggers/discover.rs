@@ -1,0 +1,68 @@
+//! Finds tables and the columns by which rows are usually selected.
+
+use sqlx::PgConnection;
+
+use super::error::SchemaError;
+use super::table::TableFamily;
+use super::{Triggers, begin};
+
+const TABLES: &str = include_str!("../sql/discover.sql");
+
+impl Triggers {
+    /// All tables of the application, each keyed by its foreign keys as well as by its primary key. So
+    /// `where author_id = $1` depends only on the rows of one author, without a declaration. Returns also the reasons why
+    /// other tables can't be tracked.
+    ///
+    /// Left out are tables whose owner the role is not a member of, and the tables of extensions.
+    ///
+    /// ```no_run
+    /// # async fn example(conn: &mut sqlx::PgConnection) -> Result<(), tidegate::SchemaError> {
+    /// use tidegate::Triggers;
+    ///
+    /// let (triggers, untrackable) = Triggers::discover(conn).await?;
+    /// for reason in untrackable {
+    ///     eprintln!("{reason}");
+    /// }
+    /// triggers.columns("posts", &["slug"]).install(conn).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the database can't be queried.
+    pub async fn discover(
+        conn: &mut PgConnection,
+    ) -> Result<(Self, Vec<SchemaError>), SchemaError> {
+        let (mut found, mut untrackable) = (Self::new(), Vec::new());
+        let mut transaction = begin(conn).await?;
+        let names: Vec<String> = sqlx::query_scalar(TABLES).fetch_all(&mut *transaction).await?;
+        for name in names {
+            match TableFamily::find(&mut transaction, &name).await?.trackable() {
+                Ok(_) => found = found.table(&name),
+                Err(reason) => untrackable.push(reason),
+            }
+        }
+        transaction.commit().await?;
+        Ok((found.foreign_keys(conn).await?, untrackable))
+    }
+
+    /// Keys the changes of each table by its foreign keys too, as far as their types allow it
+    /// (see [`columns`](Self::columns)).
+    ///
+    /// # Errors
+    ///
+    /// If a table does not exist, or the database can't be queried.
+    pub async fn foreign_keys(mut self, conn: &mut PgConnection) -> Result<Self, SchemaError> {
+        let mut transaction = begin(conn).await?;
+        for (name, columns) in &mut self.tables {
+            let table = TableFamily::find(&mut transaction, name).await?;
+            for column in table.foreign_keys(&mut transaction).await? {
+                if !columns.contains(&column) {
+                    columns.push(column);
+                }
+            }
+        }
+        transaction.commit().await?;
+        Ok(self)
+    }
+}
