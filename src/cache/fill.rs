@@ -14,7 +14,7 @@ use super::lookup::Hit;
 use super::permit::Permit;
 use super::policy::Policy;
 use super::protocol::Verdict;
-use super::record::{Record, STRAY_READ, Uncacheable};
+use super::record::{Record, STRAY_READ, Uncacheable, warn_of_strays};
 use super::template::PolicyTag;
 use crate::clock::{self, Instant};
 use crate::entry::{Entry, Epoch, Key, Lifetime, LogPosition, Position};
@@ -302,6 +302,7 @@ impl FillGuard {
         self.cache.shared.counters.note(Event::NotStored);
         if uncacheable.token == STRAY_READ {
             self.cache.shared.counters.note(Event::StrayRead);
+            warn_of_strays();
         }
         if let Some(watch) = self.record.traffic() {
             watch.note_uncacheable(uncacheable);

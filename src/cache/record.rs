@@ -27,8 +27,7 @@ use crate::traffic::Traffic;
 pub(crate) use requirement::{Arrival, DatabaseId, Needs, Requirement, WriteInProgress};
 pub(crate) use scope::{RecordScope, ScopeKind};
 use scope::{requirement_of, strays_of};
-use stray::warn_of_strays;
-pub(crate) use stray::{EndedStrays, STRAY_READ, Stray};
+pub(crate) use stray::{EndedStrays, STRAY_READ, Stray, warn_of_strays};
 
 mod nesting;
 mod requirement;
@@ -122,6 +121,8 @@ struct RecordInner {
 #[derive(Clone, Debug, Default)]
 struct RecordNotes {
     reads: u32,
+    /// Declared reads that have not ended.
+    open_reads: u32,
     wrote: bool,
     as_of: Option<LogPosition>,
     tags: BTreeSet<Tag>,
@@ -428,6 +429,16 @@ impl Record {
         caveats.into_iter().find(|(is_so, _)| *is_so).map(|(_, caveat)| caveat)
     }
 
+    /// Notes that a declared read begins. Until it ends, the response can't be stored.
+    pub(crate) fn open_read(&self) {
+        self.outward().for_each(|record| record.notes().open_reads += 1);
+    }
+
+    /// Notes that a declared read has ended.
+    pub(crate) fn close_read(&self) {
+        self.outward().for_each(|record| record.notes().open_reads -= 1);
+    }
+
     /// Why a read that a replica could have served went to the primary, if there was one.
     pub(crate) fn why_primary(&self) -> Option<&'static str> {
         self.notes().passed_over
@@ -467,8 +478,10 @@ impl Record {
         if let Some(uncacheable) = &notes.uncacheable {
             return Err(uncacheable.clone());
         }
+        if notes.open_reads > 0 {
+            return Err(Uncacheable::new(READ_FAILED, "a declared read has not ended"));
+        }
         if self.may_hold_strays() {
-            warn_of_strays();
             let why = "a read outside any scope may have gone into the response; use ScopeLayer for layers around \
                        the cache, Database::background for background jobs, and Record::carry for spawned tasks";
             return Err(Uncacheable::new(STRAY_READ, why));

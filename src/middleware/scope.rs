@@ -16,6 +16,10 @@ use crate::cache::Record;
 /// [`Record::detached`]. So whatever a handler takes from these layers, such as the user, must be part of the key: see
 /// [`Policy::vary_by`](crate::Policy::vary_by). The handler's reads see what these layers have written through `Database`.
 ///
+/// Within another scope, as when a cached handler calls this service, it does nothing. The scope ends with the head of the
+/// response. Session tokens are read and given by the `CacheLayer`: these layers' reads ignore them, and their writes get
+/// none. So a layer that must see what an earlier request has written reads through `Database::writer`.
+///
 /// ```
 /// use std::time::Duration;
 /// use axum::{Router, extract::Request, middleware::{Next, from_fn}, response::Response, routing::get};
@@ -63,6 +67,7 @@ impl<R, S: Service<R>> Service<R> for ScopeService<S> {
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        Record::apart_from_all().enter(|| self.0.call(request))
+        // Within a scope, such as that of a handler that calls this service, everything counts for that one.
+        Record::current().unwrap_or_else(Record::apart_from_all).enter(|| self.0.call(request))
     }
 }

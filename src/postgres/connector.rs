@@ -16,7 +16,7 @@ use super::deadline::{PATIENCE, no_response};
 use super::error::sql_state;
 use crate::clock::{self, Instant};
 
-/// How long credentials are used before the application is asked for new ones. Tokens for IAM authentication are valid for
+/// How often the application is asked for new credentials. Tokens for IAM authentication are valid for
 /// 15 minutes (Amazon RDS User Guide, "IAM database authentication").
 const VALID: Duration = Duration::from_secs(60);
 
@@ -45,15 +45,22 @@ pub(crate) struct ConnectionHooks {
 pub(crate) struct Connector {
     options: PgConnectOptions,
     hooks: ConnectionHooks,
-    issued: Mutex<Option<IssuedOptions>>,
+    issued: Mutex<Issued>,
+}
+
+/// The last credentials.
+#[derive(Default)]
+struct Issued {
+    options: Option<IssuedOptions>,
+    /// When the application last failed to issue new ones.
+    failed: Option<Instant>,
 }
 
 /// A server's options with credentials.
 struct IssuedOptions {
     options: PgConnectOptions,
+    /// When the application was asked for them.
     at: Instant,
-    /// When new ones are due.
-    until: Instant,
 }
 
 impl Connector {
@@ -112,34 +119,34 @@ impl Connector {
         }
     }
 
-    /// The options with credentials that are still good, and were issued after `since`.
+    /// The options with the last credentials, or with new ones if these were issued before `since`. Callers at the same time
+    /// share new ones.
     async fn issued_since(&self, since: Option<Instant>) -> Result<PgConnectOptions, Error> {
         let Some(credentials) = &self.hooks.credentials else { return Ok(self.options.clone()) };
         let mut issued = self.issued.lock().await;
-        let now = clock::now();
-        let is_good = |known: &&IssuedOptions| match since {
-            Some(since) => known.at >= since,
-            None => now < known.until,
-        };
-        if let Some(known) = issued.as_ref().filter(is_good) {
+        let is_good = |known: &&IssuedOptions| since.is_none_or(|since| known.at >= since);
+        if let Some(known) = issued.options.as_ref().filter(is_good) {
             return Ok(known.options.clone());
         }
-        let result = timeout(PATIENCE, credentials(self.options.clone())).await;
-        let error = match result {
+        // While the application can't issue any, callers must not wait for that one after the other.
+        let is_resting = issued.failed.is_some_and(|failed| failed.elapsed() < AGAIN);
+        let result = match &issued.options {
+            Some(known) if is_resting => return Ok(known.options.clone()),
+            _ => timeout(PATIENCE, credentials(self.options.clone())),
+        };
+        let at = clock::now();
+        let error = match result.await {
             Ok(Ok(options)) => {
-                let until = now + VALID;
-                *issued = Some(IssuedOptions { options: options.clone(), at: now, until });
-                return Ok(options);
+                issued.failed = None;
+                return Ok(issued.options.insert(IssuedOptions { options, at }).options.clone());
             }
             Ok(Err(error)) => error,
             Err(_late) => no_response(PATIENCE).into(),
         };
         tracing::warn!(host = self.options.get_host(), %error, "no new credentials for a server");
-        match &mut *issued {
-            Some(known) => {
-                known.until = now + AGAIN;
-                Ok(known.options.clone())
-            }
+        issued.failed = Some(clock::now());
+        match &issued.options {
+            Some(known) => Ok(known.options.clone()),
             None => Err(Error::Configuration(error)),
         }
     }
@@ -150,10 +157,10 @@ impl Connector {
         self.has_credentials().then(|| {
             CredentialsRefresh(tokio::spawn(async move {
                 loop {
-                    if let Ok(options) = connector.issued_since(None).await {
+                    if let Ok(options) = connector.issued_since(Some(clock::now())).await {
                         pool.set_connect_options(options);
                     }
-                    sleep(VALID / 2).await;
+                    sleep(VALID).await;
                 }
             }))
         })
@@ -163,9 +170,15 @@ impl Connector {
 /// The task that gives a pool current credentials; it ends when this is dropped.
 pub(crate) struct CredentialsRefresh(JoinHandle<()>);
 
+impl CredentialsRefresh {
+    pub(crate) fn stop(&self) {
+        self.0.abort();
+    }
+}
+
 impl Drop for CredentialsRefresh {
     fn drop(&mut self) {
-        self.0.abort();
+        self.stop();
     }
 }
 

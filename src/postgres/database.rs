@@ -6,17 +6,19 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sqlx::postgres::PgPool;
 
 use super::attempt::identify;
 use super::deadline::within;
+use super::declared::OwnSession;
 use super::dependencies::DependencyCache;
 use super::error::DatabaseError;
 use super::executor::{Reader, Writer};
 use super::lag::Lag;
 use super::log::{self, DatabaseIdentity};
 use super::monitor::Monitor;
-use super::options::{ConnectionSettings, DatabaseOptions, ServerOptions};
+use super::options::{ConnectionSettings, DatabaseOptions, PoolLimits, ServerOptions};
 use super::peers;
 use super::sample::ServerPosition;
 use super::server::{Server, ServerRole};
@@ -64,8 +66,7 @@ pub(crate) struct DatabaseInner {
     sent: Mutex<HashMap<Arc<str>, Arc<AtomicU64>>>,
     settings: ConnectionSettings,
     sample_every: Duration,
-    /// The session of connections here, as [`Database::POSITION`] reports it.
-    pub(super) declared_session: tokio::sync::Mutex<Option<String>>,
+    pub(super) own_session: tokio::sync::Mutex<OwnSession>,
 }
 
 struct Replica {
@@ -102,7 +103,10 @@ impl Database {
             options;
         let primary = Server::new("primary", ServerRole::Primary, &server, &settings)?;
         let listen = listen.as_ref().unwrap_or(&server);
-        let listen = Server::new("listener", ServerRole::Primary, listen, &settings)?;
+        // Its pool is not used.
+        let limits = PoolLimits { at_least: 0, ..settings.limits };
+        let of_listener = ConnectionSettings { limits, ..settings.clone() };
+        let listen = Server::new("listener", ServerRole::Primary, listen, &of_listener)?;
         let identity = primary.check(server.model.as_ref()).await?.database();
         let lag = Arc::new(Lag::new(max_lag));
         let watch = Monitor::for_primary(&primary, &lag);
@@ -119,8 +123,9 @@ impl Database {
             statements: Statements::default(),
             settings,
             sample_every,
-            declared_session: tokio::sync::Mutex::default(),
+            own_session: tokio::sync::Mutex::default(),
         });
+        inner.primary.fill().await;
         let db = Self { inner, is_background: false };
         for replica in replicas {
             db.add_replica(replica).await?;
@@ -159,10 +164,13 @@ impl Database {
     pub async fn close(&self) {
         let replicas = std::mem::take(&mut *self.write());
         self.inner.watch.stop();
-        // Listeners end at this.
-        let primary = self.inner.primary.pool().close();
-        let others = replicas.iter().map(|replica| replica.server.pool().close());
-        tokio::join!(primary, futures_util::future::join_all(others));
+        // Listeners end when the primary's pool is closed.
+        let others = replicas.iter().map(|replica| replica.server.close());
+        tokio::join!(self.inner.primary.close(), self.inner.listen.close(), join_all(others));
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.inner.primary.pool().is_closed()
     }
 
     /// An executor for reads. It selects a server that contains everything that the current scope has written through this
@@ -241,7 +249,8 @@ impl Database {
     /// The primary's pool, for everything that the executors don't cover. The cache does not know what is done with it, so
     /// if this is called while a response is being computed, the response is not cached, and all later reads of the scope
     /// go to the primary. Don't use a pool that was obtained in another scope: Tidegate does not notice that. If you write
-    /// through one, call [`wrote`](Self::wrote).
+    /// through one, call [`wrote`](Self::wrote). If the application issues
+    /// [`credentials`](DatabaseOptions::credentials), the pool has those of the last minute.
     pub fn primary(&self) -> &PgPool {
         self.note_unknown_reads();
         self.requirement().lend();
@@ -345,7 +354,11 @@ impl Database {
             let primary = primary.map_or(self.inner.identity, |primary| primary.database());
             database.expect(primary, &server)?;
         }
+        server.fill().await;
         let mut replicas = self.write();
+        if self.is_closed() {
+            return Err(DatabaseError::connecting(&server, sqlx::Error::PoolClosed));
+        }
         // Another replica may have taken the name in the meantime.
         let taken: Vec<_> = replicas.iter().map(|replica| replica.server.clone()).collect();
         server.name = free_name(&taken).into();

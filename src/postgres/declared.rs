@@ -6,13 +6,14 @@
 //! position proves.
 
 use std::fmt;
-use std::sync::Arc;
 
 use sqlx::{Error, Execute, Postgres};
 
 use super::attempt::{ReadProof, is_outdated, proof_of_primary, proof_of_replica};
+use super::cancel::CloseOnCancel;
 use super::database::Database;
-use super::executor::{RepeatableStatement, note};
+use super::deadline::within;
+use super::executor::{RepeatableStatement, note, schema_changing};
 use super::log::ServerIdentity;
 use super::lsn;
 use super::route_plan::RoutePlan;
@@ -26,7 +27,10 @@ const POSITION: &str = concat!(
         coalesce(i.position, '-'), i.started, i.process,
         pg_catalog.current_setting('transaction_isolation') operator(pg_catalog.=) 'read committed',
         pg_catalog.pg_current_xact_id_if_assigned() is null,
-        pg_catalog.md5(pg_catalog.concat_ws(' ', current_user, pg_catalog.current_schemas(true),
+        pg_catalog.pg_my_temp_schema() operator(pg_catalog.=) 0::pg_catalog.oid,
+        pg_catalog.md5(pg_catalog.concat_ws(' ', current_user,
+            array(select s from pg_catalog.unnest(pg_catalog.current_schemas(true)) s
+                where s operator(pg_catalog.!~~) 'pg\\_temp\\_%'),
             pg_catalog.current_setting('row_security'), pg_catalog.current_setting('standard_conforming_strings'))))
         as tidegate_position
     from (",
@@ -59,7 +63,7 @@ pub enum DeclareError {
     /// Names, or rights to rows, could mean something else on this connection.
     #[error(
         "the connection's role, search_path, row_security or standard_conforming_strings differs from the Database's, or \
-         it has temporary objects: give both the same settings"
+         it has had temporary objects: give both the same settings"
     )]
     OtherSession,
     /// Its snapshot may be older than the position.
@@ -84,10 +88,7 @@ pub enum DeclareError {
 /// If this is dropped without a call of [`end`](Self::end), the read counts as failed, and the response is not stored.
 #[must_use = "call `end` once the rows have arrived"]
 pub struct DeclaredRead {
-    db: Database,
     plan: RoutePlan,
-    server: Arc<str>,
-    proof: ReadProof,
     has_ended: bool,
 }
 
@@ -96,7 +97,16 @@ struct DeclaredPosition {
     identity: ServerIdentity,
     is_read_committed: bool,
     has_written: bool,
+    has_temporary: bool,
     session: String,
+}
+
+/// The session of connections of a `Database`, as [`Database::POSITION`] reports it.
+#[derive(Debug, Default)]
+pub(crate) struct OwnSession {
+    text: Option<String>,
+    /// The last schema change that was known when it was queried: that may have changed a role's settings.
+    schema: u64,
 }
 
 impl DeclaredPosition {
@@ -118,8 +128,16 @@ impl DeclaredPosition {
             asked: clock::now(),
         };
         let (is_read_committed, has_written) = (is_true(next()?), !is_true(next()?));
+        let has_temporary = !is_true(next()?);
         let session = next().filter(|session| session.len() == 32)?.to_owned();
-        next().is_none().then_some(Self { identity, is_read_committed, has_written, session })
+        let is_complete = next().is_none();
+        is_complete.then_some(Self {
+            identity,
+            is_read_committed,
+            has_written,
+            has_temporary,
+            session,
+        })
     }
 }
 
@@ -134,16 +152,23 @@ impl Database {
     /// 1. On the connection that will serve the read, run [`POSITION`](Self::POSITION), which takes one round trip.
     /// 2. Call this with the resulting text, and with the statement and its arguments as a query of sqlx. sqlx does not run
     ///    it; its text and arguments show the tables and rows. If the driver does not disclose its SQL, give a statement that
-    ///    reads at least the same rows: `select from users where id = $1`.
+    ///    depends on the same: on at least these rows (`select from users where id = $1`), and on the functions, the views and
+    ///    the time of day that the read uses.
     /// 3. Run the read, and call [`DeclaredRead::end`] when all of its rows have arrived.
     ///
-    /// If several servers are behind the connection, as with a transaction-pooling proxy, run both in one READ COMMITTED
-    /// transaction. After a write by another driver, call [`wrote`](Self::wrote).
+    /// Declare each read by itself, and run nothing between the position and the read: no write, no `set`, no statement that
+    /// makes a temporary table. Don't read from a cursor that was opened before. If several servers are behind the
+    /// connection, as with a transaction-pooling proxy, run both in one READ COMMITTED transaction. After a write by another
+    /// driver, call [`wrote`](Self::wrote).
+    ///
+    /// Postgres may keep a prepared statement's old meaning when a new table hides another one of the same name. Tidegate
+    /// reopens its own connections after a change of the schema; other drivers' connections have to be reopened by the
+    /// application after such a migration.
     ///
     /// # Errors
     ///
-    /// See [`DeclareError`]. After [`DeclareError::Behind`], read from the primary. After any other error the read may run,
-    /// but call [`Record::mark_uncacheable`] first: the response must not be stored.
+    /// See [`DeclareError`]. After [`DeclareError::Behind`], read from the primary, and declare that read. After any other
+    /// error the response is not stored; the read may run all the same, on the primary.
     ///
     /// ```no_run
     /// # struct Client; struct Row;
@@ -166,10 +191,17 @@ impl Database {
         statement: impl Execute<'q, Postgres>,
     ) -> Result<DeclaredRead, DeclareError> {
         let declared = DeclaredPosition::read(position)
-            .ok_or_else(|| DeclareError::Position(position.chars().take(100).collect()))?;
-        let statement = RepeatableStatement::take(statement).map_err(DeclareError::Lookup)?;
+            .ok_or_else(|| DeclareError::Position(position.chars().take(100).collect()));
+        let statement = RepeatableStatement::take(statement).map_err(DeclareError::Lookup);
         // The future is large, and is part of the futures of its callers.
-        Box::pin(self.declare(declared, statement)).await
+        let read = Box::pin(async { self.declare(declared?, statement?).await }).await;
+        if let Err(error) = &read
+            && !matches!(error, DeclareError::Behind)
+            && let Some(record) = Record::current()
+        {
+            record.mark_uncacheable(Uncacheable::new("unnoted-reads", error.to_string()));
+        }
+        read
     }
 
     async fn declare(
@@ -186,17 +218,24 @@ impl Database {
         if declared.has_written {
             return Err(DeclareError::Wrote);
         }
-        self.expect_session(&declared.session).await?;
         let at = ServerPosition::from_identity(&declared.identity).ok_or(DeclareError::Silent)?;
         let plan = RoutePlan::for_statement(self, &statement, false).await;
         if plan.may_write {
             return Err(DeclareError::NotARead);
         }
+        if declared.has_temporary || !self.is_own_session(&declared.session, plan.schema).await? {
+            return Err(DeclareError::OtherSession);
+        }
         let (server, proof) = match at.standby {
             true => ("replica", declared_at_replica(at, &plan)?),
             false => ("primary", self.declared_at_primary(at, &plan).await?),
         };
-        Ok(DeclaredRead { db: self.clone(), plan, server: server.into(), proof, has_ended: false })
+        // Before the rows arrive, since the application may use them before it ends the read.
+        note(self, &plan, &server.into(), &proof);
+        if let Some(record) = &plan.record {
+            record.open_read();
+        }
+        Ok(DeclaredRead { plan, has_ended: false })
     }
 
     /// After a failover, a connection may lead to an old primary that still runs. It lacks what was written since.
@@ -222,24 +261,28 @@ impl Database {
         Ok(proof_of_primary(basis, Some(at)))
     }
 
-    /// Checks that a session is like those of this `Database`, in which dependencies are looked up.
-    async fn expect_session(&self, session: &str) -> Result<(), DeclareError> {
-        let known = self.inner.declared_session.lock().await.clone();
-        if known.as_deref() == Some(session) {
-            return Ok(());
+    /// Whether a session is like those of this `Database`, in which dependencies are looked up.
+    async fn is_own_session(&self, session: &str, schema: u64) -> Result<bool, DeclareError> {
+        let mut own = self.inner.own_session.lock().await;
+        if own.schema >= schema && own.text.as_deref() == Some(session) {
+            return Ok(true);
         }
-        // The role's settings may have changed since.
-        let ours = self.own_session().await.map_err(DeclareError::Lookup)?;
-        let is_same = ours == session;
-        *self.inner.declared_session.lock().await = Some(ours);
-        if is_same { Ok(()) } else { Err(DeclareError::OtherSession) }
+        let text = self.query_own_session().await.map_err(DeclareError::Lookup)?;
+        let is_same = text == session;
+        *own = OwnSession { text: Some(text), schema: schema.max(own.schema) };
+        Ok(is_same)
     }
 
-    async fn own_session(&self) -> Result<String, Error> {
-        let mut conn = self.inner.primary.acquire().await?;
-        let text: String = sqlx::query_scalar(POSITION).fetch_one(&mut *conn).await?;
-        let own = DeclaredPosition::read(&text).map(|own| own.session);
-        own.ok_or_else(|| Error::Protocol("the server's position can't be read".into()))
+    async fn query_own_session(&self) -> Result<String, Error> {
+        within(async {
+            let mut acquired = self.inner.primary.acquire().await?;
+            let mut conn = CloseOnCancel::new(&mut acquired);
+            let text: String = sqlx::query_scalar(POSITION).fetch_one(conn.get()).await?;
+            conn.done();
+            let own = DeclaredPosition::read(&text).map(|own| own.session);
+            own.ok_or_else(|| Error::Protocol("the server's position can't be read".into()))
+        })
+        .await
     }
 }
 
@@ -253,22 +296,30 @@ impl DeclaredRead {
     /// All rows of the read have arrived.
     pub fn end(mut self) {
         self.has_ended = true;
-        note(&self.db, &self.plan, &self.server, &self.proof);
+        if self.plan.may_write_unseen {
+            // As with a read of Tidegate's own: the function that it calls may have written.
+            self.plan.own.begin().end();
+        }
     }
 }
 
 impl Drop for DeclaredRead {
     fn drop(&mut self) {
-        if let Some(record) = self.plan.record.as_ref().filter(|_| !self.has_ended) {
+        let Some(record) = &self.plan.record else { return };
+        if !self.has_ended {
             let why = "a declared read did not end";
             record.mark_uncacheable(Uncacheable::new(READ_FAILED, why));
         }
+        if record.schema() != self.plan.schema {
+            record.mark_uncacheable(schema_changing());
+        }
+        record.close_read();
     }
 }
 
 impl fmt::Debug for DeclaredRead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeclaredRead").field("server", &self.server).finish_non_exhaustive()
+        f.debug_struct("DeclaredRead").field("has_ended", &self.has_ended).finish_non_exhaustive()
     }
 }
 
@@ -279,7 +330,7 @@ mod tests {
     #[test]
     fn only_a_complete_position_is_read() {
         let session = "0".repeat(32);
-        let text = format!("-5 16384 1 7 f 0/3000148 1700000000000000 42 t t {session}");
+        let text = format!("-5 16384 1 7 f 0/3000148 1700000000000000 42 t t t {session}");
         let declared = DeclaredPosition::read(&text);
         assert!(declared.is_some_and(|it| it.is_read_committed && !it.has_written));
         for wrong in

@@ -56,6 +56,9 @@ impl Database {
             turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 turns.tick().await;
+                if db.is_closed() {
+                    return;
+                }
                 match find().await {
                     Ok(urls) => db.reconcile(urls.into_iter().collect()).await,
                     Err(error) => tracing::warn!(%error, "the discovery of replicas failed"),

@@ -43,9 +43,9 @@ pub(super) struct RepeatableStatement {
 const MOST_PARAMETERS: usize = u16::MAX as usize;
 
 /// A row, or the result of one statement at its end.
-type Row = Either<PgQueryResult, PgRow>;
+pub(super) type Row = Either<PgQueryResult, PgRow>;
 
-type Rows<'e> = BoxStream<'e, Result<Row, Error>>;
+pub(super) type Rows<'e> = BoxStream<'e, Result<Row, Error>>;
 
 impl Reader {
     pub(crate) fn new(db: Database) -> Self {
@@ -125,7 +125,7 @@ impl RepeatableStatement {
     }
 
     /// `plans`: a marker that distinguishes the text from the same text before a schema change.
-    fn send<'e>(&self, conn: &'e mut PgConnection, plans: Option<u64>) -> Rows<'e> {
+    pub(super) fn send<'e>(&self, conn: &'e mut PgConnection, plans: Option<u64>) -> Rows<'e> {
         match &self.arguments {
             Some(arguments) => {
                 let query = sqlx::query_with(self.text(plans), arguments.clone());
@@ -170,14 +170,15 @@ pub(super) fn note(
         // A node discards its dependencies before it confirms a position past a schema change. So if the numbers are
         // equal, the read's proof is based on the dependencies that it was planned with.
         ReadProof::Basis(_) if record.schema() != plan.schema => {
-            record.mark_uncacheable(Uncacheable::new(
-                "schema-changing",
-                "the schema changed during the read",
-            ));
+            record.mark_uncacheable(schema_changing());
         }
         ReadProof::Basis(basis) => record.read(*basis, &plan.tags, server),
         ReadProof::Nothing(uncacheable) => record.mark_uncacheable(uncacheable.clone()),
     }
+}
+
+pub(super) fn schema_changing() -> Uncacheable {
+    Uncacheable::new("schema-changing", "the schema changed during the read")
 }
 
 impl fmt::Debug for Reader {

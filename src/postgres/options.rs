@@ -169,7 +169,8 @@ impl ConnectionSettings {
     pub(super) fn connector(&self, server: &ServerOptions) -> Result<Connector, DatabaseError> {
         let mut options = server.parse()?;
         if let Some(limit) = self.statement_timeout {
-            options = options.options([("statement_timeout", limit.as_millis().to_string())]);
+            options =
+                options.options([("statement_timeout", limit.as_millis().max(1).to_string())]);
         }
         Ok(Connector::new(options, self.hooks.clone()))
     }
@@ -232,12 +233,13 @@ impl DatabaseOptions {
     /// Takes servers, sizes and time limits from pools that the application has, such as the pool of an `#[sqlx::test]`.
     ///
     /// Tidegate does not use these pools: it opens connections of its own, since it must know to which server each one leads
-    /// and in which state its session is. So divide the connections that the servers allow between the two, with
-    /// [`connections`](ServerOptions::connections), or use [`Database::primary`] instead of the application's own pool.
+    /// and in which state its session is. So divide the connections that the servers allow between the two: set
+    /// [`connections`](Self::connections) for the primary, or use [`Database::primary`] instead of the application's own pool.
     ///
     /// sqlx does not disclose a pool's hooks. If `after_connect` of a pool changes settings or the role, pass the same
-    /// function to [`after_connect`](Self::after_connect). [`connect`](Self::connect) compares the sessions, and returns an
-    /// error if they differ.
+    /// function to [`after_connect`](Self::after_connect). [`connect`](Self::connect) compares the roles and settings of the
+    /// sessions, and returns an error if they differ. It can't compare settings of your own (`app.tenant`), which Postgres
+    /// does not list, nor what `before_acquire` does.
     pub fn from_pools<'p>(
         primary: &'p PgPool,
         replicas: impl IntoIterator<Item = &'p PgPool>,
@@ -252,6 +254,8 @@ impl DatabaseOptions {
             idle_timeout: options.get_idle_timeout(),
             pooled: false,
         };
+        // So that `connections` applies.
+        new.primary.connections = None;
         replicas.into_iter().fold(new, Self::replica)
     }
 
@@ -277,7 +281,7 @@ impl DatabaseOptions {
         self
     }
 
-    /// The number of connections that each pool keeps open even while they are idle; 0 by default.
+    /// The number of connections that each pool opens at the start and keeps open even while they are idle; 0 by default.
     #[must_use]
     pub fn min_connections(mut self, at_least: u32) -> Self {
         self.settings.limits.at_least = at_least;
@@ -314,12 +318,11 @@ impl DatabaseOptions {
     }
 
     /// Gets credentials that change from the application: tokens for IAM authentication, or passwords that a secrets manager
-    /// rotates. The function receives a server's options, and returns them with a current password, and another user name
-    /// if need be.
+    /// rotates. The function receives a server's options, and returns them with a current password. It may also replace the
+    /// user name, by one with the same rights and settings.
     ///
-    /// It is called before connections are opened, once a minute at most for each server, and immediately if the server
-    /// rejects the credentials. If it fails or takes longer than 3 s, the last credentials are used again, and a warning is
-    /// logged. Open connections stay open.
+    /// It is called once a minute for each server, and immediately if a server rejects the credentials. If it fails or takes
+    /// longer than 3 s, the last credentials are used again, and a warning is logged. Open connections stay open.
     ///
     /// ```no_run
     /// # async fn token(host: &str, user: &str) -> std::io::Result<String> { Ok(String::new()) }

@@ -47,7 +47,7 @@ pub(crate) struct Server {
     pub(crate) role: ServerRole,
     pub(crate) connector: Arc<Connector>,
     pool: PgPool,
-    _refresh: Arc<Option<CredentialsRefresh>>,
+    refresh: Arc<Option<CredentialsRefresh>>,
     pub(crate) limits: PoolLimits,
     session: Arc<OnceLock<SessionState>>,
     sample: SharedSample,
@@ -86,7 +86,7 @@ impl Server {
             role,
             connector,
             pool,
-            _refresh: refresh,
+            refresh,
             limits,
             session,
             sample,
@@ -120,7 +120,7 @@ impl Server {
         if !self.observe(&identity) {
             return Err(DatabaseError::Silent(self.label()));
         }
-        if self.connector.has_setup() || model.is_some() {
+        if self.connector.has_setup() || self.connector.has_credentials() || model.is_some() {
             let ours = SessionState::read(&mut conn).await.map_err(failed)?;
             if let Some(model) = model {
                 self.compare(&ours, model).await?;
@@ -141,9 +141,23 @@ impl Server {
         }
     }
 
-    /// The state of the sessions, if the application prepares them.
+    /// The state of the sessions, if it does not follow from the options.
     pub(crate) fn session(&self) -> Option<&SessionState> {
         self.session.get()
+    }
+
+    /// Opens as many connections as the pool is to keep. Those that can't be opened now are opened later.
+    pub(crate) async fn fill(&self) {
+        let opened = (0..self.limits.at_least).map(|_| self.pooled());
+        drop(futures_util::future::join_all(opened).await);
+    }
+
+    /// Closes all connections of the pool, once they have come back to it.
+    pub(crate) async fn close(&self) {
+        if let Some(refresh) = &*self.refresh {
+            refresh.stop();
+        }
+        self.pool.close().await;
     }
 
     /// Opens a connection to see which server is behind the name now.
@@ -179,7 +193,7 @@ impl Server {
 
     /// A connection, from the pool, that goes back to it without a time limit.
     pub(super) async fn pooled(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        if !self.connector.has_credentials() || self.pool.num_idle() > 0 {
+        if !self.connector.has_credentials() {
             return self.pool.acquire().await;
         }
         let pooled = |options| {

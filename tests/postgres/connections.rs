@@ -234,6 +234,67 @@ async fn cached_queries_of_differently_prepared_sessions_share_nothing() {
 }
 
 #[tokio::test]
+async fn cached_queries_of_users_that_only_the_credentials_name_share_nothing() {
+    let server = primary(&[]).await;
+    server
+        .psql(
+            "create role one login superuser; create schema authorization one;
+             create table one.items (v int); insert into one.items values (1);
+             create role two login superuser; create schema authorization two;
+             create table two.items (v int); insert into two.items values (2)",
+        )
+        .await
+        .unwrap();
+    let triggers = Triggers::new().table("one.items").table("two.items");
+    triggers.install(&mut connect(&server).await).await.unwrap();
+    let as_user = async |user: &'static str| {
+        let issue = move |options: PgConnectOptions| async move {
+            Ok::<_, io::Error>(options.username(user))
+        };
+        options(&server).credentials(issue).connect().await.unwrap()
+    };
+    let (one, two) = (as_user("one").await, as_user("two").await);
+    let cache = Cache::new(Memory::new(1 << 20));
+    let _listener = Listener::spawn(&one, &cache).await.unwrap();
+    let policy = ValuePolicy::ttl(TTL).build().unwrap();
+    for (db, v) in [(&one, 1), (&two, 2)] {
+        let cached = db.cached(&cache, policy.clone());
+        let found: (i32,) = cached.fetch_one(sqlx::query("select v from items")).await.unwrap();
+        assert_eq!(found, (v,));
+    }
+}
+
+#[tokio::test]
+async fn reads_go_on_while_no_new_credentials_can_be_had() {
+    let server = primary(&[]).await;
+    with_password(&server).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let db = DatabaseOptions::new(app(&server))
+        .max_lifetime(Duration::from_millis(1))
+        .credentials(move |options| {
+            let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+            async move {
+                match first {
+                    true => Ok(options.password("first")),
+                    // It hangs.
+                    false => std::future::pending::<io::Result<_>>().await,
+                }
+            }
+        })
+        .connect()
+        .await
+        .unwrap();
+    assert_eq!(name(&db).await.unwrap(), "ada");
+    server.psql("alter role app password 'second'").await.unwrap();
+    // Each would be rejected, and all of them wait for one that hangs.
+    let reads = join_all((0..10).map(|_| name(&db))).await;
+    assert!(reads.iter().all(Result::is_err), "{reads:?}");
+    // The tasks that keep the credentials of the pool and the listener current, and one for the rejected connections.
+    assert!(asked.load(Ordering::SeqCst) <= 5, "{asked:?}");
+}
+
+#[tokio::test]
 async fn a_database_takes_its_servers_from_existing_pools() {
     let server = primary(&[]).await;
     let standby = server.standby().await.unwrap();
@@ -247,6 +308,15 @@ async fn a_database_takes_its_servers_from_existing_pools() {
     assert_eq!(db.primary().options().get_max_connections(), 3);
     assert_eq!(db.primary().options().get_min_connections(), 1);
     assert_eq!(db.replicas()[0].max_connections, 4);
+    let smaller = DatabaseOptions::from_pools(&first, []).connections(2).connect().await.unwrap();
+    assert_eq!(smaller.primary().options().get_max_connections(), 2);
+}
+
+#[tokio::test]
+async fn the_least_number_of_connections_is_opened_at_the_start() {
+    let server = primary(&[]).await;
+    let db = options(&server).min_connections(3).connect().await.unwrap();
+    assert_eq!(db.primary().size(), 3);
 }
 
 #[tokio::test]
@@ -286,7 +356,11 @@ async fn a_closed_database_leaves_no_connection_behind() {
     let _listener = Listener::spawn(&db, &cache).await.unwrap();
     assert_eq!(name(&db).await.unwrap(), "ada");
     pool.close().await;
+    let discovery = db
+        .discover_replicas(Duration::from_millis(10), || async { Ok::<_, io::Error>(Vec::new()) });
     db.close().await;
+    assert!(db.add_replica(url.as_str()).await.is_err());
+    drop(discovery);
     // Without `force`, as `#[sqlx::test]` does.
     server.psql("drop database shop").await.unwrap();
     assert!(name(&db).await.is_err());

@@ -36,6 +36,9 @@ async fn read(conn: &mut PgConnection, id: i32) -> String {
 
 type Other = Arc<Mutex<PgConnection>>;
 
+/// A declared read that has not ended.
+type Open = Arc<Mutex<Option<DeclaredRead>>>;
+
 async fn user(State((db, other)): State<(Database, Other)>, Path(id): Path<i32>) -> String {
     let mut conn = other.lock().await;
     let declared = declare(&db, &mut conn, id).await;
@@ -160,6 +163,71 @@ async fn a_declared_read_that_does_not_end_is_not_stored() {
         .with_state((db, other));
     let status = ask(&app, "/").await.1;
     assert!(status.contains("read-failed"), "{status}");
+}
+
+#[tokio::test]
+async fn a_response_that_is_complete_before_its_declared_read_ends_is_not_stored() {
+    let server = primary(&[]).await;
+    let db = options(&server).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+
+    let (other, open) = (Arc::new(Mutex::new(connect(&server).await)), Open::default());
+    let handler = async |State((db, other, open)): State<(Database, Other, Open)>| {
+        let mut conn = other.lock().await;
+        *open.lock().await = Some(declare(&db, &mut conn, 1).await.unwrap());
+        read(&mut conn, 1).await
+    };
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(CacheLayer::with_policy(cache, Policy::ttl(TTL)))
+        .with_state((db, other, open));
+    let status = ask(&app, "/").await.1;
+    assert!(status.contains("read-failed"), "{status}");
+}
+
+#[tokio::test]
+async fn a_read_that_could_not_be_declared_is_not_stored() {
+    let server = primary(&[]).await;
+    let db = options(&server).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let mut other = connect(&server).await;
+    other.execute("set row_security to off").await.unwrap();
+    let handler = async |State((db, other)): State<(Database, Other)>| {
+        let mut conn = other.lock().await;
+        assert!(declare(&db, &mut conn, 1).await.is_err());
+        let query = sqlx::query_scalar::<_, String>(NAME).bind(2);
+        read(&mut conn, 1).await + &query.fetch_one(db.reader()).await.unwrap()
+    };
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(CacheLayer::with_policy(cache, Policy::ttl(TTL)))
+        .with_state((db, Arc::new(Mutex::new(other))));
+    let status = ask(&app, "/").await.1;
+    assert!(status.contains("unnoted-reads"), "{status}");
+}
+
+#[tokio::test]
+async fn a_session_from_before_its_role_was_given_another_search_path_is_refused() {
+    let server = primary(&[]).await;
+    server.psql("create schema shop; create table shop.users (id int, name text)").await.unwrap();
+    let db = options(&server).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let (mut old, policy) = (connect(&server).await, ValuePolicy::ttl(TTL).build().unwrap());
+    let declared = async |conn: &mut PgConnection| {
+        let key = tidegate::Key::new("declared").part(fastrand::u64(..).to_string()).finish();
+        let load = async || declare(&db, conn, 1).await.map(DeclaredRead::end);
+        cache.get_or_load(&key, &policy, load).await
+    };
+    declared(&mut old).await.unwrap();
+    server.psql("alter role postgres set search_path to shop").await.unwrap();
+    eventually("the node knows of the change", async || {
+        matches!(declared(&mut old).await, Err(DeclareError::OtherSession))
+    })
+    .await;
+    declared(&mut connect(&server).await).await.unwrap();
 }
 
 #[tokio::test]

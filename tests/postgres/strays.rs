@@ -329,6 +329,31 @@ async fn a_statement_outside_any_scope_is_named_once_and_without_its_constants()
 }
 
 #[tokio::test]
+async fn a_service_with_a_scope_of_its_own_counts_for_the_handler_that_calls_it() {
+    let (server, db, cache) = bed(memory()).await;
+    tidegate::Triggers::new()
+        .table("items")
+        .install(&mut super::world::connect(&server).await)
+        .await
+        .unwrap();
+    let inner = Router::new()
+        .route("/items", get(async |State(db): State<Database>| items(&db).await.to_string()))
+        .layer(CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL)))
+        .layer(ScopeLayer)
+        .with_state(db.clone());
+    let page = async |State((db, inner)): State<(Database, Router)>| {
+        format!("{} {}", user(&db).await, ask(&inner, "/items").await.0)
+    };
+    let app = Router::new()
+        .route("/page", get(page))
+        .layer(CacheLayer::with_policy(cache, Policy::ttl(TTL)))
+        .with_state((db, inner));
+    super::common::eventually("a hit", async || ask(&app, "/page").await.1.contains("hit")).await;
+    server.psql("update items set v = v + 10").await.unwrap();
+    super::common::eventually("the new sum", async || ask(&app, "/page").await.0 == "ada 23").await;
+}
+
+#[tokio::test]
 async fn a_handler_sees_what_a_layer_around_the_cache_has_written() {
     let (server, db, cache) = bed(memory()).await;
     let standby = server.standby().await.unwrap();

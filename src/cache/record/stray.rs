@@ -4,10 +4,10 @@
 //! the number that had ended when it opened: then none was in progress when it opened, and none has begun since. Otherwise,
 //! a read that began before the record opened and ended within could bring in rows whose tags the record lacks.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::{CURRENT, Record};
 
@@ -64,7 +64,7 @@ impl Stray {
     pub(crate) fn read_by(text: &str, outline: impl FnOnce() -> String) -> Option<Self> {
         let stray = Self::read();
         if stray.is_some() {
-            StrayStatements::lock().note(text, outline);
+            StrayStatements::note(text, outline);
         }
         stray
     }
@@ -114,9 +114,11 @@ impl EndedStrays {
 /// The statements of reads outside any scope.
 #[derive(Default)]
 struct StrayStatements {
-    /// The outlines of texts, by hash, until a warning has named them.
-    outlines: HashMap<u64, Option<String>>,
+    /// The outlines of texts, by the texts' hashes.
+    outlines: HashMap<u64, Arc<str>>,
     last: VecDeque<u64>,
+    /// The outlines that a warning has named.
+    named: HashSet<Arc<str>>,
 }
 
 static STATEMENTS: LazyLock<Mutex<StrayStatements>> = LazyLock::new(Mutex::default);
@@ -126,30 +128,48 @@ impl StrayStatements {
         STATEMENTS.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&mut self, text: &str, outline: impl FnOnce() -> String) {
+    fn note(text: &str, outline: impl FnOnce() -> String) {
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
         let hash = hasher.finish();
-        if self.outlines.len() < OUTLINES {
-            self.outlines.entry(hash).or_insert_with(|| Some(outline()));
+        if Self::lock().is_noted(hash) {
+            return;
         }
-        if self.last.len() == LAST {
-            self.last.pop_front();
+        let outline = outline().into();
+        let mut statements = Self::lock();
+        if statements.outlines.len() >= OUTLINES {
+            statements.outlines.clear();
         }
-        self.last.push_back(hash);
+        statements.outlines.insert(hash, outline);
+        statements.is_noted(hash);
     }
 
-    /// The outlines of the last reads, each of them once.
-    fn take(&mut self) -> Vec<String> {
+    /// Notes a read by a text whose outline is known.
+    fn is_noted(&mut self, hash: u64) -> bool {
+        let is_known = self.outlines.contains_key(&hash);
+        if is_known {
+            self.last.truncate(LAST - 1);
+            self.last.push_front(hash);
+        }
+        is_known
+    }
+
+    /// The outlines of the last reads that were not named before.
+    fn take(&mut self) -> Vec<Arc<str>> {
         let last = std::mem::take(&mut self.last);
-        last.iter().filter_map(|hash| self.outlines.get_mut(hash)?.take()).collect()
+        let outlines = last.iter().filter_map(|hash| self.outlines.get(hash).cloned());
+        let is_new =
+            |outline: &Arc<str>| self.named.len() < OUTLINES && self.named.insert(outline.clone());
+        outlines.filter(is_new).collect()
     }
 }
 
 /// Names the statements that ran last outside any scope, each of them once: one of them has kept a response from being
 /// stored.
-pub(super) fn warn_of_strays() {
-    for statement in StrayStatements::lock().take() {
+pub(crate) fn warn_of_strays() {
+    // The lock is not held while the log is written.
+    let statements = StrayStatements::lock().take();
+    for statement in statements {
         tracing::warn!(
             %statement,
             "a statement ran outside any scope, so the responses that were being computed at the time are not stored: \
