@@ -85,7 +85,7 @@ pub use outcome::{BypassReason, Counters, Event, MissReason, Outcome, StaleReaso
 #[cfg(feature = "postgres")]
 pub use postgres::{
     Cached, Change, Changes, Database, DatabaseError, DatabaseOptions, DeclareError, DeclaredRead,
-    Discovery, Listener, LsnError, Reader, RelayRole, ReplicaLag, Row,
+    Discovery, Listener, LsnError, ReadTransaction, Reader, RelayRole, ReplicaLag, Row,
     SchemaError, SchemaStatus, ServerOptions, ServerStatus, TableStatus, Transaction, TriggerState,
     TriggerStatus, Triggers, Writer,
 };

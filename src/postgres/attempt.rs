@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
-use super::READ_ONLY;
 use super::cancel::CloseOnCancel;
 use super::checkout::Checkout;
 use super::database::Database;
@@ -16,6 +15,7 @@ use super::log::{ServerIdentity, identity};
 use super::route_plan::{Candidate, RoutePlan};
 use super::sample::ServerPosition;
 use super::server::Server;
+use super::{READ_ONLY, SNAPSHOT};
 use crate::cache::protocol::{is_far_enough, proven_by_replica};
 use crate::cache::{REPLICA_BEHIND, Uncacheable};
 use crate::entry::{Epoch, LogPosition, Position};
@@ -173,7 +173,7 @@ fn epoch_of(identity: &ServerIdentity) -> Epoch {
 
 async fn connect(server: &Server, plan: &RoutePlan) -> Result<Conn, sqlx::Error> {
     if plan.read_only {
-        return begin(server).await.map(Conn::Within);
+        return begin(server, READ_ONLY).await.map(Conn::Within);
     }
     let mut conn = server.acquire().await?;
     if plan.primary_only && within(conn.ping()).await.is_err() {
@@ -193,27 +193,50 @@ async fn open_one_primary_of_several(
     plan: &RoutePlan,
     basis: Option<LogPosition>,
 ) -> Result<OpenedConnection, SkipReason> {
+    let (transaction, proof) = begin_on_primary(server, READ_ONLY, plan, basis).await?;
+    Ok(opened(Conn::Within(transaction), server, proof, true))
+}
+
+/// Opens a transaction with one snapshot on the primary, and says what its reads prove: the snapshot is taken after the
+/// work of the current scope has begun.
+pub(super) async fn open_read_transaction(
+    server: &Server,
+    plan: &RoutePlan,
+) -> Result<(Transaction<'static, Postgres>, ReadProof), sqlx::Error> {
+    let basis = plan.record.as_ref().and_then(crate::cache::Record::primary_basis);
+    begin_on_primary(server, SNAPSHOT, plan, basis).await
+}
+
+async fn begin_on_primary(
+    server: &Server,
+    sql: &'static str,
+    plan: &RoutePlan,
+    basis: Option<LogPosition>,
+) -> Result<(Transaction<'static, Postgres>, ReadProof), sqlx::Error> {
     let generation = server.sample().generation;
-    let (mut transaction, mut identity) = begin_identified(server).await?;
+    let (mut transaction, mut identity) = begin_identified(server, sql).await?;
     if let Some(epoch) = plan.elsewhere
         && is_outdated(server, epoch, epoch_of(&identity)).await?
     {
         drop(transaction);
         renew(server, generation);
-        (transaction, identity) = begin_identified(server).await?;
+        (transaction, identity) = begin_identified(server, sql).await?;
     }
     if identity.standby {
         let why = "the primary's address leads to a standby";
-        return Err(SkipReason::Failed(sqlx::Error::Configuration(why.into())));
+        return Err(sqlx::Error::Configuration(why.into()));
     }
     let proof = proof_of_primary(basis, ServerPosition::from_identity(&identity));
-    Ok(opened(Conn::Within(transaction), server, proof, true))
+    Ok((transaction, proof))
 }
 
 /// Begins a transaction, within the pool's wait for a connection and the time limit for a response.
-async fn begin(server: &Server) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+async fn begin(
+    server: &Server,
+    sql: &'static str,
+) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     let limit = server.pool().options().get_acquire_timeout() + PATIENCE;
-    within_limit(limit, server.begin(READ_ONLY)).await
+    within_limit(limit, server.begin(sql)).await
 }
 
 /// Queries which server a connection leads to. If the response does not come in time, the connection is closed: back in its
@@ -279,13 +302,13 @@ async fn open_one_of_several(
     anyway: bool,
 ) -> Result<OpenedConnection, SkipReason> {
     let before = server.sample();
-    let (mut transaction, mut identity) = begin_identified(server).await?;
+    let (mut transaction, mut identity) = begin_identified(server, READ_ONLY).await?;
     let is_known = before.replayed_by(&identity) >= plan.replayed_schema;
     if !is_known && ServerPosition::from_identity(&identity).is_some_and(|at| is_fit(at, plan)) {
         // As in `open_replica`: this connection may be from before the change.
         server.note_replayed_by(&identity, plan.replayed_schema);
         drop(transaction);
-        (transaction, identity) = begin_identified(server).await?;
+        (transaction, identity) = begin_identified(server, READ_ONLY).await?;
     }
     let at = ServerPosition::from_identity(&identity);
     finish(Conn::Within(transaction), server, at, plan, anyway)
@@ -293,8 +316,9 @@ async fn open_one_of_several(
 
 async fn begin_identified(
     server: &Server,
+    sql: &'static str,
 ) -> Result<(Transaction<'static, Postgres>, ServerIdentity), sqlx::Error> {
-    let mut transaction = begin(server).await?;
+    let mut transaction = begin(server, sql).await?;
     let identity = within(identity(&mut *transaction)).await?;
     Ok((transaction, identity))
 }

@@ -237,7 +237,8 @@ impl Database {
 
     /// Begins a READ ONLY transaction on the primary. The server refuses writes in it, so it does not count as a write, and
     /// the session gets no token for it. The cache does not know what it reads, so a response that uses it is not cached,
-    /// provided that the transaction is begun in the response's scope (see [`begin`](Self::begin)).
+    /// provided that the transaction is begun in the response's scope (see [`begin`](Self::begin)). For responses that are to
+    /// be cached, use [`read_transaction`](Self::read_transaction).
     ///
     /// # Errors
     ///

@@ -33,6 +33,7 @@ mod options;
 mod peers;
 mod pooler;
 mod quote;
+mod read_transaction;
 mod relay;
 mod reset;
 mod route_plan;
@@ -44,6 +45,9 @@ mod statements;
 mod transaction;
 mod triggers;
 mod words;
+
+/// All statements have one snapshot, and none can write.
+const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// Each statement takes its own snapshot, and none can write.
 const READ_ONLY: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
@@ -61,6 +65,7 @@ pub use executor::{Reader, Writer};
 pub use listener::Listener;
 pub use lsn::LsnError;
 pub use options::{DatabaseOptions, ServerOptions};
+pub use read_transaction::ReadTransaction;
 pub use relay::RelayRole;
 #[cfg(fuzzing)]
 pub(crate) use relay::message::fuzz as hear;

@@ -159,6 +159,13 @@ impl RoutePlan {
         }
     }
 
+    /// Plans a transaction whose statements are planned one by one.
+    pub(super) fn for_read_transaction(db: &Database) -> Self {
+        let record = Record::current().filter(Record::is_followed);
+        let epoch = record.as_ref().map_or(Epoch::UNKNOWN, Record::epoch);
+        Self { record, epoch, ..Self::new(db.requirement(), false) }.must_see(db)
+    }
+
     /// Requires a server that has everything that the scope and its session have written.
     fn must_see(mut self, db: &Database) -> Self {
         let of_primary = || db.inner.lag.newest().map_or(Epoch::UNKNOWN, |at| at.epoch);

@@ -1,4 +1,4 @@
-//! Transactions on the primary, whose statements the cache does not see.
+//! Transactions on the primary: those whose statements the cache does not see, and those for reads, which it sees.
 
 use axum::Router;
 use axum::body::Body;
@@ -7,7 +7,7 @@ use axum::http::Request;
 use axum::routing::get;
 use tidegate::{Cache, CacheLayer, Database, Listener, Memory, Policy, Record, Sessions};
 
-use super::common::send;
+use super::common::{ask, eventually, send};
 use super::world::{TTL, options, primary};
 
 const NAME: &str = "select name from users where id = 1";
@@ -86,4 +86,96 @@ async fn reads_see_a_transaction_that_has_committed_and_use_replicas_after_one_t
     assert_eq!(Record::detached(work(UPDATE)).await, ("eve".to_owned(), false));
     assert_eq!(name().await, ("ada".to_owned(), true), "outside the scope");
     assert_eq!(work(UPDATE).await, ("eve".to_owned(), false));
+}
+
+/// The names of both users, by two reads of one transaction.
+async fn both(db: &Database) -> Result<String, sqlx::Error> {
+    let mut snapshot = db.read_transaction().await?;
+    let name = "select name from users where id = $1";
+    let one: String = sqlx::query_scalar(name).bind(1).fetch_one(&mut snapshot).await?;
+    let two: String = sqlx::query_scalar(name).bind(2).fetch_one(&mut snapshot).await?;
+    Ok(format!("{one} {two}"))
+}
+
+#[tokio::test]
+async fn a_response_depends_on_what_a_read_transaction_reads() {
+    let server = primary(&[]).await;
+    server.psql("insert into users values (3, 'cid')").await.unwrap();
+    let db = options(&server).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let app = Router::new()
+        .route("/", get(async |State(db): State<Database>| both(&db).await.unwrap()))
+        .layer(CacheLayer::with_policy(cache, Policy::ttl(TTL)))
+        .with_state(db);
+    eventually("a hit", async || ask(&app, "/").await.1.contains("hit")).await;
+    server.psql("update users set name = 'dan' where id = 3").await.unwrap();
+    server.psql("update users set name = 'eve' where id = 2").await.unwrap();
+    eventually("the new name", async || ask(&app, "/").await.0 == "ada eve").await;
+}
+
+#[tokio::test]
+async fn the_reads_of_a_read_transaction_see_one_snapshot_and_cannot_write() {
+    let server = primary(&[]).await;
+    let db = options(&server).connect().await.unwrap();
+    let mut snapshot = db.read_transaction().await.unwrap();
+    server.psql("update users set name = 'eve'").await.unwrap();
+    let names = "select name from users order by id";
+    let read: Vec<String> = sqlx::query_scalar(names).fetch_all(&mut snapshot).await.unwrap();
+    assert_eq!(read, ["ada", "bob"]);
+    let write = "update users set name = 'mallory'";
+    let refused = sqlx::query(write).execute(&mut snapshot).await.unwrap_err();
+    assert_eq!(refused.as_database_error().unwrap().code().unwrap(), "25006");
+    drop(snapshot);
+    let mut snapshot = db.read_transaction().await.unwrap();
+    let read: Vec<String> = sqlx::query_scalar(names).fetch_all(&mut snapshot).await.unwrap();
+    assert_eq!(read, ["eve", "eve"]);
+}
+
+#[tokio::test]
+async fn a_value_computed_from_a_snapshot_older_than_a_change_is_not_served_after_it() {
+    let server = primary(&[]).await;
+    let db = options(&server).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let policy = tidegate::ValuePolicy::ttl(TTL).build().unwrap();
+    let key = tidegate::Key::new("snapshot").finish();
+    let load = async || {
+        let mut snapshot = db.read_transaction().await?;
+        // The snapshot is taken; the change comes before the read.
+        server.psql("update users set name = 'eve' where id = 1").await.unwrap();
+        let name = "select name from users where id = 1";
+        sqlx::query_scalar::<_, String>(name).fetch_one(&mut snapshot).await
+    };
+    assert_eq!(cache.get_or_load(&key, &policy, load).await.unwrap(), "ada");
+    let load = async || {
+        let name = "select name from users where id = 1";
+        sqlx::query_scalar::<_, String>(name).fetch_one(db.reader()).await
+    };
+    eventually("the new name", async || {
+        cache.get_or_load(&key, &policy, load).await.unwrap() == "eve"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_failed_read_of_a_read_transaction_prevents_storing() {
+    let server = primary(&[]).await;
+    let db = options(&server).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let handler = async |State(db): State<Database>| {
+        let mut snapshot = db.read_transaction().await.unwrap();
+        let name = "select name from users where id = 1";
+        let name: String = sqlx::query_scalar(name).fetch_one(&mut snapshot).await.unwrap();
+        let failed = sqlx::query("select 1 / (id - 1) from users").execute(&mut snapshot).await;
+        assert!(failed.is_err());
+        name
+    };
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(CacheLayer::with_policy(cache, Policy::ttl(TTL)))
+        .with_state(db);
+    let status = ask(&app, "/").await.1;
+    assert!(status.contains("read-failed"), "{status}");
 }

@@ -1,0 +1,142 @@
+//! Transactions whose reads count for a response.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_stream::try_stream;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{StreamExt, TryStreamExt};
+use sqlx::postgres::{PgRow, PgStatement, PgTypeInfo};
+use sqlx::{Error, Execute, Executor, Postgres, SqlStr, Transaction};
+use sqlx_core::describe::Describe;
+
+use super::attempt::{ReadProof, open_read_transaction};
+use super::database::Database;
+use super::executor::{RepeatableStatement, Rows, note};
+use super::route_plan::RoutePlan;
+use crate::cache::{READ_FAILED, Stray, Uncacheable};
+
+/// A READ ONLY, REPEATABLE READ transaction on the primary: all of its reads see the same snapshot, and each counts for the
+/// current response like a read through [`Database::reader`]. Made by [`Database::read_transaction`]; dropping it ends it.
+pub struct ReadTransaction {
+    db: Database,
+    inner: Transaction<'static, Postgres>,
+    proof: ReadProof,
+    server: Arc<str>,
+    plans: Option<u64>,
+    /// Outside any scope, its reads may become part of any response.
+    _stray: Option<Stray>,
+}
+
+impl Database {
+    /// Begins a transaction for reads that must be consistent with each other. A response that uses it can be cached, unlike
+    /// one that uses [`begin_read_only`](Self::begin_read_only).
+    ///
+    /// It holds a connection of the primary's pool, and when a statement is new, the lookup of what it depends on takes a
+    /// second one. So give the pool more connections than handlers that do this at the same time.
+    ///
+    /// ```no_run
+    /// # async fn example(db: tidegate::Database) -> Result<(), sqlx::Error> {
+    /// let mut snapshot = db.read_transaction().await?;
+    /// let (balance,): (i64,) =
+    ///     sqlx::query_as("select sum(amount)::bigint from entries where account = $1")
+    ///         .bind(7)
+    ///         .fetch_one(&mut snapshot)
+    ///         .await?;
+    /// let entries: Vec<(i64,)> =
+    ///     sqlx::query_as("select amount from entries where account = $1")
+    ///         .bind(7)
+    ///         .fetch_all(&mut snapshot)
+    ///         .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the primary can't be reached.
+    pub async fn read_transaction(&self) -> Result<ReadTransaction, Error> {
+        let stray = self.is_stray_source().then(Stray::read).flatten();
+        let plan = RoutePlan::for_read_transaction(self);
+        let primary = &self.inner.primary;
+        let (inner, proof) = Box::pin(open_read_transaction(primary, &plan)).await?;
+        let (server, plans) = (primary.name.clone(), primary.plans());
+        Ok(ReadTransaction { db: self.clone(), inner, proof, server, plans, _stray: stray })
+    }
+}
+
+impl ReadTransaction {
+    fn run(&mut self, statement: Result<RepeatableStatement, Error>) -> Rows<'_> {
+        Box::pin(try_stream! {
+            let statement = statement?;
+            let plan = RoutePlan::for_statement(&self.db, &statement, false).await;
+            self.db.inner.primary.sends();
+            let mut rows = statement.send(&mut self.inner, self.plans);
+            let mut is_noted = false;
+            loop {
+                let step = rows.next().await.transpose();
+                if step.is_err() && let Some(record) = &plan.record {
+                    record.mark_uncacheable(Uncacheable::new(READ_FAILED, "a read failed"));
+                }
+                let step = step?;
+                if !std::mem::replace(&mut is_noted, true) {
+                    note(&self.db, &plan, &self.server, &self.proof);
+                }
+                match step {
+                    Some(step) => yield step,
+                    None => break,
+                }
+            }
+        })
+    }
+}
+
+impl fmt::Debug for ReadTransaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadTransaction").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl<'c> Executor<'c> for &'c mut ReadTransaction {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> Rows<'e>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        self.run(RepeatableStatement::take(query))
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let mut steps = self.fetch_many(query);
+        Box::pin(async move {
+            let mut first = None;
+            while let Some(step) = steps.try_next().await? {
+                first = first.or(step.right());
+            }
+            Ok(first)
+        })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, Result<PgStatement, Error>>
+    where
+        'c: 'e,
+    {
+        Box::pin(async move { self.inner.prepare_with(sql, parameters).await })
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, Error>>
+    where
+        'c: 'e,
+    {
+        Box::pin(async move { self.inner.describe(sql).await })
+    }
+}
