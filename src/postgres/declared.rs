@@ -7,12 +7,14 @@
 
 use std::fmt;
 
-use sqlx::{Error, Execute, Postgres};
+use sqlx::postgres::PgArguments;
+use sqlx::{Arguments, Error, Execute, Postgres};
 
 use super::attempt::{ReadProof, is_outdated, proof_of_primary, proof_of_replica};
 use super::cancel::CloseOnCancel;
 use super::database::Database;
 use super::deadline::within;
+use super::dependencies::parameters;
 use super::executor::{RepeatableStatement, note, schema_changing};
 use super::log::ServerIdentity;
 use super::lsn;
@@ -77,6 +79,16 @@ pub enum DeclareError {
          Database::wrote after the commit"
     )]
     Wrote,
+    /// The arguments would be taken for others.
+    #[error(
+        "the statement takes {needed} arguments, and {given} are bound: bind all of them, in the order of their numbers"
+    )]
+    Arguments {
+        /// The highest number of a parameter in the text.
+        needed: usize,
+        /// The number of arguments that are bound.
+        given: usize,
+    },
     /// Only reads are declared.
     #[error("the statement writes: don't declare it, and call Database::wrote after the commit")]
     NotARead,
@@ -217,6 +229,11 @@ impl Database {
         }
         if declared.has_written {
             return Err(DeclareError::Wrote);
+        }
+        let given = statement.arguments.as_ref().map_or(0, PgArguments::len);
+        let needed = parameters(statement.sql.as_str()).unwrap_or(given);
+        if needed != given {
+            return Err(DeclareError::Arguments { needed, given });
         }
         let at = ServerPosition::from_identity(&declared.identity).ok_or(DeclareError::Silent)?;
         let plan = RoutePlan::for_statement(self, &statement, false).await;

@@ -299,6 +299,16 @@ async fn a_transaction_that_may_show_something_else_than_its_position_is_refused
     let at = position(&mut conn).await;
     let refused = db.declare_read(&at, sqlx::query("update users set name = 'eve'")).await;
     assert!(matches!(refused, Err(DeclareError::NotARead)), "{refused:?}");
+    for (statement, given) in [
+        (sqlx::query(NAME), 0),
+        (sqlx::query("select $1::int, '$2', $$ $3 $$ from users where id = $2").bind(1), 1),
+        (sqlx::query("select 1 from users").bind(1), 1),
+    ] {
+        let refused = db.declare_read(&at, statement).await;
+        let is_refused =
+            matches!(refused, Err(DeclareError::Arguments { given: it, .. }) if it == given);
+        assert!(is_refused, "{refused:?}");
+    }
     let refused = db.declare_read("0/3000148", sqlx::query(NAME).bind(1)).await;
     assert!(matches!(refused, Err(DeclareError::Position(_))), "{refused:?}");
 }

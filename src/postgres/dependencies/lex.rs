@@ -71,6 +71,21 @@ pub(super) fn lex(sql: &str) -> Result<Vec<SqlToken>, Unanalyzable> {
     Ok(tokens)
 }
 
+/// The highest number of a parameter (`$2`) in a text; `None` if the text is not understood.
+pub(super) fn highest_parameter(sql: &str) -> Option<usize> {
+    let (mut scanner, mut highest) = (Scanner { rest: sql }, 0);
+    loop {
+        scanner.skip_blanks().ok()?;
+        let before = scanner.rest;
+        if scanner.next().ok()?.is_none() {
+            return Some(highest);
+        }
+        let token = &before[..before.len() - scanner.rest.len()];
+        let number = token.strip_prefix('$').and_then(|number| number.parse().ok());
+        highest = highest.max(number.unwrap_or(0));
+    }
+}
+
 struct Scanner<'a> {
     rest: &'a str,
 }

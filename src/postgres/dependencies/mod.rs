@@ -68,6 +68,11 @@ pub(crate) fn outline(sql: &str) -> String {
     outline
 }
 
+/// How many arguments a statement takes, if its text is understood.
+pub(super) fn parameters(sql: &str) -> Option<usize> {
+    lex::highest_parameter(sql)
+}
+
 /// Whether a text is a read that is understood.
 #[cfg(fuzzing)]
 pub(crate) fn is_read(sql: &str) -> bool {
