@@ -265,7 +265,7 @@ async fn cached_queries_of_users_that_only_the_credentials_name_share_nothing() 
 }
 
 #[tokio::test]
-async fn reads_go_on_while_no_new_credentials_can_be_had() {
+async fn credentials_that_cannot_be_had_are_not_asked_for_by_each_read() {
     let server = primary(&[]).await;
     with_password(&server).await;
     let asked = Arc::new(AtomicUsize::new(0));
