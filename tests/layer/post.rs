@@ -8,11 +8,14 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Path;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::routing::post;
 use futures_util::future::{join, join_all};
 use hyper::body::Frame;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tidegate::{Cache, CacheLayer, Memory, Policy, Record};
 use tokio::time::{Instant, sleep};
 
@@ -372,24 +375,44 @@ async fn under_a_standard_policy_only_an_explicit_lifetime_counts() {
 }
 
 /// The check for GraphQL in docs/guide/2-policies.md.
-fn only_reads(parts: &axum::http::request::Parts, content: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Operation {
-        query: String,
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operation {
+    query: String,
+    #[serde(default, rename = "operationName")]
+    _operation_name: IgnoredAny,
+    #[serde(default, rename = "variables")]
+    _variables: IgnoredAny,
+}
+
+fn is_json(parts: &Parts) -> bool {
+    let mut types = parts.headers.get_all(CONTENT_TYPE).iter();
+    let essence = types.next().and_then(|it| it.to_str().ok()?.split(';').next());
+    types.next().is_none()
+        && essence.is_some_and(|it| it.trim().eq_ignore_ascii_case("application/json"))
+}
+
+fn only_reads(parts: &Parts, content: &[u8]) -> bool {
+    if parts.uri.query().is_some() || !is_json(parts) {
+        return false;
     }
-    let writes = |query: &str| query.contains("mutation") || query.contains("subscription");
+    let is_object = content.trim_ascii_start().starts_with(b"{");
+    let reads = |query: &str| {
+        !query.trim().is_empty() && !query.contains("mutation") && !query.contains("subscription")
+    };
     let operation = serde_json::from_slice::<Operation>(content);
-    parts.uri.query().is_none() && operation.is_ok_and(|it| !writes(&it.query))
+    is_object && operation.is_ok_and(|it| reads(&it.query))
 }
 
 #[tokio::test]
 async fn the_guides_check_for_graphql_lets_no_mutation_pass() {
-    let policy = Policy::ttl(Duration::from_mins(1)).post_reads(1 << 10, only_reads);
+    let policy = Policy::ttl(Duration::from_mins(1)).strict().post_reads(1 << 10, only_reads);
     let app = Given::default().router(policy);
     let reads = [
         r#"{"query":"{ shops { name } }"}"#,
         r#"{"query":"query S($id: ID) { shop(id: $id) { name } }","variables":{"id":"mutation"}}"#,
         r##"{"operationName":"S","query":"# shops\nquery S { shops { name } }"}"##,
+        " \n{\"operationName\":null,\"variables\":null,\"query\":\"{ a }\"}",
     ];
     let writes = [
         r#"{"query":"mutation { buy }"}"#,
@@ -401,18 +424,42 @@ async fn the_guides_check_for_graphql_lets_no_mutation_pass() {
         r#"{"query":"{ a }","query":"mutation { buy }"}"#,
         r#"[{"query":"{ a }"},{"query":"mutation { buy }"}]"#,
         r#"{"extensions":{"persistedQuery":{"version":1,"sha256Hash":"ab"}}}"#,
+        // async-graphql looks these up by hash, too.
+        r#"{"query":"","extensions":{"persistedQuery":{"version":1,"sha256Hash":"ab"}}}"#,
+        r#"{"query":"{ a }","extensions":{"persistedQuery":{"version":1,"sha256Hash":"ab"}}}"#,
+        r#"{"query":""}"#,
+        r#"{"query":" \n\t","variables":{}}"#,
+        r#"{"query":"{ a }","id":"ab"}"#,
+        r#"{"query":"{ a }","documentId":"ab"}"#,
+        r#"{"query":"{ a }","doc_id":"1"}"#,
+        r#"{"query":"{ a }","Query":"mutation { buy }"}"#,
+        r#"{"query":"{ a }","variables":{},"variables":{}}"#,
+        r#"["{ a }"]"#,
+        r#" ["{ a }", null, null]"#,
+        r#"{"query":"{ a }"}{"query":"mutation { buy }"}"#,
+        "\u{feff}{\"query\":\"{ a }\"}",
         "--boundary\r\nContent-Disposition: form-data; name=\"operations\"\r\n\r\n{}",
         "",
     ];
+    let utf8 = ("content-type", "Application/JSON ; charset=utf-8");
     for read in reads {
-        ask(&app, posted(read, &[JSON])).await;
-        assert!(ask(&app, posted(read, &[JSON])).await.1.contains("; hit;"), "{read}");
+        for by in [JSON, utf8] {
+            ask(&app, posted(read, &[by])).await;
+            assert!(ask(&app, posted(read, &[by])).await.1.contains("; hit;"), "{read}");
+        }
     }
     for write in writes {
         for _ in 0..2 {
             assert!(ask(&app, posted(write, &[JSON])).await.1.contains("fwd=method"), "{write}");
         }
     }
-    let by_uri = by(Method::POST, "/search?query=mutation", &[]).map(|_| Body::from(reads[0]));
-    assert!(ask(&app, by_uri).await.1.contains("fwd=method"));
+    let by_uri = by(Method::POST, "/search?query=mutation", &[JSON]);
+    assert!(ask(&app, by_uri.map(|_| Body::from(reads[0]))).await.1.contains("fwd=method"));
+    let upload = ("content-type", "multipart/form-data; boundary=b");
+    let json_too = ("content-type", "application/json, multipart/form-data");
+    let other_types: [&[(&str, &str)]; 6] =
+        [&[], &[FORM], &[upload], &[json_too], &[JSON, FORM], &[("content-type", "text/plain")]];
+    for others in other_types {
+        assert!(ask(&app, posted(reads[0], others)).await.1.contains("fwd=method"), "{others:?}");
+    }
 }

@@ -39,24 +39,24 @@ impl Policy {
     ///
     /// ```
     /// use std::time::Duration;
+    /// use axum::http::header::CONTENT_TYPE;
     /// use tidegate::Policy;
     ///
     /// // A route whose POST requests all read:
-    /// let search = Policy::ttl(Duration::from_secs(60)).post_reads(16 << 10, |_, _| true);
+    /// let search =
+    ///     Policy::ttl(Duration::from_secs(60)).strict().public().post_reads(16 << 10, |_, _| true);
     ///
-    /// // GraphQL, with a list of the queries that the service's own clients send:
-    /// const KNOWN: [&str; 2] = ["query Shops { shops { name } }", "{ me { id } }"];
+    /// // GraphQL, with a list of all contents that the service's own clients send:
+    /// const KNOWN: [&[u8]; 2] =
+    ///     [br#"{"query":"query Shops { shops { name } }"}"#, br#"{"query":"{ news { text } }"}"#];
     ///
-    /// #[derive(serde::Deserialize)]
-    /// struct Operation {
-    ///     query: String,
-    /// }
-    ///
-    /// let graphql = Policy::ttl(Duration::from_secs(60)).post_reads(16 << 10, |parts, content| {
-    ///     let operation = serde_json::from_slice::<Operation>(content);
-    ///     parts.uri.query().is_none() && operation.is_ok_and(|it| KNOWN.contains(&&*it.query))
+    /// let graphql = Policy::ttl(Duration::from_secs(60)).strict().post_reads(16 << 10, |parts, content| {
+    ///     let is_json = parts.headers.get(CONTENT_TYPE).is_some_and(|it| it == "application/json");
+    ///     is_json && parts.uri.query().is_none() && KNOWN.contains(&content)
     /// });
     /// ```
+    ///
+    /// `docs/guide/2-policies.md` has a function for any GraphQL query, and what to consider for your own.
     ///
     /// A request that only reads is handled like QUERY under [`query_content`](Self::query_content): its content and
     /// the fields that describe it are part of the key, with the method. It invalidates nothing, its reads may go to
