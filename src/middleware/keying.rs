@@ -6,13 +6,13 @@
 use std::borrow::Cow;
 
 use http::header::{AsHeaderName, HOST};
-use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use percent_encoding::percent_decode;
 use smallvec::SmallVec;
 
 use super::rules::fields::{RequestField, RequestFields};
 use super::rules::list::is_token;
-use super::rules::request::{RequestDirectives, describes_content};
+use super::rules::request::{RequestDirectives, is_keyed_with_content};
 use super::rules::search_variance::{CountedParams, SearchVariance};
 use super::{content, cookies, route};
 use crate::cache::{Policy, QueryPart};
@@ -158,14 +158,15 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &KeySource<'_>, policy
     if let Some((method, content)) = content {
         text.add(if *method == Method::POST { b"post" } else { b"query" });
         text.add(content.as_bytes());
-        description(&mut text, headers);
+        description(&mut text, headers, policy);
     }
     text.finish()
 }
 
-/// Adds the fields that describe a request's content, independently of their order.
-fn description(text: &mut KeyText, headers: &HeaderMap) {
-    let mut names: Vec<_> = headers.keys().filter(|name| describes_content(name)).collect();
+/// Adds the fields that count for a request with content, independently of their order.
+fn description(text: &mut KeyText, headers: &HeaderMap, policy: &Policy) {
+    let is_keyed = |name: &&HeaderName| is_keyed_with_content(name, policy);
+    let mut names: Vec<_> = headers.keys().filter(is_keyed).collect();
     names.sort_by_key(|name| name.as_str());
     text.number(names.len());
     for name in names {

@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::Path;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, Request, StatusCode};
+use axum::http::{HeaderMap, Method, Request, StatusCode, Uri};
 use axum::routing::post;
 use futures_util::future::{join, join_all};
 use hyper::body::Frame;
@@ -461,5 +461,43 @@ async fn the_guides_check_for_graphql_lets_no_mutation_pass() {
         [&[], &[FORM], &[upload], &[json_too], &[JSON, FORM], &[("content-type", "text/plain")]];
     for others in other_types {
         assert!(ask(&app, posted(reads[0], others)).await.1.contains("fwd=method"), "{others:?}");
+    }
+}
+
+/// Responds with what it gets of the request.
+fn mirror(policy: Policy) -> Router {
+    let handler = async |uri: Uri, headers: HeaderMap| {
+        let of =
+            |name: &str| headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
+        ([("cache-control", "max-age=60")], format!("{uri} {}{}", of("accept"), of("soapaction")))
+    };
+    Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy))
+}
+
+#[tokio::test]
+async fn clients_that_accept_different_types_share_no_response() {
+    let accepted = [("accept", "application/json"), ("accept", "multipart/mixed; deferSpec=1")];
+    for policy in both() {
+        let app = mirror(policy);
+        for accept in accepted {
+            let (first, status) = ask(&app, posted("a", &[accept])).await;
+            assert!(status.contains("stored") && first.ends_with(accept.1), "{first} {status}");
+        }
+        for accept in accepted {
+            let (again, status) = ask(&app, posted("a", &[accept])).await;
+            assert!(status.contains("; hit;") && again.ends_with(accept.1), "{again} {status}");
+        }
+        assert!(ask(&app, posted("a", &[])).await.1.contains("stored"));
+    }
+    // A strict policy withholds the header, unless it names it.
+    let app = mirror(ttl().strict());
+    for (at, accept) in accepted.into_iter().enumerate() {
+        let (got, status) = ask(&app, posted("a", &[accept])).await;
+        assert!(got == "/search " && (at == 0) == status.contains("stored"), "{got} {status}");
+    }
+    let app = mirror(ttl().strict().vary(["accept"]));
+    for accept in accepted {
+        let (got, status) = ask(&app, posted("a", &[accept])).await;
+        assert!(got.ends_with(accept.1) && status.contains("stored"), "{got} {status}");
     }
 }

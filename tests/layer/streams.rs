@@ -114,6 +114,7 @@ async fn endless_streams_are_never_shared() {
         "text/event-stream",
         "Text/Event-Stream; charset=utf-8",
         "multipart/x-mixed-replace; boundary=frame",
+        "multipart/mixed; boundary=\"graphql\"; subscriptionSpec=1.0",
     ] {
         let (app, cache, runs) = streaming(&[0, 0], true, content_type);
         let began = Instant::now();

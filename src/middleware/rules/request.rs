@@ -1,6 +1,6 @@
 //! What a request requires of the cache (RFC 9111, sections 5.2.1 and 3.5), and whether it may use the cache.
 
-use http::header::{CONTENT_LENGTH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::header::{ACCEPT, CONTENT_LENGTH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, Method, Request};
 use http_body::Body;
 
@@ -251,6 +251,12 @@ pub(crate) fn content_limit_of_bypass<B>(
 /// Whether a method is QUERY (RFC 10008). Some supported versions of `http` have no constant for it.
 pub(crate) fn is_query(method: &Method) -> bool {
     method.as_str() == "QUERY"
+}
+
+/// Whether the key of a request with content holds a field: one that describes the content, or `Accept`, by which some
+/// handlers choose a format without saying so in `Vary`. A strict policy withholds `Accept` unless it names it.
+pub(crate) fn is_keyed_with_content(name: &HeaderName, policy: &Policy) -> bool {
+    describes_content(name) || *name == ACCEPT && !policy.identity.is_strict
 }
 
 /// Whether a field describes a request's content (RFC 9110, section 8): any `Content-` field except the length.

@@ -57,7 +57,7 @@ pub(crate) fn cacheability(
         ));
     }
     if is_endless(headers) {
-        let why = "it is an endless stream";
+        let why = "its parts come as they arise, perhaps without an end";
         return Err(Uncacheable::new("endless", why));
     }
     let control = ResponseControl::from_headers(headers);
@@ -77,7 +77,8 @@ pub(crate) fn cacheability(
 
 /// Whether the body is of a type that streams until one side disconnects.
 fn is_endless(headers: &HeaderMap) -> bool {
-    const ENDLESS: [&str; 2] = ["text/event-stream", "multipart/x-mixed-replace"];
+    const ENDLESS: [&str; 3] =
+        ["text/event-stream", "multipart/x-mixed-replace", "multipart/mixed"];
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = content_type.and_then(|value| value.split(';').next()).map(str::trim);
     essence
