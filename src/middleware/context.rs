@@ -77,13 +77,8 @@ impl RequestContext {
     }
 
     /// The request as the handler gets it.
-    pub(crate) fn to_handler_request<A>(&self, mut request: Request<A>) -> Request<A> {
-        if let Some(extensions) = &self.extensions {
-            let has_content = self.asked.content.is_some();
-            strict::withhold(&mut request, (&self.policy, has_content), extensions);
-        }
-        canonical::rewrite(&mut request, &self.policy, &self.asked);
-        request
+    pub(crate) fn to_handler_request<A>(&self, request: Request<A>) -> Request<A> {
+        to_handler_request(request, (&self.policy, &self.asked), self.extensions.as_ref())
     }
 
     /// Whether a stored response may be served to this client. If not, its validators may not be used for the client's
@@ -154,6 +149,20 @@ impl RequestContext {
         };
         cache.lookup(key, &self.policy, self.ask.clone(), mode).await
     }
+}
+
+/// A request as the handler gets it: without what the policy withholds, and with the rest as the key holds it.
+/// `extensions` are those that a strict policy passes on.
+pub(crate) fn to_handler_request<A>(
+    mut request: Request<A>,
+    (policy, asked): (&Policy, &RequestDirectives),
+    extensions: Option<&Extensions>,
+) -> Request<A> {
+    if let Some(extensions) = extensions {
+        strict::withhold(&mut request, (policy, asked.content.is_some()), extensions);
+    }
+    canonical::rewrite(&mut request, policy, asked);
+    request
 }
 
 /// Notes that a variant was served.

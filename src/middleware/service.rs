@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use http_body::Body as HttpBody;
 use tower_service::Service;
@@ -12,12 +13,12 @@ use tracing::Instrument;
 use super::body::Body;
 use super::bypass::BypassContext;
 use super::content;
-use super::context::RequestContext;
+use super::context::{RequestContext, to_handler_request};
 use super::exchange::{Exchange, unattended};
 use super::future::ResponseFuture;
 use super::handler::Handler;
-use super::identity;
-use super::keying::KeySource;
+use super::identity::{self, IdentitySource};
+use super::keying::{self, KeySource};
 use super::layer::{LayerSettings, RouteSettings};
 use super::rendered::respond;
 use super::route;
@@ -27,6 +28,7 @@ use super::rules::request::{
 use super::rules::target::InvalidationTarget;
 use super::rules::unsafe_method::{InvalidatedByWrite, is_safe};
 use super::session::SessionClaim;
+use super::strict;
 use crate::cache::{Hit, LookupOptions, Policy, Record, spawn};
 use crate::entry::{Entry, LogPosition};
 use crate::outcome::{BypassReason, Event, Outcome};
@@ -102,11 +104,42 @@ struct Met {
     is_read: bool,
 }
 
-/// Whether a POST request only reads, according to its policy.
-fn only_reads<A>(policy: &Policy, request: Request<A>, content: &[u8]) -> (bool, Request<A>) {
+/// Whether a POST request only reads, according to its policy: as the client sent it and, if it may be stored, as the
+/// handler would get it. The two differ if the policy withholds or rewrites a part. A handler could write if a part is
+/// missing, and a client could mean a write by a part that is withheld.
+fn only_reads<A>(
+    (policy, identity): (&Policy, &IdentitySource),
+    asked: Option<&RequestDirectives>,
+    request: Request<A>,
+    content: &[u8],
+) -> (bool, Request<A>) {
+    let Some(post) = &policy.post_reads else { return (false, request) };
     let (parts, body) = request.into_parts();
-    let is_read = policy.post_reads.as_ref().is_some_and(|post| post.only_reads(&parts, content));
+    let is_read = post.only_reads(&parts, content)
+        && asked
+            .and_then(|asked| head_for_handler(&parts, (policy, asked), identity))
+            .is_none_or(|head| post.only_reads(&head, content));
     (is_read, Request::from_parts(parts, body))
+}
+
+/// A request's head as the handler would get it, if that differs.
+fn head_for_handler(
+    parts: &Parts,
+    (policy, asked): (&Policy, &RequestDirectives),
+    identity: &IdentitySource,
+) -> Option<Parts> {
+    let request = Request::from_parts(parts.clone(), ());
+    // If a strict policy can't copy the extensions, the handler gets the request unchanged.
+    let extensions = match policy.identity.is_strict {
+        true => Some(strict::extensions(&request, identity)?),
+        false => None,
+    };
+    let request = to_handler_request(request, (policy, asked), extensions.as_ref());
+    let (head, ()) = request.into_parts();
+    let is_same = extensions.is_none()
+        && keying::counts_all(policy)
+        && (&head.uri, &head.headers) == (&parts.uri, &parts.headers);
+    (!is_same).then_some(head)
 }
 
 /// Removes fields from a response that are not for clients.
@@ -196,7 +229,7 @@ impl<S> CacheService<S> {
     fn by_content<A>(
         &mut self,
         (policy, limit): (Arc<Policy>, usize),
-        asked: Result<RequestDirectives, BypassReason>,
+        mut asked: Result<RequestDirectives, BypassReason>,
         mut met: Met,
         mut request: Request<A>,
     ) -> ResponseFuture<S::Future, S::Body, S::Error>
@@ -214,17 +247,17 @@ impl<S> CacheService<S> {
             let Some(content) = content else {
                 return service.bypass(BypassReason::Body, met, request).await;
             };
-            if *request.method() == Method::POST {
-                (met.is_read, request) = only_reads(&policy, request, &content);
-                if !met.is_read {
-                    return service.bypass(BypassReason::Method, met, request).await;
-                }
+            if let Ok(asked) = &mut asked {
+                asked.content = Some(blake3::hash(&content));
             }
+            if *request.method() == Method::POST {
+                let judge = (&*policy, &service.routes.identity);
+                (met.is_read, request) = only_reads(judge, asked.as_ref().ok(), request, &content);
+            }
+            let may_write = *request.method() == Method::POST && !met.is_read;
             let answered = match asked {
-                Ok(mut asked) => {
-                    asked.content = Some(blake3::hash(&content));
-                    service.respond(policy, asked, met, request)
-                }
+                _ if may_write => service.bypass(BypassReason::Method, met, request),
+                Ok(asked) => service.respond(policy, asked, met, request),
                 Err(reason) => service.bypass(reason, met, request),
             };
             answered.await

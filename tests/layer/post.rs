@@ -501,3 +501,51 @@ async fn clients_that_accept_different_types_share_no_response() {
         assert!(got.ends_with(accept.1) && status.contains("stored"), "{got} {status}");
     }
 }
+
+#[tokio::test]
+async fn the_function_judges_the_request_that_the_handler_gets() {
+    // Under a strict policy, the handler does not get this header.
+    let is_find = |parts: &Parts, _: &[u8]| {
+        parts.headers.get("soapaction").is_some_and(|action| action == "find")
+    };
+    let find = [("soapaction", "find")];
+    let app = mirror(ttl().strict().post_reads(LIMIT, is_find));
+    for _ in 0..2 {
+        let (got, status) = ask(&app, posted("a", &find)).await;
+        assert!(got == "/search find" && status.contains("fwd=method"), "{got} {status}");
+    }
+    let app = mirror(ttl().strict().vary(["soapaction"]).post_reads(LIMIT, is_find));
+    for expected in ["stored", "; hit;"] {
+        let (got, status) = ask(&app, posted("a", &find)).await;
+        assert!(got == "/search find" && status.contains(expected), "{got} {status}");
+    }
+    // Nor this parameter, without which the request writes.
+    let is_dry = |parts: &Parts, _: &[u8]| {
+        parts.uri.query().is_some_and(|query| query.contains("dry_run=1"))
+    };
+    let app = mirror(ttl().query(["page"]).post_reads(LIMIT, is_dry));
+    for _ in 0..2 {
+        let request = by(Method::POST, "/search?page=1&dry_run=1", &[]);
+        let (got, status) = ask(&app, request).await;
+        assert_eq!(got, "/search?page=1&dry_run=1 ");
+        assert!(status.contains("fwd=method"), "{status}");
+    }
+    let app = mirror(ttl().query(["dry_run"]).post_reads(LIMIT, is_dry));
+    for expected in ["stored", "; hit;"] {
+        let request = by(Method::POST, "/search?page=1&dry_run=1", &[]);
+        let (got, status) = ask(&app, request).await;
+        assert!(got == "/search?dry_run=1 " && status.contains(expected), "{got} {status}");
+    }
+}
+
+/// Without its header, this request would be another one, which only reads.
+#[tokio::test]
+async fn a_request_that_may_write_as_the_client_sent_it_counts_as_a_write() {
+    let is_no_delete = |parts: &Parts, _: &[u8]| !parts.headers.contains_key("soapaction");
+    let app = mirror(ttl().strict().post_reads(LIMIT, is_no_delete));
+    for _ in 0..2 {
+        let (got, status) = ask(&app, posted("a", &[("soapaction", "delete")])).await;
+        assert!(got == "/search delete" && status.contains("fwd=method"), "{got} {status}");
+    }
+    assert!(ask(&app, posted("a", &[])).await.1.contains("stored"));
+}
