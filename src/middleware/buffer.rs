@@ -9,6 +9,7 @@ use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, SET_COOKIE};
 use http_body::{Body as HttpBody, Frame};
 
+use super::rules::storable::{GRPC_STATUS, grpc_failure, is_grpc_failure};
 use super::stored::StoredHead;
 use crate::cache::{ComputedEntry, FillGuard, FillOutcome, Freshness, Record, Uncacheable};
 use crate::clock::{self, Instant};
@@ -92,6 +93,9 @@ impl BodyBuffer {
                 let why = "its trailers set a cookie, so it is personal";
                 return Err(Uncacheable::new("set-cookie", why));
             }
+            if is_grpc_failure(trailers) {
+                return Err(grpc_failure());
+            }
             self.head.trailers.get_or_insert_default().extend(trailers.clone());
         }
         let Some(data) = frame.data_ref() else { return Ok(()) };
@@ -132,7 +136,11 @@ impl BodyBuffer {
 
     /// Ends the fill, since the body can't be stored.
     pub(crate) fn refuse(self, uncacheable: Uncacheable) -> Uncacheable {
-        self.lead.reject(uncacheable)
+        match uncacheable.token {
+            // This does not show that the next response can't be shared.
+            GRPC_STATUS => self.lead.fail_for(uncacheable, None),
+            _ => self.lead.reject(uncacheable),
+        }
     }
 }
 

@@ -23,7 +23,9 @@ use super::rules::groups;
 use super::rules::precondition::is_new_known;
 use super::rules::request::{Client, RequestDirectives};
 use super::rules::search_variance::SearchVariance;
-use super::rules::storable::{Cacheability, PERSONAL, Times, cacheability};
+use super::rules::storable::{
+    Cacheability, GRPC_STATUS, PERSONAL, Times, cacheability, is_grpc_failure,
+};
 use super::rules::targeted::ResponseControl;
 use super::rules::validation::{HeadComparison, compare_head, names_another, updated};
 use super::rules::vary;
@@ -121,6 +123,7 @@ impl<'p> ResponseFill<'p> {
     fn is_superseded_by<B>(&self, response: &Response<B>) -> bool {
         self.has_stored()
             && is_full(response.status())
+            && !is_grpc_failure(response.headers())
             && self.plan.asked.is_of_anybody()
             && self.cacheability(response.status(), response.headers()).is_err()
     }
@@ -152,8 +155,9 @@ impl<'p> ResponseFill<'p> {
             Ok(leave) => leave,
             Err(uncacheable) => {
                 // What one client provokes does not show that responses for a key that has one can't be shared.
+                let is_of_one = !is_full(parts.status) && self.has_stored();
                 let is_failure =
-                    parts.status.is_server_error() || !is_full(parts.status) && self.has_stored();
+                    parts.status.is_server_error() || is_of_one || uncacheable.token == GRPC_STATUS;
                 if self.is_failure_for_all(&parts) {
                     return self.fail_with(&told, (parts, body), uncacheable, cx);
                 }

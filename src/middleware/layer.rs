@@ -138,10 +138,11 @@ impl CacheLayer {
         self
     }
 
-    /// Declares that a route only reads, whatever the method, such as GraphQL queries or gRPC calls by POST. All other
-    /// POST, PUT, PATCH and DELETE requests are assumed to write, perhaps through a pool that Tidegate does not know
-    /// of, so their reads through `Database::reader` go to the primary. This caches nothing: see
-    /// [`Policy::post_reads`], which also says it of each request that only reads.
+    /// Declares that a route only reads, whatever the method, such as a gRPC method, a search, or a GraphQL service
+    /// without mutations. All other POST, PUT, PATCH and DELETE requests are assumed to write, perhaps through a pool
+    /// that Tidegate does not know of, so their reads through `Database::reader` go to the primary. This caches
+    /// nothing. To cache searches and GraphQL queries too, see [`Policy::post_reads`], which declares the same of
+    /// single requests; it is not for gRPC.
     #[must_use]
     pub fn only_reads(mut self, pattern: &str) -> Self {
         let shared = Arc::make_mut(&mut self.shared);

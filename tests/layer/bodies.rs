@@ -8,8 +8,9 @@ use std::time::Duration;
 use crate::common::{ask, eventually, send};
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, Request};
+use axum::http::{HeaderMap, HeaderValue, Request, Response};
 use bytes::Bytes;
+use futures_util::future::join;
 use futures_util::stream;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -269,4 +270,72 @@ async fn a_response_that_sets_a_cookie_in_its_trailers_is_not_stored() {
     let (body, status) = ask(&app, "/").await;
     assert!(body == "body" && status.contains("set-cookie"), "{status}");
     assert_eq!(cache.counters().event(Event::Stored), 0);
+}
+
+/// A gRPC response whose head or trailers have this status.
+fn grpc(in_head: Option<&'static str>, in_trailers: Option<&'static str>) -> Response<Body> {
+    let fields = |status| {
+        HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static(status))])
+    };
+    let data = Frame::data(Bytes::from_static(b"message"));
+    let frames =
+        [data].into_iter().chain(in_trailers.map(|status| Frame::trailers(fields(status))));
+    let frames = frames.map(Ok::<_, Infallible>).collect::<Vec<_>>();
+    let mut response = Response::new(Body::new(StreamBody::new(stream::iter(frames))));
+    response.headers_mut().extend(in_head.map(fields).unwrap_or_default());
+    response.headers_mut().insert("cache-control", HeaderValue::from_static("max-age=60"));
+    response
+}
+
+#[tokio::test]
+async fn a_response_whose_grpc_status_is_an_error_is_not_stored() {
+    for policy in [Policy::ttl(TTL), Policy::standard()] {
+        for (in_head, in_trailers, is_stored) in [
+            (Some("0"), None, true),
+            (None, Some("0"), true),
+            (Some("14"), None, false),
+            (None, Some("5"), false),
+            (Some("0"), Some("1"), false),
+            (None, Some("OK"), false),
+        ] {
+            let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), policy.clone());
+            let handler = move || std::future::ready(grpc(in_head, in_trailers));
+            let app = Router::new().fallback(handler).layer(layer);
+            for _ in 0..2 {
+                ask(&app, "/").await;
+            }
+            let (body, status) = ask(&app, "/").await;
+            let expected = if is_stored { "; hit;" } else { "grpc-status" };
+            assert!(
+                body == "message" && status.contains(expected),
+                "{in_head:?} {in_trailers:?}: {status}"
+            );
+        }
+    }
+}
+
+/// A client can provoke such an error, by a deadline for example.
+#[tokio::test(start_paused = true)]
+async fn a_grpc_error_removes_no_stored_response_and_stops_no_sharing() {
+    for (in_head, in_trailers) in [(Some("4"), None), (None, Some("4"))] {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let counted = runs.clone();
+        let handler = move || {
+            let fails = counted.fetch_add(1, Ordering::SeqCst) == 1;
+            async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                if fails { grpc(in_head, in_trailers) } else { grpc(None, Some("0")) }
+            }
+        };
+        let policy = Policy::ttl(TTL).jitter(0.0).stale_if_error(TTL * 10);
+        let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), policy);
+        let app = Router::new().fallback(handler).layer(layer);
+        ask(&app, "/").await;
+        tokio::time::advance(TTL + Duration::from_secs(1)).await;
+        assert!(ask(&app, "/").await.1.contains("grpc-status"));
+        let (one, other) = join(ask(&app, "/"), ask(&app, "/")).await;
+        let status = format!("{} {}", one.1, other.1);
+        assert!(status.contains("expired") && status.contains("collapsed"), "{status}");
+        assert_eq!(runs.load(Ordering::SeqCst), 3, "{in_head:?}");
+    }
 }

@@ -20,6 +20,9 @@ const TO_REVALIDATE: Duration = Duration::from_secs(24 * 60 * 60);
 /// The reason for a response to an identified client that does not say that it may be shared.
 pub(crate) const PERSONAL: &str = "personal";
 
+/// The reason for a response to a gRPC call that failed.
+pub(crate) const GRPC_STATUS: &str = "grpc-status";
+
 /// How a response may be stored.
 #[derive(Debug)]
 pub(crate) struct Cacheability {
@@ -60,6 +63,9 @@ pub(crate) fn cacheability(
         let why = "its parts come as they arise, perhaps without an end";
         return Err(Uncacheable::new("endless", why));
     }
+    if is_grpc_failure(headers) {
+        return Err(grpc_failure());
+    }
     let control = ResponseControl::from_headers(headers);
     let varies_by = vary::names(headers, policy)?;
     if asked.has_other_cookies && vary::by_cookies(headers) {
@@ -75,7 +81,18 @@ pub(crate) fn cacheability(
     Ok(Cacheability { terms, age, withheld, varies_by })
 }
 
-/// Whether the body is of a type that streams until one side disconnects.
+/// Whether a head or trailers say that a gRPC call failed. Its HTTP status is 200 all the same.
+pub(crate) fn is_grpc_failure(fields: &HeaderMap) -> bool {
+    fields.get_all("grpc-status").iter().any(|status| status != "0")
+}
+
+/// Why a response with such a head or trailers is not stored.
+pub(crate) fn grpc_failure() -> Uncacheable {
+    Uncacheable::new(GRPC_STATUS, "its grpc-status is not 0, so the call failed")
+}
+
+/// Whether the body is of a type whose parts come as they arise, perhaps until one side disconnects. GraphQL sends
+/// deferred parts and subscriptions as `multipart/mixed`.
 fn is_endless(headers: &HeaderMap) -> bool {
     const ENDLESS: [&str; 3] =
         ["text/event-stream", "multipart/x-mixed-replace", "multipart/mixed"];
