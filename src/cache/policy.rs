@@ -269,9 +269,10 @@ impl Policy {
         self
     }
 
-    /// Declares that the response is the same for every client, whatever `Cookie`, `Authorization` or other header that
-    /// identifies the client a request has. The layer can't check this. Without it, a request with such a header bypasses
-    /// the cache unless the policy names the header in [`vary`](Self::vary) or the cookies in
+    /// Declares that the response is the same for every client with the same key, whatever `Cookie`, `Authorization` or
+    /// other header that identifies the client a request has. The layer can't check this; [`strict`](Self::strict)
+    /// enforces it, and only with it may [`vary`](Self::vary) name such a header too. Without `public`, a request with
+    /// such a header bypasses the cache unless the policy names the header in `vary` or the cookies in
     /// [`vary_cookies`](Self::vary_cookies).
     #[must_use]
     pub fn public(mut self) -> Self {

@@ -253,7 +253,8 @@ impl CacheLayer {
     /// - a name of a header (in `vary`, `forward` or [`identity_headers`](Self::identity_headers)), cookie
     ///   (`vary_cookies`, `ignore_cookies`), query parameter or field of tags (`tag_fields`) that is not one;
     /// - settings that contradict each other: [`public`](Policy::public) with `vary` by `Authorization`, `Cookie`,
-    ///   `Proxy-Authorization` or one of [`identity_headers`](Self::identity_headers); `forward` without `strict`;
+    ///   `Proxy-Authorization` or one of [`identity_headers`](Self::identity_headers), except under
+    ///   [`strict`](Policy::strict); `forward` without `strict`;
     ///   `any_query_order` under `standard`; a cookie that is both keyed and ignored.
     pub fn validate(self) -> Result<Self, PolicyError> {
         match self.shared.faults.is_empty() {
@@ -380,16 +381,18 @@ fn missing_parameter(pattern: &str, policy: &Policy) -> Option<String> {
     })
 }
 
-/// The headers by which no response varies that is the same for every client.
+/// The headers by which a response can't vary that does not depend on the client.
 const CREDENTIALS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
 
-/// Why a policy contradicts itself, given the headers that the service has declared, if it does.
+/// Why a policy contradicts itself, given the headers that the service has declared, if it does. A strict one does not:
+/// its handler gets only the headers that the key holds.
 fn contradiction(policy: &Policy, identity: &IdentitySource) -> Option<String> {
     let is_identity =
         |name: &&String| CREDENTIALS.contains(&name.as_str()) || identity.headers.is_added(name);
-    let name = policy.vary.iter().filter(|_| policy.public).find(is_identity)?;
+    let is_promise = policy.public && !policy.identity.is_strict;
+    let name = policy.vary.iter().filter(|_| is_promise).find(is_identity)?;
     Some(format!(
-        "public says that the response is the same for every client, and vary names `{name}`, which identifies the \
-         client: leave one out"
+        "public says that the response does not depend on the client, and vary names `{name}`, which identifies the \
+         client: leave one out, or add Policy::strict, so that the handler gets nothing else of the client"
     ))
 }

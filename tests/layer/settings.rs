@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{HeaderMap, Request};
 use axum::routing::get;
 use tidegate::{Cache, CacheLayer, Memory, Policy};
 use tower::{Layer, ServiceExt};
 
-use crate::common::ask;
 use crate::common::warnings::{all_warnings, keep_warnings, warnings};
+use crate::common::{ask, read, send};
 
 fn layer() -> CacheLayer {
     CacheLayer::new(Cache::new(Memory::new(1 << 20)))
@@ -55,6 +55,7 @@ fn validate_refuses_a_public_policy_that_varies_by_the_client() {
         let told = fault(layer().route("/a", by(header)));
         assert!(told.contains("the policy of /a is not used: public says"), "{told}");
         assert!(told.contains(&header.to_lowercase()) && told.contains("leave one out"), "{told}");
+        assert!(told.contains("Policy::strict"), "{told}");
         assert!(fault(layer().default_policy(by(header))).contains("the default policy"));
     }
     // Headers that the service declares itself, before or after.
@@ -70,6 +71,8 @@ fn validate_refuses_a_public_policy_that_varies_by_the_client() {
     }
     for legal in [
         ttl().strict().public().vary(["accept-language"]),
+        // The handler sees of the client only what the key holds.
+        ttl().strict().public().vary(["authorization", "cookie", "x-badge"]),
         ttl().public().vary_cookies(["theme"]),
         ttl().public().vary_by(|_| None),
         ttl().vary(["authorization"]),
@@ -182,4 +185,23 @@ async fn nothing_is_warned_about_if_each_pattern_has_been_matched() {
         ask(&app, "/b").await;
     }
     assert_eq!(warnings(&[NONE_MATCHED]), 0, "{}", all_warnings());
+}
+
+#[tokio::test]
+async fn under_a_strict_policy_each_value_of_a_credential_has_a_response() {
+    let policy = ttl().strict().public().vary(["authorization"]);
+    let handler = |headers: HeaderMap| async move {
+        let of =
+            |name: &str| headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
+        format!("{} {}", of("authorization"), of("cookie"))
+    };
+    let app = Router::new().route("/a", get(handler)).layer(layer().route("/a", policy));
+    for expected in ["stored", "; hit;"] {
+        for token in ["alice", "bob"] {
+            let request = Request::get("/a").header("authorization", token);
+            let request = request.header("cookie", format!("sid={token}"));
+            let (got, status) = read(send(&app, request.body(Body::empty()).unwrap()).await).await;
+            assert!(got == format!("{token} ") && status.contains(expected), "{got} {status}");
+        }
+    }
 }
