@@ -237,8 +237,10 @@ impl CacheLayer {
 
     /// Checks the policies and patterns. Without this, one that makes no sense is logged and not used.
     ///
-    /// A pattern that no request matches can't be found at start, since axum does not list its routes. If none of the
-    /// first 10,000 requests that are not served from memory has matched it, a warning names it.
+    /// A pattern that no request matches can't be found at start, since axum does not list its routes. If ten minutes
+    /// after the first request, none of at least 10,000 requests that were not served from memory has matched it, the
+    /// log names it: at level warn if routes with similar patterns had requests, or if no request had a `MatchedPath`,
+    /// and else at info.
     ///
     /// # Errors
     ///
@@ -343,10 +345,9 @@ impl LayerSettings {
             None => pattern.into_iter().for_each(|pattern| self.unmatched.note_other(pattern)),
         }
         if self.unmatched.has_enough() {
-            self.unmatched.stop();
             let has_matches = self.routes.values().any(is_matched);
             let unmatched = self.routes.iter().filter(|(_, route)| !is_matched(route));
-            unmatched.for_each(|(pattern, _)| self.unmatched.warn(pattern, has_matches));
+            unmatched.for_each(|(pattern, _)| self.unmatched.report(pattern, has_matches));
         }
     }
 

@@ -1,15 +1,23 @@
-//! Warns about policies whose patterns no request matches.
+//! Reports policies whose patterns no request matches.
 //!
 //! axum does not list its routes, so a pattern that is misspelt, or lacks the prefix of a nested router, shows only by
-//! the requests that do not match it. This counts requests that are not served from memory, since a hit has had a miss
-//! before it. After the count, or once each pattern has been matched, a request costs one load of a flag.
+//! the requests that do not match it. This counts requests that are not served from memory, so that a hit costs
+//! nothing. A hit in memory has mostly had a miss in the same layer before it. But two layers may share a cache and its
+//! keys: then one may serve a route only with what the other has stored, and report its pattern wrongly. After the
+//! report, or once each pattern has been matched, a request costs one load of a flag.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use crate::clock::{self, Instant};
 
 /// The number of requests after which a pattern without a match is reported.
-pub(crate) const ENOUGH: usize = 10_000;
+const ENOUGH: usize = 10_000;
+
+/// The time since the first request after which it is reported: a load test right after the start proves little.
+const LONG_ENOUGH: Duration = Duration::from_secs(10 * 60);
 
 /// The most patterns of routes without a policy that are remembered.
 const MOST: usize = 512;
@@ -22,7 +30,9 @@ const MOST_NAMED: usize = 5;
 pub(crate) struct PatternWatch {
     is_on: AtomicBool,
     requests: AtomicUsize,
-    others: Mutex<BTreeSet<Box<str>>>,
+    /// When the first request came.
+    since: OnceLock<Instant>,
+    others: RwLock<BTreeSet<Box<str>>>,
 }
 
 impl PatternWatch {
@@ -41,33 +51,46 @@ impl PatternWatch {
 
     /// Remembers the pattern of a route that has no policy of its own.
     pub(crate) fn note_other(&self, pattern: &str) {
-        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        if others.len() < MOST && !others.contains(pattern) {
-            others.insert(pattern.into());
+        let is_known =
+            |others: &BTreeSet<Box<str>>| others.len() >= MOST || others.contains(pattern);
+        if !is_known(&self.others.read().unwrap_or_else(PoisonError::into_inner)) {
+            let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+            if !is_known(&others) {
+                others.insert(pattern.into());
+            }
         }
     }
 
-    /// Counts a request; `true` for the one with which there are enough.
+    /// Counts a request; `true`, once, if there have been enough for long enough. Then nothing more is counted.
     pub(crate) fn has_enough(&self) -> bool {
-        self.requests.fetch_add(1, Ordering::Relaxed) + 1 == ENOUGH
+        let since = self.since.get_or_init(clock::now);
+        self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= ENOUGH
+            && since.elapsed() >= LONG_ENOUGH
+            && self.is_on.swap(false, Ordering::Relaxed)
     }
 
-    /// Warns about a pattern without a match. `has_matches` says whether requests have matched others that have a
-    /// policy.
-    pub(crate) fn warn(&self, pattern: &str, has_matches: bool) {
-        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Reports a pattern without a match. `has_matches` says whether requests have matched others that have a policy.
+    /// It is a warning if there is a sign of a mistake. Otherwise the route may be one that is seldom requested.
+    pub(crate) fn report(&self, pattern: &str, has_matches: bool) {
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
         let similar = similar(pattern, others.iter().map(|other| &**other)).join(", ");
-        let hint = match (similar.is_empty(), others.is_empty() && !has_matches) {
+        let has_none = others.is_empty() && !has_matches;
+        let hint = match (similar.is_empty(), has_none) {
             (false, _) => "the routes `similar` had requests, and have no policy of their own",
             (true, true) => "no request had a MatchedPath: add the layer with axum's Router::layer",
             (true, false) => "no route with a similar pattern had requests and no policy",
         };
-        tracing::warn!(
-            pattern,
-            similar,
-            "a CacheLayer has a policy for this pattern, and none of {ENOUGH} requests has matched it; a pattern is \
-             compared with axum's MatchedPath, which has the prefixes of nested routers; {hint}"
+        let told = format!(
+            "a CacheLayer has a policy for this pattern, and none of at least {ENOUGH} requests that were not served \
+             from memory has matched it; a pattern is compared with axum's MatchedPath, which has the prefixes of nested \
+             routers, and which services of nest_service and fallbacks lack (use CacheLayer::default_policy, or \
+             CacheLayer::with_policy around them); {hint}"
         );
+        if has_none || !similar.is_empty() {
+            tracing::warn!(pattern, similar, "{told}");
+        } else {
+            tracing::info!(pattern, similar, "{told}");
+        }
     }
 }
 
