@@ -255,6 +255,8 @@ impl<S> CacheService<S> {
                 (met.is_read, request) = only_reads(judge, asked.as_ref().ok(), request, &content);
             }
             let may_write = *request.method() == Method::POST && !met.is_read;
+            // From now on only the request's own body holds the bytes, until the handler has read it.
+            drop(content);
             let answered = match asked {
                 _ if may_write => service.bypass(BypassReason::Method, met, request),
                 Ok(asked) => service.respond(policy, asked, met, request),

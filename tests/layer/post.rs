@@ -13,6 +13,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Request, StatusCode, Uri};
 use axum::routing::post;
 use futures_util::future::{join, join_all};
+use http_body_util::BodyExt;
 use hyper::body::Frame;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -548,4 +549,23 @@ async fn a_request_that_may_write_as_the_client_sent_it_counts_as_a_write() {
         assert!(got == "/search delete" && status.contains("fwd=method"), "{got} {status}");
     }
     assert!(ask(&app, posted("a", &[])).await.1.contains("stored"));
+}
+
+#[tokio::test]
+async fn nothing_but_the_handlers_body_holds_the_content_while_the_handler_runs() {
+    let handler = async |mut body: Body| {
+        let content = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(content, "a=1");
+        let is_alone = content.is_unique() && body.frame().await.is_none();
+        format!("{is_alone}")
+    };
+    let policy = reads(Policy::ttl(Duration::from_mins(1))).query_content(LIMIT);
+    let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
+    for method in [Method::POST, query_method()] {
+        for content in [Body::from("a=1"), streamed(&["a", "=1"], None)] {
+            let request = by(method.clone(), "/search", &[]).map(|_| content);
+            let got = ask(&app, request).await;
+            assert!(got.0 == "true", "{method}: {got:?}");
+        }
+    }
 }
