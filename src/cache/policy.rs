@@ -168,8 +168,9 @@ impl Policy {
         self
     }
 
-    /// The largest body that is stored, in bytes; 1 MiB by default. A larger one is passed on whole
-    /// and not stored. Raise `RedisOptions::body_limit` too where nodes are to share larger ones.
+    /// The largest body that is stored, in bytes; 1 MiB by default. A larger one is passed on whole and not stored;
+    /// with 0, only responses without a body are. Raise `RedisOptions::body_limit` too where nodes are to share larger
+    /// ones.
     #[must_use]
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;

@@ -249,9 +249,8 @@ impl CacheLayer {
     /// - a pattern that axum 0.8 does not accept, such as `/users/:id` or `users/{id}`, here or in
     ///   [`only_reads`](Self::only_reads); a route with two policies;
     /// - a tag with a brace without its match, or with a parameter that the route does not have or has twice;
-    /// - a setting that would store or serve nothing: a TTL, `negative_ttl` or `max_staleness` of zero, a `body_limit`,
-    ///   `query_content`, `post_reads` or [`capture_limit`](Self::capture_limit) of 0 bytes; a share that is not within
-    ///   0 and 1;
+    /// - a setting that would store or serve nothing: a TTL or `max_staleness` of zero, a
+    ///   [`capture_limit`](Self::capture_limit) of 0 bytes; a share that is not within 0 and 1;
     /// - a name of a header (in `vary`, `forward` or [`identity_headers`](Self::identity_headers)), cookie
     ///   (`vary_cookies`, `ignore_cookies`), query parameter or field of tags (`tag_fields`) that is not one;
     /// - settings that contradict each other: [`public`](Policy::public) with `vary` by `Authorization`, `Cookie`,

@@ -569,3 +569,19 @@ async fn nothing_but_the_handlers_body_holds_the_content_while_the_handler_runs(
         }
     }
 }
+
+#[tokio::test]
+async fn a_limit_of_zero_bytes_takes_requests_without_content() {
+    let policy = Policy::ttl(Duration::from_mins(1)).query_content(0);
+    let policy = policy.post_reads(0, |_, _| true);
+    let layer = CacheLayer::new(cache()).default_policy(policy).validate().unwrap();
+    let app = Given::default().behind(layer);
+    for method in [Method::POST, query_method()] {
+        for expected in ["stored", "; hit;"] {
+            let (_, status) = ask(&app, by(method.clone(), "/search", &[])).await;
+            assert!(status.contains(expected), "{method}: {status}");
+        }
+        let one = by(method.clone(), "/search", &[]).map(|_| Body::from("a"));
+        assert!(ask(&app, one).await.1.contains("request-body"), "{method}");
+    }
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, Request};
+use axum::http::{HeaderMap, Request, StatusCode};
 use axum::routing::get;
 use tidegate::{Cache, CacheLayer, Memory, Policy};
 use tower::{Layer, ServiceExt};
@@ -99,7 +99,6 @@ fn validate_refuses_other_settings_of_the_layer_that_make_no_sense() {
         ("identity_headers has ``", layer().identity_headers([""])),
         ("capture_limit", layer().capture_limit(0)),
         ("two policies", layer().route("/a", ttl()).route("/a", ttl())),
-        ("body_limit", layer().route("/a", ttl().body_limit(0))),
         ("vary has `x y`", layer().default_policy(ttl().vary(["x y"]))),
     ] {
         let told = fault(layer);
@@ -241,4 +240,22 @@ async fn under_a_strict_policy_each_value_of_a_credential_has_a_response() {
             assert!(got == format!("{token} ") && status.contains(expected), "{got} {status}");
         }
     }
+}
+
+#[tokio::test]
+async fn zeros_that_have_a_meaning_are_legal() {
+    let policy = ttl().body_limit(0).negative_ttl(Duration::ZERO);
+    let app = Router::new()
+        .route("/empty", get(|| async { "" }))
+        .route("/full", get(|| async { "full" }))
+        .route("/none", get(|| async { StatusCode::NOT_FOUND }))
+        .layer(layer().default_policy(policy).validate().unwrap());
+    assert!(ask(&app, "/empty").await.1.contains("stored"));
+    assert!(ask(&app, "/empty").await.1.contains("; hit;"));
+    assert!(ask(&app, "/full").await.1.contains("too-large"));
+    for _ in 0..2 {
+        assert!(ask(&app, "/none").await.1.contains("negative"));
+    }
+    let told = fault(layer().default_policy(ttl().max_staleness(Duration::ZERO)));
+    assert!(told.contains("with a Listener") && told.contains("without one"), "{told}");
 }

@@ -1,7 +1,5 @@
 //! What makes a policy invalid.
 
-use std::time::Duration;
-
 use super::{Policy, QueryPart, TAG_FIELDS};
 use crate::cache::names::{cookie_fault, header_fault};
 use crate::cache::template::TagTemplate;
@@ -11,7 +9,6 @@ impl Policy {
     pub(crate) fn fault(&self) -> Option<String> {
         self.time_fault()
             .or_else(|| self.share_fault())
-            .or_else(|| self.size_fault())
             .or_else(|| self.key_fault())
             .or_else(|| self.identity.fault(&self.vary_cookies))
             .or_else(|| self.tag_fault())
@@ -20,10 +17,9 @@ impl Policy {
     fn time_fault(&self) -> Option<String> {
         let fault = if self.ttl.is_zero() {
             "its TTL is zero: leave the route out, or give it a TTL"
-        } else if self.negative_ttl == Some(Duration::ZERO) {
-            "its negative_ttl is zero, which stores nothing: leave negative_ttl out"
         } else if self.max_staleness.is_zero() {
-            "its max_staleness is zero, so nothing could be served: give it a time, such as the default of 5 s"
+            "its max_staleness is zero: with a Listener nothing could be served, and without one it has no effect; \
+             give it a time, such as the default of 5 s"
         } else {
             return None;
         };
@@ -40,19 +36,6 @@ impl Policy {
         let is_share = (0.0..=1.0).contains(&self.audit);
         (!is_share)
             .then(|| format!("its audited share is {}, which is not within 0 and 1", self.audit))
-    }
-
-    fn size_fault(&self) -> Option<String> {
-        if self.body_limit == 0 {
-            return Some(
-                "its body_limit is 0 bytes, so no body is stored: leave the route out, or raise it"
-                    .into(),
-            );
-        }
-        let post_content = self.post_reads.as_ref().map(|post| post.bytes);
-        let named = [("query_content", self.query_content), ("post_reads", post_content)];
-        let (name, _) = named.into_iter().find(|(_, limit)| *limit == Some(0))?;
-        Some(format!("its {name} takes 0 bytes of content: leave {name} out, or raise the limit"))
     }
 
     fn key_fault(&self) -> Option<String> {
@@ -93,6 +76,8 @@ impl Policy {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -101,15 +86,11 @@ mod tests {
         assert!(policy().fault().is_none());
         for (fault, policy) in [
             ("TTL", Policy::ttl(Duration::ZERO)),
-            ("negative_ttl", policy().negative_ttl(Duration::ZERO)),
             ("max_staleness", policy().max_staleness(Duration::ZERO)),
             ("jitter", policy().jitter(1.5)),
             ("jitter", policy().jitter(f64::NAN)),
             ("β", policy().early_refresh(-1.0)),
             ("audited", policy().audit(2.0)),
-            ("body_limit", policy().body_limit(0)),
-            ("query_content", policy().query_content(0)),
-            ("post_reads", policy().post_reads(0, |_, _| true)),
             ("brace", policy().tag("users:id={id")),
             ("brace", policy().tag("users:id=id}")),
             ("empty", policy().tag(" ")),
@@ -149,6 +130,8 @@ mod tests {
             policy().vary_cookies(["sid"]).ignore_cookies(["_ga*", "*"]),
             policy().strict().public().vary(["accept-language"]).forward(["X-Request-Id"]),
             Policy::standard().error_ttl(Duration::ZERO),
+            policy().negative_ttl(Duration::ZERO).body_limit(0),
+            policy().query_content(0).post_reads(0, |_, _| true),
         ] {
             assert_eq!(legal.fault(), None);
         }

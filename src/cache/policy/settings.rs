@@ -14,11 +14,11 @@ macro_rules! freshness_settings {
                 self
             }
 
-            /// Stores responses that say "there is none" (204, 404 and 410, or `None`) for `ttl`. Without it they
-            /// are not stored.
+            /// Stores responses that say "there is none" (204, 404 and 410, or `None`) for `ttl`. Without it, and with
+            /// zero, they are not stored.
             #[must_use]
             pub fn negative_ttl(mut self, ttl: Duration) -> Self {
-                self.settings().negative_ttl = Some(ttl);
+                self.settings().negative_ttl = Some(ttl).filter(|ttl| !ttl.is_zero());
                 self
             }
 
