@@ -54,8 +54,8 @@ pub use log::LogError;
 pub(crate) use lookup::{Bypass, FlightMode, Hit, LookupOptions, LookupResult};
 #[cfg(feature = "postgres")]
 pub(crate) use past::PastEpochs;
-pub(crate) use policy::QueryPart;
 pub use policy::{Policy, PolicyError, ValuePolicy, ValuePolicyBuilder};
+pub(crate) use policy::{PostReads, QueryPart};
 pub(crate) use record::SimulatedProof;
 pub(crate) use record::{DatabaseId, Needs, Requirement, Stray, WriteInProgress};
 #[cfg(feature = "postgres")]

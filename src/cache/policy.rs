@@ -14,7 +14,7 @@ mod post_reads;
 mod settings;
 mod value;
 
-use post_reads::PostReads;
+pub(crate) use post_reads::PostReads;
 use settings::freshness_settings;
 pub use value::{ValuePolicy, ValuePolicyBuilder};
 

@@ -20,7 +20,7 @@ use super::unmatched::PatternWatch;
 use super::variances::VarianceTable;
 use super::{pattern, route};
 use crate::cache::names::header_pattern_fault;
-use crate::cache::{Cache, Policy, PolicyError, UncacheableStreak};
+use crate::cache::{Cache, Policy, PolicyError, PostReads, UncacheableStreak};
 use crate::entry::Key;
 use crate::traffic::{Traffic, TrafficRecorder};
 
@@ -89,6 +89,7 @@ impl RouteSettings {
         policy.fills = policy.fills.apart();
         policy.streak = UncacheableStreak::default();
         policy.identified_streak = UncacheableStreak::default();
+        policy.post_reads = policy.post_reads.map(PostReads::apart);
         Self { policy: Arc::new(policy), traffic: Arc::default(), is_matched: Arc::default() }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use axum::extract::MatchedPath;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
@@ -19,7 +20,7 @@ use super::future::ResponseFuture;
 use super::handler::Handler;
 use super::identity::{self, IdentitySource};
 use super::keying::{self, KeySource};
-use super::layer::{LayerSettings, RouteSettings};
+use super::layer::{LayerSettings, OTHERS, RouteSettings};
 use super::rendered::respond;
 use super::route;
 use super::rules::request::{
@@ -115,10 +116,11 @@ fn only_reads<A>(
 ) -> (bool, Request<A>) {
     let Some(post) = &policy.post_reads else { return (false, request) };
     let (parts, body) = request.into_parts();
-    let is_read = post.only_reads(&parts, content)
+    let route = parts.extensions.get::<MatchedPath>().map_or(OTHERS, MatchedPath::as_str);
+    let is_read = post.only_reads(route, &parts, content)
         && asked
             .and_then(|asked| head_for_handler(&parts, (policy, asked), identity))
-            .is_none_or(|head| post.only_reads(&head, content));
+            .is_none_or(|head| post.only_reads(route, &head, content));
     (is_read, Request::from_parts(parts, body))
 }
 

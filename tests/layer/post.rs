@@ -21,6 +21,7 @@ use tidegate::{Cache, CacheLayer, Memory, Policy, Record};
 use tokio::time::{Instant, sleep};
 
 use crate::common::origin::by;
+use crate::common::warnings::{all_warnings, keep_warnings, warnings};
 use crate::common::{eventually, read, send};
 use crate::query::{Given, MakeBody, streamed};
 
@@ -549,6 +550,38 @@ async fn a_request_that_may_write_as_the_client_sent_it_counts_as_a_write() {
         assert!(got == "/search delete" && status.contains("fwd=method"), "{got} {status}");
     }
     assert!(ask(&app, posted("a", &[])).await.1.contains("stored"));
+}
+
+#[tokio::test]
+async fn a_function_that_panics_loses_no_request() {
+    keep_warnings();
+    let panics = |_: &Parts, content: &[u8]| {
+        assert!(content != b"bad", "the function fails");
+        true
+    };
+    let policy = || Policy::ttl(Duration::from_mins(1)).untracked().post_reads(LIMIT, panics);
+    let layer = CacheLayer::new(cache()).route("/search", policy()).route("/other", policy());
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = runs.clone();
+    let handler = async move |body: String| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        body
+    };
+    let app = Router::new()
+        .route("/search", post(handler.clone()))
+        .route("/other", post(handler))
+        .layer(layer.validate().unwrap());
+    for _ in 0..3 {
+        let (got, status) = ask(&app, posted("bad", &[])).await;
+        assert!(got == "bad" && status.contains("detail=\"method\""), "{got} {status}");
+    }
+    assert_eq!(runs.load(Ordering::SeqCst), 3);
+    assert_eq!(warnings(&["route=/search", "post_reads", "panicked"]), 1, "{}", all_warnings());
+    ask(&app, by(Method::POST, "/other", &[]).map(|_| Body::from("bad"))).await;
+    assert_eq!(warnings(&["route=/other", "panicked"]), 1, "{}", all_warnings());
+    for expected in ["stored", "; hit;"] {
+        assert!(ask(&app, posted("good", &[])).await.1.contains(expected));
+    }
 }
 
 #[tokio::test]

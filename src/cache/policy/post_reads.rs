@@ -1,7 +1,9 @@
 //! POST requests that only read.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::request::Parts;
 
@@ -13,14 +15,29 @@ pub(crate) struct PostReads {
     /// The largest content that is read, in bytes.
     pub(crate) bytes: usize,
     only_reads: Arc<OnlyReads>,
+    has_panicked: Arc<AtomicBool>,
 }
 
 type OnlyReads = dyn Fn(&Parts, &[u8]) -> bool + Send + Sync;
 
 impl PostReads {
-    /// Whether a request with this head and content only reads.
-    pub(crate) fn only_reads(&self, parts: &Parts, content: &[u8]) -> bool {
-        (self.only_reads)(parts, content)
+    /// Whether a request with this head and content only reads. `false` if the function panics, which is logged once.
+    pub(crate) fn only_reads(&self, route: &str, parts: &Parts, content: &[u8]) -> bool {
+        let judge = AssertUnwindSafe(|| (self.only_reads)(parts, content));
+        catch_unwind(judge).unwrap_or_else(|_| {
+            if !self.has_panicked.swap(true, Ordering::Relaxed) {
+                tracing::error!(
+                    route,
+                    "the function of Policy::post_reads has panicked: such requests count as writes"
+                );
+            }
+            false
+        })
+    }
+
+    /// The same for another route, which has its own entry in the log.
+    pub(crate) fn apart(self) -> Self {
+        Self { has_panicked: Arc::default(), ..self }
     }
 }
 
@@ -89,7 +106,11 @@ impl Policy {
     where
         F: Fn(&Parts, &[u8]) -> bool + Send + Sync + 'static,
     {
-        self.post_reads = Some(PostReads { bytes, only_reads: Arc::new(only_reads) });
+        self.post_reads = Some(PostReads {
+            bytes,
+            only_reads: Arc::new(only_reads),
+            has_panicked: Arc::default(),
+        });
         self
     }
 }
