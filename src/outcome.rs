@@ -67,7 +67,8 @@ pub enum BypassReason {
     Method,
     /// No policy for the route.
     NoPolicy,
-    /// A tag uses a parameter that the route does not have, or has more than once.
+    /// A tag uses a parameter that the route does not have, or has more than once; or a parameter of the path is not
+    /// UTF-8; or a strict policy can't pass on a parameter.
     NoParameter,
     /// The request identifies the client, and the policy does not say how responses depend on the client.
     Personal,

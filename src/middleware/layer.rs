@@ -248,7 +248,9 @@ impl CacheLayer {
     /// Names each of these, and how to mend it:
     ///
     /// - a pattern that axum 0.8 does not accept, such as `/users/:id` or `users/{id}`, here or in
-    ///   [`only_reads`](Self::only_reads); a route with two policies;
+    ///   [`only_reads`](Self::only_reads). Segments that literally begin with `:` or `*`, which
+    ///   `Router::without_v07_checks` permits, are refused too, so such a route can't have a policy of its own;
+    /// - a route with two policies;
     /// - a tag with a brace without its match, or with a parameter that the route does not have or has twice;
     /// - a setting that would store or serve nothing: a TTL or `max_staleness` of zero, a
     ///   [`capture_limit`](Self::capture_limit) of 0 bytes; a share that is not within 0 and 1;
