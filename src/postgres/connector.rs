@@ -2,13 +2,12 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{ConnectOptions, Error, PgConnection};
-use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -45,15 +44,15 @@ pub(crate) struct ConnectionHooks {
 pub(crate) struct Connector {
     options: PgConnectOptions,
     hooks: ConnectionHooks,
-    issued: Mutex<Issued>,
+    /// The last credentials.
+    issued: Mutex<Option<IssuedOptions>>,
+    /// Held while the application is asked for new ones: the last failure since it has issued any.
+    asking: tokio::sync::Mutex<Option<FailedIssue>>,
 }
 
-/// The last credentials.
-#[derive(Default)]
-struct Issued {
-    options: Option<IssuedOptions>,
-    /// When the application last failed to issue new ones.
-    failed: Option<Instant>,
+struct FailedIssue {
+    at: Instant,
+    why: String,
 }
 
 /// A server's options with credentials.
@@ -65,7 +64,7 @@ struct IssuedOptions {
 
 impl Connector {
     pub(crate) fn new(options: PgConnectOptions, hooks: ConnectionHooks) -> Self {
-        Self { options, hooks, issued: Mutex::default() }
+        Self { options, hooks, issued: Mutex::default(), asking: tokio::sync::Mutex::default() }
     }
 
     /// The options as configured, without credentials that the application issues.
@@ -123,32 +122,42 @@ impl Connector {
     /// share new ones.
     async fn issued_since(&self, since: Option<Instant>) -> Result<PgConnectOptions, Error> {
         let Some(credentials) = &self.hooks.credentials else { return Ok(self.options.clone()) };
-        let mut issued = self.issued.lock().await;
-        let is_good = |known: &&IssuedOptions| since.is_none_or(|since| known.at >= since);
-        if let Some(known) = issued.options.as_ref().filter(is_good) {
-            return Ok(known.options.clone());
+        if let Some(known) = self.known(since) {
+            return Ok(known);
+        }
+        let mut failed = self.asking.lock().await;
+        if let Some(known) = self.known(since) {
+            return Ok(known);
         }
         // While the application can't issue any, callers must not wait for that one after the other.
-        let is_resting = issued.failed.is_some_and(|failed| failed.elapsed() < AGAIN);
-        let result = match &issued.options {
-            Some(known) if is_resting => return Ok(known.options.clone()),
-            _ => timeout(PATIENCE, credentials(self.options.clone())),
-        };
+        let rests = failed.as_ref().filter(|failed| failed.at.elapsed() < AGAIN);
+        if let Some(failed) = rests {
+            return self.known(None).ok_or_else(|| Error::Configuration(failed.why.clone().into()));
+        }
         let at = clock::now();
-        let error = match result.await {
+        let error = match timeout(PATIENCE, credentials(self.options.clone())).await {
             Ok(Ok(options)) => {
-                issued.failed = None;
-                return Ok(issued.options.insert(IssuedOptions { options, at }).options.clone());
+                *failed = None;
+                *self.issued() = Some(IssuedOptions { options: options.clone(), at });
+                return Ok(options);
             }
             Ok(Err(error)) => error,
             Err(_late) => no_response(PATIENCE).into(),
         };
         tracing::warn!(host = self.options.get_host(), %error, "no new credentials for a server");
-        issued.failed = Some(clock::now());
-        match &issued.options {
-            Some(known) => Ok(known.options.clone()),
-            None => Err(Error::Configuration(error)),
-        }
+        *failed = Some(FailedIssue { at: clock::now(), why: error.to_string() });
+        self.known(None).ok_or(Error::Configuration(error))
+    }
+
+    /// The options with the last credentials, if these were issued after `since`.
+    fn known(&self, since: Option<Instant>) -> Option<PgConnectOptions> {
+        let issued = self.issued();
+        let known = issued.as_ref()?;
+        since.is_none_or(|since| known.at >= since).then(|| known.options.clone())
+    }
+
+    fn issued(&self) -> MutexGuard<'_, Option<IssuedOptions>> {
+        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives a pool current credentials, for the connections that it opens by itself.
@@ -157,10 +166,12 @@ impl Connector {
         self.has_credentials().then(|| {
             CredentialsRefresh(tokio::spawn(async move {
                 loop {
-                    if let Ok(options) = connector.issued_since(Some(clock::now())).await {
+                    let began = clock::now();
+                    if let Ok(options) = connector.issued_since(Some(began)).await {
                         pool.set_connect_options(options);
                     }
-                    sleep(VALID).await;
+                    let is_new = connector.known(Some(began)).is_some();
+                    sleep(if is_new { VALID } else { AGAIN }).await;
                 }
             }))
         })
