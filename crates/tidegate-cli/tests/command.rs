@@ -62,6 +62,9 @@ async fn install_auto_keys_all_tables_by_their_foreign_keys() {
         "{said}"
     );
     assert!(!said.contains("users: tracked"), "{said}");
+    // What was declared before stays.
+    server.psql("alter table shop.posts add slug text").await.unwrap();
+    assert_eq!(tidegate(&url, &["install", "shop.posts:slug"]).await.1, Some(0));
     let (sql, code) = tidegate(&url, &["migration", "--auto"]).await;
     assert!(sql.contains("'author_id'") && code == Some(0), "{sql}");
     let (said, code) = tidegate(&url, &["install", "--auto"]).await;
@@ -69,7 +72,7 @@ async fn install_auto_keys_all_tables_by_their_foreign_keys() {
     for line in [
         "users: tracked by id",
         "tags: tracked by name",
-        "shop.posts: tracked by id, author_id, tag",
+        "shop.posts: tracked by id, author_id, tag, slug",
         "visits: tracked by post",
         "not tracked: `a` ",
     ] {

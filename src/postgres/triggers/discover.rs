@@ -9,7 +9,8 @@ use super::{Triggers, begin};
 const TABLES: &str = include_str!("../sql/discover.sql");
 
 impl Triggers {
-    /// All tables of the application, each keyed by its foreign keys as well as by its primary key. So
+    /// All tables of the application, each keyed by its foreign keys as well as by its primary key, and by the columns that
+    /// an earlier install has declared. So
     /// `where author_id = $1` depends only on the rows of one author, without a declaration. Returns also the reasons why
     /// other tables can't be tracked.
     ///
@@ -47,7 +48,7 @@ impl Triggers {
     }
 
     /// Keys the changes of each table by its foreign keys too, as far as their types allow it
-    /// (see [`columns`](Self::columns)).
+    /// (see [`columns`](Self::columns)), and by the columns that they are keyed by already.
     ///
     /// # Errors
     ///
@@ -56,11 +57,10 @@ impl Triggers {
         let mut transaction = begin(conn).await?;
         for (name, columns) in &mut self.tables {
             let table = TableFamily::find(&mut transaction, name).await?;
-            for column in table.foreign_keys(&mut transaction).await? {
-                if !columns.contains(&column) {
-                    columns.push(column);
-                }
-            }
+            let mut found = table.foreign_keys(&mut transaction).await?;
+            found.extend(table.installed(&mut transaction).await?);
+            found.retain(|column| !columns.contains(column));
+            columns.append(&mut found);
         }
         transaction.commit().await?;
         Ok(self)

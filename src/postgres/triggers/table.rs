@@ -87,7 +87,24 @@ impl TableFamily {
         &self,
         conn: &mut PgConnection,
     ) -> Result<Vec<String>, SchemaError> {
-        let query = sqlx::query_scalar(include_str!("../sql/foreign_keys.sql")).bind(self.root);
+        self.taggable(include_str!("../sql/foreign_keys.sql"), conn).await
+    }
+
+    /// The columns that the present triggers key changes by, if they can still be declared.
+    pub(super) async fn installed(
+        &self,
+        conn: &mut PgConnection,
+    ) -> Result<Vec<String>, SchemaError> {
+        self.taggable(include_str!("../sql/installed.sql"), conn).await
+    }
+
+    /// Those columns of a query's result that changes can be keyed by.
+    async fn taggable(
+        &self,
+        sql: &'static str,
+        conn: &mut PgConnection,
+    ) -> Result<Vec<String>, SchemaError> {
+        let query = sqlx::query_scalar(sql).bind(self.root);
         let found: Vec<String> = query.fetch_all(&mut *conn).await?;
         let columns = self.columns(conn).await?.into_iter();
         let fits = columns.filter(|column| column.taggable && found.contains(&column.name));
