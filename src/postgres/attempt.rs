@@ -204,7 +204,12 @@ pub(super) async fn open_read_transaction(
     plan: &RoutePlan,
 ) -> Result<(Transaction<'static, Postgres>, ReadProof), sqlx::Error> {
     let basis = plan.record.as_ref().and_then(crate::cache::Record::primary_basis);
-    begin_on_primary(server, SNAPSHOT, plan, basis).await
+    let (transaction, proof) = begin_on_primary(server, SNAPSHOT, plan, basis).await?;
+    if plan.record.is_none() {
+        let why = "the read transaction was begun outside the scope of the response";
+        return Ok((transaction, ReadProof::Nothing(Uncacheable::new("unnoted-reads", why))));
+    }
+    Ok((transaction, proof))
 }
 
 async fn begin_on_primary(

@@ -6,6 +6,7 @@
 //! position proves.
 
 use std::fmt;
+use std::time::Duration;
 
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments, Error, Execute, Postgres};
@@ -20,8 +21,12 @@ use super::log::ServerIdentity;
 use super::lsn;
 use super::route_plan::RoutePlan;
 use super::sample::ServerPosition;
+use super::words::may_write;
 use crate::cache::{READ_FAILED, Record, Uncacheable};
-use crate::clock;
+use crate::clock::{self, Instant};
+
+/// How often a session is compared with a new connection of the `Database` if it differs.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What the position is written as: fields separated by spaces.
 const POSITION: &str = concat!(
@@ -81,7 +86,7 @@ pub enum DeclareError {
     Wrote,
     /// The arguments would be taken for others.
     #[error(
-        "the statement takes {needed} arguments, and {given} are bound: bind all of them, in the order of their numbers"
+        "the statement takes {needed} arguments, and {given} are bound: bind one for each, in the order of their numbers"
     )]
     Arguments {
         /// The highest number of a parameter in the text.
@@ -101,6 +106,8 @@ pub enum DeclareError {
 #[must_use = "call `end` once the rows have arrived"]
 pub struct DeclaredRead {
     plan: RoutePlan,
+    /// It calls a function that may write, and counts as a write for the later reads of the scope.
+    may_write: bool,
     has_ended: bool,
 }
 
@@ -119,6 +126,7 @@ pub(crate) struct OwnSession {
     text: Option<String>,
     /// The last schema change that was known when it was queried: that may have changed a role's settings.
     schema: u64,
+    asked: Option<Instant>,
 }
 
 impl DeclaredPosition {
@@ -237,7 +245,7 @@ impl Database {
         }
         let at = ServerPosition::from_identity(&declared.identity).ok_or(DeclareError::Silent)?;
         let plan = RoutePlan::for_statement(self, &statement, false).await;
-        if plan.may_write {
+        if may_write(statement.sql.as_str()) {
             return Err(DeclareError::NotARead);
         }
         if declared.has_temporary || !self.is_own_session(&declared.session, plan.schema).await? {
@@ -248,11 +256,17 @@ impl Database {
             false => ("primary", self.declared_at_primary(at, &plan).await?),
         };
         // Before the rows arrive, since the application may use them before it ends the read.
-        note(self, &plan, &server.into(), &proof);
+        note(&plan, &server.into(), &proof);
         if let Some(record) = &plan.record {
             record.open_read();
         }
-        Ok(DeclaredRead { plan, has_ended: false })
+        // The other driver's connection does not refuse the writes of a function that the statement calls.
+        let calls = plan.may_write || plan.may_write_unseen || plan.may_call;
+        let may_write = calls && !at.standby;
+        if may_write {
+            plan.own.open();
+        }
+        Ok(DeclaredRead { plan, may_write, has_ended: false })
     }
 
     /// After a failover, a connection may lead to an old primary that still runs. It lacks what was written since.
@@ -281,13 +295,24 @@ impl Database {
     /// Whether a session is like those of this `Database`, in which dependencies are looked up.
     async fn is_own_session(&self, session: &str, schema: u64) -> Result<bool, DeclareError> {
         let mut own = self.inner.own_session.lock().await;
-        if own.schema >= schema && own.text.as_deref() == Some(session) {
+        let is_present = own.schema >= schema;
+        if is_present && own.text.as_deref() == Some(session) {
             return Ok(true);
         }
-        let text = self.query_own_session().await.map_err(DeclareError::Lookup)?;
-        let is_same = text == session;
-        *own = OwnSession { text: Some(text), schema: schema.max(own.schema) };
-        Ok(is_same)
+        // If sessions differ, or the primary does not respond, callers must not wait for that one after the other.
+        if is_present && own.asked.is_some_and(|asked| asked.elapsed() < AGAIN) {
+            let why = "the session of the Database's own connections is unknown at present";
+            return own
+                .text
+                .as_ref()
+                .map(|_| false)
+                .ok_or_else(|| DeclareError::Lookup(Error::Protocol(why.into())));
+        }
+        let text = self.query_own_session().await;
+        own.asked = Some(clock::now());
+        own.schema = own.schema.max(schema);
+        let text = own.text.insert(text.map_err(DeclareError::Lookup)?);
+        Ok(text == session)
     }
 
     async fn query_own_session(&self) -> Result<String, Error> {
@@ -313,15 +338,15 @@ impl DeclaredRead {
     /// All rows of the read have arrived.
     pub fn end(mut self) {
         self.has_ended = true;
-        if self.plan.may_write_unseen {
-            // As with a read of Tidegate's own: the function that it calls may have written.
-            self.plan.own.begin().end();
-        }
     }
 }
 
 impl Drop for DeclaredRead {
     fn drop(&mut self) {
+        // A write whose end is unknown may still commit. Outside any scope it would count as open until the process ends.
+        if self.may_write && (self.has_ended || self.plan.own.is_of_process()) {
+            self.plan.own.close(true);
+        }
         let Some(record) = &self.plan.record else { return };
         if !self.has_ended {
             let why = "a declared read did not end";

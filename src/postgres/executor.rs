@@ -17,6 +17,7 @@ use super::database::Database;
 use super::route_plan::{Candidate, RoutePlan};
 use crate::cache::{REPLICA_BEHIND, Record, Uncacheable};
 use attempts::Attempts;
+pub(super) use failures::is_outdated_plan;
 
 mod attempts;
 mod failures;
@@ -72,7 +73,8 @@ impl Reader {
                 if matches!(candidate, Candidate::Primary) {
                     self.db.inner.lag.responds();
                 }
-                note(&self.db, &attempts.plan, &opened.server, &opened.proof);
+                note_passed_over(&self.db, &attempts.plan, &opened.server);
+                note(&attempts.plan, &opened.server, &opened.proof);
                 self.db.inner.statements.end(began, &statement);
                 for step in first {
                     yield step;
@@ -146,12 +148,18 @@ impl RepeatableStatement {
     }
 }
 
-pub(super) fn note(
-    db: &Database,
-    plan: &RoutePlan,
-    server: &std::sync::Arc<str>,
-    proof: &ReadProof,
-) {
+/// Notes why the primary served what a replica could have served.
+fn note_passed_over(db: &Database, plan: &RoutePlan, server: &str) {
+    if let Some(record) = &plan.record
+        && *server == *db.inner.primary.name
+        && let Some(why) = plan.why_primary(db)
+    {
+        record.passed_over(why);
+    }
+}
+
+/// Notes what a read has read, and what that proves.
+pub(super) fn note(plan: &RoutePlan, server: &std::sync::Arc<str>, proof: &ReadProof) {
     let Some(record) = &plan.record else {
         // The response reports this, with or without a policy.
         if let (ReadProof::Nothing(uncacheable), Some(record)) = (proof, Record::current())
@@ -161,11 +169,6 @@ pub(super) fn note(
         }
         return;
     };
-    if **server == *db.inner.primary.name
-        && let Some(why) = plan.why_primary(db)
-    {
-        record.passed_over(why);
-    }
     match proof {
         // A node discards its dependencies before it confirms a position past a schema change. So if the numbers are
         // equal, the read's proof is based on the dependencies that it was planned with.

@@ -12,7 +12,7 @@ use sqlx_core::describe::Describe;
 
 use super::attempt::{ReadProof, open_read_transaction};
 use super::database::Database;
-use super::executor::{RepeatableStatement, Rows, note};
+use super::executor::{RepeatableStatement, Rows, is_outdated_plan, note, schema_changing};
 use super::route_plan::RoutePlan;
 use crate::cache::{READ_FAILED, Stray, Uncacheable};
 
@@ -23,7 +23,8 @@ pub struct ReadTransaction {
     inner: Transaction<'static, Postgres>,
     proof: ReadProof,
     server: Arc<str>,
-    plans: Option<u64>,
+    /// The last schema change that was known when the connection was taken from the pool.
+    schema: u64,
     /// Outside any scope, its reads may become part of any response.
     _stray: Option<Stray>,
 }
@@ -31,6 +32,10 @@ pub struct ReadTransaction {
 impl Database {
     /// Begins a transaction for reads that must be consistent with each other. A response that uses it can be cached, unlike
     /// one that uses [`begin_read_only`](Self::begin_read_only).
+    ///
+    /// Begin it in the scope of the response that uses it: reads of a transaction that was begun elsewhere can't be stored. It
+    /// does not see what the scope writes afterwards. After a statement that is not known to be a read, such as `set local`,
+    /// nothing that is read in it is stored.
     ///
     /// It holds a connection of the primary's pool, and when a statement is new, the lookup of what it depends on takes a
     /// second one. So give the pool more connections than handlers that do this at the same time.
@@ -59,8 +64,8 @@ impl Database {
         let plan = RoutePlan::for_read_transaction(self);
         let primary = &self.inner.primary;
         let (inner, proof) = Box::pin(open_read_transaction(primary, &plan)).await?;
-        let (server, plans) = (primary.name.clone(), primary.plans());
-        Ok(ReadTransaction { db: self.clone(), inner, proof, server, plans, _stray: stray })
+        let (server, schema) = (primary.name.clone(), plan.schema);
+        Ok(ReadTransaction { db: self.clone(), inner, proof, server, schema, _stray: stray })
     }
 }
 
@@ -69,17 +74,25 @@ impl ReadTransaction {
         Box::pin(try_stream! {
             let statement = statement?;
             let plan = RoutePlan::for_statement(&self.db, &statement, false).await;
-            self.db.inner.primary.sends();
-            let mut rows = statement.send(&mut self.inner, self.plans);
+            let primary = &self.db.inner.primary;
+            primary.sends();
+            self.proof = proof_after(&self.proof, &plan, self.schema);
+            let mut rows = statement.send(&mut self.inner, primary.plans());
             let mut is_noted = false;
             loop {
                 let step = rows.next().await.transpose();
-                if step.is_err() && let Some(record) = &plan.record {
-                    record.mark_uncacheable(Uncacheable::new(READ_FAILED, "a read failed"));
+                if let Err(error) = &step {
+                    if is_outdated_plan(error) {
+                        primary.forget_plans();
+                    }
+                    if let Some(record) = &plan.record {
+                        let why = format!("a read failed: {error}");
+                        record.mark_uncacheable(Uncacheable::new(READ_FAILED, why));
+                    }
                 }
                 let step = step?;
                 if !std::mem::replace(&mut is_noted, true) {
-                    note(&self.db, &plan, &self.server, &self.proof);
+                    note(&plan, &self.server, &self.proof);
                 }
                 match step {
                     Some(step) => yield step,
@@ -87,6 +100,19 @@ impl ReadTransaction {
                 }
             }
         })
+    }
+}
+
+/// What a statement proves, and those after it.
+fn proof_after(proof: &ReadProof, plan: &RoutePlan, schema: u64) -> ReadProof {
+    match proof {
+        ReadProof::Basis(_) if !plan.is_read => {
+            let why = "a statement of the read transaction may have changed what later ones mean";
+            ReadProof::Nothing(Uncacheable::new("unnoted-reads", why))
+        }
+        // The connection may have settings and prepared statements from before the change.
+        ReadProof::Basis(_) if plan.schema != schema => ReadProof::Nothing(schema_changing()),
+        proof => proof.clone(),
     }
 }
 

@@ -163,7 +163,10 @@ impl RoutePlan {
     pub(super) fn for_read_transaction(db: &Database) -> Self {
         let record = Record::current().filter(Record::is_followed);
         let epoch = record.as_ref().map_or(Epoch::UNKNOWN, Record::epoch);
-        Self { record, epoch, ..Self::new(db.requirement(), false) }.must_see(db)
+        let schema = record.as_ref().map_or(0, Record::schema);
+        // Before a connection is taken from the pool.
+        db.follow_schema(schema);
+        Self { record, epoch, schema, ..Self::new(db.requirement(), false) }.must_see(db)
     }
 
     /// Requires a server that has everything that the scope and its session have written.

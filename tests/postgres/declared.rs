@@ -120,6 +120,38 @@ async fn a_declared_read_sees_the_writes_of_its_scope() {
 }
 
 #[tokio::test]
+async fn a_declared_read_that_calls_a_writing_function_counts_as_a_write() {
+    let server = primary(&[]).await;
+    server
+        .psql(
+            "create function rename() returns int volatile language sql
+                as $$ update users set name = 'eve' where id = 1 returning id $$",
+        )
+        .await
+        .unwrap();
+    let standby = server.standby().await.unwrap();
+    let db = options(&server).replica(standby.url()).connect().await.unwrap();
+    let (mut of_standby, mut of_primary) = (connect(&standby).await, connect(&server).await);
+    for ends in [true, false] {
+        server.psql("update users set name = 'ada' where id = 1").await.unwrap();
+        eventually("replayed", async || read(&mut of_standby, 1).await == "ada").await;
+        standby.pause_replay().await.unwrap();
+        Record::detached(async {
+            let at = position(&mut of_primary).await;
+            let declared = db.declare_read(&at, sqlx::query("select rename()")).await.unwrap();
+            of_primary.execute("select rename()").await.unwrap();
+            if ends {
+                declared.end();
+            }
+            let query = sqlx::query_scalar::<_, String>(NAME).bind(1);
+            assert_eq!(query.fetch_one(db.reader()).await.unwrap(), "eve", "{ends}");
+        })
+        .await;
+        standby.resume_replay().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_old_primary_is_refused_to_a_scope_that_wrote_on_the_new_one() {
     let server = primary(&[]).await;
     let standby = server.standby().await.unwrap();

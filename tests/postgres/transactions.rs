@@ -159,6 +159,58 @@ async fn a_value_computed_from_a_snapshot_older_than_a_change_is_not_served_afte
 }
 
 #[tokio::test]
+async fn nothing_is_stored_that_is_read_after_a_setting_of_a_read_transaction() {
+    let server = primary(&[]).await;
+    server
+        .psql("create schema shop; create table shop.users (id int, name text); insert into shop.users values (1, 'mallory')")
+        .await
+        .unwrap();
+    let db = options(&server).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let policy = tidegate::ValuePolicy::ttl(TTL).build().unwrap();
+    let value = async |name: &str, inner: &str, snapshot: &mut tidegate::ReadTransaction| {
+        let key = tidegate::Key::new("inner").part(name).finish();
+        let load = async || {
+            sqlx::query_scalar::<_, String>(sqlx::AssertSqlSafe(inner.to_owned()))
+                .fetch_one(snapshot)
+                .await
+        };
+        cache.get_or_load(&key, &policy, load).await.unwrap()
+    };
+    let outer = async || {
+        let mut snapshot = db.read_transaction().await?;
+        assert_eq!(value("before", NAME, &mut snapshot).await, "ada");
+        sqlx::query("set local search_path to shop").execute(&mut snapshot).await?;
+        assert_eq!(value("after", NAME, &mut snapshot).await, "mallory");
+        Ok::<_, sqlx::Error>(())
+    };
+    cache.get_or_load(&tidegate::Key::new("outer").finish(), &policy, outer).await.unwrap();
+    assert_eq!(cache.counters().event(tidegate::Event::Stored), 1);
+    let mut other = db.read_transaction().await.unwrap();
+    assert_eq!(value("after", NAME, &mut other).await, "ada");
+}
+
+#[tokio::test]
+async fn a_response_that_uses_a_read_transaction_of_another_scope_says_why_it_is_not_stored() {
+    let server = primary(&[]).await;
+    let db = options(&server).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let outside = Record::detached(db.read_transaction()).await.unwrap();
+    let outside = std::sync::Arc::new(tokio::sync::Mutex::new(outside));
+    let handler = async move || {
+        let query = sqlx::query_scalar::<_, String>(NAME);
+        query.fetch_one(&mut *outside.lock().await).await.unwrap()
+    };
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(CacheLayer::with_policy(cache, Policy::ttl(TTL)));
+    let (body, status) = ask(&app, "/").await;
+    assert!(body == "ada" && status.contains("unnoted-reads"), "{status}");
+}
+
+#[tokio::test]
 async fn a_failed_read_of_a_read_transaction_prevents_storing() {
     let server = primary(&[]).await;
     let db = options(&server).connect().await.unwrap();

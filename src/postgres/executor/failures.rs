@@ -28,7 +28,7 @@ pub(super) fn give_up(db: &Database, candidate: &Candidate, error: &Error) {
 
 /// Whether a statement was prepared when its result had other columns. Postgres finds that out before it runs anything
 /// (`RevalidateCachedQuery` in plancache.c), and has no code for this alone; its message is in the server's language.
-pub(super) fn is_outdated_plan(error: &Error) -> bool {
+pub(in crate::postgres) fn is_outdated_plan(error: &Error) -> bool {
     let Error::Database(error) = error else { return false };
     let postgres = error.try_downcast_ref::<PgDatabaseError>();
     postgres.is_some_and(|error| {

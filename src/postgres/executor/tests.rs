@@ -35,7 +35,7 @@ async fn a_read_planned_before_a_schema_change_is_not_stored() {
             }
             let opened = open(&db, &Candidate::Primary, &plan).await;
             let opened = opened.unwrap_or_else(|_| panic!("the primary is up"));
-            note(&db, &plan, &opened.server, &opened.proof);
+            note(&plan, &opened.server, &opened.proof);
         };
         record.scope(read).await;
         let uncacheable = record.basis().err().map(|uncacheable| uncacheable.to_string());
@@ -103,7 +103,7 @@ async fn a_replica_ahead_of_the_node_proves_no_more_than_the_node_knew() {
         let candidate = Candidate::Replica(node.replica.clone());
         let opened = open(&node.db, &candidate, &plan).await;
         let opened = opened.unwrap_or_else(|_| panic!("the replica is far enough"));
-        note(&node.db, &plan, &opened.server, &opened.proof);
+        note(&plan, &opened.server, &opened.proof);
     };
     record.scope(read).await;
     let as_of = record.basis().expect("a position").basis.position;
@@ -354,7 +354,7 @@ async fn a_read_that_is_not_stored_reports_that_its_replica_may_be_behind() {
         assert!(plan.record.is_none());
         let behind =
             ReadProof::Nothing(Uncacheable::new(REPLICA_BEHIND, "it was read from a replica"));
-        note(&db, &plan, &"replica-1".into(), &behind);
+        note(&plan, &"replica-1".into(), &behind);
     };
     record.scope(read).await;
     assert_eq!(record.caveat(), Some(REPLICA_BEHIND));
