@@ -389,9 +389,13 @@ struct Operation {
 
 fn is_json(parts: &Parts) -> bool {
     let mut types = parts.headers.get_all(CONTENT_TYPE).iter();
-    let essence = types.next().and_then(|it| it.to_str().ok()?.split(';').next());
-    types.next().is_none()
-        && essence.is_some_and(|it| it.trim().eq_ignore_ascii_case("application/json"))
+    let first = types.next().and_then(|it| it.to_str().ok());
+    let is_utf8 = |of: &str| {
+        let (essence, parameters) = of.split_once(';').unwrap_or((of, "charset=utf-8"));
+        essence.trim().eq_ignore_ascii_case("application/json")
+            && parameters.trim().eq_ignore_ascii_case("charset=utf-8")
+    };
+    types.next().is_none() && first.is_some_and(is_utf8)
 }
 
 fn only_reads(parts: &Parts, content: &[u8]) -> bool {
@@ -463,6 +467,24 @@ async fn the_guides_check_for_graphql_lets_no_mutation_pass() {
         [&[], &[FORM], &[upload], &[json_too], &[JSON, FORM], &[("content-type", "text/plain")]];
     for others in other_types {
         assert!(ask(&app, posted(reads[0], others)).await.1.contains("fwd=method"), "{others:?}");
+    }
+    // Express decodes these: the first is a mutation in UTF-7.
+    let encoded = r#"{"query":"+AG0-utation { buy }"}"#;
+    for parameters in [
+        "charset=utf-7",
+        "charset=\"utf-7\"",
+        "charset=utf-16",
+        "charset=utf-8; charset=utf-7",
+        "charset=utf-7; charset=utf-8",
+        "version=1",
+        "",
+    ] {
+        let json = format!("application/json; {parameters}");
+        let by = [("content-type", json.as_str())];
+        for write in [encoded, reads[0]] {
+            let (_, status) = ask(&app, posted(write, &by)).await;
+            assert!(status.contains("fwd=method"), "{parameters}: {status}");
+        }
     }
 }
 
