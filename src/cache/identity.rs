@@ -131,7 +131,9 @@ impl Policy {
     }
 
     /// Request headers that a [`strict`](Self::strict) policy passes on although they are not in the key. Responses must
-    /// not depend on them. `traceparent` and `tracestate` are always passed on.
+    /// not depend on them. `traceparent` and `tracestate` are always passed on. If `Accept` is one of them, the key of
+    /// a request with content holds it all the same ([`query_content`](Self::query_content),
+    /// [`post_reads`](Self::post_reads)).
     #[must_use]
     pub fn forward<I>(mut self, headers: I) -> Self
     where

@@ -513,16 +513,18 @@ async fn clients_that_accept_different_types_share_no_response() {
         }
         assert!(ask(&app, posted("a", &[])).await.1.contains("stored"));
     }
-    // A strict policy withholds the header, unless it names it.
+    // A strict policy withholds the header, unless it names or forwards it.
     let app = mirror(ttl().strict());
     for (at, accept) in accepted.into_iter().enumerate() {
         let (got, status) = ask(&app, posted("a", &[accept])).await;
         assert!(got == "/search " && (at == 0) == status.contains("stored"), "{got} {status}");
     }
-    let app = mirror(ttl().strict().vary(["accept"]));
-    for accept in accepted {
-        let (got, status) = ask(&app, posted("a", &[accept])).await;
-        assert!(got.ends_with(accept.1) && status.contains("stored"), "{got} {status}");
+    for policy in [ttl().strict().vary(["accept"]), ttl().strict().forward(["Accept"])] {
+        let app = mirror(policy);
+        for accept in accepted {
+            let (got, status) = ask(&app, posted("a", &[accept])).await;
+            assert!(got.ends_with(accept.1) && status.contains("stored"), "{got} {status}");
+        }
     }
 }
 

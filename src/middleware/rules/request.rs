@@ -254,9 +254,13 @@ pub(crate) fn is_query(method: &Method) -> bool {
 }
 
 /// Whether the key of a request with content holds a field: one that describes the content, or `Accept`, by which some
-/// handlers choose a format without saying so in `Vary`. A strict policy withholds `Accept` unless it names it.
+/// handlers choose a format without saying so in `Vary`. A strict policy withholds `Accept` unless it forwards it, or
+/// names it, in which case the key holds it anyway.
 pub(crate) fn is_keyed_with_content(name: &HeaderName, policy: &Policy) -> bool {
-    describes_content(name) || *name == ACCEPT && !policy.identity.is_strict
+    let identity = &policy.identity;
+    let is_accept = *name == ACCEPT;
+    describes_content(name)
+        || is_accept && (!identity.is_strict || identity.forwards(name.as_str()))
 }
 
 /// Whether a field describes a request's content (RFC 9110, section 8): any `Content-` field except the length.
