@@ -28,6 +28,7 @@ use super::rules::request::{
 };
 use super::rules::target::InvalidationTarget;
 use super::rules::unsafe_method::{InvalidatedByWrite, is_safe};
+use super::rules::validation::unconditional;
 use super::session::SessionClaim;
 use super::strict;
 use crate::cache::{Hit, LookupOptions, Policy, Record, spawn};
@@ -106,8 +107,9 @@ struct Met {
 }
 
 /// Whether a POST request only reads, according to its policy: as the client sent it and, if it may be stored, as the
-/// handler would get it. The two differ if the policy withholds or rewrites a part. A handler could write if a part is
-/// missing, and a client could mean a write by a part that is withheld.
+/// handler would get it. The two differ if the policy withholds or rewrites a part, or if there are conditions or a
+/// range, which the cache removes. A handler could write if a part is missing, and a client could mean a write by a
+/// part that is withheld.
 fn only_reads<A>(
     (policy, identity): (&Policy, &IdentitySource),
     asked: Option<&RequestDirectives>,
@@ -137,7 +139,8 @@ fn head_for_handler(
         false => None,
     };
     let request = to_handler_request(request, (policy, asked), extensions.as_ref());
-    let (head, ()) = request.into_parts();
+    // A POST request is never sent with the validators of a stored response.
+    let (head, ()) = unconditional(request, None).into_parts();
     let is_same = extensions.is_none()
         && keying::counts_all(policy)
         && (&head.uri, &head.headers) == (&parts.uri, &parts.headers);

@@ -564,6 +564,22 @@ async fn the_function_judges_the_request_that_the_handler_gets() {
     }
 }
 
+/// Even if `vary` names them: they are for GET, and the response is for other requests too.
+#[tokio::test]
+async fn the_function_judges_the_request_without_the_conditions_that_the_handler_does_not_get() {
+    let since = ("if-modified-since", "Sun, 06 Nov 2044 08:49:37 GMT");
+    for condition in [("range", "bytes=0-1"), since, ("if-range", "\"v1\"")] {
+        for policy in [ttl(), ttl().strict()] {
+            let has_it = move |parts: &Parts, _: &[u8]| parts.headers.contains_key(condition.0);
+            let app = mirror(policy.vary([condition.0]).post_reads(LIMIT, has_it));
+            for _ in 0..2 {
+                let (_, status) = ask(&app, posted("a", &[condition])).await;
+                assert!(status.contains("detail=\"method\""), "{condition:?}: {status}");
+            }
+        }
+    }
+}
+
 /// Without its header, this request would be another one, which only reads.
 #[tokio::test]
 async fn a_request_that_may_write_as_the_client_sent_it_counts_as_a_write() {

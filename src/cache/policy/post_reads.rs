@@ -85,8 +85,9 @@ impl Policy {
     /// `only_reads` must decide by what the handler gets, and by what the key holds. Name each header that it reads in
     /// [`vary`](Self::vary), except `Content-*` and `Accept`. If the policy withholds or rewrites a part of the request
     /// ([`strict`](Self::strict), [`query`](Self::query) …), `only_reads` is called with the head as the client sent it
-    /// and with the head that the handler gets, and must say `true` for both. If it panics, an error is logged, once
-    /// for each route, and the request counts as one that may write.
+    /// and with the head that the handler gets, and must say `true` for both. The second lacks the conditions
+    /// and ranges of the request, even if `vary` names them. If the function panics, an error is logged, once for each
+    /// route, and the request counts as one that may write.
     ///
     /// The content is read before the handler is called, up to `bytes`. These requests are never shown to `only_reads`,
     /// and count as requests that may write:
