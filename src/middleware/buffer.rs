@@ -9,7 +9,7 @@ use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, SET_COOKIE};
 use http_body::{Body as HttpBody, Frame};
 
-use super::rules::storable::{GRPC_STATUS, grpc_failure, is_grpc_failure};
+use super::rules::storable::{grpc_failure, is_failure_of_one_call, is_grpc_failure};
 use super::stored::StoredHead;
 use crate::cache::{ComputedEntry, FillGuard, FillOutcome, Freshness, Record, Uncacheable};
 use crate::clock::{self, Instant};
@@ -136,10 +136,10 @@ impl BodyBuffer {
 
     /// Ends the fill, since the body can't be stored.
     pub(crate) fn refuse(self, uncacheable: Uncacheable) -> Uncacheable {
-        match uncacheable.token {
-            // This does not show that the next response can't be shared.
-            GRPC_STATUS => self.lead.fail_for(uncacheable, None),
-            _ => self.lead.reject(uncacheable),
+        // This does not show that the next response can't be shared.
+        match is_failure_of_one_call(self.head.status, &uncacheable) {
+            true => self.lead.fail_for(uncacheable, None),
+            false => self.lead.reject(uncacheable),
         }
     }
 }

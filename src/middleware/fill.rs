@@ -24,7 +24,8 @@ use super::rules::precondition::is_new_known;
 use super::rules::request::{Client, RequestDirectives};
 use super::rules::search_variance::SearchVariance;
 use super::rules::storable::{
-    Cacheability, GRPC_STATUS, PERSONAL, Times, cacheability, is_grpc_failure,
+    Cacheability, PERSONAL, Times, cacheability, grpc_failure, is_failure_of_one_call,
+    is_grpc_failure,
 };
 use super::rules::targeted::ResponseControl;
 use super::rules::validation::{HeadComparison, compare_head, names_another, updated};
@@ -121,11 +122,12 @@ impl<'p> ResponseFill<'p> {
     /// Whether a response that may not be stored supersedes the stored one. A full response does (RFC 9111, section 4.3.3),
     /// unless the handler failed or was too busy, or the response may be personal or the client's fault.
     fn is_superseded_by<B>(&self, response: &Response<B>) -> bool {
+        let status = response.status();
         self.has_stored()
-            && is_full(response.status())
-            && !is_grpc_failure(response.headers())
+            && is_full(status)
             && self.plan.asked.is_of_anybody()
-            && self.cacheability(response.status(), response.headers()).is_err()
+            && !(status == StatusCode::OK && is_grpc_failure(response.headers()))
+            && self.cacheability(status, response.headers()).is_err()
     }
 
     /// Whether an entry is stored under the key, valid or not.
@@ -156,8 +158,9 @@ impl<'p> ResponseFill<'p> {
             Err(uncacheable) => {
                 // What one client provokes does not show that responses for a key that has one can't be shared.
                 let is_of_one = !is_full(parts.status) && self.has_stored();
-                let is_failure =
-                    parts.status.is_server_error() || is_of_one || uncacheable.token == GRPC_STATUS;
+                let is_failure = parts.status.is_server_error()
+                    || is_of_one
+                    || is_failure_of_one_call(parts.status, &uncacheable);
                 if self.is_failure_for_all(&parts) {
                     return self.fail_with(&told, (parts, body), uncacheable, cx);
                 }
@@ -280,7 +283,7 @@ impl<'p> ResponseFill<'p> {
         cache: &Cache,
     ) -> Option<HeaderMap> {
         let (head, entry) = *self.stored.take()?;
-        if status != head.status {
+        if status != head.status || is_grpc_failure(fresh) {
             return None;
         }
         match compare_head(&head.headers, entry.body().len(), fresh) {
@@ -318,6 +321,10 @@ impl<'p> ResponseFill<'p> {
     ) -> FillOutcome {
         if !self.lead.is_valid(entry) {
             return FillOutcome::NotStored(self.lead.reject_overtaken());
+        }
+        if is_grpc_failure(&new.headers) {
+            // The call failed, which shows nothing about the stored response.
+            return FillOutcome::NotStored(self.lead.fail_for(grpc_failure(), None));
         }
         let refused = match self.plan.asked.is_of_anybody() {
             true => None,

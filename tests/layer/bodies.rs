@@ -8,14 +8,15 @@ use std::time::Duration;
 use crate::common::{ask, eventually, send};
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, Request, Response};
+use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use bytes::Bytes;
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use futures_util::stream;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tidegate::{Cache, CacheLayer, Event, Memory, Policy};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 const TTL: Duration = Duration::from_mins(1);
 
@@ -337,5 +338,26 @@ async fn a_grpc_error_removes_no_stored_response_and_stops_no_sharing() {
         let status = format!("{} {}", one.1, other.1);
         assert!(status.contains("expired") && status.contains("collapsed"), "{status}");
         assert_eq!(runs.load(Ordering::SeqCst), 3, "{in_head:?}");
+    }
+}
+
+/// Another status than 200 is not that of a call that failed, but of the route.
+#[tokio::test(start_paused = true)]
+async fn a_grpc_error_with_another_http_status_stops_waiting_as_any_response_does() {
+    for (in_head, in_trailers) in [(Some("7"), None), (None, Some("7"))] {
+        let handler = move || async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let mut response = grpc(in_head, in_trailers);
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            response
+        };
+        let policy = Policy::ttl(TTL).jitter(0.0).negative_ttl(TTL);
+        let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), policy);
+        let app = Router::new().fallback(handler).layer(layer);
+        let began = Instant::now();
+        let all = join_all((0..10).map(|_| ask(&app, "/"))).await;
+        assert!(all.iter().all(|(_, status)| status.contains("grpc-status")), "{all:?}");
+        // The others run together after the first.
+        assert_eq!(began.elapsed(), Duration::from_secs(2), "{in_head:?} {in_trailers:?}");
     }
 }

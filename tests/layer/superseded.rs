@@ -70,13 +70,15 @@ async fn a_head_response_that_updates_sets_the_age_that_it_carries() {
 }
 
 /// Full responses that end what is stored, without being stored.
-const ENDS: [(u16, (&str, &str)); 9] = [
+const ENDS: [(u16, (&str, &str)); 10] = [
     (401, ("cache-control", "no-store")),
     (405, ("cache-control", "no-store")),
     (451, ("cache-control", "no-store")),
     (410, ("cache-control", "no-store")),
     (404, ("cache-control", "no-store")),
     (403, ("cache-control", "no-store")),
+    // Not the status of a gRPC call, which is 200.
+    (404, ("grpc-status", "5")),
     (302, ("location", "/elsewhere")),
     (200, ("cache-control", "private")),
     (200, ("cache-control", "no-store")),

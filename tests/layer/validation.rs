@@ -134,6 +134,34 @@ async fn a_304_with_no_store_removes_the_stored_response() {
     assert_eq!(body(&app, get(&[])).await, "two");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_304_or_head_response_with_a_grpc_error_keeps_the_stored_response() {
+    let other = ("etag", "\"v2\"");
+    for (method, status, validator) in [
+        (Method::GET, 304, TAGGED),
+        (Method::GET, 304, ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")),
+        (Method::HEAD, 200, TAGGED),
+        (Method::HEAD, 200, other),
+    ] {
+        let headers = [FRESH, validator, ("grpc-status", "14")];
+        for client in [&[][..], &[("authorization", "a")]] {
+            let said = ("cache-control", "public, max-age=60");
+            let origin = Origin::default()
+                .then(200, &[said, TAGGED], "one")
+                .then(status, &headers, "")
+                .then(304, &[said, TAGGED], "");
+            let app = origin.router(Policy::standard());
+            assert_eq!(body(&app, get(client)).await, "one");
+            tokio::time::advance(Duration::from_secs(61)).await;
+            send(&app, by(method.clone(), "/", client)).await;
+            assert_eq!(origin.runs(), 2, "{method} {headers:?} {client:?}");
+            assert_eq!(body(&app, get(client)).await, "one", "{method} {headers:?} {client:?}");
+            assert_eq!(origin.runs(), 3);
+            assert_eq!(origin.last()["if-none-match"], TAGGED.1);
+        }
+    }
+}
+
 #[tokio::test]
 async fn hop_by_hop_fields_of_a_304_do_not_reach_the_client() {
     let origin = Origin::default().then(200, &[("cache-control", "no-cache"), TAGGED], "one").then(

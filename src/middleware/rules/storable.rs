@@ -21,7 +21,7 @@ const TO_REVALIDATE: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) const PERSONAL: &str = "personal";
 
 /// The reason for a response to a gRPC call that failed.
-pub(crate) const GRPC_STATUS: &str = "grpc-status";
+const GRPC_STATUS: &str = "grpc-status";
 
 /// How a response may be stored.
 #[derive(Debug)]
@@ -89,6 +89,12 @@ pub(crate) fn is_grpc_failure(fields: &HeaderMap) -> bool {
 /// Why a response with such a head or trailers is not stored.
 pub(crate) fn grpc_failure() -> Uncacheable {
     Uncacheable::new(GRPC_STATUS, "its grpc-status is not 0, so the call failed")
+}
+
+/// Whether a response is not stored only because its gRPC call failed. This may be the fault of the call, such as a
+/// deadline, and says nothing about other responses. An HTTP status other than 200 says more.
+pub(crate) fn is_failure_of_one_call(status: StatusCode, uncacheable: &Uncacheable) -> bool {
+    status == StatusCode::OK && uncacheable.token == GRPC_STATUS
 }
 
 /// Whether the body is of a type whose parts come as they arise, perhaps until one side disconnects. GraphQL sends
