@@ -9,7 +9,9 @@ use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, SET_COOKIE};
 use http_body::{Body as HttpBody, Frame};
 
-use super::rules::storable::{grpc_failure, is_failure_of_one_call, is_grpc_failure};
+use super::rules::storable::{
+    announces_trailers, grpc_failure, is_failure_of_one_call, is_grpc_failure,
+};
 use super::stored::StoredHead;
 use crate::cache::{ComputedEntry, FillGuard, FillOutcome, Freshness, Record, Uncacheable};
 use crate::clock::{self, Instant};
@@ -34,6 +36,8 @@ pub(crate) struct BodyBuffer {
     pub(crate) finish: Duration,
     taken: Vec<Bytes>,
     length: usize,
+    /// Whether trailers may follow the last byte that `Content-Length` promises.
+    may_have_trailers: bool,
     /// Whether it streams, and neither `Content-Length` nor its size hint gives the length.
     is_open_ended: bool,
     room: BudgetShare,
@@ -56,9 +60,24 @@ impl BodyBuffer {
         (limit, finish): (usize, Duration),
         room: BudgetShare,
     ) -> Self {
-        let (taken, since) = (Vec::new(), clock::now());
-        let is_open_ended = false;
-        Self { lead, head, place, limit, finish, taken, length: 0, is_open_ended, room, since }
+        Self {
+            lead,
+            head,
+            place,
+            limit,
+            finish,
+            taken: Vec::new(),
+            length: 0,
+            may_have_trailers: false,
+            is_open_ended: false,
+            room,
+            since: clock::now(),
+        }
+    }
+
+    /// Awaits the end of the body if its head, with the fields that are not stored, announces trailers.
+    pub(crate) fn expecting_trailers_of(self, headers: &HeaderMap) -> Self {
+        Self { may_have_trailers: announces_trailers(headers), ..self }
     }
 
     /// From now on the body arrives at the client's pace. `is_measured` says whether its size hint is exact.
@@ -112,9 +131,10 @@ impl BodyBuffer {
         Ok(())
     }
 
-    /// Whether the body has as many bytes as `Content-Length` says.
+    /// Whether the body has as many bytes as `Content-Length` says, and no trailers are announced, which could forbid
+    /// storing it.
     pub(crate) fn is_whole(&self) -> bool {
-        promised(&self.head.headers) == Some(self.length)
+        !self.may_have_trailers && promised(&self.head.headers) == Some(self.length)
     }
 
     /// Stores the complete body.

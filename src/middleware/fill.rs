@@ -183,7 +183,8 @@ impl<'p> ResponseFill<'p> {
         let place = self.store_target(&leave);
         let policy = &self.plan.policy;
         let limits = (policy.body_limit, policy.finish);
-        let capture = BodyBuffer::new(self.lead, (head, place), limits, self.routes.rooms.room());
+        let capture = BodyBuffer::new(self.lead, (head, place), limits, self.routes.rooms.room())
+            .expecting_trailers_of(&parts.headers);
         let mut captured = TeeBody::new(body, capture);
         match captured.read_ahead(cx) {
             Some(BufferOutcome::Whole(filled, bytes)) => {

@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use bytes::Bytes;
 use futures_util::future::{join, join_all};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tidegate::{Cache, CacheLayer, Event, Memory, Policy};
@@ -271,6 +271,69 @@ async fn a_response_that_sets_a_cookie_in_its_trailers_is_not_stored() {
     let (body, status) = ask(&app, "/").await;
     assert!(body == "body" && status.contains("set-cookie"), "{status}");
     assert_eq!(cache.counters().event(Event::Stored), 0);
+}
+
+/// A response of seven bytes whose `Content-Length` does not tell that trailers follow.
+fn sized(head: (&'static str, &'static str), trailer: (&'static str, &'static str)) -> Router {
+    let trailers =
+        HeaderMap::from_iter([(trailer.0.parse().unwrap(), HeaderValue::from_static(trailer.1))]);
+    let handler = move || {
+        let frames =
+            [Frame::data(Bytes::from_static(b"message")), Frame::trailers(trailers.clone())];
+        let frames = stream::iter(frames.map(Ok::<_, Infallible>));
+        std::future::ready(([head, ("content-length", "7")], Body::new(StreamBody::new(frames))))
+    };
+    let layer = CacheLayer::with_policy(Cache::new(Memory::new(1 << 20)), Policy::ttl(TTL));
+    Router::new().fallback(handler).layer(layer)
+}
+
+#[tokio::test]
+async fn announced_trailers_count_before_a_response_of_known_length_is_stored() {
+    let set_cookie = ("set-cookie", "a=1");
+    for (head, trailer, expected) in [
+        (("trailer", "grpc-status"), ("grpc-status", "5"), "grpc-status"),
+        (("content-type", "application/grpc"), ("grpc-status", "5"), "grpc-status"),
+        (("content-type", "Application/gRPC+proto"), ("grpc-status", "5"), "grpc-status"),
+        (("content-type", "application/grpc-web; a=b"), set_cookie, "set-cookie"),
+        (("trailer", "set-cookie"), set_cookie, "set-cookie"),
+        (("trailer", "sum"), ("sum", "7"), "; hit;"),
+        (("content-type", "application/grpc"), ("grpc-status", "0"), "; hit;"),
+    ] {
+        let app = sized(head, trailer);
+        ask(&app, "/").await;
+        let response = send(&app, get()).await;
+        let status = response.headers()["cache-status"].to_str().unwrap().to_owned();
+        assert!(status.contains(expected), "{head:?} {trailer:?}: {status}");
+        let collected = response.into_body().collect().await.unwrap();
+        assert_eq!(collected.trailers().unwrap()[trailer.0], trailer.1, "{head:?}");
+    }
+}
+
+/// As a server does by HTTP/1.1, at the last byte that the length promises.
+#[tokio::test]
+async fn a_response_is_stored_with_its_announced_trailers_though_the_client_stops_before_them() {
+    let handler = || {
+        let trailers = HeaderMap::from_iter([("sum".parse().unwrap(), "7".parse().unwrap())]);
+        let last = async {
+            tokio::task::yield_now().await;
+            Frame::trailers(trailers)
+        };
+        let first = stream::iter([Frame::data(Bytes::from_static(b"message"))]);
+        let frames = first.chain(stream::once(last)).map(Ok::<_, Infallible>);
+        let head = [("trailer", "sum"), ("content-length", "7")];
+        std::future::ready((head, Body::new(StreamBody::new(frames))))
+    };
+    let cache = Cache::new(Memory::new(1 << 20));
+    let layer = CacheLayer::with_policy(cache.clone(), Policy::ttl(TTL));
+    let app = Router::new().fallback(handler).layer(layer);
+    let mut response = send(&app, get()).await;
+    response.body_mut().frame().await.unwrap().unwrap();
+    assert_eq!(cache.counters().event(Event::Stored), 0, "the trailers are to come");
+    drop(response);
+    eventually("it is stored", async || cache.counters().event(Event::Stored) == 1).await;
+    let hit = send(&app, get()).await;
+    assert!(hit.headers()["cache-status"].to_str().unwrap().contains("; hit;"));
+    assert_eq!(hit.into_body().collect().await.unwrap().trailers().unwrap()["sum"], "7");
 }
 
 /// A gRPC response whose head or trailers have this status.

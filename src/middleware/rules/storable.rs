@@ -5,8 +5,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{CONTENT_TYPE, ETAG, LAST_MODIFIED, SET_COOKIE};
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::header::{CONTENT_TYPE, ETAG, LAST_MODIFIED, SET_COOKIE, TRAILER};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::freshness::{age, is_explicit, is_heuristically_cacheable, lifetime};
 use super::request::RequestDirectives;
@@ -95,6 +95,17 @@ pub(crate) fn grpc_failure() -> Uncacheable {
 /// deadline, and says nothing about other responses. An HTTP status other than 200 says more.
 pub(crate) fn is_failure_of_one_call(status: StatusCode, uncacheable: &Uncacheable) -> bool {
     status == StatusCode::OK && uncacheable.token == GRPC_STATUS
+}
+
+/// Whether a head announces trailers (RFC 9110, section 6.6.2). A gRPC response has its status in them, and need not
+/// announce it.
+pub(crate) fn announces_trailers(headers: &HeaderMap) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    let is_grpc = |content_type: &HeaderValue| {
+        let beginning = content_type.as_bytes().trim_ascii_start().get(..GRPC.len());
+        beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(GRPC))
+    };
+    headers.contains_key(TRAILER) || headers.get_all(CONTENT_TYPE).iter().any(is_grpc)
 }
 
 /// Whether the body is of a type whose parts come as they arise, perhaps until one side disconnects. GraphQL sends
