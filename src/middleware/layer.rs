@@ -240,8 +240,8 @@ impl CacheLayer {
     ///
     /// A pattern that no request matches can't be found at start, since axum does not list its routes. If ten minutes
     /// after the first request, none of at least 10,000 requests that were not served from memory has matched it, the
-    /// log names it: at level warn if routes with similar patterns had requests, or if no request had a `MatchedPath`,
-    /// and else at info.
+    /// log names it: at level warn if no request had a `MatchedPath`, or if a route without a policy had requests whose
+    /// pattern differs by a prefix or in the text of one segment, and else at info.
     ///
     /// # Errors
     ///

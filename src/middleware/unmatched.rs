@@ -94,27 +94,31 @@ impl PatternWatch {
     }
 }
 
-/// The patterns that look most like this one: those that share most segments with it at the end or, after that, at the
-/// beginning; of these, those with as many segments. The names of parameters do not count.
+/// The patterns that this one may stand for by mistake: first those without the prefix of a nested router, or with one
+/// too many, then those with another spelling; of these, those that share most segments with it.
 fn similar<'o>(pattern: &str, others: impl Iterator<Item = &'o str>) -> Vec<&'o str> {
-    let mut ranked: Vec<_> = others.map(|other| (alikeness(pattern, other), other)).collect();
-    ranked.retain(|((at_end, at_beginning, _), _)| at_end + at_beginning > 0);
+    let ranked = others.filter_map(|other| Some((likeness(pattern, other)?, other)));
+    let mut ranked: Vec<_> = ranked.collect();
     ranked.sort_by(|(one, _), (other, _)| other.cmp(one));
     ranked.into_iter().take(MOST_NAMED).map(|(_, other)| other).collect()
 }
 
-/// How many segments are the same at the end and at the beginning, and whether there are as many.
-fn alikeness(one: &str, other: &str) -> (usize, usize, bool) {
+/// Whether one pattern is the end of the other, and how many segments they share. `None` unless that is so, or both
+/// have as many segments and differ in the text of one. The names of parameters do not count.
+fn likeness(one: &str, other: &str) -> Option<(bool, usize)> {
     let is_parameter = |segment: &str| segment.contains('{');
     let is_same =
         |(one, other): &(&str, &str)| one == other || is_parameter(one) && is_parameter(other);
     let segments = |of| str::split(of, '/').filter(|it| !it.is_empty()).collect::<Vec<&str>>();
     let (one, other) = (segments(one), segments(other));
-    let beginnings = one.iter().copied().zip(other.iter().copied());
-    let ends = one.iter().rev().copied().zip(other.iter().rev().copied());
-    let (at_end, at_beginning) =
-        (ends.take_while(is_same).count(), beginnings.take_while(is_same).count());
-    (at_end, at_beginning, one.len() == other.len())
+    let ends = || one.iter().rev().copied().zip(other.iter().rev().copied());
+    let shared = ends().filter(is_same).count();
+    let mut different = ends().filter(|pair| !is_same(pair));
+    let (first, second) = (different.next(), different.next());
+    let is_text = |(one, other): (&str, &str)| !is_parameter(one) && !is_parameter(other);
+    let is_respelt = one.len() == other.len() && second.is_none() && first.is_some_and(is_text);
+    // Two patterns of one segment that differ in it have nothing in common.
+    (shared > 0 && (first.is_none() || is_respelt)).then_some((first.is_none(), shared))
 }
 
 #[cfg(test)]
@@ -122,14 +126,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_with_the_same_last_segments_are_the_most_similar() {
+    fn similar_patterns_lack_a_prefix_or_differ_in_the_text_of_one_segment() {
         let others =
             ["/", "/api/users/{user}", "/users/{id}/posts", "/{x}", "/api/shops", "/about"];
         let of = |pattern| similar(pattern, others.into_iter());
-        assert_eq!(of("/users/{id}"), ["/api/users/{user}", "/{x}", "/users/{id}/posts"]);
+        assert_eq!(of("/users/{id}"), ["/api/users/{user}", "/{x}"]);
         assert_eq!(of("/shops"), ["/api/shops"]);
+        assert_eq!(of("/v1/about"), ["/about"], "a prefix too many");
         assert_eq!(of("/users/{id}/psots"), ["/users/{id}/posts"]);
-        assert!(of("/nothing").is_empty() && of("/").is_empty());
+        assert_eq!(of("/api/users/{name}"), ["/api/users/{user}", "/{x}"]);
+        assert_eq!(of("/api/shop"), ["/api/shops"]);
+        for unlike in [
+            "/",
+            "/nothing",
+            "/users/all",
+            "/api/shops/all",
+            "/{any}/shops",
+            "/api/orders/5",
+            "/about/us",
+        ] {
+            assert_eq!(of(unlike), [""; 0], "{unlike}");
+        }
         let many = ["/a/x", "/b/x", "/c/x", "/d/x", "/e/x", "/f/x"];
         assert_eq!(similar("/x", many.into_iter()).len(), MOST_NAMED);
     }

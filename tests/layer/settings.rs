@@ -143,7 +143,7 @@ async fn a_pattern_that_no_request_matches_is_warned_about_once() {
     let app = Router::new()
         .nest("/api", inner)
         .route("/orders/{id}", get(|| async { "an order" }))
-        .layer(of_patterns(&["/users/{id}", "/orders/{id}", "/api/psots", "/rare/{id}/all"]));
+        .layer(of_patterns(&["/users/{id}", "/orders/{id}", "/api/psots", "/api/users/{id}/rare"]));
     // The second of these is a hit, and does not count.
     for _ in 0..2 {
         ask(&app, "/orders/1").await;
@@ -161,10 +161,10 @@ async fn a_pattern_that_no_request_matches_is_warned_about_once() {
     assert_eq!(warnings(&[NONE_MATCHED]), 2, "{}", all_warnings());
     let users = ["pattern=/users/{id} similar=/api/users/{user} ", "prefixes of nested routers"];
     assert_eq!(warnings(&users), 1, "{}", all_warnings());
-    let posts = ["pattern=/api/psots similar=/api/posts, /api/about/us, /api/users/{user} "];
+    let posts = ["pattern=/api/psots similar=/api/posts "];
     assert_eq!(warnings(&posts), 1, "{}", all_warnings());
-    // Nothing looks like this one, so it may be a route that is seldom requested.
-    assert_eq!(notes(&["pattern=/rare/{id}/all", NONE_MATCHED, "nest_service"]), 1);
+    // This one begins like another, but does not look like a mistake: it may be a route that is seldom requested.
+    assert_eq!(notes(&["pattern=/api/users/{id}/rare similar= ", NONE_MATCHED]), 1);
 }
 
 #[tokio::test(start_paused = true)]
