@@ -35,7 +35,7 @@ impl PostReads {
         })
     }
 
-    /// The same for another route, which has its own entry in the log.
+    /// The same for another policy of a layer, which has its own entry in the log.
     pub(crate) fn apart(self) -> Self {
         Self { has_panicked: Arc::default(), ..self }
     }
@@ -86,8 +86,10 @@ impl Policy {
     /// [`vary`](Self::vary), except `Content-*` and `Accept`. If the policy withholds or rewrites a part of the request
     /// ([`strict`](Self::strict), [`query`](Self::query) …), `only_reads` is called with the head as the client sent it
     /// and with the head that the handler gets, and must say `true` for both. The second lacks the conditions
-    /// and ranges of the request, even if `vary` names them. If the function panics, an error is logged, once for each
-    /// route, and the request counts as one that may write.
+    /// and ranges of the request, even if `vary` names them. If the function panics, the request counts as one that may
+    /// write. The process's panic hook runs each time, as for any panic; besides, an error is logged once for each
+    /// policy that [`CacheLayer::route`](crate::CacheLayer::route) or
+    /// [`CacheLayer::default_policy`](crate::CacheLayer::default_policy) sets.
     ///
     /// The content is read before the handler is called, up to `bytes`. These requests are never shown to `only_reads`,
     /// and count as requests that may write:
