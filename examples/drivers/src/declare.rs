@@ -6,7 +6,7 @@ use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgTypeInfo};
 use sqlx::types::Uuid;
 use sqlx::{AssertSqlSafe, Encode, Postgres, Type};
-use tidegate::{Database, DeclareError, DeclaredRead, Record, Uncacheable};
+use tidegate::{Database, DeclareError, DeclaredRead};
 
 /// The server that a pool leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,12 +52,8 @@ pub async fn declare(
     match server {
         // It is unknown whether the replica has what the read must see.
         Server::Replica => Err(error),
-        Server::Primary => {
-            if let Some(record) = Record::current() {
-                record.mark_uncacheable(Uncacheable::new("undeclared-read", error.to_string()));
-            }
-            Ok(Declared(None))
-        }
+        // The response is not stored.
+        Server::Primary => Ok(Declared(None)),
     }
 }
 

@@ -182,6 +182,6 @@ async fn a_read_that_could_not_be_declared_is_not_stored() {
     let app = by_tokio_postgres::router(service, servers.cache.clone()).unwrap();
     for _ in 0..2 {
         let (body, status) = ask(&app, "/users/1").await;
-        assert!(body == "ada 0" && status.contains("undeclared-read"), "{body} {status}");
+        assert!(body == "ada 0" && status.contains("unnoted-reads"), "{body} {status}");
     }
 }
