@@ -301,18 +301,20 @@ impl Database {
         }
         // If sessions differ, or the primary does not respond, callers must not wait for that one after the other.
         if is_present && own.asked.is_some_and(|asked| asked.elapsed() < AGAIN) {
+            if own.text.is_some() {
+                return Ok(false);
+            }
             let why = "the session of the Database's own connections is unknown at present";
-            return own
-                .text
-                .as_ref()
-                .map(|_| false)
-                .ok_or_else(|| DeclareError::Lookup(Error::Protocol(why.into())));
+            return Err(DeclareError::Lookup(Error::Protocol(why.into())));
         }
         let text = self.query_own_session().await;
-        own.asked = Some(clock::now());
-        own.schema = own.schema.max(schema);
-        let text = own.text.insert(text.map_err(DeclareError::Lookup)?);
-        Ok(text == session)
+        // If it failed, what was known before may be from before the schema change.
+        *own = OwnSession {
+            text: text.as_ref().ok().cloned(),
+            schema: own.schema.max(schema),
+            asked: Some(clock::now()),
+        };
+        Ok(text.map_err(DeclareError::Lookup)? == session)
     }
 
     async fn query_own_session(&self) -> Result<String, Error> {
