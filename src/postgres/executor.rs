@@ -109,6 +109,16 @@ async fn first_rows(rows: &mut Rows<'_>, most: usize) -> (Vec<Row>, Option<Error
     (first, None)
 }
 
+/// The first row. Reads to the end, which is after the commit: a row comes before deferred constraints are checked, and a
+/// stream that is dropped rolls its transaction back.
+pub(super) async fn first_of_all(mut rows: Rows<'_>) -> Result<Option<PgRow>, Error> {
+    let mut first = None;
+    while let Some(step) = rows.try_next().await? {
+        first = first.or(step.right());
+    }
+    Ok(first)
+}
+
 impl RepeatableStatement {
     pub(super) fn take<'q, E: Execute<'q, Postgres>>(mut query: E) -> Result<Self, Error> {
         let arguments = query.take_arguments().map_err(Error::Encode)?;
@@ -212,16 +222,7 @@ impl<'c> Executor<'c> for Reader {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        // Reads to the end, which is after the commit: a row comes before deferred constraints are checked, and a stream
-        // that is dropped rolls its transaction back.
-        let mut steps = self.fetch_many(query);
-        Box::pin(async move {
-            let mut first = None;
-            while let Some(step) = steps.try_next().await? {
-                first = first.or(step.right());
-            }
-            Ok(first)
-        })
+        Box::pin(first_of_all(self.fetch_many(query)))
     }
 
     fn prepare_with<'e>(

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use async_stream::try_stream;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{StreamExt, TryStreamExt};
+use futures_util::stream::StreamExt;
 use sqlx::postgres::{PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Error, Execute, Executor, Postgres, SqlStr, Transaction};
 use sqlx_core::describe::Describe;
 
 use super::attempt::{ReadProof, open_read_transaction};
 use super::database::Database;
-use super::executor::{RepeatableStatement, Rows, is_outdated_plan, note, schema_changing};
+use super::executor::{
+    RepeatableStatement, Rows, first_of_all, is_outdated_plan, note, schema_changing,
+};
 use super::route_plan::RoutePlan;
 use crate::cache::{READ_FAILED, Stray, Uncacheable};
 
@@ -138,14 +140,7 @@ impl<'c> Executor<'c> for &'c mut ReadTransaction {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        let mut steps = self.fetch_many(query);
-        Box::pin(async move {
-            let mut first = None;
-            while let Some(step) = steps.try_next().await? {
-                first = first.or(step.right());
-            }
-            Ok(first)
-        })
+        Box::pin(first_of_all(self.fetch_many(query)))
     }
 
     fn prepare_with<'e>(
