@@ -88,7 +88,8 @@ impl Cache {
     /// which bounds the load that a cold start puts on the database. By default, the fills of one route, or of one
     /// [`ValuePolicy`](crate::ValuePolicy), use at most three quarters of these permits; see [`Policy::fills`]. A fill
     /// keeps waiting for a permit as long as others complete. If none completes within the policy's
-    /// [`wait`](Policy::wait), the fill proceeds without a permit and is counted ([`Event::NoPermit`]).
+    /// [`wait`](Policy::wait), the fill proceeds without a permit and is counted ([`Event::NoPermit`]), or, if fills of
+    /// several policies hang and so hold all permits, takes the permit of one of these.
     pub fn with_limits(store: impl Store, fence_bytes: usize, loads: usize) -> Self {
         Self::with_bounds(store, fence_bytes, Some(loads))
     }

@@ -1,8 +1,13 @@
 //! Permits to compute: the bound on how many fills run at a time.
 //!
 //! Each route, and each `ValuePolicy`, has a bound, and so has the whole cache. A route's bound is smaller than the
-//! cache's, so a route whose handler hangs leaves permits for the others. If no fill ends while another one waits for a
-//! permit, that one proceeds without: the bound protects the database from a rush, and must not make a request fail.
+//! cache's, so a route whose handler hangs leaves permits for the others. If several routes hang, they may hold all of the
+//! cache's permits. So once none of these has come free for as long as the longest `wait`, the fills that hold them are
+//! overdue and no longer count against the cache's bound, but still against their route's: each route that hangs delays
+//! the others once.
+//!
+//! If no fill of its route ends while another one waits for a permit, that one proceeds without: the bound protects the
+//! database from a rush, and must not make a request fail.
 //!
 //! A fill holds one permit for everything that is computed within it: a lookup in its scope inherits the permit, at any
 //! depth. A request that already leads a flight and still waits for a permit borrows the permit of a fill that waits for
@@ -17,16 +22,16 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::cache::Cache;
 use super::flight::FlightLeader;
 use super::policy::Policy;
 use super::record::Record;
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::outcome::Event;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 
 /// The default number of concurrent fills.
 const DEFAULT: usize = 512;
@@ -44,19 +49,52 @@ const LONGEST: u32 = 10;
 pub(crate) struct FillGate {
     slots: Semaphore,
     most: AtomicUsize,
-    /// How often a fill ended.
-    ended: AtomicUsize,
+    /// Whether slots whose fills are overdue are replaced.
+    replaces_overdue: bool,
+    progress: Mutex<Progress>,
+}
+
+/// What a fill that waits at a gate has to know of the others.
+#[derive(Debug)]
+struct Progress {
+    /// How often a slot was freed.
+    freed: usize,
+    /// When a slot was last taken or freed.
+    at: Instant,
+    /// The longest `wait` of the fills that took a slot.
+    longest_wait: Duration,
+    /// The number of slots in use that have not been replaced.
+    held: usize,
+    /// How often all slots in use were overdue and replaced.
+    generation: usize,
 }
 
 impl FillGate {
-    fn new(most: usize) -> Arc<Self> {
+    /// The bound of a cache.
+    fn of_cache(most: usize) -> Arc<Self> {
+        Self::new(most, true)
+    }
+
+    /// The bound of a route, or of a policy's values.
+    fn of_policy(most: usize) -> Arc<Self> {
+        Self::new(most, false)
+    }
+
+    fn new(most: usize, replaces_overdue: bool) -> Arc<Self> {
         let most = most.clamp(1, Semaphore::MAX_PERMITS);
+        let (freed, held, generation) = (0, 0, 0);
+        let (at, longest_wait) = (clock::now(), Duration::ZERO);
+        let progress = Progress { freed, at, longest_wait, held, generation };
         let (slots, most) = (Semaphore::new(most), AtomicUsize::new(most));
-        Arc::new(Self { slots, most, ended: AtomicUsize::new(0) })
+        Arc::new(Self { slots, most, replaces_overdue, progress: Mutex::new(progress) })
     }
 
     fn most(&self) -> usize {
         self.most.load(Ordering::Relaxed)
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lowers the bound. Call it before any fill runs.
@@ -69,37 +107,69 @@ impl FillGate {
         }
     }
 
-    fn try_enter(self: &Arc<Self>) -> Option<PermitSlot> {
-        self.slots.try_acquire().ok()?.forget();
-        Some(PermitSlot(self.clone()))
+    /// Turns one of the semaphore's permits into a slot.
+    fn slot(self: &Arc<Self>, permit: SemaphorePermit<'_>, wait: Duration) -> PermitSlot {
+        permit.forget();
+        let mut progress = self.progress();
+        progress.at = clock::now();
+        progress.held += 1;
+        progress.longest_wait = progress.longest_wait.max(wait);
+        PermitSlot { gate: self.clone(), generation: progress.generation }
     }
 
-    /// Waits for a slot; `None` if no fill ends within `wait`, or after [`LONGEST`] times `wait`.
+    fn try_enter(self: &Arc<Self>, wait: Duration) -> Option<PermitSlot> {
+        let permit = self.slots.try_acquire().ok()?;
+        Some(self.slot(permit, wait))
+    }
+
+    /// Waits for a slot; `None` if none is freed within `wait`, or after [`LONGEST`] times `wait`.
     async fn enter(self: &Arc<Self>, wait: Duration) -> Option<PermitSlot> {
         let (began, mut acquired) = (clock::now(), pin!(self.slots.acquire()));
         loop {
-            let ended = self.ended.load(Ordering::Relaxed);
+            let freed = self.progress().freed;
             match timeout(wait, &mut acquired).await {
-                Ok(slot) => {
-                    slot.ok()?.forget();
-                    return Some(PermitSlot(self.clone()));
-                }
-                Err(_) if self.ended.load(Ordering::Relaxed) == ended => return None,
+                Ok(permit) => return Some(self.slot(permit.ok()?, wait)),
+                Err(_) if !self.moves(freed) => return None,
                 Err(_) if began.elapsed() >= wait.saturating_mul(LONGEST) => return None,
                 Err(_) => {}
             }
         }
     }
+
+    /// Whether slots were freed since this many had been. Replaces the slots that are overdue.
+    fn moves(&self, freed: usize) -> bool {
+        let mut progress = self.progress();
+        let is_stuck = progress.freed == freed;
+        if is_stuck && self.replaces_overdue && progress.at.elapsed() >= progress.longest_wait {
+            progress.generation += 1;
+            let held = progress.held;
+            self.free(&mut progress, held);
+            return true;
+        }
+        !is_stuck
+    }
+
+    fn free(&self, progress: &mut Progress, slots: usize) {
+        progress.freed += 1;
+        progress.at = clock::now();
+        progress.held -= slots;
+        self.slots.add_permits(slots);
+    }
 }
 
 /// One of a gate's slots; dropping it frees the slot.
 #[derive(Debug)]
-struct PermitSlot(Arc<FillGate>);
+struct PermitSlot {
+    gate: Arc<FillGate>,
+    generation: usize,
+}
 
 impl Drop for PermitSlot {
     fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::Relaxed);
-        self.0.slots.add_permits(1);
+        let mut progress = self.gate.progress();
+        if self.generation == progress.generation {
+            self.gate.free(&mut progress, 1);
+        }
     }
 }
 
@@ -124,7 +194,7 @@ impl FillBound {
         self.gate.get_or_init(|| {
             let all = all.most();
             // Leaves a quarter to the other routes.
-            FillGate::new(self.most.unwrap_or(all - (all / 4).max(1)))
+            FillGate::of_policy(self.most.unwrap_or(all - (all / 4).max(1)))
         })
     }
 }
@@ -141,7 +211,8 @@ pub(crate) struct Permits {
 impl Permits {
     pub(crate) fn new(most: Option<usize>) -> Self {
         let is_default = AtomicBool::new(most.is_none());
-        Self { all: FillGate::new(most.unwrap_or(DEFAULT)), is_default, running: Arc::default() }
+        let all = FillGate::of_cache(most.unwrap_or(DEFAULT));
+        Self { all, is_default, running: Arc::default() }
     }
 
     /// Derives the default from the size of a database's pool, if no limit was configured.
@@ -168,7 +239,8 @@ impl Permits {
     }
 
     fn try_enter(&self, policy: &Policy) -> Option<[PermitSlot; 2]> {
-        Some([policy.fills.gate(&self.all).try_enter()?, self.all.try_enter()?])
+        let own = policy.fills.gate(&self.all).try_enter(policy.wait)?;
+        Some([own, self.all.try_enter(policy.wait)?])
     }
 }
 

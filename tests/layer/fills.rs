@@ -308,6 +308,46 @@ async fn a_hanging_route_leaves_permits_for_other_routes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_further_route_that_hangs_delays_the_others_once() {
+    const HANGING: usize = 5;
+    let (cache, policy, load) = (cache(8), policy().wait(3 * SECOND), Load::default());
+    let query = {
+        let load = load.clone();
+        async move || load.run(async { sleep(QUERY).await }).await
+    };
+    let mut layer = CacheLayer::new(cache.clone()).route("/query/{key}", policy.clone().fills(100));
+    let mut app = Router::new().route("/query/{key}", get(query));
+    for route in 0..HANGING {
+        let pattern = format!("/hang-{route}/{{key}}");
+        layer = layer.route(&pattern, policy.clone());
+        app = app.route(&pattern, get(std::future::pending::<()>));
+    }
+    let app = app.layer(layer);
+
+    let (mut requests, mut delayed) = (Vec::new(), 0);
+    for route in 0..HANGING {
+        requests.extend(spawn_all(&app, &format!("hang-{route}"), 20));
+        settle().await;
+        for run in 0..20 {
+            let began = Instant::now();
+            ask(&app, &format!("/query/{route}-{run}")).await;
+            assert!(began.elapsed() < 4 * SECOND);
+            delayed += usize::from(began.elapsed() > QUERY);
+        }
+    }
+    assert!((1..=HANGING).contains(&delayed), "{delayed} of 100 were delayed");
+
+    // When overdue fills end, their permits do not come back a second time.
+    requests.iter().for_each(JoinHandle::abort);
+    settle().await;
+    assert_eq!((cache.loads(), load.most()), (0, 1));
+    for response in spawn_all(&app, "query", 50) {
+        response.await.unwrap();
+    }
+    assert_eq!(load.most(), 8);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_waits_too_long_for_a_permit_proceeds_without_one() {
     let cache = cache(4);
     let (app, [_, hanging]) = routes(&cache, &policy().wait(Duration::from_secs(3)));
