@@ -1,6 +1,8 @@
 //! What the tests of the whole path have in common.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "each test binary uses a part")]
 
+#[cfg(feature = "admin")]
+pub(crate) mod admin;
 #[cfg(feature = "postgres")]
 pub(crate) mod followed;
 pub(crate) mod origin;

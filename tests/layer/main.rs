@@ -1,4 +1,4 @@
-//! The layer by itself: HTTP, bodies, attacks, and other services than axum's. No servers.
+//! The layer by itself: HTTP, bodies, and other services than axum's. No servers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -19,15 +19,11 @@ mod layering;
 mod no_vary_search;
 mod post;
 mod query;
-mod rewritten;
 mod scopes;
-mod security;
-mod security_identity;
 mod settings;
 mod stack;
 mod standard;
 mod streams;
-mod strict;
 mod superseded;
 mod tower;
 mod uncacheable;

@@ -15,7 +15,6 @@ mod nodes;
 mod reads;
 mod relay;
 mod stores;
-mod trust;
 
 /// The name in Redis of the entry for `key`, with the prefix of a service that does not name itself.
 fn place(key: &tidegate::Key) -> String {

@@ -44,6 +44,25 @@ fn is_refused(result: &Result<Option<String>, StoreError>) -> bool {
     result.as_ref().is_err_and(|error| told(error).contains("not signed"))
 }
 
+/// Where neither of them signs, so that nothing but the name separates them.
+#[tokio::test]
+async fn security_services_with_different_names_share_no_entries() {
+    let server = RedisServer::start().await.unwrap();
+    let service = async |name: Option<&str>| {
+        let options = RedisOptions::new(server.url());
+        let options = name.into_iter().fold(options, RedisOptions::prefix);
+        options.connect().await.unwrap()
+    };
+    let names = [Some("shop"), Some("shop:4"), Some("blog"), None];
+    for name in names {
+        put(&service(name).await, "/", &format!("of {name:?}")).await;
+    }
+    for name in names {
+        let of_another_node = body(&service(name).await, "/").await.unwrap();
+        assert_eq!(of_another_node, Some(format!("of {name:?}")));
+    }
+}
+
 #[tokio::test]
 async fn security_an_entry_signed_with_another_secret_is_refused() {
     let server = RedisServer::start().await.unwrap();
