@@ -332,13 +332,8 @@ impl Record {
         if let (None, Some(server)) = (&notes.server, server) {
             notes.server = Some(server.clone());
         }
-        if !self.0.scope.is_kept && self.0.scope.watch.is_none() {
-            return;
-        }
-        notes.add(tags);
-        match proven_with_inner(notes.as_of, basis, false) {
-            Some(together) => notes.as_of = Some(together),
-            None => drop(notes.uncacheable.get_or_insert_with(mixed_epochs)),
+        if self.0.scope.is_kept || self.0.scope.watch.is_some() {
+            notes.depend(basis, tags);
         }
     }
 
@@ -448,10 +443,12 @@ impl Record {
     pub(crate) fn basis(&self) -> Result<RecordProof, Uncacheable> {
         let notes = self.notes();
         notes.is_fit()?;
-        let proven = match (notes.as_of, self.0.scope.untracked) {
-            (read, true) => lower(read, self.0.began)?,
-            (read, false) => self.attributed(&notes).and(Ok(read))?,
-        };
+        if !self.0.scope.untracked {
+            self.attributed(&notes)?;
+        }
+        let names_tags = self.0.scope.untracked || !self.0.scope.tags.is_empty();
+        // What the policy's tags stand for may have been read as soon as the work began, by other means than `Database`.
+        let proven = if names_tags { lower(notes.as_of, self.0.began)? } else { notes.as_of };
         let basis = proven.ok_or_else(no_position)?;
         let tags = notes.tags.iter().copied().chain(self.own_tags(&notes.tags)).collect();
         Ok(RecordProof { basis, tags })
@@ -506,6 +503,15 @@ impl Record {
 }
 
 impl RecordNotes {
+    /// Adds what a read or a part depends on, and the position up to which it includes changes of that.
+    fn depend(&mut self, basis: LogPosition, tags: &[Tag]) {
+        self.add(tags);
+        match proven_with_inner(self.as_of, basis, false) {
+            Some(together) => self.as_of = Some(together),
+            None => drop(self.uncacheable.get_or_insert_with(mixed_epochs)),
+        }
+    }
+
     /// Adds tags, up to a bound, since an endless stream may read without end.
     fn add(&mut self, tags: &[Tag]) {
         if self.tags.len() < TAGS_MAX {

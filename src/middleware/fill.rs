@@ -392,8 +392,7 @@ impl<'p> ResponseFill<'p> {
         Ok(leave)
     }
 
-    /// Notes the tags that the response names itself. The record's position was taken before the work began, so an
-    /// invalidation during the work counts.
+    /// Notes the tags that the response names itself. An invalidation during the work counts.
     fn note_tags(&self, headers: &HeaderMap) -> Result<(), Uncacheable> {
         let RequestContext { policy, place, .. } = self.plan;
         let target = place.as_ref().map(|place| &place.target);

@@ -397,3 +397,130 @@ async fn a_read_in_a_spawned_task_is_distinguished_from_no_read() {
         }
     }
 }
+
+/// How a result can depend on a tag that none of its reads adds.
+const NAMED: [&str; 5] = ["policy", "field", "value", "nested", "nested with a read"];
+
+/// A document that the database does not hold, whose author invalidates a custom tag.
+struct Document {
+    bed: Arc<Bed>,
+    text: Mutex<&'static str>,
+    fetched: tokio::sync::Semaphore,
+    go: tokio::sync::Semaphore,
+}
+
+impl Document {
+    /// Fetches the document, and returns it later.
+    async fn fetch(&self) -> &'static str {
+        let text = *self.text.lock().unwrap();
+        self.fetched.add_permits(1);
+        self.go.acquire().await.unwrap().forget();
+        text
+    }
+
+    async fn page(&self, way: &str) -> String {
+        let cache = &self.bed.cache;
+        let tagged = values_with(|policy| policy.tag("document"));
+        let text = match way {
+            "policy" | "field" => self.fetch().await,
+            "value" => {
+                let load = async || {
+                    let text = self.fetch().await;
+                    self.bed.read().await;
+                    Ok::<_, ()>(text.to_owned())
+                };
+                return cache.get_or_load(&key(way, ""), &tagged, load).await.unwrap();
+            }
+            _ => {
+                // The author's update changes `items` too, for a read that adds the policy's tag.
+                let tag = if way == "nested" { "document" } else { "items:id=1" };
+                let untracked = values_with(|policy| policy.untracked().tag(tag));
+                let load = async || {
+                    let text = self.fetch().await;
+                    if way != "nested" {
+                        self.bed.read().await;
+                    }
+                    Ok::<_, ()>(text.to_owned())
+                };
+                let text = cache.get_or_load(&key(way, ""), &untracked, load).await.unwrap();
+                return text + &self.bed.read().await[..0];
+            }
+        };
+        self.bed.read().await;
+        text.to_owned()
+    }
+}
+
+fn values_with(
+    set: impl FnOnce(tidegate::ValuePolicyBuilder) -> tidegate::ValuePolicyBuilder,
+) -> ValuePolicy {
+    set(ValuePolicy::ttl(TTL).jitter(0.0).early_refresh(0.0)).build().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_no_read_adds_counts_from_when_the_work_begins() {
+    let bed = Bed::new().await;
+    let invalidated = if_invalidated(&bed).await;
+    for way in NAMED {
+        let (text, fetched) = (Mutex::new("old"), tokio::sync::Semaphore::new(0));
+        let go = tokio::sync::Semaphore::new(0);
+        let document = Arc::new(Document { bed: bed.clone(), text, fetched, go });
+        let page = move |State(document): State<Arc<Document>>| async move {
+            ([("cache-tag", "document")], document.page(way).await)
+        };
+        let policy = match way {
+            "policy" => policy().tag("document"),
+            "field" => policy().tag_fields(["cache-tag"]),
+            _ => policy(),
+        };
+        let layer = CacheLayer::with_policy(bed.cache.clone(), policy).namespace(way);
+        let app = Router::new().route("/", get(page)).layer(layer).with_state(document.clone());
+
+        let first = tokio::spawn({
+            let app = app.clone();
+            async move { ask(&app, "/").await }
+        });
+        document.fetched.acquire().await.unwrap().forget();
+        *document.text.lock().unwrap() = "new";
+        let sql = "select tidegate.invalidate('{document}'); update items set v = v";
+        bed.server.psql(sql).await.unwrap();
+        invalidated().await;
+        document.go.add_permits(100);
+        let first = first.await.unwrap();
+        assert_eq!(first.0, "old", "{way}: it was fetched before");
+        let (text, status) = ask(&app, "/").await;
+        assert_eq!(text, "new", "{way}: {status}");
+    }
+}
+
+/// Waits until the node knows that the document was invalidated.
+async fn if_invalidated(bed: &Arc<Bed>) -> impl AsyncFn() {
+    let loads = Arc::new(AtomicUsize::new(0));
+    let probe = {
+        let (bed, loads) = (bed.clone(), loads.clone());
+        async move || {
+            let policy = values_with(|policy| policy.untracked().tag("document"));
+            let load = async || {
+                loads.fetch_add(1, Ordering::SeqCst);
+                Ok::<_, ()>(String::new())
+            };
+            let key = key("probe", "");
+            Record::detached(bed.cache.get_or_load(&key, &policy, load)).await.unwrap();
+        }
+    };
+    probe().await;
+    async move || {
+        let before = loads.load(Ordering::SeqCst);
+        eventually("the document is invalidated", async || {
+            probe().await;
+            loads.load(Ordering::SeqCst) > before
+        })
+        .await;
+        eventually("what is read from now on is known to be later", async || {
+            let before = loads.load(Ordering::SeqCst);
+            probe().await;
+            loads.load(Ordering::SeqCst) == before
+        })
+        .await;
+    }
+}

@@ -125,7 +125,7 @@ impl Record {
     /// Passes this scope's tags and lifetime on to the outer one, while the work may still continue.
     pub(crate) fn pass_on(&self, ttl: Option<Duration>) {
         let Some(outer) = &self.0.outer else { return };
-        let tags: Vec<_> = self.own_tags(&self.notes().tags).collect();
+        let tags: Vec<_> = self.0.scope.tags.iter().flat_map(PolicyTag::with_bulk).collect();
         outer.outward().for_each(|record| self.note_tags(record, &tags));
         if self.is_timed() {
             outer.bound_or_refuse(ttl.map(|ttl| self.left().map_or(ttl, |left| left.min(ttl))));
@@ -221,15 +221,19 @@ impl Record {
         }
     }
 
-    /// Adds tags of this scope's cache to `record`, which is this scope or one around it. If `record` belongs to another
-    /// cache, whose positions may not be comparable, the basis of the work is added too, as on a hit (`note_entry`).
+    /// Adds tags of this scope's cache that no read has added to `record`, which is this scope or one around it. What they
+    /// stand for may have been read as soon as this scope's work began, so that position counts too.
     pub(super) fn note_tags(&self, record: &Self, tags: &[Tag]) {
-        if tags.is_empty() || Arc::ptr_eq(&record.0.fences, &self.0.fences) {
-            return record.notes().add(tags);
+        if tags.is_empty() {
+            return;
         }
         match self.0.began {
-            Some(basis) => record.note(basis, tags, None),
             None => drop(record.notes().uncacheable.get_or_insert_with(no_position)),
+            Some(basis) if Arc::ptr_eq(&record.0.fences, &self.0.fences) => {
+                record.notes().depend(basis, tags);
+            }
+            // Of another cache: this is all that is known of the work, as on a hit.
+            Some(basis) => record.note(basis, tags, None),
         }
     }
 
