@@ -5,11 +5,13 @@
 
 use std::borrow::Cow;
 
+use axum::extract::{MatchedPath, NestedPath};
 use http::header::{AsHeaderName, HOST};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use percent_encoding::percent_decode;
 use smallvec::SmallVec;
 
+use super::routers::PathParameters;
 use super::rules::fields::{RequestField, RequestFields};
 use super::rules::list::is_token;
 use super::rules::request::{RequestDirectives, is_keyed_with_content};
@@ -51,6 +53,8 @@ pub(crate) struct KeySource<'r> {
     uri: &'r Uri,
     /// The URI that the handler sees, if a layer or a router has changed it.
     rewritten: Option<&'r Uri>,
+    /// What routers know of the path, if the URIs may not show all of it.
+    routed: Option<&'r Extensions>,
     headers: &'r HeaderMap,
     fields: RequestFields,
     /// The client's identity, as returned by the policy's `vary_by` function.
@@ -70,6 +74,7 @@ impl<'r> KeySource<'r> {
         Self {
             uri,
             rewritten,
+            routed: route::has_hidden_parts(request).then(|| request.extensions()),
             headers: request.headers(),
             fields: asked.fields,
             client,
@@ -101,6 +106,7 @@ impl<'r> KeySource<'r> {
         Self {
             uri,
             rewritten: None,
+            routed: None,
             headers,
             fields: RequestFields::from_headers(headers),
             client: None,
@@ -112,7 +118,7 @@ impl<'r> KeySource<'r> {
 
 /// The key of a request under a policy: by GET and HEAD, by QUERY, or by POST.
 pub(crate) fn key((namespace, version): (&str, &str), of: &KeySource<'_>, policy: &Policy) -> Key {
-    let KeySource { uri, rewritten, headers, fields, client, variance, content } = *of;
+    let KeySource { uri, rewritten, routed, headers, fields, client, variance, content } = *of;
     let mut text = Key::new("http");
     text.add(namespace.as_bytes());
     text.add(version.as_bytes());
@@ -146,10 +152,14 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &KeySource<'_>, policy
     }
     if let Some(seen) = rewritten {
         text.add(b"rewritten");
+        text.add(seen.scheme_str().unwrap_or_default().as_bytes());
         let authority = seen.authority().filter(|_| policy.host);
         text.add(authority.map_or("", |authority| authority.as_str()).as_bytes());
         text.add(seen.path().as_bytes());
         query(&mut text, seen.query(), policy);
+    }
+    if let Some(extensions) = routed {
+        routes(&mut text, uri, extensions);
     }
     if let Some(client) = client {
         text.add(b"client");
@@ -161,6 +171,26 @@ pub(crate) fn key((namespace, version): (&str, &str), of: &KeySource<'_>, policy
         description(&mut text, headers, policy);
     }
     text.finish()
+}
+
+/// Adds what a handler can learn from axum's routers, unless the client's path shows all of it.
+fn routes(text: &mut KeyText, uri: &Uri, extensions: &Extensions) {
+    let prefix = extensions.get::<NestedPath>().map_or("", NestedPath::as_str);
+    let pattern = extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    // If a parameter is not UTF-8, a handler gets none of them.
+    let parameters = PathParameters::from_extensions(extensions);
+    let parameters = || parameters.iter().flat_map(PathParameters::iter);
+    if route::shows_all(pattern, uri.path(), parameters()) {
+        return;
+    }
+    text.add(b"routes");
+    text.add(prefix.as_bytes());
+    text.add(pattern.as_bytes());
+    for (name, value) in parameters() {
+        text.add(b"parameter");
+        text.add(name.as_bytes());
+        text.add(value.as_bytes());
+    }
 }
 
 /// Adds the fields that count for a request with content, independently of their order.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use axum::extract::{MatchedPath, OriginalUri};
+use axum::extract::{MatchedPath, NestedPath, OriginalUri};
 use http::{Request, Uri};
 use percent_encoding::percent_decode_str;
 
@@ -18,6 +18,35 @@ pub(crate) fn uri<B>(request: &Request<B>) -> &Uri {
 /// The route's pattern, such as `/users/{id}`, if a router matched one.
 pub(crate) fn pattern<B>(request: &Request<B>) -> Option<&str> {
     request.extensions().get::<MatchedPath>().map(MatchedPath::as_str)
+}
+
+/// Whether routers may know something of the path that neither the client's URI nor the present one shows. They do if a
+/// layer has rewritten the path, and a router has stripped a part of it since.
+pub(crate) fn has_hidden_parts<B>(request: &Request<B>) -> bool {
+    let (original, present) = (uri(request), request.uri());
+    let is_stripped_only = match request.extensions().get::<NestedPath>() {
+        None => original == present,
+        Some(prefix) => {
+            let prefix = prefix.as_str().trim_end_matches('/');
+            let rest = original.path().strip_prefix(prefix).filter(|_| !prefix.contains('{'));
+            rest.is_some_and(|rest| {
+                rest == present.path() || rest.is_empty() && present.path() == "/"
+            })
+        }
+    };
+    !is_stripped_only || pattern(request).is_some_and(|known| !matches(known, original.path()))
+}
+
+/// Whether a path shows these parameters, which axum found for a pattern. The pattern of the root of a nested service ends
+/// with a slash that the path need not have.
+pub(crate) fn shows_all<'p>(
+    pattern: &str,
+    path: &str,
+    mut parameters: impl Iterator<Item = (&'p str, &'p str)>,
+) -> bool {
+    let root = pattern.strip_suffix('/').unwrap_or(pattern);
+    (matches(pattern, path) || matches(root, path))
+        && parameters.all(|(name, value)| parameter(pattern, path, name).as_deref() == Some(value))
 }
 
 /// The tags that a policy names for a request, with the parameters that the handler gets; `None` if one of these is missing.

@@ -27,6 +27,11 @@ impl PathParameters {
         read(extensions)?.ok().map(Self)
     }
 
+    /// All of them, with their names.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter()
+    }
+
     /// The value of a parameter. `None` if there is none of this name, or more than one: a handler may use either.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let mut named = self.0.iter().filter(|(found, _)| *found == name);
@@ -114,7 +119,7 @@ mod tests {
 
     fn all(extensions: &Extensions) -> Option<Vec<(String, String)>> {
         let read = PathParameters::from_extensions(extensions)?;
-        Some(read.0.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+        Some(read.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
     #[test]

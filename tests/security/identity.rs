@@ -228,6 +228,65 @@ async fn a_path_rewritten_inside_the_router_is_part_of_the_key() {
     }
 }
 
+/// A handler that gets nothing of the tenant but a parameter of the path, which a router has stripped.
+#[tokio::test]
+async fn a_parameter_of_a_rewritten_path_is_part_of_the_key_though_a_router_strips_it() {
+    let page = |Path(tenant): Path<String>| async move {
+        ([("cache-control", "max-age=60")], format!("of {tenant}"))
+    };
+    let rewrite = |request: Request, next: Next| prefix("x-site", request, next);
+    for policy in [ttl(), Policy::standard(), ttl().strict()] {
+        let layer = CacheLayer::with_policy(cache(), policy.clone());
+        let pages = Router::new().route("/report", get(page)).layer(layer);
+        let strip = |mut request: Request, next: Next| {
+            *request.uri_mut() = "/report".parse().unwrap();
+            next.run(request)
+        };
+        let by_hand = Router::new().route_service(
+            "/{tenant}/report",
+            from_fn(strip).layer(
+                Router::new().fallback(page).layer(CacheLayer::with_policy(cache(), policy)),
+            ),
+        );
+        let nested = Router::new().nest("/{tenant}", pages.clone());
+        let deep = Router::new().nest("/{tenant}", Router::new().nest("/a", pages.clone()));
+        for (router, uri) in [(nested, "/report"), (deep, "/a/report"), (by_hand, "/report")] {
+            let rewritten = from_fn(rewrite).layer(router);
+            let direct = Router::new().fallback_service(rewritten.clone());
+            let within = Router::new().nest_service("/api", rewritten);
+            for (app, uri) in [(direct, uri.to_owned()), (within, format!("/api{uri}"))] {
+                for tenant in ["acme", "globex", "acme"] {
+                    let request = by(Method::GET, &uri, &[("x-site", tenant)]);
+                    let (body, status) = read(send(&app, request).await).await;
+                    assert_eq!(body, format!("of {tenant}"), "{uri}: {status}");
+                }
+                let again = by(Method::GET, &uri, &[("x-site", "acme")]);
+                let status = read(send(&app, again).await).await.1;
+                assert!(status.contains("hit"), "{status}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_scheme_that_a_layer_writes_into_the_uri_is_part_of_the_key() {
+    let page = |request: Request| async move {
+        let scheme = request.uri().scheme_str().unwrap_or_default().to_owned();
+        ([("cache-control", "max-age=60")], scheme)
+    };
+    let rewrite = |mut request: Request, next: Next| {
+        let scheme = request.headers()["x-listener"].to_str().unwrap();
+        *request.uri_mut() = format!("{scheme}://shop.example/a").parse().unwrap();
+        next.run(request)
+    };
+    let layer = CacheLayer::with_policy(cache(), ttl());
+    let app = Router::new().route("/a", get(page)).layer(layer).layer(from_fn(rewrite));
+    for scheme in ["http", "https", "http"] {
+        let request = by(Method::GET, "/a", &[("x-listener", scheme)]);
+        assert_eq!(read(send(&app, request).await).await.0, scheme);
+    }
+}
+
 // The stacks that guide 2 recommends, with small stand-ins for the crates that they are made of.
 
 /// The time, in seconds, by which tokens expire.
