@@ -61,6 +61,7 @@ async fn tell() -> Result<(), Failure> {
     let mut scaling = Scaling::new(&fleet).await?;
     let busy = scaling.while_running(&mut cloud, load.run(BUSY, Duration::from_secs(16))).await?;
     print!("{busy}");
+    scaling.report();
     scaling.until_calm(&mut cloud, &load, QUIET).await?;
 
     title(

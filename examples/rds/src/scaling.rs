@@ -33,12 +33,13 @@ pub(crate) struct Scaling {
     at: Instant,
     high: u32,
     low: u32,
+    added: u32,
 }
 
 impl Scaling {
     pub(crate) async fn new(fleet: &Arc<Fleet>) -> Result<Self, Failure> {
         let before = fleet.servers().await?;
-        Ok(Self { fleet: fleet.clone(), before, at: Instant::now(), high: 0, low: 0 })
+        Ok(Self { fleet: fleet.clone(), before, at: Instant::now(), high: 0, low: 0, added: 0 })
     }
 
     /// Adjusts the number of replicas while clients run.
@@ -72,6 +73,15 @@ impl Scaling {
         Err("the added replicas were not removed in time".into())
     }
 
+    /// Says so if no replica was added, as on a machine that is too slow for the load.
+    pub(crate) fn report(&self) {
+        if self.added == 0 {
+            println!(
+                "  scaling  not above {HIGH:.0} reads in a second on each replica: none is added"
+            );
+        }
+    }
+
     async fn look(&mut self, cloud: &mut Cloud) -> Result<(), Failure> {
         let now = self.fleet.servers().await?;
         let reads: u64 = now
@@ -91,6 +101,7 @@ impl Scaling {
                 "  scaling  {each:.0} reads in a second on each of {replicas} replicas: one is added"
             );
             cloud.add_replica().await?;
+            self.added += 1;
         } else if self.low >= TURNS && replicas > LEAST {
             self.low = 0;
             println!(
