@@ -117,6 +117,48 @@ async fn a_full_server_refuses_puts_and_still_serves_reads() {
     }
 }
 
+/// As when its disk is full: PING gets an error too, and reads do not.
+#[tokio::test]
+async fn a_server_that_cannot_write_to_its_disk_serves_reads_to_a_node_that_starts() {
+    let directory = std::env::temp_dir().join(format!("tidegate-{}", free_port().unwrap()));
+    std::fs::create_dir(&directory).unwrap();
+    let path = directory.to_str().unwrap();
+    let server = RedisServer::start_with(&["--dir", path, "--save", "3600 1"]).await.unwrap();
+    put(&Redis::connect(server.url()).await.unwrap(), "a").await.unwrap();
+    std::fs::remove_dir(&directory).unwrap();
+    eventually("it can't save", async || {
+        let _ = server.run::<redis::Value>(&mut cmd("BGSAVE")).await;
+        let pong = server.run::<redis::Value>(&mut cmd("PING")).await;
+        pong.is_err_and(|error| error.to_string().contains("MISCONF"))
+    })
+    .await
+    .unwrap();
+    for lazy in [true, false] {
+        let redis = RedisOptions::new(server.url()).lazy(lazy).connect().await.unwrap();
+        assert!(put(&redis, "b").await.is_err());
+        assert!(has(&redis, "a").await, "lazy: {lazy}");
+    }
+}
+
+#[tokio::test]
+async fn while_a_server_is_a_replica_nodes_connect_ever_less_often() {
+    let server = RedisServer::start().await.unwrap();
+    let redis = RedisOptions::new(server.url()).connections(1).connect().await.unwrap();
+    put(&redis, "a").await.unwrap();
+    // Of a master that does not exist.
+    let port = free_port().unwrap().to_string();
+    spoil(&server, cmd("REPLICAOF").arg("127.0.0.1").arg(port)).await;
+    for _ in 0..60 {
+        assert!(put(&redis, "b").await.is_err());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let stats = server.run::<String>(cmd("INFO").arg("stats")).await.unwrap();
+    let line = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+    // The test's own commands open one each.
+    let connections: usize = line.unwrap().trim().parse().unwrap();
+    assert!(connections < 20, "{connections} for 60 writes");
+}
+
 #[tokio::test]
 async fn a_flushed_server_yields_misses_and_no_errors() {
     let server = RedisServer::start().await.unwrap();

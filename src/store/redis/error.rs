@@ -73,13 +73,13 @@ impl RedisError {
 }
 
 fn is_refusal(error: &PoolError) -> bool {
-    // Errors of a server that is starting, changing its role or at its connection limit are temporary.
-    const FOR_NOW: [&str; 6] =
-        ["LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "READONLY"];
+    // All other errors are temporary: the server is starting, changes its role, can't write to its disk. ERR is what it
+    // says to a user or a database that does not exist, but also at its limit of connections.
+    const REFUSALS: [&str; 4] = ["NOAUTH", "WRONGPASS", "NOPERM", "ERR"];
     // A server that requires a password responds with a code for which the redis crate has no kind.
     let PoolError::Backend(error) = error else { return false };
     let is_at_its_limit =
         error.detail().is_some_and(|detail| detail.contains("max number of clients"));
-    let says_no = error.code().is_some_and(|code| !FOR_NOW.contains(&code)) && !is_at_its_limit;
+    let says_no = error.code().is_some_and(|code| REFUSALS.contains(&code)) && !is_at_its_limit;
     error.kind() == redis::ErrorKind::AuthenticationFailed || says_no
 }

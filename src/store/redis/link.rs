@@ -8,7 +8,9 @@
 //! So a connection can be used further after a timeout; `tests/redis/faults.rs` tests this.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+};
 use std::time::Duration;
 
 use deadpool_redis::PoolError;
@@ -43,6 +45,8 @@ pub(super) struct RedisLink {
     strain: AtomicU32,
     /// The lock of the task that opens another connection.
     replacing: ExpiringLock,
+    /// When it last opened one, and how long it had paused before.
+    replaced: Mutex<Option<(Instant, Duration)>>,
 }
 
 struct Connection {
@@ -55,7 +59,8 @@ struct Connection {
 impl RedisLink {
     pub(super) fn new(pool: Arc<RedisPool>) -> Arc<Self> {
         let (strain, replacing) = (AtomicU32::new(0), ExpiringLock::default());
-        Arc::new(Self { pool, held: RwLock::new(None), strain, replacing })
+        let (held, replaced) = (RwLock::new(None), Mutex::default());
+        Arc::new(Self { pool, held, strain, replacing, replaced })
     }
 
     /// Connects, once.
@@ -127,6 +132,19 @@ impl RedisLink {
         }
     }
 
+    /// The pause before the first attempt to replace a connection. It grows if the previous one was soon of no use, as when
+    /// the server is a replica for a while.
+    fn first_pause(&self) -> Duration {
+        match *self.replaced() {
+            Some((at, pause)) if at.elapsed() < LONGEST_PAUSE => (2 * pause).min(LONGEST_PAUSE),
+            _ => FIRST_PAUSE,
+        }
+    }
+
+    fn replaced(&self) -> MutexGuard<'_, Option<(Instant, Duration)>> {
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn strain(self: &Arc<Self>, count: u32) {
         let more = UNANSWERED.saturating_mul(count.min(STRAINED));
         if self.strain.fetch_add(more, Ordering::Relaxed).saturating_add(more) >= STRAINED {
@@ -157,7 +175,7 @@ impl RedisLink {
 /// Tries to connect until a connection works (a new one, or the old one again) or the link is dropped. Stops if another
 /// task has taken over, since this one's runtime did not poll it in time.
 async fn replace(link: Weak<RedisLink>, lock: ExpiringGuard) {
-    let mut pause = FIRST_PAUSE;
+    let Some(mut pause) = link.upgrade().map(|link| link.first_pause()) else { return };
     loop {
         let pause_now = pause.mul_f64(0.75 + 0.5 * fastrand::f64());
         if !lock.extend(pause_now + LATE) {
@@ -165,13 +183,17 @@ async fn replace(link: Weak<RedisLink>, lock: ExpiringGuard) {
         }
         // Also before the first attempt: otherwise a server that accepts and disconnects would be flooded.
         sleep(pause_now).await;
+        let paused = pause;
         pause = (2 * pause).min(LONGEST_PAUSE);
         let Some(link) = link.upgrade() else { return };
         if !lock.extend(CONNECT_WITHIN + LATE) {
             return;
         }
         match link.connect().await {
-            Ok(()) => tracing::info!("connected to Redis again"),
+            Ok(()) => {
+                *link.replaced() = Some((now(), paused));
+                tracing::info!("connected to Redis again");
+            }
             Err(error) => tracing::debug!(%error, "no connection to Redis yet"),
         }
         if link.is_well() {
