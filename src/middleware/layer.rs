@@ -60,6 +60,8 @@ pub(crate) struct LayerSettings {
     pub(crate) namespace: String,
     pub(crate) sessions: Option<Sessions>,
     pub(crate) rooms: ByteBudget,
+    /// The part of it that requests' content may take.
+    pub(crate) content_rooms: ByteBudget,
     /// What says who the client is.
     pub(crate) identity: IdentitySource,
     pub(crate) watch: Arc<TrafficRecorder>,
@@ -84,6 +86,13 @@ pub(crate) struct RouteSettings {
 /// What stands in place of a pattern for the policy of all that have none of their own.
 pub(crate) const OTHERS: &str = "(default)";
 
+/// The budget for all bodies, and the part of it for the content of requests.
+fn budgets(bytes: usize) -> (ByteBudget, ByteBudget) {
+    let all = ByteBudget::new(bytes);
+    let contents = all.part(bytes / 4);
+    (all, contents)
+}
+
 impl RouteSettings {
     fn new(mut policy: Policy) -> Self {
         policy.fills = policy.fills.apart();
@@ -97,11 +106,13 @@ impl RouteSettings {
 impl CacheLayer {
     /// Creates a layer without policies. Until you add one, every request bypasses the cache.
     pub fn new(cache: Cache) -> Self {
+        let (rooms, content_rooms) = budgets(CAPTURE_BYTES);
         let shared = LayerSettings {
             cache,
             namespace: String::new(),
             sessions: None,
-            rooms: ByteBudget::new(CAPTURE_BYTES),
+            rooms,
+            content_rooms,
             identity: IdentitySource::default(),
             watch: Arc::default(),
             variances: VarianceTable::default(),
@@ -215,7 +226,8 @@ impl CacheLayer {
     }
 
     /// Limits the memory, in bytes, that all bodies take together while they are buffered for the cache; 256 MiB by
-    /// default. A body that does not fit is passed on to the client whole, and is not stored.
+    /// default. The content of requests ([`Policy::query_content`], [`Policy::post_reads`]) takes at most a quarter of it, so
+    /// slow uploads leave room for responses. A body that does not fit is passed on whole, and the response is not stored.
     #[must_use]
     pub fn capture_limit(mut self, bytes: usize) -> Self {
         let shared = Arc::make_mut(&mut self.shared);
@@ -223,7 +235,7 @@ impl CacheLayer {
             let fault = "capture_limit is not used: with 0 bytes, no body would be stored";
             shared.faults.push(fault.into());
         } else {
-            shared.rooms = ByteBudget::new(bytes);
+            (shared.rooms, shared.content_rooms) = budgets(bytes);
         }
         self
     }

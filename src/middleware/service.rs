@@ -247,7 +247,7 @@ impl<S> CacheService<S> {
         }
         let mut service = Self { inner: self.ready_inner(), routes: self.routes.clone() };
         ResponseFuture::pending(Box::pin(async move {
-            let room = service.routes.rooms.room();
+            let room = service.routes.content_rooms.room();
             let content = content::read(&mut request, (limit, room)).await;
             let Some(content) = content else {
                 return service.bypass(BypassReason::Body, met, request).await;
