@@ -190,9 +190,13 @@ pub(super) async fn give_token(routes: &LayerSettings, wrote: bool, headers: &mu
 
 async fn write_token(routes: &LayerSettings, headers: &mut HeaderMap) {
     let (Some(sessions), Some(log)) = (&routes.sessions, routes.cache.log()) else { return };
-    match log.position().await {
-        Ok(at) => sessions.write(headers, at),
-        Err(error) => tracing::warn!(%error, "could not issue a session token for a write"),
+    match timeout(PATIENCE, log.position()).await {
+        Ok(Ok(at)) => sessions.write(headers, at),
+        Ok(Err(error)) => tracing::warn!(%error, "could not issue a session token for a write"),
+        Err(_) => tracing::warn!(
+            within = ?PATIENCE,
+            "could not issue a session token for a write: no connection to the primary was free, or it did not respond"
+        ),
     }
 }
 
