@@ -1,6 +1,6 @@
 //! Batch lookups of typed values.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -98,8 +98,15 @@ impl Cache {
         let (missing, late) = search.look(wanted).await;
         search.load(missing, &load).await?;
         // Only now, when this call holds no fill that others wait for: otherwise two calls could wait for each other.
-        for wanted in late {
-            let missing = search.wait(wanted).await;
+        let mut late = VecDeque::from(late);
+        while let Some(wanted) = late.pop_front() {
+            let mut missing = search.wait(wanted).await;
+            if !missing.is_empty() {
+                // The call that was to load it has failed, and with it perhaps others: load these together.
+                let (more, still_late) = search.look(late.into()).await;
+                missing.extend(more);
+                late = still_late.into();
+            }
             search.load(missing, &load).await?;
         }
         Ok(search.found)
