@@ -88,8 +88,9 @@ impl Cache {
     /// which bounds the load that a cold start puts on the database. By default, the fills of one route, or of one
     /// [`ValuePolicy`](crate::ValuePolicy), use at most three quarters of these permits; see [`Policy::fills`]. A fill
     /// keeps waiting for a permit as long as others complete. If none completes within the policy's
-    /// [`wait`](Policy::wait), the fill proceeds without a permit and is counted ([`Event::NoPermit`]), or, if fills of
-    /// several policies hang and so hold all permits, takes the permit of one of these.
+    /// [`wait`](Policy::wait), as many of the fills that wait as may run at a time proceed without a permit; after ten
+    /// times `wait`, each does. A fill that holds a permit for longer than `wait`, while fills of other policies wait for
+    /// one, loses it. All of these are counted ([`Event::NoPermit`]).
     pub fn with_limits(store: impl Store, fence_bytes: usize, loads: usize) -> Self {
         Self::with_bounds(store, fence_bytes, Some(loads))
     }

@@ -1,19 +1,22 @@
 //! Permits to compute: the bound on how many fills run at a time.
 //!
-//! Each route, and each `ValuePolicy`, has a bound, and so has the whole cache. A route's bound is smaller than the
-//! cache's, so a route whose handler hangs leaves permits for the others. If several routes hang, they may hold all of the
-//! cache's permits. So once none of these has come free for as long as the longest `wait`, the fills that hold them are
-//! overdue and no longer count against the cache's bound, but still against their route's: each route that hangs delays
-//! the others once.
+//! Each route, and each `ValuePolicy`, has a bound, and so has the whole cache. A fill takes a slot of its route's gate,
+//! then one of the cache's. The bounds protect the database from a rush, and must not make a request fail:
 //!
-//! If no fill of its route ends while another one waits for a permit, that one proceeds without: the bound protects the
-//! database from a rush, and must not make a request fail.
+//! - A route's bound is smaller than the cache's, so a route whose handler hangs leaves slots for the others. If several
+//!   routes hang, they can hold all of the cache's slots. So a fill that has held one for as long as its policy's `wait` is
+//!   overdue: while others wait, it no longer counts against the cache's bound. It still counts against its route's, so a
+//!   route that hangs takes no further slots.
+//! - If no fill of its route ends while another one waits, that one proceeds without a slot. In each `wait`, only as many
+//!   do so as the bound allows fills: otherwise all would, as soon as the database is slower than `wait`.
+//! - After ten times `wait`, a fill proceeds in any case.
 //!
 //! A fill holds one permit for everything that is computed within it: a lookup in its scope inherits the permit, at any
 //! depth. A request that already leads a flight and still waits for a permit borrows the permit of a fill that waits for
 //! this flight, since that fill is idle meanwhile. So two fills never deadlock, one waiting for the other's permit and the
 //! other for the first one's result.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
@@ -41,33 +44,38 @@ const DEFAULT: usize = 512;
 /// change or a failover, when perhaps no replica is far enough, and then all of them read from the primary.
 const FOR_EACH_CONNECTION: usize = 4;
 
-/// The longest wait in a queue that moves, as a multiple of the policy's `wait`.
+/// The longest wait for a permit, as a multiple of the policy's `wait`.
 const LONGEST: u32 = 10;
+
+/// A fill is overdue after its policy's `wait`, and no earlier than this.
+const OVERDUE: Duration = Duration::from_secs(1);
+
+/// Longer than any process runs.
+const FAR: Duration = Duration::from_hours(24 * 365 * 30);
 
 /// A bound on fills that run at a time.
 #[derive(Debug)]
 pub(crate) struct FillGate {
     slots: Semaphore,
     most: AtomicUsize,
-    /// Whether slots whose fills are overdue are replaced.
-    replaces_overdue: bool,
-    progress: Mutex<Progress>,
+    /// Whether overdue fills no longer count.
+    forgets_overdue: bool,
+    state: Mutex<GateState>,
 }
 
-/// What a fill that waits at a gate has to know of the others.
 #[derive(Debug)]
-struct Progress {
+struct GateState {
     /// How often a slot was freed.
     freed: usize,
-    /// When a slot was last taken or freed.
-    at: Instant,
-    /// The longest `wait` of the fills that took a slot.
-    longest_wait: Duration,
-    /// The number of slots in use that have not been replaced.
-    held: usize,
-    /// How often all slots in use were overdue and replaced.
-    generation: usize,
+    /// The slots in use, by when their fills are overdue, if such fills no longer count.
+    held: BTreeSet<HeldSlot>,
+    next: u64,
+    /// How many fills proceeded without a slot since this moment.
+    passed: (Instant, usize),
 }
+
+/// When a slot's fill is overdue, and a number of its own.
+type HeldSlot = (Instant, u64);
 
 impl FillGate {
     /// The bound of a cache.
@@ -80,21 +88,20 @@ impl FillGate {
         Self::new(most, false)
     }
 
-    fn new(most: usize, replaces_overdue: bool) -> Arc<Self> {
+    fn new(most: usize, forgets_overdue: bool) -> Arc<Self> {
         let most = most.clamp(1, Semaphore::MAX_PERMITS);
-        let (freed, held, generation) = (0, 0, 0);
-        let (at, longest_wait) = (clock::now(), Duration::ZERO);
-        let progress = Progress { freed, at, longest_wait, held, generation };
+        let passed = (clock::now(), 0);
+        let state = Mutex::new(GateState { freed: 0, held: BTreeSet::new(), next: 0, passed });
         let (slots, most) = (Semaphore::new(most), AtomicUsize::new(most));
-        Arc::new(Self { slots, most, replaces_overdue, progress: Mutex::new(progress) })
+        Arc::new(Self { slots, most, forgets_overdue, state })
     }
 
     fn most(&self) -> usize {
         self.most.load(Ordering::Relaxed)
     }
 
-    fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lowers the bound. Call it before any fill runs.
@@ -110,11 +117,14 @@ impl FillGate {
     /// Turns one of the semaphore's permits into a slot.
     fn slot(self: &Arc<Self>, permit: SemaphorePermit<'_>, wait: Duration) -> PermitSlot {
         permit.forget();
-        let mut progress = self.progress();
-        progress.at = clock::now();
-        progress.held += 1;
-        progress.longest_wait = progress.longest_wait.max(wait);
-        PermitSlot { gate: self.clone(), generation: progress.generation }
+        let held = self.forgets_overdue.then(|| {
+            let mut state = self.state();
+            let held = (after(clock::now(), wait.max(OVERDUE)), state.next);
+            state.next += 1;
+            state.held.insert(held);
+            held
+        });
+        PermitSlot { gate: self.clone(), held }
     }
 
     fn try_enter(self: &Arc<Self>, wait: Duration) -> Option<PermitSlot> {
@@ -122,53 +132,83 @@ impl FillGate {
         Some(self.slot(permit, wait))
     }
 
-    /// Waits for a slot; `None` if none is freed within `wait`, or after [`LONGEST`] times `wait`.
-    async fn enter(self: &Arc<Self>, wait: Duration) -> Option<PermitSlot> {
-        let (began, mut acquired) = (clock::now(), pin!(self.slots.acquire()));
+    /// Waits for a slot, until `limit` at most. `None` if the fill has to proceed without one. `note` is called for each
+    /// fill that loses its slot, since it is overdue.
+    async fn enter(
+        self: &Arc<Self>,
+        wait: Duration,
+        limit: Instant,
+        note: impl Fn(),
+    ) -> Option<PermitSlot> {
+        let mut acquired = pin!(self.slots.acquire());
+        let (mut freed, mut since) = (self.state().freed, clock::now());
         loop {
-            let freed = self.progress().freed;
-            match timeout(wait, &mut acquired).await {
-                Ok(permit) => return Some(self.slot(permit.ok()?, wait)),
-                Err(_) if !self.moves(freed) => return None,
-                Err(_) if began.elapsed() >= wait.saturating_mul(LONGEST) => return None,
-                Err(_) => {}
+            let overdue = self.state().held.first().map(|held| held.0);
+            let wake = after(since, wait).min(limit).min(overdue.unwrap_or(limit));
+            let pause = wake.saturating_duration_since(clock::now());
+            if let Ok(permit) = timeout(pause, &mut acquired).await {
+                return Some(self.slot(permit.ok()?, wait));
+            }
+            let now = clock::now();
+            let mut state = self.state();
+            for _ in 0..self.forget_overdue(&mut state, now) {
+                note();
+            }
+            if now >= limit {
+                return None;
+            }
+            if state.freed != freed {
+                (freed, since) = (state.freed, now);
+            } else if now >= after(since, wait) {
+                if state.may_pass(now, wait, self.most()) {
+                    return None;
+                }
+                since = now;
             }
         }
     }
 
-    /// Whether slots were freed since this many had been. Replaces the slots that are overdue.
-    fn moves(&self, freed: usize) -> bool {
-        let mut progress = self.progress();
-        let is_stuck = progress.freed == freed;
-        if is_stuck && self.replaces_overdue && progress.at.elapsed() >= progress.longest_wait {
-            progress.generation += 1;
-            let held = progress.held;
-            self.free(&mut progress, held);
-            return true;
-        }
-        !is_stuck
+    /// Frees the slots of overdue fills; returns how many there were.
+    fn forget_overdue(&self, state: &mut GateState, now: Instant) -> usize {
+        let before = state.held.len();
+        state.held = state.held.split_off(&(now, u64::MAX));
+        let overdue = before - state.held.len();
+        state.freed += overdue;
+        self.slots.add_permits(overdue);
+        overdue
     }
+}
 
-    fn free(&self, progress: &mut Progress, slots: usize) {
-        progress.freed += 1;
-        progress.at = clock::now();
-        progress.held -= slots;
-        self.slots.add_permits(slots);
+impl GateState {
+    /// Whether a fill may proceed without a slot: in each `wait`, as many may as there are slots.
+    fn may_pass(&mut self, now: Instant, wait: Duration, most: usize) -> bool {
+        if now >= after(self.passed.0, wait) {
+            self.passed = (now, 0);
+        }
+        self.passed.1 += 1;
+        self.passed.1 <= most
     }
+}
+
+/// A moment, or one far in the future if there is none so late.
+fn after(moment: Instant, wait: Duration) -> Instant {
+    moment.checked_add(wait).unwrap_or_else(|| moment + FAR)
 }
 
 /// One of a gate's slots; dropping it frees the slot.
 #[derive(Debug)]
 struct PermitSlot {
     gate: Arc<FillGate>,
-    generation: usize,
+    held: Option<HeldSlot>,
 }
 
 impl Drop for PermitSlot {
     fn drop(&mut self) {
-        let mut progress = self.gate.progress();
-        if self.generation == progress.generation {
-            self.gate.free(&mut progress, 1);
+        let mut state = self.gate.state();
+        // An overdue fill has lost its slot.
+        if self.held.is_none_or(|held| state.held.remove(&held)) {
+            state.freed += 1;
+            self.gate.slots.add_permits(1);
         }
     }
 }
@@ -233,9 +273,10 @@ impl Permits {
     }
 
     /// Waits for a slot of the policy's gate, then for one of the cache's.
-    async fn enter(&self, policy: &Policy) -> Option<[PermitSlot; 2]> {
-        let own = policy.fills.gate(&self.all).enter(policy.wait).await?;
-        Some([own, self.all.enter(policy.wait).await?])
+    async fn enter(&self, policy: &Policy, note: impl Fn()) -> Option<[PermitSlot; 2]> {
+        let limit = after(clock::now(), policy.wait.saturating_mul(LONGEST));
+        let own = policy.fills.gate(&self.all).enter(policy.wait, limit, &note).await?;
+        Some([own, self.all.enter(policy.wait, limit, &note).await?])
     }
 
     fn try_enter(&self, policy: &Policy) -> Option<[PermitSlot; 2]> {
@@ -279,7 +320,8 @@ impl Cache {
         let permits = &self.shared.permits;
         let leaders: Vec<_> = leaders.into_iter().collect();
         let _queued: Vec<_> = leaders.iter().map(|leader| leader.queue()).collect();
-        let own = pin!(permits.enter(policy));
+        let counters = &self.shared.counters;
+        let own = pin!(permits.enter(policy, || counters.note(Event::NoPermit)));
         let lent: FuturesUnordered<_> =
             leaders.iter().map(|leader| leader.loans().borrow()).collect();
         let slots = match select(own, lent.into_future()).await {
@@ -290,13 +332,13 @@ impl Cache {
             Either::Right(((None, _), own)) => own.await,
         };
         if slots.is_none() {
-            self.shared.counters.note(Event::NoPermit);
+            counters.note(Event::NoPermit);
         }
         PendingPermit { permit: permits.permit(slots), has_waited: true }
     }
 
     /// A permit to compute, if one is free.
-    pub(super) fn try_permit(&self, policy: &Policy) -> Option<Arc<Permit>> {
+    pub(crate) fn try_permit(&self, policy: &Policy) -> Option<Arc<Permit>> {
         let permits = &self.shared.permits;
         permits.try_enter(policy).map(|slots| permits.permit(Some(slots)))
     }

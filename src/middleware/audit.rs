@@ -1,9 +1,11 @@
 //! Compares stored responses with those of the handler: after a hit (audit), or instead of one (shadow mode).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
+use tokio::time::timeout;
 
 use super::body::Body;
 use super::bypass::give_token;
@@ -21,6 +23,9 @@ use crate::cache::{Cache, Record, spawn};
 use crate::clock;
 use crate::entry::Entry;
 use crate::outcome::{BypassReason, Event, Outcome};
+
+/// How long to wait for the log to be read once more, before a difference is left undecided.
+const JUDGE_WITHIN: Duration = Duration::from_secs(10);
 
 /// One comparison, made while the handler's body is sent.
 pub(crate) struct Audit {
@@ -70,7 +75,8 @@ impl Audit {
         let fences = self.cache.fences();
         if let Some(log) = self.cache.log() {
             let Some(seen) = fences.seen() else { return };
-            if log.catch_up(seen.position).await.is_err() {
+            let polled = timeout(JUDGE_WITHIN, log.catch_up(seen.position)).await;
+            if !matches!(polled, Ok(Ok(()))) {
                 return;
             }
         }
@@ -102,6 +108,8 @@ impl<S> Exchange<S> {
     ) where
         S: Handler<A>,
     {
+        // A comparison that waits for others is not worth a connection to the database.
+        let Some(_permit) = self.routes.cache.try_permit(&plan.policy) else { return };
         if !self.tag(&mut plan, &request) {
             return;
         }
