@@ -30,7 +30,7 @@ impl Output {
         if self.json {
             serde_json::to_writer(&mut out, found)?;
         } else {
-            write!(out, "{found}")?;
+            write!(out, "{}", printable(&found.to_string()))?;
         }
         writeln!(out)?;
         Ok(out.flush()?)
@@ -45,7 +45,29 @@ impl Output {
 /// Prints text that is the same in both formats.
 pub(crate) fn text(text: &str) -> Result<ExitCode, Failure> {
     let mut out = stdout().lock();
-    out.write_all(text.as_bytes())?;
+    out.write_all(printable(text).as_bytes())?;
     out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The text with control characters escaped, except line ends and tabs: it may contain values of rows, and a terminal obeys
+/// such characters.
+fn printable(text: &str) -> String {
+    escaped(text, |letter| letter.is_control() && !matches!(letter, '\n' | '\t'))
+}
+
+/// The same for a part of a line, with line ends and tabs escaped too.
+pub(crate) fn in_line(text: &str) -> String {
+    escaped(text, char::is_control)
+}
+
+fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match is_escaped(letter) {
+            true => escaped.extend(letter.escape_default()),
+            false => escaped.push(letter),
+        }
+    }
+    escaped
 }

@@ -33,7 +33,7 @@ pub(crate) struct Page {
     /// Token for the operator page
     #[arg(long, value_name = "TOKEN", env = "TIDEGATE_ADMIN_TOKEN", hide_env_values = true)]
     admin_token: Option<String>,
-    /// Send the token over plain http even to another host; anyone on the network path can read it
+    /// Send the token and headers over plain http even to another host; anyone on the network path can read them
     #[arg(long)]
     plain_http: bool,
 }
@@ -127,7 +127,10 @@ impl Page {
         let url = url.filter(is_ours).ok_or_else(|| {
             format!("{base} is not the URL of an operator page: write https://host/path")
         })?;
-        self.may_send_token(&url)?;
+        let has_headers = asked.and_then(|asked| asked["headers"].as_str());
+        let has_secret =
+            self.admin_token.is_some() || has_headers.is_some_and(|all| !all.is_empty());
+        self.may_send(&url, has_secret)?;
         let accept = if json { "application/json" } else { "text/plain" };
         let method = if asked.is_some() { Method::POST } else { Method::GET };
         let mut request = Request::builder().method(method).uri(url).header(ACCEPT, accept);
@@ -153,15 +156,15 @@ impl Page {
 }
 
 impl Page {
-    /// Refuses to send the token over a connection that others can read.
-    fn may_send_token(&self, url: &Uri) -> Result<(), Failure> {
+    /// Refuses to send the token, or headers of a request, over a connection that others can read.
+    fn may_send(&self, url: &Uri, has_secret: bool) -> Result<(), Failure> {
         let is_hidden = url.scheme_str() == Some("https") || is_loopback(url);
-        if is_hidden || self.plain_http || self.admin_token.is_none() {
+        if is_hidden || self.plain_http || !has_secret {
             return Ok(());
         }
         let host = url.host().unwrap_or_default();
         let why = format!(
-            "the token would go to {host} over plain http, and anyone on the network path could read it: use https, or \
+            "the token or the headers would go to {host} over plain http, and anyone on the network path could read it: use https, or \
              add --plain-http if the network is safe"
         );
         Err(why.into())

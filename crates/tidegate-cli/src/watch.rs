@@ -7,7 +7,7 @@ use serde::Serialize;
 use tidegate::{Change, Changes, Database};
 
 use super::Failure;
-use super::output::Output;
+use super::output::{Output, in_line};
 
 /// Changes that became visible together.
 #[derive(Serialize)]
@@ -47,6 +47,21 @@ impl fmt::Display for Seen {
         write!(f, "{}{all}", self.fence)?;
         // A tag with `!` marks a bulk change of a table, whose own tag is printed anyway.
         let tags = self.tags.iter().filter(|tag| !tag.ends_with('!'));
-        tags.into_iter().try_for_each(|tag| write!(f, " {tag}"))
+        tags.into_iter().try_for_each(|tag| write!(f, " {}", in_line(tag)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tag holds a value of a row, which anyone may have written.
+    #[test]
+    fn a_tag_with_control_characters_stays_one_line_of_plain_text() {
+        let tags = vec!["users:name=\x1b]0;title\x07\nusers:id=1".to_owned(), "users!".to_owned()];
+        let (epoch, fence) = ("1".to_owned(), "0/1".to_owned());
+        let seen = Seen { epoch, fence, all: false, tags };
+        let line = seen.to_string();
+        assert_eq!(line, "0/1 users:name=\\u{1b}]0;title\\u{7}\\nusers:id=1");
     }
 }

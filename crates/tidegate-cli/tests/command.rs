@@ -417,6 +417,11 @@ async fn explain_suggest_and_status_query_a_running_service() {
         (&["suggest", "--admin", "http://[::1]:1/", "--admin-token", "t"], "the request to http"),
         (&["suggest", "--admin", "http://node.invalid/", "--admin-token", "t"], "--plain-http"),
         (&["suggest", "--admin", "http://node.invalid/"], "the request to http"),
+        (&["explain", "/a", "--admin", "http://node.invalid/"], "the request to http"),
+        (
+            &["explain", "/a", "-H", "cookie: id=1", "--admin", "http://node.invalid/"],
+            "--plain-http",
+        ),
         (
             &["suggest", "--admin", "http://node.invalid/", "--admin-token", "t", "--plain-http"],
             "the request to http",
