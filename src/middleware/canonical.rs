@@ -38,7 +38,8 @@ pub(crate) fn rewrite<A>(request: &mut Request<A>, policy: &Policy, asked: &Requ
 fn counting(uri: &Uri, policy: &Policy) -> Uri {
     let Some(query) = uri.query() else { return uri.clone() };
     let kept = keying::counting(query, policy);
-    let path = match kept.is_empty() && !query.is_empty() {
+    // The key of an empty query may be that of a query without parameters that count.
+    let path = match kept.is_empty() {
         true => uri.path().to_owned(),
         false => format!("{}?{kept}", uri.path()),
     };

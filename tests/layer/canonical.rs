@@ -174,6 +174,17 @@ async fn a_parameter_outside_the_key_does_not_affect_the_response() {
 }
 
 #[tokio::test]
+async fn an_empty_query_shares_no_response_with_one_whose_parameters_do_not_count() {
+    let handler = async |RawQuery(query): RawQuery| ([FRESH], format!("{query:?}")).into_response();
+    for policy in both() {
+        let app = Router::new().fallback(handler).layer(layer(policy.query(["page"])));
+        for uri in ["/?", "/?utm=1", "/"] {
+            assert_eq!(ask(&app, uri).await.0, "None", "{uri}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn with_any_query_order_the_handler_always_sees_the_same_order() {
     let handler = async |RawQuery(query): RawQuery| query.unwrap_or_default();
     for policy in [ttl().any_query_order(), ttl().any_query_order().strict()] {

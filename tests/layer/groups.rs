@@ -104,6 +104,32 @@ async fn a_write_to_a_route_without_a_policy_invalidates_groups_too() {
 }
 
 #[tokio::test]
+async fn a_write_to_a_route_without_hosts_in_its_keys_invalidates_the_groups_of_its_host() {
+    let read = async || ([FRESH, GROUP], "first");
+    let write = async || [("cache-group-invalidation", "\"one\"")];
+    for policy in [Policy::standard(), Policy::ttl(std::time::Duration::from_secs(60))] {
+        let layer = CacheLayer::new(Cache::new(Memory::new(1 << 20)))
+            .route("/read", Policy::standard())
+            .route("/write", policy.host(false));
+        let app = Router::new()
+            .route("/read", get_route(read))
+            .route("/write", axum::routing::post(write))
+            .layer(layer);
+        let status = async |host: &'static str| {
+            let response = send(&app, by(Method::GET, "/read", &self::host(host))).await;
+            response.headers()["cache-status"].to_str().unwrap().to_owned()
+        };
+        for at in ["a.example", "b.example"] {
+            status(at).await;
+            assert!(status(at).await.contains("hit"));
+        }
+        send(&app, by(Method::POST, "/write", &host("a.example"))).await;
+        assert!(!status("a.example").await.contains("hit"));
+        assert!(status("b.example").await.contains("hit"));
+    }
+}
+
+#[tokio::test]
 async fn tag_fields_tag_the_stored_response_and_are_hidden_from_clients() {
     let fields = [FRESH, ("surrogate-key", "page rows:id=7"), ("cache-tag", "other")];
     for policy in [Policy::standard(), Policy::ttl(std::time::Duration::from_secs(60)).untracked()]

@@ -56,12 +56,9 @@ pub(crate) fn invalidated(
     target: &InvalidationTarget,
     namespace: &str,
 ) -> Vec<String> {
-    let of_group = |group: String| {
-        [
-            target.group_tag(namespace, &group),
-            target.clone().anywhere().group_tag(namespace, &group),
-        ]
-    };
+    // Whatever the route of the write says of hosts.
+    let targets = [target.clone().at_its_host(), target.clone().anywhere()];
+    let of_group = |group: String| targets.each_ref().map(|at| at.group_tag(namespace, &group));
     groups(headers, &CACHE_GROUP_INVALIDATION).into_iter().flat_map(of_group).collect()
 }
 

@@ -23,6 +23,11 @@ impl InvalidationTarget {
         Self { host: host.to_ascii_lowercase(), uri: uri.clone(), is_host_apart }
     }
 
+    /// The same path, for responses that depend on the host.
+    pub(crate) fn at_its_host(self) -> Self {
+        Self { is_host_apart: true, ..self }
+    }
+
     /// The same path, whatever the host.
     pub(crate) fn anywhere(self) -> Self {
         Self { is_host_apart: false, ..self }
