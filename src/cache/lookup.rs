@@ -161,12 +161,8 @@ impl Cache {
         }
         if let Err(reason) = search.can_prove().await {
             self.warn_if_unfollowed();
-            // A stored entry may be better than an error.
-            if mode == FlightMode::Join
-                && !policy.longest_if_error().is_zero()
-                && let Some(unproven) = search.look().await
-            {
-                search.passed_over = Some(unproven.found);
+            if mode == FlightMode::Join {
+                search.find_fallback().await;
             }
             return LookupResult::Bypass(match mode {
                 FlightMode::Never => search.bypass(reason, None),
@@ -206,6 +202,7 @@ impl Cache {
         }
         if let Err(reason) = search.can_prove().await {
             self.warn_if_unfollowed();
+            search.find_fallback().await;
             return Some(LookupResult::Bypass(search.bypass(reason, None)));
         }
         if let Some(hit) = search.look().await {

@@ -231,7 +231,7 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
                 let value = OptionalValue(loaded.remove(&one.wanted.id));
                 self.fill(one, value, &record);
             }),
-            Err(error) => self.fall_back(missing, error)?,
+            Err(error) => self.fall_back(missing, error, &record)?,
         }
         Ok(())
     }
@@ -265,8 +265,14 @@ impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
         self.store(missing.wanted.id, value);
     }
 
-    fn fall_back<E>(&mut self, missing: Vec<MissingValue<I, T>>, error: E) -> Result<(), E> {
-        let is_whole = missing.iter().all(|one| one.fallback.is_some());
+    /// Serves the stale values in place of an error, unless they lack what the load itself has written.
+    fn fall_back<E>(
+        &mut self,
+        missing: Vec<MissingValue<I, T>>,
+        error: E,
+        record: &Record,
+    ) -> Result<(), E> {
+        let is_whole = !record.has_written() && missing.iter().all(|one| one.fallback.is_some());
         for MissingValue { wanted, lead, fallback } in missing {
             if let Some(lead) = lead {
                 lead.fail(fallback.as_ref().map(|(hit, _)| hit));

@@ -114,7 +114,7 @@ impl Cache {
             LookupResult::Bypass(bypass) => {
                 self.shared.counters.count(crate::outcome::Outcome::Bypass(bypass.reason));
                 let loaded = compute(&bypass.record, policy, load).await;
-                self.or_fallback(loaded, bypass.fallback.as_ref(), policy)
+                self.or_fallback(loaded, bypass.fallback.as_ref(), (policy, &bypass.record))
             }
         }
     }
@@ -152,10 +152,14 @@ impl Cache {
             self.serves(&hit, policy);
             return Ok(value);
         }
-        Ok(self.load(*lead, policy, load).await.unwrap_or_else(|_failed| {
-            self.shows(&hit, policy);
-            value
-        }))
+        let record = lead.record().clone();
+        match self.load(*lead, policy, load).await {
+            Err(_failed) if !record.has_written() => {
+                self.shows(&hit, policy);
+                Ok(value)
+            }
+            loaded => loaded,
+        }
     }
 
     async fn load<V, E, F>(&self, mut lead: FillGuard, policy: &Policy, load: F) -> Result<V, E>
@@ -173,18 +177,20 @@ impl Cache {
             Ok(value) => Ok(store_value(lead, value)),
             Err(error) => {
                 lead.fail(fallback.as_ref());
-                self.or_fallback(Err(error), fallback.as_ref(), policy)
+                self.or_fallback(Err(error), fallback.as_ref(), (policy, &record))
             }
         }
     }
 
+    /// Serves the stale value in place of an error, unless it lacks what the load itself has written.
     fn or_fallback<V: StoredValue, E>(
         &self,
         loaded: Result<V, E>,
         fallback: Option<&Hit>,
-        policy: &Policy,
+        (policy, record): (&Policy, &Record),
     ) -> Result<V, E> {
         loaded.or_else(|error| {
+            let fallback = fallback.filter(|_| !record.has_written());
             let found = fallback.and_then(|hit| Some((hit, V::read(&hit.found.entry)?)));
             let (hit, value) = found.ok_or(error)?;
             self.shows(hit, policy);

@@ -224,26 +224,23 @@ impl<S> Exchange<S> {
         }
     }
 
-    /// A stale response in place of an error, if the policy allows one. It carries a token if the handler wrote before it
-    /// failed.
+    /// A stale response in place of an error, if the policy allows one. After a write by the handler there is none, since it
+    /// would lack that write.
     async fn instead<B: HttpBody>(
         &mut self,
         fallback: Option<&Hit>,
         plan: &RequestContext,
         (headers, record): (&HeaderMap, &Record),
     ) -> Option<Response<Body<B>>> {
-        if plan.policy.shadow {
+        if plan.policy.shadow || record.has_written() {
             return None;
         }
         let given = fallback.filter(|hit| plan.may_serve(&hit.found.entry));
-        let mut response = if let Some(hit) = given {
-            self.serve(hit, plan)?
-        } else {
-            let hit = plan.fallback(&self.routes.cache, headers).await?;
-            self.serve(&hit, plan)?
-        };
-        give_token(&self.routes, record.has_written(), response.headers_mut()).await;
-        Some(response)
+        if let Some(hit) = given {
+            return self.serve(hit, plan);
+        }
+        let hit = plan.fallback(&self.routes.cache, headers).await?;
+        self.serve(&hit, plan)
     }
 
     /// Calls the handler. Under `Policy::standard`, this is a conditional request if there is a stored response to

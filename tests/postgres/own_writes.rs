@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, Method, Request};
+use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::routing::any;
 use futures_util::future::join_all;
 use futures_util::poll;
@@ -595,4 +595,77 @@ async fn replicas_serve_again_even_if_the_observing_runtime_has_stalled() {
     let port =
         async || sqlx::query_scalar::<_, i32>(ports).fetch_one(bed.db.reader()).await.unwrap();
     eventually("the replica serves again", async || port().await == of_replica).await;
+}
+
+/// A handler or a load that writes and then fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_stale_replaces_the_error_of_work_that_has_written() {
+    let server = primary(&[]).await;
+    let db = options(&server).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(16 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let (fails, runs) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let read = {
+        let (db, fails, runs) = (db.clone(), fails.clone(), runs.clone());
+        async move || {
+            runs.fetch_add(1, Ordering::SeqCst);
+            if fails.load(Ordering::SeqCst) == 2 {
+                let rename = sqlx::query("update users set name = name || '!' where id = 1");
+                rename.execute(db.writer()).await.unwrap();
+            }
+            let query = sqlx::query_scalar::<_, String>("select name from users where id = 1");
+            let name = query.fetch_one(db.reader()).await.unwrap();
+            if fails.load(Ordering::SeqCst) > 0 { Err(StatusCode::BAD_GATEWAY) } else { Ok(name) }
+        }
+    };
+    let policy = policy().stale_if_error(TTL);
+    let layer = CacheLayer::with_policy(cache.clone(), policy);
+    let app = Router::new().route("/", any(read.clone())).layer(layer);
+    let values = ValuePolicy::ttl(TTL).early_refresh(0.0).stale_if_error(TTL);
+    let values = values.build().unwrap();
+    let key = |name: &str| Key::new("stale").part(name).finish();
+    let ways = async |way: &str| {
+        let read = read.clone();
+        match way {
+            "route" => Ok(ask(&app, "/").await.0).and_then(|body| {
+                if body.is_empty() { Err(StatusCode::BAD_GATEWAY) } else { Ok(body) }
+            }),
+            "value" => Record::detached(cache.get_or_load(&key(way), &values, read)).await,
+            "found" => {
+                let load = async || read().await.map(Some);
+                let found = Record::detached(cache.find_or_load(&key(way), &values, load)).await;
+                found.map(Option::unwrap)
+            }
+            _ => {
+                let load = async move |ids: Vec<i32>| {
+                    let name = read().await?;
+                    Ok(ids.into_iter().map(|id| (id, name.clone())).collect::<HashMap<_, _>>())
+                };
+                let many = cache.get_many([1], |_| key("many"), &values, load);
+                Record::detached(many).await.map(|mut found| found.remove(&1).unwrap())
+            }
+        }
+    };
+    for way in ["route", "value", "found", "many"] {
+        fails.store(0, Ordering::SeqCst);
+        let runs = || runs.load(Ordering::SeqCst);
+        eventually("it is stored", async || {
+            ways(way).await.unwrap();
+            let before = runs();
+            ways(way).await.unwrap();
+            runs() == before
+        })
+        .await;
+        let before = ways(way).await;
+        server.psql("update users set name = name where id = 1").await.unwrap();
+        fails.store(1, Ordering::SeqCst);
+        let stored = runs();
+        eventually("the error of work that only reads is replaced", async || {
+            assert_eq!(ways(way).await, before, "{way}");
+            runs() > stored
+        })
+        .await;
+        fails.store(2, Ordering::SeqCst);
+        assert_eq!(ways(way).await, Err(StatusCode::BAD_GATEWAY), "{way}");
+    }
 }

@@ -127,8 +127,8 @@ async fn a_server_that_cannot_write_to_its_disk_serves_reads_to_a_node_that_star
     put(&Redis::connect(server.url()).await.unwrap(), "a").await.unwrap();
     std::fs::remove_dir(&directory).unwrap();
     eventually("it can't save", async || {
-        let _ = server.run::<redis::Value>(&mut cmd("BGSAVE")).await;
-        let pong = server.run::<redis::Value>(&mut cmd("PING")).await;
+        let _ = server.run::<redis::Value>(&cmd("BGSAVE")).await;
+        let pong = server.run::<redis::Value>(&cmd("PING")).await;
         pong.is_err_and(|error| error.to_string().contains("MISCONF"))
     })
     .await

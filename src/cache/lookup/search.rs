@@ -82,6 +82,15 @@ impl<'a> LookupTask<'a> {
         self.take(found)
     }
 
+    /// Finds the entry that may replace an error if freshness can't be proven.
+    pub(super) async fn find_fallback(&mut self) {
+        if !self.policy.longest_if_error().is_zero()
+            && let Some(unproven) = self.look().await
+        {
+            self.passed_over = Some(unproven.found);
+        }
+    }
+
     pub(super) fn peek(&mut self) -> Option<Hit> {
         let found = self.cache.shared.store.peek(self.key)?;
         let outcome = Outcome::Hit(found.tier);
