@@ -35,6 +35,8 @@ pub(crate) struct FillGuard {
     pub(crate) fallback: Option<Hit>,
     /// A stored entry that no change has invalidated, so the handler may confirm it.
     pub(crate) stale: Option<Arc<Entry>>,
+    /// The stored entry that this fill is to replace, valid or not.
+    pub(crate) replaced: Option<Arc<Entry>>,
     /// Declared before the flight, so that it is dropped first: the request that takes over acquires it again.
     pub(super) lease: Option<Box<LeaseGuard>>,
     pub(crate) flight: Option<FlightLeader>,
@@ -75,6 +77,7 @@ impl FillGuard {
             reason: MissReason::Absent,
             fallback: None,
             stale: None,
+            replaced: None,
             lease: None,
             flight: None,
             permit: None,
@@ -139,6 +142,17 @@ impl FillGuard {
     /// The miss that led to this fill.
     pub(crate) fn outcome(&self) -> Outcome {
         Outcome::Miss(self.reason)
+    }
+
+    /// Whether an entry is stored under the key, valid or not.
+    pub(crate) fn has_stored(&self) -> bool {
+        self.replaced.is_some() || self.reason != MissReason::Absent
+    }
+
+    /// Whether a response is stored under the key that no change has made invalid. It may be of another epoch.
+    pub(crate) fn has_usable(&self) -> bool {
+        let stored = self.replaced.as_ref().filter(|entry| !entry.is_vary_marker());
+        stored.is_some_and(|entry| self.cache.shared.fences.judge(entry) != Verdict::Fenced)
     }
 
     /// The stale entry that the policy allows to serve if the work fails.

@@ -38,7 +38,7 @@ use crate::cache::{
 };
 use crate::clock;
 use crate::entry::Entry;
-use crate::outcome::{MissReason, Outcome};
+use crate::outcome::Outcome;
 
 /// A fill of the cache with a response, and everything that it needs.
 pub(crate) struct ResponseFill<'p> {
@@ -123,16 +123,11 @@ impl<'p> ResponseFill<'p> {
     /// unless the handler failed or was too busy, or the response may be personal or the client's fault.
     fn is_superseded_by<B>(&self, response: &Response<B>) -> bool {
         let status = response.status();
-        self.has_stored()
+        self.lead.has_stored()
             && is_full(status)
             && self.plan.asked.is_of_anybody()
             && !(status == StatusCode::OK && is_grpc_failure(response.headers()))
             && self.cacheability(status, response.headers()).is_err()
-    }
-
-    /// Whether an entry is stored under the key, valid or not.
-    fn has_stored(&self) -> bool {
-        self.lead.stale.is_some() || self.lead.reason != MissReason::Absent
     }
 
     /// Removes the superseded entry, then passes the response on.
@@ -157,7 +152,7 @@ impl<'p> ResponseFill<'p> {
             Ok(leave) => leave,
             Err(uncacheable) => {
                 // What one client provokes does not show that responses for a key that has one can't be shared.
-                let is_of_one = !is_full(parts.status) && self.has_stored();
+                let is_of_one = !is_full(parts.status) && self.lead.has_stored();
                 let is_failure = parts.status.is_server_error()
                     || is_of_one
                     || is_failure_of_one_call(parts.status, &uncacheable);
@@ -368,7 +363,7 @@ impl<'p> ResponseFill<'p> {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Result<Cacheability, Uncacheable> {
-        if is_error_of_one(status) && self.lead.stale.is_some() {
+        if is_error_of_one(status) && self.lead.has_usable() {
             return Err(Uncacheable::new(
                 "failed",
                 "a stored response is more useful than this error",
@@ -502,3 +497,8 @@ fn known<B: HttpBody>(
     }
     Some(response)
 }
+
+// loom and shuttle have no services.
+#[cfg(test)]
+#[cfg(all(feature = "memory", not(tidegate_loom), not(tidegate_shuttle)))]
+mod tests;

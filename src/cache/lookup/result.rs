@@ -25,6 +25,7 @@ impl LookupTask<'_> {
         let permit = self.cache.try_permit(self.policy)?;
         let mut lead = self.fill_guard(Some(leader), Some(permit));
         lead.stale = self.confirmable(due);
+        lead.replaced = Some(due.entry.clone());
         Some(Box::new(lead))
     }
 
@@ -38,6 +39,7 @@ impl LookupTask<'_> {
         lead.reason = self.reason;
         lead.fallback = self.fallback();
         lead.stale = self.passed_over.as_ref().and_then(|found| self.confirmable(found));
+        lead.replaced = self.passed_over.as_ref().map(|found| found.entry.clone());
         lead.flight = leader;
         lead.permit = permit;
         lead
