@@ -149,6 +149,14 @@ impl FillGuard {
         self.replaced.is_some() || self.reason != MissReason::Absent
     }
 
+    /// Removes the entry that is stored under the key, since what was computed supersedes it and can't be stored. A value of
+    /// another type is left: this one says nothing about it.
+    pub(crate) fn remove_stored(&self) {
+        if self.has_stored() && self.reason != MissReason::OtherShape {
+            self.cache.remove_soon(&self.key);
+        }
+    }
+
     /// Whether a response is stored under the key that no change has made invalid. It may be of another epoch.
     pub(crate) fn has_usable(&self) -> bool {
         let stored = self.replaced.as_ref().filter(|entry| !entry.is_vary_marker());
@@ -182,6 +190,7 @@ impl FillGuard {
                 "a response that says \"there is none\" is stored only with Policy::negative_ttl";
             // The outer scope still needs this one's dependencies.
             self.record.close(None);
+            self.remove_stored();
             let uncacheable = Uncacheable::new("negative", why);
             self.note_uncacheable(&uncacheable);
             return FillOutcome::NotStored(self.finish_unshared(uncacheable));

@@ -221,6 +221,7 @@ pub(super) fn store_value<V: StoredValue>(mut lead: FillGuard, value: V) -> V {
             stored.unwrap_or(value)
         }
         Err(uncacheable) => {
+            lead.remove_stored();
             drop(lead.reject(uncacheable));
             value
         }

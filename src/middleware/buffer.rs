@@ -17,6 +17,12 @@ use crate::cache::{ComputedEntry, FillGuard, FillOutcome, Freshness, Record, Unc
 use crate::clock::{self, Instant};
 use crate::entry::Key;
 
+/// The reason for a body that is larger than the policy's limit.
+const TOO_LARGE: &str = "too-large";
+
+/// The reason for a response whose trailers set a cookie.
+const SETS_COOKIE: &str = "set-cookie";
+
 /// Where a response is stored once it is complete.
 #[derive(Debug)]
 pub(crate) struct StoreTarget {
@@ -40,6 +46,8 @@ pub(crate) struct BodyBuffer {
     may_have_trailers: bool,
     /// Whether it streams, and neither `Content-Length` nor its size hint gives the length.
     is_open_ended: bool,
+    /// Whether an entry is stored that this response supersedes, even if the response can't be stored.
+    supersedes: bool,
     room: BudgetShare,
     /// When the head arrived. The response's age counts from this moment (RFC 9111, section 4.2.3).
     since: Instant,
@@ -70,6 +78,7 @@ impl BodyBuffer {
             length: 0,
             may_have_trailers: false,
             is_open_ended: false,
+            supersedes: false,
             room,
             since: clock::now(),
         }
@@ -78,6 +87,10 @@ impl BodyBuffer {
     /// Awaits the end of the body if its head, with the fields that are not stored, announces trailers.
     pub(crate) fn expecting_trailers_of(self, headers: &HeaderMap) -> Self {
         Self { may_have_trailers: announces_trailers(headers), ..self }
+    }
+
+    pub(crate) fn superseding(self, supersedes: bool) -> Self {
+        Self { supersedes, ..self }
     }
 
     /// From now on the body arrives at the client's pace. `is_measured` says whether its size hint is exact.
@@ -110,7 +123,7 @@ impl BodyBuffer {
         if let Some(trailers) = frame.trailers_ref() {
             if trailers.contains_key(SET_COOKIE) {
                 let why = "its trailers set a cookie, so it is personal";
-                return Err(Uncacheable::new("set-cookie", why));
+                return Err(Uncacheable::new(SETS_COOKIE, why));
             }
             if is_grpc_failure(trailers) {
                 return Err(grpc_failure());
@@ -154,8 +167,12 @@ impl BodyBuffer {
         )
     }
 
-    /// Ends the fill, since the body can't be stored.
+    /// Ends the fill, since the body can't be stored. If that is due to the response itself, and not to its transfer, the
+    /// older response that is stored may no longer be used (RFC 9111, section 4.3.3).
     pub(crate) fn refuse(self, uncacheable: Uncacheable) -> Uncacheable {
+        if self.supersedes && [TOO_LARGE, SETS_COOKIE].contains(&uncacheable.token) {
+            self.lead.remove_stored();
+        }
         // This does not show that the next response can't be shared.
         match is_failure_of_one_call(self.head.status, &uncacheable) {
             true => self.lead.fail_for(uncacheable, None),
@@ -180,7 +197,7 @@ pub(crate) fn fits<B: HttpBody>(
 
 fn too_large(limit: usize) -> Uncacheable {
     Uncacheable::new(
-        "too-large",
+        TOO_LARGE,
         format!("the body is larger than {limit} bytes; see Policy::body_limit"),
     )
 }

@@ -119,15 +119,19 @@ impl<'p> ResponseFill<'p> {
         FillFuture::Answered(Some((self, response)))
     }
 
-    /// Whether a response that may not be stored supersedes the stored one. A full response does (RFC 9111, section 4.3.3),
-    /// unless the handler failed or was too busy, or the response may be personal or the client's fault.
-    fn is_superseded_by<B>(&self, response: &Response<B>) -> bool {
-        let status = response.status();
-        self.lead.has_stored()
-            && is_full(status)
-            && self.plan.asked.is_of_anybody()
-            && !(status == StatusCode::OK && is_grpc_failure(response.headers()))
-            && self.cacheability(status, response.headers()).is_err()
+    /// Whether a response that can't be stored supersedes the stored one, as far as its head says. A full response does
+    /// (RFC 9111, section 4.3.3), unless the handler failed or was too busy, or the response may be personal or the client's
+    /// fault.
+    fn is_superseded_by<B: HttpBody>(&self, response: &Response<B>) -> bool {
+        let (status, headers) = (response.status(), response.headers());
+        self.may_supersede(status)
+            && !(status == StatusCode::OK && is_grpc_failure(headers))
+            && self.cacheability_of_head(status, headers, response.body()).is_err()
+    }
+
+    /// Whether an entry is stored that a response with this status would supersede.
+    fn may_supersede(&self, status: StatusCode) -> bool {
+        self.lead.has_stored() && is_full(status) && self.plan.asked.is_of_anybody()
     }
 
     /// Removes the superseded entry, then passes the response on.
@@ -148,7 +152,9 @@ impl<'p> ResponseFill<'p> {
         let told = self.fill_status(response.status());
         let asked = &self.plan.asked;
         let (mut parts, body) = response.into_parts();
-        let leave = match self.cacheability_of_head(&parts, &body) {
+        let leave = self.cacheability_of_head(parts.status, &parts.headers, &body);
+        let record = self.lead.record();
+        let leave = match leave.and_then(|leave| record.can_be_stored().map(|()| leave)) {
             Ok(leave) => leave,
             Err(uncacheable) => {
                 // What one client provokes does not show that responses for a key that has one can't be shared.
@@ -178,8 +184,10 @@ impl<'p> ResponseFill<'p> {
         let place = self.store_target(&leave);
         let policy = &self.plan.policy;
         let limits = (policy.body_limit, policy.finish);
+        let supersedes = self.may_supersede(parts.status);
         let capture = BodyBuffer::new(self.lead, (head, place), limits, self.routes.rooms.room())
-            .expecting_trailers_of(&parts.headers);
+            .expecting_trailers_of(&parts.headers)
+            .superseding(supersedes);
         let mut captured = TeeBody::new(body, capture);
         match captured.read_ahead(cx) {
             Some(BufferOutcome::Whole(filled, bytes)) => {
@@ -372,18 +380,18 @@ impl<'p> ResponseFill<'p> {
         self.cacheability_for(&self.plan.asked, status, headers)
     }
 
-    /// As [`cacheability`](Self::cacheability), with all other checks that are possible before the body arrives. If one
-    /// fails, waiting requests can continue at once.
+    /// As [`cacheability`](Self::cacheability), with all other checks of the response that are possible before the body
+    /// arrives. If one fails, waiting requests can continue at once.
     fn cacheability_of_head<B: HttpBody>(
         &self,
-        parts: &Parts,
+        status: StatusCode,
+        headers: &HeaderMap,
         body: &B,
     ) -> Result<Cacheability, Uncacheable> {
-        let leave = self.cacheability(parts.status, &parts.headers)?;
-        fits(&parts.headers, body, self.plan.policy.body_limit)?;
-        self.lead.record().can_be_stored()?;
-        self.note_tags(&parts.headers)?;
-        self.note_variance(&parts.headers)?;
+        let leave = self.cacheability(status, headers)?;
+        fits(headers, body, self.plan.policy.body_limit)?;
+        self.note_tags(headers)?;
+        self.note_variance(headers)?;
         Ok(leave)
     }
 

@@ -23,7 +23,11 @@ impl Origin {
         let response = Response::builder().status(status);
         let response =
             headers.iter().fold(response, |response, (name, value)| response.header(*name, *value));
-        self.script.lock().unwrap().push_back(response.body(Body::from(body)).unwrap());
+        self.then_sends(response.body(Body::from(body)).unwrap())
+    }
+
+    pub(crate) fn then_sends(self, response: Response<Body>) -> Self {
+        self.script.lock().unwrap().push_back(response);
         self
     }
 

@@ -1,5 +1,6 @@
 //! What a response makes of an older one that is stored: its age, its end, and what is served when the handler fails.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,9 +9,12 @@ use crate::common::origin::{FRESH, Origin, TAGGED, body, by, get};
 use crate::common::{eventually, read, send};
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Method, Request, StatusCode};
-use futures_util::FutureExt;
+use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use bytes::Bytes;
 use futures_util::future::{BoxFuture, join, join_all};
+use futures_util::{FutureExt, StreamExt, stream};
+use http_body::Frame;
+use http_body_util::StreamBody;
 use tidegate::{Cache, CacheLayer, Entry, Found, Key, Memory, Policy, Store, StoreError, Tiered};
 use tokio::time::sleep;
 
@@ -449,4 +453,103 @@ async fn a_newer_response_in_memory_is_not_replaced_by_an_older_shared_one() {
     assert_eq!(body(&app, get(&anew)).await, "new");
     send(&app, by(Method::HEAD, "/", &anew)).await;
     assert_eq!(body(&app, get(&[])).await, "new");
+}
+
+/// A body whose parts come one by one, without a declared length.
+fn in_parts(parts: &'static [&'static str]) -> Body {
+    let parts = stream::iter(parts).then(async |part| {
+        tokio::task::yield_now().await;
+        Ok::<_, Infallible>(*part)
+    });
+    Body::from_stream(parts)
+}
+
+/// A body that ends with a trailer.
+fn with_trailer(name: &'static str, value: &'static str) -> Body {
+    let trailers = HeaderMap::from_iter([(name.parse().unwrap(), HeaderValue::from_static(value))]);
+    let frames = [Frame::data(Bytes::from_static(b"two")), Frame::trailers(trailers)];
+    Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>))))
+}
+
+fn stale(body: Body) -> Response<Body> {
+    Response::builder().header(STALE.0, STALE.1).body(body).unwrap()
+}
+
+/// Responses that their heads allow to store, under a policy with a limit of 8 bytes.
+fn unstorable() -> [Response<Body>; 6] {
+    let of_tag = |tag: &[u8]| {
+        let mut response = stale(Body::from("two"));
+        response.headers_mut().insert("xkey", HeaderValue::from_bytes(tag).unwrap());
+        response
+    };
+    let at_hand = stream::iter(["a longer ", "page"].map(Ok::<_, Infallible>));
+    [
+        stale(Body::from("a longer page")),
+        stale(Body::from_stream(at_hand)),
+        stale(in_parts(&["a longer ", "page"])),
+        stale(with_trailer("set-cookie", "a=b")),
+        of_tag(b"\xff"),
+        of_tag("tag ".repeat(257).as_bytes()),
+    ]
+}
+
+fn limited(policy: &Policy) -> Policy {
+    policy.clone().body_limit(8).tag_fields(["xkey"])
+}
+
+/// RFC 9111, section 4.3.3.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_cannot_be_stored_removes_the_stored_response() {
+    for policy in both() {
+        for (at, response) in unstorable().into_iter().enumerate() {
+            let origin = Origin::default().then(200, &[STALE], "one").then_sends(response);
+            let app = origin.router(limited(&policy));
+            assert_eq!(body(&app, get(&[])).await, "one");
+            advance(61).await;
+            assert_eq!(body(&app, get(&[])).await, "one", "stale, and renewed in the background");
+            eventually("the renewal", async || origin.runs() == 2).await;
+            sleep(Duration::from_millis(1)).await;
+            assert_eq!(body(&app, get(&[])).await, "run 3", "{at} {policy:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_does_not_revive_a_response_older_than_one_that_was_not_stored() {
+    for policy in both() {
+        let policy = policy.stale_while_revalidate(Duration::ZERO);
+        for (at, response) in unstorable().into_iter().enumerate() {
+            let said = ("cache-control", "max-age=60, stale-if-error=600");
+            let origin = Origin::default().then(200, &[said], "one").then_sends(response).then(
+                503,
+                &[],
+                "broken",
+            );
+            let app = origin.router(limited(&policy));
+            body(&app, get(&[])).await;
+            advance(61).await;
+            assert_ne!(body(&app, get(&[])).await, "one");
+            assert_eq!(body(&app, get(&[])).await, "broken", "{at} {policy:?}");
+        }
+    }
+}
+
+/// Such a failure says nothing about the page.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_breaks_off_keeps_the_stored_response() {
+    for policy in both() {
+        let mut short = stale(Body::from("tw"));
+        short.headers_mut().insert("content-length", HeaderValue::from_static("3"));
+        let broken = stream::iter([Ok("tw"), Err(std::io::Error::other("broken"))]);
+        for response in [short, stale(Body::from_stream(broken))] {
+            let origin = Origin::default().then(200, &[STALE], "one").then_sends(response);
+            let app = origin.router(limited(&policy));
+            body(&app, get(&[])).await;
+            advance(61).await;
+            assert_eq!(body(&app, get(&[])).await, "one");
+            eventually("the renewal", async || origin.runs() == 2).await;
+            sleep(Duration::from_millis(1)).await;
+            assert_eq!(body(&app, get(&[])).await, "one", "{policy:?}");
+        }
+    }
 }

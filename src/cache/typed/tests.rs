@@ -360,3 +360,18 @@ async fn a_value_whose_tag_lacks_its_id_is_loaded_and_not_stored() {
         .get_many([7], of_ids, &policy, async |_: Vec<u8>| Err::<HashMap<u8, i32>, _>("loaded"));
     assert_eq!(gone.await, Err("loaded"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_value_that_is_gone_is_not_served_stale() {
+    let hour = Duration::from_hours(1);
+    for policy in [builder().stale_while_revalidate(hour), builder().stale_if_error(hour)] {
+        let (cache, policy) = (cache(), policy.build().unwrap());
+        let find = async |found: Result<Option<u8>, ()>| {
+            cache.find_or_load(&key(), &policy, async || found).await
+        };
+        assert_eq!(find(Ok(Some(1))).await, Ok(Some(1)));
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert_eq!(find(Ok(None)).await, Ok(None));
+        assert_eq!(find(Err(())).await, Err(()), "{policy:?}");
+    }
+}
