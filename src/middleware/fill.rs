@@ -211,7 +211,10 @@ impl<'p> ResponseFill<'p> {
     /// `Policy::standard`, only a response that could be stored may be shared (RFC 9111, section 4).
     fn is_failure_for_all(&self, parts: &Parts) -> bool {
         let RequestContext { policy, asked, .. } = self.plan;
+        // A response can vary without saying so, as by an allowed origin.
+        let varies_by = vary::names(&parts.headers, policy);
         let is_own = [SET_COOKIE, VARY].iter().any(|name| parts.headers.contains_key(name))
+            || !varies_by.is_ok_and(|names| names.is_empty())
             || Directives::from_headers(&parts.headers).forbids_sharing()
             || ResponseControl::from_headers(&parts.headers).directives.forbids_sharing();
         parts.status.is_server_error()

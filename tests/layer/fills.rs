@@ -615,6 +615,8 @@ async fn a_failure_that_may_be_personal_is_not_shared() {
         ("cache-control", "private"),
         ("cdn-cache-control", "no-store"),
         ("vary", "accept"),
+        ("access-control-allow-origin", "https://a.example"),
+        ("content-encoding", "gzip"),
     ] {
         let load = Load::default();
         thousand(&load, &[], move |_| (error, [private])).await;
