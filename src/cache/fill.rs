@@ -37,6 +37,8 @@ pub(crate) struct FillGuard {
     pub(crate) stale: Option<Arc<Entry>>,
     /// The stored entry that this fill is to replace, valid or not.
     pub(crate) replaced: Option<Arc<Entry>>,
+    /// The vary marker that led to this key, if it is the key of a variant.
+    pub(crate) marker: Option<Arc<Entry>>,
     /// Declared before the flight, so that it is dropped first: the request that takes over acquires it again.
     pub(super) lease: Option<Box<LeaseGuard>>,
     pub(crate) flight: Option<FlightLeader>,
@@ -78,6 +80,7 @@ impl FillGuard {
             fallback: None,
             stale: None,
             replaced: None,
+            marker: None,
             lease: None,
             flight: None,
             permit: None,
@@ -241,11 +244,16 @@ impl FillGuard {
         (variant, answer): (&Key, &Arc<Entry>),
     ) -> Arc<Entry> {
         let before = self.cache.shared.store.peek(key).filter(|found| found.entry.head == head);
-        let variants = before.and_then(|found| found.entry.variants().cloned()).unwrap_or_default();
+        let before = before.map(|found| found.entry);
+        let variants = before.as_ref().and_then(|entry| entry.variants().cloned());
+        let variants = variants.unwrap_or_default();
         if let Some(gone) = variants.note(variant, answer) {
             self.cache.remove_soon(&gone);
         }
-        let life = Lifetime::starting_now(answer.life.keep, answer.life.keep, Duration::ZERO);
+        // It must last as long as each of the variants.
+        let left = before.map(|entry| entry.life.keep.saturating_sub(entry.age()));
+        let keep = answer.life.keep.max(left.unwrap_or_default());
+        let life = Lifetime::starting_now(keep, keep, Duration::ZERO);
         let vary_marker = Entry::new(key, answer.basis, [].into(), life, (head, Bytes::new()));
         let vary_marker = Arc::new(vary_marker.into_vary_marker(variants));
         self.cache.put(key, &vary_marker, None);

@@ -126,6 +126,18 @@ impl LookupResult {
             Self::Bypass(bypass) => bypass.record.tag(tags),
         }
     }
+
+    /// Notes the vary marker that led to the key.
+    pub(crate) fn note_marker(&mut self, marker: &Arc<Entry>) {
+        let lead = match self {
+            Self::Hit(hit) => hit.renew.as_mut(),
+            Self::Miss(lead) => Some(lead),
+            Self::Bypass(_) => None,
+        };
+        if let Some(lead) = lead {
+            lead.marker = Some(marker.clone());
+        }
+    }
 }
 
 impl Cache {

@@ -99,11 +99,12 @@ impl RequestContext {
         match self.variant_key(entry, headers).map(Box::new) {
             // Boxed, since most lookups need no second key.
             Some(key) => {
-                let found = Box::pin(self.find_under(&key, cache)).await;
-                if let LookupResult::Hit(hit) = &found {
+                let mut found_variant = Box::pin(self.find_under(&key, cache)).await;
+                if let LookupResult::Hit(hit) = &found_variant {
                     note_use(entry, &key, &hit.found);
                 }
-                found
+                found_variant.note_marker(entry);
+                found_variant
             }
             None => found,
         }

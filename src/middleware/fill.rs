@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{AGE, DATE, SET_COOKIE, VARY};
 use http::response::Parts;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 use http_body::Body as HttpBody;
 
 use super::body::Body;
@@ -31,7 +31,7 @@ use super::rules::targeted::ResponseControl;
 use super::rules::validation::{HeadComparison, compare_head, names_another, updated};
 use super::rules::vary;
 use super::status::{self, StoreOutcome};
-use super::stored::{StoredHead, encode_vary_marker};
+use super::stored::{StoredHead, encode_vary_marker, vary_marker};
 use super::tee::TeeBody;
 use crate::cache::{
     Cache, ComputedEntry, FillGuard, FillOutcome, Hit, PolicyTag, Record, Uncacheable,
@@ -181,7 +181,7 @@ impl<'p> ResponseFill<'p> {
         self.lead.record().pass_on(Some(lasts));
         let mut head = StoredHead::storable(parts.status, &parts.headers, &leave.withheld);
         head.age = leave.age;
-        let place = self.store_target(&leave);
+        let place = self.store_target(&leave, &parts.headers);
         let policy = &self.plan.policy;
         let limits = (policy.body_limit, policy.finish);
         let supersedes = self.may_supersede(parts.status);
@@ -364,7 +364,7 @@ impl<'p> ResponseFill<'p> {
         };
         let kept = StoredHead::storable(head.status, &head.headers, &leave.withheld);
         let kept = StoredHead { trailers: head.trailers.clone(), age: leave.age, ..kept };
-        let StoreTarget { key, terms, vary_marker } = self.store_target(&leave);
+        let StoreTarget { key, terms, vary_marker } = self.store_target(&leave, &head.headers);
         let (head, body) = (kept.encode(), entry.body().clone());
         self.lead.store(ComputedEntry { key, terms, head, body, vary_marker })
     }
@@ -433,12 +433,39 @@ impl<'p> ResponseFill<'p> {
         cacheability(status, headers, asked, &self.plan.policy, times)
     }
 
-    /// The key to store under, and a vary marker if the response varies by more than its key holds.
-    fn store_target(&self, leave: &Cacheability) -> StoreTarget {
-        let key = vary::key(&self.plan.key, &leave.varies_by, &self.headers);
-        let vary_marker = (key != self.plan.key)
-            .then(|| (self.plan.key.clone(), encode_vary_marker(&leave.varies_by)));
+    /// The key to store a response with these headers under, and a vary marker if it is one of several variants.
+    fn store_target(&self, leave: &Cacheability, headers: &HeaderMap) -> StoreTarget {
+        let names = self.variant_names(leave, headers);
+        let key = vary::key(&self.plan.key, &names, &self.headers);
+        let vary_marker =
+            (key != self.plan.key).then(|| (self.plan.key.clone(), encode_vary_marker(&names)));
         StoreTarget { key, terms: leave.terms, vary_marker }
+    }
+
+    /// The names that distinguish the response from others under the request's key: those by which it varies itself, and
+    /// those by which stored responses vary, unless the response shows that this has changed.
+    fn variant_names<'l>(
+        &self,
+        leave: &'l Cacheability,
+        headers: &HeaderMap,
+    ) -> Cow<'l, [HeaderName]> {
+        let own = &leave.varies_by;
+        let Some(known) = self.marker().and_then(|marker| vary_marker(&marker).ok()) else {
+            return Cow::Borrowed(own);
+        };
+        // What the last response to such a request varied by: if this one does not, the handler has changed.
+        let replaced = self.lead.replaced.as_ref();
+        let last = replaced.and_then(|entry| StoredHead::from_entry(entry).ok());
+        let last = last.and_then(|head| vary::names(&head.headers, &self.plan.policy).ok());
+        Cow::Owned(vary::with_known(own, (&known, &last.unwrap_or_default()), headers))
+    }
+
+    /// The vary marker under the request's key, if one is known.
+    fn marker(&self) -> Option<Arc<Entry>> {
+        match self.lead.cache().shared.store.peek(&self.plan.key) {
+            Some(found) => found.entry.is_vary_marker().then_some(found.entry),
+            None => self.lead.marker.clone(),
+        }
     }
 
     fn fill_status(&self, status: StatusCode) -> FillStatus {

@@ -2,7 +2,7 @@
 //! defaults refuse; the names here are its index.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::{ask, read, send};
@@ -628,6 +628,77 @@ async fn allowed_origins_and_codings_are_not_shared_even_without_a_vary_field() 
             let response = send(&app, request(Method::GET, &path, &[], "")).await;
             assert!(!response.headers().contains_key(said), "{:?}", response.headers());
         }
+    }
+}
+
+/// A handler that names a header in `Vary`, if at all, only in response to a request that has this header.
+async fn forgetful(headers: HeaderMap) -> impl IntoResponse {
+    let of = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    let mut response = [FRESH].into_response();
+    let mut say = |name: &'static str, value: &str| {
+        response.headers_mut().append(name, value.parse().unwrap());
+    };
+    if let Some(origin) = of("origin") {
+        say("access-control-allow-origin", &origin);
+    }
+    if let Some(language) = of("accept-language") {
+        say("content-language", &language);
+        say("vary", "accept-language");
+    }
+    if of("x-compressed").is_some() {
+        say("vary", "accept-encoding");
+    }
+    response
+}
+
+/// RFC 9111, section 4.1: some resources omit `Vary` from their default response.
+#[tokio::test]
+async fn a_response_without_a_vary_field_does_not_take_the_place_of_the_variants() {
+    for policy in both() {
+        for (asked, said, more) in [
+            ("origin", "access-control-allow-origin", ("x-other", "1")),
+            ("origin", "access-control-allow-origin", ("x-compressed", "1")),
+            ("accept-language", "content-language", ("x-other", "1")),
+        ] {
+            let layer = CacheLayer::with_policy(cache(), policy.clone());
+            let app = Router::new().fallback(forgetful).layer(layer);
+            for (at, value) in ["a", "", "a", "", "b", "a", "b", ""].into_iter().enumerate() {
+                let fields = [(asked, value), more];
+                let fields = if value.is_empty() { &fields[1..] } else { &fields };
+                let response = send(&app, request(Method::GET, "/", fields, "")).await;
+                let got = response.headers().get(said).map_or("", |got| got.to_str().unwrap());
+                assert_eq!(got, value, "{at}: {:?}", response.headers());
+                let told = response.headers()["cache-status"].to_str().unwrap();
+                let is_new = [0, 1, 4].contains(&at);
+                assert_eq!(!told.contains("; hit"), is_new, "{at}: {told}");
+            }
+        }
+    }
+}
+
+/// A response that no longer varies, to a request to which it did, shows that the handler has changed.
+#[tokio::test(start_paused = true)]
+async fn a_response_that_varies_no_more_serves_all_requests() {
+    for policy in both() {
+        let varies = Arc::new(AtomicBool::new(true));
+        let handler = {
+            let varies = varies.clone();
+            async move || match varies.load(Ordering::SeqCst) {
+                true => [FRESH, ("vary", "accept-language")].into_response(),
+                false => [FRESH].into_response(),
+            }
+        };
+        let policy = policy.stale_if_error(TTL * 60);
+        let app = Router::new().fallback(handler).layer(CacheLayer::with_policy(cache(), policy));
+        let told = async |language| {
+            read(send(&app, plain(&[("accept-language", language)])).await).await.1
+        };
+        told("de").await;
+        varies.store(false, Ordering::SeqCst);
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert!(told("de").await.contains("expired"));
+        let told = told("fr").await;
+        assert!(told.contains("; hit"), "{told}");
     }
 }
 

@@ -45,8 +45,7 @@ pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderNa
         }
         names.push(name);
     }
-    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
-    names.dedup();
+    let names = sorted(names);
     if names.len() > NAMES {
         return Err(Uncacheable::new(
             "vary",
@@ -54,6 +53,28 @@ pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderNa
         ));
     }
     Ok(names)
+}
+
+/// The names by which a response varies, `own`, with those by which other responses under its key are `known` to vary. Some
+/// resources omit `Vary` from their default response, which then must not be used for all requests (RFC 9111, section 4.1);
+/// and [`unsaid`] finds a name only in responses with the field in question. A response with `Vary` is believed otherwise.
+/// Names are left out by which the `last` response to the same request varied: this response shows that it no longer does.
+pub(crate) fn with_known(
+    own: &[HeaderName],
+    (known, last): (&[HeaderName], &[HeaderName]),
+    headers: &HeaderMap,
+) -> Vec<HeaderName> {
+    let says = headers.contains_key(VARY);
+    let may_be_unsaid = [ORIGIN, ACCEPT_ENCODING, AVAILABLE_DICTIONARY];
+    let others = known.iter().filter(|name| !says || may_be_unsaid.contains(name));
+    let others = others.filter(|name| !last.contains(name));
+    sorted(own.iter().chain(others).cloned().collect())
+}
+
+fn sorted(mut names: Vec<HeaderName>) -> Vec<HeaderName> {
+    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    names.dedup();
+    names
 }
 
 /// Whether a response varies by `Cookie`, that is by all cookies of the request and not only those that the policy names.
@@ -222,6 +243,24 @@ mod tests {
         assert!(names_of(&both, &policy().strict()).is_empty());
         let open = [("access-control-allow-origin", "*"), ("content-encoding", "identity")];
         assert!(names_of(&open, &policy()).is_empty());
+    }
+
+    #[test]
+    fn a_response_without_vary_is_a_variant_by_the_names_of_others() {
+        let names = |names: &[&'static str]| -> Vec<HeaderName> {
+            names.iter().copied().map(HeaderName::from_static).collect()
+        };
+        let known = names(&["accept-language", "origin"]);
+        let joint = |own: &[&'static str], last: &[&'static str], says: bool| {
+            let said = headers(&[("vary", "x")]);
+            let said = if says { said } else { HeaderMap::new() };
+            with_known(&names(own), (&known, &names(last)), &said)
+        };
+        assert_eq!(joint(&[], &[], false), known);
+        assert_eq!(joint(&["accept-encoding"], &[], false).len(), 3);
+        assert_eq!(joint(&["x"], &[], true), names(&["origin", "x"]), "its Vary counts");
+        assert_eq!(joint(&[], &["origin"], false), names(&["accept-language"]), "no longer");
+        assert_eq!(joint(&["origin"], &["origin"], true), names(&["origin"]));
     }
 
     /// RFC 9842, section 6.2.
