@@ -19,9 +19,9 @@ use crate::observe;
 ///
 /// Each call has a timeout. After several failures in a row, a circuit breaker opens, and calls fail at once for a while;
 /// then one call probes the store, and its result decides whether the breaker closes. A timeout for a large value does not
-/// count as a failure. Reads and writes have a breaker each, since a Redis that is full refuses every write but serves
-/// every read. The number of concurrent writes is limited, and further ones are dropped, so that writes to a slow server
-/// don't fill this process's memory.
+/// count as a failure. Reads, writes and removals have a breaker each, since a Redis that is full refuses every write but
+/// serves every read and removal. The number of concurrent writes is limited, and further ones are dropped, so that writes
+/// to a slow server don't fill this process's memory.
 #[derive(Clone, Debug)]
 pub struct Guard {
     store: Arc<dyn Store>,
@@ -29,6 +29,7 @@ pub struct Guard {
     write_within: Duration,
     reads: Arc<Breaker>,
     writes: Arc<Breaker>,
+    removals: Arc<Breaker>,
     puts: Arc<Semaphore>,
     dropped: Arc<AtomicU64>,
 }
@@ -49,6 +50,7 @@ impl Guard {
             write_within: WRITE_WITHIN,
             reads: Arc::new(Breaker::new(FAILURES, COOL_DOWN)),
             writes: Arc::new(Breaker::new(FAILURES, COOL_DOWN)),
+            removals: Arc::new(Breaker::new(FAILURES, COOL_DOWN)),
             puts: Arc::new(Semaphore::new(PUTS)),
             dropped: Arc::default(),
         }
@@ -74,6 +76,7 @@ impl Guard {
     pub fn breaker(mut self, failures: u32, cool_down: Duration) -> Self {
         self.reads = Arc::new(Breaker::new(failures, cool_down));
         self.writes = Arc::new(Breaker::new(failures, cool_down));
+        self.removals = Arc::new(Breaker::new(failures, cool_down));
         self
     }
 
@@ -84,7 +87,8 @@ impl Guard {
         self
     }
 
-    /// Whether the breaker for reads or the one for writes is open, or lets a single probe through.
+    /// Whether the breaker for reads or the one for writes is open, or lets a single probe through. The one for removals does
+    /// not count: so few calls use it that it could stay open for long after the store has recovered.
     pub fn is_open(&self) -> bool {
         self.reads.is_open() || self.writes.is_open()
     }
@@ -162,7 +166,13 @@ impl Store for Guard {
     }
 
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(guarded("remove", &self.writes, self.write_within, self.store.remove(key), false))
+        Box::pin(guarded(
+            "remove",
+            &self.removals,
+            self.write_within,
+            self.store.remove(key),
+            false,
+        ))
     }
 
     fn lease<'a>(
@@ -197,7 +207,8 @@ impl Store for Guard {
     }
 
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
-        let (breaker, limit) = (self.writes.clone(), self.write_within);
+        // It removes the lease.
+        let (breaker, limit) = (self.removals.clone(), self.write_within);
         let release = self.store.release(key, token);
         Box::pin(async move { guarded("release", &breaker, limit, release, false).await })
     }
@@ -259,6 +270,14 @@ mod tests {
 
         fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
             Box::pin(async { self.get(key).await.map(drop) })
+        }
+
+        fn lease<'a>(
+            &'a self,
+            key: &'a Key,
+            _: Duration,
+        ) -> BoxFuture<'a, Result<Lease, StoreError>> {
+            Box::pin(async { self.get(key).await.map(|_| Lease::Granted(None)) })
         }
     }
 
@@ -384,5 +403,24 @@ mod tests {
         drop(held);
         assert!(guard.put(&key, &entry).is_some());
         assert_eq!(guard.dropped_puts(), 1);
+    }
+
+    /// As a Redis that is full does: SET fails, DEL does not.
+    #[tokio::test(start_paused = true)]
+    async fn removals_and_releases_do_not_fail_because_writes_do() {
+        let (guard, mock, key) = guarded_mock(Fate::Fails);
+        for _ in 0..3 {
+            assert!(guard.lease(&key, COOL_DOWN).await.is_err());
+        }
+        assert!(guard.is_open());
+        *mock.fate.lock().unwrap() = Fate::Well;
+        assert!(matches!(guard.lease(&key, COOL_DOWN).await, Err(StoreError::Open)));
+        assert!(guard.remove(&key).await.is_ok());
+        assert!(guard.release(&key, LeaseToken(1)).await.is_ok());
+        *mock.fate.lock().unwrap() = Fate::Slow;
+        for _ in 0..3 {
+            assert!(matches!(guard.remove(&key).await, Err(StoreError::Timeout(_))));
+        }
+        assert!(matches!(guard.remove(&key).await, Err(StoreError::Open)), "of their own");
     }
 }

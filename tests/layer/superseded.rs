@@ -11,11 +11,13 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, join, join_all};
+use futures_util::future::{BoxFuture, join, join_all, ready};
 use futures_util::{FutureExt, StreamExt, stream};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use tidegate::{Cache, CacheLayer, Entry, Found, Key, Memory, Policy, Store, StoreError, Tiered};
+use tidegate::{
+    Cache, CacheLayer, Entry, Found, Key, Lease, Memory, Policy, Store, StoreError, Tiered,
+};
 use tokio::time::sleep;
 
 /// Windows in which a stale response may be served.
@@ -402,7 +404,7 @@ async fn a_client_that_disconnects_does_not_stop_the_removal_of_a_stored_respons
     assert_eq!(ask(&app, &[]).await.1, "failed", "and nothing older in place of the error");
 }
 
-/// A shared store that takes one entry and then is full.
+/// A shared store that takes one entry and then is full. It still removes entries.
 #[derive(Debug)]
 struct Full(Memory, AtomicBool);
 
@@ -422,12 +424,20 @@ impl Store for Full {
     ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
         match self.1.swap(true, Ordering::SeqCst) {
             false => self.0.put(key, entry),
-            true => None,
+            true => Some(Box::pin(ready(Err(StoreError::Backend("out of memory".into()))))),
         }
     }
 
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.0.remove(key)
+        // Not before it is polled, as across a network.
+        Box::pin(async { self.0.remove(key).await })
+    }
+
+    fn lease<'a>(&'a self, _: &'a Key, _: Duration) -> BoxFuture<'a, Result<Lease, StoreError>> {
+        Box::pin(ready(match self.1.load(Ordering::SeqCst) {
+            false => Ok(Lease::Granted(None)),
+            true => Err(StoreError::Backend("out of memory".into())),
+        }))
     }
 
     fn is_shared(&self) -> bool {
@@ -453,6 +463,32 @@ async fn a_newer_response_in_memory_is_not_replaced_by_an_older_shared_one() {
     assert_eq!(body(&app, get(&anew)).await, "new");
     send(&app, by(Method::HEAD, "/", &anew)).await;
     assert_eq!(body(&app, get(&[])).await, "new");
+}
+
+/// A Redis that is full refuses SET, and so opens the circuit breaker of writes, but not DEL.
+#[tokio::test(start_paused = true)]
+async fn a_full_shared_store_does_not_bring_back_a_removed_response() {
+    for policy in [Policy::standard(), Policy::standard().stale_if_error(Duration::from_hours(2))] {
+        let long = ("cache-control", "max-age=3600");
+        let mut origin = Origin::default().then(200, &[long], "one");
+        for _ in 0..10 {
+            origin = origin.then(200, &[long], "another");
+        }
+        let origin = origin.then(404, &[("cache-control", "no-store")], "gone");
+        let shared = Full(Memory::new(1 << 20), AtomicBool::new(false));
+        let cache = Cache::new(Tiered::new(Memory::new(1 << 20), shared));
+        let app = origin.behind(CacheLayer::with_policy(cache.clone(), policy));
+        assert_eq!(body(&app, get(&[])).await, "one");
+        for other in 0..10 {
+            let uri = format!("/{other}");
+            assert_eq!(body(&app, by(Method::GET, &uri, &[])).await, "another");
+            tokio::task::yield_now().await;
+        }
+        eventually("the breaker is open", async || cache.store_status().breaker_open == Some(true))
+            .await;
+        assert_eq!(body(&app, get(&[("cache-control", "no-cache")])).await, "gone");
+        assert_eq!(body(&app, get(&[])).await, "run 13");
+    }
 }
 
 /// A body whose parts come one by one, without a declared length.
