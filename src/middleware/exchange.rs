@@ -19,13 +19,14 @@ use super::context::{RequestContext, RequestPlace};
 use super::cookies;
 use super::fill::ResponseFill;
 use super::handler::{Handler, HandlerResult};
+use super::identity::IdentitySource;
 use super::keying::KeySource;
 use super::layer::LayerSettings;
 use super::rendered::respond;
 use super::rules::groups::note_unread;
 use super::rules::validation::{names_another, unconditional};
 use super::status;
-use super::stored::StoredHead;
+use super::stored::{StoredHead, vary_marker};
 use super::variances;
 use crate::cache::{Bypass, FillGuard, Hit, LookupResult, Record, Uncacheable, spawn};
 use crate::clock;
@@ -305,7 +306,7 @@ impl<S> Exchange<S> {
         self.routes.cache.shared.counters.note(Event::BackgroundLoad);
         lead.detach();
         lead.tag(&plan.ask.tags);
-        strip_client(request.headers_mut(), &mut plan);
+        strip_client(&mut request, (&mut plan, &self.routes.identity), lead.marker.as_deref());
         whole(request.method_mut());
         whole(&mut plan.asked.method);
         let (Ok(response), fill) = self.call(lead, &plan, request).await else { return };
@@ -463,23 +464,37 @@ fn has_validator(head: &StoredHead) -> bool {
     head.headers.contains_key(ETAG) || head.headers.contains_key(LAST_MODIFIED)
 }
 
-/// Removes credentials and cookies that the response does not vary by, since a background renewal is for all clients.
-fn strip_client(headers: &mut HeaderMap, plan: &mut RequestContext) {
+/// Removes the headers that identify the client and that the response does not vary by, since a background renewal is for
+/// all clients. `marker` has further names by which responses vary. Under `Policy::public`, headers other than `Cookie` and
+/// `Authorization` stay: they identify nobody there.
+fn strip_client<A>(
+    request: &mut Request<A>,
+    (plan, identity): (&mut RequestContext, &IdentitySource),
+    marker: Option<&Entry>,
+) {
     if plan.asked.client_key.is_some() {
         return;
     }
-    let varies_by = |name: HeaderName| plan.policy.vary.iter().any(|known| name == known.as_str());
-    if !varies_by(AUTHORIZATION) {
-        headers.remove(AUTHORIZATION);
-        plan.asked.client.is_authorized = false;
+    let policy = &plan.policy;
+    let named = marker.and_then(|marker| vary_marker(marker).ok()).unwrap_or_default();
+    let varies_by = |name: &HeaderName| {
+        policy.vary.iter().any(|known| name == known.as_str()) || named.contains(name)
+    };
+    let headers = request.headers_mut();
+    let mut others: Vec<_> = match policy.public {
+        true => Vec::new(),
+        false => identity.headers.matching(headers).cloned().collect(),
+    };
+    others.push(AUTHORIZATION);
+    for name in others.iter().filter(|name| **name != COOKIE && !varies_by(name)) {
+        headers.remove(name);
     }
-    if !varies_by(COOKIE) {
-        let named = cookies::line(headers, &plan.policy);
+    if !varies_by(&COOKIE) {
+        let named = cookies::line(headers, policy);
         headers.remove(COOKIE);
         headers.extend(named.map(|cookies| (COOKIE, cookies)));
-        plan.asked.client.has_cookies = false;
-        plan.asked.has_other_cookies = false;
     }
+    plan.asked.identify_again(request, &plan.policy, identity);
 }
 
 /// Whether a stale response is better than this result: an error as in RFC 5861, section 4, or no response.

@@ -589,3 +589,45 @@ async fn a_renewal_that_breaks_off_keeps_the_stored_response() {
         }
     }
 }
+
+/// As behind a gateway that names the client in each request.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_for_an_identified_client_is_computed_for_all() {
+    let public = ("cache-control", "public, max-age=60, stale-while-revalidate=600");
+    let client = [("x-api-key", "1"), ("x-forwarded-user", "ada"), ("accept", "text/html")];
+    for (status, header) in ENDS {
+        let origin = Origin::default().then(200, &[public], "one").then(status, &[header], "gone");
+        let app = origin.router(Policy::standard());
+        assert_eq!(body(&app, get(&client)).await, "one");
+        advance(61).await;
+        assert_eq!(body(&app, get(&client)).await, "one", "stale, and renewed in the background");
+        eventually("the renewal", async || origin.runs() == 2).await;
+        tokio::task::yield_now().await;
+        let sent = origin.last();
+        assert!(!sent.contains_key("x-api-key") && !sent.contains_key("x-forwarded-user"));
+        assert_eq!(sent["accept"], "text/html");
+        assert_eq!(body(&app, get(&client)).await, "run 3", "{status} {header:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_keeps_the_identity_by_which_the_response_varies() {
+    let public = ("cache-control", "public, max-age=60, stale-while-revalidate=600");
+    let named = Policy::standard().vary(["x-api-key"]);
+    for (policy, headers) in
+        [(named, &[public][..]), (Policy::standard(), &[public, ("vary", "x-api-key")])]
+    {
+        let origin = Origin::default().then(200, headers, "one").then(200, headers, "two");
+        let app = origin.router(policy);
+        let client = [("x-api-key", "1"), ("x-forwarded-user", "ada")];
+        body(&app, get(&client)).await;
+        advance(61).await;
+        assert_eq!(body(&app, get(&client)).await, "one");
+        eventually("the renewal", async || origin.runs() == 2).await;
+        tokio::task::yield_now().await;
+        let sent = origin.last();
+        assert_eq!(sent["x-api-key"], "1");
+        assert!(!sent.contains_key("x-forwarded-user"));
+        assert_eq!(body(&app, get(&client)).await, "two");
+    }
+}

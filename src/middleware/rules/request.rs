@@ -161,6 +161,19 @@ impl RequestDirectives {
         Ok(asked)
     }
 
+    /// Finds out again how a request identifies its client, after headers were removed. Of its cookies, those are left by
+    /// which responses vary.
+    pub(crate) fn identify_again<B>(
+        &mut self,
+        request: &Request<B>,
+        policy: &Policy,
+        identity: &IdentitySource,
+    ) {
+        let fields = RequestFields::from_headers(request.headers());
+        self.client = Client::of(request, (fields, false), policy, identity);
+        self.has_other_cookies = false;
+    }
+
     /// RFC 9111, section 5.2.1. Except under `Policy::standard`, only `no-store` and `only-if-cached` count: responses are
     /// proven fresh, and a client can't cause work by requesting fresher ones.
     fn direct(&mut self, said: &Directives, policy: &Policy) -> Result<(), BypassReason> {
