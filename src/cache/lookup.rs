@@ -15,7 +15,7 @@ use super::record::{Arrival, EndedStrays, Needs, Record, Stray};
 use super::refresh::{EntryUse, decide};
 use super::template::PolicyTag;
 use crate::entry::{Entry, Key, LogPosition};
-use crate::outcome::{BypassReason, Outcome};
+use crate::outcome::{BypassReason, MissReason, Outcome};
 use crate::store::Found;
 use crate::traffic::Traffic;
 
@@ -81,9 +81,15 @@ pub(crate) struct Hit {
     pub outcome: Outcome,
     /// The guard for recomputing it in the background, if it is due and no other request is recomputing it.
     pub renew: Option<Box<FillGuard>>,
+    /// Why it was not served at once, if it is served in place of an error.
+    pub missed: Option<MissReason>,
 }
 
 impl Hit {
+    pub(crate) const fn new(found: Found, outcome: Outcome) -> Self {
+        Self { found, outcome, renew: None, missed: None }
+    }
+
     /// Begins to recompute the entry in the background, if it is due.
     pub(crate) fn take_renewal(&mut self) -> Option<Box<FillGuard>> {
         let lead = self.renew.take()?;
@@ -155,7 +161,7 @@ impl Cache {
         let verdict = self.shared.fences.judge(&found.entry);
         (decide(verdict, &found.entry, policy, &ask.limits) == EntryUse::Serve).then(|| {
             let outcome = Outcome::Hit(found.tier);
-            Hit { found, outcome, renew: None }
+            Hit::new(found, outcome)
         })
     }
 

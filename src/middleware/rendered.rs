@@ -18,7 +18,7 @@ use super::status::{self, CACHE_STATUS};
 use super::stored::{MalformedHead, StoredHead};
 use crate::cache::Hit;
 use crate::entry::Entry;
-use crate::outcome::Outcome;
+use crate::outcome::{MissReason, Outcome};
 
 /// The response of an entry to a request with these directives.
 pub(crate) fn respond<B: http_body::Body>(
@@ -48,11 +48,8 @@ fn once(hit: &Hit) -> Result<StoredHead, MalformedHead> {
 /// Whether an entry holds an answer. Then both ways give the same, but for the time that passes between them.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn is_rendered(entry: &Arc<Entry>) -> bool {
-    let hit = Hit {
-        found: crate::store::Found { entry: entry.clone(), tier: crate::store::Tier::Shared },
-        outcome: Outcome::Hit(crate::store::Tier::Shared),
-        renew: None,
-    };
+    let tier = crate::store::Tier::Shared;
+    let hit = Hit::new(crate::store::Found { entry: entry.clone(), tier }, Outcome::Hit(tier));
     let timeless = |StoredHead { mut headers, .. }: StoredHead| {
         assert!(headers.remove(AGE).is_some());
         let told = headers.get_all(CACHE_STATUS).iter().count();
@@ -96,6 +93,7 @@ struct AgeStamp {
     /// Its remaining lifetime, in seconds; negative if it is stale.
     left: i64,
     outcome: Outcome,
+    missed: Option<MissReason>,
 }
 
 impl RenderedHead {
@@ -137,11 +135,12 @@ impl AgeStamp {
             age: age.saturating_add(since).as_secs(),
             left: seconds(ttl).saturating_sub(seconds(since)),
             outcome: hit.outcome,
+            missed: hit.missed,
         }
     }
 
     fn status(self) -> HeaderValue {
-        status::hit_member(self.outcome, self.left)
+        status::hit_member((self.outcome, self.missed), self.left)
     }
 }
 
@@ -212,7 +211,7 @@ mod tests {
             None,
         )
         .unwrap();
-        let hit = Hit { found: Found { entry, tier: Tier::Memory }, outcome, renew: None };
+        let hit = Hit::new(Found { entry, tier: Tier::Memory }, outcome);
         let answer = respond::<axum::body::Body>(&hit, &asked).unwrap();
         answer.headers().clone()
     }
@@ -272,7 +271,8 @@ mod tests {
             let ready = RenderedHead::from_entry(&entry(headers)).unwrap();
             let mut stamped = ready.stamped.write().unwrap();
             let before = stamped.fields.capacity();
-            stamped.stamp(AgeStamp { age: 1, left: 2, outcome: Outcome::Hit(Tier::Memory) });
+            let outcome = Outcome::Hit(Tier::Memory);
+            stamped.stamp(AgeStamp { age: 1, left: 2, outcome, missed: None });
             assert_eq!(stamped.fields.capacity(), before, "{names}");
         }
     }

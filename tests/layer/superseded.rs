@@ -631,3 +631,18 @@ async fn a_renewal_keeps_the_identity_by_which_the_response_varies() {
         assert_eq!(body(&app, get(&client)).await, "two");
     }
 }
+
+/// RFC 9211, section 2.2.
+#[tokio::test(start_paused = true)]
+async fn a_fresh_response_in_place_of_an_error_was_passed_over_for_the_request() {
+    let said = ("cache-control", "max-age=60, stale-if-error=600");
+    let origin = Origin::default().then(200, &[said], "one").then(503, &[], "").then(503, &[], "");
+    let app = origin.router(Policy::standard());
+    body(&app, get(&[])).await;
+    for (seconds, expected) in [(1, "fwd=request; ttl=59"), (60, "fwd=stale; ttl=-1")] {
+        advance(seconds).await;
+        let (_, body, told) = ask(&app, &[("cache-control", "no-cache")]).await;
+        let expected = format!("tidegate; {expected}; detail=\"stale-if-error\"");
+        assert_eq!((body.as_str(), told), ("one", expected));
+    }
+}

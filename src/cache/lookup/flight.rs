@@ -96,7 +96,7 @@ impl LookupTask<'_> {
         }
         if is_broken("delivery") {
             let found = Found { entry, tier };
-            return Some(Hit { found, outcome: Outcome::Collapsed, renew: None });
+            return Some(Hit::new(found, Outcome::Collapsed));
         }
         let found = Found { entry, tier };
         let decided = match self.decide(&found) {
@@ -137,7 +137,7 @@ impl LookupTask<'_> {
             outer.mark_uncacheable(Uncacheable::new("failed", "the handler of a part failed"));
         }
         let found = Found { entry, tier: Tier::Memory };
-        is_for_it.then_some(Hit { found, outcome: Outcome::Collapsed, renew: None })
+        is_for_it.then_some(Hit::new(found, Outcome::Collapsed))
     }
 
     /// Looks in the shared store on behalf of all waiting requests, and prepares the fill if the entry is not there.

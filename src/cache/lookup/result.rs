@@ -66,8 +66,9 @@ impl LookupTask<'_> {
             && entry.age() < entry.ttl().saturating_add(window);
         let has_own_writes =
             self.ask.session.is_none_or(|session| entry.basis.has_reached(session));
-        let outcome = Outcome::Stale(StaleReason::Error);
-        (lasts && has_own_writes && !self.is_blind).then_some(Hit { found, outcome, renew: None })
+        let hit = Hit::new(found, Outcome::Stale(StaleReason::Error));
+        (lasts && has_own_writes && !self.is_blind)
+            .then_some(Hit { missed: Some(self.reason), ..hit })
     }
 
     fn record(&self, permit: Option<&Arc<Permit>>) -> Record {

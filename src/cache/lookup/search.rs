@@ -144,11 +144,13 @@ impl<'a> LookupTask<'a> {
         outcome: Outcome,
     ) -> Option<Hit> {
         match decided {
-            EntryUse::Serve => Some(Hit { found, outcome, renew: None }),
-            EntryUse::Renew => Some(Hit { renew: self.renewal(&found), found, outcome }),
+            EntryUse::Serve => Some(Hit::new(found, outcome)),
+            EntryUse::Renew => {
+                Some(Hit { renew: self.renewal(&found), ..Hit::new(found, outcome) })
+            }
             EntryUse::Stale(reason) => {
                 let renew = self.renewal(&found);
-                Some(Hit { renew, found, outcome: Outcome::Stale(reason) })
+                Some(Hit { renew, ..Hit::new(found, Outcome::Stale(reason)) })
             }
             EntryUse::Miss(reason) => {
                 self.pass_over(found, reason);
