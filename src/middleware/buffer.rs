@@ -56,7 +56,7 @@ pub(crate) struct BodyBuffer {
 /// How buffering ended.
 pub(crate) enum BufferOutcome {
     /// The body is complete; the outcome of the fill.
-    Whole(FillOutcome, Bytes),
+    Whole(FillOutcome),
     /// The body can't be stored. It continues to stream.
     NotKept(Uncacheable),
 }
@@ -160,11 +160,9 @@ impl BodyBuffer {
         let body = joined(self.taken, self.length);
         let StoreTarget { key, mut terms, vary_marker } = self.place;
         terms.age = terms.age.saturating_add(self.since.elapsed());
-        let (head, kept) = (self.head.encode(), body.clone());
-        BufferOutcome::Whole(
-            self.lead.store(ComputedEntry { key, terms, head, body: kept, vary_marker }),
-            body,
-        )
+        let head = self.head.encode();
+        let filled = self.lead.store(ComputedEntry { key, terms, head, body, vary_marker });
+        BufferOutcome::Whole(filled)
     }
 
     /// Ends the fill, since the body can't be stored. If that is due to the response itself, and not to its transfer, the

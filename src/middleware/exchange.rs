@@ -309,6 +309,8 @@ impl<S> Exchange<S> {
         strip_client(&mut request, (&mut plan, &self.routes.identity), lead.marker.as_deref());
         whole(request.method_mut());
         whole(&mut plan.asked.method);
+        // The client has its response already.
+        plan.asked.conditions.clear();
         let (Ok(response), fill) = self.call(lead, &plan, request).await else { return };
         drain(fill.with(response).await).await;
     }

@@ -171,7 +171,7 @@ impl<'p> ResponseFill<'p> {
                     false => self.lead.reject(uncacheable),
                 };
                 told.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
-                return known(&parts, asked, &Bytes::new()).unwrap_or_else(|| {
+                return known(&parts, asked).unwrap_or_else(|| {
                     Response::from_parts(parts, Body::within(told.record, body))
                 });
             }
@@ -190,11 +190,8 @@ impl<'p> ResponseFill<'p> {
             .superseding(supersedes);
         let mut captured = TeeBody::new(body, capture);
         match captured.read_ahead(cx) {
-            Some(BufferOutcome::Whole(filled, bytes)) => {
+            Some(BufferOutcome::Whole(filled)) => {
                 told.append_to(&mut parts.headers, StoreOutcome::from_outcome(&filled));
-                if let Some(known) = known(&parts, asked, &bytes) {
-                    return known;
-                }
             }
             Some(BufferOutcome::NotKept(uncacheable)) => {
                 told.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
@@ -203,6 +200,11 @@ impl<'p> ResponseFill<'p> {
                 captured.begin_streaming();
                 told.append_to(&mut parts.headers, StoreOutcome::Undecided);
             }
+        }
+        // RFC 9110, section 13.2.1: the conditions apply as soon as the response's head is known.
+        if let Some(known) = known(&parts, asked) {
+            captured.read_on();
+            return known;
         }
         Response::from_parts(parts, Body::captured(captured))
     }
@@ -520,16 +522,12 @@ fn is_error_of_one(status: StatusCode) -> bool {
 }
 
 /// A 304, if the client has this response already.
-fn known<B: HttpBody>(
-    parts: &Parts,
-    asked: &RequestDirectives,
-    body: &Bytes,
-) -> Option<Response<Body<B>>> {
+fn known<B: HttpBody>(parts: &Parts, asked: &RequestDirectives) -> Option<Response<Body<B>>> {
     if parts.status != StatusCode::OK || !is_new_known(&asked.conditions, &parts.headers) {
         return None;
     }
     let head = StoredHead::storable(parts.status, &parts.headers, &[]);
-    let mut response = head.into_response_for(body, asked);
+    let mut response = head.into_response_for(&Bytes::new(), asked);
     if let Some(age) = parts.headers.get(AGE) {
         response.headers_mut().insert(AGE, age.clone());
     }

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::buffer::{BodyBuffer, BufferOutcome};
-use super::timed_buffer::TimedBuffer;
+use super::timed_buffer::{SLOWEST, TimedBuffer};
 use crate::cache::{Record, Uncacheable, spawn};
 
 /// A body on its way to the client and into the cache.
@@ -45,8 +46,21 @@ where
         Self { body, record, capture, ahead: VecDeque::new(), ended: false, finish }
     }
 
-    fn finish(mut self, capture: BodyBuffer) {
+    /// Reads the rest for the cache in the background, since the client needs no body. It has not disconnected, so the
+    /// policy's `finish` does not apply.
+    pub(crate) fn read_on(mut self) {
+        self.finish = None;
+        if let Some(capture) = self.capture.take() {
+            self.read_within(SLOWEST, capture);
+        }
+    }
+
+    fn finish(self, capture: BodyBuffer) {
         let limit = capture.finish;
+        self.read_within(limit, capture);
+    }
+
+    fn read_within(mut self, limit: Duration, capture: BodyBuffer) {
         self.capture.put_back(capture);
         let rest = async move {
             let read = poll_fn(|cx| {

@@ -11,7 +11,7 @@ use crate::cache::Uncacheable;
 
 /// A body that takes longer than this is not stored: it would hold memory, and block waiting requests, for as long as
 /// its client likes.
-const SLOWEST: Duration = Duration::from_secs(30);
+pub(super) const SLOWEST: Duration = Duration::from_secs(30);
 
 /// Other nodes wait no longer than this for a body of unknown length.
 const LINGERING: Duration = Duration::from_millis(100);

@@ -424,3 +424,44 @@ async fn a_grpc_error_with_another_http_status_stops_waiting_as_any_response_doe
         assert_eq!(began.elapsed(), Duration::from_secs(2), "{in_head:?} {in_trailers:?}");
     }
 }
+
+/// A route with an entity tag whose body comes in two parts, the second after a second.
+fn in_two_parts(policy: Policy) -> (Router, Cache) {
+    let handler = move || {
+        let parts = stream::iter([0, 1]).then(async |pause| {
+            tokio::time::sleep(Duration::from_secs(pause)).await;
+            Ok::<_, Infallible>("part")
+        });
+        let response = Response::builder().header("etag", "\"v1\"");
+        let response = response.header("cache-control", "max-age=600");
+        std::future::ready(response.body(Body::from_stream(parts)).unwrap())
+    };
+    let cache = Cache::new(Memory::new(16 << 20));
+    let layer = CacheLayer::with_policy(cache.clone(), policy);
+    (Router::new().fallback(handler).layer(layer), cache)
+}
+
+/// RFC 9110, section 13.2.1.
+#[tokio::test(start_paused = true)]
+async fn a_matching_if_none_match_gets_a_304_before_the_body_has_come() {
+    let has =
+        |tag: &str| Request::get("/").header("if-none-match", tag).body(Body::empty()).unwrap();
+    for policy in [Policy::ttl(TTL * 10), Policy::standard()] {
+        for policy in [policy.clone(), policy.clone().finish(Duration::ZERO)] {
+            let (app, _) = in_two_parts(policy.clone());
+            assert_eq!(send(&app, has("\"v0\"")).await.status(), StatusCode::OK);
+            let (app, cache) = in_two_parts(policy.clone());
+            let (began, response) = (Instant::now(), send(&app, has("\"v1\"")).await);
+            assert_eq!(response.status(), StatusCode::NOT_MODIFIED, "{policy:?}");
+            assert_eq!(response.headers()["etag"], "\"v1\"");
+            assert_eq!(began.elapsed(), Duration::ZERO);
+            assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert_eq!(cache.counters().event(Event::Stored), 1, "{policy:?}");
+            let (body, status) = ask(&app, "/").await;
+            assert!(body == "partpart" && status.contains("hit"), "{status}");
+        }
+        let (app, _) = in_two_parts(policy.body_limit(2));
+        assert_eq!(send(&app, has("\"v1\"")).await.status(), StatusCode::NOT_MODIFIED);
+    }
+}
