@@ -154,7 +154,7 @@ impl<S> Exchange<S> {
         let record = cache.record(Some(&plan.policy), plan.ask.clone());
         let request = plan.to_handler_request(request);
         let response = record.enter(|| self.inner.call(request)).await?;
-        record.pass_on(plan.policy.lasts(false));
+        record.close(plan.policy.lasts(false));
         note_unread(&record, response.headers(), &plan.policy);
         let has_written = record.has_written();
         let audit = Audit::new(&cache, &route, entry, (response.status(), record));
