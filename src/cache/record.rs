@@ -275,6 +275,12 @@ impl Record {
         exact.flat_map(PolicyTag::with_bulk).chain([of_table]).collect()
     }
 
+    /// Whether the response depends on all of these tags already.
+    pub(crate) fn depends_on_all(&self, tags: &[Tag]) -> bool {
+        let notes = self.notes();
+        tags.iter().all(|tag| notes.tags.contains(tag))
+    }
+
     /// The position that a server must have reached for a read: the fences of its tags, and the session's last write.
     pub(crate) fn needs(&self, tags: &[Tag]) -> Position {
         self.0.fences.newest_of(tags).max(self.session())

@@ -44,8 +44,9 @@ pub(crate) struct TrackedTable {
     /// The columns whose values have their own tags, `name:column=value`. A statement that changes many rows changes the
     /// tag `name!` instead, so a result that depends on a value's tag also depends on `name!`.
     pub(crate) columns: Vec<String>,
-    /// The condition that restricts the rows read, if one is known.
-    pub(crate) by: Option<Equality>,
+    /// The known conditions on the rows that are read, by the order of `columns`. Each of them alone covers all of these
+    /// rows.
+    pub(crate) by: Vec<Equality>,
 }
 
 /// Finds what `references` stand for, as [`resolve_with_clock`] does.

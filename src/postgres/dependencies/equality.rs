@@ -48,13 +48,12 @@ pub(super) async fn narrow(
 impl TrackedTable {
     fn take(&mut self, condition: Condition, family: Family) {
         let Condition { column, values, .. } = condition;
-        let rank = |column: &String| self.columns.iter().position(|known| known == column);
-        let Some(new) = rank(&column) else { return };
-        // The primary key's columns come first, and are the most selective.
-        let known = self.by.as_ref().and_then(|by| rank(&by.column));
+        let Self { columns, by, .. } = self;
         let values: Option<Vec<_>> = values.iter().map(|value| value.given(family)).collect();
-        if let Some(values) = values.filter(|_| known.is_none_or(|known| new < known)) {
-            self.by = Some(Equality { column, family, values });
+        if let Some(values) = values.filter(|_| columns.contains(&column)) {
+            by.push(Equality { column, family, values });
+            // The primary key's columns come first, and are the most selective.
+            by.sort_by_key(|by| columns.iter().position(|column| *column == by.column));
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Random statements: changes to rows outside those that a statement is restricted to must not change its result.
 
-use std::collections::BTreeMap;
-
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments, AssertSqlSafe, PgConnection};
 
@@ -230,8 +228,8 @@ async fn result(conn: &mut PgConnection, sql: &str) -> Option<Rows> {
     query.fetch_all(conn).await.ok()
 }
 
-/// What each narrowed table is narrowed to: its column, and the values.
-fn narrowed(tables: &[TrackedTable]) -> BTreeMap<String, (String, Vec<String>)> {
+/// What each narrowed table is narrowed to, by each condition: its column, and the values.
+fn narrowed(tables: &[TrackedTable]) -> Vec<(String, (String, Vec<String>))> {
     let values = |given: &ValueSource| match given {
         ValueSource::Literal(text) => vec![text.clone()],
         ValueSource::Parameter(parameter) if parameter.is_array => {
@@ -239,10 +237,11 @@ fn narrowed(tables: &[TrackedTable]) -> BTreeMap<String, (String, Vec<String>)> 
         }
         ValueSource::Parameter(_) => vec![BOUND.to_string()],
     };
-    let said = tables.iter().filter_map(|table| {
-        let by = table.by.as_ref()?;
-        let values = by.values.iter().flat_map(values).collect();
-        Some((table.name.clone(), (by.column.clone(), values)))
+    let said = tables.iter().flat_map(|table| {
+        table.by.iter().map(|by| {
+            let values = by.values.iter().flat_map(values).collect();
+            (table.name.clone(), (by.column.clone(), values))
+        })
     });
     said.collect()
 }

@@ -238,7 +238,7 @@ async fn narrowed(server: &mut Server, sql: &str) -> Option<Equality> {
     // A new cache each time, since no statement is looked up twice.
     let found = DependencyCache::new().learn(&mut server.conn, sql).await.expect("answer");
     match &*found.dependencies {
-        Dependencies::Tables(tables) => tables.first().and_then(|table| table.by.clone()),
+        Dependencies::Tables(tables) => tables.first().and_then(|table| table.by.first().cloned()),
         Dependencies::Unanalyzable(_) => None,
     }
 }
