@@ -20,7 +20,7 @@ use error::within;
 use table::{TableFamily, families};
 
 /// The version of the SQL in `sql/`. Bump it with each change there.
-pub(crate) const VERSION: i32 = 9;
+pub(crate) const VERSION: i32 = 10;
 
 /// Keeps two concurrent installers from interfering with each other. The lock is on a table, so that a role without a right
 /// to it can't take it. Before the first install the table does not exist: then one of two installers fails, and retries.

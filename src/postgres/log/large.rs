@@ -112,6 +112,53 @@ async fn no_row_is_read_twice_while_a_transaction_stays_open() {
     assert_eq!(bed.load(7).await.fences.len(), 2);
 }
 
+/// Entries of the log's index that a statement visits, visible or not: a drain, or `work`.
+async fn entries_visited(bed: &mut Bed, prev: &Snapshot, work: Option<&'static str>) -> i64 {
+    const VISITED: &str = "select pg_stat_get_xact_tuples_returned('tidegate.log_xid'::regclass)";
+    run(&mut bed.conn, "begin").await;
+    let before: i64 = sqlx::query_scalar(VISITED).fetch_one(&mut bed.conn).await.unwrap();
+    match work {
+        Some(work) => run(&mut bed.conn, work).await,
+        None => assert!(bed.drain(&mut prev.clone()).await.tags.is_empty()),
+    }
+    let after: i64 = sqlx::query_scalar(VISITED).fetch_one(&mut bed.conn).await.unwrap();
+    run(&mut bed.conn, "rollback").await;
+    after - before
+}
+
+/// An index has entries for the rows of running transactions too, and each look at such a row finds it invisible.
+#[tokio::test]
+async fn rows_of_a_running_transaction_are_not_visited_until_it_ends() {
+    const WRITES: &str = "begin; insert into tidegate.log (relation, tags)
+        select 't'::regclass, '{\"\"}' from generate_series(1, 900)";
+    const MARKS: Option<&str> = Some("select tidegate.mark('0', 7)");
+    const TRIMS: Option<&str> = Some("select tidegate.trim('0', 1000)");
+    let mut bed = Bed::new().await;
+    let mut prev = bed.now().await;
+    let mut open = bed.session().await;
+    run(&mut open, WRITES).await;
+    // A later transaction ends, so the next snapshots list this one as running.
+    bed.server.psql("insert into t values (1)").await.unwrap();
+    assert_eq!(bed.drain(&mut prev).await.tags, ["t", "t:id=1"]);
+    assert_eq!(entries_visited(&mut bed, &prev, None).await, 0, "a drain");
+    assert!(mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap());
+    assert_eq!(entries_visited(&mut bed, &prev, MARKS).await, 0, "a mark");
+    let trimmed = entries_visited(&mut bed, &prev, TRIMS).await;
+    assert!(trimmed < 10, "trimming visited {trimmed}");
+    let mut later = bed.session().await;
+    run(&mut later, WRITES).await;
+    bed.server.psql("insert into other values (1)").await.unwrap();
+    assert_eq!(entries_visited(&mut bed, &prev, MARKS).await, 0, "beside one that began later");
+    run(&mut open, "insert into t values (2); commit").await;
+    assert_eq!(bed.drain(&mut prev).await.tags, ["t", "t:id=2"]);
+    assert!(mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap());
+    run(&mut later, "insert into t values (3); commit").await;
+    assert_eq!(bed.drain(&mut prev).await.tags, ["t", "t:id=3"]);
+    assert!(mark(&mut bed.conn, Duration::ZERO, Some(7)).await.unwrap());
+    trim(&mut bed.conn, Duration::ZERO, 10_000).await.unwrap();
+    assert_eq!(bed.server.psql("select count(*) from tidegate.log").await.unwrap(), "0");
+}
+
 #[tokio::test]
 async fn a_node_starts_within_its_budget_however_long_the_log_is() {
     let mut bed = Bed::new().await;

@@ -4,6 +4,11 @@ with prev as materialized (
     -- other columns are to be ignored.
     select $1::text::pg_snapshot as snapshot
 ),
+-- The transactions that $1 lists as running and that have ended since. No row of one that still runs is visible, and the
+-- index has an entry for each: they would be visited in vain by each drain.
+ended (xid) as materialized (
+    select x from pg_snapshot_xip($1::text::pg_snapshot) x where pg_visible_in_snapshot(x, pg_current_snapshot())
+),
 -- A row that $1 does not see was written by a transaction that $1 lists as running, or that began after it. Searching by
 -- these reads no row twice, however long a transaction stays open. The upper bound excludes rows from another cluster's
 -- dump, whose transaction numbers may still be in the future here.
@@ -13,8 +18,7 @@ recent (xid, relation, tags, rows) as materialized (
         select l.xid, l.relation, l.tags from tidegate.log l
         where l.xid >= pg_snapshot_xmax($1::text::pg_snapshot) and l.xid < pg_snapshot_xmax(pg_current_snapshot())
         union all
-        select l.xid, l.relation, l.tags from tidegate.log l
-        where l.xid = any (array(select pg_snapshot_xip($1::text::pg_snapshot)))
+        select l.xid, l.relation, l.tags from tidegate.log l where l.xid = any (array(select e.xid from ended e))
         limit $5::int8 + 1
     ) l where $4::int4 = 0
     union all
@@ -24,7 +28,7 @@ recent (xid, relation, tags, rows) as materialized (
         where l.xid >= pg_snapshot_xmax($1::text::pg_snapshot) and l.xid < pg_snapshot_xmax(pg_current_snapshot())
         union all
         select l.relation, case when l.relation is null then l.tags end as tags from tidegate.log l
-        where l.xid = any (array(select pg_snapshot_xip($1::text::pg_snapshot)))
+        where l.xid = any (array(select e.xid from ended e))
         limit $5::int8 + 1
     ) l where $4::int4 = 1
     group by relation, tags
@@ -53,8 +57,7 @@ news as materialized (
 reshaped as (
     select exists (select from tidegate.ddl d
         where d.xid >= pg_snapshot_xmax($1::text::pg_snapshot) and d.xid < pg_snapshot_xmax(pg_current_snapshot()))
-        or exists (select from tidegate.ddl d
-        where d.xid = any (array(select pg_snapshot_xip($1::text::pg_snapshot)))) as whether
+        or exists (select from tidegate.ddl d where d.xid = any (array(select e.xid from ended e))) as whether
 ),
 -- The oldest mark saw every row that was trimmed. If prev saw everything that this mark saw, no unread row was trimmed.
 covered as (

@@ -1,3 +1,15 @@
+-- The ranges of transaction numbers, each from `first` to before `past`, that hold the numbers from `start` on of all
+-- transactions that a snapshot sees, and no others. A search of the log by these ranges visits no row of a running
+-- transaction, which may have written millions.
+create or replace function tidegate.seen_ranges(start xid8, seen pg_snapshot) returns table (first xid8, past xid8)
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+    select coalesce(((lag(x) over (order by x))::text::bigint + 1)::text::xid8, start), x
+    from (select x from pg_snapshot_xip(seen) x where x >= start
+        union all select pg_snapshot_xmax(seen)) ends
+    order by x;
+end;
+
 -- Writes a mark, if the log has grown and the last mark is at least `every` old, or at once if the schema has changed since
 -- the last mark. Also writes one when the first mark of a schema is 15 s old: a node that starts trusts only marks of a
 -- schema that every node had noticed (FINGERPRINT_KNOWN_WITHIN), and the log of an idle database does not grow. The lock
@@ -23,11 +35,13 @@ begin
         or (newest.at >= settles or clock_timestamp() < settles) and not exists (
             -- A row that the mark does not see was written by a transaction that it lists as running, or that began
             -- after it. Don't search from the mark's xmin: a long open transaction keeps it far back.
-            select from (select xid from tidegate.log union all select xid from tidegate.ddl) noted
-            where xid >= pg_snapshot_xmax(newest.snapshot)
+            select from tidegate.seen_ranges(pg_snapshot_xmax(newest.snapshot), pg_current_snapshot()) r
+            where exists (select from tidegate.log where xid >= r.first and xid < r.past)
+                or exists (select from tidegate.ddl where xid >= r.first and xid < r.past)
             union all
             select from (select xid from tidegate.log union all select xid from tidegate.ddl) noted
-            where xid = any (array(select pg_snapshot_xip(newest.snapshot)))))
+            where xid = any (array(select x from pg_snapshot_xip(newest.snapshot) x
+                where pg_visible_in_snapshot(x, pg_current_snapshot())))))
     then
         return false;
     end if;
@@ -92,8 +106,9 @@ begin
     end if;
     delete from tidegate.marks where lsn < keep.lsn;
     delete from tidegate.log where ctid = any (array(
-        select ctid from tidegate.log where xid < pg_snapshot_xmax(keep.snapshot)
-            and pg_visible_in_snapshot(xid, keep.snapshot) order by xid limit most));
+        select l.ctid from tidegate.seen_ranges('0', keep.snapshot) r cross join lateral (
+            select ctid from tidegate.log where xid >= r.first and xid < r.past order by xid limit most) l
+        limit most));
     get diagnostics gone = row_count;
     delete from tidegate.ddl
         where xid < pg_snapshot_xmax(keep.snapshot) and pg_visible_in_snapshot(xid, keep.snapshot);
