@@ -1,8 +1,10 @@
 //! Selects the tables whose changes are recorded, and in how much detail.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
+use tokio::time::sleep;
 
 mod discover;
 mod error;
@@ -13,6 +15,7 @@ mod table;
 pub use error::SchemaError;
 pub use status::{SchemaStatus, TableStatus, TriggerState, TriggerStatus};
 
+use super::backoff::Backoff;
 use super::error::sql_state;
 use super::log;
 use super::quote::identifier;
@@ -33,12 +36,17 @@ const LOCK: &str = "do $$ begin
     end $$";
 
 /// These override the defaults of the role and the database. Each statement takes its own snapshot, so that statements
-/// after the lock see what the previous installer committed; and names resolve to `pg_catalog`.
+/// after the lock see what the previous installer committed; names resolve to `pg_catalog`; and no transaction waits long for
+/// a lock, since all later users of the table wait behind it.
 const BEGIN: &str = "begin isolation level read committed read write";
-const SETTINGS: &str = "select set_config('search_path', 'pg_catalog, pg_temp', true)";
+const SETTINGS: &str = "select set_config('search_path', 'pg_catalog, pg_temp', true),
+    set_config('lock_timeout', '1s', true)";
 
-/// The number of attempts to install if another installer interferes.
-const ATTEMPTS: usize = 10;
+/// The number of attempts at each step if another installer interferes or a table is in use, and the pauses between them,
+/// in which the others go on: about a minute in all.
+const ATTEMPTS: usize = 20;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 const SCHEMA: [&str; 9] = [
     include_str!("sql/schema.sql"),
@@ -119,82 +127,69 @@ impl Triggers {
     /// Creates or updates the schema `tidegate` and the triggers. Every node can run this at every start: if everything is
     /// in place, it changes and locks nothing.
     ///
+    /// Creating a trigger waits until no transaction is open that has written to the table, and later writers wait behind
+    /// it. So each table has a transaction of its own, which waits for a second at most and is tried again after a pause.
+    ///
     /// # Errors
     ///
-    /// If a table can't be tracked or a right is missing. In that case nothing has been changed.
+    /// If a table can't be tracked; then nothing has been changed. If a right is missing, or a table stays in use for about
+    /// a minute; then the tables before it, in the order of their names, are tracked.
     pub async fn install(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
-        let mut left = ATTEMPTS;
-        loop {
-            let done = self.install_once(conn).await;
-            left -= 1;
-            match done {
-                Err(SchemaError::Database(error)) if left > 0 && is_conflict(&error) => {
-                    tracing::debug!(%error, "another install is under way: trying again");
-                }
-                done => return done,
-            }
-        }
-    }
-
-    async fn install_once(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
         check_server(conn).await?;
-        let mut transaction = begin(conn).await?;
-        if let Err(error) = self.make(&mut transaction).await {
-            // Roll back explicitly: a dropped transaction holds its locks until the connection is used again.
-            transaction.rollback().await?;
-            return Err(error);
+        let families = self.check(conn).await?;
+        // Nodes read the tables of the schema, so their locks are not held while an application's table is waited for.
+        InstallStep::Schema.run(conn).await?;
+        InstallStep::Guard.run(conn).await?;
+        for (table, declared) in &families {
+            InstallStep::Track(table, declared, self.row_limit).run(conn).await?;
         }
-        transaction.commit().await?;
-        guard(conn).await?;
-        // In a new transaction, whose snapshot sees the rows that tracking wrote.
-        let mut transaction = begin(conn).await?;
-        log::begin_history(&mut *transaction).await?;
-        let first =
-            "select tidegate.mark('0', null) where not exists (select from tidegate.own_marks)";
-        sqlx::query(first).execute(&mut *transaction).await?;
-        Ok(transaction.commit().await?)
+        InstallStep::Mark.run(conn).await
     }
 
-    async fn make(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
-        lock(conn).await?;
-        make_schema(conn).await?;
-        for (table, declared) in families(conn, &self.tables).await? {
-            let columns = table.tagged(conn, &declared).await?;
-            table.track(conn, &columns, self.row_limit).await?;
-        }
-        Ok(())
+    /// Checks whether all tables can be tracked.
+    async fn check(
+        &self,
+        conn: &mut PgConnection,
+    ) -> Result<Vec<(TableFamily, Vec<String>)>, SchemaError> {
+        let mut transaction = begin(conn).await?;
+        let checked = async {
+            let families = families(&mut transaction, &self.tables).await?;
+            for (table, declared) in &families {
+                table.tagged(&mut transaction, declared).await?;
+            }
+            Ok(families)
+        };
+        let checked = checked.await;
+        transaction.rollback().await?;
+        checked
     }
 
     /// Drops the triggers of these tables, and invalidates everything cached from them.
     ///
     /// # Errors
     ///
-    /// If a table does not exist, or a right is missing.
+    /// If a table does not exist; then nothing has been changed. If a right is missing, or a table stays in use for about a
+    /// minute; then the tables before it, in the order of their names, are no longer tracked.
     pub async fn uninstall(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
-        let mut transaction = begin(conn).await?;
-        lock(&mut transaction).await?;
         for name in self.tables.keys() {
-            TableFamily::find(&mut transaction, name).await?.untrack(&mut transaction).await?;
+            let mut transaction = begin(conn).await?;
+            let found = TableFamily::find(&mut transaction, name).await;
+            transaction.rollback().await?;
+            found?;
         }
-        Ok(transaction.commit().await?)
+        for name in self.tables.keys() {
+            InstallStep::Untrack(name).run(conn).await?;
+        }
+        Ok(())
     }
 
     /// Drops the schema `tidegate` and all its triggers. Stop the nodes first: their reads would wait for this, or fail.
     ///
     /// # Errors
     ///
-    /// If a right is missing.
+    /// If a right is missing, or a table stays in use for about a minute.
     pub async fn uninstall_all(conn: &mut PgConnection) -> Result<(), SchemaError> {
-        let drop_all = "drop schema if exists tidegate cascade";
-        let mut done = sqlx::query(drop_all).execute(&mut *conn).await;
-        for _ in 1..ATTEMPTS {
-            // Nodes and writers lock the schema's tables in other orders, which can cause a deadlock: retry.
-            if !done.as_ref().is_err_and(|error| sql_state(error).as_deref() == Some("40P01")) {
-                break;
-            }
-            done = sqlx::query(drop_all).execute(&mut *conn).await;
-        }
-        done.map(drop).map_err(within("the schema tidegate"))
+        InstallStep::DropAll.run(conn).await
     }
 
     /// Grants a role the rights that a listener needs. Writers and readers need no rights.
@@ -230,6 +225,85 @@ impl Default for Triggers {
     }
 }
 
+/// What an install or uninstall does in one transaction.
+#[derive(Clone, Copy)]
+enum InstallStep<'a> {
+    /// Creates or updates the schema, and the triggers of an earlier version.
+    Schema,
+    /// Protects the tables of the schema. While waiting for the log's lock, it must hold no other table's lock: a writer
+    /// that has written to the log may be waiting for that one.
+    Guard,
+    /// Tracks a table, with the columns declared for it and the row limit.
+    Track(&'a TableFamily, &'a [String], u32),
+    /// Begins the history and writes the first mark, by a snapshot that sees the rows that tracking wrote.
+    Mark,
+    /// Drops the triggers of a table.
+    Untrack(&'a str),
+    /// Drops everything.
+    DropAll,
+}
+
+impl InstallStep<'_> {
+    /// Runs the step, again if another transaction interferes.
+    async fn run(self, conn: &mut PgConnection) -> Result<(), SchemaError> {
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        for _ in 1..ATTEMPTS {
+            match self.attempt(conn).await {
+                Err(error) if is_conflict(&error) => {
+                    tracing::debug!(%error, "another transaction is in the way: trying again");
+                    sleep(backoff.jittered()).await;
+                }
+                done => return done,
+            }
+        }
+        self.attempt(conn).await
+    }
+
+    async fn attempt(self, conn: &mut PgConnection) -> Result<(), SchemaError> {
+        let mut transaction = begin(conn).await?;
+        if let Err(error) = self.work(&mut transaction).await {
+            // Roll back explicitly: a dropped transaction holds its locks until the connection is used again.
+            transaction.rollback().await?;
+            return Err(error);
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    async fn work(self, conn: &mut PgConnection) -> Result<(), SchemaError> {
+        match self {
+            Self::DropAll => execute(conn, "drop schema if exists tidegate cascade").await,
+            Self::Mark => {
+                let begun = log::begin_history(&mut *conn).await;
+                begun.map_err(within("the schema tidegate"))?;
+                let first = "select tidegate.mark('0', null) where not exists (select from tidegate.own_marks)";
+                execute(conn, first).await
+            }
+            Self::Schema => {
+                lock(conn).await?;
+                make_schema(conn).await
+            }
+            Self::Guard => {
+                lock(conn).await?;
+                execute(conn, "select tidegate.guard()").await
+            }
+            Self::Track(table, declared, row_limit) => {
+                lock(conn).await?;
+                let columns = table.tagged(conn, declared).await?;
+                table.track(conn, &columns, row_limit).await
+            }
+            Self::Untrack(name) => {
+                lock(conn).await?;
+                TableFamily::find(conn, name).await?.untrack(conn).await
+            }
+        }
+    }
+}
+
+async fn execute(conn: &mut PgConnection, sql: &'static str) -> Result<(), SchemaError> {
+    let done = sqlx::query(sql).execute(conn).await;
+    done.map(drop).map_err(within("the schema tidegate"))
+}
+
 async fn begin(conn: &mut PgConnection) -> Result<Transaction<'_, Postgres>, SchemaError> {
     let mut transaction = conn.begin_with(BEGIN).await?;
     sqlx::query(SETTINGS).execute(&mut *transaction).await?;
@@ -241,12 +315,18 @@ async fn lock(conn: &mut PgConnection) -> Result<(), SchemaError> {
     sqlx::raw_sql(LOCK).execute(conn).await.map(drop).map_err(within("the schema tidegate"))
 }
 
-/// Whether a concurrent transaction created the same object, or deadlocked with this one: `unique_violation`,
+/// Whether a concurrent transaction holds a lock, created the same object, or deadlocked with this one: `unique_violation`,
 /// `duplicate_*`, `deadlock_detected`, `serialization_failure`, and "tuple concurrently updated", which has no specific
 /// code.
-fn is_conflict(error: &sqlx::Error) -> bool {
+fn is_conflict(error: &SchemaError) -> bool {
     const CODES: [&str; 7] = ["23505", "42P06", "42P07", "42710", "42723", "40P01", "40001"];
-    sql_state(error).is_some_and(|code| CODES.contains(&code.as_ref()) || code == "XX000")
+    match error {
+        SchemaError::Locked { .. } => true,
+        SchemaError::Database(error) => {
+            sql_state(error).is_some_and(|code| CODES.contains(&code.as_ref()) || code == "XX000")
+        }
+        _ => false,
+    }
 }
 
 async fn check_server(conn: &mut PgConnection) -> Result<(), SchemaError> {
@@ -278,16 +358,6 @@ async fn write_schema(conn: &mut PgConnection) -> Result<(), SchemaError> {
     let note = "insert into tidegate.meta (version) values ($1)";
     sqlx::query(note).bind(VERSION).execute(conn).await?;
     Ok(())
-}
-
-/// Runs in a separate transaction. While waiting for the log's lock, it must hold no other table's lock: a writer that has
-/// written to the log may be waiting for that one.
-async fn guard(conn: &mut PgConnection) -> Result<(), SchemaError> {
-    let mut transaction = begin(conn).await?;
-    lock(&mut transaction).await?;
-    let done = sqlx::query("select tidegate.guard()").execute(&mut *transaction).await;
-    done.map_err(within("the tables of the schema tidegate"))?;
-    Ok(transaction.commit().await?)
 }
 
 async fn installed_version(conn: &mut PgConnection) -> Result<Option<i32>, SchemaError> {

@@ -13,7 +13,14 @@ create unlogged table if not exists tidegate.uninterrupted (
     started timestamptz not null default pg_catalog.pg_postmaster_start_time()
 );
 -- Which database wrote the row. CREATE DATABASE copies the table from its template, and a dump holds it too.
-alter table tidegate.uninterrupted add column if not exists database text;
+-- ALTER TABLE would lock the table even if it has the column, and nodes read it on each new connection.
+do $$ begin
+    if not exists (select from pg_catalog.pg_attribute
+        where attrelid = 'tidegate.uninterrupted'::regclass and attname = 'database' and not attisdropped)
+    then
+        alter table tidegate.uninterrupted add column database text;
+    end if;
+end $$;
 
 -- Identifies this database, also against dropped ones: an oid can be reused (CREATE DATABASE, OID), so the row's xmin is
 -- included. ALTER DATABASE and GRANT ON DATABASE therefore change the identity too, which invalidates all entries.

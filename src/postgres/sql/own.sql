@@ -15,30 +15,48 @@ do $$ begin
     end if;
 end $$;
 
+-- Columns that earlier versions lack. ALTER TABLE would lock a table even if it has the column, and nodes read these.
+--
 -- A mark counts only if its row was written by the transaction that it names, on this server and in this history, and if
--- it is not ahead of the server. Marks that an earlier version wrote name no transaction, so they don't count.
-alter table tidegate.marks add column if not exists xid xid8;
-alter table tidegate.marks alter column xid set default pg_catalog.pg_current_xact_id();
-alter table tidegate.marks add column if not exists history bigint;
-alter table tidegate.marks alter column history
-    set default pg_catalog.pg_sequence_last_value('tidegate.history'::regclass);
--- When the first mark of the same schema was written, or NULL if no mark of another schema is known. The first mark itself
+-- it is not ahead of the server. Marks that an earlier version wrote name no transaction, so they don't count. `since` is
+-- when the first mark of the same schema was written, or NULL if no mark of another schema is known. The first mark itself
 -- may have been trimmed.
-alter table tidegate.marks add column if not exists since timestamptz;
-
-create or replace view tidegate.own_marks as
-    select snapshot::pg_snapshot as snapshot, lsn, at, schema, since from tidegate.marks
-    where cluster = (select system_identifier from pg_control_system())
-        and history = (select pg_sequence_last_value('tidegate.history'::regclass))
-        and xmin = xid::xid
-        and lsn <= (select case when not pg_is_in_recovery() then pg_current_wal_insert_lsn() else 'FFFFFFFF/0' end)
-        and pg_snapshot_xmax(snapshot::pg_snapshot) <= (select pg_snapshot_xmax(pg_current_snapshot()));
-
+--
 -- A log row from another server is harmless: nodes have already read past its transaction number, or recompute more than
 -- necessary. But a replicated DELETE would remove an equal row of ours, and a replicated version number would hide that an
 -- install is due. So triggers drop replicated changes.
-alter table tidegate.meta add column if not exists xid xid8;
-alter table tidegate.meta alter column xid set default pg_catalog.pg_current_xact_id();
+do $$
+declare
+    missing record;
+begin
+    for missing in
+        select * from (values
+            ('tidegate.marks'::regclass, 'xid'::name, 'xid8', 'pg_catalog.pg_current_xact_id()'),
+            ('tidegate.marks', 'history', 'bigint',
+                'pg_catalog.pg_sequence_last_value(''tidegate.history''::pg_catalog.regclass)'),
+            ('tidegate.marks', 'since', 'timestamptz', 'null'),
+            ('tidegate.meta', 'xid', 'xid8', 'pg_catalog.pg_current_xact_id()')) c (own, name, type, value)
+        where not exists (select from pg_catalog.pg_attribute
+            where attrelid = c.own::oid and attname = c.name and not attisdropped)
+    loop
+        -- Rows that are there keep NULL.
+        execute pg_catalog.format('alter table %s add column %I %s', missing.own, missing.name, missing.type);
+        execute pg_catalog.format('alter table %s alter column %I set default %s', missing.own, missing.name,
+            missing.value);
+    end loop;
+    -- Replacing the view would lock it as well. The column `since` came last: a change of the view needs another condition.
+    if not exists (select from pg_catalog.pg_attribute
+        where attrelid = pg_catalog.to_regclass('tidegate.own_marks')::oid and attname = 'since')
+    then
+        create or replace view tidegate.own_marks as
+            select snapshot::pg_snapshot as snapshot, lsn, at, schema, since from tidegate.marks
+            where cluster = (select system_identifier from pg_control_system())
+                and history = (select pg_sequence_last_value('tidegate.history'::regclass))
+                and xmin = xid::xid
+                and lsn <= (select case when not pg_is_in_recovery() then pg_current_wal_insert_lsn() else 'FFFFFFFF/0' end)
+                and pg_snapshot_xmax(snapshot::pg_snapshot) <= (select pg_snapshot_xmax(pg_current_snapshot()));
+    end if;
+end $$;
 
 create or replace function tidegate.keep_out() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$

@@ -60,5 +60,11 @@ create table if not exists tidegate.marks (
     schema bigint,
     cluster bigint not null default (pg_control_system()).system_identifier
 );
-create index if not exists marks_lsn on tidegate.marks (lsn);
-create index if not exists marks_xmax on tidegate.marks (pg_snapshot_xmax(snapshot::pg_snapshot), lsn);
+do $$ begin
+    if pg_catalog.to_regclass('tidegate.marks_lsn') is null then
+        create index marks_lsn on tidegate.marks (lsn);
+    end if;
+    if pg_catalog.to_regclass('tidegate.marks_xmax') is null then
+        create index marks_xmax on tidegate.marks (pg_snapshot_xmax(snapshot::pg_snapshot), lsn);
+    end if;
+end $$;

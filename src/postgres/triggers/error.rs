@@ -41,6 +41,17 @@ pub enum SchemaError {
         /// What Postgres said.
         source: sqlx::Error,
     },
+    /// Another transaction has a table in use, and has had it for about a minute.
+    #[error(
+        "{what} stays locked by another transaction: try again once that one has ended \
+         (`select * from pg_stat_activity where xact_start < now() - interval '1 minute'`)"
+    )]
+    Locked {
+        /// What could not be locked.
+        what: String,
+        /// What Postgres said.
+        source: sqlx::Error,
+    },
     /// Standbys take no changes.
     #[error("the server is a standby: connect to the primary")]
     Standby,
@@ -58,12 +69,11 @@ pub enum SchemaError {
     Database(#[from] sqlx::Error),
 }
 
-/// Maps errors: a missing right becomes an error that names `what` could not be changed.
+/// Maps errors: a missing right, or a lock that is not free, becomes an error that names `what` could not be changed.
 pub(super) fn within(what: &str) -> impl FnOnce(sqlx::Error) -> SchemaError + use<'_> {
-    move |source| {
-        if sql_state(&source).as_deref() == Some("42501") {
-            return SchemaError::NoRights { what: what.to_owned(), source };
-        }
-        source.into()
+    move |source| match sql_state(&source).as_deref() {
+        Some("42501") => SchemaError::NoRights { what: what.to_owned(), source },
+        Some("55P03") => SchemaError::Locked { what: what.to_owned(), source },
+        _ => source.into(),
     }
 }

@@ -8,16 +8,29 @@ use crate::postgres::quote::string;
 /// Records the version. The migration writes no mark: the first node that starts does, after the migration has committed.
 const VERSIONED: &str = "delete from tidegate.meta;\ninsert into tidegate.meta (version) values";
 
+const HEAD: &str = "-- Made by tidegate; run it as the owner of the tables.
+
+-- All later users of a table wait behind a lock that this waits for. If it can't get one in time, run it again when no
+-- transaction is open for long.
+do $$ begin
+    if pg_catalog.current_setting('lock_timeout') = '0' then
+        set local lock_timeout = '5s';
+    end if;
+end $$;
+
+";
+
 impl Triggers {
     /// Returns what [`install`](Self::install) does as SQL, for a migration tool (`sqlx migrate`, Flyway, Prisma and
-    /// others) that runs it in one transaction.
+    /// others) that runs it in one transaction. The transaction waits for a lock for five seconds at most, and fails then:
+    /// run it again when no transaction is open for long that has written to a table.
     ///
     /// ```
     /// let sql = tidegate::Triggers::new().columns("posts", &["author_id"]).migration();
     /// assert!(sql.contains("create schema if not exists tidegate"));
     /// ```
     pub fn migration(&self) -> String {
-        let mut sql = "-- Made by tidegate; run it as the owner of the tables.\n\n".to_owned();
+        let mut sql = HEAD.to_owned();
         for part in SCHEMA.into_iter().chain([EVENT_TRIGGERS]) {
             if part == TRACK {
                 // Before rows are written to the log, whose deferred triggers stay pending until the commit.

@@ -5,6 +5,7 @@ use tidegate::{SchemaError, Triggers};
 use tidegate_testing::Postgres;
 
 mod altered;
+mod locks;
 mod long;
 mod moved;
 mod noted;
