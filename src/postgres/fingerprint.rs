@@ -13,23 +13,27 @@
 use std::time::Duration;
 
 use sqlx::Row;
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgListener, PgRow};
 
 use super::deadline::{PATIENCE, within, within_limit};
+use super::error::sql_state;
 use super::log::{STATEMENT_TIMEOUT, limit_statements};
 use crate::clock::{self, Instant, Moment};
 
 #[cfg(test)]
 mod tests;
 
-/// How long reading the catalogue may take. It may be large, or locked by a command that changes it.
+/// How long reading the catalogue may take, if it takes long. It may be large, or locked by a command that changes it.
 const CATALOGUE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// After the catalogue was read, it is not read again for this many times the duration of the read, but at most for
+/// After the catalogue or the settings were read, they are not read again for this many times the duration of the read, but at most for
 /// `MOST_REST`, since part of the read may have been a wait for a lock. So reading uses at most a tenth of a core of the
 /// primary, if one read takes less than half a second.
 const REST: u32 = 9;
 const MOST_REST: Duration = Duration::from_secs(4);
+
+/// The code of a statement that the server cancelled (`query_canceled`).
+const CANCELLED: &str = "57014";
 
 /// Within this time after a change of the fingerprint, each node has noticed it, or no longer confirms positions past the
 /// change. It is longer than a typical read of the catalogue, the pause after it and a heartbeat together.
@@ -44,6 +48,8 @@ pub(crate) struct Fingerprint {
     last: Option<(String, i64)>,
     /// Until when the catalogue is not read again.
     rests: Option<Instant>,
+    /// Until when the settings are not read again.
+    settings_rest: Option<Instant>,
     /// When the last read began that determined the fingerprint as of then.
     read: Option<Moment>,
 }
@@ -52,11 +58,14 @@ impl Fingerprint {
     /// The current fingerprint, or the one from the last read of the catalogue if that was very recent. Reads nothing if no
     /// transaction has ended since the last read.
     pub(crate) async fn read(&mut self, conn: &mut PgListener) -> Result<i64, sqlx::Error> {
+        let is_resting = self.settings_rest.is_some_and(|until| clock::now() < until);
+        if let Some((_, number)) = self.last.as_ref().filter(|_| is_resting) {
+            return Ok(*number);
+        }
         let began = clock::moment();
-        let at = self.last.as_ref().map(|(snapshot, _)| snapshot.as_str());
-        let query = sqlx::query(include_str!("sql/fingerprint.sql")).bind(at);
-        let row = within(query.fetch_one(&mut *conn)).await?;
+        let row = self.read_settings(conn).await?;
         let unnoted: Option<i64> = row.try_get("unnoted")?;
+        self.settings_rest = unnoted.map(|_| rest_after(began.elapsed()));
         let number = match (unnoted, &self.last) {
             (None, Some((_, number))) => {
                 self.read = Some(began);
@@ -96,9 +105,30 @@ impl Fingerprint {
                  record changes of the schema (`tidegate install` as a superuser)"
             );
         }
-        self.rests = Some(clock::now() + (took * REST).min(MOST_REST));
+        self.rests = Some(rest_after(took));
         Ok(number)
     }
+
+    /// Reads what event triggers can't record. If that takes so long that the server cancels it, it is given the time that
+    /// the catalogue is given: otherwise each attempt would be cancelled.
+    async fn read_settings(&self, conn: &mut PgListener) -> Result<PgRow, sqlx::Error> {
+        let at = self.last.as_ref().map(|(snapshot, _)| snapshot.as_str());
+        let query = || sqlx::query(include_str!("sql/fingerprint.sql")).bind(at);
+        let read = within(query().fetch_one(&mut *conn)).await;
+        if !read.as_ref().is_err_and(|error| sql_state(error).as_deref() == Some(CANCELLED)) {
+            return read;
+        }
+        tracing::debug!("reading roles and their settings takes long");
+        within(limit_statements(&mut *conn, CATALOGUE_TIMEOUT)).await?;
+        let row = within_limit(CATALOGUE_TIMEOUT + PATIENCE, query().fetch_one(&mut *conn)).await?;
+        within(limit_statements(&mut *conn, STATEMENT_TIMEOUT)).await?;
+        Ok(row)
+    }
+}
+
+/// The end of the pause after reading took this long.
+fn rest_after(took: Duration) -> Instant {
+    clock::now() + (took * REST).min(MOST_REST)
 }
 
 /// Whether so little time has passed since this moment that no other node has raised its floor for the second time yet, for

@@ -46,7 +46,7 @@ impl Bed {
     }
 
     async fn now(&mut self) -> i64 {
-        self.fingerprint.rests = None;
+        (self.fingerprint.rests, self.fingerprint.settings_rest) = (None, None);
         self.fingerprint.read(&mut self.listener).await.unwrap()
     }
 
@@ -245,6 +245,68 @@ async fn the_fingerprint_covers_the_settings_of_each_role_that_can_read_tracked_
         bed.psql("alter role member set search_path = away").await;
         assert_eq!(bed.now().await, last, "{noted}: it can read nothing");
     }
+}
+
+/// Many tenants, each with a role that has a `search_path` of its own.
+#[tokio::test]
+async fn rights_are_not_checked_for_each_pair_of_a_role_and_a_relation() {
+    const ROLES_AND_VIEWS: &str = "do $$ begin for i in 1..200 loop
+            execute format('create role tenant%s; alter role tenant%s set search_path = away', i, i);
+            execute format('create view view%s as select id from t', i);
+            execute format('grant select (id) on view%s to tenant%s', i, i);
+        end loop; end $$";
+    let mut bed = Bed::new(true).await;
+    bed.psql(ROLES_AND_VIEWS).await;
+    log::prepare(&mut bed.listener).await.unwrap();
+    let query = include_str!("../sql/fingerprint.sql").replace("$1", "null");
+    let explain = format!("explain (analyze, format json) {query}");
+    let row =
+        sqlx::raw_sql(sqlx::AssertSqlSafe(explain)).fetch_one(&mut bed.listener).await.unwrap();
+    let plan: String = row.try_get_unchecked(0).unwrap();
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    let most = most_rows(&plan[0]["Plan"]);
+    assert!(most < 5_000.0, "a step of the plan has {most} rows: {plan:#}");
+}
+
+/// The largest number of rows that a step of a plan returns or removes, in all its runs.
+fn most_rows(plan: &serde_json::Value) -> f64 {
+    let number = |key: &str| plan[key].as_f64().unwrap_or_default();
+    let removed = number("Rows Removed by Filter").max(number("Rows Removed by Join Filter"));
+    let own = (number("Actual Rows") + removed) * number("Actual Loops");
+    let parts = plan["Plans"].as_array().into_iter().flatten();
+    parts.map(most_rows).fold(own, f64::max)
+}
+
+/// Another session may lock the catalogue, or it may be large.
+#[tokio::test]
+async fn a_fingerprint_that_the_server_cancels_is_read_with_more_time() {
+    let mut bed = Bed::new(true).await;
+    let known = bed.now().await;
+    bed.fingerprint.settings_rest = None;
+    bed.psql("insert into t values (1)").await;
+    limit_statements(&mut bed.listener, Duration::from_millis(50)).await.unwrap();
+    let mut holder = PgConnection::connect(&bed.server.url()).await.unwrap();
+    let hold = "begin; lock table pg_event_trigger in access exclusive mode";
+    sqlx::raw_sql(hold).execute(&mut holder).await.unwrap();
+    let Bed { server, mut listener, mut fingerprint } = bed;
+    let read = tokio::spawn(async move {
+        let number = fingerprint.read(&mut listener).await;
+        (number, listener)
+    });
+    let cancelled = "canceling statement due to statement timeout";
+    let waiting = "select count(*) from pg_locks where not granted";
+    tidegate_testing::eventually("it is read again, or given up", async || {
+        let is_waiting = server.psql(waiting).await.unwrap() == "1";
+        read.is_finished() || server.log().contains(cancelled) && is_waiting
+    })
+    .await
+    .unwrap();
+    sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+    let (number, mut listener) = read.await.unwrap();
+    assert_eq!(number.unwrap(), known);
+    let limit: String =
+        sqlx::query_scalar("show statement_timeout").fetch_one(&mut listener).await.unwrap();
+    assert_eq!(limit, format!("{}s", STATEMENT_TIMEOUT.as_secs()), "as before");
 }
 
 const ROLES: &str = "create role reader; grant select on t to reader;
