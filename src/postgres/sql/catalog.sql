@@ -80,15 +80,17 @@ rows (catalogue, object, part, age) as (
     select 23, objoid, objsubid, age(xmin) from pg_seclabel
         where classoid = 'pg_class'::regclass::oid and objoid = any (array(select oid from relations))
 ),
--- An oid is unsigned, and half of all oids are too large for the upper half of an int8 or for an int4: hence the subtraction.
+-- hashint8extended combines both halves of its argument by XOR. So the object and the transaction are hashed one after the
+-- other: as two halves, rows of two objects that one transaction rewrites, such as those of a type and its array type, could
+-- cancel each other out.
 parts (part) as (
-    select hashint8extended((object::int8 - 2147483648) * 4294967296
-            + case age when 2147483647 then 0 else ((select xid from now) - age) & 4294967295 end,
-        catalogue::int8 * 4294967296 + part)
+    select hashint8extended(case age when 2147483647 then 0 else ((select xid from now) - age) & 4294967295 end,
+        hashint8extended(object::int8, catalogue::int8 * 4294967296 + part))
     from rows
     union all
-    select hashint8extended((oid::int8 - 2147483648) * 4294967296 + ascii(relkind::text) * 65536 + ascii(relpersistence::text) * 256
-        + relispartition::int4 * 4 + relrowsecurity::int4 * 2 + relforcerowsecurity::int4, 0::int8)
+    select hashint8extended(ascii(relkind::text) * 65536 + ascii(relpersistence::text) * 256
+            + relispartition::int4 * 4 + relrowsecurity::int4 * 2 + relforcerowsecurity::int4,
+        hashint8extended(oid::int8, 0::int8))
     from relations
     -- Sequences have no row in pg_type, so their names are hashed here.
     union all
