@@ -13,6 +13,7 @@ use super::dependencies::{
     Dependencies, DependencyLookup, DependencySource, FoundDependencies, TrackedTable,
     Unanalyzable, UnknownStatement, outline,
 };
+use super::error::sql_state;
 use super::executor::RepeatableStatement;
 use super::sample::ServerPosition;
 use super::server::Server;
@@ -443,8 +444,9 @@ async fn look_up(
 }
 
 /// Looks a statement up in the catalogue, within the time limit of the listener's statements, since other requests wait for
-/// the same lookup. If the primary does not respond or provide a connection in time, it is not queried for a while:
-/// otherwise the waiting requests would each wait as long, one after the other.
+/// the same lookup. The server ends its part of a lookup that is given up. If the primary does not respond or provide a
+/// connection in time, it is not queried for a while: otherwise the waiting requests would each wait as long, one after the
+/// other.
 async fn find(
     db: &Database,
     sql: &str,
@@ -466,10 +468,16 @@ async fn find(
         found
     })
     .await;
-    if found.as_ref().is_err_and(is_late) {
+    if found.as_ref().is_err_and(|error| is_late(error) || is_ended_by_limit(error)) {
         db.inner.known.rest();
     }
     found
+}
+
+/// Whether the server ended a statement because it took too long, or waited too long for a lock: `query_canceled`,
+/// `lock_not_available`.
+fn is_ended_by_limit(error: &sqlx::Error) -> bool {
+    sql_state(error).is_some_and(|code| code == "57014" || code == "55P03")
 }
 
 /// Logs why responses that use a statement are not cached, once for each text. The text itself is not logged, since it may

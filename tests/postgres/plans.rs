@@ -8,7 +8,7 @@ use tidegate::{Cache, CacheLayer, Database, Listener, Memory, Policy};
 use tokio::task::JoinSet;
 
 use super::common::{ask, eventually};
-use super::world::{TTL, options, primary};
+use super::world::{TTL, connect, options, primary};
 
 const CHANGES: [&str; 6] = [
     "alter table users add column age int default 7",
@@ -118,4 +118,36 @@ async fn behind_a_proxy_the_text_of_a_statement_differs_after_a_schema_change() 
     assert_eq!(read().await, 3);
     let log = server.log();
     assert!(log.contains("select * from users -- all\n\t/* "), "{log}");
+}
+
+/// A migration holds a table for long, and each request analyzes a statement that reads it through a view.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_analysis_that_is_given_up_ends_on_the_server_too() {
+    let server = primary(&[]).await;
+    server.psql("create view names as select name from users").await.unwrap();
+    let db = options(&server).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    Listener::spawn(&db, &cache).await.unwrap();
+    let layer = CacheLayer::new(cache).route("/", Policy::ttl(TTL)).validate().unwrap();
+    let app = Router::new().route("/", get(of_view)).layer(layer).with_state(db.clone());
+    let mut migration = connect(&server).await;
+    let hold = "begin; lock table users in access exclusive mode";
+    sqlx::raw_sql(hold).execute(&mut migration).await.unwrap();
+    let request = tokio::spawn({
+        let app = app.clone();
+        async move { ask(&app, "/").await }
+    });
+    let analyzes = "select count(*) from pg_stat_activity
+        where query like '%pg_get_viewdef%' and wait_event_type = 'Lock' and pid <> pg_backend_pid()";
+    eventually("it waits", async || server.psql(analyzes).await.unwrap() == "1").await;
+    eventually("it ends", async || server.psql(analyzes).await.unwrap() == "0").await;
+    assert!(!request.is_finished(), "the read itself waits");
+    sqlx::raw_sql("rollback").execute(&mut migration).await.unwrap();
+    assert_eq!(request.await.unwrap().0, "ada bob");
+    eventually("a hit", async || ask(&app, "/").await.1.contains("hit")).await;
+}
+
+async fn of_view(State(db): State<Database>) -> Result<String, String> {
+    let rows = sqlx::query_scalar::<_, String>("select name from names order by name");
+    rows.fetch_all(db.reader()).await.map(|all| all.join(" ")).map_err(|error| error.to_string())
 }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Row};
 
 use super::{SearchStop, bodies};
 use crate::postgres::dependencies::{References, Unanalyzable};
+use crate::postgres::log::STATEMENT_TIMEOUT;
 
 /// Operators that a query uses unseen: for LIKE, IN, BETWEEN, CASE, DISTINCT, USING, sorting,
 /// grouping, `GREATEST`, and subtraction in window frames.
@@ -103,10 +104,16 @@ impl StatementParts {
 }
 
 /// Rejects a connection with `standard_conforming_strings` off, or whose search path has another schema before `pg_catalog`.
+///
+/// Also limits the statements of the rest of the transaction: a view is read under locks, for which a migration may make it
+/// wait, and what nobody waits for any more must not go on on the server.
 pub(super) async fn settings(conn: &mut PgConnection) -> Result<(), SearchStop> {
     let asked = "select pg_catalog.current_setting('standard_conforming_strings'), \
-        pg_catalog.current_schemas(true)";
-    let (strings, path): (String, Vec<String>) = sqlx::query_as(asked).fetch_one(conn).await?;
+        pg_catalog.current_schemas(true), \
+        pg_catalog.set_config('statement_timeout', $1, true), pg_catalog.set_config('lock_timeout', $1, true)";
+    let limit = format!("{}ms", STATEMENT_TIMEOUT.as_millis());
+    let row = sqlx::query(asked).bind(limit).fetch_one(conn).await?;
+    let (strings, path): (String, Vec<String>) = (row.try_get(0)?, row.try_get(1)?);
     if strings != "on" {
         return Err(Unanalyzable::OldStrings.into());
     }
