@@ -4,12 +4,18 @@
 //! on two servers. So nothing that one statement returns about the server holds for the next, unless both are in one
 //! transaction. And a prepared statement exists for the next transaction only if the proxy provides for it.
 
+use std::time::Duration;
+
 use sqlx::{Connection, PgConnection, Row};
 
 use super::connector::Connector;
+use super::deadline::within_limit;
 
 /// The number of connections opened for detection: a name may lead to several proxies, and each needs two connections.
 const CONNECTIONS: usize = 6;
+
+/// How long a connection that detection can do without may take to open.
+const SPARE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How sessions are assigned to connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,16 +28,35 @@ pub(crate) enum SessionMode {
     Mixed,
 }
 
-/// Detects the session mode. Sessions are shared if two connections lead to the same server process, or if one connection
-/// leads to a different process than before.
-pub(crate) async fn sessions(connector: &Connector) -> Result<SessionMode, sqlx::Error> {
-    let (mut conns, mut seen): (Vec<PgConnection>, Vec<Backend>) = (Vec::new(), Vec::new());
-    let mut found = SessionMode::Own;
+/// Detects the session mode, and returns it with one of the connections that it opened. Sessions are shared if that is
+/// declared, if two connections lead to the same server process, or if one connection leads to a different process than
+/// before.
+///
+/// The server or a proxy may have few connections left. So two are enough, or one if shared sessions are declared; if no
+/// further one opens soon, the mode is decided without it.
+pub(crate) async fn sessions(
+    connector: &Connector,
+    is_declared: bool,
+) -> Result<(SessionMode, PgConnection), sqlx::Error> {
+    let mut found = if is_declared { SessionMode::Shared } else { SessionMode::Own };
+    let (first, behind, is_steady) = open(connector).await?;
+    if !is_steady {
+        found = SessionMode::Shared;
+    }
+    let (mut conns, mut seen) = (vec![first], vec![behind]);
     // At least two: a statement prepared on one is looked for on the other.
     while conns.len() < 2 || (found == SessionMode::Own && conns.len() < CONNECTIONS) {
-        let mut conn = connector.open().await?;
-        let behind = backend(&mut conn).await?;
-        if seen.contains(&behind) || backend(&mut conn).await? != behind {
+        let (conn, behind, is_steady) = match conns.len() == 1 && !is_declared {
+            true => open(connector).await?,
+            false => match within_limit(SPARE_WITHIN, open(connector)).await {
+                Ok(opened) => opened,
+                Err(error) => {
+                    tracing::debug!(%error, open = conns.len(), "no further connection to detect a proxy by");
+                    break;
+                }
+            },
+        };
+        if seen.contains(&behind) || !is_steady {
             found = SessionMode::Shared;
         }
         conns.push(conn);
@@ -46,11 +71,20 @@ pub(crate) async fn sessions(connector: &Connector) -> Result<SessionMode, sqlx:
     if found == SessionMode::Shared && mix(&mut conns).await? {
         found = SessionMode::Mixed;
     }
+    let kept = conns.swap_remove(0);
     for conn in conns {
         // Their work is done, so an error in closing does not matter.
         let _ = conn.close().await;
     }
-    Ok(found)
+    Ok((found, kept))
+}
+
+/// Opens a connection; returns also what is behind it, and whether the next statement finds the same.
+async fn open(connector: &Connector) -> Result<(PgConnection, Backend, bool), sqlx::Error> {
+    let mut conn = connector.open().await?;
+    let behind = backend(&mut conn).await?;
+    let is_steady = backend(&mut conn).await? == behind;
+    Ok((conn, behind, is_steady))
 }
 
 /// Whether one of some connections could run what another has prepared.

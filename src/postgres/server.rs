@@ -25,7 +25,7 @@ use crate::cache::PastEpochs;
 use crate::clock::{self, Instant};
 use crate::entry::Epoch;
 
-/// How long the check of a server may take, over up to seven connections, before it counts as down.
+/// How long the check of a server may take, over up to six connections, before it counts as down.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
 
 /// The minimum interval between two probes.
@@ -109,12 +109,14 @@ impl Server {
 
     async fn introduce(&self, model: Option<&PgPool>) -> Result<ServerIdentity, DatabaseError> {
         let failed = |error| DatabaseError::connecting(self, error);
-        match sessions(&self.connector).await.map_err(failed)? {
+        let (mode, mut conn) =
+            sessions(&self.connector, self.limits.pooled).await.map_err(failed)?;
+        match mode {
             SessionMode::Own => {}
             SessionMode::Shared => self.note_shared(),
             SessionMode::Mixed => return Err(DatabaseError::MixedStatements(self.label())),
         }
-        let mut conn = self.connector.connect().await.map_err(failed)?;
+        self.connector.set_up(&mut conn).await.map_err(failed)?;
         let identity = identity(&mut conn).await.map_err(failed)?;
         self.expect(&identity)?;
         if !self.observe(&identity) {

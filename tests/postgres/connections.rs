@@ -15,6 +15,7 @@ use tidegate::{
 use tidegate_testing::Postgres;
 use tokio::sync::Mutex;
 
+use super::common::eventually;
 use super::world::{TTL, connect, options, primary};
 
 fn options_of(server: &Postgres) -> PgConnectOptions {
@@ -364,4 +365,23 @@ async fn a_closed_database_leaves_no_connection_behind() {
     // Without `force`, as `#[sqlx::test]` does.
     server.psql("drop database shop").await.unwrap();
     assert!(name(&db).await.is_err());
+}
+
+/// What another service leaves: the node can do with fewer connections than it would like to look at.
+#[tokio::test]
+async fn a_node_starts_with_two_free_connections_or_one_if_it_is_told_of_a_proxy() {
+    let server = primary(&[]).await;
+    server.psql("create role app login in role pg_read_all_data").await.unwrap();
+    let options = || DatabaseOptions::new(app(&server)).connections(1);
+    for (limit, options) in [(2, options()), (1, options().pooled())] {
+        server.psql(&format!("alter role app connection limit {limit}")).await.unwrap();
+        let db = options.connect().await.unwrap();
+        eventually("the other connections are closed", async || {
+            name(&db).await.is_ok_and(|name| name == "ada")
+        })
+        .await;
+        db.close().await;
+        let open = "select count(*) from pg_stat_activity where usename = 'app'";
+        eventually("closed", async || server.psql(open).await.unwrap() == "0").await;
+    }
 }
