@@ -13,7 +13,7 @@ use tokio::time::{sleep_until, timeout};
 use super::cancel::begin;
 use super::checkout::{Checkout, SharedSample, after_release, before_acquire};
 use super::connector::{Connector, CredentialsRefresh};
-use super::deadline::{no_response, within};
+use super::deadline::{late, no_response, within};
 use super::error::DatabaseError;
 use super::log::{ServerIdentity, identity};
 use super::options::{ConnectionSettings, PoolLimits, ServerOptions};
@@ -62,6 +62,17 @@ struct Probe {
     began: Option<Instant>,
     /// `None` if it failed, or was cancelled.
     epoch: Option<Epoch>,
+    /// When it failed, and why.
+    failed: Option<(Instant, String)>,
+}
+
+impl Probe {
+    /// The failure of the last probe, if it is recent, or ended while a caller waited that came at `asked`.
+    fn failure(&self, asked: Instant) -> Option<sqlx::Error> {
+        let (at, why) = self.failed.as_ref()?;
+        let is_shared = *at >= asked || at.elapsed() < PROBE_EVERY;
+        is_shared.then(|| late(why.clone()))
+    }
 }
 
 impl Server {
@@ -166,26 +177,43 @@ impl Server {
     pub(crate) async fn identify_anew(&self) -> Result<ServerIdentity, sqlx::Error> {
         let mut conn = within(self.connector.connect()).await?;
         let identity = within(identity(&mut conn)).await?;
-        // The server closes it in any case.
-        drop(within(conn.close()).await);
+        // The server closes it in any case, so nobody waits for that.
+        tokio::spawn(within(conn.close()));
         Ok(identity)
     }
 
-    /// The epoch of the server to which a connection leads that is opened after this call. Concurrent callers share it.
+    /// The epoch of the server to which a connection leads that is opened after this call. Concurrent callers share it, or
+    /// its failure. A caller may hold a connection of the pool, so the time that it waits for others is limited.
     pub(crate) async fn probe(&self) -> Result<Epoch, sqlx::Error> {
         let asked = clock::now();
-        let mut probe = self.probe.lock().await;
-        let began = probe.began.filter(|_| probe.epoch.is_some());
-        if began.is_none_or(|began| began < asked) {
-            if let Some(began) = probe.began {
-                sleep_until(began + PROBE_EVERY).await;
-            }
-            (probe.began, probe.epoch) = (Some(clock::now()), None);
-            let identity = self.identify_anew().await?;
-            self.expect(&identity).map_err(|error| sqlx::Error::Configuration(error.into()))?;
-            probe.epoch = ServerPosition::from_identity(&identity).map(|at| at.epoch);
+        let mut probe = within(async { Ok(self.probe.lock().await) }).await?;
+        if let Some(failure) = probe.failure(asked) {
+            return Err(failure);
         }
-        probe.epoch.ok_or_else(|| sqlx::Error::Protocol("no position from the server".into()))
+        let began = probe.began.filter(|_| probe.epoch.is_some());
+        if let Some(epoch) = probe.epoch
+            && began.is_some_and(|began| began >= asked)
+        {
+            return Ok(epoch);
+        }
+        if let Some(began) = probe.began {
+            sleep_until(began + PROBE_EVERY).await;
+        }
+        *probe = Probe { began: Some(clock::now()), ..Probe::default() };
+        let found = Box::pin(within(self.find_epoch())).await;
+        match &found {
+            Ok(epoch) => probe.epoch = Some(*epoch),
+            Err(error) => probe.failed = Some((clock::now(), error.to_string())),
+        }
+        found
+    }
+
+    async fn find_epoch(&self) -> Result<Epoch, sqlx::Error> {
+        let identity = self.identify_anew().await?;
+        self.expect(&identity).map_err(|error| sqlx::Error::Configuration(error.into()))?;
+        let at = ServerPosition::from_identity(&identity);
+        at.map(|at| at.epoch)
+            .ok_or_else(|| sqlx::Error::Protocol("no position from the server".into()))
     }
 
     /// A connection, from the pool.
@@ -386,4 +414,48 @@ async fn greet(
     sample.observe(&identity);
     sample.is_resettable = is_resettable;
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by it")]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use futures_util::future::join_all;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// The first caller's failure is theirs: otherwise each would wait for all before it.
+    #[tokio::test]
+    async fn callers_of_a_probe_that_fails_share_its_failure() {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("postgres://postgres@{}/postgres", socket.local_addr().unwrap());
+        let opened = Arc::new(AtomicUsize::new(0));
+        let count = opened.clone();
+        tokio::spawn(async move {
+            // Each connection is closed at once.
+            while socket.accept().await.is_ok() {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let settings = ConnectionSettings::default();
+        let server =
+            Server::new("primary", ServerRole::Primary, &url.as_str().into(), &settings).unwrap();
+        let probed = join_all((0..8).map(|_| server.probe())).await;
+        assert!(probed.iter().all(Result::is_err));
+        assert_eq!(opened.load(Ordering::SeqCst), 1);
+    }
+
+    /// A caller may hold a connection of the pool, or a transaction.
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_hangs_keeps_no_caller_longer_than_one_response_may_take() {
+        let settings = ConnectionSettings::default();
+        let server =
+            Server::new("primary", ServerRole::Primary, &"postgres://nowhere".into(), &settings)
+                .unwrap();
+        let _probing = server.probe.lock().await;
+        let error = server.probe().await.unwrap_err();
+        assert!(super::super::deadline::is_late(&error), "{error}");
+    }
 }
