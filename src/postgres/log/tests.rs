@@ -308,6 +308,22 @@ async fn each_commit_sends_one_empty_notification_unless_notify_is_off() {
     assert_eq!(next.payload(), "mine", "one wake-up for each commit, none for the last");
 }
 
+/// A bulk load, or the apply of a logical replication: its triggers fire long before its commit.
+#[tokio::test]
+async fn a_long_transaction_as_a_replica_does_not_suppress_the_notifications_of_others() {
+    let bed = Bed::new().await;
+    let mut listener = PgListener::connect(&bed.server.url()).await.unwrap();
+    listener.listen("tidegate").await.unwrap();
+    let mut load = bed.session().await;
+    run(&mut load, "set session_replication_role = replica; begin; insert into t values (1)").await;
+    let locks = "select count(*) from pg_locks where locktype = 'advisory'";
+    assert_eq!(bed.number(locks).await, 0, "the lock that suppresses other notifications");
+    bed.server.psql("insert into t values (2)").await.unwrap();
+    tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
+    run(&mut load, "commit").await;
+    tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
+}
+
 /// A row of the log does not say what its table and columns are called.
 #[tokio::test]
 async fn a_change_that_may_have_had_another_name_is_reported_as_renamed_without_tags() {

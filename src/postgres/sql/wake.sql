@@ -1,7 +1,8 @@
 -- NOTIFY only wakes the listener: without it, the listener reads the log at its next heartbeat.
 --
 -- NOTIFY is suppressed in these cases:
--- - while another transaction sends one, since senders queue on a server-wide lock;
+-- - while another transaction sends one, since senders queue on a server-wide lock. A transaction that applies changes as a
+--   replica neither takes this lock nor heeds it: its trigger is not deferred, so it would hold the lock until its end;
 -- - while a listener holds the lock: it is about to poll the log anyway, and then wakes the other listeners;
 -- - if max_prepared_transactions is not 0, since NOTIFY makes PREPARE TRANSACTION fail, and a prepared transaction would
 --   keep the lock. A role that prepares none can set `tidegate.notify = on`;
@@ -18,7 +19,8 @@ begin
     if wish operator(pg_catalog.<>) 'off'
         and (wish operator(pg_catalog.=) 'on'
             or pg_catalog.current_setting('max_prepared_transactions') operator(pg_catalog.=) '0')
-        and pg_catalog.pg_try_advisory_xact_lock(8388065642915395431)
+        and (tg_name operator(pg_catalog.=) 'wake_applied'
+            or pg_catalog.pg_try_advisory_xact_lock(8388065642915395431))
         and pg_catalog.pg_notification_queue_usage() operator(pg_catalog.<) 0.5
     then
         -- An assignment is faster than a PERFORM statement.
