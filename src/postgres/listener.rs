@@ -161,10 +161,16 @@ async fn pool(connector: &Arc<Connector>, options: PgConnectOptions) -> sqlx::Re
         .await
 }
 
-/// Checks that a notification sent on this connection is received on it.
+/// Checks that a notification sent on this connection is received on it. While the server's queue of notifications is full,
+/// this can't be checked, and heartbeats find the changes.
 pub(super) async fn heard(conn: &mut PgListener) -> Result<(), DatabaseError> {
-    let notify = sqlx::query("select pg_notify('tidegate', '')").execute(&mut *conn);
-    within(notify).await.map_err(DatabaseError::from_log)?;
+    if !within(log::notify(&mut *conn)).await.map_err(DatabaseError::from_log)? {
+        tracing::warn!(
+            "the server's queue of notifications is half full or more: until a session reads or ends that listens and does \
+             not read, changes are noticed up to a second late"
+        );
+        return Ok(());
+    }
     match timeout(PATIENCE, conn.try_recv()).await {
         Ok(Ok(Some(_))) => Ok(()),
         _ => Err(DatabaseError::Pooled),
@@ -428,11 +434,20 @@ impl Follower {
         Ok(())
     }
 
-    /// Resumes NOTIFY, if this node suppresses it.
+    /// Resumes NOTIFY, if this node suppresses it. If the server refuses, the next turn tries again.
     async fn resume_notify(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
-        match std::mem::take(&mut self.notify_suppressed) {
-            true => within(log::resume_notify(conn)).await,
-            false => Ok(()),
+        if !self.notify_suppressed {
+            return Ok(());
+        }
+        match within(log::resume_notify(conn)).await {
+            Err(error @ sqlx::Error::Database(_)) => {
+                tracing::debug!(%error, "can't resume notifications yet");
+                Ok(())
+            }
+            resumed => {
+                self.notify_suppressed = false;
+                resumed
+            }
         }
     }
 

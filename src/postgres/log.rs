@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 
+use super::error::sql_state;
 use super::lsn;
 use crate::clock::{self, Instant};
 use crate::entry::{Epoch, Position};
@@ -23,6 +24,8 @@ pub(crate) use budget::{drain, load};
 pub(crate) use detail::ChangeDetail;
 pub(crate) use drain::{DrainMode, Drained};
 pub(crate) use load::cold;
+#[cfg(test)]
+pub(crate) use tests::FULL_QUEUE;
 
 /// The statement timeout of a listener's connection.
 pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -139,21 +142,27 @@ pub(crate) async fn limit_statements(
 }
 
 /// Resumes NOTIFY before the next drain, and wakes the other listeners: the transactions whose notifications were
-/// suppressed have committed or are still running. This writes nothing that must reach the disk, so its commit is
+/// suppressed have committed or are still running. It sends nothing while the queue is half full (see `wake.sql`).
+///
+/// It releases all advisory locks of this session. These are the ones that suppress NOTIFY, however often they were taken.
+/// If there are none, no warning appears in the server's log. This writes nothing that must reach the disk, so its commit is
 /// asynchronous.
 pub(crate) async fn resume_notify(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
-    let resume_notify = "select set_config('synchronous_commit', 'off', true),
-                  pg_advisory_unlock(8388065642915395431), pg_notify('tidegate', '')";
+    let resume_notify = "select set_config('synchronous_commit', 'off', true), pg_advisory_unlock_all(),
+                  case when pg_notification_queue_usage() < 0.5 then pg_notify('tidegate', '')::text end";
     sqlx::query(resume_notify).execute(conn).await.map(drop)
 }
 
-/// Releases all advisory locks of this session. These are the ones that suppress NOTIFY, however often they were taken. If
-/// there are none, no warning appears in the server's log. It wakes listeners as [`resume_notify`] does, since a commit may have
-/// found the lock taken.
-async fn release_locks(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
-    let release = "select set_config('synchronous_commit', 'off', true),
-                   pg_advisory_unlock_all(), pg_notify('tidegate', '')";
-    sqlx::query(release).execute(conn).await.map(drop)
+/// Sends a notification, also to this connection; `false` if the queue of notifications is half full or more, because some
+/// session does not read its own: then none is sent.
+pub(crate) async fn notify(conn: impl PgExecutor<'_>) -> Result<bool, sqlx::Error> {
+    let notify = "select case when pg_notification_queue_usage() < 0.5
+                  then pg_notify('tidegate', '')::text end is not null";
+    match sqlx::query_scalar(notify).fetch_one(conn).await {
+        // The queue has filled up since it was checked: `program_limit_exceeded`.
+        Err(error) if sql_state(&error).as_deref() == Some("54000") => Ok(false),
+        sent => sent,
+    }
 }
 
 /// Begins a new history if the server has recovered from a crash or was promoted since the last one began, since positions

@@ -31,7 +31,7 @@ impl Follower {
         let began = clock::moment();
         let manner = DrainMode { announce: self.reshaped, suppress_notify_from: Some(MANY) };
         let drained = log::drain(conn, &snapshot, manner, &mut self.detail).await?;
-        self.notify_suppressed = drained.notify_suppressed;
+        self.notify_suppressed |= drained.notify_suppressed;
         self.turns.send_modify(|turns| turns.looks += 1);
         if drained.epoch != epoch {
             tracing::warn!(%epoch, now = %drained.epoch, "a new epoch has begun: a failover, or a crash of the primary");

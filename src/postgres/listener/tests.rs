@@ -87,3 +87,32 @@ async fn a_log_that_cannot_be_trimmed_is_followed_on_the_same_connection() {
     assert_eq!(server.psql(&follows).await.unwrap(), "1");
     task.abort();
 }
+
+#[tokio::test]
+async fn the_log_is_followed_on_one_connection_though_the_notification_queue_is_full() {
+    let server = Postgres::start().await.unwrap();
+    server.psql("create table t (id int)").await.unwrap();
+    let mut setup = <sqlx::PgConnection as sqlx::Connection>::connect(&server.url()).await.unwrap();
+    Triggers::new().table("t").install(&mut setup).await.unwrap();
+    server.psql(crate::postgres::log::FULL_QUEUE).await.unwrap();
+    let db = DatabaseOptions::new(server.url()).connect().await.unwrap();
+    let mut conn = connect(&db).await.unwrap();
+    heard(&mut conn).await.unwrap();
+    let mut follower = Follower::new(db, Arc::new(Fences::new(64)));
+    follower.catch_up(&mut conn).await.unwrap();
+    for id in 0..9 {
+        server.psql(&format!("insert into t values ({id})")).await.unwrap();
+    }
+    follower.turn(&mut conn, false).await.unwrap();
+    assert!(follower.notify_suppressed, "it found many commits");
+    follower.turn(&mut conn, false).await.unwrap();
+    assert!(!follower.notify_suppressed);
+    // The check of the queue can be outdated at once.
+    server
+        .psql("create or replace function pg_catalog.pg_notification_queue_usage() returns float8 language sql as 'select 0.0::float8'")
+        .await
+        .unwrap();
+    heard(&mut conn).await.unwrap();
+    follower.notify_suppressed = true;
+    follower.turn(&mut conn, false).await.unwrap();
+}

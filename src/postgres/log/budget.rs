@@ -8,7 +8,7 @@ use sqlx::PgExecutor;
 use super::detail::{Budget, ChangeDetail};
 use super::drain::{self, DrainMode, Drained};
 use super::load::{self, LoadedLog};
-use super::{Snapshot, load::cold, release_locks};
+use super::{Snapshot, load::cold, resume_notify};
 use crate::postgres::deadline::within;
 use crate::postgres::error::sql_state;
 
@@ -43,7 +43,7 @@ where
         };
         if manner.suppress_notify_from.is_some() {
             // The lock belongs to the session, so it outlives the statement that took it and then failed.
-            within(release_locks(&mut *conn)).await?;
+            within(resume_notify(&mut *conn)).await?;
         }
         let Some(less) = detail.less() else { return Err(sqlx::Error::Protocol(why)) };
         *detail = less;

@@ -324,6 +324,36 @@ async fn a_long_transaction_as_a_replica_does_not_suppress_the_notifications_of_
     tokio::time::timeout(SOON, listener.recv()).await.unwrap().unwrap();
 }
 
+/// A session that listens and never reads its notifications fills the server's queue.
+pub(crate) const FULL_QUEUE: &str = "
+    alter function pg_catalog.pg_notification_queue_usage() rename to real_queue_usage;
+    alter function pg_catalog.pg_notify(text, text) rename to real_notify;
+    create function pg_catalog.pg_notification_queue_usage() returns float8 language sql as 'select 1.0::float8';
+    create function pg_catalog.pg_notify(text, text) returns void language plpgsql as $$ begin
+        raise exception 'too many notifications in the NOTIFY queue' using errcode = '54000';
+    end $$";
+
+#[tokio::test]
+async fn notifications_are_resumed_though_the_queue_is_full() {
+    let mut bed = Bed::new().await;
+    let mut prev = bed.now().await;
+    bed.server.psql(FULL_QUEUE).await.unwrap();
+    bed.server.psql("insert into t values (1)").await.unwrap();
+    let manner = DrainMode { suppress_notify_from: Some(1), ..DrainMode::default() };
+    let mut detail = ChangeDetail::default();
+    let drained = drain(&mut bed.conn, &prev, manner, &mut detail).await.unwrap();
+    assert!(drained.notify_suppressed);
+    prev = drained.snapshot;
+    let locks = "select count(*) from pg_locks where locktype = 'advisory'";
+    resume_notify(&mut bed.conn).await.unwrap();
+    assert_eq!(bed.number(locks).await, 0);
+    // An attempt that fails releases the lock too.
+    bed.server.psql("select tidegate.invalidate(array(select 'page' || g from generate_series(1, 60000) g))").await.unwrap();
+    let drained = drain(&mut bed.conn, &prev, manner, &mut detail).await.unwrap();
+    assert!(drained.overflowed && !drained.notify_suppressed);
+    assert_eq!(bed.number(locks).await, 0);
+}
+
 /// A row of the log does not say what its table and columns are called.
 #[tokio::test]
 async fn a_change_that_may_have_had_another_name_is_reported_as_renamed_without_tags() {
