@@ -104,7 +104,7 @@ async fn views(app: &App, viewer: Viewer, rows: Vec<Row>) -> Result<Vec<Article>
         "select article, tag from article_tags where article = any($1) order by tag",
     )
     .bind(&ids)
-    .fetch_all(&app.pool)
+    .fetch_all(app.db.reader())
     .await?;
     let mut tags_of = HashMap::<i64, Vec<String>>::new();
     for (article, tag) in tags {
@@ -115,7 +115,7 @@ async fn views(app: &App, viewer: Viewer, rows: Vec<Row>) -> Result<Vec<Article>
         "select article, count(*) from favorites where article = any($1) group by article",
     )
     .bind(&ids)
-    .fetch_all(&app.pool)
+    .fetch_all(app.db.reader())
     .await?;
     let counts: HashMap<i64, i64> = counts.into_iter().collect();
 
@@ -126,7 +126,7 @@ async fn views(app: &App, viewer: Viewer, rows: Vec<Row>) -> Result<Vec<Article>
         )
         .bind(viewer)
         .bind(&ids)
-        .fetch_all(&app.pool)
+        .fetch_all(app.db.reader())
         .await?;
         favorites.extend(rows);
     }
@@ -156,13 +156,13 @@ async fn response(app: &App, viewer: Viewer, row: Row) -> Result<Json<One>> {
 async fn by_slug(app: &App, slug: &str) -> Result<Row> {
     let statement = format!("select {COLUMNS} from articles where slug = $1");
     let query = sqlx::query_as(sqlx::AssertSqlSafe(statement)).bind(slug);
-    Ok(query.fetch_one(&app.pool).await?)
+    Ok(query.fetch_one(app.db.reader()).await?)
 }
 
 /// The id of the article with this slug.
 pub(crate) async fn id_of(app: &App, slug: &str) -> Result<i64> {
     let query = sqlx::query_scalar("select id from articles where slug = $1").bind(slug);
-    Ok(query.fetch_one(&app.pool).await?)
+    Ok(query.fetch_one(app.db.reader()).await?)
 }
 
 pub(crate) async fn get(
@@ -200,11 +200,11 @@ pub(crate) async fn list(
     filter(&app, &mut query, &by).await?;
     query.push(" order by created_at desc, id desc limit ");
     query.push_bind(by.limit.unwrap_or(20)).push(" offset ").push_bind(by.offset.unwrap_or(0));
-    let rows = query.build_query_as().fetch_all(&app.pool).await?;
+    let rows = query.build_query_as().fetch_all(app.db.reader()).await?;
 
     let mut count = QueryBuilder::new("select count(*) from articles");
     filter(&app, &mut count, &by).await?;
-    let articles_count = count.build_query_scalar().fetch_one(&app.pool).await?;
+    let articles_count = count.build_query_scalar().fetch_one(app.db.reader()).await?;
     Ok(Json(Many { articles: views(&app, viewer, rows).await?, articles_count }))
 }
 
@@ -215,7 +215,7 @@ pub(crate) async fn feed(
 ) -> Result<Json<Many>> {
     let followed: Vec<i64> = sqlx::query_scalar("select followed from follows where follower = $1")
         .bind(user)
-        .fetch_all(&app.pool)
+        .fetch_all(app.db.reader())
         .await?;
     let statement = format!(
         "select {COLUMNS} from articles where author = any($1)
@@ -225,19 +225,19 @@ pub(crate) async fn feed(
         .bind(&followed)
         .bind(by.limit.unwrap_or(20))
         .bind(by.offset.unwrap_or(0))
-        .fetch_all(&app.pool)
+        .fetch_all(app.db.reader())
         .await?;
     let articles_count: i64 =
         sqlx::query_scalar("select count(*) from articles where author = any($1)")
             .bind(&followed)
-            .fetch_one(&app.pool)
+            .fetch_one(app.db.reader())
             .await?;
     Ok(Json(Many { articles: views(&app, Viewer(Some(user)), rows).await?, articles_count }))
 }
 
 pub(crate) async fn tags(State(app): State<App>) -> Result<Json<Tags>> {
     let query = sqlx::query_scalar("select distinct tag from article_tags order by tag");
-    Ok(Json(Tags { tags: query.fetch_all(&app.pool).await? }))
+    Ok(Json(Tags { tags: query.fetch_all(app.db.reader()).await? }))
 }
 
 pub(crate) async fn create(
@@ -249,7 +249,7 @@ pub(crate) async fn create(
         "insert into articles (slug, author, title, description, body) values ($1, $2, $3, $4, $5)
          returning {COLUMNS}",
     );
-    let mut transaction = app.pool.begin().await?;
+    let mut transaction = app.db.begin().await?;
     let row: Row = sqlx::query_as(sqlx::AssertSqlSafe(statement))
         .bind(slug(&article.title))
         .bind(user)
@@ -288,7 +288,7 @@ pub(crate) async fn update(
         .bind(article.description)
         .bind(article.body)
         .bind(article.title.as_deref().map(self::slug))
-        .fetch_one(&app.pool)
+        .fetch_one(app.db.writer())
         .await?;
     response(&app, Viewer(Some(user)), row).await
 }
@@ -299,7 +299,7 @@ pub(crate) async fn delete(
     Path(slug): Path<String>,
 ) -> Result<StatusCode> {
     own(&app, user, &slug).await?;
-    sqlx::query("delete from articles where slug = $1").bind(slug).execute(&app.pool).await?;
+    sqlx::query("delete from articles where slug = $1").bind(slug).execute(app.db.writer()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -312,7 +312,7 @@ pub(crate) async fn favorite(
     sqlx::query("insert into favorites (user_id, article) values ($1, $2) on conflict do nothing")
         .bind(user)
         .bind(row.id)
-        .execute(&app.pool)
+        .execute(app.db.writer())
         .await?;
     response(&app, Viewer(Some(user)), row).await
 }
@@ -326,7 +326,7 @@ pub(crate) async fn unfavorite(
     sqlx::query("delete from favorites where user_id = $1 and article = $2")
         .bind(user)
         .bind(row.id)
-        .execute(&app.pool)
+        .execute(app.db.writer())
         .await?;
     response(&app, Viewer(Some(user)), row).await
 }

@@ -43,9 +43,16 @@ impl Keys {
         Ok(Self(Arc::new(keys)))
     }
 
-    /// A token for a user.
-    pub(crate) fn sign(&self, user: i64) -> String {
-        let claims = Claims { sub: user.to_string(), exp: get_current_timestamp() + LIFETIME };
+    /// A token for a user, valid for an hour.
+    #[must_use]
+    pub fn sign(&self, user: i64) -> String {
+        self.sign_until(user, get_current_timestamp() + LIFETIME)
+    }
+
+    /// A token for a user, valid until this second of Unix time.
+    #[must_use]
+    pub fn sign_until(&self, user: i64, exp: u64) -> String {
+        let claims = Claims { sub: user.to_string(), exp };
         encode(&Header::default(), &claims, &self.0.0).unwrap_or_default()
     }
 
@@ -53,6 +60,12 @@ impl Keys {
         let token = decode::<Claims>(token, &self.0.1, &Validation::default()).ok()?;
         token.claims.sub.parse().ok()
     }
+}
+
+/// The viewer, as responses are keyed by it.
+pub(crate) fn viewer(parts: &Parts) -> Option<String> {
+    let Viewer(user) = parts.extensions.get()?;
+    Some(user.map_or("anybody".into(), |user| user.to_string()))
 }
 
 /// Finds out who the client is; a token that is not valid gets 401.

@@ -71,7 +71,7 @@ pub(crate) async fn list(
         "select id, author, body, created_at from comments where article = $1 order by id",
     )
     .bind(id_of(&app, &slug).await?)
-    .fetch_all(&app.pool)
+    .fetch_all(app.db.reader())
     .await?;
     Ok(Json(Many { comments: views(&app, viewer, rows).await? }))
 }
@@ -89,7 +89,7 @@ pub(crate) async fn create(
     .bind(id_of(&app, &slug).await?)
     .bind(user)
     .bind(comment.body)
-    .fetch_one(&app.pool)
+    .fetch_one(app.db.writer())
     .await?;
     let mut views = views(&app, Viewer(Some(user)), vec![row]).await?;
     let comment = views.pop().ok_or(Error::NotFound)?;
@@ -106,7 +106,7 @@ pub(crate) async fn delete(
             .bind(id)
             .bind(id_of(&app, &slug).await?)
             .bind(user)
-            .execute(&app.pool)
+            .execute(app.db.writer())
             .await?;
     if deleted.rows_affected() == 0 { Err(Error::Forbidden) } else { Ok(StatusCode::NO_CONTENT) }
 }

@@ -8,22 +8,30 @@ mod error;
 mod profiles;
 mod users;
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
-use sqlx::PgPool;
+use tidegate::{Cache, CacheLayer, Database, Policy, Sessions};
 
 pub use auth::Keys;
 
 /// What the handlers share.
 #[derive(Clone)]
 pub struct App {
-    pub pool: PgPool,
+    pub db: Database,
     pub keys: Keys,
 }
 
+/// The cache in front of the handlers: by user, and one entry for all who have not said who they are.
+pub fn layer(cache: Cache, sessions: Sessions) -> CacheLayer {
+    let policy = Policy::ttl(Duration::from_secs(3600)).vary_by(auth::viewer);
+    CacheLayer::with_policy(cache, policy).sessions(sessions)
+}
+
 /// The service.
-pub fn router(app: App) -> Router {
+pub fn router(app: App, layer: CacheLayer) -> Router {
     Router::new()
         .route("/api/users", post(users::register))
         .route("/api/users/login", post(users::login))
@@ -43,6 +51,7 @@ pub fn router(app: App) -> Router {
         .route("/api/articles/{slug}/comments", get(comments::list).post(comments::create))
         .route("/api/articles/{slug}/comments/{id}", delete(comments::delete))
         .route("/api/tags", get(articles::tags))
+        .layer(layer)
         .layer(from_fn_with_state(app.clone(), auth::authenticate))
         .with_state(app)
 }

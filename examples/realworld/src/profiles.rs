@@ -41,7 +41,7 @@ pub(crate) async fn profiles(
     let rows: Vec<Row> =
         sqlx::query_as("select id, username, bio, image from users where id = any($1)")
             .bind(users)
-            .fetch_all(&app.pool)
+            .fetch_all(app.db.reader())
             .await?;
     let mut followed = HashSet::new();
     if let Viewer(Some(viewer)) = viewer {
@@ -50,7 +50,7 @@ pub(crate) async fn profiles(
         )
         .bind(viewer)
         .bind(users)
-        .fetch_all(&app.pool)
+        .fetch_all(app.db.reader())
         .await?;
         followed.extend(rows);
     }
@@ -63,7 +63,7 @@ pub(crate) async fn profiles(
 /// The id of the user with this name.
 pub(crate) async fn id_of(app: &App, username: &str) -> Result<i64> {
     let query = sqlx::query_scalar("select id from users where username = $1").bind(username);
-    Ok(query.fetch_one(&app.pool).await?)
+    Ok(query.fetch_one(app.db.reader()).await?)
 }
 
 async fn response(app: &App, viewer: Viewer, user: i64) -> Result<Json<Response>> {
@@ -90,7 +90,7 @@ pub(crate) async fn follow(
     sqlx::query("insert into follows (follower, followed) values ($1, $2) on conflict do nothing")
         .bind(viewer)
         .bind(user)
-        .execute(&app.pool)
+        .execute(app.db.writer())
         .await?;
     response(&app, Viewer(Some(viewer)), user).await
 }
@@ -104,7 +104,7 @@ pub(crate) async fn unfollow(
     sqlx::query("delete from follows where follower = $1 and followed = $2")
         .bind(viewer)
         .bind(user)
-        .execute(&app.pool)
+        .execute(app.db.writer())
         .await?;
     response(&app, Viewer(Some(viewer)), user).await
 }

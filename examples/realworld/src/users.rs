@@ -83,7 +83,7 @@ pub(crate) async fn register(
     .bind(user.username)
     .bind(user.email)
     .bind(hash(&user.password)?)
-    .fetch_one(&app.pool)
+    .fetch_one(app.db.writer())
     .await?;
     let token = app.keys.sign(account.id);
     Ok((StatusCode::CREATED, account.response(Some(token))))
@@ -97,7 +97,7 @@ pub(crate) async fn login(
         "select id, username, email, password, bio, image from users where email = $1",
     )
     .bind(user.email)
-    .fetch_optional(&app.pool)
+    .fetch_optional(app.db.reader())
     .await?;
     let account = account.ok_or(Error::Unauthorized)?;
     let stored = PasswordHash::new(&account.password).map_err(|_| Error::Unauthorized)?;
@@ -111,7 +111,7 @@ pub(crate) async fn current(State(app): State<App>, User(id): User) -> Result<Js
     let account: Account =
         sqlx::query_as("select id, username, email, password, bio, image from users where id = $1")
             .bind(id)
-            .fetch_one(&app.pool)
+            .fetch_one(app.db.reader())
             .await?;
     Ok(account.response(None))
 }
@@ -134,7 +134,7 @@ pub(crate) async fn update(
     .bind(password)
     .bind(user.bio)
     .bind(user.image)
-    .fetch_one(&app.pool)
+    .fetch_one(app.db.writer())
     .await?;
     Ok(account.response(None))
 }
