@@ -61,7 +61,7 @@ impl Changes {
     /// As [`Listener::spawn`](crate::Listener::spawn).
     pub async fn follow(db: &Database) -> Result<Self, DatabaseError> {
         let mut conn = connect(db).await?;
-        heard(&mut conn).await?;
+        heard(db, &mut conn).await?;
         let mut fingerprint = Fingerprint::default();
         let schema = fingerprint.read(&mut conn).await.map_err(DatabaseError::from_log)?;
         let loaded = within(log::cold(&mut conn)).await;

@@ -17,7 +17,7 @@ use super::database::Database;
 use super::route_plan::{Candidate, RoutePlan};
 use crate::cache::{REPLICA_BEHIND, Record, Uncacheable};
 use attempts::Attempts;
-pub(super) use failures::is_outdated_plan;
+pub(super) use failures::{has_lost_connection, is_outdated_plan};
 
 mod attempts;
 mod failures;

@@ -52,6 +52,8 @@ pub(crate) struct Fingerprint {
     settings_rest: Option<Instant>,
     /// When the last read began that determined the fingerprint as of then.
     read: Option<Moment>,
+    /// Whether statements on the connection may take as long as reading the catalogue. A cancelled read leaves it so.
+    is_unlimited: bool,
 }
 
 impl Fingerprint {
@@ -63,6 +65,7 @@ impl Fingerprint {
             return Ok(*number);
         }
         let began = clock::moment();
+        self.limit(conn).await?;
         let row = self.read_settings(conn).await?;
         let unnoted: Option<i64> = row.try_get("unnoted")?;
         self.settings_rest = unnoted.map(|_| rest_after(began.elapsed()));
@@ -91,12 +94,12 @@ impl Fingerprint {
 
     async fn read_catalogue(&mut self, conn: &mut PgListener) -> Result<i64, sqlx::Error> {
         let began = clock::now();
-        within(limit_statements(&mut *conn, CATALOGUE_TIMEOUT)).await?;
+        self.unlimit(conn).await?;
         let query = sqlx::query_scalar(include_str!("sql/catalog.sql"));
         // The server ends the statement earlier than this, so if it has not, it is gone.
         let number =
             within_limit(CATALOGUE_TIMEOUT + PATIENCE, query.fetch_one(&mut *conn)).await?;
-        within(limit_statements(&mut *conn, STATEMENT_TIMEOUT)).await?;
+        self.limit(conn).await?;
         let took = began.elapsed();
         if took > FINGERPRINT_KNOWN_WITHIN / 2 {
             tracing::warn!(
@@ -111,18 +114,33 @@ impl Fingerprint {
 
     /// Reads what event triggers can't record. If that takes so long that the server cancels it, it is given the time that
     /// the catalogue is given: otherwise each attempt would be cancelled.
-    async fn read_settings(&self, conn: &mut PgListener) -> Result<PgRow, sqlx::Error> {
-        let at = self.last.as_ref().map(|(snapshot, _)| snapshot.as_str());
-        let query = || sqlx::query(include_str!("sql/fingerprint.sql")).bind(at);
+    async fn read_settings(&mut self, conn: &mut PgListener) -> Result<PgRow, sqlx::Error> {
+        let at = self.last.as_ref().map(|(snapshot, _)| snapshot.clone());
+        let query = || sqlx::query(include_str!("sql/fingerprint.sql")).bind(at.clone());
         let read = within(query().fetch_one(&mut *conn)).await;
         if !read.as_ref().is_err_and(|error| sql_state(error).as_deref() == Some(CANCELLED)) {
             return read;
         }
         tracing::debug!("reading roles and their settings takes long");
-        within(limit_statements(&mut *conn, CATALOGUE_TIMEOUT)).await?;
+        self.unlimit(conn).await?;
         let row = within_limit(CATALOGUE_TIMEOUT + PATIENCE, query().fetch_one(&mut *conn)).await?;
-        within(limit_statements(&mut *conn, STATEMENT_TIMEOUT)).await?;
+        self.limit(conn).await?;
         Ok(row)
+    }
+
+    /// Lets statements take as long as reading the catalogue may.
+    async fn unlimit(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
+        self.is_unlimited = true;
+        within(limit_statements(&mut *conn, CATALOGUE_TIMEOUT)).await
+    }
+
+    /// Restores the limit of statements.
+    async fn limit(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
+        if self.is_unlimited {
+            within(limit_statements(&mut *conn, STATEMENT_TIMEOUT)).await?;
+            self.is_unlimited = false;
+        }
+        Ok(())
     }
 }
 

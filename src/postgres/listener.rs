@@ -16,6 +16,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -29,6 +30,7 @@ use super::error::DatabaseError;
 use super::fingerprint::Fingerprint;
 use super::link::{ListenerLink, PollCounter, PollRequests};
 use super::log::{self, ChangeDetail, Snapshot};
+use super::pooler::{self, SessionMode};
 use super::relay::{Relay, RelayRole};
 use crate::cache::{Cache, Fences};
 use crate::clock::{self, Instant};
@@ -92,7 +94,7 @@ impl Listener {
         let database =
             within(log::identity(&mut conn)).await.map_err(DatabaseError::from_log)?.database();
         database.expect(db.inner.identity, &db.inner.listen)?;
-        heard(&mut conn).await?;
+        heard(db, &mut conn).await?;
         let link =
             ListenerLink::new(db.clone(), follower.asked.clone(), follower.turns.subscribe());
         cache.attach(Arc::new(link)).map_err(|_second| DatabaseError::Attached)?;
@@ -161,10 +163,17 @@ async fn pool(connector: &Arc<Connector>, options: PgConnectOptions) -> sqlx::Re
         .await
 }
 
-/// Checks that a notification sent on this connection is received on it. While the server's queue of notifications is full,
-/// this can't be checked, and heartbeats find the changes.
-pub(super) async fn heard(conn: &mut PgListener) -> Result<(), DatabaseError> {
+/// Checks that a notification sent on this connection is received on it, which shows that no proxy gives its session to
+/// others. While the server's queue of notifications is full, another check shows that, and heartbeats find the changes.
+pub(super) async fn heard(db: &Database, conn: &mut PgListener) -> Result<(), DatabaseError> {
     if !within(log::notify(&mut *conn)).await.map_err(DatabaseError::from_log)? {
+        let (mode, extra) = pooler::sessions(&db.inner.listen.connector, false)
+            .await
+            .map_err(DatabaseError::from_log)?;
+        tokio::spawn(within(extra.close()));
+        if mode != SessionMode::Own {
+            return Err(DatabaseError::Pooled);
+        }
         tracing::warn!(
             "the server's queue of notifications is half full or more: until a session reads or ends that listens and does \
              not read, changes are noticed up to a second late"

@@ -50,8 +50,21 @@ pub(crate) async fn sessions(
             true => open(connector).await?,
             false => match within_limit(SPARE_WITHIN, open(connector)).await {
                 Ok(opened) => opened,
+                Err(error) if conns.len() < 2 => {
+                    tracing::warn!(
+                        %error,
+                        "whether the proxy mixes up prepared statements of different clients is not checked, since no \
+                         second connection could be opened"
+                    );
+                    break;
+                }
                 Err(error) => {
-                    tracing::debug!(%error, open = conns.len(), "no further connection to detect a proxy by");
+                    tracing::warn!(
+                        %error,
+                        open = conns.len(),
+                        "fewer connections than usual could be opened to detect a transaction-pooling proxy: if there is one, \
+                         declare it with DatabaseOptions::pooled"
+                    );
                     break;
                 }
             },

@@ -15,6 +15,7 @@ use super::checkout::{Checkout, SharedSample, after_release, before_acquire};
 use super::connector::{Connector, CredentialsRefresh};
 use super::deadline::{late, no_response, within};
 use super::error::DatabaseError;
+use super::executor::has_lost_connection;
 use super::log::{ServerIdentity, identity};
 use super::options::{ConnectionSettings, PoolLimits, ServerOptions};
 use super::pooler::{SessionMode, sessions};
@@ -63,7 +64,25 @@ struct Probe {
     /// `None` if it failed, or was cancelled.
     epoch: Option<Epoch>,
     /// When it failed, and why.
-    failed: Option<(Instant, String)>,
+    failed: Option<(Instant, ProbeFailure)>,
+}
+
+#[derive(Clone, Debug)]
+struct ProbeFailure {
+    why: String,
+    /// Whether the connection broke. Otherwise the server responds, and its other connections are as good as before.
+    is_lost: bool,
+}
+
+impl ProbeFailure {
+    fn new(error: &sqlx::Error) -> Self {
+        Self { why: error.to_string(), is_lost: has_lost_connection(error) }
+    }
+
+    fn error(&self) -> sqlx::Error {
+        let why = self.why.clone();
+        if self.is_lost { late(why) } else { sqlx::Error::Configuration(why.into()) }
+    }
 }
 
 impl Probe {
@@ -71,7 +90,7 @@ impl Probe {
     fn failure(&self, asked: Instant) -> Option<sqlx::Error> {
         let (at, why) = self.failed.as_ref()?;
         let is_shared = *at >= asked || at.elapsed() < PROBE_EVERY;
-        is_shared.then(|| late(why.clone()))
+        is_shared.then(|| why.error())
     }
 }
 
@@ -203,7 +222,7 @@ impl Server {
         let found = Box::pin(within(self.find_epoch())).await;
         match &found {
             Ok(epoch) => probe.epoch = Some(*epoch),
-            Err(error) => probe.failed = Some((clock::now(), error.to_string())),
+            Err(error) => probe.failed = Some((clock::now(), ProbeFailure::new(error))),
         }
         found
     }

@@ -61,7 +61,7 @@ pub(super) fn is_the_statements(error: &Error) -> bool {
 }
 
 /// Whether the connection broke, or the server is shutting down or starting up.
-pub(super) fn has_lost_connection(error: &Error) -> bool {
+pub(in crate::postgres) fn has_lost_connection(error: &Error) -> bool {
     match error {
         Error::Io(_)
         | Error::Tls(_)

@@ -34,7 +34,7 @@ async fn all_pending_sync_requests_are_taken_together() {
     Triggers::new().install(&mut setup).await.unwrap();
     let db = DatabaseOptions::new(url).connect().await.unwrap();
     let mut conn = connect(&db).await.unwrap();
-    let mut follower = Follower::new(db, Arc::new(Fences::new(64)));
+    let mut follower = Follower::new(db.clone(), Arc::new(Fences::new(64)));
     follower.catch_up(&mut conn).await.unwrap();
     let question = |nonce| encode(&SyncRequest { nonce, urgent: nonce == 7 }).into();
     let bus = Mock { elects: true, says: (0..9).map(question).collect(), ..Mock::default() };
@@ -66,7 +66,7 @@ async fn a_log_that_cannot_be_trimmed_is_followed_on_the_same_connection() {
     server.psql(refuse).await.unwrap();
     let db = DatabaseOptions::new(server.url()).connect().await.unwrap();
     let mut conn = connect(&db).await.unwrap();
-    let mut follower = Follower::new(db, Arc::new(Fences::new(64)));
+    let mut follower = Follower::new(db.clone(), Arc::new(Fences::new(64)));
     follower.catch_up(&mut conn).await.unwrap();
     follower.housekeeping.trim_now();
     let (process, turns) = (follower.process, follower.turns.subscribe());
@@ -97,8 +97,8 @@ async fn the_log_is_followed_on_one_connection_though_the_notification_queue_is_
     server.psql(crate::postgres::log::FULL_QUEUE).await.unwrap();
     let db = DatabaseOptions::new(server.url()).connect().await.unwrap();
     let mut conn = connect(&db).await.unwrap();
-    heard(&mut conn).await.unwrap();
-    let mut follower = Follower::new(db, Arc::new(Fences::new(64)));
+    heard(&db, &mut conn).await.unwrap();
+    let mut follower = Follower::new(db.clone(), Arc::new(Fences::new(64)));
     follower.catch_up(&mut conn).await.unwrap();
     for id in 0..9 {
         server.psql(&format!("insert into t values ({id})")).await.unwrap();
@@ -112,7 +112,7 @@ async fn the_log_is_followed_on_one_connection_though_the_notification_queue_is_
         .psql("create or replace function pg_catalog.pg_notification_queue_usage() returns float8 language sql as 'select 0.0::float8'")
         .await
         .unwrap();
-    heard(&mut conn).await.unwrap();
+    heard(&db, &mut conn).await.unwrap();
     follower.notify_suppressed = true;
     follower.turn(&mut conn, false).await.unwrap();
 }

@@ -41,13 +41,19 @@ where
             Err(error) if is_too_much(&error) => error.to_string(),
             Err(error) => return Err(error),
         };
+        let less = detail.less();
+        if let Some(less) = less {
+            // First of all, so that an error below does not lead to the same attempt on the next connection.
+            *detail = less;
+            tracing::warn!(why, detail = ?less, "changes can't be read in full: reading them in less detail");
+        }
         if manner.suppress_notify_from.is_some() {
             // The lock belongs to the session, so it outlives the statement that took it and then failed.
             within(resume_notify(&mut *conn)).await?;
         }
-        let Some(less) = detail.less() else { return Err(sqlx::Error::Protocol(why)) };
-        *detail = less;
-        tracing::warn!(why, detail = ?less, "changes can't be read in full: reading them in less detail");
+        if less.is_none() {
+            return Err(sqlx::Error::Protocol(why));
+        }
     }
 }
 

@@ -74,7 +74,8 @@ rows (catalogue, object, part, age) as (
         where not exists (select from pg_ts_config c
             where c.oid = mapcfg and c.cfgnamespace in (select oid from temporary))
     union all
-    select 22, srrelid, (srsubid::int8 - 2147483648)::int4, 0 from pg_subscription_rel
+    -- Its state changes without effect on a result, so only its existence counts.
+    select 22, srrelid, (srsubid::int8 - 2147483648)::int4, 2147483647 from pg_subscription_rel
     union all
     -- Security labels, by which an extension may show different values to different roles.
     select 23, objoid, objsubid, age(xmin) from pg_seclabel

@@ -43,7 +43,7 @@ begin
     return exists (select from tidegate.ddl d
             where d.xid >= pg_snapshot_xmax(seen) and d.xid < pg_snapshot_xmax(pg_current_snapshot()))
         or exists (select from tidegate.ddl d where d.xid = any (array(
-            select x from pg_snapshot_xip(seen) x where pg_visible_in_snapshot(x, pg_current_snapshot()))));
+            select x from pg_snapshot_xip(seen) x where pg_visible_in_snapshot(x, (select pg_current_snapshot())))));
 end $$;
 
 -- Extends the grants of roles that may follow the log of an earlier version.

@@ -7,7 +7,7 @@ with prev as materialized (
 -- The transactions that $1 lists as running and that have ended since. No row of one that still runs is visible, and the
 -- index has an entry for each: they would be visited in vain by each drain.
 ended (xid) as materialized (
-    select x from pg_snapshot_xip($1::text::pg_snapshot) x where pg_visible_in_snapshot(x, pg_current_snapshot())
+    select x from pg_snapshot_xip($1::text::pg_snapshot) x where pg_visible_in_snapshot(x, (select pg_current_snapshot()))
 ),
 -- A row that $1 does not see was written by a transaction that $1 lists as running, or that began after it. Searching by
 -- these reads no row twice, however long a transaction stays open. The upper bound excludes rows from another cluster's

@@ -30,11 +30,11 @@ oldest as materialized (
         and not exists (select from tidegate.ddl d
             where d.xid >= pg_snapshot_xmax(m.snapshot) and d.xid < pg_snapshot_xmax(pg_current_snapshot()))
         and not exists (select from tidegate.ddl d where d.xid = any (array(
-            select x from pg_snapshot_xip(m.snapshot) x where pg_visible_in_snapshot(x, pg_current_snapshot()))))
+            select x from pg_snapshot_xip(m.snapshot) x where pg_visible_in_snapshot(x, (select pg_current_snapshot())))))
         and not exists (select from horizon h where h.xid >= pg_snapshot_xmax(m.snapshot)
             or exists (select from tidegate.log l
                 where l.xid <= h.xid and l.xid = any (array(
-                    select x from pg_snapshot_xip(m.snapshot) x where pg_visible_in_snapshot(x, pg_current_snapshot())))))
+                    select x from pg_snapshot_xip(m.snapshot) x where pg_visible_in_snapshot(x, (select pg_current_snapshot()))))))
     order by lsn limit 1
 ),
 -- A row that a mark does not see was written by a transaction that the mark lists as running, or that began after it. The
@@ -45,7 +45,7 @@ unseen as materialized (
     union all
     select l.xid, l.relation, l.tags from oldest o, tidegate.log l
     where l.xid = any (array(
-        select x from pg_snapshot_xip(o.snapshot) x where pg_visible_in_snapshot(x, pg_current_snapshot())))
+        select x from pg_snapshot_xip(o.snapshot) x where pg_visible_in_snapshot(x, (select pg_current_snapshot()))))
 ),
 news as materialized (
     select xid, relation, case when relation is not null and octet_length(k) > 2100

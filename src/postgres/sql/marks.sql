@@ -41,7 +41,7 @@ begin
             union all
             select from (select xid from tidegate.log union all select xid from tidegate.ddl) noted
             where xid = any (array(select x from pg_snapshot_xip(newest.snapshot) x
-                where pg_visible_in_snapshot(x, pg_current_snapshot())))))
+                where pg_visible_in_snapshot(x, (select pg_current_snapshot()))))))
     then
         return false;
     end if;

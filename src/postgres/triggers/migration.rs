@@ -14,10 +14,19 @@ const HEAD: &str = "-- Made by tidegate; run it as the owner of the tables.
 -- transaction is open for long.
 do $$ begin
     if pg_catalog.current_setting('lock_timeout') = '0' then
-        set local lock_timeout = '5s';
+        set local lock_timeout = '5001ms';
     end if;
 end $$;
 
+";
+
+/// Later migrations of the same transaction wait as they would without this one.
+const TAIL: &str = "
+do $$ begin
+    if pg_catalog.current_setting('lock_timeout') = '5001ms' then
+        set local lock_timeout = 0;
+    end if;
+end $$;
 ";
 
 impl Triggers {
@@ -45,6 +54,7 @@ impl Triggers {
             sql.push('\n');
             sql.push_str(&self.of_tables());
         }
+        sql.push_str(TAIL);
         sql
     }
 

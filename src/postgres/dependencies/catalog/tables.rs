@@ -51,7 +51,9 @@ select c.oid::int8, s.nspname::text, c.relname::text, c.relkind::text,
                                where l.oid = a.attcollation and not l.collisdeterministic)
                and t.tgname in ('tidegate_insert', 'tidegate_update', 'tidegate_delete')
              group by a.attname, a.attnum having pg_catalog.count(*) = 3
-             order by a.attnum)
+             order by not exists (select from pg_catalog.pg_index i
+                                  where i.indrelid = c.oid and i.indisprimary
+                                    and a.attnum = any (i.indkey::int2[])), a.attnum)
 from family f
 join pg_catalog.pg_class c on c.oid = f.oid
 join pg_catalog.pg_namespace s on s.oid = c.relnamespace";
