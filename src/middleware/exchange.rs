@@ -306,12 +306,17 @@ impl<S> Exchange<S> {
         self.routes.cache.shared.counters.note(Event::BackgroundLoad);
         lead.detach();
         lead.tag(&plan.ask.tags);
-        strip_client(&mut request, (&mut plan, &self.routes.identity), lead.marker.as_deref());
+        let sent = (&mut plan, &self.routes.identity);
+        let is_stripped = strip_client(&mut request, sent, lead.marker.as_deref());
         whole(request.method_mut());
         whole(&mut plan.asked.method);
         // The client has its response already.
         plan.asked.conditions.clear();
         let (Ok(response), fill) = self.call(lead, &plan, request).await else { return };
+        if is_stripped && asks_for_identity(response.status()) {
+            // No client has sent this request, so it says nothing about the stored response.
+            return fill.fail(None);
+        }
         drain(fill.with(response).await).await;
     }
 
@@ -468,14 +473,14 @@ fn has_validator(head: &StoredHead) -> bool {
 
 /// Removes the headers that identify the client and that the response does not vary by, since a background renewal is for
 /// all clients. `marker` has further names by which responses vary. Under `Policy::public`, headers other than `Cookie` and
-/// `Authorization` stay: they identify nobody there.
+/// `Authorization` stay: they identify nobody there. Returns whether a header other than `Cookie` was removed.
 fn strip_client<A>(
     request: &mut Request<A>,
     (plan, identity): (&mut RequestContext, &IdentitySource),
     marker: Option<&Entry>,
-) {
+) -> bool {
     if plan.asked.client_key.is_some() {
-        return;
+        return false;
     }
     let policy = &plan.policy;
     let named = marker.and_then(|marker| vary_marker(marker).ok()).unwrap_or_default();
@@ -488,8 +493,9 @@ fn strip_client<A>(
         false => identity.headers.matching(headers).cloned().collect(),
     };
     others.push(AUTHORIZATION);
+    let mut is_stripped = false;
     for name in others.iter().filter(|name| **name != COOKIE && !varies_by(name)) {
-        headers.remove(name);
+        is_stripped |= headers.remove(name).is_some();
     }
     if !varies_by(&COOKIE) {
         let named = cookies::line(headers, policy);
@@ -497,6 +503,13 @@ fn strip_client<A>(
         headers.extend(named.map(|cookies| (COOKIE, cookies)));
     }
     plan.asked.identify_again(request, &plan.policy, identity);
+    is_stripped
+}
+
+/// Whether a response may only mean that the request did not say who the client is.
+fn asks_for_identity(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 401 | 403 | 407)
+        || status.is_redirection() && status != StatusCode::NOT_MODIFIED
 }
 
 /// Whether a stale response is better than this result: an error as in RFC 5861, section 4, or no response.

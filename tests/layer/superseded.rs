@@ -606,7 +606,28 @@ async fn a_renewal_for_an_identified_client_is_computed_for_all() {
         let sent = origin.last();
         assert!(!sent.contains_key("x-api-key") && !sent.contains_key("x-forwarded-user"));
         assert_eq!(sent["accept"], "text/html");
-        assert_eq!(body(&app, get(&client)).await, "run 3", "{status} {header:?}");
+        // What asks for an identity says nothing about the response to a client with one.
+        let asks = matches!(status, 401 | 403 | 407 | 300..=399);
+        let expected = if asks { "one" } else { "run 3" };
+        assert_eq!(body(&app, get(&client)).await, expected, "{status} {header:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_is_asked_for_an_identity_stores_nothing() {
+    let public = ("cache-control", "public, max-age=60, stale-while-revalidate=600");
+    for (status, header) in [(401, public), (403, public), (302, ("location", "/login"))] {
+        let origin = Origin::default()
+            .then(200, &[public], "one")
+            .then(status, &[public, header], "log in")
+            .then(200, &[public], "two");
+        let app = origin.router(Policy::standard());
+        let client = [("x-api-key", "1")];
+        body(&app, get(&client)).await;
+        advance(61).await;
+        assert_eq!(body(&app, get(&client)).await, "one");
+        eventually("the renewal", async || origin.runs() == 2).await;
+        assert_eq!(body(&app, get(&client)).await, "one", "{status}");
     }
 }
 
