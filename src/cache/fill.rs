@@ -160,10 +160,17 @@ impl FillGuard {
         }
     }
 
-    /// Whether a response is stored under the key that no change has made invalid. It may be of another epoch.
+    /// Whether a response is stored under the key that no change has made invalid. It may be of another epoch, if the policy
+    /// allows to serve such a response.
     pub(crate) fn has_usable(&self) -> bool {
         let stored = self.replaced.as_ref().filter(|entry| !entry.is_vary_marker());
-        stored.is_some_and(|entry| self.cache.shared.fences.judge(entry) != Verdict::Fenced)
+        stored.is_some_and(|entry| match self.cache.shared.fences.judge(entry) {
+            Verdict::Valid => true,
+            Verdict::Fenced => false,
+            Verdict::OldEpoch => {
+                self.policy.stale_after_failover || !self.policy.longest_if_error().is_zero()
+            }
+        })
     }
 
     /// The stale entry that the policy allows to serve if the work fails.

@@ -93,9 +93,12 @@ impl BodyBuffer {
         Self { supersedes, ..self }
     }
 
-    /// From now on the body arrives at the client's pace. `is_measured` says whether its size hint is exact.
-    pub(crate) fn streams(&mut self, is_measured: bool) {
-        self.lead.begin_streaming();
+    /// From now on the body arrives at the client's pace, if it is sent `to_client`. `is_measured` says whether its size hint
+    /// is exact.
+    pub(crate) fn streams(&mut self, is_measured: bool, to_client: bool) {
+        if to_client {
+            self.lead.begin_streaming();
+        }
         self.is_open_ended = !is_measured && promised(&self.head.headers).is_none();
         self.note_first_byte();
     }

@@ -139,7 +139,12 @@ impl<'p> ResponseFill<'p> {
     where
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
-        self.lead.cache().remove(self.lead.key()).await;
+        if self.lead.replaced.is_some() {
+            self.lead.cache().remove(self.lead.key()).await;
+        } else {
+            // The store could not say whether there is one.
+            self.lead.remove_stored();
+        }
         FillFuture::Answered(Some((self, response))).await
     }
 
@@ -189,20 +194,23 @@ impl<'p> ResponseFill<'p> {
             .expecting_trailers_of(&parts.headers)
             .superseding(supersedes);
         let mut captured = TeeBody::new(body, capture);
-        match captured.read_ahead(cx) {
+        let ahead = captured.read_ahead(cx);
+        let is_streaming = ahead.is_none();
+        match ahead {
             Some(BufferOutcome::Whole(filled)) => {
                 told.append_to(&mut parts.headers, StoreOutcome::from_outcome(&filled));
             }
             Some(BufferOutcome::NotKept(uncacheable)) => {
                 told.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
             }
-            None => {
-                captured.begin_streaming();
-                told.append_to(&mut parts.headers, StoreOutcome::Undecided);
-            }
+            None => told.append_to(&mut parts.headers, StoreOutcome::Undecided),
         }
         // RFC 9110, section 13.2.1: the conditions apply as soon as the response's head is known.
-        if let Some(known) = known(&parts, asked) {
+        let known = known(&parts, asked);
+        if is_streaming {
+            captured.begin_streaming(known.is_none());
+        }
+        if let Some(known) = known {
             captured.read_on();
             return known;
         }
@@ -458,7 +466,12 @@ impl<'p> ResponseFill<'p> {
         // What the last response to such a request varied by: if this one does not, the handler has changed.
         let replaced = self.lead.replaced.as_ref();
         let last = replaced.and_then(|entry| StoredHead::from_entry(entry).ok());
-        let last = last.and_then(|head| vary::names(&head.headers, &self.plan.policy).ok());
+        // That a field is missing from which a name was inferred shows no such change.
+        let last = last.and_then(|head| {
+            let mut names = vary::names(&head.headers, &self.plan.policy).ok()?;
+            names.retain(|name| vary::is_named(&head.headers, name));
+            Some(names)
+        });
         Cow::Owned(vary::with_known(own, (&known, &last.unwrap_or_default()), headers))
     }
 

@@ -92,10 +92,10 @@ impl<B: HttpBody<Data = Bytes>> TeeBody<B> {
         None
     }
 
-    /// Starts streaming, since not all of the body was available at once.
-    pub(crate) fn begin_streaming(&mut self) {
+    /// Starts streaming, since not all of the body was available at once: to the client, or else to the cache alone.
+    pub(crate) fn begin_streaming(&mut self, to_client: bool) {
         let is_measured = self.size_hint().exact().is_some();
-        self.capture.streams(is_measured);
+        self.capture.streams(is_measured, to_client);
     }
 
     pub(crate) fn poll_frame(

@@ -37,10 +37,10 @@ impl TimedBuffer {
 
     /// Starts the time limit, as from now on the body arrives at the client's pace. Another task enforces the limit, since
     /// the body of a client that reads nothing is not polled.
-    pub(crate) fn streams(&mut self, is_measured: bool) {
+    pub(crate) fn streams(&mut self, is_measured: bool, to_client: bool) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if let Some(capture) = &mut lock(&self.state).capture {
-            capture.streams(is_measured);
+            capture.streams(is_measured, to_client);
             let watch = watch(Arc::downgrade(&self.state), sleep(SLOWEST));
             self.watch = Some(runtime.spawn(watch).abort_handle());
         }

@@ -31,6 +31,7 @@ pub struct Guard {
     writes: Arc<Breaker>,
     removals: Arc<Breaker>,
     puts: Arc<Semaphore>,
+    removing: Arc<Semaphore>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -52,6 +53,7 @@ impl Guard {
             writes: Arc::new(Breaker::new(FAILURES, COOL_DOWN)),
             removals: Arc::new(Breaker::new(FAILURES, COOL_DOWN)),
             puts: Arc::new(Semaphore::new(PUTS)),
+            removing: Arc::new(Semaphore::new(PUTS)),
             dropped: Arc::default(),
         }
     }
@@ -80,10 +82,12 @@ impl Guard {
         self
     }
 
-    /// The maximum number of concurrent writes of entries; 256 by default. Further ones are dropped and counted.
+    /// The maximum number of concurrent writes of entries, and of removals; 256 by default. Further writes are dropped and
+    /// counted.
     #[must_use]
     pub fn puts(mut self, puts: usize) -> Self {
-        self.puts = Arc::new(Semaphore::new(puts.min(Semaphore::MAX_PERMITS)));
+        let semaphore = || Arc::new(Semaphore::new(puts.min(Semaphore::MAX_PERMITS)));
+        (self.puts, self.removing) = (semaphore(), semaphore());
         self
     }
 
@@ -166,13 +170,11 @@ impl Store for Guard {
     }
 
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(guarded(
-            "remove",
-            &self.removals,
-            self.write_within,
-            self.store.remove(key),
-            false,
-        ))
+        let removal = self.store.remove(key);
+        Box::pin(async move {
+            let _permit = self.removing.try_acquire().map_err(|_| StoreError::Busy)?;
+            guarded("remove", &self.removals, self.write_within, removal, false).await
+        })
     }
 
     fn lease<'a>(

@@ -77,6 +77,11 @@ fn sorted(mut names: Vec<HeaderName>) -> Vec<HeaderName> {
     names
 }
 
+/// Whether the response's `Vary` has this name.
+pub(crate) fn is_named(headers: &HeaderMap, name: &HeaderName) -> bool {
+    members(headers, VARY).any(|member| member.eq_ignore_ascii_case(name.as_str().as_bytes()))
+}
+
 /// Whether a response varies by `Cookie`, that is by all cookies of the request and not only those that the policy names.
 pub(crate) fn by_cookies(headers: &HeaderMap) -> bool {
     members(headers, VARY).any(|member| member.eq_ignore_ascii_case(COOKIE.as_str().as_bytes()))

@@ -75,7 +75,7 @@ impl RedisError {
 fn is_refusal(error: &PoolError) -> bool {
     // All other errors are temporary: the server is starting, changes its role, can't write to its disk. ERR is what it
     // says to a user or a database that does not exist, but also at its limit of connections.
-    const REFUSALS: [&str; 4] = ["NOAUTH", "WRONGPASS", "NOPERM", "ERR"];
+    const REFUSALS: [&str; 6] = ["NOAUTH", "WRONGPASS", "NOPERM", "DENIED", "NOPROTO", "ERR"];
     // A server that requires a password responds with a code for which the redis crate has no kind.
     let PoolError::Backend(error) = error else { return false };
     let is_at_its_limit =
