@@ -54,6 +54,7 @@ pub use log::LogError;
 pub(crate) use lookup::{Bypass, FlightMode, Hit, LookupOptions, LookupResult};
 #[cfg(feature = "postgres")]
 pub(crate) use past::PastEpochs;
+pub(crate) use permit::Permit;
 pub use policy::{Policy, PolicyError, ValuePolicy, ValuePolicyBuilder};
 pub(crate) use policy::{PostReads, QueryPart};
 pub(crate) use record::SimulatedProof;

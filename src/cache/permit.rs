@@ -267,29 +267,40 @@ impl Permits {
         self.running.load(Ordering::Relaxed)
     }
 
-    fn permit(&self, slots: Option<[PermitSlot; 2]>) -> Arc<Permit> {
+    fn permit(&self, slots: PermitSlots) -> Arc<Permit> {
         self.running.fetch_add(1, Ordering::Relaxed);
         Arc::new(Permit { _slots: slots, running: self.running.clone() })
     }
 
     /// Waits for a slot of the policy's gate, then for one of the cache's.
-    async fn enter(&self, policy: &Policy, note: impl Fn()) -> Option<[PermitSlot; 2]> {
+    async fn enter(&self, policy: &Policy, note: impl Fn()) -> PermitSlots {
         let limit = after(clock::now(), policy.wait.saturating_mul(LONGEST));
-        let own = policy.fills.gate(&self.all).enter(policy.wait, limit, &note).await?;
-        Some([own, self.all.enter(policy.wait, limit, &note).await?])
+        let own = policy.fills.gate(&self.all).enter(policy.wait, limit, &note).await;
+        if own.is_none() {
+            return PermitSlots::default();
+        }
+        PermitSlots { own, all: self.all.enter(policy.wait, limit, &note).await }
     }
 
-    fn try_enter(&self, policy: &Policy) -> Option<[PermitSlot; 2]> {
+    fn try_enter(&self, policy: &Policy) -> Option<PermitSlots> {
         let own = policy.fills.gate(&self.all).try_enter(policy.wait)?;
-        Some([own, self.all.try_enter(policy.wait)?])
+        let all = self.all.try_enter(policy.wait)?;
+        Some(PermitSlots { own: Some(own), all: Some(all) })
     }
+}
+
+/// The slots that a fill holds, of its policy's gate and of the cache's.
+#[derive(Debug, Default)]
+struct PermitSlots {
+    #[expect(dead_code, reason = "it is held until it is dropped")]
+    own: Option<PermitSlot>,
+    all: Option<PermitSlot>,
 }
 
 /// A permit to compute, shared by a fill and by all that is computed within it.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    /// `None` if the fill proceeds without a slot.
-    _slots: Option<[PermitSlot; 2]>,
+    _slots: PermitSlots,
     running: Arc<AtomicUsize>,
 }
 
@@ -331,7 +342,7 @@ impl Cache {
             }
             Either::Right(((None, _), own)) => own.await,
         };
-        if slots.is_none() {
+        if slots.all.is_none() {
             counters.note(Event::NoPermit);
         }
         PendingPermit { permit: permits.permit(slots), has_waited: true }
@@ -340,7 +351,7 @@ impl Cache {
     /// A permit to compute, if one is free.
     pub(crate) fn try_permit(&self, policy: &Policy) -> Option<Arc<Permit>> {
         let permits = &self.shared.permits;
-        permits.try_enter(policy).map(|slots| permits.permit(Some(slots)))
+        permits.try_enter(policy).map(|slots| permits.permit(slots))
     }
 }
 

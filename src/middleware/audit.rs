@@ -19,7 +19,7 @@ use super::rules::groups::note_unread;
 use super::rules::validation::unconditional;
 use super::status;
 use crate::cache::protocol::Verdict;
-use crate::cache::{Cache, Record, spawn};
+use crate::cache::{Cache, Permit, Record, spawn};
 use crate::clock;
 use crate::entry::Entry;
 use crate::outcome::{BypassReason, Event, Outcome};
@@ -109,14 +109,15 @@ impl<S> Exchange<S> {
         S: Handler<A>,
     {
         // A comparison that waits for others is not worth a connection to the database.
-        let Some(_permit) = self.routes.cache.try_permit(&plan.policy) else { return };
+        let Some(permit) = self.routes.cache.try_permit(&plan.policy) else { return };
         if !self.tag(&mut plan, &request) {
             return;
         }
         self.routes.cache.shared.counters.note(Event::BackgroundLoad);
         whole(request.method_mut());
         let request = unconditional(request, None);
-        let Ok(response) = self.compared(&entry, &plan, request).await else { return };
+        let compared = self.compared(&entry, (&plan, Some(&permit)), request);
+        let Ok(response) = compared.await else { return };
         drain(response).await;
     }
 
@@ -133,7 +134,7 @@ impl<S> Exchange<S> {
         if !plan.is_comparable() {
             return self.uncached(BypassReason::Shadow, plan, request).await;
         }
-        let mut response = self.compared(&entry, &plan, request).await?;
+        let mut response = self.compared(&entry, (&plan, None), request).await?;
         self.count(Outcome::Bypass(BypassReason::Shadow));
         status::append_bypass(response.headers_mut(), BypassReason::Shadow);
         Ok(response)
@@ -142,7 +143,7 @@ impl<S> Exchange<S> {
     async fn compared<A>(
         &mut self,
         entry: &Arc<Entry>,
-        plan: &RequestContext,
+        (plan, permit): (&RequestContext, Option<&Arc<Permit>>),
         request: Request<A>,
     ) -> HandlerResult<S, A>
     where
@@ -151,7 +152,7 @@ impl<S> Exchange<S> {
         let cache = self.routes.cache.clone();
         // Don't use the path if no route matched: clients could create any number of names.
         let route: Arc<str> = route::pattern(&request).unwrap_or(OTHERS).into();
-        let record = cache.record(Some(&plan.policy), plan.ask.clone());
+        let record = cache.record_for((&[], permit), Some(&plan.policy), plan.ask.clone());
         let request = plan.to_handler_request(request);
         let response = record.enter(|| self.inner.call(request)).await?;
         record.close(plan.policy.lasts(false));
