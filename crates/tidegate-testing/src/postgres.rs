@@ -13,6 +13,7 @@ use super::process::command;
 use super::{Process, Scratch, free_port};
 
 mod backup;
+mod cluster;
 mod faults;
 mod programs;
 
@@ -72,10 +73,7 @@ impl Postgres {
         let settings = SETTINGS.iter().chain(settings);
         let settings = settings.map(|(name, value)| format!("{name}={value}")).collect();
         let mut server = Self::unborn(programs::folder()?, settings)?;
-        let data = server.data();
-        let initdb = server.bin.join("initdb");
-        let options = ["--auth=trust", "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync"];
-        Process::run(&initdb, [&["-D", &text(&data)], &options[..]].concat()).await?;
+        cluster::create(&server.bin, &server.data()).await?;
         server.launch().await?;
         Ok(server)
     }

@@ -170,6 +170,11 @@ fn unprivileged() -> io::Result<Option<User>> {
     })
 }
 
+/// The number of the user that servers run as.
+pub(crate) fn server_user() -> io::Result<u32> {
+    Ok(unprivileged()?.map_or(geteuid(), |user| user.uid).as_raw())
+}
+
 fn named(program: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", program.display()))
 }

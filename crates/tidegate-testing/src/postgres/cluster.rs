@@ -1,0 +1,65 @@
+//! New clusters.
+//!
+//! `initdb` takes a second of processor time, and most tests start one server. So the first cluster of a process is copied
+//! from one that an earlier process has made, on the same day and with the same program. Copies have the same system
+//! identifier, by which Postgres and a cache tell clusters apart, so all further clusters of the process are made anew.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+use std::{fs, io};
+
+use super::text;
+use crate::process::server_user;
+use crate::{Process, Scratch};
+
+const OPTIONS: [&str; 6] = ["--auth=trust", "-U", "postgres", "-E", "UTF8", "--no-locale"];
+
+static IS_FIRST: AtomicBool = AtomicBool::new(true);
+
+/// Creates a cluster in the folder `data`, which does not exist yet.
+pub(super) async fn create(bin: &Path, data: &Path) -> io::Result<()> {
+    if IS_FIRST.swap(false, Ordering::Relaxed) && copy(bin, data).await.is_ok() {
+        return Ok(());
+    }
+    // A copy that has failed may have left a part.
+    let _ = fs::remove_dir_all(data);
+    initdb(bin, data).await
+}
+
+async fn initdb(bin: &Path, data: &Path) -> io::Result<()> {
+    let data = text(data);
+    let options = [&["-D", &data, "--no-sync"], &OPTIONS[..]].concat();
+    Process::run(&bin.join("initdb"), options).await
+}
+
+/// Copies the cluster that is kept, and makes it first if there is none.
+async fn copy(bin: &Path, data: &Path) -> io::Result<()> {
+    let kept = kept(bin)?;
+    if !kept.is_dir() {
+        let scratch = Scratch::new()?;
+        initdb(bin, &scratch.path().join("data")).await?;
+        // Fails if another process was faster.
+        let _ = fs::rename(scratch.path(), &kept);
+    }
+    // Anyone may create a folder of this name.
+    let found = fs::symlink_metadata(&kept)?;
+    if !found.is_dir() || found.uid() != server_user()? || found.mode() & 0o777 != 0o700 {
+        return Err(io::Error::other("it belongs to somebody else"));
+    }
+    let (from, to) = (text(&kept.join("data")), text(data));
+    Process::run(Path::new("cp"), ["-Rp", &from, &to]).await
+}
+
+/// The folder of the cluster that is kept. It changes each day, since the system may remove old files one by one.
+#[expect(clippy::disallowed_methods, reason = "no test puts the clock of this forward")]
+fn kept(bin: &Path) -> io::Result<PathBuf> {
+    let program = fs::metadata(bin.join("initdb"))?;
+    let day = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
+    let mut hasher = DefaultHasher::new();
+    (bin, program.len(), program.mtime(), OPTIONS, day).hash(&mut hasher);
+    let name = format!("tidegate-cluster-{}-{:016x}", server_user()?, hasher.finish());
+    Ok(std::env::temp_dir().join(name))
+}
