@@ -200,6 +200,12 @@ impl Cache {
         self.shared.log.log()
     }
 
+    /// How many logs have been attached.
+    #[cfg(test)]
+    pub(crate) fn attached_logs(&self) -> usize {
+        self.shared.log.count()
+    }
+
     /// The database whose log is attached.
     pub(super) fn database(&self) -> DatabaseId {
         self.log().map(|log| log.database()).unwrap_or_default()

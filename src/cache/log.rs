@@ -72,6 +72,12 @@ impl AttachedLog {
         Some(&last.log)
     }
 
+    /// How many logs have been attached.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.0.get().map_or(0, |attachment| 1 + attachment.next.count())
+    }
+
     /// Attaches a log, unless there is one that has not ended.
     pub(super) fn attach(&self, log: Arc<dyn Log>) -> Result<(), Arc<dyn Log>> {
         let mut end = self;

@@ -95,6 +95,12 @@ impl Listener {
             within(log::identity(&mut conn)).await.map_err(DatabaseError::from_log)?.database();
         database.expect(db.inner.identity, &db.inner.listen)?;
         heard(db, &mut conn).await?;
+        if cache.log().is_some_and(|log| log.has_ended()) {
+            // A cache keeps each log that was attached to it. So after a failure, it gets another one only if that can be
+            // read.
+            let mut trial = Follower::new(db.clone(), Arc::new(Fences::new(0)));
+            trial.catch_up(&mut conn).await.map_err(DatabaseError::from_log)?;
+        }
         let link =
             ListenerLink::new(db.clone(), follower.asked.clone(), follower.turns.subscribe());
         cache.attach(Arc::new(link)).map_err(|_second| DatabaseError::Attached)?;

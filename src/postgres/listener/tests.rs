@@ -10,6 +10,7 @@ use super::*;
 use crate::postgres::relay::message::{InvalidationBatch, SyncRequest, encode};
 use crate::postgres::relay::tests::Mock;
 use crate::postgres::{DatabaseOptions, Triggers};
+use crate::store::Memory;
 
 #[tokio::test(start_paused = true)]
 async fn a_poll_that_takes_long_is_reported_to_the_other_nodes() {
@@ -115,4 +116,24 @@ async fn the_log_is_followed_on_one_connection_though_the_notification_queue_is_
     heard(&db, &mut conn).await.unwrap();
     follower.notify_suppressed = true;
     follower.turn(&mut conn, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cache_keeps_no_log_for_each_failed_attempt_to_follow_it() {
+    let server = Postgres::start().await.unwrap();
+    server.psql("create table t (id int); create role app login").await.unwrap();
+    let mut setup = <sqlx::PgConnection as sqlx::Connection>::connect(&server.url()).await.unwrap();
+    Triggers::new().table("t").install(&mut setup).await.unwrap();
+    Triggers::grant(&mut setup, "app").await.unwrap();
+    let url = server.url().replace("postgres@", "app@");
+    let db = DatabaseOptions::new(url).connect().await.unwrap();
+    let cache = Cache::new(Memory::new(1 << 20));
+    server.psql("revoke select on tidegate.log from app").await.unwrap();
+    for _ in 0..3 {
+        assert!(Listener::spawn(&db, &cache).await.is_err());
+    }
+    assert_eq!(cache.attached_logs(), 1);
+    server.psql("grant select on tidegate.log to app").await.unwrap();
+    Listener::spawn(&db, &cache).await.unwrap();
+    assert_eq!(cache.attached_logs(), 2);
 }
