@@ -160,6 +160,12 @@ impl FillGuard {
         }
     }
 
+    /// Whether the stored entry is of this epoch, and no change has made it invalid.
+    pub(crate) fn replaces_valid(&self) -> bool {
+        let judge = |entry: &Arc<Entry>| self.cache.shared.fences.judge(entry);
+        self.replaced.as_ref().map(judge) == Some(Verdict::Valid)
+    }
+
     /// Whether a response is stored under the key that no change has made invalid. It may be of another epoch, if the policy
     /// allows to serve such a response.
     pub(crate) fn has_usable(&self) -> bool {

@@ -226,6 +226,9 @@ impl Cache {
         if let Some(hit) = search.look().await {
             return Some(LookupResult::Hit(hit));
         }
+        if search.is_unlikely_shared() {
+            return Some(LookupResult::Miss(Box::new(search.fill_guard(None, None))));
+        }
         let leader = self.shared.flights.try_lead(*key.hash())?;
         // Another request may have stored it in the meantime.
         if let Some(hit) = search.peek() {

@@ -39,13 +39,6 @@ struct MissingValue<I, T> {
     fallback: Option<(Hit, OptionalValue<T>)>,
 }
 
-impl<I, T> MissingValue<I, T> {
-    /// Whether other calls may wait for it.
-    fn is_shared(&self) -> bool {
-        self.lead.as_ref().is_some_and(|lead| lead.flight.is_some())
-    }
-}
-
 fn read<T: ValueType>(hit: Hit) -> Option<(Hit, OptionalValue<T>)> {
     let value = OptionalValue::read(&hit.found.entry)?;
     Some((hit, value))
@@ -108,21 +101,12 @@ impl Cache {
         let mut late = VecDeque::from(late);
         while let Some(wanted) = late.pop_front() {
             let mut missing = search.wait(wanted).await;
-            if missing.iter().any(MissingValue::is_shared) {
-                // The call that was to load it has failed, and with it perhaps others: load these together.
+            if !missing.is_empty() {
+                // The call that was to load it has not, and so perhaps not the others: load these together. This waits for
+                // no other call while this one holds a fill.
                 let (more, still_late) = search.look(late.into()).await;
                 missing.extend(more);
                 late = still_late.into();
-            } else if !missing.is_empty() {
-                // It can't be shared, so this call does not wait for it, nor for others like it.
-                let is_alone = |wanted: &RequestedValue<I>| {
-                    search.cache.shared.alone.has(&wanted.key, search.ask.is_identified)
-                };
-                let (alone, still_late): (Vec<_>, Vec<_>) = late.into_iter().partition(is_alone);
-                late = still_late.into();
-                for wanted in alone {
-                    missing.extend(search.wait(wanted).await);
-                }
             }
             search.load(missing, &load).await?;
         }

@@ -458,6 +458,33 @@ async fn a_batch_that_another_call_has_left_is_loaded_by_one_call() {
     assert_eq!(calls.load(Ordering::SeqCst), 1);
 }
 
+/// Values that are never stored, and more of them than there are permits.
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_values_that_cannot_be_shared_takes_one_permit_and_few_loads() {
+    let (cache, calls) = (cache(2), Arc::new(AtomicUsize::new(0)));
+    let get = || {
+        let (cache, calls) = (cache.clone(), calls.clone());
+        tokio::spawn(async move {
+            let load = async |_: Vec<u32>| {
+                calls.fetch_add(1, Ordering::SeqCst);
+                sleep(QUERY).await;
+                Ok::<_, ()>(HashMap::<u32, u32>::new())
+            };
+            let key_of = |id: &u32| key(&id.to_string());
+            cache.get_many(0..50, key_of, &value_policy(), load).await.unwrap().len()
+        })
+    };
+    get().await.unwrap();
+    let began = Instant::now();
+    for batch in [get(), get(), get()] {
+        assert_eq!(batch.await.unwrap(), 0);
+    }
+    // That a value can't be shared is remembered in a table of limited size, so each batch may wait for a few.
+    let calls = u32::try_from(calls.load(Ordering::SeqCst)).unwrap();
+    assert!(calls <= 10, "{calls}");
+    assert!(began.elapsed() < calls * QUERY, "none waits for a permit");
+}
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Requests for one value at once, which each take so long to compute it; what came of them.

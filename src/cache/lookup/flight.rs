@@ -59,7 +59,7 @@ impl LookupTask<'_> {
 
     /// Whether waiting for another request is unlikely to help: the last response for this key could not be stored, or none
     /// of the policy's recent ones could and no entry for this key was found.
-    fn is_unlikely_shared(&self) -> bool {
+    pub(super) fn is_unlikely_shared(&self) -> bool {
         self.cache.shared.alone.has(self.key, self.ask.is_identified)
             || self.passed_over.is_none()
                 && (self.policy.streak.is_long()
