@@ -40,6 +40,8 @@ const WRITE_WITHIN: Duration = Duration::from_millis(500);
 const FAILURES: u32 = 5;
 const COOL_DOWN: Duration = Duration::from_secs(1);
 const PUTS: usize = 256;
+/// Concurrent removals; further ones wait.
+const REMOVALS: usize = 256;
 
 impl Guard {
     /// A guard around `store` with the defaults: timeouts of 50 ms for a read or a lease and 500 ms for a write, at most
@@ -53,7 +55,7 @@ impl Guard {
             writes: Arc::new(Breaker::new(FAILURES, COOL_DOWN)),
             removals: Arc::new(Breaker::new(FAILURES, COOL_DOWN)),
             puts: Arc::new(Semaphore::new(PUTS)),
-            removing: Arc::new(Semaphore::new(PUTS)),
+            removing: Arc::new(Semaphore::new(REMOVALS)),
             dropped: Arc::default(),
         }
     }
@@ -82,12 +84,10 @@ impl Guard {
         self
     }
 
-    /// The maximum number of concurrent writes of entries, and of removals; 256 by default. Further writes are dropped and
-    /// counted.
+    /// The maximum number of concurrent writes of entries; 256 by default. Further ones are dropped and counted.
     #[must_use]
     pub fn puts(mut self, puts: usize) -> Self {
-        let semaphore = || Arc::new(Semaphore::new(puts.min(Semaphore::MAX_PERMITS)));
-        (self.puts, self.removing) = (semaphore(), semaphore());
+        self.puts = Arc::new(Semaphore::new(puts.min(Semaphore::MAX_PERMITS)));
         self
     }
 
@@ -172,7 +172,8 @@ impl Store for Guard {
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
         let removal = self.store.remove(key);
         Box::pin(async move {
-            let _permit = self.removing.try_acquire().map_err(|_| StoreError::Busy)?;
+            let permit = timeout(self.write_within, self.removing.acquire()).await;
+            let _permit = permit.map_err(|_| StoreError::Busy)?.map_err(|_| StoreError::Busy)?;
             guarded("remove", &self.removals, self.write_within, removal, false).await
         })
     }
