@@ -22,7 +22,7 @@ use super::handler::{Handler, HandlerResult};
 use super::identity::IdentitySource;
 use super::keying::KeySource;
 use super::layer::LayerSettings;
-use super::rendered::respond;
+use super::rendered::{RenderedHead, respond};
 use super::rules::groups::note_unread;
 use super::rules::validation::{names_another, unconditional};
 use super::status;
@@ -312,9 +312,17 @@ impl<S> Exchange<S> {
         whole(&mut plan.asked.method);
         // The client has its response already.
         plan.asked.conditions.clear();
+        let replaced =
+            lead.replaced.as_ref().and_then(|entry| RenderedHead::from_entry(entry).ok());
+        let is_stripped =
+            is_stripped && !replaced.is_some_and(|head| asks_for_identity(head.status));
         let (Ok(response), fill) = self.call(lead, &plan, request).await else { return };
         if is_stripped && asks_for_identity(response.status()) {
-            // No client has sent this request, so it says nothing about the stored response.
+            // No client has sent this request, so it says nothing about the stored response. One from before a failover
+            // is computed by the next request.
+            if !fill.lead.replaces_valid() {
+                fill.lead.remove_stored();
+            }
             return fill.fail(None);
         }
         drain(fill.with(response).await).await;

@@ -60,12 +60,12 @@ impl Fingerprint {
     /// The current fingerprint, or the one from the last read of the catalogue if that was very recent. Reads nothing if no
     /// transaction has ended since the last read.
     pub(crate) async fn read(&mut self, conn: &mut PgListener) -> Result<i64, sqlx::Error> {
+        self.limit(conn).await?;
         let is_resting = self.settings_rest.is_some_and(|until| clock::now() < until);
         if let Some((_, number)) = self.last.as_ref().filter(|_| is_resting) {
             return Ok(*number);
         }
         let began = clock::moment();
-        self.limit(conn).await?;
         let row = self.read_settings(conn).await?;
         let unnoted: Option<i64> = row.try_get("unnoted")?;
         self.settings_rest = unnoted.map(|_| rest_after(began.elapsed()));

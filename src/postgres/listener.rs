@@ -173,12 +173,12 @@ async fn pool(connector: &Arc<Connector>, options: PgConnectOptions) -> sqlx::Re
 /// others. While the server's queue of notifications is full, another check shows that, and heartbeats find the changes.
 pub(super) async fn heard(db: &Database, conn: &mut PgListener) -> Result<(), DatabaseError> {
     if !within(log::notify(&mut *conn)).await.map_err(DatabaseError::from_log)? {
-        let (mode, extra) = pooler::sessions(&db.inner.listen.connector, false)
-            .await
-            .map_err(DatabaseError::from_log)?;
-        tokio::spawn(within(extra.close()));
-        if mode != SessionMode::Own {
-            return Err(DatabaseError::Pooled);
+        let checked = timeout(PATIENCE, pooler::sessions(&db.inner.listen.connector, false)).await;
+        if let Ok(Ok((mode, extra))) = checked {
+            tokio::spawn(within(extra.close()));
+            if mode != SessionMode::Own {
+                return Err(DatabaseError::Pooled);
+            }
         }
         tracing::warn!(
             "the server's queue of notifications is half full or more: until a session reads or ends that listens and does \

@@ -627,6 +627,7 @@ async fn a_renewal_that_is_asked_for_an_identity_stores_nothing() {
         advance(61).await;
         assert_eq!(body(&app, get(&client)).await, "one");
         eventually("the renewal", async || origin.runs() == 2).await;
+        tokio::task::yield_now().await;
         assert_eq!(body(&app, get(&client)).await, "one", "{status}");
     }
 }
