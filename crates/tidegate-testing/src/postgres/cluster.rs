@@ -1,8 +1,8 @@
 //! New clusters.
 //!
-//! `initdb` takes a second of processor time, and most tests start one server. So the first cluster of a process is copied
+//! `initdb` takes half a second, and most tests start one server. So the first cluster of a process is copied
 //! from one that an earlier process has made, on the same day and with the same program. Copies have the same system
-//! identifier, by which Postgres and a cache tell clusters apart, so all further clusters of the process are made anew.
+//! identifier, by which Postgres and a cache tell clusters apart, so `initdb` creates all further clusters of the process.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
