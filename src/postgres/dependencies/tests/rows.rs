@@ -3,7 +3,7 @@
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments, AssertSqlSafe, PgConnection};
 
-use super::super::{Dependencies, DependencyCache, TrackedTable, ValueSource};
+use super::super::{Dependencies, TrackedTable, ValueSource};
 use super::server::{Server, run};
 
 const SCHEMA: &str = "
@@ -272,7 +272,7 @@ fn changes(table: &str, column: &str, values: &[String]) -> Vec<String> {
 }
 
 async fn check(server: &mut Server, sql: &str) -> bool {
-    let found = DependencyCache::new().learn(&mut server.conn, sql).await.expect("answer");
+    let found = super::learn(&mut server.conn, sql).await;
     let Dependencies::Tables(tables) = &*found.dependencies else { return false };
     let narrowed = narrowed(tables);
     if narrowed.is_empty() {

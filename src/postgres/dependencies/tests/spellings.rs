@@ -4,7 +4,7 @@
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments, AssertSqlSafe, PgConnection};
 
-use super::super::{Dependencies, DependencyCache, Equality, ValueSource};
+use super::super::{Dependencies, Equality, ValueSource};
 use super::server::{Server, run};
 use crate::Tag;
 use crate::cache::PolicyTag;
@@ -236,7 +236,7 @@ fn cast(random: &mut fastrand::Rng, value: String) -> String {
 
 async fn narrowed(server: &mut Server, sql: &str) -> Option<Equality> {
     // A new cache each time, since no statement is looked up twice.
-    let found = DependencyCache::new().learn(&mut server.conn, sql).await.expect("answer");
+    let found = super::learn(&mut server.conn, sql).await;
     match &*found.dependencies {
         Dependencies::Tables(tables) => tables.first().and_then(|table| table.by.first().cloned()),
         Dependencies::Unanalyzable(_) => None,
