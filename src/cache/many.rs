@@ -102,8 +102,8 @@ impl Cache {
         while let Some(wanted) = late.pop_front() {
             let mut missing = search.wait(wanted).await;
             if !missing.is_empty() {
-                // The call that was to load it has not, and so perhaps not the others: load these together. This waits for
-                // no other call while this one holds a fill.
+                // The call that was loading it has ended without a value, and it may have been loading others too: load all
+                // of them together. This call now holds a fill, so it waits for no other one: `look` does not.
                 let (more, still_late) = search.look(late.into()).await;
                 missing.extend(more);
                 late = still_late.into();

@@ -312,14 +312,12 @@ impl<S> Exchange<S> {
         whole(&mut plan.asked.method);
         // The client has its response already.
         plan.asked.conditions.clear();
-        let replaced =
-            lead.replaced.as_ref().and_then(|entry| RenderedHead::from_entry(entry).ok());
-        let is_stripped =
-            is_stripped && !replaced.is_some_and(|head| asks_for_identity(head.status));
+        let replaced = lead.replaced.as_ref().map(|entry| RenderedHead::from_entry(entry));
+        let asks_all = matches!(replaced, Some(Ok(head)) if asks_for_identity(head.status));
         let (Ok(response), fill) = self.call(lead, &plan, request).await else { return };
-        if is_stripped && asks_for_identity(response.status()) {
-            // No client has sent this request, so it says nothing about the stored response. One from before a failover
-            // is computed by the next request.
+        if is_stripped && !asks_all && asks_for_identity(response.status()) {
+            // No client has sent this request, so its response does not supersede the stored one. An entry from before a
+            // failover is removed all the same, and the next request computes another.
             if !fill.lead.replaces_valid() {
                 fill.lead.remove_stored();
             }

@@ -349,11 +349,10 @@ fn tags_of(record: &Record, tables: &[TrackedTable], statement: &RepeatableState
         // Any of the conditions is enough, so take one that adds nothing to what the response depends on anyway. A handler
         // often counts the rows of some ids, and then looks up those of one user among them.
         let is_known = |tags: &Vec<Tag>| record.depends_on_all(tags);
-        if table.by.len() > 1 && !is_known(&first) {
-            found.find(is_known).unwrap_or(first)
-        } else {
-            first
+        if table.by.len() == 1 || is_known(&first) {
+            return first;
         }
+        found.find(is_known).unwrap_or(first)
     };
     tables.iter().flat_map(tags).collect()
 }

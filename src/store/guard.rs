@@ -172,8 +172,9 @@ impl Store for Guard {
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
         let removal = self.store.remove(key);
         Box::pin(async move {
-            let permit = timeout(self.write_within, self.removing.acquire()).await;
-            let _permit = permit.map_err(|_| StoreError::Busy)?.map_err(|_| StoreError::Busy)?;
+            let Ok(Ok(_permit)) = timeout(self.write_within, self.removing.acquire()).await else {
+                return Err(StoreError::Busy);
+            };
             guarded("remove", &self.removals, self.write_within, removal, false).await
         })
     }
