@@ -1,6 +1,6 @@
 //! The rules of the protocol, as functions of plain numbers.
 //!
-//! Both the cache and the model that explores the protocol (`crates/tidegate-lab/tests/model`) use these functions to
+//! Both the cache and the model that explores the protocol (`crates/tidegate-model`) use these functions to
 //! decide whether an entry is fresh, so the two can't diverge. `docs/design.md`, section 2, has the argument for each.
 
 #![cfg_attr(

@@ -1,7 +1,6 @@
 //! `tidegate-lab`: checks Tidegate's guarantee while servers fail, and measures its costs.
 //!
-//! `check` compares every response with what was written, and `bench` measures on private servers. `tests/model` explores
-//! the protocol state by state.
+//! `check` compares every response with what was written, and `bench` measures on private servers.
 
 #![forbid(unsafe_code)]
 
