@@ -22,13 +22,18 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 /// There can be one count at a time.
 static COUNTING: Mutex<()> = Mutex::new(());
 
+/// Begins a count, with short backtraces: they are most of its time, and nothing here shows them.
+fn count() -> dhat::Profiler {
+    dhat::Profiler::builder().testing().trim_backtraces(Some(4)).build()
+}
+
 /// Allocations of one request, after some that are not counted.
 fn allocations(app: &mut App, path: &str) -> u64 {
     const REQUESTS: usize = 100;
     let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     // What changes by the second is made once a second.
     app.block_on(async { tokio::time::pause() });
-    let counted = dhat::Profiler::builder().testing().build();
+    let counted = count();
     let batches = (0..5).map(|_| {
         let requests: Vec<_> = (0..REQUESTS).map(|_| request(path)).collect();
         let before = dhat::HeapStats::get().total_blocks;
@@ -61,7 +66,7 @@ fn allocated(app: &mut App, name: &'static str, value: &str) -> u64 {
     app.ask(request("/items/1"));
     let mut request = request("/items/2");
     request.headers_mut().insert(name, value.parse().unwrap());
-    let counted = dhat::Profiler::builder().testing().build();
+    let counted = count();
     let before = dhat::HeapStats::get().total_bytes;
     app.ask(request);
     let allocated = dhat::HeapStats::get().total_bytes - before;
@@ -106,12 +111,12 @@ fn stored_responses_with_one_more_field_take_no_more_than_their_bound() {
 }
 
 fn kept_within_its_bound(route: &str) {
-    const CAPACITY: usize = 4 << 20;
+    const CAPACITY: usize = 2 << 20;
     let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
-    let counted = dhat::Profiler::builder().testing().build();
+    let counted = count();
     let mut app = App::cached_within(CAPACITY as u64).unwrap();
     let before = dhat::HeapStats::get().curr_bytes;
-    for at in 0..7_500 {
+    for at in 0..3_750 {
         let path = format!("/{route}/{at}");
         app.ask(request(&path));
         // One that was found is kept in a form that is ready to be sent, too.
@@ -148,7 +153,7 @@ fn reserves_nothing<T: DeserializeOwned>(bytes: &[u8]) {
     // For the outer sequence, and an error's text.
     const SOME: u64 = 512;
     let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
-    let counted = dhat::Profiler::builder().testing().build();
+    let counted = count();
     let before = dhat::HeapStats::get().total_bytes;
     assert!(decode_value::<T>(bytes).is_none());
     let reserved = dhat::HeapStats::get().total_bytes - before;
@@ -215,7 +220,7 @@ fn is_bounded<T: Serialize + DeserializeOwned>(value: &T) {
     let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     // The least of some: the test's own thread may have something to do meanwhile.
     let measured = (0..3).map(|_| {
-        let counted = dhat::Profiler::builder().testing().build();
+        let counted = count();
         let before = dhat::HeapStats::get().curr_bytes;
         let (value, weight) = decode_value::<T>(&bytes).unwrap();
         let taken = dhat::HeapStats::get().curr_bytes - before + size_of::<T>();
@@ -244,14 +249,14 @@ fn values_within_their_bound<T>(make: impl Fn(usize) -> T)
 where
     T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
 {
-    const CAPACITY: usize = 4 << 20;
+    const CAPACITY: usize = 2 << 20;
     let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
-    let counted = dhat::Profiler::builder().testing().build();
+    let counted = count();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let cache = Cache::new(Memory::new(CAPACITY as u64));
     let policy = ValuePolicy::ttl(Duration::from_hours(1)).build().unwrap();
     let before = dhat::HeapStats::get().curr_bytes;
-    for at in 0..6000 {
+    for at in 0..3_000 {
         let key = Key::new("value").part(at.to_string()).finish();
         for _ in 0..2 {
             let load = async || Ok::<_, ()>(make(at));

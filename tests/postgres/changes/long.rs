@@ -57,10 +57,12 @@ async fn peak(conn: &mut PgConnection) -> Option<u64> {
 async fn statements_that_change_many_long_values_do_not_fail_and_take_little_more_memory() {
     /// How many times as much as on a table without triggers. It is 1.5, since a trigger reads values one at a time.
     const FACTOR: u64 = 2;
+    /// The KiB of a value, which a DELETE reads only for a trigger.
+    const VALUE: u64 = 12 << 10;
     let plain = "create table plain (like pages including all)";
     let bed = Bed::new(&format!("{PAGES}; {plain}"), pages()).await;
-    let fill = "insert into TABLE select g, repeat((100 + g)::text, 4 << 20) from generate_series(1, 100) g";
-    let merge = "merge into TABLE p using generate_series(101, 200) g on p.id = g
+    let fill = "insert into TABLE select g, repeat((100 + g)::text, 4 << 20) from generate_series(1, ROWS) g";
+    let merge = "merge into TABLE p using generate_series(101, 100 + ROWS) g on p.id = g
         when matched then update set body = repeat((400 + g)::text, 4 << 20)";
     let version = bed.server.psql("show server_version_num").await.unwrap();
     for (sql, tags) in [
@@ -74,17 +76,18 @@ async fn statements_that_change_many_long_values_do_not_fail_and_take_little_mor
             continue; // MERGE came with Postgres 15.
         }
         let mut peaks = Vec::new();
-        for table in ["plain", "pages"] {
+        // Without triggers, a statement has one row at a time in memory.
+        for (table, rows) in [("plain", "10"), ("pages", "100")] {
             bed.server.psql("truncate tidegate.log").await.unwrap();
             let mut conn = PgConnection::connect(&bed.server.url()).await.unwrap();
-            let sql = sqlx::AssertSqlSafe(sql.replace("TABLE", table));
+            let sql = sqlx::AssertSqlSafe(sql.replace("TABLE", table).replace("ROWS", rows));
             sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
             peaks.extend(peak(&mut conn).await);
         }
         let logged = "select string_agg(cardinality(tags)::text, ' ') from tidegate.log";
         assert_eq!(bed.server.psql(logged).await.unwrap(), tags.to_string(), "{sql}");
         if let [without, with] = peaks[..] {
-            assert!(with <= FACTOR * without, "{sql}: {with} KiB, without triggers {without}");
+            assert!(with <= FACTOR * without + VALUE, "{sql}: {with} KiB, without triggers {without}");
         }
     }
 }

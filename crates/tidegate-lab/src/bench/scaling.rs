@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// Number of hits in each of five rounds
     #[arg(long, default_value_t = 100_000)]
     hits: u64,
+    /// Capacity in MiB of a cache that is filled ten times over
+    #[arg(long, default_value_t = 64)]
+    capacity: u64,
     /// Seed for the choice of keys
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -70,11 +73,11 @@ struct Bound {
 }
 
 pub(crate) async fn run(options: Options, output: Output) -> Result<ExitCode, Failure> {
-    if options.keys == 0 || options.hits == 0 {
-        return Err("at least one key and one hit are needed".into());
+    if options.keys == 0 || options.hits == 0 || !(1..=1 << 20).contains(&options.capacity) {
+        return Err("at least one key, one hit and a capacity of 1 MiB to 1 TiB are needed".into());
     }
     // First, while the process is small.
-    let bound = bound().await?;
+    let bound = bound(options.capacity << 20).await?;
     let curves =
         vec![by_keys(&options).await?, by_tags(&options).await?, by_bytes(&options).await?];
     let is_within = bound.counted <= bound.capacity;
@@ -145,18 +148,17 @@ async fn ask(app: &mut Router, size: usize) -> Result<bool, Failure> {
     Ok(status.is_some_and(|status| status.starts_with(b"tidegate; hit")))
 }
 
-async fn bound() -> Result<Bound, Failure> {
-    const CAPACITY: u64 = 64 << 20;
+async fn bound(capacity: u64) -> Result<Bound, Failure> {
     let before = resident(None);
-    let cache = Cache::new(Memory::new(CAPACITY));
-    for at in 0..CAPACITY * 10 / 1024 {
+    let cache = Cache::new(Memory::new(capacity));
+    for at in 0..capacity * 10 / 1024 {
         let load = async || Ok::<_, ()>("x".repeat(512));
         let loaded = cache.get_or_load(&key(at), &policy(1)?, load).await;
         loaded.map_err(|()| "no value")?;
     }
     let kept = cache.store_status().memory.ok_or("no memory")?;
     let resident = before.zip(resident(None)).map(|(before, after)| after.saturating_sub(before));
-    Ok(Bound { capacity: CAPACITY, counted: kept.bytes, entries: kept.entries, resident })
+    Ok(Bound { capacity, counted: kept.bytes, entries: kept.entries, resident })
 }
 
 async fn fill(cache: &Cache, count: u64, policy: &ValuePolicy) -> Result<(), Failure> {

@@ -23,9 +23,11 @@ async fn stampede_connections_and_scaling_benchmarks_respect_their_options() {
     assert_eq!((&found["held"], code), (&300.into(), Some(0)), "{found}");
     assert!(found["hits"].as_u64().is_some_and(|hits| hits >= 599), "{found}");
 
-    let (found, code) = json(&["bench", "scaling", "--keys", "1000", "--hits", "10"]).await;
+    let scaling = ["bench", "scaling", "--keys", "1000", "--hits", "10", "--capacity", "2"];
+    let (found, code) = json(&scaling).await;
     assert_eq!((&found["curves"][0]["points"][0]["at"], code), (&1000.into(), Some(0)), "{found}");
     let bound = &found["bound"];
+    assert_eq!(bound["capacity"].as_u64(), Some(2 << 20), "{found}");
     assert!(bound["counted"].as_u64() <= bound["capacity"].as_u64(), "{found}");
 }
 

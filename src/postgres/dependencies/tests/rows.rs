@@ -307,11 +307,11 @@ async fn statements(seeds: std::ops::Range<u64>) {
 
 #[tokio::test]
 async fn no_change_of_other_rows_changes_the_result_of_a_narrowed_statement() {
-    statements(0..60).await;
+    statements(0..30).await;
 }
 
 #[tokio::test]
 #[ignore = "minutes: scripts/deep"]
 async fn no_change_of_other_rows_changes_the_result_of_many_narrowed_statements() {
-    statements(60..5_000).await;
+    statements(30..5_000).await;
 }

@@ -143,6 +143,17 @@ create domain small as int;
 create domain word as text;
 create type mood as enum ('abc', 'ABC', 'i', 'I', '1');
 create type mine as (x int);
+-- Not every text is a value of each type.
+create function fill(name regclass, texts text[]) returns void language plpgsql as $$
+declare value text;
+begin
+    foreach value in array texts loop
+        begin
+            execute format('insert into %s values (%L)', name, value);
+        exception when others then null;
+        end;
+    end loop;
+end $$;
 ";
 
 fn table(of: usize) -> String {
@@ -154,11 +165,8 @@ async fn server() -> Server {
     for (of, kind) in TYPES.iter().enumerate() {
         let table = table(of);
         server.run(&format!("create table {table} (c {kind}); select track('{table}')")).await;
-        for value in VALUES {
-            let insert = format!("insert into {table} values ('{}')", value.replace('\'', "''"));
-            // Not every text is a value of each type.
-            let _ = sqlx::raw_sql(AssertSqlSafe(insert)).execute(&mut server.conn).await;
-        }
+        let fill = sqlx::query("select fill($1::text::regclass, $2)").bind(table).bind(VALUES);
+        fill.execute(&mut server.conn).await.unwrap();
     }
     server
 }
@@ -284,7 +292,7 @@ fn assert_told(sql: &str, rows: &[String], value: &str) {
 
 #[tokio::test]
 async fn a_change_to_a_row_that_a_literal_matches_carries_the_literals_tag() {
-    literals(300).await;
+    literals(150).await;
 }
 
 #[tokio::test]
@@ -338,7 +346,7 @@ where
 
 #[tokio::test]
 async fn a_change_to_a_row_that_a_parameter_matches_carries_the_parameters_tag() {
-    parameters(300).await;
+    parameters(150).await;
 }
 
 #[tokio::test]
