@@ -87,7 +87,10 @@ async fn statements_that_change_many_long_values_do_not_fail_and_take_little_mor
         let logged = "select string_agg(cardinality(tags)::text, ' ') from tidegate.log";
         assert_eq!(bed.server.psql(logged).await.unwrap(), tags.to_string(), "{sql}");
         if let [without, with] = peaks[..] {
-            assert!(with <= FACTOR * without + VALUE, "{sql}: {with} KiB, without triggers {without}");
+            assert!(
+                with <= FACTOR * without + VALUE,
+                "{sql}: {with} KiB, without triggers {without}"
+            );
         }
     }
 }

@@ -93,8 +93,16 @@ impl RedisSentinel {
     ///
     /// If the sentinel refuses.
     pub async fn failover(&self) -> io::Result<()> {
+        const ATTEMPTS: u32 = 3;
         let before = self.master().await?;
         self.sentinel.run::<()>(&words("FAILOVER mymaster")).await?;
+        for _ in 1..ATTEMPTS {
+            if self.moved_from(before).await.is_ok() {
+                return Ok(());
+            }
+            // Sentinel gives up if the replica is slow, and then does not try again by itself. It refuses if it has not.
+            let _ = self.sentinel.run::<()>(&words("FAILOVER mymaster")).await;
+        }
         self.moved_from(before).await
     }
 
