@@ -8,10 +8,10 @@ use axum::extract::State;
 use serde::Serialize;
 
 use super::Admin;
-use crate::cache::{AuditReport, Policy};
+use crate::cache::{AuditReport, Policy, RouteReads};
 use crate::outcome::{Counters, Outcome};
 use crate::store::StoreStatus;
-use crate::traffic::{RouteReads, Traffic};
+use crate::traffic::Traffic;
 
 /// The state of this node.
 #[derive(Serialize)]
@@ -169,7 +169,7 @@ impl RouteReport {
         traffic: &Traffic,
         audited: Option<&AuditReport>,
     ) -> Self {
-        let RouteReads { tables, untracked, uncacheable } = traffic.read();
+        let RouteReads { tables, untracked, uncacheable } = traffic.reads.get();
         let uncacheable = uncacheable.into_iter();
         Self {
             pattern: pattern.to_owned(),

@@ -348,7 +348,7 @@ impl FillGuard {
             self.cache.shared.counters.note(Event::StrayRead);
             warn_of_strays();
         }
-        if let Some(watch) = self.record.traffic() {
+        if let Some(watch) = self.record.watch() {
             watch.note_uncacheable(uncacheable);
         }
     }

@@ -11,13 +11,13 @@ use super::freshness::AgeLimits;
 use super::permit::{PendingPermit, Permit};
 use super::policy::Policy;
 use super::protocol::must_see;
+use super::reads::ReadStatistics;
 use super::record::{Arrival, EndedStrays, Needs, Record, Stray};
 use super::refresh::{EntryUse, decide};
 use super::template::PolicyTag;
 use crate::entry::{Entry, Key, LogPosition};
 use crate::outcome::{BypassReason, MissReason, Outcome};
 use crate::store::Found;
-use crate::traffic::Traffic;
 
 mod claim;
 mod flight;
@@ -46,8 +46,8 @@ pub(crate) struct LookupOptions {
     pub(crate) session: Option<LogPosition>,
     /// How old or stale an entry the client accepts.
     pub(crate) limits: AgeLimits,
-    /// Where reads are recorded for the traffic statistics.
-    pub(crate) watch: Option<Arc<Traffic>>,
+    /// Where reads are recorded for the operators' page.
+    pub(crate) watch: Option<Arc<ReadStatistics>>,
     /// Checks that an entry contains a value of the requested type; `None` if every entry under the key does.
     pub(crate) holds: Option<fn(&Entry) -> bool>,
     /// This is a request to a layer. Unless it is made within another scope, it need not see the process's own writes.

@@ -30,6 +30,7 @@ mod past;
 mod permit;
 mod policy;
 pub mod protocol;
+mod reads;
 mod record;
 mod refresh;
 mod stored_value;
@@ -57,6 +58,7 @@ pub(crate) use past::PastEpochs;
 pub(crate) use permit::Permit;
 pub use policy::{Policy, PolicyError, ValuePolicy, ValuePolicyBuilder};
 pub(crate) use policy::{PostReads, QueryPart};
+pub(crate) use reads::{ReadStatistics, RouteReads};
 pub(crate) use record::SimulatedProof;
 pub(crate) use record::{DatabaseId, Needs, Requirement, Stray, WriteInProgress};
 #[cfg(feature = "postgres")]

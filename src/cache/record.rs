@@ -19,11 +19,11 @@ use tokio::task::futures::TaskLocalFuture;
 
 use super::fence::Fences;
 use super::protocol::{self, proven_by_both, proven_with_inner};
+use super::reads::ReadStatistics;
 use super::template::PolicyTag;
 use crate::clock::Instant;
 use crate::entry::{Epoch, LogPosition, Position, Tag};
 use crate::sync::{Mutex, MutexGuard};
-use crate::traffic::Traffic;
 pub(crate) use requirement::{Arrival, DatabaseId, Needs, Requirement, WriteInProgress};
 pub(crate) use scope::{RecordScope, ScopeKind};
 use scope::{requirement_of, strays_of};
@@ -355,8 +355,8 @@ impl Record {
         self.0.scope.followed
     }
 
-    /// The traffic statistics to record reads in, if they are on.
-    pub(crate) fn traffic(&self) -> Option<&Arc<Traffic>> {
+    /// The statistics to record reads in, if they are on.
+    pub(crate) fn watch(&self) -> Option<&Arc<ReadStatistics>> {
         self.0.scope.watch.as_ref()
     }
 

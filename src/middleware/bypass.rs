@@ -91,7 +91,7 @@ impl<S> Exchange<S> {
                 let fences = self.routes.cache.fences();
                 self.routes.watch.rehearsal.note(*key, read, fences, traffic);
             }
-            Err(uncacheable) => traffic.note_uncacheable(&uncacheable),
+            Err(uncacheable) => traffic.reads.note_uncacheable(&uncacheable),
         }
     }
 }

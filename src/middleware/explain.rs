@@ -93,7 +93,7 @@ impl LayerSettings {
             plan.key = key;
         }
         let mut names = found.policy.tag_names_with(parameter);
-        names.extend(found.traffic.read().tables.into_keys());
+        names.extend(found.traffic.reads.get().tables.into_keys());
         self.explain_plan(shown, &plan, request.headers(), &names).await
     }
 

@@ -209,7 +209,7 @@ impl<S> CacheService<S> {
         S: Handler<A>,
         A: HttpBody + Send + 'static,
     {
-        let watch = seen.as_ref().map(|seen| seen.traffic.clone());
+        let watch = seen.as_ref().map(|seen| seen.traffic.reads.clone());
         let ask = LookupOptions {
             watch,
             limits: asked.limits,
@@ -344,7 +344,7 @@ impl<S> CacheService<S> {
         self.routes.cache.shared.counters.count(Outcome::Bypass(reason));
         let rehearsed = seen.as_ref().filter(|_| reason == BypassReason::NoPolicy);
         let rehearsed = rehearsed.and_then(|seen| self.routes.rehearsed(&request, seen));
-        let watch = rehearsed.as_ref().and(seen.as_ref()).map(|seen| seen.traffic.clone());
+        let watch = rehearsed.as_ref().and(seen.as_ref()).map(|seen| seen.traffic.reads.clone());
         let policy = self.route(&request).map(|route| route.policy.clone());
         let ask = LookupOptions { watch, ..LookupOptions::for_request(session) };
         let may_write = self.routes.may_write(&request, is_read);

@@ -19,9 +19,8 @@ use super::sample::ServerPosition;
 use super::server::Server;
 use super::words::may_write;
 use crate::cache::protocol::is_far_enough;
-use crate::cache::{Needs, PolicyTag, Record, Requirement, Stray, Uncacheable};
+use crate::cache::{Needs, PolicyTag, ReadStatistics, Record, Requirement, Stray, Uncacheable};
 use crate::entry::{Epoch, LogPosition, Position, Tag};
-use crate::traffic::Traffic;
 
 /// The requirements of one statement.
 #[derive(Debug)]
@@ -112,7 +111,7 @@ impl RoutePlan {
         db.follow_schema(plan.schema);
         match dependencies(db, sql, plan.epoch).await {
             Ok(found) => {
-                if let Some(watch) = record.traffic() {
+                if let Some(watch) = record.watch() {
                     tell_of(&found.dependencies, watch);
                 }
                 plan.take((db, &record), &found, statement, writer);
@@ -359,7 +358,7 @@ fn tags_of(record: &Record, tables: &[TrackedTable], statement: &RepeatableState
 
 /// If traffic is recorded, notes what a response would depend on although it is not cached.
 fn simulate(db: &Database, statement: &RepeatableStatement, record: &Record) {
-    let (Some(watch), sql) = (record.traffic(), statement.sql.as_str()) else { return };
+    let (Some(watch), sql) = (record.watch(), statement.sql.as_str()) else { return };
     let Some(found) = db.inner.known.get(sql) else {
         let why = "the dependencies of its statements are being looked up";
         record.mark_uncacheable(Uncacheable::new("unknown-dependencies", why));
@@ -378,11 +377,11 @@ fn simulate(db: &Database, statement: &RepeatableStatement, record: &Record) {
 }
 
 /// Tells the traffic recorder which tables a statement reads.
-fn tell_of(found: &Dependencies, watch: &Traffic) {
+fn tell_of(found: &Dependencies, watch: &ReadStatistics) {
     match found {
-        Dependencies::Tables(tables) => watch.reads(tables.iter().map(|table| &*table.name)),
+        Dependencies::Tables(tables) => watch.note(tables.iter().map(|table| &*table.name)),
         Dependencies::Unanalyzable(Unanalyzable::UntrackedTable(table, _)) => {
-            watch.reads_untracked(table);
+            watch.note_untracked(table);
         }
         Dependencies::Unanalyzable(_) => {}
     }

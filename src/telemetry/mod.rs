@@ -16,14 +16,11 @@ use metrics::{Counter, Gauge, Label, counter, gauge};
 use tokio::task::JoinHandle;
 
 use crate::cache::Cache;
+use crate::observe::names;
+pub use crate::observe::names::{Metric, MetricKind};
 use crate::outcome::{Event, Outcome};
 #[cfg(feature = "postgres")]
 use crate::postgres::{Database, ServerStatus};
-
-mod names;
-
-pub(crate) use names::{FLIGHT_WAIT, LOAD, STORE_CALL};
-pub use names::{Metric, MetricKind};
 
 /// Exports the metrics of a cache and its database to whichever recorder of the `metrics` crate is installed.
 /// `docs/metrics.md` lists the metrics; [`Metrics::ALL`] has the list for programs.
@@ -55,6 +52,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Every metric that Tidegate exports.
+    pub const ALL: &[Metric] = names::ALL;
+
     /// Metrics of a cache. This describes all metrics to the installed recorder, so install the recorder first.
     pub fn new(cache: &Cache) -> Self {
         Self::ALL.iter().for_each(Metric::describe);

@@ -10,17 +10,17 @@ pub(crate) mod simulation;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 pub(crate) use histogram::Histogram;
 pub(crate) use recent::Recent;
 pub(crate) use simulation::Simulation;
 
-use crate::cache::Uncacheable;
+use crate::cache::ReadStatistics;
 use crate::clock::{self, Instant};
 use crate::outcome::{Counters, Outcome};
 
-/// The most routes without a policy, and the most tables of a route, that are counted separately.
+/// The most routes without a policy that are counted separately.
 const MOST: usize = 512;
 
 /// The traffic statistics of one layer.
@@ -41,18 +41,7 @@ pub(crate) struct Traffic {
     /// Response times from the handler.
     pub(crate) made: Histogram,
     pub(crate) rehearsed: simulation::SimulationTally,
-    reads: Mutex<RouteReads>,
-}
-
-/// What a route's handler reads.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct RouteReads {
-    /// The number of statements by tracked table.
-    pub(crate) tables: BTreeMap<String, u64>,
-    /// The number of statements by table without triggers.
-    pub(crate) untracked: BTreeMap<String, u64>,
-    /// The number of responses that were not stored and an explanation, by reason.
-    pub(crate) uncacheable: BTreeMap<&'static str, (u64, String)>,
+    pub(crate) reads: Arc<ReadStatistics>,
 }
 
 /// One request in progress, with its start time.
@@ -104,44 +93,5 @@ impl RequestTimer {
         self.traffic.outcomes.count(outcome);
         let times = if outcome.is_hit() { &self.traffic.served } else { &self.traffic.made };
         times.note(self.began.elapsed());
-    }
-}
-
-impl Traffic {
-    /// Records a statement that reads these tables.
-    pub(crate) fn reads<'a>(&self, tables: impl Iterator<Item = &'a str>) {
-        let mut reads = self.locked();
-        for table in tables {
-            count(&mut reads.tables, table);
-        }
-    }
-
-    /// Records a statement that reads a table without triggers.
-    pub(crate) fn reads_untracked(&self, table: &str) {
-        count(&mut self.locked().untracked, table);
-    }
-
-    /// Records a response that could not be stored.
-    pub(crate) fn note_uncacheable(&self, uncacheable: &Uncacheable) {
-        let mut reads = self.locked();
-        let fresh = || (0, uncacheable.why.to_string());
-        reads.uncacheable.entry(uncacheable.token).or_insert_with(fresh).0 += 1;
-    }
-
-    /// The reads so far.
-    pub(crate) fn read(&self) -> RouteReads {
-        self.locked().clone()
-    }
-
-    fn locked(&self) -> MutexGuard<'_, RouteReads> {
-        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
-    if let Some(count) = counts.get_mut(name) {
-        *count += 1;
-    } else if counts.len() < MOST {
-        counts.insert(name.to_owned(), 1);
     }
 }

@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use super::writes::{Writes, rate};
 use crate::admin::answer::percent;
-use crate::cache::Policy;
+use crate::cache::{Policy, RouteReads};
 use crate::middleware::LayerSettings;
 use crate::outcome::{BypassReason, Counters, MissReason, Outcome};
-use crate::traffic::{RouteReads, Traffic, simulation};
+use crate::traffic::{Traffic, simulation};
 
 /// The fewest requests for an estimate.
 const ENOUGH: u64 = 20;
@@ -81,7 +81,7 @@ impl RouteAdvice {
             eligible: traffic.rehearsed.eligible(),
             sample: 0,
             saves_seconds: 0.0,
-            tables: traffic.read().tables.into_keys().map(table).collect(),
+            tables: traffic.reads.get().tables.into_keys().map(table).collect(),
             policy: None,
             notes: Vec::new(),
         }
@@ -92,7 +92,7 @@ impl RouteAdvice {
     fn without_policy(mut self, traffic: &Traffic) -> Self {
         let (hit_ratio, sample) = traffic.rehearsed.hit_ratio();
         self.sample = sample;
-        self.notes = obstacles(&traffic.read());
+        self.notes = obstacles(&traffic.reads.get());
         // A pattern in parentheses stands for several routes, so there is no policy to suggest.
         if sample < ENOUGH || self.pattern.starts_with('(') {
             return self;
@@ -178,7 +178,7 @@ fn obstacles(reads: &RouteReads) -> Vec<String> {
 
 /// How the route's policy could be improved.
 fn about_policy(traffic: &Traffic, policy: &Policy) -> Vec<String> {
-    let reads = traffic.read();
+    let reads = traffic.reads.get();
     let mut notes = obstacles(&reads);
     let asked = count(&traffic.outcomes, |_| true);
     let is_much = |outcome| asked >= ENOUGH && share(&traffic.outcomes, outcome, asked) > WORTH;

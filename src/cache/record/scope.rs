@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::{DatabaseId, EndedStrays, Record, Requirement};
 use crate::cache::permit::Permit;
+use crate::cache::reads::ReadStatistics;
 use crate::cache::template::PolicyTag;
 use crate::entry::LogPosition;
-use crate::traffic::Traffic;
 
 /// The settings with which a record is opened.
 #[derive(Debug, Default)]
@@ -23,8 +23,8 @@ pub(crate) struct RecordScope {
     pub(crate) followed: bool,
     /// How long ago the last drain may be for the node to choose replicas by what it knows.
     pub(crate) max_staleness: Duration,
-    /// Where reads are recorded for the traffic statistics.
-    pub(crate) watch: Option<Arc<Traffic>>,
+    /// Where reads are recorded for the operators' page.
+    pub(crate) watch: Option<Arc<ReadStatistics>>,
     /// There is a policy, so the result may be stored. Otherwise the scope only passes its records on.
     pub(crate) is_kept: bool,
     pub(crate) kind: ScopeKind,

@@ -2,8 +2,6 @@
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
-use super::Metrics;
-
 /// A metric that Tidegate exports.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -28,7 +26,7 @@ pub enum MetricKind {
 }
 
 impl Metric {
-    pub(super) fn describe(&self) {
+    pub(crate) fn describe(&self) {
         match self.kind {
             MetricKind::Counter => describe_counter!(self.name, self.unit(), self.help),
             MetricKind::Gauge => describe_gauge!(self.name, self.unit(), self.help),
@@ -50,12 +48,10 @@ macro_rules! metrics {
     ($($constant:ident $name:literal $kind:ident $help:literal;)*) => {
         $(pub(crate) const $constant: &str = $name;)*
 
-        impl Metrics {
-            /// Every metric that Tidegate exports.
-            pub const ALL: &[Metric] = &[
-                $(Metric { name: $name, kind: MetricKind::$kind, help: $help },)*
-            ];
-        }
+        /// Every metric that Tidegate exports.
+        pub(crate) const ALL: &[Metric] = &[
+            $(Metric { name: $name, kind: MetricKind::$kind, help: $help },)*
+        ];
     };
 }
 

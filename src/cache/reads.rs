@@ -1,0 +1,66 @@
+//! What the handlers of a route read, for the operators' page.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::Uncacheable;
+
+/// The most tables of a route that are counted separately.
+const MOST: usize = 512;
+
+/// Counts what a route's handlers read.
+#[derive(Debug, Default)]
+pub(crate) struct ReadStatistics(Mutex<RouteReads>);
+
+/// What a route's handlers have read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RouteReads {
+    /// The number of statements by tracked table.
+    pub(crate) tables: BTreeMap<String, u64>,
+    /// The number of statements by table without triggers.
+    pub(crate) untracked: BTreeMap<String, u64>,
+    /// The number of responses that were not stored and an explanation, by reason.
+    pub(crate) uncacheable: BTreeMap<&'static str, (u64, String)>,
+}
+
+impl ReadStatistics {
+    /// Records a statement that reads these tables.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn note<'a>(&self, tables: impl Iterator<Item = &'a str>) {
+        let mut reads = self.locked();
+        for table in tables {
+            count(&mut reads.tables, table);
+        }
+    }
+
+    /// Records a statement that reads a table without triggers.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn note_untracked(&self, table: &str) {
+        count(&mut self.locked().untracked, table);
+    }
+
+    /// Records a response that could not be stored.
+    pub(crate) fn note_uncacheable(&self, uncacheable: &Uncacheable) {
+        let mut reads = self.locked();
+        let fresh = || (0, uncacheable.why.to_string());
+        reads.uncacheable.entry(uncacheable.token).or_insert_with(fresh).0 += 1;
+    }
+
+    /// The reads so far.
+    pub(crate) fn get(&self) -> RouteReads {
+        self.locked().clone()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, RouteReads> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(feature = "postgres")]
+fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
+    if let Some(count) = counts.get_mut(name) {
+        *count += 1;
+    } else if counts.len() < MOST {
+        counts.insert(name.to_owned(), 1);
+    }
+}
