@@ -220,7 +220,7 @@ impl Store for Guard {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
 
     use tokio::time::{advance, sleep};
 
@@ -232,6 +232,7 @@ mod tests {
     struct Mock {
         asked: AtomicUsize,
         fate: std::sync::Mutex<Fate>,
+        is_large: AtomicBool,
     }
 
     #[derive(Clone, Copy, Debug, Default)]
@@ -283,6 +284,10 @@ mod tests {
         ) -> BoxFuture<'a, Result<Lease, StoreError>> {
             Box::pin(async { self.get(key).await.map(|_| Lease::Granted(None)) })
         }
+
+        fn is_large(&self, _: &Key) -> bool {
+            self.is_large.load(Ordering::SeqCst)
+        }
     }
 
     fn guarded_mock(fate: Fate) -> (Guard, Arc<Mock>, Key) {
@@ -316,6 +321,21 @@ mod tests {
         }
         assert!(matches!(guard.get(&key).await, Err(StoreError::Open)));
         assert_eq!(asked(&mock), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn timeouts_of_large_values_do_not_open_the_breaker_and_other_errors_do() {
+        let (guard, mock, key) = guarded_mock(Fate::Slow);
+        mock.is_large.store(true, Ordering::SeqCst);
+        for _ in 0..5 {
+            assert!(matches!(guard.get(&key).await, Err(StoreError::Timeout(_))));
+        }
+        assert!(!guard.is_open());
+        *mock.fate.lock().unwrap() = Fate::Fails;
+        for _ in 0..3 {
+            assert!(matches!(guard.get(&key).await, Err(StoreError::Backend(_))));
+        }
+        assert!(guard.is_open());
     }
 
     #[tokio::test(start_paused = true)]
