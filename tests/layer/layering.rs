@@ -29,15 +29,38 @@ fn sources(path: &Path) -> Vec<PathBuf> {
     if is_tests { Vec::new() } else { inside.flat_map(|path| sources(&path)).collect() }
 }
 
-/// The names that follow `crate::` in a file's code, up to its unit tests.
+/// Whether a line of formatted code is the last one of an item that is not within another.
+fn ends_item(line: &str) -> bool {
+    line == "}" || !line.starts_with([' ', '#']) && line.ends_with([';', '}'])
+}
+
+/// The lines of code outside unit tests, and outside items for these.
+fn code(text: &str) -> Vec<&str> {
+    let begins_test =
+        |line: &str| line.starts_with("#[cfg(test)]") || line.starts_with("#[cfg(all(test,");
+    let mut is_test = false;
+    let mut code = Vec::new();
+    for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+        is_test |= begins_test(line);
+        if !is_test {
+            code.push(line);
+        }
+        is_test &= !ends_item(line);
+    }
+    code
+}
+
+#[test]
+fn code_between_and_after_test_items_is_read() {
+    let text = "a();\n#[cfg(test)]\nuse x;\nb\n#[cfg(test)]\nmod tests {\n    c;\n}\n#[cfg(all(test, y))]\n#[z]\nfn d() {\n}\ne";
+    assert_eq!(code(text), ["a();", "b", "e"]);
+}
+
+/// The names that follow `crate::` in a file's code.
 fn imports(file: &Path) -> BTreeSet<String> {
     let text = fs::read_to_string(file).unwrap();
-    let is_test =
-        |line: &str| ["#[cfg(test)]", "#[cfg(all(test,"].iter().any(|cfg| line.starts_with(cfg));
-    let code = text.lines().take_while(|line| !is_test(line));
-    let code = code.filter(|line| !line.trim_start().starts_with("//"));
     let mut found = BTreeSet::new();
-    for line in code {
+    for line in code(&text) {
         for after in line.split("crate::").skip(1) {
             let end = after.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(after.len());
             found.insert(after[..end].to_owned());
