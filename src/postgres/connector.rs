@@ -11,6 +11,7 @@ use sqlx::{ConnectOptions, Error, PgConnection};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use super::backoff::Backoff;
 use super::deadline::{PATIENCE, no_response};
 use super::error::sql_state;
 use crate::clock::{self, Instant};
@@ -19,7 +20,7 @@ use crate::clock::{self, Instant};
 /// 15 minutes (Amazon RDS User Guide, "IAM database authentication").
 const VALID: Duration = Duration::from_secs(60);
 
-/// After a failure to get new credentials, when to try again.
+/// After a failure to get new credentials, when to try again; the pauses grow up to `VALID`.
 const AGAIN: Duration = Duration::from_secs(5);
 
 pub(crate) type CredentialsError = Box<dyn StdError + Send + Sync>;
@@ -165,13 +166,20 @@ impl Connector {
         let (connector, pool) = (self.clone(), pool.clone());
         self.has_credentials().then(|| {
             CredentialsRefresh(tokio::spawn(async move {
+                let mut backoff = Backoff::new(AGAIN, VALID);
                 loop {
                     let began = clock::now();
                     if let Ok(options) = connector.issued_since(Some(began)).await {
                         pool.set_connect_options(options);
                     }
                     let is_new = connector.known(Some(began)).is_some();
-                    sleep(if is_new { VALID } else { AGAIN }).await;
+                    sleep(if is_new {
+                        backoff.reset();
+                        VALID
+                    } else {
+                        backoff.pause()
+                    })
+                    .await;
                 }
             }))
         })
