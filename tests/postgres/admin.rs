@@ -251,7 +251,7 @@ async fn the_expected_hit_ratio_accounts_for_changes() {
 
 /// A request from this address, with this token.
 #[tokio::test(flavor = "multi_thread")]
-async fn column_values_are_shown_only_if_the_service_enables_it() {
+async fn security_column_values_are_shown_only_if_the_service_enables_it() {
     let (server, db, cache) = followed("create table products (email text primary key)").await;
     server.psql("insert into products values ('eve@example.org')").await.unwrap();
     let layer = CacheLayer::new(cache);
