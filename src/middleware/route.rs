@@ -133,8 +133,8 @@ fn matches(pattern: &str, path: &str) -> bool {
 
 /// A segment's text before its parameter, the parameter, and the text after.
 fn split(segment: &str) -> Option<(&str, &str, &str)> {
-    let (before, rest) = split_at(segment, b'{')?;
-    let (name, after) = split_at(rest, b'}')?;
+    let (before, rest) = split_once(segment, b'{')?;
+    let (name, after) = split_once(rest, b'}')?;
     Some((before, name, after))
 }
 
@@ -144,11 +144,11 @@ fn decode(value: &str) -> Option<Cow<'_, str>> {
 
 /// The first segment of a path, and the rest if there is one.
 fn cut(path: &str) -> (&str, Option<&str>) {
-    split_at(path, b'/').map_or((path, None), |(segment, rest)| (segment, Some(rest)))
+    split_once(path, b'/').map_or((path, None), |(segment, rest)| (segment, Some(rest)))
 }
 
-/// As `str::split_once`, which takes longer for segments of some bytes: each hit matches its path.
-fn split_at(text: &str, separator: u8) -> Option<(&str, &str)> {
+/// As `str::split_once`, which takes longer for segments of a few bytes: each hit matches its path.
+fn split_once(text: &str, separator: u8) -> Option<(&str, &str)> {
     let at = text.bytes().position(|byte| byte == separator)?;
     Some((&text[..at], &text[at + 1..]))
 }

@@ -75,11 +75,9 @@ fn a_reader_that_sees_a_drain_confirmed_sees_its_fences() {
 }
 
 /// Two threads raise the same fence; in either order, the greater position remains.
-#[test]
-fn concurrent_raises_leave_the_greater_fence() {
-    // Three threads have too many schedules to try them all.
+fn raise_concurrently(preemptions: Option<usize>) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
+    model.preemption_bound = preemptions;
     model.check(|| {
         let fences = fences();
         let writers = [150, 200].map(|to| {
@@ -91,6 +89,17 @@ fn concurrent_raises_leave_the_greater_fence() {
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         assert_eq!(fences.position(tag()), at(200));
     });
+}
+
+#[test]
+fn concurrent_raises_leave_the_greater_fence() {
+    raise_concurrently(Some(3));
+}
+
+#[test]
+#[ignore = "a minute: scripts/deep"]
+fn concurrent_raises_leave_the_greater_fence_in_every_schedule() {
+    raise_concurrently(None);
 }
 
 /// Two concurrent changes without a log: a fill that began before the second one does not include it.
