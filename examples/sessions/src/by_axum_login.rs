@@ -84,10 +84,7 @@ impl AuthnBackend for Accounts {
 impl AuthzBackend for Accounts {
     type Permission = &'static str;
 
-    async fn get_user_permissions(
-        &self,
-        user: &User,
-    ) -> Result<HashSet<&'static str>, Infallible> {
+    async fn get_user_permissions(&self, user: &User) -> Result<HashSet<&'static str>, Infallible> {
         let may_read = self.all().get(&user.id).is_some_and(|account| account.may_read_reports);
         Ok(may_read.then_some("reports").into_iter().collect())
     }

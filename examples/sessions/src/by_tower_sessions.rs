@@ -58,7 +58,6 @@ async fn logout(session: Session) -> Result<(), StatusCode> {
     session.flush().await.map_err(no_session)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "as map_err calls it")]
 fn no_session(_: session::Error) -> StatusCode {
     StatusCode::INTERNAL_SERVER_ERROR
 }
