@@ -20,7 +20,7 @@ use crate::clock::{self, Instant};
 /// 15 minutes (Amazon RDS User Guide, "IAM database authentication").
 const VALID: Duration = Duration::from_secs(60);
 
-/// After a failure to get new credentials, when to try again; the pauses grow up to `VALID`.
+/// How long after a failure to get new credentials to try again. The pauses of a pool's refresh grow from it to [`VALID`].
 const AGAIN: Duration = Duration::from_secs(5);
 
 pub(crate) type CredentialsError = Box<dyn StdError + Send + Sync>;
@@ -172,14 +172,13 @@ impl Connector {
                     if let Ok(options) = connector.issued_since(Some(began)).await {
                         pool.set_connect_options(options);
                     }
-                    let is_new = connector.known(Some(began)).is_some();
-                    sleep(if is_new {
+                    let pause = if connector.known(Some(began)).is_some() {
                         backoff.reset();
                         VALID
                     } else {
                         backoff.pause()
-                    })
-                    .await;
+                    };
+                    sleep(pause).await;
                 }
             }))
         })

@@ -112,7 +112,7 @@ impl RoutePlan {
         match dependencies(db, sql, plan.epoch).await {
             Ok(found) => {
                 if let Some(watch) = record.watch() {
-                    tell_of(&found.dependencies, watch);
+                    count_tables(&found.dependencies, watch);
                 }
                 plan.take((db, &record), &found, statement, writer);
                 if found.reads_clock || statement.arguments.as_ref().is_some_and(mentions_clock) {
@@ -364,7 +364,7 @@ fn simulate(db: &Database, statement: &RepeatableStatement, record: &Record) {
         record.mark_uncacheable(Uncacheable::new("unknown-dependencies", why));
         return db.inner.statements.learn(db, sql);
     };
-    tell_of(&found.dependencies, watch);
+    count_tables(&found.dependencies, watch);
     match &*found.dependencies {
         Dependencies::Tables(tables) => {
             record.would_depend_on(&tags_of(record, tables, statement));
@@ -376,8 +376,8 @@ fn simulate(db: &Database, statement: &RepeatableStatement, record: &Record) {
     }
 }
 
-/// Tells the traffic recorder which tables a statement reads.
-fn tell_of(found: &Dependencies, watch: &ReadStatistics) {
+/// Counts the tables that a statement reads.
+fn count_tables(found: &Dependencies, watch: &ReadStatistics) {
     match found {
         Dependencies::Tables(tables) => watch.note(tables.iter().map(|table| &*table.name)),
         Dependencies::Unanalyzable(Unanalyzable::UntrackedTable(table, _)) => {

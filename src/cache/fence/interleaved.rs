@@ -74,7 +74,8 @@ fn a_reader_that_sees_a_drain_confirmed_sees_its_fences() {
     });
 }
 
-/// Two threads raise the same fence; in either order, the greater position remains.
+/// Two threads raise the same fence; in either order, the greater position remains. Without a bound on the preemptions, the
+/// schedules take a minute.
 fn raise_concurrently(preemptions: Option<usize>) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = preemptions;
