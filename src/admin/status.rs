@@ -169,7 +169,7 @@ impl RouteReport {
         traffic: &Traffic,
         audited: Option<&AuditReport>,
     ) -> Self {
-        let RouteReads { tables, untracked, uncacheable } = traffic.reads.get();
+        let RouteReads { tables, untracked, uncacheable, compared: _ } = traffic.reads.get();
         let uncacheable = uncacheable.into_iter();
         Self {
             pattern: pattern.to_owned(),

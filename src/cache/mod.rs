@@ -58,7 +58,7 @@ pub(crate) use past::PastEpochs;
 pub(crate) use permit::Permit;
 pub use policy::{Policy, PolicyError, ValuePolicy, ValuePolicyBuilder};
 pub(crate) use policy::{PostReads, QueryPart};
-pub(crate) use reads::{ReadStatistics, RouteReads};
+pub(crate) use reads::{ComparedColumns, ReadStatistics, RouteReads};
 pub(crate) use record::SimulatedProof;
 pub(crate) use record::{DatabaseId, Needs, Requirement, Stray, WriteInProgress};
 #[cfg(feature = "postgres")]

@@ -19,8 +19,19 @@ pub(crate) struct RouteReads {
     pub(crate) tables: BTreeMap<String, u64>,
     /// The number of statements by table without triggers.
     pub(crate) untracked: BTreeMap<String, u64>,
+    /// The tables any change of which counts, although the statements compare columns with values.
+    pub(crate) compared: BTreeMap<String, ComparedColumns>,
     /// The number of responses that were not stored and an explanation, by reason.
     pub(crate) uncacheable: BTreeMap<&'static str, (u64, String)>,
+}
+
+/// The columns of a table that statements compare with values.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ComparedColumns {
+    /// The columns that changes are recorded by at present.
+    pub(crate) recorded: Vec<String>,
+    /// The number of statements by other column.
+    pub(crate) others: BTreeMap<String, u64>,
 }
 
 impl ReadStatistics {
@@ -37,6 +48,23 @@ impl ReadStatistics {
     #[cfg(feature = "postgres")]
     pub(crate) fn note_untracked(&self, table: &str) {
         count(&mut self.locked().untracked, table);
+    }
+
+    /// Records a statement that compares columns of a table with values, of which none is among those that changes are
+    /// recorded by.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn note_compared(&self, table: &str, recorded: &[String], compared: &[String]) {
+        let mut reads = self.locked();
+        if compared.is_empty()
+            || reads.compared.len() >= MOST && !reads.compared.contains_key(table)
+        {
+            return;
+        }
+        let columns = reads.compared.entry(table.to_owned()).or_default();
+        recorded.clone_into(&mut columns.recorded);
+        for column in compared {
+            count(&mut columns.others, column);
+        }
     }
 
     /// Records a response that could not be stored.

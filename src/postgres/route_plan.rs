@@ -379,7 +379,12 @@ fn simulate(db: &Database, statement: &RepeatableStatement, record: &Record) {
 /// Counts the tables that a statement reads.
 fn count_tables(found: &Dependencies, watch: &ReadStatistics) {
     match found {
-        Dependencies::Tables(tables) => watch.note(tables.iter().map(|table| &*table.name)),
+        Dependencies::Tables(tables) => {
+            watch.note(tables.iter().map(|table| &*table.name));
+            for table in tables.iter().filter(|table| table.by.is_empty()) {
+                watch.note_compared(&table.name, &table.columns, &table.compared);
+            }
+        }
         Dependencies::Unanalyzable(Unanalyzable::UntrackedTable(table, _)) => {
             watch.note_untracked(table);
         }

@@ -25,6 +25,7 @@ pub(crate) struct SimulationTally {
     eligible: AtomicU64,
     asked: AtomicU64,
     hits: AtomicU64,
+    changed: AtomicU64,
     personal: AtomicU64,
 }
 
@@ -38,18 +39,36 @@ impl Simulation {
     /// Records a request for a key and the reads of its handler.
     pub(crate) fn note(&self, key: u64, read: SimulatedProof, fences: &Fences, route: &Traffic) {
         route.rehearsed.eligible.fetch_add(1, Ordering::Relaxed);
-        let is_hit = self.0.exchange(key, |stored| {
-            let is_hit = stored.as_ref().is_some_and(|(rehearsed, since)| {
-                since.elapsed() < TTL && rehearsed.is_valid(fences)
-            });
-            if !is_hit {
+        let found = self.0.exchange(key, |stored| {
+            let found = Found::of(stored.as_ref(), fences);
+            if found != Found::Valid {
                 *stored = Some((read, clock::now()));
             }
-            is_hit
+            found
         });
-        let Some(is_hit) = is_hit else { return };
+        let Some(found) = found else { return };
         route.rehearsed.asked.fetch_add(1, Ordering::Relaxed);
-        route.rehearsed.hits.fetch_add(is_hit.into(), Ordering::Relaxed);
+        route.rehearsed.hits.fetch_add((found == Found::Valid).into(), Ordering::Relaxed);
+        route.rehearsed.changed.fetch_add((found == Found::Changed).into(), Ordering::Relaxed);
+    }
+}
+
+/// What a request found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// An entry that a change has invalidated.
+    Changed,
+    Valid,
+}
+
+impl Found {
+    fn of(stored: Option<&(SimulatedProof, Instant)>, fences: &Fences) -> Self {
+        match stored.filter(|(_, since)| since.elapsed() < TTL) {
+            None => Self::Nothing,
+            Some((proof, _)) if proof.is_valid(fences) => Self::Valid,
+            Some(_) => Self::Changed,
+        }
     }
 }
 
@@ -69,10 +88,18 @@ impl SimulationTally {
     }
 
     /// The share of sampled requests that the cache would have served, from 0 to 1, and the number of sampled requests.
-    #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more")]
     pub(crate) fn hit_ratio(&self) -> (f64, u64) {
         let asked = self.asked.load(Ordering::Relaxed);
-        let hits = self.hits.load(Ordering::Relaxed);
-        (if asked == 0 { 0.0 } else { hits as f64 / asked as f64 }, asked)
+        (share(&self.hits, asked), asked)
     }
+
+    /// The share of sampled requests that found an entry which a change had invalidated.
+    pub(crate) fn changed_ratio(&self) -> f64 {
+        share(&self.changed, self.asked.load(Ordering::Relaxed))
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio needs no more")]
+fn share(count: &AtomicU64, all: u64) -> f64 {
+    if all == 0 { 0.0 } else { count.load(Ordering::Relaxed) as f64 / all as f64 }
 }

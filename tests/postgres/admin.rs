@@ -9,7 +9,8 @@ use axum::extract::{Path, State};
 use axum::http::{Request, StatusCode};
 use axum::routing::get;
 use serde_json::{Value, json};
-use tidegate::{Admin, CacheLayer, Database, Tag};
+use sqlx::Connection;
+use tidegate::{Admin, CacheLayer, Database, Tag, Triggers};
 use tidegate_testing::Postgres;
 
 /// What a request that changes something must have.
@@ -249,7 +250,63 @@ async fn the_expected_hit_ratio_accounts_for_changes() {
     assert!(plain["policy"].is_null() && plain["tables"][0]["name"] == "products", "{plain}");
 }
 
-/// A request from this address, with this token.
+#[tokio::test]
+async fn suggest_names_columns_that_statements_compare_and_changes_are_not_recorded_by() {
+    async fn by_name(State(db): State<Database>, Path(name): Path<String>) -> String {
+        let sql = "select count(*) from products where name = $1 and price > 0";
+        let query = sqlx::query_scalar::<_, i64>(sql).bind(name);
+        query.fetch_one(db.reader()).await.unwrap().to_string()
+    }
+    let tables = "create table products (id int primary key, name text, price int);
+        insert into products values (1, 'a', 1), (2, 'b', 1)";
+    let (server, db, cache) = followed(tables).await;
+    let layer = CacheLayer::new(cache).route("/cached/{name}", policy());
+    let admin = Admin::new(&layer).database(&db).unprotected();
+    let app = Router::new()
+        .route("/cached/{name}", get(by_name))
+        .route("/plain/{name}", get(by_name))
+        .layer(layer)
+        .with_state(db)
+        .nest("/admin", admin);
+    let advice = async |pattern: &str| {
+        let all = json(&app, "/admin/api/suggest").await;
+        let routes = all["routes"].as_array().unwrap().clone();
+        let mut routes = routes.into_iter().filter(|route| route["pattern"] == pattern);
+        routes.next().unwrap_or_default()["columns"][0].clone()
+    };
+    let known = async || {
+        ask(&app, "/plain/a").await;
+        !advice("/plain/{name}").await.is_null()
+    };
+    eventually("the statement is analysed", known).await;
+    for round in 0..20 {
+        ask(&app, "/cached/a").await;
+        ask(&app, "/plain/a").await;
+        let write = format!("update products set price = {round} + 2 where name = 'b'");
+        server.psql(&write).await.unwrap();
+        let seen = async || ask(&app, "/cached/a").await.1.contains("changed");
+        eventually("the write is seen", seen).await;
+    }
+    for pattern in ["/cached/{name}", "/plain/{name}"] {
+        let columns = advice(pattern).await;
+        assert_eq!(columns["install"], "products:id,name", "{pattern}: {columns}");
+        assert!(columns["statements"]["name"].as_u64() >= Some(20), "{pattern}: {columns}");
+        let most = columns["hit_ratio_at_most"].as_f64().unwrap();
+        assert!(most > 0.9 && most <= 1.0, "{pattern}: {columns}");
+    }
+    let told = text(&app, "/admin/api/suggest").await;
+    assert!(told.contains("tidegate install products:id,name"), "{told}");
+    // Once changes are recorded by the column, there is nothing to suggest.
+    let mut conn = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+    Triggers::new().columns("products", &["id", "name"]).install(&mut conn).await.unwrap();
+    let status = async || {
+        ask(&app, "/cached/b").await;
+        server.psql("update products set price = price + 1 where name = 'a'").await.unwrap();
+        ask(&app, "/cached/b").await.1.contains("hit")
+    };
+    eventually("changes of other rows leave the response", status).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn security_column_values_are_shown_only_if_the_service_enables_it() {
     let (server, db, cache) = followed("create table products (email text primary key)").await;

@@ -1,5 +1,6 @@
 //! Estimates what each route would gain from a policy, or from a better one.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use serde::Serialize;
 
 use super::writes::{Writes, rate};
 use crate::admin::answer::percent;
-use crate::cache::{Policy, RouteReads};
+use crate::cache::{ComparedColumns, Policy, RouteReads};
 use crate::middleware::LayerSettings;
 use crate::outcome::{BypassReason, Counters, MissReason, Outcome};
 use crate::traffic::{Traffic, simulation};
@@ -35,6 +36,7 @@ pub(super) struct RouteAdvice {
     /// The handler time that the cache would have saved.
     pub(super) saves_seconds: f64,
     tables: Vec<TableAdvice>,
+    columns: Vec<ColumnAdvice>,
     /// The policy to begin with.
     policy: Option<String>,
     /// Obstacles and hints.
@@ -47,6 +49,17 @@ struct TableAdvice {
     rows_written_per_second: Option<f64>,
 }
 
+/// Columns of a table by which changes could be recorded, so that they invalidate fewer responses.
+#[derive(Serialize)]
+struct ColumnAdvice {
+    /// The argument of `tidegate install` for the table: all columns that changes would then be recorded by.
+    install: String,
+    /// How many statements compare each of the new columns with values.
+    statements: BTreeMap<String, u64>,
+    /// The share of requests that would be hits if no change had invalidated their responses.
+    hit_ratio_at_most: Option<f64>,
+}
+
 /// All routes of some layers.
 pub(super) fn all(
     layers: &[Arc<LayerSettings>],
@@ -57,6 +70,7 @@ pub(super) fn all(
     let with = with.map(|(pattern, route)| {
         let notes = about_policy(&route.traffic, &route.policy);
         RouteAdvice { notes, ..RouteAdvice::new(pattern, &route.traffic, writes, watched) }
+            .with_columns(&route.traffic, most_hits(&route.traffic))
     });
     let without = layers.iter().flat_map(|layer| layer.watch.others());
     let without = without.map(|(pattern, traffic)| {
@@ -82,9 +96,22 @@ impl RouteAdvice {
             sample: 0,
             saves_seconds: 0.0,
             tables: traffic.reads.get().tables.into_keys().map(table).collect(),
+            columns: Vec::new(),
             policy: None,
             notes: Vec::new(),
         }
+    }
+
+    /// Adds the columns that statements compare and that changes are not recorded by.
+    fn with_columns(mut self, traffic: &Traffic, hit_ratio_at_most: Option<f64>) -> Self {
+        let advice = |(table, columns): (String, ComparedColumns)| {
+            let all: Vec<&str> =
+                columns.recorded.iter().chain(columns.others.keys()).map(String::as_str).collect();
+            let install = format!("{table}:{}", all.join(","));
+            ColumnAdvice { install, statements: columns.others, hit_ratio_at_most }
+        };
+        self.columns = traffic.reads.get().compared.into_iter().map(advice).collect();
+        self
     }
 
     /// Adds the estimate of what the cache would have done, from the simulation.
@@ -93,6 +120,8 @@ impl RouteAdvice {
         let (hit_ratio, sample) = traffic.rehearsed.hit_ratio();
         self.sample = sample;
         self.notes = obstacles(&traffic.reads.get());
+        let most = hit_ratio + traffic.rehearsed.changed_ratio();
+        self = self.with_columns(traffic, (sample >= ENOUGH).then_some(most));
         // A pattern in parentheses stands for several routes, so there is no policy to suggest.
         if sample < ENOUGH || self.pattern.starts_with('(') {
             return self;
@@ -151,8 +180,16 @@ impl RouteAdvice {
     }
 
     pub(super) fn is_of_use(&self) -> bool {
-        self.policy.is_some() || !self.notes.is_empty()
+        self.policy.is_some() || !self.notes.is_empty() || !self.columns.is_empty()
     }
+}
+
+/// The share of a route's requests that were hits, or would have been without changes.
+fn most_hits(traffic: &Traffic) -> Option<f64> {
+    let asked = count(&traffic.outcomes, |_| true);
+    let is_hit =
+        |outcome| Outcome::is_hit(outcome) || outcome == Outcome::Miss(MissReason::Changed);
+    (asked >= ENOUGH).then(|| ratio(count(&traffic.outcomes, is_hit), asked))
 }
 
 /// A policy's tag for the rows of a table that a parameter names.
@@ -213,9 +250,13 @@ fn count(outcomes: &Counters, counts: impl Fn(Outcome) -> bool) -> u64 {
     Outcome::all().filter(|outcome| counts(*outcome)).map(|outcome| outcomes.outcome(outcome)).sum()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a ratio needs no more")]
 fn share(outcomes: &Counters, outcome: Outcome, of: u64) -> f64 {
-    outcomes.outcome(outcome) as f64 / of.max(1) as f64
+    ratio(outcomes.outcome(outcome), of)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio needs no more")]
+fn ratio(count: u64, all: u64) -> f64 {
+    count as f64 / all.max(1) as f64
 }
 
 impl fmt::Display for RouteAdvice {
@@ -235,8 +276,25 @@ impl fmt::Display for RouteAdvice {
             )?;
         }
         self.tables.iter().try_for_each(|table| writeln!(f, "  {table}"))?;
+        self.columns.iter().try_for_each(|columns| writeln!(f, "  {columns}"))?;
         self.notes.iter().try_for_each(|note| writeln!(f, "  {note}"))?;
         self.policy.iter().try_for_each(|policy| writeln!(f, "  {policy}"))
+    }
+}
+
+impl fmt::Display for ColumnAdvice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (column, statements) in &self.statements {
+            write!(f, "{statements} statements compare {column}, ")?;
+        }
+        write!(
+            f,
+            "but each change of the table invalidates them: tidegate install {}",
+            self.install
+        )?;
+        self.hit_ratio_at_most
+            .iter()
+            .try_for_each(|ratio| write!(f, ", for at most {} hits", percent(*ratio)))
     }
 }
 

@@ -47,6 +47,9 @@ pub(crate) struct TrackedTable {
     /// The known conditions on the rows that are read, by the order of `columns`. Each of them alone covers all of these
     /// rows.
     pub(crate) by: Vec<Equality>,
+    /// The columns that the statement compares with values and that are not among `columns`. If they were, the result
+    /// would depend on fewer rows.
+    pub(crate) compared: Vec<String>,
 }
 
 /// Finds what `references` stand for, as [`resolve_with_clock`] does.

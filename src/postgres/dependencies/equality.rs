@@ -48,12 +48,15 @@ pub(super) async fn narrow(
 impl TrackedTable {
     fn take(&mut self, condition: Condition, family: Family) {
         let Condition { column, values, .. } = condition;
-        let Self { columns, by, .. } = self;
+        let Self { columns, by, compared, .. } = self;
         let values: Option<Vec<_>> = values.iter().map(|value| value.given(family)).collect();
-        if let Some(values) = values.filter(|_| columns.contains(&column)) {
+        let Some(values) = values else { return };
+        if columns.contains(&column) {
             by.push(Equality { column, family, values });
             // The primary key's columns come first, and are the most selective.
             by.sort_by_key(|by| columns.iter().position(|column| *column == by.column));
+        } else if !compared.contains(&column) {
+            compared.push(column);
         }
     }
 }

@@ -94,7 +94,10 @@ pub(super) async fn tracked(
     }
     let tagged = |column: &String| family.iter().all(|member| member.columns.contains(column));
     let columns = root.columns.iter().filter(|column| tagged(column)).cloned().collect();
-    Ok((root.oid, TrackedTable { name: root.name.clone(), columns, by: Vec::new() }))
+    Ok((
+        root.oid,
+        TrackedTable { name: root.name.clone(), columns, by: Vec::new(), compared: Vec::new() },
+    ))
 }
 
 async fn family(conn: &mut PgConnection, oid: i64) -> Result<Vec<FamilyMember>, sqlx::Error> {
