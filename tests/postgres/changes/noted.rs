@@ -84,7 +84,13 @@ async fn a_schema_change_is_recorded_once_in_its_own_transaction() {
 
 #[tokio::test]
 async fn no_schema_change_fails_because_it_cannot_be_recorded() {
-    for (broken, change) in [
+    let bed = Bed::new(USERS, users()).await;
+    let server = bed.server;
+    // A copy of the database for each case; what is copied must have no connection.
+    bed.conn.close().await.unwrap();
+    let url = server.url_of("template1");
+    let psql = async |sql: &str| server.psql_at(&url, sql).await;
+    for (number, (broken, change)) in [
         ("drop table tidegate.ddl", "create table a ()"),
         ("drop table tidegate.log cascade", "create table a ()"),
         ("drop function tidegate.no_event_trigger", "create table a ()"),
@@ -108,13 +114,18 @@ async fn no_schema_change_fails_because_it_cannot_be_recorded() {
             "create role owner; alter table users owner to owner",
             "reassign owned by owner to postgres; drop owned by owner",
         ),
-    ] {
-        let bed = Bed::new(USERS, users()).await;
-        if let Err(error) = bed.server.psql(broken).await {
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        psql(&format!("create database case_{number} template postgres")).await.unwrap();
+        let url = server.url_of(&format!("case_{number}"));
+        if let Err(error) = server.psql_at(&url, broken).await {
             assert!(broken.contains("pg_trgm"), "{broken}: {error}");
             continue;
         }
-        bed.server.psql(change).await.unwrap_or_else(|error| panic!("{broken}; {change}: {error}"));
+        let changed = server.psql_at(&url, change).await;
+        changed.unwrap_or_else(|error| panic!("{broken}; {change}: {error}"));
     }
 }
 
