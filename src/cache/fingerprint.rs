@@ -6,14 +6,14 @@
 //! content differs, so do the fingerprints. The check is end to end: it assumes nothing about `Deserialize`, needs no
 //! dummy values, and works for every type that can be serialized.
 
-use std::fmt;
-
-use serde::ser::{self, Serialize, Serializer};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use serde::ser::{Serialize, Serializer};
 
 use children::{Ordered, Unordered};
+pub(super) use hash::SerializeError;
+use hash::{HashKind, Hasher, follow, leaf, named, text, variant};
 
 mod children;
+mod hash;
 
 /// The fingerprint of a value: its type's path, and everything that its `Serialize` reports.
 ///
@@ -26,69 +26,6 @@ pub(super) fn fingerprint<T: Serialize>(value: &T) -> Result<u64, SerializeError
     Ok(text(std::any::type_name::<T>(), seen))
 }
 
-/// The error of a value's own `Serialize`.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct SerializeError(String);
-
-impl ser::Error for SerializeError {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Self(message.to_string())
-    }
-}
-
-/// The seed of a hash, so that equal bytes of two kinds of values have two hashes.
-#[derive(Clone, Copy)]
-enum HashKind {
-    Bool,
-    I8,
-    I16,
-    I32,
-    I64,
-    I128,
-    U8,
-    U16,
-    U32,
-    U64,
-    U128,
-    F32,
-    F64,
-    Char,
-    Text,
-    Bytes,
-    None,
-    Some,
-    Unit,
-    Newtype,
-    Enum,
-    Seq,
-    Map,
-    Tuple,
-    Struct,
-}
-
-fn leaf(kind: HashKind, bytes: &[u8]) -> u64 {
-    xxh3_64_with_seed(bytes, kind as u64)
-}
-
-/// Adds a name to a hash.
-fn text(name: &str, before: u64) -> u64 {
-    xxh3_64_with_seed(name.as_bytes(), before)
-}
-
-/// Adds a hash to a hash.
-fn follow(hash: u64, before: u64) -> u64 {
-    xxh3_64_with_seed(&hash.to_le_bytes(), before)
-}
-
-fn named(kind: HashKind, name: &str) -> u64 {
-    text(name, kind as u64)
-}
-
-fn variant(name: &str, variant: &str) -> u64 {
-    text(variant, named(HashKind::Enum, name))
-}
-
 macro_rules! numbers {
     ($($method:ident: $number:ty => $kind:ident),*) => {$(
         fn $method(self, number: $number) -> Result<u64, SerializeError> {
@@ -96,10 +33,6 @@ macro_rules! numbers {
         }
     )*};
 }
-
-/// Serializes a value into its hash.
-#[derive(Clone, Copy)]
-struct Hasher;
 
 impl Serializer for Hasher {
     type Ok = u64;

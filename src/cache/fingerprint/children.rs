@@ -6,7 +6,7 @@ use serde::ser::{
     SerializeTupleStruct, SerializeTupleVariant,
 };
 
-use super::{HashKind, Hasher, SerializeError, follow, text};
+use super::hash::{HashKind, Hasher, SerializeError, follow, text};
 
 /// Parts in a fixed order, with or without names.
 pub(super) struct Ordered(pub(super) u64);
