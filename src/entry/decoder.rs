@@ -8,28 +8,17 @@
 //!
 //! The format is that of `bincode::config::standard()`, and bincode itself reads all numbers.
 
-use bincode::config::{Configuration, standard};
-use bincode::de::read::{Reader as _, SliceReader};
-use bincode::de::{Decoder as _, DecoderImpl};
 use bincode::error::DecodeError;
 use bincode::serde::DecodeError as Unsupported;
-use bincode::{BorrowDecode, Decode};
 use serde::de::{Deserialize, Deserializer, Visitor};
 
 mod compound;
+mod input;
 mod weight;
 
 use compound::{Elements, Fields};
-use weight::{Container, ContainerKind, Owned};
-
-/// How many values may be nested in each other.
-const DEPTH: usize = 256;
-
-/// How many elements of sequences and maps may take no bytes.
-const EMPTY: usize = 1 << 16;
-
-const TOO_DEEP: DecodeError = DecodeError::Other("more than 256 values are nested in each other");
-const TOO_MANY: DecodeError = DecodeError::Other("more than 65,536 elements take no bytes");
+use input::{Input, Part};
+use weight::ContainerKind;
 
 /// Decodes a value that must use up all bytes.
 ///
@@ -50,68 +39,6 @@ pub(crate) fn decode_weighed<'de, T: Deserialize<'de>>(
         false => Ok((value, size_of::<T>().saturating_add(input.owned.bytes()))),
         true => Err(DecodeError::Other("bytes are left over")),
     }
-}
-
-/// The bytes to decode, and the limits on what they may claim.
-struct Input<'de> {
-    decoder: DecoderImpl<SliceReader<'de>, Configuration, ()>,
-    /// How many more elements may be decoded.
-    elements: usize,
-    /// How many more values may be nested.
-    depth: usize,
-    /// The heap size of what has been decoded so far.
-    owned: Owned,
-}
-
-impl<'de> Input<'de> {
-    fn new(bytes: &'de [u8]) -> Self {
-        let decoder = DecoderImpl::new(SliceReader::new(bytes), standard(), ());
-        let elements = bytes.len().saturating_add(EMPTY);
-        Self { decoder, elements, depth: DEPTH, owned: Owned::default() }
-    }
-
-    /// Whether this many bytes are left.
-    fn holds(&mut self, bytes: usize) -> bool {
-        self.decoder.reader().peek_read(bytes).is_some()
-    }
-
-    fn number<T: Decode<()>>(&mut self) -> Result<T, DecodeError> {
-        T::decode(&mut self.decoder)
-    }
-
-    fn text(&mut self) -> Result<&'de str, DecodeError> {
-        <&str>::borrow_decode(&mut self.decoder)
-    }
-
-    fn bytes(&mut self) -> Result<&'de [u8], DecodeError> {
-        <&[u8]>::borrow_decode(&mut self.decoder)
-    }
-
-    /// Decodes the parts of a `T` that is stored in a place of `place` bytes.
-    fn nest<T>(
-        &mut self,
-        place: usize,
-        decode: impl FnOnce(Part<'_, 'de>) -> Result<T, DecodeError>,
-    ) -> Result<T, DecodeError> {
-        self.depth = self.depth.checked_sub(1).ok_or(TOO_DEEP)?;
-        let place = self.owned.place::<T>(place);
-        let value = decode(Part { input: self, place })?;
-        self.depth += 1;
-        Ok(value)
-    }
-
-    /// A container whose bytes claim how many elements it has.
-    fn container(&mut self, kind: ContainerKind) -> Result<Container, DecodeError> {
-        let length = self.number()?;
-        Ok(Container { length, kind, is_plausible: self.holds(length) })
-    }
-}
-
-/// The next value.
-struct Part<'a, 'de> {
-    input: &'a mut Input<'de>,
-    /// The bytes of the place that the value goes into.
-    place: usize,
 }
 
 macro_rules! numbers {

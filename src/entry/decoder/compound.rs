@@ -6,8 +6,8 @@ use serde::de::{
     VariantAccess, Visitor,
 };
 
+use super::input::{Input, Part, TOO_MANY};
 use super::weight::Container;
-use super::{Input, Part, TOO_MANY};
 
 /// The elements of a sequence or a map.
 pub(super) struct Elements<'a, 'de> {

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 
+use bincode::config::standard;
 use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, SeqAccess};
 
+use super::input::{TOO_DEEP, TOO_MANY};
 use super::*;
 
 #[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
