@@ -10,16 +10,15 @@ pub(crate) mod decoder;
 #[expect(clippy::module_inception, reason = "the type that the folder is about")]
 mod entry;
 mod key;
+mod lifetime;
 mod position;
 mod tag;
 mod text;
 mod value;
-mod variants;
 
 pub use entry::Entry;
-pub(crate) use entry::Lifetime;
 pub use key::{Key, KeyText};
+pub(crate) use lifetime::Lifetime;
 pub use position::{Epoch, LogPosition, Position};
 pub use tag::Tag;
 pub(crate) use value::ValueHead;
-pub(crate) use variants::Variants;

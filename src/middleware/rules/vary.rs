@@ -2,7 +2,7 @@
 //!
 //! The names in `Vary` are known only from a response. So a vary marker with the names is stored under the request's key,
 //! and the response is stored under a second key, computed from the first key and the request's values. A node stores a
-//! bounded number of variants per key, whatever clients send, and removes those that are used least (`entry/variants.rs`).
+//! bounded number of variants per key, whatever clients send, and removes those that are used least (`entry/entry.rs`).
 
 use std::borrow::Cow;
 
