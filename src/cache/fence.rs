@@ -23,10 +23,7 @@ mod slots;
 use ended::EndedFences;
 use schema::LastChange;
 pub(crate) use schema::schema_changes;
-use slots::Slots;
-
-/// Slots per tag.
-const ROWS: usize = 2;
+use slots::{ROWS, Slots};
 
 /// Slots in a row, at least. loom explores each one.
 const LEAST: usize = if cfg!(all(test, tidegate_loom)) { 2 } else { 64 };
@@ -125,6 +122,17 @@ impl Fences {
         verdict(entry.basis, LogPosition::new(epoch, fence))
     }
 
+    /// Whether an entry of the previous epoch was valid at its end, as far as this node knew, and nothing that the entry
+    /// depends on has changed since.
+    pub(crate) fn was_valid(&self, entry: &Entry) -> bool {
+        let ended = self.ended.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(ended) = ended else { return false };
+        // The epoch is checked last: if another one has begun in between, the fences may mix both.
+        ended.was_valid(entry, &self.places)
+            && self.newest_of(&entry.tags) <= ended.next().position
+            && self.epoch() == ended.next().epoch
+    }
+
     /// A position that the log of the current epoch's primary has reached.
     pub fn seen(&self) -> Option<LogPosition> {
         self.in_epoch(&self.seen)
@@ -188,7 +196,9 @@ impl Fences {
     {
         let before = self.epoch();
         if before.is_known() && before != epoch {
-            let ended = Arc::new(EndedFences::new(self, before, LogPosition::new(epoch, floor)));
+            let slots = self.slots.iter().map(|slot| slot.load(Ordering::Acquire)).collect();
+            let last = LogPosition::new(before, self.floor());
+            let ended = Arc::new(EndedFences::new(slots, last, LogPosition::new(epoch, floor)));
             *self.ended.write().unwrap_or_else(PoisonError::into_inner) = Some(ended);
         }
         self.lose();

@@ -2,8 +2,10 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use super::ROWS;
 use crate::entry::Tag;
+
+/// Slots per tag.
+pub(super) const ROWS: usize = 2;
 
 /// Chooses a tag's slots with a secret of this process.
 ///
