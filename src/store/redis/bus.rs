@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::Redis;
 use super::lease::GIVE_BACK;
-use super::store::unexpected;
+use super::reply::unexpected;
 use super::topology::REPLY_WITHIN;
 use crate::clock::millis;
 use crate::store::{Bus, StoreError};
@@ -37,7 +37,7 @@ impl Bus for Redis {
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let mut publish = cmd("PUBLISH");
-            let name = self.channel_name(channel);
+            let name = self.names().channel(channel);
             let signed = self.seal().wrap(&name, message);
             publish.arg(&name).arg(&*signed);
             self.run(&publish).await.map(drop)
@@ -49,7 +49,7 @@ impl Bus for Redis {
         channel: &'a str,
     ) -> BoxFuture<'a, Result<BoxStream<'static, Bytes>, StoreError>> {
         Box::pin(async move {
-            let name = self.channel_name(channel);
+            let name = self.names().channel(channel);
             let subscribed = async {
                 let mut subscription = self.subscriber().open().await?;
                 subscription.subscribe(&name).await?;
@@ -77,7 +77,7 @@ impl Bus for Redis {
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
             let mut hold = cmd("EVAL");
-            hold.arg(HOLD).arg(1).arg(self.leadership_key(office)).arg(holder).arg(millis(ttl));
+            hold.arg(HOLD).arg(1).arg(self.names().leadership(office)).arg(holder).arg(millis(ttl));
             match self.run(&hold).await? {
                 Value::Int(held) => Ok(held == 1),
                 other => Err(unexpected("EVAL", &other)),
@@ -92,7 +92,7 @@ impl Bus for Redis {
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let mut resign = cmd("EVAL");
-            resign.arg(GIVE_BACK).arg(1).arg(self.leadership_key(office)).arg(holder);
+            resign.arg(GIVE_BACK).arg(1).arg(self.names().leadership(office)).arg(holder);
             self.run(&resign).await.map(drop)
         })
     }

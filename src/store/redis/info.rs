@@ -3,7 +3,7 @@
 use deadpool_redis::redis::{Value, cmd};
 
 use super::Redis;
-use super::store::unexpected;
+use super::reply::unexpected;
 use crate::store::StoreError;
 
 /// What a Redis server reports about itself (INFO).

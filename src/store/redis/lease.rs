@@ -13,11 +13,10 @@ use deadpool_redis::redis::{Cmd, RedisError, Value, cmd};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use super::Redis;
 use super::link::RedisLink;
-use super::store::unexpected;
+use super::links::RedisLinks;
+use super::reply::unexpected;
 use crate::clock::{Instant, millis, now};
-use crate::entry::Key;
 use crate::store::{Lease, LeaseToken, StoreError};
 
 /// Compares and deletes in one step. Otherwise this could delete another node's lease after its own has expired.
@@ -27,8 +26,13 @@ pub(super) const GIVE_BACK: &str =
 /// Pauses between attempts to release a lease: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
-pub(super) async fn take(redis: &Redis, key: &Key, ttl: Duration) -> Result<Lease, StoreError> {
-    let request = Request::new(redis, key, ttl);
+/// Takes the lease with a name.
+pub(super) async fn take(
+    links: &Arc<RedisLinks>,
+    name: String,
+    ttl: Duration,
+) -> Result<Lease, StoreError> {
+    let request = Request::new(links, name, ttl);
     let mut command = cmd("SET");
     command.arg(&request.name).arg(request.token.0).arg("NX").arg("PX").arg(millis(ttl).max(1));
     match request.link.run(&command, 1).await {
@@ -48,11 +52,11 @@ pub(super) async fn take(redis: &Redis, key: &Key, ttl: Duration) -> Result<Leas
 }
 
 pub(super) async fn give_back(
-    redis: Redis,
+    links: Arc<RedisLinks>,
     name: String,
     token: LeaseToken,
 ) -> Result<(), StoreError> {
-    redis.run(&releasing(&name, token)).await.map(drop)
+    links.run(&releasing(&name, token)).await.map(drop)
 }
 
 fn releasing(name: &str, token: LeaseToken) -> Cmd {
@@ -63,7 +67,7 @@ fn releasing(name: &str, token: LeaseToken) -> Cmd {
 
 /// A request for a lease; dropped before [`settle`](Self::settle), it releases its token in the background.
 struct Request {
-    redis: Redis,
+    links: Arc<RedisLinks>,
     link: Arc<RedisLink>,
     name: String,
     token: LeaseToken,
@@ -73,12 +77,12 @@ struct Request {
 }
 
 impl Request {
-    fn new(redis: &Redis, key: &Key, ttl: Duration) -> Self {
+    fn new(links: &Arc<RedisLinks>, name: String, ttl: Duration) -> Self {
         let token = LeaseToken(fastrand::u64(..));
         Self {
-            redis: redis.clone(),
-            link: redis.link().clone(),
-            name: redis.lease_name(key),
+            links: links.clone(),
+            link: links.next().clone(),
+            name,
             token,
             since: now(),
             ttl,
@@ -99,16 +103,16 @@ impl Drop for Request {
         if !self.is_settled
             && let Ok(runtime) = Handle::try_current()
         {
-            let (redis, link) = (self.redis.clone(), self.link.clone());
+            let (links, link) = (self.links.clone(), self.link.clone());
             let command = releasing(&self.name, self.token);
-            runtime.spawn(release((redis, link), command, (self.since, self.ttl)));
+            runtime.spawn(release((links, link), command, (self.since, self.ttl)));
         }
     }
 }
 
 /// Releases a lease that may have been taken, until the server confirms it or the lease has expired.
 async fn release(
-    (redis, link): (Redis, Arc<RedisLink>),
+    (links, link): (Arc<RedisLinks>, Arc<RedisLink>),
     command: Cmd,
     (since, ttl): (Instant, Duration),
 ) {
@@ -118,7 +122,7 @@ async fn release(
     while released.is_err() && since.elapsed() < ttl {
         sleep(pause).await;
         pause = (2 * pause).min(PAUSES[1]);
-        released = redis.run(&command).await;
+        released = links.run(&command).await;
     }
 }
 

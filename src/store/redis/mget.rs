@@ -20,8 +20,8 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::Redis;
-use super::store::unexpected;
+use super::links::RedisLinks;
+use super::reply::unexpected;
 use super::topology::REPLY_WITHIN;
 use crate::clock::{Instant, now};
 use crate::store::StoreError;
@@ -32,8 +32,9 @@ const MOST: usize = 64;
 /// How long a list may wait for the task of its first read to send it. A `Guard` waits several times as long.
 const LATE: Duration = Duration::from_millis(10);
 
-/// The reads that have not been sent yet.
+/// Collects reads, and has those that have not been sent yet.
 pub(super) struct MgetBatcher {
+    links: Arc<RedisLinks>,
     waiting: Mutex<Waiting>,
     together: AtomicBool,
 }
@@ -52,8 +53,44 @@ struct PendingRead {
 
 impl MgetBatcher {
     /// `together` says whether one command may name several keys.
-    pub(super) fn new(together: bool) -> Self {
-        Self { waiting: Mutex::default(), together: AtomicBool::new(together) }
+    pub(super) fn new(links: Arc<RedisLinks>, together: bool) -> Self {
+        Self { links, waiting: Mutex::default(), together: AtomicBool::new(together) }
+    }
+
+    /// Reads the value under a name.
+    pub(super) async fn read(self: &Arc<Self>, name: String) -> Result<Value, StoreError> {
+        if !self.together.load(Ordering::Relaxed) {
+            return self.read_alone(&name).await;
+        }
+        let (answer, answered) = oneshot::channel();
+        if self.add(PendingRead { name, answer }) {
+            tokio::spawn(send(self.clone()));
+        }
+        match self.answered(answered).await? {
+            Ok(answer) => answer.map_err(|error| again(&error)),
+            Err(_) => Err(StoreError::Backend("the read was abandoned".into())),
+        }
+    }
+
+    /// Waits for the reply to a read on the list.
+    async fn answered<T>(
+        self: &Arc<Self>,
+        mut answered: oneshot::Receiver<T>,
+    ) -> Result<Reply<T>, StoreError> {
+        if let Ok(answered) = timeout(LATE, &mut answered).await {
+            return Ok(answered);
+        }
+        let late = self.take_late();
+        if !late.is_empty() {
+            tokio::spawn(ask_all(self.clone(), late));
+        }
+        timeout(REPLY_WITHIN + LATE, answered)
+            .await
+            .map_err(|_late| StoreError::Timeout(REPLY_WITHIN))
+    }
+
+    async fn read_alone(&self, name: &str) -> Result<Value, StoreError> {
+        self.links.run(cmd("GET").arg(name)).await
     }
 
     /// Adds a read to the list, and returns whether it is the first.
@@ -91,62 +128,23 @@ impl Waiting {
     }
 }
 
-impl Redis {
-    /// Reads the value under a name.
-    pub(super) async fn read(&self, name: String) -> Result<Value, StoreError> {
-        let reads = self.reads();
-        if !reads.together.load(Ordering::Relaxed) {
-            return self.read_alone(&name).await;
-        }
-        let (answer, answered) = oneshot::channel();
-        if reads.add(PendingRead { name, answer }) {
-            tokio::spawn(send(self.clone()));
-        }
-        match self.answered(answered).await? {
-            Ok(answer) => answer.map_err(|error| again(&error)),
-            Err(_) => Err(StoreError::Backend("the read was abandoned".into())),
-        }
-    }
-
-    /// Waits for the reply to a read on the list.
-    async fn answered<T>(
-        &self,
-        mut answered: oneshot::Receiver<T>,
-    ) -> Result<Reply<T>, StoreError> {
-        if let Ok(answered) = timeout(LATE, &mut answered).await {
-            return Ok(answered);
-        }
-        let late = self.reads().take_late();
-        if !late.is_empty() {
-            tokio::spawn(ask_all(self.clone(), late));
-        }
-        timeout(REPLY_WITHIN + LATE, answered)
-            .await
-            .map_err(|_late| StoreError::Timeout(REPLY_WITHIN))
-    }
-
-    async fn read_alone(&self, name: &str) -> Result<Value, StoreError> {
-        self.run(cmd("GET").arg(name)).await
-    }
-}
-
 /// Sends all reads that are on the list after one yield.
-async fn send(redis: Redis) {
+async fn send(batcher: Arc<MgetBatcher>) {
     yield_now().await;
-    let reads = redis.reads().take();
-    ask_all(redis, reads).await;
+    let reads = batcher.take();
+    ask_all(batcher, reads).await;
 }
 
-async fn ask_all(redis: Redis, mut reads: Vec<PendingRead>) {
+async fn ask_all(batcher: Arc<MgetBatcher>, mut reads: Vec<PendingRead>) {
     while reads.len() > MOST {
         let rest = reads.split_off(MOST);
-        tokio::spawn(ask(redis.clone(), std::mem::replace(&mut reads, rest)));
+        tokio::spawn(ask(batcher.clone(), std::mem::replace(&mut reads, rest)));
     }
-    ask(redis, reads).await;
+    ask(batcher, reads).await;
 }
 
 /// Sends one command and passes the values to the waiting reads. Stops if all of them are cancelled.
-async fn ask(redis: Redis, mut reads: Vec<PendingRead>) {
+async fn ask(batcher: Arc<MgetBatcher>, mut reads: Vec<PendingRead>) {
     reads.retain(|read| !read.answer.is_closed());
     if reads.is_empty() {
         return;
@@ -154,7 +152,7 @@ async fn ask(redis: Redis, mut reads: Vec<PendingRead>) {
     let command = command(&reads);
     let count = u32::try_from(reads.len()).unwrap_or(u32::MAX);
     let answer = tokio::select! {
-        answer = redis.run_for(&command, count) => answer,
+        answer = batcher.links.run_for(&command, count) => answer,
         () = all_gone(&mut reads) => return,
     };
     match answer {
@@ -163,8 +161,8 @@ async fn ask(redis: Redis, mut reads: Vec<PendingRead>) {
         Ok(other) => fail(reads, unexpected("MGET", &other)),
         Err(error) if count > 1 && is_refused(&error) => {
             tracing::info!(%error, "Redis rejects MGET: using GET for each key");
-            redis.reads().together.store(false, Ordering::Relaxed);
-            join_all(reads.into_iter().map(|read| alone(&redis, read))).await;
+            batcher.together.store(false, Ordering::Relaxed);
+            join_all(reads.into_iter().map(|read| alone(&batcher, read))).await;
         }
         Err(error) => fail(reads, error),
     }
@@ -182,8 +180,8 @@ fn command(reads: &[PendingRead]) -> Cmd {
     command
 }
 
-async fn alone(redis: &Redis, read: PendingRead) {
-    let answer = redis.read_alone(&read.name).await;
+async fn alone(batcher: &MgetBatcher, read: PendingRead) {
+    let answer = batcher.read_alone(&read.name).await;
     read.end(answer.map_err(Arc::new));
 }
 

@@ -2,7 +2,7 @@
 
 use std::env;
 
-use super::{Redis, RedisOptions};
+use super::RedisOptions;
 use crate::entry::Key;
 
 /// Part of each key, so that nodes of two versions never read one another's entries. It goes with
@@ -27,11 +27,38 @@ const COMMON: [&str; 10] = [
     "worker",
 ];
 
-/// The prefix of all names.
-pub(super) fn prefix(options: &RedisOptions) -> String {
-    let chosen = options.prefix.clone().unwrap_or_else(|| default_prefix(&service()));
-    let signed = if options.secrets.is_some() { SIGNED } else { "" };
-    format!("{chosen}:{FORMAT}{signed}")
+/// Names what one service stores in Redis.
+pub(super) struct RedisNames {
+    prefix: String,
+}
+
+impl RedisNames {
+    pub(super) fn new(options: &RedisOptions) -> Self {
+        let chosen = options.prefix.clone().unwrap_or_else(|| default_prefix(&service()));
+        let signed = if options.secrets.is_some() { SIGNED } else { "" };
+        Self { prefix: format!("{chosen}:{FORMAT}{signed}") }
+    }
+
+    /// The prefix of all names.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub(super) fn entry(&self, key: &Key) -> String {
+        [&self.prefix, ":", &key.to_hex()].concat()
+    }
+
+    pub(super) fn lease(&self, key: &Key) -> String {
+        format!("{}:lease:{key}", self.prefix)
+    }
+
+    pub(super) fn channel(&self, channel: &str) -> String {
+        format!("{}:channel:{channel}", self.prefix)
+    }
+
+    pub(super) fn leadership(&self, office: &str) -> String {
+        format!("{}:office:{office}", self.prefix)
+    }
 }
 
 fn default_prefix(service: &str) -> String {
@@ -57,24 +84,6 @@ fn service() -> String {
     of_environment.or_else(of_executable).unwrap_or_else(|| "app".to_owned())
 }
 
-impl Redis {
-    pub(super) fn name(&self, key: &Key) -> String {
-        [self.prefix(), ":", &key.to_hex()].concat()
-    }
-
-    pub(super) fn lease_name(&self, key: &Key) -> String {
-        format!("{}:lease:{key}", self.prefix())
-    }
-
-    pub(super) fn channel_name(&self, channel: &str) -> String {
-        format!("{}:channel:{channel}", self.prefix())
-    }
-
-    pub(super) fn leadership_key(&self, office: &str) -> String {
-        format!("{}:office:{office}", self.prefix())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +91,7 @@ mod tests {
     #[test]
     fn the_key_prefix_names_the_service_and_whether_entries_are_signed() {
         let options = RedisOptions::new("redis://localhost");
+        let prefix = |options: &RedisOptions| RedisNames::new(options).prefix().to_owned();
         let by_default = prefix(&options);
         assert!(by_default.starts_with("tidegate:") && by_default.ends_with(":4"), "{by_default}");
         assert_ne!(by_default, "tidegate:4", "it names the executable");

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 
-use super::{Redis, RedisError};
 use crate::redact::redacted;
 use crate::secret::{SecretError, Secrets};
 
@@ -119,16 +118,6 @@ impl RedisOptions {
     {
         self.secrets = Some(Secrets::derive("tidegate 2026 redis", secrets));
         self
-    }
-
-    /// Connects.
-    ///
-    /// # Errors
-    ///
-    /// If the address is invalid, a secret is missing or too short, or the server rejects the user, the password or the
-    /// database; without [`lazy`](Self::lazy), also if the server can't be reached.
-    pub async fn connect(self) -> Result<Redis, RedisError> {
-        Redis::with(&self).await
     }
 }
 
