@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::oneshot;
 
 use super::audit::{AuditCounters, AuditReport};
+use super::background::{spawn, to_the_end};
 use super::fence::Fences;
 use super::flight::Flights;
+use super::hit_for_pass::HitForPass;
 use super::lease::LeaseGuard;
 use super::log::{AttachedLog, Log, LogError};
 use super::lookup::{Hit, LookupOptions};
@@ -314,28 +315,6 @@ impl Cache {
     }
 }
 
-/// Runs work in the background. Without a runtime the process is ending, and the work is dropped.
-pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) {
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(work);
-    }
-}
-
-/// Runs work to completion. If the request is cancelled while it awaits the work, the work continues in the background.
-pub(crate) async fn to_the_end(work: impl Future<Output = ()> + Send + 'static) {
-    let mut work = Box::pin(work);
-    if (&mut work).now_or_never().is_some() {
-        return;
-    }
-    let (done, end) = oneshot::channel::<()>();
-    spawn(async move {
-        work.await;
-        drop(done);
-    });
-    // Nothing is sent: the channel closes when the work is done.
-    drop(end.await);
-}
-
 impl fmt::Debug for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cache")
@@ -343,60 +322,5 @@ impl fmt::Debug for Cache {
             .field("epoch", &self.shared.fences.epoch())
             .field("log", &self.log().is_some())
             .finish_non_exhaustive()
-    }
-}
-
-/// Hit-for-pass: keys whose last response could not be stored, so that requests for them do not wait for one another.
-/// A small lock-free table; if two keys collide, one of them only loses its single flight.
-pub(crate) struct HitForPass(Box<[AtomicU64]>);
-
-/// Which requests can share the responses for a key, by the last one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SharedBy {
-    /// All requests: it was stored.
-    All,
-    /// Those that do not identify their clients: it was for a client that was identified. Nothing is known about others.
-    Anonymous,
-    None,
-}
-
-impl HitForPass {
-    fn new() -> Self {
-        Self((0..1024).map(|_| AtomicU64::new(0)).collect())
-    }
-
-    /// Whether a request for this key is unlikely to share its response with others.
-    pub(crate) fn has(&self, key: &Key, is_identified: bool) -> bool {
-        match self.get(key) {
-            SharedBy::All => false,
-            SharedBy::Anonymous => is_identified,
-            SharedBy::None => true,
-        }
-    }
-
-    fn get(&self, key: &Key) -> SharedBy {
-        match self.slot(key).load(Ordering::Relaxed) {
-            slot if slot == key.short() => SharedBy::None,
-            slot if slot == !key.short() => SharedBy::Anonymous,
-            _ => SharedBy::All,
-        }
-    }
-
-    /// Records who can share the responses for a key. Returns whether this has changed.
-    pub(crate) fn set(&self, key: &Key, shared: SharedBy) -> bool {
-        let before = self.get(key);
-        let slot = match shared {
-            SharedBy::All if before == SharedBy::All => return false,
-            SharedBy::All => 0,
-            SharedBy::Anonymous => !key.short(),
-            SharedBy::None => key.short(),
-        };
-        self.slot(key).store(slot, Ordering::Relaxed);
-        before != shared
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "only the low bits choose the slot")]
-    fn slot(&self, key: &Key) -> &AtomicU64 {
-        &self.0[key.short() as usize % self.0.len()]
     }
 }

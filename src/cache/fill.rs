@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::cache::{Cache, SharedBy};
+use super::cache::Cache;
 use super::flight::{FlightLeader, FlightResult};
 use super::freshness::Freshness;
+use super::hit_for_pass::SharedBy;
 use super::lease::{Claimed, LeaseGuard, PendingLease};
 use super::lookup::Hit;
 use super::permit::Permit;
 use super::policy::Policy;
 use super::protocol::Verdict;
-use super::record::{Record, STRAY_READ, Uncacheable, warn_of_strays};
+use super::record::{Record, STRAY_READ, warn_of_strays};
 use super::template::PolicyTag;
+use super::uncacheable::Uncacheable;
 use crate::clock::{self, Instant};
 use crate::entry::{Entry, Epoch, Key, Lifetime, LogPosition, Position};
 use crate::outcome::{Event, MissReason, Outcome};

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::cache::{Cache, spawn};
+use super::background::spawn;
+use super::cache::Cache;
 use crate::entry::Key;
 use crate::store::{Lease, LeaseToken, StoreError};
 

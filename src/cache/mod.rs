@@ -11,6 +11,7 @@
 //! them. The request that computes an entry holds a [`FillGuard`]; if the guard is dropped, a waiting request takes over.
 
 mod audit;
+mod background;
 #[expect(clippy::module_inception, reason = "the type that the folder is about")]
 mod cache;
 #[cfg(feature = "admin")]
@@ -20,6 +21,7 @@ mod fill;
 mod fingerprint;
 mod flight;
 mod freshness;
+mod hit_for_pass;
 mod identity;
 mod lease;
 mod log;
@@ -37,12 +39,13 @@ mod stored_value;
 mod streak;
 mod template;
 mod typed;
+mod uncacheable;
 mod version;
 mod waits;
 
 pub use audit::AuditReport;
+pub(crate) use background::{spawn, to_the_end};
 pub use cache::Cache;
-pub(crate) use cache::{spawn, to_the_end};
 #[cfg(feature = "admin")]
 pub(crate) use examine::LookupPreview;
 pub use fence::Fences;
@@ -59,13 +62,14 @@ pub(crate) use permit::Permit;
 pub use policy::{Policy, PolicyError, ValuePolicy, ValuePolicyBuilder};
 pub(crate) use policy::{PostReads, QueryPart};
 pub(crate) use reads::{ComparedColumns, ReadStatistics, RouteReads};
+pub use record::Record;
 pub(crate) use record::SimulatedProof;
 pub(crate) use record::{DatabaseId, Needs, Requirement, Stray, WriteInProgress};
 #[cfg(feature = "postgres")]
 pub(crate) use record::{READ_FAILED, REPLICA_BEHIND};
-pub use record::{Record, Uncacheable};
 #[cfg(any(test, fuzzing))]
 pub(crate) use refresh::{EntryUse, decide};
 pub(crate) use streak::UncacheableStreak;
 pub(crate) use template::PolicyTag;
+pub use uncacheable::Uncacheable;
 pub use version::VersionError;

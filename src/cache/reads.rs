@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::Uncacheable;
+use super::uncacheable::Uncacheable;
 
 /// The most tables of a route that are counted separately.
 const MOST: usize = 512;

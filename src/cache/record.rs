@@ -9,9 +9,7 @@
 //! Scopes nest: an outer scope records everything that an inner one does (`nesting`), and later reads in any of them must
 //! see what one of them has written (`requirement`).
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, PoisonError, Weak};
 
@@ -21,6 +19,7 @@ use super::fence::Fences;
 use super::protocol::{self, proven_by_both, proven_with_inner};
 use super::reads::ReadStatistics;
 use super::template::PolicyTag;
+use super::uncacheable::Uncacheable;
 use crate::clock::Instant;
 use crate::entry::{Epoch, LogPosition, Position, Tag};
 use crate::sync::{Mutex, MutexGuard};
@@ -51,28 +50,6 @@ const WROTE: &str = "the handler wrote to the database";
 
 /// The most tags of a stored response, since each hit checks all of them.
 const TAGS_MAX: usize = 10_000;
-
-/// Why a response or value can't be stored: a token for `Cache-Status`, and an explanation for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Uncacheable {
-    /// A short word, as in `detail=untracked-table`.
-    pub token: &'static str,
-    /// What the token means here, and what to do about it.
-    pub why: Cow<'static, str>,
-}
-
-impl Uncacheable {
-    /// A reason.
-    pub fn new(token: &'static str, why: impl Into<Cow<'static, str>>) -> Self {
-        Self { token, why: why.into() }
-    }
-}
-
-impl fmt::Display for Uncacheable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.token, self.why)
-    }
-}
 
 /// The basis and the tags that the finished work has proved.
 #[derive(Clone, Debug)]

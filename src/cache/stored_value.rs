@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::fingerprint::fingerprint;
-use super::record::Uncacheable;
+use super::uncacheable::Uncacheable;
 use crate::entry::{Entry, ValueHead, decoder};
 
 /// The head of an entry that says "there is no value of this type".

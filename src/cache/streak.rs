@@ -9,7 +9,7 @@ const LONG: u32 = 32;
 /// The number of keys of a policy in a row whose responses could not be stored. Clones of the policy share it.
 ///
 /// Requests that wait for another one's response can use it only if it turns out to be storable. Otherwise, they take twice
-/// as long as without a cache. [`HitForPass`](super::cache::HitForPass) prevents that for later requests with the same key;
+/// as long as without a cache. [`HitForPass`](super::hit_for_pass::HitForPass) prevents that for later requests with the same key;
 /// this prevents it for the first requests with other keys.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UncacheableStreak(Arc<AtomicU32>);

@@ -8,9 +8,10 @@ use crate::broken::is_broken;
 use crate::cache::flight::{FlightLeader, FlightResult, FlightRole};
 use crate::cache::permit::PendingPermit;
 use crate::cache::protocol::{Verdict, has_all_since};
-use crate::cache::record::{Record, Uncacheable};
+use crate::cache::record::Record;
 use crate::cache::refresh::{EntryUse, decide};
-use crate::cache::waits::WaitGuard;
+use crate::cache::uncacheable::Uncacheable;
+use crate::cache::waits::{WaitGuard, place};
 use crate::clock;
 use crate::entry::Entry;
 use crate::observe;
@@ -76,7 +77,8 @@ impl LookupTask<'_> {
     /// the policy allows. `None` if the flight waits, directly or in a cycle, for a key that the current scope computes.
     async fn join(&self) -> Option<FlightRole> {
         let began = clock::now();
-        let _waiting = WaitGuard::new(Record::computing(), self.cache.place(self.key))?;
+        let _waiting =
+            WaitGuard::new(Record::computing(), place(&self.cache.shared.fences, self.key))?;
         let lent = Record::permit();
         let (flights, key) = (&self.cache.shared.flights, *self.key.hash());
         let joined = flights.join(key, self.policy.wait, lent.as_ref()).await;

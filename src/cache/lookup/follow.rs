@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::LookupOptions;
 use crate::cache::Cache;
-use crate::cache::cache::spawn;
+use crate::cache::background::spawn;
 use crate::cache::protocol::has_followed;
 use crate::cache::record::{Arrival, Needs, Record, Requirement};
 use crate::entry::LogPosition;

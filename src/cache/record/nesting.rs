@@ -9,16 +9,14 @@ use std::time::Duration;
 
 use tokio::task::futures::TaskLocalFuture;
 
-use super::{
-    CURRENT, DatabaseId, Needs, Record, RecordScope, Requirement, ScopeKind, Uncacheable,
-    no_position,
-};
+use super::{CURRENT, DatabaseId, Needs, Record, RecordScope, Requirement, ScopeKind, no_position};
 use crate::broken::is_broken;
 use crate::cache::fence::Fences;
 use crate::cache::freshness::Freshness;
 use crate::cache::permit::Permit;
 use crate::cache::policy::Policy;
 use crate::cache::template::PolicyTag;
+use crate::cache::uncacheable::Uncacheable;
 use crate::cache::waits::WaitKey;
 use crate::clock;
 use crate::entry::{Entry, Tag};
