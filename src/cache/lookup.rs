@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use super::admission::PendingPermit;
 use super::cache::Cache;
 use super::fill::FillGuard;
 use super::freshness::AgeLimits;
-use super::permit::{PendingPermit, Permit};
+use super::permit::Permit;
 use super::policy::Policy;
 use super::protocol::must_see;
 use super::reads::ReadStatistics;

@@ -10,6 +10,7 @@
 //! computation, `flight` lets one request compute while others wait, `refresh` decides by time, and [`Cache`] combines
 //! them. The request that computes an entry holds a [`FillGuard`]; if the guard is dropped, a waiting request takes over.
 
+mod admission;
 mod audit;
 mod background;
 #[expect(clippy::module_inception, reason = "the type that the folder is about")]
@@ -21,6 +22,7 @@ mod fill;
 mod fingerprint;
 mod flight;
 mod freshness;
+mod gate;
 mod hit_for_pass;
 mod identity;
 mod lease;

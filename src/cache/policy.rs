@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
+use super::gate::FillBound;
 use super::identity::ClientKeying;
-use super::permit::FillBound;
 use super::streak::UncacheableStreak;
 use super::template::{PolicyTag, TagTemplate};
 
+mod clients;
 mod fault;
 mod post_reads;
 mod settings;

@@ -91,7 +91,7 @@ macro_rules! freshness_settings {
             /// `ValuePolicy` share one.
             #[must_use]
             pub fn fills(mut self, most: usize) -> Self {
-                self.settings().fills = crate::cache::permit::FillBound::new(most);
+                self.settings().fills = crate::cache::gate::FillBound::new(most);
                 self
             }
 

@@ -1,0 +1,76 @@
+//! The settings that say how a policy identifies clients.
+
+use http::request::Parts;
+
+use super::Policy;
+use crate::cache::identity::VaryBy;
+
+impl Policy {
+    /// Adds the result of a function to the key. The function reads the request's head, most often an extension that an
+    /// authentication layer *around* the [`CacheLayer`](crate::CacheLayer) has added. That layer runs for every request, so
+    /// an expired token is rejected even if a response is stored, and entries are per user, not per token.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tidegate::Policy;
+    ///
+    /// #[derive(Clone)]
+    /// struct User { id: u64 }
+    ///
+    /// let account = Policy::ttl(Duration::from_secs(60))
+    ///     .vary_by(|parts| parts.extensions.get::<User>().map(|user| user.id.to_string()));
+    /// ```
+    ///
+    /// Return everything about the client that the handler uses: the id, and the role or tenant if responses depend on
+    /// them. `Some` identifies the client, so cookies, `Authorization` and similar headers no longer make the request
+    /// bypass the cache. `None` means an anonymous client: such requests share responses, unless they have such a header.
+    #[must_use]
+    pub fn vary_by<F>(mut self, client: F) -> Self
+    where
+        F: Fn(&Parts) -> Option<String> + Send + Sync + 'static,
+    {
+        self.identity.vary_by = Some(VaryBy::new(client));
+        self
+    }
+
+    /// Ignores cookies that no response depends on, such as those of trackers (`_ga*`); a name that ends in `*` matches all
+    /// names with that prefix. A request with any other cookie that [`vary_cookies`](Self::vary_cookies) does not name
+    /// counts as personal. A handler that computes a response for the cache does not receive ignored cookies.
+    #[must_use]
+    pub fn ignore_cookies<I>(mut self, names: I) -> Self
+    where
+        I: IntoIterator<Item: Into<String>>,
+    {
+        self.identity.ignored_cookies.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Passes only the parts of a request that are in its key to the handler, so that no response can depend on anything
+    /// else: not on a header, cookie or query parameter that the policy does not name, and not on an extension that is
+    /// neither axum's own nor declared ([`CacheLayer::extension`](crate::CacheLayer::extension)). This mode is recommended.
+    ///
+    /// The key holds the host (unless [`host(false)`](Self::host)), the path, the query (or the parameters of
+    /// [`query`](Self::query)), and what [`vary`](Self::vary), [`vary_cookies`](Self::vary_cookies) and
+    /// [`vary_by`](Self::vary_by) name. [`forward`](Self::forward) passes on headers that no response depends on. All other
+    /// headers are removed from every request that the cache sends to the handler, whether or not the response is stored.
+    /// A request that bypasses the cache because it identifies the client is passed on unchanged.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.identity.is_strict = true;
+        self
+    }
+
+    /// Request headers that a [`strict`](Self::strict) policy passes on although they are not in the key. Responses must
+    /// not depend on them. `traceparent` and `tracestate` are always passed on. If `Accept` is one of them, the key of
+    /// a request with content holds it all the same ([`query_content`](Self::query_content),
+    /// [`post_reads`](Self::post_reads)).
+    #[must_use]
+    pub fn forward<I>(mut self, headers: I) -> Self
+    where
+        I: IntoIterator<Item: Into<String>>,
+    {
+        let names = headers.into_iter().map(|name| name.into().to_ascii_lowercase());
+        self.identity.forwarded.extend(names);
+        self
+    }
+}
