@@ -16,19 +16,22 @@ use std::sync::{Arc, PoisonError, Weak};
 use tokio::task::futures::TaskLocalFuture;
 
 use super::fence::Fences;
-use super::protocol::{self, proven_by_both, proven_with_inner};
 use super::reads::ReadStatistics;
 use super::template::PolicyTag;
 use super::uncacheable::Uncacheable;
-use crate::clock::Instant;
 use crate::entry::{Epoch, LogPosition, Position, Tag};
 use crate::sync::{Mutex, MutexGuard};
+use notes::{Caveats, RecordNotes, STALE_PART};
+pub(crate) use proof::SimulatedProof;
+use proof::{RecordProof, lower, no_position, proven_by_primary};
 pub(crate) use requirement::{Arrival, DatabaseId, Needs, Requirement, WriteInProgress};
 pub(crate) use scope::{RecordScope, ScopeKind};
-use scope::{requirement_of, strays_of};
 pub(crate) use stray::{EndedStrays, STRAY_READ, Stray, warn_of_strays};
 
 mod nesting;
+mod notes;
+mod outside;
+mod proof;
 mod requirement;
 mod scope;
 mod stray;
@@ -42,36 +45,6 @@ pub(crate) const REPLICA_BEHIND: &str = "replica-behind";
 
 /// Why a response is not stored: a read of the database failed.
 pub(crate) const READ_FAILED: &str = "read-failed";
-
-/// The reason for a response that contains a part that was served stale.
-const STALE_PART: &str = "stale-part";
-
-const WROTE: &str = "the handler wrote to the database";
-
-/// The most tags of a stored response, since each hit checks all of them.
-const TAGS_MAX: usize = 10_000;
-
-/// The basis and the tags that the finished work has proved.
-#[derive(Clone, Debug)]
-pub(crate) struct RecordProof {
-    pub(crate) basis: LogPosition,
-    pub(crate) tags: Box<[Tag]>,
-}
-
-/// The basis and the tags that a response would have had if it were stored.
-#[derive(Debug)]
-pub(crate) struct SimulatedProof {
-    began: LogPosition,
-    tags: Box<[Tag]>,
-}
-
-impl SimulatedProof {
-    /// Whether it would be served.
-    pub(crate) fn is_valid(&self, fences: &Fences) -> bool {
-        let now = LogPosition::new(fences.epoch(), fences.newest_of(&self.tags));
-        protocol::verdict(self.began, now) == protocol::Verdict::Valid
-    }
-}
 
 /// The reads and writes of one computation.
 #[derive(Clone, Debug)]
@@ -95,42 +68,13 @@ struct RecordInner {
     is_rooted: bool,
 }
 
-#[derive(Clone, Debug, Default)]
-struct RecordNotes {
-    reads: u32,
-    /// Declared reads that have not ended.
-    open_reads: u32,
-    wrote: bool,
-    as_of: Option<LogPosition>,
-    tags: BTreeSet<Tag>,
-    uncacheable: Option<Uncacheable>,
-    server: Option<Arc<str>>,
-    passed_over: Option<&'static str>,
-    caveats: Caveats,
-    /// The response has a part with unknown dependencies, not even its policy's tags.
-    has_unknown_part: bool,
-    /// A read depends on the time of day.
-    reads_clock: bool,
-    /// The earliest expiry of the parts that only a TTL bounds.
-    until: Option<Instant>,
-}
-
-/// What `Cache-Status` reports about a response even if another reason keeps it from being stored.
-#[derive(Clone, Copy, Debug, Default)]
-struct Caveats {
-    /// A part was served stale.
-    stale: bool,
-    /// A part was read from a replica that may be too far behind.
-    behind: bool,
-}
-
 impl Record {
     /// Opens a scope, within the current one if there is one.
     pub(crate) fn new(fences: Arc<Fences>, mut scope: RecordScope) -> Self {
         let present = Self::current();
         let strays = strays_of(&scope, present.as_ref());
         // Detached work shares the requirement too: the current scope may read what it wrote.
-        let requirement = requirement_of(&scope, present.as_ref());
+        let requirement = scope.requirement(present.as_ref().and_then(Self::requirement));
         let outer = present.filter(|_| scope.kind != ScopeKind::Apart);
         let mut is_rooted = scope.kind != ScopeKind::Value;
         if let Some(outer) = &outer {
@@ -474,6 +418,13 @@ impl Record {
         Ok(())
     }
 
+    /// Whether a read or a lookup outside any scope may have been part of the work. Lookups count only if a request or a
+    /// job may have spawned their task.
+    fn may_hold_strays(&self) -> bool {
+        let ended = self.0.strays;
+        !ended.has_no_read_since() || self.0.is_rooted && !ended.has_no_lookup_since()
+    }
+
     /// The policy's tags that no read has added.
     fn own_tags<'a>(&'a self, read: &'a BTreeSet<Tag>) -> impl Iterator<Item = Tag> + 'a {
         let all = self.0.scope.tags.iter().flat_map(PolicyTag::with_bulk);
@@ -485,70 +436,13 @@ impl Record {
     }
 }
 
-impl RecordNotes {
-    /// Adds what a read or a part depends on, and the position up to which it includes changes of that.
-    fn depend(&mut self, basis: LogPosition, tags: &[Tag]) {
-        self.add(tags);
-        match proven_with_inner(self.as_of, basis, false) {
-            Some(together) => self.as_of = Some(together),
-            None => drop(self.uncacheable.get_or_insert_with(mixed_epochs)),
-        }
-    }
-
-    /// Adds tags, up to a bound, since an endless stream may read without end.
-    fn add(&mut self, tags: &[Tag]) {
-        if self.tags.len() < TAGS_MAX {
-            self.tags.extend(tags);
-        } else {
-            let why = || format!("it depends on more than {TAGS_MAX} rows and tables");
-            self.uncacheable.get_or_insert_with(|| Uncacheable::new("too-many-tags", why()));
-        }
-    }
-
-    /// Checks what forbids storing the response under any policy.
-    fn is_fit(&self) -> Result<(), Uncacheable> {
-        if self.wrote {
-            // The reason that was recorded with the write is more specific.
-            return Err(self
-                .uncacheable
-                .clone()
-                .unwrap_or_else(|| Uncacheable::new("wrote", WROTE)));
-        }
-        if self.caveats.stale {
-            let why = "it contains a value or a response that was served stale";
-            return Err(Uncacheable::new(STALE_PART, why));
-        }
-        if self.has_unknown_part {
-            let why = "it contains a response with unknown dependencies: its service was called in another task, such as \
-                       that of tower::buffer (call it in the handler's task, or with Record::carry), or the tags of \
-                       its route could not be read";
-            return Err(Uncacheable::new("unknown-part", why));
-        }
-        Ok(())
-    }
-}
-
-/// The lower of what the reads prove and what was known when the work began.
-fn lower(
-    read: Option<LogPosition>,
-    began: Option<LogPosition>,
-) -> Result<Option<LogPosition>, Uncacheable> {
-    match (read, began) {
-        (Some(read), Some(began)) => proven_by_both(read, began).map(Some).ok_or_else(mixed_epochs),
-        (_, began) => Ok(began),
-    }
-}
-
-/// What a read of the primary proves if it begins now.
-fn proven_by_primary(fences: &Fences) -> Option<LogPosition> {
-    let seen = fences.seen()?;
-    Some(LogPosition::new(seen.epoch, protocol::proven_by_primary(seen.position)))
-}
-
-fn no_position() -> Uncacheable {
-    Uncacheable::new("no-position", "how far the node has followed the database is unknown")
-}
-
-fn mixed_epochs() -> Uncacheable {
-    Uncacheable::new("mixed-epochs", "its reads were on different sides of a failover")
+/// The reads and lookups outside any scope that had ended when the work began. Inner work counts from the beginning of the
+/// outermost scope, which may have spawned a task whose result it uses. Background jobs are excluded, since they may run
+/// as long as the process.
+fn strays_of(scope: &RecordScope, present: Option<&Record>) -> EndedStrays {
+    let is_apart = |kind| kind == ScopeKind::Apart;
+    let outer = present.filter(|outer| !is_apart(scope.kind) && !is_apart(outer.0.scope.kind));
+    let counts_own = || present.is_some_and(|present| present.0.strays.counts_own());
+    let strays = outer.map(|outer| outer.0.strays).or(scope.strays);
+    strays.unwrap_or_else(|| EndedStrays::count(counts_own()))
 }

@@ -6,14 +6,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::fence::Fences;
-use crate::entry::Key;
 
 /// A key of one cache: the address of the cache's fences, and the key's hash.
 pub(crate) type WaitKey = (usize, [u8; 32]);
 
-/// The node in the graph of a key in the cache with these fences.
-pub(super) fn place(fences: &Arc<Fences>, key: &Key) -> WaitKey {
-    (Arc::as_ptr(fences).addr(), *key.hash())
+/// The node in the graph of the key with this hash in the cache with these fences.
+pub(super) fn place(fences: &Arc<Fences>, key: &[u8; 32]) -> WaitKey {
+    (Arc::as_ptr(fences).addr(), *key)
 }
 
 /// Edges from each key that is being computed to the keys that its fills wait for, one per wait.

@@ -78,7 +78,7 @@ impl LookupTask<'_> {
     async fn join(&self) -> Option<FlightRole> {
         let began = clock::now();
         let _waiting =
-            WaitGuard::new(Record::computing(), place(&self.cache.shared.fences, self.key))?;
+            WaitGuard::new(Record::computing(), place(&self.cache.shared.fences, self.key.hash()))?;
         let lent = Record::permit();
         let (flights, key) = (&self.cache.shared.flights, *self.key.hash());
         let joined = flights.join(key, self.policy.wait, lent.as_ref()).await;

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio::task::futures::TaskLocalFuture;
 
-use super::{CURRENT, DatabaseId, Needs, Record, RecordScope, Requirement, ScopeKind, no_position};
+use super::proof::no_position;
+use super::{CURRENT, DatabaseId, Needs, Record, RecordScope, Requirement, ScopeKind};
 use crate::broken::is_broken;
 use crate::cache::fence::Fences;
 use crate::cache::freshness::Freshness;
@@ -17,7 +18,7 @@ use crate::cache::permit::Permit;
 use crate::cache::policy::Policy;
 use crate::cache::template::PolicyTag;
 use crate::cache::uncacheable::Uncacheable;
-use crate::cache::waits::WaitKey;
+use crate::cache::waits::{WaitKey, place};
 use crate::clock;
 use crate::entry::{Entry, Tag};
 
@@ -84,8 +85,8 @@ impl Record {
     pub(crate) fn computing() -> Vec<WaitKey> {
         let computing = |record: &Self| {
             let places = |inner: &Self| {
-                let cache = Arc::as_ptr(&inner.0.fences).addr();
-                inner.0.scope.keys.iter().map(|key| (cache, *key)).collect::<Vec<_>>()
+                let keys = inner.0.scope.keys.iter();
+                keys.map(|key| place(&inner.0.fences, key)).collect::<Vec<_>>()
             };
             record.outward().flat_map(places).collect()
         };

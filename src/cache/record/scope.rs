@@ -3,7 +3,8 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::{DatabaseId, EndedStrays, Record, Requirement};
+use super::requirement::{DatabaseId, Requirement};
+use super::stray::EndedStrays;
 use crate::cache::permit::Permit;
 use crate::cache::reads::ReadStatistics;
 use crate::cache::template::PolicyTag;
@@ -51,30 +52,20 @@ pub(crate) enum ScopeKind {
     Apart,
 }
 
-/// The requirement of a new scope: the outer scope's, to which this scope's session is added, or a new one.
-pub(super) fn requirement_of(
-    scope: &RecordScope,
-    outer: Option<&Record>,
-) -> Option<Arc<Requirement>> {
-    let may_write = scope.kind == ScopeKind::Request { may_write: true };
-    match outer.and_then(Record::requirement) {
-        Some(shared) => {
-            scope.session.into_iter().for_each(|session| shared.join(scope.database, session));
-            if may_write {
-                shared.may_write();
+impl RecordScope {
+    /// The requirement of this scope: the outer scope's, to which this scope's session is added, or a new one.
+    pub(super) fn requirement(&self, outer: Option<&Arc<Requirement>>) -> Option<Arc<Requirement>> {
+        let may_write = self.kind == ScopeKind::Request { may_write: true };
+        match outer {
+            Some(shared) => {
+                self.session.into_iter().for_each(|session| shared.join(self.database, session));
+                if may_write {
+                    shared.may_write();
+                }
+                Some(shared.clone())
             }
-            Some(shared.clone())
+            None if self.kind == ScopeKind::Value => None,
+            None => Some(Arc::new(Requirement::new(self.database, self.session, may_write))),
         }
-        None if scope.kind == ScopeKind::Value => None,
-        None => Some(Arc::new(Requirement::new(scope.database, scope.session, may_write))),
     }
-}
-
-/// The reads and lookups outside any scope that had ended when the work began. Inner work counts from the beginning of the
-/// outermost scope, which may have spawned a task whose result it uses. Background jobs are excluded, since they may run
-/// as long as the process.
-pub(super) fn strays_of(scope: &RecordScope, present: Option<&Record>) -> EndedStrays {
-    let is_apart = |kind| kind == ScopeKind::Apart;
-    let outer = present.filter(|outer| !is_apart(scope.kind) && !is_apart(outer.0.scope.kind));
-    outer.map(|outer| outer.0.strays).or(scope.strays).unwrap_or_else(EndedStrays::now)
 }

@@ -9,8 +9,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use super::{CURRENT, Record};
-
 /// Why a response is not stored: a read outside any scope ran at the same time.
 pub(crate) const STRAY_READ: &str = "stray-read";
 
@@ -55,23 +53,19 @@ impl Strays {
 }
 
 impl Stray {
-    /// Begins a read, if it is outside any scope.
-    pub(crate) fn read() -> Option<Self> {
-        is_in_no_scope().then(|| READS.begin())
+    pub(super) fn begin_read() -> Self {
+        READS.begin()
     }
 
-    /// Begins a read by a statement, if it is outside any scope. `outline` is the text without its constants, for a warning.
-    pub(crate) fn read_by(text: &str, outline: impl FnOnce() -> String) -> Option<Self> {
-        let stray = Self::read();
-        if stray.is_some() {
-            StrayStatements::note(text, outline);
-        }
+    /// Begins a read by a statement. `outline` is the text without its constants, for a warning.
+    pub(super) fn begin_read_by(text: &str, outline: impl FnOnce() -> String) -> Self {
+        let stray = Self::begin_read();
+        StrayStatements::note(text, outline);
         stray
     }
 
-    /// Begins a lookup, if it is outside any scope.
-    pub(crate) fn lookup() -> Option<Self> {
-        is_in_no_scope().then(|| LOOKUPS.begin())
+    pub(super) fn begin_lookup() -> Self {
+        LOOKUPS.begin()
     }
 }
 
@@ -81,32 +75,25 @@ impl Drop for Stray {
     }
 }
 
-fn is_in_no_scope() -> bool {
-    CURRENT.try_with(|_| ()).is_err()
-}
-
 impl EndedStrays {
-    /// The current counts, for work in the current scope.
-    pub(crate) fn now() -> Self {
-        Self::within(None)
-    }
-
-    /// The current counts, for a lookup's computation. `lookup` is the lookup's mark if it is outside any scope.
-    pub(crate) fn within(lookup: Option<&Stray>) -> Self {
-        let is_within = |record: &Record| record.0.strays.counts_own;
-        let counts_own = lookup.is_some() || CURRENT.try_with(is_within).unwrap_or(false);
+    /// The current counts. `counts_own` says whether the work is itself part of a lookup outside any scope.
+    pub(super) fn count(counts_own: bool) -> Self {
         let ended = |strays: &Strays| strays.ended.load(Ordering::SeqCst);
         let lookups = ended(&LOOKUPS) + u64::from(counts_own);
         Self { reads: ended(&READS), lookups, counts_own }
     }
 
+    pub(super) fn counts_own(self) -> bool {
+        self.counts_own
+    }
+
     /// Whether no read was in progress then, and none has begun since.
-    fn has_no_read_since(self) -> bool {
+    pub(super) fn has_no_read_since(self) -> bool {
         READS.begun.load(Ordering::SeqCst) == self.reads
     }
 
     /// The same for lookups.
-    fn has_no_lookup_since(self) -> bool {
+    pub(super) fn has_no_lookup_since(self) -> bool {
         LOOKUPS.begun.load(Ordering::SeqCst) == self.lookups
     }
 }
@@ -176,14 +163,5 @@ pub(crate) fn warn_of_strays() {
              put ScopeLayer around layers that read, run background work by Database::background or Record::detached, \
              and tasks that a handler spawns in Record::carry"
         );
-    }
-}
-
-impl Record {
-    /// Whether a read or a lookup outside any scope may have been part of the work. Lookups count only if a request or a
-    /// job may have spawned their task.
-    pub(super) fn may_hold_strays(&self) -> bool {
-        let ended = self.0.strays;
-        !ended.has_no_read_since() || self.0.is_rooted && !ended.has_no_lookup_since()
     }
 }

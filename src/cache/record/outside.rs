@@ -1,0 +1,33 @@
+//! Marks reads and lookups outside any scope as strays.
+
+use super::{CURRENT, EndedStrays, Record, Stray};
+
+impl Stray {
+    /// Begins a read, if it is outside any scope.
+    pub(crate) fn read() -> Option<Self> {
+        Record::is_in_none().then(Self::begin_read)
+    }
+
+    /// Begins a read by a statement, if it is outside any scope. `outline` is the text without its constants, for a warning.
+    pub(crate) fn read_by(text: &str, outline: impl FnOnce() -> String) -> Option<Self> {
+        Record::is_in_none().then(|| Self::begin_read_by(text, outline))
+    }
+
+    /// Begins a lookup, if it is outside any scope.
+    pub(crate) fn lookup() -> Option<Self> {
+        Record::is_in_none().then(Self::begin_lookup)
+    }
+}
+
+impl EndedStrays {
+    /// The current counts, for work in the current scope.
+    pub(crate) fn now() -> Self {
+        Self::within(None)
+    }
+
+    /// The current counts, for a lookup's computation. `lookup` is the lookup's mark if it is outside any scope.
+    pub(crate) fn within(lookup: Option<&Stray>) -> Self {
+        let is_within = |record: &Record| record.0.strays.counts_own();
+        Self::count(lookup.is_some() || CURRENT.try_with(is_within).unwrap_or(false))
+    }
+}
