@@ -4,26 +4,19 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
-use futures_util::FutureExt;
 
 use super::audit::{AuditCounters, AuditReport};
-use super::background::{spawn, to_the_end};
 use super::fence::Fences;
 use super::flight::Flights;
 use super::hit_for_pass::HitForPass;
-use super::lease::LeaseGuard;
 use super::log::{AttachedLog, Log, LogError};
-use super::lookup::{Hit, LookupOptions};
 use super::past::PastEpochs;
-use super::permit::{Permit, Permits};
-use super::policy::Policy;
-use super::record::{DatabaseId, Record, RecordScope, ScopeKind};
+use super::permit::Permits;
+use super::record::DatabaseId;
 use crate::clock;
-use crate::entry::{Entry, Epoch, Key, Position, Tag};
+use crate::entry::{Epoch, Position, Tag};
 use crate::expiring::ExpiringLock;
-use crate::outcome::{Counters, Event, Outcome};
+use crate::outcome::{Counters, Event};
 use crate::store::{Bus, Store, StoreError, StoreStatus};
 
 /// The default size of the fence table, in bytes: about a million slots.
@@ -87,11 +80,11 @@ impl Cache {
 
     /// Creates a cache whose fence table takes `fence_bytes` bytes, and in which at most `loads` fills run at a time,
     /// which bounds the load that a cold start puts on the database. By default, the fills of one route, or of one
-    /// [`ValuePolicy`](crate::ValuePolicy), use at most three quarters of these permits; see [`Policy::fills`]. A fill
-    /// keeps waiting for a permit as long as others complete. If none completes within the policy's
-    /// [`wait`](Policy::wait), as many of the fills that wait as may run at a time proceed without a permit; after ten
-    /// times `wait`, each does. A fill that holds a permit for longer than `wait`, while fills of other policies wait for
-    /// one, loses it. All of these are counted ([`Event::NoPermit`]).
+    /// [`ValuePolicy`](crate::ValuePolicy), use at most three quarters of these permits; see
+    /// [`Policy::fills`](crate::Policy::fills). A fill keeps waiting for a permit as long as others complete. If none
+    /// completes within the policy's [`wait`](crate::Policy::wait), as many of the fills that wait as may run at a time
+    /// proceed without a permit; after ten times `wait`, each does. A fill that holds a permit for longer than `wait`,
+    /// while fills of other policies wait for one, loses it. All of these are counted ([`Event::NoPermit`]).
     pub fn with_limits(store: impl Store, fence_bytes: usize, loads: usize) -> Self {
         Self::with_bounds(store, fence_bytes, Some(loads))
     }
@@ -170,7 +163,7 @@ impl Cache {
     }
 
     /// The results of audits so far, by route: how many cached responses were compared with fresh ones, and how many
-    /// differed. See [`Policy::audit`] and [`Policy::shadow`].
+    /// differed. See [`Policy::audit`](crate::Policy::audit) and [`Policy::shadow`](crate::Policy::shadow).
     pub fn audits(&self) -> BTreeMap<String, AuditReport> {
         self.shared.audits.all()
     }
@@ -210,100 +203,6 @@ impl Cache {
     /// The database whose log is attached.
     pub(super) fn database(&self) -> DatabaseId {
         self.log().map(|log| log.database()).unwrap_or_default()
-    }
-
-    /// A record for a request that has no policy and may write to the database without `Database`.
-    pub(crate) fn record_of_write(&self, ask: LookupOptions) -> Record {
-        let scope = RecordScope {
-            database: self.database(),
-            session: ask.session,
-            untracked: self.log().is_none(),
-            watch: ask.watch,
-            kind: ScopeKind::Request { may_write: true },
-            ..RecordScope::default()
-        };
-        Record::new(self.shared.fences.clone(), scope)
-    }
-
-    /// Counts a hit, and adds its dependencies to the current scope, if there is one.
-    pub(crate) fn serves(&self, hit: &Hit, policy: &Policy) {
-        self.shared.counters.count(hit.outcome);
-        self.shows(hit, policy);
-    }
-
-    /// Adds the dependencies of an entry that is about to be served to the current scope, if there is one.
-    pub(crate) fn shows(&self, hit: &Hit, policy: &Policy) {
-        let is_stale = matches!(hit.outcome, Outcome::Stale(_));
-        Record::note_served(&hit.found.entry, &self.shared.fences, (policy, is_stale));
-    }
-
-    /// A record for work with or without a policy.
-    pub(crate) fn record(&self, policy: Option<&Policy>, ask: LookupOptions) -> Record {
-        self.record_for((&[], None), policy, ask)
-    }
-
-    /// A record for work that computes the entries for `keys` under `permit`.
-    pub(crate) fn record_for(
-        &self,
-        (keys, permit): (&[&Key], Option<&Arc<Permit>>),
-        policy: Option<&Policy>,
-        ask: LookupOptions,
-    ) -> Record {
-        let has_log = self.log().is_some();
-        let scope = RecordScope {
-            tags: ask.tags,
-            database: self.database(),
-            session: ask.session,
-            // Without a log, no read is tracked.
-            untracked: !has_log || policy.is_some_and(|policy| policy.untracked),
-            followed: has_log && policy.is_some(),
-            max_staleness: policy.map_or(Duration::ZERO, |policy| policy.max_staleness),
-            watch: ask.watch,
-            is_kept: policy.is_some(),
-            kind: if ask.is_request {
-                ScopeKind::Request { may_write: false }
-            } else {
-                ScopeKind::Value
-            },
-            keys: keys.iter().map(|key| *key.hash()).collect(),
-            permit: permit.map(Arc::downgrade).unwrap_or_default(),
-            strays: ask.strays,
-        };
-        Record::new(self.shared.fences.clone(), scope)
-    }
-
-    /// Stores an entry: in memory at once, in the shared store in the background. Releases `lease` once other nodes can
-    /// find the entry.
-    pub(crate) fn put(&self, key: &Key, entry: &Arc<Entry>, lease: Option<Box<LeaseGuard>>) {
-        let rest = self.shared.store.put(key, entry);
-        if rest.is_none() && lease.is_none() {
-            return;
-        }
-        let cache = self.clone();
-        spawn(async move {
-            if let Some(rest) = rest {
-                cache.noted(rest.await);
-            }
-            if let Some(lease) = lease {
-                cache.noted(lease.release().await);
-            }
-        });
-    }
-
-    /// Removes an unusable entry. The removal completes even if the caller is cancelled.
-    pub(crate) async fn remove(&self, key: &Key) {
-        let (cache, key) = (self.clone(), key.clone());
-        to_the_end(async move { cache.noted(cache.shared.store.remove(&key).await) }).await;
-    }
-
-    /// Removes an entry: from memory at once, from the shared store in the background.
-    pub(super) fn remove_soon(&self, key: &Key) {
-        let _ = self.remove(key).now_or_never();
-    }
-
-    /// Whether a fill takes a lease: other nodes share the store, and the policy allows leases.
-    pub(crate) fn leases(&self, policy: &Policy) -> bool {
-        !policy.lease.is_zero() && self.shared.store.is_shared()
     }
 
     /// Counts and logs a failure of the store; no request fails because of it.

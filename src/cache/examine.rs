@@ -1,7 +1,7 @@
 //! Previews the outcome of a lookup without side effects.
 
 use super::cache::Cache;
-use super::lookup::LookupOptions;
+use super::options::LookupOptions;
 use super::policy::Policy;
 use super::refresh::{EntryUse, assess};
 use crate::entry::Key;

@@ -11,7 +11,6 @@ use super::flight::{FlightLeader, FlightResult};
 use super::freshness::Freshness;
 use super::hit_for_pass::SharedBy;
 use super::lease::{Claimed, LeaseGuard, PendingLease};
-use super::lookup::Hit;
 use super::permit::Permit;
 use super::policy::Policy;
 use super::protocol::Verdict;
@@ -21,6 +20,7 @@ use super::uncacheable::Uncacheable;
 use crate::clock::{self, Instant};
 use crate::entry::{Entry, Epoch, Key, Lifetime, LogPosition, Position};
 use crate::outcome::{Event, MissReason, Outcome};
+use crate::store::Found;
 
 /// Held by the request that computes the entry for one key. Do the work in [`record`](Self::record)'s scope, then call
 /// [`fill`](Self::fill). If the guard is dropped, the next waiting request takes over.
@@ -34,7 +34,8 @@ pub(crate) struct FillGuard {
     /// How long the computation took, if that is known before the end of the body.
     cost: Option<Duration>,
     pub(crate) reason: MissReason,
-    pub(crate) fallback: Option<Hit>,
+    /// A stale entry that the policy allows to serve if the work fails.
+    pub(super) stale_if_error: Option<Found>,
     /// A stored entry that no change has invalidated, so the handler may confirm it.
     pub(crate) stale: Option<Arc<Entry>>,
     /// The stored entry that this fill is to replace, valid or not.
@@ -79,7 +80,7 @@ impl FillGuard {
             began: clock::now(),
             cost: None,
             reason: MissReason::Absent,
-            fallback: None,
+            stale_if_error: None,
             stale: None,
             replaced: None,
             marker: None,
@@ -181,11 +182,6 @@ impl FillGuard {
         })
     }
 
-    /// The stale entry that the policy allows to serve if the work fails.
-    pub(crate) fn fallback(&mut self) -> Option<Hit> {
-        self.fallback.take()
-    }
-
     /// For work in the background: takes the lease. `false` if another node holds it.
     pub(crate) async fn claim(&mut self) -> bool {
         if !self.cache.leases(&self.policy) {
@@ -275,31 +271,6 @@ impl FillGuard {
         vary_marker
     }
 
-    /// Ends the fill with an entry that another request has stored in the meantime.
-    pub(crate) fn finish_with(mut self, hit: &Hit) {
-        if let Some(flight) = self.flight.take() {
-            flight.land(FlightResult::Entry(hit.found.entry.clone()));
-        }
-    }
-
-    /// Ends the fill after a failure. Waiting requests may serve `instead`; if there is none, two of them take over.
-    pub(crate) fn fail(mut self, instead: Option<&Hit>) {
-        match (self.flight.take(), instead) {
-            (Some(flight), Some(hit)) => {
-                flight.land(FlightResult::Instead(hit.found.entry.clone()));
-            }
-            (Some(flight), None) => flight.fail(),
-            (None, _) => {}
-        }
-    }
-
-    /// Like [`fail`](Self::fail), and also marks the outer scope as uncacheable for this reason.
-    pub(crate) fn fail_for(self, uncacheable: Uncacheable, instead: Option<&Hit>) -> Uncacheable {
-        self.refuse(&uncacheable);
-        self.fail(instead);
-        uncacheable
-    }
-
     /// Like [`fail_for`](Self::fail_for), with a response that other requests may get too.
     pub(crate) fn fail_with(
         mut self,
@@ -338,7 +309,7 @@ impl FillGuard {
         uncacheable
     }
 
-    fn refuse(&self, uncacheable: &Uncacheable) {
+    pub(super) fn refuse(&self, uncacheable: &Uncacheable) {
         self.record.refuse(uncacheable);
         self.note_uncacheable(uncacheable);
     }

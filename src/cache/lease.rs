@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 
 use super::background::spawn;
 use super::cache::Cache;
+use super::policy::Policy;
 use crate::entry::Key;
 use crate::store::{Lease, LeaseToken, StoreError};
 
@@ -105,6 +106,13 @@ impl Drop for PendingLease {
                 }
             });
         }
+    }
+}
+
+impl Cache {
+    /// Whether a fill takes a lease: other nodes share the store, and the policy allows leases.
+    pub(crate) fn leases(&self, policy: &Policy) -> bool {
+        !policy.lease.is_zero() && self.shared.store.is_shared()
     }
 }
 

@@ -7,18 +7,14 @@ use std::sync::Arc;
 
 use super::admission::PendingPermit;
 use super::cache::Cache;
-use super::fill::FillGuard;
-use super::freshness::AgeLimits;
-use super::permit::Permit;
+use super::hit::Hit;
+use super::options::LookupOptions;
 use super::policy::Policy;
 use super::protocol::must_see;
-use super::reads::ReadStatistics;
-use super::record::{Arrival, EndedStrays, Needs, Record, Stray};
+use super::record::Needs;
 use super::refresh::{EntryUse, decide};
-use super::template::PolicyTag;
-use crate::entry::{Entry, Key, LogPosition};
-use crate::outcome::{BypassReason, MissReason, Outcome};
-use crate::store::Found;
+use crate::entry::Key;
+use crate::outcome::{BypassReason, Outcome};
 
 mod claim;
 mod flight;
@@ -26,6 +22,7 @@ mod follow;
 mod result;
 mod search;
 
+pub(crate) use result::{Bypass, LookupResult};
 use search::LookupTask;
 
 /// What a lookup does if no stored entry may be served.
@@ -37,114 +34,6 @@ pub(crate) enum FlightMode {
     Solo,
     /// Computes nothing, and so takes no permit.
     Never,
-}
-
-/// The options of a lookup, in addition to the key.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct LookupOptions {
-    pub(crate) tags: Vec<PolicyTag>,
-    /// The session's last write: the entry must include everything up to this position.
-    pub(crate) session: Option<LogPosition>,
-    /// How old or stale an entry the client accepts.
-    pub(crate) limits: AgeLimits,
-    /// Where reads are recorded for the operators' page.
-    pub(crate) watch: Option<Arc<ReadStatistics>>,
-    /// Checks that an entry contains a value of the requested type; `None` if every entry under the key does.
-    pub(crate) holds: Option<fn(&Entry) -> bool>,
-    /// This is a request to a layer. Unless it is made within another scope, it need not see the process's own writes.
-    pub(crate) is_request: bool,
-    /// The request identifies its client, so the response may be for this client alone.
-    pub(crate) is_identified: bool,
-    /// Reads and lookups outside any scope that had ended before this call; if `None`, they are counted when the lookup
-    /// begins.
-    pub(crate) strays: Option<EndedStrays>,
-    /// When the call that includes this lookup began; `None` if it begins with the lookup.
-    pub(crate) arrival: Option<Arrival>,
-}
-
-/// The result of a lookup.
-#[derive(Debug)]
-pub(crate) enum LookupResult {
-    /// Serve this entry.
-    Hit(Hit),
-    /// Compute the entry and store it.
-    Miss(Box<FillGuard>),
-    /// Compute a response without storing it.
-    Bypass(Bypass),
-}
-
-/// An entry that may be served.
-#[derive(Debug)]
-pub(crate) struct Hit {
-    /// The entry and its tier.
-    pub found: Found,
-    /// The outcome to count.
-    pub outcome: Outcome,
-    /// The guard for recomputing it in the background, if it is due and no other request is recomputing it.
-    pub renew: Option<Box<FillGuard>>,
-    /// Why it was not served at once, if it is served in place of an error.
-    pub missed: Option<MissReason>,
-}
-
-impl Hit {
-    pub(crate) const fn new(found: Found, outcome: Outcome) -> Self {
-        Self { found, outcome, renew: None, missed: None }
-    }
-
-    /// Begins to recompute the entry in the background, if it is due.
-    pub(crate) fn take_renewal(&mut self) -> Option<Box<FillGuard>> {
-        let lead = self.renew.take()?;
-        self.found.entry.note_renewal();
-        Some(lead)
-    }
-}
-
-/// A lookup that bypasses the cache.
-#[derive(Debug)]
-pub(crate) struct Bypass {
-    /// Why.
-    pub reason: BypassReason,
-    /// A stale entry that may be served if computing a response fails.
-    pub fallback: Option<Hit>,
-    /// The scope to work in.
-    pub record: Record,
-    /// Held while the response is computed.
-    _permit: Option<Arc<Permit>>,
-}
-
-impl LookupOptions {
-    /// The options of a request to a layer.
-    pub(crate) fn for_request(session: Option<LogPosition>) -> Self {
-        Self { session, is_request: true, ..Self::default() }
-    }
-
-    /// The options of a value's lookup. `stray` is its mark if the lookup is outside any scope.
-    pub(crate) fn for_value(stray: Option<&Stray>) -> Self {
-        Self { strays: Some(EndedStrays::within(stray)), ..Self::default() }
-    }
-}
-
-impl LookupResult {
-    /// Adds tags to the response that will be computed, if they were not given in the options.
-    pub(crate) fn tag(&mut self, tags: &[PolicyTag]) {
-        match self {
-            Self::Hit(_) => {}
-            Self::Miss(lead) => lead.tag(tags),
-            Self::Bypass(bypass) => bypass.record.tag(tags),
-        }
-    }
-
-    /// Notes the vary marker that led to the key.
-    pub(crate) fn note_marker(&mut self, marker: &Arc<Entry>) {
-        let lead = match self {
-            Self::Hit(hit) => hit.renew.as_mut(),
-            Self::Miss(lead) => Some(lead),
-            Self::Bypass(_) => None,
-        };
-        if let Some(lead) = lead {
-            lead.marker = Some(marker.clone());
-        }
-    }
 }
 
 impl Cache {
@@ -238,15 +127,6 @@ impl Cache {
         Some(LookupResult::Miss(Box::new(search.fill_guard(Some(leader), None))))
     }
 
-    /// The entry that is stored under a key, valid or not.
-    pub(crate) async fn stored(&self, key: &Key) -> Option<Found> {
-        let store = &self.shared.store;
-        match store.peek(key) {
-            Some(found) => Some(found),
-            None => store.get(key).await.ok().flatten(),
-        }
-    }
-
     /// The stale entry that may be served under a key if computing a response fails.
     pub(crate) async fn fallback(
         &self,
@@ -266,11 +146,5 @@ impl Cache {
         if let Some(log) = self.log() {
             log.warn_if_ended();
         }
-    }
-
-    /// Whether this node's last drain of the log is within the policy's `max_staleness`.
-    pub(super) fn is_confirmed(&self, policy: &Policy) -> bool {
-        self.log().is_none()
-            || self.shared.fences.age().is_some_and(|age| age <= policy.max_staleness)
     }
 }

@@ -12,7 +12,9 @@ use serde::de::DeserializeOwned;
 
 use super::cache::Cache;
 use super::fill::FillGuard;
-use super::lookup::{FlightMode, Hit, LookupOptions, LookupResult};
+use super::hit::Hit;
+use super::lookup::{FlightMode, LookupResult};
+use super::options::LookupOptions;
 use super::permit::Permit;
 use super::policy::{Policy, ValuePolicy};
 use super::record::{Record, Stray};

@@ -8,7 +8,8 @@ use futures_util::future::{BoxFuture, ready};
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 
-use crate::cache::lookup::{LookupOptions, LookupResult};
+use crate::cache::lookup::LookupResult;
+use crate::cache::options::LookupOptions;
 use crate::entry::{Entry, Key};
 use crate::store::{Found, Lease, LeaseToken, Store, StoreError};
 use crate::{Cache, ValuePolicy};

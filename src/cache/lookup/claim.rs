@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::Hit;
 use super::search::LookupTask;
+use crate::cache::hit::Hit;
 use crate::cache::lease::{Claimed, LeaseGuard, PendingLease};
 use crate::outcome::Event;
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::result::LookupResult;
 use super::search::LookupTask;
-use super::{Hit, LookupResult};
 use crate::broken::is_broken;
 use crate::cache::admission::PendingPermit;
 use crate::cache::flight::{FlightLeader, FlightResult, FlightRole};
+use crate::cache::hit::Hit;
 use crate::cache::protocol::{Verdict, has_all_since};
 use crate::cache::record::Record;
 use crate::cache::refresh::{EntryUse, decide};

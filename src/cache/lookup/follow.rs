@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::LookupOptions;
 use crate::cache::Cache;
 use crate::cache::background::spawn;
+use crate::cache::options::LookupOptions;
+use crate::cache::policy::Policy;
 use crate::cache::protocol::has_followed;
 use crate::cache::record::{Arrival, Needs, Record, Requirement};
 use crate::entry::LogPosition;
@@ -63,6 +64,12 @@ impl Cache {
     fn requirement(&self) -> Option<Arc<Requirement>> {
         let of_scope = Record::current().and_then(|record| record.requirement().cloned());
         of_scope.or_else(|| self.log()?.own_writes().cloned())
+    }
+
+    /// Whether this node's last drain of the log is within the policy's `max_staleness`.
+    pub(in crate::cache) fn is_confirmed(&self, policy: &Policy) -> bool {
+        self.log().is_none()
+            || self.shared.fences.age().is_some_and(|age| age <= policy.max_staleness)
     }
 
     /// Whether the fences include all of the session's writes.
@@ -125,7 +132,6 @@ mod tests {
     use super::super::search::LookupTask;
     use super::*;
     use crate::cache::log::{Log, LogError};
-    use crate::cache::policy::Policy;
     use crate::entry::{Epoch, Key, Position, Tag};
     use crate::outcome::BypassReason;
     use crate::store::Memory;

@@ -1,18 +1,66 @@
-//! What a miss or a bypass returns: the guard or the scope for computing a response, and the stale entry that may be
-//! served if that fails.
+//! The result of a lookup. A miss or a bypass has the guard or the scope for computing a response, and the stale entry that
+//! may be served if that fails.
 
 use std::sync::Arc;
 
 use super::search::LookupTask;
-use super::{Bypass, Hit};
 use crate::cache::fill::FillGuard;
 use crate::cache::flight::FlightLeader;
+use crate::cache::hit::Hit;
 use crate::cache::permit::Permit;
 use crate::cache::protocol::Verdict;
 use crate::cache::record::Record;
+use crate::cache::template::PolicyTag;
 use crate::entry::Entry;
-use crate::outcome::{BypassReason, Outcome, StaleReason};
+use crate::outcome::BypassReason;
 use crate::store::Found;
+
+/// The result of a lookup.
+#[derive(Debug)]
+pub(crate) enum LookupResult {
+    /// Serve this entry.
+    Hit(Hit),
+    /// Compute the entry and store it.
+    Miss(Box<FillGuard>),
+    /// Compute a response without storing it.
+    Bypass(Bypass),
+}
+
+/// A lookup that bypasses the cache.
+#[derive(Debug)]
+pub(crate) struct Bypass {
+    /// Why.
+    pub reason: BypassReason,
+    /// A stale entry that may be served if computing a response fails.
+    pub fallback: Option<Hit>,
+    /// The scope to work in.
+    pub record: Record,
+    /// Held while the response is computed.
+    _permit: Option<Arc<Permit>>,
+}
+
+impl LookupResult {
+    /// Adds tags to the response that will be computed, if they were not given in the options.
+    pub(crate) fn tag(&mut self, tags: &[PolicyTag]) {
+        match self {
+            Self::Hit(_) => {}
+            Self::Miss(lead) => lead.tag(tags),
+            Self::Bypass(bypass) => bypass.record.tag(tags),
+        }
+    }
+
+    /// Notes the vary marker that led to the key.
+    pub(crate) fn note_marker(&mut self, marker: &Arc<Entry>) {
+        let lead = match self {
+            Self::Hit(hit) => hit.renew.as_mut(),
+            Self::Miss(lead) => Some(lead),
+            Self::Bypass(_) => None,
+        };
+        if let Some(lead) = lead {
+            lead.marker = Some(marker.clone());
+        }
+    }
+}
 
 impl LookupTask<'_> {
     /// The guard for recomputing an entry in the background, if no other request holds it, a permit is free, and the last
@@ -37,7 +85,7 @@ impl LookupTask<'_> {
         let record = self.record(permit.as_ref());
         let mut lead = FillGuard::new(self.cache, self.key, self.policy, record);
         lead.reason = self.reason;
-        lead.fallback = self.fallback();
+        lead.stale_if_error = self.stale_if_error();
         lead.stale = self.passed_over.as_ref().and_then(|found| self.confirmable(found));
         lead.replaced = self.passed_over.as_ref().map(|found| found.entry.clone());
         lead.flight = leader;
@@ -54,6 +102,10 @@ impl LookupTask<'_> {
 
     /// The stale entry that may be served if computing a response fails.
     pub(super) fn fallback(&self) -> Option<Hit> {
+        self.stale_if_error().map(|found| Hit::in_place_of_error(found, self.reason))
+    }
+
+    fn stale_if_error(&self) -> Option<Found> {
         let found = self.passed_over.clone()?;
         let entry = &found.entry;
         let window = entry.life.if_error.min(self.policy.longest_if_error());
@@ -66,9 +118,7 @@ impl LookupTask<'_> {
             && entry.age() < entry.ttl().saturating_add(window);
         let has_own_writes =
             self.ask.session.is_none_or(|session| entry.basis.has_reached(session));
-        let hit = Hit::new(found, Outcome::Stale(StaleReason::Error));
-        (lasts && has_own_writes && !self.is_blind)
-            .then_some(Hit { missed: Some(self.reason), ..hit })
+        (lasts && has_own_writes && !self.is_blind).then_some(found)
     }
 
     fn record(&self, permit: Option<&Arc<Permit>>) -> Record {

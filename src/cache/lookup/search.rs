@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::follow::FOLLOW_WITHIN;
-use super::{Hit, LookupOptions};
 use crate::cache::Cache;
+use crate::cache::hit::Hit;
+use crate::cache::options::LookupOptions;
 use crate::cache::policy::Policy;
 use crate::cache::protocol::must_see;
 use crate::cache::record::EndedStrays;

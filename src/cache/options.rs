@@ -1,0 +1,44 @@
+//! The options of a lookup.
+
+use std::sync::Arc;
+
+use super::freshness::AgeLimits;
+use super::reads::ReadStatistics;
+use super::record::{Arrival, EndedStrays, Stray};
+use super::template::PolicyTag;
+use crate::entry::{Entry, LogPosition};
+
+/// The options of a lookup, in addition to the key.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LookupOptions {
+    pub(crate) tags: Vec<PolicyTag>,
+    /// The session's last write: the entry must include everything up to this position.
+    pub(crate) session: Option<LogPosition>,
+    /// How old or stale an entry the client accepts.
+    pub(crate) limits: AgeLimits,
+    /// Where reads are recorded for the operators' page.
+    pub(crate) watch: Option<Arc<ReadStatistics>>,
+    /// Checks that an entry contains a value of the requested type; `None` if every entry under the key does.
+    pub(crate) holds: Option<fn(&Entry) -> bool>,
+    /// This is a request to a layer. Unless it is made within another scope, it need not see the process's own writes.
+    pub(crate) is_request: bool,
+    /// The request identifies its client, so the response may be for this client alone.
+    pub(crate) is_identified: bool,
+    /// Reads and lookups outside any scope that had ended before this call; if `None`, they are counted when the lookup
+    /// begins.
+    pub(crate) strays: Option<EndedStrays>,
+    /// When the call that includes this lookup began; `None` if it begins with the lookup.
+    pub(crate) arrival: Option<Arrival>,
+}
+
+impl LookupOptions {
+    /// The options of a request to a layer.
+    pub(crate) fn for_request(session: Option<LogPosition>) -> Self {
+        Self { session, is_request: true, ..Self::default() }
+    }
+
+    /// The options of a value's lookup. `stray` is its mark if the lookup is outside any scope.
+    pub(crate) fn for_value(stray: Option<&Stray>) -> Self {
+        Self { strays: Some(EndedStrays::within(stray)), ..Self::default() }
+    }
+}
