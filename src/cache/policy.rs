@@ -10,6 +10,7 @@ use super::streak::UncacheableStreak;
 use super::template::{PolicyTag, TagTemplate};
 
 mod clients;
+mod content;
 mod fault;
 mod post_reads;
 mod settings;
@@ -204,22 +205,6 @@ impl Policy {
     #[must_use]
     pub fn any_query_order(mut self) -> Self {
         self.any_query_order = true;
-        self
-    }
-
-    /// Caches responses to requests by QUERY (RFC 10008) whose content is `bytes` long at most. Without this they
-    /// bypass the cache. The content is part of the key, with the fields that describe it (`Content-Type`,
-    /// `Content-Encoding` and all others that begin so) and `Accept`, which a strict policy withholds unless it names it
-    /// in [`vary`](Self::vary). So the content is read before anything is looked up; the handler gets it whole. Larger
-    /// content, and content that can't be read to its end within 30 s, is handed on as it comes, and the response is not
-    /// stored.
-    ///
-    /// For services whose request body is [`axum::body::Body`]: with another type of body, QUERY bypasses the cache.
-    /// The content counts toward [`CacheLayer::capture_limit`](crate::CacheLayer::capture_limit) while it is read. For
-    /// POST, see [`post_reads`](Self::post_reads).
-    #[must_use]
-    pub fn query_content(mut self, bytes: usize) -> Self {
-        self.query_content = Some(bytes);
         self
     }
 

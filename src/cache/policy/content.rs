@@ -1,0 +1,88 @@
+//! The settings for requests with content.
+
+use http::request::Parts;
+
+use super::{Policy, PostReads};
+
+impl Policy {
+    /// Caches responses to requests by QUERY (RFC 10008) whose content is `bytes` long at most. Without this they
+    /// bypass the cache. The content is part of the key, with the fields that describe it (`Content-Type`,
+    /// `Content-Encoding` and all others that begin so) and `Accept`, which a strict policy withholds unless it names it
+    /// in [`vary`](Self::vary). So the content is read before anything is looked up; the handler gets it whole. Larger
+    /// content, and content that can't be read to its end within 30 s, is handed on as it comes, and the response is not
+    /// stored.
+    ///
+    /// For services whose request body is [`axum::body::Body`]: with another type of body, QUERY bypasses the cache.
+    /// The content counts toward [`CacheLayer::capture_limit`](crate::CacheLayer::capture_limit) while it is read. For
+    /// POST, see [`post_reads`](Self::post_reads).
+    #[must_use]
+    pub fn query_content(mut self, bytes: usize) -> Self {
+        self.query_content = Some(bytes);
+        self
+    }
+
+    /// Caches responses to those POST requests that only read, such as searches and GraphQL queries. `only_reads` gets
+    /// the head and the content of a POST request of the route, and says whether it is one of these. It must say
+    /// `false` for whatever may write: **a wrong `true` can lose a write**. A request for which it says `true` may get
+    /// a stored response, or the response to another request that is sent at the same time, and it may be sent to the
+    /// handler again in the background. All other POST requests go to the handler, once each, as without this setting.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use axum::http::header::CONTENT_TYPE;
+    /// use tidegate::Policy;
+    ///
+    /// // A route whose POST requests all read:
+    /// let search =
+    ///     Policy::ttl(Duration::from_secs(60)).strict().public().post_reads(16 << 10, |_, _| true);
+    ///
+    /// // GraphQL, with a list of all contents that the service's own clients send:
+    /// const KNOWN: [&[u8]; 2] =
+    ///     [br#"{"query":"query Shops { shops { name } }"}"#, br#"{"query":"{ news { text } }"}"#];
+    ///
+    /// let graphql = Policy::ttl(Duration::from_secs(60)).strict().post_reads(16 << 10, |parts, content| {
+    ///     let is_json = parts.headers.get(CONTENT_TYPE).is_some_and(|it| it == "application/json");
+    ///     is_json && parts.uri.query().is_none() && KNOWN.contains(&content)
+    /// });
+    /// ```
+    ///
+    /// `docs/guide/2-policies.md` has a function for any GraphQL query, and what to consider for your own.
+    ///
+    /// A request that only reads is handled like QUERY under [`query_content`](Self::query_content): its content and
+    /// the fields that describe it are part of the key, with `Accept` and the method. It invalidates nothing, its reads
+    /// may go to replicas, and its response carries a session token only if the handler wrote. If the handler writes
+    /// through `Database` after all, the response is not stored, and no other request gets it. This does not make a
+    /// wrong `true` harmless: a run that did not write is stored, and later requests with the same content get its
+    /// response, whether or not they would have written.
+    ///
+    /// `only_reads` must decide by what the handler gets, and by what the key holds. Name each header that it reads in
+    /// [`vary`](Self::vary), except `Content-*` and `Accept`. If the policy withholds or rewrites a part of the request
+    /// ([`strict`](Self::strict), [`query`](Self::query) …), `only_reads` is called with the head as the client sent it
+    /// and with the head that the handler gets, and must say `true` for both. The second lacks the conditions
+    /// and ranges of the request, even if `vary` names them. If the function panics, the request counts as one that may
+    /// write. The process's panic hook runs each time, as for any panic; besides, an error is logged once for each
+    /// policy that [`CacheLayer::route`](crate::CacheLayer::route) or
+    /// [`CacheLayer::default_policy`](crate::CacheLayer::default_policy) sets.
+    ///
+    /// The content is read before the handler is called, up to `bytes`. These requests are never shown to `only_reads`,
+    /// and count as requests that may write:
+    ///
+    /// - with larger content, or with content that has trailers, breaks off, takes longer than 30 s, or does not fit
+    ///   into [`CacheLayer::capture_limit`](crate::CacheLayer::capture_limit);
+    /// - with `Idempotency-Key`, a header that overrides the method, or `Upgrade`;
+    /// - to a service whose request body is not [`axum::body::Body`].
+    ///
+    /// RFC 9110, section 9.3.3, lets a cache use a response to POST for GET alone, since POST may write in general.
+    /// This setting uses it for POST alone, on the word of `only_reads`. Under [`standard`](Self::standard) the
+    /// response must give its lifetime explicitly, as that section requires, and it is recomputed, not revalidated.
+    /// [`ttl`](Self::ttl) is recommended: under `standard`, a request that may write makes all stored responses of its
+    /// path invalid if it succeeds, and any client can send content that is too large or that `only_reads` rejects.
+    #[must_use]
+    pub fn post_reads<F>(mut self, bytes: usize, only_reads: F) -> Self
+    where
+        F: Fn(&Parts, &[u8]) -> bool + Send + Sync + 'static,
+    {
+        self.post_reads = Some(PostReads::new(bytes, only_reads));
+        self
+    }
+}
