@@ -1,7 +1,8 @@
 //! The steps of cache-aside, up to the point at which an entry has to be computed.
 //!
-//! `search` finds and judges stored entries, `flight` waits for other requests on this node and `claim` for other nodes,
-//! `follow` catches up with the session's writes, and `result` builds what a miss or a bypass returns.
+//! `task` is a lookup in progress and decides on an entry, `search` finds stored entries, `flight` waits for other requests
+//! on this node and `claim` for other nodes, `follow` catches up with the session's writes, and `result` builds what a miss
+//! or a bypass returns.
 
 use std::sync::Arc;
 
@@ -21,9 +22,10 @@ mod flight;
 mod follow;
 mod result;
 mod search;
+mod task;
 
 pub(crate) use result::{Bypass, LookupResult};
-use search::LookupTask;
+use task::LookupTask;
 
 /// What a lookup does if no stored entry may be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

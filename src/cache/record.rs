@@ -248,6 +248,16 @@ impl Record {
         }
     }
 
+    /// What reads in this scope must see; `None` if the process's requirement applies.
+    pub(crate) fn requirement(&self) -> Option<&Arc<Requirement>> {
+        self.0.requirement.as_ref()
+    }
+
+    /// This scope and those around it, from the inside out.
+    fn outward(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |record| record.0.outer.as_ref())
+    }
+
     /// Records a read: its basis, its tags and its server.
     pub(crate) fn read(&self, basis: LogPosition, tags: &[Tag], server: &Arc<str>) {
         self.outward().for_each(|record| record.note(basis, tags, Some(server)));
@@ -279,12 +289,6 @@ impl Record {
     /// The statistics to record reads in, if they are on.
     pub(crate) fn watch(&self) -> Option<&Arc<ReadStatistics>> {
         self.0.scope.watch.as_ref()
-    }
-
-    /// Adds the tags that the response itself names, once the work is done.
-    pub(crate) fn depend_on(&self, tags: impl Iterator<Item = Tag>) {
-        let tags: Vec<Tag> = tags.collect();
-        self.outward().for_each(|record| self.note_tags(record, &tags));
     }
 
     /// Records a read for a simulated response, which is not stored.

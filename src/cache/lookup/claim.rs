@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::search::LookupTask;
+use super::task::LookupTask;
 use crate::cache::hit::Hit;
 use crate::cache::lease::{Claimed, LeaseGuard, PendingLease};
 use crate::outcome::Event;

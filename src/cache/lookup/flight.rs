@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::result::LookupResult;
-use super::search::LookupTask;
+use super::task::LookupTask;
 use crate::broken::is_broken;
 use crate::cache::admission::PendingPermit;
 use crate::cache::flight::{FlightLeader, FlightResult, FlightRole};

@@ -129,7 +129,7 @@ mod tests {
     use tokio::task::yield_now;
     use tokio::time::advance;
 
-    use super::super::search::LookupTask;
+    use super::super::task::LookupTask;
     use super::*;
     use crate::cache::log::{Log, LogError};
     use crate::entry::{Epoch, Key, Position, Tag};

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::search::LookupTask;
+use super::task::LookupTask;
 use crate::cache::fill::FillGuard;
 use crate::cache::flight::FlightLeader;
 use crate::cache::hit::Hit;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::futures::TaskLocalFuture;
 
 use super::proof::no_position;
-use super::{CURRENT, DatabaseId, Needs, Record, RecordScope, Requirement, ScopeKind};
+use super::{CURRENT, DatabaseId, Needs, Record, RecordScope, ScopeKind};
 use crate::broken::is_broken;
 use crate::cache::fence::Fences;
 use crate::cache::freshness::Freshness;
@@ -59,11 +59,6 @@ impl Record {
         Self::new(self.0.fences.clone(), scope)
     }
 
-    /// What reads in this scope must see; `None` if the process's requirement applies.
-    pub(crate) fn requirement(&self) -> Option<&Arc<Requirement>> {
-        self.0.requirement.as_ref()
-    }
-
     /// Whether the current scope, or one around it, is computing this key of the cache with these fences. Waiting for the
     /// key would then deadlock.
     pub(crate) fn is_computing(fences: &Arc<Fences>, key: &[u8; 32]) -> bool {
@@ -109,6 +104,12 @@ impl Record {
                 record.bound(ttl.saturating_sub(entry.age()));
             }
         });
+    }
+
+    /// Adds the tags that the response itself names, once the work is done.
+    pub(crate) fn depend_on(&self, tags: impl Iterator<Item = Tag>) {
+        let tags: Vec<Tag> = tags.collect();
+        self.outward().for_each(|record| self.note_tags(record, &tags));
     }
 
     /// Ends the work. `ttl` is how long its result may be used if only a TTL bounds it; `None` if that is unknown.
@@ -190,11 +191,6 @@ impl Record {
         }
     }
 
-    /// This scope and those around it, from the inside out.
-    pub(super) fn outward(&self) -> impl Iterator<Item = &Self> {
-        std::iter::successors(Some(self), |record| record.0.outer.as_ref())
-    }
-
     /// The shortest remaining lifetime of the parts that only a TTL bounds.
     fn left(&self) -> Option<Duration> {
         let until = self.notes().until?;
@@ -222,7 +218,7 @@ impl Record {
 
     /// Adds tags of this scope's cache that no read has added to `record`, which is this scope or one around it. What they
     /// stand for may have been read as soon as this scope's work began, so that position counts too.
-    pub(super) fn note_tags(&self, record: &Self, tags: &[Tag]) {
+    fn note_tags(&self, record: &Self, tags: &[Tag]) {
         if tags.is_empty() {
             return;
         }
