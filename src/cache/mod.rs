@@ -9,6 +9,25 @@
 //! `fence` stores the known changes, `protocol` has the rules that decide freshness, `record` collects the reads of a
 //! computation, `flight` lets one request compute while others wait, `refresh` decides by time, and [`Cache`] combines
 //! them. The request that computes an entry holds a [`FillGuard`]; if the guard is dropped, a waiting request takes over.
+//!
+//! A lookup walks down these lines, and each file imports only from its own line and from those below:
+//!
+//! ```text
+//! typed, many, examine
+//! lookup: flight, claim, search, result, task, follow
+//! hit
+//! fill
+//! admission, storage, lease, scopes, options, version
+//! cache: the handle, and what its clones share
+//! flight, log
+//! record: nesting, outside; proof, notes, scope, stray, requirement
+//! permit, waits, reads
+//! refresh, freshness
+//! policy
+//! gate, identity, template, streak, names
+//! fence, stored_value, fingerprint
+//! protocol, uncacheable, hit_for_pass, background, past, audit
+//! ```
 
 mod admission;
 mod audit;
