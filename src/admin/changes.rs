@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::Admin;
+use super::state::Admin;
 #[cfg(feature = "postgres")]
 use crate::entry::Tag;
 

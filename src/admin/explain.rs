@@ -10,8 +10,8 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 
-use super::Admin;
 use super::answer::{answer, failure};
+use super::state::Admin;
 use crate::middleware::{Dependency, RequestExplanation, StoredExplanation};
 use crate::outcome::Outcome;
 

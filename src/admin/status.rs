@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 
-use super::Admin;
+use super::state::Admin;
 use crate::cache::{AuditReport, Policy, RouteReads};
 use crate::outcome::{Counters, Outcome};
 use crate::store::StoreStatus;

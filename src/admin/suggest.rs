@@ -1,7 +1,6 @@
 //! Suggests which routes and queries are worth caching.
 
 mod routes;
-#[cfg(feature = "postgres")]
 mod statements;
 mod writes;
 
@@ -13,9 +12,10 @@ use axum::response::Response;
 use http::HeaderMap;
 use serde::Serialize;
 
-use super::Admin;
 use super::answer::{answer, percent};
+use super::state::Admin;
 use routes::RouteAdvice;
+use statements::UncachedStatement;
 use writes::Writes;
 
 /// Suggestions, based on the traffic so far.
@@ -32,21 +32,6 @@ pub(crate) struct Suggestions {
     /// Sorted by the time that the cache would save, largest first.
     routes: Vec<RouteAdvice>,
     statements: Vec<UncachedStatement>,
-}
-
-/// A statement whose result is not cached.
-#[derive(Serialize)]
-struct UncachedStatement {
-    sql: String,
-    times: u64,
-    /// The average time to the first row.
-    milliseconds: f64,
-    /// The share of runs that repeat the arguments of a run within the last minute: the upper limit of the hit ratio with
-    /// a TTL of one minute.
-    repeated: f64,
-    /// The tables that the statement depends on; empty if its results can't be stored.
-    tables: Vec<String>,
-    uncacheable: Option<String>,
 }
 
 pub(crate) async fn show(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
@@ -122,24 +107,5 @@ impl fmt::Display for Suggestions {
         }
         self.routes.iter().try_for_each(|route| write!(f, "\n{route}"))?;
         self.statements.iter().try_for_each(|statement| write!(f, "\n{statement}"))
-    }
-}
-
-impl fmt::Display for UncachedStatement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sql = self.sql.split_whitespace().collect::<Vec<_>>().join(" ");
-        writeln!(f, "query {sql}")?;
-        let repeated = percent(self.repeated);
-        writeln!(
-            f,
-            "  run {} times, {:.2} ms each, {repeated} repeated within a minute",
-            self.times, self.milliseconds
-        )?;
-        match &self.uncacheable {
-            Some(why) => writeln!(f, "  can't be cached: {why}"),
-            None => {
-                writeln!(f, "  depends on {}: db.cached(&cache, policy)", self.tables.join(", "))
-            }
-        }
     }
 }

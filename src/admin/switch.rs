@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde::Deserialize;
 
-use super::Admin;
 use super::answer::failure;
+use super::state::Admin;
 
 /// The most tags at a time.
 const MOST: usize = 1000;

@@ -1,12 +1,34 @@
 //! Statements whose results are not cached.
 
-use super::UncachedStatement;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::admin::answer::percent;
+#[cfg(feature = "postgres")]
 use crate::postgres::{Database, Dependencies};
 
 /// The most statements to list.
+#[cfg(feature = "postgres")]
 const MOST: usize = 20;
 
+/// A statement whose result is not cached.
+#[derive(Serialize)]
+pub(super) struct UncachedStatement {
+    sql: String,
+    times: u64,
+    /// The average time to the first row.
+    milliseconds: f64,
+    /// The share of runs that repeat the arguments of a run within the last minute: the upper limit of the hit ratio with
+    /// a TTL of one minute.
+    repeated: f64,
+    /// The tables that the statement depends on; empty if its results can't be stored.
+    tables: Vec<String>,
+    uncacheable: Option<String>,
+}
+
 /// The statements that ran more than once, by total time, largest first.
+#[cfg(feature = "postgres")]
 #[expect(clippy::cast_precision_loss, reason = "ratios need no more")]
 pub(super) fn all(db: &Database) -> Vec<UncachedStatement> {
     let mut ran: Vec<_> =
@@ -35,4 +57,23 @@ pub(super) fn all(db: &Database) -> Vec<UncachedStatement> {
         }
     };
     ran.into_iter().take(MOST).map(statement).collect()
+}
+
+impl fmt::Display for UncachedStatement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sql = self.sql.split_whitespace().collect::<Vec<_>>().join(" ");
+        writeln!(f, "query {sql}")?;
+        let repeated = percent(self.repeated);
+        writeln!(
+            f,
+            "  run {} times, {:.2} ms each, {repeated} repeated within a minute",
+            self.times, self.milliseconds
+        )?;
+        match &self.uncacheable {
+            Some(why) => writeln!(f, "  can't be cached: {why}"),
+            None => {
+                writeln!(f, "  depends on {}: db.cached(&cache, policy)", self.tables.join(", "))
+            }
+        }
+    }
 }
