@@ -19,7 +19,7 @@ use http::Request;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::timeout;
 
-use super::buffer::BudgetShare;
+use super::budget::BudgetShare;
 
 /// How long to wait for the content. A slower client would hold memory for as long as it likes.
 const SLOWEST: Duration = Duration::from_secs(30);

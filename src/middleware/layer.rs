@@ -9,7 +9,7 @@ use tower_layer::Layer;
 
 use http::Request;
 
-use super::buffer::ByteBudget;
+use super::budget::ByteBudget;
 use super::identity::IdentitySource;
 use super::keying::{self, KeySource};
 use super::rules::search_variance::SearchVariance;

@@ -10,7 +10,7 @@
 //!   requests to the handler uncached.
 //! - The handler's request: `canonical` and `strict` reduce it to what the key holds.
 //! - A fill: `fill` turns a response into an entry, while `tee` streams the body to the client and `buffer` and
-//!   `timed_buffer` collect it. `stored` is the form of the head in an entry.
+//!   `timed_buffer` collect it, within the `budget` of all bodies. `stored` is the form of the head in an entry.
 //! - A stored response: `rendered` has the head ready to send, and `response` selects all, a part, or a 304.
 //! - `session` lets clients read their own writes, `scope` gives the layers around the cache a scope, `audit` compares stored responses with the handler's, and `explain`
 //!   says how a request would be handled.
@@ -19,6 +19,7 @@
 
 mod audit;
 mod body;
+mod budget;
 mod buffer;
 mod bypass;
 mod canonical;
