@@ -11,8 +11,8 @@ use http::header::{AGE, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::Body;
+use super::rules::audience::{Audience, audience};
 use super::rules::request::RequestDirectives;
-use super::rules::storable::{Audience, audience};
 use super::rules::vary::by_cookies;
 use super::status::{self, CACHE_STATUS};
 use super::stored::{MalformedHead, StoredHead};

@@ -4,9 +4,9 @@ use http::header::{ACCEPT, CONTENT_LENGTH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_
 use http::{HeaderMap, HeaderName, Method, Request};
 use http_body::Body;
 
+use super::audience::Audience;
 use super::directives::Directives;
 use super::fields::{RequestField, RequestFields};
-use super::storable::Audience;
 use crate::cache::{AgeLimits, Policy};
 use crate::middleware::identity::IdentitySource;
 use crate::middleware::session::is_session_cookie;

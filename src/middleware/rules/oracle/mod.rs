@@ -18,9 +18,10 @@ use bytes::Bytes;
 pub use case::Case;
 use http::{HeaderMap, Request};
 
+use super::audience::audience;
 use super::list::members;
 use super::request::RequestDirectives;
-use super::storable::{Cacheability, Times, audience, cacheability};
+use super::storable::{Cacheability, Times, cacheability};
 use super::vary;
 use crate::cache::protocol::Verdict;
 use crate::cache::{EntryUse, Policy, decide};
