@@ -14,7 +14,6 @@ use http::{Extensions, Request};
 
 use super::routers::{self, is_in};
 use super::rules::identity::IdentityHeaders;
-use super::strict::carry;
 use crate::cache::Policy;
 
 /// The headers and extensions that identify a client.
@@ -88,6 +87,13 @@ impl KnownExtensions {
                  client with CacheLayer::extension, add them inside the CacheLayer, or use Policy::public"
             );
         }
+    }
+}
+
+/// Copies an extension of this type, if there is one.
+pub(crate) fn carry<T: Clone + Send + Sync + 'static>(from: &Extensions, to: &mut Extensions) {
+    if let Some(extension) = from.get::<T>() {
+        to.insert(extension.clone());
     }
 }
 

@@ -4,7 +4,7 @@ use axum::extract::{MatchedPath, NestedPath, OriginalUri};
 use http::header::{COOKIE, HOST};
 use http::{Extensions, HeaderMap, HeaderName, Request, Uri, Version};
 
-use super::identity::IdentitySource;
+use super::identity::{IdentitySource, carry};
 use super::keying::{HOST_LIKE, PATH_LIKE};
 use super::rules::fields::RequestField;
 use super::rules::request::describes_content;
@@ -21,12 +21,6 @@ pub(crate) fn extensions<A>(request: &Request<A>, identity: &IdentitySource) -> 
     carry::<NestedPath>(given, &mut fresh);
     identity.extensions.carry(given, &mut fresh);
     Some(fresh)
-}
-
-pub(crate) fn carry<T: Clone + Send + Sync + 'static>(from: &Extensions, to: &mut Extensions) {
-    if let Some(extension) = from.get::<T>() {
-        to.insert(extension.clone());
-    }
 }
 
 /// Removes from a request what its key does not hold, except in the query, which [`canonical`](super::canonical) rewrites.
