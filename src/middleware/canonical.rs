@@ -19,7 +19,8 @@ use crate::cache::Policy;
 pub(crate) fn rewrite<A>(request: &mut Request<A>, policy: &Policy, asked: &RequestDirectives) {
     let headers = request.headers_mut();
     if asked.fields.has(RequestField::Cookie) {
-        cookies::rewrite(headers, policy, asked);
+        let needs_others = asked.client_key.is_some() || asked.client.has_cookies;
+        cookies::rewrite(headers, policy, needs_others);
     }
     for name in [ACCEPT_ENCODING, ACCEPT_LANGUAGE] {
         if let Some(value) = vary::respelled(headers, &name) {

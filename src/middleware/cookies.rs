@@ -8,7 +8,6 @@ use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 
 use super::rules::list::is_token;
-use super::rules::request::RequestDirectives;
 use crate::cache::Policy;
 
 /// All cookies of a request: names and values. A pair without `=` is a value without a name, as browsers have it (RFC
@@ -41,9 +40,8 @@ pub(crate) fn line(headers: &HeaderMap, policy: &Policy) -> Option<HeaderValue> 
 /// Rewrites the cookies of a request for the handler: to those that the key holds or, if the handler needs others too, to
 /// all of them in one line (RFC 9113, section 8.2.3). Leaves them unchanged if the key holds the raw lines, or if neither
 /// the key nor the policy depends on cookies.
-pub(crate) fn rewrite(headers: &mut HeaderMap, policy: &Policy, asked: &RequestDirectives) {
+pub(crate) fn rewrite(headers: &mut HeaderMap, policy: &Policy, needs_others: bool) {
     let is_read = !policy.vary_cookies.is_empty();
-    let needs_others = asked.client_key.is_some() || asked.client.has_cookies;
     if holds_lines(policy) || !is_read && (needs_others || policy.public) {
         return;
     }
