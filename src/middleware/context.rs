@@ -6,7 +6,6 @@ use http::{Extensions, HeaderMap, Method, Request};
 
 use super::canonical;
 use super::identity::IdentitySource;
-use super::layer::LayerSettings;
 use super::rendered::RenderedHead;
 use super::route;
 use super::rules::fields::RequestField;
@@ -14,6 +13,7 @@ use super::rules::request::RequestDirectives;
 use super::rules::search_variance::SearchVariance;
 use super::rules::target::InvalidationTarget;
 use super::rules::vary;
+use super::settings::LayerSettings;
 use super::stored::vary_marker;
 use super::strict;
 use crate::cache::{Cache, FlightMode, Hit, LookupOptions, LookupResult, Policy, PolicyTag};

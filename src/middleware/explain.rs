@@ -7,11 +7,11 @@ use http::{HeaderMap, Request, StatusCode, Uri};
 
 use super::context::RequestContext;
 use super::keying::KeySource;
-use super::layer::{LayerSettings, OTHERS};
 use super::rendered::RenderedHead;
 use super::route;
 use super::rules::request::RequestDirectives;
 use super::rules::vary;
+use super::settings::{LayerSettings, OTHERS};
 use super::stored::vary_marker;
 use crate::cache::{LookupOptions, LookupPreview, Policy, PolicyTag};
 use crate::entry::{Entry, Key, LogPosition, Position, Tag};

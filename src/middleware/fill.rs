@@ -17,7 +17,6 @@ use super::body::Body;
 use super::buffer::{BodyBuffer, BufferOutcome, StoreTarget, fits};
 use super::context::RequestContext;
 use super::date::date;
-use super::layer::LayerSettings;
 use super::rules::directives::Directives;
 use super::rules::groups;
 use super::rules::precondition::is_new_known;
@@ -30,6 +29,7 @@ use super::rules::storable::{
 use super::rules::targeted::ResponseControl;
 use super::rules::validation::{HeadComparison, compare_head, names_another, updated};
 use super::rules::vary;
+use super::settings::LayerSettings;
 use super::status::{self, StoreOutcome};
 use super::stored::{StoredHead, encode_vary_marker, vary_marker};
 use super::tee::TeeBody;

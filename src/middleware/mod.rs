@@ -4,7 +4,8 @@
 //!
 //! - The key: `keying` computes it, with `cookies` for cookies, `content` for the content of a QUERY, and `variances` for
 //!   the query parameters that count at a path. `identity` and `routers` find what identifies the client.
-//! - The routes: `pattern` checks the patterns of policies, and `unmatched` warns about those that no request matches.
+//! - The routes: `layer` is what users configure, and `settings` what services share of it. `pattern` checks the patterns
+//!   of policies, and `unmatched` warns about those that no request matches.
 //! - HTTP: `rules` has the rules of the standards, and `context` applies them to one request.
 //! - The flow: `service` serves hits in memory, `exchange` has the order of all steps that wait, and `bypass` passes
 //!   requests to the handler uncached.
@@ -47,6 +48,7 @@ mod rules;
 mod scope;
 mod service;
 mod session;
+mod settings;
 mod status;
 mod stored;
 mod strict;
@@ -70,8 +72,8 @@ pub use body::Body;
 pub(crate) use explain::{Dependency, RequestExplanation, StoredExplanation};
 pub use future::ResponseFuture;
 pub use layer::CacheLayer;
-#[cfg(feature = "admin")]
-pub(crate) use layer::LayerSettings;
 pub use scope::{ScopeLayer, ScopeService};
 pub use service::CacheService;
 pub use session::Sessions;
+#[cfg(feature = "admin")]
+pub(crate) use settings::LayerSettings;

@@ -20,7 +20,6 @@ use super::future::ResponseFuture;
 use super::handler::Handler;
 use super::identity::{self, IdentitySource};
 use super::keying::{self, KeySource};
-use super::layer::{LayerSettings, OTHERS, RouteSettings};
 use super::rendered::respond;
 use super::route;
 use super::rules::request::{
@@ -30,6 +29,7 @@ use super::rules::target::InvalidationTarget;
 use super::rules::unsafe_method::{InvalidatedByWrite, is_safe};
 use super::rules::validation::unconditional;
 use super::session::SessionClaim;
+use super::settings::{LayerSettings, OTHERS, RouteSettings};
 use super::strict;
 use crate::cache::{Hit, LookupOptions, Policy, Record, spawn};
 use crate::entry::{Entry, LogPosition};
