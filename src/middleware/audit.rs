@@ -136,7 +136,7 @@ impl<S> Exchange<S> {
         }
         let mut response = self.compared(&entry, (&plan, None), request).await?;
         self.count(Outcome::Bypass(BypassReason::Shadow));
-        status::append_bypass(response.headers_mut(), BypassReason::Shadow);
+        status::append_bypass(response.headers_mut(), BypassReason::Shadow, None);
         Ok(response)
     }
 

@@ -13,13 +13,13 @@ use super::cookies;
 use super::exchange::Exchange;
 use super::handler::{Handler, HandlerResult};
 use super::keying::{self, KeySource};
+use super::response::passed;
 use super::rules::groups::note_unread;
 use super::rules::request::RequestDirectives;
 use super::rules::storable::{Times, cacheability};
 use super::rules::unsafe_method::InvalidatedByWrite;
 use super::session::is_session_cookie;
 use super::settings::LayerSettings;
-use super::status;
 use crate::cache::{Policy, Record, to_the_end};
 use crate::clock;
 use crate::entry::Key;
@@ -70,7 +70,7 @@ impl<S> Exchange<S> {
             invalidate(&self.routes, tags).await;
         }
         let wrote = may_write || record.has_written();
-        let mut response = status::passed(response, reason, record);
+        let mut response = passed(response, reason, record);
         give_token(&self.routes, wrote, response.headers_mut()).await;
         Ok(response)
     }
@@ -176,7 +176,7 @@ pub(super) async fn bypassed<B: HttpBody>(
     record: Record,
 ) -> Response<Body<B>> {
     let has_written = record.has_written();
-    let mut response = status::passed(response, reason, record);
+    let mut response = passed(response, reason, record);
     give_token(routes, has_written, response.headers_mut()).await;
     response
 }

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use tokio::task::futures::TaskLocalFuture;
 
 use super::body::Body;
-use super::status;
+use super::response::passed;
 use crate::cache::Record;
 use crate::outcome::BypassReason;
 
@@ -85,7 +85,7 @@ where
             },
             KindProj::Passed { inner, reason, record } => {
                 let response = ready!(inner.poll(cx))?;
-                Poll::Ready(Ok(status::passed(response, *reason, record.clone())))
+                Poll::Ready(Ok(passed(response, *reason, record.clone())))
             }
             KindProj::Work { work } => work.as_mut().poll(cx),
         }

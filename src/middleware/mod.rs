@@ -12,7 +12,8 @@
 //! - The handler's request: `canonical` and `strict` reduce it to what the key holds.
 //! - A fill: `fill` turns a response into an entry, while `tee` streams the body to the client and `buffer` and
 //!   `timed_buffer` collect it, within the `budget` of all bodies. `stored` is the form of the head in an entry.
-//! - A stored response: `rendered` has the head ready to send, and `response` selects all, a part, or a 304.
+//! - A response: `rendered` has the head of a stored one ready to send, `response` selects all, a part, or a 304, and
+//!   `status` tells the client in `Cache-Status` what the cache did.
 //! - `session` lets clients read their own writes, `scope` gives the layers around the cache a scope, `audit` compares stored responses with the handler's, and `explain`
 //!   says how a request would be handled.
 //!

@@ -8,11 +8,9 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use http::header::{AGE, CONTENT_LENGTH};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
-use super::body::Body;
 use super::rules::audience::{Audience, audience};
-use super::rules::request::RequestDirectives;
 use super::rules::vary::by_cookies;
 use super::status::{self, CACHE_STATUS};
 use super::stored::{MalformedHead, StoredHead};
@@ -20,20 +18,16 @@ use crate::cache::Hit;
 use crate::entry::Entry;
 use crate::outcome::{MissReason, Outcome};
 
-/// The response of an entry to a request with these directives.
-pub(crate) fn respond<B: http_body::Body>(
-    hit: &Hit,
-    asked: &RequestDirectives,
-) -> Result<Response<Body<B>>, MalformedHead> {
+/// The head of the response to a hit.
+pub(crate) fn head(hit: &Hit) -> Result<StoredHead, MalformedHead> {
     let entry = &hit.found.entry;
     // If nobody else holds the entry, it is used only once: don't store the rendered head.
-    if Arc::strong_count(entry) > 1 {
-        let ready = RenderedHead::from_entry(entry)?;
-        if let Some(head) = ready.head(hit) {
-            return Ok(head.into_response_for(entry.body(), asked));
-        }
+    if Arc::strong_count(entry) > 1
+        && let Some(head) = RenderedHead::from_entry(entry)?.head(hit)
+    {
+        return Ok(head);
     }
-    Ok(once(hit)?.into_response_for(entry.body(), asked))
+    once(hit)
 }
 
 /// A head that is not stored after use.
@@ -190,7 +184,6 @@ mod tests {
 
     use super::*;
     use crate::entry::{Epoch, Key, Lifetime, LogPosition, Position};
-    use crate::middleware::identity::IdentitySource;
     use crate::store::{Found, Tier};
 
     fn entry(headers: HeaderMap) -> Arc<Entry> {
@@ -203,17 +196,8 @@ mod tests {
     }
 
     fn answered(entry: Arc<Entry>, outcome: Outcome) -> HeaderMap {
-        let request = http::Request::get("/").body(axum::body::Body::empty()).unwrap();
-        let asked = RequestDirectives::new(
-            &request,
-            &crate::Policy::standard(),
-            &IdentitySource::default(),
-            None,
-        )
-        .unwrap();
         let hit = Hit::new(Found { entry, tier: Tier::Memory }, outcome);
-        let answer = respond::<axum::body::Body>(&hit, &asked).unwrap();
-        answer.headers().clone()
+        head(&hit).unwrap().headers
     }
 
     fn of(fields: &[(&'static str, &str)]) -> HeaderMap {

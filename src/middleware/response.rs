@@ -1,15 +1,36 @@
-//! Responds with a stored response: all of it, a part, or a 304.
+//! Responds with a stored response: all of it, a part, or a 304. Passes on a response that bypassed the cache.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, DATE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::body::Body;
+use super::rendered;
 use super::rules::precondition::{describes_a_body, is_known, range_applies};
 use super::rules::range::{RangePart, part};
 use super::rules::request::RequestDirectives;
-use super::status::CACHE_STATUS;
-use super::stored::{StoredHead, with_room};
+use super::status::{self, CACHE_STATUS};
+use super::stored::{MalformedHead, StoredHead, with_room};
+use crate::cache::{Hit, Record};
+use crate::outcome::BypassReason;
+
+/// The response of an entry to a request with these directives.
+pub(crate) fn respond<B: http_body::Body>(
+    hit: &Hit,
+    asked: &RequestDirectives,
+) -> Result<Response<Body<B>>, MalformedHead> {
+    Ok(rendered::head(hit)?.into_response_for(hit.found.entry.body(), asked))
+}
+
+/// A response that bypassed the cache, with the reason. Its body is polled within the scope, since it may still read.
+pub(crate) fn passed<B: http_body::Body>(
+    mut response: Response<B>,
+    reason: BypassReason,
+    record: Record,
+) -> Response<Body<B>> {
+    status::append_bypass(response.headers_mut(), reason, record.caveat());
+    response.map(|body| Body::within(record, body))
+}
 
 impl StoredHead {
     /// The response to a request with these directives and conditions.

@@ -20,7 +20,7 @@ use super::future::ResponseFuture;
 use super::handler::Handler;
 use super::identity::{self, IdentitySource};
 use super::keying::{self, KeySource};
-use super::rendered::respond;
+use super::response::respond;
 use super::route;
 use super::rules::request::{
     RequestDirectives, content_limit, content_limit_of_bypass, is_get, wants_only_stored,

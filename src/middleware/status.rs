@@ -10,10 +10,8 @@
 
 use std::fmt::Write;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use http_body::Body as HttpBody;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::body::Body;
 use crate::cache::{FillOutcome, Record, Uncacheable};
 use crate::outcome::{BypassReason, MissReason, Outcome, StaleReason};
 
@@ -116,21 +114,9 @@ fn forwarded(outcome: Outcome) -> &'static str {
     }
 }
 
-/// A response that bypassed the cache, with the reason. Its body is polled within the scope, since it may still read.
-pub(crate) fn passed<B: HttpBody>(
-    response: Response<B>,
-    reason: BypassReason,
-    record: Record,
-) -> Response<Body<B>> {
-    let status = bypass_member(reason, record.caveat());
-    let mut response = response.map(|body| Body::within(record, body));
-    append(response.headers_mut(), &status);
-    response
-}
-
 /// Adds that the response bypassed the cache, and why.
-pub(crate) fn append_bypass(headers: &mut HeaderMap, reason: BypassReason) {
-    append(headers, &bypass_member(reason, None));
+pub(crate) fn append_bypass(headers: &mut HeaderMap, reason: BypassReason, caveat: Option<&str>) {
+    append(headers, &bypass_member(reason, caveat));
 }
 
 /// Adds our member after those of caches nearer to the origin (RFC 9211, section 2).
