@@ -8,7 +8,6 @@ use http::{Request, StatusCode};
 use tokio::time::timeout;
 
 use super::body::Body;
-use super::bypass::give_token;
 use super::context::RequestContext;
 use super::exchange::{Exchange, drain, whole};
 use super::handler::{Handler, HandlerResult};
@@ -18,6 +17,7 @@ use super::rules::groups::note_unread;
 use super::rules::validation::unconditional;
 use super::settings::OTHERS;
 use super::status;
+use super::writes::give_token;
 use crate::cache::protocol::Verdict;
 use crate::cache::{Cache, Permit, Record, spawn};
 use crate::clock;

@@ -1,4 +1,4 @@
-//! Requests that bypass the cache, and the invalidation and session tokens that follow from their writes.
+//! Requests that bypass the cache, and the simulation of what the cache would do with them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,9 +6,7 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderName, Method, Request, Response};
 use http_body::Body as HttpBody;
-use tokio::time::timeout;
 
-use super::body::Body;
 use super::cookies;
 use super::exchange::Exchange;
 use super::handler::{Handler, HandlerResult};
@@ -20,14 +18,12 @@ use super::rules::storable::{Times, cacheability};
 use super::rules::unsafe_method::InvalidatedByWrite;
 use super::session::is_session_cookie;
 use super::settings::LayerSettings;
-use crate::cache::{Policy, Record, to_the_end};
+use super::writes::{give_token, invalidate};
+use crate::cache::{Policy, Record};
 use crate::clock;
 use crate::entry::Key;
 use crate::outcome::{BypassReason, Outcome};
 use crate::traffic::{RequestTimer, Traffic, simulation};
-
-/// How long a response waits for the invalidation that its write causes, and for the position of its token.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is known about a request that bypasses the cache.
 pub(crate) struct BypassContext {
@@ -148,55 +144,6 @@ impl LayerSettings {
             text.part(kind).part(name).part(value)
         });
         Some(text.finish().to_hex().to_owned())
-    }
-}
-
-/// Invalidates the tags of a write, even if the client disconnects meanwhile. The response waits for at most
-/// [`PATIENCE`], and a failure is only logged: the handler's write is committed.
-async fn invalidate(routes: &LayerSettings, tags: Vec<String>) {
-    let cache = routes.cache.clone();
-    let has_log = cache.log().is_some();
-    let work = to_the_end(async move {
-        if let Err(error) = cache.invalidate(tags).await {
-            tracing::warn!(%error, "could not invalidate the stored responses that a write affects");
-        }
-    });
-    match has_log {
-        true => drop(timeout(PATIENCE, work).await),
-        // There is nothing to wait for.
-        false => work.await,
-    }
-}
-
-/// A response that bypassed the cache, with the reason, and with a token if the handler wrote.
-pub(super) async fn bypassed<B: HttpBody>(
-    routes: &LayerSettings,
-    response: Response<B>,
-    reason: BypassReason,
-    record: Record,
-) -> Response<Body<B>> {
-    let has_written = record.has_written();
-    let mut response = passed(response, reason, record);
-    give_token(routes, has_written, response.headers_mut()).await;
-    response
-}
-
-/// If the request wrote, adds a token with a position past its writes. Boxed, since most requests do not write.
-pub(super) async fn give_token(routes: &LayerSettings, wrote: bool, headers: &mut HeaderMap) {
-    if wrote {
-        Box::pin(write_token(routes, headers)).await;
-    }
-}
-
-async fn write_token(routes: &LayerSettings, headers: &mut HeaderMap) {
-    let (Some(sessions), Some(log)) = (&routes.sessions, routes.cache.log()) else { return };
-    match timeout(PATIENCE, log.position()).await {
-        Ok(Ok(at)) => sessions.write(headers, at),
-        Ok(Err(error)) => tracing::warn!(%error, "could not issue a session token for a write"),
-        Err(_) => tracing::warn!(
-            within = ?PATIENCE,
-            "could not issue a session token for a write: no connection to the primary was free, or it did not respond"
-        ),
     }
 }
 

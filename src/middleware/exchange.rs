@@ -13,7 +13,6 @@ use http_body::Body as HttpBody;
 use tokio::time::timeout;
 
 use super::body::Body;
-use super::bypass::{bypassed, give_token};
 use super::content;
 use super::context::{RequestContext, RequestPlace};
 use super::cookies;
@@ -22,13 +21,14 @@ use super::handler::{Handler, HandlerResult};
 use super::identity::IdentitySource;
 use super::keying::KeySource;
 use super::rendered::RenderedHead;
-use super::response::respond;
+use super::response::{passed, respond};
 use super::rules::groups::note_unread;
 use super::rules::validation::{names_another, unconditional};
 use super::settings::LayerSettings;
 use super::status;
 use super::stored::{StoredHead, vary_marker};
 use super::variances;
+use super::writes::give_token;
 use crate::cache::{Bypass, FillGuard, Hit, LookupResult, Record, Uncacheable, spawn};
 use crate::clock;
 use crate::entry::Entry;
@@ -550,4 +550,17 @@ where
 /// Whether the handler failed: a 5xx status, or no response.
 fn is_failure<B, E>(answered: &Result<Response<B>, E>) -> bool {
     answered.as_ref().map_or(true, |response| response.status().is_server_error())
+}
+
+/// A response that bypassed the cache, with the reason, and with a token if the handler wrote.
+async fn bypassed<B: HttpBody>(
+    routes: &LayerSettings,
+    response: Response<B>,
+    reason: BypassReason,
+    record: Record,
+) -> Response<Body<B>> {
+    let has_written = record.has_written();
+    let mut response = passed(response, reason, record);
+    give_token(routes, has_written, response.headers_mut()).await;
+    response
 }

@@ -7,15 +7,15 @@
 //! - The routes: `layer` is what users configure, and `settings` what services share of it. `pattern` checks the patterns
 //!   of policies, and `unmatched` warns about those that no request matches.
 //! - HTTP: `rules` has the rules of the standards, and `context` applies them to one request.
-//! - The flow: `service` serves hits in memory, `exchange` has the order of all steps that wait, and `bypass` passes
-//!   requests to the handler uncached.
+//! - The flow: `service` serves hits in memory, and `exchange` has the order of all steps that wait. `bypass` passes
+//!   requests to the handler uncached, and `writes` does what follows if they wrote.
 //! - The handler's request: `canonical` and `strict` reduce it to what the key holds.
 //! - A fill: `fill` turns a response into an entry, while `tee` streams the body to the client and `buffer` and
 //!   `timed_buffer` collect it, within the `budget` of all bodies. `stored` is the form of the head in an entry.
 //! - A response: `rendered` has the head of a stored one ready to send, `response` selects all, a part, or a 304, and
 //!   `status` tells the client in `Cache-Status` what the cache did.
-//! - `session` lets clients read their own writes, `scope` gives the layers around the cache a scope, `audit` compares stored responses with the handler's, and `explain`
-//!   says how a request would be handled.
+//! - `session` lets clients read their own writes, and `scope` gives the layers around the cache a scope. `audit` compares
+//!   stored responses with the handler's, and `explain` says how a request would be handled.
 //!
 //! A hit in memory takes no boxed future, no long-held lock, and no copy of the body.
 
@@ -57,6 +57,7 @@ mod tee;
 mod timed_buffer;
 mod unmatched;
 mod variances;
+mod writes;
 
 /// The key of a GET request.
 #[cfg(feature = "__internals")]
