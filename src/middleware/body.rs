@@ -9,7 +9,7 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::audit::Audit;
+use super::comparison::Comparison;
 use super::tee::TeeBody;
 use crate::cache::Record;
 
@@ -37,7 +37,7 @@ pin_project! {
         Within { record: Record, #[pin] body: B },
         Begun { record: Record, first: Option<BodyStep<B>>, body: Pin<Box<B>> },
         Captured { captured: TeeBody<B> },
-        Compared { #[pin] body: B, audit: Option<Audit> },
+        Compared { #[pin] body: B, comparison: Option<Comparison> },
     }
 }
 
@@ -82,8 +82,8 @@ impl<B: HttpBody> Body<B> {
     }
 
     /// The handler's body, compared with the stored one while it is sent.
-    pub(crate) fn compared(body: B, audit: Audit) -> Self {
-        Self { kind: BodyKind::Compared { body, audit: Some(audit) } }
+    pub(crate) fn compared(body: B, comparison: Comparison) -> Self {
+        Self { kind: BodyKind::Compared { body, comparison: Some(comparison) } }
     }
 
     pub(crate) fn captured(captured: TeeBody<B>) -> Self {
@@ -110,14 +110,14 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Body<B> {
                 None => record.sync_scope(|| body.as_mut().poll_frame(cx)),
             },
             KindProj::Captured { captured } => captured.poll_frame(cx),
-            KindProj::Compared { mut body, audit } => {
+            KindProj::Compared { mut body, comparison } => {
                 let mut poll = || body.as_mut().poll_frame(cx);
-                let polled = match audit {
-                    Some(audit) => audit.record.clone().sync_scope(poll),
+                let polled = match comparison {
+                    Some(comparison) => comparison.record.clone().sync_scope(poll),
                     None => poll(),
                 };
                 if let Poll::Ready(frame) = &polled {
-                    compare(audit, frame.as_ref(), body.is_end_stream());
+                    compare(comparison, frame.as_ref(), body.is_end_stream());
                 }
                 polled
             }
@@ -162,9 +162,13 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Body<B> {
     }
 }
 
-/// Passes a frame to the audit, and ends it at the last frame. An incomplete body is not judged.
-fn compare<E>(audit: &mut Option<Audit>, frame: Option<&Result<Frame<Bytes>, E>>, is_last: bool) {
-    let Some(mut compared) = audit.take() else { return };
+/// Passes a frame to the comparison, and ends it at the last frame. An incomplete body is not judged.
+fn compare<E>(
+    comparison: &mut Option<Comparison>,
+    frame: Option<&Result<Frame<Bytes>, E>>,
+    is_last: bool,
+) {
+    let Some(mut compared) = comparison.take() else { return };
     match frame {
         Some(Err(_)) => return,
         Some(Ok(frame)) => frame.data_ref().into_iter().for_each(|part| compared.take(part)),
@@ -173,7 +177,7 @@ fn compare<E>(audit: &mut Option<Audit>, frame: Option<&Result<Frame<Bytes>, E>>
     if frame.is_none() || is_last {
         compared.end();
     } else {
-        *audit = Some(compared);
+        *comparison = Some(compared);
     }
 }
 

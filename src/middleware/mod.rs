@@ -14,8 +14,8 @@
 //!   `timed_buffer` collect it, within the `budget` of all bodies. `stored` is the form of the head in an entry.
 //! - A response: `rendered` has the head of a stored one ready to send, `response` selects all, a part, or a 304, and
 //!   `status` tells the client in `Cache-Status` what the cache did.
-//! - `session` lets clients read their own writes, and `scope` gives the layers around the cache a scope. `audit` compares
-//!   stored responses with the handler's, and `explain` says how a request would be handled.
+//! - `session` lets clients read their own writes, and `scope` gives the layers around the cache a scope. `audit` has a
+//!   stored response compared with the handler's, by `comparison`, and `explain` says how a request would be handled.
 //!
 //! A hit in memory takes no boxed future, no long-held lock, and no copy of the body.
 
@@ -25,6 +25,7 @@ mod budget;
 mod buffer;
 mod bypass;
 mod canonical;
+mod comparison;
 mod content;
 mod context;
 mod cookies;
