@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE};
-use http::{HeaderMap, HeaderName, Method, Request, Response};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 
+use super::body::Body;
+use super::context::RequestContext;
 use super::cookies;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, is_failure, is_stale_better};
 use super::handler::{Handler, HandlerResult};
 use super::keying::{self, KeySource};
 use super::response::passed;
@@ -18,8 +21,9 @@ use super::rules::storable::{Times, cacheability};
 use super::rules::unsafe_method::InvalidatedByWrite;
 use super::session::is_session_cookie;
 use super::settings::LayerSettings;
+use super::status;
 use super::writes::{give_token, invalidate};
-use crate::cache::{Policy, Record};
+use crate::cache::{Bypass, Policy, Record, Uncacheable};
 use crate::clock;
 use crate::entry::Key;
 use crate::outcome::{BypassReason, Outcome};
@@ -40,6 +44,7 @@ pub(crate) struct BypassContext {
 }
 
 impl<S> Exchange<S> {
+    /// Calls the handler without a lookup.
     pub(crate) async fn bypass<A>(
         mut self,
         passing: BypassContext,
@@ -71,6 +76,70 @@ impl<S> Exchange<S> {
         Ok(response)
     }
 
+    /// Calls the handler after a lookup that ended in a bypass.
+    pub(super) async fn bypassed<A>(
+        mut self,
+        bypass: Bypass,
+        plan: RequestContext,
+        request: Request<A>,
+    ) -> HandlerResult<S, A>
+    where
+        S: Handler<A>,
+    {
+        let headers = request.headers().clone();
+        let request = plan.to_handler_request(request);
+        let answered = bypass.record.enter(|| self.inner.call(request)).await;
+        bypass.record.close(plan.policy.lasts(false).filter(|_| !is_failure(&answered)));
+        if is_stale_better(&answered)
+            && let Some(response) =
+                self.instead(bypass.fallback.as_ref(), &plan, (&headers, &bypass.record)).await
+        {
+            return Ok(response);
+        }
+        self.count(Outcome::Bypass(bypass.reason));
+        let response = answered?;
+        note_unread(&bypass.record, response.headers(), &plan.policy);
+        Ok(bypassed(&self.routes, response, bypass.reason, bypass.record).await)
+    }
+
+    /// Calls the handler for this reason, which the lookup does not know.
+    pub(crate) async fn uncached<A>(
+        mut self,
+        reason: BypassReason,
+        plan: RequestContext,
+        request: Request<A>,
+    ) -> HandlerResult<S, A>
+    where
+        S: Handler<A>,
+    {
+        if plan.wants_only_stored() {
+            return Ok(self.not_cached());
+        }
+        let tags = plan.ask.tags.clone();
+        let record = self.routes.cache.record(None, plan.ask);
+        let is_known = reason != BypassReason::NoParameter;
+        record.note_policy(&plan.policy, is_known.then_some(&tags));
+        let response = record.enter(|| self.inner.call(request)).await?;
+        note_unread(&record, response.headers(), &plan.policy);
+        self.count(Outcome::Bypass(reason));
+        Ok(bypassed(&self.routes, response, reason, record).await)
+    }
+
+    /// RFC 9111, section 5.2.1.7.
+    pub(crate) fn not_cached<B: HttpBody>(&self) -> Response<Body<B>> {
+        self.count(Outcome::Bypass(BypassReason::OnlyIfCached));
+        if let Some(record) = Record::current() {
+            record.mark_uncacheable(Uncacheable::new(
+                "not-cached",
+                "a part of it was requested with only-if-cached, and is not cached",
+            ));
+        }
+        let mut response = Response::new(Body::stored(Bytes::new(), None));
+        *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+        status::append(response.headers_mut(), "tidegate; detail=\"only-if-cached\"");
+        response
+    }
+
     /// Determines what the cache would have done with the response.
     fn simulate<B>(
         &self,
@@ -90,6 +159,19 @@ impl<S> Exchange<S> {
             Err(uncacheable) => traffic.reads.note_uncacheable(&uncacheable),
         }
     }
+}
+
+/// A response that bypassed the cache, with the reason, and with a token if the handler wrote.
+pub(super) async fn bypassed<B: HttpBody>(
+    routes: &LayerSettings,
+    response: Response<B>,
+    reason: BypassReason,
+    record: Record,
+) -> Response<Body<B>> {
+    let has_written = record.has_written();
+    let mut response = passed(response, reason, record);
+    give_token(routes, has_written, response.headers_mut()).await;
+    response
 }
 
 /// A request for which the cache is simulated.

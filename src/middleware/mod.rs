@@ -7,8 +7,9 @@
 //! - The routes: `layer` is what users configure, and `settings` what services share of it. `pattern` checks the patterns
 //!   of policies, and `unmatched` warns about those that no request matches.
 //! - HTTP: `rules` has the rules of the standards, and `context` applies them to one request.
-//! - The flow: `service` serves hits in memory, and `exchange` has the order of all steps that wait. `bypass` passes
-//!   requests to the handler uncached, and `writes` does what follows if they wrote.
+//! - The flow: `service` serves hits in memory, and `lookup` looks up all other responses. `compute` calls the handler and
+//!   fills the cache, `bypass` passes requests to the handler uncached, and `writes` does what follows if they wrote.
+//!   `exchange` has what these steps share.
 //! - The handler's request: `canonical` and `strict` reduce it to what the key holds.
 //! - A fill: `fill` turns a response into an entry, while `tee` streams the body to the client and `buffer` and
 //!   `timed_buffer` collect it, within the `budget` of all bodies. `stored` is the form of the head in an entry.
@@ -26,6 +27,7 @@ mod buffer;
 mod bypass;
 mod canonical;
 mod comparison;
+mod compute;
 mod content;
 mod context;
 mod cookies;
@@ -41,6 +43,7 @@ mod handler;
 mod identity;
 mod keying;
 mod layer;
+mod lookup;
 mod pattern;
 mod rendered;
 mod response;
