@@ -2,14 +2,14 @@
 //!
 //! [`CacheLayer`] finds the [`Policy`](crate::Policy) of a request's route and puts the cache in front of the handler.
 //!
-//! - The key: `keying` computes it, with `cookies` for cookies, `content` for the content of a QUERY, and `variances` for
-//!   the query parameters that count at a path. `identity` and `routers` find what identifies the client.
-//! - The routes: `layer` is what users configure, and `settings` what services share of it. `pattern` checks the patterns
-//!   of policies, and `unmatched` warns about those that no request matches.
+//! - The key: `keying` computes it, with `cookies` for cookies, `content` for the content of a QUERY, and `variances`
+//!   for the query parameters that count at a path. `identity` and `routers` find what identifies the client.
+//! - The routes: `layer` is what users configure, and `settings` what services share of it. `pattern` checks the
+//!   patterns of policies, and `unmatched` warns about those that no request matches.
 //! - HTTP: `rules` has the rules of the standards, and `context` applies them to one request.
-//! - The flow: `service` serves hits in memory, and `lookup` looks up all other responses. `compute` calls the handler and
-//!   fills the cache, `bypass` passes requests to the handler uncached, and `writes` does what follows if they wrote.
-//!   `exchange` has what these steps share.
+//! - The flow: `service` serves hits in memory, and `lookup` looks up all other responses. `compute` calls the handler
+//!   and fills the cache, `bypass` passes requests to the handler uncached, and `writes` does what follows if they
+//!   wrote. `exchange` has what these steps share.
 //! - The handler's request: `canonical` and `strict` reduce it to what the key holds.
 //! - A fill: `fill` turns a response into an entry, while `tee` streams the body to the client and `buffer` and
 //!   `timed_buffer` collect it, within the `budget` of all bodies. `stored` is the form of the head in an entry.

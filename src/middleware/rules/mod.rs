@@ -1,12 +1,12 @@
 //! The rules of HTTP for caches, one file per topic, with the section of the RFC beside each rule.
 //!
-//! `fields` finds the relevant fields of a request, `directives` parses `Cache-Control`, and `targeted` parses fields for
-//! specific caches. `identity` lists the headers that identify the client. `freshness` computes ages and lifetimes from
-//! dates, which `http_date` parses. `request` reads what a request requires, and `storable` decides what may be stored and
-//! for how long. `audience` decides which clients a response is for, and `vary` and `search_variance` which requests.
-//! `precondition` and `range` evaluate conditional and range requests, and `validation` revalidates with the origin.
-//! `unsafe_method` says what a write invalidates, `target` names what that is, and `groups` reads the tags that a response
-//! names.
+//! `fields` finds the relevant fields of a request, `directives` parses `Cache-Control`, and `targeted` parses fields
+//! for specific caches. `identity` lists the headers that identify the client. `freshness` computes ages and lifetimes
+//! from dates, which `http_date` parses. `request` reads what a request requires, and `storable` decides what may be
+//! stored and for how long. `audience` decides which clients a response is for, and `vary` and `search_variance` which
+//! requests. `precondition` and `range` evaluate conditional and range requests, and `validation` revalidates with the
+//! origin. `unsafe_method` says what a write invalidates, `target` names what that is, and `groups` reads the tags that
+//! a response names.
 //!
 //! All rules are those for a shared cache. Nothing here depends on the cache itself.
 
