@@ -9,6 +9,7 @@ use tokio::time::sleep;
 mod discover;
 mod error;
 mod migration;
+mod schema;
 mod status;
 mod table;
 
@@ -20,10 +21,8 @@ use super::error::sql_state;
 use super::log;
 use super::quote::identifier;
 use error::within;
+use schema::make_schema;
 use table::{TableFamily, families};
-
-/// The version of the SQL in `sql/`. Bump it with each change there.
-pub(crate) const VERSION: i32 = 10;
 
 /// Keeps two concurrent installers from interfering with each other. The lock is on a table, so that a role without a right
 /// to it can't take it. Before the first install the table does not exist: then one of two installers fails, and retries.
@@ -47,24 +46,6 @@ const SETTINGS: &str = "select set_config('search_path', 'pg_catalog, pg_temp', 
 const ATTEMPTS: usize = 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
-
-const SCHEMA: [&str; 9] = [
-    include_str!("sql/schema.sql"),
-    include_str!("sql/names.sql"),
-    include_str!("sql/note.sql"),
-    include_str!("sql/wake.sql"),
-    include_str!("sql/history.sql"),
-    include_str!("sql/own.sql"),
-    include_str!("sql/marks.sql"),
-    include_str!("sql/ddl.sql"),
-    TRACK,
-];
-
-/// The last part, which may write to the log.
-const TRACK: &str = include_str!("sql/track.sql");
-
-/// The event triggers, which only some roles may create. If they exist, they record schema changes.
-const EVENT_TRIGGERS: &str = include_str!("sql/event_trigger.sql");
 
 /// The tables whose changes are recorded, so that cached results that depend on them are invalidated.
 ///
@@ -337,35 +318,4 @@ async fn check_server(conn: &mut PgConnection) -> Result<(), SchemaError> {
         (_, true) => Err(SchemaError::Standby),
         _ => Ok(()),
     }
-}
-
-async fn make_schema(conn: &mut PgConnection) -> Result<(), SchemaError> {
-    match installed_version(conn).await? {
-        Some(version) if version > VERSION => Err(SchemaError::Newer(version)),
-        Some(VERSION) => Ok(()),
-        _ => write_schema(conn).await,
-    }?;
-    let made = sqlx::raw_sql(EVENT_TRIGGERS).execute(conn).await;
-    made.map(drop).map_err(within("the schema tidegate"))
-}
-
-async fn write_schema(conn: &mut PgConnection) -> Result<(), SchemaError> {
-    for sql in SCHEMA {
-        let made = sqlx::raw_sql(sql).execute(&mut *conn).await;
-        made.map_err(within("the schema tidegate"))?;
-    }
-    sqlx::query("delete from tidegate.meta").execute(&mut *conn).await?;
-    let note = "insert into tidegate.meta (version) values ($1)";
-    sqlx::query(note).bind(VERSION).execute(conn).await?;
-    Ok(())
-}
-
-async fn installed_version(conn: &mut PgConnection) -> Result<Option<i32>, SchemaError> {
-    let there = "select to_regclass('tidegate.meta') is not null";
-    let there = sqlx::query_scalar(there).fetch_one(&mut *conn).await;
-    if !there.map_err(within("the schema tidegate"))? {
-        return Ok(None);
-    }
-    let version = sqlx::query_scalar("select max(version) from tidegate.meta").fetch_one(conn);
-    version.await.map_err(within("tidegate.meta"))
 }

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{EVENT_TRIGGERS, SCHEMA, TRACK, Triggers, VERSION};
+use super::Triggers;
+use super::schema::{EVENT_TRIGGERS, SCHEMA, TRACK, VERSION};
 use crate::postgres::quote::string;
 
 /// Records the version. The migration writes no mark: the first node that starts does, after the migration has committed.

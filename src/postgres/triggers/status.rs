@@ -6,8 +6,8 @@ use std::time::Duration;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, Row};
 
-use super::error::within;
-use super::{SchemaError, VERSION, installed_version};
+use super::error::{SchemaError, within};
+use super::schema::{VERSION, installed_version};
 
 /// The first version of the schema that has event triggers.
 const WITH_EVENT_TRIGGERS: i32 = 5;
