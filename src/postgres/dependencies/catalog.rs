@@ -11,7 +11,9 @@ mod functions;
 mod operators;
 mod printed;
 mod relations;
+mod search_stop;
 mod stable;
+mod statement_parts;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,38 +21,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::PgConnection;
 
 use super::clock::mentions_clock;
-use super::equality::Equality;
 use super::parse::{Analysis, analyze};
 use super::references::References;
+use super::tracked_table::{Dependencies, TrackedTable};
 use super::unanalyzable::Unanalyzable;
-use operators::StatementParts;
-pub(crate) use relations::tag_name;
 use relations::{Relation, RelationKind};
-
-/// What the result of a query depends on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Dependencies {
-    /// These tables and nothing else.
-    Tables(Vec<TrackedTable>),
-    /// Something whose changes can't be detected, or that can't be analysed.
-    Unanalyzable(Unanalyzable),
-}
-
-/// A table whose changes are seen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TrackedTable {
-    /// Its tag, which is that of its topmost parent: `name` in schema public, else `schema.name`.
-    pub(crate) name: String,
-    /// The columns whose values have their own tags, `name:column=value`. A statement that changes many rows changes the
-    /// tag `name!` instead, so a result that depends on a value's tag also depends on `name!`.
-    pub(crate) columns: Vec<String>,
-    /// The known conditions on the rows that are read, by the order of `columns`. Each of them alone covers all of these
-    /// rows.
-    pub(crate) by: Vec<Equality>,
-    /// The columns that the statement compares with values and that are not among `columns`. If they were, the result
-    /// would depend on fewer rows.
-    pub(crate) compared: Vec<String>,
-}
+use search_stop::SearchStop;
+use statement_parts::StatementParts;
 
 /// Finds what `references` stand for, as [`resolve_with_clock`] does.
 #[cfg(test)]
@@ -82,24 +59,6 @@ pub(crate) async fn resolve_with_clock(
             Ok((Dependencies::Unanalyzable(unanalyzable), false))
         }
         Err(SearchStop::Database(error)) => Err(error),
-    }
-}
-
-/// Why a search ended early.
-enum SearchStop {
-    Unanalyzable(Unanalyzable),
-    Database(sqlx::Error),
-}
-
-impl From<Unanalyzable> for SearchStop {
-    fn from(unanalyzable: Unanalyzable) -> Self {
-        Self::Unanalyzable(unanalyzable)
-    }
-}
-
-impl From<sqlx::Error> for SearchStop {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(error)
     }
 }
 

@@ -9,10 +9,11 @@ use quick_cache::{DefaultHashBuilder, Weighter};
 use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
 
-use super::catalog::{Dependencies, resolve_with_clock};
+use super::catalog::resolve_with_clock;
 use super::clock::mentions_clock;
-use super::equality::narrow;
+use super::narrow::narrow;
 use super::parse::{Analysis, SQL_MAX, analyze};
+use super::tracked_table::Dependencies;
 use crate::cache::schema_changes;
 use crate::clock::{self, Instant};
 use crate::entry::{Epoch, LogPosition};

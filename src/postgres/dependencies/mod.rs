@@ -10,31 +10,31 @@ mod check;
 mod clock;
 mod conditions;
 mod dependency_cache;
-mod equality;
 mod lex;
 mod name;
+mod narrow;
 mod parse;
 mod references;
 mod scope;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests;
+mod tracked_table;
 mod unanalyzable;
 mod value;
 mod walk;
 
 #[cfg(test)]
 use catalog::resolve;
-pub(crate) use catalog::{Dependencies, TrackedTable, tag_name};
 pub(crate) use clock::value_mentions_clock;
 pub(crate) use dependency_cache::{
     DependencyCache, DependencyLookup, DependencySource, FoundDependencies, UnknownStatement,
 };
-pub(crate) use equality::Equality;
 use name::Name;
 #[cfg(test)]
 use parse::{Analysis, analyze};
 use references::References;
+pub(crate) use tracked_table::{Dependencies, Equality, TrackedTable, tag_name};
 pub(crate) use unanalyzable::Unanalyzable;
 #[cfg(test)]
 use value::Family;

@@ -4,21 +4,18 @@
 //! followed. A body that is stored as text is analysed if it is SQL or PL/pgSQL; this does not show the statements that it
 //! runs by EXECUTE, nor the argument types of its calls ([`named`]). In other languages, only the declaration is available.
 
+mod function_body;
 mod named;
 
 use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
-use super::SearchStop;
-use super::stable::STABLE;
-use crate::postgres::dependencies::Unanalyzable;
-use crate::postgres::dependencies::body::{self, Calls};
+use super::search_stop::SearchStop;
+use super::stable::FIRST_OF_USERS;
 use crate::postgres::dependencies::clock::mentions_clock;
+use function_body::{BodyRow, FunctionBody};
 use named::Texts;
-
-/// The first number that an object of a user's can have (`FirstNormalObjectId`).
-pub(super) const FIRST_OF_USERS: i64 = 16_384;
 
 /// In a tree, `rtekind 0` is a relation that is read, a `SQLVALUEFUNCTION` a keyword as `CURRENT_USER`, and the numbers
 /// are those of the types `aclitem`, `regclass` and `regrole` and their arrays. The tree is text of a fixed form, in which
@@ -71,25 +68,6 @@ cross join lateral (
     where p.oid >= '16384'::oid union all select '' where p.oid < '16384'::oid
 ) tree";
 
-type BodyRow =
-    (i64, String, String, String, String, String, i16, i16, Option<String>, bool, Vec<i64>);
-
-struct FunctionBody {
-    oid: i64,
-    schema: String,
-    name: String,
-    signature: String,
-    volatility: String,
-    language: String,
-    /// How many arguments it takes.
-    least: i16,
-    most: i16,
-    text: Option<String>,
-    reads: bool,
-    /// Functions that its tree calls, or that an aggregate is made of.
-    calls: Vec<i64>,
-}
-
 /// Refuses functions whose bodies, or those of what they call, read. Their own volatility has been judged. Returns whether
 /// a body may ask for the time of day.
 pub(super) async fn check(conn: &mut PgConnection, functions: &[i64]) -> Result<bool, SearchStop> {
@@ -132,51 +110,4 @@ async fn select(
         .fetch_all(conn)
         .await?;
     Ok(rows.into_iter().map(FunctionBody::new).collect())
-}
-
-impl FunctionBody {
-    fn new(row: BodyRow) -> Self {
-        let (oid, schema, name, signature, volatility, language, least, most, text, reads, calls) =
-            row;
-        Self { oid, schema, name, signature, volatility, language, least, most, text, reads, calls }
-    }
-
-    /// What it calls, as far as that is known by text alone.
-    fn judge(&self, is_called: bool) -> Result<Option<Calls>, Unanalyzable> {
-        let reading = || Unanalyzable::ReadingFunction(self.full_name());
-        if is_called && self.volatility == "v" {
-            return Err(Unanalyzable::VolatileFunction(self.full_name()));
-        }
-        if self.reads || (is_called && !self.is_harmless()) {
-            return Err(reading());
-        }
-        match &self.text {
-            Some(text) if self.is_shown() => body::calls(text).map(Some).ok_or_else(reading),
-            _ => Ok(None),
-        }
-    }
-
-    fn full_name(&self) -> String {
-        format!("{}.{}", self.schema, self.name)
-    }
-
-    fn is_own(&self) -> bool {
-        self.oid < FIRST_OF_USERS
-    }
-
-    /// Whether its body shows what it does.
-    fn is_shown(&self) -> bool {
-        matches!(self.language.as_str(), "sql" | "plpgsql")
-    }
-
-    /// Whether its declaration says that it reads nothing. Extensions declare functions in C stable that depend on
-    /// their settings.
-    fn is_harmless(&self) -> bool {
-        match self.volatility.as_str() {
-            "i" => true,
-            _ if self.is_own() => STABLE.contains(&self.signature.as_str()),
-            "s" => self.language == "c",
-            _ => false,
-        }
-    }
 }

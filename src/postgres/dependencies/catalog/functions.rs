@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
-use super::SearchStop;
-use super::bodies::FIRST_OF_USERS;
-use super::stable::STABLE;
+use super::search_stop::SearchStop;
+use super::stable::{FIRST_OF_USERS, STABLE};
 use crate::postgres::dependencies::{Name, References, Unanalyzable};
 
 /// A function that a query may call.

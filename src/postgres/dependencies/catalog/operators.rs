@@ -4,14 +4,11 @@ use std::collections::BTreeSet;
 
 use sqlx::{PgConnection, Row};
 
-use super::{SearchStop, bodies};
-use crate::postgres::dependencies::{References, Unanalyzable};
+use super::bodies;
+use super::search_stop::SearchStop;
+use super::statement_parts::{StatementParts, UNSEEN};
+use crate::postgres::dependencies::Unanalyzable;
 use crate::postgres::log::STATEMENT_TIMEOUT;
-
-/// Operators that a query uses unseen: for LIKE, IN, BETWEEN, CASE, DISTINCT, USING, sorting,
-/// grouping, `GREATEST`, and subtraction in window frames.
-pub(super) const UNSEEN: &[&str] =
-    &["=", "<>", "<", "<=", ">", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~", "+", "-"];
 
 /// User-defined operators and casts whose functions are not trusted, with the two types of each. A stable function in C is
 /// trusted, since extensions declare operators as stable that depend on settings. The body of an immutable one is checked.
@@ -81,27 +78,6 @@ with recursive own as (
 )
 select wanted::int8 from pg_catalog.unnest($6::int8[]) wanted
 where wanted::oid in (select type from occurring) or wanted::oid in (select oid from own) or wanted = 0";
-
-/// Everything that a statement refers to, that of its views included.
-#[derive(Debug, Default)]
-pub(super) struct StatementParts {
-    pub(super) relations: BTreeSet<i64>,
-    pub(super) functions: BTreeSet<i64>,
-    pub(super) words: BTreeSet<String>,
-    operators: BTreeSet<String>,
-}
-
-impl StatementParts {
-    /// Adds what a text says.
-    pub(super) fn add(&mut self, references: &References) {
-        self.words.extend(references.words.iter().cloned());
-        self.operators.extend(references.operators.iter().cloned());
-    }
-
-    fn may_use(&self, operator: &str) -> bool {
-        UNSEEN.contains(&operator) || self.operators.iter().any(|run| run.contains(operator))
-    }
-}
 
 /// Rejects a connection with `standard_conforming_strings` off, or whose search path has another schema before `pg_catalog`.
 ///

@@ -5,8 +5,8 @@
 
 use sqlx::PgConnection;
 
-use super::SearchStop;
-use super::operators::StatementParts;
+use super::search_stop::SearchStop;
+use super::statement_parts::StatementParts;
 use crate::postgres::dependencies::Unanalyzable;
 
 /// What a statement can have values of such a type from: columns of its relations ($1), results of its functions ($2), or

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
-use crate::postgres::dependencies::{Name, Unanalyzable};
+use super::search_stop::SearchStop;
+use crate::postgres::dependencies::{Name, Unanalyzable, tag_name};
 
 /// A relation that a query reads.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ select coalesce(pg_catalog.pg_get_viewdef($1::int8::oid), ''),
 pub(super) async fn named(
     conn: &mut PgConnection,
     names: &BTreeSet<Name>,
-) -> Result<Vec<Relation>, super::SearchStop> {
+) -> Result<Vec<Relation>, SearchStop> {
     if names.is_empty() {
         return Ok(Vec::new());
     }
@@ -132,9 +133,4 @@ impl Relation {
             _ => Err(Unanalyzable::UnknownKind(name)),
         }
     }
-}
-
-/// The name that a table's tag has.
-pub(crate) fn tag_name(schema: &str, name: &str) -> String {
-    if schema == "public" { name.to_owned() } else { format!("{schema}.{name}") }
 }

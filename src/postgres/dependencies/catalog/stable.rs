@@ -1,5 +1,8 @@
 //! Functions of Postgres' own that are stable and harmless.
 
+/// The first number that an object of a user's can have (`FirstNormalObjectId`).
+pub(super) const FIRST_OF_USERS: i64 = 16_384;
+
 /// Functions whose result depends only on their arguments, the time, settings that a pool shares, and the labels of enums,
 /// whose changes are noticed as schema changes. All other stable functions read the catalogue or the connection. Each is
 /// listed with its argument types, since another function with the same name may read the server, such as `age(xid)`. The

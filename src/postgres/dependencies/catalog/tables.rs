@@ -5,9 +5,9 @@
 
 use sqlx::PgConnection;
 
-use super::relations::{Relation, tag_name};
-use super::{SearchStop, TrackedTable};
-use crate::postgres::dependencies::Unanalyzable;
+use super::relations::Relation;
+use super::search_stop::SearchStop;
+use crate::postgres::dependencies::{TrackedTable, Unanalyzable, tag_name};
 
 // A column of type oid can't restrict rows: since Postgres 16, '010' is the oid 8. Nor can one with a nondeterministic
 // collation, by which different texts are equal; a column can get such a collation after its triggers were created.

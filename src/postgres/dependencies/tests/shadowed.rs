@@ -1,7 +1,7 @@
 //! Functions and operators in `public` that match the arguments of Tidegate's queries better than the system's.
 
 use super::super::Dependencies;
-use super::super::equality::narrow;
+use super::super::narrow::narrow;
 use super::server::Server;
 
 const SCHEMA: &str = "

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::FunctionBody;
+use super::function_body::FunctionBody;
 use crate::postgres::dependencies::Unanalyzable;
 use crate::postgres::dependencies::body::{Call, Calls};
-use crate::postgres::dependencies::catalog::operators::UNSEEN;
+use crate::postgres::dependencies::catalog::statement_parts::UNSEEN;
 
 /// What texts call by name. Any text may use the operators of [`UNSEEN`].
 #[derive(Default)]
@@ -54,19 +54,4 @@ impl Texts {
 fn are_harmful<'a>(bodies: impl Iterator<Item = &'a FunctionBody>) -> bool {
     let mut bodies = bodies.peekable();
     bodies.peek().is_some() && bodies.all(|body| !body.is_harmless_by_name())
-}
-
-impl FunctionBody {
-    fn is_meant_by(&self, call: &Call) -> bool {
-        let takes = i16::try_from(call.arguments)
-            .is_ok_and(|number| (self.least..=self.most).contains(&number));
-        takes
-            && self.name == call.name
-            && call.schema.as_ref().is_none_or(|schema| *schema == self.schema)
-    }
-
-    /// As [`FunctionBody::is_harmless`], where what its body shows is looked at as well.
-    fn is_harmless_by_name(&self) -> bool {
-        self.is_harmless() || (!self.is_own() && self.is_shown())
-    }
 }

@@ -7,19 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::PgConnection;
 
-use super::catalog::{TrackedTable, tag_name};
 use super::conditions::{Condition, conditions};
 use super::name::Name;
-use super::value::{CastType, Family, ValueSource};
-
-/// Rows with one of these values in this column are all that the result depends on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Equality {
-    pub(crate) column: String,
-    /// The column's.
-    pub(crate) family: Family,
-    pub(crate) values: Vec<ValueSource>,
-}
+use super::tracked_table::{Equality, TrackedTable, tag_name};
+use super::value::{CastType, Family};
 
 /// Finds the rows that the result of a statement depends on, of the tables that it reads.
 pub(super) async fn narrow(
