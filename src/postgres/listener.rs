@@ -14,59 +14,39 @@
 //! it broadcasts.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use sqlx::Connection;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
+use sqlx::postgres::PgListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until};
 
 use super::backoff::Backoff;
-use super::connector::Connector;
 use super::database::Database;
-use super::deadline::{PATIENCE, within};
+use super::deadline::within;
 use super::error::DatabaseError;
 use super::fingerprint::Fingerprint;
-use super::link::{ListenerLink, PollCounter, PollRequests};
-use super::log::{self, ChangeDetail, Snapshot};
-use super::pooler::{self, SessionMode};
+use super::link::{ListenerLink, PollCounter};
+use super::log;
 use super::relay::{Relay, RelayRole};
 use crate::cache::{Cache, Fences};
 use crate::clock::{self, Instant};
-use crate::entry::Epoch;
 
+mod connection;
+mod follower;
 mod housekeeping;
+mod pace;
 mod poll;
 mod relay_follower;
+mod relaying;
 mod sync_requests;
 #[cfg(test)]
 mod tests;
 mod wakeups;
 
-use housekeeping::Housekeeping;
-use relay_follower::{RelayFollower, RelayStep, next_of, report_while};
-use sync_requests::SyncRequests;
-use wakeups::Wakeups;
-
-/// The maximum time between two polls of the log: the δ of the guarantee on a healthy node.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-
-/// The first pause between polls while a transaction is running whose notification may be suppressed because another one's
-/// is being sent. It doubles up to the heartbeat.
-const BUSY: Duration = Duration::from_millis(10);
-
-/// After a poll, a notification can trigger the next one only after this many times the poll's duration, but at most after
-/// [`BUSY`] or the poll's duration, whichever is longer. So polling uses at most a fifth of a core of the primary, or half
-/// of one if polls are slow.
-const REST: u32 = 4;
-
-/// The minimum interval between two connections that are opened because a later timeline is known: the primary's name may
-/// alternate between two servers.
-const DOUBT_EVERY: Duration = Duration::from_secs(5);
-
-/// The pause between polls if commits can't wake the listener.
-const UNHEARD: Duration = Duration::from_millis(100);
+pub(super) use connection::{connect, heard, lost};
+use follower::Follower;
+use pace::{BUSY, HEARTBEAT, REST, UNHEARD};
+use relay_follower::{RelayStep, next_of, report_while};
 
 /// The background task that reads a database's change log and invalidates a cache's entries. A cache that uses Postgres
 /// needs exactly one.
@@ -134,64 +114,6 @@ impl Listener {
     }
 }
 
-/// Connects to the primary directly, and starts LISTEN. Everything that is read from the log on this connection is of one
-/// history, since no connection survives a recovery, and a standby refuses LISTEN.
-pub(super) async fn connect(db: &Database) -> Result<PgListener, DatabaseError> {
-    let server = &db.inner.listen;
-    let connect = async {
-        let pool = server.connector.attempt(|options| pool(&server.connector, options)).await?;
-        let mut conn = PgListener::connect_with(&pool).await?;
-        conn.eager_reconnect(false);
-        conn.ignore_pool_close_event(true);
-        log::prepare(&mut conn).await?;
-        conn.listen("tidegate").await?;
-        Ok(conn)
-    };
-    let connected = Box::pin(within(connect)).await;
-    let mut conn = connected.map_err(|error| DatabaseError::connecting(server, error))?;
-    within(log::begin_history(&mut conn)).await.map_err(DatabaseError::from_log)?;
-    Ok(conn)
-}
-
-/// The pool of one connection that sqlx's listener requires for reconnecting, which is never used here.
-async fn pool(connector: &Arc<Connector>, options: PgConnectOptions) -> sqlx::Result<PgPool> {
-    let connector = connector.clone();
-    PgPoolOptions::new()
-        .max_connections(1)
-        .max_lifetime(None)
-        .idle_timeout(None)
-        .acquire_timeout(PATIENCE)
-        .after_connect(move |conn, _| {
-            let connector = connector.clone();
-            Box::pin(async move { connector.set_up(conn).await })
-        })
-        .connect_with(options)
-        .await
-}
-
-/// Checks that a notification sent on this connection is received on it, which shows that no proxy gives its session to
-/// others. While the server's queue of notifications is full, another check shows that, and heartbeats find the changes.
-pub(super) async fn heard(db: &Database, conn: &mut PgListener) -> Result<(), DatabaseError> {
-    if !within(log::notify(&mut *conn)).await.map_err(DatabaseError::from_log)? {
-        let checked = timeout(PATIENCE, pooler::sessions(&db.inner.listen.connector, false)).await;
-        if let Ok(Ok((mode, extra))) = checked {
-            tokio::spawn(within(extra.close()));
-            if mode != SessionMode::Own {
-                return Err(DatabaseError::Pooled);
-            }
-        }
-        tracing::warn!(
-            "the server's queue of notifications is half full or more: until a session reads or ends that listens and does \
-             not read, changes are noticed up to a second late"
-        );
-        return Ok(());
-    }
-    match timeout(PATIENCE, conn.try_recv()).await {
-        Ok(Ok(Some(_))) => Ok(()),
-        _ => Err(DatabaseError::Pooled),
-    }
-}
-
 /// Why the log is no longer polled on a connection, other than an error.
 enum FollowEnd {
     /// A relay responds.
@@ -200,74 +122,7 @@ enum FollowEnd {
     Doubt,
 }
 
-struct Follower {
-    db: Database,
-    fences: Arc<Fences>,
-    asked: Arc<PollRequests>,
-    turns: watch::Sender<PollCounter>,
-    role: watch::Sender<RelayRole>,
-    relay: Option<Relay>,
-    duty: RelayFollower,
-    questions: SyncRequests,
-    /// The epoch, and the snapshot up to which the log was read.
-    read: Option<(Epoch, Snapshot)>,
-    /// How much detail the next drain begins with.
-    detail: ChangeDetail,
-    schema: Option<i64>,
-    fingerprint: Fingerprint,
-    /// The schema has changed since the last poll.
-    reshaped: bool,
-    /// The schema changed during the last poll, after its snapshot.
-    unsettled: bool,
-    /// The time by which every node has noticed the last schema change that only the fingerprint shows.
-    settles: Option<Instant>,
-    wakeups: Wakeups,
-    /// The running writers found by the last poll, and the pause until the next poll because of them.
-    busy: (Vec<u64>, Duration),
-    /// From this time on, a notification triggers a poll at once.
-    rested: Instant,
-    /// NOTIFY is suppressed until the next poll.
-    notify_suppressed: bool,
-    /// The server process of this connection, whose own notifications are ignored.
-    process: i32,
-    /// The cluster and timeline of the server behind the last connection.
-    timeline: Option<(u64, u32)>,
-    /// When another connection was last opened because of a later timeline.
-    doubted: Option<Instant>,
-    housekeeping: Housekeeping,
-    beat: Instant,
-}
-
 impl Follower {
-    fn new(db: Database, fences: Arc<Fences>) -> Self {
-        Self {
-            db,
-            fences,
-            asked: Arc::default(),
-            turns: watch::Sender::new(PollCounter::default()),
-            role: watch::Sender::new(RelayRole::Alone),
-            relay: None,
-            duty: RelayFollower::default(),
-            questions: SyncRequests::new(),
-            read: None,
-            detail: ChangeDetail::default(),
-            schema: None,
-            fingerprint: Fingerprint::default(),
-            reshaped: false,
-            unsettled: false,
-            settles: None,
-            wakeups: Wakeups::new(),
-            busy: (Vec::new(), HEARTBEAT),
-            rested: clock::now(),
-            notify_suppressed: false,
-            process: 0,
-            timeline: None,
-            doubted: None,
-            housekeeping: Housekeeping::new(),
-            beat: clock::now(),
-        }
-    }
-
     /// Follows for as long as the process lives.
     async fn run(mut self, conn: PgListener) {
         let mut present = Some(conn);
@@ -300,14 +155,6 @@ impl Follower {
                     self.follow_without_primary(&mut backoff).await;
                 }
             }
-        }
-    }
-
-    /// Publishes whether this node can poll the log, to its cache and for the election of a relay.
-    fn set_fit(&self, fit: bool) {
-        self.turns.send_modify(|turns| turns.is_lost = !fit);
-        if let Some(relay) = &self.relay {
-            relay.set_fit(fit);
         }
     }
 
@@ -383,25 +230,6 @@ impl Follower {
                 }
             }
         }
-    }
-
-    /// Whether a read or a write of this node has found a server that was promoted after the one whose log is read. This
-    /// connection, or the relay's, then leads to an old primary.
-    fn knows_a_later_timeline(&mut self) -> bool {
-        let (Some(read), Some(newest)) = (self.timeline, self.db.inner.primary.newest()) else {
-            return false;
-        };
-        let is_later = newest.0 == read.0 && newest.1 > read.1;
-        let is_due = is_later && self.doubted.is_none_or(|at| at.elapsed() >= DOUBT_EVERY);
-        if is_due {
-            self.doubted = Some(clock::now());
-        }
-        is_due
-    }
-
-    /// Whether a session waits for the log to be read over another connection.
-    fn wants_connection(&self) -> bool {
-        self.asked.wants_connection(self.turns.borrow().opening)
     }
 
     fn next_look(&self) -> Instant {
@@ -483,17 +311,4 @@ impl Follower {
         self.beat = clock::now();
         Ok(())
     }
-
-    fn begin_turn(&self) -> u64 {
-        self.turns.send_modify(|turns| turns.begun += 1);
-        self.turns.borrow().begun
-    }
-
-    fn end_turn(&self, turn: u64) {
-        self.turns.send_modify(|turns| turns.done = turns.done.max(turn));
-    }
-}
-
-pub(super) fn lost() -> sqlx::Error {
-    std::io::Error::new(std::io::ErrorKind::ConnectionReset, "the connection was lost").into()
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgListener;
 
-use super::HEARTBEAT;
+use super::pace::HEARTBEAT;
 use crate::clock::{self, Instant};
 use crate::postgres::backoff::Backoff;
 use crate::postgres::deadline::within;

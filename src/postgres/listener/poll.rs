@@ -2,9 +2,10 @@
 
 use sqlx::postgres::PgListener;
 
+use super::follower::Follower;
 use super::housekeeping::MARK_EVERY;
+use super::pace::{BUSY, HEARTBEAT};
 use super::relay_follower::RelayFollower;
-use super::{BUSY, Follower, HEARTBEAT};
 use crate::clock;
 use crate::entry::{Position, Tag};
 use crate::postgres::deadline::within;
@@ -55,11 +56,6 @@ impl Follower {
         self.publish(&drained, &snapshot, (all, at), answers);
         self.take(drained);
         Ok(has_news)
-    }
-
-    /// The last position that was seen on the primary.
-    pub(super) fn seen(&self) -> Position {
-        self.fences.seen().map_or(Position::ZERO, |seen| seen.position)
     }
 
     fn raise(&self, drained: &Drained, all: bool) {

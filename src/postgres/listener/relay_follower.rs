@@ -1,20 +1,14 @@
-//! Publishes what a node finds in the log, and applies what another node publishes.
+//! A relay's state towards the other nodes, and what these make it do.
 
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::time::{sleep_until, timeout};
+use tokio::time::timeout;
 
-use super::Follower;
-use crate::cache::protocol::{Relayed, relayed};
-use crate::clock::{self, Instant, Moment};
-use crate::entry::{Epoch, Position, Tag};
-use crate::postgres::backoff::Backoff;
-use crate::postgres::fingerprint::FINGERPRINT_KNOWN_WITHIN;
-use crate::postgres::log::{Drained, Snapshot};
-use crate::postgres::relay::message::{InvalidationBatch, Positions, SyncRequest};
-use crate::postgres::relay::{Relay, RelayEvent, RelayRole, RelaySender};
-use crate::postgres::sample::ServerPosition;
+use crate::clock::{self, Instant};
+use crate::postgres::log::Snapshot;
+use crate::postgres::relay::message::{InvalidationBatch, SyncRequest};
+use crate::postgres::relay::{Relay, RelayEvent, RelaySender};
 
 /// How long non-urgent sync requests are collected.
 const COLLECT: Duration = Duration::from_millis(200);
@@ -43,7 +37,7 @@ pub(super) struct RelayFollower {
     questions: Vec<u64>,
     pub(super) due: Option<Instant>,
     /// The snapshot up to which changes were published.
-    told: Option<Snapshot>,
+    pub(super) told: Option<Snapshot>,
 }
 
 impl RelayFollower {
@@ -53,7 +47,7 @@ impl RelayFollower {
         std::mem::take(&mut self.questions)
     }
 
-    fn receive(&mut self, question: SyncRequest) -> RelayStep {
+    pub(super) fn receive(&mut self, question: SyncRequest) -> RelayStep {
         if self.questions.len() < ANSWERS {
             self.questions.push(question.nonce);
         }
@@ -88,240 +82,5 @@ pub(super) async fn next_of(relay: &mut Option<Relay>) -> Option<RelayEvent> {
     match relay {
         Some(relay) => relay.next().await,
         None => std::future::pending().await,
-    }
-}
-
-impl Follower {
-    /// What this node tells the others while it polls the log for them.
-    pub(super) fn polling_report(&self) -> Option<(RelaySender, InvalidationBatch)> {
-        let relay = self.relay.as_ref().filter(|relay| relay.elected() == RelayRole::Relay)?;
-        let (epoch, _) = self.read.as_ref()?;
-        let told = self.duty.told.as_ref()?;
-        Some((relay.sender(), InvalidationBatch::still_polling(*epoch, told)))
-    }
-
-    fn elected(&self) -> RelayRole {
-        self.relay.as_ref().map_or(RelayRole::Alone, Relay::elected)
-    }
-
-    /// Takes all sync requests received so far, which one poll answers; returns also whether any of them is for a session.
-    pub(super) fn take_sync_requests(&mut self) -> (Vec<u64>, bool) {
-        let mut is_urgent = false;
-        // Only for a relay: other nodes receive invalidation batches here, which are applied one at a time.
-        while self.elected() == RelayRole::Relay
-            && let Some(heard) = self.relay.as_mut().and_then(Relay::try_next)
-        {
-            is_urgent |= self.hear(Some(heard)) == RelayStep::PollForSession;
-        }
-        (self.duty.take(), is_urgent)
-    }
-
-    /// Handles an event from other nodes while this node polls the log itself.
-    pub(super) fn hear(&mut self, heard: Option<RelayEvent>) -> RelayStep {
-        match heard {
-            None => {
-                self.duty = RelayFollower::default();
-                self.questions.clear();
-                self.take_role();
-                RelayStep::Wait
-            }
-            Some(RelayEvent::Question(question)) => self.duty.receive(question),
-            Some(RelayEvent::News(news)) => match self.absorb(&news) {
-                Some(true) => RelayStep::FollowRelay,
-                _ => RelayStep::Wait,
-            },
-        }
-    }
-
-    /// Publishes this node's role while it polls the log itself.
-    pub(super) fn take_role(&self) {
-        let relays = self.elected() == RelayRole::Relay;
-        self.role.send_replace(if relays { RelayRole::Relay } else { RelayRole::Alone });
-    }
-
-    /// When to send the next sync request to the relay, if another node is the relay.
-    pub(super) fn try_relay_at(&self) -> Option<Instant> {
-        (self.elected() == RelayRole::Relayed).then(|| self.questions.wake())
-    }
-
-    /// Sends a sync request to the relay if one is due, while this node polls the log itself. Once the relay responds, this
-    /// node stops polling.
-    pub(super) fn try_relay(&mut self) {
-        if self.try_relay_at().is_some_and(|at| at <= clock::now()) {
-            if self.questions.are_unanswered() {
-                self.questions.clear();
-            }
-            self.ask(false);
-        }
-    }
-
-    fn ask(&mut self, urgent: bool) {
-        let nonce = self.questions.ask(self.begin_turn());
-        if let Some(relay) = &self.relay {
-            relay.request_sync(SyncRequest { nonce, urgent });
-        }
-    }
-
-    /// Waits for the next attempt to connect to the primary; follows the relay meanwhile, if it responds. It may respond to
-    /// a node that has missed nothing, and that the primary refuses, as it does if it has no connection left.
-    pub(super) async fn follow_without_primary(&mut self, backoff: &mut Backoff) {
-        let until = clock::now() + backoff.jittered();
-        loop {
-            let wake = self.try_relay_at().map_or(until, |at| at.min(until));
-            tokio::select! {
-                heard = next_of(&mut self.relay) => {
-                    if self.hear(heard) == RelayStep::FollowRelay {
-                        break;
-                    }
-                }
-                () = sleep_until(wake) => {
-                    if until <= clock::now() {
-                        return;
-                    }
-                    self.try_relay();
-                }
-            }
-        }
-        self.follow_relay().await;
-    }
-
-    /// Follows the relay until something goes wrong.
-    pub(super) async fn follow_relay(&mut self) {
-        self.turns.send_modify(|turns| turns.is_lost = false);
-        let why = self.apply().await;
-        tracing::debug!(why, "no longer following the relay; polling the log");
-        self.role.send_replace(RelayRole::Alone);
-        self.questions.clear();
-    }
-
-    /// As [`follow_relay`](Self::follow_relay); returns the reason.
-    async fn apply(&mut self) -> &'static str {
-        self.role.send_replace(RelayRole::Relayed);
-        self.duty = RelayFollower::default();
-        loop {
-            let heard = tokio::select! {
-                heard = next_of(&mut self.relay) => heard,
-                () = self.asked.poll.notified(), if self.questions.has_room() => {
-                    self.ask(true);
-                    continue;
-                }
-                () = self.asked.reconnect.notified() => {
-                    if self.wants_connection() {
-                        return "the primary is in another epoch than the relay";
-                    }
-                    continue;
-                }
-                () = sleep_until(self.questions.wake()) => {
-                    if self.questions.are_unanswered() {
-                        return "the relay does not respond";
-                    }
-                    if self.knows_a_later_timeline() {
-                        return "the primary has a later timeline than the relay";
-                    }
-                    self.ask(false);
-                    continue;
-                }
-            };
-            match heard {
-                Some(RelayEvent::News(news)) if self.absorb(&news).is_none() => {
-                    return "an invalidation batch was missed";
-                }
-                None if self.elected() != RelayRole::Relayed => return "no other node is the relay",
-                _ => {}
-            }
-        }
-    }
-
-    /// Applies another node's invalidation batch. Returns whether it answers one of this node's sync requests; `None` if an
-    /// earlier batch was missed.
-    fn absorb(&mut self, news: &InvalidationBatch) -> Option<bool> {
-        let (epoch, read) = self.read.as_ref()?;
-        let known = (read.covers(&news.before()), read.covers(&news.after()));
-        match relayed((*epoch, news.epoch()), known) {
-            Relayed::Gap => return None,
-            // It may still report a schema change, which can be noticed without a transaction having ended since.
-            Relayed::Known => self.learn(news),
-            Relayed::News => {
-                self.learn(news);
-                self.read = Some((news.epoch(), news.after()));
-            }
-        }
-        if news.is_still_polling() {
-            self.questions.wait_longer();
-        }
-        let at = news.at();
-        self.fences.follow(at.from);
-        let Some(answered) = self.questions.answered(&news.answers) else {
-            self.fences.see(at.seen);
-            return Some(false);
-        };
-        if self.settles.is_some_and(|settles| settles <= answered.sent.at) {
-            // The fence was read after the sync request was sent, and by then every node knew of the change.
-            self.fences.raise_floor(at.fence);
-            self.settles = None;
-            // For a position past that floor: a poll without changes announces none, unless a session waits for it.
-            if self.questions.has_room() {
-                self.ask(true);
-            }
-        }
-        self.confirm(news.epoch(), (at.seen, at.seen), answered.sent);
-        self.turns.send_modify(|turns| turns.done = turns.done.max(answered.turn));
-        Some(true)
-    }
-
-    fn learn(&mut self, news: &InvalidationBatch) {
-        let fence = news.at().fence;
-        // A late batch may carry the fingerprint of an earlier schema.
-        let current = self.fences.seen().is_some_and(|seen| seen.position <= news.at().seen);
-        let reshaped = current && news.schema.is_some() && self.schema != news.schema;
-        if reshaped {
-            self.schema = news.schema;
-            self.settles = Some(clock::now() + FINGERPRINT_KNOWN_WITHIN);
-        }
-        if news.all || reshaped {
-            self.db.follow_schema(self.fences.change_schema());
-            self.fences.raise_floor(fence);
-        }
-        for tag in &news.tags {
-            self.fences.raise(Tag::from_hash(*tag), fence);
-        }
-    }
-
-    /// Confirms that this node knows all changes that were visible when a poll began, and all schema changes up to position
-    /// `seen`. `reached` is the primary's position at the end of the poll.
-    pub(super) fn confirm(
-        &self,
-        epoch: Epoch,
-        (seen, reached): (Position, Position),
-        began: Moment,
-    ) {
-        self.fences.confirm(seen, began);
-        let at = ServerPosition { epoch, position: reached, standby: false, seen: began.at };
-        self.db.inner.lag.report(at);
-    }
-
-    /// Publishes what a poll found, if this node is the relay.
-    pub(super) fn publish(
-        &mut self,
-        drained: &Drained,
-        prev: &Snapshot,
-        (all, at): (bool, Positions),
-        answers: Vec<u64>,
-    ) {
-        let Some(relay) = self.relay.as_ref().filter(|relay| relay.elected() == RelayRole::Relay)
-        else {
-            self.duty.told = None;
-            return;
-        };
-        // A poll that found nothing is not published; the next batch covers it.
-        let before = self.duty.told.get_or_insert_with(|| prev.clone());
-        if !all && drained.tags.is_empty() && answers.is_empty() {
-            return;
-        }
-        let tags = drained.tags.iter().map(|tag| Tag::named(tag).hash()).collect();
-        let mut news = InvalidationBatch::new(drained.epoch, (before, &drained.snapshot), at, tags);
-        (news.all, news.schema, news.answers) = (all, self.schema, answers);
-        relay.tell(news);
-        self.duty.told = Some(drained.snapshot.clone());
     }
 }

@@ -7,6 +7,8 @@ use tokio::task::yield_now;
 
 use super::relay_follower::report_while;
 use super::*;
+use crate::entry::Epoch;
+use crate::postgres::log::Snapshot;
 use crate::postgres::relay::message::{InvalidationBatch, SyncRequest, encode};
 use crate::postgres::relay::tests::Mock;
 use crate::postgres::{DatabaseOptions, Triggers};

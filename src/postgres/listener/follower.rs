@@ -1,0 +1,159 @@
+//! The state of the task that follows the log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::housekeeping::Housekeeping;
+use super::pace::HEARTBEAT;
+use super::relay_follower::RelayFollower;
+use super::sync_requests::SyncRequests;
+use super::wakeups::Wakeups;
+use crate::cache::Fences;
+use crate::clock::{self, Instant, Moment};
+use crate::entry::{Epoch, Position};
+use crate::postgres::database::Database;
+use crate::postgres::fingerprint::Fingerprint;
+use crate::postgres::link::{PollCounter, PollRequests};
+use crate::postgres::log::{ChangeDetail, Snapshot};
+use crate::postgres::relay::{Relay, RelayRole};
+use crate::postgres::sample::ServerPosition;
+
+/// The minimum interval between two connections that are opened because a later timeline is known: the primary's name may
+/// alternate between two servers.
+const DOUBT_EVERY: Duration = Duration::from_secs(5);
+
+/// The task that follows the log, and what it knows.
+pub(super) struct Follower {
+    pub(super) db: Database,
+    pub(super) fences: Arc<Fences>,
+    pub(super) asked: Arc<PollRequests>,
+    pub(super) turns: watch::Sender<PollCounter>,
+    pub(super) role: watch::Sender<RelayRole>,
+    pub(super) relay: Option<Relay>,
+    pub(super) duty: RelayFollower,
+    pub(super) questions: SyncRequests,
+    /// The epoch, and the snapshot up to which the log was read.
+    pub(super) read: Option<(Epoch, Snapshot)>,
+    /// How much detail the next drain begins with.
+    pub(super) detail: ChangeDetail,
+    pub(super) schema: Option<i64>,
+    pub(super) fingerprint: Fingerprint,
+    /// The schema has changed since the last poll.
+    pub(super) reshaped: bool,
+    /// The schema changed during the last poll, after its snapshot.
+    pub(super) unsettled: bool,
+    /// The time by which every node has noticed the last schema change that only the fingerprint shows.
+    pub(super) settles: Option<Instant>,
+    pub(super) wakeups: Wakeups,
+    /// The running writers found by the last poll, and the pause until the next poll because of them.
+    pub(super) busy: (Vec<u64>, Duration),
+    /// From this time on, a notification triggers a poll at once.
+    pub(super) rested: Instant,
+    /// NOTIFY is suppressed until the next poll.
+    pub(super) notify_suppressed: bool,
+    /// The server process of this connection, whose own notifications are ignored.
+    pub(super) process: i32,
+    /// The cluster and timeline of the server behind the last connection.
+    pub(super) timeline: Option<(u64, u32)>,
+    /// When another connection was last opened because of a later timeline.
+    doubted: Option<Instant>,
+    pub(super) housekeeping: Housekeeping,
+    pub(super) beat: Instant,
+}
+
+impl Follower {
+    pub(super) fn new(db: Database, fences: Arc<Fences>) -> Self {
+        Self {
+            db,
+            fences,
+            asked: Arc::default(),
+            turns: watch::Sender::new(PollCounter::default()),
+            role: watch::Sender::new(RelayRole::Alone),
+            relay: None,
+            duty: RelayFollower::default(),
+            questions: SyncRequests::new(),
+            read: None,
+            detail: ChangeDetail::default(),
+            schema: None,
+            fingerprint: Fingerprint::default(),
+            reshaped: false,
+            unsettled: false,
+            settles: None,
+            wakeups: Wakeups::new(),
+            busy: (Vec::new(), HEARTBEAT),
+            rested: clock::now(),
+            notify_suppressed: false,
+            process: 0,
+            timeline: None,
+            doubted: None,
+            housekeeping: Housekeeping::new(),
+            beat: clock::now(),
+        }
+    }
+
+    /// Publishes whether this node can poll the log, to its cache and for the election of a relay.
+    pub(super) fn set_fit(&self, fit: bool) {
+        self.turns.send_modify(|turns| turns.is_lost = !fit);
+        if let Some(relay) = &self.relay {
+            relay.set_fit(fit);
+        }
+    }
+
+    pub(super) fn elected(&self) -> RelayRole {
+        self.relay.as_ref().map_or(RelayRole::Alone, Relay::elected)
+    }
+
+    /// Publishes this node's role while it polls the log itself.
+    pub(super) fn take_role(&self) {
+        let relays = self.elected() == RelayRole::Relay;
+        self.role.send_replace(if relays { RelayRole::Relay } else { RelayRole::Alone });
+    }
+
+    /// Whether a read or a write of this node has found a server that was promoted after the one whose log is read. This
+    /// connection, or the relay's, then leads to an old primary.
+    pub(super) fn knows_a_later_timeline(&mut self) -> bool {
+        let (Some(read), Some(newest)) = (self.timeline, self.db.inner.primary.newest()) else {
+            return false;
+        };
+        let is_later = newest.0 == read.0 && newest.1 > read.1;
+        let is_due = is_later && self.doubted.is_none_or(|at| at.elapsed() >= DOUBT_EVERY);
+        if is_due {
+            self.doubted = Some(clock::now());
+        }
+        is_due
+    }
+
+    /// Whether a session waits for the log to be read over another connection.
+    pub(super) fn wants_connection(&self) -> bool {
+        self.asked.wants_connection(self.turns.borrow().opening)
+    }
+
+    pub(super) fn begin_turn(&self) -> u64 {
+        self.turns.send_modify(|turns| turns.begun += 1);
+        self.turns.borrow().begun
+    }
+
+    pub(super) fn end_turn(&self, turn: u64) {
+        self.turns.send_modify(|turns| turns.done = turns.done.max(turn));
+    }
+
+    /// The last position that was seen on the primary.
+    pub(super) fn seen(&self) -> Position {
+        self.fences.seen().map_or(Position::ZERO, |seen| seen.position)
+    }
+
+    /// Confirms that this node knows all changes that were visible when a poll began, and all schema changes up to position
+    /// `seen`. `reached` is the primary's position at the end of the poll.
+    pub(super) fn confirm(
+        &self,
+        epoch: Epoch,
+        (seen, reached): (Position, Position),
+        began: Moment,
+    ) {
+        self.fences.confirm(seen, began);
+        let at = ServerPosition { epoch, position: reached, standby: false, seen: began.at };
+        self.db.inner.lag.report(at);
+    }
+}
