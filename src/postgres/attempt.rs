@@ -11,7 +11,7 @@ use super::cancel::CloseOnCancel;
 use super::checkout::Checkout;
 use super::database::Database;
 use super::deadline::{PATIENCE, within, within_limit};
-use super::log::{ServerIdentity, identity};
+use super::identity::{ServerIdentity, identity};
 use super::route_plan::{Candidate, RoutePlan};
 use super::sample::ServerPosition;
 use super::server::Server;

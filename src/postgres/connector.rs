@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
 use super::deadline::{PATIENCE, no_response};
-use super::error::sql_state;
+use super::sql_error::sql_state;
 use crate::clock::{self, Instant};
 
 /// How often the application is asked for new credentials. Tokens for IAM authentication are valid for

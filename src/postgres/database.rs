@@ -15,8 +15,9 @@ use super::declared::OwnSession;
 use super::dependencies::DependencyCache;
 use super::error::DatabaseError;
 use super::executor::{Reader, Writer};
+use super::identity::DatabaseIdentity;
 use super::lag::Lag;
-use super::log::{self, DatabaseIdentity};
+use super::log;
 use super::monitor::Monitor;
 use super::options::{ConnectionSettings, DatabaseOptions, PoolLimits, ServerOptions};
 use super::peers;
@@ -353,12 +354,12 @@ impl Database {
             // The primary's name may lead to another cluster by now, as after a restored backup has taken its place.
             let primary = self.inner.primary.identify_anew().await;
             let primary = primary.map_or(self.inner.identity, |primary| primary.database());
-            database.expect(primary, &server)?;
+            database.expect(primary, server.label())?;
         }
         server.fill().await;
         let mut replicas = self.write();
         if self.is_closed() {
-            return Err(DatabaseError::connecting(&server, sqlx::Error::PoolClosed));
+            return Err(DatabaseError::connecting(server.label(), sqlx::Error::PoolClosed));
         }
         // Another replica may have taken the name in the meantime.
         let taken: Vec<_> = replicas.iter().map(|replica| replica.server.clone()).collect();

@@ -17,7 +17,7 @@ use super::database::Database;
 use super::deadline::within;
 use super::dependencies::parameters;
 use super::executor::{RepeatableStatement, note, schema_changing};
-use super::log::ServerIdentity;
+use super::identity::ServerIdentity;
 use super::lsn;
 use super::route_plan::RoutePlan;
 use super::sample::ServerPosition;

@@ -1,9 +1,7 @@
 //! Errors in the configuration of the servers.
 
-use std::borrow::Cow;
-
-use super::log::DatabaseIdentity;
-use super::server::Server;
+use super::identity::DatabaseIdentity;
+use super::sql_error::sql_state;
 
 /// Why the database can't be used as configured. Each message says what to do and contains its cause, which is therefore
 /// not the error's `source` too. None contains a password.
@@ -87,32 +85,27 @@ pub enum DatabaseError {
     Log(sqlx::Error),
 }
 
-/// The SQLSTATE of an error that the server sent (PostgreSQL manual, appendix A).
-pub(crate) fn sql_state(error: &sqlx::Error) -> Option<Cow<'_, str>> {
-    error.as_database_error().and_then(sqlx::error::DatabaseError::code)
-}
-
 impl DatabaseIdentity {
     /// Says what is wrong about a server whose database is not the one of the primary.
-    pub(crate) fn expect(self, primary: Self, server: &Server) -> Result<(), DatabaseError> {
+    pub(crate) fn expect(self, primary: Self, server: String) -> Result<(), DatabaseError> {
         if self.system_identifier != primary.system_identifier {
-            return Err(DatabaseError::OtherCluster(server.label()));
+            return Err(DatabaseError::OtherCluster(server));
         }
         match self.oid == primary.oid {
             true => Ok(()),
-            false => Err(DatabaseError::OtherDatabase(server.label())),
+            false => Err(DatabaseError::OtherDatabase(server)),
         }
     }
 }
 
 impl DatabaseError {
-    pub(crate) fn connecting(server: &Server, error: sqlx::Error) -> Self {
+    pub(crate) fn connecting(server: String, error: sqlx::Error) -> Self {
         match &error {
             // The driver has no kind of its own for this.
             sqlx::Error::Tls(why) if why.to_string().contains("without TLS support") => {
-                Self::NoTls(server.label())
+                Self::NoTls(server)
             }
-            _ => Self::Connect { server: server.label(), error },
+            _ => Self::Connect { server, error },
         }
     }
 
@@ -130,19 +123,15 @@ impl DatabaseError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::options::ConnectionSettings;
-    use crate::postgres::server::ServerRole;
 
-    #[tokio::test]
-    async fn a_build_without_tls_names_the_feature() -> Result<(), DatabaseError> {
-        let (url, settings) = ("postgres://app@db/shop".into(), ConnectionSettings::default());
-        let server = Server::new("primary", ServerRole::Primary, &url, &settings)?;
+    #[test]
+    fn a_build_without_tls_names_the_feature() {
+        let server = || "primary (db:5432)".to_owned();
         // As in `maybe_upgrade` of sqlx-postgres 0.9.0, connection/tls.rs.
         let why = "TLS upgrade required by connect options but SQLx was built without TLS support enabled";
-        let error = DatabaseError::connecting(&server, sqlx::Error::Tls(why.into()));
+        let error = DatabaseError::connecting(server(), sqlx::Error::Tls(why.into()));
         assert!(error.to_string().contains("feature `tls`"), "{error}");
-        let error = DatabaseError::connecting(&server, sqlx::Error::Tls("bad certificate".into()));
+        let error = DatabaseError::connecting(server(), sqlx::Error::Tls("bad certificate".into()));
         assert!(error.to_string().contains("bad certificate"), "{error}");
-        Ok(())
     }
 }

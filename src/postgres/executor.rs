@@ -17,10 +17,8 @@ use super::database::Database;
 use super::route_plan::{Candidate, RoutePlan};
 use crate::cache::{REPLICA_BEHIND, Record, Uncacheable};
 use attempts::Attempts;
-pub(super) use failures::{has_lost_connection, is_outdated_plan};
 
 mod attempts;
-mod failures;
 
 /// Reads, from a replica or the primary. Made by [`Database::reader`].
 #[derive(Clone)]

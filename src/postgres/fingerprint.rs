@@ -16,8 +16,8 @@ use sqlx::Row;
 use sqlx::postgres::{PgListener, PgRow};
 
 use super::deadline::{PATIENCE, within, within_limit};
-use super::error::sql_state;
 use super::log::{STATEMENT_TIMEOUT, limit_statements};
+use super::sql_error::sql_state;
 use crate::clock::{self, Instant, Moment};
 
 #[cfg(test)]

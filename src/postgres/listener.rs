@@ -25,6 +25,7 @@ use super::database::Database;
 use super::deadline::within;
 use super::error::DatabaseError;
 use super::fingerprint::Fingerprint;
+use super::identity::identity;
 use super::link::{ListenerLink, PollCounter};
 use super::log;
 use super::relay::{Relay, RelayRole};
@@ -72,8 +73,8 @@ impl Listener {
         let mut follower = Follower::new(db.clone(), cache.fences().clone());
         let mut conn = connect(db).await?;
         let database =
-            within(log::identity(&mut conn)).await.map_err(DatabaseError::from_log)?.database();
-        database.expect(db.inner.identity, &db.inner.listen)?;
+            within(identity(&mut conn)).await.map_err(DatabaseError::from_log)?.database();
+        database.expect(db.inner.identity, db.inner.listen.label())?;
         heard(db, &mut conn).await?;
         if cache.log().is_some_and(|log| log.has_ended()) {
             // A cache keeps each log that was attached to it. So after a failure, it gets another one only if that can be
@@ -299,7 +300,7 @@ impl Follower {
         let turn = self.begin_turn();
         self.notify_suppressed = false;
         self.fingerprint = Fingerprint::default();
-        let identity = within(log::identity(&mut *conn)).await?;
+        let identity = within(identity(&mut *conn)).await?;
         self.process = identity.process;
         self.timeline = identity.timeline.map(|timeline| (identity.system_identifier, timeline));
         if self.read.is_some() {

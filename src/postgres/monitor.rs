@@ -8,11 +8,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
-use super::error::sql_state;
+use super::identity::{ServerIdentity, identity};
 use super::lag::Lag;
-use super::log::{ServerIdentity, identity};
 use super::sample::ServerPosition;
 use super::server::Server;
+use super::sql_error::sql_state;
 use crate::clock;
 
 /// A server that takes longer to report its position counts as down.

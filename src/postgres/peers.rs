@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use sqlx::pool::CloseEvent;
 
 use super::database::DatabaseInner;
-use super::log::DatabaseIdentity;
+use super::identity::DatabaseIdentity;
 use crate::cache::Requirement;
 
 /// One element for each database that the process has connected to. It remains when the last `Database` is dropped, since a

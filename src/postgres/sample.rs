@@ -9,7 +9,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use super::log::ServerIdentity;
+use super::identity::ServerIdentity;
 use crate::cache::protocol::proven_by_primary;
 use crate::clock::{self, Instant};
 use crate::entry::{Epoch, LogPosition, Position};

@@ -15,13 +15,13 @@ use super::checkout::{Checkout, SharedSample, after_release, before_acquire};
 use super::connector::{Connector, CredentialsRefresh};
 use super::deadline::{late, no_response, within};
 use super::error::DatabaseError;
-use super::executor::has_lost_connection;
-use super::log::{ServerIdentity, identity};
+use super::identity::{ServerIdentity, identity};
 use super::options::{ConnectionSettings, PoolLimits, ServerOptions};
 use super::pooler::{SessionMode, sessions};
 use super::reset::is_resettable;
 use super::sample::{ServerPosition, ServerSample};
 use super::session::SessionState;
+use super::sql_error::has_lost_connection;
 use crate::cache::PastEpochs;
 use crate::clock::{self, Instant};
 use crate::entry::Epoch;
@@ -133,12 +133,12 @@ impl Server {
         model: Option<&PgPool>,
     ) -> Result<ServerIdentity, DatabaseError> {
         timeout(CHECK_WITHIN, self.introduce(model)).await.unwrap_or_else(|_elapsed| {
-            Err(DatabaseError::connecting(self, no_response(CHECK_WITHIN)))
+            Err(DatabaseError::connecting(self.label(), no_response(CHECK_WITHIN)))
         })
     }
 
     async fn introduce(&self, model: Option<&PgPool>) -> Result<ServerIdentity, DatabaseError> {
-        let failed = |error| DatabaseError::connecting(self, error);
+        let failed = |error| DatabaseError::connecting(self.label(), error);
         let (mode, mut conn) =
             sessions(&self.connector, self.limits.pooled).await.map_err(failed)?;
         match mode {
@@ -165,7 +165,8 @@ impl Server {
 
     async fn compare(&self, ours: &SessionState, model: &PgPool) -> Result<(), DatabaseError> {
         let theirs = async { SessionState::read(&mut *model.acquire().await?).await };
-        let theirs = theirs.await.map_err(|error| DatabaseError::connecting(self, error))?;
+        let theirs =
+            theirs.await.map_err(|error| DatabaseError::connecting(self.label(), error))?;
         let differ = ours.differences(&theirs);
         match differ.is_empty() {
             true => Ok(()),

@@ -17,9 +17,9 @@ pub use error::SchemaError;
 pub use status::{SchemaStatus, TableStatus, TriggerState, TriggerStatus};
 
 use super::backoff::Backoff;
-use super::error::sql_state;
 use super::log;
 use super::quote::identifier;
+use super::sql_error::sql_state;
 use error::within;
 use schema::make_schema;
 use table::{TableFamily, families};

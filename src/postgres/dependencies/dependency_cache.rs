@@ -19,7 +19,7 @@ use crate::clock::{self, Instant};
 use crate::entry::{Epoch, LogPosition};
 use crate::postgres::READ_ONLY;
 use crate::postgres::deadline::PATIENCE;
-use crate::postgres::log::identity;
+use crate::postgres::identity::identity;
 use crate::postgres::sample::ServerPosition;
 
 /// How many texts are expected, and how many bytes of text are held at most.

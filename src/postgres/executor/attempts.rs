@@ -6,14 +6,13 @@
 
 use sqlx::Error;
 
-use super::failures::{
-    give_up, has_lost_connection, is_outdated_plan, is_refused_write, is_the_servers,
-    is_the_statements,
-};
 use crate::cache::{READ_FAILED, Record, Requirement, Uncacheable, WriteInProgress};
 use crate::postgres::attempt::{OpenedConnection, SkipReason, open};
 use crate::postgres::database::Database;
 use crate::postgres::route_plan::{Candidate, RoutePlan};
+use crate::postgres::sql_error::{
+    has_lost_connection, is_outdated_plan, is_refused_write, is_the_servers, is_the_statements,
+};
 
 /// How often a statement is prepared again after its table was altered. Usually once is enough.
 const PREPARED_AGAIN: u32 = 3;
@@ -190,5 +189,23 @@ impl<'a> Attempts<'a> {
                 .mark_uncacheable(Uncacheable::new(READ_FAILED, format!("a read failed: {error}")));
         }
         error
+    }
+}
+
+/// Discards a server's connections if it failed during the read. This does not apply to a server that is busy, that
+/// cancelled a query in favour of replay, or that refuses further connections: otherwise all its reads would go to the
+/// primary. A message that the driver can't encode or decode concerns only one connection. If the primary failed, or had no
+/// connection in time, its monitor finds out whether it still responds.
+fn give_up(db: &Database, candidate: &Candidate, error: &Error) {
+    match (candidate, has_lost_connection(error)) {
+        (Candidate::Primary, true) => {
+            db.inner.lag.suspect();
+            db.inner.primary.renew();
+        }
+        (Candidate::Primary, false) if matches!(error, Error::PoolTimedOut) => {
+            db.inner.lag.suspect();
+        }
+        (Candidate::Replica(server) | Candidate::LastResort(server), true) => server.lose(),
+        (_, false) => {}
     }
 }

@@ -27,7 +27,7 @@ pub(in crate::postgres) async fn connect(db: &Database) -> Result<PgListener, Da
         Ok(conn)
     };
     let connected = Box::pin(within(connect)).await;
-    let mut conn = connected.map_err(|error| DatabaseError::connecting(server, error))?;
+    let mut conn = connected.map_err(|error| DatabaseError::connecting(server.label(), error))?;
     within(log::begin_history(&mut conn)).await.map_err(DatabaseError::from_log)?;
     Ok(conn)
 }

@@ -10,7 +10,7 @@ use super::drain::{self, DrainMode, Drained};
 use super::load::{self, LoadedLog};
 use super::{Snapshot, load::cold, resume_notify};
 use crate::postgres::deadline::within;
-use crate::postgres::error::sql_state;
+use crate::postgres::sql_error::sql_state;
 
 /// The maximum that a starting node reads: about a second's work. Results stored before the first of these rows are
 /// recomputed.

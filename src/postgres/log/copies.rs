@@ -6,6 +6,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::*;
 use crate::postgres::Triggers;
+use crate::postgres::identity::identity;
 use crate::postgres::sample::ServerPosition;
 use tidegate_testing::{Postgres, eventually};
 

@@ -6,6 +6,7 @@ use sqlx::{Connection, PgConnection};
 use super::*;
 use crate::postgres::Triggers;
 use crate::postgres::fingerprint::{FINGERPRINT_KNOWN_WITHIN, Fingerprint};
+use crate::postgres::identity::identity;
 use tidegate_testing::Postgres;
 
 const SETUP: &str = "create table t (id int primary key, v int); create table other (id int);";

@@ -1,6 +1,6 @@
 //! Why tables can't be tracked.
 
-use crate::postgres::error::sql_state;
+use crate::postgres::sql_error::sql_state;
 
 /// Why triggers were not installed, and what to do about it.
 #[derive(Debug, thiserror::Error)]

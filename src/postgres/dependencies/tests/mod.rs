@@ -20,8 +20,8 @@ async fn learn(
 ) -> super::dependency_cache::FoundDependencies {
     loop {
         match super::dependency_cache::DependencyCache::new().learn(&mut *conn, sql).await {
-            Err(error) if crate::postgres::error::sql_state(&error).as_deref() == Some("57014") => {
-            }
+            Err(error)
+                if crate::postgres::sql_error::sql_state(&error).as_deref() == Some("57014") => {}
             found => return found.expect("an analysis"),
         }
     }
