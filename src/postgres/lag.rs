@@ -9,7 +9,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::sample::ServerPosition;
-use super::server_status::ReplicaLag;
 use crate::clock::{self, Instant};
 use crate::entry::{LogPosition, Position};
 
@@ -24,6 +23,16 @@ pub(crate) struct Lag {
     /// A connection to the primary failed since the last query: another node, or a connection of before, may still report
     /// its position.
     suspect: AtomicBool,
+}
+
+/// How far a replica is behind the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaLag {
+    /// The bytes of WAL that it has not replayed yet.
+    pub bytes: u64,
+    /// How long ago the primary was past the replica's position. This is a lower bound, since positions of the primary are
+    /// remembered only for `DatabaseOptions::max_lag`.
+    pub time: Duration,
 }
 
 impl Lag {

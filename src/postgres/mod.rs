@@ -64,6 +64,7 @@ pub(crate) use dependencies::{Dependencies, tag_name};
 pub use discovery::Discovery;
 pub use error::DatabaseError;
 pub use executor::{Reader, Writer};
+pub use lag::ReplicaLag;
 pub use listener::Listener;
 pub use lsn::LsnError;
 pub use options::{DatabaseOptions, ServerOptions};
@@ -71,7 +72,7 @@ pub use read_transaction::ReadTransaction;
 pub use relay::RelayRole;
 #[cfg(fuzzing)]
 pub(crate) use relay::message::fuzz as hear;
-pub use server_status::{ReplicaLag, ServerStatus};
+pub use server_status::ServerStatus;
 pub(crate) use statements::StatementStats;
 pub use transaction::Transaction;
 pub use triggers::{SchemaError, SchemaStatus, TableStatus, TriggerState, TriggerStatus, Triggers};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::lag::Lag;
+use super::lag::{Lag, ReplicaLag};
 use super::server::Server;
 use crate::entry::LogPosition;
 
@@ -30,16 +30,6 @@ pub struct ServerStatus {
     pub idle_connections: u32,
     /// The maximum number of open connections.
     pub max_connections: u32,
-}
-
-/// How far a replica is behind the primary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReplicaLag {
-    /// The bytes of WAL that it has not replayed yet.
-    pub bytes: u64,
-    /// How long ago the primary was past the replica's position. This is a lower bound, since positions of the primary are
-    /// remembered only for `DatabaseOptions::max_lag`.
-    pub time: Duration,
 }
 
 impl ServerStatus {
