@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
-use super::cancel::CloseOnCancel;
 use super::checkout::Checkout;
 use super::database::Database;
 use super::deadline::{PATIENCE, within, within_limit};
@@ -67,7 +66,7 @@ impl Conn {
 
     async fn identify(&mut self) -> Result<ServerIdentity, sqlx::Error> {
         match self {
-            Self::Pooled(conn) => identify(conn).await,
+            Self::Pooled(conn) => conn.identify().await,
             Self::Within(transaction) => within(identity(&mut **transaction)).await,
         }
     }
@@ -244,15 +243,6 @@ async fn begin(
     within_limit(limit, server.begin(sql)).await
 }
 
-/// Queries which server a connection leads to. If the response does not come in time, the connection is closed: back in its
-/// pool, it would wait for that response and occupy a slot.
-pub(crate) async fn identify(conn: &mut Checkout) -> Result<ServerIdentity, sqlx::Error> {
-    let mut lent = CloseOnCancel::new(conn);
-    let identity = within(identity(lent.get())).await?;
-    lent.done();
-    Ok(identity)
-}
-
 fn epoch_changing() -> Uncacheable {
     let why = "the node and the server that served the read are currently in different epochs";
     Uncacheable::new("epoch-changing", why)
@@ -278,7 +268,7 @@ async fn open_replica(
     let mut at = known.filter(|at| is_fit(*at, plan));
     if at.is_none() {
         // It may have replayed far enough since its position was last queried.
-        let identity = identify(&mut conn).await?;
+        let identity = conn.identify().await?;
         server.observe(&identity);
         at = ServerPosition::from_identity(&identity);
         if plan.read_only && !identity.standby {
@@ -291,7 +281,7 @@ async fn open_replica(
             server.note_replayed(plan.replayed_schema);
             drop(conn);
             conn = server.acquire().await?;
-            let identity = identify(&mut conn).await?;
+            let identity = conn.identify().await?;
             server.observe(&identity);
             at = ServerPosition::from_identity(&identity);
         }

@@ -6,59 +6,32 @@
 //! disconnects, the connection returns to its pool with an open transaction: the next user's writes are never committed,
 //! and its reads hold their locks, which on a replica blocks replay.
 
-use sqlx::{Error, PgConnection, Postgres, SqlSafeStr, Transaction};
+use sqlx::{Error, Postgres, SqlSafeStr, Transaction};
 use tokio::time::timeout;
 
-use super::checkout::{Checkout, RETURN_WITHIN};
+use super::checkout::RETURN_WITHIN;
 use super::deadline::no_response;
 use super::server::Server;
 
-/// Begins a transaction in a separate task. If the caller is cancelled, the task still waits for the response, and rolls
-/// back. If the server does not respond in time, it is considered lost with all its pooled connections, so this connection
-/// is closed on its return.
-pub(super) async fn begin(
-    server: &Server,
-    sql: &'static str,
-) -> Result<Transaction<'static, Postgres>, Error> {
-    let server = server.clone();
-    let begun = tokio::spawn(async move {
-        let conn = server.pooled().await?;
-        let mut begun = Transaction::begin(conn, Some(sql.into_sql_str()));
-        timeout(RETURN_WITHIN, &mut begun).await.unwrap_or_else(|_late| {
-            // Before the connection is dropped.
-            server.renew();
-            Err(no_response(RETURN_WITHIN))
-        })
-    });
-    // The task does not panic, so the runtime is ending.
-    begun.await.unwrap_or(Err(Error::WorkerCrashed))
-}
-
-/// Guards a connection that is in use. If the work is cancelled before [`done`](Self::done), the connection is closed.
-pub(super) struct CloseOnCancel<'a> {
-    conn: &'a mut Checkout,
-    is_done: bool,
-}
-
-impl<'a> CloseOnCancel<'a> {
-    pub(super) fn new(conn: &'a mut Checkout) -> Self {
-        Self { conn, is_done: false }
-    }
-
-    pub(super) fn get(&mut self) -> &mut PgConnection {
-        self.conn
-    }
-
-    /// The work has ended, successfully or not.
-    pub(super) fn done(mut self) {
-        self.is_done = true;
-    }
-}
-
-impl Drop for CloseOnCancel<'_> {
-    fn drop(&mut self) {
-        if !self.is_done {
-            self.conn.close();
-        }
+impl Server {
+    /// Begins a transaction in a separate task. If the caller is cancelled, the task still waits for the response, and
+    /// rolls back. If the server does not respond in time, it is considered lost with all its pooled connections, so this
+    /// connection is closed on its return.
+    pub(crate) async fn begin(
+        &self,
+        sql: &'static str,
+    ) -> Result<Transaction<'static, Postgres>, Error> {
+        let server = self.clone();
+        let begun = tokio::spawn(async move {
+            let conn = server.pooled().await?;
+            let mut begun = Transaction::begin(conn, Some(sql.into_sql_str()));
+            timeout(RETURN_WITHIN, &mut begun).await.unwrap_or_else(|_late| {
+                // Before the connection is dropped.
+                server.renew();
+                Err(no_response(RETURN_WITHIN))
+            })
+        });
+        // The task does not panic, so the runtime is ending.
+        begun.await.unwrap_or(Err(Error::WorkerCrashed))
     }
 }

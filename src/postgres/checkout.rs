@@ -16,7 +16,8 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::connector::Connector;
-use super::deadline::{no_response, within_limit};
+use super::deadline::{no_response, within, within_limit};
+use super::identity::{ServerIdentity, identity};
 use super::reset::reset;
 use super::sample::ServerSample;
 use crate::clock::{self, Instant};
@@ -66,6 +67,15 @@ impl Checkout {
     pub(crate) fn close(&mut self) {
         self.is_closing = true;
     }
+
+    /// Queries which server the connection leads to. If the response does not come in time, the connection is closed: back
+    /// in its pool, it would wait for that response and occupy a slot.
+    pub(crate) async fn identify(&mut self) -> Result<ServerIdentity, Error> {
+        let mut lent = CloseOnCancel::new(self);
+        let identity = within(identity(lent.get())).await?;
+        lent.done();
+        Ok(identity)
+    }
 }
 
 impl Deref for Checkout {
@@ -93,6 +103,35 @@ impl Drop for Checkout {
         // Without a runtime, which is ending then, the connection is closed.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move { in_time(&sample, since, returned).await });
+        }
+    }
+}
+
+/// Guards a connection that is in use. If the work is cancelled before [`done`](Self::done), the connection is closed.
+pub(super) struct CloseOnCancel<'a> {
+    conn: &'a mut Checkout,
+    is_done: bool,
+}
+
+impl<'a> CloseOnCancel<'a> {
+    pub(super) fn new(conn: &'a mut Checkout) -> Self {
+        Self { conn, is_done: false }
+    }
+
+    pub(super) fn get(&mut self) -> &mut PgConnection {
+        self.conn
+    }
+
+    /// The work has ended, successfully or not.
+    pub(super) fn done(mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for CloseOnCancel<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.conn.close();
         }
     }
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use sqlx::postgres::PgPool;
 
-use super::attempt::identify;
 use super::deadline::within;
 use super::declared::OwnSession;
 use super::dependencies::DependencyCache;
@@ -305,7 +304,7 @@ impl Database {
     pub(crate) async fn observe(&self) -> Result<LogPosition, sqlx::Error> {
         let primary = &self.inner.primary;
         let mut conn = primary.acquire().await?;
-        let identity = identify(&mut conn).await?;
+        let identity = conn.identify().await?;
         if !primary.observe_newest(&identity) {
             // This connection must not be used for other reads either.
             conn.close();

@@ -12,7 +12,7 @@ use sqlx::postgres::PgArguments;
 use sqlx::{Arguments, Error, Execute, Postgres};
 
 use super::attempt::{ReadProof, is_outdated, proof_of_primary, proof_of_replica};
-use super::cancel::CloseOnCancel;
+use super::checkout::CloseOnCancel;
 use super::database::Database;
 use super::deadline::within;
 use super::dependencies::parameters;

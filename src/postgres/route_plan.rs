@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bound::{BoundArguments, mentions_clock};
 use super::calls::{may_call, may_have_effects, may_write_unseen};
-use super::cancel::CloseOnCancel;
+use super::checkout::CloseOnCancel;
 use super::database::Database;
 use super::deadline::{is_late, late, within};
 use super::dependencies::{

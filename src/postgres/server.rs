@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use sqlx::{Connection, PgConnection, Postgres, Transaction};
+use sqlx::{Connection, PgConnection, Postgres};
 use tokio::time::{sleep_until, timeout};
 
-use super::cancel::begin;
 use super::checkout::{Checkout, SharedSample, after_release, before_acquire};
 use super::connector::{Connector, CredentialsRefresh};
 use super::deadline::{late, no_response, within};
@@ -251,14 +250,6 @@ impl Server {
             self.pool.acquire()
         };
         self.connector.attempt(pooled).await
-    }
-
-    /// A transaction, by a connection from the pool.
-    pub(crate) async fn begin(
-        &self,
-        sql: &'static str,
-    ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        begin(self, sql).await
     }
 
     pub(crate) fn pool(&self) -> &PgPool {
