@@ -7,7 +7,7 @@ use sqlx::query::QueryAs;
 use sqlx::{Error, Execute, FromRow, Postgres};
 
 use super::database::Database;
-use super::executor::RepeatableStatement;
+use super::statement::RepeatableStatement;
 use crate::cache::{Cache, ValuePolicy};
 use crate::entry::Key;
 

@@ -43,6 +43,7 @@ mod server;
 mod server_status;
 mod session;
 mod sql_error;
+mod statement;
 mod statements;
 mod transaction;
 mod triggers;

@@ -12,9 +12,10 @@ use sqlx_core::describe::Describe;
 
 use super::attempt::{ReadProof, open_read_transaction};
 use super::database::Database;
-use super::executor::{RepeatableStatement, Rows, first_of_all, note, schema_changing};
+use super::executor::{note, schema_changing};
 use super::route_plan::RoutePlan;
 use super::sql_error::is_outdated_plan;
+use super::statement::{RepeatableStatement, Rows, first_of_all};
 use crate::cache::{READ_FAILED, Stray, Uncacheable};
 
 /// A READ ONLY, REPEATABLE READ transaction on the primary: all of its reads see the same snapshot, and each counts for the

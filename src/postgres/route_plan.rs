@@ -13,10 +13,10 @@ use super::dependencies::{
     Dependencies, DependencyLookup, DependencySource, FoundDependencies, TrackedTable,
     Unanalyzable, UnknownStatement, outline,
 };
-use super::executor::RepeatableStatement;
 use super::sample::ServerPosition;
 use super::server::Server;
 use super::sql_error::sql_state;
+use super::statement::RepeatableStatement;
 use super::words::may_write;
 use crate::cache::protocol::is_far_enough;
 use crate::cache::{Needs, PolicyTag, ReadStatistics, Record, Requirement, Stray, Uncacheable};

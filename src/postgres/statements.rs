@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::database::Database;
-use super::executor::RepeatableStatement;
 use super::route_plan::{RoutePlan, learn};
+use super::statement::RepeatableStatement;
 use crate::cache::spawn;
 use crate::clock::{self, Instant};
 use crate::expiring::ExpiringLock;
