@@ -2,6 +2,7 @@
 
 use super::database::Database;
 use super::dependencies::{Dependencies, Unanalyzable};
+use super::lookup::learn_later;
 use crate::cache::Requirement;
 
 /// Words that often precede a parenthesis in reads and don't write: keywords and system functions.
@@ -31,7 +32,7 @@ pub(super) fn may_write_unseen(
         }
         Some(Dependencies::Unanalyzable(unanalyzable)) => may_have_effects(sql, unanalyzable),
         None => {
-            db.inner.statements.learn(db, sql);
+            learn_later(db, sql);
             true
         }
     }

@@ -27,6 +27,7 @@ use super::statements::Statements;
 use super::transaction::{OpenTransaction, Transaction};
 use crate::cache::{DatabaseId, Record, Requirement, Stray, Uncacheable, spawn};
 use crate::entry::LogPosition;
+use crate::expiring::ExpiringLock;
 
 /// A primary and any number of replicas, used as one database. Pass [`reader`](Self::reader) or [`writer`](Self::writer)
 /// wherever sqlx takes an executor.
@@ -54,6 +55,8 @@ pub(crate) struct DatabaseInner {
     pub(crate) listen: Server,
     pub(crate) known: DependencyCache,
     pub(crate) statements: Statements,
+    /// Held while a statement's dependencies are looked up in the background.
+    pub(super) learning: ExpiringLock,
     /// The primary's database, as found at the first connection.
     pub(crate) identity: DatabaseIdentity,
     pub(crate) lag: Arc<Lag>,
@@ -121,6 +124,7 @@ impl Database {
             sent: Mutex::default(),
             known: DependencyCache::new(),
             statements: Statements::default(),
+            learning: ExpiringLock::default(),
             settings,
             sample_every,
             own_session: tokio::sync::Mutex::default(),

@@ -38,7 +38,8 @@ impl Reader {
         Box::pin(try_stream! {
             let statement = statement?;
             let plan = RoutePlan::for_statement(&self.db, &statement, self.writer).await;
-            let began = self.db.inner.statements.begin(&plan);
+            let counts = plan.record.is_none() && !plan.primary_only;
+            let began = counts.then(|| self.db.inner.statements.begin()).flatten();
             let own = plan.own.clone();
             let mut attempts = Attempts::new(&self.db, plan, &own);
             loop {

@@ -28,6 +28,7 @@ mod lag;
 mod link;
 mod listener;
 pub(crate) mod log;
+mod lookup;
 pub(crate) mod lsn;
 mod monitor;
 mod options;

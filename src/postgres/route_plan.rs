@@ -6,16 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bound::{BoundArguments, mentions_clock};
 use super::calls::{may_call, may_have_effects, may_write_unseen};
-use super::checkout::CloseOnCancel;
 use super::database::Database;
-use super::deadline::{is_late, late, within};
 use super::dependencies::{
-    Dependencies, DependencyLookup, DependencySource, FoundDependencies, TrackedTable,
-    Unanalyzable, UnknownStatement, outline,
+    Dependencies, DependencySource, FoundDependencies, TrackedTable, Unanalyzable, outline,
 };
+use super::lookup::{dependencies, learn_later};
 use super::sample::ServerPosition;
 use super::server::Server;
-use super::sql_error::sql_state;
 use super::statement::RepeatableStatement;
 use super::words::may_write;
 use crate::cache::protocol::is_far_enough;
@@ -215,7 +212,7 @@ impl RoutePlan {
         let may_call = !may_write && may_call(sql, found.as_deref());
         if may_call && found.is_none() {
             // Once it is known to be a read, it needs no transaction on a replica, and its session needs no reset.
-            db.inner.statements.learn(db, sql);
+            learn_later(db, sql);
         }
         let may_write_unseen = !may_write && may_write_unseen((db, sql), &own, found.as_deref());
         Self { may_write, may_write_unseen, may_call, is_read, ..Self::new(own, may_write) }
@@ -362,7 +359,7 @@ fn simulate(db: &Database, statement: &RepeatableStatement, record: &Record) {
     let Some(found) = db.inner.known.get(sql) else {
         let why = "the dependencies of its statements are being looked up";
         record.mark_uncacheable(Uncacheable::new("unknown-dependencies", why));
-        return db.inner.statements.learn(db, sql);
+        return learn_later(db, sql);
     };
     count_tables(&found.dependencies, watch);
     match &*found.dependencies {
@@ -389,109 +386,6 @@ fn count_tables(found: &Dependencies, watch: &ReadStatistics) {
             watch.note_untracked(table);
         }
         Dependencies::Unanalyzable(_) => {}
-    }
-}
-
-/// The dependencies of a statement: from the cache, or looked up on the primary, or else on a replica.
-pub(super) async fn dependencies(
-    db: &Database,
-    sql: &str,
-    now: Epoch,
-) -> Result<FoundDependencies, sqlx::Error> {
-    let is_lost = db.inner.lag.is_lost();
-    if let Some(found) = db.inner.known.get(sql)
-        && found.source.is_good(is_lost, now)
-    {
-        return Ok(found);
-    }
-    look_up(db, sql, now, tell).await
-}
-
-/// Looks up what a statement depends on, for later reads by it.
-pub(super) async fn learn(db: &Database, sql: &str) -> Result<(), sqlx::Error> {
-    look_up(db, sql, Epoch::UNKNOWN, |_| {}).await.map(drop)
-}
-
-/// How often a lookup is repeated while the schema changes. After that, the statement is run without storing its result.
-const LOOKUPS: usize = 3;
-
-async fn look_up(
-    db: &Database,
-    sql: &str,
-    now: Epoch,
-    tell: impl Fn(&Unanalyzable),
-) -> Result<FoundDependencies, sqlx::Error> {
-    let known = &db.inner.known;
-    for _ in 0..LOOKUPS {
-        let found = match known.lookup(sql, db.inner.lag.is_lost(), now).await {
-            DependencyLookup::Known(found) => return Ok(found),
-            DependencyLookup::Unknown(unknown) => match unknown.by_text(sql) {
-                Ok(found) => Some(found),
-                Err(_) if known.is_resting() => {
-                    let why = "the previous lookup in the catalogue did not succeed";
-                    return Err(late(why.to_owned()));
-                }
-                Err(unknown) => find(db, sql, unknown).await?,
-            },
-        };
-        if let Some(found) = found {
-            if let Dependencies::Unanalyzable(unanalyzable) = &*found.dependencies {
-                tell(unanalyzable);
-            }
-            return Ok(found);
-        }
-    }
-    // For a while, no other unknown statement waits for the catalogue either.
-    known.rest();
-    Err(late("the schema changed during each lookup".to_owned()))
-}
-
-/// Looks a statement up in the catalogue, within the time limit of the listener's statements, since other requests wait for
-/// the same lookup. The server ends its part of a lookup that is given up. If the primary does not respond or provide a
-/// connection in time, it is not queried for a while: otherwise the waiting requests would each wait as long, one after the
-/// other.
-async fn find(
-    db: &Database,
-    sql: &str,
-    unknown: UnknownStatement<'_>,
-) -> Result<Option<FoundDependencies>, sqlx::Error> {
-    let replica = || db.servers().into_iter().find(|server| server.at().is_some());
-    let instead = if db.inner.lag.is_lost() { replica() } else { None };
-    let found = within(async {
-        let mut acquired = match instead.as_deref().unwrap_or(&db.inner.primary).acquire().await {
-            Ok(acquired) => acquired,
-            Err(error) => {
-                db.inner.known.rest();
-                replica().ok_or(error)?.acquire().await?
-            }
-        };
-        let mut conn = CloseOnCancel::new(&mut acquired);
-        let found = unknown.find(conn.get(), sql).await;
-        conn.done();
-        found
-    })
-    .await;
-    if found.as_ref().is_err_and(|error| is_late(error) || is_ended_by_limit(error)) {
-        db.inner.known.rest();
-    }
-    found
-}
-
-/// Whether the server ended a statement because it took too long, or waited too long for a lock: `query_canceled`,
-/// `lock_not_available`.
-fn is_ended_by_limit(error: &sqlx::Error) -> bool {
-    sql_state(error).is_some_and(|code| code == "57014" || code == "55P03")
-}
-
-/// Logs why responses that use a statement are not cached, once for each text. The text itself is not logged, since it may
-/// contain personal data.
-fn tell(unanalyzable: &Unanalyzable) {
-    match unanalyzable {
-        Unanalyzable::NotARead => {}
-        Unanalyzable::UntrackedTable(..) => {
-            tracing::warn!("responses are not cached: {unanalyzable}");
-        }
-        _ => tracing::info!("responses are not cached: {unanalyzable}"),
     }
 }
 

@@ -60,3 +60,9 @@ pub(super) fn has_lost_connection(error: &Error) -> bool {
 pub(super) fn is_refused_write(error: &Error) -> bool {
     sql_state(error).as_deref() == Some("25006")
 }
+
+/// Whether the server ended a statement because it took too long, or waited too long for a lock: `query_canceled`,
+/// `lock_not_available`.
+pub(super) fn is_ended_by_limit(error: &Error) -> bool {
+    sql_state(error).is_some_and(|code| code == "57014" || code == "55P03")
+}

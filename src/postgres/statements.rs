@@ -7,14 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::sleep;
-
-use super::database::Database;
-use super::route_plan::{RoutePlan, learn};
 use super::statement::RepeatableStatement;
-use crate::cache::spawn;
 use crate::clock::{self, Instant};
-use crate::expiring::ExpiringLock;
 use crate::traffic::Recent;
 
 /// The maximum number of texts that are listed: those that took longest.
@@ -29,17 +23,12 @@ const MOST_BYTES: usize = 4096;
 /// How long a statement counts as recently seen.
 const LATELY: Duration = Duration::from_secs(60);
 
-/// A dependency lookup that takes longer counts as stuck: its task is not being polled.
-const LEARNS_WITHIN: Duration = Duration::from_secs(10);
-
 /// Statements that the reader ran for responses that are not cached. Recording starts with [`turn_on`](Self::turn_on).
 #[derive(Debug)]
 pub(crate) struct Statements {
     is_on: AtomicBool,
     texts: Mutex<HashMap<String, StatementStats>>,
     recent: Recent<Instant>,
-    /// Held while a statement's dependencies are looked up.
-    learning: ExpiringLock,
 }
 
 /// A hash of what is written to it, up to a length.
@@ -73,7 +62,6 @@ impl Default for Statements {
             is_on: AtomicBool::new(false),
             texts: Mutex::default(),
             recent: Recent::new(1 << 16),
-            learning: ExpiringLock::default(),
         }
     }
 }
@@ -83,11 +71,9 @@ impl Statements {
         self.is_on.store(true, Ordering::Relaxed);
     }
 
-    /// A statement begins; `None` if it is not recorded.
-    pub(super) fn begin(&self, plan: &RoutePlan) -> Option<Instant> {
-        let counts =
-            self.is_on.load(Ordering::Relaxed) && plan.record.is_none() && !plan.primary_only;
-        counts.then(clock::now)
+    /// A statement begins that could be recorded; `None` if none is.
+    pub(super) fn begin(&self) -> Option<Instant> {
+        self.is_on.load(Ordering::Relaxed).then(clock::now)
     }
 
     /// The statement's first row has arrived.
@@ -119,22 +105,6 @@ impl Statements {
         ran.took += took;
         ran.sampled += u64::from(repeated.is_some());
         ran.repeated += u64::from(repeated == Some(true));
-    }
-
-    /// Looks up a statement's dependencies in the background, one statement at a time, and for at most a tenth of the time,
-    /// since the number of texts is unlimited. Nothing waits for it.
-    pub(super) fn learn(&self, db: &Database, sql: &str) {
-        let Ok(lock) = self.learning.try_lock(LEARNS_WITHIN) else { return };
-        let (db, sql) = (db.clone(), sql.to_owned());
-        spawn(async move {
-            let began = clock::now();
-            // If it fails, the next lookup reports the error.
-            let _ = learn(&db, &sql).await;
-            let rest = began.elapsed() * 9;
-            lock.extend(rest);
-            sleep(rest).await;
-            drop(lock);
-        });
     }
 
     /// All that were run.

@@ -10,7 +10,8 @@ use crate::entry::{Epoch, Tag};
 use crate::postgres::attempt::{SkipReason, open};
 use crate::postgres::deadline::is_late;
 use crate::postgres::dependencies::DependencySource;
-use crate::postgres::route_plan::{Candidate, dependencies};
+use crate::postgres::lookup::{dependencies, learn_later};
+use crate::postgres::route_plan::Candidate;
 use crate::postgres::server::Server;
 use crate::{DatabaseOptions, Listener, Memory, Triggers};
 
@@ -268,7 +269,7 @@ async fn a_background_lookup_on_a_hung_primary_blocks_no_other_lookup() {
     drop(db.inner.primary.acquire().await.expect("connection"));
     eventually("it is idle", async || idle() == 1).await.expect("idle");
     line.freeze();
-    db.inner.statements.learn(&db, "select v from v");
+    learn_later(&db, "select v from v");
     eventually("the look-up has begun", async || idle() == 0).await.expect("begun");
     let find = dependencies(&db, "select v from v", Epoch::UNKNOWN);
     let found = tokio::time::timeout(Duration::from_secs(30), find).await;
