@@ -1,33 +1,25 @@
 //! The primary and its replicas, as one.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
 
 use futures_util::future::join_all;
 use sqlx::postgres::PgPool;
 
+use super::database_inner::{DatabaseInner, Replica};
 use super::deadline::within;
-use super::declared::OwnSession;
-use super::dependencies::DependencyCache;
 use super::error::DatabaseError;
-use super::executor::{Reader, Writer};
 use super::identity::DatabaseIdentity;
-use super::lag::Lag;
 use super::log;
 use super::monitor::Monitor;
-use super::options::{ConnectionSettings, DatabaseOptions, PoolLimits, ServerOptions};
+use super::options::ServerOptions;
 use super::peers;
 use super::sample::ServerPosition;
 use super::server::{Server, ServerRole};
 use super::server_status::ServerStatus;
-use super::statements::Statements;
 use super::transaction::{OpenTransaction, Transaction};
 use crate::cache::{DatabaseId, Record, Requirement, Stray, Uncacheable, spawn};
 use crate::entry::LogPosition;
-use crate::expiring::ExpiringLock;
 
 /// A primary and any number of replicas, used as one database. Pass [`reader`](Self::reader) or [`writer`](Self::writer)
 /// wherever sqlx takes an executor.
@@ -50,91 +42,9 @@ pub struct Database {
     is_background: bool,
 }
 
-pub(crate) struct DatabaseInner {
-    pub(crate) primary: Server,
-    pub(crate) listen: Server,
-    pub(crate) known: DependencyCache,
-    pub(crate) statements: Statements,
-    /// Held while a statement's dependencies are looked up in the background.
-    pub(super) learning: ExpiringLock,
-    /// The primary's database, as found at the first connection.
-    pub(crate) identity: DatabaseIdentity,
-    pub(crate) lag: Arc<Lag>,
-    /// The writes made outside any scope, which reads outside any scope must see.
-    pub(super) own_writes: Arc<Requirement>,
-    watch: Monitor,
-    replicas: RwLock<Vec<Replica>>,
-    /// The number of statements sent to each replica, by name, including removed replicas: if a name is reused, its counter
-    /// continues, as monitoring expects.
-    sent: Mutex<HashMap<Arc<str>, Arc<AtomicU64>>>,
-    settings: ConnectionSettings,
-    sample_every: Duration,
-    pub(super) own_session: tokio::sync::Mutex<OwnSession>,
-}
-
-struct Replica {
-    /// Distinguishes it from others: see [`ServerOptions::url`].
-    url: String,
-    server: Arc<Server>,
-    _monitor: Monitor,
-}
-
 impl Database {
-    /// The servers that the environment names; see [`DatabaseOptions::from_env`].
-    ///
-    /// # Errors
-    ///
-    /// As [`DatabaseOptions::connect`].
-    pub async fn from_env() -> Result<Self, DatabaseError> {
-        DatabaseOptions::from_env()?.connect().await
-    }
-
-    /// The servers that pools of the application lead to; see [`DatabaseOptions::from_pools`].
-    ///
-    /// # Errors
-    ///
-    /// As [`DatabaseOptions::connect`].
-    pub async fn from_pools<'p>(
-        primary: &'p PgPool,
-        replicas: impl IntoIterator<Item = &'p PgPool>,
-    ) -> Result<Self, DatabaseError> {
-        DatabaseOptions::from_pools(primary, replicas).connect().await
-    }
-
-    pub(super) async fn connect(options: DatabaseOptions) -> Result<Self, DatabaseError> {
-        let DatabaseOptions { primary: server, replicas, listen, settings, sample_every, max_lag } =
-            options;
-        let primary = Server::new("primary", ServerRole::Primary, &server, &settings)?;
-        let listen = listen.as_ref().unwrap_or(&server);
-        // Its pool is not used.
-        let limits = PoolLimits { at_least: 0, ..settings.limits };
-        let of_listener = ConnectionSettings { limits, ..settings.clone() };
-        let listen = Server::new("listener", ServerRole::Primary, listen, &of_listener)?;
-        let identity = primary.check(server.model.as_ref()).await?.database();
-        let lag = Arc::new(Lag::new(max_lag));
-        let watch = Monitor::for_primary(&primary, &lag);
-        let inner = peers::join(identity, |own_writes| DatabaseInner {
-            identity,
-            lag,
-            own_writes,
-            watch,
-            primary,
-            listen,
-            replicas: RwLock::default(),
-            sent: Mutex::default(),
-            known: DependencyCache::new(),
-            statements: Statements::default(),
-            learning: ExpiringLock::default(),
-            settings,
-            sample_every,
-            own_session: tokio::sync::Mutex::default(),
-        });
-        inner.primary.fill().await;
-        let db = Self { inner, is_background: false };
-        for replica in replicas {
-            db.add_replica(replica).await?;
-        }
-        Ok(db)
+    pub(super) fn new(inner: Arc<DatabaseInner>) -> Self {
+        Self { inner, is_background: false }
     }
 
     /// The same database, for background work: its reads outside any scope are part of no response. Without this, each of
@@ -177,26 +87,6 @@ impl Database {
         self.inner.primary.pool().is_closed()
     }
 
-    /// An executor for reads. It selects a server that contains everything that the current scope has written through this
-    /// `Database`, and everything that the request's session has written. Outside any scope, it selects one that contains
-    /// everything that the process has written outside any scope.
-    ///
-    /// A cached result depends on the tables that a statement reads, also through views and functions. If a condition that
-    /// all rows must meet compares a column with a literal or a bound value (`where id = $1`, `in (..)`, `= any ($1)`, in
-    /// `where` or in the `on` of a join), the result depends only on the rows with those values. The column must be one
-    /// that the triggers key changes by (see [`Triggers`](crate::Triggers)) and an integer, text or UUID; the statement
-    /// must name the table once; a bound value must be an `i16`, `i32`, `i64`, text, or UUID, or at most 100 of these; a
-    /// literal must be spelled as Postgres writes the value: `7` and `'ann'`, not `07`, `'it''s'` or `E'ann'`.
-    pub fn reader(&self) -> Reader {
-        Reader::new(self.clone())
-    }
-
-    /// An executor for writes, on the primary. Later reads in the same scope see what it writes. A response that is
-    /// computed by writing is not cached.
-    pub fn writer(&self) -> Writer {
-        Writer::new(self.clone())
-    }
-
     /// Begins a transaction on the primary. The cache does not know what is read in it, so the response of the current scope
     /// is not cached. While the transaction is open, all other reads of the scope go to the primary. When it has committed,
     /// they see what it has written. A transaction that has written nothing, or that is rolled back, does not count as a
@@ -206,8 +96,9 @@ impl Database {
     /// are being computed while it is open are not stored.
     ///
     /// The transaction holds a connection of the pool. A lookup in a cache, or a read through [`reader`](Self::reader), while
-    /// it is open takes a second one. So give the pool more connections ([`DatabaseOptions::connections`]) than handlers
-    /// that do this at the same time, or they wait for each other until the pool's time limit.
+    /// it is open takes a second one. So give the pool more
+    /// [`connections`](super::DatabaseOptions::connections) than handlers that do this at the same time, or they wait for
+    /// each other until the pool's time limit.
     ///
     /// # Errors
     ///
@@ -255,7 +146,7 @@ impl Database {
     /// if this is called while a response is being computed, the response is not cached, and all later reads of the scope
     /// go to the primary. Don't use a pool that was obtained in another scope: Tidegate does not notice that. If you write
     /// through one, call [`wrote`](Self::wrote). If the application issues
-    /// [`credentials`](DatabaseOptions::credentials), the pool has those of the last minute.
+    /// [`credentials`](super::DatabaseOptions::credentials), the pool has those of the last minute.
     pub fn primary(&self) -> &PgPool {
         self.note_unknown_reads();
         self.requirement().lend();
@@ -345,7 +236,7 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// As [`DatabaseOptions::connect`].
+    /// As [`DatabaseOptions::connect`](super::DatabaseOptions::connect).
     pub async fn add_replica(
         &self,
         replica: impl Into<ServerOptions>,

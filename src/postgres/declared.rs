@@ -21,10 +21,11 @@ use super::identity::ServerIdentity;
 use super::lsn;
 use super::route_plan::RoutePlan;
 use super::sample::ServerPosition;
+use super::session::OwnSession;
 use super::statement::RepeatableStatement;
 use super::words::may_write;
 use crate::cache::{READ_FAILED, Record, Uncacheable};
-use crate::clock::{self, Instant};
+use crate::clock;
 
 /// How often a session is compared with a new connection of the `Database` if it differs.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -119,15 +120,6 @@ struct DeclaredPosition {
     has_written: bool,
     has_temporary: bool,
     session: String,
-}
-
-/// The session of connections of a `Database`, as [`Database::POSITION`] reports it.
-#[derive(Debug, Default)]
-pub(crate) struct OwnSession {
-    text: Option<String>,
-    /// The last schema change that was known when it was queried: that may have changed a role's settings.
-    schema: u64,
-    asked: Option<Instant>,
 }
 
 impl DeclaredPosition {

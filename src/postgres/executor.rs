@@ -29,8 +29,30 @@ pub struct Reader {
 #[derive(Clone, Debug)]
 pub struct Writer(Reader);
 
+impl Database {
+    /// An executor for reads. It selects a server that contains everything that the current scope has written through this
+    /// `Database`, and everything that the request's session has written. Outside any scope, it selects one that contains
+    /// everything that the process has written outside any scope.
+    ///
+    /// A cached result depends on the tables that a statement reads, also through views and functions. If a condition that
+    /// all rows must meet compares a column with a literal or a bound value (`where id = $1`, `in (..)`, `= any ($1)`, in
+    /// `where` or in the `on` of a join), the result depends only on the rows with those values. The column must be one
+    /// that the triggers key changes by (see [`Triggers`](crate::Triggers)) and an integer, text or UUID; the statement
+    /// must name the table once; a bound value must be an `i16`, `i32`, `i64`, text, or UUID, or at most 100 of these; a
+    /// literal must be spelled as Postgres writes the value: `7` and `'ann'`, not `07`, `'it''s'` or `E'ann'`.
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.clone())
+    }
+
+    /// An executor for writes, on the primary. Later reads in the same scope see what it writes. A response that is
+    /// computed by writing is not cached.
+    pub fn writer(&self) -> Writer {
+        Writer::new(self.clone())
+    }
+}
+
 impl Reader {
-    pub(crate) fn new(db: Database) -> Self {
+    fn new(db: Database) -> Self {
         Self { db, writer: false }
     }
 
@@ -134,7 +156,7 @@ impl fmt::Debug for Reader {
 }
 
 impl Writer {
-    pub(crate) fn new(db: Database) -> Self {
+    fn new(db: Database) -> Self {
         Self(Reader { db, writer: true })
     }
 }

@@ -3,8 +3,8 @@
 //! [`Triggers`] installs the schema `tidegate`: statement triggers that record each change of a tracked table in a log,
 //! within the writer's own transaction. [`Listener`] follows that log and raises the fences; if nodes share a store with a
 //! bus, one of them reads the log for all (`relay`). [`Database`] combines the primary and its replicas: its executors
-//! determine what a statement depends on (`dependencies`), choose a server that has replayed far enough (`route_plan`,
-//! `sample`), and note in the request's record what the read proves (`attempt`).
+//! determine what a statement depends on (`lookup`, `dependencies`), choose a server that has replayed far enough
+//! (`route_plan`, `sample`), and note in the request's record what the read proves (`attempt`).
 
 mod attempt;
 mod backoff;
@@ -14,8 +14,10 @@ mod calls;
 mod cancel;
 mod changes;
 mod checkout;
+mod connect;
 mod connector;
 mod database;
+mod database_inner;
 mod deadline;
 mod declared;
 mod dependencies;

@@ -11,7 +11,6 @@ use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{ConnectOptions, Error, PgConnection};
 
 use super::connector::{ConnectionHooks, Connector};
-use super::database::Database;
 use super::error::DatabaseError;
 use crate::redact::redacted;
 
@@ -176,7 +175,7 @@ impl ConnectionSettings {
     }
 }
 
-/// Configures the connections of a [`Database`]: the servers, pool sizes, limits and credentials.
+/// Configures the connections of a [`Database`](super::Database): the servers, pool sizes, limits and credentials.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), tidegate::DatabaseError> {
@@ -234,7 +233,8 @@ impl DatabaseOptions {
     ///
     /// Tidegate does not use these pools: it opens connections of its own, since it must know to which server each one leads
     /// and in which state its session is. So divide the connections that the servers allow between the two: set
-    /// [`connections`](Self::connections) for the primary, or use [`Database::primary`] instead of the application's own pool.
+    /// [`connections`](Self::connections) for the primary, or use
+    /// [`Database::primary`](super::Database::primary) instead of the application's own pool.
     ///
     /// sqlx does not disclose a pool's hooks. If `after_connect` of a pool changes settings or the role, pass the same
     /// function to [`after_connect`](Self::after_connect). [`connect`](Self::connect) compares the roles and settings of the
@@ -405,18 +405,6 @@ impl DatabaseOptions {
     pub fn max_lag(mut self, most: Duration) -> Self {
         self.max_lag = most;
         self
-    }
-
-    /// Connects to all servers and checks that each one is what it was declared to be.
-    ///
-    /// # Errors
-    ///
-    /// If a URL can't be parsed; if a server can't be reached or does not respond within ten seconds; if the primary is a
-    /// standby or a replica is not one; if a replica belongs to another cluster or database than the primary; or if the
-    /// sessions of a pool given to [`from_pools`](Self::from_pools) differ from Tidegate's.
-    pub async fn connect(self) -> Result<Database, DatabaseError> {
-        // The future is large, and is part of the futures of its callers.
-        Box::pin(Database::connect(self)).await
     }
 }
 

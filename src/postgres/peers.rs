@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use futures_util::FutureExt;
 use sqlx::pool::CloseEvent;
 
-use super::database::DatabaseInner;
+use super::database_inner::DatabaseInner;
 use super::identity::DatabaseIdentity;
 use crate::cache::Requirement;
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use sqlx::{Error, PgConnection};
 
+use crate::clock::Instant;
+
 const STATE: &str = "
     select s.name::pg_catalog.text, s.setting from pg_catalog.pg_settings s
         where s.source operator(pg_catalog.=) 'session'
@@ -31,4 +33,13 @@ impl SessionState {
         differ.dedup();
         differ
     }
+}
+
+/// The session of connections of a `Database`, as [`Database::POSITION`](super::Database::POSITION) reports it.
+#[derive(Debug, Default)]
+pub(crate) struct OwnSession {
+    pub(super) text: Option<String>,
+    /// The last schema change that was known when it was queried: that may have changed a role's settings.
+    pub(super) schema: u64,
+    pub(super) asked: Option<Instant>,
 }
