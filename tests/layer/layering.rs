@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-fn root() -> PathBuf {
+pub(super) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -19,7 +19,7 @@ fn layers() -> Vec<Vec<String>> {
 }
 
 /// Every source file below a path, tests left out.
-fn sources(path: &Path) -> Vec<PathBuf> {
+pub(super) fn sources(path: &Path) -> Vec<PathBuf> {
     if path.is_file() {
         let is_test = path.ends_with("interleaved.rs") || path.ends_with("tests.rs");
         return if is_test { Vec::new() } else { vec![path.to_owned()] };
@@ -35,7 +35,7 @@ fn ends_item(line: &str) -> bool {
 }
 
 /// The lines of code outside unit tests, and outside items for these.
-fn code(text: &str) -> Vec<&str> {
+pub(super) fn code(text: &str) -> Vec<&str> {
     let begins_test =
         |line: &str| line.starts_with("#[cfg(test)]") || line.starts_with("#[cfg(all(test,");
     let mut is_test = false;

@@ -7,6 +7,7 @@ mod common;
 
 mod bodies;
 mod canonical;
+mod circles;
 mod compression;
 mod confirmed;
 mod details;
