@@ -12,7 +12,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::state::Admin;
-use super::{access, changes, explain, limit, page, status, suggest, switch};
+use super::{access, changes, explain, history, limit, page, status, suggest, switch};
 
 /// The token is too short to be secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,10 +71,12 @@ impl Admin {
                 admin.written().await;
             }
         });
+        history::sample(&admin);
         Router::new()
             .route("/", get(async move || page.answer()))
             .route("/api/status", get(status::show))
             .route("/api/changes", get(changes::show))
+            .route("/api/history", get(history::show))
             .route("/api/suggest", get(suggest::show))
             .route("/api/explain", post(explain::show))
             .route("/api/invalidate", post(switch::invalidate))

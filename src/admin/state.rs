@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::history::History;
 #[cfg(feature = "postgres")]
 use super::primary;
 use crate::cache::Cache;
@@ -50,6 +51,7 @@ pub struct Admin {
     #[cfg(feature = "postgres")]
     written: std::sync::OnceLock<(Instant, std::collections::BTreeMap<String, i64>)>,
     pub(super) started: Instant,
+    pub(super) history: History,
 }
 
 impl Admin {
@@ -65,6 +67,7 @@ impl Admin {
             #[cfg(feature = "postgres")]
             written: std::sync::OnceLock::new(),
             started: clock::now(),
+            history: History::default(),
         };
         admin.layer(layer)
     }

@@ -1,9 +1,10 @@
 "use strict";
-const base = location.pathname.replace(/\/+$/, "");
-const PERIOD = 2000, KEPT = 150;
+// Without the credentials that the page's own URL may contain: a request can't be made to a URL with credentials.
+const base = location.origin + location.pathname.replace(/\/+$/, "");
+const PERIOD = 2000;
 const $ = (id) => document.getElementById(id);
 let last = null, busy = false;
-const points = [], seen = new Map();
+const seen = new Map();
 
 async function ask(path, body, accept) {
   const headers = { "Tidegate-Admin": "1", Accept: accept || "application/json" };
@@ -28,15 +29,6 @@ const micros = (n) => n == null ? "–" : n < 1000 ? `${n} µs` : n < 1e6 ? `${(
 const bytes = (n) => n == null ? "–" : n < 1024 ? `${n} B` : n < 1 << 20 ? `${(n / 1024).toFixed(0)} KiB` : n < 1 << 30 ? `${(n / (1 << 20)).toFixed(1)} MiB` : `${(n / (1 << 30)).toFixed(2)} GiB`;
 
 // Histograms: pairs of a bucket's end and its count.
-function less(now, before) {
-  const known = new Map(before);
-  return now.map(([end, n]) => [end, n - (known.get(end) || 0)]).filter(([, n]) => n > 0);
-}
-function merged(all) {
-  const sum = new Map();
-  for (const [end, n] of all.flat()) sum.set(end, (sum.get(end) || 0) + n);
-  return [...sum].sort((a, b) => a[0] - b[0]);
-}
 function quantile(counts, q) {
   const total = counts.reduce((sum, [, n]) => sum + n, 0);
   let left = Math.ceil(total * q);
@@ -68,19 +60,30 @@ function fill(table, rows, empty) {
   }));
 }
 
-function tiles(now, recent) {
+// The last minute, by what the node has kept.
+function lastMinute({ interval_seconds, intervals }) {
+  const minute = intervals.filter((i) => i.seconds_ago < 60);
+  const total = (of) => minute.reduce((sum, i) => sum + i[of], 0);
+  const lookups = total("lookups");
+  return {
+    ratio: lookups ? total("hits") / lookups : null,
+    perSecond: minute.length ? total("requests") / (minute.length * interval_seconds) : null,
+  };
+}
+
+function tiles(now, minute) {
   const store = now.store;
   const stale = now.follows ? (now.staleness_ms == null ? "unknown" : `${now.staleness_ms.toFixed(0)} ms`) : "no log";
   const shared = store.shared_connected == null ? "none" : store.breaker_open ? "breaker open" : store.shared_connected ? "connected" : "not connected";
   const all = [
-    [share(recent.ratio), "recent hit ratio"],
+    [share(minute.ratio), "hit ratio, last minute"],
     [share(now.hit_ratio), "hit ratio since start"],
-    [rate(recent.perSecond), "requests per second"],
-    [stale, "greatest staleness now"],
-    [bytes(store.memory_bytes), `in memory, of ${bytes(store.memory_capacity)}`],
+    [rate(minute.perSecond), "requests/s, last minute"],
+    [stale, "maximum staleness"],
+    [bytes(store.memory_bytes), `memory used, of ${bytes(store.memory_capacity)}`],
     [whole(store.memory_entries), "entries in memory"],
     [shared, "shared store"],
-    [whole(now.loads), "responses being computed"],
+    [whole(now.loads), "fills in progress"],
   ];
   $("tiles").replaceChildren(...all.map(([value, label]) => {
     const tile = document.createElement("div"), bold = document.createElement("b"), small = document.createElement("span");
@@ -92,7 +95,8 @@ function tiles(now, recent) {
   }));
 }
 
-function draw(id, lines, top) {
+// Each line has a value for each interval, the last one at the right edge.
+function draw(id, lines, top, kept) {
   const svg = $(id), of = (name) => document.createElementNS("http://www.w3.org/2000/svg", name);
   const parts = [0.25, 0.5, 0.75].map((at) => {
     const line = of("line");
@@ -104,7 +108,7 @@ function draw(id, lines, top) {
     let d = "", pen = "M";
     values.forEach((value, at) => {
       if (value == null) { pen = "M"; return; }
-      d += `${pen}${(600 - (values.length - 1 - at) * 600 / (KEPT - 1)).toFixed(1)},${(158 - 156 * Math.min(value / top, 1)).toFixed(1)}`;
+      d += `${pen}${(600 - (values.length - 1 - at) * 600 / (kept - 1)).toFixed(1)},${(158 - 156 * Math.min(value / top, 1)).toFixed(1)}`;
       pen = "L";
     });
     path.setAttribute("d", d);
@@ -114,13 +118,17 @@ function draw(id, lines, top) {
   svg.replaceChildren(...parts);
 }
 
-function charts() {
-  const now = points[points.length - 1];
-  draw("hits", [["served", points.map((p) => p.ratio)]], 1);
-  $("hits-now").textContent = share(now.ratio);
-  const top = Math.max(1000, ...points.flatMap((p) => [p.served || 0, p.made || 0])) * 1.1;
-  draw("times", [["served", points.map((p) => p.served)], ["made", points.map((p) => p.made)]], top);
-  $("times-now").textContent = `${micros(now.served)} and ${micros(now.made)}; top is ${micros(Math.round(top))}`;
+function charts({ kept, intervals }) {
+  const ratio = (i) => i.lookups ? i.hits / i.lookups : null;
+  draw("hits", [["served", intervals.map(ratio)]], 1, kept);
+  $("hits-top").textContent = "100 %";
+  const served = intervals.map((i) => i.served_p99), made = intervals.map((i) => i.made_p99);
+  const top = Math.max(1000, ...served, ...made) * 1.1;
+  draw("times", [["served", served], ["made", made]], top, kept);
+  $("times-top").textContent = micros(Math.round(top));
+  const last = intervals[intervals.length - 1];
+  $("hits-now").textContent = last ? share(ratio(last)) : "–";
+  $("times-now").textContent = last ? `${micros(last.served_p99)} from the cache, ${micros(last.made_p99)} by handlers` : "–";
 }
 
 function routes(now, before, seconds) {
@@ -176,21 +184,13 @@ function changes(rows) {
   ]), "none in the log");
 }
 
-function show(now) {
+function show(now, history) {
   const before = last && last.now, seconds = last ? (performance.now() - last.at) / 1000 : null;
   last = { now, at: performance.now() };
   // Counts from before a restart belong to another process.
   const old = before && before.process === now.process && before.uptime_seconds <= now.uptime_seconds ? before : null;
-  const total = (report, of) => report.routes.reduce((all, route) => all + sum(route.outcomes, of), 0);
-  const diff = (of) => old ? total(now, of) - total(old, of) : null;
-  const times = (kind) => old ? quantile(less(merged(now.routes.map((r) => r[kind])), merged(old.routes.map((r) => r[kind]))), 0.99) : null;
-  const asked = diff(isAsked);
-  const point = { ratio: asked ? diff(isHit) / asked : null, served: times("served"), made: times("made") };
-  if (old) points.push(point);
-  if (points.length > KEPT) points.shift();
-  const every = diff(() => true);
-  tiles(now, { ratio: point.ratio, perSecond: every == null ? null : every / seconds });
-  if (points.length) charts();
+  tiles(now, lastMinute(history));
+  charts(history);
   routes(now, old, seconds);
   servers(now, old, seconds);
   $("node").textContent = `${now.version}, process ${now.process}, up ${whole(now.uptime_seconds)} s` +
@@ -211,7 +211,8 @@ async function tick() {
   if (busy || document.hidden) return;
   busy = true;
   try {
-    show(await (await ask("status")).json());
+    const [now, history] = await Promise.all([ask("status"), ask("history")]);
+    show(await now.json(), await history.json());
   } catch (error) {
     alarm(`The node does not respond: ${error.message}`);
     busy = false;

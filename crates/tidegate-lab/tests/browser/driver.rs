@@ -132,13 +132,17 @@ impl Browser {
         let scheme = if is_dark { "dark" } else { "light" };
         let feature = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
         self.tell("Emulation.setEmulatedMedia", json!({ "features": feature })).await;
-        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
-        self.tell("Emulation.setDeviceMetricsOverride", size).await;
+        self.resize(width, height).await;
         let taken = self.call("GET", "/screenshot", &Value::Null).await;
         let bytes = base64::prelude::BASE64_STANDARD.decode(taken.as_str().unwrap()).unwrap();
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../pictures");
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join(format!("{name}.png")), bytes).unwrap();
+    }
+
+    pub(crate) async fn resize(&self, width: u32, height: u32) {
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
+        self.tell("Emulation.setDeviceMetricsOverride", size).await;
     }
 
     async fn tell(&self, command: &str, parameters: Value) {
