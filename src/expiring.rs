@@ -3,11 +3,11 @@
 //! The task runs on some caller's runtime, which may stop polling it for any length of time: a `current_thread` runtime
 //! between two calls of `block_on`, or one whose thread is blocked. So the lock expires, and another task takes over.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Instant, now};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexExt, MutexGuard};
 
 /// A lock that expires.
 #[derive(Clone, Debug, Default)]
@@ -48,7 +48,7 @@ impl ExpiringLock {
     }
 
     fn state(&self) -> MutexGuard<'_, ExpiringState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock_unpoisoned()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::Json;
@@ -14,6 +14,7 @@ use super::state::Admin;
 use crate::cache::spawn;
 use crate::clock::{self, Instant};
 use crate::outcome::Outcome;
+use crate::sync::MutexExt;
 use crate::traffic::Traffic;
 
 /// The length of an interval, and the number of intervals that are kept.
@@ -177,7 +178,7 @@ impl History {
     }
 
     fn samples(&self) -> MutexGuard<'_, Samples> {
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
+        self.samples.lock_unpoisoned()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request};
@@ -12,7 +12,7 @@ use http::StatusCode;
 use http::header::RETRY_AFTER;
 
 use crate::clock::{self, Instant};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexExt};
 
 /// Requests of all clients together: 50 a second, and 200 at once. A page that is open in a browser sends one a second.
 const REQUESTS: Rate = Rate { every: Duration::from_millis(20), burst: 200 };
@@ -89,20 +89,20 @@ impl WrongTokens {
     /// Whether a client has sent so many wrong tokens that its tokens are no longer checked. Clients without a known
     /// address are never shut out, since one of them could shut out all the others.
     pub(super) fn shut_out(&self, client: Option<IpAddr>) -> bool {
-        let clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let clients = self.0.lock_unpoisoned();
         client.is_some() && !clients.has_room(client)
     }
 
     /// Whether the wrong tokens that the client's meter has counted are within the rate.
     pub(super) fn has_room(&self, client: Option<IpAddr>) -> bool {
-        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = self.0.lock_unpoisoned();
         let place = clients.place(client);
         clients.has_room(place)
     }
 
     /// Counts a wrong token, and warns once a minute at most.
     pub(super) fn count(&self, client: Option<IpAddr>) {
-        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = self.0.lock_unpoisoned();
         let place = clients.place(client);
         clients.meters.entry(place).or_insert_with(Meter::new).count(WRONG_TOKENS);
         clients.total += 1;
@@ -124,7 +124,7 @@ impl RequestLimiter {
     }
 
     fn admit(&self) -> bool {
-        let mut meter = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut meter = self.0.lock_unpoisoned();
         let has_room = meter.has_room(REQUESTS);
         if has_room {
             meter.count(REQUESTS);

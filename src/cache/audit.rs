@@ -1,7 +1,9 @@
 //! Audits: counts of cached responses that were compared with fresh ones.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+
+use crate::sync::MutexExt;
 
 /// The audit result of one route: its cached responses compared with fresh ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,14 +38,14 @@ pub(crate) struct AuditCounters(Mutex<BTreeMap<String, AuditReport>>);
 
 impl AuditCounters {
     pub(crate) fn note(&self, route: &str, is_divergent: bool) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock_unpoisoned();
         let audited = all.entry(route.to_owned()).or_default();
         audited.compared += 1;
         audited.divergent += u64::from(is_divergent);
     }
 
     pub(crate) fn all(&self) -> BTreeMap<String, AuditReport> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock_unpoisoned().clone()
     }
 }
 

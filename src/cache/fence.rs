@@ -6,13 +6,13 @@
 //! lower: that costs a miss, and never causes a stale hit. The table neither grows nor evicts.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use super::protocol::{Verdict, verdict};
 use crate::clock::{self, Instant, Moment};
 use crate::entry::{Entry, Epoch, LogPosition, Position, Tag};
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Mutex, MutexExt, Ordering, RwLockExt};
 
 mod ended;
 #[cfg(all(test, tidegate_loom))]
@@ -125,7 +125,7 @@ impl Fences {
     /// Whether an entry of the previous epoch was valid at its end, as far as this node knew, and nothing that the entry
     /// depends on has changed since.
     pub(crate) fn was_valid(&self, entry: &Entry) -> bool {
-        let ended = self.ended.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let ended = self.ended.read_unpoisoned().clone();
         let Some(ended) = ended else { return false };
         // The epoch is checked last: if another one has begun in between, the fences may mix both.
         ended.was_valid(entry, &self.places)
@@ -199,7 +199,7 @@ impl Fences {
             let slots = self.slots.iter().map(|slot| slot.load(Ordering::Acquire)).collect();
             let last = LogPosition::new(before, self.floor());
             let ended = Arc::new(EndedFences::new(slots, last, LogPosition::new(epoch, floor)));
-            *self.ended.write().unwrap_or_else(PoisonError::into_inner) = Some(ended);
+            *self.ended.write_unpoisoned() = Some(ended);
         }
         self.lose();
         for slot in &self.slots {
@@ -298,7 +298,7 @@ impl ExactSample {
 
     fn raise(&self, tag: Tag, fence: u64) {
         if Self::takes(tag) {
-            let mut exact = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut exact = self.0.lock_unpoisoned();
             if exact.len() < Self::LIMIT || exact.contains_key(&tag) {
                 let known = exact.entry(tag).or_default();
                 *known = fence.max(*known);
@@ -308,13 +308,13 @@ impl ExactSample {
 
     /// The exact fence; `None` if the sample does not have this tag.
     fn fence(&self, tag: Tag) -> Option<u64> {
-        let exact = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let exact = self.0.lock_unpoisoned();
         (Self::takes(tag) && exact.len() < Self::LIMIT)
             .then(|| exact.get(&tag).copied().unwrap_or_default())
     }
 
     fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.lock_unpoisoned().clear();
     }
 }
 

@@ -18,7 +18,7 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use super::permit::{LentPermits, Permit};
 use crate::clock::Instant;
 use crate::entry::Entry;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexExt, MutexGuard};
 use pace::{Pace, QueuedFill, WaitStep};
 
 mod pace;
@@ -292,7 +292,7 @@ fn shard(key: &KeyHash) -> usize {
 
 fn lock(shard: &Shard) -> MutexGuard<'_, FlightTable> {
     // No critical section can panic half-way, so the table is consistent even if the lock is poisoned.
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+    shard.lock_unpoisoned()
 }
 
 #[cfg(test)]

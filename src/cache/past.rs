@@ -1,11 +1,10 @@
 //! Epochs that are known to be over.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::clock::{self, Instant};
 use crate::entry::Epoch;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexExt};
 
 /// How long the first finding that an epoch is over counts. It holds forever, unless the primary's name still led to an old
 /// primary that runs beside the new one. So a session of such an epoch makes the node look again; each finding counts for
@@ -41,7 +40,7 @@ impl PastEpochs {
         if epoch == current || !current.is_known() {
             return;
         }
-        let mut past = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut past = self.0.lock_unpoisoned();
         let known = past.iter().find(|known| known.epoch == epoch && known.current == current);
         let counts_for = match known {
             // Found by several at a time.
@@ -67,7 +66,7 @@ impl PastEpochs {
     }
 
     fn find(&self, epoch: Epoch, current: Epoch) -> Option<PastEpoch> {
-        let past = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let past = self.0.lock_unpoisoned();
         past.iter().find(|known| known.epoch == epoch && known.current == current).copied()
     }
 }

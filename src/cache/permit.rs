@@ -8,14 +8,14 @@
 //! other for the first one's result.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::gate::{FillBound, FillGate, PermitSlot, after};
 use crate::clock;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexExt};
 
 /// The default number of concurrent fills.
 const DEFAULT: usize = 512;
@@ -122,7 +122,7 @@ pub(crate) struct LentPermits {
 impl LentPermits {
     /// Offers the permit of a waiting fill, for as long as that fill holds it.
     pub(crate) fn offer(&self, permit: &Arc<Permit>) {
-        let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut offers = self.offers.lock_unpoisoned();
         offers.retain(|offer| offer.strong_count() > 0);
         offers.push(Arc::downgrade(permit));
         drop(offers);
@@ -142,7 +142,7 @@ impl LentPermits {
     }
 
     fn first(&self) -> Option<Arc<Permit>> {
-        let offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        let offers = self.offers.lock_unpoisoned();
         offers.iter().find_map(Weak::upgrade)
     }
 }

@@ -1,9 +1,10 @@
 //! What the handlers of a route read, for the operators' page.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::uncacheable::Uncacheable;
+use crate::sync::MutexExt;
 
 /// The most tables of a route that are counted separately.
 const MOST: usize = 512;
@@ -80,7 +81,7 @@ impl ReadStatistics {
     }
 
     fn locked(&self) -> MutexGuard<'_, RouteReads> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock_unpoisoned()
     }
 }
 

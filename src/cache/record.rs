@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use tokio::task::futures::TaskLocalFuture;
 
@@ -20,7 +20,7 @@ use super::reads::ReadStatistics;
 use super::template::PolicyTag;
 use super::uncacheable::Uncacheable;
 use crate::entry::{Epoch, LogPosition, Position, Tag};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexExt, MutexGuard};
 use notes::{Caveats, RecordNotes, STALE_PART};
 pub(crate) use proof::SimulatedProof;
 use proof::{RecordProof, lower, no_position, proven_by_primary};
@@ -436,7 +436,7 @@ impl Record {
     }
 
     fn notes(&self) -> MutexGuard<'_, RecordNotes> {
-        self.0.notes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.notes.lock_unpoisoned()
     }
 }
 

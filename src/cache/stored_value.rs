@@ -7,7 +7,7 @@
 use std::any::{Any, type_name};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use super::fingerprint::fingerprint;
 use super::uncacheable::Uncacheable;
 use crate::entry::{Entry, ValueHead, decoder};
+use crate::sync::MutexExt;
 
 /// The head of an entry that says "there is no value of this type".
 fn none<T>() -> [u8; 12] {
@@ -197,7 +198,7 @@ fn unstorable<T>(mismatch: &Mismatch) -> Uncacheable {
         "a value of {name} changes when it is encoded by bincode and decoded again: {mismatch}. Types with `flatten`, \
          `untagged`, `skip_serializing_if` or `serde_json::Value` do; cache a struct without them"
     );
-    if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(name) {
+    if WARNED.lock_unpoisoned().insert(name) {
         tracing::warn!("not cached: {why}");
     }
     Uncacheable::new("unstorable-type", why)

@@ -3,9 +3,10 @@
 //! Only a lookup within a fill adds an edge. All caches share the graph, since a cycle may lead through several.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use super::fence::Fences;
+use crate::sync::MutexExt;
 
 /// A key of one cache: the address of the cache's fences, and the key's hash.
 pub(crate) type WaitKey = (usize, [u8; 32]);
@@ -76,7 +77,7 @@ fn leads_back(graph: &WaitGraph, key: WaitKey, computing: &[WaitKey]) -> bool {
 }
 
 fn graph() -> MutexGuard<'static, WaitGraph> {
-    WAITS.lock().unwrap_or_else(PoisonError::into_inner)
+    WAITS.lock_unpoisoned()
 }
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 
 use std::any::Any;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{Epoch, Key, Lifetime, LogPosition, Position, Tag, ValueHead};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexExt, MutexGuard};
 
 /// One stored response or value: its bytes, and the data that decides whether they may be served.
 ///
@@ -277,7 +277,7 @@ impl Variants {
     }
 
     fn lock(&self) -> MutexGuard<'_, VariantList> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock_unpoisoned()
     }
 
     /// The approximate number of bytes that the list takes, without the entries.

@@ -1,6 +1,6 @@
 //! A body buffer that is abandoned if the client reads too slowly.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
@@ -8,6 +8,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::buffer::BodyBuffer;
 use crate::cache::Uncacheable;
+use crate::sync::MutexExt;
 
 /// A body that takes longer than this is not stored: it would hold memory, and block waiting requests, for as long as
 /// its client likes.
@@ -103,5 +104,5 @@ fn too_slow() -> Uncacheable {
 }
 
 fn lock(state: &Mutex<TimedBufferState>) -> MutexGuard<'_, TimedBufferState> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+    state.lock_unpoisoned()
 }

@@ -8,10 +8,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::sync::{OnceLock, RwLock};
 use std::time::Duration;
 
 use crate::clock::{self, Instant};
+use crate::sync::RwLockExt;
 
 /// The number of requests after which a pattern without a match is reported.
 const ENOUGH: usize = 10_000;
@@ -53,8 +54,8 @@ impl PatternWatch {
     pub(crate) fn note_other(&self, pattern: &str) {
         let is_known =
             |others: &BTreeSet<Box<str>>| others.len() >= MOST || others.contains(pattern);
-        if !is_known(&self.others.read().unwrap_or_else(PoisonError::into_inner)) {
-            let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        if !is_known(&self.others.read_unpoisoned()) {
+            let mut others = self.others.write_unpoisoned();
             if !is_known(&others) {
                 others.insert(pattern.into());
             }
@@ -72,7 +73,7 @@ impl PatternWatch {
     /// Reports a pattern without a match. `has_matches` says whether requests have matched others that have a policy.
     /// It is a warning if there is a sign of a mistake. Otherwise the route may be one that is seldom requested.
     pub(crate) fn report(&self, pattern: &str, has_matches: bool) {
-        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        let others = self.others.read_unpoisoned();
         let similar = similar(pattern, others.iter().map(|other| &**other)).join(", ");
         let has_none = others.is_empty() && !has_matches;
         let hint = match (similar.is_empty(), has_none) {

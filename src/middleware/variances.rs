@@ -5,12 +5,13 @@
 //! different one.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use super::keying::{self, KeySource};
 use super::rules::search_variance::SearchVariance;
 use crate::cache::{Policy, QueryPart};
 use crate::entry::Key;
+use crate::sync::RwLockExt;
 
 /// The maximum number of paths. Beyond it, an arbitrary path is forgotten, which costs an extra miss.
 const PATHS: usize = 10_000;
@@ -28,7 +29,7 @@ impl VarianceTable {
         of: &KeySource<'_>,
         policy: &Policy,
     ) -> Option<Arc<SearchVariance>> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.0.read_unpoisoned();
         if known.is_empty() || !policy.is_standard || policy.query != QueryPart::All {
             return None;
         }
@@ -38,13 +39,13 @@ impl VarianceTable {
     /// Notes the rule of a response.
     pub(crate) fn note(&self, path: &Key, said: Option<&SearchVariance>) {
         let is_noted = {
-            let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            let known = self.0.read_unpoisoned();
             known.get(path.hash()).map(|known| &**known) == said
         };
         if is_noted {
             return;
         }
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.write_unpoisoned();
         let Some(said) = said else {
             known.remove(path.hash());
             return;

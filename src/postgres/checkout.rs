@@ -7,7 +7,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::pool::{PoolConnection, PoolConnectionMetadata};
@@ -21,6 +21,7 @@ use super::identity::{ServerIdentity, identity};
 use super::reset::reset;
 use super::sample::ServerSample;
 use crate::clock::{self, Instant};
+use crate::sync::MutexExt;
 
 /// How long the return of a connection may take, in which the server finishes a cancelled request's statement. After that,
 /// the connection is closed, though the server may continue with the statement.
@@ -161,7 +162,7 @@ fn is_present(sample: &SharedSample, age: Duration) -> bool {
 }
 
 fn renewed_at(sample: &SharedSample) -> Instant {
-    sample.lock().unwrap_or_else(PoisonError::into_inner).since
+    sample.lock_unpoisoned().since
 }
 
 /// Whether a connection may be handed out: not if it was opened to the previous server.
@@ -207,7 +208,7 @@ async fn is_reset(
     connector: &Connector,
 ) -> Result<bool, Error> {
     let (is_pooled, is_resettable) = {
-        let sample = sample.lock().unwrap_or_else(PoisonError::into_inner);
+        let sample = sample.lock_unpoisoned();
         (sample.is_pooled, sample.is_resettable)
     };
     if is_pooled {

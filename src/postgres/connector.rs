@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -15,6 +15,7 @@ use super::backoff::Backoff;
 use super::deadline::{PATIENCE, no_response};
 use super::sql_error::sql_state;
 use crate::clock::{self, Instant};
+use crate::sync::MutexExt;
 
 /// How often the application is asked for new credentials. Tokens for IAM authentication are valid for
 /// 15 minutes (Amazon RDS User Guide, "IAM database authentication").
@@ -158,7 +159,7 @@ impl Connector {
     }
 
     fn issued(&self) -> MutexGuard<'_, Option<IssuedOptions>> {
-        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
+        self.issued.lock_unpoisoned()
     }
 
     /// Gives a pool current credentials, for the connections that it opens by itself.

@@ -1,7 +1,7 @@
 //! The primary and its replicas, as one.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use sqlx::postgres::PgPool;
@@ -20,6 +20,7 @@ use super::server_status::ServerStatus;
 use super::transaction::{OpenTransaction, Transaction};
 use crate::cache::{DatabaseId, Record, Requirement, Stray, Uncacheable, spawn};
 use crate::entry::LogPosition;
+use crate::sync::{MutexExt, RwLockExt};
 
 /// A primary and any number of replicas, used as one database. Pass [`reader`](Self::reader) or [`writer`](Self::writer)
 /// wherever sqlx takes an executor.
@@ -258,7 +259,7 @@ impl Database {
         // Another replica may have taken the name in the meantime.
         let taken: Vec<_> = replicas.iter().map(|replica| replica.server.clone()).collect();
         server.name = free_name(&taken).into();
-        let mut sent = self.inner.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sent = self.inner.sent.lock_unpoisoned();
         server.count_by(sent.entry(server.name.clone()).or_default());
         drop(sent);
         let (name, server) = (server.name.clone(), Arc::new(server));
@@ -302,12 +303,12 @@ impl Database {
 
     /// The names of replicas in use, and their URLs.
     pub(crate) fn replica_urls(&self) -> Vec<(Arc<str>, String)> {
-        let replicas = self.inner.replicas.read().unwrap_or_else(PoisonError::into_inner);
+        let replicas = self.inner.replicas.read_unpoisoned();
         replicas.iter().map(|replica| (replica.server.name.clone(), replica.url.clone())).collect()
     }
 
     pub(crate) fn servers(&self) -> Vec<Arc<Server>> {
-        let replicas = self.inner.replicas.read().unwrap_or_else(PoisonError::into_inner);
+        let replicas = self.inner.replicas.read_unpoisoned();
         replicas.iter().map(|replica| replica.server.clone()).collect()
     }
 
@@ -321,7 +322,7 @@ impl Database {
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Replica>> {
-        self.inner.replicas.write().unwrap_or_else(PoisonError::into_inner)
+        self.inner.replicas.write_unpoisoned()
     }
 }
 

@@ -5,12 +5,13 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::sample::ServerPosition;
 use crate::clock::{self, Instant};
 use crate::entry::{LogPosition, Position};
+use crate::sync::MutexExt;
 
 /// Recent WAL positions of the primary.
 #[derive(Debug)]
@@ -139,7 +140,7 @@ impl Lag {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock_unpoisoned()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The writes made outside any scope, by database: all `Database` values for the same database share them, and learn of a
 //! new epoch together.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use futures_util::FutureExt;
 use sqlx::pool::CloseEvent;
@@ -9,6 +9,7 @@ use sqlx::pool::CloseEvent;
 use super::database_inner::DatabaseInner;
 use super::identity::DatabaseIdentity;
 use crate::cache::Requirement;
+use crate::sync::MutexExt;
 
 /// One element for each database that the process has connected to. It remains when the last `Database` is dropped, since a
 /// replica may still lack its writes.
@@ -81,5 +82,5 @@ impl Peer {
 }
 
 fn all() -> MutexGuard<'static, Vec<PeerDatabase>> {
-    ALL.lock().unwrap_or_else(PoisonError::into_inner)
+    ALL.lock_unpoisoned()
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
@@ -24,6 +24,7 @@ use super::sql_error::has_lost_connection;
 use crate::cache::PastEpochs;
 use crate::clock::{self, Instant};
 use crate::entry::Epoch;
+use crate::sync::MutexExt;
 
 /// How long the check of a server may take, over up to six connections, before it counts as down.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
@@ -364,7 +365,7 @@ impl Server {
     }
 
     fn lock(&self) -> MutexGuard<'_, ServerSample> {
-        self.sample.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sample.lock_unpoisoned()
     }
 }
 
@@ -421,7 +422,7 @@ async fn greet(
         return Err(sqlx::Error::Configuration("the primary's address leads to a standby".into()));
     }
     let is_resettable = is_resettable(conn).await?;
-    let mut sample = sample.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut sample = sample.lock_unpoisoned();
     sample.observe(&identity);
     sample.is_resettable = is_resettable;
     Ok(())

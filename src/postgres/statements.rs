@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::fmt::{self, Write};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::statement::RepeatableStatement;
 use crate::clock::{self, Instant};
+use crate::sync::MutexExt;
 use crate::traffic::Recent;
 
 /// The maximum number of texts that are listed: those that took longest.
@@ -91,7 +92,7 @@ impl Statements {
             let last = last.replace(began);
             last.is_some_and(|last| began.saturating_duration_since(last) < LATELY)
         });
-        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut texts = self.texts.lock_unpoisoned();
         if !texts.contains_key(sql) {
             if texts.len() >= MOST {
                 let least =
@@ -109,7 +110,7 @@ impl Statements {
 
     /// All that were run.
     pub(crate) fn all(&self) -> HashMap<String, StatementStats> {
-        self.texts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.texts.lock_unpoisoned().clone()
     }
 }
 

@@ -1,10 +1,11 @@
 //! The circuit breaker, which decides when not to call a store.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::StoreError;
 use crate::clock::{Instant, now};
+use crate::sync::MutexExt;
 
 /// A probe that takes longer counts as stalled, as on a runtime that is no longer polled, and another call is let through.
 const PROBE_WITHIN: Duration = Duration::from_secs(2);
@@ -85,7 +86,7 @@ impl Breaker {
     }
 
     fn lock(&self) -> MutexGuard<'_, BreakerState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::{
     collections::BTreeSet,
     mem::replace,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use metrics::{Counter, Gauge, Label, counter, gauge};
@@ -21,6 +21,7 @@ pub use crate::observe::names::{Metric, MetricKind};
 use crate::outcome::{Event, Outcome};
 #[cfg(feature = "postgres")]
 use crate::postgres::{Database, ServerStatus};
+use crate::sync::MutexExt;
 
 /// Exports the metrics of a cache and its database to whichever recorder of the `metrics` crate is installed.
 /// `docs/metrics.md` lists the metrics; [`Metrics::ALL`] has the list for programs.
@@ -198,7 +199,7 @@ impl Metrics {
             self.server(server);
         }
         let present: BTreeSet<_> = servers.iter().map(|server| server.name.clone()).collect();
-        let mut known = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.servers.lock_unpoisoned();
         for name in replace(&mut *known, present.clone()).difference(&present) {
             self.server_left(name);
         }

@@ -1,7 +1,9 @@
 //! A bounded map of recent keys, which samples keys if there are too many.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+
+use crate::sync::MutexExt;
 
 /// Values by key. If there are too many, only every second key is sampled, then every fourth, and so on. Keys are chosen by
 /// their hash, so a key is sampled always or never, and ratios within the sample estimate those of all keys (Waldspurger
@@ -30,7 +32,7 @@ impl<V> Recent<V> {
         hash: u64,
         with: impl FnOnce(&mut Option<V>) -> R,
     ) -> Option<R> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock_unpoisoned();
         if hash & known.mask != 0 {
             return None;
         }

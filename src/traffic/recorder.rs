@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use super::{RequestTimer, Simulation, Traffic};
+use crate::sync::RwLockExt;
 
 /// The most routes without a policy that are counted separately.
 const MOST: usize = 512;
@@ -34,18 +35,18 @@ impl TrafficRecorder {
             return None;
         }
         let pattern = pattern.unwrap_or("(no route)");
-        let known = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.others.read_unpoisoned();
         if let Some(traffic) = known.get(pattern) {
             return Some(RequestTimer::on(traffic));
         }
         drop(known);
-        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        let mut others = self.others.write_unpoisoned();
         let pattern = if others.len() < MOST { pattern } else { "(further routes)" };
         Some(RequestTimer::on(others.entry(pattern.into()).or_default()))
     }
 
     /// The routes without a policy that have had requests.
     pub(crate) fn others(&self) -> BTreeMap<Box<str>, Arc<Traffic>> {
-        self.others.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.others.read_unpoisoned().clone()
     }
 }

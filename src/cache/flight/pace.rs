@@ -1,13 +1,12 @@
 //! The progress of a flight's leaders, and what waiting requests do because of it.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::clock::{self, Instant};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexExt, MutexGuard};
 
 /// A body of unknown length is still shared if it is complete within this time after its first byte.
 const SOON: Duration = Duration::from_millis(100);
@@ -88,7 +87,7 @@ impl Pace {
     }
 
     fn state(&self) -> MutexGuard<'_, PaceState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 }
 

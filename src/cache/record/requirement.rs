@@ -9,14 +9,13 @@
 //! needs a position of its own.
 
 use std::fmt::Debug;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::cache::protocol::must_see;
 use crate::clock::{self, Instant};
 use crate::entry::{Epoch, LogPosition};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexExt, MutexGuard};
 use observations::Observations;
 pub(crate) use observe::Arrival;
 
@@ -220,7 +219,7 @@ impl Requirement {
     }
 
     fn observed(&self, database: DatabaseId) -> ObservedPosition {
-        let all = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.observed.lock_unpoisoned();
         let of = all.iter().find(|of| of.id == database);
         of.map(|of| of.observed).unwrap_or_default()
     }
@@ -238,7 +237,7 @@ impl Requirement {
     }
 
     fn with<T>(&self, database: DatabaseId, with: impl FnOnce(&mut OfDatabase) -> T) -> T {
-        let mut all = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.observed.lock_unpoisoned();
         if let Some(of) = all.iter_mut().find(|of| of.id == database) {
             return with(of);
         }
@@ -249,7 +248,7 @@ impl Requirement {
     }
 
     fn lent_at(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.lent_at.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lent_at.lock_unpoisoned()
     }
 }
 

@@ -7,7 +7,9 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+
+use crate::sync::MutexExt;
 
 /// Why a response is not stored: a read outside any scope ran at the same time.
 pub(crate) const STRAY_READ: &str = "stray-read";
@@ -112,7 +114,7 @@ static STATEMENTS: LazyLock<Mutex<StrayStatements>> = LazyLock::new(Mutex::defau
 
 impl StrayStatements {
     fn lock() -> MutexGuard<'static, Self> {
-        STATEMENTS.lock().unwrap_or_else(PoisonError::into_inner)
+        STATEMENTS.lock_unpoisoned()
     }
 
     fn note(text: &str, outline: impl FnOnce() -> String) {

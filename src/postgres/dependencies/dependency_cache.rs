@@ -1,7 +1,7 @@
 //! The cache of statements' dependencies, keyed by SQL text.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use quick_cache::sync::{Cache, DefaultLifecycle, PlaceholderGuard};
@@ -21,6 +21,7 @@ use crate::postgres::READ_ONLY;
 use crate::postgres::deadline::PATIENCE;
 use crate::postgres::identity::identity;
 use crate::postgres::sample::ServerPosition;
+use crate::sync::MutexExt;
 
 /// How many texts are expected, and how many bytes of text are held at most.
 const TEXTS: usize = 10_000;
@@ -201,7 +202,7 @@ impl DependencyCache {
     }
 
     fn rests(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.rests.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rests.lock_unpoisoned()
     }
 
     /// Removes everything that was looked up before this schema change; returns whether the change was unknown here.

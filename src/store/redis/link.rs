@@ -8,9 +8,7 @@
 //! So a connection can be used further after a timeout; `tests/redis/faults.rs` tests this.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
-};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
 use deadpool_redis::PoolError;
@@ -22,6 +20,7 @@ use super::topology::{ConnectionHandle, PooledConnection, REPLY_WITHIN, RedisPoo
 use crate::clock::{Instant, now};
 use crate::expiring::{ExpiringGuard, ExpiringLock};
 use crate::store::StoreError;
+use crate::sync::{MutexExt, RwLockExt};
 
 /// The timeout of one attempt to connect: name lookup, TLS, login and, in a cluster, the slot map.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -142,7 +141,7 @@ impl RedisLink {
     }
 
     fn replaced(&self) -> MutexGuard<'_, Option<(Instant, Duration)>> {
-        self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
+        self.replaced.lock_unpoisoned()
     }
 
     fn strain(self: &Arc<Self>, count: u32) {
@@ -164,11 +163,11 @@ impl RedisLink {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Option<Connection>> {
-        self.held.read().unwrap_or_else(PoisonError::into_inner)
+        self.held.read_unpoisoned()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Option<Connection>> {
-        self.held.write().unwrap_or_else(PoisonError::into_inner)
+        self.held.write_unpoisoned()
     }
 }
 

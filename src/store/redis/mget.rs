@@ -11,7 +11,7 @@
 //! has rejected MGET.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value, cmd};
@@ -25,6 +25,7 @@ use super::reply::unexpected;
 use super::topology::REPLY_WITHIN;
 use crate::clock::{Instant, now};
 use crate::store::StoreError;
+use crate::sync::MutexExt;
 
 /// The most keys in one command, since all of its values arrive in one reply.
 const MOST: usize = 64;
@@ -116,7 +117,7 @@ impl MgetBatcher {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock_unpoisoned()
     }
 }
 

@@ -7,7 +7,7 @@
 //! A lookup observes within its own task. If it is cancelled, a waiting lookup takes over at once; if its task stalls, one
 //! takes over after [`OVERTAKE`].
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -15,7 +15,7 @@ use tokio::sync::futures::Notified;
 
 use crate::entry::LogPosition;
 use crate::expiring::{ExpiringGuard, ExpiringLock};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexExt, MutexGuard};
 
 /// How long an observation may take before another one begins in parallel.
 pub(super) const OVERTAKE: Duration = Duration::from_millis(250);
@@ -99,7 +99,7 @@ impl Observations {
     }
 
     fn state(&self) -> MutexGuard<'_, ObservationState> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock_unpoisoned()
     }
 }
 
