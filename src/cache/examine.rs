@@ -24,9 +24,9 @@ impl Cache {
         policy: &Policy,
         ask: &LookupOptions,
     ) -> LookupPreview {
-        let at_hand = self.shared.store.peek(key);
-        let at_hand = at_hand.map(|found| self.verdict(found, policy, ask));
-        let examined = match at_hand {
+        let in_memory = self.shared.store.peek(key);
+        let in_memory = in_memory.map(|found| self.verdict(found, policy, ask));
+        let examined = match in_memory {
             Some(examined) if examined.outcome.is_hit() => examined,
             passed_over => match self.shared.store.get(key).await {
                 Ok(Some(found)) => self.verdict(found, policy, ask),

@@ -41,7 +41,12 @@ pub(crate) enum FlightMode {
 impl Cache {
     /// A hit that needs no waiting: an entry in memory that is proven fresh, for a session whose writes this node has
     /// already followed. Counts only hits.
-    pub(crate) fn at_hand(&self, key: &Key, policy: &Policy, ask: &LookupOptions) -> Option<Hit> {
+    pub(crate) fn lookup_in_memory(
+        &self,
+        key: &Key,
+        policy: &Policy,
+        ask: &LookupOptions,
+    ) -> Option<Hit> {
         if self.is_off() || !self.is_confirmed(policy) || !self.has_followed(ask.session) {
             return None;
         }

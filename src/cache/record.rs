@@ -299,7 +299,7 @@ impl Record {
     }
 
     /// The proof that the response would have if it were stored, or why it could not be stored.
-    pub(crate) fn rehearsed(&self) -> Result<SimulatedProof, Uncacheable> {
+    pub(crate) fn simulated_proof(&self) -> Result<SimulatedProof, Uncacheable> {
         let notes = self.notes();
         notes.is_fit()?;
         if !self.0.scope.untracked {

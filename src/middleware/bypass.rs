@@ -40,7 +40,7 @@ pub(crate) struct BypassContext {
     /// What it invalidates if it succeeds.
     pub(crate) written: Option<InvalidatedByWrite>,
     /// The request to simulate, if the cache's effect on this route is estimated.
-    pub(crate) rehearsed: Option<Box<SimulatedRequest>>,
+    pub(crate) simulated: Option<Box<SimulatedRequest>>,
 }
 
 impl<S> Exchange<S> {
@@ -53,7 +53,7 @@ impl<S> Exchange<S> {
     where
         S: Handler<A>,
     {
-        let BypassContext { reason, record, may_write, policy, written, rehearsed } = passing;
+        let BypassContext { reason, record, may_write, policy, written, simulated } = passing;
         let method = request.method().clone();
         let answered = record.enter(|| self.inner.call(request)).await;
         if let Some(seen) = &self.seen {
@@ -63,8 +63,8 @@ impl<S> Exchange<S> {
         if let Some(policy) = policy {
             note_unread(&record, response.headers(), &policy);
         }
-        if let Some((rehearsing, seen)) = rehearsed.zip(self.seen.as_ref()) {
-            self.simulate(&rehearsing, &response, &record, &seen.traffic);
+        if let Some((simulated, seen)) = simulated.zip(self.seen.as_ref()) {
+            self.simulate(&simulated, &response, &record, &seen.traffic);
         }
         let tags = written.map(|written| written.tags(&method, &response, &self.routes.namespace));
         if let Some(tags) = tags.filter(|tags| !tags.is_empty()) {
@@ -143,18 +143,18 @@ impl<S> Exchange<S> {
     /// Determines what the cache would have done with the response.
     fn simulate<B>(
         &self,
-        rehearsing: &SimulatedRequest,
+        simulated: &SimulatedRequest,
         response: &Response<B>,
         record: &Record,
         traffic: &Traffic,
     ) {
-        let SimulatedRequest { key, asked, policy } = rehearsing;
+        let SimulatedRequest { key, asked, policy } = simulated;
         let times = Times { now: clock::wall(), delay: Duration::ZERO };
         let kept = cacheability(response.status(), response.headers(), asked, policy, times);
-        match kept.and_then(|_| record.rehearsed()) {
+        match kept.and_then(|_| record.simulated_proof()) {
             Ok(read) => {
                 let fences = self.routes.cache.fences();
-                self.routes.watch.rehearsal.note(*key, read, fences, traffic);
+                self.routes.watch.simulation.note(*key, read, fences, traffic);
             }
             Err(uncacheable) => traffic.reads.note_uncacheable(&uncacheable),
         }
@@ -185,7 +185,7 @@ pub(crate) struct SimulatedRequest {
 impl LayerSettings {
     /// What to simulate for a request that could be cached. In the simulation, responses vary by everything that may
     /// identify the client.
-    pub(crate) fn rehearsed<A: HttpBody>(
+    pub(crate) fn simulated_request<A: HttpBody>(
         &self,
         request: &Request<A>,
         seen: &RequestTimer,
@@ -195,7 +195,7 @@ impl LayerSettings {
         }
         let client = self.client(request.headers());
         if client.is_some() {
-            seen.traffic.rehearsed.note_personal();
+            seen.traffic.simulated.note_personal();
         }
         // An extension of an unknown type may identify the client too, but can't be part of a key.
         if self.identity.extensions.lacks_one_of(request.extensions()) {
@@ -243,7 +243,7 @@ mod tests {
     fn simulated(layer: &CacheLayer, name: &str, value: &str) -> Option<u64> {
         let seen = layer.shared.watch.other_request(None)?;
         let request = Request::get("/").header(name, value).body(Body::empty()).ok()?;
-        Some(layer.shared.rehearsed(&request, &seen)?.key)
+        Some(layer.shared.simulated_request(&request, &seen)?.key)
     }
 
     #[test]

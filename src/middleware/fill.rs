@@ -154,7 +154,7 @@ impl<'p> ResponseFill<'p> {
     where
         B: HttpBody<Data = Bytes, Error: Send> + Send + 'static,
     {
-        let told = self.fill_status(response.status());
+        let fill_status = self.fill_status(response.status());
         let asked = &self.plan.asked;
         let (mut parts, body) = response.into_parts();
         let leave = self.cacheability_of_head(parts.status, &parts.headers, &body);
@@ -168,16 +168,16 @@ impl<'p> ResponseFill<'p> {
                     || is_of_one
                     || is_failure_of_one_call(parts.status, &uncacheable);
                 if self.is_failure_for_all(&parts) {
-                    return self.fail_with(&told, (parts, body), uncacheable, cx);
+                    return self.fail_with(&fill_status, (parts, body), uncacheable, cx);
                 }
                 let uncacheable = match is_failure {
                     true => self.lead.fail_for(uncacheable, None),
                     false if !asked.is_of_anybody() => self.lead.reject_personal(uncacheable),
                     false => self.lead.reject(uncacheable),
                 };
-                told.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
+                fill_status.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
                 return known(&parts, asked).unwrap_or_else(|| {
-                    Response::from_parts(parts, Body::within(told.record, body))
+                    Response::from_parts(parts, Body::within(fill_status.record, body))
                 });
             }
         };
@@ -198,12 +198,12 @@ impl<'p> ResponseFill<'p> {
         let is_streaming = ahead.is_none();
         match ahead {
             Some(BufferOutcome::Whole(filled)) => {
-                told.append_to(&mut parts.headers, StoreOutcome::from_outcome(&filled));
+                fill_status.append_to(&mut parts.headers, StoreOutcome::from_outcome(&filled));
             }
             Some(BufferOutcome::NotKept(uncacheable)) => {
-                told.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
+                fill_status.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
             }
-            None => told.append_to(&mut parts.headers, StoreOutcome::Undecided),
+            None => fill_status.append_to(&mut parts.headers, StoreOutcome::Undecided),
         }
         // RFC 9110, section 13.2.1: the conditions apply as soon as the response's head is known.
         let known = known(&parts, asked);
@@ -239,7 +239,7 @@ impl<'p> ResponseFill<'p> {
     /// Passes on the response of a handler that failed, and hands it to the waiting requests if it is the second in a row.
     fn fail_with<B>(
         self,
-        told: &FillStatus,
+        fill_status: &FillStatus,
         (mut parts, body): (Parts, B),
         uncacheable: Uncacheable,
         cx: &mut Context<'_>,
@@ -247,16 +247,16 @@ impl<'p> ResponseFill<'p> {
     where
         B: HttpBody<Data = Bytes>,
     {
-        let body = match Body::read_whole(told.record.clone(), body, cx) {
+        let body = match Body::read_whole(fill_status.record.clone(), body, cx) {
             Ok(bytes) => {
                 let head = StoredHead::storable(parts.status, &parts.headers, &[]).encode();
                 let uncacheable = self.lead.fail_with(uncacheable, head, bytes.clone());
-                told.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
+                fill_status.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
                 Body::stored(bytes, None)
             }
             Err(body) => {
                 let uncacheable = self.lead.fail_for(uncacheable, None);
-                told.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
+                fill_status.append_to(&mut parts.headers, StoreOutcome::NotStored(&uncacheable));
                 *body
             }
         };
@@ -269,7 +269,7 @@ impl<'p> ResponseFill<'p> {
         (head, entry): (StoredHead, Arc<Entry>),
         fresh: HeaderMap,
     ) -> Response<Body<B>> {
-        let told = self.fill_status(StatusCode::NOT_MODIFIED);
+        let fill_status = self.fill_status(StatusCode::NOT_MODIFIED);
         let plan = self.plan;
         let (mut response, filled) = if names_another(&head.headers, &fresh) {
             // Nothing may be served: the stored response is not validated, and the other one is not here.
@@ -281,7 +281,7 @@ impl<'p> ResponseFill<'p> {
             let filled = self.renewed((&head, &new), &entry).await;
             (new.into_response_for(entry.body(), &plan.asked), filled)
         };
-        told.append_to(response.headers_mut(), StoreOutcome::from_outcome(&filled));
+        fill_status.append_to(response.headers_mut(), StoreOutcome::from_outcome(&filled));
         response
     }
 

@@ -46,9 +46,9 @@ pub(crate) fn is_rendered(entry: &Arc<Entry>) -> bool {
     let hit = Hit::new(crate::store::Found { entry: entry.clone(), tier }, Outcome::Hit(tier));
     let timeless = |StoredHead { mut headers, .. }: StoredHead| {
         assert!(headers.remove(AGE).is_some());
-        let told = headers.get_all(CACHE_STATUS).iter().count();
+        let lines = headers.get_all(CACHE_STATUS).iter().count();
         headers.remove(CACHE_STATUS);
-        (headers, told)
+        (headers, lines)
     };
     let kept =
         RenderedHead::from_entry(entry).ok().and_then(|ready| ready.head(&hit)).map(timeless);

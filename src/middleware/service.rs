@@ -281,7 +281,8 @@ impl<S> CacheService<S> {
         if plan.policy.shadow {
             return None;
         }
-        let hit = self.at_hand(plan, headers).filter(|hit| plan.may_serve(&hit.found.entry))?;
+        let hit =
+            self.hit_in_memory(plan, headers).filter(|hit| plan.may_serve(&hit.found.entry))?;
         let response = respond(&hit, &plan.asked).ok()?;
         self.routes.cache.serves(&hit, &plan.policy);
         if let Some(seen) = seen {
@@ -310,12 +311,12 @@ impl<S> CacheService<S> {
     }
 
     /// Looks in memory under the request's key, following a vary marker.
-    fn at_hand(&self, plan: &RequestContext, headers: &HeaderMap) -> Option<Hit> {
+    fn hit_in_memory(&self, plan: &RequestContext, headers: &HeaderMap) -> Option<Hit> {
         let cache = &self.routes.cache;
-        let hit = cache.at_hand(&plan.key, &plan.policy, &plan.ask)?;
+        let hit = cache.lookup_in_memory(&plan.key, &plan.policy, &plan.ask)?;
         match plan.variant_key(&hit.found.entry, headers) {
             Some(key) => {
-                let variant = cache.at_hand(&key, &plan.policy, &plan.ask)?;
+                let variant = cache.lookup_in_memory(&key, &plan.policy, &plan.ask)?;
                 variant.found.entry.note_use();
                 Some(variant)
             }
@@ -342,9 +343,9 @@ impl<S> CacheService<S> {
             return ResponseFuture::ready(self.exchange(seen).not_cached());
         }
         self.routes.cache.shared.counters.count(Outcome::Bypass(reason));
-        let rehearsed = seen.as_ref().filter(|_| reason == BypassReason::NoPolicy);
-        let rehearsed = rehearsed.and_then(|seen| self.routes.rehearsed(&request, seen));
-        let watch = rehearsed.as_ref().and(seen.as_ref()).map(|seen| seen.traffic.reads.clone());
+        let simulated = seen.as_ref().filter(|_| reason == BypassReason::NoPolicy);
+        let simulated = simulated.and_then(|seen| self.routes.simulated_request(&request, seen));
+        let watch = simulated.as_ref().and(seen.as_ref()).map(|seen| seen.traffic.reads.clone());
         let policy = self.route(&request).map(|route| route.policy.clone());
         let ask = LookupOptions { watch, ..LookupOptions::for_request(session) };
         let may_write = self.routes.may_write(&request, is_read);
@@ -361,7 +362,7 @@ impl<S> CacheService<S> {
             return ResponseFuture::bypassed(inner, reason, record);
         }
         let steps = self.exchange(seen);
-        let passing = BypassContext { reason, record, may_write, policy, written, rehearsed };
+        let passing = BypassContext { reason, record, may_write, policy, written, simulated };
         withholding(tag_fields, steps.bypass(passing, request)).begun()
     }
 

@@ -28,7 +28,7 @@ pub(super) fn mentions_clock(arguments: &PgArguments) -> bool {
 /// All arguments as they are sent, each after its length.
 fn written(arguments: &PgArguments) -> Option<Vec<u8>> {
     let buffer = RefCell::new(Vec::new());
-    arguments.clone().add(Probe(&buffer)).ok()?;
+    arguments.clone().add(ArgumentProbe(&buffer)).ok()?;
     Some(buffer.into_inner())
 }
 
@@ -154,15 +154,15 @@ fn elements(kind: CastType, array: &[u8]) -> Option<Vec<String>> {
 }
 
 /// An argument that encodes as NULL and copies the values bound before it.
-struct Probe<'a>(&'a RefCell<Vec<u8>>);
+struct ArgumentProbe<'a>(&'a RefCell<Vec<u8>>);
 
-impl Type<Postgres> for Probe<'_> {
+impl Type<Postgres> for ArgumentProbe<'_> {
     fn type_info() -> PgTypeInfo {
         <str as Type<Postgres>>::type_info()
     }
 }
 
-impl Encode<'_, Postgres> for Probe<'_> {
+impl Encode<'_, Postgres> for ArgumentProbe<'_> {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
         self.0.borrow_mut().extend_from_slice(buffer);
         Ok(IsNull::Yes)

@@ -18,7 +18,8 @@ use crate::sync::MutexExt;
 pub(crate) struct Lag {
     most: Duration,
     samples: Mutex<VecDeque<ServerPosition>>,
-    told: Mutex<Option<Instant>>,
+    /// When the listener last reported the primary's position.
+    reported: Mutex<Option<Instant>>,
     /// The primary did not respond to the last query.
     lost: AtomicBool,
     /// A connection to the primary failed since the last query: another node, or a connection of before, may still report
@@ -41,7 +42,7 @@ impl Lag {
         Self {
             most,
             samples: Mutex::default(),
-            told: Mutex::default(),
+            reported: Mutex::default(),
             lost: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
         }
@@ -54,7 +55,7 @@ impl Lag {
 
     /// Records the primary's position, reported by the listener, which knows it anyway, perhaps from another node.
     pub(crate) fn report(&self, at: ServerPosition) {
-        *lock(&self.told) = Some(clock::now());
+        *lock(&self.reported) = Some(clock::now());
         self.record(at);
     }
 
@@ -63,7 +64,7 @@ impl Lag {
     pub(crate) fn is_reported(&self) -> bool {
         let enough = self.sample_every() * 2;
         let is_doubtful = self.is_lost() || self.suspect.load(Ordering::Relaxed);
-        !is_doubtful && lock(&self.told).is_some_and(|at| at.elapsed() < enough)
+        !is_doubtful && lock(&self.reported).is_some_and(|at| at.elapsed() < enough)
     }
 
     /// Records that a connection to the primary failed. Only a query shows whether the primary responds.

@@ -37,7 +37,7 @@ mod follower;
 mod housekeeping;
 mod pace;
 mod poll;
-mod relay_follower;
+mod relay_state;
 mod relaying;
 mod sync_requests;
 #[cfg(test)]
@@ -47,7 +47,7 @@ mod wakeups;
 pub(super) use connection::{connect, heard, lost};
 use follower::Follower;
 use pace::{BUSY, HEARTBEAT, REST, UNHEARD};
-use relay_follower::{RelayStep, next_of, report_while};
+use relay_state::{RelayStep, next_of, report_while};
 
 /// The background task that reads a database's change log and invalidates a cache's entries. A cache that uses Postgres
 /// needs exactly one.
@@ -197,7 +197,7 @@ impl Follower {
         conn: &mut PgListener,
         look: Instant,
     ) -> Result<RelayStep, sqlx::Error> {
-        let mut look = self.duty.due.map_or(look, |due| due.min(look)).min(self.beat);
+        let mut look = self.relaying.due.map_or(look, |due| due.min(look)).min(self.beat);
         loop {
             let wake = self.try_relay_at().map_or(look, |at| at.min(look));
             tokio::select! {
@@ -222,7 +222,7 @@ impl Follower {
                         return Ok(RelayStep::Reconnect);
                     }
                 }
-                heard = next_of(&mut self.relay) => return Ok(self.hear(heard)),
+                event = next_of(&mut self.relay) => return Ok(self.receive(event)),
                 () = sleep_until(wake) => {
                     if look <= clock::now() {
                         return Ok(RelayStep::Poll);

@@ -31,14 +31,14 @@ use crate::redact::redacted;
 /// ```
 #[derive(Clone)]
 pub struct ServerOptions {
-    address: Address,
+    address: ServerAddress,
     connections: Option<u32>,
     /// A pool of the application, whose sessions those of Tidegate must equal.
     pub(super) model: Option<PgPool>,
 }
 
 #[derive(Clone)]
-enum Address {
+enum ServerAddress {
     Url(String),
     Options(Box<PgConnectOptions>),
 }
@@ -55,8 +55,8 @@ impl ServerOptions {
     /// The options for sqlx.
     pub(super) fn parse(&self) -> Result<PgConnectOptions, DatabaseError> {
         let options = match &self.address {
-            Address::Options(options) => (**options).clone(),
-            Address::Url(url) => {
+            ServerAddress::Options(options) => (**options).clone(),
+            ServerAddress::Url(url) => {
                 // sqlx takes any scheme.
                 let is_ours = url.starts_with("postgres://") || url.starts_with("postgresql://");
                 let parsed = is_ours.then(|| PgConnectOptions::from_str(url).ok()).flatten();
@@ -70,8 +70,8 @@ impl ServerOptions {
     /// Distinguishes this server from others: its URL, or what one would say.
     pub(super) fn url(&self) -> String {
         match &self.address {
-            Address::Url(url) => url.clone(),
-            Address::Options(options) => {
+            ServerAddress::Url(url) => url.clone(),
+            ServerAddress::Options(options) => {
                 let (user, host) = (options.get_username(), options.get_host());
                 let name = options.get_database().unwrap_or(user);
                 format!("postgres://{user}@{host}:{}/{name}", options.get_port())
@@ -82,7 +82,7 @@ impl ServerOptions {
 
 impl From<String> for ServerOptions {
     fn from(url: String) -> Self {
-        Self { address: Address::Url(url), connections: None, model: None }
+        Self { address: ServerAddress::Url(url), connections: None, model: None }
     }
 }
 
@@ -100,7 +100,7 @@ impl From<&String> for ServerOptions {
 
 impl From<PgConnectOptions> for ServerOptions {
     fn from(options: PgConnectOptions) -> Self {
-        let address = Address::Options(Box::new(options));
+        let address = ServerAddress::Options(Box::new(options));
         Self { address, connections: None, model: None }
     }
 }

@@ -34,7 +34,7 @@ use message::{InvalidationBatch, SyncRequest, decode, encode};
 
 /// How often the relay renews its leadership lease, and the other nodes try to acquire it; and the lease's duration.
 const RENEW: Duration = Duration::from_millis(500);
-const OFFICE: Duration = Duration::from_secs(2);
+const LEADERSHIP: Duration = Duration::from_secs(2);
 
 /// The first pause before subscribing again after a subscription has ended or failed; the longest pause is `RENEW`.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -57,21 +57,22 @@ pub enum RelayRole {
 /// What comes from other nodes.
 #[derive(Debug)]
 pub(crate) enum RelayEvent {
-    News(InvalidationBatch),
-    Question(SyncRequest),
+    Batch(InvalidationBatch),
+    SyncRequest(SyncRequest),
 }
 
-enum Said {
-    News(InvalidationBatch),
-    Question(SyncRequest),
+/// What goes to other nodes.
+enum Outgoing {
+    Batch(InvalidationBatch),
+    SyncRequest(SyncRequest),
 }
 
 /// A node's connection to the other nodes.
 pub(crate) struct Relay {
     /// The role that the election gave the node, even if the node can't fulfil it at present.
     elected: watch::Receiver<RelayRole>,
-    heard: mpsc::Receiver<RelayEvent>,
-    say: mpsc::Sender<Said>,
+    received: mpsc::Receiver<RelayEvent>,
+    outgoing: mpsc::Sender<Outgoing>,
     fit: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
@@ -80,21 +81,21 @@ impl Relay {
     /// Joins the nodes that share `bus` and follow the same log, which `name` identifies.
     pub(crate) fn start(bus: Arc<dyn Bus>, name: &str) -> Self {
         let (elected, role) = watch::channel(RelayRole::Alone);
-        let (hear, heard) = mpsc::channel(QUEUE);
-        let (say, said) = mpsc::channel(QUEUE);
+        let (events, received) = mpsc::channel(QUEUE);
+        let (outgoing, queue) = mpsc::channel(QUEUE);
         let fit = Arc::new(AtomicBool::new(true));
-        let desk = RelayTask {
+        let task = RelayTask {
             bus,
-            office: format!("relay:{name}"),
-            news: format!("news:{name}"),
-            questions: format!("questions:{name}"),
+            lease: format!("relay:{name}"),
+            batches: format!("invalidations:{name}"),
+            sync_requests: format!("sync-requests:{name}"),
             number: fastrand::u64(1..),
             fit: fit.clone(),
             may_lead: AtomicBool::new(false),
             elected,
-            hear,
+            events,
         };
-        Self { elected: role, heard, say, fit, task: tokio::spawn(desk.work(said)) }
+        Self { elected: role, received, outgoing, fit, task: tokio::spawn(task.run(queue)) }
     }
 
     pub(crate) fn elected(&self) -> RelayRole {
@@ -109,7 +110,7 @@ impl Relay {
     /// The next event; `None` when this node's role changes.
     pub(crate) async fn next(&mut self) -> Option<RelayEvent> {
         tokio::select! {
-            Some(heard) = self.heard.recv() => Some(heard),
+            Some(event) = self.received.recv() => Some(event),
             Ok(()) = self.elected.changed() => None,
             // The task has panicked: the node is on its own.
             else => std::future::pending().await,
@@ -118,28 +119,28 @@ impl Relay {
 
     /// An event that has arrived already, if there is one.
     pub(crate) fn try_next(&mut self) -> Option<RelayEvent> {
-        self.heard.try_recv().ok()
+        self.received.try_recv().ok()
     }
 
-    pub(crate) fn tell(&self, news: InvalidationBatch) {
-        self.sender().tell(news);
+    pub(crate) fn publish(&self, batch: InvalidationBatch) {
+        self.sender().publish(batch);
     }
 
     pub(crate) fn sender(&self) -> RelaySender {
-        RelaySender(self.say.clone())
+        RelaySender(self.outgoing.clone())
     }
 
-    pub(crate) fn request_sync(&self, question: SyncRequest) {
-        drop(self.say.try_send(Said::Question(question)));
+    pub(crate) fn request_sync(&self, request: SyncRequest) {
+        drop(self.outgoing.try_send(Outgoing::SyncRequest(request)));
     }
 }
 
 /// Publishes batches to the other nodes.
-pub(crate) struct RelaySender(mpsc::Sender<Said>);
+pub(crate) struct RelaySender(mpsc::Sender<Outgoing>);
 
 impl RelaySender {
-    pub(crate) fn tell(&self, news: InvalidationBatch) {
-        drop(self.0.try_send(Said::News(news)));
+    pub(crate) fn publish(&self, batch: InvalidationBatch) {
+        drop(self.0.try_send(Outgoing::Batch(batch)));
     }
 }
 
@@ -154,15 +155,17 @@ type Messages = BoxStream<'static, Bytes>;
 /// The task between the bus and the node.
 struct RelayTask {
     bus: Arc<dyn Bus>,
-    office: String,
-    news: String,
-    questions: String,
+    /// The name of the leadership lease.
+    lease: String,
+    /// The channels of invalidation batches and of sync requests.
+    batches: String,
+    sync_requests: String,
     number: u64,
     fit: Arc<AtomicBool>,
     /// Whether the bus may take this node for the leader.
     may_lead: AtomicBool,
     elected: watch::Sender<RelayRole>,
-    hear: mpsc::Sender<RelayEvent>,
+    events: mpsc::Sender<RelayEvent>,
 }
 
 impl Drop for RelayTask {
@@ -172,14 +175,14 @@ impl Drop for RelayTask {
         if self.may_lead.load(Ordering::Relaxed)
             && let Ok(runtime) = Handle::try_current()
         {
-            let (bus, office, number) = (self.bus.clone(), self.office.clone(), self.number);
-            runtime.spawn(async move { drop(bus.release_leadership(&office, number).await) });
+            let (bus, lease, number) = (self.bus.clone(), self.lease.clone(), self.number);
+            runtime.spawn(async move { drop(bus.release_leadership(&lease, number).await) });
         }
     }
 }
 
 impl RelayTask {
-    async fn work(self, mut said: mpsc::Receiver<Said>) {
+    async fn run(self, mut queue: mpsc::Receiver<Outgoing>) {
         let mut elect = interval(RENEW);
         elect.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut backoff = Backoff::new(AGAIN, RENEW);
@@ -195,7 +198,7 @@ impl RelayTask {
                     if role == RelayRole::Relay {
                         // A relay that receives no sync requests is of use to nobody.
                         self.release().await;
-                        steps_back = clock::now() + 2 * OFFICE;
+                        steps_back = clock::now() + 2 * LEADERSHIP;
                     }
                     self.elected.send_replace(RelayRole::Alone);
                     sleep(backoff.jittered()).await;
@@ -213,7 +216,7 @@ impl RelayTask {
                         };
                         self.pass(role, &message);
                     }
-                    Some(said) = said.recv() => self.publish(said).await,
+                    Some(message) = queue.recv() => self.publish(message).await,
                     _ = elect.tick() => {
                         if steps_back <= clock::now() && self.campaign(role).await != role {
                             break;
@@ -227,27 +230,27 @@ impl RelayTask {
     async fn listen(&self, role: RelayRole) -> Result<Option<Messages>, StoreError> {
         let channel = match role {
             RelayRole::Alone => return Ok(None),
-            RelayRole::Relay => &self.questions,
-            RelayRole::Relayed => &self.news,
+            RelayRole::Relay => &self.sync_requests,
+            RelayRole::Relayed => &self.batches,
         };
         self.bus.subscribe(channel).await.map(Some)
     }
 
     /// Passes a message on to the node. If the queue is full, the message is dropped.
     fn pass(&self, role: RelayRole, message: &Bytes) {
-        let heard = match role {
-            RelayRole::Relay => decode(message).map(RelayEvent::Question),
-            _ => decode(message).map(RelayEvent::News),
+        let event = match role {
+            RelayRole::Relay => decode(message).map(RelayEvent::SyncRequest),
+            _ => decode(message).map(RelayEvent::Batch),
         };
-        if let Some(heard) = heard {
-            drop(self.hear.try_send(heard));
+        if let Some(event) = event {
+            drop(self.events.try_send(event));
         }
     }
 
-    async fn publish(&self, said: Said) {
-        let (channel, message) = match said {
-            Said::News(news) => (&self.news, encode(&news)),
-            Said::Question(question) => (&self.questions, encode(&question)),
+    async fn publish(&self, message: Outgoing) {
+        let (channel, message) = match message {
+            Outgoing::Batch(batch) => (&self.batches, encode(&batch)),
+            Outgoing::SyncRequest(request) => (&self.sync_requests, encode(&request)),
         };
         if let Err(error) = self.bus.publish(channel, &message).await {
             tracing::debug!(%error, "publishing to the other nodes failed");
@@ -259,7 +262,7 @@ impl RelayTask {
         let role = if self.fit.load(Ordering::Acquire) {
             // Set first, since the reply may be lost, or this task may end before it arrives.
             self.may_lead.store(true, Ordering::Relaxed);
-            match self.bus.acquire_leadership(&self.office, self.number, OFFICE).await {
+            match self.bus.acquire_leadership(&self.lease, self.number, LEADERSHIP).await {
                 Ok(true) => RelayRole::Relay,
                 Ok(false) => {
                     self.may_lead.store(false, Ordering::Relaxed);
@@ -280,7 +283,7 @@ impl RelayTask {
     /// Releases the leadership, if the bus may take this node for the leader.
     async fn release(&self) {
         if self.may_lead.load(Ordering::Relaxed)
-            && self.bus.release_leadership(&self.office, self.number).await.is_ok()
+            && self.bus.release_leadership(&self.lease, self.number).await.is_ok()
         {
             self.may_lead.store(false, Ordering::Relaxed);
         }

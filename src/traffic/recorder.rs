@@ -16,7 +16,7 @@ pub(crate) struct TrafficRecorder {
     is_on: AtomicBool,
     /// Routes without a policy, added as requests arrive.
     others: RwLock<BTreeMap<Box<str>, Arc<Traffic>>>,
-    pub(crate) rehearsal: Simulation,
+    pub(crate) simulation: Simulation,
 }
 
 impl TrafficRecorder {

@@ -16,7 +16,7 @@ pub(crate) struct Traffic {
     pub(crate) served: Histogram,
     /// Response times from the handler.
     pub(crate) made: Histogram,
-    pub(crate) rehearsed: SimulationTally,
+    pub(crate) simulated: SimulationTally,
     pub(crate) reads: Arc<ReadStatistics>,
 }
 

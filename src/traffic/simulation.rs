@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::tally::Found;
+use super::tally::SimulatedLookup;
 use super::{Recent, Traffic};
 use crate::cache::{Fences, SimulatedProof};
 use crate::clock::{self, Instant};
@@ -27,25 +27,25 @@ impl Default for Simulation {
 impl Simulation {
     /// Records a request for a key and the reads of its handler.
     pub(crate) fn note(&self, key: u64, read: SimulatedProof, fences: &Fences, route: &Traffic) {
-        route.rehearsed.note_eligible();
+        route.simulated.note_eligible();
         let found = self.0.exchange(key, |stored| {
             let found = find(stored.as_ref(), fences);
-            if found != Found::Valid {
+            if found != SimulatedLookup::Valid {
                 *stored = Some((read, clock::now()));
             }
             found
         });
         if let Some(found) = found {
-            route.rehearsed.note_found(found);
+            route.simulated.note_found(found);
         }
     }
 }
 
 /// What a request finds under its key.
-fn find(stored: Option<&(SimulatedProof, Instant)>, fences: &Fences) -> Found {
+fn find(stored: Option<&(SimulatedProof, Instant)>, fences: &Fences) -> SimulatedLookup {
     match stored.filter(|(_, since)| since.elapsed() < TTL) {
-        None => Found::Nothing,
-        Some((proof, _)) if proof.is_valid(fences) => Found::Valid,
-        Some(_) => Found::Changed,
+        None => SimulatedLookup::Nothing,
+        Some((proof, _)) if proof.is_valid(fences) => SimulatedLookup::Valid,
+        Some(_) => SimulatedLookup::Changed,
     }
 }

@@ -14,7 +14,7 @@ pub(crate) struct SimulationTally {
 
 /// What a request found.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum SimulatedLookup {
     Nothing,
     /// An entry that a change has invalidated.
     Changed,
@@ -28,10 +28,10 @@ impl SimulationTally {
     }
 
     /// Records what an eligible request with a sampled key found.
-    pub(super) fn note_found(&self, found: Found) {
+    pub(super) fn note_found(&self, found: SimulatedLookup) {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        self.hits.fetch_add((found == Found::Valid).into(), Ordering::Relaxed);
-        self.changed.fetch_add((found == Found::Changed).into(), Ordering::Relaxed);
+        self.hits.fetch_add((found == SimulatedLookup::Valid).into(), Ordering::Relaxed);
+        self.changed.fetch_add((found == SimulatedLookup::Changed).into(), Ordering::Relaxed);
     }
 
     /// Records a request that identifies the client.

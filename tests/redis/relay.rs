@@ -345,7 +345,7 @@ async fn security_nodes_that_share_a_secret_ignore_forged_messages() {
     assert_eq!(refused(), 0);
     let channels = redis::cmd("PUBSUB").arg("CHANNELS").arg("*:4s:channel:*").to_owned();
     let channels: Vec<String> = world.redis.run(&channels).await.unwrap();
-    assert_eq!(channels.len(), 2, "news and questions: {channels:?}");
+    assert_eq!(channels.len(), 2, "invalidations and sync requests: {channels:?}");
     for channel in channels {
         let forged = [&b"TGR\x02"[..], &[0xff; 34]].concat();
         let heard: u64 =

@@ -92,7 +92,7 @@ impl RouteAdvice {
             per_second: rate(requests, watched),
             hits: count(&traffic.outcomes, Outcome::is_hit),
             expected_hit_ratio: None,
-            eligible: traffic.rehearsed.eligible(),
+            eligible: traffic.simulated.eligible(),
             sample: 0,
             saves_seconds: 0.0,
             tables: traffic.reads.get().tables.into_keys().map(table).collect(),
@@ -117,16 +117,16 @@ impl RouteAdvice {
     /// Adds the estimate of what the cache would have done, from the simulation.
     #[expect(clippy::cast_precision_loss, reason = "ratios need no more")]
     fn without_policy(mut self, traffic: &Traffic) -> Self {
-        let (hit_ratio, sample) = traffic.rehearsed.hit_ratio();
+        let (hit_ratio, sample) = traffic.simulated.hit_ratio();
         self.sample = sample;
         self.notes = obstacles(&traffic.reads.get());
-        let most = hit_ratio + traffic.rehearsed.changed_ratio();
+        let most = hit_ratio + traffic.simulated.changed_ratio();
         self = self.with_columns(traffic, (sample >= ENOUGH).then_some(most));
         // A pattern in parentheses stands for several routes, so there is no policy to suggest.
         if sample < ENOUGH || self.pattern.starts_with('(') {
             return self;
         }
-        let personal = traffic.rehearsed.personal() as f64 / self.requests.max(1) as f64;
+        let personal = traffic.simulated.personal() as f64 / self.requests.max(1) as f64;
         self.expected_hit_ratio = Some(hit_ratio);
         let share = self.eligible as f64 / self.requests.max(1) as f64;
         self.saves_seconds = traffic.made.seconds() * share * hit_ratio;
@@ -206,11 +206,11 @@ fn parameter(pattern: &str) -> Option<&str> {
 
 /// Why responses were not stored.
 fn obstacles(reads: &RouteReads) -> Vec<String> {
-    let told = reads
+    let found = reads
         .uncacheable
         .values()
         .map(|(times, why)| format!("{times} responses can't be stored: {why}"));
-    told.collect()
+    found.collect()
 }
 
 /// How the route's policy could be improved.

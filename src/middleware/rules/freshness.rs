@@ -51,8 +51,8 @@ pub(crate) fn is_explicit(headers: &HeaderMap, control: &ResponseControl) -> boo
 /// The age of a response when it arrived (RFC 9111, section 4.2.3), `delay` after the request.
 pub(crate) fn age(headers: &HeaderMap, now: SystemTime, delay: Duration) -> Duration {
     // Section 5.1: the first member counts, and is ignored if it is not a number.
-    let told = members(headers, AGE).next().and_then(delta_seconds);
-    let corrected = told.unwrap_or_default() + delay;
+    let reported = members(headers, AGE).next().and_then(delta_seconds);
+    let corrected = reported.unwrap_or_default() + delay;
     let apparent =
         date_of_response(headers, DATE, now).and_then(|made| now.duration_since(made).ok());
     let apparent = Duration::from_secs(apparent.unwrap_or_default().as_secs());

@@ -139,12 +139,12 @@ mod tests {
     #[test]
     fn a_head_response_that_describes_another_body_is_detected() {
         let stored = headers(&[("etag", "\"a\"")]);
-        let told = |lines: &[(&'static str, &str)]| compare_head(&stored, 3, &headers(lines));
-        assert_eq!(told(&[("etag", "\"a\""), ("content-length", "3")]), HeadComparison::Same);
-        assert_eq!(told(&[("etag", "\"b\"")]), HeadComparison::Other);
-        assert_eq!(told(&[("content-length", "4")]), HeadComparison::Other);
-        assert_eq!(told(&[("last-modified", "now")]), HeadComparison::Other);
-        assert_eq!(told(&[("content-length", "3")]), HeadComparison::Nothing);
-        assert_eq!(told(&[]), HeadComparison::Nothing);
+        let compared = |lines: &[(&'static str, &str)]| compare_head(&stored, 3, &headers(lines));
+        assert_eq!(compared(&[("etag", "\"a\""), ("content-length", "3")]), HeadComparison::Same);
+        assert_eq!(compared(&[("etag", "\"b\"")]), HeadComparison::Other);
+        assert_eq!(compared(&[("content-length", "4")]), HeadComparison::Other);
+        assert_eq!(compared(&[("last-modified", "now")]), HeadComparison::Other);
+        assert_eq!(compared(&[("content-length", "3")]), HeadComparison::Nothing);
+        assert_eq!(compared(&[]), HeadComparison::Nothing);
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::housekeeping::Housekeeping;
 use super::pace::HEARTBEAT;
-use super::relay_follower::RelayFollower;
+use super::relay_state::RelayState;
 use super::sync_requests::SyncRequests;
 use super::wakeups::Wakeups;
 use crate::cache::Fences;
@@ -32,8 +32,8 @@ pub(super) struct Follower {
     pub(super) turns: watch::Sender<PollCounter>,
     pub(super) role: watch::Sender<RelayRole>,
     pub(super) relay: Option<Relay>,
-    pub(super) duty: RelayFollower,
-    pub(super) questions: SyncRequests,
+    pub(super) relaying: RelayState,
+    pub(super) sync_requests: SyncRequests,
     /// The epoch, and the snapshot up to which the log was read.
     pub(super) read: Option<(Epoch, Snapshot)>,
     /// How much detail the next drain begins with.
@@ -72,8 +72,8 @@ impl Follower {
             turns: watch::Sender::new(PollCounter::default()),
             role: watch::Sender::new(RelayRole::Alone),
             relay: None,
-            duty: RelayFollower::default(),
-            questions: SyncRequests::new(),
+            relaying: RelayState::default(),
+            sync_requests: SyncRequests::new(),
             read: None,
             detail: ChangeDetail::default(),
             schema: None,

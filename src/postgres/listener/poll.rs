@@ -5,7 +5,7 @@ use sqlx::postgres::PgListener;
 use super::follower::Follower;
 use super::housekeeping::MARK_EVERY;
 use super::pace::{BUSY, HEARTBEAT};
-use super::relay_follower::RelayFollower;
+use super::relay_state::RelayState;
 use crate::clock;
 use crate::entry::{Position, Tag};
 use crate::postgres::deadline::within;
@@ -89,7 +89,7 @@ impl Follower {
         // difference.
         let schema = self.fingerprint.read(conn).await?;
         (self.schema, self.reshaped) = (Some(schema), false);
-        self.duty = RelayFollower::default();
+        self.relaying = RelayState::default();
         let began = clock::moment();
         let loaded = log::load(conn, schema).await?;
         // Only now: dependencies looked up before this snapshot may be of an earlier schema, and the snapshot does not show

@@ -3,7 +3,7 @@
 use tokio::time::sleep_until;
 
 use super::follower::Follower;
-use super::relay_follower::{RelayFollower, RelayStep, next_of};
+use super::relay_state::{RelayState, RelayStep, next_of};
 use crate::cache::protocol::{Relayed, relayed};
 use crate::clock::{self, Instant};
 use crate::entry::Tag;
@@ -18,8 +18,8 @@ impl Follower {
     pub(super) fn polling_report(&self) -> Option<(RelaySender, InvalidationBatch)> {
         let relay = self.relay.as_ref().filter(|relay| relay.elected() == RelayRole::Relay)?;
         let (epoch, _) = self.read.as_ref()?;
-        let told = self.duty.told.as_ref()?;
-        Some((relay.sender(), InvalidationBatch::still_polling(*epoch, told)))
+        let published = self.relaying.published.as_ref()?;
+        Some((relay.sender(), InvalidationBatch::still_polling(*epoch, published)))
     }
 
     /// Takes all sync requests received so far, which one poll answers; returns also whether any of them is for a session.
@@ -27,24 +27,24 @@ impl Follower {
         let mut is_urgent = false;
         // Only for a relay: other nodes receive invalidation batches here, which are applied one at a time.
         while self.elected() == RelayRole::Relay
-            && let Some(heard) = self.relay.as_mut().and_then(Relay::try_next)
+            && let Some(event) = self.relay.as_mut().and_then(Relay::try_next)
         {
-            is_urgent |= self.hear(Some(heard)) == RelayStep::PollForSession;
+            is_urgent |= self.receive(Some(event)) == RelayStep::PollForSession;
         }
-        (self.duty.take(), is_urgent)
+        (self.relaying.take(), is_urgent)
     }
 
     /// Handles an event from other nodes while this node polls the log itself.
-    pub(super) fn hear(&mut self, heard: Option<RelayEvent>) -> RelayStep {
-        match heard {
+    pub(super) fn receive(&mut self, event: Option<RelayEvent>) -> RelayStep {
+        match event {
             None => {
-                self.duty = RelayFollower::default();
-                self.questions.clear();
+                self.relaying = RelayState::default();
+                self.sync_requests.clear();
                 self.take_role();
                 RelayStep::Wait
             }
-            Some(RelayEvent::Question(question)) => self.duty.receive(question),
-            Some(RelayEvent::News(news)) => match self.absorb(&news) {
+            Some(RelayEvent::SyncRequest(request)) => self.relaying.receive(request),
+            Some(RelayEvent::Batch(batch)) => match self.apply_batch(&batch) {
                 Some(true) => RelayStep::FollowRelay,
                 _ => RelayStep::Wait,
             },
@@ -53,22 +53,22 @@ impl Follower {
 
     /// When to send the next sync request to the relay, if another node is the relay.
     pub(super) fn try_relay_at(&self) -> Option<Instant> {
-        (self.elected() == RelayRole::Relayed).then(|| self.questions.wake())
+        (self.elected() == RelayRole::Relayed).then(|| self.sync_requests.wake())
     }
 
     /// Sends a sync request to the relay if one is due, while this node polls the log itself. Once the relay responds, this
     /// node stops polling.
     pub(super) fn try_relay(&mut self) {
         if self.try_relay_at().is_some_and(|at| at <= clock::now()) {
-            if self.questions.are_unanswered() {
-                self.questions.clear();
+            if self.sync_requests.are_unanswered() {
+                self.sync_requests.clear();
             }
             self.ask(false);
         }
     }
 
     fn ask(&mut self, urgent: bool) {
-        let nonce = self.questions.ask(self.begin_turn());
+        let nonce = self.sync_requests.ask(self.begin_turn());
         if let Some(relay) = &self.relay {
             relay.request_sync(SyncRequest { nonce, urgent });
         }
@@ -81,8 +81,8 @@ impl Follower {
         loop {
             let wake = self.try_relay_at().map_or(until, |at| at.min(until));
             tokio::select! {
-                heard = next_of(&mut self.relay) => {
-                    if self.hear(heard) == RelayStep::FollowRelay {
+                event = next_of(&mut self.relay) => {
+                    if self.receive(event) == RelayStep::FollowRelay {
                         break;
                     }
                 }
@@ -103,17 +103,17 @@ impl Follower {
         let why = self.apply().await;
         tracing::debug!(why, "no longer following the relay; polling the log");
         self.role.send_replace(RelayRole::Alone);
-        self.questions.clear();
+        self.sync_requests.clear();
     }
 
     /// As [`follow_relay`](Self::follow_relay); returns the reason.
     async fn apply(&mut self) -> &'static str {
         self.role.send_replace(RelayRole::Relayed);
-        self.duty = RelayFollower::default();
+        self.relaying = RelayState::default();
         loop {
-            let heard = tokio::select! {
-                heard = next_of(&mut self.relay) => heard,
-                () = self.asked.poll.notified(), if self.questions.has_room() => {
+            let event = tokio::select! {
+                event = next_of(&mut self.relay) => event,
+                () = self.asked.poll.notified(), if self.sync_requests.has_room() => {
                     self.ask(true);
                     continue;
                 }
@@ -123,8 +123,8 @@ impl Follower {
                     }
                     continue;
                 }
-                () = sleep_until(self.questions.wake()) => {
-                    if self.questions.are_unanswered() {
+                () = sleep_until(self.sync_requests.wake()) => {
+                    if self.sync_requests.are_unanswered() {
                         return "the relay does not respond";
                     }
                     if self.knows_a_later_timeline() {
@@ -134,8 +134,8 @@ impl Follower {
                     continue;
                 }
             };
-            match heard {
-                Some(RelayEvent::News(news)) if self.absorb(&news).is_none() => {
+            match event {
+                Some(RelayEvent::Batch(batch)) if self.apply_batch(&batch).is_none() => {
                     return "an invalidation batch was missed";
                 }
                 None if self.elected() != RelayRole::Relayed => return "no other node is the relay",
@@ -146,24 +146,24 @@ impl Follower {
 
     /// Applies another node's invalidation batch. Returns whether it answers one of this node's sync requests; `None` if an
     /// earlier batch was missed.
-    fn absorb(&mut self, news: &InvalidationBatch) -> Option<bool> {
+    fn apply_batch(&mut self, batch: &InvalidationBatch) -> Option<bool> {
         let (epoch, read) = self.read.as_ref()?;
-        let known = (read.covers(&news.before()), read.covers(&news.after()));
-        match relayed((*epoch, news.epoch()), known) {
+        let known = (read.covers(&batch.before()), read.covers(&batch.after()));
+        match relayed((*epoch, batch.epoch()), known) {
             Relayed::Gap => return None,
             // It may still report a schema change, which can be noticed without a transaction having ended since.
-            Relayed::Known => self.learn(news),
+            Relayed::Known => self.learn(batch),
             Relayed::News => {
-                self.learn(news);
-                self.read = Some((news.epoch(), news.after()));
+                self.learn(batch);
+                self.read = Some((batch.epoch(), batch.after()));
             }
         }
-        if news.is_still_polling() {
-            self.questions.wait_longer();
+        if batch.is_still_polling() {
+            self.sync_requests.wait_longer();
         }
-        let at = news.at();
+        let at = batch.at();
         self.fences.follow(at.from);
-        let Some(answered) = self.questions.answered(&news.answers) else {
+        let Some(answered) = self.sync_requests.answered(&batch.answers) else {
             self.fences.see(at.seen);
             return Some(false);
         };
@@ -172,29 +172,29 @@ impl Follower {
             self.fences.raise_floor(at.fence);
             self.settles = None;
             // For a position past that floor: a poll without changes announces none, unless a session waits for it.
-            if self.questions.has_room() {
+            if self.sync_requests.has_room() {
                 self.ask(true);
             }
         }
-        self.confirm(news.epoch(), (at.seen, at.seen), answered.sent);
+        self.confirm(batch.epoch(), (at.seen, at.seen), answered.sent);
         self.turns.send_modify(|turns| turns.done = turns.done.max(answered.turn));
         Some(true)
     }
 
-    fn learn(&mut self, news: &InvalidationBatch) {
-        let fence = news.at().fence;
+    fn learn(&mut self, batch: &InvalidationBatch) {
+        let fence = batch.at().fence;
         // A late batch may carry the fingerprint of an earlier schema.
-        let current = self.fences.seen().is_some_and(|seen| seen.position <= news.at().seen);
-        let reshaped = current && news.schema.is_some() && self.schema != news.schema;
+        let current = self.fences.seen().is_some_and(|seen| seen.position <= batch.at().seen);
+        let reshaped = current && batch.schema.is_some() && self.schema != batch.schema;
         if reshaped {
-            self.schema = news.schema;
+            self.schema = batch.schema;
             self.settles = Some(clock::now() + FINGERPRINT_KNOWN_WITHIN);
         }
-        if news.all || reshaped {
+        if batch.all || reshaped {
             self.db.follow_schema(self.fences.change_schema());
             self.fences.raise_floor(fence);
         }
-        for tag in &news.tags {
+        for tag in &batch.tags {
             self.fences.raise(Tag::from_hash(*tag), fence);
         }
     }
@@ -209,18 +209,19 @@ impl Follower {
     ) {
         let Some(relay) = self.relay.as_ref().filter(|relay| relay.elected() == RelayRole::Relay)
         else {
-            self.duty.told = None;
+            self.relaying.published = None;
             return;
         };
         // A poll that found nothing is not published; the next batch covers it.
-        let before = self.duty.told.get_or_insert_with(|| prev.clone());
+        let before = self.relaying.published.get_or_insert_with(|| prev.clone());
         if !all && drained.tags.is_empty() && answers.is_empty() {
             return;
         }
         let tags = drained.tags.iter().map(|tag| Tag::named(tag).hash()).collect();
-        let mut news = InvalidationBatch::new(drained.epoch, (before, &drained.snapshot), at, tags);
-        (news.all, news.schema, news.answers) = (all, self.schema, answers);
-        relay.tell(news);
-        self.duty.told = Some(drained.snapshot.clone());
+        let mut batch =
+            InvalidationBatch::new(drained.epoch, (before, &drained.snapshot), at, tags);
+        (batch.all, batch.schema, batch.answers) = (all, self.schema, answers);
+        relay.publish(batch);
+        self.relaying.published = Some(drained.snapshot.clone());
     }
 }

@@ -92,52 +92,52 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_reply_counts_from_when_its_sync_request_was_sent() {
-        let mut questions = SyncRequests::new();
-        assert!(questions.wake() <= clock::now(), "the first is due at once");
+        let mut requests = SyncRequests::new();
+        assert!(requests.wake() <= clock::now(), "the first is due at once");
         let began = clock::now();
-        let first = questions.ask(1);
+        let first = requests.ask(1);
         advance(Duration::from_millis(100)).await;
-        let second = questions.ask(2);
-        assert!(!questions.has_room());
-        assert!(questions.answered(&[first ^ second]).is_none());
-        let answered = questions.answered(&[first]).unwrap();
+        let second = requests.ask(2);
+        assert!(!requests.has_room());
+        assert!(requests.answered(&[first ^ second]).is_none());
+        let answered = requests.answered(&[first]).unwrap();
         assert_eq!((answered.sent.at, answered.turn), (began, 1));
-        assert!(questions.answered(&[first]).is_none(), "once");
-        assert_eq!(questions.answered(&[7, second]).unwrap().turn, 2);
+        assert!(requests.answered(&[first]).is_none(), "once");
+        assert_eq!(requests.answered(&[7, second]).unwrap().turn, 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_reply_to_a_later_sync_request_settles_all_earlier_ones() {
-        let mut questions = SyncRequests::new();
-        let _lost = questions.ask(1);
-        let second = questions.ask(2);
-        assert_eq!(questions.answered(&[second]).unwrap().turn, 2);
-        assert!(questions.has_room() && !questions.are_unanswered());
+        let mut requests = SyncRequests::new();
+        let _lost = requests.ask(1);
+        let second = requests.ask(2);
+        assert_eq!(requests.answered(&[second]).unwrap().turn, 2);
+        assert!(requests.has_room() && !requests.are_unanswered());
         advance(2 * UNANSWERED).await;
-        assert!(!questions.are_unanswered());
+        assert!(!requests.are_unanswered());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_sync_request_without_a_reply_is_detected() {
-        let mut questions = SyncRequests::new();
-        questions.ask(1);
+        let mut requests = SyncRequests::new();
+        requests.ask(1);
         advance(UNANSWERED / 2).await;
-        assert!(!questions.are_unanswered());
+        assert!(!requests.are_unanswered());
         advance(UNANSWERED / 2).await;
-        assert!(questions.are_unanswered() && questions.wake() <= clock::now());
+        assert!(requests.are_unanswered() && requests.wake() <= clock::now());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_relay_that_is_still_polling_gets_more_time_but_not_any() {
-        let mut questions = SyncRequests::new();
-        questions.ask(1);
+        let mut requests = SyncRequests::new();
+        requests.ask(1);
         for _ in 0..5 {
             advance(UNANSWERED / 2).await;
-            questions.wait_longer();
-            assert!(!questions.are_unanswered());
+            requests.wait_longer();
+            assert!(!requests.are_unanswered());
         }
         advance(UNANSWERED / 2).await;
-        questions.wait_longer();
-        assert!(questions.are_unanswered());
+        requests.wait_longer();
+        assert!(requests.are_unanswered());
     }
 }

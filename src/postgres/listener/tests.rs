@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use tidegate_testing::Postgres;
 use tokio::task::yield_now;
 
-use super::relay_follower::report_while;
+use super::relay_state::report_while;
 use super::*;
 use crate::entry::Epoch;
 use crate::postgres::log::Snapshot;
@@ -18,8 +18,9 @@ use crate::store::Memory;
 async fn a_poll_that_takes_long_is_reported_to_the_other_nodes() {
     let bus = Arc::new(Mock { elects: true, ..Mock::default() });
     let relay = Relay::start(bus.clone(), "test");
-    let told = Snapshot::new("5:5:".into());
-    let report = || Some((relay.sender(), InvalidationBatch::still_polling(Epoch::new(1), &told)));
+    let published = Snapshot::new("5:5:".into());
+    let report =
+        || Some((relay.sender(), InvalidationBatch::still_polling(Epoch::new(1), &published)));
     report_while(report(), std::future::ready(())).await;
     sleep(HEARTBEAT).await;
     assert_eq!(bus.published.load(Ordering::SeqCst), 0);
@@ -39,8 +40,8 @@ async fn all_pending_sync_requests_are_taken_together() {
     let mut conn = connect(&db).await.unwrap();
     let mut follower = Follower::new(db.clone(), Arc::new(Fences::new(64)));
     follower.catch_up(&mut conn).await.unwrap();
-    let question = |nonce| encode(&SyncRequest { nonce, urgent: nonce == 7 }).into();
-    let bus = Mock { elects: true, says: (0..9).map(question).collect(), ..Mock::default() };
+    let request = |nonce| encode(&SyncRequest { nonce, urgent: nonce == 7 }).into();
+    let bus = Mock { elects: true, backlog: (0..9).map(request).collect(), ..Mock::default() };
     follower.relay = Some(Relay::start(Arc::new(bus), "test"));
     while follower.relay.as_ref().unwrap().elected() != RelayRole::Relay {
         yield_now().await;

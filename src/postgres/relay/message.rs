@@ -73,10 +73,10 @@ impl InvalidationBatch {
     }
 
     /// A batch without changes or answers: it shows only that its sender is still polling the log.
-    pub(crate) fn still_polling(epoch: Epoch, told: &Snapshot) -> Self {
+    pub(crate) fn still_polling(epoch: Epoch, published: &Snapshot) -> Self {
         let [fence, seen, from] = [Position::ZERO; 3];
         let at = Positions { fence, seen, from };
-        Self::new(epoch, (told, told), at, Vec::new())
+        Self::new(epoch, (published, published), at, Vec::new())
     }
 
     pub(crate) fn is_still_polling(&self) -> bool {
@@ -117,9 +117,9 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 #[cfg(fuzzing)]
 pub(crate) fn fuzz(body: &[u8]) {
     let bytes = [MAGIC, body].concat();
-    if let Some(news) = decode::<InvalidationBatch>(&bytes) {
-        assert_eq!(decode(&encode(&news)).as_ref(), Some(&news));
-        let (before, after) = (news.before(), news.after());
+    if let Some(batch) = decode::<InvalidationBatch>(&bytes) {
+        assert_eq!(decode(&encode(&batch)).as_ref(), Some(&batch));
+        let (before, after) = (batch.before(), batch.after());
         assert!(!before.covers(&after) || before.covers(&before) && after.covers(&after));
     }
     decode::<SyncRequest>(&bytes);
@@ -131,24 +131,24 @@ mod tests {
 
     use super::*;
 
-    fn news() -> InvalidationBatch {
+    fn batch() -> InvalidationBatch {
         let snapshots = (&Snapshot::new("5:5:".into()), &Snapshot::new("5:9:6,7".into()));
         let [fence, seen, from] = [10, 12, 8].map(Position::new);
         let at = Positions { fence, seen, from };
-        let mut news = InvalidationBatch::new(Epoch::new(3), snapshots, at, vec![1, u64::MAX]);
-        (news.all, news.schema, news.answers) = (true, Some(-4), vec![77]);
-        news
+        let mut batch = InvalidationBatch::new(Epoch::new(3), snapshots, at, vec![1, u64::MAX]);
+        (batch.all, batch.schema, batch.answers) = (true, Some(-4), vec![77]);
+        batch
     }
 
     #[test]
     fn an_encoded_batch_decodes_unchanged_and_as_no_other_message() {
-        let heard: InvalidationBatch = decode(&encode(&news())).unwrap();
-        assert_eq!(heard, news());
-        assert_eq!((heard.epoch(), heard.at().seen), (Epoch::new(3), Position::new(12)));
-        assert_eq!(heard.after(), Snapshot::new("5:9:6,7".into()));
-        assert_eq!(decode::<SyncRequest>(&encode(&news())), None, "a message of another kind");
-        let polling = InvalidationBatch::still_polling(Epoch::new(3), &heard.after());
-        assert!(polling.is_still_polling() && !heard.is_still_polling());
+        let received: InvalidationBatch = decode(&encode(&batch())).unwrap();
+        assert_eq!(received, batch());
+        assert_eq!((received.epoch(), received.at().seen), (Epoch::new(3), Position::new(12)));
+        assert_eq!(received.after(), Snapshot::new("5:9:6,7".into()));
+        assert_eq!(decode::<SyncRequest>(&encode(&batch())), None, "a message of another kind");
+        let polling = InvalidationBatch::still_polling(Epoch::new(3), &received.after());
+        assert!(polling.is_still_polling() && !received.is_still_polling());
     }
 
     proptest! {
@@ -156,7 +156,7 @@ mod tests {
         fn a_damaged_message_never_panics_the_decoder(
             at in 0usize..60, byte: u8, cut in 0usize..60
         ) {
-            let mut bytes = encode(&news());
+            let mut bytes = encode(&batch());
             let len = bytes.len();
             bytes[at % len] = byte;
             bytes.truncate(len - cut % len);

@@ -15,8 +15,8 @@ pub(crate) struct Mock {
     pub(crate) elects: bool,
     /// Subscribing fails.
     pub(crate) deaf: bool,
-    /// What others have said before.
-    pub(crate) says: Vec<Bytes>,
+    /// Messages that other nodes have published before.
+    pub(crate) backlog: Vec<Bytes>,
     pub(crate) held: AtomicUsize,
     pub(crate) released: AtomicUsize,
     pub(crate) published: AtomicUsize,
@@ -34,7 +34,7 @@ impl Bus for Mock {
     ) -> BoxFuture<'a, Result<BoxStream<'static, Bytes>, StoreError>> {
         match self.deaf {
             true => ready(Err(StoreError::Open)).boxed(),
-            false => ready(Ok(iter(self.says.clone()).chain(pending()).boxed())).boxed(),
+            false => ready(Ok(iter(self.backlog.clone()).chain(pending()).boxed())).boxed(),
         }
     }
 
@@ -80,7 +80,7 @@ async fn a_leader_that_stops_releases_its_lease() {
 async fn a_node_that_can_not_subscribe_leaves_the_lease_to_others() {
     let bus = Arc::new(Mock { elects: true, deaf: true, ..Mock::default() });
     let _relay = Relay::start(bus.clone(), "test");
-    sleep(10 * OFFICE).await;
+    sleep(10 * LEADERSHIP).await;
     let held = bus.held.load(Ordering::SeqCst);
     assert!((1..=6).contains(&held), "{held} times in twenty seconds");
     assert_eq!(bus.released.load(Ordering::SeqCst), held);

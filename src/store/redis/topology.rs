@@ -39,7 +39,7 @@ pub(super) enum ConnectionHandle {
 impl RedisPool {
     /// A pool of at most `size` connections to the servers at `url`.
     pub(super) fn new(url: &str, size: usize) -> Result<Self, RedisError> {
-        let address = Address::parse(url)?;
+        let address = RedisAddress::parse(url)?;
         let invalid = |error: &dyn std::fmt::Display| problem(url, &error.to_string());
         match address.kind {
             TopologyKind::Single => {
@@ -114,7 +114,7 @@ pub(super) enum Subscriber {
 
 impl Subscriber {
     pub(super) fn new(url: &str) -> Result<Self, RedisError> {
-        let address = Address::parse(url)?;
+        let address = RedisAddress::parse(url)?;
         match address.kind {
             #[cfg(feature = "redis-sentinel")]
             TopologyKind::Sentinel => {
@@ -205,7 +205,7 @@ enum TopologyKind {
 }
 
 /// An address in parts.
-struct Address<'a> {
+struct RedisAddress<'a> {
     kind: TopologyKind,
     scheme: &'a str,
     user: &'a str,
@@ -214,7 +214,7 @@ struct Address<'a> {
     options: &'a str,
 }
 
-impl<'a> Address<'a> {
+impl<'a> RedisAddress<'a> {
     fn parse(url: &'a str) -> Result<Self, RedisError> {
         let (scheme, rest) =
             url.split_once("://").ok_or_else(|| problem(url, "it has no scheme"))?;
@@ -258,7 +258,7 @@ impl<'a> Address<'a> {
 }
 
 #[cfg(feature = "redis-sentinel")]
-impl Address<'_> {
+impl RedisAddress<'_> {
     /// The master's name, the sentinels, and the connection settings of the servers that they name. The user and the
     /// password are for these servers.
     fn sentinels(
@@ -272,7 +272,7 @@ impl Address<'_> {
         }
         let hosts = self.hosts.split(',').map(|host| with_port(host, PORT));
         let hosts = hosts.collect::<Vec<_>>().join(",");
-        let sentinels = Address { hosts: &hosts, ..*self }.each(url, "", "")?;
+        let sentinels = RedisAddress { hosts: &hosts, ..*self }.each(url, "", "")?;
         let server = self.each(url, self.user, database)?.swap_remove(0);
         let servers = RedisServers {
             tls_mode: match server.addr() {

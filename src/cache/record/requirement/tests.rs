@@ -166,14 +166,14 @@ async fn concurrent_lookups_share_one_observed_position() {
 #[tokio::test]
 async fn an_observation_begun_before_a_lookup_is_not_used_while_a_write_is_open() {
     let (requirement, primary) = (written(true), Primary::default());
-    let (tell, told) = oneshot::channel();
-    let mut first = pin!(requirement.observe(A, None, told));
+    let (sender, receiver) = oneshot::channel();
+    let mut first = pin!(requirement.observe(A, None, receiver));
     assert!(poll!(&mut first).is_pending());
     let others = join_all((0..100).map(|_| primary.observed(&requirement, None)));
     let mut others = pin!(others);
     assert!(poll!(&mut others).is_pending());
     assert_eq!(primary.asked.get(), 0, "one at a time");
-    tell.send(at(1, 0)).unwrap();
+    sender.send(at(1, 0)).unwrap();
     assert_eq!(first.await.unwrap(), Some(at(1, 0)));
     assert!(others.await.iter().all(|observed| *observed == Some(1)));
     assert_eq!(primary.asked.get(), 1);
@@ -205,13 +205,13 @@ async fn a_cancelled_lookup_hands_its_observation_to_another_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_lookup_whose_task_is_stalled_is_overtaken() {
     let (requirement, primary) = (written(true), Primary::default());
-    let (tell, told) = oneshot::channel();
-    let mut first = pin!(requirement.observe(A, None, told));
+    let (sender, receiver) = oneshot::channel();
+    let mut first = pin!(requirement.observe(A, None, receiver));
     assert!(poll!(&mut first).is_pending());
     let both = join_all((0..2).map(|_| primary.observed(&requirement, None)));
     assert_eq!(both.await, [Some(1), Some(1)]);
     // Its own result comes too late for others.
-    tell.send(at(1, 0)).unwrap();
+    sender.send(at(1, 0)).unwrap();
     assert_eq!(first.await.unwrap(), Some(at(1, 1)));
     assert_eq!((primary.observed(&requirement, None).await, primary.asked.get()), (Some(2), 2));
 }

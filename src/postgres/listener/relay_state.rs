@@ -14,7 +14,7 @@ use crate::postgres::relay::{Relay, RelayEvent, RelaySender};
 const COLLECT: Duration = Duration::from_millis(200);
 
 /// The maximum number of sync requests that one poll answers; further ones are dropped, like lost messages.
-const ANSWERS: usize = 10_000;
+const REQUESTS: usize = 10_000;
 
 /// What the listener does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,26 +32,26 @@ pub(super) enum RelayStep {
 
 /// A relay's state towards the other nodes.
 #[derive(Debug, Default)]
-pub(super) struct RelayFollower {
+pub(super) struct RelayState {
     /// Other nodes' sync requests that the next poll answers, and when that poll is due.
-    questions: Vec<u64>,
+    requests: Vec<u64>,
     pub(super) due: Option<Instant>,
     /// The snapshot up to which changes were published.
-    pub(super) told: Option<Snapshot>,
+    pub(super) published: Option<Snapshot>,
 }
 
-impl RelayFollower {
+impl RelayState {
     /// Takes the sync requests that were received before a poll that begins now.
     pub(super) fn take(&mut self) -> Vec<u64> {
         self.due = None;
-        std::mem::take(&mut self.questions)
+        std::mem::take(&mut self.requests)
     }
 
-    pub(super) fn receive(&mut self, question: SyncRequest) -> RelayStep {
-        if self.questions.len() < ANSWERS {
-            self.questions.push(question.nonce);
+    pub(super) fn receive(&mut self, request: SyncRequest) -> RelayStep {
+        if self.requests.len() < REQUESTS {
+            self.requests.push(request.nonce);
         }
-        if question.urgent {
+        if request.urgent {
             return RelayStep::PollForSession;
         }
         self.due.get_or_insert_with(|| clock::now() + COLLECT);
@@ -73,7 +73,7 @@ pub(super) async fn report_while<T>(
         if let Ok(polled) = timeout(POLLING, &mut poll).await {
             return polled;
         }
-        relay.tell(still_polling.clone());
+        relay.publish(still_polling.clone());
     }
 }
 
