@@ -125,7 +125,7 @@ pub enum Relayed {
     /// A change before the batch was missed, or the batch belongs to another epoch.
     Gap,
     /// The batch continues what this node knows, without a gap.
-    News,
+    New,
     /// The batch contains only known changes.
     Known,
 }
@@ -139,7 +139,7 @@ pub fn relayed(epochs: (Epoch, Epoch), (before, after): (bool, bool)) -> Relayed
     } else if after {
         Relayed::Known
     } else {
-        Relayed::News
+        Relayed::New
     }
 }
 

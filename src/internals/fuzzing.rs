@@ -81,8 +81,8 @@ pub fn token(data: &[u8]) {
 
 /// A message about the log from another node.
 #[cfg(feature = "postgres")]
-pub fn news(data: &[u8]) {
-    crate::postgres::hear(data);
+pub fn relay(data: &[u8]) {
+    crate::postgres::receive(data);
 }
 
 /// Any text as SQL: it is analysed or rejected.

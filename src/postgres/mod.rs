@@ -75,7 +75,7 @@ pub use options::{DatabaseOptions, ServerOptions};
 pub use read_transaction::ReadTransaction;
 pub use relay::RelayRole;
 #[cfg(fuzzing)]
-pub(crate) use relay::message::fuzz as hear;
+pub(crate) use relay::message::fuzz as receive;
 pub use server_status::ServerStatus;
 pub(crate) use statements::StatementStats;
 pub use transaction::Transaction;

@@ -153,7 +153,7 @@ impl Follower {
             Relayed::Gap => return None,
             // It may still report a schema change, which can be noticed without a transaction having ended since.
             Relayed::Known => self.learn(batch),
-            Relayed::News => {
+            Relayed::New => {
                 self.learn(batch);
                 self.read = Some((batch.epoch(), batch.after()));
             }

@@ -9,8 +9,8 @@ use tidegate::internals::protocol::{
 use super::primary::{members, part};
 use super::rules::Mutant;
 use super::state::{
-    Asked, At, Broken, Entry, Fill, Identity, Known, Look, News, Node, Plan, Primary, Read, Reader,
-    Schema, Server, Set, State, at, epoch, log_position, position,
+    Asked, At, Batch, Broken, Entry, Fill, Identity, Known, Node, Plan, Poll, Primary, Read,
+    Reader, Schema, Server, Set, State, at, epoch, log_position, position,
 };
 
 /// The last of some rows, alone.
@@ -76,38 +76,38 @@ impl Node {
     }
 
     /// Begins a drain: its snapshot is taken.
-    pub(crate) fn look(&mut self, primary: &Primary, mutant: Option<Mutant>) {
-        self.look_from(self.seen, primary, mutant);
+    pub(crate) fn poll(&mut self, primary: &Primary, mutant: Option<Mutant>) {
+        self.poll_from(self.seen, primary, mutant);
     }
 
-    fn look_from(&mut self, from: At, primary: &Primary, mutant: Option<Mutant>) {
+    fn poll_from(&mut self, from: At, primary: &Primary, mutant: Option<Mutant>) {
         let early = mutant.filter(|mutant| *mutant == Mutant::FenceBeforeSnapshot);
-        self.look =
-            Some(Look { snapshot: primary.snapshot(), from, early: early.map(|_| primary.wal) });
+        self.poll =
+            Some(Poll { snapshot: primary.snapshot(), from, early: early.map(|_| primary.wal) });
     }
 
     /// Begins one for a session, from a position past all that sessions have seen.
     pub(crate) fn catch_up(&mut self, primary: &mut Primary, mutant: Option<Mutant>) {
         if self.identity != primary.identity {
-            return self.look(primary, mutant);
+            return self.poll(primary, mutant);
         }
         let from = primary.write();
         if mutant == Some(Mutant::SeenBeforeDrain) {
             self.seen = from;
         }
-        self.look_from(from, primary, mutant);
+        self.poll_from(from, primary, mutant);
     }
 
-    /// Ends a drain: its fence is read. Returns what to tell the others.
-    pub(crate) fn drain(&mut self, primary: &mut Primary, mutant: Option<Mutant>) -> Option<News> {
-        let look = self.look.take()?;
+    /// Ends a drain: its fence is read. Returns what to publish to the other nodes.
+    pub(crate) fn drain(&mut self, primary: &mut Primary, mutant: Option<Mutant>) -> Option<Batch> {
+        let poll = self.poll.take()?;
         if self.identity != primary.identity {
             self.load(primary, mutant);
             return None;
         }
-        let (snapshot, fence) = match look.early {
+        let (snapshot, fence) = match poll.early {
             Some(early) => (primary.snapshot(), early),
-            None => (look.snapshot, primary.wal),
+            None => (poll.snapshot, primary.wal),
         };
         let rows = snapshot & primary.made_in(primary.database) & !primary.trimmed;
         let greatest = members(self.drained).map(|t| primary.transactions[t].id).max();
@@ -137,7 +137,7 @@ impl Node {
         }
         let announces =
             (missed || overflowed || changed != 0) && mutant != Some(Mutant::NoAnnouncement);
-        let news = News {
+        let batch = Batch {
             identity: self.identity,
             before: self.drained,
             after: snapshot,
@@ -148,58 +148,58 @@ impl Node {
             forgets: primary.changes_schema(changed),
             fence,
             seen: if announces { primary.write() } else { fence },
-            from: look.from,
+            from: poll.from,
         };
         // By a snapshot that is taken once the position was read.
         let unsettled = primary.changes_schema(primary.visible() & !snapshot);
-        let news = match unsettled && mutant != Some(Mutant::SeenPastSchema) {
-            true => News { seen: self.seen, ..news },
-            false => news,
+        let batch = match unsettled && mutant != Some(Mutant::SeenPastSchema) {
+            true => Batch { seen: self.seen, ..batch },
+            false => batch,
         };
-        self.note(news, news.from);
+        self.note(batch, batch.from);
         self.drained = snapshot;
         self.database = primary.database;
-        Some(news)
+        Some(batch)
     }
 
     /// Applies the result of another node's drain.
-    pub(crate) fn hear(&mut self, news: News, mutant: Option<Mutant>) {
+    pub(crate) fn receive(&mut self, batch: Batch, mutant: Option<Mutant>) {
         let covers = |other: Set| other & !self.drained == 0;
         let known = match mutant {
-            Some(Mutant::NewsAfterGap) => (true, covers(news.after)),
-            _ => (covers(news.before), covers(news.after)),
+            Some(Mutant::BatchAfterGap) => (true, covers(batch.after)),
+            _ => (covers(batch.before), covers(batch.after)),
         };
-        let of_news = match mutant {
-            Some(Mutant::NewsOfAnyEpoch) => self.identity,
-            _ => news.identity,
+        let of_batch = match mutant {
+            Some(Mutant::BatchOfAnyEpoch) => self.identity,
+            _ => batch.identity,
         };
-        match relayed((epoch(self.identity), epoch(of_news)), known) {
+        match relayed((epoch(self.identity), epoch(of_batch)), known) {
             Relayed::Gap => return,
-            Relayed::News => self.drained = news.after,
+            Relayed::New => self.drained = batch.after,
             Relayed::Known => {}
         }
-        for t in members(news.changed) {
-            self.raise(t, news.fence);
+        for t in members(batch.changed) {
+            self.raise(t, batch.fence);
         }
         let followed = match mutant {
-            Some(Mutant::NewsFollowedByTheirEnd) => news.seen,
-            _ => news.from,
+            Some(Mutant::BatchFollowedByItsEnd) => batch.seen,
+            _ => batch.from,
         };
-        self.note(news, followed);
+        self.note(batch, followed);
     }
 
-    fn note(&mut self, news: News, followed: At) {
-        if news.forgets {
+    fn note(&mut self, batch: Batch, followed: At) {
+        if batch.forgets {
             self.known = None;
         }
-        if news.all {
-            self.floor = self.floor.max(news.fence);
+        if batch.all {
+            self.floor = self.floor.max(batch.fence);
         }
-        self.seen = self.seen.max(news.seen);
+        self.seen = self.seen.max(batch.seen);
         self.followed = self.followed.max(followed);
     }
 
-    /// Begins an epoch with what log and marks tell.
+    /// Begins an epoch with what log and marks show.
     pub(crate) fn load(&mut self, primary: &mut Primary, mutant: Option<Mutant>) {
         let (now, visible) = (primary.wal, primary.visible());
         let oldest = primary.marks.first().copied();
@@ -224,7 +224,7 @@ impl Node {
             self.raise(t, fence);
         }
         self.drained = primary.snapshot();
-        self.look = None;
+        self.poll = None;
         self.known = None;
         self.followed = 0;
         self.seen = match mutant {
@@ -558,7 +558,7 @@ impl State {
         idle && self.nodes.iter().any(|node| {
             let followed = node.identity == self.primary.identity
                 && node.drained == self.primary.snapshot()
-                && node.look.is_none();
+                && node.poll.is_none();
             let proven = proven_by_primary(position(node.seen));
             let next = LogPosition::new(epoch(node.identity), proven);
             let fence = log_position((node.identity, node.fence()));

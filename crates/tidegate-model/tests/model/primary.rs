@@ -191,7 +191,7 @@ impl State {
     pub(crate) fn replace_by_copy(&mut self, mutant: Option<Mutant>) {
         self.primary.replace_by_copy(mutant);
         for node in &mut self.nodes {
-            node.look = None;
+            node.poll = None;
         }
     }
 }

@@ -69,18 +69,18 @@ pub(crate) enum Mutant {
     EntryOfAnyDatabase,
     /// A session is served without the node having followed to where it wrote.
     NoCatchUp,
-    /// A node takes a session for followed if its last look ended past the session's position.
+    /// A node takes a session for followed if its last poll ended past the session's position.
     FollowedByItsEnd,
-    /// A node takes a session for followed if its last look began at the session's position.
+    /// A node takes a session for followed if its last poll began at the session's position.
     FollowedAtEqual,
     /// A replica is read whatever its timeline.
     ReplicaOfAnyTimeline,
-    /// A node takes in another's news though it missed some before them.
-    NewsAfterGap,
-    /// A node takes in news of another history.
-    NewsOfAnyEpoch,
-    /// A node takes a session for followed if the look that it is told of ended past its position.
-    NewsFollowedByTheirEnd,
+    /// A node applies a batch of another node though it missed some before it.
+    BatchAfterGap,
+    /// A node applies a batch of another history.
+    BatchOfAnyEpoch,
+    /// A node takes a session for followed if the poll behind a batch ended past the session's position.
+    BatchFollowedByItsEnd,
     /// What a value depends on is none of the answer's that uses it.
     OuterWithoutTags,
     /// An answer claims what its own reads prove, whatever the values prove that it uses.
@@ -139,9 +139,9 @@ impl Mutant {
         (Self::FollowedByItsEnd, World::SESSION),
         (Self::FollowedAtEqual, World::SESSION),
         (Self::ReplicaOfAnyTimeline, World::FAILOVER),
-        (Self::NewsAfterGap, World::RELAY),
-        (Self::NewsOfAnyEpoch, World::RELAY_FAILOVER),
-        (Self::NewsFollowedByTheirEnd, World::RELAY_SESSION),
+        (Self::BatchAfterGap, World::RELAY),
+        (Self::BatchOfAnyEpoch, World::RELAY_FAILOVER),
+        (Self::BatchFollowedByItsEnd, World::RELAY_SESSION),
         (Self::OuterWithoutTags, World::NESTED),
         (Self::OuterWithoutPosition, World::NESTED),
         (Self::OuterWithoutEpoch, World::NESTED_FAILOVER),

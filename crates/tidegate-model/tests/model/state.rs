@@ -30,7 +30,7 @@ pub(crate) struct State {
     pub(crate) replicas: Vec<Replica>,
     pub(crate) nodes: Vec<Node>,
     /// The invalidation batches that nodes have published. Each may be received at any time, again, or never.
-    pub(crate) news: BTreeSet<News>,
+    pub(crate) batches: BTreeSet<Batch>,
     /// The response while it is computed.
     pub(crate) fill: Option<Fill>,
     /// The stored response, which every node can find.
@@ -152,7 +152,7 @@ pub(crate) struct Node {
     /// Of each part of the data.
     pub(crate) fences: [At; 2],
     /// A drain that has begun.
-    pub(crate) look: Option<Look>,
+    pub(crate) poll: Option<Poll>,
     /// The dependencies of the response, once looked up; forgotten when the schema changes.
     pub(crate) known: Option<Known>,
 }
@@ -177,7 +177,7 @@ pub(crate) struct Plan {
 
 /// What a drain has before it reads its fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Look {
+pub(crate) struct Poll {
     pub(crate) snapshot: Set,
     /// A position that was seen before.
     pub(crate) from: At,
@@ -187,7 +187,7 @@ pub(crate) struct Look {
 
 /// The result of one node's drain, as published to the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct News {
+pub(crate) struct Batch {
     pub(crate) identity: Identity,
     /// What the drain before saw, and what this one did.
     pub(crate) before: Set,

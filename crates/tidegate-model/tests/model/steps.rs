@@ -4,7 +4,7 @@ use stateright::{Model, Property};
 
 use super::rules::Mutant;
 use super::state::{
-    Asked, Broken, DatabaseCopy, Fill, Identity, News, Node, Primary, Read, Reader, Replica,
+    Asked, Batch, Broken, DatabaseCopy, Fill, Identity, Node, Primary, Read, Reader, Replica,
     Schema, Server, Session, Stage, State, Transaction, Waiter,
 };
 use super::worlds::World;
@@ -45,7 +45,7 @@ pub(crate) enum Step {
         transaction: usize,
     },
     /// A drain begins.
-    Look {
+    Poll {
         node: usize,
     },
     /// A whole drain.
@@ -56,15 +56,15 @@ pub(crate) enum Step {
     CatchUp {
         node: usize,
     },
-    /// A drain ends, and the other nodes are told, or that is lost.
+    /// A drain ends, and its batch is published, or is lost.
     Drain {
         node: usize,
-        tells: bool,
+        publishes: bool,
     },
     /// A node hears what another's drain found.
-    Hear {
+    Receive {
         node: usize,
-        news: News,
+        batch: Batch,
     },
     Restart {
         node: usize,
@@ -236,19 +236,19 @@ impl World {
             let asked = sessions.filter(|&own| state.ask(node, own, self.mutant).is_some());
             steps.extend(asked.map(|own| Step::Wait { node, own }));
         }
-        if self.news > 0 && node > 0 {
-            // How a look of its own goes is explored in other worlds.
-            if self.hearers_look {
+        if self.batches > 0 && node > 0 {
+            // Its own polls are explored in other worlds.
+            if self.receivers_poll {
                 steps.push(Step::LookAtOnce { node });
             }
-            steps.extend(state.news.iter().map(|&news| Step::Hear { node, news }));
-        } else if known.look.is_some() {
-            steps.push(Step::Drain { node, tells: false });
-            if state.news.len() < self.news {
-                steps.push(Step::Drain { node, tells: true });
+            steps.extend(state.batches.iter().map(|&batch| Step::Receive { node, batch }));
+        } else if known.poll.is_some() {
+            steps.push(Step::Drain { node, publishes: false });
+            if state.batches.len() < self.batches {
+                steps.push(Step::Drain { node, publishes: true });
             }
         } else {
-            steps.push(Step::Look { node });
+            steps.push(Step::Poll { node });
             if state.ask(node, true, None).is_none() {
                 steps.push(Step::CatchUp { node });
             }
@@ -360,16 +360,16 @@ impl World {
                     written: 1 << transaction,
                 });
             }
-            Step::Drain { node, tells } => {
-                let news = state.nodes[node].drain(&mut state.primary, mutant);
-                state.news.extend(news.filter(|_| tells));
+            Step::Drain { node, publishes } => {
+                let batch = state.nodes[node].drain(&mut state.primary, mutant);
+                state.batches.extend(batch.filter(|_| publishes));
             }
-            Step::Hear { node, news } => state.nodes[node].hear(news, mutant),
+            Step::Receive { node, batch } => state.nodes[node].receive(batch, mutant),
             Step::LookAtOnce { node } => {
-                state.nodes[node].look(&state.primary, mutant);
+                state.nodes[node].poll(&state.primary, mutant);
                 state.nodes[node].drain(&mut state.primary, mutant);
             }
-            Step::Look { node } => state.nodes[node].look(&state.primary, mutant),
+            Step::Poll { node } => state.nodes[node].poll(&state.primary, mutant),
             Step::CatchUp { node } => state.nodes[node].catch_up(&mut state.primary, mutant),
             Step::Restart { node } => {
                 state.restarts += 1;

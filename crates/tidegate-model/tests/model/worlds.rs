@@ -34,10 +34,10 @@ pub(crate) struct World {
     pub(crate) waits: bool,
     /// The part of the data that answers show until the last transaction changes the schema, if it does.
     pub(crate) schema: Option<u8>,
-    /// Of how many drains nodes tell each other.
-    pub(crate) news: usize,
-    /// Whether those who hear look for themselves as well.
-    pub(crate) hearers_look: bool,
+    /// How many batches are published.
+    pub(crate) batches: usize,
+    /// Whether nodes that receive batches poll the log as well.
+    pub(crate) receivers_poll: bool,
     pub(crate) mutant: Option<Mutant>,
 }
 
@@ -60,8 +60,8 @@ impl World {
         passes: false,
         waits: false,
         schema: None,
-        news: 0,
-        hearers_look: false,
+        batches: 0,
+        receivers_poll: false,
         mutant: None,
     };
     pub(crate) const REPLICAS: Self = Self { name: "replicas", replicas: 2, ..Self::ONE_NODE };
@@ -106,22 +106,22 @@ impl World {
         ..Self::ONE_NODE
     };
     pub(crate) const RELAY: Self =
-        Self { name: "a node that is told", nodes: 2, news: 2, ..Self::ONE_NODE };
+        Self { name: "a relayed node", nodes: 2, batches: 2, ..Self::ONE_NODE };
     pub(crate) const RELAY_SESSION: Self =
-        Self { name: "a session, and a node that is told", session: true, news: 1, ..Self::RELAY };
+        Self { name: "a session on a relayed node", session: true, batches: 1, ..Self::RELAY };
     pub(crate) const RELAY_LOOKS: Self = Self {
-        name: "a node that is told, and looks",
-        news: 1,
-        hearers_look: true,
+        name: "a relayed node that also polls",
+        batches: 1,
+        receivers_poll: true,
         ..Self::SESSION
     };
     pub(crate) const RELAY_FAILOVER: Self = Self {
-        name: "a failover, and a node that is told",
+        name: "a failover, and a relayed node",
         transactions: 1,
         replicas: 1,
         restarts: 1,
         fails_over: true,
-        news: 1,
+        batches: 1,
         ..Self::RELAY
     };
 
@@ -176,9 +176,9 @@ impl World {
         ..Self::SCHEMA_AWAY
     };
     pub(crate) const RELAY_SCHEMA: Self = Self {
-        name: "a change of the schema, and a node that is told",
+        name: "a change of the schema, and a relayed node",
         nodes: 2,
-        news: 1,
+        batches: 1,
         ..Self::SCHEMA_TOWARDS
     };
 
