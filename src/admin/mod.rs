@@ -15,6 +15,7 @@ mod page;
 #[cfg(feature = "postgres")]
 mod primary;
 mod router;
+mod samples;
 mod state;
 mod status;
 mod suggest;

@@ -1,10 +1,11 @@
 //! What the page shows, and how a service sets it up.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use super::history::History;
 #[cfg(feature = "postgres")]
 use super::primary;
+use super::samples::TrafficHistory;
 use crate::cache::Cache;
 use crate::clock::{self, Instant};
 use crate::middleware::{CacheLayer, LayerSettings};
@@ -51,7 +52,9 @@ pub struct Admin {
     #[cfg(feature = "postgres")]
     written: std::sync::OnceLock<(Instant, std::collections::BTreeMap<String, i64>)>,
     pub(super) started: Instant,
-    pub(super) history: History,
+    pub(super) history: TrafficHistory,
+    /// Whether a task samples the traffic.
+    pub(super) is_sampled: AtomicBool,
 }
 
 impl Admin {
@@ -67,7 +70,8 @@ impl Admin {
             #[cfg(feature = "postgres")]
             written: std::sync::OnceLock::new(),
             started: clock::now(),
-            history: History::default(),
+            history: TrafficHistory::default(),
+            is_sampled: AtomicBool::new(false),
         };
         admin.layer(layer)
     }
