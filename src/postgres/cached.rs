@@ -12,6 +12,13 @@ use crate::cache::{Cache, ValuePolicy};
 use crate::entry::Key;
 
 /// Runs queries through a cache; created by [`Database::cached`].
+///
+/// ```no_run
+/// # async fn example(cached: tidegate::Cached) -> Result<(), sqlx::Error> {
+/// let query = sqlx::query("select name from users where id = $1").bind(7);
+/// let user: Option<(String,)> = cached.fetch_optional(query).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Cached {
     db: Database,

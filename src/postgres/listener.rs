@@ -53,6 +53,16 @@ use relay_state::{RelayStep, next_of, report_while};
 /// needs exactly one.
 ///
 /// Dropping this handle leaves the task running; call [`stop`](Self::stop) to end it.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use tidegate::{Cache, DatabaseOptions, Listener, Memory};
+///
+/// let db = DatabaseOptions::new("postgres://app@primary.example/shop").connect().await?;
+/// let cache = Cache::new(Memory::new(64 << 20));
+/// let listener = Listener::spawn(&db, &cache).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Listener {
     task: JoinHandle<()>,

@@ -232,7 +232,7 @@ async fn a_write_that_was_never_sent_does_not_keep_reads_from_replicas() {
     let primary = primary(&[]).await;
     let replica = primary.standby().await.unwrap();
     let (line, url) = proxy(&primary).await;
-    let options = DatabaseOptions::new(url).replica(replica.url()).wait(Duration::from_millis(200));
+    let options = DatabaseOptions::new(url).replica(replica.url()).wait(Duration::from_millis(500));
     let db = options.connect().await.unwrap();
     eventually("the replica is up", async || db.replicas()[0].reached.is_some()).await;
     line.cut();
