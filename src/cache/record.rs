@@ -47,6 +47,18 @@ pub(crate) const REPLICA_BEHIND: &str = "replica-behind";
 pub(crate) const READ_FAILED: &str = "read-failed";
 
 /// The reads and writes of one computation.
+///
+/// Code that reads or writes without `Database` reports to the record of its scope:
+///
+/// ```
+/// use tidegate::{Record, Uncacheable};
+///
+/// # async fn handler() {
+/// if let Some(record) = Record::current() {
+///     record.mark_uncacheable(Uncacheable::new("weather", "the weather service was called"));
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Record(Arc<RecordInner>);
 

@@ -48,6 +48,16 @@ const MOST: usize = 64;
 /// several tokens, on one line of the header (separated by commas) or on several, all valid ones count. A token that is
 /// older than five minutes costs nothing: every node has read the log past its position, or finds out once that its
 /// history has ended. Only reads of databases other than the layer's go to their primaries because of it.
+///
+/// ```
+/// use tidegate::{Cache, CacheLayer, Memory, Sessions};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let secret = "0123456789abcdef0123456789abcdef";
+/// let cache = Cache::new(Memory::new(64 << 20));
+/// let layer = CacheLayer::new(cache).sessions(Sessions::new(secret)?);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Sessions {
     tokens: TokenCodec,

@@ -22,6 +22,15 @@ use crate::observe;
 /// count as a failure. Reads, writes and removals have a breaker each, since a Redis that is full refuses every write but
 /// serves every read and removal. The number of concurrent writes is limited, and further ones are dropped, so that writes
 /// to a slow server don't fill this process's memory.
+///
+/// ```
+/// use std::time::Duration;
+/// use tidegate::{Cache, Guard, Memory, Tiered};
+///
+/// // A second store in memory stands in for Redis.
+/// let shared = Guard::new(Memory::new(64 << 20)).read_within(Duration::from_millis(20));
+/// let cache = Cache::new(Tiered::with_guard(Memory::new(1 << 20), shared));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Guard {
     store: Arc<dyn Store>,

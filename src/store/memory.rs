@@ -19,6 +19,13 @@ use crate::entry::{Entry, Key};
 /// best hit rate on a trace of real reads (`tidegate bench hitrate`): with room for 1 % of the keys, about a twentieth more
 /// hits than with the crate's defaults, and as many with more room. An entry that is larger than the capacity of one shard
 /// is not stored.
+///
+/// ```
+/// use tidegate::{Cache, Memory};
+///
+/// // 64 MiB
+/// let cache = Cache::new(Memory::new(64 << 20));
+/// ```
 pub struct Memory {
     /// The entries by their keys' texts.
     entries: Cache<Bytes, Arc<Entry>, Weight>,

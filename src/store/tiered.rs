@@ -13,6 +13,13 @@ use crate::entry::{Entry, Key};
 /// `peek` reads from memory, and `get` from the shared store: the entry in memory may be invalid by then, and another node
 /// may have stored a newer one. An entry from the shared store is copied into memory, unless the one there is as new: it
 /// includes later data or, of the same data, is younger. If the shared store fails, entries are still stored in memory.
+///
+/// ```
+/// use tidegate::{Cache, Memory, Tiered};
+///
+/// // A second store in memory stands in for Redis.
+/// let cache = Cache::new(Tiered::new(Memory::new(1 << 20), Memory::new(64 << 20)));
+/// ```
 #[derive(Debug)]
 pub struct Tiered {
     memory: Arc<dyn Store>,

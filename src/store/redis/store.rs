@@ -26,6 +26,15 @@ use crate::store::{Bus, Found, Lease, LeaseToken, Store, StoreError, StoreStatus
 /// It survives the loss of its server: without a connection, each call fails at once, and the store reconnects in the
 /// background. A call without a reply fails after one second. Put a [`Guard`](crate::Guard) around the store to shorten
 /// this, and to make calls fail at once while the server does not respond.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use tidegate::{Cache, Memory, Redis, Tiered};
+///
+/// let redis = Redis::connect("rediss://cache.example:6379").await?;
+/// let cache = Cache::new(Tiered::new(Memory::new(64 << 20), redis));
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Redis {
     pub(super) shared: Arc<RedisInner>,
