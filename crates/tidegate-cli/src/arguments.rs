@@ -34,7 +34,7 @@ pub(crate) enum Command {
     Doctor(Servers),
     /// Explain how a running service's cache would handle a GET request, without sending the request
     Explain {
-        /// Path and query; add scheme and host if responses differ by them
+        /// Path and query of the request; add scheme and host if responses depend on them
         request: String,
         /// A request header, as "Name: value"; can be repeated
         #[arg(short = 'H', long = "header")]
@@ -42,7 +42,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         page: Page,
     },
-    /// Suggest which routes and queries of a running service are worth caching, judging by its traffic so far
+    /// Suggest routes and queries of a running service that are worth caching, based on its traffic so far
     Suggest(Page),
     /// Print a completion script for a shell
     Completions {
@@ -83,7 +83,7 @@ pub(crate) enum SchemaCommand {
     Status(Page),
     /// Print changes as they become visible
     Watch {
-        /// Exit after this many lines; changes that become visible together are one line
+        /// Exit after this many lines; changes that become visible together share one line
         #[arg(long)]
         count: Option<u64>,
     },
@@ -98,13 +98,13 @@ pub(crate) enum SchemaCommand {
 /// The tables to track.
 #[derive(Debug, Args)]
 pub(crate) struct Tables {
-    /// Tables, as NAME, or as NAME:COLUMN,COLUMN to record changes by these columns as well as by primary key
+    /// Tables, as NAME, or as NAME:COLUMN,COLUMN to record changes by these columns in addition to the primary key
     #[arg(required_unless_present = "auto")]
     pub(crate) tables: Vec<Table>,
-    /// Record changes by foreign keys too; without names, of all tables that the role owns and that can be tracked
+    /// Record changes by foreign keys too; without TABLES, track all tables that the role owns and that can be tracked
     #[arg(long)]
     pub(crate) auto: bool,
-    /// Maximum number of rows per statement to record one by one; a larger change invalidates every row of the table
+    /// Maximum number of changed rows per statement to record one by one; a larger change counts for the whole table
     #[arg(long, default_value_t = 100)]
     pub(crate) row_limit: u32,
 }
@@ -115,7 +115,7 @@ pub(crate) struct Servers {
     /// URL of a replica; separate several with commas
     #[arg(long, env = "POSTGRES_REPLICA_URL", hide_env_values = true, value_delimiter = ',')]
     pub(crate) replica: Vec<String>,
-    /// URL that the listener connects to, if the primary's URL leads through a proxy
+    /// URL for the listener's connection to the primary, if the primary's URL leads through a proxy
     #[arg(long, env = "POSTGRES_LISTEN_URL", hide_env_values = true)]
     pub(crate) listen: Option<String>,
     /// URL of Redis: one server, a cluster or sentinels
