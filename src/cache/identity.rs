@@ -1,8 +1,10 @@
 //! How a policy identifies clients.
 
+use std::any::{TypeId, type_name};
 use std::fmt;
 use std::sync::Arc;
 
+use http::Extensions;
 use http::request::Parts;
 
 use super::names::{cookie_pattern_fault, header_fault};
@@ -57,18 +59,48 @@ impl ClientKeying {
 
 /// Finds the client of a request.
 #[derive(Clone)]
-pub(crate) struct VaryBy(Arc<FindClient>);
+pub(crate) struct VaryBy {
+    find: Arc<FindClient>,
+    /// The extension that holds the client, if the policy names its type.
+    extension: Option<ClientExtension>,
+}
+
+/// A type of request extension that holds the client. A strict policy passes it to the handler.
+#[derive(Clone, Copy)]
+pub(crate) struct ClientExtension {
+    pub(crate) id: TypeId,
+    pub(crate) name: &'static str,
+    pub(crate) carry: fn(&Extensions, &mut Extensions),
+}
 
 type FindClient = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
 impl VaryBy {
     pub(super) fn new(client: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(client))
+        Self { find: Arc::new(client), extension: None }
+    }
+
+    /// Finds the client in an extension.
+    pub(super) fn in_extension<T: Clone + Send + Sync + 'static>(
+        client: impl Fn(&T) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        let find = move |parts: &Parts| parts.extensions.get::<T>().and_then(&client);
+        let carry = |from: &Extensions, to: &mut Extensions| {
+            if let Some(extension) = from.get::<T>() {
+                to.insert(extension.clone());
+            }
+        };
+        let extension = ClientExtension { id: TypeId::of::<T>(), name: type_name::<T>(), carry };
+        Self { find: Arc::new(find), extension: Some(extension) }
+    }
+
+    pub(crate) fn extension(&self) -> Option<ClientExtension> {
+        self.extension
     }
 
     /// The client's identity as the policy's function returns it; `None` if the request identifies no client.
     pub(crate) fn client(&self, parts: &Parts) -> Option<String> {
-        (self.0)(parts)
+        (self.find)(parts)
     }
 }
 

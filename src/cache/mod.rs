@@ -79,6 +79,7 @@ pub(crate) use fill::ComputedEntry;
 pub(crate) use fill::{FillGuard, FillOutcome};
 pub(crate) use freshness::{AgeLimits, Freshness};
 pub(crate) use hit::Hit;
+pub(crate) use identity::VaryBy;
 pub(crate) use log::Log;
 pub use log::LogError;
 pub(crate) use lookup::{Bypass, FlightMode, LookupResult};

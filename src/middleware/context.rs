@@ -72,7 +72,7 @@ impl RequestContext {
         if !self.policy.identity.is_strict {
             return true;
         }
-        self.extensions = strict::extensions(request, identity);
+        self.extensions = strict::extensions(request, (&self.policy, identity));
         self.extensions.is_some()
     }
 

@@ -61,6 +61,11 @@ impl KnownExtensions {
         }
     }
 
+    /// Whether a type is declared.
+    pub(crate) fn has(&self, id: TypeId) -> bool {
+        self.known.iter().any(|known| known.id == id)
+    }
+
     /// Copies the extensions of the declared types.
     pub(crate) fn carry(&self, from: &Extensions, to: &mut Extensions) {
         self.known.iter().for_each(|known| (known.carry)(from, to));

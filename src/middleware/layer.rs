@@ -14,7 +14,7 @@ use super::unmatched::PatternWatch;
 use super::variances::VarianceTable;
 use super::{pattern, route};
 use crate::cache::names::header_pattern_fault;
-use crate::cache::{Cache, Policy, PolicyError};
+use crate::cache::{Cache, Policy, PolicyError, VaryBy};
 
 /// The default of `capture_limit`, in bytes.
 const CAPTURE_BYTES: usize = 256 << 20;
@@ -168,9 +168,14 @@ impl CacheLayer {
     /// policy keys by it ([`Policy::vary_by`]) or says [`public`](Policy::public): the extension may be the client's
     /// identity, found by an authentication layer. Under [`Policy::standard`] its response is stored only if it says `public`
     /// or `s-maxage`.
+    ///
+    /// A [`strict`](Policy::strict) policy passes declared extensions to its handlers, so don't declare a type that holds the
+    /// client's identity: use [`Policy::vary_by_extension`].
     #[must_use]
     pub fn extension<T: Clone + Send + Sync + 'static>(mut self) -> Self {
-        Arc::make_mut(&mut self.shared).identity.extensions.add::<T>();
+        let shared = Arc::make_mut(&mut self.shared);
+        shared.identity.extensions.add::<T>();
+        shared.refuse_contradictions();
         self
     }
 
@@ -272,9 +277,17 @@ fn missing_parameter(pattern: &str, policy: &Policy) -> Option<String> {
 /// The headers by which a response can't vary that does not depend on the client.
 const CREDENTIALS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
 
-/// Why a policy contradicts itself, given the headers that the service has declared, if it does. A strict one does not:
-/// its handler gets only the headers that the key holds.
+/// Why a policy contradicts itself, given the headers and extensions that the service has declared, if it does. By its
+/// headers, a strict one does not: its handler gets only those that the key holds.
 fn contradiction(policy: &Policy, identity: &IdentitySource) -> Option<String> {
+    let client = policy.identity.vary_by.as_ref().and_then(VaryBy::extension);
+    if let Some(declared) = client.filter(|client| identity.extensions.has(client.id)) {
+        return Some(format!(
+            "vary_by_extension keys by `{}`, which CacheLayer::extension declares not to identify the client: leave out \
+             the declaration",
+            declared.name
+        ));
+    }
     let is_identity =
         |name: &&String| CREDENTIALS.contains(&name.as_str()) || identity.headers.is_added(name);
     let is_promise = policy.public && !policy.identity.is_strict;

@@ -135,7 +135,7 @@ fn head_for_handler(
     let request = Request::from_parts(parts.clone(), ());
     // If a strict policy can't copy the extensions, the handler gets the request unchanged.
     let extensions = match policy.identity.is_strict {
-        true => Some(strict::extensions(&request, identity)?),
+        true => Some(strict::extensions(&request, (policy, identity))?),
         false => None,
     };
     let request = to_handler_request(request, (policy, asked), extensions.as_ref());

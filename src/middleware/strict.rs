@@ -9,17 +9,22 @@ use super::keying::{HOST_LIKE, PATH_LIKE};
 use super::rules::fields::RequestField;
 use super::rules::request::describes_content;
 use super::{cookies, routers};
-use crate::cache::Policy;
+use crate::cache::{Policy, VaryBy};
 
-/// The extensions for a handler: axum's own, and those that the service declared. `None` if the path's parameters can't be
-/// copied, for example because one is not UTF-8.
-pub(crate) fn extensions<A>(request: &Request<A>, identity: &IdentitySource) -> Option<Extensions> {
+/// The extensions for a handler: axum's own, those that the service declared, and the one that the policy keys by. `None`
+/// if the path's parameters can't be copied, for example because one is not UTF-8.
+pub(crate) fn extensions<A>(
+    request: &Request<A>,
+    (policy, identity): (&Policy, &IdentitySource),
+) -> Option<Extensions> {
     let given = request.extensions();
     let mut fresh = routers::parameters_alone(given)?;
     carry::<OriginalUri>(given, &mut fresh);
     carry::<MatchedPath>(given, &mut fresh);
     carry::<NestedPath>(given, &mut fresh);
     identity.extensions.carry(given, &mut fresh);
+    let client = policy.identity.vary_by.as_ref().and_then(VaryBy::extension);
+    client.iter().for_each(|client| (client.carry)(given, &mut fresh));
     Some(fresh)
 }
 

@@ -269,6 +269,43 @@ async fn a_parameter_of_a_rewritten_path_is_part_of_the_key_though_a_router_stri
 }
 
 #[tokio::test]
+async fn an_extension_that_one_strict_policy_keys_by_reaches_no_handler_of_another() {
+    let mine = ttl().strict().vary_by_extension(|user: &User| Some(user.0.clone()));
+    let layer = CacheLayer::new(cache()).route("/mine", mine).route("/", ttl().strict().public());
+    let authenticate = |request: Request, next: Next| {
+        authenticate(HeaderName::from_static("x-user"), request, next)
+    };
+    let app = Router::new()
+        .route("/mine", get(secret))
+        .route("/", get(secret))
+        .layer(layer.validate().unwrap())
+        .layer(from_fn(authenticate));
+    let by_user = async |uri: &str, user: &str| {
+        let request = by(Method::GET, uri, &[("x-user", user)]);
+        read(send(&app, request).await).await
+    };
+    for user in ["alice", "bob"] {
+        assert_eq!(by_user("/mine", user).await.0, format!("secret of {user}"));
+        let (body, status) = by_user("/mine", user).await;
+        assert!(body == format!("secret of {user}") && status.contains("hit"), "{body}: {status}");
+        assert_eq!(by_user("/", user).await.0, "secret of nobody");
+    }
+    let anonymous = read(send(&app, by(Method::GET, "/mine", &[])).await).await.0;
+    assert_eq!(anonymous, "secret of nobody");
+}
+
+#[test]
+fn an_extension_that_a_policy_keys_by_cannot_be_declared_not_to_identify_the_client() {
+    let mine = || ttl().vary_by_extension(|user: &User| Some(user.0.clone()));
+    let before = CacheLayer::new(cache()).extension::<User>().route("/", mine());
+    let after = CacheLayer::new(cache()).route("/", mine()).extension::<User>();
+    for layer in [before, after] {
+        let fault = layer.validate().unwrap_err().to_string();
+        assert!(fault.contains("leave out the declaration"), "{fault}");
+    }
+}
+
+#[tokio::test]
 async fn a_scheme_that_a_layer_writes_into_the_uri_is_part_of_the_key() {
     let page = |request: Request| async move {
         let scheme = request.uri().scheme_str().unwrap_or_default().to_owned();

@@ -24,12 +24,42 @@ impl Policy {
     /// Return everything about the client that the handler uses: the id, and the role or tenant if responses depend on
     /// them. `Some` identifies the client, so cookies, `Authorization` and similar headers no longer make the request
     /// bypass the cache. `None` means an anonymous client: such requests share responses, unless they have such a header.
+    ///
+    /// A [`strict`](Self::strict) policy does not pass on the extensions that this function reads; use
+    /// [`vary_by_extension`](Self::vary_by_extension) if the handler needs one.
     #[must_use]
     pub fn vary_by<F>(mut self, client: F) -> Self
     where
         F: Fn(&Parts) -> Option<String> + Send + Sync + 'static,
     {
         self.identity.vary_by = Some(VaryBy::new(client));
+        self
+    }
+
+    /// As [`vary_by`](Self::vary_by), with a function that gets the extension of type `T`; a request without one is
+    /// anonymous. A [`strict`](Self::strict) policy passes this extension to the handler, on the routes of this policy alone.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tidegate::Policy;
+    ///
+    /// #[derive(Clone)]
+    /// struct User { id: u64 }
+    ///
+    /// let account = Policy::ttl(Duration::from_secs(60))
+    ///     .strict()
+    ///     .vary_by_extension(|user: &User| Some(user.id.to_string()));
+    /// ```
+    ///
+    /// Don't declare `T` by [`CacheLayer::extension`](crate::CacheLayer::extension) too, which says that it does not
+    /// identify the client.
+    #[must_use]
+    pub fn vary_by_extension<T, F>(mut self, client: F) -> Self
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Fn(&T) -> Option<String> + Send + Sync + 'static,
+    {
+        self.identity.vary_by = Some(VaryBy::in_extension(client));
         self
     }
 
