@@ -27,10 +27,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Entry, Epoch, Lifetime, LogPosition, Position, Tag, decoder};
+use super::{DecodeError, Entry, Epoch, Lifetime, LogPosition, Position, Raw, Tag, decoder};
 use crate::clock;
 
 const MAGIC: &[u8; 4] = b"TGE\x04";
@@ -44,27 +44,6 @@ const STRICT: u32 = 1;
 const VARY_MARKER: u32 = 2;
 const TIMED: u32 = 4;
 
-/// Why bytes are not an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum DecodeError {
-    /// There are fewer bytes than a header has, or than the header says.
-    #[error("truncated")]
-    Truncated,
-    /// Not an entry, or one of another version.
-    #[error("in another format or version")]
-    Format,
-    /// Not signed with a secret of this service, or changed since.
-    #[error("not signed with a secret of this service")]
-    Signature,
-    /// The bytes were changed after they were written.
-    #[error("checksum does not match")]
-    Checksum,
-    /// The metadata is not what this version writes.
-    #[error("metadata is malformed")]
-    Metadata,
-}
-
 #[derive(Serialize, Deserialize)]
 struct Metadata<'a> {
     #[serde(borrow)]
@@ -72,16 +51,6 @@ struct Metadata<'a> {
     tags: Vec<u64>,
     #[serde(borrow)]
     head: Raw<'a>,
-}
-
-/// Borrowed bytes that are serialized at once, which serde does not do for a slice.
-#[derive(Deserialize)]
-pub(crate) struct Raw<'a>(pub(crate) &'a [u8]);
-
-impl Serialize for Raw<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(self.0)
-    }
 }
 
 /// Encodes an entry.
@@ -169,6 +138,7 @@ pub(crate) fn decode_sealed(
 }
 
 /// The bytes of an entry before and after the seal.
+#[cfg(feature = "redis")]
 pub(crate) fn around_seal(bytes: &[u8]) -> (&[u8], &[u8]) {
     (&bytes[..CHECKSUM.start], &bytes[CHECKED_FROM..])
 }

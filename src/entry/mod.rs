@@ -5,20 +5,25 @@
 //! which it is known to be complete. `codec` encodes an entry for use outside this process, and `decoder` decodes bincode
 //! that may be hostile.
 
+#[cfg(any(feature = "redis", feature = "__internals"))]
 pub(crate) mod codec;
+mod decode_error;
 pub(crate) mod decoder;
 #[expect(clippy::module_inception, reason = "the type that the folder is about")]
 mod entry;
 mod key;
 mod lifetime;
 mod position;
+mod raw;
 mod tag;
 mod text;
 mod value;
 
+pub(crate) use decode_error::DecodeError;
 pub use entry::Entry;
 pub use key::{Key, KeyText};
 pub(crate) use lifetime::Lifetime;
 pub use position::{Epoch, LogPosition, Position};
+pub(crate) use raw::Raw;
 pub use tag::Tag;
 pub(crate) use value::ValueHead;

@@ -83,6 +83,7 @@ impl Tag {
         self.0
     }
 
+    #[cfg(any(feature = "postgres", feature = "redis", feature = "__internals"))]
     pub(crate) const fn from_hash(hash: u64) -> Self {
         Self(hash)
     }

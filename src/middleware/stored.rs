@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::date::date;
 use super::rules::list::members;
-use crate::entry::codec::Raw;
+use crate::entry::Raw;
 use crate::entry::{Entry, decoder};
 
 /// Fields that belong to one connection and not to the response (RFC 9110, section 7.6.1; RFC 9111, section 3.1), and

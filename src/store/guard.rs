@@ -234,7 +234,7 @@ mod tests {
     use tokio::time::{advance, sleep};
 
     use super::*;
-    use crate::entry::codec::DecodeError;
+    use crate::entry::DecodeError;
 
     /// A store with a configurable result that counts its calls.
     #[derive(Debug, Default)]

@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use crate::entry::codec::DecodeError;
-use crate::entry::{Entry, Key};
+use crate::entry::{DecodeError, Entry, Key};
 
 mod breaker;
 mod bus;

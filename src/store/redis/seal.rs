@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use crate::clock::unix_millis;
-use crate::entry::Entry;
-use crate::entry::codec::{self, DecodeError};
+use crate::entry::{DecodeError, Entry, codec};
 use crate::secret::{MAC, Secrets};
 
 /// The shortest time between two warnings, in milliseconds.

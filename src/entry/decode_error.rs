@@ -1,0 +1,22 @@
+//! What is wrong with bytes that should be an entry.
+
+/// Why bytes are not an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// There are fewer bytes than a header has, or than the header says.
+    #[error("truncated")]
+    Truncated,
+    /// Not an entry, or one of another version.
+    #[error("in another format or version")]
+    Format,
+    /// Not signed with a secret of this service, or changed since.
+    #[error("not signed with a secret of this service")]
+    Signature,
+    /// The bytes were changed after they were written.
+    #[error("checksum does not match")]
+    Checksum,
+    /// The metadata is not what this version writes.
+    #[error("metadata is malformed")]
+    Metadata,
+}
