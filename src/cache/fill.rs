@@ -14,7 +14,7 @@ use super::lease::{Claimed, LeaseGuard, PendingLease};
 use super::permit::Permit;
 use super::policy::Policy;
 use super::protocol::Verdict;
-use super::record::{Record, STRAY_READ, warn_of_strays};
+use super::record::{Record, STRAY_READ};
 use super::template::PolicyTag;
 use super::uncacheable::Uncacheable;
 use crate::clock::{self, Instant};
@@ -319,7 +319,8 @@ impl FillGuard {
         self.cache.shared.counters.note(Event::NotStored);
         if uncacheable.token == STRAY_READ {
             self.cache.shared.counters.note(Event::StrayRead);
-            warn_of_strays();
+            #[cfg(feature = "postgres")]
+            super::record::warn_of_strays();
         }
         if let Some(watch) = self.record.watch() {
             watch.note_uncacheable(uncacheable);

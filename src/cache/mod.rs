@@ -20,7 +20,7 @@
 //! admission, storage, lease, scopes, options, version
 //! cache: the handle, and what its clones share
 //! flight, log
-//! record: nesting, outside; proof, notes, scope, stray, requirement
+//! record: nesting, outside, read; proof, notes, scope, stray, requirement
 //! permit, waits, reads
 //! refresh, freshness
 //! policy
@@ -74,30 +74,33 @@ pub use cache::Cache;
 #[cfg(feature = "admin")]
 pub(crate) use examine::LookupPreview;
 pub use fence::Fences;
-pub(crate) use fence::schema_changes;
 pub(crate) use fill::ComputedEntry;
 pub(crate) use fill::{FillGuard, FillOutcome};
 pub(crate) use freshness::{AgeLimits, Freshness};
 pub(crate) use hit::Hit;
 pub(crate) use identity::VaryBy;
-pub(crate) use log::Log;
 pub use log::LogError;
 pub(crate) use lookup::{Bypass, FlightMode, LookupResult};
 pub(crate) use options::LookupOptions;
-#[cfg(feature = "postgres")]
-pub(crate) use past::PastEpochs;
 pub(crate) use permit::Permit;
 pub use policy::{Policy, PolicyError, ValuePolicy, ValuePolicyBuilder};
 pub(crate) use policy::{PostReads, QueryPart};
-pub(crate) use reads::{ComparedColumns, ReadStatistics, RouteReads};
+pub(crate) use reads::ReadStatistics;
+#[cfg(feature = "admin")]
+pub(crate) use reads::{ComparedColumns, RouteReads};
 pub use record::Record;
 pub(crate) use record::SimulatedProof;
-pub(crate) use record::{DatabaseId, Needs, Requirement, Stray, WriteInProgress};
-#[cfg(feature = "postgres")]
-pub(crate) use record::{READ_FAILED, REPLICA_BEHIND};
-#[cfg(any(test, fuzzing))]
+#[cfg(any(all(test, not(tidegate_loom), not(tidegate_shuttle)), fuzzing))]
 pub(crate) use refresh::{EntryUse, decide};
 pub(crate) use streak::UncacheableStreak;
 pub(crate) use template::PolicyTag;
 pub use uncacheable::Uncacheable;
 pub use version::VersionError;
+
+#[cfg(feature = "postgres")]
+pub(crate) use {
+    fence::schema_changes,
+    log::Log,
+    past::PastEpochs,
+    record::{DatabaseId, Needs, READ_FAILED, REPLICA_BEHIND, Requirement, Stray, WriteInProgress},
+};

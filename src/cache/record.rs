@@ -19,19 +19,23 @@ use super::fence::Fences;
 use super::reads::ReadStatistics;
 use super::template::PolicyTag;
 use super::uncacheable::Uncacheable;
-use crate::entry::{Epoch, LogPosition, Position, Tag};
+use crate::entry::{LogPosition, Tag};
 use crate::sync::{Mutex, MutexExt, MutexGuard};
 use notes::{Caveats, RecordNotes, STALE_PART};
 pub(crate) use proof::SimulatedProof;
 use proof::{RecordProof, lower, no_position, proven_by_primary};
-pub(crate) use requirement::{Arrival, DatabaseId, Needs, Requirement, WriteInProgress};
+pub(crate) use requirement::{Arrival, DatabaseId, Needs, Requirement};
 pub(crate) use scope::{RecordScope, ScopeKind};
-pub(crate) use stray::{EndedStrays, STRAY_READ, Stray, warn_of_strays};
+pub(crate) use stray::{EndedStrays, STRAY_READ, Stray};
+#[cfg(feature = "postgres")]
+pub(crate) use {requirement::WriteInProgress, stray::statements::warn_of_strays};
 
 mod nesting;
 mod notes;
 mod outside;
 mod proof;
+#[cfg(feature = "postgres")]
+mod read;
 mod requirement;
 mod scope;
 mod stray;
@@ -188,78 +192,6 @@ impl Record {
         Self::new(nothing, RecordScope { kind: ScopeKind::Apart, ..RecordScope::default() })
     }
 
-    /// The tags of a read of `table`. If the statement names its `rows`, these count; otherwise the policy's tags for
-    /// columns among `tagged`. If there are none, or if Postgres may write one of the values differently, the table's tag
-    /// counts.
-    pub(crate) fn tags_of(
-        &self,
-        table: &str,
-        tagged: &[String],
-        rows: Option<&[PolicyTag]>,
-    ) -> Vec<Tag> {
-        let said = self.0.scope.tags.iter().filter(|tag| tag.is_column_of(table, tagged));
-        let rows: Vec<&PolicyTag> = match rows {
-            Some(rows) => rows.iter().collect(),
-            None => said.collect(),
-        };
-        let is_narrowed = !rows.is_empty() && rows.iter().all(|tag| tag.is_exact());
-        let of_table = if is_narrowed { Tag::bulk(table) } else { Tag::table(table) };
-        let exact = rows.into_iter().filter(|tag| tag.is_exact());
-        exact.flat_map(PolicyTag::with_bulk).chain([of_table]).collect()
-    }
-
-    /// Whether the response depends on all of these tags already.
-    pub(crate) fn depends_on_all(&self, tags: &[Tag]) -> bool {
-        let notes = self.notes();
-        tags.iter().all(|tag| notes.tags.contains(tag))
-    }
-
-    /// The position that a server must have reached for a read: the fences of its tags, and the session's last write.
-    pub(crate) fn needs(&self, tags: &[Tag]) -> Position {
-        self.0.fences.newest_of(tags).max(self.session())
-    }
-
-    /// The same for a read that may depend on anything.
-    pub(crate) fn needs_all(&self) -> Position {
-        self.0.fences.highest().max(self.session())
-    }
-
-    /// Whether the last drain is recent enough to know which changes a replica must have.
-    pub(crate) fn knows_needs(&self) -> bool {
-        self.0.fences.age().is_some_and(|age| age <= self.0.scope.max_staleness)
-    }
-
-    /// The current epoch.
-    pub(crate) fn epoch(&self) -> Epoch {
-        self.0.fences.epoch()
-    }
-
-    /// The last schema change that the fences of this record, or of one around it, know of.
-    pub(crate) fn schema(&self) -> u64 {
-        self.outward().map(|record| record.0.fences.schema()).max().unwrap_or_default()
-    }
-
-    /// A position that the primary has reached, as far as the node knows.
-    pub(crate) fn seen(&self) -> Option<LogPosition> {
-        self.0.fences.seen()
-    }
-
-    /// What a read of the primary proves if it begins now.
-    pub(crate) fn primary_basis(&self) -> Option<LogPosition> {
-        proven_by_primary(&self.0.fences)
-    }
-
-    /// The position that the session's reads must see, in the current epoch.
-    pub(crate) fn session(&self) -> Position {
-        let known = self
-            .requirement()
-            .and_then(|requirement| requirement.observed_at(self.0.scope.database));
-        match known {
-            Some(at) if at.epoch == self.0.fences.epoch() => at.position,
-            _ => Position::ZERO,
-        }
-    }
-
     /// What reads in this scope must see; `None` if the process's requirement applies.
     pub(crate) fn requirement(&self) -> Option<&Arc<Requirement>> {
         self.0.requirement.as_ref()
@@ -268,11 +200,6 @@ impl Record {
     /// This scope and those around it, from the inside out.
     fn outward(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |record| record.0.outer.as_ref())
-    }
-
-    /// Records a read: its basis, its tags and its server.
-    pub(crate) fn read(&self, basis: LogPosition, tags: &[Tag], server: &Arc<str>) {
-        self.outward().for_each(|record| record.note(basis, tags, Some(server)));
     }
 
     fn note(&self, basis: LogPosition, tags: &[Tag], server: Option<&Arc<str>>) {
@@ -286,13 +213,6 @@ impl Record {
         }
     }
 
-    /// Records why a read that a replica could have served went to the primary.
-    pub(crate) fn passed_over(&self, why: &'static str) {
-        for record in self.outward() {
-            record.notes().passed_over.get_or_insert(why);
-        }
-    }
-
     /// Whether reads have to be recorded.
     pub(crate) fn is_followed(&self) -> bool {
         self.0.scope.followed
@@ -301,13 +221,6 @@ impl Record {
     /// The statistics to record reads in, if they are on.
     pub(crate) fn watch(&self) -> Option<&Arc<ReadStatistics>> {
         self.0.scope.watch.as_ref()
-    }
-
-    /// Records a read for a simulated response, which is not stored.
-    pub(crate) fn would_depend_on(&self, tags: &[Tag]) {
-        let mut notes = self.notes();
-        notes.reads += 1;
-        notes.add(tags);
     }
 
     /// The proof that the response would have if it were stored, or why it could not be stored.
@@ -365,16 +278,6 @@ impl Record {
         let Caveats { stale, behind } = self.notes().caveats;
         let caveats = [(behind, REPLICA_BEHIND), (stale, STALE_PART)];
         caveats.into_iter().find(|(is_so, _)| *is_so).map(|(_, caveat)| caveat)
-    }
-
-    /// Notes that a declared read begins. Until it ends, the response can't be stored.
-    pub(crate) fn open_read(&self) {
-        self.outward().for_each(|record| record.notes().open_reads += 1);
-    }
-
-    /// Notes that a declared read has ended.
-    pub(crate) fn close_read(&self) {
-        self.outward().for_each(|record| record.notes().open_reads -= 1);
     }
 
     /// Why a read that a replica could have served went to the primary, if there was one.

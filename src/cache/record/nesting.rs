@@ -167,17 +167,6 @@ impl Record {
         }
     }
 
-    /// Notes that a read depends on the time of day.
-    pub(crate) fn note_clock(&self) {
-        for record in self.outward() {
-            record.notes().reads_clock = true;
-            if record.0.scope.is_kept {
-                // When that scope ends, it passes on a TTL.
-                break;
-            }
-        }
-    }
-
     /// Whether only a TTL bounds a part of the response.
     pub(crate) fn is_timed(&self) -> bool {
         let notes = self.notes();

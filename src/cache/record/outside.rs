@@ -1,18 +1,8 @@
-//! Marks reads and lookups outside any scope as strays.
+//! Marks lookups outside any scope as strays.
 
 use super::{CURRENT, EndedStrays, Record, Stray};
 
 impl Stray {
-    /// Begins a read, if it is outside any scope.
-    pub(crate) fn read() -> Option<Self> {
-        Record::is_in_none().then(Self::begin_read)
-    }
-
-    /// Begins a read by a statement, if it is outside any scope. `outline` is the text without its constants, for a warning.
-    pub(crate) fn read_by(text: &str, outline: impl FnOnce() -> String) -> Option<Self> {
-        Record::is_in_none().then(|| Self::begin_read_by(text, outline))
-    }
-
     /// Begins a lookup, if it is outside any scope.
     pub(crate) fn lookup() -> Option<Self> {
         Record::is_in_none().then(Self::begin_lookup)

@@ -10,20 +10,17 @@
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use crate::cache::protocol::must_see;
-use crate::clock::{self, Instant};
 use crate::entry::{Epoch, LogPosition};
-use crate::sync::{Mutex, MutexExt, MutexGuard};
+use crate::sync::{Mutex, MutexExt};
 use observations::Observations;
 pub(crate) use observe::Arrival;
 
 mod observations;
 mod observe;
-
-/// Once a pool was handed out this long ago, it counts as unused if it has no connection in use.
-const GRACE: Duration = Duration::from_secs(1);
+#[cfg(feature = "postgres")]
+mod reads;
 
 /// Identifies a database. A scope must see one position of each database that it uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,7 +44,8 @@ pub(crate) struct Requirement {
     /// The number of ended writes and of joined sessions; each may have written to any database.
     ended: AtomicU64,
     /// When a pool was last handed out.
-    lent_at: Mutex<Option<Instant>>,
+    #[cfg(feature = "postgres")]
+    lent_at: Mutex<Option<crate::clock::Instant>>,
     /// One item per database whose position was observed or that the session has written to.
     observed: Mutex<Vec<OfDatabase>>,
 }
@@ -85,11 +83,6 @@ impl Requirement {
         new
     }
 
-    /// The requirement of all code outside any scope.
-    pub(crate) fn for_process() -> Self {
-        Self { is_of_process: true, ..Self::default() }
-    }
-
     /// Begins a write. If the result is dropped before [`end`](WriteInProgress::end), the write may commit at any time.
     pub(crate) fn begin(&self) -> WriteInProgress<'_> {
         self.open();
@@ -110,42 +103,9 @@ impl Requirement {
         self.open.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Whether this is the requirement of all code outside any scope.
-    pub(crate) fn is_of_process(&self) -> bool {
-        self.is_of_process
-    }
-
-    /// Records that a pool was handed out. What the caller does with it can't be observed.
-    pub(crate) fn lend(&self) {
-        if self.is_of_process {
-            let mut lent_at = self.lent_at();
-            *lent_at = Some(clock::now());
-            self.lent.fetch_add(1, Ordering::AcqRel);
-        } else {
-            self.open.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-
-    /// Takes back the pools that were handed out to code outside any scope, if the last one was handed out more than
-    /// [`GRACE`] ago and no connection is in use.
-    pub(crate) fn take_back(&self, is_idle: impl FnOnce() -> bool) {
-        // The lock is held, so only one caller at a time does this.
-        let lent_at = self.lent_at();
-        let lent = self.lent.load(Ordering::Acquire);
-        if lent > 0 && lent_at.is_some_and(|at| at.elapsed() > GRACE) && is_idle() {
-            self.ended.fetch_add(1, Ordering::AcqRel);
-            self.lent.fetch_sub(lent, Ordering::AcqRel);
-        }
-    }
-
     /// Records that a request within the scope may write without `Database`.
     pub(crate) fn may_write(&self) {
         self.may_write.store(true, Ordering::Release);
-    }
-
-    /// Whether all reads of the scope go to the primary, no matter what it writes.
-    pub(crate) fn stays_on_primary(&self) -> bool {
-        self.may_write.load(Ordering::Acquire)
     }
 
     /// Adds the session position of a request within the scope. The position is past the session's writes to this database.
@@ -178,16 +138,6 @@ impl Requirement {
                 self.ended.fetch_add(1, Ordering::AcqRel);
             }
         });
-    }
-
-    /// What a read of the database needs.
-    pub(crate) fn for_reads(&self, database: DatabaseId) -> Needs {
-        let observed = self.observed(database);
-        if self.may_write.load(Ordering::Acquire) || self.is_open() || self.is_ahead_of(observed) {
-            Needs::Primary
-        } else {
-            Needs::Position(observed.at)
-        }
     }
 
     /// What a lookup in a cache that follows the database needs.
@@ -246,10 +196,6 @@ impl Requirement {
         all.push(of);
         done
     }
-
-    fn lent_at(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.lent_at.lock_unpoisoned()
-    }
 }
 
 /// A write in progress.
@@ -276,6 +222,5 @@ impl Drop for WriteInProgress<'_> {
     }
 }
 
-#[cfg(test)]
-#[cfg(not(any(tidegate_loom, tidegate_shuttle)))]
+#[cfg(all(test, feature = "postgres"))]
 mod tests;

@@ -86,6 +86,7 @@ impl Observations {
     }
 
     /// Begins an observation unless one is in progress.
+    #[cfg(feature = "postgres")]
     pub(super) fn try_begin(&self) -> Option<Observation> {
         match self.next(u64::MAX) {
             Next::Observe(observation) => Some(observation),

@@ -24,12 +24,6 @@ pub(crate) struct Arrival {
 pub(crate) struct Unobserved;
 
 impl Requirement {
-    /// Begins an observation if it would let replicas serve reads again and none is in progress.
-    pub(crate) fn try_observe(&self, database: DatabaseId) -> Option<Observation> {
-        let can_be_observed = !self.is_open() && self.is_ahead_of(self.observed(database));
-        can_be_observed.then(|| self.observations(database).try_begin()).flatten()
-    }
-
     /// The current moment, for lookups in a cache that follows the database.
     pub(crate) fn arrive(&self, database: DatabaseId) -> Arrival {
         // In this order, so that an observation that begins later covers at least the writes that are counted here.

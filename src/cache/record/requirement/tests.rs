@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{pending, ready};
 use std::pin::pin;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::poll;
@@ -11,7 +12,9 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
 use super::observations::OVERTAKE;
+use super::reads::GRACE;
 use super::*;
+use crate::clock;
 use crate::entry::Position;
 
 const A: DatabaseId = DatabaseId { system_identifier: 7, oid: 5 };
