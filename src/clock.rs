@@ -24,6 +24,7 @@ pub(crate) struct Moment {
     pub(crate) wall: u64,
 }
 
+#[cfg(feature = "postgres")]
 impl Moment {
     /// The time since then, by whichever clock has advanced more.
     pub(crate) fn elapsed(&self) -> Duration {

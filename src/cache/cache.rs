@@ -17,7 +17,7 @@ use crate::clock;
 use crate::entry::{Epoch, Position, Tag};
 use crate::expiring::ExpiringLock;
 use crate::outcome::{Counters, Event};
-use crate::store::{Bus, Store, StoreError, StoreStatus};
+use crate::store::{Store, StoreError, StoreStatus};
 
 /// The default size of the fence table, in bytes: about a million slots.
 const FENCE_BYTES: usize = 8 << 20;
@@ -173,31 +173,8 @@ impl Cache {
         &self.shared.fences
     }
 
-    /// Attaches the source of changes. No entry is valid until that source begins an epoch. As long as it follows its
-    /// log, a second source is rejected.
-    pub(crate) fn attach(&self, log: Arc<dyn Log>) -> Result<(), Arc<dyn Log>> {
-        let connections = log.connections();
-        self.shared.log.attach(log)?;
-        if let Some(connections) = connections {
-            self.shared.permits.suit(connections);
-        }
-        self.shared.fences.lose();
-        Ok(())
-    }
-
-    /// The message bus between the nodes that share the store.
-    pub(crate) fn bus(&self) -> Option<Arc<dyn Bus>> {
-        self.shared.store.bus()
-    }
-
     pub(crate) fn log(&self) -> Option<&Arc<dyn Log>> {
         self.shared.log.log()
-    }
-
-    /// How many logs have been attached.
-    #[cfg(test)]
-    pub(crate) fn attached_logs(&self) -> usize {
-        self.shared.log.count()
     }
 
     /// The database whose log is attached.
@@ -211,6 +188,32 @@ impl Cache {
             self.shared.counters.note(Event::StoreError);
             tracing::debug!(%error, "the shared store failed");
         }
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl Cache {
+    /// Attaches the source of changes. No entry is valid until that source begins an epoch. As long as it follows its
+    /// log, a second source is rejected.
+    pub(crate) fn attach(&self, log: Arc<dyn Log>) -> Result<(), Arc<dyn Log>> {
+        let connections = log.connections();
+        self.shared.log.attach(log)?;
+        if let Some(connections) = connections {
+            self.shared.permits.suit(connections);
+        }
+        self.shared.fences.lose();
+        Ok(())
+    }
+
+    /// The message bus between the nodes that share the store.
+    pub(crate) fn bus(&self) -> Option<Arc<dyn crate::store::Bus>> {
+        self.shared.store.bus()
+    }
+
+    /// How many logs have been attached.
+    #[cfg(test)]
+    pub(crate) fn attached_logs(&self) -> usize {
+        self.shared.log.count()
     }
 }
 

@@ -17,11 +17,12 @@ use crate::sync::{AtomicU64, Mutex, MutexExt, Ordering, RwLockExt};
 mod ended;
 #[cfg(all(test, tidegate_loom))]
 mod interleaved;
+#[cfg(feature = "postgres")]
 mod schema;
 mod slots;
 
 use ended::EndedFences;
-use schema::LastChange;
+#[cfg(feature = "postgres")]
 pub(crate) use schema::schema_changes;
 use slots::{ROWS, Slots};
 
@@ -59,7 +60,8 @@ pub struct Fences {
     gap: std::sync::atomic::AtomicU64,
     /// The fences of the previous epoch. Entries of the current one do not use them.
     ended: RwLock<Option<Arc<EndedFences>>>,
-    schema: LastChange,
+    #[cfg(feature = "postgres")]
+    schema: schema::LastChange,
 }
 
 impl Fences {
@@ -80,7 +82,8 @@ impl Fences {
             sample: ExactSample::default(),
             gap: std::sync::atomic::AtomicU64::new(0),
             ended: RwLock::default(),
-            schema: LastChange::default(),
+            #[cfg(feature = "postgres")]
+            schema: schema::LastChange::default(),
         }
     }
 
@@ -168,7 +171,7 @@ impl Fences {
 
     /// The largest value of [`age`](Self::age) since the last call of this function: the most by which a valid entry was
     /// stale in that time.
-    #[cfg(any(feature = "metrics", test))]
+    #[cfg(feature = "metrics")]
     pub(crate) fn take_longest_age(&self) -> Duration {
         let gap = self.gap.swap(0, std::sync::atomic::Ordering::Relaxed);
         Duration::from_micros(gap).max(self.age().unwrap_or_default())
@@ -232,12 +235,6 @@ impl Fences {
         self.sample.raise(tag, fence.get());
     }
 
-    /// Raises the fence of everything.
-    pub(crate) fn raise_floor(&self, floor: Position) {
-        self.floor.fetch_max(floor.get(), Ordering::AcqRel);
-        self.highest.fetch_max(floor.get(), Ordering::AcqRel);
-    }
-
     /// Records that a drain that began at `began` has read the log, which had reached `seen`. Call it after raising the
     /// fences that the drain found.
     pub(crate) fn confirm(&self, seen: Position, began: Moment) {
@@ -259,6 +256,30 @@ impl Fences {
         Position::new(fence)
     }
 
+    /// Records that the primary's log has reached a position.
+    pub(crate) fn see(&self, seen: Position) {
+        self.seen.fetch_max(seen.get(), Ordering::AcqRel);
+    }
+
+    /// Records that this node knows every change that was visible when the log was seen to reach `from`.
+    #[cfg(any(feature = "postgres", all(test, tidegate_loom)))]
+    pub(crate) fn follow(&self, from: Position) {
+        self.followed.fetch_max(from.get(), Ordering::AcqRel);
+    }
+
+    fn elapsed(&self) -> Duration {
+        clock::now().saturating_duration_since(self.started)
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl Fences {
+    /// Raises the fence of everything.
+    pub(crate) fn raise_floor(&self, floor: Position) {
+        self.floor.fetch_max(floor.get(), Ordering::AcqRel);
+        self.highest.fetch_max(floor.get(), Ordering::AcqRel);
+    }
+
     /// The number of the last schema change that was noticed. Results from the catalogue that are older are obsolete.
     pub(crate) fn schema(&self) -> u64 {
         self.schema.get()
@@ -268,20 +289,6 @@ impl Fences {
     /// that noticed the change.
     pub(crate) fn change_schema(&self) -> u64 {
         self.schema.notice()
-    }
-
-    /// Records that the primary's log has reached a position.
-    pub(crate) fn see(&self, seen: Position) {
-        self.seen.fetch_max(seen.get(), Ordering::AcqRel);
-    }
-
-    /// Records that this node knows every change that was visible when the log was seen to reach `from`.
-    pub(crate) fn follow(&self, from: Position) {
-        self.followed.fetch_max(from.get(), Ordering::AcqRel);
-    }
-
-    fn elapsed(&self) -> Duration {
-        clock::now().saturating_duration_since(self.started)
     }
 }
 
@@ -394,6 +401,7 @@ mod tests {
         assert_eq!((here.position(hot), there.position(hot)), (Position::new(9), Position::ZERO));
     }
 
+    #[cfg(feature = "postgres")]
     #[test]
     fn the_floor_fences_entries_with_any_tag_and_with_none() {
         let fences = fences();

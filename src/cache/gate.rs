@@ -80,6 +80,7 @@ impl FillGate {
     }
 
     /// Lowers the bound. Call it before any fill runs.
+    #[cfg(feature = "postgres")]
     pub(super) fn lower(&self, most: usize) {
         while self.most() > most.max(1) {
             // One at a time, since shuttle's semaphore has no other way.

@@ -28,12 +28,14 @@ pub(crate) trait Log: Debug + Send + Sync + 'static {
     }
 
     /// The most connections that reads may use at a time, if there is a limit.
+    #[cfg(feature = "postgres")]
     #[doc(hidden)]
     fn connections(&self) -> Option<usize> {
         None
     }
 
     /// Whether nothing follows the log any more, so that another one may be attached in its place.
+    #[cfg(feature = "postgres")]
     fn has_ended(&self) -> bool {
         false
     }
@@ -71,13 +73,10 @@ impl AttachedLog {
         }
         Some(&last.log)
     }
+}
 
-    /// How many logs have been attached.
-    #[cfg(test)]
-    pub(super) fn count(&self) -> usize {
-        self.0.get().map_or(0, |attachment| 1 + attachment.next.count())
-    }
-
+#[cfg(feature = "postgres")]
+impl AttachedLog {
     /// Attaches a log, unless there is one that has not ended.
     pub(super) fn attach(&self, log: Arc<dyn Log>) -> Result<(), Arc<dyn Log>> {
         let mut end = self;
@@ -89,6 +88,12 @@ impl AttachedLog {
         }
         let attachment = Box::new(LogAttachment { log, next: Self::default() });
         end.0.set(attachment).map_err(|another| another.log)
+    }
+
+    /// How many logs have been attached.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.0.get().map_or(0, |attachment| 1 + attachment.next.count())
     }
 }
 

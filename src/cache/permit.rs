@@ -7,7 +7,7 @@
 //! this flight, since that fill is idle meanwhile. So two fills never deadlock, one waiting for the other's permit and the
 //! other for the first one's result.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -20,11 +20,6 @@ use crate::sync::{Mutex, MutexExt};
 /// The default number of concurrent fills.
 const DEFAULT: usize = 512;
 
-/// Concurrent fills per connection to the primary: a handler uses its connection for only a part of its time, and several
-/// short waits for a connection are still a short wait. Connections to replicas do not count: most fills begin after a
-/// change or a failover, when perhaps no replica is far enough, and then all of them read from the primary.
-const FOR_EACH_CONNECTION: usize = 4;
-
 /// The longest wait for a permit, as a multiple of the policy's `wait`.
 const LONGEST: u32 = 10;
 
@@ -33,21 +28,18 @@ const LONGEST: u32 = 10;
 pub(crate) struct Permits {
     all: Arc<FillGate>,
     /// No limit was configured.
-    is_default: AtomicBool,
+    #[cfg(feature = "postgres")]
+    is_default: std::sync::atomic::AtomicBool,
     running: Arc<AtomicUsize>,
 }
 
 impl Permits {
     pub(crate) fn new(most: Option<usize>) -> Self {
-        let is_default = AtomicBool::new(most.is_none());
-        let all = FillGate::of_cache(most.unwrap_or(DEFAULT));
-        Self { all, is_default, running: Arc::default() }
-    }
-
-    /// Derives the default from the size of a database's pool, if no limit was configured.
-    pub(crate) fn suit(&self, connections: usize) {
-        if self.is_default.swap(false, Ordering::AcqRel) {
-            self.all.lower(connections.saturating_mul(FOR_EACH_CONNECTION));
+        Self {
+            all: FillGate::of_cache(most.unwrap_or(DEFAULT)),
+            #[cfg(feature = "postgres")]
+            is_default: most.is_none().into(),
+            running: Arc::default(),
         }
     }
 
@@ -81,6 +73,21 @@ impl Permits {
         let own = bound.gate(&self.all).try_enter(wait)?;
         let all = self.all.try_enter(wait)?;
         Some(PermitSlots { own: Some(own), all: Some(all) })
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl Permits {
+    /// Concurrent fills per connection to the primary: a handler uses its connection for only a part of its time, and
+    /// several short waits for a connection are still a short wait. Connections to replicas do not count: most fills begin
+    /// after a change or a failover, when perhaps no replica is far enough, and then all of them read from the primary.
+    const FOR_EACH_CONNECTION: usize = 4;
+
+    /// Derives the default from the size of a database's pool, if no limit was configured.
+    pub(crate) fn suit(&self, connections: usize) {
+        if self.is_default.swap(false, Ordering::AcqRel) {
+            self.all.lower(connections.saturating_mul(Self::FOR_EACH_CONNECTION));
+        }
     }
 }
 

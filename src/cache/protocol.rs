@@ -9,7 +9,9 @@
 )]
 
 use crate::broken::is_broken;
-use crate::entry::{Epoch, LogPosition, Position};
+#[cfg(any(feature = "postgres", feature = "__internals"))]
+use crate::entry::Epoch;
+use crate::entry::{LogPosition, Position};
 
 /// What the fences say about an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +51,7 @@ pub fn proven_by_primary(seen: Position) -> Position {
 ///
 /// On a standby, a transaction is visible as soon as its commit is replayed. But a read past `seen` may run under a schema
 /// that this node does not know yet, and so depend on other things than it was planned for.
+#[cfg(any(feature = "postgres", feature = "__internals"))]
 #[must_use]
 pub fn proven_by_replica(replayed: Position, seen: Position) -> Position {
     replayed.min(proven_by_primary(seen))
@@ -98,6 +101,7 @@ pub fn must_see(session: Option<LogPosition>, written: Option<LogPosition>) -> O
 
 /// Whether what a server proves is enough for a read that needs everything up to `needs`: in the epoch of `needs`, or in
 /// any epoch if that one is unknown.
+#[cfg(any(feature = "postgres", feature = "__internals"))]
 pub fn is_far_enough(proven: LogPosition, needs: LogPosition) -> bool {
     (!needs.epoch.is_known() || proven.epoch == needs.epoch)
         && (proven.position >= needs.position || is_broken("replica"))
@@ -120,6 +124,7 @@ pub fn has_followed(followed: Option<LogPosition>, session: LogPosition) -> bool
 }
 
 /// What a batch of changes from another node adds to this node's knowledge.
+#[cfg(any(feature = "postgres", feature = "__internals"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Relayed {
     /// A change before the batch was missed, or the batch belongs to another epoch.
@@ -133,6 +138,7 @@ pub enum Relayed {
 /// Classifies a batch of all changes that became visible between two snapshots in the epoch `epochs.1`, for a node in
 /// the epoch `epochs.0`. `before` and `after` say whether the node knows everything that the first and the second
 /// snapshot show.
+#[cfg(any(feature = "postgres", feature = "__internals"))]
 pub fn relayed(epochs: (Epoch, Epoch), (before, after): (bool, bool)) -> Relayed {
     if epochs.0 != epochs.1 || !(before || after) {
         Relayed::Gap
@@ -146,6 +152,7 @@ pub fn relayed(epochs: (Epoch, Epoch), (before, after): (bool, bool)) -> Relayed
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::Epoch;
 
     fn at(epoch: u64, position: u64) -> LogPosition {
         LogPosition::new(Epoch::new(epoch), Position::new(position))
@@ -205,6 +212,7 @@ mod tests {
         assert!(!has_followed(None, at(1, 0)));
     }
 
+    #[cfg(any(feature = "postgres", feature = "__internals"))]
     #[test]
     fn a_server_must_be_of_the_required_epoch_if_that_is_known() {
         let far = at(2, 9);

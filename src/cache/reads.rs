@@ -7,6 +7,7 @@ use super::uncacheable::Uncacheable;
 use crate::sync::MutexExt;
 
 /// The most tables of a route that are counted separately.
+#[cfg(feature = "postgres")]
 const MOST: usize = 512;
 
 /// Counts what a route's handlers read.
@@ -17,16 +18,20 @@ pub(crate) struct ReadStatistics(Mutex<RouteReads>);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RouteReads {
     /// The number of statements by tracked table.
+    #[cfg(any(feature = "admin", feature = "postgres"))]
     pub(crate) tables: BTreeMap<String, u64>,
     /// The number of statements by table without triggers.
+    #[cfg(any(feature = "admin", feature = "postgres"))]
     pub(crate) untracked: BTreeMap<String, u64>,
     /// The tables any change of which counts, although the statements compare columns with values.
+    #[cfg(any(feature = "admin", feature = "postgres"))]
     pub(crate) compared: BTreeMap<String, ComparedColumns>,
     /// The number of responses that were not stored and an explanation, by reason.
     pub(crate) uncacheable: BTreeMap<&'static str, (u64, String)>,
 }
 
 /// The columns of a table that statements compare with values.
+#[cfg(any(feature = "admin", feature = "postgres"))]
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ComparedColumns {
     /// The columns that changes are recorded by at present.
@@ -36,8 +41,27 @@ pub(crate) struct ComparedColumns {
 }
 
 impl ReadStatistics {
+    /// Records a response that could not be stored.
+    pub(crate) fn note_uncacheable(&self, uncacheable: &Uncacheable) {
+        let mut reads = self.locked();
+        let fresh = || (0, uncacheable.why.to_string());
+        reads.uncacheable.entry(uncacheable.token).or_insert_with(fresh).0 += 1;
+    }
+
+    /// The reads so far.
+    #[cfg(feature = "admin")]
+    pub(crate) fn get(&self) -> RouteReads {
+        self.locked().clone()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, RouteReads> {
+        self.0.lock_unpoisoned()
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl ReadStatistics {
     /// Records a statement that reads these tables.
-    #[cfg(feature = "postgres")]
     pub(crate) fn note<'a>(&self, tables: impl Iterator<Item = &'a str>) {
         let mut reads = self.locked();
         for table in tables {
@@ -46,14 +70,12 @@ impl ReadStatistics {
     }
 
     /// Records a statement that reads a table without triggers.
-    #[cfg(feature = "postgres")]
     pub(crate) fn note_untracked(&self, table: &str) {
         count(&mut self.locked().untracked, table);
     }
 
     /// Records a statement that compares columns of a table with values, of which none is among those that changes are
     /// recorded by.
-    #[cfg(feature = "postgres")]
     pub(crate) fn note_compared(&self, table: &str, recorded: &[String], compared: &[String]) {
         let mut reads = self.locked();
         if compared.is_empty()
@@ -66,22 +88,6 @@ impl ReadStatistics {
         for column in compared {
             count(&mut columns.others, column);
         }
-    }
-
-    /// Records a response that could not be stored.
-    pub(crate) fn note_uncacheable(&self, uncacheable: &Uncacheable) {
-        let mut reads = self.locked();
-        let fresh = || (0, uncacheable.why.to_string());
-        reads.uncacheable.entry(uncacheable.token).or_insert_with(fresh).0 += 1;
-    }
-
-    /// The reads so far.
-    pub(crate) fn get(&self) -> RouteReads {
-        self.locked().clone()
-    }
-
-    fn locked(&self) -> MutexGuard<'_, RouteReads> {
-        self.0.lock_unpoisoned()
     }
 }
 

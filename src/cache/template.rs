@@ -103,14 +103,6 @@ impl PolicyTag {
         Self { tag: Tag::named(&name), name, ends, is_exact }
     }
 
-    /// The tag of the rows with `value` in a column; the value is in the form in which Postgres prints it.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn for_column(table: &str, column: &str, value: &str) -> Self {
-        let name: Arc<str> = format!("{table}:{column}={value}").into();
-        let ends = Some((table.len(), table.len() + 1 + column.len()));
-        Self { tag: Tag::named(&name), name, ends, is_exact: true }
-    }
-
     pub(crate) fn tag(&self) -> Tag {
         self.tag
     }
@@ -133,6 +125,16 @@ impl PolicyTag {
         let (_, column) = self.ends?;
         let (name, value) = self.name.split_at_checked(column)?;
         (value.len() > MAY_BE_LONG).then(|| Tag::named(&format!("{name}>")))
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl PolicyTag {
+    /// The tag of the rows with `value` in a column; the value is in the form in which Postgres prints it.
+    pub(crate) fn for_column(table: &str, column: &str, value: &str) -> Self {
+        let name: Arc<str> = format!("{table}:{column}={value}").into();
+        let ends = Some((table.len(), table.len() + 1 + column.len()));
+        Self { tag: Tag::named(&name), name, ends, is_exact: true }
     }
 
     /// Whether changes to the rows that it names have this tag.
@@ -162,6 +164,7 @@ mod tests {
         assert_eq!(fill("users:id={other}", "42"), None);
     }
 
+    #[cfg(feature = "postgres")]
     #[test]
     fn a_value_cannot_change_which_column_a_tag_names() {
         let tag = fill("users:id={id}", "1:name=ada").unwrap();

@@ -120,7 +120,7 @@ impl Cache {
     }
 }
 
-#[cfg(all(test, feature = "memory", not(tidegate_loom), not(tidegate_shuttle)))]
+#[cfg(all(test, feature = "memory", feature = "postgres"))]
 mod tests {
     use std::future::pending;
     use std::sync::atomic::{AtomicUsize, Ordering};
