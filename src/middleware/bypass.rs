@@ -229,8 +229,7 @@ impl LayerSettings {
     }
 }
 
-// loom and shuttle have no services.
-#[cfg(all(test, feature = "memory", not(tidegate_loom), not(tidegate_shuttle)))]
+#[cfg(all(test, feature = "admin"))]
 mod tests {
     use axum::body::Body;
 

@@ -88,6 +88,7 @@ pub(crate) fn parameter<'a>(pattern: &str, path: &'a str, name: &str) -> Option<
 }
 
 /// The pattern that matches a path; of several, the most specific one, as in axum.
+#[cfg(feature = "admin")]
 pub(crate) fn matching<'p>(patterns: impl Iterator<Item = &'p str>, path: &str) -> Option<&'p str> {
     // At the first difference, text is preferred to a parameter, and a parameter to a wildcard.
     let rank = |segment: &str| match split(segment) {
@@ -233,6 +234,7 @@ mod tests {
         response.extensions_mut().remove()
     }
 
+    #[cfg(feature = "admin")]
     #[test]
     fn the_most_specific_pattern_matches_a_path() {
         let patterns = ["/a/{x}", "/a/b", "/a/{x}/c", "/{*rest}", "/v{major}/x", "/"];

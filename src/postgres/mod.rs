@@ -64,7 +64,6 @@ pub use database::Database;
 pub use declared::{DeclareError, DeclaredRead};
 #[cfg(fuzzing)]
 pub(crate) use dependencies::is_read;
-pub(crate) use dependencies::{Dependencies, tag_name};
 pub use discovery::Discovery;
 pub use error::DatabaseError;
 pub use executor::{Reader, Writer};
@@ -77,6 +76,11 @@ pub use relay::RelayRole;
 #[cfg(fuzzing)]
 pub(crate) use relay::message::fuzz as receive;
 pub use server_status::ServerStatus;
-pub(crate) use statements::StatementStats;
 pub use transaction::Transaction;
 pub use triggers::{SchemaError, SchemaStatus, TableStatus, TriggerState, TriggerStatus, Triggers};
+
+#[cfg(feature = "admin")]
+pub(crate) use {
+    dependencies::{Dependencies, tag_name},
+    statements::StatementStats,
+};

@@ -24,7 +24,7 @@ const MOST_BYTES: usize = 4096;
 /// How long a statement counts as recently seen.
 const LATELY: Duration = Duration::from_secs(60);
 
-/// Statements that the reader ran for responses that are not cached. Recording starts with [`turn_on`](Self::turn_on).
+/// Statements that the reader ran for responses that are not cached. Recording starts with `turn_on`.
 #[derive(Debug)]
 pub(crate) struct Statements {
     is_on: AtomicBool,
@@ -68,10 +68,6 @@ impl Default for Statements {
 }
 
 impl Statements {
-    pub(crate) fn turn_on(&self) {
-        self.is_on.store(true, Ordering::Relaxed);
-    }
-
     /// A statement begins that could be recorded; `None` if none is.
     pub(super) fn begin(&self) -> Option<Instant> {
         self.is_on.load(Ordering::Relaxed).then(clock::now)
@@ -107,6 +103,13 @@ impl Statements {
         ran.sampled += u64::from(repeated.is_some());
         ran.repeated += u64::from(repeated == Some(true));
     }
+}
+
+#[cfg(feature = "admin")]
+impl Statements {
+    pub(crate) fn turn_on(&self) {
+        self.is_on.store(true, Ordering::Relaxed);
+    }
 
     /// All that were run.
     pub(crate) fn all(&self) -> HashMap<String, StatementStats> {
@@ -114,7 +117,7 @@ impl Statements {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "admin"))]
 mod tests {
     use super::*;
 

@@ -21,18 +21,6 @@ impl Histogram {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.0[bucket(micros)].fetch_add(1, Ordering::Relaxed);
     }
-
-    /// The non-empty buckets: the upper bound in microseconds, and the count.
-    pub(crate) fn counts(&self) -> Vec<(u64, u64)> {
-        let counts = self.0.iter().map(|bucket| bucket.load(Ordering::Relaxed));
-        counts.enumerate().filter(|(_, n)| *n > 0).map(|(at, n)| (end(at), n)).collect()
-    }
-
-    /// The approximate sum of all durations, in seconds: each counts as the upper bound of its bucket.
-    #[expect(clippy::cast_precision_loss, reason = "a sum of estimates needs no more")]
-    pub(crate) fn seconds(&self) -> f64 {
-        self.counts().iter().map(|(end, n)| *end as f64 * *n as f64 / 1e6).sum()
-    }
 }
 
 /// The bucket of a duration: its highest bit, and the two bits after that.
@@ -46,7 +34,23 @@ fn bucket(micros: u64) -> usize {
     ((power as usize - 1) * 4 + quarter).min(BUCKETS - 1)
 }
 
+#[cfg(feature = "admin")]
+impl Histogram {
+    /// The non-empty buckets: the upper bound in microseconds, and the count.
+    pub(crate) fn counts(&self) -> Vec<(u64, u64)> {
+        let counts = self.0.iter().map(|bucket| bucket.load(Ordering::Relaxed));
+        counts.enumerate().filter(|(_, n)| *n > 0).map(|(at, n)| (end(at), n)).collect()
+    }
+
+    /// The approximate sum of all durations, in seconds: each counts as the upper bound of its bucket.
+    #[expect(clippy::cast_precision_loss, reason = "a sum of estimates needs no more")]
+    pub(crate) fn seconds(&self) -> f64 {
+        self.counts().iter().map(|(end, n)| *end as f64 * *n as f64 / 1e6).sum()
+    }
+}
+
 /// Where a bucket ends, in microseconds.
+#[cfg(feature = "admin")]
 fn end(bucket: usize) -> u64 {
     match bucket {
         0..4 => bucket as u64 + 1,
@@ -54,7 +58,7 @@ fn end(bucket: usize) -> u64 {
     }
 }
 
-#[cfg(all(test, not(tidegate_loom), not(tidegate_shuttle)))]
+#[cfg(all(test, feature = "admin"))]
 mod tests {
     use super::*;
 

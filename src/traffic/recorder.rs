@@ -20,10 +20,6 @@ pub(crate) struct TrafficRecorder {
 }
 
 impl TrafficRecorder {
-    pub(crate) fn turn_on(&self) {
-        self.is_on.store(true, Ordering::Relaxed);
-    }
-
     /// Begins a request on a route with a policy, if the recorder is on.
     pub(crate) fn request(&self, traffic: &Arc<Traffic>) -> Option<RequestTimer> {
         self.is_on.load(Ordering::Relaxed).then(|| RequestTimer::on(traffic))
@@ -43,6 +39,13 @@ impl TrafficRecorder {
         let mut others = self.others.write_unpoisoned();
         let pattern = if others.len() < MOST { pattern } else { "(further routes)" };
         Some(RequestTimer::on(others.entry(pattern.into()).or_default()))
+    }
+}
+
+#[cfg(feature = "admin")]
+impl TrafficRecorder {
+    pub(crate) fn turn_on(&self) {
+        self.is_on.store(true, Ordering::Relaxed);
     }
 
     /// The routes without a policy that have had requests.

@@ -38,7 +38,10 @@ impl SimulationTally {
     pub(crate) fn note_personal(&self) {
         self.personal.fetch_add(1, Ordering::Relaxed);
     }
+}
 
+#[cfg(feature = "admin")]
+impl SimulationTally {
     pub(crate) fn personal(&self) -> u64 {
         self.personal.load(Ordering::Relaxed)
     }
@@ -60,6 +63,7 @@ impl SimulationTally {
     }
 }
 
+#[cfg(feature = "admin")]
 #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more")]
 fn share(count: &AtomicU64, all: u64) -> f64 {
     if all == 0 { 0.0 } else { count.load(Ordering::Relaxed) as f64 / all as f64 }
