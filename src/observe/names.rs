@@ -50,7 +50,7 @@ macro_rules! metrics {
 
         /// Every metric that Tidegate exports.
         pub(crate) const ALL: &[Metric] = &[
-            $(Metric { name: $name, kind: MetricKind::$kind, help: $help },)*
+            $(Metric { name: $constant, kind: MetricKind::$kind, help: $help },)*
         ];
     };
 }

@@ -21,6 +21,7 @@ pub use crate::observe::names::{Metric, MetricKind};
 use crate::outcome::{Event, Outcome};
 #[cfg(feature = "postgres")]
 use crate::postgres::{Database, ServerStatus};
+#[cfg(feature = "postgres")]
 use crate::sync::MutexExt;
 
 /// Exports the metrics of a cache and its database to whichever recorder of the `metrics` crate is installed.
