@@ -90,7 +90,7 @@ impl Source {
             match (&mut import, begun_import(line)) {
                 (Some((tree, _)), _) => tree.push_str(line.trim()),
                 (None, Some(begun)) => {
-                    import = Some((begun.to_owned(), line.trim_start().starts_with("pub")))
+                    import = Some((begun.to_owned(), line.trim_start().starts_with("pub")));
                 }
                 (None, None) => {
                     rest.push_str(line);
