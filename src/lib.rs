@@ -16,10 +16,6 @@
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
-#![cfg_attr(
-    not(all(feature = "admin", feature = "redis", feature = "postgres", feature = "__internals")),
-    allow(dead_code, unused_imports, reason = "parts of the core serve one feature only")
-)]
 
 #[cfg(all(test, tidegate_shuttle))]
 extern crate shuttle_tokio as tokio;
