@@ -101,7 +101,8 @@ pub(crate) fn is_same(computed: &[u8; MAC], given: &[u8]) -> bool {
     std::hint::black_box(differences) == 0
 }
 
-#[cfg(all(test, feature = "redis"))]
+#[cfg(test)]
+#[cfg(feature = "redis")]
 mod tests {
     use super::*;
 

@@ -222,5 +222,6 @@ impl Drop for WriteInProgress<'_> {
     }
 }
 
-#[cfg(all(test, feature = "postgres"))]
+#[cfg(test)]
+#[cfg(feature = "postgres")]
 mod tests;
