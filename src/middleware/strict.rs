@@ -24,7 +24,9 @@ pub(crate) fn extensions<A>(
     carry::<NestedPath>(given, &mut fresh);
     identity.extensions.carry(given, &mut fresh);
     let client = policy.identity.vary_by.as_ref().and_then(VaryBy::extension);
-    client.iter().for_each(|client| (client.carry)(given, &mut fresh));
+    if let Some(client) = client {
+        (client.carry)(given, &mut fresh);
+    }
     Some(fresh)
 }
 
