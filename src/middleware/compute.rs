@@ -91,7 +91,9 @@ impl<S> Exchange<S> {
         let stored = may_revalidate.then(|| stored(&lead, plan)).flatten();
         let stored = stored.filter(|stored| has_validator(&stored.0)).map(Box::new);
         let headers = request.headers().clone();
+        let given = request.extensions().len();
         let request = plan.to_handler_request(request);
+        let is_withheld = request.extensions().len() < given;
         // A response that is not shared is for this client alone: keep the client's own conditions.
         let request = match stored.is_none() && lead.is_known_unshared(plan.ask.is_identified) {
             true => request,
@@ -113,6 +115,9 @@ impl<S> Exchange<S> {
             }
             let delay = began.elapsed();
             observe::load(delay);
+            if let (true, Ok(response)) = (is_withheld, &answered) {
+                routes.identity.extensions.warn_of_withheld(response.status());
+            }
             (answered, ResponseFill { lead, plan, headers, stored, delay, routes })
         }
     }

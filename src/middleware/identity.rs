@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::{MatchedPath, NestedPath, OriginalUri};
-use http::{Extensions, Request};
+use http::{Extensions, Request, StatusCode};
 
 use super::routers::{self, is_in};
 use super::rules::identity::IdentityHeaders;
@@ -28,6 +28,7 @@ pub(crate) struct IdentitySource {
 pub(crate) struct KnownExtensions {
     known: Vec<KnownExtension>,
     has_warned: Arc<AtomicBool>,
+    has_warned_of_withheld: Arc<AtomicBool>,
 }
 
 /// One type of extension.
@@ -81,6 +82,21 @@ impl KnownExtensions {
             + usize::from(is_in::<NestedPath>(extensions));
         let declared = self.known.iter().filter(|known| (known.is_in)(extensions)).count();
         !routers::have_added(extensions, extensions.len() - of_axum - declared)
+    }
+
+    /// Logs once that a strict policy has withheld extensions from a handler whose response may be a refusal for that reason.
+    pub(crate) fn warn_of_withheld(&self, status: StatusCode) {
+        const REFUSALS: [StatusCode; 3] =
+            [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::INTERNAL_SERVER_ERROR];
+        if REFUSALS.contains(&status) && !self.has_warned_of_withheld.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                %status,
+                "a strict policy withheld request extensions from a handler that then responded with this status: if the \
+                 handler needs one, pass it on by Policy::vary_by_extension if it identifies the client, and by \
+                 CacheLayer::extension otherwise"
+            );
+        }
     }
 
     /// Logs once what to do about undeclared extensions.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::common::origin::by;
+use crate::common::warnings::{keep_warnings, warnings};
 use crate::common::{read, send};
 use axum::Router;
 use axum::body::Body;
@@ -292,6 +293,23 @@ async fn an_extension_that_one_strict_policy_keys_by_reaches_no_handler_of_anoth
     }
     let anonymous = read(send(&app, by(Method::GET, "/mine", &[])).await).await.0;
     assert_eq!(anonymous, "secret of nobody");
+}
+
+/// The handler's extractor takes the user for missing.
+#[tokio::test]
+async fn a_handler_that_refuses_for_want_of_a_withheld_extension_is_warned_about() {
+    keep_warnings();
+    let layer = CacheLayer::new(cache()).route("/", by_user(ttl().strict()));
+    let authenticate = |request: Request, next: Next| {
+        authenticate(HeaderName::from_static("x-user"), request, next)
+    };
+    let name = |user: Extension<User>| async move { user.0.0 };
+    let app = Router::new().route("/", get(name)).layer(layer).layer(from_fn(authenticate));
+    for _ in 0..2 {
+        let request = by(Method::GET, "/", &[("x-user", "alice")]);
+        assert_eq!(send(&app, request).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    assert_eq!(warnings(&["withheld request extensions", "vary_by_extension"]), 1);
 }
 
 #[test]
