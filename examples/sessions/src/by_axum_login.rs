@@ -92,10 +92,9 @@ impl AuthzBackend for Accounts {
 
 /// `/report` is cached for each user, and only for those who may read reports.
 pub fn app(cache: Cache, accounts: Accounts) -> Result<Router, PolicyError> {
-    let report_of_user = Policy::ttl(Duration::from_secs(60)).vary_by(|parts| {
-        let session = parts.extensions.get::<AuthSession<Accounts>>()?;
-        Some(session.user.as_ref()?.id.to_string())
-    });
+    let report_of_user = Policy::ttl(Duration::from_secs(60)).strict().vary_by_extension(
+        |session: &AuthSession<Accounts>| Some(session.user.as_ref()?.id.to_string()),
+    );
     let cached = CacheLayer::new(cache).route("/report", report_of_user).validate()?;
     let sessions = SessionManagerLayer::new(MemoryStore::default());
     Ok(Router::new()

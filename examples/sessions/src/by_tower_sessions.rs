@@ -20,7 +20,8 @@ struct UserId(i64);
 /// `/` is cached for each user, and once for all who have not logged in.
 pub fn app(cache: Cache) -> Result<Router, PolicyError> {
     let home_of_user = Policy::ttl(Duration::from_secs(60))
-        .vary_by(|parts| parts.extensions.get::<UserId>().map(|user| user.0.to_string()));
+        .strict()
+        .vary_by_extension(|user: &UserId| Some(user.0.to_string()));
     let cached = CacheLayer::new(cache).route("/", home_of_user).validate()?;
     Ok(Router::new()
         .route("/", get(home))
@@ -32,7 +33,7 @@ pub fn app(cache: Cache) -> Result<Router, PolicyError> {
         .layer(ScopeLayer))
 }
 
-/// Reading a session requires `await`, so it can't be left to `vary_by`.
+/// Reading a session requires `await`, so it can't be left to the policy's function.
 async fn identify(
     session: Session,
     mut request: Request,
