@@ -62,15 +62,37 @@ impl ClientKeying {
 pub(crate) struct VaryBy {
     find: Arc<FindClient>,
     /// The extension that holds the client, if the policy names its type.
-    extension: Option<ClientExtension>,
+    extension: Option<ExtensionType>,
 }
 
-/// A type of request extension that holds the client. A strict policy passes it to the handler.
+/// A type of request extension.
 #[derive(Clone, Copy)]
-pub(crate) struct ClientExtension {
+pub(crate) struct ExtensionType {
     pub(crate) id: TypeId,
     pub(crate) name: &'static str,
+    pub(crate) is_in: fn(&Extensions) -> bool,
+    /// Copies the extension of this type, if there is one.
     pub(crate) carry: fn(&Extensions, &mut Extensions),
+}
+
+impl ExtensionType {
+    pub(crate) fn of<T: Clone + Send + Sync + 'static>() -> Self {
+        let is_in = |extensions: &Extensions| extensions.get::<T>().is_some();
+        Self { id: TypeId::of::<T>(), name: type_name::<T>(), is_in, carry: carry::<T> }
+    }
+}
+
+impl fmt::Debug for ExtensionType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Copies an extension of this type, if there is one.
+pub(crate) fn carry<T: Clone + Send + Sync + 'static>(from: &Extensions, to: &mut Extensions) {
+    if let Some(extension) = from.get::<T>() {
+        to.insert(extension.clone());
+    }
 }
 
 type FindClient = dyn Fn(&Parts) -> Option<String> + Send + Sync;
@@ -85,16 +107,11 @@ impl VaryBy {
         client: impl Fn(&T) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
         let find = move |parts: &Parts| parts.extensions.get::<T>().and_then(&client);
-        let carry = |from: &Extensions, to: &mut Extensions| {
-            if let Some(extension) = from.get::<T>() {
-                to.insert(extension.clone());
-            }
-        };
-        let extension = ClientExtension { id: TypeId::of::<T>(), name: type_name::<T>(), carry };
-        Self { find: Arc::new(find), extension: Some(extension) }
+        Self { find: Arc::new(find), extension: Some(ExtensionType::of::<T>()) }
     }
 
-    pub(crate) fn extension(&self) -> Option<ClientExtension> {
+    /// The extension in which it finds the client, if the policy names its type.
+    pub(crate) fn extension(&self) -> Option<ExtensionType> {
         self.extension
     }
 

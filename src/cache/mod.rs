@@ -78,7 +78,7 @@ pub(crate) use fill::ComputedEntry;
 pub(crate) use fill::{FillGuard, FillOutcome};
 pub(crate) use freshness::{AgeLimits, Freshness};
 pub(crate) use hit::Hit;
-pub(crate) use identity::VaryBy;
+pub(crate) use identity::{ExtensionType, VaryBy, carry};
 pub use log::LogError;
 pub(crate) use lookup::{Bypass, FlightMode, LookupResult};
 pub(crate) use options::LookupOptions;

@@ -4,8 +4,7 @@
 //! instead. The types of extensions can't be listed, but the extensions can be counted: if there are more than the layer
 //! knows by type, the handler may see something that the key does not hold.
 
-use std::any::{TypeId, type_name};
-use std::fmt;
+use std::any::TypeId;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,7 +13,7 @@ use http::{Extensions, Request, StatusCode};
 
 use super::routers::{self, is_in};
 use super::rules::identity::IdentityHeaders;
-use crate::cache::Policy;
+use crate::cache::{ExtensionType, Policy};
 
 /// The headers and extensions that identify a client.
 #[derive(Clone, Debug, Default)]
@@ -26,24 +25,9 @@ pub(crate) struct IdentitySource {
 /// The types of extensions that a service has declared.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KnownExtensions {
-    known: Vec<KnownExtension>,
+    known: Vec<ExtensionType>,
     has_warned: Arc<AtomicBool>,
     has_warned_of_withheld: Arc<AtomicBool>,
-}
-
-/// One type of extension.
-#[derive(Clone)]
-struct KnownExtension {
-    id: TypeId,
-    name: &'static str,
-    is_in: fn(&Extensions) -> bool,
-    carry: fn(&Extensions, &mut Extensions),
-}
-
-impl fmt::Debug for KnownExtension {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
-    }
 }
 
 impl KnownExtensions {
@@ -51,14 +35,9 @@ impl KnownExtensions {
     pub(crate) fn add<T: Clone + Send + Sync + 'static>(&mut self) {
         let of_axum =
             [TypeId::of::<OriginalUri>(), TypeId::of::<MatchedPath>(), TypeId::of::<NestedPath>()];
-        let id = TypeId::of::<T>();
-        if !of_axum.contains(&id) && self.known.iter().all(|known| known.id != id) {
-            self.known.push(KnownExtension {
-                id,
-                name: type_name::<T>(),
-                is_in: is_in::<T>,
-                carry: carry::<T>,
-            });
+        let added = ExtensionType::of::<T>();
+        if !of_axum.contains(&added.id) && !self.has(added.id) {
+            self.known.push(added);
         }
     }
 
@@ -108,13 +87,6 @@ impl KnownExtensions {
                  client with CacheLayer::extension, add them inside the CacheLayer, or use Policy::public"
             );
         }
-    }
-}
-
-/// Copies an extension of this type, if there is one.
-pub(crate) fn carry<T: Clone + Send + Sync + 'static>(from: &Extensions, to: &mut Extensions) {
-    if let Some(extension) = from.get::<T>() {
-        to.insert(extension.clone());
     }
 }
 

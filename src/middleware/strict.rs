@@ -4,12 +4,12 @@ use axum::extract::{MatchedPath, NestedPath, OriginalUri};
 use http::header::{COOKIE, HOST};
 use http::{Extensions, HeaderMap, HeaderName, Request, Uri, Version};
 
-use super::identity::{IdentitySource, carry};
+use super::identity::IdentitySource;
 use super::keying::{HOST_LIKE, PATH_LIKE};
 use super::rules::fields::RequestField;
 use super::rules::request::describes_content;
 use super::{cookies, routers};
-use crate::cache::{Policy, VaryBy};
+use crate::cache::{Policy, VaryBy, carry};
 
 /// The extensions for a handler: axum's own, those that the service declared, and the one that the policy keys by. `None`
 /// if the path's parameters can't be copied, for example because one is not UTF-8.

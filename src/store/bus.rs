@@ -28,19 +28,19 @@ pub trait Bus: Debug + Send + Sync + 'static {
         channel: &'a str,
     ) -> BoxFuture<'a, Result<BoxStream<'static, Bytes>, StoreError>>;
 
-    /// Acquires the leadership lease `office` for `ttl`, or renews it. Returns `false` if another node holds it. If the
+    /// Acquires the leadership lease `name` for `ttl`, or renews it. Returns `false` if another node holds it. If the
     /// store loses its data, two nodes may believe that they hold the lease; callers must tolerate that.
     fn acquire_leadership<'a>(
         &'a self,
-        office: &'a str,
+        name: &'a str,
         holder: u64,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    /// Releases the leadership lease `office` if `holder` holds it.
+    /// Releases the leadership lease `name` if `holder` holds it.
     fn release_leadership<'a>(
         &'a self,
-        office: &'a str,
+        name: &'a str,
         holder: u64,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 }

@@ -71,13 +71,13 @@ impl Bus for Redis {
 
     fn acquire_leadership<'a>(
         &'a self,
-        office: &'a str,
+        name: &'a str,
         holder: u64,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
             let mut hold = cmd("EVAL");
-            hold.arg(HOLD).arg(1).arg(self.names().leadership(office)).arg(holder).arg(millis(ttl));
+            hold.arg(HOLD).arg(1).arg(self.names().leadership(name)).arg(holder).arg(millis(ttl));
             match self.run(&hold).await? {
                 Value::Int(held) => Ok(held == 1),
                 other => Err(unexpected("EVAL", &other)),
@@ -87,13 +87,13 @@ impl Bus for Redis {
 
     fn release_leadership<'a>(
         &'a self,
-        office: &'a str,
+        name: &'a str,
         holder: u64,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            let mut resign = cmd("EVAL");
-            resign.arg(GIVE_BACK).arg(1).arg(self.names().leadership(office)).arg(holder);
-            self.run(&resign).await.map(drop)
+            let mut release = cmd("EVAL");
+            release.arg(GIVE_BACK).arg(1).arg(self.names().leadership(name)).arg(holder);
+            self.run(&release).await.map(drop)
         })
     }
 }

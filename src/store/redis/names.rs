@@ -56,8 +56,8 @@ impl RedisNames {
         format!("{}:channel:{channel}", self.prefix)
     }
 
-    pub(super) fn leadership(&self, office: &str) -> String {
-        format!("{}:office:{office}", self.prefix)
+    pub(super) fn leadership(&self, name: &str) -> String {
+        format!("{}:leadership:{name}", self.prefix)
     }
 }
 
