@@ -5,7 +5,6 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
-use redis::cmd;
 use sqlx::Connection;
 use tidegate::{
     Cache, CacheLayer, Database, DatabaseOptions, Guard, Listener, Memory, Policy, Redis, Tiered,
@@ -14,6 +13,7 @@ use tidegate::{
 use tidegate_testing::{FaultProxy, Postgres, RedisServer};
 
 use crate::common::{ask, eventually};
+use crate::entries;
 
 /// A database behind a name that can be cut off, and the Redis of its nodes.
 struct Shop {
@@ -63,12 +63,6 @@ impl Shop {
         self.name.heal().await.unwrap();
     }
 
-    async fn entries(&self) -> Vec<String> {
-        let keys = self.redis.run::<Vec<String>>(cmd("KEYS").arg("*:4:*")).await.unwrap();
-        let is_entry = |key: &String| !key.contains("lease") && !key.contains("office");
-        keys.into_iter().filter(is_entry).collect()
-    }
-
     async fn restore_with(&self, create: &str) {
         let old = self.node().await;
         eventually("a hit", async || ask(&old, "/").await.1.contains("hit")).await;
@@ -82,7 +76,7 @@ impl Shop {
         };
         eventually("a fresh node serves it from Redis", is_shared).await;
         self.apart(&["drop database shop", create]).await;
-        assert!(!self.entries().await.is_empty(), "the entry is still there");
+        assert!(!entries(&self.redis).await.is_empty(), "the entry is still there");
         let fresh = self.node().await;
         let (body, status) = ask(&fresh, "/").await;
         assert!(body == "ada" && !status.contains("hit"), "{body}: {status}");

@@ -6,10 +6,10 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use crate::common::{ask, eventually};
+use crate::entries;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
-use redis::cmd;
 use serde::{Deserialize, Serialize};
 use sqlx::Connection;
 use tidegate::{
@@ -62,13 +62,8 @@ impl World {
 
     /// Waits until so many entries are in Redis.
     async fn stored(&self, wanted: usize) {
-        let is_entry = |key: &String| !key.contains("lease") && !key.contains("office");
-        eventually("the entries are in Redis", async || {
-            let mut keys = cmd("KEYS");
-            let keys = self.redis.run::<Vec<String>>(keys.arg("*:4:*")).await;
-            keys.unwrap_or_default().iter().filter(|key| is_entry(key)).count() == wanted
-        })
-        .await;
+        eventually("the entries are in Redis", async || entries(&self.redis).await.len() == wanted)
+            .await;
     }
 }
 

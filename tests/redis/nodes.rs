@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::{ask, calls, eventually, send};
+use crate::entries;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -77,14 +78,6 @@ impl World {
         (app, cache)
     }
 
-    /// The names of the entries in Redis, if it answers.
-    async fn stored(&self) -> Vec<String> {
-        let mut keys = cmd("KEYS");
-        let keys = self.redis.run::<Vec<String>>(keys.arg("*:4:*")).await;
-        let is_entry = |key: &String| !key.contains("lease") && !key.contains("office");
-        keys.unwrap_or_default().into_iter().filter(is_entry).collect()
-    }
-
     fn runs(&self) -> usize {
         self.runs.load(Ordering::SeqCst)
     }
@@ -142,7 +135,7 @@ async fn a_stampede_for_an_entry_in_redis_causes_few_reads() {
     let world = World::new().await;
     let (a, b) = (world.node().await.0, world.node().await.0);
     ask(&a, "/1").await;
-    eventually("it is in Redis", async || !world.stored().await.is_empty()).await;
+    eventually("it is in Redis", async || !entries(&world.redis).await.is_empty()).await;
     world.redis.run::<()>(cmd("CONFIG").arg("RESETSTAT")).await.unwrap();
     storm(&[&b], "/1").await;
     let looks = calls(&world.redis, "get").await + calls(&world.redis, "mget").await;
@@ -218,7 +211,7 @@ async fn a_starting_node_is_warm_and_knows_earlier_changes() {
     ask(&a, "/1").await;
     ask(&a, "/2").await;
     world.postgres.psql("update t set n = 7 where id = 2").await.unwrap();
-    eventually("they are stored", async || world.stored().await.len() >= 2).await;
+    eventually("they are stored", async || entries(&world.redis).await.len() >= 2).await;
     let (late, _) = world.node().await;
     let (body, status) = ask(&late, "/1").await;
     assert!(body == "0" && status.contains("shared"), "{status}");
@@ -252,7 +245,7 @@ async fn no_request_fails_whatever_redis_does() {
     eventually("Redis is used again", async || {
         id += 1;
         ask(&app, &format!("/{id}")).await;
-        !world.stored().await.is_empty()
+        !entries(&world.redis).await.is_empty()
     })
     .await;
 }
@@ -265,7 +258,7 @@ async fn a_redis_restored_from_an_old_dump_serves_nothing_stale() {
     ask(&app, "/1").await;
     let mut key = Vec::new();
     eventually("it is stored", async || {
-        key = world.stored().await;
+        key = entries(&world.redis).await;
         !key.is_empty()
     })
     .await;
@@ -295,7 +288,7 @@ async fn a_node_that_starts_right_after_another_serves_its_entries() {
     let query = "select n from t where id = 1";
     let load = async || sqlx::query_scalar::<_, i32>(query).fetch_one(world.db.reader()).await;
     assert_eq!(first.get_or_load(&key, &policy, load).await.unwrap(), 0);
-    eventually("it is stored", async || !world.stored().await.is_empty()).await;
+    eventually("it is stored", async || !entries(&world.redis).await.is_empty()).await;
     Listener::spawn(&world.db, &second).await.unwrap();
     let load = async || Err::<i32, _>(sqlx::Error::RowNotFound);
     assert_eq!(second.get_or_load(&key, &policy, load).await.unwrap(), 0);
