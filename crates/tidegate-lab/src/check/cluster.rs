@@ -23,7 +23,6 @@ pub(crate) struct Cluster {
     pub(crate) gate: tokio::sync::RwLock<()>,
     pub(crate) servers: Mutex<Servers>,
     nodes: RwLock<Vec<Option<String>>>,
-    epoch: RwLock<String>,
 }
 
 /// The servers' state that only faults use.
@@ -66,7 +65,6 @@ impl Cluster {
         for _ in 0..nodes {
             lines.push(FaultProxy::start(primary.addr()).await?);
         }
-        let epoch = epoch(&primary).await?;
         let servers = Servers {
             primary,
             standbys,
@@ -82,12 +80,16 @@ impl Cluster {
             gate: tokio::sync::RwLock::new(()),
             servers: Mutex::new(servers),
             nodes: RwLock::new(vec![None; nodes]),
-            epoch: RwLock::new(epoch),
         };
         for node in 0..nodes {
             cluster.start_node(&mut *cluster.servers.lock().await, node).await?;
         }
         Ok(cluster)
+    }
+
+    /// The epoch of the first primary.
+    pub(crate) async fn first_epoch(&self) -> Result<String, Failure> {
+        epoch(&self.servers.lock().await.primary).await
     }
 
     pub(crate) fn nodes(&self) -> usize {
@@ -102,15 +104,6 @@ impl Cluster {
     pub(crate) fn is_up(&self, address: &str) -> bool {
         let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
         nodes.iter().flatten().any(|node| node == address)
-    }
-
-    /// The current primary's epoch, as nodes print it.
-    pub(crate) fn epoch(&self) -> String {
-        self.epoch.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn set_epoch(&self, epoch: String) {
-        *self.epoch.write().unwrap_or_else(PoisonError::into_inner) = epoch;
     }
 
     pub(crate) async fn start_node(

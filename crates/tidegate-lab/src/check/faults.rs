@@ -184,7 +184,7 @@ async fn strike(
             let trim = "select tidegate.mark('0', null); select tidegate.trim('0', 1000000)";
             stop_node(servers, node, hold, trim).await?;
         }
-        Fault::Crashed => primary::crash(cluster, servers, hold).await?,
+        Fault::Crashed => primary::crash(run, cluster, servers, hold).await?,
         Fault::FailedOver => primary::fail_over(run, cluster, servers, hold).await?,
         Fault::CopiedBack => copy::put_back(run, cluster, servers, hold).await?,
         Fault::SchemaChanged(property) => {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,6 +21,8 @@ const FEW: usize = 256;
 
 /// Every write to every row.
 pub(crate) struct History {
+    /// The current primary's epoch, as nodes print it.
+    epoch: RwLock<String>,
     rows: Vec<Mutex<Row>>,
     versions: AtomicU64,
 }
@@ -110,8 +112,9 @@ impl Demand {
 
 impl History {
     /// Each row has version 0, in the group that its number gives it.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(epoch: String) -> Self {
         Self {
+            epoch: RwLock::new(epoch),
             rows: (0..ROWS).map(|row| Mutex::new(Row::new(row))).collect(),
             versions: AtomicU64::new(0),
         }
@@ -140,9 +143,21 @@ impl History {
         }
     }
 
-    /// Notes a failover after which each row has no version past these. Fails if the checker no longer knows the versions
-    /// from before.
-    pub(crate) fn fail_over(&self, survived: &[u64]) -> Result<(), String> {
+    /// The current epoch. No failover is noted while the guard lives, so a response is judged before it or after it:
+    /// otherwise a response from before a failover would be wrong because it shows what was lost only then.
+    pub(crate) fn epoch(&self) -> RwLockReadGuard<'_, String> {
+        self.epoch.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_epoch(&self, epoch: String) {
+        *self.epoch.write().unwrap_or_else(PoisonError::into_inner) = epoch;
+    }
+
+    /// Notes a failover after which each row has no version past these, and the epoch that it begins. Fails if the checker no
+    /// longer knows the versions from before.
+    pub(crate) fn fail_over(&self, survived: &[u64], next: String) -> Result<(), String> {
+        let mut epoch = self.epoch.write().unwrap_or_else(PoisonError::into_inner);
+        *epoch = next;
         for (row, survived) in survived.iter().enumerate() {
             let mut history = self.row(row);
             if *survived < history.oldest.0 {

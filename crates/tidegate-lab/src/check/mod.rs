@@ -114,8 +114,9 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode, Failure> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("seed {seed} (to repeat the faults: --seed {seed})");
     let cluster = Arc::new(Cluster::start(options.nodes, options.redis).await?);
+    let epoch = cluster.first_epoch().await?;
     let run = Arc::new(Run {
-        history: History::new(),
+        history: History::new(epoch),
         schema: Schema::new(),
         report: Report::default(),
         reads: AtomicU64::new(0),

@@ -216,7 +216,9 @@ impl Reader {
         if since.is_none() {
             self.run.report.unbounded();
         }
-        let knows_failover = bounded && answer.header(EPOCH) == Some(&self.cluster.epoch());
+        // Kept until the response is judged: a failover that happens meanwhile counts after it.
+        let epoch = self.run.history.epoch();
+        let knows_failover = bounded && answer.header(EPOCH) == Some(epoch.as_str());
         let mut demand = Demand { since, own: own.filter(|_| bounded), knows_failover };
         if is_plain {
             demand = demand.of_a_plain_read();

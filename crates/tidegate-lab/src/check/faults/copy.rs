@@ -29,16 +29,15 @@ pub(super) async fn put_back(
     copied?;
     sleep(hold).await;
     let _closed = cluster.gate.write().await;
-    cluster.set_epoch("changing".into());
     run_sql(&mut admin, &format!("drop database {NAME} with (force)")).await?;
     let survived = "select version from rows order by id";
     let survived = servers.primary.psql_at(&servers.primary.url_of(COPY), survived).await?;
     let survived: Vec<u64> = survived.lines().map(str::parse).collect::<Result<_, _>>()?;
     // Before any node connects to it.
-    run.history.fail_over(&survived)?;
+    run.history.fail_over(&survived, "none".into())?;
     run_sql(&mut admin, &format!("create database {NAME} template {COPY}")).await?;
     run_sql(&mut admin, &format!("drop database {COPY}")).await?;
-    cluster.set_epoch(epoch(&servers.primary).await?);
+    run.history.set_epoch(epoch(&servers.primary).await?);
     // Other faults query this database on the standbys.
     caught_up(servers).await
 }

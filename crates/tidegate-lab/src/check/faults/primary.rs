@@ -15,6 +15,7 @@ const SEEN_BY_ALL: Duration = Duration::from_millis(1500);
 /// The primary crashes and recovers. No commit is lost, but positions that nodes have seen are, unless a commit flushes
 /// them in the meantime.
 pub(super) async fn crash(
+    run: &Run,
     cluster: &Cluster,
     servers: &mut Servers,
     hold: Duration,
@@ -37,7 +38,7 @@ pub(super) async fn crash(
     // From here on, a client may write before a node has begun a new history.
     drop(closed);
     sleep(hold).await;
-    cluster.set_epoch(epoch(&servers.primary).await?);
+    run.history.set_epoch(epoch(&servers.primary).await?);
     Ok(())
 }
 
@@ -59,9 +60,7 @@ pub(super) async fn fail_over(
     let survived = heir.psql("select version from rows order by id").await?;
     let survived: Vec<u64> = survived.lines().map(str::parse).collect::<Result<_, _>>()?;
     let new = epoch(&heir).await?;
-    cluster.set_epoch("changing".into());
-    run.history.fail_over(&survived)?;
-    cluster.set_epoch(new);
+    run.history.fail_over(&survived, new)?;
     servers.primary = heir;
     for line in servers.lines.iter().chain([&servers.name]) {
         line.retarget(servers.primary.addr());

@@ -12,7 +12,7 @@ fn stale(version: u64, must: u64) -> Result<(), Wrong> {
 
 #[test]
 fn a_response_must_include_writes_committed_before_it() {
-    let history = History::new();
+    let history = History::new("old".into());
     let (early, late) = (Instant::now(), Instant::now() + Duration::from_secs(9));
     history.begin(1, 7, 5);
     history.end(1, 7, Fate::Committed(Instant::now() + Duration::from_secs(1)));
@@ -27,7 +27,7 @@ fn a_response_must_include_writes_committed_before_it() {
 
 #[test]
 fn a_response_must_show_no_version_that_was_rolled_back_lost_or_never_written() {
-    let history = History::new();
+    let history = History::new("old".into());
     let now = since(Instant::now());
     let never = |version| Err(Wrong::NeverWritten { row: 1, version });
     history.begin(1, 7, 5);
@@ -38,7 +38,7 @@ fn a_response_must_show_no_version_that_was_rolled_back_lost_or_never_written() 
     assert_eq!(history.judge(1, 8, 5, &now), never(8));
     history.begin(1, 9, 5);
     history.end(1, 9, Fate::Committed(Instant::now()));
-    history.fail_over(&[0; ROWS]).unwrap();
+    history.fail_over(&[0; ROWS], "new".into()).unwrap();
     assert_eq!(history.judge(1, 9, 5, &now), Err(Wrong::Lost { row: 1, version: 9 }));
     let unaware = Demand { knows_failover: false, ..now };
     assert_eq!(history.judge(1, 9, 5, &unaware), Ok(()));
@@ -46,7 +46,7 @@ fn a_response_must_show_no_version_that_was_rolled_back_lost_or_never_written() 
 
 #[test]
 fn old_writes_are_dropped_from_the_history_and_still_judged() {
-    let history = History::new();
+    let history = History::new("old".into());
     let end = Instant::now() + Duration::from_secs(1000);
     for version in 1..=1000 {
         history.begin(1, version, 5);
@@ -59,5 +59,31 @@ fn old_writes_are_dropped_from_the_history_and_still_judged() {
     assert!(matches!(history.judge(1, 3, 5, &now), Err(Wrong::Stale { version: 3, .. })));
     let never = Err(Wrong::NeverWritten { row: 1, version: 1001 });
     assert_eq!(history.judge(1, 1001, 5, &now), never);
-    assert!(history.fail_over(&[0; ROWS]).is_err());
+    assert!(history.fail_over(&[0; ROWS], "new".into()).is_err());
+}
+
+#[test]
+fn a_failover_is_noted_before_or_after_a_response_is_judged() {
+    let history = History::new("old".into());
+    history.begin(1, 7, 5);
+    history.end(1, 7, Fate::Committed(Instant::now()));
+    let now = since(Instant::now());
+    let (waits, began) = std::sync::mpsc::channel();
+    let failed_over = std::thread::scope(|scope| {
+        let epoch = history.epoch();
+        let failing = scope.spawn(|| {
+            waits.send(()).unwrap();
+            history.fail_over(&[0; ROWS], "new".into())
+        });
+        began.recv().unwrap();
+        for _ in 0..10_000 {
+            assert_eq!(history.judge(1, 7, 5, &now), Ok(()), "it was judged in epoch {epoch}");
+            std::thread::yield_now();
+        }
+        drop(epoch);
+        failing.join().unwrap()
+    });
+    assert_eq!(failed_over, Ok(()));
+    assert_eq!(history.epoch().as_str(), "new");
+    assert_eq!(history.judge(1, 7, 5, &now), Err(Wrong::Lost { row: 1, version: 7 }));
 }
