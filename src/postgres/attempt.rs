@@ -87,7 +87,10 @@ pub(crate) async fn open(
     plan: &RoutePlan,
 ) -> Result<OpenedConnection, SkipReason> {
     let mut opened = match candidate {
-        Candidate::Primary => open_primary(&db.inner.primary, plan).await,
+        Candidate::Primary => {
+            let must_know = plan.may_write || plan.written.is_some();
+            open_primary(db.current_primary(must_know).await, plan).await
+        }
         Candidate::Replica(server) => open_replica(server, plan, false).await,
         Candidate::LastResort(server) => open_replica(server, plan, true).await,
     }?;
@@ -138,7 +141,7 @@ async fn connect_to(server: &Server, plan: &RoutePlan, epoch: Epoch) -> Result<C
     let mut conn = connect(server, plan).await?;
     if is_outdated(server, epoch, epoch_of(&conn.identify().await?)).await? {
         drop(conn);
-        renew(server, generation);
+        server.renew_since(generation);
         conn = connect(server, plan).await?;
     }
     Ok(conn)
@@ -157,13 +160,6 @@ pub(super) async fn is_outdated(
     let now = server.probe().await?;
     server.past().note(epoch, now);
     Ok(now != present)
-}
-
-/// Replaces the connections of a generation, unless that has been done.
-fn renew(server: &Server, generation: u64) {
-    if server.sample().generation == generation {
-        server.renew();
-    }
 }
 
 fn epoch_of(identity: &ServerIdentity) -> Epoch {
@@ -223,7 +219,7 @@ async fn begin_on_primary(
         && is_outdated(server, epoch, epoch_of(&identity)).await?
     {
         drop(transaction);
-        renew(server, generation);
+        server.renew_since(generation);
         (transaction, identity) = begin_identified(server, sql).await?;
     }
     if identity.standby {

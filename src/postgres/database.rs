@@ -119,7 +119,15 @@ impl Database {
         }
         let stray = self.is_stray_source().then(Stray::read).flatten();
         let open = OpenTransaction::new(own, stray);
-        Ok(Transaction::new(self.inner.primary.begin(sql).await?, open))
+        Ok(Transaction::new(self.current_primary(true).await.begin(sql).await?, open))
+    }
+
+    /// The primary, for a connection of its pool: see [`Server::leave_old_primary`].
+    pub(super) async fn current_primary(&self, must_know: bool) -> &Server {
+        if let Some(seen) = self.inner.lag.newest() {
+            self.inner.primary.leave_old_primary(seen.epoch, must_know).await;
+        }
+        &self.inner.primary
     }
 
     /// Reports that something was written to this database by other means, such as the application's own pool. Call it
@@ -198,7 +206,7 @@ impl Database {
     /// so it fails if the primary does not respond within 3 s, not counting the wait for a connection. It also fails on an
     /// old primary, if the primary's name alternates between it and the new one: the write may be on the other.
     pub(crate) async fn observe(&self) -> Result<LogPosition, sqlx::Error> {
-        let primary = &self.inner.primary;
+        let primary = self.current_primary(true).await;
         let mut conn = primary.acquire().await?;
         let identity = conn.identify().await?;
         if !primary.observe_newest(&identity) {
@@ -225,7 +233,7 @@ impl Database {
     {
         let tags: Vec<String> = tags.into_iter().map(Into::into).collect();
         let write = async {
-            let mut conn = self.inner.primary.acquire().await?;
+            let mut conn = self.current_primary(true).await.acquire().await?;
             // A background task has no client that could cancel it, so the limit is here.
             within(log::invalidate(&mut *conn, &tags)).await
         };

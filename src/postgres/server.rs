@@ -236,6 +236,27 @@ impl Server {
             .ok_or_else(|| sqlx::Error::Protocol("no position from the server".into()))
     }
 
+    /// Replaces the pool's connections if they lead to another server than the name does now. The log was last read in
+    /// `epoch`; if the pool was opened in another one, one of the two still leads to an old primary, and a new connection
+    /// shows whether it is the pool. It is not opened again soon if the name led to the same server the last time, unless
+    /// `must_know`: the caller writes, or must see a write.
+    pub(crate) async fn leave_old_primary(&self, epoch: Epoch, must_know: bool) {
+        let sample = self.sample();
+        let Some(pooled) = sample.at.map(|at| at.epoch).filter(|pooled| *pooled != epoch) else {
+            return;
+        };
+        if !must_know && self.past.contains(epoch, pooled) {
+            return;
+        }
+        // If it fails, the caller's own connection shows why.
+        if let Ok(now) = self.probe().await {
+            self.past.note(epoch, now);
+            if now != pooled {
+                self.renew_since(sample.generation);
+            }
+        }
+    }
+
     /// A connection, from the pool.
     pub(crate) async fn acquire(&self) -> Result<Checkout, sqlx::Error> {
         Ok(Checkout::new(self.pooled().await?, &self.sample))
@@ -325,6 +346,14 @@ impl Server {
     /// Connections opened before now must not be used again.
     pub(crate) fn renew(&self) {
         self.lock().renew();
+    }
+
+    /// The same for connections of a generation, unless that has been done.
+    pub(crate) fn renew_since(&self, generation: u64) {
+        let mut sample = self.lock();
+        if sample.generation == generation {
+            sample.renew();
+        }
     }
 
     /// Statements that were prepared before now may have plans for another schema, so their connections must not be used

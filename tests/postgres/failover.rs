@@ -170,6 +170,39 @@ async fn a_session_that_wrote_on_a_new_primary_is_read_from_there_also_without_t
     assert_eq!(pair.node.get_with("/users/1", &token).await.0, "eve");
 }
 
+/// The name that reads use leads to the new primary later than the one that the listener uses.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_leaves_an_old_primary_that_the_listener_has_left() {
+    let primary = primary(&[]).await;
+    let standby = primary.standby().await.unwrap();
+    let ((name, url), (line, listen)) = (proxy(&primary).await, proxy(&primary).await);
+    let options = DatabaseOptions::new(url).listen_url(listen).connections(1);
+    let db = options.connect().await.unwrap();
+    let node = Node::start(&db, &Policy::ttl(TTL)).await;
+    let before = node.cache.fences().epoch();
+    standby.promote().await.unwrap();
+    line.retarget(standby.addr());
+    line.cut();
+    line.heal().await.unwrap();
+    eventually("the new primary is followed", async || {
+        let now = node.cache.fences().epoch();
+        now.is_known() && now != before
+    })
+    .await;
+    let port = async || {
+        let query = sqlx::query_scalar::<_, i32>("select inet_server_port()");
+        query.fetch_one(&mut *db.begin_read_only().await.unwrap()).await.unwrap()
+    };
+    let direct = super::world::options(&standby).connect().await.unwrap();
+    let token = Node::start(&direct, &Policy::ttl(TTL)).await.put(1, "eve").await;
+    assert_eq!(port().await, i32::from(primary.port()), "the name still leads there");
+    // The pool keeps its connection to the old primary.
+    name.retarget(standby.addr());
+    let plain = node.get_with("/plain/1", &token).await.0;
+    assert!(plain.starts_with("eve"), "{plain}");
+    assert_eq!(port().await, i32::from(standby.port()));
+}
+
 /// As after a restored backup has taken the primary's place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_of_the_cluster_that_the_primary_leads_to_now_is_accepted() {
