@@ -105,7 +105,7 @@ metrics! {
     REFUSED "tidegate_store_refused_total" Counter
         "Entries and messages that were refused because no secret of this service signed them.";
     BAD_TOKENS "tidegate_bad_tokens_total" Counter
-        "Session tokens that were forged, truncated, or made with another secret.";
+        "Requests whose session tokens are all invalid: forged, truncated, or made with another secret.";
     STATEMENTS "tidegate_statements_total" Counter
         "Statements that the executors sent, by server.";
     SERVER_UP "tidegate_server_up" Gauge
