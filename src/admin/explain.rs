@@ -134,7 +134,7 @@ impl ExplainRequest {
     fn requests(&self) -> Result<[Request<String>; 2], String> {
         let uri: Uri = self.url.parse().map_err(|error| format!("{:?}: {error}", self.url))?;
         let path = uri.path_and_query().filter(|path| path.as_str().starts_with('/'));
-        let path = path.ok_or("the URL wants a path that begins with /")?.as_str();
+        let path = path.ok_or("the URL needs a path that begins with /")?.as_str();
         let mut headers = headers(&self.headers)?;
         let build = |uri: &str, headers: &HeaderMap| {
             let mut request =
@@ -296,10 +296,10 @@ impl fmt::Display for EntryReport {
 
 impl fmt::Display for TagReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tag {}: last change known before {}", self.name, self.fence)?;
+        write!(f, "tag {}: last known change at or before {}", self.name, self.fence)?;
         match self.holds {
-            Some(true) => write!(f, ", which the stored response has"),
-            Some(false) => write!(f, ", which the stored response may lack"),
+            Some(true) => write!(f, "; the stored response includes it"),
+            Some(false) => write!(f, "; the stored response may lack it"),
             None => Ok(()),
         }
     }
@@ -307,8 +307,8 @@ impl fmt::Display for TagReport {
 
 impl fmt::Display for ServerChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = self.position.as_deref().unwrap_or("unreachable");
+        let at = self.position.as_deref().unwrap_or("unknown");
         let fit = if self.is_far_enough { "far enough" } else { "not far enough" };
-        write!(f, "server {}: at {at}, {fit} to compute it", self.name)
+        write!(f, "server {}: position {at}, {fit} to compute the response", self.name)
     }
 }

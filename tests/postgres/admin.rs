@@ -226,7 +226,10 @@ async fn suggest_recommends_policies_and_tables_to_track() {
     let (times, repeated) = (by_id["times"].as_f64().unwrap(), by_id["repeated"].as_f64().unwrap());
     assert!(times >= 30.0 && (repeated - (times - 3.0) / times).abs() < 1e-9, "{by_id}");
     let told = text(&shop.app, "/admin/api/suggest").await;
-    assert!(told.contains(&format!("of {sample} would have been served from the cache")), "{told}");
+    assert!(
+        told.contains(&format!("of {sample} requests would have been served from the cache")),
+        "{told}"
+    );
 }
 
 #[tokio::test]

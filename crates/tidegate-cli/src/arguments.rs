@@ -104,7 +104,8 @@ pub(crate) struct Tables {
     /// Record changes by foreign keys too; without TABLES, track all tables that the role owns and that can be tracked
     #[arg(long)]
     pub(crate) auto: bool,
-    /// Maximum number of changed rows per statement to record one by one; a larger change counts for the whole table
+    /// Maximum number of changed rows per statement to record one by one; a larger change counts as a change of the
+    /// whole table
     #[arg(long, default_value_t = 100)]
     pub(crate) row_limit: u32,
 }

@@ -161,7 +161,10 @@ impl fmt::Display for Report {
             )?;
         }
         for table in &self.row_security {
-            writeln!(f, "{table} has row security, which hides changes and makes writes fail")?;
+            writeln!(
+                f,
+                "{table} has row security, which hides changes and, if forced, makes writes fail"
+            )?;
         }
         writeln!(f, "connections from nodes: {}", self.facts.connections)?;
         if let Some((seconds, pid)) =

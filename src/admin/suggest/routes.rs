@@ -268,7 +268,11 @@ impl fmt::Display for RouteAdvice {
         )?;
         if let Some(ratio) = self.expected_hit_ratio {
             let ratio = percent(ratio);
-            writeln!(f, "  {ratio} of {} would have been served from the cache", self.sample)?;
+            writeln!(
+                f,
+                "  {ratio} of {} requests would have been served from the cache",
+                self.sample
+            )?;
             writeln!(
                 f,
                 "  and would have saved {:.2} s of handler time so far",
@@ -294,7 +298,7 @@ impl fmt::Display for ColumnAdvice {
         )?;
         self.hit_ratio_at_most
             .iter()
-            .try_for_each(|ratio| write!(f, ", for at most {} hits", percent(*ratio)))
+            .try_for_each(|ratio| write!(f, " (hit ratio then: at most {})", percent(*ratio)))
     }
 }
 

@@ -14,7 +14,7 @@ use super::output::Output;
 /// What to measure.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Bench {
-    /// Load a running service, as fast as it responds or at a steady rate, and report throughput and latency
+    /// Send load to a running service, as fast as it responds or at a steady rate, and report throughput and latency
     Http(http::Options),
     /// Replay accesses through the cache, and report the shares of hits and of stale values
     Hitrate(hitrate::Options),

@@ -80,7 +80,7 @@ impl fmt::Display for Report {
             writeln!(f, "{check}")?;
         }
         let end =
-            if self.sound { "no check has failed" } else { "the failed checks must be fixed" };
+            if self.sound { "no check has failed" } else { "fix the problems that are marked BAD" };
         write!(f, "{end}")
     }
 }

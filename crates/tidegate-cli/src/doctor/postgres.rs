@@ -91,7 +91,9 @@ fn of_schema(status: &SchemaStatus, checks: &mut Vec<Check>) {
         false => Check::good("schema tidegate", version),
     });
     for table in &status.row_security {
-        let found = format!("{table} has row security, which hides changes and makes writes fail");
+        let found = format!(
+            "{table} has row security, which hides changes and, if forced, makes writes fail"
+        );
         checks.push(Check::bad("row security", found).mend("tidegate install TABLE..."));
     }
     checks.push(match &status.no_wakeups {
@@ -111,7 +113,7 @@ fn of_schema(status: &SchemaStatus, checks: &mut Vec<Check>) {
         true => Check::warning(
             "log",
             format!(
-                "{} rows: no node trims it, or a transaction has been open for long",
+                "{} rows: no node trims it, or a transaction has been open for a long time",
                 status.log_rows
             ),
         )

@@ -20,7 +20,7 @@ pub(crate) struct Options {
     /// URLs to request in turn, as http://host:port/path; all on one server
     #[arg(required = true)]
     urls: Vec<String>,
-    /// File with one path per line; these are requested in turn instead, from the URL's server
+    /// File with one path per line; the paths are requested in turn, from the URL's server, instead of the URLs
     #[arg(long)]
     paths: Option<PathBuf>,
     /// Number of connections, all open at once
