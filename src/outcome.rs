@@ -10,7 +10,8 @@ use crate::store::Tier;
 pub enum Outcome {
     /// Served from the cache, proven fresh.
     Hit(Tier),
-    /// Served with the result of another request that was computing it, or was looking it up in the shared store.
+    /// Served with the result of another request, which was computing the response or looking it up in the shared
+    /// store.
     Collapsed,
     /// Served stale from the cache, as the policy allows.
     Stale(StaleReason),
@@ -89,7 +90,8 @@ pub enum BypassReason {
     Unreadable,
     /// A range request for a response that is not stored.
     Range,
-    /// The request has `If-Match` or `If-Unmodified-Since`, or by POST `If-None-Match`, which the origin must evaluate.
+    /// The request has a condition that the origin must evaluate: `If-Match`, `If-Unmodified-Since`, or, in a POST
+    /// request, `If-None-Match`.
     Precondition,
     /// The request asks to switch to another protocol, such as WebSocket.
     Upgrade,
@@ -254,7 +256,8 @@ pub enum Event {
     Overtaken,
     /// The shared store failed.
     StoreError,
-    /// An entry was made invalid by a change to another tag that shares its slots.
+    /// An entry was made invalid by a change to a tag that it does not depend on, because of a hash collision in the
+    /// fence table.
     FalseAlarm,
     /// A lease was held by another node.
     LeaseHeld,

@@ -25,8 +25,9 @@ const FENCE_BYTES: usize = 8 << 20;
 /// Stores responses and values, and serves them only while they are proven fresh. [`CacheLayer`](crate::CacheLayer)
 /// uses it for HTTP; `get_or_load` and the like use it for typed values.
 ///
-/// Clones share everything. Without a `Listener`, nothing but [`invalidate`](Self::invalidate) makes entries invalid
-/// before their TTL, it does so on this node alone, and entries that other processes stored are never valid here.
+/// Clones share everything. Without a `Listener`, the cache does not notice changes in the database: only
+/// [`invalidate`](Self::invalidate) makes entries invalid before their TTL, and only on this node. Entries that other
+/// processes stored are then never valid here.
 ///
 /// ```
 /// use std::time::Duration;
@@ -70,21 +71,25 @@ pub(crate) struct CacheInner {
 }
 
 impl Cache {
-    /// Creates a cache that stores its entries in `store`, with a fence table of 8 MiB. At most 512 fills run at a time;
-    /// with a `Listener`, four for each connection that its `Database` may have to the primary. Connections to replicas do
-    /// not count, since all fills read from the primary while no replica has replayed the latest write. If your replicas
-    /// rarely lag, you can allow more with [`with_limits`](Self::with_limits).
+    /// Creates a cache that stores its entries in `store`, with a fence table of 8 MiB. To *fill* an entry is to
+    /// compute a response or value and store it. At most 512 fills run at a time. With a `Listener`, the limit falls to
+    /// four fills per connection that its `Database` may open to the primary. Connections to replicas do not count:
+    /// after a write, all fills read from the primary until a replica has replayed it. If your replicas rarely lag, you
+    /// can allow more fills with [`with_limits`](Self::with_limits).
     pub fn new(store: impl Store) -> Self {
         Self::with_bounds(store, FENCE_BYTES, None)
     }
 
-    /// Creates a cache whose fence table takes `fence_bytes` bytes, and in which at most `loads` fills run at a time,
-    /// which bounds the load that a cold start puts on the database. By default, the fills of one route, or of one
-    /// [`ValuePolicy`](crate::ValuePolicy), use at most three quarters of these permits; see
-    /// [`Policy::fills`](crate::Policy::fills). A fill keeps waiting for a permit as long as others complete. If none
-    /// completes within the policy's [`wait`](crate::Policy::wait), as many of the fills that wait as may run at a time
-    /// proceed without a permit; after ten times `wait`, each does. A fill that holds a permit for longer than `wait`,
-    /// while fills of other policies wait for one, loses it. All of these are counted ([`Event::NoPermit`]).
+    /// Creates a cache whose fence table takes `fence_bytes` bytes, and in which at most `loads` fills run at a time.
+    /// This limit bounds the load that a cold start puts on the database. Each fill needs a permit. By default, the
+    /// fills of one route, or of one [`ValuePolicy`](crate::ValuePolicy), use at most three quarters of the permits;
+    /// see [`Policy::fills`](crate::Policy::fills).
+    ///
+    /// A fill waits for a permit as long as other fills complete. If none completes within the policy's
+    /// [`wait`](crate::Policy::wait), waiting fills proceed without a permit: in each period of `wait`, at most as many
+    /// as the limit allows to run at a time. After ten times `wait`, a fill proceeds in any case. A fill that has held
+    /// a permit for `wait`, and for at least 1 s, loses it if another fill is waiting for one. All of these are counted
+    /// ([`Event::NoPermit`]).
     pub fn with_limits(store: impl Store, fence_bytes: usize, loads: usize) -> Self {
         Self::with_bounds(store, fence_bytes, Some(loads))
     }
@@ -110,10 +115,12 @@ impl Cache {
         Self { shared: Arc::new(shared), version: None }
     }
 
-    /// Invalidates every entry that has one of these tags. A table's name covers all of its rows. With a `Listener`, this
-    /// writes to the change log, and each node invalidates its entries when it reads that. Without one, the entries are
-    /// invalid on this node, at once. When this returns, they are invalid on this node in any case, unless it can't read
-    /// the log at the moment: then this returns after at most 3 s, and the entries become invalid as soon as it can.
+    /// Invalidates every entry that has one of these tags. A table's name covers all of its rows.
+    ///
+    /// Without a `Listener`, this invalidates the entries on this node, and on no other. With one, it writes the
+    /// invalidation to the change log, and each node invalidates its entries when it reads the log. Before returning,
+    /// it waits up to 3 s for this node to read the log that far. If the node can't, the call succeeds nevertheless,
+    /// and the entries become invalid here as soon as the node can read the log again.
     ///
     /// # Errors
     ///

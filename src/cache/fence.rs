@@ -32,11 +32,13 @@ const LEAST: usize = if cfg!(all(test, tidegate_loom)) { 2 } else { 64 };
 /// The value of `confirmed` before the first drain of an epoch.
 const NEVER: u64 = u64::MAX;
 
-/// What this node knows of the changes in the database: one fence per tag, the floor under all of
-/// them, how far it has followed the log, and when it last did.
+/// What this node knows of the changes in the database: a fence for each tag, the floor under all fences, how far the
+/// node has followed the change log, and when it last read it.
 ///
-/// One task writes, and any number of tasks read. The writer clears the epoch first and sets it last, and readers load it
-/// before and after everything else, so no reader can mix two epochs.
+/// The fence of a tag is a position at or past the last known change to it. An entry is valid if it is of the current
+/// [`epoch`](Self::epoch) and its [`as_of`](crate::Entry::as_of) has reached the fence of each of its tags.
+// One task writes, and any number of tasks read. The writer clears the epoch first and sets it last, and readers load
+// it before and after everything else, so no reader can mix two epochs.
 #[derive(Debug)]
 pub struct Fences {
     epoch: AtomicU64,
@@ -92,7 +94,8 @@ impl Fences {
         Epoch::new(self.epoch.load(Ordering::SeqCst))
     }
 
-    /// The floor: the fence of every tag is at least this. What changed before it is not known.
+    /// The floor, the lowest value of any fence. The node does not know which changes happened before it, so older
+    /// entries are invalid.
     pub fn floor(&self) -> Position {
         Position::new(self.floor.load(Ordering::Acquire))
     }

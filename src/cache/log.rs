@@ -97,7 +97,7 @@ impl AttachedLog {
     }
 }
 
-/// The log could not be read or written.
+/// The change log could not be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("the database's log of changes could not be reached")]
+#[error("the database's change log could not be read or written")]
 pub struct LogError(#[source] pub Box<dyn Error + Send + Sync>);

@@ -51,8 +51,8 @@ impl Cache {
     /// the missing ids. `load` returns the values that exist. For the other ids, "there is none" is stored for the policy's
     /// [`negative_ttl`](crate::ValuePolicyBuilder::negative_ttl), if it has one.
     ///
-    /// `load` is cloned for each call. Usually there is one call; there is another for values that another request was
-    /// loading when it failed. An `async` closure can be cloned if its captures can.
+    /// `load` is cloned for each call. Usually it is called once. It is called again for values that a concurrent
+    /// request was loading, if that request fails. An `async` closure can be cloned if its captures can.
     ///
     /// In the policy's tags, `{id}` stands for the id, as in `users:id={id}`. Each value then depends only on its own row,
     /// although one statement reads all of them; `load` must read nothing else from that table. As with the loader of

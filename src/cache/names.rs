@@ -33,8 +33,11 @@ pub(crate) fn cookie_fault(setting: &str, name: &str) -> Option<String> {
 pub(crate) fn cookie_pattern_fault(setting: &str, name: &str) -> Option<String> {
     let Some(stem) = name.strip_suffix('*') else { return cookie_fault(setting, name) };
     let is_stem = is_cookie_name(stem) && !stem.contains('*');
-    (!is_stem)
-        .then(|| format!("{setting} has `{name}`: a `*` stands for any rest, at the end only"))
+    (!is_stem).then(|| {
+        format!(
+            "{setting} has `{name}`: a `*` is allowed at the end only, where it matches any ending"
+        )
+    })
 }
 
 fn is_cookie_name(name: &str) -> bool {

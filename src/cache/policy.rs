@@ -93,8 +93,9 @@ pub struct PolicyError(pub(crate) Vec<String>);
 freshness_settings!(Policy);
 
 impl Policy {
-    /// Stores responses for `ttl` at most. If reads are tracked (through `Database::reader`), a change in the database
-    /// makes a response invalid at once, so the TTL only limits how long it is stored.
+    /// Stores responses for at most `ttl`. If reads are tracked (through `Database::reader`), a change in the database
+    /// makes a response invalid as soon as the node has read the change from the change log. The TTL then only limits
+    /// how long an unchanged response is stored.
     pub fn ttl(ttl: Duration) -> Self {
         Self {
             is_standard: false,
@@ -151,28 +152,31 @@ impl Policy {
 
     /// Adds a tag, the name of something that the response depends on. `{name}` stands for a parameter of the route.
     ///
-    /// A tag of the form `table:column={name}` narrows the dependency: the response then depends on that table's rows with
-    /// this value, not on the whole table. The tag must cover everything that the handler reads from the table. It has no
-    /// such effect if the triggers don't key changes by this column (see `tidegate install`).
+    /// A tag of the form `table:column={name}` narrows the dependency: the response then depends on that table's rows
+    /// with this value, not on the whole table. The tag must cover everything that the handler reads from the table. If
+    /// the triggers do not record changes by the values of this column (see `tidegate install`), the response still
+    /// depends on the whole table.
     #[must_use]
     pub fn tag(mut self, template: &str) -> Self {
         self.tags.push(TagTemplate::parse(template));
         self
     }
 
-    /// Under [`standard`](Self::standard), the longest time for which an error (4xx and 5xx except 404 and 410) is fresh,
-    /// whatever its headers say; 10 s by default. With zero, errors are not stored. Errors are never served stale. Without
-    /// this limit, if an origin sends one `max-age` with everything, a client that provokes a 400, 413 or 431 would replace
-    /// the page by an error for everyone.
+    /// Under [`standard`](Self::standard), the longest time for which an error (4xx and 5xx except 404 and 410) is
+    /// fresh, whatever its headers say; 10 s by default. With zero, errors are not stored. Errors are never served
+    /// stale.
+    ///
+    /// Some origins send the same `max-age` with every response, errors included. Without this limit, a client that
+    /// provokes a 400, 413 or 431 could then replace a page with an error for everyone.
     #[must_use]
     pub fn error_ttl(mut self, longest: Duration) -> Self {
         self.error_ttl = longest;
         self
     }
 
-    /// The largest body that is stored, in bytes; 1 MiB by default. A larger one is passed on whole and not stored;
-    /// with 0, only responses without a body are. Raise `RedisOptions::body_limit` too where nodes are to share larger
-    /// ones.
+    /// The largest body that is stored, in bytes; 1 MiB by default. A response with a larger body is passed on whole
+    /// and not stored. With 0, only responses without a body are stored. To share larger bodies among nodes, raise
+    /// `RedisOptions::body_limit` too.
     #[must_use]
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;
@@ -199,18 +203,19 @@ impl Policy {
         self
     }
 
-    /// The order of query parameters of different names does not distinguish responses: `?a=1&b=2` is `?b=2&a=1`. The handler
-    /// gets them sorted by name. Parameters of one name, and of `i[a]` and `i.b` alike, keep their order.
-    /// Not for [`standard`](Self::standard) policies, where another URI is another resource.
+    /// Ignores the order of query parameters with different names: `?a=1&b=2` and `?b=2&a=1` get the same response. The
+    /// handler receives the parameters sorted by name. Parameters with the same name keep their order; `i`, `i[a]` and
+    /// `i.b` count as the same name. Not for [`standard`](Self::standard) policies, where each URI is a resource of its
+    /// own.
     #[must_use]
     pub fn any_query_order(mut self) -> Self {
         self.any_query_order = true;
         self
     }
 
-    /// Under [`standard`](Self::standard), interprets `s-maxage=1, stale-while-revalidate=30` in the way that is meant by
-    /// the frameworks that send it: the response may be served stale, as its `stale-while-revalidate` and `stale-if-error`
-    /// say. Without this, `s-maxage` forbids both, as RFC 9111, section 5.2.2.10, specifies. A response with
+    /// Under [`standard`](Self::standard), applies `stale-while-revalidate` and `stale-if-error` to responses that also
+    /// have `s-maxage`. Frameworks that send `s-maxage=1, stale-while-revalidate=30` mean that the response may be
+    /// served stale. By default, `s-maxage` forbids that, as RFC 9111, section 5.2.2.10, specifies. A response with
     /// `must-revalidate`, `proxy-revalidate` or `no-cache` is never served stale.
     #[must_use]
     pub fn s_maxage_allows_stale(mut self) -> Self {
@@ -256,11 +261,11 @@ impl Policy {
         self
     }
 
-    /// Declares that the response is the same for every client with the same key, whatever `Cookie`, `Authorization` or
-    /// other header that identifies the client a request has. The layer can't check this; [`strict`](Self::strict)
-    /// enforces it, and only with it may [`vary`](Self::vary) name such a header too. Without `public`, a request with
-    /// such a header bypasses the cache unless the policy names the header in `vary` or the cookies in
-    /// [`vary_cookies`](Self::vary_cookies).
+    /// Declares that the response is the same for every client with the same key, even if a request has `Cookie`,
+    /// `Authorization` or another header that identifies the client. The layer can't check this declaration;
+    /// [`strict`](Self::strict) enforces it. Together with `public`, [`vary`](Self::vary) may name such a header only
+    /// under `strict`. Without `public`, a request with such a header bypasses the cache unless the policy names the
+    /// header in `vary` or the cookies in [`vary_cookies`](Self::vary_cookies).
     #[must_use]
     pub fn public(mut self) -> Self {
         self.public = true;

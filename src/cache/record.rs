@@ -50,9 +50,14 @@ pub(crate) const REPLICA_BEHIND: &str = "replica-behind";
 /// Why a response is not stored: a read of the database failed.
 pub(crate) const READ_FAILED: &str = "read-failed";
 
-/// The reads and writes of one computation.
+/// The reads and writes of one scope.
 ///
-/// Code that reads or writes without `Database` reports to the record of its scope:
+/// A *scope* is the code whose reads count for one result: a request under a [`CacheLayer`](crate::CacheLayer) or
+/// [`ScopeLayer`](crate::ScopeLayer), the loading of a value, or work under [`detached`](Self::detached). Scopes nest.
+/// A task that code in a scope spawns is outside the scope, unless it runs under [`carry`](Self::carry).
+///
+/// Reads and writes through `Database` are recorded automatically. Code that reads or writes by other means reports
+/// that to the record of its scope:
 ///
 /// ```
 /// use tidegate::{Record, Uncacheable};
@@ -180,8 +185,10 @@ impl Record {
         }
     }
 
-    /// Runs a future that contributes to no response, such as a background job or a request that passes no layer. Its reads
-    /// do not count as strays. They see the future's own earlier writes, but need not see the process's other writes.
+    /// Runs a future that contributes to no response, in a scope of its own: a background job, or a request that does
+    /// not pass through a `CacheLayer`. Otherwise, its reads would keep responses that are being computed at the same
+    /// time from being stored (`stray-read`). Its reads see the future's own earlier writes, but need not see the
+    /// process's other writes.
     pub fn detached<F: Future>(work: F) -> impl Future<Output = F::Output> {
         Self::apart_from_all().scope(work)
     }

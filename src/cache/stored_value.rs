@@ -195,8 +195,8 @@ fn unstorable<T>(mismatch: &Mismatch) -> Uncacheable {
     static WARNED: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
     let name = type_name::<T>();
     let why = format!(
-        "a value of {name} changes when it is encoded by bincode and decoded again: {mismatch}. Types with `flatten`, \
-         `untagged`, `skip_serializing_if` or `serde_json::Value` do; cache a struct without them"
+        "a value of {name} can't be encoded by bincode and decoded again unchanged: {mismatch}. Frequent causes are \
+         `flatten`, `untagged`, `skip_serializing_if` and `serde_json::Value`: cache a struct without them"
     );
     if WARNED.lock_unpoisoned().insert(name) {
         tracing::warn!("not cached: {why}");

@@ -50,7 +50,7 @@ impl TagTemplate {
         if self.source.trim().is_empty() {
             return Some("it has an empty tag".into());
         }
-        unbalanced.then(|| format!("its tag `{}` has a brace without its match", self.source))
+        unbalanced.then(|| format!("its tag `{}` has an unmatched brace", self.source))
     }
 
     pub(super) fn fill<'a>(

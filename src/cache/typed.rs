@@ -22,19 +22,20 @@ impl Cache {
     /// Returns the value for a key: from the cache if it is proven fresh, otherwise from `load`, whose reads through
     /// `Database::reader()` are tracked. Concurrent calls for one key share one load.
     ///
-    /// An entry holds the value as bincode encodes it, and a fingerprint: of the type's path and of everything that
-    /// serde reports of the value, with the names of fields and variants. An entry that was stored as another type, or by
-    /// a node with another version of the type, is a miss
-    /// ([`MissReason::OtherShape`](crate::MissReason::OtherShape)). A value that changes when it is encoded and decoded
-    /// is not stored, and a warning names its type: `#[serde(flatten)]`, `untagged`, `skip_serializing_if` and
-    /// `serde_json::Value` do that. A value with more than 256 levels of nesting is not stored either. What the type's
-    /// `Serialize` leaves out or rounds (`#[serde(skip)]`, a time in whole seconds) is lost, and the caller that loads the
-    /// value gets it in its stored form too. If the meaning of a value changes and its type does not, change the cache's
-    /// [`version`](Cache::version).
+    /// An entry holds the value, encoded by bincode, and a fingerprint. The fingerprint covers the type's path and
+    /// everything that serde reports about the value, including the names of fields and variants. An entry that was
+    /// stored as another type, or by a node with another version of the type, is a miss
+    /// ([`MissReason::OtherShape`](crate::MissReason::OtherShape)). If a value is not the same after encoding and
+    /// decoding, it is not stored, and a warning names its type. Causes are `#[serde(flatten)]`, `untagged`,
+    /// `skip_serializing_if` and `serde_json::Value`. A value with more than 256 levels of nesting is not stored
+    /// either. What the type's `Serialize` leaves out or rounds (`#[serde(skip)]`, a time in whole seconds) is lost,
+    /// and the caller that loads the value gets it in its stored form too. If the meaning of a value changes and its
+    /// type does not, change the cache's [`version`](Cache::version).
     ///
-    /// `load` must not use data that was read before this call, such as rows that the caller read or the result of a task
-    /// that it spawned, unless it is part of the key: the value would be stored without the tags of those reads. The reads
-    /// of `load` count for whatever the caller computes; the caller's reads do not count for `load`.
+    /// `load` must not use data that was read before this call, such as rows that the caller read or the result of a
+    /// task that it spawned, unless that data is part of the key: the value would be stored without the tags of those
+    /// reads. If the caller is itself computing a response or value, the reads of `load` become dependencies of that
+    /// too. The caller's own reads do not become dependencies of the loaded value.
     ///
     /// # Errors
     ///

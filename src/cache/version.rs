@@ -30,8 +30,8 @@ pub enum VersionError {
 }
 
 impl Cache {
-    /// Adds the service's version to every key: of routes, of values and of queries. Versions that share a Redis then
-    /// never serve one another's entries, so a new version never returns the old version's JSON, and a rolling
+    /// Makes the service's version part of every key, for routes, values and queries alike. Versions that share a Redis
+    /// then never serve one another's entries, so a new version never returns the old version's JSON, and a rolling
     /// deployment runs both side by side. A change in the database invalidates the entries of all versions.
     ///
     /// `version` must change whenever a response or value may change for another reason than the data. You can use

@@ -169,8 +169,9 @@ impl Entry {
         &self.body
     }
 
-    /// The approximate number of bytes that the entry takes in memory. This includes the decoded form that is kept once the
-    /// entry has been served: the head of a response, or the value itself, unless that takes more than its entry claims.
+    /// The approximate number of bytes that the entry takes in memory. This includes the decoded form of a response's
+    /// head or of a value, which the node keeps from the first hit on. (A decoded value that is larger than the size
+    /// given in the entry is not kept.)
     pub fn weight(&self) -> usize {
         // The entry, its reference counts and its slot in a table. `HEAD` is a decoded head without its fields.
         const FIXED: usize = size_of::<Entry>() + 192;

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// A place in the totally ordered log of changes: a Postgres LSN, in bytes since the log began
-/// (PostgreSQL manual, "WAL Internals"), or, without Postgres, a local counter.
+/// A place in Postgres' write-ahead log (WAL): an LSN, in bytes since the log began (PostgreSQL manual, "WAL
+/// Internals"). Without Postgres, it is the value of a local counter.
 ///
 /// Positions compare as numbers. They mean something only within one [`Epoch`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,11 +25,11 @@ impl Position {
         self.0
     }
 
-    /// The position just before this one: what a read proves if it begins after this position was seen.
+    /// The position just before this one.
     ///
-    /// A commit record can be in the log before the commit is visible, so having seen `W` proves nothing about a commit
-    /// that ends exactly at `W`. It proves everything that ended before, since a commit that the read missed gets its fence
-    /// later, at `W` or past it.
+    /// If the primary's WAL was seen to reach `W`, a read of the primary that begins afterwards is complete up to
+    /// `W.before()`, since a commit that the read misses gets its fence later, at or past `W`. The read need not be
+    /// complete up to `W` itself: a commit record that ends there can be in the WAL before the commit is visible.
     #[must_use]
     pub const fn before(self) -> Self {
         Self(self.0.saturating_sub(1))
@@ -43,10 +43,11 @@ impl fmt::Display for Position {
     }
 }
 
-/// One uninterrupted history of positions: a database on one timeline from one recovery to the next, or one process.
+/// One uninterrupted history of positions: with Postgres, that of a database on one timeline, from one recovery to the
+/// next; without, that of one `Cache`.
 ///
-/// Positions of two epochs say nothing about each other, so an entry of another epoch is never
-/// valid. Zero is no epoch at all: the node does not know yet, or not any more.
+/// Positions of two epochs say nothing about each other, so an entry of another epoch is never valid. Zero stands for
+/// no epoch ([`UNKNOWN`](Self::UNKNOWN)): the node does not know the current one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Epoch(u64);
 
@@ -59,15 +60,15 @@ impl Epoch {
         Self(number)
     }
 
-    /// The epoch of a Postgres database: its cluster's system identifier, its own oid, the timeline and the number of its
-    /// history, hashed.
+    /// The epoch of a Postgres database: a hash of the cluster's system identifier, the database's oid, the timeline
+    /// and the history number.
     ///
-    /// The databases of a cluster share a log and its positions, but each has tables and triggers of its own; one that is
-    /// created from another as its template is a copy in all but the oid.
+    /// The oid is part of it because the databases of a cluster share one WAL and its positions, but each has tables
+    /// and triggers of its own. A database that was created from another one as its template differs in nothing else.
     ///
-    /// A server that crashes loses what it had written to its log and not yet flushed (PostgreSQL manual, "Reliability and
-    /// the Write-Ahead Log"), and then gives the same positions to something else, on the same timeline. So nodes draw
-    /// another number after each recovery.
+    /// The history number is part of it because a server that crashes loses WAL that was written but not yet flushed
+    /// (PostgreSQL manual, "Reliability and the Write-Ahead Log"). It then uses the same positions for other changes,
+    /// on the same timeline. So nodes draw a new history number after each recovery.
     pub fn for_database(
         system_identifier: u64,
         database: u32,

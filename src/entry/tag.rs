@@ -23,9 +23,9 @@ use super::text::Text;
 pub struct Tag(u64);
 
 impl Tag {
-    /// The tag with this name, in any of the three forms. Changes name their tags as text, so the other constructors return
-    /// the same tags, even if the name of a table or a column contains a `=`: everything after the first `=` is normalized
-    /// as a value.
+    /// The tag with this name, in any of the three forms. Everything after the first `=` is normalized as a value, even
+    /// if that `=` is part of a table's or a column's name. The other constructors return the same tag as this one does
+    /// for the whole name, since changes arrive with their tags' names as text.
     pub fn named(name: &str) -> Self {
         match name.split_once('=') {
             Some((column, value)) => Self::from_pieces(&[column, "=", &canonical_parts(value)]),

@@ -34,8 +34,9 @@ pub(crate) fn can_be_read<A: 'static>() -> bool {
     if !can {
         WARNED.call_once(|| {
             tracing::warn!(
-                "requests by QUERY and POST bypass the cache, since the service's request body is not axum::body::Body: map it \
-                 around the CacheLayer, as in `.map_request(|request: Request<_>| request.map(axum::body::Body::new))`"
+                "QUERY and POST requests bypass the cache, since the service's request body is not axum::body::Body: \
+                 map it around the CacheLayer, as in \
+                 `.map_request(|request: Request<_>| request.map(axum::body::Body::new))`"
             );
         });
     }

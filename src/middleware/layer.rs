@@ -102,8 +102,8 @@ impl CacheLayer {
     /// Declares that a route only reads, whatever the method, such as a gRPC method, a search, or a GraphQL service
     /// without mutations. All other POST, PUT, PATCH and DELETE requests are assumed to write, perhaps through a pool
     /// that Tidegate does not know of, so their reads through `Database::reader` go to the primary. This caches
-    /// nothing. To cache searches and GraphQL queries too, see [`Policy::post_reads`], which declares the same of
-    /// single requests; it is not for gRPC.
+    /// nothing. To cache searches and GraphQL queries too, see [`Policy::post_reads`], which makes the same declaration
+    /// for individual requests; it does not support gRPC.
     #[must_use]
     pub fn only_reads(mut self, pattern: &str) -> Self {
         let shared = Arc::make_mut(&mut self.shared);
@@ -202,30 +202,33 @@ impl CacheLayer {
         self
     }
 
-    /// Checks the policies and patterns. Without this, one that makes no sense is logged and not used.
+    /// Checks the policies and patterns. Without this call, an invalid one is only logged as an error, and is not used.
     ///
-    /// A pattern that no request matches can't be found at start, since axum does not list its routes. If ten minutes
-    /// after the first request, none of at least 10,000 requests that were not served from memory has matched it, the
-    /// log names it: at level warn if no request had a `MatchedPath`, or if a route without a policy had requests whose
-    /// pattern differs by a prefix or in the text of one segment, and else at info.
+    /// A pattern that no request matches can't be found at start, since axum does not list its routes. So the layer
+    /// checks the patterns once, when ten minutes have passed since the first request and at least 10,000 requests were
+    /// not served from memory. It logs each pattern that none of these requests has matched. The level is warn if no
+    /// request had a `MatchedPath`, or if there were requests to a route without a policy whose pattern differs only by
+    /// a prefix or in the text of one segment. Otherwise it is info.
     ///
     /// # Errors
     ///
-    /// Names each of these, and how to mend it:
+    /// If there is any of the following. The error names each one, and says how to fix it:
     ///
     /// - a pattern that axum 0.8 does not accept, such as `/users/:id` or `users/{id}`, here or in
     ///   [`only_reads`](Self::only_reads). Segments that literally begin with `:` or `*`, which
     ///   `Router::without_v07_checks` permits, are refused too, so such a route can't have a policy of its own;
     /// - a route with two policies;
-    /// - a tag with a brace without its match, or with a parameter that the route does not have or has twice;
-    /// - a setting that would store or serve nothing: a TTL or `max_staleness` of zero, a
-    ///   [`capture_limit`](Self::capture_limit) of 0 bytes; a share that is not within 0 and 1;
-    /// - a name of a header (in `vary`, `forward` or [`identity_headers`](Self::identity_headers)), cookie
-    ///   (`vary_cookies`, `ignore_cookies`), query parameter or field of tags (`tag_fields`) that is not one;
+    /// - a tag with an unmatched brace, or with a parameter that the route does not have or has twice;
+    /// - a setting with which nothing would be stored or served: a TTL or `max_staleness` of zero, a
+    ///   [`capture_limit`](Self::capture_limit) of 0 bytes;
+    /// - a `jitter` or `audit` that is not between 0 and 1;
+    /// - an invalid name of a header (in `vary`, `forward` or [`identity_headers`](Self::identity_headers)), of a
+    ///   cookie (in `vary_cookies` or `ignore_cookies`) or of a query parameter, or an unsupported field in
+    ///   `tag_fields`;
     /// - settings that contradict each other: [`public`](Policy::public) with `vary` by `Authorization`, `Cookie`,
     ///   `Proxy-Authorization` or one of [`identity_headers`](Self::identity_headers), except under
-    ///   [`strict`](Policy::strict); `forward` without `strict`;
-    ///   `any_query_order` under `standard`; a cookie that is both keyed and ignored.
+    ///   [`strict`](Policy::strict); `forward` without `strict`; `any_query_order` under `standard`; a cookie that is
+    ///   both keyed and ignored.
     pub fn validate(self) -> Result<Self, PolicyError> {
         match self.shared.faults.is_empty() {
             true => Ok(self),
@@ -265,7 +268,7 @@ fn shown(pattern: &str) -> String {
 fn missing_parameter(pattern: &str, policy: &Policy) -> Option<String> {
     policy.parameters().find_map(|name| {
         match route::names(pattern).filter(|known| *known == name).count() {
-            0 => Some(format!("a tag uses {{{name}}}, which the route has not")),
+            0 => Some(format!("a tag uses {{{name}}}, which the route does not have")),
             1 => None,
             _ => Some(format!(
                 "a tag uses {{{name}}}, which the route has more than once: give its parameters different names"
@@ -283,8 +286,8 @@ fn contradiction(policy: &Policy, identity: &IdentitySource) -> Option<String> {
     let client = policy.identity.vary_by.as_ref().and_then(VaryBy::extension);
     if let Some(declared) = client.filter(|client| identity.extensions.has(client.id)) {
         return Some(format!(
-            "vary_by_extension keys by `{}`, which CacheLayer::extension declares not to identify the client: leave out \
-             the declaration",
+            "vary_by_extension keys by `{}`, but CacheLayer::extension declares that this type does not identify the \
+             client: leave out the declaration",
             declared.name
         ));
     }
@@ -294,6 +297,6 @@ fn contradiction(policy: &Policy, identity: &IdentitySource) -> Option<String> {
     let name = policy.vary.iter().filter(|_| is_promise).find(is_identity)?;
     Some(format!(
         "public says that the response does not depend on the client, and vary names `{name}`, which identifies the \
-         client: leave one out, or add Policy::strict, so that the handler gets nothing else of the client"
+         client: leave one out, or add Policy::strict, so that the handler gets nothing else that identifies the client"
     ))
 }

@@ -31,7 +31,7 @@ fn segment_fault(segment: &str, is_last: bool) -> Option<String> {
     }
     // Doubled braces are text.
     let segment = segment.replace("{{", "-").replace("}}", "-");
-    let unbalanced = || Some(format!("`{segment}` has a brace without its match"));
+    let unbalanced = || Some(format!("`{segment}` has an unmatched brace"));
     let Some((before, rest)) = segment.split_once('{') else {
         return if segment.contains('}') { unbalanced() } else { None };
     };

@@ -45,9 +45,11 @@ const MOST: usize = 64;
 ///
 /// A token is opaque to clients. It travels in the header `Tidegate-Position` and in a cookie that only this host gets,
 /// over https, for five minutes (`__Host-tidegate-position`; `Secure`, `HttpOnly`, `SameSite=Lax`). If a request has
-/// several tokens, on one line of the header (separated by commas) or on several, all valid ones count. A token that is
-/// older than five minutes costs nothing: every node has read the log past its position, or finds out once that its
-/// history has ended. Only reads of databases other than the layer's go to their primaries because of it.
+/// several tokens, on one line of the header (separated by commas) or on several, all valid ones count.
+///
+/// A client may send a token that is older than five minutes. It delays nothing, since every node has read the change
+/// log past its position. It affects only databases other than the layer's: reads of these go to their primaries. If
+/// the token is from before a failover, the node ignores it once a check in the background has shown that.
 ///
 /// ```
 /// use tidegate::{Cache, CacheLayer, Memory, Sessions};

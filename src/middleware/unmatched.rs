@@ -83,9 +83,9 @@ impl PatternWatch {
         };
         let told = format!(
             "a CacheLayer has a policy for this pattern, and none of at least {ENOUGH} requests that were not served \
-             from memory has matched it; a pattern is compared with axum's MatchedPath, which has the prefixes of nested \
-             routers, and which services of nest_service and fallbacks lack (use CacheLayer::default_policy, or \
-             CacheLayer::with_policy around them); {hint}"
+             from memory has matched it; a pattern is compared with axum's MatchedPath, which includes the prefixes of \
+             nested routers; axum sets no MatchedPath for a fallback or for the service in a nest_service (use \
+             CacheLayer::default_policy, or CacheLayer::with_policy around that service); {hint}"
         );
         if has_none || !similar.is_empty() {
             tracing::warn!(pattern, similar, "{told}");

@@ -63,9 +63,10 @@ impl Policy {
         self
     }
 
-    /// Ignores cookies that no response depends on, such as those of trackers (`_ga*`); a name that ends in `*` matches all
-    /// names with that prefix. A request with any other cookie that [`vary_cookies`](Self::vary_cookies) does not name
-    /// counts as personal. A handler that computes a response for the cache does not receive ignored cookies.
+    /// Ignores cookies that no response depends on, such as those of trackers (`_ga*`); a name that ends in `*` matches
+    /// all names with that prefix. Any other cookie that [`vary_cookies`](Self::vary_cookies) does not name is still
+    /// assumed to identify the client. A handler that computes a response for the cache does not receive ignored
+    /// cookies.
     #[must_use]
     pub fn ignore_cookies<I>(mut self, names: I) -> Self
     where
@@ -90,10 +91,10 @@ impl Policy {
         self
     }
 
-    /// Request headers that a [`strict`](Self::strict) policy passes on although they are not in the key. Responses must
-    /// not depend on them. `traceparent` and `tracestate` are always passed on. If `Accept` is one of them, the key of
-    /// a request with content holds it all the same ([`query_content`](Self::query_content),
-    /// [`post_reads`](Self::post_reads)).
+    /// Request headers that a [`strict`](Self::strict) policy passes on although they are not in the key. Responses
+    /// must not depend on them. `traceparent` and `tracestate` are always passed on. A forwarded `Accept` is an
+    /// exception: for a request with content ([`query_content`](Self::query_content),
+    /// [`post_reads`](Self::post_reads)), it is part of the key.
     #[must_use]
     pub fn forward<I>(mut self, headers: I) -> Self
     where

@@ -5,12 +5,12 @@ use http::request::Parts;
 use super::{Policy, PostReads};
 
 impl Policy {
-    /// Caches responses to requests by QUERY (RFC 10008) whose content is `bytes` long at most. Without this they
-    /// bypass the cache. The content is part of the key, with the fields that describe it (`Content-Type`,
-    /// `Content-Encoding` and all others that begin so) and `Accept`, which a strict policy withholds unless it names it
-    /// in [`vary`](Self::vary). So the content is read before anything is looked up; the handler gets it whole. Larger
-    /// content, and content that can't be read to its end within 30 s, is handed on as it comes, and the response is not
-    /// stored.
+    /// Caches responses to QUERY requests (RFC 10008) with at most `bytes` bytes of content. Without this setting,
+    /// QUERY requests bypass the cache. The key includes the content, the fields that describe it (`Content-Type`,
+    /// `Content-Encoding` and all others whose names begin with `Content-`), and `Accept`, if the handler receives it:
+    /// a strict policy withholds it unless [`vary`](Self::vary) or [`forward`](Self::forward) names it. So the layer
+    /// reads the content before it looks anything up, and then gives it to the handler whole. Content that is larger,
+    /// or that can't be read to its end within 30 s, is passed on as it arrives, and the response is not stored.
     ///
     /// For services whose request body is [`axum::body::Body`]: with another type of body, QUERY bypasses the cache.
     /// The content counts toward [`CacheLayer::capture_limit`](crate::CacheLayer::capture_limit) while it is read. For
@@ -55,14 +55,16 @@ impl Policy {
     /// wrong `true` harmless: a run that did not write is stored, and later requests with the same content get its
     /// response, whether or not they would have written.
     ///
-    /// `only_reads` must decide by what the handler gets, and by what the key holds. Name each header that it reads in
-    /// [`vary`](Self::vary), except `Content-*` and `Accept`. If the policy withholds or rewrites a part of the request
-    /// ([`strict`](Self::strict), [`query`](Self::query) …), `only_reads` is called with the head as the client sent it
-    /// and with the head that the handler gets, and must say `true` for both. The second lacks the conditions
-    /// and ranges of the request, even if `vary` names them. If the function panics, the request counts as one that may
-    /// write. The process's panic hook runs each time, as for any panic; besides, an error is logged once for each
-    /// policy that [`CacheLayer::route`](crate::CacheLayer::route) or
-    /// [`CacheLayer::default_policy`](crate::CacheLayer::default_policy) sets.
+    /// `only_reads` must base its decision only on parts of the request that the handler gets and that are in the key.
+    /// Name each header that it reads in [`vary`](Self::vary), except `Content-*` and `Accept`. If the policy withholds
+    /// or rewrites a part of the request ([`strict`](Self::strict), [`query`](Self::query) …), `only_reads` is called
+    /// twice: with the head that the client sent, and with the head that the handler gets. It must say `true` for both.
+    /// The handler's head lacks the conditions and ranges of the request, even if `vary` names them.
+    ///
+    /// If the function panics, the request counts as one that may write. The process's panic hook runs for each panic;
+    /// the layer logs an error only for the first one under each policy that is passed to
+    /// [`CacheLayer::route`](crate::CacheLayer::route) or
+    /// [`CacheLayer::default_policy`](crate::CacheLayer::default_policy).
     ///
     /// The content is read before the handler is called, up to `bytes`. These requests are never shown to `only_reads`,
     /// and count as requests that may write:
@@ -72,11 +74,14 @@ impl Policy {
     /// - with `Idempotency-Key`, a header that overrides the method, or `Upgrade`;
     /// - to a service whose request body is not [`axum::body::Body`].
     ///
-    /// RFC 9110, section 9.3.3, lets a cache use a response to POST for GET alone, since POST may write in general.
-    /// This setting uses it for POST alone, on the word of `only_reads`. Under [`standard`](Self::standard) the
-    /// response must give its lifetime explicitly, as that section requires, and it is recomputed, not revalidated.
-    /// [`ttl`](Self::ttl) is recommended: under `standard`, a request that may write makes all stored responses of its
-    /// path invalid if it succeeds, and any client can send content that is too large or that `only_reads` rejects.
+    /// In general, POST may write, so RFC 9110, section 9.3.3, does not let a cache answer a POST request with a stored
+    /// response. With this setting the layer does so, because `only_reads` says that the request does not write; it
+    /// does not use the stored response for GET. Under [`standard`](Self::standard), the response must give its
+    /// lifetime explicitly, as that section requires, and it is recomputed, not revalidated.
+    ///
+    /// [`ttl`](Self::ttl) is recommended. Under `standard`, a request that may write makes all stored responses of its
+    /// path invalid if it succeeds. Any client can send such a request, with content that is too large or that
+    /// `only_reads` rejects.
     #[must_use]
     pub fn post_reads<F>(mut self, bytes: usize, only_reads: F) -> Self
     where

@@ -28,14 +28,14 @@ impl Policy {
 
     fn share_fault(&self) -> Option<String> {
         if !(0.0..=1.0).contains(&self.jitter) {
-            return Some(format!("its jitter is {}, which is not within 0 and 1", self.jitter));
+            return Some(format!("its jitter is {}, which is not between 0 and 1", self.jitter));
         }
         if !(self.early_refresh.is_finite() && self.early_refresh >= 0.0) {
             return Some(format!("its early refresh β is {}, not 0 or more", self.early_refresh));
         }
         let is_share = (0.0..=1.0).contains(&self.audit);
         (!is_share)
-            .then(|| format!("its audited share is {}, which is not within 0 and 1", self.audit))
+            .then(|| format!("its audited share is {}, which is not between 0 and 1", self.audit))
     }
 
     fn key_fault(&self) -> Option<String> {

@@ -33,7 +33,8 @@ impl PostReads {
             if !self.has_panicked.swap(true, Ordering::Relaxed) {
                 tracing::error!(
                     route,
-                    "the function of Policy::post_reads has panicked: such requests count as writes"
+                    "the function passed to Policy::post_reads panicked; a request for which it panics counts as one \
+                     that may write"
                 );
             }
             false

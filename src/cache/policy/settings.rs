@@ -66,19 +66,20 @@ macro_rules! freshness_settings {
                 self
             }
 
-            /// How long the node still serves from the cache after its last read of the change log: the largest δ of the
-            /// guarantee. 5 s by default. After that, the node bypasses its cache until it has read the log again.
+            /// How long the node may serve from the cache after its last read of the change log; 5 s by default. After
+            /// that, the node bypasses its cache until it has read the log again. So this also bounds how stale a
+            /// response can be that is served as fresh.
             #[must_use]
             pub fn max_staleness(mut self, bound: Duration) -> Self {
                 self.settings().max_staleness = bound;
                 self
             }
 
-            /// How long requests wait for another request that is computing their response. Then one of them computes it
-            /// too, and the rest wait for whichever of the two finishes first. So a slow handler runs at most twice per
-            /// `limit`, not once per request. This is also how long a fill waits for a permit during which no other fill
-            /// completes (see [`Cache::with_limits`](crate::Cache::with_limits)). 3 s by default; with zero, each request
-            /// computes its own response.
+            /// How long requests wait for another request that is computing their response. Then one of them computes
+            /// it too, and the rest wait for whichever of the two finishes first. So a slow handler runs at most twice
+            /// per `limit`, not once per request. The limit also applies to a fill that waits for a permit while no
+            /// other fill completes (see [`Cache::with_limits`](crate::Cache::with_limits)). 3 s by default; with zero,
+            /// each request computes its own response.
             #[must_use]
             pub fn wait(mut self, limit: Duration) -> Self {
                 self.settings().wait = limit;

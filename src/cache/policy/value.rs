@@ -46,8 +46,9 @@ pub struct ValuePolicyBuilder(Policy);
 freshness_settings!(ValuePolicyBuilder);
 
 impl ValuePolicy {
-    /// Begins a policy whose values live for `ttl`, at most. With tracked reads the TTL only bounds how much is
-    /// stored; a change in the database makes a value invalid at once.
+    /// Begins a policy whose values live for at most `ttl`. If reads are tracked, a change in the database makes a
+    /// value invalid as soon as the node has read the change from the change log. The TTL then only limits how long an
+    /// unchanged value is stored.
     pub fn ttl(ttl: Duration) -> ValuePolicyBuilder {
         ValuePolicyBuilder(Policy::ttl(ttl))
     }
@@ -98,9 +99,10 @@ impl ValuePolicyBuilder {
     /// Adds a tag, the name of something that the values depend on. `{id}` stands for a value's id:
     /// [`Cache::get_many`](crate::Cache::get_many) fills it in, and elsewhere [`ValuePolicy::for_id`] does.
     ///
-    /// A tag of the form `table:column={id}` narrows the dependency: the value then depends on that table's rows with this
-    /// id, not on the whole table. The tag must cover everything that is read from the table. It has no such effect if the
-    /// triggers don't key changes by this column (see `tidegate install`).
+    /// A tag of the form `table:column={id}` narrows the dependency: the value then depends on that table's rows with
+    /// this id, not on the whole table. The tag must cover everything that is read from the table. If the triggers do
+    /// not record changes by the values of this column (see `tidegate install`), the value still depends on the whole
+    /// table.
     #[must_use]
     pub fn tag(mut self, template: &str) -> Self {
         self.0 = self.0.tag(template);

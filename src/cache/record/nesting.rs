@@ -225,7 +225,7 @@ impl Record {
         if let Some(ttl) = ttl {
             return self.bound(ttl);
         }
-        let why = "only time bounds a part of it, and no TTL is known for that part";
+        let why = "a part of it is bounded only by a TTL, and that TTL is unknown";
         self.mark_uncacheable(Uncacheable::new("unbounded-part", why));
     }
 

@@ -60,7 +60,7 @@ pub(crate) fn cacheability(
         ));
     }
     if is_endless(headers) {
-        let why = "its parts come as they arise, perhaps without an end";
+        let why = "its media type is that of a stream, which may never end";
         return Err(Uncacheable::new("endless", why));
     }
     if is_grpc_failure(headers) {

@@ -31,8 +31,9 @@ pub(crate) fn names(headers: &HeaderMap, policy: &Policy) -> Result<Vec<HeaderNa
     for member in members(headers, VARY) {
         // `*` and a malformed name both mean that the response varies by anything.
         let name = HeaderName::from_bytes(member).ok().filter(|_| member != b"*");
-        let name =
-            name.ok_or_else(|| Uncacheable::new("vary", "the response varies by anything"))?;
+        let name = name.ok_or_else(|| {
+            Uncacheable::new("vary", "the Vary of the response is `*` or malformed")
+        })?;
         if is_in_key(&name, policy) || is_withheld(&name, policy) {
             continue;
         }
