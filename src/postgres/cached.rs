@@ -77,7 +77,7 @@ impl Cached {
     ///
     /// # Errors
     ///
-    /// What the database says when it is asked.
+    /// The error of the database, if the query fails.
     pub async fn fetch_all<'q, T: Row>(
         &self,
         query: impl Execute<'q, Postgres>,
@@ -93,7 +93,7 @@ impl Cached {
     ///
     /// # Errors
     ///
-    /// What the database says when it is asked.
+    /// The error of the database, if the query fails.
     pub async fn fetch_optional<'q, T: Row>(
         &self,
         query: impl Execute<'q, Postgres>,
@@ -108,7 +108,7 @@ impl Cached {
     ///
     /// # Errors
     ///
-    /// [`Error::RowNotFound`] if there is none; what the database says when it is asked.
+    /// [`Error::RowNotFound`] if there is no row; the error of the database, if the query fails.
     pub async fn fetch_one<'q, T: Row>(
         &self,
         query: impl Execute<'q, Postgres>,

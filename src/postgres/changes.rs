@@ -69,7 +69,7 @@ impl Changes {
         Ok(Self { conn, snapshot, schema, fingerprint, detail: ChangeDetail::default() })
     }
 
-    /// Waits for the next change. May be cancelled: no change is lost.
+    /// Waits for the next change. This is cancel safe: if the call is cancelled, no change is lost.
     ///
     /// # Errors
     ///

@@ -53,9 +53,9 @@ impl Database {
     /// may have spawned the task that reads.
     ///
     /// Don't use it in tasks that a handler spawns and whose results it uses, such as those of a data loader; use
-    /// [`Record::carry`](crate::Record::carry) there. In a handler, reads by it count as by any other `Database`. Lookups
-    /// of values in a cache need [`Record::detached`](crate::Record::detached) instead, and layers around the cache
-    /// [`ScopeLayer`](crate::ScopeLayer).
+    /// [`Record::carry`](crate::Record::carry) there. In a handler, its reads count like those of any other `Database`.
+    /// Background lookups of values in a cache need [`Record::detached`](crate::Record::detached) instead, and layers
+    /// around the cache need [`ScopeLayer`](crate::ScopeLayer).
     ///
     /// ```no_run
     /// # async fn example(db: tidegate::Database) -> Result<(), sqlx::Error> {
@@ -75,7 +75,8 @@ impl Database {
     /// that are in use come back, so finish open transactions first. Afterwards all reads and writes fail, and a cache that
     /// followed this database is bypassed once its policies' `max_staleness` has passed.
     ///
-    /// Call it where the process goes on: before a test drops its database, as `#[sqlx::test]` does.
+    /// Call it if the process continues without this database. For example, a test calls it before its database is
+    /// dropped, as `#[sqlx::test]` does.
     pub async fn close(&self) {
         let replicas = std::mem::take(&mut *self.write());
         self.inner.watch.stop();
@@ -96,10 +97,10 @@ impl Database {
     /// Begin the transaction in the scope of the response that uses it. If it is begun outside any scope, responses that
     /// are being computed while it is open are not stored.
     ///
-    /// The transaction holds a connection of the pool. A lookup in a cache, or a read through [`reader`](Self::reader), while
-    /// it is open takes a second one. So give the pool more
-    /// [`connections`](super::DatabaseOptions::connections) than handlers that do this at the same time, or they wait for
-    /// each other until the pool's time limit.
+    /// The transaction holds a connection of the pool. While it is open, a lookup in a cache or a read through
+    /// [`reader`](Self::reader) takes a second one. So the pool needs more
+    /// [`connections`](super::DatabaseOptions::connections) than there are handlers that do this at the same time.
+    /// Otherwise they wait for each other until the pool's time limit.
     ///
     /// # Errors
     ///
@@ -151,11 +152,11 @@ impl Database {
         self.begin_with("BEGIN READ ONLY", None).await
     }
 
-    /// The primary's pool, for everything that the executors don't cover. The cache does not know what is done with it, so
-    /// if this is called while a response is being computed, the response is not cached, and all later reads of the scope
-    /// go to the primary. Don't use a pool that was obtained in another scope: Tidegate does not notice that. If you write
-    /// through one, call [`wrote`](Self::wrote). If the application issues
-    /// [`credentials`](super::DatabaseOptions::credentials), the pool has those of the last minute.
+    /// The primary's pool, for everything that the executors don't cover. The cache does not know what is done with it,
+    /// so if this is called while a response is being computed, the response is not cached, and all later reads of the
+    /// scope go to the primary. Don't use a pool that was obtained in another scope: Tidegate does not notice that. If
+    /// you write through one, call [`wrote`](Self::wrote). If the application provides
+    /// [`credentials`](super::DatabaseOptions::credentials), those of the pool are renewed once a minute.
     pub fn primary(&self) -> &PgPool {
         self.note_unknown_reads();
         self.requirement().lend();

@@ -47,8 +47,9 @@ const POSITION: &str = concat!(
     ") i"
 );
 
-/// Why a declared read can't be part of a cached response. If it is none of the first two, mend the code: each reason is one
-/// of its connection or its statement.
+/// Why a declared read can't be part of a cached response. [`Behind`](Self::Behind) and [`Lookup`](Self::Lookup) can
+/// occur at any time. All others point to a fault in the statement, or in how the application sets up its connection or
+/// its role.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeclareError {
@@ -67,26 +68,27 @@ pub enum DeclareError {
     )]
     Silent,
     /// The connection leads to another database.
-    #[error("the connection leads to another database than the Database")]
+    #[error("the connection leads to a different database than this Database")]
     OtherDatabase,
-    /// Names, or rights to rows, could mean something else on this connection.
+    /// The session of the connection differs from Tidegate's own sessions, so a name could mean another object, or
+    /// other rows could be visible.
     #[error(
-        "the connection's role, search_path, row_security or standard_conforming_strings differs from the Database's, or \
-         it has had temporary objects: give both the same settings"
+        "the connection differs from the Database's own connections in role, search_path, row_security or \
+         standard_conforming_strings, or it has had temporary objects: give both the same settings"
     )]
     OtherSession,
-    /// Its snapshot may be older than the position.
+    /// The transaction's snapshot may be older than the position.
     #[error(
         "the transaction is not READ COMMITTED, so its snapshot may be older than its position"
     )]
     Isolation,
-    /// It would show what is not committed yet.
+    /// The transaction has written something, so the read may include uncommitted changes.
     #[error(
         "the transaction has written something: what it reads is not committed, so don't declare it, and call \
          Database::wrote after the commit"
     )]
     Wrote,
-    /// The arguments would be taken for others.
+    /// The number of bound arguments differs from the number of the statement's parameters.
     #[error(
         "the statement takes {needed} arguments, and {given} are bound: bind one for each, in the order of their numbers"
     )]
@@ -96,15 +98,15 @@ pub enum DeclareError {
         /// The number of arguments that are bound.
         given: usize,
     },
-    /// Only reads are declared.
+    /// The statement writes; only reads can be declared.
     #[error("the statement writes: don't declare it, and call Database::wrote after the commit")]
     NotARead,
 }
 
-/// A read that another driver runs, from before it runs until its rows have arrived. Made by
-/// [`Database::declare_read`].
+/// A declared read, which another driver runs; returned by [`Database::declare_read`].
 ///
-/// If this is dropped without a call of [`end`](Self::end), the read counts as failed, and the response is not stored.
+/// Call [`end`](Self::end) when all rows of the read have arrived. If this is dropped without that call, the read
+/// counts as failed, and the response is not stored.
 #[must_use = "call `end` once the rows have arrived"]
 pub struct DeclaredRead {
     plan: RoutePlan,
@@ -163,10 +165,11 @@ impl Database {
     /// [`reader`](Self::reader).
     ///
     /// 1. On the connection that will serve the read, run [`POSITION`](Self::POSITION), which takes one round trip.
-    /// 2. Call this with the resulting text, and with the statement and its arguments as a query of sqlx. sqlx does not run
-    ///    it; its text and arguments show the tables and rows. If the driver does not disclose its SQL, give a statement that
-    ///    depends on the same: on at least these rows (`select from users where id = $1`), and on the functions, the views and
-    ///    the time of day that the read uses.
+    /// 2. Call this with the resulting text, and with the statement and its arguments as a query of sqlx. sqlx does not
+    ///    run it; its text and arguments show the tables and rows. If the driver does not disclose its SQL, give a
+    ///    statement that has at least the dependencies of the read: that reads the same rows or more
+    ///    (`select from users where id = $1`), and uses the same functions and views, and the time of day if the read
+    ///    does.
     /// 3. Run the read, and call [`DeclaredRead::end`] when all of its rows have arrived.
     ///
     /// Declare each read by itself, and run nothing between the position and the read: no write, no `set`, no statement that
@@ -330,7 +333,7 @@ fn declared_at_replica(at: ServerPosition, plan: &RoutePlan) -> Result<ReadProof
 }
 
 impl DeclaredRead {
-    /// All rows of the read have arrived.
+    /// Ends the read. Call this when all of its rows have arrived.
     pub fn end(mut self) {
         self.has_ended = true;
     }

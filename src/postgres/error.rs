@@ -11,18 +11,18 @@ pub enum DatabaseError {
     /// An environment variable is missing.
     #[error("{0} is not set: give it a URL such as postgres://user@host/database")]
     Unset(&'static str),
-    /// An address that can't be read.
+    /// An address that can't be parsed.
     #[error(
         "`{0}` is not a Postgres URL: write postgres://user:password@host:port/database, with \
-             odd characters in the password percent-encoded"
+             special characters in the password percent-encoded"
     )]
     Url(String),
-    /// A server that can't be reached, or refuses.
+    /// A server that can't be reached, or that refuses the connection.
     #[error("{server} can't be used: {error}")]
     Connect {
-        /// Which.
+        /// The server: its name, host and port.
         server: String,
-        /// What the driver said.
+        /// The driver's error.
         error: sqlx::Error,
     },
     /// A server that requires TLS, in a build without it.
@@ -40,11 +40,11 @@ pub enum DatabaseError {
     )]
     Silent(String),
     /// A replica of another cluster.
-    #[error("{0} follows another cluster than the primary's: its data is not this database's")]
+    #[error("{0} does not belong to the cluster of the primary, so it has other data")]
     OtherCluster(String),
     /// A replica or the listener in another database.
     #[error(
-        "{0} leads to another database of the cluster than the primary's URL: name the same one in each"
+        "{0} and the primary's URL lead to different databases of one cluster: name the same database in both"
     )]
     OtherDatabase(String),
     /// The schema is not there.
@@ -55,7 +55,7 @@ pub enum DatabaseError {
     NoSchema(sqlx::Error),
     /// The role may not read the log.
     #[error(
-        "the role may not follow the log of changes: run `tidegate grant ROLE` as the owner of \
+        "the role lacks rights to follow the change log: run `tidegate grant ROLE` as the owner of \
              schema tidegate, or use Triggers::grant ({0})"
     )]
     NoRights(sqlx::Error),
@@ -71,10 +71,10 @@ pub enum DatabaseError {
              another's: use PgBouncer 1.21 or later with max_prepared_statements, RDS Proxy, or session pooling"
     )]
     MixedStatements(String),
-    /// The application's pool prepares its sessions.
+    /// The sessions of a pool that the application passed have other settings, or another role, than Tidegate's.
     #[error(
-        "the sessions of the application's pool for {0} differ from Tidegate's in {1}: pass what the pool's \
-             after_connect does to DatabaseOptions::after_connect too"
+        "the sessions of the application's pool for {0} differ from Tidegate's in {1}: if the pool has an \
+             after_connect function, pass it to DatabaseOptions::after_connect as well"
     )]
     Session(String, String),
     /// The cache has a listener.

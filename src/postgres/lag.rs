@@ -32,8 +32,8 @@ pub(crate) struct Lag {
 pub struct ReplicaLag {
     /// The bytes of WAL that it has not replayed yet.
     pub bytes: u64,
-    /// How long ago the primary was past the replica's position. This is a lower bound, since positions of the primary are
-    /// remembered only for `DatabaseOptions::max_lag`.
+    /// The time since the primary passed the replica's position. This is a lower bound, since positions of the primary
+    /// are remembered only for `DatabaseOptions::max_lag`.
     pub time: Duration,
 }
 

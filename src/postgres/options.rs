@@ -317,9 +317,9 @@ impl DatabaseOptions {
         self
     }
 
-    /// Gets credentials that change from the application: tokens for IAM authentication, or passwords that a secrets manager
-    /// rotates. The function receives a server's options, and returns them with a current password. It may also replace the
-    /// user name, by one with the same rights and settings.
+    /// Sets a function that provides changing credentials: tokens for IAM authentication, or passwords that a secrets
+    /// manager rotates. The function receives a server's options, and returns them with a current password. It may also
+    /// replace the user name with that of another role that has the same rights and settings.
     ///
     /// It is called once a minute for each server, and immediately if a server rejects the credentials. If it fails or takes
     /// longer than 3 s, the last credentials are used again, and a warning is logged. Open connections stay open.
@@ -395,12 +395,12 @@ impl DatabaseOptions {
         self
     }
 
-    /// How far a replica may lag and still serve reads; 10 s by default. Such a replica has replayed everything that the
-    /// primary's WAL contained this long ago, or up to two seconds earlier. Reads on routes with a policy require more:
-    /// every change that the node knows of.
+    /// How far a replica may lag and still serve reads; 10 s by default. A replica must have replayed everything that
+    /// the primary's WAL contained `most` ago. Positions of the primary are sampled, so the actual lag can exceed
+    /// `most` by up to two seconds. Reads on routes with a policy require more: every change that the node knows of.
     ///
-    /// Below 5 s, or without a [`Listener`](crate::Listener), each node also queries the primary's WAL position itself, ten
-    /// times per `most`, but at least once a second and at most every 50 ms.
+    /// Below 5 s, or without a [`Listener`](crate::Listener), each node also queries the primary's WAL position itself.
+    /// The interval is a tenth of `most`, but at least 50 ms and at most 1 s.
     #[must_use]
     pub fn max_lag(mut self, most: Duration) -> Self {
         self.max_lag = most;

@@ -53,8 +53,8 @@ pub(crate) async fn sessions(
                 Err(error) if conns.len() < 2 => {
                     tracing::warn!(
                         %error,
-                        "whether the proxy mixes up prepared statements of different clients is not checked, since no \
-                         second connection could be opened"
+                        "no second connection could be opened, so Tidegate does not check whether the proxy mixes up \
+                         prepared statements of different clients"
                     );
                     break;
                 }

@@ -35,12 +35,12 @@ impl Database {
     /// Begins a transaction for reads that must be consistent with each other. A response that uses it can be cached, unlike
     /// one that uses [`begin_read_only`](Self::begin_read_only).
     ///
-    /// Begin it in the scope of the response that uses it: reads of a transaction that was begun elsewhere can't be stored. It
-    /// does not see what the scope writes afterwards. After a statement that is not known to be a read, such as `set local`,
-    /// nothing that is read in it is stored.
+    /// Begin it in the scope of the response that uses it: reads of a transaction that was begun elsewhere can't be
+    /// stored. It does not see what the scope writes afterwards. After a statement that is not known to be a read, such
+    /// as `set local`, a response that uses further reads of the transaction is not stored.
     ///
-    /// It holds a connection of the primary's pool, and when a statement is new, the lookup of what it depends on takes a
-    /// second one. So give the pool more connections than handlers that do this at the same time.
+    /// It holds a connection of the primary's pool. When a statement is new, looking up its dependencies takes a second
+    /// connection. So the pool needs more connections than there are handlers with such a transaction at the same time.
     ///
     /// ```no_run
     /// # async fn example(db: tidegate::Database) -> Result<(), sqlx::Error> {

@@ -86,9 +86,9 @@ impl Transaction {
         Self { inner, open }
     }
 
-    /// Commits. If the transaction has written something, later reads of the scope that began it see that, and its session
-    /// gets a token. To find out, this asks the server whether the transaction has a number, which takes one round trip: a
-    /// transaction gets one when it first writes or locks rows.
+    /// Commits. If the transaction has written something, later reads of the scope that began it see that, and its
+    /// session gets a token. To find out, this first asks the server whether the transaction has a transaction ID,
+    /// which takes one round trip: Postgres assigns an ID when a transaction first writes or locks rows.
     ///
     /// # Errors
     ///

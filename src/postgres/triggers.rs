@@ -113,8 +113,9 @@ impl Triggers {
     ///
     /// # Errors
     ///
-    /// If a table can't be tracked; then nothing has been changed. If a right is missing, or a table stays in use for about
-    /// a minute; then the tables before it, in the order of their names, are tracked.
+    /// - If a table can't be tracked. Nothing has been changed in this case.
+    /// - If a right is missing, or if a table stays in use for about a minute. Tables are processed in the order of
+    ///   their names, so those before this table are now tracked, and those after it have not been changed.
     pub async fn install(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
         check_server(conn).await?;
         let families = self.check(conn).await?;
@@ -149,8 +150,9 @@ impl Triggers {
     ///
     /// # Errors
     ///
-    /// If a table does not exist; then nothing has been changed. If a right is missing, or a table stays in use for about a
-    /// minute; then the tables before it, in the order of their names, are no longer tracked.
+    /// - If a table does not exist. Nothing has been changed in this case.
+    /// - If a right is missing, or if a table stays in use for about a minute. Tables are processed in the order of
+    ///   their names, so those before this table are no longer tracked, and those after it have not been changed.
     pub async fn uninstall(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
         for name in self.tables.keys() {
             let mut transaction = begin(conn).await?;

@@ -50,10 +50,10 @@ pub(crate) enum Unanalyzable {
     #[error("{0} has row-level security: the result depends on the role")]
     RowSecurity(String),
     /// A tag is that of the one topmost parent.
-    #[error("{0} has a relative with several parents, which can't be tracked")]
+    #[error("{0}, or a table in its inheritance tree, has several parents, which can't be tracked")]
     SeveralParents(String),
     /// Nothing by this name on this connection's search path.
-    #[error("no relation {0} is visible here")]
+    #[error("no relation {0} is visible on this connection: check the name and search_path")]
     UnknownRelation(String),
     /// Advances without a trigger.
     #[error("{0} is a sequence")]
@@ -71,19 +71,19 @@ pub(crate) enum Unanalyzable {
     StableFunction(String),
     /// Stable, of Postgres' own, and not on the list of those that are known to be harmless.
     #[error(
-        "function {0}, which a call may mean, reads the catalogue or the connection; \
-         call one of that name with other arguments, where there is one"
+        "the statement may call function {0}, which reads the catalogue or the connection; \
+         call an overload with other arguments, if there is one"
     )]
     SystemFunction(String),
     /// Declared IMMUTABLE, although its body reads something. Postgres itself may use outdated results: a reused plan
     /// contains the value that the function once returned.
     #[error(
-        "function {0} is taken for IMMUTABLE, but its body reads tables, the catalogue or the connection, \
-         or can't be understood; have its query in the statement"
+        "function {0} is used as if it were IMMUTABLE, but its body reads tables, the catalogue or the connection, \
+         or can't be understood; put its query into the statement"
     )]
     ReadingFunction(String),
     /// No function by this name on this connection's search path.
-    #[error("no function {0} is visible here")]
+    #[error("no function {0} is visible on this connection: check the name and search_path")]
     UnknownFunction(String),
     /// An operator whose function is not trusted.
     #[error("operator {0} runs a function that is not immutable; mark that function IMMUTABLE")]

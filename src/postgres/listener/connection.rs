@@ -63,8 +63,8 @@ pub(in crate::postgres) async fn heard(
             }
         }
         tracing::warn!(
-            "the server's queue of notifications is half full or more: until a session reads or ends that listens and does \
-             not read, changes are noticed up to a second late"
+            "the server's notification queue is half full or more, because some session listens but does not read: \
+             until that session reads or ends, this node notices changes up to a second late"
         );
         return Ok(());
     }

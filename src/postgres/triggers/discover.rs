@@ -9,12 +9,12 @@ use super::{Triggers, begin};
 const TABLES: &str = include_str!("../sql/discover.sql");
 
 impl Triggers {
-    /// All tables of the application, each keyed by its foreign keys as well as by its primary key, and by the columns that
-    /// an earlier install has declared. So
-    /// `where author_id = $1` depends only on the rows of one author, without a declaration. Returns also the reasons why
-    /// other tables can't be tracked.
+    /// Returns `Triggers` for all tables of the application that can be tracked, and the reasons why the others can't.
+    /// Changes of each table are keyed by its primary key, its foreign keys and the columns that an earlier install
+    /// declared. So `where author_id = $1` depends only on the rows of one author, without a declaration.
     ///
-    /// Left out are tables whose owner the role is not a member of, and the tables of extensions.
+    /// Two kinds of tables are ignored: those of extensions, and those owned by a role of which this role is not a
+    /// member.
     ///
     /// ```no_run
     /// # async fn example(conn: &mut sqlx::PgConnection) -> Result<(), tidegate::SchemaError> {

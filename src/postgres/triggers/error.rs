@@ -7,12 +7,14 @@ use crate::postgres::sql_error::sql_state;
 #[non_exhaustive]
 pub enum SchemaError {
     /// No table has this name.
-    #[error("there is no table `{0}`: write `table` for one of schema public, else `schema.table`")]
+    #[error(
+        "there is no table `{0}`: write `table` if it is in schema public, otherwise `schema.table`"
+    )]
     NoTable(String),
-    /// What has this name can't be tracked.
+    /// The named relation can't be tracked. It may be a view, a temporary table, or a table with foreign partitions.
     #[error("`{0}` is {1} and can't be tracked: track the tables that its rows come from")]
     NotATable(String, String),
-    /// It is ambiguous under which parent's name its changes would be recorded.
+    /// The table has several parents, so it is ambiguous under which parent's name its changes would be recorded.
     #[error("`{0}` inherits from several tables: track tables with one parent at most")]
     SeveralParents(String),
     /// Changes that a subscription replicates fire no statement trigger.
@@ -21,13 +23,13 @@ pub enum SchemaError {
          are written, or drop the subscription first"
     )]
     Subscribed(String, String),
-    /// A declared column is not there.
+    /// A declared column does not exist.
     #[error("table `{0}` has no column `{1}`")]
     NoColumn(String, String),
     /// The column's type has a text form that may depend on the writing session.
     #[error(
-        "column `{1}` of `{0}` is of type {2}: only integer, text, varchar, uuid and enum columns, \
-         of a deterministic collation and not virtual, can be declared; drop it from the columns of `{0}`"
+        "changes can't be keyed by column `{1}` of `{0}`, which has type {2}: declare only columns of type integer, \
+         text, varchar, uuid or enum; they must not be virtual, and their collation must be deterministic"
     )]
     NotTaggable(String, String, String),
     /// A right is missing.

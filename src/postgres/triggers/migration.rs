@@ -31,9 +31,10 @@ end $$;
 ";
 
 impl Triggers {
-    /// Returns what [`install`](Self::install) does as SQL, for a migration tool (`sqlx migrate`, Flyway, Prisma and
-    /// others) that runs it in one transaction. The transaction waits for a lock for five seconds at most, and fails then:
-    /// run it again when no transaction is open for long that has written to a table.
+    /// Returns SQL that does the same as [`install`](Self::install), for a migration tool (`sqlx migrate`, Flyway,
+    /// Prisma and others) that runs it in one transaction. That transaction fails if it has to wait longer than five
+    /// seconds for a lock, because another open transaction has written to a table. Run it again when there is no such
+    /// long transaction.
     ///
     /// ```
     /// let sql = tidegate::Triggers::new().columns("posts", &["author_id"]).migration();

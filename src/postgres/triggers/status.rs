@@ -22,8 +22,7 @@ pub struct SchemaStatus {
     pub outdated: bool,
     /// Each tracked family of tables.
     pub tables: Vec<TableStatus>,
-    /// Why commits do not wake listeners at once, if they do not. Changes are then seen at the
-    /// next heartbeat.
+    /// Why commits do not wake listeners; `None` if they do. Without wake-ups, nodes poll the log every 100 ms.
     pub no_wakeups: Option<String>,
     /// Why event triggers don't record schema changes; `None` if they do. Only a superuser (on RDS `rds_superuser`) may
     /// create event triggers, and that role must own the schema `tidegate`. Without them, nodes compare the catalogue once
@@ -34,7 +33,8 @@ pub struct SchemaStatus {
     pub row_security: Vec<String>,
     /// The number of rows in the log.
     pub log_rows: i64,
-    /// The age of the oldest mark: a node that starts can use results stored since then.
+    /// The age of the oldest mark. Listeners regularly record a mark, which lets a node that starts later use entries
+    /// that were stored since then.
     pub oldest_mark: Option<Duration>,
 }
 
@@ -61,13 +61,14 @@ pub struct TableStatus {
     /// The foreign tables of the family. Their server may change them without a trigger, so reads of the family are not
     /// cached.
     pub foreign_tables: Vec<String>,
-    /// Problems by which changes go unnoticed or writes fail. Fix each one; if the message names no other way, run the
-    /// install again.
+    /// Further problems, such as changes that go unnoticed or writes that fail. Each message describes a cause and its
+    /// effect.
     pub warnings: Vec<String>,
 }
 
 impl TableStatus {
-    /// Whether no reason is known for which a change could go unnoticed.
+    /// Whether every change is recorded, judged by the state of the triggers, the subscriptions and the foreign tables.
+    /// This does not consider [`warnings`](Self::warnings).
     pub fn is_sound(&self) -> bool {
         let always = |trigger: &TriggerStatus| trigger.state == TriggerState::Always;
         self.subscriptions.is_empty()
