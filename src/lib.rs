@@ -73,7 +73,7 @@ pub use cache::{
     AuditReport, Cache, Fences, LogError, Policy, PolicyError, Record, Uncacheable, ValuePolicy,
     ValuePolicyBuilder, VersionError,
 };
-pub use entry::{Entry, Epoch, Key, KeyText, LogPosition, Position, Tag};
+pub use entry::{Entry, EntryVersion, Epoch, Key, KeyText, LogPosition, Position, Tag};
 pub use middleware::{
     Body, CacheLayer, CacheService, ResponseFuture, ScopeLayer, ScopeService, Sessions,
 };
@@ -89,8 +89,8 @@ pub use secret::SecretError;
 #[cfg(feature = "memory")]
 pub use store::Memory;
 pub use store::{
-    Bus, Found, Guard, Lease, LeaseToken, MemoryStatus, Store, StoreError, StoreStatus, Tier,
-    Tiered,
+    Bus, Found, FoundOrLease, Guard, Lease, LeaseToken, MemoryStatus, Store, StoreError,
+    StoreStatus, Tier, Tiered,
 };
 #[cfg(feature = "redis")]
 pub use store::{Redis, RedisError, RedisInfo, RedisOptions};

@@ -189,7 +189,7 @@ impl FillGuard {
         }
         match PendingLease::new(&self.cache, &self.key, self.policy.lease).claim().await {
             Ok(Claimed::Granted(lease)) => self.lease = Some(lease),
-            Ok(Claimed::Unneeded) => {}
+            Ok(Claimed::Unneeded | Claimed::Found(_)) => {}
             Ok(Claimed::Held) => return false,
             Err(error) => self.cache.noted(Err(error)),
         }

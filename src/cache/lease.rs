@@ -11,8 +11,8 @@ use futures_util::future::BoxFuture;
 use super::background::spawn;
 use super::cache::Cache;
 use super::policy::Policy;
-use crate::entry::Key;
-use crate::store::{Lease, LeaseToken, StoreError};
+use crate::entry::{EntryVersion, Key};
+use crate::store::{Found, FoundOrLease, Lease, LeaseToken, StoreError};
 
 /// The result of a request for a lease.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(super) enum Claimed {
     Unneeded,
     /// Another node holds the lease.
     Held,
+    /// There is an entry.
+    Found(Found),
 }
 
 /// A lease that this node holds; dropping it releases the lease.
@@ -62,7 +64,7 @@ impl Drop for LeaseGuard {
 pub(super) struct PendingLease {
     cache: Cache,
     key: Key,
-    reply: Option<BoxFuture<'static, Result<Lease, StoreError>>>,
+    reply: Option<BoxFuture<'static, Result<FoundOrLease, StoreError>>>,
 }
 
 impl PendingLease {
@@ -71,7 +73,22 @@ impl PendingLease {
         let (cache, key) = (cache.clone(), key.clone());
         let reply = {
             let (cache, key) = (cache.clone(), key.clone());
-            async move { cache.shared.store.lease(&key, ttl).await }
+            async move { cache.shared.store.lease(&key, ttl).await.map(FoundOrLease::Lease) }
+        };
+        Self { cache, key, reply: Some(Box::pin(reply)) }
+    }
+
+    /// The same, unless there is an entry of another version than `unusable`.
+    pub(super) fn or_entry(
+        cache: &Cache,
+        key: &Key,
+        ttl: Duration,
+        unusable: Option<EntryVersion>,
+    ) -> Self {
+        let (cache, key) = (cache.clone(), key.clone());
+        let reply = {
+            let (cache, key) = (cache.clone(), key.clone());
+            async move { cache.shared.store.get_or_lease(&key, ttl, unusable).await }
         };
         Self { cache, key, reply: Some(Box::pin(reply)) }
     }
@@ -83,15 +100,16 @@ impl PendingLease {
     /// If the store fails; the store then releases a lease that it may have granted.
     pub(super) async fn claim(mut self) -> Result<Claimed, StoreError> {
         let Some(reply) = &mut self.reply else { return Ok(Claimed::Unneeded) };
-        let lease = reply.await;
+        let replied = reply.await;
         self.reply = None;
-        Ok(match lease? {
-            Lease::Granted(Some(token)) => {
+        Ok(match replied? {
+            FoundOrLease::Found(found) => Claimed::Found(found),
+            FoundOrLease::Lease(Lease::Granted(Some(token))) => {
                 let (cache, key) = (self.cache.clone(), self.key.clone());
                 Claimed::Granted(Box::new(LeaseGuard { cache, key, token: Some(token) }))
             }
-            Lease::Granted(None) => Claimed::Unneeded,
-            Lease::Held => Claimed::Held,
+            FoundOrLease::Lease(Lease::Granted(None)) => Claimed::Unneeded,
+            FoundOrLease::Lease(Lease::Held) => Claimed::Held,
         })
     }
 }
@@ -101,7 +119,7 @@ impl Drop for PendingLease {
         if let Some(reply) = self.reply.take() {
             let (cache, key) = (self.cache.clone(), self.key.clone());
             spawn(async move {
-                if let Ok(Lease::Granted(token)) = reply.await {
+                if let Ok(FoundOrLease::Lease(Lease::Granted(token))) = reply.await {
                     drop(LeaseGuard { cache, key, token });
                 }
             });

@@ -24,7 +24,7 @@
 //! permit, waits, reads
 //! refresh, freshness
 //! policy
-//! gate, identity, template, streak, names
+//! gate, identity, template, streak, miss_hint, names
 //! fence, stored_value, fingerprint
 //! protocol, uncacheable, hit_for_pass, background, past, audit
 //! ```
@@ -49,6 +49,7 @@ mod lease;
 mod log;
 mod lookup;
 mod many;
+mod miss_hint;
 pub(crate) mod names;
 mod options;
 mod past;
@@ -81,6 +82,7 @@ pub(crate) use hit::Hit;
 pub(crate) use identity::{ExtensionType, VaryBy, carry};
 pub use log::LogError;
 pub(crate) use lookup::{Bypass, FlightMode, LookupResult};
+pub(crate) use miss_hint::MissHint;
 pub(crate) use options::LookupOptions;
 pub(crate) use permit::Permit;
 pub use policy::{Policy, PolicyError, ValuePolicy, ValuePolicyBuilder};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::gate::FillBound;
 use super::identity::ClientKeying;
+use super::miss_hint::MissHint;
 use super::streak::UncacheableStreak;
 use super::template::{PolicyTag, TagTemplate};
 
@@ -69,6 +70,7 @@ pub struct Policy {
     pub(crate) audit: f64,
     pub(crate) shadow: bool,
     pub(crate) fills: FillBound,
+    pub(crate) miss_hint: MissHint,
     pub(crate) streak: UncacheableStreak,
     /// The same for requests that identify their clients.
     pub(crate) identified_streak: UncacheableStreak,
@@ -127,6 +129,7 @@ impl Policy {
             audit: 0.0,
             shadow: false,
             fills: FillBound::default(),
+            miss_hint: MissHint::default(),
             streak: UncacheableStreak::default(),
             identified_streak: UncacheableStreak::default(),
             identity: ClientKeying::default(),

@@ -5,7 +5,7 @@
 //!      0      4  magic, "TGE" and the version of the format
 //!      4      4  length of the metadata
 //!      8     16  checksum: XXH3, 128 bits, over all that follows; or a code over the whole, where nodes share a secret
-//!     24      8  epoch
+//!     24      8  epoch                       these three, the version, tell an entry from others of its key
 //!     32      8  as_of
 //!     40      8  when it was computed, in milliseconds since 1970
 //!     48      8  TTL in milliseconds
@@ -30,13 +30,17 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{DecodeError, Entry, Epoch, Lifetime, LogPosition, Position, Raw, Tag, decoder};
+use super::{
+    DecodeError, Entry, EntryVersion, Epoch, Lifetime, LogPosition, Position, Raw, Tag, decoder,
+};
 use crate::clock;
 
 const MAGIC: &[u8; 4] = b"TGE\x04";
 const LENGTH: Range<usize> = 4..8;
 const CHECKSUM: Range<usize> = 8..CHECKED_FROM;
 const CHECKED_FROM: usize = 24;
+/// Where an encoded entry has its version.
+pub(crate) const VERSION: Range<usize> = CHECKED_FROM..48;
 /// The length of the checksum, or of the code in its place.
 const SEAL: usize = 16;
 const HEADER: usize = 92;
@@ -70,9 +74,7 @@ pub(crate) fn encode_sealed(entry: &Entry, seal: impl FnOnce(&[u8]) -> [u8; SEAL
     let mut out = BytesMut::with_capacity(HEADER + most + entry.body.len());
     out.put_slice(MAGIC);
     out.put_bytes(0, CHECKED_FROM - out.len());
-    out.put_u64_le(entry.basis.epoch.get());
-    out.put_u64_le(entry.basis.position.get());
-    out.put_u64_le(clock::unix_millis().saturating_sub(clock::millis(entry.age())));
+    out.put_slice(&encode_version(entry.version()));
     out.put_u64_le(clock::millis(entry.life.ttl));
     out.put_u64_le(clock::millis(entry.life.keep));
     out.put_u64_le(u64::try_from(entry.life.cost.as_micros()).unwrap_or(u64::MAX));
@@ -89,6 +91,17 @@ pub(crate) fn encode_sealed(entry: &Entry, seal: impl FnOnce(&[u8]) -> [u8; SEAL
     let sum = seal(&out);
     out[CHECKSUM].copy_from_slice(&sum);
     out.freeze()
+}
+
+/// The bytes of a version in the encoding.
+pub(crate) fn encode_version(version: EntryVersion) -> [u8; VERSION.end - VERSION.start] {
+    let EntryVersion { basis, computed_at } = version;
+    let mut out = [0; VERSION.end - VERSION.start];
+    let numbers = [basis.epoch.get(), basis.position.get(), computed_at];
+    for (bytes, number) in out.as_chunks_mut().0.iter_mut().zip(numbers) {
+        *bytes = number.to_le_bytes();
+    }
+    out
 }
 
 /// Decodes an entry. Its key, head and body are slices of `bytes`, not copies.
@@ -156,15 +169,17 @@ fn flags(entry: &Entry) -> u32 {
 }
 
 fn read_life(header: &mut &[u8]) -> Lifetime {
-    let made = header.get_u64_le();
+    let computed_at = header.get_u64_le();
     let ttl = Duration::from_millis(header.get_u64_le());
     let keep = Duration::from_millis(header.get_u64_le());
     let cost = Duration::from_micros(header.get_u64_le());
     let while_revalidating = Duration::from_millis(header.get_u64_le());
     let if_error = Duration::from_millis(header.get_u64_le());
-    let age = Duration::from_millis(clock::unix_millis().saturating_sub(made));
     let life = Lifetime::starting_now(ttl, keep, cost);
-    Lifetime { age_on_arrival: age, while_revalidating, if_error, ..life }
+    // The clock of the node that computed it may be ahead.
+    let age = life.arrived_at.saturating_sub(computed_at);
+    let (age_on_arrival, arrived_at) = (Duration::from_millis(age), computed_at + age);
+    Lifetime { arrived_at, age_on_arrival, while_revalidating, if_error, ..life }
 }
 
 #[cfg(test)]

@@ -30,6 +30,14 @@ pub struct Entry {
     decoded: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
+/// Distinguishes an entry from others that were computed for its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryVersion {
+    pub(crate) basis: LogPosition,
+    /// When it was computed, in milliseconds since 1970. Of an idle database, positions stay the same.
+    pub(crate) computed_at: u64,
+}
+
 /// A vary marker's reference to its variants.
 #[derive(Debug)]
 struct VariantRef {
@@ -123,6 +131,11 @@ impl Entry {
     /// Whether this is the entry of `key`. This compares the keys' texts, so it distinguishes two keys with the same hash.
     pub fn answers(&self, key: &Key) -> bool {
         self.key == key.text()
+    }
+
+    /// What distinguishes the entry from others of its key.
+    pub fn version(&self) -> EntryVersion {
+        EntryVersion { basis: self.basis, computed_at: self.life.computed_at() }
     }
 
     /// The epoch to which the position [`as_of`](Self::as_of) belongs.

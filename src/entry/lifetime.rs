@@ -9,6 +9,8 @@ use crate::clock::{self, Instant};
 pub(crate) struct Lifetime {
     /// When this node computed or received the entry.
     pub(crate) arrived: Instant,
+    /// The same on the wall clock, in milliseconds since 1970.
+    pub(crate) arrived_at: u64,
     /// How old the entry was then.
     pub(crate) age_on_arrival: Duration,
     /// The age up to which it is fresh.
@@ -31,6 +33,7 @@ impl Lifetime {
     pub(crate) fn starting_now(ttl: Duration, keep: Duration, cost: Duration) -> Self {
         Self {
             arrived: clock::now(),
+            arrived_at: clock::unix_millis(),
             age_on_arrival: Duration::ZERO,
             ttl,
             keep: keep.max(ttl),
@@ -40,5 +43,10 @@ impl Lifetime {
             is_strict: false,
             is_timed: false,
         }
+    }
+
+    /// When the entry was computed, in milliseconds since 1970.
+    pub(crate) fn computed_at(&self) -> u64 {
+        self.arrived_at.saturating_sub(clock::millis(self.age_on_arrival))
     }
 }

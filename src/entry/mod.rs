@@ -20,7 +20,7 @@ mod text;
 mod value;
 
 pub(crate) use decode_error::DecodeError;
-pub use entry::Entry;
+pub use entry::{Entry, EntryVersion};
 pub use key::{Key, KeyText};
 pub(crate) use lifetime::Lifetime;
 pub use position::{Epoch, LogPosition, Position};

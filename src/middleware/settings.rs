@@ -16,7 +16,7 @@ use super::rules::unsafe_method::is_safe;
 use super::session::Sessions;
 use super::unmatched::PatternWatch;
 use super::variances::VarianceTable;
-use crate::cache::{Cache, Policy, PostReads, UncacheableStreak};
+use crate::cache::{Cache, MissHint, Policy, PostReads, UncacheableStreak};
 use crate::entry::Key;
 use crate::traffic::{Traffic, TrafficRecorder};
 
@@ -57,6 +57,7 @@ impl RouteSettings {
     /// For a route of its own: what a policy counts and limits is not shared with other routes that have a copy of it.
     pub(super) fn new(mut policy: Policy) -> Self {
         policy.fills = policy.fills.apart();
+        policy.miss_hint = MissHint::default();
         policy.streak = UncacheableStreak::default();
         policy.identified_streak = UncacheableStreak::default();
         policy.post_reads = policy.post_reads.map(PostReads::apart);

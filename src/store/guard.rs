@@ -10,9 +10,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{error::Elapsed, timeout};
 
 use super::breaker::Breaker;
-use super::{Bus, Found, Lease, LeaseToken, Store, StoreError, StoreStatus};
+use super::{Bus, Found, FoundOrLease, Lease, LeaseToken, Store, StoreError, StoreStatus};
 use crate::clock::now;
-use crate::entry::{Entry, Key};
+use crate::entry::{Entry, EntryVersion, Key};
 use crate::observe;
 
 /// Wraps a store so that it fails fast when the store is slow or down.
@@ -200,6 +200,19 @@ impl Store for Guard {
             self.store.lease(key, ttl),
             false,
         ))
+    }
+
+    fn get_or_lease<'a>(
+        &'a self,
+        key: &'a Key,
+        ttl: Duration,
+        unusable: Option<EntryVersion>,
+    ) -> BoxFuture<'a, Result<FoundOrLease, StoreError>> {
+        Box::pin(async move {
+            let (call, is_large) =
+                (self.store.get_or_lease(key, ttl, unusable), self.store.is_large(key));
+            guarded("get_or_lease", &self.reads, self.read_within, call, is_large).await
+        })
     }
 
     fn is_shared(&self) -> bool {

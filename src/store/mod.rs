@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use crate::entry::{DecodeError, Entry, Key};
+use crate::entry::{DecodeError, Entry, EntryVersion, Key};
 
 mod breaker;
 mod bus;
@@ -65,6 +65,17 @@ pub trait Store: Debug + Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Lease, StoreError>> {
         let _ = (key, ttl);
         Box::pin(async { Ok(Lease::Granted(None)) })
+    }
+
+    /// Finds an entry other than `unusable`, or else acquires the lease on computing one, as [`lease`](Self::lease) does. A
+    /// store that can do both in one step needs one round trip for a miss; by default, this takes up to three calls.
+    fn get_or_lease<'a>(
+        &'a self,
+        key: &'a Key,
+        ttl: Duration,
+        unusable: Option<EntryVersion>,
+    ) -> BoxFuture<'a, Result<FoundOrLease, StoreError>> {
+        Box::pin(get_then_lease(self, key, ttl, unusable))
     }
 
     /// Whether the value of a key is known to be large. If so, [`Guard`] does not count a timeout as a failure of the
@@ -164,6 +175,38 @@ pub enum Lease {
     Granted(Option<LeaseToken>),
     /// Another node holds the lease and is computing the entry.
     Held,
+}
+
+/// The result of [`Store::get_or_lease`].
+#[derive(Clone, Debug)]
+pub enum FoundOrLease {
+    /// There is an entry.
+    Found(Found),
+    /// There was none that counts.
+    Lease(Lease),
+}
+
+/// [`Store::get_or_lease`] in separate steps. The last holder of the lease may have stored an entry after the first step, so
+/// the store is queried again.
+async fn get_then_lease<S: Store + ?Sized>(
+    store: &S,
+    key: &Key,
+    ttl: Duration,
+    unusable: Option<EntryVersion>,
+) -> Result<FoundOrLease, StoreError> {
+    let other = |found: &Found| Some(found.entry.version()) != unusable;
+    if let Some(found) = store.get(key).await?.filter(other) {
+        return Ok(FoundOrLease::Found(found));
+    }
+    let lease = store.lease(key, ttl).await?;
+    if let Lease::Granted(Some(token)) = lease
+        && let Ok(Some(found)) = store.get(key).await
+        && other(&found)
+    {
+        store.release(key, token).await?;
+        return Ok(FoundOrLease::Found(found));
+    }
+    Ok(FoundOrLease::Lease(lease))
 }
 
 /// Identifies a lease, so that releasing it does not release a later one on the same key.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::{Bus, Found, Guard, Lease, LeaseToken, Store, StoreError, StoreStatus};
-use crate::entry::{Entry, Key};
+use super::{Bus, Found, FoundOrLease, Guard, Lease, LeaseToken, Store, StoreError, StoreStatus};
+use crate::entry::{Entry, EntryVersion, Key};
 
 /// A store in this process's memory in front of a store that nodes share.
 ///
@@ -44,15 +44,22 @@ impl Tiered {
 
     async fn find(&self, key: &Key) -> Result<Option<Found>, StoreError> {
         // The caller has already peeked: the entry in memory is missing or was not good enough.
-        let Some(found) = self.shared.get(key).await? else { return self.memory.get(key).await };
+        match self.shared.get(key).await? {
+            Some(found) => Ok(Some(self.copy(key, found).await)),
+            None => Ok(None),
+        }
+    }
+
+    /// Copies an entry of the shared store into memory, or returns the one there if that is as new.
+    async fn copy(&self, key: &Key, found: Found) -> Found {
         // A newer entry may have been put in memory while the reply was in transit, or not have reached the shared store.
         if let Some(newer) = self.memory.peek(key).filter(|kept| is_as_new(kept, &found)) {
-            return Ok(Some(newer));
+            return newer;
         }
         if let Some(rest) = self.memory.put(key, &found.entry) {
             let _ = rest.await;
         }
-        Ok(Some(found))
+        found
     }
 }
 
@@ -97,6 +104,20 @@ impl Store for Tiered {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<Lease, StoreError>> {
         self.shared.lease(key, ttl)
+    }
+
+    fn get_or_lease<'a>(
+        &'a self,
+        key: &'a Key,
+        ttl: Duration,
+        unusable: Option<EntryVersion>,
+    ) -> BoxFuture<'a, Result<FoundOrLease, StoreError>> {
+        Box::pin(async move {
+            match self.shared.get_or_lease(key, ttl, unusable).await? {
+                FoundOrLease::Found(found) => Ok(FoundOrLease::Found(self.copy(key, found).await)),
+                lease @ FoundOrLease::Lease(_) => Ok(lease),
+            }
+        })
     }
 
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {

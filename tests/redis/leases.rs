@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redis::cmd;
-use tidegate::{Guard, Key, Lease, Redis, Store, StoreError};
+use tidegate::{Guard, Key, Redis, Store, StoreError};
 use tidegate_testing::{FaultProxy, RedisServer};
 
 use crate::common::{calls, eventually};
@@ -23,14 +23,23 @@ impl World {
         let server = RedisServer::start().await.unwrap();
         let proxy = FaultProxy::start(server.addr()).await.unwrap();
         let redis = Redis::connect(format!("redis://{}/", proxy.addr())).await.unwrap();
+        // The server knows the script by then: otherwise the first reply would only say that it does not.
+        redis.get_or_lease(&Key::new("other").finish(), LONG, None).await.unwrap();
+        server.run::<()>(&cmd("FLUSHALL")).await.unwrap();
+        server.run::<()>(cmd("CONFIG").arg("RESETSTAT")).await.unwrap();
         proxy.delay(LONG);
         Self { server, proxy, redis }
     }
 
     /// Asks for a lease, and returns when the server has granted it.
-    async fn ask(&self) -> tokio::task::JoinHandle<Result<Lease, StoreError>> {
+    async fn ask(&self, with_entry: bool) -> tokio::task::JoinHandle<Result<(), StoreError>> {
         let redis = self.redis.clone();
-        let asked = tokio::spawn(async move { redis.lease(&key(), LONG).await });
+        let asked = tokio::spawn(async move {
+            match with_entry {
+                true => redis.get_or_lease(&key(), LONG, None).await.map(drop),
+                false => redis.lease(&key(), LONG).await.map(drop),
+            }
+        });
         eventually("the server takes the lease", async || calls(&self.server, "set").await == 1)
             .await;
         asked
@@ -52,27 +61,37 @@ fn key() -> Key {
 
 #[tokio::test]
 async fn a_lease_is_released_if_the_request_for_it_is_cancelled() {
-    let world = World::new().await;
-    world.ask().await.abort();
-    world.is_released().await;
+    for with_entry in [false, true] {
+        let world = World::new().await;
+        world.ask(with_entry).await.abort();
+        world.is_released().await;
+    }
 }
 
 #[tokio::test]
 async fn a_lease_is_released_if_the_reply_comes_too_late() {
-    let world = World::new().await;
-    let guard = Guard::new(world.redis.clone()).read_within(Duration::from_millis(50));
-    let lease = guard.lease(&key(), LONG).await;
-    assert!(matches!(lease, Err(StoreError::Timeout(_))), "{lease:?}");
-    eventually("the server takes the lease", async || calls(&world.server, "set").await == 1).await;
-    world.is_released().await;
+    for with_entry in [false, true] {
+        let world = World::new().await;
+        let guard = Guard::new(world.redis.clone()).read_within(Duration::from_millis(50));
+        let lease = match with_entry {
+            true => guard.get_or_lease(&key(), LONG, None).await.map(drop),
+            false => guard.lease(&key(), LONG).await.map(drop),
+        };
+        assert!(matches!(lease, Err(StoreError::Timeout(_))), "{lease:?}");
+        let is_taken = async || calls(&world.server, "set").await == 1;
+        eventually("the server takes the lease", is_taken).await;
+        world.is_released().await;
+    }
 }
 
 #[tokio::test]
 async fn a_lease_is_released_if_the_connection_is_lost_before_the_reply() {
-    let world = World::new().await;
-    let asked = world.ask().await;
-    world.proxy.cut();
-    assert!(asked.await.unwrap().is_err());
-    world.proxy.heal().await.unwrap();
-    world.is_released().await;
+    for with_entry in [false, true] {
+        let world = World::new().await;
+        let asked = world.ask(with_entry).await;
+        world.proxy.cut();
+        assert!(asked.await.unwrap().is_err());
+        world.proxy.heal().await.unwrap();
+        world.is_released().await;
+    }
 }

@@ -11,6 +11,7 @@ mod faults;
 mod large;
 mod leases;
 mod metrics;
+mod misses;
 mod nodes;
 mod reads;
 mod relay;
@@ -28,5 +29,5 @@ async fn entries(redis: &tidegate_testing::RedisServer) -> Vec<String> {
 /// The name in Redis of the entry for `key`, with the prefix of a service that does not name itself.
 fn place(key: &tidegate::Key) -> String {
     let executable = std::env::current_exe().unwrap();
-    format!("tidegate:{}:4:{key}", executable.file_stem().unwrap().display())
+    format!("tidegate:{}:4:{{{key}}}", executable.file_stem().unwrap().display())
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tidegate::internals::entry;
 use tidegate::{
-    Entry, Found, Guard, Key, Lease, Memory, Redis, RedisError, RedisOptions, Store, StoreError,
-    Tiered,
+    Entry, Found, FoundOrLease, Guard, Key, Lease, Memory, Redis, RedisError, RedisOptions, Store,
+    StoreError, Tiered,
 };
 use tidegate_testing::{RedisCluster, RedisSentinel, RedisServer, eventually};
 
@@ -46,6 +46,7 @@ async fn conforms(store: impl Store, twin: impl Store, leases: bool) {
     a_later_put_wins_and_a_removed_entry_is_gone(&store).await;
     life_ends(&store).await;
     bodies_of_all_sizes(&store).await;
+    one_step_finds_an_entry_or_takes_the_lease(&store, &twin, leases).await;
     many_at_a_time(Arc::new(store), &twin, leases).await;
 }
 
@@ -99,6 +100,45 @@ async fn bodies_of_all_sizes(store: &dyn Store) {
         assert!(found.entry.body() == large.body(), "{size}");
     }
     store.remove(&key("size")).await.unwrap();
+}
+
+async fn one_step_finds_an_entry_or_takes_the_lease(
+    store: &dyn Store,
+    twin: &dyn Store,
+    leases: bool,
+) {
+    // Only stores with leases share entries.
+    let (key, twin) = (key("step"), if leases { twin } else { store });
+    let step = async |store: &dyn Store, unusable| match store
+        .get_or_lease(&key, LONG, unusable)
+        .await
+        .unwrap()
+    {
+        FoundOrLease::Found(found) => Ok(found.entry.as_of().get()),
+        FoundOrLease::Lease(lease) => Err(lease),
+    };
+    let taken = step(store, None).await.unwrap_err();
+    let held = if leases { Lease::Held } else { Lease::Granted(None) };
+    assert_eq!(step(twin, None).await, Err(held));
+    let (old, new) = (entry(&key, "old", 1, LONG), entry(&key, "new", 2, LONG));
+    let versions = [old.version(), new.version()];
+    put(store, &key, &Arc::new(old)).await.unwrap();
+    assert_eq!(step(twin, None).await, Ok(1), "an entry counts more than the lease");
+    assert_eq!(step(twin, Some(versions[1])).await, Ok(1));
+    assert_eq!(step(twin, Some(versions[0])).await, Err(held));
+    if let Lease::Granted(Some(token)) = taken {
+        store.release(&key, token).await.unwrap();
+        let Err(Lease::Granted(Some(token))) = step(twin, Some(versions[0])).await else {
+            panic!("the lease of an unusable entry was not granted");
+        };
+        twin.release(&key, token).await.unwrap();
+    }
+    put(store, &key, &Arc::new(new)).await.unwrap();
+    assert_eq!(step(twin, Some(versions[0])).await, Ok(2));
+    // Of an idle database, an entry that was computed again has the same position.
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    put(store, &key, &Arc::new(entry(&key, "again", 2, LONG))).await.unwrap();
+    assert_eq!(step(twin, Some(versions[1])).await, Ok(2));
 }
 
 async fn many_at_a_time(store: Arc<dyn Store>, twin: &dyn Store, leases: bool) {

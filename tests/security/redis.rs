@@ -82,11 +82,12 @@ async fn security_an_entry_copied_to_another_key_is_refused() {
     let server = RedisServer::start().await.unwrap();
     let store = signing(&server, &[SECRET]).await;
     put(&store, "a", "for a").await;
-    let (from, to) = (format!("shop:4s:{}", key("a")), format!("shop:4s:{}", key("b")));
+    let name = |service: &str, entry: &str| format!("{service}:4s:{{{}}}", key(entry));
+    let (from, to) = (name("shop", "a"), name("shop", "b"));
     run::<i64>(&server, cmd("COPY").arg(&from).arg(&to)).await;
     assert!(is_refused(&body(&store, "b").await));
     let other = options(&server).prefix("office").secrets([SECRET]).connect().await.unwrap();
-    run::<i64>(&server, cmd("COPY").arg(&from).arg(format!("office:4s:{}", key("a")))).await;
+    run::<i64>(&server, cmd("COPY").arg(&from).arg(name("office", "a"))).await;
     assert!(is_refused(&body(&other, "a").await), "of a service with the same secret");
 }
 
@@ -181,6 +182,10 @@ async fn every_command_runs(store: &Redis) {
         panic!("no lease")
     };
     store.release(&key("a"), token).await.unwrap();
+    let leased = store.get_or_lease(&key("a"), LONG, None).await.unwrap();
+    assert!(matches!(leased, tidegate::FoundOrLease::Lease(tidegate::Lease::Granted(Some(_)))));
+    let leased = store.get_or_lease(&key("a"), LONG, None).await.unwrap();
+    assert!(matches!(leased, tidegate::FoundOrLease::Lease(tidegate::Lease::Held)));
     let bus = store.bus().unwrap();
     assert!(bus.acquire_leadership("relay", 1, LONG).await.unwrap());
     bus.release_leadership("relay", 1).await.unwrap();

@@ -5,61 +5,69 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::task::LookupTask;
-use crate::cache::hit::Hit;
 use crate::cache::lease::{Claimed, LeaseGuard, PendingLease};
-use crate::outcome::Event;
+use crate::cache::refresh::EntryUse;
+use crate::outcome::{Event, MissReason};
+use crate::store::{Found, StoreError};
+
+/// The pauses between attempts to take a lease that another node holds: the first, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(8)];
+
+/// The right to compute the entry, or one that was found instead.
+pub(super) type ClaimResult = Result<Option<Box<LeaseGuard>>, (EntryUse, Found)>;
 
 impl LookupTask<'_> {
-    /// Takes the lease. While another node holds it, waits for that node's entry and tries again: the other node may give
-    /// up, or store an entry that this request can't use.
-    pub(super) async fn claim(&mut self, wanted: bool) -> Result<Option<Box<LeaseGuard>>, Hit> {
-        if !wanted || !self.cache.leases(self.policy) {
-            return Ok(None);
+    /// Takes the lease, or finds an entry that may be used in some way. While another node holds the lease, waits for that
+    /// node's entry and tries again: the other node may give up, or store an entry that this request can't use.
+    pub(super) async fn claim(&mut self) -> ClaimResult {
+        let first = self.try_claim().await;
+        self.policy.miss_hint.note(!matches!(first, Some(Err(_))));
+        if let Some(done) = first {
+            return done;
         }
+        self.cache.shared.counters.note(Event::LeaseHeld);
         let limit = self.policy.lease.min(self.policy.wait);
         // Boxed, so that a hit's future does not include its size.
-        let leased = Box::pin(timeout(limit, self.await_lease()));
-        leased.await.unwrap_or(Ok(None))
+        let claimed = Box::pin(timeout(limit, self.await_lease()));
+        claimed.await.unwrap_or(Ok(None))
     }
 
-    async fn await_lease(&mut self) -> Result<Option<Box<LeaseGuard>>, Hit> {
-        const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(8)];
+    async fn await_lease(&mut self) -> ClaimResult {
         let mut pause = PAUSES[0];
         loop {
-            match PendingLease::new(self.cache, self.key, self.policy.lease).claim().await {
-                Ok(Claimed::Granted(lease)) => return self.look_up_again(lease).await,
-                Ok(Claimed::Unneeded) => return Ok(None),
-                Ok(Claimed::Held) if pause == PAUSES[0] => {
-                    self.cache.shared.counters.note(Event::LeaseHeld);
-                }
-                Ok(Claimed::Held) => {}
-                Err(error) => {
-                    self.cache.noted(Err(error));
-                    return Ok(None);
-                }
-            }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSES[1]);
-            let found = self.cache.shared.store.get(self.key).await;
-            let failed = found.is_err();
-            if let Some(hit) = self.take(found) {
-                return Err(hit);
-            }
-            if failed {
-                return Ok(None);
+            if let Some(done) = self.try_claim().await {
+                return done;
             }
         }
     }
 
-    /// Looks up again after taking the lease: its last holder may have stored the entry after our first lookup.
-    async fn look_up_again(
-        &mut self,
-        lease: Box<LeaseGuard>,
-    ) -> Result<Option<Box<LeaseGuard>>, Hit> {
-        let found = self.cache.shared.store.get(self.key).await;
-        match self.take(found) {
-            Some(hit) => Err(hit),
-            None => Ok(Some(lease)),
+    /// `None` if another node holds the lease.
+    async fn try_claim(&mut self) -> Option<ClaimResult> {
+        let (cache, key, ttl) = (self.cache, self.key, self.policy.lease);
+        // The second time, the lease is taken in spite of an entry that was found to be unusable.
+        for _ in 0..2 {
+            let mut claimed = PendingLease::or_entry(cache, key, ttl, self.unusable).claim().await;
+            if let Err(StoreError::Decode(_)) = claimed {
+                self.reason = MissReason::Undecodable;
+                claimed = PendingLease::new(cache, key, ttl).claim().await;
+            }
+            match claimed {
+                Ok(Claimed::Granted(lease)) => return Some(Ok(Some(lease))),
+                Ok(Claimed::Unneeded) => return Some(Ok(None)),
+                Ok(Claimed::Held) => return None,
+                Ok(Claimed::Found(found)) => {
+                    if let Some(usable) = self.accept(found) {
+                        return Some(Err(usable));
+                    }
+                }
+                Err(error) => {
+                    cache.noted(Err(error));
+                    return Some(Ok(None));
+                }
+            }
         }
+        Some(Ok(None))
     }
 }

@@ -143,6 +143,12 @@ impl LookupTask<'_> {
         is_for_it.then_some(Hit::new(found, Outcome::Collapsed))
     }
 
+    /// Whether the shared store probably has no usable entry: the one in memory is outdated, or the policy's last lookup found
+    /// none.
+    fn expects_miss(&self) -> bool {
+        self.unusable.is_some() || self.policy.miss_hint.expects_miss()
+    }
+
     /// Looks in the shared store on behalf of all waiting requests, and prepares the fill if the entry is not there.
     async fn lead(&mut self, mut leader: Option<FlightLeader>) -> LookupResult {
         if leader.is_some()
@@ -150,30 +156,31 @@ impl LookupTask<'_> {
         {
             return LookupResult::Hit(hit);
         }
-        let found = self.cache.shared.store.get(self.key).await;
-        if let Some(found) = self.read(found) {
-            let (decided, outcome) = (self.decide(&found), Outcome::Hit(found.tier));
-            if !matches!(decided, EntryUse::Miss(_))
-                && let Some(leader) = leader.take()
-            {
+        // The overtaken leader of this node may hold the lease already.
+        let is_first = leader.as_ref().is_some_and(|leader| !leader.overtakes());
+        let claims = is_first && self.cache.leases(self.policy);
+        let (mut usable, mut lease) = (None, None);
+        if !(claims && self.expects_miss()) {
+            let found = self.cache.shared.store.get(self.key).await;
+            usable = self.read(found).and_then(|found| self.accept(found));
+            self.policy.miss_hint.note(usable.is_none());
+        }
+        if claims && usable.is_none() {
+            match self.claim().await {
+                Ok(granted) => lease = granted,
+                Err(found) => usable = Some(found),
+            }
+        }
+        if let Some((decided, found)) = usable {
+            if let Some(leader) = leader.take() {
                 // Before anything else: recomputing an entry that is due needs a flight of its own.
                 leader.land(FlightResult::Entry(found.entry.clone()));
             }
+            let outcome = Outcome::Hit(found.tier);
             if let Some(hit) = self.follow_up(decided, found, outcome) {
                 return LookupResult::Hit(hit);
             }
         }
-        // The overtaken leader of this node may hold the lease already.
-        let is_first = leader.as_ref().is_some_and(|leader| !leader.overtakes());
-        let lease = match self.claim(is_first).await {
-            Ok(lease) => lease,
-            Err(hit) => {
-                if let Some(leader) = leader {
-                    leader.land(FlightResult::Entry(hit.found.entry.clone()));
-                }
-                return LookupResult::Hit(hit);
-            }
-        };
         let PendingPermit { permit, has_waited } = self.cache.permit(self.policy, &leader).await;
         let mut lead = self.fill_guard(leader, Some(permit));
         lead.lease = lease;

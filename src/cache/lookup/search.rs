@@ -37,6 +37,17 @@ impl LookupTask<'_> {
         self.judge(found, outcome)
     }
 
+    /// What an entry may be used for; `None` if it is passed over.
+    pub(super) fn accept(&mut self, found: Found) -> Option<(EntryUse, Found)> {
+        match self.decide(&found) {
+            EntryUse::Miss(reason) => {
+                self.pass_over(found, reason);
+                None
+            }
+            decided => Some((decided, found)),
+        }
+    }
+
     fn judge(&mut self, found: Found, outcome: Outcome) -> Option<Hit> {
         let decided = self.decide(&found);
         self.follow_up(decided, found, outcome)

@@ -9,7 +9,7 @@ use crate::cache::policy::Policy;
 use crate::cache::protocol::must_see;
 use crate::cache::record::EndedStrays;
 use crate::cache::refresh::{EntryUse, assess};
-use crate::entry::{Entry, Key, LogPosition};
+use crate::entry::{Entry, EntryVersion, Key, LogPosition};
 use crate::outcome::{BypassReason, Event, MissReason, StaleReason};
 use crate::store::{Found, StoreError};
 
@@ -22,6 +22,8 @@ pub(super) struct LookupTask<'a> {
     pub(super) reason: MissReason,
     /// The youngest entry that was found and may not be served as it is.
     pub(super) passed_over: Option<Found>,
+    /// The version of the entry that was passed over last.
+    pub(super) unusable: Option<EntryVersion>,
     /// The session or scope wrote something at an unknown position, so no stored entry can be proven to include it.
     pub(super) is_blind: bool,
     /// The position on the primary that this node knew when the request arrived, at or past all fences.
@@ -44,6 +46,7 @@ impl<'a> LookupTask<'a> {
             ask,
             reason: MissReason::Absent,
             passed_over: None,
+            unusable: None,
             is_blind: false,
             since: None,
         }
@@ -106,6 +109,7 @@ impl<'a> LookupTask<'a> {
             self.cache.shared.counters.note(Event::FalseAlarm);
         }
         self.reason = reason;
+        self.unusable = Some(found.entry.version());
         let known = self.passed_over.as_ref();
         if known.is_none_or(|known| found.entry.is_newer_than(&known.entry))
             // Only a policy with `stale_if_error` uses it, and the check may decode.

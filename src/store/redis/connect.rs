@@ -1,6 +1,7 @@
 //! Connects to Redis by its options.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use futures_util::future::try_join_all;
 
@@ -85,6 +86,7 @@ impl Redis {
             large,
             body_limit,
             seal,
+            scripts: AtomicBool::new(true),
         };
         Ok(Self { shared: Arc::new(shared) })
     }

@@ -3,13 +3,17 @@
 //! A lease is a SET NX with an expiry and a token, so that a node releases only its own lease. One server is enough for
 //! this: if two nodes both hold a lease, the worst effect is that the entry is computed twice.
 //!
+//! A lookup that expects a miss takes the lease in the same step, by a script: one round trip. The script is sent by its hash;
+//! a server that does not know it yet gets the whole (Redis manual, "Scripting with Lua"). Where scripts are refused, the
+//! steps are separate.
+//!
 //! A request for a lease whose reply is lost may have taken the lease, and other nodes would wait until it expires. So a
 //! request that ends without a reply (it is cancelled, takes too long, or loses its connection) releases its token.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use deadpool_redis::redis::{Cmd, RedisError, Value, cmd};
+use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, Value, cmd};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
@@ -17,11 +21,37 @@ use super::link::RedisLink;
 use super::links::RedisLinks;
 use super::reply::unexpected;
 use crate::clock::{Instant, millis, now};
+use crate::entry::{EntryVersion, codec};
 use crate::store::{Lease, LeaseToken, StoreError};
 
 /// Compares and deletes in one step. Otherwise this could delete another node's lease after its own has expired.
 pub(super) const GIVE_BACK: &str =
     "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0";
+
+/// Returns the entry, unless it has the version ARGV[3] or is longer than ARGV[4] bytes; otherwise takes the lease. Returns 1 if
+/// it was taken, 0 if another node holds it, and 2 if the server refuses to write, as one does that is full.
+static GET_OR_TAKE: LazyLock<(String, Script)> = LazyLock::new(|| {
+    let code = format!(
+        "local entry = redis.call('get', KEYS[1])
+        if entry and #entry <= tonumber(ARGV[4]) and string.sub(entry, {}, {}) ~= ARGV[3] then return entry end
+        local taken = redis.pcall('set', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
+        if not taken then return 0 end
+        if not taken.err then return 1 end
+        if string.find(taken.err, 'READONLY', 1, true) then return taken end
+        return 2",
+        codec::VERSION.start + 1,
+        codec::VERSION.end,
+    );
+    let script = Script::new(&code);
+    (code, script)
+});
+
+/// What [`get_or_take`] finds.
+pub(super) enum EntryOrLease {
+    /// The bytes of the entry.
+    Entry(Vec<u8>),
+    Lease(Lease),
+}
 
 /// Pauses between attempts to release a lease: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
@@ -48,6 +78,60 @@ pub(super) async fn take(
             }
             Err(error)
         }
+    }
+}
+
+/// Gets the entry with a name, if it is not `unusable` and has at most `longest` bytes; otherwise takes the lease.
+pub(super) async fn get_or_take(
+    links: &Arc<RedisLinks>,
+    (entry, lease): (&str, String),
+    ttl: Duration,
+    (unusable, longest): (Option<EntryVersion>, usize),
+) -> Result<EntryOrLease, StoreError> {
+    let request = Request::new(links, lease, ttl);
+    let version = unusable.map(codec::encode_version);
+    let version: &[u8] = version.as_ref().map_or(&[], |version| version);
+    let command = |name: &str, script: &str| {
+        let mut command = cmd(name);
+        command.arg(script).arg(2).arg(entry).arg(&request.name).arg(request.token.0);
+        command.arg(millis(ttl).max(1)).arg(version).arg(longest);
+        command
+    };
+    let (code, script) = &*GET_OR_TAKE;
+    let mut reply = request.link.run(&command("EVALSHA", script.get_hash()), 1).await;
+    if reply.as_ref().err().and_then(kind) == Some(ServerErrorKind::NoScript) {
+        reply = request.link.run(&command("EVAL", code), 1).await;
+    }
+    match reply {
+        Ok(Value::Int(1)) => Ok(EntryOrLease::Lease(Lease::Granted(Some(request.settle())))),
+        Ok(other) => {
+            request.settle();
+            match other {
+                Value::BulkString(bytes) => Ok(EntryOrLease::Entry(bytes)),
+                Value::Int(0) => Ok(EntryOrLease::Lease(Lease::Held)),
+                Value::Int(2) => Ok(EntryOrLease::Lease(Lease::Granted(None))),
+                other => Err(unexpected("EVALSHA", &other)),
+            }
+        }
+        Err(error) => {
+            if !may_be_taken(&error) {
+                request.settle();
+            }
+            match kind(&error) {
+                // There was no entry to return.
+                Some(ServerErrorKind::ReadOnly) => Ok(EntryOrLease::Lease(Lease::Granted(None))),
+                _ => Err(error),
+            }
+        }
+    }
+}
+
+/// The kind of error that the server replied with.
+fn kind(error: &StoreError) -> Option<ServerErrorKind> {
+    let StoreError::Backend(error) = error else { return None };
+    match error.downcast_ref::<RedisError>()?.kind() {
+        ErrorKind::Server(kind) => Some(kind),
+        _ => None,
     }
 }
 

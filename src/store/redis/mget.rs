@@ -223,9 +223,9 @@ fn again(error: &Arc<StoreError>) -> StoreError {
     }
 }
 
-/// Whether GET may work although MGET failed: the server does not know MGET, does not permit it, or has the keys in
-/// different slots.
-fn is_refused(error: &StoreError) -> bool {
+/// Whether separate commands for each key may work although one for all of them failed: the server does not know it, does not
+/// permit it, or has the keys in different slots.
+pub(super) fn is_refused(error: &StoreError) -> bool {
     let StoreError::Backend(error) = error else { return false };
     let kind = error.downcast_ref::<RedisError>().map(RedisError::kind);
     matches!(

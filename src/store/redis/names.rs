@@ -45,11 +45,13 @@ impl RedisNames {
     }
 
     pub(super) fn entry(&self, key: &Key) -> String {
-        [&self.prefix, ":", &key.to_hex()].concat()
+        [&self.prefix, ":{", &key.to_hex(), "}"].concat()
     }
 
+    /// In a cluster, this is in the entry's slot, since the part in braces is hashed (Redis manual, "Redis cluster
+    /// specification", hash tags).
     pub(super) fn lease(&self, key: &Key) -> String {
-        format!("{}:lease:{key}", self.prefix)
+        format!("{}:lease:{{{key}}}", self.prefix)
     }
 
     pub(super) fn channel(&self, channel: &str) -> String {

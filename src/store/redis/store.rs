@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,17 +10,20 @@ use deadpool_redis::redis::{Cmd, Value, cmd};
 use futures_util::future::BoxFuture;
 
 use super::large::{self, LargeKeys, LargeRead};
-use super::lease;
+use super::lease::{self, EntryOrLease};
 use super::link::RedisLink;
 use super::links::RedisLinks;
-use super::mget::MgetBatcher;
+use super::mget::{MgetBatcher, is_refused};
 use super::names::RedisNames;
 use super::reply::unexpected;
 use super::seal::Seal;
 use super::topology::Subscriber;
 use crate::clock::{millis, now};
-use crate::entry::{Entry, Key};
-use crate::store::{Bus, Found, Lease, LeaseToken, Store, StoreError, StoreStatus, Tier};
+use crate::entry::{Entry, EntryVersion, Key};
+use crate::store::{
+    Bus, Found, FoundOrLease, Lease, LeaseToken, Store, StoreError, StoreStatus, Tier,
+    get_then_lease,
+};
 
 /// A store in Redis, shared by all nodes.
 ///
@@ -55,6 +59,8 @@ pub(super) struct RedisInner {
     /// The largest body, in bytes.
     pub(super) body_limit: usize,
     pub(super) seal: Arc<Seal>,
+    /// Whether the server runs scripts, as far as is known.
+    pub(super) scripts: AtomicBool,
 }
 
 impl Redis {
@@ -84,17 +90,50 @@ impl Redis {
             true => self.read_suspect(key).await?,
             false => self.read_small(key).await?,
         };
-        let bytes = match value {
-            Value::Nil => return Ok(None),
-            Value::BulkString(bytes) => Bytes::from(bytes),
-            other => return Err(unexpected("GET", &other)),
-        };
+        match value {
+            Value::Nil => Ok(None),
+            Value::BulkString(bytes) => self.decode(key, &bytes.into()),
+            other => Err(unexpected("GET", &other)),
+        }
+    }
+
+    /// The entry in a value, unless it is too large or is that of another key.
+    fn decode(&self, key: &Key, bytes: &Bytes) -> Result<Option<Found>, StoreError> {
         let is_large = self.shared.large.note(key.short(), bytes.len());
         if is_large && bytes.len() > self.longest() {
             return Ok(None);
         }
-        let entry = Arc::new(self.seal().decode(&self.names().entry(key), &bytes)?);
+        let entry = Arc::new(self.seal().decode(&self.names().entry(key), bytes)?);
         Ok(entry.answers(key).then_some(Found { entry, tier: Tier::Shared }))
+    }
+
+    async fn find_or_lease(
+        &self,
+        key: &Key,
+        ttl: Duration,
+        unusable: Option<EntryVersion>,
+    ) -> Result<FoundOrLease, StoreError> {
+        let RedisInner { links, large, scripts, .. } = &*self.shared;
+        if large.suspects(key.short()) || !scripts.load(Ordering::Relaxed) {
+            return get_then_lease(self, key, ttl, unusable).await;
+        }
+        let mut waiting = LargeRead { large: Some(large), key, since: now() };
+        let names = (&*self.names().entry(key), self.names().lease(key));
+        let reply = lease::get_or_take(links, names, ttl, (unusable, self.longest())).await;
+        waiting.large = None;
+        match reply {
+            Ok(EntryOrLease::Lease(lease)) => Ok(FoundOrLease::Lease(lease)),
+            Ok(EntryOrLease::Entry(bytes)) => match self.decode(key, &bytes.into())? {
+                Some(found) => Ok(FoundOrLease::Found(found)),
+                None => self.lease(key, ttl).await.map(FoundOrLease::Lease),
+            },
+            Err(error) if is_refused(&error) => {
+                tracing::info!(%error, "Redis rejects scripts: a miss takes three commands");
+                scripts.store(false, Ordering::Relaxed);
+                get_then_lease(self, key, ttl, unusable).await
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads a value that is expected to be small.
@@ -186,6 +225,15 @@ impl Store for Redis {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<Lease, StoreError>> {
         Box::pin(lease::take(&self.shared.links, self.names().lease(key), ttl))
+    }
+
+    fn get_or_lease<'a>(
+        &'a self,
+        key: &'a Key,
+        ttl: Duration,
+        unusable: Option<EntryVersion>,
+    ) -> BoxFuture<'a, Result<FoundOrLease, StoreError>> {
+        Box::pin(self.find_or_lease(key, ttl, unusable))
     }
 
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
