@@ -4,6 +4,7 @@
 
 mod connections;
 mod memory;
+mod misses;
 mod pgbench;
 mod resident;
 mod scaling;
@@ -23,6 +24,8 @@ use super::progress::Progress;
 pub(crate) enum Bench {
     /// Send many concurrent requests for one response that no node has stored, and count the handler's runs
     Stampede(stampede::Options),
+    /// Measure the latency of a miss with Redis some time away
+    Misses(misses::Options),
     /// Measure the time from a commit until no node serves the previous data
     Staleness(staleness::Options),
     /// Measure the write throughput of tables with and without triggers
@@ -39,6 +42,7 @@ pub(crate) async fn run(bench: Bench, output: Output) -> Result<ExitCode, Failur
     let _progress = Progress::running("measuring, on servers of its own")?;
     match bench {
         Bench::Stampede(options) => stampede::run(options, output).await,
+        Bench::Misses(options) => misses::run(options, output).await,
         Bench::Staleness(options) => staleness::run(options, output).await,
         Bench::Writes(options) => writes::run(options, output).await,
         Bench::Scaling(options) => scaling::run(options, output).await,

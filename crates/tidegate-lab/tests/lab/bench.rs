@@ -12,11 +12,15 @@ async fn json(arguments: &[&str]) -> (Value, Option<i32>) {
 }
 
 #[tokio::test]
-async fn stampede_connections_and_scaling_benchmarks_respect_their_options() {
+async fn stampede_misses_connections_and_scaling_benchmarks_respect_their_options() {
     let stampede = ["bench", "stampede", "--requests", "200", "--nodes", "2", "--rounds", "2"];
     let (found, code) = json(&stampede).await;
     assert_eq!((&found["with_cache"], code), (&serde_json::json!([1, 1]), Some(0)), "{found}");
     assert!(found["without_cache"][0].as_u64() == Some(200), "{found}");
+
+    let (found, code) = json(&["bench", "misses", "--requests", "20"]).await;
+    assert!(found["absent"]["median"].as_f64() > found["read"]["median"].as_f64(), "{found}");
+    assert_eq!((&found["requests"], code), (&20.into(), Some(0)), "{found}");
 
     let connections = ["bench", "connections", "--count", "300", "--requests", "2"];
     let (found, code) = json(&connections).await;
