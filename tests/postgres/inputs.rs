@@ -25,7 +25,7 @@ async fn a_server_of_the_wrong_role_or_cluster_is_refused() {
     let strange = other.standby().await.unwrap();
     refused(DatabaseOptions::new(replica.url()), "is a standby, not a primary").await;
     refused(options(&primary).replica(primary.url()), "is a primary").await;
-    refused(options(&primary).replica(strange.url()), "another cluster").await;
+    refused(options(&primary).replica(strange.url()), "does not belong to the cluster").await;
     refused(DatabaseOptions::new("postgres://postgres@127.0.0.1:1/postgres"), "127.0.0.1:1").await;
 }
 
