@@ -2,7 +2,7 @@
 //!
 //! The model has nodes, a primary whose commits are in the log before they are visible, replicas that replay at any time,
 //! transactions, drains, fills, marks, restarts, a failover that loses commits, a database that a copy of it replaces, and a
-//! session. All decisions are made by `tidegate::internals::protocol`, the same code that the cache uses.
+//! session. Changes come from the log table or, in some worlds, from the stream of a logical replication slot. All decisions are made by `tidegate::internals::protocol`, the same code that the cache uses.
 //!
 //! Each run follows one response. Responses do not affect each other, so one stands for all: any node may compute it at
 //! any time, and from then on every node can find it forever, as if in a memory that never evicts, in a Redis that
@@ -19,6 +19,7 @@ mod primary;
 mod rules;
 mod state;
 mod steps;
+mod stream;
 mod worlds;
 
 use rules::Mutant;

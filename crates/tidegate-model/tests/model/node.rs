@@ -70,7 +70,7 @@ impl Node {
     }
 
     /// Raises the fence of the part that a transaction changes.
-    fn raise(&mut self, transaction: usize, fence: At) {
+    pub(crate) fn raise(&mut self, transaction: usize, fence: At) {
         let part = &mut self.fences[transaction % 2];
         *part = fence.max(*part);
     }
@@ -82,8 +82,9 @@ impl Node {
 
     fn poll_from(&mut self, from: At, primary: &Primary, mutant: Option<Mutant>) {
         let early = mutant.filter(|mutant| *mutant == Mutant::FenceBeforeSnapshot);
-        self.poll =
-            Some(Poll { snapshot: primary.snapshot(), from, early: early.map(|_| primary.wal) });
+        let early = early.map(|_| primary.wal);
+        let snapshot = primary.snapshot();
+        self.poll = Some(Poll { snapshot, from, early, fence: None, message: None });
     }
 
     /// Begins one for a session, from a position past all that sessions have seen.
@@ -302,6 +303,20 @@ impl State {
         if let Some(fill) = &mut self.fill {
             fill.stale |= stale;
         }
+    }
+
+    /// The request itself has made a transaction.
+    pub(crate) fn own_write(&mut self, transaction: usize, mutant: Option<Mutant>) {
+        let (identity, wal) = (self.primary.identity, self.primary.wal);
+        let before = self.primary.transactions[transaction].wrote;
+        let fill = self.fill.as_mut().unwrap();
+        fill.wrote = 1 << transaction;
+        fill.spoilt = true;
+        fill.written = match mutant {
+            Some(Mutant::OwnWriteRaisesNothing) => fill.written,
+            Some(Mutant::OwnWritePastItsPosition) => Some((identity, before)),
+            _ => Some((identity, wal)),
+        };
     }
 
     /// The next part is there. A write of the request itself must be in it.

@@ -99,11 +99,21 @@ pub(crate) enum Mutant {
     OwnWritePastItsPosition,
     /// What a request writes counts for its reads, and not for values that it uses.
     InnerIgnoresOwnWrite,
+    /// What the stream delivers is raised at once, to where its commit record ends.
+    RaiseAtDelivery,
+    /// A watermark completes before the stream has delivered its message.
+    WatermarkWithoutMessage,
+    /// A watermark forgets what was delivered and is not visible to its snapshot.
+    WatermarkDropsPending,
+    /// A transaction that was running when the slot was created, and was never delivered, counts for nothing.
+    NoFloorForRunning,
+    /// A node whose slot was lost goes on with another one.
+    LostSlotGoesOn,
 }
 
 impl Mutant {
     /// Each, and the smallest world that catches it.
-    pub(crate) const ALL: [(Self, World); 47] = [
+    pub(crate) const ALL: [(Self, World); 57] = [
         (Self::FenceBeforeSnapshot, World::REPLICAS),
         (Self::FenceOfFirstRow, World::ONE_NODE),
         (Self::FenceOfTrigger, World::ONE_NODE),
@@ -151,5 +161,15 @@ impl Mutant {
         (Self::OwnWriteRaisesNothing, World::OWN_WRITES),
         (Self::OwnWritePastItsPosition, World::OWN_WRITES),
         (Self::InnerIgnoresOwnWrite, World::OWN_WRITES),
+        (Self::RaiseAtDelivery, World::STREAM),
+        (Self::WatermarkWithoutMessage, World::STREAM),
+        (Self::WatermarkDropsPending, World::STREAM),
+        (Self::NoFloorForRunning, World::STREAM_RESTART),
+        (Self::LostSlotGoesOn, World::STREAM_RESTART),
+        (Self::FenceBeforeSnapshot, World::STREAM_REPLICAS),
+        (Self::NoFenceCheck, World::STREAM),
+        (Self::FollowedByItsEnd, World::STREAM_SESSION),
+        (Self::FollowedAtEqual, World::STREAM_SESSION),
+        (Self::NoEpoch, World::STREAM_FAILOVER),
     ];
 }

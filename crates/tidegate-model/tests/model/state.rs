@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use tidegate::{Epoch, LogPosition, Position};
 
+use super::stream::Stream;
+
 /// A set of transactions.
 pub(crate) type Set = u8;
 
@@ -155,6 +157,8 @@ pub(crate) struct Node {
     pub(crate) poll: Option<Poll>,
     /// The dependencies of the response, once looked up; forgotten when the schema changes.
     pub(crate) known: Option<Known>,
+    /// Its place in the stream of changes, where they do not come from the log table.
+    pub(crate) stream: Option<Stream>,
 }
 
 /// The dependencies of the response according to the primary.
@@ -183,6 +187,9 @@ pub(crate) struct Poll {
     pub(crate) from: At,
     /// Where the log was, for a mutant that takes the fence first.
     pub(crate) early: Option<At>,
+    /// The fence and the message of a watermark, once written.
+    pub(crate) fence: Option<At>,
+    pub(crate) message: Option<At>,
 }
 
 /// The result of one node's drain, as published to the others.

@@ -9,6 +9,10 @@ use super::state::{
 };
 use super::worlds::World;
 
+/// Where the log is so long that there are no more watermarks that can find nothing. Each writes a message, so otherwise the
+/// log had no end.
+const IDLE_UNTIL: u8 = 5;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Step {
     Begin {
@@ -67,6 +71,14 @@ pub(crate) enum Step {
         batch: Batch,
     },
     Restart {
+        node: usize,
+    },
+    /// The stream of changes delivers its next transaction or message.
+    Deliver {
+        node: usize,
+    },
+    /// A node's slot is dropped, and it creates another one.
+    LoseSlot {
         node: usize,
     },
     /// A request begins to make the answer, with a read of this server.
@@ -140,7 +152,7 @@ impl Model for World {
         };
         state.primary.mark();
         for node in &mut state.nodes {
-            node.load(&mut state.primary, None);
+            self.follow(node, &mut state.primary, None);
         }
         vec![state]
     }
@@ -242,6 +254,8 @@ impl World {
                 steps.push(Step::LookAtOnce { node });
             }
             steps.extend(state.batches.iter().map(|&batch| Step::Receive { node, batch }));
+        } else if self.streams {
+            self.stream_steps(state, node, steps);
         } else if known.poll.is_some() {
             steps.push(Step::Drain { node, publishes: false });
             if state.batches.len() < self.batches {
@@ -279,6 +293,38 @@ impl World {
             let servers =
                 self.servers(state, Reader { node, own: false, written: None, plan: None });
             steps.extend(servers.map(|server| Step::MakeInner { node, server }));
+        }
+    }
+
+    /// A node begins to follow the changes.
+    fn follow(&self, node: &mut Node, primary: &mut Primary, mutant: Option<Mutant>) {
+        match self.streams {
+            true => node.subscribe(primary),
+            false => node.load(primary, mutant),
+        }
+    }
+
+    fn stream_steps(&self, state: &State, node: usize, steps: &mut Vec<Step>) {
+        let known = &state.nodes[node];
+        match known.poll {
+            None => {
+                if known.has_news(&state.primary) || state.primary.wal < IDLE_UNTIL {
+                    steps.push(Step::Poll { node });
+                }
+                if state.ask(node, true, None).is_none() {
+                    steps.push(Step::CatchUp { node });
+                }
+            }
+            Some(poll) if poll.message.is_none() || known.has_lost_stream(&state.primary) => {
+                steps.push(Step::Drain { node, publishes: false });
+            }
+            Some(_) => {}
+        }
+        if known.has_delivery(&state.primary) {
+            steps.push(Step::Deliver { node });
+        }
+        if state.restarts < self.restarts {
+            steps.push(Step::LoseSlot { node });
         }
     }
 
@@ -360,6 +406,14 @@ impl World {
                     written: 1 << transaction,
                 });
             }
+            Step::Drain { node, .. } if self.streams => {
+                state.nodes[node].announce(&mut state.primary, mutant);
+            }
+            Step::Deliver { node } => state.nodes[node].deliver(&state.primary, mutant),
+            Step::LoseSlot { node } => {
+                state.restarts += 1;
+                state.nodes[node].lose_slot(&state.primary, mutant);
+            }
             Step::Drain { node, publishes } => {
                 let batch = state.nodes[node].drain(&mut state.primary, mutant);
                 state.batches.extend(batch.filter(|_| publishes));
@@ -375,7 +429,7 @@ impl World {
                 state.restarts += 1;
                 state.waiter = state.waiter.filter(|waiter| waiter.node != node);
                 state.nodes[node] = Node::default();
-                state.nodes[node].load(&mut state.primary, mutant);
+                self.follow(&mut state.nodes[node], &mut state.primary, mutant);
             }
             Step::Plan { node } => {
                 let asked = state.ask(node, false, mutant).unwrap();
@@ -405,18 +459,7 @@ impl World {
             Step::MakeInner { node, server } => {
                 state.make_inner((node, server), self.inner.unwrap(), mutant);
             }
-            Step::OwnWrite { transaction } => {
-                let (identity, wal) = (state.primary.identity, state.primary.wal);
-                let before = state.primary.transactions[transaction].wrote;
-                let fill = state.fill.as_mut().unwrap();
-                fill.wrote = 1 << transaction;
-                fill.spoilt = true;
-                fill.written = match mutant {
-                    Some(Mutant::OwnWriteRaisesNothing) => fill.written,
-                    Some(Mutant::OwnWritePastItsPosition) => Some((identity, before)),
-                    _ => Some((identity, wal)),
-                };
-            }
+            Step::OwnWrite { transaction } => state.own_write(transaction, mutant),
             Step::Choose { server } => {
                 let fill = state.fill.unwrap();
                 let proves = state.sample(fill.reader(), server, mutant).unwrap();

@@ -38,6 +38,8 @@ pub(crate) struct World {
     pub(crate) batches: usize,
     /// Whether nodes that receive batches poll the log as well.
     pub(crate) receivers_poll: bool,
+    /// Whether changes come from a logical replication slot, and not from the log table.
+    pub(crate) streams: bool,
     pub(crate) mutant: Option<Mutant>,
 }
 
@@ -62,6 +64,7 @@ impl World {
         schema: None,
         batches: 0,
         receivers_poll: false,
+        streams: false,
         mutant: None,
     };
     pub(crate) const REPLICAS: Self = Self { name: "replicas", replicas: 2, ..Self::ONE_NODE };
@@ -192,8 +195,28 @@ impl World {
     pub(crate) const SCHEMA_SESSION: Self =
         Self { name: "a change of the schema, and a session", session: true, ..Self::SCHEMA_NODES };
 
+    pub(crate) const STREAM: Self =
+        Self { name: "a stream of changes", streams: true, ..Self::ONE_NODE };
+    pub(crate) const STREAM_RESTART: Self = Self {
+        name: "a stream of changes that begins anew",
+        transactions: 1,
+        restarts: 1,
+        ..Self::STREAM
+    };
+    pub(crate) const STREAM_REPLICAS: Self =
+        Self { name: "a stream of changes, and replicas", streams: true, ..Self::REPLICAS };
+    pub(crate) const STREAM_SESSION: Self =
+        Self { name: "a stream of changes, and a session", streams: true, ..Self::SESSION };
+    pub(crate) const STREAM_FAILOVER: Self = Self {
+        name: "a stream of changes, and a failover",
+        streams: true,
+        replicas: 1,
+        transactions: 1,
+        ..Self::FAILOVER
+    };
+
     /// Those of up to three million states, each part of the protocol in one of them at least.
-    pub(crate) const SMALL: [Self; 16] = [
+    pub(crate) const SMALL: [Self; 19] = [
         Self::ONE_NODE,
         Self::REPLICAS,
         Self::TWO_READS,
@@ -210,9 +233,12 @@ impl World {
         Self::SCHEMA_AWAY,
         Self::SCHEMA_TOWARDS,
         Self::COPY,
+        Self::STREAM,
+        Self::STREAM_RESTART,
+        Self::STREAM_FAILOVER,
     ];
 
-    pub(crate) const LARGE: [Self; 9] = [
+    pub(crate) const LARGE: [Self; 11] = [
         Self::RELAY_SCHEMA,
         Self::SCHEMA_NODES,
         Self::MARKS,
@@ -222,6 +248,8 @@ impl World {
         Self::RELAY,
         Self::RELAY_SESSION,
         Self::RELAY_LOOKS,
+        Self::STREAM_REPLICAS,
+        Self::STREAM_SESSION,
     ];
 
     /// Whether even a mutant is caught after tens of millions of states only.
