@@ -8,10 +8,10 @@ use axum::extract::State;
 use serde::Serialize;
 
 use super::state::Admin;
-use crate::cache::{AuditReport, Policy, RouteReads};
+use crate::cache::{AuditReport, Policy};
 use crate::outcome::{Counters, Outcome};
 use crate::store::StoreStatus;
-use crate::traffic::Traffic;
+use crate::traffic::{RouteReads, Traffic};
 
 /// The state of this node.
 #[derive(Serialize)]

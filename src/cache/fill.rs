@@ -322,8 +322,8 @@ impl FillGuard {
             #[cfg(feature = "postgres")]
             super::record::warn_of_strays();
         }
-        if let Some(watch) = self.record.watch() {
-            watch.note_uncacheable(uncacheable);
+        if let Some(observer) = self.record.observer() {
+            observer.note_uncacheable(uncacheable);
         }
     }
 

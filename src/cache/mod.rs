@@ -21,7 +21,7 @@
 //! cache: the handle, and what its clones share
 //! flight, log
 //! record: nesting, outside, read; proof, notes, scope, stray, requirement
-//! permit, waits, reads
+//! permit, waits, observer
 //! refresh, freshness
 //! policy
 //! gate, identity, template, streak, miss_hint, names
@@ -51,12 +51,12 @@ mod lookup;
 mod many;
 mod miss_hint;
 pub(crate) mod names;
+mod observer;
 mod options;
 mod past;
 mod permit;
 mod policy;
 pub mod protocol;
-mod reads;
 mod record;
 mod refresh;
 mod scopes;
@@ -83,13 +83,11 @@ pub(crate) use identity::{ExtensionType, VaryBy, carry};
 pub use log::LogError;
 pub(crate) use lookup::{Bypass, FlightMode, LookupResult};
 pub(crate) use miss_hint::MissHint;
+pub(crate) use observer::ReadObserver;
 pub(crate) use options::LookupOptions;
 pub(crate) use permit::Permit;
 pub use policy::{Policy, PolicyError, ValuePolicy, ValuePolicyBuilder};
 pub(crate) use policy::{PostReads, QueryPart};
-pub(crate) use reads::ReadStatistics;
-#[cfg(feature = "admin")]
-pub(crate) use reads::{ComparedColumns, RouteReads};
 pub use record::Record;
 pub(crate) use record::SimulatedProof;
 #[cfg(any(all(test, not(tidegate_loom), not(tidegate_shuttle)), fuzzing))]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::freshness::AgeLimits;
-use super::reads::ReadStatistics;
+use super::observer::ReadObserver;
 use super::record::{Arrival, EndedStrays, Stray};
 use super::template::PolicyTag;
 use crate::entry::{Entry, LogPosition};
@@ -16,8 +16,8 @@ pub(crate) struct LookupOptions {
     pub(crate) session: Option<LogPosition>,
     /// How old or stale an entry the client accepts.
     pub(crate) limits: AgeLimits,
-    /// Where reads are recorded for the operators' page.
-    pub(crate) watch: Option<Arc<ReadStatistics>>,
+    /// Who learns what is read.
+    pub(crate) observer: Option<Arc<dyn ReadObserver>>,
     /// Checks that an entry contains a value of the requested type; `None` if every entry under the key does.
     pub(crate) holds: Option<fn(&Entry) -> bool>,
     /// This is a request to a layer. Unless it is made within another scope, it need not see the process's own writes.

@@ -16,7 +16,7 @@ use std::sync::{Arc, Weak};
 use tokio::task::futures::TaskLocalFuture;
 
 use super::fence::Fences;
-use super::reads::ReadStatistics;
+use super::observer::ReadObserver;
 use super::template::PolicyTag;
 use super::uncacheable::Uncacheable;
 use crate::entry::{LogPosition, Tag};
@@ -142,8 +142,8 @@ impl Record {
         let others: BTreeSet<Tag> = others.collect();
         let mut notes = self.notes().clone();
         notes.tags.retain(|tag| !others.contains(tag));
-        let (watch, keys, permit) = (scope.watch.clone(), Vec::new(), Weak::new());
-        let scope = RecordScope { tags, watch, keys, permit, ..*scope };
+        let (observer, keys, permit) = (scope.observer.clone(), Vec::new(), Weak::new());
+        let scope = RecordScope { tags, observer, keys, permit, ..*scope };
         Self(Arc::new(RecordInner {
             fences: fences.clone(),
             scope,
@@ -215,7 +215,7 @@ impl Record {
         if let (None, Some(server)) = (&notes.server, server) {
             notes.server = Some(server.clone());
         }
-        if self.0.scope.is_kept || self.0.scope.watch.is_some() {
+        if self.0.scope.is_kept || self.0.scope.observer.is_some() {
             notes.depend(basis, tags);
         }
     }
@@ -225,9 +225,9 @@ impl Record {
         self.0.scope.followed
     }
 
-    /// The statistics to record reads in, if they are on.
-    pub(crate) fn watch(&self) -> Option<&Arc<ReadStatistics>> {
-        self.0.scope.watch.as_ref()
+    /// Who learns what is read, if anyone does.
+    pub(crate) fn observer(&self) -> Option<&dyn ReadObserver> {
+        self.0.scope.observer.as_deref()
     }
 
     /// The proof that the response would have if it were stored, or why it could not be stored.

@@ -17,7 +17,7 @@ impl Cache {
             database: self.database(),
             session: ask.session,
             untracked: self.log().is_none(),
-            watch: ask.watch,
+            observer: ask.observer,
             kind: ScopeKind::Request { may_write: true },
             ..RecordScope::default()
         };
@@ -45,7 +45,7 @@ impl Cache {
             untracked: !has_log || policy.is_some_and(|policy| policy.untracked),
             followed: has_log && policy.is_some(),
             max_staleness: policy.map_or(Duration::ZERO, |policy| policy.max_staleness),
-            watch: ask.watch,
+            observer: ask.observer,
             is_kept: policy.is_some(),
             kind: if ask.is_request {
                 ScopeKind::Request { may_write: false }

@@ -23,7 +23,7 @@ use super::session::is_session_cookie;
 use super::settings::LayerSettings;
 use super::status;
 use super::writes::{give_token, invalidate};
-use crate::cache::{Bypass, Policy, Record, Uncacheable};
+use crate::cache::{Bypass, Policy, ReadObserver, Record, Uncacheable};
 use crate::clock;
 use crate::entry::Key;
 use crate::outcome::{BypassReason, Outcome};

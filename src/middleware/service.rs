@@ -209,9 +209,8 @@ impl<S> CacheService<S> {
         S: Handler<A>,
         A: HttpBody + Send + 'static,
     {
-        let watch = seen.as_ref().map(|seen| seen.traffic.reads.clone());
         let ask = LookupOptions {
-            watch,
+            observer: seen.as_ref().map(RequestTimer::observer),
             limits: asked.limits,
             is_identified: !asked.is_of_anybody(),
             ..LookupOptions::for_request(session)
@@ -345,9 +344,9 @@ impl<S> CacheService<S> {
         self.routes.cache.shared.counters.count(Outcome::Bypass(reason));
         let simulated = seen.as_ref().filter(|_| reason == BypassReason::NoPolicy);
         let simulated = simulated.and_then(|seen| self.routes.simulated_request(&request, seen));
-        let watch = simulated.as_ref().and(seen.as_ref()).map(|seen| seen.traffic.reads.clone());
+        let observer = simulated.as_ref().and(seen.as_ref()).map(RequestTimer::observer);
         let policy = self.route(&request).map(|route| route.policy.clone());
-        let ask = LookupOptions { watch, ..LookupOptions::for_request(session) };
+        let ask = LookupOptions { observer, ..LookupOptions::for_request(session) };
         let may_write = self.routes.may_write(&request, is_read);
         let record = self.record(&request, policy.as_deref(), (ask, may_write));
         let written = (!is_read).then(|| self.written(&request, policy.as_deref())).flatten();

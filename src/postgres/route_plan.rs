@@ -16,7 +16,7 @@ use super::server::Server;
 use super::statement::RepeatableStatement;
 use super::words::may_write;
 use crate::cache::protocol::is_far_enough;
-use crate::cache::{Needs, PolicyTag, ReadStatistics, Record, Requirement, Stray, Uncacheable};
+use crate::cache::{Needs, PolicyTag, ReadObserver, Record, Requirement, Stray, Uncacheable};
 use crate::entry::{Epoch, LogPosition, Position, Tag};
 
 /// The requirements of one statement.
@@ -108,8 +108,8 @@ impl RoutePlan {
         db.follow_schema(plan.schema);
         match dependencies(db, sql, plan.epoch).await {
             Ok(found) => {
-                if let Some(watch) = record.watch() {
-                    count_tables(&found.dependencies, watch);
+                if let Some(observer) = record.observer() {
+                    report_tables(&found.dependencies, observer);
                 }
                 plan.take((db, &record), &found, statement, writer);
                 if found.reads_clock || statement.arguments.as_ref().is_some_and(mentions_clock) {
@@ -355,13 +355,13 @@ fn tags_of(record: &Record, tables: &[TrackedTable], statement: &RepeatableState
 
 /// If traffic is recorded, notes what a response would depend on although it is not cached.
 fn simulate(db: &Database, statement: &RepeatableStatement, record: &Record) {
-    let (Some(watch), sql) = (record.watch(), statement.sql.as_str()) else { return };
+    let (Some(observer), sql) = (record.observer(), statement.sql.as_str()) else { return };
     let Some(found) = db.inner.known.get(sql) else {
         let why = "the dependencies of its statements are being looked up";
         record.mark_uncacheable(Uncacheable::new("unknown-dependencies", why));
         return learn_later(db, sql);
     };
-    count_tables(&found.dependencies, watch);
+    report_tables(&found.dependencies, observer);
     match &*found.dependencies {
         Dependencies::Tables(tables) => {
             record.would_depend_on(&tags_of(record, tables, statement));
@@ -373,17 +373,19 @@ fn simulate(db: &Database, statement: &RepeatableStatement, record: &Record) {
     }
 }
 
-/// Counts the tables that a statement reads.
-fn count_tables(found: &Dependencies, watch: &ReadStatistics) {
+/// Reports the tables that a statement reads.
+fn report_tables(found: &Dependencies, observer: &dyn ReadObserver) {
     match found {
         Dependencies::Tables(tables) => {
-            watch.note(tables.iter().map(|table| &*table.name));
-            for table in tables.iter().filter(|table| table.by.is_empty()) {
-                watch.note_compared(&table.name, &table.columns, &table.compared);
+            for table in tables {
+                observer.note_table(&table.name);
+                if table.by.is_empty() {
+                    observer.note_compared(&table.name, &table.columns, &table.compared);
+                }
             }
         }
         Dependencies::Unanalyzable(Unanalyzable::UntrackedTable(table, _)) => {
-            watch.note_untracked(table);
+            observer.note_untracked(table);
         }
         Dependencies::Unanalyzable(_) => {}
     }

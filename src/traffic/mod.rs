@@ -5,6 +5,7 @@
 //! For routes without a policy, [`Simulation`] estimates what the cache would have done.
 
 mod histogram;
+mod reads;
 mod recent;
 mod recorder;
 mod route;
@@ -12,6 +13,8 @@ pub(crate) mod simulation;
 mod tally;
 
 pub(crate) use histogram::Histogram;
+#[cfg(feature = "admin")]
+pub(crate) use reads::{ComparedColumns, RouteReads};
 pub(crate) use recent::Recent;
 pub(crate) use recorder::TrafficRecorder;
 pub(crate) use route::{RequestTimer, Traffic};

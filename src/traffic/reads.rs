@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
-use super::uncacheable::Uncacheable;
+use crate::cache::{ReadObserver, Uncacheable};
 use crate::sync::MutexExt;
 
 /// The most tables of a route that are counted separately.
@@ -41,13 +41,6 @@ pub(crate) struct ComparedColumns {
 }
 
 impl ReadStatistics {
-    /// Records a response that could not be stored.
-    pub(crate) fn note_uncacheable(&self, uncacheable: &Uncacheable) {
-        let mut reads = self.locked();
-        let fresh = || (0, uncacheable.why.to_string());
-        reads.uncacheable.entry(uncacheable.token).or_insert_with(fresh).0 += 1;
-    }
-
     /// The reads so far.
     #[cfg(feature = "admin")]
     pub(crate) fn get(&self) -> RouteReads {
@@ -59,24 +52,25 @@ impl ReadStatistics {
     }
 }
 
-#[cfg(feature = "postgres")]
-impl ReadStatistics {
-    /// Records a statement that reads these tables.
-    pub(crate) fn note<'a>(&self, tables: impl Iterator<Item = &'a str>) {
+impl ReadObserver for ReadStatistics {
+    fn note_uncacheable(&self, uncacheable: &Uncacheable) {
         let mut reads = self.locked();
-        for table in tables {
-            count(&mut reads.tables, table);
-        }
+        let fresh = || (0, uncacheable.why.to_string());
+        reads.uncacheable.entry(uncacheable.token).or_insert_with(fresh).0 += 1;
     }
 
-    /// Records a statement that reads a table without triggers.
-    pub(crate) fn note_untracked(&self, table: &str) {
+    #[cfg(feature = "postgres")]
+    fn note_table(&self, table: &str) {
+        count(&mut self.locked().tables, table);
+    }
+
+    #[cfg(feature = "postgres")]
+    fn note_untracked(&self, table: &str) {
         count(&mut self.locked().untracked, table);
     }
 
-    /// Records a statement that compares columns of a table with values, of which none is among those that changes are
-    /// recorded by.
-    pub(crate) fn note_compared(&self, table: &str, recorded: &[String], compared: &[String]) {
+    #[cfg(feature = "postgres")]
+    fn note_compared(&self, table: &str, recorded: &[String], compared: &[String]) {
         let mut reads = self.locked();
         if compared.is_empty()
             || reads.compared.len() >= MOST && !reads.compared.contains_key(table)
@@ -84,7 +78,10 @@ impl ReadStatistics {
             return;
         }
         let columns = reads.compared.entry(table.to_owned()).or_default();
-        recorded.clone_into(&mut columns.recorded);
+        // They change only with the schema.
+        if columns.recorded != recorded {
+            recorded.clone_into(&mut columns.recorded);
+        }
         for column in compared {
             count(&mut columns.others, column);
         }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::Histogram;
+use super::reads::ReadStatistics;
 use super::tally::SimulationTally;
-use crate::cache::ReadStatistics;
+use crate::cache::ReadObserver;
 use crate::clock::{self, Instant};
 use crate::outcome::{Counters, Outcome};
 
@@ -30,6 +31,11 @@ pub(crate) struct RequestTimer {
 impl RequestTimer {
     pub(super) fn on(traffic: &Arc<Traffic>) -> Self {
         Self { traffic: traffic.clone(), began: clock::now() }
+    }
+
+    /// What learns of the request's reads.
+    pub(crate) fn observer(&self) -> Arc<dyn ReadObserver> {
+        self.traffic.reads.clone()
     }
 
     /// Records the outcome and the time until the response's head is ready.

@@ -9,10 +9,10 @@ use serde::Serialize;
 
 use super::writes::{Writes, rate};
 use crate::admin::answer::percent;
-use crate::cache::{ComparedColumns, Policy, RouteReads};
+use crate::cache::Policy;
 use crate::middleware::LayerSettings;
 use crate::outcome::{BypassReason, Counters, MissReason, Outcome};
-use crate::traffic::{Traffic, simulation};
+use crate::traffic::{ComparedColumns, RouteReads, Traffic, simulation};
 
 /// The fewest requests for an estimate.
 const ENOUGH: u64 = 20;

@@ -52,10 +52,11 @@ impl Record {
         let scope = &self.0.scope;
         let session =
             self.requirement().and_then(|requirement| requirement.observed_at(scope.database));
-        let (tags, watch, keys) = (scope.tags.clone(), scope.watch.clone(), scope.keys.clone());
+        let (tags, observer, keys) =
+            (scope.tags.clone(), scope.observer.clone(), scope.keys.clone());
         let permit = scope.permit.clone();
         let scope =
-            RecordScope { tags, watch, keys, permit, session, kind: ScopeKind::Apart, ..*scope };
+            RecordScope { tags, observer, keys, permit, session, kind: ScopeKind::Apart, ..*scope };
         Self::new(self.0.fences.clone(), scope)
     }
 

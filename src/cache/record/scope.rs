@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::requirement::{DatabaseId, Requirement};
 use super::stray::EndedStrays;
+use crate::cache::observer::ReadObserver;
 use crate::cache::permit::Permit;
-use crate::cache::reads::ReadStatistics;
 use crate::cache::template::PolicyTag;
 use crate::entry::LogPosition;
 
@@ -24,8 +24,8 @@ pub(crate) struct RecordScope {
     pub(crate) followed: bool,
     /// How long ago the last drain may be for the node to choose replicas by what it knows.
     pub(crate) max_staleness: Duration,
-    /// Where reads are recorded for the operators' page.
-    pub(crate) watch: Option<Arc<ReadStatistics>>,
+    /// Who learns what is read.
+    pub(crate) observer: Option<Arc<dyn ReadObserver>>,
     /// There is a policy, so the result may be stored. Otherwise the scope only passes its records on.
     pub(crate) is_kept: bool,
     pub(crate) kind: ScopeKind,
