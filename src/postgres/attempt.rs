@@ -88,8 +88,7 @@ pub(crate) async fn open(
 ) -> Result<OpenedConnection, SkipReason> {
     let mut opened = match candidate {
         Candidate::Primary => {
-            let must_know = plan.may_write || plan.written.is_some();
-            open_primary(db.current_primary(must_know).await, plan).await
+            open_primary(db.current_primary(plan.must_know_primary()).await, plan).await
         }
         Candidate::Replica(server) => open_replica(server, plan, false).await,
         Candidate::LastResort(server) => open_replica(server, plan, true).await,

@@ -125,10 +125,14 @@ impl Database {
 
     /// The primary, for a connection of its pool: see [`Server::leave_old_primary`].
     pub(super) async fn current_primary(&self, must_know: bool) -> &Server {
-        if let Some(seen) = self.inner.lag.newest() {
-            self.inner.primary.leave_old_primary(seen.epoch, must_know).await;
+        let DatabaseInner { primary, lag, .. } = &*self.inner;
+        // In a failover, the pool is often the first to lead to the new primary.
+        if let Some(seen) = lag.newest()
+            && !lag.is_older_than(primary.newest())
+        {
+            primary.leave_old_primary(seen.epoch, must_know).await;
         }
-        &self.inner.primary
+        primary
     }
 
     /// Reports that something was written to this database by other means, such as the application's own pool. Call it

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use super::identity::ServerIdentity;
 use super::sample::ServerPosition;
 use crate::clock::{self, Instant};
 use crate::entry::{LogPosition, Position};
@@ -20,6 +21,8 @@ pub(crate) struct Lag {
     samples: Mutex<VecDeque<ServerPosition>>,
     /// When the listener last reported the primary's position.
     reported: Mutex<Option<Instant>>,
+    /// The cluster and timeline of the server that reported the last position.
+    timeline: Mutex<Option<(u64, u32)>>,
     /// The primary did not respond to the last query.
     lost: AtomicBool,
     /// A connection to the primary failed since the last query: another node, or a connection of before, may still report
@@ -43,6 +46,7 @@ impl Lag {
             most,
             samples: Mutex::default(),
             reported: Mutex::default(),
+            timeline: Mutex::default(),
             lost: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
         }
@@ -57,6 +61,19 @@ impl Lag {
     pub(crate) fn report(&self, at: ServerPosition) {
         *lock(&self.reported) = Some(clock::now());
         self.record(at);
+    }
+
+    /// Records which server reports, or responds, from now on.
+    pub(crate) fn note_timeline(&self, identity: &ServerIdentity) {
+        let timeline = identity.timeline.map(|timeline| (identity.system_identifier, timeline));
+        *lock(&self.timeline) = timeline;
+    }
+
+    /// Whether a server was promoted after the one that reported the last position.
+    pub(crate) fn is_older_than(&self, server: Option<(u64, u32)>) -> bool {
+        let reporting = *lock(&self.timeline);
+        let both = reporting.zip(server);
+        both.is_some_and(|(reporting, server)| reporting.0 == server.0 && reporting.1 < server.1)
     }
 
     /// Whether the primary need not be queried: its position is reported often enough, and nothing suggests that this node

@@ -55,7 +55,10 @@ impl Monitor {
             let pooled = server.clone();
             let observe = |said: MonitorReport<'_>| match said {
                 MonitorReport::Identity(identity) => match primary(identity) {
-                    Some(at) => lag.observe(at),
+                    Some(at) => {
+                        lag.note_timeline(identity);
+                        lag.observe(at);
+                    }
                     None => lag.lose(),
                 },
                 // It has no connection left for this task, and may serve those that the pool has.

@@ -64,7 +64,7 @@ impl Database {
     pub async fn read_transaction(&self) -> Result<ReadTransaction, Error> {
         let stray = self.is_stray_source().then(Stray::read).flatten();
         let plan = RoutePlan::for_read_transaction(self);
-        let primary = self.current_primary(plan.written.is_some()).await;
+        let primary = self.current_primary(plan.must_know_primary()).await;
         let (inner, proof) = Box::pin(open_read_transaction(primary, &plan)).await?;
         let (server, schema) = (primary.name.clone(), plan.schema);
         Ok(ReadTransaction { db: self.clone(), inner, proof, server, schema, _stray: stray })

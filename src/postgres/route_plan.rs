@@ -269,6 +269,12 @@ impl RoutePlan {
         }
     }
 
+    /// Whether the statement writes, or must see a write of the epoch that the node is in. (`elsewhere` is checked by itself.)
+    pub(super) fn must_know_primary(&self) -> bool {
+        let must_see = self.sees_on_primary && self.elsewhere.is_none();
+        self.may_write || self.may_write_unseen || self.written.is_some() || must_see
+    }
+
     /// The servers to try, best first.
     pub(crate) fn candidates(&self, db: &Database) -> Vec<Candidate> {
         // The primary comes twice, since the first connection may have died in the pool.

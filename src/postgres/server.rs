@@ -242,14 +242,14 @@ impl Server {
     /// `must_know`: the caller writes, or must see a write.
     pub(crate) async fn leave_old_primary(&self, epoch: Epoch, must_know: bool) {
         let sample = self.sample();
-        let Some(pooled) = sample.at.map(|at| at.epoch).filter(|pooled| *pooled != epoch) else {
-            return;
-        };
+        // If the name leads to several servers, each transaction queries its own.
+        let pooled = sample.at.filter(|_| !sample.is_several()).map(|at| at.epoch);
+        let Some(pooled) = pooled.filter(|pooled| *pooled != epoch) else { return };
         if !must_know && self.past.contains(epoch, pooled) {
             return;
         }
         // If it fails, the caller's own connection shows why.
-        if let Ok(now) = self.probe().await {
+        if let Ok(now) = within(self.probe()).await {
             self.past.note(epoch, now);
             if now != pooled {
                 self.renew_since(sample.generation);
