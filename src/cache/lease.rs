@@ -4,6 +4,7 @@
 //! the request for it is sent: [`PendingLease`] until the store replies, then [`LeaseGuard`]. Wherever the request that
 //! fills the entry is cancelled, dropping the guard releases the lease.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -11,7 +12,7 @@ use futures_util::future::BoxFuture;
 use super::background::spawn;
 use super::cache::Cache;
 use super::policy::Policy;
-use crate::entry::{EntryVersion, Key};
+use crate::entry::{Entry, EntryVersion, Key};
 use crate::store::{Found, FoundOrLease, Lease, LeaseToken, StoreError};
 
 /// The result of a request for a lease.
@@ -36,16 +37,16 @@ pub(crate) struct LeaseGuard {
 }
 
 impl LeaseGuard {
-    /// Releases the lease and waits until the store has done so.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails; then the lease lasts until it expires.
-    pub(super) async fn release(mut self: Box<Self>) -> Result<(), StoreError> {
-        let Some(token) = self.token else { return Ok(()) };
-        let released = self.cache.shared.store.release(&self.key, token).await;
-        self.token = None;
-        released
+    /// Stores the entry: in memory at once, and in the shared store by the returned future, which then releases the lease.
+    pub(super) fn put(
+        mut self: Box<Self>,
+        entry: &Arc<Entry>,
+    ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
+        let store = &self.cache.shared.store;
+        match self.token.take() {
+            Some(token) => Some(store.put_and_release(&self.key, entry, token)),
+            None => store.put(&self.key, entry),
+        }
     }
 }
 

@@ -71,17 +71,10 @@ impl Cache {
         mode: FlightMode,
     ) -> LookupResult {
         let mut search = LookupTask::new(self, key, policy, ask);
-        if self.is_off() {
-            return LookupResult::Bypass(search.bypass(BypassReason::Off, None));
-        }
-        if let Err(reason) = search.can_prove().await {
-            self.warn_if_unfollowed();
-            if mode == FlightMode::Join {
-                search.find_fallback().await;
-            }
-            return LookupResult::Bypass(match mode {
-                FlightMode::Never => search.bypass(reason, None),
-                FlightMode::Join | FlightMode::Solo => search.bypass_limited(reason).await,
+        if let Some(reason) = self.begin(&mut search, mode == FlightMode::Join).await {
+            return LookupResult::Bypass(match (mode, reason) {
+                (FlightMode::Never, _) | (_, BypassReason::Off) => search.bypass(reason, None),
+                (FlightMode::Join | FlightMode::Solo, _) => search.bypass_limited(reason).await,
             });
         }
         if mode == FlightMode::Join {
@@ -112,12 +105,7 @@ impl Cache {
         ask: LookupOptions,
     ) -> Option<LookupResult> {
         let mut search = LookupTask::new(self, key, policy, ask);
-        if self.is_off() {
-            return Some(LookupResult::Bypass(search.bypass(BypassReason::Off, None)));
-        }
-        if let Err(reason) = search.can_prove().await {
-            self.warn_if_unfollowed();
-            search.find_fallback().await;
+        if let Some(reason) = self.begin(&mut search, true).await {
             return Some(LookupResult::Bypass(search.bypass(reason, None)));
         }
         if let Some(hit) = search.look().await {
@@ -132,6 +120,24 @@ impl Cache {
             return Some(LookupResult::Hit(hit));
         }
         Some(LookupResult::Miss(Box::new(search.fill_guard(Some(leader), None))))
+    }
+
+    /// Begins a lookup. Returns why it must bypass the cache, if it must; then an entry that may replace an error has been
+    /// looked for if `finds_fallback`.
+    async fn begin(
+        &self,
+        search: &mut LookupTask<'_>,
+        finds_fallback: bool,
+    ) -> Option<BypassReason> {
+        if self.is_off() {
+            return Some(BypassReason::Off);
+        }
+        let reason = search.can_prove().await.err()?;
+        self.warn_if_unfollowed();
+        if finds_fallback {
+            search.find_fallback().await;
+        }
+        Some(reason)
     }
 
     /// The stale entry that may be served under a key if computing a response fails.

@@ -23,19 +23,14 @@ impl Cache {
     /// Stores an entry: in memory at once, in the shared store in the background. Releases `lease` once other nodes can
     /// find the entry.
     pub(crate) fn put(&self, key: &Key, entry: &Arc<Entry>, lease: Option<Box<LeaseGuard>>) {
-        let rest = self.shared.store.put(key, entry);
-        if rest.is_none() && lease.is_none() {
-            return;
+        let rest = match lease {
+            Some(lease) => lease.put(entry),
+            None => self.shared.store.put(key, entry),
+        };
+        if let Some(rest) = rest {
+            let cache = self.clone();
+            spawn(async move { cache.noted(rest.await) });
         }
-        let cache = self.clone();
-        spawn(async move {
-            if let Some(rest) = rest {
-                cache.noted(rest.await);
-            }
-            if let Some(lease) = lease {
-                cache.noted(lease.release().await);
-            }
-        });
     }
 
     /// Removes an unusable entry. The removal completes even if the caller is cancelled.

@@ -10,7 +10,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{error::Elapsed, timeout};
 
 use super::breaker::Breaker;
-use super::{Bus, Found, FoundOrLease, Lease, LeaseToken, Store, StoreError, StoreStatus};
+use super::{
+    Bus, Found, FoundOrLease, Lease, LeaseToken, Store, StoreError, StoreStatus, lease_then_get,
+};
 use crate::clock::now;
 use crate::entry::{Entry, EntryVersion, Key};
 use crate::observe;
@@ -178,6 +180,33 @@ impl Store for Guard {
         }))
     }
 
+    fn put_and_release(
+        &self,
+        key: &Key,
+        entry: &Arc<Entry>,
+        token: LeaseToken,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        let call = self.store.put_and_release(key, entry, token);
+        let release = self.release(key, token);
+        let permit = self.puts.clone().try_acquire_owned();
+        let (breaker, limit, dropped) =
+            (self.writes.clone(), self.write_within, self.dropped.clone());
+        let is_large = self.store.is_large(key);
+        Box::pin(async move {
+            let stored = if let Ok(_permit) = permit {
+                guarded("put", &breaker, limit, call, is_large).await
+            } else {
+                dropped.fetch_add(1, Ordering::Relaxed);
+                Err(StoreError::Busy)
+            };
+            if stored.is_err() {
+                // The call may not have come as far as that.
+                let _ = release.await;
+            }
+            stored
+        })
+    }
+
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
         let removal = self.store.remove(key);
         Box::pin(async move {
@@ -208,11 +237,17 @@ impl Store for Guard {
         ttl: Duration,
         unusable: Option<EntryVersion>,
     ) -> BoxFuture<'a, Result<FoundOrLease, StoreError>> {
+        if !self.store.is_one_step(key) {
+            return Box::pin(lease_then_get(self, key, ttl, unusable));
+        }
         Box::pin(async move {
-            let (call, is_large) =
-                (self.store.get_or_lease(key, ttl, unusable), self.store.is_large(key));
-            guarded("get_or_lease", &self.reads, self.read_within, call, is_large).await
+            let call = self.store.get_or_lease(key, ttl, unusable);
+            guarded("get_or_lease", &self.reads, self.read_within, call, false).await
         })
+    }
+
+    fn is_one_step(&self, key: &Key) -> bool {
+        self.store.is_one_step(key)
     }
 
     fn is_shared(&self) -> bool {

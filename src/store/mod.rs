@@ -50,6 +50,17 @@ pub trait Store: Debug + Send + Sync + 'static {
         entry: &Arc<Entry>,
     ) -> Option<BoxFuture<'static, Result<(), StoreError>>>;
 
+    /// Stores an entry as [`put`](Self::put) does, and then releases the lease on it, whether it could be stored or not. By
+    /// default, this takes two calls.
+    fn put_and_release(
+        &self,
+        key: &Key,
+        entry: &Arc<Entry>,
+        token: LeaseToken,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        put_then_release(self, key, entry, token)
+    }
+
     /// Removes an entry. Correctness never depends on this.
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>>;
 
@@ -68,14 +79,21 @@ pub trait Store: Debug + Send + Sync + 'static {
     }
 
     /// Finds an entry other than `unusable`, or else acquires the lease on computing one, as [`lease`](Self::lease) does. A
-    /// store that can do both in one step needs one round trip for a miss; by default, this takes up to three calls.
+    /// store that can do both in one step needs one round trip for a miss; by default, this takes two or three calls.
     fn get_or_lease<'a>(
         &'a self,
         key: &'a Key,
         ttl: Duration,
         unusable: Option<EntryVersion>,
     ) -> BoxFuture<'a, Result<FoundOrLease, StoreError>> {
-        Box::pin(get_then_lease(self, key, ttl, unusable))
+        Box::pin(lease_then_get(self, key, ttl, unusable))
+    }
+
+    /// Whether [`get_or_lease`](Self::get_or_lease) for this key is one call to a server. If not, [`Guard`] limits the time of
+    /// each of its calls by itself.
+    fn is_one_step(&self, key: &Key) -> bool {
+        let _ = key;
+        false
     }
 
     /// Whether the value of a key is known to be large. If so, [`Guard`] does not count a timeout as a failure of the
@@ -186,27 +204,46 @@ pub enum FoundOrLease {
     Lease(Lease),
 }
 
-/// [`Store::get_or_lease`] in separate steps. The last holder of the lease may have stored an entry after the first step, so
-/// the store is queried again.
-async fn get_then_lease<S: Store + ?Sized>(
+/// [`Store::get_or_lease`] in separate steps. The lease comes first: its last holder may have stored an entry before that.
+async fn lease_then_get<S: Store + ?Sized>(
     store: &S,
     key: &Key,
     ttl: Duration,
     unusable: Option<EntryVersion>,
 ) -> Result<FoundOrLease, StoreError> {
+    let lease = store.lease(key, ttl).await;
     let other = |found: &Found| Some(found.entry.version()) != unusable;
-    if let Some(found) = store.get(key).await?.filter(other) {
-        return Ok(FoundOrLease::Found(found));
-    }
-    let lease = store.lease(key, ttl).await?;
-    if let Lease::Granted(Some(token)) = lease
-        && let Ok(Some(found)) = store.get(key).await
-        && other(&found)
+    let found = match store.get(key).await {
+        Ok(found) => Ok(found.filter(other)),
+        Err(error) => Err(error),
+    };
+    if !matches!(found, Ok(None))
+        && let Ok(Lease::Granted(Some(token))) = lease
     {
-        store.release(key, token).await?;
-        return Ok(FoundOrLease::Found(found));
+        // If this fails, the lease expires.
+        let _ = store.release(key, token).await;
     }
-    Ok(FoundOrLease::Lease(lease))
+    match found? {
+        Some(found) => Ok(FoundOrLease::Found(found)),
+        None => lease.map(FoundOrLease::Lease),
+    }
+}
+
+/// [`Store::put_and_release`] in separate steps.
+fn put_then_release<S: Store + ?Sized>(
+    store: &S,
+    key: &Key,
+    entry: &Arc<Entry>,
+    token: LeaseToken,
+) -> BoxFuture<'static, Result<(), StoreError>> {
+    let (rest, release) = (store.put(key, entry), store.release(key, token));
+    Box::pin(async move {
+        let stored = match rest {
+            Some(rest) => rest.await,
+            None => Ok(()),
+        };
+        stored.and(release.await)
+    })
 }
 
 /// Identifies a lease, so that releasing it does not release a later one on the same key.

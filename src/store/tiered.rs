@@ -91,6 +91,23 @@ impl Store for Tiered {
         }
     }
 
+    fn put_and_release(
+        &self,
+        key: &Key,
+        entry: &Arc<Entry>,
+        token: LeaseToken,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        let memory = self.memory.put(key, entry);
+        let shared = self.shared.put_and_release(key, entry, token);
+        match memory {
+            None => shared,
+            Some(memory) => Box::pin(async {
+                let (memory, shared) = futures_util::future::join(memory, shared).await;
+                memory.and(shared)
+            }),
+        }
+    }
+
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async {
             let memory = self.memory.remove(key).await;
@@ -118,6 +135,10 @@ impl Store for Tiered {
                 lease @ FoundOrLease::Lease(_) => Ok(lease),
             }
         })
+    }
+
+    fn is_one_step(&self, key: &Key) -> bool {
+        self.shared.is_one_step(key)
     }
 
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {

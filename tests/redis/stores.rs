@@ -131,9 +131,14 @@ async fn one_step_finds_an_entry_or_takes_the_lease(
         let Err(Lease::Granted(Some(token))) = step(twin, Some(versions[0])).await else {
             panic!("the lease of an unusable entry was not granted");
         };
+        twin.put_and_release(&key, &Arc::new(new), token).await.unwrap();
+        let Err(Lease::Granted(Some(token))) = step(store, Some(versions[1])).await else {
+            panic!("the lease was not released with the entry");
+        };
         twin.release(&key, token).await.unwrap();
+    } else {
+        put(store, &key, &Arc::new(new)).await.unwrap();
     }
-    put(store, &key, &Arc::new(new)).await.unwrap();
     assert_eq!(step(twin, Some(versions[0])).await, Ok(2));
     // Of an idle database, an entry that was computed again has the same position.
     tokio::time::sleep(Duration::from_millis(2)).await;

@@ -48,26 +48,40 @@ impl LookupTask<'_> {
         let (cache, key, ttl) = (self.cache, self.key, self.policy.lease);
         // The second time, the lease is taken in spite of an entry that was found to be unusable.
         for _ in 0..2 {
-            let mut claimed = PendingLease::or_entry(cache, key, ttl, self.unusable).claim().await;
-            if let Err(StoreError::Decode(_)) = claimed {
-                self.reason = MissReason::Undecodable;
-                claimed = PendingLease::new(cache, key, ttl).claim().await;
-            }
-            match claimed {
-                Ok(Claimed::Granted(lease)) => return Some(Ok(Some(lease))),
-                Ok(Claimed::Unneeded) => return Some(Ok(None)),
-                Ok(Claimed::Held) => return None,
+            match PendingLease::or_entry(cache, key, ttl, self.unusable).claim().await {
                 Ok(Claimed::Found(found)) => {
                     if let Some(usable) = self.accept(found) {
                         return Some(Err(usable));
                     }
                 }
+                Err(error @ StoreError::Decode(_)) => {
+                    self.reason = MissReason::Undecodable;
+                    cache.noted(Err(error));
+                    break;
+                }
                 Err(error) => {
+                    if self.reason == MissReason::Absent {
+                        self.reason = MissReason::StoreFailed;
+                    }
                     cache.noted(Err(error));
                     return Some(Ok(None));
                 }
+                claimed => return self.granted(claimed),
             }
         }
-        Some(Ok(None))
+        let claimed = PendingLease::new(cache, key, ttl).claim().await;
+        self.granted(claimed)
+    }
+
+    fn granted(&self, claimed: Result<Claimed, StoreError>) -> Option<ClaimResult> {
+        match claimed {
+            Ok(Claimed::Granted(lease)) => Some(Ok(Some(lease))),
+            Ok(Claimed::Unneeded | Claimed::Found(_)) => Some(Ok(None)),
+            Ok(Claimed::Held) => None,
+            Err(error) => {
+                self.cache.noted(Err(error));
+                Some(Ok(None))
+            }
+        }
     }
 }

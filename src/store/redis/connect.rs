@@ -1,7 +1,6 @@
 //! Connects to Redis by its options.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use futures_util::future::try_join_all;
 
@@ -10,6 +9,7 @@ use super::link::RedisLink;
 use super::links::RedisLinks;
 use super::mget::MgetBatcher;
 use super::names::RedisNames;
+use super::script::ScriptSupport;
 use super::seal::Seal;
 use super::store::RedisInner;
 use super::topology::{RedisPool, Subscriber};
@@ -86,7 +86,7 @@ impl Redis {
             large,
             body_limit,
             seal,
-            scripts: AtomicBool::new(true),
+            scripts: ScriptSupport::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }

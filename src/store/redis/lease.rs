@@ -3,9 +3,8 @@
 //! A lease is a SET NX with an expiry and a token, so that a node releases only its own lease. One server is enough for
 //! this: if two nodes both hold a lease, the worst effect is that the entry is computed twice.
 //!
-//! A lookup that expects a miss takes the lease in the same step, by a script: one round trip. The script is sent by its hash;
-//! a server that does not know it yet gets the whole (Redis manual, "Scripting with Lua"). Where scripts are refused, the
-//! steps are separate.
+//! A lookup that expects a miss takes the lease in the same step, by a script: one round trip. A lease is released in the same
+//! step that stores the entry. Where scripts are refused, the steps are separate.
 //!
 //! A request for a lease whose reply is lost may have taken the lease, and other nodes would wait until it expires. So a
 //! request that ends without a reply (it is cancelled, takes too long, or loses its connection) releases its token.
@@ -13,13 +12,14 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, Value, cmd};
+use deadpool_redis::redis::{Cmd, RedisError, ServerErrorKind, Value, cmd};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use super::link::RedisLink;
 use super::links::RedisLinks;
 use super::reply::unexpected;
+use super::script::{RedisScript, error_kind};
 use crate::clock::{Instant, millis, now};
 use crate::entry::{EntryVersion, codec};
 use crate::store::{Lease, LeaseToken, StoreError};
@@ -30,20 +30,29 @@ pub(super) const GIVE_BACK: &str =
 
 /// Returns the entry, unless it has the version ARGV[3] or is longer than ARGV[4] bytes; otherwise takes the lease. Returns 1 if
 /// it was taken, 0 if another node holds it, and 2 if the server refuses to write, as one does that is full.
-static GET_OR_TAKE: LazyLock<(String, Script)> = LazyLock::new(|| {
-    let code = format!(
+static GET_OR_TAKE: LazyLock<RedisScript> = LazyLock::new(|| {
+    RedisScript::new(format!(
         "local entry = redis.call('get', KEYS[1])
         if entry and #entry <= tonumber(ARGV[4]) and string.sub(entry, {}, {}) ~= ARGV[3] then return entry end
         local taken = redis.pcall('set', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
-        if not taken then return 0 end
+        if not taken then
+            -- A cluster client may have sent this twice.
+            if redis.call('get', KEYS[2]) == ARGV[1] then return 1 end
+            return 0
+        end
         if not taken.err then return 1 end
-        if string.find(taken.err, 'READONLY', 1, true) then return taken end
+        if string.find(taken.err, 'READONLY', 1, true) then return redis.error_reply('READONLY replica') end
         return 2",
         codec::VERSION.start + 1,
         codec::VERSION.end,
-    );
-    let script = Script::new(&code);
-    (code, script)
+    ))
+});
+
+static PUT_AND_GIVE_BACK: LazyLock<RedisScript> = LazyLock::new(|| {
+    let put = "redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])";
+    let give_back =
+        "if redis.call('get', KEYS[2]) == ARGV[3] then redis.call('del', KEYS[2]) end return 1";
+    RedisScript::new([put, give_back].join("\n"))
 });
 
 /// What [`get_or_take`] finds.
@@ -91,18 +100,11 @@ pub(super) async fn get_or_take(
     let request = Request::new(links, lease, ttl);
     let version = unusable.map(codec::encode_version);
     let version: &[u8] = version.as_ref().map_or(&[], |version| version);
-    let command = |name: &str, script: &str| {
-        let mut command = cmd(name);
-        command.arg(script).arg(2).arg(entry).arg(&request.name).arg(request.token.0);
+    let arguments = |command: &mut Cmd| {
+        command.arg(2).arg(entry).arg(&request.name).arg(request.token.0);
         command.arg(millis(ttl).max(1)).arg(version).arg(longest);
-        command
     };
-    let (code, script) = &*GET_OR_TAKE;
-    let mut reply = request.link.run(&command("EVALSHA", script.get_hash()), 1).await;
-    if reply.as_ref().err().and_then(kind) == Some(ServerErrorKind::NoScript) {
-        reply = request.link.run(&command("EVAL", code), 1).await;
-    }
-    match reply {
+    match GET_OR_TAKE.run(&request.link, arguments).await {
         Ok(Value::Int(1)) => Ok(EntryOrLease::Lease(Lease::Granted(Some(request.settle())))),
         Ok(other) => {
             request.settle();
@@ -117,7 +119,7 @@ pub(super) async fn get_or_take(
             if !may_be_taken(&error) {
                 request.settle();
             }
-            match kind(&error) {
+            match error_kind(&error) {
                 // There was no entry to return.
                 Some(ServerErrorKind::ReadOnly) => Ok(EntryOrLease::Lease(Lease::Granted(None))),
                 _ => Err(error),
@@ -126,13 +128,17 @@ pub(super) async fn get_or_take(
     }
 }
 
-/// The kind of error that the server replied with.
-fn kind(error: &StoreError) -> Option<ServerErrorKind> {
-    let StoreError::Backend(error) = error else { return None };
-    match error.downcast_ref::<RedisError>()?.kind() {
-        ErrorKind::Server(kind) => Some(kind),
-        _ => None,
-    }
+/// Stores the bytes of an entry for `left` milliseconds, and then releases the lease, in one step.
+pub(super) async fn put_and_give_back(
+    links: &RedisLinks,
+    (entry, lease): (&str, &str),
+    (bytes, left): (&[u8], u64),
+    token: LeaseToken,
+) -> Result<(), StoreError> {
+    let arguments = |command: &mut Cmd| {
+        command.arg(2).arg(entry).arg(lease).arg(bytes).arg(left).arg(token.0);
+    };
+    PUT_AND_GIVE_BACK.run(links.next(), arguments).await.map(drop)
 }
 
 pub(super) async fn give_back(

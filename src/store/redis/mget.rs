@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value, cmd};
+use deadpool_redis::redis::{Cmd, ServerErrorKind, Value, cmd};
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use super::links::RedisLinks;
 use super::reply::unexpected;
+use super::script::error_kind;
 use super::topology::REPLY_WITHIN;
 use crate::clock::{Instant, now};
 use crate::store::StoreError;
@@ -226,12 +227,8 @@ fn again(error: &Arc<StoreError>) -> StoreError {
 /// Whether separate commands for each key may work although one for all of them failed: the server does not know it, does not
 /// permit it, or has the keys in different slots.
 pub(super) fn is_refused(error: &StoreError) -> bool {
-    let StoreError::Backend(error) = error else { return false };
-    let kind = error.downcast_ref::<RedisError>().map(RedisError::kind);
     matches!(
-        kind,
-        Some(ErrorKind::Server(
-            ServerErrorKind::CrossSlot | ServerErrorKind::NoPerm | ServerErrorKind::ResponseError
-        ))
+        error_kind(error),
+        Some(ServerErrorKind::CrossSlot | ServerErrorKind::NoPerm | ServerErrorKind::ResponseError)
     )
 }

@@ -19,6 +19,7 @@ mod mget;
 mod names;
 mod options;
 mod reply;
+mod script;
 mod seal;
 mod store;
 mod topology;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,13 +15,14 @@ use super::links::RedisLinks;
 use super::mget::{MgetBatcher, is_refused};
 use super::names::RedisNames;
 use super::reply::unexpected;
+use super::script::ScriptSupport;
 use super::seal::Seal;
 use super::topology::Subscriber;
 use crate::clock::{millis, now};
 use crate::entry::{Entry, EntryVersion, Key};
 use crate::store::{
     Bus, Found, FoundOrLease, Lease, LeaseToken, Store, StoreError, StoreStatus, Tier,
-    get_then_lease,
+    lease_then_get, put_then_release,
 };
 
 /// A store in Redis, shared by all nodes.
@@ -59,8 +59,7 @@ pub(super) struct RedisInner {
     /// The largest body, in bytes.
     pub(super) body_limit: usize,
     pub(super) seal: Arc<Seal>,
-    /// Whether the server runs scripts, as far as is known.
-    pub(super) scripts: AtomicBool,
+    pub(super) scripts: ScriptSupport,
 }
 
 impl Redis {
@@ -113,10 +112,10 @@ impl Redis {
         ttl: Duration,
         unusable: Option<EntryVersion>,
     ) -> Result<FoundOrLease, StoreError> {
-        let RedisInner { links, large, scripts, .. } = &*self.shared;
-        if large.suspects(key.short()) || !scripts.load(Ordering::Relaxed) {
-            return get_then_lease(self, key, ttl, unusable).await;
+        if !self.is_one_step(key) {
+            return lease_then_get(self, key, ttl, unusable).await;
         }
+        let RedisInner { links, large, .. } = &*self.shared;
         let mut waiting = LargeRead { large: Some(large), key, since: now() };
         let names = (&*self.names().entry(key), self.names().lease(key));
         let reply = lease::get_or_take(links, names, ttl, (unusable, self.longest())).await;
@@ -128,9 +127,8 @@ impl Redis {
                 None => self.lease(key, ttl).await.map(FoundOrLease::Lease),
             },
             Err(error) if is_refused(&error) => {
-                tracing::info!(%error, "Redis rejects scripts: a miss takes three commands");
-                scripts.store(false, Ordering::Relaxed);
-                get_then_lease(self, key, ttl, unusable).await
+                self.note_refused_scripts(&error);
+                lease_then_get(self, key, ttl, unusable).await
             }
             Err(error) => Err(error),
         }
@@ -163,6 +161,38 @@ impl Redis {
     /// The largest entry, in bytes.
     fn longest(&self) -> usize {
         self.shared.body_limit.saturating_add(large::AROUND)
+    }
+
+    /// Stores an entry and releases its lease: in one step, unless it is large or scripts are refused.
+    async fn keep_and_release(
+        self,
+        key: Key,
+        entry: Arc<Entry>,
+        token: LeaseToken,
+    ) -> Result<(), StoreError> {
+        let (name, lease) = (self.names().entry(&key), self.names().lease(&key));
+        let left = millis(entry.life.keep.saturating_sub(entry.age()));
+        let encoded = self.seal().encode(&name, &entry);
+        let RedisInner { links, scripts, .. } = &*self.shared;
+        if left > 0 && encoded.len() < large::LARGE && scripts.are_accepted() {
+            let names = (&*name, &*lease);
+            match lease::put_and_give_back(links, names, (&encoded, left), token).await {
+                Err(error) if is_refused(&error) => self.note_refused_scripts(&error),
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    // A server that is full refuses to store, and still deletes.
+                    drop(lease::give_back(links.clone(), lease, token).await);
+                    return Err(error);
+                }
+            }
+        }
+        let stored = self.clone().keep(name, entry).await;
+        stored.and(lease::give_back(links.clone(), lease, token).await)
+    }
+
+    fn note_refused_scripts(&self, error: &StoreError) {
+        tracing::info!(%error, "Redis rejects a script: for a minute, a miss takes separate commands");
+        self.shared.scripts.refuse();
     }
 
     async fn keep(self, name: String, entry: Arc<Entry>) -> Result<(), StoreError> {
@@ -215,6 +245,19 @@ impl Store for Redis {
         Some(Box::pin(self.clone().keep(self.names().entry(key), entry.clone())))
     }
 
+    fn put_and_release(
+        &self,
+        key: &Key,
+        entry: &Arc<Entry>,
+        token: LeaseToken,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        if entry.body().len() > self.shared.body_limit {
+            return put_then_release(self, key, entry, token);
+        }
+        self.shared.large.note(key.short(), entry.body().len());
+        Box::pin(self.clone().keep_and_release(key.clone(), entry.clone(), token))
+    }
+
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async { self.run(cmd("DEL").arg(self.names().entry(key))).await.map(drop) })
     }
@@ -234,6 +277,10 @@ impl Store for Redis {
         unusable: Option<EntryVersion>,
     ) -> BoxFuture<'a, Result<FoundOrLease, StoreError>> {
         Box::pin(self.find_or_lease(key, ttl, unusable))
+    }
+
+    fn is_one_step(&self, key: &Key) -> bool {
+        !self.shared.large.suspects(key.short()) && self.shared.scripts.are_accepted()
     }
 
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
