@@ -79,7 +79,7 @@ metrics! {
     OFF "tidegate_off" Gauge
         "1 while the cache is switched off.";
     EPOCH_KNOWN "tidegate_epoch_known" Gauge
-        "1 while the node knows the primary's history; without it, nothing is proven fresh.";
+        "1 while the node knows the primary's epoch; without it, nothing is proven fresh.";
     LOG_AGE "tidegate_log_age_seconds" Gauge
         "Time since the start of the node's last read of the change log: how stale a response can be.";
     LONGEST_LOG_AGE "tidegate_longest_log_age_seconds" Gauge
@@ -93,7 +93,7 @@ metrics! {
     MEMORY_CAPACITY "tidegate_memory_capacity_bytes" Gauge
         "Bytes that entries in memory may take.";
     STORE_CALL "tidegate_store_call_seconds" Histogram
-        "How long calls of the shared store took, by operation: get, put, remove, lease, release.";
+        "How long calls of the shared store took, by operation: get, put, remove, lease, get_or_lease, release.";
     STORE_ERRORS "tidegate_store_errors_total" Counter
         "Calls of the shared store that failed.";
     STORE_CONNECTED "tidegate_store_connected" Gauge
