@@ -9,6 +9,9 @@
 //!                    Listener ── reads the change log that Triggers write in Postgres
 //! ```
 //!
+//! A [`Record`] notes what a handler reads, and [`Fences`] hold the changes that the node knows of. Together they show
+//! whether an entry is fresh.
+//!
 //! Start with [`CacheLayer`] around a router, or with [`Cache`] for values without HTTP; both also work without
 //! Postgres and Redis, in memory alone. With Postgres, `Triggers` record changes, `Listener` follows them, and `Database`
 //! sends each read to a server that is fresh enough. With Redis, [`Tiered`] shares responses among nodes. `Cargo.toml`

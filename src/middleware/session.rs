@@ -109,7 +109,7 @@ impl Sessions {
     }
 
     /// Sessions with several secrets: the first encrypts, all are accepted. To replace a secret, give the nodes
-    /// `[old, new]`, then `[new, old]`, then `[new]`.
+    /// `[old, new]`, then `[new, old]`, and five minutes later `[new]`.
     ///
     /// # Errors
     ///

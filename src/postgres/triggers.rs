@@ -96,9 +96,9 @@ impl Triggers {
     /// more rows counts as a change of every row. So does a statement with more than 10,000 values in key and declared
     /// columns, or with more than a megabyte of them.
     ///
-    /// With zero, every statement counts as a change of every row, even one that changes none. The triggers then have no
-    /// transition tables, in which Postgres holds all rows that a statement changes: in temporary files beyond `work_mem`,
-    /// so that a large statement fails at `temp_file_limit`.
+    /// With zero, every statement counts as a change of every row, even one that changes none. The triggers then need no
+    /// transition tables. With any other limit, Postgres holds all rows that a statement changes in transition tables, in
+    /// temporary files beyond `work_mem`, and a large statement fails if it reaches `temp_file_limit`.
     #[must_use]
     pub fn row_limit(mut self, rows: u32) -> Self {
         self.row_limit = rows;

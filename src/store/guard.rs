@@ -71,7 +71,8 @@ impl Guard {
         }
     }
 
-    /// The timeout of a read or of acquiring a lease; 50 ms by default. It is granted twice if the process is overloaded.
+    /// The timeout of a read or of acquiring a lease; 50 ms by default. If the process is overloaded, so that it notices the
+    /// timeout late, the call gets the same time once more.
     #[must_use]
     pub fn read_within(mut self, limit: Duration) -> Self {
         self.read_within = limit;

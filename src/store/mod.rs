@@ -78,8 +78,9 @@ pub trait Store: Debug + Send + Sync + 'static {
         Box::pin(async { Ok(Lease::Granted(None)) })
     }
 
-    /// Finds an entry other than `unusable`, or else acquires the lease on computing one, as [`lease`](Self::lease) does. A
-    /// store that can do both in one step needs one round trip for a miss; by default, this takes two or three calls.
+    /// Finds an entry, or else acquires the lease on computing one, as [`lease`](Self::lease) does. `unusable` is the
+    /// version of an entry that the caller has already found and can't use: that entry counts as absent. A store that can
+    /// do both in one step needs one round trip for a miss; by default, this takes two calls.
     fn get_or_lease<'a>(
         &'a self,
         key: &'a Key,
@@ -200,7 +201,7 @@ pub enum Lease {
 pub enum FoundOrLease {
     /// There is an entry.
     Found(Found),
-    /// There was none that counts.
+    /// There is no entry, or only the unusable one. This says whether the lease was acquired.
     Lease(Lease),
 }
 

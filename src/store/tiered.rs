@@ -10,9 +10,10 @@ use crate::entry::{Entry, EntryVersion, Key};
 
 /// A store in this process's memory in front of a store that nodes share.
 ///
-/// `peek` reads from memory, and `get` from the shared store: the entry in memory may be invalid by then, and another node
-/// may have stored a newer one. An entry from the shared store is copied into memory, unless the one there is as new: it
-/// includes later data or, of the same data, is younger. If the shared store fails, entries are still stored in memory.
+/// `peek` reads from memory. `get` reads from the shared store: the cache calls it if `peek` found no usable entry, since
+/// another node may have stored one. An entry from the shared store is copied into memory, unless the entry in memory is at
+/// least as new: it includes later data, or the same data and is no older. In that case, `get` returns the one in memory. If
+/// the shared store fails, entries are still stored in memory.
 ///
 /// ```
 /// use tidegate::{Cache, Memory, Tiered};

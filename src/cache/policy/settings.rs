@@ -75,11 +75,12 @@ macro_rules! freshness_settings {
                 self
             }
 
-            /// How long requests wait for another request that is computing their response. Then one of them computes
-            /// it too, and the rest wait for whichever of the two finishes first. So a slow handler runs at most twice
-            /// per `limit`, not once per request. The limit also applies to a fill that waits for a permit while no
-            /// other fill completes (see [`Cache::with_limits`](crate::Cache::with_limits)). 3 s by default; with zero,
-            /// each request computes its own response.
+            /// How long requests wait for another request that is computing their response. After that, one of them
+            /// computes it too, and the rest wait for whichever finishes first; after another `limit`, one more does so,
+            /// and so on. So a slow handler is called at most once per `limit`, not once per request. The limit also
+            /// applies to a fill that waits for a permit while no other fill completes (see
+            /// [`Cache::with_limits`](crate::Cache::with_limits)). 3 s by default; with zero, each request computes its
+            /// own response.
             #[must_use]
             pub fn wait(mut self, limit: Duration) -> Self {
                 self.settings().wait = limit;

@@ -48,7 +48,7 @@ impl Triggers {
     }
 
     /// Keys the changes of each table by its foreign keys too, as far as their types allow it
-    /// (see [`columns`](Self::columns)), and by the columns that they are keyed by already.
+    /// (see [`columns`](Self::columns)), and by the columns that its installed triggers use.
     ///
     /// # Errors
     ///
