@@ -1,7 +1,9 @@
 //! The store in this process's memory.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -18,8 +20,9 @@ use crate::entry::{Entry, Key};
 /// you need for cache eviction", SOSP 2023, as implemented by the `quick_cache` crate). The queue sizes are those with the
 /// best hit rate on a trace of real reads (`tidegate bench hitrate`): with room for 1 % of the keys, about a twentieth more
 /// hits than with the crate's defaults; with more room, as many as with these. The capacity is divided evenly among shards:
-/// four to eight per core, or fewer if a shard would be smaller than 32 KiB. An entry that is larger than nine tenths of a
-/// shard is not stored.
+/// four to eight per core, or fewer if a shard would be smaller than 2 MiB, so that a body of 1 MiB, the default
+/// [`body_limit`](crate::Policy::body_limit), has room on a machine with many cores. An entry that is larger than nine
+/// tenths of a shard is not stored.
 ///
 /// ```
 /// use tidegate::{Cache, Memory};
@@ -35,6 +38,9 @@ pub struct Memory {
 /// The assumed size of an entry, in bytes. It determines how many evicted keys are remembered, so it is rather too small.
 const TYPICAL_ENTRY: u64 = 1024;
 
+/// The smallest shard, in bytes.
+const LEAST_SHARD: u64 = 2 << 20;
+
 /// The share of the capacity for entries that were requested again.
 const HOT: f64 = 0.9;
 
@@ -45,9 +51,11 @@ impl Memory {
     /// Creates a store of at most `capacity` bytes.
     pub fn new(capacity: u64) -> Self {
         let estimated = usize::try_from(capacity / TYPICAL_ENTRY).unwrap_or(usize::MAX).max(16);
+        let cores = available_parallelism().map_or(1, NonZeroUsize::get);
         let options = OptionsBuilder::new()
             .estimated_items_capacity(estimated)
             .weight_capacity(capacity)
+            .shards(shards(capacity, cores))
             .hot_allocation(HOT)
             .ghost_allocation(GHOSTS)
             .build();
@@ -76,6 +84,12 @@ impl Memory {
     pub fn weight(&self) -> u64 {
         self.entries.weight()
     }
+}
+
+/// The number of shards: a power of two.
+fn shards(capacity: u64, cores: usize) -> usize {
+    let most = (capacity / LEAST_SHARD).max(1).ilog2();
+    (4 * cores).next_power_of_two().min(1 << most.min(usize::BITS - 1))
 }
 
 impl fmt::Debug for Memory {
@@ -140,5 +154,21 @@ struct Weight;
 impl Weighter<Bytes, Arc<Entry>> for Weight {
     fn weight(&self, _: &Bytes, entry: &Arc<Entry>) -> u64 {
         entry.weight() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_of_the_default_limit_fits_into_a_shard_whatever_the_number_of_cores() {
+        for cores in [1, 2, 7, 32, 64, 192] {
+            let shards = shards(64 << 20, cores);
+            assert!(shards.is_power_of_two() && shards <= 8 * cores, "{shards}");
+            let shard = f64::from(u32::try_from((64 << 20) / shards).unwrap());
+            assert!(HOT * shard > f64::from((1 << 20) + (64 << 10)), "{cores}: {shards}");
+        }
+        assert_eq!([shards(0, 8), shards(1 << 20, 8), shards(u64::MAX, 8)], [1, 1, 32]);
     }
 }
