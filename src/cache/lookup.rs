@@ -80,17 +80,17 @@ impl Cache {
         if mode == FlightMode::Join {
             return match search.peek() {
                 Some(hit) => LookupResult::Hit(hit),
-                None => search.make().await,
+                None => search.lead_or_join().await,
             };
         }
-        if let Some(hit) = search.look().await {
+        if let Some(hit) = search.find().await {
             return LookupResult::Hit(hit);
         }
         if mode == FlightMode::Never {
             return LookupResult::Bypass(search.bypass(BypassReason::OnlyIfCached, None));
         }
         let PendingPermit { permit, has_waited } = self.permit(policy, []).await;
-        if has_waited && let Some(hit) = search.look().await {
+        if has_waited && let Some(hit) = search.find().await {
             return LookupResult::Hit(hit);
         }
         LookupResult::Miss(Box::new(search.fill_guard(None, Some(permit))))
@@ -108,7 +108,7 @@ impl Cache {
         if let Some(reason) = self.begin(&mut search, true).await {
             return Some(LookupResult::Bypass(search.bypass(reason, None)));
         }
-        if let Some(hit) = search.look().await {
+        if let Some(hit) = search.find().await {
             return Some(LookupResult::Hit(hit));
         }
         if search.is_unlikely_shared() {

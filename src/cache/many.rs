@@ -97,7 +97,7 @@ impl Cache {
         let mut ask = LookupOptions::for_value(stray.as_ref());
         ask.arrival = self.arrival(&ask);
         let mut search = BatchLookup { cache: self, policy, ask, found: HashMap::new() };
-        let (missing, late) = search.look(wanted).await;
+        let (missing, late) = search.look_up(wanted).await;
         search.load(missing, &load).await?;
         // Only now, when this call holds no fill that others wait for: otherwise two calls could wait for each other.
         let mut late = VecDeque::from(late);
@@ -106,7 +106,7 @@ impl Cache {
             if !missing.is_empty() {
                 // The call that was loading it has ended without a value, and it may have been loading others too: load all
                 // of them together. This call now holds a fill, so it waits for no other one: `look` does not.
-                let (more, still_late) = search.look(late.into()).await;
+                let (more, still_late) = search.look_up(late.into()).await;
                 missing.extend(more);
                 late = still_late.into();
             }
@@ -146,7 +146,7 @@ struct BatchLookup<'a, I, T> {
 
 impl<I: Clone + Eq + Hash, T: ValueType> BatchLookup<'_, I, T> {
     /// Looks up all values. Returns those that this call has to load, and those that other requests are loading.
-    async fn look(
+    async fn look_up(
         &mut self,
         wanted: Vec<RequestedValue<I>>,
     ) -> (Vec<MissingValue<I, T>>, Vec<RequestedValue<I>>) {

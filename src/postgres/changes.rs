@@ -76,7 +76,7 @@ impl Changes {
     /// If the connection is lost. Call [`follow`](Self::follow) again then; it does not return the changes made in between.
     pub async fn next(&mut self) -> Result<Change, DatabaseError> {
         loop {
-            if let Some(change) = self.look().await.map_err(DatabaseError::Log)? {
+            if let Some(change) = self.poll().await.map_err(DatabaseError::Log)? {
                 return Ok(change);
             }
             if let Ok(heard) = timeout(HEARTBEAT, self.conn.try_recv()).await {
@@ -86,7 +86,7 @@ impl Changes {
         }
     }
 
-    async fn look(&mut self) -> Result<Option<Change>, sqlx::Error> {
+    async fn poll(&mut self) -> Result<Option<Change>, sqlx::Error> {
         let schema = self.fingerprint.read(&mut self.conn).await?;
         let (manner, detail) = (DrainMode::default(), &mut self.detail);
         let drained = log::drain(&mut self.conn, &self.snapshot, manner, detail).await?;

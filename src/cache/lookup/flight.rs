@@ -22,7 +22,7 @@ use crate::store::{Found, Tier};
 impl LookupTask<'_> {
     /// Joins the key's flight, or starts one. So the shared store is queried once, however many requests need the same
     /// entry at the same time.
-    pub(super) async fn make(&mut self) -> LookupResult {
+    pub(super) async fn lead_or_join(&mut self) -> LookupResult {
         if Record::is_computing(&self.cache.shared.fences, self.key.hash()) {
             return self.recursive();
         }
@@ -184,7 +184,7 @@ impl LookupTask<'_> {
         let PendingPermit { permit, has_waited } = self.cache.permit(self.policy, &leader).await;
         let mut lead = self.fill_guard(leader, Some(permit));
         lead.lease = lease;
-        if has_waited && let Some(hit) = self.look().await {
+        if has_waited && let Some(hit) = self.find().await {
             lead.finish_with(&hit);
             return LookupResult::Hit(hit);
         }

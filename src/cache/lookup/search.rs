@@ -8,7 +8,7 @@ use crate::store::{Found, StoreError};
 
 impl LookupTask<'_> {
     /// Looks in memory, then in the shared store.
-    pub(super) async fn look(&mut self) -> Option<Hit> {
+    pub(super) async fn find(&mut self) -> Option<Hit> {
         if let Some(hit) = self.peek() {
             return Some(hit);
         }
@@ -19,7 +19,7 @@ impl LookupTask<'_> {
     /// Finds the entry that may replace an error if freshness can't be proven.
     pub(super) async fn find_fallback(&mut self) {
         if !self.policy.longest_if_error().is_zero()
-            && let Some(unproven) = self.look().await
+            && let Some(unproven) = self.find().await
         {
             self.passed_over = Some(unproven.found);
         }

@@ -15,7 +15,7 @@ use futures_util::stream::{BoxStream, unfold};
 use tokio::time::timeout;
 
 use super::Redis;
-use super::lease::GIVE_BACK;
+use super::lease::RELEASE;
 use super::reply::unexpected;
 use super::topology::REPLY_WITHIN;
 use crate::clock::millis;
@@ -92,7 +92,7 @@ impl Bus for Redis {
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let mut release = cmd("EVAL");
-            release.arg(GIVE_BACK).arg(1).arg(self.names().leadership(name)).arg(holder);
+            release.arg(RELEASE).arg(1).arg(self.names().leadership(name)).arg(holder);
             self.run(&release).await.map(drop)
         })
     }

@@ -25,12 +25,12 @@ use crate::entry::{EntryVersion, codec};
 use crate::store::{Lease, LeaseToken, StoreError};
 
 /// Compares and deletes in one step. Otherwise this could delete another node's lease after its own has expired.
-pub(super) const GIVE_BACK: &str =
+pub(super) const RELEASE: &str =
     "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0";
 
 /// Returns the entry, unless it has the version ARGV[3] or is longer than ARGV[4] bytes; otherwise takes the lease. Returns 1 if
 /// it was taken, 0 if another node holds it, and 2 if the server refuses to write, as one does that is full.
-static GET_OR_TAKE: LazyLock<RedisScript> = LazyLock::new(|| {
+static GET_OR_ACQUIRE: LazyLock<RedisScript> = LazyLock::new(|| {
     RedisScript::new(format!(
         "local entry = redis.call('get', KEYS[1])
         if entry and #entry <= tonumber(ARGV[4]) and string.sub(entry, {}, {}) ~= ARGV[3] then return entry end
@@ -48,14 +48,14 @@ static GET_OR_TAKE: LazyLock<RedisScript> = LazyLock::new(|| {
     ))
 });
 
-static PUT_AND_GIVE_BACK: LazyLock<RedisScript> = LazyLock::new(|| {
+static PUT_AND_RELEASE: LazyLock<RedisScript> = LazyLock::new(|| {
     let put = "redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])";
-    let give_back =
+    let release =
         "if redis.call('get', KEYS[2]) == ARGV[3] then redis.call('del', KEYS[2]) end return 1";
-    RedisScript::new([put, give_back].join("\n"))
+    RedisScript::new([put, release].join("\n"))
 });
 
-/// What [`get_or_take`] finds.
+/// What [`get_or_acquire`] finds.
 pub(super) enum EntryOrLease {
     /// The bytes of the entry.
     Entry(Vec<u8>),
@@ -66,7 +66,7 @@ pub(super) enum EntryOrLease {
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
 /// Takes the lease with a name.
-pub(super) async fn take(
+pub(super) async fn acquire(
     links: &Arc<RedisLinks>,
     name: String,
     ttl: Duration,
@@ -91,7 +91,7 @@ pub(super) async fn take(
 }
 
 /// Gets the entry with a name, if it is not `unusable` and has at most `longest` bytes; otherwise takes the lease.
-pub(super) async fn get_or_take(
+pub(super) async fn get_or_acquire(
     links: &Arc<RedisLinks>,
     (entry, lease): (&str, String),
     ttl: Duration,
@@ -104,7 +104,7 @@ pub(super) async fn get_or_take(
         command.arg(2).arg(entry).arg(&request.name).arg(request.token.0);
         command.arg(millis(ttl).max(1)).arg(version).arg(longest);
     };
-    match GET_OR_TAKE.run(&request.link, arguments).await {
+    match GET_OR_ACQUIRE.run(&request.link, arguments).await {
         Ok(Value::Int(1)) => Ok(EntryOrLease::Lease(Lease::Granted(Some(request.settle())))),
         Ok(other) => {
             request.settle();
@@ -129,7 +129,7 @@ pub(super) async fn get_or_take(
 }
 
 /// Stores the bytes of an entry for `left` milliseconds, and then releases the lease, in one step.
-pub(super) async fn put_and_give_back(
+pub(super) async fn put_and_release(
     links: &RedisLinks,
     (entry, lease): (&str, &str),
     (bytes, left): (&[u8], u64),
@@ -138,10 +138,10 @@ pub(super) async fn put_and_give_back(
     let arguments = |command: &mut Cmd| {
         command.arg(2).arg(entry).arg(lease).arg(bytes).arg(left).arg(token.0);
     };
-    PUT_AND_GIVE_BACK.run(links.next(), arguments).await.map(drop)
+    PUT_AND_RELEASE.run(links.next(), arguments).await.map(drop)
 }
 
-pub(super) async fn give_back(
+pub(super) async fn release(
     links: Arc<RedisLinks>,
     name: String,
     token: LeaseToken,
@@ -151,7 +151,7 @@ pub(super) async fn give_back(
 
 fn releasing(name: &str, token: LeaseToken) -> Cmd {
     let mut command = cmd("EVAL");
-    command.arg(GIVE_BACK).arg(1).arg(name).arg(token.0);
+    command.arg(RELEASE).arg(1).arg(name).arg(token.0);
     command
 }
 
@@ -195,13 +195,13 @@ impl Drop for Request {
         {
             let (links, link) = (self.links.clone(), self.link.clone());
             let command = releasing(&self.name, self.token);
-            runtime.spawn(release((links, link), command, (self.since, self.ttl)));
+            runtime.spawn(release_lost((links, link), command, (self.since, self.ttl)));
         }
     }
 }
 
 /// Releases a lease that may have been taken, until the server confirms it or the lease has expired.
-async fn release(
+async fn release_lost(
     (links, link): (Arc<RedisLinks>, Arc<RedisLink>),
     command: Cmd,
     (since, ttl): (Instant, Duration),

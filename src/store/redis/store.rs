@@ -118,7 +118,7 @@ impl Redis {
         let RedisInner { links, large, .. } = &*self.shared;
         let mut waiting = LargeRead { large: Some(large), key, since: now() };
         let names = (&*self.names().entry(key), self.names().lease(key));
-        let reply = lease::get_or_take(links, names, ttl, (unusable, self.longest())).await;
+        let reply = lease::get_or_acquire(links, names, ttl, (unusable, self.longest())).await;
         waiting.large = None;
         match reply {
             Ok(EntryOrLease::Lease(lease)) => Ok(FoundOrLease::Lease(lease)),
@@ -176,18 +176,18 @@ impl Redis {
         let RedisInner { links, scripts, .. } = &*self.shared;
         if left > 0 && encoded.len() < large::LARGE && scripts.are_accepted() {
             let names = (&*name, &*lease);
-            match lease::put_and_give_back(links, names, (&encoded, left), token).await {
+            match lease::put_and_release(links, names, (&encoded, left), token).await {
                 Err(error) if is_refused(&error) => self.note_refused_scripts(&error),
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     // A server that is full refuses to store, and still deletes.
-                    drop(lease::give_back(links.clone(), lease, token).await);
+                    drop(lease::release(links.clone(), lease, token).await);
                     return Err(error);
                 }
             }
         }
         let stored = self.clone().keep(name, entry).await;
-        stored.and(lease::give_back(links.clone(), lease, token).await)
+        stored.and(lease::release(links.clone(), lease, token).await)
     }
 
     fn note_refused_scripts(&self, error: &StoreError) {
@@ -267,7 +267,7 @@ impl Store for Redis {
         key: &'a Key,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<Lease, StoreError>> {
-        Box::pin(lease::take(&self.shared.links, self.names().lease(key), ttl))
+        Box::pin(lease::acquire(&self.shared.links, self.names().lease(key), ttl))
     }
 
     fn get_or_lease<'a>(
@@ -284,7 +284,7 @@ impl Store for Redis {
     }
 
     fn release(&self, key: &Key, token: LeaseToken) -> BoxFuture<'static, Result<(), StoreError>> {
-        Box::pin(lease::give_back(self.shared.links.clone(), self.names().lease(key), token))
+        Box::pin(lease::release(self.shared.links.clone(), self.names().lease(key), token))
     }
 
     fn status(&self) -> StoreStatus {
