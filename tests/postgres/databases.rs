@@ -151,7 +151,7 @@ async fn a_transaction_outside_any_scope_is_seen_even_if_its_database_was_droppe
     drop(db);
     let (replica, db) = with_replica(&server, "postgres").await;
     Listener::spawn(&db, &Cache::new(memory())).await.unwrap();
-    // Longer than what was given out is surely taken to be in use.
+    // Longer than a pool that was handed out counts as in use.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     // Each read may find that nothing is under way any more.
     for _ in 0..3 {

@@ -234,7 +234,7 @@ async fn code_outside_any_request_reads_its_own_writes() {
     let port =
         async || sqlx::query_scalar::<_, i32>(ports).fetch_one(bed.db.reader()).await.unwrap();
     assert_eq!(port().await, of_replica, "nothing was written");
-    for write in ["function", "writer", "returning", "reader"] {
+    for write in ["function", "writer", "returning", "reader", "transaction"] {
         for how in READS {
             if how == "router" {
                 // A request of its own.

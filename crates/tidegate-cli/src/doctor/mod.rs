@@ -80,7 +80,7 @@ impl fmt::Display for Report {
             writeln!(f, "{check}")?;
         }
         let end =
-            if self.sound { "no check has failed" } else { "fix the problems that are marked BAD" };
+            if self.sound { "no check has failed" } else { "fix what the failed checks report" };
         write!(f, "{end}")
     }
 }
