@@ -214,7 +214,8 @@ async fn begin_on_primary(
 ) -> Result<(Transaction<'static, Postgres>, ReadProof), sqlx::Error> {
     let generation = server.sample().generation;
     let (mut transaction, mut identity) = begin_identified(server, sql).await?;
-    if let Some(epoch) = plan.elsewhere
+    let epoch = plan.elsewhere.or(plan.written.map(|written| written.epoch));
+    if let Some(epoch) = epoch
         && is_outdated(server, epoch, epoch_of(&identity)).await?
     {
         drop(transaction);

@@ -128,7 +128,7 @@ impl Database {
         let DatabaseInner { primary, lag, .. } = &*self.inner;
         // In a failover, the pool is often the first to lead to the new primary.
         if let Some(seen) = lag.newest()
-            && !lag.is_older_than(primary.newest())
+            && !primary.newest_seen().is_some_and(|(server, seen)| lag.is_older_than(server, seen))
         {
             primary.leave_old_primary(seen.epoch, must_know).await;
         }

@@ -21,8 +21,8 @@ pub(crate) struct Lag {
     samples: Mutex<VecDeque<ServerPosition>>,
     /// When the listener last reported the primary's position.
     reported: Mutex<Option<Instant>>,
-    /// The cluster and timeline of the server that reported the last position.
-    timeline: Mutex<Option<(u64, u32)>>,
+    /// The cluster and timeline of the server that reported the last position, and when this was queried.
+    timeline: Mutex<Option<((u64, u32), Instant)>>,
     /// The primary did not respond to the last query.
     lost: AtomicBool,
     /// A connection to the primary failed since the last query: another node, or a connection of before, may still report
@@ -66,14 +66,16 @@ impl Lag {
     /// Records which server reports, or responds, from now on.
     pub(crate) fn note_timeline(&self, identity: &ServerIdentity) {
         let timeline = identity.timeline.map(|timeline| (identity.system_identifier, timeline));
-        *lock(&self.timeline) = timeline;
+        *lock(&self.timeline) = timeline.map(|timeline| (timeline, identity.asked));
     }
 
-    /// Whether a server was promoted after the one that reported the last position.
-    pub(crate) fn is_older_than(&self, server: Option<(u64, u32)>) -> bool {
+    /// Whether a server was promoted after the one that reported the last position, and was seen later, too. A name may lead
+    /// back from a server that was promoted by mistake.
+    pub(crate) fn is_older_than(&self, server: (u64, u32), seen: Instant) -> bool {
         let reporting = *lock(&self.timeline);
-        let both = reporting.zip(server);
-        both.is_some_and(|(reporting, server)| reporting.0 == server.0 && reporting.1 < server.1)
+        reporting.is_some_and(|(reporting, asked)| {
+            reporting.0 == server.0 && reporting.1 < server.1 && asked < seen
+        })
     }
 
     /// Whether the primary need not be queried: its position is reported often enough, and nothing suggests that this node

@@ -103,6 +103,11 @@ impl ServerSample {
         }
     }
 
+    /// When the server was last queried for its identity.
+    pub(crate) fn asked(&self) -> Option<Instant> {
+        self.asked
+    }
+
     /// Whether the name leads, or may lead, to several servers, so that the server of the next transaction is unknown.
     pub(crate) fn is_several(&self) -> bool {
         self.is_pooled || self.several_until.is_some()

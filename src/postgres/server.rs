@@ -242,8 +242,10 @@ impl Server {
     /// `must_know`: the caller writes, or must see a write.
     pub(crate) async fn leave_old_primary(&self, epoch: Epoch, must_know: bool) {
         let sample = self.sample();
-        // If the name leads to several servers, each transaction queries its own.
-        let pooled = sample.at.filter(|_| !sample.is_several()).map(|at| at.epoch);
+        // Behind a proxy that shares sessions, other connections of this process would reach the same server. If the name
+        // alternates between servers, each read queries its own.
+        let is_left_alone = sample.is_pooled || sample.is_several() && !must_know;
+        let pooled = sample.at.filter(|_| !is_left_alone).map(|at| at.epoch);
         let Some(pooled) = pooled.filter(|pooled| *pooled != epoch) else { return };
         if !must_know && self.past.contains(epoch, pooled) {
             return;
@@ -331,6 +333,12 @@ impl Server {
     /// The cluster and timeline of the newest of the servers behind the name that were seen recently.
     pub(crate) fn newest(&self) -> Option<(u64, u32)> {
         self.lock().newest
+    }
+
+    /// The same, with the time when a connection of the pool last reported its server.
+    pub(crate) fn newest_seen(&self) -> Option<((u64, u32), Instant)> {
+        let sample = self.lock();
+        sample.newest.zip(sample.asked())
     }
 
     /// The epochs that connections to this name have shown to be over.

@@ -11,7 +11,7 @@ use tokio::time::{error::Elapsed, timeout};
 
 use super::breaker::Breaker;
 use super::{
-    Bus, Found, FoundOrLease, Lease, LeaseToken, Store, StoreError, StoreStatus, lease_then_get,
+    Bus, Found, FoundOrLease, Lease, LeaseToken, Store, StoreError, StoreStatus, get_then_lease,
 };
 use crate::clock::now;
 use crate::entry::{Entry, EntryVersion, Key};
@@ -239,7 +239,7 @@ impl Store for Guard {
         unusable: Option<EntryVersion>,
     ) -> BoxFuture<'a, Result<FoundOrLease, StoreError>> {
         if !self.store.is_one_step(key) {
-            return Box::pin(lease_then_get(self, key, ttl, unusable));
+            return Box::pin(get_then_lease(self, key, ttl, unusable));
         }
         Box::pin(async move {
             let call = self.store.get_or_lease(key, ttl, unusable);

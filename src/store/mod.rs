@@ -80,18 +80,18 @@ pub trait Store: Debug + Send + Sync + 'static {
 
     /// Finds an entry, or else acquires the lease on computing one, as [`lease`](Self::lease) does. `unusable` is the
     /// version of an entry that the caller has already found and can't use: that entry counts as absent. A store that can
-    /// do both in one step needs one round trip for a miss; by default, this takes two calls.
+    /// do both in one step needs one round trip for a miss; by default, this takes up to three calls.
     fn get_or_lease<'a>(
         &'a self,
         key: &'a Key,
         ttl: Duration,
         unusable: Option<EntryVersion>,
     ) -> BoxFuture<'a, Result<FoundOrLease, StoreError>> {
-        Box::pin(lease_then_get(self, key, ttl, unusable))
+        Box::pin(get_then_lease(self, key, ttl, unusable))
     }
 
-    /// Whether [`get_or_lease`](Self::get_or_lease) for this key is one call to a server. If not, [`Guard`] limits the time of
-    /// each of its calls by itself.
+    /// Whether [`get_or_lease`](Self::get_or_lease) for this key is one call to a server. If not, [`Guard`] calls `get` and
+    /// `lease` in its place, each with its own timeout.
     fn is_one_step(&self, key: &Key) -> bool {
         let _ = key;
         false
@@ -205,29 +205,28 @@ pub enum FoundOrLease {
     Lease(Lease),
 }
 
-/// [`Store::get_or_lease`] in separate steps. The lease comes first: its last holder may have stored an entry before that.
-async fn lease_then_get<S: Store + ?Sized>(
+/// [`Store::get_or_lease`] in separate steps. The last holder of the lease may have stored an entry after the first step, so
+/// the store is queried again.
+async fn get_then_lease<S: Store + ?Sized>(
     store: &S,
     key: &Key,
     ttl: Duration,
     unusable: Option<EntryVersion>,
 ) -> Result<FoundOrLease, StoreError> {
-    let lease = store.lease(key, ttl).await;
     let other = |found: &Found| Some(found.entry.version()) != unusable;
-    let found = match store.get(key).await {
-        Ok(found) => Ok(found.filter(other)),
-        Err(error) => Err(error),
-    };
-    if !matches!(found, Ok(None))
-        && let Ok(Lease::Granted(Some(token))) = lease
+    if let Some(found) = store.get(key).await?.filter(other) {
+        return Ok(FoundOrLease::Found(found));
+    }
+    let lease = store.lease(key, ttl).await?;
+    if let Lease::Granted(Some(token)) = lease
+        && let Ok(Some(found)) = store.get(key).await
+        && other(&found)
     {
         // If this fails, the lease expires.
         let _ = store.release(key, token).await;
+        return Ok(FoundOrLease::Found(found));
     }
-    match found? {
-        Some(found) => Ok(FoundOrLease::Found(found)),
-        None => lease.map(FoundOrLease::Lease),
-    }
+    Ok(FoundOrLease::Lease(lease))
 }
 
 /// [`Store::put_and_release`] in separate steps.
@@ -243,7 +242,9 @@ fn put_then_release<S: Store + ?Sized>(
             Some(rest) => rest.await,
             None => Ok(()),
         };
-        stored.and(release.await)
+        // If this fails, the lease expires.
+        let _ = release.await;
+        stored
     })
 }
 

@@ -175,6 +175,10 @@ impl Store for Slow {
     fn remove<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
         self.memory.remove(key)
     }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 #[tokio::test]

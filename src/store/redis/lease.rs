@@ -48,11 +48,15 @@ static GET_OR_ACQUIRE: LazyLock<RedisScript> = LazyLock::new(|| {
     ))
 });
 
+/// Stores the entry, and releases the lease whether that succeeds or not. Returns 1 if it does, and 0 if the server refuses to
+/// store, as one does that is full.
 static PUT_AND_RELEASE: LazyLock<RedisScript> = LazyLock::new(|| {
-    let put = "redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])";
-    let release =
-        "if redis.call('get', KEYS[2]) == ARGV[3] then redis.call('del', KEYS[2]) end return 1";
-    RedisScript::new([put, release].join("\n"))
+    let code = "local stored = redis.pcall('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
+        if redis.call('get', KEYS[2]) == ARGV[3] then redis.pcall('del', KEYS[2]) end
+        if not stored.err then return 1 end
+        if string.find(stored.err, 'READONLY', 1, true) then return redis.error_reply('READONLY replica') end
+        return 0";
+    RedisScript::new(code.to_owned())
 });
 
 /// What [`get_or_acquire`] finds.
@@ -138,7 +142,10 @@ pub(super) async fn put_and_release(
     let arguments = |command: &mut Cmd| {
         command.arg(2).arg(entry).arg(lease).arg(bytes).arg(left).arg(token.0);
     };
-    PUT_AND_RELEASE.run(links.next(), arguments).await.map(drop)
+    match PUT_AND_RELEASE.run(links.next(), arguments).await? {
+        Value::Int(0) => Err(StoreError::Backend("Redis refuses to store the entry".into())),
+        _ => Ok(()),
+    }
 }
 
 pub(super) async fn release(

@@ -22,7 +22,7 @@ use crate::clock::{millis, now};
 use crate::entry::{Entry, EntryVersion, Key};
 use crate::store::{
     Bus, Found, FoundOrLease, Lease, LeaseToken, Store, StoreError, StoreStatus, Tier,
-    lease_then_get, put_then_release,
+    get_then_lease, put_then_release,
 };
 
 /// A store in Redis, shared by all nodes.
@@ -113,7 +113,7 @@ impl Redis {
         unusable: Option<EntryVersion>,
     ) -> Result<FoundOrLease, StoreError> {
         if !self.is_one_step(key) {
-            return lease_then_get(self, key, ttl, unusable).await;
+            return get_then_lease(self, key, ttl, unusable).await;
         }
         let RedisInner { links, large, .. } = &*self.shared;
         let mut waiting = LargeRead { large: Some(large), key, since: now() };
@@ -128,7 +128,7 @@ impl Redis {
             },
             Err(error) if is_refused(&error) => {
                 self.note_refused_scripts(&error);
-                lease_then_get(self, key, ttl, unusable).await
+                get_then_lease(self, key, ttl, unusable).await
             }
             Err(error) => Err(error),
         }
@@ -187,7 +187,9 @@ impl Redis {
             }
         }
         let stored = self.clone().keep(name, entry).await;
-        stored.and(lease::release(links.clone(), lease, token).await)
+        // If this fails, the lease expires.
+        let _ = lease::release(links.clone(), lease, token).await;
+        stored
     }
 
     fn note_refused_scripts(&self, error: &StoreError) {
