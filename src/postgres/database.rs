@@ -126,10 +126,11 @@ impl Database {
     /// The primary, for a connection of its pool: see [`Server::leave_old_primary`].
     pub(super) async fn current_primary(&self, must_know: bool) -> &Server {
         let DatabaseInner { primary, lag, .. } = &*self.inner;
+        let (Some(seen), Some(pooled)) = (lag.newest(), primary.at()) else { return primary };
         // In a failover, the pool is often the first to lead to the new primary.
-        if let Some(seen) = lag.newest()
-            && !primary.newest_seen().is_some_and(|(server, seen)| lag.is_older_than(server, seen))
-        {
+        let is_ahead =
+            || primary.newest_seen().is_some_and(|(server, seen)| lag.is_older_than(server, seen));
+        if pooled.epoch != seen.epoch && !is_ahead() {
             primary.leave_old_primary(seen.epoch, must_know).await;
         }
         primary

@@ -299,10 +299,11 @@ async fn lock(conn: &mut PgConnection) -> Result<(), SchemaError> {
 }
 
 /// Whether a concurrent transaction holds a lock, created the same object, or deadlocked with this one: `unique_violation`,
-/// `duplicate_*`, `deadlock_detected`, `serialization_failure`, and "tuple concurrently updated", which has no specific
-/// code.
+/// `duplicate_*`, `deadlock_detected`, `serialization_failure`, `lock_not_available`, and "tuple concurrently updated", which
+/// has no specific code.
 fn is_conflict(error: &SchemaError) -> bool {
-    const CODES: [&str; 7] = ["23505", "42P06", "42P07", "42710", "42723", "40P01", "40001"];
+    const CODES: [&str; 8] =
+        ["23505", "42P06", "42P07", "42710", "42723", "40P01", "40001", "55P03"];
     match error {
         SchemaError::Locked { .. } => true,
         SchemaError::Database(error) => {

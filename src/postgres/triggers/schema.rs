@@ -41,10 +41,11 @@ async fn write_schema(conn: &mut PgConnection) -> Result<(), SchemaError> {
         let made = sqlx::raw_sql(sql).execute(&mut *conn).await;
         made.map_err(within("the schema tidegate"))?;
     }
-    sqlx::query("delete from tidegate.meta").execute(&mut *conn).await?;
+    let old = sqlx::query("delete from tidegate.meta").execute(&mut *conn).await;
+    old.map_err(within("tidegate.meta"))?;
     let note = "insert into tidegate.meta (version) values ($1)";
-    sqlx::query(note).bind(VERSION).execute(conn).await?;
-    Ok(())
+    let noted = sqlx::query(note).bind(VERSION).execute(conn).await;
+    noted.map(drop).map_err(within("tidegate.meta"))
 }
 
 /// The version of the schema that a database has; `None` if it has none.

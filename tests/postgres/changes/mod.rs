@@ -4,6 +4,8 @@ use sqlx::{Connection, PgConnection};
 use tidegate::{SchemaError, Triggers};
 use tidegate_testing::Postgres;
 
+use super::common::eventually;
+
 mod altered;
 mod locks;
 mod long;
@@ -360,6 +362,29 @@ async fn nodes_that_start_together_can_all_install() {
     }
     assert_eq!(server.psql("select count(*) from tidegate.log").await.unwrap(), "1");
     assert_eq!(server.psql("select count(*) from tidegate.marks").await.unwrap(), "1");
+}
+
+/// As if another node were about to record the version.
+#[tokio::test]
+async fn an_update_of_the_schema_waits_longer_than_one_lock_timeout() {
+    let mut bed = Bed::new(USERS, Triggers::new()).await;
+    bed.server.psql("update tidegate.meta set version = version - 1").await.unwrap();
+    let mut other = PgConnection::connect(&bed.server.url()).await.unwrap();
+    let lock = "begin; lock table tidegate.meta in exclusive mode";
+    sqlx::raw_sql(lock).execute(&mut other).await.unwrap();
+    let waits = async || {
+        let sql = "select exists (select from pg_locks where not granted
+            and relation = 'tidegate.meta'::regclass)";
+        bed.server.psql(sql).await.unwrap() == "t"
+    };
+    let release = async {
+        eventually("it waits for the lock", &waits).await;
+        eventually("the lock timeout ends its wait", async || !waits().await).await;
+        sqlx::raw_sql("commit").execute(&mut other).await.unwrap();
+    };
+    let triggers = users();
+    let (installed, ()) = tokio::join!(triggers.install(&mut bed.conn), release);
+    installed.unwrap();
 }
 
 #[tokio::test]
