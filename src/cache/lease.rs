@@ -71,12 +71,9 @@ pub(super) struct PendingLease {
 impl PendingLease {
     /// A request for the lease of `key`, which expires after `ttl`.
     pub(super) fn new(cache: &Cache, key: &Key, ttl: Duration) -> Self {
-        let (cache, key) = (cache.clone(), key.clone());
-        let reply = {
-            let (cache, key) = (cache.clone(), key.clone());
-            async move { cache.shared.store.lease(&key, ttl).await.map(FoundOrLease::Lease) }
-        };
-        Self { cache, key, reply: Some(Box::pin(reply)) }
+        Self::sending(cache, key, |cache: Cache, key: Key| async move {
+            cache.shared.store.lease(&key, ttl).await.map(FoundOrLease::Lease)
+        })
     }
 
     /// The same, unless there is an entry of another version than `unusable`.
@@ -86,11 +83,17 @@ impl PendingLease {
         ttl: Duration,
         unusable: Option<EntryVersion>,
     ) -> Self {
+        Self::sending(cache, key, |cache: Cache, key: Key| async move {
+            cache.shared.store.get_or_lease(&key, ttl, unusable).await
+        })
+    }
+
+    fn sending<F>(cache: &Cache, key: &Key, send: impl FnOnce(Cache, Key) -> F) -> Self
+    where
+        F: Future<Output = Result<FoundOrLease, StoreError>> + Send + 'static,
+    {
         let (cache, key) = (cache.clone(), key.clone());
-        let reply = {
-            let (cache, key) = (cache.clone(), key.clone());
-            async move { cache.shared.store.get_or_lease(&key, ttl, unusable).await }
-        };
+        let reply = send(cache.clone(), key.clone());
         Self { cache, key, reply: Some(Box::pin(reply)) }
     }
 
