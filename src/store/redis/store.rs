@@ -186,7 +186,7 @@ impl Redis {
                 }
             }
         }
-        let stored = self.clone().keep(name, entry).await;
+        let stored = self.set(name, &encoded, left).await;
         // If this fails, the lease expires.
         let _ = lease::release(links.clone(), lease, token).await;
         stored
@@ -199,12 +199,17 @@ impl Redis {
 
     async fn keep(self, name: String, entry: Arc<Entry>) -> Result<(), StoreError> {
         let left = millis(entry.life.keep.saturating_sub(entry.age()));
+        let encoded = self.seal().encode(&name, &entry);
+        self.set(name, &encoded, left).await
+    }
+
+    /// Stores an encoded entry for `left` milliseconds.
+    async fn set(&self, name: String, encoded: &[u8], left: u64) -> Result<(), StoreError> {
         if left == 0 {
             return Ok(());
         }
-        let encoded = self.seal().encode(&name, &entry);
         let mut command = Cmd::with_capacity(5, encoded.len() + 128);
-        command.arg("SET").arg(name).arg(&encoded[..]).arg("PX").arg(left);
+        command.arg("SET").arg(name).arg(encoded).arg("PX").arg(left);
         let is_large = encoded.len() >= large::LARGE;
         let link = if is_large { &self.shared.bulk } else { self.shared.links.next() };
         link.run(&command, 1).await.map(drop)
