@@ -38,6 +38,15 @@ pub(crate) enum FlightMode {
     Never,
 }
 
+/// Why a lookup that does not wait has no hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoHit {
+    /// Memory has no entry under the key.
+    Absent,
+    /// It may have one, which takes more than a look to serve.
+    Undecided,
+}
+
 impl Cache {
     /// A hit that needs no waiting: an entry in memory that is proven fresh, for a session whose writes this node has
     /// already followed. Counts only hits.
@@ -46,20 +55,21 @@ impl Cache {
         key: &Key,
         policy: &Policy,
         ask: &LookupOptions,
-    ) -> Option<Hit> {
+    ) -> Result<Hit, NoHit> {
         if self.is_off() || !self.is_confirmed(policy) || !self.has_followed(ask.session) {
-            return None;
+            return Err(NoHit::Undecided);
         }
-        let Needs::Position(own) = self.own_writes_seen(ask) else { return None };
+        let Needs::Position(own) = self.own_writes_seen(ask) else { return Err(NoHit::Undecided) };
         if !self.has_followed(own) {
-            return None;
+            return Err(NoHit::Undecided);
         }
-        let found = self.shared.store.peek(key)?;
+        let found = self.shared.store.peek(key).ok_or(NoHit::Absent)?;
         let verdict = self.shared.fences.judge(&found.entry);
-        (decide(verdict, &found.entry, policy, &ask.limits) == EntryUse::Serve).then(|| {
-            let outcome = Outcome::Hit(found.tier);
-            Hit::new(found, outcome)
-        })
+        if decide(verdict, &found.entry, policy, &ask.limits) != EntryUse::Serve {
+            return Err(NoHit::Undecided);
+        }
+        let outcome = Outcome::Hit(found.tier);
+        Ok(Hit::new(found, outcome))
     }
 
     /// Finds an entry, or returns the guard for computing it.
@@ -78,7 +88,8 @@ impl Cache {
             });
         }
         if mode == FlightMode::Join {
-            return match search.peek() {
+            let hit = if search.ask.is_absent { None } else { search.peek() };
+            return match hit {
                 Some(hit) => LookupResult::Hit(hit),
                 None => search.lead_or_join().await,
             };

@@ -81,7 +81,7 @@ pub(crate) use freshness::{AgeLimits, Freshness};
 pub(crate) use hit::Hit;
 pub(crate) use identity::{ExtensionType, VaryBy, carry};
 pub use log::LogError;
-pub(crate) use lookup::{Bypass, FlightMode, LookupResult};
+pub(crate) use lookup::{Bypass, FlightMode, LookupResult, NoHit};
 pub(crate) use miss_hint::MissHint;
 pub(crate) use observer::ReadObserver;
 pub(crate) use options::LookupOptions;

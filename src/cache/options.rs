@@ -20,6 +20,8 @@ pub(crate) struct LookupOptions {
     pub(crate) observer: Option<Arc<dyn ReadObserver>>,
     /// Checks that an entry contains a value of the requested type; `None` if every entry under the key does.
     pub(crate) holds: Option<fn(&Entry) -> bool>,
+    /// Memory had no entry under the key a moment ago, so it is asked again only under the key's flight.
+    pub(crate) is_absent: bool,
     /// This is a request to a layer. Unless it is made within another scope, it need not see the process's own writes.
     pub(crate) is_request: bool,
     /// The request identifies its client, so the response may be for this client alone.

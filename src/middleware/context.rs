@@ -92,14 +92,15 @@ impl RequestContext {
     /// Looks up the response under the request's key, following a vary marker. On a miss, the request joins a flight,
     /// unless it is for a part, has `only-if-cached`, or is in shadow mode.
     pub(crate) async fn find(&self, cache: &Cache, headers: &HeaderMap) -> LookupResult {
-        let found = self.find_under(&self.key, cache).await;
+        let found = self.find_under(&self.key, self.ask.clone(), cache).await;
         let LookupResult::Hit(Hit { found: Found { entry, .. }, .. }) = &found else {
             return found;
         };
         match self.variant_key(entry, headers).map(Box::new) {
             // Boxed, since most lookups need no second key.
             Some(key) => {
-                let mut found_variant = Box::pin(self.find_under(&key, cache)).await;
+                let ask = LookupOptions { is_absent: false, ..self.ask.clone() };
+                let mut found_variant = Box::pin(self.find_under(&key, ask, cache)).await;
                 if let LookupResult::Hit(hit) = &found_variant {
                     note_use(entry, &key, &hit.found);
                 }
@@ -140,7 +141,7 @@ impl RequestContext {
         self.asked.method != Method::HEAD && !self.asked.fields.has_any(&RequestField::CONDITIONS)
     }
 
-    async fn find_under(&self, key: &Key, cache: &Cache) -> LookupResult {
+    async fn find_under(&self, key: &Key, ask: LookupOptions, cache: &Cache) -> LookupResult {
         let mode = if self.wants_only_stored() {
             FlightMode::Never
         } else if self.asked.is_for_a_part() || self.policy.shadow {
@@ -148,7 +149,7 @@ impl RequestContext {
         } else {
             FlightMode::Join
         };
-        cache.lookup(key, &self.policy, self.ask.clone(), mode).await
+        cache.lookup(key, &self.policy, ask, mode).await
     }
 }
 

@@ -31,7 +31,7 @@ use super::rules::validation::unconditional;
 use super::session::SessionClaim;
 use super::settings::{LayerSettings, OTHERS, RouteSettings};
 use super::strict;
-use crate::cache::{Hit, LookupOptions, Policy, Record, spawn};
+use crate::cache::{Hit, LookupOptions, NoHit, Policy, Record, spawn};
 use crate::entry::{Entry, LogPosition};
 use crate::outcome::{BypassReason, Event, Outcome};
 use crate::traffic::RequestTimer;
@@ -215,8 +215,8 @@ impl<S> CacheService<S> {
             is_identified: !asked.is_of_anybody(),
             ..LookupOptions::for_request(session)
         };
-        let plan = self.plan(&request, policy, (ask, asked));
-        match self.serve_from_memory(&plan, seen.as_ref(), request.headers()) {
+        let mut plan = self.plan(&request, policy, (ask, asked));
+        match self.serve_from_memory(&mut plan, seen.as_ref(), request.headers()) {
             Some((response, entry)) => {
                 if plan.policy.audits_this() {
                     let cost = entry.life.cost;
@@ -273,7 +273,7 @@ impl<S> CacheService<S> {
     /// The response from memory, if there is one that may be served, and its entry.
     fn serve_from_memory<B: HttpBody>(
         &self,
-        plan: &RequestContext,
+        plan: &mut RequestContext,
         seen: Option<&RequestTimer>,
         headers: &HeaderMap,
     ) -> Option<(Response<Body<B>>, Arc<Entry>)> {
@@ -309,13 +309,15 @@ impl<S> CacheService<S> {
         withholding(tag_fields, steps.run(plan, request).instrument(span))
     }
 
-    /// Looks in memory under the request's key, following a vary marker.
-    fn hit_in_memory(&self, plan: &RequestContext, headers: &HeaderMap) -> Option<Hit> {
+    /// Looks in memory under the request's key, following a vary marker. Notes if there is no entry under that key.
+    fn hit_in_memory(&self, plan: &mut RequestContext, headers: &HeaderMap) -> Option<Hit> {
         let cache = &self.routes.cache;
-        let hit = cache.lookup_in_memory(&plan.key, &plan.policy, &plan.ask)?;
+        let looked = cache.lookup_in_memory(&plan.key, &plan.policy, &plan.ask);
+        plan.ask.is_absent = matches!(looked, Err(NoHit::Absent));
+        let hit = looked.ok()?;
         match plan.variant_key(&hit.found.entry, headers) {
             Some(key) => {
-                let variant = cache.lookup_in_memory(&key, &plan.policy, &plan.ask)?;
+                let variant = cache.lookup_in_memory(&key, &plan.policy, &plan.ask).ok()?;
                 variant.found.entry.note_use();
                 Some(variant)
             }

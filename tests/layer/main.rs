@@ -19,6 +19,7 @@ mod hyper;
 mod layering;
 mod no_vary_search;
 mod post;
+mod probes;
 mod query;
 mod scopes;
 mod settings;
