@@ -53,7 +53,7 @@ pub enum MissReason {
     Undecodable,
     /// The client requested a fresher response (RFC 9111, section 5.2.1).
     Requested,
-    /// The stored value has another type than the requested one, or was stored by another version of the type.
+    /// The stored value has another type than the requested one, or was stored by a node with another version of the type.
     OtherShape,
 }
 
@@ -64,12 +64,14 @@ pub enum BypassReason {
     /// The cache is switched off.
     Off,
     /// The method is not GET or HEAD, nor QUERY under a policy with [`query_content`](crate::Policy::query_content),
-    /// nor POST that only reads under one with [`post_reads`](crate::Policy::post_reads).
+    /// nor POST that only reads under one with [`post_reads`](crate::Policy::post_reads); or it is HEAD, and no
+    /// response is stored.
     Method,
     /// No policy for the route.
     NoPolicy,
     /// A tag uses a parameter that the route does not have, or has more than once; or a parameter of the path is not
-    /// UTF-8; or a strict policy can't pass on a parameter.
+    /// UTF-8, and the policy is strict or has tags with parameters; or a strict policy can't pass on a parameter because
+    /// of its name.
     NoParameter,
     /// The request identifies the client, and the policy does not say how responses depend on the client.
     Personal,
@@ -97,7 +99,7 @@ pub enum BypassReason {
     Upgrade,
     /// The request has `only-if-cached`, and no response is stored; it gets 504.
     OnlyIfCached,
-    /// The policy is in shadow mode: a response is stored, but the handler's own is served.
+    /// The policy is in shadow mode: a stored response was found, and the handler's response was served in its place.
     Shadow,
     /// The computation of this key requested the same key, directly or in a cycle, so waiting would deadlock.
     Recursive,
@@ -263,7 +265,7 @@ pub enum Event {
     LeaseHeld,
     /// A request had a session token that this service did not issue, or that was truncated.
     BadToken,
-    /// A fill got no permit in time, and proceeded without one.
+    /// A fill got no permit in time and proceeded without one, or took long and lost its permit to another fill.
     NoPermit,
     /// A response was computed and not stored, since a read outside any scope may be part of it. Counts as
     /// [`NotStored`](Self::NotStored) too.

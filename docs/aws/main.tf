@@ -113,7 +113,8 @@ resource "aws_elasticache_replication_group" "this" {
   security_group_ids         = [aws_security_group.data.id]
 }
 
-# What the service needs; user and password belong into a secret.
+# Addresses for the service's environment. POSTGRES_PRIMARY_URL is that of an RDS Proxy, if there is one, or else the
+# same as POSTGRES_LISTEN_URL. The passwords are missing here: keep the complete URLs in a secret.
 output "POSTGRES_LISTEN_URL" {
   value = "postgres://app@${aws_db_instance.primary.endpoint}/shop"
 }

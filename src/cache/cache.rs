@@ -22,8 +22,8 @@ use crate::store::{Store, StoreError, StoreStatus};
 /// The default size of the fence table, in bytes: about a million slots.
 const FENCE_BYTES: usize = 8 << 20;
 
-/// Stores responses and values, and serves them only while they are proven fresh. [`CacheLayer`](crate::CacheLayer)
-/// uses it for HTTP; `get_or_load` and the like use it for typed values.
+/// Stores responses and values, and serves them while they are proven fresh, or stale if the policy allows it.
+/// [`CacheLayer`](crate::CacheLayer) uses it for HTTP; `get_or_load` and the like use it for typed values.
 ///
 /// Clones share everything. Without a `Listener`, the cache does not notice changes in the database: only
 /// [`invalidate`](Self::invalidate) makes entries invalid before their TTL, and only on this node. Entries that other
@@ -88,8 +88,8 @@ impl Cache {
     /// A fill waits for a permit as long as other fills complete. If none completes within the policy's
     /// [`wait`](crate::Policy::wait), waiting fills proceed without a permit: in each period of `wait`, at most as many
     /// as the limit allows to run at a time. After ten times `wait`, a fill proceeds in any case. A fill that has held
-    /// a permit for `wait`, and for at least 1 s, loses it if another fill is waiting for one. All of these are counted
-    /// ([`Event::NoPermit`]).
+    /// a permit for `wait`, and for at least 1 s, loses it if another fill is waiting for one. Fills that proceed without
+    /// a permit and fills that lose theirs are counted ([`Event::NoPermit`]).
     pub fn with_limits(store: impl Store, fence_bytes: usize, loads: usize) -> Self {
         Self::with_bounds(store, fence_bytes, Some(loads))
     }
@@ -164,7 +164,7 @@ impl Cache {
     }
 
     /// The number of fills that are running: at most as many as [`with_limits`](Self::with_limits) permits, plus those
-    /// that got no permit in time and proceeded without one.
+    /// that proceeded without a permit or lost theirs.
     pub fn loads(&self) -> usize {
         self.shared.permits.running()
     }

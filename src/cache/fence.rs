@@ -144,8 +144,8 @@ impl Fences {
         self.in_epoch(&self.seen)
     }
 
-    /// A position that the log of the current epoch's primary had reached before the last drain began: this node knows
-    /// every change that was visible when that position was seen.
+    /// A position that the log of the current epoch's primary had reached before this node's last read of the log began:
+    /// this node knows every change that was visible when that position was seen.
     pub fn followed(&self) -> Option<LogPosition> {
         self.in_epoch(&self.followed)
     }
@@ -156,8 +156,8 @@ impl Fences {
         (epoch.is_known() && self.epoch() == epoch).then_some(LogPosition::new(epoch, position))
     }
 
-    /// The time since the last drain began: the most by which a valid entry can be stale. `None` before the first drain of
-    /// this epoch.
+    /// The time since this node's last read of the log began: the most by which a valid entry can be stale. `None` before
+    /// the first read in this epoch.
     ///
     /// It is measured by whichever clock has advanced more, since the monotonic clock may stop while a virtual machine
     /// is suspended.

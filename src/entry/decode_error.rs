@@ -5,18 +5,18 @@
 #[non_exhaustive]
 pub enum DecodeError {
     /// There are fewer bytes than a header has, or than the header says.
-    #[error("truncated")]
+    #[error("it is truncated")]
     Truncated,
     /// Not an entry, or one of another version.
-    #[error("in another format or version")]
+    #[error("it is in another format or version")]
     Format,
     /// Not signed with a secret of this service, or changed since.
-    #[error("not signed with a secret of this service")]
+    #[error("it is not signed with a secret of this service")]
     Signature,
     /// The bytes were changed after they were written.
-    #[error("checksum does not match")]
+    #[error("its checksum does not match")]
     Checksum,
     /// The metadata is not what this version writes.
-    #[error("metadata is malformed")]
+    #[error("its metadata is malformed")]
     Metadata,
 }

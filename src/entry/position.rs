@@ -28,8 +28,9 @@ impl Position {
     /// The position just before this one.
     ///
     /// If the primary's WAL was seen to reach `W`, a read of the primary that begins afterwards is complete up to
-    /// `W.before()`, since a commit that the read misses gets its fence later, at or past `W`. The read need not be
-    /// complete up to `W` itself: a commit record that ends there can be in the WAL before the commit is visible.
+    /// `W.before()`, since a change that the read misses gets its fence ([`Fences`](crate::Fences)) later, at or past
+    /// `W`. The read need not be complete up to `W` itself: a commit record that ends there can be in the WAL before the
+    /// commit is visible.
     #[must_use]
     pub const fn before(self) -> Self {
         Self(self.0.saturating_sub(1))
@@ -64,7 +65,8 @@ impl Epoch {
     /// and the history number.
     ///
     /// The oid is part of it because the databases of a cluster share one WAL and its positions, but each has tables
-    /// and triggers of its own. A database that was created from another one as its template differs in nothing else.
+    /// and triggers of its own. If a database was created from another one as its template, their epochs
+    /// differ by the oid alone.
     ///
     /// The history number is part of it because a server that crashes loses WAL that was written but not yet flushed
     /// (PostgreSQL manual, "Reliability and the Write-Ahead Log"). It then uses the same positions for other changes,

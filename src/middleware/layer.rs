@@ -101,7 +101,7 @@ impl CacheLayer {
 
     /// Declares that a route only reads, whatever the method, such as a gRPC method, a search, or a GraphQL service
     /// without mutations. All other POST, PUT, PATCH and DELETE requests are assumed to write, perhaps through a pool
-    /// that Tidegate does not know of, so their reads through `Database::reader` go to the primary. This caches
+    /// that Tidegate does not know of, so their reads through `Database::reader` go to the primary. `only_reads` caches
     /// nothing. To cache searches and GraphQL queries too, see [`Policy::post_reads`], which makes the same declaration
     /// for individual requests; it does not support gRPC.
     #[must_use]
@@ -207,8 +207,8 @@ impl CacheLayer {
     /// A pattern that no request matches can't be found at start, since axum does not list its routes. So the layer
     /// checks the patterns once, when ten minutes have passed since the first request and at least 10,000 requests were
     /// not served from memory. It logs each pattern that none of these requests has matched. The level is warn if no
-    /// request had a `MatchedPath`, or if there were requests to a route without a policy whose pattern differs only by
-    /// a prefix or in the text of one segment. Otherwise it is info.
+    /// request had a `MatchedPath`. It is also warn if requests came to a route that has no policy, and whose pattern
+    /// differs from the logged one only by a prefix or in the text of one segment. Otherwise it is info.
     ///
     /// # Errors
     ///
@@ -218,13 +218,13 @@ impl CacheLayer {
     ///   [`only_reads`](Self::only_reads). Segments that literally begin with `:` or `*`, which
     ///   `Router::without_v07_checks` permits, are refused too, so such a route can't have a policy of its own;
     /// - a route with two policies;
-    /// - a tag with an unmatched brace, or with a parameter that the route does not have or has twice;
+    /// - a tag that is empty, has an unmatched brace, or has a parameter that the route does not have or has twice;
     /// - a setting with which nothing would be stored or served: a TTL or `max_staleness` of zero, a
     ///   [`capture_limit`](Self::capture_limit) of 0 bytes;
-    /// - a `jitter` or `audit` that is not between 0 and 1;
+    /// - a `jitter` or `audit` that is not between 0 and 1, or a negative `early_refresh`;
     /// - an invalid name of a header (in `vary`, `forward` or [`identity_headers`](Self::identity_headers)), of a
-    ///   cookie (in `vary_cookies` or `ignore_cookies`) or of a query parameter, or an unsupported field in
-    ///   `tag_fields`;
+    ///   cookie (in `vary_cookies` or `ignore_cookies`) or of a query parameter, `vary` by `*`, or an unsupported field
+    ///   in `tag_fields`;
     /// - settings that contradict each other: [`public`](Policy::public) with `vary` by `Authorization`, `Cookie`,
     ///   `Proxy-Authorization` or one of [`identity_headers`](Self::identity_headers), except under
     ///   [`strict`](Policy::strict); `forward` without `strict`; `any_query_order` under `standard`; a cookie that is

@@ -26,7 +26,7 @@ use crate::sync::{MutexExt, RwLockExt};
 /// wherever sqlx takes an executor.
 ///
 /// Clones share everything. A read goes to a replica that has replayed everything that the response and the session
-/// require. If there is none, it goes to the primary. If the primary is down too, it goes to any replica, and the response
+/// require. If there is none, it goes to the primary. If the primary is down, it goes to any replica, and the response
 /// is not cached.
 ///
 /// ```no_run
@@ -160,7 +160,7 @@ impl Database {
     /// The primary's pool, for everything that the executors don't cover. The cache does not know what is done with it,
     /// so if this is called while a response is being computed, the response is not cached, and all later reads of the
     /// scope go to the primary. Don't use a pool that was obtained in another scope: Tidegate does not notice that. If
-    /// you write through one, call [`wrote`](Self::wrote). If the application provides
+    /// you write through such a pool, call [`wrote`](Self::wrote). If the application provides
     /// [`credentials`](super::DatabaseOptions::credentials), those of the pool are renewed once a minute.
     pub fn primary(&self) -> &PgPool {
         self.note_unknown_reads();

@@ -67,8 +67,8 @@ pub enum DatabaseError {
     Pooled,
     /// A proxy confuses the prepared statements of its clients.
     #[error(
-        "{0} is a proxy that gives one session to several clients and takes one's prepared statements for \
-             another's: use PgBouncer 1.21 or later with max_prepared_statements, RDS Proxy, or session pooling"
+        "{0} is a proxy that gives one session to several clients and mixes up their prepared statements: \
+             use PgBouncer 1.21 or later with max_prepared_statements, RDS Proxy, or session pooling"
     )]
     MixedStatements(String),
     /// The sessions of a pool that the application passed have other settings, or another role, than Tidegate's.

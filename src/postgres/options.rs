@@ -232,8 +232,8 @@ impl DatabaseOptions {
     /// Takes servers, sizes and time limits from pools that the application has, such as the pool of an `#[sqlx::test]`.
     ///
     /// Tidegate does not use these pools: it opens connections of its own, since it must know to which server each one leads
-    /// and in which state its session is. So divide the connections that the servers allow between the two: set
-    /// [`connections`](Self::connections) for the primary, or use
+    /// and in which state its session is. So the application's pools and Tidegate's share the connections that the
+    /// servers allow. For the primary, limit Tidegate's with [`connections`](Self::connections), or use
     /// [`Database::primary`](super::Database::primary) instead of the application's own pool.
     ///
     /// sqlx does not disclose a pool's hooks. If `after_connect` of a pool changes settings or the role, pass the same

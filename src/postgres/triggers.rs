@@ -50,10 +50,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// The tables whose changes are recorded, so that cached results that depend on them are invalidated.
 ///
 /// Each change of a tracked table is recorded under the table's name. If a statement changes few enough rows (see
-/// [`row_limit`](Self::row_limit)), it is also recorded as `table:column=value`, for each column of the primary key and
-/// each declared column, with the values before and after. A table in schema `public` is named without its schema, any
-/// other as `schema.name`, without quotes. A partition is tracked together with its topmost parent, under the parent's
-/// name; if several tables of such a family are named, their columns apply to the whole family.
+/// [`row_limit`](Self::row_limit)), the change of each row is also recorded as `table:column=value`, for each column of
+/// the primary key and each declared column, with the values before and after. A table in schema `public` is named
+/// without its schema, any other as `schema.name`, without quotes. A partition is tracked together with its topmost
+/// parent, under the parent's name; if several tables of such a family are named, their columns apply to the whole
+/// family.
 ///
 /// ```no_run
 /// # async fn example(conn: &mut sqlx::PgConnection) -> Result<(), tidegate::SchemaError> {
@@ -97,8 +98,8 @@ impl Triggers {
     /// columns, or with more than a megabyte of them.
     ///
     /// With zero, every statement counts as a change of every row, even one that changes none. The triggers then need no
-    /// transition tables. With any other limit, Postgres holds all rows that a statement changes in transition tables, in
-    /// temporary files beyond `work_mem`, and a large statement fails if it reaches `temp_file_limit`.
+    /// transition tables. With any other limit, Postgres copies all rows that a statement changes to transition tables.
+    /// Beyond `work_mem`, these are temporary files, and a large statement fails if it reaches `temp_file_limit`.
     #[must_use]
     pub fn row_limit(mut self, rows: u32) -> Self {
         self.row_limit = rows;

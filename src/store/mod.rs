@@ -266,7 +266,7 @@ pub enum StoreError {
     #[error("too many writes to the store are in progress; this one was dropped")]
     Busy,
     /// The bytes that are stored under the key can't be decoded as an entry of this version.
-    #[error("the stored entry is {0}")]
+    #[error("the stored entry can't be decoded: {0}")]
     Decode(DecodeError),
     /// The store returned an error, or could not be reached.
     #[error(transparent)]

@@ -12,8 +12,8 @@ use crate::entry::{Entry, EntryVersion, Key};
 ///
 /// `peek` reads from memory. `get` reads from the shared store: the cache calls it if `peek` found no usable entry, since
 /// another node may have stored one. An entry from the shared store is copied into memory, unless the entry in memory is at
-/// least as new: it includes later data, or the same data and is no older. In that case, `get` returns the one in memory. If
-/// the shared store fails, entries are still stored in memory.
+/// least as new: it includes later data, or it includes the same data and was computed no earlier. In that case, `get`
+/// returns the entry in memory. If the shared store fails, entries are still stored in memory.
 ///
 /// ```
 /// use tidegate::{Cache, Memory, Tiered};

@@ -66,8 +66,8 @@ impl Policy {
     /// [`CacheLayer::route`](crate::CacheLayer::route) or
     /// [`CacheLayer::default_policy`](crate::CacheLayer::default_policy).
     ///
-    /// The content is read before the handler is called, up to `bytes`. These requests are never shown to `only_reads`,
-    /// and count as requests that may write:
+    /// The content is read before the handler is called, up to `bytes`. The following requests are never shown to
+    /// `only_reads`, and count as requests that may write:
     ///
     /// - with larger content, or with content that has trailers, breaks off, takes longer than 30 s, or does not fit
     ///   into [`CacheLayer::capture_limit`](crate::CacheLayer::capture_limit);
@@ -75,9 +75,9 @@ impl Policy {
     /// - to a service whose request body is not [`axum::body::Body`].
     ///
     /// In general, POST may write, so RFC 9110, section 9.3.3, does not let a cache answer a POST request with a stored
-    /// response. With this setting the layer does so, because `only_reads` says that the request does not write; it
-    /// does not use the stored response for GET. Under [`standard`](Self::standard), the response must give its
-    /// lifetime explicitly, as that section requires, and it is recomputed, not revalidated.
+    /// response. With this setting the layer answers with one all the same, because `only_reads` says that the request
+    /// does not write. A stored response to POST is not served to GET requests. Under [`standard`](Self::standard), the
+    /// response must give its lifetime explicitly, as that section requires, and it is recomputed, not revalidated.
     ///
     /// [`ttl`](Self::ttl) is recommended. Under `standard`, a request that may write makes all stored responses of its
     /// path invalid if it succeeds. Any client can send such a request, with content that is too large or that

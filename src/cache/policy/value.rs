@@ -113,7 +113,8 @@ impl ValuePolicyBuilder {
     ///
     /// # Errors
     ///
-    /// If a setting is invalid: a TTL of zero, a jitter outside 0 to 1, or a tag with another parameter than `{id}`.
+    /// If a setting is invalid: a TTL or `max_staleness` of zero, a jitter outside 0 to 1, a negative `early_refresh`, or
+    /// a tag that is empty, has an unmatched brace, or has another parameter than `{id}`.
     pub fn build(self) -> Result<ValuePolicy, PolicyError> {
         let other = self.0.parameters().find(|name| *name != ID);
         let other = other

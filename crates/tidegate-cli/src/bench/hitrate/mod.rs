@@ -112,7 +112,7 @@ fn load(options: &Options) -> Result<Trace, Failure> {
         (None, Some(theta)) if theta.is_finite() && keys > 0 && requests > 0 => {
             Ok(Trace::zipf(theta, keys, requests, options.seed))
         }
-        _ => Err("--zipf needs a finite exponent, and at least one key and one request".into()),
+        _ => Err("--zipf needs a finite exponent, and at least 1 for --keys and --requests".into()),
     }
 }
 

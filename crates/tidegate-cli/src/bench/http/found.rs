@@ -12,7 +12,7 @@ use crate::Failure;
 
 /// What latency means without a rate.
 const CLOSED: &str =
-    "each connection waits for a response before its next request: a stall delays those requests, so the
+    "each connection waits for a response before its next request: a stall also delays the requests after it, so the
 measured latency is lower than users would see; measure with --rate to include the delay";
 
 #[derive(Debug, Serialize)]
