@@ -78,7 +78,8 @@ pub enum BypassReason {
     /// The request has an undeclared extension, which may identify the client; see
     /// [`CacheLayer::extension`](crate::CacheLayer::extension).
     Extensions,
-    /// The request has a body, which is not part of its key, or content that is too large or can't be read whole.
+    /// A GET or HEAD request has a body, or the content of a QUERY or POST request can't be part of the key, for example
+    /// because it is too large.
     Body,
     /// A header overrides the request's method (`X-HTTP-Method-Override` and the like).
     MethodOverride,
@@ -263,7 +264,7 @@ pub enum Event {
     FalseAlarm,
     /// A lease was held by another node.
     LeaseHeld,
-    /// A request had a session token that this service did not issue, or that was truncated.
+    /// A request had only invalid session tokens: truncated, or not issued by this service.
     BadToken,
     /// A fill got no permit in time and proceeded without one, or took long and lost its permit to another fill.
     NoPermit,

@@ -86,10 +86,10 @@ impl Cache {
     /// see [`Policy::fills`](crate::Policy::fills).
     ///
     /// A fill waits for a permit as long as other fills complete. If none completes within the policy's
-    /// [`wait`](crate::Policy::wait), waiting fills proceed without a permit: in each period of `wait`, at most as many
-    /// as the limit allows to run at a time. After ten times `wait`, a fill proceeds in any case. A fill that has held
-    /// a permit for `wait`, and for at least 1 s, loses it if another fill is waiting for one. Fills that proceed without
-    /// a permit and fills that lose theirs are counted ([`Event::NoPermit`]).
+    /// [`wait`](crate::Policy::wait), waiting fills proceed without a permit, but no more of them in each period of
+    /// `wait` than there are permits. After ten times `wait`, a fill proceeds in any case. A fill that has held a permit
+    /// for `wait`, and for at least 1 s, loses it if another fill is waiting for one. Fills that proceed without a permit
+    /// and fills that lose theirs are counted ([`Event::NoPermit`]).
     pub fn with_limits(store: impl Store, fence_bytes: usize, loads: usize) -> Self {
         Self::with_bounds(store, fence_bytes, Some(loads))
     }

@@ -54,7 +54,7 @@ pub(crate) const READ_FAILED: &str = "read-failed";
 ///
 /// A *scope* is the code whose reads count for one result: a request under a [`CacheLayer`](crate::CacheLayer) or
 /// [`ScopeLayer`](crate::ScopeLayer), the loading of a value, or work under [`detached`](Self::detached). Scopes nest.
-/// A task that code in a scope spawns is outside the scope, unless it runs under [`carry`](Self::carry).
+/// A task that was spawned within a scope is outside the scope, unless it runs under [`carry`](Self::carry).
 ///
 /// Reads and writes through `Database` are recorded automatically. Code that reads or writes by other means reports
 /// that to the record of its scope:

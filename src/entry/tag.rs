@@ -24,8 +24,8 @@ pub struct Tag(u64);
 
 impl Tag {
     /// The tag with this name, in any of the three forms. Everything after the first `=` is normalized as a value, even
-    /// if that `=` is part of a table's or a column's name. The other constructors join their arguments to a name,
-    /// and return the same tag as this one does for that name, since changes arrive with the names of their tags.
+    /// if that `=` is part of a table's or a column's name. The change log contains the names of tags, so each of the
+    /// other constructors joins its arguments to a name, and returns the tag that `named` returns for this name.
     pub fn named(name: &str) -> Self {
         match name.split_once('=') {
             Some((column, value)) => Self::from_pieces(&[column, "=", &canonical_parts(value)]),

@@ -174,8 +174,8 @@ impl Database {
     ///
     /// Declare each read by itself, and run nothing between the position and the read: no write, no `set`, no statement that
     /// makes a temporary table. Don't read from a cursor that was opened before. If several servers are behind the
-    /// connection, as with a transaction-pooling proxy, run both in one READ COMMITTED transaction. After a write by another
-    /// driver, call [`wrote`](Self::wrote).
+    /// connection, as with a transaction-pooling proxy, run the query for the position and the read in one READ COMMITTED
+    /// transaction. After a write by another driver, call [`wrote`](Self::wrote).
     ///
     /// Postgres may keep a prepared statement's old meaning when a new table hides another one of the same name. Tidegate
     /// reopens its own connections after a change of the schema; other drivers' connections have to be reopened by the

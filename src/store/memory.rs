@@ -18,8 +18,8 @@ use crate::entry::{Entry, Key};
 ///
 /// When the store is full, it evicts the entries that are requested least (S3-FIFO, after Yang et al., "FIFO queues are all
 /// you need for cache eviction", SOSP 2023, as implemented by the `quick_cache` crate). The queue sizes are those with the
-/// best hit rate on a trace of real reads (`tidegate bench hitrate`): with room for 1 % of the keys, about a twentieth more
-/// hits than the crate's default sizes bring; with more room, as many hits as those. The capacity is divided evenly among
+/// best hit rate on a trace of real reads (`tidegate bench hitrate`). With room for 1 % of the keys, they bring about a
+/// twentieth more hits than the crate's default sizes; with more room, equally many. The capacity is divided evenly among
 /// shards: four to eight per core, or fewer if a shard would be smaller than 2 MiB, so that a body of 1 MiB, the default
 /// [`body_limit`](crate::Policy::body_limit), has room on a machine with many cores. An entry that is larger than nine
 /// tenths of a shard is not stored.

@@ -127,7 +127,8 @@ impl Postgres {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
-    /// The path of a program such as `pgbench`: of the server's version, or of another one if that lacks it.
+    /// The path of a program such as `pgbench`: from the server's installation or, if the program is missing there, from
+    /// another one.
     pub fn program(&self, name: &str) -> PathBuf {
         programs::beside(&self.bin, name)
     }

@@ -77,8 +77,9 @@ impl Policy {
     }
 
     /// Passes only the parts of a request that are in its key to the handler, so that no response can depend on anything
-    /// else: not on a header, cookie or query parameter that the policy does not name, and not on an extension that is
-    /// neither axum's own nor declared ([`CacheLayer::extension`](crate::CacheLayer::extension)). This mode is recommended.
+    /// else. The handler gets only these extensions: axum's own, those declared by
+    /// [`CacheLayer::extension`](crate::CacheLayer::extension), and that of
+    /// [`vary_by_extension`](Self::vary_by_extension). This mode is recommended.
     ///
     /// The key holds the host (unless [`host(false)`](Self::host)), the path, the query (or the parameters of
     /// [`query`](Self::query)), and what [`vary`](Self::vary), [`vary_cookies`](Self::vary_cookies) and

@@ -6,11 +6,13 @@ use super::{Policy, PostReads};
 
 impl Policy {
     /// Caches responses to QUERY requests (RFC 10008) with at most `bytes` bytes of content. Without this setting,
-    /// QUERY requests bypass the cache. The key includes the content, the fields that describe it (`Content-Type`,
-    /// `Content-Encoding` and all others whose names begin with `Content-`), and `Accept`, if the handler receives it:
-    /// a strict policy withholds it unless [`vary`](Self::vary) or [`forward`](Self::forward) names it. So the layer
-    /// reads the content before it looks anything up, and then gives it to the handler whole. Content that is larger,
-    /// or that can't be read to its end within 30 s, is passed on as it arrives, and the response is not stored.
+    /// QUERY requests bypass the cache. The key includes the content, so the layer reads the content before it looks
+    /// anything up, and then gives it to the handler whole. Content that is larger, or that can't be read to its end
+    /// within 30 s, is passed on as it arrives, and the response is not stored.
+    ///
+    /// The key also includes the fields that describe the content (`Content-Type`, `Content-Encoding` and all others
+    /// whose names begin with `Content-`), and `Accept`, if the handler receives it: a strict policy withholds it
+    /// unless [`vary`](Self::vary) or [`forward`](Self::forward) names it.
     ///
     /// For services whose request body is [`axum::body::Body`]: with another type of body, QUERY bypasses the cache.
     /// The content counts toward [`CacheLayer::capture_limit`](crate::CacheLayer::capture_limit) while it is read. For
