@@ -98,7 +98,7 @@ begin atomic
     order by t.nr, t.state;
 end;
 
--- The schema's own tables that have row security. It hides rows from nodes, and where it is forced on the owner too, it
+-- The schema's own tables that have row security. Nodes can't read them, and where it is forced on the owner too, it
 -- makes each write to a tracked table fail.
 create or replace function tidegate.with_row_security() returns setof regclass
 language sql stable set search_path = pg_catalog, pg_temp
