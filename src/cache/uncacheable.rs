@@ -6,7 +6,7 @@ use std::fmt;
 /// Why a response or value can't be stored: a token for `Cache-Status`, and an explanation for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uncacheable {
-    /// A short word, as in `detail=untracked-table`.
+    /// A short word for the `detail` of `Cache-Status`, such as `untracked-table`.
     pub token: &'static str,
     /// What the token means here, and what to do about it.
     pub why: Cow<'static, str>,

@@ -65,8 +65,8 @@ impl Epoch {
     /// and the history number.
     ///
     /// The oid is part of it because the databases of a cluster share one WAL and its positions, but each has tables
-    /// and triggers of its own. If a database was created from another one as its template, their epochs
-    /// differ by the oid alone.
+    /// and triggers of its own. A database that was created from another one as its template begins with the template's
+    /// history number. Until a node begins the copy's own history, the two epochs differ by the oid alone.
     ///
     /// The history number is part of it because a server that crashes loses WAL that was written but not yet flushed
     /// (PostgreSQL manual, "Reliability and the Write-Ahead Log"). It then uses the same positions for other changes,

@@ -16,8 +16,8 @@ use crate::cache::Record;
 /// [`Record::detached`]. So whatever a handler takes from these layers, such as the user, must be part of the key: see
 /// [`Policy::vary_by`](crate::Policy::vary_by). The handler's reads see what these layers have written through `Database`.
 ///
-/// Within another scope, as when a cached handler calls this service, it does nothing. The scope ends with the head of
-/// the response.
+/// Within another scope, as when a cached handler calls this service, the layer does nothing. The scope that it gives a
+/// request ends with the head of the response.
 ///
 /// Only the `CacheLayer` reads and issues session tokens. So the reads of the layers around it ignore a request's
 /// token, and the client gets no token for their writes. If such a layer must see what an earlier request has written,

@@ -48,9 +48,9 @@ const MOST: usize = 64;
 /// several tokens, on one line of the header (separated by commas) or on several, all valid ones count.
 ///
 /// A client may send a token that is older than five minutes. It delays nothing, since every node has read the change
-/// log past its position. Its only effect is on databases other than the layer's: the request's reads of these go to
-/// their primaries. If the token is from before a failover, the node ignores it once a check in the background has shown
-/// that.
+/// log past its position. Its only effect is on databases other than the layer's. The token does not say what the
+/// session has written to these, so the request's reads of these go to their primaries. If the token is from before a
+/// failover, the node ignores it once a check in the background has shown that.
 ///
 /// ```
 /// use tidegate::{Cache, CacheLayer, Memory, Sessions};

@@ -23,7 +23,8 @@ impl Policy {
     ///
     /// Return everything about the client that the handler uses: the id, and the role or tenant if responses depend on
     /// them. `Some` identifies the client, so cookies, `Authorization` and similar headers no longer make the request
-    /// bypass the cache. `None` means an anonymous client: such requests share responses, unless they have such a header.
+    /// bypass the cache. `None` means an anonymous client: all anonymous clients share responses, and these headers
+    /// have their usual effect.
     ///
     /// A [`strict`](Self::strict) policy does not pass on the extensions that this function reads; use
     /// [`vary_by_extension`](Self::vary_by_extension) if the handler needs one.
