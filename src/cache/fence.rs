@@ -159,8 +159,8 @@ impl Fences {
     /// The time since this node's last read of the log began: the most by which a valid entry can be stale. `None` before
     /// the first read in this epoch.
     ///
-    /// It is measured by whichever clock has advanced more, since the monotonic clock may stop while a virtual machine
-    /// is suspended.
+    /// It is measured by the monotonic clock and by the wall clock, and the longer time counts, since the monotonic clock
+    /// may stop while a virtual machine is suspended.
     pub fn age(&self) -> Option<Duration> {
         match self.confirmed.load(Ordering::Acquire) {
             NEVER => None,

@@ -237,10 +237,10 @@ impl Policy {
         self
     }
 
-    /// Reads tags from these fields of responses: `Surrogate-Key` and `xkey`, which separate names with spaces, `Cache-Tag`
-    /// and `Edge-Cache-Tag`, which separate them with commas. So an origin in any language can declare what a response
-    /// depends on: a custom tag ([`Cache::invalidate`](crate::Cache::invalidate)), a table (`users`), or rows of it
-    /// (`users:id=42`). Clients do not get these fields. A response with more than 256 tags is not stored.
+    /// Reads tags from these fields of responses: `Surrogate-Key` or `xkey` (names separated by spaces), `Cache-Tag` or
+    /// `Edge-Cache-Tag` (names separated by commas). So an origin in any language can declare what a response depends on:
+    /// a custom tag ([`Cache::invalidate`](crate::Cache::invalidate)), a table (`users`), or rows of it (`users:id=42`).
+    /// Clients do not get these fields. A response with more than 256 tags is not stored.
     #[must_use]
     pub fn tag_fields<I>(mut self, fields: I) -> Self
     where

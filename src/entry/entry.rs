@@ -183,8 +183,8 @@ impl Entry {
     }
 
     /// The approximate number of bytes that the entry takes in memory. This includes the decoded form of a response's
-    /// head or of a value, which the node keeps from the first hit on. (A decoded value that is larger than the size
-    /// given in the entry is not kept.)
+    /// head or of a value, which the node keeps from the first hit on. (The node that stores a value writes the value's
+    /// size into the entry. A node that decodes the value keeps it only if it is no larger than that.)
     pub fn weight(&self) -> usize {
         // The entry, its reference counts and its slot in a table. `HEAD` is a decoded head without its fields.
         const FIXED: usize = size_of::<Entry>() + 192;

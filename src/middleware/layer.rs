@@ -99,11 +99,11 @@ impl CacheLayer {
         self
     }
 
-    /// Declares that a route only reads, whatever the method, such as a gRPC method, a search, or a GraphQL service
-    /// without mutations. All other POST, PUT, PATCH and DELETE requests are assumed to write, perhaps through a pool
-    /// that Tidegate does not know of, so their reads through `Database::reader` go to the primary. `only_reads` caches
-    /// nothing. To cache searches and GraphQL queries too, see [`Policy::post_reads`], which makes the same declaration
-    /// for individual requests; it does not support gRPC.
+    /// Declares that all requests to a route only read, whatever their HTTP method. Examples are a route for a gRPC call,
+    /// for searches, or for a GraphQL service without mutations. All other POST, PUT, PATCH and DELETE requests are assumed
+    /// to write, perhaps through a pool that Tidegate does not know of, so their reads through `Database::reader` go to the
+    /// primary. `only_reads` caches nothing. To cache searches and GraphQL queries too, see [`Policy::post_reads`], which
+    /// makes the same declaration for individual requests; it does not support gRPC.
     #[must_use]
     pub fn only_reads(mut self, pattern: &str) -> Self {
         let shared = Arc::make_mut(&mut self.shared);

@@ -167,9 +167,9 @@ impl Database {
     /// 1. On the connection that will serve the read, run [`POSITION`](Self::POSITION), which takes one round trip.
     /// 2. Call this with the resulting text, and with the statement and its arguments as a query of sqlx. sqlx does not
     ///    run it; its text and arguments show the tables and rows. If the driver does not disclose its SQL, give a
-    ///    statement that has at least the dependencies of the read: that reads the same rows or more
-    ///    (`select from users where id = $1`), uses the same functions and views, and uses the time of day if the read
-    ///    uses it.
+    ///    statement that has at least the dependencies of the read. This statement must read the same rows or more
+    ///    (`select from users where id = $1`), use the same functions and views, and use the time of day if the read uses
+    ///    it.
     /// 3. Run the read, and call [`DeclaredRead::end`] when all of its rows have arrived.
     ///
     /// Declare each read by itself, and run nothing between the position and the read: no write, no `set`, no statement that

@@ -3,8 +3,8 @@
 use super::identity::DatabaseIdentity;
 use super::sql_error::sql_state;
 
-/// Why the database can't be used as configured. Each message says what to do and contains its cause, which is therefore
-/// not the error's `source` too. None contains a password.
+/// Why the database can't be used as configured. A message contains its cause, so the error has no `source`. Most
+/// messages also say what to do. None contains a password.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatabaseError {

@@ -38,8 +38,8 @@ impl Database {
     /// all rows must meet compares a column with a literal or a bound value (`where id = $1`, `in (..)`, `= any ($1)`, in
     /// `where` or in the `on` of a join), the result depends only on the rows with those values. The column must be one
     /// that the triggers key changes by (see [`Triggers`](crate::Triggers)) and an integer, text or UUID; the statement
-    /// must name the table once; a bound value must be an `i16`, `i32`, `i64`, text, or UUID, or at most 100 of these; a
-    /// literal must be spelled as Postgres writes the value: `7` and `'ann'`, not `07`, `'it''s'` or `E'ann'`.
+    /// must name the table once; a bound value must be an `i16`, `i32`, `i64`, text, or UUID, or an array of at most 100
+    /// of these; a literal must be spelled as Postgres writes the value: `7` and `'ann'`, not `07`, `'it''s'` or `E'ann'`.
     pub fn reader(&self) -> Reader {
         Reader::new(self.clone())
     }
