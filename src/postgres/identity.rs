@@ -37,9 +37,29 @@ pub(crate) struct DatabaseIdentity {
     pub(crate) oid: u32,
 }
 
+/// A timeline of a cluster. Each promotion begins one with a higher number (PostgreSQL manual, section 26.3.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Timeline {
+    pub(crate) system_identifier: u64,
+    pub(crate) number: u32,
+}
+
 impl ServerIdentity {
     pub(crate) fn database(&self) -> DatabaseIdentity {
         DatabaseIdentity { system_identifier: self.system_identifier, oid: self.database }
+    }
+
+    /// The timeline, if the server reports it.
+    pub(crate) fn timeline(&self) -> Option<Timeline> {
+        let system_identifier = self.system_identifier;
+        self.timeline.map(|number| Timeline { system_identifier, number })
+    }
+}
+
+impl Timeline {
+    /// Whether a promotion lies between the two. Timelines of different clusters have no order.
+    pub(crate) fn is_before(self, other: Self) -> bool {
+        self.system_identifier == other.system_identifier && self.number < other.number
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::identity::ServerIdentity;
+use super::identity::{ServerIdentity, Timeline};
 use super::sample::ServerPosition;
 use crate::clock::{self, Instant};
 use crate::entry::{LogPosition, Position};
@@ -21,8 +21,8 @@ pub(crate) struct Lag {
     samples: Mutex<VecDeque<ServerPosition>>,
     /// When the listener last reported the primary's position.
     reported: Mutex<Option<Instant>>,
-    /// The cluster and timeline of the server that reported the last position, and when this was queried.
-    timeline: Mutex<Option<((u64, u32), Instant)>>,
+    /// The timeline of the server that reported the last position, and when this was queried.
+    timeline: Mutex<Option<(Timeline, Instant)>>,
     /// The primary did not respond to the last query.
     lost: AtomicBool,
     /// A connection to the primary failed since the last query: another node, or a connection of before, may still report
@@ -65,17 +65,14 @@ impl Lag {
 
     /// Records which server reports, or responds, from now on.
     pub(crate) fn note_timeline(&self, identity: &ServerIdentity) {
-        let timeline = identity.timeline.map(|timeline| (identity.system_identifier, timeline));
-        *lock(&self.timeline) = timeline.map(|timeline| (timeline, identity.asked));
+        *lock(&self.timeline) = identity.timeline().map(|timeline| (timeline, identity.asked));
     }
 
     /// Whether a server was promoted after the one that reported the last position, and was seen later, too. A name may lead
     /// back from a server that was promoted by mistake.
-    pub(crate) fn is_older_than(&self, server: (u64, u32), seen: Instant) -> bool {
+    pub(crate) fn is_older_than(&self, server: Timeline, seen: Instant) -> bool {
         let reporting = *lock(&self.timeline);
-        reporting.is_some_and(|(reporting, asked)| {
-            reporting.0 == server.0 && reporting.1 < server.1 && asked < seen
-        })
+        reporting.is_some_and(|(reporting, asked)| reporting.is_before(server) && asked < seen)
     }
 
     /// Whether the primary need not be queried: its position is reported often enough, and nothing suggests that this node

@@ -312,7 +312,7 @@ impl Follower {
         self.fingerprint = Fingerprint::default();
         let identity = within(identity(&mut *conn)).await?;
         self.process = identity.process;
-        self.timeline = identity.timeline.map(|timeline| (identity.system_identifier, timeline));
+        self.timeline = identity.timeline();
         self.db.inner.lag.note_timeline(&identity);
         if self.read.is_some() {
             // Before the drain confirms stored entries, since the schema may have changed too.

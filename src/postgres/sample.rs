@@ -9,7 +9,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use super::identity::ServerIdentity;
+use super::identity::{ServerIdentity, Timeline};
 use crate::cache::protocol::proven_by_primary;
 use crate::clock::{self, Instant};
 use crate::entry::{Epoch, LogPosition, Position};
@@ -46,8 +46,8 @@ pub(crate) struct ServerSample {
     /// When the server was queried for `at`.
     asked: Option<Instant>,
     several_until: Option<Instant>,
-    /// If the name alternates between servers: the cluster and timeline of the one that was promoted last.
-    pub(crate) newest: Option<(u64, u32)>,
+    /// If the name alternates between servers: the timeline of the one that was promoted last.
+    pub(crate) newest: Option<Timeline>,
 }
 
 /// A position that a server has reached.
@@ -174,18 +174,16 @@ impl ServerSample {
     /// Records the newest server. A promotion begins a higher timeline. Servers of different clusters have no order, so the
     /// last observed one counts.
     fn note_newest(&mut self, identity: &ServerIdentity) {
-        let Some(timeline) = identity.timeline else { return };
-        let this = (identity.system_identifier, timeline);
-        let is_older = |newest: (u64, u32)| newest.0 == this.0 && newest.1 > timeline;
-        if self.several_until.is_none() || !self.newest.is_some_and(is_older) {
+        let Some(this) = identity.timeline() else { return };
+        let is_older = self.newest.is_some_and(|newest| this.is_before(newest));
+        if self.several_until.is_none() || !is_older {
             self.newest = Some(this);
         }
     }
 
     /// Whether this is the newest of the servers that the name alternates between, by promotion.
     pub(crate) fn is_newest(&self, identity: &ServerIdentity) -> bool {
-        let this = identity.timeline.map(|timeline| (identity.system_identifier, timeline));
-        self.newest == this
+        self.newest == identity.timeline()
     }
 
     /// A different server is behind the name than before. This is expected if the name leads to several servers.

@@ -14,7 +14,7 @@ use super::checkout::{Checkout, SharedSample, after_release, before_acquire};
 use super::connector::{Connector, CredentialsRefresh};
 use super::deadline::{late, no_response, within};
 use super::error::DatabaseError;
-use super::identity::{ServerIdentity, identity};
+use super::identity::{ServerIdentity, Timeline, identity};
 use super::options::{ConnectionSettings, PoolLimits, ServerOptions};
 use super::pooler::{SessionMode, sessions};
 use super::reset::is_resettable;
@@ -330,13 +330,13 @@ impl Server {
         self.lock().lose();
     }
 
-    /// The cluster and timeline of the newest of the servers behind the name that were seen recently.
-    pub(crate) fn newest(&self) -> Option<(u64, u32)> {
+    /// The timeline of the newest of the servers behind the name that were seen recently.
+    pub(crate) fn newest(&self) -> Option<Timeline> {
         self.lock().newest
     }
 
     /// The same, with the time when a connection of the pool last reported its server.
-    pub(crate) fn newest_seen(&self) -> Option<((u64, u32), Instant)> {
+    pub(crate) fn newest_seen(&self) -> Option<(Timeline, Instant)> {
         let sample = self.lock();
         sample.newest.zip(sample.asked())
     }

@@ -15,6 +15,7 @@ use crate::clock::{self, Instant, Moment};
 use crate::entry::{Epoch, Position};
 use crate::postgres::database::Database;
 use crate::postgres::fingerprint::Fingerprint;
+use crate::postgres::identity::Timeline;
 use crate::postgres::link::{PollCounter, PollRequests};
 use crate::postgres::log::{ChangeDetail, Snapshot};
 use crate::postgres::relay::{Relay, RelayRole};
@@ -55,8 +56,8 @@ pub(super) struct Follower {
     pub(super) notify_suppressed: bool,
     /// The server process of this connection, whose own notifications are ignored.
     pub(super) process: i32,
-    /// The cluster and timeline of the server behind the last connection.
-    pub(super) timeline: Option<(u64, u32)>,
+    /// The timeline of the server behind the last connection.
+    pub(super) timeline: Option<Timeline>,
     /// When another connection was last opened because of a later timeline.
     doubted: Option<Instant>,
     pub(super) housekeeping: Housekeeping,
@@ -117,8 +118,8 @@ impl Follower {
         let (Some(read), Some(newest)) = (self.timeline, self.db.inner.primary.newest()) else {
             return false;
         };
-        let is_later = newest.0 == read.0 && newest.1 > read.1;
-        let is_due = is_later && self.doubted.is_none_or(|at| at.elapsed() >= DOUBT_EVERY);
+        let is_due =
+            read.is_before(newest) && self.doubted.is_none_or(|at| at.elapsed() >= DOUBT_EVERY);
         if is_due {
             self.doubted = Some(clock::now());
         }
