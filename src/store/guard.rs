@@ -113,6 +113,24 @@ impl Guard {
     pub fn dropped_puts(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
+
+    /// Runs a write, unless too many are in progress.
+    fn write(
+        &self,
+        key: &Key,
+        call: BoxFuture<'static, Result<(), StoreError>>,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        let Ok(permit) = self.puts.clone().try_acquire_owned() else {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return Box::pin(async { Err(StoreError::Busy) });
+        };
+        let (breaker, limit) = (self.writes.clone(), self.write_within);
+        let is_large = self.store.is_large(key);
+        Box::pin(async move {
+            let _permit = permit;
+            guarded("put", &breaker, limit, call, is_large).await
+        })
+    }
 }
 
 /// Runs a call with a timeout, and reports its result to the breaker.
@@ -168,17 +186,7 @@ impl Store for Guard {
         key: &Key,
         entry: &Arc<Entry>,
     ) -> Option<BoxFuture<'static, Result<(), StoreError>>> {
-        let rest = self.store.put(key, entry)?;
-        let Ok(permit) = self.puts.clone().try_acquire_owned() else {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-            return Some(Box::pin(async { Err(StoreError::Busy) }));
-        };
-        let (breaker, limit) = (self.writes.clone(), self.write_within);
-        let is_large = self.store.is_large(key);
-        Some(Box::pin(async move {
-            let _permit = permit;
-            guarded("put", &breaker, limit, rest, is_large).await
-        }))
+        self.store.put(key, entry).map(|call| self.write(key, call))
     }
 
     fn put_and_release(
@@ -187,19 +195,10 @@ impl Store for Guard {
         entry: &Arc<Entry>,
         token: LeaseToken,
     ) -> BoxFuture<'static, Result<(), StoreError>> {
-        let call = self.store.put_and_release(key, entry, token);
+        let write = self.write(key, self.store.put_and_release(key, entry, token));
         let release = self.release(key, token);
-        let permit = self.puts.clone().try_acquire_owned();
-        let (breaker, limit, dropped) =
-            (self.writes.clone(), self.write_within, self.dropped.clone());
-        let is_large = self.store.is_large(key);
         Box::pin(async move {
-            let stored = if let Ok(_permit) = permit {
-                guarded("put", &breaker, limit, call, is_large).await
-            } else {
-                dropped.fetch_add(1, Ordering::Relaxed);
-                Err(StoreError::Busy)
-            };
+            let stored = write.await;
             if stored.is_err() {
                 // The call may not have come as far as that.
                 let _ = release.await;
