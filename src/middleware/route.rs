@@ -105,31 +105,36 @@ pub(crate) fn matching<'p>(patterns: impl Iterator<Item = &'p str>, path: &str) 
     patterns.filter(|pattern| matches(pattern, path)).min_by_key(ranks)
 }
 
+/// Whether axum matches a path by a pattern. Each hit matches its path, so this reads both once.
 fn matches(pattern: &str, path: &str) -> bool {
-    let (Some(path), Some(pattern)) = (path.strip_prefix('/'), pattern.strip_prefix('/')) else {
+    let (Some(mut pattern), Some(mut path)) = (pattern.strip_prefix('/'), path.strip_prefix('/'))
+    else {
         return false;
     };
-    let (mut rest, mut unmatched) = (Some(path), Some(pattern));
-    while let Some(pattern) = unmatched {
-        let Some(here) = rest else { return false };
-        let (segment, next) = cut(here);
-        let (wanted, others) = cut(pattern);
-        (rest, unmatched) = (next, others);
-        let fits = match split(wanted) {
-            None => segment == wanted,
-            Some((_, name, _)) if name.starts_with('*') => return !here.is_empty(),
-            Some((before, _, after)) => {
-                let value = segment.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
-                // A parameter that is a whole segment is empty anywhere but at the end.
-                let may_be_empty = segment.is_empty() && next.is_some();
-                value.is_some_and(|value| !value.is_empty() || may_be_empty)
-            }
+    loop {
+        let Some((text, rest)) = split_once(pattern, b'{') else { return path == pattern };
+        let (Some(here), Some((name, rest))) = (path.strip_prefix(text), split_once(rest, b'}'))
+        else {
+            return false;
         };
-        if !fits {
+        if name.starts_with('*') {
+            return !here.is_empty();
+        }
+        let ((value, others), (after, rest)) = (until_slash(here), until_slash(rest));
+        let Some(value) = value.strip_suffix(after) else { return false };
+        // A parameter that is a whole segment is empty anywhere but at the end.
+        let is_whole = (text.is_empty() || text.ends_with('/')) && after.is_empty();
+        if value.is_empty() && (others.is_empty() || !is_whole) {
             return false;
         }
+        (pattern, path) = (rest, others);
     }
-    rest.is_none()
+}
+
+/// A text up to its first slash, and the rest with the slash.
+fn until_slash(text: &str) -> (&str, &str) {
+    let at = text.bytes().position(|byte| byte == b'/');
+    text.split_at(at.unwrap_or(text.len()))
 }
 
 /// A segment's text before its parameter, the parameter, and the text after.
@@ -148,7 +153,7 @@ fn cut(path: &str) -> (&str, Option<&str>) {
     split_once(path, b'/').map_or((path, None), |(segment, rest)| (segment, Some(rest)))
 }
 
-/// As `str::split_once`, which takes longer for segments of a few bytes: each hit matches its path.
+/// As `str::split_once`, which takes longer for segments of a few bytes.
 fn split_once(text: &str, separator: u8) -> Option<(&str, &str)> {
     let at = text.bytes().position(|byte| byte == separator)?;
     Some((&text[..at], &text[at + 1..]))

@@ -140,6 +140,27 @@ const COMMON: [&str; 13] = [
 type Beginnings = [u32; 32];
 
 const OF_KNOWN: Beginnings = beginnings(&KNOWN);
+
+/// The first eight bytes of each known name, as numbers in the order of the names.
+const KNOWN_STARTS: [u64; KNOWN.len()] = {
+    let (mut starts, mut at) = ([0; KNOWN.len()], 0);
+    while at < KNOWN.len() {
+        starts[at] = start(KNOWN[at].as_bytes());
+        at += 1;
+    }
+    starts
+};
+
+/// The first eight bytes of a name, or of a pattern up to its `*`, as a number: names that begin alike are neighbours.
+const fn start(name: &[u8]) -> u64 {
+    let (mut start, mut at) = (0, 0);
+    while at < 8 {
+        let is_in = at < name.len() && name[at] != b'*';
+        start = start << 8 | if is_in { name[at] as u64 } else { 0 };
+        at += 1;
+    }
+    start
+}
 const OF_STEMS: Beginnings = beginnings(&STEMS);
 
 const fn beginnings(names: &[&str]) -> Beginnings {
@@ -196,9 +217,18 @@ fn is_listed(name: &str) -> bool {
     if !may_begin(&OF_KNOWN, name.as_bytes()) {
         return false;
     }
-    // No known name begins with another one, so the last that is not past this name is the only one to compare.
-    let at = KNOWN.partition_point(|known| stem(known) <= name);
-    at.checked_sub(1).is_some_and(|at| matches(KNOWN[at], name))
+    // No known name begins with another one. So those whose first eight bytes are the same can match, and of the shorter
+    // ones, only the last.
+    let this = start(name.as_bytes());
+    for at in (0..KNOWN_STARTS.partition_point(|known| *known <= this)).rev() {
+        if matches(KNOWN[at], name) {
+            return true;
+        }
+        if KNOWN_STARTS[at] < this {
+            break;
+        }
+    }
+    false
 }
 
 /// Whether a name that nobody has registered says that it names the client. The names of applications and gateways can't be
@@ -221,10 +251,6 @@ fn is_custom_identity(name: &str) -> bool {
         && !OTHERS.iter().any(|other| rest.ends_with(other))
 }
 
-fn stem(pattern: &str) -> &str {
-    pattern.strip_suffix('*').unwrap_or(pattern)
-}
-
 fn matches(pattern: &str, name: &str) -> bool {
     pattern.strip_suffix('*').map_or(pattern == name, |stem| name.starts_with(stem))
 }
@@ -232,6 +258,10 @@ fn matches(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn stem(pattern: &str) -> &str {
+        pattern.strip_suffix('*').unwrap_or(pattern)
+    }
 
     #[test]
     fn the_list_of_identity_headers_is_sorted_and_no_pattern_covers_another() {
@@ -241,6 +271,20 @@ mod tests {
         }
         for name in KNOWN {
             assert!(is_known(stem(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_search_finds_what_a_comparison_with_each_name_finds() {
+        let near = |name: &str| {
+            let cut = |length| name.chars().take(length).collect::<String>();
+            let lengths = 1..=name.len();
+            let longer = ["-", "a", "z", "-id", "user"].map(|end| format!("{name}{end}"));
+            lengths.map(cut).chain(longer).collect::<Vec<_>>()
+        };
+        for name in KNOWN.into_iter().chain(COMMON).map(stem).flat_map(near) {
+            let is_one = KNOWN.iter().any(|known| matches(known, &name));
+            assert_eq!(is_listed(&name), is_one, "{name}");
         }
     }
 
