@@ -1,15 +1,18 @@
-//! The cost of triggers for writers: `pgbench` on tables that differ only in their triggers.
+//! The cost for writers of recording changes: `pgbench` on tables that differ only in what records their changes.
 
 use std::fmt::{Display, Formatter};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::postgres::PgListener;
 use sqlx::{Connection, PgConnection};
 use tidegate::{Cache, DatabaseOptions, Listener, Memory, Triggers};
 use tidegate_testing::{Postgres, Scratch};
+use tidegate_wal::{KeyColumns, Stream, StreamError, StreamOptions};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
 
 use super::pgbench::pgbench;
 use super::spread::Spread;
@@ -36,7 +39,7 @@ pub(crate) struct Options {
     no_fsync: bool,
 }
 
-/// A table's triggers.
+/// What records a table's changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Table {
@@ -45,9 +48,11 @@ enum Table {
     Tracked,
     /// A trigger that sends a `NOTIFY` for each changed row, as is often advised, and a listener.
     Notifying,
+    /// No trigger: a publication, and a stream of its changes that takes one watermark after another.
+    Published,
 }
 
-const TABLES: [Table; 3] = [Table::Untriggered, Table::Tracked, Table::Notifying];
+const TABLES: [Table; 4] = [Table::Untriggered, Table::Tracked, Table::Notifying, Table::Published];
 
 #[derive(Debug, Serialize)]
 struct Found {
@@ -100,12 +105,16 @@ enum Audience {
     Nobody,
     Node(Listener),
     Naive(JoinHandle<()>),
+    Stream(JoinHandle<Result<(), StreamError>>),
 }
 
 impl Bench {
     async fn start(options: &Options) -> Result<Self, Failure> {
         let fsync = if options.no_fsync { "off" } else { "on" };
-        let settings = [("fsync", fsync), ("shared_buffers", "256MB"), ("max_wal_size", "4GB")];
+        // The stream needs it, and it adds a little to what every table's changes write.
+        let logical = ("wal_level", "logical");
+        let settings =
+            [logical, ("fsync", fsync), ("shared_buffers", "256MB"), ("max_wal_size", "4GB")];
         let postgres = Postgres::start_with(&settings).await?;
         postgres.psql(&schema(options.rows)).await?;
         let mut conn = PgConnection::connect(&postgres.url()).await?;
@@ -146,7 +155,7 @@ impl Bench {
         );
         let audience = self.audience(table).await?;
         let rate = pgbench(&self.postgres, &["-c", &clients, "-T", &seconds, "-f", &script]).await;
-        audience.leave();
+        audience.leave().await?;
         rate
     }
 
@@ -164,17 +173,46 @@ impl Bench {
                 listener.listen("naive").await?;
                 Audience::Naive(tokio::spawn(async move { while listener.recv().await.is_ok() {} }))
             }
+            Table::Published => {
+                let keyed = KeyColumns::default().with("public", "published", ["id"]);
+                let stream = Stream::start(&StreamOptions::from_url(&url)?, keyed).await?;
+                let conn = PgConnection::connect(&url).await?;
+                Audience::Stream(tokio::spawn(follow(stream, conn)))
+            }
         })
     }
 }
 
+/// How long a node rests after a look at the log, at least.
+const REST: Duration = Duration::from_millis(10);
+
+/// Takes a watermark whenever something has changed, and rests as a node does.
+async fn follow(mut stream: Stream, mut conn: PgConnection) -> Result<(), StreamError> {
+    loop {
+        stream.changed().await?;
+        let began = Instant::now();
+        stream.announce(&mut conn).await?;
+        stream.reach().await?;
+        let took = began.elapsed();
+        sleep((took * 4).min(took.max(REST))).await;
+    }
+}
+
 impl Audience {
-    fn leave(self) {
+    /// Ends it. A stream that has failed is an error: it cost nothing then.
+    async fn leave(self) -> Result<(), Failure> {
         match self {
             Self::Nobody => {}
             Self::Node(node) => node.stop(),
             Self::Naive(task) => task.abort(),
+            Self::Stream(task) => {
+                task.abort();
+                if let Ok(ended) = task.await {
+                    ended?;
+                }
+            }
         }
+        Ok(())
     }
 }
 
@@ -184,11 +222,12 @@ impl Table {
             Self::Untriggered => "untriggered",
             Self::Tracked => "tracked",
             Self::Notifying => "notifying",
+            Self::Published => "published",
         }
     }
 }
 
-/// Three equal tables.
+/// Equal tables.
 fn schema(rows: u32) -> String {
     let tables = TABLES.map(|table| {
         let name = table.name();
@@ -200,7 +239,9 @@ fn schema(rows: u32) -> String {
     let naive = "create function naive() returns trigger language plpgsql as $$ \
                  begin perform pg_notify('naive', tg_table_name || ':' || new.id); return null; end $$; \
                  create trigger naive after update on notifying for each row execute function naive();";
-    tables.concat() + naive
+    let published = "alter table published replica identity full; \
+                     create publication tidegate for table published;";
+    tables.concat() + naive + published
 }
 
 fn update(table: &str, rows: u32) -> String {

@@ -105,8 +105,8 @@ pub(crate) enum Mutant {
     WatermarkWithoutMessage,
     /// A watermark forgets what was delivered and is not visible to its snapshot.
     WatermarkDropsPending,
-    /// A transaction that was running when the slot was created, and was never delivered, counts for nothing.
-    NoFloorForRunning,
+    /// A transaction whose commit record is from before the slot counts for nothing when it becomes visible.
+    NoFloorForUndelivered,
     /// A node whose slot was lost goes on with another one.
     LostSlotGoesOn,
 }
@@ -164,7 +164,7 @@ impl Mutant {
         (Self::RaiseAtDelivery, World::STREAM),
         (Self::WatermarkWithoutMessage, World::STREAM),
         (Self::WatermarkDropsPending, World::STREAM),
-        (Self::NoFloorForRunning, World::STREAM_RESTART),
+        (Self::NoFloorForUndelivered, World::STREAM_RESTART),
         (Self::LostSlotGoesOn, World::STREAM_RESTART),
         (Self::FenceBeforeSnapshot, World::STREAM_REPLICAS),
         (Self::NoFenceCheck, World::STREAM),

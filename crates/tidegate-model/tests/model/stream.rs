@@ -18,9 +18,9 @@ pub(crate) struct Stream {
     delivered: At,
     /// Transactions that were delivered, and that no watermark's snapshot has seen.
     pending: Set,
-    /// Transactions that were running when the slot was created, and that no watermark's snapshot has seen. The commit record
-    /// of one of them may be from before the slot: then it is never delivered.
-    running: Set,
+    /// Transactions whose commit records are from before the slot, so that they are never delivered, and that no watermark's
+    /// snapshot has seen.
+    undelivered: Set,
     /// A watermark has completed since.
     has_begun: bool,
 }
@@ -33,10 +33,10 @@ enum Delivery {
 }
 
 impl Primary {
-    fn running(&self) -> Set {
-        let running = |stage| matches!(stage, Stage::Open | Stage::InLog);
+    /// The transactions that have a commit record and are not visible.
+    fn on_record(&self) -> Set {
         let all = self.transactions.iter().enumerate();
-        all.filter(|(_, t)| running(t.stage)).map(|(index, _)| 1 << index).sum()
+        all.filter(|(_, t)| t.stage == Stage::InLog).map(|(index, _)| 1 << index).sum()
     }
 }
 
@@ -44,8 +44,9 @@ impl Node {
     /// Creates a slot. Until its first watermark completes, nothing is known, so nothing is valid.
     pub(crate) fn subscribe(&mut self, primary: &Primary) {
         let (identity, delivered) = (primary.identity, primary.wal);
-        let running = primary.running();
-        self.stream = Some(Stream { identity, delivered, pending: 0, running, has_begun: false });
+        let undelivered = primary.on_record();
+        self.stream =
+            Some(Stream { identity, delivered, pending: 0, undelivered, has_begun: false });
         (self.identity, self.poll) = (Identity::default(), None);
     }
 
@@ -111,7 +112,6 @@ impl Node {
         };
         stream.delivered = next.at();
         if let Delivery::Commit(transaction, at) = next {
-            stream.running &= !(1 << transaction);
             match mutant {
                 Some(Mutant::RaiseAtDelivery) => self.raise(transaction, at),
                 _ => stream.pending |= 1 << transaction,
@@ -139,15 +139,15 @@ impl Node {
         for transaction in members(stream.pending & poll.snapshot) {
             self.raise(transaction, fence);
         }
-        let is_unknown = stream.running & poll.snapshot != 0;
-        if is_unknown && mutant != Some(Mutant::NoFloorForRunning) {
+        let is_unknown = stream.undelivered & poll.snapshot != 0;
+        if is_unknown && mutant != Some(Mutant::NoFloorForUndelivered) {
             self.floor = self.floor.max(fence);
         }
         stream.pending = match mutant {
             Some(Mutant::WatermarkDropsPending) => 0,
             _ => stream.pending & !poll.snapshot,
         };
-        stream.running &= !poll.snapshot;
+        stream.undelivered &= !poll.snapshot;
         self.drained = poll.snapshot;
         self.stream = Some(stream);
     }

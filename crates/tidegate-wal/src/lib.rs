@@ -1,0 +1,53 @@
+//! The changes of a Postgres database, read from its write-ahead log by logical replication (PostgreSQL manual, chapter 49).
+//! A writer pays nothing for it: no trigger runs, and no row is added to a log table.
+//!
+//! The server delivers transactions in the order of their commit records. That is not the order in which they become
+//! visible: a commit can be delivered while no snapshot sees it yet, for example while it waits for a synchronous standby,
+//! and a snapshot can see a commit that has not been delivered. So [`Stream::announce`] takes a *watermark* on the primary: a
+//! snapshot, then a position, and then a message in the write-ahead log. Once the stream has delivered that message,
+//! [`Stream::reach`] returns each change that the snapshot sees and no earlier watermark's did. Whatever is not visible yet
+//! is part of a later watermark.
+//!
+//! What changes no row is not in the stream: a partition that is attached, detached or dropped, a column's type, a
+//! publication. The last is noticed by each watermark; who uses the changes must notice the others.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use sqlx::{Connection, PgConnection};
+//! use tidegate_wal::{KeyColumns, Stream, StreamOptions};
+//!
+//! let url = "postgres://postgres@127.0.0.1:5432/shop";
+//! let mut primary = PgConnection::connect(url).await?;
+//! let keyed = KeyColumns::default().with("public", "orders", ["customer"]);
+//! let mut stream = Stream::start(&StreamOptions::from_url(url)?, keyed).await?;
+//! loop {
+//!     stream.changed().await?;
+//!     stream.announce(&mut primary).await?;
+//!     let watermark = stream.reach().await?;
+//!     println!("up to {}: {:?}", watermark.fence, watermark.changes);
+//! }
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod change;
+mod error;
+mod options;
+mod pending;
+mod pgoutput;
+mod publication;
+mod relation;
+mod snapshot;
+mod state;
+mod stream;
+mod transaction;
+mod watermark;
+
+pub use change::{KeyValue, RowKey, TableChange};
+pub use error::StreamError;
+pub use options::{KeyColumns, StreamOptions};
+pub use snapshot::{Snapshot, SnapshotError};
+pub use stream::Stream;
+pub use transaction::Change;
+pub use watermark::Watermark;

@@ -1,0 +1,111 @@
+//! Collects the changes of the transaction that is being delivered.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::change::{TableChange, TableChanges};
+use crate::error::StreamError;
+use crate::options::KeyColumns;
+use crate::pgoutput::RowMessage;
+use crate::relation::Relation;
+
+/// What one transaction changed in one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The transaction.
+    pub xid: u64,
+    /// The position of its commit record, in bytes.
+    pub commit: u64,
+    /// The table's oid.
+    pub relation: u32,
+    /// What changed in it.
+    pub change: TableChange,
+}
+
+/// A transaction that was delivered.
+#[derive(Debug)]
+pub(crate) struct Transaction {
+    pub(crate) xid: u64,
+    pub(crate) commit: u64,
+    tables: BTreeMap<u32, TableChanges>,
+}
+
+impl Transaction {
+    pub(crate) fn new(xid: u64, commit: u64) -> Self {
+        Self { xid, commit, tables: BTreeMap::new() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+
+    fn table(&mut self, relation: u32) -> &mut TableChanges {
+        self.tables.entry(relation).or_insert_with(TableChanges::new)
+    }
+
+    /// The number of keys that it holds.
+    pub(crate) fn keys(&self) -> usize {
+        self.tables.values().map(TableChanges::keys).sum()
+    }
+
+    /// Forgets which rows changed.
+    pub(crate) fn forget_rows(&mut self) {
+        self.tables.values_mut().for_each(TableChanges::add_all);
+    }
+
+    pub(crate) fn into_changes(self) -> impl Iterator<Item = Change> {
+        let (xid, commit) = (self.xid, self.commit);
+        self.tables.into_iter().map(move |(relation, changes)| Change {
+            xid,
+            commit,
+            relation,
+            change: changes.into_change(),
+        })
+    }
+}
+
+/// The tables that the stream has described.
+#[derive(Debug)]
+pub(crate) struct Relations {
+    keyed: KeyColumns,
+    known: HashMap<u32, Relation>,
+}
+
+impl Relations {
+    pub(crate) fn new(keyed: KeyColumns) -> Self {
+        Self { keyed, known: HashMap::new() }
+    }
+
+    /// Adds what a message says to its transaction.
+    pub(crate) fn note(
+        &mut self,
+        message: &RowMessage<'_>,
+        open: &mut Transaction,
+    ) -> Result<(), StreamError> {
+        match message {
+            RowMessage::Relation(described) => {
+                let relation = Relation::new(described, &self.keyed);
+                self.known.insert(described.relation, relation);
+            }
+            RowMessage::Insert { relation, new } => {
+                self.known(*relation)?.insert(new, open.table(*relation));
+            }
+            RowMessage::Update { relation, old, new } => {
+                self.known(*relation)?.update(old.as_ref(), new, open.table(*relation));
+            }
+            RowMessage::Delete { relation, old } => {
+                self.known(*relation)?.delete(old, open.table(*relation));
+            }
+            RowMessage::Truncate { relations } => {
+                for relation in relations {
+                    open.table(*relation).add_all();
+                }
+            }
+            RowMessage::Other => {}
+        }
+        Ok(())
+    }
+
+    fn known(&self, relation: u32) -> Result<&Relation, StreamError> {
+        self.known.get(&relation).ok_or(StreamError::Decode("a change of an unknown table"))
+    }
+}

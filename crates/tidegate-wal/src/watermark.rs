@@ -1,0 +1,98 @@
+//! A watermark: a point up to which all changes are known.
+
+use sqlx::{Connection, PgConnection, Row};
+
+use crate::error::StreamError;
+use crate::snapshot::Snapshot;
+use crate::transaction::Change;
+
+/// The prefix of the messages by which the stream recognizes its watermarks.
+pub(crate) const PREFIX: &str = "tidegate-watermark";
+
+/// A point up to which all changes are known.
+#[derive(Debug)]
+pub struct Watermark {
+    /// Every change that is part of this watermark or of an earlier one committed before this position, in bytes.
+    pub fence: u64,
+    /// The position of the watermark's message, after the fence.
+    pub message: u64,
+    /// Everything that this snapshot sees is part of this watermark, or of an earlier one.
+    pub snapshot: Snapshot,
+    /// What this snapshot sees and the last watermark's did not, as far as rows of tables of the publication are concerned.
+    /// Attaching, detaching or dropping a partition is not among it, nor is a rewrite by ALTER TABLE.
+    pub changes: Vec<Change>,
+    /// Anything may have changed: this is the stream's first watermark, the publication has changed, too much has changed at
+    /// a time, or its snapshot sees a transaction that had its commit record before the stream began.
+    pub all: bool,
+}
+
+/// Which server and database a connection leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) system_identifier: String,
+    pub(crate) timeline: u32,
+    pub(crate) database: String,
+}
+
+/// A watermark whose message was written.
+#[derive(Debug)]
+pub(crate) struct Announced {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) fence: u64,
+    pub(crate) message: u64,
+    /// What the publication and its tables are, as a hash. If it differs between two watermarks, changes in between may be
+    /// missing: the server takes an altered publication into account from one change to the next.
+    pub(crate) fingerprint: String,
+    pub(crate) origin: Origin,
+}
+
+/// Takes a snapshot, then a position, and then writes a message.
+///
+/// The message is part of a transaction, so that the server writes it to disk with the commit: on an idle server, another
+/// message would be written, and so delivered, when the WAL writer next runs. It does not wait for standbys.
+pub(crate) async fn announce(
+    conn: &mut PgConnection,
+    publication: &str,
+    nonce: &str,
+) -> Result<Announced, StreamError> {
+    if conn.is_in_transaction() {
+        return Err(StreamError::InTransaction);
+    }
+    // The subquery with `offset 0` keeps the order; the snapshot is the statement's.
+    let sql = "select before.*, pg_catalog.pg_logical_emit_message(true, $2, $3)::text as message
+        from (select pg_catalog.pg_current_snapshot()::text as snapshot,
+            pg_catalog.pg_current_wal_insert_lsn()::text as fence,
+            pg_catalog.set_config('synchronous_commit', 'local', true),
+            (select system_identifier::text from pg_catalog.pg_control_system()) as system_identifier,
+            pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) as file,
+            pg_catalog.current_database()::text as database,
+            coalesce((select pg_catalog.md5(pg_catalog.concat_ws(' ', p.oid, p.xmin,
+                    (select pg_catalog.string_agg(pg_catalog.concat(r.oid, '/', r.xmin), ' ' order by r.oid)
+                        from pg_catalog.pg_publication_rel r where r.prpubid = p.oid),
+                    (select pg_catalog.string_agg(pg_catalog.concat(c.oid, '/', c.relreplident), ' ' order by c.oid)
+                        from pg_catalog.pg_get_publication_tables(p.pubname::text) t
+                            join pg_catalog.pg_class c on c.oid = t.relid)))
+                from pg_catalog.pg_publication p where p.pubname = $1), '') as fingerprint
+            offset 0) before";
+    let query = sqlx::query(sql).bind(publication).bind(PREFIX).bind(nonce);
+    let row = query.fetch_one(conn).await.map_err(StreamError::Announce)?;
+    let text = |column| row.try_get::<&str, _>(column).map_err(StreamError::Announce);
+    let timeline = text("file")?.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    Ok(Announced {
+        snapshot: text("snapshot")?.parse()?,
+        fence: position(text("fence")?)?,
+        message: position(text("message")?)?,
+        fingerprint: text("fingerprint")?.to_owned(),
+        origin: Origin {
+            system_identifier: text("system_identifier")?.to_owned(),
+            timeline: timeline.ok_or(StreamError::Decode("a WAL file without a timeline"))?,
+            database: text("database")?.to_owned(),
+        },
+    })
+}
+
+/// A position as Postgres prints it.
+fn position(text: &str) -> Result<u64, StreamError> {
+    let parsed = pgwire_replication::Lsn::parse(text);
+    parsed.map(|lsn| lsn.0).map_err(|_| StreamError::Decode("a position that is none"))
+}
