@@ -13,9 +13,10 @@
 //!     64      8  how long it took to compute, in microseconds
 //!     72      8  how long past its TTL it is served while it is recomputed, in milliseconds
 //!     80      8  how long past its TTL it is served if recomputing it fails, in milliseconds
-//!     88      4  flags: 1 for never past its TTL, 2 for a vary marker, 4 if only a TTL bounds a part of it
+//!     88      4  flags: 1 for never past its TTL, 2 for a vary marker, 4 if only a TTL bounds a part of it, 8 if the
+//!                body is compressed
 //!     92      -  metadata (bincode): canonical key, tag hashes, head
-//!      -      -  the body as it is, up to the end
+//!      -      -  the body as it is or as one frame of zstd, up to the end
 //! ```
 //!
 //! The checksum finds damage, not malice; a store whose writers are not all trusted puts a message authentication code
@@ -30,12 +31,13 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::packing::Packing;
 use super::{
     DecodeError, Entry, EntryVersion, Epoch, Lifetime, LogPosition, Position, Raw, Tag, decoder,
 };
 use crate::clock;
 
-const MAGIC: &[u8; 4] = b"TGE\x04";
+const MAGIC: &[u8; 4] = b"TGE\x05";
 const LENGTH: Range<usize> = 4..8;
 const CHECKSUM: Range<usize> = 8..CHECKED_FROM;
 const CHECKED_FROM: usize = 24;
@@ -47,6 +49,8 @@ const HEADER: usize = 92;
 const STRICT: u32 = 1;
 const VARY_MARKER: u32 = 2;
 const TIMED: u32 = 4;
+const COMPRESSED: u32 = 8;
+const FLAGS: u32 = STRICT | VARY_MARKER | TIMED | COMPRESSED;
 
 #[derive(Serialize, Deserialize)]
 struct Metadata<'a> {
@@ -57,13 +61,19 @@ struct Metadata<'a> {
     head: Raw<'a>,
 }
 
-/// Encodes an entry.
+/// Encodes an entry, with its body as it is.
+#[cfg(any(test, feature = "__internals"))]
 pub(crate) fn encode(entry: &Entry) -> Bytes {
-    encode_sealed(entry, checksum)
+    encode_sealed(entry, Packing::default(), checksum)
 }
 
-/// Encodes an entry. `seal` computes the code over all bytes that replaces the checksum.
-pub(crate) fn encode_sealed(entry: &Entry, seal: impl FnOnce(&[u8]) -> [u8; SEAL]) -> Bytes {
+/// Encodes an entry. `seal` computes the checksum of all bytes, or the code in its place.
+pub(crate) fn encode_sealed(
+    entry: &Entry,
+    packing: Packing,
+    seal: impl FnOnce(&[u8]) -> [u8; SEAL],
+) -> Bytes {
+    let (body, is_packed) = packing.pack(&entry.body);
     let metadata = Metadata {
         key: Raw(&entry.key),
         tags: entry.tags.iter().map(|tag| tag.hash()).collect(),
@@ -71,7 +81,7 @@ pub(crate) fn encode_sealed(entry: &Entry, seal: impl FnOnce(&[u8]) -> [u8; SEAL
     };
     // An upper bound for the metadata, with the markers and lengths of integers.
     let most = entry.key.len() + 9 * (3 + entry.tags.len()) + entry.head.len();
-    let mut out = BytesMut::with_capacity(HEADER + most + entry.body.len());
+    let mut out = BytesMut::with_capacity(HEADER + most + body.len());
     out.put_slice(MAGIC);
     out.put_bytes(0, CHECKED_FROM - out.len());
     out.put_slice(&encode_version(entry.version()));
@@ -80,14 +90,14 @@ pub(crate) fn encode_sealed(entry: &Entry, seal: impl FnOnce(&[u8]) -> [u8; SEAL
     out.put_u64_le(u64::try_from(entry.life.cost.as_micros()).unwrap_or(u64::MAX));
     out.put_u64_le(clock::millis(entry.life.while_revalidating));
     out.put_u64_le(clock::millis(entry.life.if_error));
-    out.put_u32_le(flags(entry));
+    out.put_u32_le(flags(entry) | if is_packed { COMPRESSED } else { 0 });
     let mut metadata_out = (&mut out).writer();
     // Byte strings and integers always encode.
     let config = bincode::config::standard();
     drop(bincode::serde::encode_into_std_write(&metadata, &mut metadata_out, config));
     let length = u32::try_from(out.len() - HEADER).unwrap_or(u32::MAX);
     out[LENGTH].copy_from_slice(&length.to_le_bytes());
-    out.put_slice(&entry.body);
+    out.put_slice(&body);
     let sum = seal(&out);
     out[CHECKSUM].copy_from_slice(&sum);
     out.freeze()
@@ -104,18 +114,25 @@ pub(crate) fn encode_version(version: EntryVersion) -> [u8; VERSION.end - VERSIO
     out
 }
 
-/// Decodes an entry. Its key, head and body are slices of `bytes`, not copies.
+/// Decodes an entry with a checksum.
+#[cfg(any(test, feature = "__internals"))]
 pub(crate) fn decode(bytes: &Bytes) -> Result<Entry, DecodeError> {
-    let is_whole = |bytes: &[u8], sum: &[u8]| match sum == checksum(bytes) {
-        true => Ok(()),
-        false => Err(DecodeError::Checksum),
-    };
-    decode_sealed(bytes, is_whole)
+    decode_sealed(bytes, Packing::default(), is_whole)
 }
 
-/// Decodes an entry if `check` accepts its seal. `check` gets all bytes and the bytes of the seal.
+/// Whether the bytes of an entry have this checksum.
+pub(crate) fn is_whole(bytes: &[u8], sum: &[u8]) -> Result<(), DecodeError> {
+    match sum == checksum(bytes) {
+        true => Ok(()),
+        false => Err(DecodeError::Checksum),
+    }
+}
+
+/// Decodes an entry if `check` accepts its seal. `check` gets all bytes and the bytes of the seal. The entry's key, its head,
+/// and its body unless that is compressed, are slices of `bytes`, not copies.
 pub(crate) fn decode_sealed(
     bytes: &Bytes,
+    packing: Packing,
     check: impl FnOnce(&[u8], &[u8]) -> Result<(), DecodeError>,
 ) -> Result<Entry, DecodeError> {
     if bytes.len() < HEADER {
@@ -134,16 +151,21 @@ pub(crate) fn decode_sealed(
     let as_of = Position::new(header.get_u64_le());
     let life = read_life(&mut header);
     let flags = header.get_u32_le();
+    if flags & !FLAGS != 0 {
+        return Err(DecodeError::Format);
+    }
     let body_at = HEADER.checked_add(metadata_len).ok_or(DecodeError::Truncated)?;
     let metadata_bytes = bytes.get(HEADER..body_at).ok_or(DecodeError::Truncated)?;
     let metadata: Metadata<'_> =
         decoder::decode(metadata_bytes).map_err(|_malformed| DecodeError::Metadata)?;
+    let body = bytes.slice(body_at..);
+    let body = if flags & COMPRESSED != 0 { packing.unpack(&body)? } else { body };
     let mut entry = Entry::from_parts(
         bytes.slice_ref(metadata.key.0),
         LogPosition::new(epoch, as_of),
         metadata.tags.into_iter().map(Tag::from_hash).collect(),
         life,
-        (bytes.slice_ref(metadata.head.0), bytes.slice(body_at..)),
+        (bytes.slice_ref(metadata.head.0), body),
     );
     entry.life.is_strict = flags & STRICT != 0;
     entry.life.is_timed = flags & TIMED != 0;
@@ -215,7 +237,7 @@ mod tests {
         assert_eq!(
             hex,
             concat!(
-                "54474504",
+                "54474505",
                 "1c000000",
                 "00000000000000000000000000000000",
                 "2211000000000000",

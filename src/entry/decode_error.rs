@@ -19,4 +19,7 @@ pub enum DecodeError {
     /// The metadata is not what this version writes.
     #[error("its metadata is malformed")]
     Metadata,
+    /// The body can't be decompressed, or would be larger than the limit.
+    #[error("its body can't be decompressed")]
+    Body,
 }

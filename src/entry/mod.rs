@@ -13,6 +13,8 @@ pub(crate) mod decoder;
 mod entry;
 mod key;
 mod lifetime;
+#[cfg(any(feature = "redis", feature = "__internals"))]
+mod packing;
 mod position;
 mod raw;
 mod tag;
@@ -23,6 +25,8 @@ pub(crate) use decode_error::DecodeError;
 pub use entry::{Entry, EntryVersion};
 pub use key::{Key, KeyText};
 pub(crate) use lifetime::Lifetime;
+#[cfg(feature = "redis")]
+pub(crate) use packing::Packing;
 pub use position::{Epoch, LogPosition, Position};
 pub(crate) use raw::Raw;
 pub use tag::Tag;

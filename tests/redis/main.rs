@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod compressed;
 mod copies;
 mod deploys;
 mod faults;
@@ -17,17 +18,17 @@ mod reads;
 mod relay;
 mod stores;
 
-/// The names of all entries in Redis, if it responds. A name ends in `:4:` and the key; leases, leaderships and channels have
+/// The names of all entries in Redis, if it responds. A name ends in `:5:` and the key; leases, leaderships and channels have
 /// one more part.
 async fn entries(redis: &tidegate_testing::RedisServer) -> Vec<String> {
     let mut keys = redis::cmd("KEYS");
-    let keys = redis.run::<Vec<String>>(keys.arg("*:4:*")).await.unwrap_or_default();
-    let is_entry = |name: &String| name.rsplit(':').nth(1) == Some("4");
+    let keys = redis.run::<Vec<String>>(keys.arg("*:5:*")).await.unwrap_or_default();
+    let is_entry = |name: &String| name.rsplit(':').nth(1) == Some("5");
     keys.into_iter().filter(is_entry).collect()
 }
 
 /// The name in Redis of the entry for `key`, with the prefix of a service that does not name itself.
 fn place(key: &tidegate::Key) -> String {
     let executable = std::env::current_exe().unwrap();
-    format!("tidegate:{}:4:{{{key}}}", executable.file_stem().unwrap().display())
+    format!("tidegate:{}:5:{{{key}}}", executable.file_stem().unwrap().display())
 }

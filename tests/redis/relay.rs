@@ -343,7 +343,7 @@ async fn security_nodes_that_share_a_secret_ignore_forged_messages() {
     all_see(&nodes, 1).await;
     let refused = || nodes.iter().map(|node| node.cache.store_status().refused).sum::<u64>();
     assert_eq!(refused(), 0);
-    let channels = redis::cmd("PUBSUB").arg("CHANNELS").arg("*:4s:channel:*").to_owned();
+    let channels = redis::cmd("PUBSUB").arg("CHANNELS").arg("*:5s:channel:*").to_owned();
     let channels: Vec<String> = world.redis.run(&channels).await.unwrap();
     assert_eq!(channels.len(), 2, "invalidations and sync requests: {channels:?}");
     for channel in channels {

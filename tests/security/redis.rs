@@ -53,7 +53,7 @@ async fn security_services_with_different_names_share_no_entries() {
         let options = name.into_iter().fold(options, RedisOptions::prefix);
         options.connect().await.unwrap()
     };
-    let names = [Some("shop"), Some("shop:4"), Some("blog"), None];
+    let names = [Some("shop"), Some("shop:5"), Some("blog"), None];
     for name in names {
         put(&service(name).await, "/", &format!("of {name:?}")).await;
     }
@@ -82,7 +82,7 @@ async fn security_an_entry_copied_to_another_key_is_refused() {
     let server = RedisServer::start().await.unwrap();
     let store = signing(&server, &[SECRET]).await;
     put(&store, "a", "for a").await;
-    let name = |service: &str, entry: &str| format!("{service}:4s:{{{}}}", key(entry));
+    let name = |service: &str, entry: &str| format!("{service}:5s:{{{}}}", key(entry));
     let (from, to) = (name("shop", "a"), name("shop", "b"));
     run::<i64>(&server, cmd("COPY").arg(&from).arg(&to)).await;
     assert!(is_refused(&body(&store, "b").await));
@@ -138,7 +138,7 @@ async fn security_unsigned_messages_are_ignored() {
     let mut heard = bus.subscribe("news").await.unwrap();
     run::<i64>(
         &server,
-        cmd("PUBLISH").arg("shop:4s:channel:news").arg("TGR\x02forged, and long enough for a code"),
+        cmd("PUBLISH").arg("shop:5s:channel:news").arg("TGR\x02forged, and long enough for a code"),
     )
     .await;
     bus.publish("news", b"true").await.unwrap();

@@ -14,6 +14,7 @@ use super::seal::Seal;
 use super::store::RedisInner;
 use super::topology::{RedisPool, Subscriber};
 use super::{Redis, RedisError, RedisOptions};
+use crate::entry::Packing;
 use crate::redact::redacted;
 
 impl RedisOptions {
@@ -71,7 +72,9 @@ impl Redis {
             connected => drop(connected?),
         }
         let names = RedisNames::new(options);
-        let seal = Arc::new(Seal::new(secrets));
+        // Another node may compress what this one would not, so each decompresses whatever it may hold.
+        let packing = Packing::new(options.compress_from, options.body_limit);
+        let seal = Arc::new(Seal::new(secrets, packing));
         let (links, relay) = (Arc::new(RedisLinks::new(links)), options.relay);
         let reads = Arc::new(MgetBatcher::new(links.clone(), pool.is_of_one_server()));
         let (large, body_limit) = (LargeKeys::new(), options.body_limit);

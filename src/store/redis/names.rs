@@ -7,7 +7,7 @@ use crate::entry::Key;
 
 /// Part of each key, so that nodes of two versions never read one another's entries. It goes with
 /// the version in the codec's magic.
-pub(super) const FORMAT: &str = "4";
+pub(super) const FORMAT: &str = "5";
 
 /// Follows the format if nodes share a secret, so that nodes with and without signing ignore each other's entries and
 /// messages while a service changes from one to the other.
@@ -95,10 +95,10 @@ mod tests {
         let options = RedisOptions::new("redis://localhost");
         let prefix = |options: &RedisOptions| RedisNames::new(options).prefix().to_owned();
         let by_default = prefix(&options);
-        assert!(by_default.starts_with("tidegate:") && by_default.ends_with(":4"), "{by_default}");
-        assert_ne!(by_default, "tidegate:4", "it names the executable");
+        assert!(by_default.starts_with("tidegate:") && by_default.ends_with(":5"), "{by_default}");
+        assert_ne!(by_default, "tidegate:5", "it names the executable");
         let shop = prefix(&options.clone().prefix("shop"));
-        assert_eq!(shop, "shop:4");
-        assert_eq!(prefix(&options.prefix("shop").secrets(["0123456789abcdef"])), "shop:4s");
+        assert_eq!(shop, "shop:5");
+        assert_eq!(prefix(&options.prefix("shop").secrets(["0123456789abcdef"])), "shop:5s");
     }
 }

@@ -22,6 +22,7 @@ pub struct RedisOptions {
     pub(super) lazy: bool,
     pub(super) relay: bool,
     pub(super) body_limit: usize,
+    pub(super) compress_from: Option<usize>,
     pub(super) secrets: Option<Result<Secrets, SecretError>>,
 }
 
@@ -46,6 +47,7 @@ impl RedisOptions {
             lazy: true,
             relay: true,
             body_limit: BODY_LIMIT,
+            compress_from: None,
             secrets: None,
         }
     }
@@ -95,6 +97,19 @@ impl RedisOptions {
         self
     }
 
+    /// Compresses bodies of this many bytes or more with zstd, if that makes them smaller; by default, none. A node with the
+    /// feature `zstd` reads compressed entries whether or not it compresses any itself. A node without the feature treats
+    /// them as absent, so enable the feature on every node before the first one compresses.
+    ///
+    /// It costs processor time on each write to Redis and each read from it, and saves Redis' memory and network. Responses
+    /// that the handler has compressed already (`Content-Encoding`) don't become smaller, and are stored as they are.
+    #[cfg(feature = "zstd")]
+    #[must_use]
+    pub fn compress_from(mut self, bytes: usize) -> Self {
+        self.compress_from = Some(bytes);
+        self
+    }
+
     /// Signs entries and messages between nodes, and ignores those that are not signed with one of these secrets, each
     /// of 16 random bytes or more, the same on every node. By default, nothing is signed, and anyone who can write to Redis
     /// controls what clients receive.
@@ -130,6 +145,7 @@ impl fmt::Debug for RedisOptions {
             .field("lazy", &self.lazy)
             .field("relay", &self.relay)
             .field("body_limit", &self.body_limit)
+            .field("compress_from", &self.compress_from)
             .field("secrets", &self.secrets)
             .finish()
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use crate::clock::unix_millis;
-use crate::entry::{DecodeError, Entry, codec};
+use crate::entry::{DecodeError, Entry, Packing, codec};
 use crate::secret::{MAC, Secrets};
 
 /// The shortest time between two warnings, in milliseconds.
@@ -24,14 +24,16 @@ const MESSAGE: &[u8] = b"message";
 #[derive(Debug)]
 pub(super) struct Seal {
     secrets: Option<Secrets>,
+    /// How the bodies of entries are compressed.
+    packing: Packing,
     refused: AtomicU64,
     /// When the last warning was logged, in milliseconds since 1970.
     warned: AtomicU64,
 }
 
 impl Seal {
-    pub(super) fn new(secrets: Option<Secrets>) -> Self {
-        Self { secrets, refused: AtomicU64::new(0), warned: AtomicU64::new(0) }
+    pub(super) fn new(secrets: Option<Secrets>, packing: Packing) -> Self {
+        Self { secrets, packing, refused: AtomicU64::new(0), warned: AtomicU64::new(0) }
     }
 
     /// Whether nodes share a secret.
@@ -46,8 +48,10 @@ impl Seal {
 
     /// The bytes of an entry that is stored under `name`.
     pub(super) fn encode(&self, name: &str, entry: &Entry) -> Bytes {
-        let Some(secrets) = &self.secrets else { return codec::encode(entry) };
-        codec::encode_sealed(entry, |bytes| {
+        let Some(secrets) = &self.secrets else {
+            return codec::encode_sealed(entry, self.packing, codec::checksum);
+        };
+        codec::encode_sealed(entry, self.packing, |bytes| {
             let (before, after) = codec::around_seal(bytes);
             secrets.sign(&[ENTRY, name.as_bytes(), before, after])
         })
@@ -55,8 +59,10 @@ impl Seal {
 
     /// Reads an entry that was found under `name`.
     pub(super) fn decode(&self, name: &str, bytes: &Bytes) -> Result<Entry, DecodeError> {
-        let Some(secrets) = &self.secrets else { return codec::decode(bytes) };
-        codec::decode_sealed(bytes, |bytes, code| {
+        let Some(secrets) = &self.secrets else {
+            return codec::decode_sealed(bytes, self.packing, codec::is_whole);
+        };
+        codec::decode_sealed(bytes, self.packing, |bytes, code| {
             let (before, after) = codec::around_seal(bytes);
             if secrets.verifies(&[ENTRY, name.as_bytes(), before, after], code) {
                 return Ok(());
@@ -116,7 +122,7 @@ mod tests {
     use crate::entry::{Epoch, Key, Lifetime, LogPosition, Position};
 
     fn seal(secrets: &[&str]) -> Seal {
-        Seal::new(Some(Secrets::derive("test", secrets).unwrap()))
+        Seal::new(Some(Secrets::derive("test", secrets).unwrap()), Packing::default())
     }
 
     fn entry() -> Entry {
@@ -162,7 +168,7 @@ mod tests {
             assert_eq!(seal.unwrap("news", Bytes::from_static(forged)), None);
         }
         assert_eq!(seal.refused(), 4);
-        let open = Seal::new(None);
+        let open = Seal::new(None, Packing::default());
         assert_eq!(open.unwrap("news", sent.clone()), Some(sent));
     }
 }

@@ -172,7 +172,7 @@ impl Redis {
     ) -> Result<(), StoreError> {
         let (name, lease) = (self.names().entry(&key), self.names().lease(&key));
         let left = millis(entry.life.keep.saturating_sub(entry.age()));
-        let encoded = self.seal().encode(&name, &entry);
+        let encoded = self.encode(&key, &name, &entry);
         let RedisInner { links, scripts, .. } = &*self.shared;
         if left > 0 && encoded.len() < large::LARGE && scripts.are_accepted() {
             let names = (&*name, &*lease);
@@ -197,10 +197,18 @@ impl Redis {
         self.shared.scripts.refuse();
     }
 
-    async fn keep(self, name: String, entry: Arc<Entry>) -> Result<(), StoreError> {
+    async fn keep(self, key: Key, entry: Arc<Entry>) -> Result<(), StoreError> {
+        let name = self.names().entry(&key);
         let left = millis(entry.life.keep.saturating_sub(entry.age()));
-        let encoded = self.seal().encode(&name, &entry);
+        let encoded = self.encode(&key, &name, &entry);
         self.set(name, &encoded, left).await
+    }
+
+    /// Encodes an entry, and records how large it is then.
+    fn encode(&self, key: &Key, name: &str, entry: &Entry) -> Bytes {
+        let encoded = self.seal().encode(name, entry);
+        self.shared.large.note(key.short(), encoded.len());
+        encoded
     }
 
     /// Stores an encoded entry for `left` milliseconds.
@@ -249,7 +257,7 @@ impl Store for Redis {
             return Some(Box::pin(async move { store.remove(&key).await }));
         }
         self.shared.large.note(key.short(), entry.body().len());
-        Some(Box::pin(self.clone().keep(self.names().entry(key), entry.clone())))
+        Some(Box::pin(self.clone().keep(key.clone(), entry.clone())))
     }
 
     fn put_and_release(

@@ -2,6 +2,7 @@
 //!
 //! Load ends after a number of requests or a time. `docs/performance.md` has results.
 
+mod compression;
 mod connections;
 mod memory;
 mod misses;
@@ -26,6 +27,8 @@ pub(crate) enum Bench {
     Stampede(stampede::Options),
     /// Measure the latency of a miss with Redis some time away
     Misses(misses::Options),
+    /// Store and read bodies in Redis, compressed and not
+    Compression(compression::Options),
     /// Measure the time from a commit until no node serves the previous data
     Staleness(staleness::Options),
     /// Measure the write throughput of tables with and without triggers
@@ -43,6 +46,7 @@ pub(crate) async fn run(bench: Bench, output: Output) -> Result<ExitCode, Failur
     match bench {
         Bench::Stampede(options) => stampede::run(options, output).await,
         Bench::Misses(options) => misses::run(options, output).await,
+        Bench::Compression(options) => compression::run(options, output).await,
         Bench::Staleness(options) => staleness::run(options, output).await,
         Bench::Writes(options) => writes::run(options, output).await,
         Bench::Scaling(options) => scaling::run(options, output).await,

@@ -12,7 +12,7 @@ async fn json(arguments: &[&str]) -> (Value, Option<i32>) {
 }
 
 #[tokio::test]
-async fn stampede_misses_connections_and_scaling_benchmarks_respect_their_options() {
+async fn stampede_misses_compression_connections_and_scaling_benchmarks_respect_their_options() {
     let stampede = ["bench", "stampede", "--requests", "200", "--nodes", "2", "--rounds", "2"];
     let (found, code) = json(&stampede).await;
     assert_eq!((&found["with_cache"], code), (&serde_json::json!([1, 1]), Some(0)), "{found}");
@@ -21,6 +21,12 @@ async fn stampede_misses_connections_and_scaling_benchmarks_respect_their_option
     let (found, code) = json(&["bench", "misses", "--requests", "20"]).await;
     assert!(found["absent"]["median"].as_f64() > found["read"]["median"].as_f64(), "{found}");
     assert_eq!((&found["requests"], code), (&20.into(), Some(0)), "{found}");
+
+    let compression = ["bench", "compression", "--sizes", "5000,70000", "--rounds", "3"];
+    let (found, code) = json(&compression).await;
+    assert_eq!((found["sizes"].as_array().map(Vec::len), code), (Some(2), Some(0)), "{found}");
+    let stored = |kind: &str| found["sizes"][1][kind]["stored"].as_u64().unwrap();
+    assert!(stored("plain") > 70_000 && stored("compressed") < 35_000, "{found}");
 
     let connections = ["bench", "connections", "--count", "300", "--requests", "2"];
     let (found, code) = json(&connections).await;

@@ -50,6 +50,7 @@ fn write_tables(path: &Path, folder: &Path) -> Result<(), Failure> {
         ("hitrate", tables::hit_rate(&read("hitrate")?)),
         ("peers", Some(written("peers.md")?)),
         ("writes", tables::writes(&read("writes")?, &read("writes-without-fsync")?)),
+        ("compression", tables::compression(&read("compression")?)),
         ("staleness", tables::staleness(&read("staleness")?)),
         ("counts", tables::counts(&read("stampede")?, &read("connections")?, &scaling)),
         ("scaling", tables::scaling(&scaling)),

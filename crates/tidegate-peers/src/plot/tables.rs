@@ -61,6 +61,34 @@ pub(super) fn writes(found: &Value, unsynced: &Value) -> Option<String> {
     Some(table(&heads, "---:", rows.map(row).collect::<Option<_>>()?))
 }
 
+/// What compressed entries in Redis take and save.
+pub(super) fn compression(found: &Value) -> Option<String> {
+    let row = |of: &Value| {
+        let median = |kind: &str, what: &str| of[kind][what]["median"].as_f64();
+        let stored = |kind: &str| of[kind]["stored"].as_f64();
+        let both = |what: &str| {
+            let (plain, packed) = (median("plain", what)?, median("compressed", what)?);
+            Some(format!("{} → {} µs", round(plain, 0), round(packed, 0)))
+        };
+        let (plain, packed) = (stored("plain")?, stored("compressed")?);
+        let longer = median("compressed", "get")? - median("plain", "get")?;
+        // Bytes per microsecond are megabytes per second.
+        let gains = match longer > 0.0 {
+            true => format!("{} MB/s", round((plain - packed) / longer, 0)),
+            false => "any".to_owned(),
+        };
+        Some(vec![
+            round(of["bytes"].as_f64()?, 0),
+            format!("{:.0} %", 100.0 * packed / plain),
+            both("put")?,
+            both("get")?,
+            gains,
+        ])
+    };
+    let heads = ["body, bytes", "bytes in Redis", "write", "read", "reads gain below"];
+    Some(table(&heads, "---:", found["sizes"].as_array()?.iter().map(row).collect::<Option<_>>()?))
+}
+
 /// From a commit until every node has seen it.
 pub(super) fn staleness(found: &Value) -> Option<String> {
     let row = |of: &Value| {
