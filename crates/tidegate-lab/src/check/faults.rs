@@ -86,6 +86,9 @@ impl Fault {
     }
 }
 
+/// How many responses a run checks before it may end for its number of rounds: on a busy machine, one round has few.
+const LEAST: u64 = 2_000;
+
 /// Injects and ends faults until the run is over. Each kind comes once before any kind comes again.
 ///
 /// An error while injecting or ending a fault ends the run, since later results would be meaningless.
@@ -96,7 +99,8 @@ pub(crate) async fn inject(
     mut rng: Rng,
 ) -> Result<(), Failure> {
     let mut rounds = 0;
-    while !run.is_over() && options.rounds.is_none_or(|most| rounds < most) {
+    let is_short = |rounds: u64, most: u64| rounds < most || run.responses() < LEAST;
+    while !run.is_over() && options.rounds.is_none_or(|most| is_short(rounds, most)) {
         let mut round = ALL.to_vec();
         round.retain(|(fault, _)| fault.is_possible(options.redis));
         rng.shuffle(&mut round);

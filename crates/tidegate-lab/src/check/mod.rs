@@ -81,7 +81,7 @@ pub(crate) struct Options {
     /// Maximum duration of a fault, in milliseconds
     #[arg(long, default_value_t = 2500)]
     hold: u64,
-    /// Stop after this many faults of each kind
+    /// Stop after this many faults of each kind, once 2,000 responses were checked
     #[arg(long)]
     rounds: Option<u64>,
     /// Topology of Redis
@@ -106,6 +106,11 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
+    }
+
+    /// The number of responses that were checked.
+    pub(crate) fn responses(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
     }
 }
 
