@@ -317,7 +317,7 @@ async fn a_commit_that_is_delivered_and_not_visible_is_part_of_a_later_watermark
 #[tokio::test]
 async fn a_commit_from_before_the_stream_makes_everything_unknown_once_it_is_visible() {
     let mut world = World::new().await;
-    // Before the slot: a server that reads its configuration while it creates one fails to.
+    // Before the slot: when this was done during its creation, the server failed to build the slot's snapshot.
     world.hold_commits().await;
     let probes =
         "select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'";
