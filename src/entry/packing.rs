@@ -35,7 +35,7 @@ impl Packing {
 
 #[cfg(feature = "zstd")]
 impl Packing {
-    /// The fastest level but the negative ones. Higher levels save a few percent more, and take several times as long.
+    /// The fastest level, except for the negative ones. `tidegate-lab bench compression` shows what it saves and costs.
     const LEVEL: i32 = 1;
 
     /// Compresses a body if it is large enough, and if that makes it smaller.
