@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 use std::{fs, io};
 
 use nix::sys::signal::{Signal, kill};
@@ -105,6 +106,24 @@ impl Process {
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// The process id.
+    pub(crate) fn id(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
+    /// Sends `signal` and waits for the end, for at most ten seconds.
+    #[expect(clippy::disallowed_methods, reason = "a destructor can't await the end")]
+    pub(crate) fn stop_blocking(mut self, signal: Signal) {
+        // If it has ended already, that is fine.
+        let _ = kill(self.pid, signal);
+        for _ in 0..5_000 {
+            if !self.is_running() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Sends `signal` and waits for the end.

@@ -15,7 +15,9 @@ use super::text;
 use crate::process::server_user;
 use crate::{Process, Scratch};
 
-const OPTIONS: [&str; 6] = ["--auth=trust", "-U", "postgres", "-E", "UTF8", "--no-locale"];
+/// Small segments of the write-ahead log, since each cluster starts with one and is copied with it.
+const OPTIONS: [&str; 7] =
+    ["--auth=trust", "-U", "postgres", "-E", "UTF8", "--no-locale", "--wal-segsize=1"];
 
 /// Older than a day's cluster that may be in use.
 const OLD: Duration = Duration::from_hours(48);

@@ -1,5 +1,6 @@
 //! Faults of a server: it lags, hangs, crashes, or a standby is promoted.
 
+use std::sync::atomic::Ordering;
 use std::{fs, io};
 
 use nix::sys::signal::{Signal, kill};
@@ -69,6 +70,7 @@ impl Postgres {
     ///
     /// If the server is down, or `ps` is missing.
     pub fn pause(&self) -> io::Result<()> {
+        self.is_paused.store(true, Ordering::Relaxed);
         // First the postmaster, which then starts no more children.
         self.process()?.signal(Signal::SIGSTOP)?;
         self.signal_children(Signal::SIGSTOP)
@@ -81,7 +83,9 @@ impl Postgres {
     /// As [`pause`](Self::pause).
     pub fn resume(&self) -> io::Result<()> {
         self.signal_children(Signal::SIGCONT)?;
-        self.process()?.signal(Signal::SIGCONT)
+        self.process()?.signal(Signal::SIGCONT)?;
+        self.is_paused.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Shuts the server down cleanly, if it is up, and starts it again on the same port.
