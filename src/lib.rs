@@ -83,10 +83,10 @@ pub use middleware::{
 pub use outcome::{BypassReason, Counters, Event, MissReason, Outcome, StaleReason};
 #[cfg(feature = "postgres")]
 pub use postgres::{
-    Cached, Change, Changes, Database, DatabaseError, DatabaseOptions, DeclareError, DeclaredRead,
-    Discovery, Listener, LsnError, ReadTransaction, Reader, RelayRole, ReplicaLag, Row,
-    SchemaError, SchemaStatus, ServerOptions, ServerStatus, TableStatus, Transaction, TriggerState,
-    TriggerStatus, Triggers, Writer,
+    Cached, Change, ChangeSource, Changes, Database, DatabaseError, DatabaseOptions, DeclareError,
+    DeclaredRead, Discovery, Listener, LsnError, ReadTransaction, Reader, RelayRole, ReplicaLag,
+    Row, SchemaError, SchemaStatus, ServerOptions, ServerStatus, TableStatus, Transaction,
+    TriggerState, TriggerStatus, Triggers, Writer,
 };
 pub use secret::SecretError;
 #[cfg(feature = "memory")]

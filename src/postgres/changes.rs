@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::postgres::PgListener;
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use super::database::Database;
 use super::deadline::within;
@@ -11,10 +11,14 @@ use super::error::DatabaseError;
 use super::fingerprint::Fingerprint;
 use super::listener::{connect, heard};
 use super::log::{self, ChangeDetail, DrainMode, Snapshot};
+use super::published::PublishedStream;
 use crate::entry::{Epoch, Position};
 
 /// The maximum delay until a change without a notification is read.
 const HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// The same beside a stream, each of whose watermarks writes to the primary.
+const STREAM_HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// A stream of the changes to tracked tables, as they become visible; for observers and other systems. The cache itself
 /// does not use it.
@@ -35,6 +39,8 @@ pub struct Changes {
     schema: i64,
     fingerprint: Fingerprint,
     detail: ChangeDetail,
+    published: PublishedStream,
+    db: Database,
 }
 
 /// The changes that became visible between two reads of the log.
@@ -64,9 +70,14 @@ impl Changes {
         heard(db, &mut conn).await?;
         let mut fingerprint = Fingerprint::default();
         let schema = fingerprint.read(&mut conn).await.map_err(DatabaseError::from_log)?;
-        let loaded = within(log::cold(&mut conn)).await;
-        let snapshot = loaded.map_err(DatabaseError::from_log)?.snapshot;
-        Ok(Self { conn, snapshot, schema, fingerprint, detail: ChangeDetail::default() })
+        let mut published = PublishedStream::default();
+        let loaded = async {
+            let cold = within(log::cold(&mut conn)).await?;
+            published.begin(db, &mut conn, cold, true).await
+        };
+        let snapshot = loaded.await.map_err(DatabaseError::from_log)?.snapshot;
+        let (detail, db) = (ChangeDetail::default(), db.clone());
+        Ok(Self { conn, snapshot, schema, fingerprint, detail, published, db })
     }
 
     /// Waits for the next change. This is cancel safe: if the call is cancelled, no change is lost.
@@ -79,9 +90,14 @@ impl Changes {
             if let Some(change) = self.poll().await.map_err(DatabaseError::Log)? {
                 return Ok(change);
             }
-            if let Ok(heard) = timeout(HEARTBEAT, self.conn.try_recv()).await {
-                let lost = || DatabaseError::Log(super::listener::lost());
-                heard.map_err(DatabaseError::Log)?.ok_or_else(lost)?;
+            let pause = if self.published.is_running() { STREAM_HEARTBEAT } else { HEARTBEAT };
+            tokio::select! {
+                heard = self.conn.try_recv() => {
+                    let lost = || DatabaseError::Log(super::listener::lost());
+                    heard.map_err(DatabaseError::Log)?.ok_or_else(lost)?;
+                }
+                () = self.published.changed() => {}
+                () = sleep(pause) => {}
             }
         }
     }
@@ -89,7 +105,11 @@ impl Changes {
     async fn poll(&mut self) -> Result<Option<Change>, sqlx::Error> {
         let schema = self.fingerprint.read(&mut self.conn).await?;
         let (manner, detail) = (DrainMode::default(), &mut self.detail);
-        let drained = log::drain(&mut self.conn, &self.snapshot, manner, detail).await?;
+        let (conn, published) = (&mut self.conn, &mut self.published);
+        let from_here = (&self.snapshot, None);
+        let drained = published.drain(&self.db, conn, from_here, manner, detail).await?;
+        let (mut drained, published) = drained;
+        published.add_to(&mut drained);
         let reshaped = drained.reshaped || schema != self.schema;
         let all = drained.is_all() || reshaped;
         (self.snapshot, self.schema) = (drained.snapshot, schema);

@@ -45,7 +45,7 @@ mod tests;
 mod wakeups;
 
 pub(super) use connection::{connect, heard, lost};
-use follower::Follower;
+use follower::{Follower, StreamStart};
 use pace::{BUSY, HEARTBEAT, REST, UNHEARD};
 use relay_state::{RelayStep, next_of, report_while};
 
@@ -90,11 +90,15 @@ impl Listener {
             // A cache keeps each log that was attached to it. So after a failure, it gets another one only if that can be
             // read.
             let mut trial = Follower::new(db.clone(), Arc::new(Fences::new(0)));
+            trial.starts_stream = StreamStart::WithADrain;
             trial.catch_up(&mut conn).await.map_err(DatabaseError::from_log)?;
         }
         let link =
             ListenerLink::new(db.clone(), follower.asked.clone(), follower.turns.subscribe());
         cache.attach(Arc::new(link)).map_err(|_second| DatabaseError::Attached)?;
+        if cache.bus().is_some() {
+            follower.starts_stream = StreamStart::WithADrain;
+        }
         follower.catch_up(&mut conn).await.map_err(DatabaseError::from_log)?;
         follower.relay = cache.bus().map(|bus| Relay::start(bus, &db.name()));
         let (role, turns) = (follower.role.subscribe(), follower.turns.subscribe());
@@ -172,8 +176,9 @@ impl Follower {
     async fn reconnect(&mut self) -> Result<PgListener, DatabaseError> {
         self.turns.send_modify(|turns| turns.opening += 1);
         let mut conn = connect(&self.db).await?;
-        self.catch_up(&mut conn).await.map_err(DatabaseError::from_log)?;
-        self.turns.send_modify(|turns| turns.opened = turns.opening);
+        if self.catch_up(&mut conn).await.map_err(DatabaseError::from_log)? {
+            self.turns.send_modify(|turns| turns.opened = turns.opening);
+        }
         tracing::info!("following the change log again");
         Ok(conn)
     }
@@ -208,6 +213,9 @@ impl Follower {
         look: Instant,
     ) -> Result<RelayStep, sqlx::Error> {
         let mut look = self.relaying.due.map_or(look, |due| due.min(look)).min(self.beat);
+        if self.published.is_due() {
+            look = look.min(self.rested);
+        }
         loop {
             let wake = self.try_relay_at().map_or(look, |at| at.min(look));
             tokio::select! {
@@ -233,6 +241,12 @@ impl Follower {
                     }
                 }
                 event = next_of(&mut self.relay) => return Ok(self.receive(event)),
+                () = self.published.changed() => {
+                    look = look.min(self.rested);
+                    if look <= clock::now() {
+                        return Ok(RelayStep::Poll);
+                    }
+                }
                 () = sleep_until(wake) => {
                     if look <= clock::now() {
                         return Ok(RelayStep::Poll);
@@ -265,6 +279,11 @@ impl Follower {
         let excused = asked || self.notify_suppressed || !self.busy.0.is_empty();
         let unexplained = self.wakeups.begin_look(excused);
         self.resume_notify(conn).await?;
+        if self.read.is_some() && self.leaves_stream_to_relay() {
+            self.rested = clock::now() + BUSY;
+            self.beat = clock::now() + HEARTBEAT;
+            return Ok(());
+        }
         // It counts as seen only together with the result of this poll: until then, reads use the previous schema.
         let from = match asked {
             true => within(log::announce(&mut *conn)).await?,
@@ -305,8 +324,9 @@ impl Follower {
         }
     }
 
-    /// On a new connection: continues from the last snapshot, or loads the log if there is none.
-    async fn catch_up(&mut self, conn: &mut PgListener) -> Result<(), sqlx::Error> {
+    /// On a new connection: continues from the last snapshot, or loads the log if there is none. Returns `false` if the log
+    /// was not read, since the relay is to read it.
+    async fn catch_up(&mut self, conn: &mut PgListener) -> Result<bool, sqlx::Error> {
         let turn = self.begin_turn();
         self.notify_suppressed = false;
         self.fingerprint = Fingerprint::default();
@@ -315,12 +335,16 @@ impl Follower {
         self.timeline = identity.timeline();
         self.db.inner.lag.note_timeline(&identity);
         if self.read.is_some() {
+            if self.leaves_stream_to_relay() {
+                self.beat = clock::now();
+                return Ok(false);
+            }
             // Before the drain confirms stored entries, since the schema may have changed too.
             self.check_schema(conn).await?;
         }
         self.drain(conn, self.seen(), Vec::new()).await?;
         self.end_turn(turn);
         self.beat = clock::now();
-        Ok(())
+        Ok(true)
     }
 }

@@ -22,8 +22,10 @@ mod tests;
 
 pub(crate) use budget::{drain, load};
 pub(crate) use detail::ChangeDetail;
+#[cfg(feature = "wal")]
+pub(crate) use detail::MOST_KEYS;
 pub(crate) use drain::{DrainMode, Drained};
-pub(crate) use load::cold;
+pub(crate) use load::{LoadedLog, cold};
 #[cfg(test)]
 pub(crate) use tests::FULL_QUEUE;
 
@@ -88,7 +90,7 @@ pub(crate) async fn prepare(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error
                    ('default_transaction_isolation', 'read committed'),
                    ('default_transaction_read_only', 'off'),
                    ('search_path', 'pg_catalog, pg_temp'), ('row_security', 'off'),
-                   ('lock_timeout', '0'),
+                   ('lock_timeout', '0'), ('idle_session_timeout', '0'),
                    ('statement_timeout', $1)) settings (name, value)";
     let limit = format!("{}ms", STATEMENT_TIMEOUT.as_millis());
     sqlx::query(set).bind(limit).execute(conn).await.map(drop)
@@ -112,6 +114,7 @@ pub(crate) async fn limit_statements(
 /// asynchronous.
 pub(crate) async fn resume_notify(conn: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
     let resume_notify = "select set_config('synchronous_commit', 'off', true), pg_advisory_unlock_all(),
+                  set_config('idle_session_timeout', '0', false),
                   case when pg_notification_queue_usage() < 0.5 then pg_notify('tidegate', '')::text end";
     sqlx::query(resume_notify).execute(conn).await.map(drop)
 }

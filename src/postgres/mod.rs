@@ -36,6 +36,7 @@ mod monitor;
 mod options;
 mod peers;
 mod pooler;
+mod published;
 mod quote;
 mod read_transaction;
 mod relay;
@@ -77,7 +78,9 @@ pub use relay::RelayRole;
 pub(crate) use relay::message::fuzz as receive;
 pub use server_status::ServerStatus;
 pub use transaction::Transaction;
-pub use triggers::{SchemaError, SchemaStatus, TableStatus, TriggerState, TriggerStatus, Triggers};
+pub use triggers::{
+    ChangeSource, SchemaError, SchemaStatus, TableStatus, TriggerState, TriggerStatus, Triggers,
+};
 
 #[cfg(feature = "admin")]
 pub(crate) use {

@@ -10,10 +10,12 @@ mod discover;
 mod error;
 mod migration;
 mod schema;
+mod source;
 mod status;
 mod table;
 
 pub use error::SchemaError;
+pub use source::ChangeSource;
 pub use status::{SchemaStatus, TableStatus, TriggerState, TriggerStatus};
 
 use super::backoff::Backoff;
@@ -22,6 +24,7 @@ use super::quote::identifier;
 use super::sql_error::sql_state;
 use error::within;
 use schema::make_schema;
+use source::default_source;
 use table::{TableFamily, families};
 
 /// Keeps two concurrent installers from interfering with each other. The lock is on a table, so that a role without a right
@@ -67,12 +70,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 pub struct Triggers {
     tables: BTreeMap<String, Vec<String>>,
     row_limit: u32,
+    source: ChangeSource,
 }
 
 impl Triggers {
     /// Tracks no table yet.
     pub fn new() -> Self {
-        Self { tables: BTreeMap::new(), row_limit: 100 }
+        Self { tables: BTreeMap::new(), row_limit: 100, source: default_source() }
     }
 
     /// Tracks a table.
@@ -106,6 +110,15 @@ impl Triggers {
         self
     }
 
+    /// Sets how nodes find out about changes of these tables; [`ChangeSource::Triggers`] by default.
+    /// [`install`](Self::install) switches tables from the other source, which invalidates everything that was cached
+    /// from the database. So all services that install the same table must set the same source.
+    #[must_use]
+    pub fn source(mut self, source: ChangeSource) -> Self {
+        self.source = source;
+        self
+    }
+
     /// Creates or updates the schema `tidegate` and the triggers. Every node can run this at every start: if everything is
     /// in place, it changes and locks nothing.
     ///
@@ -118,13 +131,17 @@ impl Triggers {
     /// - If a right is missing, or if a table stays in use for about a minute. Tables are processed in the order of
     ///   their names, so those before this table are now tracked, and those after it have not been changed.
     pub async fn install(&self, conn: &mut PgConnection) -> Result<(), SchemaError> {
-        check_server(conn).await?;
+        check_server(conn, self.source).await?;
         let families = self.check(conn).await?;
         // Nodes read the tables of the schema, so their locks are not held while an application's table is waited for.
         InstallStep::Schema.run(conn).await?;
         InstallStep::Guard.run(conn).await?;
         for (table, declared) in &families {
-            InstallStep::Track(table, declared, self.row_limit).run(conn).await?;
+            let step = match self.source {
+                ChangeSource::Triggers => InstallStep::Track(table, declared, self.row_limit),
+                ChangeSource::LogicalReplication => InstallStep::Publish(table, declared),
+            };
+            step.run(conn).await?;
         }
         InstallStep::Mark.run(conn).await
     }
@@ -136,7 +153,7 @@ impl Triggers {
     ) -> Result<Vec<(TableFamily, Vec<String>)>, SchemaError> {
         let mut transaction = begin(conn).await?;
         let checked = async {
-            let families = families(&mut transaction, &self.tables).await?;
+            let families = families(&mut transaction, &self.tables, self.source).await?;
             for (table, declared) in &families {
                 table.tagged(&mut transaction, declared).await?;
             }
@@ -219,6 +236,8 @@ enum InstallStep<'a> {
     Guard,
     /// Tracks a table, with the columns declared for it and the row limit.
     Track(&'a TableFamily, &'a [String], u32),
+    /// Publishes a table, with the columns declared for it.
+    Publish(&'a TableFamily, &'a [String]),
     /// Begins the history and writes the first mark, by a snapshot that sees the rows that tracking wrote.
     Mark,
     /// Drops the triggers of a table.
@@ -255,7 +274,16 @@ impl InstallStep<'_> {
 
     async fn work(self, conn: &mut PgConnection) -> Result<(), SchemaError> {
         match self {
-            Self::DropAll => execute(conn, "drop schema if exists tidegate cascade").await,
+            Self::DropAll => {
+                // An earlier version lacks the function.
+                let unpublish = "do $$ begin
+                    if pg_catalog.to_regprocedure('tidegate.unpublish_all()') is not null then
+                        perform tidegate.unpublish_all();
+                    end if;
+                end $$";
+                execute(conn, unpublish).await?;
+                execute(conn, "drop schema if exists tidegate cascade").await
+            }
             Self::Mark => {
                 let begun = log::begin_history(&mut *conn).await;
                 begun.map_err(within("the schema tidegate"))?;
@@ -274,6 +302,11 @@ impl InstallStep<'_> {
                 lock(conn).await?;
                 let columns = table.tagged(conn, declared).await?;
                 table.track(conn, &columns, row_limit).await
+            }
+            Self::Publish(table, declared) => {
+                lock(conn).await?;
+                let columns = table.tagged(conn, declared).await?;
+                table.publish(conn, &columns).await
             }
             Self::Untrack(name) => {
                 lock(conn).await?;
@@ -314,12 +347,15 @@ fn is_conflict(error: &SchemaError) -> bool {
     }
 }
 
-async fn check_server(conn: &mut PgConnection) -> Result<(), SchemaError> {
-    let query = "select current_setting('server_version_num')::int, pg_is_in_recovery()";
-    let (version, standby): (i32, bool) = sqlx::query_as(query).fetch_one(conn).await?;
-    match (version, standby) {
-        (..140_000, _) => Err(SchemaError::TooOld(version / 10_000)),
-        (_, true) => Err(SchemaError::Standby),
+async fn check_server(conn: &mut PgConnection, source: ChangeSource) -> Result<(), SchemaError> {
+    let query = "select current_setting('server_version_num')::int, pg_is_in_recovery(),
+        current_setting('wal_level') = 'logical'";
+    let (version, standby, logical): (i32, bool, bool) =
+        sqlx::query_as(query).fetch_one(conn).await?;
+    match (version, standby, source) {
+        (..140_000, _, _) => Err(SchemaError::TooOld(version / 10_000)),
+        (_, true, _) => Err(SchemaError::Standby),
+        (_, _, ChangeSource::LogicalReplication) if !logical => Err(SchemaError::WalLevel),
         _ => Ok(()),
     }
 }

@@ -28,6 +28,7 @@ mod plans;
 mod pooled;
 mod pooler;
 mod protocol;
+mod published;
 mod queries;
 mod records;
 mod replicas;

@@ -3,7 +3,8 @@
 use std::convert::Infallible;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tidegate::ChangeSource;
 
 use crate::service::Page;
 
@@ -59,7 +60,7 @@ pub(crate) enum Command {
 /// Commands that connect to the primary.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SchemaCommand {
-    /// Install the triggers that record changes of tables; can be run again at any time
+    /// Track tables, by triggers or in the write-ahead log; can be run again at any time
     Install {
         #[command(flatten)]
         tables: Tables,
@@ -104,10 +105,29 @@ pub(crate) struct Tables {
     /// Record changes by foreign keys too; without TABLES, track all tables that the role owns and that can be tracked
     #[arg(long)]
     pub(crate) auto: bool,
-    /// Maximum number of changed rows per statement to record one by one; a larger change counts as a change of the
-    /// whole table
+    /// With triggers, the maximum number of changed rows per statement to record one by one; a larger change counts as
+    /// a change of the whole table
     #[arg(long, default_value_t = 100)]
     pub(crate) row_limit: u32,
+    /// How nodes find out about changes: from triggers, or from the write-ahead log by logical replication
+    #[arg(long, default_value = "triggers")]
+    pub(crate) source: Source,
+}
+
+/// The value of `--source`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Source {
+    Triggers,
+    Wal,
+}
+
+impl From<Source> for ChangeSource {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Triggers => Self::Triggers,
+            Source::Wal => Self::LogicalReplication,
+        }
+    }
 }
 
 /// The servers that a service connects to, besides the primary.

@@ -112,11 +112,12 @@ async fn triggers(tables: &Tables, conn: &mut PgConnection) -> Result<Triggers, 
     for reason in untrackable {
         eprintln!("not tracked: {reason}");
     }
-    Ok(found.row_limit(tables.row_limit))
+    Ok(found.row_limit(tables.row_limit).source(tables.source.into()))
 }
 
 fn named(tables: &Tables) -> Triggers {
-    add(Triggers::new().row_limit(tables.row_limit), &tables.tables)
+    let triggers = Triggers::new().row_limit(tables.row_limit).source(tables.source.into());
+    add(triggers, &tables.tables)
 }
 
 fn add(triggers: Triggers, tables: &[Table]) -> Triggers {

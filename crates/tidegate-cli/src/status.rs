@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use sqlx::PgConnection;
-use tidegate::{SchemaStatus, TableStatus, TriggerState, TriggerStatus, Triggers};
+use tidegate::{ChangeSource, SchemaStatus, TableStatus, TriggerState, TriggerStatus, Triggers};
 
 use super::facts::{Facts, Standby};
 use super::output::Output;
@@ -38,9 +38,13 @@ struct Report {
 struct Table {
     name: String,
     columns: Vec<String>,
+    /// `triggers`, or `wal` if nodes read its changes from the write-ahead log.
+    source: &'static str,
     sound: bool,
     /// Triggers that do not fire on every change.
     unsound_triggers: Vec<Trigger>,
+    /// Tables of a published family that are not in the publication.
+    unpublished: Vec<String>,
     /// Subscriptions that write to it without firing the triggers.
     subscriptions: Vec<String>,
     /// Its children and partitions that are foreign tables, whose changes no trigger records.
@@ -101,7 +105,8 @@ impl Report {
 
 /// How to fix a table some of whose changes are not recorded.
 pub(crate) fn mend(table: &TableStatus) -> String {
-    if let Some(subscription) = table.subscriptions.first() {
+    let is_published = table.source == ChangeSource::LogicalReplication;
+    if let Some(subscription) = table.subscriptions.first().filter(|_| !is_published) {
         return format!(
             "cache on the server where the rows are written, or drop subscription {subscription}"
         );
@@ -109,7 +114,8 @@ pub(crate) fn mend(table: &TableStatus) -> String {
     if !table.foreign_tables.is_empty() {
         return format!("tidegate uninstall {}", table.name);
     }
-    format!("tidegate install {}:{}", table.name, table.columns.join(","))
+    let source = if is_published { "--source wal " } else { "" };
+    format!("tidegate install {source}{}:{}", table.name, table.columns.join(","))
 }
 
 impl From<TableStatus> for Table {
@@ -118,10 +124,13 @@ impl From<TableStatus> for Table {
         let mend = mend(&status);
         let triggers = status.triggers.into_iter();
         let unsound = triggers.filter(|trigger| trigger.state != TriggerState::Always);
+        let is_published = status.source == ChangeSource::LogicalReplication;
         Self {
             sound,
+            source: if is_published { "wal" } else { "triggers" },
+            unpublished: status.unpublished,
             unsound_triggers: unsound.map(Trigger::from).collect(),
-            subscriptions: status.subscriptions,
+            subscriptions: if is_published { Vec::new() } else { status.subscriptions },
             foreign_tables: status.foreign_tables,
             mend,
             name: status.name,
@@ -207,6 +216,17 @@ impl fmt::Display for Table {
         match &self.columns[..] {
             [] => write!(f, "{}: tracked as a whole", self.name)?,
             columns => write!(f, "{}: tracked by {}", self.name, columns.join(", "))?,
+        }
+        if self.source == "wal" {
+            write!(f, ", from the write-ahead log")?;
+        }
+        for table in &self.unpublished {
+            let why = "so its changes go unnoticed and reads are not cached";
+            write!(
+                f,
+                "\n  {table} is not in the publication tidegate, {why}\n    fix: {}",
+                self.mend
+            )?;
         }
         for Trigger { table, event, state } in &self.unsound_triggers {
             write!(f, "\n  {table}: the trigger on {event} {state}\n    fix: {}", self.mend)?;

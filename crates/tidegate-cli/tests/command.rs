@@ -109,6 +109,34 @@ async fn install_and_uninstall_work_and_status_names_the_fix() {
 }
 
 #[tokio::test]
+async fn tables_can_be_installed_with_the_write_ahead_log_as_their_source() {
+    let server = Postgres::start_with(&[("wal_level", "logical")]).await.unwrap();
+    server.psql("create table users (id int primary key, org int)").await.unwrap();
+    let url = server.url();
+    let (said, code) = tidegate(&url, &["install", "--source", "wal", "users:org"]).await;
+    let line = "users: tracked by id, org, from the write-ahead log";
+    assert!(said.contains(line) && code == Some(0), "{said}");
+    let (said, _) = tidegate(&url, &["doctor"]).await;
+    assert!(said.contains("retained WAL"), "{said}");
+    let (found, _) = json(&url, &["status"]).await;
+    assert_eq!(found["tables"][0]["source"], "wal", "{found}");
+    server.psql("alter publication tidegate drop table users").await.unwrap();
+    let (said, code) = tidegate(&url, &["status"]).await;
+    let fix = "fix: tidegate install --source wal users:id,org";
+    assert!(said.contains(fix) && code == Some(2), "{said}");
+    let (said, code) = tidegate(&url, &["install", "--source", "triggers", "users"]).await;
+    assert!(!said.contains("write-ahead log") && code == Some(0), "{said}");
+    let (_, code) = tidegate(&url, &["uninstall", "--all"]).await;
+    assert_eq!(code, Some(0));
+    let left = "select count(*) from pg_trigger, pg_publication";
+    assert_eq!(server.psql(left).await.unwrap(), "0");
+    let plain = Postgres::start_with(&[("wal_level", "replica")]).await.unwrap();
+    plain.psql("create table users (id int primary key)").await.unwrap();
+    let (said, code) = tidegate(&plain.url(), &["install", "--source", "wal", "users"]).await;
+    assert!(said.contains("wal_level") && code != Some(0), "{said}");
+}
+
+#[tokio::test]
 async fn errors_name_the_fix_and_never_show_the_password() {
     let server = Postgres::start().await.unwrap();
     let standby = server.standby().await.unwrap();

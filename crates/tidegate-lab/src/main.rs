@@ -12,6 +12,7 @@ mod check;
 mod output;
 #[path = "../../tidegate-cli/src/progress.rs"]
 mod progress;
+mod source;
 
 use std::process::ExitCode;
 

@@ -17,7 +17,7 @@ pub enum KeyValue {
 /// A column's value in a row that changed, before the change or after it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowKey {
-    /// The column's name at the time of the change.
+    /// The label that [`KeyColumns::with`](crate::KeyColumns::with) gave the column.
     pub column: Arc<str>,
     /// The value.
     pub value: KeyValue,

@@ -1,5 +1,5 @@
 //! The changes of a Postgres database, read from its write-ahead log by logical replication (PostgreSQL manual, chapter 49).
-//! A writer pays nothing for it: no trigger runs, and no row is added to a log table.
+//! No trigger runs, and no row is added to a log table.
 //!
 //! The server delivers transactions in the order of their commit records. That is not the order in which they become
 //! visible: a commit can be delivered while no snapshot sees it yet, for example while it waits for a synchronous standby,
@@ -18,8 +18,9 @@
 //!
 //! let url = "postgres://postgres@127.0.0.1:5432/shop";
 //! let mut primary = PgConnection::connect(url).await?;
-//! let keyed = KeyColumns::default().with("public", "orders", ["customer"]);
-//! let mut stream = Stream::start(&StreamOptions::from_url(url)?, keyed).await?;
+//! let orders = 16_402; // The oid of the table.
+//! let mut stream = Stream::start(&StreamOptions::from_url(url)?).await?;
+//! stream.key_by(KeyColumns::default().with(orders, "customer", "customer"));
 //! loop {
 //!     stream.changed().await?;
 //!     stream.announce(&mut primary).await?;

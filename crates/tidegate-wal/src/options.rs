@@ -29,26 +29,29 @@ const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 /// The publication, unless another one is named.
 const PUBLICATION: &str = "tidegate";
 
-/// The columns that changes are keyed by, of each table that has any. A partition is a table of its own.
+/// The columns that changes are keyed by, for each table. A partition is a table of its own.
 #[derive(Clone, Debug, Default)]
-pub struct KeyColumns(HashMap<(String, String), Vec<Arc<str>>>);
+pub struct KeyColumns(HashMap<u32, Vec<KeyColumn>>);
+
+/// A column that changes are keyed by.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyColumn {
+    pub(crate) name: String,
+    pub(crate) label: Arc<str>,
+}
 
 impl KeyColumns {
-    /// Adds columns of a table.
+    /// Adds the column `name` of the table with the oid `relation`. [`RowKey::column`](crate::RowKey::column) shows
+    /// `label` for it.
     #[must_use]
-    pub fn with<'a>(
-        mut self,
-        schema: &str,
-        table: &str,
-        columns: impl IntoIterator<Item = &'a str>,
-    ) -> Self {
-        let of_table = self.0.entry((schema.to_owned(), table.to_owned())).or_default();
-        of_table.extend(columns.into_iter().map(Arc::from));
+    pub fn with(mut self, relation: u32, name: &str, label: &str) -> Self {
+        let column = KeyColumn { name: name.to_owned(), label: label.into() };
+        self.0.entry(relation).or_default().push(column);
         self
     }
 
-    pub(crate) fn of(&self, schema: &str, table: &str) -> &[Arc<str>] {
-        self.0.get(&(schema.to_owned(), table.to_owned())).map_or(&[], Vec::as_slice)
+    pub(crate) fn of(&self, relation: u32) -> &[KeyColumn] {
+        self.0.get(&relation).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -56,15 +59,17 @@ impl KeyColumns {
 #[derive(Clone)]
 pub struct StreamOptions {
     pub(crate) config: ReplicationConfig,
+    /// See [`watching`](Self::watching).
+    pub(crate) watched: &'static str,
 }
 
 impl StreamOptions {
-    /// The server, role, password and database of a URL. The role needs the attribute `REPLICATION`, or on RDS the role
-    /// `rds_replication`.
+    /// The server, role, password and database of a URL; without a database, the one with the role's name. The role
+    /// needs the attribute `REPLICATION`, or on RDS the role `rds_replication`. The connection is not encrypted.
     ///
     /// # Errors
     ///
-    /// If it is not the URL of a Postgres server, names no database, or requires TLS, which this client lacks.
+    /// If it is not the URL of a Postgres server, or its `sslmode` requires TLS, which this client lacks.
     pub fn from_url(url: &str) -> Result<Self, StreamError> {
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(StreamError::Options("the URL must begin with postgres://".to_owned()));
@@ -80,9 +85,6 @@ impl StreamOptions {
     ///
     /// As [`from_url`](Self::from_url).
     pub fn from_options(options: &PgConnectOptions) -> Result<Self, StreamError> {
-        let Some(database) = options.get_database() else {
-            return Err(StreamError::Options("no database is named".to_owned()));
-        };
         if !matches!(
             options.get_ssl_mode(),
             PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer
@@ -92,6 +94,7 @@ impl StreamOptions {
         let socket = options.get_socket().map(|path| path.to_string_lossy().into_owned());
         let host = socket.unwrap_or_else(|| options.get_host().to_owned());
         let (user, password) = (options.get_username(), password(options));
+        let database = options.get_database().unwrap_or(user);
         let config = ReplicationConfig::new(host, user, password, database, "", PUBLICATION)
             .with_port(options.get_port())
             .with_application_name("tidegate")
@@ -99,7 +102,15 @@ impl StreamOptions {
             .with_buffer_size(BUFFER)
             .with_max_message_size(LARGEST)
             .with_status_interval(CONFIRM_EVERY);
-        Ok(Self { config })
+        Ok(Self { config, watched: "''" })
+    }
+
+    /// Makes each watermark evaluate this SQL expression, with its own snapshot. If the value differs from the last
+    /// watermark's, the watermark says that anything may have changed. It must be of type text, and never NULL.
+    #[must_use]
+    pub fn watching(mut self, expression: &'static str) -> Self {
+        self.watched = expression;
+        self
     }
 
     /// Names the publication, which has the tables to follow. The default is `tidegate`. It must publish all four kinds of

@@ -40,13 +40,18 @@ impl Pending {
         self.keys += transaction.keys();
         self.delivered.push(transaction);
         if self.keys > MOST_KEYS {
-            self.delivered.iter_mut().for_each(Transaction::forget_rows);
-            self.keys = 0;
+            self.forget_rows();
         }
         if self.delivered.len() > MOST {
             self.unknown.extend(self.delivered.drain(..).map(|transaction| transaction.xid));
             self.keys = 0;
         }
+    }
+
+    /// Forgets which rows changed.
+    pub(crate) fn forget_rows(&mut self) {
+        self.delivered.iter_mut().for_each(Transaction::forget_rows);
+        self.keys = 0;
     }
 
     /// Whether something waits to become visible.
@@ -87,7 +92,7 @@ mod tests {
     fn transaction(xid: u64) -> Transaction {
         let mut transaction = Transaction::new(xid, xid * 100);
         let truncate = RowMessage::Truncate { relations: vec![7] };
-        Relations::new(KeyColumns::default()).note(&truncate, &mut transaction).unwrap();
+        Relations::new().note(&truncate, &mut transaction).unwrap();
         transaction
     }
 
@@ -148,8 +153,9 @@ mod tests {
     #[test]
     fn more_keys_than_the_limit_count_as_changes_of_all_rows() {
         let mut pending = begun("10:10:", "10:10:");
-        let mut relations = Relations::new(KeyColumns::default().with("public", "t", ["id"]));
-        let described = crate::pgoutput::relation_of_one_column(7, "t", "id");
+        let mut relations = Relations::new();
+        relations.key_by(KeyColumns::default().with(7, "id", "id"));
+        let described = crate::pgoutput::relation_of_one_column(7, "id");
         let mut insert = |xid: u64, rows: usize| {
             let mut transaction = Transaction::new(xid, xid);
             relations.note(&described, &mut transaction).unwrap();

@@ -31,8 +31,6 @@ pub(crate) enum RowMessage<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct RelationMessage<'a> {
     pub(crate) relation: u32,
-    pub(crate) schema: &'a str,
-    pub(crate) table: &'a str,
     pub(crate) identity: ReplicaIdentity,
     pub(crate) columns: Vec<Column<'a>>,
 }
@@ -160,7 +158,7 @@ impl<'a> Input<'a> {
     }
 
     fn relation(&mut self) -> Result<RelationMessage<'a>, StreamError> {
-        let (relation, schema, table) = (self.u32()?, self.text()?, self.text()?);
+        let (relation, _schema, _table) = (self.u32()?, self.text()?, self.text()?);
         let identity = match self.byte()? {
             b'f' => ReplicaIdentity::Full,
             _ => ReplicaIdentity::Part,
@@ -173,9 +171,7 @@ impl<'a> Input<'a> {
             Ok::<_, StreamError>(Column { name, is_identified })
         };
         let columns = (0..count).map(column).collect::<Result<_, _>>()?;
-        // The catalog's own schema has no name here.
-        let schema = if schema.is_empty() { "pg_catalog" } else { schema };
-        Ok(RelationMessage { relation, schema, table, identity, columns })
+        Ok(RelationMessage { relation, identity, columns })
     }
 
     fn tuple(&mut self) -> Result<Tuple<'a>, StreamError> {
@@ -197,15 +193,9 @@ impl<'a> Input<'a> {
 
 /// A table of one column, which is its replica identity.
 #[cfg(test)]
-pub(crate) fn relation_of_one_column<'a>(
-    relation: u32,
-    table: &'a str,
-    name: &'a str,
-) -> RowMessage<'a> {
+pub(crate) fn relation_of_one_column(relation: u32, name: &str) -> RowMessage<'_> {
     RowMessage::Relation(RelationMessage {
         relation,
-        schema: "public",
-        table,
         identity: ReplicaIdentity::Part,
         columns: vec![Column { name, is_identified: true }],
     })

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use crate::change::{KeyValue, RowKey, TableChanges};
-use crate::options::KeyColumns;
+use crate::options::KeyColumn;
 use crate::pgoutput::{RelationMessage, ReplicaIdentity, Tuple, TupleValue};
 
 /// A table, and the columns that its changes are keyed by.
 #[derive(Debug)]
 pub(crate) struct Relation {
     identity: ReplicaIdentity,
+    /// As described: each column's name, and whether the replica identity contains it.
+    columns: Vec<(String, bool)>,
     keyed: Vec<KeyedColumn>,
     /// There is no column to key changes by, or one of them is missing: it was dropped or renamed, as the table may have
     /// been, or the publication lacks it.
@@ -18,7 +20,7 @@ pub(crate) struct Relation {
 
 #[derive(Debug)]
 struct KeyedColumn {
-    name: Arc<str>,
+    label: Arc<str>,
     /// Its place in the rows that are sent.
     place: usize,
     /// Whether the replica identity contains it, so that its old value is known.
@@ -32,16 +34,25 @@ enum Known<'a> {
 }
 
 impl Relation {
-    pub(crate) fn new(message: &RelationMessage<'_>, keyed: &KeyColumns) -> Self {
-        let wanted = keyed.of(message.schema, message.table);
-        let find = |name: &Arc<str>| {
-            let place = message.columns.iter().position(|column| column.name == &**name)?;
-            let is_identified = message.columns[place].is_identified;
-            Some(KeyedColumn { name: name.clone(), place, is_identified })
+    pub(crate) fn new(message: &RelationMessage<'_>, wanted: &[KeyColumn]) -> Self {
+        let columns = message.columns.iter();
+        let columns = columns.map(|column| (column.name.to_owned(), column.is_identified));
+        let (identity, keyed) = (message.identity, Vec::new());
+        let mut relation = Self { identity, columns: columns.collect(), keyed, lacks_column: true };
+        relation.key_by(wanted);
+        relation
+    }
+
+    /// Replaces the columns that changes are keyed by.
+    pub(crate) fn key_by(&mut self, wanted: &[KeyColumn]) {
+        let find = |wanted: &KeyColumn| {
+            let place = self.columns.iter().position(|(name, _)| *name == wanted.name)?;
+            let is_identified = self.columns[place].1;
+            Some(KeyedColumn { label: wanted.label.clone(), place, is_identified })
         };
         let keyed: Vec<_> = wanted.iter().filter_map(find).collect();
-        let lacks_column = keyed.is_empty() || keyed.len() < wanted.len();
-        Self { identity: message.identity, keyed, lacks_column }
+        self.lacks_column = keyed.is_empty() || keyed.len() < wanted.len();
+        self.keyed = keyed;
     }
 
     /// Adds the keys of an inserted row.
@@ -103,7 +114,7 @@ impl Relation {
                         return changes.add_all();
                     }
                 };
-                changes.add(RowKey { column: column.name.clone(), value });
+                changes.add(RowKey { column: column.label.clone(), value });
             }
         }
     }

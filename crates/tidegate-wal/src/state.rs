@@ -31,9 +31,9 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(keyed: KeyColumns, recorded: Snapshot) -> Self {
+    pub(crate) fn new(recorded: Snapshot) -> Self {
         Self {
-            relations: Relations::new(keyed),
+            relations: Relations::new(),
             open: None,
             pending: Pending::new(recorded.clone()),
             newest: recorded,
@@ -43,6 +43,13 @@ impl State {
             is_over: false,
             ended: None,
         }
+    }
+
+    /// Replaces the columns that changes are keyed by. Changes that were delivered with others count as changes of all rows.
+    pub(crate) fn key_by(&mut self, keyed: KeyColumns) {
+        self.relations.key_by(keyed);
+        self.pending.forget_rows();
+        self.open.iter_mut().for_each(Transaction::forget_rows);
     }
 
     /// Notes what the server has sent. Returns a position up to which everything was read, if one is known.

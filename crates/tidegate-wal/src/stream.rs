@@ -33,8 +33,9 @@ pub struct Stream {
     reader: JoinHandle<()>,
     name: String,
     publication: String,
+    watched: &'static str,
     origin: Origin,
-    /// The publication as the last watermark saw it; `None` before the first.
+    /// The publication, and what is watched, as the last watermark saw them; `None` before the first.
     fingerprint: Option<String>,
     /// The watermark under way.
     announced: Option<Announced>,
@@ -66,15 +67,16 @@ impl Drop for Aborted {
 }
 
 impl Stream {
-    /// Connects to the primary, creates a temporary slot, and starts to read. The server waits for the end of all
-    /// transactions that are writing, so this takes as long as the longest of them, up to a minute.
+    /// Connects to the primary, creates a temporary slot, and starts to read. Until [`key_by`](Self::key_by) is called,
+    /// each change counts as a change of all rows. The server waits twice for the end of all transactions that are then
+    /// writing, and fails if it waits for any one of them for a minute.
     ///
     /// # Errors
     ///
     /// If the server can't be reached; if `wal_level` is not `logical`; if the role lacks the attribute `REPLICATION`; if
     /// there is no free slot (`max_replication_slots`) or sender (`max_wal_senders`); if transactions go on writing for a
     /// minute, or have more savepoints than the server has connections; or if the publication is missing or hides changes.
-    pub async fn start(options: &StreamOptions, keyed: KeyColumns) -> Result<Self, StreamError> {
+    pub async fn start(options: &StreamOptions) -> Result<Self, StreamError> {
         let name = format!("tidegate_{:016x}", fastrand::u64(..));
         let mut config = options.config.clone();
         config.slot.clone_from(&name);
@@ -90,11 +92,28 @@ impl Stream {
         let recorded = create_slot(&mut client.0, &name).await?;
         client.0.start().await?;
         client.0.wait_started().await?;
-        let state = Mutex::new(State::new(keyed, recorded));
+        let state = Mutex::new(State::new(recorded));
         let shared = Arc::new(Shared { state, news: Notify::new() });
         let reader = tokio::spawn(read(client, shared.clone()));
         let (fingerprint, announced, pause) = (None, None, None);
-        Ok(Self { shared, reader, name, publication, origin, fingerprint, announced, pause })
+        let watched = options.watched;
+        Ok(Self {
+            shared,
+            reader,
+            name,
+            publication,
+            watched,
+            origin,
+            fingerprint,
+            announced,
+            pause,
+        })
+    }
+
+    /// Sets the columns that changes are keyed by. Changes that were delivered before this call, and are part of no
+    /// watermark yet, count as changes of all rows.
+    pub fn key_by(&self, keyed: KeyColumns) {
+        self.shared.lock().key_by(keyed);
     }
 
     /// Waits until a watermark may show changes: until a transaction was delivered since the last call of
@@ -121,7 +140,7 @@ impl Stream {
         self.announced = None;
         let nonce = format!("{:032x}", fastrand::u128(..));
         let begun = BegunAnnouncement::new(&self.shared, nonce.clone());
-        let announced = announce(conn, &self.publication, &nonce).await?;
+        let announced = announce(conn, &self.publication, self.watched, &nonce).await?;
         if announced.origin != self.origin {
             return Err(StreamError::OtherServer);
         }
@@ -154,7 +173,7 @@ impl Stream {
         let is_known = self.fingerprint.as_ref() == Some(&fingerprint);
         self.fingerprint = Some(fingerprint);
         let all = has_unknown || !is_known;
-        Ok(Watermark { fence, message, snapshot, changes, all })
+        Ok(Watermark { fence, message, snapshot, changes, all, is_altered: !is_known })
     }
 
     /// Waits for news until `is_done`.

@@ -71,8 +71,17 @@ pub(crate) struct Relations {
 }
 
 impl Relations {
-    pub(crate) fn new(keyed: KeyColumns) -> Self {
-        Self { keyed, known: HashMap::new() }
+    /// Without columns: each change counts as one of all rows.
+    pub(crate) fn new() -> Self {
+        Self { keyed: KeyColumns::default(), known: HashMap::new() }
+    }
+
+    /// Replaces the columns that changes are keyed by from now on.
+    pub(crate) fn key_by(&mut self, keyed: KeyColumns) {
+        for (relation, known) in &mut self.known {
+            known.key_by(keyed.of(*relation));
+        }
+        self.keyed = keyed;
     }
 
     /// Adds what a message says to its transaction.
@@ -83,8 +92,8 @@ impl Relations {
     ) -> Result<(), StreamError> {
         match message {
             RowMessage::Relation(described) => {
-                let relation = Relation::new(described, &self.keyed);
-                self.known.insert(described.relation, relation);
+                let wanted = self.keyed.of(described.relation);
+                self.known.insert(described.relation, Relation::new(described, wanted));
             }
             RowMessage::Insert { relation, new } => {
                 self.known(*relation)?.insert(new, open.table(*relation));

@@ -1,6 +1,6 @@
 //! A watermark: a point up to which all changes are known.
 
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use crate::error::StreamError;
 use crate::snapshot::Snapshot;
@@ -21,9 +21,13 @@ pub struct Watermark {
     /// What this snapshot sees and the last watermark's did not, as far as rows of tables of the publication are concerned.
     /// Attaching, detaching or dropping a partition is not among it, nor is a rewrite by ALTER TABLE.
     pub changes: Vec<Change>,
-    /// Anything may have changed: this is the stream's first watermark, the publication has changed, too much has changed at
-    /// a time, or its snapshot sees a transaction that had its commit record before the stream began.
+    /// Anything may have changed: this is the stream's first watermark; the publication or what is
+    /// [watched](crate::StreamOptions::watching) has changed; too much has changed at a time; or the snapshot sees a
+    /// transaction that had its commit record before the stream began.
     pub all: bool,
+    /// The publication or what is [watched](crate::StreamOptions::watching) has changed since the last watermark, or
+    /// this is the first one. Then `all` is set too.
+    pub is_altered: bool,
 }
 
 /// Which server and database a connection leads to.
@@ -53,13 +57,15 @@ pub(crate) struct Announced {
 pub(crate) async fn announce(
     conn: &mut PgConnection,
     publication: &str,
+    watched: &'static str,
     nonce: &str,
 ) -> Result<Announced, StreamError> {
     if conn.is_in_transaction() {
         return Err(StreamError::InTransaction);
     }
-    // The subquery with `offset 0` keeps the order; the snapshot is the statement's.
-    let sql = "select before.*, pg_catalog.pg_logical_emit_message(true, $2, $3)::text as message
+    // The subquery with `offset 0` keeps the order; the snapshot is the statement's. Since Postgres 16,
+    // pg_get_publication_tables locks each table, and would wait for whoever alters one.
+    let sql = format!("select before.*, pg_catalog.pg_logical_emit_message(true, $2, $3)::text as message
         from (select pg_catalog.pg_current_snapshot()::text as snapshot,
             pg_catalog.pg_current_wal_insert_lsn()::text as fence,
             pg_catalog.set_config('synchronous_commit', 'local', true),
@@ -69,12 +75,17 @@ pub(crate) async fn announce(
             coalesce((select pg_catalog.md5(pg_catalog.concat_ws(' ', p.oid, p.xmin,
                     (select pg_catalog.string_agg(pg_catalog.concat(r.oid, '/', r.xmin), ' ' order by r.oid)
                         from pg_catalog.pg_publication_rel r where r.prpubid = p.oid),
-                    (select pg_catalog.string_agg(pg_catalog.concat(c.oid, '/', c.relreplident), ' ' order by c.oid)
-                        from pg_catalog.pg_get_publication_tables(p.pubname::text) t
-                            join pg_catalog.pg_class c on c.oid = t.relid)))
-                from pg_catalog.pg_publication p where p.pubname = $1), '') as fingerprint
-            offset 0) before";
-    let query = sqlx::query(sql).bind(publication).bind(PREFIX).bind(nonce);
+                    (with recursive listed (oid) as (
+                        select r.prrelid from pg_catalog.pg_publication_rel r where r.prpubid = p.oid
+                        union select i.inhrelid from listed l join pg_catalog.pg_inherits i
+                            on i.inhparent = l.oid and not i.inhdetachpending
+                            join pg_catalog.pg_class c on c.oid = i.inhrelid and c.relispartition)
+                    select pg_catalog.string_agg(pg_catalog.concat(c.oid, '/', c.relreplident), ' ' order by c.oid)
+                        from listed l join pg_catalog.pg_class c on c.oid = l.oid)))
+                from pg_catalog.pg_publication p where p.pubname = $1), '') as fingerprint,
+            {watched} as watched
+            offset 0) before");
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(publication).bind(PREFIX).bind(nonce);
     let row = query.fetch_one(conn).await.map_err(StreamError::Announce)?;
     let text = |column| row.try_get::<&str, _>(column).map_err(StreamError::Announce);
     let timeline = text("file")?.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
@@ -82,7 +93,7 @@ pub(crate) async fn announce(
         snapshot: text("snapshot")?.parse()?,
         fence: position(text("fence")?)?,
         message: position(text("message")?)?,
-        fingerprint: text("fingerprint")?.to_owned(),
+        fingerprint: format!("{} {}", text("fingerprint")?, text("watched")?),
         origin: Origin {
             system_identifier: text("system_identifier")?.to_owned(),
             timeline: timeline.ok_or(StreamError::Decode("a WAL file without a timeline"))?,

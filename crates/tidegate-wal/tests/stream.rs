@@ -37,9 +37,24 @@ impl World {
         Self { server, primary }
     }
 
-    async fn stream(&self) -> Stream {
+    async fn stream(&mut self) -> Stream {
         let options = StreamOptions::from_url(&self.server.url()).unwrap();
-        Stream::start(&options, keyed()).await.unwrap()
+        let stream = Stream::start(&options).await.unwrap();
+        stream.key_by(self.keyed(&["items"]).await);
+        stream
+    }
+
+    /// The columns `id` and `owner` of these tables.
+    async fn keyed(&mut self, tables: &[&str]) -> KeyColumns {
+        let mut keyed = KeyColumns::default();
+        for table in tables {
+            let oid = query_scalar("select $1::regclass::oid::int8").bind(table);
+            let oid: i64 = oid.fetch_one(&mut self.primary).await.unwrap();
+            for column in ["id", "owner"] {
+                keyed = keyed.with(u32::try_from(oid).unwrap(), column, column);
+            }
+        }
+        keyed
     }
 
     /// A stream, after its first watermark.
@@ -139,10 +154,6 @@ impl World {
     }
 }
 
-fn keyed() -> KeyColumns {
-    KeyColumns::default().with("public", "items", ["id", "owner"])
-}
-
 /// Each key as text, in order.
 fn keys(changes: &[Change]) -> Vec<String> {
     let mut keys = BTreeSet::new();
@@ -231,11 +242,48 @@ async fn a_column_that_is_renamed_counts_as_a_change_of_all_rows() {
     assert_eq!(world.change(&mut stream, "insert into items values (1, 'ada')").await, ["all"]);
 }
 
+/// What was delivered with other columns is not mistaken for what the new ones would have shown.
+#[tokio::test]
+async fn columns_can_be_replaced_at_any_time() {
+    let mut world = World::new().await;
+    let mut stream = world.begun().await;
+    let mut open = world.writing("insert into items values (1, 'ada', 'x')").await;
+    world.execute("insert into items values (2, 'bob', 'y')").await;
+    stream.changed().await.unwrap();
+    let items: i64 = query_scalar("select 'items'::regclass::oid::int8")
+        .fetch_one(&mut world.primary)
+        .await
+        .unwrap();
+    let items = u32::try_from(items).unwrap();
+    stream.key_by(KeyColumns::default().with(items, "body", "3/3"));
+    assert_eq!(keys(&world.watermark(&mut stream).await.changes), ["all"]);
+    // The server describes the table only once.
+    raw_sql("commit").execute(&mut open).await.unwrap();
+    assert_eq!(keys(&world.watermark(&mut stream).await.changes), ["3/3=x"]);
+    assert_eq!(world.change(&mut stream, "delete from items where id = 2").await, ["3/3=y"]);
+}
+
+#[tokio::test]
+async fn what_is_watched_makes_everything_unknown_when_it_changes() {
+    let mut world = World::new().await;
+    let options = StreamOptions::from_url(&world.server.url()).unwrap();
+    let watched =
+        "(select pg_catalog.count(*)::text from pg_catalog.pg_class where relname = 'another')";
+    let mut stream = Stream::start(&options.watching(watched)).await.unwrap();
+    let mut looks = Vec::new();
+    for sql in ["select", "select", "create table another ()", "select"] {
+        world.execute(sql).await;
+        let watermark = world.watermark(&mut stream).await;
+        looks.push((watermark.all, watermark.is_altered));
+    }
+    assert_eq!(looks, [(true, true), (false, false), (true, true), (false, false)]);
+}
+
 #[tokio::test]
 async fn a_table_without_key_columns_has_changes_of_all_rows() {
     let mut world = World::new().await;
     let options = StreamOptions::from_url(&world.server.url()).unwrap();
-    let mut stream = Stream::start(&options, KeyColumns::default()).await.unwrap();
+    let mut stream = Stream::start(&options).await.unwrap();
     world.watermark(&mut stream).await;
     assert_eq!(world.change(&mut stream, "insert into items values (1, 'ada')").await, ["all"]);
 }
@@ -253,10 +301,8 @@ async fn partitions_are_tables_of_their_own() {
         alter publication tidegate add table items";
     world.server.psql(schema).await.unwrap();
     let options = StreamOptions::from_url(&world.server.url()).unwrap();
-    let keyed = ["low", "high"]
-        .into_iter()
-        .fold(KeyColumns::default(), |keyed, leaf| keyed.with("public", leaf, ["id", "owner"]));
-    let mut stream = Stream::start(&options, keyed).await.unwrap();
+    let mut stream = Stream::start(&options).await.unwrap();
+    stream.key_by(world.keyed(&["low", "high"]).await);
     world.watermark(&mut stream).await;
     for (sql, expected) in [
         (
@@ -324,7 +370,7 @@ async fn a_commit_from_before_the_stream_makes_everything_unknown_once_it_is_vis
     world.server.psql(probes).await.unwrap();
     let mut first = world.writing("insert into items values (1, 'ada')").await;
     let options = StreamOptions::from_url(&world.server.url()).unwrap();
-    let start = tokio::spawn(async move { Stream::start(&options, keyed()).await });
+    let start = tokio::spawn(async move { Stream::start(&options).await });
     world.is_waited_for(&mut first).await;
     let mut second = world.writing("insert into items values (2, 'bob')").await;
     raw_sql("commit").execute(&mut first).await.unwrap();
@@ -432,7 +478,7 @@ async fn a_publication_that_hides_changes_is_refused() {
     }
     for (sql, why) in refused {
         world.execute(sql).await;
-        let error = Stream::start(&options, keyed()).await.unwrap_err().to_string();
+        let error = Stream::start(&options).await.unwrap_err().to_string();
         assert!(error.contains(why), "{sql}: {error}");
     }
 }
@@ -498,13 +544,13 @@ async fn a_stream_that_can_t_start_says_why() {
     let server = Postgres::start_with(&[("wal_level", "replica")]).await.unwrap();
     server.psql("create publication tidegate").await.unwrap();
     let options = StreamOptions::from_url(&server.url()).unwrap();
-    let error = Stream::start(&options, KeyColumns::default()).await.unwrap_err();
+    let error = Stream::start(&options).await.unwrap_err();
     assert!(error.to_string().contains("wal_level"), "{error}");
     let world = World::new().await;
     world.server.psql("create role reader login").await.unwrap();
     let reader = world.server.url().replace("postgres@", "reader@");
     let options = StreamOptions::from_url(&reader).unwrap();
-    let error = Stream::start(&options, KeyColumns::default()).await.unwrap_err();
+    let error = Stream::start(&options).await.unwrap_err();
     assert!(error.to_string().to_lowercase().contains("replication"), "{error}");
 }
 

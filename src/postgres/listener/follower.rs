@@ -18,12 +18,26 @@ use crate::postgres::fingerprint::Fingerprint;
 use crate::postgres::identity::Timeline;
 use crate::postgres::link::{PollCounter, PollRequests};
 use crate::postgres::log::{ChangeDetail, Snapshot};
+use crate::postgres::published::PublishedStream;
 use crate::postgres::relay::{Relay, RelayRole};
 use crate::postgres::sample::ServerPosition;
 
 /// The minimum interval between two connections that are opened because a later timeline is known: the primary's name may
 /// alternate between two servers.
 const DOUBT_EVERY: Duration = Duration::from_secs(5);
+
+/// When a node starts a stream of the changes of published tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StreamStart {
+    /// When it begins to read the log.
+    WithTheLog,
+    /// With the first drain after that: another node may read the stream for this one.
+    WithADrain,
+}
+
+/// How long a node leaves the stream of changes to a relay that does not respond, and to one that is not elected yet.
+const RELAY_WITHIN: Duration = Duration::from_secs(10);
+const ELECTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// The task that follows the log, and what it knows.
 pub(super) struct Follower {
@@ -37,6 +51,12 @@ pub(super) struct Follower {
     pub(super) sync_requests: SyncRequests,
     /// The epoch, and the snapshot up to which the log was read.
     pub(super) read: Option<(Epoch, Snapshot)>,
+    /// The changes of tables that are read from the write-ahead log.
+    pub(super) published: PublishedStream,
+    /// When a stream of these is started.
+    pub(super) starts_stream: StreamStart,
+    /// Since when this node has waited for the relay to read it.
+    pub(super) apart: Option<Instant>,
     /// How much detail the next drain begins with.
     pub(super) detail: ChangeDetail,
     pub(super) schema: Option<i64>,
@@ -76,6 +96,9 @@ impl Follower {
             relaying: RelayState::default(),
             sync_requests: SyncRequests::new(),
             read: None,
+            published: PublishedStream::default(),
+            starts_stream: StreamStart::WithTheLog,
+            apart: None,
             detail: ChangeDetail::default(),
             schema: None,
             fingerprint: Fingerprint::default(),
@@ -129,6 +152,22 @@ impl Follower {
     /// Whether a session waits for the log to be read over another connection.
     pub(super) fn wants_connection(&self) -> bool {
         self.asked.wants_connection(self.turns.borrow().opening)
+    }
+
+    /// Whether the changes of published tables are left to the relay for now. A stream of this node's own would take another
+    /// slot on the server, and begin with an empty cache.
+    pub(super) fn leaves_stream_to_relay(&mut self) -> bool {
+        let limit = match self.elected() {
+            RelayRole::Relayed => RELAY_WITHIN,
+            // There was no election yet, or the nodes can't reach each other.
+            RelayRole::Alone if self.relay.is_some() => ELECTED_WITHIN,
+            _ => Duration::ZERO,
+        };
+        if limit.is_zero() || self.published.is_running() || !self.published.is_expected() {
+            self.apart = None;
+            return false;
+        }
+        self.apart.get_or_insert_with(clock::now).elapsed() < limit
     }
 
     pub(super) fn begin_turn(&self) -> u64 {

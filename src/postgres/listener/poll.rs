@@ -2,7 +2,7 @@
 
 use sqlx::postgres::PgListener;
 
-use super::follower::Follower;
+use super::follower::{Follower, StreamStart};
 use super::housekeeping::MARK_EVERY;
 use super::pace::{BUSY, HEARTBEAT};
 use super::relay_state::RelayState;
@@ -12,6 +12,7 @@ use crate::postgres::deadline::within;
 use crate::postgres::fingerprint::{FINGERPRINT_KNOWN_WITHIN, Fingerprint, is_recent};
 use crate::postgres::log::{self, DrainMode, Drained};
 use crate::postgres::peers;
+use crate::postgres::relay::RelayRole;
 use crate::postgres::relay::message::Positions;
 
 /// If there are this many commits between two polls, a notification for each costs more than it is worth.
@@ -19,7 +20,7 @@ const MANY: u32 = 8;
 
 impl Follower {
     /// Polls the log, and publishes the result in response to the other nodes' sync requests `answers`. `from` is a
-    /// position seen on the primary before. Returns whether rows had changed.
+    /// position seen on the primary before. Returns whether the log had changes, which should have caused a notification.
     pub(super) async fn drain(
         &mut self,
         conn: &mut PgListener,
@@ -31,14 +32,25 @@ impl Follower {
         };
         let began = clock::moment();
         let manner = DrainMode { announce: self.reshaped, suppress_notify_from: Some(MANY) };
-        let drained = log::drain(conn, &snapshot, manner, &mut self.detail).await?;
+        let (db, detail) = (&self.db, &mut self.detail);
+        let from_here = (&snapshot, Some(epoch));
+        let drained = self.published.drain(db, conn, from_here, manner, detail).await?;
+        let (mut drained, published) = drained;
         self.notify_suppressed |= drained.notify_suppressed;
         self.turns.send_modify(|turns| turns.looks += 1);
         if drained.epoch != epoch {
             tracing::warn!(%epoch, now = %drained.epoch, "a new epoch has begun: a failover, or a crash of the primary");
+            // A stream may take longer to start than the server lets a session be idle that suppresses notifications.
+            self.resume_notify(conn).await?;
             return self.load(conn).await.map(|()| false);
         }
-        let has_news = !drained.tags.is_empty();
+        // With a watermark, the next drain reads some rows again, whose notification this one has had.
+        let has_news = !drained.tags.is_empty() && published.snapshot.is_none();
+        if published.is_altered {
+            // Nodes that read with the old publication may have stored results meanwhile.
+            self.settles = Some(clock::now() + FINGERPRINT_KNOWN_WITHIN);
+        }
+        published.add_to(&mut drained);
         if drained.reshaped {
             // Before anything is confirmed: later reads must not use the previous schema.
             self.forget_schema();
@@ -92,6 +104,10 @@ impl Follower {
         self.relaying = RelayState::default();
         let began = clock::moment();
         let loaded = log::load(conn, schema).await?;
+        let starts =
+            self.starts_stream == StreamStart::WithTheLog || self.elected() == RelayRole::Relay;
+        let loaded = self.published.begin(&self.db, conn, loaded, starts).await?;
+        self.apart = None;
         // Only now: dependencies looked up before this snapshot may be of an earlier schema, and the snapshot does not show
         // that change.
         self.db.follow_schema(self.fences.change_schema());

@@ -46,6 +46,11 @@ impl Follower {
             Some(RelayEvent::SyncRequest(request)) => self.relaying.receive(request),
             Some(RelayEvent::Batch(batch)) => match self.apply_batch(&batch) {
                 Some(true) => RelayStep::FollowRelay,
+                // A node without a stream can join only from a newer snapshot.
+                None if self.apart.is_some() => {
+                    self.read = None;
+                    RelayStep::Poll
+                }
                 _ => RelayStep::Wait,
             },
         }
@@ -110,6 +115,8 @@ impl Follower {
     async fn apply(&mut self) -> &'static str {
         self.role.send_replace(RelayRole::Relayed);
         self.relaying = RelayState::default();
+        self.published.stop();
+        self.apart = None;
         loop {
             let event = tokio::select! {
                 event = next_of(&mut self.relay) => event,

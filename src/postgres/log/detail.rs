@@ -23,12 +23,15 @@ pub(super) struct Budget {
     pub(super) keys: i64,
 }
 
+/// The maximum number of tags that a node takes at a time.
+pub(crate) const MOST_KEYS: i64 = 50_000;
+
 impl ChangeDetail {
     pub(super) const fn budget(self) -> Budget {
         match self {
-            Self::Rows => Budget { rows: 50_000, bytes: 8 << 20, keys: 50_000 },
+            Self::Rows => Budget { rows: 50_000, bytes: 8 << 20, keys: MOST_KEYS },
             Self::Tables | Self::Nothing => {
-                Budget { rows: 1_000_000, bytes: 8 << 20, keys: 50_000 }
+                Budget { rows: 1_000_000, bytes: 8 << 20, keys: MOST_KEYS }
             }
         }
     }

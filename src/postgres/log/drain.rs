@@ -32,6 +32,8 @@ pub(crate) struct Drained {
     pub(crate) overflowed: bool,
     /// The schema was changed, as recorded by event triggers.
     pub(crate) reshaped: bool,
+    /// The changes of some tables are read from the write-ahead log.
+    pub(crate) published: bool,
     /// Whether commits reliably wake the listener.
     pub(crate) wakeups: bool,
     /// Whether NOTIFY is suppressed now.
@@ -88,6 +90,7 @@ pub(super) async fn attempt(
         renamed: row.try_get("renamed")?,
         overflowed: detail == ChangeDetail::Nothing,
         reshaped: row.try_get("reshaped")? && !is_broken("schema"),
+        published: row.try_get("published")?,
         wakeups: row.try_get("wakeups")?,
         notify_suppressed: row.try_get::<Option<bool>, _>("notify_suppressed")?.unwrap_or(false),
     }))

@@ -21,6 +21,8 @@ pub(crate) struct LoadedLog {
     pub(crate) seen: Position,
     /// The fingerprint has changed recently: other nodes may not have noticed it yet.
     pub(crate) settles: bool,
+    /// The changes of some tables are read from the write-ahead log.
+    pub(crate) published: bool,
     pub(crate) wakeups: bool,
 }
 
@@ -46,6 +48,7 @@ pub(super) async fn attempt(
         fences: tags.into_iter().zip(fences).collect(),
         seen,
         settles: row.try_get("settles")?,
+        published: row.try_get("published")?,
         wakeups: row.try_get("wakeups")?,
     })
 }
@@ -64,6 +67,7 @@ pub(crate) async fn cold(conn: impl PgExecutor<'_>) -> Result<LoadedLog, sqlx::E
         fences: Vec::new(),
         seen: drained.seen,
         settles: true,
+        published: drained.published,
         wakeups: drained.wakeups,
     })
 }

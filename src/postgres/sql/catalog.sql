@@ -80,6 +80,11 @@ rows (catalogue, object, part, age) as (
     -- Security labels, by which an extension may show different values to different roles.
     select 23, objoid, objsubid, age(xmin) from pg_seclabel
         where classoid = 'pg_class'::regclass::oid and objoid = any (array(select oid from relations))
+    union all
+    select 24, oid, 0, age(xmin) from pg_publication where pubname = 'tidegate'::name
+    union all
+    select 25, oid, 0, age(xmin) from pg_publication_rel
+        where prpubid in (select oid from pg_publication where pubname = 'tidegate'::name)
 ),
 -- hashint8extended combines both halves of its argument by XOR. So the object and the transaction are hashed one after the
 -- other: as two halves, rows of two objects that one transaction rewrites, such as those of a type and its array type, could

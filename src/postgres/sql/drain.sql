@@ -84,6 +84,10 @@ looked as (
         pg_walfile_name(pg_current_wal_insert_lsn()) as wal_file,
         pg_sequence_last_value('tidegate.history'::regclass) as history,
         tidegate.no_wakeups() is null as wakeups,
+        -- As tables.rs decides whether reads may rely on it.
+        exists (select from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
+            where p.pubname = 'tidegate' and p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate
+                and not p.pubviaroot and to_jsonb(r) ->> 'prqual' is null) as published,
         -- If at least $3 transactions have committed since the last drain, hold the lock to suppress the notifications of
         -- the next ones. If the node vanishes, idle_session_timeout releases it after 3 s.
         case when not (select exceeded from budget) and $3 <= (select count(distinct xid) from recent)

@@ -13,6 +13,8 @@ declare
     -- Types of objects that can't affect a result. The command tag does not decide: ALTER INDEX renames tables too.
     unseen constant text[] := array['index', 'statistics object', 'default acl', 'publication', 'publication relation',
         'publication namespace', 'user mapping', 'large object'];
+    -- Nodes learn of the changes of its tables by this publication.
+    ours constant text := '^(.* in publication )?tidegate$';
 begin
     begin
         if tg_event = 'sql_drop' then
@@ -21,14 +23,14 @@ begin
             matters := exists (select from pg_event_trigger_dropped_objects() d
                 where not d.is_temporary and d.address_names[1] is distinct from 'pg_temp'
                     and not (d.object_type = 'cast' and d.object_identity ~ E'\\mpg_temp\\.')
-                    and (d.object_type = any (unseen)) is not true);
+                    and ((d.object_type = any (unseen)) is not true or d.object_identity ~ ours));
         else
             matters := exists (select from (
                     -- `offset 0` applies these conditions first: some other rows have no object to identify.
                     select * from pg_event_trigger_ddl_commands() c
                     where c.command_tag not in ('GRANT', 'REVOKE', 'COMMENT', 'ALTER DEFAULT PRIVILEGES',
                             'REFRESH MATERIALIZED VIEW')
-                        and (c.object_type = any (unseen)) is not true
+                        and ((c.object_type = any (unseen)) is not true or c.object_identity ~ ours)
                     offset 0) c
                 where c.schema_name is distinct from 'pg_temp'
                     and (pg_identify_object_as_address(c.classid, c.objid, 0)).object_names[1]
@@ -72,12 +74,29 @@ when others then
     raise warning 'writes to a table will fail, since a foreign table was added below it: %', sqlerrm
         using hint = 'Run `tidegate uninstall` for the table, or detach the foreign table.';
 end $body$;
+    -- A partition that was added to a published table must not make writes to it fail.
+    publish text := $body$
+begin
+    if coalesce(current_setting('tidegate.sparing', true), '') <> 'on' then
+        perform set_config('tidegate.sparing', 'on', true);
+        perform tidegate.publish_partitions(array(
+            select c.objid from pg_event_trigger_ddl_commands() c where c.classid = 'pg_class'::regclass));
+        perform set_config('tidegate.sparing', '', true);
+    end if;
+exception when undefined_function or invalid_schema_name then
+    -- Nothing is tracked any more.
+when others then
+    raise warning 'writes to a new partition may fail, since it has no replica identity: %', sqlerrm
+        using hint = 'Run `tidegate install --source wal` for the table.';
+end $body$;
     wanted record;
 begin
     if tidegate.no_event_trigger() is null and (select pg_catalog.count(*) from pg_catalog.pg_proc
         where (oid = pg_catalog.to_regproc('tidegate.note_ddl')::oid and prosrc = body)
-            or (oid = pg_catalog.to_regproc('tidegate.note_foreign')::oid and prosrc = spare)) = 2
-        and exists (select from pg_catalog.pg_event_trigger where evtname = 'tidegate_foreign' and evtenabled = 'A')
+            or (oid = pg_catalog.to_regproc('tidegate.note_foreign')::oid and prosrc = spare)
+            or (oid = pg_catalog.to_regproc('tidegate.note_partition')::oid and prosrc = publish)) = 3
+        and (select pg_catalog.count(*) from pg_catalog.pg_event_trigger
+            where evtname in ('tidegate_foreign', 'tidegate_partition') and evtenabled = 'A') = 2
     then
         return;
     end if;
@@ -92,11 +111,15 @@ begin
         'security definer set search_path = pg_catalog, pg_temp as %L', body);
     execute format('create or replace function tidegate.note_foreign() returns event_trigger language plpgsql '
         'security definer set search_path = pg_catalog, pg_temp as %L', spare);
-    revoke all on function tidegate.note_ddl(), tidegate.note_foreign() from public;
+    execute format('create or replace function tidegate.note_partition() returns event_trigger language plpgsql '
+        'security definer set search_path = pg_catalog, pg_temp as %L', publish);
+    revoke all on function tidegate.note_ddl(), tidegate.note_foreign(), tidegate.note_partition() from public;
     for wanted in
         select * from (values ('tidegate_ddl', 'ddl_command_end', 'note_ddl'), ('tidegate_drop', 'sql_drop', 'note_ddl'),
             ('tidegate_foreign', 'ddl_command_end when tag in (''ALTER TABLE'', ''CREATE FOREIGN TABLE'', '
-                '''ALTER FOREIGN TABLE'')', 'note_foreign')) w (name, event, function)
+                '''ALTER FOREIGN TABLE'')', 'note_foreign'),
+            ('tidegate_partition', 'ddl_command_end when tag in (''ALTER TABLE'', ''CREATE TABLE'', '
+                '''CREATE SCHEMA'')', 'note_partition')) w (name, event, function)
     loop
         if not exists (select from pg_catalog.pg_event_trigger where evtname = wanted.name) then
             execute format('create event trigger %I on %s execute function tidegate.%I()', wanted.name, wanted.event,

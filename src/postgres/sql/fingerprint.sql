@@ -10,7 +10,7 @@ with latest as materialized (
 -- those of extensions.
 readable (relation) as materialized (
     select tgrelid from pg_trigger
-    where tgname = 'tidegate_insert' and (select relpersistence <> 't' from pg_class where oid = tgrelid)
+    where tgname in ('tidegate_insert'::name, 'tidegate_published'::name) and (select relpersistence <> 't' from pg_class where oid = tgrelid)
     union all
     select ev_class from pg_rewrite w
     where w.oid >= '16384'::oid and (select relkind = 'v' and relpersistence <> 't' from pg_class where oid = ev_class)

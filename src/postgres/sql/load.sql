@@ -83,4 +83,8 @@ select pg_current_snapshot()::text as snapshot,
     pg_walfile_name(pg_current_wal_insert_lsn()) as wal_file,
     pg_sequence_last_value('tidegate.history'::regclass) as history,
     exists (select from settled where at > clock_timestamp()) as settles,
-    tidegate.no_wakeups() is null as wakeups
+    tidegate.no_wakeups() is null as wakeups,
+    -- As tables.rs decides whether reads may rely on it.
+    exists (select from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
+        where p.pubname = 'tidegate' and p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate
+            and not p.pubviaroot and to_jsonb(r) ->> 'prqual' is null) as published

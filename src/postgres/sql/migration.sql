@@ -17,7 +17,7 @@ begin
             raise exception '`%` is % and can''t be tracked', wanted, family.kinds[1];
         elsif family.several_parents then
             raise exception '`%` inherits from several tables', wanted;
-        elsif family.subscription is not null then
+        elsif family.subscription is not null and not :is_published then
             raise exception 'the subscription `%` writes to `%`, and replicated changes fire no statement trigger',
                 family.subscription, wanted;
         end if;
@@ -37,6 +37,6 @@ begin
         if wrong is not null then
             raise exception 'column `%` of `%` does not exist, or has a type that can''t be declared', wrong, wanted;
         end if;
-        perform tidegate.track(family.root, coalesce(tagged, '{}'), :limit);
+        perform tidegate.:change;
     end loop;
 end $tidegate$;

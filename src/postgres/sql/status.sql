@@ -19,6 +19,14 @@ family (root, member) as (
     select f.root, i.inhrelid from family f join pg_inherits i on i.inhparent = f.member
     join pg_class c on c.oid = i.inhrelid and c.relpersistence <> 't'
 ),
+delivered (oid) as (
+    -- As tables.rs decides whether reads may rely on it.
+    select r.prrelid from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+    where p.pubname = 'tidegate' and p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate and not p.pubviaroot
+        and to_jsonb(r) ->> 'prqual' is null
+    union select i.inhrelid from delivered d join pg_inherits i on i.inhparent = d.oid and not i.inhdetachpending
+    join pg_class c on c.oid = i.inhrelid and c.relispartition
+),
 above_foreign (root, member) as (
     select f.root, i.inhparent from family f join pg_foreign_table t on t.ftrelid = f.member
         join pg_inherits i on i.inhrelid = f.member
@@ -32,6 +40,9 @@ names as (
     where c.oid in (select member from family)
 )
 select r.name as root, m.name as member, event, t.enabled,
+    exists (select from tracked x where x.tgrelid = f.root and x.tgname = 'tidegate_published') as published,
+    c.relkind = 'r' and c.oid not in (select oid from delivered) as unpublished,
+    c.relkind = 'r' and c.relreplident <> 'f' as unidentified,
     array(select a.attname::text from pg_attribute a
         where a.attrelid = f.root and not a.attisdropped and a.attnum::text = any (
             select pg_catalog.unnest(own.numbers) from tracked own where own.tgrelid = f.root)

@@ -79,6 +79,9 @@ begin
             end if;
         end loop;
     end loop;
+    if tidegate.unpublish(root) then
+        changed := true;
+    end if;
     if changed then
         insert into tidegate.log (tags) values (array[base, base || '!']);
     end if;
@@ -121,6 +124,7 @@ begin
                 member::regclass);
         end loop;
     end loop;
+    perform tidegate.unpublish(root);
     insert into tidegate.log (tags) values (array[base, base || '!']);
 end $$;
 

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 
 use super::error::SchemaError;
 use super::table::TableFamily;
-use super::{Triggers, begin};
+use super::{ChangeSource, Triggers, begin};
 
 const TABLES: &str = include_str!("../sql/discover.sql");
 
@@ -38,7 +38,10 @@ impl Triggers {
         let mut transaction = begin(conn).await?;
         let names: Vec<String> = sqlx::query_scalar(TABLES).fetch_all(&mut *transaction).await?;
         for name in names {
-            match TableFamily::find(&mut transaction, &name).await?.trackable() {
+            match TableFamily::find(&mut transaction, &name)
+                .await?
+                .trackable(ChangeSource::Triggers)
+            {
                 Ok(_) => found = found.table(&name),
                 Err(reason) => untrackable.push(reason),
             }

@@ -54,6 +54,12 @@ pub enum SchemaError {
         /// What Postgres said.
         source: sqlx::Error,
     },
+    /// `wal_level` is not `logical`, as logical replication needs.
+    #[error(
+        "wal_level is not logical: set it to logical (on RDS, rds.logical_replication to 1) and restart the server, or \
+         install triggers instead"
+    )]
+    WalLevel,
     /// Standbys take no changes.
     #[error("the server is a standby: connect to the primary")]
     Standby,

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::Triggers;
 use super::schema::{EVENT_TRIGGERS, SCHEMA, TRACK, VERSION};
+use super::{ChangeSource, Triggers};
 use crate::postgres::quote::string;
 
 /// Records the version. The migration writes no mark: the first node that starts does, after the migration has committed.
@@ -62,6 +62,14 @@ impl Triggers {
 
     fn of_tables(&self) -> String {
         let limit = i32::try_from(self.row_limit).unwrap_or(i32::MAX);
+        let (change, is_published) = match self.source {
+            ChangeSource::Triggers => {
+                (format!("track(family.root, coalesce(tagged, '{{}}'), {limit})"), false)
+            }
+            ChangeSource::LogicalReplication => {
+                ("publish(family.root, coalesce(tagged, '{}'))".to_owned(), true)
+            }
+        };
         let relation = include_str!("../sql/relation.sql");
         let columns_sql = include_str!("../sql/columns.sql").replace("$1", "family.root");
         let declared = self.tables.iter().flat_map(|(table, columns)| {
@@ -72,7 +80,8 @@ impl Triggers {
             .replace(":relation_of_owner", &relation.replace("$1", "d.owner"))
             .replace(":relation", &relation.replace("$1", "wanted"))
             .replace(":columns\n", &columns_sql)
-            .replace(":limit", &limit.to_string())
+            .replace(":change", &change)
+            .replace(":is_published", if is_published { "true" } else { "false" })
             .replace(
                 ":names",
                 &format!(

@@ -5,9 +5,9 @@ use sqlx::PgConnection;
 use super::error::{SchemaError, within};
 
 /// The version of the SQL in `sql/`. Bump it with each change there.
-pub(super) const VERSION: i32 = 10;
+pub(super) const VERSION: i32 = 11;
 
-pub(super) const SCHEMA: [&str; 9] = [
+pub(super) const SCHEMA: [&str; 10] = [
     include_str!("../sql/schema.sql"),
     include_str!("../sql/names.sql"),
     include_str!("../sql/note.sql"),
@@ -16,6 +16,7 @@ pub(super) const SCHEMA: [&str; 9] = [
     include_str!("../sql/own.sql"),
     include_str!("../sql/marks.sql"),
     include_str!("../sql/ddl.sql"),
+    include_str!("../sql/publish.sql"),
     TRACK,
 ];
 

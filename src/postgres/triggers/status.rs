@@ -8,6 +8,7 @@ use sqlx::{FromRow, PgConnection, Row};
 
 use super::error::{SchemaError, within};
 use super::schema::{VERSION, installed_version};
+use super::source::ChangeSource;
 
 /// The first version of the schema that has event triggers.
 const WITH_EVENT_TRIGGERS: i32 = 5;
@@ -53,10 +54,15 @@ pub struct TableStatus {
     pub name: String,
     /// The columns that changes are keyed by.
     pub columns: Vec<String>,
-    /// Four for each table of the family.
+    /// How nodes find out about its changes.
+    pub source: ChangeSource,
+    /// Four for each table of the family; none if the family is published.
     pub triggers: Vec<TriggerStatus>,
-    /// The subscriptions that write to any table of the family. Replicated changes fire no statement trigger, so reads of
-    /// the family are not cached.
+    /// The tables of a published family that the publication `tidegate` does not cover. Their changes would go
+    /// unnoticed, so reads of the family are not cached.
+    pub unpublished: Vec<String>,
+    /// The subscriptions that write to any table of the family. Replicated changes fire no statement trigger, so unless
+    /// the family is published, its reads are not cached.
     pub subscriptions: Vec<String>,
     /// The foreign tables of the family. Their server may change them without a trigger, so reads of the family are not
     /// cached.
@@ -67,13 +73,18 @@ pub struct TableStatus {
 }
 
 impl TableStatus {
-    /// Whether every change is recorded, judged by the state of the triggers, the subscriptions and the foreign tables.
+    /// Whether every change is recorded: the family has no foreign table, and either the publication covers all its
+    /// tables, or all its triggers fire on every change and no subscription writes to it.
     /// This does not consider [`warnings`](Self::warnings).
     pub fn is_sound(&self) -> bool {
         let always = |trigger: &TriggerStatus| trigger.state == TriggerState::Always;
-        self.subscriptions.is_empty()
-            && self.foreign_tables.is_empty()
-            && self.triggers.iter().all(always)
+        self.foreign_tables.is_empty()
+            && match self.source {
+                ChangeSource::Triggers => {
+                    self.subscriptions.is_empty() && self.triggers.iter().all(always)
+                }
+                ChangeSource::LogicalReplication => self.unpublished.is_empty(),
+            }
     }
 }
 
@@ -109,6 +120,9 @@ struct TriggerRow {
     member: String,
     event: String,
     enabled: Option<String>,
+    published: bool,
+    unpublished: bool,
+    unidentified: bool,
     columns: Vec<String>,
     warnings: Vec<String>,
     subscriptions: Vec<String>,
@@ -122,6 +136,9 @@ impl FromRow<'_, PgRow> for TriggerRow {
             member: row.try_get("member")?,
             event: row.try_get("event")?,
             enabled: row.try_get("enabled")?,
+            published: row.try_get("published")?,
+            unpublished: row.try_get("unpublished")?,
+            unidentified: row.try_get("unidentified")?,
             columns: row.try_get("columns")?,
             warnings: row.try_get("warnings")?,
             subscriptions: row.try_get("subscriptions")?,
@@ -174,14 +191,34 @@ async fn no_event_trigger(
 fn families(triggers: Vec<TriggerRow>) -> Vec<TableStatus> {
     let mut families: BTreeMap<String, TableStatus> = BTreeMap::new();
     for trigger in triggers {
+        let source = match trigger.published {
+            true => ChangeSource::LogicalReplication,
+            false => ChangeSource::Triggers,
+        };
         let family = families.entry(trigger.root.clone()).or_insert_with(|| TableStatus {
             name: trigger.root,
             columns: trigger.columns,
+            source,
             triggers: Vec::new(),
+            unpublished: Vec::new(),
             subscriptions: trigger.subscriptions,
             foreign_tables: trigger.foreign_tables,
             warnings: trigger.warnings,
         });
+        if trigger.published {
+            // Each table comes once for each event.
+            if trigger.event == "insert" {
+                if trigger.unidentified {
+                    family.warnings.push(format!(
+                        "{} does not have REPLICA IDENTITY FULL: a change of it may count as a change of all rows, and \
+                         UPDATE and DELETE fail if it has no replica identity at all",
+                        trigger.member
+                    ));
+                }
+                family.unpublished.extend(trigger.unpublished.then_some(trigger.member));
+            }
+            continue;
+        }
         let state = state(trigger.enabled.as_deref());
         family.triggers.push(TriggerStatus { table: trigger.member, event: trigger.event, state });
     }

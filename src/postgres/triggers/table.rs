@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 use sqlx::postgres::types::Oid;
 
 use super::error::{SchemaError, within};
+use super::source::ChangeSource;
 
 /// The root of a family of tables.
 pub(super) struct TableFamily {
@@ -13,6 +14,8 @@ pub(super) struct TableFamily {
     name: String,
     /// Why it can't be tracked.
     untrackable: Option<SchemaError>,
+    /// The subscription that writes to it, which triggers don't see.
+    subscription: Option<String>,
 }
 
 /// The root, its name, the kinds of relations in the family that can't be tracked, whether a table has several parents, and
@@ -31,10 +34,11 @@ struct TrackedColumn {
 pub(super) async fn families(
     conn: &mut PgConnection,
     tables: &BTreeMap<String, Vec<String>>,
+    source: ChangeSource,
 ) -> Result<Vec<(TableFamily, Vec<String>)>, SchemaError> {
     let mut families: Vec<(TableFamily, Vec<String>)> = Vec::new();
     for (name, columns) in tables {
-        let table = TableFamily::find(conn, name).await?.trackable()?;
+        let table = TableFamily::find(conn, name).await?.trackable(source)?;
         match families.iter_mut().find(|(known, _)| known.root == table.root) {
             Some((_, declared)) => declared.extend_from_slice(columns),
             None => families.push((table, columns.clone())),
@@ -56,14 +60,20 @@ impl TableFamily {
         } else if several_parents {
             Some(SchemaError::SeveralParents(name))
         } else {
-            subscription.map(|by| SchemaError::Subscribed(root_name.clone(), by))
+            None
         };
-        Ok(Self { root, name: root_name, untrackable })
+        Ok(Self { root, name: root_name, untrackable, subscription })
     }
 
     /// Returns `self`, or the error why it can't be tracked.
-    pub(super) fn trackable(mut self) -> Result<Self, SchemaError> {
-        self.untrackable.take().map_or(Ok(self), Err)
+    pub(super) fn trackable(mut self, source: ChangeSource) -> Result<Self, SchemaError> {
+        match (self.untrackable.take(), self.subscription.take(), source) {
+            (Some(why), ..) => Err(why),
+            (None, Some(by), ChangeSource::Triggers) => {
+                Err(SchemaError::Subscribed(self.name.clone(), by))
+            }
+            _ => Ok(self),
+        }
     }
 
     /// The columns that changes are keyed by: those of the primary key whose type allows it, then the declared ones.
@@ -122,6 +132,17 @@ impl TableFamily {
         let track = sqlx::query("select tidegate.track($1, $2, $3)");
         let track = track.bind(self.root).bind(columns).bind(limit);
         track.execute(conn).await.map_err(within(&self.name))?;
+        Ok(())
+    }
+
+    /// Publishes the table, instead of recording its changes by triggers.
+    pub(super) async fn publish(
+        &self,
+        conn: &mut PgConnection,
+        columns: &[String],
+    ) -> Result<(), SchemaError> {
+        let publish = sqlx::query("select tidegate.publish($1, $2)").bind(self.root).bind(columns);
+        publish.execute(conn).await.map_err(within(&self.name))?;
         Ok(())
     }
 

@@ -164,7 +164,7 @@ async fn a_superusers_install_creates_event_triggers_and_uninstall_drops_them() 
     let mut bed = Bed::new(USERS, users()).await;
     assert_eq!(Triggers::status(&mut bed.conn).await.unwrap().no_event_trigger, None);
     let triggers = "select count(*) from pg_event_trigger";
-    assert_eq!(bed.server.psql(triggers).await.unwrap(), "3");
+    assert_eq!(bed.server.psql(triggers).await.unwrap(), "4");
     bed.server.psql("alter event trigger tidegate_ddl disable").await.unwrap();
     let why = Triggers::status(&mut bed.conn).await.unwrap().no_event_trigger.unwrap();
     assert!(why.contains("ALWAYS"), "{why}");

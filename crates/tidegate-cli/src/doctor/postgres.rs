@@ -3,7 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use sqlx::PgConnection;
-use tidegate::{Changes, Database, DatabaseOptions, SchemaStatus, TableStatus, Triggers};
+use tidegate::{
+    ChangeSource, Changes, Database, DatabaseOptions, SchemaStatus, TableStatus, Triggers,
+};
 use tokio::time::Instant;
 
 use super::Check;
@@ -73,6 +75,9 @@ async fn of_primary(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> 
     match Triggers::status(&mut *conn).await {
         Ok(status) => {
             of_schema(&status, &mut checks);
+            if status.tables.iter().any(|table| table.source == ChangeSource::LogicalReplication) {
+                checks.push(of_retained(&mut *conn).await?);
+            }
             checks.push(of_writers(&Facts::read(conn).await?));
         }
         Err(error) => checks.push(Check::bad("schema tidegate", error)),
@@ -131,9 +136,11 @@ fn of_schema(status: &SchemaStatus, checks: &mut Vec<Check>) {
 fn of_table(table: &TableStatus) -> Vec<Check> {
     let what = format!("table {}", table.name);
     let triggers = if table.is_sound() {
-        Check::good(&what, "every change is recorded")
+        Check::good(&what, "every change is seen")
     } else {
-        let found = if !table.subscriptions.is_empty() {
+        let found = if !table.unpublished.is_empty() {
+            "some of its tables are not in the publication tidegate"
+        } else if !table.subscriptions.is_empty() {
             "a subscription writes to it without firing triggers"
         } else if !table.foreign_tables.is_empty() {
             "a child or partition of it is a foreign table, whose server may change it unnoticed"
@@ -144,6 +151,24 @@ fn of_table(table: &TableStatus) -> Vec<Check> {
     };
     let warnings = table.warnings.iter().map(|warning| Check::warning(&what, warning));
     [triggers].into_iter().chain(warnings).collect()
+}
+
+/// What bounds the write-ahead log that the server keeps for a node that hangs. A slot ends with its connection.
+async fn of_retained(conn: &mut PgConnection) -> Result<Check, sqlx::Error> {
+    let query =
+        "select current_setting('max_slot_wal_keep_size'), current_setting('wal_sender_timeout')";
+    let (most, timeout): (String, String) = sqlx::query_as(query).fetch_one(conn).await?;
+    Ok(match (most.as_str(), timeout.as_str()) {
+        ("-1", "0") => {
+            Check::warning("retained WAL", "a node that hangs can fill the primary's disk")
+                .mend("set wal_sender_timeout or max_slot_wal_keep_size")
+        }
+        ("-1", _) => {
+            let found = format!("the stream of a node that hangs ends after {timeout}");
+            Check::good("retained WAL", found)
+        }
+        _ => Check::good("retained WAL", format!("at most {most} for a node that hangs")),
+    })
 }
 
 fn of_writers(facts: &Facts) -> Check {

@@ -5,13 +5,17 @@ use tokio::process::Command;
 
 use crate::Failure;
 
-/// Runs it with these options; returns the transactions a second that it counted.
-pub(crate) async fn pgbench(server: &Postgres, options: &[&str]) -> Result<f64, Failure> {
+/// Runs it with these options on the database of a URL; returns the transactions a second that it counted.
+pub(crate) async fn pgbench(
+    server: &Postgres,
+    url: &str,
+    options: &[&str],
+) -> Result<f64, Failure> {
     let program = server.program("pgbench");
     let output = Command::new(&program)
         .args(["-n", "-M", "prepared", "-j", "1"])
         .args(options)
-        .arg(server.url())
+        .arg(url)
         .kill_on_drop(true)
         .output()
         .await

@@ -23,6 +23,7 @@ use super::pgbench::pgbench;
 use super::spread::quantile;
 use crate::Failure;
 use crate::output::Output;
+use crate::source::Source;
 
 /// The pause between two polls, which limits the precision of the results.
 const LOOKS: Duration = Duration::from_micros(100);
@@ -49,6 +50,9 @@ pub(crate) struct Options {
     /// Rate of other writes per second, each a transaction on one row
     #[arg(long, default_value_t = 5000)]
     rate: u32,
+    /// Where nodes learn of changes
+    #[arg(long, value_enum, default_value_t = Source::Triggers)]
+    source: Source,
 }
 
 #[derive(Debug, Serialize)]
@@ -76,7 +80,7 @@ pub(crate) async fn run(options: Options, output: Output) -> Result<ExitCode, Fa
     if options.nodes == 0 || options.seconds == 0 {
         return Err("at least one node and one second are needed".into());
     }
-    let mut world = World::start(options.nodes).await?;
+    let mut world = World::start(options.nodes, options.source).await?;
     let mut load = vec![world.measure(options.seconds, 0).await?];
     if options.rate > 0 {
         load.push(world.measure(options.seconds, options.rate).await?);
@@ -92,11 +96,12 @@ struct World {
 }
 
 impl World {
-    async fn start(count: usize) -> Result<Self, Failure> {
-        let postgres = Postgres::start_with(&[("max_connections", "300")]).await?;
+    async fn start(count: usize, source: Source) -> Result<Self, Failure> {
+        let settings = [("max_connections", "300"), ("wal_level", "logical")];
+        let postgres = Postgres::start_with(&settings).await?;
         postgres.psql(&schema()).await?;
         let mut writer = PgConnection::connect(&postgres.url()).await?;
-        Triggers::new().table("items").install(&mut writer).await?;
+        Triggers::new().source(source.into()).table("items").install(&mut writer).await?;
         let mut nodes = Vec::new();
         for _ in 0..count {
             nodes.push(Node::start(&postgres.url()).await?);
@@ -151,7 +156,8 @@ async fn load(postgres: &Postgres, seconds: u32, rate: u32) -> Result<f64, Failu
     std::fs::write(&script, format!("\\set id random(2, {ROWS})\n{update}\n"))?;
     let (script, rate, seconds) =
         (script.display().to_string(), rate.to_string(), seconds.to_string());
-    pgbench(postgres, &["-f", &script, "-c", "8", "-R", &rate, "-T", &seconds]).await
+    pgbench(postgres, &postgres.url(), &["-f", &script, "-c", "8", "-R", &rate, "-T", &seconds])
+        .await
 }
 
 /// Writes repeatedly, and measures how long any node serves the previous data, in milliseconds.

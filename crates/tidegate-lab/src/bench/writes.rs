@@ -3,16 +3,13 @@
 use std::fmt::{Display, Formatter};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::postgres::PgListener;
 use sqlx::{Connection, PgConnection};
-use tidegate::{Cache, DatabaseOptions, Listener, Memory, Triggers};
+use tidegate::{Cache, ChangeSource, DatabaseOptions, Listener, Memory, Triggers};
 use tidegate_testing::{Postgres, Scratch};
-use tidegate_wal::{KeyColumns, Stream, StreamError, StreamOptions};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
 
 use super::pgbench::pgbench;
 use super::spread::Spread;
@@ -48,7 +45,8 @@ enum Table {
     Tracked,
     /// A trigger that sends a `NOTIFY` for each changed row, as is often advised, and a listener.
     Notifying,
-    /// No trigger: a publication, and a stream of its changes that takes one watermark after another.
+    /// No trigger: a node that reads the write-ahead log. Its table is in a database of its own, since a node reads either
+    /// all of a database's sources or none.
     Published,
 }
 
@@ -105,7 +103,6 @@ enum Audience {
     Nobody,
     Node(Listener),
     Naive(JoinHandle<()>),
-    Stream(JoinHandle<Result<(), StreamError>>),
 }
 
 impl Bench {
@@ -119,6 +116,11 @@ impl Bench {
         postgres.psql(&schema(options.rows)).await?;
         let mut conn = PgConnection::connect(&postgres.url()).await?;
         Triggers::new().table("tracked").install(&mut conn).await?;
+        let published = postgres.create_database("published").await?;
+        postgres.psql_at(&published, &schema(options.rows)).await?;
+        let mut conn = PgConnection::connect(&published).await?;
+        let source = ChangeSource::LogicalReplication;
+        Triggers::new().source(source).table("published").install(&mut conn).await?;
         let scripts = Scratch::new()?;
         for table in TABLES {
             std::fs::write(script(&scripts, table), update(table.name(), options.rows))?;
@@ -147,23 +149,33 @@ impl Bench {
 
     /// Runs the writes; returns transactions per second.
     async fn rate(&self, table: Table, clients: u32, seconds: u32) -> Result<f64, Failure> {
-        self.postgres.psql(&format!("vacuum analyze {}; checkpoint", table.name())).await?;
+        let url = self.url(table);
+        let prepare = format!("vacuum analyze {}; checkpoint", table.name());
+        self.postgres.psql_at(&url, &prepare).await?;
         let (script, clients, seconds) = (
             script(&self.scripts, table).display().to_string(),
             clients.to_string(),
             seconds.max(1).to_string(),
         );
         let audience = self.audience(table).await?;
-        let rate = pgbench(&self.postgres, &["-c", &clients, "-T", &seconds, "-f", &script]).await;
-        audience.leave().await?;
+        let options = ["-c", &clients, "-T", &seconds, "-f", &script];
+        let rate = pgbench(&self.postgres, &url, &options).await;
+        audience.leave();
         rate
     }
 
+    fn url(&self, table: Table) -> String {
+        match table {
+            Table::Published => self.postgres.url_of("published"),
+            _ => self.postgres.url(),
+        }
+    }
+
     async fn audience(&self, table: Table) -> Result<Audience, Failure> {
-        let url = self.postgres.url();
+        let url = self.url(table);
         Ok(match table {
             Table::Untriggered => Audience::Nobody,
-            Table::Tracked => {
+            Table::Tracked | Table::Published => {
                 let db = DatabaseOptions::new(url).connect().await?;
                 let cache = Cache::new(Memory::new(1 << 20));
                 Audience::Node(Listener::spawn(&db, &cache).await?)
@@ -173,46 +185,18 @@ impl Bench {
                 listener.listen("naive").await?;
                 Audience::Naive(tokio::spawn(async move { while listener.recv().await.is_ok() {} }))
             }
-            Table::Published => {
-                let keyed = KeyColumns::default().with("public", "published", ["id"]);
-                let stream = Stream::start(&StreamOptions::from_url(&url)?, keyed).await?;
-                let conn = PgConnection::connect(&url).await?;
-                Audience::Stream(tokio::spawn(follow(stream, conn)))
-            }
         })
     }
 }
 
-/// How long a node rests after a look at the log, at least.
-const REST: Duration = Duration::from_millis(10);
-
-/// Takes a watermark whenever something has changed, and rests as a node does.
-async fn follow(mut stream: Stream, mut conn: PgConnection) -> Result<(), StreamError> {
-    loop {
-        stream.changed().await?;
-        let began = Instant::now();
-        stream.announce(&mut conn).await?;
-        stream.reach().await?;
-        let took = began.elapsed();
-        sleep((took * 4).min(took.max(REST))).await;
-    }
-}
-
 impl Audience {
-    /// Ends it. A stream that has failed is an error: it cost nothing then.
-    async fn leave(self) -> Result<(), Failure> {
+    /// Ends it.
+    fn leave(self) {
         match self {
             Self::Nobody => {}
             Self::Node(node) => node.stop(),
             Self::Naive(task) => task.abort(),
-            Self::Stream(task) => {
-                task.abort();
-                if let Ok(ended) = task.await {
-                    ended?;
-                }
-            }
         }
-        Ok(())
     }
 }
 
@@ -239,9 +223,7 @@ fn schema(rows: u32) -> String {
     let naive = "create function naive() returns trigger language plpgsql as $$ \
                  begin perform pg_notify('naive', tg_table_name || ':' || new.id); return null; end $$; \
                  create trigger naive after update on notifying for each row execute function naive();";
-    let published = "alter table published replica identity full; \
-                     create publication tidegate for table published;";
-    tables.concat() + naive + published
+    tables.concat() + naive
 }
 
 fn update(table: &str, rows: u32) -> String {

@@ -14,6 +14,7 @@ use super::redis::{SharedRedis, Topology};
 use super::schema::TABLES;
 use super::{GROUPS, ROWS};
 use crate::Failure;
+use crate::source::Source;
 
 /// The servers' state that tasks share.
 pub(crate) struct Cluster {
@@ -41,7 +42,11 @@ pub(crate) struct Servers {
 }
 
 impl Cluster {
-    pub(crate) async fn start(nodes: usize, redis: Topology) -> Result<Self, Failure> {
+    pub(crate) async fn start(
+        nodes: usize,
+        redis: Topology,
+        source: Source,
+    ) -> Result<Self, Failure> {
         // Flush uncommitted records late, so that a crash loses something.
         // Keep enough of the log for a standby that was down or did not replay, whatever checkpoints came in between.
         // Limit the delay of replay: a standby that replays a TRUNCATE holds its lock until the commit. If it waits for the
@@ -51,9 +56,12 @@ impl Cluster {
             ("wal_writer_delay", "10s"),
             ("wal_keep_size", "1GB"),
             ("max_standby_streaming_delay", "2s"),
+            ("wal_level", "logical"),
+            ("max_replication_slots", "20"),
+            ("max_wal_senders", "20"),
         ];
         let primary = Postgres::start_with(&settings).await?;
-        set_up(&primary).await?;
+        set_up(&primary, source).await?;
         let standbys = vec![primary.standby().await?, primary.standby().await?];
         let redis = SharedRedis::start(redis, nodes).await?;
         let name = FaultProxy::start(primary.addr()).await?;
@@ -131,14 +139,15 @@ impl Cluster {
     }
 }
 
-async fn set_up(primary: &Postgres) -> Result<(), Failure> {
+async fn set_up(primary: &Postgres, source: Source) -> Result<(), Failure> {
     let rows = (0..ROWS).map(|row| format!("({row}, 0, {})", first_group(row)));
     let rows = rows.collect::<Vec<_>>().join(", ");
     let table = "create table rows (id int primary key, version bigint not null, grp int not null)";
     primary.psql(&format!("{table}; insert into rows values {rows}; {TABLES}")).await?;
     let mut conn = PgConnection::connect(&primary.url()).await?;
     // Record changes of all rows as bulk changes.
-    let triggers = Triggers::new().columns("rows", &["grp"]).row_limit(GROUPS);
+    let triggers = Triggers::new().source(source.into()).columns("rows", &["grp"]);
+    let triggers = triggers.row_limit(GROUPS);
     let others = ["labels", "wide", "east", "west"];
     others.into_iter().fold(triggers, Triggers::table).install(&mut conn).await?;
     Ok(())

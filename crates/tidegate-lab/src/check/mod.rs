@@ -42,6 +42,7 @@ use tokio::task::JoinSet;
 
 use super::Failure;
 use super::progress::Progress;
+use crate::source::Source;
 use clock::Monotonic;
 use cluster::Cluster;
 use history::History;
@@ -87,6 +88,9 @@ pub(crate) struct Options {
     /// Topology of Redis
     #[arg(long, value_enum, default_value_t = Topology::Server)]
     redis: Topology,
+    /// Where nodes learn of changes
+    #[arg(long, value_enum, default_value_t = Source::Triggers)]
+    source: Source,
     /// Inject no faults
     #[arg(long)]
     calm: bool,
@@ -118,7 +122,7 @@ impl Run {
 pub(crate) async fn run(options: Options) -> Result<ExitCode, Failure> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("seed {seed} (to repeat the faults: --seed {seed})");
-    let cluster = Arc::new(Cluster::start(options.nodes, options.redis).await?);
+    let cluster = Arc::new(Cluster::start(options.nodes, options.redis, options.source).await?);
     let epoch = cluster.first_epoch().await?;
     let run = Arc::new(Run {
         history: History::new(epoch),

@@ -69,8 +69,6 @@ fn each_kind_of_message_is_decoded() {
         [
             RowMessage::Relation(RelationMessage {
                 relation,
-                schema: "public",
-                table: "items",
                 identity: ReplicaIdentity::Part,
                 columns: vec![column("id", true), column("name", false)],
             }),

@@ -1,7 +1,8 @@
 //! Tables, their inheritance tree, and whether every change to them is recorded.
 //!
 //! A statement fires the triggers of the table that it names, whichever table of the tree holds the rows. So a read is
-//! covered if the table, all its ancestors and all its descendants have triggers; the tag is that of the topmost parent.
+//! covered if the table, all its ancestors and all its descendants have triggers, or if all that hold rows are published; the
+//! tag is that of the topmost parent.
 
 use sqlx::PgConnection;
 
@@ -25,6 +26,16 @@ with recursive up (oid) as (
     where not pg_catalog.pg_is_other_temp_schema(c.relnamespace)
 ), family as (
     select oid from up union select oid from down
+), published (oid) as (
+    select r.prrelid from pg_catalog.pg_publication p
+    join pg_catalog.pg_publication_rel r on r.prpubid = p.oid
+    where p.pubname = 'tidegate' and p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate and not p.pubviaroot
+      -- Postgres 14 has no row filters, and no column for them.
+      and pg_catalog.to_jsonb(r) ->> 'prqual' is null
+    union
+    select i.inhrelid from published p
+    join pg_catalog.pg_inherits i on i.inhparent = p.oid and not i.inhdetachpending
+    join pg_catalog.pg_class c on c.oid = i.inhrelid and c.relispartition
 )
 select c.oid::int8, s.nspname::text, c.relname::text, c.relkind::text,
        (select pg_catalog.count(*) from pg_catalog.pg_inherits i where i.inhrelid = c.oid),
@@ -49,11 +60,15 @@ select c.oid::int8, s.nspname::text, c.relname::text, c.relkind::text,
                and a.atttypid <> 'pg_catalog.oid'::pg_catalog.regtype::oid
                and not exists (select from pg_catalog.pg_collation l
                                where l.oid = a.attcollation and not l.collisdeterministic)
-               and t.tgname in ('tidegate_insert', 'tidegate_update', 'tidegate_delete')
-             group by a.attname, a.attnum having pg_catalog.count(*) = 3
+               and t.tgname in ('tidegate_insert', 'tidegate_update', 'tidegate_delete', 'tidegate_published')
+             group by a.attname, a.attnum
+             having pg_catalog.count(*) = 3 or pg_catalog.bool_or(t.tgname = 'tidegate_published')
              order by not exists (select from pg_catalog.pg_index i
                                   where i.indrelid = c.oid and i.indisprimary
-                                    and a.attnum = any (i.indkey::int2[])), a.attnum)
+                                    and a.attnum = any (i.indkey::int2[])), a.attnum),
+       -- Another access method than heap may not write its changes for logical replication.
+       c.relkind <> 'r' or c.relpersistence = 'p' and c.oid in (select p.oid from published p)
+           and exists (select from pg_catalog.pg_am m where m.oid = c.relam and m.amname = 'heap')
 from family f
 join pg_catalog.pg_class c on c.oid = f.oid
 join pg_catalog.pg_namespace s on s.oid = c.relnamespace";
@@ -68,6 +83,8 @@ struct FamilyMember {
     subscribed: bool,
     /// What all its triggers tag, by the second of their arguments.
     columns: Vec<String>,
+    /// Whether its changes are in the stream of the publication, if it holds rows.
+    published: bool,
 }
 
 /// The topmost parent of a table, by oid and as what an answer depends on.
@@ -81,9 +98,13 @@ pub(super) async fn tracked(
     }
     let unknown = || Unanalyzable::UnknownRelation(table.name.clone());
     let root = family.iter().find(|member| member.parents == 0).ok_or_else(unknown)?;
+    let is_published = family.iter().all(|member| member.published);
     for member in &family {
         if member.kind == "f" {
             return Err(Unanalyzable::ForeignTable(member.name.clone()).into());
+        }
+        if is_published {
+            continue;
         }
         if member.subscribed {
             return Err(Unanalyzable::SubscribedTable(member.name.clone()).into());
@@ -101,17 +122,12 @@ pub(super) async fn tracked(
 }
 
 async fn family(conn: &mut PgConnection, oid: i64) -> Result<Vec<FamilyMember>, sqlx::Error> {
-    type Row = (i64, String, String, String, i64, bool, bool, Vec<String>);
+    type Row = (i64, String, String, String, i64, bool, bool, Vec<String>, bool);
     let rows: Vec<Row> = sqlx::query_as(FAMILY).bind(oid).fetch_all(conn).await?;
-    let member =
-        |(oid, schema, name, kind, parents, tracked, subscribed, columns): Row| FamilyMember {
-            oid,
-            name: tag_name(&schema, &name),
-            kind,
-            parents,
-            tracked,
-            subscribed,
-            columns,
-        };
+    let member = |row: Row| {
+        let (oid, schema, name, kind, parents, tracked, subscribed, columns, published) = row;
+        let name = tag_name(&schema, &name);
+        FamilyMember { oid, name, kind, parents, tracked, subscribed, columns, published }
+    };
     Ok(rows.into_iter().map(member).collect())
 }

@@ -29,6 +29,7 @@ pub(super) async fn put_back(
     copied?;
     sleep(hold).await;
     let _closed = cluster.gate.write().await;
+    close(&mut admin).await?;
     run_sql(&mut admin, &format!("drop database {NAME} with (force)")).await?;
     let survived = "select version from rows order by id";
     let survived = servers.primary.psql_at(&servers.primary.url_of(COPY), survived).await?;
@@ -44,13 +45,26 @@ pub(super) async fn put_back(
 
 /// Copies the database while there are no connections to it, as Postgres requires.
 async fn copy(admin: &mut PgConnection) -> Result<(), Failure> {
+    close(admin).await?;
+    let copied = run_sql(admin, &format!("create database {COPY} template {NAME}")).await;
+    run_sql(admin, &format!("alter database {NAME} with allow_connections true")).await?;
+    copied
+}
+
+/// Ends all connections to the database, and lets none begin. A replication slot, which no FORCE drops, ends a moment after
+/// its connection.
+async fn close(admin: &mut PgConnection) -> Result<(), Failure> {
     run_sql(admin, &format!("alter database {NAME} with allow_connections false")).await?;
     let end =
         format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{NAME}'");
     run_sql(admin, &end).await?;
-    let copied = run_sql(admin, &format!("create database {COPY} template {NAME}")).await;
-    run_sql(admin, &format!("alter database {NAME} with allow_connections true")).await?;
-    copied
+    let left = format!("select count(*) from pg_replication_slots where database = '{NAME}'");
+    while sqlx::query_scalar::<_, i64>(AssertSqlSafe(left.clone())).fetch_one(&mut *admin).await?
+        > 0
+    {
+        sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
 }
 
 async fn run_sql(admin: &mut PgConnection, sql: &str) -> Result<(), Failure> {

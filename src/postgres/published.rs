@@ -1,0 +1,132 @@
+//! Tables whose changes are read from the write-ahead log, beside those that triggers record.
+//!
+//! A publication has these tables. What a drain of the log finds is complete together with a watermark of the stream that was
+//! taken before it: whatever the drain's caller had seen commit by then is in one of the two.
+
+use sqlx::postgres::PgListener;
+
+use super::database::Database;
+use super::deadline::within;
+use super::log::{self, ChangeDetail, DrainMode, Drained, LoadedLog, Snapshot};
+
+use crate::entry::Epoch;
+
+#[cfg(feature = "wal")]
+mod stream;
+#[cfg(not(feature = "wal"))]
+mod without;
+
+#[cfg(feature = "wal")]
+pub(crate) use stream::PublishedStream;
+#[cfg(not(feature = "wal"))]
+pub(crate) use without::PublishedStream;
+
+/// What a watermark adds to a drain.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PublishedChanges {
+    /// Each tag once.
+    pub(crate) tags: Vec<String>,
+    /// Anything may have changed.
+    pub(crate) all: bool,
+    /// Which tables are published, or by which columns, may have changed.
+    pub(crate) is_altered: bool,
+    /// The watermark's snapshot: the drain and the watermark together have everything that it sees. The drain's own snapshot
+    /// sees more, of which the watermark knows nothing.
+    pub(crate) snapshot: Option<Snapshot>,
+}
+
+impl PublishedChanges {
+    /// Adds this to the drain that it is complete with.
+    pub(crate) fn add_to(self, drained: &mut Drained) {
+        drained.tags.extend(self.tags);
+        drained.tags.sort_unstable();
+        drained.tags.dedup();
+        drained.overflowed |= self.all;
+        // Which tables are published is part of what reads look up.
+        drained.reshaped |= self.is_altered;
+        if let Some(snapshot) = self.snapshot {
+            drained.snapshot = snapshot;
+        }
+    }
+
+    fn is_news(&self) -> bool {
+        self.all || self.is_altered || !self.tags.is_empty()
+    }
+
+    #[cfg(feature = "wal")]
+    fn with(mut self, later: Self) -> Self {
+        self.tags.extend(later.tags);
+        self.all |= later.all;
+        self.is_altered |= later.is_altered;
+        self.snapshot = later.snapshot.or(self.snapshot);
+        self
+    }
+}
+
+impl PublishedStream {
+    /// Reads the log as [`log::drain`] does, and a watermark before it if any table is published. If the log is of another
+    /// epoch than the given one, nothing else is read.
+    pub(crate) async fn drain(
+        &mut self,
+        db: &Database,
+        conn: &mut PgListener,
+        (prev, epoch): (&Snapshot, Option<Epoch>),
+        manner: DrainMode,
+        detail: &mut ChangeDetail,
+    ) -> Result<(Drained, PublishedChanges), sqlx::Error> {
+        let mut has_started = false;
+        loop {
+            let is_running = self.watermark(conn).await?;
+            let announce = manner.announce || self.unreported().is_news();
+            let drained = log::drain(conn, prev, DrainMode { announce, ..manner }, detail).await?;
+            if epoch.is_some_and(|epoch| epoch != drained.epoch) {
+                return Ok((drained, PublishedChanges::default()));
+            }
+            if is_running || !drained.published {
+                // From here to the caller's use of it, nothing is awaited, so it can't be lost.
+                let mut changes = std::mem::take(self.unreported());
+                if !drained.published && (is_running || self.is_expected()) {
+                    // What changed the publication may be younger than the watermark.
+                    (changes.all, changes.is_altered) = (true, true);
+                    self.stop();
+                }
+                self.expect(drained.published);
+                return Ok((drained, changes));
+            }
+            if drained.notify_suppressed {
+                within(log::resume_notify(&mut *conn)).await?;
+            }
+            if has_started {
+                return Err(self.ended_at_once());
+            }
+            has_started = true;
+            self.start(db).await?;
+        }
+    }
+
+    /// Begins with the state at a node's start. If a table is published, it is not known what changed in it before, so
+    /// everything that was stored before is invalid. `starts`: whether to start the stream now, and not with the next drain.
+    pub(crate) async fn begin(
+        &mut self,
+        db: &Database,
+        conn: &mut PgListener,
+        loaded: LoadedLog,
+        starts: bool,
+    ) -> Result<LoadedLog, sqlx::Error> {
+        self.stop();
+        self.expect(loaded.published);
+        if !loaded.published {
+            return Ok(loaded);
+        }
+        if starts {
+            self.start(db).await?;
+            if !self.watermark(conn).await? {
+                return Err(self.ended_at_once());
+            }
+        }
+        let cold = within(log::cold(conn)).await?;
+        // What the first watermark showed is older than this snapshot.
+        *self.unreported() = PublishedChanges::default();
+        Ok(cold)
+    }
+}

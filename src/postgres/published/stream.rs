@@ -1,0 +1,230 @@
+//! The stream of the changes of published tables.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use sqlx::Acquire;
+use sqlx::postgres::PgListener;
+use tidegate_wal::{
+    Change, KeyColumns, KeyValue, Stream, StreamError, StreamOptions, TableChange, Watermark,
+};
+
+use super::PublishedChanges;
+use crate::postgres::database::Database;
+use crate::postgres::deadline::{within, within_limit};
+use crate::postgres::log::{MOST_KEYS, Snapshot};
+
+/// How long creating a slot may take. The server waits twice for the end of all transactions that are then writing, up to a
+/// minute for each; see [`Stream::start`].
+const START_WITHIN: Duration = Duration::from_secs(130);
+
+/// How long until the server has delivered a watermark, which it does after all that was written before.
+const REACH_WITHIN: Duration = Duration::from_secs(30);
+
+/// By which columns changes are keyed, and the names of all columns, as the triggers `tidegate_published` show them. If it
+/// changes, so may the columns of the query below.
+const COLUMNS_HASH: &str = "
+    coalesce((select pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', t.oid, t.xmin, (
+            select pg_catalog.string_agg(pg_catalog.concat(a.attnum, '/', a.attname), ' ' order by a.attnum)
+            from pg_catalog.pg_attribute a where a.attrelid = t.tgrelid and a.attnum > 0 and not a.attisdropped
+        )), ',' order by t.oid))
+    from pg_catalog.pg_trigger t where t.tgname = 'tidegate_published'), '')";
+
+/// Each column by which changes of a table are keyed, with the key that names it in the log (see names.sql).
+const COLUMNS: &str = r"
+    select t.tgrelid::int8, c.attname::text, c.attnum::text || '/' || c.place::text
+    from pg_trigger t cross join lateral (
+        select attname, attnum, row_number() over (order by attnum) as place
+        from pg_attribute where attrelid = t.tgrelid and attnum > 0 and not attisdropped) c
+    where t.tgname = 'tidegate_published'
+        and c.attnum::text = any (string_to_array(split_part(encode(t.tgargs, 'escape'), E'\\000', 2), ' '))";
+
+/// Translates keys into tags, as a drain of the log does.
+const TAGS: &str = "
+    select distinct unnest(tidegate.named(k.relation, k.keys, $3::text::pg_snapshot))
+    from (select relation::oid, array_agg(key) as keys from unnest($1::int8[], $2::text[]) k (relation, key) group by 1) k";
+
+/// The stream of the changes of published tables. It is empty until a drain finds that a table is published.
+#[derive(Debug, Default)]
+pub(crate) struct PublishedStream {
+    stream: Option<Stream>,
+    /// Why it has ended, if that was noticed between two watermarks.
+    ended: Option<StreamError>,
+    /// Why the last stream has ended.
+    why: Option<String>,
+    /// Whether a table was published when the log was last read.
+    is_expected: bool,
+    /// The snapshot of its last watermark.
+    seen: Option<Snapshot>,
+    /// The columns by which changes are keyed may have changed.
+    are_columns_due: bool,
+    /// A watermark is due, since it may show changes.
+    is_due: bool,
+    unreported: PublishedChanges,
+}
+
+impl PublishedStream {
+    pub(super) async fn start(&mut self, db: &Database) -> Result<(), sqlx::Error> {
+        self.stop();
+        let start = db.inner.listen.connector.attempt(|options| async move {
+            let options = StreamOptions::from_options(&options).map_err(failed)?;
+            Stream::start(&options.watching(COLUMNS_HASH)).await.map_err(failed)
+        });
+        self.stream = Some(within_limit(START_WITHIN, start).await?);
+        tracing::info!("reading changes of published tables from the write-ahead log");
+        Ok(())
+    }
+
+    /// Ends the stream, and its slot on the server.
+    pub(crate) fn stop(&mut self) {
+        *self = Self { is_expected: self.is_expected, ..Self::default() };
+    }
+
+    fn give_up(&mut self, error: &dyn std::error::Error) {
+        tracing::warn!(%error, "lost the stream of changes; starting another one");
+        self.stop();
+        self.why = Some(error.to_string());
+    }
+
+    /// The error if a stream that was just started has ended.
+    pub(super) fn ended_at_once(&mut self) -> sqlx::Error {
+        let why = self.why.take().unwrap_or_default();
+        sqlx::Error::Protocol(format!("the stream of changes ended at once: {why}"))
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// Whether a table was published when the log was last read.
+    pub(crate) fn is_expected(&self) -> bool {
+        self.is_expected
+    }
+
+    pub(super) fn expect(&mut self, published: bool) {
+        self.is_expected = published;
+    }
+
+    /// Whether [`changed`](Self::changed) has returned since the last watermark.
+    pub(crate) fn is_due(&self) -> bool {
+        self.is_due
+    }
+
+    /// What watermarks have shown and no drain has returned.
+    pub(super) fn unreported(&mut self) -> &mut PublishedChanges {
+        &mut self.unreported
+    }
+
+    /// Takes a watermark, and adds what it shows to what is unreported. Returns whether there is a stream: it may have ended.
+    pub(super) async fn watermark(&mut self, conn: &mut PgListener) -> Result<bool, sqlx::Error> {
+        self.is_due = false;
+        if let Some(error) = self.ended.take() {
+            self.give_up(&error);
+        }
+        let Some(stream) = &mut self.stream else { return Ok(false) };
+        let reached = async {
+            stream.announce((&mut *conn).acquire().await.map_err(StreamError::Announce)?).await?;
+            stream.reach().await
+        };
+        let watermark = match within_limit(REACH_WITHIN, async { Ok(reached.await) }).await {
+            Ok(Ok(watermark)) => watermark,
+            Ok(Err(StreamError::Announce(error))) => return Err(error),
+            Ok(Err(error)) => {
+                self.give_up(&error);
+                return Ok(false);
+            }
+            // The connection of the stream may be dead.
+            Err(late) => {
+                self.give_up(&late);
+                return Ok(false);
+            }
+        };
+        // If this is cancelled or fails below, what the watermark shows is lost, so anything may have changed.
+        let is_altered = watermark.is_altered;
+        self.are_columns_due |= is_altered;
+        let all = PublishedChanges { all: true, is_altered, ..PublishedChanges::default() };
+        let before = std::mem::replace(&mut self.unreported, all);
+        let shown = self.learn(conn, watermark).await?;
+        self.unreported = before.with(shown);
+        Ok(true)
+    }
+
+    async fn learn(
+        &mut self,
+        conn: &mut PgListener,
+        watermark: Watermark,
+    ) -> Result<PublishedChanges, sqlx::Error> {
+        let is_altered = watermark.is_altered;
+        if self.are_columns_due
+            && let Some(stream) = &self.stream
+        {
+            // With a later snapshot than the watermark's, so it misses nothing that made the difference.
+            let query = sqlx::query_as::<_, (i64, String, String)>(COLUMNS).fetch_all(&mut *conn);
+            let columns = within(query).await?.into_iter();
+            stream.key_by(columns.fold(KeyColumns::default(), |keyed, (relation, name, key)| {
+                keyed.with(oid(relation), &name, &key)
+            }));
+            self.are_columns_due = false;
+        }
+        let now = Snapshot::new(watermark.snapshot.to_string());
+        let seen = self.seen.replace(now.clone());
+        let all = PublishedChanges { all: true, is_altered, tags: Vec::new(), snapshot: Some(now) };
+        let Some(seen) = seen.filter(|_| !watermark.all) else { return Ok(all) };
+        let (relations, keys) = keys(&watermark.changes);
+        if relations.is_empty() {
+            return Ok(PublishedChanges { all: false, ..all });
+        }
+        let query = sqlx::query_scalar::<_, Option<String>>(TAGS);
+        let query = query.bind(relations).bind(keys).bind(seen.as_str());
+        let tags = within(query.fetch_all(conn)).await?;
+        // A name may have changed since the last watermark.
+        let tags: Option<Vec<String>> = tags.into_iter().collect();
+        Ok(match tags {
+            Some(tags) => PublishedChanges { tags, all: false, ..all },
+            None => all,
+        })
+    }
+
+    /// Waits until a watermark may show changes; never returns without a stream. After it has returned, it does not return
+    /// again before the next watermark.
+    pub(crate) async fn changed(&mut self) {
+        let Some(stream) = self.stream.as_mut().filter(|_| !self.is_due) else {
+            return std::future::pending().await;
+        };
+        self.ended = stream.changed().await.err();
+        self.is_due = true;
+    }
+}
+
+/// The keys of changes, as log rows have them (see names.sql), each with its table.
+fn keys(changes: &[Change]) -> (Vec<i64>, Vec<String>) {
+    let mut keys = BTreeSet::new();
+    for Change { relation, change, .. } in changes {
+        let relation = i64::from(*relation);
+        keys.insert((relation, String::new()));
+        let TableChange::Rows(rows) = change else {
+            keys.insert((relation, "!".to_owned()));
+            continue;
+        };
+        keys.extend(rows.iter().filter_map(|row| match &row.value {
+            KeyValue::Null => None,
+            KeyValue::Text(value) => Some((relation, format!("{}={value}", row.column))),
+            KeyValue::Large => Some((relation, format!("{}>", row.column))),
+        }));
+    }
+    if i64::try_from(keys.len()).unwrap_or(i64::MAX) > MOST_KEYS {
+        let tables: BTreeSet<_> = keys.into_iter().map(|(relation, _)| relation).collect();
+        keys =
+            tables.into_iter().flat_map(|it| [(it, String::new()), (it, "!".to_owned())]).collect();
+    }
+    keys.into_iter().unzip()
+}
+
+fn oid(number: i64) -> u32 {
+    // Postgres' oids have 32 bits.
+    u32::try_from(number).unwrap_or_default()
+}
+
+fn failed(error: StreamError) -> sqlx::Error {
+    sqlx::Error::Configuration(error.into())
+}

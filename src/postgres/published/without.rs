@@ -1,0 +1,56 @@
+//! Without the feature `wal`.
+
+use sqlx::postgres::PgListener;
+
+use super::PublishedChanges;
+use crate::postgres::database::Database;
+
+/// The stream of the changes of published tables, which this build can't read.
+#[derive(Debug, Default)]
+pub(crate) struct PublishedStream {
+    unreported: PublishedChanges,
+    is_expected: bool,
+}
+
+#[expect(clippy::unused_async, clippy::unused_self, reason = "as with the feature")]
+impl PublishedStream {
+    pub(super) async fn start(&mut self, _db: &Database) -> Result<(), sqlx::Error> {
+        let why = "changes of some tables are read from the write-ahead log: enable the feature `wal` of tidegate, or have \
+                   triggers record them (`tidegate install`)";
+        Err(sqlx::Error::Configuration(why.into()))
+    }
+
+    pub(super) fn ended_at_once(&mut self) -> sqlx::Error {
+        sqlx::Error::Protocol("there is no stream of changes".into())
+    }
+
+    pub(crate) fn stop(&mut self) {}
+
+    pub(crate) fn is_running(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn is_expected(&self) -> bool {
+        self.is_expected
+    }
+
+    pub(super) fn expect(&mut self, published: bool) {
+        self.is_expected = published;
+    }
+
+    pub(crate) fn is_due(&self) -> bool {
+        false
+    }
+
+    pub(super) async fn watermark(&mut self, _conn: &mut PgListener) -> Result<bool, sqlx::Error> {
+        Ok(false)
+    }
+
+    pub(super) fn unreported(&mut self) -> &mut PublishedChanges {
+        &mut self.unreported
+    }
+
+    pub(crate) async fn changed(&mut self) {
+        std::future::pending().await
+    }
+}

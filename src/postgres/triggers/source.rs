@@ -1,0 +1,33 @@
+//! How nodes find out about changes.
+
+/// How nodes find out about a table's changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChangeSource {
+    /// Triggers write each change to a log table.
+    #[default]
+    Triggers,
+    /// Nodes read the write-ahead log by logical replication: one node for all that share a Redis, otherwise each node.
+    /// No trigger runs, but each UPDATE and DELETE writes the whole old row to the write-ahead log.
+    ///
+    /// Each node needs the feature `wal`, the server `wal_level = logical`, and the listener's role the attribute
+    /// `REPLICATION` (on RDS the role `rds_replication`). Each table gets `REPLICA IDENTITY FULL`, and becomes part of
+    /// the publication `tidegate`. A node starts with an empty cache, and if another node begins to read for all, the
+    /// caches of all nodes are empty. [`Triggers::row_limit`](crate::Triggers::row_limit) does not apply: a transaction counts as a change of all
+    /// rows of a table if it has more than 10,000 values of key columns there, or more than a megabyte of them.
+    LogicalReplication,
+}
+
+/// For this project's own tests, which run with each source.
+#[cfg(feature = "__internals")]
+pub(super) fn default_source() -> ChangeSource {
+    match std::env::var("TIDEGATE_TEST_SOURCE").as_deref() {
+        Ok("wal") => ChangeSource::LogicalReplication,
+        _ => ChangeSource::default(),
+    }
+}
+
+#[cfg(not(feature = "__internals"))]
+pub(super) fn default_source() -> ChangeSource {
+    ChangeSource::default()
+}
