@@ -494,7 +494,7 @@ async fn a_role_without_the_right_to_replicate_is_told_so() {
     assert!(said.to_lowercase().contains("replication"), "{said}");
 }
 
-/// What an observer is told of each script.
+/// The tags that an observer gets for each script.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_statement_is_reported_by_the_values_before_and_after_it() {
     let setup = "create type mood as enum ('sad', 'glad');

@@ -226,5 +226,15 @@ fn oid(number: i64) -> u32 {
 }
 
 fn failed(error: StreamError) -> sqlx::Error {
-    sqlx::Error::Configuration(error.into())
+    let why = error.to_string();
+    // `insufficient_privilege`, which the client shows only as text.
+    match why.contains("42501") {
+        true => sqlx::Error::Configuration(
+            format!(
+                "{why}: give the listener's role the attribute REPLICATION (on RDS the role rds_replication)"
+            )
+            .into(),
+        ),
+        false => sqlx::Error::Configuration(error.into()),
+    }
 }
