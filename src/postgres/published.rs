@@ -1,14 +1,13 @@
 //! Tables whose changes are read from the write-ahead log, beside those that triggers record.
 //!
-//! A publication has these tables. What a drain of the log finds is complete together with a watermark of the stream that was
-//! taken before it: whatever the drain's caller had seen commit by then is in one of the two.
+//! The publication `tidegate` has these tables. A watermark of the stream is taken before each drain of the log. Every change
+//! that was visible when the watermark was taken is in one of the two.
 
 use sqlx::postgres::PgListener;
 
 use super::database::Database;
 use super::deadline::within;
 use super::log::{self, ChangeDetail, DrainMode, Drained, LoadedLog, Snapshot};
-
 use crate::entry::Epoch;
 
 #[cfg(feature = "wal")]
@@ -22,7 +21,7 @@ pub(crate) use stream::PublishedStream;
 pub(crate) use without::PublishedStream;
 
 /// What a watermark adds to a drain.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct PublishedChanges {
     /// Each tag once.
     pub(crate) tags: Vec<String>,

@@ -48,9 +48,9 @@ const TAGS: &str = "
 #[derive(Debug, Default)]
 pub(crate) struct PublishedStream {
     stream: Option<Stream>,
-    /// Why it has ended, if that was noticed between two watermarks.
+    /// Why it has ended, if [`changed`](Self::changed) has noticed: the next watermark gives it up.
     ended: Option<StreamError>,
-    /// Why the last stream has ended.
+    /// Why the stream before was given up.
     why: Option<String>,
     /// Whether a table was published when the log was last read.
     is_expected: bool,

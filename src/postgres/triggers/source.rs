@@ -13,12 +13,13 @@ pub enum ChangeSource {
     /// Each node needs the feature `wal`, the server `wal_level = logical`, and the listener's role the attribute
     /// `REPLICATION` (on RDS the role `rds_replication`). Each table gets `REPLICA IDENTITY FULL`, and becomes part of
     /// the publication `tidegate`. A node starts with an empty cache, and if another node begins to read for all, the
-    /// caches of all nodes are empty. [`Triggers::row_limit`](crate::Triggers::row_limit) does not apply: a transaction counts as a change of all
-    /// rows of a table if it has more than 10,000 values of key columns there, or more than a megabyte of them.
+    /// caches of all nodes are empty. [`Triggers::row_limit`](crate::Triggers::row_limit) does not apply: a transaction
+    /// counts as a change of all rows of a table if it has more than 10,000 values of key columns there, or more than a
+    /// megabyte of them.
     LogicalReplication,
 }
 
-/// For this project's own tests, which run with each source.
+/// The source of the environment, for this project's own tests, which run with either.
 #[cfg(feature = "__internals")]
 pub(super) fn default_source() -> ChangeSource {
     match std::env::var("TIDEGATE_TEST_SOURCE").as_deref() {
