@@ -9,8 +9,8 @@ use tidegate::internals::protocol::{
 use super::primary::{members, part};
 use super::rules::Mutant;
 use super::state::{
-    Asked, At, Batch, Broken, Entry, Fill, Identity, Known, Node, Plan, Poll, Primary, Read,
-    Reader, Schema, Server, Set, State, at, epoch, log_position, position,
+    Asked, At, Batch, Broken, Checkpoint, Entry, Fill, Identity, Known, Node, Plan, Poll, Primary,
+    Read, Reader, Schema, Server, Set, State, at, epoch, log_position, position,
 };
 
 /// The last of some rows, alone.
@@ -187,6 +187,30 @@ impl Node {
             _ => batch.from,
         };
         self.note(batch, followed);
+    }
+
+    /// What this node knows, for another one that starts.
+    pub(crate) fn checkpoint(&self) -> Checkpoint {
+        let Self { identity, drained, seen, floor, fences, .. } = *self;
+        let point = self.stream.and_then(|stream| stream.point);
+        Checkpoint { identity, drained, seen, floor, fences, point }
+    }
+
+    /// A node that has taken over what another one knew.
+    pub(crate) fn joining(left: Checkpoint, primary: &Primary, mutant: Option<Mutant>) -> Self {
+        let Checkpoint { identity, drained, seen, floor, fences, .. } = left;
+        Self {
+            identity,
+            database: primary.database,
+            drained: match mutant {
+                Some(Mutant::JoinsWithAnOldCheckpoint) => primary.snapshot(),
+                _ => drained,
+            },
+            seen,
+            floor,
+            fences: if mutant == Some(Mutant::JoinsWithoutFences) { [0; 2] } else { fences },
+            ..Self::default()
+        }
     }
 
     fn note(&mut self, batch: Batch, followed: At) {

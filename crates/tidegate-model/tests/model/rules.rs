@@ -79,6 +79,10 @@ pub(crate) enum Mutant {
     BatchAfterGap,
     /// A node applies a batch of another history.
     BatchOfAnyEpoch,
+    /// A node that starts takes over what another one had drained, and not its fences.
+    JoinsWithoutFences,
+    /// A node that starts takes over what another one knew a while ago, and takes it for all that there is.
+    JoinsWithAnOldCheckpoint,
     /// A node takes a session for followed if the poll behind a batch ended past the session's position.
     BatchFollowedByItsEnd,
     /// What a value depends on is none of the answer's that uses it.
@@ -109,11 +113,17 @@ pub(crate) enum Mutant {
     NoFloorForUndelivered,
     /// A node whose slot was lost goes on with another one.
     LostSlotGoesOn,
+    /// A slot that outlives its connection forgets what was delivered and is not visible.
+    ConfirmsPending,
+    /// A stream is continued though the slot has forgotten changes that the node does not know.
+    ResumesPastConfirmed,
+    /// A stream is continued though transactions from before the slot are not visible yet.
+    ResumesWithUndelivered,
 }
 
 impl Mutant {
     /// Each, and the smallest world that catches it.
-    pub(crate) const ALL: [(Self, World); 57] = [
+    pub(crate) const ALL: [(Self, World); 62] = [
         (Self::FenceBeforeSnapshot, World::REPLICAS),
         (Self::FenceOfFirstRow, World::ONE_NODE),
         (Self::FenceOfTrigger, World::ONE_NODE),
@@ -152,6 +162,8 @@ impl Mutant {
         (Self::BatchAfterGap, World::RELAY),
         (Self::BatchOfAnyEpoch, World::RELAY_FAILOVER),
         (Self::BatchFollowedByItsEnd, World::RELAY_SESSION),
+        (Self::JoinsWithoutFences, World::RELAY_JOIN),
+        (Self::JoinsWithAnOldCheckpoint, World::RELAY_JOIN),
         (Self::OuterWithoutTags, World::NESTED),
         (Self::OuterWithoutPosition, World::NESTED),
         (Self::OuterWithoutEpoch, World::NESTED_FAILOVER),
@@ -166,6 +178,9 @@ impl Mutant {
         (Self::WatermarkDropsPending, World::STREAM),
         (Self::NoFloorForUndelivered, World::STREAM_RESTART),
         (Self::LostSlotGoesOn, World::STREAM_RESTART),
+        (Self::ConfirmsPending, World::STREAM_RESUME),
+        (Self::ResumesPastConfirmed, World::STREAM_RESUME),
+        (Self::ResumesWithUndelivered, World::STREAM_RESUME),
         (Self::FenceBeforeSnapshot, World::STREAM_REPLICAS),
         (Self::NoFenceCheck, World::STREAM),
         (Self::FollowedByItsEnd, World::STREAM_SESSION),

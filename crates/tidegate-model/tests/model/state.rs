@@ -33,6 +33,10 @@ pub(crate) struct State {
     pub(crate) nodes: Vec<Node>,
     /// The invalidation batches that nodes have published. Each may be received at any time, again, or never.
     pub(crate) batches: BTreeSet<Batch>,
+    /// What a node that publishes knew after its last drain, for nodes that start.
+    pub(crate) checkpoint: Option<Checkpoint>,
+    /// The position before which the slot delivers nothing any more, of a slot that outlives its connection.
+    pub(crate) confirmed: At,
     /// The response while it is computed.
     pub(crate) fill: Option<Fill>,
     /// The stored response, which every node can find.
@@ -209,6 +213,18 @@ pub(crate) struct Batch {
     pub(crate) seen: At,
     /// One seen before the drain began.
     pub(crate) from: At,
+}
+
+/// What a node knew after a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Checkpoint {
+    pub(crate) identity: Identity,
+    pub(crate) drained: Set,
+    pub(crate) seen: At,
+    pub(crate) floor: At,
+    pub(crate) fences: [At; 2],
+    /// Where the stream of changes must continue.
+    pub(crate) point: Option<At>,
 }
 
 /// A stored response.

@@ -73,12 +73,28 @@ pub(crate) enum Step {
     Restart {
         node: usize,
     },
+    /// A node that starts takes over what another one has left.
+    Join {
+        node: usize,
+    },
     /// The stream of changes delivers its next transaction or message.
     Deliver {
         node: usize,
     },
     /// A node's slot is dropped, and it creates another one.
     LoseSlot {
+        node: usize,
+    },
+    /// The slot forgets what comes before a point.
+    Confirm {
+        point: u8,
+    },
+    /// A node leaves what it knows for one that starts.
+    Leave {
+        node: usize,
+    },
+    /// A node continues the slot's stream on another connection.
+    Resume {
         node: usize,
     },
     /// A request begins to make the answer, with a read of this server.
@@ -269,6 +285,10 @@ impl World {
         }
         if state.restarts < self.restarts {
             steps.push(Step::Restart { node });
+            let left = state.checkpoint.filter(|left| left.identity == state.primary.identity);
+            if left.is_some() {
+                steps.push(Step::Join { node });
+            }
         }
         if self.schema.is_some() && state.fill.is_none() && state.kept.is_none() {
             steps.push(Step::Plan { node });
@@ -323,7 +343,17 @@ impl World {
         if known.has_delivery(&state.primary) {
             steps.push(Step::Deliver { node });
         }
-        if state.restarts < self.restarts {
+        if self.resumes {
+            let point = known.stream.and_then(|stream| stream.point);
+            let point = point.filter(|point| *point > state.confirmed);
+            steps.extend(point.map(|point| Step::Confirm { point }));
+            if point.is_some() && state.checkpoint.is_none() {
+                steps.push(Step::Leave { node });
+            }
+            if state.restarts < self.restarts {
+                steps.push(Step::Resume { node });
+            }
+        } else if state.restarts < self.restarts {
             steps.push(Step::LoseSlot { node });
         }
     }
@@ -380,6 +410,7 @@ impl World {
         servers.filter(move |server| state.sample(reader, *server, self.mutant).is_some())
     }
 
+    #[expect(clippy::too_many_lines, reason = "an arm for each step")]
     fn apply(&self, state: &mut State, step: Step) {
         let mutant = self.mutant;
         match step {
@@ -416,6 +447,9 @@ impl World {
             }
             Step::Drain { node, publishes } => {
                 let batch = state.nodes[node].drain(&mut state.primary, mutant);
+                if self.joins && publishes && batch.is_some() {
+                    state.checkpoint = Some(state.nodes[node].checkpoint());
+                }
                 state.batches.extend(batch.filter(|_| publishes));
             }
             Step::Receive { node, batch } => state.nodes[node].receive(batch, mutant),
@@ -430,6 +464,22 @@ impl World {
                 state.waiter = state.waiter.filter(|waiter| waiter.node != node);
                 state.nodes[node] = Node::default();
                 self.follow(&mut state.nodes[node], &mut state.primary, mutant);
+            }
+            Step::Join { node } => {
+                state.restarts += 1;
+                state.waiter = state.waiter.filter(|waiter| waiter.node != node);
+                let left = state.checkpoint.unwrap();
+                state.nodes[node] = Node::joining(left, &state.primary, mutant);
+                if self.resumes {
+                    state.resume(node, left.point, mutant);
+                }
+            }
+            Step::Confirm { point } => state.confirmed = point,
+            Step::Leave { node } => state.checkpoint = Some(state.nodes[node].checkpoint()),
+            Step::Resume { node } => {
+                state.restarts += 1;
+                let point = state.nodes[node].stream.and_then(|stream| stream.point);
+                state.resume(node, point, mutant);
             }
             Step::Plan { node } => {
                 let asked = state.ask(node, false, mutant).unwrap();

@@ -7,7 +7,7 @@
 
 use super::primary::members;
 use super::rules::Mutant;
-use super::state::{At, Identity, Node, Primary, Set, Stage};
+use super::state::{At, Identity, Node, Primary, Set, Stage, State};
 
 /// A node's place in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +23,9 @@ pub(crate) struct Stream {
     undelivered: Set,
     /// A watermark has completed since.
     has_begun: bool,
+    /// From where another connection must continue, to miss nothing that the last watermark's snapshot did not see. `None`
+    /// while transactions that are never delivered are not visible.
+    pub(crate) point: Option<At>,
 }
 
 /// What the stream delivers next.
@@ -40,13 +43,28 @@ impl Primary {
     }
 }
 
+impl State {
+    /// As [`Node::resume`], with the one slot that there is: a node that begins anew replaces it.
+    pub(crate) fn resume(&mut self, node: usize, point: Option<At>, mutant: Option<Mutant>) {
+        if !self.nodes[node].resume(point, (self.confirmed, &self.primary), mutant) {
+            self.confirmed = self.primary.wal;
+        }
+    }
+}
+
 impl Node {
     /// Creates a slot. Until its first watermark completes, nothing is known, so nothing is valid.
     pub(crate) fn subscribe(&mut self, primary: &Primary) {
         let (identity, delivered) = (primary.identity, primary.wal);
         let undelivered = primary.on_record();
-        self.stream =
-            Some(Stream { identity, delivered, pending: 0, undelivered, has_begun: false });
+        self.stream = Some(Stream {
+            identity,
+            delivered,
+            pending: 0,
+            undelivered,
+            has_begun: false,
+            point: None,
+        });
         (self.identity, self.poll) = (Identity::default(), None);
     }
 
@@ -59,6 +77,35 @@ impl Node {
             stream.delivered = primary.wal;
         }
         self.poll = None;
+    }
+
+    /// Continues the stream of the slot on another connection, from what this node knows and from a point. If the slot has
+    /// forgotten some of what follows, the node begins anew; returns whether it has not.
+    fn resume(
+        &mut self,
+        point: Option<At>,
+        (confirmed, primary): (At, &Primary),
+        mutant: Option<Mutant>,
+    ) -> bool {
+        let is_whole = point.is_some_and(|point| confirmed <= point)
+            || mutant == Some(Mutant::ResumesPastConfirmed) && point.is_some()
+            || mutant == Some(Mutant::ResumesWithUndelivered)
+                && self.stream.is_some_and(|stream| stream.has_begun);
+        if !is_whole || self.identity != primary.identity {
+            self.subscribe(primary);
+            return false;
+        }
+        let identity = self.identity;
+        let stream = Stream {
+            identity,
+            delivered: confirmed,
+            pending: 0,
+            undelivered: 0,
+            has_begun: true,
+            point,
+        };
+        (self.stream, self.poll) = (Some(stream), None);
+        true
     }
 
     /// Whether the stream is of a history that has ended.
@@ -114,7 +161,7 @@ impl Node {
         if let Delivery::Commit(transaction, at) = next {
             match mutant {
                 Some(Mutant::RaiseAtDelivery) => self.raise(transaction, at),
-                _ => stream.pending |= 1 << transaction,
+                _ => stream.pending |= (1 << transaction) & !self.drained,
             }
         }
         self.stream = Some(stream);
@@ -148,6 +195,10 @@ impl Node {
             _ => stream.pending & !poll.snapshot,
         };
         stream.undelivered &= !poll.snapshot;
+        let waits = members(stream.pending).filter(|_| mutant != Some(Mutant::ConfirmsPending));
+        let oldest = waits.map(|t| primary.transactions[t].commit - 1).min();
+        let point = oldest.map_or(message, |oldest| oldest.min(message));
+        stream.point = (stream.undelivered == 0).then_some(point);
         self.drained = poll.snapshot;
         self.stream = Some(stream);
     }

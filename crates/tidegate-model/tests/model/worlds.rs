@@ -38,8 +38,12 @@ pub(crate) struct World {
     pub(crate) batches: usize,
     /// Whether nodes that receive batches poll the log as well.
     pub(crate) receivers_poll: bool,
+    /// Whether nodes that start take over what one that publishes has left.
+    pub(crate) joins: bool,
     /// Whether changes come from a logical replication slot, and not from the log table.
     pub(crate) streams: bool,
+    /// Whether the slot outlives its connection, and the node its own.
+    pub(crate) resumes: bool,
     pub(crate) mutant: Option<Mutant>,
 }
 
@@ -64,7 +68,9 @@ impl World {
         schema: None,
         batches: 0,
         receivers_poll: false,
+        joins: false,
         streams: false,
+        resumes: false,
         mutant: None,
     };
     pub(crate) const REPLICAS: Self = Self { name: "replicas", replicas: 2, ..Self::ONE_NODE };
@@ -126,6 +132,11 @@ impl World {
         fails_over: true,
         batches: 1,
         ..Self::RELAY
+    };
+    pub(crate) const RELAY_JOIN: Self = Self {
+        name: "a failover, and a node that joins a relay",
+        joins: true,
+        ..Self::RELAY_FAILOVER
     };
 
     pub(crate) const NESTED: Self = Self {
@@ -203,6 +214,13 @@ impl World {
         restarts: 1,
         ..Self::STREAM
     };
+    pub(crate) const STREAM_RESUME: Self = Self {
+        name: "a stream of changes that is continued",
+        transactions: 1,
+        restarts: 2,
+        resumes: true,
+        ..Self::STREAM
+    };
     pub(crate) const STREAM_REPLICAS: Self =
         Self { name: "a stream of changes, and replicas", streams: true, ..Self::REPLICAS };
     pub(crate) const STREAM_SESSION: Self =
@@ -215,13 +233,14 @@ impl World {
         ..Self::FAILOVER
     };
 
-    /// Those of up to three million states, each part of the protocol in one of them at least.
-    pub(crate) const SMALL: [Self; 19] = [
+    /// Those of up to six million states, each part of the protocol in one of them at least.
+    pub(crate) const SMALL: [Self; 21] = [
         Self::ONE_NODE,
         Self::REPLICAS,
         Self::TWO_READS,
         Self::BUDGET_NESTED,
         Self::RELAY_FAILOVER,
+        Self::RELAY_JOIN,
         Self::NESTED,
         Self::NESTED_STALE,
         Self::NESTED_FAILOVER,
@@ -235,6 +254,7 @@ impl World {
         Self::COPY,
         Self::STREAM,
         Self::STREAM_RESTART,
+        Self::STREAM_RESUME,
         Self::STREAM_FAILOVER,
     ];
 
